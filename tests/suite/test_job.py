@@ -21,9 +21,9 @@ from tests.suite import tiny
 METHODS = {'kd': {}, 'none': {'method': 'kd', 'options': {'loss_weight': 0}}}
 
 
-def perform(definition: Definition, title: str) -> dict[str, Any]:
+def perform(definition: Definition, title: str, **options: Any) -> dict[str, Any]:
     with toys.unformatted():
-        return job.perform(definition, run_of(definition, title))
+        return job.perform(definition, run_of(definition, title), **options)
 
 
 def run_of(definition: Definition, title: str) -> plan.Run:
@@ -238,11 +238,10 @@ def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
         perform(load(tiny.write(tmp_path)), 'kd seed 0')
 
 
-def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_belongs_to_one_process(definition: Definition) -> None:
     import subprocess
     import sys
 
-    monkeypatch.setattr(job, 'PATIENCE', 0.0)
     holder = (
         'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.directories import owned\n'
         "with owned(Path('out/runs/none/seed0'), 'x'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
@@ -253,7 +252,7 @@ def test_run_belongs_to_one_process(definition: Definition, monkeypatch: pytest.
         with pytest.raises(
             RuntimeError, match=f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
         ):
-            perform(definition, 'none seed 0')
+            perform(definition, 'none seed 0', patience=0.0)
         process.stdin.close()
 
 

@@ -4,7 +4,9 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +55,7 @@ class Watch:
     def say(self, text: str) -> None:
         self.said.append((text, ''))
 
-    def tick(self, running: list[Run], waiting: list[Run]) -> None:
+    def tick(self, running: list[Run], waiting: list[Run], elsewhere: int = 0) -> None:
         self.most = max(self.most, len(running))
         if self.interrupt():
             raise KeyboardInterrupt
@@ -160,6 +162,72 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
     failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'a', after=('elsewhere',)))
     assert failed == {'a seed 0': f'needs results that none of these runs gives: {tmp_path / "elsewhere"}'}
+
+
+SHARES = """
+import json, os, pathlib, sys, time
+from mmdistill_dense.utils.directories import FolderInUse, owned
+folder = pathlib.Path(sys.argv[1])
+try:
+    with owned(folder, 'this run'):
+        if (folder / 'result.json').is_file():
+            sys.exit()
+        open(folder.parent / 'order.txt', 'a').write(f'{folder.name} {sys.argv[2]}\\n')
+        time.sleep(0.5)
+        if (folder.name, sys.argv[2]) != ('c', '0'):
+            (folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
+except FolderInUse:
+    sys.exit(os.EX_TEMPFAIL)
+"""
+
+
+def test_two_pools_share_the_runs_of_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, 'LOOK', 0.1)
+    monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
+    todo = [*runs(tmp_path, 'a', 'b', 'c', 'd', 'e'), *runs(tmp_path, 'last', after=('a', 'b', 'd', 'e'))]
+    watches, found = [Watch(), Watch()], list[dict[str, str]]()
+
+    def work(number: int) -> None:
+        words = [sys.executable, '-c', SHARES]
+        one = pool.Pool(lambda run: [*words, str(run.folder), str(number)], 1, 1, watches[number])
+        found.append(one.execute(todo))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    done = [line.split() for line in (tmp_path / 'order.txt').read_text().splitlines()]
+    names = [name for name, _ in done if name != 'c']
+    assert sorted(names) == ['a', 'b', 'd', 'e', 'last'], 'each is done once'
+    assert {number for _, number in done} == {'0', '1'} and ['c', '1'] in done, 'what one cannot do, the other tries'
+    assert len(found) == 2 and all(result.keys() <= {'c seed 0'} for result in found)
+    for watch in watches:  # both tell the end of each run
+        assert {said[1] for said in watch.said if said[0] == 'ended' and said[2]} >= {*names}
+
+
+def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, 'LOOK', 0.1)
+    (first, after) = [*runs(tmp_path, 'first'), *runs(tmp_path, 'after', after=('first',))]
+    hold = 'import sys, time; from pathlib import Path; from mmdistill_dense.utils.directories import owned\n'
+    hold += 'with owned(Path(sys.argv[1]), "x"):\n    print("held", flush=True); sys.stdin.read()'
+    words = [sys.executable, '-c', hold, str(first.folder)]
+    elsewhere: list[int] = []
+
+    class Seen(Watch):
+        def tick(self, running: list[Run], waiting: list[Run], count: int = 0) -> None:
+            elsewhere.append(count)
+            if elsewhere[-3:] == [1, 1, 1] and not held.stdin.closed:
+                (first.folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
+                held.stdin.close()
+
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment()) as held:
+        assert held.stdout.readline() == 'held\n'
+        watch = Seen()
+        assert pool.Pool(command(FINISH), 1, 1, watch).execute([first, after]) == {}
+    assert ('started', 'first') not in watch.said and ('ended', 'first', True) in watch.said
+    assert ('started', 'after') in watch.said and elsewhere[-1] == 0
 
 
 def test_several_devices_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

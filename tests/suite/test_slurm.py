@@ -58,6 +58,23 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     expected = f'srun --kill-on-bad-exit=1 {slurm._CPUS} {program}'
     assert command == expected
     assert 'job tiny.yaml teacher' in teacher['--wrap']
+    assert '--signal' not in kd, 'requeue is false'
+
+
+def test_a_job_at_its_time_limit_saves_and_waits_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, kd, table = submitted(tmp_path, monkeypatch, slurm={'processes': 1, 'time': '4:00:00'})
+    assert (kd['--signal'], kd['--requeue']) == ('USR1@120', '') and '--requeue' not in table
+    (tmp_path / 'srun').write_text('#!/bin/sh\nexit $STATUS')
+    (tmp_path / 'scontrol').write_text('#!/bin/sh\necho "$@" >> again.txt')
+    for name in ('srun', 'scontrol'):
+        (tmp_path / name).chmod(0o755)
+    environment = dict(os.environ, PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}', SLURM_JOB_ID='103')
+    for status, restarts in ((0, '0'), (1, '0'), (143, '0'), (138, '100'), (138, '1')):
+        env = {**environment, 'STATUS': str(status), 'SLURM_RESTART_COUNT': restarts}
+        assert subprocess.run(['sh', '-c', kd['--wrap']], env=env).returncode == status
+        again = (tmp_path / 'again.txt').is_file()
+        assert again == ((status, restarts) == (138, '1')), 'a failure, a cancelled job and the 100th start do not'
+    assert (tmp_path / 'again.txt').read_text() == 'requeue 103\n'
 
 
 @pytest.mark.parametrize('processes', [1, 2])

@@ -20,7 +20,7 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run, choice_name
-from mmdistill_dense.utils.directories import in_use, owned
+from mmdistill_dense.utils.directories import FolderInUse, in_use, owned
 from mmdistill_dense.utils.quiet import alive, quiet
 from mmdistill_dense.utils.threads import cores, threads_asked_for
 
@@ -46,26 +46,27 @@ def train_all(
     ``news`` is called when a run has ended or was evaluated.
     """
     from mmdistill_dense.apps.suite import preflight
+    from mmdistill_dense.apps.suite.job import PATIENCE
     from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
 
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     console = Console(file=sys.stdout)
-    with owned(definition.out, f'suite {definition.title!r}'):
-        try:
-            with interruptible():
+    try:
+        with interruptible():
+            with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
                 selected = preflight.select(definition, only, seeds)
                 todo = preflight.unfinished(definition, selected, rerun_changed)
-                preflight.check_batch(definition, todo, 1)
-                start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
-                console.print(start, markup=False, highlight=False, soft_wrap=True)
-                with alive('checking the runs'), quiet():
-                    preflight.check(definition, todo)
-                with Board(console, selected, definition.jobs) as board:
-                    command = partial(job_command, definition.path)
-                    failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
-        except KeyboardInterrupt:
-            console.print('stopped; the same command continues from the last checkpoints')
-            return INTERRUPTED
+            preflight.check_batch(definition, todo, 1)
+            start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
+            console.print(start, markup=False, highlight=False, soft_wrap=True)
+            with alive('checking the runs'), quiet():
+                preflight.check(definition, todo)
+            with Board(console, selected, definition.jobs) as board:
+                command = partial(job_command, definition.path)
+                failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
+    except KeyboardInterrupt:
+        console.print('stopped; the same command continues from the last checkpoints')
+        return INTERRUPTED
     for title, reason in failed.items():
         console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
     return 1 if failed else 0
@@ -77,10 +78,17 @@ def suite_job(args: argparse.Namespace) -> None:
 
         end_with_parent()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from mmdistill_dense.apps.suite.job import perform
+    from mmdistill_dense.apps.suite.job import PATIENCE, perform
 
     definition = load(args.definition)
-    result = perform(definition, find(definition, args.name, args.seed, args.search), args.launcher)
+    run = find(definition, args.name, args.seed, args.search)
+    try:
+        result = perform(definition, run, args.launcher, 0.0 if args.attended else PATIENCE)
+    except FolderInUse as error:
+        if not args.attended:
+            raise
+        print(error)
+        raise SystemExit(os.EX_TEMPFAIL) from error  # the pool tries another one
     print(f'{args.name}: {definition.metric} {_score(result)}' if _score(result) else f'{args.name}: trained')
     if args.attended:  # without the seconds that the interpreter takes to clean up
         logging.shutdown()

@@ -263,20 +263,22 @@ _PLACES = {
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS'),
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
 }
-PATIENCE = 60.0  # seconds in which a job whose suite was killed ends
+PATIENCE = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 
 
-def perform(definition: Definition, run: Run, launcher: str = 'none') -> dict[str, Any]:
+def perform(
+    definition: Definition, run: Run, launcher: str = 'none', patience: float = PATIENCE
+) -> dict[str, Any]:
     """Do a run or the rest of it, and return its result.
 
-    A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
+    If another process does this run, wait up to ``patience`` seconds for its end. A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
     """
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
     if place_of(launcher)[0]:
         return _perform(definition, run, launcher)
-    with owned(run.folder, run.title, PATIENCE):
+    with owned(run.folder, run.title, patience):
         return _perform(definition, run, launcher)
 
 

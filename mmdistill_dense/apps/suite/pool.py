@@ -26,6 +26,7 @@ from rich.text import Text
 from mmdistill_dense.apps.suite.plan import Run, choice_name
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.directories import in_use
 from mmdistill_dense.utils.threads import wait_briefly
 
 PLAIN_EVERY = 10.0  # seconds between two reports without a terminal
@@ -75,14 +76,15 @@ class Board:
         found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
         self.say(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 
-    def tick(self, running: Sequence[Run], waiting: Sequence[Run]) -> None:
-        """Update the lines."""
+    def tick(self, running: Sequence[Run], waiting: Sequence[Run], elsewhere: int = 0) -> None:
+        """Update the lines; other processes do ``elsewhere`` of the waiting runs."""
         if self.live is None and time.monotonic() - self.said < PLAIN_EVERY:
             return
         self.said = time.monotonic()
         states = {run: self._state(run) for run in running}
         left = time_left(self.minutes, states, waiting, self.jobs)
-        total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting)} waiting, {clock(left)} left'
+        total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting) - elsewhere} waiting, '
+        total += (f'{elsewhere} in other processes, ' if elsewhere else '') + f'{clock(left)} left'
         if self.live:
             self.live.update(Group(_table(states), Text(total)))
             return
@@ -178,6 +180,7 @@ def clock(seconds: float | None) -> str:
 
 
 TICK = 0.2
+LOOK = 2.0  # seconds between two looks at what other pools do
 STALLS = 2  # how often a run that makes no step is started again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
 BURIAL = 2.0  # seconds to wait for the workers of a killed job
@@ -197,7 +200,11 @@ class Job:
 
 
 class Pool:
-    """Starts each run when the results that it needs are there and one of ``jobs`` slots is free."""
+    """Starts each run when the results that it needs are there and one of ``jobs`` slots is free.
+
+    Several pools, also of several machines, may work on one suite: each run's folder has a lock, and a pool leaves the
+    runs alone that another process does.
+    """
 
     def __init__(
         self,
@@ -217,6 +224,8 @@ class Pool:
         self.threads = threads
         self.board = board
         self.devices = visible_devices()
+        self.elsewhere: set[Path] = set()  # the waiting runs that other processes did at the last look
+        self.looked = -LOOK
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
         """Do runs, which include all that they depend on. A failed run stops only its dependents."""
@@ -224,13 +233,14 @@ class Pool:
         titles = {run.folder: run.title for run in todo}
         try:
             while waiting or running:
-                self._collect(running, failed)
+                self._collect(waiting, running, failed)
                 self._wake(waiting, running, failed)
+                self._look(waiting)
                 self._skip(waiting, failed, titles)
                 self._start(waiting, running, failed)
-                if not running:
+                if not running and not self.elsewhere:
                     self._give_up(waiting, failed)
-                self.board.tick([job.run for job in running.values()], waiting)
+                self.board.tick([job.run for job in running.values()], waiting, len(self.elsewhere))
                 self._tell([job.run for job in running.values()])
                 time.sleep(TICK)
         finally:
@@ -244,13 +254,29 @@ class Pool:
                 self.news()
             self.told = now
 
-    def _collect(self, running: dict[int, Job], failed: dict[Path, str]) -> None:
+    def _look(self, waiting: list[Run]) -> None:
+        """See which of the waiting runs other processes do or have done."""
+        if time.monotonic() - self.looked < LOOK:
+            return
+        before, self.elsewhere = self.elsewhere, {run.folder for run in waiting if in_use(run.folder)}
+        for run in [run for run in waiting if run.folder not in self.elsewhere]:
+            # a run whose search had not ended may have a result of another config, which its job compares
+            if (run.choice is not None or run.folder in before) and run.result is not None:
+                waiting.remove(run)
+                self._ended(run, {})
+        self.looked = time.monotonic()
+
+    def _collect(self, waiting: list[Run], running: dict[int, Job], failed: dict[Path, str]) -> None:
         for slot, job in list(running.items()):
             code = job.process.poll()
             if code is None:
                 continue
             del running[slot]
             end([job.process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
+            if code == os.EX_TEMPFAIL:  # another process does this run
+                self.looked = -LOOK
+                waiting.insert(0, job.run)
+                continue
             if code != 0 or job.run.result is None:
                 failed[job.run.folder] = (
                     f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:\n{tail(job.log)}'
@@ -293,7 +319,8 @@ class Pool:
 
     def _start(self, waiting: list[Run], running: dict[int, Job], failed: dict[Path, str]) -> None:
         for slot in (slot for slot in range(self.jobs) if slot not in running):
-            ready = next((run for run in waiting if all((f / 'result.json').is_file() for f in run.after)), None)
+            free = (run for run in waiting if run.folder not in self.elsewhere)
+            ready = next((run for run in free if all((f / 'result.json').is_file() for f in run.after)), None)
             if ready is None:
                 return
             if full := no_room(ready.folder):

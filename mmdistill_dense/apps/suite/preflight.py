@@ -29,6 +29,7 @@ from mmdistill_dense.config.data_sets import members
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.directories import FolderInUse, in_use
 from mmdistill_dense.weights.strict_load import local_file
 
 
@@ -203,7 +204,9 @@ def _has_weights(run: Run) -> bool:
 
 
 def put_away(definition: Definition, run: Run) -> Path:
-    """Move a run's folder to ``<out>/replaced``, and return its new path."""
+    """Move a run's folder to ``<out>/replaced``, and return its new path; refuse if a process works in it."""
+    if in_use(run.folder):
+        raise FolderInUse(f'{run.title}: {run.folder} cannot be repeated, because a process works in it: end it first.')
     found = (run.result or run.state).get('config_hash')
     inside = run.folder.relative_to(definition.out)
     target = definition.out / 'replaced' / inside.parent / f'{inside.name}-{found}'

@@ -13,12 +13,18 @@ from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.pool import job_words
 
 MODULE = 'mmdistill_dense suite'
+SIGNAL = 'USR1@120'  # to the job's steps, 120 seconds before its time limit
 JOBS = 'jobs.txt'  # a line a submitted job: its number, and the folder of its run
 _TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
 # evaluated on the node, where each job needs its own port
 # since Slurm 22.05, srun does not take the number of the job by itself
 _CPUS = '${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}'
 _FIRST = '$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)'
+# what a job does that saved itself before its time limit; 128 + SIGUSR1. A cancelled one has another status
+_AGAIN = (
+    ' || { code=$?; [ $code = 138 ] && [ ${SLURM_RESTART_COUNT:-0} -lt 100 ] && scontrol requeue $SLURM_JOB_ID; '
+    'exit $code; }'
+)
 _PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
 
 
@@ -78,6 +84,8 @@ def _options(definition: Definition, title: str, logs: Path) -> str:
     processes, torchrun = definition.slurm['processes'], definition.slurm['launcher'] != 'slurm'
     if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
         slurm['ntasks'] = nodes_of(slurm) if torchrun else processes  # one torchrun a node
+    if _signalled(definition):
+        slurm = {'requeue': True, 'signal': SIGNAL, **slurm}
     if definition.threads is not None:
         cpus = definition.threads + (definition.workers or 0)
         slurm.setdefault('cpus-per-task', cpus * processes // nodes_of(slurm) if torchrun else cpus)
@@ -100,10 +108,12 @@ def _command(definition: Definition, run: Run) -> str:
     slurm = definition.slurm
     words = shlex.join(job_words(definition.path, run))
     python, count, launcher = slurm['python'], slurm['processes'], slurm['launcher']
+    if launcher == 'slurm':
+        many, port = (' --launcher slurm', _PORT) if count > 1 else ('', '')
+        again = _AGAIN if _signalled(definition) else ''
+        return f'{port}srun --kill-on-bad-exit=1 {_CPUS} {python} -m {MODULE} {words}{many}{again}'
     if count == 1:
         return f'{python} -m {MODULE} {words}'
-    if launcher == 'slurm':
-        return f'{_PORT}srun --kill-on-bad-exit=1 {_CPUS} {python} -m {MODULE} {words} --launcher slurm'
     nodes = nodes_of(slurm)
     torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count // nodes}'
     job = f'-m {MODULE} {words} --launcher pytorch'
@@ -112,6 +122,11 @@ def _command(definition: Definition, run: Run) -> str:
     meeting = f'--rdzv_id=$SLURM_JOB_ID --rdzv_backend=c10d --rdzv_endpoint={_FIRST}:$MASTER_PORT'
     spread = f'srun --kill-on-bad-exit=1 --ntasks-per-node=1 {_CPUS}'
     return f'{_PORT}{spread} {torchrun} --nnodes={nodes} {meeting} {job}'
+
+
+def _signalled(definition: Definition) -> bool:
+    """Whether jobs are told of their time limit, save, and start again. torchrun would end without saying why."""
+    return definition.slurm['launcher'] == 'slurm' and definition.slurm.get('requeue') is not False
 
 
 def nodes_of(slurm: Mapping[str, Any]) -> int:

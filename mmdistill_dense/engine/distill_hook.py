@@ -313,6 +313,8 @@ class DistillHook(Hook):
         skip_nonfinite: How many steps in a row may be skipped because their loss is not finite; one more stops the
             run and names the loss. Defaults to 0: the first one stops it. See
             :mod:`mmdistill_dense.engine.loss_guard`.
+        save_minutes: An iteration-based run that was not saved for so many minutes is saved in between; the file goes
+            when the next one is there. ``None`` switches this off. Defaults to 30.
 
     Raises:
         ValueError: At start, for the mistakes in :mod:`mmdistill_dense.guards`; on resume, for another teacher or other
@@ -322,7 +324,8 @@ class DistillHook(Hook):
 
     priority = 'HIGH'
 
-    def __init__(self, resume_changed: bool = False, skip_nonfinite: int = 0) -> None:
+    def __init__(self, resume_changed: bool = False, skip_nonfinite: int = 0, save_minutes: float | None = 30) -> None:
+        self.save_minutes = save_minutes
         install_reader()  # a control is built without our code, so nothing else installs it
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
@@ -341,7 +344,7 @@ class DistillHook(Hook):
             for part in self.parts:
                 part.before_run(runner)
             if self.resume_file.tells:
-                runner.register_hook(Interruption())
+                runner.register_hook(Interruption(self.save_minutes))
         self._begun = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

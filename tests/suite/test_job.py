@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.apps.commands.training import build_runner
-from mmdistill_dense.apps.suite import job, plan
+from mmdistill_dense.apps.suite import job, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import ReportHook
 from mmdistill_dense.apps.suite.write_table import main as write_table
@@ -70,6 +70,22 @@ def test_finished_run_is_not_repeated(definition: Definition) -> None:
     files = {path: path.stat().st_mtime_ns for path in (definition.out / 'runs').rglob('*') if path.name != '.lock'}
     assert perform(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
     assert files == {path: path.stat().st_mtime_ns for path in files}
+
+
+def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    definition = load(tiny.write(Path(), methods={'mgd': {}}, keep='weights'))
+    for title in ('teacher', 'mgd seed 0'):  # the student reads the teacher's weights
+        perform(definition, title)
+        (file,) = run_of(definition, title).folder.glob('*.pth')
+        result = run_of(definition, title).result
+        assert file.name == result['checkpoint'] and result['checkpoint'].startswith('weights_iter_')
+        assert torch.load(file, weights_only=False).keys() == {'meta', 'state_dict'}
+    assert not preflight.unfinished(definition, [run_of(definition, 'mgd seed 0')])
+    scores = [json.loads((folder / 'out/teacher/result.json').read_text())['score'] for folder in (whole, tmp_path)]
+    assert scores[0] == scores[1]
+    with pytest.raises(ValueError, match="keep: must be all or weights, got 'some'"):
+        load(tiny.write(Path(), keep='some'))
 
 
 def test_written_config_trains_the_same_network(definition: Definition, tmp_path: Path) -> None:

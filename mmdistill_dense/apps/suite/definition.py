@@ -171,6 +171,7 @@ _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.012345
 RESERVED = ('control', TWICE, 'teacher', 'seeds')  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 OWN_SLURM = ('processes', 'launcher', 'python', 'setup')  # every other key is an option of sbatch
+KEEPS = ('all', 'weights')
 LAUNCHERS = ('slurm', 'pytorch')
 
 
@@ -231,6 +232,7 @@ class Definition:
     threads: int | None
     workers: int | None
     checkpoint_every: int | None
+    keep: str  # what stays of a finished run's checkpoints: ``'all'``, or the ``'weights'`` of the last one
     stall: int | None  # minutes without a step after which a run starts again from its checkpoint
     slurm: Mapping[str, Any]
     cost: Mapping[str, Any]
@@ -271,11 +273,19 @@ def load(path: Path | str) -> Definition:
         threads=top.count('threads', None),
         workers=top.count('workers', None, least=0),
         checkpoint_every=top.count('checkpoint_every', None),
+        keep=_keep(top),
         stall=top.count('stall', None),
         slurm=_slurm(top),
         cost=top.get('cost', dict, {}),
         budget=budget,
     )
+
+
+def _keep(top: Reader) -> str:
+    found = top.get('keep', str, KEEPS[0])
+    if found not in KEEPS:
+        raise top.error('keep', f'must be {" or ".join(KEEPS)}, got {found!r}')
+    return found
 
 
 def _out(given: str, path: Path) -> Path:

@@ -42,7 +42,7 @@ from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from mmdistill_dense.unlabelled.step import unlabelled_of
-from mmdistill_dense.utils.atomic import read_json, read_progress, write_json
+from mmdistill_dense.utils.atomic import read_json, read_progress, save_whole, write_json
 from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import take_weights_from
@@ -266,12 +266,11 @@ _PLACES = {
 PATIENCE = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 
 
-def perform(
-    definition: Definition, run: Run, launcher: str = 'none', patience: float = PATIENCE
-) -> dict[str, Any]:
+def perform(definition: Definition, run: Run, launcher: str = 'none', patience: float = PATIENCE) -> dict[str, Any]:
     """Do a run or the rest of it, and return its result.
 
-    If another process does this run, wait up to ``patience`` seconds for its end. A finished run is not repeated. A stopped run goes on from its last whole checkpoint and ends with the same bits.
+    If another process does this run, wait up to ``patience`` seconds for its end. A finished run is not repeated. A
+    stopped run goes on from its last whole checkpoint and ends with the same bits.
     """
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
@@ -299,12 +298,31 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
         found = {'metrics': _test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
     else:
         found = _train(definition, run, config, report)
+    slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
+    if slim:  # under a name of its own, before the result tells it: until then the run can go on
+        found['checkpoint'] = save_weights(run.folder, found['checkpoint'])
     result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
     result['score'] = None if run.kind == PRETRAIN else score_of(definition, run, result['metrics'])
     if is_main_process():
         report.tell(True, phase='finished')
         write_json(run.folder / 'result.json', result)
+        if slim:
+            remove_training_files(run.folder)
     return result
+
+
+def save_weights(folder: Path, name: str) -> str:
+    """Save meta and weights of a checkpoint, without optimizer and distillers, and return the new file's name."""
+    content = read_checkpoint(folder / name)
+    found = f'weights_{name}'
+    save_whole({key: content[key] for key in ('meta', 'state_dict')}, folder / found)
+    return found
+
+
+def remove_training_files(folder: Path) -> None:
+    """Remove what a finished run could have gone on from."""
+    for file in [*folder.glob('iter_*.pth'), *folder.glob('epoch_*.pth')]:
+        file.unlink()
 
 
 _NOTHING = dict.fromkeys(('seconds_per_iteration', 'teacher', 'unlabelled', 'start'))

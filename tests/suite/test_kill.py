@@ -1,13 +1,16 @@
-"""A suite that is killed again and again ends in the same bits and scores as one that is not."""
+"""A suite that is disturbed again and again, on two pools or by Slurm, ends in the same bits as one that is not."""
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,15 +20,16 @@ from tests.engine.processes import ROOT, environment, run
 from tests.suite import tiny
 
 METHODS = {'kd': {}, 'maskd': {'options': {'learn.max_iters': 30}}}
-SEEDS = [0]
+SEEDS = [0, 1, 2]
+RUNS = 1 + 2 + 3 * 3  # the teacher, two of a search, three rows of three seeds
 ITERS = 40
 STABLE = ('name', 'seed', 'choice', 'config_hash', 'metrics', 'score', 'checkpoint', 'iterations', 'shares')
 
 
-def definition(folder: Path) -> Path:
+def definition(folder: Path, **changes: Any) -> Path:
     folder.mkdir()
     grid = {'kd': {'loss_weight': [0.5, 20]}, 'seeds': [7]}
-    return tiny.write(folder, ITERS, batch=8, methods=METHODS, seeds=SEEDS, grid=grid, jobs=2)
+    return tiny.write(folder, ITERS, batch=8, methods=METHODS, seeds=SEEDS, grid=grid, **{'jobs': 2, **changes})
 
 
 def start(path: Path) -> subprocess.Popen:
@@ -43,17 +47,6 @@ def finish(path: Path, expected: int = 0) -> str:
 def state(path: Path, folder: str) -> dict:
     file = path.parent / 'out' / folder / 'state.json'
     return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def wait_for(process: subprocess.Popen, happened: Callable[[], bool]) -> None:
-    limit = time.monotonic() + 300
-    while not happened():
-        assert process.poll() is None and time.monotonic() < limit, 'it ended too early'
-        time.sleep(0.05)
-
-
-def training(path: Path, folder: str) -> Callable[[], bool]:
-    return lambda: (state(path, folder).get('iteration') or 0) >= 5
 
 
 def alive(pid: int) -> bool:
@@ -81,44 +74,175 @@ def table(path: Path) -> bytes:
     return (path.parent / 'out' / 'scores.csv').read_bytes()
 
 
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite that nothing disturbed."""
+    path = definition(tmp_path_factory.mktemp('kill') / 'whole')
+    finish(path)
+    return path
+
+
+def equal(found: Path, expected: Path, folders: Collection[str] = ()) -> None:
+    """Compare results and weights of all runs, or of some."""
+    there, here = content(expected), content(found)
+    assert here.keys() == (set(folders) or there.keys())
+    for folder, result in here.items():
+        assert {key: result[key] for key in STABLE} == {key: there[folder][key] for key in STABLE}, folder
+        told = json.loads((found.parent / folder / 'state.json').read_text())
+        assert told['restarts'] == result['restarts'], f'{folder}: a finished run began again'
+    before, after = weights(expected), weights(found)
+    assert not toys.differing({name: before[name] for name in after}, after)
+
+
+def training_jobs(path: Path) -> list[int]:
+    """The processes that train now."""
+    told = [json.loads(file.read_text()) for file in (path.parent / 'out').rglob('state.json')]
+    return [one['pid'] for one in told if one['phase'] == 'training' and alive(one['pid'])]
+
+
 @pytest.mark.soak
-def test_killed_suite_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole, killed = definition(tmp_path / 'whole'), definition(tmp_path / 'killed')
-    finish(whole)
-
-    process = start(killed)  # the suite itself, in the middle of a run
-    wait_for(process, training(killed, 'runs/control/seed0'))
-    orphan = state(killed, 'runs/control/seed0')['pid']
-    process.kill()
-    process.wait()
-    limit = time.monotonic() + 20
-    while alive(orphan):
-        assert time.monotonic() < limit, 'a job outlives its suite'
+def test_two_pools_that_are_disturbed_end_as_one_that_is_not(whole: Path, tmp_path: Path) -> None:
+    """Pools and jobs are killed, told to end, and stopped, in another order each time."""
+    assert len(content(whole)) == RUNS and len({str(one['metrics']) for one in content(whole).values()}) > 6
+    chance = random.Random(seed := time.time_ns())
+    path = definition(tmp_path / f'disturbed_{seed}', jobs=1, stall=1)
+    events = ['pool', 'pool', 'job', 'job'] * 2 + ['stop']
+    chance.shuffle(events)
+    pools = [start(path), start(path)]
+    codes: list[int] = []
+    limit = time.monotonic() + 900
+    while any(one.poll() is None for one in pools) or pools[0].returncode or pools[1].returncode:
+        for place, one in enumerate(pools):
+            if one.poll() is not None and (one.returncode or events):
+                codes.append(one.returncode)
+                pools[place] = start(path)
+        if events:
+            time.sleep(chance.uniform(1, 5))
+            number = chance.choice([signal.SIGKILL, signal.SIGTERM])
+            if events[-1] == 'pool':
+                pools[chance.randrange(2)].send_signal(number)
+                events.pop()
+            elif jobs := training_jobs(path):
+                with suppress(ProcessLookupError):
+                    os.kill(chance.choice(jobs), signal.SIGSTOP if events[-1] == 'stop' else number)
+                    events.pop()
+        assert time.monotonic() < limit, (path.parent / 'log.txt').read_text()[-3000:]
         time.sleep(0.1)
+    assert {0, 1, 130, -signal.SIGKILL, -signal.SIGTERM} >= {*codes} and len(codes) >= 3
+    equal(path, whole)
+    assert table(path) == table(whole)
+    assert 'its last checkpoint' in (path.parent / 'log.txt').read_text()
+    files = [file for file in (path.parent / 'out').rglob('*') if file.name != '.lock']
+    before = {file: file.stat().st_mtime_ns for file in files}
+    assert f'{RUNS} runs, 0 to do' in finish(path)
+    assert before == {file: file.stat().st_mtime_ns for file in files}
+    left = [one.name for one in Path('/proc').glob('[0-9]*') if str(path).encode() in words_of(one)]
+    assert not left, 'a process outlives the suite'
 
-    process = start(killed)  # one job: the others go on, what needs it is reported
-    wait_for(process, training(killed, 'search/kd/loss_weight=0.5/seed7'))
-    os.kill(state(killed, 'search/kd/loss_weight=0.5/seed7')['pid'], signal.SIGKILL)
-    assert process.wait(600) == 1
-    said = (killed.parent / 'log.txt').read_text()
-    assert 'kd loss_weight=0.5 seed 7 ended with code -9' in said
-    assert 'kd seed 0 needs kd loss_weight=0.5 seed 7' in said
-    assert {'out/runs/maskd/seed0', 'out/runs/control/seed0'} <= content(killed).keys()
 
-    process = start(killed)  # asked to end
-    wait_for(process, training(killed, 'runs/kd/seed0'))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
+SBATCH = """#!{python}
+import json, pathlib, sys
+queue = pathlib.Path({queue!r})
+number = 101 + len(list(queue.glob('*.json')))
+if number == 103 and not (queue / 'refused').exists():
+    (queue / 'refused').touch()
+    sys.exit('sbatch: error: QOSMaxSubmitJobPerUserLimit')
+(queue / f'{{number}}.json').write_text(json.dumps(dict(word[2:].partition('=')[::2] for word in sys.argv[1:])))
+(queue / f'{{number}}.waits').touch()
+print(number)
+"""
+OTHERS = {
+    'squeue': 'cd {queue}; for one in *.waits; do [ -e "$one" ] && echo "${{one%.waits}} x"; done; true',
+    'scontrol': 'touch "{queue}/$2.again"',
+    'srun': 'while case $1 in -*) true;; *) false;; esac; do shift; done; exec "$@"',
+}
 
-    assert 'its last checkpoint' in finish(killed)
-    expected, found = content(whole), content(killed)
-    assert found.keys() == expected.keys() and len(found) == 1 + 2 + 3
-    for folder, result in expected.items():
-        assert {key: found[folder][key] for key in STABLE} == {key: result[key] for key in STABLE}, folder
-    assert not toys.differing(weights(whole), weights(killed))
-    assert table(killed) == table(whole)
-    assert sum(result['restarts'] for result in found.values()) >= 3
-    assert len({str(result['metrics']) for result in found.values()}) > 3, 'the scores cannot tell runs apart'
+
+class Cluster:
+    """Slurm, as far as its jobs see it: it runs them one by one, in the order of their dependencies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.queue, programs = folder / 'queue', folder / 'bin'
+        for made in (self.queue, programs):
+            made.mkdir()
+        (programs / 'sbatch').write_text(SBATCH.format(python=sys.executable, queue=str(self.queue)))
+        for name, code in OTHERS.items():
+            (programs / name).write_text(f'#!/bin/sh\n{code.format(queue=self.queue)}\n')
+        for file in programs.iterdir():
+            file.chmod(0o755)
+        self.environment = {**environment(), 'PATH': f'{programs}{os.pathsep}{os.environ["PATH"]}'}
+        self.ended: dict[str, int] = {}  # the status by job
+        self.again: list[str] = []
+
+    def submit(self, path: Path, *words: str) -> int:
+        command = [sys.executable, '-m', 'mmdistill_dense', 'suite', 'slurm', path, *words]
+        script = subprocess.run(command, cwd=path.parent, env=self.environment, stdout=subprocess.PIPE, check=True)
+        done = subprocess.run(['sh'], input=script.stdout, cwd=path.parent, env=self.environment)
+        return done.returncode
+
+    def serve(self, path: Path, disturb: dict[str, Callable[[subprocess.Popen, int], None]]) -> None:
+        """Run what waits; ``disturb`` acts on the first start of a job, with its shell and the process that trains."""
+        while waiting := sorted(file.stem for file in self.queue.glob('*.waits')):
+            number = waiting[0]
+            job = json.loads((self.queue / f'{number}.json').read_text())
+            kind, *needed = job.get('dependency', '').split(':')
+            if kind == 'afterok' and any(self.ended[one] for one in needed):
+                self.ended[number] = 1
+            else:
+                self.ended[number] = self.run(path, number, job, disturb.pop(job['job-name'], None))
+            if (self.queue / f'{number}.again').is_file():
+                (self.queue / f'{number}.again').unlink()
+                self.again.append(job['job-name'])
+            else:
+                (self.queue / f'{number}.waits').unlink()
+
+    def run(self, path: Path, number: str, job: dict[str, str], disturb: Callable | None) -> int:
+        restarts = str(self.again.count(job['job-name']))
+        env = {**self.environment, 'SLURM_JOB_ID': number, 'SLURM_RESTART_COUNT': restarts}
+        with open(path.parent / 'log.txt', 'ab') as log:
+            words = ['sh', '-c', job['wrap']]
+            process = subprocess.Popen(words, cwd=path.parent, env=env, stdout=log, stderr=log, start_new_session=True)
+        limit = time.monotonic() + 300
+        while disturb and process.poll() is None and time.monotonic() < limit:
+            if jobs := training_jobs(path):
+                disturb(process, jobs[0])
+                break
+            time.sleep(0.1)
+        return process.wait(300)
+
+
+@pytest.mark.soak
+def test_slurm_that_refuses_requeues_and_loses_jobs_ends_in_the_same_bits(whole: Path, tmp_path: Path) -> None:
+    path = definition(tmp_path / 'slurm', slurm={'python': sys.executable, 'time': 5})
+    cluster, asked = Cluster(tmp_path), ('--only', 'kd', '--seeds', '0')
+    assert cluster.submit(path, *asked) != 0, 'sbatch refuses the third job'
+    assert cluster.submit(path, *asked) == 0
+    names = [json.loads(file.read_text())['job-name'] for file in sorted(cluster.queue.glob('*.json'))]
+    first, second = 'kd-loss_weight=0.5-seed-7', 'kd-loss_weight=20-seed-7'
+    assert names == ['teacher', first, second, 'kd-seed-0', 'table'], 'none is submitted twice'
+    cluster.serve(
+        path,
+        {
+            first: lambda process, pid: os.kill(pid, signal.SIGUSR1),  # its time limit comes near
+            second: lambda process, pid: os.killpg(process.pid, signal.SIGKILL),  # its node is gone
+        },
+    )
+    assert cluster.again == [first] and cluster.ended['102'] == 0, 'it saved, and Slurm started it again'
+    assert cluster.ended['103'] < 0 and cluster.ended['104'] == 1 and len(content(path)) == 2
+    assert cluster.submit(path, *asked) == 0
+    cluster.serve(path, {})
+    names = [json.loads(file.read_text())['job-name'] for file in sorted(cluster.queue.glob('*.json'))]
+    assert names[5:] == [second, 'kd-seed-0', 'table'] and (path.parent / 'out/table.md').is_file()
+    folders = {'teacher', 'runs/kd/seed0', *(f'search/kd/loss_weight={one}/seed7' for one in ('0.5', '20'))}
+    equal(path, whole, {f'out/{one}' for one in folders})
+    assert content(path)['out/search/kd/loss_weight=0.5/seed7']['restarts'] == 1
+
+
+def words_of(process: Path) -> bytes:
+    try:
+        return (process / 'cmdline').read_bytes()
+    except OSError:
+        return b''
 
 
 @pytest.mark.soak
@@ -131,17 +255,3 @@ def test_two_processes_of_a_launcher_write_one_result(tmp_path: Path) -> None:
     result = content(path)['out/runs/maskd/seed0']
     assert (result['processes'], result['iterations'], result['checkpoint']) == (2, 6, 'iter_6.pth')
     assert result['restarts'] == 0 and state(path, 'runs/maskd/seed0')['processes'] == 2, 'one process writes'
-
-
-@pytest.mark.soak
-def test_finished_suite_starts_nothing_and_two_refuse(tmp_path: Path) -> None:
-    path = tiny.write(tmp_path, 2, methods={'kd': {}}, jobs=2)
-    process = start(path)
-    wait_for(process, lambda: bool(state(path, 'runs/control/seed0')))
-    process.send_signal(signal.SIGSTOP)  # on a slow machine it would end before the second has begun
-    assert 'already runs in out' in finish(path, expected=2)
-    process.send_signal(signal.SIGCONT)
-    assert process.wait(300) == 0
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / 'out').rglob('*') if file.name != '.lock'}
-    assert '3 runs, 0 to do' in finish(path)
-    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / 'out').rglob('*') if file.name != '.lock'}

@@ -48,6 +48,15 @@ def test_jobs_wait_for_what_they_need_and_the_table_for_all(tmp_path: Path, monk
     assert first['--output'] == 'my out/slurm/kd-loss_weight=1-seed-7-%j.txt'
 
 
+def test_at_most_so_many_jobs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid = {'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}
+    jobs = submitted(tmp_path, monkeypatch, grid=grid, slurm={**GIVEN, 'most': 2})
+    waits = [job.get('--dependency') for job in jobs[:-1]]
+    after = 'afterok:101'
+    assert waits == [None, after, f'{after},afterany:101', 'afterany:102', f'{after}:102:103,afterany:103']
+    assert '--most' not in jobs[0]
+
+
 def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, _, kd, _ = submitted(tmp_path, monkeypatch)
     assert (kd['--gres'], kd['--time'], kd['--ntasks'], kd['--cpus-per-task']) == ('gpu:4', '1-00:00', '4', '3')
@@ -126,8 +135,16 @@ def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
     for file in tmp_path.glob('job1*'):
         file.unlink()
+    log = 'my out/slurm/control-seed-0-102.txt'
+    (tmp_path / log).write_text('a\nout of memory $(touch x) `touch y`\n')
     control, table = submitted(tmp_path, monkeypatch)
     assert control['--job-name'] == 'control-seed-0'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slurm, 'JOBS', 'copy.txt')  # as it was before
+        (tmp_path / 'my out/slurm/copy.txt').write_text('\n'.join(kept))
+        text = slurm.script(load(Path('tiny.yaml')), plan.runs(load(Path('tiny.yaml'))))
+    said = f'# control seed 0: job 102 has ended without a result. {log} ends with:\n#     a\n#     out of memory $('
+    assert said in text and not (tmp_path / 'x').exists() and not (tmp_path / 'y').exists()
     assert table['--dependency'] == 'afterany:101:105:103'
     (tmp_path / 'squeue').write_text('#!/bin/sh\nexit 1')
     with pytest.raises(RuntimeError, match='squeue cannot tell which of them still wait'):

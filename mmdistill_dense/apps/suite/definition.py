@@ -170,7 +170,7 @@ _Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.012345
 
 RESERVED = ('control', TWICE, 'teacher', 'seeds')  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
-OWN_SLURM = ('processes', 'launcher', 'python', 'setup')  # every other key is an option of sbatch
+OWN_SLURM = ('processes', 'launcher', 'python', 'setup', 'most')  # every other key is an option of sbatch
 KEEPS = ('all', 'weights')
 LAUNCHERS = ('slurm', 'pytorch')
 
@@ -434,4 +434,5 @@ def _slurm(top: Reader) -> dict[str, Any]:
     if processes % nodes:
         raise inner.error('nodes', f'{processes} processes cannot be spread evenly over {nodes} nodes')
     python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
-    return {**inner.raw, 'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}
+    own = {'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}
+    return {**inner.raw, **own, 'most': inner.count('most', None)}

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition
 from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.apps.suite.pool import job_words
+from mmdistill_dense.apps.suite.pool import job_words, tail
 
 MODULE = 'mmdistill_dense suite'
 SIGNAL = 'USR1@120'  # to the job's steps, 120 seconds before its time limit
@@ -29,9 +29,12 @@ _PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
 
 
 def script(definition: Definition, todo: Sequence[Run]) -> str:
-    """Return the script. Each job waits for the jobs whose results it needs; none is submitted that is in the queue."""
-    logs = definition.out / 'slurm'
-    queued = _queued(logs / JOBS)
+    """Return the script. Each job waits for the jobs whose results it needs; none is submitted that is in the queue.
+
+    Of a job that has left the queue without a result, the script shows the end of the log.
+    """
+    logs, most = definition.out / 'slurm', definition.slurm['most']
+    queued, gone = _submitted(logs / JOBS)
     names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
     jobs = {folder: queued.get(_key(definition, folder)) or _job(name) for folder, name in names.items()}
     lines = [
@@ -40,12 +43,20 @@ def script(definition: Definition, todo: Sequence[Run]) -> str:
         'set -e',
         f'mkdir -p {shlex.quote(str(logs))}',
     ]
+    placed = [queued[_key(definition, run.folder)] for run in todo if _key(definition, run.folder) in queued]
     for run in todo:
         if _key(definition, run.folder) in queued:
             lines.append(f'# {run.title} is in the queue: job {jobs[run.folder]}')
             continue
+        if number := gone.get(_key(definition, run.folder)):
+            log = logs / f'{_name(run.title)}-{number}.txt'
+            lines += [f'# {run.title}: job {number} has ended without a result. {log} ends with:', *_comment(tail(log))]
         needed = [jobs[folder] for folder in run.after if folder in jobs]
-        wait = f' --dependency=afterok:{":".join(needed)} --kill-on-invalid-dep=yes' if needed else ''
+        waits = [f'afterok:{":".join(needed)}'] if needed else []
+        if most and len(placed) >= most:
+            waits.append(f'afterany:{placed[-most]}')
+        placed.append(jobs[run.folder])
+        wait = f' --dependency={",".join(waits)} --kill-on-invalid-dep=yes' if waits else ''
         wrapped = _wrap(definition, _command(definition, run))
         command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
         kept = f'{jobs[run.folder]} {_key(definition, run.folder)}'
@@ -58,10 +69,10 @@ def _key(definition: Definition, folder: Path) -> str:
     return folder.relative_to(definition.out).as_posix()
 
 
-def _queued(file: Path) -> dict[str, str]:
-    """Return the jobs of earlier scripts that Slurm still knows, by the folders of their runs below ``out``."""
+def _submitted(file: Path) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the jobs of earlier scripts by the folders of their runs below ``out``: those in the queue, and others."""
     if not file.is_file():
-        return {}
+        return {}, {}
     told = [line.split(maxsplit=1) for line in file.read_text(encoding='utf-8').splitlines()]
     command = ['squeue', '--noheader', '--me', '--format=%i %j']
     try:
@@ -72,7 +83,13 @@ def _queued(file: Path) -> dict[str, str]:
             f'({error}). Print the script on a machine of the cluster; if none of them waits, remove the file.'
         ) from error
     known = {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
-    return {words[1]: words[0] for words in told if len(words) == 2 and words[0] in known}
+    jobs = {words[1]: words[0] for words in told if len(words) == 2}
+    queued = {folder: number for folder, number in jobs.items() if number in known}
+    return queued, {folder: number for folder, number in jobs.items() if number not in known}
+
+
+def _comment(text: str) -> list[str]:
+    return [f'# {line}' for line in text.splitlines()]
 
 
 def _job(name: str) -> str:
@@ -92,8 +109,12 @@ def _options(definition: Definition, title: str, logs: Path) -> str:
     return f'{_names(title, logs)}{_flags(slurm)}'
 
 
+def _name(title: str) -> str:
+    return title.replace(' ', '-').replace('/', '_')
+
+
 def _names(title: str, logs: Path) -> str:
-    name = title.replace(' ', '-').replace('/', '_')
+    name = _name(title)
     return f' --job-name={shlex.quote(name)} --output={shlex.quote(str(logs / f"{name}-%j.txt"))}'
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.distillers.presets import AUTO, PUBLISHED, Chosen, Settings, for_both
 from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_types
@@ -43,6 +44,7 @@ class RunState:
     loss_scale: float = 1.0
     part: str = ''
     ignored_labels: frozenset[int] = frozenset()
+    classes: int | None = None  # of the student's head, if its config says it
 
 
 class Distiller(nn.Module):
@@ -220,6 +222,23 @@ class Distiller(nn.Module):
 
         Raises:
             ValueError: With the option to change.
+        """
+
+    @property
+    def pairs(self) -> ClassPairs | None:
+        """The classes that the student shares with a teacher of others; ``None`` for one of the same classes."""
+        return None if self.teacher is None else self.teacher.class_pairs()
+
+    @property
+    def maps_classes(self) -> bool:
+        """Whether the teacher has other classes, which its option ``classes`` maps."""
+        return self.teacher is not None and self.teacher.option.classes is not None
+
+    def check_classes(self, pairs: ClassPairs) -> None:
+        """Refuse classes that the method cannot compare; called at the start of a run, where a teacher has others.
+
+        Raises:
+            ValueError: With what would work.
         """
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:

@@ -252,12 +252,13 @@ class CIRKD(FeatureDistiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make projectors and queues of each level."""
         if self.weights and self.num_classes is None:
-            if self.teacher is not None and self.teacher.option.allow_other_classes:
+            others = self.teacher is not None and self.teacher.option.other_classes
+            self.num_classes = self.state.classes if others else classes_of_head(self.teacher, 'decode_head')
+            if self.teacher is not None and others and self.num_classes is None:
                 raise ValueError(
                     f'{self.key}: CIRKD keeps a queue for each class of the label maps, and the teacher may have '
-                    f'others ({self.teacher.key}.allow_other_classes). Set num_classes to the number of the data set.'
+                    f'others ({self.teacher.key}). Set num_classes to the number of the data set.'
                 )
-            self.num_classes = classes_of_head(self.teacher, 'decode_head')
             if self.num_classes is None:
                 teacher_kind = 'no teacher' if self.teacher is None else f'{self.teacher.config.model.type} as teacher'
                 raise ValueError(

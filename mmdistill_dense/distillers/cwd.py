@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.networks.taps import TapOption
@@ -34,7 +35,8 @@ class CWD(FeatureDistiller):
     Args:
         student_tap, teacher_tap, teacher, loss_weight, balance, schedule, align, resize: See :class:`FeatureDistiller`.
             The default tap is segmentation's main head; ``'decode_head.conv_seg:input'`` gives its last features.
-            ``resize`` defaults to ``'student'``.
+            ``resize`` defaults to ``'student'``. Class scores of a teacher of other classes are compared by the groups
+            that both have.
         temperature: T. Defaults to 4, the paper's.
 
     Raises:
@@ -64,11 +66,20 @@ class CWD(FeatureDistiller):
         """Return the 1x1 convolution without a bias, or ``None``; check that the level is a map."""
         check_map(self.key, level.name, level.student)
         check_positions(self.key, level.name, level.student, level.teacher)
+        if self.by_class(level):
+            return None
         align = super().build_align(level)
         if align is not None:
             align.register_parameter('bias', None)
         return align
 
+    def by_class(self, level: Level) -> bool:
+        if not self.maps_classes or ':input' in level.name:
+            return False
+        return (level.student[0], level.teacher[0]) == class_lengths(self.teacher, self.state.classes)
+
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_cwd`` of one pair of maps."""
+        if self.pairs is not None and self.by_class(self.levels[level]):
+            student, teacher = self.pairs.softmax(student, teacher)
         return {'loss_cwd': channel_divergence(student, teacher, temperature=self.temperature)}

@@ -10,6 +10,7 @@ from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistill
 from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.distillers.schedule import SCORES_RATIO
 from mmdistill_dense.losses import correlation_distance
+from mmdistill_dense.networks.class_pairs import ClassPairs, check_complete
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import (
@@ -88,6 +89,20 @@ class DIST(FeatureDistiller):
             remedy = f"{self.key}.activation='sigmoid' and {self.key}.beta=0"
             check_classes(self.key, level.name, level.student[0], remedy)
 
+        if self.maps_classes and self.scores(level) > 1:
+            raise ValueError(
+                f'{self.key}: {level.name} has several anchors, whose classes it cannot pair: use LogitKD.'
+            )
+
+    def by_class(self, level: Level) -> bool:
+        return self.maps_classes
+
+    def check_classes(self, pairs: ClassPairs) -> None:
+        check_complete(self.key, pairs)
+
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         """Return ``loss_dist`` of one pair of scores."""
+        if self.pairs is not None:
+            merge = self.pairs.softmax if self.options['activation'] == 'softmax' else self.pairs.sigmoid
+            student, teacher = merge(student, teacher)
         return {'loss_dist': correlation_distance(student, teacher, **self.options)}

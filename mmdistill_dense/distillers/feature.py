@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
@@ -107,6 +108,30 @@ class FeatureDistiller(Distiller):
         """Return the method's own parameters for one level (``self.parts[i]``), or ``None``."""
         return None
 
+    def by_class(self, level: Level) -> bool:
+        """Tell whether a level holds class scores, which are compared by the pairs of a teacher of other classes."""
+        return False
+
+    def scores(self, level: Level, lengths: tuple[int, int] | None = None) -> int:
+        """Return the anchors of a level of class scores where the teacher has other classes.
+
+        Args:
+            level: The level; its channels are anchors x classes on both sides.
+            lengths: The scores of an anchor on both sides. Defaults to the numbers of classes.
+
+        Raises:
+            ValueError: For channels that are no such scores, and for a head with one channel for two classes.
+        """
+        ours, theirs = lengths or class_lengths(self.teacher, self.state.classes)
+        found = [divmod(level.student[0], ours), divmod(level.teacher[0], theirs)]
+        if found[0] != found[1] or found[0][1] or not found[0][0]:
+            raise ValueError(
+                f'{self.key}: {level.name} has {level.student[0]} and {level.teacher[0]} channels, but the student has '
+                f'{ours} scores for each anchor and the teacher {theirs}, which model.teacher.classes cannot pair. Tap '
+                'the class scores of heads with the same anchors, and give a binary head two channels (out_channels=2).'
+            )
+        return found[0][0]
+
     def grid(self, level: Level) -> tuple[int, ...]:
         """Return the size of the compared maps, after ``resize``."""
         return tuple((level.teacher if self.resize == 'student' else level.student)[1:])
@@ -177,13 +202,14 @@ class FeatureDistiller(Distiller):
                 f'{self.key}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
                 '(without the batch); choose taps of the same kind.'
             )
-        if self.align == 'none' and s[0] != t[0]:
+        if self.align == 'none' and s[0] != t[0] and not self.by_class(level):
             if self.needs_scores:
                 raise ValueError(
                     f'{self.key}: {level.name} has {s[0]} class scores of the student and {t[0]} of the teacher, which '
                     'are compared one by one: both networks must predict the same classes (num_classes), and both taps '
-                    "must give class scores. A teacher of other classes can teach features, e.g. by type='CWD' with "
-                    "student_tap='auto' and model.teacher.allow_other_classes=True."
+                    'must give class scores. For a teacher of other classes, name those that both have, e.g. '
+                    "model.teacher.classes='auto', or compare features, e.g. by type='CWD' with student_tap='auto' and "
+                    'model.teacher.allow_other_classes=True.'
                 )
             raise ValueError(
                 f'{self.key}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '

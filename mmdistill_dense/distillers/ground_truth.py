@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmdistill_dense.datasets.written_labels import IGNORED
+from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.utils.runner_internals import Sample, Samples
 
@@ -35,6 +36,15 @@ def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
     """Return the number of classes of a teacher's head, or ``None`` if its config does not have it."""
     head = _head_config(teacher, path)
     return None if head is None else int(head['num_classes'])
+
+
+def class_lengths(teacher: FrozenTeacher | None, classes: int | None) -> tuple[int, int]:
+    """Return the numbers of classes of the student, which a model tells, and of the teacher."""
+    theirs = None if teacher is None else num_classes(teacher.config.model)
+    if classes is None or theirs is None:
+        key = 'model.teacher' if teacher is None else teacher.key
+        raise ValueError(f'{key}.classes needs heads with num_classes in both networks.')
+    return classes, theirs
 
 
 def scores_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:

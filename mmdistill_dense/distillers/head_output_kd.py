@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import Losses, Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.ground_truth import scores_of_head
+from mmdistill_dense.distillers.ground_truth import class_lengths, classes_of_head, scores_of_head
 from mmdistill_dense.losses import correlation_distance, sigmoid_divergence, smooth_l1, softmax_divergence
+from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import check_classes, check_scores
@@ -36,7 +37,9 @@ class HeadOutputKD(FeatureDistiller):
         form='sigmoid':          loss_head = T² * mean over all elements of the binary KL of the scores
         form='softmax':          loss_head = T² * mean over N, A, H, W of the KL over the K classes
 
-    All positions count, background too. No parameters, cost linear in the maps.
+    All positions count, background too. No parameters, cost linear in the maps. Class scores of a teacher of other
+    classes are compared by the groups that both have; a softmax with background keeps it open on both sides, see
+    :meth:`~mmdistill_dense.networks.class_pairs.ClassPairs.with_background`.
 
     Source: plain output distillation; the released code of MasKD (https://arxiv.org/abs/2205.14589) adds the
     regression forms to its feature loss.
@@ -90,15 +93,33 @@ class HeadOutputKD(FeatureDistiller):
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the maps; read the number of classes from the teacher where the form needs it."""
+        if self.maps_classes and self.num_classes is not None:
+            raise ValueError(f'{self.key}.num_classes: {self.key} reads it from both heads, so leave it out.')
         if self.form == 'softmax' and self.num_classes is None:
             self.num_classes = scores_of_head(self.teacher, self.teacher_taps[0].path)
         super().setup(student, teacher)
+
+    def by_class(self, level: Level) -> bool:
+        classes = classes_of_head(self.teacher, self.teacher_taps[0].path) or 1  # an RPN has none
+        return self.maps_classes and self.form in ('softmax', 'sigmoid') and classes > 1
+
+    def check_classes(self, pairs: ClassPairs) -> None:
+        if any(self.by_class(level) for level in self.levels):
+            check_groups(self.key, pairs, self.form == 'softmax')
+
+    def _lengths(self) -> tuple[int, int]:
+        ours, theirs = class_lengths(self.teacher, self.state.classes)
+        background = self.form == 'softmax' and self.num_classes == theirs + 1
+        return ours + background, theirs + background
 
     def build_level(self, level: Level) -> nn.Module | None:
         if self.form in ('softmax', 'sigmoid'):
             check_scores(self.key, level.name, level.student)
         if self.form == 'softmax':
             check_classes(self.key, level.name, self.num_classes or level.student[0], f"{self.key}.form='sigmoid'")
+        if self.by_class(level):
+            self.scores(level, self._lengths())
+            return None
         if self.num_classes is not None and level.student[0] % self.num_classes:
             raise ValueError(
                 f'{self.key}: {level.name} has {level.student[0]} channels, no multiple of '
@@ -108,6 +129,14 @@ class HeadOutputKD(FeatureDistiller):
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return ``loss_head`` of one pair of maps."""
+        if self.pairs is not None and self.by_class(self.levels[level]):
+            ours, theirs = self._lengths()
+            student = student.reshape(-1, ours, *student.shape[2:])
+            teacher = teacher.reshape(-1, theirs, *teacher.shape[2:])
+            if self.form == 'softmax':
+                pairs = self.pairs if theirs == len(self.pairs.teacher) else self.pairs.with_background()
+                return {'loss_head': self.compare(*pairs.softmax(student, teacher))}
+            student, teacher = self.pairs.sigmoid(student, teacher)
         classes = {'softmax': self.num_classes, 'sigmoid': 1}.get(self.form)
         if classes is not None:
             student, teacher = (x.reshape(-1, classes, *x.shape[2:]) for x in (student, teacher))

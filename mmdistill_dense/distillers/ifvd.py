@@ -71,11 +71,11 @@ class IFVD(FeatureDistiller):
         self.num_classes = num_classes
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
-        """Pair the levels and read the number of classes from the teacher, unless it may have others."""
+        """Pair the levels and read the number of classes from the teacher, or the student if it may have others."""
         super().setup(student, teacher)
         if self.num_classes is None:
-            others = self.teacher is not None and self.teacher.option.allow_other_classes
-            own = None if others else classes_of_head(self.teacher, 'decode_head.conv_seg')
+            others = self.teacher is not None and self.teacher.option.other_classes
+            own = self.state.classes if others else classes_of_head(self.teacher, 'decode_head.conv_seg')
             self.num_classes = own or _LABELS
 
     def build_align(self, level: Level) -> None:

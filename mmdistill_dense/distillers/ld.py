@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.ground_truth import class_lengths
+from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
@@ -114,6 +116,10 @@ class LD(Distiller):
         what = {self.scores: 'classes', self.edges: 'edges x (reg_max + 1)'}
         for tap, values in what.items():
             ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
+            if tap == self.scores and self.maps_classes:
+                counts = class_lengths(self.teacher, self.state.classes)
+                sides = zip((ours, theirs), counts, strict=True)
+                ours, theirs = ([(shape[0] // count, *shape[1:]) for shape in shapes] for shapes, count in sides)
             if ours != theirs:
                 raise ValueError(
                     f'{self.key}: the student has levels of {ours} ({values}, height, width) and the '
@@ -122,6 +128,10 @@ class LD(Distiller):
                 )
         if self.class_weight:
             check_classes(self.key, self.scores, student[self.scores][0][1], f'{self.key}.class_weight=0')
+
+    def check_classes(self, pairs: ClassPairs) -> None:
+        if self.class_weight:
+            check_groups(self.key, pairs, True)
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return those of ``loss_ld``, ``loss_vlr`` and ``loss_kd`` that have a weight."""
@@ -140,9 +150,12 @@ class LD(Distiller):
             term = self._edges(edges, teacher[self.edges], beside, iou)
             found['loss_vlr'] = self.valuable_weight * scale / 16 * term
         if self.class_weight:
+            theirs = _rows(teacher[self.scores], main)
+            if self.pairs is not None:
+                positives, theirs = self.pairs.softmax(positives, theirs)
             found['loss_kd'] = self.class_weight * losses.weighted_divergence(
                 positives,
-                _rows(teacher[self.scores], main),
+                theirs,
                 _level_shares(main, positives),
                 temperature=self.class_temperature,
             )
@@ -159,8 +172,8 @@ class LD(Distiller):
         anchors, flags = head.get_anchors(sizes, metas, device=device)
         levels, valid = anchors[0], [torch.cat(one) for one in flags]
         counts = [len(level) for level in levels]
-        labels = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)[1]
-        main = [(level >= 0) & (level < head.num_classes) for level in labels]
+        targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)
+        main = [weights[..., 0] > 0 for weights in targets[4]]  # of the boxes: labels may be above its own classes
         flat, border = torch.cat(levels), head.train_cfg['allowed_border']
         pairs = zip(valid, metas, strict=True)
         inside = [anchor_inside_flags(flat, usable, meta['img_shape'][:2], border) for usable, meta in pairs]

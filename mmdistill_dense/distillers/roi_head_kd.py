@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.head_output_kd import comparison
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_roi_head
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
@@ -30,6 +32,9 @@ class RoIHeadKD(Distiller):
         form='smooth_l1', 'l1':      loss_roi = mean over all elements of the (smooth) absolute difference
         form='softmax', 'sigmoid':   loss_roi = T² * mean over RoIs of the KL over the D scores (binary ones summed)
         form='dist':                 loss_roi = as :class:`DIST`, each RoI one row
+
+    With a teacher of other classes (its option ``classes``), shared classes are compared; the background is open on
+    both sides, see :meth:`~mmdistill_dense.networks.class_pairs.ClassPairs.with_background`.
 
     No parameters. Cost: one pass of the teacher's box head over R RoIs (512 an image in mmdet's training); distillers
     that use the same stage share it.
@@ -98,7 +103,8 @@ class RoIHeadKD(Distiller):
             raise ValueError(f'{self.key}: {found}; for dense heads use HeadOutputKD.')
         head = self._head_config(model['roi_head'])
         if self.output == 'bbox_pred' and 'num_classes' in head:
-            width, specific = student[self.tap][0][-1], 4 * head['num_classes']
+            width, theirs = student[self.tap][0][-1], head['num_classes']
+            specific = 4 * (class_lengths(self.teacher, self.state.classes)[0] if self.maps_classes else theirs)
             expected = 4 if head.get('reg_class_agnostic') else specific
             if width != expected and width in (4, specific):
                 raise ValueError(self._shape_message(width, expected))
@@ -132,9 +138,32 @@ class RoIHeadKD(Distiller):
         if not len(rois):
             return 0.0 * student.float().sum()
         teacher = self.answer(features, rois)
+        if self.pairs is not None:
+            student, teacher = self._paired(self.pairs, student, teacher)
         if student.shape != teacher.shape:
             raise ValueError(self._shape_message(student.shape[-1], teacher.shape[-1]))
         return self.compare(student, teacher)
+
+    def check_classes(self, pairs: ClassPairs) -> None:
+        """Refuse a box for each class where classes are merged."""
+        head = self._head_config(self.teacher.config.model['roi_head']) if self.teacher else {}
+        if self.output == 'bbox_pred' and not head.get('reg_class_agnostic') and not pairs.one_to_one:
+            raise ValueError(
+                f'{self.key}: the heads regress a box for each class, and merged classes ({pairs.key}) have several '
+                'boxes. Compare cls_score, or use heads with reg_class_agnostic=True.'
+            )
+
+    def _paired(self, pairs: ClassPairs, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs of shared classes; one box for all classes stays as it is."""
+        ours, theirs = len(pairs.student), len(pairs.teacher)
+        if self.output == 'cls_score':
+            if (student.shape[1] - ours, teacher.shape[1] - theirs) == (1, 1):
+                pairs = pairs.with_background()
+            return (pairs.sigmoid if self.form == 'sigmoid' else pairs.softmax)(student, teacher)
+        if (student.shape[1], teacher.shape[1]) != (4 * ours, 4 * theirs):
+            return student, teacher
+        blocks = pairs.sigmoid(student.unflatten(1, (ours, 4)), teacher.unflatten(1, (theirs, 4)))
+        return blocks[0].flatten(1), blocks[1].flatten(1)
 
     def _head_config(self, roi_head: Mapping[str, Any]) -> Mapping[str, Any]:
         stages, head = roi_head.get('num_stages', 1), roi_head['bbox_head']

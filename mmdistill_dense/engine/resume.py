@@ -103,7 +103,9 @@ def _flat(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
 def identity(model: Distilled) -> dict[str, Any]:
     """Return the receipts of the teachers, the taps and shapes of the distillers, and what is balanced, as values."""
     teachers = {
-        str(name): teacher.receipt.as_dict() for name, teacher in model.distillation.teachers.items() if teacher.receipt
+        str(name): teacher.receipt.as_dict() | _classes(teacher.option.classes)
+        for name, teacher in model.distillation.teachers.items()
+        if teacher.receipt
     }
     distillers = {
         name: {
@@ -155,7 +157,9 @@ def describe(told: dict[str, Any]) -> str:
     if not told:
         return 'no distillation'
     teachers = ', '.join(
-        f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})' for t in told['teachers'].values()
+        f'{t["config"]} with {t["file"]} (SHA-256 {str(t["sha256"])[:8]})'
+        + (f', classes {t["classes"]}' if 'classes' in t else '')
+        for t in told['teachers'].values()
     )
     distillers = ', '.join(f'{n}: {d["type"]} ({_parts(d)})' for n, d in told['distillers'].items())
     balanced = ', '.join(
@@ -166,6 +170,13 @@ def describe(told: dict[str, Any]) -> str:
         listed = f'list {second["names"][:8]}, ratio {second["ratio"]:g}'
         parts.append(f'{second["pictures"]} pictures without labels ({listed})')
     return '; '.join(parts)
+
+
+def _classes(option: Any) -> dict[str, Any]:
+    """Return which classes of a teacher are the student's, where that is given."""
+    if isinstance(option, Mapping):
+        option = {str(name): [*option[name]] for name in sorted(option)}
+    return {} if option is None else {'classes': option}
 
 
 def _parts(distiller: dict[str, Any]) -> str:

@@ -76,8 +76,11 @@ class RunGuards(Hook):
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         check_student_classes(classes, student)
         for teacher in model.distillation.teachers.values():
-            check_teacher_classes(classes, teacher)
+            for line in check_teacher_classes(classes, teacher, model.distillers.values()):
+                runner.logger.info(line)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
+        for extra in model.distillation.extras:
+            extra.check_classes(model, model.distillation.teachers)
         self._unseen = list(model.distillation.teachers.values())
         self._handles = [
             model.register_forward_pre_hook(self._look),

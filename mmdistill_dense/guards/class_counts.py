@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mmdistill_dense.utils.messages import some
@@ -74,17 +74,24 @@ def _losses(model: Mapping[str, Any]) -> Iterator[tuple[str, int, list[tuple[str
         yield path, head['num_classes'], found
 
 
-def check_teacher_classes(data: Sequence[str] | None, teacher: Any) -> None:
-    """Refuse a teacher that predicts, or was trained on, other classes than the data set's."""
+def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: Iterable[Any] = ()) -> Sequence[str]:
+    """Refuse a teacher that predicts, or was trained on, other classes than the data set's.
+
+    With its option ``classes``, resolve it and refuse distillers that cannot use it; return what to tell of that.
+    """
+    if teacher.option.classes is not None:
+        return teacher.match_classes(data, distillers)
     if data is None or teacher.option.allow_other_classes:
-        return
+        return []
     check_num_classes(data, teacher.key, teacher.config.model)
     if teacher.classes is not None and list(teacher.classes) != list(data):
         raise ValueError(
             f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), but '
             f'the data set has {len(data)} ({some(data)}). Choose a teacher for the same data set, or set '
-            f'{teacher.key}.allow_other_classes=True if only features are distilled.'
+            f'{teacher.key}.allow_other_classes=True if only features are distilled, or name the classes that both '
+            f"have: {teacher.key}.classes='auto', see docs/other_classes.md."
         )
+    return []
 
 
 def num_classes(model: Mapping[str, Any]) -> int | None:

@@ -89,7 +89,9 @@ def _blocks(x: Tensor, dim: int) -> list[tuple[slice, slice, slice]]:
 
 
 @without_autocast
-def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
+def softmax_divergence(
+    student: Tensor, teacher: Tensor, *, temperature: float = 1.0, weight: Tensor | None = None
+) -> Tensor:
     """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the classes, mean over batch and positions.
 
     Source: Hinton et al., 2015, https://arxiv.org/abs/1503.02531; per pixel as in structured distillation (SKD) and its
@@ -99,6 +101,7 @@ def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         student: (B, C, ...) logits, the only input that gets a gradient.
         teacher: Logits of the same shape.
         temperature: T, above 0.
+        weight: (B, ...), a factor on each position; the mean stays that over all positions. Defaults to 1.
 
     Returns:
         Scalar in float32 (float64 for float64 logits); 0 where there are no positions.
@@ -110,7 +113,8 @@ def softmax_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
     if not student.numel():
         return student.sum()
     s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, C, N), N = 1 for rows
-    divergence = divergence_sum(s, t, 1, temperature)
+    rows = None if weight is None else weight.detach().to(s.dtype).reshape(len(s), -1)
+    divergence = divergence_sum(s, t, 1, temperature, rows)
     return divergence * (temperature**2 * student.shape[1] / student.numel())
 
 

@@ -21,7 +21,7 @@ from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.presets import expand
-from mmdistill_dense.guards.class_counts import ignored_labels
+from mmdistill_dense.guards.class_counts import ignored_labels, num_classes
 from mmdistill_dense.model.balanced_step import Balance, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, Extra, distilled_class
 from mmdistill_dense.networks.auto_taps import Found, discover, discover_student, nothing_to_pair, pair_taps
@@ -200,6 +200,7 @@ def build_distillation(
         teachers[name] = FrozenTeacher(option, plan)
     distillation = Distillation(teachers, config, inherit=inherit, traced=student, extras=extras)
     distillation.state.ignored_labels = frozenset(ignored_labels(config.model))
+    distillation.state.classes = num_classes(config.model)
     for key, distiller in distillers.items():
         name = taught_by[key]
         _check_scores(key, distiller, traced[name])

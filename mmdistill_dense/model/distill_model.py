@@ -55,6 +55,9 @@ class Extra:
     def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
         """Get the student, its bound distillers, and the paths of its heads that hold taps."""
 
+    def check_classes(self, student: nn.Module, teachers: Mapping[str, FrozenTeacher]) -> None:
+        """Refuse teachers of other classes that it cannot use; called at the start of a run, which pairs them."""
+
     def hooks(self) -> Sequence[Hook]:
         """Return what ``DistillHook`` calls for it at every event."""
         return ()

@@ -22,7 +22,9 @@ from mmdistill_dense.weights.mmengine_loader import install_reader
 Module = TypeVar('Module', bound=nn.Module)
 
 # keys of model.teacher that are not keys of its network
-TEACHER_OPTIONS = ('checkpoint', 'allow_random', 'allow_other_classes', 'accelerate', 'scale', 'fit')
+TEACHER_OPTIONS = (
+    'checkpoint', 'allow_random', 'allow_other_classes', 'classes', 'class_names', 'accelerate', 'scale', 'fit',
+)  # fmt: skip
 
 
 def build_network(config: ModelConfig, pretrained: bool = True) -> Network:

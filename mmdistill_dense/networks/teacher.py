@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakSet
@@ -11,12 +11,15 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.networks.building import move
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.inputs import Look
 from mmdistill_dense.networks.modes import in_training
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, TeacherPlan
+from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.strict_load import (
@@ -39,6 +42,7 @@ class FrozenTeacher:
     ``deepcopy`` shares it. ``pickle`` leaves the network out, as :meth:`unloaded` does.
 
     Attributes:
+        pairs: Which of its classes are which of the student's, for the option ``classes``; known when a run starts.
         users: The ``Distillation`` of each model that runs this teacher.
         looks: What it saw and gave in each pass, while the first step of a run lasts; ``None`` otherwise.
 
@@ -46,8 +50,9 @@ class FrozenTeacher:
         option: ``dict(cfg=…, checkpoint=…, **overrides)``, or the result of :meth:`TeacherOption.parse`.
             ``checkpoint`` is a file, an address or ``'auto'``; ``allow_random=True`` permits training without one;
             ``allow_other_classes=True`` permits a teacher that was trained on other classes than the data set's;
-            ``accelerate`` holds the options of :class:`Acceleration`, ``scale`` and ``fit`` are those of
-            :class:`InputGrid`.
+            ``classes`` says which of them are the student's (:class:`ClassPairs`), ``class_names`` what they are called
+            if the file does not; ``accelerate`` holds the options of :class:`Acceleration`, ``scale`` and ``fit`` are
+            those of :class:`InputGrid`.
         plan: What is recorded, and how. Defaults to a whole pass without taps.
 
     Raises:
@@ -61,7 +66,8 @@ class FrozenTeacher:
         self.key, self.config = self.option.key, self.option.config
         self.network: Network | None = None
         self.receipt: Receipt | None = None
-        self.classes: Sequence[str] | None = None
+        self.classes: Sequence[str] | None = self.option.class_names
+        self.pairs: ClassPairs | None = None
         self.users: WeakSet[object] = WeakSet()
         self.looks: list[Look] | None = None
         self._step_cache: dict[Hashable, Any] | None = None
@@ -138,6 +144,55 @@ class FrozenTeacher:
         assert again.network is not None
         return again.network
 
+    def match_classes(self, student: Sequence[str] | None, distillers: Iterable[Any] = ()) -> Sequence[str]:
+        """Resolve the option ``classes`` by the names of both sides, and return what to tell of it.
+
+        Before :meth:`load`, the teacher's names may not be known yet; then nothing is done.
+
+        Args:
+            student: Names of the data set's classes.
+            distillers: Those of this teacher refuse pairs that they cannot compare.
+
+        Raises:
+            ValueError: For unknown names, as :meth:`ClassPairs.of`, and for names that do not fit the head.
+        """
+        key = f'{self.key}.classes'
+        if student is None:
+            raise ValueError(
+                f"{key} needs the names of the student's classes: set metainfo.classes of the training set."
+            )
+        if self.classes is None:
+            if self.receipt is None:
+                return []
+            raise ValueError(
+                f"{key}: the checkpoint does not say the names of the teacher's classes: set {self.key}.class_names to "
+                'their list, in the order of its outputs.'
+            )
+        count = num_classes(self.config.model)
+        if count not in (None, len(self.classes)):
+            raise ValueError(
+                f'{key}: {len(self.classes)} names of teacher classes are known ({some(self.classes)}); its head has '
+                f'{count}: set {self.key}.class_names, in the order of its outputs.'
+            )
+        self.pairs = ClassPairs.of(self.option.classes, student, self.classes, key)
+        for distiller in distillers:
+            if distiller.teacher is self:
+                distiller.check_classes(self.pairs)
+        return self.pairs.told()
+
+    def class_pairs(self) -> ClassPairs | None:
+        """Return ``pairs``, or ``None`` for a teacher of the student's classes.
+
+        Raises:
+            RuntimeError: Before a run has started, which knows the names of the classes.
+        """
+        if self.option.classes is not None and self.pairs is None:
+            raise RuntimeError(
+                f'{self.key}.classes is resolved at the start of a run, which knows the names of classes; a loop of '
+                'your own calls match_classes of its teachers first.'
+            )
+        return self.pairs
+
     def unload(self) -> None:
         """Free the network, which training does not need where the student only inherits from the teacher."""
         self.network = None
@@ -164,7 +219,8 @@ class FrozenTeacher:
             source = self.config.source
             meta = content.get('meta') or {}
             data = meta.get('dataset_meta')
-            self.classes = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
+            told = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
+            self.classes = self.option.class_names or told
         self.receipt = Receipt(source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
 
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:

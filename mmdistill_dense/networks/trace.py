@@ -22,6 +22,7 @@ from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.acceleration import Acceleration, Pair, foldable
 from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network, copied
+from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, completed
 from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follow
 from mmdistill_dense.networks.recording import Recorder, run_parts
@@ -42,6 +43,9 @@ class TeacherOption:
     checkpoint: str | None = None  # A file, an address, ``'auto'`` or None
     allow_random: bool = False  # permit training without a checkpoint
     allow_other_classes: bool = False  # permit a teacher that was trained on other classes than the data set's
+    # the student's classes and the teacher's that they are, or 'auto'; None for a teacher of the same classes
+    classes: Any = None
+    class_names: Sequence[str] | None = None  # those of its own classes; None for what its checkpoint says
     acceleration: Acceleration = field(default_factory=Acceleration)  # how its forward pass is made cheaper
     grid: InputGrid | None = None  # the size at which it sees the pictures; None: the student's
 
@@ -49,6 +53,10 @@ class TeacherOption:
     def parse(cls, option: Mapping[str, Any], key: str = 'model.teacher', name: str = SINGLE) -> TeacherOption:
         """Read the option."""
         network = {name: value for name, value in option.items() if name not in TEACHER_OPTIONS}
+        if (classes := option.get('classes')) is not None:
+            check_form(classes, f'{key}.classes')
+            if option.get('allow_other_classes'):
+                raise ValueError(f'{key}: classes says which classes are the same, so leave allow_other_classes out.')
         return cls(
             key,
             name,
@@ -56,9 +64,16 @@ class TeacherOption:
             option.get('checkpoint'),
             bool(option.get('allow_random', False)),
             bool(option.get('allow_other_classes', False)),
+            classes,
+            option.get('class_names'),
             Acceleration.parse(option.get('accelerate'), key),
             InputGrid.parse(option, key),
         )
+
+    @property
+    def other_classes(self) -> bool:
+        """Whether the teacher may have other classes than the data set."""
+        return self.allow_other_classes or self.classes is not None
 
     def build(self) -> Network:
         """Return a new network on the current default device, in eval mode and without pre-trained weights."""

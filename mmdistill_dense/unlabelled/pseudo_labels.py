@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.datasets.written_labels import IGNORED
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.trace import TeacherOption, Traced
+from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
 
 KEY = 'model.unlabelled.pseudo'
@@ -112,7 +114,12 @@ def ignored_label(student: nn.Module) -> int:
 
 
 def label_pictures(
-    network: Network, inputs: Tensor, samples: Samples, option: PseudoOption, ignored: int = IGNORED
+    network: Network,
+    inputs: Tensor,
+    samples: Samples,
+    option: PseudoOption,
+    ignored: int = IGNORED,
+    pairs: ClassPairs | None = None,
 ) -> None:
     """Give each sample of a batch (B, 3, H, W) the labels that a teacher's network is sure of.
 
@@ -123,12 +130,13 @@ def label_pictures(
             ``gt_sem_seg`` of theirs get no label.
         option: The options.
         ignored: Label of a pixel without a class, for the student. Defaults to 255.
+        pairs: The classes that a network of others shares with the student. Defaults to the same classes.
     """
     if _segments(network):
         metas = [{'img_shape': inputs.shape[-2:]} for _ in samples]
         check_scores(network)
         scores = probabilities(network.encode_decode(inputs, metas))  # type: ignore[operator]
-        labels = sure_pixels(scores, option.threshold or SEG_THRESHOLD, ignored)
+        labels = sure_pixels(scores, option.threshold or SEG_THRESHOLD, ignored, pairs)
         for sample, found in zip(samples, labels, strict=True):
             height, width = sample.metainfo['img_shape'][:2]
             found[height:], found[:, width:] = ignored, ignored  # padding
@@ -138,7 +146,7 @@ def label_pictures(
         return
     bare = [type(sample)(metainfo=dict(sample.metainfo)) for sample in samples]  # type: ignore[call-arg]
     for sample, found in zip(samples, network.predict(inputs, bare, rescale=False), strict=True):  # type: ignore[operator]
-        sure, unsure = sure_boxes(found.pred_instances, option.threshold or DET_THRESHOLD)
+        sure, unsure = sure_boxes(found.pred_instances, option.threshold or DET_THRESHOLD, pairs)
         _set(sample, gt_instances=sure, ignored_instances=unsure)
 
 
@@ -165,23 +173,54 @@ def check_scores(network: Network) -> None:
         )
 
 
-def sure_pixels(scores: Tensor, threshold: float, ignored: int = IGNORED) -> Tensor:
+def sure_pixels(scores: Tensor, threshold: float, ignored: int = IGNORED, pairs: ClassPairs | None = None) -> Tensor:
     """Return the most likely class of each pixel, ``ignored`` below the threshold.
 
     Args:
         scores: (B, C, H, W), probabilities.
         threshold: Least probability.
         ignored: Label of a pixel without a class. Defaults to 255.
+        pairs: The classes that a teacher of others shares with the student. The most likely group of them then needs
+            the threshold's probability, and more than all classes that are not shared; a group of several student
+            classes is no label. Defaults to the same classes.
 
     Returns:
         (B, H, W), int64.
     """
-    values, labels = scores.max(1)
-    return labels.masked_fill(values < threshold, ignored)
+    if pairs is None:
+        values, labels = scores.max(1)
+        return labels.masked_fill(values < threshold, ignored)
+    values, groups = pairs.summed(scores).max(1)
+    sure = values >= threshold
+    if pairs.rest:
+        sure &= values > scores.index_select(1, torch.tensor(pairs.rest, device=scores.device)).sum(1)
+    return groups.new_tensor(_label_of_group(pairs, ignored))[groups].masked_fill(~sure, ignored)
 
 
-def sure_boxes(found: Any, threshold: float) -> tuple[InstanceData, InstanceData]:
-    """Split predicted boxes by their ``scores``: those of at least the threshold, and weaker ones to be ignored."""
+def _label_of_group(pairs: ClassPairs, none: int) -> list[int]:
+    """Return the student's class of each group, ``none`` for a group of several."""
+    return [group.student[0] if len(group.student) == 1 else none for group in pairs.groups]
+
+
+def _of_student(found: Any, pairs: ClassPairs) -> Any:
+    """Return the predicted boxes that are of one class of the student, with its label.
+
+    Those of other classes are left out, and their places stay background: an ignored dining table would take the cups
+    on it along.
+    """
+    label_of = {one: label for group, label in zip(pairs.groups, _label_of_group(pairs, -1), strict=True)
+                for one in group.teacher}  # fmt: skip
+    labels = found.labels.new_tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])[found.labels]
+    kept = labels >= 0
+    return InstanceData(bboxes=found.bboxes[kept], labels=labels[kept], scores=found.scores[kept])
+
+
+def sure_boxes(found: Any, threshold: float, pairs: ClassPairs | None = None) -> tuple[InstanceData, InstanceData]:
+    """Split predicted boxes by their ``scores``: those of at least the threshold, and weaker ones to be ignored.
+
+    ``pairs`` are the classes that a teacher of others shares with the student.
+    """
+    found = found if pairs is None else _of_student(found, pairs)
     scores = found.scores
     sure, unsure = scores >= threshold, (scores < threshold) & (scores >= UNSURE)
     first, second = (InstanceData(bboxes=found.bboxes[one], labels=found.labels[one]) for one in (sure, unsure))
@@ -281,3 +320,13 @@ def check_labeller(option: TeacherOption, traced: Traced) -> None:
     }
     for reason in (text for text, holds in reasons.items() if holds):
         raise ValueError(f'{KEY}: {option.key} {reason}, so it cannot label the pictures: remove {KEY}.')
+
+
+def check_pairs(pairs: ClassPairs, student: nn.Module) -> None:
+    """Refuse a detector that does not know all classes of the student: their objects would become background."""
+    if pairs.unknown and not _segments(student):
+        names = some([pairs.student[one] for one in pairs.unknown])
+        raise ValueError(
+            f'{KEY}: the teacher does not know {names} ({pairs.key}), so these objects would become background on the '
+            f'pictures without labels. Remove {KEY}: the distillers teach on these pictures without it.'
+        )

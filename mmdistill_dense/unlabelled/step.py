@@ -24,6 +24,7 @@ from mmdistill_dense.distillers.base import Distiller, Losses, RunState
 from mmdistill_dense.distillers.schedule import check_point
 from mmdistill_dense.model.distill_model import Distilled, Extra, Step, Terms, compare, recording, teach
 from mmdistill_dense.networks.recording import run_parts
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.registry import DISTILLERS, EXTRAS, HOOKS
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
@@ -31,6 +32,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
     IGNORED,
     PseudoOption,
     check_labeller,
+    check_pairs,
     check_student,
     ignored_label,
     label_pictures,
@@ -170,6 +172,13 @@ class Unlabelled(Extra):
             _check_taps(name, distillers[name], student, heads)
         self.takers = takers
 
+    def check_classes(self, student: nn.Module, teachers: Mapping[str, FrozenTeacher]) -> None:
+        """Refuse a teacher whose labels would make background of objects."""
+        if self.option.pseudo is not None:
+            pairs = teachers[self.option.pseudo.teacher_of(teachers)].class_pairs()
+            if pairs is not None:
+                check_pairs(pairs, student)
+
     def hooks(self) -> Sequence[Hook]:
         """Return what reads the pictures."""
         return (HOOKS.build({'type': 'mmdistill_dense.UnlabelledStream'}),)
@@ -228,7 +237,8 @@ class Unlabelled(Extra):
             if pseudo is not None:
                 teacher = distillation.teachers[pseudo.teacher_of(distillation.teachers)]
                 teacher.load(next(model.parameters()))
-                label = partial(label_pictures, samples=samples, option=pseudo, ignored=self.ignored)
+                pairs = teacher.class_pairs()
+                label = partial(label_pictures, samples=samples, option=pseudo, ignored=self.ignored, pairs=pairs)
                 teacher.ask(label, inputs, seed)
             if self.option.bn == 'labelled':
                 stack.enter_context(_kept_statistics(model))

@@ -1,8 +1,8 @@
 """CIRKD: the shared case, each part against loops, the queues, resuming, and what is refused."""
 
 import math
+import types
 from collections import Counter
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,6 +13,7 @@ from mmseg.structures import SegDataSample
 from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels, region_means
+from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
 from tests.distillers.steps import draw, set_up
@@ -321,13 +322,16 @@ def test_detectors_are_refused_when_the_model_is_built():
     assert "type='PKD'" in str(error.value)
 
 
-def test_a_teacher_of_other_classes_is_refused_without_their_number():
-    teacher = dict(toys.seg_teacher('fcn'), allow_other_classes=True)
-    for number, refused in ((None, True), (toys.NUM_CLASSES, False)):
-        option = dict(type='CIRKD', num_classes=number, pixel_memory=20, region_memory=4)
-        config = toys.model_config(toys.seg_net('fcn'), teacher, dict(cirkd=option))
-        with pytest.raises(ValueError, match='Set num_classes to the number') if refused else nullcontext():
-            toys.build(config)
+def test_with_a_teacher_of_other_classes_the_student_tells_their_number():
+    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
+    teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=True, **head)
+    option = dict(type='CIRKD', pixel_memory=20, region_memory=4)
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), teacher, dict(cirkd=option)))
+    assert model.distillers['cirkd'].num_classes == toys.NUM_CLASSES
+    distiller = DISTILLERS.build(dict(option, student_tap='tap'))
+    distiller.teacher = types.SimpleNamespace(key='model.teacher', option=types.SimpleNamespace(other_classes=True))
+    with pytest.raises(ValueError, match='Set num_classes to the number'):
+        distiller.setup({}, {})
 
 
 def test_data_without_label_maps_are_refused():

@@ -203,7 +203,8 @@ def _bare(output):
     head = nn.Module()
     head.bbox_head = nn.Identity()
     head._bbox_forward = lambda features, rois: dict(bbox_pred=output, cls_score=None)
-    distiller.teacher = types.SimpleNamespace(module=lambda _: head, cached=lambda _, compute: compute())
+    same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
+    distiller.teacher = types.SimpleNamespace(module=lambda _: head, cached=lambda _, compute: compute(), **same)
     return distiller
 
 

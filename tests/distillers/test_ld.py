@@ -38,7 +38,8 @@ def _teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = (8,
     head = _head_config(classes, reg_max, list(strides))
     built = _head(head)
     config = types.SimpleNamespace(model=dict(bbox_head=head, train_cfg=TRAIN), scope='mmdet')
-    return types.SimpleNamespace(config=config, module=lambda path: {'bbox_head': built}[path])
+    same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
+    return types.SimpleNamespace(config=config, module=lambda path: {'bbox_head': built}[path], **same)
 
 
 def _samples(count: int = 2, seed: int = 0) -> list[Any]:
@@ -87,7 +88,7 @@ def _model(student: Any = None, teacher: Any = None, **distillers: Any) -> Any:
 STRIDES = (8, 16, 32)
 
 
-def _case(count: int = 2, seed: int = 0, classes: int = 5, reg_max: int = 6) -> tuple[dict, dict, list[Any]]:
+def _case(count: int = 2, seed: int = 0, classes: int = 6, reg_max: int = 6) -> tuple[dict, dict, list[Any]]:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(scale: float) -> dict[str, list[torch.Tensor]]:
@@ -102,7 +103,7 @@ def _case(count: int = 2, seed: int = 0, classes: int = 5, reg_max: int = 6) -> 
 
 def _distiller(**options: Any) -> LD:
     distiller = LD(**options)
-    distiller.teacher = _teacher(5, 6, STRIDES)
+    distiller.teacher = _teacher(6, 6, STRIDES)
     return distiller
 
 
@@ -114,7 +115,7 @@ def test_main_region_equals_mmdets_own_head() -> None:
     student, teacher, samples = _case()
     kl = dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)
     others = dict(loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True), loss_bbox=dict(type='GIoULoss'))
-    head = _head(dict(_head_config(5, 6, list(STRIDES)), type='LDHead'), loss_ld=kl, **others)
+    head = _head(dict(_head_config(6, 6, list(STRIDES)), type='LDHead'), loss_ld=kl, **others)
     targets = [sample.gt_instances for sample in samples], [sample.metainfo for sample in samples]
     as_float = [[x.float() for x in maps] for maps in (student[SCORES], student[EDGES], teacher[EDGES])]
     expected = sum(head.loss_by_feat(*as_float[:2], *targets, as_float[2])['loss_ld'])

@@ -99,7 +99,9 @@ def test_one_channel_is_the_probability_of_the_second_class(tmp_path, monkeypatc
         teacher.decode_head.conv_seg.bias.fill_(bias)
         found = [('x.png', teacher.test_step(toys.seg_batch(1))[0])]
     files = LabelImages(np.arange(256, dtype=np.uint8), '.png', '.png', {})
-    total, _, best = pseudo_label_command._write_maps(SimpleNamespace(network=teacher), found, tmp_path, files, 0.95)
+    total, _, best = pseudo_label_command._write_maps(
+        SimpleNamespace(network=teacher, class_pairs=lambda: None), found, tmp_path, files, 0.95
+    )
     assert total == 1 and best == pytest.approx(torch.tensor(6.0).sigmoid().item())
     assert (cv2.imread(str(tmp_path / 'x.png'), cv2.IMREAD_UNCHANGED) == label).all()
 
@@ -113,7 +115,7 @@ def detection(monkeypatch):
     config.test_dataloader['dataset'] = dict(type='mmdistill_dense.ToyDetDataset', pipeline=steps)
     calls = []
 
-    def predicted(boxes, threshold):
+    def predicted(boxes, threshold, pairs):
         calls.append(threshold)
         one, two = (InstanceData(bboxes=torch.tensor([[1.0, 2, 5, 9]]), labels=torch.tensor([n])) for n in (0, 1))
         return (one, two) if len(calls) % 2 else (two[:0], two)

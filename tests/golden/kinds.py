@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.losses import dense_contrast, softmax_divergence
-from tests.golden import maskd, pcd, pcd_recipe, pcd_teacher
+from tests.golden import class_map, maskd, pcd, pcd_recipe, pcd_teacher
 from tests.golden.maskd import Arrays
 
 Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
@@ -109,6 +109,10 @@ METHODS = {
         kind_of=lambda path, arrays: str(arrays['kind']),
         kinds={'ctr': afdcd_contrast, 'module': afdcd_module, 'kd': afdcd_kd},
     ),
+    'class_map': Method(
+        kind_of=class_map.kind_of,
+        kinds={'softmax': class_map.softmax, 'sigmoid': class_map.sigmoid, 'labels': class_map.labels},
+    ),
     'maskd': Method(
         kind_of=maskd.kind_of,
         kinds={
@@ -167,6 +171,8 @@ class Tolerance:
 # maskd: "loss rtol 1e-5 (float32 run) or 1e-9 (float64 run on the stored inputs); gradients: max abs difference <=
 # 1e-5 x max abs of the stored array (1e-6 in a float64 run)"; "stage-1 dice is stored in float32: compare at 1e-6".
 # Masks, their weights and the weight map, of which nothing is said, are taken as gradients.
+# class_map: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
+# 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
 # pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
 # gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
 # which the file allows up to 12: ours come from the same library. The statistics of 4000 crops scatter: three to
@@ -199,6 +205,8 @@ PICTURES = (
     'composite',
     *(f'{name}_[0-9]*' for name in ('brightness', 'contrast', 'saturation', 'hue', 'blur')),
 )
+CLASS_LOSSES = ('loss', 'loss_weighed', 'loss_positions', 'loss_elements')
+CLASS_MAPS = ('student_groups', 'teacher_groups', 'grad_*', 'row_weight', 'best_mass')
 COUNTS = (
     'ptr_after',
     'ptr_end',
@@ -218,6 +226,9 @@ TOLERANCES = (
     Tolerance('afdcd', 'module', 'grad_feat_s_ctr', (2e-7, 1e-3), absolute=(1e-14, 1e-6)),
     Tolerance('afdcd', 'module', 'grad_*', (2e-7, 1e-3)),
     Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
+    *(Tolerance('class_map', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in CLASS_LOSSES),
+    *(Tolerance('class_map', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CLASS_MAPS),
+    Tolerance('class_map', 'labels', 'labels', (0, 0), absolute=(0.01, 0.01)),
     Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),
     Tolerance('maskd', 'dice', 'dice', (1e-9, 1e-5)),
     Tolerance('maskd', 'stage1', 'dice', (1e-6, 1e-6)),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.golden.files import DEFAULT, checkable, compute, differences, files_of, golden_dir, perturb, read
+from tests.golden.files import DEFAULT, checkable, compute, differences, files_of, folder_of, golden_dir, perturb, read
 from tests.golden.kinds import METHODS, tolerances_of
 
 DTYPES = (torch.float64, torch.float32)
@@ -59,6 +59,7 @@ def test_every_folder_is_of_a_known_method(directory: Path) -> None:
 
 @pytest.mark.parametrize('method', METHODS)
 def test_folder(directory: Path, method: str) -> None:
-    if not (directory / method).is_dir():
+    folder = folder_of(directory, method)
+    if not folder.is_dir():
         pytest.skip(f'{directory} has no folder {method}')
-    assert files_of(directory / method), f'{directory / method} is empty'
+    assert files_of(folder), f'{folder} is empty'

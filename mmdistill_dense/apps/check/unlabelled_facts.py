@@ -77,7 +77,8 @@ def _labelled(subject: Subject, teacher: FrozenTeacher, second: Unlabelled) -> f
     shares, ignored = [], second.ignored
     for one in _single(subject.asked[0]):
         inputs, samples = prepared(subject.model, one)
-        label_pictures(teacher.network, teacher.renormalised(inputs), samples, second.option.pseudo, ignored)
+        option, pairs = second.option.pseudo, teacher.class_pairs()
+        label_pictures(teacher.network, teacher.renormalised(inputs), samples, option, ignored, pairs)
         (sample,) = samples
         found = sample.gt_sem_seg.data != ignored if 'gt_sem_seg' in sample else len(sample.gt_instances) > 0
         shares.append(float(torch.as_tensor(found).float().mean()))

@@ -22,6 +22,7 @@ from mmdistill_dense.apps.commands.training import load_config
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.datasets.written_labels import LabelImages
 from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.pictures import picture_paths, training_steps, without_labels
@@ -30,6 +31,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
     IGNORED,
     SEG_THRESHOLD,
     PseudoOption,
+    check_pairs,
     check_scores,
     probabilities,
     sure_boxes,
@@ -72,7 +74,9 @@ def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | 
         to_set = files.to_set
         total, counts, best = _write_maps(teacher, found, out, files, option.threshold or SEG_THRESHOLD)
     else:
-        total, counts, best = _write_boxes(found, out / BOXES, labelled, option.threshold or DET_THRESHOLD)
+        total, counts, best = _write_boxes(
+            found, out / BOXES, labelled, option.threshold or DET_THRESHOLD, teacher.class_pairs()
+        )
     if not total:
         raise ValueError(
             f'{teacher.key} is sure of nothing on {len(pictures.dataset)} pictures (at most {best:.3f}): lower '
@@ -116,7 +120,11 @@ def _teacher(config: Config, option: PseudoOption, labelled: Any) -> FrozenTeach
         raise ValueError(f'pseudo_labels: remove {parsed.key}.allow_other_classes: the labels must be of the data set.')
     teacher = FrozenTeacher(parsed)
     teacher.load(torch.zeros((), device='cuda' if torch.cuda.is_available() else 'cpu'))
-    check_teacher_classes(labelled.metainfo.get('classes'), teacher)
+    for line in check_teacher_classes(labelled.metainfo.get('classes'), teacher):
+        print(line)
+    if (pairs := teacher.class_pairs()) is not None:
+        assert teacher.network is not None, 'it is loaded'
+        check_pairs(pairs, teacher.network)
     return teacher
 
 
@@ -159,7 +167,7 @@ def _write_maps(
         sigmoid = answer.shape[1] == 1  # mmseg has applied it
         scores = two_classes(answer) if sigmoid else probabilities(answer)
         best = max(best, float(scores.max()))
-        labels = sure_pixels(scores, threshold)[0].cpu().numpy().astype(np.uint8)
+        labels = sure_pixels(scores, threshold, pairs=teacher.class_pairs())[0].cpu().numpy().astype(np.uint8)
         seen, numbers = np.unique(labels, return_counts=True)
         counts.update({-1 if one == IGNORED else int(one): int(n) for one, n in zip(seen, numbers, strict=True)})
         if (labels != IGNORED).any():
@@ -173,7 +181,7 @@ def _write_maps(
 
 
 def _write_boxes(
-    found: Iterator[tuple[str, Sample]], file: Path, labelled: Any, threshold: float
+    found: Iterator[tuple[str, Sample]], file: Path, labelled: Any, threshold: float, pairs: ClassPairs | None
 ) -> tuple[int, Counter[int], float]:
     counts, best = Counter({-1: 0}), 0.0
     images: list[Mapping[str, Any]] = []
@@ -181,7 +189,7 @@ def _write_boxes(
     for name, sample in found:
         predicted = sample.pred_instances.cpu()
         best = max([best, *predicted.scores.tolist()])
-        sure, unsure = sure_boxes(predicted, threshold)
+        sure, unsure = sure_boxes(predicted, threshold, pairs)
         counts.update(sure.labels.tolist())
         counts[-1] += len(unsure)
         if not len(sure):

@@ -119,7 +119,7 @@ class Pictures:
 
 def _predicts(teacher: FrozenTeacher) -> bool:
     whole = teacher.receipt is not None and teacher.receipt.matched == teacher.receipt.total
-    return whole and hasattr(teacher.network, 'predict') and not teacher.option.allow_other_classes
+    return whole and hasattr(teacher.network, 'predict') and not teacher.option.other_classes
 
 
 def _taught(teacher: FrozenTeacher, data: Mapping[str, Any]) -> Any:

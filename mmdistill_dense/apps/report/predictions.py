@@ -87,10 +87,10 @@ def student_of(run: TrainedRun) -> Network:
 def teacher_of(run: TrainedRun, name: str) -> Network:
     """Return a teacher of a run, by its key under ``model``, with its weights."""
     option = TeacherOption.parse(copy.deepcopy(run.teachers[name]), f'model.{name}')
-    if option.allow_other_classes:
+    if option.other_classes:
         raise Missing(
-            f'No predictions of {name}: model.{name} sets allow_other_classes, so its classes need not be those of the '
-            'validation pictures.'
+            f'No predictions of {name}: model.{name} sets allow_other_classes or classes, so its classes need not be '
+            'those of the validation pictures.'
         )
     init_default_scope(run.config.get('default_scope', 'mmengine'))
     teacher = FrozenTeacher(option)

@@ -15,6 +15,7 @@ from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.distillers.schedule import in_iterations, planned
 from mmdistill_dense.guards.class_counts import check_teacher_classes, num_classes
 from mmdistill_dense.model.balanced_step import TASK, balanced_of
+from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.unlabelled.pseudo_labels import KEY as PSEUDO
 from mmdistill_dense.unlabelled.step import KEY
 from mmdistill_dense.unlabelled.stream import FEW
@@ -133,10 +134,14 @@ def warm_up(subject: Subject) -> Findings:
             )
 
 
-def learned_classes(subject: Subject) -> None:
+def learned_classes(subject: Subject) -> Findings:
     """Check the classes in each teacher's file, and their order."""
     for teacher in subject.frozen.values():
-        check_teacher_classes(subject.data_classes, teacher)
+        for line in check_teacher_classes(subject.data_classes, teacher, subject.distillers.values()):
+            yield Finding(NOTE, 'learned_classes', line)
+    extras = subject.model.distillation.extras if isinstance(subject.model, Distilled) else ()
+    for extra in extras:
+        extra.check_classes(subject.model, subject.frozen)
 
 
 def enough_pictures(subject: Subject) -> None:

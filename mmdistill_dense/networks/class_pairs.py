@@ -1,0 +1,289 @@
+"""Which classes of a teacher are which of a student that has others, and scores of both that can be compared."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.utils.messages import some
+
+AUTO = 'auto'
+REST = '*'  # all teacher classes that no entry names
+BACKGROUND = 'background'
+_CLOSE = 0.85  # of difflib: names that may be the same are asked about, never taken
+
+
+def check_form(option: Any, key: str) -> None:
+    """Refuse an option ``classes`` that is neither ``'auto'`` nor a dict of lists of names."""
+    lists = isinstance(option, Mapping) and all(
+        isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names) for names in option.values()
+    )
+    if option != AUTO and not lists:
+        raise TypeError(
+            f"{key} must be 'auto', or a dict from the student's classes to lists of the teacher's, as in "
+            f"{{'car': ['car', 'truck'], 'forklift': []}}; got {option!r}."
+        )
+
+
+def check_groups(key: str, pairs: ClassPairs, ranks: bool) -> None:
+    """Refuse a softmax over a single group."""
+    if ranks and len(pairs.groups) < 2:
+        raise ValueError(
+            f'{key}: one shared class cannot be compared with others ({pairs.names()[0][0]}). Give the rest of the '
+            f"teacher's classes a class by {pairs.key}={{…: ['*']}}, or compare features, e.g. by type='CWD' with "
+            "student_tap='auto'."
+        )
+
+
+def check_complete(key: str, pairs: ClassPairs) -> None:
+    """Refuse classes without a partner, for methods that have no way to leave them out."""
+    if pairs.unknown or pairs.rest:
+        left = [pairs.student[one] for one in pairs.unknown] or [pairs.teacher[one] for one in pairs.rest]
+        raise ValueError(
+            f'{key} compares all classes at once, and {some(left)} have no partner on the other side '
+            f"({pairs.key}). Use type='LogitKD'."
+        )
+
+
+@dataclass(frozen=True)
+class Group:
+    """Student and teacher classes that together are the same things; mostly one student class."""
+
+    student: tuple[int, ...]
+    teacher: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ClassPairs:
+    """The classes that a student shares with a teacher, as groups.
+
+    What the teacher does not know pushes the student nowhere: only shared classes are compared, each side normalised
+    over them. The score of a group is the log of the sum of its members' exponentials (softmax), or the largest of
+    them (sigmoid).
+
+    Source: own derivation; the KL over old classes alone is that of Li and Hoiem, Learning without Forgetting, ECCV
+    2016, https://arxiv.org/abs/1606.09282.
+
+    Args:
+        student: Names of the student's classes.
+        teacher: Names of the teacher's classes.
+        groups: In the order of their smallest student class.
+        key: The config key, for messages.
+    """
+
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    groups: tuple[Group, ...]
+    key: str = 'model.teacher.classes'
+
+    @classmethod
+    def of(
+        cls,
+        option: str | Mapping[str, Sequence[str]],
+        student: Sequence[str],
+        teacher: Sequence[str],
+        key: str = 'model.teacher.classes',
+    ) -> ClassPairs:
+        """Resolve the option ``classes`` by the names of both sides.
+
+        Classes that it does not name are paired by equal names: without regard to case, and to ``-``, ``_`` and
+        blanks. If both sides have a class ``background`` that the option does not name, it is what no other class is,
+        on both sides: the student's classes without a partner belong to it, and the teacher's.
+
+        Example:
+            >>> pairs = ClassPairs.of({'person': ['person', 'rider']}, ['car', 'person', 'forklift'],
+            ...                       ['person', 'rider', 'car', 'sky'])
+            >>> [(group.student, group.teacher) for group in pairs.groups]
+            [((0,), (2,)), ((1,), (0, 1))]
+            >>> pairs.unknown, pairs.rest
+            ((2,), (3,))
+
+        Raises:
+            TypeError: For an option that is no such dict.
+            ValueError: For unknown names, ``'*'`` twice, two student classes of one name, and where nothing is shared.
+        """
+        check_form(option, key)
+        given = {} if option == AUTO else dict(option)  # type: ignore[arg-type]
+        ours, theirs = _indices(student), _indices(teacher)
+        if twice := [student[found[1]] for found in ours.values() if len(found) > 1]:
+            raise ValueError(f'{key}: the student has two classes named {twice[0]!r}.')
+        entries = {_find(name, student, ours, key, 'student')[0]: names for name, names in given.items()}
+        if sum(REST in names for names in entries.values()) > 1:
+            raise ValueError(f"{key}: only one class can take the rest of the teacher's classes, {REST!r}.")
+        known = {
+            mine: [one for name in names if name != REST for one in _find(name, teacher, theirs, key, 'teacher')]
+            for mine, names in entries.items()
+        }
+        named = {one for found in known.values() for one in found}
+        shared = [side.get(BACKGROUND, [-1])[0] for side in (ours, theirs)]
+        opened = min(shared) >= 0 and shared[0] not in entries and shared[1] not in named
+        for name, (mine,) in ours.items():
+            if mine not in entries and name in theirs and not (opened and name == BACKGROUND):
+                known[mine] = theirs[name]
+        rest = set(range(len(teacher))) - {one for found in known.values() for one in found}
+        for mine, names in entries.items():
+            if REST in names:
+                known[mine] = [*known[mine], *sorted(rest)]
+        pairs = [(mine, one) for mine, found in known.items() for one in found]
+        result = cls(tuple(student), tuple(teacher), _groups(pairs), key)
+        if opened:
+            result = result._with_open(*shared)
+        if not result.groups:
+            raise ValueError(
+                f'{key}: no class of the student ({some(student)}) is one of the teacher ({some(teacher)}). Name them, '
+                "as in {'car': ['automobile']}, or set allow_other_classes=True to compare features alone."
+            )
+        return result
+
+    def with_background(self) -> ClassPairs:
+        """Return the same for scores with the background as the last one on both sides.
+
+        It is what no other class is: student classes without a partner belong to it, and the teacher's.
+        """
+        wider = replace(self, student=(*self.student, BACKGROUND), teacher=(*self.teacher, BACKGROUND))
+        return wider._with_open(len(self.student), len(self.teacher))
+
+    def _with_open(self, mine: int, theirs: int) -> ClassPairs:
+        student = (mine, *(one for one in self.unknown if one != mine))
+        teacher = (theirs, *(one for one in self.rest if one != theirs))
+        background = Group(tuple(sorted(student)), tuple(sorted(teacher)))
+        return replace(self, groups=tuple(sorted((*self.groups, background), key=lambda group: group.student)))
+
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """The student's classes that the teacher does not know."""
+        return _left(len(self.student), (group.student for group in self.groups))
+
+    @property
+    def rest(self) -> tuple[int, ...]:
+        """The teacher's classes that no class of the student is."""
+        return _left(len(self.teacher), (group.teacher for group in self.groups))
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether each group is one class on both sides."""
+        return all(len(group.student) == len(group.teacher) == 1 for group in self.groups)
+
+    def softmax(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores (B, G, ...) of the groups from logits (B, C, ...) of both sides.
+
+        Where classes are merged, the largest logit of each position is taken off first, which a softmax does not see.
+        """
+        return self._logits(student, 'student'), self._logits(teacher, 'teacher')
+
+    def _logits(self, x: Tensor, side: str) -> Tensor:
+        members = self._members(side)
+        if any(len(one) > 1 for one in members):
+            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            x = x - x.detach().amax(1, keepdim=True)
+        return merged(x, members, 'logsumexp')
+
+    def sigmoid(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the scores (B, G, ...) of the groups from independent binary ones (B, C, ...): the largest member."""
+        return merged(student, self._members('student'), 'amax'), merged(teacher, self._members('teacher'), 'amax')
+
+    def anchors(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same (B, A x G, ...) from maps (B, A x C, ...), whose channels are anchor x classes + class."""
+        sides = zip((student, teacher), (len(self.student), len(self.teacher)), strict=True)
+        folded = [x.reshape(-1, count, *x.shape[2:]) for x, count in sides]
+        found = self.sigmoid(*folded)
+        return tuple(x.reshape(len(student), -1, *x.shape[2:]) for x in found)  # type: ignore[return-value]
+
+    def mass(self, logits: Tensor) -> Tensor | None:
+        """Return the teacher's probability (B, ...) of shared classes; ``None`` where it has no other ones."""
+        return self.summed(logits.softmax(1)).sum(1) if self.rest else None
+
+    def summed(self, probabilities: Tensor) -> Tensor:
+        """Return the probabilities (B, G, ...) of the groups from those of the teacher's classes."""
+        return merged(probabilities, self._members('teacher'), 'sum')
+
+    def _members(self, side: str) -> list[tuple[int, ...]]:
+        return [getattr(group, side) for group in self.groups]
+
+    def names(self) -> list[list[str]]:
+        """Return each group in words, the student's classes and the teacher's."""
+        sides = ((self.student, 'student'), (self.teacher, 'teacher'))
+        members = [[(names, getattr(group, side)) for names, side in sides] for group in self.groups]
+        return [[', '.join(names[one] for one in found) for names, found in group] for group in members]
+
+    def told(self) -> list[str]:
+        """Return what a user should know of the pairs, in sentences."""
+        shared = len(self.student) - len(self.unknown)
+        found = '; '.join(f'{ours} <- {theirs}' for ours, theirs in self.names())
+        lines = [f'{self.key}: {shared} of {len(self.student)} classes have a partner: {found}']
+        if self.unknown:
+            unknown = [self.student[one] for one in self.unknown]
+            asked = ''.join(f' {one}' for one in map(self._question, unknown) if one)
+            lines.append(f'{self.key}: the teacher does not know {", ".join(unknown)}: labels alone teach them.{asked}')
+        if self.rest:
+            rest = [self.teacher[one] for one in self.rest]
+            lines.append(f'{self.key}: {len(rest)} classes of the teacher are left out ({some(rest)})')
+        return lines
+
+    def _question(self, name: str) -> str:
+        rest = {_normal(self.teacher[one]): self.teacher[one] for one in self.rest}
+        close = difflib.get_close_matches(_normal(name), rest, 1, _CLOSE)
+        if not close:
+            return ''
+        found = rest[close[0]]
+        return f'{found!r} is a class of the teacher: write {name!r}: [{found!r}] if it is the same.'
+
+
+def merged(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
+    """Return (B, G, ...): of each group of channels its only one, or their ``logsumexp``, ``amax`` or ``sum``."""
+    if [*members] == [(one,) for one in range(x.shape[1])]:
+        return x
+    place = {group: number for number, group in enumerate(one for one in members if len(one) == 1)}
+    singles = torch.tensor([group[0] for group in place], dtype=torch.long, device=x.device)
+    parts = [x.index_select(1, singles)] if place else []
+    for group in members:
+        if len(group) > 1:
+            several = x.index_select(1, torch.tensor(group, device=x.device))
+            parts.append(getattr(torch, reduce)(several, 1, keepdim=True))
+            place[tuple(group)] = len(place)
+    order = [place[tuple(group)] for group in members]
+    found = torch.cat(parts, 1)
+    return found if order == sorted(order) else found.index_select(1, torch.tensor(order, device=x.device))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r'[-_ ]+', ' ', unicodedata.normalize('NFKC', name).casefold()).strip()
+
+
+def _indices(names: Sequence[str]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        found.setdefault(_normal(name), []).append(index)
+    return found
+
+
+def _find(name: str, names: Sequence[str], known: Mapping[str, list[int]], key: str, side: str) -> list[int]:
+    if name in names:
+        return [[*names].index(name)]
+    if _normal(name) not in known:
+        raise ValueError(f"{key}: {name!r} is no class of the {side}'s: {some(names)}.{hint(name, names)}")
+    return known[_normal(name)]
+
+
+def _groups(pairs: Iterable[tuple[int, int]]) -> tuple[Group, ...]:
+    """Return the connected components of pairs (student class, teacher class)."""
+    groups: list[tuple[set[int], set[int]]] = []
+    for mine, theirs in sorted(pairs):
+        touched = [one for one in groups if mine in one[0] or theirs in one[1]]
+        groups = [one for one in groups if one not in touched]
+        groups.append(({mine}.union(*(one[0] for one in touched)), {theirs}.union(*(one[1] for one in touched))))
+    found = (Group(tuple(sorted(student)), tuple(sorted(teacher))) for student, teacher in groups)
+    return tuple(sorted(found, key=lambda group: group.student))
+
+
+def _left(count: int, groups: Iterable[Iterable[int]]) -> tuple[int, ...]:
+    taken = {one for group in groups for one in group}
+    return tuple(one for one in range(count) if one not in taken)

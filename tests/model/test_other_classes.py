@@ -1,0 +1,308 @@
+"""A teacher of other classes: each method compares those that both have, or is refused at the start."""
+
+import functools
+import json
+
+import pytest
+import torch
+
+from mmdistill_dense.apps.check.run import check_config
+from mmdistill_dense.datasets.shapes import CLASSES
+from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.unlabelled.pseudo_labels import sure_boxes, sure_pixels
+from tests import toys
+
+# the student's: background and textured shapes
+SEG_NAMES = ('sky', CLASSES[2], CLASSES[1].replace('_', ' ').upper(), 'sea', *CLASSES[3:-1], 'dotted ring')
+SHARED, UNKNOWN = CLASSES[1:-1], [0, len(CLASSES) - 1]
+DET_NAMES = (CLASSES[2], 'dog', *CLASSES[3:], CLASSES[1])
+OUTPUTS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'gfl_cls', 'gfl_reg', 'conv_cls')
+MAP = {CLASSES[1]: [SEG_NAMES[2], 'sea']}
+
+
+def heads(kind: str, count: int) -> dict:
+    """The overrides that give a network another number of classes."""
+    if kind in toys.SEG:
+        return dict(decode_head=dict(num_classes=count), auxiliary_head=dict(num_classes=count))
+    return (
+        dict(roi_head=dict(bbox_head=dict(num_classes=count)))
+        if 'rcnn' in kind
+        else dict(bbox_head=dict(num_classes=count))
+    )
+
+
+def outspoken(network: torch.nn.Module) -> torch.nn.Module:
+    """The outputs of fresh heads are almost constant."""
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if name.endswith('.weight') and name.split('.')[-2] in OUTPUTS:
+                parameter.normal_(std=0.5)
+    return network
+
+
+@functools.cache
+def teacher(kind: str, names: tuple[str, ...], told: bool = True, **options: object) -> dict:
+    net = toys.seg_net if kind in toys.SEG else toys.det_net
+    option = net(kind, 16, **heads(kind, len(names)))
+    network = outspoken(toys.build_plain(option, seed=3))
+    path = toys.fresh_dir() / f'{kind}.pth'
+    meta = dict(dataset_meta=dict(classes=names)) if told else dict()
+    torch.save(dict(state_dict=network.state_dict(), meta=meta), path)
+    return dict(option, checkpoint=str(path))
+
+
+def seg_pair(distillers: dict, classes: object = MAP, **keys: object) -> dict:
+    return toys.model_config(toys.seg_net('fcn'), dict(teacher('fcn', SEG_NAMES), classes=classes), distillers, **keys)
+
+
+def det_pair(kind: str, distillers: dict, names: tuple[str, ...] = DET_NAMES, classes: object = 'auto') -> dict:
+    return toys.model_config(toys.det_net(kind), dict(teacher(kind, names), classes=classes), distillers)
+
+
+def matched(config: dict, scope: str = 'mmseg') -> object:
+    """A model whose classes are paired, as the start of a run does it."""
+    model = toys.ready(toys.build(config, scope=scope))
+    one = toys.teacher_of(model)
+    one.load(next(model.parameters()))
+    names = CLASSES if scope == 'mmseg' else CLASSES[1:]
+    check_teacher_classes(names, one, model.distillers.values())
+    return model
+
+
+SEG_METHODS = dict(
+    kd=dict(type='LogitKD'),
+    weighed=dict(type='LogitKD', rest_rows='weigh', temperature=2.0),
+    cwd=dict(type='CWD'),
+    at=dict(type='AT', student_tap='backbone[3]'),
+    ifvd=dict(type='IFVD'),
+    cirkd=dict(type='CIRKD', pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9),
+)
+
+
+def test_segmentation_methods_train_beside_each_other(tmp_path, caplog):
+    runner = toys.train(tmp_path, toys.run_config(tmp_path, seg_pair(SEG_METHODS), iters=2, log_level='INFO'))
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert f'classes have a partner: {CLASSES[1]} <- {SEG_NAMES[2]}, sea; ' in log
+    assert f'does not know {CLASSES[0]}, {CLASSES[-1]}: labels alone teach them' in log
+    scores = runner.message_hub.log_scalars
+    for name in SEG_METHODS:
+        values = [scores[one].current() for one in scores if one.startswith(f'train/distill.{name}.loss')]
+        assert values and all(0 < value < 1e3 for value in values), name
+    assert runner.model.distillers['cirkd'].num_classes == len(CLASSES)
+
+
+def test_unknown_classes_get_no_gradient():
+    """What the teacher does not know is pushed nowhere, and shared scores only against each other."""
+    for option in (dict(type='LogitKD'), dict(type='LogitKD', rest_rows='weigh')):
+        model = matched(seg_pair(dict(kd=option)))
+        found = toys.losses_of(model)
+        (grad,) = torch.autograd.grad(found['distill.kd.loss_kd'], model.decode_head.conv_seg.bias)
+        assert (grad[UNKNOWN] == 0).all() and grad.abs().max() > 1e-3 and grad.sum().abs() < 1e-6
+
+
+def test_weighed_rows_count_less():
+    found = [
+        toys.losses_of(matched(seg_pair(dict(kd=dict(type='LogitKD', rest_rows=rows)))))['distill.kd.loss_kd']
+        for rows in ('keep', 'weigh')
+    ]
+    assert 0 < found[1] < found[0]
+
+
+ROI_SCORES = dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score')
+OWN_COPIES = [
+    ('fcn', dict(type='LogitKD')),
+    ('fcn', dict(type='CWD')),
+    ('fcn', dict(type='DIST')),
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
+    ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
+    ('fcos', dict(type='HeadOutputKD', student_tap='bbox_head.conv_cls', form='sigmoid')),
+    ('gfl', dict(type='LD')),
+    (
+        'faster_rcnn',
+        dict(ROI_SCORES, form='softmax'),
+    ),
+    ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg', form='l1')),
+]
+
+
+def permuted(kind: str) -> tuple[dict, torch.nn.Module]:
+    """A teacher that is the student itself, with its classes in another order."""
+    seg = kind in toys.SEG
+    plain = outspoken(toys.build_plain(toys.seg_net(kind) if seg else toys.det_net(kind), seed=1))
+    names = CLASSES if seg else CLASSES[1:]
+    order = [*range(2, len(names)), 0, 1]
+    state = dict(plain.state_dict())
+    for name, value in state.items():
+        layer = name.split('.')[-2]
+        rows = {'conv_seg': 1, 'fc_cls': 1, 'fc_reg': 4}.get(layer)
+        anchors = 1
+        if layer in ('retina_cls', 'gfl_cls', 'conv_cls'):
+            rows, anchors = 1, value.shape[0] // len(names)
+        if rows:
+            body = (
+                value[: anchors * len(names) * rows].unflatten(0, (anchors, len(names), rows))[:, order].flatten(0, 2)
+            )
+            state[name] = torch.cat([body, value[anchors * len(names) * rows :]])
+    path = toys.fresh_dir() / 'own.pth'
+    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=[names[one] for one in order]))), path)
+    option = toys.seg_net(kind, checkpoint=str(path)) if seg else toys.det_net(kind, checkpoint=str(path))
+    return dict(option, classes='auto'), plain
+
+
+@pytest.mark.parametrize(('kind', 'option'), OWN_COPIES, ids=lambda one: one if isinstance(one, str) else one['type'])
+def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
+    own, plain = permuted(kind)
+    seg = kind in toys.SEG
+    student = toys.seg_net(kind) if seg else toys.det_net(kind)
+    model = matched(toys.model_config(student, own, dict(one=option)), 'mmseg' if seg else 'mmdet')
+    model.load_state_dict(plain.state_dict())
+    for one in model.modules():
+        if isinstance(one, torch.nn.BatchNorm2d):
+            one.eval()  # as the teacher's
+    found = model(**model.data_preprocessor(toys.seg_batch() if seg else toys.det_batch(), True), mode='loss')
+    terms = {name: value for name, value in found.items() if name.startswith('distill.one.loss')}
+    assert terms and all(value.abs() < 2e-6 for value in terms.values()), terms
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.split('.')[-2] in OUTPUTS:
+                parameter.add_(torch.randn_like(parameter))
+    again = model(**model.data_preprocessor(toys.seg_batch() if seg else toys.det_batch(), True), mode='loss')
+    assert sum(value for name, value in again.items() if name in terms) > 1e-4, 'the test can fail'
+
+
+DET_METHODS = [
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_reg', form='l1')),
+    ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
+    ('gfl', dict(type='LD')),
+    (
+        'faster_rcnn',
+        dict(ROI_SCORES, form='softmax'),
+    ),
+    ('faster_rcnn', dict(ROI_SCORES, form='dist')),
+    ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg')),
+    ('faster_rcnn', dict(type='HeadOutputKD', student_tap='rpn_head.rpn_cls', form='sigmoid')),
+    ('faster_rcnn', dict(type='PKD', student_tap='neck')),
+]
+
+
+@pytest.mark.parametrize(('kind', 'option'), DET_METHODS, ids=lambda one: one if isinstance(one, str) else one['type'])
+def test_detection_methods_train(kind, option, tmp_path):
+    runner = toys.train(tmp_path, toys.det_run_config(tmp_path, det_pair(kind, dict(one=option))))
+    scores = runner.message_hub.log_scalars
+    values = [scores[name].current() for name in scores if name.startswith('train/distill.one.loss')]
+    assert values and all(0 < value < 1e4 for value in values)
+
+
+REFUSED = [
+    ('fcn', dict(type='DIST'), 'auto', 'distillers.one compares all classes at once.*Use type=.LogitKD'),
+    ('fcn', dict(type='LogitKD'), {name: [] for name in CLASSES[2:]}, 'one shared class cannot be compared'),
+    ('fcn', dict(type='LogitKD'), {'grass': []}, "model.teacher.classes: 'grass' is no class of the student"),
+    ('fcn', dict(type='LogitKD'), [1], "model.teacher.classes must be 'auto', or a dict"),
+    ('fcn', dict(type='LogitKD', rest_rows='weigh', activation='sigmoid'), 'auto', "rest_rows='weigh' belongs to"),
+    (
+        'faster_rcnn',
+        dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg'),
+        {CLASSES[1]: [CLASSES[1], 'dog']},
+        'regress a box for each class, and merged classes .* reg_class_agnostic=True',
+    ),
+]
+
+
+@pytest.mark.parametrize(('kind', 'option', 'classes', 'message'), REFUSED)
+def test_what_cannot_be_compared_is_refused_at_the_start(kind, option, classes, message, tmp_path):
+    seg = kind in toys.SEG
+    with pytest.raises((TypeError, ValueError), match=message):
+        config = seg_pair(dict(one=option), classes) if seg else det_pair(kind, dict(one=option), classes=classes)
+        toys.train(tmp_path, (toys.run_config if seg else toys.det_run_config)(tmp_path, config, iters=1))
+
+
+def test_both_options_and_weighing_without_a_map_are_refused():
+    other = dict(teacher('fcn', SEG_NAMES), classes='auto', allow_other_classes=True)
+    with pytest.raises(ValueError, match='leave allow_other_classes out'):
+        toys.build(toys.model_config(toys.seg_net('fcn'), other))
+    with pytest.raises(ValueError, match=r"rest_rows='weigh' is for a teacher of other classes"):
+        toys.distilled(distillers=dict(kd=dict(type='LogitKD', rest_rows='weigh')))
+
+
+def test_names_come_from_the_option_where_the_file_does_not_say_them(tmp_path):
+    other = dict(teacher('fcn', SEG_NAMES, told=False), classes='auto')
+    with pytest.raises(ValueError, match='the checkpoint does not say.*set model.teacher.class_names'):
+        toys.train(tmp_path, toys.model_config(toys.seg_net('fcn'), other), iters=1)
+    with pytest.raises(ValueError, match=f'2 names of teacher classes are known.*head has {len(SEG_NAMES)}'):
+        toys.train(tmp_path, toys.model_config(toys.seg_net('fcn'), dict(other, class_names=['a', 'b'])), iters=1)
+    toys.train(tmp_path, toys.model_config(toys.seg_net('fcn'), dict(other, class_names=SEG_NAMES)), iters=1)
+
+
+def test_a_step_before_the_names_are_known_says_so():
+    model = toys.distilled(
+        **{key: value for key, value in seg_pair(dict(kd=dict(type='LogitKD'))).items() if key != 'type'}
+    )
+    with pytest.raises(RuntimeError, match='model.teacher.classes is resolved at the start of a run'):
+        toys.losses_of(model)
+
+
+def test_an_equal_number_of_other_classes_names_the_option(tmp_path):
+    names = ('sky', *CLASSES[1:])
+    with pytest.raises(ValueError, match="name the classes that both have: model.teacher.classes='auto'"):
+        toys.train(tmp_path, toys.model_config(toys.seg_net('fcn'), teacher('fcn', names)), iters=1)
+
+
+def test_a_run_resumes_to_the_same_bits_and_tells_other_pairs(tmp_path):
+    whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+    model = seg_pair(dict(kd=dict(type='LogitKD')))
+    toys.train(whole, model, iters=4)
+    toys.train(parts, model, iters=2)
+    toys.train(parts, toys.run_config(parts, model, iters=4, resume=True))
+    states = [torch.load(folder / 'iter_4.pth', weights_only=False)['state_dict'] for folder in (whole, parts)]
+    assert not toys.differing(*states)
+    other = seg_pair(dict(kd=dict(type='LogitKD')), {CLASSES[1]: [SEG_NAMES[2]]})
+    with pytest.raises(ValueError, match=rf"classes .*{SEG_NAMES[2]}', 'sea'\]"):
+        toys.train(parts, toys.run_config(parts, other, iters=6, resume=True))
+
+
+def test_check_tells_the_pairs_and_takes_a_step(tmp_path):
+    path = tmp_path / 'pair.py'
+    toys.run_config(tmp_path / 'out', seg_pair(dict(kd=dict(type='LogitKD')))).dump(path)
+    report = check_config(path)
+    told = [one.message for one in report.findings if one.check == 'learned_classes']
+    assert f'{CLASSES[1]} <- {SEG_NAMES[2]}, sea' in told[0] and 'labels alone teach them' in told[1]
+    assert not report.stopped and 'kd' in json.dumps(report.as_dict())
+
+
+def test_pseudo_labels_are_the_students_classes():
+    option = dict(data_root='more', pseudo=dict(threshold=0.2))
+    model = matched(seg_pair(dict(kd=dict(type='LogitKD')), unlabelled=option))
+    one = toys.teacher_of(model)
+    inputs = model.data_preprocessor(toys.seg_batch(), True)['inputs']
+    scores = one.network.encode_decode(inputs, [dict(img_shape=inputs.shape[-2:])] * 2).softmax(1)
+    found = sure_pixels(scores, 0.2, pairs=one.pairs)
+    mass = {}
+    for mine, members in {
+        index: [SEG_NAMES.index(name)] for index, name in enumerate(CLASSES) if name in SEG_NAMES
+    }.items():
+        mass[mine] = scores[:, members].sum(1)
+    mass[1] = scores[:, [2, 3]].sum(1)
+    names = sorted(mass)
+    best, place = torch.stack([mass[mine] for mine in names]).max(0)
+    rest = 1 - sum(mass.values())
+    expected = torch.tensor(names)[place].masked_fill((best < 0.2) | (best <= rest), 255)
+    assert torch.equal(found, expected) and {255} < set(found.unique().tolist()) <= {*names, 255}
+
+
+def test_boxes_of_other_classes_are_left_out_and_an_unknown_class_refuses_them(tmp_path):
+    from mmengine.structures import InstanceData
+
+    model = matched(det_pair('retinanet', dict(one=dict(type='FitNet', student_tap='neck'))), 'mmdet')
+    pairs = toys.teacher_of(model).pairs
+    labels = torch.tensor([DET_NAMES.index(CLASSES[2]), 1, DET_NAMES.index(CLASSES[1])])
+    found = InstanceData(bboxes=torch.arange(12.0).reshape(3, 4), labels=labels, scores=torch.tensor([0.95, 0.99, 0.3]))
+    sure, unsure = sure_boxes(found, 0.9, pairs)
+    assert sure.labels.tolist() == [1] and unsure.labels.tolist() == [0] and unsure.bboxes[0, 0] == 8
+    names = (*DET_NAMES[:-1], 'cat')  # the first class of the student is unknown
+    config = det_pair('retinanet', dict(one=dict(type='FitNet', student_tap='neck')), names)
+    model = matched(dict(config, unlabelled=dict(data_root='more', pseudo=dict(threshold=0.5))), 'mmdet')
+    (extra,) = model.distillation.extras
+    with pytest.raises(ValueError, match=f'model.unlabelled.pseudo: the teacher does not know {CLASSES[1]}'):
+        extra.check_classes(model, model.distillation.teachers)

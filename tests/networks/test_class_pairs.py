@@ -1,0 +1,180 @@
+"""Pairs of classes by name, and scores of groups, against loops over rows."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
+from mmdistill_dense.networks.class_pairs import ClassPairs, Group, check_complete, check_form, check_groups
+
+STUDENT, TEACHER = ('car', 'person', 'forklift'), ('person', 'rider', 'car', 'sky')
+MAP = {'person': ['person', 'rider']}
+PAIRS = ClassPairs.of(MAP, STUDENT, TEACHER)
+
+
+def groups(option, student, teacher):
+    return [(one.student, one.teacher) for one in ClassPairs.of(option, student, teacher).groups]
+
+
+def test_the_worked_example():
+    z = torch.tensor([[1.0, 0.0, 5.0]], dtype=torch.float64, requires_grad=True)
+    t = torch.tensor([[0.0, 0.0, 2.0, 3.0]], dtype=torch.float64)
+    for weight, loss, gradient in ((None, 0.008353, 0.05593), (PAIRS.mass(t), 0.002661, 0.01782)):
+        found = softmax_divergence(*PAIRS.softmax(z, t), weight=weight)
+        (grad,) = torch.autograd.grad(found, z)
+        assert found.item() == pytest.approx(loss, abs=5e-7)
+        assert grad.tolist()[0] == pytest.approx([-gradient, gradient, 0], abs=5e-6)
+    assert PAIRS.mass(t).item() == pytest.approx((math.e**2 + 2) / (math.e**2 + 2 + math.e**3))
+
+
+def naive(z, t, pairs, temperature, weigh):
+    """Loops over rows and groups."""
+    total = 0.0
+    for one, other in zip(z.tolist(), t.tolist(), strict=True):
+        m = [math.log(sum(math.exp(one[c]) for c in group.student)) / temperature for group in pairs.groups]
+        n = [math.log(sum(math.exp(other[c]) for c in group.teacher)) / temperature for group in pairs.groups]
+        q, p = ([math.exp(x) / sum(map(math.exp, side)) for x in side] for side in (m, n))
+        mass = sum(math.exp(other[c]) for group in pairs.groups for c in group.teacher) / sum(map(math.exp, other))
+        row = sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+        total += row * (mass if weigh else 1)
+    return temperature**2 * total / len(z)
+
+
+@pytest.mark.parametrize(('temperature', 'weigh'), itertools.product([1.0, 3.0], [False, True]))
+def test_softmax_is_that_of_a_loop_and_teaches_nothing_unknown(temperature, weigh):
+    torch.manual_seed(0)
+    coarse = ClassPairs.of({'a': ['x'], 'b': ['x'], 'c': ['y', 'z'], 'd': []}, 'abcd', 'wxyz')
+    z, t = torch.randn(7, 4, dtype=torch.float64, requires_grad=True), 2 * torch.randn(7, 4, dtype=torch.float64)
+    rows = coarse.mass(t) if weigh else None
+    found = softmax_divergence(*coarse.softmax(z, t), temperature=temperature, weight=rows)
+    assert found.item() == pytest.approx(naive(z.detach(), t, coarse, temperature, weigh), rel=1e-12)
+    (grad,) = torch.autograd.grad(found, z)
+    assert (grad[:, 3] == 0).all() and grad.sum(1).abs().max() < 1e-15
+    torch.autograd.gradcheck(lambda x: softmax_divergence(*coarse.softmax(x, t), weight=rows), z)
+
+
+def test_chain_rule_of_the_kl():
+    """KL over {shared, rest} is that of the masses, plus the mass times the KL over shared classes."""
+    torch.manual_seed(1)
+    z, t = (torch.randn(5, 4, dtype=torch.float64) for _ in range(2))
+    pairs = ClassPairs.of({'a': ['a'], 'b': ['b'], 'u': [], 'v': []}, 'abuv', 'abxy')
+    p, q = t.softmax(1), z.softmax(1)
+    w, v = p[:, :2].sum(1), q[:, :2].sum(1)
+    lumped = torch.cat([p[:, :2], 1 - w[:, None]], 1), torch.cat([q[:, :2], 1 - v[:, None]], 1)
+    whole = (lumped[0] * (lumped[0] / lumped[1]).log()).sum(1).mean()
+    binary = (w * (w / v).log() + (1 - w) * ((1 - w) / (1 - v)).log()).mean()
+    shared = softmax_divergence(*pairs.softmax(z, t), weight=pairs.mass(t))
+    torch.testing.assert_close(whole, binary + shared, rtol=1e-12, atol=0)
+
+
+def test_halves_of_a_class_and_the_order_of_the_names_change_nothing():
+    torch.manual_seed(2)
+    z, t = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    one = ClassPairs.of({'a': ['a'], 'b': ['b']}, 'abc', 'abx')
+    halves = torch.cat([t, t[:, :1]], 1)
+    halves[:, [0, 3]] -= math.log(2)
+    two = ClassPairs.of({'b': ['b'], 'a': ['a2', 'a']}, 'abc', ['a', 'b', 'x', 'a2'])
+    found = [softmax_divergence(*pairs.softmax(z, side), temperature=4.0) for pairs, side in ((one, t), (two, halves))]
+    torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+
+
+def test_a_permutation_is_that_of_the_teacher_bit_for_bit():
+    torch.manual_seed(3)
+    z, t = torch.randn(2, 3, 5, 5), torch.randn(2, 3, 5, 5)
+    pairs = ClassPairs.of('auto', 'abc', 'cab')
+    assert pairs.one_to_one and not pairs.unknown and not pairs.rest and pairs.mass(t) is None
+    permuted = t[:, [1, 2, 0]]
+    for merge, loss in ((pairs.softmax, softmax_divergence), (pairs.sigmoid, sigmoid_divergence)):
+        assert torch.equal(loss(*merge(z, t)), loss(z, permuted))
+        assert loss(*merge(permuted, t)) == 0
+    same = ClassPairs.of('auto', 'abc', 'abc').softmax(z, t)
+    assert same[0] is z and same[1] is t
+
+
+def test_sigmoid_scores_take_the_largest_member_by_anchor():
+    torch.manual_seed(4)
+    z, t = torch.randn(2, 2 * 3, 4, 4), torch.randn(2, 2 * 4, 4, 4)
+    ours, theirs = PAIRS.anchors(z, t)
+    assert ours.shape == theirs.shape == (2, 2 * 2, 4, 4)
+    for anchor, (group, members) in itertools.product(range(2), enumerate(PAIRS.groups)):
+        side = t[:, [4 * anchor + one for one in members.teacher]].amax(1)
+        assert torch.equal(theirs[:, 2 * anchor + group], side)
+        assert torch.equal(ours[:, 2 * anchor + group], z[:, 3 * anchor + members.student[0]])
+
+
+def test_small_logits_keep_their_digits():
+    """Merging logits of -500 in float32 without the row's maximum would lose 3e-5 each."""
+    torch.manual_seed(5)
+    z, t = torch.randn(4, 3), torch.randn(4, 4)
+    expected = softmax_divergence(*PAIRS.softmax(z.double(), t.double()))
+    found = softmax_divergence(*PAIRS.softmax(z.double().sub(500).float(), t.double().sub(500).float()))
+    assert abs(found.double() - expected) < 2e-5 * 1 + 1e-4 * expected
+    far = torch.tensor([[-1e4, -1e4, -1e4, 0.0]])  # a row of the rest alone
+    assert torch.isfinite(softmax_divergence(*PAIRS.softmax(z[:1], far), weight=PAIRS.mass(far)))
+
+
+def test_names_are_compared_without_case_and_separators():
+    found = groups('auto', ['Traffic_Light', 'bed', 'dog'], ['traffic light', 'bed ', 'cat'])
+    assert found == [((0,), (0,)), ((1,), (1,))]
+    assert groups('auto', ['a'], ['A', 'a ']) == [((0,), (0, 1))], 'two of one name are merged'
+    coarse = {'car': ['vehicle'], 'truck': ['vehicle']}
+    assert groups(coarse, ['car', 'dog', 'truck'], ['dog', 'vehicle']) == [((0, 2), (1,)), ((1,), (0,))]
+
+
+def test_the_rest_can_be_a_class():
+    option = {'other': ['*'], 'car': ['car']}
+    assert groups(option, ['car', 'other'], ['sky', 'car', 'tree']) == [((0,), (1,)), ((1,), (0, 2))]
+
+
+def test_a_background_on_both_sides_is_open_unless_it_is_named():
+    student, teacher = ['background', 'car', 'forklift'], ['car', 'background', 'dog']
+    assert groups('auto', student, teacher) == [((0, 2), (1, 2)), ((1,), (0,))]
+    assert groups({'background': ['background']}, student, teacher) == [((0,), (1,)), ((1,), (0,))]
+    named = groups({'background': ['background', '*']}, student, teacher)
+    assert named == [((0,), (1, 2)), ((1,), (0,))], 'forklifts are none of it'
+    rows = PAIRS.with_background()
+    assert rows.groups == (Group((0,), (2,)), Group((1,), (0, 1)), Group((2, 3), (3, 4)))
+    assert not rows.unknown and not rows.rest and rows.mass(torch.zeros(1, 5)) is None
+
+
+def test_what_is_told():
+    pairs = ClassPairs.of('auto', ['car', 'pallet', 'crate'], ['car', 'pallets', 'sky'], 'model.teacher.classes')
+    first, second, third = pairs.told()
+    assert first == 'model.teacher.classes: 1 of 3 classes have a partner: car <- car'
+    assert 'does not know pallet, crate' in second and "write 'pallet': ['pallets'] if it is the same" in second
+    assert third == 'model.teacher.classes: 2 classes of the teacher are left out (pallets, sky)'
+    assert len(ClassPairs.of('auto', 'ab', 'ab').told()) == 1
+
+
+@pytest.mark.parametrize(
+    ('option', 'student', 'teacher', 'message'),
+    [
+        ({'cra': ['car']}, ['car'], ['car'], "'cra' is no class of the student's: car.*car"),
+        ({'car': ['cra']}, ['car'], ['car'], "'cra' is no class of the teacher's: car"),
+        ({'a': ['*'], 'b': ['*']}, 'ab', 'cd', "only one class can take the rest.*'\\*'"),
+        ('auto', ['dog'], ['cat'], r'no class of the student \(dog\) is one of the teacher \(cat\)'),
+        ({'car': []}, ['car'], ['car'], 'no class of the student'),
+        ('auto', ['a', 'A'], ['a'], "two classes named 'A'"),
+    ],
+)
+def test_what_cannot_be_paired_is_refused(option, student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        ClassPairs.of(option, student, teacher)
+
+
+@pytest.mark.parametrize('option', ['all', ['car'], {'car': 'car'}, {'car': [1]}, 3])
+def test_the_form_is_checked(option):
+    with pytest.raises(TypeError, match="classes must be 'auto', or a dict"):
+        check_form(option, 'model.teacher.classes')
+
+
+def test_methods_refuse_what_they_cannot_compare():
+    one = ClassPairs.of('auto', ['car', 'dog'], ['car', 'cat'])
+    check_groups('kd', one, ranks=False)
+    with pytest.raises(ValueError, match=r"kd: one shared class cannot be compared.*\['\*'\]"):
+        check_groups('kd', one, ranks=True)
+    with pytest.raises(ValueError, match='dist compares all classes at once, and dog have no partner.*LogitKD'):
+        check_complete('dist', one)
+    check_complete('dist', ClassPairs.of({'car': ['car', 'cat']}, ['car'], ['car', 'cat']))

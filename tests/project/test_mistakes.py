@@ -158,6 +158,7 @@ def cut(path: str) -> None:
             lambda: every('labels/*/*', lambda p: label(p, (0, 1, 2, 3))),
         ),
         case('the published weights predict other classes than your 3', '--teacher-checkpoint auto'),
+        case('--teacher-classes: a teacher that is trained here has your classes', '--teacher-classes auto'),
         case(
             'it was trained on the classes sky, road, leaf; the data have road, sky, leaf, in this order',
             '--teacher-checkpoint mine.pth --classes road sky leaf',

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project.config_files import check_teacher
 from mmdistill_dense.apps.project.new import with_enough
 from mmdistill_dense.apps.project.sides import Side
@@ -198,6 +199,34 @@ def test_a_trained_teacher_is_not_trained_again() -> None:
     assert not Path('project/teacher.py').exists()
     assert read('control').model.teacher.checkpoint == str(Path('mine.pth').resolve())
     assert 'test_teacher: true' in Path('project/suite.yaml').read_text()
+
+
+def test_a_teacher_of_other_classes_keeps_its_head(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    own_network('model = dict(decode_head=dict(num_classes=5))\n', classes=5)
+    state = torch.load('mine.pth', weights_only=True)
+    names = ['tree', 'Road', 'sky', 'lane', 'sea']
+    call(FASTSCNN, 'network.py', '--teacher-checkpoint', 'mine.pth', '--teacher-classes', 'auto', code=2)
+    assert 'the file does not say the names of its classes' in capsys.readouterr().err
+    torch.save({**state, 'meta': {'dataset_meta': {'classes': names}}}, 'mine.pth')
+    given = ('--teacher-checkpoint', 'mine.pth', '--classes', 'sky', 'road', 'leaf', '--method', 'kd', 'cwd')
+    call(FASTSCNN, 'network.py', *given, code=2)
+    assert 'does not fit' in capsys.readouterr().err
+    call(FASTSCNN, 'network.py', *given, '--teacher-classes', 'auto', 'road=Road,lane', code=2)
+    assert '--teacher-classes auto: write auto, or MINE=THEIRS' in capsys.readouterr().err
+    call(FASTSCNN, 'network.py', *given, '--teacher-classes', 'snow=sky', code=2)
+    assert "--teacher-classes: 'snow' is no class of the student's: sky, road, leaf" in capsys.readouterr().err
+    call(FASTSCNN, 'network.py', *given, '--teacher-classes', 'road=Road,lane')
+    told = capsys.readouterr().out
+    assert '--teacher-classes: 2 of 3 classes have a partner: sky <- sky; road <- Road, lane' in told
+    assert 'does not know leaf' in told and '2 classes of the teacher are left out (tree, sea)' in told
+    pair = read('kd')
+    assert pair.model.teacher.classes == {'sky': ['sky'], 'road': ['Road', 'lane'], 'leaf': []}
+    student, teacher = models('kd')
+    assert (student.decode_head.num_classes, teacher.decode_head.num_classes) == (3, 5)
+    assert 'test_teacher' not in Path('project/suite.yaml').read_text() and not Path('project/teacher.py').exists()
+    report = check_config(Path('project/kd.py'))
+    assert not report.stopped and any('sky <- sky' in one.message for one in report.findings)
 
 
 @pytest.mark.parametrize('taught', ['sky road leaf', 'sky road leaf bike', 'sky road'])

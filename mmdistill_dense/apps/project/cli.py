@@ -104,6 +104,13 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--teacher-checkpoint', metavar='FILE', help='of a trained teacher, which is then not trained here'
     )
+    parser.add_argument(
+        '--teacher-classes',
+        nargs='+',
+        default=[],
+        metavar='MINE=THEIRS',
+        help='that teacher has other classes: auto pairs equal names; or car=car,truck forklift=',
+    )
     parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
     parser.add_argument(
         '--exif', choices=('apply', 'ignore'), help='labels fit photographs as EXIF turns them, or as they are stored'

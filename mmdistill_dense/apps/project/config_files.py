@@ -21,6 +21,7 @@ from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.foundation.vit import Rotary, ViT
 from mmdistill_dense.foundation.vit_file import load_vit
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal, remark
 from mmdistill_dense.utils.messages import some
@@ -253,6 +254,21 @@ def check_files(args: argparse.Namespace) -> None:
             f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
             'trained on your data first.'
         )
+    if args.teacher_classes and not given:
+        raise ValueError(
+            '--teacher-classes: a teacher that is trained here has your classes. Give --teacher-checkpoint, a file of '
+            'its weights or auto for the published ones.'
+        )
+
+
+def teacher_classes(given: Sequence[str]) -> Any:
+    """Return the option ``classes`` of a teacher from ``auto`` or words ``MINE=THEIRS,THEIRS``; ``None`` for none."""
+    if not given or [*given] == [AUTO]:
+        return AUTO if given else None
+    if wrong := [word for word in given if '=' not in word]:
+        raise ValueError(f'--teacher-classes {wrong[0]}: write auto, or MINE=THEIRS, as in car=car,truck forklift=')
+    words = (word.split('=', 1) for word in given)
+    return {name: [one for one in names.split(',') if one] for name, names in words}
 
 
 def whole(given: str) -> str:
@@ -264,17 +280,25 @@ def _is_file(given: str) -> bool:
     return given != AUTO and '://' not in given
 
 
-def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
-    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training."""
+def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
+    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training.
+
+    Returns:
+        The option ``classes`` of a teacher of other classes (``mapped``), written out where the file says their names,
+        and what to tell of it.
+    """
     key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
     advice = (
         f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
         'trained on your data first.'
     )
     if checkpoint == AUTO and 'num_classes' in str(side.changes):
-        raise ValueError(f'{key}: the published weights predict other classes than your {classes}. {advice}')
+        raise ValueError(
+            f'{key}: the published weights predict other classes than your {classes}. {advice} Or say which are the '
+            'same: --teacher-classes auto.'
+        )
     if not _is_file(checkpoint):
-        return
+        return mapped, [f'--teacher-classes {mapped}: the first training says which classes are paired'] * bool(mapped)
     try:
         content = read_checkpoint(checkpoint)
         state = state_dict_of(content, checkpoint)
@@ -283,11 +307,31 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str]) -> None:
             unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
             load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
         own = _classes_in(content)
+        if mapped is not None:
+            return _paired(mapped, names, own, key)
         if own and own != list(names):
-            raise ValueError(f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order.')
+            raise ValueError(
+                f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order. If some are '
+                'the same, add --teacher-classes auto.'
+            )
     except ValueError as error:
+        if mapped is not None:
+            raise
         text = str(error)
         raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}\n         {advice}') from error
+    return None, []
+
+
+def _paired(option: Any, names: Sequence[str], own: Sequence[str], key: str) -> tuple[Any, Sequence[str]]:
+    if not own:
+        raise ValueError(f'{key}: the file does not say the names of its classes. Set class_names in pair.py by hand.')
+    pairs = ClassPairs.of(option, names, own, '--teacher-classes')
+    if any(len(group.student) > 1 for group in pairs.groups):  # a shared background, or a coarse class
+        return option, pairs.told()
+    found = {name: list[str]() for name in names}
+    for group in pairs.groups:
+        found[names[group.student[0]]] = [own[one] for one in group.teacher]
+    return found, pairs.told()
 
 
 def check_foundation(given: str, option: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from mmdistill_dense.apps.project.config_files import (
     pair_file,
     seg_file,
     suite_file,
+    teacher_classes,
     teacher_file,
     whole,
 )
@@ -227,7 +228,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         check_foundation(args.teacher, foundation)
     tell(f'reading  the data {args.data}')
     data = _find_data(args, student.task)
-    if isinstance(data, SegData) and args.teacher_checkpoint and not args.classes:
+    if isinstance(data, SegData) and args.teacher_checkpoint and not (args.classes or args.teacher_classes):
         data = named_by_teacher(data, args.teacher_checkpoint)
     load = partial(decide_loading, student, data.size, data.splits['train'].count, args.batch)
     loading = load(args.size and tuple(args.size))
@@ -252,7 +253,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     trained = 'teacher.py' in files
     masks = student.task == 'det' and predicts_masks(student.model)
     compared = masks and teacher is not None and predicts_masks(teacher.model)
-    files[SUITE] = suite_file(names, trained, teacher is not None and not trained, compared)
+    tested = teacher is not None and not trained and not args.teacher_classes
+    files[SUITE] = suite_file(names, trained, tested, compared)
     if masks:
         tell('         the methods teach features and boxes; the mask head learns from its labels alone')
     return files, data
@@ -288,13 +290,17 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
     A teacher that is trained for less than half of the student's steps is trained for as many: the student would have
     little to learn from it. The zoo has small students with 200 epochs and teachers with 12.
     """
-    given = task.args.teacher_checkpoint
-    _adapt(task, teacher, not given)
+    given, mapped = task.args.teacher_checkpoint, teacher_classes(task.args.teacher_classes)
+    _adapt(task, teacher, not given, mapped is None)
+    option: dict[str, Any] = {}
     if given:
         checkpoint = whole(given)
-        check_teacher(teacher, checkpoint, task.data.classes)
+        classes, told = check_teacher(teacher, checkpoint, task.data.classes, mapped)
+        option = {} if classes is None else {'classes': classes}
         _tell_network('teacher', teacher, None, task.tell)
         task.tell(f'         its weights: {checkpoint}')
+        for line in told:
+            task.tell(f'         {line}')
     else:
         schedule = _schedule(task, teacher)
         if 2 * schedule.steps < steps:
@@ -304,7 +310,7 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
         boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
         files['teacher.py'] = teacher_file(schedule, task.loading.batch, student.task, boxes_alone)
         _tell_network('teacher', teacher, schedule, task.tell)
-    return {'cfg': teacher.name, 'checkpoint': checkpoint, **teacher.changes}
+    return {'cfg': teacher.name, 'checkpoint': checkpoint, **option, **teacher.changes}
 
 
 def _methods(
@@ -350,8 +356,8 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
     }
 
 
-def _adapt(task: Task, side: Side, trained: bool) -> None:
-    """Set what the data change in a network."""
+def _adapt(task: Task, side: Side, trained: bool, own_classes: bool = True) -> None:
+    """Set what the data change in a network; a teacher of other classes keeps its head."""
     loading = task.loading
     sizes = seg_size(side.model, loading.crop, loading.tested) if side.task == 'seg' else det_size(side.model)
     step = size_step(side)
@@ -359,7 +365,7 @@ def _adapt(task: Task, side: Side, trained: bool) -> None:
         seg = side.task == 'seg'
         padded = padded_tests(side, step, loading.crop) if seg else padded_batches(side, step)
         sizes = joined_overrides(sizes, padded)
-    adapt(side, len(task.data.classes), sizes, trained, task.args.random_weights)
+    adapt(side, len(task.data.classes) if own_classes else None, sizes, trained, task.args.random_weights)
     check_large_enough(side, task.data.size, loading, task.load)
 
 

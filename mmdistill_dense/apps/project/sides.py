@@ -300,9 +300,12 @@ def read_foundation(given: str) -> dict[str, Any] | None:
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': str(path.resolve())}
 
 
-def adapt(side: Side, classes: int, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
-    """Set what the data change in a network (its ``changes`` and ``notes``), and its first weights."""
-    counts = overrides(side.model, classes, side.key)
+def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
+    """Set what the data change in a network (its ``changes`` and ``notes``), and its first weights.
+
+    ``classes`` is ``None`` for one that keeps its own.
+    """
+    counts = {} if classes is None else overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)
     sources = list(dict.fromkeys(sources_of(side.model)))
     if not trained or not sources:

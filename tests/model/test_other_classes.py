@@ -306,3 +306,18 @@ def test_boxes_of_other_classes_are_left_out_and_an_unknown_class_refuses_them(t
     (extra,) = model.distillation.extras
     with pytest.raises(ValueError, match=f'model.unlabelled.pseudo: the teacher does not know {CLASSES[1]}'):
         extra.check_classes(model, model.distillation.teachers)
+
+
+def test_an_old_student_teaches_its_classes_beside_new_ones(tmp_path):
+    """The page on classes learned earlier: the same network, inherited, with a head for more classes."""
+    old = CLASSES[:4]
+    config = toys.model_config(
+        toys.seg_net('fcn', 16),
+        dict(teacher('fcn', old), classes='auto'),
+        dict(kd=dict(type='LogitKD')),
+        inherit=[('backbone', 'backbone')],
+    )
+    runner = toys.train(tmp_path, config, iters=2)
+    one = toys.teacher_of(runner.model)
+    assert [group.student for group in one.pairs.groups] == [(0, 4, 5, 6), (1,), (2,), (3,)], 'an open background'
+    assert runner.message_hub.get_scalar('train/distill.kd.loss_kd').current() > 0

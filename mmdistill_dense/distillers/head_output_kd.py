@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.distillers.base import Losses, Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.ground_truth import class_lengths, classes_of_head, scores_of_head
+from mmdistill_dense.distillers.ground_truth import class_lengths, scores_of_head
 from mmdistill_dense.losses import correlation_distance, sigmoid_divergence, smooth_l1, softmax_divergence
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.networks.taps import TapOption
@@ -100,8 +100,14 @@ class HeadOutputKD(FeatureDistiller):
         super().setup(student, teacher)
 
     def by_class(self, level: Level) -> bool:
-        classes = classes_of_head(self.teacher, self.teacher_taps[0].path) or 1  # an RPN has none
-        return self.maps_classes and self.form in ('softmax', 'sigmoid') and classes > 1
+        if not self.maps_classes or self.form not in ('softmax', 'sigmoid'):
+            return False
+        assert self.teacher is not None
+        head = self.teacher.config.model.get(self.teacher_taps[0].path.split('.')[0])
+        if isinstance(head, Mapping) and head.get('num_classes', 1) == 1:  # an RPN
+            return False
+        ours, theirs = self._lengths()
+        return level.student[0] >= ours and level.teacher[0] >= theirs  # and no centreness
 
     def check_classes(self, pairs: ClassPairs) -> None:
         if any(self.by_class(level) for level in self.levels):

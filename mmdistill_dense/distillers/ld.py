@@ -119,7 +119,9 @@ class LD(Distiller):
             if tap == self.scores and self.maps_classes:
                 counts = class_lengths(self.teacher, self.state.classes)
                 sides = zip((ours, theirs), counts, strict=True)
-                ours, theirs = ([(shape[0] // count, *shape[1:]) for shape in shapes] for shapes, count in sides)
+                if any(shape[0] != count for shapes, count in sides for shape in shapes):
+                    raise ValueError(f'{self.key}: {tap} has other channels than the classes of its head.')
+                ours, theirs = ([shape[1:] for shape in shapes] for shapes in (ours, theirs))
             if ours != theirs:
                 raise ValueError(
                     f'{self.key}: the student has levels of {ours} ({values}, height, width) and the '

@@ -182,7 +182,7 @@ class ClassPairs:
     def _logits(self, x: Tensor, side: str) -> Tensor:
         members = self._members(side)
         if any(len(one) > 1 for one in members):
-            x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+            x = _full(x)
             x = x - x.detach().amax(1, keepdim=True)
         return merged(x, members, 'logsumexp')
 
@@ -199,7 +199,7 @@ class ClassPairs:
 
     def mass(self, logits: Tensor) -> Tensor | None:
         """Return the teacher's probability (B, ...) of shared classes; ``None`` where it has no other ones."""
-        return self.summed(logits.softmax(1)).sum(1) if self.rest else None
+        return self.summed(_full(logits).softmax(1)).sum(1) if self.rest else None
 
     def summed(self, probabilities: Tensor) -> Tensor:
         """Return the probabilities (B, G, ...) of the groups from those of the teacher's classes."""
@@ -252,6 +252,10 @@ def merged(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
     order = [place[tuple(group)] for group in members]
     found = torch.cat(parts, 1)
     return found if order == sorted(order) else found.index_select(1, torch.tensor(order, device=x.device))
+
+
+def _full(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _normal(name: str) -> str:

@@ -183,6 +183,7 @@ DET_METHODS = [
     ('faster_rcnn', dict(ROI_SCORES, form='dist')),
     ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg')),
     ('faster_rcnn', dict(type='HeadOutputKD', student_tap='rpn_head.rpn_cls', form='sigmoid')),
+    ('fcos', dict(type='HeadOutputKD', student_tap='bbox_head.conv_centerness', form='sigmoid')),
     ('faster_rcnn', dict(type='PKD', student_tap='neck')),
 ]
 

@@ -111,6 +111,8 @@ def test_small_logits_keep_their_digits():
     expected = softmax_divergence(*PAIRS.softmax(z.double(), t.double()))
     found = softmax_divergence(*PAIRS.softmax(z.double().sub(500).float(), t.double().sub(500).float()))
     assert abs(found.double() - expected) < 2e-5 * 1 + 1e-4 * expected
+    half = PAIRS.softmax(z.half(), t.half())
+    assert half[1].dtype == torch.float32 == PAIRS.mass(t.half()).dtype
     far = torch.tensor([[-1e4, -1e4, -1e4, 0.0]])  # a row of the rest alone
     assert torch.isfinite(softmax_divergence(*PAIRS.softmax(z[:1], far), weight=PAIRS.mass(far)))
 

@@ -136,13 +136,10 @@ class HeadOutputKD(FeatureDistiller):
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return ``loss_head`` of one pair of maps."""
         if self.pairs is not None and self.by_class(self.levels[level]):
-            ours, theirs = self._lengths()
-            student = student.reshape(-1, ours, *student.shape[2:])
-            teacher = teacher.reshape(-1, theirs, *teacher.shape[2:])
             if self.form == 'softmax':
-                pairs = self.pairs if theirs == len(self.pairs.teacher) else self.pairs.with_background()
-                return {'loss_head': self.compare(*pairs.softmax(student, teacher))}
-            student, teacher = self.pairs.sigmoid(student, teacher)
+                pairs = self.pairs if self.num_classes == len(self.pairs.teacher) else self.pairs.with_background()
+                return {'loss_head': self.compare(*pairs.softmax(*pairs.folded(student, teacher)))}
+            student, teacher = self.pairs.anchors(student, teacher)
         classes = {'softmax': self.num_classes, 'sigmoid': 1}.get(self.form)
         if classes is not None:
             student, teacher = (x.reshape(-1, classes, *x.shape[2:]) for x in (student, teacher))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.losses import to_device
 from mmdistill_dense.utils.messages import some
 
 AUTO = 'auto'
@@ -22,7 +23,7 @@ _CLOSE = 0.85  # of difflib: names that may be the same are asked about, never t
 
 
 def check_form(option: Any, key: str) -> None:
-    """Refuse an option ``classes`` that is neither ``'auto'`` nor a dict of lists of names."""
+    """Check that an option ``classes`` is ``'auto'``, or a dict whose values are lists of names."""
     lists = isinstance(option, Mapping) and all(
         isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names) for names in option.values()
     )
@@ -111,7 +112,7 @@ class ClassPairs:
             ValueError: For unknown names, ``'*'`` twice, two student classes of one name, and where nothing is shared.
         """
         check_form(option, key)
-        given = {} if option == AUTO else dict(option)  # type: ignore[arg-type]
+        given = {} if isinstance(option, str) else dict(option)
         ours, theirs = _indices(student), _indices(teacher)
         if twice := [student[found[1]] for found in ours.values() if len(found) > 1]:
             raise ValueError(f'{key}: the student has two classes named {twice[0]!r}.')
@@ -192,17 +193,21 @@ class ClassPairs:
 
     def anchors(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same (B, A x G, ...) from maps (B, A x C, ...), whose channels are anchor x classes + class."""
-        sides = zip((student, teacher), (len(self.student), len(self.teacher)), strict=True)
-        folded = [x.reshape(-1, count, *x.shape[2:]) for x, count in sides]
-        found = self.sigmoid(*folded)
-        return tuple(x.reshape(len(student), -1, *x.shape[2:]) for x in found)  # type: ignore[return-value]
+        ours, theirs = self.sigmoid(*self.folded(student, teacher))
+        shape = len(student), -1, *student.shape[2:]
+        return ours.reshape(shape), theirs.reshape(shape)
+
+    def folded(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+        """Return maps (B x A, C, ...) of both sides, an anchor as a picture, from maps (B, A x C, ...)."""
+        ours, theirs = len(self.student), len(self.teacher)
+        return student.reshape(-1, ours, *student.shape[2:]), teacher.reshape(-1, theirs, *teacher.shape[2:])
 
     def mass(self, logits: Tensor) -> Tensor | None:
         """Return the teacher's probability (B, ...) of shared classes; ``None`` where it has no other ones."""
         return self.summed(_full(logits).softmax(1)).sum(1) if self.rest else None
 
     def summed(self, probabilities: Tensor) -> Tensor:
-        """Return the probabilities (B, G, ...) of the groups from those of the teacher's classes."""
+        """Add the teacher's probabilities (B, C, ...) of the classes of each group; return (B, G, ...)."""
         return merged(probabilities, self._members('teacher'), 'sum')
 
     def _members(self, side: str) -> list[tuple[int, ...]]:
@@ -242,16 +247,19 @@ def merged(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:
     if [*members] == [(one,) for one in range(x.shape[1])]:
         return x
     place = {group: number for number, group in enumerate(one for one in members if len(one) == 1)}
-    singles = torch.tensor([group[0] for group in place], dtype=torch.long, device=x.device)
-    parts = [x.index_select(1, singles)] if place else []
+    parts = [chosen(x, [group[0] for group in place])] if place else []
     for group in members:
         if len(group) > 1:
-            several = x.index_select(1, torch.tensor(group, device=x.device))
-            parts.append(getattr(torch, reduce)(several, 1, keepdim=True))
+            parts.append(getattr(torch, reduce)(chosen(x, group), 1, keepdim=True))
             place[tuple(group)] = len(place)
     order = [place[tuple(group)] for group in members]
     found = torch.cat(parts, 1)
-    return found if order == sorted(order) else found.index_select(1, torch.tensor(order, device=x.device))
+    return found if order == sorted(order) else chosen(found, order)
+
+
+def chosen(x: Tensor, channels: Sequence[int]) -> Tensor:
+    """Return some channels of (B, C, ...), without waiting for the device."""
+    return x.index_select(1, to_device(torch.tensor(channels), x))
 
 
 def _full(x: Tensor) -> Tensor:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.datasets.written_labels import IGNORED
-from mmdistill_dense.networks.class_pairs import ClassPairs
+from mmdistill_dense.losses import to_device
+from mmdistill_dense.networks.class_pairs import ClassPairs, chosen
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
@@ -193,8 +194,8 @@ def sure_pixels(scores: Tensor, threshold: float, ignored: int = IGNORED, pairs:
     values, groups = pairs.summed(scores).max(1)
     sure = values >= threshold
     if pairs.rest:
-        sure &= values > scores.index_select(1, torch.tensor(pairs.rest, device=scores.device)).sum(1)
-    return groups.new_tensor(_label_of_group(pairs, ignored))[groups].masked_fill(~sure, ignored)
+        sure &= values > chosen(scores, pairs.rest).sum(1)
+    return to_device(torch.tensor(_label_of_group(pairs, ignored)), groups)[groups].masked_fill(~sure, ignored)
 
 
 def _label_of_group(pairs: ClassPairs, none: int) -> list[int]:
@@ -210,7 +211,8 @@ def _of_student(found: Any, pairs: ClassPairs) -> Any:
     """
     label_of = {one: label for group, label in zip(pairs.groups, _label_of_group(pairs, -1), strict=True)
                 for one in group.teacher}  # fmt: skip
-    labels = found.labels.new_tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])[found.labels]
+    by_class = torch.tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])
+    labels = to_device(by_class, found.labels)[found.labels]
     kept = labels >= 0
     return InstanceData(bboxes=found.bboxes[kept], labels=labels[kept], scores=found.scores[kept])
 

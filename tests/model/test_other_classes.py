@@ -110,18 +110,18 @@ def test_weighed_rows_count_less():
 
 
 ROI_SCORES = dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score')
+BOTH = [
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
+    ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
+    ('gfl', dict(type='LD')),
+    ('faster_rcnn', dict(ROI_SCORES, form='softmax')),
+]
 OWN_COPIES = [
     ('fcn', dict(type='LogitKD')),
     ('fcn', dict(type='CWD')),
     ('fcn', dict(type='DIST')),
-    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
-    ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
+    *BOTH,
     ('fcos', dict(type='HeadOutputKD', student_tap='bbox_head.conv_cls', form='sigmoid')),
-    ('gfl', dict(type='LD')),
-    (
-        'faster_rcnn',
-        dict(ROI_SCORES, form='softmax'),
-    ),
     ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg', form='l1')),
 ]
 
@@ -172,14 +172,8 @@ def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
 
 
 DET_METHODS = [
-    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
+    *BOTH,
     ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_reg', form='l1')),
-    ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
-    ('gfl', dict(type='LD')),
-    (
-        'faster_rcnn',
-        dict(ROI_SCORES, form='softmax'),
-    ),
     ('faster_rcnn', dict(ROI_SCORES, form='dist')),
     ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg')),
     ('faster_rcnn', dict(type='HeadOutputKD', student_tap='rpn_head.rpn_cls', form='sigmoid')),

@@ -298,7 +298,8 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
             'same: --teacher-classes auto.'
         )
     if not _is_file(checkpoint):
-        return mapped, [f'--teacher-classes {mapped}: the first training says which classes are paired'] * bool(mapped)
+        said = f'--teacher-classes {mapped}: the first training says which classes are paired'
+        return mapped, [] if mapped is None else [said]
     try:
         content = read_checkpoint(checkpoint)
         state = state_dict_of(content, checkpoint)
@@ -307,19 +308,16 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
             unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
             load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
         own = _classes_in(content)
-        if mapped is not None:
-            return _paired(mapped, names, own, key)
-        if own and own != list(names):
+        if mapped is None and own and own != list(names):
             raise ValueError(
                 f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order. If some are '
                 'the same, add --teacher-classes auto.'
             )
     except ValueError as error:
-        if mapped is not None:
-            raise
         text = str(error)
-        raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}\n         {advice}') from error
-    return None, []
+        advised = f'\n         {advice}' if mapped is None else ''
+        raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}{advised}') from error
+    return (None, []) if mapped is None else _paired(mapped, names, own, key)
 
 
 def _paired(option: Any, names: Sequence[str], own: Sequence[str], key: str) -> tuple[Any, Sequence[str]]:

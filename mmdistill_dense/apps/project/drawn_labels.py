@@ -305,12 +305,10 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
         listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
         yield from ((str(name), colour) for name, colour in listed)
     elif file.suffix == '.txt':
-        names: list[str] = []
-        for line in text.splitlines():
-            if line.strip() and not line.startswith('#'):
-                name, colour, *_ = [*line.split(':'), '', '']
-                names.append(name)
-                yield name.strip(), colour.split(',') if colour else _voc_colour(len(names) - 1)
+        lines = (line for line in text.splitlines() if line.strip() and not line.startswith('#'))
+        for number, line in enumerate(lines):
+            name, colour, *_ = [*line.split(':'), '', '']
+            yield name.strip(), colour.split(',') if colour else _voc_colour(number)
     else:
         for row in csv.DictReader(text.splitlines()):
             known = {str(key).strip().lower(): value for key, value in row.items()}

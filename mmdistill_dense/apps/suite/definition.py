@@ -273,19 +273,12 @@ def load(path: Path | str) -> Definition:
         threads=top.count('threads', None),
         workers=top.count('workers', None, least=0),
         checkpoint_every=top.count('checkpoint_every', None),
-        keep=_keep(top),
+        keep=top.choice('keep', KEEPS),
         stall=top.count('stall', None),
         slurm=_slurm(top),
         cost=top.get('cost', dict, {}),
         budget=budget,
     )
-
-
-def _keep(top: Reader) -> str:
-    found = top.get('keep', str, KEEPS[0])
-    if found not in KEEPS:
-        raise top.error('keep', f'must be {" or ".join(KEEPS)}, got {found!r}')
-    return found
 
 
 def _out(given: str, path: Path) -> Path:
@@ -426,9 +419,7 @@ def _values(inner: Reader) -> dict[str, list[Any]]:
 
 def _slurm(top: Reader) -> dict[str, Any]:
     inner = top.inner('slurm')
-    launcher = inner.get('launcher', str, LAUNCHERS[0])
-    if launcher not in LAUNCHERS:
-        raise inner.error('launcher', f'must be {" or ".join(LAUNCHERS)}, got {launcher!r}')
+    launcher = inner.choice('launcher', LAUNCHERS)
     processes = inner.count('processes', 1) or 1
     nodes = inner.count('nodes', 1) or 1
     if processes % nodes:

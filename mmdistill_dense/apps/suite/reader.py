@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -119,6 +119,13 @@ class Reader:
         if value is not None and value < least:
             raise self.error(key, f'must be at least {least}, got {value}')
         return value
+
+    def choice(self, key: str, known: Sequence[str]) -> str:
+        """Return one of several texts, by default the first."""
+        value = self.get(key, str, known[0])
+        if value not in known:
+            raise self.error(key, f'must be {" or ".join(known)}, got {value!r}')
+        return str(value)
 
     def integers(self, key: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return distinct integers of at least 0."""

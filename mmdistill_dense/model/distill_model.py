@@ -70,6 +70,10 @@ class Extra:
         """Yield the pictures that it adds to this step: what they are, the preprocessed batch, and the samples."""
         return iter(())
 
+    def student_view(self, model: Distilled, inputs: Tensor, samples: Samples) -> Tensor:
+        """Return the labelled pictures (B, C, H, W) as the student is to see them; the teacher sees ``inputs``."""
+        return inputs
+
     def copy(self) -> Extra:
         """Return the same for a copy of the model."""
         return self
@@ -241,6 +245,7 @@ class Distilled(Network):
         active = {name: one for name, one in self.distillers.items() if one.is_active()}
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()))
+        args, kwargs = _eager(student_view)(self, inputs, data_samples, args, kwargs)
         with recording(self, active) as student:
             losses = super().loss(*args, **kwargs)
         terms = _eager(compare)(active, student, taught, data_samples)
@@ -291,6 +296,19 @@ def teach(active: Mapping[str, Distiller], inputs: Tensor, like: Tensor) -> dict
             teacher.load(like)
         taught[name] = teacher.begin(inputs, mix(state.seed, state.iteration, *state.part.encode()))
     return taught
+
+
+def student_view(
+    model: Distilled, inputs: Tensor, data_samples: Samples, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Sequence[Any], Mapping[str, Any]]:
+    """Return the arguments of the student's loss with the pictures as it is to see them."""
+    seen = inputs
+    for extra in model.distillation.extras:
+        seen = extra.student_view(model, seen, data_samples)
+    return (
+        [seen if one is inputs else one for one in args],
+        {name: seen if one is inputs else one for name, one in kwargs.items()},
+    )
 
 
 @contextlib.contextmanager

@@ -95,6 +95,11 @@ _TRIES = 5  # of a step that draws whether it does something
 _READS_A_FILE = re.compile('LoadImageFromFile$')
 # mmdet's loader does not fail without labels, it gives none; the others keep pictures before they fail.
 _LABELS = re.compile('Annotations|CopyPaste|Mosaic|MixUp')
+# What a strong view draws for the student alone; the geometric steps of mmdet's RandAugment stay.
+_COLOURS = re.compile(
+    '(PhotoMetricDistortion|YOLOXHSVRandomAug|Color|ColorTransform|ColorJitter|RandomGrayscale|Brightness|Contrast|'
+    'AutoContrast|Equalize|Invert|Posterize|Sharpness|Solarize|SolarizeAdd|GaussianBlur|CutOut|RandomErasing)$'
+)
 
 
 @TRANSFORMS.register_module()
@@ -121,7 +126,9 @@ def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
     return [dict(step) for step in steps if isinstance(step, Mapping)]
 
 
-def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> tuple[list[Step], list[str]]:
+def without_labels(
+    steps: Sequence[Step], pictures: Iterable[str], key: str, colours: bool = True
+) -> tuple[list[Step], list[str]]:
     """Return the steps that work without labels, and the types of those that were left out.
 
     What reads labels is left out by name; any other step is left out if it fails on a picture without labels. A crop
@@ -131,6 +138,7 @@ def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> 
         steps: The labelled pipeline.
         pictures: Files; the steps are tried on the first one that can be read.
         key: The config key to name in an error.
+        colours: Whether steps that change colours, blur or erase stay. Defaults to True.
     """
     first = next((dict(step) for step in steps if _READS_A_FILE.search(_name(step))), {'type': 'LoadImageFromFile'})
     results = _read(first, pictures, key)
@@ -142,7 +150,8 @@ def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> 
             if 'inputs' in results:  # packed
                 break
             plain = _without_classes(step)
-            tried = None if _LABELS.search(_name(step)) else _try(plain, results)
+            out = _LABELS.search(_name(step)) or not (colours or _spatial(step))
+            tried = None if out else _try(plain, results)
             if tried is None:
                 dropped.append(_name(step))
             else:
@@ -180,6 +189,20 @@ def _try(step: Step, results: Mapping[str, Any]) -> dict[str, Any] | None:
     except Exception:  # a transform may run any code
         return None
     return found
+
+
+def _spatial(step: Any) -> bool:
+    """Tell whether a step, or one that it holds, does something else than change colours, blur or erase."""
+    if isinstance(step, Mapping) and 'type' in step:
+        held = [one for value in step.values() for one in _steps_in(value)]
+        return any(map(_spatial, held)) if held else not _COLOURS.match(_name(step))
+    return False
+
+
+def _steps_in(value: Any) -> list[Step]:
+    if isinstance(value, Mapping):
+        return [dict(value)] if 'type' in value else []
+    return [step for one in value for step in _steps_in(one)] if isinstance(value, (list, tuple)) else []
 
 
 def _forms(step: Step) -> Iterator[Step]:

@@ -21,8 +21,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.distillers.base import Distiller, Losses, RunState
-from mmdistill_dense.distillers.schedule import check_point
+from mmdistill_dense.distillers.schedule import check_point, in_iterations
 from mmdistill_dense.model.distill_model import Distilled, Extra, Step, Terms, compare, recording, teach
+from mmdistill_dense.networks.inputs import completed
 from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption, Traced
@@ -38,6 +39,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
     label_pictures,
     pseudo_losses,
 )
+from mmdistill_dense.unlabelled.strong_view import Pixels, StrongOption, strong_view
 from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples
 from mmdistill_dense.utils.validate import check_count, check_option
@@ -46,7 +48,7 @@ KEY = 'model.unlabelled'
 _HIGH_RATIO = 8
 _NOT_FILES = ('self', 'kwargs')
 PART = 'unlabelled'
-_TAG = 4  # of the random numbers of this part; other modules use the lower ones
+_TAG, _TAG_STRONG = 4, 5  # of the random numbers of this part; other modules use the lower ones
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class UnlabelledOption:
         pipeline: ``'auto'``: the labelled pipeline without what reads labels; or a list of transforms.
         workers: Processes that read the pictures. Defaults to those of ``train_dataloader``.
         pseudo: Labels of the teacher, from which the student's own loss learns too. Defaults to None.
+        strong: What the student sees changed, while the teacher sees the plain pictures. Defaults to None.
     """
 
     pictures: Mapping[str, Any]
@@ -74,6 +77,7 @@ class UnlabelledOption:
     pipeline: Any = 'auto'
     workers: int | None = None
     pseudo: PseudoOption | None = None
+    strong: StrongOption | None = None
 
     def __post_init__(self) -> None:
         if not any(self.pictures.get(name) for name in ('data_root', 'data_prefix', 'ann_file')):
@@ -101,6 +105,7 @@ class UnlabelledOption:
                 raise TypeError(f'{KEY} has no option {name!r}; known: {known}.{hint(name, [*files, *own])}')
         given = {name: value for name, value in option.items() if name in own}
         given['pseudo'] = PseudoOption.parse(given.get('pseudo'))
+        given['strong'] = StrongOption.parse(given.get('strong'))
         return cls({name: value for name, value in option.items() if name in files}, **given)
 
     def count(self, batch_size: int) -> int:
@@ -130,6 +135,7 @@ class Unlabelled(Extra):
         self.batch: Mapping[str, Any] | None = None
         self.files: dict[str, Any] = {}
         self.ignored = IGNORED
+        self._pixels: Pixels | None = None
 
     def asks(self, options: Mapping[str, TeacherOption], traced: Mapping[str, Traced]) -> Collection[str]:
         """Return the teacher that labels the pictures."""
@@ -192,6 +198,22 @@ class Unlabelled(Extra):
         if self.batch is not None:
             yield 'Pictures without labels', *prepared(model, self.batch)
 
+    def student_view(self, model: Distilled, inputs: Tensor, samples: Samples) -> Tensor:
+        """Return the strong view of labelled pictures for ``on='all'``."""
+        strong = self.option.strong
+        return inputs if strong is None or strong.on != 'all' else self._strong(model, inputs, samples, labelled=True)
+
+    def _strong(self, model: Distilled, inputs: Tensor, samples: Samples, labelled: bool) -> Tensor:
+        """Return the strong view of a batch; the plain one without that option, or before its ``start``."""
+        strong, state = self.option.strong, model.distillation.state
+        if strong is None or state.iteration < in_iterations(strong.start, state.max_iters):
+            return inputs
+        if self._pixels is None:
+            config = model.distillation.student
+            self._pixels = Pixels.of(completed(config.model.get('data_preprocessor'), config.scope))
+        seed = mix(state.seed, state.iteration, _TAG_STRONG, labelled)
+        return strong_view(inputs, samples, strong, self._pixels, seed)
+
     def copy(self) -> Unlabelled:
         """Return the same without the pictures of this step."""
         other = copy.copy(self)
@@ -242,11 +264,12 @@ class Unlabelled(Extra):
                 teacher.ask(label, inputs, seed)
             if self.option.bn == 'labelled':
                 stack.enter_context(_kept_statistics(model))
+            seen = self._strong(model, inputs, samples, labelled=False)
             with recording(model, takers) as student:
                 if pseudo is None:
-                    run_parts(model, taps, inputs, heads=heads)
+                    run_parts(model, taps, seen, heads=heads)
                 else:
-                    own = pseudo_losses(model, step.task, inputs, samples, pseudo.weight)
+                    own = pseudo_losses(model, step.task, seen, samples, pseudo.weight)
             return compare(takers, student, taught, samples), own
 
 

@@ -171,6 +171,7 @@ class UnlabelledFacts:
     confidence: list[Confidence] = field(default_factory=list)
     # the part of the pixels, or of a detector's pictures, that the teacher labels; ``None`` if it was not asked to
     pseudo: float | None = None
+    strong: str = ''  # what the student sees changed
 
 
 @dataclass

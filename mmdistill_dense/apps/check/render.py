@@ -65,6 +65,8 @@ def _unlabelled(subject: Subject) -> Iterable[str]:
         return
     out = f', {facts.labelled:,} labelled ones taken out' if facts.labelled else ''
     yield f'without  {facts.pictures:,} pictures without labels{out}, {facts.step} a step'
+    if facts.strong:
+        yield f'         the student sees them with {facts.strong}'
     for one in facts.confidence:
         first = sorted(one.classes.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES]
         shares = ', '.join(f'{number}: {share:.0%}' for number, share in first)

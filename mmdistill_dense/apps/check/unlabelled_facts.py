@@ -39,6 +39,7 @@ def read_unlabelled(subject: Subject) -> None:
     count = second.option.count(subject.batch_size)
     second.batch = _batch(found.dataset, count)
     facts = UnlabelledFacts(len(found.dataset), found.labelled, found.left_out, count)
+    facts.strong = str(second.option.strong or '')
     paths = picture_paths(found.dataset)
     for tested in tested_pictures(subject.config).values():
         facts.alike += look_alikes(paths, tested)

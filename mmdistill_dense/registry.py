@@ -63,7 +63,7 @@ class _Methods(_ByName):
         return super().module_dict
 
 
-MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain')
+MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain', 'foundation.linear_head')
 DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled.pictures')
 TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
 HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream', 'apps.inspect.monitor', 'pretrain.dense_monitor')

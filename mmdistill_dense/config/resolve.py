@@ -46,13 +46,16 @@ def without_pretrained(model: Any) -> Any:
                 value = None
             elif name == 'init_cfg' and isinstance(value, (list, tuple)):
                 value = [member for member in value if not _fetches(member)]
-            elif name == 'init_cfg' and _fetches(value):
+            elif (name == 'init_cfg' and _fetches(value)) or (name == 'checkpoint' and model.get('type') == _OWN_VIT):
                 continue
             kept[name] = without_pretrained(value)
         return kept
     if isinstance(model, (list, tuple)):
         return type(model)(without_pretrained(member) for member in model)
     return model
+
+
+_OWN_VIT = 'mmdistill_dense.VisionTransformer'  # names its file in `checkpoint`
 
 
 def _fetches(init_cfg: Any) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
@@ -14,26 +15,52 @@ from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import load_vit
 from mmdistill_dense.registry import MODELS
-from mmdistill_dense.weights.strict_load import read_checkpoint
+from mmdistill_dense.weights.strict_load import local_file, read_checkpoint
 
 
 @MODELS.register_module()
 class VisionTransformer(ViT):
     """The network of :class:`FoundationTeacher` as a backbone: it returns a tuple of maps (B, D, h, w).
 
-    Its use here is ``SSLTeacher.backbone``, with MoCo v3's projection head behind it.
+    With ``frozen``, a small head learns on the maps of a published network: docs/foundation_head.md. Without, it is a
+    student, or ``SSLTeacher.backbone``, with MoCo v3's projection head behind it.
 
     Args:
         model: As of :class:`FoundationTeacher`.
-        out_blocks: The blocks whose maps it returns; -1 is the last.
+        out_blocks: The blocks whose maps it returns, each as often as it is named; -1 is the last.
         norm: Apply the final norm to the maps.
+        checkpoint: File of its weights, as of :class:`FoundationTeacher`. Defaults to None: they are drawn.
+        frozen: Train nothing in it, and keep no activations. Defaults to False.
+        ignore: As of :class:`FoundationTeacher`.
+        init_cfg: For mmengine, which passes it; weights are named in ``checkpoint``.
 
     Raises:
-        ValueError: For an unknown model, or a block that is not there.
+        ValueError: For an unknown model, a block that is not there, an ``init_cfg``; in the first training step, for a
+            frozen network whose weights are still those drawn.
     """
 
-    def __init__(self, model: str | Mapping[str, Any], out_blocks: Sequence[int] = (-1,), norm: bool = True) -> None:
+    def __init__(
+        self,
+        model: str | Mapping[str, Any],
+        out_blocks: Sequence[int] = (-1,),
+        norm: bool = True,
+        checkpoint: str | None = None,
+        frozen: bool = False,
+        ignore: Collection[str] = (),
+        init_cfg: None = None,
+    ) -> None:
         super().__init__(architecture(model), norm)
+        if init_cfg:
+            raise ValueError(
+                'VisionTransformer takes no init_cfg: name the file in checkpoint. The names of the original code, '
+                'timm and transformers are read.'
+            )
+        self.checkpoint, self.frozen, self.ignore = checkpoint, frozen, tuple(ignore)
+        self.trains = True
+        self._drawn: Tensor | None = None
+        if frozen:
+            self.requires_grad_(False)
+            self.train()
         depth = self.shape.depth
         if not out_blocks or not all(-depth <= block < depth for block in out_blocks):
             raise ValueError(
@@ -41,9 +68,38 @@ class VisionTransformer(ViT):
             )
         self.out_blocks = [block % depth for block in out_blocks]
 
+    def init_weights(self) -> None:
+        """Load ``checkpoint``, strictly; draw random weights without one."""
+        if self.checkpoint is None:
+            super().init_weights()
+            self._drawn = self.cls_token.detach().clone() if self.frozen else None
+            return
+        where = f'backbone.checkpoint={self.checkpoint!r}'
+        path = local_file(self.checkpoint, None, 'backbone.checkpoint')
+        ignored, source = load_vit(self, read_checkpoint(path), self.ignore, where)
+        print_log(f'{where}: {source}, {len(self.state_dict())} tensors loaded, {ignored} ignored', 'current')
+
+    def train(self, mode: bool = True) -> VisionTransformer:
+        """Set the mode; a frozen network stays in evaluation."""
+        self.trains = mode
+        return super().train(mode and not self.frozen)
+
     def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Return the maps of normalised pictures (B, 3, H, W)."""
-        return tuple(self.maps_of(pictures, self.out_blocks))
+        if not self.frozen:
+            return tuple(self.maps_of(pictures, self.out_blocks))
+        if self.trains and self._drawn is not None:
+            self._check_loaded(self._drawn)
+        with torch.no_grad():
+            return tuple(self.maps_of(pictures, self.out_blocks))
+
+    def _check_loaded(self, drawn: Tensor) -> None:
+        token, self._drawn = self.cls_token, None
+        if not token.is_meta and torch.equal(token, drawn.to(token)):
+            raise ValueError(
+                f'backbone ({self.shape.name}) is frozen and has random weights, so no head can learn on it: set '
+                'backbone.checkpoint to the file of its weights, or load_from to a checkpoint of the whole network.'
+            )
 
 
 @MODELS.register_module()

@@ -133,6 +133,7 @@ def _table() -> dict[str, Architecture]:
             'dinov3', 16, 4096, 40, 32, 4, ffn='swiglu', hidden=8192, qkv_bias=False, pixels=SATELLITE
         ),
     }
+    rows['vit_tiny16'] = Architecture('dinov3', 16, 192, 12, 3)  # a student: DeiT's tiny with rotary positions
     for size in 'sblg':
         rows[f'dinov2_vit{size}14_reg'] = replace(rows[f'dinov2_vit{size}14'], registers=4)
     return {name: replace(row, name=name) for name, row in rows.items()}

@@ -152,6 +152,30 @@ def entries(network: ViT, scheme: Scheme) -> dict[str, Tensor]:
     return found
 
 
+def named(network: ViT, names: str) -> dict[str, Tensor]:
+    """Return the weights of a network as a public file has them, for ``original``, ``timm`` or ``transformers``.
+
+    Raises:
+        ValueError: For other names.
+    """
+    schemes = {scheme.title: scheme for scheme in SCHEMES[:3]}
+    if names not in schemes:
+        raise ValueError(f'names={names!r}: choose one of {", ".join(schemes)}.')
+    found = {name: tensor.clone() for name, tensor in entries(network, schemes[names]).items()}
+    if names == 'original' and network.shape.rotary and network.shape.qkv_bias:
+        found |= {
+            f'blocks.{number}.attn.qkv.bias_mask': _key_mask(network.shape.dim) for number in range(network.shape.depth)
+        }
+    return found
+
+
+def _key_mask(dim: int) -> Tensor:
+    """Return the mask of the biases of queries, keys and values in a file of DINOv3: keys have none."""
+    mask = torch.ones(3 * dim)
+    mask[dim : 2 * dim] = 0
+    return mask
+
+
 def holds_class_row(shape: Architecture, scheme: Scheme) -> bool:
     """Tell whether the file's class token already holds its position, whose row ``pos_embed`` then lacks."""
     return scheme.title == 'timm' and shape.registers > 0 and not shape.rotary
@@ -265,8 +289,7 @@ def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
     if not network.shape.qkv_bias:
         return
     dim = network.shape.dim
-    expected = torch.ones(3 * dim)
-    expected[dim : 2 * dim] = 0
+    expected = _key_mask(dim)
     for number in range(network.shape.depth):
         name = f'blocks.{number}.attn.qkv.bias_mask'
         mask = state.pop(name, None)

@@ -48,7 +48,7 @@ def flat_gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
     """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched."""
     inputs = [tensor for tensors in places.values() for tensor in tensors]
     found: Sequence[Tensor | None] = [None] * len(inputs)
-    if term.requires_grad:
+    if inputs and term.requires_grad:
         try:
             found = torch.autograd.grad(term, inputs, retain_graph=True, allow_unused=True)
         except RuntimeError as error:

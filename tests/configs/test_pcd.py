@@ -26,6 +26,7 @@ FROM_R50 = [f'r18_from_{teacher}-r50_imagenet' for teacher in TEACHERS] + [
 ]  # fmt: skip
 SMALL = ['r18w16_from_mobilenetv2_small', 'mobilenetv2w05_from_mobilenetv2_small', 'r18w16_from_dinov2-vits14_small']
 FROM_VIT = ['r18_from_dinov2-vits14_folder', 'r18_from_dinov2-vits14_folder_lars', 'r18_from_dinov3-vits16_folder',
+            'vit-tiny16_from_dinov3-vits16_folder',
             'r18_from_mocov3-vitb16_imagenet']  # fmt: skip
 PRETRAINING = [*FROM_R50, *FROM_VIT, *SMALL, 'toy_pretrain']
 DOWNSTREAM = sorted(path.stem.removesuffix('_pcd-init') for path in (ROOT / 'pcd').glob('*_pcd-init.py'))

@@ -53,6 +53,10 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
         assert rows >= {'kd', 'afdcd', 'maskd', 'pcd'} and len(suite.seeds) >= 5
     elif suite.path.stem == 'camvid_other_classes':  # one for scores, one for features, as in camvid_1of8
         assert rows == {'kd', 'pcd'} and suite.options['model.teacher.classes'] == 'auto'
+    elif suite.path.stem == 'camvid_strong_view':
+        assert rows == {'kd'} and {'kd_more', 'kd_more_strong', 'pseudo_more', 'pseudo_more_strong'} == {*suite.methods}
+    elif suite.path.stem == 'camvid_foundation_head':
+        assert rows == {'kd'} and {'alone_2x', 'kd', 'kd_2x', 'kd_more'} == {*suite.methods}
     elif suite.path.stem == 'camvid_starts':
         assert not rows and {method.start for method in suite.methods.values()} == {'pcd', 'voc'}
     elif suite.path.stem == 'cityscapes_ablations':

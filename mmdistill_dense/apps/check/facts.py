@@ -252,6 +252,9 @@ def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
         if not name.startswith('distillers.'):
             counts = count_fitting(module, path, prefix) if Path(path).is_file() else ()
             yield InitialWeights(name, path, *counts)
+    for name, module in model.named_modules():
+        if isinstance(file := getattr(module, 'checkpoint', None), str):  # of a foundation model, read strictly
+            yield InitialWeights(name, file)
 
 
 def _take_tokens(subject: Subject, distiller: MasKD) -> bool:

@@ -31,6 +31,11 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
         help="write the backbone's weights alone, under the names that backbone.init_cfg=dict(type='Pretrained') takes",
     )
     parser.add_argument(
+        '--names',
+        choices=('original', 'timm', 'transformers'),
+        help='with --backbone-only, for a VisionTransformer: names of the entries as in files of DINOv3, timm …',
+    )
+    parser.add_argument(
         '--int8',
         type=int,
         metavar='N',

@@ -19,7 +19,7 @@ def export(args: argparse.Namespace) -> None:
     config = read_config(args.config, args.cfg_options)
     _check_options(args, config)
     if args.backbone_only:
-        print(f'weights {export_backbone(config, args.checkpoint, args.out)}')
+        print(f'weights {export_backbone(config, args.checkpoint, args.out, args.names)}')
         return
     if format_of(Path(args.out), args.format) not in WRITERS:
         weights, plain = export_student(config, args.checkpoint, args.out)
@@ -52,6 +52,8 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
     for_graphs = [name for name, value in given.items() if value is not None]
     if for_graphs and (args.backbone_only or format_of(Path(args.out), args.format) not in WRITERS):
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt, .pt2), and {args.out} gets weights')
+    if args.names and not args.backbone_only:
+        raise ValueError(f'--names {args.names}: only with --backbone-only')
     if args.int8 is not None and (args.int8 < 1 or not args.out.endswith('.onnx')):
         raise ValueError(f'--int8 {args.int8}: give the number of pictures, at least 1, and an OUT that ends in .onnx')
     needs = {'--int8': ('train_dataloader',), '--evaluate': ('val_dataloader', 'val_evaluator')}

@@ -33,6 +33,8 @@ from mmdistill_dense.apps.export.graphs import (
 )
 from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
 from mmdistill_dense.config.data_sets import layers
+from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.vit_file import named
 from mmdistill_dense.utils.atomic import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.messages import some
@@ -43,12 +45,14 @@ from mmdistill_dense.weights.strict_load import load_strictly, plain_config, rea
 _PREFIX = 'backbone.'
 
 
-def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> Path:
+def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
     """Write the weights of a student's backbone under bare names.
 
     Such a file loads by ``backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=out))`` into the same kind of
     backbone of any mmseg or mmdet config. A training checkpoint needs ``prefix='backbone.'`` beside it; without that,
     mmengine loads nothing of it and only warns. For ``load_from`` export the whole student instead.
+
+    ``names`` are those of a vision transformer's public files: ``original``, ``timm`` or ``transformers``.
     """
     path = Path(out)
     if path.suffix != '.pth':
@@ -63,7 +67,14 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path) -> 
         raise ValueError(f'{key} holds no entries {_PREFIX}*; it begins with {some(state)}.')
     init_default_scope(plain.get('default_scope', 'mmengine'))
     with torch.device('cpu'):
-        load_strictly(MODELS.build(plain.model).backbone, backbone, None, key)
+        network = MODELS.build(plain.model).backbone
+        load_strictly(network, backbone, None, key)
+    if names is not None:
+        if not isinstance(network, ViT):
+            raise ValueError(
+                f'names={names!r}: {type(network).__name__} has one set of names; the option is for VisionTransformer.'
+            )
+        backbone = named(network, names)
     meta = {name: value for name, value in content.get('meta', {}).items() if name in ('epoch', 'iter', 'seed')}
     save_whole({'meta': meta, 'state_dict': backbone}, path)
     return path

@@ -102,6 +102,11 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
         help='default: pcd; pkd for detectors; featurematch for MODEL:FILE',
     )
     parser.add_argument(
+        '--head',
+        choices=('linear', 'fcn', 'upernet', 'fpn', 'sfp'),
+        help='train this head on the frozen MODEL:FILE first, and distil from both',
+    )
+    parser.add_argument(
         '--teacher-checkpoint', metavar='FILE', help='of a trained teacher, which is then not trained here'
     )
     parser.add_argument(

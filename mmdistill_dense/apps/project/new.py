@@ -31,6 +31,7 @@ from mmdistill_dense.apps.project.config_files import (
     whole,
 )
 from mmdistill_dense.apps.project.drawn_labels import Drawing
+from mmdistill_dense.apps.project.foundation_head import check_head, head_side
 from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePictures, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.parts import Wish
@@ -64,6 +65,7 @@ DEFAULTS = {'seg': 'pcd', 'det': 'pkd'}  # docs/results.md, "Earlier trials"
 SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
 _LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
 FOUNDATION_DEFAULT = 'featurematch'
+HEAD_DEFAULTS = {'seg': ['kd', FOUNDATION_DEFAULT], 'det': ['pkd']}  # for a foundation model with a head
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which MasKD learns its tokens
 
@@ -75,6 +77,8 @@ def distillers_for(method: str, student: Side, teacher: Side | None, network: An
     """
     if teacher is None:
         return {method: on_map(method)}
+    if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
+        return {method: on_map(method, 'backbone[-1]')}
     shipped = _shipped(method, student)
     lacks = _lacking(shipped, network)
     if not shipped or lacks:
@@ -118,7 +122,7 @@ def _pair_name(student: Side) -> str:
     return '_'.join(dict.fromkeys(words))
 
 
-def on_map(method: str) -> dict[str, Any]:
+def on_map(method: str, tap: str = 'map') -> dict[str, Any]:
     """Return the options of a method that learns from the map of a foundation model."""
     by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:
@@ -126,12 +130,13 @@ def on_map(method: str) -> dict[str, Any]:
             f'--method {method}: it does not compare maps, and a foundation model has no other output. These do: '
             f'{", ".join(sorted(by_name))}.'
         )
-    return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': 'map', 'settings': AUTO}
+    return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': tap, 'settings': AUTO}
 
 
-def methods_of(given: Sequence[str], task: str, foundation: bool) -> list[str]:
+def methods_of(given: Sequence[str], task: str, foundation: bool, head: bool = False) -> list[str]:
     """Return the names of ``--method`` without repetitions, or the default for the task or the teacher."""
-    return list(dict.fromkeys(given)) or [FOUNDATION_DEFAULT if foundation else DEFAULTS[task]]
+    default = HEAD_DEFAULTS[task] if head else [FOUNDATION_DEFAULT if foundation else DEFAULTS[task]]
+    return list(dict.fromkeys(given)) or default
 
 
 def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
@@ -214,16 +219,16 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     """Return the texts of the files by name, and the data; tell what was chosen and why."""
     check_files(args)
     foundation = read_foundation(args.teacher)
-    if foundation and args.teacher_checkpoint:
+    if foundation and args.teacher_checkpoint and not args.head:
         raise ValueError(
             f'--teacher-checkpoint {args.teacher_checkpoint}: --teacher {args.teacher} names its weights already. '
-            'Leave the option out.'
+            'Leave the option out, or name the head of a trained network in --head.'
         )
     tell(f'reading  the configs {args.student} and {args.teacher}')
-    student, teacher = _networks(args, bool(foundation))
-    names = methods_of(args.method, student.task, bool(foundation))
+    student, teacher = _networks(args, foundation)
+    names = methods_of(args.method, student.task, bool(foundation), bool(args.head))
     if foundation:
-        for name in names:
+        for name in names if teacher is None else ():
             on_map(name)
         check_foundation(args.teacher, foundation)
     tell(f'reading  the data {args.data}')
@@ -271,12 +276,16 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
     return find_box_data(Path(args.data), args.classes, args.exif, wish)
 
 
-def _networks(args: argparse.Namespace, foundation: bool) -> tuple[Side, Side | None]:
-    """Read the configs of both; a foundation model has none."""
+def _networks(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> tuple[Side, Side | None]:
+    """Read the configs of both; a foundation model without a head has none."""
     with quiet():
         student = read_side(args.student, '--student')
-        teacher = None if foundation else read_side(args.teacher, '--teacher')
-    if teacher is not None and teacher.task != student.task:
+        if args.head:
+            check_head(args.head, args.teacher, foundation is not None, student.task)
+        if foundation:
+            return student, head_side(args.head, foundation, student) if args.head else None
+        teacher = read_side(args.teacher, '--teacher')
+    if teacher.task != student.task:
         raise ValueError(
             f'--teacher {args.teacher} is for {_task(teacher)}, --student {args.student} for {_task(student)}: choose '
             'two of the same task.'
@@ -303,14 +312,14 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
             task.tell(f'         {line}')
     else:
         schedule = _schedule(task, teacher)
-        if 2 * schedule.steps < steps:
+        if 2 * schedule.steps < steps and not teacher.fixed:  # a head on a frozen network needs no more passes
             teacher.notes.append(f'trained as long as the student, not for the {schedule.steps} steps of its config')
             schedule = _schedule(task, teacher, steps)
         checkpoint = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{schedule.steps}.pth')
         boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
         files['teacher.py'] = teacher_file(schedule, task.loading.batch, student.task, boxes_alone)
         _tell_network('teacher', teacher, schedule, task.tell)
-    return {'cfg': teacher.name, 'checkpoint': checkpoint, **option, **teacher.changes}
+    return {'cfg': teacher.name, 'checkpoint': checkpoint, **option, **teacher.option}
 
 
 def _methods(
@@ -365,13 +374,16 @@ def _adapt(task: Task, side: Side, trained: bool, own_classes: bool = True) -> N
         seg = side.task == 'seg'
         padded = padded_tests(side, step, loading.crop) if seg else padded_batches(side, step)
         sizes = joined_overrides(sizes, padded)
-    adapt(side, len(task.data.classes) if own_classes else None, sizes, trained, task.args.random_weights)
+    random = task.args.random_weights and not side.fixed  # the file of a foundation model is here
+    adapt(side, len(task.data.classes) if own_classes else None, sizes, trained, random)
     check_large_enough(side, task.data.size, loading, task.load)
 
 
 def _schedule(task: Task, side: Side, steps: int | None = None) -> Schedule:
     pictures = task.data.splits['train'].count
-    return scaled_schedule(side.config, side.name, pictures, task.loading.batch, task.args.iters or steps)
+    return scaled_schedule(
+        side.config, side.recipe or side.name, pictures, task.loading.batch, task.args.iters or steps
+    )
 
 
 def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:

@@ -199,12 +199,14 @@ class Side:
     model: Mapping[str, Any]  # its resolved model
     task: str  # ``'seg'`` or ``'det'``
     changes: dict[str, Any] = field(default_factory=dict)  # overrides of the model, for the data
+    fixed: dict[str, Any] = field(default_factory=dict)  # those that make another network of it
+    recipe: str = ''  # the config whose schedule it has, if that is another one
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
 
     @property
     def option(self) -> dict[str, Any]:
         """The network as ``pair.py`` describes it."""
-        return {'cfg': self.name, **self.changes}
+        return {'cfg': self.name, **joined_overrides(self.fixed, self.changes)}
 
     @property
     def stem(self) -> str:
@@ -312,7 +314,8 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
         return
     missing = sources if random else missing_of(side.model)
     if not missing:
-        side.notes.append(f'starts from {some(sources)}, which is fetched at the first training unless cached')
+        fetched = '' if all(Path(one).is_file() for one in sources) else ', fetched at the first training unless cached'
+        side.notes.append(f'starts from {some(sources)}{fetched}')
         return
     side.changes = joined_overrides(side.changes, without_weights(side.model))
     why = '--random-weights' if random else f'{some(missing)} cannot be reached; with a connection, run `new` again'

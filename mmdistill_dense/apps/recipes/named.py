@@ -75,8 +75,9 @@ def optimizer_problem(config: Config) -> str | None:
 
     A transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails.
     """
-    source = (config.get('model', {}).get('student') or {}).get('cfg')
-    if not source:
+    student = config.get('model', {}).get('student') or {}
+    source = student.get('cfg')
+    if not source or (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
         return None
     here, own = (optimizer_of(one) for one in (config, Config.fromfile(find_config(source, 'model.student.cfg'))))
     if not here or not own or here['type'] == own['type']:

@@ -40,7 +40,9 @@ def teacher_classes(subject: Subject) -> Findings:
 def trained(subject: Subject) -> Findings:
     """Check that the student's backbone has trained parameters."""
     backbone = getattr(subject.model, 'backbone', subject.model)
-    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+    taught = bool(getattr(subject.model, 'distillers', None))
+    frozen = getattr(backbone, 'frozen', False) and not taught  # a head on a foundation model
+    if not frozen and not any(parameter.requires_grad for parameter in backbone.parameters()):
         yield Finding(
             WARNING,
             'trained',
@@ -70,6 +72,7 @@ def random_and_fixed(subject: Subject) -> Findings:
 def _has_weights(subject: Subject) -> bool:
     inherited = any(str(pair[0]).startswith('backbone') for pair in subject.config.model.get('inherit') or ())
     files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in subject.model.modules()])
+    files = files or any(getattr(module, 'checkpoint', None) for module in subject.model.modules())
     return bool(subject.config.get('load_from')) or inherited or files
 
 

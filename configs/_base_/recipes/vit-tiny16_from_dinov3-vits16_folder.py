@@ -1,0 +1,7 @@
+_base_ = [
+    '../pairs/vit-tiny16_from_dinov3-vits16.py',
+    '../datasets/unlabeled_folder_one_view.py',
+    '../schedules/foundation_100e.py',
+    '../runtime_pretrain.py',
+    '../monitors/pcd.py',
+]

@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/vit_linear.py',
+    '../_base_/datasets/ade20k_512x512.py',
+    '../_base_/schedules/linear_head_40k.py',
+    '../_base_/runtime_seg.py',
+]

@@ -1,0 +1,200 @@
+"""A frozen vision transformer with a head: what is trained, what the head computes, which files it takes and gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmdistill_dense.apps.export.write_student import export_backbone
+from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, VisionTransformer
+from mmdistill_dense.foundation.linear_head import LinearHead
+from mmdistill_dense.foundation.models import MODELS_BY_NAME, architecture
+from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.vit_file import named
+from tests import toys
+from tests.foundation import files
+
+MODEL = files.tiny('dinov2', patch=16)
+SIZE = dict(type='SegDataPreProcessor', mean=[0.0] * 3, std=[255.0] * 3, size=(64, 64), pad_val=0, seg_pad_val=255)
+
+
+def vit_file(case: str = 'dinov2', scheme: str = 'original') -> str:
+    path = toys.fresh_dir() / 'vit.pth'
+    torch.save(files.state(case, scheme), path)
+    return str(path)
+
+
+def patch16() -> str:
+    """A file of the small model with patches of 16 pixels."""
+    network = ViT(architecture(MODEL))
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        network.init_weights()
+    path = toys.fresh_dir() / 'vit.pth'
+    torch.save(network.state_dict(), path)
+    return str(path)
+
+
+def on_vit(file: str | None, **options) -> dict:
+    """A segmentor: the frozen transformer with a linear head on its two blocks."""
+    backbone = dict(type='mmdistill_dense.VisionTransformer', model=MODEL, out_blocks=(0, 1), frozen=True)
+    head = dict(type='mmdistill_dense.LinearHead', in_channels=[48, 48], num_classes=toys.NUM_CLASSES,
+                loss_decode=dict(type='CrossEntropyLoss'), align_corners=False)  # fmt: skip
+    return dict(
+        type='EncoderDecoder', data_preprocessor=SIZE, backbone=dict(backbone, checkpoint=file, **options),
+        decode_head=head, train_cfg=dict(), test_cfg=dict(mode='whole'),
+    )  # fmt: skip
+
+
+# The backbone
+
+
+@pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS, ids=lambda value: str(value))
+def test_a_file_gives_the_maps_of_the_foundation_teacher(case: str, scheme: str) -> None:
+    path = vit_file(case, scheme)
+    teacher = FoundationTeacher(files.tiny(case))
+    teacher.load_teacher(path)
+    backbone = VisionTransformer(files.tiny(case), checkpoint=path, frozen=True)
+    backbone.init_weights()
+    picture = files.picture(32, 48)
+    with torch.no_grad():
+        assert torch.equal(backbone(picture)[0], teacher.eval()(picture))
+
+
+def test_a_file_of_another_model_is_refused_with_what_it_holds() -> None:
+    backbone = VisionTransformer(files.tiny('dinov2', dim=96), checkpoint=vit_file(), frozen=True)
+    with pytest.raises(ValueError, match=r"(?s)backbone.checkpoint='.*' does not fit .*dim 48"):
+        backbone.init_weights()
+    with pytest.raises(ValueError, match='takes no init_cfg: name the file in checkpoint'):
+        VisionTransformer(MODEL, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
+
+
+def test_only_the_head_is_trained_and_a_run_resumes_exactly(tmp_path: Path) -> None:
+    file = patch16()
+    runner = toys.train(tmp_path / 'a', on_vit(file))
+    start = torch.load(file)
+    for name, value in runner.model.backbone.state_dict().items():
+        assert torch.equal(value, start[name]), name
+    assert not runner.model.train().backbone.training and runner.model.decode_head.training
+    saved = torch.load(tmp_path / 'a/iter_4.pth', weights_only=False)
+    assert len(saved['optimizer']['state']) == len(list(runner.model.decode_head.parameters())) == 4
+    resumed = toys.run_config(tmp_path / 'b', on_vit(file), resume=True, load_from=str(tmp_path / 'a/iter_2.pth'))
+    again = toys.train(None, resumed)
+    assert not toys.differing(dict(runner.model.state_dict()), dict(again.model.state_dict()))
+
+
+def test_a_frozen_backbone_without_weights_stops_at_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='is frozen and has random weights.*set backbone.checkpoint'):
+        toys.train(tmp_path / 'a', on_vit(None))
+    trained = toys.train(tmp_path / 'b', on_vit(patch16()))
+    whole = toys.run_config(tmp_path / 'c', on_vit(None), load_from=str(tmp_path / 'b/iter_4.pth'))
+    found = toys.train(None, whole)  # the weights come from elsewhere
+    assert torch.equal(found.model.backbone.cls_token, trained.model.backbone.cls_token)
+
+
+def test_an_unfrozen_backbone_learns() -> None:
+    backbone = VisionTransformer(MODEL, out_blocks=(-1,))
+    backbone.init_weights()
+    backbone.train()(files.picture(32, 32))[0].sum().backward()
+    assert backbone.training and all(one.grad is not None for one in backbone.blocks.parameters())
+
+
+# The head
+
+
+def test_the_head_is_its_formula() -> None:
+    torch.manual_seed(0)
+    head = LinearHead([4, 3], num_classes=5, align_corners=False).eval()
+    nn.init.normal_(head.conv_seg.weight), nn.init.normal_(head.conv_seg.bias)
+    norm = head.norm
+    for one in (norm.weight, norm.bias, norm.running_mean):
+        nn.init.normal_(one)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    maps = [torch.randn(2, 4, 3, 5), torch.randn(2, 3, 3, 5)]
+    x = np.concatenate([one.numpy() for one in maps], 1).transpose(0, 2, 3, 1)
+    x = (x - norm.running_mean.numpy()) / np.sqrt(norm.running_var.numpy() + norm.eps)
+    x = x * norm.weight.detach().numpy() + norm.bias.detach().numpy()
+    expected = x @ head.conv_seg.weight.detach().numpy()[:, :, 0, 0].T + head.conv_seg.bias.detach().numpy()
+    np.testing.assert_allclose(head(maps).detach().numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
+
+
+def test_the_head_trains_its_norm_and_convolution_alone() -> None:
+    head = LinearHead([384] * 4, num_classes=19, align_corners=False)
+    assert sum(one.numel() for one in head.parameters()) == 32_275  # of the specification
+
+
+# As a teacher
+
+
+def taught(path: Path, distillers: dict) -> nn.Module:
+    teacher = dict(on_vit('/no/such/file.pth'), checkpoint=str(path))  # the whole network is in the checkpoint
+    return toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=distillers)
+
+
+def test_scores_and_map_teach_in_one_pass(tmp_path: Path) -> None:
+    toys.train(tmp_path, on_vit(patch16()))
+    match = dict(type='FeatureMatch', student_tap='backbone[-1]', teacher_tap='backbone[-1]')
+    model = taught(tmp_path / 'iter_4.pth', dict(kd=dict(type='LogitKD'), match=match))
+    network, passes = model.distillation.teachers['teacher'].network, []
+    network.backbone.register_forward_hook(lambda *_: passes.append(1))
+    losses = toys.losses_of(model)
+    assert sorted({name.split('.')[1] for name in losses if name.startswith('distill.')}) == ['kd', 'match']
+    toys.total(losses).backward()
+    assert passes == [1] and not any(one.requires_grad for one in network.parameters())
+
+
+# Files of small students
+
+
+@pytest.mark.parametrize('names', ['original', 'timm', 'transformers'])
+@pytest.mark.parametrize('case', ['dinov3', 'dinov2', 'mae'])
+def test_a_student_is_exported_under_public_names(case: str, names: str, tmp_path: Path) -> None:
+    """Such a file is read as a teacher of the same shape, and gives the same map; its names are those of real files."""
+    network = VisionTransformer(files.tiny(case))
+    network.init_weights()
+    if case == 'dinov3':  # its keys have no bias
+        for block in network.blocks:
+            block.attn.qkv.bias.data.chunk(3)[1].zero_()
+    torch.save(named(network, names), tmp_path / 'a.pth')
+    teacher = FoundationTeacher(files.tiny(case))
+    teacher.load_teacher(tmp_path / 'a.pth')
+    picture = files.picture(32, 48)
+    with torch.no_grad():
+        assert torch.equal(teacher.eval()(picture), network.eval()(picture)[0])
+    if case != 'mae':  # whose files also hold a decoder, or have a prefix
+        known = {name for name in files.shapes(case, names) if not name.endswith('mask_token')}
+        assert {*named(network, names)} == known
+
+
+def test_the_backbone_of_a_checkpoint_is_written_under_dinov3_s_names(tmp_path: Path) -> None:
+    tiny = dict(family='dinov3', patch=16, dim=48, depth=2, heads=3)
+    option = dict(on_vit(None), backbone=dict(type='mmdistill_dense.VisionTransformer', model=tiny, out_blocks=(0, 1)))
+    toys.train(tmp_path, option)
+    config = Config(dict(default_scope='mmseg', model=option))
+    out = export_backbone(config, tmp_path / 'iter_4.pth', tmp_path / 'student.pth', 'original')
+    state = torch.load(out, weights_only=True)['state_dict']
+    assert {'rope_embed.periods', 'blocks.1.attn.qkv.bias_mask', 'cls_token'} <= state.keys()
+    teacher = FoundationTeacher(tiny)
+    teacher.load_teacher(out)
+
+
+def test_other_backbones_have_one_set_of_names(tmp_path: Path) -> None:
+    toys.train(tmp_path, toys.seg_net('fcn'))
+    config = toys.run_config(tmp_path, toys.seg_net('fcn'))
+    with pytest.raises(ValueError, match="names='timm': ResNetV1c has one set of names"):
+        export_backbone(config, tmp_path / 'iter_4.pth', tmp_path / 'b.pth', 'timm')
+
+
+def test_the_small_student_by_name() -> None:
+    shape = MODELS_BY_NAME['vit_tiny16']
+    assert (shape.dim, shape.depth, shape.heads, shape.patch) == (192, 12, 3, 16)
+    with torch.device('meta'):
+        count = sum(one.numel() for one in VisionTransformer('vit_tiny16').parameters())
+    assert 5.4e6 < count < 5.6e6
+    assert MODELS.get('mmdistill_dense.LinearHead') is LinearHead

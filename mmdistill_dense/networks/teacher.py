@@ -24,6 +24,7 @@ from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.strict_load import (
     Receipt,
+    class_names_in,
     load_strictly,
     local_file,
     read_checkpoint,
@@ -217,10 +218,7 @@ class FrozenTeacher:
             state = state_dict_of(content, path)
             matched, ignored = load_strictly(network, state, self.plan.parts, f'{key}={checkpoint!r}')
             source = self.config.source
-            meta = content.get('meta') or {}
-            data = meta.get('dataset_meta')
-            told = (data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES')
-            self.classes = self.option.class_names or told
+            self.classes = self.option.class_names or class_names_in(content) or None
         self.receipt = Receipt(source, path.name, sha256(path), matched, len(network.state_dict()), ignored)
 
     def follow(self, fn: Callable[[Tensor], Tensor]) -> None:

@@ -203,18 +203,20 @@ def _label_of_group(pairs: ClassPairs, none: int) -> list[int]:
     return [group.student[0] if len(group.student) == 1 else none for group in pairs.groups]
 
 
-def _of_student(found: Any, pairs: ClassPairs) -> Any:
-    """Return the predicted boxes that are of one class of the student, with its label.
+def _of_student(found: Any, pairs: ClassPairs, several: bool = False) -> Any:
+    """Return the predicted boxes that are of one class of the student, with its label; ``several``: or of several.
 
     Those of other classes are left out, and their places stay background: an ignored dining table would take the cups
     on it along.
     """
-    label_of = {one: label for group, label in zip(pairs.groups, _label_of_group(pairs, -1), strict=True)
-                for one in group.teacher}  # fmt: skip
+    firsts = [group.student[0] for group in pairs.groups] if several else _label_of_group(pairs, -1)
+    label_of = {one: label for group, label in zip(pairs.groups, firsts, strict=True) for one in group.teacher}
     by_class = torch.tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])
     labels = to_device(by_class, found.labels)[found.labels]
     kept = labels >= 0
-    return InstanceData(bboxes=found.bboxes[kept], labels=labels[kept], scores=found.scores[kept])
+    chosen_ones = found[kept]
+    chosen_ones.labels = labels[kept]
+    return chosen_ones
 
 
 def sure_boxes(found: Any, threshold: float, pairs: ClassPairs | None = None) -> tuple[InstanceData, InstanceData]:
@@ -227,6 +229,26 @@ def sure_boxes(found: Any, threshold: float, pairs: ClassPairs | None = None) ->
     sure, unsure = scores >= threshold, (scores < threshold) & (scores >= UNSURE)
     first, second = (InstanceData(bboxes=found.bboxes[one], labels=found.labels[one]) for one in (sure, unsure))
     return first, second
+
+
+def in_students_classes(samples: Samples, pairs: ClassPairs) -> Samples:
+    """Give what a teacher of other classes predicts the student's labels, to be scored on the student's data.
+
+    A pixel whose most likely class the student does not have is 255, a miss; boxes of such classes are left out. Of a
+    group of several student classes, the first is meant.
+    """
+    sample: Any
+    for sample in samples:
+        if 'pred_instances' in sample:
+            _set(sample, pred_instances=_of_student(sample.pred_instances, pairs, several=True))
+            continue
+        scores = probabilities(sample.seg_logits.data[None])
+        values, groups = pairs.summed(scores).max(1)
+        labels = to_device(torch.tensor([group.student[0] for group in pairs.groups]), groups)[groups]
+        if pairs.rest:
+            labels = labels.masked_fill(chosen(scores, pairs.rest).amax(1) > values, IGNORED)
+        _set(sample, pred_sem_seg=PixelData(data=labels))
+    return samples
 
 
 def pseudo_losses(

@@ -347,6 +347,13 @@ def copy_strictly(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], ti
         target.copy_(state[name])
 
 
+def class_names_in(content: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes that a checkpoint was trained on; empty if it does not say them."""
+    meta = content.get('meta') or {}
+    data = meta.get('dataset_meta')
+    return list((data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES') or [])
+
+
 def plain_config(config: Config) -> Config:
     """Return the flattened config of the student alone (model, data, schedule), without any distillation."""
     flat = ConfigDict(config.to_dict())  # to_dict drops the names that a read_base() config imports

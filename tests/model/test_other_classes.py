@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
+from mmseg.structures import SegDataSample
 
 from mmdistill_dense.apps.check.run import check_config
+from mmdistill_dense.apps.suite import job
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.guards.class_counts import check_teacher_classes
-from mmdistill_dense.unlabelled.pseudo_labels import sure_boxes, sure_pixels
+from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes, sure_boxes, sure_pixels
 from tests import toys
 
 # the student's: background and textured shapes
@@ -301,6 +303,54 @@ def test_boxes_of_other_classes_are_left_out_and_an_unknown_class_refuses_them(t
     (extra,) = model.distillation.extras
     with pytest.raises(ValueError, match=f'model.unlabelled.pseudo: the teacher does not know {CLASSES[1]}'):
         extra.check_classes(model, model.distillation.teachers)
+
+
+@pytest.mark.parametrize('kind', ['fcn', 'retinanet'])
+def test_what_a_teacher_predicts_is_scored_in_the_students_classes(kind):
+    """A copy with its classes in another order predicts the same through the pairs."""
+    own, plain = permuted(kind)
+    seg = kind in toys.SEG
+    model = matched(toys.model_config(toys.seg_net(kind) if seg else toys.det_net(kind), own,
+                                      dict(fit=dict(type='FitNet', student_tap='backbone[3]'))),
+                    'mmseg' if seg else 'mmdet')  # fmt: skip
+    one = toys.teacher_of(model)
+    batch = toys.seg_batch() if seg else toys.det_batch()
+    network = toys.build_plain({key: value for key, value in own.items() if key not in ('checkpoint', 'classes')})
+    network.load_state_dict(torch.load(own['checkpoint'])['state_dict'])
+    expected = plain.eval().val_step(batch)
+    found = in_students_classes(network.eval().val_step(batch), one.pairs)
+    for mine, theirs in zip(found, expected, strict=True):
+        if seg:
+            assert torch.equal(mine.pred_sem_seg.data, theirs.pred_sem_seg.data)
+        else:
+            assert torch.equal(mine.pred_instances.labels, theirs.pred_instances.labels)
+            assert torch.equal(mine.pred_instances.bboxes, theirs.pred_instances.bboxes)
+
+
+def test_classes_that_the_student_does_not_have_are_misses():
+    from mmengine.structures import PixelData
+
+    pairs = matched(seg_pair(dict(kd=dict(type='LogitKD')))).distillation.teachers['teacher'].pairs
+    logits = torch.eye(len(SEG_NAMES))[:, None]  # a pixel for each of the teacher's classes
+    sample = SegDataSample(seg_logits=PixelData(data=10 * logits), pred_sem_seg=PixelData(data=torch.zeros(1, 1, 1)))
+    (found,) = in_students_classes([sample], pairs)
+    labels = found.pred_sem_seg.data[0, 0].tolist()
+    assert labels[0] == labels[-1] == 255 and labels[2] == labels[3] == 1  # sky, the dotted ring; merged ones
+    assert labels[1] == 2 and labels[4:-1] == [CLASSES.index(name) for name in SEG_NAMES[4:-1]]
+
+
+def test_check_and_suites_test_a_teacher_by_the_pairs(tmp_path):
+    own, _ = permuted('fcn')
+    scores = {}
+    for name, change in (('paired', {}), ('as it is', dict(classes=None, class_names=None))):
+        config = toys.run_config(tmp_path / name, toys.model_config(toys.seg_net('fcn'), {**own, **change}))
+        config.update(test_dataloader=config.val_dataloader, test_evaluator=config.val_evaluator, test_cfg=dict())
+        scores[name] = job.test_teacher(config)['val']['mIoU']
+    assert scores['paired'] > scores['as it is'] + 1  # of the same network
+    config = toys.run_config(tmp_path / 'c', toys.model_config(toys.seg_net('fcn'), own))
+    config.dump(tmp_path / 'pair.py')
+    (facts,) = check_config(tmp_path / 'pair.py').subject.teachers
+    assert facts.metric['mIoU'] == pytest.approx(scores['paired'])
 
 
 def test_an_old_student_teaches_its_classes_beside_new_ones(tmp_path):

@@ -13,5 +13,5 @@ from mmdistill_dense.apps.project import sides as fetched_weights
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder, from which no address can be reached."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    monkeypatch.setattr(fetched_weights, 'reachable', lambda host: False)
     return tmp_path

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.project import zoo_schedule
+from mmdistill_dense.apps.project import sides, zoo_schedule
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.project.zoo_schedule import decide_loading
 from tests.project.folders_of_data import box_folder
@@ -103,3 +103,40 @@ def test_a_network_that_stops_without_boxes_is_not_trained_on_empty_pictures(cap
     assert call('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', MASKS) == 0
     assert 'pictures without boxes are left out of training' in capsys.readouterr().out
     assert Config.fromfile('project/control.py').train_dataloader.dataset.filter_cfg.filter_empty_gt
+
+
+@pytest.mark.parametrize(
+    ('names', 'words', 'taken', 'said'),
+    [
+        (('person', 'traffic light'), (), True, 'published weights know all your classes, so it is not trained'),
+        (('person', 'traffic light'), ('--train-teacher',), False, ''),
+        (('person', 'forklift'), (), False, 'know 1 of your 2 classes (person): to take them as they are, add'),
+        (('red', 'white'), (), False, ''),
+    ],
+)
+def test_published_weights_that_know_the_classes_are_not_trained_again(
+    names: tuple[str, ...],
+    words: tuple[str, ...],
+    taken: bool,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(sides, 'reachable', lambda host: True)
+    box_folder(Path('mine'), categories=names)
+    assert call(RETINANET, RETINANET.replace('r18', 'r101'), '--iters', '4', *words) == 0
+    told = capsys.readouterr().out
+    assert said in told and ('its published weights' in told) == bool(said)
+    assert Path('project/teacher.py').exists() != taken
+    teacher = Config.fromfile('project/control.py').model.teacher
+    if taken:
+        assert teacher.checkpoint == 'auto' and teacher.classes == 'auto' and 'bbox_head' not in teacher
+        assert 'test_teacher: true' in Path('project/suite.yaml').read_text()  # its score comes first
+    else:
+        assert teacher.bbox_head.num_classes == 2 and 'classes' not in teacher
+
+
+def test_published_weights_that_cannot_be_fetched_are_no_offer(capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'), categories=('person', 'car'))
+    assert call(RETINANET, RETINANET.replace('r18', 'r101'), '--iters', '4') == 0
+    assert Path('project/teacher.py').exists() and 'its published weights' not in capsys.readouterr().out

@@ -113,7 +113,7 @@ def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
 
 def test_the_list_is_written_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    monkeypatch.setattr(fetched_weights, 'reachable', lambda host: False)
     partly(Path('mine'), 14, 10)
     words = ['--data', 'mine', '--student', FASTSCNN, '--teacher', SEGFORMER, '--out', 'project', '--batch', '2']
     assert main(['new', *words, '--unlabelled', 'mine/photos']) == 0

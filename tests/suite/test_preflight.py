@@ -200,11 +200,3 @@ def test_an_evaluator_without_a_score_is_refused() -> None:
     config = Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox', format_only=True)))
     with pytest.raises(ValueError, match='x: val_evaluator.format_only=True writes predictions and gives no score'):
         check_metric(config, 'coco/bbox_mAP', 'x')
-
-
-def test_a_teacher_of_other_classes_is_not_tested_on_the_data(tmp_path: Path) -> None:
-    options = {**tiny.content()['options'], 'model.teacher.classes': 'auto'}
-    definition = load(tiny.write(tmp_path, teacher=None, test_teacher=True, options=options))
-    todo = [run for run in plan.runs(definition) if run.kind == 'teacher']
-    with pytest.raises(ValueError, match='test_teacher: the teacher has other classes'):
-        preflight.check(definition, todo)

@@ -46,7 +46,7 @@ def planned(name: str) -> Side:
 @pytest.mark.zoo
 @pytest.mark.parametrize(('package', 'family'), CASES)
 def test_every_network_is_adapted_or_refused(package: str, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetched_weights, '_reachable', lambda host: False)
+    monkeypatch.setattr(fetched_weights, 'reachable', lambda host: False)
     for name in families(package)[family]:
         try:
             side = planned(f'{package}::{name}')

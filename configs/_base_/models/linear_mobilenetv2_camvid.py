@@ -1,4 +1,4 @@
-"""A linear head on a frozen MobileNetV2 of ImageNet at its own stride of 32, for CamVid: 4,067 parameters are trained."""
+"""A linear head on a frozen MobileNetV2 of ImageNet at its stride of 32, for CamVid: 4,067 parameters are trained."""
 
 _base_ = './deeplabv3plus_mobilenetv2_camvid.py'
 model = dict(

@@ -50,6 +50,7 @@ from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
+from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
@@ -133,8 +134,9 @@ def shapes_of(inputs: torch.Tensor | Sequence[torch.Tensor]) -> list[list[int]]:
 
 
 @torch.no_grad()
-def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, float], int]:
-    """Test a network on some validation pictures, spread over the set."""
+def test_pictures(teacher: FrozenTeacher, config: Config, count: int) -> tuple[dict[str, float], int]:
+    """Test a teacher on some validation pictures, spread over the set; one of other classes by those that pair."""
+    network: Any = teacher.network
     dataset = DATASETS.build(config.val_dataloader.dataset)
     places = evenly_spaced(len(dataset), count)
     evaluator = Evaluator(config.val_evaluator)
@@ -144,6 +146,8 @@ def test_pictures(network: Any, config: Config, count: int) -> tuple[dict[str, f
         item = dataset[place]
         batch = {key: [value] for key, value in item.items()}
         outputs = network.val_step(batch)
+        if teacher.pairs is not None:
+            outputs = in_students_classes(outputs, teacher.pairs)
         evaluator.process(data_samples=outputs, data_batch=batch)
         seen += [sample.metainfo.get('img_id') for sample in outputs]
     for metric in evaluator.metrics:  # else COCO's metric counts pictures that were not tested
@@ -325,7 +329,7 @@ def test_teachers(subject: Subject) -> None:
         if facts.metric_note:
             continue
         try:
-            facts.metric, facts.metric_pictures = test_pictures(teacher.network, subject.config, subject.options.val)
+            facts.metric, facts.metric_pictures = test_pictures(teacher, subject.config, subject.options.val)
         except Exception as error:  # no reason to stop: training does not test teachers
             facts.metric_note = f'not tested: {message_of(error)}'
 
@@ -342,7 +346,7 @@ def _untested(subject: Subject, teacher: FrozenTeacher) -> str:
         return 'not tested: it predicts nothing'
     if 'val_dataloader' not in subject.config or 'val_evaluator' not in subject.config:
         return 'not tested: the config has no validation set'
-    if subject.data_classes is not None and classes != len(subject.data_classes):
+    if subject.data_classes is not None and teacher.pairs is None and classes != len(subject.data_classes):
         return f'not tested: it predicts {classes} other classes'
     if receipt.ignored:
         return 'not tested: parts of it that no distiller needs are not loaded'

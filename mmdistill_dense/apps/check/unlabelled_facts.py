@@ -52,7 +52,7 @@ def ask_teachers(subject: Subject) -> None:
     if subject.unlabelled is None or subject.asked is None or not subject.options.weights:
         return
     for teacher, facts in zip(subject.frozen.values(), subject.teachers, strict=True):
-        if facts.metric:  # it is loaded whole, and predicts the classes of the data
+        if facts.metric and teacher.pairs is None:  # it is loaded whole, and predicts the classes of the data
             scores = [_asked(subject, teacher, batch) for batch in subject.asked]
             sure = [float(np.mean([one for one, _ in found])) if found else 0.0 for found in scores]
             labels = np.concatenate([seen for _, seen in scores[0]] or [np.zeros(0, int)])

@@ -116,6 +116,11 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
         metavar='MINE=THEIRS',
         help='that teacher has other classes: auto pairs equal names; or car=car,truck forklift=',
     )
+    parser.add_argument(
+        '--train-teacher',
+        action='store_true',
+        help='train the teacher on your data, also if its published weights know all your classes',
+    )
     parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
     parser.add_argument(
         '--exif', choices=('apply', 'ignore'), help='labels fit photographs as EXIF turns them, or as they are stored'

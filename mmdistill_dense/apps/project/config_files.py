@@ -26,7 +26,7 @@ from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal, remark
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.quiet import quiet
-from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import class_names_in, load_strictly, read_checkpoint, state_dict_of
 
 WORK = 'work'  # folder of all runs
 VALIDATIONS, SAVES = 5, 10  # in a training
@@ -254,6 +254,8 @@ def check_files(args: argparse.Namespace) -> None:
             f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
             'trained on your data first.'
         )
+    if args.train_teacher and (given or args.teacher_classes):
+        raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
     if args.teacher_classes and not given:
         raise ValueError(
             '--teacher-classes: a teacher that is trained here has your classes. Give --teacher-checkpoint, a file of '
@@ -307,7 +309,7 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
             network = build_network(load_model(side.option, side.key), pretrained=False)
             unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
             load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
-        own = _classes_in(content)
+        own = class_names_in(content)
         if mapped is None and own and own != list(names):
             raise ValueError(
                 f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order. If some are '
@@ -352,7 +354,7 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
     Classes at the end may be in no label image that was looked at. What the checkpoint is, is checked later.
     """
     try:
-        names = _classes_in(read_checkpoint(whole(checkpoint))) if _is_file(checkpoint) else []
+        names = class_names_in(read_checkpoint(whole(checkpoint))) if _is_file(checkpoint) else []
     except ValueError:
         return data
     count = len(data.classes)
@@ -363,7 +365,3 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
         'another order: --classes'
     )
     return replace(data, classes=tuple(names), notes=[*data.notes, note])
-
-
-def _classes_in(content: Mapping[str, Any]) -> list[str]:
-    return list(((content.get('meta') or {}).get('dataset_meta') or {}).get('classes') or [])

@@ -15,6 +15,9 @@ from mmengine.config import Config
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import (
+    AUTO as AUTO_TEACHER,
+)
+from mmdistill_dense.apps.project.config_files import (
     WORK,
     box_file,
     check_files,
@@ -36,6 +39,7 @@ from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePict
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.parts import Wish
 from mmdistill_dense.apps.project.picture_folders import Size
+from mmdistill_dense.apps.project.published_teacher import serves_as_it_is
 from mmdistill_dense.apps.project.sides import (
     Side,
     adapt,
@@ -258,7 +262,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     trained = 'teacher.py' in files
     masks = student.task == 'det' and predicts_masks(student.model)
     compared = masks and teacher is not None and predicts_masks(teacher.model)
-    tested = teacher is not None and not trained and not args.teacher_classes
+    tested = teacher is not None and not trained
     files[SUITE] = suite_file(names, trained, tested, compared)
     if masks:
         tell('         the methods teach features and boxes; the mask head learns from its labels alone')
@@ -300,7 +304,12 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
     little to learn from it. The zoo has small students with 200 epochs and teachers with 12.
     """
     given, mapped = task.args.teacher_checkpoint, teacher_classes(task.args.teacher_classes)
+    asked = not (given or teacher.fixed or task.args.train_teacher or task.args.random_weights)
+    taken, note = serves_as_it_is(teacher, task.data.classes) if asked else (False, '')
+    if taken:
+        given, mapped = AUTO_TEACHER, 'auto'
     _adapt(task, teacher, not given, mapped is None)
+    teacher.notes += [note] if note else []
     option: dict[str, Any] = {}
     if given:
         checkpoint = whole(given)

@@ -48,11 +48,12 @@ def _available(source: str) -> bool:
     host = re.match(r'https?://[^/]+/', address)
     if host is None:
         return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
-    return (Path(hub.get_dir()) / 'checkpoints' / Path(address).name).is_file() or _reachable(host[0])
+    return (Path(hub.get_dir()) / 'checkpoints' / Path(address).name).is_file() or reachable(host[0])
 
 
 @cache
-def _reachable(host: str) -> bool:
+def reachable(host: str) -> bool:
+    """Tell whether a host answers, asked once."""
     try:
         with urllib.request.urlopen(urllib.request.Request(host, method='HEAD'), timeout=SECONDS):
             return True

@@ -10,7 +10,8 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from logging import WARNING
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,21 @@ from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.networks.class_pairs import ClassPairs
+from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.atomic import read_json, read_progress, save_whole, write_json
 from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import take_weights_from
 from mmdistill_dense.utils.version import __version__
-from mmdistill_dense.weights.strict_load import load_strictly, local_file, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import (
+    class_names_in,
+    load_strictly,
+    local_file,
+    read_checkpoint,
+    state_dict_of,
+)
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 
@@ -295,7 +304,7 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
         write_configs(definition, run, config)
     config.launcher = launcher
     if only_test:
-        found = {'metrics': _test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
+        found = {'metrics': test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
     else:
         found = _train(definition, run, config, report)
     slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
@@ -423,17 +432,27 @@ def _named(config: Config, run: Run) -> Config:
     return named
 
 
-def _test_teacher(config: Config) -> dict[str, Any]:
+def test_teacher(config: Config) -> dict[str, Any]:
     """Return the scores of the pair's teacher, loaded as strictly as for distillation."""
     model = config.model.teacher
     path = local_file(str(model.get('checkpoint')), model.get('cfg'), 'model.teacher.checkpoint')
     config.model = _teacher_network(model)
     config.load_from = None
     runner = build_runner(config)
-    state = state_dict_of(read_checkpoint(path), path)
-    load_strictly(unwrap(runner.model), state, None, f'model.teacher.checkpoint={str(path)!r}')
+    content, network = read_checkpoint(path), unwrap(runner.model)
+    load_strictly(network, state_dict_of(content, path), None, f'model.teacher.checkpoint={str(path)!r}')
+    if model.get('classes') is not None:
+        names = runner.val_loop.dataloader.dataset.metainfo['classes']
+        own = model.get('class_names') or class_names_in(content)
+        pairs = ClassPairs.of(model.classes, names, own, 'model.teacher.classes')
+        for step in ('val_step', 'test_step'):
+            setattr(network, step, partial(_step_by_pairs, getattr(network, step), pairs))
     val = dict(runner.val())
     return {'val': plain(val), 'test': plain(val if _tests_val(config) else dict(runner.test()))}
+
+
+def _step_by_pairs(step: Callable[[Any], Any], pairs: ClassPairs, batch: Any) -> Any:
+    return in_students_classes(step(batch), pairs)
 
 
 def _teacher_network(option: Mapping[str, Any]) -> Any:

@@ -229,12 +229,6 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
     for (name, _), run in first.items():
         run = replace(run, choice=run.choice if run.choice is not None else {})
         config = plan.config_of(definition, run)
-        tested = run.kind == 'teacher' and not plan.trains_teacher(definition)
-        if tested and config.model.teacher.get('classes') is not None:
-            raise ValueError(
-                f'{definition.path}: test_teacher: the teacher has other classes (model.teacher.classes), which the '
-                'data set cannot score. Remove test_teacher.'
-            )
         _check_data(config)
         _check_unlabelled(config, f'{definition.path}: {name}')
         own = run.kind == 'teacher' or configs.reads_teacher(config)

@@ -31,7 +31,7 @@ def readme_table(sections: Mapping[str, str], scores: Mapping[str, Lines], choic
     Args:
         sections: The sections of ``docs/results.md`` by suite, in their order.
         scores: The published runs by suite.
-        choice: The rows of which the best is shown. Default: all.
+        choice: The rows of which the best is shown; suites without any of them are left out. Default: all.
 
     Raises:
         ValueError: If the choice names a row that no suite has.
@@ -45,6 +45,8 @@ def readme_table(sections: Mapping[str, str], scores: Mapping[str, Lines], choic
         raise ValueError(f'the table of the README: no suite has the row {", ".join(sorted(unknown))}; {PAGE} has them')
     lines = head_lines(['data and networks', 'teacher', 'student alone', 'best method', 'gain'])
     for stem, table in tables.items():
+        if choice and not any(name in rows[stem] for name in choice):
+            continue
         teacher, control = rows[stem].get(TEACHER), rows[stem].get(CONTROL)
         title = next(text for text in sections[stem].splitlines() if text and not text.startswith('#')).rstrip('.')
         seeds = f'{len(table.seeds)} seed{"s" if len(table.seeds) > 1 else ""}'

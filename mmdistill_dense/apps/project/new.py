@@ -15,9 +15,6 @@ from mmengine.config import Config
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import (
-    AUTO as AUTO_TEACHER,
-)
-from mmdistill_dense.apps.project.config_files import (
     WORK,
     box_file,
     check_files,
@@ -228,6 +225,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
             f'--teacher-checkpoint {args.teacher_checkpoint}: --teacher {args.teacher} names its weights already. '
             'Leave the option out, or name the head of a trained network in --head.'
         )
+    if foundation and args.train_teacher:
+        raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, foundation)
     names = methods_of(args.method, student.task, bool(foundation), bool(args.head))
@@ -307,7 +306,7 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
     asked = not (given or teacher.fixed or task.args.train_teacher or task.args.random_weights)
     taken, note = serves_as_it_is(teacher, task.data.classes) if asked else (False, '')
     if taken:
-        given, mapped = AUTO_TEACHER, 'auto'
+        given = mapped = AUTO
     _adapt(task, teacher, not given, mapped is None)
     teacher.notes += [note] if note else []
     option: dict[str, Any] = {}

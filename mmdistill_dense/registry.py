@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -68,6 +69,7 @@ DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled.pictures')
 TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
 HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream', 'apps.inspect.monitor', 'pretrain.dense_monitor')
 OPTIMIZERS = _Child(MMENGINE_OPTIMIZERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _Child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 MODEL_WRAPPERS = _Child(MMENGINE_MODEL_WRAPPERS, 'engine')
 DISTILLERS = _Methods('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])
 # What a model adds to its training step besides the distillers, see `model.distill_model.Extra`.

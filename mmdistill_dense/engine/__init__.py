@@ -1,10 +1,11 @@
-"""What the runner uses: hooks, the distributed wrapper and an optimizer."""
+"""What the runner uses: hooks, the distributed wrapper, an optimizer and a constructor of optimizers."""
 
 from mmdistill_dense.utils import required  # first, because it explains a missing stack
 
 # isort: split
 from mmdistill_dense.engine.ddp import DistillDDP
 from mmdistill_dense.engine.distill_hook import DistillHook
+from mmdistill_dense.engine.inherited_rate import InheritedRate
 from mmdistill_dense.engine.lars import LARS
 
-__all__ = ['LARS', 'DistillDDP', 'DistillHook']
+__all__ = ['LARS', 'DistillDDP', 'DistillHook', 'InheritedRate']

@@ -153,6 +153,41 @@ def test_resumed_weights_win(tmp_path, distilled):
     assert not toys.differing(first, toys.student_state(toys.train(tmp_path, again).model))
 
 
+SLOW = dict(constructor='mmdistill_dense.InheritedRate', paramwise_cfg=dict(inherited_lr_mult=0.1))
+
+
+def test_what_is_inherited_may_learn_more_slowly_and_resumes_exactly(tmp_path):
+    """Its factor multiplies those of other keys; a resumed run has the same groups."""
+    keys = dict(custom_keys={'bbox_head.retina_reg': dict(lr_mult=0.5)})
+    slow = dict(SLOW, optimizer=dict(lr=0.02), paramwise_cfg=dict(SLOW['paramwise_cfg'], **keys))
+
+    def config(name, **changes):
+        return toys.det_run_config(tmp_path / name, option(), iters=4, optim_wrapper=slow, **changes)
+
+    runner = toys.train(None, config('a'))
+    rates = {id(group['params'][0]): group['lr'] for group in runner.optim_wrapper.param_groups}
+    for name, parameter in runner.model.named_parameters():
+        whole = 0.02 * (0.5 if name.startswith('bbox_head.retina_reg') else 1)
+        part = 0.1 if name.startswith(('neck.', 'bbox_head.')) else 1
+        assert rates[id(parameter)] == pytest.approx(whole * part), name
+    again = toys.train(None, config('b', resume=True, load_from=str(tmp_path / 'a/iter_2.pth')))
+    assert not toys.differing(toys.student_state(runner.model), toys.student_state(again.model))
+
+
+@pytest.mark.parametrize(
+    ('inherit', 'factor', 'words'),
+    [
+        (None, 0.1, 'this student inherits nothing. Set model.inherit'),
+        (BOTH, 0, 'inherited_lr_mult must be a number above 0'),
+        (BOTH, None, 'inherited_lr_mult must be a number above 0'),
+    ],
+)
+def test_a_rate_for_nothing_is_refused(inherit, factor, words, tmp_path):
+    slow = dict(SLOW, paramwise_cfg=dict(inherited_lr_mult=factor))
+    with pytest.raises(ValueError, match=words):
+        toys.train(None, toys.det_run_config(tmp_path, option(inherit), iters=1, optim_wrapper=slow))
+
+
 def test_several_teachers_are_told_apart():
     options = option()
     one = options['teacher']

@@ -58,6 +58,7 @@ SETUPS = (
     Setup('CWD'),
     Setup('DIST'),
     Setup('FGD', kind=DETECTOR),
+    Setup('FRS', kind=DETECTOR),
     Setup('FeatureMatch'),
     Setup('FitNet'),
     Setup('HeadOutputKD', SCORES, DETECTOR),

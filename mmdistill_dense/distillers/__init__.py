@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.feature_match import FeatureMatch
     from mmdistill_dense.distillers.fgd import FGD
     from mmdistill_dense.distillers.fitnet import FitNet
+    from mmdistill_dense.distillers.frs import FRS
     from mmdistill_dense.distillers.head_output_kd import HeadOutputKD
     from mmdistill_dense.distillers.ifvd import IFVD
     from mmdistill_dense.distillers.ld import LD
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
-    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'Distiller',
+    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'Distiller',
     'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL',
     'RoIHeadKD', 'TokenRelations',
 ]  # fmt: skip

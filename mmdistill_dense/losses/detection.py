@@ -1,8 +1,9 @@
-"""Losses of detection: focal and global (FGD), localisation (LD)."""
+"""Losses of detection: focal and global (FGD), localisation (LD), feature richness (FRS)."""
 
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense.losses.divergence import divergence_sum
@@ -243,3 +244,65 @@ def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     between = ((a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2).square().sum(-1)
     measure = inner / area_a.clamp_min(_EPS) - between / outer.square().sum(-1).clamp_min(_EPS)
     return iou, measure, between.sqrt()
+
+
+@without_autocast
+def feature_richness(scores: Tensor) -> Tensor:
+    """Return the highest probability of any class and anchor at each place, ``max_k sigmoid(Z_t)`` (FRS).
+
+    Source: Du et al., NeurIPS 2021, https://arxiv.org/abs/2111.00674.
+
+    Args:
+        scores: (B, A K, H, W) logits of the teacher.
+
+    Returns:
+        (B, H, W) in (0, 1], without gradient; float32 (float64 for float64 scores).
+    """
+    return scores.detach().to(loss_dtype(scores)).amax(1).sigmoid()
+
+
+@without_autocast
+def rich_squares(student: Tensor, teacher: Tensor, richness: Tensor, total: Tensor | None = None) -> Tensor:
+    """``sum_{b,c,h,w} M (F_t - F_s)^2 / sum M`` of one level (FRS).
+
+    Args:
+        student: (B, C, H, W) map, the only input that gets a gradient.
+        teacher: Map of the same shape.
+        richness: M, (B, H, W).
+        total: What to divide by. Defaults to ``sum M``.
+
+    Returns:
+        Scalar in float32 (float64 for float64 maps).
+
+    Raises:
+        ValueError: Maps of unequal shapes.
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    squares = (student.to(dtype) - teacher.detach().to(dtype)).square()
+    return (squares.sum(1) * richness).sum() / (richness.sum() if total is None else total)
+
+
+@without_autocast
+def rich_entropy(student: Tensor, teacher: Tensor, richness: Tensor, total: Tensor | None = None) -> Tensor:
+    """``sum_{b,k,h,w} M BCE(sigmoid Z_s, sigmoid Z_t) / sum M`` of one level, from logits (FRS).
+
+    ``y softplus(-z) + (1 - y) softplus(z)``: exact for large logits, also those of the wrong sign.
+
+    Args:
+        student: (B, A K, H, W) logits, the only input that gets a gradient.
+        teacher: Logits of the same shape.
+        richness: M, (B, H, W).
+        total: What to divide by. Defaults to ``sum M``.
+
+    Returns:
+        Scalar in float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError: Logits of unequal shapes.
+    """
+    check_same_shape(student, teacher, what='logits')
+    dtype = loss_dtype(student)
+    z, t = student.to(dtype), teacher.detach().to(dtype)
+    entropy = t.sigmoid() * F.softplus(-z) + (-t).sigmoid() * F.softplus(z)
+    return (entropy.sum(1) * richness).sum() / (richness.sum() if total is None else total)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmdistill_dense.distillers import AfDCD
-from mmdistill_dense.losses import dense_contrast, softmax_divergence
+from mmdistill_dense.distillers import FRS, AfDCD
+from mmdistill_dense.losses import dense_contrast, feature_richness, softmax_divergence
 from tests.golden import class_map, maskd, pcd, pcd_recipe, pcd_teacher
 from tests.golden.maskd import Arrays
 
@@ -86,6 +86,27 @@ def afdcd_kd(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     return {'loss': loss, 'grad_student': student.grad}
 
 
+def frs(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Run the distiller on maps behind their convolution."""
+    levels = range(int(arrays['num_levels']))
+    student = {tap: [_leaf(arrays[f'level{level}_{name}'], dtype) for level in levels]
+               for tap, name in (('neck', 'student'), ('bbox_head[0]', 'student_score'))}  # fmt: skip
+    teacher = {tap: [torch.from_numpy(arrays[f'level{level}_{name}']).to(dtype) for level in levels]
+               for tap, name in (('neck', 'teacher'), ('bbox_head[0]', 'teacher_score'))}  # fmt: skip
+    weights = {name: float(arrays[name]) for name in ('feature_weight', 'class_weight')}
+    distiller = FRS(align='none', **weights)
+    distiller.setup(
+        *({tap: [one[:1].shape for one in maps] for tap, maps in side.items()} for side in (student, teacher))
+    )
+    found = distiller(student, teacher, None)
+    torch.stack(list(found.values())).sum().backward()
+    for level in levels:
+        found[f'level{level}_mask'] = feature_richness(teacher['bbox_head[0]'][level])
+        found[f'level{level}_grad_student'] = student['neck'][level].grad
+        found[f'level{level}_grad_student_score'] = student['bbox_head[0]'][level].grad
+    return found
+
+
 def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype).requires_grad_()
 
@@ -113,6 +134,7 @@ METHODS = {
         kind_of=class_map.kind_of,
         kinds={'softmax': class_map.softmax, 'sigmoid': class_map.sigmoid, 'labels': class_map.labels},
     ),
+    'frs': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'frs': frs}),
     'maskd': Method(
         kind_of=maskd.kind_of,
         kinds={
@@ -173,6 +195,8 @@ class Tolerance:
 # Masks, their weights and the weight map, of which nothing is said, are taken as gradients.
 # class_map: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
+# frs: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
+# 1e-12 + 2e-5 * max|x|".
 # pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
 # gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
 # which the file allows up to 12: ours come from the same library. The statistics of 4000 crops scatter: three to
@@ -229,6 +253,8 @@ TOLERANCES = (
     *(Tolerance('class_map', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in CLASS_LOSSES),
     *(Tolerance('class_map', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CLASS_MAPS),
     Tolerance('class_map', 'labels', 'labels', (0, 0), absolute=(0.01, 0.01)),
+    Tolerance('frs', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
+    *(Tolerance('frs', '*', f'level*_{name}', (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('mask', 'grad_*')),
     Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),
     Tolerance('maskd', 'dice', 'dice', (1e-9, 1e-5)),
     Tolerance('maskd', 'stage1', 'dice', (1e-6, 1e-6)),

@@ -47,7 +47,7 @@ DET: dict[str, dict] = {
     name: {} for name in ('AT', 'AfDCD', 'CWD', 'FGD', 'FitNet', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD', *OF_TOKENS)
 }
 DET |= {'DIST': SCORES, 'LogitKD': SCORES, 'HeadOutputKD': dict(student_tap='bbox_head.retina_reg')}
-ELSEWHERE = {'LD': toys.det_net('gfl'), 'RoIHeadKD': toys.det_net('faster_rcnn')}
+ELSEWHERE = {'FRS': toys.det_net('fcos'), 'LD': toys.det_net('gfl'), 'RoIHeadKD': toys.det_net('faster_rcnn')}
 HEAD = 'decode_head.bottleneck'
 LEVELS = ['backbone[1]', 'backbone[2]', 'backbone[3]', HEAD]
 

@@ -20,7 +20,7 @@ from tests import toys
 from tests.faults.tools import log_of
 
 KEY = 'model.distillers.x'
-METHODS = {name for name in list(vars(distillers)) if name in DISTILLERS.module_dict}
+METHODS = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
 OF_TOKENS = ('FeatureMatch', 'QueryMatch', 'QueueKL', 'TokenRelations')
 SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=toys.NUM_CLASSES)
 SEG: dict[str, dict] = {

@@ -16,7 +16,7 @@ from mmdistill_dense.utils.distributed import unwrap
 class InheritedRate(DefaultOptimWrapperConstructor):
     """mmengine's constructor, with ``paramwise_cfg.inherited_lr_mult``: a factor on the rate of inherited parameters.
 
-    It multiplies the factors of ``custom_keys``.
+    It multiplies the factors of ``custom_keys``, and holds for a run with ``load_from`` too.
 
     Raises:
         ValueError: For a factor that is not a number above 0, or a model that inherits nothing.
@@ -31,7 +31,7 @@ class InheritedRate(DefaultOptimWrapperConstructor):
             )
         network: Any = unwrap(model)
         entries = getattr(getattr(network, 'distillation', None), 'inherit', ())
-        named = dict(network.named_parameters())
+        named = dict(network.named_parameters(remove_duplicate=False))
         taken = {id(named[entry.target]) for entry in entries if entry.target in named}
         taken |= {id(value) for entry in entries for value in below(named, entry.target).values()}
         if not taken:

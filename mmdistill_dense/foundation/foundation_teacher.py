@@ -29,6 +29,7 @@ class VisionTransformer(ViT):
         model: As of :class:`FoundationTeacher`.
         out_blocks: The blocks whose maps it returns, each as often as it is named; -1 is the last.
         norm: Apply the final norm to the maps.
+        stride: Pixels of a cell; pictures are resized so that a patch covers as many. Defaults to the patch.
         checkpoint: File of its weights, as of :class:`FoundationTeacher`. Defaults to None: they are drawn.
         frozen: Train nothing in it, and keep no activations. Defaults to False.
         ignore: As of :class:`FoundationTeacher`.
@@ -44,6 +45,7 @@ class VisionTransformer(ViT):
         model: str | Mapping[str, Any],
         out_blocks: Sequence[int] = (-1,),
         norm: bool = True,
+        stride: int | None = None,
         checkpoint: str | None = None,
         frozen: bool = False,
         ignore: Collection[str] = (),
@@ -55,6 +57,7 @@ class VisionTransformer(ViT):
                 'VisionTransformer takes no init_cfg: name the file in checkpoint. The names of the original code, '
                 'timm and transformers are read.'
             )
+        self.stride = self.shape.patch if stride is None else stride
         self.checkpoint, self.frozen, self.ignore = checkpoint, frozen, tuple(ignore)
         self.trains = True
         self._drawn: Tensor | None = None

@@ -114,21 +114,32 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention; ``turn`` turns queries and keys by their tokens' positions."""
+    """Self-attention; ``turn`` turns queries and keys by their tokens' positions. The keys of DINOv3 have no bias."""
 
-    def __init__(self, dim: int, heads: int, qkv_bias: bool) -> None:
+    def __init__(self, dim: int, heads: int, qkv_bias: bool, key_bias: bool = True) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.key_bias = heads, key_bias
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, turn: Turn = None) -> Tensor:
         """Return (B, N, D) for (B, N, D)."""
         batch, count, dim = x.shape
-        q, k, v = self.qkv(x).reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        bias = self.qkv.bias
+        if self.key_bias or bias is None or not bias.requires_grad:
+            mixed = self.qkv(x)
+        else:  # in training, where the zeros of a file would not stay
+            mixed = F.linear(x, self.qkv.weight, bias * _without_keys(bias))
+        q, k, v = mixed.reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, dim))
+
+
+def _without_keys(bias: Tensor) -> Tensor:
+    mask = torch.ones_like(bias)
+    mask.chunk(3)[1].zero_()
+    return mask
 
 
 class MLP(nn.Module):
@@ -175,7 +186,7 @@ class Block(nn.Module):
         super().__init__()
         family = FAMILIES[shape.family]
         self.norm1, self.norm2 = (nn.LayerNorm(shape.dim, eps=family.eps) for _ in range(2))
-        self.attn = Attention(shape.dim, shape.heads, shape.qkv_bias)
+        self.attn = Attention(shape.dim, shape.heads, shape.qkv_bias, key_bias=not shape.rotary)
         self.mlp = (MLP if shape.ffn == 'mlp' else SwiGLU)(shape.dim, shape.hidden)
         self.ls1, self.ls2 = (LayerScale(shape.dim) if family.layer_scale else nn.Identity() for _ in range(2))
 
@@ -219,7 +230,7 @@ class ViT(nn.Module):
     def __init__(self, shape: Architecture, norm: bool = True) -> None:
         super().__init__()
         self.shape = shape
-        self.normalises = norm
+        self.normalises, self.stride = norm, shape.patch
         self.patch_embed = PatchEmbed(shape.patch, shape.dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.dim))
         if shape.registers:
@@ -241,7 +252,7 @@ class ViT(nn.Module):
     def maps_of(self, pictures: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Return the maps behind some blocks; see :meth:`forward`."""
         self._check(pictures)
-        grid = cells(pictures, self.shape.patch)
+        grid = cells(pictures, self.stride)
         tokens = self._tokens(pictures, grid)
         turn = None if self.shape.native is not None else self.rope(*grid)
         norm = self.norm if self.normalises else nn.Identity()

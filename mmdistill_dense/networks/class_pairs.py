@@ -54,6 +54,29 @@ def check_complete(key: str, pairs: ClassPairs) -> None:
         )
 
 
+def check_names(key: str, names: Sequence[str] | None, count: int | None) -> None:
+    """Refuse a teacher whose head has other classes than those that are known by name.
+
+    Args:
+        key: The config key of the teacher.
+        names: Of its classes.
+        count: Of its head; ``None`` if the config does not say it.
+
+    Raises:
+        ValueError: With the option to set.
+    """
+    if not names:
+        raise ValueError(
+            f"{key}.classes: the checkpoint does not say the names of the teacher's classes: set {key}.class_names to "
+            'their list, in the order of its outputs.'
+        )
+    if count not in (None, len(names)):
+        raise ValueError(
+            f'{key}.classes: {len(names)} names of teacher classes are known ({some(names)}); its head has {count}: '
+            f'set {key}.class_names, in the order of its outputs.'
+        )
+
+
 @dataclass(frozen=True)
 class Group:
     """Student and teacher classes that together are the same things; mostly one student class."""

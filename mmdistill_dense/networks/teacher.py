@@ -13,13 +13,12 @@ from torch import Tensor, nn
 
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.networks.building import move
-from mmdistill_dense.networks.class_pairs import ClassPairs
+from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import Look
 from mmdistill_dense.networks.modes import in_training
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, TeacherPlan
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.strict_load import (
@@ -162,19 +161,10 @@ class FrozenTeacher:
             raise ValueError(
                 f"{key} needs the names of the student's classes: set metainfo.classes of the training set."
             )
-        if self.classes is None:
-            if self.receipt is None:
-                return []
-            raise ValueError(
-                f"{key}: the checkpoint does not say the names of the teacher's classes: set {self.key}.class_names to "
-                'their list, in the order of its outputs.'
-            )
-        count = num_classes(self.config.model)
-        if count not in (None, len(self.classes)):
-            raise ValueError(
-                f'{key}: {len(self.classes)} names of teacher classes are known ({some(self.classes)}); its head has '
-                f'{count}: set {self.key}.class_names, in the order of its outputs.'
-            )
+        if self.classes is None and self.receipt is None:
+            return []
+        check_names(self.key, self.classes, num_classes(self.config.model))
+        assert self.classes is not None, 'it is checked'
         self.pairs = ClassPairs.of(self.option.classes, student, self.classes, key)
         for distiller in distillers:
             if distiller.teacher is self:

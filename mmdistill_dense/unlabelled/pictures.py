@@ -98,6 +98,7 @@ _LABELS = re.compile('Annotations|CopyPaste|Mosaic|MixUp')
 # What a strong view draws for the student alone; the geometric steps of mmdet's RandAugment stay.
 _COLOURS = re.compile(
     '(PhotoMetricDistortion|YOLOXHSVRandomAug|Color|ColorTransform|ColorJitter|RandomGrayscale|Brightness|Contrast|'
+    'CLAHE|AdjustGamma|RGB2Gray|RandomCutOut|BioMedicalGaussianNoise|BioMedicalGaussianBlur|BioMedicalRandomGamma|'
     'AutoContrast|Equalize|Invert|Posterize|Sharpness|Solarize|SolarizeAdd|GaussianBlur|CutOut|RandomErasing)$'
 )
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.networks.class_pairs import ClassPairs, chosen
+from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs, chosen
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
@@ -203,20 +203,27 @@ def _label_of_group(pairs: ClassPairs, none: int) -> list[int]:
     return [group.student[0] if len(group.student) == 1 else none for group in pairs.groups]
 
 
-def _of_student(found: Any, pairs: ClassPairs, several: bool = False) -> Any:
-    """Return the predicted boxes that are of one class of the student, with its label; ``several``: or of several.
+def _labels_by_class(pairs: ClassPairs, several: bool = False) -> Tensor:
+    """Return the student's label of each class of the teacher, -1 without one; ``several``: also of a coarse class."""
+    labels = _label_of_group(pairs, -1)
+    if several:
+        normal = [name.lower() for name in pairs.student]
+        firsts = [sorted(group.student, key=lambda one: normal[one] != BACKGROUND)[0] for group in pairs.groups]
+        labels = firsts
+    label_of = {one: label for group, label in zip(pairs.groups, labels, strict=True) for one in group.teacher}
+    return torch.tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])
+
+
+def _relabelled(found: Any, by_class: Tensor) -> Any:
+    """Return the predicted boxes that have a label of the student, with it.
 
     Those of other classes are left out, and their places stay background: an ignored dining table would take the cups
     on it along.
     """
-    firsts = [group.student[0] for group in pairs.groups] if several else _label_of_group(pairs, -1)
-    label_of = {one: label for group, label in zip(pairs.groups, firsts, strict=True) for one in group.teacher}
-    by_class = torch.tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])
     labels = to_device(by_class, found.labels)[found.labels]
-    kept = labels >= 0
-    chosen_ones = found[kept]
-    chosen_ones.labels = labels[kept]
-    return chosen_ones
+    kept = found[labels >= 0]
+    kept.labels = labels[labels >= 0]
+    return kept
 
 
 def sure_boxes(found: Any, threshold: float, pairs: ClassPairs | None = None) -> tuple[InstanceData, InstanceData]:
@@ -224,7 +231,7 @@ def sure_boxes(found: Any, threshold: float, pairs: ClassPairs | None = None) ->
 
     ``pairs`` are the classes that a teacher of others shares with the student.
     """
-    found = found if pairs is None else _of_student(found, pairs)
+    found = found if pairs is None else _relabelled(found, _labels_by_class(pairs))
     scores = found.scores
     sure, unsure = scores >= threshold, (scores < threshold) & (scores >= UNSURE)
     first, second = (InstanceData(bboxes=found.bboxes[one], labels=found.labels[one]) for one in (sure, unsure))
@@ -234,20 +241,17 @@ def sure_boxes(found: Any, threshold: float, pairs: ClassPairs | None = None) ->
 def in_students_classes(samples: Samples, pairs: ClassPairs) -> Samples:
     """Give what a teacher of other classes predicts the student's labels, to be scored on the student's data.
 
-    A pixel whose most likely class the student does not have is 255, a miss; boxes of such classes are left out. Of a
-    group of several student classes, the first is meant.
+    A pixel of a class that the student does not have is 255, a miss; boxes of such classes are left out. Of a group of
+    several student classes, the background is meant, or the first.
     """
+    by_class = _labels_by_class(pairs, several=True)
     sample: Any
     for sample in samples:
         if 'pred_instances' in sample:
-            _set(sample, pred_instances=_of_student(sample.pred_instances, pairs, several=True))
-            continue
-        scores = probabilities(sample.seg_logits.data[None])
-        values, groups = pairs.summed(scores).max(1)
-        labels = to_device(torch.tensor([group.student[0] for group in pairs.groups]), groups)[groups]
-        if pairs.rest:
-            labels = labels.masked_fill(chosen(scores, pairs.rest).amax(1) > values, IGNORED)
-        _set(sample, pred_sem_seg=PixelData(data=labels))
+            _set(sample, pred_instances=_relabelled(sample.pred_instances, by_class))
+        else:
+            labels = to_device(by_class, sample.pred_sem_seg.data)[sample.pred_sem_seg.data]
+            _set(sample, pred_sem_seg=PixelData(data=labels.masked_fill(labels < 0, IGNORED)))
     return samples
 
 

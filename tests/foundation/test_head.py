@@ -98,6 +98,32 @@ def test_a_frozen_backbone_without_weights_stops_at_the_first_step(tmp_path: Pat
     assert torch.equal(found.model.backbone.cls_token, trained.model.backbone.cls_token)
 
 
+@pytest.mark.parametrize('patch', [8, 14, 16])
+def test_maps_of_a_pyramid_have_the_cells_of_the_student(patch: int) -> None:
+    model = dict(family='dinov3', patch=patch, dim=48, depth=2, heads=3)
+    backbone = VisionTransformer(model, stride=16)
+    backbone.init_weights()
+    assert backbone.eval()(files.picture(96, 160))[0].shape == (1, 48, 6, 10)
+
+
+def test_keys_of_a_trained_student_have_no_bias_as_in_its_files(tmp_path: Path) -> None:
+    """What is trained is what an export gives."""
+    tiny = dict(family='dinov3', patch=16, dim=48, depth=2, heads=3)
+    network = VisionTransformer(tiny)
+    network.init_weights()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.05)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(files.picture(32, 48))[0].square().sum().backward()
+        optimizer.step()
+    assert not any(block.attn.qkv.bias.grad.chunk(3)[1].any() for block in network.blocks)
+    torch.save(named(network, 'original'), tmp_path / 'a.pth')
+    teacher = FoundationTeacher(tiny)
+    teacher.load_teacher(tmp_path / 'a.pth')
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.eval()(files.picture(32, 48)), network.eval()(files.picture(32, 48))[0])
+
+
 def test_an_unfrozen_backbone_learns() -> None:
     backbone = VisionTransformer(MODEL, out_blocks=(-1,))
     backbone.init_weights()

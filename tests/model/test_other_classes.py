@@ -11,6 +11,7 @@ from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.suite import job
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes, sure_boxes, sure_pixels
 from tests import toys
 
@@ -331,12 +332,26 @@ def test_classes_that_the_student_does_not_have_are_misses():
     from mmengine.structures import PixelData
 
     pairs = matched(seg_pair(dict(kd=dict(type='LogitKD')))).distillation.teachers['teacher'].pairs
-    logits = torch.eye(len(SEG_NAMES))[:, None]  # a pixel for each of the teacher's classes
-    sample = SegDataSample(seg_logits=PixelData(data=10 * logits), pred_sem_seg=PixelData(data=torch.zeros(1, 1, 1)))
+    sample = SegDataSample(pred_sem_seg=PixelData(data=torch.arange(len(SEG_NAMES))[None, None]))
     (found,) = in_students_classes([sample], pairs)
     labels = found.pred_sem_seg.data[0, 0].tolist()
     assert labels[0] == labels[-1] == 255 and labels[2] == labels[3] == 1  # sky, the dotted ring; merged ones
     assert labels[1] == 2 and labels[4:-1] == [CLASSES.index(name) for name in SEG_NAMES[4:-1]]
+
+
+def test_a_coarse_class_is_scored_as_background_or_its_first_member():
+    """Where both have a background, it also holds what only one of them has."""
+    from mmengine.structures import PixelData
+
+    pairs = ClassPairs.of('auto', ['forklift', 'background', 'car'], ['background', 'bus', 'car'], 'k')
+    sample = SegDataSample(pred_sem_seg=PixelData(data=torch.tensor([[[0, 1, 2]]])))
+    (found,) = in_students_classes([sample], pairs)
+    assert found.pred_sem_seg.data.tolist() == [[[1, 1, 2]]]
+    pairs = ClassPairs.of(
+        {'car': ['vehicle'], 'truck': ['vehicle']}, ['road', 'car', 'truck'], ['vehicle', 'road'], 'k'
+    )
+    (found,) = in_students_classes([SegDataSample(pred_sem_seg=PixelData(data=torch.tensor([[[0, 1]]])))], pairs)
+    assert found.pred_sem_seg.data.tolist() == [[[1, 0]]]
 
 
 def test_check_and_suites_test_a_teacher_by_the_pairs(tmp_path):

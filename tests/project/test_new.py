@@ -10,12 +10,15 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmseg.datasets import CityscapesDataset
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.run import check_config
+from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.config_files import check_teacher
 from mmdistill_dense.apps.project.new import with_enough
-from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.project.published_teacher import serves_as_it_is
+from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.foundation.vit import Rotary, ViT
@@ -386,3 +389,16 @@ def test_a_teacher_without_its_auxiliary_head_is_taken() -> None:
     torch.save({'state_dict': kept}, 'teacher.pth')
     with pytest.raises(ValueError, match='1 missing'):
         check_teacher(side, 'teacher.pth', names)
+
+
+def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open background holds every class that the other side does not have."""
+    monkeypatch.setattr(fetched_weights, 'reachable', lambda host: True)
+    voc = read_side('mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py', '--teacher')
+    assert serves_as_it_is(voc, ['background', 'leaf', 'stem'], []) == (None, None, '')
+    taken, _, note = serves_as_it_is(voc, ['background', 'car', 'stem'], [])
+    assert not taken and 'know 1 of your 3 classes (car)' in note
+    city = read_side('mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', '--teacher')
+    assert serves_as_it_is(city, ['road', 'car'], ['kd'])[:2] == ('auto', 'auto')
+    assert not serves_as_it_is(city, ['road', 'car'], ['dist'])[0] and not serves_as_it_is(city, ['car'], [])[0]
+    assert serves_as_it_is(city, CityscapesDataset.METAINFO['classes'], ['dist'])[:2] == ('auto', None)

@@ -110,6 +110,7 @@ def test_a_network_that_stops_without_boxes_is_not_trained_on_empty_pictures(cap
     [
         (('person', 'traffic light'), (), True, 'published weights know all your classes, so it is not trained'),
         (('person', 'traffic light'), ('--train-teacher',), False, ''),
+        (('person', 'car'), ('--method', 'frs', 'pkd'), False, ''),
         (('person', 'forklift'), (), False, 'know 1 of your 2 classes (person): to take them as they are, add'),
         (('red', 'white'), (), False, ''),
     ],

@@ -9,6 +9,7 @@ model = dict(
         model='dinov2_vits14',
         checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/dinov2_vits14_pretrain.pth',
         out_blocks=(-1, -1, -1, -1),
+        stride=16,  # whatever the patch: the pyramid has strides 4 to 32
         frozen=True,
     ),
     neck=[

@@ -62,7 +62,7 @@ def head_side(head: str, foundation: Mapping[str, Any], student: Side) -> Side:
             changes['neck'] = {'embed_dim': shape.dim}
     else:
         name = student.name
-        changes['backbone']['_delete_'] = True
+        changes['backbone'] |= {'_delete_': True, 'stride': 16}  # whose pyramid has the strides of the student
         changes['neck'] = _pyramid(head, shape, student)
     side = Side('--teacher', name, Config.fromfile(find_config(recipe)), {}, student.task, fixed=changes, recipe=recipe)
     side.model = load_model(side.option, '--teacher').model

@@ -304,9 +304,9 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
     """
     given, mapped = task.args.teacher_checkpoint, teacher_classes(task.args.teacher_classes)
     asked = not (given or teacher.fixed or task.args.train_teacher or task.args.random_weights)
-    taken, note = serves_as_it_is(teacher, task.data.classes) if asked else (False, '')
-    if taken:
-        given = mapped = AUTO
+    note = ''
+    if asked:
+        given, mapped, note = serves_as_it_is(teacher, task.data.classes, task.args.method)
     _adapt(task, teacher, not given, mapped is None)
     teacher.notes += [note] if note else []
     option: dict[str, Any] = {}

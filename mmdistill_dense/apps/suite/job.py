@@ -40,9 +40,10 @@ from mmdistill_dense.config.resolve import load_model, without_pretrained
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
-from mmdistill_dense.networks.class_pairs import ClassPairs
+from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.atomic import read_json, read_progress, save_whole, write_json
@@ -444,6 +445,7 @@ def test_teacher(config: Config) -> dict[str, Any]:
     if model.get('classes') is not None:
         names = runner.val_loop.dataloader.dataset.metainfo['classes']
         own = model.get('class_names') or class_names_in(content)
+        check_names('model.teacher', own, num_classes(load_model(_bare(model), 'model.teacher').model))
         pairs = ClassPairs.of(model.classes, names, own, 'model.teacher.classes')
         for step in ('val_step', 'test_step'):
             setattr(network, step, partial(_step_by_pairs, getattr(network, step), pairs))
@@ -455,8 +457,12 @@ def _step_by_pairs(step: Callable[[Any], Any], pairs: ClassPairs, batch: Any) ->
     return in_students_classes(step(batch), pairs)
 
 
+def _bare(option: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in option.items() if key not in TEACHER_OPTIONS}
+
+
 def _teacher_network(option: Mapping[str, Any]) -> Any:
-    found = load_model({key: value for key, value in option.items() if key not in TEACHER_OPTIONS}, 'model.teacher')
+    found = load_model(_bare(option), 'model.teacher')
     model = without_pretrained(found.model)
     return {**model, '_scope_': found.scope} if found.scope else model
 

@@ -64,7 +64,7 @@ class FRS(Distiller):
 
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = (
-        "it needs the class scores beside the maps, and only you can name them: leave student_tap out, or ['neck', "
+        "it compares class scores beside the maps, and only you can name them: leave student_tap out, or ['neck', "
         "'rpn_head[0]'] for a two-stage detector"
     )
 

@@ -272,7 +272,7 @@ def rich_squares(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
         total: What to divide by. Defaults to ``sum M``.
 
     Returns:
-        Scalar in float32 (float64 for float64 maps).
+        Scalar in float32 (float64 for float64 maps); 0 without pictures.
 
     Raises:
         ValueError: Maps of unequal shapes.
@@ -280,7 +280,7 @@ def rich_squares(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
     squares = (student.to(dtype) - teacher.detach().to(dtype)).square()
-    return (squares.sum(1) * richness).sum() / (richness.sum() if total is None else total)
+    return _weighed(squares.sum(1), richness, total)
 
 
 @without_autocast
@@ -305,4 +305,10 @@ def rich_entropy(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
     dtype = loss_dtype(student)
     z, t = student.to(dtype), teacher.detach().to(dtype)
     entropy = t.sigmoid() * F.softplus(-z) + (-t).sigmoid() * F.softplus(z)
-    return (entropy.sum(1) * richness).sum() / (richness.sum() if total is None else total)
+    return _weighed(entropy.sum(1), richness, total)
+
+
+def _weighed(values: Tensor, weight: Tensor, total: Tensor | None) -> Tensor:
+    weight = weight.detach().to(values.dtype)
+    whole = weight.sum() if total is None else total.detach().to(values.dtype)
+    return (values * weight).sum() / whole.clamp_min(torch.finfo(values.dtype).tiny)  # 0 without pictures

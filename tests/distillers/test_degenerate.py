@@ -34,6 +34,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'CWD': [{}],
     'DIST': [{}, dict(activation='sigmoid'), dict(activation='sigmoid', beta=0.0)],
     'FGD': [{}],
+    'FRS': [{}, dict(class_weight=0.0)],
     'FeatureMatch': [{}, dict(standardise='token'), dict(standardise=None, smooth_l1=0.0)],
     'FitNet': [{}],
     'HeadOutputKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid')],
@@ -50,7 +51,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'SKD': [{}, dict(patch_size=SIDE)],
     'TokenRelations': [{}, dict(diagonal=False, num_pixels=9)],
 }
-EQUAL = {'DIST', 'HeadOutputKD', 'LD', 'LogitKD', 'RoIHeadKD'}  # whose channels mean the same on both sides
+EQUAL = {'DIST', 'FRS', 'HeadOutputKD', 'LD', 'LogitKD', 'RoIHeadKD'}  # whose channels mean the same on both sides
 ALL = [
     pytest.param(name, way, id=f'{name}{index or ""}') for name, ways in WAYS.items() for index, way in enumerate(ways)
 ]
@@ -64,7 +65,7 @@ def test_every_registered_method_is_asked() -> None:
 def made(name: str, way: dict[str, Any], student: Shape, teacher: Shape) -> Any:
     """A distiller that is set up for maps of these shapes."""
     torch.manual_seed(0)
-    taps = {} if name == 'LD' else dict(student_tap='tap')
+    taps = {} if name == 'LD' else dict(student_tap=['tap', 'tap'] if name == 'FRS' else 'tap')
     distiller = DISTILLERS.get(name)(**taps, **way)
     distiller.name = 'mine'
     distiller.state = RunState(iteration=3, max_iters=10, seed=1)

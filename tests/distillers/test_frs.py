@@ -85,7 +85,7 @@ def test_levels_are_summed_and_each_has_its_own_convolution():
         (dict(align='conv5'), 'align'),
         (dict(student_tap='neck'), 'must be two taps without weights, the maps and the scores'),
         (dict(student_tap=[('neck', 0.5), 'bbox_head[0]']), 'two taps without weights'),
-        (dict(student_tap='auto'), 'it needs the class scores beside the maps'),
+        (dict(student_tap='auto'), 'it compares class scores beside the maps'),
     ],
 )
 def test_wrong_options_are_refused(options, words):

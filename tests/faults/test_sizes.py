@@ -42,6 +42,7 @@ DENSE: dict[str, dict[str, Any]] = dict(
     cwd=dict(type='CWD', student_tap='neck'),
     dist=dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
     fgd=dict(type='FGD', student_tap='neck'),
+    frs=dict(type='FRS'),
     fitnet=dict(type='FitNet', student_tap='neck'),
     kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
     ld=dict(type='LD', class_weight=0.0),

@@ -18,7 +18,7 @@ COMPARE_MAPS = (
     *('AfDCD', 'AT', 'CIRKD', 'CWD', 'FeatureMatch', 'FGD', 'FitNet', 'IFVD', 'MasKD', 'MGD', 'PCD', 'PKD'),
     *('QueryMatch', 'QueueKL', 'SKD', 'TokenRelations'),
 )
-OTHERS = ('DIST', 'HeadOutputKD', 'LogitKD', 'RoIHeadKD')
+OTHERS = ('DIST', 'FRS', 'HeadOutputKD', 'LogitKD', 'RoIHeadKD')
 
 
 def build(**options):

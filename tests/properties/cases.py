@@ -105,6 +105,12 @@ def _focal(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dic
     return dict(inputs, position=position, channel=channel), {}
 
 
+def _rich(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
+    inputs, _ = _maps()(draw, kinds, dtype)
+    b, _, h, w = inputs['student'].shape
+    return dict(inputs, richness=tensor(draw(seeds), 'normal', (b, h, w), dtype).sigmoid()), {}
+
+
 def _shifted(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
     inputs, _ = _maps()(draw, kinds, dtype)
     return dict(inputs, shift=tensor(*draw(values(kinds)), inputs['student'].shape[:2], dtype)), {}
@@ -251,6 +257,8 @@ CASES: dict[str, Case] = {
     ),
     'absolute_error': Case(losses.absolute_error, MAPS, _maps()),
     'focal_error': Case(losses.focal_error, {**MAPS, 'position': 'bhw', 'channel': 'bc'}, _focal, shows_nan=False),
+    'rich_squares': Case(losses.rich_squares, {**MAPS, 'richness': 'bhw'}, _rich, averages=False),
+    'rich_entropy': Case(losses.rich_entropy, {**MAPS, 'richness': 'bhw'}, _rich, averages=False, zero=False),
     'shifted_error': Case(
         losses.shifted_error, {**MAPS, 'shift': 'bc'}, _shifted, zero=False, learns=('student', 'shift')
     ),

@@ -193,7 +193,7 @@ def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, ne
 
 @pytest.mark.soak
 def test_a_stream_that_begins_late_is_that_of_the_others(tmp_path):
-    seen = run(tmp_path, model(toys.picture_folder(), ratio=1.5, start=2))
+    seen = run(tmp_path, model(toys.picture_folder(), **MORE, start=2))
     assert [one[2] for one in seen] == [None, None, *(one[2] for one in uninterrupted()[1][2:])]
 
 
@@ -374,5 +374,5 @@ def test_another_ratio_and_no_pictures_are_refused_unless_the_user_insists(tmp_p
 def test_a_moved_folder_is_the_same(tmp_path):
     folder, before = uninterrupted()
     shutil.copytree(toys.picture_folder(), tmp_path / 'moved')
-    network = model(str(tmp_path / 'moved'), ratio=1.5)
+    network = model(str(tmp_path / 'moved'), **MORE)
     assert run(tmp_path, network, resume=True, load_from=str(folder / 'iter_4.pth')) == before[4:]

@@ -293,6 +293,15 @@ def total(losses: Mapping[str, Any]) -> Tensor:
     )
 
 
+def bare(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The same pictures without their labels."""
+    batch = copy.deepcopy(dict(batch))
+    for sample in batch['data_samples']:
+        for name in [name for name in ('gt_sem_seg', 'gt_instances') if name in sample]:
+            delattr(sample, name)
+    return batch
+
+
 # Files
 
 

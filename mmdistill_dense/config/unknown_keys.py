@@ -55,6 +55,13 @@ def _refuse(place: str, config: Mapping[str, Any], known: set[str], otherwise: s
             raise ValueError(f'{place}{key} is a key that nothing reads.{found} Correct it, or {otherwise}.')
 
 
+def check_known(key: str, options: Mapping[str, Any], known: Collection[str]) -> None:
+    """Raise a ``TypeError`` for an option of ``key`` that is not among the known names."""
+    for name in options:
+        if name not in known:
+            raise TypeError(f'{key} has no option {name!r}; known: {", ".join(known)}.{hint(name, known)}')
+
+
 def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
     """Refuse options that the constructors of a class do not take."""
     known = options_of(kind)

@@ -77,10 +77,8 @@ class VisionTransformer(ViT):
             super().init_weights()
             self._drawn = self.cls_token.detach().clone() if self.frozen else None
             return
-        where = f'backbone.checkpoint={self.checkpoint!r}'
         path = local_file(self.checkpoint, None, 'backbone.checkpoint')
-        ignored, source = load_vit(self, read_checkpoint(path), self.ignore, where)
-        print_log(f'{where}: {source}, {len(self.state_dict())} tensors loaded, {ignored} ignored', 'current')
+        _load(self, path, self.ignore, f'backbone.checkpoint={self.checkpoint!r}')
 
     def train(self, mode: bool = True) -> VisionTransformer:
         """Set the mode; a frozen network stays in evaluation."""
@@ -169,8 +167,11 @@ class FoundationTeacher(ViT):
         Raises:
             ValueError: As :func:`load_vit`.
         """
-        where = f'{key}={str(path)!r}'
-        ignored, self.source = load_vit(self, read_checkpoint(path), self.ignore, where)
-        loaded = len(self.state_dict())
-        print_log(f'{where}: {self.source}, {loaded} tensors loaded, {ignored} ignored', 'current')
-        return loaded, ignored
+        ignored, self.source = _load(self, path, self.ignore, f'{key}={str(path)!r}')
+        return len(self.state_dict()), ignored
+
+
+def _load(network: ViT, path: str | Path, ignore: Collection[str], where: str) -> tuple[int, str]:
+    ignored, source = load_vit(network, read_checkpoint(path), ignore, where)
+    print_log(f'{where}: {source}, {len(network.state_dict())} tensors loaded, {ignored} ignored', 'current')
+    return ignored, source

@@ -129,14 +129,15 @@ class Attention(nn.Module):
         if self.key_bias or bias is None or not bias.requires_grad:
             mixed = self.qkv(x)
         else:  # in training, where the zeros of a file would not stay
-            mixed = F.linear(x, self.qkv.weight, bias * _without_keys(bias))
+            mixed = F.linear(x, self.qkv.weight, bias * key_mask(bias))
         q, k, v = mixed.reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         if turn is not None:
             q, k = turned(q, turn), turned(k, turn)
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, count, dim))
 
 
-def _without_keys(bias: Tensor) -> Tensor:
+def key_mask(bias: Tensor) -> Tensor:
+    """Return 1 for the biases of queries and values and 0 for those of keys, in the form of all three."""
     mask = torch.ones_like(bias)
     mask.chunk(3)[1].zero_()
     return mask

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense.foundation.models import FAMILIES, MODELS_BY_NAME, Architecture
-from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.vit import ViT, key_mask
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import copy_strictly
 
@@ -163,17 +163,9 @@ def named(network: ViT, names: str) -> dict[str, Tensor]:
         raise ValueError(f'names={names!r}: choose one of {", ".join(schemes)}.')
     found = {name: tensor.clone() for name, tensor in entries(network, schemes[names]).items()}
     if names == 'original' and network.shape.rotary and network.shape.qkv_bias:
-        found |= {
-            f'blocks.{number}.attn.qkv.bias_mask': _key_mask(network.shape.dim) for number in range(network.shape.depth)
-        }
+        mask = key_mask(torch.empty(3 * network.shape.dim))
+        found |= {f'blocks.{number}.attn.qkv.bias_mask': mask.clone() for number in range(network.shape.depth)}
     return found
-
-
-def _key_mask(dim: int) -> Tensor:
-    """Return the mask of the biases of queries, keys and values in a file of DINOv3: keys have none."""
-    mask = torch.ones(3 * dim)
-    mask[dim : 2 * dim] = 0
-    return mask
 
 
 def holds_class_row(shape: Architecture, scheme: Scheme) -> bool:
@@ -289,7 +281,7 @@ def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
     if not network.shape.qkv_bias:
         return
     dim = network.shape.dim
-    expected = _key_mask(dim)
+    expected = key_mask(torch.empty(3 * dim))
     for number in range(network.shape.depth):
         name = f'blocks.{number}.attn.qkv.bias_mask'
         mask = state.pop(name, None)

@@ -205,11 +205,17 @@ def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapp
     return found
 
 
-def normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
-    """Return mean and std, for each channel or one for all, and whether the colours are turned round."""
+def innermost(preprocessor: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """Return the config that normalises, from inside those that hold it."""
     options = preprocessor or {}
     while isinstance(options.get('data_preprocessor'), Mapping):  # MultiBranchDataPreprocessor of mmdet
         options = options['data_preprocessor']
+    return options
+
+
+def normalisation(preprocessor: Mapping[str, Any] | None) -> tuple[list[float], list[float], bool]:
+    """Return mean and std, for each channel or one for all, and whether the colours are turned round."""
+    options = innermost(preprocessor)
     mean = [float(value) for value in options.get('mean') or [0.0]]
     std = [float(value) for value in options.get('std') or [1.0]]
     return mean, std, any(options.get(name) for name in _FLIPS)

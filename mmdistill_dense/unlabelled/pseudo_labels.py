@@ -19,7 +19,7 @@ import torch
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs, chosen
@@ -63,12 +63,9 @@ class PseudoOption:
         """Return the options of a config, ``None`` without any."""
         if option is None:
             return None
-        known = [one.name for one in fields(cls)]
         if not isinstance(option, Mapping):
             raise TypeError(f'{KEY} must be a dict, e.g. dict(threshold={SEG_THRESHOLD}), got {option!r}.')
-        for name in option:
-            if name not in known:
-                raise TypeError(f'{KEY} has no option {name!r}; known: {", ".join(known)}.{hint(name, known)}')
+        check_known(KEY, option, [one.name for one in fields(cls)])
         return cls(**option)
 
     def teacher_of(self, names: Collection[str]) -> str:
@@ -207,9 +204,8 @@ def _labels_by_class(pairs: ClassPairs, several: bool = False) -> Tensor:
     """Return the student's label of each class of the teacher, -1 without one; ``several``: also of a coarse class."""
     labels = _label_of_group(pairs, -1)
     if several:
-        normal = [name.lower() for name in pairs.student]
-        firsts = [sorted(group.student, key=lambda one: normal[one] != BACKGROUND)[0] for group in pairs.groups]
-        labels = firsts
+        order = [name.lower() != BACKGROUND for name in pairs.student]
+        labels = [min(group.student, key=order.__getitem__) for group in pairs.groups]
     label_of = {one: label for group, label in zip(pairs.groups, labels, strict=True) for one in group.teacher}
     return torch.tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])
 

@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import Distiller, Losses, RunState
 from mmdistill_dense.distillers.schedule import check_point, in_iterations
 from mmdistill_dense.model.distill_model import Distilled, Extra, Step, Terms, compare, recording, teach
@@ -99,10 +99,7 @@ class UnlabelledOption:
             raise TypeError(f"{KEY} must be a dict, e.g. dict(data_root='data/more', ratio=1), got {option!r}.")
         own = [one.name for one in fields(cls) if one.name != 'pictures']
         files = [name for name in inspect.signature(UnlabeledImages.__init__).parameters if name not in _NOT_FILES]
-        for name in option:
-            if name not in (*own, *files):
-                known = ', '.join([*files, *own])
-                raise TypeError(f'{KEY} has no option {name!r}; known: {known}.{hint(name, [*files, *own])}')
+        check_known(KEY, option, [*files, *own])
         given = {name: value for name, value in option.items() if name in own}
         given['pseudo'] = PseudoOption.parse(given.get('pseudo'))
         given['strong'] = StrongOption.parse(given.get('strong'))

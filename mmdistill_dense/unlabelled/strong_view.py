@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.schedule import check_point
-from mmdistill_dense.networks.inputs import normalisation
+from mmdistill_dense.networks.inputs import innermost, normalisation
 from mmdistill_dense.utils.reproducible import mix
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_option
@@ -98,10 +98,7 @@ class StrongOption:
             return cls(jitter=(0.4, 0.4, 0.4, 0.1), erase=3)
         if not isinstance(option, Mapping):
             raise TypeError(f"{KEY} must be True, 'det' or a dict, e.g. dict(blur=0.5, erase=3), got {option!r}.")
-        known = [one.name for one in fields(cls)]
-        for name in option:
-            if name not in known:
-                raise TypeError(f'{KEY} has no option {name!r}; known: {", ".join(known)}.{hint(name, known)}')
+        check_known(KEY, option, [one.name for one in fields(cls)])
         return cls(**option)
 
     def __str__(self) -> str:
@@ -128,9 +125,7 @@ class Pixels:
     def of(cls, preprocessor: Mapping[str, Any] | None) -> Pixels:
         """Return what the config of a data preprocessor says; see :func:`mmdistill_dense.networks.inputs.completed`."""
         mean, std, _ = normalisation(preprocessor)
-        options = preprocessor or {}
-        while isinstance(options.get('data_preprocessor'), Mapping):
-            options = options['data_preprocessor']
+        options = innermost(preprocessor)
         unit = max(map(abs, [*mean, *std]))
         small = unit <= _SMALL_PIXELS and (any(mean) or {*std} != {1.0})
         return cls(mean, std, bool(options.get('bgr_to_rgb') or options.get('to_rgb')), 1.0 if small else 255.0)
@@ -153,9 +148,8 @@ def strong_view(inputs: Tensor, samples: Samples, option: StrongOption, pixels: 
         height, width = sample.metainfo['img_shape'][:2]
         shown = picture[:, :height, :width]
         name = os.path.basename(sample.metainfo.get('img_path') or '')
-        shown.copy_(
-            _changed(shown, option, pixels, _drawn(mix(seed, place) if not name else mix(seed, *name.encode())))
-        )
+        drawn = _drawn(mix(seed, *(name.encode() or [place])))
+        shown.copy_(_changed(shown, option, pixels, drawn))
     return seen
 
 

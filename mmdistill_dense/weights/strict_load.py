@@ -69,6 +69,11 @@ def _read_yaml(path: Path) -> Any:
     return yaml.load(path.read_text(encoding='utf-8'), Loader=loader)
 
 
+def downloads() -> Path:
+    """Return the folder of downloaded weights."""
+    return Path(os.getenv('MMDISTILL_CACHE', Path.home() / '.cache' / 'mmdistill_dense')) / 'checkpoints'
+
+
 def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     """Return the local file of a checkpoint option, downloaded if it is an address, its hash checked.
 
@@ -91,8 +96,7 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
                 f'{key}={checkpoint!r}: this address has no hash to check the file with. Add the SHA-256 of the file '
                 'to it (…#sha256=<hexadecimal digits>), or download the file, check it and give its path.'
             )
-        folder = Path(os.getenv('MMDISTILL_CACHE', Path.home() / '.cache' / 'mmdistill_dense')) / 'checkpoints'
-        path = download(checkpoint, folder, key)
+        path = download(checkpoint, downloads(), key)
     else:
         path = Path(checkpoint).expanduser()
         promised = promised_hash(path.name)

@@ -15,7 +15,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import check_scores, probabilities
 from mmdistill_dense.unlabelled.step import UnlabelledOption
 from mmdistill_dense.unlabelled.stream import open_pictures
 from tests import toys
-from tests.model.test_unlabelled import bare, crowded, det_model, losses, seg_model
+from tests.model.test_unlabelled import crowded, det_model, losses, seg_model
 
 FIT = dict(fit=dict(type='FitNet', student_tap='neck'))
 LOW = dict(threshold=0.06)
@@ -43,7 +43,7 @@ def own(found):
 def test_the_students_loss_is_that_on_the_teachers_labels():
     """Nothing else changes; few sure pixels give a small loss, also where the student's loss would hide it."""
     option = dict(pseudo=dict(threshold=0.3, weight=2.0))
-    model, more = seg_model(**option), bare(toys.seg_batch(3, seed=3))
+    model, more = seg_model(**option), toys.bare(toys.seg_batch(3, seed=3))
     model.decode_head.loss_decode.avg_non_ignore = True
     plain = losses(copy.deepcopy(model))
     labels = []
@@ -68,7 +68,7 @@ def test_the_students_loss_is_that_on_the_teachers_labels():
 
 @pytest.mark.parametrize('ignored', [0, -1])
 def test_unsure_pixels_get_the_label_that_the_students_heads_ignore(ignored):
-    more, found = bare(toys.seg_batch(2, seed=3)), []
+    more, found = toys.bare(toys.seg_batch(2, seed=3)), []
     for value in (255, ignored):
         heads = {name: dict(ignore_index=value) for name in ('decode_head', 'auxiliary_head')}
         student = toys.merged(toys.seg_net('fcn'), heads)
@@ -86,7 +86,7 @@ def test_heads_that_ignore_different_labels_are_refused():
 
 
 def test_few_sure_pixels_give_a_small_loss():
-    more, found = bare(toys.seg_batch(2, seed=3)), []
+    more, found = toys.bare(toys.seg_batch(2, seed=3)), []
     for threshold in (0.06, 0.999):
         model = seg_model(pseudo=dict(threshold=threshold))
         model.decode_head.loss_decode.avg_non_ignore = True
@@ -98,7 +98,7 @@ def test_padding_has_no_label():
     model, seen = seg_model(pseudo=LOW), []
     loss = model.decode_head.loss_by_feat
     model.decode_head.loss_by_feat = lambda scores, samples: (seen.append(samples), loss(scores, samples))[1]
-    losses(model, bare(toys.seg_batch(1, seed=3, side=48)))
+    losses(model, toys.bare(toys.seg_batch(1, seed=3, side=48)))
     labels = seen[1][0].gt_sem_seg.data[0]
     assert labels.shape == (64, 64) and (labels[:48, :48] != 255).all() and (labels == 255).sum() == 64**2 - 48**2
 
@@ -120,14 +120,14 @@ def test_what_the_pipeline_adds_has_no_label():
 
 def test_they_are_kept_of_a_method_that_needs_labels():
     """It sees the labelled part alone, also with labels of a teacher; alone with them it is not refused."""
-    found = losses(seg_model(dict(ifvd=dict(type='IFVD')), pseudo=LOW), bare(toys.seg_batch(2, seed=3)))
+    found = losses(seg_model(dict(ifvd=dict(type='IFVD')), pseudo=LOW), toys.bare(toys.seg_batch(2, seed=3)))
     assert 'unlabelled.decode.loss_ce' in found and not any('ifvd.unlabelled' in name for name in found)
 
 
 def test_they_go_on_when_the_distillers_stop():
     model = seg_model(dict(kd=dict(type='LogitKD', schedule=dict(stop_at=5))), pseudo=LOW)
     model.distillation.state.iteration = 6
-    found = losses(model, bare(toys.seg_batch(2, seed=3)))
+    found = losses(model, toys.bare(toys.seg_batch(2, seed=3)))
     assert found['unlabelled.decode.loss_ce'] > 0 and not any('distill.kd.loss' in name for name in found)
 
 
@@ -236,4 +236,4 @@ def test_a_loss_that_needs_more_labels_is_refused():
         sample.gt_edge_map = sample.gt_sem_seg
     model.decode_head.loss_by_feat = edges
     with pytest.raises(ValueError, match='needs more than classes of pixels or boxes.*gt_edge_map'):
-        losses(model, bare(toys.seg_batch()), plain)
+        losses(model, toys.bare(toys.seg_batch()), plain)

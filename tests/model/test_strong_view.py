@@ -205,14 +205,6 @@ def seg_model(distillers=None, **option):
     )
 
 
-def bare(batch):
-    batch = copy.deepcopy(batch)
-    for sample in batch['data_samples']:
-        for name in [name for name in ('gt_sem_seg', 'gt_instances') if name in sample]:
-            delattr(sample, name)
-    return batch
-
-
 def seen_by(model, more, iteration=0, labelled=None):
     """The losses of a step, the pictures of the student's passes, and those of the teacher's."""
     model.distillation.state.iteration = iteration
@@ -231,7 +223,7 @@ def seen_by(model, more, iteration=0, labelled=None):
 
 @pytest.mark.parametrize('pseudo', [None, dict(threshold=0.3)])
 def test_the_student_alone_sees_the_strong_view(pseudo):
-    more = bare(toys.seg_batch(3, seed=3))
+    more = toys.bare(toys.seg_batch(3, seed=3))
     plain, students, teachers = seen_by(seg_model(pseudo=pseudo), more)
     found, strong_students, strong_teachers = seen_by(seg_model(pseudo=pseudo, strong=ALWAYS), more)
     assert all(map(torch.equal, teachers, strong_teachers)) and len(teachers) == (2 if pseudo is None else 3)
@@ -243,7 +235,7 @@ def test_the_student_alone_sees_the_strong_view(pseudo):
 
 
 def test_labelled_pictures_too_with_on_all():
-    more = bare(toys.seg_batch(3, seed=3))
+    more = toys.bare(toys.seg_batch(3, seed=3))
     plain, students, teachers = seen_by(seg_model(), more)
     found, strong_students, strong_teachers = seen_by(seg_model(strong=dict(ALWAYS, on='all')), more)
     assert all(map(torch.equal, teachers, strong_teachers))
@@ -253,7 +245,7 @@ def test_labelled_pictures_too_with_on_all():
 
 
 def test_the_student_sees_plain_pictures_before_the_start():
-    model, more = seg_model(strong=dict(ALWAYS, start=4)), bare(toys.seg_batch(3, seed=3))
+    model, more = seg_model(strong=dict(ALWAYS, start=4)), toys.bare(toys.seg_batch(3, seed=3))
     (_, early, _), (_, late, _) = (seen_by(model, more, iteration) for iteration in (3, 4))
     (_, plain, _) = seen_by(seg_model(), more, 3)
     assert torch.equal(early[1], plain[1]) and not torch.equal(late[1], plain[1])
@@ -267,7 +259,7 @@ def test_a_detector_s_pictures_of_several_sizes_keep_their_padding():
         distillers=dict(fit=dict(type='FitNet', student_tap='neck[0]')),
         unlabelled=dict(FOLDER, strong='det'),
     )
-    more = bare(toys.det_batch(2, seed=3))
+    more = toys.bare(toys.det_batch(2, seed=3))
     more['inputs'][0] = more['inputs'][0][:, :40, :50]
     more['data_samples'][0].set_metainfo(dict(img_shape=(40, 50), pad_shape=(40, 50)))
     _, students, teachers = seen_by(model, more, labelled=toys.det_batch(2))

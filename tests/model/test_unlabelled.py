@@ -42,15 +42,6 @@ def det_model(distillers, student='retinanet', **option):
     )
 
 
-def bare(batch):
-    """The same pictures without their labels."""
-    batch = copy.deepcopy(batch)
-    for sample in batch['data_samples']:
-        for name in [name for name in ('gt_sem_seg', 'gt_instances') if name in sample]:
-            delattr(sample, name)
-    return batch
-
-
 def losses(model, unlabelled=None, labelled=None):
     """A step; a model's statistics and queues change as in training."""
     unlabelled_of(model).batch = copy.deepcopy(unlabelled)
@@ -61,7 +52,7 @@ def test_the_labelled_pictures_again_give_their_loss_twice():
     """Each part is half of the loss; so the whole does not depend on the number of pictures."""
     model = seg_model()
     alone = losses(model)
-    both = losses(model, bare(toys.seg_batch()))
+    both = losses(model, toys.bare(toys.seg_batch()))
     name = next(name for name in alone if name.startswith('distill.kd.loss'))
     second = name.replace('kd.', 'kd.unlabelled_')
     torch.testing.assert_close(both[name], alone[name] / 2)
@@ -73,7 +64,7 @@ def test_the_labelled_pictures_again_give_their_loss_twice():
 
 
 def test_a_picture_counts_as_often_as_weight_says():
-    model, more = seg_model(weight=3.0), bare(toys.seg_batch(4, seed=3))
+    model, more = seg_model(weight=3.0), toys.bare(toys.seg_batch(4, seed=3))
     name = f'distill.kd.{KD}'
     alone = losses(model)[name]
     assert losses(model, more)[name].item() == pytest.approx(alone.item() * 2 / (2 + 3 * 4))
@@ -85,7 +76,7 @@ def test_nothing_else_in_the_run_changes():
     model, seen = seg_model(distillers, dropout=0.5), []
     model.decode_head.dropout.register_forward_hook(lambda *_: seen.append(1))
     states, found = [], []
-    for more in (None, bare(toys.seg_batch(3, seed=3))):
+    for more in (None, toys.bare(toys.seg_batch(3, seed=3))):
         random.seed(1), np.random.seed(1), torch.manual_seed(1)
         found.append(losses(model, more))
         states.append(stream_states())
@@ -97,14 +88,14 @@ def test_nothing_else_in_the_run_changes():
 def test_its_random_numbers_are_others():
     """The same pictures get another mask; and the same in a step that is repeated."""
     model, name = seg_model(dict(mimic=dict(type='MaskedMimic'))), 'distill.mimic.unlabelled_loss_mimic'
-    again = bare(toys.seg_batch())
+    again = toys.bare(toys.seg_batch())
     first, second = losses(model, again), losses(model, again)
     assert not torch.equal(first['distill.mimic.loss_mimic'], first[name]) and torch.equal(first[name], second[name])
 
 
 def test_gradients_end_where_the_tap_is():
     model = seg_model(dict(fit=FITNET))
-    value = losses(model, bare(toys.seg_batch(3, seed=3)))['distill.fit.unlabelled_loss_fitnet']
+    value = losses(model, toys.bare(toys.seg_batch(3, seed=3)))['distill.fit.unlabelled_loss_fitnet']
     value.backward()
     got = {name for name, one in model.named_parameters() if one.grad is not None}
     assert any(name.startswith('distillers.fit.') for name in got)
@@ -118,7 +109,7 @@ def statistics(model):
 
 @pytest.mark.parametrize('bn', ['both', 'labelled'])
 def test_running_statistics_follow_these_pictures_or_not(bn):
-    model, more = seg_model(bn=bn), bare(toys.seg_batch(3, seed=3))
+    model, more = seg_model(bn=bn), toys.bare(toys.seg_batch(3, seed=3))
     plain = copy.deepcopy(model)
     losses(plain), losses(model, more)
     changed = toys.differing(statistics(plain), statistics(model))
@@ -136,7 +127,7 @@ def test_running_statistics_cannot_be_kept_where_activations_are_recomputed():
 
 def test_a_method_that_needs_labels_keeps_its_weight():
     model = seg_model(dict(ifvd=dict(type='IFVD'), kd=dict(type='LogitKD')))
-    alone, both = losses(model), losses(model, bare(toys.seg_batch(2, seed=3)))
+    alone, both = losses(model), losses(model, toys.bare(toys.seg_batch(2, seed=3)))
     assert torch.equal(alone['distill.ifvd.loss_ifvd'], both['distill.ifvd.loss_ifvd'])
     assert f'distill.kd.unlabelled_{KD}' in both and not any('ifvd.unlabelled' in name for name in both)
 
@@ -146,7 +137,7 @@ def test_cirkd_needs_labels_for_its_queues_alone():
     with pytest.raises(ValueError, match=r'model.unlabelled: c \(CIRKD\) needs labels.*LogitKD'):
         seg_model(dict(c=option))
     model = seg_model(dict(c=dict(option, pixel_weight=0, region_weight=0)))
-    assert 'distill.c.unlabelled_loss_minibatch' in losses(model, bare(toys.seg_batch(2, seed=3)))
+    assert 'distill.c.unlabelled_loss_minibatch' in losses(model, toys.bare(toys.seg_batch(2, seed=3)))
 
 
 def test_nothing_runs_while_all_weights_are_zero():
@@ -154,14 +145,14 @@ def test_nothing_runs_while_all_weights_are_zero():
     model.distillation.state.iteration = 6
     calls = []
     model.backbone.register_forward_hook(lambda *_: calls.append(1))
-    losses(model, bare(toys.seg_batch(2, seed=3)))
+    losses(model, toys.bare(toys.seg_batch(2, seed=3)))
     assert len(calls) == 1
 
 
 def test_pcd_compares_and_stores_both_parts_without_padding():
     pcd = dict(type='PCD', queue_size=64, student_tap='backbone[3]', enqueue='pooled')
     model = seg_model(dict(pcd=pcd))
-    more = bare(toys.seg_batch(3, seed=3, side=48))  # padded to 64
+    more = toys.bare(toys.seg_batch(3, seed=3, side=48))  # padded to 64
     _, samples = prepared(model, more)
     assert [tuple(one.metainfo['pad_shape']) for one in samples] == [(64, 64)] * 3
     masks = []
@@ -173,7 +164,7 @@ def test_pcd_compares_and_stores_both_parts_without_padding():
 
 
 def test_balance_measures_the_sum_of_both_parts():
-    model, more = seg_model(dict(kd=dict(type='LogitKD', balance=2.0))), bare(toys.seg_batch(2, seed=3))
+    model, more = seg_model(dict(kd=dict(type='LogitKD', balance=2.0))), toys.bare(toys.seg_batch(2, seed=3))
     balancer = model.distillers['kd'].balancer
     balancer.start(1200, 1)
     balancer.begin(0, 1.0, 'kd')
@@ -186,7 +177,7 @@ def test_balance_measures_the_sum_of_both_parts():
 
 
 def test_half_precision_learns_about_the_same():
-    model, more = seg_model(dict(fit=FITNET)), bare(toys.seg_batch(3, seed=3))
+    model, more = seg_model(dict(fit=FITNET)), toys.bare(toys.seg_batch(3, seed=3))
     name = 'distill.fit.unlabelled_loss_fitnet'
     expected = losses(model, more)[name]
     with torch.autocast('cpu', torch.bfloat16):
@@ -199,7 +190,7 @@ def test_half_precision_learns_about_the_same():
 
 @pytest.mark.soak
 def test_a_compiled_student_learns_the_same():
-    model, compiled, more = seg_model(), seg_model(), bare(toys.seg_batch(3, seed=3))
+    model, compiled, more = seg_model(), seg_model(), toys.bare(toys.seg_batch(3, seed=3))
     torch.compiler.reset()
     compiled.forward = torch.compile(compiled.forward, backend='eager')
     first, second = losses(model, more), losses(compiled, more)
@@ -210,7 +201,7 @@ def test_a_compiled_student_learns_the_same():
 
 def test_a_copy_and_a_pickle_keep_the_option_and_not_the_pictures():
     model = seg_model(ratio=2)
-    unlabelled_of(model).batch = bare(toys.seg_batch())
+    unlabelled_of(model).batch = toys.bare(toys.seg_batch())
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         second = unlabelled_of(other)
         assert second.option == unlabelled_of(model).option and second.batch is None

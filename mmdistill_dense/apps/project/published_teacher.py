@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from mmengine.registry import DATASETS
 
-from mmdistill_dense.apps.project import sides
-from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.project.sides import Side, fetchable
 from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.distillers.presets import AUTO
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs
 from mmdistill_dense.utils.messages import some
-from mmdistill_dense.weights.strict_load import published_weights
+from mmdistill_dense.weights.strict_load import downloads, published_weights
 
 _COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
 
@@ -62,9 +58,6 @@ def _classes_of(teacher: Side) -> Sequence[str]:
 def _can_be_had(name: str) -> bool:
     """Tell whether a config has published weights that are here or whose host answers."""
     try:
-        address = published_weights(name)
+        return fetchable(published_weights(name), downloads())
     except (KeyError, ValueError):
         return False
-    host = re.match(r'https?://[^/]+/', address)
-    folder = Path(os.getenv('MMDISTILL_CACHE', Path.home() / '.cache' / 'mmdistill_dense')) / 'checkpoints'
-    return (folder / Path(address).name).is_file() or (host is not None and sides.reachable(host[0]))

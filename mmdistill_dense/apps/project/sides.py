@@ -45,10 +45,15 @@ def _available(source: str) -> bool:
         address = address_of(source)
     except KeyError:  # a name that is not published
         return False
-    host = re.match(r'https?://[^/]+/', address)
-    if host is None:
+    if not address.startswith(('http://', 'https://')):
         return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
-    return (Path(hub.get_dir()) / 'checkpoints' / Path(address).name).is_file() or reachable(host[0])
+    return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
+
+
+def fetchable(address: str, folder: Path) -> bool:
+    """Tell whether the file of an address is in the folder of downloads, or its host answers."""
+    host = re.match(r'https?://[^/]+/', address)
+    return (folder / Path(address).name).is_file() or (host is not None and reachable(host[0]))
 
 
 @cache

@@ -445,7 +445,7 @@ def test_teacher(config: Config) -> dict[str, Any]:
     if model.get('classes') is not None:
         names = runner.val_loop.dataloader.dataset.metainfo['classes']
         own = model.get('class_names') or class_names_in(content)
-        check_names('model.teacher', own, num_classes(load_model(_bare(model), 'model.teacher').model))
+        check_names('model.teacher', own, num_classes(config.model))
         pairs = ClassPairs.of(model.classes, names, own, 'model.teacher.classes')
         for step in ('val_step', 'test_step'):
             setattr(network, step, partial(_step_by_pairs, getattr(network, step), pairs))
@@ -457,12 +457,8 @@ def _step_by_pairs(step: Callable[[Any], Any], pairs: ClassPairs, batch: Any) ->
     return in_students_classes(step(batch), pairs)
 
 
-def _bare(option: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in option.items() if key not in TEACHER_OPTIONS}
-
-
 def _teacher_network(option: Mapping[str, Any]) -> Any:
-    found = load_model(_bare(option), 'model.teacher')
+    found = load_model({key: value for key, value in option.items() if key not in TEACHER_OPTIONS}, 'model.teacher')
     model = without_pretrained(found.model)
     return {**model, '_scope_': found.scope} if found.scope else model
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdistill_dense.networks.building import copied
-from mmdistill_dense.networks.modes import in_training, modes_to_follow
-from mmdistill_dense.networks.recording import run_parts
+from mmdistill_dense.networks.modes import run_as_trained
+from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, scoring_head
-from mmdistill_dense.networks.trace import _NumbersOnCPU, _ShapesAlone, input_channels, on_a_device
-from mmdistill_dense.utils.reproducible import fork_rng
+from mmdistill_dense.networks.trace import read_pass
 from mmdistill_dense.utils.runner_internals import Network
 
 
@@ -59,27 +56,12 @@ class Found:
 def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> Found:
     """Run one picture through a network and return its places.
 
-    The pass runs on the devices of :func:`on_a_device`, in eval mode but for the modules that compute something else in
-    training. No global random stream changes.
-
     Args:
         build: Returns the network, on the current default device; it is changed.
         size: Height and width of the training crop; ``None`` means 512 x 512.
-        trains: Whether it will be trained; the frozen layers of a student count.
-
-    Raises:
-        RuntimeError: For a network that runs on no device.
+        trains: Whether it will be trained: a student's pass has a graph, which tells the maps that training can change.
     """
-
-    def run(size: tuple[int, int], device: str) -> Found:
-        # A student's pass has a graph, which tells the maps that training can change.
-        with fork_rng(), torch.set_grad_enabled(trains), contextlib.nullcontext() if trains else _ShapesAlone():
-            with torch.device(device), _NumbersOnCPU():
-                network = build()
-            network.to(device)
-            return _Pass(network, torch.zeros(1, input_channels(network), *size, device=device), trains).found()
-
-    return on_a_device(run, size)
+    return read_pass(build, lambda network, inputs: _Pass(network, inputs, trains).found(), size, graph=trains)
 
 
 def discover_student(network: Network, size: tuple[int, int] | None) -> Found:
@@ -105,17 +87,14 @@ class _Pass:
     inputs: Tensor
     trains: bool
     outputs: list[_Output] = field(default_factory=list)
+    given: dict[str, Any] = field(default_factory=dict)  # the arguments of each module
     calls: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def found(self) -> Found:
         """Run the network and return its places."""
         head = scoring_head(self.network)
-        modes = modes_to_follow(self.network, lambda: self._run(head))
-        self.outputs.clear()
-        self.calls.clear()
-        with in_training(self.network.get_submodule(path) for path in modes):
-            last = self._run(head)
+        last = run_as_trained(self.network, lambda: self._run(head))
         backbone = self._levels('backbone' if hasattr(self.network, 'backbone') else 'map')
         levels = [place for place, _ in backbone]
         return Found(
@@ -129,30 +108,21 @@ class _Pass:
 
     def _run(self, head: str | None) -> Tensor | None:
         """Run the backbone, the neck and the head; return the head's last map."""
-        seen: dict[str, Tensor] = {}
-        handles = [module.register_forward_hook(self._note(path)) for path, module in self.network.named_modules()]
-        for name in ('dropout', 'conv_seg'):
-            module = None if head is None else getattr(self.network.get_submodule(head), name, None)
-            if isinstance(module, nn.Module):
-                handles.append(
-                    module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args[0]}))
-                )
+        for noted in (self.outputs, self.given, self.calls):
+            noted.clear()
         try:
-            run_parts(self.network, [], self.inputs, heads=[] if head is None else [head])
+            with noting(self.network.named_modules(), self._note):
+                run_parts(self.network, [], self.inputs, heads=[] if head is None else [head])
         except ValueError:  # a head that needs more than features
             if not self.calls['backbone']:
                 raise
-        finally:
-            for handle in handles:
-                handle.remove()
-        return seen.get('dropout', seen.get('conv_seg'))
+        behind = self.given.get(f'{head}.dropout') or self.given.get(f'{head}.conv_seg')
+        return behind[0] if behind else None
 
-    def _note(self, path: str) -> Callable[..., None]:
-        def note(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self.calls[path] += 1
-            self.outputs += [_Output(tap, path, x, x._version) for tap, x in _members(path, output)]
-
-        return note
+    def _note(self, path: str, args: Any, output: Any) -> None:
+        self.calls[path] += 1
+        self.given[path] = args
+        self.outputs += [_Output(tap, path, x, x._version) for tap, x in _members(path, output)]
 
     def _levels(self, part: str) -> list[tuple[Place, Tensor]]:
         """Return the maps of a part that is called once, each under the tap of its final value."""

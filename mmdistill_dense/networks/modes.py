@@ -10,16 +10,17 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from types import CodeType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdistill_dense.utils.reproducible import fork_rng
 
+Result = TypeVar('Result')
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _NOT_IN_FORWARD = ('__init__', 'train', 'loss', 'predict')  # methods that a forward pass does not call
 
@@ -51,16 +52,63 @@ def modes_to_follow(network: nn.Module, run: Callable[[], object]) -> list[str]:
 
 
 @contextmanager
+def kept(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: bool = False) -> Iterator[None]:
+    """Restore the modes of modules, the values of buffers and the random ``streams`` at the end."""
+    modes = [(module, module.training) for module in modules]
+    values = [(buffer, buffer.clone()) for buffer in buffers]
+    try:
+        with fork_rng() if streams else nullcontext():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode  # not train(), which does more in backbones of mm*
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
+
+
+@contextmanager
 def in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Put these modules, but no module inside them, into training mode while the context is open."""
-    before = [(module, module.training) for module in modules]
-    try:
-        for module, _ in before:
+    modules = list(modules)
+    with kept(modules):
+        for module in modules:
             module.training = True
         yield
+
+
+def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> Result:
+    """Return ``run()`` with a network in eval mode but for the modules of :func:`modes_to_follow`; it runs before."""
+    modes = modes_to_follow(network, run)
+    with in_training(network.get_submodule(path) for path in modes):
+        return run()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a network into eval mode while the context is open; random numbers that are drawn do not count."""
+    with kept(model.modules(), streams=True):
+        for module in model.modules():
+            module.training = False
+        yield
+
+
+@contextmanager
+def untouched(*modules: nn.Module) -> Iterator[None]:
+    """Let modules run once more, and restore buffers, modes, random streams and autocast's cache.
+
+    Autocast keeps the half-precision copies of weights it made; in older versions of torch, those made without gradient
+    would be used by the training step that follows in the same context.
+    """
+    within = [part for module in modules for part in module.modules()]
+    buffers = [buffer for module in modules for buffer in module.buffers()]
+    cached = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with kept(within, buffers, streams=True):
+            yield
     finally:
-        for module, mode in before:
-            module.training = mode
+        torch.set_autocast_cache_enabled(cached)
 
 
 def train_without_noise(network: nn.Module) -> None:
@@ -152,41 +200,3 @@ class _Watch(TorchDispatchMode):
 def _buffers(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Return the identity and version of each buffer; they change when it is replaced or written to."""
     return {name: (id(value), value._version) for name, value in module.named_buffers(recurse=False)}
-
-
-@contextmanager
-def untouched(*modules: nn.Module) -> Iterator[None]:
-    """Let modules run once more, and restore buffers, modes, random streams and autocast's cache.
-
-    Autocast keeps the half-precision copies of weights it made; in older versions of torch, those made without gradient
-    would be used by the training step that follows in the same context.
-    """
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
-    modes = {part: part.training for module in modules for part in module.modules()}
-    cached = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        with fork_rng():
-            yield
-    finally:
-        torch.set_autocast_cache_enabled(cached)
-        restore_modes(modes)
-        for buffer, value in buffers:
-            buffer.copy_(value)
-
-
-def restore_modes(modes: Mapping[nn.Module, bool]) -> None:
-    """Set each module's mode directly, because ``train()`` of mm backbones does more than that."""
-    for module, training in modes.items():
-        module.training = training
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a network in eval mode, and restore the mode of every module afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    restore_modes(dict.fromkeys(modes, False))
-    try:
-        yield
-    finally:
-        restore_modes(modes)

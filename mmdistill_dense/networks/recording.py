@@ -63,13 +63,23 @@ def run_parts(
 def _noted(network: Network, inputs: Tensor, whole: bool) -> tuple[Any, dict[str, Any]]:
     """Return the features, and what each child of the network returned meanwhile."""
     outputs: dict[str, Any] = {}
-    handles = [child.register_forward_hook(_note(outputs, name)) for name, child in network.named_children()]
-    try:
+    with noting(network.named_children(), lambda name, _, output: outputs.update({name: output})):
         features = _encode_decode(network, inputs, outputs) if whole else network.extract_feat(inputs)
+    return features, outputs
+
+
+@contextmanager
+def noting(modules: Iterable[tuple[str, nn.Module]], note: Callable[[str, Any, Any], None]) -> Iterator[None]:
+    """Call ``note(path, args, output)`` after each call of the named modules while the context is open."""
+    handles = [
+        module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output))
+        for path, module in modules
+    ]
+    try:
+        yield
     finally:
         for handle in handles:
             handle.remove()
-    return features, outputs
 
 
 def _encode_decode(network: Any, inputs: Tensor, outputs: Mapping[str, Any]) -> Any:
@@ -129,13 +139,6 @@ def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int
     for number in range(len(head.bbox_head)) if stage is None else [stage]:
         results = head._bbox_forward(number, features, rois)
     return results
-
-
-def _note(outputs: dict[str, Any], name: str) -> Callable[..., None]:
-    def note(_: nn.Module, args: Any, output: Any) -> None:
-        outputs[name] = output
-
-    return note
 
 
 def _tapped_heads(network: nn.Module, taps: Sequence[Tap]) -> list[str]:

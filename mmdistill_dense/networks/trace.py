@@ -212,15 +212,47 @@ def trace_pair(
 ) -> tuple[Traced, dict[str, Traced]]:
     """Trace the student and each teacher, for one picture of the training size.
 
-    The pass runs on the meta device, where it costs no arithmetic. Networks that cannot run there (some transformers,
-    deformable convolutions) are traced on the CPU, at no more than 256 pixels a side unless they need the training
-    size, or on the GPU where the CPU lacks one of their operations. No global random stream changes.
+    The pass runs on a device of :func:`_on_a_device`. No global random stream changes.
     """
-    return on_a_device(lambda size, device: _trace_all(student, student_taps, teachers, size, device), size)
+    return _on_a_device(lambda size, device: _trace_all(student, student_taps, teachers, size, device), size)
 
 
-def on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, int] | None) -> Result:
-    """Return ``run(size, device)`` on the meta device, or where that fails on the CPU or the GPU."""
+def read_pass(
+    build: Callable[[], Network],
+    read: Callable[[Network, Tensor], Result],
+    size: tuple[int, int] | None,
+    graph: bool = False,
+) -> Result:
+    """Return ``read(network, inputs)`` for a network that ``build`` makes and one picture.
+
+    It runs on a device of :func:`_on_a_device`, with or without a ``graph``. No global random stream changes.
+    """
+
+    def run(size: tuple[int, int], device: str) -> Result:
+        with fork_rng(), torch.set_grad_enabled(graph), contextlib.nullcontext() if graph else _ShapesAlone():
+            network = _built(build, device)
+            return read(network, _picture(network, size, device))
+
+    return _on_a_device(run, size)
+
+
+def _built(build: Callable[[], Network], device: str) -> Network:
+    with torch.device(device), _NumbersOnCPU():
+        return build()
+
+
+def _picture(network: Network, size: tuple[int, int], device: str) -> Tensor:
+    """Move a network to a device, and return a picture for it."""
+    network.to(device)
+    return torch.zeros(1, input_channels(network), *size, device=device)
+
+
+def _on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, int] | None) -> Result:
+    """Return ``run(size, device)`` on the meta device, where it costs no arithmetic.
+
+    Networks that cannot run there (some transformers, deformable convolutions) run on the CPU, at no more than 256
+    pixels a side unless they need the whole size, or on the GPU where the CPU lacks one of their operations.
+    """
     whole = size or DEFAULT_SIZE
     try:
         return run(whole, 'meta')
@@ -294,8 +326,7 @@ def _trace_all(
         traced = _trace(copy, student_taps, size, device, 'student_tap', trains=True)
         by_teacher = {}
         for name, (option, taps) in teachers.items():
-            with torch.device(device), _NumbersOnCPU():
-                network = option.build()
+            network = _built(option.build, device)
             pairs: list[Pair] = []
             with foldable(network, taps, pairs):
                 found = _trace(network, taps, size, device, 'teacher_tap')
@@ -309,8 +340,7 @@ def _trace(
 ) -> Traced:
     if not taps:  # a teacher that is only inherited from
         return Traced()
-    network.to(device)
-    inputs = torch.zeros(1, input_channels(network), *size, device=device)
+    inputs = _picture(network, size, device)
     modes = modes_to_follow(network, lambda: run_parts(network, taps, inputs, rois=trains))
     recorder = Recorder(network, taps, key)
     started: list[tuple[str, int]] = []

@@ -15,7 +15,6 @@ from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.evenly import evenly_spaced
-from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network, Sample
 from mmdistill_dense.utils.validate import check_option
 
@@ -87,7 +86,7 @@ class DenseProbe:
 
     @torch.no_grad()
     def _figures(self, model: Network, features: Features) -> dict[str, float]:
-        with fork_rng(), evaluating(model):
+        with evaluating(model):
             train, test = (self._pixels(name, model, features) for name in ('train', 'test'))
             classes = len(self._set('test').metainfo['classes'])
             kept = -(-len(train.labels) // MAX_PIXELS)

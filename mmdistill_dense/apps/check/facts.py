@@ -451,7 +451,7 @@ def predict(subject: Subject) -> None:
 
 @torch.no_grad()
 def _predict(model: Any, item: dict[str, Any]) -> None:
-    with evaluating(model), fork_rng():
+    with evaluating(model):
         model.val_step(pseudo_collate([copy.deepcopy(item)]))
 
 

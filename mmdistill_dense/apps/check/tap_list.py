@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope, init_default_scope
 from rich.text import Text
@@ -26,17 +24,15 @@ from mmdistill_dense.config.resolve import (
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.networks.auto_taps import Chosen, Found, Pair, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.inputs import InputGrid
-from mmdistill_dense.networks.modes import in_training, modes_to_follow
-from mmdistill_dense.networks.recording import run_parts
+from mmdistill_dense.networks.modes import run_as_trained
+from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, find_place
-from mmdistill_dense.networks.trace import DEFAULT_SIZE, TeacherOption, _NumbersOnCPU, input_channels
+from mmdistill_dense.networks.trace import DEFAULT_SIZE, TeacherOption, read_pass
 from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.quiet import quiet
-from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
 
 Size = Sequence[int]
-_CPU_SIDE = 256
 _LEVELS = 5  # shapes that are shown of a module with more calls
 
 
@@ -93,23 +89,12 @@ def list_taps(
     chosen: Collection[str] = (),
     grid: InputGrid | None = None,
 ) -> Place:
-    """Run one picture through a network and return the tree of its modules.
-
-    On the meta device, without arithmetic; networks that cannot run there run on the CPU, at no more than 256 pixels.
-    """
+    """Run one picture through a network and return the tree of its modules."""
     option = TeacherOption('model', '', config, grid=grid)  # builds any network
     preprocessor = config.model.get('data_preprocessor') or {}
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
-    with DefaultScope.overwrite_default_scope(config.scope), fork_rng(), torch.no_grad(), quiet():
-        try:
-            with torch.device('meta'), _NumbersOnCPU():
-                network = option.build()
-            found = _listed(network, (height, width), 'meta', depth, below)
-        except KeyError:
-            raise
-        except Exception:  # the meta device cannot run everything
-            network = option.build()
-            found = _listed(network, (min(height, _CPU_SIDE), min(width, _CPU_SIDE)), 'cpu', depth, below)
+    with DefaultScope.overwrite_default_scope(config.scope), quiet():
+        found = read_pass(option.build, lambda network, inputs: _listed(network, inputs, depth, below), (height, width))
     _mark(found, chosen)
     return found
 
@@ -120,11 +105,11 @@ def _mark(place: Place, chosen: Collection[str]) -> None:
         _mark(one, chosen)
 
 
-def _listed(network: Network, size: tuple[int, int], device: str, depth: int, below: str) -> Place:
+def _listed(network: Network, inputs: Tensor, depth: int, below: str) -> Place:
     modules = dict(network.named_modules())
     if below not in modules:
         raise KeyError(f'--below {below}: no such module; at the top there are {", ".join(_children(network))}.')
-    outputs = _outputs(network, torch.zeros(1, input_channels(network), *size, device=device))
+    outputs = run_as_trained(network, lambda: _run(network, inputs))
     found = _place(modules[below], below, outputs, depth)
     for one in [found, *found.inside]:
         if one.path == HEAD and find_place(network, Tap.parse(HEAD), 'tap').reads_scores:
@@ -132,33 +117,19 @@ def _listed(network: Network, size: tuple[int, int], device: str, depth: int, be
     return found
 
 
-def _outputs(network: Network, inputs: Tensor) -> dict[str, list[Any]]:
-    """Return the outputs of each module in all of its calls, by path, as they are in training."""
-    modes = modes_to_follow(network, lambda: _run(network, inputs))
-    with in_training(network.get_submodule(path) for path in modes):
-        return _run(network, inputs)
-
-
 def _run(network: Network, inputs: Tensor) -> dict[str, list[Any]]:
+    """Return the outputs of each module in all of its calls, by path."""
     found: dict[str, list[Any]] = {}
-    handles = []
-    for path, module in network.named_modules():
-        handles.append(module.register_forward_hook(partial(_note, found, path)))
-    run_parts(network, [], inputs, heads=[])
-    ran = set(found)
-    for path in _heads(network) if hasattr(network, 'extract_feat') else []:  # else it ran whole
-        if path.split('.')[0] not in ran:
-            before = {name: list(calls) for name, calls in found.items()}
-            with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
-                run_parts(network, [], inputs, rois=True, heads=[path])
-            found.update({name: calls for name, calls in before.items() if name.split('.')[0] in ran})
-    for handle in handles:
-        handle.remove()
+    with noting(network.named_modules(), lambda path, _, output: found.setdefault(path, []).append(output)):
+        run_parts(network, [], inputs, heads=[])
+        ran = set(found)
+        for path in _heads(network) if hasattr(network, 'extract_feat') else []:  # else it ran whole
+            if path.split('.')[0] not in ran:
+                before = {name: list(calls) for name, calls in found.items()}
+                with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
+                    run_parts(network, [], inputs, rois=True, heads=[path])
+                found.update({name: calls for name, calls in before.items() if name.split('.')[0] in ran})
     return found
-
-
-def _note(found: dict[str, list[Any]], path: str, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-    found.setdefault(path, []).append(output)
 
 
 def _heads(network: nn.Module) -> list[str]:

@@ -75,7 +75,7 @@ class Pictures:
     def draw(self) -> Iterator[tuple[str, np.ndarray]]:
         """Yield for each picture a name and the RGB panel (H, W, 3) uint8."""
         for number, item in enumerate(self.items):
-            with fork_rng(), evaluating(self.model):
+            with evaluating(self.model):
                 batch = dict(inputs=[item['inputs']], data_samples=[copy.deepcopy(item['data_samples'])])
                 data = self.model.data_preprocessor(batch, False)
                 if len(self._taught) <= number:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.maskd.token_files import Values, level_of
 from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
+from mmdistill_dense.networks.modes import kept
 from mmdistill_dense.networks.recording import replacing
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.runner_internals import Network, Samples
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -39,20 +36,12 @@ def training_objective(network: nn.Module) -> Iterator[None]:
     Some detection heads return other outputs when ``training`` is False. Normalisation and dropout are modules without
     children, or in torch's own compositions (attention). Modes and buffers are restored at the end.
     """
-    modes = [(module, module.training) for module in network.modules()]
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    try:
-        for module, _ in modes:
+    with kept(network.modules(), network.buffers()):
+        for module in network.modules():
             composed = any(True for _ in module.children()) and not type(module).__module__.startswith('torch.')
             # not train(), which backbones override; timm's norms have a child, their activation
             module.training = composed and not isinstance(module, _EVALUATED)
         yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 @contextmanager

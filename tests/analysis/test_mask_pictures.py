@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmdistill_dense.apps.inspect.similarity import draw_masks, mask_rows, overlay
+from mmdistill_dense.apps.inspect.drawing import overlay
+from mmdistill_dense.apps.inspect.similarity import draw_masks, mask_rows
 from tests import toys
 
 ROOT = Path(__file__).parents[2]

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import LocalVisBackend, MLflowVisBackend
 from torch import Tensor
 
-from mmdistill_dense.apps.inspect import MonitorHook
+from mmdistill_dense.apps.inspect import MonitorHook, drawing
 from mmdistill_dense.apps.inspect import monitor as monitor_hook
 from mmdistill_dense.apps.inspect import monitor as monitor_pictures
 from mmdistill_dense.apps.inspect.gradients import diagnose, tap_agreement
@@ -97,18 +97,20 @@ def test_shares_and_cosines_are_written_when_due(folders: tuple[Path, Path]) -> 
     assert share[0] < share[1]  # its weight rises
 
 
+def columns(picture: np.ndarray) -> list[np.ndarray]:
+    """The panels of one row."""
+    assert picture.shape[0] == toys.SIDE + drawing.HEAD + drawing.FRAME
+    parts = np.split(picture[drawing.HEAD : -drawing.FRAME], picture.shape[1] // (toys.SIDE + 2 * drawing.FRAME), 1)
+    return [part[:, drawing.FRAME : -drawing.FRAME] for part in parts]
+
+
 def test_every_backend_gets_the_pictures(folders: tuple[Path, Path]) -> None:
     (first, second) = sorted(folders[1].glob('*/vis_data/vis_image/monitor_picture_0_*.png'))
     assert [path.stem[-1] for path in (first, second)] == ['2', '4']
     picture = cv2.imread(str(first))
-    assert picture.shape == (
-        toys.SIDE + monitor_pictures._CAPTION,
-        4 * toys.SIDE,
-        3,
-    )  # picture, teacher, student, differ
-    columns = [picture[monitor_pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(4)]
-    assert all(column.std() > 0 for column in columns)
-    assert np.array_equal(columns[1], cv2.imread(str(second))[monitor_pictures._CAPTION :, toys.SIDE : 2 * toys.SIDE])
+    picture_, teacher, student, differ = columns(picture)
+    assert all(column.std() > 0 for column in (picture_, teacher, student, differ))
+    assert np.array_equal(teacher, columns(cv2.imread(str(second)))[1])
 
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -123,12 +125,12 @@ def test_what_differs_is_where_student_and_teacher_differ() -> None:
     labels = [torch.zeros(1, 4, 6, dtype=torch.long) for _ in range(2)]
     labels[0][0, 1, 2] = 1
     samples = {
-        name: Box(pred_sem_seg=SimpleNamespace(data=x)) for name, x in zip(('teacher', 'student'), labels, strict=True)
+        name: Box(pred_sem_seg=PixelData(data=x)) for name, x in zip(('teacher', 'student'), labels, strict=True)
     }
-    panels = shown._panels(np.full((4, 6, 3), 100, np.uint8), samples, (4, 6))
+    panels = shown._panels(np.full((4, 6, 3), 100, np.uint8), samples)
     assert list(panels) == ['teacher', 'student', 'differ: 4.2%']
-    red = (panels['differ: 4.2%'] == monitor_pictures._RED).all(2)
-    assert red[1, 2] and red.sum() == 1
+    coloured = (panels['differ: 4.2%'] == drawing.TEACHER_WRONG).all(2)
+    assert coloured[1, 2] and coloured.sum() == 1
     assert (panels['teacher'][1, 2] > panels['student'][1, 2]).all()
 
 
@@ -165,13 +167,10 @@ def test_a_detectors_boxes_are_drawn_for_both() -> None:
     items, metainfo = [toys.det_item(0, 0)], dict(classes=('a', 'b'))
     before, modes = toys.student_state(model), [module.training for module in model.modules()]
     stream = torch.get_rng_state()
-    with mock.patch.object(monitor_pictures, 'MIN_SCORE', 0.0):
+    with mock.patch.object(monitor_pictures, 'CONFIDENT', 0.0):
         ((name, panel),) = monitor_pictures.Pictures(model, items, metainfo).draw()
     assert name == 'monitor_picture_0'
-    assert panel.shape == (toys.SIDE + monitor_pictures._CAPTION, 3 * toys.SIDE, 3)  # picture, teacher, student
-    picture, teacher, student = (
-        panel[monitor_pictures._CAPTION :, i * toys.SIDE : (i + 1) * toys.SIDE] for i in range(3)
-    )
+    picture, teacher, student = columns(panel)
     assert not np.array_equal(picture, teacher) and not np.array_equal(picture, student)
     assert not toys.differing(before, model.state_dict())
     assert torch.equal(stream, torch.get_rng_state())
@@ -179,17 +178,16 @@ def test_a_detectors_boxes_are_drawn_for_both() -> None:
     teacher = toys.teacher_of(model)
     teacher.option = replace(teacher.option, allow_other_classes=True)  # it says nothing about the student's classes
     ((_, panel),) = monitor_pictures.Pictures(model, items, metainfo).draw()
-    assert panel.shape[1] == 2 * toys.SIDE
+    assert len(columns(panel)) == 2
 
 
 def test_boxes_stand_where_they_are_predicted() -> None:
     shown = monitor_pictures.Pictures(None, [], dict(classes=('cell',), palette=[[255, 0, 0]]))
     boxes = torch.tensor([[10.0, 20.0, 30.0, 36.0], [0.0, 0.0, 8.0, 8.0]])
     found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0]), scores=torch.tensor([0.9, 0.1]))
-    drawn = shown._boxes(np.zeros((40, 80, 3), np.uint8), found, (1.0, 2.0))
-    assert (drawn[36, 20:61] == (255, 0, 0)).all()
-    assert (drawn[20:37, 60] == (255, 0, 0)).all()
-    assert not drawn[:8, :10].any()  # too unsure
+    drawn = shown._boxes(np.zeros((40, 80, 3), np.uint8), found)
+    assert (drawn[36, 12:28, 0] > 100).all() and (drawn[22:35, 30, 0] > 100).all() and not drawn[..., 1:].any()
+    assert not drawn[:18, :8].any()  # too unsure
 
 
 # Figures

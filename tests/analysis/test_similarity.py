@@ -13,12 +13,11 @@ from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.tap_list import networks_of
+from mmdistill_dense.apps.inspect.drawing import FRAME, HEAD, heated
 from mmdistill_dense.apps.inspect.similarity import (
-    HEAD,
     cosine_map,
     draw_similarity,
     grid_points,
-    heated,
     pictures_of,
     read_pictures,
     ready_pair,
@@ -138,7 +137,7 @@ def test_a_picture_has_a_row_for_each_pixel_and_three_panels(kind: str, tmp_path
     assert one.name == 'one.png'
     levels = len(distiller.weights)
     for file, rows in ((one, 1), (other, 2)):
-        assert cv2.imread(str(file)).shape == (rows * levels * (120 + HEAD + 4), 3 * (250 + 4), 3)
+        assert cv2.imread(str(file)).shape == (rows * levels * (120 + HEAD + FRAME), 3 * (250 + 2 * FRAME), 3)
     assert len(np.unique(cv2.imread(str(one)).reshape(-1, 3), axis=0)) > 1000
 
 

@@ -9,9 +9,8 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData
 
+from mmdistill_dense.apps.inspect.drawing import TEACHER_RIGHT, TEACHER_WRONG
 from mmdistill_dense.apps.report.predictions import (
-    TEACHER_RIGHT,
-    TEACHER_WRONG,
     Scene,
     Scenes,
     disagreement_panel,

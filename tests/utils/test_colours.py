@@ -11,7 +11,6 @@ from mmseg.datasets import BaseSegDataset
 
 from mmdistill_dense.apps.project.config_files import seg_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.report import predictions as scenes
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from tests.project.folders_of_data import seg_folder
 from tests.utils.test_literals import LOADING, back
@@ -30,7 +29,7 @@ def test_classes_without_colours_get_distinct_ones(classes: int, least: float) -
     drawn = BaseSegDataset(metainfo={'classes': names}, lazy_init=True, test_mode=True, data_root='.').metainfo
     assert nearest(np.asarray(drawn['palette'])) < least, 'those that mmseg draws'
     for given in (None, [], drawn['palette'], [[0, 0, 0]]):
-        found = scenes._palette(given, classes)
+        found = palette_of(given, classes)
         assert nearest(found) > least and (found == distinct_colours(classes)).all()
     own = np.random.default_rng(0).integers(0, 255, (classes, 3)).tolist()
     assert palette_of(own, classes).tolist() == own

@@ -7,7 +7,6 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.dist import is_main_process, master_only
@@ -18,6 +17,16 @@ from mmengine.visualization import MLflowVisBackend, Visualizer
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from mmdistill_dense.apps.inspect.drawing import (
+    CONFIDENT,
+    classes_at,
+    differing,
+    grid,
+    image_of,
+    painted,
+    shrunk,
+    with_objects,
+)
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term, pulls_of, tap_agreement
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.loss_guard import loss_scale, no_single_gradients
@@ -34,10 +43,7 @@ from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import write_monitored, write_scalars
 
 LONGEST = 512  # side of a picture in a panel
-MIN_SCORE = 0.3  # of a box that is drawn
 _HEADS = ('decode_head', 'bbox_head', 'roi_head', 'panoptic_head')
-_CAPTION = 18
-_RED = (220, 40, 40)
 
 
 class Pictures:
@@ -81,40 +87,31 @@ class Pictures:
                 if len(self._taught) <= number:
                     self._taught.append({name: _taught(t, data) for name, t in self._teachers().items()})
                 student = _predict(self.model, data['inputs'], data)
-            picture = _shrunk(_shown(item['inputs']))
-            panels = self._panels(picture, {**self._taught[number], 'student': student}, item['inputs'].shape[1:])
-            yield f'monitor_picture_{number}', _beside({'picture': picture, **panels})
+            picture = image_of(item['inputs'])
+            panels = self._panels(picture, {**self._taught[number], 'student': student})
+            yield f'monitor_picture_{number}', grid([{'picture': shrunk(picture, LONGEST), **panels}])
 
     def _teachers(self) -> dict[str, FrozenTeacher]:
         several = self.model.distillation.teachers
         shown = {str(name): teacher for name, teacher in several.items() if _predicts(teacher)}
         return shown if len(several) > 1 else dict(zip(['teacher'], shown.values(), strict=False))
 
-    def _panels(self, picture: np.ndarray, predicted: Mapping[str, Any], shape: Sequence[int]) -> dict[str, np.ndarray]:
+    def _panels(self, picture: np.ndarray, predicted: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if 'pred_instances' in predicted['student']:
-            scale = picture.shape[0] / shape[0], picture.shape[1] / shape[1]
-            return {name: self._boxes(picture, found.pred_instances, scale) for name, found in predicted.items()}
-        size = picture.shape[1::-1]
-        labels = {name: _labels(found.pred_sem_seg.data[0], size) for name, found in predicted.items()}
-        panels = {name: _blend(picture, self.palette[found % len(self.palette)]) for name, found in labels.items()}
-        if len(labels) > 1:
-            differs = labels['student'] != next(iter(labels.values()))
-            grey = np.repeat(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)[..., None], 3, 2)
-            panels[f'differ: {differs.mean():.1%}'] = np.where(differs[..., None], _RED, grey).astype(np.uint8)
+            return {name: self._boxes(picture, found.pred_instances) for name, found in predicted.items()}
+        picture = shrunk(picture, LONGEST)
+        classes = {name: classes_at(found.pred_sem_seg, picture.shape) for name, found in predicted.items()}
+        panels = {name: painted(picture, found, self.palette) for name, found in classes.items()}
+        if len(classes) > 1:
+            differs = classes['student'] != next(iter(classes.values()))
+            panels[f'differ: {differs.mean():.1%}'] = differing(picture, differs)
         return panels
 
-    def _boxes(self, picture: np.ndarray, found: InstanceData, scale: tuple[float, float]) -> np.ndarray:
-        drawn = picture.copy()
-        boxes = getattr(found.bboxes, 'tensor', found.bboxes)
-        for box, label, score in zip(boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True):
-            if score < MIN_SCORE:
-                continue
-            x1, y1, x2, y2 = (round(v * scale[1 - i % 2]) for i, v in enumerate(box))
-            colour = tuple(int(c) for c in self.palette[label % len(self.palette)])
-            cv2.rectangle(drawn, (x1, y1), (x2, y2), colour, 2)
-            name = self.names[label] if label < len(self.names) else str(label)
-            cv2.putText(drawn, f'{name} {score:.2f}', (x1, max(y1 - 3, 10)), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1)
-        return drawn
+    def _boxes(self, picture: np.ndarray, found: InstanceData) -> np.ndarray:
+        sure = found[found.scores > CONFIDENT]
+        names = (self.names[label] if label < len(self.names) else str(label) for label in sure.labels.tolist())
+        told = [f'{name} {score:.2f}' for name, score in zip(names, sure.scores.tolist(), strict=True)]
+        return with_objects(picture, sure, self.palette, LONGEST, told)
 
 
 def _predicts(teacher: FrozenTeacher) -> bool:
@@ -131,37 +128,6 @@ def _predict(network: Any, inputs: Tensor | Sequence[Tensor], data: Mapping[str,
     """Return the prediction for a batch of one: boxes in pixels of ``inputs``, labels at the size of the file."""
     options = {'rescale': False} if 'rescale' in inspect.signature(network.predict).parameters else {}
     return network.predict(inputs, copy.deepcopy(data['data_samples']), **options)[0].cpu()
-
-
-def _labels(labels: Tensor, size: Sequence[int]) -> np.ndarray:
-    return cv2.resize(labels.numpy().astype(np.int32).astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(
-        int
-    )
-
-
-def _shown(inputs: Tensor) -> np.ndarray:
-    """Return an input as RGB (H, W, 3) uint8, even if the pipeline reads floats."""
-    picture = inputs.numpy().transpose(1, 2, 0)[..., ::-1]
-    return np.ascontiguousarray(picture.clip(0, 255).astype(np.uint8))
-
-
-def _shrunk(picture: np.ndarray) -> np.ndarray:
-    factor = min(1.0, LONGEST / max(picture.shape[:2]))
-    return cv2.resize(picture, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1 else picture
-
-
-def _blend(picture: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    return cv2.addWeighted(picture, 0.4, colours, 0.6, 0)
-
-
-def _beside(panels: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Put panels of one height next to each other, each under its name."""
-    columns = []
-    for name, panel in panels.items():
-        caption = np.full((_CAPTION, panel.shape[1], 3), 255, np.uint8)
-        cv2.putText(caption, name, (3, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-        columns.append(np.concatenate([caption, panel]))
-    return np.ascontiguousarray(np.concatenate(columns, axis=1))
 
 
 @HOOKS.register_module()

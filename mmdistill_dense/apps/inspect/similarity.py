@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmengine.visualization import Visualizer
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from mmdistill_dense.apps.inspect.drawing import enlarged, grid, heated, image_of, overlay
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers import MasKD
@@ -139,9 +138,7 @@ def _maps(recorded: Recorded, taps: Sequence[Tap]) -> list[Tensor]:
     return maps
 
 
-MASK_PANEL = 200  # least width of one image in a picture, in pixels
-HEAD = 22  # height of a line of text above it
-OPACITY = 0.6
+MASK_PANEL, PANEL = 200, 240  # least width of an image in a picture, in pixels
 
 
 @dataclass
@@ -163,15 +160,13 @@ def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, imag
     if images < 1:
         raise ValueError(f'images must be at least 1, got {images}.')
     dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-    rows = [mask_rows(model, distiller, dataset[index]) for index in range(min(images, len(dataset)))]
-    single = len(distiller.levels) == 1
-    groups = [('masks', [one for group in rows for one in group])] if single else []
-    groups = groups or [(f'masks_{index:03d}', group) for index, group in enumerate(rows)]
-    out.mkdir(parents=True, exist_ok=True)
-    files = [out / f'{name}.png' for name, _ in groups]
-    for path, (_, group) in zip(files, groups, strict=True):
-        cv2.imwrite(str(path), draw_grid(group)[..., ::-1])
-    return files
+    rows = [
+        [_mask_panels(row) for row in mask_rows(model, distiller, dataset[index])]
+        for index in range(min(images, len(dataset)))
+    ]
+    if len(distiller.levels) == 1:
+        return _write({'masks': [row for (row,) in rows]}, out)
+    return _write({f'masks_{index:03d}': group for index, group in enumerate(rows)}, out)
 
 
 @torch.no_grad()
@@ -182,57 +177,22 @@ def mask_rows(model: Distilled, distiller: MasKD, item: dict[str, Any]) -> list[
     assert distiller.teacher is not None, 'a distiller inside a model has a teacher'
     recorded = distiller.teacher(inputs)
     maps = [tensor for tap in distiller.teacher_taps for tensor in recorded[str(tap)]]
-    image = item['inputs'].numpy().transpose(1, 2, 0)[..., ::-1]  # loaders give BGR
+    image = image_of(item['inputs'])
     height, width = image.shape[:2]
     rows = []
     for level, masks, weights in zip(
         distiller.levels, distiller.masks(maps), distiller.mask_weights(maps), strict=True
     ):
-        large = interpolate(masks.float(), inputs.shape[-2:], mode='bilinear', align_corners=False)
+        large = F.interpolate(masks.float(), inputs.shape[-2:], mode='bilinear', align_corners=False)
         rows.append(MaskRow(level.name, image, large[0, :, :height, :width].cpu().numpy(), weights[0].tolist()))
     return rows
 
 
-def draw_grid(rows: Sequence[MaskRow]) -> np.ndarray:
-    """Draw rows of masks, the image itself first, with mmengine's visualizer; return uint8 (H, W, 3), RGB."""
-    lines = [_line(row) for row in rows]
-    width = max(line.shape[1] for line, _ in lines)
-    canvas = np.full((sum(line.shape[0] for line, _ in lines), width, 3), 255, np.uint8)
-    texts, places, top = [], [], 0
-    for line, titles in lines:
-        canvas[top : top + line.shape[0], : line.shape[1]] = line
-        step = line.shape[1] // len(titles)
-        texts += titles
-        places += [[column * step + 3, top + 3] for column in range(len(titles))]
-        top += line.shape[0]
-    visualizer = Visualizer(image=canvas)
-    visualizer.draw_texts(texts, np.asarray(places), font_sizes=9, colors='black')
-    return visualizer.get_image()
-
-
-def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, 3) under a mask (H, W) of 0 (blue) to 1 (red), uint8."""
-    heat = cv2.applyColorMap((mask.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
-    return (OPACITY * heat + (1 - OPACITY) * image).astype(np.uint8)
-
-
-def enlarged(panel: np.ndarray, scale: int) -> np.ndarray:
-    """Enlarge an image by a whole number and frame it, with room for a title above."""
-    size = (panel.shape[1] * scale, panel.shape[0] * scale)
-    large = cv2.resize(np.ascontiguousarray(panel), size, interpolation=cv2.INTER_LINEAR)
-    return cv2.copyMakeBorder(large, HEAD, 4, 2, 2, cv2.BORDER_CONSTANT, value=(255, 255, 255))
-
-
-def _line(row: MaskRow) -> tuple[np.ndarray, list[str]]:
-    """Return a row of panels with room for a title above each, and the titles."""
-    panels = [row.image, *(overlay(row.image, mask) for mask in row.masks)]
-    scale = max(1, -(-MASK_PANEL // row.image.shape[1]))
-    weights = zip(row.masks, row.weights, strict=True)
-    titles = [f'token {i}: {mask.mean():.2f}, p {weight:.2f}' for i, (mask, weight) in enumerate(weights)]
-    return np.concatenate([enlarged(panel, scale) for panel in panels], 1), [row.title, *titles]
-
-
-PANEL = 240  # least width of one image in a picture, in pixels
+def _mask_panels(row: MaskRow) -> dict[str, np.ndarray]:
+    panels = {row.title: row.image}
+    for place, (mask, weight) in enumerate(zip(row.masks, row.weights, strict=True)):
+        panels[f'token {place}: {mask.mean():.2f}, p {weight:.2f}'] = overlay(row.image, mask)
+    return {title: enlarged(panel, MASK_PANEL) for title, panel in panels.items()}
 
 
 def draw_similarity(
@@ -242,44 +202,27 @@ def draw_similarity(
 
     Colours run from the smallest cosine of a panel (blue), which is written above it, to 1 (red).
     """
-    out.mkdir(parents=True, exist_ok=True)
-    visualizer, files = Visualizer(), list[Path]()
+    rows = {}
     for name, image in images.items():
         chosen = grid_points(image, points) if isinstance(points, int) else list(points)
         check_points(chosen, image, name)
-        rows = similarity_rows(model, distiller, image, chosen)
-        files.append(out / f'{name}.png')
-        draw_rows(visualizer, image, rows, files[-1])
-    return files
+        rows[name] = [_cosine_panels(image[..., ::-1], row) for row in similarity_rows(model, distiller, image, chosen)]
+    return _write(rows, out)
 
 
-def draw_rows(visualizer: Visualizer, image: np.ndarray, rows: Sequence[SimilarityRow], path: Path) -> None:
-    """Draw rows of panels with mmengine's visualizer, and write the picture."""
-    rgb = image[..., ::-1]
-    scale = max(1, -(-PANEL // image.shape[1]))
-    lines, texts, places, marks = [], [], [], []
-    for number, row in enumerate(rows):
-        panels = [enlarged(panel, scale) for panel in (rgb, heated(rgb, row.teacher), heated(rgb, row.student))]
-        height, width = panels[0].shape[:2]
-        lines.append(np.concatenate(panels, 1))
-        names = (f'x {row.point[0]}, y {row.point[1]}{row.level}', 'teacher', 'student')
-        for column, name in enumerate(names):
-            lowest = (row.teacher, row.student)[column - 1].min()
-            texts.append(name if column == 0 else f'{name}, from {lowest:.2f}')
-            places.append([column * width + 3, number * height + 3])
-            x, y = ((place + 0.5) * scale for place in row.point)
-            marks.append([column * width + 2 + x, number * height + HEAD + y])
-    visualizer.set_image(np.concatenate(lines))
-    visualizer.draw_texts(texts, np.asarray(places), font_sizes=9, colors='black')
-    radius = torch.full((len(marks),), 5.0)
-    visualizer.draw_circles(np.asarray(marks), radius, edge_colors='white', line_widths=2)
-    cv2.imwrite(str(path), visualizer.get_image()[..., ::-1])
+def _cosine_panels(image: np.ndarray, row: SimilarityRow) -> dict[str, np.ndarray]:
+    panels = {f'x {row.point[0]}, y {row.point[1]}{row.level}': image}
+    for name, values in (('teacher', row.teacher), ('student', row.student)):
+        panels[f'{name}, from {values.min():.2f}'] = heated(image, values)
+    return {title: enlarged(panel, PANEL, row.point) for title, panel in panels.items()}
 
 
-def heated(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return an RGB image under colours from its smallest value (blue) to 1 (red), uint8."""
-    lowest = values.min()
-    return overlay(image, (values - lowest) / max(1 - lowest, 1e-6))
+def _write(pictures: Mapping[str, Sequence[Mapping[str, np.ndarray]]], out: Path) -> list[Path]:
+    """Write rows of panels by the name of their picture."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name, rows in pictures.items():
+        cv2.imwrite(str(out / f'{name}.png'), grid(rows)[..., ::-1])
+    return [out / f'{name}.png' for name in pictures]
 
 
 def masks_command(args: argparse.Namespace) -> None:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import copy
 from functools import partial
 
-import cv2
 import numpy as np
 
+from mmdistill_dense.apps.inspect.drawing import enlarged, heated, overlay
 from mmdistill_dense.apps.inspect.similarity import (
     MaskRow,
     Point,
     SimilarityRow,
-    heated,
     mask_rows,
-    overlay,
     pictures_of,
     ready_pair,
     similarity_rows,
@@ -109,10 +107,7 @@ def _maps(
     run: TrainedRun, control: TrainedRun | None, image: np.ndarray, row: SimilarityRow, alone: SimilarityRow | None
 ) -> Group:
     x, y = row.point
-    marked = np.ascontiguousarray(image).copy()
-    radius = max(4, max(image.shape) // 40)
-    for colour, width in (((0, 0, 0), 7), ((255, 230, 0), 3)):
-        cv2.circle(marked, (x, y), radius, colour, width)
+    marked = enlarged(image, 1, row.point)
     panels = [panel(marked, f'pixel x {x}, y {y}', f'The picture with the pixel x {x}, y {y} marked')]
     maps = [('teacher', row.teacher), *([(control.name, alone.student)] if control and alone else [])]
     for title, values in [*maps, (run.name, row.student)]:

@@ -18,9 +18,18 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.structures import InstanceData
-from mmengine.visualization import Visualizer
 from torch import nn
 
+from mmdistill_dense.apps.inspect.drawing import (
+    CONFIDENT,
+    TEACHER_RIGHT,
+    TEACHER_WRONG,
+    classes_at,
+    differing,
+    image_of,
+    painted,
+    with_objects,
+)
 from mmdistill_dense.apps.inspect.step_cost import gflops_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import SIDE, Item, Key, Missing, Panel, Section, Table, Viewer, panel
@@ -29,7 +38,8 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.utils.colours import palette_of as _palette
+from mmdistill_dense.utils.colours import palette_of
+from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, Sample, parameters_in_use
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
@@ -59,13 +69,11 @@ def scenes_of(run: TrainedRun, count: int) -> Scenes:
         raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope', 'mmengine')):
         dataset = DATASETS.build(loader.dataset)
-        total = len(dataset)
-        chosen = dict.fromkeys((2 * place + 1) * total // (2 * count) for place in range(min(count, total)))
-        items = [(index, dataset[index]) for index in chosen]
+        items = [(index, dataset[index]) for index in evenly_spaced(len(dataset), count)]
     meta = dataset.metainfo
     classes = tuple(meta.get('classes') or ())
     pictures = tuple(Scene(_name(item, index), _image(item), item) for index, item in items)
-    return Scenes(pictures, classes, _palette(meta.get('palette'), len(classes)))
+    return Scenes(pictures, classes, palette_of(meta.get('palette'), len(classes)))
 
 
 def student_of(run: TrainedRun) -> Network:
@@ -150,22 +158,18 @@ def _ready(network: nn.Module | None, title: str) -> Network:
 _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 
 
-def _name(item: dict[str, Any], index: int) -> str:
-    return Path(item['data_samples'].metainfo.get('img_path') or '').stem or f'picture {index}'
-
-
 def _image(item: dict[str, Any]) -> np.ndarray:
-    """Return the picture in RGB (loaders give BGR), in the size of predictions."""
-    planes = item['inputs']
-    image = np.ascontiguousarray(planes.permute(1, 2, 0).clamp(0, 255).to(torch.uint8).numpy()[..., ::-1])
+    """Return the picture in the size of predictions."""
+    image = image_of(item['inputs'])
     height, width = item['data_samples'].metainfo.get('ori_shape', image.shape)[:2]
     return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
 
 
-OPACITY = 0.65
-CONFIDENT = 0.3  # smallest score of a drawn box
+def _name(item: dict[str, Any], index: int) -> str:
+    return Path(item['data_samples'].metainfo.get('img_path') or '').stem or f'picture {index}'
+
+
 IGNORED = 255
-TEACHER_RIGHT, TEACHER_WRONG = (213, 94, 0), (0, 114, 178)  # distinct for colour-blind people
 _NAMED = 3  # classes in the description of a picture
 
 
@@ -176,7 +180,7 @@ def prediction_panel(scenes: Scenes, scene: Scene, sample: Sample, title: str) -
         right = share_right(predicted, truth_of(sample, predicted.shape))
         said = '' if right is None else f': {right:.1%} of the labelled pixels right'
         return panel(
-            _painted(scene.image, predicted, scenes.palette), title + said, _alt(title, predicted, scenes, scene)
+            painted(scene.image, predicted, scenes.palette), title + said, _alt(title, predicted, scenes, scene)
         )
     if 'pred_instances' not in sample:
         raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
@@ -191,7 +195,7 @@ def truth_panel(scenes: Scenes, scene: Scene) -> Panel | None:
     sample = scene.item['data_samples']
     truth = truth_of(sample, scene.image.shape[:2])
     if truth is not None:
-        return panel(_painted(scene.image, truth, scenes.palette), 'truth', _alt('truth', truth, scenes, scene))
+        return panel(painted(scene.image, truth, scenes.palette), 'truth', _alt('truth', truth, scenes, scene))
     if len(getattr(sample, 'gt_instances', ())):
         found = sample.gt_instances
         return _boxes_panel(scenes, scene, found, f'truth: {len(found)} boxes', f'True boxes in {scene.name}')
@@ -204,13 +208,10 @@ def disagreement_panel(
     """Return the picture in grey, with the pixels in colour where student and teacher differ."""
     differs = own != teacher
     right = differs & (teacher == truth) if truth is not None else np.zeros_like(differs)
-    grey = cv2.cvtColor(cv2.cvtColor(scene.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    canvas = grey // 2 + 64
-    canvas[differs] = TEACHER_WRONG
-    canvas[right] = TEACHER_RIGHT
     caption = f'{title}: {differs.mean():.1%} differ'
     said = f', the teacher being right at {right.mean():.1%}' if truth is not None else ''
-    return panel(canvas, caption, f'Where {title} and the teacher differ in {scene.name}: {differs.mean():.1%}{said}')
+    image = differing(scene.image, differs, right)
+    return panel(image, caption, f'Where {title} and the teacher differ in {scene.name}: {differs.mean():.1%}{said}')
 
 
 def labels_of(sample: Sample) -> np.ndarray:
@@ -220,13 +221,7 @@ def labels_of(sample: Sample) -> np.ndarray:
 
 def truth_of(sample: Sample, shape: tuple[int, ...]) -> np.ndarray | None:
     """Return the true class of each pixel at a size (H, W); ``None`` if a sample has none."""
-    if 'gt_sem_seg' not in sample:
-        return None
-    labels = sample.gt_sem_seg.data.squeeze(0).cpu().numpy().astype(np.int64)
-    if labels.shape != tuple(shape[:2]):
-        size = (shape[1], shape[0])
-        labels = cv2.resize(labels.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST).astype(np.int64)
-    return labels
+    return classes_at(sample.gt_sem_seg, shape) if 'gt_sem_seg' in sample else None
 
 
 def share_right(predicted: np.ndarray, truth: np.ndarray | None) -> float | None:
@@ -234,12 +229,6 @@ def share_right(predicted: np.ndarray, truth: np.ndarray | None) -> float | None
     if truth is None or not (truth != IGNORED).any():
         return None
     return float((predicted == truth)[truth != IGNORED].mean())
-
-
-def _painted(image: np.ndarray, labels: np.ndarray, palette: np.ndarray) -> np.ndarray:
-    colours = np.zeros((256, 3), np.uint8)
-    colours[: min(len(palette), 255)] = palette[:255]
-    return (OPACITY * colours[labels.clip(0, 255)] + (1 - OPACITY) * image).astype(np.uint8)
 
 
 def _alt(title: str, labels: np.ndarray, scenes: Scenes, scene: Scene) -> str:
@@ -251,32 +240,11 @@ def _alt(title: str, labels: np.ndarray, scenes: Scenes, scene: Scene) -> str:
     return f'Classes of {title} in {scene.name}: {named}'
 
 
-def masks_of(found: InstanceData) -> np.ndarray | None:
-    """Return the masks (N, H, W) of predicted or true objects; ``None`` without any."""
-    masks = found.get('masks')
-    if masks is None:
-        return None
-    return np.asarray(masks.cpu() if torch.is_tensor(masks) else masks.to_ndarray()).astype(bool)
-
-
 def _boxes_panel(scenes: Scenes, scene: Scene, found: InstanceData, caption: str, alt: str) -> Panel:
-    boxes = getattr(found.bboxes, 'tensor', found.bboxes).cpu()
-    labels = found.labels.cpu().tolist()
-    scale = min(1.0, SIDE / max(scene.image.shape[:2]))  # thin lines of a large picture would vanish
-    size = (round(scene.image.shape[1] * scale), round(scene.image.shape[0] * scale))
-    image = cv2.resize(scene.image, size, interpolation=cv2.INTER_AREA) if scale < 1 else scene.image
-    if len(boxes):
-        visualizer = Visualizer(image=image)
-        colours = [tuple(scenes.palette[label % len(scenes.palette)].tolist()) for label in labels]
-        if (masks := masks_of(found)) is not None:
-            small = [cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
-            visualizer.draw_binary_masks(np.stack(small), colors=colours, alphas=0.5)
-        corner = boxes.new_tensor([size[0] - 1, size[1] - 1] * 2)
-        visualizer.draw_bboxes((boxes * scale).clamp(min=0).minimum(corner), edge_colors=colours, line_widths=2)
-        image = visualizer.get_image()
+    labels = found.labels.tolist()
     names = Counter(scenes.classes[label] if label < len(scenes.classes) else f'class {label}' for label in labels)
     counted = ', '.join(f'{count} {name}' for name, count in names.most_common(_NAMED))
-    return panel(image, caption, f'{alt}: {counted or "none"}')
+    return panel(with_objects(scene.image, found, scenes.palette, SIDE), caption, f'{alt}: {counted or "none"}')
 
 
 _MOST_KEYS = 30

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from mmdistill_dense.apps.inspect.drawing import shrunk
 from mmdistill_dense.utils.messages import text_of
 
 QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes about 30 kB
@@ -112,10 +113,7 @@ class Section:
 
 def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
     """Return a panel of a picture (H, W, 3), RGB uint8. A large picture is made smaller."""
-    height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
-    if scale < 1:
-        image = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+    image = shrunk(image, SIDE)
     done, data = cv2.imencode('.webp', np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, QUALITY])
     if not done:
         raise RuntimeError('opencv could not write a WebP picture')

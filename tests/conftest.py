@@ -6,6 +6,7 @@ The count stands here because the process that collects the results of several w
 import gc
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -70,6 +71,18 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     if seen := item.config.stash[WATCH].take():
         pytest.fail(SEEN.format(len(seen), '; '.join(seen[:5])), pytrace=False)
     return result
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a test marked by ``built(argument, make, ids)`` the cases that ``make`` returns, if the test may run.
+
+    To list all configs takes a second, in each process that collects.
+    """
+    for mark in metafunc.definition.iter_markers('built'):
+        marks = defaultdict(bool, {one.name: True for one in metafunc.definition.iter_markers()})
+        argument, make, *ids = mark.args
+        asked = eval(metafunc.config.option.markexpr or 'True', {}, marks)
+        metafunc.parametrize(argument, make() if asked else [], ids=next(iter(ids), None))
 
 
 def _covers_golden(config: pytest.Config) -> bool:

@@ -1,29 +1,19 @@
 """One config of each kind of networks, each of another method, at full width on small pictures, without weights."""
 
-from pathlib import Path
-
 import pytest
 
 from mmdistill_dense.apps.check import Options, check_config
-from tests.every_config import name_of
+from tests.every_config import family, place
 from tests.zoo.networks import active, config
-from tests.zoo.test_steps import TRAINED, family
+from tests.zoo.test_steps import CHOSEN
 
 SIDE, LARGE = 64, 224  # 900 queries need more positions
 
 
-def chosen() -> list[Path]:
-    """One config of each kind of networks, of a method that none of the others has."""
-    found: dict[str, Path] = {}
-    for path in TRAINED:
-        if family(path) not in found and path.parent.name not in {one.parent.name for one in found.values()}:
-            found[family(path)] = path
-    return list(found.values())
-
-
 @pytest.mark.soak
-@pytest.mark.parametrize('path', chosen(), ids=name_of)
-def test_a_config_can_be_checked(path: Path) -> None:
+@pytest.mark.parametrize('name', [name for kind, name in CHOSEN.items() if kind != 'foundation'])
+def test_a_config_can_be_checked(name: str) -> None:
+    path = place(name)
     cfg = config(path).copy()
     side = LARGE if family(path) == 'queries' else SIDE
     # The cost is measured in many steps; one small config is enough for that.

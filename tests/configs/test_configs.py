@@ -27,7 +27,6 @@ ROOT = Path(__file__).parents[2] / 'configs'
 PARTS = sorted(
     path for path in (ROOT / '_base_').rglob('*.py') if path.parent.name not in ('_base_', 'recipes', 'changes')
 )
-TYPED = [path for path in [*FILES, *CONTROLS] if path not in named()]
 NAMES = [place(f'afdcd/{name}') for name in (
     'toy_seg', 'deeplabv3_r101_to_r18_cityscapes', 'deeplabv3_r101_to_r18_camvid',
     'deeplabv3plus_mobilenetv2_to_r18w16_camvid',
@@ -88,7 +87,8 @@ _networks: dict[str, ModelConfig] = {}
 
 @pytest.fixture(scope='module')
 def loaded() -> dict[str, Config]:
-    return {name_of(path): read(path) for path in TYPED + NAMES}
+    typed = [path for path in [*FILES, *CONTROLS] if path not in named()]
+    return {name_of(path): read(path) for path in typed + NAMES}
 
 
 @pytest.mark.soak

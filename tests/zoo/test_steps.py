@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.config.resolve import is_distill_model
-from tests.every_config import DATA, cover, every, family, name_of, named
+from tests.every_config import DATA, cover, every, family, name_of, named, place
 from tests.zoo.networks import active, config
 from tests.zoo.steps import step
 
-TRAINED = [path for path in every() if path.parent.name != 'teachers']
 TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
 
 
@@ -24,21 +23,31 @@ def task(path: Path) -> str:
     return 'any' if re.search(r'dinov\d-', path.stem) else TASKS.get(family(path), 'detection')
 
 
-def chosen() -> list[Path]:
-    """One config of each kind of network, foundation models among them, each of another method."""
-    found: dict[str, Path] = {}
-    for path in TRAINED:
-        kind = 'foundation' if task(path) == 'any' else family(path)
-        if kind not in found and path.parent.name not in {one.parent.name for one in found.values()}:
-            found[kind] = path
-    return list(found.values())
+# one config of each kind of network, each of another method
+CHOSEN = {
+    'one-stage': 'control/atss_r101_to_r50_coco',
+    'convolutional': 'afdcd/deeplabv3_r101_to_mobilenetv2_cityscapes',
+    'queries': 'at/dino_r50_to_r18_coco',
+    'transformer': 'cirkd/segformer_b4_to_b0_ade20k',
+    'foundation': 'cwd/dinov2-vits14_to_deeplabv3_r18_ade20k',
+    'two-stage': 'dist/faster_rcnn_cascade_mask_x101_to_r50_coco',
+    'backbone': 'featurematch/mobilenetv2w05_from_mobilenetv2_small',
+}
+
+
+def kind_of(path: Path) -> str:
+    return 'foundation' if task(path) == 'any' else family(path)
+
+
+def trained() -> list[Path]:
+    return [path for path in every() if path.parent.name != 'teachers']
 
 
 @cache
 def standing_for_all() -> list[Path]:
     """As few configs as hold all networks and data sets, each variant of each method, each method for each task."""
     left = {}
-    for path in TRAINED:
+    for path in trained():
         networks, *data = DATA.split(path.stem, maxsplit=1)
         variant = named()[path].variant if path in named() else ''
         left[path] = {networks, *data[:1], (path.parent.name, variant), (path.parent.name, task(path))}
@@ -62,18 +71,24 @@ def check_step(path: Path, folder: Path) -> None:
         assert owned or not any(p.requires_grad for p in runner.model.distillers[key].parameters()), key
 
 
-@pytest.mark.parametrize('path', chosen(), ids=name_of)
-def test_a_step_with_each_kind_of_network(path: Path, tmp_path: Path) -> None:
-    check_step(path, tmp_path)
+@pytest.mark.parametrize('name', CHOSEN.values())
+def test_a_step_with_each_kind_of_network(name: str, tmp_path: Path) -> None:
+    check_step(place(name), tmp_path)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('path', standing_for_all(), ids=name_of)
+def test_each_kind_of_network_is_there() -> None:
+    assert all(kind_of(place(name)) == kind for kind, name in CHOSEN.items())
+    assert set(CHOSEN) == set(map(kind_of, trained()))
+
+
+@pytest.mark.soak
+@pytest.mark.built('path', standing_for_all, name_of)
 def test_a_step_of_configs_that_stand_for_all(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize('path', TRAINED, ids=name_of)
+@pytest.mark.built('path', trained, name_of)
 def test_a_step_of_each_config(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)

@@ -36,13 +36,13 @@ def one_of_each() -> list[str]:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize('pair', one_of_each())
+@pytest.mark.built('pair', one_of_each)
 def test_files_and_controls_build(pair: str) -> None:
     walk([path for path in by_pair()[pair] if path in {*FILES, *CONTROLS}])
 
 
 @pytest.mark.zoo
-@pytest.mark.parametrize('pair', by_pair())
+@pytest.mark.built('pair', by_pair)
 def test_every_config_builds(pair: str) -> None:
     walk(by_pair()[pair])
 

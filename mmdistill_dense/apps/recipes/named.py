@@ -202,12 +202,12 @@ def combinations(method: str) -> Iterator[Named]:
 
     Some of them exist as files too.
     """
-    variants = variants_of(method)
-    for recipe in _recipes_of(method).values():
-        for variant in variants:
-            found = made_of(method, recipe, variant)
-            if found:
-                yield found
+    files = option_files(method)
+    for pair, recipe in _recipes_of(method).items():
+        parts = parts_of(recipe)
+        for variant in variants_of(method):
+            if options := best(files, parts.pair, parts.task, variant, parts.maps):
+                yield Named(method, pair, variant, recipe, options)
     for change in _changes(method):
         ending = f'_{changed}' if (changed := _changed_variant(change)) else ''
         for file in sorted((configs() / method).glob(f'*{ending}.py')):
@@ -225,8 +225,14 @@ def variants_of(method: str) -> list[str | None]:
 
 def _recipes_of(method: str) -> dict[str, Path]:
     """Return the recipes that a method is trained on, by the pair's name in the method's configs."""
-    shared = {path.stem: path for path in [*recipes(), *recipes(pretraining=True)] if not owners(path)}
-    return shared | {parts_of(path).pair: path for path in recipes() if method in owners(path)}
+    shared, own = {}, {}
+    for path in [*recipes(), *recipes(pretraining=True)]:
+        owning = owners(path)
+        if not owning:
+            shared[path.stem] = path
+        elif method in owning:
+            own[parts_of(path).pair] = path
+    return shared | own
 
 
 def _made(name: str, method: str, pair: str, variant: str | None) -> Named:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,20 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run, choice_name
-from mmdistill_dense.utils.directories import FolderInUse, in_use, owned
-from mmdistill_dense.utils.quiet import alive, quiet
-from mmdistill_dense.utils.threads import cores, threads_asked_for
+from mmdistill_dense.utils.directories import FolderInUse, in_use
+from mmdistill_dense.utils.quiet import quiet
 
-INTERRUPTED = 130
 SILENT = 120.0  # seconds without a report that `list` tells
 
 
 def suite_run(args: argparse.Namespace) -> int:
     definition = load(args.definition)
-    definition = replace(definition, jobs=args.jobs or definition.jobs, threads=args.threads or definition.threads)
-    return train_all(definition, args.only, args.seeds, args.rerun_changed)
+    more: dict[str, Any] = {'jobs': args.jobs or definition.jobs, 'threads': args.threads or definition.threads}
+    if definition.race is not None:
+        from mmdistill_dense.apps.suite.race_run import run_race
+
+        return run_race(args.definition, methods=args.only, settle_for=more, plan_only=args.plan)
+    return train_all(replace(definition, **more), args.only, args.seeds, args.rerun_changed)
 
 
 def train_all(
@@ -46,30 +47,10 @@ def train_all(
     ``news`` is called when a run has ended or was evaluated.
     """
     from mmdistill_dense.apps.suite import preflight
-    from mmdistill_dense.apps.suite.job import PATIENCE
-    from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
+    from mmdistill_dense.apps.suite.pool import INTERRUPTED, do_runs
 
-    threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
-    console = Console(file=sys.stdout)
-    try:
-        with interruptible():
-            with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
-                selected = preflight.select(definition, only, seeds)
-                todo = preflight.unfinished(definition, selected, rerun_changed)
-            preflight.check_batch(definition, todo, 1)
-            start = f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}'
-            console.print(start, markup=False, highlight=False, soft_wrap=True)
-            with alive('checking the runs'), quiet():
-                preflight.check(definition, todo)
-            with Board(console, selected, definition.jobs) as board:
-                command = partial(job_command, definition.path)
-                failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
-    except KeyboardInterrupt:
-        console.print('stopped; the same command continues from the last checkpoints')
-        return INTERRUPTED
-    for title, reason in failed.items():
-        console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
-    return 1 if failed else 0
+    failed = do_runs(definition, preflight.select(definition, only, seeds), rerun_changed, news)
+    return INTERRUPTED if failed is None else int(bool(failed))
 
 
 def suite_job(args: argparse.Namespace) -> None:
@@ -81,7 +62,7 @@ def suite_job(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite.job import PATIENCE, perform
 
     definition = load(args.definition)
-    run = find(definition, args.name, args.seed, args.search)
+    run = replace(find(definition, args.name, args.seed, args.search), until=args.until)
     try:
         result = perform(definition, run, args.launcher, 0.0 if args.attended else PATIENCE)
     except FolderInUse as error:

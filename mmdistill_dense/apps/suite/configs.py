@@ -143,6 +143,8 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
         config.model.inherit = [list(pair) for pair in start.inherit]
     if method.data:
         config.train_dataloader.dataset = training_data(config.train_dataloader.dataset, method.data)
+    if method.rate != 1:
+        scale_rate(config, method.rate, f'{definition.path}: methods.{method.name}.rate')
     if not method.distils:
         return config
     config.model.distillers, own = distillers_of(definition, method)
@@ -155,6 +157,23 @@ def method_config(definition: Definition, method: Method, choice: Mapping[str, A
         full = {_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()}
         config.merge_from_dict(copy.deepcopy(full))
     return config
+
+
+def scale_rate(config: Config, factor: float, place: str) -> None:
+    """Multiply the learning rates of a config: those of its optimizers, and the ends that its schedules name."""
+    wrapper = config.optim_wrapper
+    several = [one for one in (wrapper, *wrapper.values()) if isinstance(one, ConfigDict) and 'optimizer' in one]
+    for one in several:
+        if 'lr' not in one.optimizer:
+            raise ValueError(
+                f'{place}: optim_wrapper.optimizer has no lr in the config of the control: write it there.'
+            )
+        one.optimizer.lr *= factor
+    schedules = config.get('param_scheduler') or []
+    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+        for key in ('eta_min', 'eta_max'):
+            if schedule.get(key):
+                schedule[key] *= factor
 
 
 def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict:

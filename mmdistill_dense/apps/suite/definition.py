@@ -21,6 +21,7 @@ from mmdistill_dense.apps.suite.reader import (
     flat,
     read_file,
 )
+from mmdistill_dense.utils.atomic import read_json
 
 RANDOM = 'random'  # built in, without an entry
 BACKBONE = 'backbone.'  # prefix of the backbone in training checkpoints
@@ -193,11 +194,27 @@ class Method:
     budget: bool = True  # whether the suite's budget sets its length; if not, it gets the steps of the student alone
     data: tuple[Mapping[str, Any], ...] = ()  # its training sets, each as changes of the control's; empty for that one
     length: float = 1  # its length over that of the control
+    rate: float = 1  # its learning rates over those of the control
 
     @property
     def distils(self) -> bool:
         """Whether the row has distillers. Without them it only starts from other weights."""
         return self.options_file is not None or self.config is not None
+
+
+@dataclass(frozen=True)
+class Race:
+    """How the best row is found within some hours; see :mod:`mmdistill_dense.apps.suite.race`."""
+
+    hours: float
+    rates: tuple[float, ...] = (1, 2, 4)  # learning rates of the student alone, over that of the control
+    rung: float = 0.5  # the share of its length after which a candidate is judged
+    keep: int = 3  # the candidates that are trained to the end
+    seeds: int = 2  # the seeds of the two best
+
+
+LEAST_RUNG = 0.5  # earlier, one candidate cannot be told from another (docs/results.md)
+RACE = 'race.json'  # in the suite's folder: the rows and seeds of a race, and what it has decided
 
 
 @dataclass(frozen=True)
@@ -237,13 +254,20 @@ class Definition:
     slurm: Mapping[str, Any]
     cost: Mapping[str, Any]
     budget: Budget | None = None
+    race: Race | None = None
 
 
-def load(path: Path | str) -> Definition:
-    """Read a definition."""
+def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definition:
+    """Read a definition; with the rows of its race once that has begun, else with ``methods`` in place of its own."""
     path = Path(path)
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
+    out, race = _out(top.get('out', str, f'work_dirs/suites/{path.stem}'), path), _race(top)
+    raced = read_json(out / RACE)
+    if raced is not None:
+        top.raw.update(methods=raced['rows'], seeds=raced['seeds'])
+    elif methods is not None:
+        top.raw['methods'] = methods
     control = config_file(top, 'control', top.get('control', str), 'control')
     with top.naming('control'):
         task = compose.parts_of(control).task
@@ -256,7 +280,7 @@ def load(path: Path | str) -> Definition:
     return Definition(
         path=path,
         title=top.get('title', str, path.stem),
-        out=_out(top.get('out', str, f'work_dirs/suites/{path.stem}'), path),
+        out=out,
         control=control,
         task=task,
         teacher=_teacher(top),
@@ -278,7 +302,30 @@ def load(path: Path | str) -> Definition:
         slurm=_slurm(top),
         cost=top.get('cost', dict, {}),
         budget=budget,
+        race=race,
     )
+
+
+def _race(top: Reader) -> Race | None:
+    if top.raw.get('race') is None:
+        return None
+    if refused := sorted({'grid', 'budget'} & top.raw.keys()):
+        raise top.error('race', f'does not go with {refused[0]}: a race sets rates and lengths by itself')
+    inner = top.inner('race')
+    inner.only(Race.__dataclass_fields__)
+    rates = inner.get('rates', list, list(Race.rates))
+    if not rates or not all(isinstance(one, (int, float)) and one > 0 for one in rates) or len({*rates}) < len(rates):
+        raise inner.error('rates', f'must be different factors above 0, as in [1, 2, 4]; got {rates!r}')
+    rung, keep, seeds = (
+        inner.factor('rung', Race.rung),
+        inner.count('keep', Race.keep),
+        inner.count('seeds', Race.seeds),
+    )
+    if not LEAST_RUNG <= rung < 1:
+        raise inner.error(
+            'rung', f'must be at least {LEAST_RUNG} and below 1: earlier, candidates cannot be told apart'
+        )
+    return Race(inner.factor('hours', None), tuple(rates), rung, keep or 1, seeds or 1)
 
 
 def _out(given: str, path: Path) -> Path:
@@ -324,9 +371,7 @@ def _methods(top: Reader, control: Path, starts: Mapping[str, Start], budget: Bu
 def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
         raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    options.only(
-        {'method', 'variant', 'config', 'options', 'settings', 'start', 'unlabelled', 'budget', 'data', 'length'}
-    )
+    options.only(Method.__dataclass_fields__.keys() - {'name', 'options_file'})
     found = _row(name, options, control, starts)
     settings, within = options.get('settings', str, None), options.get('budget', bool, True)
     if not found.distils:
@@ -339,14 +384,13 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
                 raise options.error(
                     f'options.{key}', 'the constants of the method would stay. Write it as `settings` of the row'
                 )
-    data, length = tuple(options.get('data', list, [])), options.raw.get('length', 1)
+    data = tuple(options.get('data', list, []))
     if not all(isinstance(one, Mapping) for one in data):
         raise options.error(
             'data', "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
         )
-    if isinstance(length, bool) or not isinstance(length, (int, float)) or not 0 < length < 1000:
-        raise options.error('length', f'must be a factor above 0, got {length!r}')
-    return replace(found, settings=settings, budget=within, data=data, length=length)
+    length, rate = options.factor('length'), options.factor('rate')
+    return replace(found, settings=settings, budget=within, data=data, length=length, rate=rate)
 
 
 def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start]) -> Method:
@@ -366,7 +410,7 @@ def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start])
                 raise options.error('config', of)
             return Method(name, found.method, found.options, found.variant, None, own, start, more)
         return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start, more)
-    alone = start is not None or ({'data', 'length'} & options.raw.keys() and name not in compose.methods())
+    alone = start is not None or ({'data', 'length', 'rate'} & options.raw.keys() and name not in compose.methods())
     if alone and 'method' not in options.raw:
         return _undistilled(name, start, options)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
@@ -374,7 +418,7 @@ def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start])
 
 
 def _undistilled(name: str, start: str | None, options: Reader) -> Method:
-    """Return the row of the student alone with another start, other data or another length."""
+    """Return the row of the student alone with another start, other data, another length or another rate."""
     if name in compose.methods():
         raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
     return Method(name, None, None, start=start)

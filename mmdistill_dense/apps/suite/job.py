@@ -11,6 +11,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from logging import WARNING
 from pathlib import Path
@@ -26,8 +28,10 @@ from mmengine.runner import Runner
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import start_weights
 from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.lengths import rung_of, unit_of
 from mmdistill_dense.apps.suite.plan import (
     PRETRAIN,
+    RUNG,
     Run,
     config_of,
     hash_of,
@@ -299,6 +303,8 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
         return run.result
     check_processes(run, processes)
     config = config_of(definition, run)
+    if run.until < 1 and rung_of(config, run.until) is None:  # its only evaluation is at its end
+        run = replace(run, until=1)
     only_test = run.kind == 'teacher' and not trains_teacher(definition)
     report = Report(run.folder, expected, processes, write=rank == 0)
     if report.write and not only_test:
@@ -308,14 +314,14 @@ def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
         found = {'metrics': test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
     else:
         found = _train(definition, run, config, report)
-    slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
+    slim = definition.keep == 'weights' and run.until == 1 and found['checkpoint'] and is_main_process()
     if slim:  # under a name of its own, before the result tells it: until then the run can go on
         found['checkpoint'] = save_weights(run.folder, found['checkpoint'])
     result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
     result['score'] = None if run.kind == PRETRAIN else score_of(definition, run, result['metrics'])
     if is_main_process():
         report.tell(True, phase='finished')
-        write_json(run.folder / 'result.json', result)
+        write_json(run.folder / ('result.json' if run.until == 1 else RUNG), result)
         if slim:
             remove_training_files(run.folder)
     return result
@@ -378,13 +384,17 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     start, file, started = start_of(definition, run.name), start_file(definition, run), None
     if start is not None and file is not None:  # mmengine would load what fits, and only warn
         started = start_weights.check_file(config, start, file)
-    found = latest_checkpoint(run.folder)
+    found, rung = latest_checkpoint(run.folder), rung_of(config, run.until)
     if found is not None:
         config.resume, config.load_from = True, str(found)
+    if rung is not None and rung % max(config.default_hooks.checkpoint.get('interval', -1), 1):
+        config.default_hooks.checkpoint.interval = rung
     runner = build_runner(_named(config, run))
     runner.register_hook(ReportHook(report, definition.metric, 100.0 if definition.percent else 1.0))
     runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
+    if rung is not None:
+        return _to_rung(runner, run, config, rung)
     runner.train()
     trained = {
         'iterations': runner.max_iters,
@@ -410,6 +420,36 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         'checkpoint': last.name,
         **trained,
     }
+
+
+class _RungReachedError(Exception):
+    """Ends a training at its rung."""
+
+
+class _StopAtRung(Hook):
+    priority = 'LOWEST'  # after the hook that saves
+
+    def __init__(self, unit: str, rung: int) -> None:
+        self.unit, self.rung = unit, rung
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if self.unit == 'max_iters' and runner.iter + 1 >= self.rung:
+            raise _RungReachedError
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        if self.unit == 'max_epochs' and runner.epoch + 1 >= self.rung:
+            raise _RungReachedError
+
+
+def _to_rung(runner: Runner, run: Run, config: Config, rung: int) -> dict[str, Any]:
+    """Train up to a rung, where the checkpoint has just been saved, and test that on val."""
+    found = latest_checkpoint(run.folder)
+    if found is None or int(found.stem.rpartition('_')[2]) < rung:  # else it was killed in its test
+        runner.register_hook(_StopAtRung(unit_of(config), rung))
+        with suppress(_RungReachedError):
+            runner.train()
+    last = _load_last(runner, run.folder)
+    return {'metrics': {'val': plain(dict(runner.val()))}, 'checkpoint': last.name, 'iterations': rung}
 
 
 def _load_last(runner: Runner, folder: Path) -> Path:
@@ -471,8 +511,8 @@ def _tests_val(config: Config) -> bool:
 
 
 def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the score of a run in percent, on test, or on val for a search."""
-    found = metrics['val' if run.kind == 'search' else 'test']
+    """Return the score of a run in percent, on test, or on val for a search and for a run that stops early."""
+    found = metrics['val' if run.kind == 'search' or run.until < 1 else 'test']
     if not found:  # mmdet returns no metric for a detector without a single detection
         return 0.0
     if definition.metric not in found:

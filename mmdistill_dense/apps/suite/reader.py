@@ -120,6 +120,13 @@ class Reader:
             raise self.error(key, f'must be at least {least}, got {value}')
         return value
 
+    def factor(self, key: str, default: float | None = 1) -> float:
+        """Return a number above 0 and below 1000; without a default, the key is required."""
+        value = self.raw.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1000:
+            raise self.error(key, 'missing' if value is None else f'must be a factor above 0, got {value!r}')
+        return value
+
     def choice(self, key: str, known: Sequence[str]) -> str:
         """Return one of several texts, by default the first."""
         value = self.get(key, str, known[0])

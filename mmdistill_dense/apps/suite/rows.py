@@ -240,9 +240,10 @@ def changes_of_the_recipe(definition: Definition, processes: int | None = None) 
 
 
 def own_data(method: Method) -> str:
-    """Return in words which data and length a row has of its own; empty without."""
+    """Return in words which data, length and learning rate a row has of its own; empty without."""
     data = f' on {" and ".join(text_of_data(one) for one in method.data)}' if method.data else ''
-    return data + (f', {method.length:g} times as long' if method.length != 1 else '')
+    data += f', {method.length:g} times as long' if method.length != 1 else ''
+    return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 
 def text_of_data(changes: Mapping[str, Any]) -> str:

@@ -1,0 +1,123 @@
+"""Run a race: measure what its candidates take, plan it, do its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.suite import configs, plan, preflight, race
+from mmdistill_dense.apps.suite.definition import Definition, Race, load
+from mmdistill_dense.apps.suite.job import PATIENCE
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.pool import INTERRUPTED, do_runs, no_room
+from mmdistill_dense.apps.suite.price import price_of
+from mmdistill_dense.apps.suite.race import METHODS, Price, Record
+from mmdistill_dense.apps.suite.reader import read_file
+from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.messages import text_of
+from mmdistill_dense.utils.quiet import alive, quiet
+from mmdistill_dense.utils.threads import cores, threads_asked_for
+
+
+def run_race(
+    path: Path,
+    given: Race | None = None,
+    methods: Sequence[str] = (),
+    settle_for: Mapping[str, Any] | None = None,
+    news: Callable[[], None] = lambda: None,
+    plan_only: bool = False,
+) -> int:
+    """Do what is left of a race, and return the exit code of its runs.
+
+    Args:
+        path: The definition of the suite.
+        given: The race; by default that of the definition. Of a race that has begun only its hours can change.
+        methods: The methods to try. By default the rows of the definition, then the usual ones that fit.
+        settle_for: Values of the definition to replace, as ``jobs`` and ``threads``.
+        news: Called when a run has ended or was evaluated.
+        plan_only: Measure, plan and tell, and train nothing.
+    """
+    definition = load(path)
+    with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
+        record = _planned(definition, given or definition.race, methods, settle_for or {})
+    for line in race.lines(record):
+        print(line, flush=True)
+    while not plan_only:
+        definition = replace(load(path), **(settle_for or {}))
+        stage = race.stage_of(definition, record)
+        if stage is None:
+            return 0
+        failed = do_runs(definition, stage.runs, news=news)
+        if failed is None:
+            return INTERRUPTED
+        if failed and (len(failed) == len(stage.runs) or no_room(definition.out)):
+            return 1
+        with owned(definition.out, 'the race', PATIENCE):
+            record = _settled(definition, record, stage, failed)
+    return 0
+
+
+def _settled(definition: Definition, record: Record, stage: race.Stage, failed: Mapping[str, str]) -> Record:
+    """Decide, unless another process has; tell what is new."""
+    known, told = race.read(definition) or record, len(record['told'])
+    if stage.name not in known['spent']:
+        race.settle(definition, known, stage, failed)
+        race.write(definition, known)
+    for sentence in known['told'][told:]:
+        print(f'race     {sentence}', flush=True)
+    return known
+
+
+def _planned(definition: Definition, given: Race | None, methods: Sequence[str], more: Mapping[str, Any]) -> Record:
+    record = race.read(definition)
+    if record is not None:
+        if given is not None and given.hours != record['hours']:
+            record.update(hours=given.hours)
+            record.pop('over', None)
+            race.write(definition, record)
+        return record
+    if given is None:
+        raise ValueError(f'{definition.path}: race: missing; e.g. race: {{hours: 3}}')
+    own, rows = rows_for(definition, methods)
+    definition = replace(load(definition.path, rows), **more)
+    preflight.check(definition, plan.runs(definition)[:1])
+    with alive('measuring steps'), quiet():
+        prices, lost = _prices(definition, own)
+    record = race.planned(definition, given, rows, prices)
+    record['left_out'].update(lost)
+    race.write(definition, record)
+    return record
+
+
+def rows_for(definition: Definition, methods: Sequence[str]) -> tuple[set[str], dict[str, Any]]:
+    """Return the rows that were asked for, and all rows to try, as in a definition."""
+    given = read_file(definition.path)['methods']
+    given = {name: {} for name in definition.methods} if given == 'all' else given
+    if methods:
+        return set(methods), {name: given.get(name, {'settings': 'auto'}) for name in methods}
+    usual = [name for name in METHODS[definition.task] if compose.options_for(name, definition.control)]
+    return set(given), {**given, **{name: {'settings': 'auto'} for name in usual if name not in given}}
+
+
+def _prices(definition: Definition, own: set[str]) -> tuple[dict[str, Price], dict[str, str]]:
+    """Return the prices by row, and why rows that nobody asked for are left out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(definition.threads or threads_asked_for() or max(1, cores() // definition.jobs))
+    found, lost = {CONTROL: price_of(configs.control_config(definition))}, dict[str, str]()
+    teacher = next((run for run in plan.runs(definition) if run.kind == TEACHER), None)
+    if teacher is not None and definition.teacher is not None and plan.trains_teacher(definition):
+        found[TEACHER] = price_of(configs.teacher_config(definition, definition.teacher))
+    for name, method in definition.methods.items():
+        try:
+            found[name] = price_of(configs.method_config(definition, method))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if name in own:
+                raise
+            lost[name] = text_of(error).splitlines()[0]
+    torch.set_num_threads(threads)
+    return found, lost

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmdistill_dense.foundation.models import FAMILIES, MODELS_BY_NAME, Architecture
 from mmdistill_dense.foundation.vit import ViT, key_mask
 from mmdistill_dense.utils.messages import some
-from mmdistill_dense.weights.strict_load import copy_strictly
+from mmdistill_dense.weights.strict_load import copy_strictly, tensors_of
 
 # Pattern and replacement. ``a|b`` are two entries that our tensor holds one below the other; an empty one has no entry.
 Rules = Sequence[tuple[str, str]]
@@ -224,7 +224,7 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
     given = {f'{file.prefix}{name}': tensor for name, tensor in state.items()}
     given |= {name: torch.empty(0) for name in file.unknown}
     targets = {f'{file.prefix}{name}': view for name, view in entries(network, scheme).items()}
-    copy_strictly(targets, given, f'{where} does not fit model={network.shape.name}', advice)
+    copy_strictly(targets, given, where, f'model={network.shape.name}', advice)
     _fill_rest(network, scheme)
     branch = ''.join(f', {part}' for part in (top, file.prefix.rstrip('.')) if part not in ('', None, 'state_dict'))
     return file.ignored, f'{network.shape.name} ({scheme.title} names{branch})'
@@ -232,7 +232,7 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
 
 def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitFile:
     """Find the network among the entries of a file."""
-    tensors = {str(name).removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
+    tensors = tensors_of(state)
     kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(ignore))}
     prefixes = [match[1] for name in kept if (match := _STEM.fullmatch(name))]
     prefix = next((one for one in _BRANCHES if one in prefixes), prefixes[0] if prefixes else None)

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmdistill_dense.pretrain.spatial_adaptor import read_steps
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS, Layout
-from mmdistill_dense.weights.strict_load import read_checkpoint
+from mmdistill_dense.weights.strict_load import read_checkpoint, tensors_of
 
 
 @dataclass
@@ -102,8 +102,7 @@ def _find_top(content: Mapping[str, Any], layout: Layout, branch: str) -> str | 
 
 
 def _state(content: Mapping[str, Any], top: str | None) -> dict[str, Tensor]:
-    state = content if top is None else content[top]
-    return {name.removeprefix('module.'): value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors_of(content if top is None else content[top])
 
 
 def _matches(content: Mapping[str, Any]) -> list[str]:
@@ -121,67 +120,31 @@ def _detect(content: Mapping[str, Any], where: str, head: bool) -> str:
     found = _matches(content)
     if len(found) == 1:
         return found[0]
-    if not head:
-        return 'backbone'
-    if found:
-        raise ValueError(
-            f"{where}: layout='auto' cannot choose between {', '.join(found)}; name one as teacher.layout. "
-            f'Prefixes in the file: {_prefixes(content)}.'
-        )
-    raise ValueError(_no_layout(content, where))
+    if head:
+        raise _unfit(content, where, 'of one layout')
+    return 'backbone'
 
 
 def _check_named(
     content: Mapping[str, Any], state: Mapping[str, Tensor], name: str, branch: str, where: str, head: bool
 ) -> None:
-    backbone_prefix, head_prefix = LAYOUTS[name].prefixes(branch)
-    wanted = (backbone_prefix, head_prefix) if head else (backbone_prefix,)
-    if all(any(key.startswith(prefix) for key in state) for prefix in wanted):
-        return
+    wanted = LAYOUTS[name].prefixes(branch)[: 1 + head]
+    if not all(any(key.startswith(prefix) for key in state) for prefix in wanted):
+        held = ' and '.join(f'{prefix}*' for prefix in wanted)
+        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {held}')
+
+
+def _unfit(content: Mapping[str, Any], where: str, expected: str) -> ValueError:
+    """Return the error for a file that is not what was expected, which tells what it looks like."""
+    state = _state(content, _top(content)) or content
+    prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'
     found = _matches(content)
-    if branch == 'online' and name in found:
-        raise ValueError(
-            f"branch='online': {where} lacks {' or '.join(f'{prefix}*' for prefix in wanted)} and holds the momentum "
-            f"branch alone; leave branch at 'momentum'. Prefixes in the file: {_prefixes(content)}."
-        )
-    if not found or found == [name]:
-        raise ValueError(f'layout={name!r}: {_no_layout(content, where)}')
-    raise ValueError(
-        f'layout={name!r} expects entries {" and ".join(f"{prefix}*" for prefix in wanted)}; {where} looks like '
-        f'{" or ".join(found)}. Prefixes in the file: {_prefixes(content)}.'
+    looks = f'it looks like {" or ".join(found)}' if found else f'it is of none of {", ".join(LAYOUTS)}'
+    return ValueError(
+        f'{where} is no file {expected}: {looks}. Prefixes in the file: {prefixes}. A backbone alone and a network '
+        'trained with labels have no projection head: give the full self-supervised checkpoint, or set '
+        "teacher.head=None, with which the backbone's own map is distilled."
     )
-
-
-_TASK_HEADS = (
-    'decode_head.',
-    'auxiliary_head.',
-    'bbox_head.',
-    'roi_head.',
-    'rpn_head.',
-    'head.fc.',
-    'fc.',
-    'classifier.',
-)
-_STEMS = ('backbone.', 'conv1.', 'layer1.', 'stem.', 'blocks.', 'patch_embed.', 'features.')
-
-
-def _no_layout(content: Mapping[str, Any], where: str) -> str:
-    state = _state(content, _top(content))
-    task = sorted({prefix for prefix in _TASK_HEADS for key in state if key.startswith(prefix)})
-    prefixes = f'Prefixes in the file: {_prefixes(content)}.'
-    without = "With teacher.head=None the backbone's own map is distilled"
-    if task:
-        return (
-            f'{where} is of a network trained with labels ({", ".join(f"{prefix}*" for prefix in task)}), no '
-            f'self-supervised checkpoint with a projection head. {without}. {prefixes}'
-        )
-    if any(key.startswith(_STEMS) for key in state):
-        return (
-            f'{where} holds a backbone alone and no projection head. The full checkpoint of the same run has one '
-            "(Barlow Twins' and DINO's pages link both: resnet50.pth and dino_resnet50_pretrain.pth are the backbones, "
-            f'the full checkpoints hold the heads). {without}. {prefixes}'
-        )
-    return f'{where} is of no known layout ({", ".join(LAYOUTS)}). {prefixes}'
 
 
 def _check_form(entries: Mapping[str, Tensor], name: str, where: str) -> None:
@@ -221,8 +184,3 @@ def _child(key: str) -> str:
     names = {'0': 'conv1', '1': 'bn1', '4': 'layer1', '5': 'layer2', '6': 'layer3', '7': 'layer4'}
     index, dot, rest = key.partition('.')
     return f'{names.get(index, index)}{dot}{rest}'
-
-
-def _prefixes(content: Mapping[str, Any]) -> str:
-    keys = _state(content, _top(content)) or content
-    return ', '.join(dict.fromkeys(str(key).split('.')[0] for key in keys)) or 'none'

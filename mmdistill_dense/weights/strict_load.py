@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -20,20 +20,14 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, package_root, student_option
 from mmdistill_dense.utils.messages import some
-from mmdistill_dense.weights.safe_load import INDEX, part_files, read_checkpoint
+from mmdistill_dense.weights.safe_load import INDEX, part_files
+from mmdistill_dense.weights.safe_load import read_checkpoint as read_checkpoint  # users of weights take both from here
 
 _HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
 
 
 def published_weights(name: str) -> str:
-    """Return the address of the weights that a package's own metafiles publish for a config.
-
-    Args:
-        name: ``'package::folder/file.py'``.
-
-    Raises:
-        ValueError: When ``name`` is no zoo name, or the package does not publish exactly one file for it.
-    """
+    """Return the address of the weights that a package's metafiles publish for ``'package::folder/file.py'``."""
     if '::' not in name:
         raise ValueError(
             f"checkpoint='auto' needs a zoo config such as 'mmseg::…', got cfg={name!r}; give the file instead."
@@ -81,11 +75,6 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
         checkpoint: A file, an ``http(s)`` address with a hash (:func:`promised_hash`), or ``'auto'``.
         config: The config's zoo name, which ``'auto'`` needs.
         key: The config key to name in an error, e.g. ``'teacher.checkpoint'``.
-
-    Raises:
-        FileNotFoundError: For a missing file.
-        ValueError: For an address without a hash, content with another hash, or ``'auto'`` without published weights.
-        OSError: When a download fails.
     """
     if checkpoint == 'auto':
         checkpoint = published_weights(config or '')
@@ -115,11 +104,7 @@ def _beside(path: Path) -> str:
 
 
 def promised_hash(address: str) -> str | None:
-    """Return the first digits of the SHA-256 in a name (``…-1a2b3c4d.pth``) or an address (``…#sha256=…``).
-
-    Raises:
-        ValueError: When ``#sha256=`` is not followed by a hash.
-    """
+    """Return the first digits of the SHA-256 in a name (``…-1a2b3c4d.pth``) or an address (``…#sha256=…``)."""
     path, marker, given = address.partition('#sha256=')
     if marker and not re.fullmatch(r'[0-9a-fA-F]{8,64}', given):
         raise ValueError(f'{address!r}: #sha256= must be followed by 8 to 64 hexadecimal digits, got {given!r}.')
@@ -128,11 +113,7 @@ def promised_hash(address: str) -> str | None:
 
 
 def check_promise(path: Path, promised: str | None, key: str) -> None:
-    """Check that a file has the promised SHA-256, if one was promised.
-
-    Raises:
-        ValueError: When it has another one.
-    """
+    """Raise a ``ValueError`` for a file that has another SHA-256 than one that was promised."""
     if promised and not sha256(path).startswith(promised):
         raise ValueError(
             f'{key}={str(path)!r}: the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}: '
@@ -141,11 +122,7 @@ def check_promise(path: Path, promised: str | None, key: str) -> None:
 
 
 def download(url: str, folder: Path, key: str) -> Path:
-    """Download an address into a folder unless a file of that name exists, check its hash, and return its path.
-
-    Raises:
-        OSError: When the download fails, or the content does not have the promised SHA-256.
-    """
+    """Download an address into a folder unless a file of that name exists, check its hash, and return its path."""
     from torch import hub
 
     address = url.partition('#')[0]
@@ -179,26 +156,19 @@ def sha256(path: Path) -> str:
     return _sha256(str(path.absolute()), stat.st_size, stat.st_mtime_ns)
 
 
-__all__ = ['Receipt', 'copy_strictly', 'load_strictly', 'plain_config', 'read_checkpoint', 'state_dict_of']
-
 _SHOWN = 6
 _HOLDS = 'holds '
 
 
-def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
-    """Return the weights in a checkpoint, without the ``module.`` prefixes of DDP files.
+def tensors_of(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Return the tensors among a file's entries, without the ``module.`` prefixes of DDP."""
+    return {str(name).removeprefix('module.'): one for name, one in entries.items() if isinstance(one, Tensor)}
 
-    Raises:
-        ValueError: When there are no tensors.
-    """
-    state = next(
-        (checkpoint[key] for key in ('state_dict', 'model') if isinstance(checkpoint.get(key), Mapping)), checkpoint
-    )
-    tensors = {
-        name.removeprefix('module.'): value
-        for name, value in state.items()
-        if isinstance(name, str) and isinstance(value, Tensor)
-    }
+
+def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    """Return the weights in a checkpoint; a ``ValueError`` says that there are none."""
+    held = (checkpoint.get(key) for key in ('state_dict', 'model'))
+    tensors = tensors_of(next((one for one in held if isinstance(one, Mapping)), checkpoint))
     if not tensors:
         raise ValueError(f'{str(path)!r} holds no weights; its entries are {sorted(map(str, checkpoint))[:_SHOWN]}.')
     return tensors
@@ -234,7 +204,8 @@ def load_strictly(
     """Load weights into a network; those of the given parts must match exactly.
 
     Top-level children outside ``parts`` take what fits, for instance a head with other classes that no tap needs. A
-    missing ``num_batches_tracked`` is no error, since evaluation does not read it.
+    missing ``num_batches_tracked`` is no error, since evaluation does not read it. A tensor does not fit if it has
+    another shape, integers instead of floats, numbers that are not finite, or no values.
 
     Args:
         network: The network.
@@ -244,10 +215,6 @@ def load_strictly(
 
     Returns:
         The number of loaded tensors, and the number of given tensors that were ignored.
-
-    Raises:
-        ValueError: For missing, unexpected and unfit tensors in the strict parts; lists the first ones. A tensor is
-            unfit if it has another shape, integers instead of floats, or no values. For numbers that are not finite.
     """
 
     def strict(name: str) -> bool:
@@ -255,16 +222,21 @@ def load_strictly(
 
     own = network.state_dict()
     unfit = {n: reason for n, v in state.items() if n in own and (reason := _unfit(own[n], v))}
-    fits = {n: v for n, v in state.items() if n in own and n not in unfit}
     # Unknown names are passed on as well, because mm* layers rename those of older files inside load_state_dict.
-    wrong = [n for n in state if strict(n) and n in own and n not in fits]
-    _refuse_damaged(key, [f'{n} {unfit[n]}' for n in wrong])
-    given = {n: v for n, v in state.items() if n in fits or (strict(n) and n not in wrong)}
+    given = {n: v for n, v in state.items() if n not in unfit and (n in own or strict(n))}
     result = network.load_state_dict(given, strict=False)
+    wrong = {n: reason for n, reason in unfit.items() if strict(n)}
     missing = [n for n in result.missing_keys if strict(n) and n not in wrong and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in result.unexpected_keys if strict(n)]
-    if missing or unexpected or wrong:
-        raise ValueError(_mismatch(network, len(own), missing, unexpected, [f'{n} {unfit[n]}' for n in wrong], key))
+    remedy = (
+        'Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a student '
+        'file are the usual mistakes), or correct the config.'
+    )
+    name = min(missing, default='')
+    prefix = min(unexpected, default='').removesuffix(name)
+    if name and prefix and {prefix + one for one in missing} <= set(unexpected):
+        remedy = f'All of them fit without the prefix {prefix!r}: cut it.'
+    _refuse(key, type(network).__name__, len(own), missing, unexpected, wrong, remedy)
     return len(given), len(state) - len(given)
 
 
@@ -286,67 +258,54 @@ def _unfit(own: Tensor, given: Tensor) -> str | None:
     return f'{_HOLDS}infinity{"" if given.isinf().any() else f" as {own.dtype}"}' if damaged else None
 
 
-def _refuse_damaged(title: str, wrong: Iterable[str]) -> None:
-    damaged = [name for name in wrong if f' {_HOLDS}' in name]
-    if damaged:
+def _refuse(
+    where: str,
+    network: str,
+    total: int,
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    wrong: Mapping[str, str],
+    remedy: str,
+) -> None:
+    """Raise a ``ValueError`` that lists the first tensors that do not fit, if there are any."""
+    if damaged := [f'{name} {reason}' for name, reason in wrong.items() if reason.startswith(_HOLDS)]:
         raise ValueError(
-            f'{title}: {some(damaged, _SHOWN)}. The file is damaged, was written by a training that diverged, or was '
+            f'{where}: {some(damaged, _SHOWN)}. The file is damaged, was written by a training that diverged, or was '
             'cut to half precision, which has no numbers above 65504. Give an earlier or a whole file.'
         )
-
-
-def _mismatch(
-    network: nn.Module, total: int, missing: list[str], unexpected: list[str], wrong: list[str], key: str
-) -> str:
-    title = f'{key} does not fit {type(network).__name__}'
-    first, name = min(unexpected, default=''), min(missing, default='')
-    prefix = first.removesuffix(name)
-    if name and prefix and {prefix + one for one in missing} <= set(unexpected):
-        return _listing(
-            title, total, missing, unexpected, wrong, f'All of them fit without the prefix {prefix!r}: cut it.'
+    kinds = dict(missing=missing, unexpected=unexpected, unfit=[f'{name} {reason}' for name, reason in wrong.items()])
+    if any(kinds.values()):
+        listed = ''.join(f'\n  {kind}: {some(names, _SHOWN)}' for kind, names in kinds.items() if names)
+        raise ValueError(
+            f'{where} does not fit {network} ({total} tensors): {len(missing)} missing, {len(unexpected)} unexpected, '
+            f'{len(wrong)} of another shape or kind.{listed}\n  {remedy}'
         )
-    remedy = (
-        'Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a student '
-        'file are the usual mistakes), or correct the config.'
-    )
-    return _listing(title, total, missing, unexpected, wrong, remedy)
-
-
-def _listing(title: str, total: int, missing: list[str], unexpected: list[str], wrong: list[str], remedy: str) -> str:
-    kinds = dict(missing=missing, unexpected=unexpected, unfit=wrong)
-    listed = ''.join(f'\n  {kind}: {some(names, _SHOWN)}' for kind, names in kinds.items() if names)
-    return (
-        f'{title} ({total} tensors): {len(missing)} missing, {len(unexpected)} unexpected, {len(wrong)} of another '
-        f'shape or kind.{listed}\n  {remedy}'
-    )
 
 
 @torch.no_grad()
-def copy_strictly(targets: Mapping[str, Tensor], state: Mapping[str, Tensor], title: str, remedy: str) -> None:
+def copy_strictly(
+    targets: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, network: str, remedy: str
+) -> None:
     """Copy a file's entries into the tensors of their names, all of which must be there and fit.
 
     Args:
         targets: The tensors to fill by the file's names; views are welcome.
-        state: The entries.
-        title: The beginning of an error, which says what does not fit.
-        remedy: Its end, which says what to do.
-
-    Raises:
-        ValueError: As :func:`load_strictly`, and for an entry of another floating type than most.
+        state: The entries, of one floating type but for single numbers.
+        where: The beginning of an error, which names the file.
+        network: What it does not fit, in an error.
+        remedy: The end of an error.
     """
     types = Counter(given.dtype for given in state.values() if given.is_floating_point())
     usual = types.most_common(1)[0][0] if types else None
-    wrong = []
-    for name in targets.keys() & state.keys():
+    wrong = {}
+    for name in sorted(targets.keys() & state.keys()):
         reason = _unfit(targets[name], state[name])
         if reason is None and state[name].ndim and state[name].dtype != usual:
             reason = f'{state[name].dtype} (the others {usual})'
         if reason is not None:
-            wrong.append(f'{name} {reason}')
-    _refuse_damaged(title, sorted(wrong))
+            wrong[name] = reason
     missing, unexpected = ([n for n in one if n not in other] for one, other in ((targets, state), (state, targets)))
-    if missing or unexpected or wrong:
-        raise ValueError(_listing(title, len(targets), missing, unexpected, sorted(wrong), remedy))
+    _refuse(where, network, len(targets), missing, unexpected, wrong, remedy)
     for name, target in targets.items():
         target.copy_(state[name])
 

@@ -166,26 +166,31 @@ class Foreign:
 def test_backbone_alone_is_named():
     bare = files.backbone().state_dict()
     for content in (bare, dict(state_dict={f'module.backbone.{n}': v for n, v in bare.items()})):
-        refused(content, r'a backbone alone and no projection head.*Barlow Twins.*teacher.head=None')
-        refused(content, r"layout='dino': .* a backbone alone", layout='dino', head=dict(widths=[64, 10, 10, 12]))
+        refused(content, r'no file of one layout: it is of none of mocov3, .* A backbone alone .*teacher\.head=None')
+        words = (
+            r"no file of layout='dino' with branch='momentum', which has entries backbone\.\* and head\.mlp\.\*: it is"
+        )
+        refused(content, words, layout='dino', head=dict(widths=[64, 10, 10, 12]))
 
 
 def test_supervised_file_is_named():
     bare = files.backbone().state_dict()
     classifier = bare | {'fc.weight': torch.zeros(1000, 64), 'fc.bias': torch.zeros(1000)}
-    refused(classifier, r'trained with labels \(fc\.\*\), no self-supervised checkpoint')
+    refused(classifier, r'layer4, fc\. .* a network trained with labels have no projection head')
     segmentor = {f'backbone.{n}': v for n, v in bare.items()} | {'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)}
-    refused(dict(state_dict=segmentor), r'trained with labels \(decode_head\.\*\).*backbone, decode_head')
+    refused(dict(state_dict=segmentor), r'Prefixes in the file: backbone, decode_head\.')
 
 
 def test_file_of_another_layout_is_named():
     content, _ = files.synthetic('mocov2_r50')
-    refused(content, r"layout='mocov3' expects entries momentum_encoder\.\* and .* looks like mocov2", layout='mocov3')
+    refused(
+        content, r"no file of layout='mocov3' .* momentum_encoder\.\* and .* it looks like mocov2\.", layout='mocov3'
+    )
 
 
 def test_two_layouts_are_refused():
     content, row = files.synthetic('barlowtwins_r50')
-    refused(files.state_of(content, row), r"'auto' cannot choose between barlowtwins, solo_single")
+    refused(files.state_of(content, row), r'no file of one layout: it looks like barlowtwins or solo_single')
     assert read_teacher(files.saved(files.state_of(content, row)), 'barlowtwins').layout == 'barlowtwins'
 
 
@@ -223,7 +228,7 @@ def test_missing_extra_and_changed_entries_are_named(name, shape, message):
 
 
 def test_entries_of_no_layout_and_a_head_of_another_form_are_named():
-    refused(dict(a=torch.zeros(1), b=torch.zeros(1)), r'of no known layout \(mocov3, .*Prefixes in the file: a, b\.')
+    refused(dict(a=torch.zeros(1), b=torch.zeros(1)), r'it is of none of mocov3, .*Prefixes in the file: a, b\.')
     content, _ = files.synthetic('mocov3_r50')
     content['state_dict']['module.teacher_queue'] = torch.zeros(3)
     refused(content, r"layout 'mocov3', which has no place for teacher_queue.*teacher.ignore")

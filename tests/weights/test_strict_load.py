@@ -90,7 +90,7 @@ def test_numbers_that_are_not_finite_are_named_with_what_they_are(name, value, h
         load_strictly(network(), state, None, 'k')
     assert 'another shape' not in str(caught.value)
     with pytest.raises(ValueError, match=rf'^title: {name} holds {held}\.'):
-        copy_strictly(network().state_dict(), state, 'title', '')
+        copy_strictly(network().state_dict(), state, 'title', 'it', '')
 
 
 def test_numbers_that_are_too_large_for_the_network_are_named():

@@ -9,6 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.utils.literals import Source
+
 
 def bases_of(path: Path) -> list[Path]:
     """Return the files in a config's ``_base_``, evaluated as mmengine does."""
@@ -47,3 +49,32 @@ def _keys_of(path: Path, modified: int) -> dict[str, Any]:
 
 def _tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding='utf-8'))
+
+
+def written(text: Any) -> dict[str, Any]:
+    """Return the values in the text of a config without running it, an expression as its :class:`Source`.
+
+    It is a dict without entries if the text is no config.
+    """
+    try:
+        lines = ast.parse(text).body
+    except (SyntaxError, TypeError, ValueError):
+        return {}
+    pairs = [(line.targets[0], line.value) for line in lines if isinstance(line, ast.Assign)]
+    return {name.id: _value(value) for name, value in pairs if isinstance(name, ast.Name)}
+
+
+def _value(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
+        given = [_value(mapping) for mapping in node.args]  # dict({'a.b': 1}), for names that are no identifiers
+        return {name: value for mapping in given for name, value in mapping.items()} | {
+            str(word.arg): _value(word.value) for word in node.keywords
+        }
+    if isinstance(node, ast.Dict):
+        return {_value(name): _value(value) for name, value in zip(node.keys, node.values, strict=True) if name}
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(member) for member in node.elts]
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return Source(ast.unparse(node))

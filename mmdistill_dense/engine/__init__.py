@@ -5,7 +5,6 @@ from mmdistill_dense.utils import required  # first, because it explains a missi
 # isort: split
 from mmdistill_dense.engine.ddp import DistillDDP
 from mmdistill_dense.engine.distill_hook import DistillHook
-from mmdistill_dense.engine.inherited_rate import InheritedRate
-from mmdistill_dense.engine.lars import LARS
+from mmdistill_dense.engine.optimizers import LARS, InheritedRate
 
 __all__ = ['LARS', 'DistillDDP', 'DistillHook', 'InheritedRate']

@@ -48,11 +48,7 @@ def _without_sync_bn(module: nn.Module) -> nn.Module:
 
 
 def check_equal_epochs(runner: Runner) -> None:
-    """Refuse processes with different numbers of batches in an epoch, which would wait for each other forever.
-
-    Raises:
-        ValueError: In all processes; with the numbers by rank.
-    """
+    """Refuse processes with different numbers of batches in an epoch, which would wait for each other forever."""
     if get_world_size() == 1 or not isinstance(runner.train_loop, EpochBasedTrainLoop):
         return
     counts = all_gather_object(len(runner.train_dataloader))
@@ -88,9 +84,6 @@ def choose_port(argv: Sequence[str] | None = None) -> None:
     """Give each slurm job a port of its own, unless MASTER_PORT is set: two jobs may share a node.
 
     mmengine takes 29500 for all. The number of the job gives a port from 20000 on, below those that Linux hands out.
-
-    Args:
-        argv: The command line. Default: that of this process.
     """
     asked = requested_launcher(sys.argv if argv is None else argv) == 'slurm'
     if asked and os.environ.get('SLURM_JOB_ID', '').isdigit():
@@ -100,21 +93,19 @@ def choose_port(argv: Sequence[str] | None = None) -> None:
 def adopt_slurm_environment() -> None:
     """Set the variables of torch's ``env://`` rendezvous from srun's; keep MASTER_ADDR and MASTER_PORT if set."""
     if 'MASTER_ADDR' not in os.environ:
-        os.environ['MASTER_ADDR'] = _first_slurm_host(os.environ['SLURM_NODELIST'])
+        nodes = os.environ['SLURM_NODELIST']
+        command = ['scontrol', 'show', 'hostnames', nodes]
+        try:
+            answer = subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise RuntimeError(
+                f'scontrol cannot tell the first host of {nodes!r} ({error}); set MASTER_ADDR to its name'
+            ) from error
+        os.environ['MASTER_ADDR'] = answer.stdout.split()[0]
     os.environ.setdefault('MASTER_PORT', '29500')
     os.environ['RANK'] = os.environ['SLURM_PROCID']
     os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
     os.environ['LOCAL_RANK'] = os.environ.get('SLURM_LOCALID', '0')
-
-
-def _first_slurm_host(nodes: str) -> str:
-    try:
-        answer = subprocess.run(['scontrol', 'show', 'hostnames', nodes], check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise RuntimeError(
-            f'scontrol cannot tell the first host of {nodes!r} ({error}); set MASTER_ADDR to its name'
-        ) from error
-    return answer.stdout.split()[0]
 
 
 def open_gloo(argv: Sequence[str] | None = None) -> bool:
@@ -122,12 +113,6 @@ def open_gloo(argv: Sequence[str] | None = None) -> bool:
 
     torchrun (``--launcher pytorch``) is recognised by RANK and WORLD_SIZE. srun is used only with ``--launcher slurm``,
     because a batch script with a single process has the same SLURM variables and would wait for others forever.
-
-    Args:
-        argv: The command line. Default: that of this process.
-
-    Returns:
-        Whether a group was opened.
     """
     launcher = requested_launcher(sys.argv if argv is None else argv)
     if not dist.is_available() or dist.is_initialized() or get_device() != 'cpu':

@@ -62,11 +62,7 @@ class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
     def before_train(self, runner: Runner) -> None:
-        """Give the batches of an iteration-based run their own random streams.
-
-        Raises:
-            ValueError: For persistent workers in an epoch-based run, which cannot be seeded again.
-        """
+        """Give the batches of an iteration-based run their own random streams."""
         loader, loop = runner.train_dataloader, runner.train_loop
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
             raise ValueError(
@@ -106,11 +102,7 @@ def _has_default_workers(loader: DataLoader) -> bool:
 
 
 class DistillerState(Hook):
-    """Updates and saves the state of the distillers; has no effect on a model without any.
-
-    Args:
-        resume_changed: Resume although teacher or distillers differ from those of the checkpoint.
-    """
+    """Updates and saves the state of the distillers; has no effect on a model without any."""
 
     def __init__(self, resume_changed: bool = False) -> None:
         self.resume_changed = resume_changed
@@ -215,11 +207,7 @@ class Balancing(Hook):
         self._balanced: dict[str, tuple[Distiller, Balancer]] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Refuse a run whose weights cannot be measured, before anything is loaded.
-
-        Raises:
-            ValueError: Names the option and what to do.
-        """
+        """Refuse a run whose weights cannot be measured, before anything is loaded."""
         self._balanced = {} if built_loop(runner) is None else balanced_of(distillers_of(unwrap(runner.model)))
         for distiller, balancer in self._balanced.values():
             _check(runner, distiller, balancer)

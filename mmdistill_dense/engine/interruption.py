@@ -32,10 +32,8 @@ class Interruption(Hook):
     Slurm, Kubernetes and torchrun send SIGTERM before they kill; a job may ask for SIGUSR1 some time before its limit.
     The status is 128 and the number of the signal, as if it had ended the process, so that each of them starts the job
     again where it is asked to. An epoch-based run saves nothing: from the middle of an epoch it could not go on to
-    the same bits, so its last epoch counts. After Ctrl-C the log names the last checkpoint.
-
-    Args:
-        minutes: The longest time between two checkpoints; ``None`` for that of the config's interval.
+    the same bits, so its last epoch counts. After Ctrl-C the log names the last checkpoint. ``minutes`` is the longest
+    time between two checkpoints, ``None`` for that of the config's interval.
     """
 
     priority = 'LOWEST'  # after the hook that saves

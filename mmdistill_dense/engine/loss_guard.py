@@ -60,9 +60,6 @@ class LossGuard(Hook):
 
     With several optimizers, the model's own ``train_step`` decides which of them step after which loss. Each loss is
     checked, and no step can be skipped.
-
-    Args:
-        patience: Number of steps in a row to skip before the run is stopped.
     """
 
     def __init__(self, patience: int) -> None:
@@ -138,7 +135,10 @@ class LossGuard(Hook):
         self._put_back(model)
         for _, balancer in balanced_of(distillers_of(model)).values():
             balancer.forget(runner.iter)
-        _count_left_out(runner.optim_wrapper)
+        count_left_out(runner.optim_wrapper)
+        if runner.optim_wrapper.should_update():
+            # DDP shares gradients between processes only with the last part of accumulated ones: no update without it.
+            runner.optim_wrapper.zero_grad()
         count = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
         runner.message_hub.update_info('skipped_steps', count)
         runner.logger.warning(
@@ -190,16 +190,6 @@ class _Verdict:
         if self._arrived is not None:
             self._arrived.synchronize()
         return bool(self._found)
-
-
-def _count_left_out(wrapper: OptimWrapper) -> None:
-    """Count a skipped part of accumulated gradients; after the last part, drop the whole update.
-
-    DDP shares gradients between processes only with the last part, so an update without it is not possible.
-    """
-    count_left_out(wrapper)
-    if wrapper.should_update():
-        wrapper.zero_grad()
 
 
 def _reasons(runner: Runner, seen: Seen | None) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import itertools
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
@@ -18,6 +17,8 @@ from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
+from mmdistill_dense.config.inheritance import written
+from mmdistill_dense.config.values import flat, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
@@ -43,7 +44,7 @@ _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|para
 def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """Warn of options that differ from those in the checkpoint, and of those among them that have no effect."""
     text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
-    then, now = dict(_flat(written(text))), dict(_flat(runner.cfg.to_dict()))
+    then, now = ({k: str(v) for k, v in flat(plain(one)).items()} for one in (written(text), runner.cfg.to_dict()))
     names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
     pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
     changed = [(name, old, new) for name, old, new in pairs if old != new]
@@ -59,45 +60,6 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
         f' The checkpoint holds optimizer and schedules, so the old {some(kept, 8)} stay. {advice}' if kept else ''
     )
     runner.logger.warning(f'The config differs from that of the checkpoint to resume: {told}.{without}')
-
-
-def written(text: Any) -> dict[str, Any]:
-    """Return the values in the text of a config without running it; a dict without entries if it is no config."""
-    try:
-        lines = ast.parse(text).body
-    except (SyntaxError, TypeError, ValueError):
-        return {}
-    pairs = [(line.targets[0], line.value) for line in lines if isinstance(line, ast.Assign)]
-    return {name.id: _value(value) for name, value in pairs if isinstance(name, ast.Name)}
-
-
-def _value(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        given = [_value(mapping) for mapping in node.args]  # dict({'a.b': 1}), for names that are no identifiers
-        return {name: value for mapping in given for name, value in mapping.items()} | {
-            str(word.arg): _value(word.value) for word in node.keywords
-        }
-    if isinstance(node, ast.Dict):
-        return {_value(name): _value(value) for name, value in zip(node.keys, node.values, strict=True) if name}
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_value(member) for member in node.elts]
-    try:
-        return ast.literal_eval(node)
-    except ValueError:
-        return ast.unparse(node)
-
-
-def _flat(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
-    """Yield the dotted name and the text of every value in nested dicts and lists."""
-    if isinstance(value, Mapping):
-        members: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, (list, tuple)):
-        members = enumerate(value)
-    else:
-        yield place, str(value)
-        return
-    for name, member in members:
-        yield from _flat(member, f'{place}.{name}' if place else str(name))
 
 
 def identity(model: Distilled) -> dict[str, Any]:
@@ -267,14 +229,9 @@ def _place(loop: BaseLoop) -> int:
 
 
 class ResumeFile(Hook):
-    """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know.
+    """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know."""
 
-    Args:
-        tells: Whether to log how the run resumes; a measurement at a checkpoint switches this off.
-    """
-
-    def __init__(self, tells: bool = True) -> None:
-        self.tells = tells
+    tells = True  # how the run resumes; a measurement at a checkpoint switches this off
 
     def before_run(self, runner: Runner) -> None:
         """Choose the file."""
@@ -284,26 +241,50 @@ class ResumeFile(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Tell if nothing is left to train."""
-        if self.tells:
-            tell_when_finished(runner)
+        loop = runner.train_loop
+        done, last, unit = (
+            (loop.epoch, loop.max_epochs, 'epoch')
+            if isinstance(loop, EpochBasedTrainLoop)
+            else (loop.iter, loop.max_iters, 'iteration')
+        )
+        if self.tells and resumes(runner) and done >= last:
+            runner.logger.warning(
+                f'The checkpoint to resume is from {unit} {done} of {last}: nothing is left to train.'
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the number of processes, the sampler's seed, and whether the epoch has only begun."""
-        meta = checkpoint['meta']
-        meta.update(processes=get_world_size(), sampler_seed=sampler_seed(runner))
+        meta, seed = checkpoint['meta'], getattr(sampler_of(runner.train_dataloader), 'seed', None)
+        meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             meta['within_epoch'] = meta['epoch'] == runner.epoch  # one more at the end of the epoch
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, tell what has changed, and restore the sampler's seed."""
+        """On resume, tell what has changed, and restore the sampler's seed.
+
+        Without ``randomness.seed``, each start draws a seed, and mmengine builds the sampler before it reads the seed
+        of the checkpoint.
+        """
         if not resumes(runner):
             return
-        check_optimizer(checkpoint)
-        warn_of_part(runner, checkpoint)
+        if 'optimizer' not in checkpoint:  # mmengine would go on with a new one, and the first rates
+            raise ValueError(
+                'This checkpoint holds no optimizer, as files of save_best: resume from an iter_*.pth or epoch_*.pth, '
+                'or start a new run from these weights with load_from=….'
+            )
+        meta = checkpoint.get('meta') or {}
+        if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
+            runner.logger.warning(
+                f'The checkpoint to resume is from iteration {meta["iter"]}, within epoch {meta["epoch"] + 1}. This '
+                'epoch begins again, and iterations and schedules are ahead, so the result is not that of an '
+                'uninterrupted run. Resume from an epoch_*.pth (default_hooks.checkpoint.by_epoch=True).'
+            )
         warn_of_other_processes(runner, checkpoint)
         if self.tells:
             tell_changes(runner, checkpoint)
-        restore_sampler_seed(runner, checkpoint)
+        seed = meta.get('sampler_seed')
+        if seed is not None and built_loop(runner) is not None:  # older files lack it
+            sampler_of(runner.train_dataloader).seed = seed
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -373,50 +354,3 @@ def resume_from_a_whole_file(runner: Runner) -> None:
             f'{pointer} is empty, and there is no whole checkpoint beside it: remove it to start a new run, or name '
             'the file to resume from with --resume FILE.'
         )
-
-
-def check_optimizer(checkpoint: Mapping[str, Any]) -> None:
-    """Refuse to resume from a file without optimizer: mmengine would go on with a new one, and the first rates."""
-    if 'optimizer' not in checkpoint:
-        raise ValueError(
-            'This checkpoint holds no optimizer, as files of save_best: resume from an iter_*.pth or epoch_*.pth, or '
-            'start a new run from these weights with load_from=….'
-        )
-
-
-def warn_of_part(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Warn if an epoch-based run is resumed from within an epoch, which mmengine begins again."""
-    meta = checkpoint.get('meta') or {}
-    if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
-        runner.logger.warning(
-            f'The checkpoint to resume is from iteration {meta["iter"]}, within epoch {meta["epoch"] + 1}. This epoch '
-            'begins again, and iterations and schedules are ahead, so the result is not that of an uninterrupted run. '
-            'Resume from an epoch_*.pth (default_hooks.checkpoint.by_epoch=True).'
-        )
-
-
-def sampler_seed(runner: Runner) -> int | None:
-    """Return the seed of the training sampler, or ``None`` if it has none."""
-    seed = getattr(sampler_of(runner.train_dataloader), 'seed', None)
-    return int(seed) if isinstance(seed, Integral) else None
-
-
-def restore_sampler_seed(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-    """Give the sampler the seed that it had in the run to resume.
-
-    Without ``randomness.seed``, each start draws a seed, and mmengine builds the sampler before it reads the seed of
-    the checkpoint.
-    """
-    seed = (checkpoint.get('meta') or {}).get('sampler_seed')
-    if seed is not None and built_loop(runner) is not None:  # older files lack it
-        sampler_of(runner.train_dataloader).seed = seed
-
-
-def tell_when_finished(runner: Runner) -> None:
-    """Warn if a resumed run has nothing left to train."""
-    loop = runner.train_loop
-    by_epoch = isinstance(loop, EpochBasedTrainLoop)
-    done, last = (loop.epoch, loop.max_epochs) if by_epoch else (loop.iter, loop.max_iters)
-    if resumes(runner) and done >= last:
-        unit = 'epoch' if by_epoch else 'iteration'
-        runner.logger.warning(f'The checkpoint to resume is from {unit} {done} of {last}: nothing is left to train.')

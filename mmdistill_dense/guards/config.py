@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -15,7 +14,8 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.config.data_sets import layers
-from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.config.inheritance import bases_of, written
+from mmdistill_dense.utils.literals import Source
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
@@ -62,17 +62,14 @@ def check_laid_over(config: Config) -> None:
     The merged distiller would take over the ``loss_weight`` of the other method, for instance.
     """
     path = Path(config.filename or '')
-    if path.suffix == '.py' and path.is_file():
-        _check_file(path)
-
-
-def _check_file(path: Path) -> None:
-    written = dict(_written(path))
-    for base in bases_of(path) if written else ():
+    if path.suffix != '.py' or not path.is_file():
+        return
+    own = dict(_distillers_in(path))
+    for base in bases_of(path) if own else ():
         if not base.is_file():
             continue
         before = (Config.fromfile(base).get('model') or {}).get('distillers') or {}
-        for name, kind in written.items():
+        for name, kind in own.items():
             old = before.get(name) or {}
             if old.get('type', kind) != kind:
                 kept = ', '.join(f'{key}={value!r}' for key, value in old.items() if key != 'type') or 'none'
@@ -83,31 +80,15 @@ def _check_file(path: Path) -> None:
                 )
 
 
-def _written(path: Path) -> Iterator[tuple[str, str]]:
+def _distillers_in(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the name and type of each distiller in this file that mmengine would merge with one of a base."""
-    for node in ast.parse(path.read_text(encoding='utf-8')).body:
-        if isinstance(node, ast.Assign) and any(
-            isinstance(one, ast.Name) and one.id == 'model' for one in node.targets
-        ):
-            model = _members(node.value)
-            written = _members(model.get('distillers'))
-            if '_delete_' in {**model, **written}:
-                continue
-            for name, value in written.items():
-                inside = _members(value)
-                kind = inside.get('type')
-                if isinstance(kind, ast.Constant) and isinstance(kind.value, str) and '_delete_' not in inside:
-                    yield name, kind.value
-
-
-def _members(node: ast.expr | None) -> dict[str, ast.expr]:
-    """Return the members of a literal dict, written in either way."""
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        return {one.arg: one.value for one in node.keywords if one.arg}
-    if isinstance(node, ast.Dict):
-        pairs = zip(node.keys, node.values, strict=True)
-        return {str(key.value): value for key, value in pairs if isinstance(key, ast.Constant)}
-    return {}
+    model: Any = written(path.read_text(encoding='utf-8')).get('model')
+    distillers = model.get('distillers') if isinstance(model, Mapping) else None
+    if isinstance(distillers, Mapping) and '_delete_' not in {**model, **distillers}:
+        for name, value in distillers.items():
+            kind = value.get('type') if isinstance(value, Mapping) and '_delete_' not in value else None
+            if isinstance(kind, str) and not isinstance(kind, Source):
+                yield name, kind
 
 
 # These classes of mmseg and mmdet load files themselves. With convert_weights, mmdet's rename the tensors of original
@@ -117,20 +98,18 @@ _STRIPS = 'SwinTransformer'  # takes the prefix of a backbone off by itself
 _BACKBONE = 'backbone.'
 
 
-def check_top_level_distillers(config: Config, written: Config | None = None) -> None:
+def check_top_level_distillers(config: Config, file: Config | None = None) -> None:
     """Refuse a run in which ``--cfg-options`` changed only the top-level ``distillers``.
 
     Configs take the model's distillers from there while they are read, before ``--cfg-options`` apply.
     """
     if 'distillers' not in config:
         return
-    if written is None and config.filename and os.path.isfile(config.filename):
-        written = Config.fromfile(config.filename)
-    if written is None:
+    if file is None and config.filename and os.path.isfile(config.filename):
+        file = Config.fromfile(config.filename)
+    if file is None or config.distillers == file.get('distillers'):
         return
-    top_level_changed = config.distillers != written.get('distillers')
-    model_changed = config.model.get('distillers') != written.model.get('distillers')
-    if top_level_changed and not model_changed:
+    if config.model.get('distillers') == file.model.get('distillers'):
         raise ValueError(
             'The top-level distillers was changed, but model.distillers was not, so the change has no effect: use '
             '--cfg-options model.distillers.<name>.<option>=… instead.'

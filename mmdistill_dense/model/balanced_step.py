@@ -66,9 +66,6 @@ def flat_gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
     }
 
 
-_PLACE = 'place'
-
-
 def balanced_of(distillers: Mapping[str, Distiller]) -> dict[str, tuple[Distiller, Balancer]]:
     """Return the balanced ones of some distillers by name."""
     return {name: (one, one.balancer) for name, one in distillers.items() if one.balancer is not None}
@@ -165,7 +162,7 @@ def _measure(terms: Sequence[Tensor], model: nn.Module, scale: float) -> _Measur
     """
     _, parameters = balanced_place(model)
     with torch.autocast(terms[0].device.type, enabled=False):
-        found = [mean_over_ranks(flat_gradients(scale * term, {_PLACE: parameters})[_PLACE]) for term in terms]
+        found = [mean_over_ranks(flat_gradients(scale * term, {'': parameters})['']) for term in terms]
         exact = sum_dtype(terms[0])
         norms = [torch.linalg.vector_norm(vector, dtype=exact) / scale for vector in found]
         pairs = list(combinations(range(1, len(terms)), 2))

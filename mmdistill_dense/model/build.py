@@ -88,8 +88,12 @@ def DistillModel(
         )
     if not options and not entries:
         return network
-    if options:
-        _check_loss(network)
+    if options and not hasattr(type(network), 'loss'):
+        raise ValueError(
+            f'model.student: {type(network).__name__} has no method loss(inputs, data_samples), which distillation '
+            'extends. Give it one that returns the losses, and let its forward return self.loss(inputs, data_samples) '
+            "for mode='loss', as the networks of mmseg and mmdet do."
+        )
     with fork_rng():
         parts = build_distillers(options, config.scope)
         extras = [*pictures, *([Balance()] if balanced_of(parts) else [])] if parts else []
@@ -101,16 +105,6 @@ def DistillModel(
     assert isinstance(network, Distilled)
     network._attach(parts, distillation)
     return network
-
-
-def _check_loss(student: Network) -> None:
-    """Refuse a student that computes its losses elsewhere than in ``loss``: it would not be distilled."""
-    if not hasattr(type(student), 'loss'):
-        raise ValueError(
-            f'model.student: {type(student).__name__} has no method loss(inputs, data_samples), which distillation '
-            'extends. Give it one that returns the losses, and let its forward return self.loss(inputs, data_samples) '
-            "for mode='loss', as the networks of mmseg and mmdet do."
-        )
 
 
 def distiller_options(distillers: Option) -> dict[str, Option]:
@@ -161,13 +155,7 @@ def build_distillation(
 ) -> Distillation:
     """Trace student and teachers, plan how the teachers run, and bind every distiller to its teacher.
 
-    Args:
-        network: The built student.
-        config: Its config, whose preprocessor tells normalisation and training size.
-        distillers: The distillers by name; they make their parameters here.
-        teacher: The option ``model.teacher``; nothing is loaded yet.
-        inherit: What the student will copy from teachers.
-        extras: What else the step consists of; a teacher that it asks must be loaded whole.
+    The distillers make their parameters here; no teacher is loaded yet. One that ``extras`` ask will be loaded whole.
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
     preprocessor = config.model.get('data_preprocessor') or {}
@@ -217,11 +205,7 @@ def choose_taps(
 ) -> None:
     """Give each distiller with ``student_tap='auto'`` its taps, and log them; ``'auto[-1]'`` gets the last pair.
 
-    Args:
-        network: The built student; it stays as it is.
-        distillers: By name; those with named taps stay as they are.
-        teachers: The teacher of each distiller.
-        size: Height and width of the training crop; ``None`` means 512 x 512.
+    ``teachers`` is the teacher of each distiller, ``size`` the training crop's, 512 x 512 if it is None.
     """
     student: Found | None = None
     found: dict[str, Found] = {}

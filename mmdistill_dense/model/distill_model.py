@@ -85,25 +85,16 @@ class Distillation:
 
     A copy of the student has its own ``Distillation`` and shares the teachers until one of the two is moved or cast.
 
-    Attributes:
-        teachers: By name.
-        student: The config that the student was built from, resolved.
-        state: How far the run is; the distillers read it.
-        inherit: What to copy from teachers; empty once that is done, and where the student's weights come from a file.
-        traced: What the trace found in the student.
-        extras: What else the step consists of, in this order.
-        hook_attached: Whether ``DistillHook`` runs with the training.
-        measured: What the last step measured for balanced distillers; ``DistillHook`` logs and empties it.
     """
 
-    teachers: dict[str, FrozenTeacher]
-    student: ModelConfig
-    state: RunState = field(default_factory=RunState)
-    inherit: Sequence[Inherit] = ()
-    traced: Traced = field(default_factory=Traced)
-    extras: Sequence[Extra] = ()
-    hook_attached: bool = False
-    measured: dict[str, float] = field(default_factory=dict)
+    teachers: dict[str, FrozenTeacher]  # by name
+    student: ModelConfig  # that the student was built from, resolved
+    state: RunState = field(default_factory=RunState)  # how far the run is; the distillers read it
+    inherit: Sequence[Inherit] = ()  # what to copy; empty once that is done, and where weights come from a file
+    traced: Traced = field(default_factory=Traced)  # what the trace found in the student
+    extras: Sequence[Extra] = ()  # what else the step consists of, in this order
+    hook_attached: bool = False  # whether DistillHook runs with the training
+    measured: dict[str, float] = field(default_factory=dict)  # of balanced distillers in the last step
     _recorder: Recorder | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -206,26 +197,15 @@ class Distilled(Network):
         device, dtype = before.device, before.dtype
         super()._apply(fn, recurse)
         now = next(self.parameters())
-        moved = (now.device, now.dtype) != (device, dtype)
         for name, teacher in self.distillation.teachers.items():
-            shared = len(teacher.users) > 1
-            if moved and (shared or now.is_meta):
-                self._part_from(name)
-            elif not shared:
+            if len(teacher.users) == 1:
                 teacher.follow(fn)
+            elif (now.device, now.dtype) != (device, dtype):
+                own = self.distillation.part_from(name)
+                for distiller in self.distillers.values():
+                    if distiller.teacher_name == name:
+                        distiller.learn_from(own)
         return self
-
-    def to_empty(self, **options: Any) -> Distilled:
-        """Move the student without its weights, as ``nn.Module`` does; the teachers keep theirs."""
-        for name in self.distillation.teachers:
-            self._part_from(name)
-        return super().to_empty(**options)
-
-    def _part_from(self, name: str) -> None:
-        teacher = self.distillation.part_from(name)
-        for distiller in self.distillers.values():
-            if distiller.teacher_name == name:
-                distiller.learn_from(teacher)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # pickle finds classes by name: it stores the student's class, and _blank makes this one from it.
@@ -259,36 +239,23 @@ Terms = Mapping[str, Losses]  # the losses of each distiller by its name
 
 @dataclass(eq=False)
 class Step:
-    """A training step when student and teachers are compared; each :class:`Extra` may add to it.
-
-    Attributes:
-        model: The student.
-        task: The loss of the student's own class.
-        active: The distillers that compute something in this step, by name.
-        labelled: The number of pictures.
-        losses: The student's own.
-        terms: The losses of the active distillers, without weight.
-        added: Further losses, which count as they are.
-        told: Numbers for the log.
-    """
+    """A training step when student and teachers are compared; each :class:`Extra` may add to it."""
 
     model: Distilled
-    task: Callable[..., Mapping[str, Any]]
-    active: Mapping[str, Distiller]
-    labelled: int
-    losses: Mapping[str, Any]
-    terms: Terms
-    added: Mapping[str, Any] = field(default_factory=dict)
-    told: Mapping[str, Tensor] = field(default_factory=dict)
+    task: Callable[..., Mapping[str, Any]]  # the loss of the student's own class
+    active: Mapping[str, Distiller]  # those that compute something in this step, by name
+    labelled: int  # number of pictures
+    losses: Mapping[str, Any]  # the student's own
+    terms: Terms  # the losses of the active distillers, without weight
+    added: Mapping[str, Any] = field(default_factory=dict)  # further losses, which count as they are
+    told: Mapping[str, Tensor] = field(default_factory=dict)  # numbers for the log
 
 
 def teach(active: Mapping[str, Distiller], inputs: Tensor, like: Tensor) -> dict[str, Recorded]:
     """Return the tapped tensors of each teacher that an active distiller needs; :func:`compare` waits for them.
 
-    Args:
-        active: The distillers that compute something in this step.
-        inputs: The student's preprocessed batch (B, C, H, W).
-        like: A parameter of the student. A teacher that lost its network by a move or a pickle is loaded like it.
+    ``inputs`` is the student's preprocessed batch (B, C, H, W). A teacher that lost its network by a move or a pickle
+    is loaded ``like`` a parameter of the student.
     """
     taught: dict[str, Recorded] = {}
     for name, (teacher, state) in _teachers_of(active).items():

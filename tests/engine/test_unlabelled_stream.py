@@ -18,6 +18,7 @@ from mmdistill_dense.registry import HOOKS, TRANSFORMS
 from mmdistill_dense.unlabelled.step import UnlabelledOption, unlabelled_of
 from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from tests import toys
+from tests.faults.tools import content
 
 ITERS = 5
 STRONG = dict(erase=2, on='all')
@@ -87,15 +88,6 @@ def run(work_dir, network, kind='iters', workers=0, **changes):
     Diary.seen.clear()
     toys.train(None, toys.run_config(work_dir, network, **length, **toys.merged(options, changes)))
     return list(Diary.seen)
-
-
-def content(path):
-    checkpoint = torch.load(path, weights_only=False)
-    parts = ('state_dict', 'ema_state_dict', 'distillers')
-    found = {f'{part}.{name}': value for part in parts for name, value in checkpoint[part].items()}
-    for number, state in checkpoint['optimizer']['state'].items():
-        found |= {f'optimizer.{number}.{name}': value for name, value in state.items()}
-    return found
 
 
 @functools.cache

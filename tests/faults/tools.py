@@ -25,7 +25,8 @@ def full_disk(free: int) -> Iterator[None]:
 def content(path: Path) -> dict[str, Tensor]:
     """Everything in a checkpoint that training goes on from."""
     checkpoint = torch.load(path, weights_only=False)
-    tensors = {f'{part}.{n}': v for part in ('state_dict', 'distillers') for n, v in checkpoint.get(part, {}).items()}
+    parts = ('state_dict', 'ema_state_dict', 'distillers')
+    tensors = {f'{part}.{n}': v for part in parts for n, v in checkpoint.get(part, {}).items()}
     for index, state in checkpoint['optimizer']['state'].items():
         tensors |= {f'optimizer.{index}.{name}': value for name, value in state.items() if isinstance(value, Tensor)}
     return tensors

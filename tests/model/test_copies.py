@@ -101,22 +101,6 @@ def test_a_move_that_changes_nothing_is_none(original):
     assert toys.teacher_of(copied) is toys.teacher_of(model)
 
 
-@pytest.mark.parametrize('device', ['cpu', 'meta'])
-def test_a_student_without_values_keeps_its_teachers(device):
-    """``to_empty`` leaves whatever was in the memory: in a student that is loaded next, not in its teacher."""
-    model = pair()
-    expected, state = terms(model), toys.student_state(model)
-    own = toys.student_state(model.distillers)
-    model.to(device).to_empty(device='cpu')
-    for module in model.modules():
-        for value in [*module.parameters(False), *module.buffers(False)]:
-            value.data.zero_()
-    model.load_state_dict(state)
-    model.distillers.load_state_dict(own)
-    model.data_preprocessor = toys.build_plain(toys.seg_net('fcn')).data_preprocessor  # its means are in no file
-    assert terms(model) == pytest.approx(expected)
-
-
 # Pickled
 
 

@@ -92,14 +92,3 @@ def test_of_several_teachers_those_rest_whose_terms_have_ended():
     assert not ran and losses['distill.early.loss_off'] == 0
     toys.total(losses).backward()
     assert all(p.grad is not None for p in model.distillers.parameters()), 'connected, for DDP'
-
-
-def test_a_detectors_teacher_rests_when_its_terms_have_ended():
-    distillers = dict(fit=dict(type='FitNet', student_tap='neck', align='conv', **OFF))
-    options = dict(student=toys.det_net(), teacher=toys.det_teacher(), distillers=distillers)
-    model = toys.distilled('mmdet', **options)
-    model.distillation.state.iteration = 5
-    assert _calls_in_a_step(model, toys.teacher_of(model).network, toys.det_batch()) == set()
-    losses = toys.losses_of(model, toys.det_batch())
-    toys.total(losses).backward()
-    assert all(p.grad is not None for p in model.distillers.parameters()), 'connected, for DDP'

@@ -188,17 +188,6 @@ def test_half_precision_learns_about_the_same():
     assert all(one.grad is not None and one.grad.isfinite().all() for one in model.parameters())
 
 
-@pytest.mark.soak
-def test_a_compiled_student_learns_the_same():
-    model, compiled, more = seg_model(), seg_model(), toys.bare(toys.seg_batch(3, seed=3))
-    torch.compiler.reset()
-    compiled.forward = torch.compile(compiled.forward, backend='eager')
-    first, second = losses(model, more), losses(compiled, more)
-    for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5)
-    torch.compiler.reset()
-
-
 def test_a_copy_and_a_pickle_keep_the_option_and_not_the_pictures():
     model = seg_model(ratio=2)
     unlabelled_of(model).batch = toys.bare(toys.seg_batch())
@@ -248,16 +237,6 @@ def test_methods_that_read_boxes_or_proposals_are_refused_alone():
     for kind, student in (('FGD', 'retinanet'), ('RoIHeadKD', 'faster_rcnn'), ('LD', 'gfl')):
         with pytest.raises(ValueError, match=rf'model.unlabelled: a \({kind}\) needs labels'):
             det_model(dict(a=dict(type=kind)), student)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(('kind', 'student'), [('FGD', 'retinanet'), ('LD', 'gfl')])
-def test_beside_another_method_they_see_what_they_saw(kind, student):
-    model = det_model(dict(a=dict(type=kind), fit=dict(type='FitNet', student_tap='neck')), student)
-    alone, both = losses(model, None, toys.det_batch()), losses(model, crowded(), toys.det_batch())
-    own = [name for name in alone if name.startswith('distill.a.loss')]
-    assert own and all(torch.equal(alone[name], both[name]) for name in own)
-    assert 'distill.fit.unlabelled_loss_fitnet' in both and not any('distill.a.unlabelled' in name for name in both)
 
 
 def test_a_tap_on_proposals_is_refused(monkeypatch):

@@ -10,7 +10,7 @@ from mmdistill_dense.apps.report.charts import COLOURS, colour_of
 from mmdistill_dense.apps.report.numbers import Numbers
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs
 from mmdistill_dense.apps.report.scores import Answer
-from mmdistill_dense.apps.report.settings import cost_section, flat
+from mmdistill_dense.apps.report.settings import cost_section
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"
@@ -154,18 +154,6 @@ def test_colours_and_dashes_tell_many_methods_apart():
     found = Comparison(tuple(methods), (TrainedRun(Path('c'), 'control'),))
     looks = [colour_of(found, name) for name in found.names]
     assert len(set(looks)) == len(methods) + 1
-
-
-@pytest.mark.parametrize(
-    ('value', 'leaves'),
-    [
-        (dict(a=dict(b=1), c=[]), {'a.b': 1, 'c': []}),
-        (dict(a=[dict(b=1), 2], e={}), {'a.0.b': 1, 'a.1': 2}),
-        (dict(a=(1, 2)), {'a': [1, 2]}),
-    ],
-)
-def test_flat(value, leaves):
-    assert flat(value) == leaves
 
 
 def test_runs_that_logged_no_time_have_no_table_of_costs(tmp_path):

@@ -15,6 +15,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from mmdistill_dense.config.values import plain
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import sha256
 
@@ -27,13 +28,13 @@ def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[
     return {
         'model': str(config.model.get('type')),
         'input': _input(config.model.get('data_preprocessor') or {}),
-        'classes': _plain(data.get('classes')),
-        'palette': _plain(data.get('palette')),
-        'test_cfg': _plain(config.model.get('test_cfg')),
+        'classes': plain(data.get('classes')),
+        'palette': plain(data.get('palette')),
+        'test_cfg': plain(config.model.get('test_cfg')),
         'source': {
             'file': checkpoint.name,
             'sha256': sha256(checkpoint),
-            **{key: _plain(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
+            **{key: plain(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
             'mmdistill_dense': __version__,
         },
     }
@@ -54,16 +55,6 @@ def _input(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
             preprocessor.get('pad_size_divisor') or (preprocessor.get('test_cfg') or {}).get('size_divisor') or 1
         ),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(member) for key, member in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(member) for member in value]
-    if hasattr(value, 'tolist'):
-        return value.tolist()
-    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 class Graph(nn.Module):

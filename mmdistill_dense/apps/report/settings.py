@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from mmdistill_dense.apps.report.numbers import Numbers
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Section, Table
+from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.atomic import read_json
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
@@ -65,20 +65,6 @@ def settings_table(run: TrainedRun, control: TrainedRun) -> Table:
             rows.append([key, _shown(other.get(key, _NONE)), _shown(own.get(key, _NONE))])
     caption = f'{run.title} against {control.title}'
     return Table(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
-
-
-def flat(value: Any, place: str = '') -> dict[str, Any]:
-    """Return the values of nested mappings and lists by dotted key."""
-    if isinstance(value, Mapping):  # an empty one counts as none
-        parts = [(str(key), item) for key, item in value.items()]
-    elif isinstance(value, (list, tuple)) and any(isinstance(item, Mapping) for item in value):
-        parts = [(str(index), item) for index, item in enumerate(value)]
-    else:
-        return {place: list(value) if isinstance(value, tuple) else value}
-    found: dict[str, Any] = {}
-    for key, item in parts:
-        found.update(flat(item, f'{place}.{key}' if place else key))
-    return found
 
 
 _NONE = object()

@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from mmdistill_dense.apps.suite.reader import flat
 from mmdistill_dense.config.data_sets import may_give, scores_of
 from mmdistill_dense.config.resolve import TASKS, is_distill_model, load_model, read_file, student_option, teachers_of
 from mmdistill_dense.config.unknown_keys import options_of
+from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.presets import identity_of, put_all
 from mmdistill_dense.networks.building import TEACHER_OPTIONS
 from mmdistill_dense.weights.strict_load import sha256
@@ -333,7 +334,7 @@ def config_hash(
     if tests_teacher:
         identity['tested'] = [_teacher_identity(option, None) for option in teachers_of(config.model).values()]
     own = dict.fromkeys(f'{place}/' for place in (folder.absolute(), folder.resolve())) if folder else ()
-    text = json.dumps(_plain(identity, partial(_portable, folders=tuple(own))), sort_keys=True)
+    text = json.dumps(plain(identity, partial(_portable, folders=tuple(own))), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -368,12 +369,12 @@ def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[st
 
 def _network(option: Mapping[str, Any], key: str) -> Any:
     """The resolved model of a network option, as plain values."""
-    return _resolved(json.dumps(_plain(option), sort_keys=True), key)
+    return _resolved(json.dumps(plain(option), sort_keys=True), key)
 
 
 @cache
 def _resolved(option: str, key: str) -> Any:
-    return _plain(load_model(json.loads(option), key).model)
+    return plain(load_model(json.loads(option), key).model)
 
 
 def _portable(text: str, folders: Sequence[str]) -> str:
@@ -393,16 +394,3 @@ def _content(path: str) -> str:
     if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
         return ''
     return f' {sha256(Path(path))}'
-
-
-def _plain(value: Any, written: Callable[[str], str] = str) -> Any:
-    """Plain values, with each text as ``written`` gives it."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, written) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item, written) for item in value]
-    if isinstance(value, str):
-        return written(value)
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    return getattr(value, '__qualname__', type(value).__qualname__)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.maskd.gated_teacher import (
     GatedTap,
     gated_loss,
@@ -77,7 +78,7 @@ class LearnOptions:
             if name not in known:
                 raise KeyError(f'learn.{name} is no option; known: {", ".join(known)}.{hint(name, known)}')
         check_types(cls, options, 'learn.')
-        learn = cls(**_plain(options))
+        learn = cls(**plain(options))
         learn._check()
         return learn
 
@@ -114,13 +115,6 @@ class LearnOptions:
     def identity(self) -> dict[str, Any]:
         """Return the options on which the learned values depend."""
         return {name: value for name, value in asdict(self).items() if name not in ('save_interval', 'log_interval')}
-
-
-def _plain(value: Any) -> Any:
-    """Return plain containers: token files hold the options and must load without mmengine's classes."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 PATIENCE = 10  # steps in a row that may be skipped

@@ -1,0 +1,35 @@
+"""What a config holds, read from its text, laid flat, and as plain values."""
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+
+from mmdistill_dense.config.inheritance import written
+from mmdistill_dense.config.values import flat, plain
+from tests import toys
+
+
+@pytest.mark.parametrize(
+    ('value', 'leaves'),
+    [
+        (dict(a=dict(b=1), c=[]), {'a.b': 1, 'c': []}),
+        (dict(a=[dict(b=1), 2], e={}), {'a.0.b': 1, 'a.1': 2}),
+        (dict(a=(1, 2)), {'a': [1, 2]}),
+    ],
+)
+def test_flat(value, leaves):
+    assert flat(value) == leaves
+
+
+def test_plain_values_are_those_of_json():
+    found = plain({1: (np.zeros(2), None, True), 'kind': Config, 'one': np.float64(0.5)}, str.upper)
+    assert found == {'1': [[0.0, 0.0], None, True], 'kind': 'Config', 'one': 0.5}
+    assert plain(dict(a=['b']), str.upper) == dict(a=['B'])
+
+
+def test_the_text_of_a_config_is_read_without_running_it():
+    values = dict(a=1, b=[dict(c='x', d=None), (1.5, -2)], e={'f.g': dict(h=True), 'i': 1e-05}, j='two\nlines', k={})
+    with toys.unformatted():
+        assert written(Config(values).pretty_text) == plain(values)
+    assert written("import os\nos.remove('x')\na = f(1)") == dict(a='f(1)')
+    assert written(None) == written('a = (') == written('') == {}

@@ -15,7 +15,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check import Options, Report, check_config, rules
+from mmdistill_dense.apps.check import Options, Report, check_config, config_rules
 from mmdistill_dense.apps.check.context import Subject
 from mmdistill_dense.apps.check.facts import describe_student, predict
 from mmdistill_dense.apps.check.render import show
@@ -164,7 +164,7 @@ def test_another_batch_than_the_learning_rate_is_for(tmp_path: Path) -> None:
     report = check_config(config, RANDOM)
     assert found(report) == {'batch': 'warning'} and 'base_batch_size=16' in said(report)
     assert (report.exit_code(), report.exit_code(strict=True)) == (0, 1)
-    assert not list(rules.config_rules.batch(Subject(config, Options(processes=8))))
+    assert not list(config_rules.batch(Subject(config, Options(processes=8))))
 
 
 def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_path: Path) -> None:

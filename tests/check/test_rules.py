@@ -10,10 +10,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.check import Finding, Options
+from mmdistill_dense.apps.check import Finding, Options, config_rules, network_rules
+from mmdistill_dense.apps.check import network_rules as step_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, exit_code, worst
-from mmdistill_dense.apps.check.rules import CONFIG, config_rules, network_rules
-from mmdistill_dense.apps.check.rules import network_rules as step_rules
 from mmdistill_dense.apps.check.tap_watch import TapRow, _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
@@ -328,7 +327,9 @@ def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path)
     config = Config.fromfile(file)
     assert config.train_cfg['_scope_'] == 'mmdet'
     found = [
-        one for rule in CONFIG for one in rule(subject(config=config._cfg_dict.to_dict(), network=config.model)) or ()
+        one
+        for rule in config_rules.CONFIG
+        for one in rule(subject(config=config._cfg_dict.to_dict(), network=config.model)) or ()
     ]
     assert not [one for one in found if one.level == 'error']
     config.train_cfg.max_epoch = 4

@@ -9,8 +9,8 @@ from mmengine.config import Config
 from mmseg.evaluation import IoUMetric
 
 from mmdistill_dense.apps.check import Finding, Options
+from mmdistill_dense.apps.check import config_rules as schedule_rules
 from mmdistill_dense.apps.check.context import Findings, Subject
-from mmdistill_dense.apps.check.rules import config_rules as schedule_rules
 from mmdistill_dense.apps.suite.configs import check_metric
 from mmdistill_dense.config.data_sets import scores_of
 

@@ -28,12 +28,27 @@ class Finding:
     # ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant) or
     # ``'note'``
     level: str
-    check: str  # name of the check
+    check: str  # name of the check; empty until the check is run
     message: str  # what was found, with the config keys
     advice: str = ''  # what to do, if the message does not say it
 
 
 Findings = Iterator[Finding]
+
+
+def error(message: str, advice: str = '') -> Finding:
+    """Return what a check yields where training would fail or be worthless."""
+    return Finding(ERROR, '', message, advice)
+
+
+def warning(message: str, advice: str = '') -> Finding:
+    """Return what a check yields where training would run, but probably not as meant."""
+    return Finding(WARNING, '', message, advice)
+
+
+def note(message: str, advice: str = '') -> Finding:
+    """Return what a check yields for a reader to know."""
+    return Finding(NOTE, '', message, advice)
 
 
 def worst(findings: Iterable[Finding]) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.check import rules
-from mmdistill_dense.apps.check.context import ERROR, Finding, Options, Subject, exit_code, worst
+from mmdistill_dense.apps.check import config_rules, network_rules
+from mmdistill_dense.apps.check.context import ERROR, Finding, Findings, Options, Subject, exit_code, worst
 from mmdistill_dense.apps.check.facts import (
     build,
     load,
@@ -30,6 +30,8 @@ from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.quiet import quiet
 
+Check = Callable[[Subject], Findings | None]
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -37,7 +39,7 @@ class Stage:
 
     name: str
     work: Callable[[Subject], None]
-    checks: Sequence[rules.Check]
+    checks: Sequence[Check]
     advice: Callable[[Subject, Exception], str] = lambda *_: ''
 
 
@@ -83,16 +85,16 @@ def _larger_may_help(subject: Subject, error: Exception) -> str:
 
 _GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
 STAGES = (
-    Stage('reading the config', _read_network, rules.CONFIG),
-    Stage('reading the data set', _read_data, rules.DATA, _size_may_help),
-    Stage('building the networks', build, rules.MODEL),
-    Stage('reading the pictures without labels', read_unlabelled, rules.UNLABELLED),
-    Stage('loading the weights', load, rules.WEIGHTS, _no_weights_may_help),
+    Stage('reading the config', _read_network, config_rules.CONFIG),
+    Stage('reading the data set', _read_data, config_rules.DATA, _size_may_help),
+    Stage('building the networks', build, network_rules.MODEL),
+    Stage('reading the pictures without labels', read_unlabelled, network_rules.UNLABELLED),
+    Stage('loading the weights', load, network_rules.WEIGHTS, _no_weights_may_help),
     Stage('predicting a picture of validation', predict, ()),
-    Stage('testing the teacher', test_teachers, rules.METRIC),
-    Stage('asking the teacher about them', ask_teachers, rules.CONFIDENCE),
-    Stage('running a step', run_step, rules.STEP, _larger_may_help),
-    Stage('measuring its cost', measure_cost, rules.COST),
+    Stage('testing the teacher', test_teachers, network_rules.METRIC),
+    Stage('asking the teacher about them', ask_teachers, network_rules.CONFIDENCE),
+    Stage('running a step', run_step, network_rules.STEP, _larger_may_help),
+    Stage('measuring its cost', measure_cost, network_rules.COST),
 )
 
 
@@ -181,8 +183,8 @@ def _run(stage: Stage, subject: Subject) -> list[Finding]:
     return [finding for check in stage.checks for finding in _findings(check, subject)]
 
 
-def _findings(check: rules.Check, subject: Subject) -> list[Finding]:
+def _findings(check: Check, subject: Subject) -> list[Finding]:
     try:
-        return list(check(subject) or ())
+        return [replace(found, check=found.check or check.__name__) for found in check(subject) or ()]
     except (KeyError, TypeError, ValueError) as error:
         return [Finding(ERROR, check.__name__, message_of(error))]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Finding, Findings, Subject, schedulers
+from mmdistill_dense.apps.check.context import NOTE, Finding, Findings, Subject, error, note, schedulers, warning
 from mmdistill_dense.apps.check.unlabelled_facts import FEW_LABELS, UNSURE, what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.distillers.schedule import in_iterations, planned
@@ -34,7 +34,7 @@ def teacher_classes(subject: Subject) -> Findings:
         others = subject.data_classes is not None and count not in (None, len(subject.data_classes))
         if teacher.option.allow_other_classes and others:
             message = f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.'
-            yield Finding(NOTE, 'teacher_classes', message)
+            yield note(message)
 
 
 def trained(subject: Subject) -> Findings:
@@ -43,9 +43,7 @@ def trained(subject: Subject) -> Findings:
     taught = bool(getattr(subject.model, 'distillers', None))
     frozen = getattr(backbone, 'frozen', False) and not taught  # a head on a foundation model
     if not frozen and not any(parameter.requires_grad for parameter in backbone.parameters()):
-        yield Finding(
-            WARNING,
-            'trained',
+        yield warning(
             "nothing in the student's backbone is trained (frozen_stages, requires_grad).",
             'Features of a frozen backbone cannot learn from a teacher: lower frozen_stages.',
         )
@@ -60,9 +58,7 @@ def random_and_fixed(subject: Subject) -> Findings:
     frozen = sum(one.numel() for one in backbone.parameters() if not one.requires_grad)
     norms = sum(isinstance(one, _BatchNorm) and not one.training for one in backbone.modules())
     if frozen or norms:
-        yield Finding(
-            WARNING,
-            'random_and_fixed',
+        yield warning(
             f"the student's backbone starts from random weights, and a part stays as it is: {frozen:,} parameters are "
             f'frozen, {norms} batch norms keep mean 0 and variance 1.',
             'Set backbone.frozen_stages=-1 and backbone.norm_eval=False, or give it weights (backbone.init_cfg).',
@@ -88,9 +84,7 @@ def padded(subject: Subject) -> Findings:
     height, width = subject.batch_shape[0][-2:]
     if height * width > 2 * own[0] * own[1]:
         option = 'batch_augments' if 'batch_augments' in (subject.network.get('data_preprocessor') or {}) else 'size'
-        yield Finding(
-            WARNING,
-            'padded',
+        yield warning(
             f'model.student.data_preprocessor pads pictures of {own[0]}x{own[1]} to {height}x{width}: most of the work '
             'is done on padding.',
             f'Set model.student.data_preprocessor.{option} to your size, or to None.',
@@ -105,9 +99,7 @@ def summed(subject: Subject) -> Findings:
         for level in levels:
             if level.teacher.numel() not in SUMMED:
                 key = f'model.distillers.{name}'
-                yield Finding(
-                    WARNING,
-                    'summed',
+                yield warning(
                     f'{key}.fd_weight={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
                     f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
                     'are for other maps, where they are 8.4 to 42 in units of the mean.',
@@ -128,9 +120,7 @@ def warm_up(subject: Subject) -> Findings:
             continue
         until = in_iterations(distiller.balancer.option.until, distiller.state.max_iters)
         if until < 2 * end:
-            yield Finding(
-                WARNING,
-                'warm_up',
+            yield warning(
                 f'model.distillers.{name}.balance measures until iteration {until:g}, but the learning rate rises '
                 f'until iteration {end}: norms of that time are not those of the training.',
                 f'Set balance.until to {2 * end} or more.',
@@ -141,7 +131,7 @@ def learned_classes(subject: Subject) -> Findings:
     """Check the classes in each teacher's file, and their order."""
     for teacher in subject.frozen.values():
         for line in check_teacher_classes(subject.data_classes, teacher, subject.distillers.values()):
-            yield Finding(NOTE, 'learned_classes', line)
+            yield note(line)
     extras = subject.model.distillation.extras if isinstance(subject.model, Distilled) else ()
     for extra in extras:
         extra.check_classes(subject.model, subject.frozen)
@@ -158,9 +148,8 @@ def start(subject: Subject) -> Findings:
     """Check that the weights of ``load_from`` fit the student."""
     if subject.started and subject.started[0] < subject.started[1]:
         fitting, total = subject.started
-        yield Finding(
-            WARNING if fitting else ERROR,
-            'start',
+        told = warning if fitting else error
+        yield told(
             f'load_from={subject.config.load_from!r}: {fitting} of the {total} tensors of the student are in it.',
             'The others start at random: is it the right file?',
         )
@@ -170,9 +159,7 @@ def random_teacher(subject: Subject) -> Findings:
     """Check that no teacher has random weights."""
     for facts in subject.teachers:
         if subject.options.weights and facts.receipt and facts.receipt['file'] is None:
-            yield Finding(
-                WARNING,
-                'random_teacher',
+            yield warning(
                 f'{facts.key} has random weights (allow_random=True): there is nothing to learn from it.',
                 f"Set {facts.key}.checkpoint to a file, an address or 'auto'.",
             )
@@ -182,20 +169,16 @@ def normalisation(subject: Subject) -> Findings:
     """Note teachers that were trained with another normalisation than the student."""
     for facts in subject.teachers:
         if facts.renormalised:
-            yield Finding(
-                NOTE, 'normalisation', f'{facts.key} was trained with another normalisation; the batch is adapted.'
-            )
+            yield note(f'{facts.key} was trained with another normalisation; the batch is adapted.')
 
 
 def small_teacher(subject: Subject) -> Findings:
     """Note teachers that are smaller than the student."""
     for facts in subject.teachers:
         if subject.student and 0 < facts.parameters < subject.student.parameters:
-            yield Finding(
-                NOTE,
-                'small_teacher',
+            yield note(
                 f'{facts.key} has {facts.parameters:,} parameters, the student {subject.student.parameters:,}: '
-                'are they the right way round?',
+                'are they the right way round?'
             )
 
 
@@ -206,9 +189,7 @@ def teacher_metric(subject: Subject) -> Findings:
         segments, detects = facts.metric.get('mIoU'), _ending(facts.metric, 'bbox_mAP_50')
         if (segments is not None and segments <= 100 / classes) or detects == 0:
             shown = f'AP50 {detects:.3f}' if segments is None else f'mIoU {segments:.1f}'
-            yield Finding(
-                WARNING,
-                'teacher_metric',
+            yield warning(
                 f'{facts.key} predicts no better than chance on {facts.metric_pictures} validation pictures ({shown}).',
                 'Another file, other classes or another order of them, another normalisation? More pictures: --val N.',
             )
@@ -230,9 +211,7 @@ def finite(subject: Subject) -> Findings:
     for term in subject.terms:
         numbers = [term.value, *(pull.norm for pull in term.pulls.values())]
         if not all(map(math.isfinite, numbers)) and subject.options.weights:
-            yield Finding(
-                ERROR,
-                'finite',
+            yield error(
                 f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
                 'Check the labels, the weights of that term, and that the teacher is the right file.',
             )
@@ -245,9 +224,7 @@ def unmeasured(subject: Subject) -> Findings:
         window = in_iterations(balancer.option.until, distiller.state.max_iters)
         if name in subject.idle and planned(window, distiller.state.max_iters, len(balanced)) <= {0}:
             key = f'model.distillers.{name}.balance'
-            yield Finding(
-                ERROR,
-                'unmeasured',
+            yield error(
                 f'{key} measures until iteration {window:g}: in the first step alone, where {type(distiller).__name__} '
                 'has nothing to compare yet (its queue is empty). Training would stop without a weight.',
                 f'Train for more iterations, raise {key}.until, or set balance=None and give loss_weight.',
@@ -264,21 +241,21 @@ def pull(subject: Subject) -> Findings:
         own = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
         key, part = f'model.distillers.{name}', own / total
         if subject.distillers[name].weight() == 0:
-            yield Finding(NOTE, 'pull', f'{key} is off by its schedule at iteration {subject.iteration}.')
+            yield note(f'{key} is off by its schedule at iteration {subject.iteration}.')
         elif part == 0:
             message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
             advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
-            yield Finding(WARNING, 'pull', message, advice)
+            yield warning(message, advice)
         elif subject.distillers[name].balancer is not None:
-            yield Finding(NOTE, 'pull', _balanced(subject, name, norms.get(TASK, 0) / own))
+            yield note(_balanced(subject, name, norms.get(TASK, 0) / own))
         elif part < QUIET:
             message = f'{key} has {part:.2%} of the gradient at the backbone.'
-            yield Finding(WARNING, 'pull', message, f'Raise {key}.loss_weight, unless this is intended.')
+            yield warning(message, f'Raise {key}.loss_weight, unless this is intended.')
         elif part > LOUD and norms.get(TASK):
             message = f'{key} has {part:.1%} of the gradient at the backbone, the task hardly counts.'
             # A detector's own gradients are small at first: distillers that work well have nearly all of it.
-            level = WARNING if part > DEAFENING or subject.started else NOTE
-            yield Finding(level, 'pull', message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
+            told = warning if part > DEAFENING or subject.started else note
+            yield told(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
 
 
 def _balanced(subject: Subject, name: str, inverse: float) -> str:
@@ -297,9 +274,7 @@ def against(subject: Subject) -> Findings:
     for term in subject.terms if subject.options.weights else []:
         cosine = term.pulls[BACKBONE].cosine if BACKBONE in term.pulls else math.nan
         if term.name != TASK and cosine < AGAINST and term.name.split('.')[1] not in subject.untaught:
-            yield Finding(
-                NOTE,
-                'against',
+            yield note(
                 f"the gradient of {term.name} opposes the task's at the backbone (cosine {cosine:.2f}).",
                 f'At the start of training this means little: check again later ({LATER}).',
             )
@@ -308,18 +283,16 @@ def against(subject: Subject) -> Findings:
 def untaught(subject: Subject) -> Findings:
     """Note how the step differs from training."""
     for name, reason in subject.untaught.items():
-        yield Finding(NOTE, 'untaught', f'model.distillers.{name}: {reason}; its loss means nothing yet.')
+        yield note(f'model.distillers.{name}: {reason}; its loss means nothing yet.')
     if subject.iteration:
         message = f'the losses are those of iteration {subject.iteration}, because a schedule is off at the start.'
-        yield Finding(NOTE, 'untaught', message)
+        yield note(message)
 
 
 def flat_taps(subject: Subject) -> Findings:
     """Check that the teacher's maps are not the same at all positions."""
     for place in subject.flat if subject.options.weights else []:
-        yield Finding(
-            WARNING,
-            'flat_taps',
+        yield warning(
             f'model.distillers.{place} of the teacher is the same at all positions: there is nothing to learn.',
             'Tap another place (mmdistill taps), or correct the weights of the teacher.',
         )
@@ -329,9 +302,7 @@ def own_copy(subject: Subject) -> Findings:
     """Check that at its taps a network gives the same in training as its frozen copy."""
     for place, gap in subject.gaps.items():
         if gap > GAP:
-            yield Finding(
-                WARNING,
-                'own_copy',
+            yield warning(
                 f'{place}: in training the network gives something else there than its frozen copy (they differ by '
                 f'{gap:.1%} of the largest value), so a student that equals its teacher would still be changed.',
                 'A module depends on the mode, or draws random numbers: tap a place before it.',
@@ -343,11 +314,9 @@ def stretched(subject: Subject) -> Findings:
     for row in subject.taps:
         sides = [shape[2:] for shape in (row.student_shape, row.teacher_shape) if len(shape) == 4]
         if len(sides) == 2 and max(max(a / b, b / a) for a, b in zip(*sides, strict=True)) > 2:
-            yield Finding(
-                NOTE,
-                'stretched',
+            yield note(
                 f'model.distillers.{row.distiller}: {row.student_tap} is {_by(sides[0])} and {row.teacher_tap} of the '
-                f'teacher {_by(sides[1])}: taps of the same stride lose less.',
+                f'teacher {_by(sides[1])}: taps of the same stride lose less.'
             )
 
 
@@ -358,13 +327,13 @@ def memory(subject: Subject) -> Findings:
         total = torch.cuda.get_device_properties(subject.options.device).total_memory
         if needed > 0.9 * total:
             message = f'a step needs about {needed / 2**30:.1f} GiB of the {total / 2**30:.1f} GiB of this device.'
-            yield Finding(WARNING, 'memory', message, 'Halve train_dataloader.batch_size and accumulate gradients.')
+            yield warning(message, 'Halve train_dataloader.batch_size and accumulate gradients.')
 
 
 def cost(subject: Subject) -> Findings:
     """Note a cost that could not be measured."""
     if 'problem' in subject.cost:
-        yield Finding(NOTE, 'cost', f'time and memory could not be measured here: {subject.cost["problem"]}')
+        yield note(f'time and memory could not be measured here: {subject.cost["problem"]}')
 
 
 def _by(side: Sequence[int]) -> str:
@@ -380,7 +349,7 @@ def few(subject: Subject) -> Findings:
         return
     if facts.pictures < FEW * facts.step:
         message = f'{KEY}: {facts.pictures} pictures are few for {facts.step} a step.'
-        yield Finding(WARNING, 'few', message, f'Lower {KEY}.ratio, or add pictures.')
+        yield warning(message, f'Lower {KEY}.ratio, or add pictures.')
     left_out = [name for name in facts.left_out if not name.startswith('Load')]  # that labels are not read is no news
     if left_out:
         yield Finding(NOTE, 'pipeline', f'{KEY}.pipeline leaves out {", ".join(left_out)}, which need labels.')
@@ -390,9 +359,7 @@ def alike(subject: Subject) -> Findings:
     """Find pictures that look like one of validation or test, though their files differ."""
     facts = subject.unlabelled
     if facts is not None and facts.alike:
-        yield Finding(
-            WARNING,
-            'alike',
+        yield warning(
             f'{KEY}: {len(facts.alike)} pictures look like one of validation or test, as after another compression: '
             f'{some(f"{own} ~ {other}" for own, other in facts.alike)}.',
             'If they are the same pictures, take them out: results on them would tell nothing about new ones.',
@@ -403,9 +370,7 @@ def unsure(subject: Subject) -> Findings:
     """Check that the teachers are about as sure on these pictures as on labelled ones."""
     for one in subject.unlabelled.confidence if subject.unlabelled is not None else []:
         if one.unlabelled < UNSURE * one.labelled:
-            yield Finding(
-                WARNING,
-                'unsure',
+            yield warning(
                 f'{one.key} is less sure on pictures without labels ({one.unlabelled:.2f}) than on labelled ones '
                 f'({one.labelled:.2f}): they may show something else.',
                 'What such a teacher says about them may be wrong: look at some of them.',
@@ -416,10 +381,15 @@ def few_labels(subject: Subject) -> Findings:
     """Check that a teacher that labels pictures is sure of more than a little."""
     found = subject.unlabelled.pseudo if subject.unlabelled is not None else None
     if found is not None and found < FEW_LABELS:
-        yield Finding(
-            WARNING,
-            'few_labels',
+        yield warning(
             f'{PSEUDO}: the teacher labels {found:.1%} of the {what_is_labelled(subject)}, so its labels teach next to '
             'nothing.',
             f'Lower {PSEUDO}.threshold, or leave {PSEUDO} out: the distillers need no threshold.',
         )
+
+
+MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, warm_up, enough_pictures)
+WEIGHTS = (start, learned_classes, random_teacher, normalisation, small_teacher)
+UNLABELLED, CONFIDENCE, METRIC = (few, alike), (unsure, few_labels), (teacher_metric,)
+STEP = (finite, unmeasured, pull, against, untaught, flat_taps, own_copy, stretched)
+COST = (memory, cost)

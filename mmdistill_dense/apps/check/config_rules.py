@@ -1,4 +1,8 @@
-"""Checks of the config, its data set and its schedule."""
+"""Checks of the config, its data set and its schedule: functions that take the known facts and yield findings.
+
+The lists at the end of the file say in which order they are called. A new check is a function and its name in a list,
+here or in ``network_rules.py``. A ``ValueError`` that it raises is an error too; one that only raises returns nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +15,14 @@ from typing import Any
 from mmengine.registry import LOOPS
 
 from mmdistill_dense.apps.check.context import (
-    ERROR,
-    WARNING,
-    Finding,
     Findings,
     Subject,
     counts_epochs,
+    error,
     loop_length,
     schedulers,
     type_of,
+    warning,
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
 from mmdistill_dense.config.data_sets import may_give
@@ -61,9 +64,7 @@ def hook(subject: Subject) -> Findings:
         return
     hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
     if not any(type_of(one).endswith('DistillHook') for one in hooks):
-        yield Finding(
-            ERROR,
-            'hook',
+        yield error(
             'no DistillHook among default_hooks and custom_hooks: a DistillModel does not train without it.',
             "Add default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook')).",
         )
@@ -75,9 +76,7 @@ def workers(subject: Subject) -> Findings:
     hooks = (subject.config.get('default_hooks') or {}).values()
     has_hook = any(type_of(one).endswith('DistillHook') for one in hooks)
     if counts_epochs(subject.config) and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
-        yield Finding(
-            ERROR,
-            'workers',
+        yield error(
             'train_dataloader.persistent_workers=True cannot be resumed exactly in epoch-based training.',
             'Set train_dataloader.persistent_workers=False.',
         )
@@ -96,9 +95,8 @@ def evaluators(subject: Subject) -> Findings:
         for one in found if isinstance(found, (list, tuple)) else [found]:
             file, own = one.get('ann_file'), _ann_file(dataset)
             if file and own and os.path.normpath(file) != own:
-                yield Finding(
-                    WARNING if os.path.isfile(file) else ERROR,
-                    'evaluators',
+                told = warning if os.path.isfile(file) else error
+                yield told(
                     f'{split}_evaluator.ann_file={file!r}, but {split}_dataloader.dataset reads {own!r}.',
                     f'Set {split}_evaluator.ann_file={own!r}: the metric reads the labels by itself.',
                 )
@@ -115,20 +113,18 @@ def batch(subject: Subject) -> Findings:
         size = (subject.config.get(f'{split}_dataloader') or {}).get('batch_size', 1)
         if not isinstance(size, int) or size < 1:
             message = f'{split}_dataloader.batch_size={size!r}: it must be a whole number of at least 1.'
-            yield Finding(ERROR, 'batch', message)
+            yield error(message)
             return
     problem = batch_problem(subject.config, subject.options.processes)
     if problem:
-        yield Finding(WARNING, 'batch', problem, 'Give --processes N if N processes will train together.')
+        yield warning(problem, 'Give --processes N if N processes will train together.')
 
 
 def optimizer(subject: Subject) -> Findings:
     """Check that the student is trained by the kind of optimizer that it was published with."""
     problem = optimizer_problem(subject.config)
     if problem:
-        yield Finding(
-            WARNING, 'optimizer', problem, "Unless intended, use the student's own optim_wrapper and param_scheduler."
-        )
+        yield warning(problem, "Unless intended, use the student's own optim_wrapper and param_scheduler.")
 
 
 def data(subject: Subject) -> Findings:
@@ -136,9 +132,9 @@ def data(subject: Subject) -> Findings:
     if subject.data_problem and subject.options.size is None:
         message = f'training cannot start: {subject.data_problem}'
         with_option = ', as with --size H W' if subject.options.command else ''
-        yield Finding(ERROR, 'data', message, f'The rest is checked on generated pictures{with_option}.')
+        yield error(message, f'The rest is checked on generated pictures{with_option}.')
     if subject.validation_problem:
-        yield Finding(ERROR, 'data', f'training would stop at the first validation: {subject.validation_problem}')
+        yield error(f'training would stop at the first validation: {subject.validation_problem}')
 
 
 def student_classes(subject: Subject) -> None:
@@ -152,9 +148,7 @@ def validation_classes(subject: Subject) -> Findings:
     for loader in ('val_dataloader', 'test_dataloader'):
         found = classes_of((subject.config.get(loader) or {}).get('dataset') or {})
         if found is not None and own is not None and list(found) != list(own):
-            yield Finding(
-                WARNING,
-                'validation_classes',
+            yield warning(
                 f'{loader}.dataset has the classes {some(found)}, train_dataloader.dataset {some(own)}.',
                 'Classes are scored by position: use the same metainfo.classes in all loaders.',
             )
@@ -170,9 +164,7 @@ def labels(subject: Subject) -> Findings:
         found = _labels_of(sample)
         wrong = sorted({int(label) for label in found if label not in ignored and not 0 <= label < count})
         if wrong:
-            yield Finding(
-                ERROR,
-                'labels',
+            yield error(
                 f'a training picture ({_name_of(sample)}) has the labels {wrong[:6]}, the student has {count} classes '
                 f'(0 to {count - 1}; ignore_index: {some(sorted(ignored))}).',
                 'Correct the label files, reduce_zero_label, metainfo.classes, num_classes or ignore_index.',
@@ -196,9 +188,7 @@ def endless(subject: Subject) -> Findings:
     """Find an epoch that never ends."""
     sampler = (subject.config.get('train_dataloader') or {}).get('sampler') or {}
     if counts_epochs(subject.config) and type_of(sampler) == 'InfiniteSampler':
-        yield Finding(
-            ERROR,
-            'endless',
+        yield error(
             'train_dataloader.sampler is an InfiniteSampler, but train_cfg counts epochs: the first never ends.',
             "Set train_dataloader.sampler.type='DefaultSampler', or train with IterBasedTrainLoop.",
         )
@@ -212,9 +202,7 @@ def last_batch(subject: Subject) -> Findings:
         return
     own = math.ceil(subject.pictures / subject.options.processes)
     if own % batch == 1:
-        yield Finding(
-            WARNING,
-            'last_batch',
+        yield warning(
             f'the last batch of each epoch holds one picture ({own} pictures in batches of {batch}): training stops '
             'there if batch norm follows a pooling to one pixel.',
             'Set train_dataloader.drop_last=True.',
@@ -231,9 +219,7 @@ def rate(subject: Subject) -> Findings:
     for key, one in schedulers(subject.config):
         counted = one.get('by_epoch', True)
         if counted and not epochs and not one.get('convert_to_iter_based') and 'Plateau' not in type_of(one):
-            yield Finding(
-                WARNING,
-                'rate',
+            yield warning(
                 f'{key} ({type_of(one)}) counts epochs, but the run counts iterations: it would change nothing.',
                 f'Set {key}.by_epoch=False, and its begin and end in iterations.',
             )
@@ -241,18 +227,14 @@ def rate(subject: Subject) -> Findings:
             end = _end(one)
             ends.append((end, key, one))
             if 1.1 * length < end < math.inf:
-                yield Finding(
-                    WARNING,
-                    'rate',
+                yield warning(
                     f'{key} ({type_of(one)}) ends at {end:g}, but the run ends at {length} {_unit(epochs)}: the '
                     'learning rate does not get where it should.',
                     f'Set its end (or T_max, milestones) to {length} or less.',
                 )
     if ends and length and (last := max(ends, key=lambda found: found[0]))[0] < 0.9 * length and _falls_to_0(last[2]):
         end, key, one = last
-        yield Finding(
-            WARNING,
-            'rate',
+        yield warning(
             f'{key} ({type_of(one)}) brings the learning rate to 0 at {end:g}, but the run goes on until {length} '
             f'{_unit(epochs)}: nothing is learned after it.',
             f'Set {key}.end={length}, or give it an eta_min.',
@@ -275,7 +257,7 @@ def checkpoints(subject: Subject) -> Findings:
     else:
         return
     message = f'default_hooks.checkpoint {problem}: nothing is kept on the way, and an interrupted run starts anew.'
-    yield Finding(WARNING, 'checkpoints', message, advice)
+    yield warning(message, advice)
 
 
 def best(subject: Subject) -> Findings:
@@ -285,9 +267,7 @@ def best(subject: Subject) -> Findings:
     metrics = found if isinstance(found, (list, tuple)) else [found]
     for name in [wanted] if isinstance(wanted, str) else wanted or []:
         if name != 'auto' and metrics and not any(may_give(metric, name) for metric in metrics):
-            yield Finding(
-                ERROR,
-                'best',
+            yield error(
                 f'default_hooks.checkpoint.save_best={name!r}: val_evaluator gives no such score '
                 f'({some([type_of(metric) for metric in metrics])}), and training would stop at the first validation.',
                 'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
@@ -309,3 +289,7 @@ def _falls_to_0(scheduler: Mapping[str, Any]) -> bool:
 
 def _unit(epochs: bool) -> str:
     return 'epochs' if epochs else 'iterations'
+
+
+CONFIG = (keys, overrides, hook, workers, crop, batch, evaluators, optimizer, endless, rate, checkpoints, best)
+DATA = (data, student_classes, validation_classes, labels, last_batch)

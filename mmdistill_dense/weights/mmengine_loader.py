@@ -21,8 +21,9 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from mmdistill_dense.weights.hub import HUB
 from mmdistill_dense.weights.safe_load import read_values
-from mmdistill_dense.weights.strict_load import check_promise, download, promised_hash, sha256
+from mmdistill_dense.weights.strict_load import check_promise, download, local_file, promised_hash, sha256
 
 _KEY = 'checkpoint'
 
@@ -116,6 +117,11 @@ def load_from_ceph(filename: str, map_location: Any = None) -> Any:
         return read_values(file, filename, map_location)
 
 
+def load_from_hub(filename: str, map_location: Any = None) -> Any:
+    """Read a file of the Hugging Face hub."""
+    return read_values(local_file(filename, None, _KEY), map_location=map_location)
+
+
 def load_from_pavi(filename: str, map_location: Any = None) -> Any:
     """Refuse a scheme whose client unpickles files itself."""
     raise ValueError(f'{filename!r}: mmdistill_dense does not read pavi://; download the file and give its path.')
@@ -130,6 +136,7 @@ def install_reader() -> None:
     schemes = {
         '': load_from_local,
         ('http://', 'https://'): load_from_http,
+        HUB: load_from_hub,
         'pavi://': load_from_pavi,
         (r'(\S+\:)?s3://', r'(\S+\:)?petrel://'): load_from_ceph,
         ('modelzoo://', 'torchvision://', 'open-mmlab://', 'openmmlab://'): load_by_name,

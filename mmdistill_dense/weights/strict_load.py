@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, package_root, student_option
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.weights.hub import HUB, hub_file
 from mmdistill_dense.weights.safe_load import INDEX, part_files
 from mmdistill_dense.weights.safe_load import read_checkpoint as read_checkpoint  # users of weights take both from here
 
@@ -72,13 +73,16 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     """Return the local file of a checkpoint option, downloaded if it is an address, its hash checked.
 
     Args:
-        checkpoint: A file, an ``http(s)`` address with a hash (:func:`promised_hash`), or ``'auto'``.
+        checkpoint: A file, an ``http(s)`` address with a hash (:func:`promised_hash`), ``hf://user/repo/file`` of the
+            Hugging Face hub, or ``'auto'``.
         config: The config's zoo name, which ``'auto'`` needs.
         key: The config key to name in an error, e.g. ``'teacher.checkpoint'``.
     """
     if checkpoint == 'auto':
         checkpoint = published_weights(config or '')
-    if re.match(r'https?://', checkpoint):
+    if checkpoint.startswith(HUB):
+        path, promised = hub_file(checkpoint, key), promised_hash(checkpoint)
+    elif re.match(r'https?://', checkpoint):
         promised = promised_hash(checkpoint)
         if promised is None:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,25 @@ def test_a_foundation_model_and_pictures_without_labels() -> None:
     assert model.distillers.featurematch.teacher_tap == 'map'
     assert model.unlabelled == {'data_root': str(Path('more').resolve()), 'ratio': 1}
     assert not Path('project/teacher.py').exists()
+
+
+def test_weights_of_a_hub_are_read_at_once_and_named_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('huggingface_hub.hf_hub_download', lambda repository, name, revision: name)
+    seg_folder(Path('mine'))
+    foundation_file('dino.pth', 'dinov2_vits14')
+    call(FASTSCNN, 'dinov2_vits14:hf://user/repo/dino.pth')
+    assert read('featurematch').model.teacher.checkpoint == 'hf://user/repo/dino.pth'
+    shutil.rmtree('project')
+    own_network()
+    torch.save(
+        {**torch.load('mine.pth', weights_only=True), 'meta': {'dataset_meta': {'classes': ['sky', 'road', 'leaf']}}},
+        'mine.pth',
+    )
+    call(FASTSCNN, 'network.py', '--teacher-checkpoint', 'hf://user/repo@v1/mine.pth', '--method', 'kd')
+    pair = read('kd')
+    assert pair.model.teacher.checkpoint == 'hf://user/repo@v1/mine.pth'
+    assert list(pair.train_dataloader.dataset.metainfo.classes) == ['sky', 'road', 'leaf']
+    call(FASTSCNN, 'dinov2_vitb14:hf://user/repo/dino.pth', code=2)
 
 
 def test_a_network_that_takes_multiples_of_8_alone_is_tested_on_padded_pictures(capsys: pytest.CaptureFixture) -> None:

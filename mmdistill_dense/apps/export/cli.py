@@ -44,4 +44,8 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--evaluate', action='store_true', help='print the scores of network and graphs on the validation data'
     )
-    parser.set_defaults(run=later('export.command:export'))
+    parser.add_argument(
+        '--push', metavar='USER/REPO', help='send weights and config with a model card to the Hugging Face hub'
+    )
+    parser.add_argument('--licence', default='unknown', help='of the weights, for the card, e.g. apache-2.0')
+    parser.set_defaults(run=later('report.model_card:export'))

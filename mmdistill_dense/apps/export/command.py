@@ -14,17 +14,18 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.quiet import errors_only
 
 
-def export(args: argparse.Namespace) -> None:
-    """Write what the command line asks for, and print what it can take."""
+def export(args: argparse.Namespace) -> tuple[Path, ...]:
+    """Write what the command line asks for, print what it can take, and return the files."""
     config = read_config(args.config, args.cfg_options)
     _check_options(args, config)
     if args.backbone_only:
-        print(f'weights {export_backbone(config, args.checkpoint, args.out, args.names)}')
-        return
+        weights = export_backbone(config, args.checkpoint, args.out, args.names)
+        print(f'weights {weights}')
+        return (weights,)
     if format_of(Path(args.out), args.format) not in WRITERS:
         weights, plain = export_student(config, args.checkpoint, args.out)
         print(f'weights {weights}\nconfig  {plain}')
-        return
+        return weights, plain
     found = export_graph(config, args.checkpoint, args.out, args.size)
     print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
     size = f'{found.size[0]}x{found.size[1]}'
@@ -44,6 +45,7 @@ def export(args: argparse.Namespace) -> None:
             with errors_only():  # the evaluation logs a table of classes
                 told = _scores(config, args.checkpoint, graph)
             print(told, flush=True)
+    return tuple(graphs)
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:
@@ -52,6 +54,8 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
     for_graphs = [name for name, value in given.items() if value is not None]
     if for_graphs and (args.backbone_only or format_of(Path(args.out), args.format) not in WRITERS):
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt, .pt2), and {args.out} gets weights')
+    if args.push and (args.backbone_only or format_of(Path(args.out), args.format) in WRITERS):
+        raise ValueError(f'--push {args.push}: only for a whole student as weights (.pth, .safetensors)')
     if args.names and not args.backbone_only:
         raise ValueError(f'--names {args.names}: only with --backbone-only')
     if args.int8 is not None and (args.int8 < 1 or not args.out.endswith('.onnx')):

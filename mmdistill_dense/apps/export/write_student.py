@@ -40,7 +40,13 @@ from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
-from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import (
+    load_strictly,
+    local_file,
+    plain_config,
+    read_checkpoint,
+    state_dict_of,
+)
 
 _PREFIX = 'backbone.'
 
@@ -249,6 +255,7 @@ def _tested(plain: Config) -> tuple[int, int] | None:
 def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
     """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta."""
     plain = plain_config(config)
+    checkpoint = local_file(str(checkpoint), None, 'checkpoint')
     content = read_checkpoint(checkpoint)
     state = state_dict_of(content, checkpoint)
     init_default_scope(plain.get('default_scope', 'mmengine'))

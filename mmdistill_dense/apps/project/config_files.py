@@ -26,7 +26,14 @@ from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal, remark
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.quiet import quiet
-from mmdistill_dense.weights.strict_load import class_names_in, load_strictly, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.hub import HUB
+from mmdistill_dense.weights.strict_load import (
+    class_names_in,
+    load_strictly,
+    local_file,
+    read_checkpoint,
+    state_dict_of,
+)
 
 WORK = 'work'  # folder of all runs
 VALIDATIONS, SAVES = 5, 10  # in a training
@@ -282,6 +289,12 @@ def _is_file(given: str) -> bool:
     return given != AUTO and '://' not in given
 
 
+def _read(checkpoint: str, key: str) -> dict[str, Any] | None:
+    """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
+    here = _is_file(checkpoint) or checkpoint.startswith(HUB)
+    return read_checkpoint(local_file(checkpoint, None, key)) if here else None
+
+
 def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
     """Load a checkpoint into the teacher, whose changes are set; an address is left to the training.
 
@@ -299,11 +312,11 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
             f'{key}: the published weights predict other classes than your {classes}. {advice} Or say which are the '
             'same: --teacher-classes auto.'
         )
-    if not _is_file(checkpoint):
-        said = f'--teacher-classes {mapped}: the first training says which classes are paired'
-        return mapped, [] if mapped is None else [said]
     try:
-        content = read_checkpoint(checkpoint)
+        content = _read(checkpoint, '--teacher-checkpoint')
+        if content is None:
+            said = f'--teacher-classes {mapped}: the first training says which classes are paired'
+            return mapped, [] if mapped is None else [said]
         state = state_dict_of(content, checkpoint)
         with quiet():
             network = build_network(load_model(side.option, side.key), pretrained=False)
@@ -342,7 +355,7 @@ def check_foundation(given: str, option: Mapping[str, Any]) -> None:
     if network.shape.rotary:
         network.rope = Rotary(network.shape.dim // network.shape.heads)  # its values are compared
     try:
-        load_vit(network, read_checkpoint(option['checkpoint']), (), key)
+        load_vit(network, read_checkpoint(local_file(option['checkpoint'], None, '--teacher')), (), key)
     except ValueError as error:
         text = re.sub(r"set model='(\w+)'", r'write --teacher \1:FILE', str(error))
         raise ValueError(text if text.startswith(key) else f'{key}: {text}') from error
@@ -354,7 +367,7 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
     Classes at the end may be in no label image that was looked at. What the checkpoint is, is checked later.
     """
     try:
-        names = class_names_in(read_checkpoint(whole(checkpoint))) if _is_file(checkpoint) else []
+        names = class_names_in(_read(whole(checkpoint), '--teacher-checkpoint') or {})
     except ValueError:
         return data
     count = len(data.classes)

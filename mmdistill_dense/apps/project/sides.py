@@ -18,6 +18,7 @@ from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load
 from mmdistill_dense.foundation.models import MODELS_BY_NAME
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.utils.messages import close_or_all, message_of, some
+from mmdistill_dense.weights.hub import HUB
 from mmdistill_dense.weights.mmengine_loader import address_of
 
 SECONDS = 5  # to wait for an answer
@@ -299,13 +300,14 @@ def read_foundation(given: str) -> dict[str, Any] | None:
         raise ValueError(
             f'--teacher {given}: its weights are missing. Write --teacher {model}:FILE (docs/foundation.md).'
         )
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). docs/foundation.md says where the '
-            f'weights of {model} are.'
-        )
-    return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': str(path.resolve())}
+    if not file.startswith(HUB):
+        if not Path(file).expanduser().is_file():
+            raise FileNotFoundError(
+                f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). docs/foundation.md says where the '
+                f'weights of {model} are.'
+            )
+        file = str(Path(file).expanduser().resolve())
+    return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
 
 
 def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:

@@ -158,7 +158,7 @@ def test_threads_that_the_shell_asks_for_are_taken(
         def execute(self, todo: Any) -> dict[str, str]:
             return {}
 
-    monkeypatch.setattr('mmdistill_dense.apps.suite.pool.Pool', Idle)
+    monkeypatch.setattr('mmdistill_dense.apps.suite.execute.Pool', Idle)
     monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check', lambda *_: None)
     assert main(['suite', 'run', str(tiny.write(Path(), threads=None)), *words]) == 0
     assert taken == [threads]

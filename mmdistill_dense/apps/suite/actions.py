@@ -29,7 +29,7 @@ def suite_run(args: argparse.Namespace) -> int:
     definition = load(args.definition)
     more: dict[str, Any] = {'jobs': args.jobs or definition.jobs, 'threads': args.threads or definition.threads}
     if definition.race is not None:
-        from mmdistill_dense.apps.suite.race_run import run_race
+        from mmdistill_dense.apps.suite.execute import run_race
 
         return run_race(args.definition, methods=args.only, settle_for=more, plan_only=args.plan)
     return train_all(replace(definition, **more), args.only, args.seeds, args.rerun_changed)
@@ -47,7 +47,7 @@ def train_all(
     ``news`` is called when a run has ended or was evaluated.
     """
     from mmdistill_dense.apps.suite import preflight
-    from mmdistill_dense.apps.suite.pool import INTERRUPTED, do_runs
+    from mmdistill_dense.apps.suite.execute import INTERRUPTED, do_runs
 
     failed = do_runs(definition, preflight.select(definition, only, seeds), rerun_changed, news)
     return INTERRUPTED if failed is None else int(bool(failed))

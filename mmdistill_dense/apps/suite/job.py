@@ -11,7 +11,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from logging import WARNING
@@ -28,7 +27,6 @@ from mmengine.runner import Runner
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import start_weights
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.lengths import rung_of, unit_of
 from mmdistill_dense.apps.suite.plan import (
     PRETRAIN,
     RUNG,
@@ -40,6 +38,7 @@ from mmdistill_dense.apps.suite.plan import (
     trains_teacher,
     write_configs,
 )
+from mmdistill_dense.apps.suite.rung import rung_of, train_to
 from mmdistill_dense.config.resolve import load_model, without_pretrained
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.schedule import in_iterations
@@ -394,7 +393,9 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
     if rung is not None:
-        return _to_rung(runner, run, config, rung)
+        train_to(runner, run.folder, rung)
+        last = _load_last(runner, run.folder)
+        return {'metrics': {'val': plain(dict(runner.val()))}, 'checkpoint': last.name, 'iterations': rung}
     runner.train()
     trained = {
         'iterations': runner.max_iters,
@@ -420,36 +421,6 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         'checkpoint': last.name,
         **trained,
     }
-
-
-class _RungReachedError(Exception):
-    """Ends a training at its rung."""
-
-
-class _StopAtRung(Hook):
-    priority = 'LOWEST'  # after the hook that saves
-
-    def __init__(self, unit: str, rung: int) -> None:
-        self.unit, self.rung = unit, rung
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if self.unit == 'max_iters' and runner.iter + 1 >= self.rung:
-            raise _RungReachedError
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        if self.unit == 'max_epochs' and runner.epoch + 1 >= self.rung:
-            raise _RungReachedError
-
-
-def _to_rung(runner: Runner, run: Run, config: Config, rung: int) -> dict[str, Any]:
-    """Train up to a rung, where the checkpoint has just been saved, and test that on val."""
-    found = latest_checkpoint(run.folder)
-    if found is None or int(found.stem.rpartition('_')[2]) < rung:  # else it was killed in its test
-        runner.register_hook(_StopAtRung(unit_of(config), rung))
-        with suppress(_RungReachedError):
-            runner.train()
-    last = _load_last(runner, run.folder)
-    return {'metrics': {'val': plain(dict(runner.val()))}, 'checkpoint': last.name, 'iterations': rung}
 
 
 def _load_last(runner: Runner, folder: Path) -> Path:

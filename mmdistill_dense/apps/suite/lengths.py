@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,14 +25,6 @@ _LENGTH = re.compile(r'(^|_)(epochs?|iters?|iterations?|steps|begin|end|until|fr
 def unit_of(config: Config) -> str:
     """Return the key of the run's length, ``'max_iters'`` or ``'max_epochs'``."""
     return 'max_epochs' if 'max_epochs' in config.train_cfg else 'max_iters'
-
-
-def rung_of(config: Config, share: float) -> int | None:
-    """Return the first evaluation at or after a share of a run, in its unit; ``None`` for its end."""
-    loop, unit = config.train_cfg, unit_of(config)
-    every = loop.get('val_interval') or (1 if unit == 'max_epochs' else 1000)
-    place = every * math.ceil(max(share * loop[unit], loop.get('val_begin', 1)) / every)
-    return place if place < loop[unit] else None
 
 
 def scale_run(config: Config, length: int) -> list[str]:

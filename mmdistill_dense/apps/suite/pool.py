@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,15 +23,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from mmdistill_dense.apps.suite import preflight
-from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.job import PATIENCE
 from mmdistill_dense.apps.suite.plan import Run, choice_name
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.atomic import write_json
-from mmdistill_dense.utils.directories import in_use, owned
-from mmdistill_dense.utils.quiet import alive, quiet
-from mmdistill_dense.utils.threads import cores, threads_asked_for, wait_briefly
+from mmdistill_dense.utils.directories import in_use
+from mmdistill_dense.utils.threads import wait_briefly
 
 PLAIN_EVERY = 10.0  # seconds between two reports without a terminal
 UNITS = {'iter': 'iteration', 'epoch': 'epoch'}  # by the names of checkpoints
@@ -184,7 +179,6 @@ def clock(seconds: float | None) -> str:
     return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
 
 
-INTERRUPTED = 130
 TICK = 0.2
 LOOK = 2.0  # seconds between two looks at what other pools do
 STALLS = 2  # how often a run that makes no step is started again
@@ -365,35 +359,6 @@ class Pool:
                 start_new_session=True,
             )
         return Job(run, process, log)
-
-
-def do_runs(
-    definition: Definition,
-    runs: Sequence[Run],
-    rerun_changed: bool = False,
-    news: Callable[[], None] = lambda: None,
-) -> dict[str, str] | None:
-    """Do the unfinished ones of some runs. Return the failures by title; ``None`` after an interruption."""
-    threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
-    console = Console(file=sys.stdout)
-    try:
-        with interruptible():
-            with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
-                todo = preflight.unfinished(definition, runs, rerun_changed)
-            preflight.check_batch(definition, todo, 1)
-            start = f'{definition.title}: {len(runs)} runs, {len(todo)} to do, in {definition.out}'
-            console.print(start, markup=False, highlight=False, soft_wrap=True)
-            with alive('checking the runs'), quiet():
-                preflight.check(definition, todo)
-            with Board(console, runs, definition.jobs) as board:
-                command = partial(job_command, definition.path)
-                failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
-    except KeyboardInterrupt:
-        console.print('stopped; the same command continues from the last checkpoints')
-        return None
-    for title, reason in failed.items():
-        console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
-    return failed
 
 
 def job_command(definition: Path, run: Run) -> list[str]:

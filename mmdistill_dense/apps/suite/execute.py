@@ -1,20 +1,23 @@
-"""Run a race: measure what its candidates take, plan it, do its stages."""
+"""Do runs of a suite; do a race: measure what its candidates take, plan it, do its stages."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan, preflight, race
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.job import PATIENCE
-from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.pool import INTERRUPTED, do_runs, no_room
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
+from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command, no_room
 from mmdistill_dense.apps.suite.price import price_of
 from mmdistill_dense.apps.suite.race import METHODS, Price, Record
 from mmdistill_dense.apps.suite.reader import read_file
@@ -22,6 +25,37 @@ from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.quiet import alive, quiet
 from mmdistill_dense.utils.threads import cores, threads_asked_for
+
+INTERRUPTED = 130
+
+
+def do_runs(
+    definition: Definition,
+    runs: Sequence[Run],
+    rerun_changed: bool = False,
+    news: Callable[[], None] = lambda: None,
+) -> dict[str, str] | None:
+    """Do the unfinished ones of some runs. Return the failures by title; ``None`` after an interruption."""
+    threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
+    console = Console(file=sys.stdout)
+    try:
+        with interruptible():
+            with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
+                todo = preflight.unfinished(definition, runs, rerun_changed)
+            preflight.check_batch(definition, todo, 1)
+            start = f'{definition.title}: {len(runs)} runs, {len(todo)} to do, in {definition.out}'
+            console.print(start, markup=False, highlight=False, soft_wrap=True)
+            with alive('checking the runs'), quiet():
+                preflight.check(definition, todo)
+            with Board(console, runs, definition.jobs) as board:
+                command = partial(job_command, definition.path)
+                failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
+    except KeyboardInterrupt:
+        console.print('stopped; the same command continues from the last checkpoints')
+        return None
+    for title, reason in failed.items():
+        console.print(f'\n{title} {reason}', markup=False, highlight=False, soft_wrap=True)
+    return failed
 
 
 def run_race(

@@ -1,4 +1,9 @@
-"""Losses: pure functions of tensors, independent of configs, models and runners."""
+"""Losses: pure functions of tensors, independent of configs, models and runners.
+
+Unless a function says otherwise: only the student's tensors get a gradient. A loss is a scalar in float32 (float64 for
+float64 tensors), also under autocast, and 0 where there are no pictures or no positions. Unequal shapes and options out
+of range raise a ``ValueError``; nothing is broadcast.
+"""
 
 from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
 from mmdistill_dense.losses.detection import (

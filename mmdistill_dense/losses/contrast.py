@@ -7,16 +7,21 @@ nearest to the teacher token at its own place. The variants differ only in N, M 
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses import contrast_kernel, contrast_plain
 from mmdistill_dense.losses.contrast_plain import Tokens
-from mmdistill_dense.losses.tensors import check_same_shape, check_temperature, loss_dtype, without_autocast
+from mmdistill_dense.losses.tensors import (
+    check_same_shape,
+    check_temperature,
+    loss_dtype,
+    wants_gradient,
+    with_gradients,
+    without_autocast,
+)
 
 CONTRASTS = ('omni', 'channel', 'spatial')
 NEGATIVES = ('other_groups', 'all')
@@ -46,8 +51,7 @@ def dense_contrast(
     ``channel`` after the paper's overview figure.
 
     Args:
-        student: (B, C, H, W) map, usually a projector's output. The only input that gets a gradient.
-        teacher: (B, C, H, W) map.
+        student, teacher: (B, C, H, W) maps, the student's usually a projector's output.
         contrast: ``'omni'``: tokens are channel groups, all of a patch; ``'channel'``: channel groups of one position
             (patch 1 x 1); ``'spatial'``: whole channel vectors, all of a patch.
         negatives: Of ``'omni'`` alone: ``'other_groups'`` leaves out the tokens of the anchor's own group at other
@@ -57,14 +61,7 @@ def dense_contrast(
         pool_size: Kernel and stride of the max-pooling before; 0 or 1 is none.
         patch_size: Height and width of a patch in pooled positions; None is the whole map. ``'channel'`` ignores it.
         compiled: On the CPU, use a kernel that the machine's C++ compiler builds at the first call of a process (about
-            a second): several times faster, equal up to rounding. Without a compiler, warn once and use plain PyTorch,
-            as on other devices.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
-
-    Raises:
-        ValueError: An option out of range, or maps of different shape.
+            a second): several times faster, equal up to rounding. Without a compiler, warn once and use plain PyTorch.
     """
     check_same_shape(student, teacher)
     check_contrast(contrast, negatives, groups, temperature, pool_size, patch_size, channels=student.shape[1])
@@ -83,7 +80,12 @@ def dense_contrast(
     positions = len(student) * math.prod(
         size // side * side for size, side in zip(student.shape[2:], patch, strict=True)
     )
-    return _Contrast.apply(student.to(dtype), teacher.to(dtype), cut, temperature, compiled) / positions
+    student, kernel = student.to(dtype), compiled and student.device.type == 'cpu' and contrast_kernel.available()
+    way = contrast_kernel.loss_and_grad if kernel else contrast_plain.loss_and_grad
+    wanted = wants_gradient(student)
+    with torch.no_grad():
+        loss, grad = way(student, teacher.to(dtype), cut, temperature, wanted)
+    return with_gradients(loss.to(dtype), (student, grad)) / positions
 
 
 def contrast_temperature(contrast: str, channels: int) -> float:
@@ -107,11 +109,7 @@ def check_contrast(
     *,
     channels: int | None = None,
 ) -> None:
-    """Check the options of :func:`dense_contrast`, against a map's channels where they are known.
-
-    Raises:
-        ValueError: Naming the option, what was found and what would work.
-    """
+    """Check the options of :func:`dense_contrast`, against a map's channels where they are known."""
     if contrast not in CONTRASTS:
         raise ValueError(f'contrast must be one of {CONTRASTS}, got {contrast!r}')
     if negatives not in NEGATIVES:
@@ -146,22 +144,3 @@ def _max_pool(x: Tensor, window: tuple[int, int]) -> Tensor:
     height, width = window
     x = x[:, :, : x.shape[2] // height * height, : x.shape[3] // width * width]
     return x.unflatten(2, (-1, height)).amax(3).unflatten(3, (-1, width)).amax(4)
-
-
-class _Contrast(torch.autograd.Function):
-    """Sum of the tokens' losses; the gradient is computed in the forward pass and only scaled in backward."""
-
-    @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor, cut: Tokens, temperature: float, compiled: bool) -> Tensor:
-        kernel = compiled and student.device.type == 'cpu' and contrast_kernel.available()
-        way = contrast_kernel.loss_and_grad if kernel else contrast_plain.loss_and_grad
-        loss, grad = way(student, teacher, cut, temperature, ctx.needs_input_grad[0])
-        if grad is not None:
-            ctx.save_for_backward(grad)
-        return loss.to(student.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * grad_output, None, None, None, None

@@ -13,18 +13,11 @@ _CHUNK = 64  # boxes painted at once
 
 
 def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Return for each cell the inverse area of the smallest box that covers it, 0 outside all boxes.
+    """Return for each cell (H, W) the inverse area of the smallest box that covers it, 0 outside all boxes.
 
-    A box covers the columns from ``floor(x1)`` to ``ceil(x2)``, both included, and its rows likewise; its area is the
-    number of these cells, also those outside the map (FGD, eq. 5; the inclusive end and the area as released).
-
-    Args:
-        boxes: (R, 4) as x1, y1, x2, y2 in cells of the map; R may be 0.
-        height: Rows of the map.
-        width: Columns of the map.
-
-    Returns:
-        (H, W) in the boxes' dtype.
+    The boxes are (R, 4) as x1, y1, x2, y2 in cells. A box covers the columns from ``floor(x1)`` to ``ceil(x2)``, both
+    included, and its rows likewise; its area is the number of these cells, also those outside the map (FGD, eq. 5; the
+    inclusive end and the area as released).
     """
     left, top = boxes[:, :2].floor().unbind(1)
     right, bottom = boxes[:, 2:].ceil().unbind(1)
@@ -40,32 +33,14 @@ def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def background_weights(foreground: Tensor) -> Tensor:
-    """Weight each cell outside all boxes by one over the number of such cells in its picture (FGD, eq. 6).
-
-    Args:
-        foreground: (B, H, W), 0 outside all boxes.
-
-    Returns:
-        (B, H, W) in the same dtype; a picture sums to 1, or to 0 where boxes cover all of it.
-    """
+    """Weight each cell outside all boxes, 0 in (B, H, W), by one over their number in its picture (FGD, eq. 6)."""
     outside = (foreground == 0).to(foreground.dtype)
     return outside / outside.sum((1, 2), keepdim=True).clamp_min(1)
 
 
 @without_autocast
 def spatial_attention(x: Tensor, temperature: float) -> Tensor:
-    """Spatial attention ``H W softmax(mean_c |x| / T)`` over the positions (FGD, eq. 3 and 8).
-
-    Args:
-        x: (B, C, H, W).
-        temperature: T, above 0.
-
-    Returns:
-        (B, H, W), mean 1 over the positions of a picture; float32 (float64 for a float64 map).
-
-    Raises:
-        ValueError: For a temperature that is not positive.
-    """
+    """``H W softmax(mean_c |x| / T)`` over the positions of (B, C, H, W) maps: (B, H, W) of mean 1 (FGD, eq. 3, 8)."""
     check_temperature(temperature)
     batch, _, height, width = x.shape
     size = x.to(loss_dtype(x)).abs().mean(1)
@@ -74,18 +49,7 @@ def spatial_attention(x: Tensor, temperature: float) -> Tensor:
 
 @without_autocast
 def channel_attention(x: Tensor, temperature: float) -> Tensor:
-    """Channel attention ``C softmax(mean_hw |x| / T)`` over the channels (FGD, eq. 4 and 9).
-
-    Args:
-        x: (B, C, H, W).
-        temperature: T, above 0.
-
-    Returns:
-        (B, C), mean 1 over the channels of a picture; float32 (float64 for a float64 map).
-
-    Raises:
-        ValueError: For a temperature that is not positive.
-    """
+    """``C softmax(mean_hw |x| / T)`` over the channels of (B, C, H, W) maps: (B, C) of mean 1 (FGD, eq. 4, 9)."""
     check_temperature(temperature)
     size = x.to(loss_dtype(x)).abs().sum((2, 3)) / max(x.shape[2] * x.shape[3], 1)
     return x.shape[1] * (size / temperature).softmax(1)
@@ -93,18 +57,7 @@ def channel_attention(x: Tensor, temperature: float) -> Tensor:
 
 @without_autocast
 def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """``sum |student - teacher| / B`` of one kind of attention (FGD, eq. 13).
-
-    Args:
-        student: (B, ...), the only input that gets a gradient.
-        teacher: The same shape.
-
-    Returns:
-        Scalar in float32 (float64 for float64 values).
-
-    Raises:
-        ValueError: Unequal shapes.
-    """
+    """``sum |student - teacher| / B`` of one kind of attention, (B, ...) (FGD, eq. 13)."""
     check_same_shape(student, teacher, what='attention')
     dtype = loss_dtype(student)
     return (student.to(dtype) - teacher.detach().to(dtype)).abs().sum() / max(len(student), 1)
@@ -112,20 +65,7 @@ def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
 
 @without_autocast
 def focal_error(student: Tensor, teacher: Tensor, position: Tensor, channel: Tensor) -> Tensor:
-    """``sum_{b,h,w} position[b, h, w] sum_c channel[b, c] (student - teacher)^2 / B`` (FGD, eq. 11).
-
-    Args:
-        student: (B, C, H, W) map, the only input that gets a gradient.
-        teacher: Map of the same shape.
-        position: (B, H, W) weights.
-        channel: (B, C) weights.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps).
-
-    Raises:
-        ValueError: Maps of unequal shapes.
-    """
+    """``sum_{b,h,w} position[b, h, w] sum_c channel[b, c] (student - teacher)^2 / B`` of maps (FGD, eq. 11)."""
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
     squares = (student.to(dtype) - teacher.detach().to(dtype)).square().flatten(2)
@@ -135,18 +75,9 @@ def focal_error(student: Tensor, teacher: Tensor, position: Tensor, channel: Ten
 
 @without_autocast
 def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
-    """``sum (student - teacher + shift[b, c])^2 / B`` over all elements, without a shifted map (FGD, eq. 14).
+    """``sum (student - teacher + shift[b, c])^2 / B`` of (B, C, H, W) maps, without a shifted map (FGD, eq. 14).
 
-    Args:
-        student: (B, C, H, W) map; gets a gradient.
-        teacher: Map of the same shape; gets none.
-        shift: (B, C), one number per channel of each picture; gets a gradient.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps).
-
-    Raises:
-        ValueError: Maps of unequal shapes.
+    Student and shift get a gradient.
     """
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
@@ -170,16 +101,9 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
     Source: Zheng et al., LD, CVPR 2022, https://arxiv.org/abs/2102.12252, eq. 3 and 5.
 
     Args:
-        student: (..., K) logits, the only input that gets a gradient.
-        teacher: Logits of the same shape.
+        student, teacher: (..., K) logits.
         weight: (...) one number per row.
         temperature: T, above 0.
-
-    Returns:
-        Scalar in float32 (float64 for float64 logits); 0 where there are no rows.
-
-    Raises:
-        ValueError: Unequal shapes, weights that are not one per row, or a temperature that is not positive.
     """
     check_temperature(temperature)
     check_same_shape(student, teacher, what='logits')
@@ -248,34 +172,18 @@ def _overlaps(anchors: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @without_autocast
 def feature_richness(scores: Tensor) -> Tensor:
-    """Return the highest probability of any class and anchor at each place, ``max_k sigmoid(Z_t)`` (FRS).
+    """``max_k sigmoid(Z_t)`` of the teacher's logits (B, A K, H, W): its highest probability at each place.
 
-    Source: Du et al., NeurIPS 2021, https://arxiv.org/abs/2111.00674.
-
-    Args:
-        scores: (B, A K, H, W) logits of the teacher.
-
-    Returns:
-        (B, H, W) in (0, 1], without gradient; float32 (float64 for float64 scores).
+    Source: Du et al., FRS, NeurIPS 2021, https://arxiv.org/abs/2111.00674.
     """
     return scores.detach().to(loss_dtype(scores)).amax(1).sigmoid()
 
 
 @without_autocast
 def rich_squares(student: Tensor, teacher: Tensor, richness: Tensor, total: Tensor | None = None) -> Tensor:
-    """``sum_{b,c,h,w} M (F_t - F_s)^2 / sum M`` of one level (FRS).
+    """``sum_{b,c,h,w} M (F_t - F_s)^2 / sum M`` of (B, C, H, W) maps and a richness M (B, H, W) (FRS).
 
-    Args:
-        student: (B, C, H, W) map, the only input that gets a gradient.
-        teacher: Map of the same shape.
-        richness: M, (B, H, W).
-        total: What to divide by. Defaults to ``sum M``.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 without pictures.
-
-    Raises:
-        ValueError: Maps of unequal shapes.
+    ``total`` is what to divide by in place of ``sum M``.
     """
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
@@ -285,21 +193,10 @@ def rich_squares(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
 
 @without_autocast
 def rich_entropy(student: Tensor, teacher: Tensor, richness: Tensor, total: Tensor | None = None) -> Tensor:
-    """``sum_{b,k,h,w} M BCE(sigmoid Z_s, sigmoid Z_t) / sum M`` of one level, from logits (FRS).
+    """``sum_{b,k,h,w} M BCE(sigmoid Z_s, sigmoid Z_t) / sum M`` of logits (B, A K, H, W) and a richness M (FRS).
 
-    ``y softplus(-z) + (1 - y) softplus(z)``: exact for large logits, also those of the wrong sign.
-
-    Args:
-        student: (B, A K, H, W) logits, the only input that gets a gradient.
-        teacher: Logits of the same shape.
-        richness: M, (B, H, W).
-        total: What to divide by. Defaults to ``sum M``.
-
-    Returns:
-        Scalar in float32 (float64 for float64 logits).
-
-    Raises:
-        ValueError: Logits of unequal shapes.
+    ``y softplus(-z) + (1 - y) softplus(z)``: exact for large logits, also those of the wrong sign. ``total`` is what to
+    divide by in place of ``sum M``.
     """
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)

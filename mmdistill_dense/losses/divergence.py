@@ -1,12 +1,10 @@
 """Divergences of softmax distributions: of classes (KD, DIST), channels (CWD), similarities (CIRKD)."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmdistill_dense.losses.tensors import (
     block_elements,
@@ -15,8 +13,35 @@ from mmdistill_dense.losses.tensors import (
     loss_dtype,
     sum_dtype,
     tiles,
+    wants_gradient,
+    with_gradients,
     without_autocast,
 )
+
+
+@torch.no_grad()
+def _divergence(
+    student: Tensor, teacher: Tensor, dim: int, temperature: float, weight: Tensor | None, grad: Tensor | None
+) -> Tensor:
+    """With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``.
+
+    Both sides are shifted so that their largest score is 0: a constant between them would cancel in the difference,
+    and cost digits of the loss.
+    """
+    total = student.new_zeros((), dtype=sum_dtype(student))
+    for index in _blocks(student, dim):
+        s, t = (x[index].contiguous() / temperature for x in (student, teacher))
+        p_s, p_t = s.softmax(dim), t.softmax(dim)  # cheaper than log_softmax and the exponential of it
+        w = None if weight is None else weight[index[0], index[3 - dim]].unsqueeze(dim)
+        shift = _shifted_logsumexp(p_t, dim).sub_(_shifted_logsumexp(p_s, dim))
+        s, t = (x.sub_(x.amax(dim, keepdim=True)) for x in (s, t))
+        total -= shift.sum() if w is None else (shift * w).sum()
+        total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())
+        if grad is not None:
+            torch.sub(p_s, p_t, out=grad[index])
+            if w is not None:
+                grad[index] *= w
+    return total.to(student.dtype)
 
 
 def divergence_sum(
@@ -24,57 +49,12 @@ def divergence_sum(
 ) -> Tensor:
     """``sum_r w_r KL(softmax(teacher_r / T) || softmax(student_r / T))`` of (A, P, Q) scores.
 
-    The gradient ``w (p_s - p_t) / T`` is computed in the forward pass and kept; temporaries are as small as a block.
-
-    Args:
-        student: (A, P, Q), the only input that gets a gradient.
-        teacher: The same shape and dtype.
-        dim: 1 or 2, the axis of a distribution.
-        temperature: T.
-        weight: One number per distribution, (A, Q) or (A, P). Defaults to 1.
-
-    Returns:
-        Scalar.
+    ``dim``, 1 or 2, is the axis of a distribution; ``weight`` has one number per distribution, (A, Q) or (A, P). The
+    gradient ``w (p_s - p_t) / T`` is computed in the forward pass; temporaries are as small as a block.
     """
-    student = student if torch.is_grad_enabled() else student.detach()
-    return _Divergence.apply(student, teacher.detach(), dim, temperature, weight)
-
-
-class _Divergence(torch.autograd.Function):
-    """With ``d = (t - s) / T`` the divergence of a row is ``sum p_t d - (logsumexp t - logsumexp s)``.
-
-    Both sides are shifted so that their largest score is 0: a constant between them would cancel in the difference,
-    and cost digits of the loss.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, dim: int, temperature: float, weight: Tensor | None
-    ) -> Tensor:
-        grad = torch.empty_like(student) if ctx.needs_input_grad[0] else None
-        total = student.new_zeros((), dtype=sum_dtype(student))
-        for index in _blocks(student, dim):
-            s, t = (x[index].contiguous() / temperature for x in (student, teacher))
-            p_s, p_t = s.softmax(dim), t.softmax(dim)  # cheaper than log_softmax and the exponential of it
-            w = None if weight is None else weight[index[0], index[3 - dim]].unsqueeze(dim)
-            shift = _shifted_logsumexp(p_t, dim).sub_(_shifted_logsumexp(p_s, dim))
-            s, t = (x.sub_(x.amax(dim, keepdim=True)) for x in (s, t))
-            total -= shift.sum() if w is None else (shift * w).sum()
-            total += torch.dot(t.sub_(s).flatten(), (p_t if w is None else p_t * w).flatten())
-            if grad is not None:
-                torch.sub(p_s, p_t, out=grad[index])
-                if w is not None:
-                    grad[index] *= w
-        if grad is not None:
-            ctx.save_for_backward(grad)
-            ctx.temperature = temperature
-        return total.to(student.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * (grad_output / ctx.temperature), None, None, None, None
+    grad = torch.empty_like(student) if wants_gradient(student) else None
+    total = _divergence(student, teacher, dim, temperature, weight, grad)
+    return with_gradients(total, (student, grad), divisor=temperature)
 
 
 def _shifted_logsumexp(p: Tensor, dim: int) -> Tensor:
@@ -94,20 +74,12 @@ def softmax_divergence(
 ) -> Tensor:
     """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the classes, mean over batch and positions.
 
-    Source: Hinton et al., 2015, https://arxiv.org/abs/1503.02531; per pixel as in structured distillation (SKD) and its
-    successors.
+    Source: Hinton et al., 2015, https://arxiv.org/abs/1503.02531; per pixel as in structured distillation (SKD).
 
     Args:
-        student: (B, C, ...) logits, the only input that gets a gradient.
-        teacher: Logits of the same shape.
+        student, teacher: (B, C, ...) logits.
         temperature: T, above 0.
         weight: (B, ...), a factor on each position; the mean stays that over all positions. Defaults to 1.
-
-    Returns:
-        Scalar in float32 (float64 for float64 logits); 0 where there are no positions.
-
-    Raises:
-        ValueError: Unequal shapes or a temperature that is not positive.
     """
     student, teacher = _prepare(student, teacher, temperature)
     if not student.numel():
@@ -125,15 +97,8 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
     The counterpart of :func:`softmax_divergence` for heads with one binary classifier per class.
 
     Args:
-        student: (B, C, ...) logits, e.g. anchors x classes of a dense detection head.
-        teacher: Logits of the same shape.
+        student, teacher: (B, C, ...) logits, e.g. anchors x classes of a dense detection head.
         temperature: T, above 0.
-
-    Returns:
-        Scalar in float32 (float64 for float64 logits); 0 where there are no positions.
-
-    Raises:
-        ValueError: Unequal shapes or a temperature that is not positive.
     """
     student, teacher = _prepare(student, teacher, temperature)
     if not student.numel():
@@ -155,20 +120,11 @@ def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tens
 def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     """``T^2 * KL(softmax(teacher / T) || softmax(student / T))`` over the positions, mean over batch and channels.
 
-    Each channel of each image is a distribution over its positions.
-
     Source: Shu et al., CWD, ICCV 2021, https://arxiv.org/abs/2011.13256, section 3.2.
 
     Args:
-        student: (B, C, ...) maps, the only input that gets a gradient.
-        teacher: Maps of the same shape.
+        student, teacher: (B, C, ...) maps; each channel of each image is a distribution over its positions.
         temperature: T, above 0.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
-
-    Raises:
-        ValueError: Unequal shapes, no axis of positions or a temperature that is not positive.
     """
     check_temperature(temperature)
     check_same_shape(student, teacher)
@@ -199,27 +155,16 @@ def similarity_divergence(
     """``sum_p w_p mean_g KL(softmax_k(t_p . t_gk / tau) || softmax_k(s_p . s_gk / tau))``.
 
     The similarities of a row to the K keys of a group are one distribution; each of the G groups has its own. Student
-    and teacher may differ in channels.
-
-    The gradients are computed in the forward pass, one block of rows at a time. They have the size of rows and keys; a
-    matrix of all rows x keys is never stored.
+    and teacher may differ in channels. A matrix of all rows x keys is never stored.
 
     Source: Yang et al., CIRKD, CVPR 2022, https://arxiv.org/abs/2204.06986.
 
     Args:
-        student: (N, C) rows.
-        student_keys: (G, K, C). Rows and keys of the student are the only inputs that get a gradient.
-        teacher: (N, D) rows.
-        teacher_keys: (G, K, D).
+        student, teacher: (N, C) and (N, D) rows.
+        student_keys, teacher_keys: (G, K, C) and (G, K, D). Rows and keys of the student get a gradient.
         temperature: tau, above 0.
         row_weight: (N,) weights. Defaults to 1 / N.
         block: Rows compared at a time. Defaults to what fits 16 MiB of scores.
-
-    Returns:
-        Scalar in float32 (float64 for float64 rows); 0 where there are no rows or keys.
-
-    Raises:
-        ValueError: A temperature that is not positive, or shapes that do not fit.
     """
     check_temperature(temperature)
     _check_shapes(student, student_keys, teacher, teacher_keys)
@@ -230,8 +175,12 @@ def similarity_divergence(
         row_weight = student.new_full((len(student),), 1 / max(len(student), 1), dtype=dtype)
     if block is None:
         block = max(_BLOCK_BYTES // (dtype.itemsize * max(student_keys.shape[1], 1)), 1)
-    constants = (x.detach().to(dtype) for x in (teacher, teacher_keys, row_weight))
-    return _SimilarityDivergence.apply(student.to(dtype), student_keys.to(dtype), *constants, temperature, block)
+    rows, keys, teacher, teacher_keys, weight = (
+        x.to(dtype) for x in (student, student_keys, teacher, teacher_keys, row_weight)
+    )
+    grads = [torch.zeros_like(x) if wants_gradient(x) else None for x in (rows, keys)]
+    total = _similarity_divergence((rows, keys), (teacher, teacher_keys), weight, temperature, block, *grads)
+    return with_gradients(total, (rows, grads[0]), (keys, grads[1]))
 
 
 def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teacher_keys: Tensor) -> None:
@@ -245,48 +194,35 @@ def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teache
         )
 
 
-class _SimilarityDivergence(torch.autograd.Function):
-    """Weighted sum of the rows' divergences; the gradients are computed in the forward pass and scaled in backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        student_keys: Tensor,
-        teacher: Tensor,
-        teacher_keys: Tensor,
-        row_weight: Tensor,
-        temperature: float,
-        block: int,
-    ) -> Tensor:
-        of_rows, of_keys = (
-            torch.zeros_like(x) if needed else None
-            for x, needed in zip((student, student_keys), ctx.needs_input_grad, strict=False)
-        )
-        total = student.new_zeros(())
-        weights = row_weight / max(len(student_keys), 1)
-        for group, (s_keys, t_keys) in enumerate(zip(student_keys, teacher_keys, strict=True)):
-            for start in range(0, len(student), block):
-                part = slice(start, start + block)
-                s = torch.log_softmax(student[part] @ s_keys.t() / temperature, 1)
-                t = torch.log_softmax(teacher[part] @ t_keys.t() / temperature, 1)
-                target = t.exp()
-                total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
-                if of_rows is None and of_keys is None:
-                    continue
-                slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
-                if of_rows is not None:
-                    of_rows[part].addmm_(slope, s_keys)
-                if of_keys is not None:
-                    of_keys[group].addmm_(slope.t(), student[part])
-        ctx.save_for_backward(of_rows, of_keys)
-        return total
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        of_rows, of_keys = (None if saved is None else saved * grad_loss for saved in ctx.saved_tensors)
-        return of_rows, of_keys, None, None, None, None, None
+@torch.no_grad()
+def _similarity_divergence(
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    row_weight: Tensor,
+    temperature: float,
+    block: int,
+    of_rows: Tensor | None,
+    of_keys: Tensor | None,
+) -> Tensor:
+    """Return the weighted sum of rows against keys of both sides; add the gradients of the student's."""
+    (s_rows, s_groups), (t_rows, t_groups) = student, teacher
+    total = s_rows.new_zeros(())
+    weights = row_weight / max(len(s_groups), 1)
+    for group, (s_keys, t_keys) in enumerate(zip(s_groups, t_groups, strict=True)):
+        for start in range(0, len(s_rows), block):
+            part = slice(start, start + block)
+            s = torch.log_softmax(s_rows[part] @ s_keys.t() / temperature, 1)
+            t = torch.log_softmax(t_rows[part] @ t_keys.t() / temperature, 1)
+            target = t.exp()
+            total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
+            if of_rows is None and of_keys is None:
+                continue
+            slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
+            if of_rows is not None:
+                of_rows[part].addmm_(slope, s_keys)
+            if of_keys is not None:
+                of_keys[group].addmm_(slope.t(), s_rows[part])
+    return total
 
 
 _EPS = 1e-8
@@ -316,18 +252,10 @@ def correlation_distance(
     Source: Huang et al., DIST, NeurIPS 2022, https://arxiv.org/abs/2205.10536.
 
     Args:
-        student: (R, K) logits, or (B, K, ...) maps whose positions are the rows. The only input that gets a gradient.
-        teacher: Logits of the same shape.
+        student, teacher: (R, K) logits, or (B, K, ...) maps whose positions are the rows.
         temperature: T, above 0.
-        beta: Weight of the correlation within rows (between classes).
-        gamma: Weight of the correlation within classes (between rows).
+        beta, gamma: Weights of the correlation within rows (between classes) and within classes (between rows).
         activation: ``'softmax'``, or ``'sigmoid'`` for independent binary scores.
-
-    Returns:
-        Scalar in float32 (float64 for float64 logits); 0 where there are no rows.
-
-    Raises:
-        ValueError: Unequal shapes, a temperature that is not positive or an unknown activation.
     """
     if activation not in ('softmax', 'sigmoid'):
         raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
@@ -338,48 +266,38 @@ def correlation_distance(
         return student.to(dtype).sum()
     maps = (x.to(dtype).reshape(*x.shape[:2], -1) / temperature for x in (student, teacher.detach()))  # (B, K, N)
     s, t = (x.softmax(1) if activation == 'softmax' else x.sigmoid() for x in maps)
-    correlations = _Correlation.apply(s if torch.is_grad_enabled() else s.detach(), t, beta, gamma)
+    grad = torch.empty_like(s) if wants_gradient(s) else None
+    correlations = with_gradients(_correlations(s, t, beta, gamma, grad), (s, grad))
     return temperature**2 * (beta + gamma - correlations)
 
 
-class _Correlation(torch.autograd.Function):
-    """``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores, with its gradient in the forward pass.
+@torch.no_grad()
+def _correlations(s: Tensor, t: Tensor, beta: float, gamma: float, grad: Tensor | None) -> Tensor:
+    """Return ``beta mean_rows rho + gamma mean_classes rho`` of (B, K, N) scores; write its gradient.
 
     With centred vectors x, y and ``D = |x| |y| + eps``, ``d rho / dx = y / D - (x.y) |y| / (D^2 |x|) x``, centred too;
     where x is flat, |x| is a constant and the second term vanishes.
     """
-
-    @staticmethod
-    def forward(ctx: Any, s: Tensor, t: Tensor, beta: float, gamma: float) -> Tensor:
-        grad = torch.empty_like(s) if ctx.needs_input_grad[0] else None
-        means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
-        within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
-        for block in _row_blocks(s):
-            for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
-                total += part
-        rows = s.numel() // s.shape[1]
-        rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
-        value = gamma * rho.mean()
-        for block in _row_blocks(s):
-            row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
-            x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
-            rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
-            value += rho.sum() * (beta / rows)
-            if grad is not None:
-                slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
-                share = gamma / s.shape[1]
-                slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
-                slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
-                grad[block] = slope
+    means = [value.mean((0, 2), keepdim=True) for value in (s, t)]
+    within = [s.new_zeros(1, s.shape[1], 1) for _ in range(3)]
+    for block in _row_blocks(s):
+        for total, part in zip(within, _moments(s[block] - means[0], t[block] - means[1], (0, 2)), strict=True):
+            total += part
+    rows = s.numel() // s.shape[1]
+    rho, pull, along = _slopes(within, _FLAT * rows**0.5 * means[0])
+    value = gamma * rho.mean()
+    for block in _row_blocks(s):
+        row_means = [side[block].mean(1, keepdim=True) for side in (s, t)]
+        x, y = (side[block] - mean for side, mean in zip((s, t), row_means, strict=True))
+        rho, row_pull, row_along = _slopes(_moments(x, y, (1,)), _FLAT * s.shape[1] ** 0.5 * row_means[0])
+        value += rho.sum() * (beta / rows)
         if grad is not None:
-            ctx.save_for_backward(grad)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * grad_output, None, None, None
+            slope = y.mul_(row_pull).addcmul_(x, row_along, value=-1).mul_(beta / rows)
+            share = gamma / s.shape[1]
+            slope.addcmul_(torch.sub(t[block], means[1], out=x), pull, value=share)
+            slope.addcmul_(torch.sub(s[block], means[0], out=x), along, value=-share)
+            grad[block] = slope
+    return value
 
 
 def _moments(x: Tensor, y: Tensor, axes: tuple[int, ...]) -> list[Tensor]:

@@ -5,14 +5,17 @@ logsumexp of the same scores: both come from one sweep in blocks with a running 
 matrix of rows x negatives is ever kept.
 """
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.tensors import check_same_shape, check_temperature, loss_dtype
+from mmdistill_dense.losses.tensors import (
+    check_same_shape,
+    check_temperature,
+    loss_dtype,
+    wants_gradient,
+    with_gradients,
+)
 
 MIN_NORM = 1e-6  # a vector up to this length has no direction
 
@@ -31,24 +34,17 @@ def pixel_info_nce(
 ) -> tuple[Tensor, Tensor]:
     """``sum_p w_p l_p`` with ``l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]``.
 
-    The gradient is computed in the forward pass, and (N, C) numbers are kept for backward; without a gradient half of
-    the work is skipped.
-
     Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023, https://arxiv.org/abs/2211.00218.
 
     Args:
-        student: (N, C) unit rows, the only input that gets a gradient.
-        teacher: (N, C) unit rows, the positives.
+        student, teacher: (N, C) unit rows; the teacher's are the positives.
         negatives: (K, C) unit rows. K = 0 gives 0.
         temperature: tau.
         row_weight: (N,) weights. Defaults to 1 / N.
         block: Negatives held at a time. Defaults to what fits 16 MiB of scores.
 
     Returns:
-        The loss, a scalar, and (N,) ``l_p``, which carries no gradient; float32 (float64 for float64 rows).
-
-    Raises:
-        ValueError: A temperature that is not positive, or shapes that do not fit.
+        The loss, and (N,) ``l_p``, which carries no gradient.
     """
     check_temperature(temperature)
     check_same_shape(student, teacher, what='rows')
@@ -65,25 +61,19 @@ def pixel_info_nce(
     if block is None:
         fitting = _BUFFER_BYTES // (dtype.itemsize * max(rows, 1))
         block = max(fitting // _COLUMNS, 1) * _COLUMNS
-    constants = (x.detach().to(dtype) for x in (teacher, negatives, row_weight))
     with torch.autocast(student.device.type, enabled=False):
-        return _InfoNCE.apply(student.to(dtype), *constants, temperature, block)
+        student, teacher, negatives, row_weight = (x.to(dtype) for x in (student, teacher, negatives, row_weight))
+        wanted = wants_gradient(student)
+        per_pixel, grad = _info_nce(student, teacher, negatives, row_weight, temperature, block, wanted)
+        return with_gradients(torch.dot(row_weight.detach(), per_pixel), (student, grad)), per_pixel
 
 
 def pixel_pairs(student: Tensor, teacher: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn two maps into the rows that :func:`pixel_info_nce` compares.
-
-    Args:
-        student: (B, C, H, W) map, not normalised.
-        teacher: Map of the same shape; detached.
-        valid: (B, H, W) bool, the pixels that count. Defaults to all.
+    """Turn two maps (B, C, H, W) into the rows that :func:`pixel_info_nce` compares; ``valid`` is (B, H, W).
 
     Returns:
         Student rows and teacher rows, (B * H * W, C) each, and (B * H * W,) weights: 1 for the pixels that count, 0 for
         others and for pixels that are zero in one of the maps.
-
-    Raises:
-        ValueError: Unequal shapes.
     """
     check_same_shape(student, teacher)
     rows, weight = normalize_pixels(student, valid)
@@ -102,9 +92,6 @@ def normalize_pixels(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Te
         (B * H * W, C) rows and their (B * H * W,) weights, 1 or 0; both float32 (float64 for a float64 map). Pixels
         that do not count, or of a norm of 1e-6 and less, are zero rows of weight 0 without gradient; a pixel that
         counts and is not finite stays NaN.
-
-    Raises:
-        ValueError: When ``valid`` is not one value per pixel.
     """
     batch, channels, height, width = x.shape
     if valid is not None and valid.shape != (batch, height, width):
@@ -122,17 +109,8 @@ def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:
     """Multiply each channel of an image by a gate computed from its mean: ``x * g(mean(x))``.
 
     With ``f(m) = m * g(m)`` the mean of the result is ``f(mean(x))``. So a head that was trained on pooled vectors
-    returns, for a map, a map whose mean is its output for the pooled map (PCD's SpatialAdaptor).
-
-    Args:
-        x: (B, C, H, W) map.
-        kind: ``'relu'`` (a mean of exactly 0 closes the gate), ``'gelu'`` or ``'silu'``.
-
-    Returns:
-        Map of the same dtype; means and gates are float32 at least.
-
-    Raises:
-        ValueError: For another kind.
+    returns, for a map, a map whose mean is its output for the pooled map (PCD's SpatialAdaptor). f is ``'relu'`` (a
+    mean of exactly 0 closes the gate), ``'gelu'`` or ``'silu'``. The dtype stays; means and gates are float32 at least.
     """
     if kind not in ('relu', 'gelu', 'silu'):
         raise ValueError(f"kind must be 'relu', 'gelu' or 'silu', got {kind!r}")
@@ -142,48 +120,30 @@ def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:
 
 
 def key_ranks(vectors: Tensor, keys: Tensor, negatives: Tensor) -> Tensor:
-    """Count for each vector the negatives that are nearer to it than its own key.
-
-    Args:
-        vectors: (B, C), any length.
-        keys: (B, C), each vector's own key, any length.
-        negatives: (K, C) unit rows.
-
-    Returns:
-        (B,) counts, 0 at best.
-    """
+    """Count for each of (B, C) vectors the negatives, (K, C) unit rows, that are nearer to it than its own key."""
     vectors, keys = F.normalize(vectors, dim=1), F.normalize(keys, dim=1)
     return (vectors @ negatives.t() > (vectors * keys).sum(1, keepdim=True)).sum(1)
 
 
-class _InfoNCE(torch.autograd.Function):
-    """Weighted sum of the rows' losses; the gradient is computed in the forward pass and only scaled in backward."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        student: Tensor,
-        teacher: Tensor,
-        negatives: Tensor,
-        row_weight: Tensor,
-        temperature: float,
-        block: int,
-    ) -> tuple[Tensor, Tensor]:
-        excess, read = _sweep(student, negatives, 1 / temperature, block, ctx.needs_input_grad[0])
-        # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
-        excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature
-        per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
-        if read is not None:
-            slope = excess.sigmoid_().mul_(row_weight / temperature)
-            ctx.save_for_backward(read.sub_(teacher).mul_(slope[:, None]))
-        ctx.mark_non_differentiable(per_pixel)
-        return torch.dot(row_weight, per_pixel), per_pixel
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None, None]:
-        (grad,) = ctx.saved_tensors
-        return grad * grad_loss, None, None, None, None, None
+@torch.no_grad()
+def _info_nce(
+    student: Tensor,
+    teacher: Tensor,
+    negatives: Tensor,
+    row_weight: Tensor,
+    temperature: float,
+    block: int,
+    wanted: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the loss of each row, and the gradient of their weighted sum where it is wanted."""
+    excess, read = _sweep(student, negatives, 1 / temperature, block, wanted)
+    # subtract the positive before the exponential: logsumexp - positive would lose the digits of a small loss
+    excess -= torch.bmm(student[:, None], teacher[:, :, None]).flatten() / temperature
+    per_pixel = torch.logaddexp(excess, torch.zeros_like(excess))
+    if read is not None:
+        slope = excess.sigmoid_().mul_(row_weight / temperature)
+        read.sub_(teacher).mul_(slope[:, None])
+    return per_pixel, read
 
 
 def _sweep(x: Tensor, negatives: Tensor, scale: float, block: int, with_read: bool) -> tuple[Tensor, Tensor | None]:

@@ -29,16 +29,9 @@ def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -
     Source: FitNets, https://arxiv.org/abs/1412.6550, eq. 3; Af-DCD, https://arxiv.org/abs/2312.04168, for ``'sum'``.
 
     Args:
-        student: (B, ...) features, the only input that gets a gradient.
-        teacher: Features of the same shape.
+        student, teacher: (B, ...) features.
         reduction: ``'sum'`` divides by B (Af-DCD as released: the weight depends on the map's size); ``'mean'`` by the
             number of elements.
-
-    Returns:
-        Scalar in float32 (float64 for float64 features); 0 where there are none.
-
-    Raises:
-        ValueError: Unequal shapes or an unknown reduction.
     """
     if reduction not in ('sum', 'mean'):
         raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
@@ -90,22 +83,14 @@ def feature_match(
     """``mean_b mean_p [a (1 - cos(s_bp, t_bp)) + b mean_c huber(s_bpc - t_bpc) + c mean_c (s_bpc - t_bpc)^2]``.
 
     ``huber(d) = d^2 / 2`` where ``|d| < 1``, else ``|d| - 1/2``. A position where one of the vectors is not longer than
-    1e-6 has no direction and no part in the first term.
+    1e-6 has no direction and no part in the first term. A picture without a position counts as 0.
 
-    Source: the distances of UNIC, https://arxiv.org/abs/2408.05088, and DUNE, https://arxiv.org/abs/2503.14405, which
-    weigh cosine and smooth L1 equally.
+    Source: the distances of UNIC, https://arxiv.org/abs/2408.05088, and DUNE, https://arxiv.org/abs/2503.14405.
 
     Args:
-        student: (B, C, H, W) map, the only input that gets a gradient.
-        teacher: Map of the same shape.
+        student, teacher: (B, C, H, W) maps.
         cosine, smooth_l1, mse: a, b and c, at least 0.
         inside: (B, H, W) bool, the positions p inside the pictures. Defaults to all.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps). A picture without a position counts as 0.
-
-    Raises:
-        ValueError: Unequal shapes, or tensors that are no maps.
     """
     check_same_shape(student, teacher)
     weight = mean_weight(student, inside)
@@ -126,20 +111,7 @@ def feature_match(
 @without_autocast
 def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
     """``mean huber(student - teacher)`` over all elements; ``huber(d) = d^2 / (2 beta)`` where ``|d| < beta``, else
-    ``|d| - beta / 2``.
-
-    Source: Girshick, "Fast R-CNN", 2015, https://arxiv.org/abs/1504.08083, eq. 3, where beta = 1.
-
-    Args:
-        student: Values of any shape, the only input that gets a gradient.
-        teacher: Values of the same shape.
-        beta: Where the square ends; 0 gives the absolute difference (L1).
-
-    Returns:
-        Scalar in float32 (float64 for float64 values); 0 where there are no values.
-
-    Raises:
-        ValueError: Unequal shapes or a negative beta.
+    ``|d| - beta / 2`` (Girshick, "Fast R-CNN", 2015, eq. 3). ``beta=0`` is the absolute difference.
     """
     if beta < 0:
         raise ValueError(f'beta must be >= 0, got {beta}')
@@ -154,26 +126,15 @@ def standardized_mse(student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> 
     """``mean (z(student) - z(teacher))^2 / 2`` with ``z(x) = (x - mean) / (std + eps)`` per channel, over all else.
 
     With n values a channel and the unbiased deviation this is ``(1 - r) (n - 1) / n``, averaged over the channels,
-    where ``r`` is Pearson's correlation of the channel (exactly so for ``eps = 0``): the scale and the offset of a
-    channel do not matter. It is computed from the moments of the centred maps; no standardised map is made.
+    where ``r`` is Pearson's correlation of the channel (exactly so for ``eps = 0``). It is computed from the moments of
+    the centred maps (B, C, ...); no standardised map is made.
 
     A channel counts as constant on a side where its deviation is at most ``eps``, or within rounding of its mean: its
     centred values are taken as 0 there. A constant channel of the student gets no gradient (the formula's would be
-    ``z(teacher) / (n eps)``, a million times that of other channels); above, the gradient grows as 1 / deviation.
+    ``z(teacher) / (n eps)``, a million times that of other channels); above, the gradient grows as 1 / deviation. A
+    channel that is constant on one side has a loss of ``(n - 1) / 2n``, one that is on both has none.
 
     Source: Cao et al., PKD, NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5.
-
-    Args:
-        student: (B, C, ...) map, the only input that gets a gradient.
-        teacher: Map of the same shape.
-        eps: Added to the deviations, above 0; a channel that is constant on one side has a loss of
-            ``(n - 1) / 2n``, one that is on both has none.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 for channels of one value.
-
-    Raises:
-        ValueError: Unequal shapes or eps that is not positive.
     """
     if not eps > 0:
         raise ValueError(f'eps must be above 0, got {eps}')
@@ -219,17 +180,10 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
     Source: Zagoruyko & Komodakis, AT, ICLR 2017, https://arxiv.org/abs/1612.03928, eq. 2, squared as in their code.
 
     Args:
-        student: (B, C_s, ...) maps, the only input that gets a gradient.
-        teacher: (B, C_t, ...) maps of the same batch and size; the channels may differ.
+        student, teacher: (B, C_s, ...) and (B, C_t, ...) maps of one size; the channels may differ.
         power: Exponent of the activations, at least 1; a higher one emphasises strong activations.
         reduction: ``'mean'`` divides by the number of positions too (the released form: the weight depends on the map's
             size); ``'sum'`` does not, and gives values from 0 to 2 at any size.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
-
-    Raises:
-        ValueError: Unequal batch or size, a power below 1 or an unknown reduction.
     """
     if not power >= 1:
         raise ValueError(f'power must be at least 1, got {power}')

@@ -41,7 +41,7 @@ class Branch(NamedTuple):
 
 @without_autocast
 def token_masks(tokens: Tensor, x: Tensor) -> Tensor:
-    """``sigmoid(sum_c tokens[i, c] x[n, c, ...])``: one soft mask per token (MasKD, ICLR 2023).
+    """``sigmoid(sum_c tokens[i, c] x[n, c, ...])``: one soft mask per token.
 
     Args:
         tokens: (T, C).
@@ -49,9 +49,6 @@ def token_masks(tokens: Tensor, x: Tensor) -> Tensor:
 
     Returns:
         (N, T, H, W) in (0, 1), float32 (float64 for a float64 map), differentiable in both arguments.
-
-    Raises:
-        ValueError: When tokens and map differ in channels.
     """
     if tokens.ndim != 2 or tokens.shape[1] != x.shape[1]:
         raise ValueError(
@@ -98,16 +95,10 @@ def _shifted_sums(x: Tensor) -> Tensor:
 
 @without_autocast
 def mask_dice(m: Tensor, eps: float = 1e-12) -> Tensor:
-    """Mean overlap ``2 m_i.m_j / (m_i.m_i + m_j.m_j)`` over images and ordered pairs of masks (Dice).
+    """Mean overlap ``2 m_i.m_j / (m_i.m_i + m_j.m_j)`` over images and ordered pairs of masks (N, T, ...) (Dice).
 
-    1 for equal masks, 0 for disjoint ones and where there is only one mask or no image.
-
-    Args:
-        m: (N, T, H, W) or (N, T, P) masks.
-        eps: Added twice to the denominator.
-
-    Returns:
-        Scalar in float32 (float64 for float64 masks).
+    1 for equal masks, 0 for disjoint ones and where there is only one mask or no image. ``eps`` is added twice to the
+    denominator.
     """
     m = m.to(loss_dtype(m)).flatten(2)
     batch, tokens, _ = m.shape
@@ -156,18 +147,8 @@ def pixel_weights(m: Tensor, p: Tensor | None = None, eps: float = 0.0) -> Tenso
 
 @without_autocast
 def weighted_mse(student: Tensor, teacher: Tensor, weight: Tensor) -> Tensor:
-    """``sum_n,p W[n, p] sum_c (student - teacher)[n, c, p]^2 / (N C)``, without a map of differences.
-
-    Args:
-        student: (N, C, H, W) map, the only input that gets a gradient.
-        teacher: Map of the same shape.
-        weight: (N, 1, H, W).
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 for an empty batch.
-
-    Raises:
-        ValueError: Unequal shapes, or a weight that is not one number per position.
+    """``sum_n,p W[n, p] sum_c (student - teacher)[n, c, p]^2 / (N C)`` of maps (N, C, H, W) and a weight (N, 1, H, W),
+    without a map of differences.
     """
     check_same_shape(student, teacher)
     if weight.shape != (len(student), 1, *student.shape[2:]):
@@ -193,22 +174,13 @@ def masked_feature_loss(
     ``factor * mean_n sum_i p_i mean_c [sum_P m_i^2 (student - teacher)_c^2 / sum_P m_i]``, masks ``m`` from the
     teacher's map, weights ``p`` from the branch on the teacher's map.
 
-    Source: Huang et al., ICLR 2023, https://arxiv.org/abs/2205.14589.
-
     Args:
-        student: (N, C, H, W) map after the align, the only input that gets a gradient.
-        teacher: Map of the same shape.
+        student, teacher: (N, C, H, W) maps, the student's after the align.
         tokens: (T, C).
         branch: Weighs the masks of each image. Defaults to equal weights 1 / T.
         student_mask: Also multiply each mask by the student's own, as a constant.
         eps: Added to the area of a mask: 0 for detection, 1e-5 for segmentation as released.
         factor: 1 for detection, 0.5 for segmentation as released.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
-
-    Raises:
-        ValueError: Unequal shapes, or tokens of other channels.
     """
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)

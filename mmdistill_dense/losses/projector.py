@@ -19,16 +19,7 @@ _SCATTER_SHARE = 0.6  # of kept positions; above it one convolution over all of 
 
 
 def random_keep(shape: tuple[int, int, int], ratio: float, generator: torch.Generator | None = None) -> Tensor:
-    """Draw a mask that drops each position of each image independently with probability ``ratio``.
-
-    Args:
-        shape: (B, H, W).
-        ratio: Probability to drop, in [0, 1].
-        generator: CPU generator the draws come from. Defaults to torch's own.
-
-    Returns:
-        (B, 1, H, W) bool on the CPU, True where kept.
-    """
+    """Draw a mask (B, 1, H, W), bool on the CPU, that drops each position of each image with probability ``ratio``."""
     b, h, w = shape
     return torch.rand(b, 1, h, w, generator=generator) <= 1 - ratio
 
@@ -54,16 +45,11 @@ def masked_align_conv(
     Args:
         feat: (B, Cs, H, W) student map.
         keep: (B, 1, H, W) mask, True (1) where kept; moved to the map's device.
-        align_weight: (Ct, Cs, 1, 1).
-        align_bias: (Ct,).
-        conv_weight: (Co, Ct, k, k), k odd; stride 1, zero padding k // 2.
-        conv_bias: (Co,).
+        align_weight, align_bias: (Ct, Cs, 1, 1) and (Ct,).
+        conv_weight, conv_bias: (Co, Ct, k, k), k odd, and (Co,); stride 1, zero padding k // 2.
 
     Returns:
         (B, Co, H, W).
-
-    Raises:
-        ValueError: When the mask is not (B, 1, H, W) of this map.
     """
     b, _, h, w = feat.shape
     if keep.shape != (b, 1, h, w):

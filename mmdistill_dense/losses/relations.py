@@ -27,14 +27,7 @@ def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Liu et al., SKD, CVPR 2019, https://arxiv.org/abs/1903.04197, pair-wise loss.
 
     Args:
-        student: (B, C_s, H, W) maps, the only input that gets a gradient. A position of zeros has similarity 0 to all.
-        teacher: (B, C_t, H, W) maps; the channels may differ.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
-
-    Raises:
-        ValueError: Unequal batch or size.
+        student, teacher: (B, C_s, H, W) and (B, C_t, H, W) maps. A position of zeros has similarity 0 to all.
     """
     check_same_grid(student, teacher)
     s, t = (x * inverse_norms(x) for x in (_lists(student), _lists(teacher.detach())))  # (B, C, N) each
@@ -71,16 +64,9 @@ def prototype_distance(student: Tensor, teacher: Tensor, labels: Tensor, *, num_
     https://www.ecva.net/papers/eccv_2020/papers_ECCV/html/230_ECCV_2020_paper.php.
 
     Args:
-        student: (B, C_s, H, W) maps, the only input that gets a gradient.
-        teacher: (B, C_t, H, W) maps; the channels may differ.
+        student, teacher: (B, C_s, H, W) and (B, C_t, H, W) maps.
         labels: (B, H, W) int64; values outside 0 … num_classes - 1 are no class.
         num_classes: Number of classes; the cost is proportional to it.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps); 0 where there are no pictures or no positions.
-
-    Raises:
-        ValueError: Maps or labels of unequal batch or size.
     """
     check_same_grid(student, teacher)
     if labels.shape != (len(student), *student.shape[2:]):
@@ -115,22 +101,17 @@ def token_relations(
 ) -> Tensor:
     """``mean_b mean_m KL(softmax_n(t_bm . t_bn / tau) || softmax_n(s_bm . s_bn / tau))`` with unit vectors.
 
+    A picture without a position counts as 0.
+
     Source: the local term of lightly-train's third distillation method; its documentation names no paper.
 
     Args:
-        student: (B, C, H, W) map, the only input that gets a gradient.
-        teacher: (B, D, H, W) map.
+        student, teacher: (B, C, H, W) and (B, D, H, W) maps.
         temperature: tau, above 0.
         diagonal: Whether the similarity of a vector to itself, which is 1, is one of a row's. It takes most of the mass
             where the vectors of a picture differ.
         rows: (M,) flat indices of the positions m. Defaults to all. Positions n are always all.
         inside: (B, H, W) bool, the positions inside the pictures; others are neither m nor n. Defaults to all.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps). A picture without a position counts as 0.
-
-    Raises:
-        ValueError: A temperature that is not positive, or shapes that do not fit.
     """
     check_temperature(temperature)
     check_same_grid(student, teacher)
@@ -157,21 +138,15 @@ def _scores(x: Tensor, rows: Tensor | None, inside: Tensor | None, diagonal: boo
 def query_match(query: Tensor, value: Tensor, teacher: Tensor, *, inside: Tensor | None = None) -> Tensor:
     """``mean_b mean_m mean_c (x_bmc - t_bmc)^2`` with ``x_bm = sum_n softmax_n(q_bm . t_bn) v_bn``.
 
-    The teacher's vectors are the keys as they are: no projection, one head, no division by the root of the channels.
+    The teacher's vectors are the keys as they are: no projection, one head, no division by the root of the channels. A
+    picture without a position counts as 0.
 
     Source: query-based soft distillation of GKD, https://arxiv.org/abs/2603.02554, the term of the patches.
 
     Args:
-        query: (B, D, H, W) queries made of the student's map.
-        value: (B, D, H, W) values made of the student's map.
+        query, value: (B, D, H, W) queries and values made of the student's map; both get a gradient.
         teacher: (B, D, H, W) map, keys and target.
         inside: (B, H, W) bool, the positions inside the pictures; others are neither m nor n. Defaults to all.
-
-    Returns:
-        Scalar in float32 (float64 for float64 maps). A picture without a position counts as 0.
-
-    Raises:
-        ValueError: Unequal shapes, or tensors that are no maps.
     """
     check_same_shape(query, teacher)
     check_same_shape(value, teacher, what='values')

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 P = ParamSpec('P')
 WITHOUT_FLOAT64 = {'mps'}  # types of devices
@@ -76,32 +77,50 @@ def tiles(outer: int, inner: int, cost: int, budget: int) -> Iterator[tuple[slic
             yield slice(o, min(o + step_outer, outer)), slice(i, min(i + step_inner, inner))
 
 
+def wants_gradient(x: Tensor) -> bool:
+    """Tell whether a loss of ``x`` will be back-propagated to it."""
+    return torch.is_grad_enabled() and x.requires_grad
+
+
+def with_gradients(value: Tensor, *pairs: tuple[Tensor, Tensor | None], divisor: float = 1.0) -> Tensor:
+    """Return a scalar with its gradients, which were computed beside it: pairs of an input and ``divisor`` times its
+    own.
+
+    ``value`` and gradients were made without autograd; an input that wants none has ``None``.
+    """
+    inputs, gradients = zip(*pairs, strict=True)
+    return _WithGradients.apply(value, divisor, len(pairs), *gradients, *inputs)
+
+
+class _WithGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, divisor: float, count: int, *tensors: Tensor | None) -> Tensor:
+        ctx.save_for_backward(*tensors[:count])
+        ctx.divisor = divisor
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        scale, saved = grad_output / ctx.divisor, ctx.saved_tensors
+        none = [None] * (3 + len(saved))
+        return *none, *(None if gradient is None else gradient * scale for gradient in saved)
+
+
 def to_device(x: Tensor, like: Tensor) -> Tensor:
     """Copy a CPU tensor to the device of another tensor without blocking the CPU; the dtype stays.
 
     A GPU reads pinned memory while the CPU goes on. From other memory the copy may wait for all launched work, also
     with ``non_blocking=True``. torch keeps the pinned copy until it has been read; ``x`` itself may be freed at once.
-
-    Args:
-        x: Tensor of any shape, returned as it is if it is on the device already.
-        like: Tensor on the device.
-
-    Returns:
-        ``x`` on the device. Change the dtype there: a change during the copy would need memory that is not pinned.
+    Change the dtype on the device: a change during the copy would need memory that is not pinned.
     """
     pinned = x.pin_memory() if like.is_cuda and x.device.type == 'cpu' else x
     return pinned.to(like.device, non_blocking=True)
 
 
 def to_grid(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize a map: adaptive average pooling where it is at least as large on both axes, else bilinear.
-
-    Args:
-        x: (B, C, H, W) map.
-        size: Height and width to bring it to.
-
-    Returns:
-        (B, C, *size) map; ``x`` itself where it has that size.
+    """Resize a map (B, C, H, W) to ``size``: adaptive average pooling where it is at least as large on both axes, else
+    bilinear.
     """
     height, width = size
     if x.shape[2:] == (height, width):
@@ -138,9 +157,6 @@ def mean_weight(x: Tensor, inside: Tensor | None, rows: Tensor | None = None) ->
 
     Returns:
         (B, M) weights, with a sum of 1 / B for each picture that has a position which counts; float32 or float64.
-
-    Raises:
-        ValueError: If ``x`` is no map, or ``inside`` does not fit it.
     """
     if x.ndim != 4 or (inside is not None and inside.shape != (len(x), *x.shape[2:])):
         found = None if inside is None else tuple(inside.shape)

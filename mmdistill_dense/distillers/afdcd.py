@@ -20,7 +20,6 @@ from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import (
     Reduction,
     Resize,
-    check_map,
     check_option,
     check_positions,
     check_share,
@@ -40,52 +39,11 @@ class AfDCD(FeatureDistiller):
         loss_fd  = fd_weight  * sum (P - F_t)^2 / B                                     masked feature mimicking
         loss_ctr = ctr_weight * contrast of pooled P and F_t, tokens = channel groups   see losses.dense_contrast
 
-    Tokens of ``contrast='spatial'`` are whole vectors, whose distances need a temperature that grows with the channels
-    (:func:`losses.contrast_temperature`). The gradient falls as 1 / temperature, so ``loss_ctr`` of that variant has a
-    further factor temperature / 0.07: one ``ctr_weight`` fits all variants.
-
     Source: Fan et al., "Augmentation-free Dense Contrastive Knowledge Distillation for Efficient Semantic
-    Segmentation", NeurIPS 2023, https://arxiv.org/abs/2312.04168, and its released code. From the paper: both losses,
-    the random mask, the omni contrast, the clipped norm of align and projector. From its overview figure alone:
-    ``contrast='spatial'``, ``'channel'`` and ``negatives='all'``. Ours, with the same values: the first convolution
-    folded with the align, the closed-form gradient of the contrast; with other values: maps cropped to whole patches,
-    masks that differ between processes.
-
-    Cost per image, for C teacher channels on H x W: 2 * 9 * C^2 * H * W multiply-adds forward (fewer in the first
-    convolution for a narrow student), about 20 * C^2 parameters, both in training only.
-
-    Args:
-        student_tap: Defaults to the last backbone stage.
-        teacher_tap: Defaults to the same.
-        contrast: ``'omni'``, ``'channel'`` or ``'spatial'``.
-        negatives: Of the omni contrast: ``'other_groups'`` (as released) or ``'all'``.
-        groups: Channel groups; must divide the teacher's channels. ``'auto'``: 16, or the largest of 8, 4, 2 that does.
-        temperature: Temperature of the contrast. Defaults to 0.07; with ``'spatial'`` to 0.07 a channel of the teacher.
-        pool_size: Max-pooling before the contrast; 0 is none. ``'auto'``: 4, but 0 for maps with a side below 16.
-        patch_size: Patch within which tokens are compared, in pooled positions; ``None`` is the whole map. A map that
-            is smaller, such as P5 of small pictures, is one patch.
-        mask: ``dict(type='random', ratio=0.75)``, positions dropped with that probability, or ``dict(type='centre')``.
-        projector: ``'plain'``, two 3x3 convolutions, or ``'enhanced'``, four.
-        fd_weight: Weight of the mimicking; 0 removes it. Defaults to 33.6 times the *mean* squared difference, which is
-            the paper's Cityscapes setting at any map size.
-        fd_reduction: The quantity that ``fd_weight`` multiplies: ``'sum'`` (as in the paper; depends on the map's size)
-            or ``'mean'``.
-        ctr_weight: Weight of the contrast; 0 removes it.
-        compiled: Whether the contrast takes the compiled kernel, on the CPU; see :func:`losses.dense_contrast`.
-        clip_max_norm: Largest norm of the gradients of align and projector.
-        resize: Whose map is brought to the other's size where they differ; None refuses such maps.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule`` of :class:`FeatureDistiller`.
-
-    Raises:
-        ValueError: For an option out of range, and where both weights are 0.
-
-    Example:
-        >>> distiller = AfDCD(fd_weight=2e-6, ctr_weight=0.005)  # Cityscapes
-        >>> shapes = {'backbone[-1]': [torch.Size((1, 8, 16, 16))]}, {'backbone[-1]': [torch.Size((1, 32, 16, 16))]}
-        >>> distiller.setup(*shapes)
-        >>> student, teacher = ({tap: [torch.ones(s) for s in sizes] for tap, sizes in d.items()} for d in shapes)
-        >>> sorted(distiller(student, teacher, None))
-        ['loss_ctr', 'loss_fd']
+    Segmentation", NeurIPS 2023, https://arxiv.org/abs/2312.04168, and its released code; ``contrast='spatial'``,
+    ``'channel'`` and ``negatives='all'`` from its overview figure alone. Ours, with the same values: the first
+    convolution folded with the align, the closed-form gradient of the contrast; with other values: maps cropped to
+    whole patches, masks that differ between processes. Options: [docs/methods/afdcd.md](../methods/afdcd.md).
     """
 
     SETTINGS: ClassVar[Settings] = {
@@ -99,6 +57,8 @@ class AfDCD(FeatureDistiller):
             patch_size=(4, 4),
         )
     }
+    needs: ClassVar[tuple[str, ...]] = ('map',)
+    aligns_channels: ClassVar[bool] = False  # the projector does, because the mask comes between the two
 
     def __init__(
         self,
@@ -121,7 +81,6 @@ class AfDCD(FeatureDistiller):
         resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
-        # the projector has its own align, because the mask comes between the two
         super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, resize=resize, **kwargs)
         losses.check_contrast(
             contrast,
@@ -145,11 +104,7 @@ class AfDCD(FeatureDistiller):
         self.contrast: dict[str, Any] = dict(contrast=contrast, negatives=negatives, groups=groups)
         self.contrast |= dict(temperature=temperature, pool_size=pool_size, patch_size=patch_size)
 
-    def build_align(self, level: Level) -> None:
-        return None
-
     def build_level(self, level: Level) -> nn.Module:
-        check_map(self.key, level.name, level.student)
         if self.ctr_weight:
             try:
                 losses.check_contrast(**self._contrast_of(level), channels=level.teacher[0])

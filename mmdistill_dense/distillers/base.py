@@ -51,9 +51,9 @@ class Distiller(nn.Module):
     """Base of all methods: student and teacher taps in, named weighted losses out.
 
     Life cycle: ``__init__`` takes options only. With ``student_tap='auto'``, :meth:`choose_taps` gets the taps that the
-    networks were found to have. :meth:`bind` gets the teacher, the run's state and the shapes of the
-    taps once, at model construction, and calls :meth:`setup`, which makes the parameters. In each iteration in
-    which it :meth:`is_active`, the model calls :meth:`forward`, which a method implements, and then :meth:`weighted`;
+    networks were found to have. :meth:`bind` gets the teacher, the run's state and the shapes of the taps once, at
+    model construction, and calls :meth:`setup`, which makes the parameters. In each iteration in which it
+    :meth:`is_active`, the model calls :meth:`forward`, which a method implements, and then :meth:`weighted`;
     :meth:`step` does both.
 
     Attributes:
@@ -63,11 +63,6 @@ class Distiller(nn.Module):
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
         needs_scores: Whether the method needs a teacher with class scores or boxes.
         teacher_gives: What is compared with the student's tap, in words, if it is not the teacher's tap.
-        auto: The option ``student_tap`` if it was ``'auto'`` or ``'auto[-1]'``, else empty.
-        name: Its name in ``model.distillers``.
-        teacher_name: Name of its teacher among several; None: the only one.
-        teacher: The teacher itself, set by :meth:`bind`; None for a distiller outside of a model.
-        state: Progress of the run.
         extra_student_taps: Further student taps to record, which need no gradient (RoIs).
         teacher_parts: Children of the teacher that this distiller calls itself, which must therefore be loaded
             strictly; ``None`` is the whole network.
@@ -79,18 +74,11 @@ class Distiller(nn.Module):
         teacher: Name of the teacher when the pair has several. Defaults to the only one.
         loss_weight: Factor on all losses of this distiller; 0 removes the distiller. Defaults to 1.
         balance: Ratio of gradients at the student's backbone, or options of :class:`Balance`: the factor is measured in
-            training, in place of ``loss_weight``. ``'auto'`` is the ratio of :func:`balance.auto_ratio`. Defaults to
-            ``None``.
+            training, in place of ``loss_weight``. Defaults to ``None``.
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
         settings: In a config ``'published'``, ``'auto'`` or ``'canonical'``: options for all that is not given, see
-            :mod:`mmdistill_dense.distillers.presets`. A model replaces the name by the options before it makes the
-            distiller. Defaults to ``'published'``.
-
-    Raises:
-        ValueError: For a malformed tap, a negative weight or norm, lists of taps of different length, or both
-            ``loss_weight`` and ``balance``; for ``'auto'`` beside other taps, and where the method refuses it; for the
-            name of settings outside of a model.
+            :mod:`mmdistill_dense.distillers.presets`. A model replaces the name by the options.
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: for_both()}
@@ -193,12 +181,7 @@ class Distiller(nn.Module):
     def paired_shapes(
         self, student: Shapes, teacher: Shapes
     ) -> Iterator[tuple[float, str, list[torch.Size], list[torch.Size]]]:
-        """Yield for each pair of taps its weight, its name for messages, and the traced shapes of both sides.
-
-        Raises:
-            ValueError: For a pair whose taps give different numbers of tensors.
-            RuntimeError: For ``student_tap='auto'`` outside of a model, which chooses the taps.
-        """
+        """Yield for each pair of taps its weight, its name for messages, and the traced shapes of both sides."""
         if not self.student_taps:
             raise RuntimeError(
                 f"{self.key}.student_tap='auto': only a DistillModel, which has both networks, chooses taps."
@@ -218,11 +201,7 @@ class Distiller(nn.Module):
         return [*self.student_taps, *self.extra_student_taps]
 
     def check_data(self, pictures: int) -> None:
-        """Refuse a training set that has too few pictures for the method; each run asks it at its start, and ``check``.
-
-        Raises:
-            ValueError: With the option to change.
-        """
+        """Refuse a training set of too few pictures for the method; each run asks it at its start, and ``check``."""
 
     @property
     def pairs(self) -> ClassPairs | None:
@@ -235,11 +214,7 @@ class Distiller(nn.Module):
         return self.teacher is not None and self.teacher.option.classes is not None
 
     def check_classes(self, pairs: ClassPairs) -> None:
-        """Refuse classes that the method cannot compare; called at the start of a run, where a teacher has others.
-
-        Raises:
-            ValueError: With what would work.
-        """
+        """Refuse classes that the method cannot compare; called at the start of a run, where a teacher has others."""
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Do what a method needs once before training (MasKD's tokens); ``DistillHook`` calls it, also on resume."""

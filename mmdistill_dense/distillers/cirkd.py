@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from mmdistill_dense.distillers.base import Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
+from mmdistill_dense.distillers.pcd.queue import ExactBuffers
 from mmdistill_dense.distillers.presets import AUTO, Settings
-from mmdistill_dense.losses import loss_dtype, normalize_pixels, similarity_divergence, to_device
+from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import (
@@ -30,23 +31,17 @@ from mmdistill_dense.utils.validate import (
     Resize,
     check_count,
     check_directions,
-    check_map,
     check_positions,
     check_positive,
     check_weights,
 )
 
 
-class ClassQueue(nn.Module):
+class ClassQueue(ExactBuffers):
     """The last ``size`` unit rows of each class from all processes, in float32; equal on every process.
 
     Buffers: ``rows`` (classes, size, C), random directions until they are written, the same on every process and in
     every run; ``ptr`` (classes,), the next row to write.
-
-    Args:
-        classes: Number of classes.
-        size: Rows of a class.
-        channels: C.
     """
 
     rows: Tensor
@@ -79,24 +74,10 @@ class ClassQueue(nn.Module):
         places = torch.randperm(self.rows.shape[1], generator=generator)[:count]
         return self.rows[:, to_device(places, self.rows)].flatten(0, 1)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ClassQueue:
-        rows = self.rows
-        super()._apply(fn, recurse)
-        if self.rows.dtype != loss_dtype(self.rows):  # keys stay in float32 in a half-precision model
-            self.rows = rows.to(self.rows.device)
-        return self
-
 
 class ClassMemory(nn.Module):
-    """The queues of a level, and the projector from the student's channels to the teacher's.
-
-    The projector is a 1x1 convolution, synchronised batch norm, ReLU and a 1x1 convolution, without biases.
-
-    Args:
-        channels: Of the student's map.
-        out: Of the teacher's map and the queues.
-        classes: Number of classes.
-        sizes: Rows of a class by kind of queue.
+    """The queues of a level by kind, and the projector from the student's channels to the teacher's: a 1x1 convolution,
+    synchronised batch norm, ReLU and a 1x1 convolution, without biases.
     """
 
     def __init__(self, channels: int, out: int, classes: int, sizes: Mapping[str, int]) -> None:
@@ -150,63 +131,27 @@ def is_class(labels: Tensor, classes: int) -> Tensor:
 class CIRKD(FeatureDistiller):
     """Cross-image relations: match the similarities of a pixel to pixels and regions of other pictures.
 
-    ``s_p``, ``t_p`` are the unit vectors of pixel p in the student's and the teacher's map, ``(B, C, H, W)`` and
-    ``(B, D, H, W)``; ``u_p`` is that of the student's map after a projector to D channels; ``D_k(a || b)`` is
-    ``KL(softmax_k(a_k / tau) || softmax_k(b_k / tau))``::
+    ``s_p``, ``t_p`` are the unit vectors of pixel p in the maps of student and teacher, ``u_p`` that of the student's
+    map after a projector; ``D_k(a || b)`` is ``KL(softmax_k(a_k / tau) || softmax_k(b_k / tau))``::
 
         loss_minibatch = minibatch_weight * mean over picture pairs (i, j) and pixels p of i of
                                             D_{q in j}(t_p . t_q || s_p . s_q)
         loss_pixel     = pixel_weight     * mean over labelled pixels p of  D_k(t_p . e_k || u_p . e_k)
         loss_region    = region_weight    * mean over labelled pixels p of  D_k(t_p . r_k || u_p . r_k)
 
-    In each step, ``e_k`` are drawn from queues of teacher pixels, one queue per class, and ``r_k`` from queues of the
-    teacher's mean vectors of a class in a picture. Before that, each picture adds one region and up to
-    ``pixels_per_image`` random pixels to the queues of its classes.
-
-    With N processes the minibatch part compares the pictures of all of them, the queues are equal, and all random
-    choices depend only on seed, iteration and number of the picture: losses and gradients average to those of one
-    process. This needs maps of one size in all processes.
-
-    Cost: the minibatch part has ``B * B_all * (H W)^2`` scores and the others ``B H W * (pixel_contrast +
-    region_contrast)``, both computed in blocks. With ``gather`` each process holds the vectors of all processes and
-    their gradients, ``B_all H W (2 C + D)`` numbers: 0.4 GiB for 16 crops with 8192 positions, 128 and 512 channels.
-    The queues have ``classes * (pixel_memory + region_memory) * D`` numbers, also in each checkpoint that a run resumes
-    from: 0.86 GB for Cityscapes and mmseg's 512 channels.
+    ``e_k`` are teacher pixels and ``r_k`` its mean vectors of a class in a picture, drawn in each step from queues by
+    class.
 
     Source: Yang et al., "Cross-Image Relational Knowledge Distillation for Semantic Segmentation", CVPR 2022,
-    https://arxiv.org/abs/2204.06986, with the constants of the released code and three differences from it. The pixels
-    that enter a queue belong to its class, as the paper says (the code draws from the first n pixels of the picture, n
-    being the class's number). A queue is a ring (the code overwrites its last rows with what does not fit at its end).
-    The minibatch part spans the processes (the code compares each process's own pictures, as ``gather=False``).
-
-    Example:
-        ``dict(type='CIRKD', pixel_weight=0.01, region_weight=0.01)``
-
-    Args:
-        student_tap: Defaults to the input of segmentation's last convolution, as in the released code.
-        teacher_tap: Defaults to the same.
-        minibatch_weight, pixel_weight, region_weight: Default to 1, 0.1, 0.1; 0 leaves a part out.
-        temperature: tau.
-        pool: Side of the squares over which both maps are averaged before the minibatch part, which is then ``pool^4``
-            times cheaper. Defaults to 1; the released SegFormer training has 2.
-        gather: Whether the minibatch part spans all processes. ``False``, as released, in the published settings.
-        num_classes: Defaults to that of the teacher's ``decode_head``.
-        pixel_memory: Length of the queue of pixels of a class.
-        region_memory: The same for regions.
-        pixel_contrast: Pixels drawn from the queues of all classes: ``pixel_contrast // classes + 1`` of each.
-        region_contrast: The same for regions.
-        pixels_per_image: Pixels that a picture adds to the queue of each of its classes, at most.
-        resize: See :class:`FeatureDistiller`. Defaults to ``'teacher'``: the student's grid is the coarser one if a
-            transformer teaches a convolutional network, and the cost grows with the square of the positions.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
-
-    Raises:
-        ValueError: For an option out of range; in :meth:`setup` when the number of classes is not known, or for maps
-            of one channel or one position; at the first step for data without label maps.
+    https://arxiv.org/abs/2204.06986, with the constants of the released code. Other than there: pixels enter the queue
+    of their class, a queue is a ring, the minibatch part spans the processes. Options:
+    [docs/methods/cirkd.md](../methods/cirkd.md).
     """
 
     # One map: queues for several would take gigabytes.
     SETTINGS: ClassVar[Settings] = {AUTO: {'seg': {}}}
+    needs: ClassVar[tuple[str, ...]] = ('map',)
+    aligns_channels: ClassVar[bool] = False  # similarities have none
     needs_labels = True
 
     def __init__(
@@ -268,13 +213,8 @@ class CIRKD(FeatureDistiller):
                 )
         super().setup(student, teacher)
 
-    def build_align(self, level: Level) -> nn.Module | None:
-        """Return ``None``: similarities compare maps of different channels."""
-        return None
-
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the projector and the queues."""
-        check_map(self.key, level.name, level.student)
         if self.minibatch_weight:
             check_directions(self.key, level.name, level.student[0])
             pooled = (1, *(-(-side // self.pool) for side in self.grid(level)))

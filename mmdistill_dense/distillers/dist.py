@@ -32,33 +32,11 @@ class DIST(FeatureDistiller):
         loss_dist = T² * ( beta  * (1 - mean over rows    of ρ(s[r, :], t[r, :]))      between the classes of a row
                          + gamma * (1 - mean over classes of ρ(s[:, k], t[:, k])) )    between the rows of a class
 
-    Rows are the pixels of all images of the batch for maps ``(B, K, H, W)``, the rows themselves for ``(R, K)``. No
-    parameters, cost O(rows * K). With several processes each correlates its own rows.
-
-    Student scores that vary by less than a thousandth of their mean count as varying by a tenth of it (ours): a
-    zero-initialised classifier then gets a gradient of the usual size.
-
-    For the classification scores of R-CNN heads use :class:`RoIHeadKD` with ``form='dist'``.
+    Rows are the pixels of all images of the process for maps ``(B, K, H, W)``, the rows themselves for ``(R, K)``.
+    Ours: a bound on the gradient of scores that hardly vary, see :func:`losses.correlation_distance`.
 
     Source: Huang et al., "Knowledge Distillation from A Stronger Teacher", NeurIPS 2022,
-    https://arxiv.org/abs/2205.10536.
-
-    Args:
-        student_tap, teacher_tap, teacher, loss_weight, balance, schedule: See :class:`FeatureDistiller`. The default
-            tap is segmentation's main head.
-        temperature: T. Defaults to 1.
-        beta: Weight of the correlation between classes. Defaults to 1.
-        gamma: Weight of the correlation within classes. Defaults to 1.
-        activation: ``'softmax'``, or ``'sigmoid'`` for the independent scores of dense detection heads: each channel
-            (anchor x class) then counts as a class, as in the released detection code. Defaults to ``'softmax'``. A
-            head with one channel (binary, with ``out_channels=1``) needs ``'sigmoid'`` and ``beta=0``.
-        resize: Whose scores are resized where the maps differ in size, e.g. between a transformer of stride 4 and a
-            convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
-
-    Raises:
-        ValueError: For a temperature that is not positive, weights that are negative or both 0, an unknown activation;
-            in :meth:`setup` for scores whose classes do not come first (tokens), and for one channel where rows are
-            compared or the activation is ``'softmax'``.
+    https://arxiv.org/abs/2205.10536. Options: [docs/methods/dist.md](../methods/dist.md).
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: for_both(balance=dict(ratio=SCORES_RATIO))}
@@ -101,7 +79,6 @@ class DIST(FeatureDistiller):
         check_complete(self.key, pairs)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
-        """Return ``loss_dist`` of one pair of scores."""
         if self.pairs is not None:
             merge = self.pairs.softmax if self.options['activation'] == 'softmax' else self.pairs.sigmoid
             student, teacher = merge(student, teacher)

@@ -17,7 +17,7 @@ from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Align, Resize
+from mmdistill_dense.utils.validate import Align, Resize, check_directions, check_map, check_positions
 
 # Why the methods for class scores refuse student_tap='auto'.
 SCORES_HAVE_NAMES = (
@@ -42,28 +42,28 @@ class FeatureDistiller(Distiller):
     :meth:`level_loss`) and, for parameters, :meth:`build_level`.
 
     Modules run in the surrounding autocast; the functions of :mod:`mmdistill_dense.losses` switch it off and compute in
-    float32.
+    float32. A tap that yields several tensors (FPN levels, a head called once per level) gives as many levels. The loss
+    of a tap is the sum over its levels times the tap's weight. Views of a picture (pre-training) are compared each with
+    itself, and the loss is their mean.
 
-    A tap that yields several tensors (FPN levels, a head called once per level) gives as many levels. The loss of a tap
-    is the sum over its levels times the tap's weight. Views of a picture (pre-training) are compared each with itself,
-    and the loss is their mean.
+    Attributes:
+        averages: Whether a map that shrinks is averaged. Interpolation alone would skip positions.
+        aligns_channels: False for a method that compares maps of different channels as they are.
+        needs: What the maps must have: ``'map'`` two axes of positions, ``'positions'`` two or more of them,
+            ``'directions'`` two channels or more.
 
     Args:
         align: ``'auto'`` adds a 1x1 convolution after the student's map where channels differ, ``'conv'`` always,
             ``'none'`` never.
         resize: Which map to resize bilinearly where height or width differ: ``'student'``, ``'teacher'``, or ``None``
             to refuse the pair. Applied after ``align``.
-
-    Attributes:
-        averages: Whether a map that shrinks is averaged. Interpolation alone would skip positions.
-
-    Raises:
-        ValueError: For an unknown option; in :meth:`setup` for pairs of taps that cannot be compared.
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: for_both(student_tap='auto')}
     no_auto: ClassVar[str] = ''
     averages: ClassVar[bool] = False
+    aligns_channels: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -95,14 +95,16 @@ class FeatureDistiller(Distiller):
                 self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
         for level in self.levels:
             self._check_level(level)
+            self._check_needs(level)
             self.aligns.append(self.build_align(level) or nn.Identity())
             self.parts.append(self.build_level(level) or nn.Identity())
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the module that maps the student's channels to the teacher's, or ``None``."""
-        if self.align == 'none' or (self.align == 'auto' and level.student[0] == level.teacher[0]):
+        ours, theirs = level.student[0], level.teacher[0]
+        if not self.aligns_channels or self.align == 'none' or (self.align == 'auto' and ours == theirs):
             return None
-        return nn.Conv2d(level.student[0], level.teacher[0], 1)
+        return nn.Conv2d(ours, theirs, 1)
 
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the method's own parameters for one level (``self.parts[i]``), or ``None``."""
@@ -115,12 +117,8 @@ class FeatureDistiller(Distiller):
     def scores(self, level: Level, lengths: tuple[int, int] | None = None) -> int:
         """Return the anchors of a level of class scores where the teacher has other classes.
 
-        Args:
-            level: The level; its channels are anchors x classes on both sides.
-            lengths: The scores of an anchor on both sides. Defaults to the numbers of classes.
-
-        Raises:
-            ValueError: For channels that are no such scores, and for a head with one channel for two classes.
+        The channels are anchors x ``lengths``, the scores of an anchor on both sides, by default the numbers of
+        classes.
         """
         ours, theirs = lengths or class_lengths(self.teacher, self.state.classes)
         found = [divmod(level.student[0], ours), divmod(level.teacher[0], theirs)]
@@ -158,11 +156,7 @@ class FeatureDistiller(Distiller):
         return total if len(views) == 1 else {name: value / len(views) for name, value in total.items()}
 
     def views(self, student: Recorded, teacher: Recorded) -> list[tuple[list[Tensor], list[Tensor]]]:
-        """Return for each view of the pictures (one, but for pre-training) both sides' maps in the order of the levels.
-
-        Raises:
-            RuntimeError: For another number of maps than at construction, or than on the other side.
-        """
+        """Return for each view of the pictures (one, but for pre-training) both sides' maps by level."""
         students, teachers = self._views(student, self.student_taps), self._views(teacher, self.teacher_taps)
         lengths = {len(view) for view in (*students, *teachers)}
         if len(students) != len(teachers) or lengths != {len(self.levels)}:
@@ -217,6 +211,14 @@ class FeatureDistiller(Distiller):
             )
         if s[1:] != t[1:] and self.resize is None:
             raise ValueError(self._size_message(level, s[1:], t[1:]))
+
+    def _check_needs(self, level: Level) -> None:
+        if 'map' in self.needs:
+            check_map(self.key, level.name, level.student)
+        if 'positions' in self.needs:
+            check_positions(self.key, level.name, level.student, level.teacher)
+        if 'directions' in self.needs:
+            check_directions(self.key, level.name, level.student[0])
 
     def _size_message(self, level: Level, student: Sequence[int], teacher: Sequence[int]) -> str:
         return (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,6 +13,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.pcd.heads import inside_on_device
+from mmdistill_dense.distillers.pcd.queue import ExactBuffers
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks, world_size
@@ -22,7 +23,6 @@ from mmdistill_dense.utils.validate import (
     Resize,
     check_count,
     check_directions,
-    check_map,
     check_weights,
 )
 
@@ -37,32 +37,16 @@ class FeatureMatch(FeatureDistiller):
         loss_match = mean_b mean_p [ a (1 - cos(y, z)) + b mean_c huber(y - z) + c mean_c (y - z)^2 ]
 
     mean and std of each channel are those of all positions of the first ``steps`` steps, of all processes; then they
-    stay. They are in training checkpoints. Positions outside the pictures of a padded batch take no part. Several
-    levels are summed, each with a convolution and statistics of its own. Cost O(BHWCD).
+    stay.
 
-    Source: the loss of UNIC, https://arxiv.org/abs/2408.05088, and DUNE, https://arxiv.org/abs/2503.14405 (a = b = 0.5;
-    DUNE standardises by each batch). Theia, https://arxiv.org/abs/2407.20179, weighs a cosine by 0.9 and L1 by 0.1.
-    Ours: statistics that stay, averaging where a map shrinks, the treatment of padding.
-
-    Args:
-        student_tap: Defaults to the last stage of the backbone.
-        teacher_tap: Defaults to the same; ``'map'`` of a foundation model.
-        cosine, smooth_l1, mse: a, b and c. Default to 0.5, 0.5 and 0.
-        standardise: ``'channel'``; ``'token'``, each position's vector gets mean 0 and variance 1 over the channels;
-            ``None`` compares the map as it is. Defaults to ``'channel'``.
-        steps: Steps whose maps enter the statistics of ``'channel'``. Defaults to 1000.
-        align: Defaults to ``'conv'``: a convolution also where channels agree.
-        resize: Whose map is brought to the other's grid, averaged if larger, else bilinear. Defaults to ``'student'``.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
-
-    Raises:
-        ValueError: For an option out of range; in :meth:`setup` for taps that are no maps.
-
-    Example:
-        ``dict(type='FeatureMatch', student_tap='backbone[-1]', teacher_tap='map')``
+    Source: the loss of UNIC, https://arxiv.org/abs/2408.05088, and DUNE, https://arxiv.org/abs/2503.14405 (a = b =
+    0.5); Theia, https://arxiv.org/abs/2407.20179, weighs a cosine by 0.9 and L1 by 0.1. Ours: statistics that stay,
+    averaging where a map shrinks, the treatment of padding. Options:
+    [docs/methods/feature_match.md](../methods/feature_match.md).
     """
 
     averages: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ('map',)
 
     def __init__(
         self,
@@ -85,15 +69,10 @@ class FeatureMatch(FeatureDistiller):
         self.standardise = standardise
         self.steps = steps
 
-    def build_align(self, level: Level) -> nn.Module | None:
-        """Return the convolution; check that the level is a map."""
-        check_map(self.key, level.name, level.student)
-        if not self.weights['smooth_l1'] and not self.weights['mse']:
-            check_directions(self.key, level.name, level.teacher[0])
-        return super().build_align(level)
-
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the statistics of the teacher's map."""
+        if not self.weights['smooth_l1'] and not self.weights['mse']:
+            check_directions(self.key, level.name, level.teacher[0])
         return ChannelStatistics(level.teacher[0], self.steps) if self.standardise == 'channel' else None
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
@@ -116,20 +95,15 @@ class FeatureMatch(FeatureDistiller):
         return super().matched(student, teacher, level)
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
-        """Return ``loss_match`` of one level."""
         inside = inside_on_device(data_samples, student)
         return {'loss_match': losses.feature_match(student, teacher, **self.weights, inside=inside)}
 
 
-class ChannelStatistics(nn.Module):
-    """Standardises the channels of a map by the mean and variance of all maps of its first steps.
+class ChannelStatistics(ExactBuffers):
+    """Standardises the channels of a map by the mean and variance of all maps of its first ``steps`` steps.
 
     Buffers: ``mean`` and ``var`` (C,), ``count`` (1,) the positions and ``seen`` (1,) the steps that entered; equal on
     every process. A map that comes before any has entered is returned as it is.
-
-    Args:
-        channels: C.
-        steps: Steps whose maps enter.
     """
 
     floor = 1e-3  # of the standard deviation
@@ -177,16 +151,4 @@ class ChannelStatistics(nn.Module):
         self._seen += 1
 
     def forget_numbers(self) -> None:
-        """Read the numbers from the buffers again, which somebody has changed."""
         self._seen = None
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self.forget_numbers()
-        super()._load_from_state_dict(*args)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ChannelStatistics:
-        exact = self.mean, self.var, self.count
-        super()._apply(fn, recurse)
-        if self.mean.dtype != losses.loss_dtype(self.mean):  # they stay in float32 in a half-precision model
-            self.mean, self.var, self.count = (x.to(self.mean.device) for x in exact)
-        return self

@@ -28,29 +28,9 @@ class FRS(Distiller):
         loss_feature = feature_weight * sum_levels  sum_{b,c,h,w} M (F_t - conv F_s)^2 / sum M
         loss_class   = class_weight   * sum_levels  sum_{b,k,h,w} M BCE(sigmoid Z_s, sigmoid Z_t) / sum M
 
-    Both are summed over the channels. The cross-entropy holds the teacher's own entropy, so equal networks do not give
-    0. Two-stage detectors compare the scores of their RPN.
-
     Source: Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021,
-    https://arxiv.org/abs/2111.00674; formulas and constants of the released code. Ours: the cross-entropy from logits,
-    whose gradient does not end where a probability rounds to 1, and ``sum M`` over all processes, so that N processes
-    give the loss of one.
-
-    A convolution a level, 3x3 as released: 13 G multiplications a picture of 800 x 1333 for 256 channels from stride 8.
-
-    Args:
-        student_tap: The maps, and the class scores. Defaults to the neck and the first output of ``bbox_head``; of a
-            two-stage detector ``['neck', 'rpn_head[0]']``.
-        teacher_tap: Defaults to the same.
-        feature_weight: Defaults to 0.005, released for RetinaNet.
-        class_weight: Defaults to 0.02, the same; 0 for a teacher of other classes.
-        align: ``'conv3'``, ``'conv'`` (1x1) or ``'none'``. Defaults to ``'conv3'``.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`. The
-            released code warms up for 500 steps, ``schedule=dict(warmup=500)``.
-
-    Raises:
-        ValueError: For weights below 0 or both 0, and other than two taps; in :meth:`setup` for levels of other number
-            or size, scores of other channels, and other classes.
+    https://arxiv.org/abs/2111.00674, and its released code. Ours: the cross-entropy from logits, and ``sum M`` over all
+    processes. Options: [docs/methods/frs.md](../methods/frs.md).
 
     Example:
         >>> import torch

@@ -30,34 +30,15 @@ _DIVERGENCES: dict[str, Callable[..., Tensor]] = {
 class HeadOutputKD(FeatureDistiller):
     """Match the output maps of dense heads: box regression or class scores.
 
-    Per recorded map ``(N, A * K, H, W)``; a head that all levels share is called once per level, each call is one term,
-    and the terms are summed::
+    Per recorded map ``(N, A * K, H, W)``; a head that all levels share is called once per level, and the terms are
+    summed::
 
         form='smooth_l1', 'l1':  loss_head = mean over all elements of the (smooth) absolute difference
         form='sigmoid':          loss_head = T² * mean over all elements of the binary KL of the scores
         form='softmax':          loss_head = T² * mean over N, A, H, W of the KL over the K classes
 
-    All positions count, background too. No parameters, cost linear in the maps. Class scores of a teacher of other
-    classes are compared by the groups that both have; a softmax with background keeps it open on both sides, see
-    :meth:`~mmdistill_dense.networks.class_pairs.ClassPairs.with_background`.
-
-    Source: plain output distillation; the released code of MasKD (https://arxiv.org/abs/2205.14589) adds the
-    regression forms to its feature loss.
-
-    Args:
-        student_tap: The output's module, e.g. ``'bbox_head.retina_reg'``; an entry of a list may have a weight.
-        teacher_tap: The same in the teacher. Defaults to the student's.
-        form: ``'smooth_l1'``, ``'l1'``, ``'softmax'`` or ``'sigmoid'``. Defaults to ``'smooth_l1'``.
-        beta: Where the square of ``'smooth_l1'`` ends. Defaults to 1.
-        temperature: T of ``'softmax'`` and ``'sigmoid'``. Defaults to 1.
-        num_classes: K of ``'softmax'`` where anchors are folded into the channels. Defaults to the classes (with
-            background, where the head has one) of the tapped head in the teacher's config, else to all channels.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``resize`` of :class:`FeatureDistiller`.
-
-    Raises:
-        ValueError: For an unknown form, an option that the form does not have or that is out of range; in
-            :meth:`setup` for channels that are no multiple of K, for K = 1 and for scores whose classes do not come
-            first (tokens, queries).
+    Source: plain output distillation; the released code of MasKD (https://arxiv.org/abs/2205.14589) adds the regression
+    forms to its feature loss. Options: [docs/methods/head_output_kd.md](../methods/head_output_kd.md).
 
     Example:
         >>> distiller = HeadOutputKD('bbox_head.retina_reg', form='l1')  # RetinaNet <- R101
@@ -134,7 +115,6 @@ class HeadOutputKD(FeatureDistiller):
         return None
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
-        """Return ``loss_head`` of one pair of maps."""
         if self.pairs is not None and self.by_class(self.levels[level]):
             if self.form == 'softmax':
                 pairs = self.pairs if self.num_classes == len(self.pairs.teacher) else self.pairs.with_background()

@@ -34,46 +34,19 @@ class Region(NamedTuple):
 class LD(Distiller):
     """Match the distributions of the four box edges at the positive anchors and around them.
 
-    GFL's head predicts ``n = reg_max + 1`` logits for each edge of the box at each place. With
-    ``KL_T(r) = T^2 mean_k p_t (log p_t - log p_s)``, ``p = softmax(z / T)``, over the rows r (edges, or class scores)::
+    GFL's head predicts ``n = reg_max + 1`` logits for each edge of the box at each place. With ``KL_T(r) = T^2 mean_k
+    p_t (log p_t - log p_s)``, ``p = softmax(z / T)``, over the rows r (edges, or class scores)::
 
         loss_ld  = main_weight * sum_{positives a} q_a / 4 sum_{4 edges} KL_T                 main region
         loss_vlr = valuable_weight * sum_{valuable a} IoU_a / 16 sum_{4 edges} KL_T           valuable region
         loss_kd  = class_weight * sum_levels mean_{positives a of the level} KL_T'(classes)   class scores
 
-    The teacher's own assigner (ATSS) finds the positives from the annotated boxes and its anchors, which are the
-    student's too; ``q_a`` is the student's highest class score there, without gradient. Valuable anchors lie around
-    them, see :func:`mmdistill_dense.losses.valuable_region`; paper and released code define them differently, this is
-    the released definition.
-
-    The sums run over the pictures of the process, so they grow with the pictures per GPU, as released (which warns of
-    more than 3). ``reduction='mean'`` divides the first two by the positives' ``q_a``, summed over the process's
-    pictures and averaged over the processes (at least 1), as GFL does with its box losses: then neither the number of
-    pictures nor that of processes matters. The mean of ``loss_kd`` is over the positives of all processes in any case
-    (released: of each process).
+    The teacher's assigner (ATSS) finds the positives; ``q_a`` is the student's highest class score there. Valuable
+    anchors lie around them, see :func:`losses.valuable_region`.
 
     Source: Zheng et al., "Localization Distillation for Dense Object Detection", CVPR 2022,
-    https://arxiv.org/abs/2102.12252, and TPAMI 2023; weights, normalisation and the mean over k as released
-    (HikariTJU/LD, mmdet's LDHead for the main region). The paper's best combination on COCO, "main KD + main LD + VLR
-    LD", is the default.
-
-    No parameters. Cost: ATSS once more per step, and the rows of the regions.
-
-    Args:
-        head: Path of the dense head in both networks; its class scores and edge logits are compared after the learned
-            scales of the levels.
-        temperature: T of the edges. Defaults to 10.
-        class_temperature: T' of the class scores. Defaults to 2.
-        main_weight: Weight of the main region, 0 leaves it out. Defaults to 0.25.
-        valuable_weight: Weight of the valuable region, 0 leaves it out. Defaults to 0.25.
-        class_weight: Weight of the class scores, 0 leaves them out. Defaults to 10.
-        ratio: Share of the threshold at which the valuable region ends. Defaults to 0.25.
-        reduction: ``'sum'`` as released, or ``'mean'``.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule`` of :class:`Distiller`.
-
-    Raises:
-        ValueError: For an option out of range; in :meth:`setup` for a head without edge distributions, or for
-            networks that do not share strides, classes and ``reg_max``, and for scores of one class.
+    https://arxiv.org/abs/2102.12252, and TPAMI 2023, as released. Ours: ``reduction='mean'``, and the mean of
+    ``loss_kd`` over the positives of all processes. Options: [docs/methods/ld.md](../methods/ld.md).
     """
 
     needs_labels = True

@@ -20,31 +20,17 @@ from mmdistill_dense.utils.validate import Activation, Resize, check_classes, ch
 class LogitKD(FeatureDistiller):
     """Per-pixel distillation of class scores.
 
-    ``KL(softmax(z_t / T) || softmax(z_s / T))`` summed over the C classes, averaged over batch and pixels, times T²;
-    with ``activation='sigmoid'`` the C channels are independent yes/no scores (anchors x classes of a dense detection
-    head). All pixels count, those with an ignored label too. Maps ``(B, C, H, W)``; no parameters, cost O(BCHW).
+    For class scores ``z`` (B, C, H, W), with ``p = softmax(z / T)``; with ``activation='sigmoid'`` the C channels are
+    independent yes/no scores (anchors x classes of a dense detection head)::
 
-    With a teacher of other classes (its option ``classes``), both sides are compared over the groups of shared classes
-    alone, see :class:`~mmdistill_dense.networks.class_pairs.ClassPairs`.
+        loss_kd = T² * mean over b, h, w of  sum_c p_t (log p_t - log p_s)
 
-    The default tap is segmentation's main head; a detector names its own, e.g. ``student_tap='bbox_head.retina_cls'``.
+    With a teacher of other classes, the groups of shared classes are compared, see
+    :class:`~mmdistill_dense.networks.class_pairs.ClassPairs`.
 
     Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015,
-    https://arxiv.org/abs/1503.02531, eq. 1 and section 2.1, applied per pixel.
-
-    Args:
-        student_tap, teacher_tap, teacher, loss_weight, balance, schedule: See :class:`FeatureDistiller`.
-        temperature: T. Defaults to 1.
-        activation: ``'softmax'`` or ``'sigmoid'``. Defaults to ``'softmax'``; a head with one channel (binary, with
-            ``out_channels=1``) needs ``'sigmoid'``.
-        rest_rows: With such a teacher, pixels where it sees classes that are not shared: ``'keep'`` compares them as
-            all others, ``'weigh'`` by its probability of shared classes. Defaults to ``'keep'``.
-        resize: Whose scores are resized where the maps differ in size, e.g. between a transformer of stride 4 and a
-            convolutional network of stride 8. Defaults to ``'student'``; ``None`` refuses such a pair.
-
-    Raises:
-        ValueError: For a temperature that is not positive or an unknown activation; in :meth:`setup` for scores whose
-            classes do not come first (tokens), and for a softmax over one channel.
+    https://arxiv.org/abs/1503.02531, eq. 1 and section 2.1, applied per pixel. Options:
+    [docs/methods/logit_kd.md](../methods/logit_kd.md).
     """
 
     SETTINGS: ClassVar[Settings] = {
@@ -92,7 +78,6 @@ class LogitKD(FeatureDistiller):
         check_groups(self.key, pairs, self.activation == 'softmax')
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
-        """Return ``loss_kd`` of one pair of score maps."""
         if self.pairs is not None and self.activation == 'softmax':
             weight = self.pairs.mass(teacher) if self.rest_rows == 'weigh' else None
             student, teacher = self.pairs.softmax(student, teacher)

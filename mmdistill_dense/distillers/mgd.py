@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -11,43 +11,21 @@ from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Reduction, Resize, check_map, check_positive, check_share
+from mmdistill_dense.utils.validate import Reduction, Resize, check_positive, check_share
 
 
 @DISTILLERS.register_module()
 class MGD(FeatureDistiller):
     """Mask the student's map at random and generate the teacher's whole map from it by a small convolutional block.
 
-    Per level, with maps ``F_s (B, Cs, H, W)``, ``F_t (B, Ct, H, W)``, a 1x1 convolution ``align`` where the channels
-    differ, a mask ``M (B, 1, H, W)`` that drops each position with probability ``mask_ratio`` (drawn anew in each
-    step), and a block ``G`` of a 3x3 convolution, ReLU and a 3x3 convolution, all with Ct channels::
+    With a mask ``M`` (B, 1, H, W) that drops each position with probability ``mask_ratio``, drawn anew in each step,
+    and a block ``G`` of a 3x3 convolution, ReLU and a 3x3 convolution, all with the teacher's Ct channels::
 
         loss_mgd = alpha * sum_levels sum_{b,c,h,w} (G(M * align(F_s)) - F_t)^2 / B
 
-    The sum grows with the map, so the published ``alpha`` belongs to the published picture size; ``reduction='mean'``
-    divides by the number of elements instead, and needs another ``alpha`` (the published one times C H W).
-
     Source: Yang et al., "Masked Generative Distillation", ECCV 2022, https://arxiv.org/abs/2205.01529, eq. 4 and 5, and
-    its released code, which agree. Both mask positions for dense prediction (and channels for classification). Ours:
-    the mask depends only on seed, process and iteration, so that a resumed run draws the same. The released code taps
-    the FPN before its normalisation where it has one (RepPoints); here it is the neck's output.
-
-    Cost: the block has ``18 Ct^2`` weights, in training only: 1.2 M a level for an FPN of 256 channels, 75 M for the
-    last stage of a ResNet-101, which is more than the student.
-
-    Args:
-        student_tap: Defaults to the neck, all its levels.
-        teacher_tap: Defaults to the same.
-        mask_ratio: Probability to drop a position (lambda): 0.75 for segmentation, 0.65 for one-stage and 0.45 for
-            two-stage detectors.
-        alpha: Factor of the loss: 2e-5, for two-stage detectors 5e-7.
-        reduction: ``'sum'`` as published, or ``'mean'``.
-        resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
-        **kwargs: ``align``, ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of
-            :class:`FeatureDistiller`.
-
-    Raises:
-        ValueError: For an option out of range; in :meth:`setup` for a tap that gives no (B, C, H, W) map.
+    its released code. Ours: the mask depends only on seed, process and iteration. Options:
+    [docs/methods/mgd.md](../methods/mgd.md).
 
     Example:
         >>> import torch
@@ -58,6 +36,8 @@ class MGD(FeatureDistiller):
         >>> list(distiller(*maps, None))
         ['loss_mgd']
     """
+
+    needs: ClassVar[tuple[str, ...]] = ('map',)
 
     def __init__(
         self,
@@ -78,13 +58,11 @@ class MGD(FeatureDistiller):
         self.reduction = reduction
 
     def build_level(self, level: Level) -> nn.Module:
-        check_map(self.key, level.name, level.teacher)
         channels = level.teacher[0]
         first, second = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
         return nn.Sequential(first, nn.ReLU(inplace=True), second)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
-        """Return ``loss_mgd`` of one level."""
         generated = self.parts[level](student * self._mask(student, level))
         return {'loss_mgd': self.alpha * losses.feature_mimic(generated, teacher, reduction=self.reduction)}
 

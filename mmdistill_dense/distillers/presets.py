@@ -1,9 +1,8 @@
 """Settings: what the option ``settings`` of a distiller stands for.
 
-``'published'``, the default, leaves the options of a method as they are. Their defaults are the published constants,
-except for loss weights that belong to a pair, which the configs set. ``'auto'`` and ``'canonical'`` set the options of
-:data:`COMMON` and those of the class attribute ``SETTINGS``. Options that are given beside ``settings`` are merged over
-them.
+``'published'``, the default, leaves the options of a method as they are. ``'auto'`` and ``'canonical'`` set the options
+of :data:`COMMON` and those of the class attribute ``SETTINGS``. Options that are given beside ``settings`` are merged
+over them.
 """
 
 from __future__ import annotations
@@ -48,12 +47,8 @@ def for_both(**options: Any) -> Mapping[str, Options]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The settings of a distiller.
-
-    Attributes:
-        name: ``'auto'`` or ``'canonical'``.
-        options: What they set, as merged with what was given.
-        given: The names of those that were given.
+    """The settings of a distiller: their name, what they set as merged with what was given, and the names of the
+    latter.
     """
 
     name: str
@@ -68,18 +63,8 @@ class Chosen:
 def expand(cls: Method, options: Options, task: str | None, key: str) -> dict[str, Any]:
     """Return the options of a distiller with those that its ``settings`` stand for.
 
-    Args:
-        cls: The method.
-        options: As in the config, without ``type``.
-        task: ``'seg'``, ``'det'``, or ``None`` for a student of neither.
-        key: The config key of the distiller, for errors.
-
-    Returns:
-        The options; ``settings`` is a :class:`Chosen`, and left out with ``'published'``.
-
-    Raises:
-        ValueError: For unknown settings, those that the method or the task does not have, and for ``loss_weight``
-            beside ``balance='auto'``.
+    ``task`` is ``'seg'``, ``'det'``, or ``None`` for a student of neither; ``key`` the distiller's config key, for
+    errors. ``settings`` becomes a :class:`Chosen`, and is left out with ``'published'``.
     """
     given = dict(options)
     name = given.pop('settings', PUBLISHED)
@@ -97,7 +82,7 @@ def expand(cls: Method, options: Options, task: str | None, key: str) -> dict[st
 
 
 def options_of(cls: Method, name: Any, task: str | None, key: str) -> dict[str, Any]:
-    """Return the options that settings of a method stand for; arguments and errors as of :func:`expand`."""
+    """Return the options that settings of a method stand for; arguments as of :func:`expand`."""
     if not isinstance(name, str) or name not in COMMON:
         known = [PUBLISHED, *(one for one in COMMON if one in cls.SETTINGS)]
         listed = ', '.join(map(repr, known))
@@ -131,13 +116,9 @@ def put(option: Options, cls: Method, name: str, task: str | None, key: str) -> 
 
 
 def put_all(distillers: Options, chosen: Mapping[str, str], task: str | None, place: str) -> dict[str, Any]:
-    """Return shipped distillers by name, some of them with settings by :func:`put`.
+    """Return shipped distillers by name, some of them, the ``chosen``, with settings by :func:`put`.
 
-    Args:
-        distillers: Their options; those of an unknown type stay as they are, and fail when the model is built.
-        chosen: The settings by name of the distiller.
-        task: As of :func:`expand`.
-        place: What holds the distillers, for errors.
+    Those of an unknown type stay as they are, and fail when the model is built. ``place`` holds them, for errors.
     """
     found = dict(distillers)
     for name in chosen.keys() & found.keys():

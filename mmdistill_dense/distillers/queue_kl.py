@@ -38,34 +38,11 @@ class QueueKL(FeatureDistiller):
 
         loss_queue = mean_b KL(softmax_k(t_b . q_k / T) || softmax_k(s_b . q_k / T_s))
 
-    A tap that gives vectors (B, D), such as ``'cls'`` of a foundation model, is taken as it is; a map is averaged over
-    the positions inside the picture. Each level has a head and a queue of its own; losses are summed.
+    Vectors (B, D), such as ``'cls'`` of a foundation model, are taken as they are.
 
-    Source: the first method of lightly-train 0.18 and the global term of its third, with ``queue_init='zeros'`` (there
-    each process has its own queue). SEED, Fang et al., ICLR 2021, https://arxiv.org/abs/2101.04731, with
-    ``temperature=0.01, student_temperature=0.2, queue_size=65536, head=dict(type='mlp')``; its cross-entropy has the
-    same gradient.
-
-    Args:
-        student_tap: Defaults to the last stage of the backbone.
-        teacher_tap: Defaults to the same; ``'cls'`` or ``'map'`` of a foundation model.
-        temperature: T. Defaults to 0.07.
-        student_temperature: T_s. Defaults to T.
-        queue_size: K. ``'auto'`` sets it by the number of training pictures: 16 up to 50 pictures, then about a third
-            of them, 8192 at most.
-        queue_init: ``'empty'``: only written rows count; ``'random'``: random directions count until they are
-            overwritten; ``'zeros'``: rows of zeros do, as released. A row of zeros is one more class with the
-            similarity 0.
-        head: ``dict(type='linear')``, ``'mlp'`` or ``'mlp2'``, as of :class:`PCD`; ``None`` compares the pooled map.
-        monitor_interval: Steps between two log values ``acc_top1``, the percentage of student vectors whose own teacher
-            vector is nearer than any of earlier steps; 0 is never.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
-
-    Raises:
-        ValueError: For an option out of range; in :meth:`setup` for taps that are neither maps nor vectors.
-
-    Example:
-        ``dict(type='QueueKL', student_tap='backbone[-1]', teacher_tap='cls')``
+    Source: the first method of lightly-train 0.18 and the global term of its third, with ``queue_init='zeros'``; SEED,
+    Fang et al., ICLR 2021, https://arxiv.org/abs/2101.04731, whose cross-entropy has the same gradient. Options:
+    [docs/methods/queue_kl.md](../methods/queue_kl.md).
     """
 
     SETTINGS: ClassVar[presets.Settings] = {presets.AUTO: presets.for_both()}  # one vector a picture: its own tap

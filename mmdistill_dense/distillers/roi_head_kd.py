@@ -25,38 +25,14 @@ OUTPUTS = ('bbox_pred', 'cls_score')
 class RoIHeadKD(Distiller):
     """Match the outputs of R-CNN box heads: both get the RoIs that the student sampled, each its own features.
 
-    The student's output is tapped. The teacher's is computed by its frozen RoI head, without gradient, on its own
-    ``features``; of a cascade, the stage ``stage`` is used. Outputs are ``(R, D)`` for the R RoIs of the batch; all
-    RoIs and, with class-specific regression, all classes count::
+    The teacher's output is computed by its frozen RoI head on its own ``features``. For outputs ``(R, D)`` of R RoIs::
 
         form='smooth_l1', 'l1':      loss_roi = mean over all elements of the (smooth) absolute difference
         form='softmax', 'sigmoid':   loss_roi = T² * mean over RoIs of the KL over the D scores (binary ones summed)
         form='dist':                 loss_roi = as :class:`DIST`, each RoI one row
 
-    With a teacher of other classes (its option ``classes``), shared classes are compared; the background is open on
-    both sides, see :meth:`~mmdistill_dense.networks.class_pairs.ClassPairs.with_background`.
-
-    No parameters. Cost: one pass of the teacher's box head over R RoIs (512 an image in mmdet's training); distillers
-    that use the same stage share it.
-
     Source: the released code of MasKD (https://arxiv.org/abs/2205.14589), which runs the teacher's whole training step
-    and overwrites its RoIs.
-
-    Args:
-        student_tap: ``'roi_head.bbox_head.fc_reg'`` (default) or ``'roi_head.bbox_head.fc_cls'``; one tap.
-        rois: Tap of the student's RoIs, an input of the module that feeds the tapped head.
-        features: Tap of the teacher's feature levels.
-        output: Output of the teacher's head to compare: ``'bbox_pred'`` (default) or ``'cls_score'``.
-        stage: Stage of a cascade teacher, from 0.
-        form: ``'smooth_l1'`` (default), ``'l1'``, ``'softmax'``, ``'sigmoid'`` or ``'dist'``.
-        beta: Where the square of ``'smooth_l1'`` ends. Defaults to 1.
-        temperature: T of the other forms. Defaults to 1.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule`` of :class:`Distiller`.
-
-    Raises:
-        TypeError: For several student taps.
-        ValueError: For an option out of range or that the form does not have; in :meth:`setup` for a teacher without
-            that head or stage, or whose config implies another width; at the first step for any other width.
+    and overwrites its RoIs. Options: [docs/methods/roi_head_kd.md](../methods/roi_head_kd.md).
     """
 
     needs_labels = True  # the proposals, which the student's RPN makes in its own loss

@@ -20,9 +20,6 @@ class Schedule:
         warmup: Rise linearly from 0; the full weight is reached at this point.
         ramp_down: ``(begin, end)``: fall linearly from 1 to 0 between the two.
         stop_at: 0 from this point on.
-
-    Raises:
-        ValueError: For a point that is neither a non-negative int nor a float in (0, 1], or a ramp that does not fall.
     """
 
     warmup: int | float = 0
@@ -38,22 +35,13 @@ class Schedule:
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> Schedule:
-        """Make a schedule from a config's options.
-
-        Raises:
-            ValueError: For an unknown option.
-        """
         known = [field.name for field in fields(cls)]
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f'schedule has no {", ".join(unknown)}; its options are {", ".join(known)}.')
         return cls(**options)
 
     def factor(self, iteration: int, max_iters: int) -> float:
-        """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations.
-
-        Raises:
-            RuntimeError: For a point that is a fraction of a run whose length is not known (``max_iters`` is 0).
-        """
+        """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations."""
         if self.stop_at is not None and iteration >= in_iterations(self.stop_at, max_iters):
             return 0.0
         factor = 1.0
@@ -65,21 +53,13 @@ class Schedule:
         return factor
 
     def end(self, max_iters: int) -> float:
-        """Return the iteration from which the factor is 0 for good, infinity if there is none.
-
-        Raises:
-            RuntimeError: As :meth:`factor`.
-        """
+        """Return the iteration from which the factor is 0 for good, infinity if there is none."""
         ends = [self.stop_at, *(self.ramp_down[1:] if self.ramp_down else ())]
         return min((in_iterations(point, max_iters) for point in ends if point is not None), default=math.inf)
 
 
 def in_iterations(point: int | float, max_iters: int) -> float:
-    """Return a point in time, an iteration (int) or a fraction of the run (float), in iterations.
-
-    Raises:
-        RuntimeError: For a fraction of a run whose length is not known (``max_iters`` is 0).
-    """
+    """Return a point in time, an iteration (int) or a fraction of the run (float), in iterations."""
     if not isinstance(point, float):
         return point
     if max_iters < 1:
@@ -139,9 +119,6 @@ class Balance:
             factor is 1. ``'auto'``: see :func:`auto_ratio`.
         until: Measure from iteration 0 to here, an iteration (int) or a fraction of the run (float in (0, 1]), then
             hold the weight; 1.0 measures to the end. Defaults to 0.25.
-
-    Raises:
-        ValueError: For a ratio that is not above 0, or a point that is none.
     """
 
     ratio: float | str
@@ -160,11 +137,7 @@ class Balance:
 
     @classmethod
     def parse(cls, option: float | str | Mapping[str, Any]) -> Balance:
-        """Make it from a config's option: the ratio alone, or a dict.
-
-        Raises:
-            ValueError: For an unknown option, or one without a ratio.
-        """
+        """Make it from a config's option: the ratio alone, or a dict."""
         if not isinstance(option, Mapping):
             return cls(option)
         known = [field.name for field in fields(cls)]
@@ -179,11 +152,7 @@ def auto_ratio(distillers: int, sgd: bool) -> float:
     """Return the ratio that ``'auto'`` stands for.
 
     ``10 / sqrt(n)`` for each of n distillers with ``'auto'``: if their gradients are orthogonal, their sum has the
-    ratio 10. With SGD 2 in place of 10.
-
-    Args:
-        distillers: n.
-        sgd: Whether the student is trained by SGD. Adam's steps do not grow with the gradient, those of SGD do.
+    ratio 10. With SGD, whose steps grow with the gradient as Adam's do not, 2 in place of 10.
     """
     return (min(AUTO_RATIO, AUTO_RATIO_SGD) if sgd else AUTO_RATIO) / math.sqrt(distillers)
 
@@ -205,12 +174,8 @@ class Try(NamedTuple):
 def planned(window: float, max_iters: int, terms: int) -> frozenset[int]:
     """Return the iterations to measure: some of the first ones, others spread evenly over both halves of the window.
 
-    The cost is 2 % of the run, or that of 8 measurements if the run is short. Depends on the config alone.
-
-    Args:
-        window: Its length in iterations.
-        max_iters: Length of the run.
-        terms: Number of distillers that are balanced.
+    The cost is 2 % of the run, or that of 8 measurements if the run is short. Depends on the config alone: the window
+    and the run in iterations, and the number of distillers that are balanced.
     """
     count = min(MOST, max(LEAST, int(_BUDGET * max_iters / (_COST * (1 + terms)))))
     half = math.ceil(window / 2)
@@ -230,14 +195,6 @@ class Balancer:
     """The measurements of one distiller, and the weight that follows from them.
 
     Outside of a training step the weight is 1 before the first measurement; in training it is 0 until one is valid.
-
-    Attributes:
-        option: Ratio and window.
-        tries: All measurements, valid or not.
-        unit: The weight of ratio 1 that is held, None in the window.
-        window: Length of the window in iterations.
-        plan: The iterations to measure.
-        due: Whether the step that comes next is measured.
     """
 
     def __init__(self, option: Balance) -> None:
@@ -276,30 +233,14 @@ class Balancer:
         self.plan = planned(self.window, max_iters, terms)
 
     def begin(self, iteration: int, factor: float, key: str) -> list[tuple[int, str]]:
-        """Say whether the coming step is measured, or hold the weight; return lines for the log with their levels.
-
-        Args:
-            iteration: Of the step.
-            factor: The schedule's.
-            key: The distiller's place in the config.
-
-        Raises:
-            RuntimeError: At the end of the window if no measurement is valid.
-        """
+        """Say whether the coming step is measured, or hold the weight; return lines for the log with their levels."""
         self._training = True
         self.due = self.unit is None and factor != 0 and iteration in self.plan
         return self._hold(key) if self.unit is None and iteration >= self.window else []
 
     def add(self, measured: Try, loss: float, key: str) -> str | None:
-        """Take the measurement of this step; return a warning, once, if the weight had to be cut.
-
-        Args:
-            measured: Iteration and norms.
-            loss: The sum of the distiller's terms without weight, for the warning.
-            key: The distiller's place in the config.
-
-        Raises:
-            RuntimeError: If half of the window has passed and the distiller never had a gradient.
+        """Take the measurement of this step and its loss without weight; return a warning, once, if the weight had to
+        be cut.
         """
         self.due = False
         self.tries.append(measured)

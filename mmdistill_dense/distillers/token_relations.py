@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
@@ -19,7 +19,6 @@ from mmdistill_dense.utils.validate import (
     Resize,
     check_count,
     check_directions,
-    check_map,
     check_positions,
     check_positive,
 )
@@ -29,38 +28,20 @@ from mmdistill_dense.utils.validate import (
 class TokenRelations(FeatureDistiller):
     """Match, for each position, the distribution of its similarities to all positions of the same picture.
 
-    With the unit vectors ``s`` of the student's map behind a 1x1 convolution and ``t`` of the teacher's, N = H x W
-    positions a picture::
+    With the unit vectors ``s`` of the student's map behind a 1x1 convolution and ``t`` of the teacher's::
 
         loss_relations = mean_b mean_m KL(softmax_n(t_bm . t_bn / tau) || softmax_n(s_bm . s_bn / tau))
 
-    Only relations count: a rotation of the student's vectors changes nothing. Positions outside the pictures of a
-    padded batch take no part. Cost O(B M N C) with M rows, memory O(B M N).
+    Only relations count: a rotation of the student's vectors changes nothing. Of each picture, ``num_pixels`` rows m
+    are drawn anew in each step; positions n are all inside the picture. Cost O(B M N C), memory O(B M N).
 
-    Source: the local term of the third distillation method of lightly-train 0.18, with ``num_pixels=None``; no paper
-    is named there. Ours: ``diagonal``, the choice of rows, averaging where a map shrinks, the treatment of padding.
-
-    Args:
-        student_tap: Defaults to the last stage of the backbone.
-        teacher_tap: Defaults to the same; ``'map'`` of a foundation model.
-        temperature: tau. Defaults to 0.07.
-        diagonal: Whether the similarity of a position to itself counts. It is 1 on both sides: where a picture's
-            vectors differ much it takes nearly all of the mass, and the loss has hardly a gradient. Defaults to True,
-            as released.
-        num_pixels: Rows m compared of each picture, drawn anew in each step; positions n are all. ``None`` is all.
-        align: Defaults to ``'conv'``: a convolution also where channels agree.
-        resize: Whose map is brought to the other's grid, averaged if larger, else bilinear. Defaults to ``'student'``.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
-
-    Raises:
-        ValueError: For an option out of range; in :meth:`setup` for taps that are no maps of two positions (three
-            without the diagonal) and two channels or more.
-
-    Example:
-        ``dict(type='TokenRelations', student_tap='backbone[-1]', teacher_tap='map')``
+    Source: the local term of the third distillation method of lightly-train 0.18, with ``num_pixels=None``; no paper is
+    named there. Ours: ``diagonal``, the choice of rows, averaging, padding. Options:
+    [docs/methods/token_relations.md](../methods/token_relations.md).
     """
 
     averages: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ('map',)
 
     def __init__(
         self,
@@ -82,15 +63,12 @@ class TokenRelations(FeatureDistiller):
         self.diagonal = diagonal
         self.num_pixels = num_pixels
 
-    def build_align(self, level: Level) -> nn.Module | None:
-        """Return the convolution; check that the level has positions and directions to compare."""
-        check_map(self.key, level.name, level.student)
+    def build_level(self, level: Level) -> None:
+        """Check that the level has positions and directions to compare."""
         check_positions(self.key, level.name, level.student, level.teacher, least=2 if self.diagonal else 3)
         check_directions(self.key, level.name, level.teacher[0])
-        return super().build_align(level)
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
-        """Return ``loss_relations`` of one level."""
         inside = inside_on_device(data_samples, student)
         rows, pixels = None, student.shape[2:].numel()
         if self.num_pixels is not None and pixels > self.num_pixels:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses, Recorded, Shapes
-from mmdistill_dense.distillers.feature import FeatureDistiller, Level
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
 from mmdistill_dense.distillers.maskd.learning import LearnOptions
 from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values, as_number
@@ -21,7 +21,7 @@ from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Align, Resize, check_count, check_map
+from mmdistill_dense.utils.validate import Align, Resize, check_count
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -38,41 +38,17 @@ _SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)
 class MasKD(FeatureDistiller):
     """Squared error between maps, weighted by masks that were learned on the teacher's map.
 
-    T tokens ``E_i`` (vectors of C numbers) per level give masks ``m_i = sigmoid(E_i . F_t)`` of a teacher map
-    ``F_t (N, C, H, W)``; a small branch of the map weighs them, ``p (N, T)``, or all weigh 1 / T::
+    T tokens ``E_i`` (vectors of C numbers) per level give masks ``m_i = sigmoid(E_i . F_t)`` of a teacher map ``F_t (N,
+    C, H, W)``; a small branch of the map weighs them, ``p (N, T)``, or all weigh 1 / T::
 
         loss_maskd = factor * sum_levels mean_n sum_i p_i mean_c [ sum_P m_i^2 (align(F_s) - F_t)_c^2 / sum_P m_i ]
 
-    Tokens and branch are learned once, on the teacher, before training starts: by its own training loss on its masked
-    maps, plus a Dice term that keeps the masks apart (see :mod:`mmdistill_dense.distillers.maskd`). They are buffers,
-    not parameters: the student's optimizer does not update them.
+    Tokens and branch are buffers, learned once on the teacher before training starts: by its own training loss on its
+    masked maps, plus a Dice term that keeps the masks apart.
 
     Source: Huang et al., "Masked Distillation with Receptive Tokens", ICLR 2023, https://arxiv.org/abs/2205.14589, and
-    its released code. Ours, with the same values: one spatial weight map instead of one masked copy of the maps per
-    token, the branch's convolution by nine shifted sums, the learning inside the run, tokens without gradient.
-
-    Cost per image and level: O(T C H W) for the masks, in training only; parameters are the aligning 1x1 convolutions.
-
-    Args:
-        student_tap: Defaults to the neck, all its levels.
-        teacher_tap: Defaults to the same.
-        num_tokens: T. Defaults to 6 (detection); 8 for segmentation.
-        weight_mask: Weight the masks by the branch. Defaults to True (detection); False for segmentation.
-        student_mask_from: Iteration of the run from which each mask is also multiplied by the student's own; ``None``,
-            the default, is never.
-        share_tokens: Use the tokens of the first tap for all (main and auxiliary logits); they are learned on it alone.
-        factor: Constant of the loss: 1 for detection, 0.5 for segmentation, as released.
-        eps: Added to the area of a mask: 0 for detection, 1e-5 for segmentation, as released.
-        align: ``'conv'`` aligns every level by a 1x1 convolution; ``'none'`` for class logits.
-        resize: Whose map is resized where the sizes differ. Defaults to ``'student'``.
-        tokens: File or URL of learned tokens: ours, the released ones, or a run's checkpoint. Defaults to learning.
-        allow_other_teacher: Accept a file of ``tokens`` that was learned on another teacher or tap.
-        learn: Options of :class:`mmdistill_dense.distillers.maskd.learning.LearnOptions`.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of
-            :class:`FeatureDistiller`.
-
-    Raises:
-        KeyError, ValueError: For an unknown or impossible option.
+    its released code. Ours, with the same values: one weight map instead of a masked copy per token. Options:
+    [docs/methods/maskd.md](../methods/maskd.md).
 
     Example:
         >>> distiller = MasKD(num_tokens=2, weight_mask=False)
@@ -90,6 +66,7 @@ class MasKD(FeatureDistiller):
             'det': dict(_MAPS, num_tokens=6),
         }
     }
+    needs: ClassVar[tuple[str, ...]] = ('map',)
     needs_scores: ClassVar[bool] = True  # its tokens are learned through the teacher's loss
 
     def __init__(
@@ -153,10 +130,6 @@ class MasKD(FeatureDistiller):
                     'current',
                     logging.WARNING,
                 )
-
-    def _check_level(self, level: Level) -> None:
-        check_map(self.key, level.name, level.teacher)
-        super()._check_level(level)
 
     def _check_shared(self, counts: Sequence[int]) -> None:
         channels = [level.teacher[0] for level in self.levels]

@@ -22,15 +22,7 @@ _WIDE = 4096  # hidden channels of the published heads
 
 
 class ProjectionHead(nn.Sequential):
-    """1x1 convolutions with batch norm and ReLU between them; the children ``0, 1, 3`` are conv, norm, conv.
-
-    Args:
-        channels: Of the input.
-        hidden: Of the layers before the last.
-        out: Of the output.
-        bias: ``True``, ``False``, or ``'hidden'``: on all convolutions but the last.
-        layers: Number of convolutions.
-    """
+    """``layers`` 1x1 convolutions with batch norm and ReLU between them; ``bias='hidden'`` is on all but the last."""
 
     def __init__(self, channels: int, hidden: int, out: int, *, bias: bool | str = False, layers: int = 2) -> None:
         parts: list[nn.Module] = []
@@ -61,13 +53,6 @@ class PixelAttention(nn.Module):
 
     ``y = x + gamma * out(attention(qkv(norm(x))))``: the identity, bit for bit, until ``gamma`` is learned. ``gamma``
     is a vector because LARS would hardly move a zero matrix: its step grows with the norm, except for vectors.
-
-    Args:
-        channels: Channels of the map.
-        num_heads: Number of heads, a divisor of the channels.
-
-    Raises:
-        ValueError: For another number of heads; lists the divisors.
     """
 
     def __init__(self, channels: int, num_heads: int = 8) -> None:
@@ -85,7 +70,6 @@ class PixelAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return a map of the shape of ``x`` (B, C, H, W)."""
         batch, channels, height, width = x.shape
         if height * width > _MANY_TOKENS:
             warnings.warn(

@@ -58,45 +58,18 @@ if TYPE_CHECKING:
 class PCD(Distiller):
     """Pixel-wise contrast: the positive of a student pixel is the teacher's at the same place, a queue the negatives.
 
-    ``l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]`` with unit vectors, averaged over the pixels. The
-    student's map first goes through attention, projector and predictor, which only training needs; the teacher's pooled
-    vectors of all processes enter the queue after the loss.
+    With unit vectors, averaged over the pixels::
 
-    If a tap fires once per step, the maps of one picture are compared (``'same'``). If it fires twice, these are two
-    views, and ``'cross'`` compares the student's map of one with the teacher's of the other, as released.
+        l_p = -log softmax([s_p.t_p, s_p.q_1, ..., s_p.q_K] / tau)[0]
 
-    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023, https://arxiv.org/abs/2211.00218: the loss,
-    the queue, projector and predictor; of the attention the paper gives only the idea. The use inside supervised
-    training (``'same'`` with one picture, ``head=dict(type='linear')``, ``num_pixels``, ``resize``, padding left out,
-    ``center``) is ours.
+    The student's map first goes through attention, projector and predictor, which only training needs; the teacher's
+    pooled vectors of all processes enter the queue after the loss. Of two views, ``'cross'`` compares the student's map
+    of one with the teacher's of the other, as released; maps of one picture are compared with each other (``'same'``).
 
-    Args:
-        student_tap: Defaults to the last backbone stage. Several maps get a head and a queue each; losses are averaged.
-        teacher_tap: Defaults to the same.
-        temperature: tau.
-        queue_size: K, at most about a third of the training pictures: else a picture's own old keys are negatives.
-            ``'auto'`` sets it, ``keys_per_image`` and ``enqueue='pixels'`` by the data, see :func:`choose_size`.
-        queue_init: ``'empty'``: only written keys count, the loss is 0 in the first step and rises while the queue
-            fills; ``'random'``: random directions count until they are overwritten.
-        enqueue: ``'pooled'``, the mean of the teacher's valid pixels of the first view; or ``'pixels'``, random ones.
-        keys_per_image: Number of random pixels of ``'pixels'``.
-        head: ``dict(type='linear')``, one 1x1 convolution; ``'mlp'``, a projector of two with batch norm and ReLU
-            between; ``'mlp2'``, a projector and a predictor of the same form. Options of the latter two: ``hidden``
-            channels, ``bias`` (True, False or ``'hidden'``), ``layers`` of each; they default to the layout of an
-            ``SSLTeacher``, else to 4096 channels without bias. ``None`` compares the student's map as it is.
-        attention: ``dict(num_heads=8)`` puts :class:`PixelAttention` before the head.
-        view_pairing: ``'cross'`` or ``'same'``. Defaults to ``'cross'`` for two views.
-        resize: Whose map is resized to the other's grid: ``'teacher'`` or ``'student'`` (before the head).
-        num_pixels: Pixels compared per picture, drawn anew in each step, at the same places in all pictures; the head
-            runs on these alone. ``None`` is all.
-        vectors: Compare the means of the maps, one vector a picture, in place of pixels: the ablation of the paper.
-        center: Subtract a running mean per channel from the teacher's map; for maps that are never negative.
-        monitor_interval: Steps between two log values ``acc_top1`` and ``acc_top5``, the percentage of pooled student
-            vectors whose own teacher vector is (among) the nearest; 0 is never.
-        **kwargs: ``teacher``, ``loss_weight``, ``balance``, ``schedule``, ``clip_max_norm`` of :class:`Distiller`.
-
-    Raises:
-        ValueError: For an option out of range; in :meth:`setup` for maps that cannot be compared.
+    Source: Huang & Guo, "Pixel-Wise Contrastive Distillation", ICCV 2023, https://arxiv.org/abs/2211.00218; of the
+    attention the paper gives only the idea. Ours: the use inside supervised training (``'same'`` with one picture,
+    ``head=dict(type='linear')``, ``num_pixels``, ``resize``, padding left out, ``center``). Options:
+    [docs/methods/pcd.md](../methods/pcd.md).
     """
 
     SETTINGS: ClassVar[Settings] = {

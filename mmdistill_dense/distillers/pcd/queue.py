@@ -14,16 +14,31 @@ from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows, mean_over_
 from mmdistill_dense.utils.validate import check_count
 
 
-class NegativeQueue(nn.Module):
+class ExactBuffers(nn.Module):
+    """Buffers that stay in float32 in a half-precision model; numbers kept beside them are read again after loading."""
+
+    def forget_numbers(self) -> None:
+        """Read the numbers from the buffers again, which somebody has changed."""
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.forget_numbers()
+        super()._load_from_state_dict(*args)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ExactBuffers:
+        exact = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, now in list(self.named_buffers(recurse=False)):
+            if now.dtype != loss_dtype(now):
+                self._buffers[name] = exact[name].to(now.device)
+        return self
+
+
+class NegativeQueue(ExactBuffers):
     """The last K keys of all processes, as unit rows in float32; equal on every process.
 
-    Buffers: ``rows`` (K, C), ``ptr`` (1,) the next row to write, ``filled`` (1,) how many rows count.
-
-    Args:
-        size: K.
-        channels: C.
-        init: ``'empty'``: only written rows count; ``'random'``: all rows count, at first random directions, the same
-            on every process and in every run; ``'zeros'``: all rows count, at first zeros.
+    Buffers: ``rows`` (K, C), ``ptr`` (1,) the next row to write, ``filled`` (1,) how many rows count. With
+    ``init='empty'`` these are the written ones; with ``'random'`` all, at first random directions, the same on every
+    process and in every run; with ``'zeros'`` all, at first zeros.
     """
 
     rows: Tensor
@@ -77,27 +92,11 @@ class NegativeQueue(nn.Module):
             self._count = None
 
     def forget_numbers(self) -> None:
-        """Read the numbers from the buffers again, which somebody has changed."""
         self._count = None
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        self.forget_numbers()
-        super()._load_from_state_dict(*args)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> NegativeQueue:
-        rows = self.rows
-        super()._apply(fn, recurse)
-        if self.rows.dtype != loss_dtype(self.rows):  # keys stay in float32 in a half-precision model
-            self.rows = rows.to(self.rows.device)
-        return self
 
 
 class ChannelCenter(nn.Module):
-    """Subtracts a running mean per channel from a map.
-
-    Args:
-        channels: Of the map.
-    """
+    """Subtracts a running mean per channel from a map."""
 
     momentum = 0.01  # share of the new mean at each update
     mean: Tensor
@@ -107,7 +106,6 @@ class ChannelCenter(nn.Module):
         self.register_buffer('mean', torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, C, H, W) ``x`` without the mean."""
         return x - self.mean.to(x.dtype)[:, None, None]
 
     @torch.no_grad()

@@ -155,18 +155,7 @@ class FoundationTeacher(ViT):
         self.source = self.shape.name  # for the receipt; after loading, with the scheme of names
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
-        """Load a file, strictly.
-
-        Args:
-            path: The file.
-            key: The config key to name in errors.
-
-        Returns:
-            The number of tensors loaded and of entries ignored.
-
-        Raises:
-            ValueError: As :func:`load_vit`.
-        """
+        """Load a file, strictly; return the number of tensors loaded and of entries ignored."""
         ignored, self.source = _load(self, path, self.ignore, f'{key}={str(path)!r}')
         return len(self.state_dict()), ignored
 

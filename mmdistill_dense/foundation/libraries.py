@@ -77,18 +77,7 @@ class LibraryTeacher(nn.Module):
         return max(tapped) if tapped and not self.map._forward_hooks else len(self.maps) - 1
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
-        """Load a file, strictly; for transformers, the file of the folder that holds the config.
-
-        Args:
-            path: The file.
-            key: The config key to name in errors.
-
-        Returns:
-            The number of tensors loaded and of entries ignored.
-
-        Raises:
-            ValueError: For a file that does not fit.
-        """
+        """Load a file, strictly, as :meth:`FoundationTeacher.load_teacher`; for transformers, that of its folder."""
         where = f'{key}={str(path)!r}'
         if self.folder is not None:
             return self._load_folder(Path(path), where)
@@ -104,13 +93,8 @@ class LibraryTeacher(nn.Module):
         if not path.name.endswith(('.safetensors', INDEX)) or path.resolve().parent != Path(str(self.folder)).resolve():
             raise ValueError(f'{where}: give the model.safetensors beside the config.json of {self.source!r}.')
         # transformers renames entries as it reads them.
-        read, told = type(self.network).from_pretrained(
-            self.folder,
-            config=self.network.config,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        options = dict(config=self.network.config, local_files_only=True, use_safetensors=True)
+        read, told = type(self.network).from_pretrained(self.folder, **options, output_loading_info=True)
         wrong = [*told['missing_keys'], *told['unexpected_keys'], *told.get('mismatched_keys', ())]
         if wrong:
             raise ValueError(f'{where} does not fit the network of its config.json: {some(wrong, 6)}.')

@@ -153,11 +153,7 @@ def entries(network: ViT, scheme: Scheme) -> dict[str, Tensor]:
 
 
 def named(network: ViT, names: str) -> dict[str, Tensor]:
-    """Return the weights of a network as a public file has them, for ``original``, ``timm`` or ``transformers``.
-
-    Raises:
-        ValueError: For other names.
-    """
+    """Return the weights of a network as a public file has them, for ``original``, ``timm`` or ``transformers``."""
     schemes = {scheme.title: scheme for scheme in SCHEMES[:3]}
     if names not in schemes:
         raise ValueError(f'names={names!r}: choose one of {", ".join(schemes)}.')

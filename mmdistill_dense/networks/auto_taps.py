@@ -34,23 +34,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Found:
-    """The places of a network.
+    """The places of a network."""
 
-    Attributes:
-        network: The name of its class.
-        segments: Whether it is a segmentor, which has a ``decode_head``.
-        backbone: The outputs of the backbone, in order; of a foundation model, which has no such part, its ``map``.
-        neck: The same of the neck.
-        head: The last map of a segmentation head before the dropout in front of ``conv_seg``.
-        notes: What was left out, and why.
-    """
-
-    network: str
-    segments: bool = False
-    backbone: Sequence[Place] = ()
+    network: str  # the name of its class
+    segments: bool = False  # whether it is a segmentor, which has a ``decode_head``
+    backbone: Sequence[Place] = ()  # its outputs, in order; of a foundation model, which has no such part, its ``map``
     neck: Sequence[Place] = ()
-    head: Place | None = None
-    notes: Sequence[str] = ()
+    head: Place | None = None  # the last map of a segmentation head before the dropout in front of ``conv_seg``
+    notes: Sequence[str] = ()  # what was left out, and why
 
 
 def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> Found:

@@ -55,16 +55,7 @@ def check_complete(key: str, pairs: ClassPairs) -> None:
 
 
 def check_names(key: str, names: Sequence[str] | None, count: int | None) -> None:
-    """Refuse a teacher whose head has other classes than those that are known by name.
-
-    Args:
-        key: The config key of the teacher.
-        names: Of its classes.
-        count: Of its head; ``None`` if the config does not say it.
-
-    Raises:
-        ValueError: With the option to set.
-    """
+    """Refuse a teacher whose head has another count of classes than is known by name; ``None`` is not known."""
     if not names:
         raise ValueError(
             f"{key}.classes: the checkpoint does not say the names of the teacher's classes: set {key}.class_names to "
@@ -95,17 +86,11 @@ class ClassPairs:
 
     Source: own derivation; the KL over old classes alone is that of Li and Hoiem, Learning without Forgetting, ECCV
     2016, https://arxiv.org/abs/1606.09282.
-
-    Args:
-        student: Names of the student's classes.
-        teacher: Names of the teacher's classes.
-        groups: In the order of their smallest student class.
-        key: The config key, for messages.
     """
 
-    student: tuple[str, ...]
+    student: tuple[str, ...]  # names of the classes
     teacher: tuple[str, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...]  # in the order of their smallest student class
     key: str = 'model.teacher.classes'
 
     @classmethod
@@ -129,10 +114,6 @@ class ClassPairs:
             [((0,), (2,)), ((1,), (0, 1))]
             >>> pairs.unknown, pairs.rest
             ((2,), (3,))
-
-        Raises:
-            TypeError: For an option that is no such dict.
-            ValueError: For unknown names, ``'*'`` twice, two student classes of one name, and where nothing is shared.
         """
         check_form(option, key)
         given = {} if isinstance(option, str) else dict(option)

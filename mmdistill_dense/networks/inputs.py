@@ -24,10 +24,8 @@ from mmdistill_dense.utils.validate import check_option
 # The largest number in a preprocessor's mean and std, its unit, says which pixels it is for: above 58 for pixels from 0
 # to 255, at most 1 for pixels from 0 to 1. Pixels that were normalised before, or are from 0 to 1, are at most 5.
 NORMALISED = 8.0
-SMALL, LARGE = (
-    0.08,
-    50.0,
-)  # units: pixels are too small for a preprocessor if all are below, too large if some are above
+# units: pixels are too small for a preprocessor if all are below, too large if some are above
+SMALL, LARGE = 0.08, 50.0
 ROUNDING = 1e-6  # of the largest value of a map
 
 
@@ -121,12 +119,9 @@ _FLIPS = ('bgr_to_rgb', 'rgb_to_bgr', 'to_rgb')  # the last is mmpretrain's
 
 
 class Renormaliser:
-    """The map from the student's normalised pixels to the teacher's.
+    """The map from the student's normalised pixels to the teacher's, which may take the colours in the opposite order.
 
-    Args:
-        scale: Factor of each channel, in the student's order of channels; one number serves all channels.
-        shift: Added to each channel, in the same order.
-        flip: Whether the teacher takes the colours in the opposite order.
+    ``scale`` and ``shift`` are those of the channels in the student's order; one number serves all.
     """
 
     def __init__(self, scale: Sequence[float], shift: Sequence[float], flip: bool) -> None:
@@ -152,16 +147,8 @@ def renormaliser(
     """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
 
     Pixels that the student's preprocessor padded with 0 become the student's mean colour in the teacher's
-    normalisation.
-
-    Args:
-        student: Config of the student's data preprocessor: ``mean``, ``std`` and ``bgr_to_rgb``, ``rgb_to_bgr`` or
-            ``to_rgb``, or a ``data_preprocessor`` that holds them.
-        teacher: The same for the teacher.
-        key: The config key of the teacher, for errors.
-
-    Raises:
-        ValueError: When the numbers of channels differ, and neither side has one number for all channels.
+    normalisation. The configs of both data preprocessors have ``mean``, ``std`` and ``bgr_to_rgb``, ``rgb_to_bgr`` or
+    ``to_rgb``, or a ``data_preprocessor`` that holds them.
     """
     mean_s, std_s, flip_s = normalisation(student)
     mean_t, std_t, flip_t = normalisation(teacher)
@@ -184,12 +171,7 @@ def renormaliser(
 
 
 def completed(preprocessor: Mapping[str, Any] | None, scope: str | None) -> Mapping[str, Any]:
-    """Return the config of a data preprocessor with the normalisation that its class sets where the config says none.
-
-    Args:
-        preprocessor: With a ``type``; without one it is returned as it is.
-        scope: What it is built in.
-    """
+    """Return the config of a data preprocessor, with the normalisation of its class where the config says none."""
     if not preprocessor or 'type' not in preprocessor:
         return preprocessor or {}
     # The network's own preprocessor may be on the meta device, where its buffers hold no numbers.
@@ -242,11 +224,7 @@ class InputGrid:
 
     @classmethod
     def parse(cls, option: Mapping[str, Any], key: str) -> InputGrid | None:
-        """Return the grid of a teacher's option without its divisor, or None where neither option is set.
-
-        Raises:
-            ValueError: For a scale that is no number above 0, an unknown fit, or ``'pad'`` with a scale.
-        """
+        """Return the grid of a teacher's option without its divisor, or None where neither option is set."""
         scale, fit = option.get('scale', 1.0), option.get('fit', 'resize')
         if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
             raise ValueError(
@@ -260,11 +238,7 @@ class InputGrid:
         return None if scale == 1 and fit == 'resize' else cls(float(scale), fit)
 
     def whole(self, divisor: int, key: str) -> InputGrid:
-        """Return the grid for a network whose pictures have sides that are multiples of ``divisor``.
-
-        Raises:
-            ValueError: For ``'pad'`` with a network that takes any size.
-        """
+        """Return the grid for a network whose pictures have sides that are multiples of ``divisor``."""
         if self.fit == 'pad' and divisor == 1:
             raise ValueError(
                 f"{key}.fit='pad': nothing says to which multiple the pictures are padded. Set "

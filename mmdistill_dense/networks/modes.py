@@ -29,11 +29,8 @@ def modes_to_follow(network: nn.Module, run: Callable[[], object]) -> list[str]:
     """Return the paths of the modules to run in training mode while the rest of the network is in eval mode.
 
     Norms and dropout are not among them, nor are modules that draw random numbers or change their own buffers in
-    training. The list is empty for a network that fails with these modules in training mode.
-
-    Args:
-        network: The network; it is put into eval mode.
-        run: Runs a forward pass through it, on any device.
+    training. The list is empty for a network that fails with these modules in training mode. ``run`` is a forward pass
+    through the network, which is put into eval mode.
     """
     network.eval()  # not chained: mmseg's backbones return nothing from it
     chosen = {path: module for path, module in network.named_modules() if reads_mode(module)}

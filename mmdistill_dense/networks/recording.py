@@ -30,14 +30,8 @@ def run_parts(
         taps: What will be recorded.
         inputs: The preprocessed batch.
         rois: Run RoI heads on one made-up RoI, to learn shapes.
-        heads: The heads, as an earlier call returned them. Default: each head with a tap that ``extract_feat`` does
-            not call; hooks find out.
-
-    Returns:
-        The paths of the heads that ran on the features.
-
-    Raises:
-        ValueError: For a head that cannot run on features alone (a RoI head, a query decoder).
+        heads: The heads that run on the features, as an earlier call returned them. Default: each head with a tap that
+            ``extract_feat`` does not call; hooks find out.
     """
     grid = getattr(network, 'input_grid', None)  # of a teacher that sees another size
     inputs = inputs if grid is None else grid(inputs)
@@ -123,16 +117,10 @@ def _run_head(head: Any, features: Sequence[Tensor], rois: bool) -> None:
 
 
 def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int | None = None) -> dict[str, Tensor]:
-    """Run the box branch of a mmdet RoI head on given RoIs.
+    """Return ``cls_score`` and ``bbox_pred`` (among others) of a mmdet RoI head for the levels of the neck.
 
-    Args:
-        head: A ``StandardRoIHead`` or ``CascadeRoIHead``.
-        features: The levels of the neck.
-        rois: (R, 5): index of the image, x1, y1, x2, y2.
-        stage: Stage of a cascade; ``None`` runs all of them, and returns the last.
-
-    Returns:
-        ``cls_score`` and ``bbox_pred`` among others.
+    ``rois`` are (R, 5): index of the image, x1, y1, x2, y2. Of a cascade one stage runs, or all, and the last
+    counts.
     """
     if not isinstance(head.bbox_head, nn.ModuleList):
         return head._bbox_forward(features, rois)
@@ -277,18 +265,9 @@ def _holds(network: nn.Module, place: Place) -> bool:
 
 @contextmanager
 def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Tensor], key: str) -> Iterator[None]:
-    """Replace the tapped tensors in every forward pass while the context is open.
+    """Replace the tapped outputs for later modules in every forward pass while the context is open.
 
-    Args:
-        network: The network.
-        tap: An output; later modules get the replaced tensors.
-        function: Takes a tensor's number and the tensor, and returns the new one. Tensors are numbered as
-            :class:`Recorder` lists them, from the opening of the context.
-        key: The config key to name in errors.
-
-    Raises:
-        ValueError: For an input tap, for class scores that are read out, and when the tapped module was not called
-            before the context ended.
+    ``function`` takes the number of a tensor, as :class:`Recorder` lists them in this context, and the tensor.
     """
     if tap.argument is not None:
         raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')

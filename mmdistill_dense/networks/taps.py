@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,11 +45,7 @@ class Tap:
 
     @classmethod
     def parse(cls, text: str) -> Tap:
-        """Parse a tap.
-
-        Raises:
-            ValueError: When the text does not have the form above.
-        """
+        """Parse a tap."""
         match = _SYNTAX.fullmatch(text) if isinstance(text, str) else None
         if match is None or '..' in text or match['path'].startswith('.') or match['path'].endswith('.'):
             shown = repr(text) if len(repr(text)) < 200 else f'{repr(text)[:200]}…'
@@ -68,11 +64,7 @@ class Tap:
         return hash(self.text)
 
     def pick(self, args: tuple[Any, ...], output: Any) -> list[Tensor]:
-        """Return the tapped tensors of one call of the module, tuples flattened.
-
-        Raises:
-            ValueError: When the index or argument does not exist, or holds no tensor, and for a dict.
-        """
+        """Return the tapped tensors of one call of the module, tuples flattened."""
         value = output
         if self.argument is not None:
             if self.argument >= len(args):
@@ -85,7 +77,7 @@ class Tap:
             )
         if self.index is not None:
             value = self._pick_index(value)
-        tensors = _maps_alone(_flatten(value))
+        tensors = _maps_alone(flatten(value))
         if not tensors:
             raise ValueError(f'tap {self.text!r}: found a {type(value).__name__} without any tensor.')
         return tensors
@@ -121,11 +113,12 @@ def _parse_index(text: str | None) -> int | slice | None:
     return slice(begin, end)
 
 
-def _flatten(value: Any) -> list[Tensor]:
+def flatten(value: Any) -> list[Tensor]:
+    """Return the tensors in a value and in the tuples and lists inside it."""
     if isinstance(value, Tensor):
         return [value]
     if isinstance(value, (tuple, list)):
-        return [tensor for item in value for tensor in _flatten(item)]
+        return [tensor for item in value for tensor in flatten(item)]
     return []
 
 
@@ -139,20 +132,13 @@ def _map_tensors(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return replace(value)
     if isinstance(value, (tuple, list)):
-        return _as(value, (_map_tensors(item, replace) for item in value))
+        items = [_map_tensors(item, replace) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     return value
 
 
-def _as(sequence: Any, items: Iterable[Any]) -> Any:
-    return list(items) if isinstance(sequence, list) else tuple(items)
-
-
 def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
-    """Return the taps of an option and their weights.
-
-    Raises:
-        ValueError: For an empty or malformed option; names it.
-    """
+    """Return the taps of an option and their weights."""
     entries: list[Any] = list(taps) if isinstance(taps, (list, tuple)) else [taps]
     if not entries:
         raise ValueError(f'{option} is empty: name at least one tap.')
@@ -166,17 +152,7 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
 
 
 def check_auto(student: TapOption, teacher: TapOption | None, method: str, refusal: str) -> str:
-    """Return the option ``student_tap`` if it is ``'auto'`` or ``'auto[-1]'``, else an empty text.
-
-    Args:
-        student: ``student_tap``.
-        teacher: ``teacher_tap``.
-        method: The class of the distiller.
-        refusal: Why the method refuses ``'auto'``; empty if it does not.
-
-    Raises:
-        ValueError: For ``'auto'`` beside other taps or as ``teacher_tap``, and for a method that refuses it.
-    """
+    """Return ``student_tap`` if it is ``'auto'`` or ``'auto[-1]'``, which the method may refuse; else an empty text."""
     listed = student if isinstance(student, (list, tuple)) else []
     entries = [one[0] if isinstance(one, (tuple, list)) and one else one for one in listed]
     auto = student if isinstance(student, str) and student in (AUTO, AUTO_LAST) else ''
@@ -213,19 +189,12 @@ SCORES = f'{HEAD}.conv_seg'  # the class scores of a segmentor, whatever makes t
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tap is recorded.
-
-    Attributes:
-        path: The path of the module.
-        module: The module.
-        reads_scores: Whether the class scores are read out of what its ``forward`` returns.
-        first_call: Whether only its first call in a pass counts: a cascade runs its early stages twice in training.
-    """
+    """Where a tap is recorded."""
 
     path: str
     module: nn.Module
-    reads_scores: bool = False
-    first_call: bool = False
+    reads_scores: bool = False  # whether the class scores are read out of what its ``forward`` returns
+    first_call: bool = False  # whether only its first call counts: a cascade runs its early stages twice in training
 
 
 def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
@@ -233,15 +202,8 @@ def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
 
     ``decode_head`` and ``decode_head.conv_seg`` are the class scores of a segmentor. In most heads ``conv_seg`` makes
     them. A cascade's are those of its last stage with a ``conv_seg``. In other heads (queries and masks, products of
-    tokens, iterated kernels) they are read out of what the head returns.
-
-    Args:
-        network: The student or a teacher.
-        tap: The tap.
-        key: The key to name in an error unless the tap knows its own, e.g. ``'student_tap'``.
-
-    Raises:
-        KeyError: When there is no such module; names similar ones and the modules where the path ends.
+    tokens, iterated kernels) they are read out of what the head returns. ``key`` is named in an error unless the tap
+    knows its own.
     """
     key = tap.key or key
     path = _scores_path(network, tap) or tap.path
@@ -289,13 +251,7 @@ def scoring_head(network: nn.Module) -> str | None:
 
 
 def no_scores(what: str, side: str, maps: str) -> str:
-    """Return the refusal of a network that predicts neither classes nor boxes.
-
-    Args:
-        what: The tap with its config key, or the method, that needs them.
-        side: ``'student'`` or ``'teacher'``.
-        maps: What can be tapped instead.
-    """
+    """Return the refusal of what needs scores of a side that has none, with the maps that can be tapped instead."""
     return (
         f'{what} needs class scores or boxes, which the {side} does not predict. Compare maps instead, e.g. by '
         f"type='FeatureMatch' with {side}_tap={maps}."
@@ -342,14 +298,8 @@ _LEAST = 1e-8  # a class that no query claims gets this probability
 def semantic_scores(head: nn.Module, output: Any, key: str) -> Tensor:
     """Return the class scores (B, C, H, W) in the output of a segmentation head, as logits.
 
-    Args:
-        head: The head, for the error.
-        output: A map; a list of maps (iterated kernels), whose last counts; or the class scores (B, Q, C + 1) and the
-            masks (B, Q, H, W) of Q queries, as lists or stacks over the decoder's layers, whose last counts.
-        key: The tap with its config key, for the error.
-
-    Raises:
-        ValueError: For another output.
+    The output is a map; a list of maps (iterated kernels), whose last counts; or the class scores (B, Q, C + 1) and the
+    masks (B, Q, H, W) of Q queries, as lists or stacks over the decoder's layers, whose last counts.
     """
     scores = output if isinstance(output, Tensor) else _last(output)
     if _is_map(scores, head):
@@ -380,12 +330,7 @@ def mask_scores(classes: Tensor, masks: Tensor) -> Tensor:
     Its softmax over the classes is the head's semantic map (Cheng et al., "Per-Pixel Classification is Not All You Need
     for Semantic Segmentation", 2021, https://arxiv.org/abs/2107.06278, section 3.4), made to sum to 1 at each place.
 
-    Args:
-        classes: (B, Q, C + 1).
-        masks: (B, Q, H, W).
-
-    Returns:
-        (B, C, H, W), in float32 for half-precision inputs.
+    Of ``classes`` (B, Q, C + 1) and ``masks`` (B, Q, H, W) it makes (B, C, H, W), in float32 for half precision.
     """
     dtype = loss_dtype(masks)
     of_queries = classes.to(dtype).softmax(-1)[..., :-1]

@@ -145,16 +145,10 @@ class FrozenTeacher:
         return again.network
 
     def match_classes(self, student: Sequence[str] | None, distillers: Iterable[Any] = ()) -> Sequence[str]:
-        """Resolve the option ``classes`` by the names of both sides, and return what to tell of it.
+        """Resolve the option ``classes`` by the names of the data set's classes, and return what to tell of it.
 
-        Before :meth:`load`, the teacher's names may not be known yet; then nothing is done.
-
-        Args:
-            student: Names of the data set's classes.
-            distillers: Those of this teacher refuse pairs that they cannot compare.
-
-        Raises:
-            ValueError: For unknown names, as :meth:`ClassPairs.of`, and for names that do not fit the head.
+        Distillers of this teacher refuse pairs that they cannot compare. Before :meth:`load`, the teacher's names may
+        not be known yet; then nothing is done.
         """
         key = f'{self.key}.classes'
         if student is None:
@@ -172,11 +166,7 @@ class FrozenTeacher:
         return self.pairs.told()
 
     def class_pairs(self) -> ClassPairs | None:
-        """Return ``pairs``, or ``None`` for a teacher of the student's classes.
-
-        Raises:
-            RuntimeError: Before a run has started, which knows the names of the classes.
-        """
+        """Return ``pairs``, or ``None`` for a teacher of the student's classes."""
         if self.option.classes is not None and self.pairs is None:
             raise RuntimeError(
                 f'{self.key}.classes is resolved at the start of a run, which knows the names of classes; a loop of '

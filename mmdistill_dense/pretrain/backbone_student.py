@@ -109,9 +109,6 @@ class BackboneStudent(BaseModel):
     def forward(self, inputs: Inputs, data_samples: Samples | None = None, mode: str = 'tensor') -> Any:
         """Run :meth:`loss`, :meth:`predict` or :meth:`extract_feat`, for ``mode`` ``'loss'``, ``'predict'``,
         ``'tensor'``.
-
-        Raises:
-            ValueError: For another mode.
         """
         if mode == 'loss':
             return self.loss(inputs, data_samples)
@@ -139,11 +136,7 @@ class BackboneStudent(BaseModel):
         return [self.predict(view) for view in inputs]
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum the losses as mmengine does.
-
-        Raises:
-            ValueError: If there is no loss.
-        """
+        """Sum the losses as mmengine does."""
         if not any('loss' in name for name in losses):
             raise ValueError(
                 'BackboneStudent has no loss of its own and no distiller gave one: set model.teacher and '

@@ -7,24 +7,21 @@ from typing import Any
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor
-from torch.utils.hooks import RemovableHandle
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.heads import Views
 from mmdistill_dense.distillers.pcd.pcd import PCD
-from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.pretrain.probe import DenseProbe
 from mmdistill_dense.registry import HOOKS
-from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
-from mmdistill_dense.utils.runner_internals import Network, Samples, write_monitored
-from mmdistill_dense.utils.validate import check_option
+from mmdistill_dense.utils.distributed import means_over_ranks, unwrap
+from mmdistill_dense.utils.runner_internals import MeasuringHook, Network, Samples
+from mmdistill_dense.utils.validate import check_count, check_option
 
 _ROWS = 512  # pixels for which the hardest negative is searched
 _BLOCK = 4096  # queue rows compared at a time
@@ -59,11 +56,7 @@ def measure_step(
     else:
         found = _spreads(distiller, student, teacher)
     names = [name for name in found[0] if all(name in one for one in found)]
-    if not names:
-        return {}
-    means = torch.stack([torch.stack([one[name] for one in found]).mean() for name in names])
-    means = means.to(sum_dtype(means))
-    return dict(zip(names, mean_over_ranks(means).tolist(), strict=True))
+    return means_over_ranks({name: torch.stack([one[name] for one in found]).mean() for name in names})
 
 
 @torch.no_grad()
@@ -152,7 +145,7 @@ _COLLAPSED = 0.01
 
 
 @HOOKS.register_module()
-class DenseMonitor(Hook):
+class DenseMonitor(MeasuringHook):
     """Measure at intervals the features in a step of each distiller, and probe the backbone on labelled images.
 
     Distillers that compare feature maps are watched: ``PCD`` and every ``FeatureDistiller`` without class scores.
@@ -178,19 +171,15 @@ class DenseMonitor(Hook):
         ValueError: For an interval below 1; at start for ``by_epoch=True`` in iteration-based training.
     """
 
-    priority = 'NORMAL'
-
     def __init__(
         self, interval: int = 1, by_epoch: bool = True, probe: Mapping[str, Any] | None = None, probe_interval: int = 10
     ) -> None:
-        for name, value in {'interval': interval, 'probe_interval': probe_interval}.items():
-            if value < 1:
-                raise ValueError(f'DenseMonitor: {name} must be >= 1, got {value}.')
+        super().__init__()
+        check_count('DenseMonitor: interval', interval, 1)
+        check_count('DenseMonitor: probe_interval', probe_interval, 1)
         check_option('by_epoch', by_epoch, (True, False))
         self.interval, self.by_epoch, self.probe_interval = interval, by_epoch, probe_interval
         self.probe = None if probe is None else DenseProbe(**probe)
-        self._handles: list[RemovableHandle] = []
-        self._found: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Probe the student before training, and the teachers."""
@@ -217,14 +206,12 @@ class DenseMonitor(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write the measured values; probe after every n-th iteration."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-        if self._found:
-            self._write(runner, self._found, runner.iter + 1)
-            for name in (name for name, value in self._found.items() if name.endswith('.out_std')):
-                self._warn_of_collapse(runner, name)
-            self._found = {}
+        for name, value in self._end_step(runner).items():
+            if name.endswith('.out_std') and value < _COLLAPSED:
+                runner.logger.warning(
+                    f'DenseMonitor: {name} is {value:.1e}: all pixels of the student have almost the same output, it '
+                    'has collapsed. Try a smaller learning rate or a longer warm-up.'
+                )
         if self.probe is not None and not self.by_epoch:
             self._probe_every(runner, runner.iter + 1, runner.max_iters, runner.iter + 1)
 
@@ -238,13 +225,6 @@ class DenseMonitor(Hook):
             self._found |= {f'{name}.{key}': value for key, value in measure_step(distiller, *recorded).items()}
 
         return measure
-
-    def _warn_of_collapse(self, runner: Runner, name: str) -> None:
-        if self._found[name] < _COLLAPSED:
-            runner.logger.warning(
-                f'DenseMonitor: {name} is {self._found[name]:.1e}: all pixels of the student have almost the same '
-                'output, it has collapsed. Try a smaller learning rate or a longer warm-up.'
-            )
 
     def _probe_every(self, runner: Runner, done: int, end: int, step: int) -> None:
         if done % self.probe_interval == 0 or done == end:
@@ -262,9 +242,6 @@ class DenseMonitor(Hook):
             found = self.probe.teacher(model, distiller)
             values = {f'{self.probe.kind}.teacher_of_{name}.{key}': value for key, value in found.items()}
             self._write(runner, values, 0)
-
-    def _write(self, runner: Runner, values: Mapping[str, float], step: int) -> None:
-        write_monitored(runner, 'DenseMonitor', values, step)
 
 
 def _watched(model: Network) -> dict[str, PCD | FeatureDistiller]:

@@ -16,7 +16,7 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.runner_internals import Network, Sample
-from mmdistill_dense.utils.validate import check_option
+from mmdistill_dense.utils.validate import check_count, check_option
 
 IGNORED = 255
 MAX_PIXELS = 20_000  # of the training images, evenly spaced
@@ -58,9 +58,8 @@ class DenseProbe:
         neighbours: int = 20,
     ) -> None:
         check_option('probe.kind', kind, ('knn', 'linear'))
-        for name, value in {'images': images, 'neighbours': neighbours}.items():
-            if value < 1:
-                raise ValueError(f'probe.{name} must be >= 1, got {value}.')
+        check_count('probe.images', images, 1)
+        check_count('probe.neighbours', neighbours, 1)
         self.options = {'train': dict(train), 'test': dict(test)}
         self.sets: dict[str, Any] = {}
         self.kind, self.images, self.neighbours = kind, images, neighbours

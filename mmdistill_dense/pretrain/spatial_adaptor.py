@@ -12,17 +12,9 @@ from torch import Tensor, nn
 from mmdistill_dense.losses.infonce import spatial_gate
 
 _BN = {'running_mean', 'running_var'}
-
-
 _AFFINE = {'weight', 'bias'}
-
-
 _COUNTER = 'num_batches_tracked'
-
-
 Entries = Mapping[str, Tensor]
-
-
 Step = tuple[str, dict[str, Tensor]]  # kind ('linear', 'linear+', 'bn', 'bn0', 'act') and tensors
 
 
@@ -71,17 +63,9 @@ class SpatialAdaptor(nn.Module):
     def from_entries(
         cls, entries: Entries, activation: str = 'relu', keep_last_bn: bool = False, per_pixel: bool = False
     ) -> SpatialAdaptor:
-        """Rebuild a head from a checkpoint's entries alone.
+        """Rebuild a head from a checkpoint's entries alone, ``'<index>.<parameter>'`` of the head's ``nn.Sequential``.
 
-        Args:
-            entries: Tensors by ``'<index>.<parameter>'`` of the head's ``nn.Sequential``; an index that is left out is
-                an activation.
-            activation: The one of the head: ``'relu'``, ``'gelu'`` or ``'silu'``.
-            keep_last_bn: Keep a final batch norm without affine parameters, which is left out otherwise.
-            per_pixel: Apply the activations to each pixel.
-
-        Raises:
-            ValueError: For entries that make no head; names the first that do not fit.
+        An index that is left out is an activation. A final batch norm without affine parameters is left out.
         """
         steps = read_steps(entries)
         if steps[-1][0] == 'bn0' and not keep_last_bn:
@@ -114,12 +98,7 @@ class SpatialAdaptor(nn.Module):
 
 
 def read_steps(entries: Entries) -> list[Step]:
-    """Return the steps of a head in order, from its entries.
-
-    Raises:
-        ValueError: For names other than ``'<index>.<parameter>'``, an incomplete layer, an index left out that is no
-            single activation, and widths that do not chain.
-    """
+    """Return the steps of a head in order, from its entries."""
     layers: dict[int, dict[str, Tensor]] = {}
     for name, tensor in entries.items():
         number, _, parameter = name.partition('.')
@@ -162,11 +141,7 @@ def _wrong(missing: Sequence[str], extra: set[str]) -> str:
 
 
 def step_widths(steps: Sequence[Step]) -> list[int]:
-    """Return the widths from input to output.
-
-    Raises:
-        ValueError: Unless they chain.
-    """
+    """Return the widths from input to output."""
     widths: list[int] = []
     for number, (kind, tensors) in enumerate(steps):
         if kind.startswith('linear'):

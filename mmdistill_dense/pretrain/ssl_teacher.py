@@ -92,18 +92,7 @@ class SSLTeacher(BaseModule):
             self.head.reset_parameters()
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
-        """Load backbone and head from a checkpoint, strictly.
-
-        Args:
-            path: The file.
-            key: The config key to name in errors.
-
-        Returns:
-            The number of tensors used and of tensors ignored.
-
-        Raises:
-            ValueError: For a file that is not of the layout, see :func:`read_teacher`, or of other widths.
-        """
+        """Load backbone and head from a checkpoint, strictly; return the number of tensors used and ignored."""
         file = read_teacher(path, self.layout, self.branch, bool(self.widths), self.ignore, key)
         where = f'{key}={str(path)!r} (layout {file.layout!r})'
         if self.normalised_by_layout and self.preprocessor != _preprocessor(file.layout):
@@ -140,11 +129,7 @@ class SSLTeacher(BaseModule):
 
 @torch.no_grad()
 def check_invariance(head: nn.Module, where: str) -> None:
-    """Check on a random map that the mean of the adapted head's output equals the vector head's output for the mean.
-
-    Raises:
-        RuntimeError: If they differ.
-    """
+    """Check on a random map that the mean of the adapted head's output equals the vector head's output for the mean."""
     assert isinstance(head, SpatialAdaptor)
     head = copy.deepcopy(head).float()  # a file in half precision rounds by more than the tolerance
     generator = torch.Generator().manual_seed(0)

@@ -1,5 +1,6 @@
 """Gather tensors from the other processes of a run, and find the model inside a distributed wrapper."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.utils.runner_internals import Network
 
 MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in one of them
@@ -59,6 +61,15 @@ def mean_over_ranks(x: Tensor) -> Tensor:
         dist.all_reduce(x)
         x /= world_size()
     return x
+
+
+def means_over_ranks(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the means of numbers over the processes, with one wait for the device."""
+    if not values:
+        return {}
+    first = next(iter(values.values()))
+    rows = torch.stack([value.detach().to(first.device).to(sum_dtype(first)) for value in values.values()])
+    return dict(zip(values, mean_over_ranks(rows).tolist(), strict=True))
 
 
 def world_size() -> int:

@@ -26,6 +26,7 @@ from mmdistill_dense.apps.inspect import monitor as monitor_pictures
 from mmdistill_dense.apps.inspect.gradients import diagnose, tap_agreement
 from mmdistill_dense.distillers import AT
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils import distributed
 from mmdistill_dense.utils import runner_internals as tracked
 from tests import toys
 
@@ -222,15 +223,15 @@ def test_cosine_is_that_of_the_aligned_pixels_and_energy_that_of_the_maps() -> N
 
 
 def test_values_are_means_over_the_processes_and_one_writes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor_hook, 'mean_over_ranks', lambda x: x + 0.5)
-    assert monitor_hook._means({'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}) == {'a': 1.5, 'b': 2.5}
+    monkeypatch.setattr(distributed, 'mean_over_ranks', lambda x: x + 0.5)
+    assert distributed.means_over_ranks({'a': torch.tensor(1.0), 'b': torch.tensor(2.0)}) == {'a': 1.5, 'b': 2.5}
     runner = mock.Mock()
-    tracked.write_monitored(runner, 'MonitorHook', {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
+    MonitorHook()._write(runner, {'cosine.kd.backbone[3]': 0.5, 'gradient_cosine.kd': math.nan}, 7)
     shown = {'monitor/cosine.kd.backbone.3': 0.5, 'iter': 7}
     runner.visualizer.add_scalars.assert_called_once_with(shown, step=7)
     monkeypatch.setattr(tracked, 'is_main_process', lambda: False)
     other = mock.Mock()
-    tracked.write_monitored(other, 'MonitorHook', {'a': 1.0}, 7)
+    MonitorHook()._write(other, {'a': 1.0}, 7)
     assert not other.mock_calls
 
 

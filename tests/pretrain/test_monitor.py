@@ -314,10 +314,10 @@ def test_it_watches_a_plug_in_run_of_a_segmentor(tmp_path: Path) -> None:
 
 def test_collapse_is_warned_of() -> None:
     hook = DenseMonitor()
-    runner = mock.Mock()
+    runner = mock.Mock(iter=1)
     for value, warned in ((0.5, False), (1e-3, True)):
         hook._found = {'pcd.out_std': value, 'pcd.map_std': 0.0}
-        hook._warn_of_collapse(runner, 'pcd.out_std')
+        hook.after_train_iter(runner, 0)
         assert runner.logger.warning.called == warned
     assert 'pcd.out_std is 1.0e-03' in runner.logger.warning.call_args.args[0]
 
@@ -333,10 +333,10 @@ def test_a_control_without_pcd_runs_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        (dict(interval=0), 'interval must be >= 1, got 0'),
-        (dict(probe_interval=-1), 'probe_interval must be >= 1, got -1'),
+        (dict(interval=0), 'interval must be a whole number >= 1, got 0'),
+        (dict(probe_interval=-1), 'probe_interval must be a whole number >= 1, got -1'),
         (dict(probe=dict(PROBE, kind='svm')), "probe.kind must be one of 'knn', 'linear', got 'svm'"),
-        (dict(probe=dict(PROBE, images=0)), 'probe.images must be >= 1, got 0'),
+        (dict(probe=dict(PROBE, images=0)), 'probe.images must be a whole number >= 1, got 0'),
     ],
 )
 def test_wrong_options_are_named(options: dict, message: str) -> None:

@@ -26,7 +26,7 @@ from mmdistill_dense.networks.auto_taps import Chosen, Found, Pair, discover, no
 from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import noting, run_parts
-from mmdistill_dense.networks.taps import HEAD, Tap, find_place
+from mmdistill_dense.networks.taps import HEAD, Tap, find_place, flatten
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, TeacherOption, read_pass
 from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.quiet import quiet
@@ -146,7 +146,7 @@ def _place(module: nn.Module, path: str, outputs: dict[str, list[Any]], depth: i
     calls = outputs.get(path, [])
     place = Place(path, type(module).__name__, sum(p.numel() for p in module.parameters()))
     place.indexed = len(calls) == 1 and isinstance(calls[0], (tuple, list))
-    place.shapes = [tuple(tensor.shape[1:]) for tensor in _tensors(calls)]
+    place.shapes = [tuple(tensor.shape[1:]) for tensor in flatten(calls)]
     place.good = _is_good(module, path, place.shapes)
     if depth > 0:
         children = [(f'{path}.{name}' if path else name, child) for name, child in module.named_children()]
@@ -169,14 +169,6 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
     return not rest or (
         first == 'backbone' and len(rest) == 1 and isinstance(module, nn.Sequential) and rest != ['stem']
     )
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for member in value:
-            yield from _tensors(member)
 
 
 def _children(module: nn.Module) -> list[str]:
@@ -204,20 +196,10 @@ def _line(place: Place, title: str) -> Text:
 
 
 class AutoTaps:
-    """What ``student_tap='auto'`` chooses between the student of a config and each of its teachers.
+    """What ``student_tap='auto'`` chooses between the student of a config, or its only model, and each teacher."""
 
-    A config without a teacher is paired with itself.
-
-    Attributes:
-        lines: For each teacher the pairs, one a line, and what was left out; or why nothing was found.
-
-    Args:
-        config: With a ``DistillModel`` or an ordinary model.
-        size: Height and width of the picture. Defaults to those of the student's preprocessor, else 512 x 512.
-    """
-
-    def __init__(self, config: Config, size: Sequence[int] | None = None) -> None:
-        self.lines: list[str] = []
+    def __init__(self, config: Config, size: Size | None = None) -> None:
+        self.lines: list[str] = []  # for each teacher the pairs and what was left out; or why nothing was found
         self._taps: dict[str, dict[str, None]] = {}
         try:
             (own, student, _), *teachers = networks_of(config)

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dist import is_main_process, master_only
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from mmengine.visualization import MLflowVisBackend, Visualizer
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from mmdistill_dense.apps.inspect.drawing import (
     CONFIDENT,
@@ -37,10 +35,10 @@ from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.colours import palette_of
-from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
+from mmdistill_dense.utils.distributed import means_over_ranks, unwrap
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.runner_internals import write_monitored, write_scalars
+from mmdistill_dense.utils.runner_internals import MeasuringHook, write_scalars
 
 LONGEST = 512  # side of a picture in a panel
 _HEADS = ('decode_head', 'bbox_head', 'roi_head', 'panoptic_head')
@@ -131,7 +129,7 @@ def _predict(network: Any, inputs: Tensor | Sequence[Tensor], data: Mapping[str,
 
 
 @HOOKS.register_module()
-class MonitorHook(Hook):
+class MonitorHook(MeasuringHook):
     """Log at intervals what the distillers contribute to a step, and how far the student is from the teacher.
 
     The training is not affected: the hook reads the tensors of the step and takes further gradients of the same graph.
@@ -163,11 +161,10 @@ class MonitorHook(Hook):
         ValueError: For an interval or a number out of range.
     """
 
-    priority = 'NORMAL'
-
     def __init__(
         self, interval: int = 50, gradient_interval: int = 500, picture_interval: int = 0, pictures: int = 2
     ) -> None:
+        super().__init__()
         lowest = {'interval': 1, 'gradient_interval': 0, 'picture_interval': 0, 'pictures': 1}
         given = dict(zip(lowest, (interval, gradient_interval, picture_interval, pictures), strict=True))
         for name, value in given.items():
@@ -177,9 +174,7 @@ class MonitorHook(Hook):
         self.count = pictures
         self.pictures: Pictures | None = None
         self._model: Distilled | None = None  # only if it has distillers
-        self._handles: list[RemovableHandle] = []
         self._agreement: dict[str, Tensor] = {}
-        self._found: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Find the distillers, decide whether gradients can be measured, and choose pictures."""
@@ -209,11 +204,8 @@ class MonitorHook(Hook):
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Write the measured values and draw the pictures that are due."""
-        self._remove()
+        self._end_step(runner)
         step = runner.iter + 1
-        if self._found:
-            write_monitored(runner, 'MonitorHook', self._found, step)
-            self._found = {}
         if self.pictures is not None and step % self.picture_interval == 0:
             write_scalars(runner, {}, step)  # W&B puts a picture at the last ``iter`` that it was given
             for name, picture in self.pictures.draw():
@@ -242,15 +234,13 @@ class MonitorHook(Hook):
                 with torch.autocast(next(model.parameters()).device.type, enabled=False):
                     terms = pulls_of(losses, {BACKBONE: backbone_parameters(model)}, loss_scale(runner))
                 self._found |= _of_gradients(terms)
-            self._found |= _means({**_shares(losses), **self._agreement})
+            self._found |= means_over_ranks({**_shares(losses), **self._agreement})
             self._agreement = {}
 
         return measure
 
     def _remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        super()._remove()
         self._agreement = {}
 
 
@@ -268,15 +258,6 @@ def _of_gradients(terms: list[Term]) -> dict[str, float]:
         if term.name != TASK:
             found[f'gradient_cosine.{_short(term.name)}'] = pull.cosine
     return found
-
-
-def _means(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the means over the processes as numbers, with one wait for the device."""
-    if not values:
-        return {}
-    first = next(iter(values.values()))
-    rows = torch.stack([value.detach().to(first.device).to(sum_dtype(first)) for value in values.values()])
-    return dict(zip(values, mean_over_ranks(rows).tolist(), strict=True))
 
 
 def _short(term: str) -> str:

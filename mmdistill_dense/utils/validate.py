@@ -124,6 +124,17 @@ def counted(text: str) -> int:
     return int(text)
 
 
+def positive(text: str) -> float:
+    """Return a word of a command line as a number above 0; the ``type`` of such an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'must be a number above 0, got {text!r}')
+    return value
+
+
 def is_count(value: Any) -> bool:
     """Tell whether a value is a whole number and not a bool."""
     return isinstance(value, int) and not isinstance(value, bool)

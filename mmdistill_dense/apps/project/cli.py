@@ -15,7 +15,7 @@ from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.messages import close_or_all, some
 from mmdistill_dense.utils.quiet import alive
-from mmdistill_dense.utils.validate import counted
+from mmdistill_dense.utils.validate import counted, positive
 
 _NAME = re.compile(r'[^A-Za-z0-9]+')
 _FIRST = 'data.py'  # of the files of a project, the one that is written first
@@ -190,6 +190,17 @@ def fill_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--rerun-changed', action='store_true', help='repeat trainings whose configs were changed since'
     )
+    parser.add_argument(
+        '--hours', type=positive, help='find the best way to train within these hours, instead of one training a method'
+    )
+    parser.add_argument(
+        '--method',
+        nargs='+',
+        default=[],
+        metavar='NAME',
+        help='with --hours: try these; default: all usual ones',
+    )
+    parser.add_argument('--plan', action='store_true', help='with --hours: measure steps, tell the plan, train nothing')
     news = argparse.ArgumentParser()
     fill_new(news)
     others = dict.fromkeys(news._option_string_actions, '`new` takes this option, `run` does not')
@@ -211,7 +222,7 @@ def _run_project(args: argparse.Namespace) -> int:
         with quiet():
             from mmdistill_dense.apps.project.steps import run_project
 
-    return run_project(args.folder, args.rerun_changed)
+    return run_project(args.folder, args.rerun_changed, args.hours, args.method, args.plan)
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,10 @@ import ast
 import hashlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 
@@ -21,9 +23,10 @@ from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
-from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite import configs, plan, race
 from mmdistill_dense.apps.suite.actions import train_all
-from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition, Race, load
+from mmdistill_dense.apps.suite.execute import run_race
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.quiet import alive, quiet
@@ -70,17 +73,29 @@ def _check_control(folder: Path) -> None:
         )
 
 
-def run_project(folder: Path, rerun_changed: bool = False) -> int:
-    """Do what is left of a project, and return the exit code."""
+def run_project(
+    folder: Path,
+    rerun_changed: bool = False,
+    hours: float | None = None,
+    methods: Sequence[str] = (),
+    plan_only: bool = False,
+) -> int:
+    """Do what is left of a project, as a race if it has ``hours`` or has begun one, and return the exit code."""
     with quiet():
         definition = open_project(folder)
         lines = list(screen(definition))
     print('\n'.join(lines), flush=True)
     if not checked(folder, definition):
         return 2
-    code = train_all(definition, rerun_changed=rerun_changed, news=lambda: _report_so_far(folder, definition))
-    if code:
+    news = partial(_report_so_far, folder)
+    given = replace(definition.race or Race(hours), hours=hours) if hours else definition.race
+    if given is not None or race.read(definition):
+        code = run_race(folder / SUITE, given, methods, news=news, plan_only=plan_only)
+    else:
+        code = train_all(definition, rerun_changed=rerun_changed, news=news)
+    if code or plan_only:
         return code
+    definition = load(folder / SUITE)  # with what a race has decided
     _report(folder, definition)
     _export(folder, definition)
     print('\n'.join(ending(definition)))
@@ -164,11 +179,12 @@ def digest(folder: Path, definition: Definition) -> str:
     return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 
 
-def _report_so_far(folder: Path, definition: Definition) -> None:
+def _report_so_far(folder: Path) -> None:
     """Write the page without pictures, so that it can be opened in the middle; a run goes on without it."""
     page = folder / 'report.html'
     with suppress(ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError), quiet():
-        make_report([definition.out], page, pictures=0)
+        places, control = reported(load(folder / SUITE))
+        make_report(places, page, control, pictures=0)
         os.utime(page, (0, 0))  # older than any result: the end writes it whole
 
 
@@ -178,13 +194,20 @@ def _report(folder: Path, definition: Definition) -> None:
         return
     try:
         with alive('writing the report'), quiet():
-            _, sections = make_report([definition.out], page)
+            places, control = reported(definition)
+            _, sections = make_report(places, page, control)
     except ImportError as error:
         print(f'report   left out: {error}')
         return
     print(f'report   {page}')
     for sentence in sections[0].lead:
         print(f'         {sentence}')
+
+
+def reported(definition: Definition) -> tuple[list[Path], Path | None]:
+    """Return what the page is about: all of a suite; of a race the finished rows beside its best student alone."""
+    record = race.read(definition)
+    return ([definition.out], None) if record is None else race.finished_folders(definition, record)
 
 
 def newer(file: Path, out: Path) -> bool:
@@ -194,9 +217,14 @@ def newer(file: Path, out: Path) -> bool:
 
 
 def _export(folder: Path, definition: Definition) -> None:
-    """Export the student of the first seed of each method."""
+    """Export the student of the first seed of each method; of a race that of the winner's best seed."""
+    record = race.read(definition)
+    if record is None:
+        chosen = {(name, definition.seeds[0]) for name in definition.methods}
+    else:
+        chosen = {(record['winner'], race.best_seed(definition, record))}
     for run in plan.runs(definition):
-        if run.name not in definition.methods or run.seed != definition.seeds[0] or run.result is None:
+        if (run.name, run.seed) not in chosen or run.result is None:
             continue
         out = folder / f'student_{run.name}.pth'
         if newer(out, run.folder):
@@ -212,9 +240,12 @@ def ending(definition: Definition) -> Iterator[str]:
     """Yield the scores: teacher, student alone, each method with its gain. The report says what they mean."""
     found = plan.results(definition)
     means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
+    record = race.read(definition) or {}
+    alone = record.get('best', CONTROL)
     for name, mean in means.items():
-        gain = f' ({mean - means[CONTROL]:+.2f})' if name in definition.methods and CONTROL in means else ''
-        yield f'{definition.metric:<8} {mean:6.2f}  {_title(name)}{gain}'
+        gain = f' ({mean - means[alone]:+.2f})' if name not in (TEACHER, alone) and alone in means else ''
+        wins = ' wins the race, and is exported' if name == record.get('winner') else ''
+        yield f'{definition.metric:<8} {mean:6.2f}  {_title(name)}{gain}{wins}'
 
 
 def _title(name: str) -> str:

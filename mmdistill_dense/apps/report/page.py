@@ -13,6 +13,7 @@ from mmdistill_dense.apps.report.attention_views import similarity_section, toke
 from mmdistill_dense.apps.report.charts import graph_objects
 from mmdistill_dense.apps.report.numbers import Numbers
 from mmdistill_dense.apps.report.predictions import Predictions
+from mmdistill_dense.apps.report.race_section import race_section
 from mmdistill_dense.apps.report.runs import Comparison, compare
 from mmdistill_dense.apps.report.scores import answer_section, class_section
 from mmdistill_dense.apps.report.section import Item, Section
@@ -49,8 +50,11 @@ def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | 
     """Return the sections of a page, in order: first what a reader decides by, last what only a search needs."""
     numbers = Numbers(comparison, metric)
     predictions = Predictions(comparison, pictures)
+    suites = {run.suite for run in comparison.students if run.suite}
+    races = [section for suite in suites if (section := race_section(suite, numbers.metric))]
     return [
         answer_section(numbers, predictions.uses),
+        *races,
         predictions.side_by_side(),
         class_section(numbers),
         cost_section(numbers),

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -384,6 +385,13 @@ def noise(definition: Definition, record: Record) -> float:
             total += sum((value - mean) ** 2 for value in values)
             freedom += len(values) - 1
     return math.sqrt(total / freedom)
+
+
+def finished_folders(definition: Definition, record: Record) -> tuple[list[Path], Path | None]:
+    """Return the folders of the rows with a finished run, and that of the student alone at its best rate."""
+    rows = dict.fromkeys(run.folder.parent for run in plan.runs(definition) if run.result)
+    alone = definition.out / 'runs' / record['best'] if 'best' in record else None
+    return [folder for folder in rows if folder.parent.name == 'runs'], alone if alone in rows else None
 
 
 def best_seed(definition: Definition, record: Record) -> int:

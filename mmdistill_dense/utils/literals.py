@@ -30,7 +30,7 @@ def assignments(values: Mapping[str, Any]) -> str:
     """Return one assignment for each name."""
     if wrong := [name for name in values if not _plain({name: None})]:
         raise ValueError(f'{wrong[0]!r}: no key at the top of a config can have this name; keys are Python names.')
-    return ''.join(f'{name} = {literal(value, "", len(name) + 3)}\n' for name, value in values.items())
+    return ''.join(f'{name} = {literal(value, "", len(name) + 2)}\n' for name, value in values.items())
 
 
 def literal(value: Any, indent: str = '', taken: int = 0) -> str:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-from mmdistill_dense.apps.project.formats import cvat, labelme, voc_xml, yolo
-from mmdistill_dense.apps.project.formats.objects import Labelled, Reading
+from mmdistill_dense.apps.project.formats import labelme, xml_files, yolo
+from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading
 from mmdistill_dense.apps.project.parts import Wish, check_folders, find_lists, read_lists
 from mmdistill_dense.apps.project.picture_folders import (
     ARCHIVES,
@@ -23,8 +21,10 @@ from mmdistill_dense.apps.project.picture_folders import (
     Folder,
     files_below,
     is_label,
+    median_size,
     opened,
     picture_folders,
+    repeated,
     size_of,
     size_text,
     split_of,
@@ -39,15 +39,15 @@ from mmdistill_dense.utils.messages import close_or_all, some
 _LOOKED = 20  # pictures that are looked for in each folder
 
 
-def folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequence[Folder], split: str | None) -> Path:
+def folder_of(file: LabelFile, root: Path, below: Sequence[Folder], split: str | None) -> Path:
     """Return the folder to which the file names of a label file are relative.
 
     Of several that hold as many of them, it is one for the same split, then the nearest one: splits may reuse names.
     """
+    path, names = file.path, file.names
     inside = [one.path.relative_to(root) for one in below]
     above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root
     folders = list(dict.fromkeys([path.parent, root, *above]))
-    names = [one['file_name'] for one in content['images']]
     if not names:
         raise ValueError(f'--data: {path} lists no picture (images is empty).')
     looked = evenly(names, _LOOKED)
@@ -66,17 +66,11 @@ def folder_of(path: Path, content: Mapping[str, Any], root: Path, below: Sequenc
     return best
 
 
-def listed_files(content: Mapping[str, Any], folder: Path) -> set[str]:
-    """Return the files of the pictures that a label file lists; links are followed."""
-    return {os.path.realpath(folder / one['file_name']) for one in content['images']}
-
-
-def unlisted(root: Path, folders: Sequence[Folder], files: Mapping[str | None, set[str]]) -> Iterator[str]:
+def unlisted(root: Path, folders: Sequence[Folder], found: Files) -> Iterator[str]:
     """Yield a note about the pictures that no label file lists. Folders of label images are no such pictures."""
-    listed = set[str]().union(*files.values())
+    listed = {os.path.realpath(one.folder / name) for one in found.values() for name in one.names}
     every = [one.path / name for one in folders if not is_label(one.path.relative_to(root).parts) for name in one.files]
-    free = [path for path in every if os.path.realpath(path) not in listed]
-    if free:
+    if free := [path for path in every if os.path.realpath(path) not in listed]:
         place = shlex.quote(os.path.commonpath([path.parent for path in free]))
         yield (
             f'{len(free)} of {len(every)} pictures have no labels in any file ({some(free, 1)}). They are in no split; '
@@ -106,36 +100,6 @@ def read_label_file(path: Path) -> Any:
     return content
 
 
-def mended_file(path: Path, content: Content, folder: Path, stored: bool) -> tuple[Content, list[str]]:
-    """Return what training and metric read in place of a label file, and notes; without any, the file's content."""
-    with _named(path):
-        found, notes = mended(content, lambda picture: _size_of_file(folder / picture, stored))
-    if path.suffix == '.json':
-        with path.open('rb') as file:
-            if json.detect_encoding(file.read(4)) != 'utf-8':
-                notes.append('it begins with a byte order mark, with which pycocotools cannot read it')
-    return found, [f'{"WARNING: " if "left out" in note else ""}{path.name}: {note}' for note in notes]
-
-
-def check_entries(path: Path, content: Content) -> None:
-    """Check the entries of a label file, see :func:`mmdistill_dense.datasets.coco_file.check`."""
-    with _named(path):
-        check(content, MENDED)
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith('--data') else f'--data: {path}: {error}') from error
-
-
-def _size_of_file(path: Path, stored: bool) -> tuple[int, int]:
-    with opened(path) as picture:
-        return size_of(picture, stored)
-
-
 def none_found(root: Path, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
@@ -154,21 +118,65 @@ def lacks(path: Path, content: Any) -> str:
     return f'{path.name} has {some(content)}, but no list of {", ".join(lists_missing(content))}.'
 
 
-def check_sizes(path: Path, folder: Path, images: Sequence[Mapping[str, Any]], stored: bool) -> None:
+def check_sizes(file: LabelFile, stored: bool) -> None:
     """Compare the sizes of some pictures, ``stored`` or as EXIF turns them, with those in the label file."""
-    for one in evenly([one for one in images if one.get('width') and one.get('height')], SAMPLED):
-        with opened(folder / one['file_name']) as picture:
+    told = [one for one in file.content['images'] if one.get('width') and one.get('height')]
+    for one in evenly(told, SAMPLED):
+        with opened(file.folder / one['file_name']) as picture:
             picture.load()
             found, written = size_of(picture, stored), (one['height'], one['width'])
         if found != written:
             raise ValueError(
-                f'--data: {path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); it '
-                f'has {size_text(found)}, so the boxes do not fit. Correct the label file, or take its own '
-                'pictures.'
+                f'--data: {file.path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); '
+                f'it has {size_text(found)}, so the boxes do not fit. Correct the label file, or take its own pictures.'
             )
 
 
-Files = dict[str | None, tuple[Path, Content]]  # label files and their contents, by split
+@dataclass
+class LabelFile:
+    """A label file, or what a reader made of labels in another form."""
+
+    path: Path
+    content: Content
+    folder: Path  # to which the names of its pictures are relative
+    changed: bool  # whether the content must be written
+
+    @property
+    def names(self) -> list[str]:
+        return [one['file_name'] for one in self.content['images']]
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Put the path before errors."""
+        try:
+            yield
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if text.startswith('--data') else f'--data: {self.path}: {error}') from error
+
+    def mend(self, stored: bool, notes: list[str]) -> None:
+        """Hold what training and metric read in its place."""
+
+        def size(picture: str) -> tuple[int, int]:
+            with opened(self.folder / picture) as image:
+                return size_of(image, stored)
+
+        with self.named():
+            self.content, told = mended(self.content, size)
+        if self.path.suffix == '.json':
+            with self.path.open('rb') as file:
+                if json.detect_encoding(file.read(4)) != 'utf-8':
+                    told.append('it begins with a byte order mark, with which pycocotools cannot read it')
+        notes += [f'{"WARNING: " if "left out" in note else ""}{self.path.name}: {note}' for note in told]
+        self.changed = self.changed or bool(told)
+
+    def boxes(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """Return the boxes of some categories."""
+        numbers = {one['id'] for one in self.content['categories'] if one['name'] in names}
+        return [one for one in self.content['annotations'] if one['category_id'] in numbers]
+
+
+Files = dict[str | None, LabelFile]  # by split
 
 
 @dataclass(frozen=True)
@@ -208,77 +216,63 @@ def find_box_data(
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
     given, wish = given.expanduser().resolve(), wish or Wish()
     root = given.parent if given.suffix == '.json' and given.is_file() else given
-    folders = picture_folders(root)
-    notes: list[str] = []
+    folders, notes = picture_folders(root), list[str]()
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
     found, others = _by_split(root, files, notes)
     reading = None if found else _read_objects(root, folders, others, classes, exif)
-    places: dict[str | None, Path] = {}
     if reading:
-        found, places = _of_parts(reading, wish, notes)
+        found = _of_parts(reading, wish, notes)
     if not found:
         raise NoLabels(f'--data {root}: {none_found(root, files)} {FORMAT}')
-    for path, content in found.values():
-        check_entries(path, content)
-    for name, (path, content) in found.items() if not reading else ():
-        places[name] = folder_of(path, content, root, folders, name)
+    for name, one in found.items():
+        with one.named():
+            check(one.content, MENDED)
+        if not reading:
+            one.folder = folder_of(one, root, folders, name)
     drawn = {
-        places[name] / one['file_name']: (one.get('height'), one.get('width'))
-        for name, (_, content) in found.items()
-        for one in content['images']
+        one.folder / image['file_name']: (image.get('height'), image.get('width'))
+        for one in found.values()
+        for image in one.content['images']
     }
     stored = stored_pixels(list(drawn), drawn.__getitem__, exif, notes)
-    changed = []
-    for name, (path, content) in found.items():
-        check_sizes(path, places[name], content['images'], stored)
-        clean, told = mended_file(path, content, places[name], stored)
-        found[name] = path, clean
-        notes += told
-        if told or reading:
-            changed.append(name)
+    for one in found.values():
+        check_sizes(one, stored)
+        one.mend(stored, notes)
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, classes, notes)
     _check_categories(found.values(), names)
-    files_of_splits = {name: listed_files(content, places[name]) for name, (_, content) in found.items()}
-    notes += unlisted(root, folders, files_of_splits)
+    notes += unlisted(root, folders, found)
     if 'train' in found and len(found) > 1:
         if wish != Wish():
             raise ValueError(
                 f'--split: the label files for {", ".join(map(str, found))} are a split. Leave the option out.'
             )
-        splits = {
-            name: _split(name, found[name], root, places[name], name in changed) for name in SPLITS if name in found
-        }
+        splits = {name: _split(name, found[name], root) for name in SPLITS if name in found}
+        changed = [f'{name}.json' for name, one in found.items() if one.changed]
         if changed and task == 'det':
             with_changes = '' if reading else ', with these changes'
-            names_of_files = ', '.join(f'{name}.json' for name in changed)
-            notes.append(f'written for training and metric{with_changes}: {names_of_files}')
+            notes.append(f'written for training and metric{with_changes}: {", ".join(changed)}')
     elif len(found) == 1:
-        (name,) = found
-        lists, every = find_lists(root, task, wish), [one.path / file for one in folders for file in one.files]
-        splits = _divided(
-            first, _inside(places[name], root), names, _listed(lists, root, places[name], first, every), wish
-        )
-        counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
+        lists = find_lists(root, task, wish)
+        listed = _listed(lists, root, first, [one.path / file for one in folders for file in one.files])
+        splits = _divided(first, _inside(first.folder, root), names, listed, wish)
         if lists:
-            left = len(first[1]['images']) - sum(split.count for split in splits.values())
-            notes.append(
-                f'split of {some(map(str, lists.values()))}: {counts}' + (f'; {left} in no list' if left else '')
-            )
+            counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
+            left = len(first.names) - sum(split.count for split in splits.values())
+            told = f'split of {some(map(str, lists.values()))}: {counts}' + (f'; {left} in no list' if left else '')
         else:
-            notes.append(
-                f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate'
-                + (' (train.json, val.json)' if task == 'det' else '')
+            told = f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate' + (
+                ' (train.json, val.json)' if task == 'det' else ''
             )
+        notes.append(told)
     else:
         raise ValueError(f'--data {given}: label files for {", ".join(map(str, found))}, none for train. {FORMAT}')
     if 'val' not in splits:
         notes.append('no label file for val: that for test validates')
         splits['val'] = splits['test']
-    sizes = [(one['height'], one['width']) for one in first[1]['images']]
-    size = int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
     _check_boxes(found, names)
-    masks = all(has_mask(one) for _, content in found.values() for one in content['annotations'])
+    size = median_size([(one['height'], one['width']) for one in first.content['images']])
+    masks = all(has_mask(box) for one in found.values() for box in one.content['annotations'])
     return BoxData(root, splits, names, masks, size, notes, stored)
 
 
@@ -286,22 +280,16 @@ def _read_objects(
     root: Path, folders: Sequence[Folder], shapes: Mapping[Path, Any], classes: Sequence[str], exif: str | None
 ) -> Reading | None:
     """Read the first format that the folder holds; ``shapes``: contents of json files of labelme."""
-    pictures = [one.path / name for one in folders for name in one.files]
+    given = Given(root, [one.path / name for one in folders for name in one.files], classes, exif)
     if shapes:
-        return labelme.read(root, shapes, pictures)
-    if paired := yolo.recognise(pictures):
-        return yolo.read(root, paired, pictures, classes, exif)
-    for form in (voc_xml, cvat):
-        if files := form.recognise(root):
-            return form.read(root, files, pictures)
-    return None
+        return labelme.read(given, shapes)
+    return next((form.read(given, files) for form in (yolo, xml_files) if (files := form.recognise(given))), None)
 
 
-def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> tuple[Files, dict[str | None, Path]]:
-    """Return contents and folders of the parts that the labels or the folders tell, or one content of all pictures."""
+def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> Files:
+    """Return contents of the parts that the labels or the folders tell, or one content of all pictures."""
     notes += reading.told
-    twice = [str(picture) for picture, count in Counter(one.picture for one in reading.pictures).items() if count > 1]
-    if twice:
+    if twice := repeated(one.picture for one in reading.pictures):
         raise ValueError(
             f'--data: {len(twice)} pictures have labels twice in {reading.source}: {some(twice, 3)}. Keep one of them.'
         )
@@ -312,17 +300,18 @@ def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> tuple[Files, di
         parts = {None: reading.pictures}
     elif left := parts.pop(None, []):
         notes.append(f'{len(left)} labelled pictures lie in no folder of a part: left out ({left[0].picture})')
-    places = {part: Path(os.path.commonpath([one.picture.parent for one in own])) for part, own in parts.items()}
-    return {part: (reading.source, reading.content(places[part], own)) for part, own in parts.items()}, places
+    found: Files = {}
+    for part, own in parts.items():
+        folder = Path(os.path.commonpath([one.picture.parent for one in own]))
+        found[part] = LabelFile(reading.source, reading.content(folder, own), folder, True)
+    return found
 
 
-def _listed(
-    lists: Mapping[str, Path], root: Path, folder: Path, file: tuple[Path, Content], pictures: Sequence[Path]
-) -> dict[str, set[str]]:
+def _listed(lists: Mapping[str, Path], root: Path, file: LabelFile, pictures: Sequence[Path]) -> dict[str, set[str]]:
     """Return the names of pictures that the lists of a split name, by part."""
     if not lists:
         return {}
-    names = {folder / one['file_name']: one['file_name'] for one in file[1]['images']}
+    names = {file.folder / name: name for name in file.names}
     found = read_lists(lists, root, list({*names, *pictures}))
     for part, own in found.items():
         if bare := [picture for picture in own if picture not in names]:
@@ -349,7 +338,7 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> tuple[File
                 passed.append((split, lacks(path, content)))
             continue
         if split in found:
-            known = found[split][0]
+            known = found[split].path
             better = [one for one in (known, path) if 'instances' in one.name]
             if len(better) != 1:
                 raise ValueError(
@@ -358,32 +347,29 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> tuple[File
                 )
             if better[0] == known:
                 continue
-        found[split] = path, content
+        found[split] = LabelFile(path, content, root, False)
     if len(found) > 1:
         found.pop(None, None)
     notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if found and split not in found]
     return found, others
 
 
-def _split(name: str, file: tuple[Path, Content], root: Path, pictures: Path, mended: bool) -> BoxSplit:
-    path, content = file
-    files = tuple(one['file_name'] for one in content['images'])
-    if not mended:
-        return BoxSplit(str(path.relative_to(root)), _inside(pictures, root), files)
-    labels = Template(f'{{{{ fileDirname }}}}/{name}.json')
-    return BoxSplit(labels, _inside(pictures, root), files, json.dumps(content))
+def _split(name: str, file: LabelFile, root: Path) -> BoxSplit:
+    pictures, files = _inside(file.folder, root), tuple(file.names)
+    if not file.changed:
+        return BoxSplit(str(file.path.relative_to(root)), pictures, files)
+    return BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, files, json.dumps(file.content))
 
 
-def _check_boxes(found: Mapping[str | None, tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
+def _check_boxes(found: Files, names: Sequence[str]) -> None:
     """Refuse a label file without a box of the classes. Those of test sets whose labels are kept secret have none."""
-    for name, (path, content) in found.items():
-        numbers = {one['id'] for one in content['categories'] if one['name'] in names}
-        boxes = [one for one in content['annotations'] if one['category_id'] in numbers]
-        if all(one['iscrowd'] for one in boxes):
+    for name, one in found.items():
+        boxes = one.boxes(names)
+        if all(box['iscrowd'] for box in boxes):
             what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             raise ValueError(
-                f'--data: {path}: {what} for {name}, so it measures nothing. Take this file out of the folder, or add '
-                'its boxes.'
+                f'--data: {one.path}: {what} for {name}, so it measures nothing. Take this file out of the folder, or '
+                'add its boxes.'
             )
 
 
@@ -391,56 +377,52 @@ def _inside(folder: Path, root: Path) -> str:
     return '' if folder == root else f'{folder.relative_to(root)}/'
 
 
-def _classes(file: tuple[Path, Mapping[str, Any]], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+def _classes(file: LabelFile, given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
     """Return the names of the categories with boxes, in the order of the file, or those of them that are given."""
-    path, content = file
-    numbers = Counter(one['category_id'] for one in content['annotations'])
-    every = [one['name'] for one in content['categories']]
-    used = [one['name'] for one in content['categories'] if numbers[one['id']]]
+    numbers = {one['category_id'] for one in file.content['annotations']}
+    every = [one['name'] for one in file.content['categories']]
+    used = [one['name'] for one in file.content['categories'] if one['id'] in numbers]
     if unknown := [name for name in given if name not in every]:
-        raise ValueError(f'--classes {some(unknown)}: {path} has no such category. {close_or_all(unknown[0], every)}')
-    if len(set(used)) < len(used):
-        raise ValueError(f'--data: two categories of {path} have one name: {some(used, 20)}. Rename one.')
+        raise ValueError(
+            f'--classes {some(unknown)}: {file.path} has no such category. {close_or_all(unknown[0], every)}'
+        )
+    if repeated(used):
+        raise ValueError(f'--data: two categories of {file.path} have one name: {some(used, 20)}. Rename one.')
     chosen = tuple(name for name in used if not given or name in given)
     if not chosen:
-        raise ValueError(f'--data: {path} has no box of {some(given or every)}, so there is nothing to train with.')
+        raise ValueError(
+            f'--data: {file.path} has no box of {some(given or every)}, so there is nothing to train with.'
+        )
     if empty := [name for name in every if name not in used]:
         notes.append(f'left out, no box in training: {some(empty)}')
     return chosen
 
 
-def _check_categories(files: Iterable[tuple[Path, Mapping[str, Any]]], names: Sequence[str]) -> None:
+def _check_categories(files: Iterable[LabelFile], names: Sequence[str]) -> None:
     """Refuse files of other categories than the first, or in another order: labels are numbered by it."""
-    for path, content in files:
-        there = [one['name'] for one in content['categories']]
+    for one in files:
+        there = [category['name'] for category in one.content['categories']]
         if [name for name in there if name in names] != list(names):
             raise ValueError(
-                f'--data: {path} lists the categories {some(there, 20)}; the classes are {some(names, 20)}. Every '
+                f'--data: {one.path} lists the categories {some(there, 20)}; the classes are {some(names, 20)}. Every '
                 'label file must list all of them, under the same names and in the same order.'
             )
 
 
-def _drawn_parts(file: tuple[Path, Content], names: Sequence[str], share: float) -> dict[str, set[str]]:
-    """Divide the pictures with boxes of the classes, and the others."""
-    path, content = file
-    chosen = {one['id'] for one in content['categories'] if one['name'] in names}
-    with_box = {one['image_id'] for one in content['annotations'] if one['category_id'] in chosen}
-    boxed = {one['file_name'] for one in content['images'] if one['id'] in with_box}
-    bare = list({one['file_name'] for one in content['images']} - boxed)
-    parts = two_parts(list(boxed), path, share)
-    rest = two_parts(bare, path, share) if len(bare) > 1 else (bare, list[str]())
-    return {name: {*own, *others} for name, own, others in zip(('train', 'val'), parts, rest, strict=True)}
-
-
 def _divided(
-    file: tuple[Path, Content], pictures: str, names: Sequence[str], listed: Mapping[str, set[str]], wish: Wish
+    file: LabelFile, pictures: str, names: Sequence[str], listed: Mapping[str, set[str]], wish: Wish
 ) -> dict[str, BoxSplit]:
     """Divide the pictures as lists say, or by chance; the parts are written beside the configs."""
-    content, found = file[1], {}
-    if set(listed) == {'train'}:
-        content = {**content, 'images': [one for one in content['images'] if one['file_name'] in listed['train']]}
-        listed = {}
-    for name, files in (listed or _drawn_parts((file[0], content), names, wish.part)).items():
+    content, found = file.content, {}
+    if len(listed) < 2:
+        with_box = {one['image_id'] for one in file.boxes(names)}
+        every = [one for one in content['images'] if one['file_name'] in listed.get('train', {one['file_name']})]
+        boxed = {one['file_name'] for one in every if one['id'] in with_box}
+        bare = list({one['file_name'] for one in every} - boxed)
+        parts = two_parts(list(boxed), file.path, wish.part)  # pictures with boxes and others are divided alike
+        rest = two_parts(bare, file.path, wish.part) if len(bare) > 1 else (bare, list[str]())
+        listed = {name: {*own, *more} for name, own, more in zip(('train', 'val'), parts, rest, strict=True)}
+    for name, files in listed.items():
         kept = [one for one in content['images'] if one['file_name'] in files]
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]

@@ -32,21 +32,21 @@ def describe(folder: Path) -> Iterator[str]:
         seg = config.default_scope == 'mmseg'
         built = {name: _read(one, seg) for name, one in parts.items()}
         mmcv.imwrite(sheet(built['train'], seg)[..., ::-1], str(folder / SHEET))
-        counts = {name: (pixels if seg else boxes)(one) for name, one in built.items()}
+        counted = {name: counts(one, seg) for name, one in built.items()}
     classes = built['train'].metainfo['classes']
     yield f'labels   {folder / SHEET}: {min(SHOWN, len(built["train"]))} pictures with their labels; look at them'
     what = 'pixels' if seg else 'boxes'
     width = max(len(name) for name in (*classes, 'class'))
-    yield '         ' + f'{"class":<{width}}' + ''.join(f'{f"{name}: pictures, {what}":>26}' for name in counts)
+    yield '         ' + f'{"class":<{width}}' + ''.join(f'{f"{name}: pictures, {what}":>26}' for name in counted)
     for number, name in enumerate(classes[:_LISTED]):
-        cells = (_cell(one, number, seg) for one in counts.values())
+        cells = (_cell(one, number, seg) for one in counted.values())
         yield '         ' + f'{name:<{width}}' + ''.join(f'{cell:>26}' for cell in cells)
     if len(classes) > _LISTED:
         yield f'         and {len(classes) - _LISTED} more classes'
-    for name, one in counts.items():
+    for name, one in counted.items():
         if one['looked'] < len(built[name]):
             yield f'         counted in {one["looked"]} of {len(built[name])} pictures for {name}'
-    train = counts['train']
+    train = counted['train']
     few = [name for number, name in enumerate(classes) if train['pictures'][number] < FEW]
     if few and train['looked'] == len(built['train']):
         told = ', '.join(f'{name} ({train["pictures"][classes.index(name)]})' for name in few[:12])
@@ -69,29 +69,24 @@ def _read(option: Any, seg: bool) -> Any:
     return DATASETS.build({**option, 'pipeline': steps})
 
 
-def pixels(dataset: Any) -> dict[str, Any]:
-    """Count the pixels of each class, and the pictures that show it, in some label images."""
+def counts(dataset: Any, seg: bool) -> dict[str, Any]:
+    """Count the pixels of each class in some label images, or all boxes, and the pictures that show the class."""
     classes = len(dataset.metainfo['classes'])
-    places = evenly_spaced(len(dataset), COUNTED)
+    places = evenly_spaced(len(dataset), COUNTED if seg else len(dataset))
     amount, pictures = np.zeros(classes, int), np.zeros(classes, int)
     for place in places:
-        labels = dataset[place]['data_samples'].gt_sem_seg.data.numpy()
-        found = np.bincount(labels[labels < classes].ravel(), minlength=classes)
+        found = np.bincount(_labels(dataset, place, seg), minlength=classes)
         amount += found
         pictures += found > 0
     return {'amount': amount, 'pictures': pictures, 'looked': len(places)}
 
 
-def boxes(dataset: Any) -> dict[str, Any]:
-    """Count the boxes of each class, and the pictures that show it."""
-    classes = len(dataset.metainfo['classes'])
-    amount, pictures = np.zeros(classes, int), np.zeros(classes, int)
-    for place in range(len(dataset)):
-        labels = [one['bbox_label'] for one in dataset.get_data_info(place)['instances'] if not one['ignore_flag']]
-        found = np.bincount(np.asarray(labels, int), minlength=classes)
-        amount += found
-        pictures += found > 0
-    return {'amount': amount, 'pictures': pictures, 'looked': len(dataset)}
+def _labels(dataset: Any, place: int, seg: bool) -> np.ndarray:
+    if not seg:
+        boxes = dataset.get_data_info(place)['instances']
+        return np.array([one['bbox_label'] for one in boxes if not one['ignore_flag']], int)
+    labels = dataset[place]['data_samples'].gt_sem_seg.data.numpy()
+    return labels[labels < len(dataset.metainfo['classes'])].ravel()
 
 
 def sheet(dataset: Any, seg: bool) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from pycocotools import mask as coco
 from rich.progress import track
 
 from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
-from mmdistill_dense.apps.project.picture_folders import opened, size_of, size_text
+from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of, size_text
 from mmdistill_dense.datasets.coco_file import has_mask
 from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.utils.atomic import read_json, write_json
@@ -115,7 +115,7 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
             picture = data.root / split.pictures / image['file_name']
             make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
             jobs.append(Job(target(part, bare(image['file_name'])), make))
-    if twice := [name for name, count in Counter(job.target for job in jobs).items() if count > 1]:
+    if twice := repeated(job.target for job in jobs):
         raise ValueError(f'--data: two pictures of one name: {some(twice, 3)}. Give each its own name.')
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
@@ -299,18 +299,16 @@ def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
 
 def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
     """Yield names and colours in CVAT's labelmap, a csv with columns name, r, g, b, or json."""
-    text = file.read_text(encoding='utf-8-sig')
     if file.suffix == '.json':
-        content = json.loads(text)
+        content = json.loads(file.read_text(encoding='utf-8-sig'))
         listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
         yield from ((str(name), colour) for name, colour in listed)
     elif file.suffix == '.txt':
-        lines = (line for line in text.splitlines() if line.strip() and not line.startswith('#'))
-        for number, line in enumerate(lines):
+        for number, line in enumerate(line for line in lines_of(file) if not line.startswith('#')):
             name, colour, *_ = [*line.split(':'), '', '']
             yield name.strip(), colour.split(',') if colour else _voc_colour(number)
     else:
-        for row in csv.DictReader(text.splitlines()):
+        for row in csv.DictReader(lines_of(file)):
             known = {str(key).strip().lower(): value for key, value in row.items()}
             if {'name', 'r', 'g', 'b'} <= set(known):
                 yield str(known['name']).strip(), [str(known[key]).strip() for key in 'rgb']

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdistill_dense.apps.project.picture_folders import opened, size_of, size_text
+from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of, size_text
 from mmdistill_dense.datasets.written_labels import IGNORED
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
@@ -111,7 +111,7 @@ def name_classes(
             f'{NO_CLASS} stands for pixels to ignore.'
         )
     kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
-    if twice := {name for name, _ in kept if [one for one, _ in kept].count(name) > 1}:
+    if twice := repeated(name for name, _ in kept):
         raise ValueError(
             f'{source}: {some(sorted(twice))} twice. Give each class its own name; {NO_CLASS} ignores a value.'
         )
@@ -122,10 +122,7 @@ def name_classes(
 
 def _listed(path: Path) -> tuple[str, ...]:
     """Return the names in a file; numbers 0, 1, 2, … before them are no part of the names."""
-    try:
-        lines = [line.strip() for line in path.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f'--data: {path} is not written in UTF-8 ({error}). Save it as UTF-8.') from error
+    lines = lines_of(path)
     parts = [line.split(maxsplit=1) for line in lines]
     numbered = all(len(part) == 2 and part[0].rstrip(':.,') == str(number) for number, part in enumerate(parts))
     return tuple(part[1] for part in parts) if numbered else tuple(lines)
@@ -133,7 +130,7 @@ def _listed(path: Path) -> tuple[str, ...]:
 
 def _valued(path: Path) -> tuple[str, ...]:
     """Return the names in a list of values and names, in the order of the values from 0."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(path.read_text(encoding='utf-8-sig').splitlines())]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(lines_of(path))]
     found = {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
     if list(found) != [str(value) for value in range(len(found))] or not found:
         raise ValueError(f'--data: {path}: its lines are not "value, name" with the values 0, 1, 2, … in this order.')

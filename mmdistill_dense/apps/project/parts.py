@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from mmdistill_dense.apps.project.picture_folders import SPLITS, VAL_SHARE, files_below, split_of
+from mmdistill_dense.apps.project.picture_folders import SPLITS, VAL_SHARE, files_below, lines_of, split_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.messages import some
 
@@ -80,10 +80,7 @@ def _known(group: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the pictures of each part.
-
-    Raises for a list that names a picture that is not there, or nothing, and for a picture in two lists.
-    """
+    """Return the pictures of each part."""
     index = Names(root, pictures)
     found: dict[str, list[Path]] = {}
     for part, path in lists.items():
@@ -136,11 +133,7 @@ def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mappin
 
 def _entries(path: Path, index: Names) -> list[list[str]]:
     """Return what may name a picture in each line of a list: the line and its first word, or the cells of a row."""
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'--data: {path} is not written in UTF-8 ({error}). Save it as UTF-8.') from error
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = lines_of(path)
     if path.suffix.lower() != '.csv':
         return [[line, line.split()[0]] for line in lines]
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
@@ -152,17 +145,17 @@ class Names:
 
     def __init__(self, root: Path, pictures: Sequence[Path]) -> None:
         self._known: dict[str, list[Path]] = defaultdict(list)
+        self._whole = {str(picture): picture for picture in pictures}
         for picture in pictures:
             parts = picture.relative_to(root).with_suffix('').parts
             for start in range(len(parts)):
                 self._known['/'.join(parts[start:])].append(picture)
 
     def find(self, words: Sequence[str]) -> Path | None:
-        """Return the picture that the first fitting word names; ``None`` without any.
-
-        Raises for a name that several pictures have.
-        """
+        """Return the picture that the first fitting word names; ``None`` without any."""
         for word in words:
+            if word in self._whole:
+                return self._whole[word]
             path = PurePosixPath(word.replace('\\', '/'))
             cut = path.with_suffix('') if path.suffix.lower() in _CUT else path
             parts = [part for part in cut.parts if part not in ('/', '..')]

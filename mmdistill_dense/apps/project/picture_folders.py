@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 from PIL import Image
 
@@ -18,6 +20,7 @@ from mmdistill_dense.utils.directories import walk
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
 
+T = TypeVar('T')
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
@@ -74,6 +77,20 @@ def picture_folders(root: Path) -> list[Folder]:
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
     """Return the files with one of these endings, in any case; links to folders are followed, hidden files left out."""
     return [folder / name for folder, names in walk(root) for name in names if name.lower().endswith(endings)]
+
+
+def lines_of(path: Path) -> list[str]:
+    """Return the lines of a text file that hold something, without the blanks at their ends."""
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'--data: {path} is not written in UTF-8 ({error}). Save it as UTF-8.') from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def repeated(names: Iterable[T]) -> list[T]:
+    """Return the names that are there more than once."""
+    return [one for one, count in Counter(names).items() if count > 1]
 
 
 def is_label(parts: Sequence[str]) -> bool:
@@ -170,6 +187,10 @@ def usual_size(paths: Sequence[Path], stored: bool) -> Size:
         with opened(path) as picture:
             picture.load()
             sizes.append(size_of(picture, stored))
+    return median_size(sizes)
+
+
+def median_size(sizes: Sequence[Size]) -> Size:
     return int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
 
 

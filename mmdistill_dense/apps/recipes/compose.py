@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from mmdistill_dense.config.inheritance import bases_of, keys_of
 from mmdistill_dense.config.resolve import TASKS, package_root
-from mmdistill_dense.utils.literals import literal
+from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 from mmdistill_dense.utils.messages import close_or_all
 
 KINDS = ('seg', 'det', 'pretrain')
@@ -109,7 +109,6 @@ SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}  # of a new recipe for which non
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
 _OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
-_LINE = 120
 
 
 class Parts(NamedTuple):
@@ -237,44 +236,30 @@ def config_text(
 
     Bases are written relative to ``folder``, or by name where it is not inside this package's configs.
     """
-    bases = [reference(recipe_file(recipe), folder)]
-    more = [f'unlabelled=dict(data_root={literal(unlabelled)}, ratio=1)'] if unlabelled else []
-    if distillers:
-        parts = [f'distillers={literal(distillers, "    ", _LINE)}', *more]
-        model = ''.join(['\n', *(f'    {part},\n' for part in parts)])
-    else:
+    bases, model = [reference(recipe_file(recipe), folder)], dict[str, Any](distillers=distillers)
+    if not distillers:
         bases.append(reference(Path(options), folder))
-        model = ', '.join(['distillers=_base_.distillers', *more])
-    return (
-        f'{_assignment("_base_", bases)}'
-        f'model = dict({model})\n'
-        f"work_dir = 'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}'\n"
-    )
+        model['distillers'] = Source('_base_.distillers')
+    if unlabelled:
+        model['unlabelled'] = {'data_root': unlabelled, 'ratio': 1}
+    place = Template(f'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}')
+    return assignments({'_base_': bases, 'model': model, 'work_dir': place})
 
 
 def recipe_text(pair: Path, dataset: Path, schedule: Path, runtime: Path, folder: Path) -> str:
     """Return the text of a recipe in ``folder``, see :func:`config_text`."""
-    bases = [reference(path, folder) for path in (pair, dataset, schedule, runtime)]
-    return (
-        f"{_assignment('_base_', bases, broken=True)}work_dir = 'work_dirs/control/{{{{ fileBasenameNoExtension }}}}'\n"
-    )
+    bases = ''.join(f'    {reference(path, folder)},\n' for path in (pair, dataset, schedule, runtime))
+    return f"_base_ = [\n{bases}]\nwork_dir = 'work_dirs/control/{{{{ fileBasenameNoExtension }}}}'\n"
 
 
-def reference(path: Path, folder: Path) -> str:
+def reference(path: Path, folder: Path) -> Source:
     """Return the expression that names ``path`` in the ``_base_`` of a config in ``folder``."""
     path, folder, root = path.resolve(), folder.resolve(), configs().resolve()
     if path.is_relative_to(root) and not folder.is_relative_to(root):
         name = f'mmdistill_dense::{path.relative_to(root).as_posix()}'
-        return f"__import__('mmdistill_dense').base({literal(name)})"
+        return Source(f"__import__('mmdistill_dense').base({literal(name)})")
     relative = Path(os.path.relpath(path, folder)).as_posix()
-    return literal(relative if relative.startswith('.') else f'./{relative}')
-
-
-def _assignment(name: str, items: Sequence[str], *, broken: bool = False) -> str:
-    line = f'{name} = [{", ".join(items)}]\n'
-    if len(line) <= _LINE + 1 and not broken:
-        return line
-    return f'{name} = [\n' + ''.join(f'    {item},\n' for item in items) + ']\n'
+    return Source(literal(relative if relative.startswith('.') else f'./{relative}'))
 
 
 def _bases(path: Path) -> list[Path]:

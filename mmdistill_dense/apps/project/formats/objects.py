@@ -1,9 +1,14 @@
-"""What every reader gives: pictures with their objects, from which a content in COCO's form is made."""
+"""What every reader is given and gives: pictures with their objects, from which a content in COCO's form is made.
+
+A reader has ``recognise(given)``, which returns its files, empty if the folder is of another format, and
+``read(given, files)``, which returns a :class:`Reading`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +16,38 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project.picture_folders import Size
+from mmdistill_dense.apps.project.parts import Names
+from mmdistill_dense.apps.project.picture_folders import Size, lines_of, repeated, split_of
 from mmdistill_dense.utils.messages import some
 
 _CORNERS = 72  # of an ellipse
+Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
+
+
+@dataclass(frozen=True)
+class Given:
+    """A folder, and what the command line says of it."""
+
+    root: Path
+    pictures: Sequence[Path]
+    classes: Sequence[str] = ()
+    exif: str | None = None
+
+    def part_of(self, *files: Path) -> str | None:
+        """Return the part that the folders of the first file tell, else those of the next."""
+        return next(filter(None, (split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
+
+    def pictures_of(self, names: Mapping[Path, Sequence[str]], kind: str) -> dict[Path, Path]:
+        """Return the picture of each file, of which one of the file's ``names`` is the name."""
+        index = Names(self.root, self.pictures)
+        found = {file: index.find(words) for file, words in names.items()}
+        if alone := [file for file, picture in found.items() if picture is None]:
+            raise FileNotFoundError(
+                f'--data: {len(alone)} of {len(found)} {kind} have no picture: {some(alone, 3)}. Add the pictures, or '
+                'take these files out.'
+            )
+        return {file: picture for file, picture in found.items() if picture is not None}
 
 
 @dataclass
@@ -72,14 +104,49 @@ class Reading:
         return [f'{read} ({self.source})', *lost, *self.notes]
 
 
-def from_points(points: Sequence[tuple[float, float]]) -> Mapping[str, Any]:
-    """Return box, area and polygon of some corners."""
+def number(where: str, text: Any) -> float:
+    """Return a finite number."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f'--data: {where} is {text!r}, no number. Correct it, or export the labels again.')
+    return value
+
+
+def points_of(where: str, pairs: Iterable[Any]) -> list[Point]:
+    """Return pairs of finite numbers."""
+    listed = list(pairs)
+    try:
+        points = [(float(x), float(y)) for x, y in listed]
+    except (TypeError, ValueError):
+        points = [(math.nan, math.nan)]
+    if not all(math.isfinite(value) for point in points for value in point):
+        raise ValueError(
+            f'--data: {where}: its points are {listed!r:.60}, no pairs of numbers. Draw it again, or take it out.'
+        )
+    return points
+
+
+def check_count(where: str, points: Sequence[Point], least: int, what: str) -> None:
+    """Refuse a shape of too few points."""
+    if len(points) < least:
+        raise ValueError(f'--data: {where}: {len(points)} points make no {what}. Draw it again, or take it out.')
+
+
+def bounds(points: Sequence[Point]) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of some points."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
-    left, top = min(xs), min(ys)
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def from_points(points: Sequence[Point]) -> Mapping[str, Any]:
+    """Return box, area and polygon of some corners."""
     pairs = zip(points, [*points[1:], points[0]], strict=True)
     area = abs(sum(x * below - right * y for (x, y), (right, below) in pairs)) / 2
     return {
-        'bbox': [left, top, max(xs) - left, max(ys) - top],
+        **from_box(*bounds(points)),
         'area': area,
         'segmentation': [[value for point in points for value in point]],
     }
@@ -102,7 +169,7 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
     return {'bbox': coco.toBbox(packed).tolist(), 'area': float(coco.area(packed)), 'segmentation': counts}
 
 
-def circle(x: float, y: float, a: float, b: float) -> list[tuple[float, float]]:
+def circle(x: float, y: float, a: float, b: float) -> list[Point]:
     """Return corners of an ellipse with these radii."""
     angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     return list(zip((x + a * np.cos(angles)).tolist(), (y + b * np.sin(angles)).tolist(), strict=True))
@@ -112,9 +179,8 @@ def listed_names(root: Path, files: Sequence[str]) -> tuple[list[str], str]:
     """Return the names in the first of some files that is in the folder, one a line, and the file's name."""
     for name in files:
         if (root / name).is_file():
-            lines = (root / name).read_text(encoding='utf-8-sig').splitlines()
-            found = [line.strip() for line in lines if line.strip()]
-            if twice := [one for one, count in Counter(found).items() if count > 1]:
+            found = lines_of(root / name)
+            if twice := repeated(found):
                 raise ValueError(f'--data: {root / name} lists {some(twice)} twice. Each class has its own name.')
             return found, name
     return [], ''

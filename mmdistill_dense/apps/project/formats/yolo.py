@@ -9,34 +9,40 @@ from typing import Any
 
 import yaml
 
-from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, from_box, from_points, listed_names
+from mmdistill_dense.apps.project.formats.objects import (
+    Given,
+    Labelled,
+    Object,
+    Reading,
+    from_box,
+    from_points,
+    listed_names,
+)
 from mmdistill_dense.apps.project.parts import Names, check_apart
 from mmdistill_dense.apps.project.picture_folders import (
     SPLITS,
     Size,
     files_below,
+    lines_of,
     opened,
     orientation,
+    repeated,
     size_of,
-    split_of,
 )
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import some
 
-FORM = 'YOLO'
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
 
 
-def recognise(pictures: Sequence[Path]) -> list[Path]:
+def recognise(given: Given) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
-    paired = [picture for picture in pictures if label_of(picture).is_file()]
+    paired = [picture for picture in given.pictures if label_of(picture).is_file()]
     for picture in evenly(paired, 20) if paired else []:
-        rows = label_of(picture).read_text(encoding='utf-8', errors='replace').split('\n')
-        for row in rows:
-            words = row.split()
-            if words:
-                return paired if len(words) >= 5 and words[0].isdigit() else []
+        words = label_of(picture).read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0].split()
+        if words:
+            return paired if len(words) >= 5 and words[0].isdigit() else []
     return paired
 
 
@@ -51,32 +57,28 @@ def label_of(picture: Path) -> Path:
     return picture.with_suffix('.txt')
 
 
-def read(
-    root: Path, paired: Sequence[Path], pictures: Sequence[Path], classes: Sequence[str], exif: str | None
-) -> Reading:
+def read(given: Given, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
-    file, told = _yaml(root)
-    names, source = (told.get('names'), str(file)) if told else listed_names(root, NAMES)
-    known = _by_number(names, source) if names else dict(enumerate(classes))
-    parts = _parts(root, file, told, pictures) if file else {}
-    found = Reading(FORM, file or root)
-    for picture in pictures:
+    file, told = _yaml(given.root)
+    names, source = (told.get('names'), str(file)) if told else listed_names(given.root, NAMES)
+    known = _by_number(names, source) if names else dict(enumerate(given.classes))
+    parts = _parts(given, file, told) if file else {}
+    found = Reading('YOLO', file or given.root)
+    for picture in given.pictures:
         if parts and picture not in parts:
             continue
         with opened(picture) as image:
-            size, turned = size_of(image, stored=exif == 'ignore'), orientation(image) != 1
+            size, turned = size_of(image, stored=given.exif == 'ignore'), orientation(image) != 1
         label = label_of(picture)
-        objects = (
-            list(_objects(label, size, known, source, bool(told and told.get('kpt_shape')))) if label.is_file() else []
-        )
-        part = parts.get(picture) if parts else split_of(picture.parent.relative_to(root).parts)
+        objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape')))) if label.is_file() else []
+        part = parts[picture] if parts else given.part_of(picture)
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
     if bare := sum(not label_of(one.picture).is_file() for one in found.pictures):
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
-    if left := len(pictures) - len(found.pictures):
+    if left := len(given.pictures) - len(found.pictures):
         found.notes.append(f'{left} pictures are in no part of {file}: left out')
     found.classes = list(known.values())
-    if not names and not classes:
+    if not known:
         seen = {drawn['name'] for one in found.pictures for drawn in one.objects}
         found.classes = sorted(seen, key=lambda name: int(name.removeprefix('class_')))
         found.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
@@ -85,9 +87,8 @@ def read(
 
 def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
     """Return the file that names classes and parts, and what it holds."""
-    for path in sorted(
-        files_below(root, ('.yaml', '.yml')), key=lambda path: (len(path.parts), path.name != 'data.yaml')
-    ):
+    files = files_below(root, ('.yaml', '.yml'))
+    for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
         try:
             content = yaml.safe_load(path.read_text(encoding='utf-8'))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -99,25 +100,24 @@ def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
 
 def _by_number(names: Any, source: str) -> dict[int, str]:
     found = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
-    if any(not isinstance(number, int) for number in found) or len(set(map(str, found.values()))) < len(found):
+    if any(not isinstance(number, int) for number in found) or repeated(map(str, found.values())):
         raise ValueError(f'--data: {source}: names is {names!r:.80}. Give each number one name of its own.')
     return {number: str(found[number]) for number in sorted(found)}
 
 
-def _parts(root: Path, file: Path, told: Mapping[str, Any], pictures: Sequence[Path]) -> dict[Path, str]:
+def _parts(given: Given, file: Path, told: Mapping[str, Any]) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
-    index, found = Names(root, pictures), dict[str, list[Path]]()
+    index, found = Names(given.root, given.pictures), dict[str, list[Path]]()
     for part, words in SPLITS.items():
         entries = next((told[word] for word in words if told.get(word)), None)
         for entry in [] if entries is None else [entries] if isinstance(entries, str) else entries:
             place = _place(file, told, str(entry), part)
             if place.is_dir():
-                own = [picture for picture in pictures if picture.is_relative_to(place)]
+                own = [picture for picture in given.pictures if picture.is_relative_to(place)]
             else:
-                lines = [line.strip() for line in place.read_text(encoding='utf-8-sig').splitlines() if line.strip()]
-                own = [picture for line in lines if (picture := index.find([line]))]
-                if len(own) < len(lines):
-                    lost = [line for line in lines if index.find([line]) is None]
+                named = {line: index.find([line]) for line in lines_of(place)}
+                own = list(filter(None, named.values()))
+                if lost := [line for line, picture in named.items() if picture is None]:
                     raise FileNotFoundError(f'--data: {place} names pictures that are not there: {some(lost, 3)}.')
             if not own:
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')

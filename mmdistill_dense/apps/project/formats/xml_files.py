@@ -1,0 +1,188 @@
+"""Labels in xml: VOC's, and CVAT's own.
+
+VOC has a file for each picture, with boxes between corners that are counted from 1, by some tools from 0. CVAT
+("CVAT for images") has all pictures in one file, with boxes, polygons, ellipses and masks.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from mmdistill_dense.apps.project.formats.objects import (
+    Given,
+    Labelled,
+    Object,
+    Point,
+    Reading,
+    bounds,
+    check_count,
+    circle,
+    from_box,
+    from_mask,
+    from_points,
+    listed_names,
+    number,
+    points_of,
+)
+from mmdistill_dense.apps.project.parts import Names
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, split_of
+from mmdistill_dense.utils.messages import some
+
+NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
+_ROOTS = ('annotation', 'annotations')  # of VOC and of CVAT
+
+
+def recognise(given: Given) -> list[Path]:
+    """Return the xml files, or none if the first is of another kind."""
+    files = sorted(files_below(given.root, ('.xml',)))
+    return files if files and _root_of(files[0]).tag in _ROOTS else []
+
+
+def read(given: Given, files: Sequence[Path]) -> Reading:
+    """Read all files, which are of the first one's kind."""
+    return (_read_voc if _root_of(files[0]).tag == _ROOTS[0] else _read_cvat)(given, files)
+
+
+def _root_of(path: Path) -> Any:
+    try:
+        return ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f'--data: {path} is damaged, or no xml file ({error}). Repair it, or take it out.') from error
+
+
+# VOC
+
+
+def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
+    """Read all files. Objects marked as difficult are ignored in training and scores, as VOC does."""
+    found = Reading('VOC xml', files[0].parent, classes=listed_names(given.root, NAMES)[0])
+    elements = {path: _root_of(path) for path in files}
+    names = {path: [path.stem, one.findtext('filename') or path.stem] for path, one in elements.items()}
+    for path, picture in given.pictures_of(names, 'xml files').items():
+        objects = [
+            _voc_object(f'{path}: object {place}', one)
+            for place, one in enumerate(elements[path].iterfind('object'), 1)
+        ]
+        part = given.part_of(path, picture)
+        found.pictures.append(Labelled(picture, _voc_size(path, elements[path]), objects, part))
+    drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]
+    if any(0 in box[:2] for box in drawn):
+        found.notes.append('a box begins at 0, so its corners are counted from 0; VOC itself counts from 1')
+    else:
+        for box in drawn:
+            box[:2] = box[0] - 1, box[1] - 1
+    return found
+
+
+def _voc_size(path: Path, element: Any) -> Size | None:
+    texts = [element.findtext(f'size/{side}') for side in ('height', 'width')]
+    if None in texts or '0' in texts:  # some tools write 0
+        return None
+    height, width = (int(number(f'{path}: size', text)) for text in texts)
+    return height, width
+
+
+def _voc_object(where: str, element: Any) -> Object:
+    name = (element.findtext('name') or '').strip()
+    if not name:
+        raise ValueError(f'--data: {where} has no name. Name it, or take it out.')
+    where = f'{where} ({name})'
+    sides = {side: element.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')}
+    if None in sides.values():
+        raise ValueError(f'--data: {where} has no bndbox with {", ".join(sides)}. Draw its box.')
+    left, top, right, bottom = (number(f'{where}: {side}', text) for side, text in sides.items())
+    if right <= left or bottom <= top:
+        raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
+    difficult = (element.findtext('difficult') or '0').strip() == '1'
+    return {'name': name, **from_box(left, top, right, bottom), 'iscrowd': int(difficult)}
+
+
+# CVAT
+
+
+def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
+    """Read all files; a picture's ``subset`` tells its part, else the name of the file."""
+    found = Reading('CVAT xml', files[0] if len(files) == 1 else files[0].parent)
+    index, missing = Names(given.root, given.pictures), []
+    for path in files:
+        element = _root_of(path)
+        if element.find('track') is not None:
+            raise ValueError(f'--data: {path} is "CVAT for video". Export the task as "CVAT for images" or as COCO.')
+        of_file = split_of([*path.relative_to(given.root).parts[:-1], path.stem])
+        labels = [one.text for one in element.iterfind('.//labels/label/name') if one.text]
+        found.classes += [name for name in dict.fromkeys(labels) if name not in found.classes]
+        for image in element.iterfind('image'):
+            picture = index.find([image.get('name', '')])
+            if picture is None:
+                missing.append(image.get('name', ''))
+                continue
+            where = f'{path}: {picture.name}'
+            shapes = sorted(image, key=lambda shape: _value(where, shape, 'z_order', '0'))
+            size = int(_value(where, image, 'height')), int(_value(where, image, 'width'))
+            objects = [one for shape in shapes for one in _cvat_objects(where, shape, size, found)]
+            subset = str(image.get('subset', '')).lower()
+            part = next((part for part, names in SPLITS.items() if subset in names), of_file)
+            found.pictures.append(Labelled(picture, size, objects, part))
+    if missing:
+        raise FileNotFoundError(
+            f'--data: {len(missing)} pictures of {some(files, 2)} are not below {given.root}: {some(missing, 3)}. Add '
+            'them.'
+        )
+    return found
+
+
+def _cvat_objects(where: str, shape: Any, size: Size, found: Reading) -> Iterator[Object]:
+    name, kind = shape.get('label', '').strip(), shape.tag
+    if kind == 'attribute':
+        return
+    if not name:
+        raise ValueError(f'--data: {where}: a {kind} has no label. Name it, or take it out.')
+    where = f'{where}: {kind} of {name}'
+    if kind == 'mask':
+        yield {'name': name, **_cvat_mask(where, shape, size)}
+        return
+    if kind == 'polygon':
+        points = points_of(where, (pair.split(',') for pair in shape.get('points', '').split(';') if pair))
+        check_count(where, points, 3, 'area')
+    elif kind == 'box':
+        left, top, right, bottom = (_value(where, shape, key) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
+        if not _value(where, shape, 'rotation', '0'):
+            yield {'name': name, **from_box(left, top, right, bottom)}
+            return
+        points = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    elif kind == 'ellipse':
+        points = circle(*(_value(where, shape, key) for key in ('cx', 'cy', 'rx', 'ry')))
+    else:
+        found.dropped[f'shapes of the kind {kind}, which has no area'] += 1
+        return
+    turned = points if kind == 'polygon' else _turned(points, _value(where, shape, 'rotation', '0'))
+    yield {'name': name, **from_points(turned)}
+
+
+def _value(where: str, element: Any, key: str, default: str = '') -> float:
+    return number(f'{where}: {key}', element.get(key, default))
+
+
+def _turned(points: Sequence[Point], degrees: float) -> list[Point]:
+    """Turn points around the middle of their box."""
+    left, top, right, bottom = bounds(points)
+    x0, y0 = (left + right) / 2, (top + bottom) / 2
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return [(x0 + (x - x0) * c - (y - y0) * s, y0 + (x - x0) * s + (y - y0) * c) for x, y in points]
+
+
+def _cvat_mask(where: str, shape: Any, size: Size) -> Mapping[str, Any]:
+    """Return a mask whose run lengths go row by row through its own box."""
+    left, top, width, height = (int(_value(where, shape, key)) for key in ('left', 'top', 'width', 'height'))
+    text = shape.get('rle', '').replace(' ', '')
+    runs = [int(run) for run in text.split(',')] if re.fullmatch(r'\d+(,\d+)*', text) else []
+    if sum(runs) != width * height:
+        raise ValueError(f'--data: {where}: its runs do not fill its box. Export the task again.')
+    return from_mask(where, np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width), left, top, size)

@@ -77,7 +77,7 @@ def test_only_some_rows(tmp_path: Path, measured: list[Any]) -> None:
     suite = suite_of(tmp_path)
     cost.main(suite, ['heavy'])
     assert list(cost.read(suite)) == ['heavy'] and len(measured) == 1
-    with pytest.raises(ValueError, match='no light; known: control, kd, heavy'):
+    with pytest.raises(ValueError, match="--only: row 'light': unknown. Known: control, heavy, kd"):
         cost.main(suite, ['light'])
 
 

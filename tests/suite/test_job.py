@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import job, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load
-from mmdistill_dense.apps.suite.job import ReportHook
+from mmdistill_dense.apps.suite.job import Report
 from mmdistill_dense.apps.suite.write_table import main as write_table
 from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
@@ -103,14 +103,14 @@ class Stop(Exception):
 
 def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Let the training stop after an iteration, after the hooks that save."""
-    tell = ReportHook.after_train_iter
+    tell = Report.after_train_iter
 
-    def stop(self: ReportHook, runner: Any, *args: Any, **kwargs: Any) -> None:
+    def stop(self: Report, runner: Any, *args: Any, **kwargs: Any) -> None:
         tell(self, runner, *args, **kwargs)
         if runner.iter + 1 == at:
             raise Stop
 
-    monkeypatch.setattr(ReportHook, 'after_train_iter', stop)
+    monkeypatch.setattr(Report, 'after_train_iter', stop)
 
 
 @pytest.mark.parametrize(('at', 'damaged'), [pytest.param(1, False, marks=pytest.mark.soak), (4, True)])

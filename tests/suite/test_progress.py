@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mmdistill_dense.apps.suite import job
 from mmdistill_dense.apps.suite import pool as progress
-from mmdistill_dense.apps.suite.job import Report, ReportHook
+from mmdistill_dense.apps.suite.job import Report
 from mmdistill_dense.apps.suite.plan import Run
 from tests.suite import tiny
 
@@ -50,13 +50,14 @@ def test_clock(seconds: float | None, text: str) -> None:
 
 
 def test_plain_lines_tell_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, 'PLAIN_EVERY', 0.0)
+    monkeypatch.setattr(progress, 'TOLD_EVERY', 0.0)
     first, second, third = (run('kd', seed, tmp_path) for seed in range(3))
     tiny.write_result(first.folder, 41.234, minutes=2.0)
     second.folder.mkdir(parents=True)
     state = dict(phase='training', iteration=50, iterations=200, loss=1.5, seconds=60.0, began=10.0, first=0)
     console = Console(width=200, force_terminal=False)
-    with console.capture() as captured, progress.Board(console, [first, second, third], 1) as board:
+    board = progress.Board(console, [first, second, third], 1)
+    with console.capture() as captured:
         board.started(second)
         (second.folder / 'state.json').write_text(json.dumps(state))
         board.ended(first, None)
@@ -72,7 +73,7 @@ def test_plain_lines_tell_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was done after it is done again, and is not told as done."""
-    monkeypatch.setattr(progress, 'PLAIN_EVERY', 0.0)
+    monkeypatch.setattr(progress, 'TOLD_EVERY', 0.0)
     one = run('kd', 0, tmp_path)
     one.folder.mkdir(parents=True)
     for name in ('iter_25', 'iter_50'):
@@ -80,60 +81,40 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(tmp_path: Path, monkeypa
     state = dict(phase='training', iteration=63, iterations=100, loss=1.5, seconds=60.0, began=10.0, first=0)
     (one.folder / 'state.json').write_text(json.dumps(state))
     console = Console(width=200, force_terminal=False)
-    with console.capture() as captured, progress.Board(console, [one], 1) as board:
+    board = progress.Board(console, [one], 1)
+    with console.capture() as captured:
         board.started(one)
         board.tick([one], [])
         (one.folder / 'state.json').write_text(json.dumps({**state, 'iteration': 51, 'first': 50}))
         board.tick([one], [])
     text = captured.get()
-    assert 'kd seed 0: goes on after iteration 50, its last checkpoint' in text
+    assert 'kd seed 0: goes on from iter_50.pth' in text
     assert '63' not in text and 'kd seed 0  starting' in text and 'kd seed 0  51/100' in text
-    for path in one.folder.glob('*.pth'):
-        path.unlink()
-    torch.save({}, one.folder / 'epoch_3.pth')
-    with console.capture() as captured:
-        board.started(one)
-    assert 'goes on after epoch 3,' in captured.get()
-
-
-def test_terminal_shows_a_line_for_each_running_job(tmp_path: Path) -> None:
-    one = run('kd', 0, tmp_path)
-    one.folder.mkdir(parents=True)
-    (one.folder / 'state.json').write_text(
-        json.dumps(dict(phase='training', iteration=5, iterations=10, seconds=1.0, began=0.0))
-    )
-    console = Console(width=100, force_terminal=True)
-    with console.capture() as captured, progress.Board(console, [one], 1) as board:
-        board.tick([one], [])
-    text = captured.get()
-    assert 'kd seed 0' in text and '5/10' in text and '0 of 1 done' in text
-    assert text.count('━') == 19, 'half of a bar of 20 columns, one of them the end of what is done'
 
 
 def test_the_last_evaluation_is_told(tmp_path: Path) -> None:
     report = Report(tmp_path, 'abc')
-    hook = ReportHook(report, 'coco/bbox_mAP', 100.0)
+    report.metric, report.scale = 'coco/bbox_mAP', 100.0
     report.tell(True, phase='training', iteration=5, iterations=10, began=0.0, loss=1.5)
-    hook.after_val_epoch(None, {'coco/bbox_mAP': 0.3124, 'other': 1.0})
-    hook.after_val_epoch(None, {'other': 1.0})
+    report.after_val_epoch(None, {'coco/bbox_mAP': 0.3124, 'other': 1.0})
+    report.after_val_epoch(None, {'other': 1.0})
     state = json.loads((tmp_path / 'state.json').read_text())
     assert state['val'] == {'count': 1, 'value': pytest.approx(31.24)}
-    assert progress._cells(run('kd'), state)[2] == 'loss 1.500  val 31.24'
+    assert 'loss 1.500  val 31.24' in progress.progress_of(run('kd'), state)
 
 
 def test_the_learning_before_a_training_is_told_with_its_own_time(tmp_path: Path) -> None:
     """50 of 200 steps in 30 seconds: 90 are left."""
     report = Report(tmp_path, 'abc')
-    hook = ReportHook(report)
     report.tell(True, phase='preparing')
-    assert progress._cells(run('maskd'), report.state) == ['maskd seed 0', 'preparing', '', '']
+    assert progress.progress_of(run('maskd'), report.state) == 'maskd seed 0  preparing'
     for done in range(1, 51):
-        hook.after_prepare_iter(None, done, 200)
+        report.after_prepare_iter(None, done, 200)
     prepared = {**report.state['prepared'], 'began': 10.0}
     state = {**report.state, 'prepared': prepared, 'seconds': 40.0}
     assert (prepared['first'], prepared['iteration']) == (0, 50)
-    assert progress._cells(run('maskd'), state) == ['maskd seed 0', 'preparing 50/200', '', '1 min 30 s left of it']
-    hook.after_prepare_iter(None, 1, 80)  # the next distiller
+    assert progress.progress_of(run('maskd'), state) == 'maskd seed 0  preparing 50/200  1 min 30 s left of it'
+    report.after_prepare_iter(None, 1, 80)  # the next distiller
     assert (report.state['prepared']['first'], report.state['prepared']['iterations']) == (0, 80)
     assert progress.time_left({}, {run('maskd'): state}, [], 1) is None, 'the training itself has not begun'
 
@@ -156,5 +137,5 @@ def test_an_evaluation_is_word_of_the_run(tmp_path: Path, monkeypatch: pytest.Mo
     report = Report(tmp_path, 'abc')
     before = json.loads((tmp_path / 'state.json').read_text())['time']
     report.written = -job.EVERY
-    ReportHook(report).after_val_iter(None, 0)
+    report.after_val_iter(None, 0)
     assert json.loads((tmp_path / 'state.json').read_text())['time'] > before

@@ -162,7 +162,7 @@ def _score(result: Mapping[str, Any]) -> str:
 def suite_cost(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite import preflight as cost
 
-    cost.main(load(args.definition), args.only or None)
+    cost.main(load(args.definition), args.only)
 
 
 def suite_budget(args: argparse.Namespace) -> None:

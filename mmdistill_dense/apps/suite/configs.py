@@ -177,6 +177,12 @@ def scale_rate(config: Config, factor: float, place: str) -> None:
                 schedule[key] *= factor
 
 
+def row_config(definition: Definition, name: str, choice: Mapping[str, Any] | None = None) -> Config:
+    """Return the config of a row, or of the control for any other name, at the length of its recipe."""
+    method = definition.methods.get(name)
+    return control_config(definition) if method is None else method_config(definition, method, choice)
+
+
 def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict:
     """Return the training set of a row: the control's with other keys, or several of these joined."""
     members = []

@@ -47,9 +47,8 @@ def do_runs(
             console.print(start, markup=False, highlight=False, soft_wrap=True)
             with alive('checking the runs'), quiet():
                 preflight.check(definition, todo)
-            with Board(console, runs, definition.jobs) as board:
-                command = partial(job_command, definition.path)
-                failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
+            board, command = Board(console, runs, definition.jobs), partial(job_command, definition.path)
+            failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)
     except KeyboardInterrupt:
         console.print('stopped; the same command continues from the last checkpoints')
         return None

@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from logging import WARNING
@@ -25,28 +26,17 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import build_runner
-from mmdistill_dense.apps.suite import start_weights
+from mmdistill_dense.apps.suite import plan, start_weights
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.plan import (
-    PRETRAIN,
-    RUNG,
-    Run,
-    config_of,
-    hash_of,
-    start_file,
-    start_of,
-    trains_teacher,
-    write_configs,
-)
+from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
 from mmdistill_dense.apps.suite.rung import rung_of, train_to
-from mmdistill_dense.config.resolve import load_model, without_pretrained
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
-from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.model.distill_model import distillers_of
-from mmdistill_dense.networks.building import TEACHER_OPTIONS
-from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
+from mmdistill_dense.networks.class_pairs import ClassPairs
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.atomic import read_json, read_progress, save_whole, write_json
@@ -54,45 +44,53 @@ from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import take_weights_from
 from mmdistill_dense.utils.version import __version__
-from mmdistill_dense.weights.strict_load import (
-    class_names_in,
-    load_strictly,
-    local_file,
-    read_checkpoint,
-    state_dict_of,
-)
+from mmdistill_dense.weights.strict_load import read_checkpoint
 
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 
 
-def median_of(runner: Runner, name: str) -> float | None:
-    """Return the median of a logged value over the run. Checkpoints keep the history, so restarts count as well."""
-    values = _history(runner, name)
-    return statistics.median(values) if values else None
+def machine(cuda: bool) -> dict[str, Any]:
+    """Return what times depend on: the GPU or the kind of CPU, and the threads."""
+    device = torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}'
+    return {'device': device, 'threads': torch.get_num_threads()}
 
 
-def _history(runner: Runner, name: str) -> list[float]:
-    scalars = runner.message_hub.log_scalars
-    return [float(value) for value in scalars[name].data[0]] if name in scalars else []
+def facts_of(run: Run, config_hash: str) -> dict[str, Any]:
+    """Return the name of a run, and the machine and versions it ran on."""
+    versions = {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
+    return {
+        'name': run.name,
+        'seed': run.seed,
+        'choice': dict(run.choice or {}),
+        'config_hash': config_hash,
+        'versions': {**versions, 'mmdistill_dense': __version__},
+        **machine(torch.cuda.is_available()),
+        'processes': get_world_size(),
+    }
 
 
-def shares_of(runner: Runner) -> dict[str, float]:
-    """Return the mean share of each distiller in the total loss."""
-    found = (re.fullmatch(r'train/distill\.(.+)\.share', name) for name in runner.message_hub.log_scalars)
-    return {match[1]: statistics.fmean(_history(runner, match[0])) for match in found if match}
+def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what a training did. Its log is that of all starts, which checkpoints keep."""
+    log = {name: kept.data[0].tolist() for name, kept in runner.message_hub.log_scalars.items() if len(kept.data[0])}
+    shares = {found[1]: log[name] for name in log if (found := re.fullmatch(r'train/distill\.(.+)\.share', name))}
+    teachers = getattr(getattr(unwrap(runner.model), 'distillation', None), 'teachers', {})
+    receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
+    return {
+        'iterations': runner.max_iters,
+        'seconds_per_iteration': statistics.median(log['train/time']) if 'train/time' in log else None,
+        'teacher': next(iter(receipts.values())) if len(receipts) == 1 else receipts or None,
+        'unlabelled': unlabelled_facts(runner),
+        'start': start,
+        'shares': {name: statistics.fmean(values) for name, values in shares.items()},
+        'pictures': len(runner.train_dataloader.dataset),
+        'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
+    }
 
 
 def learning_of(runner: Runner) -> int:
     """Return the iterations that distillers learned before the training, or in an earlier start of it."""
     found = distillers_of(unwrap(runner.model)).values()
     return sum(one.learn.max_iters for one in found if isinstance(one, MasKD) and one.tokens is None)
-
-
-def receipts_of(runner: Runner) -> dict[str, Any] | None:
-    """Return the teacher's receipt, or the receipts of several teachers by name."""
-    teachers = getattr(getattr(unwrap(runner.model), 'distillation', None), 'teachers', {})
-    receipts = {str(name): teacher.receipt.as_dict() for name, teacher in teachers.items() if teacher.receipt}
-    return next(iter(receipts.values())) if len(receipts) == 1 else receipts or None
 
 
 def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
@@ -109,31 +107,14 @@ def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
     return {**second.files, 'passes': seen / second.files['pictures']}
 
 
-def origin_of(run: Run, config_hash: str) -> dict[str, Any]:
-    """Return the name of a run, and the machine and versions it ran on."""
-    cuda = torch.cuda.is_available()
-    versions = {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
-    return {
-        'name': run.name,
-        'seed': run.seed,
-        'choice': dict(run.choice or {}),
-        'config_hash': config_hash,
-        'versions': {**versions, 'mmdistill_dense': __version__},
-        'device': torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}',
-        'threads': torch.get_num_threads(),
-        'processes': get_world_size(),
-    }
-
-
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are single numbers, as floats."""
-    return {
-        name: float(value) for name, value in metrics.items() if isinstance(value, (int, float)) or _is_scalar(value)
-    }
+    single = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) or _size(value) == 1}
+    return {name: float(value) for name, value in single.items()}
 
 
-def _is_scalar(value: Any) -> bool:
-    return getattr(value, 'size', None) == 1 or (isinstance(value, torch.Tensor) and value.numel() == 1)
+def _size(value: Any) -> Any:
+    return value.numel() if isinstance(value, torch.Tensor) else getattr(value, 'size', None)
 
 
 EVERY = 1.0  # seconds between two writes
@@ -144,8 +125,10 @@ def clock() -> float:
     return time.perf_counter() if torch.cuda.is_available() else time.process_time()
 
 
-class Report:
-    """The file ``state.json`` in a run's folder. Of several processes, only one has ``write``."""
+class Report(Hook):
+    """Writes ``state.json`` in a run's folder, as a hook of its training. Of several processes, one has ``write``."""
+
+    priority = 'LOWEST'
 
     def __init__(self, folder: Path, config_hash: str, processes: int = 1, write: bool = True) -> None:
         self.path = folder / 'state.json'
@@ -155,7 +138,9 @@ class Report:
         self.start = time.monotonic()
         self.written = -EVERY
         self.step_began = 0.0
+        self.learned: float | None = None  # when the last iteration of token learning ended
         self.failed = False  # to write
+        self.metric, self.scale = '', 1.0  # what is told of an evaluation
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
             'processes': processes,
@@ -208,53 +193,37 @@ class Report:
                     print_log(f'The progress of this run cannot be written ({error}). It goes on.', 'current', WARNING)
                 self.failed = True
 
-
-class ReportHook(Hook):
-    """Reports the training to a :class:`Report`."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, report: Report, metric: str = '', scale: float = 1.0) -> None:
-        self.report, self.metric, self.scale = report, metric, scale
-        self.learning: float | None = None  # when the last iteration of token learning ended
-
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        """Report a distiller that learns before the training."""
-        if self.learning is not None and done > 1:
-            self.report.count('prepare', clock() - self.learning)
-        self.learning = clock()
-        known = self.report.state.get('prepared')
+        if self.learned is not None and done > 1:
+            self.count('prepare', clock() - self.learned)
+        self.learned = clock()
+        known = self.state.get('prepared')
         if known is None or done < known['iteration']:  # the first distiller, or the next one
-            known = {'first': done - 1, 'began': self.report.seconds}
-        self.report.tell(prepared={**known, 'iteration': done, 'iterations': whole})
+            known = {'first': done - 1, 'began': self.seconds}
+        self.tell(prepared={**known, 'iteration': done, 'iterations': whole})
 
     def before_train(self, runner: Runner) -> None:
-        """Report that the distillers are ready and the training begins."""
         place = {'iteration': runner.iter, 'iterations': runner.max_iters}
-        self.report.tell(True, phase='training', first=runner.iter, began=self.report.seconds, **place)
+        self.tell(True, phase='training', first=runner.iter, began=self.seconds, **place)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Start the clock of the step, after all other hooks."""
-        self.report.step_began = clock()
+        self.step_began = clock()  # after all other hooks
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Report the iteration and its loss."""
-        if self.report.due:  # reading the loss waits for the GPU
+        if self.due:  # reading the loss waits for the GPU
             loss = (outputs or {}).get('loss')
-            self.report.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
+            self.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Report that an evaluation goes on."""
-        self.report.tell()
+        self.tell()
 
     after_test_iter = after_val_iter
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Report the score of an evaluation in the training."""
         value = (metrics or {}).get(self.metric)
         if value is not None:
-            known = self.report.state.get('val', {'count': 0})
-            self.report.tell(True, val={'count': known['count'] + 1, 'value': self.scale * float(value)})
+            count = self.state.get('val', {'count': 0})['count'] + 1
+            self.tell(True, val={'count': count, 'value': self.scale * float(value)})
 
 
 class StepClock(Hook):
@@ -266,7 +235,6 @@ class StepClock(Hook):
         self.report = report
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Add the step."""
         self.report.count('train', clock() - self.report.step_began)
 
 
@@ -288,60 +256,46 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', patience: 
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
-    if place_of(launcher)[0]:
-        return _perform(definition, run, launcher)
-    with owned(run.folder, run.title, patience):
-        return _perform(definition, run, launcher)
-
-
-def _perform(definition: Definition, run: Run, launcher: str) -> dict[str, Any]:
-    expected = hash_of(definition, run)
     rank, processes = place_of(launcher)
-    check_unchanged(run, expected)
-    if run.result is not None:
-        return run.result
-    check_processes(run, processes)
-    config = config_of(definition, run)
+    with nullcontext() if rank else owned(run.folder, run.title, patience):
+        expected = plan.hash_of(definition, run)
+        check_unchanged(run, expected)
+        if run.result is not None:
+            return run.result
+        check_processes(run, processes)
+        return _perform(definition, run, launcher, Report(run.folder, expected, processes, write=rank == 0))
+
+
+def _perform(definition: Definition, run: Run, launcher: str, report: Report) -> dict[str, Any]:
+    config = plan.config_of(definition, run)
     if run.until < 1 and rung_of(config, run.until) is None:  # its only evaluation is at its end
         run = replace(run, until=1)
-    only_test = run.kind == 'teacher' and not trains_teacher(definition)
-    report = Report(run.folder, expected, processes, write=rank == 0)
+    only_test = run.kind == 'teacher' and not plan.trains_teacher(definition)
     if report.write and not only_test:
-        write_configs(definition, run, config)
+        plan.write_configs(definition, run, config)
     config.launcher = launcher
-    if only_test:
-        found = {'metrics': test_teacher(config), 'checkpoint': None, 'iterations': 0, **_NOT_TRAINED}
-    else:
-        found = _train(definition, run, config, report)
+    found = {**_NOT_TRAINED, 'metrics': test_teacher(config)} if only_test else _train(definition, run, config, report)
     slim = definition.keep == 'weights' and run.until == 1 and found['checkpoint'] and is_main_process()
     if slim:  # under a name of its own, before the result tells it: until then the run can go on
-        found['checkpoint'] = save_weights(run.folder, found['checkpoint'])
-    result = {**origin_of(run, expected), **found, 'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
+        content = read_checkpoint(run.folder / found['checkpoint'])
+        found['checkpoint'] = f'weights_{found["checkpoint"]}'
+        save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / found['checkpoint'])
+    times = {'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
+    result = {**facts_of(run, report.state['config_hash']), **found, **times}
     result['score'] = None if run.kind == PRETRAIN else score_of(definition, run, result['metrics'])
     if is_main_process():
         report.tell(True, phase='finished')
         write_json(run.folder / ('result.json' if run.until == 1 else RUNG), result)
-        if slim:
-            remove_training_files(run.folder)
+        for file in [*run.folder.glob('iter_*.pth'), *run.folder.glob('epoch_*.pth')] if slim else []:
+            file.unlink()
     return result
 
 
-def save_weights(folder: Path, name: str) -> str:
-    """Save meta and weights of a checkpoint, without optimizer and distillers, and return the new file's name."""
-    content = read_checkpoint(folder / name)
-    found = f'weights_{name}'
-    save_whole({key: content[key] for key in ('meta', 'state_dict')}, folder / found)
-    return found
-
-
-def remove_training_files(folder: Path) -> None:
-    """Remove what a finished run could have gone on from."""
-    for file in [*folder.glob('iter_*.pth'), *folder.glob('epoch_*.pth')]:
-        file.unlink()
-
-
-_NOTHING = dict.fromkeys(('seconds_per_iteration', 'teacher', 'unlabelled', 'start'))
-_NOT_TRAINED: dict[str, Any] = {**_NOTHING, 'shares': {}}
+_NOT_TRAINED: dict[str, Any] = {
+    **dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled', 'start')),
+    'iterations': 0,
+    'shares': {},
+}
 
 
 def place_of(launcher: str) -> tuple[int, int]:
@@ -372,15 +326,14 @@ def check_processes(run: Run, processes: int) -> None:
     if found in (None, processes) or (run.kind == 'teacher' and run.result):
         return
     raise ValueError(
-        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch, so '
-        'one table cannot hold both. Continue as it was begun (`mmdistill suite slurm` starts slurm.processes, '
-        '`mmdistill suite run` starts one), set another `out`, or give the same command --rerun-changed, '
-        'which repeats such runs.'
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch. Go on '
+        'as it was begun (`mmdistill suite slurm` starts slurm.processes, `mmdistill suite run` one), set another '
+        '`out`, or give the same command --rerun-changed, which repeats such runs.'
     )
 
 
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
-    start, file, started = start_of(definition, run.name), start_file(definition, run), None
+    start, file, started = plan.start_of(definition, run.name), plan.start_file(definition, run), None
     if start is not None and file is not None:  # mmengine would load what fits, and only warn
         started = start_weights.check_file(config, start, file)
     found, rung = latest_checkpoint(run.folder), rung_of(config, run.until)
@@ -389,52 +342,31 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     if rung is not None and rung % max(config.default_hooks.checkpoint.get('interval', -1), 1):
         config.default_hooks.checkpoint.interval = rung
     runner = build_runner(_named(config, run))
-    runner.register_hook(ReportHook(report, definition.metric, 100.0 if definition.percent else 1.0))
+    report.metric, report.scale = definition.metric, 100.0 if definition.percent else 1.0
+    runner.register_hook(report)
     runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
-    if rung is not None:
+    if rung is None:
+        runner.train()
+        facts = training_facts(runner, report, started)
+    else:
         train_to(runner, run.folder, rung)
-        last = _load_last(runner, run.folder)
-        return {'metrics': {'val': plain(dict(runner.val()))}, 'checkpoint': last.name, 'iterations': rung}
-    runner.train()
-    trained = {
-        'iterations': runner.max_iters,
-        'seconds_per_iteration': median_of(runner, 'train/time'),
-        'teacher': receipts_of(runner),
-        'unlabelled': unlabelled_facts(runner),
-        'start': started,
-        'shares': shares_of(runner),
-        'pictures': len(runner.train_dataloader.dataset),
-        'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
-    }
-    if run.kind == PRETRAIN:
-        barrier()
-        return {'metrics': {}, 'checkpoint': _last_of(run.folder).name, **trained}
-    report.tell(True, phase='testing')
-    last = _load_last(runner, run.folder)
-    val = dict(runner.val())
-    same = _tests_val(config)
-    test = {} if run.kind == 'search' else val if same else dict(runner.test())
-    return {
-        'metrics': {'test': plain(test), 'val': plain(val)},
-        'test_is_val': same,
-        'checkpoint': last.name,
-        **trained,
-    }
-
-
-def _load_last(runner: Runner, folder: Path) -> Path:
-    """Load the last checkpoint for the test. With EMA, only the file holds the averaged weights."""
+        facts = {'iterations': rung}
     barrier()  # the first process writes the file
-    last = _last_of(folder)
-    take_weights_from(runner, str(last))
-    return last
+    last = latest_checkpoint(run.folder)
+    assert last is not None, 'a checkpoint is saved at the end'
+    if run.kind == PRETRAIN:
+        return {'metrics': {}, 'checkpoint': last.name, **facts}
+    report.tell(True, phase='testing')
+    take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
+    metrics = _scores(runner, test=run.kind != 'search' and rung is None)
+    return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 
-def _last_of(folder: Path) -> Path:
-    last = latest_checkpoint(folder)
-    assert last is not None, 'a checkpoint is saved after the last iteration'
-    return last
+def _scores(runner: Runner, test: bool = True) -> dict[str, dict[str, float]]:
+    val = plain(runner.val())
+    same = _tests_val(runner.cfg)
+    return {'test': {} if not test else val if same else plain(runner.test()), 'val': val}
 
 
 def _named(config: Config, run: Run) -> Config:
@@ -446,32 +378,22 @@ def _named(config: Config, run: Run) -> Config:
 
 def test_teacher(config: Config) -> dict[str, Any]:
     """Return the scores of the pair's teacher, loaded as strictly as for distillation."""
-    model = config.model.teacher
-    path = local_file(str(model.get('checkpoint')), model.get('cfg'), 'model.teacher.checkpoint')
-    config.model = _teacher_network(model)
     config.load_from = None
     runner = build_runner(config)
-    content, network = read_checkpoint(path), unwrap(runner.model)
-    load_strictly(network, state_dict_of(content, path), None, f'model.teacher.checkpoint={str(path)!r}')
-    if model.get('classes') is not None:
-        names = runner.val_loop.dataloader.dataset.metainfo['classes']
-        own = model.get('class_names') or class_names_in(content)
-        check_names('model.teacher', own, num_classes(config.model))
-        pairs = ClassPairs.of(model.classes, names, own, 'model.teacher.classes')
-        for step in ('val_step', 'test_step'):
-            setattr(network, step, partial(_step_by_pairs, getattr(network, step), pairs))
-    val = dict(runner.val())
-    return {'val': plain(val), 'test': plain(val if _tests_val(config) else dict(runner.test()))}
+    teacher = FrozenTeacher(TeacherOption.parse(config.model.teacher))
+    teacher.load(next(runner.model.parameters()))
+    network: Any = teacher.network
+    if teacher.option.classes is not None:
+        teacher.match_classes(runner.val_loop.dataloader.dataset.metainfo['classes'])
+        for name in ('val_step', 'test_step'):
+            setattr(network, name, partial(_step_by_pairs, getattr(network, name), teacher.pairs))
+    runner.model = network
+    return _scores(runner)
 
 
-def _step_by_pairs(step: Callable[[Any], Any], pairs: ClassPairs, batch: Any) -> Any:
+def _step_by_pairs(step: Callable[[Any], Any], pairs: ClassPairs | None, batch: Any) -> Any:
+    assert pairs is not None, 'the classes are matched'
     return in_students_classes(step(batch), pairs)
-
-
-def _teacher_network(option: Mapping[str, Any]) -> Any:
-    found = load_model({key: value for key, value in option.items() if key not in TEACHER_OPTIONS}, 'model.teacher')
-    model = without_pretrained(found.model)
-    return {**model, '_scope_': found.scope} if found.scope else model
 
 
 def _tests_val(config: Config) -> bool:

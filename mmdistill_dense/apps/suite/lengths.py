@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.configs import config_hash
 from mmdistill_dense.apps.suite.definition import TWICE, Budget, Definition, Method
+from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.utils.atomic import read_json
 
 _LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')
@@ -211,22 +212,19 @@ def fit(definition: Definition, name: str, config: Config) -> list[str]:
         length = max(round(method.length * config.train_cfg[unit_of(config)]), 1)
     else:
         return []
-    try:
+    with naming(f'{definition.path}: {"budget" if definition.budget is not None else f"methods.{name}.length"}'):
         return scale_run(config, length)
-    except ValueError as error:
-        place = 'budget' if definition.budget is not None else f'methods.{name}.length'
-        raise ValueError(f'{definition.path}: {place}: {error}') from error
 
 
 def unscaled_hash(definition: Definition, name: str) -> str:
     """Return the hash of what a row trains, without the budget; a measured ratio belongs to one."""
-    return config_hash(configs.method_config(definition, definition.methods[name]), folder=definition.path.parent)
+    return config_hash(configs.row_config(definition, name), folder=definition.path.parent)
 
 
-def check_measured(definition: Definition, rows: Mapping[str, Method]) -> None:
+def check_measured(definition: Definition, rows: Collection[str]) -> None:
     """Refuse ratios that were measured with other options."""
     found = measured(definition)['rows'] if definition.budget else {}
-    for name in found.keys() & rows.keys() - set(definition.budget.ratios if definition.budget else ()):
+    for name in found.keys() & set(rows) - set(definition.budget.ratios if definition.budget else ()):
         then, now = found[name]['config_hash'], unscaled_hash(definition, name)
         if then != now:
             raise ValueError(

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import platform
-import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmdistill_dense.apps.commands.training import build_runner
+from mmdistill_dense.apps.commands.training import StopBeforeTraining, build_runner, learning_distillers
 from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.suite import configs, lengths
 from mmdistill_dense.apps.suite import preflight as cost
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.job import clock, learning_of
+from mmdistill_dense.apps.suite.job import Report, learning_of, machine
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.config.resolve import teachers_of
@@ -42,7 +39,8 @@ def main(definition: Definition) -> None:
         torch.set_num_threads(definition.threads)
     control = configs.control_config(definition)
     if unit_of(control) == 'max_epochs' and not (budget.per_epoch or content.get('per_epoch')):
-        content['per_epoch'] = _iterations_of_an_epoch(control)
+        init_default_scope(control.get('default_scope', 'mmengine'))
+        content['per_epoch'] = len(Runner.build_dataloader(control.train_dataloader))
         write_json(lengths.measured_file(definition), content)
     for name, method in definition.methods.items():
         pinned = name in budget.ratios and (name in budget.extra or not _learns(definition, name))
@@ -54,75 +52,47 @@ def main(definition: Definition) -> None:
 
 
 def _measure(definition: Definition, name: str) -> dict[str, Any]:
-    how, config = cost.settings(definition), configs.method_config(definition, definition.methods[name])
+    how, config = cost.settings(definition), configs.row_config(definition, name)
     found = step_cost.step_cost(config, how.device, how.batch, max(LEAST, how.repeats))
     alone, distilled = found['seconds']['control'], found['seconds']['distilled']
     price = {'ratio': found['ratio'], 'low': distilled['low'] / alone['median']}
     price |= {'high': distilled['high'] / alone['median'], 'extra': 0.0}
     if _learns(definition, name):
         price['extra'] = _learning_seconds(config) / alone['median']
-    device = torch.cuda.get_device_name() if how.device == 'cuda' else f'CPU {platform.machine()}'
-    where = {'device': device, 'threads': torch.get_num_threads(), 'torch': torch.__version__}
+    where = {**machine(how.device == 'cuda'), 'torch': torch.__version__}
     turns = {'turns': max(LEAST, how.repeats), 'batch': found['batch'], 'teacher_weights': found['teacher_weights']}
     return {'config_hash': lengths.unscaled_hash(definition, name), 'price': price, **where, **turns}
 
 
 def _learns(definition: Definition, name: str) -> bool:
     """Tell whether a row learns tokens before it trains."""
-    if not definition.methods[name].distils:
-        return False
-    options = configs.method_config(definition, definition.methods[name]).model.distillers.values()
+    options = configs.row_config(definition, name).model.get('distillers', {}).values()
     kinds = [(DISTILLERS.get(one.type) if isinstance(one.type, str) else one.type, one) for one in options]
     return any(issubclass(kind, MasKD) and not one.get('tokens') for kind, one in kinds)
 
 
-class _EnoughError(Exception):
-    """Ends a run that was started only to measure its beginning."""
-
-
-class _LearningTimer(Hook):
-    """Times iterations of token learning, and ends the run after enough of them."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        self.times.append(clock())
-        if len(self.times) > LEAST or done == whole:
-            raise _EnoughError
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        raise _EnoughError
-
-
 def _learning_seconds(config: Config) -> float:
-    """Return the time of all iterations of token learning, from the median of the first ones.
+    """Return the time of all iterations of token learning, by the mean of the first ones.
 
     The teacher's weights do not matter for it, and it is given random ones: the suite may train it later.
     """
     for option in teachers_of(config.model).values():
         option.update(checkpoint=None, allow_random=True)
     with tempfile.TemporaryDirectory() as folder:
-        timer = _LearningTimer()
         # mmengine keeps visualizer and logger by name, with their folder
         config.update(work_dir=folder, experiment_name=Path(folder).name, visualizer=None)
-        runner = build_runner(config)
-        runner.register_hook(timer, 'VERY_HIGH')
-        with contextlib.suppress(_EnoughError):
-            runner.train()
-    between = [later - sooner for sooner, later in zip(timer.times, timer.times[1:], strict=False)]
-    return statistics.median(between) * learning_of(runner) if between else 0.0
-
-
-def _iterations_of_an_epoch(config: Config) -> int:
-    init_default_scope(config.get('default_scope', 'mmengine'))
-    return len(Runner.build_dataloader(config.train_dataloader))
+        runner, report = build_runner(config), Report(Path(folder), '')
+        whole = {'prepare': learning_of(runner)}
+        for distiller in learning_distillers(runner.model):
+            distiller.learn = replace(distiller.learn, max_iters=min(LEAST + 1, distiller.learn.max_iters))
+        runner.register_hook(StopBeforeTraining())
+        runner.register_hook(report)
+        runner.train()
+    return report.spent(whole).get('prepare', 0.0)
 
 
 def _said(definition: Definition, name: str) -> str:
-    price, config = lengths.price_of(definition, name), configs.control_config(definition)
-    if name != CONTROL:
-        config = configs.method_config(definition, definition.methods[name])
+    price, config = lengths.price_of(definition, name), configs.row_config(definition, name)
     length, left = lengths.length_of(definition, name, config)
     changed = lengths.fit(definition, name, config)
     spread = f' ({price["low"]:.2f}-{price["high"]:.2f})' if 'low' in price else ''

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +16,7 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, lengths, start_weights
 from mmdistill_dense.apps.suite.configs import config_hash, distillers_of
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, Method, Start
+from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.utils.atomic import read_json, read_progress, write_text
 from mmdistill_dense.utils.literals import assignments
@@ -199,17 +199,9 @@ def config_of(definition: Definition, run: Run) -> Config:
     """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption."""
     config, start = _unstarted(definition, run), _backbone_start(definition, run)
     if start is not None:
-        with _named(definition, run):
+        with naming(f'{definition.path}: methods.{run.name}'):
             start_weights.start_from(config, start, start_file(definition, run))
     return config
-
-
-@contextmanager
-def _named(definition: Definition, run: Run) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f'{definition.path}: methods.{run.name}: {error}') from error
 
 
 def _unstarted(definition: Definition, run: Run) -> Config:
@@ -220,12 +212,10 @@ def _unstarted(definition: Definition, run: Run) -> Config:
         config = configs.pretrain_config(definition, start)
     elif run.kind == 'teacher' and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
-    elif run.name in (CONTROL, TEACHER):
-        config = configs.control_config(definition)
+    elif run.choice is None:
+        raise RuntimeError(f'{run.title}: its search has not ended; `mmdistill suite run` runs it first.')
     else:
-        if run.choice is None:
-            raise RuntimeError(f'{run.title}: its search has not ended; `mmdistill suite run` runs it first.')
-        config = configs.method_config(definition, definition.methods[run.name], run.choice)
+        config = configs.row_config(definition, run.name, run.choice)
     if run.kind in ('run', 'search'):
         lengths.fit(definition, run.name, config)
     config.merge_from_dict({'randomness.seed': run.seed})
@@ -250,7 +240,7 @@ def hash_of(definition: Definition, run: Run) -> str:
     tests_teacher = run.kind == 'teacher' and not trains_teacher(definition)
     config, start = _unstarted(definition, run), _backbone_start(definition, run)
     if start is not None:
-        with _named(definition, run):
+        with naming(f'{definition.path}: methods.{run.name}'):
             start_weights.mark(config, start, _made(definition, start))
     return config_hash(config, teacher, tests_teacher, definition.path.parent)
 

@@ -1,4 +1,4 @@
-"""Do several runs at a time, each in its own process, and show their progress."""
+"""Do several runs at a time, each in its own process, and tell their progress."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
+from rich.console import Console
 
 from mmdistill_dense.apps.suite.plan import Run, choice_name
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -29,41 +25,24 @@ from mmdistill_dense.utils.atomic import write_json
 from mmdistill_dense.utils.directories import in_use
 from mmdistill_dense.utils.threads import wait_briefly
 
-PLAIN_EVERY = 10.0  # seconds between two reports without a terminal
-UNITS = {'iter': 'iteration', 'epoch': 'epoch'}  # by the names of checkpoints
+TOLD_EVERY = 10.0  # seconds between two reports
 
 
 class Board:
-    """Shows the progress of ``runs``, ``jobs`` at a time: live on a terminal, in plain lines elsewhere."""
+    """Prints the progress of ``runs``, ``jobs`` at a time."""
 
     def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
         self.console = console
-        self.runs = list(runs)
-        self.jobs = jobs
+        self.count, self.jobs = len(runs), jobs
         self.said = time.monotonic()
-        self.minutes: dict[Run, float] = {}
+        self.minutes = {run: result['minutes'] for run in runs if (result := run.result)}
         self.before: dict[Run, dict[str, Any]] = {}  # what an earlier process had told when a run was started
-        self.live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
-        for run in self.runs:
-            self._remember(run)
-
-    def __enter__(self) -> Board:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.live:
-            self.live.stop()
 
     def started(self, run: Run) -> None:
-        """Print that a run starts or goes on, and from where, unless on a terminal."""
+        """Print that a run starts or goes on, and from where."""
         self.before[run] = run.state
-        if not self.live:
-            found = latest_checkpoint(run.folder)
-            unit, _, number = found.stem.partition('_') if found else ('', '', '')
-            place = f'after {UNITS[unit]} {number}' if found else ''
-            self.say(f'{run.title}: ' + (f'goes on {place}, its last checkpoint' if found else 'starts'))
+        found = latest_checkpoint(run.folder)
+        self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
 
     def ended(self, run: Run, failure: str | None) -> None:
         """Print the score or the failure."""
@@ -71,70 +50,47 @@ class Board:
         if failure is not None or result is None:
             self.say(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
             return
-        self._remember(run)
+        self.minutes[run] = result['minutes']
         split = 'val' if run.kind == 'search' or run.until < 1 or result.get('test_is_val') else 'test'
         found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
         self.say(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 
     def tick(self, running: Sequence[Run], waiting: Sequence[Run], elsewhere: int = 0) -> None:
-        """Update the lines; other processes do ``elsewhere`` of the waiting runs."""
-        if self.live is None and time.monotonic() - self.said < PLAIN_EVERY:
+        """Print a line for each running one, if the last are old; other processes do ``elsewhere`` of the waiting."""
+        if time.monotonic() - self.said < TOLD_EVERY:
             return
         self.said = time.monotonic()
-        states = {run: self._state(run) for run in running}
-        left = time_left(self.minutes, states, waiting, self.jobs)
-        total = f'{len(self.minutes)} of {len(self.runs)} done, {len(waiting) - elsewhere} waiting, '
-        total += (f'{elsewhere} in other processes, ' if elsewhere else '') + f'{clock(left)} left'
-        if self.live:
-            self.live.update(Group(_table(states), Text(total)))
-            return
+        # what an interrupted process left is not done any more
+        states = {run: {} if (state := run.state) == self.before.get(run) else state for run in running}
         for run, state in states.items():
-            self.say('  '.join(_cells(run, state)))
-        self.say(total)
-
-    def _state(self, run: Run) -> dict[str, Any]:
-        """Return what the started process has told; what an interrupted one left is not done any more."""
-        state = run.state
-        return {} if state and state == self.before.get(run) else state
-
-    def _remember(self, run: Run) -> None:
-        result = run.result
-        if result is not None:
-            self.minutes[run] = result['minutes']
+            self.say(progress_of(run, state))
+        others = f'{elsewhere} in other processes, ' if elsewhere else ''
+        left = clock(time_left(self.minutes, states, waiting, self.jobs))
+        done = f'{len(self.minutes)} of {self.count} done, {len(waiting) - elsewhere} waiting'
+        self.say(f'{done}, {others}{left} left')
 
     def say(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _table(states: dict[Run, dict[str, Any]]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    for run, state in states.items():
-        title, *said = _cells(run, state)
-        bar = ProgressBar(state.get('iterations') or 1, state.get('iteration') or 0, width=20)
-        table.add_row(title, bar, *said)
-    return table
-
-
-def _cells(run: Run, state: dict[str, Any]) -> list[str]:
-    done, whole, loss = state.get('iteration') or 0, state.get('iterations'), state.get('loss')
-    phase = state.get('phase', 'starting')
+def progress_of(run: Run, state: Mapping[str, Any]) -> str:
+    """Return the line of a running run."""
+    whole, loss, phase = state.get('iterations'), state.get('loss'), state.get('phase', 'starting')
     if phase == 'preparing' and 'prepared' in state:
         part = {**state['prepared'], 'seconds': state['seconds']}
-        return [run.title, f'{phase} {part["iteration"]}/{part["iterations"]}', '', f'{_rest(part)} left of it']
+        return f'{run.title}  {phase} {part["iteration"]}/{part["iterations"]}  {_rest(part)} left of it'
     if phase != 'training' or not whole:
-        return [run.title, phase, '', '']
-    told = '' if loss is None else f'loss {loss:.3f}'
-    if 'val' in state:
-        told += f'  val {state["val"]["value"]:.4g}'
-    return [run.title, f'{done}/{whole}', told, f'{_rest(state)} left']
+        return f'{run.title}  {phase}'
+    told = ['' if loss is None else f'loss {loss:.3f}', f'val {state["val"]["value"]:.4g}' if 'val' in state else '']
+    return '  '.join(filter(None, [run.title, f'{state["iteration"]}/{whole}', *told, f'{_rest(state)} left']))
 
 
-def _rest(state: dict[str, Any]) -> str:
+def _rest(state: Mapping[str, Any]) -> str:
     left = _projected(state)
     return clock(None if left is None else left - state['seconds'])
 
 
-def _projected(state: dict[str, Any]) -> float | None:
+def _projected(state: Mapping[str, Any]) -> float | None:
     """The seconds of a whole run at its speed since the last start, without its test."""
     iteration, whole = state.get('iteration') or 0, state.get('iterations')
     done = iteration - (state.get('first') or 0)
@@ -144,7 +100,7 @@ def _projected(state: dict[str, Any]) -> float | None:
 
 
 def time_left(
-    minutes: dict[Run, float], running: dict[Run, dict[str, Any]], waiting: Sequence[Run], jobs: int
+    minutes: Mapping[Run, float], running: Mapping[Run, Mapping[str, Any]], waiting: Sequence[Run], jobs: int
 ) -> float | None:
     """Estimate the seconds left, from the minutes of finished runs and the states of running ones.
 
@@ -215,130 +171,122 @@ class Pool:
         news: Callable[[], None] = lambda: None,
         stall: float | None = None,
     ) -> None:
-        self.command = command
+        self.command, self.jobs, self.threads, self.board = command, jobs, threads, board
         self.news = news  # called when a run has ended or was evaluated
         self.told: list[Any] = []
         self.stall = stall  # minutes without a report
         self.stalled: Counter[Path] = Counter()
-        self.jobs = jobs
-        self.threads = threads
-        self.board = board
         self.devices = visible_devices()
+        self.waiting: list[Run] = []
+        self.running: dict[int, Job] = {}  # by slot
+        self.failed: dict[Path, str] = {}  # the reasons
         self.elsewhere: set[Path] = set()  # the waiting runs that other processes did at the last look
         self.looked = -LOOK
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
         """Do runs, which include all that they depend on. A failed run stops only its dependents."""
-        waiting, running, failed = list(todo), dict[int, Job](), dict[Path, str]()
+        self.waiting, self.running, self.failed = list(todo), {}, {}
         titles = {run.folder: run.title for run in todo}
         try:
-            while waiting or running:
-                self._collect(waiting, running, failed)
-                self._wake(waiting, running, failed)
-                self._look(waiting)
-                self._skip(waiting, failed, titles)
-                self._start(waiting, running, failed)
-                if not running and not self.elsewhere:
-                    self._give_up(waiting, failed)
-                self.board.tick([job.run for job in running.values()], waiting, len(self.elsewhere))
-                self._tell([job.run for job in running.values()])
+            while self.waiting or self.running:
+                self._collect()
+                self._wake()
+                self._look()
+                self._skip(titles)
+                self._start()
+                if not self.running and not self.elsewhere:
+                    self._give_up()
+                running = [job.run for job in self.running.values()]
+                self.board.tick(running, self.waiting, len(self.elsewhere))
+                now = [(run.title, run.state.get('val')) for run in running]
+                if self.told and now != self.told:
+                    self.news()
+                self.told = now
                 time.sleep(TICK)
         finally:
-            end([job.process for job in running.values()])
-        return {titles[folder]: reason for folder, reason in failed.items()}
+            end([job.process for job in self.running.values()])
+        return {titles[folder]: reason for folder, reason in self.failed.items()}
 
-    def _tell(self, running: Sequence[Run]) -> None:
-        now = [(run.title, run.state.get('val')) for run in running]
-        if now != self.told:
-            if self.told:
-                self.news()
-            self.told = now
-
-    def _look(self, waiting: list[Run]) -> None:
+    def _look(self) -> None:
         """See which of the waiting runs other processes do or have done."""
         if time.monotonic() - self.looked < LOOK:
             return
-        before, self.elsewhere = self.elsewhere, {run.folder for run in waiting if in_use(run.folder)}
-        for run in [run for run in waiting if run.folder not in self.elsewhere]:
+        before, self.elsewhere = self.elsewhere, {run.folder for run in self.waiting if in_use(run.folder)}
+        for run in [run for run in self.waiting if run.folder not in self.elsewhere]:
             # a run whose search had not ended may have a result of another config, which its job compares
             if (run.choice is not None or run.folder in before) and run.result is not None:
-                waiting.remove(run)
-                self._ended(run, {})
+                self.waiting.remove(run)
+                self.board.ended(run, None)
         self.looked = time.monotonic()
 
-    def _collect(self, waiting: list[Run], running: dict[int, Job], failed: dict[Path, str]) -> None:
-        for slot, job in list(running.items()):
+    def _collect(self) -> None:
+        for slot, job in list(self.running.items()):
             code = job.process.poll()
             if code is None:
                 continue
-            del running[slot]
+            del self.running[slot]
             end([job.process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
             if code == os.EX_TEMPFAIL:  # another process does this run
                 self.looked = -LOOK
-                waiting.insert(0, job.run)
-                continue
-            if code != 0 or job.run.result is None:
-                failed[job.run.folder] = (
-                    f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:\n{tail(job.log)}'
-                )
-            self._ended(job.run, failed)
+                self.waiting.insert(0, job.run)
+            elif code != 0 or job.run.result is None:
+                self._fail(job, f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:')
+            else:
+                self.board.ended(job.run, None)
 
-    def _ended(self, run: Run, failed: Mapping[Path, str]) -> None:
-        """Tell the end of a run; keep the reason of a failure for ``suite list``."""
-        reason = failed.get(run.folder)
-        if reason is not None:
-            with suppress(OSError):
-                write_json(run.folder / 'state.json', {**run.state, 'failed': reason.splitlines()[0]})
-        self.board.ended(run, reason)
+    def _fail(self, job: Job, reason: str) -> None:
+        """Tell a failure with the end of the log; keep its reason for ``suite list``."""
+        self.failed[job.run.folder] = f'{reason}\n{tail(job.log)}'
+        with suppress(OSError):
+            write_json(job.run.folder / 'state.json', {**job.run.state, 'failed': reason.splitlines()[0]})
+        self.board.ended(job.run, reason)
 
-    def _wake(self, waiting: list[Run], running: dict[int, Job], failed: dict[Path, str]) -> None:
+    def _wake(self) -> None:
         """End runs that have stalled; each starts again from its last checkpoint, at most ``STALLS`` times."""
-        for slot, job in list(running.items()) if self.stall else ():
+        for slot, job in list(self.running.items()) if self.stall else ():
             told, now = job.run.state.get('time'), time.monotonic()
             if told != job.told:
                 job.told, job.heard = told, now
             if self.stall is None or now - job.heard < 60 * self.stall:
                 continue
             end([job.process])
-            del running[slot]
+            del self.running[slot]
             self.stalled[job.run.folder] += 1
             if self.stalled[job.run.folder] <= STALLS:
-                waiting.insert(0, job.run)
+                self.waiting.insert(0, job.run)
                 self.board.say(f'{job.run.title}: no step for {self.stall} min, ended; it starts again')
             else:
-                failed[job.run.folder] = f'made no step for {self.stall} min, {STALLS + 1} times\n{tail(job.log)}'
-                self._ended(job.run, failed)
+                self._fail(job, f'made no step for {self.stall} min, {STALLS + 1} times')
 
-    def _skip(self, waiting: list[Run], failed: dict[Path, str], titles: dict[Path, str]) -> None:
-        for run in list(waiting):
-            lost = [titles[folder] for folder in run.after if folder in failed]
+    def _drop(self, run: Run, reason: str) -> None:
+        """Give up a run that was not started."""
+        self.waiting.remove(run)
+        self.failed[run.folder] = reason
+        self.board.ended(run, reason)
+
+    def _skip(self, titles: Mapping[Path, str]) -> None:
+        for run in list(self.waiting):
+            lost = [titles[folder] for folder in run.after if folder in self.failed]
             if lost:
-                waiting.remove(run)
-                failed[run.folder] = f'needs {", ".join(lost)}'
-                self.board.ended(run, failed[run.folder])
+                self._drop(run, f'needs {", ".join(lost)}')
 
-    def _start(self, waiting: list[Run], running: dict[int, Job], failed: dict[Path, str]) -> None:
-        for slot in (slot for slot in range(self.jobs) if slot not in running):
-            free = (run for run in waiting if run.folder not in self.elsewhere)
-            ready = next((run for run in free if all((f / 'result.json').is_file() for f in run.after)), None)
+    def _start(self) -> None:
+        for slot in (slot for slot in range(self.jobs) if slot not in self.running):
+            free = (run for run in self.waiting if run.folder not in self.elsewhere)
+            ready = next((run for run in free if not _missing(run)), None)
             if ready is None:
                 return
             if full := no_room(ready.folder):
-                failed.update((run.folder, f'was not started{full}') for run in waiting)
-                for run in waiting:
-                    self.board.ended(run, failed[run.folder])
-                waiting.clear()
+                for run in list(self.waiting):
+                    self._drop(run, f'was not started{full}')
                 return
-            waiting.remove(ready)
-            running[slot] = self._launch(ready, slot)
+            self.waiting.remove(ready)
+            self.running[slot] = self._launch(ready, slot)
             self.board.started(ready)
 
-    def _give_up(self, waiting: list[Run], failed: dict[Path, str]) -> None:
-        for run in waiting:
-            missing = [str(folder) for folder in run.after if not (folder / 'result.json').is_file()]
-            failed[run.folder] = f'needs results that none of these runs gives: {", ".join(missing)}'
-            self.board.ended(run, failed[run.folder])
-        waiting.clear()
+    def _give_up(self) -> None:
+        for run in list(self.waiting):
+            self._drop(run, f'needs results that none of these runs gives: {", ".join(map(str, _missing(run)))}')
 
     def _launch(self, run: Run, slot: int) -> Job:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -359,6 +307,10 @@ class Pool:
                 start_new_session=True,
             )
         return Job(run, process, log)
+
+
+def _missing(run: Run) -> list[Path]:
+    return [folder for folder in run.after if not (folder / 'result.json').is_file()]
 
 
 def job_command(definition: Path, run: Run) -> list[str]:
@@ -406,29 +358,17 @@ def end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         with suppress(subprocess.TimeoutExpired):
             process.wait(max(0.0, limit - time.monotonic()))
-        _signal(process, signal.SIGKILL)  # also the rest of its group
+        with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
+            os.killpg(process.pid, signal.SIGKILL)  # also the rest of its group
         process.wait()
-        _wait_for_group(process)
-        _close(process)
-
-
-def _wait_for_group(process: subprocess.Popen[bytes]) -> None:
-    # Killed processes disappear a little later. Zombies that nobody collects never do, hence the limit.
-    limit = time.monotonic() + BURIAL
-    with suppress(ProcessLookupError, PermissionError):
-        while time.monotonic() < limit:
-            os.killpg(process.pid, 0)
-            time.sleep(0.01)
-
-
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
-        os.killpg(process.pid, number)
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
+        # Killed processes disappear a little later. Zombies that nobody collects never do, hence the limit.
+        burial = time.monotonic() + BURIAL
+        with suppress(ProcessLookupError, PermissionError):
+            while time.monotonic() < burial:
+                os.killpg(process.pid, 0)
+                time.sleep(0.01)
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-import platform
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,13 +20,14 @@ from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, plan, start_weights
 from mmdistill_dense.apps.suite.configs import check_metric, check_options
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.job import check_processes, check_unchanged
+from mmdistill_dense.apps.suite.job import check_processes, check_unchanged, machine
 from mmdistill_dense.apps.suite.lengths import check_measured
 from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
-from mmdistill_dense.apps.suite.reader import Reader
+from mmdistill_dense.apps.suite.reader import Reader, naming
 from mmdistill_dense.config.data_sets import members
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.guards.config import batch_problem
+from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.directories import FolderInUse, in_use
 from mmdistill_dense.weights.strict_load import local_file
@@ -39,8 +39,7 @@ class Settings:
 
     device: str  # ``'cpu'`` or ``'cuda'``
     batch: int | None  # the pictures of a measured step; ``None`` for the recipe's batch of one process
-    # height and width of the picture for the GFLOPs; ``None`` for the size of a test picture
-    size: step_cost.Size | None
+    size: step_cost.Size | None  # of the picture for the GFLOPs; ``None`` for that of a test picture
     repeats: int  # the number of timed steps
 
 
@@ -58,17 +57,14 @@ def settings(definition: Definition) -> Settings:
     return Settings(device, reader.count('batch', None), (size[0], size[1]) if size else None, repeats)
 
 
-def main(definition: Definition, only: Collection[str] | None = None) -> None:
+def main(definition: Definition, only: Sequence[str] = ()) -> None:
     """Measure and print the costs of all or some rows, except those measured with today's configs and settings."""
-    how = settings(definition)
-    runs = _first_runs(definition)
-    unknown = set(only or ()) - set(runs)
-    if unknown:
-        raise ValueError(f'{definition.path}: no {", ".join(sorted(unknown))}; known: {", ".join(runs)}')
+    how, runs, failed = settings(definition), _first_runs(definition), []
+    if wrong := [name for name in only if name not in runs]:
+        raise ValueError(f'{definition.path}: --only: {unknown("row", wrong[0], runs)}')
     if definition.threads:
         torch.set_num_threads(definition.threads)
-    failed = []
-    for name in [name for name in runs if not only or name in only]:
+    for name in only or runs:
         try:
             print(f'{name:12s} {_keep(definition, runs[name], how)}', flush=True)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -82,16 +78,22 @@ def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
     """Measure if necessary, and return the result as text."""
     if run.choice is None:
         return 'waits for its search: `mmdistill suite run` first'
-    key = _key(definition, run, how)
-    content = read_json(_file(definition, run.name))
+    config, file = plan.config_of(definition, run), definition.out / 'cost' / f'{run.name}.json'
+    # what a measurement depends on
+    key: dict[str, Any] = {'config_hash': plan.hash_of(definition, run), 'torch': torch.__version__}
+    if run.name == plan.CONTROL:
+        key |= {'size': list(how.size) if how.size else None}
+    else:  # a schedule depends on the length
+        key |= {'batch': how.batch, 'repeats': how.repeats, 'iterations': run_length(config)}
+        key |= machine(how.device == 'cuda')
+    content = read_json(file)
     if content is not None and content.get('key') == key:
         return f'{_said(content)}, kept from before'
-    config = plan.config_of(definition, run)
     if run.name == plan.CONTROL:
-        content = {'key': key, **step_cost.student_cost(config, how.size)}
+        content = step_cost.student_cost(config, how.size)
     else:
-        content = {'key': key, **step_cost.step_cost(config, how.device, how.batch, how.repeats)}
-    write_json(_file(definition, run.name), content)
+        content = step_cost.step_cost(config, how.device, how.batch, how.repeats)
+    write_json(file, {'key': key, **content})
     return _said(content)
 
 
@@ -99,7 +101,7 @@ def read(definition: Definition) -> dict[str, dict[str, Any]]:
     """Return the costs of today's configs by name, each with the settings that it was measured with."""
     found = {}
     for name, run in _first_runs(definition).items():
-        content = None if run.choice is None else read_json(_file(definition, name))
+        content = None if run.choice is None else read_json(definition.out / 'cost' / f'{name}.json')
         if content is not None and content['key']['config_hash'] == plan.hash_of(definition, run):
             found[name] = content
     return found
@@ -110,21 +112,6 @@ def _first_runs(definition: Definition) -> dict[str, plan.Run]:
     first, methods = definition.seeds[0], definition.methods
     runs = [run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first]
     return {run.name: run for run in runs if run.name == plan.CONTROL or methods[run.name].distils}
-
-
-def _file(definition: Definition, name: str) -> Path:
-    return definition.out / 'cost' / f'{name}.json'
-
-
-def _key(definition: Definition, run: plan.Run, how: Settings) -> dict[str, Any]:
-    """Everything that a measurement depends on."""
-    same = {'config_hash': plan.hash_of(definition, run), 'torch': torch.__version__}
-    if run.name == plan.CONTROL:
-        return {**same, 'size': list(how.size) if how.size else None}
-    device = torch.cuda.get_device_name() if how.device == 'cuda' else f'CPU {platform.machine()}'
-    threads, length = torch.get_num_threads(), run_length(plan.config_of(definition, run))
-    where = {'device': device, 'threads': threads, 'iterations': length}  # a schedule depends on the length
-    return {**same, **where, 'batch': how.batch, 'repeats': how.repeats}
 
 
 def _said(content: Mapping[str, Any]) -> str:
@@ -222,21 +209,21 @@ def put_away(definition: Definition, run: Run) -> Path:
 def check(definition: Definition, todo: Sequence[Run]) -> None:
     """Check that data and weights exist, and build every network that will be trained."""
     _check_names(definition)
-    check_measured(
-        definition, {run.name: definition.methods[run.name] for run in todo if run.name in definition.methods}
-    )
+    check_measured(definition, {run.name for run in todo})
     first = {(run.name, plan.choice_name(run.choice or {})): run for run in reversed(todo)}
-    for (name, _), run in first.items():
-        run = replace(run, choice=run.choice if run.choice is not None else {})
+    for (name, tried), run in first.items():
+        run = replace(run, choice=run.choice or {})
         config = plan.config_of(definition, run)
-        _check_data(config)
-        _check_unlabelled(config, f'{definition.path}: {name}')
+        _check_files(config)
         own = run.kind == 'teacher' or configs.reads_teacher(config)
         if run.kind == PRETRAIN or (own and not plan.trains_teacher(definition)):
-            _check_teachers(config)
+            for key, option in teachers_of(config.model).items():
+                if option.get('checkpoint') is not None:
+                    local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
         if config.get('load_from'):
             local_file(config.load_from, None, 'load_from')
-        _build(config, f'{definition.path}: {name} {plan.choice_name(run.choice or {})}'.rstrip())
+        with naming(f'{definition.path}: {name} {tried}'.rstrip()):
+            _build(config)
         _check_start(definition, run, config)
 
 
@@ -256,17 +243,20 @@ def _check_names(definition: Definition) -> None:
     recipe, config = configs.read(definition.control), configs.control_config(definition)
     init_default_scope(config.get('default_scope', 'mmengine'))
     check_metric(config, definition.metric, str(definition.path))
-    check_options(definition.options, recipe, config, f'{definition.path}: options')
+    given = [('options', definition.options, recipe, config)]
     if (teacher := definition.teacher) is not None:
         whole = configs.teacher_config(definition, teacher)
-        check_options(teacher.options, configs.read(teacher.config), whole, f'{definition.path}: teacher.options')
+        given.append(('teacher.options', teacher.options, configs.read(teacher.config), whole))
     for start in definition.starts.values():
         if start.config is not None:
-            whole, place = configs.pretrain_config(definition, start), f'{definition.path}: starts.{start.name}.options'
-            check_options(start.options, configs.read(start.config), whole, place)
+            whole = configs.pretrain_config(definition, start)
+            given.append((f'starts.{start.name}.options', start.options, configs.read(start.config), whole))
+    for place, options, before, after in given:
+        check_options(options, before, after, f'{definition.path}: {place}')
 
 
-def _check_data(config: Config) -> None:
+def _check_files(config: Config) -> None:
+    """Look for folders and lists of the data, and labels that a metric reads itself."""
     from mmdistill_dense.datasets.folders import require  # imports all data sets
 
     for loader in configs.LOADERS:
@@ -276,21 +266,6 @@ def _check_data(config: Config) -> None:
         evaluator = config.get(name)
         for one in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
             require({f'{name}.ann_file': one.get('ann_file')}, str(one.get('type')))
-
-
-def _check_unlabelled(config: Config, place: str) -> None:
-    from mmdistill_dense.unlabelled.step import UnlabelledOption
-    from mmdistill_dense.unlabelled.stream import open_pictures  # imports all data sets
-
-    option = config.model.get('unlabelled') if config.model.get('distillers') else None
-    if option is None:
-        return
-    init_default_scope(config.get('default_scope', 'mmengine'))
-    try:
-        parsed = UnlabelledOption.parse(option)
-        open_pictures(parsed, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
-    except (TypeError, ValueError, FileNotFoundError) as error:
-        raise type(error)(f'{place}: {error}') from error
 
 
 def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
@@ -307,12 +282,6 @@ def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
             yield f'{key}.{name}', path if '://' in path else os.path.join(root, path)
 
 
-def _check_teachers(config: Config) -> None:
-    for key, option in teachers_of(config.model).items():
-        if option.get('checkpoint') is not None:
-            local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
-
-
 def _check_start(definition: Definition, run: Run, config: Config) -> None:
     """A pre-training's network, or a given file, must have the same backbone as the student."""
     start, file = plan.start_of(definition, run.name), plan.start_file(definition, run)
@@ -321,17 +290,16 @@ def _check_start(definition: Definition, run: Run, config: Config) -> None:
     if start.config is None:
         start_weights.check_file(config, start, file)
         return
-    network = configs.pretrain_config(definition, start)
-    init_default_scope(network.get('default_scope', 'mmengine'))
-    start_weights.check_state(
-        config, start, MODELS.build(network.model).state_dict(), f'the backbone of {start.config.name}'
-    )
+    state = _build(configs.pretrain_config(definition, start)).state_dict()
+    start_weights.check_state(config, start, state, f'the backbone of {start.config.name}')
 
 
-def _build(config: Config, place: str) -> None:
-    """Build the model as the runner does, to find unknown options, taps and channels."""
+def _build(config: Config) -> Any:
+    """Build the model as the runner does, to find unknown options, taps and channels; open pictures without labels."""
     init_default_scope(config.get('default_scope', 'mmengine'))
-    try:
-        MODELS.build(config.model)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f'{place}: {error.args[0] if error.args else error}') from error
+    model = MODELS.build(config.model)
+    if (second := unlabelled_of(model)) is not None:
+        from mmdistill_dense.unlabelled.stream import open_pictures  # imports all data sets
+
+        open_pictures(second.option, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
+    return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
 from mmdistill_dense.config.resolve import find_config
-from mmdistill_dense.utils.messages import close_or_all
+from mmdistill_dense.utils.messages import close_or_all, text_of
 
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 
@@ -66,6 +66,17 @@ def read_file(path: Path) -> Any:
         raise ValueError(f'{path}: {error}') from error
 
 
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Put a place before the errors that are raised inside."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'{place}: {error}') from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{place}: {text_of(error)}') from error
+
+
 class Reader:
     """Checked access to the values of a mapping, which is in ``file`` below the dotted key ``place``."""
 
@@ -76,20 +87,18 @@ class Reader:
             raise self.error('', f'must be a mapping of keys to values, got {raw!r}')
         self.raw = dict(raw)
 
+    def at(self, key: str) -> str:
+        """Return file and whole key."""
+        place = '.'.join(filter(None, [self.place, key]))
+        return f'{self.file}: {place}' if place else str(self.file)
+
     def error(self, key: str, text: str) -> ValueError:
         """Return an error that names file and key."""
-        place = '.'.join(filter(None, [self.place, key]))
-        return ValueError(f'{self.file}: {place}: {text}' if place else f'{self.file}: {text}')
+        return ValueError(f'{self.at(key)}: {text}')
 
-    @contextmanager
-    def naming(self, key: str = '') -> Iterator[None]:
+    def naming(self, key: str = '') -> AbstractContextManager[None]:
         """Name file and key in errors that are raised inside."""
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise FileNotFoundError(str(self.error(key, str(error)))) from error
-        except (KeyError, TypeError, ValueError) as error:
-            raise self.error(key, str(error.args[0])) from error
+        return naming(self.at(key))
 
     def inner(self, key: str, value: Any = None) -> Reader:
         """Return a reader of a nested mapping. By default it is the value of the key, or empty."""

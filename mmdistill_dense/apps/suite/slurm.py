@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition
 from mmdistill_dense.apps.suite.plan import Run
@@ -35,45 +34,42 @@ def script(definition: Definition, todo: Sequence[Run]) -> str:
     """
     logs, most = definition.out / 'slurm', definition.slurm['most']
     queued, gone = _submitted(logs / JOBS)
-    names = {run.folder: f'job{number}' for number, run in enumerate(todo)}
-    jobs = {folder: queued.get(_key(definition, folder)) or _job(name) for folder, name in names.items()}
     lines = [
         '#!/bin/sh',
         f'# {definition.title}: run this in {Path.cwd()}',
         'set -e',
         f'mkdir -p {shlex.quote(str(logs))}',
     ]
-    placed = [queued[_key(definition, run.folder)] for run in todo if _key(definition, run.folder) in queued]
-    for run in todo:
-        if _key(definition, run.folder) in queued:
-            lines.append(f'# {run.title} is in the queue: job {jobs[run.folder]}')
+    keys = {run.folder: run.folder.relative_to(definition.out).as_posix() for run in todo}
+    # where there are several clusters, sbatch prints NUMBER;CLUSTER
+    jobs = {run.folder: queued.get(keys[run.folder], f'${{job{number}%%;*}}') for number, run in enumerate(todo)}
+    placed = [jobs[run.folder] for run in todo if keys[run.folder] in queued]
+    for number, run in enumerate(todo):
+        key, job = keys[run.folder], jobs[run.folder]
+        if key in queued:
+            lines.append(f'# {run.title} is in the queue: job {job}')
             continue
-        if number := gone.get(_key(definition, run.folder)):
-            log = logs / f'{_name(run.title)}-{number}.txt'
-            lines += [f'# {run.title}: job {number} has ended without a result. {log} ends with:', *_comment(tail(log))]
+        if key in gone:
+            log = logs / f'{_name(run.title)}-{gone[key]}.txt'
+            lines.append(f'# {run.title}: job {gone[key]} has ended without a result. {log} ends with:')
+            lines += [f'# {line}' for line in tail(log).splitlines()]
         needed = [jobs[folder] for folder in run.after if folder in jobs]
         waits = [f'afterok:{":".join(needed)}'] if needed else []
         if most and len(placed) >= most:
             waits.append(f'afterany:{placed[-most]}')
-        placed.append(jobs[run.folder])
+        placed.append(job)
         wait = f' --dependency={",".join(waits)} --kill-on-invalid-dep=yes' if waits else ''
         wrapped = _wrap(definition, _command(definition, run))
         command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
-        kept = f'{jobs[run.folder]} {_key(definition, run.folder)}'
-        lines += [f'{names[run.folder]}=$({command})', f'echo "{kept}" >> {shlex.quote(str(logs / JOBS))}']
+        lines += [f'job{number}=$({command})', f'echo "{job} {key}" >> {shlex.quote(str(logs / JOBS))}']
     lines.append(_table_line(definition, logs, list(jobs.values())))
     return '\n'.join(lines) + '\n'
-
-
-def _key(definition: Definition, folder: Path) -> str:
-    return folder.relative_to(definition.out).as_posix()
 
 
 def _submitted(file: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return the jobs of earlier scripts by the folders of their runs below ``out``: those in the queue, and others."""
     if not file.is_file():
         return {}, {}
-    told = [line.split(maxsplit=1) for line in file.read_text(encoding='utf-8').splitlines()]
     command = ['squeue', '--noheader', '--me', '--format=%i %j']
     try:
         answer = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
@@ -83,29 +79,23 @@ def _submitted(file: Path) -> tuple[dict[str, str], dict[str, str]]:
             f'({error}). Print the script on a machine of the cluster; if none of them waits, remove the file.'
         ) from error
     known = {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
+    told = [line.split(maxsplit=1) for line in file.read_text(encoding='utf-8').splitlines()]
     jobs = {words[1]: words[0] for words in told if len(words) == 2}
     queued = {folder: number for folder, number in jobs.items() if number in known}
     return queued, {folder: number for folder, number in jobs.items() if number not in known}
 
 
-def _comment(text: str) -> list[str]:
-    return [f'# {line}' for line in text.splitlines()]
-
-
-def _job(name: str) -> str:
-    return f'${{{name}%%;*}}'  # where there are several clusters, sbatch prints NUMBER;CLUSTER
-
-
 def _options(definition: Definition, title: str, logs: Path) -> str:
     slurm = {key: value for key, value in definition.slurm.items() if key not in OWN_SLURM}
     processes, torchrun = definition.slurm['processes'], definition.slurm['launcher'] != 'slurm'
+    nodes = definition.slurm.get('nodes', 1)
     if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
-        slurm['ntasks'] = nodes_of(slurm) if torchrun else processes  # one torchrun a node
+        slurm['ntasks'] = nodes if torchrun else processes  # one torchrun a node
     if _signalled(definition):
         slurm = {'requeue': True, 'signal': SIGNAL, **slurm}
     if definition.threads is not None:
         cpus = definition.threads + (definition.workers or 0)
-        slurm.setdefault('cpus-per-task', cpus * processes // nodes_of(slurm) if torchrun else cpus)
+        slurm.setdefault('cpus-per-task', cpus * processes // nodes if torchrun else cpus)
     return f'{_names(title, logs)}{_flags(slurm)}'
 
 
@@ -119,10 +109,8 @@ def _names(title: str, logs: Path) -> str:
 
 
 def _flags(options: dict[str, object]) -> str:
-    given = {key: value for key, value in options.items() if value is not False}
-    return ''.join(
-        f' --{key}' if value is True else f' --{key}={shlex.quote(str(value))}' for key, value in given.items()
-    )
+    given = [(key, value) for key, value in options.items() if value is not False]
+    return ''.join(f' --{key}' + ('' if value is True else f'={shlex.quote(str(value))}') for key, value in given)
 
 
 def _command(definition: Definition, run: Run) -> str:
@@ -135,7 +123,7 @@ def _command(definition: Definition, run: Run) -> str:
         return f'{port}srun --kill-on-bad-exit=1 {_CPUS} {python} -m {MODULE} {words}{many}{again}'
     if count == 1:
         return f'{python} -m {MODULE} {words}'
-    nodes = nodes_of(slurm)
+    nodes = slurm.get('nodes', 1)
     torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count // nodes}'
     job = f'-m {MODULE} {words} --launcher pytorch'
     if nodes == 1:
@@ -148,11 +136,6 @@ def _command(definition: Definition, run: Run) -> str:
 def _signalled(definition: Definition) -> bool:
     """Whether jobs are told of their time limit, save, and start again. torchrun would end without saying why."""
     return definition.slurm['launcher'] == 'slurm' and definition.slurm.get('requeue') is not False
-
-
-def nodes_of(slurm: Mapping[str, Any]) -> int:
-    """Return the number of nodes that options of sbatch ask for."""
-    return int(slurm.get('nodes', 1))
 
 
 def _wrap(definition: Definition, command: str) -> str:

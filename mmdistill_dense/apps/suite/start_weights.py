@@ -13,6 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.suite.definition import BACKBONE, RANDOM, Start
+from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.config.resolve import ModelConfig, load_model, student_option
 from mmdistill_dense.guards.config import below, initial_state
 from mmdistill_dense.utils.reproducible import fork_rng
@@ -40,10 +41,8 @@ def mark(config: Config, start: Start, made: str) -> None:
 
 def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
     """Compare a start's file with a student's backbone, tensor by tensor."""
-    try:
+    with naming(start.key):
         state = initial_state(_built(_student(config, start)), file)
-    except ValueError as error:
-        raise ValueError(f'{start.key}: {error}') from error
     matched, total = check_state(config, start, state, repr(str(file)))
     return {'name': start.name, 'file': file.name, 'sha256': sha256(file), 'matched': matched, 'total': total}
 

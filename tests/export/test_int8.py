@@ -11,8 +11,7 @@ import torch
 from mmdistill_dense.apps.export import open_graph, read_description
 from mmdistill_dense.apps.export import write_student as evaluating
 from mmdistill_dense.apps.export.graphs import graph_of
-from mmdistill_dense.apps.export.int8 import quantise, training_pictures
-from mmdistill_dense.apps.export.write_student import evaluate, load_student
+from mmdistill_dense.apps.export.write_student import evaluate, load_student, quantise, training_pictures
 from tests import toys
 
 ROOT = Path(__file__).parents[2]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.charts import Numbers
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import compare
 from mmdistill_dense.apps.report.scores import Answer

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.apps.report.logs import class_tables, read_log
+from mmdistill_dense.apps.report.runs import class_tables, read_log
 
 TABLE = """
 +-------+-------+-------+

@@ -8,8 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmdistill_dense.apps.export.graphs import WRITERS, format_of
-from mmdistill_dense.apps.export.int8 import quantise
-from mmdistill_dense.apps.export.write_student import evaluate, export_backbone, export_graph, export_student
+from mmdistill_dense.apps.export.write_student import evaluate, export_backbone, export_graph, export_student, quantise
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.quiet import errors_only
 

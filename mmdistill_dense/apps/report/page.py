@@ -10,8 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from mmdistill_dense.apps.report.attention_views import similarity_section, token_section
-from mmdistill_dense.apps.report.charts import graph_objects
-from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.charts import Numbers, graph_objects
 from mmdistill_dense.apps.report.predictions import Predictions
 from mmdistill_dense.apps.report.race_section import race_section
 from mmdistill_dense.apps.report.runs import Comparison, compare

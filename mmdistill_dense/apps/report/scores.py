@@ -10,11 +10,9 @@ from typing import Any
 
 import torch
 
-from mmdistill_dense.apps.report.charts import bar_chart, colour_of, legend_of
-from mmdistill_dense.apps.report.logs import Log, class_tables
-from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.charts import Numbers, bar_chart, colour_of, legend_of
 from mmdistill_dense.apps.report.predictions import Use
-from mmdistill_dense.apps.report.runs import TrainedRun
+from mmdistill_dense.apps.report.runs import Log, TrainedRun, class_tables
 from mmdistill_dense.apps.report.section import Chart, Missing, Section, Table
 from mmdistill_dense.apps.report.settings import step_ratio
 from mmdistill_dense.apps.suite.plan import TEACHER

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.charts import Numbers
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Section, Table
 from mmdistill_dense.config.values import flat

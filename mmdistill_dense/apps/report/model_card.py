@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.export import command
-from mmdistill_dense.apps.report.numbers import Numbers
+from mmdistill_dense.apps.report.charts import Numbers
 from mmdistill_dense.apps.report.runs import compare, find_runs, is_run
 from mmdistill_dense.apps.report.scores import Answer
 from mmdistill_dense.apps.report.section import Missing

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.report.charts import COLOURS, Line, line_chart
-from mmdistill_dense.apps.report.logs import read_log
+from mmdistill_dense.apps.report.runs import read_log
 from mmdistill_dense.apps.report.section import Missing, Section, Table
 from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import CONTROL, RUNG

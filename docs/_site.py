@@ -21,6 +21,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from mmdistill_dense.__main__ import COMMANDS, Parser, fill, overview
+from mmdistill_dense._build import address_of
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r'(?P<head>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<tail>\))')
@@ -86,6 +87,13 @@ def options_page() -> str:
         text = fill(Parser(prog=f'mmdistill {name}'), name).format_help()
         parts.append(f'## mmdistill {name}\n\n```text\n{text.rstrip()}\n```')
     return '\n\n'.join(parts) + '\n'
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Show the repository's address in the header, if setup.cfg has one."""
+    if address := address_of(ROOT):
+        config.repo_url, config.repo_name = address, address.rpartition('/')[2]
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

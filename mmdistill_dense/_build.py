@@ -1,11 +1,60 @@
-"""Build step that adds the files that mim needs to a wheel; only setuptools imports it."""
+"""What only building needs: the files of mim in a wheel, and links that hold outside of the repository.
 
+The public address of the repository stands in one place, ``url`` in setup.cfg. Links, badges and the Colab link are
+made from it, and left out while it is empty.
+"""
+
+import configparser
+import re
 import shutil
 from pathlib import Path
 
 from setuptools.command.build_py import build_py
+from setuptools.command.egg_info import egg_info
 
 MIM_PARTS = ('configs', 'tools', 'benchmarks', 'model-index.yml')
+BADGES = re.compile(r'^.*<!-- badges -->$', re.MULTILINE)
+_LINK = re.compile(r'(!?)\[((?:[^][]|!\[[^]]*\]\([^)]*\))*)\]\((?!\w+:|#)([^)]+)\)')
+
+
+def address_of(root: Path) -> str:
+    """Return the public address of the repository; empty while it has none."""
+    setup = configparser.ConfigParser()
+    setup.read(root / 'setup.cfg', encoding='utf-8')
+    return setup['metadata'].get('url', '').rstrip('/')
+
+
+def with_badges(readme: str, address: str) -> str:
+    """Return README with the badges of an address on the line that ends in ``<!-- badges -->``."""
+    colab = address.replace('https://github.com', 'https://colab.research.google.com/github')
+    badges = (
+        f'[![ci]({address}/actions/workflows/ci.yml/badge.svg)]({address}/actions) '
+        f'[![Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab}/blob/main/docs/tutorial.ipynb) '
+    )
+    return BADGES.sub(f'{badges if address else ""}<!-- badges -->', readme)
+
+
+def described(readme: str, address: str) -> str:
+    """Return README as the description of a wheel: relative links lead to the address, or are left out without one."""
+
+    def absolute(link: re.Match[str]) -> str:
+        picture, text, target = link.groups()
+        if not address:
+            return '' if picture else text
+        return f'{picture}[{text}]({address}/{"raw" if picture else "blob"}/main/{target})'
+
+    return _LINK.sub(absolute, with_badges(readme, address))
+
+
+class EggInfo(egg_info):
+    """Writes the description of the package."""
+
+    def run(self) -> None:
+        """Take README with links that hold everywhere."""
+        address = address_of(Path.cwd())
+        self.distribution.metadata.url = address or None
+        self.distribution.metadata.long_description = described(Path('README.md').read_text(encoding='utf-8'), address)
+        super().run()
 
 
 class BuildPy(build_py):

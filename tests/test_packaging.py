@@ -128,6 +128,37 @@ def test_the_readme_works_with_the_wheel_alone(installed: Path, tmp_path: Path) 
         assert (tmp_path / name).is_file()
 
 
+@pytest.mark.parametrize('address', ['', 'https://github.com/me/mine'])
+def test_links_of_the_wheel_s_description_lead_somewhere(address: str, wheel: Path, tmp_path: Path) -> None:
+    """With a public address all are absolute, and there are badges; without one, text stays."""
+    if not address:
+        with zipfile.ZipFile(wheel) as archive:
+            (name,) = [one for one in archive.namelist() if one.endswith('METADATA')]
+            text = archive.read(name).decode()
+    else:
+        for name in ('README.md', 'setup.cfg', 'pyproject.toml', 'LICENSE'):
+            shutil.copy(ROOT / name, tmp_path)
+        shutil.copytree(ROOT / 'mmdistill_dense', tmp_path / 'mmdistill_dense')
+        setup = (tmp_path / 'setup.cfg').read_text()
+        assert setup.count('\nurl =\n') == 1
+        (tmp_path / 'setup.cfg').write_text(setup.replace('\nurl =\n', f'\nurl = {address}\n'))
+        (tmp_path / 'out').mkdir()
+        code = "from setuptools.build_meta import *; print(prepare_metadata_for_build_wheel('out'))"
+        done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        text = (tmp_path / 'out' / done.stdout.splitlines()[-1] / 'METADATA').read_text()
+    links = re.findall(r'\]\(([^)]+)\)', text)
+    assert not [link for link in links if not link.startswith(('https://', '#'))]
+    ours = {
+        link.removeprefix(f'{address}/{kind}/main/').partition('#')[0]
+        for link in links
+        for kind in ('blob', 'raw')
+        if address and link.startswith(f'{address}/{kind}/')
+    }
+    assert all((ROOT / link).exists() for link in ours) and (len(ours) > 40) == bool(address)
+    assert ('/actions/workflows/ci.yml/badge.svg' in text) == ('colab' in text) == bool(address)
+    assert 'Licence: Apache-2.0' in text and (f'Home-page: {address}' in text) == bool(address)
+
+
 def test_the_program_comes_with_the_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [one for one in archive.namelist() if one.endswith('entry_points.txt')]

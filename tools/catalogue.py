@@ -1,4 +1,4 @@
-"""Write docs/methods/README.md, configs/*/metafile.yml and model-index.yml where they are stale."""
+"""Write the pages and metafiles that are made from the configs, and the badges of README.md, where they are stale."""
 
 import sys
 from pathlib import Path

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
+from mmdistill_dense._build import address_of, with_badges
 from mmdistill_dense.apps.recipes.compose import configs, methods, option_files, owners, parts_of
 from mmdistill_dense.apps.recipes.named import combinations
 from mmdistill_dense.apps.recipes.targets import Target, read_targets
@@ -211,7 +212,9 @@ def texts() -> dict[Path, str]:
     files = {configs() / method / 'metafile.yml': metafile(method) for method in there}
     index = yaml.safe_dump({'Import': [f'configs/{method}/metafile.yml' for method in there]}, indent=2)
     root = configs().parent
-    return {**files, root / 'model-index.yml': index, root / 'docs/methods/README.md': table()}
+    readme = with_badges((root / 'README.md').read_text(encoding='utf-8'), address_of(root))
+    files |= {root / 'model-index.yml': index, root / 'docs/methods/README.md': table(), root / 'README.md': readme}
+    return files
 
 
 def stale() -> dict[Path, str]:

@@ -158,6 +158,8 @@ def test_mim_download_brings_the_config_whole_and_its_weights(
 def test_write_touches_what_is_stale_alone(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose, 'package_root', lambda name: package)
     shutil.copytree(ROOT / 'docs/methods', package / 'docs/methods')
+    for name in ('README.md', 'setup.cfg'):
+        shutil.copy(ROOT / name, package)
     (package / 'configs/kd/metafile.yml').unlink()
     readme = package / 'docs/methods/README.md'
     readme.write_text('old')

@@ -66,7 +66,8 @@ def written(text: Any) -> dict[str, Any]:
 
 def _value(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        given = [_value(mapping) for mapping in node.args]  # dict({'a.b': 1}), for names that are no identifiers
+        # dict({'a.b': 1}) is for names that are no identifiers; what dict(_base_.model) holds is not in this text
+        given = [found for mapping in node.args if isinstance(found := _value(mapping), dict)]
         return {name: value for mapping in given for name, value in mapping.items()} | {
             str(word.arg): _value(word.value) for word in node.keywords
         }

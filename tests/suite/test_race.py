@@ -1,0 +1,427 @@
+"""Races: what is planned, what the scores decide, that a rung goes on to the same bits; and whole ones, also killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.suite import configs, execute, job, plan, price, race
+from mmdistill_dense.apps.suite.definition import Definition, Race, load
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.race import LONG, Price
+from mmdistill_dense.apps.suite.rung import rung_of
+from tests import toys
+from tests.engine.processes import environment
+from tests.suite import tiny
+
+PRICES = {
+    TEACHER: Price(10, 1, 100, 5, 1, 5),
+    CONTROL: Price(10, 1, 200, 5, 4, 5),
+    'kd': Price(10, 1.25, 200, 5, 4, 5),
+    'cwd': Price(110, 2, 200, 5, 4, 5),
+}
+ROWS: dict[str, dict[str, Any]] = {'kd': {}, 'cwd': {}}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def written(
+    hours: float = 2, prices: Mapping[str, Price] = PRICES, **options: Any
+) -> tuple[Definition, dict[str, Any]]:
+    """A planned race whose rates are 1 and 2, of a definition on disk."""
+    given = Race(hours, **{'rates': (1, 2), **options})
+    definition = load(tiny.write(Path(), methods=ROWS, race={'hours': hours}))
+    record = race.planned(definition, given, ROWS, PRICES)
+    race.write(definition, record)
+    return load(definition.path), record
+
+
+def ended(definition: Definition, row: str, val: float, seed: int = 0, minutes: float = 1, rung: bool = False) -> None:
+    """A run that has ended, at its rung or whole."""
+    place = definition.out / (TEACHER if row == TEACHER else f'runs/{row}/seed{seed}')
+    place.mkdir(parents=True, exist_ok=True)
+    result = {'metrics': {'val': {'mIoU': val}}, 'score': val, 'minutes': minutes, 'checkpoint': 'iter_4.pth'}
+    (place / ('rung.json' if rung else 'result.json')).write_text(json.dumps(result))
+
+
+def decided(
+    definition: Definition, record: dict[str, Any], failed: Mapping[str, str] | None = None, **scores: float
+) -> Definition:
+    """Give the runs of the present stage their scores, by row or row_seed, and decide; return the next definition."""
+    stage = race.stage_of(definition, record)
+    assert stage is not None
+    for run in stage.runs:
+        value = scores.get(f'{run.name}_{run.seed}', scores.get(run.name))
+        if value is not None:
+            ended(definition, run.name, value, run.seed, rung=run.until < 1)
+    race.settle(definition, record, stage, failed or {})
+    race.write(definition, record)
+    return load(definition.path)
+
+
+def names(definition: Definition, record: dict[str, Any]) -> list[str]:
+    stage = race.stage_of(definition, record)
+    return [] if stage is None else [run.title for run in stage.runs]
+
+
+# --- what is planned
+
+
+def test_seconds_of_a_training_are_those_of_its_parts() -> None:
+    price = Price(start=10, step=2, steps=100, evaluation=5, evaluations=4, test=7)
+    assert price.seconds() == race._PROCESS + 10 + 200 + 4 * 5 + 5 + 7
+    assert price.seconds(0.5) == race._PROCESS + 10 + 100 + 2 * 5 + 5
+    assert price.seconds(0.5, begun=True) == race._PROCESS + 100 + 2 * 5 + 5 + 7
+    assert price.seconds(1, length=3) - price.seconds() == 400
+
+
+@pytest.mark.parametrize(('jobs', 'seconds'), [(1, 60), (2, 30), (3, 30), (9, 30)])
+def test_works_side_by_side_take_as_long_as_the_fullest_place(jobs: int, seconds: float) -> None:
+    assert race.makespan([30, 20, 10], jobs) == seconds
+
+
+def test_the_longest_race_that_fits_is_planned() -> None:
+    """Fewer methods first, then no longer training, fewer rates, no second seed; never an earlier rung."""
+    definition = load(tiny.write(Path(), methods=ROWS))
+    found, needed = [], 0.0
+    for minutes in range(90, 0, -1):
+        try:
+            record = race.planned(definition, Race(minutes / 60, rates=(1, 2, 4)), ROWS, PRICES)
+        except ValueError as error:
+            assert 'too few for a race' in str(error) and f'take {math.ceil(needed / 360) / 10:g}' in str(error)
+            break
+        needed = sum(record['estimate'].values())
+        assert needed <= 60 * minutes and record['rung'] == 0.5
+        size = [*record['methods']], bool(record['long']), record['rates'], record['second']
+        if size not in found:
+            found.append(size)
+    both, one, rates = ['kd', 'cwd'], ['kd'], [1, 2, 4]
+    assert found == [
+        (both, True, rates, 2),
+        (both, False, rates, 2),
+        (one, False, rates, 2),
+        (one, False, [1, 2], 2),
+        (one, False, [1, 2], 1),
+        (one, False, [1], 1),
+    ]
+
+
+def test_the_estimate_is_a_sum_by_hand() -> None:
+    size = race.Size((1, 2), ('kd', 'cwd'), 3.0, 2)
+    found = race.estimate(Race(1, (1, 2), keep=2), size, PRICES, 1)
+    control, kd, cwd = PRICES[CONTROL], PRICES['kd'], PRICES['cwd']
+    assert found['rates'] == PRICES[TEACHER].seconds() + 2 * control.seconds(0.5)
+    assert found['methods'] == control.seconds(0.5, 3) + kd.seconds(0.5) + cwd.seconds(0.5)
+    rest = control.seconds(0.5, 3, begun=True) + cwd.seconds(0.5, begun=True) + control.seconds(0.5, begun=True)
+    assert found['finish'] == rest
+    assert found['seeds'] == control.seconds(1, 3) + cwd.seconds() + control.seconds()
+
+
+def test_the_student_alone_gets_the_time_of_the_teacher_and_of_the_dearest_method() -> None:
+    _, record = written()
+    alone, dearest, teacher = (PRICES[name].seconds() for name in (CONTROL, 'cwd', TEACHER))
+    assert record['long'] == round((dearest + teacher) / alone, 1) > 2
+    assert record['rows'][LONG] == {'length': record['long'], 'rate': 1}
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        ({'rung': 0.25}, 'race.rung: must be at least 0.5'),
+        ({'rates': [1, 1]}, 'race.rates: must be different factors'),
+        ({'hour': 3}, 'race.hour: unknown key. Close: hours'),
+        ({'hours': 0}, 'race.hours: must be a factor above 0'),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        load(tiny.write(Path(), race={'hours': 1, **options}))
+
+
+@pytest.mark.parametrize('key', ['budget', 'grid'])
+def test_a_race_sets_lengths_and_rates_alone(key: str) -> None:
+    given = {'budget': {'steps': 5}, 'grid': {'kd': {'loss_weight': [1, 2]}, 'seeds': [0]}}[key]
+    with pytest.raises(ValueError, match=f'race: does not go with {key}'):
+        load(tiny.write(Path(), race={'hours': 1}, **{key: given}))
+
+
+# --- rates and rungs
+
+
+def test_a_row_may_have_a_rate_of_its_own() -> None:
+    definition = load(tiny.write(Path(), methods={'fast': {'rate': 3}, 'kd': {'rate': 0.5}}))
+    alone, fast, kd = (
+        configs.control_config(definition),
+        *(configs.method_config(definition, definition.methods[name]) for name in ('fast', 'kd')),
+    )
+    rate = alone.optim_wrapper.optimizer.lr
+    assert (fast.optim_wrapper.optimizer.lr, kd.optim_wrapper.optimizer.lr) == (3 * rate, 0.5 * rate)
+    ends = [[one.get('eta_min', 0) for one in config.param_scheduler] for config in (alone, fast)]
+    assert ends[1] == [3 * one for one in ends[0]] and not fast.model.get('distillers') and kd.model.distillers
+
+
+def test_every_optimizer_gets_the_rate() -> None:
+    def wrapper(rate: float) -> dict[str, Any]:
+        return dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=rate))
+
+    config = Config(dict(optim_wrapper=dict(constructor='Own', one=wrapper(1.0), two=wrapper(2.0))))
+    configs.scale_rate(config, 2, 'here')
+    assert [config.optim_wrapper[name].optimizer.lr for name in ('one', 'two')] == [2.0, 4.0]
+    with pytest.raises(ValueError, match=r'here: optim_wrapper.optimizer has no lr'):
+        configs.scale_rate(Config(dict(optim_wrapper=dict(optimizer=dict(type='Prodigy')))), 2, 'here')
+
+
+@pytest.mark.parametrize(
+    ('loop', 'share', 'rung'),
+    [
+        (dict(max_iters=100, val_interval=10), 0.5, 50),
+        (dict(max_iters=100, val_interval=30), 0.5, 60),
+        (dict(max_iters=100, val_interval=60), 0.5, 60),
+        (dict(max_iters=100, val_interval=100), 0.5, None),
+        (dict(max_iters=100, val_interval=10, val_begin=71), 0.5, 80),
+        (dict(max_epochs=12), 0.5, 6),
+        (dict(max_epochs=12), 1, None),
+    ],
+)
+def test_a_rung_is_an_evaluation(loop: dict[str, int], share: float, rung: int | None) -> None:
+    assert rung_of(Config(dict(train_cfg=loop)), share) == rung
+
+
+def perform(definition: Definition, title: str, until: float = 1) -> dict[str, Any]:
+    run = next(run for run in plan.runs(definition) if run.title == title)
+    with toys.unformatted():
+        return job.perform(definition, replace(run, until=until))
+
+
+def test_a_rung_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if it was killed before its test: the checkpoint of the rung is there, and is only tested."""
+    states, rungs = [], []
+    for name in ('whole', 'parts', 'killed'):
+        place = tmp_path / name
+        place.mkdir()
+        monkeypatch.chdir(place)
+        path = tiny.write(Path(), iters=6)
+        text = path.read_text().replace('val_interval: 6', 'val_interval: 2')
+        path.write_text(text.replace('checkpoint_every: 2', 'checkpoint_every: 3'))
+        definition = load(path)
+        if name != 'whole':
+            with pytest.MonkeyPatch.context() as patch:
+                if name == 'killed':
+                    patch.setattr(job, '_load_last', lambda *_: 1 / 0)
+                    with pytest.raises(ZeroDivisionError):
+                        perform(definition, 'control seed 0', 0.5)
+            rungs.append(perform(definition, 'control seed 0', 0.5))
+            assert not (definition.out / 'runs/control/seed0/result.json').is_file()
+        result = perform(definition, 'control seed 0')
+        states.append(toys.student_state(job.build_runner(plan.config_of(definition, plan.runs(definition)[1])).model))
+        file = definition.out / 'runs/control/seed0' / result['checkpoint']
+        states[-1] = torch.load(file, weights_only=False)['state_dict']
+    assert not toys.differing(states[0], states[1]) and not toys.differing(states[0], states[2])
+    assert rungs[0]['iterations'] == rungs[1]['iterations'] == 4 and rungs[0]['metrics'] == rungs[1]['metrics']
+    assert rungs[0]['score'] == rungs[0]['metrics']['val']['mIoU']
+
+
+def test_a_price_is_measured_and_nothing_stays() -> None:
+    definition = load(tiny.write(Path(), iters=6, methods={'kd': {}, 'maskd': {'settings': 'auto'}}))
+    before = set(Path().rglob('*'))
+    found = {
+        name: price.price_of(configs.method_config(definition, definition.methods[name])) for name in ('kd', 'maskd')
+    }
+    assert set(Path().rglob('*')) == before
+    assert all(one.steps == 6 and one.step > 0 and one.evaluation > 0 and one.test > 0 for one in found.values())
+    assert found['maskd'].start > found['kd'].start + 1  # 2000 iterations of its tokens
+
+
+# --- what the scores decide
+
+
+def test_the_best_rate_is_that_of_all_that_follow() -> None:
+    definition, record = written()
+    assert names(definition, record) == ['teacher', 'control seed 0 to 50%', 'alone_x2 seed 0 to 50%']
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=42)
+    assert (record['best'], record['rate']) == ('alone_x2', 2)
+    assert {name: method.rate for name, method in definition.methods.items()} == dict.fromkeys(definition.methods, 2)
+    assert names(definition, record) == [f'{row} seed 0 to 50%' for row in (LONG, 'kd', 'cwd')]
+
+
+@pytest.mark.parametrize(('teacher', 'told'), [(39, 'no better on val'), (43, 'leads by 3.00 points'), (50, '')])
+def test_what_the_teacher_leads_by_is_said(teacher: float, told: str) -> None:
+    definition, record = written()
+    definition = decided(definition, record, teacher=teacher, control=40, alone_x2=30)
+    assert (told in record['told'][-1]) if told else len(record['told']) == 1
+    assert ('kd seed 0 to 50%' in names(definition, record)) == (teacher > 40)
+
+
+def test_the_best_are_kept_and_the_student_alone_always() -> None:
+    definition, record = written(keep=2)
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    definition = decided(definition, record, alone_long=41, kd=43, cwd=44)
+    assert record['kept'] == ['cwd', 'kd', CONTROL] and 'Stopped: alone_long.' in record['told'][-1]
+    assert names(definition, record) == ['cwd seed 0', 'kd seed 0', 'control seed 0']
+
+
+def finished(lead: float, second: float | None = None, **options: Any) -> tuple[Definition, dict[str, Any]]:
+    """A race to its last decision: kd leads the student alone by ``lead``, with its second seed by ``second``."""
+    definition, record = written(**options)
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    definition = decided(definition, record, alone_long=40, kd=41, cwd=39)
+    definition = decided(definition, record, alone_long=44, kd=45 + lead, cwd=43, control=45)
+    if 'winner' not in record:
+        definition = decided(definition, record, kd=45 + (lead if second is None else second), control=45)
+    return definition, record
+
+
+@pytest.mark.parametrize(
+    ('lead', 'second', 'winner'), [(4.0, 4.0, 'kd'), (1.0, 1.0, CONTROL), (-3.0, -3.0, CONTROL), (9.0, -7.0, CONTROL)]
+)
+def test_a_method_wins_only_by_more_than_chance(lead: float, second: float, winner: str) -> None:
+    _, record = finished(lead, second)
+    assert record['winner'] == winner
+    assert record['margin'] > 1 and ('chance' in record['told'][-1]) == (lead + second > 0)
+
+
+def test_chance_is_judged_by_the_seeds_at_hand_and_by_our_own_runs() -> None:
+    """Pooled by hand: 4 degrees of freedom of 1.4 points, and one of each row with two seeds."""
+    definition, record = finished(6.0, 2.0)  # kd: 51, 47; the student alone: 45, 45
+    expected = ((4 * 1.4**2 + 8.0 + 0.0) / (4 + 2)) ** 0.5
+    assert race.noise(definition, record) == pytest.approx(expected)
+    assert record['margin'] == pytest.approx(expected)  # sqrt(2 / 2 seeds)
+    assert record['lead'] == pytest.approx(4.0) and record['winner'] == 'kd'
+
+
+def test_what_is_left_of_the_time_goes_to_more_seeds_of_the_winner() -> None:
+    definition, record = finished(4.0, hours=4)
+    assert names(definition, record) == ['kd seed 2', 'control seed 2']
+    for seed in (2, 3, 4):
+        assert record['more'] == seed
+        definition = decided(definition, record, kd=50 + seed, control=45)
+    assert names(definition, record) == [] and race.best_seed(definition, record) == 4
+
+
+def test_time_that_is_gone_ends_it_and_more_hours_go_on() -> None:
+    definition, record = finished(4.0, hours=4)
+    record['hours'] = 0.1
+    definition = decided(definition, record, kd=50, control=45)
+    assert names(definition, record) == []
+    again = execute._planned(definition, Race(4), (), {})
+    assert again['hours'] == 4 and names(definition, again) == ['kd seed 3', 'control seed 3']
+
+
+def test_trainings_that_take_longer_than_expected_leave_out_what_does_not_fit() -> None:
+    definition, record = written(hours=2)
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    record['spent']['rates'] = 6000.0  # an hour and a half in place of minutes
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=45)
+    assert record['kept'] == ['cwd', CONTROL]
+    definition = decided(definition, record, cwd=50, control=45)
+    assert 'No time is left for a second seed.' in record['told'] and record['winner'] == 'cwd'
+
+
+def test_a_candidate_that_fails_is_left_out() -> None:
+    definition, record = written()
+    definition = decided(definition, record, {'alone_x2 seed 0 to 50%': 'loss is NaN\nlog'}, teacher=60, control=40)
+    assert record['failed'] == {'alone_x2': 'loss is NaN'} and record['best'] == CONTROL
+    definition = decided(definition, record, {'kd seed 0 to 50%': 'no memory'}, alone_long=41, cwd=42)
+    assert 'kd seed 0' not in names(definition, record)
+    definition = decided(definition, record, alone_long=41, cwd=50, control=45)
+    definition = decided(definition, record, {'cwd seed 1': 'disk'}, control=46, alone_long=40)
+    assert record['winner'] == 'cwd' and 'cwd' not in record['failed']  # by the seed that both have
+    assert any('without kd: no memory' in line for line in race.lines(record))
+
+
+@pytest.mark.parametrize('lost', [TEACHER, CONTROL])
+def test_without_teacher_or_student_alone_it_ends(lost: str) -> None:
+    definition, record = written(rates=(1,))
+    scores = {TEACHER: 60.0, CONTROL: 40.0}
+    del scores[lost]
+    title = TEACHER if lost == TEACHER else 'control seed 0 to 50%'
+    with pytest.raises(RuntimeError, match='the race ends'):
+        decided(definition, record, {title: 'no data'}, **scores)
+
+
+def test_a_score_that_is_no_number_is_the_lowest() -> None:
+    definition, record = written()
+    decided(definition, record, teacher=60, control=float('nan'), alone_x2=3)
+    assert record['best'] == 'alone_x2'
+
+
+# --- whole races
+
+
+RACE = {'hours': 0.5, 'rates': [1, 2], 'keep': 1}
+
+
+def small(folder: Path, **more: Any) -> Path:
+    options = {**tiny.content(8)['options'], 'train_cfg.val_interval': 2}
+    own = {'race': RACE, 'methods': {'kd': {}}, 'options': options, 'checkpoint_every': 1, 'jobs': 2, **more}
+    return tiny.write(folder, iters=8, **own)
+
+
+def test_the_plan_alone_trains_nothing(capsys: pytest.CaptureFixture) -> None:
+    path = small(Path())
+    assert main(['suite', 'run', str(path), '--only', 'kd', '--plan']) == 0
+    assert 'expected: rates' in capsys.readouterr().out
+    assert [file.name for file in Path('out').iterdir() if file.name != '.lock'] == ['race.json']
+    assert main(['suite', 'slurm', str(path)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        'control --seed 0 --until 0.5' in said and 'alone_x2 --seed 0 --until 0.5' in said and 'kd --seed' not in said
+    )
+
+
+@pytest.mark.soak
+def test_kills_in_each_phase_change_nothing(tmp_path: Path) -> None:
+    """Scores, decisions and weights of a race that was killed again and again are those of one that was not."""
+    ends = {}
+    for name in ('whole', 'killed'):
+        place = tmp_path / name
+        place.mkdir()
+        path = small(place)
+        command = [sys.executable, '-m', 'mmdistill_dense', 'suite', 'run', path.name, '--only', 'kd']
+        seen: set[str] = set()
+        for _ in range(12 if name == 'killed' else 1):
+            process = subprocess.Popen(command, cwd=place, env=environment(), stdout=subprocess.PIPE, text=True)
+            if name == 'killed':
+                _kill_in_a_new_phase(process, place / 'out/race.json', seen)
+            out, _ = process.communicate(timeout=600)
+            if process.returncode == 0:
+                break
+        assert process.returncode == 0, out
+        record = json.loads((place / 'out/race.json').read_text())
+        told = {key: record[key] for key in ('best', 'kept', 'finalists', 'winner', 'scores', 'told')}
+        weights = torch.load(next((place / 'out/runs/control/seed0').glob('iter_8.pth')), weights_only=False)
+        ends[name] = told, weights['state_dict']
+    assert ends['whole'][0] == ends['killed'][0] and len(seen) >= 3
+    assert not toys.differing(ends['whole'][1], ends['killed'][1])
+
+
+def _kill_in_a_new_phase(process: subprocess.Popen[str], file: Path, seen: set[str]) -> None:
+    """Kill a race some time after it reached a stage in which it was not killed yet; none after its last one."""
+    while process.poll() is None:
+        stages = json.loads(file.read_text())['spent'] if file.is_file() else {}
+        now = next(reversed(stages), 'begun' if file.is_file() else '')
+        if now and now not in seen and not now.startswith('more'):
+            seen.add(now)
+            time.sleep(6)
+            if process.poll() is None:
+                os.kill(process.pid, signal.SIGKILL)
+            return
+        time.sleep(0.2)

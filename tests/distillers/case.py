@@ -29,7 +29,6 @@ class DistillerCase:
     zero_on_identical = False  # whether equal maps of equal width give a loss of 0
     permuted_is_worse = True
     samples: Any = None  # the ground truth of the 2 pictures, for methods that read it
-    rounding = 0.05  # how far bfloat16 may move the loss, relative
     waits = 0  # how often a step waits for the device, besides the mm* packages
 
     def make(self, **changes: Any) -> Distiller:
@@ -62,29 +61,24 @@ class DistillerCase:
 
     # The properties
 
-    def test_losses_are_named_finite_scalars(self) -> None:
-        distiller = self.make()
-        losses = distiller.step(*self.maps(distiller), self.samples)
-        assert losses
-        for name, value in losses.items():
-            assert name.startswith('loss_') and value.shape == () and value.isfinite() and value.requires_grad
-
     def test_gradient_reaches_the_student_and_every_parameter_alone(self) -> None:
+        """Also a scheduled zero gives each parameter one, which DDP waits for."""
         distiller = self.make()
         student, teacher = self.maps(distiller)
         for tensors in teacher.values():
             tensors[0].requires_grad_()
-        self.total(distiller, student, teacher).backward()
+        losses = distiller.step(student, teacher, self.samples)
+        assert losses and all(value.shape == () and value.isfinite() for value in losses.values())
+        torch.stack([value for name, value in losses.items() if name.startswith('loss_')]).sum().backward()
         for (tensor,) in student.values():
             assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.abs().sum() > 0
         assert all(tensor.grad is None for (tensor,) in teacher.values()), 'the loss detaches the teacher'
         for name, parameter in distiller.named_parameters():
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
-
-    def test_weight_scales_the_losses(self) -> None:
-        first, second = self.make(), self.make(loss_weight=2.5)
-        a, b = (self.total(d, *self.maps(d)) for d in (first, second))
-        torch.testing.assert_close(2.5 * a, b)
+        off = self.make(schedule=dict(stop_at=3))
+        for value in off.step({}, {}, None).values():
+            value.backward()
+        assert all(parameter.grad is not None and not parameter.grad.any() for parameter in off.parameters())
 
     def test_same_iteration_same_losses(self) -> None:
         distiller = self.make()
@@ -97,15 +91,6 @@ class DistillerCase:
         self.total(distiller, *self.maps(distiller))
         assert torch.equal(torch.get_rng_state(), state), 'and leave the global stream alone'
 
-    def test_scheduled_zero_skips_the_work_but_stays_connected(self) -> None:
-        distiller = self.make(schedule=dict(stop_at=3))
-        losses = distiller.step({}, {}, None)
-        parameters = list(distiller.parameters())
-        assert list(losses) == (['loss_off'] if parameters else [])
-        if parameters:
-            losses['loss_off'].backward()
-            assert losses['loss_off'].item() == 0 and all(p.grad is not None and not p.grad.any() for p in parameters)
-
     def test_state_round_trip(self) -> None:
         first = self.make()
         torch.manual_seed(9)
@@ -116,14 +101,6 @@ class DistillerCase:
         second.load_state_dict(first.state_dict(), strict=True)
         second.state = first.state
         assert torch.equal(*(self.total(d, *self.maps(d)) for d in (first, second)))
-
-    def test_autocast_gives_float32_losses_close_to_exact(self) -> None:
-        distiller = self.make()
-        exact = self.total(distiller, *self.maps(distiller))
-        with torch.autocast('cpu', torch.bfloat16):
-            losses = distiller.step(*self.maps(distiller, torch.bfloat16), self.samples)
-        assert all(value.dtype == torch.float32 for value in losses.values())
-        torch.testing.assert_close(torch.stack(list(losses.values())).sum(), exact, rtol=self.rounding, atol=1e-3)
 
     def test_a_step_on_a_device_gives_the_same_and_does_not_wait(self) -> None:
         distiller = self.make()

@@ -26,19 +26,6 @@ def set_up(kind: type[Distiller], *levels: Any, tap: str = 'tap', **options: Any
     return distiller.double()
 
 
-def whole_and_mean_of_halves(distiller: Distiller, shapes: Any, samples: Any = None) -> tuple[Tensor, Tensor]:
-    """The loss of a batch of 4 maps of (student, teacher) ``shapes``, and the mean of the losses of its halves."""
-    maps = [draw(4, *shape[1:], seed=seed) for seed, shape in enumerate(shapes)]
-
-    def loss(part: slice) -> Tensor:
-        sides = zip((distiller.student_taps, distiller.teacher_taps), maps, strict=True)
-        student, teacher = ({str(tap): [x[part]] for tap in taps} for taps, x in sides)
-        terms = distiller.step(student, teacher, None if samples is None else samples[part])
-        return torch.stack(list(terms.values())).sum()
-
-    return loss(slice(4)), (loss(slice(2)) + loss(slice(2, 4))) / 2
-
-
 def padded(number: int, mine: slice) -> tuple[Tensor, Tensor, list[Any]]:
     """Some of four pictures, two of which are padded: maps of 5 and of 7 channels by the seed ``number``, samples."""
     draw = torch.Generator().manual_seed(number)

@@ -130,14 +130,6 @@ def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
     torch.testing.assert_close(distiller.own.grad, 8 * torch.tensor([0.6, 0.8]))
 
 
-def test_data_samples_reach_forward():
-    class Samples(Distiller):
-        def forward(self, student, teacher, data_samples):
-            return {'loss_count': student['a'][0].mean() * len(data_samples)}
-
-    assert Samples('a', loss_weight=2.0).step({'a': [torch.ones(2)]}, {}, ['s', 's'])['loss_count'] == 4
-
-
 @pytest.mark.parametrize(
     ('student', 'teacher', 'options', 'words'),
     [

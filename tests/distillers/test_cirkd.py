@@ -69,11 +69,6 @@ class TestMinibatch(_Case):
     samples = None
 
 
-class TestMemory(_Case):
-    option = dict(type='CIRKD', minibatch_weight=0, region_weight=0, temperature=0.5, **SMALL)
-    waits = 1
-
-
 # Helpers
 
 
@@ -156,37 +151,6 @@ def test_ignored_pixels_are_no_anchors_and_enter_no_queue():
     torch.testing.assert_close(*found)
 
 
-def test_a_batch_without_a_label_gives_zero_and_finite_gradients():
-    distiller = make(minibatch_weight=0)
-    student = draw(2, 4, 3, 2).requires_grad_()
-    before = {name: value.clone() for name, value in distiller.named_buffers() if 'queues' in name}
-    losses = run(distiller, student, draw(2, 5, 3, 2, seed=1), torch.full((2, 3, 2), IGNORED))
-    torch.stack(list(losses.values())).sum().backward()
-    assert all(value == 0 for value in losses.values()) and not student.grad.any()
-    assert all(p.grad is not None and not p.grad.any() for p in distiller.parameters())
-    assert all(torch.equal(value, before[name]) for name, value in distiller.named_buffers() if name in before)
-
-
-def test_labels_are_taken_from_the_nearest_pixel():
-    student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
-    large = labels.repeat_interleave(4, 1).repeat_interleave(4, 2)
-    torch.testing.assert_close(*(run(make(), student, teacher, found) for found in (labels, large)))
-
-
-def test_maps_of_different_size_are_compared_on_the_students_grid_or_the_teachers():
-    student, teacher, labels = draw(2, 4, 2, 3), draw(2, 5, 4, 6, seed=1), label_maps(2, 4, 6)
-    shapes = dict(student=student.shape, teacher=teacher.shape)
-    for resize, (s, t) in {
-        'student': (F.interpolate(student, (4, 6), mode='bilinear', align_corners=False), teacher),
-        'teacher': (student, F.interpolate(teacher, (2, 3), mode='bilinear', align_corners=False)),
-    }.items():
-        losses = run(make(**shapes, resize=resize), student, teacher, labels)
-        torch.testing.assert_close(losses, run(make(s.shape, t.shape), s, t, labels))
-    torch.testing.assert_close(
-        run(make(**shapes), student, teacher, labels), run(make(**shapes, resize='teacher'), student, teacher, labels)
-    )
-
-
 def test_a_part_of_weight_zero_is_left_out_with_its_queue():
     labels = label_maps(2, 3, 2)
     for weights, names, queues in (
@@ -242,14 +206,6 @@ def test_a_queue_is_a_ring_of_the_last_rows_of_each_class():
         torch.testing.assert_close(queue.rows, torch.tensor([expected[kind] for kind in range(CLASSES)]))
     queue.enqueue(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
     assert queue.ptr.tolist() == [places[kind] % 2 for kind in range(CLASSES)]
-
-
-def test_queues_begin_with_the_same_random_directions_everywhere():
-    first = ClassQueue(2, 5, 3)
-    torch.manual_seed(11)
-    assert torch.equal(first.rows, ClassQueue(2, 5, 3).rows)
-    torch.testing.assert_close(first.rows.norm(dim=2), torch.ones(2, 5))
-    assert first.half().rows.dtype == torch.float32 and first.double().rows.dtype == torch.float64
 
 
 def test_a_sample_has_the_asked_number_of_different_rows_of_each_class():
@@ -308,9 +264,6 @@ def test_evaluation_leaves_the_queues_alone():
     assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
 
 
-# In a run
-
-
 # What is refused
 
 
@@ -337,8 +290,3 @@ def test_with_a_teacher_of_other_classes_the_student_tells_their_number():
 def test_data_without_label_maps_are_refused():
     with pytest.raises(ValueError, match=r'distillers\.cirkd compares classes and needs label maps \(gt_sem_seg\)'):
         make().step({'tap': [draw(2, 4, 3, 2)]}, {'tap': [draw(2, 5, 3, 2)]}, [SegDataSample()] * 2)
-
-
-def test_vectors_are_refused():
-    with pytest.raises(ValueError, match=r'gives \(4,\) .*no map \(C, H, W\)'):
-        make((2, 4), (2, 5))

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.structures import InstanceData
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import FGD
@@ -127,24 +126,6 @@ def test_both_blocks_start_without_a_shift_and_learn():
         assert distiller.parts[0][side].transform[3].weight.grad.any()
 
 
-def test_a_batch_is_the_mean_of_its_halves():
-    distiller, (student, teacher), samples = _distiller(), _maps(4), _samples(4)
-    whole = _losses(distiller, student, teacher, samples)
-    halves = [_losses(distiller, student[h], teacher[h], samples[h]) for h in (slice(0, 2), slice(2, 4))]
-    for name, value in whole.items():
-        torch.testing.assert_close(value, (halves[0][name] + halves[1][name]) / 2)
-
-
-def test_pictures_without_objects_are_background_alone():
-    distiller, (student, teacher), samples = _distiller(), _maps(), _samples()
-    for sample in samples:
-        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
-    weights = distiller.position_weights(student, samples)
-    torch.testing.assert_close(weights, torch.full((2, 8, 8), 0.2 / 64, dtype=torch.float64))
-    found = _losses(distiller, student, teacher, samples)
-    assert all(value.isfinite() for value in found.values()) and found['loss_focal'] > 0
-
-
 def test_boxes_are_scaled_by_the_strides_of_the_padded_batch():
     samples = _samples(padded=(64, 128))
     like = torch.zeros((), dtype=torch.float64)
@@ -223,13 +204,3 @@ def test_a_step_of_a_detector_of_unequal_pictures(kind, tap, levels):
     toys.total({name: found[name] for name in names}).backward()
     trained = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert trained == {'backbone', 'neck', 'distillers'}
-
-
-@pytest.mark.parametrize(
-    ('shape', 'words'),
-    [((1, 4), r'gives \(4,\) .*no map \(C, H, W\)'), ((1, 1, 8, 8), 'must hold maps of at least 2 channels')],
-)
-def test_maps_that_do_not_fit(shape, words):
-    shapes = {'neck': [torch.Size(shape)]}
-    with pytest.raises(ValueError, match=words):
-        FGD().setup(shapes, shapes)

@@ -6,14 +6,13 @@ from importlib import import_module
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, AfDCD, FitNet, LogitKD
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
-from tests.distillers.steps import detector_steps, draw, set_up, trained_children, whole_and_mean_of_halves
+from tests.distillers.steps import detector_steps, draw, set_up, trained_children
 
 SCORES = 'decode_head.conv_seg'
 OF_SCORES = dict(student=(2, 5, 6, 7), teacher=(2, 5, 6, 7), zero_on_identical=True)
@@ -22,50 +21,24 @@ WIDE = dict(student=(2, 16, 8, 8), teacher=(2, 32, 8, 8), zero_on_identical=True
 LABELLED = dict(WIDE, samples=toys.seg_batch()['data_samples'])
 CASES = {
     'AT': dict(option=dict(type='AT'), zero_on_identical=True),
-    'ATSum': dict(
-        option=dict(type='AT', student_tap=f'{SCORES}:input', reduction='sum', power=4.0),
-        student=(2, 16, 4, 6),
-        teacher=(2, 32, 8, 12),
-    ),
     'AfDCD': dict(option=dict(type='AfDCD', pool_size=0)),
     'AfDCDEnhanced': dict(option=dict(type='AfDCD', projector='enhanced', patch_size=None, mask=dict(type='centre'))),
     'CWD': dict(option=dict(type='CWD'), **OF_SCORES),
     'CWDOfFeatures': dict(option=dict(type='CWD', student_tap=f'{SCORES}:input')),
-    'CWDOfTheLastStage': dict(
-        option=dict(type='CWD', student_tap='backbone[3]', temperature=1.0),
-        student=(2, 64, 4, 4),
-        teacher=(2, 128, 8, 8),
-    ),
     'DIST': dict(option=dict(type='DIST'), **OF_SCORES),
-    'DISTOfIndependentScores': dict(option=dict(type='DIST', activation='sigmoid'), **OF_SCORES),
-    'FeatureMatch': dict(option=dict(type='FeatureMatch'), rounding=0.02),
+    'FeatureMatch': dict(option=dict(type='FeatureMatch')),
     'FeatureMatchOfTokens': dict(
         option=dict(type='FeatureMatch', standardise='token', smooth_l1=0.0, mse=0.5, resize='teacher'),
         teacher=(2, 128, 5, 3),
-        rounding=0.02,
     ),
     'FitNet': dict(option=dict(type='FitNet')),
     'HeadOutputKD': dict(option=dict(type='HeadOutputKD', student_tap=SCORES, beta=0.11), **OF_HEAD),
-    'HeadOutputKDL1': dict(option=dict(type='HeadOutputKD', student_tap=SCORES, form='l1'), **OF_HEAD),
     'HeadOutputKDSoftmax': dict(
         option=dict(type='HeadOutputKD', student_tap=SCORES, form='softmax', temperature=2.0), **OF_HEAD
     ),
-    'HeadOutputKDSigmoid': dict(option=dict(type='HeadOutputKD', student_tap=SCORES, form='sigmoid'), **OF_HEAD),
     'IFVD': dict(option=dict(type='IFVD'), **LABELLED),
-    'IFVDOfTheLastStage': dict(
-        LABELLED,
-        option=dict(type='IFVD', student_tap='backbone[3]', num_classes=toys.NUM_CLASSES),
-        teacher=(2, 32, 16, 16),
-        zero_on_identical=False,
-    ),
     'LogitKD': dict(option=dict(type='LogitKD', temperature=2.0), **OF_SCORES),
-    'LogitKDSigmoid': dict(option=dict(type='LogitKD', student_tap='decode_head', activation='sigmoid'), **OF_SCORES),
     'MGD': dict(option=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.75, alpha=2e-4)),
-    'MGDMeanOfEqualChannels': dict(
-        option=dict(type='MGD', student_tap=SCORES, mask_ratio=0.5, alpha=1.0, reduction='mean'),
-        student=(2, 7, 8, 8),
-        teacher=(2, 7, 8, 8),
-    ),
     'PKD': dict(
         option=dict(type='PKD', student_tap=SCORES),
         student=(2, 7, 8, 8),
@@ -73,18 +46,9 @@ CASES = {
         zero_on_identical=True,
     ),
     'PKDOfOtherWidths': dict(option=dict(type='PKD', student_tap='backbone[3]')),
-    'QueryMatch': dict(option=dict(type='QueryMatch'), rounding=0.02),
+    'QueryMatch': dict(option=dict(type='QueryMatch')),
     'SKD': dict(option=dict(type='SKD'), **WIDE),
-    'SKDOfEveryPosition': dict(
-        option=dict(type='SKD', student_tap='backbone[3]', patch_size=1), student=(2, 4, 4, 8), teacher=(2, 5, 8, 16)
-    ),
-    'SKDReleased': dict(option=dict(type='SKD', pool_scale=0.5), **WIDE),
-    'TokenRelations': dict(option=dict(type='TokenRelations'), rounding=0.02),
-    'TokenRelationsOffTheDiagonal': dict(
-        option=dict(type='TokenRelations', diagonal=False, num_pixels=9, resize='teacher', temperature=0.2),
-        teacher=(2, 128, 5, 9),
-        rounding=0.02,
-    ),
+    'TokenRelations': dict(option=dict(type='TokenRelations')),
 }
 for name, found in CASES.items():
     globals()[f'Test{name}'] = type(f'Test{name}', (DistillerCase,), found)
@@ -127,37 +91,12 @@ def test_options_reach_the_formula(kind, options, formula, of_formula):
 
 
 @pytest.mark.parametrize(
-    ('name', 'options', 'channels'),
-    [
-        ('AT', {}, 8),
-        ('AT', dict(reduction='sum'), 8),
-        ('CWD', {}, 5),
-        ('CWD', {}, 8),
-        ('FitNet', {}, 8),
-        ('IFVD', {}, 8),
-        ('LogitKD', {}, 5),
-        ('SKD', {}, 8),
-    ],
-)
-def test_a_batch_is_the_mean_of_its_images(name, options, channels):
-    distiller = set_up(DISTILLERS.get(name), [(5, 4, 4), (channels, 8, 8)], **options)
-    samples = toys.seg_batch(4)['data_samples']
-    samples[0].gt_sem_seg.data[:] = 255
-    shapes = [(1, 5, 4, 4), (1, channels, 8, 8)]
-    torch.testing.assert_close(*whole_and_mean_of_halves(distiller, shapes, samples))
-
-
-@pytest.mark.parametrize(
     ('option', 'kind', 'levels'),
     [
         (dict(type='AT', student_tap='neck', reduction='sum'), 'retinanet', 5),
-        (dict(type='CWD', student_tap='neck[:4]', temperature=1.0, loss_weight=5.0), 'retinanet', 4),
         (dict(type='CWD', student_tap='bbox_head.retina_cls', temperature=1.0, loss_weight=5.0), 'retinanet', 5),
-        (dict(type='FitNet', student_tap='neck'), 'retinanet', 5),
         (dict(type='MGD'), 'retinanet', 5),
-        (dict(type='PKD', loss_weight=10), 'retinanet', 4),
         (dict(type='PKD', loss_weight=10), 'faster_rcnn', 4),
-        (dict(type='SKD', student_tap='neck'), 'retinanet', 5),
     ],
     ids=lambda value: value['type'] if isinstance(value, dict) else str(value),
 )
@@ -173,14 +112,6 @@ def test_it_trains_a_real_detector(option, kind, levels):
 def test_examples(module):
     found = doctest.testmod(import_module(f'mmdistill_dense.distillers.{module}'), extraglobs=dict(torch=torch))
     assert found.attempted and not found.failed
-
-
-@pytest.mark.parametrize(
-    'name', ['AT', 'CWD', 'FeatureMatch', 'FitNet', 'IFVD', 'PKD', 'QueryMatch', 'SKD', 'TokenRelations']
-)
-def test_scores_of_rois_are_refused_at_setup(name):
-    with pytest.raises(ValueError, match=r'distillers\.\w+: roi_head.* gives \(81,\) .* no map \(C, H, W\)'):
-        set_up(DISTILLERS.get(name), [(81,), (81,)], tap='roi_head.bbox_head.fc_cls')
 
 
 # Alignment, levels, sizes
@@ -201,26 +132,13 @@ def test_the_alignment(kind, options, names):
         assert [name for name, _ in distiller.aligns[0].named_parameters()] == expected
 
 
-@pytest.mark.parametrize('kind', [FitNet, PKD])
-def test_levels_are_aligned_brought_to_the_teachers_size_and_summed(kind):
-    distiller = set_up(kind, [(3, 4, 2), (5, 4, 2)], [(3, 2, 2), (5, 4, 4)]).double()
-    formula = F.mse_loss if kind is FitNet else losses.standardized_mse
+def test_levels_are_aligned_brought_to_the_teachers_size_and_summed():
+    distiller = set_up(FitNet, [(3, 4, 2), (5, 4, 2)], [(3, 2, 2), (5, 4, 4)])
     students, teachers = [draw(2, 3, 4, 2), draw(2, 3, 2, 2)], [draw(2, 5, 4, 2, seed=1), draw(2, 5, 4, 4, seed=1)]
     total = 0
     for align, s, t in zip(distiller.aligns, students, teachers, strict=True):
-        assert isinstance(align, nn.Conv2d)
-        total += formula(F.interpolate(align(s), t.shape[2:], mode='bilinear', align_corners=False), t)
+        total += F.mse_loss(F.interpolate(align(s), t.shape[2:], mode='bilinear', align_corners=False), t)
     torch.testing.assert_close(loss_of(distiller, students, teachers), total)
-
-
-def test_statistics_of_pkd_are_of_the_whole_batch_of_the_process():
-    """A picture that is brighter on both sides correlates with the others: halves of a batch are not its mean."""
-    student, teacher = draw(2, 3, 8, 8), draw(2, 3, 8, 8, seed=1)
-    offset = torch.tensor([0.0, 40.0], dtype=torch.float64)[:, None, None, None]
-    loss = PKD().loss
-    apart = [loss(student[i : i + 1], teacher[i : i + 1], 0)['loss_pkd'].item() for i in (0, 1)]
-    together = loss(student + offset, teacher + offset, 0)['loss_pkd'].item()
-    assert together < 0.1 < min(apart)
 
 
 @pytest.mark.parametrize(
@@ -245,12 +163,10 @@ def test_nodes_of_skd_are_the_largest_values_of_patches(options, size, nodes):
 # Class scores
 
 
-@pytest.mark.parametrize('name', ['LogitKD', 'DIST', 'CWD'])
-def test_the_default_tap_and_weights_per_tap(name):
-    weighted = dict(type=name, student_tap=['decode_head', ('auxiliary_head', 0.4)])
-    assert str(DISTILLERS.get(name)().student_taps[0]) == SCORES == str(DISTILLERS.get(name)().teacher_taps[0])
-    options = dict(both=weighted, main=dict(type=name, student_tap='decode_head'),
-                   auxiliary=dict(type=name, student_tap='auxiliary_head'))  # fmt: skip
+def test_weights_per_tap():
+    weighted = dict(type='LogitKD', student_tap=['decode_head', ('auxiliary_head', 0.4)])
+    options = dict(both=weighted, main=dict(type='LogitKD', student_tap='decode_head'),
+                   auxiliary=dict(type='LogitKD', student_tap='auxiliary_head'))  # fmt: skip
     found = toys.losses_of(toys.distilled(teacher=toys.seg_teacher(), distillers=options))
     both, main, auxiliary = (
         next(value for key, value in found.items() if key.startswith(f'distill.{part}.loss_')) for part in options
@@ -260,14 +176,10 @@ def test_the_default_tap_and_weights_per_tap(name):
 
 
 @pytest.mark.parametrize('kind', [LogitKD, DIST])
-@pytest.mark.parametrize('resize', ['default', None, 'student', 'teacher'])
+@pytest.mark.parametrize('resize', ['default', 'teacher'])
 def test_scores_of_another_stride_are_resized_the_students_unless_told_otherwise(kind, resize):
     """A transformer of stride 4 teaches a network of stride 8."""
     options = {} if resize == 'default' else dict(resize=resize)
-    if resize is None:
-        with pytest.raises(ValueError, match=r"resize='student' or resize='teacher'"):
-            set_up(kind, [(3, 4, 4), (3, 8, 8)], **options)
-        return
     student, teacher = draw(2, 3, 4, 4), draw(2, 3, 8, 8, seed=1)
     distiller = set_up(kind, [(3, 4, 4), (3, 8, 8)], **options)
     size = (4, 4) if resize == 'teacher' else (8, 8)

@@ -79,15 +79,6 @@ def test_two_views_are_crossed_unless_told_otherwise(pairing):
     torch.testing.assert_close(_run(distiller, [s2, s1], [t2, t1])['loss_pcd'], expected)
 
 
-def test_views_of_different_size_are_brought_together():
-    s1, s2, t1, t2 = draw(2, 6, 4, 4), draw(2, 6, 2, 2, seed=1), draw(2, 6, 4, 4, seed=2), draw(2, 6, 2, 2, seed=3)
-    distiller = _make()
-    queue = distiller.queue.rows.clone()
-    large = F.interpolate(t2, (4, 4), mode='bilinear', align_corners=False)
-    expected = (_plain(s1, large, queue) + _plain(s2, F.avg_pool2d(t1, 2), queue)) / 2
-    torch.testing.assert_close(_run(distiller, [s1, s2], [t1, t2])['loss_pcd'], expected)
-
-
 def test_vectors_are_the_means_inside_the_pictures():
     student, teacher = draw(2, 6, 4, 4), draw(2, 6, 2, 2, seed=1)
     distiller = _make(vectors=True)
@@ -142,19 +133,6 @@ def test_levels_have_their_own_parts_and_are_averaged():
     assert {'projector.0.0', 'projector.1.3', 'predictor.1.0', 'queue.0', 'queue.1'} < names
 
 
-def test_levels_of_a_tuple_come_again_in_each_view():
-    levels = [(2, 6, 4, 4), (2, 6, 2, 2)]
-    views = [[draw(*size, seed=seed + k) for k, size in enumerate(levels)] for seed in (0, 10, 20, 30)]
-    distiller = _make(count=2)
-    queues = [queue.rows.clone() for queue in distiller.queue]
-    expected = 0
-    for level in range(2):
-        s1, s2, t1, t2 = (view[level] for view in views)
-        expected += (_plain(s1, t2, queues[level]) + _plain(s2, t1, queues[level])) / 4
-    found = _run(distiller, [*views[0], *views[1]], [*views[2], *views[3]])['loss_pcd']
-    torch.testing.assert_close(found, expected)
-
-
 # Padding and sampled pixels
 
 
@@ -175,16 +153,6 @@ def test_padded_pixels_have_no_part(key):
     torch.testing.assert_close(distiller.queue.rows[1], F.normalize(teacher[1, :, :2, :2].mean((1, 2)), dim=0))
     terms['loss_pcd'].backward()
     assert not student.grad[1, :, 2:].any() and not student.grad[1, :, :, 2:].any()
-
-
-def test_samples_without_shapes_and_views_count_whole():
-    student, teacher = draw(2, 6, 4, 4), draw(2, 6, 4, 4, seed=1)
-    expected = _run(_make(), [student], [teacher])['loss_pcd']
-    for samples in ([SimpleNamespace(metainfo={})] * 2, _samples([(32, 32)] * 2, (32, 32)), {}):
-        assert _run(_make(), [student], [teacher], samples)['loss_pcd'] == expected
-    two = [student, teacher], [teacher, student]
-    small = _samples([(8, 8)] * 2, (32, 32))
-    assert _run(_make(), *two, small)['loss_pcd'] == _run(_make(), *two)['loss_pcd']
 
 
 def test_an_image_without_a_valid_pixel_gives_no_key():
@@ -223,14 +191,6 @@ def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pic
     assert drawn[0] == drawn[1] != drawn[2]
     assert distiller.positions(7, 0) is None
     torch.testing.assert_close(distiller.queue.rows[4:6], F.normalize(teacher.mean((2, 3)), dim=1))
-
-
-def test_the_head_sees_the_sampled_pixels_alone():
-    distiller = _make((2, 6, 4, 5), (2, 9, 4, 5), num_pixels=7, head=dict(type='mlp', hidden=8))
-    seen = []
-    distiller.projector.register_forward_hook(lambda module, args, output: seen.append(tuple(args[0].shape)))
-    _run(distiller, [draw(2, 6, 4, 5)], [draw(2, 9, 4, 5)])
-    assert seen == [(2, 6, 7, 1)]
 
 
 # Queue, centre, monitor
@@ -319,13 +279,6 @@ def test_prepare_warns_of_a_queue_that_holds_each_picture_several_times():
     assert not _prepare(_make(enqueue='pixels', keys_per_image=3), 7)
 
 
-def test_prepare_does_not_promise_a_loss_near_zero_to_a_resumed_run():
-    distiller = _make(queue_init='empty')
-    distiller.queue.filled.fill_(4)
-    (line,) = _prepare(distiller, 25)
-    assert 'holds 4 of 10 keys; loss_pcd goes on rising' in line and 'near 0' not in line
-
-
 @pytest.mark.parametrize(
     ('images', 'per_step', 'rows', 'keys'),
     [
@@ -380,16 +333,6 @@ def test_auto_bounds_the_ring_and_is_saved():
     assert torch.equal(resumed.queue.negatives(), distiller.queue.negatives())
 
 
-def test_auto_with_random_rows_counts_those_in_use():
-    distiller = _make(queue_size='auto')
-    _prepare(distiller, 12)
-    assert len(distiller.queue.negatives()) == 256
-
-
-def test_a_queue_of_named_size_saves_nothing_more():
-    assert not any('chosen_size' in name for name in _make().state_dict())
-
-
 def _prepare(distiller, images):
     loader = SimpleNamespace(dataset=range(images), batch_sampler=SimpleNamespace(batch_size=4))
     runner = SimpleNamespace(logger=_Log(), train_dataloader=loader)
@@ -405,8 +348,6 @@ def test_bad_shapes_are_named():
         _make((1, 6, 3, 5), (1, 9, 3, 5))
     with pytest.raises(ValueError, match=r'num_heads=8 does not divide the 6 channels .* one of \[1, 2, 3, 6\]'):
         _make((1, 6, 3, 5), attention={})
-    with pytest.raises(ValueError, match=r'gives \(6,\) .*no map \(C, H, W\)'):
-        _make((1, 6))
     distiller = PCD('neck')
     two, three = ([torch.Size((1, 4, 2, 2))] * n for n in (2, 3))
     with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; select the same number"):
@@ -417,12 +358,8 @@ def test_bad_shapes_are_named():
     ('options', 'channels', 'width', 'parameters'),
     [
         (dict(hidden=4096), 512, 256, 5_259_264),
-        (dict(hidden=4096), 960, 256, 7_094_272),
-        (dict(hidden=4096, bias='hidden'), 512, 256, 5_267_456),
         (dict(hidden=4096, bias='hidden'), 960, 256, 7_102_464),
-        (dict(hidden=2048, bias=True), 512, 128, 1_847_552),
         (dict(hidden=2048, bias=True), 960, 128, 2_765_056),
-        (dict(hidden=8192, layers=3), 512, 8192, 339_804_160),
         (dict(hidden=8192, layers=3), 960, 8192, 343_474_176),
     ],
 )
@@ -435,7 +372,7 @@ def test_heads_have_the_published_numbers_of_parameters(options, channels, width
 
 @pytest.mark.parametrize(
     ('layout', 'width', 'parameters'),
-    [('mocov3', 256, 5_259_264), ('byol', 256, 5_267_456), ('swav', 128, 1_847_552), (None, 256, 5_259_264)],
+    [('byol', 256, 5_267_456), ('swav', 128, 1_847_552), (None, 256, 5_259_264)],
 )
 def test_a_head_without_options_is_the_one_published_for_the_teachers_layout(layout, width, parameters):
     distiller = PCD('tap', head=dict(type='mlp2'), queue_size=1)
@@ -448,30 +385,22 @@ def test_a_head_without_options_is_the_one_published_for_the_teachers_layout(lay
 # Real networks
 
 
-@pytest.mark.parametrize('make', [toys.seg_batch, toys.det_batch], ids=['seg', 'det'])
-def test_plug_in_trains_beside_logit_kd_and_maskd(make):
+def test_plug_in_trains_beside_logit_kd_and_maskd():
     """Student of stride 32 and 64 channels under a teacher of stride 8 and 128; pictures smaller than the batch."""
-    detection = make is toys.det_batch
-    batch = make()
+    batch = toys.seg_batch()
     batch['inputs'][0] = batch['inputs'][0][:, :48, :40]
-    batch['data_samples'][0].set_metainfo(dict(img_shape=(48, 40)))
-    if detection:
-        batch['data_samples'][0].gt_instances.bboxes.clamp_(max=39)
-    else:
-        labels = batch['data_samples'][0].gt_sem_seg.data
-        del batch['data_samples'][0].gt_sem_seg.data
-        batch['data_samples'][0].gt_sem_seg.data = labels[:, :48, :40]
-    strides = dict(backbone=dict(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)))
-    student, teacher = (
-        (toys.det_net(), toys.det_teacher()) if detection else (toys.seg_net('fcn', **strides), toys.seg_teacher('fcn'))
+    sample = batch['data_samples'][0]
+    sample.set_metainfo(dict(img_shape=(48, 40)))
+    labels = sample.gt_sem_seg.data
+    del sample.gt_sem_seg.data
+    sample.gt_sem_seg.data = labels[:, :48, :40]
+    student = toys.seg_net('fcn', backbone=dict(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1)))
+    distillers = dict(
+        pcd=dict(type='PCD', queue_size=8, head=dict(type='mlp', hidden=16), attention={}, loss_weight=0.1),
+        kd=dict(type='LogitKD', student_tap='decode_head.conv_seg', resize='student'),
+        maskd=dict(type='MasKD', student_tap='backbone[3]', num_tokens=3, loss_weight=0.1),
     )
-    kd = dict(type='LogitKD', student_tap='bbox_head.retina_cls' if detection else 'decode_head.conv_seg')
-    kd = dict(kd) if detection else dict(kd, resize='student')
-    pcd = dict(type='PCD', queue_size=8, head=dict(type='mlp', hidden=16), attention={}, loss_weight=0.1)
-    maskd = dict(type='MasKD', student_tap='neck' if detection else 'backbone[3]', num_tokens=3, loss_weight=0.1)
-    scope = 'mmdet' if detection else 'mmseg'
-    distillers = dict(pcd=pcd, kd=kd, maskd=maskd)
-    model = toys.distilled(student=student, teacher=teacher, distillers=distillers, scope=scope)
+    model = toys.distilled(student=student, teacher=toys.seg_teacher('fcn'), distillers=distillers)
     tokens = model.distillers['maskd']
     tokens.load_tokens({name: torch.full(shape, 0.1) for name, shape in tokens.token_shapes().items()})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)

@@ -18,7 +18,6 @@ from mmdistill_dense.losses import (
 )
 
 Divergence = Callable[..., Tensor]
-BOTH = pytest.mark.parametrize('divergence', [softmax_divergence, sigmoid_divergence])
 
 
 def _logits(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -52,14 +51,6 @@ def test_equals_the_naive_formula(divergence: Divergence, naive, shape: tuple[in
     assert loss.item() == pytest.approx(sum(expected) / len(expected), rel=1e-12)
 
 
-@BOTH
-def test_extreme_logits_stay_finite(divergence: Divergence) -> None:
-    student = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    loss = divergence(student, -student.detach())
-    loss.backward()
-    assert loss.isfinite() and student.grad.isfinite().all()
-
-
 @pytest.mark.parametrize('divergence', [softmax_divergence, channel_divergence])
 def test_a_constant_between_the_sides_takes_no_digits(divergence: Divergence) -> None:
     teacher, noise = _logits(2, 19, 16, 16, dtype=torch.float32)
@@ -88,21 +79,6 @@ def test_equals_channels_one_by_one(temperature: float) -> None:
     student, teacher = _maps(2, 3, 4, 5)
     loss = channel_divergence(student, teacher, temperature=temperature)
     assert loss.item() == pytest.approx(_naive_channels(student, teacher, temperature), rel=1e-9)
-
-
-def test_only_places_count_and_a_single_one_is_no_place() -> None:
-    student, teacher = _maps(2, 3, 1, 1)
-    assert channel_divergence(student, teacher).item() == 0
-    bright = torch.zeros(1, 1, 1, 4)
-    bright[..., 0] = 30.0  # all mass on one position against a quarter of it
-    assert channel_divergence(torch.zeros(1, 1, 1, 4), bright).item() == pytest.approx(math.log(4))
-
-
-def test_extreme_maps_stay_finite() -> None:
-    student = torch.tensor([[[[1e4, -1e4]]]], requires_grad=True)
-    loss = channel_divergence(student, -student.detach())
-    loss.backward()
-    assert loss.item() == pytest.approx(2e4) and student.grad.isfinite().all()
 
 
 DOUBLE = torch.float64
@@ -147,24 +123,6 @@ def test_equals_plain_arithmetic(sizes: dict[str, int], temperature: float) -> N
     weight = torch.linspace(0, 2, len(expected), dtype=DOUBLE)
     weighted = similarity_divergence(*inputs, temperature=temperature, row_weight=weight)
     assert weighted.item() == pytest.approx((torch.tensor(expected, dtype=DOUBLE) @ weight).item(), abs=1e-12)
-
-
-def test_gradcheck_of_rows_that_are_their_own_keys() -> None:
-    """As in the minibatch part, where a picture's pixels are rows and keys."""
-    teacher = _unit(2, 4, 3, seed=7)
-    maps = _unit(2, 4, 5).requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda x: similarity_divergence(x.flatten(0, 1), x, teacher.flatten(0, 1), teacher), maps
-    )
-
-
-def test_a_rotation_of_the_students_space_is_no_difference() -> None:
-    """Relations are compared, not vectors."""
-    rows, keys, *_ = _inputs(student=4)
-    turn, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(2), dtype=DOUBLE))
-    loss = similarity_divergence(rows, keys, rows.detach() @ turn, keys.detach() @ turn)
-    assert loss.item() == pytest.approx(0, abs=1e-14)
-    assert similarity_divergence(rows, keys, rows.detach() @ turn, keys.detach()).item() > 1e-3
 
 
 def test_memory_does_not_grow_with_rows_times_keys() -> None:
@@ -232,27 +190,6 @@ def test_positions_of_maps_are_rows() -> None:
     student, teacher = _logits_correlation(2, 5, 3, 4)
     rows = (x.permute(0, 2, 3, 1).reshape(-1, 5) for x in (student, teacher))
     torch.testing.assert_close(correlation_distance(student, teacher), correlation_distance(*rows))
-
-
-def test_shift_and_scale_of_the_scores_do_not_count() -> None:
-    """Adding to all classes of a row changes no probability; equal ones give (almost) zero."""
-    student, _ = _logits_correlation(24, 11)
-    shifts = torch.arange(24.0, dtype=torch.float64)[:, None]
-    assert correlation_distance(student, student.detach() + shifts).item() == pytest.approx(0, abs=1e-5)
-
-
-def test_the_sign_of_the_agreement_counts() -> None:
-    scores = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    assert correlation_distance(scores, scores).item() == pytest.approx(0, abs=1e-6)
-    assert correlation_distance(scores, -scores).item() == pytest.approx(4)
-
-
-@pytest.mark.parametrize('rows', [1, 4])
-def test_constant_scores_stay_finite(rows: int) -> None:
-    student = torch.zeros(rows, 3, requires_grad=True)
-    loss = correlation_distance(student, torch.tensor([[5.0, 0.0, 0.0]]).expand(rows, 3))
-    loss.backward()
-    assert loss.item() == pytest.approx(2) and student.grad.isfinite().all()
 
 
 @pytest.mark.parametrize('activation', ['softmax', 'sigmoid'])

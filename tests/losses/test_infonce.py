@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -51,18 +49,6 @@ def test_row_weights_weigh_the_rows() -> None:
     assert student.grad.any(1).nonzero().flatten().tolist() == [3, 8]
 
 
-def test_a_negative_more_never_lowers_a_pixels_loss() -> None:
-    student, teacher, negatives = _rows()
-    fewer, more = (pixel_info_nce(student, teacher, negatives[:k])[1] for k in (49, 50))
-    assert (more > fewer).all()
-
-
-def test_equal_rows_and_far_negatives_give_almost_nothing() -> None:
-    student, _, _ = _rows(c=32)
-    loss, _ = pixel_info_nce(student, student.detach(), -student.detach().mean(0, keepdim=True), 0.05)
-    assert 0 < loss < 1e-3
-
-
 def test_a_small_loss_keeps_its_digits_in_float32() -> None:
     """The logsumexp of all logits minus the positive loses half of them."""
     student, _, negatives = _rows(30, 20, 64)
@@ -71,15 +57,6 @@ def test_a_small_loss_keeps_its_digits_in_float32() -> None:
     loss, _ = pixel_info_nce(student.float(), teacher.float(), negatives.float(), 0.05)
     assert exact < 1e-3
     assert abs(loss.item() / exact.item() - 1) < 1e-5
-
-
-def test_start_of_training_is_the_logarithm_of_the_queue() -> None:
-    """ln(K + 1) + 1 / (2 C tau^2) for random directions."""
-    student, teacher, negatives = _rows(392, 65536, 256, torch.float32)
-    with torch.no_grad():
-        loss, _ = pixel_info_nce(student, teacher, negatives)
-    assert abs(loss.item() - math.log(65537) - 1 / (2 * 256 * 0.2**2)) < 0.02
-    assert abs(loss.item() - 11.14) < 0.02
 
 
 @pytest.mark.soak
@@ -93,15 +70,6 @@ def test_memory_is_a_fraction_of_the_released_forms() -> None:
         return torch.autograd.grad(reference.pcd_info_nce(student, teacher, negatives, 0.2), student)[0]
 
     assert peak_extra_memory(ours) < 0.2 * peak_extra_memory(released)
-
-
-@pytest.mark.soak
-def test_memory_does_not_grow_with_the_queue() -> None:
-    def peak(keys: int) -> int:
-        student, teacher, negatives = _rows(1024, keys, 64, torch.float32)
-        return peak_extra_memory(lambda: torch.autograd.grad(pixel_info_nce(student, teacher, negatives)[0], student))
-
-    assert abs(peak(8192) / peak(4096) - 1) < 0.01
 
 
 def test_bad_inputs_are_named() -> None:

@@ -66,9 +66,8 @@ def test_loss_equals_the_released_formula(shape: tuple[int, ...], with_branch: b
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize('layout', LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize('teacher_layout', LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.parametrize('block', [1, 40, 500, 2**19])
+@pytest.mark.parametrize(('layout', 'teacher_layout'), zip(LAYOUTS.values(), [*LAYOUTS.values()][::-1], strict=True))
+@pytest.mark.parametrize('block', [1, 500])
 def test_memory_layout_and_blocks_do_not_change_the_result(
     layout, teacher_layout, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,22 +138,6 @@ def test_masks_without_area_count_nothing() -> None:
     loss = masked_feature_loss(student, teacher, tokens)
     alone = masked_feature_loss(student, teacher, tokens[:1])
     torch.testing.assert_close(loss, alone / 6)
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_maps_are_lifted_and_autocast_changes_nothing(dtype: torch.dtype) -> None:
-    student, teacher, tokens, branch = _inputs((1, 8, 280, 280, 6), dtype=dtype)  # areas overflow float16
-    tokens = tokens.float()
-    branch = Branch(*(part.float() for part in branch))
-    with torch.autocast('cpu', torch.bfloat16):
-        loss = masked_feature_loss(student, teacher, tokens, branch, student_mask=True)
-        masks, weights = token_masks(tokens, teacher), mask_weights(branch, teacher)
-        dice, gated = mask_dice(masks), gate(teacher, masks, weights)
-    loss.backward()
-    expected = masked_feature_loss(student.float(), teacher.float(), tokens, branch, student_mask=True)
-    assert {x.dtype for x in (loss, masks, weights, dice)} == {torch.float32}
-    assert gated.dtype == student.grad.dtype == dtype
-    assert loss.item() == expected.item() and dice.item() == mask_dice(masks).item()
 
 
 @pytest.mark.soak

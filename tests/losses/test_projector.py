@@ -4,44 +4,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense.losses import centre_keep, masked_align_conv, random_keep
-from mmdistill_dense.losses.projector import _folding_pays
 
 
 def _inputs(dtype: torch.dtype, *, cs: int = 5, ct: int = 24, height: int = 11, width: int = 13) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, cs, height, width), (ct, cs, 1, 1), (ct,), (ct, ct, 3, 3), (ct,)]
     return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
-
-
-def _plain(feat: Tensor, keep: Tensor, *weights: Tensor) -> Tensor:
-    aligned = F.conv2d(feat, weights[0], weights[1])
-    return F.conv2d(aligned * keep, weights[2], weights[3], padding=1)
-
-
-MASKS = {
-    'random': lambda: random_keep((2, 11, 13), 0.75, torch.Generator().manual_seed(1)),
-    'centre': lambda: centre_keep((2, 11, 13)),
-    'all kept': lambda: torch.ones(2, 1, 11, 13, dtype=torch.bool),
-    'none kept': lambda: torch.zeros(2, 1, 11, 13, dtype=torch.bool),
-}
-
-
-@pytest.mark.parametrize('dtype, tolerance', [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-@pytest.mark.parametrize('mask', MASKS)
-@pytest.mark.parametrize('cs', [5, 40])
-def test_equals_align_mask_convolve(cs: int, mask: str, dtype: torch.dtype, tolerance: float) -> None:
-    """Output and the gradients of all five inputs, folded (narrow student) and not (wide student)."""
-    feat, *weights = _inputs(dtype, cs=cs)
-    assert _folding_pays(2 * 11 * 13, weights[0], weights[2]) is (cs == 5)
-    keep = MASKS[mask]()
-    upstream = torch.randn(2, 24, 11, 13, dtype=dtype, generator=torch.Generator().manual_seed(2))
-    results = []
-    for function in (masked_align_conv, _plain):
-        output = function(feat, keep, *weights)
-        results.append([output, *torch.autograd.grad(output, [feat, *weights], upstream)])
-    for ours, expected in zip(*results, strict=True):
-        scale = float(expected.detach().abs().max()) or 1.0
-        assert float((ours - expected).detach().abs().max()) <= tolerance * scale
 
 
 @pytest.mark.parametrize('kernel', [1, 3, 5])

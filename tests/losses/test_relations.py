@@ -35,16 +35,6 @@ def test_equals_pairs_one_by_one_with_its_gradient(size: tuple[int, int], c_s: i
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
 
 
-@SHAPES
-def test_rotation_and_scale_of_the_features_do_not_count(size: tuple[int, int], c_s: int, c_t: int) -> None:
-    student, teacher = _maps(size, c_s, c_t)
-    rotation, _ = torch.linalg.qr(torch.randn(c_s, c_s, dtype=torch.float64))
-    lengths = torch.linspace(0.1, 5, size[0] * size[1], dtype=torch.float64).reshape(1, 1, *size)
-    turned = torch.einsum('dc,bchw->bdhw', rotation, student) * lengths
-    torch.testing.assert_close(pairwise_distance(turned, teacher), pairwise_distance(student, teacher))
-    assert pairwise_distance(turned, student).item() == pytest.approx(0, abs=1e-12)
-
-
 def test_with_few_channels_no_matrix_of_positions_is_kept() -> None:
     student, teacher = (x.detach().float() for x in _maps((32, 32), 4, 8, batch=1))
     sizes: list[int] = []
@@ -52,14 +42,6 @@ def test_with_few_channels_no_matrix_of_positions_is_kept() -> None:
         loss = pairwise_distance(student.requires_grad_(), teacher)
     loss.backward()
     assert max(sizes) <= 32 * 32 * 8, 'the maps themselves are the largest'
-
-
-def test_the_way_by_channels_is_exact_enough_in_float32() -> None:
-    student, teacher = _maps((32, 32), 4, 8)
-    exact = pairwise_distance(student, teacher).item()
-    assert pairwise_distance(student.float(), teacher.float()).item() == pytest.approx(exact, abs=1e-6)
-    same = teacher.float()
-    assert pairwise_distance(same, same).item() == pytest.approx(0, abs=1e-6)
 
 
 @SHAPES
@@ -120,21 +102,7 @@ def test_positions_without_a_class_change_nothing(label: int) -> None:
     torch.testing.assert_close(_loss(changed, teacher, labels), before)
 
 
-def test_a_position_alone_in_its_class_is_its_prototype() -> None:
-    student, teacher, _ = _batch(size=(2, 2))
-    assert _loss(student, teacher, torch.arange(4).reshape(1, 2, 2).expand(2, 2, 2)).item() == pytest.approx(0)
-
-
-@pytest.mark.parametrize(
-    ('part', 'words'),
-    [
-        (0, r'differ in batch or size: \(2, 3, 3, 3\) and \(2, 5, 3, 4\)'),
-        (1, r'differ in batch or size: \(2, 3, 3, 4\) and \(2, 5, 3, 3\)'),
-        (2, r'labels of shape \(2, 3, 3\) do not fit maps of \(2, 3, 3, 4\)'),
-    ],
-)
-def test_other_sizes_are_refused(part: int, words: str) -> None:
-    batch = list(_batch())
-    batch[part] = batch[part][..., :-1]
-    with pytest.raises(ValueError, match=words):
-        _loss(*batch)
+def test_labels_of_another_size_are_refused() -> None:
+    student, teacher, labels = _batch()
+    with pytest.raises(ValueError, match=r'labels of shape \(2, 3, 3\) do not fit maps of \(2, 3, 3, 4\)'):
+        _loss(student, teacher, labels[..., :-1])

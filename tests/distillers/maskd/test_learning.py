@@ -1,6 +1,5 @@
 """Learning tokens: its options, its batches, and the learner on bare tensors."""
 
-import math
 import multiprocessing
 import types
 
@@ -31,12 +30,6 @@ def test_defaults_are_the_released_detection_settings():
     learn = LearnOptions.parse({})
     assert learn.max_iters == 2000 and learn.optimizer == dict(type='Adam', lr=0.01, weight_decay=1e-3)
     assert learn.clip_grad is None and learn.dice_weight == 1 and learn.save_interval == 500
-
-
-def test_cosine_rate():
-    rate = LearnOptions().rate
-    assert rate(0) == 0.01 and rate(2000) == pytest.approx(1e-6) and rate(1000) == pytest.approx((0.01 + 1e-6) / 2)
-    assert rate(500) == pytest.approx(1e-6 + 0.5 * (0.01 - 1e-6) * (1 + math.cos(math.pi / 4)))
 
 
 def test_poly_rate():
@@ -136,11 +129,6 @@ def test_workers_end_with_the_context():
     assert not multiprocessing.active_children()
 
 
-def test_persistent_workers_of_the_loader_are_not_its_business():
-    take(2, workers=1, persistent_workers=True)
-    assert not multiprocessing.active_children()
-
-
 class Paired(BatchSampler):
     """A grouping that needs more to be made."""
 
@@ -224,13 +212,6 @@ def test_initial_values():
     assert not torch.equal(values['0.mask_token'], other['0.mask_token'])
 
 
-def test_rates_follow_the_schedule():
-    one = learner(max_iters=4)
-    rates = [one.step(*blobs(torch.Generator())).rate for _ in range(4)]
-    assert rates == [LearnOptions(max_iters=4).rate(k) for k in range(4)]
-    assert one.optimizer.param_groups[0]['lr'] == rates[-1]
-
-
 def test_one_step_is_the_optimizers_on_the_sum_of_task_and_weighted_dice():
     generator = torch.Generator().manual_seed(0)
     logits, labels = blobs(generator)
@@ -308,9 +289,3 @@ def test_too_many_in_a_row_end_the_learning_and_name_iteration_and_level(two):
     with pytest.raises(RuntimeError, match=r'10 iterations in a row, the last is 10 \(task loss not finite, level 1\)'):
         for _ in range(PATIENCE):
             two.step(*data)
-
-
-def test_one_token_has_no_dice_and_learns_all_the_same():
-    one = learner(shapes={'0.mask_token': torch.Size((1, CLASSES))})
-    step = one.step(*blobs(torch.Generator()))
-    assert step.dice == [0.0] and one.detached()['0.mask_token'].isfinite().all()

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
@@ -146,13 +145,6 @@ class CountingPreprocessor(SegDataPreProcessor):
         return super().forward(data, training)
 
 
-def test_settings_of_a_config_file_can_be_read_again(tmp_path, learned):
-    learn_tokens = ConfigDict(LEARN, optimizer=dict(type='Adam', lr=0.01), clip_grad=dict(max_norm=35))
-    model = seg_model(dict(LOGITS, learn=learn_tokens))
-    first, again = (tokens_of(run(tmp_path, model)) for _ in range(2))
-    assert len(learned) == 6 and same(first, again)
-
-
 class Interrupt(Exception):
     pass
 
@@ -238,11 +230,6 @@ def test_a_run_resumed_with_another_teacher_learns_anew(finished, tmp_path, lear
     assert len(learned) == 6
 
 
-def test_a_new_run_from_a_checkpoints_weights_learns(finished, tmp_path, learned):
-    run(tmp_path, load_from=str(finished[0] / 'iter_2.pth'))
-    assert len(learned) == 6
-
-
 # The option tokens
 
 
@@ -305,15 +292,6 @@ def test_tokens_are_not_learned_from_labels_of_other_classes(tmp_path, learned):
     with pytest.raises(ValueError, match='tokens are learned from the labels of this run .* which has other classes'):
         run(tmp_path, dict(seg_model(dict(NECK, student_tap='backbone[3]')), teacher=other))
     assert not learned
-
-
-def test_released_files_are_taken_with_a_warning(tmp_path, learned):
-    path = tmp_path / 'released.pth'
-    token = torch.randn(3, toys.NUM_CLASSES)
-    torch.save({'mask_token': token}, path)
-    runner = run(tmp_path, with_tokens(path), log_level='INFO')
-    assert torch.equal(tokens_of(runner)['0.mask_token'], token) and not learned
-    assert 'does not name the teacher it was learned on' in log_of(tmp_path)
 
 
 def test_a_released_detection_file_is_taken(tmp_path, learned):

@@ -51,14 +51,6 @@ def test_a_distiller_is_ready_without_training(finished, source):
     assert trained == (source == 'checkpoint')
 
 
-def test_equal_weights_without_a_branch(tmp_path):
-    config = toys.run_config(tmp_path, seg_model(), iters=1)
-    toys.train(tmp_path, config)
-    _, distiller = ready_distiller(config)
-    (weights,) = distiller.mask_weights([torch.ones(2, toys.NUM_CLASSES, 4, 4)])
-    assert torch.equal(weights, torch.full((2, 3), 1 / 3))
-
-
 def test_tokens_of_a_suite_are_found_from_the_config(finished, tmp_path):
     """`run` trains in work/runs/NAME/seed0, and the work folder of the config is work/NAME."""
     config, tokens = finished
@@ -130,15 +122,6 @@ def test_learning_alone_leaves_what_training_finds(leaf, tmp_path):
     assert (tmp_path / 'work' / 'maskd_tokens' / name).stat().st_mtime_ns == before.st_mtime_ns
     given = toys.train(tmp_path / 'other', seg_model(dict(LOGITS, tokens=str(out))), iters=1)
     assert not toys.differing(own, tokens_of(given))
-
-
-def test_options_reach_the_learning(leaf, tmp_path):
-    options = ['model.distillers.maskd.learn.max_iters=2', 'model.distillers.maskd.num_tokens=5']
-    with toys.unformatted():
-        main(['tokens', str(leaf), '--work-dir', str(tmp_path / 'x'), '--cfg-options', *options])
-    (name,) = token_files(tmp_path / 'x')
-    content = torch.load(tmp_path / 'x' / 'maskd_tokens' / name, weights_only=True)
-    assert content['state_dict']['mask_modules.0.mask_token'].shape == (5, toys.NUM_CLASSES)
 
 
 @pytest.mark.parametrize('distiller', [dict(type='LogitKD'), dict(LOGITS, tokens='x.pth')])

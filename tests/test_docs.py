@@ -25,7 +25,6 @@ from mmseg.utils import register_all_modules as register_mmseg
 
 import mmdistill_dense.distillers
 import mmdistill_dense.registry
-from mmdistill_dense.apps.recipes.targets import read_targets
 from mmdistill_dense.apps.suite import definition
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.model.build import build_distillers
@@ -33,6 +32,7 @@ from mmdistill_dense.registry import DISTILLERS
 from tests.docs_blocks import ROOT, Block, blocks, commands, inline, summary
 from tests.docs_check import check
 from tests.docs_run import link_clone, runs
+from tools.docs.targets import read_targets
 
 OTHERS = ROOT / 'CONTRIBUTING.md'  # tests/test_contributing.py puts its blocks into a copy of the tree
 PYTHON = [pytest.param(block, id=block.key) for block in blocks('python') if block.guide != OTHERS]

@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmseg.models.decode_heads import SegformerHead
 
 from mmdistill_dense.apps.recipes.compose import methods
-from mmdistill_dense.apps.recipes.targets import read_targets
 from mmdistill_dense.config.resolve import load_model
 from tests.every_config import every, place, read
 from tests.zoo.networks import build
+from tools.docs.targets import read_targets
 
 ROOT = Path(__file__).parents[2] / 'configs'
 ONE, THREE = 'x101-64x4d_fpn_1x', 'x101-64x4d_fpn_ms-640-800-3x'

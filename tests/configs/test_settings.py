@@ -12,10 +12,10 @@ from mmseg.registry import METRICS as MMSEG_METRICS
 
 from mmdistill_dense.apps.recipes.compose import best, option_files, recipes
 from mmdistill_dense.apps.recipes.named import Named, combinations, optimizer_problem, read_config
-from mmdistill_dense.apps.recipes.targets import read_targets, targets_of
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD
 from tests.configs.test_configs import PAPER
+from tools.docs.targets import read_targets, targets_of
 
 ROOT = Path(__file__).parents[2] / 'configs'
 COCOSTUFF = dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))

@@ -9,13 +9,13 @@ from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.apps.recipes.targets import targets_of
 from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite import preflight as cost
 from mmdistill_dense.apps.suite.definition import Definition, fitting, load
-from mmdistill_dense.apps.suite.rows import changes_of_the_recipe
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.unlabelled.pictures import picture_paths
+from tools.docs.beside import changes_of_the_recipe
+from tools.docs.targets import targets_of
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / 'benchmarks').glob('*.yaml'))

@@ -8,17 +8,15 @@ from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.suite import lengths, measure_budget, plan
-from mmdistill_dense.apps.suite.configs import batch_of, control_config
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import perform
 from mmdistill_dense.apps.suite.lengths import scale_run
-from mmdistill_dense.apps.suite.rows import changes_of_the_recipe, collect
+from mmdistill_dense.apps.suite.rows import collect
 from mmdistill_dense.apps.suite.table import as_markdown
-from mmdistill_dense.apps.suite.write_table import as_csv
 from mmdistill_dense.utils.atomic import read_json
 from tests import toys
-from tests.suite import made_up, tiny
-from tests.suite.test_table import lines_of, rows_of
+from tests.suite import tiny
+from tests.suite.test_table import lines_of
 
 PINNED = dict(steps=12, ratios=dict(kd=2.0))
 OTHER = 'has not been measured: run `mmdistill suite budget'
@@ -237,31 +235,6 @@ def test_steps_are_measured_once(measured: list[int], capsys: pytest.CaptureFixt
 def test_without_a_budget_there_is_nothing_to_measure(capsys: pytest.CaptureFixture) -> None:
     assert main(['suite', 'budget', str(tiny.write(Path()))]) == 2
     assert 'budget: missing; e.g. budget: {steps: 2400}' in capsys.readouterr().err
-
-
-# The table
-
-
-def test_the_table_shows_what_was_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(plan, 'hash_of', made_up.hash_of)
-    budget = 'budget: {steps: 9, ratios: {kd: 2.0, heavy: 1.5}}\n'
-    suite = made_up.definition(tmp_path, budget)
-    each = dict(pictures=36, processes=1)
-    made_up.finish(suite, 'control', made_up.CONTROL, spent=dict(train=10.0), **each)
-    made_up.finish(suite, 'control_2x', made_up.CONTROL, spent=dict(train=20.4), iterations=18, **each)
-    made_up.finish(suite, 'kd', {0: 43.0}, spent=dict(train=9.0, prepare=1.2), **each)
-    made_up.finish(suite, 'heavy', {0: 43.0}, spent=dict(train=10.8), **each)
-    table = collect(suite)
-    text = as_markdown(table)
-    batch = batch_of(control_config(suite))
-    assert lines_of(text, 'student alone')[0][-4:] == ['9', f'{9 * batch / 36:.3g}', '1.00', '100%']
-    assert [lines_of(text, name)[0][-2:] for name in ('kd', 'heavy')] == [['2.00', '102%'], ['1.50', '108% †']]
-    assert lines_of(text, 'student alone, twice the steps')[0][-1] == '204%'
-    assert 'Rows: heavy = kd' in text
-    assert '† used more or less than 5% beside its budget: heavy 108% of 100%.' in text
-    assert 'mmdistill suite budget' in text and 'pinned: kd, heavy' in text
-    assert rows_of(as_csv(table))['heavy']['compute'] == '1.08'
-    assert changes_of_the_recipe(suite) == ('budget.steps=9',)
 
 
 # All of it

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,24 +11,14 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mmdistill_dense.apps.recipes.targets import Target
 from mmdistill_dense.apps.suite import plan, write_table
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.rows import Table, changes_of_the_recipe, collect, make_rows
+from mmdistill_dense.apps.suite.rows import Table, collect, make_rows
 from mmdistill_dense.apps.suite.table import as_markdown
 from mmdistill_dense.apps.suite.write_table import BELOW, gains_png
 from mmdistill_dense.utils.atomic import read_json, write_json
 from tests.suite import made_up
 
-CITYSCAPES = """
-control: deeplabv3_r101_to_r18_cityscapes
-out: {out}
-methods:
-  afdcd: {{}}
-  strong: {{method: afdcd, options: {{afdcd.fd_weight: 9}}}}
-seeds: [0]
-slurm: {{processes: 8}}
-"""
 GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7, 8]}\n'
 
 
@@ -226,63 +215,6 @@ def test_all_tried_values_are_shown_and_the_taken_one_is_marked(tmp_path: Path) 
     assert unfinished[1:] == ['loss_weight=9', '45.75, missing', '–', '']
 
 
-def test_published_results_stand_beside_the_method_as_it_is_shipped(tmp_path: Path) -> None:
-    suite = made_up.definition(tmp_path, text=CITYSCAPES)
-    made_up.finish(suite, 'afdcd', {0: 76.0})
-    text = as_markdown(collect(suite))
-    assert lines_of(text, 'afdcd')[0][-3:] == ['74.21', '77.03 [1]', '+2.82']
-    assert lines_of(text, 'strong')[0][-3:] == lines_of(text, 'student alone')[0][-3:] == ['–', '–', '–']
-    assert re.search(r'^- \[1\] .*Af-DCD.*; teacher 78.07$', text, re.MULTILINE)
-    assert rows_of(write_table.as_csv(collect(suite)))['afdcd']['published_gain'].startswith('2.82')
-
-
-@pytest.mark.parametrize(
-    ('options', 'changed'),
-    [
-        ('test_dataloader.dataset.data_root: /x, test_evaluator.ann_file: x, train_dataloader.num_workers: 1', ()),
-        ('train_cfg.max_iters: 200', ('train_cfg.max_iters',)),
-        ('train_cfg: {max_iters: 200}', ('train_cfg.max_iters',)),
-        ('test_dataloader: {dataset: {data_root: /x}}', ()),
-        ('train_dataloader.dataset.ann_file: few.txt', ('train_dataloader.dataset.ann_file',)),
-        ('train_dataloader: {num_workers: 1}', ()),
-        ('auto_scale_lr.base_batch_size: 2', ('auto_scale_lr.base_batch_size',)),
-    ],
-)
-def test_a_changed_recipe_has_no_published_results(options: str, changed: tuple, tmp_path: Path) -> None:
-    more = f'options: {{{options}}}\n'
-    suite = made_up.definition(tmp_path, more, text=CITYSCAPES)
-    assert changes_of_the_recipe(suite) == changed
-    text = as_markdown(collect(suite))
-    assert ('published: gain' in text) == (not changed)
-    assert ('Published results are not shown' in text) == bool(changed)
-
-
-@pytest.mark.parametrize(
-    ('slurm', 'options', 'processes', 'kept'),
-    [
-        ('slurm: {processes: 8}', '', None, True),
-        ('slurm: {processes: 8}', '', 1, False),  # as `suite.py run` starts them
-        ('', '', None, False),
-        ('slurm: {processes: 4}', 'train_dataloader.batch_size: 4', None, True),
-        ('slurm: {processes: 4}', 'train_dataloader: {batch_size: 4}', None, True),
-        ('slurm: {processes: 4}', 'train_dataloader.batch_size: 2', None, False),
-        ('', 'train_dataloader.batch_size: 16', 1, True),
-        ('', 'train_dataloader.batch_size: 8, optim_wrapper.accumulative_counts: 2', 1, False),
-    ],
-)
-def test_published_results_are_of_the_recipes_batch(
-    slurm: str, options: str, processes: int | None, kept: bool, tmp_path: Path
-) -> None:
-    """The recipe is for 16 pictures a step."""
-    more = f'{slurm}\noptions: {{{options}}}\n'
-    suite = made_up.definition(tmp_path, more, CITYSCAPES.partition('slurm')[0])
-    assert (changes_of_the_recipe(suite, processes) == ()) == kept
-    made_up.finish(suite, 'afdcd', {0: 76.0}, processes=processes or suite.slurm['processes'])
-    shown = as_markdown(collect(suite))
-    assert ('published: gain' in shown) == kept
-    assert ('instead of 16 pictures a step' in shown) == (not kept and 'accumulative' not in options)
-
-
 def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition) -> None:
     for name, scores in (
         ('control', made_up.CONTROL),
@@ -335,8 +267,7 @@ def table(tmp_path: Path) -> Table:
         name: {seed: {'score': score, 'config_hash': 'x'} for seed, score in found.items()}
         for name, found in scores.items()
     }
-    target = Target('toy_seg', 'mIoU', 76.0, 74.5, None, None, 'somebody')
-    return Table(suite, make_rows(suite, results, {}, {'kd': (target,)}))
+    return Table(suite, make_rows(suite, results, {}))
 
 
 @pytest.fixture
@@ -348,16 +279,13 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return drawn
 
 
-def test_every_seed_mean_and_published_gain_is_drawn_in_its_line(
-    table: Table, figures: list[Figure], tmp_path: Path
-) -> None:
+def test_every_seed_and_mean_is_drawn_in_its_line(table: Table, figures: list[Figure], tmp_path: Path) -> None:
     (tmp_path / 'gains.png').write_bytes(gains_png(table))
     (axes,) = figures[0].axes
     points = {(line.get_label(), *np.round(point, 9)) for line in axes.lines for point in line.get_xydata()}
     for place, gains in enumerate(GAINS.values()):
         assert {('one seed', gain, place + BELOW) for gain in gains} <= points
         assert ('mean', round(float(np.mean(gains)), 9), place) in points
-    assert ('published', 1.5, 0) in points
     assert [label.get_text() for label in axes.get_yticklabels()] == ['kd (n = 3)', 'heavy (n = 1)']
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
 
@@ -379,11 +307,11 @@ def test_the_title_has_the_scores_and_the_legend_each_sign_once(
     title = axes.get_title(loc='left')
     assert title == 'Made up\nstudent alone 41.17 ± 1.26 (n = 3), teacher 53.00'
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
-    assert legend == ['one seed', 'mean', '95% interval', 'published']
+    assert legend == ['one seed', 'mean', '95% interval']
 
 
 def test_the_picture_is_a_picture_even_of_nothing(table: Table, tmp_path: Path) -> None:
-    empty = Table(table.definition, make_rows(table.definition, {}, {}, {}))
+    empty = Table(table.definition, make_rows(table.definition, {}, {}))
     sizes = []
     for name, one in (('some', table), ('none', empty)):
         (tmp_path / f'{name}.png').write_bytes(gains_png(one))

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.quiet import errors_only
-from tools.docs import across, compare, publish, records
+from tools.docs import across, beside, compare, publish, records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew', '+')
     command('compare', _compare, 'compare the finished runs with the published scores')
+    command('beside', _beside, 'print published results beside the rows, and the compute that rows of a budget used')
     several = commands.add_parser('across', help='the mean gain of each method over several suites')
     several.set_defaults(command=_across)
     several.add_argument('definitions', type=Path, nargs='+', metavar='definition', help='suites with the same rows')
@@ -57,6 +58,10 @@ def _publish(args: argparse.Namespace) -> None:
 
 def _compare(args: argparse.Namespace) -> int:
     return compare.main(_at(load(args.definition), args.work_dirs), args.root)
+
+
+def _beside(args: argparse.Namespace) -> None:
+    beside.main(_at(load(args.definition), args.work_dirs))
 
 
 def _restore(args: argparse.Namespace) -> None:

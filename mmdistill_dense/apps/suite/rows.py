@@ -10,8 +10,7 @@ from typing import Any
 
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
-from mmdistill_dense.apps.recipes.targets import Target, targets_of
-from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite import preflight as cost
 from mmdistill_dense.apps.suite.definition import Definition, Method, with_options
 from mmdistill_dense.apps.suite.job import check_unchanged
@@ -115,10 +114,6 @@ def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
 
 
 Results = Mapping[int, Mapping[str, Any]]
-# settings that do not change what a published result was trained with
-HARMLESS = ('data_root', 'num_workers', 'persistent_workers')
-LABELS = ('val_evaluator.ann_file', 'test_evaluator.ann_file')
-BATCH = 'train_dataloader.batch_size'
 
 
 @dataclass(frozen=True)
@@ -130,7 +125,6 @@ class Row:
     missing: tuple[int, ...] = ()  # the seeds that have not finished
     gain: Gain | None = None  # the gain over the control; ``None`` for teacher and control
     cost: Mapping[str, Any] = field(default_factory=dict)  # the costs from ``mmdistill suite cost``, if measured
-    targets: tuple[Target, ...] = ()  # the published results of this method with this recipe
     distils: bool = True  # whether it has distillers. Otherwise its step equals the control's.
 
     @property
@@ -166,13 +160,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A suite's table: teacher, control and methods, the searches as in ``plan``, and the changes of the recipe."""
+    """A suite's table: teacher, control and methods, and the searches as in ``plan``."""
 
     definition: Definition
     rows: tuple[Row, ...]
     searched: Mapping[str, Any] = field(default_factory=dict)
     chosen: Mapping[str, Any] = field(default_factory=dict)
-    changed: tuple[str, ...] = ()
 
     @property
     def methods(self) -> tuple[Row, ...]:
@@ -191,18 +184,12 @@ def collect(definition: Definition) -> Table:
     results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}
     _check_hashes(definition, results)
     _check_starts(definition, results)
-    changed = changes_of_the_recipe(definition, _check_processes(results))
-    costs = cost.read(definition)
-    targets = {name: () if changed else _targets(definition, method) for name, method in definition.methods.items()}
-    rows = make_rows(definition, results, costs, targets)
-    return Table(definition, rows, plan.searched(definition), chosen, changed)
+    _check_processes(results)
+    return Table(definition, make_rows(definition, results, cost.read(definition)), plan.searched(definition), chosen)
 
 
 def make_rows(
-    definition: Definition,
-    results: Mapping[str, Results],
-    costs: Mapping[str, Mapping[str, Any]],
-    targets: Mapping[str, tuple[Target, ...]],
+    definition: Definition, results: Mapping[str, Results], costs: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Row, ...]:
     """Return the rows, from results by name and seed."""
     names = (plan.CONTROL, *definition.methods)
@@ -212,31 +199,8 @@ def make_rows(
     for name in names:
         missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
         distils = name != plan.CONTROL and definition.methods[name].distils
-        priced, published = costs.get(name, {}), tuple(targets.get(name, ()))
-        students.append(Row(name, results.get(name, {}), missing, gains.get(name), priced, published, distils))
+        students.append(Row(name, results.get(name, {}), missing, gains.get(name), costs.get(name, {}), distils))
     return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
-
-
-def changes_of_the_recipe(definition: Definition, processes: int | None = None) -> tuple[str, ...]:
-    """Return the options of a suite by which its recipe differs from the published one.
-
-    The folders of the data and the number of loader processes do not count. Nor does the batch of one process, if all
-    processes together have the batch that belongs to the recipe's learning rate. By default there are
-    ``slurm.processes`` processes.
-    """
-    options = flat(definition.options)
-    changed = [key for key in options if key.rpartition('.')[2] not in HARMLESS and key not in LABELS]
-    if definition.budget is not None:
-        changed.append(f'budget.steps={definition.budget.steps}')
-    whole = (configs.read(definition.control).get('auto_scale_lr') or {}).get('base_batch_size')
-    if whole is None:
-        return tuple(changed)
-    processes = processes or definition.slurm.get('processes', 1)
-    one = configs.batch_of(configs.control_config(definition))
-    changed = [key for key in changed if key != BATCH]
-    if one * processes != whole:
-        changed.append(f'{processes} process(es) x {BATCH}={one} instead of {whole} pictures a step')
-    return tuple(changed)
 
 
 def own_data(method: Method) -> str:
@@ -251,15 +215,7 @@ def text_of_data(changes: Mapping[str, Any]) -> str:
     return "the control's training set" + with_options(flat(changes))
 
 
-def _targets(definition: Definition, method: Method) -> tuple[Target, ...]:
-    """Return the published results of a row that is a shipped method without options, settings and start of its own."""
-    if method.method is None or method.options or method.start or method.settings or own_data(method):
-        return ()
-    return tuple(targets_of(method.method, definition.control.stem, definition.metric, method.variant))
-
-
-def _check_processes(results: Mapping[str, Results]) -> int | None:
-    """Return the number of processes of the students; ``None`` before the first has finished."""
+def _check_processes(results: Mapping[str, Results]) -> None:
     found: dict[int, dict[str, None]] = {}
     for name, seeds in results.items():
         for result in seeds.values():
@@ -272,7 +228,6 @@ def _check_processes(results: Mapping[str, Results]) -> int | None:
             'Repeat those of one number: with one process by `mmdistill suite run --rerun-changed`; else move their '
             'folders away and use `mmdistill suite slurm`.'
         )
-    return next(iter(found), None)
 
 
 def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.apps.recipes.targets import Target
-from mmdistill_dense.apps.suite import configs, equal_compute
+from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import TWICE, Definition, Start, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, own_data
@@ -37,10 +36,12 @@ def _reading(table: Table) -> list[str]:
         f'these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}',
         *missing_lines(table),
         *_cost_lines(table),
-        *equal_compute.notes(table),
     ]
-    if table.changed:
-        lines.append(f'Published results are not shown: this suite changes the recipe ({", ".join(table.changed)}).')
+    if definition.budget is not None:
+        lines.append(
+            f'Equal compute: each row has the time of {definition.budget.steps} training steps of the student alone, '
+            f'{TWICE} twice as many. Not counted: training of the teacher, pre-training, validation, loading.'
+        )
     return lines
 
 
@@ -229,27 +230,21 @@ TITLES = {TEACHER: 'teacher', CONTROL: 'student alone', TWICE: 'student alone, t
 
 
 def as_markdown(table: Table) -> str:
-    """Return the table, with the scores by seed, the search, the sources and the notes."""
-    sources = _sources(table)
-    parts = [f'# {table.definition.title}', _main(table, sources), _seeds(table)]
-    parts += ['## Search', search_table(table)] if table.searched else []
-    parts += [_source_lines(sources), closing_notes(table)]
-    return '\n\n'.join(part for part in parts if part) + '\n'
+    """Return the table, with the scores by seed, the search and the notes."""
+    search = ['## Search', search_table(table)] if table.searched else []
+    parts = [f'# {table.definition.title}', _main(table), _seeds(table), *search, closing_notes(table)]
+    return '\n\n'.join(parts) + '\n'
 
 
-def _main(table: Table, sources: Mapping[str, int]) -> str:
+def _main(table: Table) -> str:
     definition = table.definition
     head = ['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]']
     head += ['parameters', 'GFLOPs', 's / iteration', 'step', 'extra memory']
-    head += equal_compute.HEAD if definition.budget else []
-    head += ['published: alone', 'published', 'published: gain'] if sources else []
     deployed = table.row(CONTROL).cost
     lines = head_lines(head)
     for row in table.rows:
         cells = [row_title(row), count_cell(row, len(definition.seeds)), score_cell(row), gain_cell(row)]
-        published = _published(row.targets, sources) if sources else []
-        compute = equal_compute.cells(table, row) if definition.budget else []
-        lines.append(line([*cells, *_costs(row, deployed), *compute, *published]))
+        lines.append(line([*cells, *_costs(row, deployed)]))
     return '\n'.join(lines)
 
 
@@ -306,39 +301,6 @@ def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:
     ratio = f'{row.cost["ratio"]:.2f}' if row.cost else NONE
     memory = f'{row.cost["memory"]["extra"] / 2**20:.3g} MiB' if row.cost else NONE
     return [parameters, gflops, taken, ratio, memory]
-
-
-def _published(targets: Sequence[Target], sources: Mapping[str, int]) -> list[str]:
-    def cell(values: Iterable[str]) -> str:
-        return '; '.join(values) or NONE
-
-    return [
-        cell(NONE if t.student is None else f'{t.student:.2f}' for t in targets),
-        cell(f'{t.value:.2f} [{sources[_source(t)]}]' for t in targets),
-        cell(NONE if t.gain is None else f'{t.gain:+.2f}' for t in targets),
-    ]
-
-
-def _sources(table: Table) -> dict[str, int]:
-    """The numbers of the sources, in the order of the table."""
-    names = dict.fromkeys(_source(target) for row in table.rows for target in row.targets)
-    return {name: number for number, name in enumerate(names, 1)}
-
-
-def _source(target: Target) -> str:
-    teacher = '' if target.teacher is None else f'; teacher {target.teacher:.2f}'
-    return f'{target.source}{teacher}'
-
-
-def _source_lines(sources: Mapping[str, int]) -> str:
-    if not sources:
-        return ''
-    lines = [f'- [{number}] {name}' for name, number in sources.items()]
-    note = (
-        "Published numbers are of the authors' code and networks, which differ from those of mmseg and mmdet: compare "
-        'gains, not scores.'
-    )
-    return '\n'.join(['## Sources', '', note, '', *lines])
 
 
 def _seeds(table: Table) -> str:

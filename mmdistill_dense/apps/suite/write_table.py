@@ -8,21 +8,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.apps.suite import equal_compute
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import LEVEL, Row, Table, collect
 from mmdistill_dense.apps.suite.table import TITLES, as_markdown
 from mmdistill_dense.utils.atomic import write_text, write_whole
 
-OURS, PUBLISHED, QUIET = '#1f4e79', '#c55a11', '#888888'
+OURS, QUIET = '#1f4e79', '#888888'
 BELOW = 0.22  # of a line's height: the seeds are drawn below the bar
 
 
 def gains_png(table: Table) -> bytes:
     """Return a PNG with a line per method, in the order of the table.
 
-    A small dot is a seed, a large one the mean, a bar its interval, a diamond a published gain.
+    A small dot is a seed, a large one the mean, a bar its interval.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -44,7 +43,7 @@ def gains_png(table: Table) -> bytes:
     for side in ('top', 'right', 'left'):
         axes.spines[side].set_visible(False)
     axes.tick_params(axis='y', length=0)
-    if any(row.gain or _published(row) for row in table.methods):
+    if any(row.gain for row in table.methods):
         figure.legend(*_unique(axes), fontsize=8, frameon=False, loc='outside lower right', ncols=4)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=130, format='png')
@@ -60,12 +59,6 @@ def _draw_row(axes: Any, place: int, row: Row) -> None:
         style = dict(color=OURS, linestyle='none')
         axes.plot(list(gain.each.values()), [place + BELOW] * gain.n, '.', label='one seed', **style)
         axes.plot(gain.mean, place, 'o', markersize=7, label='mean', **style)
-    for value in _published(row):
-        axes.plot(value, place, 'D', color=PUBLISHED, fillstyle='none', linestyle='none', label='published')
-
-
-def _published(row: Row) -> list[float]:
-    return [target.gain for target in row.targets if target.gain is not None]
 
 
 def _subtitle(table: Table) -> str:
@@ -81,7 +74,7 @@ def _subtitle(table: Table) -> str:
 def _unique(axes: Any) -> tuple[list[Any], list[str]]:
     handles, labels = axes.get_legend_handles_labels()
     first = {label: handle for handle, label in reversed(list(zip(handles, labels, strict=True)))}
-    order = [label for label in ('one seed', 'mean', f'{LEVEL:.0%} interval', 'published') if label in first]
+    order = [label for label in ('one seed', 'mean', f'{LEVEL:.0%} interval') if label in first]
     return [first[label] for label in order], order
 
 
@@ -121,10 +114,7 @@ def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any
     definition = table.definition
     method = definition.methods.get(row.name)
     size = deployed.get('teacher' if row.name == TEACHER else 'student') or {}
-    first = row.targets[0] if row.targets else None
     memory = row.cost.get('memory', {}) if row.name != CONTROL else {}
-    spent = equal_compute.used(table, row) if definition.budget and row.name != TEACHER else None
-    compute = {'iterations': spent.iterations, 'passes': spent.passes, 'compute': spent.compute} if spent else {}
     return {
         'name': row.name,
         'method': method and method.method,
@@ -147,11 +137,6 @@ def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any
         'step_ratio': row.cost.get('ratio'),
         'extra_memory': memory.get('extra'),
         'adapter_parameters': row.cost.get('adapter_parameters'),
-        **compute,
-        'published_student': first and first.student,
-        'published': first and first.value,
-        'published_gain': first and first.gain,
-        'published_source': first and first.source,
         'config_hash': ' '.join(row.hashes),
     }
 

@@ -15,10 +15,10 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import methods
-from mmdistill_dense.apps.recipes.targets import read_targets
 from tests.every_config import every
 from tools.docs import model_zoo
 from tools.docs.model_zoo import card_of, cards, configs_of, metafile, read_card, stale, stem_of, table
+from tools.docs.targets import read_targets
 
 ROOT = Path(__file__).parents[3]
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.apps.recipes.targets import read_targets, targets_of
 from mmdistill_dense.config.resolve import package_root
+from tools.docs.targets import read_targets, targets_of
 
 CONFIGS = package_root('mmdistill_dense') / 'configs'
 ENTRY = '{recipe: pair_a, metric: mIoU, student: 74.21, teacher: 78.07, method: 75.56, source: "Some paper, table 1"}'

@@ -37,43 +37,29 @@ def test_a_detector_gets_boxes_inside_the_image_that_it_can_train_on(kind: str) 
     assert ('masks' in batch['data_samples'][0].gt_instances) == (kind == 'cascade_mask_rcnn')
 
 
-@pytest.mark.parametrize('name, size', [('coco_detection', (800, 1333)), ('coco_detection_ms', (800, 1333))])
-def test_the_size_is_the_largest_of_the_training_pipeline(name: str, size: tuple[int, int]) -> None:
-    network = toys.build_plain(toys.det_net())
-    config = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py')
-    assert training_batch(network, config, 1)['inputs'][0].shape == (3, *size)
-
-
-def test_the_size_of_a_repeated_data_set_is_found() -> None:
-    network = toys.build_plain(toys.det_net())
-    config = _loader(dataset={'pipeline': [{'type': 'Load'}, {'type': 'Resize', 'scale': (40, 30)}]})
-    assert training_batch(network, config, 1)['inputs'][0].shape == (3, 30, 40)
-
-
-def test_a_crop_behind_the_scales_is_the_size_and_branches_are_looked_into() -> None:
-    scales = [[{'type': 'RandomChoiceResize', 'scales': [(20, 10), (60, 50)]}], [{'type': 'Resize', 'scale': (9, 8)}]]
-    branches = {'type': 'RandomChoice', 'transforms': scales}
-    assert pipeline_size({'pipeline': [branches]}) == (50, 60)
-    assert pipeline_size({'pipeline': [branches, {'type': 'RandomCrop', 'crop_size': (48, 32)}]}) == (32, 48)
-    part = {'type': 'RandomCrop', 'crop_type': 'relative', 'crop_size': (0.5, 0.5)}
-    assert pipeline_size({'pipeline': [branches, part]}) == (50, 60)
-    assert pipeline_size({}) is None
-
-
-def test_a_crop_has_the_order_of_mmdet() -> None:
-    option = {'type': 'RandomCrop', 'crop_size': (48, 32)}
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        crop = TRANSFORMS.build(option)
-    cut = crop(dict(img=np.zeros((90, 90, 3)), img_shape=(90, 90)))
-    assert pipeline_size({'pipeline': [option]}) == cut['img'].shape[:2]
+SCALES = [[{'type': 'RandomChoiceResize', 'scales': [(20, 10), (60, 50)]}], [{'type': 'Resize', 'scale': (9, 8)}]]
+BRANCHES = {'type': 'RandomChoice', 'transforms': SCALES}
+CROP = {'type': 'RandomCrop', 'crop_size': (48, 32)}
 
 
 @pytest.mark.parametrize(
-    ('scale', 'size'), [([(2048, 800), (2048, 1024)], (1024, 2048)), (320, (320, 320)), (None, None)]
+    ('pipeline', 'size'),
+    [
+        ([BRANCHES], (50, 60)),
+        ([BRANCHES, CROP], (32, 48)),
+        ([BRANCHES, {**CROP, 'crop_type': 'relative', 'crop_size': (0.5, 0.5)}], (50, 60)),
+        ([{'type': 'RandomResize', 'scale': [(2048, 800), (2048, 1024)]}], (1024, 2048)),  # mmdet's Cityscapes
+        ([{'type': 'Resize', 'scale': 320}], (320, 320)),
+        ([{'type': 'Resize', 'scale': None}], None),
+        (Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection_ms.py').train_pipeline, (800, 1333)),
+    ],
 )
-def test_a_step_may_have_several_scales_or_a_side(scale, size) -> None:
-    """A step has several scales in mmdet's Cityscapes configs. A single number is the side of a square."""
-    assert pipeline_size({'pipeline': [{'type': 'RandomResize', 'scale': scale, 'keep_ratio': True}]}) == size
+def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list, size: tuple | None) -> None:
+    assert pipeline_size({'dataset': {'pipeline': pipeline}}) == size
+    if pipeline == [BRANCHES, CROP]:
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            cut = TRANSFORMS.build(CROP)(dict(img=np.zeros((90, 90, 3)), img_shape=(90, 90)))
+        assert cut['img'].shape[:2] == size, 'the order of mmdet'
 
 
 def test_generated_pictures_have_their_own_size() -> None:

@@ -129,17 +129,13 @@ def test_a_detectors_losses_are_one_task() -> None:
     assert -1 <= pkd.pulls['backbone'].cosine <= 1
 
 
-def test_a_plain_student_has_its_task_alone() -> None:
-    (task,) = measure_gradients(toys.build_plain(toys.seg_net()), toys.seg_batch())
-    assert task.share == task.pulls['backbone'].share == 1
-    assert task.pulls['backbone'].cosine == pytest.approx(1)
-
-
-def test_without_a_task_there_is_no_cosine(model: Any) -> None:
+def test_without_a_task_there_is_no_cosine_and_a_task_alone_is_all(model: Any) -> None:
     losses = {name: value for name, value in toys.losses_of(model).items() if name.startswith('distill.')}
     found = pulls_of(losses, {'backbone': backbone_parameters(model)})
     assert all(math.isnan(term.pulls['backbone'].cosine) for term in found)
     assert sum(term.share for term in found) == pytest.approx(1)
+    (task,) = measure_gradients(toys.build_plain(toys.seg_net()), toys.seg_batch())
+    assert task.share == task.pulls['backbone'].share == 1 and task.pulls['backbone'].cosine == pytest.approx(1)
 
 
 def test_with_cp_is_measured_without_it() -> None:
@@ -226,50 +222,37 @@ def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run
     assert {term.name for term in terms} == {'task'}, 'it stands at the end of the ramp, where the weight is 0'
 
 
-def test_the_command_prints_each_term_and_writes_its_numbers(
-    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, numbers = tmp_path / 'config.py', tmp_path / 'numbers.json'
+@pytest.fixture
+def written(trained: tuple[Config, Path], tmp_path: Path) -> str:
+    """The config as a file."""
     with toys.unformatted():
-        trained[0].dump(path)
-    arguments = [str(path), '--checkpoint', str(trained[1]), '--batches', '1', '--taps', '--json', str(numbers)]
+        trained[0].dump(tmp_path / 'config.py')
+    return str(tmp_path / 'config.py')
+
+
+def test_the_command_prints_each_term_and_writes_its_numbers(
+    trained: tuple[Config, Path], written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    numbers = tmp_path / 'numbers.json'
+    arguments = [written, '--checkpoint', str(trained[1]), '--batches', '1', '--taps', '--json', str(numbers)]
     with toys.unformatted(), mock.patch.dict('os.environ', COLUMNS='150'):
         main(['diagnose', *arguments])
     shown = capsys.readouterr().out
     (terms,) = json.loads(numbers.read_text())
-    for term in terms:
-        assert term['name'] in shown
+    assert all(term['name'] in shown for term in terms)
     assert f'{terms[1]["pulls"]["backbone"]["cosine"]:+.3f}' in shown
+    assert main(['diagnose', written, '--batches', '0']) == 2
+    assert '--batches must be at least 1, got 0' in capsys.readouterr().err
 
 
-def test_numbers_are_json_where_one_is_none(trained: tuple[Config, Path], tmp_path: Path) -> None:
-    path, numbers = tmp_path / 'config.py', tmp_path / 'numbers.json'
-    with toys.unformatted():
-        trained[0].dump(path)
-    pulls = dict(backbone=Pull(0.0, 0.0, math.nan))
-    with mock.patch(
-        'mmdistill_dense.apps.inspect.gradients.diagnose', return_value=[[Term('kd', math.inf, 0.5, pulls)]]
-    ):
-        main(['diagnose', str(path), '--json', str(numbers)])
+def test_the_file_of_numbers_is_checked_before_the_measurement_and_holds_json(
+    written: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    numbers = tmp_path / 'new' / 'numbers.json'
+    found = [[Term('kd', math.inf, 0.5, dict(backbone=Pull(0.0, 0.0, math.nan)))]]
+    with mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose', return_value=found) as measured:
+        assert main(['diagnose', written, '--json', f'{written}/numbers.json']) == 2 and not measured.called
+        assert "numbers.json' cannot be written: Not a directory" in capsys.readouterr().err
+        main(['diagnose', written, '--json', str(numbers)])  # its folder is made
     ((term,),) = json.loads(numbers.read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
     assert term['value'] is None and term['pulls']['backbone']['cosine'] is None and term['share'] == 0.5
-
-
-def test_the_file_of_numbers_is_checked_before_the_measurement(
-    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    path, numbers = tmp_path / 'config.py', tmp_path / 'new' / 'numbers.json'
-    with toys.unformatted():
-        trained[0].dump(path)
-    with mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose') as measured:
-        assert main(['diagnose', str(path), '--json', str(path / 'numbers.json')]) == 2
-    assert not measured.called
-    assert "numbers.json' cannot be written: Not a directory" in capsys.readouterr().err
-    with mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose', return_value=[[Term('kd', 1.0, 0.5, {})]]):
-        main(['diagnose', str(path), '--json', str(numbers)])
-    assert json.loads(numbers.read_text())[0][0]['name'] == 'kd'  # its folder was made
-
-
-def test_no_batch_is_refused(trained: tuple[Config, Path]) -> None:
-    with pytest.raises(ValueError, match='--batches must be at least 1, got 0'):
-        diagnose(trained[0], batches=0)

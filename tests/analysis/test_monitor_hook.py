@@ -16,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.runner import Runner
-from mmengine.structures import InstanceData, PixelData
+from mmengine.structures import BaseDataElement, PixelData
 from mmengine.visualization import LocalVisBackend, MLflowVisBackend
 from torch import Tensor
 
 from mmdistill_dense.apps.inspect import MonitorHook, drawing
 from mmdistill_dense.apps.inspect import monitor as monitor_hook
-from mmdistill_dense.apps.inspect import monitor as monitor_pictures
 from mmdistill_dense.apps.inspect.gradients import diagnose, tap_agreement
 from mmdistill_dense.distillers import AT
 from mmdistill_dense.registry import HOOKS
@@ -122,12 +121,10 @@ def test_every_backend_gets_the_pictures(folders: tuple[Path, Path]) -> None:
 
 
 def test_what_differs_is_where_student_and_teacher_differ() -> None:
-    shown = monitor_pictures.Pictures(None, [], dict(palette=[[0, 0, 0], [255, 255, 255]]))
-    labels = [torch.zeros(1, 4, 6, dtype=torch.long) for _ in range(2)]
-    labels[0][0, 1, 2] = 1
-    samples = {
-        name: Box(pred_sem_seg=PixelData(data=x)) for name, x in zip(('teacher', 'student'), labels, strict=True)
-    }
+    shown = monitor_hook.Pictures(None, [], dict(palette=[[0, 0, 0], [255, 255, 255]]))
+    labels = {name: torch.zeros(1, 4, 6, dtype=torch.long) for name in ('teacher', 'student')}
+    labels['teacher'][0, 1, 2] = 1
+    samples = {name: BaseDataElement(pred_sem_seg=PixelData(data=x)) for name, x in labels.items()}
     panels = shown._panels(np.full((4, 6, 3), 100, np.uint8), samples)
     assert list(panels) == ['teacher', 'student', 'differ: 4.2%']
     coloured = (panels['differ: 4.2%'] == drawing.TEACHER_WRONG).all(2)
@@ -135,60 +132,32 @@ def test_what_differs_is_where_student_and_teacher_differ() -> None:
     assert (panels['teacher'][1, 2] > panels['student'][1, 2]).all()
 
 
-def test_pictures_of_floats_are_drawn_as_those_of_bytes() -> None:
-    """A test pipeline may read them so; a picture ends no training."""
-    model = toys.distilled(student=toys.seg_net(), teacher=toys.seg_teacher(), distillers=dict(kd=dict(type='LogitKD')))
-    batch = toys.seg_batch(1)
-    item = dict(inputs=batch['inputs'][0], data_samples=batch['data_samples'][0])
-    floats = {**item, 'inputs': item['inputs'].float()}
-    (_, expected), (_, found) = (next(monitor_pictures.Pictures(model, [one], {}).draw()) for one in (item, floats))
-    assert item['inputs'].dtype == torch.uint8
-    assert found.dtype == np.uint8 and np.array_equal(expected, found)
-
-
-class Box(SimpleNamespace):
-    """Attributes that ``in`` finds too, as in a data sample."""
-
-    def __contains__(self, name: str) -> bool:
-        return hasattr(self, name)
-
-
 # Detection
 
 
 def test_a_detectors_boxes_are_drawn_for_both() -> None:
-    model = toys.distilled(
-        'mmdet',
-        student=toys.det_net(),
-        teacher=toys.det_teacher(),
-        distillers=dict(p=dict(type='PKD', student_tap='neck')),
-    )
-    for network in (model, toys.teacher_of(model).network):
+    """Also on a picture of floats, which a test pipeline may read."""
+    pkd = dict(p=dict(type='PKD', student_tap='neck'))
+    model = toys.distilled('mmdet', student=toys.det_net(), teacher=toys.det_teacher(), distillers=pkd)
+    teacher = toys.teacher_of(model)
+    for network in (model, teacher.network):
         network.bbox_head.test_cfg.score_thr = 0.0  # neither has learned anything
-    items, metainfo = [toys.det_item(0, 0)], dict(classes=('a', 'b'))
+    item, metainfo = toys.det_item(0, 0), dict(classes=('a', 'b'))
     before, modes = toys.student_state(model), [module.training for module in model.modules()]
     stream = torch.get_rng_state()
-    with mock.patch.object(monitor_pictures, 'CONFIDENT', 0.0):
-        ((name, panel),) = monitor_pictures.Pictures(model, items, metainfo).draw()
-    assert name == 'monitor_picture_0'
-    picture, teacher, student = columns(panel)
-    assert not np.array_equal(picture, teacher) and not np.array_equal(picture, student)
+    for inputs in (item['inputs'], item['inputs'].float()):
+        with mock.patch.object(monitor_hook, 'CONFIDENT', 0.0):
+            ((name, panel),) = monitor_hook.Pictures(model, [{**item, 'inputs': inputs}], metainfo).draw()
+        picture, taught, student = columns(panel)
+        assert name == 'monitor_picture_0' and not np.array_equal(picture, student)
+        assert not np.array_equal(picture, taught) and not np.array_equal(taught, student)
     assert not toys.differing(before, model.state_dict())
     assert torch.equal(stream, torch.get_rng_state())
     assert modes == [module.training for module in model.modules()]
-    teacher = toys.teacher_of(model)
     teacher.option = replace(teacher.option, allow_other_classes=True)  # it says nothing about the student's classes
-    ((_, panel),) = monitor_pictures.Pictures(model, items, metainfo).draw()
-    assert len(columns(panel)) == 2
-
-
-def test_boxes_stand_where_they_are_predicted() -> None:
-    shown = monitor_pictures.Pictures(None, [], dict(classes=('cell',), palette=[[255, 0, 0]]))
-    boxes = torch.tensor([[10.0, 20.0, 30.0, 36.0], [0.0, 0.0, 8.0, 8.0]])
-    found = InstanceData(bboxes=boxes, labels=torch.tensor([0, 0]), scores=torch.tensor([0.9, 0.1]))
-    drawn = shown._boxes(np.zeros((40, 80, 3), np.uint8), found)
-    assert (drawn[36, 12:28, 0] > 100).all() and (drawn[22:35, 30, 0] > 100).all() and not drawn[..., 1:].any()
-    assert not drawn[:18, :8].any()  # too unsure
+    ((_, panel),) = monitor_hook.Pictures(model, [item], metainfo).draw()
+    picture, student = columns(panel)
+    assert np.array_equal(picture, student), 'it is sure of nothing'
 
 
 # Figures
@@ -196,26 +165,23 @@ def test_boxes_stand_where_they_are_predicted() -> None:
 
 def test_cosine_is_that_of_the_aligned_pixels_and_energy_that_of_the_maps() -> None:
     torch.manual_seed(0)
-    shapes = {'student': {'neck': [torch.Size((1, 4, 5, 6)), torch.Size((1, 4, 2, 3))]}}
-    shapes['teacher'] = {'neck': [torch.Size((1, 7, *shape[2:])) for shape in shapes['student']['neck']]}
-    student, teacher = (
-        {'neck': [torch.randn(2, *shape[1:]) for shape in shapes[side]['neck']]} for side in ('student', 'teacher')
-    )
+    sizes = {'student': [(2, 4, 5, 6), (2, 4, 2, 3)], 'teacher': [(2, 7, 5, 6), (2, 7, 2, 3)]}
+    shapes = {side: {'neck': [torch.Size((1, *size[1:])) for size in own]} for side, own in sizes.items()}
+    maps = {side: {'neck': [torch.randn(size) for size in own]} for side, own in sizes.items()}
     aligned = toys.MaskedMimic('neck')
-    aligned.setup(shapes['student'], shapes['teacher'])
-    found = tap_agreement(aligned, student, teacher)
+    aligned.setup(**shapes)
+    found = tap_agreement(aligned, **maps)
     assert list(found) == ['cosine.neck.0', 'cosine.neck.1']
     for level, value in enumerate(found.values()):
-        maps = aligned.aligns[level](student['neck'][level]).detach(), teacher['neck'][level]
-        rows = [x.movedim(1, -1).reshape(-1, 7) for x in maps]
+        both = aligned.aligns[level](maps['student']['neck'][level]).detach(), maps['teacher']['neck'][level]
+        rows = [x.movedim(1, -1).reshape(-1, 7) for x in both]
         pixels = [float(a @ b / a.norm() / b.norm()) for a, b in zip(*rows, strict=True)]
-        assert float(value) == pytest.approx(np.mean(pixels), abs=1e-6)
-        assert not value.requires_grad
+        assert float(value) == pytest.approx(np.mean(pixels), abs=1e-6) and not value.requires_grad
     relations = AT('neck')
-    relations.setup(shapes['student'], shapes['teacher'])
-    found = tap_agreement(relations, student, teacher)
+    relations.setup(**shapes)
+    found = tap_agreement(relations, **maps)
     assert list(found) == ['energy.neck.0', 'energy.neck.1']
-    s, t = (x['neck'][0].square().sum(1).flatten(1) for x in (student, teacher))
+    s, t = (maps[side]['neck'][0].square().sum(1).flatten(1) for side in maps)
     assert float(found['energy.neck.0']) == pytest.approx(float(F.cosine_similarity(s, t).mean()), abs=1e-6)
 
 

@@ -35,42 +35,37 @@ def test_on_a_gpu_seconds_lie_between_two_events_of_the_device(monkeypatch: pyte
     """A stand-in for its clock, which goes on with the work and not with the process."""
     clock = [0.0]
 
+    def go(milliseconds: float) -> None:
+        clock[0] += milliseconds
+
     class Event:
         def __init__(self, enable_timing: bool) -> None:
-            assert enable_timing
+            self.synchronize = lambda: go(1000.0)  # what is waited for afterwards does not count
 
         def record(self) -> None:
             self.at = clock[0]
-
-        def synchronize(self) -> None:
-            clock[0] += 1000.0  # what is waited for afterwards does not count
 
         def elapsed_time(self, end: 'Event') -> float:
             return end.at - self.at
 
     monkeypatch.setattr(torch.cuda, 'Event', Event)
     monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
-
-    def work() -> None:
-        clock[0] += 250.0  # milliseconds
-
-    assert interleaved_times({'step': work}, 3, 'cuda:0') == {'step': Timing(0.25, 0.25, 0.25)}
+    assert interleaved_times({'step': lambda: go(250.0)}, 3, 'cuda:0') == {'step': Timing(0.25, 0.25, 0.25)}
 
 
 def test_on_a_gpu_the_peak_is_above_what_was_held_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    held, peak = [5 * MIB], [99 * MIB]
-
-    def reset() -> None:
-        peak[0] = held[0]
+    peak = [99 * MIB]
 
     def work() -> None:
-        peak[0] = max(peak[0], held[0] + 3 * MIB)
-        held[0] += MIB
+        peak[0] = max(peak[0], 8 * MIB)
 
-    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
-    monkeypatch.setattr(torch.cuda, 'reset_peak_memory_stats', reset)
-    monkeypatch.setattr(torch.cuda, 'memory_allocated', lambda: held[0])
-    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: peak[0])
+    for name, found in dict(
+        synchronize=lambda: None,
+        reset_peak_memory_stats=lambda: peak.__setitem__(0, 5 * MIB),
+        memory_allocated=lambda: 5 * MIB,
+        max_memory_allocated=lambda: peak[0],
+    ).items():
+        monkeypatch.setattr(torch.cuda, name, found)
     assert peak_extra_memory(work, 'cuda') == 3 * MIB
 
 

@@ -225,7 +225,7 @@ def test_a_rung_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mon
         if name != 'whole':
             with pytest.MonkeyPatch.context() as patch:
                 if name == 'killed':
-                    patch.setattr(job, '_load_last', lambda *_: 1 / 0)
+                    patch.setattr(job, 'take_weights_from', lambda *_: 1 / 0)
                     with pytest.raises(ZeroDivisionError):
                         perform(definition, 'control seed 0', 0.5)
             rungs.append(perform(definition, 'control seed 0', 0.5))

@@ -84,12 +84,7 @@ class ModelConfig:
 
 
 def package_root(package: str) -> Path:
-    """Return the folder that holds a package's ``configs``: ``<package>/.mim`` where installed, or the checkout.
-
-    Raises:
-        ModuleNotFoundError: When the package is not installed.
-        FileNotFoundError: When it has no configs.
-    """
+    """Return the folder that holds a package's ``configs``: ``<package>/.mim`` where installed, or the checkout."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f'{package!r} (the part before "::") is not an installed package.')
@@ -105,12 +100,7 @@ def package_root(package: str) -> Path:
 def find_config(name: str, key: str = 'cfg') -> Path:
     """Return the path of a config, named ``'package::folder/file.py'`` (``.py`` is optional) or given as a file.
 
-    Args:
-        name: The name or path; a relative path starts in the working folder.
-        key: The config key to name in an error.
-
-    Raises:
-        FileNotFoundError: When there is none; shows similar names of the same package.
+    Raises a ``FileNotFoundError`` with the config key and similar names of the same package when there is none.
     """
     if '::' not in name:
         path = Path(name).expanduser()
@@ -175,18 +165,10 @@ def base(name: str) -> str:
 
 
 def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
-    """Resolve a network option: ``cfg`` names a config, all other keys are merged over its model.
+    """Resolve a network option, ``dict(cfg=…, **overrides)`` or a full model dict with ``type``.
 
-    ``pretrained=False`` takes out all options that load pre-trained weights, also every ``init_cfg`` that does so.
-
-    Args:
-        option: ``dict(cfg=…, **overrides)`` or a full model dict with ``type``.
-        key: ``'student'`` or ``'teacher'``, for errors.
-
-    Raises:
-        KeyError: When the option holds neither ``cfg`` nor ``type``, or the named config has no ``model``.
-        FileNotFoundError: When the named config does not exist.
-        TypeError: For an option or a ``cfg`` of another kind.
+    ``cfg`` names a config; all other keys are merged over its model. ``pretrained=False`` takes out all options that
+    load pre-trained weights, also every ``init_cfg`` that does so. ``key`` is named in errors.
     """
     found = _load_model(option, key)
     if found.model.get('pretrained') is False:
@@ -268,15 +250,8 @@ def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
 
     A dict with another ``type`` replaces the old one completely; ``{'0': dict(…)}`` changes a member of a list; another
     dict without ``type`` changes every member of a list of dicts, for instance the number of classes of several
-    auxiliary heads; a dict with ``_delete_=True`` replaces the old one. Neither argument is changed.
-
-    Args:
-        model: What is changed.
-        overrides: The changes.
-        key: The config key of ``model``, for errors.
-
-    Raises:
-        KeyError: For a list member that does not exist.
+    auxiliary heads; a dict with ``_delete_=True`` replaces the old one. Neither argument is changed. ``key`` is that of
+    ``model``, named in the error for a list member that does not exist.
     """
     if not isinstance(overrides, Mapping):
         return overrides

@@ -29,7 +29,6 @@ with contextlib.redirect_stdout(io.StringIO()):
 
     # mmdet cannot be imported everywhere without mmcv's compiled operations, which segmentation does without
     if find_spec('mmdet') is not None and find_spec('mmcv._ext') is not None:
-        from mmdistill_dense.datasets.coco import CocoDataset
-        from mmdistill_dense.datasets.shapes_det import LoadShapesDet, ShapesDetDataset
+        from mmdistill_dense.datasets.box_data import CocoDataset, LoadShapesDet, ShapesDetDataset
 
         __all__ += ['CocoDataset', 'LoadShapesDet', 'ShapesDetDataset']

@@ -21,15 +21,10 @@ Size = tuple[int, ...]
 
 
 def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
-    """Check that every local path of a data set exists.
+    """Raise a ``FileNotFoundError`` for the first local path of a data set that does not exist.
 
-    Args:
-        paths: path by the config key it came from; empty ones and addresses of remote stores are skipped.
-        where: the data set's class, for the message.
-        also: what else names the place of the data, for the message.
-
-    Raises:
-        FileNotFoundError: names the first missing path, its key and how to set another one.
+    ``paths`` are by config key; empty ones and addresses of remote stores are skipped. ``where`` is the data set's
+    class, ``also`` what else names the place of the data.
     """
     for key, path in paths.items():
         if path and '://' not in path and not Path(path).exists():
@@ -63,14 +58,10 @@ class RootCheck:
         return super().load_data_list()  # type: ignore[misc]
 
     def prepare_data(self, idx: int) -> Any:
-        """Read a picture as the data set does.
+        """Read a picture as the data set does, and name the file of one that cannot be trained with.
 
-        Raises:
-            FileNotFoundError: For a missing one; says where its path comes from.
-            OSError: For a damaged picture or label image; not all decoders name the file.
-            ValueError: For a label image of another size; a batch of one would be trained with shifted labels. For a
-                label value that is no class; the loss would fail without a file's name, on a GPU with an unreadable
-                error, and the metric would leave it out.
+        A batch of one with a label image of another size would be trained with shifted labels. With a label value that
+        is no class the loss would fail, on a GPU with an unreadable error, and the metric would leave it out.
         """
         try:
             results = super().prepare_data(idx)  # type: ignore[misc]

@@ -31,9 +31,7 @@ from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
     """Return the path of each picture of a data set, also of one that wraps others; empty if it does not tell.
 
-    Args:
-        dataset: The data set.
-        key: Of the entries; ``seg_map_path`` gives the label images. Defaults to the pictures.
+    The ``key`` ``seg_map_path`` gives the label images.
     """
     while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):  # mmdet's for mosaics
         dataset = dataset.dataset
@@ -48,10 +46,6 @@ def same_pictures(paths: Sequence[str], others: Iterable[str]) -> dict[str, str]
 
     Two are the same if they are one file (links are followed) or have the same content. Only files of equal length are
     read. Names alone say nothing. Paths that are no files of this machine are not compared.
-
-    Args:
-        paths: Pictures.
-        others: The pictures to look among.
     """
     there = [path for path in others if os.path.isfile(path)]
     files = {os.path.realpath(path): path for path in there}
@@ -133,13 +127,8 @@ def without_labels(
     """Return the steps that work without labels, and the types of those that were left out.
 
     What reads labels is left out by name; any other step is left out if it fails on a picture without labels. A crop
-    no longer looks for other classes (``cat_max_ratio``). No global random stream changes.
-
-    Args:
-        steps: The labelled pipeline.
-        pictures: Files; the steps are tried on the first one that can be read.
-        key: The config key to name in an error.
-        colours: Whether steps that change colours, blur or erase stay. Defaults to True.
+    no longer looks for other classes (``cat_max_ratio``). The steps are tried on the first of the ``pictures`` that can
+    be read; with ``colours=False`` those that change colours, blur or erase go. No global random stream changes.
     """
     first = next((dict(step) for step in steps if _READS_A_FILE.search(_name(step))), {'type': 'LoadImageFromFile'})
     results = _read(first, pictures, key)

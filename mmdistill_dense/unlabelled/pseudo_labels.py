@@ -8,7 +8,6 @@ ignored (Soft Teacher, 2106.09018).
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -20,12 +19,13 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import check_known
-from mmdistill_dense.datasets.written_labels import IGNORED
+from mmdistill_dense.datasets.label_files import IGNORED
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs, chosen
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
+from mmdistill_dense.utils.validate import is_number
 
 KEY = 'model.unlabelled.pseudo'
 SEG_THRESHOLD = 0.95  # UniMatch
@@ -50,12 +50,12 @@ class PseudoOption:
     teacher: str | None = None
 
     def __post_init__(self) -> None:
-        if self.threshold is not None and (not _number(self.threshold) or not UNSURE < self.threshold < 1):
+        if self.threshold is not None and (not is_number(self.threshold) or not UNSURE < self.threshold < 1):
             raise ValueError(
                 f'{KEY}.threshold must be a number above {UNSURE} and below 1, e.g. {SEG_THRESHOLD}, got '
                 f'{self.threshold!r}.'
             )
-        if not _number(self.weight) or not 0 < self.weight < math.inf:
+        if not is_number(self.weight) or self.weight <= 0:
             raise ValueError(f'{KEY}.weight must be a number > 0, got {self.weight!r}; to switch it off, remove {KEY}.')
 
     @classmethod
@@ -119,16 +119,10 @@ def label_pictures(
     ignored: int = IGNORED,
     pairs: ClassPairs | None = None,
 ) -> None:
-    """Give each sample of a batch (B, 3, H, W) the labels that a teacher's network is sure of.
+    """Give each sample of a batch (B, 3, H, W), normalised for a teacher's network, the labels that it is sure of.
 
-    Args:
-        network: The teacher's.
-        inputs: In its normalisation.
-        samples: They get ``gt_sem_seg``, or ``gt_instances`` and ``ignored_instances``. Pixels that are 255 in a
-            ``gt_sem_seg`` of theirs get no label.
-        option: The options.
-        ignored: Label of a pixel without a class, for the student. Defaults to 255.
-        pairs: The classes that a network of others shares with the student. Defaults to the same classes.
+    The samples get ``gt_sem_seg``, or ``gt_instances`` and ``ignored_instances``. Pixels that are 255 in a
+    ``gt_sem_seg`` of theirs get no label, which is ``ignored`` for the student.
     """
     if _segments(network):
         metas = [{'img_shape': inputs.shape[-2:]} for _ in samples]
@@ -172,18 +166,11 @@ def check_scores(network: Network) -> None:
 
 
 def sure_pixels(scores: Tensor, threshold: float, ignored: int = IGNORED, pairs: ClassPairs | None = None) -> Tensor:
-    """Return the most likely class of each pixel, ``ignored`` below the threshold.
+    """Return the most likely class of each pixel, int64 (B, H, W), of probabilities (B, C, H, W).
 
-    Args:
-        scores: (B, C, H, W), probabilities.
-        threshold: Least probability.
-        ignored: Label of a pixel without a class. Defaults to 255.
-        pairs: The classes that a teacher of others shares with the student. The most likely group of them then needs
-            the threshold's probability, and more than all classes that are not shared; a group of several student
-            classes is no label. Defaults to the same classes.
-
-    Returns:
-        (B, H, W), int64.
+    Below the threshold it is ``ignored``. With ``pairs``, the classes that a teacher of others shares with the student,
+    the most likely group of them needs the threshold's probability, and more than all classes that are not shared; a
+    group of several student classes is no label.
     """
     if pairs is None:
         values, labels = scores.max(1)
@@ -329,10 +316,6 @@ def _set(sample: Sample, **fields_: Any) -> None:
 
 def _times(weight: float, value: Tensor | Sequence[Tensor]) -> Any:
     return weight * value if isinstance(value, Tensor) else [weight * one for one in value]
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_labeller(option: TeacherOption, traced: Traced) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
@@ -42,7 +41,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
 from mmdistill_dense.unlabelled.strong_view import Pixels, StrongOption, strong_view
 from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples
-from mmdistill_dense.utils.validate import check_count, check_option
+from mmdistill_dense.utils.validate import check_count, check_option, is_number
 
 KEY = 'model.unlabelled'
 _HIGH_RATIO = 8
@@ -83,7 +82,7 @@ class UnlabelledOption:
         if not any(self.pictures.get(name) for name in ('data_root', 'data_prefix', 'ann_file')):
             raise ValueError(f"{KEY} names no pictures: set data_root, e.g. {KEY}=dict(data_root='data/more').")
         for name, value in (('ratio', self.ratio), ('weight', self.weight)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            if not is_number(value) or value <= 0:
                 raise ValueError(f'{KEY}.{name} must be a number > 0, got {value!r}; to switch it off, remove {KEY}.')
         check_point(f'{KEY}.start', self.start)
         check_option(f'{KEY}.bn', self.bn, ('both', 'labelled'))
@@ -117,21 +116,14 @@ class Unlabelled(Extra):
     Of ``n`` labelled pictures and ``m`` without labels, which count ``weight`` each, the terms of a distiller get the
     factors ``n / (n + weight m)`` and ``weight m / (n + weight m)``. So the strength of the distillation does not
     depend on ``ratio``. A distiller that needs labels keeps its terms as they are.
-
-    Attributes:
-        option: The options.
-        takers: Names of the distillers that compare these pictures; the others need labels.
-        batch: The pictures of the current step, as the loader gives them; ``DistillHook`` sets it, ``None`` is none.
-        files: What identifies the pictures in a checkpoint: their number, a hash of their names, and ``ratio``.
-        ignored: The label of a pixel that teaches nothing to the student.
     """
 
     def __init__(self, option: Mapping[str, Any] | UnlabelledOption) -> None:
         self.option = option if isinstance(option, UnlabelledOption) else UnlabelledOption.parse(option)
-        self.takers: Sequence[str] = ()
-        self.batch: Mapping[str, Any] | None = None
-        self.files: dict[str, Any] = {}
-        self.ignored = IGNORED
+        self.takers: Sequence[str] = ()  # names of the distillers that compare these pictures; others need labels
+        self.batch: Mapping[str, Any] | None = None  # the pictures of this step, as the loader gives them
+        self.files: dict[str, Any] = {}  # their number, a hash of their names, and `ratio`, for checkpoints
+        self.ignored = IGNORED  # the label of a pixel that teaches nothing
         self._pixels: Pixels | None = None
 
     def asks(self, options: Mapping[str, TeacherOption], traced: Mapping[str, Traced]) -> Collection[str]:
@@ -293,10 +285,7 @@ def _check_recomputed(student: nn.Module) -> None:
 def check_one_picture(student: nn.Module, taps: Sequence[str], whole: bool) -> None:
     """Refuse a step of one picture for heads that pool it to a pixel and normalise that, which needs two.
 
-    Args:
-        student: The student.
-        taps: Paths of its taps.
-        whole: Whether its own loss is computed, and so all heads run.
+    ``taps`` are paths of modules; with ``whole`` the student's own loss is computed, and so all heads run.
     """
     for path, one in student.named_modules():
         head = path.split('.')[0]

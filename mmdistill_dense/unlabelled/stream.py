@@ -178,15 +178,8 @@ FEW = 4  # steps in which all pictures have been seen
 class PassSampler(Sampler[int]):
     """Endless indices, all pictures in each pass in a new order.
 
-    The order of a pass depends only on the seed and the number of the pass. So a process knows its next index from the
-    number of those before, and there is no state to save.
-
-    Args:
-        count: Number of pictures.
-        seed: Of the order, the same in all processes.
-        rank: Of this process; the processes take the positions in turn.
-        world: Number of processes.
-        start: How many indices this process has taken before.
+    The order of a pass depends only on the seed and the number of the pass, and ``world`` processes take the positions
+    in turn. So a process that has taken ``start`` indices knows its next one, and there is no state to save.
     """
 
     def __init__(self, count: int, seed: int, rank: int = 0, world: int = 1, start: int = 0) -> None:
@@ -203,14 +196,7 @@ class PassSampler(Sampler[int]):
 
 
 class UnlabelledBatches:
-    """The batches of a run by iteration; random numbers of the run are not touched.
-
-    Args:
-        loader: The labelled loader, of whose workers these are a copy.
-        pictures: The pictures.
-        second: Holds the options.
-        seed: Seed of the run.
-    """
+    """The batches of a run by iteration, read by as many workers as the labelled ones; its streams are not touched."""
 
     def __init__(self, loader: DataLoader, pictures: Pictures, second: Unlabelled, seed: int) -> None:
         self.dataset, self.seed = pictures.dataset, seed

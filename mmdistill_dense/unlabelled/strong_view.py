@@ -21,7 +21,7 @@ from mmdistill_dense.distillers.schedule import check_point
 from mmdistill_dense.networks.inputs import innermost, normalisation
 from mmdistill_dense.utils.reproducible import mix
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import check_option
+from mmdistill_dense.utils.validate import check_option, is_number
 
 KEY = 'model.unlabelled.strong'
 _AMOUNTS = ('brightness', 'contrast', 'saturation', 'hue')
@@ -62,7 +62,7 @@ class StrongOption:
     def __post_init__(self) -> None:
         for name in ('jitter_prob', 'grey', 'blur'):
             value = getattr(self, name)
-            if not _number(value) or not 0 <= value <= 1:
+            if not is_number(value) or not 0 <= value <= 1:
                 raise ValueError(f'{KEY}.{name} must be a probability from 0 to 1, got {value!r}.')
         if not _numbers(self.jitter, 4) or min(self.jitter) < 0 or self.jitter[3] > 0.5:
             raise ValueError(
@@ -135,13 +135,9 @@ class Pixels:
 def strong_view(inputs: Tensor, samples: Samples, option: StrongOption, pixels: Pixels, seed: int) -> Tensor:
     """Return a batch as the student is to see it; its padding is unchanged, and so are all global random streams.
 
-    Args:
-        inputs: (B, C, H, W), preprocessed. Without three channels they have no colours to change.
-        samples: ``img_shape`` of each is the part that is no padding.
-        option: What is drawn.
-        pixels: The normalisation of ``inputs``.
-        seed: A picture's numbers follow from this and the name of its file, in whichever process it is; without a
-            name from its place in the batch.
+    ``inputs`` (B, C, H, W) are preprocessed, normalised as ``pixels`` say; without three channels they have no colours
+    to change. A picture's random numbers follow from ``seed`` and the name of its file, in whichever process it is;
+    without a name from its place in the batch.
     """
     seen = inputs.clone()
     for place, (picture, sample) in enumerate(zip(seen, samples, strict=True)):
@@ -189,14 +185,10 @@ def luma(rgb: Tensor) -> Tensor:
 def jittered(
     rgb: Tensor, amounts: Sequence[float], factors: Sequence[float], order: Sequence[float] = (0, 1, 2, 3)
 ) -> Tensor:
-    """Return a picture (3, H, W) of 0 to 1 with changed brightness, contrast, saturation and hue.
+    """Return a picture (3, H, W) of 0 to 1 with changed brightness, contrast, saturation and hue, of these amounts.
 
-    Args:
-        rgb: The picture, of at most 1.
-        amounts: Of the four.
-        factors: For each a number from 0 to 1: where in ``[max(0, 1 - amount), 1 + amount]`` its factor lies, of hue
-            where in ``[-amount, amount]`` its turn.
-        order: The change with the smallest number comes first. Defaults to that of the names.
+    Each of ``factors`` is a number from 0 to 1: where in ``[max(0, 1 - amount), 1 + amount]`` the factor lies, of hue
+    where in ``[-amount, amount]`` its turn. The change with the smallest number in ``order`` comes first.
     """
     for number in sorted(range(4), key=lambda one: order[one]):
         amount, place = amounts[number], factors[number]
@@ -256,9 +248,5 @@ def _between(ends: Sequence[float], part: float) -> float:
     return ends[0] + part * (ends[1] - ends[0])
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _numbers(values: Any, count: int) -> bool:
-    return isinstance(values, (list, tuple)) and len(values) == count and all(map(_number, values))
+    return isinstance(values, (list, tuple)) and len(values) == count and all(map(is_number, values))

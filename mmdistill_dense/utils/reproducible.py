@@ -68,11 +68,8 @@ class SeededBatches:
     or on the process that loads them. So a resumed loop skips batches without loading them. A sampler that ends starts
     again, with the next epoch for its own seed, as in mmengine's loop; the workers go on.
 
-    Args:
-        loader: A loader of a data set with indices. It is not changed: the batches come from a copy.
-        seed: Seed of the run.
-        rank: Rank of the process.
-        start: Number of the first batch, where the sampler itself begins at that batch. Defaults to 0.
+    The loader is not changed: the batches come from a copy. ``start`` is the number of the first batch, where the
+    sampler itself begins at that batch.
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int, start: int = 0) -> None:
@@ -111,12 +108,7 @@ class ReplayedBatches:
     """Batches of a data set without indices: a resumed loop loads the skipped ones again, from the same streams.
 
     Without workers, each batch restarts the random streams as in :class:`SeededBatches`; workers start them only once.
-
-    Args:
-        batches: The loop's own iterator, before its first batch.
-        loader: Its loader, whose ``worker_init_fn`` is set.
-        seed: Seed of the run.
-        rank: Rank of the process.
+    ``batches`` is the loop's own iterator, before its first batch; the ``worker_init_fn`` of its loader is set.
     """
 
     def __init__(self, batches: Iterator[Any], loader: DataLoader, seed: int, rank: int) -> None:

@@ -104,7 +104,7 @@ def check_positive(name: str, value: float) -> None:
 
 def check_share(name: str, value: Any) -> None:
     """Raise a ``ValueError`` that names the option unless it is a number from 0 to below 1."""
-    if not _is(value, float) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f'{name} must be a number in [0, 1), got {value!r}.')
 
 
@@ -133,6 +133,11 @@ def positive(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f'must be a number above 0, got {text!r}')
     return value
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number and not a bool."""
+    return _is(value, float)
 
 
 def is_count(value: Any) -> bool:

@@ -137,7 +137,7 @@ def test_what_the_metric_would_count_otherwise_is_told(
 ) -> None:
     """Of label files that `new` did not write: training and metric of mmdet read other boxes."""
     lines: list[str] = []
-    monkeypatch.setattr('mmdistill_dense.datasets.coco.print_log', lambda line, *_: lines.append(line))
+    monkeypatch.setattr('mmdistill_dense.datasets.box_data.print_log', lambda line, *_: lines.append(line))
     write(tmp_path)
     data = DATASETS.build(dict(option(changed(tmp_path, **new)), test_mode=test))
     assert len(data) == 1  # type: ignore[arg-type]

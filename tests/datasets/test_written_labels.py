@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmdistill_dense.datasets.written_labels import LabelImages, file_values
+from mmdistill_dense.datasets.label_files import LabelImages, file_values
 
 
 @pytest.fixture(autouse=True)

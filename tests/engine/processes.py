@@ -1,6 +1,7 @@
 """Starting the command lines as a person would."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,13 @@ def environment(**extra: str) -> dict[str, str]:
     return dict(
         os.environ, PYTHON=sys.executable, PYTHONPATH=path, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='-1', **extra
     )
+
+
+def free_port() -> str:
+    """A port that nobody has at this moment: another suite may run on this machine."""
+    with socket.socket() as one:
+        one.bind(('127.0.0.1', 0))
+        return str(one.getsockname()[1])
 
 
 def run(command: Sequence[object], cwd: Path, env: dict[str, str]) -> str:

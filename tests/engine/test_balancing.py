@@ -13,6 +13,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmdistill_dense.apps.inspect.gradients import diagnose
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.model.balanced_step import balanced_place
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.faults.tools import content, log_of
@@ -144,19 +145,6 @@ def test_measuring_changes_nothing_but_the_weights(tmp_path, monkeypatch):
     assert not toys.differing(content(tmp_path / f'iter_{ITERS}.pth'), expected)
 
 
-def test_without_it_nothing_is_saved_and_logged(tmp_path):
-    toys.train(None, config(tmp_path, dict(kd=dict(type='LogitKD')), iters=2))
-    checkpoint = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
-    assert set(checkpoint) == {'state_dict', 'optimizer', 'distillers', 'meta', 'message_hub'}
-    assert set(checkpoint['meta']['distill']) == {'teachers', 'distillers'}
-    assert not logged(tmp_path, '.weight') and not logged(tmp_path, 'ratio')
-
-
-def test_another_length_keeps_what_is_held(tmp_path):
-    resumed(tmp_path, 'iter_14.pth', iters=18)
-    assert balance_of(tmp_path / 'iter_18.pth') == balance_of(whole() / 'iter_14.pth')
-
-
 def test_another_ratio_is_another_run(tmp_path):
     other = {**BALANCED, 'kd': dict(BALANCED['kd'], balance=dict(ratio=6.0, until=UNTIL))}
     with pytest.raises(ValueError, match='differ in teachers or distillers'):
@@ -214,17 +202,17 @@ def test_a_step_that_is_left_out_leaves_no_measurement(tmp_path):
     assert [one[0] for one in balance_of(tmp_path / 'iter_6.pth')['kd']['tries']] == [0, 1, 3]
 
 
-def test_a_frozen_backbone_is_told(tmp_path):
-    distillers = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=2)))
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers)
-    runner = toys.make_runner(tmp_path, toys.run_config(tmp_path, model, iters=3, log_level='INFO'))
-    for parameter in runner.model.backbone.parameters():
+def test_a_frozen_backbone_is_told():
+    model = toys.distilled(
+        student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=dict(kd=BALANCED['kd'])
+    )
+    assert balanced_place(model)[0] == 'backbone'
+    for parameter in model.backbone.parameters():
         parameter.requires_grad_(False)
-    with toys.unformatted():
-        runner.train()
-    said = log_of(tmp_path)
-    assert 'gradients of neck and heads, because the whole backbone is frozen' in said
-    assert 'only 1 valid measurements in the second half of the window' in said
+    place, found = balanced_place(model)
+    assert place == 'neck and heads, because the whole backbone is frozen'
+    assert {id(one) for one in found} == {id(one) for name in ('decode_head', 'auxiliary_head')
+                                          for one in getattr(model, name).parameters()}  # fmt: skip
 
 
 # Refusals
@@ -258,13 +246,13 @@ def test_pretraining_has_no_task(tmp_path):
         toys.train(None, config)
 
 
-def test_both_weights_are_refused_with_the_key(tmp_path):
+def test_both_weights_are_refused_with_the_key():
     both = dict(kd=dict(type='LogitKD', balance=2.0, loss_weight=1.0))
     with pytest.raises(ValueError, match=r'model\.distillers\.kd: loss_weight=1\.0 and balance=2\.0 exclude'):
-        toys.make_runner(tmp_path, config(tmp_path, both))
+        toys.build(toys.model_config(distillers=both))
 
 
-def test_loss_weight_0_still_removes_one(tmp_path):
+def test_loss_weight_0_still_removes_one():
     """In the way that every control does it; the ratio of a base config stays."""
     model = toys.build(toys.model_config(distillers=dict(kd=dict(type='LogitKD', balance=2.0, loss_weight=0))))
     assert not hasattr(model, 'distillation')

@@ -6,32 +6,38 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.commands import training as commands
-from tests.engine.processes import ROOT
+from tests.engine.processes import ROOT, free_port
 from tests.gloo import start
 
 
 def run_commands(_: int, folder: str, config: str) -> None:
     """Train, resume and test, one after the other, as a person would in a folder.
 
-    Each has a name of its own: in one process, mmengine lets runs of the same name and second share a log file.
+    Each has a name of its own: in one process, mmengine lets runs of the same name and second share a log file. The
+    first one has the variables of torchrun.
     """
     os.chdir(folder)
+    os.environ.update(RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     train, test = (str(ROOT / 'tools' / name) for name in ('train.py', 'test.py'))
     again = ['experiment_name=again', 'train_cfg.max_iters=8', 'train_cfg.val_interval=8']
     tested = ['--checkpoint', 'run/iter_4.pth', '--tta', '--out', 'all.pkl']
     for line in (
-        [train, config, '--work-dir', 'run', '--cfg-options', 'experiment_name=run'],
+        [train, config, '--work-dir', 'run', '--launcher', 'pytorch', '--cfg-options', 'experiment_name=run'],
         [train, config, '--work-dir', 'again', '--resume', 'run/iter_4.pth', '--cfg-options', *again],
         [test, config, '--work-dir', 'test', *tested, '--cfg-options', 'experiment_name=test'],
     ):
         sys.argv = line
         runpy.run_path(line[0], run_name='__main__')
+        if dist.is_initialized():
+            dist.destroy_process_group()
+            os.environ.pop('RANK')
 
 
 @pytest.fixture(scope='module')
@@ -40,6 +46,11 @@ def commands_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp('commands')
     start(run_commands, str(folder), str(tiny_config), processes=1)
     return folder
+
+
+def test_a_launched_run_trains_with_gloo(commands_run: Path) -> None:
+    (log,) = (commands_run / 'run').glob('*/*.log')
+    assert 'SyncBN layers become BN' in log.read_text() and (commands_run / 'run' / 'iter_4.pth').is_file()
 
 
 def test_resume_continues(commands_run: Path) -> None:

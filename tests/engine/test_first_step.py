@@ -64,9 +64,12 @@ def test_maps_that_do_not_vary(tmp_path):
     assert 'its maps at backbone[3] are the same' in report.findings[-1].message
 
 
-def test_a_resumed_run_looks_again(tmp_path):
+def test_only_the_first_step_looks_and_that_of_a_resumed_run(tmp_path):
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'))
-    toys.train(tmp_path, model, iters=2)
+    with mock.patch.object(Look, 'at', side_effect=Look.at) as looked:
+        runner = toys.train(tmp_path, model, iters=2)
+    assert looked.call_count == 1 and toys.teacher_of(runner.model).looks is None
+    assert not toys.hooks_left(runner.model)
     config = toys.run_config(tmp_path, model, iters=4, resume=True)
     config.train_dataloader.dataset.pipeline.insert(3, NORMALIZE)
     with pytest.raises(ValueError, match=REFUSED):
@@ -74,17 +77,10 @@ def test_a_resumed_run_looks_again(tmp_path):
     assert (tmp_path / 'last_checkpoint').read_text().endswith('iter_2.pth')
 
 
-def test_only_the_first_step_looks(tmp_path):
-    with mock.patch.object(Look, 'at', side_effect=Look.at) as looked:
-        runner = toys.train(tmp_path, toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')), iters=3)
-    assert looked.call_count == 1 and toys.teacher_of(runner.model).looks is None
-    assert not toys.hooks_left(runner.model)
-
-
 def test_black_pictures_go_on(tmp_path):
     taps = dict(fit=dict(type='FitNet', student_tap='backbone[3]'), kd=dict(type='LogitKD'))
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), taps)
-    config = toys.run_config(tmp_path, model, iters=2)
+    config = toys.run_config(tmp_path, model, iters=1)
     config.train_dataloader.dataset.pipeline.insert(3, dict(type='Blacken'))
     with mock.patch.object(Look, 'at', side_effect=Look.at) as looked:
         toys.train(tmp_path, config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -9,12 +10,14 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from mmengine.hooks import Hook
 
-from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint
 from mmdistill_dense.registry import HOOKS
 from tests import toys
 from tests.engine.processes import environment
@@ -74,15 +77,11 @@ def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event: str, number: in
 
 
 def test_a_file_of_the_same_iteration_is_not_written_again(tmp_path: Path) -> None:
-    interrupted(tmp_path, event='before_train_iter', changes={})
-    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
-
-
-def test_a_validation_ends_at_once_if_its_iteration_is_saved(tmp_path: Path) -> None:
-    interrupted(tmp_path, event='before_val_iter', changes={})
-    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
-    toys.train(None, config(tmp_path, 'iters', 0, pair(), resume=True))
-    assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
+    """A validation ends at once if its iteration is saved."""
+    interrupted(tmp_path / 'a', event='before_train_iter', changes={})
+    assert sorted(path.name for path in (tmp_path / 'a').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
+    interrupted(tmp_path / 'b', event='before_val_iter', changes={})
+    assert sorted(path.name for path in (tmp_path / 'b').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
 
 
 def test_gradients_that_wait_are_stepped_first(tmp_path: Path) -> None:
@@ -132,21 +131,31 @@ def test_another_error_is_told_as_it_is(tmp_path: Path) -> None:
         runner.train()
 
 
-@pytest.mark.parametrize('name', ['TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'])
-def test_a_restart_of_the_launcher_goes_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_restart_of_the_launcher_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted(tmp_path, event='before_train_iter')
-    monkeypatch.setenv(name, '1')
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
     runner = toys.train(None, config(tmp_path, 'iters', 0, pair()))
     assert runner._resume and runner.iter == ITERS
     assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
 
 
 def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    toys.train(None, config(tmp_path, 'iters', 0, pair()))
-    for path in tmp_path.glob('*.pth'):
-        os.utime(path, (1, 1))
+    file, found = tmp_path / 'iter_3.pth', []
+
+    def start() -> None:
+        runner = SimpleNamespace(work_dir=str(tmp_path), _resume=False, _load_from=None, logger=logging.getLogger('x'))
+        go_on_after_restart(runner)
+        found.append(runner._load_from)
+
+    start()
+    torch.save(dict(state_dict={}), file)
+    start()  # not by the launcher: it begins anew
+    os.utime(file)
     monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
-    assert not toys.train(None, config(tmp_path, 'iters', 0, pair()))._resume
+    start()
+    os.utime(file, (1, 1))
+    start()
+    assert found == [None, None, str(file), None]
 
 
 TRAIN = """

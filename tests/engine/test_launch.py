@@ -3,7 +3,6 @@
 import os
 import re
 import runpy
-import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import pytest
 import torch.distributed as dist
 
 from mmdistill_dense.engine import ddp as gloo
-from tests.engine.processes import ROOT, environment, run
+from tests.engine.processes import ROOT, environment, free_port, run
 from tests.gloo import start
 
 SRUN = """#!{python}
@@ -25,13 +24,6 @@ env = dict(os.environ, SLURM_NTASKS='2', SLURM_NODELIST='node[1-2]')
 tasks = [subprocess.Popen(command, env=dict(env, SLURM_PROCID=str(i), SLURM_LOCALID=str(i))) for i in range(2)]
 sys.exit(max(task.wait() for task in tasks))
 """
-
-
-def free_port() -> str:
-    """A port that nobody has at this moment: another suite may run on this machine."""
-    with socket.socket() as one:
-        one.bind(('127.0.0.1', 0))
-        return str(one.getsockname()[1])
 
 
 def run_as_torchrun_does(rank: int, folder: str, port: str, tool: str, *words: str) -> None:
@@ -149,18 +141,11 @@ def test_a_job_asks_for_no_more_gpus_of_a_node_than_it_uses(tmp_path: Path) -> N
         assert f'--gres=gpu:{node} --ntasks={count} --ntasks-per-node={node} ' in printed
 
 
+@pytest.mark.soak
 def test_train_runs_in_two_processes(tiny_config: Path, tmp_path: Path) -> None:
     start(run_as_torchrun_does, str(tmp_path), free_port(), 'train.py', str(tiny_config))
     log = (tmp_path / '0.txt').read_text()
     assert (tmp_path / 'work_dirs' / 'tiny' / 'iter_4.pth').is_file()
-    assert 'SyncBN layers become BN' in log
-    assert len(losses(log)) == 4
-
-
-@pytest.mark.soak
-def test_dist_train_runs_two_processes(two_processes: tuple[Path, str]) -> None:
-    folder, log = two_processes
-    assert (folder / 'iter_4.pth').is_file()
     assert 'SyncBN layers become BN' in log
     assert len(losses(log)) == 4
 
@@ -181,7 +166,9 @@ def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny
         '--work-dir',
         tmp_path / 'run',
     ]
-    assert losses(run(command, tmp_path, env)) == losses(two_processes[1])
+    expected = losses(two_processes[1])
+    assert (two_processes[0] / 'iter_4.pth').is_file() and len(expected) == 4
+    assert losses(run(command, tmp_path, env)) == expected
 
 
 @pytest.mark.soak

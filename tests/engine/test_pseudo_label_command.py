@@ -15,7 +15,7 @@ from mmengine.structures import InstanceData
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.commands import pseudo_label_command
 from mmdistill_dense.apps.commands.pseudo_label_command import write_labels
-from mmdistill_dense.datasets.written_labels import LabelImages
+from mmdistill_dense.datasets.label_files import LabelImages
 from mmdistill_dense.unlabelled.pseudo_labels import PseudoOption, sure_boxes
 from tests import toys
 

@@ -17,7 +17,6 @@ from mmengine.runner import BaseLoop, FlexibleRunner, Runner, ValLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
-from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.resume import latest_checkpoint, resume_from_a_whole_file, tell_changes
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
@@ -87,16 +86,6 @@ def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
     assert {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'} == {name.split('.')[0] for name in expected}
     assert not toys.differing(content(tmp_path / f'{end}.pth'), expected)
     assert toys.differing(content(folder / f'{start}.pth'), expected)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('workers', [0, 2])
-def test_two_runs_are_equal_and_another_seed_is_not(tmp_path, workers):
-    expected = content(uninterrupted('epochs', workers) / 'epoch_2.pth')
-    toys.train(None, config(tmp_path / 'a', 'epochs', workers, pair()))
-    assert not toys.differing(content(tmp_path / 'a' / 'epoch_2.pth'), expected)
-    toys.train(None, config(tmp_path / 'b', 'epochs', workers, pair(), randomness=dict(seed=6)))
-    assert toys.differing(content(tmp_path / 'b' / 'epoch_2.pth'), expected)
 
 
 @HOOKS.register_module()
@@ -266,22 +255,6 @@ def test_a_runner_without_a_config_trains_and_resumes(tmp_path):
     run(tmp_path / 'a')
     run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_3.pth'))
     same_end(tmp_path)
-
-
-@pytest.mark.soak
-def test_without_reseeding_it_would_differ(tmp_path):
-    """What the hook is for: the same without its reseeding does not resume exactly."""
-
-    class Forgetful(DistillHook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            runner.model.distillation.state.iteration = runner.iter
-
-    HOOKS.register_module(module=Forgetful, force=True)
-    forget = dict(default_hooks=dict(distill=dict(type='mmdistill_dense.Forgetful')))
-    toys.train(None, config(tmp_path / 'a', 'iters', 1, pair(), **forget))
-    start = str(tmp_path / 'a' / 'iter_3.pth')
-    toys.train(None, config(tmp_path / 'b', 'iters', 1, pair(), resume=True, load_from=start, **forget))
-    assert toys.differing(content(tmp_path / 'a' / 'iter_6.pth'), content(tmp_path / 'b' / 'iter_6.pth'))
 
 
 def test_detector_resumes(tmp_path):

@@ -175,8 +175,7 @@ def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
     assert sum(value for name, value in again.items() if name in terms) > 1e-4, 'the test can fail'
 
 
-DET_METHODS = [
-    *BOTH,
+DET_METHODS = [  # beside those above
     ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_reg', form='l1')),
     ('faster_rcnn', dict(ROI_SCORES, form='dist')),
     ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg')),

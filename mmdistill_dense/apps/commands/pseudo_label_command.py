@@ -20,7 +20,7 @@ from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.apps.commands.training import load_config
 from mmdistill_dense.config.resolve import teachers_of
-from mmdistill_dense.datasets.written_labels import LabelImages
+from mmdistill_dense.datasets.label_files import LabelImages
 from mmdistill_dense.guards.class_counts import check_teacher_classes
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.teacher import FrozenTeacher

@@ -31,7 +31,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     stored_pixels,
     two_parts,
 )
-from mmdistill_dense.datasets.coco_file import MENDED, Content, check, has_mask, lists_missing, mended
+from mmdistill_dense.datasets.label_files import MENDED, Content, check, has_mask, lists_missing, mended
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.messages import close_or_all, some

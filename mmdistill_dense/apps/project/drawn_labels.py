@@ -19,8 +19,7 @@ from rich.progress import track
 
 from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
 from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of, size_text
-from mmdistill_dense.datasets.coco_file import has_mask
-from mmdistill_dense.datasets.written_labels import IGNORED
+from mmdistill_dense.datasets.label_files import IGNORED, has_mask
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import close_or_all, some

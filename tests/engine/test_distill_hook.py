@@ -3,11 +3,13 @@
 import copy
 import functools
 import gc
+import logging
 import shutil
 import types
 from contextlib import nullcontext
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
@@ -26,7 +28,8 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.distill_hook import SeededStreams
+from mmdistill_dense.engine.distill_hook import SeededStreams, _fit_optimizer
+from mmdistill_dense.engine.loss_guard import LossGuard, check_saved
 from mmdistill_dense.engine.resume import comparable, describe, differ, identity
 from mmdistill_dense.guards import config as checks
 from mmdistill_dense.guards.class_counts import check_teacher_classes
@@ -210,6 +213,16 @@ def test_a_users_worker_init_fn_stays(epochs):
     assert runner.train_dataloader.worker_init_fn is own
     assert not isinstance(runner.train_loop.dataloader_iterator, SeededBatches)
     assert isinstance(streams(True).train_dataloader.worker_init_fn, WorkerSeed)
+
+
+def test_each_epoch_and_each_step_has_streams_of_its_own():
+    runner, drawn = streams(True), []
+    for runner.epoch, runner.iter in ((0, 0), (1, 0), (1, 1)):
+        with fork_rng():
+            SeededStreams().before_train_epoch(runner)
+            SeededStreams().before_train_iter(runner, 0)
+            drawn.append((np.random.rand(), float(torch.rand(()))))
+    assert drawn[0][0] != drawn[1][0] == drawn[2][0] and drawn[0][1] == drawn[1][1] != drawn[2][1]
 
 
 def before_its_run(**given):
@@ -513,6 +526,14 @@ def test_resume_with_one_distiller_more(finished, tmp_path):
     assert fewer.iter == 4 and not list(fewer.model.distillers.parameters())
 
 
+def test_new_distillers_do_not_get_the_optimizers_state_of_others():
+    model = nn.ModuleDict(dict(student=nn.Linear(2, 2), distillers=nn.ModuleDict(dict(new=nn.Linear(2, 3)))))
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    saved = dict(param_groups=[dict(params=[0, 1, 2])], state={index: {} for index in range(3)})
+    _fit_optimizer(saved, types.SimpleNamespace(optim_wrapper=wrapper), model)
+    assert saved == dict(param_groups=[dict(params=[0, 1, 2, 3])], state={0: {}, 1: {}})
+
+
 def test_resume_with_other_distillers_and_several_groups_is_refused(tmp_path):
     groups = dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))))
     toys.train(tmp_path / 'a', pair(dict(kd=KD)), iters=2, **groups)
@@ -627,6 +648,35 @@ def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):
     """They would be trained by nothing, and the student would follow a random projection."""
     with pytest.raises(ValueError, match=r'does not train these parameters of distillers: mimic\.aligns\.0\.weight'):
         toys.train(None, of_two(tmp_path, left_out='distillers'))
+
+
+# Steps that are left out, and what is saved
+
+
+def test_an_update_whose_last_part_is_left_out_is_left_out_whole():
+    """DDP shares gradients between processes with that part alone."""
+    model = nn.Linear(2, 1)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
+    wrapper.initialize_count_status(model, 0, 4)
+    hub = types.SimpleNamespace(runtime_info={}, update_info=lambda *_: None)
+    logger = logging.getLogger('guard')
+    runner = types.SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0, message_hub=hub, logger=logger)
+    guard, before = LossGuard(1), model.weight.detach().clone()
+    guard.before_train(runner)
+    for factor in (1.0, float('nan'), 1.0):
+        wrapper.update_params(factor * model(torch.ones(1, 2)).sum())
+    assert torch.equal(model.weight, before)
+    wrapper.update_params(model(torch.ones(1, 2)).sum())
+    torch.testing.assert_close(model.weight, before - 1)  # the mean of the last two
+
+
+def test_masks_may_be_infinite_and_nothing_may_be_nan():
+    model = nn.Module()
+    model.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
+    check_saved(dict(state_dict=model.state_dict(), meta=dict(iter=1)), model)
+    for name, value in (('mask', torch.nan), ('weight', torch.inf)):
+        with pytest.raises(RuntimeError, match=f'the weights are not finite .{name}'):
+            check_saved(dict(state_dict={name: torch.tensor(value)}, meta=dict(iter=1)), model)
 
 
 # Clipping

@@ -103,15 +103,6 @@ def test_loading_says_what_is_wrong():
         model_of(option(model='dinov2_vits15'), type='FitNet')
 
 
-def test_copies_share_the_teacher_and_pickles_leave_it_out():
-    model = model_of(from_file(), type='FitNet')
-    assert toys.teacher_of(copy.deepcopy(model)).network is toys.teacher_of(model).network
-    network = toys.teacher_of(model).network
-    pictures = files.picture(40, 60)
-    with torch.no_grad():
-        assert torch.equal(copy.deepcopy(network)(pictures), network(pictures))
-
-
 @pytest.mark.parametrize('accelerate', [dict(dtype='bfloat16'), dict(channels_last=True)], ids=str)
 def test_accelerated_passes_are_close(accelerate):
     plain, fast = (toys.frozen(from_file('dinov3', accelerate=one), 'map', 'maps.0') for one in (None, accelerate))

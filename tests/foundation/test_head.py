@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from torch import nn
 
 from mmdistill_dense.apps.export.write_student import export_backbone
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, VisionTransformer
 from mmdistill_dense.foundation.linear_head import LinearHead
-from mmdistill_dense.foundation.models import MODELS_BY_NAME, architecture
+from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import named
 from tests import toys
@@ -124,13 +123,6 @@ def test_keys_of_a_trained_student_have_no_bias_as_in_its_files(tmp_path: Path) 
         torch.testing.assert_close(teacher.eval()(files.picture(32, 48)), network.eval()(files.picture(32, 48))[0])
 
 
-def test_an_unfrozen_backbone_learns() -> None:
-    backbone = VisionTransformer(MODEL, out_blocks=(-1,))
-    backbone.init_weights()
-    backbone.train()(files.picture(32, 32))[0].sum().backward()
-    assert backbone.training and all(one.grad is not None for one in backbone.blocks.parameters())
-
-
 # The head
 
 
@@ -148,11 +140,6 @@ def test_the_head_is_its_formula() -> None:
     x = x * norm.weight.detach().numpy() + norm.bias.detach().numpy()
     expected = x @ head.conv_seg.weight.detach().numpy()[:, :, 0, 0].T + head.conv_seg.bias.detach().numpy()
     np.testing.assert_allclose(head(maps).detach().numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
-
-
-def test_the_head_trains_its_norm_and_convolution_alone() -> None:
-    head = LinearHead([384] * 4, num_classes=19, align_corners=False)
-    assert sum(one.numel() for one in head.parameters()) == 32_275  # of the specification
 
 
 # As a teacher
@@ -215,12 +202,3 @@ def test_other_backbones_have_one_set_of_names(tmp_path: Path) -> None:
     config = toys.run_config(tmp_path, toys.seg_net('fcn'))
     with pytest.raises(ValueError, match="names='timm': ResNetV1c has one set of names"):
         export_backbone(config, tmp_path / 'iter_4.pth', tmp_path / 'b.pth', 'timm')
-
-
-def test_the_small_student_by_name() -> None:
-    shape = MODELS_BY_NAME['vit_tiny16']
-    assert (shape.dim, shape.depth, shape.heads, shape.patch) == (192, 12, 3, 16)
-    with torch.device('meta'):
-        count = sum(one.numel() for one in VisionTransformer('vit_tiny16').parameters())
-    assert 5.4e6 < count < 5.6e6
-    assert MODELS.get('mmdistill_dense.LinearHead') is LinearHead

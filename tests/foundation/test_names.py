@@ -170,12 +170,6 @@ def test_another_architecture_is_refused_by_its_name():
     refused('dinov2', files.state('dinov3', 'original'), r'unexpected: storage_tokens')
 
 
-def test_timm_files_without_biases_are_refused():
-    content = renamed('dinov3', 'timm')
-    without = {name: value for name, value in content.items() if not name.endswith('_bias')}
-    refused('dinov3', without, r'missing: blocks.0.attn.q_bias, blocks.0.attn.v_bias')
-
-
 def test_files_without_a_network_or_of_two_schemes_are_refused():
     refused('dino', {'head.mlp.0.weight': torch.zeros(1)}, r'holds no vision transformer.* begin with head')
     refused('dino', {'conv1.weight': torch.zeros(1)}, 'A head, a student or another kind of network cannot')

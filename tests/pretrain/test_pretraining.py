@@ -163,27 +163,6 @@ def test_ordinary_configs_start_from_it(tmp_path, kind):
     assert Config.fromfile(plain).model.type == 'mmdistill_dense.BackboneStudent'
 
 
-def test_run_of_an_ordinary_segmentor_starts_by_load_from(tmp_path):
-    folder, config = trained()
-    whole, _ = export_student(config, folder / 'epoch_2.pth', tmp_path / 'student.pth')
-    runner = toys.make_runner(tmp_path, option_of('deeplabv3_r18b'), iters=1, load_from=str(whole))
-    runner.load_or_resume()
-    assert same(runner.model.backbone.state_dict(), folder)
-
-
-def test_full_width_backbones_have_the_published_sizes():
-    init_default_scope('mmdet')
-    with torch.device('meta'):
-        for depth, count in ((18, 11_176_512), (34, 21_284_672), (50, 23_508_032)):
-            backbone = MODELS.build(dict(type='mmdet.ResNet', depth=depth))
-            assert sum(p.numel() for p in backbone.parameters()) == count
-        overrides = dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None)
-        neck = dict(in_channels=[64, 128, 256, 512], norm_cfg=dict(type='BN'))
-        option = load_model(dict(cfg=MASK_RCNN, backbone=overrides, neck=neck), 'model')
-        detector = build_network(option)
-        assert sum(p.numel() for p in detector.parameters()) == 31_329_584
-
-
 def test_export_refuses_what_does_not_fit(tmp_path):
     folder, config = trained()
     with pytest.raises(ValueError, match=r'must end in \.pth'):

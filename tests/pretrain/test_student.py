@@ -4,7 +4,6 @@ import pytest
 import torch
 from mmengine.dataset import default_collate, pseudo_collate
 from mmengine.model import ImgDataPreprocessor
-from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -38,10 +37,7 @@ def test_it_starts_from_scratch_as_published(kind):
 def test_frozen_statistics_are_refused():
     with pytest.raises(ValueError, match=r'backbone.norm_eval=True .* set norm_eval=False'):
         student(norm_eval=True)
-
-
-def test_own_choice_of_residual_start_stays():
-    assert student(zero_init_residual=True).backbone.zero_init_residual is True
+    assert student(zero_init_residual=True).backbone.zero_init_residual is True, 'an own choice stays'
 
 
 def test_backbones_without_these_options_are_built():
@@ -49,15 +45,6 @@ def test_backbones_without_these_options_are_built():
     mobile = dict(type='mmseg.MobileNetV2', widen_factor=0.25, out_indices=(6,))
     model = MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=mobile))
     assert model.predict(torch.zeros(1, 3, 64, 64)).shape == (1, 80)
-
-
-def test_mobilenet_v3_has_the_published_size():
-    toys.build_plain(toys.seg_net('fcn'))
-    with torch.device('meta'):
-        backbone = dict(type='mmseg.MobileNetV3', arch='large', out_indices=(16,))
-        model = MODELS.build(dict(type='mmdistill_dense.BackboneStudent', backbone=backbone)).eval()
-        assert model(torch.zeros(1, 3, 224, 224))[-1].shape == (1, 960, 28, 28)
-    assert sum(p.numel() for p in model.parameters()) == 2_971_952
 
 
 def test_each_view_is_one_pass_first_view_first():
@@ -90,14 +77,6 @@ def test_nothing_to_learn_from_is_said():
     assert loss == 2 and log['pcd.acc_top1'] == 1
 
 
-def test_state_is_the_backbone_under_its_name():
-    init_default_scope('mmdet')
-    assert all(name.startswith('backbone.') for name in student().state_dict())
-    counts = {18: 120, 34: 216, 50: 318}
-    for depth, count in counts.items():
-        assert len(student(depth=depth).state_dict()) == count
-
-
 NORM = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
 
 
@@ -113,7 +92,9 @@ def by_hand(image):
 @pytest.mark.parametrize('collate', [pseudo_collate, default_collate])
 def test_views_become_batches(collate):
     items = [dict(inputs=[picture(2 * i), picture(2 * i + 1, 5, 7)]) for i in range(3)]
-    data = MultiViewPreprocessor(**NORM, size=(8, 6))(collate(items), training=True)
+    preprocessor = MultiViewPreprocessor(**NORM, size=[8, 6])
+    assert preprocessor.size == (8, 6), 'for the trace'
+    data = preprocessor(collate(items), training=True)
     first, second = data['inputs']
     assert (first.shape, second.shape) == ((3, 3, 8, 6), (3, 3, 5, 7))
     for i in range(3):
@@ -129,12 +110,6 @@ def test_plain_batch_is_mmengines(collate):
     assert isinstance(ours, torch.Tensor) and torch.equal(ours, theirs)
 
 
-def test_one_view_stays_a_list():
-    batch = pseudo_collate([dict(inputs=[picture(0)]), dict(inputs=[picture(1)])])
-    (view,) = MultiViewPreprocessor(**NORM)(batch)['inputs']
-    assert view.shape == (2, 3, 8, 6)
-
-
 def test_data_samples_pass_and_the_batch_is_left_as_it_was():
     sample = BaseDataElement(metainfo=dict(img_path='a'))
     batch = pseudo_collate([dict(inputs=[picture(0), picture(1)], data_samples=sample)])
@@ -142,10 +117,6 @@ def test_data_samples_pass_and_the_batch_is_left_as_it_was():
     assert [s.img_path for s in data['data_samples']] == ['a']
     assert batch['inputs'][0][0].dtype == torch.uint8, 'bytes cross to the device'
     assert MultiViewPreprocessor(**NORM)(dict(inputs=batch['inputs']))['data_samples'] is None
-
-
-def test_size_is_kept_for_the_dry_run():
-    assert MultiViewPreprocessor(size=[224, 224]).size == (224, 224)
 
 
 def test_mixup_mixes_the_views_of_a_step_alike_in_training_alone():

@@ -27,7 +27,7 @@ from mmdistill_dense.utils.reproducible import WorkerSeed, seed_everything
 
 GOLDEN = Path(__file__).parents[3] / 'shared' / 'golden' / 'pcd' / 'transforms.npz'
 # largest and mean difference in grey levels that the file's description allows
-ONE_LEVEL, HUE, BLUR, COMPOSITE = (1, 1), (12, 1.5), (255, 1), (255, 2.5)
+ONE_LEVEL, HUE, BLUR = (1, 1), (12, 1.5), (255, 1)
 
 
 @pytest.fixture(scope='module')
@@ -67,14 +67,6 @@ def test_grey_solarise_and_blur(golden: dict[str, np.ndarray]) -> None:
     assert close(image_ops.solarize(crop), golden['solarize'], ONE_LEVEL)
     for number, sigma in enumerate(golden['blur_sigmas']):
         assert close(image_ops.gaussian_blur(crop, sigma), golden[f'blur_{number}'], BLUR)
-
-
-def test_all_of_them_in_a_row(golden: dict[str, np.ndarray]) -> None:
-    brightness, hue, contrast, saturation, sigma, threshold = golden['composite_params']
-    image = image_ops.adjust_hue(image_ops.adjust_brightness(golden['crop'], brightness), hue)
-    image = image_ops.adjust_saturation(image_ops.adjust_contrast(image, contrast), saturation)
-    image = image_ops.solarize(image_ops.gaussian_blur(image, sigma), int(threshold))
-    assert close(image, golden['composite'], COMPOSITE)
 
 
 def test_what_lies_outside_the_crop_does_not_reach_it() -> None:
@@ -186,18 +178,6 @@ def test_blue_green_red_is_turned_before_colours_are_touched() -> None:
         assert from_bgr['channel_order'] == from_rgb['channel_order'] == 'rgb'
         assert np.array_equal(from_bgr['img'], from_rgb['img'])
         assert np.array_equal(from_bgr['img'], function(image[..., ::-1]))
-
-
-def test_a_red_picture_stays_red() -> None:
-    """Through everything but a turn of the hue: as bytes of a mm loader, and as its preprocessor swaps them."""
-    red = np.zeros((40, 40, 3), np.uint8)
-    red[..., 2] = 220
-    steps = [RandomResizedCrop(16), ColorJitter(hue=0.0, prob=1.0), GaussianBlur()]
-    results = MultiView([steps, steps])(dict(img=red))
-    for tensor in PackViews()(results)['inputs']:
-        means = tensor.float().mean((1, 2))
-        assert means.argmax() == 2
-        assert means[2] > 1.5 * means.sum() / 3
 
 
 def test_jitter_of_nothing_changes_nothing_and_order_is_random(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,13 +57,6 @@ def unequal(ours, theirs, place='file'):
 # What is understood
 
 
-@pytest.mark.parametrize('new_format', [True, False])
-def test_plain_files_are_read(tmp_path, new_format):
-    content = dict(state_dict=dict(w=torch.ones(2)), meta=dict(epoch=3))
-    path = saved(tmp_path / 'a.pth', content, _use_new_zipfile_serialization=new_format)
-    assert not unequal(read_checkpoint(path), content)
-
-
 def test_values_of_a_runner_come_out_as_they_went_in(tmp_path):
     content = dict(
         buffer=HistoryBuffer([1.0, 2.0], [1, 1], max_length=7),
@@ -162,14 +155,6 @@ def test_code_is_refused_and_not_run(tmp_path, name, new_format):
             assert words in str(error.value)
     torch.load(path.rename(tmp_path / 'b.pth'), weights_only=False)
     assert mark.exists(), 'the file would have run code'
-
-
-def test_bare_pickle_is_refused_and_not_run(tmp_path):
-    path, mark = tmp_path / 'a.pth', tmp_path / 'mark'
-    path.write_bytes(pickle.dumps(dict(state_dict=payload.Payload(mark)), protocol=2))
-    with payload.trusting_torch(), pytest.raises(ValueError, match=r"a\.pth' holds more than tensors.*open"):
-        read_checkpoint(path)
-    assert not mark.exists()
 
 
 @pytest.mark.parametrize(

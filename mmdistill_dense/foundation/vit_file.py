@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,17 +127,6 @@ SCHEMES = (
 )
 
 
-def schemes_of(names: Iterable[str], gated_in_one: bool = False) -> list[Scheme]:
-    """Return the schemes whose signs are among the names; the original names where there is no sign of any."""
-    listed = list(names)
-    found = [scheme for scheme in SCHEMES if any(re.search(scheme.sign, name) for name in listed)]
-    if gated_in_one:
-        found = [SCHEMES[1]]
-    if not found and any(name.startswith('patch_embed.') for name in listed):
-        found = [SCHEMES[0]]
-    return found
-
-
 def entries(network: ViT, scheme: Scheme) -> dict[str, Tensor]:
     """Return the entries of a file of this scheme, each a view of the part of the network's tensor that it fills."""
     rules = scheme.rules(network.shape)
@@ -192,6 +181,7 @@ _BRANCHES = ('momentum_encoder.', 'teacher.backbone.', 'base_encoder.', 'student
 _OUTSIDE = ('base_encoder.', 'momentum_encoder.', 'student.', 'teacher.', 'predictor.', 'head.', 'dino_head.',
             'ibot_head.', 'decoder.', 'classifier.')  # fmt: skip
 _INSIDE = ('head.', 'decoder_', 'mask_token', 'embeddings.mask_token', 'local_cls_norm.', 'pooler.')
+_OF_MOCO = ('momentum_encoder.', 'base_encoder.')
 _PERIODS = 'rope_embed.periods'
 _ROUNDING = 0.01
 
@@ -212,7 +202,11 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
     file = split(content if top is None else content[top], ignore, where)
     scheme = _scheme(file, network.shape, where)
     advice = advise(file, network.shape)
-    _check_family(file, network.shape, where, advice)
+    if file.prefix in _OF_MOCO and network.shape.family != 'mocov3':
+        raise ValueError(
+            f'{where} is a file of MoCo v3 ({file.prefix}*), model={network.shape.name} another network, perhaps with '
+            f'another number of heads, which no entry shows. {advice}'
+        )
     state = dict(file.state)
     if scheme.title == 'original' and network.shape.rotary:
         _take_masks(network, state, where)
@@ -247,8 +241,13 @@ def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitF
 
 
 def _scheme(file: VitFile, shape: Architecture, where: str) -> Scheme:
-    gated_in_one = shape.ffn == 'swiglu' and any('.mlp.fc1.' in name or '.mlp.fc2.' in name for name in file.state)
-    found = schemes_of(file.state, gated_in_one and not shape.rotary)
+    """Return the scheme whose sign is among the names; the original names where there is no sign of any."""
+    found = [scheme for scheme in SCHEMES if any(re.search(scheme.sign, name) for name in file.state)]
+    gated_in_one = any('.mlp.fc1.' in name or '.mlp.fc2.' in name for name in file.state)
+    if shape.ffn == 'swiglu' and gated_in_one and not shape.rotary:
+        found = [SCHEMES[1]]
+    if not found and any(name.startswith('patch_embed.') for name in file.state):
+        found = [SCHEMES[0]]
     if len(found) != 1:
         titles = ' and '.join(scheme.title for scheme in found) or 'none that is known'
         prefixes = dict.fromkeys('.'.join(name.split('.')[:2]) for name in file.state)
@@ -257,19 +256,6 @@ def _scheme(file: VitFile, shape: Architecture, where: str) -> Scheme:
             f'{some(prefixes, 12)}.'
         )
     return found[0]
-
-
-def _gated_in_one(state: Mapping[str, Tensor]) -> bool:
-    first, second = (state.get(f'blocks.0.mlp.{name}.weight') for name in ('fc1', 'fc2'))
-    return first is not None and second is not None and first.shape[:1] == (2 * second.shape[-1],)
-
-
-def _check_family(file: VitFile, shape: Architecture, where: str, advice: str) -> None:
-    if file.prefix in ('momentum_encoder.', 'base_encoder.') and shape.family != 'mocov3':
-        raise ValueError(
-            f'{where} is a file of MoCo v3 ({file.prefix}*), model={shape.name} another network, perhaps with another '
-            f'number of heads, which no entry shows. {advice}'
-        )
 
 
 def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
@@ -316,12 +302,11 @@ def _fill_rest(network: ViT, scheme: Scheme) -> None:
 def advise(file: VitFile, shape: Architecture) -> str:
     """Return which model the entries are of, for an error."""
     facts = facts_of(file)
-    mocov3 = file.prefix in ('momentum_encoder.', 'base_encoder.')
     fitting = [
         name
         for name, one in MODELS_BY_NAME.items()
         if all(facts[fact] == value for fact, value in _facts_of_model(one).items())
-        and (one.family == 'mocov3' or not mocov3)
+        and (one.family == 'mocov3' or file.prefix not in _OF_MOCO)
     ]
     told = ', '.join(f'{name} {value}' for name, value in facts.items())
     if shape.name in fitting:
@@ -348,7 +333,9 @@ def facts_of(file: VitFile) -> dict[str, Any]:
     ]  # fmt: skip
     places = [value.shape[1] for name, value in ends.items() if name in ('pos_embed', 'position_embeddings')]
     patches = [value.shape[-1] for value in state.values() if value.ndim == 4]
-    gated = _gated_in_one(state) or any(re.search(r'\.(w12|w1|fc1_g|weights_in|gate_proj)\.', name) for name in state)
+    first, second = (state.get(f'blocks.0.mlp.{name}.weight', torch.empty(0)) for name in ('fc1', 'fc2'))
+    gated_in_one = first.numel() > 0 and second.ndim > 0 and first.shape[:1] == (2 * second.shape[-1],)
+    gated = gated_in_one or any(re.search(r'\.(w12|w1|fc1_g|weights_in|gate_proj)\.', name) for name in state)
     return dict(
         dim=dims.most_common(1)[0][0] if dims else None,
         depth=max(numbers, default=-1) + 1,

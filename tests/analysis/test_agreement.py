@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense import distillers
-from mmdistill_dense.apps.inspect.gradients import tap_agreement
+from mmdistill_dense.apps.inspect.gradients import _energy_cosine, tap_agreement
 from mmdistill_dense.distillers import PCD, Distiller, FeatureDistiller
 
 SIZES = {'a': (2, 6, 4, 4), 'b[1]': (2, 6, 4, 2)}
@@ -67,3 +67,10 @@ def test_a_tap_of_the_student_may_meet_two_of_the_teacher(method: type[Distiller
     distiller = made(method, ['a', 'a'], list(SIZES), resize='student')
     found = tap_agreement(distiller, maps(seed=1), maps(seed=2))
     assert list(found) == ['cosine.a.a', 'cosine.a.b[1]']
+
+
+def test_the_energy_of_a_smaller_map_is_enlarged() -> None:
+    student = torch.rand(2, 3, 4, 6)
+    found = _energy_cosine(student, torch.ones(2, 5, 2, 3))
+    energy = student.square().sum(1).flatten(1)
+    torch.testing.assert_close(found, torch.nn.functional.cosine_similarity(energy, torch.ones_like(energy)).mean())

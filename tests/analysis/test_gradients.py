@@ -217,9 +217,11 @@ def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run
     said: list[str] = []
     monkeypatch.setattr('logging.Logger.warning', lambda self, message, *_, **__: said.append(str(message)))
     with toys.unformatted():
+        (begun,) = diagnose(copy.deepcopy(config), str(tmp_path / 'iter_2.pth'), batches=1, iteration=0)
         (terms,) = diagnose(config, str(tmp_path / 'iter_2.pth'), batches=1)
     assert not [message for message in said if 'holds no distillers' in message or 'to resume' in message]
     assert {term.name for term in terms} == {'task'}, 'it stands at the end of the ramp, where the weight is 0'
+    assert {term.name for term in begun} == {'task', 'distill.kd.loss_kd'}, 'the iteration that was asked for'
 
 
 @pytest.fixture

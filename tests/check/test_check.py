@@ -58,40 +58,25 @@ def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return report
 
 
-def test_a_right_run_is_ok(seg: Report) -> None:
+def test_a_right_run_is_ok_and_all_is_known_of_it(seg: Report) -> None:
     assert (seg.verdict == 'error', seg.stopped, seg.exit_code()) == (False, '', 0), seg.findings
-
-
-def test_every_tap_has_its_shapes(seg: Report) -> None:
-    logits, maps = seg.subject.taps
+    subject = seg.subject
+    logits, maps = subject.taps
     assert (logits.student_tap, logits.student_module) == ('decode_head.conv_seg', 'Conv2d')
     assert logits.student_shape == logits.teacher_shape == [2, toys.NUM_CLASSES, 8, 8]
     assert (maps.student_shape, maps.teacher_shape, maps.aligned) == ([2, 64, 8, 8], [2, 128, 8, 8], [2, 128, 8, 8])
-
-
-def test_adapters_have_size_and_shape(seg: Report) -> None:
-    (adapter,) = seg.subject.adapters
+    (adapter,) = subject.adapters
     assert (adapter.distiller, adapter.name, adapter.output) == ('fitnet', 'aligns.0', [2, 128, 8, 8])
-    assert adapter.parameters == 64 * 128 + 128 == seg.subject.student.distillers
-
-
-def test_losses_have_shares_that_sum_to_one(seg: Report) -> None:
-    terms = {term.name: term for term in seg.subject.terms}
+    assert adapter.parameters == 64 * 128 + 128 == subject.student.distillers
+    terms = {term.name: term for term in subject.terms}
     assert set(terms) == {'task', 'distill.kd.loss_kd', 'distill.fitnet.loss_fitnet'}
     assert sum(term.share for term in terms.values()) == pytest.approx(1)
     assert all(term.pulls['backbone'].norm > 0 for term in terms.values())
-
-
-def test_the_teacher_has_receipt_and_metric(seg: Report) -> None:
-    (teacher,) = seg.subject.teachers
+    (teacher,) = subject.teachers
     assert teacher.receipt['matched'] == teacher.receipt['total'] > 0
     assert 0 <= teacher.metric['mIoU'] <= 100 and teacher.metric_pictures == 2
-
-
-def test_the_cost_stands_beside_that_of_the_student_alone(seg: Report) -> None:
-    cost = seg.subject.cost
-    assert cost['distilled']['median'] > 0 and cost['control']['median'] > 0
-    assert cost['extra_memory'] > 0, 'a teacher stands between the steps'
+    assert subject.cost['distilled']['median'] > 0 and subject.cost['control']['median'] > 0
+    assert subject.cost['extra_memory'] > 0, 'a teacher stands between the steps'
 
 
 def test_everything_goes_to_json_and_to_the_terminal(seg: Report) -> None:
@@ -144,19 +129,32 @@ def test_with_a_distiller_that_is_off_at_the_start_the_middle_of_the_run_is_look
 # Wrong in one thing
 
 
-def test_another_number_of_classes_in_the_teacher(tmp_path: Path) -> None:
-    head = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
-    mimic = dict(mimic=dict(type='FitNet', student_tap='backbone[3]'))
-    model = toys.model_config(teacher=toys.seg_net(width=16, allow_random=True, **head), distillers=mimic)
-    report = check_config(toys.run_config(tmp_path, model), RANDOM)
-    assert found(report) == {'teacher_classes': 'error'} and report.stopped == 'building the networks'
-    assert '5 classes' in said(report) and str(toys.NUM_CLASSES) in said(report)
+def heads(count: int) -> dict[str, Any]:
+    return dict(decode_head=dict(num_classes=count), auxiliary_head=dict(num_classes=count))
 
 
-def test_another_number_of_classes_in_the_student(tmp_path: Path) -> None:
-    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
-    report = check_config(toys.run_config(tmp_path, toys.model_config(toys.seg_net(**head))), RANDOM)
-    assert found(report)['student_classes'] == 'error' and report.exit_code() == 2
+FIT = dict(kd=dict(type='FitNet', student_tap='backbone[3]'))
+OTHER_TEACHER = toys.seg_net(width=16, allow_random=True, **heads(5))
+NO_HOOK = dict(default_hooks=dict(distill=dict(type='IterTimerHook')))
+
+
+@pytest.mark.parametrize(
+    ('model', 'changes', 'check', 'stopped', 'words'),
+    [
+        ((None, OTHER_TEACHER, FIT), {}, 'teacher_classes', 'building the networks', f'5 classes.*{toys.NUM_CLASSES}'),
+        ((toys.seg_net(**heads(3)),), {}, 'student_classes', 'reading the data set', 'num_classes'),
+        ((None, None, dict(kd=dict(FIT['kd'], student_tap='bakbone[3]'))), {}, 'building the networks',
+         'building the networks', 'Close names: backbone.*mmdistill taps'),
+        ((), NO_HOOK, 'hook', 'reading the config', 'no DistillHook'),
+    ],
+    ids=['teacher', 'student', 'tap', 'hook'],
+)  # fmt: skip
+def test_what_training_would_refuse(
+    tmp_path: Path, model: tuple, changes: dict, check: str, stopped: str, words: str
+) -> None:
+    report = check_config(toys.run_config(tmp_path, toys.model_config(*model), **changes), RANDOM)
+    assert found(report)[check] == 'error' and report.stopped == stopped and report.exit_code() == 2
+    assert re.search(words, printed(report), re.DOTALL)
 
 
 def test_another_batch_than_the_learning_rate_is_for(tmp_path: Path) -> None:
@@ -282,12 +280,6 @@ def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:
     assert '64x96 gives 129 places for 900 queries' in _larger_may_help(made, queries.value)
 
 
-def test_an_unknown_tap(tmp_path: Path) -> None:
-    report = check_config(seg_config(tmp_path, dict(kd=dict(type='FitNet', student_tap='bakbone[3]'))), RANDOM)
-    assert report.stopped == 'building the networks' and 'Close names: backbone' in said(report)
-    assert 'mmdistill taps' in printed(report)
-
-
 @pytest.mark.parametrize('content', ['missing', 'text', 'another network'])
 def test_a_wrong_teacher_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / 'teacher.pth'
@@ -312,16 +304,6 @@ def test_a_teacher_that_is_not_a_number(tmp_path: Path, value: float) -> None:
     report = check_config(config, FAST)
     held = 'NaN' if value != value else 'infinity'
     assert report.stopped == 'loading the weights' and f'decode_head.conv_seg.bias holds {held}. The' in said(report)
-
-
-def test_a_weight_that_leaves_nothing_to_the_task(tmp_path: Path) -> None:
-    report = check_config(seg_config(tmp_path, dict(kd=dict(type='LogitKD', loss_weight=1e5))), FAST)
-    assert found(report)['pull'] == 'warning' and 'model.distillers.kd.loss_weight' in printed(report)
-
-
-def test_a_run_without_the_hook(tmp_path: Path) -> None:
-    report = check_config(seg_config(tmp_path, default_hooks=dict(distill=dict(type='IterTimerHook'))), RANDOM)
-    assert found(report) == {'hook': 'error'} and report.stopped == 'reading the config'
 
 
 def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:

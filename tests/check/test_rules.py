@@ -54,6 +54,9 @@ def test_a_distiller_pulls_beside_the_task(norm: float, level: str | None, word:
     made = subject(model=distilled(), terms=[term('task', 1.0), term('distill.kd.loss_kd', norm)])
     findings = list(step_rules.pull(made))
     assert [finding.level for finding in findings] == ([level] if level else [])
+    made.started = (3, 3)
+    later = [finding.level for finding in step_rules.pull(made)]
+    assert later == (['warning'] if level else []), 'of a trained student, a large share is no mistake of the start'
     assert all(word in f'{finding.message} {finding.advice}' for finding in findings)
 
 
@@ -84,12 +87,6 @@ def test_a_window_of_balance_within_the_warm_up(end: int, by_epoch: bool, said: 
         f'until iteration 500, but the learning rate rises until iteration {end}' in one.message for one in found
     )
     assert not list(network_rules.warm_up(subject(model=distilled(), config=dict(param_scheduler=rising))))
-
-
-def test_a_misspelt_key_of_the_runner_is_an_error() -> None:
-    with pytest.raises(ValueError, match="load_form is a key that nothing reads. Did you mean 'load_from'"):
-        config_rules.keys(subject(config=dict(load_form='a.pth')))
-    config_rules.keys(subject(config=dict(load_from='a.pth', test_dataloader2=1)))
 
 
 def test_random_networks_and_unlearned_tokens_are_not_judged() -> None:
@@ -147,8 +144,29 @@ def test_workers_that_live_on_between_epochs() -> None:
         default_hooks=dict(distill=dict(type='mmdistill_dense.DistillHook')),
     )
     assert [finding.level for finding in config_rules.workers(subject(config=run))] == ['error']
+    run['train_dataloader']['persistent_workers'] = False
+    assert not list(config_rules.workers(subject(config=run)))
+    run['train_dataloader']['persistent_workers'] = True
     run['train_cfg'] = dict(type='IterBasedTrainLoop', max_iters=3)
     assert not list(config_rules.workers(subject(config=run)))
+
+
+def test_validation_on_classes_in_another_order() -> None:
+    config = dict(val_dataloader=dict(dataset=dict(metainfo=dict(classes=['b', 'a']))))
+    (finding,) = config_rules.validation_classes(subject(config=config, data_classes=['a', 'b']))
+    assert finding.level == 'warning' and 'val_dataloader.dataset has the classes' in finding.message
+    assert not list(config_rules.validation_classes(subject(config=config, data_classes=['b', 'a'])))
+
+
+def test_weights_of_load_from_that_fit_in_part_or_not_at_all() -> None:
+    for started, levels in (((3, 3), []), ((1, 3), ['warning']), ((0, 3), ['error'])):
+        made = subject(config=dict(load_from='a.pth'), started=started)
+        assert [finding.level for finding in network_rules.start(made)] == levels
+
+
+def test_a_tap_at_which_training_gives_something_else() -> None:
+    (finding,) = step_rules.own_copy(subject(gaps={'student_tap a': 1e-6, 'student_tap b': 0.01}))
+    assert finding.level == 'warning' and finding.message.startswith('student_tap b: ')
 
 
 def test_a_kind_of_optimizer_that_the_student_is_not_published_with() -> None:
@@ -283,9 +301,12 @@ def test_iterated_kernels_name_their_classes() -> None:
 @pytest.mark.parametrize(
     'loop', [dict(max_iter=3), dict(type='IterBasedTrainLoop', max_iter=3), dict(by_epoch=True, max_epoch=3)]
 )
-def test_a_misspelt_option_of_the_loop(loop: dict) -> None:
+def test_a_misspelt_key_of_the_runner_or_option_of_the_loop(loop: dict) -> None:
     with pytest.raises(TypeError, match=r"train_cfg: \w+ has no option 'max_\w+'.* Did you mean 'max_"):
         config_rules.keys(subject(config=dict(train_cfg=loop)))
+    with pytest.raises(ValueError, match="load_form is a key that nothing reads. Did you mean 'load_from'"):
+        config_rules.keys(subject(config=dict(load_form='a.pth')))
+    config_rules.keys(subject(config=dict(load_from='a.pth', test_dataloader2=1)))
 
 
 def test_pictures_that_are_mostly_padding() -> None:

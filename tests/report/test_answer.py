@@ -26,6 +26,13 @@ def rows(found: Answer) -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
 
 
+def pair(root: Path, control: float, kd: float) -> None:
+    """A suite of one seed with these results."""
+    suite(root, seeds=(0,))
+    for name, score in (('control', control), ('kd', kd)):
+        result(root / 'runs' / name / 'seed0', score)
+
+
 def result(folder: Path, score: float, **test: float) -> Path:
     content: dict[str, Any] = dict(score=score, metrics=dict(test=test))
     (folder / 'result.json').write_text(json.dumps(content), encoding='utf-8')
@@ -124,12 +131,8 @@ def test_an_unfinished_row_leaves_the_test_scores_of_the_others(tmp_path):
         folder = logged(run(tmp_path / 'runs' / name / 'seed0', model), 45.0)
         if name != 'late':
             result(folder, 55.0)
-    found = rows(answer(tmp_path))
-    assert {name: row['score'] for name, row in found.items()} == {
-        'control': '55.00',
-        'kd': '55.00',
-        'late': 'none yet',
-    }
+    scores = {name: row['score'] for name, row in rows(answer(tmp_path)).items()}
+    assert scores == dict(control='55.00', kd='55.00', late='none yet')
 
 
 def test_box_ap_below_one_percent_in_a_suite_is_no_fraction(tmp_path):
@@ -180,20 +183,13 @@ def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
 
 
 def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
-    suite(tmp_path, seeds=(0,))
-    for folder, score in {'runs/kd/seed0': 42.0, 'runs/control/seed0': 40.0}.items():
-        (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    pair(tmp_path, 40.0, 42.0)
     uses = {'kd': Use(1_000_000, 4.0, 1.25, 8.0), 'teacher': Use(3_500_000, 14.0, None, 20.0)}
     found = Answer(Numbers(compare([tmp_path])), uses)
     assert 'has 3.5 times fewer parameters than the teacher, and is 2.5 times as fast.' in found.sentences()[1]
     assert 'seeds: [0, 1, 2]' in found.sentences()[2], 'one seed'
-    row = rows(found)['kd']
-    assert [row[name] for name in ('parameters', 'weights', 'GFLOPs', 'a picture')] == [
-        '1.00 M',
-        '4.0 MB',
-        '1.25',
-        '8 ms',
-    ]
+    costs = {'parameters': '1.00 M', 'weights': '4.0 MB', 'GFLOPs': '1.25', 'a picture': '8 ms'}
+    assert rows(found)['kd'].items() >= costs.items()
     assert rows(found)['control']['parameters'] == ''
 
 
@@ -202,19 +198,15 @@ def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
     [(44.0, 40.0, None), (43.96, 40.0, 'only 4.0 points better'), (40.0, 40.0, 'no better'), (0.41, 0.4, 'only 1.0')],
 )
 def test_a_teacher_that_is_hardly_better_is_named(tmp_path, teacher, alone, found):
-    suite(tmp_path)
-    run(tmp_path / 'teacher')
-    for folder, score in {'teacher': teacher, 'runs/kd/seed0': alone, 'runs/control/seed0': alone}.items():
-        (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
-    _, *advice, _, _ = Answer(Numbers(compare([tmp_path]))).sentences()
+    pair(tmp_path, alone, alone)
+    result(run(tmp_path / 'teacher'), teacher)
+    _, *advice, _, _ = answer(tmp_path).sentences()
     assert [found in one for one in advice] == [True] if found else not advice
 
 
 def test_scores_around_one_percent_are_no_fractions(tmp_path):
-    suite(tmp_path, seeds=(0,))
-    run(tmp_path / 'teacher')
-    for folder, score in {'teacher': 1.7, 'runs/kd/seed0': 0.9, 'runs/control/seed0': 1.2}.items():
-        (tmp_path / folder / 'result.json').write_text(json.dumps(dict(score=score)), encoding='utf-8')
+    pair(tmp_path, 1.2, 0.9)
+    result(run(tmp_path / 'teacher'), 1.7)
     assert 'only 0.5 points better' in ' '.join(answer(tmp_path).sentences())
 
 

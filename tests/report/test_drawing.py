@@ -9,7 +9,7 @@ import torch
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import BaseDataElement, InstanceData
 
-from mmdistill_dense.apps.inspect.drawing import TEACHER_RIGHT, TEACHER_WRONG
+from mmdistill_dense.apps.inspect.drawing import TEACHER_RIGHT, TEACHER_WRONG, painted
 from mmdistill_dense.apps.report.predictions import (
     Scene,
     Scenes,
@@ -17,6 +17,7 @@ from mmdistill_dense.apps.report.predictions import (
     share_right,
     truth_panel,
 )
+from mmdistill_dense.apps.report.section import Panel
 
 
 def pixels(source: str) -> np.ndarray:
@@ -41,14 +42,23 @@ def test_the_map_paints_what_differs_by_who_is_right():
         assert np.abs(seen[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
 
 
-def test_boxes_stand_where_they_were_in_a_large_picture():
-    """A picture of 1280 x 960 is shown at half its size, and the box with it."""
-    truth = InstanceData(bboxes=torch.tensor([[200.0, 200.0, 600.0, 400.0]]), labels=torch.tensor([0]))
+def shown(truth: InstanceData, classes: tuple[str, ...] = ('cat',)) -> Panel:
+    """A black picture of 1280 x 960 with its true objects, which is shown at half its size."""
     scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': BaseDataElement(gt_instances=truth)})
-    found = truth_panel(Scenes((scene,), ('cat',), np.array([[255, 0, 0]])), scene)
+    found = truth_panel(Scenes((scene,), classes, np.array([[255, 0, 0]])), scene)
+    assert found is not None
+    return found
+
+
+BOX = torch.tensor([[200.0, 200.0, 600.0, 400.0]])
+
+
+def test_boxes_stand_where_they_were_in_a_large_picture():
+    found = shown(InstanceData(bboxes=BOX, labels=torch.tensor([0])))
     rows, columns = np.nonzero(pixels(found.source)[..., 0] > 100)
     assert np.abs(np.array([columns.min(), rows.min(), columns.max(), rows.max()]) - (100, 100, 300, 200)).max() <= 2
     assert found.alt == 'True boxes in x: 1 cat'
+    assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), ()).alt == 'True boxes in x: 1 class 7'
 
 
 @pytest.mark.parametrize('kind', [torch.from_numpy, lambda masks: BitmapMasks(masks, 960, 1280)])
@@ -56,21 +66,16 @@ def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray],
     """Masks of predictions are tensors; those of the labels are mmdet's own."""
     masks = np.zeros((1, 960, 1280), np.uint8)
     masks[0, 200:400, 200:400] = 1
-    truth = InstanceData(
-        bboxes=torch.tensor([[200.0, 200.0, 600.0, 400.0]]), labels=torch.tensor([0]), masks=kind(masks)
-    )
-    scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': BaseDataElement(gt_instances=truth)})
-    found = truth_panel(Scenes((scene,), ('cat',), np.array([[255, 0, 0]])), scene)
+    found = shown(InstanceData(bboxes=BOX, labels=torch.tensor([0]), masks=kind(masks)))
     red = pixels(found.source)[..., 0]
     assert (np.abs(red[110:190, 110:190] - 127) < 12).all(), 'half red in the mask'
     assert (red[110:190, 210:290] < 12).all(), 'black in the box beside the mask'
 
 
-def test_boxes_of_a_class_without_a_name_are_drawn():
-    truth = InstanceData(bboxes=torch.tensor([[8.0, 8.0, 40.0, 40.0]]), labels=torch.tensor([7]))
-    scene = Scene('x', np.zeros((64, 64, 3), np.uint8), {'data_samples': BaseDataElement(gt_instances=truth)})
-    found = truth_panel(Scenes((scene,), (), np.array([[255, 0, 0]])), scene)
-    assert found.alt == 'True boxes in x: 1 class 7'
+def test_classes_have_their_colours_and_those_without_are_black():
+    image, classes = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 1, 255]])
+    found = painted(image, classes, np.array([[250, 0, 0], [0, 250, 0]], np.uint8))
+    assert found.tolist() == [[[190, 40, 40], [40, 190, 40], [40, 40, 40]]]
 
 
 def test_unlabelled_pixels_do_not_count():

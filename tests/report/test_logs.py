@@ -66,6 +66,9 @@ def test_values_of_hooks_are_neither_losses_nor_a_training(tmp_path):
     found = read_log(tmp_path)
     assert set(found.terms) == {'loss'} and not found.metrics
     assert found.others['monitor/knn.miou'].steps == [0, 2]
+    write(tmp_path / 'alone', '1', dict(value=0.5, step=7))
+    found = read_log(tmp_path / 'alone')
+    assert found.others['value'].steps == [7] and not found.metrics
 
 
 def test_a_new_training_in_the_folder_replaces_the_old_one(tmp_path):
@@ -94,21 +97,12 @@ def test_evaluations_between_epochs_stand_at_the_epochs_last_iteration(tmp_path)
     assert 'coco/bbox_mAP' not in found.terms
 
 
-def test_values_that_a_hook_logs_alone_are_no_metrics(tmp_path):
-    write(tmp_path, '1', dict(value=0.5, step=7))
-    assert read_log(tmp_path).others['value'].steps == [7]
-    assert not read_log(tmp_path).metrics
-
-
 def test_of_each_split_the_last_table_counts(tmp_path):
     first = TABLE.format(road='10.0', split='val', done=10)
+    assert log(tmp_path, TABLE.format(road='10.0', split='val', done=5)) == {}, 'a line of progress ends nothing'
     text = first + TABLE.format(road='20.0', split='val', done=10) + TABLE.format(road='30.0', split='test', done=10)
     found = log(tmp_path, text)
     assert {split: table['road'] for split, table in found.items()} == {'val': 20.0, 'test': 30.0}
-
-
-def test_a_progress_line_ends_no_evaluation(tmp_path):
-    assert log(tmp_path, TABLE.format(road='10.0', split='val', done=5)) == {}
 
 
 def test_several_classes_in_a_row(tmp_path):

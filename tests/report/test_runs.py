@@ -60,10 +60,11 @@ def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
     assert [whole.control_of(one).title for one in whole.runs] == [f'control, seed {seed}' for seed in (0, 2, 10)]
 
 
-def test_of_plain_folders_those_without_distillers_are_controls(tmp_path):
-    found = compare([run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)])
-    assert [one.name for one in found.runs] == ['x']
-    assert [one.name for one in found.controls] == ['y']
+def test_of_plain_folders_those_without_distillers_are_controls_unless_one_is_given(tmp_path):
+    folders = [run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)]
+    for control, names in ((None, (['x'], ['y'])), (run(tmp_path / 'z'), (['x', 'y'], ['z']))):
+        found = compare(folders, control)
+        assert ([one.name for one in found.runs], [one.name for one in found.controls]) == names
 
 
 def test_a_row_without_distillers_is_no_control(tmp_path):
@@ -73,12 +74,6 @@ def test_a_row_without_distillers_is_no_control(tmp_path):
     found = compare([root, inherits])
     assert {one.name for one in found.controls} == {'control'}
     assert {one.name for one in found.runs} == {'kd', 'other_start', 'inherits'}
-
-
-def test_a_given_control_wins(tmp_path):
-    found = compare([run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)], run(tmp_path / 'z'))
-    assert [one.name for one in found.controls] == ['z']
-    assert [one.name for one in found.runs] == ['x', 'y']
 
 
 def test_runs_of_the_same_name_stay_apart(tmp_path):
@@ -92,11 +87,8 @@ def test_names_grow_until_they_are_unique(tmp_path):
     folders = ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
     found = compare([run(tmp_path / folder) for folder in folders])
     assert found.names == ['lr01/kd/toy_seg', 'lr1/kd/toy_seg', 'lr1/cwd/toy_seg', 'kd', 'x']
-
-
-def test_a_suites_method_and_a_folder_of_the_same_place_stay_apart(tmp_path):
-    folders = [run(tmp_path / place / 'seed0').parent for place in ('runs/kd', 'kd')]
-    assert compare(folders).names == [str(folder) for folder in folders]
+    same = [run(tmp_path / 'a' / place / 'seed0').parent for place in ('runs/kd', 'kd')]  # a suite's and a plain one
+    assert compare(same).names == [str(folder) for folder in same]
 
 
 def test_only_seed_and_a_number_is_the_folder_of_a_seed(tmp_path):
@@ -113,13 +105,6 @@ def test_seeds_without_a_suite_are_one_method(tmp_path):
     for folders in ([tmp_path / 'kd', tmp_path / 'alone'], [tmp_path]):
         found = compare(folders)
         assert [one.title for one in found.students] == ['alone, seed 0', 'alone, seed 1', 'kd, seed 0', 'kd, seed 1']
-
-
-def test_the_teacher_is_found_where_its_checkpoint_lies(tmp_path):
-    teacher = run(tmp_path / 'teaching', ALONE)
-    found = compare([run(tmp_path / 'x', teacher=str(teacher / 'iter_8.pth'))])
-    assert found.teacher is not None
-    assert found.teacher.folder == teacher
 
 
 def test_a_test_in_the_same_folder_does_not_replace_the_config(tmp_path):
@@ -185,6 +170,8 @@ def test_two_controls_of_one_seed_are_refused(tmp_path):
         compare([kd, one, other])
     assert [control.name for control in compare([kd, one, other], one).controls] == ['one']
     assert len(compare([kd, one, run(tmp_path / 'third', ALONE, seed=1)]).controls) == 2
+    drawn = [run(tmp_path / name, ALONE, None) for name in ('drawn', 'too')]
+    assert [control.name for control in compare([kd, *drawn]).controls] == ['drawn', 'too']
 
 
 def test_controls_are_those_of_the_seeds_that_a_suite_is_asked_for(tmp_path):
@@ -193,11 +180,6 @@ def test_controls_are_those_of_the_seeds_that_a_suite_is_asked_for(tmp_path):
     found = compare([tmp_path / 'a/runs/kd/seed2', tmp_path / 'b/runs/kd/seed0'])
     places = [one.folder.relative_to(tmp_path).as_posix() for one in found.controls]
     assert places == ['a/runs/control/seed2', 'b/runs/control/seed0']
-
-
-def test_controls_whose_seeds_were_drawn_are_no_two_of_one_seed(tmp_path):
-    folders = [run(tmp_path / 'kd'), *(run(tmp_path / name, ALONE, None) for name in ('one', 'other'))]
-    assert [one.name for one in compare(folders).controls] == ['one', 'other']
 
 
 def test_each_suite_is_compared_with_its_own_control(tmp_path):

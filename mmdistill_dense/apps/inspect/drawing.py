@@ -70,7 +70,7 @@ def differing(image: np.ndarray, differs: np.ndarray, right: np.ndarray | None =
     canvas = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2 + 64
     canvas[differs] = TEACHER_WRONG
     if right is not None:
-        canvas[differs & right] = TEACHER_RIGHT
+        canvas[right] = TEACHER_RIGHT
     return canvas
 
 

@@ -125,6 +125,19 @@ def test_names_are_compared_without_case_and_separators():
     assert groups(coarse, ['car', 'dog', 'truck'], ['dog', 'vehicle']) == [((0, 2), (1,)), ((1,), (0,))]
 
 
+def test_names_are_equal_whatever_separates_their_words():
+    names = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'traffic_sign', 'street-lamp']
+    assert groups('auto', *names) == [((i,), (i,)) for i in range(3)]
+
+
+def test_merged_students_have_their_largest_binary_score_and_large_logits_stay_finite():
+    coarse = ClassPairs.of({'car': ['vehicle'], 'truck': ['vehicle']}, ['car', 'dog', 'truck'], ['dog', 'vehicle'])
+    z, t = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
+    assert [x.tolist() for x in coarse.sigmoid(z, t)] == [[[3, 1]], [[4, 0]]]
+    found, _ = coarse.softmax(z + 1e6, t)
+    torch.testing.assert_close(found, coarse.softmax(z, t)[0])
+
+
 def test_the_rest_can_be_a_class():
     option = {'other': ['*'], 'car': ['car']}
     assert groups(option, ['car', 'other'], ['sky', 'car', 'tree']) == [((0,), (1,)), ((1,), (0, 2))]
@@ -180,3 +193,5 @@ def test_methods_refuse_what_they_cannot_compare():
     with pytest.raises(ValueError, match='dist compares all classes at once, and dog have no partner.*LogitKD'):
         check_complete('dist', one)
     check_complete('dist', ClassPairs.of({'car': ['car', 'cat']}, ['car'], ['car', 'cat']))
+    with pytest.raises(ValueError, match='and cat have no partner on the other side'):
+        check_complete('dist', ClassPairs.of('auto', ['car'], ['car', 'cat']))

@@ -1,5 +1,6 @@
 """The definitions that are shipped: each can be started by whoever has its data."""
 
+import csv
 import hashlib
 from pathlib import Path
 
@@ -87,6 +88,18 @@ def test_a_definition_for_one_process_has_the_batch_of_the_recipe_too(suite: Def
         runs = plan.runs(suite)
         firsts = {run.name: run for run in runs if run.kind in ('teacher', plan.PRETRAIN) or run.name == plan.CONTROL}
         preflight.check_batch(suite, [*firsts.values()], 1)
+
+
+@pytest.mark.parametrize('name', ['camvid_starts', 'bccd_retinanet'])
+def test_hashes_are_those_of_the_published_runs(name: str) -> None:
+    """Else whoever has finished runs would be asked to train them again."""
+    suite, found = load(ROOT / f'benchmarks/{name}.yaml'), dict[str, str]()
+    with open(ROOT / f'docs/results/{name}.csv', encoding='utf-8') as file:
+        published = {line['name']: line['config_hash'] for line in csv.DictReader(file)}
+    for run in plan.runs(suite):
+        if run.name in published and run.name not in found:
+            found[run.name] = plan.hash_of(suite, run)
+    assert found == published
 
 
 @pytest.mark.soak

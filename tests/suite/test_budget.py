@@ -12,11 +12,11 @@ from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import perform
 from mmdistill_dense.apps.suite.lengths import scale_run
 from mmdistill_dense.apps.suite.rows import collect
-from mmdistill_dense.apps.suite.table import as_markdown
 from mmdistill_dense.utils.atomic import read_json
 from tests import toys
 from tests.suite import tiny
 from tests.suite.test_table import lines_of
+from tools.docs.beside import compute
 
 PINNED = dict(steps=12, ratios=dict(kd=2.0))
 OTHER = 'has not been measured: run `mmdistill suite budget'
@@ -258,5 +258,5 @@ def test_a_suite_of_equal_compute(capsys: pytest.CaptureFixture) -> None:
     }
     found = {name: results[name][0]['iterations'] for name in ('control', 'control_2x', 'maskd')}
     assert found == dict(control=48, control_2x=96, maskd=lengths.iterations_of(definition, 'maskd'))
-    (line,) = [one for one in lines_of(as_markdown(collect(definition)), 'maskd') if len(one) > 9]
+    (line,) = lines_of(compute(collect(definition)), 'maskd')
     assert line[-4] == str(found['maskd']) and line[-1].rstrip(' †').endswith('%')

@@ -291,11 +291,8 @@ def _perform(definition: Definition, run: Run, launcher: str, report: Report) ->
     return result
 
 
-_NOT_TRAINED: dict[str, Any] = {
-    **dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled', 'start')),
-    'iterations': 0,
-    'shares': {},
-}
+_NOTHING = ('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled', 'start')
+_NOT_TRAINED: dict[str, Any] = {**dict.fromkeys(_NOTHING), 'iterations': 0, 'shares': {}}
 
 
 def place_of(launcher: str) -> tuple[int, int]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmdistill_dense.apps.commands.training import StopBeforeTraining, build_runner, learning_distillers
+from mmdistill_dense.apps.commands.training import StopBeforeTraining
 from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.suite import configs, lengths
 from mmdistill_dense.apps.suite import preflight as cost
@@ -20,7 +18,7 @@ from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.job import Report, learning_of, machine
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL
-from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.apps.suite.price import shortened, trial
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.atomic import write_json
@@ -72,19 +70,10 @@ def _learns(definition: Definition, name: str) -> bool:
 
 
 def _learning_seconds(config: Config) -> float:
-    """Return the time of all iterations of token learning, by the mean of the first ones.
-
-    The teacher's weights do not matter for it, and it is given random ones: the suite may train it later.
-    """
-    for option in teachers_of(config.model).values():
-        option.update(checkpoint=None, allow_random=True)
-    with tempfile.TemporaryDirectory() as folder:
-        # mmengine keeps visualizer and logger by name, with their folder
-        config.update(work_dir=folder, experiment_name=Path(folder).name, visualizer=None)
-        runner, report = build_runner(config), Report(Path(folder), '')
-        whole = {'prepare': learning_of(runner)}
-        for distiller in learning_distillers(runner.model):
-            distiller.learn = replace(distiller.learn, max_iters=min(LEAST + 1, distiller.learn.max_iters))
+    """Return the time of all iterations of token learning, by the mean of the first ones."""
+    with trial(config) as runner:
+        report, whole = Report(Path(runner.work_dir), ''), {'prepare': learning_of(runner)}
+        shortened(runner, LEAST + 1)
         runner.register_hook(StopBeforeTraining())
         runner.register_hook(report)
         runner.train()

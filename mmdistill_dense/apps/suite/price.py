@@ -6,6 +6,7 @@ import contextlib
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, pairwise
 from pathlib import Path
@@ -51,18 +52,10 @@ class _Timer(Hook):
 
 
 def price_of(config: Config) -> Price:
-    """Train a few steps of a config in a folder that is then removed, evaluate a few pictures, and return its price.
-
-    Teachers get random weights, because the suite may train them later.
-    """
-    for option in teachers_of(config.model).values() if is_distill_model(config.model) else ():
-        option.update(checkpoint=None, allow_random=True)
+    """Train a few steps of a config, evaluate a few pictures, and return its price."""
     began, timer = time.monotonic(), _Timer()
-    with tempfile.TemporaryDirectory() as folder:
-        # mmengine keeps visualizer and logger by name, with their folder
-        config.update(work_dir=folder, experiment_name=Path(folder).name, visualizer=None)
-        runner = build_runner(config)
-        learning = _shortened(runner)
+    with trial(config) as runner:
+        learning = shortened(runner, STEPS)
         runner.register_hook(timer)
         with contextlib.suppress(_EnoughError):
             runner.train()
@@ -74,12 +67,23 @@ def price_of(config: Config) -> Price:
     return Price(start, _between(timer.steps[1:] or timer.steps), steps, evaluation, evaluations, test)
 
 
-def _shortened(runner: Runner) -> int:
+@contextlib.contextmanager
+def trial(config: Config) -> Iterator[Runner]:
+    """Give a runner in a folder that is then removed, with random teachers: the suite may train them later."""
+    for option in teachers_of(config.model).values() if is_distill_model(config.model) else ():
+        option.update(checkpoint=None, allow_random=True)
+    with tempfile.TemporaryDirectory() as folder:
+        # mmengine keeps visualizer and logger by name, with their folder
+        config.update(work_dir=folder, experiment_name=Path(folder).name, visualizer=None)
+        yield build_runner(config)
+
+
+def shortened(runner: Runner, most: int) -> int:
     """Let distillers learn a few iterations before the training; return those that this leaves out."""
     left = 0
     for one in distillers_of(unwrap(runner.model)).values():
         if isinstance(one, MasKD) and one.tokens is None:
-            short = min(STEPS, one.learn.max_iters)
+            short = min(most, one.learn.max_iters)
             left += one.learn.max_iters - short
             one.learn = replace(one.learn, max_iters=short)
     return left

@@ -42,6 +42,8 @@ def test_the_naive_formula():
                     entropy -= rich * (chance * math.log(mine) + (1 - chance) * math.log(1 - mine))
     rich = feature_richness(t)
     assert float(rich.sum()) == pytest.approx(total, rel=1e-12)
+    halved = rich_squares(own, theirs, rich, 2 * rich.sum()), rich_entropy(z, t, rich, 2 * rich.sum())
+    assert [float(value) for value in halved] == pytest.approx([squares / total / 2, entropy / total / 2], rel=1e-12)
     assert float(rich_squares(own, theirs, rich)) == pytest.approx(squares / total, rel=1e-12)
     assert float(rich_entropy(z, t, rich)) == pytest.approx(entropy / total, rel=1e-12)
 

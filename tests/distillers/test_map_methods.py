@@ -71,6 +71,13 @@ def test_match_is_its_formula(weights, part):
     )
 
 
+def test_a_position_without_a_direction_has_no_part_in_the_cosine():
+    student, teacher = draw(1, 3, 1, 2), draw(1, 3, 1, 2, seed=1)
+    teacher[..., 0] = 0
+    found = feature_match(student, teacher, cosine=1.0, smooth_l1=0.0)
+    assert found.item() == pytest.approx(match_naive(student[..., 1:], teacher[..., 1:], 1.0, 0.0, 0.0) / 2, rel=1e-12)
+
+
 def test_a_step_is_the_formula_with_the_standardised_map():
     made = match_of(cosine=0.3, mse=0.2)
     student, teacher = draw(2, 3, 2, 3), 5 * draw(2, 4, 4, 6, seed=1) + 7

@@ -172,6 +172,14 @@ def test_state_resumes_to_the_bit():
     assert second.state() == whole.state() and second.weight == whole.weight
 
 
+def test_what_is_held_stays_with_another_length():
+    whole, other = balancer(), Balancer(Balance(3.0))
+    fed(whole, noise(1), noise(2))
+    other.load(whole.state())
+    other.start(12000, 1)
+    assert not other.begin(400, 1.0, KEY) and not other.due and other.weight == whole.weight
+
+
 def test_a_plan_is_made_anew_for_another_length():
     first, longer = balancer(), Balancer(Balance(3.0))
     fed(first, end=100)

@@ -160,6 +160,7 @@ def test_channels_of_an_image_shape_are_ignored() -> None:
         (losses.smooth_l1, dict(beta=-1), 'beta must be >= 0, got -1'),
         (losses.standardized_mse, dict(eps=0), 'eps must be above 0, got 0'),
         (losses.channel_divergence, dict(temperature=0.0), 'temperature must be above 0, got 0'),
+        (losses.correlation_distance, dict(activation='relu'), "activation must be 'softmax' or 'sigmoid', got 'relu'"),
         (losses.correlation_distance, dict(temperature=0), 'temperature must be above 0, got 0'),
         (losses.sigmoid_divergence, dict(temperature=0), 'temperature must be above 0, got 0'),
         (losses.softmax_divergence, dict(temperature=0), 'temperature must be above 0, got 0'),

@@ -26,14 +26,10 @@ from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
-if TYPE_CHECKING:
-    pass
 
 
 # places of data, and how weights were initialised before they were loaded
 _IRRELEVANT = ('data_root', 'init_cfg', 'pretrained')
-
-
 _NORMALISATION = ('mean', 'std', 'bgr_to_rgb', 'rgb_to_bgr')
 
 
@@ -120,14 +116,8 @@ def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 Values = dict[str, Tensor]
-
-
 TOKEN = 'mask_token'
-
-
 BRANCH = ('prob.0.weight', 'prob.0.bias', 'prob.2.weight', 'prob.2.bias')
-
-
 _NAME = re.compile(
     rf'^(?P<owner>.*?)(?:mask_modules\.(?P<level>\d+)\.)?(?P<name>{"|".join(map(re.escape, (TOKEN, *BRANCH)))})$'
 )

@@ -16,7 +16,7 @@ from mmengine.optim import PolyLR
 from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.recipes.compose import recipes
-from mmdistill_dense.config.resolve import ModelConfig, find_config, load_model
+from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.registry import DATASETS
@@ -293,12 +293,6 @@ def test_both_list_styles_of_the_augmented_voc() -> None:
     one = config('_base_/datasets/voc12aug_list_512x512').train_dataloader.dataset
     assert (Path(one.ann_file).name, one.data_prefix.seg_map_path) == ('train_aug.txt', 'SegmentationClassAug')
     assert one.data_prefix.img_path == 'JPEGImages'
-
-
-def test_parts_are_found_by_name() -> None:
-    assert Path(find_config('mmdistill_dense::_base_/distillers/afdcd_voc.py')).samefile(
-        ROOT / '_base_/distillers/afdcd_voc.py'
-    )
 
 
 def test_every_run_has_a_folder_of_its_own(loaded: dict[str, Config]) -> None:

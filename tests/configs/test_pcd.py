@@ -254,6 +254,24 @@ def test_fine_tuning_reads_what_pretraining_wrote(name: str) -> None:
     assert str(file) == f'{pretraining.work_dir}/epoch_{pretraining.train_cfg.max_epochs}.pth'
 
 
+def pretrained(pair: str, folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """A backbone of random values, and the file that a pre-training of it wrote."""
+    student = load_model(Config.fromfile(ROOT / f'_base_/pairs/{pair}.py').model.student, 'student').model
+    init_default_scope('mmseg')
+    torch.manual_seed(3)
+    state = MODELS.build(student).backbone.state_dict()
+    for tensor in state.values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.1, 0.9)
+    torch.save({'state_dict': {f'backbone.{name}': value for name, value in state.items()}}, folder / 'epoch.pth')
+    return state, str(folder / 'epoch.pth')
+
+
+def same(loaded: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert set(loaded) == set(expected)
+    assert not [name for name in expected if not torch.equal(loaded[name], expected[name])]
+
+
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [
     pytest.param('deeplabv3_r18b_pcd_voc', 'r18_from_mocov3-r50', 'mmseg', marks=pytest.mark.soak),
     pytest.param('deeplabv3_r18b_pcd', 'r34_from_mocov3-r50', 'mmseg', marks=pytest.mark.soak),
@@ -265,26 +283,17 @@ def test_fine_tuning_reads_what_pretraining_wrote(name: str) -> None:
 ])  # fmt: skip
 def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, scope: str, tmp_path: Path) -> None:
     """Student of pre-training → checkpoint → backbone of the downstream network, every tensor equal."""
-    student = load_model(Config.fromfile(ROOT / f'_base_/pairs/{pretraining}.py').model.student, 'student').model
-    init_default_scope('mmseg')
-    torch.manual_seed(3)
-    backbone = MODELS.build(student).backbone
-    for tensor in backbone.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.uniform_(0.1, 0.9)
-    torch.save({'state_dict': {f'backbone.{k}': v for k, v in backbone.state_dict().items()}}, tmp_path / 'epoch.pth')
+    expected, file = pretrained(pretraining, tmp_path)
     model = Config.fromfile(ROOT / f'_base_/models/{network}.py').model
     start = (model.get('student') or model).backbone
     start.init_cfg = start.init_cfg or dict(type='Pretrained', prefix='backbone.')  # as a suite gives it
-    start.init_cfg.checkpoint = str(tmp_path / 'epoch.pth')
+    start.init_cfg.checkpoint = file
     if 'r34' in pretraining and 'r34' not in network:  # as docs/pretraining.md says
         start.depth = 34
     init_default_scope(scope)
     built = MODELS.build(model)
     built.init_weights()
-    loaded, expected = built.backbone.state_dict(), backbone.state_dict()
-    assert set(loaded) == set(expected)
-    assert not [name for name in expected if not torch.equal(loaded[name], expected[name])]
+    same(built.backbone.state_dict(), expected)
     assert not built.backbone.norm_eval
     trained = {name for name, parameter in built.backbone.named_parameters() if parameter.requires_grad}
     assert trained == {name for name, _ in built.backbone.named_parameters()}
@@ -292,22 +301,13 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
 
 def test_a_pretrained_backbone_arrives_in_both_parts_of_c4(tmp_path: Path) -> None:
     model = Config.fromfile(ROOT / '_base_/models/mask_rcnn_r18_c4_pcd.py').model
-    student = Config.fromfile(ROOT / '_base_/pairs/r18_from_mocov3-r50.py').model.student
-    init_default_scope('mmseg')
-    backbone = MODELS.build(load_model(student, 'student').model).backbone
-    for tensor in backbone.state_dict().values():
-        if tensor.is_floating_point():
-            tensor.uniform_(0.1, 0.9)
-    torch.save({'state_dict': {f'backbone.{k}': v for k, v in backbone.state_dict().items()}}, tmp_path / 'epoch.pth')
+    expected, file = pretrained('r18_from_mocov3-r50', tmp_path)
     for part in (model.student.backbone, model.student.roi_head.shared_head):
-        part.init_cfg.checkpoint = str(tmp_path / 'epoch.pth')
+        part.init_cfg.checkpoint = file
     init_default_scope('mmdet')
     built = MODELS.build(model)
     built.init_weights()
-    loaded = {**built.backbone.state_dict(), **built.roi_head.shared_head.state_dict()}
-    expected = backbone.state_dict()
-    assert set(loaded) == set(expected)
-    assert not [name for name in expected if not torch.equal(loaded[name], expected[name])]
+    same({**built.backbone.state_dict(), **built.roi_head.shared_head.state_dict()}, expected)
     assert all(p.requires_grad for p in built.parameters())
     assert not built.backbone.norm_eval and not built.roi_head.shared_head.norm_eval
 

@@ -105,6 +105,12 @@ def deep(root: Path) -> None:
     Image.fromarray(np.full(exports.SIZE, 1000, np.uint16)).save(file)
 
 
+def titled(root: Path) -> None:
+    """A list of titles alone."""
+    (root / 'ImageSets/Segmentation/train.txt').unlink()
+    (root / 'ImageSets/Segmentation/train.csv').write_text('image,label\n')
+
+
 def turned(root: Path) -> None:
     """A photograph that viewers turn on its side."""
     file = root / 'images/train/b.jpg'
@@ -233,6 +239,8 @@ CASES: list[Case] = [
         (saved('SegmentationClass/b.png', mode='RGB'), r'b.png has the mode RGB, and others do not'),
         (deep, r'b.png holds the value 1000'),
         (gone('SegmentationClass/b.png'), r'1 of the 4 pictures listed for train have no label image: .*b.jpg'),
+        (text('ImageSets/Segmentation/val.txt', r'(.|\n)*', ''), r'val.txt names no picture'),
+        (titled, r'train.csv names no picture'),
         (line('ImageSets/Segmentation/val.txt', 'b'), r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
     ]),
     *of(exports.roboflow_masks, 'seg', [

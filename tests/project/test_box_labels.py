@@ -24,10 +24,6 @@ def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
     assert data.classes == ('red', 'white') and data.size == (48, 64) and not data.masks
 
 
-def test_masks_are_noticed(tmp_path: Path) -> None:
-    assert find_box_data(box_folder(tmp_path, masks=True)).masks
-
-
 def test_one_label_file_is_divided(tmp_path: Path) -> None:
     names = [f'pictures/{number}.jpg' for number in range(10)]
     for name in names:
@@ -51,21 +47,10 @@ def test_categories_without_boxes_are_left_out_and_said(tmp_path: Path) -> None:
     assert data.notes == ['left out, no box in training: everything']
 
 
-def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='--classes green: .*instances_train.json has no such category'):
-        find_box_data(box_folder(tmp_path), ['green'])
-
-
 def test_a_folder_without_label_files_says_what_is_needed(tmp_path: Path) -> None:
     picture(tmp_path / 'train/0.jpg')
     (tmp_path / 'notes.json').write_text('{}')
     with pytest.raises(FileNotFoundError, match=r'notes.json has , but no list of images.*json files of COCO'):
-        find_box_data(tmp_path)
-
-
-def test_missing_pictures_are_counted(tmp_path: Path) -> None:
-    (box_folder(tmp_path) / 'train/2.jpg').unlink()
-    with pytest.raises(FileNotFoundError, match=r'1 of the 4 pictures of .* are not there: 2.jpg'):
         find_box_data(tmp_path)
 
 
@@ -138,20 +123,6 @@ def test_pictures_with_boxes_are_in_both_parts_of_a_divided_file(tmp_path: Path)
     assert not files[0] & files[1] and files[0] | files[1] == set(names)
 
 
-def test_other_sizes_than_those_of_the_pictures_are_refused(tmp_path: Path) -> None:
-    box_folder(tmp_path)
-    change(tmp_path, 'val', lambda content: content['images'][0].update(height=64, width=48))
-    with pytest.raises(ValueError, match='val/?.* says that 0.jpg has 64x48 pixels .*; it has 48x64, so'):
-        find_box_data(tmp_path)
-
-
-def test_an_empty_entry_is_named(tmp_path: Path) -> None:
-    box_folder(tmp_path)
-    change(tmp_path, 'train', lambda content: content['annotations'][0].update(bbox=None))
-    with pytest.raises(ValueError, match=r'annotations\[0\] has no bbox'):
-        find_box_data(tmp_path)
-
-
 def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> None:
     names = [f'slide {number % 2}/{number}.png' for number in range(6)]
     for name in names:
@@ -167,7 +138,7 @@ def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> 
 
 
 def test_masks_are_those_of_all_files(tmp_path: Path) -> None:
-    box_folder(tmp_path, masks=True)
+    assert find_box_data(box_folder(tmp_path, masks=True)).masks
     change(tmp_path, 'val', lambda content: content['annotations'][0].pop('segmentation'))
     assert not find_box_data(tmp_path).masks
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.formats.objects import from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pairs_of
 from mmdistill_dense.apps.project.parts import Wish
 from tests.project import exports
@@ -132,6 +133,12 @@ def test_a_crowd_is_ignored_and_a_hole_stays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.where(crowd, 255, ring * 1))
 
 
+def test_the_area_is_that_of_the_outline_whichever_way_it_goes() -> None:
+    corner = [(20, 10), (50, 10), (50, 20), (30, 20), (30, 38), (20, 38)]
+    for points in (corner, corner[::-1]):
+        assert from_points(points)['area'] == 30 * 10 + 10 * 18 and from_points(points)['bbox'] == [20, 10, 30, 28]
+
+
 def test_corners_are_counted_from_0_where_one_is_0(tmp_path: Path) -> None:
     exports.voc_xml(tmp_path)
     first = find_box_data(tmp_path)
@@ -181,26 +188,6 @@ def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:
     data = find_seg_data(tmp_path)
     assert {part: set(split.names) for part, split in data.splits.items()} == {k: set(v) for k, v in PARTS.items()}
     assert any('4 train, 2 val; 1 pictures are in no list' in note for note in data.notes)
-
-
-@pytest.mark.parametrize(
-    ('file', 'text', 'told'),
-    [
-        ('val.txt', 'd\nnot there\n', 'val.txt names 1 of 2 pictures that are not below .*: not there'),
-        ('val.txt', 'd\nb\n', r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
-        ('val.txt', '', 'val.txt names no picture'),
-        ('train.csv', 'image,label\n', 'train.csv names no picture'),
-        ('val.txt', 'd\nbare\n', '1 of the 2 pictures listed for val have no label image: .*bare.jpg'),
-    ],
-)
-def test_a_list_that_does_not_fit_is_refused(file: str, text: str, told: str, tmp_path: Path) -> None:
-    exports.voc_masks(tmp_path)
-    exports.picture(tmp_path / 'JPEGImages/bare.jpg')
-    (tmp_path / 'ImageSets/Segmentation' / file).write_text(text)
-    if file == 'train.csv':
-        (tmp_path / 'ImageSets/Segmentation/train.txt').unlink()
-    with pytest.raises((ValueError, FileNotFoundError), match=told):
-        find_seg_data(tmp_path)
 
 
 def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:

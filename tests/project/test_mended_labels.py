@@ -157,6 +157,7 @@ REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
     'unlisted category': (first_boxes(category_id=7), '2 of 16 .* an unknown category_id: 7; the ids are 1, 2'),
     'no name': (lambda content: content['categories'].append('red'), r"categories\[2\] is 'red'. Each entry"),
     'text as box': (first_boxes(bbox=['1', '2', '3', '4']), r'annotations\[0\].bbox is .*, not a list of four numbers'),
+    'no box': (first_boxes(bbox=None), r'annotations\[0\] has no bbox'),
     'list as id': (first_boxes(image_id=[1]), r'annotations\[0\].image_id is \[1\], not a number or a text'),
     'fractions': (all_boxes(bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
     'two corners': (all_boxes(bbox=[40, 30, 60, 44]), 'reach beyond their picture.* not two corners'),

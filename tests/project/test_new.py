@@ -14,12 +14,12 @@ from mmengine.registry import DefaultScope
 from mmseg.datasets import CityscapesDataset
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
-from mmdistill_dense.apps.project.config_files import check_teacher
 from mmdistill_dense.apps.project.new import with_enough
-from mmdistill_dense.apps.project.published_teacher import serves_as_it_is
 from mmdistill_dense.apps.project.sides import Side, read_side
+from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is
 from mmdistill_dense.config.resolve import load_model, student_option
 from mmdistill_dense.foundation.models import architecture
 from mmdistill_dense.foundation.vit import Rotary, ViT
@@ -87,9 +87,13 @@ def test_weights_of_classes_go_where_their_number_is_that_of_the_data() -> None:
     assert all(loss.get('class_weight') is None for loss in teacher.decode_head.loss_decode)
 
 
-def test_student_and_teacher_have_their_own_optimizer_and_the_teacher_is_described_once() -> None:
+def test_the_files_are_few_and_short_and_both_networks_have_their_own_optimizer() -> None:
     seg_folder(Path('mine'))
-    call(FASTSCNN, SEGFORMER, '--iters', '20')
+    call(FASTSCNN, SEGFORMER, '--iters', '20', '--method', 'kd', 'cwd')
+    written = sorted(path.name for path in Path('project').iterdir())
+    assert written == ['control.py', 'cwd.py', 'data.py', 'kd.py', 'labels.png', 'pair.py', 'suite.yaml', 'teacher.py']
+    assert all(path.read_text().count('\n') <= 60 for path in Path('project').glob('*.[py]*') if path.suffix != '.png')
+    assert read('cwd').model.distillers == {'cwd': {'type': 'CWD', 'settings': 'auto'}}
     control, teacher = read('control'), read('teacher')
     assert control.optim_wrapper.optimizer.type == 'SGD' and teacher.optim_wrapper.optimizer.type == 'AdamW'
     assert control.model.teacher.checkpoint.endswith('project/work/teacher/iter_20.pth')
@@ -97,15 +101,6 @@ def test_student_and_teacher_have_their_own_optimizer_and_the_teacher_is_describ
     assert teacher.model.student == described
     assert Path('project/teacher.py').read_text().count('mit-b0') == 1  # where its schedule is from
     assert batch_problem(control, 1) is None
-
-
-def test_the_files_are_few_and_short_and_the_method_has_automatic_settings() -> None:
-    seg_folder(Path('mine'))
-    call(FASTSCNN, SEGFORMER, '--method', 'kd', 'cwd')
-    written = sorted(path.name for path in Path('project').iterdir())
-    assert written == ['control.py', 'cwd.py', 'data.py', 'kd.py', 'labels.png', 'pair.py', 'suite.yaml', 'teacher.py']
-    assert all(path.read_text().count('\n') <= 60 for path in Path('project').glob('*.[py]*') if path.suffix != '.png')
-    assert read('cwd').model.distillers == {'cwd': {'type': 'CWD', 'settings': 'auto'}}
 
 
 def test_heads_of_detectors_and_masks(capsys: pytest.CaptureFixture) -> None:
@@ -121,13 +116,6 @@ def test_heads_of_detectors_and_masks(capsys: pytest.CaptureFixture) -> None:
     assert config.val_evaluator.metric == 'bbox'
     assert config.val_evaluator.ann_file == str(Path('mine/annotations/instances_val.json').resolve())
     assert config.train_dataloader.dataset.metainfo.classes == ('red', 'white')
-
-
-def test_a_student_with_masks_and_a_teacher_without(capsys: pytest.CaptureFixture) -> None:
-    box_folder(Path('mine'), masks=True)
-    call(CASCADE, RETINANET, '--method', 'pkd')
-    assert read('control').val_evaluator.metric == ['bbox', 'segm']
-    assert read('teacher').val_evaluator.metric == 'bbox'
 
 
 def test_detectors_that_take_multiples_as_sizes_get_padded_batches(capsys: pytest.CaptureFixture) -> None:
@@ -229,7 +217,7 @@ def test_a_teacher_of_other_classes_keeps_its_head(capsys: pytest.CaptureFixture
     student, teacher = models('kd')
     assert (student.decode_head.num_classes, teacher.decode_head.num_classes) == (3, 5)
     assert 'test_teacher: true' in Path('project/suite.yaml').read_text() and not Path('project/teacher.py').exists()
-    report = check_config(Path('project/kd.py'))
+    report = check_config(Path('project/kd.py'), Options(val=0, cost=False))
     assert not report.stopped and any('sky <- sky' in one.message for one in report.findings)
 
 
@@ -422,3 +410,12 @@ def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatc
     assert serves_as_it_is(city, ['road', 'car'], ['kd'])[:2] == ('auto', 'auto')
     assert not serves_as_it_is(city, ['road', 'car'], ['dist'])[0] and not serves_as_it_is(city, ['car'], [])[0]
     assert serves_as_it_is(city, CityscapesDataset.METAINFO['classes'], ['dist'])[:2] == ('auto', None)
+    coco = read_side('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', '--teacher')
+    assert (
+        serves_as_it_is(coco, ['person', 'car'], ['frs', 'pkd'])
+        == serves_as_it_is(coco, ['red'], [])
+        == (None, None, '')
+    )
+    assert 'know 1 of your 2 classes (person)' in serves_as_it_is(coco, ['person', 'forklift'], [])[2]
+    monkeypatch.setattr(fetched_weights, 'reachable', lambda host: False)
+    assert serves_as_it_is(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'

@@ -69,17 +69,12 @@ def test_a_teacher_is_trained_as_long_as_a_student_that_trains_much_longer(
     assert config.model.teacher.checkpoint.endswith(f'iter_{steps("teacher")}.pth')
 
 
-def test_networks_with_masks_are_compared_by_their_masks(capsys: pytest.CaptureFixture) -> None:
-    box_folder(Path('mine'), masks=True)
-    assert call(MASKS, MASKS) == 0
-    assert 'metric: coco/segm_mAP' in Path('project/suite.yaml').read_text()
-    assert 'the mask head learns from its labels alone' in capsys.readouterr().out
-
-
 def test_a_student_with_masks_is_compared_by_boxes_with_a_teacher_that_has_none() -> None:
     box_folder(Path('mine'), masks=True)
     assert call(MASKS, GFL) == 0
     assert 'metric:' not in Path('project/suite.yaml').read_text()
+    student, teacher = (Config.fromfile(f'project/{name}.py').val_evaluator.metric for name in ('control', 'teacher'))
+    assert (student, teacher) == (['bbox', 'segm'], 'bbox')
 
 
 def test_scores_by_class_are_there_from_the_start(tmp_path: Path) -> None:
@@ -98,46 +93,31 @@ def test_methods_whose_scores_the_teacher_does_not_have_are_refused(method: str,
     assert 'pkd' in said and ' kd' not in said.split('fit:')[1] and not Path('project').exists()
 
 
-def test_a_network_that_stops_without_boxes_is_not_trained_on_empty_pictures(capsys: pytest.CaptureFixture) -> None:
+def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.CaptureFixture) -> None:
+    """They are compared by their masks; pictures without boxes do not train."""
     box_folder(Path('mine'), masks=True)
     assert call('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', MASKS) == 0
-    assert 'pictures without boxes are left out of training' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'pictures without boxes are left out of training' in said
+    assert 'the mask head learns from its labels alone' in said
     assert Config.fromfile('project/control.py').train_dataloader.dataset.filter_cfg.filter_empty_gt
+    assert 'metric: coco/segm_mAP' in Path('project/suite.yaml').read_text()
 
 
-@pytest.mark.parametrize(
-    ('names', 'words', 'taken', 'said'),
-    [
-        (('person', 'traffic light'), (), True, 'published weights know all your classes, so it is not trained'),
-        (('person', 'traffic light'), ('--train-teacher',), False, ''),
-        (('person', 'car'), ('--method', 'frs', 'pkd'), False, ''),
-        (('person', 'forklift'), (), False, 'know 1 of your 2 classes (person): to take them as they are, add'),
-        (('red', 'white'), (), False, ''),
-    ],
-)
+@pytest.mark.parametrize('words', [(), ('--train-teacher',)])
 def test_published_weights_that_know_the_classes_are_not_trained_again(
-    names: tuple[str, ...],
-    words: tuple[str, ...],
-    taken: bool,
-    said: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    """Those of other classes: test_new.py."""
     monkeypatch.setattr(sides, 'reachable', lambda host: True)
-    box_folder(Path('mine'), categories=names)
+    box_folder(Path('mine'), categories=('person', 'traffic light'))
     assert call(RETINANET, RETINANET.replace('r18', 'r101'), '--iters', '4', *words) == 0
-    told = capsys.readouterr().out
-    assert said in told and ('its published weights' in told) == bool(said)
-    assert Path('project/teacher.py').exists() != taken
+    said = capsys.readouterr().out
+    assert ('published weights know all your classes, so it is not trained' in said) is not bool(words)
+    assert Path('project/teacher.py').exists() is bool(words)
     teacher = Config.fromfile('project/control.py').model.teacher
-    if taken:
+    if words:
+        assert teacher.bbox_head.num_classes == 2 and 'classes' not in teacher
+    else:
         assert teacher.checkpoint == 'auto' and teacher.classes == 'auto' and 'bbox_head' not in teacher
         assert 'test_teacher: true' in Path('project/suite.yaml').read_text()  # its score comes first
-    else:
-        assert teacher.bbox_head.num_classes == 2 and 'classes' not in teacher
-
-
-def test_published_weights_that_cannot_be_fetched_are_no_offer(capsys: pytest.CaptureFixture) -> None:
-    box_folder(Path('mine'), categories=('person', 'car'))
-    assert call(RETINANET, RETINANET.replace('r18', 'r101'), '--iters', '4') == 0
-    assert Path('project/teacher.py').exists() and 'its published weights' not in capsys.readouterr().out

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.context import ERROR, WARNING
+from mmdistill_dense.apps.check.context import ERROR, WARNING, Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.foundation.models import architecture
@@ -19,6 +19,7 @@ from tests.project.folders_of_data import box_folder, seg_folder
 PSPNET = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 MODEL = 'dino_vits16'
+QUICK = Options(val=0, cost=False)
 
 pytestmark = pytest.mark.usefixtures('folder')
 
@@ -69,7 +70,7 @@ def test_a_segmentor_on_the_frozen_model(
     assert trained.param_scheduler[0].end == 200
     assert read('featurematch').model.distillers.featurematch.teacher_tap == 'backbone[-1]'
     for name in ('teacher', 'kd'):
-        report = check_config(Path(f'project/{name}.py'))
+        report = check_config(Path(f'project/{name}.py'), QUICK)
         stops = [one.message for one in report.findings if one.level == ERROR]
         if name == 'teacher':
             assert not stops and not [one for one in report.findings if one.level == WARNING]
@@ -98,7 +99,7 @@ def test_a_detector_is_the_students_own_on_the_frozen_model(
     pyramid, neck = teacher.neck
     assert pyramid.type == 'mmseg.Feature2Pyramid' and pyramid.embed_dim == 384
     assert (neck.type, neck.num_outs, neck.out_channels) == (kind, levels, own['neck']['out_channels'])
-    report = check_config(Path('project/teacher.py'))
+    report = check_config(Path('project/teacher.py'), QUICK)
     assert not [one for one in report.findings if one.level in (ERROR, WARNING)], report.findings
 
 

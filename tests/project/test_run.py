@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.__main__ import COMMANDS, main
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
 from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.project import steps
@@ -49,6 +50,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope='module')
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp('made'))
+        return project().absolute()
+
+
+@pytest.fixture
+def place(made: Path) -> Path:
+    """A project as `new` writes it, in the working folder."""
+    return Path(shutil.copytree(made, 'project'))
+
+
 @pytest.mark.soak
 def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> None:
     place = project()
@@ -70,17 +84,14 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     assert all(path.stat().st_mtime < began for path in results)
 
 
-def test_the_first_screen_tells_networks_data_steps_and_results() -> None:
-    place = project()
-    lines = '\n'.join(steps.screen(load(place / 'suite.yaml')))
+def test_the_first_screen_tells_networks_data_steps_and_results(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = place.absolute()
+    monkeypatch.chdir('/')
+    definition = load(place / 'suite.yaml')
+    lines = '\n'.join(steps.screen(definition))
     for word in ('student.py', 'teacher.py, trained here', 'kd, beside', '3 classes', '2 of 2 pictures', 'work'):
         assert word in lines
-
-
-def test_the_runs_are_beside_the_definition_wherever_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = project().absolute()
-    monkeypatch.chdir('/')
-    assert load(place / 'suite.yaml').out == place / 'work'
+    assert definition.out == place / 'work', 'beside the definition, wherever the run is started'
 
 
 def hashes(place: Path) -> list[str]:
@@ -119,27 +130,26 @@ def test_a_page_is_old_when_a_result_is_newer(tmp_path: Path) -> None:
     assert steps.newer(page, tmp_path)
 
 
-def test_the_page_of_the_middle_is_written_anew_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = project()
+def test_the_page_of_the_middle_is_written_anew_at_the_end(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition = load(place / 'suite.yaml')
     write_result(definition.out / 'runs/kd/seed0', 42.5)
     written = []
 
-    def make_report(folders: list[Path], page: Path, **options: int) -> None:
+    def make_report(folders: list[Path], page: Path, control: Path | None, **options: int) -> None:
         written.append(options)
         page.write_text('')
         if len(written) > 1:
             raise ValueError('nothing is there yet')
 
     monkeypatch.setattr(steps, 'make_report', make_report)
-    steps._report_so_far(place, definition)
+    steps._report_so_far(place)
     assert written == [{'pictures': 0}] and not steps.newer(place / 'report.html', definition.out)
-    steps._report_so_far(place, definition)
+    steps._report_so_far(place)
     assert len(written) == 2, 'a page that cannot be written stops no training'
 
 
-def test_the_end_tells_scores_and_gains() -> None:
-    definition = load(project() / 'suite.yaml')
+def test_the_end_tells_scores_and_gains(place: Path) -> None:
+    definition = load(place / 'suite.yaml')
     write_result(definition.out / 'teacher', 50.0)
     write_result(definition.out / 'runs/control/seed0', 40.0)
     write_result(definition.out / 'runs/kd/seed0', 42.5)
@@ -147,8 +157,7 @@ def test_the_end_tells_scores_and_gains() -> None:
     assert '50.00  teacher' in lines and '40.00  the student alone' in lines and '42.50  kd (+2.50)' in lines
 
 
-def test_what_was_checked_is_known_until_a_file_changes(monkeypatch: pytest.MonkeyPatch) -> None:
-    place = project()
+def test_what_was_checked_is_known_until_a_file_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition = load(place / 'suite.yaml')
     known = {name: steps.digest(place, definition) for name in ('teacher.py', 'kd.py')}
     definition.out.mkdir()
@@ -182,22 +191,3 @@ def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: 
         f'{socket.gethostname()}: wait for it, or end it.'
     ]
     assert '| torch' not in done.stderr
-
-
-def test_a_folder_without_project_is_refused(capsys: pytest.CaptureFixture) -> None:
-    assert main(['run', 'nowhere']) == 2
-    assert 'nowhere: no such folder' in capsys.readouterr().err
-
-
-def test_every_command_is_there(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('sys.argv', ['x'])
-    for name in COMMANDS:
-        with pytest.raises(SystemExit) as end:
-            main([name, '--help'])
-        assert end.value.code == 0
-        assert f'usage: mmdistill {name}' in capsys.readouterr().out
-
-
-def test_an_unknown_command_shows_them(capsys: pytest.CaptureFixture) -> None:
-    assert main(['trian']) == 2
-    assert 'new' in capsys.readouterr().out

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
-
-import torch
 
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
-from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.foundation.models import architecture
-from mmdistill_dense.foundation.vit import Rotary, ViT
-from mmdistill_dense.foundation.vit_file import load_vit
-from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal, remark
-from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.quiet import quiet
-from mmdistill_dense.weights.hub import HUB
-from mmdistill_dense.weights.strict_load import (
-    class_names_in,
-    load_strictly,
-    local_file,
-    read_checkpoint,
-    state_dict_of,
-)
 
 WORK = 'work'  # folder of all runs
 VALIDATIONS, SAVES = 5, 10  # in a training
@@ -246,135 +223,3 @@ def _loaders(
             f'    dataset=dict(\n        folder,\n{lines}    ),\n)\n'
         )
     return text
-
-
-AUTO = 'auto'  # the published weights of the teacher's config
-
-
-def check_files(args: argparse.Namespace) -> None:
-    """Raise for an option that names a file or folder that is not there."""
-    if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
-        raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
-    given = args.teacher_checkpoint
-    if given and _is_file(given) and not Path(given).expanduser().is_file():
-        raise FileNotFoundError(
-            f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
-            'trained on your data first.'
-        )
-    if args.train_teacher and (given or args.teacher_classes):
-        raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
-    if args.teacher_classes and not given:
-        raise ValueError(
-            '--teacher-classes: a teacher that is trained here has your classes. Give --teacher-checkpoint, a file of '
-            'its weights or auto for the published ones.'
-        )
-
-
-def teacher_classes(given: Sequence[str]) -> Any:
-    """Return the option ``classes`` of a teacher from ``auto`` or words ``MINE=THEIRS,THEIRS``; ``None`` for none."""
-    if not given or [*given] == [AUTO]:
-        return AUTO if given else None
-    if wrong := [word for word in given if '=' not in word]:
-        raise ValueError(f'--teacher-classes {wrong[0]}: write auto, or MINE=THEIRS, as in car=car,truck forklift=')
-    words = (word.split('=', 1) for word in given)
-    return {name: [one for one in names.split(',') if one] for name, names in words}
-
-
-def whole(given: str) -> str:
-    """Return the whole path of a file or folder; addresses and ``auto`` stay."""
-    return str(Path(given).expanduser().resolve()) if _is_file(given) else given
-
-
-def _is_file(given: str) -> bool:
-    return given != AUTO and '://' not in given
-
-
-def _read(checkpoint: str, key: str) -> dict[str, Any] | None:
-    """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
-    here = _is_file(checkpoint) or checkpoint.startswith(HUB)
-    return read_checkpoint(local_file(checkpoint, None, key)) if here else None
-
-
-def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
-    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training.
-
-    Returns:
-        The option ``classes`` of a teacher of other classes (``mapped``), written out where the file says their names,
-        and what to tell of it.
-    """
-    key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
-    advice = (
-        f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
-        'trained on your data first.'
-    )
-    if checkpoint == AUTO and 'num_classes' in str(side.changes):
-        raise ValueError(
-            f'{key}: the published weights predict other classes than your {classes}. {advice} Or say which are the '
-            'same: --teacher-classes auto.'
-        )
-    try:
-        content = _read(checkpoint, '--teacher-checkpoint')
-        if content is None:
-            said = f'--teacher-classes {mapped}: the first training says which classes are paired'
-            return mapped, [] if mapped is None else [said]
-        state = state_dict_of(content, checkpoint)
-        with quiet():
-            network = build_network(load_model(side.option, side.key), pretrained=False)
-            unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
-            load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
-        own = class_names_in(content)
-        if mapped is None and own and own != list(names):
-            raise ValueError(
-                f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order. If some are '
-                'the same, add --teacher-classes auto.'
-            )
-    except ValueError as error:
-        text = str(error)
-        advised = f'\n         {advice}' if mapped is None else ''
-        raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}{advised}') from error
-    return (None, []) if mapped is None else _paired(mapped, names, own, key)
-
-
-def _paired(option: Any, names: Sequence[str], own: Sequence[str], key: str) -> tuple[Any, Sequence[str]]:
-    if not own:
-        raise ValueError(f'{key}: the file does not say the names of its classes. Set class_names in pair.py by hand.')
-    pairs = ClassPairs.of(option, names, own, '--teacher-classes')
-    if any(len(group.student) > 1 for group in pairs.groups):  # a shared background, or a coarse class
-        return option, pairs.told()
-    found = {name: list[str]() for name in names}
-    for group in pairs.groups:
-        found[names[group.student[0]]] = [own[one] for one in group.teacher]
-    return found, pairs.told()
-
-
-def check_foundation(given: str, option: Mapping[str, Any]) -> None:
-    """Compare a file of a foundation model with the model that ``--teacher MODEL:FILE`` names; no weight is kept."""
-    key = f'--teacher {given}'
-    with torch.device('meta'):  # the largest has 7 billion parameters
-        network = ViT(architecture(option['model']))
-    if network.shape.rotary:
-        network.rope = Rotary(network.shape.dim // network.shape.heads)  # its values are compared
-    try:
-        load_vit(network, read_checkpoint(local_file(option['checkpoint'], None, '--teacher')), (), key)
-    except ValueError as error:
-        text = re.sub(r"set model='(\w+)'", r'write --teacher \1:FILE', str(error))
-        raise ValueError(text if text.startswith(key) else f'{key}: {text}') from error
-
-
-def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
-    """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits.
-
-    Classes at the end may be in no label image that was looked at. What the checkpoint is, is checked later.
-    """
-    try:
-        names = class_names_in(_read(whole(checkpoint), '--teacher-checkpoint') or {})
-    except ValueError:
-        return data
-    count = len(data.classes)
-    if not data.unnamed or len(names) < count or (data.values and len(names) > count):
-        return data
-    note = (
-        f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}. Other names or '
-        'another order: --classes'
-    )
-    return replace(data, classes=tuple(names), notes=[*data.notes, note])

@@ -98,22 +98,26 @@ def sheet(dataset: Any, seg: bool) -> np.ndarray:
 
 
 def _drawn(dataset: Any, place: int, seg: bool) -> np.ndarray:
-    """Draw the labels of a picture as mmseg and mmdet draw them."""
     item = dataset[place]
     picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
     picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
+    palette = [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]
+    return draw(picture, item['data_samples'], {**dataset.metainfo, 'palette': palette}, seg, draw_pred=False)
+
+
+def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], seg: bool, **options: Any) -> np.ndarray:
+    """Return a picture (RGB) with labels or predictions, as mmseg and mmdet draw them."""
+    visualizer: Any
     if seg:
         from mmseg.visualization import SegLocalVisualizer
 
-        visualizer = SegLocalVisualizer(alpha=0.5)
-        option: dict[str, Any] = {'with_labels': False}
+        visualizer, options = SegLocalVisualizer(alpha=0.5), {'with_labels': False, **options}
     else:
         from mmdet.visualization import DetLocalVisualizer
 
-        visualizer, option = DetLocalVisualizer(), {}
-    palette = [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]
-    visualizer.dataset_meta = {**dataset.metainfo, 'palette': palette}
-    visualizer.add_datasample('', picture, item['data_samples'], draw_pred=False, **option)
+        visualizer = DetLocalVisualizer()
+    visualizer.dataset_meta = meta
+    visualizer.add_datasample('', picture, sample, **options)
     return np.asarray(visualizer.get_image())
 
 

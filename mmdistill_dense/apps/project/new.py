@@ -17,26 +17,18 @@ from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import (
     WORK,
     box_file,
-    check_files,
-    check_foundation,
-    check_teacher,
     control_file,
     method_file,
-    named_by_teacher,
     pair_file,
     seg_file,
     suite_file,
-    teacher_classes,
     teacher_file,
-    whole,
 )
 from mmdistill_dense.apps.project.drawn_labels import Drawing
-from mmdistill_dense.apps.project.foundation_head import check_head, head_side
 from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePictures, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.parts import Wish
 from mmdistill_dense.apps.project.picture_folders import Size
-from mmdistill_dense.apps.project.published_teacher import serves_as_it_is
 from mmdistill_dense.apps.project.sides import (
     Side,
     adapt,
@@ -49,6 +41,17 @@ from mmdistill_dense.apps.project.sides import (
     seg_size,
 )
 from mmdistill_dense.apps.project.size_steps import built, check_large_enough, padded_batches, padded_tests, size_step
+from mmdistill_dense.apps.project.teachers import (
+    check_files,
+    check_foundation,
+    check_head,
+    check_teacher,
+    head_side,
+    named_by_teacher,
+    serves_as_it_is,
+    teacher_classes,
+    whole,
+)
 from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule, check_tested, decide_loading, scaled_schedule
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.apps.recipes.named import check_data

@@ -21,6 +21,7 @@ from rich.progress import track
 
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.project.contact_sheet import draw
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
@@ -156,19 +157,8 @@ class Student:
 
     def draw(self, picture: np.ndarray, found: Any) -> np.ndarray:
         """Return a picture (RGB) with what was found in it."""
-        if self.segments:
-            from mmseg.visualization import SegLocalVisualizer
-
-            visualizer = SegLocalVisualizer(alpha=0.5)
-            visualizer.dataset_meta = self.network.dataset_meta
-            visualizer.add_datasample('', picture, found.cpu(), draw_gt=False, with_labels=False)
-        else:
-            from mmdet.visualization import DetLocalVisualizer
-
-            visualizer = DetLocalVisualizer()
-            visualizer.dataset_meta = self.network.dataset_meta
-            visualizer.add_datasample('', picture, found.cpu(), draw_gt=False, pred_score_thr=self.threshold)
-        return visualizer.get_image()
+        options = {} if self.segments else {'pred_score_thr': self.threshold}
+        return draw(picture, found.cpu(), self.network.dataset_meta, self.segments, draw_gt=False, **options)
 
     def keep(self, found: Any, name: str, out: Path) -> None:
         """Write a picture's labels, or note its boxes."""

@@ -97,7 +97,8 @@ def optimizer_of(config: Config) -> Mapping[str, Any]:
 def _written_classes(dataset: Mapping[str, Any]) -> Sequence[str] | None:
     given = (dataset.get('metainfo') or {}).get('classes')
     kind = dataset.get('type')
-    built = DATASETS.get(kind) if isinstance(kind, str) else kind
+    with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
+        built = registry.get(kind) if isinstance(kind, str) else kind
     return given or (getattr(built, 'METAINFO', None) or {}).get('classes')
 
 

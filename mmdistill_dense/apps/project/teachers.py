@@ -1,0 +1,319 @@
+"""The teacher of a project: its checkpoint or published weights, a foundation model, and one with a head."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.sides import Side, fetchable
+from mmdistill_dense.apps.recipes.named import classes_of
+from mmdistill_dense.config.resolve import find_config, load_model
+from mmdistill_dense.distillers.presets import AUTO
+from mmdistill_dense.foundation.models import Architecture, architecture
+from mmdistill_dense.foundation.vit import Rotary, ViT
+from mmdistill_dense.foundation.vit_file import load_vit
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs
+from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.weights.hub import HUB
+from mmdistill_dense.weights.strict_load import (
+    class_names_in,
+    downloads,
+    load_strictly,
+    local_file,
+    published_weights,
+    read_checkpoint,
+    state_dict_of,
+)
+
+# Its weights
+
+
+def check_files(args: argparse.Namespace) -> None:
+    """Raise for an option that names a file or folder that is not there."""
+    if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
+        raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
+    given = args.teacher_checkpoint
+    if given and _is_file(given) and not Path(given).expanduser().is_file():
+        raise FileNotFoundError(
+            f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
+            'trained on your data first.'
+        )
+    if args.train_teacher and (given or args.teacher_classes):
+        raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
+    if args.teacher_classes and not given:
+        raise ValueError(
+            '--teacher-classes: a teacher that is trained here has your classes. Give --teacher-checkpoint, a file of '
+            'its weights or auto for the published ones.'
+        )
+
+
+def teacher_classes(given: Sequence[str]) -> Any:
+    """Return the option ``classes`` of a teacher from ``auto`` or words ``MINE=THEIRS,THEIRS``; ``None`` for none."""
+    if not given or [*given] == [AUTO]:
+        return AUTO if given else None
+    if wrong := [word for word in given if '=' not in word]:
+        raise ValueError(f'--teacher-classes {wrong[0]}: write auto, or MINE=THEIRS, as in car=car,truck forklift=')
+    words = (word.split('=', 1) for word in given)
+    return {name: [one for one in names.split(',') if one] for name, names in words}
+
+
+def whole(given: str) -> str:
+    """Return the whole path of a file or folder; addresses and ``auto`` stay."""
+    return str(Path(given).expanduser().resolve()) if _is_file(given) else given
+
+
+def _is_file(given: str) -> bool:
+    return given != AUTO and '://' not in given
+
+
+def _read(checkpoint: str, key: str) -> dict[str, Any] | None:
+    """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
+    here = _is_file(checkpoint) or checkpoint.startswith(HUB)
+    return read_checkpoint(local_file(checkpoint, None, key)) if here else None
+
+
+def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
+    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training.
+
+    Returns:
+        The option ``classes`` of a teacher of other classes (``mapped``), written out where the file says their names,
+        and what to tell of it.
+    """
+    key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
+    advice = (
+        f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
+        'trained on your data first.'
+    )
+    if checkpoint == AUTO and 'num_classes' in str(side.changes):
+        raise ValueError(
+            f'{key}: the published weights predict other classes than your {classes}. {advice} Or say which are the '
+            'same: --teacher-classes auto.'
+        )
+    try:
+        content = _read(checkpoint, '--teacher-checkpoint')
+        if content is None:
+            said = f'--teacher-classes {mapped}: the first training says which classes are paired'
+            return mapped, [] if mapped is None else [said]
+        state = state_dict_of(content, checkpoint)
+        with quiet():
+            network = build_network(load_model(side.option, side.key), pretrained=False)
+            unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
+            load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
+        own = class_names_in(content)
+        if mapped is None and own and own != list(names):
+            raise ValueError(
+                f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order. If some are '
+                'the same, add --teacher-classes auto.'
+            )
+    except ValueError as error:
+        text = str(error)
+        advised = f'\n         {advice}' if mapped is None else ''
+        raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}{advised}') from error
+    return (None, []) if mapped is None else _paired(mapped, names, own, key)
+
+
+def _paired(option: Any, names: Sequence[str], own: Sequence[str], key: str) -> tuple[Any, Sequence[str]]:
+    if not own:
+        raise ValueError(f'{key}: the file does not say the names of its classes. Set class_names in pair.py by hand.')
+    pairs = ClassPairs.of(option, names, own, '--teacher-classes')
+    if any(len(group.student) > 1 for group in pairs.groups):  # a shared background, or a coarse class
+        return option, pairs.told()
+    found = {name: list[str]() for name in names}
+    for group in pairs.groups:
+        found[names[group.student[0]]] = [own[one] for one in group.teacher]
+    return found, pairs.told()
+
+
+def check_foundation(given: str, option: Mapping[str, Any]) -> None:
+    """Compare a file of a foundation model with the model that ``--teacher MODEL:FILE`` names; no weight is kept."""
+    key = f'--teacher {given}'
+    with torch.device('meta'):  # the largest has 7 billion parameters
+        network = ViT(architecture(option['model']))
+    if network.shape.rotary:
+        network.rope = Rotary(network.shape.dim // network.shape.heads)  # its values are compared
+    try:
+        load_vit(network, read_checkpoint(local_file(option['checkpoint'], None, '--teacher')), (), key)
+    except ValueError as error:
+        text = re.sub(r"set model='(\w+)'", r'write --teacher \1:FILE', str(error))
+        raise ValueError(text if text.startswith(key) else f'{key}: {text}') from error
+
+
+def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
+    """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits.
+
+    Classes at the end may be in no label image that was looked at. What the checkpoint is, is checked later.
+    """
+    try:
+        names = class_names_in(_read(whole(checkpoint), '--teacher-checkpoint') or {})
+    except ValueError:
+        return data
+    count = len(data.classes)
+    if not data.unnamed or len(names) < count or (data.values and len(names) > count):
+        return data
+    note = (
+        f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}. Other names or '
+        'another order: --classes'
+    )
+    return replace(data, classes=tuple(names), notes=[*data.notes, note])
+
+
+_COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
+
+
+def serves_as_it_is(teacher: Side, names: Sequence[str], methods: Sequence[str]) -> tuple[str | None, str | None, str]:
+    """Tell whether a teacher's published weights know all classes of the data and can be had.
+
+    Returns:
+        ``'auto'`` as its checkpoint, or ``None``; its option ``classes``; and a note for the user.
+    """
+    theirs = _classes_of(teacher)
+    try:
+        pairs = ClassPairs.of('auto', names, theirs, '--teacher-classes')
+    except ValueError:  # nothing is shared
+        return None, None, ''
+    # a group of several is an open background
+    known = [names[group.student[0]] for group in pairs.groups if len(group.student) == 1]
+    if not {*map(str.lower, known)} - {BACKGROUND} or not _can_be_had(teacher.name):
+        return None, None, ''
+    same = list(theirs) == list(names)
+    if same or (len(known) == len(names) > 1 and not {*methods} & {*_COMPARE_ALL}):
+        note = 'its published weights know all your classes, so it is not trained: --train-teacher would do so'
+        return AUTO, None if same else AUTO, note
+    if len(known) == len(names):
+        return None, None, ''
+    note = (
+        f'its published weights know {len(known)} of your {len(names)} classes ({some(known)}): to take them as they '
+        'are, add --teacher-checkpoint auto --teacher-classes auto'
+    )
+    return None, None, note
+
+
+def _classes_of(teacher: Side) -> Sequence[str]:
+    """Return the names of the classes that a zoo config trains on; empty if it does not say them."""
+    dataset = (teacher.config.get('train_dataloader') or {}).get('dataset')
+    if '::' not in teacher.name or not dataset:
+        return ()
+    with DATASETS.switch_scope_and_registry(teacher.config.default_scope):
+        return classes_of(dataset) or ()
+
+
+def _can_be_had(name: str) -> bool:
+    """Tell whether a config has published weights that are here or whose host answers."""
+    try:
+        return fetchable(published_weights(name), downloads())
+    except (KeyError, ValueError):
+        return False
+
+
+# A foundation model with a head
+
+
+HEADS = {'linear': 'seg', 'fcn': 'seg', 'upernet': 'seg', 'fpn': 'det', 'sfp': 'det'}
+_RECIPES = {'seg': 'mmdistill_dense::teachers/dinov2-vits14_{head}_ade20k.py',
+            'det': 'mmdistill_dense::teachers/dinov2-vits14_fpn_coco.py'}  # fmt: skip
+_NORM = {'type': 'BN', 'requires_grad': True}
+_EVEN = {24: (4, 11, 17, 23)}  # DINOv3's; for other depths the last block of each quarter
+_FINEST = {8: 'fpn', 4: 'sfp'}  # by the finest stride of the student's levels
+
+
+def check_head(head: str, teacher: str, is_model: bool, task: str) -> None:
+    """Refuse a head for a network that has its own, or for the other task."""
+    if not is_model:
+        raise ValueError(
+            f'--head {head}: --teacher {teacher} is a network with its own head. It is for MODEL:FILE, a foundation '
+            'model (docs/foundation_head.md). Leave it out.'
+        )
+    if HEADS[head] != task:
+        fitting = ', '.join(name for name, one in HEADS.items() if one == task)
+        raise ValueError(f'--head {head}: it does not predict what the student does. These do: {fitting}.')
+
+
+def head_side(head: str, foundation: Mapping[str, Any], student: Side) -> Side:
+    """Return the teacher: a frozen foundation model with a head that is trained on the user's data.
+
+    A detector is the student's own with another backbone and neck, so that all methods fit.
+
+    Args:
+        head: A name of :data:`HEADS`.
+        foundation: The model and the file of its weights.
+        student: Tells the task; for detection, the head and the levels.
+    """
+    shape = architecture(foundation['model'])
+    recipe = _RECIPES[student.task].format(head=head)
+    changes: dict[str, Any] = {
+        'data_preprocessor': shape.preprocessor,
+        'backbone': {
+            'type': 'mmdistill_dense.VisionTransformer',
+            'model': foundation['model'],
+            'checkpoint': foundation['checkpoint'],
+            'out_blocks': _blocks(head, shape.depth),
+            'frozen': True,
+        },
+    }
+    if student.task == 'seg':
+        name = recipe
+        changes['decode_head'] = {'in_channels': shape.dim if head == 'fcn' else [shape.dim] * 4}
+        if head == 'upernet':
+            changes['neck'] = {'embed_dim': shape.dim}
+    else:
+        name = student.name
+        changes['backbone'] |= {'_delete_': True, 'stride': 16}  # whose pyramid has the strides of the student
+        changes['neck'] = _pyramid(head, shape, student)
+    side = Side('--teacher', name, Config.fromfile(find_config(recipe)), {}, student.task, fixed=changes, recipe=recipe)
+    side.model = load_model(side.option, '--teacher').model
+    side.notes.append(f'{foundation["model"]} stays as in {foundation["checkpoint"]}; its head {head} is trained')
+    return side
+
+
+def _blocks(head: str, depth: int) -> Sequence[int]:
+    if head == 'linear':
+        return (-4, -3, -2, -1)
+    if head == 'upernet':
+        return _EVEN.get(depth, tuple(quarter * depth // 4 - 1 for quarter in (1, 2, 3, 4)))
+    return (-1,) if head == 'fcn' else (-1, -1, -1, -1)
+
+
+def _pyramid(head: str, shape: Architecture, student: Side) -> list[dict[str, Any]]:
+    """Return ViTDet's pyramid from the last map (2203.16527), and what gives it the student's levels and channels."""
+    neck, strides = student.model.get('neck'), _strides(student.model)
+    channels = neck.get('out_channels') if isinstance(neck, Mapping) else None
+    kind = student.model.get('type')
+    doubled = all(second == 2 * first for first, second in pairwise(strides))
+    if not channels or len(strides) < 2 or not doubled or strides[0] not in _FINEST:
+        raise ValueError(
+            f'--head {head}: the levels of --student {student.name} ({kind}) are not those of a pyramid from stride 4 '
+            f'or 8 ({some(strides) if strides else "none named"}), so a foundation model gets no neck that fits. Leave '
+            '--head out, and distil its map.'
+        )
+    if _FINEST[strides[0]] != head:
+        raise ValueError(
+            f'--head {head}: the finest level of --student {student.name} has stride {strides[0]}: write --head '
+            f'{_FINEST[strides[0]]}.'
+        )
+    first = {'type': 'mmseg.Feature2Pyramid', 'embed_dim': shape.dim, 'rescales': [4, 2, 1, 0.5], 'norm_cfg': _NORM}
+    shared = {'in_channels': [shape.dim] * 4, 'out_channels': channels, 'num_outs': len(strides)}
+    if head == 'sfp':
+        norm = {'type': 'GN', 'num_groups': 32 if channels % 32 == 0 else 1}
+        return [first, {'type': 'ChannelMapper', **shared, 'kernel_size': 3, 'norm_cfg': norm}]
+    options = {'start_level': 1, 'add_extra_convs': 'on_output', 'norm_cfg': _NORM}
+    return [first, {'type': 'FPN', **shared, **options}]
+
+
+def _strides(model: Mapping[str, Any]) -> list[int]:
+    """Return the strides of a detector's levels as its head names them; empty if it does not."""
+    head = model.get('rpn_head') or model.get('bbox_head') or {}
+    generator = head.get('anchor_generator') or head.get('prior_generator') or {}
+    found = generator.get('strides') or head.get('strides') or head.get('point_strides') or []
+    return [one[0] if isinstance(one, (list, tuple)) else one for one in found]

@@ -204,3 +204,9 @@ def test_a_step_of_a_detector_of_unequal_pictures(kind, tap, levels):
     toys.total({name: found[name] for name in names}).backward()
     trained = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert trained == {'backbone', 'neck', 'distillers'}
+
+
+def test_maps_of_one_channel_do_not_fit():
+    shapes = {'neck': [torch.Size((1, 1, 8, 8))]}
+    with pytest.raises(ValueError, match='must hold maps of at least 2 channels'):
+        FGD().setup(shapes, shapes)

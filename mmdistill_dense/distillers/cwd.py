@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import channel_divergence
+from mmdistill_dense.losses.tensors import loss_dtype
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import Resize, check_positive
@@ -23,7 +25,9 @@ class CWD(FeatureDistiller):
 
         loss_cwd = T² / (B C) * sum over images b and channels c of  KL(p_t[b, c, :] || p_s[b, c, :])
 
-    Where the channels differ, a 1x1 convolution without a bias, which the softmax would cancel.
+    Where the channels differ, a 1x1 convolution without a bias, which the softmax would cancel. ``norm`` first
+    standardises the channels of both maps over the batch and the positions, ``(x - mean) / sqrt(var + 1e-5)``, with the
+    statistics of one process's batch, as mmyolo does for RTMDet.
 
     Source: Shu et al., "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021,
     https://arxiv.org/abs/2011.13256, section 3.2, in the form of their code and of mmrazor. Options:
@@ -39,12 +43,13 @@ class CWD(FeatureDistiller):
         teacher_tap: TapOption | None = None,
         *,
         temperature: float = 4.0,
+        norm: bool = False,
         resize: Resize | None = 'student',
         **kwargs: Any,
     ) -> None:
         super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
         check_positive('temperature', temperature)
-        self.temperature = temperature
+        self.temperature, self.norm = temperature, norm
 
     def build_align(self, level: Level) -> nn.Module | None:
         if self.by_class(level):
@@ -63,4 +68,8 @@ class CWD(FeatureDistiller):
         """Return ``loss_cwd`` of one pair of maps."""
         if self.pairs is not None and self.by_class(self.levels[level]):
             student, teacher = self.pairs.softmax(student, teacher)
+        if self.norm:
+            student, teacher = (
+                F.batch_norm(one.to(loss_dtype(one)), None, None, training=True) for one in (student, teacher)
+            )
         return {'loss_cwd': channel_divergence(student, teacher, temperature=self.temperature)}

@@ -36,6 +36,7 @@ TABLE = (ROOT / 'docs/pairs.md').read_text(encoding='utf-8')
 OWN = [
     'segformer_b4_to_b0_ade20k', 'segformer_b4_to_b0_cityscapes', 'pspnet_r101_to_pspnet_r18_cityscapes',
     'gfl_r101_to_r50_coco', 'atss_r101_to_r50_coco', 'mask_rcnn_r101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
+    'rtmdet_s_to_tiny_coco', 'rtmdet_m_to_s_coco', 'rtmdet_l_to_m_coco', 'rtmdet_x_to_l_coco',
     'dino_r50_to_r18_coco', 'deformable_detr_r50_to_r18_coco_maskd',
 ]  # fmt: skip
 SIDE = 256
@@ -273,7 +274,7 @@ def test_distillers_learn_as_fast_as_the_new_head() -> None:
 # The data
 
 
-@pytest.mark.parametrize('name', ['coco_rtmdet', 'coco_detr'])
+@pytest.mark.parametrize('name', ['coco_rtmdet', 'coco_rtmdet_m', 'coco_detr'])
 def test_coco_fragments_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip('the real images are not beside this checkout (../shared/data)')
@@ -284,7 +285,7 @@ def test_coco_fragments_run_on_the_small_copy(name: str, monkeypatch: pytest.Mon
     data = DATASETS.build(cfg.train_dataloader.dataset)
     sizes = {tuple(data[index]['inputs'].shape[1:]) for index in range(8)}
     measured = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'].shape[1:]
-    if name == 'coco_rtmdet':
+    if name != 'coco_detr':
         assert sizes == {(640, 640)} == {tuple(measured)}
         (switch,) = cfg.custom_hooks
         steps = [step.type for step in switch.switch_pipeline]

@@ -66,12 +66,20 @@ def released_nodes(student, teacher):
     return losses.pairwise_distance(*(F.max_pool2d(x, 4, ceil_mode=True) for x in (student, teacher)))
 
 
+def standardised_channels(student, teacher):
+    """By hand, over the batch and the positions, at the default temperature."""
+    spread = [(x.var((0, 2, 3), correction=0, keepdim=True) + 1e-5).sqrt() for x in (student, teacher)]
+    maps = [(x - x.mean((0, 2, 3), keepdim=True)) / s for x, s in zip((student, teacher), spread, strict=True)]
+    return losses.channel_divergence(*maps, temperature=4.0)
+
+
 @pytest.mark.parametrize(
     ('kind', 'options', 'formula', 'of_formula'),
     [
         (AT, dict(power=3.0, reduction='sum'), losses.attention_distance, None),
         (CWD, {}, losses.channel_divergence, dict(temperature=4.0)),
         (CWD, dict(temperature=2.0), losses.channel_divergence, None),
+        (CWD, dict(norm=True), standardised_channels, {}),
         (LogitKD, dict(temperature=4.0), losses.softmax_divergence, None),
         (LogitKD, dict(temperature=3.0, activation='sigmoid'), losses.sigmoid_divergence, dict(temperature=3.0)),
         (DIST, dict(temperature=3.0), losses.correlation_distance, None),

@@ -166,7 +166,8 @@ _HOLDS = 'holds '
 
 def tensors_of(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
     """Return the tensors among a file's entries, without the ``module.`` prefixes of DDP."""
-    return {str(name).removeprefix('module.'): one for name, one in entries.items() if isinstance(one, Tensor)}
+    named = ((name, one) for name, one in entries.items() if isinstance(name, str) and isinstance(one, Tensor))
+    return {name.removeprefix('module.'): one for name, one in named}
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:

@@ -8,7 +8,9 @@ crop = [
     dict(type='Pad', size=(640, 640), pad_val=dict(img=(114, 114, 114))),
 ]
 load, pack = _base_.train_pipeline[:2], _base_.train_pipeline[-1]
-mixed = dict(type='CachedMixUp', img_scale=(640, 640), ratio_range=(1.0, 1.0), pad_val=(114, 114, 114))
+mixed = dict(
+    type='CachedMixUp', img_scale=(640, 640), ratio_range=(1.0, 1.0), max_cached_images=20, pad_val=(114, 114, 114)
+)
 train_pipeline = [
     *load,
     dict(type='CachedMosaic', img_scale=(640, 640), pad_val=114.0),

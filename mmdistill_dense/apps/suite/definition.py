@@ -263,7 +263,7 @@ def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definiti
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
     out, race = _out(top.get('out', str, f'work_dirs/suites/{path.stem}'), path), _race(top)
-    raced = read_json(out / RACE)
+    raced = read_json(out / RACE) if out.is_dir() else None
     if raced is not None:
         top.raw.update(methods=raced['rows'], seeds=raced['seeds'])
     elif methods is not None:

@@ -15,6 +15,7 @@ from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, class_tables
 from mmdistill_dense.apps.report.section import Chart, Missing, Section, Table
 from mmdistill_dense.apps.report.settings import step_ratio
+from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import TEACHER
 from mmdistill_dense.apps.suite.rows import Gain, Summary, holm, paired_gain, summarise
 from mmdistill_dense.utils.messages import some
@@ -377,6 +378,8 @@ class Answer:
 
     def _next(self, gain: Gain) -> str:
         """Return what to do next."""
+        if any(run.suite and (run.suite / RACE).is_file() for run in self.comparison.students):
+            return 'Next: use it (mmdistill predict). More hours (mmdistill run FOLDER --hours N) add seeds.'
         if gain.told_apart and gain.mean > 0:
             return 'Next: use it (mmdistill predict), or export it (mmdistill export).'
         if gain.n < _FEW:

@@ -1,0 +1,60 @@
+"""The section of a race: its table, what became of each candidate, and what rate and teacher bought."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmdistill_dense.apps.report.race_section import race_section
+from mmdistill_dense.apps.report.section import Table
+
+RECORD: dict[str, Any] = {
+    'rates': [1, 2],
+    'methods': {'kd': {}, 'cwd': {}},
+    'long': 2.5,
+    'rung': 0.5,
+    'seeds': [7, 1],
+    'rows': {'alone_x2': {'rate': 2}, 'alone_long': {'rate': 2, 'length': 2.5}, 'kd': {'rate': 2}, 'cwd': {'rate': 2}},
+    'left_out': {'maskd': 'no time for it'},
+    'failed': {'cwd': 'loss is NaN'},
+    'told': ['Learning rate: alone_x2 is the best.'],
+    'best': 'alone_x2',
+    'winner': 'kd',
+    'lead': 3.25,
+    'scores': {'kd': {'7': 45.5, '1': 46.0}, 'alone_x2': {'7': 42.5, '1': 42.5}},
+}
+
+
+def written(folder: Path, row: str, score: float, minutes: float, name: str = 'rung', seed: int = 7) -> None:
+    place = folder / 'runs' / row / f'seed{seed}'
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f'{name}.json').write_text(json.dumps({'score': score, 'minutes': minutes}))
+
+
+def test_a_suite_without_a_race_has_none(tmp_path: Path) -> None:
+    assert race_section(tmp_path, 'mIoU') is None
+
+
+def test_each_candidate_has_its_scores_its_minutes_and_its_fate(tmp_path: Path) -> None:
+    (tmp_path / 'race.json').write_text(json.dumps(RECORD))
+    for row, score in (('control', 40.0), ('alone_x2', 41.5), ('alone_long', 41.0), ('kd', 44.0)):
+        written(tmp_path, row, score, 1.5)
+    for row, seed in (('kd', 7), ('kd', 1), ('alone_x2', 7)):
+        written(tmp_path, row, 45.0, 3.0, 'result', seed)
+    section = race_section(tmp_path, 'mIoU')
+    assert section is not None
+    (table,) = section.items
+    assert isinstance(table, Table)
+    assert [list(row) for row in table.rows] == [
+        ['control', '1', '1', '40.00', '–', '1.5', 'stopped at 50%'],
+        ['alone_x2', '2', '1', '41.50', '42.50, 42.50', '3.0', 'trained to the end'],
+        ['alone_long', '2', '2.5', '41.00', '–', '1.5', 'stopped at 50%'],
+        ['kd', '2', '1', '44.00', '45.50, 46.00', '6.0', 'wins'],
+        ['cwd', '2', '1', '–', '–', '0.0', 'failed: loss is NaN'],
+        ['maskd', '–', '–', '–', '–', '–', 'left out: no time for it'],
+    ]
+    assert section.lead == [
+        'Learning rate: alone_x2 is the best.',
+        'The learning rate bought +1.50 (at 50% of the training).',
+        'The teacher bought +3.25 on top (at the end).',
+    ]
+    assert section.reasons == ['No curves of the candidates: none was evaluated yet.']

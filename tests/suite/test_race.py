@@ -387,6 +387,25 @@ def test_the_plan_alone_trains_nothing(capsys: pytest.CaptureFixture) -> None:
     )
 
 
+def test_slurm_decides_when_a_stage_has_ended(capsys: pytest.CaptureFixture) -> None:
+    definition, record = written()
+    with pytest.raises(ValueError, match=r'has no plan yet. `mmdistill suite run'):
+        execute.runs_to_do(tiny.write(Path(), out='other'))
+    path = tiny.write(Path(), methods=ROWS, race={'hours': 2})
+    for row, val in (('control', 40), ('alone_x2', 41)):
+        ended(definition, row, val, rung=True)
+    assert [run.title for run in execute.runs_to_do(path)] == names(definition, record)  # the teacher is not there
+    ended(definition, TEACHER, 60)
+    assert [run.title for run in execute.runs_to_do(path)] == [f'{row} seed 0 to 50%' for row in (LONG, 'kd', 'cwd')]
+    assert capsys.readouterr().out == ''  # the script alone is printed
+
+
+def test_a_schedule_that_cannot_be_longer_leaves_that_candidate_out() -> None:
+    definition = load(tiny.write(Path(), methods=ROWS))
+    record = race.planned(definition, Race(9), ROWS, PRICES, longer=False)
+    assert record['long'] is None and LONG not in record['rows'] and LONG not in race.candidates(record)
+
+
 @pytest.mark.soak
 def test_kills_in_each_phase_change_nothing(tmp_path: Path) -> None:
     """Scores, decisions and weights of a race that was killed again and again are those of one that was not."""

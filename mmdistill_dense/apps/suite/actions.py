@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import plan, race
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run, choice_name
 from mmdistill_dense.utils.directories import FolderInUse, in_use
@@ -95,26 +95,17 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
 def suite_slurm(args: argparse.Namespace) -> None:
     with quiet():  # the script alone goes to the standard output, where sh reads it
         from mmdistill_dense.apps.suite import preflight, slurm
+        from mmdistill_dense.apps.suite.execute import runs_to_do
 
         definition = load(args.definition)
         processes = definition.slurm['processes']
-        selected = _stage(definition) if definition.race else preflight.select(definition, args.only, args.seeds)
+        selected = (
+            runs_to_do(args.definition) if definition.race else preflight.select(definition, args.only, args.seeds)
+        )
         todo = preflight.unfinished(definition, selected, processes=processes)
         preflight.check_batch(definition, todo, processes)
         text = slurm.script(definition, todo)
     print(text, end='')
-
-
-def _stage(definition: Definition) -> Sequence[Run]:
-    """Return the runs that a race waits for; the next ones are known when `suite run` has seen their results."""
-    record = race.read(definition)
-    if record is None:
-        raise ValueError(
-            f'{definition.path}: the race has no plan yet. `mmdistill suite run {definition.path} --plan` measures the '
-            'steps and writes it: give that command on a machine like those that train.'
-        )
-    stage = race.stage_of(definition, record)
-    return stage.runs if stage else ()
 
 
 def suite_list(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import configs, plan, preflight, race
+from mmdistill_dense.apps.suite import configs, lengths, plan, preflight, race
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.job import PATIENCE
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
@@ -90,19 +90,37 @@ def run_race(
             return INTERRUPTED
         if failed and (len(failed) == len(stage.runs) or no_room(definition.out)):
             return 1
-        with owned(definition.out, 'the race', PATIENCE):
-            record = _settled(definition, record, stage, failed)
+        told = len(record['told'])
+        record = _settled(definition, record, stage, failed)
+        for sentence in record['told'][told:]:
+            print(f'race     {sentence}', flush=True)
     return 0
 
 
+def runs_to_do(path: Path) -> Sequence[Run]:
+    """Decide what the finished stages of a race say, and return the runs of its next one."""
+    definition = load(path)
+    record = race.read(definition)
+    if record is None:
+        raise ValueError(
+            f'{path}: the race has no plan yet. `mmdistill suite run {path} --plan` measures the steps and writes it: give '
+            'that command on a machine like those that train.'
+        )
+    while stage := race.stage_of(definition, record):
+        if any(run.result is None for run in stage.runs):
+            return stage.runs
+        record = _settled(definition, record, stage, {})
+        definition = load(path)
+    return ()
+
+
 def _settled(definition: Definition, record: Record, stage: race.Stage, failed: Mapping[str, str]) -> Record:
-    """Decide, unless another process has; tell what is new."""
-    known, told = race.read(definition) or record, len(record['told'])
-    if stage.name not in known['spent']:
-        race.settle(definition, known, stage, failed)
-        race.write(definition, known)
-    for sentence in known['told'][told:]:
-        print(f'race     {sentence}', flush=True)
+    """Decide, unless another process has."""
+    with owned(definition.out, 'the race', PATIENCE):
+        known = race.read(definition) or record
+        if stage.name not in known['spent']:
+            race.settle(definition, known, stage, failed)
+            race.write(definition, known)
     return known
 
 
@@ -121,7 +139,12 @@ def _planned(definition: Definition, given: Race | None, methods: Sequence[str],
     preflight.check(definition, plan.runs(definition)[:1])
     with alive('measuring steps'), quiet():
         prices, lost = _prices(definition, own)
-    record = race.planned(definition, given, rows, prices)
+    control = configs.control_config(definition)
+    try:
+        lengths.scale_run(control, 2 * control.train_cfg[lengths.unit_of(control)])
+    except ValueError as error:
+        lost[race.LONG] = text_of(error).splitlines()[0]
+    record = race.planned(definition, given, rows, prices, race.LONG not in lost)
     record['left_out'].update(lost)
     race.write(definition, record)
     return record

@@ -115,10 +115,11 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int) -> 
     }
 
 
-def sizes(race: Race, methods: Sequence[str], prices: Mapping[str, Price]) -> Iterator[Size]:
+def sizes(race: Race, methods: Sequence[str], prices: Mapping[str, Price], longer: bool = True) -> Iterator[Size]:
     """Yield the sizes of a race from the largest: fewer methods, no longer training, fewer rates, no second seed."""
     for count in range(len(methods), 1, -1):
-        yield Size(race.rates, tuple(methods[:count]), _long(prices, methods[:count]), race.seeds)
+        long = _long(prices, methods[:count]) if longer else None
+        yield Size(race.rates, tuple(methods[:count]), long, race.seeds)
     for count in (2, 1):
         yield Size(race.rates, tuple(methods[:count]), None, race.seeds)
     yield Size(race.rates[:2], tuple(methods[:1]), None, race.seeds)
@@ -133,14 +134,16 @@ def _long(prices: Mapping[str, Price], methods: Sequence[str]) -> float:
     return min(max(round((dearest + teacher) / prices[CONTROL].seconds(), 1), 1.5), MOST_LENGTH)
 
 
-def planned(definition: Definition, race: Race, rows: Mapping[str, Any], prices: Mapping[str, Price]) -> Record:
-    """Return the record of the largest race that fits into its hours.
+def planned(
+    definition: Definition, race: Race, rows: Mapping[str, Any], prices: Mapping[str, Price], longer: bool = True
+) -> Record:
+    """Return the record of the largest race that fits into its hours, with a ``longer`` training if that can be made.
 
     Raises:
         ValueError: If not even the smallest does; it names the hours of that one.
     """
     methods, needed = [name for name in rows if name in prices], 0.0
-    for size in sizes(race, methods, prices):
+    for size in sizes(race, methods, prices, longer):
         stages = estimate(race, size, prices, definition.jobs)
         needed = sum(stages.values())
         if needed <= 3600 * race.hours:

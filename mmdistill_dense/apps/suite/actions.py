@@ -99,9 +99,11 @@ def suite_slurm(args: argparse.Namespace) -> None:
 
         definition = load(args.definition)
         processes = definition.slurm['processes']
-        selected = (
-            runs_to_do(args.definition) if definition.race else preflight.select(definition, args.only, args.seeds)
-        )
+        if definition.race:
+            selected = runs_to_do(args.definition)
+            definition = load(args.definition)  # with what it has decided
+        else:
+            selected = preflight.select(definition, args.only, args.seeds)
         todo = preflight.unfinished(definition, selected, processes=processes)
         preflight.check_batch(definition, todo, processes)
         text = slurm.script(definition, todo)

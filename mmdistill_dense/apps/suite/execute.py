@@ -103,8 +103,8 @@ def runs_to_do(path: Path) -> Sequence[Run]:
     record = race.read(definition)
     if record is None:
         raise ValueError(
-            f'{path}: the race has no plan yet. `mmdistill suite run {path} --plan` measures the steps and writes it: give '
-            'that command on a machine like those that train.'
+            f'{path}: the race has no plan yet. `mmdistill suite run {path} --plan` measures the steps and writes it: '
+            'give that command on a machine like those that train.'
         )
     while stage := race.stage_of(definition, record):
         if any(run.result is None for run in stage.runs):

@@ -40,7 +40,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('contributing')
     for name in ('mmdistill_dense', 'configs', 'docs', 'tools', 'tests'):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('*.pyc.*'))
-    for name in ('model-index.yml', 'setup.cfg'):
+    for name in ('README.md', 'model-index.yml', 'setup.cfg'):
         shutil.copy(ROOT / name, folder / name)
     files = blocks()
     assert set(files) == TOUCHED

@@ -12,8 +12,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmdistill_dense.apps.inspect import MonitorHook, gradients
-from mmdistill_dense.apps.inspect import monitor as monitor_hook
 from mmdistill_dense.engine import DistillDDP
+from mmdistill_dense.utils import distributed
 from tests import gloo, toys
 
 pytestmark = pytest.mark.soak  # half a minute of two cores
@@ -87,7 +87,7 @@ def test_numbers_are_means_of_what_the_processes_find(ranks, monkeypatch):
     rows = []
 
     def mean_over(function):
-        for module in (monitor_hook, gradients):
+        for module in (distributed, gradients):
             monkeypatch.setattr(module, 'mean_over_ranks', function)
 
     mean_over(lambda x: rows.append(x.clone()) or x)

@@ -1,6 +1,6 @@
-"""COCO boxes at 640x640 with mosaic and mixing, 32 images a GPU on 8, as mmdet's RTMDet-tiny and -s train.
+"""COCO boxes at 640x640 with mosaic and mixing, 32 images a GPU on 8, as mmdet's RTMDet-tiny trains.
 
-Training takes 300 epochs, the last 20 without mosaic and mixing. Both keep a cache of images in each worker. Our
+Training takes 300 epochs, the last 20 without mosaic and mixing. A cache of images is kept in each worker. Our
 workers end with the epoch, so each epoch fills the cache again; mmdet's workers keep theirs for the whole run.
 """
 

@@ -35,11 +35,11 @@ class Given:
     exif: str | None = None
 
     def part_of(self, *files: Path) -> str | None:
-        """Return the part that the folders of the first file tell, else those of the next."""
+        """Return the part (train, val, test) that a folder above the first file names, else above the next one."""
         return next(filter(None, (split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
 
     def pictures_of(self, names: Mapping[Path, Sequence[str]], kind: str) -> dict[Path, Path]:
-        """Return the picture of each file, of which one of the file's ``names`` is the name."""
+        """Return the picture of each label file: the one whose name is among the file's ``names``."""
         index = Names(self.root, self.pictures)
         found = {file: index.find(words) for file, words in names.items()}
         if alone := [file for file, picture in found.items() if picture is None]:

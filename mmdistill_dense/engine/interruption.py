@@ -20,6 +20,7 @@ from mmdistill_dense.utils.runner_internals import built_loop, wrappers_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TOGETHER = 10  # iterations between two questions whether any process was told to end
+_OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
 _BETWEEN = 'distill_saved_between'  # in the message hub, and so in the checkpoints
 
 
@@ -61,7 +62,7 @@ class Interruption(Hook):
                 place = f'Interrupted in iteration {runner.iter + 1} of {runner.max_iters}'
                 runner.logger.warning(f'{place}: {_way_on(runner)}.')
                 raise
-            except RuntimeError:  # of a loader whose workers got the signal too
+            except _OF_WORKERS:  # that got the signal too
                 if not self._number or self._inside or get_world_size() > 1:
                     raise
                 self._leave(runner, runner.iter)

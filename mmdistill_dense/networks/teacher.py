@@ -305,7 +305,8 @@ class FrozenTeacher:
             run_parts(self.network, plan.taps, prepared, heads=plan.heads)
         self._recorder.check_complete()
         if self.looks is not None:
-            self.looks.append(self.look(seen, tensors))
+            # random weights are asked for to measure times: a new head's scores may well be the same everywhere
+            self.looks.append(self.look(seen, tensors if self.option.checkpoint is not None else {}))
         grid = getattr(self.network, 'input_grid', None)
         if grid is not None:
             tensors = grid.restored(tensors, inputs.shape[2:])

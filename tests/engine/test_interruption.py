@@ -19,6 +19,7 @@ from mmengine.hooks import Hook
 
 from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
 from tests.engine.processes import environment
 from tests.engine.test_resume import ITERS, config, content, pair, uninterrupted
@@ -82,6 +83,22 @@ def test_a_file_of_the_same_iteration_is_not_written_again(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / 'a').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
     interrupted(tmp_path / 'b', event='before_val_iter', changes={})
     assert sorted(path.name for path in (tmp_path / 'b').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
+
+
+@pytest.mark.parametrize('error', [RuntimeError, ConnectionResetError, EOFError, FileNotFoundError])
+def test_a_loader_whose_workers_ended_first_is_no_error(
+    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(batches: SeededBatches) -> None:
+        if batches.position == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise error('worker')
+        return following(batches)
+
+    following = SeededBatches.__next__
+    monkeypatch.setattr(SeededBatches, '__next__', load)
+    assert interrupted(tmp_path, event='before_train_iter', at=99) == 128 + signal.SIGTERM
+    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
 
 
 def test_gradients_that_wait_are_stepped_first(tmp_path: Path) -> None:

@@ -124,3 +124,13 @@ def test_a_teacher_looks_only_while_it_is_asked_to():
     (look,) = teacher.looks
     assert look.flat == {'backbone[3]': False} and look.unit > 100 and look.high > 255
     assert teacher.__getstate__()['looks'] is None
+
+
+def test_random_weights_may_give_the_same_everywhere():
+    """Times are measured with them, and the scores of a new head may be so."""
+    teacher = toys.frozen(toys.seg_teacher('fcn', checkpoint=None, allow_random=True), 'backbone[3]')
+    teacher.load(torch.zeros(1))
+    teacher.looks = []
+    teacher(torch.randn(2, 3, 64, 64))
+    (look,) = teacher.looks
+    assert look.flat == {} and look.unit > 100

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.runner_internals import IGNORED
 
 Content = Mapping[str, Any]
 MENDED = ('images.width', 'images.height', 'annotations.id', 'annotations.area', 'annotations.iscrowd')
@@ -219,7 +220,6 @@ def _completion(one: Content, picture: Any, changes: Counter[str]) -> dict[str, 
     return found
 
 
-IGNORED = 255  # mmseg's label of a pixel without a class
 _PNG = '.png'
 
 

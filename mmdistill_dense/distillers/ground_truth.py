@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmdistill_dense.datasets.label_files import IGNORED
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.utils.runner_internals import Sample, Samples
+from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples
 
 if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher

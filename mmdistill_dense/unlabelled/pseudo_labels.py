@@ -19,12 +19,11 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import check_known
-from mmdistill_dense.datasets.label_files import IGNORED
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs, chosen
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
+from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, Samples
 from mmdistill_dense.utils.validate import is_number
 
 KEY = 'model.unlabelled.pseudo'

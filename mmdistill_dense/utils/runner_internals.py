@@ -66,6 +66,9 @@ def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
+IGNORED = 255  # mmseg's label of a pixel without a class
+
+
 class Sample(Protocol):
     """One picture of a batch: mmseg's ``SegDataSample`` or mmdet's ``DetDataSample``.
 

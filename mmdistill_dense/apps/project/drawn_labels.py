@@ -19,10 +19,11 @@ from rich.progress import track
 
 from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
 from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of, size_text
-from mmdistill_dense.datasets.label_files import IGNORED, has_mask
+from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.messages import close_or_all, some
+from mmdistill_dense.utils.runner_internals import IGNORED
 
 FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'

@@ -40,7 +40,7 @@ from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.evenly import evenly_spaced
-from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, Sample, parameters_in_use
+from mmdistill_dense.utils.runner_internals import AUXILIARY, IGNORED, Network, Sample, parameters_in_use
 from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
 
@@ -169,7 +169,6 @@ def _name(item: dict[str, Any], index: int) -> str:
     return Path(item['data_samples'].metainfo.get('img_path') or '').stem or f'picture {index}'
 
 
-IGNORED = 255
 _NAMED = 3  # classes in the description of a picture
 
 

@@ -132,17 +132,19 @@ def suite_list(args: argparse.Namespace) -> None:
         for choice, values in scores:
             shown = ', '.join('-' if value is None else f'{value:.2f}' for value in values)
             console.print(f'search of {name}: {choice_name(choice)}: {shown}' + (' (chosen)' if choice == best else ''))
-    table = Table('run', 'state', definition.metric, 'config')
+    table, hashes = Table('run', 'state', definition.metric, 'config'), dict[str, str]()
     for run in plan.runs(definition):
-        table.add_row(run.title, *_state(definition, run))
+        named = f'{run.kind} {run.name} {run.choice}'
+        if run.choice is not None and named not in hashes:  # the same for all seeds
+            hashes[named] = plan.hash_of(definition, run)
+        table.add_row(run.title, *_state(run, hashes.get(named)))
     console.print(table)
 
 
-def _state(definition: Definition, run: Run) -> tuple[str, str, str]:
+def _state(run: Run, now: str | None) -> tuple[str, str, str]:
     result, state = run.result, run.state
-    if run.choice is None:
+    if now is None:
         return 'waits for its search', '', ''
-    now = plan.hash_of(definition, run)
     if result is not None:
         changed = result['config_hash'] != now
         return 'CHANGED since' if changed else 'finished', _score(result), result['config_hash']

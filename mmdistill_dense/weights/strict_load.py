@@ -69,6 +69,11 @@ def downloads() -> Path:
     return Path(os.getenv('MMDISTILL_CACHE', Path.home() / '.cache' / 'mmdistill_dense')) / 'checkpoints'
 
 
+def is_path(checkpoint: str) -> bool:
+    """Tell whether a checkpoint option is a file of this machine: neither an address nor ``'auto'``."""
+    return checkpoint != 'auto' and '://' not in checkpoint
+
+
 def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     """Return the local file of a checkpoint option, downloaded if it is an address, its hash checked.
 

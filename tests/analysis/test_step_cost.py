@@ -10,10 +10,11 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.inspect import step_cost, training_step
 from mmdistill_dense.apps.inspect.step_cost import Timing
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +56,19 @@ def test_size_of_student_and_teacher_is_that_of_their_convolutions() -> None:
         assert cost[name]['parameters'] == sum(p.numel() for p in network.parameters())
         assert macs <= cost[name]['gflops'] * 1e9 < 1.1 * macs  # norms and resizing are little beside them
     assert (cost['test_size'], cost['test_size_from']) == ([48, 64], 'given')
+
+
+def test_the_teacher_of_an_address_is_fetched_and_a_missing_file_is_random(
+    server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, address = server
+    monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
+    teacher = toys.seg_net(width=16)
+    torch.save(toys.build_plain(teacher).state_dict(), folder / 't.pth')
+    given = f'{address}/t.pth#sha256={sha256(folder / "t.pth")}'
+    for checkpoint, loaded in ((given, 't.pth'), (f'{tmp_path}/none.pth', 'random')):
+        config = _config(teacher={**teacher, 'checkpoint': checkpoint}, distillers={'kd': {'type': 'LogitKD'}})
+        assert training_step.prepare_steps(config).teacher_weights == loaded
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])

@@ -27,6 +27,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import DATASETS, MODELS
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.runner_internals import Network, Sample
+from mmdistill_dense.weights.strict_load import is_path
 
 BOXES = 8  # an image of COCO has 7 on average
 
@@ -197,12 +198,12 @@ def prepare_steps(
 ) -> Steps:
     """Return the control's and the distilled step, ready to be run.
 
-    The batch is generated, and the student's weights are random and fixed by a learning rate of 0. A teacher has its
-    file's weights if the file exists, else random ones with batch statistics, because the contrast's time depends on
-    how far features lie apart. MasKD's tokens are random, and the student's masks are on if the config has them. A step
-    does what the runner does: preprocessing, forward, backward, the distillers' clipping, optimizer. It belongs to the
-    start of the run, or to where MasKD's student masks begin, so that every distiller is active; it has its pictures
-    without labels if the config has some.
+    The batch is generated, and the student's weights are random and fixed by a learning rate of 0. A teacher has
+    its file's weights, also those of an address. If the file is missing, they are random with batch statistics,
+    because the contrast's time depends on how far features lie apart. MasKD's tokens are random, and the student's
+    masks are on if the config has them. A step does what the runner does: preprocessing, forward, backward, the
+    distillers' clipping, optimizer. It belongs to the start of the run, or to where MasKD's student masks begin, so
+    that every distiller is active; it has its pictures without labels if the config has some.
     """
     model = model_of(config)
     if not model.get('distillers') or not model.get('teacher'):
@@ -243,8 +244,9 @@ def build_student(model: Mapping[str, Any]) -> Any:
 
 @torch.no_grad()
 def load_teacher(teacher: FrozenTeacher, like: Tensor, inputs: Tensor, random: bool = False) -> None:
-    """Load a teacher from its file, or give it random weights with the statistics of a batch."""
-    if not random and Path(teacher.option.checkpoint or '').is_file():
+    """Load a teacher as a training does; without its file, give it random weights with the statistics of a batch."""
+    given = teacher.option.checkpoint
+    if given and not random and (not is_path(given) or Path(given).expanduser().is_file()):
         teacher.load(like)
         return
     teacher.load(like, random=True)

@@ -30,6 +30,7 @@ from mmdistill_dense.weights.hub import HUB
 from mmdistill_dense.weights.strict_load import (
     class_names_in,
     downloads,
+    is_path,
     load_strictly,
     local_file,
     published_weights,
@@ -45,7 +46,7 @@ def check_files(args: argparse.Namespace) -> None:
     if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
         raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     given = args.teacher_checkpoint
-    if given and _is_file(given) and not Path(given).expanduser().is_file():
+    if given and is_path(given) and not Path(given).expanduser().is_file():
         raise FileNotFoundError(
             f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
             'trained on your data first.'
@@ -71,16 +72,12 @@ def teacher_classes(given: Sequence[str]) -> Any:
 
 def whole(given: str) -> str:
     """Return the whole path of a file or folder; addresses and ``auto`` stay."""
-    return str(Path(given).expanduser().resolve()) if _is_file(given) else given
-
-
-def _is_file(given: str) -> bool:
-    return given != AUTO and '://' not in given
+    return str(Path(given).expanduser().resolve()) if is_path(given) else given
 
 
 def _read(checkpoint: str, key: str) -> dict[str, Any] | None:
     """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
-    here = _is_file(checkpoint) or checkpoint.startswith(HUB)
+    here = is_path(checkpoint) or checkpoint.startswith(HUB)
     return read_checkpoint(local_file(checkpoint, None, key)) if here else None
 
 

@@ -67,8 +67,8 @@ def test_a_file_system_without_locks_is_told_from_a_held_folder(tmp_path: Path, 
 
 
 def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path: Path) -> None:
-    code = HOLD.replace('sys.stdin.read()\n"""', 'time.sleep(1)').replace('import os', 'import time, os')
-    code = code.replace('else sys.stdin.read()', 'else time.sleep(1)')
+    code = HOLD.replace('sys.stdin.read()\n"""', 'time.sleep(0.3)').replace('import os', 'import time, os')
+    code = code.replace('else sys.stdin.read()', 'else time.sleep(0.3)')
     with subprocess.Popen(
         [sys.executable, '-c', code, tmp_path, 'wait'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

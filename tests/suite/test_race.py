@@ -231,9 +231,8 @@ def test_a_rung_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mon
             rungs.append(perform(definition, 'control seed 0', 0.5))
             assert not (definition.out / 'runs/control/seed0/result.json').is_file()
         result = perform(definition, 'control seed 0')
-        states.append(toys.student_state(job.build_runner(plan.config_of(definition, plan.runs(definition)[1])).model))
         file = definition.out / 'runs/control/seed0' / result['checkpoint']
-        states[-1] = torch.load(file, weights_only=False)['state_dict']
+        states.append(torch.load(file, weights_only=False)['state_dict'])
     assert not toys.differing(states[0], states[1]) and not toys.differing(states[0], states[2])
     assert rungs[0]['iterations'] == rungs[1]['iterations'] == 4 and rungs[0]['metrics'] == rungs[1]['metrics']
     assert rungs[0]['score'] == rungs[0]['metrics']['val']['mIoU']
@@ -375,10 +374,17 @@ def small(folder: Path, **more: Any) -> Path:
     return tiny.write(folder, iters=8, **own)
 
 
-def test_the_plan_alone_trains_nothing(capsys: pytest.CaptureFixture) -> None:
-    path = small(Path())
+def test_the_plan_alone_trains_nothing(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, measured = small(Path()), list[str]()
+
+    def price_of(config: Config) -> Price:
+        measured.append(','.join(config.model.get('distillers') or {}) or str(config.model.type))
+        return PRICES['kd']
+
+    monkeypatch.setattr(execute, 'price_of', price_of)
     assert main(['suite', 'run', str(path), '--only', 'kd', '--plan']) == 0
     assert 'expected: rates' in capsys.readouterr().out
+    assert len(measured) == 3 and measured[2] == 'kd', 'the student alone, the teacher and the method'
     assert [file.name for file in Path('out').iterdir() if file.name != '.lock'] == ['race.json']
     assert main(['suite', 'slurm', str(path)]) == 0
     said = capsys.readouterr().out

@@ -25,7 +25,7 @@ from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.race import LONG, Price
 from mmdistill_dense.apps.suite.rung import rung_of
 from tests import toys
-from tests.engine.processes import environment
+from tests.engine.processes import ROOT, environment
 from tests.suite import tiny
 
 PRICES = {
@@ -410,6 +410,34 @@ def test_a_schedule_that_cannot_be_longer_leaves_that_candidate_out() -> None:
     definition = load(tiny.write(Path(), methods=ROWS))
     record = race.planned(definition, Race(9), ROWS, PRICES, longer=False)
     assert record['long'] is None and LONG not in record['rows'] and LONG not in race.candidates(record)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(('iters', 'planted'), [(200, True), (2, False)])
+def test_what_was_planted_wins(iters: int, planted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels without the shapes that the teacher knows, and a teacher that was hardly trained."""
+    monkeypatch.setenv('PYTHONPATH', str(ROOT))
+    monkeypatch.setattr(race, 'MOST_SEEDS', 2)
+    given = tiny.content(120, 4)
+    seen = {f'{name}_dataloader.dataset.num_images': 24 for name in ('val', 'test')}
+    teacher = {**given['teacher']['options'], **seen, 'train_dataloader.batch_size': 8}
+    teacher |= {'train_cfg.max_iters': iters, 'train_cfg.val_interval': iters}
+    options = {**given['options'], **seen, 'train_cfg.val_interval': 60}
+    if planted:
+        steps = ('mmdistill_dense.LoadShapes', 'tests.suite.tiny.NoShapes', 'PackSegInputs')
+        options['train_dataloader.dataset.pipeline'] = [{'type': step} for step in steps]
+    given.update(
+        race={**RACE, 'keep': 2},
+        methods={'kd': {'options': {'loss_weight': 10}}},
+        teacher={**given['teacher'], 'options': teacher},
+        options=options,
+        checkpoint_every=60,
+    )
+    path = tiny.write(Path(), **given)
+    assert main(['suite', 'run', str(path), '--only', 'kd']) == 0
+    record = json.loads(Path('out/race.json').read_text())
+    assert (record['winner'] == 'kd') == planted == ('poor_teacher' not in record)
+    assert planted or record['winner'] in (CONTROL, LONG, 'alone_x2')
 
 
 @pytest.mark.soak

@@ -109,6 +109,21 @@ def test_a_chosen_metric_is_read_from_the_tests_of_a_suite(tmp_path):
     assert rows(answer(tmp_path))['kd']['score'] == '50.00'
 
 
+def test_a_suite_of_masks_shows_their_score_first(tmp_path):
+    for name, model, score in (('control', ALONE, 50.0), ('kd', DISTILLED, 60.0)):
+        folder = logged(
+            run(tmp_path / 'runs' / name / 'seed0', model), *[{'coco/bbox_mAP': 0.9, 'coco/segm_mAP': 0.5}] * 2
+        )
+        result(folder, score, **{'coco/bbox_mAP': 0.9, 'coco/segm_mAP': score / 100})
+        file = folder / 'result.json'
+        file.write_text(json.dumps({**json.loads(file.read_text()), 'metric': 'coco/segm_mAP'}))
+    found = answer(tmp_path)
+    assert found.table().caption.startswith('Scores (coco/segm_mAP) on the test split')
+    assert rows(found)['kd']['score'] == '60.00'
+    charts = found.numbers.metric_charts()
+    assert [chart.title.partition(',')[0] for chart in charts] == ['coco/segm_mAP', 'coco/bbox_mAP'] and charts[0].wide
+
+
 def test_a_chosen_metric_that_was_not_tested_is_read_from_the_logs(tmp_path):
     for name, model, accuracy in (('control', ALONE, 90.0), ('kd', DISTILLED, 80.0)):
         result(logged(run(tmp_path / 'runs' / name / 'seed0', model), dict(mIoU=1.0, mAcc=accuracy)), 50.0)

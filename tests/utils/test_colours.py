@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from mmseg.datasets import BaseSegDataset
 
-from mmdistill_dense.apps.project.config_files import seg_file
+from mmdistill_dense.apps.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
-from tests.project.folders_of_data import seg_folder
+from tests.project.folders_of_data import box_folder, seg_folder
 from tests.utils.test_literals import LOADING, back
 
 
@@ -39,3 +40,8 @@ def test_classes_without_colours_get_distinct_ones(classes: int, least: float) -
 def test_new_writes_the_colours(tmp_path: Path) -> None:
     found = back(seg_file(find_seg_data(seg_folder(tmp_path, (0, 1))), LOADING))['train_dataloader']['dataset']
     assert found['metainfo']['palette'] == distinct_colours(2).tolist()
+
+
+def test_no_class_of_objects_is_nearly_black(tmp_path: Path) -> None:
+    found = back(box_file(find_box_data(box_folder(tmp_path)), LOADING, False, False))['train_dataloader']['dataset']
+    assert np.max(found['metainfo']['palette'], axis=1).min() > 200

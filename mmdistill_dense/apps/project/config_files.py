@@ -167,7 +167,8 @@ def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empt
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
         'data_root': str(data.root),
-        'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes)).tolist()},
+        # the first colour is nearly black: good for a background, bad for lines
+        'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes) + 1)[1:].tolist()},
     }
     parts: dict[str, dict[str, Any]] = {}
     for name, split in data.splits.items():

@@ -139,7 +139,7 @@ _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
 class Numbers:
     """Reads the logs of a comparison once.
 
-    ``metric`` is the one that the reader has chosen, else mIoU or box AP where logged, else the first.
+    ``metric`` is the one that the reader has chosen, else a suite's, else mIoU or box AP where logged, else the first.
     """
 
     def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
@@ -149,7 +149,10 @@ class Numbers:
         found = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
         if metric is not None and metric not in found:
             raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(found) or "nothing"}')
-        self.metrics = sorted(found, key=lambda name: (name != metric, name not in _FIRST))
+        results = [run.result or {} for run in (comparison.teacher, *comparison.students) if run]
+        self.scored = next((one['metric'] for one in results if one.get('metric') in found), None)
+        first = metric or self.scored
+        self.metrics = sorted(found, key=lambda name: (name != first, name not in _FIRST))
         self.metric = self.metrics[0] if self.metrics else None
 
     def metric_charts(self) -> list[Chart]:

@@ -17,7 +17,9 @@ def fill_report(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page (default: %(default)s)')
     parser.add_argument('--pictures', type=int, default=4, help='validation pictures; 0 runs no network (default: 4)')
-    parser.add_argument('--metric', help='the score that is compared, as the runs log it (default: mIoU or box AP)')
+    parser.add_argument(
+        '--metric', help='the score to compare, as the runs log it (default: the one of a suite, mIoU or box AP)'
+    )
     parser.set_defaults(run=_report)
 
 

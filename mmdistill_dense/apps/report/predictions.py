@@ -173,7 +173,7 @@ _NAMED = 3  # classes in the description of a picture
 
 
 def prediction_panel(scenes: Scenes, scene: Scene, sample: Sample, title: str) -> Panel:
-    """Return a picture with its predicted classes or boxes."""
+    """Return a picture with its predicted classes or objects."""
     if 'pred_sem_seg' in sample:
         predicted = labels_of(sample)
         right = share_right(predicted, truth_of(sample, predicted.shape))
@@ -185,20 +185,26 @@ def prediction_panel(scenes: Scenes, scene: Scene, sample: Sample, title: str) -
         raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
     found = sample.pred_instances
     found = found[found.scores > CONFIDENT]
-    caption = f'{title}: {len(found)} boxes with a score above {CONFIDENT}'
-    return _boxes_panel(scenes, scene, found, caption, f'Boxes of {title} in {scene.name}')
+    kind = _kind(found)
+    caption = f'{title}: {len(found)} {kind} with a score above {CONFIDENT}'
+    return _boxes_panel(scenes, scene, found, caption, f'{kind.capitalize()} of {title} in {scene.name}')
 
 
 def truth_panel(scenes: Scenes, scene: Scene) -> Panel | None:
-    """Return a picture with its true classes or boxes; ``None`` if the pipeline loads none."""
+    """Return a picture with its true classes or objects; ``None`` if the pipeline loads none."""
     sample = scene.item['data_samples']
     truth = truth_of(sample, scene.image.shape[:2])
     if truth is not None:
         return panel(painted(scene.image, truth, scenes.palette), 'truth', _alt('truth', truth, scenes, scene))
     if len(getattr(sample, 'gt_instances', ())):
         found = sample.gt_instances
-        return _boxes_panel(scenes, scene, found, f'truth: {len(found)} boxes', f'True boxes in {scene.name}')
+        kind = _kind(found)
+        return _boxes_panel(scenes, scene, found, f'truth: {len(found)} {kind}', f'True {kind} in {scene.name}')
     return None
+
+
+def _kind(found: InstanceData) -> str:
+    return 'masks' if 'masks' in found else 'boxes'
 
 
 def disagreement_panel(
@@ -345,7 +351,7 @@ class Predictions:
         if self.scenes is None or not self.teachers or not students:
             raise Missing('No map: predictions of a student or of the teacher are missing, see above.')
         if not all('pred_sem_seg' in self.samples[name][0] for name in (*students, self.teachers[0])):
-            raise Missing('No map: these networks predict boxes, not classes of pixels.')
+            raise Missing('No map: these networks predict objects, not classes of pixels.')
         differing: dict[str, list[np.ndarray]] = {name: [] for name in students}
         viewers = []
         for place, scene in enumerate(self.scenes.pictures):

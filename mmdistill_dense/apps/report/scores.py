@@ -68,7 +68,7 @@ def scores_of(numbers: Numbers) -> Scores:
     comparison = numbers.comparison
     if tested and not lacking:
         teacher = _test_score(comparison.teacher, numbers.chosen) if comparison.teacher else None
-        name = 'Scores' if numbers.chosen is None else numbers.chosen
+        name = numbers.chosen or (f'Scores ({numbers.scored})' if numbers.scored else 'Scores')
         fractions = _small(tested) and not any(_in_percent(run.result) for run in tested if numbers.chosen is None)
         split = 'validation' if any((run.result or {}).get('test_is_val') for run in tested) else 'test'
         return Scores(tested, teacher, f'{name} on the {split} split, last checkpoint', fractions)
@@ -280,7 +280,8 @@ class Answer:
         said = 'Gain: over the control at the same seeds. Step: time of a training step over the control’s.'
         if not self.uses:
             return said
-        threads = f'{torch.get_num_threads()} threads'
+        count = torch.get_num_threads()
+        threads = '1 thread' if count == 1 else f'{count} threads'
         return f'{said} GFLOPs and time of one validation picture on the CPU that wrote this page, {threads}.'
 
     def _use(self, name: str) -> list[str]:

@@ -282,7 +282,10 @@ def _perform(definition: Definition, run: Run, launcher: str, report: Report) ->
         save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / found['checkpoint'])
     times = {'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
     result = {**facts_of(run, report.state['config_hash']), **found, **times}
-    result['score'] = None if run.kind == PRETRAIN else score_of(definition, run, result['metrics'])
+    if run.kind == PRETRAIN:
+        result['score'] = None
+    else:
+        result |= {'score': score_of(definition, run, result['metrics']), 'metric': definition.metric}
     if is_main_process():
         report.tell(True, phase='finished')
         write_json(run.folder / ('result.json' if run.until == 1 else RUNG), result)

@@ -33,7 +33,10 @@ OWN = {
 PYTHON = {'.venv', 'mmdistill_dense.egg-info', os.path.relpath(sys.prefix, ROOT).split(os.sep)[0]}
 # A user's data, weights and settings. Fonts, browsers and packages give the same result wherever they lie and stay.
 USERS = ('MMDISTILL_DATA', 'MMDISTILL_WEIGHTS', 'MMDISTILL_CACHE', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'TORCH_HOME')
-FOUND = {'MPLCONFIGDIR': 'matplotlib', 'PLAYWRIGHT_BROWSERS_PATH': 'ms-playwright', 'PIP_CACHE_DIR': 'pip'}
+FOUND = {
+    'MPLCONFIGDIR': 'matplotlib', 'PLAYWRIGHT_BROWSERS_PATH': 'ms-playwright', 'PIP_CACHE_DIR': 'pip',
+    'UV_CACHE_DIR': 'uv', 'MMDISTILL_WHEELS': 'mmdistill_dense/wheels',
+}  # fmt: skip
 ROOM = 2 * 2**30
 ELSEWHERE, WATCH = pytest.StashKey[Path](), pytest.StashKey['Watch']()
 EVENTS = {'open', 'os.listdir', 'os.scandir', 'os.chdir', 'subprocess.Popen'}

@@ -111,3 +111,10 @@ def test_all_options_stand_in_one_parser_as_in_those_of_the_commands() -> None:
 def test_the_files_of_tools_are_the_same_commands(file: Path) -> None:
     called = re.search(r"script\('([\w-]+)'\)", file.read_text(encoding='utf-8'))
     assert called is None or called[1] in COMMANDS
+
+
+def test_guides_and_messages_name_the_program_and_no_file_of_tools() -> None:
+    root = Path(__file__).parents[1]
+    texts = [root / 'README.md', *root.glob('docs/**/*.md'), *root.glob('docs/**/*.ipynb')]
+    found = [file.name for file in [*texts, *root.glob('mmdistill_dense/**/*.py')] if 'tools/' in file.read_text()]
+    assert found == ['tasks.md']  # the page that tells of them

@@ -13,13 +13,10 @@ import pytest
 import yaml
 
 import mmdistill_dense
-from tests.docs_blocks import blocks, commands
 from tests.isolation import OWN
-from tests.project.folders_of_data import label, picture, seg_folder
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
-PINS = ('constraints.txt', 'upstream.txt')
 TEXT = {'.py', '.md', '.yml', '.yaml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
 
 
@@ -80,52 +77,6 @@ def test_wheel_carries_the_package_and_nothing_else(wheel_names: set[str]) -> No
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmdistill_dense').rglob('*.py')}
     assert modules | {'mmdistill_dense/py.typed'} <= wheel_names
     assert {name.split('/')[0].split('-')[0] for name in wheel_names} == {'mmdistill_dense'}
-
-
-@pytest.fixture(scope='module')
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An environment that holds the wheel and what it asks for; nothing of the clone."""
-    python = tmp_path_factory.mktemp('empty') / 'venv/bin/python'
-    pins = ROOT / 'requirements/constraints.txt'
-    torch = re.search(r'^torch==.*$', pins.read_text(), re.MULTILINE)[0]
-    subprocess.run([sys.executable, '-m', 'venv', str(python.parents[1])], check=True)
-    install = [str(python), '-I', '-m', 'pip', 'install', '-q']  # a PYTHONPATH of the tests shows the clone
-    subprocess.run([*install, torch], check=True)
-    subprocess.run([*install, '-c', str(pins), f'{wheel}[onedl,report,export]'], check=True)
-    return python
-
-
-@pytest.mark.soak
-def test_the_readme_works_with_the_wheel_alone(installed: Path, tmp_path: Path) -> None:
-    """Its commands in its order, with short trainings; its Python for the student."""
-    for number in range(12):
-        picture(tmp_path / f'leaves/images/train/{number}.jpg', number)
-        label(tmp_path / f'leaves/labels/train/{number}.png', seed=number)
-    seg_folder(tmp_path / 'leaves', splits=['val'])
-    picture(tmp_path / 'photos/a.jpg')
-    picture(tmp_path / 'photo.jpg')
-    kept = {name: os.environ[name] for name in ('PATH', 'HOME', 'TMPDIR', 'LANG') if name in os.environ}
-    environment = {**kept, 'PATH': f'{installed.parent}:{kept["PATH"]}', 'OMP_NUM_THREADS': '1'}
-    short = ['--iters', '12', '--batch', '2', '--size', '128', '128', '--random-weights']
-    done = []
-    for block in [one for one in blocks('bash', 'python') if one.guide == ROOT / 'README.md']:
-        if 'distil_leaves' not in block.text:
-            continue
-        lines = (
-            [command.words for command in commands(block.text)]
-            if block.language == 'bash'
-            else [['python', '-c', block.text]]
-        )
-        for words in lines:
-            words = [word.replace('iter_2000', 'iter_12') for word in words] + (short if words[1] == 'new' else [])
-            found = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-            assert found.returncode == 0, f'{words}: {found.stdout[-3000:]}{found.stderr[-3000:]}'
-            done.append(words[1])
-    assert done == ['new', 'run', 'predict', 'export', '-c']
-    report = subprocess.run(['mmdistill', 'report', 'distil_leaves/work'], cwd=tmp_path, env=environment, check=True)
-    assert report.returncode == 0
-    for name in ('distil_leaves/report.html', 'report.html', 'predictions/labels/photos/a.png', 'student.onnx'):
-        assert (tmp_path / name).is_file()
 
 
 @pytest.mark.parametrize('address', ['', 'https://github.com/me/mine'])
@@ -198,13 +149,13 @@ def test_tested_versions_satisfy_the_extras() -> None:
     from packaging.utils import canonicalize_name
 
     pins = {}
-    for line in [line for name in PINS for line in (ROOT / 'requirements' / name).read_text().splitlines()]:
+    for line in (ROOT / 'requirements/constraints.txt').read_text().splitlines():
         if line and not line.startswith('#'):
             pin = Requirement(line)
             if pin.marker is None or pin.marker.evaluate():
                 pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix('==')
     config = setup_cfg()
-    extras = [config['options.extras_require'][name] for name in ('onedl', 'upstream', 'test')] + [
+    extras = [config['options.extras_require'][name] for name in ('onedl', 'test')] + [
         config['options']['install_requires']
     ]
     wanted = [Requirement(line) for lines in extras for line in lines.split('\n') if line.strip()]

@@ -9,7 +9,7 @@ def require_stack() -> None:
     if missing:
         raise ModuleNotFoundError(
             f'mmdistill_dense needs {" and ".join(missing)}. In its checkout run `make setup` (an environment of its '
-            "own), `pip install -e '.[onedl]'` (the maintained forks) or `pip install -e '.[upstream]'` (upstream)"
+            "own) or `pip install -e '.[onedl]'` (the maintained forks)"
         )
 
 

@@ -37,10 +37,13 @@ def test_no_two_suites_share_a_folder() -> None:
     assert len({load(path).out for path in FILES}) == len(FILES)
 
 
-def test_every_method_becomes_a_config_that_differs_in_its_distillers(suite: Definition) -> None:
+def test_every_method_becomes_a_config_of_its_own_that_differs_in_its_distillers(suite: Definition) -> None:
     control = configs.control_config(suite).to_dict()
+    seen = [(None, None, str(control))]
     for method in suite.methods.values():
         config = configs.method_config(suite, method).to_dict()
+        seen.append((method.start, method.length, str(config)))
+        assert seen[-1] not in seen[:-1], 'two rows are one'
         assert bool(config['model'].pop('distillers', None)) == method.distils
         config.pop('distillers', None)
         if method.data:
@@ -104,6 +107,13 @@ def test_hashes_are_those_of_the_published_runs(name: str) -> None:
         if run.name in published and run.name not in found:
             found[run.name] = plan.hash_of(suite, run)
     assert found == published
+
+
+def test_what_others_start_from_resolves(suite: Definition) -> None:
+    """The teacher, pre-trainings, and rows that start elsewhere; of the others the test above reads the configs."""
+    for run in {run.name: run for run in plan.runs(suite)}.values():
+        if run.kind in (plan.TEACHER, plan.PRETRAIN) or (run.choice is not None and plan.start_of(suite, run.name)):
+            assert len(plan.hash_of(suite, run)) == 12
 
 
 @pytest.mark.soak

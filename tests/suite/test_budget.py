@@ -22,11 +22,6 @@ PINNED = dict(steps=12, ratios=dict(kd=2.0))
 OTHER = 'has not been measured: run `mmdistill suite budget'
 
 
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def defined(**changes: Any) -> Definition:
     return load(tiny.write(Path(), **{'budget': PINNED, **changes}))
 

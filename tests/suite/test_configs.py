@@ -15,19 +15,11 @@ from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import presets
 from tests.suite import tiny
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+from tests.suite.tiny import run_of
 
 
 def defined(**changes: Any) -> Definition:
     return load(tiny.write(Path(), **changes))
-
-
-def run_of(definition: Definition, name: str) -> plan.Run:
-    return next(run for run in plan.runs(definition) if run.name == name)
 
 
 def own_leaf(text: str = '') -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mmdistill_dense.apps.suite.write_table import main as write_table
 from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
 from tests.suite import tiny
+from tests.suite.tiny import run_of
 
 METHODS = {'kd': {}, 'none': {'method': 'kd', 'options': {'loss_weight': 0}}}
 
@@ -24,10 +25,6 @@ METHODS = {'kd': {}, 'none': {'method': 'kd', 'options': {'loss_weight': 0}}}
 def perform(definition: Definition, title: str, **options: Any) -> dict[str, Any]:
     with toys.unformatted():
         return job.perform(definition, run_of(definition, title), **options)
-
-
-def run_of(definition: Definition, title: str) -> plan.Run:
-    return next(run for run in plan.runs(definition) if run.title == title)
 
 
 @pytest.fixture(scope='module')
@@ -246,21 +243,10 @@ def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_run_belongs_to_one_process(definition: Definition) -> None:
-    import subprocess
-    import sys
-
-    holder = (
-        'import sys\nfrom pathlib import Path\nfrom mmdistill_dense.utils.directories import owned\n'
-        "with owned(Path('out/runs/none/seed0'), 'x'):\n    print('held', flush=True)\n    sys.stdin.read()\n"
-    )
-    pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, '-c', holder], stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout.readline() == 'held\n'
-        with pytest.raises(
-            RuntimeError, match=f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
-        ):
+    with tiny.held(Path('out/runs/none/seed0')) as process:
+        said = f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
+        with pytest.raises(RuntimeError, match=said):
             perform(definition, 'none seed 0', patience=0.0)
-        process.stdin.close()
 
 
 def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(tmp_path: Path) -> None:

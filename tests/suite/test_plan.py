@@ -13,11 +13,6 @@ from tests.suite import tiny
 GRID = {'kd': {'loss_weight': [1, 10]}, 'seeds': [7, 8]}
 
 
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def defined(**changes: Any) -> Definition:
     return load(tiny.write(Path(), **{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes}))
 

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ import pytest
 from mmdistill_dense.apps.suite import pool
 from mmdistill_dense.apps.suite.plan import Run
 from tests.engine.processes import environment
+from tests.suite import tiny
 
 FINISH = """
 import json, os, pathlib, sys, time
@@ -206,9 +206,6 @@ def test_two_pools_share_the_runs_of_a_suite(tmp_path: Path, monkeypatch: pytest
 def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'LOOK', 0.1)
     (first, after) = [*runs(tmp_path, 'first'), *runs(tmp_path, 'after', after=('first',))]
-    hold = 'import sys, time; from pathlib import Path; from mmdistill_dense.utils.directories import owned\n'
-    hold += 'with owned(Path(sys.argv[1]), "x"):\n    print("held", flush=True); sys.stdin.read()'
-    words = [sys.executable, '-c', hold, str(first.folder)]
     elsewhere: list[int] = []
 
     class Seen(Watch):
@@ -218,9 +215,7 @@ def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pyt
                 (first.folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
                 held.stdin.close()
 
-    pipe = subprocess.PIPE
-    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment()) as held:
-        assert held.stdout.readline() == 'held\n'
+    with tiny.held(first.folder) as held:
         watch = Seen()
         assert pool.Pool(command(FINISH), 1, 1, watch).execute([first, after]) == {}
     assert ('started', 'first') not in watch.said and ('ended', 'first', True) in watch.said

@@ -14,11 +14,6 @@ from mmdistill_dense.apps.suite.definition import Definition, load
 from tests.suite import tiny
 
 
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def defined(**changes: Any) -> Definition:
     return load(tiny.write(Path(), **{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes}))
 

@@ -37,12 +37,6 @@ PRICES = {
 ROWS: dict[str, dict[str, Any]] = {'kd': {}, 'cwd': {}}
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def written(
     hours: float = 2, prices: Mapping[str, Price] = PRICES, **options: Any
 ) -> tuple[Definition, dict[str, Any]]:

@@ -17,17 +17,13 @@ from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.reproducible import seed_everything
 from tests import toys
 from tests.suite import tiny
+from tests.suite.tiny import run_of
 
 SHORT = {'train_cfg.max_epochs': 2, 'train_dataloader.dataset.num_images': 8, 'train_dataloader.batch_size': 4}
 PCD = {'pretrain': 'pcd/toy_pretrain', 'options': SHORT}
 STARTS = {'pre': PCD, 'file': {'checkpoint': '{{$TOY_FOLDER:nowhere}}/toy.pth', 'prefix': 'backbone.'}}
 ROWS = {'kd': {}, 'started': {'start': 'pre'}, 'both': {'method': 'kd', 'start': 'pre'}, 'given': {'start': 'file'}}
 CITYSCAPES = {'control': 'deeplabv3_r101_to_r18_cityscapes', 'teacher': None, 'options': None}
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
@@ -43,10 +39,6 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def defined(**changes: Any) -> Definition:
     return load(tiny.write(Path(), **{'seeds': [0, 1], 'starts': STARTS, 'methods': ROWS, **changes}))
-
-
-def run_of(definition: Definition, title: str) -> plan.Run:
-    return next(run for run in plan.runs(definition) if run.title == title)
 
 
 def config_of(title: str, **changes: Any) -> Config:

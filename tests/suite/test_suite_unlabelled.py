@@ -13,20 +13,12 @@ from mmdistill_dense.apps.suite.rows import own_data
 from mmdistill_dense.apps.suite.table import unlabelled
 from tests import toys
 from tests.suite import tiny
-
-
-@pytest.fixture(autouse=True)
-def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+from tests.suite.tiny import run_of
 
 
 def defined(row: dict[str, Any] | None = None, **changes: Any) -> Definition:
     more = {'method': 'kd', 'unlabelled': {'data_root': toys.picture_folder(6), **(row or {})}}
     return load(tiny.write(Path(), **{'methods': {'kd': {}, 'more': more}, **changes}))
-
-
-def run_of(definition: Definition, name: str) -> plan.Run:
-    return next(run for run in plan.runs(definition) if run.name == name)
 
 
 def hash_of(name: str, row: dict[str, Any] | None = None) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,18 @@ import numpy as np
 import yaml
 from mmcv.transforms import BaseTransform
 
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition
+from tests.engine.processes import environment
+
+HOLD = """
+import sys
+from pathlib import Path
+from mmdistill_dense.utils.directories import owned
+with owned(Path(sys.argv[1]), 'x'):
+    print('held', flush=True)
+    sys.stdin.read()
+"""
 SMALL = {'val_dataloader.dataset.num_images': 6, 'test_dataloader.dataset.num_images': 6}
 
 
@@ -55,3 +71,19 @@ class NoShapes(BaseTransform):
         """Change ``gt_seg_map`` (H, W)."""
         results['gt_seg_map'] = np.zeros_like(results['gt_seg_map'])
         return results
+
+
+def run_of(definition: Definition, name: str) -> plan.Run:
+    """The run of a title, or the first of a name."""
+    return next(run for run in plan.runs(definition) if name in (run.title, run.name))
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process work in a folder, until its input closes."""
+    words, pipe = [sys.executable, '-c', HOLD, str(folder)], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True, env=environment()) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == 'held\n'
+        yield process
+        process.stdin.close()

@@ -145,6 +145,20 @@ def test_a_run_that_stalls_starts_again_twice(tmp_path: Path, monkeypatch: pytes
     assert list(failed) == ['3 seed 0'] and 'made no step' in failed['3 seed 0'] and '3 times' in failed['3 seed 0']
 
 
+def test_a_run_that_tells_of_a_step_has_not_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, 'end', lambda processes: None)
+    (run,) = runs(tmp_path, 'a')
+    run.folder.mkdir()
+    one = pool.Pool(command(''), 1, 1, Watch(), stall=1)
+    one.running = {0: pool.Job(run, None, run.folder / 'log.txt', heard=time.monotonic() - 100)}
+    (run.folder / 'state.json').write_text('{"time": 5.0}')
+    one._wake()
+    assert one.running[0].told == 5.0 and not one.waiting
+    one.running[0].heard -= 100
+    one._wake()
+    assert one.waiting == [run] and not one.running
+
+
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     room = iter([2**40])  # for the start of the first

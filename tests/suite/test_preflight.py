@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.configs import check_metric
 from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.utils.directories import FolderInUse
 from tests.suite import tiny
 
 
@@ -70,6 +71,8 @@ def test_changed_runs_are_refused_or_put_away() -> None:
         kept = json.loads(Path(f'out/replaced/runs/kd/seed1-old{number}/result.json').read_text())
         assert kept['config_hash'] == 'old' and not run.folder.exists()
         finish(definition, 'kd seed 1', 'old')
+    with tiny.held(run.folder), pytest.raises(FolderInUse, match='cannot be repeated, because a process works in it'):
+        preflight.unfinished(definition, plan.runs(definition), rerun_changed=True)
 
 
 def test_runs_of_other_processes_are_refused_or_put_away() -> None:

@@ -12,18 +12,19 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import EpochBasedTrainLoop
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import configs, execute, job, plan, price, race
+from mmdistill_dense.apps.suite import configs, execute, job, plan, price, race, rung
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.race import LONG, Price
-from mmdistill_dense.apps.suite.rung import rung_of
 from tests import toys
 from tests.engine.processes import ROOT, environment
 from tests.suite import tiny
@@ -48,12 +49,12 @@ def written(
     return load(definition.path), record
 
 
-def ended(definition: Definition, row: str, val: float, seed: int = 0, minutes: float = 1, rung: bool = False) -> None:
+def ended(definition: Definition, row: str, val: float, seed: int = 0, minutes: float = 1, part: bool = False) -> None:
     """A run that has ended, at its rung or whole."""
     place = definition.out / (TEACHER if row == TEACHER else f'runs/{row}/seed{seed}')
     place.mkdir(parents=True, exist_ok=True)
     result = {'metrics': {'val': {'mIoU': val}}, 'score': val, 'minutes': minutes, 'checkpoint': 'iter_4.pth'}
-    (place / ('rung.json' if rung else 'result.json')).write_text(json.dumps(result))
+    (place / ('rung.json' if part else 'result.json')).write_text(json.dumps(result))
 
 
 def decided(
@@ -65,7 +66,7 @@ def decided(
     for run in stage.runs:
         value = scores.get(f'{run.name}_{run.seed}', scores.get(run.name))
         if value is not None:
-            ended(definition, run.name, value, run.seed, rung=run.until < 1)
+            ended(definition, run.name, value, run.seed, part=run.until < 1)
     race.settle(definition, record, stage, failed or {})
     race.write(definition, record)
     return load(definition.path)
@@ -184,7 +185,7 @@ def test_every_optimizer_gets_the_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ('loop', 'share', 'rung'),
+    ('loop', 'share', 'place'),
     [
         (dict(max_iters=100, val_interval=10), 0.5, 50),
         (dict(max_iters=100, val_interval=30), 0.5, 60),
@@ -195,8 +196,8 @@ def test_every_optimizer_gets_the_rate() -> None:
         (dict(max_epochs=12), 1, None),
     ],
 )
-def test_a_rung_is_an_evaluation(loop: dict[str, int], share: float, rung: int | None) -> None:
-    assert rung_of(Config(dict(train_cfg=loop)), share) == rung
+def test_a_rung_is_an_evaluation(loop: dict[str, int], share: float, place: int | None) -> None:
+    assert rung.rung_of(Config(dict(train_cfg=loop)), share) == place
 
 
 def perform(definition: Definition, title: str, until: float = 1) -> dict[str, Any]:
@@ -229,7 +230,17 @@ def test_a_rung_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mon
         states.append(torch.load(file, weights_only=False)['state_dict'])
     assert not toys.differing(states[0], states[1]) and not toys.differing(states[0], states[2])
     assert rungs[0]['iterations'] == rungs[1]['iterations'] == 4 and rungs[0]['metrics'] == rungs[1]['metrics']
-    assert rungs[0]['score'] == rungs[0]['metrics']['val']['mIoU']
+    assert rungs[0]['score'] == rungs[0]['metrics']['val']['mIoU'] and rungs[0]['checkpoint'] == 'iter_4.pth'
+
+
+def test_a_rung_of_epochs_is_their_end() -> None:
+    hook = rung._StopAtRung(2)
+    runner: Any = SimpleNamespace(iter=500, epoch=0, train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop))
+    hook.after_train_iter(runner)
+    hook.after_train_epoch(runner)
+    runner.epoch = 1
+    with pytest.raises(rung._RungReachedError):
+        hook.after_train_epoch(runner)
 
 
 def test_a_price_is_measured_and_nothing_stays() -> None:
@@ -239,7 +250,9 @@ def test_a_price_is_measured_and_nothing_stays() -> None:
         name: price.price_of(configs.method_config(definition, definition.methods[name])) for name in ('kd', 'maskd')
     }
     assert set(Path().rglob('*')) == before
-    assert all(one.steps == 6 and one.step > 0 and one.evaluation > 0 and one.test > 0 for one in found.values())
+    assert all(one.steps == 6 and one.evaluations == 1 and 0 < one.step < 9 for one in found.values())
+    assert price._between([1, 3, 6, 8]) == 2 and price._between([5]) == 0
+    assert all(one.step > 0 and one.evaluation > 0 and one.test > 0 for one in found.values())
     assert found['maskd'].start > found['kd'].start + 1  # 2000 iterations of its tokens
 
 
@@ -305,8 +318,8 @@ def test_what_is_left_of_the_time_goes_to_more_seeds_of_the_winner() -> None:
     assert names(definition, record) == ['kd seed 2', 'control seed 2']
     for seed in (2, 3, 4):
         assert record['more'] == seed
-        definition = decided(definition, record, kd=50 + seed, control=45)
-    assert names(definition, record) == [] and race.best_seed(definition, record) == 4
+        definition = decided(definition, record, kd=50 + seed % 4, control=45)
+    assert names(definition, record) == [] and race.best_seed(definition, record) == 3
 
 
 def test_time_that_is_gone_ends_it_and_more_hours_go_on() -> None:
@@ -393,7 +406,7 @@ def test_slurm_decides_when_a_stage_has_ended(capsys: pytest.CaptureFixture) -> 
         execute.runs_to_do(tiny.write(Path(), out='other'))
     path = tiny.write(Path(), methods=ROWS, race={'hours': 2})
     for row, val in (('control', 40), ('alone_x2', 41)):
-        ended(definition, row, val, rung=True)
+        ended(definition, row, val, part=True)
     assert [run.title for run in execute.runs_to_do(path)] == names(definition, record)  # the teacher is not there
     ended(definition, TEACHER, 60)
     assert [run.title for run in execute.runs_to_do(path)] == [f'{row} seed 0 to 50%' for row in (LONG, 'kd', 'cwd')]

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import configs, plan, preflight
+from mmdistill_dense.apps.suite import configs, plan, preflight, start_weights
 from mmdistill_dense.apps.suite import configs as identity
 from mmdistill_dense.apps.suite import plan as run_configs
 from mmdistill_dense.apps.suite.actions import find
@@ -412,6 +412,17 @@ def test_weights_that_would_replace_the_start_are_refused(given: Path) -> None:
         ValueError, match=r"methods.given: start 'file': load_from='x.pth' of the control would replace it"
     ):
         config_of('given seed 0', options={'load_from': 'x.pth'})
+
+
+def test_a_control_may_inherit_what_no_start_replaces() -> None:
+    config, starts = Config(dict(model=dict(inherit=[['decode_head', 'decode_head']]))), defined().starts
+    assert start_weights.conflict(config, starts['file']) is None
+    config.model.inherit.append(['backbone.layer1', 'backbone.layer1'])
+    said = start_weights.conflict(config, starts['file'])
+    assert (
+        said == "start 'file': model.inherit=['backbone.layer1'] of the control would replace it; remove the row "
+        'from the suite.'
+    )
 
 
 def test_pretraining_needs_the_processes_of_the_students(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ def test_pairs_are_counted_where_they_are_fewer_than_runs(suite: Definition) -> 
 
 
 def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
-    text = as_markdown(collect(made_up.definition(tmp_path)))
+    alone = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'cwd: {{}}')
+    text = as_markdown(collect(made_up.definition(tmp_path, text=alone)))
+    assert not any(word in text for word in ('Rows:', 'Batch:', 'Starts:', 'only labelled')), 'nothing to say'
     assert [line[2] for line in lines_of(text, 'kd')] == ['not run', 'missing']
     assert lines_of(text, 'teacher')[0][1:4] == ['–', 'not tested', '–']
 

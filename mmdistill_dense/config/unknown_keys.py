@@ -9,6 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from mmdistill_dense.config.values import mappings
+
 # What the runner, its scripts and our tools read of a config besides the arguments of Runner.
 _READ = (
     'activation_checkpointing', 'compile', 'custom_imports', 'distillers', 'hooks', 'model_wrapper_cfg', 'runner_type',
@@ -101,7 +103,8 @@ def explained(
     place = f' It is the key {" or ".join(_written(key, holders, name, beside))}' if holders else ''
     own = {key for holder in holders.values() for key in holder}
     # A key beside it is set already: it was meant only if the name is a typing error.
-    close = nearest(name, own, _NEAR) or nearest(name, {*_keys(config), *more} - own)
+    every = {str(key) for one in mappings(config) for key in one}
+    close = nearest(name, own, _NEAR) or nearest(name, every.union(more) - own)
     meant = f' Did you mean {close!r}?' if close else ''
     if name in beside and close in more:
         place += f'; write {_outer(key)}.{close}'
@@ -146,11 +149,3 @@ def _holders(config: Any, name: str, path: str = '') -> Iterator[tuple[str, Mapp
     pairs = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else ()
     for key, value in pairs:
         yield from _holders(value, name, f'{path}{key}.')
-
-
-def _keys(config: Any) -> Iterator[str]:
-    if isinstance(config, Mapping):
-        yield from map(str, config)
-    members = config.values() if isinstance(config, Mapping) else config if isinstance(config, (list, tuple)) else ()
-    for member in members:
-        yield from _keys(member)

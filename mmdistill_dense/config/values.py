@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+
+def mappings(value: Any) -> Iterator[Any]:
+    """Yield every mapping in a value, an outer one before those that it holds by then."""
+    if isinstance(value, Mapping):
+        yield value
+        value = list(value.values())
+    for member in value if isinstance(value, (list, tuple)) else ():
+        yield from mappings(member)
 
 
 def flat(value: Any, place: str = '') -> dict[str, Any]:

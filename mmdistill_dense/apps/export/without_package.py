@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.config.data_sets import chain
+from mmdistill_dense.config.values import mappings
 from mmdistill_dense.utils.literals import remark
 
 PACKAGE = 'mmdistill_dense.'
@@ -115,17 +116,12 @@ def _names(value: Any) -> list[str]:
     return list(dict.fromkeys(name for _, name in _places(value)))
 
 
-def _replace_data_sets(value: Any) -> None:
-    if isinstance(value, dict):
+def _replace_data_sets(config: Any) -> None:
+    for value in mappings(config):
         name = _short(value.get('type'))
         if name in _SAME and not _only_here(value):
             value['type'] = _SAME[name]
             value.pop('label_values', None)
-        for member in value.values():
-            _replace_data_sets(member)
-    elif isinstance(value, (list, tuple)):
-        for member in value:
-            _replace_data_sets(member)
 
 
 def _drop_hooks(flat: ConfigDict) -> dict[str, list[str]]:
@@ -193,14 +189,9 @@ def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, 
     return dict.fromkeys(found, names)
 
 
-def _read_files(value: Any) -> None:
+def _read_files(pipeline: Any) -> None:
     """Let a pipeline that paints pictures read files, as inference needs it."""
-    if isinstance(value, dict):
+    for value in mappings(pipeline):
         if _short(value.get('type')) in _PAINTERS:
             value.clear()
             value['type'] = 'LoadImageFromFile'
-        for member in value.values():
-            _read_files(member)
-    elif isinstance(value, (list, tuple)):
-        for member in value:
-            _read_files(member)

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from torch import hub
 
 from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load_model
+from mmdistill_dense.config.values import mappings
 from mmdistill_dense.foundation.models import MODELS_BY_NAME
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.utils.messages import close_or_all, message_of, some
@@ -24,16 +25,10 @@ from mmdistill_dense.weights.mmengine_loader import address_of
 SECONDS = 5  # to wait for an answer
 
 
-def sources_of(model: Any) -> Iterator[str]:
-    """Yield the files and addresses that ``pretrained`` and every ``init_cfg`` of a model config name."""
-    if isinstance(model, Mapping):
-        for key, value in model.items():
-            if key in ('pretrained', 'checkpoint') and isinstance(value, str):
-                yield value
-            yield from sources_of(value)
-    elif isinstance(model, (list, tuple)):
-        for member in model:
-            yield from sources_of(member)
+def sources_of(model: Any) -> list[str]:
+    """Return the files and addresses that ``pretrained`` and every ``init_cfg`` of a model config name."""
+    named = (one.get(key) for one in mappings(model) for key in ('pretrained', 'checkpoint'))
+    return [source for source in named if isinstance(source, str)]
 
 
 def missing_of(model: Any) -> list[str]:
@@ -98,11 +93,8 @@ def _classes_of(model: Mapping[str, Any]) -> int | None:
 
 def class_counts(node: Any) -> Iterator[int]:
     """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
-    if isinstance(node, Mapping):
-        yield from (node[key] for key in ('num_classes', 'num_things_classes') if isinstance(node.get(key), int))
-    members = node.values() if isinstance(node, Mapping) else node if isinstance(node, (list, tuple)) else ()
-    for member in members:
-        yield from class_counts(member)
+    found = (one.get(key) for one in mappings(node) for key in ('num_classes', 'num_things_classes'))
+    yield from (count for count in found if isinstance(count, int))
 
 
 def _counts(node: Any, old: int, new: int) -> dict[str, Any]:

@@ -19,8 +19,7 @@ from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pa
 from mmdistill_dense.apps.project.parts import Wish
 from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, OBJECTS, PARTS, shapes, truth
-from tests.project.test_new import FASTSCNN, RETINANET
-from tests.project.test_run import NETWORK
+from tests.project.test_new import RETINANET, toy_pair
 
 Write = Callable[[Path], None]
 
@@ -229,12 +228,17 @@ def call(*words: str) -> None:
     )
 
 
+def toys_with_kd() -> list[str]:
+    student, teacher = toy_pair()
+    return ['--student', student, '--teacher', teacher, '--method', 'kd']
+
+
 def test_a_second_new_draws_again_only_if_the_labels_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     exports.ultralytics(Path('mine'))
-    words = ['--student', FASTSCNN, '--teacher', FASTSCNN, '--method', 'kd']
+    words = toys_with_kd()
     call(*words)
     out = capsys.readouterr().out
     assert '6 label images, made from' in out and 'project/labels.png: 4 pictures with their labels' in out
@@ -256,9 +260,7 @@ def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)
     {**BOXES, **MASKS}[form](Path('mine'))
     if task == 'seg':
-        for side in ('student', 'teacher'):
-            Path(f'{side}.py').write_text(NETWORK.format(side=side))
-        call('--student', 'student.py', '--teacher', 'teacher.py', '--method', 'kd')
+        call(*toys_with_kd())
     else:
         call('--student', RETINANET, '--teacher', RETINANET, '--method', 'pkd', '--size', '64', '96')
     if f'{form}-{task}' in FULLY:

@@ -15,7 +15,7 @@ from mmdistill_dense.apps.project.free_pictures import free_pictures
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
-from tests.project.test_new import FASTSCNN, SEGFORMER
+from tests.project.test_new import toy_pair
 
 
 def partly(root: Path, pictures: int, labels: int) -> Path:
@@ -115,7 +115,8 @@ def test_the_list_is_written_and_read(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(fetched_weights, 'reachable', lambda host: False)
     partly(Path('mine'), 14, 10)
-    words = ['--data', 'mine', '--student', FASTSCNN, '--teacher', SEGFORMER, '--out', 'project', '--batch', '2']
+    student, teacher = toy_pair()
+    words = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', '--batch', '2']
     assert main(['new', *words, '--unlabelled', 'mine/photos']) == 0
     option = Config.fromfile('project/cwd.py').model.unlabelled
     assert option.ann_file == str(tmp_path / 'project/unlabelled.txt')

@@ -34,13 +34,6 @@ def test_all_methods_are_those_that_fit(tmp_path: Path) -> None:
     assert {'kd', 'afdcd', 'maskd', 'pcd'} <= found.methods.keys()
 
 
-def test_one_method_stands_under_several_names(tmp_path: Path) -> None:
-    methods = {'kd': {}, 'heavy': {'method': 'kd', 'options': {'loss_weight': 5}}}
-    found = load(tmp_path, methods=methods).methods
-    assert found['heavy'].options_file == found['kd'].options_file
-    assert found['heavy'].options == {'loss_weight': 5}
-
-
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     path = tiny.write(tmp_path)
     path.write_text(path.read_text() + 'grid: {kd: {loss_weight: [1e-3, 2.5E+1]}, seeds: [1]}\n')

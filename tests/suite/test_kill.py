@@ -18,6 +18,7 @@ import torch
 from tests import toys
 from tests.engine.processes import ROOT, environment, run
 from tests.suite import tiny
+from tests.suite.tiny import alive
 
 METHODS = {'kd': {}, 'maskd': {'options': {'learn.max_iters': 30}}}
 SEEDS = [0, 1, 2]
@@ -47,11 +48,6 @@ def finish(path: Path, expected: int = 0) -> str:
 def state(path: Path, folder: str) -> dict:
     file = path.parent / 'out' / folder / 'state.json'
     return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def alive(pid: int) -> bool:
-    stat = Path(f'/proc/{pid}/stat')
-    return stat.is_file() and stat.read_text().rpartition(')')[2].split()[0] != 'Z'
 
 
 def content(path: Path) -> dict[str, dict]:

@@ -16,6 +16,7 @@ from mmdistill_dense.apps.suite import pool
 from mmdistill_dense.apps.suite.plan import Run
 from tests.engine.processes import environment
 from tests.suite import tiny
+from tests.suite.tiny import alive
 
 FINISH = """
 import json, os, pathlib, sys, time
@@ -243,14 +244,6 @@ def test_several_devices_are_given_out_in_turn(tmp_path: Path, monkeypatch: pyte
     assert 'device 6' in (tmp_path / 'b' / 'log.txt').read_text()
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
     assert pool.visible_devices() == []
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != 'Z'
 
 
 def pids(folder: Path) -> list[int]:

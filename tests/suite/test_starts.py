@@ -237,12 +237,6 @@ def test_forgotten_prefix_is_told(given: Path) -> None:
         check(defined(starts=starts), 'given seed 0')
 
 
-def test_bare_backbone_with_a_classifier_is_taken(given: Path) -> None:
-    state = {k.removeprefix('backbone.'): v for k, v in torch.load(given)['state_dict'].items() if 'backbone' in k}
-    torch.save({**state, 'fc.weight': torch.zeros(9, 64)}, given)
-    check(defined(starts={'pre': PCD, 'file': {'checkpoint': str(given)}}), 'given seed 0')
-
-
 def test_tensors_of_the_backbone_itself_are_taken(given: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transformer's position embedding is no module."""
     kind = type(MODELS.build(configs.control_config(defined()).model).backbone)

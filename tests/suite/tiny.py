@@ -87,3 +87,11 @@ def held(folder: Path) -> Iterator[subprocess.Popen[str]]:
         assert process.stdout.readline() == 'held\n'
         yield process
         process.stdin.close()
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, also one that its parent has not looked at."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError:
+        return False

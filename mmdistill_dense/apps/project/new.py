@@ -380,14 +380,15 @@ def _adapt(task: Task, side: Side, trained: bool, own_classes: bool = True) -> N
     """Set what the data change in a network; a teacher of other classes keeps its head."""
     loading = task.loading
     sizes = seg_size(side.model, loading.crop, loading.tested) if side.task == 'seg' else det_size(side.model)
-    step = size_step(side)
+    network = built(side, 'meta')
+    step = size_step(network)
     if step > 1:
         seg = side.task == 'seg'
         padded = padded_tests(side, step, loading.crop) if seg else padded_batches(side, step)
         sizes = joined_overrides(sizes, padded)
     random = task.args.random_weights and not side.fixed  # the file of a foundation model is here
     adapt(side, len(task.data.classes) if own_classes else None, sizes, trained, random)
-    check_large_enough(side, task.data.size, loading, task.load)
+    check_large_enough(side, task.data.size, loading, task.load, network)
 
 
 def _schedule(task: Task, side: Side, steps: int | None = None) -> Schedule:

@@ -32,9 +32,8 @@ _ODD = (165, 203)  # pixels; a multiple of no step
 _PROPOSALS = 4  # of the first stage; whether a network runs does not hang on their number, its seconds do
 
 
-def size_step(side: Side) -> int:
-    """Return the step: 1 for a network that takes any size, or that cannot be tried without arithmetic."""
-    network = built(side, 'meta')
+def size_step(network: Any) -> int:
+    """Return the step of a network on the meta device: 1 if it takes any size, or could not be built there."""
     with quiet(), torch.no_grad():
         return 1 if network is None else next((step for step in _STEPS if _runs(network, step)), 1)
 
@@ -58,15 +57,20 @@ def _runs(network: Any, step: int) -> bool:
     return True
 
 
-def check_large_enough(side: Side, usual: Size, loading: Loading, load: Callable[[Size], Loading]) -> None:
-    """Run a network once, without its weights, on pictures as they train and as they are tested."""
+def check_large_enough(
+    side: Side, usual: Size, loading: Loading, load: Callable[[Size], Loading], known: Any = None
+) -> None:
+    """Run a network once, without its weights, on pictures as they train and as they are tested.
+
+    ``known`` is the network on the meta device, perhaps with another number of classes.
+    """
     for device, most, sure in _DEVICES:
-        network = built(side, device)
+        network = known if device == 'meta' and known is not None else built(side, device)
         if network is None:
             continue
         if proposals := getattr(getattr(network, 'rpn_head', None), 'test_cfg', None):
             proposals.max_per_img = _PROPOSALS
-        small = [size for size in _seen(side, loading) if size[0] * size[1] <= most]
+        small = [size for size in dict.fromkeys(_seen(side, loading)) if size[0] * size[1] <= most]
         failed = {size: error for size in small if (error := _error(network, side.task, size, device))}
         if not failed:
             return

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
-from mmdistill_dense.apps.project.formats.objects import from_points
+from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pairs_of
 from mmdistill_dense.apps.project.parts import Wish
 from tests.project import exports
@@ -138,6 +138,24 @@ def test_the_area_is_that_of_the_outline_whichever_way_it_goes() -> None:
         assert from_points(points)['area'] == 30 * 10 + 10 * 18 and from_points(points)['bbox'] == [20, 10, 30, 28]
 
 
+def test_a_mask_may_fill_its_picture_and_no_more() -> None:
+    inside = np.ones((4, 6), bool)
+    assert from_mask('x', inside, 0, 0, (4, 6))['area'] == 24
+    for left, top in ((-1, 0), (0, -1), (1, 0), (0, 1)):
+        with pytest.raises(ValueError, match='reaches beyond its picture'):
+            from_mask('x', inside, left, top, (4, 6))
+
+
+def test_shapes_of_one_group_are_one_object(tmp_path: Path) -> None:
+    exports.labelme(tmp_path)
+    file = tmp_path / 'train/b.json'
+    content = json.loads(file.read_text())
+    first = {**content['shapes'][0], 'group_id': 1}
+    content['shapes'] = [{**first, 'points': [[x, 3], [x + 10, 3], [x + 10, 20], [x, 20]]} for x in (2, 40)]
+    file.write_text(json.dumps(content))
+    assert found_boxes(find_box_data(tmp_path), 'train')['b'] == [(first['label'], 2, 3, 50, 20)]
+
+
 def test_corners_are_counted_from_0_where_one_is_0(tmp_path: Path) -> None:
     exports.voc_xml(tmp_path)
     first = find_box_data(tmp_path)
@@ -187,6 +205,18 @@ def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:
     data = find_seg_data(tmp_path)
     assert {part: set(split.names) for part, split in data.splits.items()} == {k: set(v) for k, v in PARTS.items()}
     assert any('4 train, 2 val; 1 pictures are in no list' in note for note in data.notes)
+
+
+def test_a_part_for_test_validates_where_no_other_is_there(tmp_path: Path) -> None:
+    exports.voc_masks(tmp_path / 'masks')
+    lists = tmp_path / 'masks/ImageSets/Segmentation'
+    (lists / 'train.txt').rename(lists / 'trainval.txt')
+    (lists / 'val.txt').rename(lists / 'test.txt')
+    exports.roboflow_coco(tmp_path / 'boxes')
+    (tmp_path / 'boxes/valid').rename(tmp_path / 'boxes/test')
+    seg, det = find_seg_data(tmp_path / 'masks'), find_box_data(tmp_path / 'boxes')
+    assert set(seg.splits['train'].names) == set(PARTS['train']) and seg.splits['val'] == seg.splits['test']
+    assert det.splits['val'] == det.splits['test'] and det.splits['val'].count == 2
 
 
 def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:

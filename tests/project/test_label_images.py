@@ -62,6 +62,7 @@ def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> No
     ('found', 'values'),
     [
         ((0, 1, 2), (0, 1, 2)),
+        ((0, 2), (0, 1, 2)),
         ((0, 1, 4, 255), (0, 1, 2, 3, 4)),
         ((0, 255), (0, 255)),
         ((0, 38, 75), (0, 38, 75)),

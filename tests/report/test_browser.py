@@ -110,7 +110,7 @@ def browser() -> Iterator[Any]:
         found.close()
 
 
-@pytest.fixture(scope='module', params=['methods', 'segmentation', 'instances'])
+@pytest.fixture(scope='session', params=['methods', 'segmentation', 'instances'])
 def file(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page about a suite of three methods, or that of a project that `new` and `run` made."""
     if request.param == 'methods':
@@ -220,7 +220,8 @@ def test_the_slider_moves_by_keyboard_and_a_picture_is_a_button(opened):
 def test_the_appearance_follows_the_system_and_the_button(opened):
     page, _, _ = opened
     shade = 'Math.max(...getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).slice(0, 3))'
-    line = "getComputedStyle(document.querySelector('.scatterlayer .js-line, .barlayer .point path')).stroke"
+    first = "document.querySelector('.scatterlayer .js-line, .barlayer .point path')"
+    line = f'getComputedStyle({first}).stroke + getComputedStyle({first}).fill'
     dark = page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
     before, drawn = page.evaluate(shade), page.evaluate(line)
     assert (before < 128) == dark

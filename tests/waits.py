@@ -57,6 +57,7 @@ SETUPS = (
     Setup('CIRKD', dict(pixel_weight=0, region_weight=0), says='without queues'),
     Setup('CWD'),
     Setup('DIST'),
+    Setup('DeFeat', kind=DETECTOR),
     Setup('FGD', kind=DETECTOR),
     Setup('FRS', kind=DETECTOR),
     Setup('FeatureMatch'),

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.base import Distiller
     from mmdistill_dense.distillers.cirkd import CIRKD
     from mmdistill_dense.distillers.cwd import CWD
+    from mmdistill_dense.distillers.defeat import DeFeat
     from mmdistill_dense.distillers.dist import DIST
     from mmdistill_dense.distillers.feature import FeatureDistiller
     from mmdistill_dense.distillers.feature_match import FeatureMatch
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
-    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'Distiller',
-    'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL',
-    'RoIHeadKD', 'TokenRelations',
+    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'DeFeat',
+    'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD', 'QueryMatch',
+    'QueueKL', 'RoIHeadKD', 'TokenRelations',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

@@ -66,24 +66,29 @@ def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] 
     return head if isinstance(head, Mapping) and 'num_classes' in head else None
 
 
-def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
-    """Return the annotated boxes of each picture in cells of a map that covers the padded picture."""
+def boxes_in_pixels(data_samples: Samples, key: str, like: Tensor) -> list[Tensor]:
+    """Return the annotated boxes of each picture in pixels of the batch."""
     if not data_samples or any('bboxes' not in sample.get('gt_instances', ()) for sample in data_samples):
         raise ValueError(
             f'{key} separates objects from background and needs boxes (gt_instances.bboxes), which the batch does not '
             'hold: use detection data with LoadAnnotations(with_bbox=True) in the pipeline, or another method, e.g. '
             "type='MGD'."
         )
-    return [_scaled(sample, size, like) for sample in data_samples]
+    boxes = (sample.gt_instances.bboxes for sample in data_samples)
+    return [getattr(one, 'tensor', one).to(like) for one in boxes]
 
 
-def _scaled(sample: Sample, size: Sequence[int], like: Tensor) -> Tensor:
-    boxes = sample.gt_instances.bboxes
+def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
+    """Return the annotated boxes of each picture in cells of a map that covers the padded picture."""
+    boxes = boxes_in_pixels(data_samples, key, like)
+    return [one / _strides(sample, size, like) for one, sample in zip(boxes, data_samples, strict=True)]
+
+
+def _strides(sample: Sample, size: Sequence[int], like: Tensor) -> Tensor:
     meta = sample.metainfo
     height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
     y, x = (_stride(*sides) for sides in zip((height, width), size, strict=True))
-    strides = to_device(torch.tensor([x, y, x, y]), like).to(like.dtype)
-    return getattr(boxes, 'tensor', boxes).to(like) / strides
+    return to_device(torch.tensor([x, y, x, y]), like).to(like.dtype)
 
 
 def _stride(pixels: int, cells: int) -> float:

@@ -1,4 +1,4 @@
-"""Losses of detection: focal and global (FGD), localisation (LD), feature richness (FRS)."""
+"""Losses of detection: FGD, localisation (LD), feature richness (FRS), objects apart from background (DeFeat)."""
 
 from collections.abc import Sequence
 
@@ -30,6 +30,26 @@ def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
         if len(r):
             painted = torch.maximum(painted, (r[:, :, None] * c[:, None]).amax(0))
     return painted
+
+
+def covered_cells(boxes: Tensor, height: int, width: int, chosen: Tensor | None = None) -> Tensor:
+    """Return which cells of a map boxes cover, (H, W) of 1 and 0, for (R, 4) boxes as x1, y1, x2, y2 in cells.
+
+    A box covers the columns from ``int(x1)`` up to, but without, ``int(x2)``, and its rows likewise. If that leaves
+    none on an axis, it covers the cell of its first corner alone (DeFeat, as released). Boxes that are not ``chosen``,
+    (R,) bool, cover nothing.
+    """
+    left, top, right, bottom = boxes.trunc().unbind(1)
+    axes = ((top, bottom, height), (left, right, width))
+    thin = torch.stack([end.clamp_max(cells) <= begin.clamp_min(0) for begin, end, cells in axes]).any(0)
+    inside = []
+    for begin, end, cells in axes:
+        first = begin.clamp(0, cells - 1)
+        at, last = torch.arange(cells, device=boxes.device), torch.where(thin, first + 1, end)
+        inside.append((at >= first[:, None]) & (at < last[:, None]))
+    rows, columns = inside[0] if chosen is None else inside[0] & chosen[:, None], inside[1]
+    counts = rows.to(boxes.dtype).mT @ columns.to(boxes.dtype)  # of the boxes over each cell
+    return (counts > 0).to(boxes.dtype)
 
 
 def background_weights(foreground: Tensor) -> Tensor:
@@ -203,6 +223,25 @@ def rich_entropy(student: Tensor, teacher: Tensor, richness: Tensor, total: Tens
     z, t = student.to(dtype), teacher.detach().to(dtype)
     entropy = t.sigmoid() * F.softplus(-z) + (-t).sigmoid() * F.softplus(z)
     return _weighed(entropy.sum(1), richness, total)
+
+
+@without_autocast
+def decoupled_squares(student: Tensor, teacher: Tensor, mask: Tensor, totals: Tensor | None = None) -> Tensor:
+    """``sum_{b,c,h,w} m (F_s - F_t)^2 / (2 C sum m)`` of (B, C, H, W) maps and a mask m (B, H, W) of 0 and 1, and the
+    same of ``1 - m``: (2,), 0 without such cells (DeFeat).
+
+    ``totals``, (2,), is what to divide by in place of ``sum m`` and ``sum (1 - m)``.
+
+    Source: Guo et al., DeFeat, CVPR 2021, https://arxiv.org/abs/2103.14475, as released.
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    squares = (student.to(dtype) - teacher.detach().to(dtype)).square().sum(1) / (2 * max(student.shape[1], 1))
+    masks = torch.stack([mask, 1 - mask]).detach().to(dtype)
+    counts = masks.sum((1, 2, 3)) if totals is None else totals.detach().to(dtype)
+    # the masks are divided, not the sums: 0 / tiny has a gradient of 1 / tiny
+    shares = masks / counts.clamp_min(torch.finfo(dtype).tiny)[:, None, None, None]
+    return (squares * shares).sum((1, 2, 3))
 
 
 def _weighed(values: Tensor, weight: Tensor, total: Tensor | None) -> Tensor:

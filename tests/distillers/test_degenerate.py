@@ -33,6 +33,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'CIRKD': [CIRKD, dict(CIRKD, minibatch_weight=0.0), dict(CIRKD, pixel_weight=0.0, region_weight=0.0)],
     'CWD': [{}],
     'DIST': [{}, dict(activation='sigmoid'), dict(activation='sigmoid', beta=0.0)],
+    'DeFeat': [{}],
     'FGD': [{}],
     'FRS': [{}, dict(class_weight=0.0)],
     'FeatureMatch': [{}, dict(standardise='token'), dict(standardise=None, smooth_l1=0.0)],

@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.distributed as dist
-from mmengine.structures import PixelData
+from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from mmdistill_dense.distillers import CIRKD, PCD, FeatureMatch, QueueKL
+from mmdistill_dense.distillers import CIRKD, PCD, DeFeat, FeatureMatch, QueueKL
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
@@ -21,6 +21,7 @@ OPTIONS = {
     'match': (FeatureMatch, dict(steps=3), (2, 2)),
     'pcd': (PCD, dict(queue_size=14, center=True, queue_init='random', monitor_interval=0), SPLIT),
     'queue': (QueueKL, dict(queue_size=6, monitor_interval=0), (2, 2)),
+    'defeat': (DeFeat, {}, SPLIT),
     'cirkd': (CIRKD, dict(num_classes=CLASSES, temperature=0.5, **SIZES), SPLIT),
 }
 
@@ -45,9 +46,10 @@ def step(made, number, mine):
     labels = torch.randint(0, CLASSES + 1, (4, 1, 4, 4), generator=torch.Generator().manual_seed(number))
     labels = labels.masked_fill(labels == CLASSES, 255)
     labels[-1] = 255 if number == 2 else labels[-1]
+    boxes = torch.tensor([[[0.0, 0, 9, 30]], [[4, 4, 12, 20]], [[8, 0, 32, 32]], [[0, 0, 3, 3]]])[mine]
     samples = [
-        SegDataSample(metainfo=sample.metainfo, gt_sem_seg=PixelData(data=label))
-        for sample, label in zip(samples, labels[mine], strict=True)
+        SegDataSample(metainfo=sample.metainfo, gt_sem_seg=PixelData(data=label), gt_instances=InstanceData(bboxes=box))
+        for sample, label, box in zip(samples, labels[mine], boxes, strict=True)
     ]
     made.state.iteration = number
     losses = made({'tap': [student.requires_grad_()]}, {'tap': [teacher]}, samples)

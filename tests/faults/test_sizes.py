@@ -41,6 +41,7 @@ DENSE: dict[str, dict[str, Any]] = dict(
     at=dict(type='AT', student_tap='neck'),
     cwd=dict(type='CWD', student_tap='neck'),
     dist=dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
+    defeat=dict(type='DeFeat'),
     fgd=dict(type='FGD', student_tap='neck'),
     frs=dict(type='FRS'),
     fitnet=dict(type='FitNet', student_tap='neck'),

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
-from mmdistill_dense.distillers import FRS, AfDCD
+from mmdistill_dense.distillers import FRS, AfDCD, DeFeat
 from mmdistill_dense.losses import dense_contrast, feature_richness, softmax_divergence
 from tests.golden import class_map, maskd, pcd, pcd_recipe, pcd_teacher
 from tests.golden.maskd import Arrays
@@ -107,6 +108,39 @@ def frs(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     return found
 
 
+def defeat_neck(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Run the distiller on maps behind their convolution, with boxes in pixels."""
+    levels = range(int(arrays['num_levels']))
+    student = [_leaf(arrays[f'level{level}_student'], dtype) for level in levels]
+    teacher = [torch.from_numpy(arrays[f'level{level}_teacher']).to(dtype) for level in levels]
+    samples = []
+    for picture in range(int(arrays['batch'])):
+        sample = BaseDataElement(metainfo=dict(batch_input_shape=tuple(arrays['image_size'].tolist())))
+        sample.gt_instances = InstanceData(bboxes=torch.from_numpy(arrays[f'boxes{picture}']).reshape(-1, 4))
+        samples.append(sample)
+    weights = {name: float(arrays[name]) for name in ('foreground_weight', 'background_weight')}
+    distiller = DeFeat(align='none', **weights)
+    distiller.setup(*({'neck': [one[:1].shape for one in maps]} for maps in (student, teacher)))
+    found = distiller({'neck': student}, {'neck': teacher}, samples)
+    torch.stack(list(found.values())).sum().backward()
+    for level in levels:
+        found[f'level{level}_mask'] = distiller.foreground(student[level], samples, level)
+        found[f'level{level}_grad_student'] = student[level].grad
+    return found
+
+
+def defeat_head(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The head term, which no distiller has: the divergence of RoIHeadKD on the rows of either kind."""
+    student, teacher = _leaf(arrays['student'], dtype), torch.from_numpy(arrays['teacher']).to(dtype)
+    background = torch.from_numpy(arrays['labels'] == int(arrays['num_classes']))
+    found = {}
+    for name, rows in (('foreground', ~background), ('background', background)):
+        value = softmax_divergence(student[rows], teacher[rows], temperature=float(arrays['temperature']))
+        found[f'loss_{name}'] = float(arrays[f'{name}_weight']) * value
+    torch.stack(list(found.values())).sum().backward()
+    return {**found, 'grad_student': student.grad}
+
+
 def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype).requires_grad_()
 
@@ -133,6 +167,9 @@ METHODS = {
     'class_map': Method(
         kind_of=class_map.kind_of,
         kinds={'softmax': class_map.softmax, 'sigmoid': class_map.sigmoid, 'labels': class_map.labels},
+    ),
+    'defeat': Method(
+        kind_of=lambda path, arrays: str(arrays['kind']), kinds={'neck': defeat_neck, 'head': defeat_head}
     ),
     'frs': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'frs': frs}),
     'maskd': Method(
@@ -195,8 +232,8 @@ class Tolerance:
 # Masks, their weights and the weight map, of which nothing is said, are taken as gradients.
 # class_map: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
-# frs: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
-# 1e-12 + 2e-5 * max|x|".
+# defeat, frs: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
+# 1e-12 + 2e-5 * max|x|"; DeFeat's masks exactly.
 # pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
 # gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
 # which the file allows up to 12: ours come from the same library. The statistics of 4000 crops scatter: three to
@@ -253,6 +290,9 @@ TOLERANCES = (
     *(Tolerance('class_map', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in CLASS_LOSSES),
     *(Tolerance('class_map', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CLASS_MAPS),
     Tolerance('class_map', 'labels', 'labels', (0, 0), absolute=(0.01, 0.01)),
+    Tolerance('defeat', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
+    Tolerance('defeat', 'neck', 'level*_mask', (0, 0), absolute=(0.01, 0.01)),
+    Tolerance('defeat', '*', '*grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
     Tolerance('frs', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
     *(Tolerance('frs', '*', f'level*_{name}', (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('mask', 'grad_*')),
     Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),

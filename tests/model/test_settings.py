@@ -27,7 +27,7 @@ SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_c
 SEG: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'DIST', 'IFVD', 'LogitKD', *OF_TOKENS)}
 SEG['CIRKD'] = SMALL_CIRKD
 SCORES = dict(student_tap='bbox_head.retina_cls', activation='sigmoid')
-DET: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'FGD', *OF_TOKENS)}
+DET: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'DeFeat', 'FGD', *OF_TOKENS)}
 DET |= {'DIST': SCORES, 'LogitKD': SCORES, 'HeadOutputKD': dict(student_tap='bbox_head.retina_reg')}
 ELSEWHERE = {'FRS': toys.det_net('fcos'), 'LD': toys.det_net('gfl'), 'RoIHeadKD': toys.det_net('faster_rcnn')}
 HEAD = 'decode_head.bottleneck'

@@ -234,7 +234,7 @@ def test_a_two_stage_detector_learns_as_far_as_its_neck():
 
 
 def test_methods_that_read_boxes_or_proposals_are_refused_alone():
-    for kind, student in (('FGD', 'retinanet'), ('RoIHeadKD', 'faster_rcnn'), ('LD', 'gfl')):
+    for kind, student in (('DeFeat', 'retinanet'), ('FGD', 'retinanet'), ('RoIHeadKD', 'faster_rcnn'), ('LD', 'gfl')):
         with pytest.raises(ValueError, match=rf'model.unlabelled: a \({kind}\) needs labels'):
             det_model(dict(a=dict(type=kind)), student)
 

@@ -111,6 +111,11 @@ def _rich(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict
     return dict(inputs, richness=tensor(draw(seeds), 'normal', (b, h, w), dtype).sigmoid()), {}
 
 
+def _apart(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
+    inputs, _ = _rich(draw, kinds, dtype)
+    return dict(student=inputs['student'], teacher=inputs['teacher'], mask=inputs['richness'].round()), {}
+
+
 def _shifted(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
     inputs, _ = _maps()(draw, kinds, dtype)
     return dict(inputs, shift=tensor(*draw(values(kinds)), inputs['student'].shape[:2], dtype)), {}
@@ -257,6 +262,12 @@ CASES: dict[str, Case] = {
     ),
     'absolute_error': Case(losses.absolute_error, MAPS, _maps()),
     'focal_error': Case(losses.focal_error, {**MAPS, 'position': 'bhw', 'channel': 'bc'}, _focal, shows_nan=False),
+    'decoupled_squares': Case(
+        lambda *args, **kwargs: losses.decoupled_squares(*args, **kwargs).sum(),
+        {**MAPS, 'mask': 'bhw'},
+        _apart,
+        averages=False,
+    ),
     'rich_squares': Case(losses.rich_squares, {**MAPS, 'richness': 'bhw'}, _rich, averages=False),
     'rich_entropy': Case(losses.rich_entropy, {**MAPS, 'richness': 'bhw'}, _rich, averages=False, zero=False),
     'shifted_error': Case(

@@ -45,6 +45,7 @@ DET = dict(
     maskd=dict(NECK, student_mask_from=0),
     pcd=dict(type='PCD', student_tap='neck[2]', **POOLED),
     fgd=dict(type='FGD'),
+    defeat=dict(type='DeFeat'),
     ld=dict(type='LD', reduction='mean'),  # the released sum grows with the pictures of a process
     pkd=dict(type='PKD'),
     cwd=dict(type='CWD', student_tap='neck'),

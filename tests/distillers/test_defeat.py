@@ -1,0 +1,153 @@
+"""DeFeat: its formula, boxes on levels and cells, real detectors, two processes' cells, and what it refuses."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData
+
+from mmdistill_dense.distillers import DeFeat
+from mmdistill_dense.losses import covered_cells, decoupled_squares
+from tests import toys
+from tests.distillers.case import DistillerCase
+from tests.distillers.steps import detector_steps, draw, set_up, trained_children
+from tests.distillers.test_fgd import _model, _samples
+
+BOXES = [
+    [[3.0, 9.0, 60.0, 62.5], [20.0, 20.0, 27.0, 60.0], [-5.0, -3.0, 30.0, 12.0]],
+    [[60.0, 60.0, 64.0, 64.0], [0.0, 0.0, 64.0, 64.0], [64.0, 10.0, 64.0, 50.0]],
+]
+
+
+class TestDeFeat(DistillerCase):
+    option = dict(type='DeFeat', student_tap='neck')
+    student = (2, 6, 8, 8)
+    teacher = (2, 10, 8, 8)
+    samples = _samples()
+
+    def network(self):
+        return _model('retinanet', dict(case=self.option))
+
+    def batch(self):
+        return toys.det_batch()
+
+
+def pictures(boxes, padded=(64, 64)):
+    return [
+        DetDataSample(
+            metainfo=dict(batch_input_shape=padded), gt_instances=InstanceData(bboxes=torch.tensor(one).reshape(-1, 4))
+        )
+        for one in boxes
+    ]
+
+
+def naive_mask(boxes, side, stride, level, levels, base):
+    """Loops over boxes and cells in plain numbers."""
+    mask = [[0.0] * side for _ in range(side)]
+    for x1, y1, x2, y2 in boxes:
+        size = math.log2(math.sqrt((x2 - x1 + 1) * (y2 - y1 + 1)) / base + 1e-6)
+        if min(max(math.floor(size), 0), levels - 1) != level:
+            continue
+        columns = range(max(int(x1 / stride), 0), min(int(x2 / stride), side))
+        rows = range(max(int(y1 / stride), 0), min(int(y2 / stride), side))
+        if not columns or not rows:
+            columns, rows = ([min(max(int(start / stride), 0), side - 1)] for start in (x1, y1))
+        for row in rows:
+            for column in columns:
+                mask[row][column] = 1.0
+    return mask
+
+
+@pytest.mark.parametrize('base', [56.0, 14.0])
+@pytest.mark.parametrize('boxes', [BOXES, [BOXES[0], []], [[], []]], ids=['boxes', 'one without', 'none'])
+def test_the_naive_formula(boxes, base):
+    sides = [8, 4, 2]
+    levels = [((3, side, side), (3, side, side)) for side in sides]
+    defeat = set_up(DeFeat, *levels, align='none', base_size=base, foreground_weight=0.7, background_weight=1.3)
+    student, teacher = ([draw(2, 3, side, side, seed=seed + side) for side in sides] for seed in (0, 50))
+    found = defeat({'tap': student}, {'tap': teacher}, pictures(boxes))
+    expected = [0.0, 0.0]
+    for level, side in enumerate(sides):
+        masks = [naive_mask(one, side, 64 // side, level, 3, base) for one in boxes]
+        for kind, weight in enumerate((0.7, 1.3)):
+            total = count = 0.0
+            for b in range(2):
+                for y in range(side):
+                    for x in range(side):
+                        if masks[b][y][x] == 1 - kind:
+                            count += 1
+                            error = student[level][b, :, y, x] - teacher[level][b, :, y, x]
+                            total += sum(float(value) ** 2 for value in error)
+            expected[kind] += weight / 3 * total / max(1, 2 * 3 * count)
+    assert [float(found[f'loss_{name}']) for name in ('foreground', 'background')] == pytest.approx(expected, rel=1e-12)
+    assert bool(expected[0]) == any(boxes)
+
+
+def test_the_gradient():
+    mask = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
+    student, teacher = draw(2, 3, 2, 2).requires_grad_(), draw(2, 3, 2, 2, seed=1)
+    assert torch.autograd.gradcheck(lambda x: decoupled_squares(x, teacher, mask), student)
+    for one in (torch.zeros_like(mask), torch.ones_like(mask)):  # without such cells
+        (grad,) = torch.autograd.grad(sum(decoupled_squares(student.float(), teacher, one)), student)
+        torch.testing.assert_close(grad, (student - teacher).detach() / (3 * 8), rtol=1e-5, atol=1e-7)
+
+
+def test_the_counts_of_all_processes_make_their_mean_the_loss_of_one():
+    mask = (draw(4, 2, 2) > 0).double()
+    student, teacher = draw(4, 3, 2, 2, seed=1), draw(4, 3, 2, 2, seed=2)
+    whole = decoupled_squares(student, teacher, mask)
+    totals = torch.stack([mask.sum(), (1 - mask).sum()]) / 2
+    parts = [decoupled_squares(student[part], teacher[part], mask[part], totals) for part in (slice(3), slice(3, 4))]
+    for one, *halves in zip(whole, *parts, strict=True):
+        torch.testing.assert_close(sum(halves) / 2, one)
+
+
+def test_boxes_that_are_not_chosen_cover_nothing():
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 1.0], [1.0, 1.0, 3.0, 3.0]])
+    assert covered_cells(boxes, 3, 3).tolist() == [[1, 1, 0], [0, 1, 1], [0, 1, 1]]
+    assert covered_cells(boxes, 3, 3, torch.tensor([True, False])).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_the_convolution_starts_near_zero():
+    conv = set_up(DeFeat, [(6, 8, 8), (10, 8, 8)]).aligns[0]
+    assert conv.weight.shape == (10, 6, 3, 3) and conv.padding == (1, 1)
+    weight = conv.weight.detach()
+    assert 0 < weight.abs().max() < 2e-4 and float(weight.std()) == pytest.approx(0.88e-4, rel=0.15)
+
+
+def test_a_term_of_weight_0_is_left_out():
+    defeat, maps = set_up(DeFeat, [(3, 8, 8), (3, 8, 8)], foreground_weight=0.0), {'tap': [draw(2, 3, 8, 8)]}
+    assert list(defeat(maps, maps, pictures(BOXES))) == ['loss_background']
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
+def test_real_detectors_learn(kind):
+    model, values = detector_steps(dict(type='DeFeat'), kind)
+    assert values[-1] < values[0] and len(model.distillers['x'].levels) == 5
+    assert trained_children(model) == {'backbone', 'neck'}
+
+
+def test_resumed_run_is_equal_and_the_student_plain(tmp_path):
+    model = toys.model_config(toys.det_net('fcos'), toys.det_teacher('gfl', 16, 16), dict(x=dict(type='DeFeat')))
+    changes = dict(default_hooks=dict(checkpoint=dict(interval=2)))
+    toys.train(tmp_path, toys.det_run_config(tmp_path / 'whole', model, iters=4, **changes))
+    again = dict(changes, resume=True, load_from=str(tmp_path / 'whole/iter_2.pth'))
+    toys.train(tmp_path, toys.det_run_config(tmp_path / 'resumed', model, iters=4, **again))
+    whole, resumed = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
+    for part in ('state_dict', 'distillers'):
+        assert not toys.differing(whole[part], resumed[part]), part
+    assert 'x.aligns.4.weight' in whole['distillers']
+    assert whole['state_dict'].keys() == toys.build_plain(toys.det_net('fcos')).state_dict().keys()
+
+
+def test_a_batch_without_boxes_is_refused():
+    defeat = set_up(DeFeat, [(3, 8, 8), (3, 8, 8)])
+    with pytest.raises(ValueError, match='separates objects .* needs boxes .* LoadAnnotations'):
+        defeat({'tap': [draw(2, 3, 8, 8)]}, {'tap': [draw(2, 3, 8, 8)]}, [SimpleNamespace(get=lambda *_: ())] * 2)
+
+
+def test_channels_that_differ_need_the_convolution():
+    with pytest.raises(ValueError, match='channels'):
+        set_up(DeFeat, [(3, 8, 8), (4, 8, 8)], align='none')

@@ -42,6 +42,7 @@ DET = {
     'fcos': 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'reppoints': 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py',
     'gfl': 'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
+    'mask_rcnn': 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
@@ -115,10 +116,10 @@ def _dense_head(kind: str, channels: int) -> dict:
 def _roi_heads(kind: str, channels: int) -> dict:
     boxes: dict[str, Any] = dict(in_channels=channels, fc_out_channels=2 * channels, num_classes=NUM_CLASSES - 1)
     roi = dict(bbox_roi_extractor=dict(out_channels=channels), bbox_head=boxes)
-    if kind == 'cascade_mask_rcnn':
+    if 'mask' in kind:
         mask = dict(in_channels=channels, conv_out_channels=channels, num_convs=1, num_classes=NUM_CLASSES - 1)
         roi.update(
-            bbox_head={str(stage): boxes for stage in range(3)},
+            bbox_head={str(stage): boxes for stage in range(3)} if 'cascade' in kind else boxes,
             mask_roi_extractor=dict(out_channels=channels),
             mask_head=mask,
         )

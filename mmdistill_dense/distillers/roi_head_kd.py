@@ -1,4 +1,4 @@
-"""Distillation of R-CNN box heads, on the RoIs that the student sampled."""
+"""Distillation of R-CNN box and mask heads, on the RoIs that the student sampled."""
 
 from __future__ import annotations
 
@@ -12,24 +12,29 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.head_output_kd import comparison
 from mmdistill_dense.networks.class_pairs import ClassPairs
-from mmdistill_dense.networks.recording import run_roi_head
+from mmdistill_dense.networks.recording import run_mask_head, run_roi_head
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_classes
 
 OUTPUTS = ('bbox_pred', 'cls_score')
+MASKS = 'mask_preds'
 
 
 @DISTILLERS.register_module()
 class RoIHeadKD(Distiller):
-    """Match the outputs of R-CNN box heads: both get the RoIs that the student sampled, each its own features.
+    """Match the outputs of R-CNN heads: both get the RoIs that the student sampled, each its own features.
 
     The teacher's output is computed by its frozen RoI head on its own ``features``. For outputs ``(R, D)`` of R RoIs::
 
         form='smooth_l1', 'l1':      loss_roi = mean over all elements of the (smooth) absolute difference
         form='softmax', 'sigmoid':   loss_roi = T² * mean over RoIs of the KL over the D scores (binary ones summed)
         form='dist':                 loss_roi = as :class:`DIST`, each RoI one row
+
+    For mask logits (R, K, h, w) of the R positive RoIs, ``output='mask_preds'``, ``form='sigmoid'``::
+
+        loss_roi = T² * mean over RoIs and positions of the binary KL, summed over the K classes
 
     Source: the released code of MasKD (https://arxiv.org/abs/2205.14589), which runs the teacher's whole training step
     and overwrites its RoIs. Options: [docs/methods/roi_head_kd.md](../methods/roi_head_kd.md).
@@ -47,9 +52,9 @@ class RoIHeadKD(Distiller):
         self,
         student_tap: str = 'roi_head.bbox_head.fc_reg',
         *,
-        rois: str = 'roi_head.bbox_roi_extractor:input[1]',
+        rois: str | None = None,
         features: str = 'neck',
-        output: Literal['bbox_pred', 'cls_score'] = 'bbox_pred',
+        output: Literal['bbox_pred', 'cls_score', 'mask_preds'] = 'bbox_pred',
         stage: int = 0,
         form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'] = 'smooth_l1',
         beta: float | None = None,
@@ -58,6 +63,9 @@ class RoIHeadKD(Distiller):
     ) -> None:
         if not isinstance(student_tap, str):
             raise TypeError(f'student_tap must be one tap, got {student_tap!r}; use a distiller for each.')
+        if output == MASKS and form != 'sigmoid':
+            raise ValueError(f"output='mask_preds' are binary scores: set form='sigmoid', got form={form!r}.")
+        rois = rois or f'roi_head.{"mask" if output == MASKS else "bbox"}_roi_extractor:input[1]'
         super().__init__(student_tap, features, **kwargs)
         self.compare = comparison(form, beta, temperature)
         self.extra_student_taps = [Tap.parse(rois)]
@@ -77,6 +85,9 @@ class RoIHeadKD(Distiller):
         if 'roi_head' not in model:
             found = f'{self.teacher.key} is a {model.get("type")} and has no roi_head'
             raise ValueError(f'{self.key}: {found}; for dense heads use HeadOutputKD.')
+        if self.output == MASKS and not model['roi_head'].get('mask_head'):
+            found = f'the RoI head of {self.teacher.key} has no mask_head'
+            raise ValueError(f"{self.key}.output='mask_preds', but {found}.")
         head = self._head_config(model['roi_head'])
         if self.output == 'bbox_pred' and 'num_classes' in head:
             width, theirs = student[self.tap][0][-1], head['num_classes']
@@ -99,11 +110,15 @@ class RoIHeadKD(Distiller):
         assert teacher is not None, 'set by the model'
 
         def run() -> dict[str, Tensor]:
-            outputs = run_roi_head(teacher.module('roi_head'), tuple(features), rois, self.stage)
+            head = teacher.module('roi_head')
+            if self.output == MASKS:
+                return {MASKS: run_mask_head(head, tuple(features), rois, self.stage)}
+            outputs = run_roi_head(head, tuple(features), rois, self.stage)
             return {name: outputs[name] for name in OUTPUTS}  # not the features of the RoIs, which are large
 
         # the RoIs and maps of a step are the same objects for all terms
-        return teacher.cached(('roi_head', self.stage, id(rois), *map(id, features)), run)[self.output]
+        part = 'mask_head' if self.output == MASKS else 'roi_head'
+        return teacher.cached((part, self.stage, id(rois), *map(id, features)), run)[self.output]
 
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):
@@ -117,6 +132,9 @@ class RoIHeadKD(Distiller):
         if self.pairs is not None:
             student, teacher = self._paired(self.pairs, student, teacher)
         if student.shape != teacher.shape:
+            if self.output == MASKS:
+                sizes = ' and '.join(str(tuple(x.shape[1:])) for x in (student, teacher))
+                raise ValueError(f'{self.key}: the masks are {sizes}: both heads need the same classes and size.')
             raise ValueError(self._shape_message(student.shape[-1], teacher.shape[-1]))
         return self.compare(student, teacher)
 
@@ -132,6 +150,9 @@ class RoIHeadKD(Distiller):
     def _paired(self, pairs: ClassPairs, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs of shared classes; one box for all classes stays as it is."""
         ours, theirs = len(pairs.student), len(pairs.teacher)
+        if self.output == MASKS:
+            by_class = (student.shape[1], teacher.shape[1]) == (ours, theirs)
+            return pairs.sigmoid(student, teacher) if by_class else (student, teacher)
         if self.output == 'cls_score':
             if (student.shape[1] - ours, teacher.shape[1] - theirs) == (1, 1):
                 pairs = pairs.with_background()

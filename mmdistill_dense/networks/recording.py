@@ -50,7 +50,7 @@ def run_parts(
         heads = [path for path in tapped if path not in others or path.split('.')[0] not in outputs]
     for path in heads:
         if path in others:
-            _run_head(network.get_submodule(path), features, rois)
+            _run_head(network.get_submodule(path), features, rois, any('.mask_' in tap.path for tap in taps))
     return list(heads)
 
 
@@ -101,11 +101,14 @@ def _arguments(kind: type[nn.Module]) -> int:
     return sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
 
 
-def _run_head(head: Any, features: Sequence[Tensor], rois: bool) -> None:
+def _run_head(head: Any, features: Sequence[Tensor], rois: bool, masks: bool) -> None:
     roi_head = hasattr(head, '_bbox_forward')
     try:
         if rois and roi_head:
-            run_roi_head(head, features, features[0].new_tensor([[0, 0, 0, 32, 32]]))
+            one = features[0].new_tensor([[0, 0, 0, 32, 32]])
+            run_roi_head(head, features, one)
+            if masks:
+                run_mask_head(head, features, one)
         else:
             head(features)
     except TypeError as error:
@@ -127,6 +130,13 @@ def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int
     for number in range(len(head.bbox_head)) if stage is None else [stage]:
         results = head._bbox_forward(number, features, rois)
     return results
+
+
+def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int = 0) -> Tensor:
+    """Return the mask logits (R, K, h, w) of a mmdet RoI head, of a cascade those of one stage."""
+    several = isinstance(head.mask_head, nn.ModuleList)
+    results = head._mask_forward(stage, features, rois) if several else head._mask_forward(features, rois)
+    return results['mask_preds']
 
 
 def _tapped_heads(network: nn.Module, taps: Sequence[Tap]) -> list[str]:

@@ -37,7 +37,7 @@ FOUND = {
     'MPLCONFIGDIR': 'matplotlib', 'PLAYWRIGHT_BROWSERS_PATH': 'ms-playwright', 'PIP_CACHE_DIR': 'pip',
     'UV_CACHE_DIR': 'uv', 'MMDISTILL_WHEELS': 'mmdistill_dense/wheels',
 }  # fmt: skip
-ROOM = 2 * 2**30
+ROOM = 4 * 2**30  # bytes, also for what pip unpacks
 ELSEWHERE, WATCH = pytest.StashKey[Path](), pytest.StashKey['Watch']()
 EVENTS = {'open', 'os.listdir', 'os.scandir', 'os.chdir', 'subprocess.Popen'}
 

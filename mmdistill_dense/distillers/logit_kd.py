@@ -9,7 +9,7 @@ from torch import Tensor
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
 from mmdistill_dense.distillers.presets import AUTO, CANONICAL, Settings, for_both
 from mmdistill_dense.distillers.schedule import SCORES_RATIO
-from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
+from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence, standardised
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -24,6 +24,9 @@ class LogitKD(FeatureDistiller):
     independent yes/no scores (anchors x classes of a dense detection head)::
 
         loss_kd = T² * mean over b, h, w of  sum_c p_t (log p_t - log p_s)
+
+    With ``standardise=True``, ``z`` are first standardised over the classes of each position, see
+    :func:`~mmdistill_dense.losses.standardised`.
 
     With a teacher of other classes, the groups of shared classes are compared, see
     :class:`~mmdistill_dense.networks.class_pairs.ClassPairs`.
@@ -47,6 +50,7 @@ class LogitKD(FeatureDistiller):
         *,
         temperature: float = 1.0,
         activation: Activation = 'softmax',
+        standardise: bool = False,
         rest_rows: Literal['keep', 'weigh'] = 'keep',
         resize: Resize | None = 'student',
         **kwargs: Any,
@@ -56,6 +60,9 @@ class LogitKD(FeatureDistiller):
         check_positive('temperature', temperature)
         self.temperature = temperature
         self.activation = activation
+        if standardise and activation != 'softmax':
+            raise ValueError("standardise needs class scores that compete: activation='softmax'.")
+        self.standardise = standardise
         if rest_rows == 'weigh' and activation != 'softmax':
             raise ValueError("rest_rows='weigh' belongs to activation='softmax'.")
         self.rest_rows = rest_rows
@@ -66,6 +73,8 @@ class LogitKD(FeatureDistiller):
         check_scores(self.key, level.name, level.student)
         if self.activation == 'softmax':
             check_classes(self.key, level.name, level.student[0], f"{self.key}.activation='sigmoid'")
+        if self.standardise:
+            check_standardised(self.key, level.student[0], self.maps_classes)
         if self.maps_classes and self.scores(level) > 1 and self.activation == 'softmax':
             raise ValueError(f"{self.key}: {level.name} has several anchors: use HeadOutputKD with form='softmax'.")
         if self.rest_rows == 'weigh' and not self.maps_classes:
@@ -78,6 +87,8 @@ class LogitKD(FeatureDistiller):
         check_groups(self.key, pairs, self.activation == 'softmax')
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
+        if self.standardise:
+            student, teacher = standardised(student), standardised(teacher)
         if self.pairs is not None and self.activation == 'softmax':
             weight = self.pairs.mass(teacher) if self.rest_rows == 'weigh' else None
             student, teacher = self.pairs.softmax(student, teacher)
@@ -85,3 +96,11 @@ class LogitKD(FeatureDistiller):
         if self.pairs is not None:
             student, teacher = self.pairs.anchors(student, teacher)
         return {'loss_kd': self.divergence(student, teacher, temperature=self.temperature)}
+
+
+def check_standardised(key: str, classes: int, other_classes: bool) -> None:
+    """Refuse scores that standardising leaves nothing of, or whose groups it would change."""
+    if classes < 3:
+        raise ValueError(f'{key}.standardise: with {classes} classes, standardised scores are constants: leave it out.')
+    if other_classes:
+        raise ValueError(f'{key}.standardise is for a teacher of the same classes: groups of scores have no spread.')

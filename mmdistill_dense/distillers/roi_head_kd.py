@@ -11,6 +11,8 @@ from torch import Tensor
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.head_output_kd import comparison
+from mmdistill_dense.distillers.logit_kd import check_standardised
+from mmdistill_dense.losses import standardised
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_mask_head, run_roi_head
 from mmdistill_dense.networks.taps import Tap
@@ -59,12 +61,16 @@ class RoIHeadKD(Distiller):
         form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'] = 'smooth_l1',
         beta: float | None = None,
         temperature: float | None = None,
+        standardise: bool = False,
         **kwargs: Any,
     ) -> None:
         if not isinstance(student_tap, str):
             raise TypeError(f'student_tap must be one tap, got {student_tap!r}; use a distiller for each.')
         if output == MASKS and form != 'sigmoid':
             raise ValueError(f"output='mask_preds' are binary scores: set form='sigmoid', got form={form!r}.")
+        if standardise and form != 'softmax':
+            raise ValueError(f"standardise needs class scores that compete: form='softmax', got form={form!r}.")
+        self.standardise = standardise
         rois = rois or f'roi_head.{"mask" if output == MASKS else "bbox"}_roi_extractor:input[1]'
         super().__init__(student_tap, features, **kwargs)
         self.compare = comparison(form, beta, temperature)
@@ -79,6 +85,8 @@ class RoIHeadKD(Distiller):
         """Check the student's scores, and the teacher's head by its config."""
         if self.form in ('softmax', 'dist'):
             check_classes(self.key, f'student_tap={self.tap!r}', student[self.tap][0][-1], f"{self.key}.form='sigmoid'")
+        if self.standardise:
+            check_standardised(self.key, student[self.tap][0][-1], self.maps_classes)
         if self.teacher is None:
             return
         model = self.teacher.config.model
@@ -136,6 +144,8 @@ class RoIHeadKD(Distiller):
                 sizes = ' and '.join(str(tuple(x.shape[1:])) for x in (student, teacher))
                 raise ValueError(f'{self.key}: the masks are {sizes}: both heads need the same classes and size.')
             raise ValueError(self._shape_message(student.shape[-1], teacher.shape[-1]))
+        if self.standardise:
+            student, teacher = standardised(student), standardised(teacher)
         return self.compare(student, teacher)
 
     def check_classes(self, pairs: ClassPairs) -> None:

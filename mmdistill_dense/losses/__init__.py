@@ -28,6 +28,7 @@ from mmdistill_dense.losses.divergence import (
     sigmoid_divergence,
     similarity_divergence,
     softmax_divergence,
+    standardised,
 )
 from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
 from mmdistill_dense.losses.maps import attention_distance, feature_match, feature_mimic, smooth_l1, standardized_mse
@@ -53,6 +54,6 @@ __all__ = [
     'mask_weights', 'masked_align_conv', 'masked_feature_loss', 'normalize_pixels', 'pairwise_distance',
     'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance', 'query_match', 'random_keep',
     'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence', 'similarity_divergence', 'smooth_l1',
-    'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardized_mse', 'to_device', 'to_grid',
-    'token_masks', 'token_relations', 'valuable_region', 'weighted_divergence', 'weighted_mse',
+    'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardised', 'standardized_mse', 'to_device',
+    'to_grid', 'token_masks', 'token_relations', 'valuable_region', 'weighted_divergence', 'weighted_mse',
 ]  # fmt: skip

@@ -91,6 +91,21 @@ def softmax_divergence(
 
 
 @without_autocast
+def standardised(x: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """``(x - mean_c x) / (std_c x + eps)`` of (B, C, ...) scores over the classes; std of ``C - 1``.
+
+    Rows of equal scores give 0, and get no gradient (ours; the released code's is ``1 / eps`` there).
+
+    Source: Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024, https://arxiv.org/abs/2403.01427.
+    """
+    x = x.to(loss_dtype(x))
+    flat = x.amax(1, keepdim=True) == x.amin(1, keepdim=True)
+    centred = (x - x.mean(1, keepdim=True)).masked_fill(flat, 0)
+    variance = centred.square().sum(1, keepdim=True) / max(x.shape[1] - 1, 1)
+    return centred / (variance.masked_fill(flat, 1).sqrt() + eps)
+
+
+@without_autocast
 def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float = 1.0) -> Tensor:
     """``T^2 * KL`` of independent binary scores ``sigmoid(x / T)``, summed over the channels, mean over the positions.
 

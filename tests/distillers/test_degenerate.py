@@ -41,7 +41,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'HeadOutputKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid')],
     'IFVD': [dict(num_classes=3)],
     'LD': [{}, dict(class_weight=0.0)],
-    'LogitKD': [{}, dict(activation='sigmoid')],
+    'LogitKD': [{}, dict(activation='sigmoid'), dict(standardise=True)],
     'MGD': [{}],
     'MasKD': [dict(num_tokens=2, weight_mask=weight) for weight in (True, False)],
     'PCD': [PCD, dict(PCD, head=None), dict(PCD, enqueue='pixels', num_pixels=3)],

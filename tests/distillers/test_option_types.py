@@ -103,6 +103,8 @@ VALUES = [
     ('LD', dict(main_weight=0, valuable_weight=0, class_weight=0), f'main_weight, .* {NOT_ALL_0}, got 0, 0, 0'),
     ('LD', dict(ratio=1.0), r'ratio must be a number in \[0, 1\), got 1\.0'),
     ('LD', dict(temperature=0), 'temperature must be > 0, got 0'),
+    ('LogitKD', dict(standardise=True, activation='sigmoid'), 'standardise needs class scores that compete'),
+    ('RoIHeadKD', dict(standardise=True), 'standardise needs class scores that compete'),
     ('LogitKD', dict(temperature=0), 'temperature must be > 0, got 0'),
     ('MGD', dict(alpha=0), 'alpha must be > 0, got 0'),
     ('MGD', dict(mask_ratio=1.0), r'mask_ratio must be a number in \[0, 1\), got 1\.0'),

@@ -15,7 +15,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
 from mmdistill_dense.distillers import FRS, AfDCD, DeFeat
-from mmdistill_dense.losses import dense_contrast, feature_richness, softmax_divergence
+from mmdistill_dense.losses import dense_contrast, feature_richness, softmax_divergence, standardised
 from tests.golden import class_map, maskd, pcd, pcd_recipe, pcd_teacher
 from tests.golden.maskd import Arrays
 
@@ -141,6 +141,15 @@ def defeat_head(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     return {**found, 'grad_student': student.grad}
 
 
+def logit_std(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    student = _leaf(arrays['student_logits'], dtype)
+    teacher = torch.from_numpy(arrays['teacher_logits']).to(dtype)
+    rows = (standardised(x, eps=float(arrays['eps'])) for x in (student, teacher))
+    loss = float(arrays['loss_weight']) * softmax_divergence(*rows, temperature=float(arrays['temperature']))
+    loss.backward()
+    return {'loss': loss, 'grad_student': student.grad}
+
+
 def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype).requires_grad_()
 
@@ -172,6 +181,7 @@ METHODS = {
         kind_of=lambda path, arrays: str(arrays['kind']), kinds={'neck': defeat_neck, 'head': defeat_head}
     ),
     'frs': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'frs': frs}),
+    'logit_std': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'logit_std': logit_std}),
     'maskd': Method(
         kind_of=maskd.kind_of,
         kinds={
@@ -234,6 +244,7 @@ class Tolerance:
 # 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
 # defeat, frs: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 2e-5 * max|x|"; DeFeat's masks exactly.
+# logit_std: as class_map.
 # pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
 # gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
 # which the file allows up to 12: ours come from the same library. The statistics of 4000 crops scatter: three to
@@ -295,6 +306,8 @@ TOLERANCES = (
     Tolerance('defeat', '*', '*grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
     Tolerance('frs', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
     *(Tolerance('frs', '*', f'level*_{name}', (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('mask', 'grad_*')),
+    Tolerance('logit_std', '*', 'loss', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
+    Tolerance('logit_std', '*', 'grad_student', (1e-9, 1e-4), absolute=(1e-12, 1e-12)),
     Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),
     Tolerance('maskd', 'dice', 'dice', (1e-9, 1e-5)),
     Tolerance('maskd', 'stage1', 'dice', (1e-6, 1e-6)),

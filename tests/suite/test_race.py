@@ -413,6 +413,17 @@ def test_slurm_decides_when_a_stage_has_ended(capsys: pytest.CaptureFixture) -> 
     assert capsys.readouterr().out == ''  # the script alone is printed
 
 
+def test_runs_from_before_the_race_are_no_lead() -> None:
+    """A run that was trained whole has no score at the rung, and other seeds count only with those of all rows."""
+    definition = load(tiny.write(Path(), methods=ROWS))
+    ended(definition, CONTROL, 70)
+    definition, record = written()
+    assert record['seeds'][:3] == [1, 2, 3] and record['seeds'][-1] == 0
+    ended(definition, 'alone_x2', 90, seed=2, part=True)
+    definition = decided(definition, record, teacher=80, control=40, alone_x2=41)
+    assert record['best'] == 'alone_x2' and 'control 40.00' in record['told'][0] and '41.00' in record['told'][0]
+
+
 def test_a_schedule_that_cannot_be_longer_leaves_that_candidate_out() -> None:
     definition = load(tiny.write(Path(), methods=ROWS))
     record = race.planned(definition, Race(9), ROWS, PRICES, longer=False)

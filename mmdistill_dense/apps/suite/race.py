@@ -148,6 +148,7 @@ def planned(
         needed = sum(stages.values())
         if needed <= 3600 * race.hours:
             seeds = [*definition.seeds, *(one for one in range(100) if one not in definition.seeds)][:MOST_SEEDS]
+            seeds.sort(key=_whole_seeds(definition).__contains__)  # the first one is judged at the rung
             record: Record = {
                 'hours': race.hours,
                 'rung': race.rung,
@@ -171,6 +172,12 @@ def planned(
         f'{race.hours:g} hours are too few for a race: the teacher, the student alone and one method take '
         f'{math.ceil(needed / 360) / 10:g}. Give that many, or shorten the schedule of {definition.control.name}.'
     )
+
+
+def _whole_seeds(definition: Definition) -> set[int]:
+    """The seeds of runs that were trained whole before the race, and so have no score at its rung."""
+    done = (run for run in plan.runs(definition) if run.kind == 'run' and run.result is not None)
+    return {run.seed for run in done if not (run.folder / RUNG).is_file()}
 
 
 def read(definition: Definition) -> Record | None:
@@ -263,13 +270,13 @@ def slower(record: Mapping[str, Any]) -> float:
 
 
 def _scores(
-    definition: Definition, record: Record, rows: Iterable[str], until: float = 1
+    definition: Definition, record: Record, rows: Iterable[str], until: float = 1, seeds: int | None = None
 ) -> dict[str, dict[int, float]]:
-    """The scores on val by row and seed, of the runs that there are."""
+    """The scores on val by row and seed, of the runs that there are, or of those with the first so many seeds."""
     found: dict[str, dict[int, float]] = {row: {} for row in rows if row not in record['failed']}
     for run in plan.runs(definition):
         result = replace(run, until=until).result if run.name in found else None
-        if result is not None:
+        if result is not None and run.seed in record['seeds'][:seeds]:
             found[run.name][run.seed] = val_of(definition, result)
     return {row: scores for row, scores in found.items() if scores}
 
@@ -286,7 +293,7 @@ def _said(means: Mapping[str, float]) -> str:
 
 def _rate(definition: Definition, record: Record) -> None:
     rates = {alone_row(one): one for one in record['rates']}
-    means = _means(_scores(definition, record, rates, record['rung']))
+    means = _means(_scores(definition, record, rates, record['rung'], seeds=1))
     if not means:
         raise RuntimeError(f'the race ends, because the student alone could not be trained: {record["failed"]}')
     best = next(iter(means))
@@ -310,7 +317,7 @@ def _rate(definition: Definition, record: Record) -> None:
 
 
 def _kept(definition: Definition, record: Record) -> None:
-    means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung']))
+    means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung'], seeds=1))
     kept = list(means)[: record['keep']]
     while len(kept) > 1 and _rest(record, 'finish', [*kept, record['best']]) > SLACK * left(record):
         kept.pop()
@@ -334,7 +341,7 @@ def _rest(record: Record, stage: str, rows: Iterable[str]) -> float:
 
 
 def _finalists(definition: Definition, record: Record) -> None:
-    means = _means(_scores(definition, record, record['kept']))
+    means = _means(_scores(definition, record, record['kept'], seeds=1))
     finalists = list(dict.fromkeys([*list(means)[:2], record['best']]))
     record['finalists'] = finalists
     record['told'].append(f'At the end, one seed: {_said(means)} on val.')

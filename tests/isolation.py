@@ -8,7 +8,6 @@ listing, or starting a process there. What such a process does is not watched; i
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import sys
@@ -16,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def leave_home() -> Path:
     for variable in USERS:
         os.environ.pop(variable, None)
     elsewhere = Path(tempfile.mkdtemp(prefix='mmdistill_dense_elsewhere_', dir=_memory())).resolve()
-    atexit.register(shutil.rmtree, elsewhere, ignore_errors=True)
+    # after the folder that multiprocessing makes there and removes, whose priority is -100
+    Finalize(None, shutil.rmtree, (elsewhere,), {'ignore_errors': True}, exitpriority=-200)
     os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', tempfile.gettempdir())  # what tests write stays on the disk
     # mmengine copies each file of a config there before it reads it: on a disk, half of the time that this takes.
     os.environ['TMPDIR'] = tempfile.tempdir = tempfile.mkdtemp(dir=elsewhere, prefix='tmp_')

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.ground_truth import boxes_in_pixels, boxes_on_map
+from mmdistill_dense.distillers.ground_truth import boxes_in_pixels, on_map
 from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.networks.taps import TapOption
@@ -81,7 +81,7 @@ class DeFeat(FeatureDistiller):
         like = x.new_zeros((), dtype=losses.loss_dtype(x))
         height, width = x.shape[2:]
         pixels = boxes_in_pixels(data_samples, self.key, like)
-        cells = boxes_on_map(data_samples, (height, width), self.key, like)
+        cells = on_map(pixels, data_samples, (height, width))
         chosen = (self.level_of(boxes) == level for boxes in pixels)
         masks = [losses.covered_cells(boxes, height, width, own) for boxes, own in zip(cells, chosen, strict=True)]
         return torch.stack(masks)

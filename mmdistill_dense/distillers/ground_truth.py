@@ -80,8 +80,12 @@ def boxes_in_pixels(data_samples: Samples, key: str, like: Tensor) -> list[Tenso
 
 def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
     """Return the annotated boxes of each picture in cells of a map that covers the padded picture."""
-    boxes = boxes_in_pixels(data_samples, key, like)
-    return [one / _strides(sample, size, like) for one, sample in zip(boxes, data_samples, strict=True)]
+    return on_map(boxes_in_pixels(data_samples, key, like), data_samples, size)
+
+
+def on_map(boxes: Sequence[Tensor], data_samples: Samples, size: Sequence[int]) -> list[Tensor]:
+    """Return the boxes of each picture, given in pixels, in cells of a map that covers the padded picture."""
+    return [one / _strides(sample, size, one) for one, sample in zip(boxes, data_samples, strict=True)]
 
 
 def _strides(sample: Sample, size: Sequence[int], like: Tensor) -> Tensor:

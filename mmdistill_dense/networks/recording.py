@@ -133,7 +133,7 @@ def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int
 
 
 def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int = 0) -> Tensor:
-    """Return the mask logits (R, K, h, w) of a mmdet RoI head, of a cascade those of one stage."""
+    """Return the mask logits (R, K, h, w) of a RoI head of mmdet. Of a cascade, one stage runs."""
     several = isinstance(head.mask_head, nn.ModuleList)
     results = head._mask_forward(stage, features, rois) if several else head._mask_forward(features, rois)
     return results['mask_preds']

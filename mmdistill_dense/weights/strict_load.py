@@ -70,7 +70,7 @@ def downloads() -> Path:
 
 
 def is_path(checkpoint: str) -> bool:
-    """Tell whether a checkpoint option is a file of this machine: neither an address nor ``'auto'``."""
+    """Tell whether a checkpoint option names a file on this machine, not an address or ``'auto'``."""
     return checkpoint != 'auto' and '://' not in checkpoint
 
 

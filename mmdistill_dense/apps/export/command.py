@@ -14,7 +14,7 @@ from mmdistill_dense.utils.quiet import errors_only
 
 
 def export(args: argparse.Namespace) -> tuple[Path, ...]:
-    """Write weights or a graph, print what they take and give, and return the files."""
+    """Write weights or a graph, print their inputs and outputs, and return the files."""
     config = read_config(args.config, args.cfg_options)
     _check_options(args, config)
     if args.backbone_only:

@@ -132,12 +132,9 @@ def suite_list(args: argparse.Namespace) -> None:
         for choice, values in scores:
             shown = ', '.join('-' if value is None else f'{value:.2f}' for value in values)
             console.print(f'search of {name}: {choice_name(choice)}: {shown}' + (' (chosen)' if choice == best else ''))
-    table, hashes = Table('run', 'state', definition.metric, 'config'), dict[str, str]()
-    for run in plan.runs(definition):
-        named = f'{run.kind} {run.name} {run.choice}'
-        if run.choice is not None and named not in hashes:  # the same for all seeds
-            hashes[named] = plan.hash_of(definition, run)
-        table.add_row(run.title, *_state(run, hashes.get(named)))
+    table = Table('run', 'state', definition.metric, 'config')
+    for run, now in plan.hashes(definition, plan.runs(definition)):
+        table.add_row(run.title, *_state(run, now))
     console.print(table)
 
 

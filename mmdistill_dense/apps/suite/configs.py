@@ -14,6 +14,8 @@ from typing import Any
 
 from mmengine import registry
 from mmengine.config import Config, ConfigDict
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import unknown
@@ -81,13 +83,9 @@ def _at(node: Any, path: Sequence[str]) -> Any:
 
 def _taken(path: Sequence[str], option: Mapping[str, Any]) -> set[str] | None:
     """Return the names of the arguments; ``None`` if any name is accepted, or if they are unknown."""
-    from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner  # slow
-
     if path == ['randomness']:
         return _arguments(Runner.set_randomness)
     if len(path) == 1 and path[0].endswith('_dataloader'):
-        from torch.utils.data import DataLoader
-
         return _arguments(DataLoader)
     if path == ['train_cfg'] and 'type' not in option:
         return _arguments(EpochBasedTrainLoop if option.get('by_epoch') else IterBasedTrainLoop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -243,6 +243,16 @@ def hash_of(definition: Definition, run: Run) -> str:
         with naming(f'{definition.path}: methods.{run.name}'):
             start_weights.mark(config, start, _made(definition, start))
     return config_hash(config, teacher, tests_teacher, definition.path.parent)
+
+
+def hashes(definition: Definition, of: Iterable[Run]) -> Iterator[tuple[Run, str | None]]:
+    """Yield each run with its config hash, computed once a row; ``None`` until the row's search has ended."""
+    known: dict[str, str] = {}
+    for run in of:
+        row = f'{run.kind} {run.name} {run.choice}'
+        if run.choice is not None and row not in known:
+            known[row] = hash_of(definition, run)
+        yield run, known.get(row)
 
 
 def _made(definition: Definition, start: Start) -> str:

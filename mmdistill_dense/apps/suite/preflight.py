@@ -153,10 +153,10 @@ def unfinished(
 
     ``rerun_changed`` moves folders of another config or number of processes to ``<out>/replaced``, to repeat the runs.
     """
-    for run in runs:
-        if run.choice is not None:  # otherwise its search decides the config, and the job compares it
+    for run, expected in plan.hashes(definition, runs):
+        if expected is not None:  # otherwise its search decides the config, and the job compares it
             with _replacing(definition, run, rerun_changed):
-                check_unchanged(run, plan.hash_of(definition, run))
+                check_unchanged(run, expected)
     if not _todo(runs):
         return []
     for run in plan.runs(definition):

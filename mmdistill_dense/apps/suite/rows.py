@@ -248,9 +248,7 @@ def _check_starts(definition: Definition, results: Mapping[str, Results]) -> Non
 
 
 def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:
-    expected: dict[str, str] = {}  # the seed is no part of it
-    for run in plan.runs(definition):
-        if run.kind != 'search' and run.choice is not None and run.seed in results.get(run.name, {}):
-            if run.name not in expected:
-                expected[run.name] = plan.hash_of(definition, run)
-            check_unchanged(run, expected[run.name])
+    shown = (run for run in plan.runs(definition) if run.kind != 'search' and run.seed in results.get(run.name, {}))
+    for run, expected in plan.hashes(definition, shown):
+        if expected is not None:
+            check_unchanged(run, expected)

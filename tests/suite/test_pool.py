@@ -32,9 +32,10 @@ if folder.name != 'silent':
     (folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
 """
 SLEEP = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
 open(sys.argv[1] + '/pids.txt', 'w').write(str(child.pid))
+open(sys.argv[1] + '/own.txt', 'w').write(str(os.getpid()))
 time.sleep(600)
 """
 
@@ -288,14 +289,18 @@ def suite_of_one(folder: Path) -> None:
 
 @pytest.mark.soak
 @pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
-def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('stopped', [False, True])
+def test_jobs_end_when_their_parent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool) -> None:
+    """Also a job that is stopped at that moment, which would keep its folder from every other pool."""
     monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
     process = multiprocessing.get_context('fork').Process(target=suite_of_one, args=(tmp_path,))
     process.start()
     limit = time.monotonic() + 60
-    while not pids(tmp_path):
+    while not list(tmp_path.glob('*/own.txt')) or not (tmp_path / 'a' / 'own.txt').read_text():
         assert time.monotonic() < limit
         time.sleep(0.05)
+    if stopped:
+        os.kill(int((tmp_path / 'a' / 'own.txt').read_text()), signal.SIGSTOP)
     process.kill()
     process.join()
     while any(alive(pid) for pid in pids(tmp_path)):

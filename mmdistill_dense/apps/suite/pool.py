@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -390,8 +391,11 @@ def interruptible() -> Iterator[None]:
 def end_with_parent() -> None:
     """End this process when its standard input closes, and its group if it leads one.
 
-    A killed parent cannot end its jobs, but the system then closes its end of the pipe.
+    A killed parent cannot end its jobs, but the system then closes its end of the pipe. A process that is stopped would
+    not see that and would keep its folder's lock for ever, so Linux lets it go on when the parent ends.
     """
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGCONT)  # 1: PR_SET_PDEATHSIG
 
     def wait() -> None:
         while os.read(0, 1):  # not sys.stdin, whose lock a forked loader worker would find taken

@@ -33,7 +33,6 @@ def add_common(parser: argparse.ArgumentParser, description: str) -> None:
 
 
 def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or METHOD:PAIR[:VARIANT]') -> None:
-    """Add a config and its overrides."""
     parser.add_argument('config', help=text)
     parser.add_argument(
         '--cfg-options',
@@ -79,10 +78,7 @@ def check_files(args: argparse.Namespace) -> None:
 
 
 class OptionsAction(argparse.Action):
-    """Reads ``KEY=VALUE …`` as mmengine does, but keeps the blanks of a single value, which may be a path.
-
-    Lists (``a,b`` or ``[a, b]``) are read as there. A word that is no ``KEY=VALUE`` is an error of the command line.
-    """
+    """Reads ``KEY=VALUE …`` as mmengine does, but keeps the blanks of a single value, which may be a path."""
 
     def __call__(
         self,
@@ -91,7 +87,6 @@ class OptionsAction(argparse.Action):
         values: str | Sequence[Any] | None,
         option: str | None = None,
     ) -> None:
-        """Add the options to those of the namespace."""
         given = dict(getattr(namespace, self.dest, None) or {})
         for pair in values or ():
             key, sign, value = str(pair).partition('=')

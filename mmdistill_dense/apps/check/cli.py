@@ -25,7 +25,6 @@ EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --stric
 
 
 def fill_check(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``check``."""
     parser.description, parser.epilog = 'Check a config before training: build, load, run one step, compare', EXIT_CODES
     add_config(parser)
     parser.add_argument(
@@ -45,7 +44,6 @@ def fill_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Check what a config would train, and say what is wrong with it."""
     check_files(args)
     # Not before the arguments are read: this takes seconds.
     import torch
@@ -69,7 +67,6 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def fill_taps(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``taps``."""
     parser.description = 'List the modules that can be tapped, with their output shapes'
     add_config(parser)
     parser.add_argument('--auto', action='store_true', help="only the taps of student_tap='auto'")
@@ -83,7 +80,6 @@ def fill_taps(parser: argparse.ArgumentParser) -> None:
 
 
 def _taps(args: argparse.Namespace) -> None:
-    """List the modules of a config's networks with their output shapes."""
     check_files(args)
     from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
 

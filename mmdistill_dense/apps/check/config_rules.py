@@ -138,7 +138,6 @@ def data(subject: Subject) -> Findings:
 
 
 def student_classes(subject: Subject) -> None:
-    """Check that the student's heads have as many classes as the training set."""
     check_student_classes(subject.data_classes, subject.network)
 
 
@@ -210,10 +209,8 @@ def last_batch(subject: Subject) -> Findings:
 
 
 def rate(subject: Subject) -> Findings:
-    """Find a learning rate that does not fall as its schedule says, or is 0 long before the end.
-
-    A tenth of the run is let pass: a schedule may well end a step late, so that the last step is not lost.
-    """
+    """Find a learning rate that does not fall as its schedule says, or is 0 long before the end."""
+    # a tenth is let pass: a schedule may well end a step late, so that the last step is not lost
     epochs, length = counts_epochs(subject.config), loop_length(subject.config)
     ends = []
     for key, one in schedulers(subject.config):

@@ -37,17 +37,14 @@ Findings = Iterator[Finding]
 
 
 def error(message: str, advice: str = '') -> Finding:
-    """Return what a check yields where training would fail or be worthless."""
     return Finding(ERROR, '', message, advice)
 
 
 def warning(message: str, advice: str = '') -> Finding:
-    """Return what a check yields where training would run, but probably not as meant."""
     return Finding(WARNING, '', message, advice)
 
 
 def note(message: str, advice: str = '') -> Finding:
-    """Return what a check yields for a reader to know."""
     return Finding(NOTE, '', message, advice)
 
 
@@ -70,7 +67,6 @@ def type_of(option: Any) -> str:
 
 
 def counts_epochs(config: Config) -> bool:
-    """Return whether ``train_cfg`` is a loop of epochs."""
     loop = config.get('train_cfg') or {}
     return type_of(loop) == 'EpochBasedTrainLoop' if 'type' in loop else bool(loop.get('by_epoch'))
 
@@ -110,10 +106,7 @@ class Options:
 
 @dataclass
 class TeacherFacts:
-    """One teacher: its ``key`` in the config, class and size of the network, the receipt of its file, its metric.
-
-    ``metric`` holds scalars by name; if it is empty, ``metric_note`` says why.
-    """
+    """One teacher; ``metric_note`` says why ``metric``, its scores by name, is empty."""
 
     key: str
     network: str
@@ -143,11 +136,7 @@ class InitialWeights:
 
 @dataclass
 class StudentFacts:
-    """The student: parameters in all and ``trained``, those of the backbone, and those that distillers add.
-
-    ``auxiliary`` are parameters of heads that only train, which the others leave out. ``starts`` are the files that it
-    starts from; without any its weights are drawn.
-    """
+    """The student: numbers of parameters, ``auxiliary`` heads apart, and the files that it ``starts`` from."""
 
     network: str
     parameters: int
@@ -161,10 +150,7 @@ class StudentFacts:
 
 @dataclass
 class Confidence:
-    """How sure a teacher is, from 0 to 1: the mean over pixels, or over the best boxes of each picture.
-
-    ``classes`` are the shares of the predicted classes on pictures without labels.
-    """
+    """How sure a teacher is, from 0 to 1: the mean over pixels, or over the best boxes of each picture."""
 
     key: str
     labelled: float
@@ -225,12 +211,10 @@ class Subject:
 
     @property
     def batch_size(self) -> int:
-        """Pictures of the step."""
         return self.options.batch or (self.config.get('train_dataloader') or {}).get('batch_size', 2)
 
     @property
     def distillers(self) -> dict[str, Distiller]:
-        """The model's distillers by name."""
         return distillers_of(self.model)
 
     @property
@@ -240,6 +224,5 @@ class Subject:
 
     @property
     def frozen(self) -> dict[str, FrozenTeacher]:
-        """The model's teachers by name."""
         distillation = getattr(self.model, 'distillation', None)
         return distillation.teachers if distillation else {}

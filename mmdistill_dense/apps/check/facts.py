@@ -129,7 +129,6 @@ def generate(subject: Subject) -> Mapping[str, Any]:
 
 
 def shapes_of(inputs: torch.Tensor | Sequence[torch.Tensor]) -> list[list[int]]:
-    """Return the shape of a preprocessed batch, or of each of its views."""
     return [list(one.shape) for one in ([inputs] if torch.is_tensor(inputs) else inputs)]
 
 
@@ -291,7 +290,6 @@ def _place_in_run(subject: Subject) -> None:
 
 
 def describe_student(model: nn.Module) -> StudentFacts:
-    """Return class and numbers of parameters of a built student."""
     own = {name: p for name, p in model.named_parameters() if not name.startswith(('distillers.', AUXILIARY))}
     backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
     return StudentFacts(
@@ -304,7 +302,6 @@ def describe_student(model: nn.Module) -> StudentFacts:
 
 
 def _counts(parameters: dict[str, nn.Parameter]) -> tuple[int, int]:
-    """Return the number of parameters, and how many of them are trained."""
     values = parameters.values()
     return sum(p.numel() for p in values), sum(p.numel() for p in values if p.requires_grad)
 
@@ -357,10 +354,7 @@ REPEATS = 1  # timed turns, after one that warms up: an estimate
 
 
 def run_step(subject: Subject) -> None:
-    """Run a step on the batch and note taps, adapters and the terms of the loss; the model stays as it is.
-
-    Queues of keys, which are empty when training starts, are filled with the batch first: an empty one gives no loss.
-    """
+    """Run a step on the batch and note taps, adapters and the terms of the loss; the model stays as it is."""
     model = subject.model
     if not subject.distillers:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
@@ -384,13 +378,7 @@ def run_step(subject: Subject) -> None:
 
 
 def measure_cost(subject: Subject) -> None:
-    """Measure time and memory of a step, and of the student's step alone if it has a loss of its own.
-
-    ``subject.cost`` gets ``device``, ``batch``, seconds of ``distilled`` (and ``control``) as median, low and high,
-    bytes at the peak of the step ``distilled_memory``, and the ``extra_memory`` that training with the distillers takes
-    beyond training without. It has ``problem`` instead if the config's optimizer does not run here (half precision
-    on a CPU).
-    """
+    """Measure time and memory of a step, and of the student alone; ``problem``: why not, as AMP on a CPU."""
     if not subject.options.cost or not subject.distillers:
         return
     try:

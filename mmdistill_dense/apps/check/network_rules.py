@@ -38,7 +38,6 @@ def teacher_classes(subject: Subject) -> Findings:
 
 
 def trained(subject: Subject) -> Findings:
-    """Check that the student's backbone has trained parameters."""
     backbone = getattr(subject.model, 'backbone', subject.model)
     taught = bool(getattr(subject.model, 'distillers', None))
     frozen = getattr(backbone, 'frozen', False) and not taught  # a head on a foundation model
@@ -138,14 +137,12 @@ def learned_classes(subject: Subject) -> Findings:
 
 
 def enough_pictures(subject: Subject) -> None:
-    """Check that the training set has enough pictures for each method."""
     if subject.pictures is not None:
         for distiller in subject.distillers.values():
             distiller.check_data(subject.pictures)
 
 
 def start(subject: Subject) -> Findings:
-    """Check that the weights of ``load_from`` fit the student."""
     if subject.started and subject.started[0] < subject.started[1]:
         fitting, total = subject.started
         told = warning if fitting else error
@@ -156,7 +153,6 @@ def start(subject: Subject) -> Findings:
 
 
 def random_teacher(subject: Subject) -> Findings:
-    """Check that no teacher has random weights."""
     for facts in subject.teachers:
         if subject.options.weights and facts.receipt and facts.receipt['file'] is None:
             yield warning(
@@ -166,14 +162,12 @@ def random_teacher(subject: Subject) -> Findings:
 
 
 def normalisation(subject: Subject) -> Findings:
-    """Note teachers that were trained with another normalisation than the student."""
     for facts in subject.teachers:
         if facts.renormalised:
             yield note(f'{facts.key} was trained with another normalisation; the batch is adapted.')
 
 
 def small_teacher(subject: Subject) -> Findings:
-    """Note teachers that are smaller than the student."""
     for facts in subject.teachers:
         if subject.student and 0 < facts.parameters < subject.student.parameters:
             yield note(
@@ -207,7 +201,6 @@ LATER = '--cfg-options load_from=CHECKPOINT'
 
 
 def finite(subject: Subject) -> Findings:
-    """Check that losses and gradients are finite."""
     for term in subject.terms:
         numbers = [term.value, *(pull.norm for pull in term.pulls.values())]
         if not all(map(math.isfinite, numbers)) and subject.options.weights:
@@ -321,7 +314,6 @@ def stretched(subject: Subject) -> Findings:
 
 
 def memory(subject: Subject) -> Findings:
-    """Check that a step fits into the memory of the device."""
     needed = subject.cost.get('extra_memory', 0) + subject.cost.get('control_memory', 0)
     if subject.options.device.startswith('cuda') and needed:
         total = torch.cuda.get_device_properties(subject.options.device).total_memory
@@ -331,7 +323,6 @@ def memory(subject: Subject) -> Findings:
 
 
 def cost(subject: Subject) -> Findings:
-    """Note a cost that could not be measured."""
     if 'problem' in subject.cost:
         yield note(f'time and memory could not be measured here: {subject.cost["problem"]}')
 

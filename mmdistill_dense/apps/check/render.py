@@ -22,7 +22,6 @@ _SHOWN_CLASSES = 6
 
 
 def show(report: Report, console: Console) -> None:
-    """Print the facts, the findings and the verdict."""
     subject = report.subject
     console.print(Text(str(subject.config.filename or 'config'), style='bold'))
     for line in (*_lines(subject), *_unlabelled(subject)):

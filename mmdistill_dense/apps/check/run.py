@@ -116,7 +116,6 @@ class Report:
         return exit_code(self.findings, strict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, for JSON."""
         subject = self.subject
         return {
             'config': subject.config.filename,

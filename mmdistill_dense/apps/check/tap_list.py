@@ -38,10 +38,7 @@ _LEVELS = 5  # shapes that are shown of a module with more calls
 
 @dataclass
 class Place:
-    """A module: its path, the shapes of its outputs in all calls (without the batch; tuples taken apart), whether it
-    gave a tuple (``indexed``), whether it is a good place for a tap, and those of its taps that ``student_tap='auto'``
-    chooses.
-    """
+    """A module: where it is, the ``shapes`` that it gave in all calls, without the batch, and its taps."""
 
     path: str
     module: str
@@ -214,7 +211,6 @@ class AutoTaps:
             self.lines.append(f"student_tap='auto': {message_of(error)}")
 
     def taps(self, title: str) -> list[str]:
-        """Return the chosen taps of a network, by its title in :func:`networks_of`."""
         return list(self._taps.get(title, {}))
 
     def _discover(self, config: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:

@@ -32,9 +32,7 @@ Shape = list[int]
 
 @dataclass
 class TapRow:
-    """A pair of compared tensors: their taps, and their shapes (with the batch) when tapped and when compared
-    (``aligned``; ``None`` if the method compares them in its own way).
-    """
+    """A pair of compared tensors; ``aligned`` is the compared shape, ``None`` if the method compares in its own way."""
 
     distiller: str
     student_tap: str
@@ -58,12 +56,7 @@ class Adapter:
 
 
 class Watch:
-    """Record the inputs of a model's distillers and the outputs of their modules, inside of :meth:`open`.
-
-    Args:
-        model: A ``DistillModel``.
-        teachers: Its loaded teachers by name.
-    """
+    """Records the inputs of a model's distillers and the outputs of their modules, inside of :meth:`open`."""
 
     def __init__(self, model: Distilled, teachers: Mapping[str, FrozenTeacher]) -> None:
         self.model = model
@@ -75,7 +68,6 @@ class Watch:
 
     @contextmanager
     def open(self) -> Iterator[Watch]:
-        """Register hooks on the distillers, and remove them afterwards."""
         handles = []
         try:
             for name, distiller in self.distillers.items():
@@ -205,11 +197,8 @@ def own_copy_gaps(
 
 
 def pair_gaps(model: Distilled, student: ModelConfig, inputs: Inputs, data_samples: Samples) -> dict[str, float]:
-    """Return the gaps of a distilled model's taps, its teachers' among them, by ``'student_tap X'`` or ``'KEY tap X'``.
-
-    Left out are RoI heads, which see other RoIs in each pass, and teachers that have no training of their own or do not
-    learn from these labels.
-    """
+    """Return the gaps of a distilled model's taps and of its teachers', by ``'student_tap X'`` or ``'KEY tap X'``."""
+    # RoI heads see other RoIs in each pass; some teachers have no training of their own, or not from these labels
     distillers = [one for one in distillers_of(model).values() if not one.extra_student_taps]
     gaps = {}
     taps = list(dict.fromkeys(tap for one in distillers for tap in one.student_taps))

@@ -119,7 +119,6 @@ def _batch(dataset: Any, count: int) -> dict[str, Any]:
 
 
 def _single(batch: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a batch for each picture."""
     return [
         {name: copy.deepcopy([values[place]]) for name, values in batch.items()}
         for place in range(len(batch['inputs']))

@@ -12,7 +12,6 @@ from mmdistill_dense.apps.options import add_common, later
 
 
 def fill_train(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``train``."""
     add_common(parser, 'Train with a config')
     parser.add_argument(
         '--resume',
@@ -27,7 +26,6 @@ def fill_train(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_test(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``test``."""
     add_common(parser, 'Test a checkpoint with a config')
     parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
     parser.add_argument(
@@ -42,14 +40,12 @@ def fill_test(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_tokens(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``tokens``."""
     add_common(parser, 'Learn the tokens of MasKD on the teacher of a config, write them where its training finds them')
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     parser.set_defaults(run=later('commands.training:learn_tokens'), raises=True)
 
 
 def fill_pseudo_labels(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``pseudo-labels``."""
     add_common(parser, "Write the labels that a config's teacher is sure of, for a folder of pictures")
     parser.add_argument('--pictures', metavar='DIR', help='folder (default: model.unlabelled of the config)')
     parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder for the labels')

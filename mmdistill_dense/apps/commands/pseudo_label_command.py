@@ -47,18 +47,13 @@ LIST, BOXES = 'pictures.txt', 'instances.json'
 
 
 def pseudo_labels(args: argparse.Namespace) -> None:
-    """Label pictures with the teacher of a config."""
     option = PseudoOption(args.threshold, teacher=args.teacher)
     print(*write_labels(load_config(args), args.out, option, args.pictures), sep='\n')
 
 
 def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | None = None) -> list[str]:
-    """Label whole pictures, as the test pipeline shows them; pictures without a sure label are left out.
-
-    Segmentation: a PNG for each picture with the names and values of the data set's own label files, 255 for no label
-    (or another ignored value, where 255 is a class), and their list ``pictures.txt``. Detection: ``instances.json`` in
-    COCO's format; boxes of which the teacher is unsure are crowds, which mmdet gives to assigners as ignored boxes.
-    """
+    """Label whole pictures, as the test pipeline shows them, and list those with a sure label; return what to tell."""
+    # label images named and numbered as those of the data set, or COCO boxes, the unsure ones as crowds (ignored)
     init_default_scope(config.get('default_scope', 'mmengine'))
     labelled = DATASETS.build(copy.deepcopy(config.train_dataloader.dataset))
     pictures = _pictures(config, labelled, folder)

@@ -27,7 +27,6 @@ DUMP_SUFFIXES = ('.pkl', '.pickle')
 
 
 def train(args: argparse.Namespace) -> None:
-    """Train with a config."""
     cfg = load_config(args)
     if args.amp:
         _use_amp(cfg)
@@ -40,7 +39,6 @@ def train(args: argparse.Namespace) -> None:
 
 
 def test(args: argparse.Namespace) -> None:
-    """Test a checkpoint with a config."""
     checkpoint = args.checkpoint or args.checkpoint_option
     if not checkpoint:
         raise FileNotFoundError('the checkpoint is missing: mmdistill test CONFIG CHECKPOINT')
@@ -69,7 +67,6 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner that a config asks for."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -155,7 +152,6 @@ def learn_tokens(args: argparse.Namespace) -> None:
 
 
 def learning_distillers(model: nn.Module) -> list[MasKD]:
-    """Return the distillers of a model that learn tokens."""
     found = [one for one in distillers_of(unwrap(model)).values() if isinstance(one, MasKD) and one.tokens is None]
     if not found:
         raise ValueError(

@@ -16,7 +16,6 @@ ordinary configs to start from.
 
 
 def fill_export(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``export``."""
     parser.description = DESCRIPTION
     add_config(parser, 'config the student was trained with: a file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument('checkpoint', help='checkpoint of that run')

@@ -58,11 +58,7 @@ def _input(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Graph(nn.Module):
-    """A network from the normalised image ``(B, 3, H, W)`` to a flat tuple of tensors.
-
-    Args:
-        model: A segmentor or detector in eval mode.
-    """
+    """A segmentor or detector from the normalised image ``(B, 3, H, W)`` to a flat tuple of tensors."""
 
     task: str
     note: str  # what is left to do with the outputs
@@ -73,7 +69,6 @@ class Graph(nn.Module):
         self.model: Any = model.eval().requires_grad_(False)
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the outputs by name."""
         raise NotImplementedError
 
     def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
@@ -81,7 +76,6 @@ class Graph(nn.Module):
         raise NotImplementedError
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Return the outputs in the order of their names."""
         return tuple(self.named(image).values())
 
 
@@ -101,7 +95,6 @@ class SegmentorGraph(Graph):
         self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
-        """Return ``logits``."""
         # The pictures of a batch have one size; a list of as many members would fix their number in the graph.
         return {'logits': self.model.encode_decode(image, [{'img_shape': tuple(image.shape[2:])}])}
 
@@ -111,11 +104,7 @@ class SegmentorGraph(Graph):
 
 
 class DetectorGraph(Graph):
-    """The outputs of a dense head by level, under mmdet's names for them: ``cls_scores_0``, ``bbox_preds_0`` and so on.
-
-    Of a two-stage detector the head is the RPN's and the features for its RoI heads come first
-    (``features_0``, …). Decoding, suppression and RoI heads are not in the graph.
-    """
+    """The outputs of a dense head (or, after ``features_0``, …, of the RPN) by level: ``cls_scores_0``, …."""
 
     task = 'detection'
     note = (
@@ -135,7 +124,6 @@ class DetectorGraph(Graph):
         self.names = list(inspect.signature(head.loss_by_feat).parameters)
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
-        """Return the outputs of the head, after the features of a two-stage detector."""
         features = self.model.extract_feat(image)
         head = self.model.rpn_head if self.two_stage else self.model.bbox_head
         found = {f'features_{level}': tensor for level, tensor in enumerate(features) if self.two_stage}
@@ -163,7 +151,6 @@ class DetectorGraph(Graph):
 
 
 def graph_of(model: nn.Module) -> Graph:
-    """Return the graph of a network."""
     return SegmentorGraph(model) if hasattr(model, 'encode_decode') else DetectorGraph(model)
 
 
@@ -188,12 +175,10 @@ def write_torchscript(graph: Graph, image: Tensor, axes: Sequence[str], path: Pa
 
 
 def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    """Write a program of ``torch.export``."""
     torch.export.save(_program(graph, image, axes), path, extra_files={SIDE_FILE: json.dumps(about)})
 
 
 def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    """Write a graph of ONNX in one file."""
     program = torch.onnx.export(
         _program(graph, image, axes),
         dynamo=True,
@@ -235,7 +220,6 @@ def check_spared(out: Path, checkpoint: str | Path) -> None:
 
 
 def require(name: str) -> None:
-    """Check that what a format needs is installed."""
     needs = ('onnx', 'onnxscript', 'onnxruntime') if name == 'onnx' else ()
     missing = [module for module in needs if importlib.util.find_spec(module) is None]
     if missing:

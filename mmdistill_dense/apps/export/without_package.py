@@ -35,12 +35,8 @@ _EMPTY = {'mmseg': 'mmseg.BaseSegDataset', 'mmdet': 'mmdet.CocoDataset'}
 
 
 def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, dict[str, list[str]], list[str]]:
-    """Return a plain config that names nothing of this package, as far as that is possible.
-
-    A data set that only adds checks becomes the one of mmseg or mmdet. What has no plain equal is left out: hooks,
-    training, validation or the scores of a test. ``test_dataloader`` stays even then, since mmdet's and mmseg's
-    inference read pipeline and classes from it.
-    """
+    """Return a plain config that names nothing of this package, what was left out, and what could not be."""
+    # inference of mmdet and mmseg reads pipeline and classes from ``test_dataloader``, so that stays
     flat = ConfigDict(config.to_dict())
     _replace_data_sets(flat)
     dropped = _drop_hooks(flat) | _drop_loop(flat, _TRAIN) | _drop_loop(flat, _VAL) | _drop_test(flat, meta)
@@ -52,7 +48,6 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
 
 
 def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequence[str], command: str) -> str:
-    """Return the comment at the head of a written config."""
     lines = [f'The network of {weights.name}, {_ORIGIN}']
     if needed:
         lines.append(f'It runs only where mmdistill_dense is installed, because of {", ".join(needed)}.')
@@ -143,10 +138,8 @@ def _drop_loop(flat: ConfigDict, keys: Sequence[str]) -> dict[str, list[str]]:
 
 
 def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Leave out the test that needs the package, but keep in ``test_dataloader`` what inference reads.
-
-    A runner takes a loader only beside loop and evaluator. This one measures nothing: mmseg's writes predictions.
-    """
+    """Leave out the test that needs the package, but keep in ``test_dataloader`` what inference reads."""
+    # a runner takes a loader only beside loop and evaluator; this one measures nothing: mmseg's writes predictions
     own, kind = flat.get('test_dataloader') or {}, _EMPTY.get(str(flat.get('default_scope')))
     names = _names([own, *(flat.get(key) for key in _TEST)])
     if not names:

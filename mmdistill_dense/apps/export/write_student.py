@@ -56,14 +56,8 @@ _PREFIX = 'backbone.'
 
 
 def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
-    """Write the weights of a student's backbone under bare names.
-
-    Such a file loads by ``backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=out))`` into the same kind of
-    backbone of any mmseg or mmdet config. A training checkpoint needs ``prefix='backbone.'`` beside it; without that,
-    mmengine loads nothing of it and only warns. For ``load_from`` export the whole student instead.
-
-    ``names`` are those of a vision transformer's public files: ``original``, ``timm`` or ``transformers``.
-    """
+    """Write the weights of a student's backbone as ``init_cfg=dict(type='Pretrained', checkpoint=out)`` takes them."""
+    # ``names``: as in a vision transformer's public files (original, timm, transformers)
     path = Path(out)
     if path.suffix != '.pth':
         raise ValueError(f'out={str(out)!r} must end in .pth.')
@@ -93,10 +87,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
 def evaluate(
     config: Config, checkpoint: str | Path, graph: str | Path | None = None
 ) -> tuple[dict[str, float], float | None]:
-    """Evaluate a student on the validation data of its config, on the CPU.
-
-    Preprocessing, sliding windows, decoding and suppression are the network's; a graph does what it holds.
-    """
+    """Evaluate a student, or a graph of it in its place, on the validation data of its config, on the CPU."""
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()
     spent: list[float] = []
@@ -132,8 +123,6 @@ _KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed')
 
 @dataclass
 class Exported:
-    """A written graph."""
-
     path: Path
     outputs: list[str]
     axes: list[str]  # that may have any size
@@ -311,11 +300,8 @@ ENDING = '.int8.onnx'
 
 
 def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures: int) -> Path:
-    """Write the 8-bit graph of an exported one beside it, by onnxruntime's static quantisation.
-
-    Weights become int8, with a scale for each output channel; activations become uint8, with the smallest and largest
-    value over the calibration pictures as their range. Sums stay 32-bit. The file keeps the description of the graph.
-    """
+    """Write the 8-bit graph of an exported one beside it, by onnxruntime's static quantisation."""
+    # int8 weights with a scale for each output channel, uint8 activations in the range of the calibration pictures
     source = Path(graph)
     if pictures < 1 or source.suffix != '.onnx':
         raise ValueError(f'int8 needs an .onnx file and at least 1 picture, got {str(graph)!r} and {pictures}.')
@@ -358,7 +344,6 @@ class _Reader:
         self.pictures = pictures
 
     def get_next(self) -> dict[str, Any] | None:
-        """Return the next input, ``None`` at the end."""
         found = next(self.pictures, None)
         return None if found is None else {'image': found.numpy()}
 

@@ -11,7 +11,6 @@ from mmdistill_dense.apps.options import add_common, add_config, later
 
 
 def fill_diagnose(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``diagnose``."""
     add_common(parser, 'Measure each term of the loss: value, gradient at the backbone, cosine with the task')
     parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); default: the untrained student')
     parser.add_argument('--batches', type=int, default=8, help='training batches to average over (default: 8)')
@@ -23,7 +22,6 @@ def fill_diagnose(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_visualize(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands of ``visualize``."""
     parser.description = "Draw what a method has learned: MasKD's masks over images, or the similarity of pixels (PCD)"
     commands = parser.add_subparsers(dest='what', required=True)
     masks = commands.add_parser('masks', help='a column per token, a row per level (per image, with a single level)')
@@ -58,7 +56,6 @@ def _point(text: str) -> tuple[int, int]:
 
 
 def fill_probe(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``probe``."""
     parser.description = (
         'Classify pictures by the frozen features of a backbone: nearest neighbours and a linear layer.'
     )

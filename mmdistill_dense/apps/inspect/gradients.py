@@ -51,10 +51,7 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 def tap_agreement(
     distiller: Distiller, student: Recorded, teacher: Recorded, data_samples: Samples = ()
 ) -> dict[str, Tensor]:
-    """Return the agreement at each pair of taps; called with the arguments of the distiller's ``forward``.
-
-    The student's maps go through the distiller's alignment first; the training is not affected.
-    """
+    """Return the agreement at each pair of taps, after the distiller's alignment; the training is not affected."""
     if isinstance(distiller, PCD):
         levels = measure_levels(distiller, student, teacher, data_samples)
         names = _names(distiller, [count for _, count in distiller.traced['student']])
@@ -105,8 +102,6 @@ TAP = 'tap '  # before the name of a tapped map
 
 @dataclass(frozen=True)
 class Pull:
-    """The gradient of one term at one place."""
-
     norm: float  # its L2 norm
     share: float  # that norm over the sum of the norms of all terms there; 0 if all are zero
     cosine: float  # with the task's gradient at the same place; NaN where either is zero or there is no task
@@ -129,15 +124,11 @@ def student_taps(model: nn.Module) -> list[Tap]:
 
 
 def tapped(maps: Places) -> dict[str, Sequence[Tensor]]:
-    """Return recorded taps as places."""
     return {f'{TAP}{name}': tensors for name, tensors in maps.items()}
 
 
 def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> list[Term]:
-    """Measure the terms of a loss by its graph, which is kept; no ``.grad`` is touched.
-
-    Costs a backward pass per term.
-    """
+    """Measure the terms of a loss by its graph, which is kept, with a backward pass each; no ``.grad`` is touched."""
     terms = split_terms(losses)
     if not terms:
         return []
@@ -246,7 +237,6 @@ _UNTRAINED = (
 
 
 def diagnose_command(args: argparse.Namespace) -> None:
-    """Measure the terms of the loss and print a table."""
     if args.json:
         check_writable(args.json, '--json')
     console = Console()
@@ -260,11 +250,7 @@ def diagnose_command(args: argparse.Namespace) -> None:
 def diagnose(
     config: Config, checkpoint: str | None = None, batches: int = 8, iteration: int | None = None, stages: bool = False
 ) -> list[list[Term]]:
-    """Return the terms of several training batches, each measured with the same weights.
-
-    The run is set up as training sets it up (teachers, tokens of MasKD, checks) and ends before its first iteration.
-    Nothing is written: tokens come from the checkpoint or the ``work_dir``, or are learned for this measurement.
-    """
+    """Return the terms of several batches, measured where a run of the config would start; nothing is written."""
     if batches < 1:
         raise ValueError(f'--batches must be at least 1, got {batches}.')
     config.log_level = 'WARNING'
@@ -296,13 +282,7 @@ class _Measured(Exception):
 
 
 class MeasureInstead(Hook):
-    """Measure the loss on some batches in place of training, then end the run.
-
-    Args:
-        batches: Number of batches.
-        iteration: See :func:`diagnose`.
-        stages: See :func:`diagnose`.
-    """
+    """Measures the loss on some batches in place of training, then ends the run; see :func:`diagnose`."""
 
     priority = 'LOWEST'
 
@@ -311,7 +291,6 @@ class MeasureInstead(Hook):
         self.found: list[list[Term]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Measure, then raise."""
         model: Any = unwrap(runner.model)
         if self.iteration is not None and isinstance(model, Distilled):
             model.distillation.state.iteration = self.iteration

@@ -45,17 +45,7 @@ _HEADS = ('decode_head', 'bbox_head', 'roi_head', 'panoptic_head')
 
 
 class Pictures:
-    """Draw the predictions of a student and its teachers on a fixed set of pictures.
-
-    Segmentation: the picture, the teachers', the student's, and where the student differs from the first teacher.
-    Detection: the picture, the teachers' boxes, the student's. A teacher is shown if it predicts the student's classes
-    and its file held all of its weights, heads included.
-
-    Args:
-        model: A ``DistillModel``; it is left as it was.
-        items: What a data set with a test pipeline gives: ``inputs`` (3, H, W) BGR and ``data_samples``.
-        metainfo: Of that data set: ``classes`` and ``palette``, if it has them.
-    """
+    """Draws on some pictures what a student predicts, and the teachers of its classes that are loaded whole."""
 
     def __init__(self, model: Distilled, items: Sequence[Mapping[str, Any]], metainfo: Mapping[str, Any]) -> None:
         self.model, self.items = model, list(items)

@@ -31,7 +31,6 @@ _PREFIX = 'backbone.'
 
 
 def probe_command(args: argparse.Namespace) -> None:
-    """Print the accuracies."""
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     found = probe(read_config(args.config), args.checkpoint, args.data, args.images, args.size, args.batch, device)
     for name, accuracy in found.items():
@@ -47,12 +46,8 @@ def probe(
     batch: int = 64,
     device: str = 'cpu',
 ) -> dict[str, float]:
-    """Return the accuracy, in percent of the pictures, of each of :data:`CLASSIFIERS`.
-
-    A picture's vector is the mean of the backbone's last map. ``knn``: 20 neighbours by cosine, weighted by
-    ``exp(cosine / 0.07)``; ``linear``: logistic regression on standardised vectors, fitted by L-BFGS on all of them, so
-    without the augmentation of a published linear probe. Nothing is random.
-    """
+    """Return the accuracy in percent of each of :data:`CLASSIFIERS` on the mean of the backbone's last map."""
+    # unlike a published linear probe, without augmentation: L-BFGS on all standardised vectors; nothing is random
     classes, parts = list_pictures(data, images)
     network = _network(config, checkpoint).to(device)
     with torch.no_grad(), evaluating(network):

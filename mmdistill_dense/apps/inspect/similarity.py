@@ -79,7 +79,6 @@ def cosine_map(x: Tensor, point: Point, padded: Sequence[int], image: Sequence[i
 
 
 def grid_points(image: np.ndarray, count: int) -> list[Point]:
-    """Return the centres of ``count`` x ``count`` equal parts of an image, row by row."""
     height, width = image.shape[:2]
     places = [(2 * k + 1) / (2 * count) for k in range(count)]
     return [(int(x * width), int(y * height)) for y in places for x in places]
@@ -152,11 +151,7 @@ class MaskRow:
 
 
 def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, images: int = 4) -> list[Path]:
-    """Write a picture per image of every token's mask over it: a column per token, a row per level.
-
-    With a single level, all images are the rows of one picture. Red is a mask of 1, blue of 0, on the same scale
-    everywhere; above each panel stand the mean of the mask over the image and its weight p.
-    """
+    """Write every token's mask over each image, from 0 (blue) to 1 (red); with one level, into one picture."""
     if images < 1:
         raise ValueError(f'images must be at least 1, got {images}.')
     dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
@@ -198,10 +193,7 @@ def _mask_panels(row: MaskRow) -> dict[str, np.ndarray]:
 def draw_similarity(
     model: Distilled, distiller: Distiller, images: dict[str, np.ndarray], out: Path, points: Sequence[Point] | int = 3
 ) -> list[Path]:
-    """Write a picture per image, with a row per pixel: the marked image, the teacher's map, the student's map.
-
-    Colours run from the smallest cosine of a panel (blue), which is written above it, to 1 (red).
-    """
+    """Write a picture per image, with a row per pixel: the marked image, the teacher's map, the student's map."""
     rows = {}
     for name, image in images.items():
         chosen = grid_points(image, points) if isinstance(points, int) else list(points)
@@ -218,7 +210,6 @@ def _cosine_panels(image: np.ndarray, row: SimilarityRow) -> dict[str, np.ndarra
 
 
 def _write(pictures: Mapping[str, Sequence[Mapping[str, np.ndarray]]], out: Path) -> list[Path]:
-    """Write rows of panels by the name of their picture."""
     out.mkdir(parents=True, exist_ok=True)
     for name, rows in pictures.items():
         cv2.imwrite(str(out / f'{name}.png'), grid(rows)[..., ::-1])
@@ -226,14 +217,12 @@ def _write(pictures: Mapping[str, Sequence[Mapping[str, np.ndarray]]], out: Path
 
 
 def masks_command(args: argparse.Namespace) -> None:
-    """Draw the masks of MasKD's tokens."""
     config = read_config(args.config, args.cfg_options)
     model, distiller = ready_distiller(config, args.tokens, args.checkpoint)
     print(*draw_masks(model, distiller, config.test_dataloader.dataset, args.out, args.images), sep='\n')
 
 
 def similarity_command(args: argparse.Namespace) -> None:
-    """Draw what the command line asks for."""
     config = read_config(args.config, args.cfg_options)
     model, distiller = ready_pair(config, args.checkpoint, args.distiller)
     images = read_pictures(args.files) if args.files else pictures_of(config, args.images)

@@ -47,11 +47,8 @@ class Timing:
 
 
 def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | torch.device = 'cpu') -> dict[str, Timing]:
-    """Time several works in turns, after one untimed turn, so that all see the same machine.
-
-    Process CPU time leaves out what other programs take; it adds up over threads. On a GPU it would measure launches
-    only: there the seconds lie between two events of the device.
-    """
+    """Time several works in turns, after one untimed turn, so that all see the same machine."""
+    # process CPU time leaves out other programs; on a GPU it would measure launches only, so events are timed
     seconds_of = _cuda_seconds if torch.device(device).type == 'cuda' else _process_seconds
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
@@ -91,11 +88,7 @@ def _cuda_seconds(work: Work) -> float:
 
 
 def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
-    """Return the largest number of bytes that torch held at once on the device beyond what it held at the start.
-
-    On the CPU summed from the allocator's own events, temporaries inside an operation included; the library behind a
-    convolution or a matrix product may keep scratch of its own, which is not seen. On a GPU the allocator's own count.
-    """
+    """Return the most bytes that torch held at once on the device beyond the start, without scratch of libraries."""
     if torch.device(device).type == 'cuda':
         return _cuda_peak(work)
     with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
@@ -124,11 +117,7 @@ REPEATS = 5
 
 
 def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
-    """Return parameters and GFLOPs of the student as it is deployed, and of its teachers, at the test size.
-
-    A multiplication with its addition counts as one operation, as mmengine counts. Operations that its
-    analyzer does not know are not counted: sampling, non-maximum suppression, deformable convolutions.
-    """
+    """Return parameters and GFLOPs (multiply-adds that mmengine counts) of student and teachers at the test size."""
     init_default_scope(config.get('default_scope', 'mmseg'))
     student = build_student({**model_of(config), 'distillers': {}, 'inherit': ()})
     size, origin = (size, 'given') if size else test_size(student, config)
@@ -140,12 +129,7 @@ def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
 
 
 def step_cost(config: Config, device: str, batch: int | None = None, repeats: int = REPEATS) -> dict[str, Any]:
-    """Return time and memory of the distilled step and of the control's, measured in turns on one generated batch.
-
-    ``ratio`` is of the medians: of process CPU time, or on a GPU of the time between two events. ``memory.extra`` is
-    what training with the method needs beyond training without: what is held between steps (teachers, adapters, their
-    optimizer state) plus the difference of the two steps' peaks.
-    """
+    """Return time and memory of the distilled step and of the control's, measured in turns on one generated batch."""
     steps = prepare_steps(config, batch, device=device)
     times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats, device)
     check_whole(times, 'distilled', ['control'])

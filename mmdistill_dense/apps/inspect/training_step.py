@@ -171,17 +171,14 @@ class Steps:
 
     @property
     def teachers(self) -> list[FrozenTeacher]:
-        """The teachers, loaded."""
         return list(self.distilled.network.distillation.teachers.values())
 
     @property
     def batch(self) -> int:
-        """Pictures of a step."""
         return len(self.inputs)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the batch."""
         return self.inputs.shape[2], self.inputs.shape[3]
 
     @property
@@ -196,15 +193,9 @@ def prepare_steps(
     image_size: tuple[int, int] | None = None,
     device: str | torch.device = 'cpu',
 ) -> Steps:
-    """Return the control's and the distilled step, ready to be run.
-
-    The batch is generated, and the student's weights are random and fixed by a learning rate of 0. A teacher has
-    its file's weights, also those of an address. If the file is missing, they are random with batch statistics,
-    because the contrast's time depends on how far features lie apart. MasKD's tokens are random, and the student's
-    masks are on if the config has them. A step does what the runner does: preprocessing, forward, backward, the
-    distillers' clipping, optimizer. It belongs to the start of the run, or to where MasKD's student masks begin, so
-    that every distiller is active; it has its pictures without labels if the config has some.
-    """
+    """Return the control's and the distilled step on a generated batch, as a runner does them."""
+    # random weights of a teacher without its file have batch statistics: the time of the contrast depends on how far
+    # features lie apart; the weights of the student are fixed by a learning rate of 0, and MasKD has random tokens
     model = model_of(config)
     if not model.get('distillers') or not model.get('teacher'):
         raise ValueError('step benchmark: model has no teacher and distillers to measure')
@@ -271,7 +262,6 @@ def run_length(config: Config, pictures: int | None = None, processes: int = 1) 
 
 
 def draw_tokens(distiller: MasKD, draw: torch.Generator) -> None:
-    """Give a MasKD random tokens."""
     shapes = distiller.token_shapes()
     distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
 

@@ -40,10 +40,8 @@ _LOOKED = 20  # pictures that are looked for in each folder
 
 
 def folder_of(file: LabelFile, root: Path, below: Sequence[Folder], split: str | None) -> Path:
-    """Return the folder to which the file names of a label file are relative.
-
-    Of several that hold as many of them, it is one for the same split, then the nearest one: splits may reuse names.
-    """
+    """Return the folder to which the file names of a label file are relative."""
+    # of several that hold as many of them, one for the same split, then the nearest: splits may reuse names
     path, names = file.path, file.names
     inside = [one.path.relative_to(root) for one in below]
     above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root
@@ -171,7 +169,6 @@ class LabelFile:
         self.changed = self.changed or bool(told)
 
     def boxes(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
-        """Return the boxes of some categories."""
         numbers = {one['id'] for one in self.content['categories'] if one['name'] in names}
         return [one for one in self.content['annotations'] if one['category_id'] in numbers]
 
@@ -195,8 +192,6 @@ class BoxSplit:
 
 @dataclass(frozen=True)
 class BoxData:
-    """A data set of boxes."""
-
     root: Path
     splits: dict[str, BoxSplit]
     classes: tuple[str, ...]

@@ -32,7 +32,6 @@ def check_first(args: argparse.Namespace) -> Path:
 
 
 def check_methods(names: Sequence[str]) -> None:
-    """Raise for an unknown name of ``--method``."""
     from mmdistill_dense.apps.recipes.compose import methods
 
     known = methods()
@@ -80,7 +79,6 @@ ones, write the report, export. What is done is not done again; an interrupted t
 
 
 def fill_new(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``new``."""
     parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         '--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or a config of your own'
@@ -184,7 +182,6 @@ def _plural(count: int, name: str, ending: str = 's') -> str:
 
 
 def fill_run(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``run``."""
     parser.description = RUN
     parser.add_argument('folder', type=Path, help='written by `new`')
     parser.add_argument(
@@ -208,7 +205,6 @@ def fill_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    """Do what is left of a project; return the exit code."""
     print(f'run      {args.folder}', flush=True)
     project = (args.folder / SUITE).is_file()
     with owned(args.folder, 'this project') if project else nullcontext():  # before the heavy imports
@@ -226,7 +222,6 @@ def _run_project(args: argparse.Namespace) -> int:
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``predict``."""
     parser.description = (
         'Use a student: draw what it finds, and write it as label images (segmentation) or as COCO json (boxes, masks).'
     )

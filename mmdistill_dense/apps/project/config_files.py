@@ -18,7 +18,6 @@ FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end 
 
 
 def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
-    """Return the text of ``pair.py``."""
     model = {'type': 'mmdistill_dense.DistillModel', 'student': student, 'teacher': teacher}
     return (
         '"""Student and teacher: their configs, and beside `cfg` what the data change in them."""\n\n'
@@ -27,16 +26,12 @@ def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
 
 
 def control_file(schedule: Schedule, batch: int, task: str) -> str:
-    """Return the text of ``control.py``: the student alone."""
     head = _docstring('The student alone, with which every method is compared.', schedule)
     return f'{head}{_recipe(schedule, batch, task)}'
 
 
 def teacher_file(schedule: Schedule, batch: int, task: str, boxes_alone: bool = False) -> str:
-    """Return the text of ``teacher.py``: the training of the pair's teacher.
-
-    ``boxes_alone``: the teacher predicts no masks, and the student does. The metric of masks would fail.
-    """
+    """Return the text of ``teacher.py``; ``boxes_alone``: it predicts no masks, so their metric would fail."""
     metric = "val_evaluator = test_evaluator = dict(metric='bbox')\n" if boxes_alone else ''
     return (
         f'{_docstring("Trains the teacher of pair.py, in the place of the student.", schedule)}'
@@ -54,7 +49,6 @@ def _docstring(first: str, schedule: Schedule) -> str:
 
 
 def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[str, Any] | None) -> str:
-    """Return the text of a method's file: the control with distillers."""
     model: dict[str, Any] = {'distillers': distillers}
     if unlabelled:
         model['unlabelled'] = unlabelled
@@ -115,7 +109,6 @@ def _every(steps: int, times: int) -> int:
 
 
 def seg_file(data: SegData, loading: Loading) -> str:
-    """Return the text of ``data.py`` for segmentation."""
     height, width = loading.size
     load = _load(data)
     train = [
@@ -152,11 +145,7 @@ def seg_file(data: SegData, loading: Loading) -> str:
 
 
 def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True) -> str:
-    """Return the text of ``data.py`` for detection.
-
-    ``masks`` are loaded if student or teacher learns them, and ``predicted`` if the student does. Pictures without
-    boxes are trained on if ``empty``.
-    """
+    """Return the text of ``data.py`` for detection; ``masks`` are loaded, and ``predicted`` by the student."""
     height, width = loading.size
     load = _load(data)
     boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}

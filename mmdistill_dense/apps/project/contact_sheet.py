@@ -122,7 +122,6 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], seg: bool, *
 
 
 def _tile(picture: np.ndarray) -> np.ndarray:
-    """Fit a picture into a white square."""
     scale = SIDE / max(picture.shape[:2])
     size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
     small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)

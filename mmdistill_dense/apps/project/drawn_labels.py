@@ -38,8 +38,6 @@ Colour = tuple[int, ...]  # red, green, blue
 
 @dataclass(frozen=True)
 class Job:
-    """A label image to write."""
-
     target: str  # its path in the folder of the project
     make: Callable[[], np.ndarray]  # (height, width), uint8
 
@@ -121,7 +119,6 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
 
 
 def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, Any]) -> None:
-    """Refuse an object that cannot be drawn."""
     file, size = folder / picture['file_name'], (picture['height'], picture['width'])
     if not has_mask(one):
         raise ValueError(
@@ -157,7 +154,6 @@ def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty
 
 
 def is_coloured(labels: Sequence[Path]) -> bool:
-    """Tell whether label images hold colours instead of numbers."""
     with opened(labels[0]) as image:
         return image.mode in ('RGB', 'RGBA')
 

@@ -20,8 +20,6 @@ UNLABELLED_LIST = 'unlabelled.txt'
 
 @dataclass(frozen=True)
 class FreePictures:
-    """Pictures without labels."""
-
     folder: Path  # they lie in it or below it
     count: int
     names: tuple[str, ...]  # their paths below the folder, where it holds other pictures too
@@ -54,10 +52,7 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
 
 
 def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Iterator[tuple[str, set[Path]]]:
-    """Yield the pictures that cannot be taught on, by what they are. One may come twice.
-
-    Data of boxes have no folders of label images; those of other tasks may still lie in the folder, and have names.
-    """
+    """Yield the pictures that cannot be taught on, by what they are. One may come twice."""
     if isinstance(data, SegData):
         labels = {os.path.realpath(one) for one in data.label_folders}
         beside = data.endings.label if data.endings.label == BESIDE else '\0'
@@ -92,7 +87,6 @@ def shared(data: SegData | BoxData) -> Iterator[str]:
 
 
 def pictures_of(data: SegData | BoxData, name: str) -> list[str]:
-    """Return the paths of the pictures of a split."""
     if isinstance(data, SegData):
         return [str(picture) for picture, _ in pairs_of(data.root, data.splits[name], data.endings)]
     split = data.splits[name]

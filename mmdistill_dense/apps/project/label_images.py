@@ -54,8 +54,6 @@ class Split:
 
 @dataclass(frozen=True)
 class SegData:
-    """A data set of pictures and label images."""
-
     root: Path
     splits: dict[str, Split]
     endings: Endings
@@ -147,10 +145,7 @@ Found = dict[str | None, Folder]
 def _by_lists_or_folders(
     root: Path, pictures: Found, labels: Found, wish: Wish
 ) -> tuple[Found, Found, dict[str, list[Path]]]:
-    """Return pictures and label images, and the pictures of each part where lists or ``--split`` tell it.
-
-    Folders of parts are then taken as one.
-    """
+    """Return pictures and label images by part, or as one with the parts that lists or ``--split`` tell."""
     every = [one for one in pictures.values() if labels]
     lists = find_lists(root, 'seg', wish) if every else {}
     if not lists and wish.share is None:
@@ -165,7 +160,6 @@ def _by_lists_or_folders(
 
 
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
-    """Return the pictures of a split with their label images."""
     folder = root / split.pictures
     files = endings.by_name(sorted(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS)))
     return [
@@ -228,10 +222,8 @@ def _start(root: Path, folders: Sequence[Folder]) -> Path:
 
 
 def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> Found:
-    """Return one folder for each split, of its label images if ``wanted``, else of its pictures.
-
-    Folders of objects are left out where there are folders of classes, as in VOC.
-    """
+    """Return one folder for each split, of its label images if ``wanted``, else of its pictures."""
+    # where there are folders of classes, those of objects are left out, as in VOC
     chosen = [one for one in folders if one.holds_labels(start) == wanted]
     found = {}
     for split in dict.fromkeys(one.split for one in chosen):

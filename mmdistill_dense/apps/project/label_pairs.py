@@ -41,7 +41,6 @@ class Endings:
         return found
 
     def labelled(self, labels: Folder) -> set[str]:
-        """Return the names of label images without the ending."""
         return {file.removesuffix(self.label) for file in labels.files if file.endswith(self.label)}
 
 

@@ -26,8 +26,6 @@ Pair = tuple[Path, Path]  # a picture and its label image
 
 @dataclass(frozen=True)
 class Values:
-    """The values in label images."""
-
     files: Mapping[int, Sequence[Path]]  # the label images of each value; the values are sorted
     looked: int  # how many were read
     total: int  # how many there are
@@ -144,7 +142,6 @@ def _unread(root: Path) -> str:
 
 
 def made_up_names(values: Iterable[int]) -> tuple[str, ...]:
-    """Return a name for each label value, where nobody named the classes."""
     return tuple(f'class_{value}' for value in values)
 
 
@@ -164,10 +161,8 @@ def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[
 
 
 def class_values(found: Sequence[int]) -> tuple[int, ...]:
-    """Return the label values that are classes: 0 to the largest, or only those found where they are far apart.
-
-    255 is ignored, unless it is needed: masks of 0 and 255 have two classes.
-    """
+    """Return the label values that are classes: 0 to the largest, or those found where they are far apart."""
+    # 255 is ignored, unless it is needed: masks of 0 and 255 have two classes
     rest = [value for value in found if value != IGNORED]
     if len(rest) >= 2 and max(rest) < len(rest) + _GAP:
         return tuple(range(max(rest) + 1))

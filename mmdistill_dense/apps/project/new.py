@@ -75,10 +75,7 @@ _LEARNING = 2000  # steps in which MasKD learns its tokens
 
 
 def distillers_for(method: str, student: Side, teacher: Side | None, network: Any, steps: int) -> dict[str, Any]:
-    """Return the distillers of a method for a student, by name; without ``teacher``, for a foundation model's map.
-
-    ``network`` is the teacher on the meta device, or ``None`` if it cannot be built there.
-    """
+    """Return a method's distillers for a student and the ``network`` of its teacher, or (``None``) for a map."""
     if teacher is None:
         return {method: on_map(method)}
     if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
@@ -196,7 +193,6 @@ def _check_names(files: Mapping[str, str]) -> None:
 
 
 def _results(folder: Path) -> str:
-    """Say what would be lost with a folder."""
     place = folder / WORK
     if place.is_dir() and any(place.iterdir()):
         return f' Do not remove the folder to write it anew: {place} holds results of trainings.'
@@ -300,11 +296,8 @@ def _networks(args: argparse.Namespace, foundation: Mapping[str, Any] | None) ->
 
 
 def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[str, str]) -> dict[str, Any]:
-    """Return the teacher of the pair, and add the file of its training, if it is not trained yet.
-
-    A teacher that is trained for less than half of the student's steps is trained for as many: the student would have
-    little to learn from it. The zoo has small students with 200 epochs and teachers with 12.
-    """
+    """Return the teacher of the pair, and add the file of its training, if it is not trained yet."""
+    # the zoo has small students with 200 epochs and teachers with 12, of which a student could learn little
     given, mapped = task.args.teacher_checkpoint, teacher_classes(task.args.teacher_classes)
     asked = not (given or teacher.fixed or task.args.train_teacher or task.args.random_weights)
     note = ''
@@ -336,7 +329,6 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
 def _methods(
     task: Task, names: Sequence[str], student: Side, teacher: Side | None, steps: int, files: dict[str, str]
 ) -> None:
-    """Add the file of each method."""
     free, network = task.free, built(teacher, 'meta') if teacher else None
     for name in names:
         distillers = distillers_for(name, student, teacher, network, steps)

@@ -26,7 +26,6 @@ class Wish:
 
     @classmethod
     def read(cls, given: str | None) -> Wish:
-        """Read the option."""
         if given is None:
             return cls()
         try:
@@ -80,7 +79,6 @@ def _known(group: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the pictures of each part."""
     index = Names(root, pictures)
     found: dict[str, list[Path]] = {}
     for part, path in lists.items():
@@ -101,7 +99,6 @@ def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) 
 
 
 def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
-    """Refuse a picture in two parts."""
     first: dict[Path, str] = {}
     twice = [
         f'{one} ({first[one]} and {part})'

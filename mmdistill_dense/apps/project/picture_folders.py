@@ -35,8 +35,6 @@ _WORD = re.compile(r'[a-z]+')
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder of pictures."""
-
     path: Path  # the folder; the pictures lie in it or below it
     files: tuple[str, ...]  # paths of the pictures, relative to it, sorted
     split: str | None  # ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none
@@ -100,10 +98,7 @@ def is_label(parts: Sequence[str]) -> bool:
 
 
 def split_of(parts: Iterable[str]) -> str | None:
-    """Return the split that the parts of a path name, the innermost first: ``('images', 'train2017')`` is train.
-
-    SegNet's ``trainannot`` is train too: the name of a split may stand at the beginning of a word.
-    """
+    """Return the split that the parts of a path name, innermost first; ``train2017`` and ``trainannot`` are train."""
     for part in reversed(list(parts)):
         for word in _WORD.findall(part.lower()):
             for split, names in SPLITS.items():
@@ -141,7 +136,6 @@ _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that view
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture."""
     try:
         with Image.open(path) as picture:
             yield picture
@@ -176,7 +170,6 @@ def stored_size(path: Path) -> Size:
 
 
 def size_text(size: Size) -> str:
-    """Return a size for a message."""
     return f'{size[0]}x{size[1]}'
 
 

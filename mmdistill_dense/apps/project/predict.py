@@ -37,7 +37,6 @@ Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 
 
 def predict_command(args: argparse.Namespace) -> None:
-    """Write what a student sees in the given pictures, and print the time of a picture."""
     config, checkpoint = find_student(Path(args.student), args.checkpoint, args.method)
     files = list(find_inputs(args.pictures))
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
@@ -106,7 +105,6 @@ class Student:
 
     @classmethod
     def load(cls, config: Config, checkpoint: Path, device: str, threshold: float) -> Student:
-        """Build a network and load its weights."""
         plain, loaded, _, meta = load_student(config, checkpoint)
         network = cast(Network, loaded)
         data = meta.get('dataset_meta') or {}
@@ -156,7 +154,6 @@ class Student:
         return np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture[..., 2::-1]
 
     def draw(self, picture: np.ndarray, found: Any) -> np.ndarray:
-        """Return a picture (RGB) with what was found in it."""
         options = {} if self.segments else {'pred_score_thr': self.threshold}
         return draw(picture, found.cpu(), self.network.dataset_meta, self.segments, draw_gt=False, **options)
 
@@ -222,7 +219,6 @@ class Student:
 
 
 def predict_picture(student: Student, file: Path, out: Path) -> None:
-    """Write the prediction on a picture."""
     picture = student.read(file)
     found = student(str(file))
     name = place_of(file)

@@ -54,7 +54,6 @@ def fetchable(address: str, folder: Path) -> bool:
 
 @cache
 def reachable(host: str) -> bool:
-    """Tell whether a host answers, asked once."""
     try:
         with urllib.request.urlopen(urllib.request.Request(host, method='HEAD'), timeout=SECONDS):
             return True
@@ -136,10 +135,7 @@ def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_weights(model: Any) -> dict[str, Any]:
-    """Return what takes out all start weights (``pretrained=False``), and what only such weights allow.
-
-    mmdet freezes stages and batch norms of its backbones, which random weights must not be.
-    """
+    """Return what takes out all start weights, and what only these allow: frozen stages and norms."""
     backbone = model.get('backbone') or {}
     thawed: dict[str, Any] = {}
     if (backbone.get('frozen_stages') or -1) >= 0:
@@ -162,7 +158,6 @@ def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def predicts_masks(model: Mapping[str, Any]) -> bool:
-    """Tell whether a detector is trained on masks."""
     inside = model.get('roi_head') or {}
     heads = (model.get('mask_head'), model.get('panoptic_head'), inside.get('mask_head'))
     named = (str(model.get('type')), str((model.get('bbox_head') or {}).get('type')))
@@ -214,7 +209,6 @@ class Side:
 
 
 def read_side(given: str, key: str) -> Side:
-    """Read the config of a network."""
     _check_library(given, key)
     try:
         path = find_config(given, key)
@@ -303,10 +297,7 @@ def read_foundation(given: str) -> dict[str, Any] | None:
 
 
 def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:
-    """Set what the data change in a network (its ``changes`` and ``notes``), and its first weights.
-
-    ``classes`` is ``None`` for one that keeps its own.
-    """
+    """Set a network's ``changes`` and ``notes`` for the data, and its first weights; ``classes=None`` keeps its own."""
     counts = {} if classes is None else overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)
     sources = list(dict.fromkeys(sources_of(side.model)))

@@ -17,18 +17,12 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.quiet import quiet
 
 _STEPS = (1, 8, 16, 32, 64)
-
-
 _GRID = 32  # of sizes that are proposed
 
 
 # where networks are tried, up to how many pixels, and the size on which a network runs if it runs there at all
 _DEVICES = (('meta', math.inf, (1024, 1024)), ('cpu', 320 * 320, (512, 512)))
-
-
 _ODD = (165, 203)  # pixels; a multiple of no step
-
-
 _PROPOSALS = 4  # of the first stage; whether a network runs does not hang on their number, its seconds do
 
 
@@ -60,10 +54,7 @@ def _runs(network: Any, step: int) -> bool:
 def check_large_enough(
     side: Side, usual: Size, loading: Loading, load: Callable[[Size], Loading], known: Any = None
 ) -> None:
-    """Run a network once, without its weights, on pictures as they train and as they are tested.
-
-    ``known`` is the network on the meta device, perhaps with another number of classes.
-    """
+    """Run a network (``known``: on the meta device) once on pictures as they train and as they are tested."""
     for device, most, sure in _DEVICES:
         network = known if device == 'meta' and known is not None else built(side, device)
         if network is None:

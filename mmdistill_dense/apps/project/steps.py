@@ -36,7 +36,6 @@ _ALWAYS = ('data.py', 'pair.py', 'control.py')
 
 
 def open_project(folder: Path) -> Definition:
-    """Return the definition of a project."""
     if folder.is_file():
         raise FileNotFoundError(f'{folder}: a file. Give the folder: mmdistill run {folder.parent}')
     if not folder.is_dir():

@@ -82,12 +82,7 @@ def _read(checkpoint: str, key: str) -> dict[str, Any] | None:
 
 
 def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
-    """Load a checkpoint into the teacher, whose changes are set; an address is left to the training.
-
-    Returns:
-        The option ``classes`` of a teacher of other classes (``mapped``), written out where the file says their names,
-        and what to tell of it.
-    """
+    """Load a checkpoint into the teacher; return its option ``classes`` where it has others, and what to tell."""
     key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
     advice = (
         f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
@@ -148,10 +143,7 @@ def check_foundation(given: str, option: Mapping[str, Any]) -> None:
 
 
 def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
-    """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits.
-
-    Classes at the end may be in no label image that was looked at. What the checkpoint is, is checked later.
-    """
+    """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits."""
     try:
         names = class_names_in(_read(whole(checkpoint), '--teacher-checkpoint') or {})
     except ValueError:
@@ -170,11 +162,7 @@ _COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
 
 
 def serves_as_it_is(teacher: Side, names: Sequence[str], methods: Sequence[str]) -> tuple[str | None, str | None, str]:
-    """Tell whether a teacher's published weights know all classes of the data and can be had.
-
-    Returns:
-        ``'auto'`` as its checkpoint, or ``None``; its option ``classes``; and a note for the user.
-    """
+    """Return ``'auto'`` where published weights know all classes, else ``None``; the option ``classes``; and a note."""
     theirs = _classes_of(teacher)
     try:
         pairs = ClassPairs.of('auto', names, theirs, '--teacher-classes')
@@ -238,15 +226,8 @@ def check_head(head: str, teacher: str, is_model: bool, task: str) -> None:
 
 
 def head_side(head: str, foundation: Mapping[str, Any], student: Side) -> Side:
-    """Return the teacher: a frozen foundation model with a head that is trained on the user's data.
-
-    A detector is the student's own with another backbone and neck, so that all methods fit.
-
-    Args:
-        head: A name of :data:`HEADS`.
-        foundation: The model and the file of its weights.
-        student: Tells the task; for detection, the head and the levels.
-    """
+    """Return a frozen foundation model with a head of :data:`HEADS` that is trained on the user's data."""
+    # a detector is the student's own with another backbone and neck, so that all methods fit
     shape = architecture(foundation['model'])
     recipe = _RECIPES[student.task].format(head=head)
     changes: dict[str, Any] = {

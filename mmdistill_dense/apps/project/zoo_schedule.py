@@ -51,11 +51,7 @@ class Schedule:
 
 
 def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps: int | None = None) -> Schedule:
-    """Return the schedule of a config for other data.
-
-    The number of passes over the data stays, but the training has at least ``MIN_STEPS`` steps and at most those of the
-    config. The learning rate of SGD is scaled with the batch, that of other optimizers with its square root.
-    """
+    """Return the schedule of a config for other data: as many passes, ``MIN_STEPS`` to the steps of the config."""
     wrapper, loop = config.get('optim_wrapper') or {}, config.get('train_cfg') or {}
     if not wrapper.get('optimizer') or not (loop.get('max_iters') or loop.get('max_epochs')):
         raise ValueError(
@@ -94,7 +90,6 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
 
 
 def rounded(value: float) -> float:
-    """Return a number of three significant digits."""
     return float(f'{value:.3g}')
 
 
@@ -189,10 +184,7 @@ def decide_loading(
     batch: int | None,
     size: tuple[int, int] | None,
 ) -> Loading:
-    """Return how the data are read: as by the student's config, no larger than the pictures or the machine.
-
-    ``usual`` is the size of the user's pictures, ``size`` the one of ``--size``, ``pictures`` their number in training.
-    """
+    """Return how ``pictures`` of a ``usual`` size are read: as by the student's config, if the machine takes that."""
     import torch
 
     gpu = torch.cuda.is_available()
@@ -248,10 +240,8 @@ def _crop(model: Mapping[str, Any], size: tuple[int, int], exact: bool) -> tuple
 
 
 def _scale(student: Side) -> tuple[tuple[int, int], bool]:
-    """Return the size at which a detector's own config tests, and whether pictures keep their shape.
-
-    The training may resize to several sizes, or to a larger one that it then crops (RTMDet: 1280, cropped to 640).
-    """
+    """Return the size at which a detector's own config tests, and whether pictures keep their shape."""
+    # the training may resize to several sizes, or to a larger one that it then crops (RTMDet: 1280, cropped to 640)
     loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
     for step in _steps([loader.get('dataset') for loader in loaders]):
         if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):

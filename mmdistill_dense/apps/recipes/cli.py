@@ -19,7 +19,6 @@ You need a file only to edit it: all commands take the name METHOD:PAIR[:VARIANT
 
 
 def fill_config(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``config``."""
     parser.description, parser.formatter_class = USAGE, argparse.RawDescriptionHelpFormatter
     parser.add_argument('--method', help='name of a method, or your own file of method options')
     parser.add_argument('--pair', help='name in configs/_base_/pairs, or a file')

@@ -21,17 +21,11 @@ from mmdistill_dense.utils.literals import Source, Template, assignments, litera
 from mmdistill_dense.utils.messages import close_or_all
 
 KINDS = ('seg', 'det', 'pretrain')
-
-
 _SIDES = ('pair', 'teacher', 'student', 'data')
-
-
 _FITS = re.compile(r'^# fits: (.+)$', re.MULTILINE)
 
 
 class Fit(NamedTuple):
-    """The items of a line ``# fits: …``."""
-
     tasks: tuple[str, ...]
     words: dict[str, tuple[str, ...]]
     variant: str | None
@@ -39,7 +33,6 @@ class Fit(NamedTuple):
 
 
 def fit_of(path: Path) -> Fit:
-    """Read the line ``# fits: …`` of a file."""
     return _fit_of(path, path.stat().st_mtime_ns)
 
 
@@ -112,10 +105,7 @@ _OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
 
 
 class Parts(NamedTuple):
-    """Names of the files of a recipe, without ``.py``.
-
-    ``task`` is ``'seg'``, ``'det'`` or ``'pretrain'``; ``maps``: whether the teacher gives maps and predicts nothing.
-    """
+    """Names of the files of a recipe, without ``.py``; ``maps``: whether the teacher gives maps alone."""
 
     pair: str
     dataset: str
@@ -144,10 +134,7 @@ def option_files(method: str | None = None) -> list[Path]:
 
 
 def recipes(pretraining: bool = False) -> list[Path]:
-    """Return the recipes for training with labels, or those for pre-training without labels.
-
-    A file that only changes another recipe, so has a single base, is left out.
-    """
+    """Return the recipes with labels, or those for pre-training; not files with one base, which only change another."""
     files = [path for path in sorted((configs() / '_base_' / 'recipes').glob('*.py')) if len(bases_of(path)) > 1]
     return [path for path in files if (parts_of(path).task == 'pretrain') == pretraining]
 
@@ -193,10 +180,8 @@ def _parts_of(path: Path, modified: int) -> Parts:
 
 
 def gives_maps(pair: Path) -> bool:
-    """Tell whether the teacher of a pair gives maps and predicts nothing: its file or a base names FoundationTeacher.
-
-    The text is searched, because to resolve the configs of all pairs takes seconds.
-    """
+    """Tell whether the teacher of a pair gives maps alone: its file or a base names FoundationTeacher."""
+    # the text is searched, because to resolve the configs of all pairs takes seconds
     if 'mmdistill_dense.FoundationTeacher' in pair.read_text(encoding='utf-8'):
         return True
     try:
@@ -206,10 +191,7 @@ def gives_maps(pair: Path) -> bool:
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:
-    """Return the file of each part of a recipe, recognised by the keys that the file sets; leave out missing parts.
-
-    A part is a file in the recipe's ``_base_``, a file in the ``_base_`` of the one recipe it inherits, or the recipe.
-    """
+    """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
     found: dict[str, Path] = {}
     for file in [*_bases(recipe), recipe]:
         for kind, key in _KEYS.items():
@@ -232,10 +214,7 @@ def config_text(
     distillers: Mapping[str, Mapping[str, Any]] | None = None,
     unlabelled: str | None = None,
 ) -> str:
-    """Return the text of a method's config: the recipe with the distillers of the options, or those given.
-
-    Bases are written relative to ``folder``, or by name where it is not inside this package's configs.
-    """
+    """Return the text of a method's config: the recipe with the distillers of the options, or those given."""
     bases, model = [reference(recipe_file(recipe), folder)], dict[str, Any](distillers=distillers)
     if not distillers:
         bases.append(reference(Path(options), folder))
@@ -253,7 +232,6 @@ def recipe_text(pair: Path, dataset: Path, schedule: Path, runtime: Path, folder
 
 
 def reference(path: Path, folder: Path) -> Source:
-    """Return the expression that names ``path`` in the ``_base_`` of a config in ``folder``."""
     path, folder, root = path.resolve(), folder.resolve(), configs().resolve()
     if path.is_relative_to(root) and not folder.is_relative_to(root):
         name = f'mmdistill_dense::{path.relative_to(root).as_posix()}'
@@ -269,5 +247,4 @@ def _bases(path: Path) -> list[Path]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the error message for an unknown name, with close names or all of them."""
     return f'{kind} {name!r}: unknown. {close_or_all(name, known)}'

@@ -56,11 +56,8 @@ def _check_schedule(config: Config, task: str) -> None:
 
 
 def classes_of(dataset: Any) -> Sequence[str] | None:
-    """Return the class names of a data set's config, looking through wrappers; ``None`` if it names none.
-
-    No files are needed. The data set is built without reading them, because its class names may differ from its
-    ``METAINFO`` (CamVid leaves out void). If that fails, the names come from the config.
-    """
+    """Return the class names of a data set's config, looking through wrappers; ``None`` if it names none."""
+    # built without reading files: class names may differ from METAINFO (CamVid leaves out void)
     dataset = next(iter(chain(dataset)), None)
     if dataset is None:
         return None
@@ -71,10 +68,8 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
 
 
 def optimizer_problem(config: Config) -> str | None:
-    """Return a warning if the student was published with another kind of optimizer, else ``None``.
-
-    A transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails.
-    """
+    """Return a warning if the student was published with another kind of optimizer, else ``None``."""
+    # a transformer published with AdamW learns little with the SGD of a convolutional network, and nothing fails
     student = config.get('model', {}).get('student') or {}
     source = student.get('cfg')
     if not source or (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
@@ -118,12 +113,10 @@ class Named(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its name on a command line."""
         return ':'.join(filter(None, (self.method, self.pair, self.variant)))
 
     @property
     def file(self) -> Path:
-        """Where its file would be."""
         return place_of(self.method, self.pair, self.variant)
 
     def text(self) -> str:
@@ -199,10 +192,7 @@ def made_of(method: str, recipe: Path, variant: str | None = None, options: Path
 
 
 def combinations(method: str) -> Iterator[Named]:
-    """Yield every config of a method that has a name: each variant on each recipe that it fits, and changes.
-
-    Some of them exist as files too.
-    """
+    """Yield every config of a method that has a name, also those with files: variants on recipes, and changes."""
     files = option_files(method)
     for pair, recipe in _recipes_of(method).items():
         parts = parts_of(recipe)

@@ -55,10 +55,7 @@ def method_and_options(name: str) -> tuple[str, Path | None]:
 
 
 def recipe_of(pair: Path, dataset: Path | None, schedule: Path | None, method: str) -> Path | None:
-    """Return this package's recipe for a pair, a data set and a schedule, or None.
-
-    An argument of None matches any. The method's own recipe comes first, then the one named like the pair.
-    """
+    """Return the recipe for a pair, a data set and a schedule (``None``: any), the method's own before others."""
     given = {'pair': pair, 'dataset': dataset, 'schedule': schedule}
     files = {kind: file.resolve() for kind, file in given.items() if file}
     rows = [
@@ -78,7 +75,6 @@ def recipe_name(parts: Parts) -> str:
 
 
 def new_config(args: argparse.Namespace) -> None:
-    """Write or list configs, and print what was done."""
     if args.list:
         print(listing())
     elif args.all:
@@ -117,7 +113,6 @@ def write_all(names: Sequence[str]) -> None:
 
 
 def write_one(args: argparse.Namespace) -> None:
-    """Write a config, and its recipe if there is none."""
     if args.unlabelled and not Path(args.unlabelled).is_dir():
         raise ValueError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     method, options = method_and_options(args.method)
@@ -170,7 +165,6 @@ def _with_settings(options: Path, settings: str, task: str) -> dict[str, Any]:
 
 
 def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
-    """Return the parts of a new recipe."""
     if dataset is None:
         known = sorted(path.stem for path in (configs() / '_base_/datasets').glob('[!_]*.py'))
         raise ValueError(

@@ -42,7 +42,6 @@ def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
 
 
 def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
-    """Return the line of a run."""
     colour, dash = colour_of(comparison, run.name)
     return Line(run.title, run.name, series, colour, dash)
 
@@ -106,7 +105,6 @@ def level_chart(title: str, comparison: Comparison, levels: Mapping[str, float])
 
 
 def legend_of(comparison: Comparison, lines: bool = True) -> list[Key]:
-    """Return the colours of the methods and the teacher."""
     keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
     return [Key(f'var(--{colour})', name, _CSS[dash] if lines else '') for name, (colour, dash) in keys.items()]
 
@@ -137,10 +135,7 @@ _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
 
 
 class Numbers:
-    """Reads the logs of a comparison once.
-
-    ``metric`` is the one that the reader has chosen, else a suite's, else mIoU or box AP where logged, else the first.
-    """
+    """Reads the logs once; compares by ``metric``, else by a suite's, else by mIoU or box AP, else by the first."""
 
     def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
         self.comparison, self.chosen = comparison, metric

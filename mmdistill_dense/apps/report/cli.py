@@ -9,7 +9,6 @@ from pathlib import Path
 
 
 def fill_report(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``report``."""
     parser.description = 'One HTML page about finished runs: curves, scores, predictions, settings, costs.'
     parser.add_argument('folders', nargs='+', metavar='WORK_DIR', help="work dirs, a suite's runs/<name>, or suites")
     parser.add_argument(
@@ -24,7 +23,6 @@ def fill_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    """Write a page and print what it leaves out."""
     with redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.apps.report.page import make_report
 

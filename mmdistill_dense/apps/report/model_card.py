@@ -37,7 +37,6 @@ found = {ask}(model, 'photo.jpg')
 
 
 def export(args: argparse.Namespace) -> None:
-    """Write what the command line asks for, and push it."""
     card = Path(args.out).with_name('README.md')
     if args.push and card.is_file() and _ORIGIN not in card.read_text(encoding='utf-8'):
         raise FileExistsError(f'--push: the card is written as {card}, a file of yours. Give OUT a folder of its own.')

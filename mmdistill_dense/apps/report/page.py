@@ -66,7 +66,6 @@ def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | 
 
 
 def render(comparison: Comparison, sections: Sequence[Section]) -> str:
-    """Return the HTML."""
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:

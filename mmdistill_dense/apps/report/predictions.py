@@ -46,8 +46,6 @@ from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, 
 
 @dataclass(frozen=True)
 class Scene:
-    """A validation picture."""
-
     name: str  # the stem of its file
     image: np.ndarray  # uint8 (H, W, 3), RGB, in the size of predictions
     item: dict[str, Any]  # the output of the pipeline
@@ -108,7 +106,6 @@ def teacher_of(run: TrainedRun, name: str) -> Network:
 
 @torch.no_grad()
 def predict(network: Network, pictures: Sequence[Scene]) -> list[Sample]:
-    """Return a data sample for each picture."""
     samples: list[Sample] = []
     for picture in pictures:
         batch = {'inputs': [picture.item['inputs']], 'data_samples': [copy.deepcopy(picture.item['data_samples'])]}
@@ -118,8 +115,6 @@ def predict(network: Network, pictures: Sequence[Scene]) -> list[Sample]:
 
 @dataclass(frozen=True)
 class Use:
-    """What a network costs in use."""
-
     parameters: int
     megabytes: float  # of its weights; neither counts auxiliary heads, which only train
     gflops: float | None  # of the first picture; None where mmengine cannot count them
@@ -220,7 +215,6 @@ def disagreement_panel(
 
 
 def labels_of(sample: Sample) -> np.ndarray:
-    """Return the predicted class of each pixel (H, W)."""
     return sample.pred_sem_seg.data.squeeze(0).cpu().numpy()
 
 

@@ -30,7 +30,6 @@ def race_section(suite: Path, metric: str | None) -> Section | None:
 
 
 def rows_of_race(record: Mapping[str, Any]) -> list[str]:
-    """Return the candidates in the order in which they were tried."""
     return [*map(alone_row, record['rates']), *([LONG] if record['long'] else []), *record['methods']]
 
 

@@ -47,7 +47,6 @@ class TrainedRun:
 
     @property
     def model(self) -> Mapping[str, Any]:
-        """The model's config."""
         return self.config.get('model') or {}
 
     @property
@@ -69,7 +68,6 @@ class TrainedRun:
 
     @property
     def title(self) -> str:
-        """Name and seed."""
         return self.name if self.seed is None else f'{self.name}, seed {self.seed}'
 
     @cached_property
@@ -87,7 +85,6 @@ class TrainedRun:
 
     @property
     def teachers(self) -> dict[str, Any]:
-        """The options of the teachers by their key under ``model``."""
         return teachers_of(self.model) if is_distill_model(self.model) else {}
 
 
@@ -125,7 +122,6 @@ def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a runner wrote to a folder."""
     return any(folder.glob('*/vis_data/config.py'))
 
 
@@ -146,7 +142,6 @@ class Comparison:
 
     @property
     def students(self) -> tuple[TrainedRun, ...]:
-        """The controls, then the runs."""
         return (*self.controls, *self.runs)
 
     @property
@@ -155,14 +150,10 @@ class Comparison:
         return list(dict.fromkeys(run.name for run in self.students))
 
     def of(self, name: str) -> list[TrainedRun]:
-        """Return the runs of a method."""
         return [run for run in self.students if run.name == name]
 
     def controls_for(self, run: TrainedRun) -> list[TrainedRun]:
-        """Return the controls that a run is compared with, at most one per seed.
-
-        They are those of its suite, else those outside of suites, else those of the only suite that has some.
-        """
+        """Return the controls of a run: those of its suite, else of no suite, else of the only suite that has some."""
         own = [one for one in self.controls if run.suite is not None and one.suite == run.suite]
         plain = [one for one in self.controls if one.suite is None]
         suites = {one.suite for one in self.controls}
@@ -184,11 +175,7 @@ class Comparison:
 
 
 def compare(folders: Sequence[str | Path], control: str | Path | None = None) -> Comparison:
-    """Find runs, their controls and their teacher.
-
-    The control is the given folder, else that of the suite, else every given run without distillers that did not train
-    a teacher of the others.
-    """
+    """Find runs, their teacher, and their controls: those given, else the suite's, else runs without distillers."""
     given = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
     places = _teacher_places(given)
     runs = [run for run in given if not (run.alone and run.folder in places)]
@@ -230,10 +217,7 @@ def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
 
 
 def _refuse_two_of_a_seed(controls: Sequence[TrainedRun]) -> None:
-    """Raise ValueError for two controls of a suite, or outside of suites, with one seed: the page could show one gain.
-
-    Runs whose seeds were drawn are not paired.
-    """
+    """Raise ValueError for two controls of one seed, of which the page could show one gain."""
     known: dict[tuple[Path | None, int], TrainedRun] = {}
     for run in controls:
         if run.seed is None:
@@ -257,10 +241,7 @@ _RESUMES = re.compile(r'^resume\s*=(?!\s*(?:False|None)\b)', re.MULTILINE)
 
 
 def starts_of(folder: Path) -> list[Path]:
-    """Return the folders that the newest training of a work dir wrote, the oldest start first.
-
-    A start that trained and did not resume is a new training: the folders before it belong to another one.
-    """
+    """Return the starts of a work dir's newest training: the last that trained and did not resume, and later ones."""
     files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
     starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
     trained = [place for place, start in enumerate(starts) if _trained(start)]
@@ -285,7 +266,6 @@ def of_training(record: Mapping[str, Any]) -> bool:
 
 
 def config_file(start: Path) -> Path:
-    """Return where the runner writes the config of a start."""
     return start / 'vis_data' / 'config.py'
 
 
@@ -316,14 +296,11 @@ class Series:
 
     @property
     def last(self) -> float:
-        """The newest value."""
         return self.values[-1]
 
 
 @dataclass(frozen=True)
 class Log:
-    """The values of one run."""
-
     terms: dict[str, Series]  # values of training steps: losses, shares, accuracies
     metrics: dict[str, Series]  # values of evaluations
     others: dict[str, Series]  # values that hooks logged at other times
@@ -333,10 +310,7 @@ class Log:
 
 
 def read_log(folder: Path) -> Log:
-    """Read ``vis_data/scalars.json`` of a work folder: of the newest training, see :func:`starts_of`.
-
-    Where several starts of a training overlap, the last one counts.
-    """
+    """Read ``vis_data/scalars.json`` of the newest training; where its starts overlap, the last one counts."""
     found = list(records(folder))
     training = [record for record in found if of_training(record)]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
@@ -374,11 +348,8 @@ def records(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def class_tables(folder: Path) -> dict[str, dict[str, float]]:
-    """Return percent by split and class of the last evaluations: IoU of mmseg, AP of mmdet.
-
-    mmseg returns only means, so the classes are read from the log file: the last table before each ``val`` and
-    ``test`` line. mmdet prints one for Pascal VOC, and for COCO with ``classwise``.
-    """
+    """Return percent by split and class of the last evaluations: IoU of mmseg, AP of mmdet."""
+    # mmseg returns only means, so the table before each ``val`` and ``test`` line is read; mmdet prints one if asked
     found: dict[str, dict[str, float]] = {}
     for file in (file for start in starts_of(folder) for file in sorted(start.glob('*.log'))):
         table: dict[str, float] = {}
@@ -400,10 +371,8 @@ def _names(head: list[str]) -> list[str]:
 
 
 def _row(cells: list[str], names: list[str]) -> Iterator[tuple[str, float]]:
-    """Yield each class of a row with its IoU or AP, else its first score, in percent.
-
-    mmseg writes nan for a class that does not occur. A row with empty cells is the mean below the table of VOC.
-    """
+    """Yield each class of a row with its IoU or AP, else its first score, in percent."""
+    # mmseg writes nan for a class that does not occur; a row with empty cells is the mean below VOC's table
     column = next((place for place, name in enumerate(names) if name.lower() in _SCORES), 1)
     factor = 1.0 if names[column].lower() not in _FRACTIONS else 100.0
     for start in range(0, len(cells) - len(names) + 1, len(names)):

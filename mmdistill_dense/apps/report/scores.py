@@ -40,8 +40,6 @@ class Place:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a comparison."""
-
     values: Mapping[TrainedRun, float]  # the score of each run that has one
     teacher: float | None  # that of the teacher, if it is known
     what: str  # the metric and the split
@@ -223,10 +221,7 @@ def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> S
 
 
 class Answer:
-    """The scores of a comparison, the gains over the control at the same seeds, and the costs.
-
-    ``uses`` are what the networks cost in use, by their names; a network that was not run has none.
-    """
+    """Scores, gains over the control at the same seeds, and ``uses``: what the networks that were run cost."""
 
     def __init__(self, numbers: Numbers, uses: Mapping[str, Use] | None = None) -> None:
         self.numbers, self.comparison, self.uses = numbers, numbers.comparison, uses or {}
@@ -237,10 +232,7 @@ class Answer:
         self.gains = self._gains()
 
     def sentences(self) -> list[str]:
-        """Return whether the best method helped, how sure that is, its cost, and what cannot be compared.
-
-        Nothing without a control.
-        """
+        """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
         known = {name: gain for name, gain in self.gains.items() if gain}
         if not known:
             return self._not_compared()
@@ -259,7 +251,6 @@ class Answer:
         ]
 
     def table(self) -> Table:
-        """Return the table of scores."""
         if not self.scores:
             raise Missing('No score: the runs logged no evaluation, and there is no result.json.')
         rows = [self._row(name) for name in self.comparison.names]
@@ -276,7 +267,6 @@ class Answer:
         return Table(self.found.what, head, rows)
 
     def note(self) -> str:
-        """Return how the table is read."""
         said = 'Gain: over the control at the same seeds. Step: time of a training step over the control’s.'
         if not self.uses:
             return said
@@ -321,7 +311,6 @@ class Answer:
         return holm({name: paired_gain(self._by_seed(runs), self._alone(name)) for name, runs in fair.items()})
 
     def _alone(self, name: str) -> dict[int, float]:
-        """Return the scores of a method's controls."""
         return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
@@ -346,7 +335,6 @@ class Answer:
         ]
 
     def _places(self, name: str) -> str:
-        """Return where the runs of a method were evaluated last."""
         runs = [run for run in self.comparison.of(name) if run in self.found.places]
         return ', '.join(dict.fromkeys(str(self.found.places[run]) for run in runs))
 
@@ -378,7 +366,6 @@ class Answer:
         return f'{said}In use it costs nothing more: the checkpoint is the plain student.{than}'
 
     def _next(self, gain: Gain) -> str:
-        """Return what to do next."""
         if any(run.suite and (run.suite / RACE).is_file() for run in self.comparison.students):
             return 'Next: use it (mmdistill predict). More hours (mmdistill run FOLDER --hours N) add seeds.'
         if gain.told_apart and gain.mean > 0:

@@ -13,8 +13,6 @@ from mmdistill_dense.apps.inspect.drawing import shrunk
 from mmdistill_dense.utils.messages import text_of
 
 QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes about 30 kB
-
-
 SIDE = 640  # longest side of a picture on the page
 
 
@@ -96,10 +94,7 @@ class Section:
     lead: list[str] = field(default_factory=list)  # the answer in words, before all else
 
     def attempt(self, part: Callable[[], Item | Sequence[Item] | None], where: str = '') -> None:
-        """Add the result of a function, or the reason why it failed.
-
-        If data, checkpoints or configs of a run are gone, the rest of the page is still written.
-        """
+        """Add the result of a function, or the reason why it failed: data or checkpoints may be gone."""
         try:
             found = part()
         except Missing as reason:

@@ -14,11 +14,7 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 
 # folders and logging; pipelines are also part of the data sets
 _BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')
-
-
 _COPIES = ('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline')
-
-
 _LONG = 160  # characters of a printed value
 
 
@@ -56,7 +52,6 @@ def compared_table(run: TrainedRun) -> Table:
 
 
 def settings_table(run: TrainedRun, control: TrainedRun) -> Table:
-    """Return the keys at which two configs differ."""
     own, other = flat(run.config.to_dict()), flat(control.config.to_dict())
     rows = []
     for key in dict.fromkeys([*other, *own]):

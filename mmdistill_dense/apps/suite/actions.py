@@ -42,10 +42,7 @@ def train_all(
     rerun_changed: bool = False,
     news: Callable[[], None] = lambda: None,
 ) -> int:
-    """Do all unfinished runs, or those of some rows and seeds. Return 1 if one failed, 130 after an interruption.
-
-    ``news`` is called when a run has ended or was evaluated.
-    """
+    """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption."""
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.execute import INTERRUPTED, do_runs
 
@@ -79,7 +76,6 @@ def suite_job(args: argparse.Namespace) -> None:
 
 
 def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
-    """Return one run of a suite."""
     runs = plan.runs(definition)
     named = [run for run in runs if run.name == name]
     if not named:

@@ -13,7 +13,6 @@ from mmdistill_dense.utils.validate import counted
 
 
 def fill_suite(parser: argparse.ArgumentParser) -> None:
-    """Add the subcommands of ``suite``."""
     parser.description = 'One fair table of distillation methods'
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 

@@ -40,10 +40,7 @@ _READ |= {'dataset', 'num_batch_per_epoch'}
 
 
 def check_metric(config: Config, metric: str, place: str) -> None:
-    """Refuse a metric that the evaluators of mmseg and mmdet do not return, and evaluators that give no score.
-
-    Other evaluators are not checked.
-    """
+    """Refuse a metric that evaluators of mmseg and mmdet do not return, and evaluators that give no score."""
     for split in ('val_evaluator', 'test_evaluator'):
         option = config.get(split) or []
         several = option if isinstance(option, (list, tuple)) else [option]
@@ -55,10 +52,7 @@ def check_metric(config: Config, metric: str, place: str) -> None:
 
 
 def check_options(options: Mapping[str, Any], recipe: Config, config: Config, place: str) -> None:
-    """Refuse a new key that nothing reads, as ``train_cfg.max_itrs``. Networks check their own when they are built.
-
-    ``recipe`` is the config without the options, ``config`` the config with them.
-    """
+    """Refuse a new key of ``recipe`` that nothing reads, as ``train_cfg.max_itrs``; networks check their own."""
     for key in flat(options):
         words = key.split('.')
         for depth in range(1, 0 if words[0] == 'model' else len(words)):
@@ -121,7 +115,6 @@ def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
 
 
 def control_config(definition: Definition) -> Config:
-    """Return the config of the control, with the options of the suite."""
     config = read(definition.control)
     if not is_distill_model(config.get('model')) or config.model.get('distillers'):
         raise ValueError(
@@ -131,10 +124,7 @@ def control_config(definition: Definition) -> Config:
 
 
 def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
-    """Return the config of a row: the control with its distillers, and with ``model.inherit`` of its start.
-
-    :mod:`mmdistill_dense.apps.suite.start_weights` sets the other starts. ``choice`` are searched values by option.
-    """
+    """Return the config of a row: the control with distillers, searched values and ``inherit`` of its start."""
     config = control_config(definition)
     start = definition.starts[method.start] if method.start else None
     if start is not None and start.inherit:
@@ -194,10 +184,7 @@ def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> 
 
 
 def distillers_of(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
-    """Return the distillers of a row, from the method's options or from the user's config, with the row's settings.
-
-    The second value is the ``unlabelled`` of the user's config.
-    """
+    """Return a row's distillers with its settings, and the ``unlabelled`` of the user's config."""
     found, unlabelled = _written(definition, method)
     if method.settings is not None:
         place = f'{definition.path}: methods.{method.name}'
@@ -226,7 +213,6 @@ def _written(definition: Definition, method: Method) -> tuple[ConfigDict, Config
 
 
 def teacher_config(definition: Definition, teacher: Teacher) -> Config:
-    """Return the config that trains the teacher."""
     config = read(teacher.config)
     config.merge_from_dict({'randomness.seed': teacher.seed})
     return _common(config, definition, teacher.options, 'teacher.options')
@@ -298,7 +284,6 @@ def reads_teacher(config: Config) -> bool:
 
 
 def batch_of(config: Config) -> int:
-    """Return the number of pictures in a step of one process."""
     return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
 
 
@@ -329,13 +314,9 @@ _WATCHING = ('checkpoint', 'logger', 'visualization')
 def config_hash(
     config: Config, teacher: str | None = None, tests_teacher: bool = False, folder: Path | None = None
 ) -> str:
-    """Return 12 hexadecimal digits that change with what a run trains, and with nothing else.
-
-    The configs of the networks are resolved, so that a change in their bases counts. Left out are the folder, the seed,
-    logging, how often checkpoints are saved, and where data and weights lie. ``teacher`` says how the suite trains its
-    teacher; ``tests_teacher`` is true for a run that only tests the pair's teacher. ``folder`` is the definition's: it
-    may be moved, and lists of pictures in it (``.txt``, ``.json``) count by their content.
-    """
+    """Return 12 hexadecimal digits that change with what a run trains, and with nothing else."""
+    # networks are resolved, so that a change in their bases counts; lists of pictures in the ``folder`` of the suite,
+    # which may be moved, count by their content; ``teacher`` says how it is trained
     identity = _identity(config, teacher)
     if tests_teacher:
         identity['tested'] = [_teacher_identity(option, None) for option in teachers_of(config.model).values()]

@@ -52,7 +52,6 @@ class Start:
         return filled(self.checkpoint or '')
 
     def text(self) -> str:
-        """Describe it in words."""
         if self.inherit:
             return f"the teacher's {', '.join(pair[1] for pair in self.inherit)}"
         if self.config is None:
@@ -76,7 +75,6 @@ def with_options(options: Mapping[str, Any]) -> str:
 
 
 def read_starts(top: Reader) -> dict[str, Start]:
-    """Read the key ``starts``."""
     inner = top.inner('starts')
     found = {str(name): _start(str(name), inner.inner(str(name), value)) for name, value in inner.raw.items()}
     return {**found, RANDOM: Start(RANDOM)}
@@ -123,8 +121,6 @@ TWICE = 'control_2x'  # the row of the student alone with twice the steps, which
 
 @dataclass(frozen=True)
 class Budget:
-    """What every row may use."""
-
     steps: int  # training steps of the student alone
     ratios: Mapping[str, float]  # pinned step ratios by row: the time of its step over that of the student alone
     extra: Mapping[str, float]  # pinned costs before training by row, in steps of the student alone
@@ -178,8 +174,6 @@ LAUNCHERS = ('slurm', 'pytorch')
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the table."""
-
     name: str
     method: str | None  # A shipped method; ``None`` for a user's config, and for the student alone with another start
     options_file: Path | None  # the file with the method's options; ``None`` without a shipped method
@@ -334,7 +328,6 @@ def _out(given: str, path: Path) -> Path:
 
 
 def fitting(control: Path) -> list[str]:
-    """Return the methods that fit a recipe."""
     return [method for method in compose.methods() if compose.options_for(method, control)]
 
 

@@ -65,16 +65,8 @@ def run_race(
     news: Callable[[], None] = lambda: None,
     plan_only: bool = False,
 ) -> int:
-    """Do what is left of a race, and return the exit code of its runs.
-
-    Args:
-        path: The definition of the suite.
-        given: The race; by default that of the definition. Of a race that has begun only its hours can change.
-        methods: The methods to try. By default the rows of the definition, then the usual ones that fit.
-        settle_for: Values of the definition to replace, as ``jobs`` and ``threads``.
-        news: Called when a run has ended or was evaluated.
-        plan_only: Measure, plan and tell, and train nothing.
-    """
+    """Do what is left of a race with the rows of the definition and the usual methods; return the exit code."""
+    # ``settle_for`` replaces values of the definition; of a race that has begun only the hours of ``given`` count
     definition = load(path)
     with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
         record = _planned(definition, given or definition.race, methods, settle_for or {})

@@ -157,7 +157,6 @@ class Report(Hook):
 
     @property
     def seconds(self) -> float:
-        """The seconds spent on the run, including earlier starts."""
         return self.before + time.monotonic() - self.start
 
     def count(self, work: str, seconds: float) -> None:
@@ -248,11 +247,7 @@ PATIENCE = 60.0  # seconds in which a job whose suite was killed ends, and a sui
 
 
 def perform(definition: Definition, run: Run, launcher: str = 'none', patience: float = PATIENCE) -> dict[str, Any]:
-    """Do a run or the rest of it, and return its result.
-
-    If another process does this run, wait up to ``patience`` seconds for its end. A finished run is not repeated. A
-    stopped run goes on from its last whole checkpoint and ends with the same bits.
-    """
+    """Do a run or the rest of it, to the same bits; wait ``patience`` seconds for a process that does it."""
     missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
     if missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
@@ -305,7 +300,6 @@ def place_of(launcher: str) -> tuple[int, int]:
 
 
 def check_unchanged(run: Run, expected: str) -> None:
-    """Refuse a folder with a result or checkpoints of another config."""
     begun = run.state if latest_checkpoint(run.folder) else None
     for content in (run.result, begun):
         found = (content or {}).get('config_hash')
@@ -317,10 +311,7 @@ def check_unchanged(run: Run, expected: str) -> None:
 
 
 def check_processes(run: Run, processes: int) -> None:
-    """Refuse a folder made by another number of processes, and so with another batch.
-
-    A finished teacher is exempt: all students share it.
-    """
+    """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
     begun = run.state if latest_checkpoint(run.folder) else {}
     found = begun.get('processes') if run.result is None else run.result.get('processes')
     if found in (None, processes) or (run.kind == 'teacher' and run.result):

@@ -29,12 +29,8 @@ def unit_of(config: Config) -> str:
 
 
 def scale_run(config: Config, length: int) -> list[str]:
-    """Give a run another length, and scale what is counted in steps or epochs of it by the same factor.
-
-    Scaled are the loop with its validations, the schedulers of the learning rate (warm-up and rate keep their shares),
-    and whole numbers in ``schedule``, ``balance.until`` and ``student_mask_from`` of distillers. Fractions of the run
-    scale by themselves. How often checkpoints and log lines are written stays.
-    """
+    """Give a run another length; scale what is counted in its steps or epochs, and return what was changed."""
+    # fractions scale by themselves; how often checkpoints and log lines are written stays
     old = config.train_cfg[unit_of(config)]
     known = list(_known(config))
     _refuse_unknown(config, old, {key for key, _, _ in known})
@@ -132,15 +128,11 @@ def measured_file(definition: Definition) -> Path:
 
 
 def measured(definition: Definition) -> dict[str, Any]:
-    """Return its content; empty before the measurement."""
     return read_json(measured_file(definition)) or {'rows': {}}
 
 
 def price_of(definition: Definition, name: str) -> dict[str, float]:
-    """Return ``ratio`` and ``extra`` of a row, pinned or measured; 1 and 0 for the student alone.
-
-    Measured ratios have ``low`` and ``high`` too.
-    """
+    """Return ``ratio`` (if measured, ``low``, ``high``) and ``extra`` of a row; 1 and 0 for the student alone."""
     budget, method = _budget(definition), definition.methods.get(name)
     if method is None or not needs_price(method):
         return {'ratio': 1.0, 'extra': 0.0}
@@ -176,10 +168,7 @@ def iterations_of(definition: Definition, name: str) -> int:
 
 
 def length_of(definition: Definition, name: str, config: Config) -> tuple[int, int]:
-    """Return the length of a row in the unit of its recipe, and how many iterations of the budget that leaves.
-
-    Epochs are whole, rounded down.
-    """
+    """Return the length of a row, in whole epochs or iterations, and the iterations of the budget that are left."""
     iterations = iterations_of(definition, name)
     if unit_of(config) == 'max_iters':
         return iterations, 0
@@ -222,7 +211,6 @@ def unscaled_hash(definition: Definition, name: str) -> str:
 
 
 def check_measured(definition: Definition, rows: Collection[str]) -> None:
-    """Refuse ratios that were measured with other options."""
     found = measured(definition)['rows'] if definition.budget else {}
     for name in found.keys() & set(rows) - set(definition.budget.ratios if definition.budget else ()):
         then, now = found[name]['config_hash'], unscaled_hash(definition, name)

@@ -29,8 +29,6 @@ RUNG = 'rung.json'  # beside result.json: the score on val of a run that stopped
 
 @dataclass(frozen=True)
 class Run:
-    """One training with its test."""
-
     name: str  # ``'teacher'``, ``'control'``, ``'pretrain/<start>'`` or the name of a row
     kind: str  # ``'teacher'``, ``'pretrain'``, ``'search'`` or ``'run'``
     seed: int  # the seed of the run
@@ -49,7 +47,6 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Name, searched values and seed, for messages."""
         tried = f' {choice_name(self.choice)}' if self.kind == 'search' and self.choice else ''
         part = f' to {self.until:.0%}' if self.until < 1 else ''
         return self.name if self.kind == 'teacher' else f'{self.name}{tried} seed {self.seed}{part}'
@@ -135,10 +132,7 @@ def start_file(definition: Definition, run: Run) -> Path | None:
 
 
 def trains_teacher(definition: Definition) -> bool:
-    """Tell whether the suite trains the teacher: its config is given, and the pair's checkpoint is missing.
-
-    A suite that has begun to train the teacher goes on, even if the pair's checkpoint appears later.
-    """
+    """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
     if definition.teacher is None:
         return False
     begun = (definition.out / TEACHER / 'state.json').is_file()
@@ -158,7 +152,6 @@ def _teachers(definition: Definition) -> dict[str, Any]:
 
 
 def _searches(definition: Definition) -> dict[str, list[Run]]:
-    """The runs of every search, by row."""
     before, found = _teacher_folder(definition), dict[str, list[Run]]()
     for name, values in definition.grid.items():
         for tried, seed in itertools.product(itertools.product(*values.values()), definition.grid_seeds):

@@ -44,7 +44,6 @@ class Settings:
 
 
 def settings(definition: Definition) -> Settings:
-    """Read the key ``cost``."""
     reader = Reader(definition.cost, definition.path, 'cost')
     reader.only(Settings.__dataclass_fields__)
     device = reader.get('device', str, 'cuda' if torch.cuda.is_available() else 'cpu')
@@ -122,10 +121,7 @@ def _said(content: Mapping[str, Any]) -> str:
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """Return the runs of some rows and seeds, and their dependencies. By default all runs.
-
-    ``seeds`` does not apply to a named teacher, nor to a named pre-training that serves all seeds.
-    """
+    """Return the runs of some rows and seeds with what they need; what serves all seeds needs none."""
     runs = plan.runs(definition)
     names = {run.name for run in runs}
     for name in only:
@@ -149,10 +145,7 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
 def unfinished(
     definition: Definition, runs: Sequence[Run], rerun_changed: bool = False, processes: int = 1
 ) -> list[Run]:
-    """Return the runs without a result, after all config hashes were compared.
-
-    ``rerun_changed`` moves folders of another config or number of processes to ``<out>/replaced``, to repeat the runs.
-    """
+    """Return the runs without a result; ``rerun_changed`` moves those of other configs to ``<out>/replaced``."""
     for run, expected in plan.hashes(definition, runs):
         if expected is not None:  # otherwise its search decides the config, and the job compares it
             with _replacing(definition, run, rerun_changed):

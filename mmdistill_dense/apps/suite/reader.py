@@ -17,14 +17,8 @@ from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.messages import close_or_all, text_of
 
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
-
-
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')
-
-
 _FLOAT = re.compile(r'[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$')
-
-
 _NEEDED: Any = object()
 
 
@@ -43,11 +37,8 @@ _Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loade
 
 
 def read_file(path: Path) -> Any:
-    """Return the content of a file, merged over the files of its ``_base_`` as mmengine merges configs.
-
-    YAML and JSON are read here, because mmengine's YAML loader can run code. Environment variables are not replaced:
-    the hash of a run must not depend on the machine.
-    """
+    """Return the content of a file, merged over the files of its ``_base_`` as mmengine merges configs."""
+    # mmengine's YAML loader can run code; with environment variables, the hash of a run would depend on the machine
     if not path.is_file():
         raise FileNotFoundError(f'{str(path)!r}: no such definition of a suite (working folder {Path.cwd()})')
     try:
@@ -93,7 +84,6 @@ class Reader:
         return f'{self.file}: {place}' if place else str(self.file)
 
     def error(self, key: str, text: str) -> ValueError:
-        """Return an error that names file and key."""
         return ValueError(f'{self.at(key)}: {text}')
 
     def naming(self, key: str = '') -> AbstractContextManager[None]:
@@ -123,7 +113,6 @@ class Reader:
         return value
 
     def count(self, key: str, default: int | None, least: int = 1) -> int | None:
-        """Return an integer of at least ``least``."""
         value = self.get(key, int, default)
         if value is not None and value < least:
             raise self.error(key, f'must be at least {least}, got {value}')
@@ -144,7 +133,6 @@ class Reader:
         return str(value)
 
     def integers(self, key: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
-        """Return distinct integers of at least 0."""
         values = self.get(key, list, _NEEDED if default is None else list(default))
         whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
         if not values or not whole or len(set(values)) != len(values):

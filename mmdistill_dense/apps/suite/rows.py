@@ -43,12 +43,10 @@ class Gain:
 
     @property
     def n(self) -> int:
-        """Number of pairs."""
         return len(self.each)
 
     @property
     def half(self) -> float | None:
-        """Half the width of the interval."""
         return None if self.high is None else self.high - self.mean
 
     @property
@@ -58,10 +56,7 @@ class Gain:
 
 
 def summarise(values: Sequence[float]) -> Summary | None:
-    """Return the mean and standard deviation of a sample; ``None`` if it is empty.
-
-    The ``nan`` of a diverged run counts, and makes the mean ``nan``.
-    """
+    """Return mean and standard deviation, ``None`` for no values; of a diverged run both are ``nan``."""
     if not values:
         return None
     n, mean = len(values), math.fsum(values) / len(values)
@@ -71,13 +66,9 @@ def summarise(values: Sequence[float]) -> Summary | None:
 
 
 def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Gain | None:
-    """Return the mean of ``scores[seed] - control[seed]`` over the seeds in both, with its interval, or ``None``.
-
-    ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``: a run and its control share their seed, thus the student's
-    first weights and the order of the data, so the differences have less noise than the scores. The interval is exact
-    for normal differences, which two or three pairs cannot show. A single pair has no bounds, nor have differences that
-    are all equal, as those of rounded scores may be: they say nothing about the noise.
-    """
+    """Return the mean difference at the same seed with ``mean +- t_{(1 + LEVEL) / 2, n - 1} sd / sqrt(n)``."""
+    # a run and its control share first weights and the order of the data, so differences have less noise than scores;
+    # one pair has no bounds, nor have differences that are all equal, as those of rounded scores: they tell no noise
     each = {seed: scores[seed] - control[seed] for seed in sorted(scores) if seed in control}
     summary = summarise(list(each.values()))
     if summary is None:
@@ -98,10 +89,7 @@ def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int
 
 
 def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
-    """Return gains that are tested together, with p-values by Holm's correction.
-
-    If none of the means differs from 0, at most ``1 - LEVEL`` of such groups have a significant gain.
-    """
+    """Return gains that are tested together, with p-values by Holm's correction."""
     corrected = dict(gains)
     tested = sorted(
         ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None), key=lambda one: one[:2]
@@ -118,8 +106,6 @@ Results = Mapping[int, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Row:
-    """One row."""
-
     name: str
     results: Results
     missing: tuple[int, ...] = ()  # the seeds that have not finished
@@ -134,7 +120,6 @@ class Row:
 
     @property
     def summary(self) -> Summary | None:
-        """Mean and spread over the seeds."""
         return summarise(list(self.scores.values()))
 
     @property
@@ -169,7 +154,6 @@ class Table:
 
     @property
     def methods(self) -> tuple[Row, ...]:
-        """The rows that are compared with the control."""
         return tuple(row for row in self.rows if row.name not in (plan.TEACHER, plan.CONTROL))
 
     def row(self, name: str) -> Row:
@@ -178,7 +162,6 @@ class Table:
 
 
 def collect(definition: Definition) -> Table:
-    """Read the results and costs so far."""
     chosen = plan.chosen(definition)
     # not those of rows whose search has not ended: they may be of another value
     results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}
@@ -211,7 +194,6 @@ def own_data(method: Method) -> str:
 
 
 def text_of_data(changes: Mapping[str, Any]) -> str:
-    """Return in words how a training set differs from the control's."""
     return "the control's training set" + with_options(flat(changes))
 
 

@@ -28,10 +28,7 @@ _PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
 
 
 def script(definition: Definition, todo: Sequence[Run]) -> str:
-    """Return the script. Each job waits for the jobs whose results it needs; none is submitted that is in the queue.
-
-    Of a job that has left the queue without a result, the script shows the end of the log.
-    """
+    """Return the script; it leaves out jobs in the queue, and shows the end of the log of those that failed."""
     logs, most = definition.out / 'slurm', definition.slurm['most']
     queued, gone = _submitted(logs / JOBS)
     lines = [

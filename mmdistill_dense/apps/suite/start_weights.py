@@ -21,11 +21,8 @@ from mmdistill_dense.weights.strict_load import load_strictly, sha256
 
 
 def start_from(config: Config, start: Start, file: Path | None) -> None:
-    """Set the first weights of a student's backbone, and leave the rest of its config as it is.
-
-    The file is loaded after the initialisation of the control's backbone. So the heads get the same random numbers, and
-    the same first weights, as those of the control. ``file`` is ``None`` for random weights.
-    """
+    """Set the first weights of a student's backbone, ``None`` for random ones, and leave the rest of its config."""
+    # loaded after the control's initialisation, so that the heads get the same random numbers as those of the control
     student = _student(config, start)
     if start.name == RANDOM:
         _place(config, student, None)
@@ -90,10 +87,8 @@ def _place(config: Config, student: ModelConfig, init_cfg: Any) -> None:
 
 
 def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
-    """The control's initialisation, or that of its class, followed by the loaded weights.
-
-    A list with one member differs from the member alone: with the latter, mmengine does not initialise the layers.
-    """
+    """The control's initialisation, or that of its class, followed by the loaded weights."""
+    # a list with one member differs from the member alone, with which mmengine does not initialise the layers
     backbone = _built(student)
     own = getattr(backbone, 'init_cfg', None)
     foreign = not own and getattr(type(backbone), 'init_weights', None) is not BaseModule.init_weights

@@ -21,7 +21,6 @@ BOLD = (
 
 
 def closing_notes(table: Table) -> str:
-    """Return the two closing sections."""
     reading = ['## How to read it', '', *(f'- {line}' for line in _reading(table))]
     made = ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
     return '\n'.join([*reading, '', *made])
@@ -46,13 +45,11 @@ def _reading(table: Table) -> list[str]:
 
 
 def split_of(table: Table) -> str:
-    """Return the name of the split that the scores belong to."""
     results = [result for row in table.rows for result in row.results.values()]
     return 'val, the only labelled one' if any(result.get('test_is_val') for result in results) else 'test'
 
 
 def missing_lines(table: Table) -> list[str]:
-    """Return a line with the missing runs, or nothing."""
     gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
     return [f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'] if gaps else []
 
@@ -132,7 +129,6 @@ def _settings(table: Table) -> list[str]:
 
 
 def _starts(table: Table) -> list[str]:
-    """The starts of rows, and the files that were read for them."""
     used = {method.start for method in table.definition.methods.values() if method.start}
     starts = {name: start for name, start in table.definition.starts.items() if name in used}
     said = [f'{name} = {start_text(table.definition, start)}' for name, start in starts.items()]
@@ -180,7 +176,6 @@ def _receipt(name: str, receipt: Mapping[str, Any]) -> str:
 
 
 def _unlabelled(table: Table) -> list[str]:
-    """The pictures without labels of rows that have some."""
     said = each(table, unlabelled)
     if not said:
         return []
@@ -199,12 +194,10 @@ def unlabelled(result: Mapping[str, Any]) -> str:
 
 
 def device(result: Mapping[str, Any]) -> str:
-    """Return the machine of a run."""
     return f'{result.get("device")}, {result.get("threads")} thread(s)'
 
 
 def versions(result: Mapping[str, Any]) -> str:
-    """Return the package versions of a run."""
     return ', '.join(f'{name} {version}' for name, version in result.get('versions', {}).items())
 
 
@@ -249,7 +242,6 @@ def _main(table: Table) -> str:
 
 
 def row_title(row: Row) -> str:
-    """Return the title of a row."""
     return TITLES.get(row.name, row.name)
 
 
@@ -263,7 +255,6 @@ def count_cell(row: Row, planned: int) -> str:
 
 
 def score_cell(row: Row) -> str:
-    """Return the mean ± standard deviation."""
     if row.summary is None:
         return 'not tested' if row.name == TEACHER else 'not run'
     spread = '' if row.summary.sd is None else f' ± {row.summary.sd:.2f}'
@@ -285,7 +276,6 @@ def interval_text(gain: Gain) -> str:
 
 
 def mean_text(gain: Gain) -> str:
-    """Return the mean of a gain, bold where it is significant."""
     return f'**{gain.mean:+.2f}**' if gain.told_apart else f'{gain.mean:+.2f}'
 
 
@@ -344,5 +334,4 @@ def head_lines(head: Sequence[str], words: int = 1) -> list[str]:
 
 
 def line(cells: Sequence[str]) -> str:
-    """Return one line of a table."""
     return f'| {" | ".join(cells)} |'

@@ -19,10 +19,7 @@ BELOW = 0.22  # of a line's height: the seeds are drawn below the bar
 
 
 def gains_png(table: Table) -> bytes:
-    """Return a PNG with a line per method, in the order of the table.
-
-    A small dot is a seed, a large one the mean, a bar its interval.
-    """
+    """Return a PNG with a line per method: a small dot is a seed, a large one the mean, a bar its interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -37,7 +37,6 @@ _LEAST = {'polygon': 3, 'rectangle': 2, 'circle': 2, 'oriented_rectangle': 3}  #
 
 
 def is_labelme(content: Any) -> bool:
-    """Tell whether a json file is of labelme."""
     return isinstance(content, dict) and isinstance(content.get('shapes'), list) and 'imagePath' in content
 
 
@@ -60,7 +59,6 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
 
 
 def _beside(path: Path, content: Any) -> str:
-    """Return the place of the picture that a file names."""
     return os.path.normpath(path.parent / str(content['imagePath']).replace('\\', '/'))
 
 

@@ -52,8 +52,6 @@ class Given:
 
 @dataclass
 class Labelled:
-    """A picture and what is drawn in it."""
-
     picture: Path
     size: Size | None  # as its labels say; ``None``: not told
     objects: list[Object]
@@ -105,7 +103,6 @@ class Reading:
 
 
 def number(where: str, text: Any) -> float:
-    """Return a finite number."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -116,7 +113,6 @@ def number(where: str, text: Any) -> float:
 
 
 def points_of(where: str, pairs: Iterable[Any]) -> list[Point]:
-    """Return pairs of finite numbers."""
     listed = list(pairs)
     try:
         points = [(float(x), float(y)) for x, y in listed]
@@ -130,13 +126,11 @@ def points_of(where: str, pairs: Iterable[Any]) -> list[Point]:
 
 
 def check_count(where: str, points: Sequence[Point], least: int, what: str) -> None:
-    """Refuse a shape of too few points."""
     if len(points) < least:
         raise ValueError(f'--data: {where}: {len(points)} points make no {what}. Draw it again, or take it out.')
 
 
 def bounds(points: Sequence[Point]) -> tuple[float, float, float, float]:
-    """Return left, top, right and bottom of some points."""
     xs, ys = [x for x, _ in points], [y for _, y in points]
     return min(xs), min(ys), max(xs), max(ys)
 
@@ -153,7 +147,6 @@ def from_points(points: Sequence[Point]) -> Mapping[str, Any]:
 
 
 def from_box(left: float, top: float, right: float, bottom: float) -> Mapping[str, Any]:
-    """Return box and area of two corners."""
     return {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top)}
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.soak
 
 NAMES = ('chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable')
 PATIENCE = 180_000  # ms: the machine may be busy
-SIZES = {'desk': (1280, 'light'), 'night': (1280, 'dark'), 'phone': (390, 'dark')}
+SIZES = {'desk': (1280, 'light'), 'night': (1280, 'dark'), 'phone': (390, 'light'), 'phone at night': (390, 'dark')}
 # A student and a teacher of masks: base channels of the backbone, channels of neck and heads.
 MASKS = """
 _base_ = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'

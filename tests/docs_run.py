@@ -20,8 +20,7 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes import new_config
-from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
-from mmdistill_dense.networks.building import TEACHER_OPTIONS
+from mmdistill_dense.config.resolve import TEACHER_OPTIONS, is_distill_model, load_model, student_option
 from tests import notebook, toys
 from tests.docs_blocks import ROOT, Block, Command, blocks, commands
 from tests.zoo.narrow import narrow

@@ -3,18 +3,26 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import mmengine
 import pytest
 
 import mmdistill_dense.distillers
 from mmdistill_dense.registry import DISTILLERS
+from tests.suite import tiny
 
 WORDS = """
 import json, sys
 {}
 names = [name for name in sys.modules if name.startswith('mmdistill_dense')]
-print(json.dumps([names, [name for name in ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet') if name in sys.modules]]))
+slow = ('torch', 'mmengine', 'mmengine.runner', 'mmcv', 'mmseg', 'mmdet')
+print(json.dumps([names, [name for name in slow if name in sys.modules]]))
+"""
+OWN = """
+_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/recipes/toy_seg.py')
+custom_imports = dict(imports=['mmdistill_dense.engine.launch', 'own_method'])
+model = dict(distillers=dict(kd=dict(type='LogitKD', settings='auto')))
 """
 
 
@@ -48,6 +56,23 @@ def test_a_model_loads_the_files_of_its_methods_alone() -> None:
     rooms = {name.split('.')[1] for name in names if '.' in name}
     assert 'mmdistill_dense.distillers.cwd' in names and 'mmdistill_dense.distillers.pcd' not in names
     assert not rooms & {'apps', 'pretrain', 'foundation', 'unlabelled'}
+
+
+def test_the_list_of_a_suite_loads_no_runner_but_what_the_user_imports(tmp_path: Path) -> None:
+    """It computes the hash of each run without what prepares a training."""
+    (tmp_path / 'own_method.py').write_text('')
+    (tmp_path / 'own.py').write_text(OWN)
+    definition = tiny.write(tmp_path, methods={'kd': {'config': 'own.py'}}, seeds=[0, 1])
+    words = f"['suite', 'list', {str(definition)!r}]"
+    code = f"""
+import sys
+sys.path.append({str(tmp_path)!r})
+from mmdistill_dense.__main__ import main
+assert main({words}) in (None, 0)
+assert 'own_method' in sys.modules"""
+    names, slow = loaded(code)
+    assert 'mmengine.runner' not in slow
+    assert 'mmdistill_dense.engine' not in names and 'mmdistill_dense.distillers.base' in names
 
 
 @pytest.mark.parametrize(('registry', 'old', 'new'), [

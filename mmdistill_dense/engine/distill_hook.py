@@ -25,8 +25,9 @@ from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, cho
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.measuring_hook import write_scalars
 from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
-from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file, wrappers_of, write_scalars
+from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 

@@ -6,11 +6,10 @@ import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
-from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmdistill_dense.config.data_sets import layers
@@ -18,6 +17,9 @@ from mmdistill_dense.config.inheritance import bases_of, written
 from mmdistill_dense.utils.literals import Source
 from mmdistill_dense.utils.messages import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
 
 _OPTION = 'optim_wrapper.paramwise_cfg.custom_keys'
 

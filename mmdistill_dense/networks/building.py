@@ -13,18 +13,13 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import DISTILL_KEYS, ModelConfig, without_pretrained
+from mmdistill_dense.config.resolve import DISTILL_KEYS, TEACHER_OPTIONS, ModelConfig, without_pretrained
 from mmdistill_dense.config.unknown_keys import explained, explained_type
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 Module = TypeVar('Module', bound=nn.Module)
-
-# keys of model.teacher that are not keys of its network
-TEACHER_OPTIONS = (
-    'checkpoint', 'allow_random', 'allow_other_classes', 'classes', 'class_names', 'accelerate', 'scale', 'fit',
-)  # fmt: skip
 
 
 def build_network(config: ModelConfig, pretrained: bool = True) -> Network:

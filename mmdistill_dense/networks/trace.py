@@ -18,10 +18,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mmdistill_dense.config.resolve import ModelConfig, load_model
+from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.acceleration import Acceleration, Pair, foldable
-from mmdistill_dense.networks.building import TEACHER_OPTIONS, build_network, copied
+from mmdistill_dense.networks.building import build_network, copied
 from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, completed
 from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follow

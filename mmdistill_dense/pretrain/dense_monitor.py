@@ -20,7 +20,8 @@ from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.pretrain.probe import DenseProbe
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import means_over_ranks, unwrap
-from mmdistill_dense.utils.runner_internals import MeasuringHook, Network, Samples
+from mmdistill_dense.utils.measuring_hook import MeasuringHook
+from mmdistill_dense.utils.runner_internals import Network, Samples
 from mmdistill_dense.utils.validate import check_count, check_option
 
 _ROWS = 512  # pixels for which the hardest negative is searched

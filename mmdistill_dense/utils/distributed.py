@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -79,6 +78,8 @@ def world_size() -> int:
 
 def unwrap(model: nn.Module) -> Network:
     """Return the model inside a distributed wrapper, and any other model as it is."""
+    from mmengine.model import is_model_wrapper  # methods import this file, and the list of a suite no model
+
     inner: Any = model.module if is_model_wrapper(model) else model
     return inner
 

@@ -1,18 +1,15 @@
-"""Types of mmengine's objects, its runner's private members, and what our hooks write to its log, all in one place."""
+"""Types of mmengine's objects, and its runner's private members, all in one place."""
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.runner import BaseLoop, Runner
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
+
+if TYPE_CHECKING:  # methods need these types alone, and the list of a suite no runner
+    from mmengine.optim import OptimWrapper, OptimWrapperDict
+    from mmengine.runner import BaseLoop, Runner
 
 
 def resumes(runner: Runner) -> bool:
@@ -47,6 +44,8 @@ def has_loaded(runner: Runner) -> bool:
 
 def built_loop(runner: Runner, name: str = 'train') -> BaseLoop | None:
     """Return the loop ``'train'``, ``'val'`` or ``'test'``, or None if there is none or it is not built yet."""
+    from mmengine.runner import BaseLoop
+
     loop = getattr(runner, f'_{name}_loop')
     return loop if isinstance(loop, BaseLoop) else None
 
@@ -63,6 +62,8 @@ def count_left_out(wrapper: OptimWrapper) -> None:
 
 def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
     """Return the optimizer wrappers of a run, of which most have one."""
+    from mmengine.optim import OptimWrapperDict
+
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
@@ -133,53 +134,6 @@ class Network(nn.Module):
     def test_step(self, data: Mapping[str, Any]) -> Samples:
         """Preprocess and predict; return the samples with predictions."""
         raise NotImplementedError
-
-
-def write_scalars(runner: Runner, values: Mapping[str, float], step: int) -> None:
-    """Write values of an iteration to every backend.
-
-    They hold ``iter``, as those of mmengine do: its backend for W&B drops ``step`` and counts calls, so that W&B can
-    draw only by a value among the others.
-    """
-    runner.visualizer.add_scalars({**values, 'iter': step}, step=step)
-
-
-class MeasuringHook(Hook):
-    """Base of hooks that measure some steps, by hooks of modules that exist during such a step alone.
-
-    What they find stands in ``_found``, and is written as ``monitor/<name>`` after the step.
-    """
-
-    priority = 'NORMAL'
-
-    def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
-        self._found: dict[str, float] = {}
-
-    def _end_step(self, runner: Runner) -> dict[str, float]:
-        """Remove the hooks of a step; write and return what they found."""
-        self._remove()
-        found, self._found = self._found, {}
-        if found:
-            self._write(runner, found, runner.iter + 1)
-        return found
-
-    def _remove(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
-
-    def _write(self, runner: Runner, values: Mapping[str, float], step: int) -> None:
-        """Write values from one process; of those that are not finite only the log tells."""
-        if not is_main_process():
-            return
-        # Backends such as MLflow take no brackets, which taps have.
-        names = {name: f'monitor/{re.sub(r"[^0-9A-Za-z_.-]+", ".", name).strip(".")}' for name in values}
-        finite = {names[name]: value for name, value in values.items() if math.isfinite(value)}
-        for name, value in finite.items():
-            runner.message_hub.update_scalar(name, value)
-        write_scalars(runner, finite, step)
-        text = ', '.join(f'{name} {value:.3f}' for name, value in values.items())
-        runner.logger.info(f'{type(self).__name__}, iteration {step}: {text}')
 
 
 def parameters_in_use(network: nn.Module) -> int:

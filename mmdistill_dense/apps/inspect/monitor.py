@@ -37,8 +37,8 @@ from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.distributed import means_over_ranks, unwrap
 from mmdistill_dense.utils.evenly import evenly_spaced
+from mmdistill_dense.utils.measuring_hook import MeasuringHook, write_scalars
 from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.runner_internals import MeasuringHook, write_scalars
 
 LONGEST = 512  # side of a picture in a panel
 _HEADS = ('decode_head', 'bbox_head', 'roi_head', 'panoptic_head')

@@ -18,10 +18,10 @@ from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.inspect.training_step import run_length
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, plan, start_weights
-from mmdistill_dense.apps.suite.configs import check_metric, check_options
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.job import check_processes, check_unchanged, machine
 from mmdistill_dense.apps.suite.lengths import check_measured
+from mmdistill_dense.apps.suite.option_checks import check_metric, check_options
 from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
 from mmdistill_dense.apps.suite.reader import Reader, naming
 from mmdistill_dense.config.data_sets import members

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.model import BaseModule
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
@@ -88,6 +87,8 @@ def _place(config: Config, student: ModelConfig, init_cfg: Any) -> None:
 
 def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
     """The control's initialisation, or that of its class, followed by the loaded weights."""
+    from mmengine.model import BaseModule  # the list of a suite needs none
+
     # a list with one member differs from the member alone, with which mmengine does not initialise the layers
     backbone = _built(student)
     own = getattr(backbone, 'init_cfg', None)

@@ -88,7 +88,7 @@ def test_a_pipe_that_breaks_in_the_work_is_not_hidden(monkeypatch: pytest.Monkey
 
         parser.set_defaults(run=run)
 
-    monkeypatch.setattr('mmdistill_dense.apps.report.cli.fill_report', breaks)
+    monkeypatch.setattr('mmdistill_dense.apps.options.fill_report', breaks)
     with pytest.raises(BrokenPipeError, match='a worker'):
         main(['report'])
 

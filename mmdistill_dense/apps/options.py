@@ -1,9 +1,13 @@
-"""The options that commands share, and what is looked at before anything slow is imported."""
+"""The options of the commands, and what is looked at before anything slow is imported.
+
+``train`` and ``test`` take the options of mmseg's and mmdet's scripts.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import runpy
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -103,3 +107,246 @@ def _value(given: str) -> Any:
     text = given.strip().strip('\'"')
     listed = ',' in text or (text[:1], text[-1:]) in (('(', ')'), ('[', ']'))
     return DictAction._parse_iterable(given) if listed else DictAction._parse_int_float_bool(text)
+
+
+def fill_train(parser: argparse.ArgumentParser) -> None:
+    add_common(parser, 'Train with a config')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='continue from this, or from the latest one in the work folder',
+    )
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision')
+    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
+    parser.set_defaults(run=later('commands.training:train'), speaks=True, raises=True)
+
+
+def fill_test(parser: argparse.ArgumentParser) -> None:
+    add_common(parser, 'Test a checkpoint with a config')
+    parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
+    parser.add_argument(
+        '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim passes it'
+    )
+    parser.add_argument('--out', help='write predictions to FILE.pkl, or for segmentation to a folder of label images')
+    parser.add_argument('--show', action='store_true', help='show the pictures in a window')
+    parser.add_argument('--show-dir', help='folder to save the pictures in')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds per shown picture')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.set_defaults(run=later('commands.training:test'), speaks=True, raises=True)
+
+
+def fill_tokens(parser: argparse.ArgumentParser) -> None:
+    add_common(parser, 'Learn the tokens of MasKD on the teacher of a config, write them where its training finds them')
+    parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
+    parser.set_defaults(run=later('commands.training:learn_tokens'), raises=True)
+
+
+def fill_pseudo_labels(parser: argparse.ArgumentParser) -> None:
+    add_common(parser, "Write the labels that a config's teacher is sure of, for a folder of pictures")
+    parser.add_argument('--pictures', metavar='DIR', help='folder (default: model.unlabelled of the config)')
+    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder for the labels')
+    parser.add_argument(
+        '--threshold', type=float, help='least probability or score (default: as in training, docs/unlabelled.md)'
+    )
+    parser.add_argument('--teacher', metavar='NAME', help='which teacher, where the config has several')
+    parser.set_defaults(run=later('commands.pseudo_label_command:pseudo_labels'))
+
+
+def fill_report(parser: argparse.ArgumentParser) -> None:
+    parser.description = 'One HTML page about finished runs: curves, scores, predictions, settings, costs.'
+    parser.add_argument('folders', nargs='+', metavar='WORK_DIR', help="work dirs, a suite's runs/<name>, or suites")
+    parser.add_argument(
+        '--control', help="work dir of the student alone; default: the suite's, else runs without distillers"
+    )
+    parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page (default: %(default)s)')
+    parser.add_argument('--pictures', type=int, default=4, help='validation pictures; 0 runs no network (default: 4)')
+    parser.add_argument(
+        '--metric', help='the score to compare, as the runs log it (default: the one of a suite, mIoU or box AP)'
+    )
+    parser.set_defaults(run=later('report.page:report'))
+
+
+EXPORT = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
+
+The ending of OUT selects the format: .pth and .safetensors are weights; .onnx, .pt (TorchScript) and .pt2
+(torch.export) are graphs that run without the mm* stack. --int8 also writes an .onnx graph with 8-bit arithmetic, and
+--evaluate compares the scores of the network and of its graphs. --backbone-only writes the weights of the backbone, for
+ordinary configs to start from.
+"""
+
+
+def fill_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = EXPORT
+    add_config(parser, 'config the student was trained with: a file, or METHOD:PAIR[:VARIANT]')
+    parser.add_argument('checkpoint', help='checkpoint of that run')
+    parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
+    parser.add_argument('--format', metavar='NAME', help='what to write (default: by the ending of OUT)')
+    parser.add_argument(
+        '--size', nargs=2, type=int, metavar=('H', 'W'), help='size of the image that a graph is made and checked with'
+    )
+    parser.add_argument(
+        '--backbone-only',
+        action='store_true',
+        help="write the backbone's weights alone, under the names that backbone.init_cfg=dict(type='Pretrained') takes",
+    )
+    parser.add_argument(
+        '--names',
+        choices=('original', 'timm', 'transformers'),
+        help='with --backbone-only, for a VisionTransformer: names of the entries as in files of DINOv3, timm …',
+    )
+    parser.add_argument(
+        '--int8',
+        type=int,
+        metavar='N',
+        help='also write OUT.int8.onnx, calibrated on N pictures of the training data (OUT must end in .onnx)',
+    )
+    parser.add_argument(
+        '--evaluate', action='store_true', help='print the scores of network and graphs on the validation data'
+    )
+    parser.add_argument(
+        '--push', metavar='USER/REPO', help='send weights and config with a model card to the Hugging Face hub'
+    )
+    parser.add_argument('--licence', default='unknown', help='of the weights, for the card, e.g. apache-2.0')
+    parser.set_defaults(run=later('report.model_card:export'))
+
+
+CONFIG = """Write a config to edit: one method on one pair of networks, with its control.
+
+You need a file only to edit it: all commands take the name METHOD:PAIR[:VARIANT].
+
+  mmdistill config --method cwd --pair deeplabv3_r101_to_r18_cityscapes
+  mmdistill config --method cwd --pair my_pair.py --dataset voc12aug_512x512 --schedule sgd_40k --out mine.py
+  mmdistill config --method maskd --pair my_pair.py --dataset my_data.py --settings auto
+  mmdistill config --list
+"""
+
+
+def fill_config(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.formatter_class = CONFIG, argparse.RawDescriptionHelpFormatter
+    parser.add_argument('--method', help='name of a method, or your own file of method options')
+    parser.add_argument('--pair', help='name in configs/_base_/pairs, or a file')
+    parser.add_argument('--dataset', help='name in configs/_base_/datasets, or a file; needed where no recipe fits')
+    parser.add_argument('--schedule', help='the same for schedules; default without a recipe: sgd_40k or sgd_1x')
+    parser.add_argument('--variant', help='a variant of the method options')
+    parser.add_argument(
+        '--settings',
+        choices=['auto', 'canonical'],
+        help='in place of the constants of the options, see docs/settings.md',
+    )
+    parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
+    parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
+    parser.add_argument(
+        '--all', action='store_true', help='write all configs that have no file yet (of --method, if given)'
+    )
+    parser.add_argument('--list', action='store_true', help='print which methods fit which recipes')
+    parser.set_defaults(run=later('recipes.new_config:new_config'))
+
+
+EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'
+
+
+def fill_check(parser: argparse.ArgumentParser) -> None:
+    parser.description, parser.epilog = 'Check a config before training: build, load, run one step, compare', EXIT_CODES
+    add_config(parser)
+    parser.add_argument(
+        '--no-weights', action='store_true', help='use random weights: only shapes and options are checked'
+    )
+    parser.add_argument('--device', help='default: cuda where there is one, else cpu')
+    parser.add_argument('--batch', type=counted, help="pictures of the step; default: the config's for one process")
+    parser.add_argument(
+        '--size', type=counted, nargs=2, metavar=('H', 'W'), help='generate pictures of this size; no data set is read'
+    )
+    parser.add_argument('--val', type=int, default=4, metavar='N', help='test the teacher on N pictures (%(default)s)')
+    parser.add_argument('--no-cost', action='store_true', help='do not measure time and memory of a step')
+    parser.add_argument('--processes', type=counted, default=1, help='processes that will train together (%(default)s)')
+    parser.add_argument('--strict', action='store_true', help='exit code 1 if there are warnings')
+    parser.add_argument('--json', metavar='FILE', help='write the report to this file too')
+    parser.set_defaults(run=later('check.render:check_command'))
+
+
+def fill_taps(parser: argparse.ArgumentParser) -> None:
+    parser.description = 'List the modules that can be tapped, with their output shapes'
+    add_config(parser)
+    parser.add_argument('--auto', action='store_true', help="only the taps of student_tap='auto'")
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument('--student', action='store_true', help='the student alone')
+    side.add_argument('--teacher', action='store_true', help='the teachers alone')
+    parser.add_argument('--depth', type=counted, default=2, help='levels of the tree (%(default)s)')
+    parser.add_argument('--below', default='', metavar='PATH', help='this module and what is in it, e.g. backbone')
+    parser.add_argument('--size', type=counted, nargs=2, metavar=('H', 'W'), help='of the picture; default: as trained')
+    parser.set_defaults(run=later('check.render:taps_command'))
+
+
+def fill_diagnose(parser: argparse.ArgumentParser) -> None:
+    add_common(parser, 'Measure each term of the loss: value, gradient at the backbone, cosine with the task')
+    parser.add_argument('--checkpoint', help='of a run of this config (iter_*.pth); default: the untrained student')
+    parser.add_argument('--batches', type=int, default=8, help='training batches to average over (default: 8)')
+    parser.add_argument('--iteration', type=int, help="iteration for the schedules (default: the checkpoint's)")
+    parser.add_argument('--taps', action='store_true', help='show the gradients at the tapped maps too')
+    parser.add_argument('--stages', action='store_true', help='show the gradients at each part of the backbone too')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write all numbers of each batch to this file')
+    parser.set_defaults(run=later('inspect.gradients:diagnose_command'))
+
+
+def fill_visualize(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Draw what a method has learned: MasKD's masks over images, or the similarity of pixels (PCD)"
+    commands = parser.add_subparsers(dest='what', required=True)
+    masks = commands.add_parser('masks', help='a column per token, a row per level (per image, with a single level)')
+    add_config(masks, 'config with a MasKD; by default with the tokens of its training')
+    source = masks.add_mutually_exclusive_group()
+    source.add_argument('--checkpoint', help='checkpoint of a run of the config')
+    source.add_argument('--tokens', help='token file')
+    masks.add_argument('--images', type=int, default=4, help='number of test images')
+    masks.add_argument('--out', type=Path, default=Path('work_dirs/masks'), help='folder for the pictures')
+    masks.set_defaults(run=later('inspect.similarity:masks_command'))
+    similarity = commands.add_parser(
+        'similarity', help='cosine of a pixel with all others, teacher and student side by side'
+    )
+    add_config(similarity, 'config of a distilled model, of pre-training or of a segmentor or detector')
+    similarity.add_argument('--checkpoint', help='checkpoint of a run of the config; without it, the untrained student')
+    similarity.add_argument('--distiller', help='distiller whose taps are shown; default: the first')
+    similarity.add_argument('--files', nargs='+', type=Path, help='image files; default: from the test or training set')
+    similarity.add_argument('--images', type=int, default=4, help='number of images of the set')
+    where = similarity.add_mutually_exclusive_group()
+    where.add_argument('--points', nargs='+', type=_point, metavar='X,Y', help='pixels of the image')
+    where.add_argument('--grid', type=int, default=3, help='n for a grid of n x n pixels')
+    similarity.add_argument('--out', type=Path, default=Path('work_dirs/similarity'), help='folder for the pictures')
+    similarity.set_defaults(run=later('inspect.similarity:similarity_command'))
+
+
+def _point(text: str) -> tuple[int, int]:
+    try:
+        x, y = (int(part) for part in text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a pixel: write X,Y, e.g. 120,80') from None
+    return x, y
+
+
+def fill_probe(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        'Classify pictures by the frozen features of a backbone: nearest neighbours and a linear layer.'
+    )
+    parser.add_argument('config', help='config the backbone was trained with: a file, or METHOD:PAIR[:VARIANT]')
+    parser.add_argument('checkpoint', help='a checkpoint of that run, or an exported backbone')
+    parser.add_argument('data', type=Path, help='folder with train/CLASS/… and val/CLASS/…, as ImageNet')
+    parser.add_argument('--images', type=int, help='pictures of each part, evenly spaced (default: all)')
+    parser.add_argument('--size', type=int, default=224, help='side of the pictures')
+    parser.add_argument('--batch', type=int, default=64)
+    parser.add_argument('--device', help='default: cuda where there is one, else cpu')
+    parser.set_defaults(run=later('inspect.picture_probe:probe_command'))
+
+
+def fill_benchmark(parser: argparse.ArgumentParser) -> None:
+    """Add ``benchmark``, whose options its own program reads."""
+    parser.description = 'Measure a distilled step, a pass of the teacher, or losses; --help of a subject shows more'
+    parser.add_argument('words', nargs=argparse.REMAINDER, metavar='…', help='step, teacher, losses or all')
+    parser.set_defaults(run=_benchmark, speaks=True)
+
+
+def _benchmark(args: argparse.Namespace) -> None:
+    from mmdistill_dense.config.resolve import package_root
+
+    sys.argv[:] = [str(package_root('mmdistill_dense') / 'tools' / 'benchmark.py'), *args.words]
+    runpy.run_path(sys.argv[0], run_name='__main__')

@@ -1,24 +1,87 @@
-"""A report as tables for a terminal."""
+"""What ``check`` and ``taps`` print: a report as tables for a terminal, and a network as a tree of modules."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import json
 import math
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
+import torch
+from mmengine.config import Config
 from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Finding, Subject, TeacherFacts
-from mmdistill_dense.apps.check.run import Report
+from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Finding, Options, Subject, TeacherFacts
+from mmdistill_dense.apps.check.run import Report, check_config
+from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
 from mmdistill_dense.apps.check.unlabelled_facts import what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
+from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.class_counts import num_classes
+from mmdistill_dense.utils.atomic import without_nan
+from mmdistill_dense.utils.messages import message_of
+from mmdistill_dense.utils.quiet import quiet
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
 _SHOWN_METRICS = 2
+_WIDTH = 140  # without a terminal
 _SHOWN_CLASSES = 6
+
+
+def check_command(args: argparse.Namespace) -> int:
+    console = _console()
+    size = tuple(args.size) if args.size else None
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
+    config = _config(args)
+    with _telling(console) as tell:
+        report = check_config(config, options, tell)
+    show(report, console)
+    if args.json:
+        Path(args.json).write_text(json.dumps(without_nan(report.as_dict()), indent=1), encoding='utf-8')
+    return report.exit_code(args.strict)
+
+
+def taps_command(args: argparse.Namespace) -> None:
+    console = _console()
+    config = _config(args)
+    networks = list(networks_of(config, args.student, args.teacher))
+    auto = AutoTaps(config, args.size)
+    for title, network, grid in [] if args.auto else networks:
+        found = list_taps(network, args.size, args.depth, args.below, auto.taps(title), grid)
+        console.print(tree(title, found))
+        console.print()
+    if not args.below:
+        console.print('\n'.join(auto.lines), markup=False)
+
+
+def _config(args: argparse.Namespace) -> Config:
+    try:
+        with quiet():
+            return read_config(args.config, args.cfg_options)
+    except Exception as error:  # a config may run any code
+        raise ValueError(f'{args.config} cannot be read: {message_of(error)}') from error
+
+
+def _console() -> Console:
+    console = Console(file=sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=sys.stdout, highlight=False, width=_WIDTH)
+
+
+@contextlib.contextmanager
+def _telling(console: Console) -> Iterator[Callable[[str], None] | None]:
+    """Yield a function that shows the current stage on a terminal; ``None`` elsewhere."""
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status('…') as status:
+        yield lambda stage: status.update(f'{stage} …')
 
 
 def show(report: Report, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import gzip
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from mmdistill_dense.apps.report.scores import answer_section, class_section
 from mmdistill_dense.apps.report.section import Item, Section
 from mmdistill_dense.apps.report.settings import cost_section, settings_section
 from mmdistill_dense.utils.atomic import check_writable, write_text
-from mmdistill_dense.utils.quiet import errors_only
+from mmdistill_dense.utils.quiet import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
 
 PICTURES = 4
@@ -43,6 +44,16 @@ def make_report(
         sections = sections_of(comparison, pictures, metric)
     write_text(path, render(comparison, sections))
     return path, sections
+
+
+def report(args: argparse.Namespace) -> None:
+    """Write a page and print what it leaves out."""
+    with quiet():
+        path, sections = make_report(args.folders, args.out, args.control, args.pictures, args.metric)
+    for section in sections:
+        for reason in section.reasons:
+            print(f'left out, {section.title.lower()}: {reason}')
+    print(f'{path} ({path.stat().st_size / 2**20:.1f} MB)')
 
 
 def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:

@@ -16,7 +16,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pairs_of
-from mmdistill_dense.apps.project.parts import Wish
+from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, OBJECTS, PARTS, shapes, truth
 from tests.project.test_new import RETINANET, toy_pair

@@ -10,8 +10,7 @@ import torch
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.sides import Side, read_side
-from mmdistill_dense.apps.project.size_steps import check_large_enough
-from mmdistill_dense.apps.project.zoo_schedule import Loading, decide_loading
+from mmdistill_dense.apps.project.zoo_schedule import Loading, check_large_enough, decide_loading
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.building import build_network
 from tests.project.folders_of_data import seg_folder

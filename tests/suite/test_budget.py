@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import lengths, measure_budget, plan
+from mmdistill_dense.apps.suite import lengths, plan, price
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import perform
 from mmdistill_dense.apps.suite.lengths import scale_run
@@ -204,7 +204,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seconds = dict(control=dict(median=2.0, low=1.9, high=2.1), distilled=dict(median=3.5, low=3.0, high=4.0))
         return dict(seconds=seconds, ratio=1.75, batch=2, teacher_weights='random')
 
-    monkeypatch.setattr(measure_budget.step_cost, 'step_cost', cost)
+    monkeypatch.setattr(price.step_cost, 'step_cost', cost)
     return turns
 
 

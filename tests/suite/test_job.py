@@ -13,7 +13,7 @@ from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import job, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import Report
-from mmdistill_dense.apps.suite.write_table import main as write_table
+from mmdistill_dense.apps.suite.table import write_table
 from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
 from tests.suite import tiny

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mmdistill_dense.apps.suite import plan, write_table
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import Table, collect, make_rows
-from mmdistill_dense.apps.suite.table import as_markdown
-from mmdistill_dense.apps.suite.write_table import BELOW, gains_png
+from mmdistill_dense.apps.suite.table import BELOW, as_csv, as_markdown, gains_png, scores_as_csv, write_table
 from mmdistill_dense.utils.atomic import write_json
 from tests.suite import made_up
 
@@ -166,11 +165,11 @@ def test_pictures_of_a_pretraining_are_named(tmp_path: Path) -> None:
 
 
 def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:
-    before = write_table.scores_as_csv(collect(suite))
+    before = scores_as_csv(collect(suite))
     made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
-    assert write_table.scores_as_csv(collect(suite)) == before
+    assert scores_as_csv(collect(suite)) == before
     made_up.finish(suite, 'kd', {1: 100 / 3})
-    lines = list(csv.DictReader(io.StringIO(write_table.scores_as_csv(collect(suite)))))
+    lines = list(csv.DictReader(io.StringIO(scores_as_csv(collect(suite)))))
     (line,) = [line for line in lines if (line['name'], line['seed']) == ('kd', '1')]
     assert (float(line['score']), float(line['gain'])) == (100 / 3, 100 / 3 - 41.0)
     assert line['test/aAcc'] == '80.0' and line['config_hash'] == plan.hash_of(suite, plan.runs(suite)[1])
@@ -182,7 +181,7 @@ def test_csv_is_the_table_with_every_digit(suite: Definition) -> None:
     made_up.finish(suite, 'kd', {2: 45.5}, shares={'kd': 0.25, 'more': 0.5})
     made_up.finish(suite, 'kd', {1: 43.5}, shares={'kd': 0.125})
     found = collect(suite)
-    rows, row = rows_of(write_table.as_csv(found)), found.row('kd')
+    rows, row = rows_of(as_csv(found)), found.row('kd')
     assert list(rows) == ['teacher', 'control', 'kd', 'heavy']
     assert float(rows['kd']['gain_low']) == row.gain.low and float(rows['kd']['sd']) == row.summary.sd
     assert (rows['kd']['extra_memory'], rows['kd']['step_ratio']) == (str(3 * 2**20), '1.5')
@@ -233,9 +232,9 @@ def test_a_row_whose_search_goes_on_is_missing(tmp_path: Path) -> None:
 def test_files_are_written_where_they_are_asked_for_and_twice_the_same(
     suite: Definition, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_table.main(suite)
+    write_table(suite)
     assert '| **+2.83** [+2.12, +3.55] |' in capsys.readouterr().out
-    write_table.main(suite, tmp_path / 'elsewhere')
+    write_table(suite, tmp_path / 'elsewhere')
     for name in ('table.md', 'table.csv', 'scores.csv', 'gains.png'):
         assert (suite.out / name).read_bytes() == (tmp_path / 'elsewhere' / name).read_bytes() != b''
 

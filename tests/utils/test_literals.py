@@ -16,8 +16,7 @@ from mmdistill_dense.apps.export.without_package import head_of
 from mmdistill_dense.apps.project import config_files
 from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
-from mmdistill_dense.apps.project.label_images import SegData, Split
-from mmdistill_dense.apps.project.label_pairs import Endings
+from mmdistill_dense.apps.project.label_images import Endings, SegData, Split
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
 from mmdistill_dense.apps.recipes import compose

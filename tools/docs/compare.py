@@ -12,7 +12,7 @@ from scipy.special import stdtrit
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import TEACHER
 from mmdistill_dense.apps.suite.rows import collect, summarise
-from mmdistill_dense.apps.suite.write_table import scores_as_csv
+from mmdistill_dense.apps.suite.table import scores_as_csv
 from tools.docs.scores import FOLDER, Line, Lines, parse_scores, read_scores
 
 CHANCE = 0.05  # of a false alarm in all comparisons together, for repeats that share only the recipe

@@ -13,7 +13,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import collect
-from mmdistill_dense.apps.suite.write_table import gains_png, scores_as_csv
+from mmdistill_dense.apps.suite.table import gains_png, scores_as_csv
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.atomic import write_whole
 from tools.docs import inline_results, markers

@@ -13,17 +13,20 @@ from typing import Any
 
 from mmdistill_dense.apps.project.formats import labelme, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading
-from mmdistill_dense.apps.project.parts import Wish, check_folders, find_lists, read_lists
 from mmdistill_dense.apps.project.picture_folders import (
     ARCHIVES,
     SAMPLED,
     SPLITS,
     Folder,
+    Wish,
+    check_folders,
     files_below,
+    find_lists,
     is_label,
     median_size,
     opened,
     picture_folders,
+    read_lists,
     repeated,
     size_of,
     size_text,

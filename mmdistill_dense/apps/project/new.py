@@ -27,8 +27,7 @@ from mmdistill_dense.apps.project.config_files import (
 from mmdistill_dense.apps.project.drawn_labels import Drawing
 from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePictures, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
-from mmdistill_dense.apps.project.parts import Wish
-from mmdistill_dense.apps.project.picture_folders import Size
+from mmdistill_dense.apps.project.picture_folders import Size, Wish
 from mmdistill_dense.apps.project.sides import (
     Side,
     adapt,
@@ -40,7 +39,6 @@ from mmdistill_dense.apps.project.sides import (
     read_side,
     seg_size,
 )
-from mmdistill_dense.apps.project.size_steps import built, check_large_enough, padded_batches, padded_tests, size_step
 from mmdistill_dense.apps.project.teachers import (
     check_files,
     check_foundation,
@@ -52,7 +50,18 @@ from mmdistill_dense.apps.project.teachers import (
     teacher_classes,
     whole,
 )
-from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule, check_tested, decide_loading, scaled_schedule
+from mmdistill_dense.apps.project.zoo_schedule import (
+    Loading,
+    Schedule,
+    built,
+    check_large_enough,
+    check_tested,
+    decide_loading,
+    padded_batches,
+    padded_tests,
+    scaled_schedule,
+    size_step,
+)
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS

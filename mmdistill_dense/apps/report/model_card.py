@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.export import command
+from mmdistill_dense.apps.export.write_student import export_command
 from mmdistill_dense.apps.report.charts import Numbers
 from mmdistill_dense.apps.report.runs import compare, find_runs, is_run
 from mmdistill_dense.apps.report.scores import Answer
@@ -40,7 +40,7 @@ def export(args: argparse.Namespace) -> None:
     card = Path(args.out).with_name('README.md')
     if args.push and card.is_file() and _ORIGIN not in card.read_text(encoding='utf-8'):
         raise FileExistsError(f'--push: the card is written as {card}, a file of yours. Give OUT a folder of its own.')
-    written = command.export(args)
+    written = export_command(args)
     if args.push:
         weights, plain = written
         checkpoint = local_file(args.checkpoint, None, 'checkpoint')

@@ -171,12 +171,12 @@ def suite_cost(args: argparse.Namespace) -> None:
 
 
 def suite_budget(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import measure_budget
+    from mmdistill_dense.apps.suite.price import measure_budget
 
-    measure_budget.main(load(args.definition))
+    measure_budget(load(args.definition))
 
 
 def suite_table(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import write_table
+    from mmdistill_dense.apps.suite.table import write_table
 
-    write_table.main(load(args.definition), args.out)
+    write_table(load(args.definition), args.out)

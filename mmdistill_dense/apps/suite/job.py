@@ -28,8 +28,8 @@ from mmengine.runner import Runner
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import plan, start_weights
 from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.lengths import rung_of, train_to
 from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
-from mmdistill_dense.apps.suite.rung import rung_of, train_to
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project.parts import Names
-from mmdistill_dense.apps.project.picture_folders import Size, lines_of, repeated, split_of
+from mmdistill_dense.apps.project.picture_folders import Names, Size, lines_of, repeated, split_of
 from mmdistill_dense.utils.messages import some
 
 _CORNERS = 72  # of an ellipse

@@ -31,8 +31,7 @@ from mmdistill_dense.apps.project.formats.objects import (
     number,
     points_of,
 )
-from mmdistill_dense.apps.project.parts import Names
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, split_of
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size, files_below, split_of
 from mmdistill_dense.utils.messages import some
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes

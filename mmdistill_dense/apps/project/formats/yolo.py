@@ -18,10 +18,11 @@ from mmdistill_dense.apps.project.formats.objects import (
     from_points,
     listed_names,
 )
-from mmdistill_dense.apps.project.parts import Names, check_apart
 from mmdistill_dense.apps.project.picture_folders import (
     SPLITS,
+    Names,
     Size,
+    check_apart,
     files_below,
     lines_of,
     opened,

@@ -29,6 +29,11 @@ def flat(value: Any, place: str = '') -> dict[str, Any]:
     return found
 
 
+def listed(option: Any) -> list[Any]:
+    """Return the members of an option that may be one or several, none if it is not set."""
+    return list(option) if isinstance(option, (list, tuple)) else [option] if option else []
+
+
 def plain(value: Any, written: Callable[[str], str] = str) -> Any:
     """Return dicts, lists, numbers and texts as JSON takes them; each text as ``written`` gives it, a class by name."""
     if isinstance(value, Mapping):

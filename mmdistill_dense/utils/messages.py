@@ -13,6 +13,11 @@ def some(names: Iterable[object], shown: int = 4) -> str:
     return ', '.join(listed[:shown]) + more
 
 
+def size_text(size: Iterable[int]) -> str:
+    """Return height and width, or a whole shape: ``48x64``."""
+    return 'x'.join(map(str, size))
+
+
 def text_of(error: BaseException) -> str:
     """Return the message of an exception; ``str`` would put that of a ``KeyError`` in quotes."""
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)

@@ -21,7 +21,7 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import configs, execute, job, lengths, plan, price, race
+from mmdistill_dense.apps.suite import configs, execute, job, plan, price, race
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.race import LONG, Price
@@ -197,7 +197,7 @@ def test_every_optimizer_gets_the_rate() -> None:
     ],
 )
 def test_a_rung_is_an_evaluation(loop: dict[str, int], share: float, place: int | None) -> None:
-    assert lengths.rung_of(Config(dict(train_cfg=loop)), share) == place
+    assert job.rung_of(Config(dict(train_cfg=loop)), share) == place
 
 
 def perform(definition: Definition, title: str, until: float = 1) -> dict[str, Any]:
@@ -234,12 +234,12 @@ def test_a_rung_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_rung_of_epochs_is_their_end() -> None:
-    hook = lengths._StopAtRung(2)
+    hook = job._StopAtRung(2)
     runner: Any = SimpleNamespace(iter=500, epoch=0, train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop))
     hook.after_train_iter(runner)
     hook.after_train_epoch(runner)
     runner.epoch = 1
-    with pytest.raises(lengths._RungReachedError):
+    with pytest.raises(job._RungReachedError):
         hook.after_train_epoch(runner)
 
 

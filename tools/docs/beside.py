@@ -9,9 +9,9 @@ from statistics import fmean
 from mmdistill_dense.apps.suite import configs, lengths
 from mmdistill_dense.apps.suite.definition import TWICE, Definition, Method
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.reader import flat
 from mmdistill_dense.apps.suite.rows import Row, Table, collect, own_data
 from mmdistill_dense.apps.suite.table import NONE, gain_cell, head_lines, line, row_title, score_cell
+from mmdistill_dense.config.values import flat
 from tools.docs.targets import Target, targets_of
 
 # settings that do not change what a published result was trained with

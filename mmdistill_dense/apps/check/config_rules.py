@@ -28,6 +28,7 @@ from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
 from mmdistill_dense.config.data_sets import may_give
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys, check_options
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.guards.class_counts import check_student_classes, ignored_labels, num_classes
 from mmdistill_dense.guards.config import (
     batch_problem,
@@ -91,8 +92,7 @@ def evaluators(subject: Subject) -> Findings:
     """Check that a metric which reads labels itself reads those of its loader's data set."""
     for split in ('val', 'test'):
         dataset = (subject.config.get(f'{split}_dataloader') or {}).get('dataset') or {}
-        found = subject.config.get(f'{split}_evaluator') or {}
-        for one in found if isinstance(found, (list, tuple)) else [found]:
+        for one in listed(subject.config.get(f'{split}_evaluator')):
             file, own = one.get('ann_file'), _ann_file(dataset)
             if file and own and os.path.normpath(file) != own:
                 told = warning if os.path.isfile(file) else error
@@ -260,9 +260,8 @@ def checkpoints(subject: Subject) -> Findings:
 def best(subject: Subject) -> Findings:
     """Check that the evaluation gives the score by which the best checkpoint is kept."""
     wanted = (((subject.config.get('default_hooks') or {}).get('checkpoint')) or {}).get('save_best')
-    found = subject.config.get('val_evaluator') or []
-    metrics = found if isinstance(found, (list, tuple)) else [found]
-    for name in [wanted] if isinstance(wanted, str) else wanted or []:
+    metrics = listed(subject.config.get('val_evaluator'))
+    for name in listed(wanted):
         if name != 'auto' and metrics and not any(may_give(metric, name) for metric in metrics):
             yield error(
                 f'default_hooks.checkpoint.save_best={name!r}: val_evaluator gives no such score '

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.unlabelled.pseudo_labels import KEY as PSEUDO
 from mmdistill_dense.unlabelled.step import KEY
 from mmdistill_dense.unlabelled.stream import FEW
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.messages import size_text, some
 
 # Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
 # COCO-Stuff; CamVid.
@@ -180,17 +179,14 @@ def teacher_metric(subject: Subject) -> Findings:
     """Check that each teacher predicts better than chance."""
     classes = len(subject.data_classes or ()) or 1
     for facts in subject.teachers:
-        segments, detects = facts.metric.get('mIoU'), _ending(facts.metric, 'bbox_mAP_50')
+        segments = facts.metric.get('mIoU')
+        detects = next((value for name, value in facts.metric.items() if name.endswith('bbox_mAP_50')), None)
         if (segments is not None and segments <= 100 / classes) or detects == 0:
             shown = f'AP50 {detects:.3f}' if segments is None else f'mIoU {segments:.1f}'
             yield warning(
                 f'{facts.key} predicts no better than chance on {facts.metric_pictures} validation pictures ({shown}).',
                 'Another file, other classes or another order of them, another normalisation? More pictures: --val N.',
             )
-
-
-def _ending(metric: Mapping[str, float], end: str) -> float | None:
-    return next((value for name, value in metric.items() if name.endswith(end)), None)
 
 
 LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
@@ -308,8 +304,8 @@ def stretched(subject: Subject) -> Findings:
         sides = [shape[2:] for shape in (row.student_shape, row.teacher_shape) if len(shape) == 4]
         if len(sides) == 2 and max(max(a / b, b / a) for a, b in zip(*sides, strict=True)) > 2:
             yield note(
-                f'model.distillers.{row.distiller}: {row.student_tap} is {_by(sides[0])} and {row.teacher_tap} of the '
-                f'teacher {_by(sides[1])}: taps of the same stride lose less.'
+                f'model.distillers.{row.distiller}: {row.student_tap} is {size_text(sides[0])}, {row.teacher_tap} of '
+                f'the teacher {size_text(sides[1])}: taps of the same stride lose less.'
             )
 
 
@@ -325,10 +321,6 @@ def memory(subject: Subject) -> Findings:
 def cost(subject: Subject) -> Findings:
     if 'problem' in subject.cost:
         yield note(f'time and memory could not be measured here: {subject.cost["problem"]}')
-
-
-def _by(side: Sequence[int]) -> str:
-    return 'x'.join(map(str, side))
 
 
 def few(subject: Subject) -> Findings:

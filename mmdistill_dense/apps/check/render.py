@@ -25,7 +25,7 @@ from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.utils.atomic import without_nan
-from mmdistill_dense.utils.messages import message_of
+from mmdistill_dense.utils.messages import message_of, size_text
 from mmdistill_dense.utils.quiet import quiet
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
@@ -102,7 +102,7 @@ def show(report: Report, console: Console) -> None:
 def _lines(subject: Subject) -> Iterable[str]:
     if subject.batch_shape:
         origin = 'generated' if subject.data_problem else f'first of {subject.pictures:,} pictures'
-        shapes = ' and '.join(_shape(shape) for shape in subject.batch_shape)
+        shapes = ' and '.join(size_text(shape) for shape in subject.batch_shape)
         yield f'batch    {shapes}, {origin}, on {subject.options.device}'
     if subject.network is not None:
         student = num_classes(subject.network)
@@ -182,8 +182,8 @@ def _taps(subject: Subject) -> Table | None:
         names = (row.distiller, row.student_tap, row.teacher_tap)
         name, s_tap, t_tap = ('', '', '') if names == before else names
         modules = ('', '') if names == before else (row.student_module, row.teacher_module)
-        aligned = '-' if row.aligned is None else _shape(row.aligned)
-        shapes = _shape(row.student_shape), _shape(row.teacher_shape)
+        aligned = '-' if row.aligned is None else size_text(row.aligned)
+        shapes = size_text(row.student_shape), size_text(row.teacher_shape)
         table.add_row(name, s_tap, modules[0], shapes[0], t_tap, modules[1], shapes[1], aligned)
         before = names
     return table
@@ -193,7 +193,7 @@ def _adapters(subject: Subject) -> Table | None:
     table = _table('distiller', 'trained beside the student', 'class', '>parameters', 'gives')
     before = ''
     for one in subject.adapters:
-        gives = _shape(one.output) if one.output else ''
+        gives = size_text(one.output) if one.output else ''
         name = '' if one.distiller == before else one.distiller
         table.add_row(name, one.name, one.module, f'{one.parameters:,}', gives)
         before = one.distiller
@@ -259,10 +259,6 @@ def _table(*columns: str) -> Table:
 
 def _names(subject: Subject) -> list[str]:
     return [teacher.key.removeprefix('model.') for teacher in subject.frozen.values()]
-
-
-def _shape(shape: Iterable[int]) -> str:
-    return 'x'.join(map(str, shape))
 
 
 def _mib(count: int) -> str:

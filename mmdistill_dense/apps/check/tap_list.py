@@ -22,13 +22,13 @@ from mmdistill_dense.config.resolve import (
     teachers_of,
 )
 from mmdistill_dense.foundation.vit import PatchMap
-from mmdistill_dense.networks.auto_taps import Chosen, Found, Pair, discover, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, find_place, flatten
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, TeacherOption, read_pass
-from mmdistill_dense.utils.messages import message_of
+from mmdistill_dense.utils.messages import message_of, size_text
 from mmdistill_dense.utils.quiet import quiet
 from mmdistill_dense.utils.runner_internals import Network
 
@@ -105,7 +105,9 @@ def _mark(place: Place, chosen: Collection[str]) -> None:
 def _listed(network: Network, inputs: Tensor, depth: int, below: str) -> Place:
     modules = dict(network.named_modules())
     if below not in modules:
-        raise KeyError(f'--below {below}: no such module; at the top there are {", ".join(_children(network))}.')
+        raise KeyError(
+            f'--below {below}: no such module; at the top there are {", ".join(dict(network.named_children()))}.'
+        )
     outputs = run_as_trained(network, lambda: _run(network, inputs))
     found = _place(modules[below], below, outputs, depth)
     for one in [found, *found.inside]:
@@ -168,10 +170,6 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
     )
 
 
-def _children(module: nn.Module) -> list[str]:
-    return [name for name, _ in module.named_children()]
-
-
 def tree(title: str, place: Place) -> Tree:
     """Return a module and its children as a tree for a terminal, with good and with chosen taps marked."""
     root = Tree(_line(place, title))
@@ -181,7 +179,7 @@ def tree(title: str, place: Place) -> Tree:
 
 
 def _line(place: Place, title: str) -> Text:
-    shapes = ', '.join('x'.join(map(str, shape)) for shape in place.shapes[:_LEVELS])
+    shapes = ', '.join(map(size_text, place.shapes[:_LEVELS]))
     more = f', … ({len(place.shapes)})' if len(place.shapes) > _LEVELS else ''
     line = Text.assemble((title, 'bold'), f' {place.module}  ', (f'{place.parameters:,}', 'dim'), f'  {shapes}{more}')
     if place.good:
@@ -226,13 +224,7 @@ class AutoTaps:
             (title, (pair.teacher.tap for pair in chosen.pairs)),
         ):
             self._taps.setdefault(name, {}).update(dict.fromkeys(taps))
-        self.lines += _told(title, chosen)
-
-
-def _told(title: str, chosen: Chosen) -> list[str]:
-    told = [f"★ student_tap='auto', {title}:", *(f'    {_arrow(pair)}' for pair in chosen.pairs)]
-    return [*told, *(f'    left out: {note}' for note in chosen.notes)]
-
-
-def _arrow(pair: Pair) -> str:
-    return f'{pair.student}' if pair.student == pair.teacher else f'{pair.student} -> {pair.teacher}'
+        self.lines.append(f"★ student_tap='auto', {title}:")
+        for pair in chosen.pairs:
+            self.lines.append(f'    {pair.student}' + ('' if pair.student == pair.teacher else f' -> {pair.teacher}'))
+        self.lines += [f'    left out: {note}' for note in chosen.notes]

@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.distillers.maskd.tokens import places_of
@@ -120,7 +121,7 @@ def _flipped_pipeline(pipeline: list[ConfigDict]) -> list[ConfigDict]:
 
 def _keep_predictions(cfg: Config, out: str) -> None:
     detection = cfg.get('default_scope') == 'mmdet'
-    evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+    evaluators = listed(cfg.test_evaluator)
     if out.endswith(DUMP_SUFFIXES):
         dump = ConfigDict(type='DumpDetResults' if detection else 'DumpResults', out_file_path=out)
         cfg.test_evaluator = [*evaluators, dump]

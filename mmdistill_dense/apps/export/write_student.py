@@ -9,9 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -314,13 +316,14 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
 
     plain, network, _, _ = load_student(config, checkpoint)
     out = source.with_suffix(ENDING)
+    feeds = ({'image': picture.numpy()} for picture in training_pictures(plain, network, pictures))
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         folded, done = Path(folder, 'folded.onnx'), Path(folder, 'int8.onnx')
         quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
         quantize_static(
             str(folded),
             str(done),
-            _Reader(training_pictures(plain, network, pictures)),
+            SimpleNamespace(get_next=partial(next, feeds, None)),  # as a CalibrationDataReader
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             weight_type=QuantType.QInt8,
@@ -338,17 +341,6 @@ def training_pictures(config: Config, network: Any, count: int) -> Iterator[Tens
     # One by one, padded as in training: a graph of one size takes them too.
     loader = Runner.build_dataloader({**without_workers(config.train_dataloader), 'batch_size': 1}, seed=0)
     return islice((network.data_preprocessor(batch, training=True)['inputs'] for batch in loader), count)
-
-
-class _Reader:
-    """What onnxruntime calls a ``CalibrationDataReader``."""
-
-    def __init__(self, pictures: Iterator[Tensor]) -> None:
-        self.pictures = pictures
-
-    def get_next(self) -> dict[str, Any] | None:
-        found = next(self.pictures, None)
-        return None if found is None else {'image': found.numpy()}
 
 
 def _keep_description(source: Path, path: Path) -> None:

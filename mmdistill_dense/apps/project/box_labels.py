@@ -29,7 +29,6 @@ from mmdistill_dense.apps.project.picture_folders import (
     read_lists,
     repeated,
     size_of,
-    size_text,
     split_of,
     stored_pixels,
     two_parts,
@@ -37,7 +36,7 @@ from mmdistill_dense.apps.project.picture_folders import (
 from mmdistill_dense.datasets.label_files import MENDED, Content, check, has_mask, lists_missing, mended
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
-from mmdistill_dense.utils.messages import close_or_all, some
+from mmdistill_dense.utils.messages import close_or_all, size_text, some
 
 _LOOKED = 20  # pictures that are looked for in each folder
 

@@ -208,17 +208,13 @@ def _run(args: argparse.Namespace) -> int:
     print(f'run      {args.folder}', flush=True)
     project = (args.folder / SUITE).is_file()
     with owned(args.folder, 'this project') if project else nullcontext():  # before the heavy imports
-        return _run_project(args)
+        with alive('run'):
+            from mmdistill_dense.utils.quiet import quiet
 
+            with quiet():
+                from mmdistill_dense.apps.project.steps import run_project
 
-def _run_project(args: argparse.Namespace) -> int:
-    with alive('run'):
-        from mmdistill_dense.utils.quiet import quiet
-
-        with quiet():
-            from mmdistill_dense.apps.project.steps import run_project
-
-    return run_project(args.folder, args.rerun_changed, args.hours, args.method, args.plan)
+        return run_project(args.folder, args.rerun_changed, args.hours, args.method, args.plan)
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:

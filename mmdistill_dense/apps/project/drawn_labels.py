@@ -17,12 +17,12 @@ from PIL import Image
 from pycocotools import mask as coco
 from rich.progress import track
 
-from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
-from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of, size_text
+from mmdistill_dense.apps.project.box_labels import BoxData
+from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.evenly import evenly
-from mmdistill_dense.utils.messages import close_or_all, some
+from mmdistill_dense.utils.messages import close_or_all, size_text, some
 from mmdistill_dense.utils.runner_internals import IGNORED
 
 FOLDER, NOTE = 'labels', 'source.json'
@@ -98,7 +98,7 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
         )
     jobs, digest = list[Job](), hashlib.sha256(repr((classes, empty)).encode())
     for part, split in data.splits.items():
-        text = _text(data.root, split)
+        text = split.content.encode() if split.content else (data.root / split.labels).read_bytes()
         digest.update(text)
         content = json.loads(text)
         names = {one['id']: one['name'] for one in content['categories']}
@@ -130,10 +130,6 @@ def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, A
         raise ValueError(
             f'--data: {file} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}. Draw it again.'
         )
-
-
-def _text(root: Path, split: BoxSplit) -> bytes:
-    return split.content.encode() if split.content else (root / split.labels).read_bytes()
 
 
 def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:

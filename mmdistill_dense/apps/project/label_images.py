@@ -261,7 +261,10 @@ def find_seg_data(
     size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)
     label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
     if is_coloured(list(partner.values())):
-        named = {part: [(_name(root, split, one[0]), one[1]) for one in pairs[split]] for part, split in splits.items()}
+        named = {
+            part: [(bare(one.relative_to(root / split.pictures).as_posix()), label) for one, label in pairs[split]]
+            for part, split in splits.items()
+        }
         classes, drawing = colours_drawing(root, named, given, notes)
         written = {part: _written(part, split, [name for name, _ in named[part]]) for part, split in splits.items()}
         png = Endings(endings.pictures, '.png')
@@ -295,10 +298,6 @@ def of_objects(data: BoxData, background: str) -> SegData:
 def _written(part: str, split: Split, names: Sequence[str]) -> Split:
     """Return a split whose label images are written into the folder of the project."""
     return Split(split.pictures, Template(f'{{{{ fileDirname }}}}/{FOLDER}/{part}'), len(names), tuple(names))
-
-
-def _name(root: Path, split: Split, picture: Path) -> str:
-    return bare(picture.relative_to(root / split.pictures).as_posix())
 
 
 Found = dict[str | None, Folder]

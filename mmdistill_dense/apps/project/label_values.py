@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of, size_text
+from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
 from mmdistill_dense.utils.evenly import evenly
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.messages import size_text, some
 from mmdistill_dense.utils.runner_internals import IGNORED
 
 COUNTED = 200  # label images of each split whose values are read

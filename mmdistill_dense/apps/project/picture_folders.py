@@ -170,10 +170,6 @@ def stored_size(path: Path) -> Size:
         return size_of(picture, stored=True)
 
 
-def size_text(size: Size) -> str:
-    return f'{size[0]}x{size[1]}'
-
-
 def usual_size(paths: Sequence[Path], stored: bool) -> Size:
     """Return the median height and width of pictures as a training reads them; some are read whole."""
     sizes = []

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -236,21 +237,14 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
     size = (frames.width, frames.height)
     writer = cv2.VideoWriter(str(drawn), cv2.VideoWriter.fourcc(*'mp4v'), frames.fps or 25, size)
     stem = Path(place_of(file)).with_suffix('')
+    readable = itertools.takewhile(lambda frame: frame is not None, frames)  # containers often promise one too many
     try:
-        for number, frame in enumerate(track(_readable(frames), str(file), len(frames), transient=True)):
+        for number, frame in enumerate(track(readable, str(file), len(frames), transient=True)):
             found = student(frame)
             student.keep(found, f'{stem}/{number:06d}.jpg', out)
             writer.write(student.draw(frame[..., ::-1], found)[..., ::-1])
     finally:
         writer.release()
-
-
-def _readable(frames: Iterable[np.ndarray | None]) -> Iterator[np.ndarray]:
-    """Yield the frames up to the first that cannot be read: containers often promise one too many."""
-    for frame in frames:
-        if frame is None:
-            return
-        yield frame
 
 
 def place_of(file: Path) -> str:

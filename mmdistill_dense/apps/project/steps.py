@@ -47,16 +47,12 @@ def open_project(folder: Path) -> Definition:
     if missing := [name for name in _ALWAYS if not (folder / name).is_file()]:
         raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. The same `new` command writes it again.')
     for path in sorted(folder.glob('*.py')):
-        _check_python(path)
+        try:
+            ast.parse(path.read_text(encoding='utf-8'))
+        except SyntaxError as error:
+            raise ValueError(f'{path}: line {error.lineno} is no Python: {error.msg}.') from error
     _check_control(folder)
     return load(folder / SUITE)
-
-
-def _check_python(path: Path) -> None:
-    try:
-        ast.parse(path.read_text(encoding='utf-8'))
-    except SyntaxError as error:
-        raise ValueError(f'{path}: line {error.lineno} is no Python: {error.msg}.') from error
 
 
 def _check_control(folder: Path) -> None:
@@ -242,10 +238,7 @@ def ending(definition: Definition) -> Iterator[str]:
     record = race.read(definition) or {}
     alone = record.get('best', CONTROL)
     for name, mean in means.items():
+        title = 'the student alone' if name == CONTROL else name
         gain = f' ({mean - means[alone]:+.2f})' if name not in (TEACHER, alone) and alone in means else ''
         wins = ' wins the race, and is exported' if name == record.get('winner') else ''
-        yield f'{definition.metric:<8} {mean:6.2f}  {_title(name)}{gain}{wins}'
-
-
-def _title(name: str) -> str:
-    return 'the student alone' if name == CONTROL else name
+        yield f'{definition.metric:<8} {mean:6.2f}  {title}{gain}{wins}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ import torch
 from mmcv.image.geometric import rescale_size
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project.picture_folders import Size, size_text
+from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.config.values import listed, mappings
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.utils.messages import size_text
 from mmdistill_dense.utils.quiet import quiet
 from mmdistill_dense.utils.threads import cores
 
@@ -115,8 +117,7 @@ def _pictures_of(config: Config) -> tuple[int | None, int]:
 
 
 def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:
-    given = config.get('param_scheduler') or []
-    each = [dict(one) for one in ([given] if isinstance(given, Mapping) else given)]
+    each = [dict(one) for one in listed(config.get('param_scheduler'))]
     for one in each:
         unit = epoch if one.pop('by_epoch', True) else 1
         one.pop('convert_to_iter_based', None)
@@ -228,7 +229,7 @@ def _brought(picture: tuple[int, int], size: tuple[int, int], keep_ratio: bool) 
 
 def check_tested(side: Side) -> None:
     """Refuse CornerNet, CenterNet and CentripetalNet, which read the border that a step of their own tests adds."""
-    for step in _steps((side.config.get('test_dataloader') or {}).get('dataset')):
+    for step in mappings((side.config.get('test_dataloader') or {}).get('dataset')):
         if str(step.get('type')).endswith('RandomCenterCropPad'):
             raise ValueError(
                 f'{side.key} {side.name}: its predictions need the step RandomCenterCropPad of its own test pipeline, '
@@ -248,22 +249,11 @@ def _scale(student: Side) -> tuple[tuple[int, int], bool]:
     """Return the size at which a detector's own config tests, and whether pictures keep their shape."""
     # the training may resize to several sizes, or to a larger one that it then crops (RTMDet: 1280, cropped to 640)
     loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
-    for step in _steps([loader.get('dataset') for loader in loaders]):
+    for step in mappings([loader.get('dataset') for loader in loaders]):
         if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
             first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
             return (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
     return COCO_SCALE, True
-
-
-def _steps(option: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(option, Mapping):
-        if 'type' in option:
-            yield option
-        for value in option.values():
-            yield from _steps(value)
-    elif isinstance(option, (list, tuple)):
-        for member in option:
-            yield from _steps(member)
 
 
 _STEPS = (1, 8, 16, 32, 64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -264,7 +264,7 @@ class Predictions:
             'Two predictions lie over each other: move the boundary with the slider or on the picture. Each small '
             'picture is a button that puts its prediction on the right.',
         )
-        self.scenes: Scenes | None = None
+        self.scenes = Scenes((), (), np.zeros((0, 3)))
         if count:
             self.section.attempt(partial(self._load, count))
         else:
@@ -276,40 +276,33 @@ class Predictions:
             raise Missing('No predictions: no run holds a checkpoint.')
         self.scenes = scenes_of(shown[0], count)
         for run in shown:
-            self.section.attempt(partial(self._add_student, run))
+            self.section.attempt(partial(self._add, run.name, partial(student_of, run)))
         # the teacher that a control names may not exist
         teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
         if not teaching.teachers:
             self.section.reasons.append('No predictions of a teacher: the config has none.')
         for name in teaching.teachers:
-            self.section.attempt(partial(self._add_teacher, teaching, name))
+            self.section.attempt(partial(self._add, name, partial(teacher_of, teaching, name)))
+        self.teachers = [name for name in teaching.teachers if name in self.samples]
 
-    def _add_student(self, run: TrainedRun) -> None:
-        assert self.scenes is not None, 'pictures are chosen first'
-        self._add(run.name, student_of(run), self.scenes.pictures)
-
-    def _add_teacher(self, run: TrainedRun, name: str) -> None:
-        assert self.scenes is not None, 'pictures are chosen first'
-        self._add(name, teacher_of(run, name), self.scenes.pictures)
-        self.teachers.append(name)
-
-    def _add(self, name: str, network: Network, pictures: Sequence[Scene]) -> None:
-        self.samples[name] = predict(network, pictures)
-        self.uses[name] = use_of(network, pictures)
+    def _add(self, name: str, load: Callable[[], Network]) -> None:
+        network = load()
+        self.samples[name] = predict(network, self.scenes.pictures)
+        self.uses[name] = use_of(network, self.scenes.pictures)
 
     # Side by side
 
     def side_by_side(self) -> Section:
         """Return a viewer for each picture: input, students, teacher, truth."""
-        if self.scenes is not None and self.samples:
+        if self.samples:
             for place in range(len(self.scenes.pictures)):
                 self.section.attempt(partial(self._viewer, place))
             if self.section.items:
-                self.section.legend = self._keys(self.scenes)
+                known = zip(self.scenes.palette.tolist(), self.scenes.classes, strict=False)
+                self.section.legend = [Key(_css(colour), name) for colour, name in known][:_MOST_KEYS]
         return self.section
 
     def _viewer(self, place: int) -> Viewer:
-        assert self.scenes is not None, 'pictures are chosen first'
         scene = self.scenes.pictures[place]
         panels = [panel(scene.image, 'input', f'The picture {scene.name}')]
         for name, samples in self.samples.items():
@@ -318,10 +311,6 @@ class Predictions:
         panels += [truth] if truth else []
         last = len(panels) - 1
         return Viewer(scene.name, panels, min(1, last), min(2, last))  # the control follows the input
-
-    def _keys(self, scenes: Scenes) -> list[Key]:
-        known = zip(scenes.palette.tolist(), scenes.classes, strict=False)
-        return [Key(_css(colour), name) for colour, name in known][:_MOST_KEYS]
 
     # Disagreement
 
@@ -342,7 +331,7 @@ class Predictions:
 
     def _maps(self) -> list[Item]:
         students = [name for name in self.samples if name not in self.teachers]
-        if self.scenes is None or not self.teachers or not students:
+        if not self.teachers or not students:
             raise Missing('No map: predictions of a student or of the teacher are missing, see above.')
         if not all('pred_sem_seg' in self.samples[name][0] for name in (*students, self.teachers[0])):
             raise Missing('No map: these networks predict objects, not classes of pixels.')

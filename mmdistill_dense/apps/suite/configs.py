@@ -16,7 +16,6 @@ from mmengine.config import Config, ConfigDict
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import start_weights
 from mmdistill_dense.apps.suite.definition import Definition, Method, Start, Teacher, filled
-from mmdistill_dense.apps.suite.reader import flat
 from mmdistill_dense.config.resolve import (
     TASKS,
     TEACHER_OPTIONS,
@@ -26,7 +25,7 @@ from mmdistill_dense.config.resolve import (
     student_option,
     teachers_of,
 )
-from mmdistill_dense.config.values import plain
+from mmdistill_dense.config.values import flat, listed, plain
 from mmdistill_dense.distillers.presets import identity_of, put_all
 from mmdistill_dense.weights.strict_load import sha256
 
@@ -93,8 +92,7 @@ def scale_rate(config: Config, factor: float, place: str) -> None:
                 f'{place}: optim_wrapper.optimizer has no lr in the config of the control: write it there.'
             )
         one.optimizer.lr *= factor
-    schedules = config.get('param_scheduler') or []
-    for schedule in schedules if isinstance(schedules, list) else [schedules]:
+    for schedule in listed(config.get('param_scheduler')):
         for key in ('eta_min', 'eta_max'):
             if schedule.get(key):
                 schedule[key] *= factor

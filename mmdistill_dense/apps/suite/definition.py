@@ -18,9 +18,9 @@ from mmdistill_dense.apps.suite.reader import (
     Reader,
     _Loader,
     config_file,
-    flat,
     read_file,
 )
+from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.atomic import read_json
 
 RANDOM = 'random'  # built in, without an entry
@@ -256,7 +256,8 @@ def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definiti
     path = Path(path)
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
-    out, race = _out(top.get('out', str, f'work_dirs/suites/{path.stem}'), path), _race(top)
+    given, race = top.get('out', str, f'work_dirs/suites/{path.stem}'), _race(top)
+    out = path.absolute().parent / given if given.startswith('./') else Path(given)
     raced = read_json(out / RACE) if out.is_dir() else None
     if raced is not None:
         top.raw.update(methods=raced['rows'], seeds=raced['seeds'])
@@ -320,11 +321,6 @@ def _race(top: Reader) -> Race | None:
             'rung', f'must be at least {LEAST_RUNG} and below 1: earlier, candidates cannot be told apart'
         )
     return Race(inner.factor('hours', None), tuple(rates), rung, keep or 1, seeds or 1)
-
-
-def _out(given: str, path: Path) -> Path:
-    """Return the folder of the runs: in the working folder, or beside the definition if it begins with ``./``."""
-    return path.absolute().parent / given if given.startswith('./') else Path(given)
 
 
 def fitting(control: Path) -> list[str]:
@@ -405,16 +401,11 @@ def _row(name: str, options: Reader, control: Path, starts: Mapping[str, Start])
         return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, start, more)
     alone = start is not None or ({'data', 'length', 'rate'} & options.raw.keys() and name not in compose.methods())
     if alone and 'method' not in options.raw:
-        return _undistilled(name, start, options)
+        if name in compose.methods():
+            raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
+        return Method(name, None, None, start=start)
     method, variant = options.get('method', str, name), options.get('variant', str, None)
     return Method(name, method, _options_file(method, variant, control, options), variant, None, own, start, more)
-
-
-def _undistilled(name: str, start: str | None, options: Reader) -> Method:
-    """Return the row of the student alone with another start, other data, another length or another rate."""
-    if name in compose.methods():
-        raise options.error('', f'write `method: {name}` for {name} from that start, or rename the row')
-    return Method(name, None, None, start=start)
 
 
 def _options_file(method: str, variant: str | None, control: Path, options: Reader) -> Path:

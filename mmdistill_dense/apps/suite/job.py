@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from logging import WARNING
@@ -23,12 +23,12 @@ from mmengine.config import Config
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import plan, start_weights
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.lengths import rung_of, train_to
+from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
 from mmdistill_dense.distillers.maskd.maskd import MasKD
 from mmdistill_dense.distillers.schedule import in_iterations
@@ -404,3 +404,39 @@ def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str
             f'{definition.path}: metric={definition.metric!r} is not in the result of the test: {", ".join(found)}'
         )
     return found[definition.metric] * (100.0 if definition.percent else 1.0)
+
+
+def rung_of(config: Config, share: float) -> int | None:
+    """Return the first evaluation at or after a share of a run, in its unit; ``None`` for its end."""
+    loop, unit = config.train_cfg, unit_of(config)
+    every = loop.get('val_interval') or (1 if unit == 'max_epochs' else 1000)
+    place = every * math.ceil(max(share * loop[unit], loop.get('val_begin', 1)) / every)
+    return place if place < loop[unit] else None
+
+
+def train_to(runner: Runner, folder: Path, rung: int) -> None:
+    """Train up to a rung, whose checkpoint is then the last one; nothing if it is there, after a kill in the test."""
+    found = latest_checkpoint(folder)
+    if found is None or int(found.stem.rpartition('_')[2]) < rung:
+        runner.register_hook(_StopAtRung(rung))
+        with suppress(_RungReachedError):
+            runner.train()
+
+
+class _RungReachedError(Exception):
+    """Ends a training."""
+
+
+class _StopAtRung(Hook):
+    priority = 'LOWEST'  # after the hook that saves
+
+    def __init__(self, rung: int) -> None:
+        self.rung = rung
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        if runner.iter + 1 >= self.rung and not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise _RungReachedError
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        if runner.epoch + 1 >= self.rung and isinstance(runner.train_loop, EpochBasedTrainLoop):
+            raise _RungReachedError

@@ -1,23 +1,18 @@
-"""The length of a run, everything in its config that is counted in its steps, and a rung: where it is judged."""
+"""The length of a run, and everything in its config that is counted in its steps."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.configs import config_hash
 from mmdistill_dense.apps.suite.definition import TWICE, Budget, Definition, Method
 from mmdistill_dense.apps.suite.reader import naming
-from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.atomic import read_json
 
 _LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')
@@ -58,10 +53,8 @@ def _lasts(scheduler: Mapping[str, Any]) -> int:
 def _known(config: Config) -> Iterator[tuple[str, Any, str]]:
     """Yield the keys to scale, each with the dict that holds it."""
     yield from _present('train_cfg', config.train_cfg, _LOOP)
-    schedulers = config.get('param_scheduler') or []
-    several = (
-        {f'.{index}': one for index, one in enumerate(schedulers)} if isinstance(schedulers, list) else {'': schedulers}
-    )
+    given = config.get('param_scheduler') or []
+    several = {f'.{index}': one for index, one in enumerate(given)} if isinstance(given, list) else {'': given}
     for index, one in several.items():
         yield from _present(f'param_scheduler{index}', one, _SCHEDULER)
     for distiller, option in (config.get('model', {}).get('distillers') or {}).items():
@@ -229,39 +222,3 @@ def check_measured(definition: Definition, rows: Collection[str]) -> None:
 def _budget(definition: Definition) -> Budget:
     assert definition.budget is not None, 'called for suites of equal compute'
     return definition.budget
-
-
-def rung_of(config: Config, share: float) -> int | None:
-    """Return the first evaluation at or after a share of a run, in its unit; ``None`` for its end."""
-    loop, unit = config.train_cfg, unit_of(config)
-    every = loop.get('val_interval') or (1 if unit == 'max_epochs' else 1000)
-    place = every * math.ceil(max(share * loop[unit], loop.get('val_begin', 1)) / every)
-    return place if place < loop[unit] else None
-
-
-def train_to(runner: Runner, folder: Path, rung: int) -> None:
-    """Train up to a rung, whose checkpoint is then the last one; nothing if it is there, after a kill in the test."""
-    found = latest_checkpoint(folder)
-    if found is None or int(found.stem.rpartition('_')[2]) < rung:
-        runner.register_hook(_StopAtRung(rung))
-        with suppress(_RungReachedError):
-            runner.train()
-
-
-class _RungReachedError(Exception):
-    """Ends a training."""
-
-
-class _StopAtRung(Hook):
-    priority = 'LOWEST'  # after the hook that saves
-
-    def __init__(self, rung: int) -> None:
-        self.rung = rung
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if runner.iter + 1 >= self.rung and not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise _RungReachedError
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        if runner.epoch + 1 >= self.rung and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise _RungReachedError

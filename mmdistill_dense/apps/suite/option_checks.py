@@ -12,9 +12,9 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.apps.recipes.compose import unknown
-from mmdistill_dense.apps.suite.reader import flat
 from mmdistill_dense.config.data_sets import may_give, scores_of
 from mmdistill_dense.config.unknown_keys import options_of
+from mmdistill_dense.config.values import flat, listed
 
 _REGISTRIES = (
     registry.LOOPS, registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.HOOKS,
@@ -28,8 +28,7 @@ _READ |= {'dataset', 'num_batch_per_epoch'}
 def check_metric(config: Config, metric: str, place: str) -> None:
     """Refuse a metric that evaluators of mmseg and mmdet do not return, and evaluators that give no score."""
     for split in ('val_evaluator', 'test_evaluator'):
-        option = config.get(split) or []
-        several = option if isinstance(option, (list, tuple)) else [option]
+        several = listed(config.get(split))
         if any(one.get('format_only') for one in several):
             raise ValueError(f'{place}: {split}.format_only=True writes predictions and gives no score: leave it out.')
         if several and not any(may_give(one, metric) for one in several):

@@ -26,10 +26,12 @@ from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
 from mmdistill_dense.apps.suite.reader import Reader, naming
 from mmdistill_dense.config.data_sets import members
 from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.atomic import read_json, write_json
 from mmdistill_dense.utils.directories import FolderInUse, in_use
+from mmdistill_dense.utils.messages import size_text
 from mmdistill_dense.weights.strict_load import local_file
 
 
@@ -115,7 +117,7 @@ def _first_runs(definition: Definition) -> dict[str, plan.Run]:
 
 def _said(content: Mapping[str, Any]) -> str:
     if 'student' in content:
-        size = 'x'.join(map(str, content['test_size']))
+        size = size_text(content['test_size'])
         return f'{content["student"]["parameters"]:,} parameters, {content["student"]["gflops"]:.3g} GFLOPs at {size}'
     return f'{content["ratio"]:.2f} times the step of the control, {content["memory"]["extra"] / 2**20:+.1f} MiB'
 
@@ -256,8 +258,7 @@ def _check_files(config: Config) -> None:
         for key, dataset in members((config.get(loader) or {}).get('dataset'), f'{loader}.dataset'):
             require(dict(_paths(dataset, key)), str(dataset.get('type')))
     for name in ('val_evaluator', 'test_evaluator'):
-        evaluator = config.get(name)
-        for one in evaluator if isinstance(evaluator, (list, tuple)) else [evaluator or {}]:
+        for one in listed(config.get(name)):
             require({f'{name}.ann_file': one.get('ann_file')}, str(one.get('type')))
 
 

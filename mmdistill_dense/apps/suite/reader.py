@@ -145,15 +145,6 @@ class Reader:
         return {str(name): item for name, item in value.items()}
 
 
-def flat(options: Mapping[str, Any], place: str = '') -> dict[str, Any]:
-    """Return nested settings by their whole dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in options.items():
-        inside = f'{place}{key}'
-        found.update(flat(value, f'{inside}.') if isinstance(value, Mapping) and value else {inside: value})
-    return found
-
-
 def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
     inside = name if '/' in name else f'{folder}/{name}'

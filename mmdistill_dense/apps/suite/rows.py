@@ -14,7 +14,7 @@ from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite import preflight as cost
 from mmdistill_dense.apps.suite.definition import Definition, Method, with_options
 from mmdistill_dense.apps.suite.job import check_unchanged
-from mmdistill_dense.apps.suite.reader import flat
+from mmdistill_dense.config.values import flat
 
 LEVEL = 0.95
 _EQUAL = 1e-12  # of the scores: differences that differ by less are equal but for rounding
@@ -165,7 +165,10 @@ def collect(definition: Definition) -> Table:
     chosen = plan.chosen(definition)
     # not those of rows whose search has not ended: they may be of another value
     results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}
-    _check_hashes(definition, results)
+    shown = (run for run in plan.runs(definition) if run.kind != 'search' and run.seed in results.get(run.name, {}))
+    for run, expected in plan.hashes(definition, shown):
+        if expected is not None:
+            check_unchanged(run, expected)
     _check_starts(definition, results)
     _check_processes(results)
     return Table(definition, make_rows(definition, results, cost.read(definition)), plan.searched(definition), chosen)
@@ -188,13 +191,10 @@ def make_rows(
 
 def own_data(method: Method) -> str:
     """Return in words which data, length and learning rate a row has of its own; empty without."""
-    data = f' on {" and ".join(text_of_data(one) for one in method.data)}' if method.data else ''
+    sets = [f"the control's training set{with_options(flat(changes))}" for changes in method.data]
+    data = f' on {" and ".join(sets)}' if sets else ''
     data += f', {method.length:g} times as long' if method.length != 1 else ''
     return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
-
-
-def text_of_data(changes: Mapping[str, Any]) -> str:
-    return "the control's training set" + with_options(flat(changes))
 
 
 def _check_processes(results: Mapping[str, Results]) -> None:
@@ -227,10 +227,3 @@ def _check_starts(definition: Definition, results: Mapping[str, Results]) -> Non
                 f'{definition.path}: starts.{start.name}: runs read different files ({told}), so they cannot share a '
                 'row: the pre-training was repeated, or the file replaced. Move the runs of one file away and repeat.'
             )
-
-
-def _check_hashes(definition: Definition, results: Mapping[str, Results]) -> None:
-    shown = (run for run in plan.runs(definition) if run.kind != 'search' and run.seed in results.get(run.name, {}))
-    for run, expected in plan.hashes(definition, shown):
-        if expected is not None:
-            check_unchanged(run, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, collect, own_data
 from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.utils.atomic import write_text, write_whole
+from mmdistill_dense.utils.messages import size_text
 
 DIGITS = 12  # shown of a file's sha256
 BOLD = (
@@ -61,7 +62,7 @@ def _cost_lines(table: Table) -> list[str]:
     definition, size, lines = table.definition, table.row(CONTROL).cost, list[str]()
     if size:
         lines.append(
-            f'parameters, GFLOPs: of the network that is deployed, at {_by(size["test_size"])} '
+            f'parameters, GFLOPs: of the network that is deployed, at {size_text(size["test_size"])} '
             f'({size["test_size_from"]}); a multiplication with its addition is one operation.'
         )
     if any(row.seconds_per_iteration is not None for row in table.rows):
@@ -86,7 +87,7 @@ def _way(cost: Mapping[str, Any]) -> str:
     weights = ', teacher with random weights' if 'random' in cost['teacher_weights'] else ''
     return (
         f'{key["device"]}, {key["threads"]} thread(s), {clock}, median of {key["repeats"]}, batch {cost["batch"]} of '
-        f'{_by(cost["train_size"])}{weights}'
+        f'{size_text(cost["train_size"])}{weights}'
     )
 
 
@@ -215,10 +216,6 @@ def each(table: Table, say: Callable[[Mapping[str, Any]], str]) -> str:
     if len(said) < 2:
         return next(iter(said), '')
     return '; '.join(f'{text} ({", ".join(rows)})' for text, rows in said.items())
-
-
-def _by(size: Iterable[int]) -> str:
-    return 'x'.join(map(str, size))
 
 
 NONE = '–'
@@ -367,7 +364,8 @@ def gains_png(table: Table) -> bytes:
         axes.spines[side].set_visible(False)
     axes.tick_params(axis='y', length=0)
     if any(row.gain for row in table.methods):
-        figure.legend(*_unique(axes), fontsize=8, frameon=False, loc='outside lower right', ncols=4)
+        found = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+        figure.legend(list(found.values()), list(found), fontsize=8, frameon=False, loc='outside lower right', ncols=4)
     picture = io.BytesIO()
     figure.savefig(picture, dpi=130, format='png')
     return picture.getvalue()
@@ -392,13 +390,6 @@ def _subtitle(table: Table) -> str:
             spread = '' if summary.sd is None else f' ± {summary.sd:.2f} (n = {summary.n})'
             parts.append(f'{TITLES[name]} {summary.mean:.2f}{spread}')
     return ', '.join(parts) or 'the control has not finished'
-
-
-def _unique(axes: Any) -> tuple[list[Any], list[str]]:
-    handles, labels = axes.get_legend_handles_labels()
-    first = {label: handle for handle, label in reversed(list(zip(handles, labels, strict=True)))}
-    order = [label for label in ('one seed', 'mean', f'{LEVEL:.0%} interval') if label in first]
-    return [first[label] for label in order], order
 
 
 def write_table(definition: Definition, out: Path | None = None) -> None:

@@ -44,7 +44,8 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
     """Read the contents of files by their paths. Shapes of one ``group_id`` and label are one object."""
     classes = [name for name in listed_names(given.root, NAMES)[0] if name not in _NO_CLASSES]
     found = Reading('labelme json', next(iter(contents)).parent, classes=classes)
-    names = {path: [_beside(path, content), path.stem] for path, content in contents.items()}
+    beside = {path: str(content['imagePath']).replace('\\', '/') for path, content in contents.items()}
+    names = {path: [os.path.normpath(path.parent / name), path.stem] for path, name in beside.items()}
     for path, picture in given.pictures_of(names, 'json files of labelme').items():
         height, width = contents[path].get('imageHeight'), contents[path].get('imageWidth')
         size = (int(height), int(width)) if height and width else None
@@ -56,10 +57,6 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
         objects = [drawn for group in groups.values() for drawn in _joined(group)]
         found.pictures.append(Labelled(picture, size, objects, given.part_of(path, picture)))
     return found
-
-
-def _beside(path: Path, content: Any) -> str:
-    return os.path.normpath(path.parent / str(content['imagePath']).replace('\\', '/'))
 
 
 def _object(where: str, shape: Any, size: Size | None, found: Reading) -> Object:

@@ -126,9 +126,7 @@ def fill_train(parser: argparse.ArgumentParser) -> None:
 def fill_test(parser: argparse.ArgumentParser) -> None:
     add_common(parser, 'Test a checkpoint with a config')
     parser.add_argument('checkpoint', nargs='?', help='the checkpoint to test')
-    parser.add_argument(
-        '--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, as mim passes it'
-    )
+    parser.add_argument('--checkpoint', dest='checkpoint_option', metavar='CHECKPOINT', help='the same, for mim')
     parser.add_argument('--out', help='write predictions to FILE.pkl, or for segmentation to a folder of label images')
     parser.add_argument('--show', action='store_true', help='show the pictures in a window')
     parser.add_argument('--show-dir', help='folder to save the pictures in')
@@ -147,9 +145,7 @@ def fill_pseudo_labels(parser: argparse.ArgumentParser) -> None:
     add_common(parser, "Write the labels that a config's teacher is sure of, for a folder of pictures")
     parser.add_argument('--pictures', metavar='DIR', help='folder (default: model.unlabelled of the config)')
     parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder for the labels')
-    parser.add_argument(
-        '--threshold', type=float, help='least probability or score (default: as in training, docs/unlabelled.md)'
-    )
+    parser.add_argument('--threshold', type=float, help='least probability or score (default: as in training)')
     parser.add_argument('--teacher', metavar='NAME', help='which teacher, where the config has several')
     parser.set_defaults(run=later('commands.pseudo_label_command:pseudo_labels'))
 
@@ -157,14 +153,10 @@ def fill_pseudo_labels(parser: argparse.ArgumentParser) -> None:
 def fill_report(parser: argparse.ArgumentParser) -> None:
     parser.description = 'One HTML page about finished runs: curves, scores, predictions, settings, costs.'
     parser.add_argument('folders', nargs='+', metavar='WORK_DIR', help="work dirs, a suite's runs/<name>, or suites")
-    parser.add_argument(
-        '--control', help="work dir of the student alone; default: the suite's, else runs without distillers"
-    )
+    parser.add_argument('--control', help="work dir of the student alone (default: the suite's, or without distillers)")
     parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page (default: %(default)s)')
     parser.add_argument('--pictures', type=int, default=4, help='validation pictures; 0 runs no network (default: 4)')
-    parser.add_argument(
-        '--metric', help='the score to compare, as the runs log it (default: the one of a suite, mIoU or box AP)'
-    )
+    parser.add_argument('--metric', help='score to compare, as it is logged (default: of the suite, mIoU or box AP)')
     parser.set_defaults(run=later('report.page:report'))
 
 
@@ -183,9 +175,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint of that run')
     parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
     parser.add_argument('--format', metavar='NAME', help='what to write (default: by the ending of OUT)')
-    parser.add_argument(
-        '--size', nargs=2, type=int, metavar=('H', 'W'), help='size of the image that a graph is made and checked with'
-    )
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='of the picture a graph is made with')
     parser.add_argument(
         '--backbone-only',
         action='store_true',
@@ -202,12 +192,8 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='also write OUT.int8.onnx, calibrated on N pictures of the training data (OUT must end in .onnx)',
     )
-    parser.add_argument(
-        '--evaluate', action='store_true', help='print the scores of network and graphs on the validation data'
-    )
-    parser.add_argument(
-        '--push', metavar='USER/REPO', help='send weights and config with a model card to the Hugging Face hub'
-    )
+    parser.add_argument('--evaluate', action='store_true', help='print scores of network and graphs on validation data')
+    parser.add_argument('--push', metavar='USER/REPO', help='send it with a model card to the Hugging Face hub')
     parser.add_argument('--licence', default='unknown', help='of the weights, for the card, e.g. apache-2.0')
     parser.set_defaults(run=later('report.model_card:export'))
 
@@ -237,9 +223,7 @@ def fill_config(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
     parser.add_argument('--out', type=Path, help='file to write; default: its place in configs, or the working folder')
-    parser.add_argument(
-        '--all', action='store_true', help='write all configs that have no file yet (of --method, if given)'
-    )
+    parser.add_argument('--all', action='store_true', help='write all configs without a file (of --method, if given)')
     parser.add_argument('--list', action='store_true', help='print which methods fit which recipes')
     parser.set_defaults(run=later('recipes.new_config:new_config'))
 
@@ -250,14 +234,10 @@ EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --stric
 def fill_check(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.epilog = 'Check a config before training: build, load, run one step, compare', EXIT_CODES
     add_config(parser)
-    parser.add_argument(
-        '--no-weights', action='store_true', help='use random weights: only shapes and options are checked'
-    )
+    parser.add_argument('--no-weights', action='store_true', help='random weights: only shapes and options are checked')
     parser.add_argument('--device', help='default: cuda where there is one, else cpu')
     parser.add_argument('--batch', type=counted, help="pictures of the step; default: the config's for one process")
-    parser.add_argument(
-        '--size', type=counted, nargs=2, metavar=('H', 'W'), help='generate pictures of this size; no data set is read'
-    )
+    parser.add_argument('--size', type=counted, nargs=2, metavar=('H', 'W'), help='generate pictures; no data are read')
     parser.add_argument('--val', type=int, default=4, metavar='N', help='test the teacher on N pictures (%(default)s)')
     parser.add_argument('--no-cost', action='store_true', help='do not measure time and memory of a step')
     parser.add_argument('--processes', type=counted, default=1, help='processes that will train together (%(default)s)')
@@ -301,9 +281,7 @@ def fill_visualize(parser: argparse.ArgumentParser) -> None:
     masks.add_argument('--images', type=int, default=4, help='number of test images')
     masks.add_argument('--out', type=Path, default=Path('work_dirs/masks'), help='folder for the pictures')
     masks.set_defaults(run=later('inspect.similarity:masks_command'))
-    similarity = commands.add_parser(
-        'similarity', help='cosine of a pixel with all others, teacher and student side by side'
-    )
+    similarity = commands.add_parser('similarity', help='cosine of a pixel with all others, in teacher and student')
     add_config(similarity, 'config of a distilled model, of pre-training or of a segmentor or detector')
     similarity.add_argument('--checkpoint', help='checkpoint of a run of the config; without it, the untrained student')
     similarity.add_argument('--distiller', help='distiller whose taps are shown; default: the first')
@@ -325,9 +303,7 @@ def _point(text: str) -> tuple[int, int]:
 
 
 def fill_probe(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        'Classify pictures by the frozen features of a backbone: nearest neighbours and a linear layer.'
-    )
+    parser.description = 'Classify pictures by frozen features of a backbone: nearest neighbours, and a linear layer.'
     parser.add_argument('config', help='config the backbone was trained with: a file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument('checkpoint', help='a checkpoint of that run, or an exported backbone')
     parser.add_argument('data', type=Path, help='folder with train/CLASS/… and val/CLASS/…, as ImageNet')

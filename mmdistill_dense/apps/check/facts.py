@@ -85,9 +85,7 @@ def read_data(subject: Subject) -> None:
         except FileNotFoundError as error:
             subject.data_problem = str(error)
         except StopIteration:
-            raise ValueError(
-                f'train_dataloader gives no batch: {subject.pictures} pictures, batch {subject.batch_size}.'
-            ) from None
+            raise ValueError(f'no batch of {subject.batch_size} in {subject.pictures} training pictures.') from None
 
 
 def read_validation(subject: Subject) -> None:
@@ -372,9 +370,8 @@ def run_step(subject: Subject) -> None:
     subject.taps, subject.adapters, subject.flat = watch.rows(), watch.adapters(), list(watch.flat)
     for teacher in subject.frozen.values():
         looks, teacher.looks = teacher.looks or [], None
-        refuse_blind(
-            teacher.key, [look if subject.options.weights else replace(look, flat={}) for look in looks], subject.config
-        )
+        seen = looks if subject.options.weights else [replace(look, flat={}) for look in looks]
+        refuse_blind(teacher.key, seen, subject.config)
 
 
 def measure_cost(subject: Subject) -> None:

@@ -143,9 +143,8 @@ def _networks(subject: Subject) -> Table | None:
         return None
     table = _table('network', 'class', '>parameters', '>trained', 'weights', 'metric')
     student = subject.student
-    source = '\n'.join(one.told('\n') for one in student.starts) or (
-        'initialised' if subject.options.weights else 'random'
-    )
+    drawn = 'initialised' if subject.options.weights else 'random'
+    source = '\n'.join(one.told('\n') for one in student.starts) or drawn
     table.add_row('student', student.network, f'{student.parameters:,}', f'{student.trained:,}', source, '')
     if student.auxiliary:
         table.add_row('  auxiliary heads', '', f'{student.auxiliary:,} more', '', 'in training alone', '')

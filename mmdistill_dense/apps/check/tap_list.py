@@ -105,9 +105,7 @@ def _mark(place: Place, chosen: Collection[str]) -> None:
 def _listed(network: Network, inputs: Tensor, depth: int, below: str) -> Place:
     modules = dict(network.named_modules())
     if below not in modules:
-        raise KeyError(
-            f'--below {below}: no such module; at the top there are {", ".join(dict(network.named_children()))}.'
-        )
+        raise KeyError(f'--below {below}: no such module; at the top are {", ".join(dict(network.named_children()))}.')
     outputs = run_as_trained(network, lambda: _run(network, inputs))
     found = _place(modules[below], below, outputs, depth)
     for one in [found, *found.inside]:
@@ -162,12 +160,9 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
         return True
     first, *rest = path.split('.')
     if first not in ('backbone', 'neck'):
-        return (
-            isinstance(module, nn.Conv2d) and first != 'patch_embed'
-        )  # predictors; heads as a whole give lists of lists
-    return not rest or (
-        first == 'backbone' and len(rest) == 1 and isinstance(module, nn.Sequential) and rest != ['stem']
-    )
+        return isinstance(module, nn.Conv2d) and first != 'patch_embed'  # heads as a whole give lists of lists
+    stage = first == 'backbone' and len(rest) == 1 and isinstance(module, nn.Sequential)
+    return not rest or (stage and rest != ['stem'])
 
 
 def tree(title: str, place: Place) -> Tree:

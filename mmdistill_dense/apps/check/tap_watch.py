@@ -117,13 +117,11 @@ class Watch:
         return [*own[:2], *teacher[2:]] if distiller.resize == 'student' else own
 
     def _note_given(self, name: str) -> Callable[..., None]:
-        def note(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            student, teacher = (
-                {tap: [list(t.shape) for t in found] for tap, found in x.items()} for x in arguments[:2]
-            )
+        def note(_: nn.Module, given: tuple[Any, ...]) -> None:
+            student, teacher = ({tap: [list(t.shape) for t in found] for tap, found in x.items()} for x in given[:2])
             self.given.setdefault(name, (student, teacher))  # a second call compares the pictures without labels
             for tap in self.distillers[name].teacher_taps:
-                if all(_is_flat(tensor) for tensor in arguments[1][str(tap)]):
+                if all(_is_flat(tensor) for tensor in given[1][str(tap)]):
                     self.flat[f'{name}: {tap}'] = None
 
         return note

@@ -90,9 +90,7 @@ def write_labels(config: Config, out: Path, option: PseudoOption, folder: str | 
 def _pictures(config: Config, labelled: Any, folder: str | None) -> Pictures:
     given = {'data_root': folder} if folder else config.model.get('unlabelled')
     if not given:
-        raise ValueError(
-            'pseudo_labels: no pictures are named: give --pictures DIR, or model.unlabelled in the config.'
-        )
+        raise ValueError('pseudo_labels: no pictures are named: give --pictures DIR, or set model.unlabelled.')
     option = UnlabelledOption.parse({**given, 'pipeline': [{'type': 'LoadImageFromFile'}]})
     assert option is not None, 'something is given'
     pictures = open_pictures(option, config, labelled)

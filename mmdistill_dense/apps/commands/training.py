@@ -88,9 +88,7 @@ def _use_auto_scale_lr(cfg: Config) -> None:
 def _use_visualization(cfg: Config, show: bool, folder: str | None, wait_time: float) -> None:
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
-        raise KeyError(
-            "--show and --show-dir need default_hooks.visualization, for instance dict(type='SegVisualizationHook')"
-        )
+        raise KeyError("--show and --show-dir need default_hooks.visualization, as dict(type='SegVisualizationHook')")
     hook.draw = True
     if show:
         hook.update(show=True, wait_time=wait_time)
@@ -155,9 +153,7 @@ def learn_tokens(args: argparse.Namespace) -> None:
 def learning_distillers(model: nn.Module) -> list[MasKD]:
     found = [one for one in distillers_of(unwrap(model)).values() if isinstance(one, MasKD) and one.tokens is None]
     if not found:
-        raise ValueError(
-            "model.distillers of this config holds no dict(type='MasKD') without tokens: nothing to learn."
-        )
+        raise ValueError("model.distillers of this config has no dict(type='MasKD') without tokens: nothing to learn.")
     return found
 
 

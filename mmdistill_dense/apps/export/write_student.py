@@ -80,9 +80,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
         load_strictly(network, backbone, None, key)
     if names is not None:
         if not isinstance(network, ViT):
-            raise ValueError(
-                f'names={names!r}: {type(network).__name__} has one set of names; the option is for VisionTransformer.'
-            )
+            raise ValueError(f'names={names!r}: for VisionTransformer; {type(network).__name__} has one set of names.')
         backbone = named(network, names)
     meta = {name: value for name, value in content.get('meta', {}).items() if name in ('epoch', 'iter', 'seed')}
     save_whole({'meta': meta, 'state_dict': backbone}, path)
@@ -156,9 +154,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     check_spared(weights, checkpoint)
     path = weights.with_suffix('.py')
     if path.is_file() and not written_here(path):
-        raise FileExistsError(
-            f'out={str(out)!r}: the config is written beside it, and {path} is a config of yours. Choose another name.'
-        )
+        raise FileExistsError(f'out={str(out)!r}: the config beside it, {path}, is one of yours. Choose another name.')
     plain, _, state, meta = load_student(config, checkpoint)
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)

@@ -74,7 +74,7 @@ def list_pictures(data: Path, images: int | None = None) -> tuple[int, dict[str,
         ]
         if not files:
             raise FileNotFoundError(
-                f'{folder}: no picture in it. DATA must hold train/CLASS/… and val/CLASS/…, a folder for each class.'
+                f'{folder}: no picture. DATA holds train/CLASS/… and val/CLASS/…, a folder a class.'
             )
         parts[part] = evenly(files, images or len(files))
     return len(names), parts

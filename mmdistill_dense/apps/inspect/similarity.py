@@ -155,10 +155,8 @@ def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, imag
     if images < 1:
         raise ValueError(f'images must be at least 1, got {images}.')
     dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
-    rows = [
-        [_mask_panels(row) for row in mask_rows(model, distiller, dataset[index])]
-        for index in range(min(images, len(dataset)))
-    ]
+    chosen = range(min(images, len(dataset)))
+    rows = [[_mask_panels(row) for row in mask_rows(model, distiller, dataset[index])] for index in chosen]
     if len(distiller.levels) == 1:
         return _write({'masks': [row for (row,) in rows]}, out)
     return _write({f'masks_{index:03d}': group for index, group in enumerate(rows)}, out)

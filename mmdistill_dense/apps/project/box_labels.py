@@ -90,9 +90,7 @@ def read_label_file(path: Path) -> Any:
     try:
         content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f'--data: {path} is damaged, or no json file ({error}). Repair it, or take it out of the folder.'
-        ) from error
+        raise ValueError(f'--data: {path} is damaged, or no json file ({error}). Repair it, or take it out.') from error
     boxes = content.get('annotations') if isinstance(content, dict) else None
     boxed = isinstance(boxes, list) and boxes and isinstance(boxes[0], dict) and 'bbox' in boxes[0]
     if boxed and lists_missing(content):
@@ -241,9 +239,7 @@ def find_box_data(
     notes += unlisted(root, folders, found)
     if 'train' in found and len(found) > 1:
         if wish != Wish():
-            raise ValueError(
-                f'--split: the label files for {", ".join(map(str, found))} are a split. Leave the option out.'
-            )
+            raise ValueError(f'--split: the files for {", ".join(map(str, found))} are a split. Leave the option out.')
         splits = {name: _split(name, found[name], root) for name in SPLITS if name in found}
         changed = [f'{name}.json' for name, one in found.items() if one.changed]
         if changed and task == 'det':
@@ -288,7 +284,7 @@ def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> Files:
     notes += reading.told
     if twice := repeated(one.picture for one in reading.pictures):
         raise ValueError(
-            f'--data: {len(twice)} pictures have labels twice in {reading.source}: {some(twice, 3)}. Keep one of them.'
+            f'--data: {some(twice, 3)}: labelled twice in {reading.source} ({len(twice)} in all). Keep one.'
         )
     parts: dict[str | None, list[Labelled]] = {}
     for one in reading.pictures:
@@ -380,16 +376,12 @@ def _classes(file: LabelFile, given: Sequence[str], notes: list[str]) -> tuple[s
     every = [one['name'] for one in file.content['categories']]
     used = [one['name'] for one in file.content['categories'] if one['id'] in numbers]
     if unknown := [name for name in given if name not in every]:
-        raise ValueError(
-            f'--classes {some(unknown)}: {file.path} has no such category. {close_or_all(unknown[0], every)}'
-        )
+        raise ValueError(f'--classes {some(unknown)}: no category of {file.path}. {close_or_all(unknown[0], every)}')
     if repeated(used):
         raise ValueError(f'--data: two categories of {file.path} have one name: {some(used, 20)}. Rename one.')
     chosen = tuple(name for name in used if not given or name in given)
     if not chosen:
-        raise ValueError(
-            f'--data: {file.path} has no box of {some(given or every)}, so there is nothing to train with.'
-        )
+        raise ValueError(f'--data: {file.path} has no box of {some(given or every)}: there is nothing to train with.')
     if empty := [name for name in every if name not in used]:
         notes.append(f'left out, no box in training: {some(empty)}')
     return chosen

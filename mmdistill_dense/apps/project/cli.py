@@ -80,18 +80,12 @@ ones, write the report, export. What is done is not done again; an interrupted t
 
 def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
+    parser.add_argument('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
     parser.add_argument(
-        '--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or a config of your own'
+        '--teacher', required=True, metavar='CONFIG', help='the same; or MODEL:FILE, a foundation model'
     )
-    parser.add_argument(
-        '--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE for a foundation model'
-    )
-    parser.add_argument(
-        '--data', required=True, metavar='DIR', help='pictures and labels, in any format of docs/your_labels.md'
-    )
-    parser.add_argument(
-        '--classes', nargs='+', default=[], metavar='NAME', help='of the label values 0, 1, …; - ignores one'
-    )
+    parser.add_argument('--data', required=True, metavar='DIR', help='pictures and labels, see docs/your_labels.md')
+    parser.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='of label values 0, 1, …; - ignores')
     parser.add_argument(
         '--method',
         nargs='+',
@@ -104,9 +98,7 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
         choices=('linear', 'fcn', 'upernet', 'fpn', 'sfp'),
         help='train this head on the frozen MODEL:FILE first, and distil from both',
     )
-    parser.add_argument(
-        '--teacher-checkpoint', metavar='FILE', help='of a trained teacher, which is then not trained here'
-    )
+    parser.add_argument('--teacher-checkpoint', metavar='FILE', help='of a trained teacher: it is not trained here')
     parser.add_argument(
         '--teacher-classes',
         nargs='+',
@@ -120,12 +112,8 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
         help='train the teacher on your data, also if its published weights know all your classes',
     )
     parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
-    parser.add_argument(
-        '--exif', choices=('apply', 'ignore'), help='labels fit photographs as EXIF turns them, or as they are stored'
-    )
-    parser.add_argument(
-        '--split', metavar='DIR|SHARE', help='folder with train.txt and val.txt, or the share that validates, as 0.2'
-    )
+    parser.add_argument('--exif', choices=('apply', 'ignore'), help='labels fit photographs as turned, or as stored')
+    parser.add_argument('--split', metavar='DIR|SHARE', help='folder with train.txt, val.txt, or the share of val')
     parser.add_argument(
         '--background',
         choices=('class', 'ignore'),
@@ -134,12 +122,8 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='bring pictures to this size')
     parser.add_argument('--batch', type=counted, help='pictures of a step (default: for this machine)')
-    parser.add_argument(
-        '--iters', type=counted, help="steps of each training, e.g. 20 for a trial (default: the configs', scaled)"
-    )
-    parser.add_argument(
-        '--random-weights', action='store_true', help='fetch no weights; both networks start from random ones'
-    )
+    parser.add_argument('--iters', type=counted, help="steps of each training, as 20 (default: the configs', scaled)")
+    parser.add_argument('--random-weights', action='store_true', help='fetch no weights; networks start at random')
     parser.add_argument('--dry', action='store_true', help='print what would be written')
     parser.set_defaults(run=_new, other_names=OTHER_NAMES)
 
@@ -184,12 +168,8 @@ def _plural(count: int, name: str, ending: str = 's') -> str:
 def fill_run(parser: argparse.ArgumentParser) -> None:
     parser.description = RUN
     parser.add_argument('folder', type=Path, help='written by `new`')
-    parser.add_argument(
-        '--rerun-changed', action='store_true', help='repeat trainings whose configs were changed since'
-    )
-    parser.add_argument(
-        '--hours', type=positive, help='find the best way to train within these hours, instead of one training a method'
-    )
+    parser.add_argument('--rerun-changed', action='store_true', help='repeat trainings whose configs have changed')
+    parser.add_argument('--hours', type=positive, help='find the best way to train within these hours, by a race')
     parser.add_argument(
         '--method',
         nargs='+',
@@ -218,12 +198,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        'Use a student: draw what it finds, and write it as label images (segmentation) or as COCO json (boxes, masks).'
-    )
-    parser.add_argument(
-        'student', help='folder that `run` finished, exported weights (.pth with the .py beside), or a config'
-    )
+    parser.description = 'Use a student: draw what it finds, and write label images, or COCO json of boxes and masks.'
+    parser.add_argument('student', help='folder that `run` finished, exported weights (its .py beside it), or a config')
     parser.add_argument('pictures', nargs='+', help='pictures, videos, or folders of them')
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a config: a checkpoint of its training')
     parser.add_argument('--method', metavar='NAME', help="which of a project's students, where it has several")

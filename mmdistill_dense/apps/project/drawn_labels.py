@@ -128,7 +128,7 @@ def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, A
     shape = one['segmentation']
     if isinstance(shape, dict) and tuple(shape['size']) != size:
         raise ValueError(
-            f'--data: {file} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}. Draw it again.'
+            f'--data: {file} has {size_text(size)} pixels, a mask {size_text(shape["size"])}. Draw it anew.'
         )
 
 
@@ -178,9 +178,7 @@ def colours_drawing(
     if counts[0]:
         notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
     notes.append(f'{len(classes)} classes, by colour, from {source}')
-    jobs = [
-        Job(target(part, name), partial(recolour, path, codes)) for part, own in labels.items() for name, path in own
-    ]
+    jobs = [Job(target(part, name), partial(recolour, path, codes)) for part in labels for name, path in labels[part]]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in every]
     return classes, Drawing(jobs, str(root), hashlib.sha256(repr((files, sorted(codes.items()))).encode()).hexdigest())
 

@@ -193,9 +193,7 @@ def _check_rest(said: str, labelled: Sequence[str], alone: Sequence[str], least:
             'differ: give a picture and its label image one name, or remove what has no partner.'
         )
     if len(known) < least:
-        raise FileNotFoundError(
-            f'--data: {said}. {len(known)} with a label are left, and {least} are needed. Add label images.'
-        )
+        raise FileNotFoundError(f'--data: {said}. {len(known)} have a label, and {least} are needed. Add label images.')
 
 
 LAYOUT = (
@@ -323,9 +321,8 @@ def _by_lists_or_folders(
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
     folder = root / split.pictures
     files = endings.by_name(sorted(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS)))
-    return [
-        (folder / files[name], root / split.labels / f'{name}{endings.label}') for name in split.names or sorted(files)
-    ]
+    names = split.names or sorted(files)
+    return [(folder / files[name], root / split.labels / f'{name}{endings.label}') for name in names]
 
 
 def _splits(
@@ -395,9 +392,8 @@ def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> Found:
 
 
 def _said(found: Found) -> str:
-    return (
-        ', '.join(f'{split or "no split"} ({len(one.files)} in {one.path})' for split, one in found.items()) or 'none'
-    )
+    said = (f'{split or "no split"} ({len(one.files)} in {one.path})' for split, one in found.items())
+    return ', '.join(said) or 'none'
 
 
 def _split(root: Path, pictures: Folder, labels: Folder, endings: Endings, notes: list[str]) -> Split:
@@ -423,10 +419,7 @@ def _divided(
     labelled, _ = labelled_names(pictures, labels, endings, 3, notes)
     if not lists:
         train, val = two_parts(labelled, pictures.path, wish.part)
-        notes.append(
-            f'no folder for val: {len(train)} pictures of {pictures.path} train, {len(val)} validate (train.txt, '
-            'val.txt)'
-        )
+        notes.append(f'no folder for val: {len(train)} of {pictures.path} train, {len(val)} validate (see val.txt)')
         parts = {'train': train, 'val': val}
     else:
         parts = _by_lists(pictures, labelled, endings, lists)

@@ -110,9 +110,7 @@ def name_classes(
         )
     kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
     if twice := repeated(name for name, _ in kept):
-        raise ValueError(
-            f'{source}: {some(sorted(twice))} twice. Give each class its own name; {NO_CLASS} ignores a value.'
-        )
+        raise ValueError(f'{source}: {some(sorted(twice))} twice. Give each class its name; {NO_CLASS} ignores one.')
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
         notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()

@@ -153,10 +153,7 @@ def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tup
     """Return the methods, another default in the place of PCD where it has too little, and why."""
     if 'pcd' not in names or (pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS):
         return names, ''
-    why = (
-        f'pcd needs {LEAST_TRAINING} training pictures and {_LEAST_STEPS} steps, and there are {pictures} pictures and '
-        f'{steps} steps'
-    )
+    why = f'pcd needs {LEAST_TRAINING} pictures and {_LEAST_STEPS} steps, and there are {pictures} and {steps}'
     if given:
         raise ValueError(f'--method pcd: {why}. Take another method, such as {SMALL_DEFAULT}.')
     return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'
@@ -180,9 +177,7 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
             (folder / name).write_text(text, encoding='utf-8')
         told = [drawing.write(folder)] if drawing else []
     except OSError as error:
-        raise OSError(
-            f'--out {folder}: cannot be written ({error.strerror}: {error.filename}). Choose another folder.'
-        ) from error
+        raise OSError(f'--out {folder}: cannot be written ({error.strerror}: {error.filename}).') from error
     with quiet():
         for name in files:
             if name.endswith('.py') and name not in ('data.py', 'pair.py'):
@@ -281,9 +276,7 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
     if task == 'seg':
         return find_seg_data(Path(args.data), args.classes, args.exif, wish, args.background or 'class')
     if args.background:
-        raise ValueError(
-            f'--background {args.background}: a detector has no class for what no box covers. Leave it out.'
-        )
+        raise ValueError(f'--background {args.background}: only for label images; a detector has no such class.')
     return find_box_data(Path(args.data), args.classes, args.exif, wish)
 
 

@@ -120,10 +120,7 @@ def joined(folders: Sequence[Folder]) -> Folder:
 def two_parts(names: Sequence[str], place: Path, share: float = VAL_SHARE) -> tuple[list[str], list[str]]:
     """Divide names of pictures into training and validation, always in the same way."""
     if len(names) < 2:
-        raise ValueError(
-            f'--data: {place} holds {len(names)} picture with its label; training and validation need one each. Add '
-            'pictures.'
-        )
+        raise ValueError(f'--data: {place} holds {len(names)} labelled picture; train and val need one each. Add some.')
     shuffled = sorted(names)
     random.Random(0).shuffle(shuffled)
     count = max(1, round(share * len(shuffled)))
@@ -142,9 +139,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield picture
     except (OSError, Image.DecompressionBombError) as error:
         what = str(error).replace(f' {str(path)!r}', '')
-        raise ValueError(
-            f'--data: {path} cannot be read as a picture ({what}). Replace it, or remove it with its label.'
-        ) from error
+        raise ValueError(f'--data: {path} cannot be read as a picture ({what}). Replace or remove it.') from error
 
 
 def orientation(picture: Image.Image) -> int:
@@ -329,9 +324,8 @@ def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
 def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mapping[str, Path]) -> None:
     """Refuse a picture whose folder is of another part than its list."""
     told = {one: split_of(one.parent.relative_to(root).parts) for own in found.values() for one in own}
-    wrong = [
-        f'{one} is listed for {part}' for part, own in found.items() for one in own if told[one] not in (None, part)
-    ]
+    listed = ((part, one) for part, own in found.items() for one in own)
+    wrong = [f'{one} is listed for {part}' for part, one in listed if told[one] not in (None, part)]
     if len({*told.values()} - {None}) < 2:  # darknet's obj_train_data holds all
         return
     if wrong:

@@ -283,9 +283,7 @@ def read_foundation(given: str) -> dict[str, Any] | None:
             raise KeyError(f'--teacher {given}: unknown model {model!r}. {close_or_all(model, MODELS_BY_NAME)}')
         return None
     if not file:
-        raise ValueError(
-            f'--teacher {given}: its weights are missing. Write --teacher {model}:FILE (docs/foundation.md).'
-        )
+        raise ValueError(f'--teacher {given}: weights are missing. Write --teacher {model}:FILE (docs/foundation.md).')
     if not file.startswith(HUB):
         if not Path(file).expanduser().is_file():
             raise FileNotFoundError(

@@ -101,9 +101,8 @@ def screen(definition: Definition) -> Iterator[str]:
     """Yield what will be done: networks, methods, data, steps, and where the results go."""
     config = configs.control_config(definition)
     teacher = config.model.teacher
-    own = (
-        ', trained here by teacher.py' if plan.trains_teacher(definition) else f', weights {teacher.get("checkpoint")}'
-    )
+    weights = f'weights {teacher.get("checkpoint")}'
+    own = ', trained here by teacher.py' if plan.trains_teacher(definition) else f', {weights}'
     dataset = config.train_dataloader.dataset
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}{own}'
@@ -225,9 +224,8 @@ def _export(folder: Path, definition: Definition) -> None:
         if newer(out, run.folder):
             continue
         with alive('exporting'), quiet():
-            weights, plain = export_student(
-                read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint'], out
-            )
+            config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
+            weights, plain = export_student(config, checkpoint, out)
         print(f'export   {weights} with its config {plain.name}')
 
 

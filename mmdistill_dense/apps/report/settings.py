@@ -94,9 +94,8 @@ def _cost_table(numbers: Numbers) -> Table:
     if not any(any(row.values()) for row in rows.values()):
         raise Missing('No costs: the runs logged no time.')
     head = [name for name in next(iter(rows.values())) if any(row[name] for row in rows.values())]
-    return Table(
-        'Costs of each run', ['run', *head], [[run.title, *(row[n] or '–' for n in head)] for run, row in rows.items()]
-    )
+    cells = [[run.title, *(row[name] or '–' for name in head)] for run, row in rows.items()]
+    return Table('Costs of each run', ['run', *head], cells)
 
 
 def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> dict[str, str]:

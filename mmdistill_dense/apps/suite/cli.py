@@ -35,9 +35,7 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
     slurm = command('slurm', 'print a script that submits the unfinished runs to slurm')
     cost = command('cost', 'measure parameters, GFLOPs, and time and memory of a step, for every method')
     for one in (run, slurm, cost):
-        one.add_argument(
-            '--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they depend on'
-        )
+        one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they need')
     for one in (run, slurm):
         one.add_argument('--seeds', nargs='+', type=int, default=[], help='only these seeds')
     command('budget', 'for rows of equal compute: measure the steps once, and show the length of each row')

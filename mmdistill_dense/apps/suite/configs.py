@@ -49,9 +49,7 @@ def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
 def control_config(definition: Definition) -> Config:
     config = read(definition.control)
     if not is_distill_model(config.get('model')) or config.model.get('distillers'):
-        raise ValueError(
-            f'{definition.path}: control={str(definition.control)!r} must be a DistillModel without distillers.'
-        )
+        raise ValueError(f'{definition.path}: control={str(definition.control)!r}: no DistillModel without distillers.')
     return _common(config, definition, definition.options, 'options')
 
 
@@ -88,9 +86,7 @@ def scale_rate(config: Config, factor: float, place: str) -> None:
     several = [one for one in (wrapper, *wrapper.values()) if isinstance(one, ConfigDict) and 'optimizer' in one]
     for one in several:
         if 'lr' not in one.optimizer:
-            raise ValueError(
-                f'{place}: optim_wrapper.optimizer has no lr in the config of the control: write it there.'
-            )
+            raise ValueError(f'{place}: optim_wrapper.optimizer of the control has no lr: write it into its config.')
         one.optimizer.lr *= factor
     for schedule in listed(config.get('param_scheduler')):
         for key in ('eta_min', 'eta_max'):
@@ -203,9 +199,7 @@ def _full_key(key: str, config: Config, place: str) -> str:
             'the `options` of the suite.'
         )
     if len(names) != 1:
-        raise ValueError(
-            f'{place}.{key}: does not say which distiller ({" or ".join(names)}). Write e.g. {names[0]}.{key}.'
-        )
+        raise ValueError(f'{place}.{key}: does not say which distiller ({" or ".join(names)}): {names[0]}.{key}?')
     return f'model.distillers.{names[0]}.{key}'
 
 

@@ -317,9 +317,7 @@ def _race(top: Reader) -> Race | None:
         inner.count('seeds', Race.seeds),
     )
     if not LEAST_RUNG <= rung < 1:
-        raise inner.error(
-            'rung', f'must be at least {LEAST_RUNG} and below 1: earlier, candidates cannot be told apart'
-        )
+        raise inner.error('rung', f'must be at least {LEAST_RUNG} and below 1: earlier, candidates are not told apart')
     return Race(inner.factor('hours', None), tuple(rates), rung, keep or 1, seeds or 1)
 
 
@@ -371,13 +369,11 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
         for key in flat(found.options):
             if key.split('.')[-1] == 'settings':
                 raise options.error(
-                    f'options.{key}', 'the constants of the method would stay. Write it as `settings` of the row'
+                    f'options.{key}', 'the constants of the method would stay: write it as `settings` of the row'
                 )
     data = tuple(options.get('data', list, []))
     if not all(isinstance(one, Mapping) for one in data):
-        raise options.error(
-            'data', "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
-        )
+        raise options.error('data', "is a list of changes of the control's training set, as in [{}, {ann_file: x}]")
     length, rate = options.factor('length'), options.factor('rate')
     return replace(found, settings=settings, budget=within, data=data, length=length, rate=rate)
 

@@ -134,9 +134,8 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
     shared = {name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)}
     shared -= each  # it has a seed of its own
-    asked = [
-        run for run in runs if (not only or run.name in only) and (not seeds or run.seed in seeds or run.name in shared)
-    ]
+    fits = [run for run in runs if not only or run.name in only]
+    asked = [run for run in fits if not seeds or run.seed in seeds or run.name in shared]
     wanted = {run.folder for run in asked if run.kind == 'run' or run.name in only or not only}
     for run in reversed(runs):  # what is needed stands before
         if run.folder in wanted:

@@ -91,9 +91,8 @@ def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int
 def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
     """Return gains that are tested together, with p-values by Holm's correction."""
     corrected = dict(gains)
-    tested = sorted(
-        ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None), key=lambda one: one[:2]
-    )
+    known = ((gain.p, name, gain) for name, gain in gains.items() if gain and gain.p is not None)
+    tested = sorted(known, key=lambda one: one[:2])
     largest = 0.0
     for place, (p, name, gain) in enumerate(tested):
         largest = max(largest, min(1.0, (len(tested) - place) * p))

@@ -61,9 +61,7 @@ def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origi
 def _student(config: Config, start: Start) -> ModelConfig:
     student = load_model(student_option(config.model), 'model.student')
     if not isinstance(student.model.get('backbone'), Mapping):
-        raise ValueError(
-            f'start {start.name!r}: the student {student.model.get("type")} has no backbone to start from.'
-        )
+        raise ValueError(f'start {start.name!r}: {student.model.get("type")} has no backbone to start from.')
     student.scope = student.scope or config.get('default_scope')
     problem = conflict(config, start)
     if problem:
@@ -126,9 +124,8 @@ def conflict(config: Config, start: Start) -> str | None:
         inherited = [name for name in inherited if name.split('.')[0] == 'backbone']
     for key, value in (('load_from', config.get('load_from')), ('model.inherit', inherited)):
         if value:
-            both = (
-                'and the start would replace each other' if start.inherit and value is inherited else 'would replace it'
-            )
+            replaced = start.inherit and value is inherited
+            both = 'and the start would replace each other' if replaced else 'would replace it'
             return f'start {start.name!r}: {key}={value!r} of the control {both}; remove the row from the suite.'
     return None
 

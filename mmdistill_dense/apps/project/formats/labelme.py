@@ -89,9 +89,7 @@ def _mask(where: str, shape: Any, points: Sequence[Point], size: Size | None) ->
         inside = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask'])))) > 0
         left, top = (round(value) for value in points[0])
     except (KeyError, IndexError, ValueError, OSError) as error:
-        raise ValueError(
-            f'--data: {where} is a mask that cannot be read ({error}). Draw it again, or take it out.'
-        ) from error
+        raise ValueError(f'--data: {where} is a mask that cannot be read ({error}). Draw it again.') from error
     return from_mask(where, inside, left, top, size or (0, 0))
 
 

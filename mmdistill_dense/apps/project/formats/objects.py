@@ -118,9 +118,7 @@ def points_of(where: str, pairs: Iterable[Any]) -> list[Point]:
     except (TypeError, ValueError):
         points = [(math.nan, math.nan)]
     if not all(math.isfinite(value) for point in points for value in point):
-        raise ValueError(
-            f'--data: {where}: its points are {listed!r:.60}, no pairs of numbers. Draw it again, or take it out.'
-        )
+        raise ValueError(f'--data: {where}: its points are {listed!r:.60}, no pairs of numbers. Draw it again.')
     return points
 
 

@@ -65,10 +65,8 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
     elements = {path: _root_of(path) for path in files}
     names = {path: [path.stem, one.findtext('filename') or path.stem] for path, one in elements.items()}
     for path, picture in given.pictures_of(names, 'xml files').items():
-        objects = [
-            _voc_object(f'{path}: object {place}', one)
-            for place, one in enumerate(elements[path].iterfind('object'), 1)
-        ]
+        numbered = enumerate(elements[path].iterfind('object'), 1)
+        objects = [_voc_object(f'{path}: object {place}', one) for place, one in numbered]
         part = given.part_of(path, picture)
         found.pictures.append(Labelled(picture, _voc_size(path, elements[path]), objects, part))
     drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]

@@ -154,9 +154,7 @@ def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, pos
         if posed:
             values = values[:4]
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            raise ValueError(
-                f'{where}: {len(values)} numbers after the class. A box has 4, a polygon 6 or more, in pairs.'
-            )
+            raise ValueError(f'{where}: {len(values)} numbers after the class. A box has 4, a polygon 6, 8, ….')
         if wrong := [value for value in values if not (math.isfinite(value) and -_SLACK <= value <= 1 + _SLACK)]:
             raise ValueError(f'{where}: {wrong[0]} is no share of the picture. Shares lie between 0 and 1.')
         if known and kind not in known:

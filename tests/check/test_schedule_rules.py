@@ -11,7 +11,7 @@ from mmseg.evaluation import IoUMetric
 from mmdistill_dense.apps.check import Finding, Options
 from mmdistill_dense.apps.check import config_rules as schedule_rules
 from mmdistill_dense.apps.check.context import Findings, Subject
-from mmdistill_dense.apps.suite.option_checks import check_metric
+from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.data_sets import scores_of
 
 STEPS = dict(type='IterBasedTrainLoop', max_iters=4000)

@@ -127,7 +127,7 @@ class MonitorHook(MeasuringHook):
     (``vis_data/scalars.json``, TensorBoard, W&B, MLflow), as means over the processes:
 
     - ``monitor/share.<term>``: part of the total loss, of the task and of each term of a distiller;
-    - ``monitor/cosine.<distiller>.<tap>``: see :func:`mmdistill_dense.apps.inspect.tap_agreement`;
+    - ``monitor/cosine.<distiller>.<tap>``: see :func:`mmdistill_dense.apps.inspect.gradients.tap_agreement`;
     - ``monitor/gradient_share.<term>``: the norm of the term's gradient at the backbone, over the sum of these norms;
     - ``monitor/gradient_cosine.<term>``: the cosine of that gradient with the task's.
 

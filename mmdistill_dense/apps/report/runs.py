@@ -244,7 +244,7 @@ def starts_of(folder: Path) -> list[Path]:
     """Return the starts of a work dir's newest training: the last that trained and did not resume, and later ones."""
     files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
     starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
-    trained = [place for place, start in enumerate(starts) if _trained(start)]
+    trained = [place for place, start in enumerate(starts) if any(map(of_training, start_records(start)))]
     return starts[max((place for place in trained if _is_new(starts[place])), default=0) :]
 
 
@@ -267,10 +267,6 @@ def of_training(record: Mapping[str, Any]) -> bool:
 
 def config_file(start: Path) -> Path:
     return start / 'vis_data' / 'config.py'
-
-
-def _trained(start: Path) -> bool:
-    return any(of_training(record) for record in start_records(start))
 
 
 def _is_new(start: Path) -> bool:

@@ -11,15 +11,7 @@ from typing import Any
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
-from mmdistill_dense.apps.suite.reader import (
-    _FLOAT,
-    _SIXTIES,
-    NAME,
-    Reader,
-    _Loader,
-    config_file,
-    read_file,
-)
+from mmdistill_dense.apps.suite.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.atomic import read_json
 
@@ -158,11 +150,6 @@ def _numbers(inner: Reader, key: str) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
             raise inner.error(f'{key}.{name}', f'must be a number of at least 0, got {value!r}')
     return {str(name): float(value) for name, value in found.items()}
-
-
-for _first in '-+0123456789':  # before the resolver of base 60
-    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ('tag:yaml.org,2002:str', _SIXTIES))
-_Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
 RESERVED = ('control', TWICE, 'teacher', 'seeds')  # folders and keys of the suite's own

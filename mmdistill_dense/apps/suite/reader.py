@@ -34,6 +34,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {first: list(found) for first, found in _Loader.yaml_implicit_resolvers.items()}
+for _first in '-+0123456789':  # before the resolver of base 60
+    _Loader.yaml_implicit_resolvers.setdefault(_first, []).insert(0, ('tag:yaml.org,2002:str', _SIXTIES))
+_Loader.add_implicit_resolver('tag:yaml.org,2002:float', _FLOAT, list('-+.0123456789'))
 
 
 def read_file(path: Path) -> Any:

@@ -24,9 +24,8 @@ def add_common(parser: argparse.ArgumentParser, description: str) -> None:
     parser.add_argument('--work-dir', help='folder for logs and checkpoints (default: work_dirs/<name of the config>)')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     processes = parser.add_mutually_exclusive_group()
-    processes.add_argument(
-        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='what started the processes'
-    )
+    launchers = ['none', 'pytorch', 'slurm', 'mpi']
+    processes.add_argument('--launcher', choices=launchers, default='none', help='what started the processes')
     processes.add_argument(
         '--processes',
         dest='to_start',

@@ -169,10 +169,7 @@ def normalisation(subject: Subject) -> Findings:
 def small_teacher(subject: Subject) -> Findings:
     for facts in subject.teachers:
         if subject.student and 0 < facts.parameters < subject.student.parameters:
-            yield note(
-                f'{facts.key} has {facts.parameters:,} parameters, the student {subject.student.parameters:,}: '
-                'are they the right way round?'
-            )
+            yield note(f'{facts.key} ({facts.parameters:,}) is smaller than student ({subject.student.parameters:,}).')
 
 
 def teacher_metric(subject: Subject) -> Findings:

@@ -143,10 +143,7 @@ def _refuse_pictures_in(out: Path, paths: Iterable[str]) -> None:
     folder = os.path.join(os.path.realpath(out), '')
     inside = [path for path in paths if os.path.realpath(path).startswith(folder)]
     if inside:
-        raise ValueError(
-            f'pseudo_labels: --out {out} holds pictures, e.g. {inside[0]}, and labels may get their names: choose '
-            'another folder.'
-        )
+        raise ValueError(f'pseudo_labels: --out {out} holds pictures, e.g. {inside[0]}: choose another folder.')
 
 
 def _write_maps(

@@ -170,10 +170,8 @@ def mean_terms(batches: Sequence[Sequence[Term]]) -> list[Term]:
 
 
 def _mean_term(found: Sequence[Term]) -> Term:
-    pulls = {
-        place: Pull(*(_mean(getattr(term.pulls[place], key) for term in found) for key in ('norm', 'share', 'cosine')))
-        for place in found[0].pulls
-    }
+    keys, first = ('norm', 'share', 'cosine'), found[0].pulls
+    pulls = {place: Pull(*(_mean(getattr(t.pulls[place], key) for t in found) for key in keys)) for place in first}
     return Term(found[0].name, _mean(t.value for t in found), _mean(t.share for t in found), pulls)
 
 

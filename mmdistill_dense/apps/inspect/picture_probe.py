@@ -73,9 +73,7 @@ def list_pictures(data: Path, images: int | None = None) -> tuple[int, dict[str,
             if file.suffix.lower() in EXTENSIONS
         ]
         if not files:
-            raise FileNotFoundError(
-                f'{folder}: no picture. DATA holds train/CLASS/… and val/CLASS/…, a folder a class.'
-            )
+            raise FileNotFoundError(f'{folder}: no picture. DATA has train/CLASS/… and val/CLASS/…, a folder a class.')
         parts[part] = evenly(files, images or len(files))
     return len(names), parts
 

@@ -131,8 +131,7 @@ def _maps(recorded: Recorded, taps: Sequence[Tap]) -> list[Tensor]:
     for tensor in maps:
         if tensor.ndim != 4:
             raise ValueError(
-                f'A tap of this distiller gives {tuple(tensor.shape)}, which is not a (B, C, H, W) map: choose a '
-                'distiller of feature maps.'
+                f'A tap gives {tuple(tensor.shape)}, which is not a (B, C, H, W) map: choose another distiller.'
             )
     return maps
 

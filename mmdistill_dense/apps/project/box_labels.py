@@ -72,10 +72,7 @@ def unlisted(root: Path, folders: Sequence[Folder], found: Files) -> Iterator[st
     every = [one.path / name for one in folders if not is_label(one.path.relative_to(root).parts) for name in one.files]
     if free := [path for path in every if os.path.realpath(path) not in listed]:
         place = shlex.quote(os.path.commonpath([path.parent for path in free]))
-        yield (
-            f'{len(free)} of {len(every)} pictures have no labels in any file ({some(free, 1)}). They are in no split; '
-            f'--unlabelled {place} teaches on them'
-        )
+        yield f'{len(free)} of {len(every)} pictures have no labels ({some(free, 1)}): --unlabelled {place} takes them'
 
 
 FORMAT = (
@@ -283,9 +280,7 @@ def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> Files:
     """Return contents of the parts that the labels or the folders tell, or one content of all pictures."""
     notes += reading.told
     if twice := repeated(one.picture for one in reading.pictures):
-        raise ValueError(
-            f'--data: {some(twice, 3)}: labelled twice in {reading.source} ({len(twice)} in all). Keep one.'
-        )
+        raise ValueError(f'--data: labelled twice in {reading.source}: {some(twice, 3)}. Keep one of them.')
     parts: dict[str | None, list[Labelled]] = {}
     for one in reading.pictures:
         parts.setdefault(None if wish != Wish() else one.part, []).append(one)

@@ -52,10 +52,7 @@ def check_folder(folder: Path) -> None:
         return
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
     if names and SUITE not in names and _FIRST not in names:
-        raise FileExistsError(
-            f'--out {folder}: it holds other files ({some(names, 3)}) and no project ({SUITE}). Give a folder that is '
-            'new or empty.'
-        )
+        raise FileExistsError(f'--out {folder}: it holds other files ({some(names, 3)}). Give a new or empty folder.')
 
 
 OTHER_NAMES = {  # of other programs, for options of `new`
@@ -81,9 +78,7 @@ ones, write the report, export. What is done is not done again; an interrupted t
 def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
     parser.add_argument('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
-    parser.add_argument(
-        '--teacher', required=True, metavar='CONFIG', help='the same; or MODEL:FILE, a foundation model'
-    )
+    parser.add_argument('--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE (foundation model)')
     parser.add_argument('--data', required=True, metavar='DIR', help='pictures and labels, see docs/your_labels.md')
     parser.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='of label values 0, 1, …; - ignores')
     parser.add_argument(

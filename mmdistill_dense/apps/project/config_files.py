@@ -19,10 +19,8 @@ FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end 
 
 def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
     model = {'type': 'mmdistill_dense.DistillModel', 'student': student, 'teacher': teacher}
-    return (
-        '"""Student and teacher: their configs, and beside `cfg` what the data change in them."""\n\n'
-        f'{assignments({"model": model})}'
-    )
+    about = 'Student and teacher: their configs, and beside `cfg` what the data change in them.'
+    return f'"""{about}"""\n\n{assignments({"model": model})}'
 
 
 def control_file(schedule: Schedule, batch: int, task: str) -> str:

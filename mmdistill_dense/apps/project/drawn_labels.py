@@ -127,9 +127,7 @@ def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, A
         )
     shape = one['segmentation']
     if isinstance(shape, dict) and tuple(shape['size']) != size:
-        raise ValueError(
-            f'--data: {file} has {size_text(size)} pixels, a mask {size_text(shape["size"])}. Draw it anew.'
-        )
+        raise ValueError(f'--data: {file} has {size_text(size)} pixels, a mask {size_text(shape["size"])}. Mend it.')
 
 
 def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:

@@ -80,10 +80,8 @@ def shared(data: SegData | BoxData) -> Iterator[str]:
         own = pictures_of(data, name)
         if same := same_pictures(own, train):
             first = [path if path == other else f'{path} is {other}' for path, other in same.items()]
-            yield (
-                f'WARNING: {len(same)} of the {len(own)} pictures for {name} also train ({some(first, 3)}): the scores '
-                'will be too high'
-            )
+            told = f'{len(same)} of the {len(own)} pictures for {name} also train ({some(first, 3)})'
+            yield f'WARNING: {told}: the scores will be too high'
 
 
 def pictures_of(data: SegData | BoxData, name: str) -> list[str]:

@@ -171,9 +171,8 @@ def labelled_names(
             f'X{endings.label} in {labels.path}: {some(missing, 3)}'
         )
         _check_rest(said, labelled, sorted(known.difference(own)), least)
-        notes.append(
-            f'WARNING: {said}. They are in no split; --unlabelled {shlex.quote(str(pictures.path))} teaches on them'
-        )
+        place = shlex.quote(str(pictures.path))
+        notes.append(f'WARNING: {said}. They are in no split; --unlabelled {place} teaches on them')
     return labelled, not missing
 
 

@@ -68,9 +68,8 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
             advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
             if found == size[::-1]:
                 advice = 'Its sides are swapped: turn it as the picture is turned.'
-            raise ValueError(
-                f'--data: {path} has {size_text(found)} pixels, its label image {label} has {size_text(size)}. {advice}'
-            )
+            sizes = f'{size_text(found)} pixels, its label image {label} has {size_text(size)}'
+            raise ValueError(f'--data: {path} has {sizes}. {advice}')
     return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)))
 
 

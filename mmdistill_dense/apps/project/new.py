@@ -136,10 +136,7 @@ def on_map(method: str, tap: str = 'map') -> dict[str, Any]:
     """Return the options of a method that learns from the map of a foundation model."""
     by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:
-        raise KeyError(
-            f'--method {method}: it does not compare maps, and a foundation model has no other output. These do: '
-            f'{", ".join(sorted(by_name))}.'
-        )
+        raise KeyError(f'--method {method}: it does not compare maps alone. These do: {", ".join(sorted(by_name))}.')
     return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': tap, 'settings': AUTO}
 
 
@@ -337,10 +334,7 @@ def _methods(
         files[f'{name}.py'] = method_file(name, distillers, free.option if free else None)
         task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:
-        task.tell(
-            f'         also taught on {free.count} pictures without labels in {free.folder}, as many in a step as '
-            'labelled ones'
-        )
+        task.tell(f'         also taught on {free.count} pictures without labels, half of a step, in {free.folder}')
     if free and free.names:
         files[UNLABELLED_LIST] = list_text(free.names, '--unlabelled')
         task.tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
@@ -364,10 +358,8 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
     if stopped := [side for side in sides if side.model.get('type') in _NEEDS_BOXES]:
         stopped[0].notes.append('it stops at a batch without boxes: pictures without boxes are left out of training')
     text = box_file(data, loading, loads, predicts_masks(student.model), empty=not stopped)
-    return {
-        'data.py': text,
-        **{Path(split.labels).name: split.content for split in data.splits.values() if split.content},
-    }
+    written = [split for split in data.splits.values() if split.content]
+    return {'data.py': text, **{Path(split.labels).name: split.content for split in written}}
 
 
 def _adapt(task: Task, side: Side, trained: bool, own_classes: bool = True) -> None:
@@ -387,9 +379,8 @@ def _adapt(task: Task, side: Side, trained: bool, own_classes: bool = True) -> N
 
 def _schedule(task: Task, side: Side, steps: int | None = None) -> Schedule:
     pictures = task.data.splits['train'].count
-    return scaled_schedule(
-        side.config, side.recipe or side.name, pictures, task.loading.batch, task.args.iters or steps
-    )
+    steps = task.args.iters or steps
+    return scaled_schedule(side.config, side.recipe or side.name, pictures, task.loading.batch, steps)
 
 
 def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:

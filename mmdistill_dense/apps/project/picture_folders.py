@@ -367,8 +367,7 @@ class Names:
                 if found := self._known.get('/'.join(parts[start:])):
                     exact = [one for one in found if one.name == path.name] if len(found) > 1 else found
                     if len(exact) != 1:
-                        raise ValueError(
-                            f'--data: {word!r} may be {some(exact or found, 3)}. Name the folder of the picture too.'
-                        )
+                        which = some(exact or found, 3)
+                        raise ValueError(f'--data: {word!r} may be {which}. Name the folder of the picture too.')
                     return exact[0]
         return None

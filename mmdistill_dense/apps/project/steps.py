@@ -41,9 +41,7 @@ def open_project(folder: Path) -> Definition:
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
     if not (folder / SUITE).is_file():
-        raise FileNotFoundError(
-            f'{folder}: no {SUITE} in it, so `new` did not write this folder. `new` says at its end which one it wrote.'
-        )
+        raise FileNotFoundError(f'{folder}: no {SUITE} in it. `new` writes such a folder, and names it at its end.')
     if missing := [name for name in _ALWAYS if not (folder / name).is_file()]:
         raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. The same `new` command writes it again.')
     for path in sorted(folder.glob('*.py')):
@@ -142,9 +140,8 @@ def _said(name: str, report: Report) -> Iterator[str]:
     facts = [f'{subject.pictures} pictures'] if subject.pictures else []
     if subject.student is not None:
         facts.append(f'student {_millions(subject.student.parameters)}')
-    facts += [
-        f'{one.key.removeprefix("model.")} {_millions(one.parameters)}' for one in subject.teachers if one.parameters
-    ]
+    teachers = [one for one in subject.teachers if one.parameters]
+    facts += [f'{one.key.removeprefix("model.")} {_millions(one.parameters)}' for one in teachers]
     yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
     for start in subject.student.starts if subject.student else ():
         yield f'         student: {start.told(", ")}'

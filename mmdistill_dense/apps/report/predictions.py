@@ -173,9 +173,8 @@ def prediction_panel(scenes: Scenes, scene: Scene, sample: Sample, title: str) -
         predicted = labels_of(sample)
         right = share_right(predicted, truth_of(sample, predicted.shape))
         said = '' if right is None else f': {right:.1%} of the labelled pixels right'
-        return panel(
-            painted(scene.image, predicted, scenes.palette), title + said, _alt(title, predicted, scenes, scene)
-        )
+        image = painted(scene.image, predicted, scenes.palette)
+        return panel(image, title + said, _alt(title, predicted, scenes, scene))
     if 'pred_instances' not in sample:
         raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
     found = sample.pred_instances

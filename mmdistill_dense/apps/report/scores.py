@@ -214,9 +214,7 @@ def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> S
     section.items, section.more = section.items[:2], section.items[2:]
     section.legend = legend_of(numbers.comparison)
     if numbers.comparison.teacher is None and numbers.metric:
-        section.reasons.append(
-            "The teacher's score is left out: the folder of its checkpoint (in a suite: teacher/) holds no log."
-        )
+        section.reasons.append("The teacher's score is left out: its folder (in a suite: teacher/) holds no log.")
     return section
 
 

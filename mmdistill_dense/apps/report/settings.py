@@ -81,10 +81,7 @@ def cost_section(numbers: Numbers) -> Section:
     section.attempt(lambda: _cost_table(numbers))
     comparison = numbers.comparison
     if not any(_measured(run) for run in comparison.students):
-        section.reasons.append(
-            'Step and extra memory are left out: the runs belong to no suite whose costs were measured '
-            '(mmdistill suite cost).'
-        )
+        section.reasons.append('Step and extra memory are left out: no suite has measured them (mmdistill suite cost).')
     return section
 
 

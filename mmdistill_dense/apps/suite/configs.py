@@ -194,10 +194,7 @@ def _full_key(key: str, config: Config, place: str) -> str:
     if key.startswith('model.distillers.'):
         raise ValueError(f'{place}.{key}: {compose.unknown("distiller", words[0], names)}')
     if words[0] in config:
-        raise ValueError(
-            f'{place}.{key} would make the method differ from its control in more than its distillers: put it into '
-            'the `options` of the suite.'
-        )
+        raise ValueError(f'{place}.{key} changes more than the distillers: put it into the `options` of the suite.')
     if len(names) != 1:
         raise ValueError(f'{place}.{key}: does not say which distiller ({" or ".join(names)}): {names[0]}.{key}?')
     return f'model.distillers.{names[0]}.{key}'

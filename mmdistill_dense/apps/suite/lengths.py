@@ -183,10 +183,8 @@ def length_of(definition: Definition, name: str, config: Config) -> tuple[int, i
         )
     epochs, left = divmod(iterations, per_epoch)
     if not epochs:
-        raise ValueError(
-            f'{definition.path}: budget.steps: {name} gets {iterations} iterations, less than an epoch of {per_epoch}: '
-            'raise budget.steps.'
-        )
+        short = f'{name} gets {iterations} iterations, less than an epoch of {per_epoch}'
+        raise ValueError(f'{definition.path}: budget.steps: {short}: raise budget.steps.')
     return epochs, left
 
 

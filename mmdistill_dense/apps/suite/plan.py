@@ -65,9 +65,8 @@ class Run:
 
 def choice_name(choice: Choice) -> str:
     """Return the folder name of searched values."""
-    return ','.join(f'{key.removeprefix("model.distillers.")}={value}' for key, value in choice.items()).replace(
-        '/', '_'
-    )
+    named = ','.join(f'{key.removeprefix("model.distillers.")}={value}' for key, value in choice.items())
+    return named.replace('/', '_')
 
 
 def runs(definition: Definition) -> list[Run]:

@@ -135,9 +135,7 @@ def _place(file: Path, told: Mapping[str, Any], entry: str, part: str) -> Path:
     for place in tried:
         if place.exists():
             return place.resolve()
-    raise FileNotFoundError(
-        f'--data: {file}: {part}: {entry} is not there (looked for {some(dict.fromkeys(tried), 3)}). Correct the entry.'
-    )
+    raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({some(dict.fromkeys(tried), 3)}).')
 
 
 def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:

@@ -384,6 +384,12 @@ def test_the_checkpoint_is_not_replaced(tmp_path):
     assert checkpoint.read_bytes() == before and not checkpoint.with_suffix('.py').exists()
 
 
+def test_a_backbone_is_written_alone_under_its_own_names(segmentor, tmp_path):
+    config, network, checkpoint = segmentor
+    state = torch.load(export_backbone(config, checkpoint, tmp_path / 'b.pth'))['state_dict']
+    assert state.keys() == network.backbone.state_dict().keys()
+
+
 def test_a_graph_of_one_size_refuses_others(segmentor, tmp_path, monkeypatch):
     """TorchScript would answer something else, without an error."""
     config, _, checkpoint = segmentor

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
+import mmcv
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from PIL import Image
 from pycocotools.coco import COCO
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.project.predict import Student, predict_video
 from tests import toys
 from tests.project.folders_of_data import SIZE, picture
 
@@ -87,7 +91,8 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
         assert drawn.shape == (*SIZE, 3) and not np.array_equal(drawn, cv2.imread(f'pictures/{name}.png'))
     out = capsys.readouterr().out
     assert '3 PNG; a value is the number of a class: 0 class 0' in out
-    assert re.search(r'time     \d+\.\d ms a picture in the network \(median of 2\), on cpu', out)
+    told = re.search(r'time     (\d+\.\d) ms a picture in the network \(median of 2\), on cpu', out)
+    assert told and float(told[1]) > 0
 
 
 def test_pictures_of_one_name_do_not_replace_each_other() -> None:
@@ -185,6 +190,50 @@ def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFi
     Path('nameless.py').write_text(Path('student.py').read_text())
     assert main(['predict', *words]) == 2
     assert told in capsys.readouterr().err
+
+
+def asked(head: str, classes: int = 2) -> Student:
+    """A student that nobody has to ask: what it finds is given."""
+    config = Config(dict(test_pipeline=[dict(type='LoadImageFromFile', color_type='unchanged')]))
+    network: Any = SimpleNamespace(cfg=config, **{head: None})
+    return Student(network, [f'class {number}' for number in range(classes)], 0.5)
+
+
+def test_a_picture_is_drawn_on_in_bytes_and_as_red_green_blue() -> None:
+    init_default_scope('mmseg')
+    cv2.imwrite('deep.png', np.full((4, 5), 257 * 40, np.uint16))
+    cv2.imwrite('red.png', np.full((4, 5, 3), (0, 0, 255), np.uint8))
+    deep, red = (asked('decode_head').read(Path(name)) for name in ('deep.png', 'red.png'))
+    assert deep.shape == (4, 5, 3) and (deep == 40).all()
+    assert (red == (255, 0, 0)).all()
+
+
+def test_what_is_kept_of_a_prediction() -> None:
+    """Boxes of the threshold or more; classes above 255 in 16 bits."""
+    boxes = InstanceData(
+        bboxes=torch.tensor([[0.0, 0, 2, 3]] * 2), scores=torch.tensor([0.4, 0.6]), labels=torch.ones(2)
+    )
+    finder = asked('bbox_head')
+    finder.keep(SimpleNamespace(ori_shape=(4, 5), pred_instances=boxes), 'x.png', Path('out'))
+    assert [one['score'] for one in finder.boxes] == [0.6]
+    labels = SimpleNamespace(data=torch.full((1, 2, 2), 299))
+    asked('decode_head', 300).keep(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('out'))
+    assert (cv2.imread('out/labels/x.png', cv2.IMREAD_UNCHANGED) == 299).all()
+
+
+def test_a_video_ends_where_a_frame_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Video(list):
+        opened, width, height, fps = True, 5, 4, 10
+
+    frame = np.zeros((4, 5, 3), np.uint8)
+    monkeypatch.setattr(mmcv, 'VideoReader', lambda file: Video([frame, None, frame]))
+    kept: list[str] = []
+    student: Any = Student.__new__(Student)
+    monkeypatch.setattr(Student, '__call__', lambda self, picture: picture)
+    monkeypatch.setattr(Student, 'draw', lambda self, picture, found: picture)
+    monkeypatch.setattr(Student, 'keep', lambda self, found, name, out: kept.append(name))
+    predict_video(student, Path('way.avi'), Path('out'))
+    assert kept == ['way/000000.jpg']
 
 
 @pytest.mark.parametrize('turned', [6, 1])

@@ -91,6 +91,13 @@ def test_a_name_with_a_file_is_that_file(name: str, file: str) -> None:
     assert find(name) == place(file)
 
 
+def test_a_recipe_of_one_method_goes_by_the_name_of_its_pair() -> None:
+    (recipe,) = [path for path in recipes() if path.stem == 'deeplabv3_r101_to_r18_ade20k_maskd']
+    for method, pair in (('maskd', 'deeplabv3_r101_to_r18_ade20k'), ('kd', recipe.stem)):
+        found = made_of(method, recipe)
+        assert found is not None and found.pair == pair
+
+
 def test_a_name_without_a_file_is_made_of_two() -> None:
     found = find('cwd:deeplabv3_r101_to_r18_voc:feature')
     assert isinstance(found, Named) and not found.file.is_file()

@@ -280,7 +280,8 @@ def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> Files:
     """Return contents of the parts that the labels or the folders tell, or one content of all pictures."""
     notes += reading.told
     if twice := repeated(one.picture for one in reading.pictures):
-        raise ValueError(f'--data: labelled twice in {reading.source}: {some(twice, 3)}. Keep one of them.')
+        names = some(twice, 3)
+        raise ValueError(f'--data: {len(twice)} pictures have labels twice in {reading.source}: {names}. Keep one.')
     parts: dict[str | None, list[Labelled]] = {}
     for one in reading.pictures:
         parts.setdefault(None if wish != Wish() else one.part, []).append(one)

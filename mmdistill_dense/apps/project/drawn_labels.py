@@ -127,7 +127,8 @@ def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, A
         )
     shape = one['segmentation']
     if isinstance(shape, dict) and tuple(shape['size']) != size:
-        raise ValueError(f'--data: {file} has {size_text(size)} pixels, a mask {size_text(shape["size"])}. Mend it.')
+        own = size_text(shape['size'])
+        raise ValueError(f'--data: {file} has {size_text(size)} pixels, a mask of it {own}. Draw it again.')
 
 
 def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:

@@ -192,7 +192,8 @@ def _check_rest(said: str, labelled: Sequence[str], alone: Sequence[str], least:
             'differ: give a picture and its label image one name, or remove what has no partner.'
         )
     if len(known) < least:
-        raise FileNotFoundError(f'--data: {said}. {len(known)} have a label, and {least} are needed. Add label images.')
+        left = f'{len(known)} with a label are left, and {least} are needed'
+        raise FileNotFoundError(f'--data: {said}. {left}. Add label images.')
 
 
 LAYOUT = (
@@ -418,7 +419,8 @@ def _divided(
     labelled, _ = labelled_names(pictures, labels, endings, 3, notes)
     if not lists:
         train, val = two_parts(labelled, pictures.path, wish.part)
-        notes.append(f'no folder for val: {len(train)} of {pictures.path} train, {len(val)} validate (see val.txt)')
+        told = f'{len(train)} pictures of {pictures.path} train, {len(val)} validate'
+        notes.append(f'no folder for val: {told} (train.txt, val.txt)')
         parts = {'train': train, 'val': val}
     else:
         parts = _by_lists(pictures, labelled, endings, lists)

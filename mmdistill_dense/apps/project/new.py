@@ -150,7 +150,8 @@ def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tup
     """Return the methods, another default in the place of PCD where it has too little, and why."""
     if 'pcd' not in names or (pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS):
         return names, ''
-    why = f'pcd needs {LEAST_TRAINING} pictures and {_LEAST_STEPS} steps, and there are {pictures} and {steps}'
+    there = f'there are {pictures} pictures and {steps} steps'
+    why = f'pcd needs {LEAST_TRAINING} training pictures and {_LEAST_STEPS} steps, and {there}'
     if given:
         raise ValueError(f'--method pcd: {why}. Take another method, such as {SMALL_DEFAULT}.')
     return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'

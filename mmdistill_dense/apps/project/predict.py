@@ -69,7 +69,7 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
     if given.suffix in ('.pth', '.safetensors'):
         config = given.with_suffix('.py')
         if not config.is_file():
-            raise FileNotFoundError(f'{given}: {config.name} is not beside it: give a config and --checkpoint.')
+            raise FileNotFoundError(f'{given}: its config {config.name} is not beside it: give one, and --checkpoint.')
         return config, given
     if checkpoint is None:
         raise FileNotFoundError(f'{given}: a config needs its weights: --checkpoint FILE.')

@@ -117,7 +117,7 @@ def write_one(args: argparse.Namespace) -> None:
         raise ValueError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     method, options = method_and_options(args.method)
     if options and args.variant:
-        raise ValueError(f'--variant {args.variant}: --method {args.method} is a file of options. Leave it out.')
+        raise ValueError(f'--variant {args.variant}: --method {args.method} is already a file of options: leave it.')
     pair = base_file('pairs', args.pair)
     dataset, schedule = (
         base_file(f'{kind}s', given) if (given := getattr(args, kind)) else None for kind in ('dataset', 'schedule')

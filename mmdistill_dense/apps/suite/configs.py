@@ -49,7 +49,8 @@ def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
 def control_config(definition: Definition) -> Config:
     config = read(definition.control)
     if not is_distill_model(config.get('model')) or config.model.get('distillers'):
-        raise ValueError(f'{definition.path}: control={str(definition.control)!r}: no DistillModel without distillers.')
+        given = f'control={str(definition.control)!r}'
+        raise ValueError(f'{definition.path}: {given} must be a DistillModel without distillers.')
     return _common(config, definition, definition.options, 'options')
 
 
@@ -196,7 +197,8 @@ def _full_key(key: str, config: Config, place: str) -> str:
     if words[0] in config:
         raise ValueError(f'{place}.{key} changes more than the distillers: put it into the `options` of the suite.')
     if len(names) != 1:
-        raise ValueError(f'{place}.{key}: does not say which distiller ({" or ".join(names)}): {names[0]}.{key}?')
+        known = ' or '.join(names)
+        raise ValueError(f'{place}.{key}: does not say which distiller ({known}). Write e.g. {names[0]}.{key}.')
     return f'model.distillers.{names[0]}.{key}'
 
 

@@ -355,12 +355,12 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
     if found.options_file is not None:
         for key in flat(found.options):
             if key.split('.')[-1] == 'settings':
-                raise options.error(
-                    f'options.{key}', 'the constants of the method would stay: write it as `settings` of the row'
-                )
+                text = 'the constants of the method would stay. Write it as `settings` of the row'
+                raise options.error(f'options.{key}', text)
     data = tuple(options.get('data', list, []))
     if not all(isinstance(one, Mapping) for one in data):
-        raise options.error('data', "is a list of changes of the control's training set, as in [{}, {ann_file: x}]")
+        text = "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
+        raise options.error('data', text)
     length, rate = options.factor('length'), options.factor('rate')
     return replace(found, settings=settings, budget=within, data=data, length=length, rate=rate)
 

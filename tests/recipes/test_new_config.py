@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import combinations
+from mmdistill_dense.apps.recipes.new_config import base_file, recipe_of
 from mmdistill_dense.config import inheritance
 
 ROOT = Path(__file__).parents[2] / 'configs'
@@ -229,3 +230,11 @@ def test_a_folder_of_pictures_without_labels(folder: Path, capsys: pytest.Captur
     assert Config.fromfile('mine.py').model.unlabelled == dict(data_root='more', ratio=1)
     words = ['--method', 'kd', '--pair', 'toy_seg', '--unlabelled', 'none', '--out', 'other.py']
     assert '--unlabelled none: no such folder' in refused(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ('method', 'name'), [('maskd', 'deeplabv3_r101_to_r18_ade20k_maskd'), ('kd', 'deeplabv3_r101_to_r18_ade20k')]
+)
+def test_a_method_s_own_recipe_comes_before_that_of_all(method: str, name: str) -> None:
+    found = recipe_of(base_file('pairs', 'deeplabv3_r101_to_r18_ade20k'), None, None, method)
+    assert found is not None and found.stem == name

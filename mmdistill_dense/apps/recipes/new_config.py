@@ -117,7 +117,8 @@ def write_one(args: argparse.Namespace) -> None:
         raise ValueError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     method, options = method_and_options(args.method)
     if options and args.variant:
-        raise ValueError(f'--variant {args.variant}: --method {args.method} is already a file of options: leave it.')
+        said = f'--method {args.method} is already a file of options; leave out --variant.'
+        raise ValueError(f'--variant {args.variant}: {said}')
     pair = base_file('pairs', args.pair)
     dataset, schedule = (
         base_file(f'{kind}s', given) if (given := getattr(args, kind)) else None for kind in ('dataset', 'schedule')

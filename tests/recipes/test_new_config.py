@@ -170,6 +170,12 @@ def test_files_that_were_there_stay_when_something_fails(folder: Path, capsys: p
     assert before == {path: path.read_text() for path in folder.glob('[xy]*.py')} and len(before) == 2
 
 
+def test_a_data_set_of_no_task_is_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / 'bare.py').write_text('train_dataloader = dict(batch_size=2)\n')
+    said = refused(capsys, '--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'bare.py')
+    assert 'bare.py: train_dataloader ends in neither PackSegInputs nor PackDetInputs' in said
+
+
 def test_a_variant_of_a_file_of_options_is_refused(folder: Path, capsys: pytest.CaptureFixture) -> None:
     (folder / 'kd_mine.py').write_text("distillers = dict(kd=dict(type='LogitKD'))\n")
     said = refused(capsys, '--method', 'kd_mine.py', '--pair', 'toy_seg', '--variant', 'zzz')

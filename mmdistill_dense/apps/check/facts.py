@@ -359,7 +359,7 @@ def run_step(subject: Subject) -> None:
         return
     subject.gaps = pair_gaps(model, resolve(subject), **ready_batch(subject))
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
-        with torch.no_grad():
+        with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
             first = model(**ready_batch(subject), mode='loss')
         given = [name for name, value in first.items() if 'loss' in name and torch.is_tensor(value) and value.any()]
         subject.idle = [one for one in subject.distillers if not any(f'distill.{one}.' in name for name in given)]

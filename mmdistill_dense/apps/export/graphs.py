@@ -214,7 +214,8 @@ def format_of(path: Path, name: str | None) -> str:
 def check_spared(out: Path, checkpoint: str | Path) -> None:
     """Check that an export does not replace the checkpoint that it reads."""
     if out.exists() and Path(checkpoint).exists() and out.samefile(checkpoint):
-        raise FileExistsError(f'out={str(out)!r} is the checkpoint itself, which runs resume from. Take another name.')
+        said = 'is the checkpoint itself, which would lose what a run resumes from'
+        raise FileExistsError(f'out={str(out)!r} {said}. Choose another name.')
 
 
 def require(name: str) -> None:

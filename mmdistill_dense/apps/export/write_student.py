@@ -154,7 +154,8 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     check_spared(weights, checkpoint)
     path = weights.with_suffix('.py')
     if path.is_file() and not written_here(path):
-        raise FileExistsError(f'out={str(out)!r}: the config beside it, {path}, is one of yours. Choose another name.')
+        said = f'the config is written beside it, and {path} is a config of yours'
+        raise FileExistsError(f'out={str(out)!r}: {said}. Choose another name.')
     plain, _, state, meta = load_student(config, checkpoint)
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)

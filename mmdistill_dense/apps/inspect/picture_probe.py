@@ -73,7 +73,8 @@ def list_pictures(data: Path, images: int | None = None) -> tuple[int, dict[str,
             if file.suffix.lower() in EXTENSIONS
         ]
         if not files:
-            raise FileNotFoundError(f'{folder}: no picture. DATA has train/CLASS/… and val/CLASS/…, a folder a class.')
+            said = f'{folder}: no picture in it. DATA must hold train/CLASS/… and val/CLASS/…'
+            raise FileNotFoundError(f'{said}, a folder for each class.')
         parts[part] = evenly(files, images or len(files))
     return len(names), parts
 

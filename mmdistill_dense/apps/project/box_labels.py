@@ -72,7 +72,8 @@ def unlisted(root: Path, folders: Sequence[Folder], found: Files) -> Iterator[st
     every = [one.path / name for one in folders if not is_label(one.path.relative_to(root).parts) for name in one.files]
     if free := [path for path in every if os.path.realpath(path) not in listed]:
         place = shlex.quote(os.path.commonpath([path.parent for path in free]))
-        yield f'{len(free)} of {len(every)} pictures have no labels ({some(free, 1)}): --unlabelled {place} takes them'
+        said = f'{len(free)} of {len(every)} pictures have no labels in any file ({some(free, 1)})'
+        yield f'{said}. They are in no split; --unlabelled {place} teaches on them'
 
 
 FORMAT = (

@@ -52,7 +52,8 @@ def check_folder(folder: Path) -> None:
         return
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
     if names and SUITE not in names and _FIRST not in names:
-        raise FileExistsError(f'--out {folder}: it holds other files ({some(names, 3)}). Give a new or empty folder.')
+        found = f'it holds other files ({some(names, 3)}) and no project ({SUITE})'
+        raise FileExistsError(f'--out {folder}: {found}. Give a folder that is new or empty.')
 
 
 OTHER_NAMES = {  # of other programs, for options of `new`

@@ -143,7 +143,7 @@ def seg_file(data: SegData, loading: Loading) -> str:
 
 
 def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True) -> str:
-    """Return the text of ``data.py`` for detection; ``masks`` are loaded, and ``predicted`` by the student."""
+    """Return the text of ``data.py`` for detection; ``masks`` are loaded, ``predicted``; ``empty``: trained on."""
     height, width = loading.size
     load = _load(data)
     boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}

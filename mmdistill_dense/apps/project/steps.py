@@ -41,7 +41,8 @@ def open_project(folder: Path) -> Definition:
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
     if not (folder / SUITE).is_file():
-        raise FileNotFoundError(f'{folder}: no {SUITE} in it. `new` writes such a folder, and names it at its end.')
+        told = f'no {SUITE} in it, so `new` did not write this folder. `new` says at its end which one it wrote'
+        raise FileNotFoundError(f'{folder}: {told}.')
     if missing := [name for name in _ALWAYS if not (folder / name).is_file()]:
         raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. The same `new` command writes it again.')
     for path in sorted(folder.glob('*.py')):

@@ -148,7 +148,7 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
         names = class_names_in(_read(whole(checkpoint), '--teacher-checkpoint') or {})
     except ValueError:
         return data
-    count = len(data.classes)
+    count = len(data.classes)  # classes at the end may be in no label image that was looked at
     if not data.unnamed or len(names) < count or (data.values and len(names) > count):
         return data
     note = (

@@ -41,7 +41,7 @@ def train_all(
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
     rerun_changed: bool = False,
-    news: Callable[[], None] = lambda: None,
+    news: Callable[[], None] = lambda: None,  # called when a run has ended or was evaluated
 ) -> int:
     """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption."""
     from mmdistill_dense.apps.suite import preflight

@@ -195,7 +195,8 @@ def _full_key(key: str, config: Config, place: str) -> str:
     if key.startswith('model.distillers.'):
         raise ValueError(f'{place}.{key}: {compose.unknown("distiller", words[0], names)}')
     if words[0] in config:
-        raise ValueError(f'{place}.{key} changes more than the distillers: put it into the `options` of the suite.')
+        said = 'would make the method differ from its control in more than its distillers'
+        raise ValueError(f'{place}.{key} {said}: put it into the `options` of the suite.')
     if len(names) != 1:
         known = ' or '.join(names)
         raise ValueError(f'{place}.{key}: does not say which distiller ({known}). Write e.g. {names[0]}.{key}.')

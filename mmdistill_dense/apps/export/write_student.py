@@ -349,6 +349,9 @@ def _keep_description(source: Path, path: Path) -> None:
     onnx.save(quantised, str(path))
 
 
+# The command
+
+
 def export_command(args: argparse.Namespace) -> tuple[Path, ...]:
     """Write weights or a graph, print their inputs and outputs, and return the files."""
     config = read_config(args.config, args.cfg_options)

@@ -196,6 +196,9 @@ def _check_rest(said: str, labelled: Sequence[str], alone: Sequence[str], least:
         raise FileNotFoundError(f'--data: {said}. {left}. Add label images.')
 
 
+# Folders and classes
+
+
 LAYOUT = (
     'Expected for instance images/train/X.jpg with labels/train/X.png and the same for val, or train/images and '
     'train/masks, or images and masks without a split.'

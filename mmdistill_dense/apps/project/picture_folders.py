@@ -220,6 +220,9 @@ def stored_pixels(pictures: Sequence[Path], drawn: Callable[[Path], Size], given
     return way == 'ignore'
 
 
+# The split
+
+
 _BOTH = 'trainval'  # VOC's name for train and val together
 _TASKS = {'seg': 'segmentation', 'det': 'main'}  # VOC's folders of lists
 _CUT = (*EXTENSIONS, '.xml', '.txt', '.json')  # endings that an entry of a list may have

@@ -164,6 +164,9 @@ def _moved(each: list[dict[str, Any]], whole: int, steps: int) -> Callable[[floa
     return moved
 
 
+# How pictures are read
+
+
 CPU_BATCH, GPU_BATCH = 4, 8
 COCO_SCALE = (1333, 800)
 _STEP = 32  # the crop is a multiple of it, as the strides of networks are
@@ -254,6 +257,9 @@ def _scale(student: Side) -> tuple[tuple[int, int], bool]:
             first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
             return (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
     return COCO_SCALE, True
+
+
+# The sizes that a network takes: DDRNet's are multiples of 8; LRASPP's head and DETR's queries need large ones
 
 
 _STEPS = (1, 8, 16, 32, 64)

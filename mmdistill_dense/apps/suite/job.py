@@ -404,6 +404,9 @@ def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str
     return found[definition.metric] * (100.0 if definition.percent else 1.0)
 
 
+# A rung: a point of the schedule at which a run is judged, and from which it may go on
+
+
 def rung_of(config: Config, share: float) -> int | None:
     """Return the first evaluation at or after a share of a run, in its unit; ``None`` for its end."""
     loop, unit = config.train_cfg, unit_of(config)

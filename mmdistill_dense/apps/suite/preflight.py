@@ -302,6 +302,9 @@ def _build(config: Config) -> Any:
     return model
 
 
+# Names that nothing reads
+
+
 _REGISTRIES = (
     registry.LOOPS, registry.OPTIMIZERS, registry.OPTIM_WRAPPERS, registry.PARAM_SCHEDULERS, registry.HOOKS,
     registry.DATASETS, registry.TRANSFORMS, registry.METRICS, registry.DATA_SAMPLERS,

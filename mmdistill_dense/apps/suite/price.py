@@ -117,6 +117,9 @@ def _evaluation(runner: Runner) -> tuple[float, float]:
     return each * len(loader), 0.0 if same else each * len(test)
 
 
+# For a budget
+
+
 LEAST = 9  # timed turns of both steps
 
 

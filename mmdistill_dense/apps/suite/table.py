@@ -14,6 +14,7 @@ from mmdistill_dense.apps.suite.definition import TWICE, Definition, Start, with
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, collect, own_data
 from mmdistill_dense.config.data_sets import chain
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.atomic import write_text, write_whole
 from mmdistill_dense.utils.messages import size_text
 
@@ -147,14 +148,10 @@ def start_text(definition: Definition, start: Start) -> str:
     dataset = chain(configs.pretrain_config(definition, start).train_dataloader.dataset)[0]
     prefixes = dataset.get('data_prefix') or ''
     folders = list(prefixes.values()) if isinstance(prefixes, Mapping) else prefixes
-    names = [Path(name).name if Path(name).is_absolute() else name for name in _listed(folders) if name]
+    names = [Path(name).name if Path(name).is_absolute() else name for name in listed(folders) if name]
     pictures = ', '.join(names or [Path(dataset.get('data_root') or '').name or str(dataset.get('type'))])
-    lists = ', '.join(Path(name).name for name in _listed(dataset.get('ann_file') or []))
+    lists = ', '.join(Path(name).name for name in listed(dataset.get('ann_file')))
     return f'{start.text()}, on the pictures of {pictures}' + (f' that {lists} names' if lists else '')
-
-
-def _listed(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(one) for one in value]
 
 
 def read_at_start(result: Mapping[str, Any]) -> str:
@@ -335,6 +332,9 @@ def head_lines(head: Sequence[str], words: int = 1) -> list[str]:
 
 def line(cells: Sequence[str]) -> str:
     return f'| {" | ".join(cells)} |'
+
+
+# The files
 
 
 OURS, QUIET = '#1f4e79', '#888888'

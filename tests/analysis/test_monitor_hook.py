@@ -26,7 +26,7 @@ from mmdistill_dense.apps.inspect.gradients import diagnose, tap_agreement
 from mmdistill_dense.distillers import AT
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils import distributed
-from mmdistill_dense.utils import runner_internals as tracked
+from mmdistill_dense.utils import measuring_hook as tracked
 from tests import toys
 
 DISTILLERS = dict(

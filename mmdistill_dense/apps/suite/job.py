@@ -400,7 +400,8 @@ def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str
     if not found:  # mmdet returns no metric for a detector without a single detection
         return 0.0
     if definition.metric not in found:
-        raise KeyError(f'{definition.path}: metric={definition.metric!r}: the test gives {", ".join(found)}')
+        said = f'metric={definition.metric!r} is not in the result of the test: {", ".join(found)}'
+        raise KeyError(f'{definition.path}: {said}')
     return found[definition.metric] * (100.0 if definition.percent else 1.0)
 
 

@@ -384,6 +384,19 @@ def test_the_checkpoint_is_not_replaced(tmp_path):
     assert checkpoint.read_bytes() == before and not checkpoint.with_suffix('.py').exists()
 
 
+def test_a_graph_is_asked_for_one_picture_and_for_another_size(segmentor, tmp_path, monkeypatch):
+    config, _, checkpoint = segmentor
+    asked = []
+
+    def opened(path):
+        run = open_graph(path)
+        return lambda image: [asked.append(tuple(image.shape)), *run(image)][1:]
+
+    monkeypatch.setattr(exporting, 'open_graph', opened)
+    export_graph(config, checkpoint, tmp_path / 'student.pt')
+    assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), (2, 3, 97, 71)]
+
+
 def test_a_backbone_is_written_alone_under_its_own_names(segmentor, tmp_path):
     config, network, checkpoint = segmentor
     state = torch.load(export_backbone(config, checkpoint, tmp_path / 'b.pth'))['state_dict']

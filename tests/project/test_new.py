@@ -17,7 +17,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
-from mmdistill_dense.apps.project.new import with_enough
+from mmdistill_dense.apps.project.new import distillers_for, with_enough
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is, teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
@@ -93,6 +93,12 @@ def test_weights_of_classes_go_where_their_number_is_that_of_the_data() -> None:
     call(FASTSCNN, PIDNET)
     _, teacher = models('control')
     assert all(loss.get('class_weight') is None for loss in teacher.decode_head.loss_decode)
+
+
+def test_maskd_learns_no_longer_than_a_short_training() -> None:
+    student, teacher = (read_side(path, f'--{path[:-3]}') for path in toy_pair())
+    short, long = (distillers_for('maskd', student, teacher, None, steps)['maskd']['learn'] for steps in (20, 4000))
+    assert short == {**long, 'max_iters': 20} and long.get('max_iters') != 4000
 
 
 def test_the_files_are_few_and_short_and_both_networks_have_their_own_optimizer() -> None:

@@ -127,7 +127,7 @@ def _said(content: Mapping[str, Any]) -> str:
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """Return the runs of some rows and seeds with what they need; what serves all seeds needs none."""
+    """Return the runs of some rows and seeds with what they need; a run for all seeds is named without one."""
     runs = plan.runs(definition)
     names = {run.name for run in runs}
     for name in only:

@@ -20,7 +20,7 @@ from mmdistill_dense.weights.strict_load import load_strictly, sha256
 
 
 def start_from(config: Config, start: Start, file: Path | None) -> None:
-    """Set the first weights of a student's backbone, ``None`` for random ones, and leave the rest of its config."""
+    """Set the first weights of a student's backbone to a file, or random ones for ``None``; the rest of it stays."""
     # loaded after the control's initialisation, so that the heads get the same random numbers as those of the control
     student = _student(config, start)
     if start.name == RANDOM:

@@ -80,7 +80,8 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
         load_strictly(network, backbone, None, key)
     if names is not None:
         if not isinstance(network, ViT):
-            raise ValueError(f'names={names!r}: for VisionTransformer; {type(network).__name__} has one set of names.')
+            kind = type(network).__name__
+            raise ValueError(f'names={names!r}: {kind} has one set of names; the option is for VisionTransformer.')
         backbone = named(network, names)
     meta = {name: value for name, value in content.get('meta', {}).items() if name in ('epoch', 'iter', 'seed')}
     save_whole({'meta': meta, 'state_dict': backbone}, path)

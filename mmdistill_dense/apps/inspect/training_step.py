@@ -42,7 +42,8 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
     elif hasattr(network, 'bbox_head') or hasattr(network, 'roi_head'):
         size, sample = size or _training_size(config), _boxes
     else:
-        raise ValueError(f'step benchmark: {type(network).__name__} has no decode_head, bbox_head or roi_head.')
+        said = f'must have a decode_head, bbox_head or roi_head, {type(network).__name__} has none of them'
+        raise ValueError(f'step benchmark: the student {said}')
     samples = [sample(network, size, draw) for _ in range(images)]
     inputs = [torch.randint(256, (3, *size), generator=draw, dtype=torch.uint8) for _ in range(images)]
     return {'inputs': inputs, 'data_samples': samples}

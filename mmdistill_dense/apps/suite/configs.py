@@ -87,7 +87,8 @@ def scale_rate(config: Config, factor: float, place: str) -> None:
     several = [one for one in (wrapper, *wrapper.values()) if isinstance(one, ConfigDict) and 'optimizer' in one]
     for one in several:
         if 'lr' not in one.optimizer:
-            raise ValueError(f'{place}: optim_wrapper.optimizer of the control has no lr: write it into its config.')
+            said = 'optim_wrapper.optimizer has no lr in the config of the control: write it there'
+            raise ValueError(f'{place}: {said}.')
         one.optimizer.lr *= factor
     for schedule in listed(config.get('param_scheduler')):
         for key in ('eta_min', 'eta_max'):

@@ -138,7 +138,7 @@ def without_weights(model: Any) -> dict[str, Any]:
     """Return what takes out all start weights, and what only these allow: frozen stages and norms."""
     backbone = model.get('backbone') or {}
     thawed: dict[str, Any] = {}
-    if (backbone.get('frozen_stages') or -1) >= 0:
+    if backbone.get('frozen_stages', -1) >= 0:  # 0 freezes the stem
         thawed['frozen_stages'] = -1
     if backbone.get('norm_eval'):
         thawed['norm_eval'] = False

@@ -5,11 +5,15 @@ from __future__ import annotations
 import urllib.error
 import urllib.request
 from email.message import Message
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mmengine.config import Config
 
 from mmdistill_dense.apps.project.sides import (
+    Side,
+    adapt,
     det_size,
     joined_overrides,
     overrides,
@@ -58,6 +62,16 @@ def test_random_weights_are_not_frozen(stages: int) -> None:
     thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
     assert without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
     assert without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
+
+
+@pytest.mark.parametrize('random', [True, False])
+def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool, tmp_path: Path) -> None:
+    (tmp_path / 'start.pth').touch()
+    model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': str(tmp_path / 'start.pth')}}}
+    side = Side('--student', 'own.py', Config(), model, 'seg')
+    adapt(side, None, {}, True, random)
+    assert side.changes == ({'pretrained': False} if random else {})
+    assert side.notes[0].startswith('STARTS FROM RANDOM WEIGHTS: --random-weights' if random else 'starts from ')
 
 
 def test_overrides_of_one_part_are_joined() -> None:

@@ -1,0 +1,95 @@
+"""The teacher of a project, asked as functions: its options, its classes, and a foundation model's head."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmdistill_dense.apps.project import teachers
+from mmdistill_dense.apps.project.label_images import Endings, SegData
+from mmdistill_dense.apps.project.sides import Side, read_side
+from mmdistill_dense.apps.project.teachers import check_files, check_head, head_side, named_by_teacher, serves_as_it_is
+
+RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+MODEL = {'model': 'dinov2_vits14', 'checkpoint': 'dino.pth'}
+
+
+def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
+    given: dict[str, Any] = dict(
+        unlabelled=None, teacher_checkpoint=None, train_teacher=False, teacher_classes=['auto']
+    )
+    with pytest.raises(ValueError, match='--teacher-classes: a teacher that is trained here has your classes'):
+        check_files(Namespace(**given))
+    check_files(Namespace(**given | dict(teacher_checkpoint='auto')))
+    with pytest.raises(ValueError, match='--train-teacher: it does not go with'):
+        check_files(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)))
+
+
+@pytest.mark.parametrize(
+    ('names', 'values', 'named'),
+    [('ab', (), True), ('abc', (), True), ('a', (), False), ('ab', (0, 38), True), ('abc', (0, 38), False)],
+)
+def test_classes_that_nobody_named_take_names_that_fit(
+    names: str, values: tuple[int, ...], named: bool, tmp_path: Path
+) -> None:
+    classes = tuple(f'class_{value}' for value in values or (0, 1))
+    data = SegData(tmp_path, {}, Endings(('.png',), '.png'), classes, values, (4, 4))
+    file = tmp_path / 'teacher.pth'
+    torch.save({'state_dict': {}, 'meta': {'dataset_meta': {'classes': list(names)}}}, file)
+    assert named_by_teacher(data, str(file)).classes == (tuple(names) if named else classes)
+    own = replace(data, classes=('sky', 'road'))
+    assert named_by_teacher(own, str(file)) is own
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'methods', 'found'),
+    [
+        (['a', 'b'], (), ('auto', None)),
+        (['b', 'a', 'c'], (), ('auto', 'auto')),
+        (['b', 'a', 'c'], ('dist',), (None, None)),
+        (['a', 'c'], (), (None, None)),
+        (['c'], (), (None, None)),
+    ],
+)
+def test_published_weights_of_all_classes_serve(
+    theirs: Sequence[str], methods: Sequence[str], found: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teachers, '_classes_of', lambda teacher: theirs)
+    monkeypatch.setattr(teachers, '_can_be_had', lambda name: True)
+    teacher = Side('--teacher', 'mmseg::x/y.py', None, {}, 'seg')  # type: ignore[arg-type]
+    *options, note = serves_as_it_is(teacher, ['a', 'b'], methods)
+    assert tuple(options) == found
+    assert ('know 1 of your 2 classes (a)' in note) == (theirs == ['a', 'c'])
+    monkeypatch.setattr(teachers, '_classes_of', lambda teacher: ['background', 'tree'])
+    assert serves_as_it_is(teacher, ['background', 'leaf'], ()) == (None, None, ''), 'only what is no class is known'
+
+
+@pytest.mark.parametrize(
+    ('head', 'model', 'task', 'told'),
+    [
+        ('fpn', True, 'seg', 'These do: linear, fcn, upernet'),
+        ('linear', True, 'det', 'These do: fpn, sfp'),
+        ('linear', False, 'seg', 'is a network with its own head'),
+    ],
+)
+def test_a_head_of_another_task_is_refused(head: str, model: bool, task: str, told: str) -> None:
+    with pytest.raises(ValueError, match=f'--head {head}: .*{told}'):
+        check_head(head, 'dinov2_vits14:dino.pth', model, task)
+
+
+def test_a_detector_gets_the_pyramid_of_its_student() -> None:
+    student = read_side(RETINANET, '--student')
+    fixed = head_side('fpn', MODEL, student).fixed
+    assert fixed['backbone']['stride'] == 16 and tuple(fixed['backbone']['out_blocks']) == (-1,) * 4
+    assert (fixed['neck'][1]['start_level'], fixed['neck'][1]['num_outs']) == (1, 5), 'from stride 8 on'
+    with pytest.raises(ValueError, match='has stride 8: write --head fpn'):
+        head_side('sfp', MODEL, student)
+    student.model = {**student.model, 'bbox_head': {'anchor_generator': {'strides': [8, 24]}}}
+    with pytest.raises(ValueError, match='are not those of a pyramid'):
+        head_side('fpn', MODEL, student)

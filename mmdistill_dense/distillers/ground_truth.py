@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,43 @@ def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] 
     model = {} if teacher is None else teacher.config.model
     head = model.get(path.split('.')[0])
     return head if isinstance(head, Mapping) and 'num_classes' in head else None
+
+
+class AnchorTargets(NamedTuple):
+    """What an anchor head of mmdet learns from a batch of B pictures; lists are of the levels, of A anchors each."""
+
+    metas: list[Any]
+    instances: list[Any]
+    anchors: list[Tensor]  # (A, 4), the same in every picture
+    valid: list[Tensor]  # of each picture, which anchors of all levels lie in it before padding
+    label_weights: list[Tensor]  # (B, A), 0 for ignored anchors
+    box_weights: list[Tensor]  # (B, A, 4), above 0 for positive anchors
+    positives: int  # at least 1 for each picture
+
+
+@torch.no_grad()
+def anchor_targets(
+    head: Any, sizes: Sequence[Sequence[int]], data_samples: Samples, name: str, device: torch.device
+) -> AnchorTargets:
+    """Return the targets of a head for maps of these sizes, from its own anchors and assigner."""
+    metas, instances, ignored = annotated(data_samples, name)
+    anchors, flags = head.get_anchors(sizes, metas, device=device)
+    levels, valid = anchors[0], [torch.cat(one) for one in flags]
+    targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)
+    *_, label_weights, _, box_weights, positives = targets  # ATSS and GFL put anchors before their labels
+    return AnchorTargets(metas, instances, levels, valid, label_weights, box_weights, positives)
+
+
+def annotated(data_samples: Samples, name: str) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return metadata, annotated instances and ignored ones of each picture, as the heads of mmdet take them."""
+    if not data_samples or any('gt_instances' not in sample for sample in data_samples):
+        raise ValueError(
+            f'distillers.{name} needs boxes (gt_instances), which the batch does not hold: use detection data with '
+            'LoadAnnotations(with_bbox=True) in the pipeline.'
+        )
+    keys = ('metainfo', 'gt_instances')
+    metas, instances = ([getattr(sample, key) for sample in data_samples] for key in keys)
+    return metas, instances, [sample.get('ignored_instances') for sample in data_samples]
 
 
 def boxes_in_pixels(data_samples: Samples, key: str, like: Tensor) -> list[Tensor]:

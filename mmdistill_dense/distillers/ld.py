@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.ground_truth import class_lengths
+from mmdistill_dense.distillers.ground_truth import anchor_targets, class_lengths
+from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
@@ -143,18 +143,16 @@ class LD(Distiller):
 
         assert self.teacher is not None, 'set by the model'
         head: Any = self.teacher.module(self.head)
-        metas, instances, ignored = _ground_truth(data_samples, self.name)
-        anchors, flags = head.get_anchors(sizes, metas, device=device)
-        levels, valid = anchors[0], [torch.cat(one) for one in flags]
-        counts = [len(level) for level in levels]
-        targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)
-        main = [weights[..., 0] > 0 for weights in targets[4]]  # of the boxes: labels may be above its own classes
-        flat, border = torch.cat(levels), head.train_cfg['allowed_border']
-        pairs = zip(valid, metas, strict=True)
+        found = anchor_targets(head, sizes, data_samples, self.name, device)
+        counts = [len(level) for level in found.anchors]
+        # by the weights of the boxes: labels may be above its own classes
+        main = [weights[..., 0] > 0 for weights in found.box_weights]
+        flat, border = torch.cat(found.anchors), head.train_cfg['allowed_border']
+        pairs = zip(found.valid, found.metas, strict=True)
         inside = [anchor_inside_flags(flat, usable, meta['img_shape'][:2], border) for usable, meta in pairs]
         kept = torch.stack([torch.stack([part.sum() for part in flags.split(counts)]) for flags in inside]).tolist()
-        valuable = flat.new_zeros(len(metas), len(flat))
-        for row, flags, numbers, one in zip(valuable, inside, kept, instances, strict=True):
+        valuable = flat.new_zeros(len(inside), len(flat))
+        for row, flags, numbers, one in zip(valuable, inside, kept, found.instances, strict=True):
             places = flags.nonzero()[:, 0]
             boxes = getattr(one.bboxes, 'tensor', one.bboxes)
             row[places] = losses.valuable_region(
@@ -167,9 +165,7 @@ class LD(Distiller):
         return losses.weighted_divergence(s, t, w[:, None].expand(-1, 4), temperature=self.temperature)
 
     def _check_head(self, head: Mapping[str, Any], scope: str | None) -> None:
-        kind: Any = head.get('type')
-        with MODELS.switch_scope_and_registry(scope) as registry:
-            cls = registry.get(kind) if isinstance(kind, str) else kind
+        kind, cls = head.get('type'), class_of(head, scope)
         bases = [] if cls is None else cls.__mro__
         if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
             name = getattr(kind, '__name__', kind)
@@ -186,17 +182,6 @@ class LD(Distiller):
                 f"{self.key}: LD takes its regions from the teacher's ATSSAssigner, but model.teacher's "
                 f'train_cfg.assigner is {dict(assigner) or None}; set model.teacher.train_cfg to that of a GFL config.'
             )
-
-
-def _ground_truth(data_samples: Samples, name: str) -> tuple[list[Any], list[Any], list[Any]]:
-    if not data_samples or any('gt_instances' not in sample for sample in data_samples):
-        raise ValueError(
-            f'distillers.{name} needs boxes (gt_instances), which the batch does not hold: use detection data with '
-            'LoadAnnotations(with_bbox=True) in the pipeline.'
-        )
-    keys = ('metainfo', 'gt_instances')
-    metas, instances = ([getattr(sample, key) for sample in data_samples] for key in keys)
-    return metas, instances, [sample.get('ignored_instances') for sample in data_samples]
 
 
 def _rows(maps: Sequence[Tensor], places: Places) -> Tensor:

@@ -45,6 +45,13 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
     return network
 
 
+def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
+    """Return the class that the ``type`` of an option names, ``None`` for an unknown one."""
+    kind = option.get('type')
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        return registry.get(kind) if isinstance(kind, str) else kind
+
+
 def _check_pictures(network: nn.Module, config: ModelConfig) -> None:
     if any(kind.__name__ == 'BaseMOTModel' for kind in type(network).__mro__):
         inside = f'its detector: set {config.key} to the model.detector of its config'

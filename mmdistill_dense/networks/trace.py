@@ -14,14 +14,13 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from mmengine.config import ConfigDict
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.networks.acceleration import Acceleration, Pair, foldable
-from mmdistill_dense.networks.building import build_network, copied
+from mmdistill_dense.networks.building import build_network, class_of, copied
 from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, completed
 from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follow
@@ -98,10 +97,7 @@ def _accepted(config: ModelConfig) -> ModelConfig:
     """Return the config without a ``data_preprocessor`` that the class does not take: it is for us then."""
     if 'data_preprocessor' not in config.model:
         return config
-    kind = config.model.get('type')
-    if isinstance(kind, str):
-        with MODELS.switch_scope_and_registry(config.scope) as registry:
-            kind = registry.get(kind)
+    kind = class_of(config.model, config.scope)
     known = options_of(kind) if inspect.isclass(kind) else None
     if known is None or 'data_preprocessor' in known:
         return config

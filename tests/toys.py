@@ -42,6 +42,7 @@ DET = {
     'fcos': 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
     'reppoints': 'mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco.py',
     'gfl': 'mmdet::gfl/gfl_r50_fpn_1x_coco.py',
+    'atss': 'mmdet::atss/atss_r50_fpn_1x_coco.py',
     'mask_rcnn': 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
@@ -106,7 +107,7 @@ def _dense_head(kind: str, channels: int) -> dict:
     groups = dict(norm_cfg=dict(type='GN', num_groups=4))
     if kind == 'retinanet':
         return dict(bbox_head=head)
-    if kind == 'gfl':
+    if kind in ('gfl', 'atss'):
         return dict(bbox_head=dict(head, **groups))
     if kind == 'fcos':  # its published input is not scaled: too large for random weights
         return dict(bbox_head=dict(head, **groups), data_preprocessor=dict(std=[58.0, 57.0, 57.0]))
@@ -316,7 +317,7 @@ def picture_folder(count: int = 6, seed: int = 9, side: int = SIDE) -> str:
 
 
 # The outputs of freshly initialised heads are almost constant; a teacher should say something.
-_LAYERS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'gfl_cls', 'gfl_reg')
+_LAYERS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'gfl_cls', 'gfl_reg', 'atss_cls', 'atss_reg')
 _OUTPUTS = (*_LAYERS, 'pts_init_out', 'pts_refine_out')
 
 

@@ -56,6 +56,8 @@ SETUPS = (
     Setup('CIRKD', MEMORY),
     Setup('CIRKD', dict(pixel_weight=0, region_weight=0), says='without queues'),
     Setup('CWD'),
+    Setup('CrossKD', dict(reuse_from=1), 'atss'),
+    Setup('CrossKD', dict(reuse_from=1, normalise='scores'), 'atss', "`normalise='scores'`"),
     Setup('DIST'),
     Setup('DeFeat', kind=DETECTOR),
     Setup('FGD', kind=DETECTOR),
@@ -89,6 +91,8 @@ def count(kind: str, distillers: Mapping[str, Any], before: Callable[[Any], None
     detects = kind in toys.DET
     net = toys.det_net if detects else toys.seg_net
     other = dict(allow_random=True, data_preprocessor=dict(mean=[100.0, 110.0, 120.0]))
+    if kind == 'atss':  # one head behind both networks
+        other['channels'] = 16
     options = dict(student=net(kind), teacher=net(kind, 16, **other), distillers=copy.deepcopy(dict(distillers)))
     with errors_only():
         model = toys.distilled('mmdet' if detects else 'mmseg', **options)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.at import AT
     from mmdistill_dense.distillers.base import Distiller
     from mmdistill_dense.distillers.cirkd import CIRKD
+    from mmdistill_dense.distillers.crosskd import CrossKD
     from mmdistill_dense.distillers.cwd import CWD
     from mmdistill_dense.distillers.defeat import DeFeat
     from mmdistill_dense.distillers.dist import DIST
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
-    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'DeFeat',
-    'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD', 'QueryMatch',
-    'QueueKL', 'RoIHeadKD', 'TokenRelations',
+    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'CrossKD',
+    'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD',
+    'QueryMatch', 'QueueKL', 'RoIHeadKD', 'TokenRelations',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

@@ -21,6 +21,7 @@ from mmdistill_dense.utils.validate import check_types
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
+    from mmdistill_dense.config.resolve import ModelConfig
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 Losses = dict[str, Tensor]
@@ -174,6 +175,9 @@ class Distiller(nn.Module):
     def key(self) -> str:
         """Its place in the config, for messages."""
         return f'distillers.{self.name}'
+
+    def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
+        """Refuse networks that the method cannot compare, before taps are looked up; ``key`` names it in errors."""
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""

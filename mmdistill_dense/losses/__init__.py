@@ -8,12 +8,15 @@ of range raise a ``ValueError``; nothing is broadcast.
 from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
 from mmdistill_dense.losses.detection import (
     absolute_error,
+    aligned_scale,
     background_weights,
     box_weights,
     channel_attention,
+    channel_moments,
     covered_cells,
     decoupled_squares,
     feature_richness,
+    focal_entropy,
     focal_error,
     rich_entropy,
     rich_squares,
@@ -47,13 +50,14 @@ from mmdistill_dense.losses.relations import pairwise_distance, prototype_distan
 from mmdistill_dense.losses.tensors import centres_inside, loss_dtype, to_device, to_grid
 
 __all__ = [
-    'Branch', 'absolute_error', 'attention_distance', 'background_weights', 'box_weights', 'centre_keep',
-    'centres_inside', 'channel_attention', 'channel_divergence', 'check_contrast', 'contrast_temperature',
-    'correlation_distance', 'covered_cells', 'decoupled_squares', 'dense_contrast', 'feature_match',
-    'feature_mimic', 'feature_richness', 'focal_error', 'gate', 'key_ranks', 'loss_dtype', 'mask_dice',
-    'mask_weights', 'masked_align_conv', 'masked_feature_loss', 'normalize_pixels', 'pairwise_distance',
-    'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance', 'query_match', 'random_keep',
-    'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence', 'similarity_divergence', 'smooth_l1',
-    'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardised', 'standardized_mse', 'to_device',
-    'to_grid', 'token_masks', 'token_relations', 'valuable_region', 'weighted_divergence', 'weighted_mse',
+    'Branch', 'absolute_error', 'aligned_scale', 'attention_distance', 'background_weights', 'box_weights',
+    'centre_keep', 'centres_inside', 'channel_attention', 'channel_divergence', 'channel_moments', 'check_contrast',
+    'contrast_temperature', 'correlation_distance', 'covered_cells', 'decoupled_squares', 'dense_contrast',
+    'feature_match', 'feature_mimic', 'feature_richness', 'focal_entropy', 'focal_error', 'gate', 'key_ranks',
+    'loss_dtype', 'mask_dice', 'mask_weights', 'masked_align_conv', 'masked_feature_loss', 'normalize_pixels',
+    'pairwise_distance', 'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance', 'query_match',
+    'random_keep', 'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence', 'similarity_divergence',
+    'smooth_l1', 'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardised', 'standardized_mse',
+    'to_device', 'to_grid', 'token_masks', 'token_relations', 'valuable_region', 'weighted_divergence',
+    'weighted_mse',
 ]  # fmt: skip

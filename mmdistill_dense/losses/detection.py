@@ -1,4 +1,6 @@
-"""Losses of detection: FGD, localisation (LD), feature richness (FRS), objects apart from background (DeFeat)."""
+"""Losses of detection: FGD, localisation (LD), feature richness (FRS), objects apart from background (DeFeat), one
+head behind both networks (CrossKD).
+"""
 
 from collections.abc import Sequence
 
@@ -7,7 +9,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense.losses.divergence import divergence_sum
-from mmdistill_dense.losses.tensors import check_same_shape, check_temperature, loss_dtype, without_autocast
+from mmdistill_dense.losses.tensors import (
+    block_elements,
+    check_same_shape,
+    check_temperature,
+    loss_dtype,
+    sum_dtype,
+    tiles,
+    wants_gradient,
+    with_gradients,
+    without_autocast,
+)
 
 _CHUNK = 64  # boxes painted at once
 
@@ -248,3 +260,92 @@ def _weighed(values: Tensor, weight: Tensor, total: Tensor | None) -> Tensor:
     weight = weight.detach().to(values.dtype)
     whole = weight.sum() if total is None else total.detach().to(values.dtype)
     return (values * weight).sum() / whole.clamp_min(torch.finfo(values.dtype).tiny)  # 0 without pictures
+
+
+@without_autocast
+def channel_moments(x: Tensor) -> Tensor:
+    """Return for each channel of a map (B, C, H, W) the number of its values, their mean, and the sum of their squared
+    deviations, which is exactly 0 where all are equal: (3, C).
+    """
+    x = x.to(loss_dtype(x))
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    least = x.detach().amin((0, 2, 3))
+    flat = least == x.detach().amax((0, 2, 3))
+    count = torch.full_like(mean, x.numel() // x.shape[1])
+    return torch.stack([count, torch.where(flat, mean - mean.detach() + least, mean), (variance * count) * ~flat])
+
+
+@without_autocast
+def aligned_scale(x: Tensor, student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> Tensor:
+    """``(x - mean_s) / (std_s + eps) std_t + mean_t`` of a student's map (B, C, H, W) by channel; std of ``n - 1``.
+
+    Where a channel of the student is constant, the result is ``mean_t`` without a gradient (ours; that of the released
+    code is ``std_t / eps``).
+
+    Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369, as released.
+
+    Args:
+        x: The map.
+        student, teacher: (R, 3, C), :func:`channel_moments` of both maps in the R processes that count.
+        eps: Added to the student's deviation.
+    """
+    (mean_s, std_s, flat), (mean_t, std_t, _) = (_of_all(one) for one in (student, teacher.detach()))
+    gain = torch.where(flat, 0, std_t / (std_s + eps))
+    shift = torch.where(flat, mean_t, mean_t - gain * mean_s)
+    return torch.addcmul(shift[:, None, None], x.to(gain.dtype), gain[:, None, None])
+
+
+def _of_all(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and deviation of each channel, (C,), and which are constant, from the moments of R processes."""
+    count, mean, squares = moments.unbind(1)
+    whole = count.sum(0)
+    centre = (count * mean).sum(0) / whole
+    flat = ((squares == 0) & (mean == mean[:1])).all(0)
+    total = (squares + count * (mean - centre).square()).sum(0)
+    deviation = (total.masked_fill(flat, 1) / (whole - 1).clamp_min(1)).sqrt()  # the root of 0 has no gradient
+    return centre, deviation.masked_fill(flat, 0), flat
+
+
+@without_autocast
+def focal_entropy(student: Tensor, teacher: Tensor, weight: Tensor, *, beta: float = 1.0) -> Tensor:
+    """``sum_r w_r sum_k BCE(p, y) |p - y|^beta`` of logits (B, K, ...), with ``p = sigmoid z_s``, ``y = sigmoid z_t``.
+
+    The factor has a gradient too. It is computed in the forward pass, block by block, and is all that is kept.
+
+    Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369, as released.
+
+    Args:
+        student, teacher: (B, K, ...) logits.
+        weight: (B, ...), one number for each row of K.
+        beta: 0 is the plain cross-entropy.
+    """
+    check_same_shape(student, teacher, what='logits')
+    if weight.shape != student.shape[:1] + student.shape[2:]:
+        raise ValueError(f'weight must be {tuple(student.shape)} without its axis 1, got {tuple(weight.shape)}')
+    dtype = loss_dtype(student)
+    if not student.numel():
+        return student.to(dtype).sum()
+    s, t = (x.to(dtype).reshape(*x.shape[:2], -1) for x in (student, teacher.detach()))
+    grad = torch.empty_like(s) if wants_gradient(s) else None
+    total = _focal_entropy(s, t, weight.detach().to(dtype).reshape(len(s), 1, -1), beta, grad)
+    return with_gradients(total, (s, grad))
+
+
+@torch.no_grad()
+def _focal_entropy(s: Tensor, t: Tensor, weight: Tensor, beta: float, grad: Tensor | None) -> Tensor:
+    """With ``d = p - y`` the derivative is ``d |d|^beta + BCE beta |d|^(beta - 1) sign(d) p (1 - p)``."""
+    total = s.new_zeros((), dtype=sum_dtype(s))
+    for b, n in tiles(s.shape[0], s.shape[2], s.shape[1], block_elements(s.device) // 4):
+        z, target, w = s[b, :, n], t[b, :, n], weight[b, :, n]
+        y = target.sigmoid()
+        entropy = (F.logsigmoid(z).mul_(y)).add_(F.logsigmoid(-z).mul_((-target).sigmoid())).neg_().mul_(w)
+        p = z.sigmoid()
+        distance = p - y
+        size = distance.abs()
+        factor = size.pow(beta)
+        total += torch.sum(entropy * factor)
+        if grad is not None:
+            steep = entropy.mul_(size.clamp_min_(torch.finfo(s.dtype).tiny).pow_(beta - 1)).mul_(beta)
+            steep.mul_(distance.sign()).mul_(p).mul_((-z).sigmoid())
+            grad[b, :, n] = distance.mul_(factor).mul_(w).add_(steep)
+    return total.to(s.dtype)

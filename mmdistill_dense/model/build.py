@@ -164,6 +164,7 @@ def build_distillation(
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
     for key, one in distillers.items():
         _check_size(key, one, options[taught_by[key]])
+        one.check_networks(f'model.distillers.{key}', config, options[taught_by[key]].config)
     taps = {name: _unique(_keyed(key, 'teacher_tap', one.teacher_taps)
                           for key, one in distillers.items() if taught_by[key] == name)
             for name in options}  # fmt: skip

@@ -11,7 +11,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
 from tests import gloo, toys
-from tests.distillers import test_ld
+from tests.distillers import test_crosskd, test_ld
 from tests.distillers.steps import padded, set_up
 
 STEPS, CLASSES = 5, 3
@@ -98,6 +98,7 @@ def process(rank, folder, teacher):
         found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
     found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
     found['ld'] = {name: test_ld.step(name, mine_of(rank)) for name in ('sum', 'mean')}
+    found['crosskd'] = {kind: test_crosskd.step(kind, mine_of(rank)) for kind in test_crosskd.KINDS}
     pair = network()
     pair.distillation.state.rank = rank
     found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
@@ -142,6 +143,15 @@ def test_ld_averages_to_one_process_with_all_pictures(ranks):
             torch.testing.assert_close(average, factor * value, rtol=1e-6, atol=0)
     for *pair, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
         torch.testing.assert_close(sum(pair) / 2, value, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parametrize('kind', test_crosskd.KINDS)
+def test_crosskd_averages_to_one_process_with_all_pictures(ranks, kind):
+    whole, halves = test_crosskd.step(kind, slice(0, 4)), [rank['crosskd'][kind] for rank in ranks]
+    for name, value in whole['losses'].items():
+        torch.testing.assert_close((halves[0]['losses'][name] + halves[1]['losses'][name]) / 2, value, msg=name)
+    for one, other, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
+        torch.testing.assert_close(torch.cat([one, other]) / 2, value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):

@@ -8,14 +8,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
-from mmdistill_dense.distillers import FRS, AfDCD, DeFeat
-from mmdistill_dense.losses import dense_contrast, feature_richness, softmax_divergence, standardised
+from mmdistill_dense.distillers import FRS, AfDCD, CrossKD, DeFeat
+from mmdistill_dense.distillers.crosskd import Targets, form_of
+from mmdistill_dense.losses import (
+    aligned_scale,
+    channel_moments,
+    dense_contrast,
+    feature_richness,
+    softmax_divergence,
+    standardised,
+)
 from tests.golden import class_map, maskd, pcd, pcd_recipe, pcd_teacher
 from tests.golden.maskd import Arrays
 
@@ -150,6 +161,95 @@ def logit_std(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     return {'loss': loss, 'grad_student': student.grad}
 
 
+def crosskd_align(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Of one process."""
+    student, teacher = _leaf(arrays['student'], dtype), torch.from_numpy(arrays['teacher']).to(dtype)
+    aligned = aligned_scale(student, *(channel_moments(x)[None] for x in (student, teacher)), eps=float(arrays['eps']))
+    loss = (aligned * torch.from_numpy(arrays['upstream']).to(dtype)).sum()
+    loss.backward()
+    return {'aligned': aligned, 'loss': loss, 'grad_student': student.grad}
+
+
+CROSSKD_HEADS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead', 'fcos': 'FCOSHead'}
+
+
+def _crosskd_head(arrays: Arrays, kind: str) -> tuple[Any, int]:
+    """A head of mmdet with the stored weights behind the held maps, and how many convolutions are before these."""
+    register_all_modules(init_default_scope=False)
+    held, channels, strides = int(arrays['relu']), len(arrays['cls_pred_w'][0]), arrays['strides'].tolist()
+    option: dict[str, Any] = dict(type=CROSSKD_HEADS[kind], num_classes=int(arrays['num_classes']))
+    option.update(in_channels=channels, feat_channels=channels, stacked_convs=held + int(arrays['remaining']))
+    groups = int(arrays['gn_groups'])
+    option['norm_cfg'] = dict(type='GN', num_groups=groups) if groups else None
+    if kind == 'fcos':
+        option.update(strides=strides, norm_on_bbox=bool(arrays['norm_on_bbox']), conv_bias=not groups)
+        option['regress_ranges'] = [(0, 1)] * len(strides)
+    else:
+        anchors = len(arrays['cls_pred_b']) // int(arrays['num_classes'])
+        ratios = [1.0 + one for one in range(anchors)]
+        option['anchor_generator'] = dict(type='AnchorGenerator', ratios=ratios, scales=[4], strides=strides)
+        option['loss_cls'] = dict(type='FocalLoss', use_sigmoid=True)
+    if kind == 'gfl':
+        option.update(reg_max=int(arrays['reg_max']), loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True))
+    if kind in ('atss', 'retinanet'):
+        option['bbox_coder'] = dict(type='DeltaXYWHBBoxCoder', target_stds=arrays['stds'].tolist())
+    head = MODELS.build(dict(option, _scope_='mmdet')).eval().requires_grad_(False)
+    form = form_of(type(head))
+    layers = {'cls_pred': getattr(head, form.scores), 'reg_pred': getattr(head, form.boxes)}
+    if form.centre:
+        layers['centre_pred'] = getattr(head, form.centre)
+    for tower in ('cls', 'reg'):
+        for number, conv in enumerate(list(getattr(head, f'{tower}_convs'))[held:]):
+            layers[f'{tower}_conv{number}'] = conv.conv
+            layers[f'{tower}_conv{number}_gn'] = conv.norm if groups else conv.conv
+    for name, layer in layers.items():
+        for end, parameter in (('w', 'weight'), ('b', 'bias')):
+            if f'{name}_{end}' in arrays:
+                getattr(layer, parameter).copy_(torch.from_numpy(arrays[f'{name}_{end}']))
+    for scale, value in zip(getattr(head, 'scales', []), arrays['scales'].tolist(), strict=False):
+        scale.scale.fill_(value)
+    return head, held
+
+
+def crosskd_head(kind: str) -> Kind:
+    """Run the distiller's parts on held maps, with stored targets."""
+
+    def compute(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+        head, held = _crosskd_head(arrays, kind)
+        head.to(dtype)
+        levels = range(int(arrays['num_levels']))
+        weights = {f'{one}_weight': float(arrays[f'weight_{name}'])
+                   for one, name in (('class', 'cls'), ('box', 'reg'), ('centre', 'centre'))}  # fmt: skip
+        distiller = CrossKD(reuse_from=held, beta=float(arrays['beta']), eps=float(arrays['eps']), **weights)
+        towers = [[_leaf(arrays[f'level{n}_student_{one}'], dtype) for n in levels] for one in ('cls', 'reg')]
+        names = [[f'level{n}_teacher_{one}' for n in levels] for one in ('cls', 'reg')]
+        own = [[torch.from_numpy(arrays[name]).to(dtype) for name in tower] for tower in names]
+
+        def listed(name: str) -> list[Tensor] | None:
+            found = [arrays.get(f'level{n}_{name}') for n in levels]
+            return None if found[0] is None else [torch.from_numpy(one).to(dtype) for one in found]
+
+        total = torch.tensor(float(arrays['avg_factor']), dtype=dtype)
+        targets = Targets(listed('anchors') or listed('points'), listed('label_weights'), listed('positive'), total)
+        if kind == 'gfl':
+            targets = targets._replace(priors=[None for _ in levels])
+        crossed = distiller.predict(head, [distiller.aligned(*maps) for maps in zip(towers, own, strict=True)])
+        taught = distiller.predict(head, own)
+        found = distiller.compare(head, crossed, taught, targets)
+        results = {name.replace('_box', '_reg'): values for name, values in found.items()}
+        results['loss'] = sum(distiller.weights_of(head)[name] * values.sum() for name, values in found.items())
+        results['loss'].backward()
+        for n in levels:
+            for place, one in enumerate(('score', 'box')):
+                results[f'level{n}_cross_{one}'] = crossed[place][n]
+                results[f'level{n}_teacher_{one}'] = taught[place][n]
+            for place, one in enumerate(('cls', 'reg')):
+                results[f'level{n}_grad_student_{one}'] = towers[place][n].grad
+        return results
+
+    return compute
+
+
 def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype).requires_grad_()
 
@@ -176,6 +276,10 @@ METHODS = {
     'class_map': Method(
         kind_of=class_map.kind_of,
         kinds={'softmax': class_map.softmax, 'sigmoid': class_map.sigmoid, 'labels': class_map.labels},
+    ),
+    'crosskd': Method(
+        kind_of=lambda path, arrays: str(arrays['kind']),
+        kinds={'align': crosskd_align, **{kind: crosskd_head(kind) for kind in CROSSKD_HEADS}},
     ),
     'defeat': Method(
         kind_of=lambda path, arrays: str(arrays['kind']), kinds={'neck': defeat_neck, 'head': defeat_head}
@@ -242,6 +346,7 @@ class Tolerance:
 # Masks, their weights and the weight map, of which nothing is said, are taken as gradients.
 # class_map: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
+# crosskd: as class_map, without labels.
 # defeat, frs: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 2e-5 * max|x|"; DeFeat's masks exactly.
 # logit_std: as class_map.
@@ -279,6 +384,14 @@ PICTURES = (
 )
 CLASS_LOSSES = ('loss', 'loss_weighed', 'loss_positions', 'loss_elements')
 CLASS_MAPS = ('student_groups', 'teacher_groups', 'grad_*', 'row_weight', 'best_mass')
+CROSSKD_MAPS = (
+    'aligned',
+    'grad_student',
+    'level*_cross_*',
+    'level*_teacher_score',
+    'level*_teacher_box',
+    'level*_grad_*',
+)
 COUNTS = (
     'ptr_after',
     'ptr_end',
@@ -301,6 +414,8 @@ TOLERANCES = (
     *(Tolerance('class_map', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in CLASS_LOSSES),
     *(Tolerance('class_map', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CLASS_MAPS),
     Tolerance('class_map', 'labels', 'labels', (0, 0), absolute=(0.01, 0.01)),
+    *(Tolerance('crosskd', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in ('loss', 'loss_*')),
+    *(Tolerance('crosskd', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CROSSKD_MAPS),
     Tolerance('defeat', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
     Tolerance('defeat', 'neck', 'level*_mask', (0, 0), absolute=(0.01, 0.01)),
     Tolerance('defeat', '*', '*grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),

@@ -29,7 +29,12 @@ SEG['CIRKD'] = SMALL_CIRKD
 SCORES = dict(student_tap='bbox_head.retina_cls', activation='sigmoid')
 DET: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'DeFeat', 'FGD', *OF_TOKENS)}
 DET |= {'DIST': SCORES, 'LogitKD': SCORES, 'HeadOutputKD': dict(student_tap='bbox_head.retina_reg')}
-ELSEWHERE = {'FRS': toys.det_net('fcos'), 'LD': toys.det_net('gfl'), 'RoIHeadKD': toys.det_net('faster_rcnn')}
+ELSEWHERE = {
+    'CrossKD': toys.det_net('atss', bbox_head=dict(stacked_convs=4)),
+    'FRS': toys.det_net('fcos'),
+    'LD': toys.det_net('gfl'),
+    'RoIHeadKD': toys.det_net('faster_rcnn'),
+}
 HEAD = 'decode_head.bottleneck'
 LEVELS = ['backbone[1]', 'backbone[2]', 'backbone[3]', HEAD]
 

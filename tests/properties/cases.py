@@ -116,6 +116,12 @@ def _apart(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dic
     return dict(student=inputs['student'], teacher=inputs['teacher'], mask=inputs['richness'].round()), {}
 
 
+def _weighted_rows(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
+    inputs, _ = _rich(draw, kinds, dtype)
+    weight = inputs.pop('richness')
+    return dict(inputs, weight=weight), dict(beta=draw(st.sampled_from([0.0, 1.0, 2.0])))
+
+
 def _shifted(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
     inputs, _ = _maps()(draw, kinds, dtype)
     return dict(inputs, shift=tensor(*draw(values(kinds)), inputs['student'].shape[:2], dtype)), {}
@@ -261,6 +267,7 @@ CASES: dict[str, Case] = {
         _attended, MAPS, _maps(temperature=temperatures, channel=st.just(True)), unlike='bc', any_rank=False
     ),
     'absolute_error': Case(losses.absolute_error, MAPS, _maps()),
+    'focal_entropy': Case(losses.focal_entropy, {**MAPS, 'weight': 'bhw'}, _weighted_rows, averages=False, zero=False),
     'focal_error': Case(losses.focal_error, {**MAPS, 'position': 'bhw', 'channel': 'bc'}, _focal, shows_nan=False),
     'decoupled_squares': Case(
         lambda *args, **kwargs: losses.decoupled_squares(*args, **kwargs).sum(),

@@ -61,7 +61,15 @@ def test_every_loss_is_asked() -> None:
         *('spatial_gate', 'to_device', 'to_grid'),
         *('centres_inside', 'box_weights', 'background_weights', 'valuable_region', 'gate', 'mask_weights'),
         *('pixel_weights', 'token_masks', 'centre_keep', 'masked_align_conv', 'random_keep'),
-        *('channel_attention', 'covered_cells', 'feature_richness', 'spatial_attention', 'standardised'),
+        *(
+            'aligned_scale',
+            'channel_attention',
+            'channel_moments',
+            'covered_cells',
+            'feature_richness',
+            'spatial_attention',
+            'standardised',
+        ),
     }
     assert set(losses.__all__) - parts_of_losses == {name for name in CASES if ' ' not in name}
 

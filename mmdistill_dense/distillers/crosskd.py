@@ -1,0 +1,283 @@
+"""CrossKD: the student's maps through the rest of the teacher's dense head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated
+from mmdistill_dense.distillers.presets import AUTO, Settings
+from mmdistill_dense.networks.building import class_of
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks
+from mmdistill_dense.utils.runner_internals import Samples
+from mmdistill_dense.utils.validate import check_count, check_positive, check_weights
+
+if TYPE_CHECKING:
+    from mmdistill_dense.config.resolve import ModelConfig
+
+Maps = Sequence[Tensor]  # of each level
+TOWERS = 'cls_convs', 'reg_convs'
+
+
+class Form(NamedTuple):
+    """How a head of mmdet predicts: its last layers, and the comparison of boxes with its published weight."""
+
+    scores: str
+    boxes: str
+    compare: Literal['edges', 'giou', 'iou']
+    box_weight: float
+    centre: str = ''
+
+
+FORMS = {
+    'GFLHead': Form('gfl_cls', 'gfl_reg', 'edges', 4.0),
+    'RetinaHead': Form('retina_cls', 'retina_reg', 'giou', 1.0),
+    'ATSSHead': Form('atss_cls', 'atss_reg', 'giou', 1.0, 'atss_centerness'),
+    'FCOSHead': Form('conv_cls', 'conv_reg', 'iou', 0.75),
+}
+# Both heads read the same targets and decode with the same anchors.
+_EQUAL = ('num_classes', 'anchor_generator', 'bbox_coder', 'reg_max', 'strides', 'regress_ranges', 'center_sampling')
+
+
+class Targets(NamedTuple):
+    """What weighs the rows of each level: B pictures, A anchors for each of the H W cells, in the order h, w, a."""
+
+    priors: Maps  # anchors (H W A, 4), or points (H W, 2)
+    weights: Maps | None = None  # (B, H W A), 0 for ignored anchors; None: all count 1
+    positives: Maps | None = None  # (B, H W A), 1 where the centreness counts; None: as the teacher's scores
+    total: Tensor | None = None  # to divide by; None: the sum of the teacher's scores
+
+
+@DISTILLERS.register_module()
+class CrossKD(Distiller):
+    """Match what the teacher's head makes of the student's maps to what it makes of the teacher's.
+
+    ``s`` is the student's map behind ``reuse_from`` convolutions of a tower of its head, ``t`` the teacher's. The rest
+    of the teacher's frozen head predicts ``z, b`` from ``relu((s - mean_s) / (std_s + eps) std_t + mean_t)``, by
+    channel, and ``z_t, b_t`` from ``t``. Over rows r (pictures, cells, anchors)::
+
+        loss_cls    = class_weight  * sum_r m_r sum_k BCE(sigmoid z, y) |sigmoid z - y|^beta / positives
+        loss_box    = box_weight    * sum_r w_r distance(b, b_t) / positives
+        loss_centre = centre_weight * sum over positives of BCE(c, sigmoid c_t) / positives          (ATSS)
+
+    ``y = sigmoid z_t``; ``m_r`` is 0 for ignored anchors, else 1; ``w_r = m_r max_k y_rk``. The distance of boxes is
+    ``1 - GIoU``; of FCOS ``-log IoU``; of GFL the KL of the edges, mean over the 4, divided by ``sum_r w_r``.
+
+    Source: Wang et al., "CrossKD: Cross-Head Knowledge Distillation for Object Detection", CVPR 2024,
+    https://arxiv.org/abs/2306.11369, as released. Ours: moments and counts are those of all processes. Options:
+    [docs/methods/crosskd.md](../methods/crosskd.md).
+    """
+
+    SETTINGS: ClassVar[Settings] = {AUTO: {'det': {}}}
+    needs_labels = True
+    needs_scores: ClassVar[bool] = True
+    teacher_gives: ClassVar[str] = "the teacher's head on both maps"
+
+    def __init__(
+        self,
+        head: str = 'bbox_head',
+        *,
+        reuse_from: int = 3,
+        class_weight: float = 1.0,
+        box_weight: float | None = None,
+        centre_weight: float = 1.0,
+        beta: float = 1.0,
+        normalise: Literal['positives', 'scores'] = 'positives',
+        eps: float = 1e-6,
+        **kwargs: Any,
+    ) -> None:
+        check_count('reuse_from', reuse_from, 0)
+        self.held = [f'{head}.{tower}.{reuse_from - 1}' for tower in TOWERS] if reuse_from else ['neck']
+        super().__init__([*self.held, head], **kwargs)  # of the student, the head's output is not read
+        boxes = 1.0 if box_weight is None else box_weight
+        check_weights(class_weight=class_weight, box_weight=boxes, centre_weight=centre_weight)
+        if beta < 0:
+            raise ValueError(f'beta must be >= 0, got {beta!r}.')
+        check_positive('eps', eps)
+        self.teacher_parts = (head.split('.')[0],)
+        self.needs_labels = normalise == 'positives'
+        self.head = head
+        self.reuse_from = reuse_from
+        self.class_weight, self.box_weight, self.centre_weight = class_weight, box_weight, centre_weight
+        self.beta = beta
+        self.normalise = normalise
+        self.eps = eps
+
+    def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
+        """Refuse heads whose rest cannot be run, or that differ in classes, anchors, coder or targets."""
+        forms, read = [], []
+        for side, config in (('student', student), ('teacher', teacher)):
+            head = config.model.get(self.head) or {}
+            forms.append(form_of(class_of(head, config.scope)))
+            if forms[-1] is None:
+                found = getattr(head.get('type'), '__name__', head.get('type'))
+                raise ValueError(
+                    f'{key}: CrossKD runs the last layers of a {", a ".join(FORMS)}, but {self.head} of the {side} '
+                    f"({config.model.get('type')}) is {found}. Use RoIHeadKD for RoI heads, else e.g. type='PKD'."
+                )
+            if (depth := head.get('stacked_convs', 4)) < self.reuse_from:
+                raise ValueError(
+                    f'{key}.reuse_from={self.reuse_from}, but the towers of the {side} have {depth} convolutions '
+                    f'({self.head}.stacked_convs): set reuse_from to at most {depth}, or give both equal towers.'
+                )
+            options = {f'{self.head}.{name}': head.get(name) or None for name in _EQUAL}
+            assigner = (config.model.get('train_cfg') or {}).get('assigner')
+            read.append({f'{self.head}.type': forms[-1], **options, 'train_cfg.assigner': assigner})
+        differing = [name for name, value in read[0].items() if value != read[1][name]]
+        if differing:
+            raise ValueError(
+                f'{key}: student and teacher differ in {", ".join(differing)}. CrossKD reads one set of anchors and '
+                'targets for both predictions: give model.student and model.teacher the same.'
+            )
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Check that the held maps have the same levels and channels."""
+        for tap in self.held:
+            ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
+            if ours != theirs:
+                raise ValueError(
+                    f'{self.key}: {tap} has levels of {ours} (channels, height, width) in the student and {theirs} in '
+                    "the teacher, whose convolutions must take both: give model.student the teacher's feat_channels "
+                    'and strides.'
+                )
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return those of ``loss_cls``, ``loss_box`` and ``loss_centre`` that have a weight."""
+        assert self.teacher is not None, 'set by the model'
+        head: Any = self.teacher.module(self.head)
+        taps = self.held * (1 if self.reuse_from else 2)
+        crossed = self.predict(head, [self.aligned(student[tap], teacher[tap]) for tap in taps])
+        levels, flat = len(crossed[0]), teacher[self.head]
+        own = [flat[begin : begin + levels] for begin in range(0, len(crossed) * levels, levels)]
+        if getattr(head, 'norm_on_bbox', False):  # its pass is that of training, where edges are in strides
+            own[1] = [boxes * stride for boxes, stride in zip(own[1], head.strides, strict=True)]
+        found = self.compare(head, crossed, own, self.targets(head, own[0], data_samples))
+        return {name: self.weights_of(head)[name] * values.sum() for name, values in found.items()}
+
+    def weights_of(self, head: Any) -> dict[str, float]:
+        """Return the weight of each loss; that of boxes is by default the published one of the head."""
+        box_weight = _form(head).box_weight if self.box_weight is None else self.box_weight
+        return dict(loss_cls=self.class_weight, loss_box=box_weight, loss_centre=self.centre_weight)
+
+    def predict(self, head: Any, towers: Sequence[Maps]) -> list[list[Tensor]]:
+        """Return scores, boxes and (ATSS) centreness by level from the held maps of both towers, by the head's rest.
+
+        The edges of FCOS are in pixels.
+        """
+        form, maps = _form(head), [list(tower) for tower in towers]
+        for number, name in enumerate(TOWERS):
+            for conv in list(getattr(head, name))[self.reuse_from :]:
+                maps[number] = [conv(x) for x in maps[number]]
+        found = [[getattr(head, form.scores)(x) for x in maps[0]], [getattr(head, form.boxes)(x) for x in maps[1]]]
+        if hasattr(head, 'scales'):
+            found[1] = [scale(x) for scale, x in zip(head.scales, found[1], strict=True)]
+        if form.compare == 'iou':
+            pairs = [(x.to(losses.loss_dtype(x)), stride) for x, stride in zip(found[1], head.strides, strict=True)]
+            found[1] = [x.clamp(min=0) * stride if head.norm_on_bbox else x.exp() for x, stride in pairs]
+        return [*found, [getattr(head, form.centre)(x) for x in maps[1]]] if form.centre else found
+
+    def aligned(self, student: Maps, teacher: Maps) -> list[Tensor]:
+        """Return the student's maps at the teacher's scale, by the moments of all processes."""
+        own = [losses.channel_moments(x) for x in [*student, *(x.detach() for x in teacher)]]
+        rows = gather_rows_with_gradient(torch.cat([x.flatten() for x in own])[None])
+        moments = [x.unflatten(1, (3, -1)) for x in rows.split([x.numel() for x in own], 1)]
+        pairs = zip(student, moments[: len(student)], moments[len(student) :], strict=True)
+        found = [losses.aligned_scale(*pair, eps=self.eps) for pair in pairs]
+        return [x.relu_() for x in found] if self.reuse_from else found
+
+    @torch.no_grad()
+    def targets(self, head: Any, scores: Maps, data_samples: Samples) -> Targets:
+        """Return what weighs the rows of maps of class scores; ``normalise='scores'`` reads no boxes."""
+        sizes, like = [x.shape[2:] for x in scores], scores[0].new_zeros((), dtype=losses.loss_dtype(scores[0]))
+        by_anchor = _form(head).compare != 'iou'
+        if by_anchor and self.normalise == 'positives':
+            found = anchor_targets(head, sizes, data_samples, self.name, like.device)
+            positives = [weights[..., 0] > 0 for weights in found.box_weights]
+            total = losses.to_device(torch.tensor(float(found.positives)), like).to(like.dtype)
+            return Targets(found.anchors, found.label_weights, positives, mean_over_ranks(total))
+        priors = head.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)
+        if self.normalise == 'scores':
+            return Targets(priors)
+        labels, edges = (torch.cat(one) for one in head.get_targets(priors, annotated(data_samples, self.name)[1]))
+        positive = labels < head.num_classes
+        centreness = head.centerness_target(torch.where(positive[:, None], edges, 1)) * positive
+        return Targets(priors, total=mean_over_ranks(centreness.sum()).clamp_min(1))
+
+    def compare(
+        self, head: Any, student: Sequence[Maps], teacher: Sequence[Maps], targets: Targets
+    ) -> dict[str, Tensor]:
+        """Return the losses of predictions (scores, boxes and centreness by level), without weight, of each level."""
+        form, weights = _form(head), self.weights_of(head)
+        terms: dict[str, list[Tensor]] = {name: [] for name in weights}
+        taught = []
+        for level, predicted in enumerate(zip(*student, *teacher, strict=True)):
+            maps = [x.to(losses.loss_dtype(x)) for x in predicted]
+            ours, theirs = maps[: len(student)], [x.detach() for x in maps[len(student) :]]
+            z, z_t = (x.reshape(-1, head.cls_out_channels, x.shape[2:].numel()) for x in (ours[0], theirs[0]))
+            counted = _by_anchor(targets.weights, level, z[:, 0])
+            scores = counted * losses.feature_richness(z_t)
+            taught.append(scores.sum())
+            if weights['loss_cls']:
+                terms['loss_cls'].append(losses.focal_entropy(z, z_t, counted, beta=self.beta))
+            if weights['loss_box']:
+                distance = _distance(head, form.compare, ours[1], theirs[1], targets.priors[level], scores)
+                terms['loss_box'].append(distance)
+            if form.centre and weights['loss_centre']:
+                weight = scores if targets.positives is None else _by_anchor(targets.positives, level, z[:, 0])
+                c, c_t = (x.reshape(weight.shape) for x in (ours[2], theirs[2]))
+                entropy = F.binary_cross_entropy_with_logits(c, c_t.sigmoid(), weight, reduction='sum')
+                terms['loss_centre'].append(entropy)
+        mass = mean_over_ranks(torch.stack(taught).sum())
+        total = mass.clamp_min(1) if targets.total is None else targets.total
+        divisors = dict.fromkeys(terms, total)
+        if form.compare == 'edges':
+            divisors['loss_box'] = mass.clamp_min(MIN_COUNT)
+        return {name: torch.stack(found) / divisors[name] for name, found in terms.items() if found}
+
+
+def form_of(cls: Any) -> Form | None:
+    """Return how heads of a class predict, ``None`` for one whose layers or targets are others."""
+    for base in getattr(cls, '__mro__', ()):
+        if base.__name__ in FORMS:
+            same = (getattr(cls, one) is getattr(base, one) for one in ('forward_single', 'get_targets'))
+            return FORMS[base.__name__] if all(same) else None
+    return None
+
+
+def _form(head: Any) -> Form:
+    form = form_of(type(head))
+    assert form is not None, 'it is checked'
+    return form
+
+
+def _by_anchor(weights: Maps | None, level: int, like: Tensor) -> Tensor:
+    """Return the weights of a level, which has them by cell and anchor, as (B A, H W), the shape of ``like``."""
+    if weights is None:
+        return torch.ones_like(like)
+    found = weights[level].to(like.dtype)
+    return found.unflatten(1, (like.shape[1], -1)).mT.reshape(like.shape)
+
+
+def _distance(head: Any, kind: str, student: Tensor, teacher: Tensor, priors: Tensor, weight: Tensor) -> Tensor:
+    """Return the weighted sum of the distances of boxes (B, A n, H, W), with weights (B A, H W)."""
+    if kind == 'edges':
+        s, t = (x.reshape(4 * len(weight), -1, weight.shape[1]) for x in (student, teacher))
+        rows = weight.repeat_interleave(4, 0)
+        return losses.softmax_divergence(s, t, weight=rows) * (rows.numel() / 4)
+    from mmdet.structures.bbox import bbox_overlaps
+
+    pictures = len(student)
+    rows = weight.unflatten(0, (pictures, -1)).mT.flatten()
+    priors = priors.to(student.dtype).repeat(pictures, 1)
+    boxes = (x.permute(0, 2, 3, 1).reshape(-1, 4) for x in (student, teacher.detach()))
+    s, t = (head.bbox_coder.decode(priors, one) for one in boxes)
+    if kind == 'giou':
+        return (rows * (1 - bbox_overlaps(s, t, mode='giou', is_aligned=True, eps=1e-7))).sum()
+    return (rows * -bbox_overlaps(s, t, is_aligned=True).clamp(min=1e-6).log()).sum()

@@ -1,0 +1,368 @@
+"""CrossKD: its formula by hand, mmdet's targets, real detectors of four heads, and what it refuses."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from mmdet.registry import MODELS
+from mmdet.utils import register_all_modules
+
+from mmdistill_dense.distillers import CrossKD
+from mmdistill_dense.distillers.base import RunState
+from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
+from mmdistill_dense.losses import aligned_scale, channel_moments, focal_entropy
+from tests import toys
+from tests.distillers.steps import draw, trained_children
+
+KINDS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead', 'fcos': 'FCOSHead'}
+STRIDES, CLASSES, CHANNELS = (16, 32), 3, 4
+TWO = dict(bbox_head=dict(stacked_convs=2))
+TRAIN = dict(
+    assigner=dict(type='ATSSAssigner', topk=9), sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1
+)
+TAPS = 'bbox_head.cls_convs.0', 'bbox_head.reg_convs.0'
+
+
+def head_of(kind: str) -> Any:
+    """A head of two convolutions in float64 whose predictions say something."""
+    register_all_modules(init_default_scope=False)
+    option = dict(type=KINDS[kind], num_classes=CLASSES, in_channels=CHANNELS, feat_channels=CHANNELS, stacked_convs=2)
+    option.update(norm_cfg=dict(type='GN', num_groups=2), _scope_='mmdet')
+    if kind == 'fcos':
+        option.update(strides=STRIDES, regress_ranges=((-1, 40), (40, 1e8)), norm_on_bbox=True)
+    else:
+        scales = dict(scales=[4], ratios=[0.5, 1.0] if kind == 'retinanet' else [1.0])
+        overlaps = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.3, min_pos_iou=0)
+        option.update(anchor_generator=dict(type='AnchorGenerator', strides=STRIDES, **scales), train_cfg=dict(TRAIN))
+        option['train_cfg'].update(dict(assigner=overlaps) if kind == 'retinanet' else {})
+        loss = 'QualityFocalLoss' if kind == 'gfl' else 'FocalLoss'
+        option.update(loss_cls=dict(type=loss, use_sigmoid=True), **dict(reg_max=4) if kind == 'gfl' else {})
+    head = MODELS.build(option).double().eval()
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in head.named_parameters():
+        parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator) + ('scale' in name))
+    return head.requires_grad_(False)
+
+
+def distiller_of(kind: str, **options: Any) -> CrossKD:
+    made = CrossKD(reuse_from=1, **options)
+    head = head_of(kind)
+    made.teacher = SimpleNamespace(module=lambda path: head, option=SimpleNamespace(classes=None))
+    made.state = RunState(seed=1)
+    return made
+
+
+def samples(count: int = 2, seed: int = 0) -> list[Any]:
+    found = toys.det_batch(count, seed)['data_samples']
+    for sample in found:
+        sample.set_metainfo(dict(batch_input_shape=(64, 64)))
+        sample.gt_instances.labels %= CLASSES
+        sample.gt_instances.bboxes = sample.gt_instances.bboxes.double()
+    return found
+
+
+def maps(count: int = 2, seed: int = 0) -> list[list[torch.Tensor]]:
+    return [
+        [draw(count, CHANNELS, 64 // one, 64 // one, seed=seed + 7 * t + i).relu() for i, one in enumerate(STRIDES)]
+        for t in range(2)
+    ]
+
+
+def predicted(head: Any, kind: str, towers: list[list[torch.Tensor]]) -> list[list[torch.Tensor]]:
+    """The head's last convolution and its predictors, written out."""
+    form, found = FORMS[KINDS[kind]], []
+    for level, (x, y) in enumerate(zip(*towers, strict=True)):
+        x, y = head.cls_convs[1](x.clone()), head.reg_convs[1](y.clone())
+        boxes = getattr(head, form.boxes)(y)
+        boxes = boxes if kind == 'retinanet' else boxes * head.scales[level].scale
+        boxes = boxes.clamp(min=0) * STRIDES[level] if kind == 'fcos' else boxes
+        found.append([getattr(head, form.scores)(x), boxes, *([head.atss_centerness(y)] if kind == 'atss' else [])])
+    return [list(one) for one in zip(*found, strict=True)]
+
+
+def naive_align(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    found = torch.empty_like(student)
+    for c in range(student.shape[1]):
+        s, t = student[:, c], teacher[:, c]
+        found[:, c] = (s - s.mean()) / (s.std() + 1e-6) * t.std() + t.mean()
+    return found.clamp(min=0)
+
+
+def area(box: list[float]) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def box_distance(kind: str, head: Any, s: torch.Tensor, t: torch.Tensor, prior: torch.Tensor) -> float:
+    if kind == 'gfl':
+        p, q = (x.view(4, -1).softmax(1) for x in (t, s))
+        return float((p * (p / q).log()).sum() / 4)
+    a, b = (head.bbox_coder.decode(prior[None], x[None])[0].tolist() for x in (s, t))
+    inner = area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
+    union = area(a) + area(b) - inner
+    if kind == 'fcos':
+        return -math.log(max(inner / max(union, 1e-6), 1e-6))
+    hull = area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
+    return 1 - inner / union + (hull - union) / hull
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_naive_formula(kind: str) -> None:
+    """Loops over pictures, cells and anchors, with ignored anchors and drawn positives."""
+    made = distiller_of(kind, class_weight=0.7, box_weight=1.3, centre_weight=0.4, beta=1.5)
+    head, (student, teacher) = made.teacher.module(''), zip(maps(), maps(seed=40), strict=True)
+    crossed = made.predict(head, [made.aligned(*pair) for pair in zip(student, teacher, strict=True)])
+    own = predicted(head, kind, teacher)
+    expected = predicted(head, kind, [list(map(naive_align, *pair)) for pair in zip(student, teacher, strict=True)])
+    torch.testing.assert_close(crossed, expected)
+    torch.testing.assert_close(made.predict(head, teacher), own)
+    anchors = 2 if kind == 'retinanet' else 1
+    sizes = [x.shape[2:] for x in student[0]]
+    priors = head.prior_generator.grid_priors(sizes, dtype=torch.float64, device='cpu')
+    weights = [(draw(2, h * w * anchors, seed=5) > -1).double() for h, w in sizes]
+    positives = [(draw(2, h * w * anchors, seed=6) > 0).double() for h, w in sizes]
+    targets = Targets(priors, None if kind == 'fcos' else weights, positives, torch.tensor(2.5, dtype=torch.float64))
+    found = made.compare(head, crossed, own, targets)
+    terms = torch.zeros(3, 2, dtype=torch.float64)
+    mass = 0.0
+    for level, (height, width) in enumerate(sizes):
+        for b in range(2):
+            for place in range(height * width * anchors):
+                cell, a = divmod(place, anchors)
+                y, x = divmod(cell, width)
+                rows = [[side[i][level][b, :, y, x].view(anchors, -1)[a] for i in range(2)] for side in (crossed, own)]
+                m = 1.0 if kind == 'fcos' else float(weights[level][b, place])
+                for z, t in zip(rows[0][0].tolist(), rows[1][0].sigmoid().tolist(), strict=True):
+                    p = 1 / (1 + math.exp(-z))
+                    terms[0, level] -= m * (t * math.log(p) + (1 - t) * math.log(1 - p)) * abs(p - t) ** 1.5
+                w = m * float(rows[1][0].sigmoid().max())
+                mass += w
+                prior = priors[level][place if kind != 'fcos' else cell]
+                terms[1, level] += w * box_distance(kind, head, rows[0][1], rows[1][1], prior)
+                if kind == 'atss' and positives[level][b, place]:
+                    c, t = (side[2][level][b, a, y, x].sigmoid() for side in (crossed, own))
+                    terms[2, level] -= t * c.log() + (1 - t) * (1 - c).log()
+    names = ['loss_cls', 'loss_box', *(['loss_centre'] if kind == 'atss' else [])]
+    assert list(found) == names
+    for name, value in zip(names, terms, strict=False):
+        expected = value / (mass if (kind, name) == ('gfl', 'loss_box') else 2.5)
+        torch.testing.assert_close(found[name], expected, rtol=1e-7, atol=1e-10)
+
+
+def test_the_gradients() -> None:
+    student, teacher = draw(2, 3, 2, 3).requires_grad_(), draw(2, 3, 2, 3, seed=1)
+    weight = draw(2, 2, 3, seed=2).abs()
+    for beta in (0.0, 1.0, 2.5):
+        assert torch.autograd.gradcheck(lambda x, b=beta: focal_entropy(x, teacher, weight, beta=b), student)
+    others = channel_moments(teacher)[None]
+    assert torch.autograd.gradcheck(lambda x: aligned_scale(x, channel_moments(x)[None], others), student)
+    made, head, own = distiller_of('gfl'), head_of('gfl'), maps(1, seed=40)[0]
+    held, taught = maps(1)[0], made.predict(head, [own, own])
+
+    def whole(*small: torch.Tensor) -> torch.Tensor:
+        crossed = made.predict(head, [made.aligned([held[0], x], own) for x in small])
+        found = made.compare(head, crossed, taught, Targets([None, None], total=torch.tensor(3.0)))
+        return torch.stack(list(found.values())).sum()
+
+    assert torch.autograd.gradcheck(whole, [draw(1, CHANNELS, 2, 2, seed=n).abs().requires_grad_() for n in (8, 9)])
+
+
+def test_saturated_scores_and_equal_ones() -> None:
+    z = torch.tensor([[[100.0, -100.0, 40.0]]]).requires_grad_()
+    found = focal_entropy(z, -z.detach(), torch.ones(1, 3))
+    assert float(found) == pytest.approx(240.0)
+    (grad,) = torch.autograd.grad(found, z)
+    torch.testing.assert_close(grad, torch.tensor([[[1.0, -1.0, 1.0]]]))
+    same = focal_entropy(z, z.detach(), torch.ones(1, 3))
+    assert same == 0 and not torch.autograd.grad(same, z)[0].any()
+
+
+@pytest.mark.parametrize('shape', [(2, 3, 4, 4), (1, 3, 1, 1)])
+def test_channels_without_deviation_become_the_mean_and_get_no_gradient(shape: tuple[int, ...]) -> None:
+    student, teacher = torch.full(shape, 0.3), draw(*shape, seed=1).float()
+    student[:, 0] = draw(*shape, seed=2).float()[:, 0]
+    student.requires_grad_()
+    found = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
+    torch.testing.assert_close(found[:, 1:], teacher.mean((0, 2, 3))[None, 1:, None, None].expand_as(found[:, 1:]))
+    (grad,) = torch.autograd.grad((found * draw(*shape, seed=3)).sum(), student)
+    assert grad.isfinite().all() and not grad[:, 1:].any() and grad[:, 0].any() == (student[0, 0].numel() > 1)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_targets_are_those_of_the_head(kind: str) -> None:
+    made, scores = distiller_of(kind), [torch.zeros(2, CLASSES, 64 // one, 64 // one) for one in STRIDES]
+    head, data = made.teacher.module('').float(), samples()
+    for sample in data:
+        sample.gt_instances.bboxes = sample.gt_instances.bboxes.float()
+    found = made.targets(head, scores, data)
+    truth, metas = [one.gt_instances for one in data], [one.metainfo for one in data]
+    if kind == 'fcos':
+        labels, edges = (torch.cat(one) for one in head.get_targets(found.priors, truth))
+        expected = head.centerness_target(edges[labels < CLASSES]).sum()
+        torch.testing.assert_close(found.total, expected.clamp(min=1))
+        assert found.weights is None and expected > 1
+        return
+    anchors, flags = head.get_anchors([x.shape[2:] for x in scores], metas, device='cpu')
+    *_, labels, weights, _, _, positives = head.get_targets(anchors, flags, truth, metas)
+    assert float(found.total) == positives > 2
+    assert all(map(torch.equal, found.weights, weights))
+    assert all(torch.equal(one, two < CLASSES) for one, two in zip(found.positives, labels, strict=True))
+
+
+def network(kind: str, teacher: dict | None = None, **option: Any) -> Any:
+    net = toys.det_net(kind, **TWO)
+    teacher = toys.det_net(kind, 16, channels=16, allow_random=True, **TWO) if teacher is None else teacher
+    option = dict(type='CrossKD', reuse_from=1) | option
+    return toys.distilled('mmdet', student=net, teacher=teacher, distillers=dict(x=option))
+
+
+def own_losses(model: Any, batch: dict | None = None) -> dict[str, torch.Tensor]:
+    found = toys.losses_of(model, batch or toys.det_batch())
+    return {name[10:]: value for name, value in found.items() if name.startswith('distill.x.loss')}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_real_detectors_learn_up_to_the_held_maps(kind: str) -> None:
+    model = network(kind)
+    optimizer, values = torch.optim.Adam(model.parameters(), lr=3e-3), []
+    for _ in range(8):
+        optimizer.zero_grad()
+        losses = own_losses(model)
+        toys.total(losses).backward()
+        optimizer.step()
+        values.append(float(toys.total(losses).detach()))
+    assert set(losses) == {'loss_cls', 'loss_box', *(['loss_centre'] if kind == 'atss' else [])}
+    assert values[-1] < values[0]
+    assert trained_children(model) == {'backbone', 'neck', 'bbox_head'}
+    trained = {name for name, p in model.bbox_head.named_parameters() if p.grad is not None and p.grad.any()}
+    assert {name.split('.')[:2][1] for name in trained} == {'0'}, 'the first convolution of each tower'
+    assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
+
+
+@pytest.mark.parametrize(('kind', 'head'), [('gfl', {}), ('fcos', dict(norm_on_bbox=True)), ('fcos', {})])
+def test_a_network_taught_by_its_own_copy_has_no_loss(kind: str, head: dict, tmp_path: Any) -> None:
+    option = toys.det_net(kind, bbox_head=dict(head, stacked_convs=2))
+    plain = toys.build_plain(option)
+    if head:  # a box without an area has no overlap with itself
+        plain.bbox_head.conv_reg.bias.data.fill_(2.0)
+    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'own.pth')
+    teacher = dict(option, checkpoint=str(tmp_path / 'own.pth'), accelerate=False)
+    distillers = dict(x=dict(type='CrossKD', reuse_from=1, eps=1e-12))
+    model = toys.distilled('mmdet', student=option, teacher=teacher, distillers=distillers)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    model.backbone.eval()
+    found = own_losses(model)
+    assert all(abs(float(value)) < 1e-4 for value in found.values()), found
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'fcos'])
+def test_by_scores_no_boxes_are_read(kind: str) -> None:
+    model = network(kind, normalise='scores')
+    assert not model.distillers['x'].needs_labels
+    made, batch = model.distillers['x'], toys.det_batch()
+    found = []
+    forward = made.forward
+    made.forward = lambda student, teacher, _: found.append(forward(student, teacher, None)) or found[0]
+    own_losses(model, batch)
+    assert all(value > 0 for value in found[0].values())
+
+
+def test_losses_are_float32_under_autocast() -> None:
+    model = network('atss')
+    with torch.autocast('cpu', torch.bfloat16):
+        half = own_losses(model)
+    full = own_losses(model)
+    for name, value in half.items():
+        assert value.dtype == torch.float32 and float(value) == pytest.approx(float(full[name]), rel=0.2), name
+    toys.total(half).backward()
+
+
+@pytest.mark.parametrize('reuse_from', [0, 2])
+def test_from_the_neck_and_behind_the_towers(reuse_from: int) -> None:
+    model = network('gfl', reuse_from=reuse_from)
+    toys.total(own_losses(model)).backward()
+    assert trained_children(model) == {'backbone', 'neck', *(['bbox_head'] if reuse_from else [])}
+
+
+def test_resumed_run_is_equal_and_the_student_plain(tmp_path: Any) -> None:
+    teacher = toys.det_net('fcos', 16, channels=16, allow_random=True, **TWO)
+    option = dict(x=dict(type='CrossKD', reuse_from=1, settings='auto'))
+    model = toys.model_config(toys.det_net('fcos', **TWO), teacher, option)
+    changes = dict(default_hooks=dict(checkpoint=dict(interval=2)))
+    toys.train(tmp_path, toys.det_run_config(tmp_path / 'whole', model, iters=4, **changes))
+    again = dict(changes, resume=True, load_from=str(tmp_path / 'whole/iter_2.pth'))
+    toys.train(tmp_path, toys.det_run_config(tmp_path / 'resumed', model, iters=4, **again))
+    whole, resumed = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
+    assert not toys.differing(whole['state_dict'], resumed['state_dict'])
+    assert whole['state_dict'].keys() == toys.build_plain(toys.det_net('fcos', **TWO)).state_dict().keys()
+
+
+RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
+VFNET = dict(cfg='mmdet::vfnet/vfnet_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
+
+
+def gfl(**head: Any) -> dict:
+    return toys.det_net('gfl', allow_random=True, bbox_head=dict(dict(stacked_convs=2), **head))
+
+
+@pytest.mark.parametrize(
+    ('teacher', 'words'),
+    [
+        (RTMDET, r'bbox_head of the teacher \(RTMDet\) is RTMDetSepBNHead. Use RoIHeadKD'),
+        (VFNET, 'bbox_head of the teacher .VFNet. is VFNetHead'),
+        (toys.det_net('faster_rcnn', allow_random=True), r'bbox_head of the teacher \(FasterRCNN\) is None'),
+        (toys.det_net('atss', allow_random=True, **TWO), 'differ in bbox_head.type'),
+        (gfl(stacked_convs=0), r'reuse_from=1, but the towers of the teacher have 0 convolutions'),
+        (gfl(num_classes=2), 'differ in bbox_head.num_classes'),
+        (gfl(reg_max=8), 'differ in bbox_head.reg_max. CrossKD reads one set of anchors'),
+        (gfl(anchor_generator=dict(octave_base_scale=4)), 'differ in bbox_head.anchor_generator'),
+        (toys.merged(gfl(), dict(train_cfg=dict(assigner=dict(topk=5)))), 'differ in train_cfg.assigner'),
+        (gfl(feat_channels=32), r'cls_convs.0 has levels of \[\(16, .*\(32, .*feat_channels'),
+    ],
+)
+def test_heads_that_do_not_fit_are_refused(teacher: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        network('gfl', teacher)
+
+
+def test_a_student_of_another_kind_is_refused_before_its_taps_are_looked_up() -> None:
+    for student in (dict(RTMDET), toys.det_net('faster_rcnn')):
+        student.pop('allow_random', None)
+        with pytest.raises(ValueError, match=r'model\.distillers\.x: CrossKD runs the last layers .* of the student'):
+            toys.distilled('mmdet', student=student, teacher=gfl(), distillers=dict(x=dict(type='CrossKD')))
+
+
+def test_a_subclass_that_predicts_in_the_same_way_is_known() -> None:
+    register_all_modules(init_default_scope=False)
+    assert form_of(MODELS.get('LDHead')) is FORMS['GFLHead'] and form_of(MODELS.get('PAAHead')) is None
+    assert form_of(None) is None
+
+
+def test_a_batch_without_boxes_is_refused() -> None:
+    made = distiller_of('fcos')
+    with pytest.raises(ValueError, match=r'distillers\.crosskd needs boxes \(gt_instances\)'):
+        made.targets(made.teacher.module(''), maps()[0], None)
+
+
+# Processes, in test_two_processes.py
+
+
+def step(kind: str, pictures: slice) -> dict[str, Any]:
+    """Losses of some of four pictures, and the gradient of their sum; one channel is constant in the first process."""
+    made, data = distiller_of(kind), samples(4)[pictures]
+    made.teacher.module('').float()
+    for sample in data:
+        sample.gt_instances.bboxes = sample.gt_instances.bboxes.float()
+    student, teacher = maps(4)[0], maps(4, seed=40)[0]
+    student[1][:3, 0] = 0.25
+    leaves = [[x[pictures].float().requires_grad_() for x in student] for _ in TAPS]
+    own = [[x[pictures].float() for x in teacher] for _ in TAPS]
+    outputs = made.predict(made.teacher.module(''), own)
+    if kind == 'fcos':
+        outputs[1] = [x / stride for x, stride in zip(outputs[1], STRIDES, strict=True)]
+    recorded = dict(zip(TAPS, own, strict=True)) | {'bbox_head': [x for one in outputs for x in one]}
+    found = made(dict(zip(TAPS, leaves, strict=True)), recorded, data)
+    torch.stack(list(found.values())).sum().backward()
+    grads = [x.grad for tower in leaves for x in tower]
+    return dict(losses={name: value.detach() for name, value in found.items()}, grads=grads)

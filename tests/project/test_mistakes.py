@@ -99,6 +99,8 @@ def cut(path: str) -> None:
     case('mine/classes.txt: 1 names', '', wrote('mine/classes.txt', 'a'), soak=True),
     case('--unlabelled more: 0 pictures in it', '--unlabelled more', lambda: Path('more').mkdir()),
     case('of which 6 label images, 2 of val, 4 of train cannot be taught on: 0', '--unlabelled mine', soak=True),
+    case('is for detection, --student', '--teacher mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
+    case('stays as it is; --head trains a head', '--teacher dinov2_vits14:d.pth --train-teacher', wrote('d.pth')),
     case('--out project: a file of this name is there', '', wrote('project')),
     case("has ' in it, which no config can hold", "--out Bob's/project"),
     case('--out file/project: cannot be written (Not a directory', '--out file/project', wrote('file')),

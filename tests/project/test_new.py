@@ -17,7 +17,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
-from mmdistill_dense.apps.project.new import distillers_for, with_enough
+from mmdistill_dense.apps.project.new import distillers_for, methods_of, with_enough
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is, teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
@@ -93,6 +93,12 @@ def test_weights_of_classes_go_where_their_number_is_that_of_the_data() -> None:
     call(FASTSCNN, PIDNET)
     _, teacher = models('control')
     assert all(loss.get('class_weight') is None for loss in teacher.decode_head.loss_decode)
+
+
+def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> None:
+    assert methods_of(['kd', 'cwd', 'kd'], 'seg', False) == ['kd', 'cwd']
+    assert methods_of([], 'seg', False) == ['pcd'] and methods_of([], 'det', False) == ['pkd']
+    assert methods_of([], 'det', True) == ['featurematch'] and methods_of([], 'det', True, head=True) == ['pkd']
 
 
 def test_maskd_learns_no_longer_than_a_short_training() -> None:

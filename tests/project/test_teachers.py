@@ -93,3 +93,13 @@ def test_a_detector_gets_the_pyramid_of_its_student() -> None:
     student.model = {**student.model, 'bbox_head': {'anchor_generator': {'strides': [8, 24]}}}
     with pytest.raises(ValueError, match='are not those of a pyramid'):
         head_side('fpn', MODEL, student)
+
+
+@pytest.mark.parametrize('option', ['auto', {'car': ['vehicle'], 'bus': ['vehicle'], 'road': ['road']}])
+def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given(option: Any) -> None:
+    names, own = (
+        (['car', 'road'], ['road', 'car']) if option == 'auto' else (['car', 'bus', 'road'], ['vehicle', 'road'])
+    )
+    found, told = teachers._paired(option, names, own, '--teacher-checkpoint x.pth')
+    assert found == ({'car': ['car'], 'road': ['road']} if option == 'auto' else option)
+    assert told

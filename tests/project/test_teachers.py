@@ -14,7 +14,17 @@ import torch
 from mmdistill_dense.apps.project import teachers
 from mmdistill_dense.apps.project.label_images import Endings, SegData
 from mmdistill_dense.apps.project.sides import Side, read_side
-from mmdistill_dense.apps.project.teachers import check_files, check_head, head_side, named_by_teacher, serves_as_it_is
+from mmdistill_dense.apps.project.teachers import (
+    check_files,
+    check_foundation,
+    check_head,
+    head_side,
+    named_by_teacher,
+    serves_as_it_is,
+)
+from mmdistill_dense.foundation.models import architecture
+from mmdistill_dense.foundation.vit import Rotary, ViT
+from mmdistill_dense.foundation.vit_file import named
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 MODEL = {'model': 'dinov2_vits14', 'checkpoint': 'dino.pth'}
@@ -103,3 +113,17 @@ def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given(op
     found, told = teachers._paired(option, names, own, '--teacher-checkpoint x.pth')
     assert found == ({'car': ['car'], 'road': ['road']} if option == 'auto' else option)
     assert told
+
+
+def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:
+    with torch.device('meta'):
+        network = ViT(architecture('dinov3_vits16'))
+    network.rope = Rotary(network.shape.dim // network.shape.heads)
+    state = named(network, 'original')
+    mask = torch.tensor([1.0, 0, 1]).repeat_interleave(network.shape.dim)  # keys have no bias
+    zero = torch.zeros(())
+    state = {name: mask if 'bias_mask' in name else zero.expand(entry.shape) for name, entry in state.items()}
+    option = {'model': 'dinov3_vits16', 'checkpoint': str(tmp_path / 'dino.pth')}
+    torch.save({**state, 'rope_embed.periods': 2 * network.rope.periods}, tmp_path / 'dino.pth')
+    with pytest.raises(ValueError, match='rope_embed.periods are the periods of other rotary positions'):
+        check_foundation('dinov3_vits16:dino.pth', option)

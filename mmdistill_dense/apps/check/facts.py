@@ -248,7 +248,6 @@ def _starts(subject: Subject) -> list[InitialWeights]:
 
 
 def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
-    """Yield the files that parts of the student start from."""
     for name, module, path, prefix in pretrained_parts(model):
         if not name.startswith('distillers.'):
             counts = count_fitting(module, path, prefix) if Path(path).is_file() else ()

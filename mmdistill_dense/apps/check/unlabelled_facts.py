@@ -72,7 +72,6 @@ def what_is_labelled(subject: Subject) -> str:
 
 @torch.no_grad()
 def _labelled(subject: Subject, teacher: FrozenTeacher, second: Unlabelled) -> float:
-    """Return the part of the pixels, or of the pictures, that has a label of the teacher."""
     assert subject.asked is not None and teacher.network is not None, 'the teachers were asked'
     assert second.option.pseudo is not None, 'it asks for labels'
     shares, ignored = [], second.ignored

@@ -406,7 +406,6 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
 
 
 def _scores(config: Config, checkpoint: str, graph: Path | None) -> str:
-    """Return a line with the scores of the network or a graph, and the size and time of a graph."""
     metrics, milliseconds = evaluate(config, checkpoint, graph)
     told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
     if graph is None:

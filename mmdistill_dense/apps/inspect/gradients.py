@@ -305,7 +305,6 @@ class MeasureInstead(Hook):
 
 
 def _unlabelled(runner: Runner) -> list[UnlabelledStream]:
-    """Return what draws the pictures without labels, of a run that distils."""
     if not isinstance(unwrap(runner.model), Distilled):
         return []
     parts = [part for hook in runner.hooks if isinstance(hook, DistillHook) for part in hook.parts]

@@ -184,7 +184,6 @@ def extra_memory(steps: Steps, device: str) -> dict[str, int]:
 
 
 def _held(step: Step) -> int:
-    """Return the bytes held between two steps: the network and its optimizer's state."""
     states = step.wrapper.optimizer.state.values()
     return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
 

@@ -150,7 +150,6 @@ def _new(args: argparse.Namespace) -> int:
 
 
 def _content(name: str, text: str) -> str:
-    """Return how much a written file holds."""
     if name.endswith('.json'):
         listed = json.loads(text)
         return f'{_plural(len(listed["images"]), "picture")}, {_plural(len(listed["annotations"]), "box", "es")}'

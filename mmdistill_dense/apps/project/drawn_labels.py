@@ -254,7 +254,6 @@ def _voc_colour(number: int) -> Colour:
 
 
 def _voc(shares: Mapping[Colour, float]) -> dict[str, Colour]:
-    """Return the classes of VOC with their colours, if the label images hold these alone."""
     from mmseg.datasets import PascalVOCDataset
 
     known = PascalVOCDataset.METAINFO

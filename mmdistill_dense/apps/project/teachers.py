@@ -195,7 +195,6 @@ def _classes_of(teacher: Side) -> Sequence[str]:
 
 
 def _can_be_had(name: str) -> bool:
-    """Tell whether a config has published weights that are here or whose host answers."""
     try:
         return fetchable(published_weights(name), downloads())
     except (KeyError, ValueError):

@@ -223,7 +223,6 @@ def decide_loading(
 
 
 def _brought(picture: tuple[int, int], size: tuple[int, int], keep_ratio: bool) -> tuple[int, int]:
-    """Return the height and width that a picture has after ``Resize``."""
     if not keep_ratio:
         return size
     width, height = rescale_size(picture[::-1], size[::-1])

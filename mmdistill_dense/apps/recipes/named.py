@@ -215,7 +215,6 @@ def variants_of(method: str) -> list[str | None]:
 
 
 def _recipes_of(method: str) -> dict[str, Path]:
-    """Return the recipes that a method is trained on, by the pair's name in the method's configs."""
     shared, own = {}, {}
     for path in [*recipes(), *recipes(pretraining=True)]:
         owning = owners(path)

@@ -156,7 +156,6 @@ def write_one(args: argparse.Namespace) -> None:
 
 
 def _with_settings(options: Path, settings: str, task: str) -> dict[str, Any]:
-    """Return the distillers of method options with settings in place of their constants."""
     from mmdistill_dense.distillers.presets import put_all  # imports all methods
 
     shipped = Config.fromfile(options).to_dict()['distillers']
@@ -224,7 +223,6 @@ def _check(file: Path, task: str, args: argparse.Namespace) -> str:
 
 
 def _schedules_like(config: Config) -> str:
-    """Return which schedules of this package have the kind of optimizer that the student was published with."""
     kind = optimizer_of(Config.fromfile(find_config(config.model.student.cfg))).get('type')
     files = sorted((configs() / '_base_/schedules').glob('[!_]*.py'))
     names = [file.stem for file in files if optimizer_of(Config.fromfile(file)).get('type') == kind]

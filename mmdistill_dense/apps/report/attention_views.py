@@ -118,6 +118,5 @@ def _maps(
 
 
 def _of_type(run: TrainedRun, kind: str) -> str | None:
-    """The name of a run's first distiller of a type."""
     kinds = {name: str(option.get('type')).rpartition('.')[2] for name, option in run.distillers.items()}
     return next((name for name, found in kinds.items() if found == kind), None)

@@ -154,7 +154,6 @@ _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 
 
 def _image(item: dict[str, Any]) -> np.ndarray:
-    """Return the picture in the size of predictions."""
     image = image_of(item['inputs'])
     height, width = item['data_samples'].metainfo.get('ori_shape', image.shape)[:2]
     return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))

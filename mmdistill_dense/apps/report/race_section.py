@@ -80,7 +80,6 @@ def _curves(suite: Path, record: Mapping[str, Any], metric: str | None) -> Any:
 
 
 def _bought(suite: Path, record: Mapping[str, Any]) -> list[str]:
-    """What the rate gave, and what the teacher gave on top of it."""
     if 'winner' not in record:
         return []
     said, (first, _), (best, _) = [], _results(suite, CONTROL), _results(suite, record['best'])

@@ -231,7 +231,6 @@ def _refuse_two_of_a_seed(controls: Sequence[TrainedRun]) -> None:
 
 
 def _teacher_places(runs: Sequence[TrainedRun]) -> list[Path]:
-    """Return the teacher folders of the suites, then the folders of the teachers' checkpoints."""
     places = [run.suite / TEACHER for run in runs if run.suite]
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
     return [*places, *(Path(file).resolve().parent for file in files if file)]

@@ -303,7 +303,6 @@ class Answer:
         return [name, seeds, spread, gain, f'{ratio:.2f} x' if ratio else '']
 
     def _gains(self) -> dict[str, Gain | None]:
-        """Return the gain of each method, tested together."""
         names = dict.fromkeys(run.name for run in self.comparison.runs)
         fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
         return holm({name: paired_gain(self._by_seed(runs), self._alone(name)) for name, runs in fair.items()})
@@ -312,7 +311,6 @@ class Answer:
         return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
-        """Return the control of a run's seed, if it has a score."""
         same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]
         return next((one for one in same if one in self.scores), None)
 
@@ -390,7 +388,6 @@ class Answer:
         return f'{said} [{self._number(gain.low, "+")}, {self._number(gain.high, "+")}]'
 
     def _number(self, value: float, sign: str = '') -> str:
-        """Format with two decimals, or three for scores between 0 and 1."""
         return f'{value:{sign}.{self.digits}f}'
 
 

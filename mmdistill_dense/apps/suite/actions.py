@@ -160,7 +160,6 @@ def _progress(folder: Path, state: Mapping[str, Any]) -> str:
 
 
 def _score(result: Mapping[str, Any]) -> str:
-    """The score of a result; nothing for a pre-training."""
     return '' if result['score'] is None else f'{result["score"]:.2f}'
 
 

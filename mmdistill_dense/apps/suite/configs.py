@@ -281,7 +281,6 @@ def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[st
 
 
 def _network(option: Mapping[str, Any], key: str) -> Any:
-    """The resolved model of a network option, as plain values."""
     return _resolved(json.dumps(plain(option), sort_keys=True), key)
 
 
@@ -303,7 +302,6 @@ def _portable(text: str, folders: Sequence[str]) -> str:
 
 
 def _content(path: str) -> str:
-    """Return a hash of a list of pictures, nothing for other files."""
     if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
         return ''
     return f' {sha256(Path(path))}'

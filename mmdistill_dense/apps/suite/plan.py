@@ -91,12 +91,10 @@ def runs(definition: Definition) -> list[Run]:
 
 
 def _teacher_folder(definition: Definition) -> tuple[Path, ...]:
-    """The folder of the teacher that the suite trains, or nothing."""
     return (definition.out / TEACHER,) if trains_teacher(definition) else ()
 
 
 def _pretrainings(definition: Definition, name: str, seed: int) -> list[Run]:
-    """Return the pre-training that a student starts from, or nothing."""
     start = start_of(definition, name)
     if start is None or start.config is None:
         return []
@@ -197,7 +195,6 @@ def config_of(definition: Definition, run: Run) -> Config:
 
 
 def _unstarted(definition: Definition, run: Run) -> Config:
-    """The config of a run before the start of its backbone is set."""
     start = start_of(definition, run.name)
     if run.kind == PRETRAIN:
         assert start is not None, 'it makes one'

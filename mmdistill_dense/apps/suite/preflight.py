@@ -80,7 +80,6 @@ def main(definition: Definition, only: Sequence[str] = ()) -> None:
 
 
 def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
-    """Measure if necessary, and return the result as text."""
     if run.choice is None:
         return 'waits for its search: `mmdistill suite run` first'
     config, file = plan.config_of(definition, run), definition.out / 'cost' / f'{run.name}.json'

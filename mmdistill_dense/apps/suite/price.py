@@ -99,7 +99,6 @@ def shortened(runner: Runner, most: int) -> int:
 
 
 def _between(times: list[float]) -> float:
-    """The usual time between two of them; 0 for fewer."""
     return statistics.median([later - sooner for sooner, later in pairwise(times)] or [0.0])
 
 
@@ -160,14 +159,12 @@ def _measure(definition: Definition, name: str) -> dict[str, Any]:
 
 
 def _learns(definition: Definition, name: str) -> bool:
-    """Tell whether a row learns tokens before it trains."""
     options = configs.row_config(definition, name).model.get('distillers', {}).values()
     kinds = [(DISTILLERS.get(one.type) if isinstance(one.type, str) else one.type, one) for one in options]
     return any(issubclass(kind, MasKD) and not one.get('tokens') for kind, one in kinds)
 
 
 def _learning_seconds(config: Config) -> float:
-    """Return the time of all iterations of token learning, by the mean of the first ones."""
     with trial(config) as runner:
         report, whole = Report(Path(runner.work_dir), ''), {'prepare': learning_of(runner)}
         shortened(runner, LEAST + 1)

@@ -291,7 +291,6 @@ def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:
 
 
 def _seeds(table: Table) -> str:
-    """Every score, with its difference from the control at the same seed."""
     control = table.row(CONTROL).scores
     lines = head_lines(['seed', *map(str, table.definition.seeds)])
     for row in table.rows[1:]:

@@ -168,7 +168,6 @@ def _value(where: str, element: Any, key: str, default: str = '') -> float:
 
 
 def _turned(points: Sequence[Point], degrees: float) -> list[Point]:
-    """Turn points around the middle of their box."""
     left, top, right, bottom = bounds(points)
     x0, y0 = (left + right) / 2, (top + bottom) / 2
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense import losses
@@ -103,12 +102,9 @@ class CrossKD(Distiller):
         check_positive('eps', eps)
         self.teacher_parts = (head.split('.')[0],)
         self.needs_labels = normalise == 'positives'
-        self.head = head
-        self.reuse_from = reuse_from
+        self.head, self.reuse_from, self.normalise = head, reuse_from, normalise
         self.class_weight, self.box_weight, self.centre_weight = class_weight, box_weight, centre_weight
-        self.beta = beta
-        self.normalise = normalise
-        self.eps = eps
+        self.beta, self.eps = beta, eps
 
     def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
         """Refuse heads whose rest cannot be run, or that differ in classes, anchors, coder or targets."""
@@ -163,15 +159,12 @@ class CrossKD(Distiller):
 
     def weights_of(self, head: Any) -> dict[str, float]:
         """Return the weight of each loss; that of boxes is by default the published one of the head."""
-        box_weight = _form(head).box_weight if self.box_weight is None else self.box_weight
+        box_weight = form_of(type(head)).box_weight if self.box_weight is None else self.box_weight
         return dict(loss_cls=self.class_weight, loss_box=box_weight, loss_centre=self.centre_weight)
 
     def predict(self, head: Any, towers: Sequence[Maps]) -> list[list[Tensor]]:
-        """Return scores, boxes and (ATSS) centreness by level from the held maps of both towers, by the head's rest.
-
-        The edges of FCOS are in pixels.
-        """
-        form, maps = _form(head), [list(tower) for tower in towers]
+        """Return scores, boxes (edges of FCOS in pixels) and ATSS's centreness by level, from maps of both towers."""
+        form, maps = form_of(type(head)), [list(tower) for tower in towers]
         for number, name in enumerate(TOWERS):
             for conv in list(getattr(head, name))[self.reuse_from :]:
                 maps[number] = [conv(x) for x in maps[number]]
@@ -196,7 +189,7 @@ class CrossKD(Distiller):
     def targets(self, head: Any, scores: Maps, data_samples: Samples) -> Targets:
         """Return what weighs the rows of maps of class scores; ``normalise='scores'`` reads no boxes."""
         sizes, like = [x.shape[2:] for x in scores], scores[0].new_zeros((), dtype=losses.loss_dtype(scores[0]))
-        by_anchor = _form(head).compare != 'iou'
+        by_anchor = form_of(type(head)).compare != 'iou'
         if by_anchor and self.normalise == 'positives':
             found = anchor_targets(head, sizes, data_samples, self.name, like.device)
             positives = [weights[..., 0] > 0 for weights in found.box_weights]
@@ -214,7 +207,7 @@ class CrossKD(Distiller):
         self, head: Any, student: Sequence[Maps], teacher: Sequence[Maps], targets: Targets
     ) -> dict[str, Tensor]:
         """Return the losses of predictions (scores, boxes and centreness by level), without weight, of each level."""
-        form, weights = _form(head), self.weights_of(head)
+        form, weights = form_of(type(head)), self.weights_of(head)
         terms: dict[str, list[Tensor]] = {name: [] for name in weights}
         taught = []
         for level, predicted in enumerate(zip(*student, *teacher, strict=True)):
@@ -227,34 +220,25 @@ class CrossKD(Distiller):
             if weights['loss_cls']:
                 terms['loss_cls'].append(losses.focal_entropy(z, z_t, counted, beta=self.beta))
             if weights['loss_box']:
-                distance = _distance(head, form.compare, ours[1], theirs[1], targets.priors[level], scores)
-                terms['loss_box'].append(distance)
+                boxes = _distance(head, form.compare, ours[1], theirs[1], targets.priors[level], scores)
+                terms['loss_box'].append(boxes)
             if form.centre and weights['loss_centre']:
                 weight = scores if targets.positives is None else _by_anchor(targets.positives, level, z[:, 0])
                 c, c_t = (x.reshape(weight.shape) for x in (ours[2], theirs[2]))
-                entropy = F.binary_cross_entropy_with_logits(c, c_t.sigmoid(), weight, reduction='sum')
-                terms['loss_centre'].append(entropy)
+                terms['loss_centre'].append(losses.focal_entropy(c[:, None], c_t[:, None], weight, beta=0.0))
         mass = mean_over_ranks(torch.stack(taught).sum())
         total = mass.clamp_min(1) if targets.total is None else targets.total
-        divisors = dict.fromkeys(terms, total)
-        if form.compare == 'edges':
-            divisors['loss_box'] = mass.clamp_min(MIN_COUNT)
-        return {name: torch.stack(found) / divisors[name] for name, found in terms.items() if found}
+        divisors = dict(loss_box=mass.clamp_min(MIN_COUNT)) if form.compare == 'edges' else {}
+        return {name: torch.stack(found) / divisors.get(name, total) for name, found in terms.items() if found}
 
 
-def form_of(cls: Any) -> Form | None:
-    """Return how heads of a class predict, ``None`` for one whose layers or targets are others."""
+def form_of(cls: Any) -> Any:
+    """Return the :class:`Form` of a class of heads, ``None`` for one whose layers or targets are others."""
     for base in getattr(cls, '__mro__', ()):
         if base.__name__ in FORMS:
             same = (getattr(cls, one) is getattr(base, one) for one in ('forward_single', 'get_targets'))
             return FORMS[base.__name__] if all(same) else None
     return None
-
-
-def _form(head: Any) -> Form:
-    form = form_of(type(head))
-    assert form is not None, 'it is checked'
-    return form
 
 
 def _by_anchor(weights: Maps | None, level: int, like: Tensor) -> Tensor:

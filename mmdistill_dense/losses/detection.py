@@ -279,15 +279,10 @@ def channel_moments(x: Tensor) -> Tensor:
 def aligned_scale(x: Tensor, student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> Tensor:
     """``(x - mean_s) / (std_s + eps) std_t + mean_t`` of a student's map (B, C, H, W) by channel; std of ``n - 1``.
 
-    Where a channel of the student is constant, the result is ``mean_t`` without a gradient (ours; that of the released
-    code is ``std_t / eps``).
+    ``student`` and ``teacher`` are (R, 3, C), the :func:`channel_moments` of both maps in the R processes that count.
+    A constant channel of the student becomes ``mean_t`` without a gradient (ours; as released it is ``std_t / eps``).
 
-    Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369, as released.
-
-    Args:
-        x: The map.
-        student, teacher: (R, 3, C), :func:`channel_moments` of both maps in the R processes that count.
-        eps: Added to the student's deviation.
+    Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369.
     """
     (mean_s, std_s, flat), (mean_t, std_t, _) = (_of_all(one) for one in (student, teacher.detach()))
     gain = torch.where(flat, 0, std_t / (std_s + eps))
@@ -308,16 +303,12 @@ def _of_all(moments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @without_autocast
 def focal_entropy(student: Tensor, teacher: Tensor, weight: Tensor, *, beta: float = 1.0) -> Tensor:
-    """``sum_r w_r sum_k BCE(p, y) |p - y|^beta`` of logits (B, K, ...), with ``p = sigmoid z_s``, ``y = sigmoid z_t``.
+    """``sum_r w_r sum_k BCE(p, y) |p - y|^beta`` with ``p = sigmoid z_s``, ``y = sigmoid z_t``, of logits (B, K, ...)
+    and the weights (B, ...) of their rows.
 
-    The factor has a gradient too. It is computed in the forward pass, block by block, and is all that is kept.
+    The gradient, also that of the factor, is computed in the forward pass, block by block.
 
-    Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369, as released.
-
-    Args:
-        student, teacher: (B, K, ...) logits.
-        weight: (B, ...), one number for each row of K.
-        beta: 0 is the plain cross-entropy.
+    Source: Wang et al., CrossKD, CVPR 2024, https://arxiv.org/abs/2306.11369.
     """
     check_same_shape(student, teacher, what='logits')
     if weight.shape != student.shape[:1] + student.shape[2:]:

@@ -5,11 +5,8 @@ _base_ = [
     '../schedules/fcos_2x.py',
     '../runtime_det.py',
 ]
-# as published: the student has the teacher's head, without centre sampling, GIoU and edges in strides
-model = dict(
-    student=dict(
-        bbox_head=dict(norm_on_bbox=False, center_sampling=False, conv_bias='auto', loss_bbox=dict(type='IoULoss')),
-        test_cfg=dict(nms=dict(iou_threshold=0.5)),
-    )
-)
+model = dict(student=dict(  # as published: the teacher's head, without centre sampling, GIoU and edges in strides
+    bbox_head=dict(norm_on_bbox=False, center_sampling=False, conv_bias='auto', loss_bbox=dict(type='IoULoss')),
+    test_cfg=dict(nms=dict(iou_threshold=0.5)),
+))  # fmt: skip
 work_dir = 'work_dirs/control/{{ fileBasenameNoExtension }}'

@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 
 from mmdistill_dense.utils.quiet import errors_only
-from tests import toys
+from tests import query_nets, toys
 from tests.fake_device import DEVICE, DeviceTensor, FakeDevice, on_device
 
 PAGE = Path(__file__).parents[1] / 'docs' / 'architecture.md'
@@ -67,6 +67,7 @@ SETUPS = (
     Setup('HeadOutputKD', SCORES, DETECTOR),
     Setup('IFVD'),
     Setup('LD', kind='gfl'),
+    Setup('KDDETR', kind='dab'),
     Setup('LogitKD'),
     Setup('MasKD', dict(num_tokens=2), DETECTOR),
     Setup('MGD', kind=DETECTOR),
@@ -88,8 +89,8 @@ def count(kind: str, distillers: Mapping[str, Any], before: Callable[[Any], None
 
     ``before`` gets the model before each of them.
     """
-    detects = kind in toys.DET
-    net = toys.det_net if detects else toys.seg_net
+    queries, detects = kind in query_nets.CONFIGS, kind in (*toys.DET, *query_nets.CONFIGS)
+    net: Any = query_nets.query_net if queries else toys.det_net if detects else toys.seg_net
     other = dict(allow_random=True, data_preprocessor=dict(mean=[100.0, 110.0, 120.0]))
     if kind == 'atss':  # one head behind both networks
         other['channels'] = 16

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.frs import FRS
     from mmdistill_dense.distillers.head_output_kd import HeadOutputKD
     from mmdistill_dense.distillers.ifvd import IFVD
+    from mmdistill_dense.distillers.kddetr import KDDETR
     from mmdistill_dense.distillers.ld import LD
     from mmdistill_dense.distillers.logit_kd import LogitKD
     from mmdistill_dense.distillers.maskd.maskd import MasKD
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
-    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD', 'CrossKD',
-    'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD', 'MasKD',
-    'QueryMatch', 'QueueKL', 'RoIHeadKD', 'TokenRelations',
+    'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'KDDETR', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD',
+    'CrossKD', 'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD',
+    'MasKD', 'QueryMatch', 'QueueKL', 'RoIHeadKD', 'TokenRelations',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

@@ -65,6 +65,7 @@ class Distiller(nn.Module):
         needs_scores: Whether the method needs a teacher with class scores or boxes.
         teacher_gives: What is compared with the student's tap, in words, if it is not the teacher's tap.
         extra_student_taps: Further student taps to record, which need no gradient (RoIs).
+        extra_teacher_taps: Further teacher taps to record.
         teacher_parts: Children of the teacher that this distiller calls itself, which must therefore be loaded
             strictly; ``None`` is the whole network.
 
@@ -145,6 +146,7 @@ class Distiller(nn.Module):
         self.teacher_name = teacher
         self.teacher: FrozenTeacher | None = None
         self.extra_student_taps: list[Tap] = []
+        self.extra_teacher_taps: list[Tap] = []
         self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = float(loss_weight)
         self.balancer = None if balance is None else Balancer(Balance.parse(balance))

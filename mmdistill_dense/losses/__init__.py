@@ -18,6 +18,7 @@ from mmdistill_dense.losses.detection import (
     feature_richness,
     focal_entropy,
     focal_error,
+    query_terms,
     rich_entropy,
     rich_squares,
     shifted_error,
@@ -56,8 +57,8 @@ __all__ = [
     'feature_match', 'feature_mimic', 'feature_richness', 'focal_entropy', 'focal_error', 'gate', 'key_ranks',
     'loss_dtype', 'mask_dice', 'mask_weights', 'masked_align_conv', 'masked_feature_loss', 'normalize_pixels',
     'pairwise_distance', 'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance', 'query_match',
-    'random_keep', 'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence', 'similarity_divergence',
-    'smooth_l1', 'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardised', 'standardized_mse',
+    'query_terms', 'random_keep', 'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence',
+    'similarity_divergence', 'smooth_l1', 'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardised', 'standardized_mse',
     'to_device', 'to_grid', 'token_masks', 'token_relations', 'valuable_region', 'weighted_divergence',
     'weighted_mse',
 ]  # fmt: skip

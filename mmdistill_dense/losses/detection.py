@@ -1,5 +1,5 @@
 """Losses of detection: FGD, localisation (LD), feature richness (FRS), objects apart from background (DeFeat), one
-head behind both networks (CrossKD).
+head behind both networks (CrossKD), one set of queries for both decoders (KD-DETR).
 """
 
 from collections.abc import Sequence
@@ -254,6 +254,71 @@ def decoupled_squares(student: Tensor, teacher: Tensor, mask: Tensor, totals: Te
     # the masks are divided, not the sums: 0 / tiny has a gradient of 1 / tiny
     shares = masks / counts.clamp_min(torch.finfo(dtype).tiny)[:, None, None, None]
     return (squares * shares).sum((1, 2, 3))
+
+
+@without_autocast
+def query_terms(
+    student_scores: Tensor,
+    student_boxes: Tensor,
+    scores: Tensor,
+    boxes: Tensor,
+    *,
+    temperature: float = 10.0,
+    mean: bool = False,
+    total: Tensor | None = None,
+) -> Tensor:
+    """Return KD-DETR's terms for the answers of two decoders to the same M queries, (3,): classes, boxes and GIoU.
+
+    With ``w = max_k sigmoid(Z_t)``, over the student's L layers, B pictures and M queries::
+
+        sum_{l,b,m} w T^2 mean_k KL(softmax Z_t / T || softmax Z_s / T),    divided by sum w if ``mean``
+        sum_{l,b,m} w mean_4 |b_s - b_t| / sum w
+        sum_{l,b,m} w (1 - GIoU(b_s, b_t)) / sum w
+
+    Source: Wang et al., KD-DETR, CVPR 2024, https://arxiv.org/abs/2211.08071, as released.
+
+    Args:
+        student_scores, student_boxes: (L, B, M, K) logits and (L, B, M, 4) boxes as cx, cy, w, h.
+        scores, boxes: (B, M, K) and (B, M, 4), the teacher's.
+        temperature: T, above 0.
+        mean: Divide the first term as the others.
+        total: What to divide by in place of ``sum w``.
+    """
+    dtype = loss_dtype(student_scores)
+    scores, boxes = (x.detach().to(dtype).expand(len(student_scores), *x.shape) for x in (scores, boxes))
+    check_temperature(temperature)
+    check_same_shape(student_scores, scores, what='logits')
+    check_same_shape(student_boxes, boxes, what='boxes')
+    weight = scores.amax(-1).sigmoid()
+    own = student_boxes.to(dtype)
+    whole = weight[:1].sum() if total is None else total.detach().to(dtype)
+    share = weight / whole.clamp_min(torch.finfo(dtype).tiny)
+    divergence = _divergence_by_differences(student_scores.to(dtype), scores, temperature)
+    classes = temperature**2 * ((share if mean else weight) * divergence).sum() / scores.shape[-1]
+    distance = (share * (own - boxes).abs().mean(-1)).sum()
+    return torch.stack([classes, distance, (share * (1 - _giou(own, boxes))).sum()])
+
+
+def _divergence_by_differences(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return ``KL(softmax(teacher / T) || softmax(student / T))`` of each row, exact for rows that hardly differ.
+
+    ``log sum p_t exp(d)``, with the differences ``d`` of the logits less their mean under ``p_t``.
+    """
+    logs = (teacher / temperature).log_softmax(-1)
+    p, d = logs.exp(), (student - teacher) / temperature
+    d = d - (p * d).sum(-1, keepdim=True)
+    near = torch.log1p((p * d.clamp_max(1).expm1()).sum(-1).clamp_min(0))
+    return torch.where(d.detach().amax(-1) < 1, near, (logs + d).logsumexp(-1))
+
+
+def _giou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the generalised IoU of boxes (..., 4) as cx, cy, w, h."""
+    tiny = torch.finfo(a.dtype).tiny
+    (low_a, high_a), (low_b, high_b) = ((x[..., :2] - x[..., 2:] / 2, x[..., :2] + x[..., 2:] / 2) for x in (a, b))
+    inner = (torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp_min(0).prod(-1)
+    hull = (torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).prod(-1)
+    union = a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - inner
+    return inner / union.clamp_min(tiny) - (hull - union) / hull.clamp_min(tiny)
 
 
 def _weighed(values: Tensor, weight: Tensor, total: Tensor | None) -> Tensor:

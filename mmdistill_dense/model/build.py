@@ -165,7 +165,7 @@ def build_distillation(
     for key, one in distillers.items():
         _check_size(key, one, options[taught_by[key]])
         one.check_networks(f'model.distillers.{key}', config, options[taught_by[key]].config)
-    taps = {name: _unique(_keyed(key, 'teacher_tap', one.teacher_taps)
+    taps = {name: _unique(_keyed(key, 'teacher_tap', [*one.teacher_taps, *one.extra_teacher_taps])
                           for key, one in distillers.items() if taught_by[key] == name)
             for name in options}  # fmt: skip
     with DefaultScope.overwrite_default_scope(config.scope):

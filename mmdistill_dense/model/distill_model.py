@@ -224,7 +224,7 @@ class Distilled(Network):
         inputs, data_samples = _eager(_batch)(super().loss, args, kwargs)
         active = {name: one for name, one in self.distillers.items() if one.is_active()}
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
-        taught = _eager(teach)(active, inputs, next(self.parameters()))
+        taught = _eager(teach)(active, inputs, next(self.parameters()), data_samples)
         args, kwargs = _eager(student_view)(self, inputs, data_samples, args, kwargs)
         with recording(self, active) as student:
             losses = super().loss(*args, **kwargs)
@@ -251,7 +251,9 @@ class Step:
     told: Mapping[str, Tensor] = field(default_factory=dict)  # numbers for the log
 
 
-def teach(active: Mapping[str, Distiller], inputs: Tensor, like: Tensor) -> dict[str, Recorded]:
+def teach(
+    active: Mapping[str, Distiller], inputs: Tensor, like: Tensor, samples: Samples | None = None
+) -> dict[str, Recorded]:
     """Return the tapped tensors of each teacher that an active distiller needs; :func:`compare` waits for them.
 
     ``inputs`` is the student's preprocessed batch (B, C, H, W). A teacher that lost its network by a move or a pickle
@@ -261,7 +263,7 @@ def teach(active: Mapping[str, Distiller], inputs: Tensor, like: Tensor) -> dict
     for name, (teacher, state) in _teachers_of(active).items():
         if teacher.network is None:
             teacher.load(like)
-        taught[name] = teacher.begin(inputs, mix(state.seed, state.iteration, *state.part.encode()))
+        taught[name] = teacher.begin(inputs, mix(state.seed, state.iteration, *state.part.encode()), samples)
     return taught
 
 

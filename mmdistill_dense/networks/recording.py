@@ -12,18 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.networks.queries import DECODER, DecoderHook, Replay, run_queries
 from mmdistill_dense.networks.taps import HEAD, ForwardHook, Place, Tap, find_place, semantic_scores
-from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.utils.runner_internals import Network, Samples
+
+_FEATURES = ('backbone', 'neck')
 
 
 def run_parts(
-    network: Network, taps: Sequence[Tap], inputs: Tensor, rois: bool = False, heads: Sequence[str] | None = None
+    network: Network,
+    taps: Sequence[Tap],
+    inputs: Tensor,
+    rois: bool = False,
+    heads: Sequence[str] | None = None,
+    samples: Samples | None = None,
 ) -> list[str]:
     """Run ``extract_feat``, then call each head that holds a tap on the features.
 
     A segmentor whose tapped ``decode_head`` needs more than features (the stage before, metadata of the pictures) runs
-    its ``encode_decode`` instead, as if no picture were padded. A network without ``extract_feat``, or a tap of the
-    network itself (``''``), is called whole.
+    its ``encode_decode`` instead, as if no picture were padded. A detector with queries and a tap behind its neck runs
+    whole, on the metadata of the ``samples``. A network without ``extract_feat``, or a tap of the network itself
+    (``''``), is called whole.
 
     Args:
         network: A network of mmseg or mmdet, or any other.
@@ -32,11 +41,15 @@ def run_parts(
         rois: Run RoI heads on one made-up RoI, to learn shapes.
         heads: The heads that run on the features, as an earlier call returned them. Default: each head with a tap that
             ``extract_feat`` does not call; hooks find out.
+        samples: Those of the batch. Default: made up, as if no picture were padded.
     """
     grid = getattr(network, 'input_grid', None)  # of a teacher that sees another size
     inputs = inputs if grid is None else grid(inputs)
     if not hasattr(network, 'extract_feat') or any(tap.path == '' for tap in taps):
         network(inputs)
+        return []
+    if hasattr(network, DECODER) and any(tap.path.split('.')[0] not in _FEATURES for tap in taps):
+        run_queries(network, inputs, samples)
         return []
     tapped = _tapped_heads(network, taps) if heads is None else heads
     whole = any(_needs_more(network, path) for path in tapped)
@@ -210,6 +223,8 @@ class Recorder:
 
     def _hook(self, tap: Tap, place: Place) -> Any:
         record = partial(self._record, tap, place)
+        if place.replays:
+            return DecoderHook(self.network, record)
         if place.reads_scores:
             return ForwardHook(place.module, record)
         before = tap.argument is not None  # the module may write into its input
@@ -251,14 +266,17 @@ class Recorder:
         if place.reads_scores:
             output = semantic_scores(place.module, output, f'{tap.key or self.key}={name!r}')
         try:
-            tensors = tap.pick(args, output)
+            tensors = output if place.replays else tap.pick(args, output)
         except ValueError as error:
             raise ValueError(f'{tap.key or self.key}: {error}') from None
         self.calls += 1
         last = self.calls == self.stop_after
         if name in self.overwritten and not last:
             tensors = [tensor.clone() for tensor in tensors]
-        self.tensors[name].extend(tensors)
+        if isinstance(tensors, Replay):
+            self.tensors[name] = tensors
+        else:
+            self.tensors[name].extend(tensors)
         compiled = torch.compiler.is_compiling()  # tensors have no version counter then, nor in inference mode
         self._versions[name].extend(None if compiled or x.is_inference() else x._version for x in tensors)
         if last:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.losses.tensors import loss_dtype, without_autocast
+from mmdistill_dense.networks.queries import DECODER
 
 _SYNTAX = re.compile(
     r'(?P<path>[A-Za-z_0-9.]*)'
@@ -195,6 +196,7 @@ class Place:
     module: nn.Module
     reads_scores: bool = False  # whether the class scores are read out of what its ``forward`` returns
     first_call: bool = False  # whether only its first call counts: a cascade runs its early stages twice in training
+    replays: bool = False  # whether the call of the network's decoder is kept, to be answered again for other queries
 
 
 def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
@@ -206,6 +208,13 @@ def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
     knows its own.
     """
     key = tap.key or key
+    if tap.path == DECODER:
+        if not hasattr(network, DECODER):
+            raise ValueError(
+                f'{key}: {type(network).__name__} has no {DECODER}: this compares detectors with queries, such as '
+                'Conditional, DAB and Deformable DETR or DINO.'
+            )
+        return Place('decoder', network.get_submodule('decoder'), replays=True)
     path = _scores_path(network, tap) or tap.path
     module = network
     for depth, name in enumerate(part for part in path.split('.') if part):

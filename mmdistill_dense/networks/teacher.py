@@ -20,7 +20,7 @@ from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, TeacherPlan
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
-from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.utils.runner_internals import Network, Samples
 from mmdistill_dense.weights.strict_load import (
     Receipt,
     class_names_in,
@@ -234,18 +234,23 @@ class FrozenTeacher:
         """Return a batch in the teacher's normalisation; the student's preprocessor normalised it."""
         return inputs if self.plan.renormalise is None else self.plan.renormalise(inputs)
 
-    def __call__(self, inputs: Tensor | Sequence[Tensor], seed: int = 0) -> dict[str, list[Tensor]]:
+    def __call__(
+        self, inputs: Tensor | Sequence[Tensor], seed: int = 0, samples: Samples | None = None
+    ) -> dict[str, list[Tensor]]:
         """Return the tapped tensors for a batch ``(B, C, H, W)`` that the student's preprocessor made.
 
         For a list of views, the tensors of the first view come first. A network that draws random numbers (SegNeXt)
-        draws them from streams of its own, which begin at ``seed``.
+        draws them from streams of its own, which begin at ``seed``. Of the ``samples`` a detector with queries sees the
+        metadata, never a label.
         """
-        recorded = self.begin(inputs, seed)
+        recorded = self.begin(inputs, seed, samples)
         self.join(recorded)
         return recorded
 
     @torch.no_grad()
-    def begin(self, inputs: Tensor | Sequence[Tensor], seed: int = 0) -> dict[str, list[Tensor]]:
+    def begin(
+        self, inputs: Tensor | Sequence[Tensor], seed: int = 0, samples: Samples | None = None
+    ) -> dict[str, list[Tensor]]:
         """Return the tapped tensors as a call does; on a second stream they are not ready before :meth:`join`."""
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         if not isinstance(views, (list, tuple)) or not all(isinstance(view, Tensor) for view in views):
@@ -257,6 +262,8 @@ class FrozenTeacher:
             )
         beside = self.option.acceleration.beside(views) if self.option.acceleration.stream else nullcontext()
         with self._own_streams(seed), beside:
+            if len(views) == 1:
+                return self._record(views[0], samples)
             found = [self._record(view) for view in views]
             return {tap.text: [tensor for view in found for tensor in view[tap.text]] for tap in self.plan.taps}
 
@@ -289,7 +296,7 @@ class FrozenTeacher:
         if self.option.acceleration.stream:
             self.option.acceleration.join(recorded)
 
-    def _record(self, inputs: Tensor) -> dict[str, list[Tensor]]:
+    def _record(self, inputs: Tensor, samples: Samples | None = None) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'
         plan, acceleration = self.plan, self.option.acceleration
         if self._recorder is None:
@@ -302,7 +309,7 @@ class FrozenTeacher:
                 stack.enter_context(in_training(self.network.get_submodule(path) for path in plan.modes))
             prepared = stack.enter_context(acceleration.running(seen)) if acceleration.changes_pass else seen
             tensors = stack.enter_context(self._recorder.recording())
-            run_parts(self.network, plan.taps, prepared, heads=plan.heads)
+            run_parts(self.network, plan.taps, prepared, heads=plan.heads, samples=samples)
         self._recorder.check_complete()
         if self.looks is not None:
             # random weights are asked for to measure times: a new head's scores may well be the same everywhere

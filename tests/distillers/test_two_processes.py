@@ -11,7 +11,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
 from tests import gloo, toys
-from tests.distillers import test_crosskd, test_ld
+from tests.distillers import test_crosskd, test_kddetr, test_ld
 from tests.distillers.steps import padded, set_up
 
 STEPS, CLASSES = 5, 3
@@ -99,6 +99,7 @@ def process(rank, folder, teacher):
     found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
     found['ld'] = {name: test_ld.step(name, mine_of(rank)) for name in ('sum', 'mean')}
     found['crosskd'] = {kind: test_crosskd.step(kind, mine_of(rank)) for kind in test_crosskd.KINDS}
+    found['kddetr'] = test_kddetr.step(mine_of(rank))
     pair = network()
     pair.distillation.state.rank = rank
     found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
@@ -152,6 +153,13 @@ def test_crosskd_averages_to_one_process_with_all_pictures(ranks, kind):
         torch.testing.assert_close((halves[0]['losses'][name] + halves[1]['losses'][name]) / 2, value, msg=name)
     for one, other, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
         torch.testing.assert_close(torch.cat([one, other]) / 2, value, rtol=1e-4, atol=1e-6)
+
+
+def test_kddetr_averages_to_one_process_with_all_pictures(ranks):
+    (losses, grads), parts = test_kddetr.step(slice(0, 4)), [rank['kddetr'] for rank in ranks]
+    torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, losses)
+    for first, second, whole in zip(parts[0][1], parts[1][1], grads, strict=True):
+        torch.testing.assert_close(torch.cat([first, second], 1) / 2, whole)
 
 
 def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):

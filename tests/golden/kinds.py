@@ -17,7 +17,7 @@ from mmdet.utils import register_all_modules
 from mmengine.structures import BaseDataElement, InstanceData
 from torch import Tensor
 
-from mmdistill_dense.distillers import FRS, AfDCD, CrossKD, DeFeat
+from mmdistill_dense.distillers import FRS, KDDETR, AfDCD, CrossKD, DeFeat
 from mmdistill_dense.distillers.crosskd import Targets, form_of
 from mmdistill_dense.losses import (
     aligned_scale,
@@ -250,6 +250,17 @@ def crosskd_head(kind: str) -> Kind:
     return compute
 
 
+def kddetr(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    student = [_leaf(arrays[f'student_{name}'], dtype) for name in ('logits', 'boxes')]
+    teacher = [torch.from_numpy(arrays[f'teacher_{name}']).to(dtype) for name in ('logits', 'boxes')]
+    weights = {name: float(arrays[name]) for name in ('temperature', 'class_weight', 'box_weight', 'giou_weight')}
+    distiller = KDDETR(reduction=str(arrays['reduction']), **weights)
+    found = distiller.named(distiller.terms(*student, *teacher))
+    loss = torch.stack(list(found.values())).sum()
+    loss.backward()
+    return {**found, 'loss': loss, 'grad_student_logits': student[0].grad, 'grad_student_boxes': student[1].grad}
+
+
 def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype).requires_grad_()
 
@@ -285,6 +296,7 @@ METHODS = {
         kind_of=lambda path, arrays: str(arrays['kind']), kinds={'neck': defeat_neck, 'head': defeat_head}
     ),
     'frs': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'frs': frs}),
+    'kddetr': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'kddetr': kddetr}),
     'logit_std': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'logit_std': logit_std}),
     'maskd': Method(
         kind_of=maskd.kind_of,
@@ -347,7 +359,7 @@ class Tolerance:
 # class_map: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
 # crosskd: as class_map, without labels.
-# defeat, frs: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
+# defeat, frs, kddetr: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 2e-5 * max|x|"; DeFeat's masks exactly.
 # logit_std: as class_map.
 # pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
@@ -421,6 +433,8 @@ TOLERANCES = (
     Tolerance('defeat', '*', '*grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
     Tolerance('frs', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
     *(Tolerance('frs', '*', f'level*_{name}', (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('mask', 'grad_*')),
+    Tolerance('kddetr', '*', 'loss*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
+    Tolerance('kddetr', '*', 'grad_*', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
     Tolerance('logit_std', '*', 'loss', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
     Tolerance('logit_std', '*', 'grad_student', (1e-9, 1e-4), absolute=(1e-12, 1e-12)),
     Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),

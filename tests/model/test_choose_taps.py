@@ -97,7 +97,7 @@ def test_each_teacher_is_looked_at() -> None:
 
 def test_every_method_takes_it_or_says_why_not() -> None:
     known = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
-    assert known == {*COMPARE_MAPS, *OTHERS, 'CrossKD', 'LD'}, 'these have no student_tap'
+    assert known == {*COMPARE_MAPS, *OTHERS, 'CrossKD', 'KDDETR', 'LD'}, 'these have no student_tap'
     assert all(not DISTILLERS.get(name).no_auto for name in COMPARE_MAPS)
 
 

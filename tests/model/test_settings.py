@@ -17,6 +17,7 @@ from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD, SCOR
 from mmdistill_dense.engine.resume import differ, identity
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
+from tests.query_nets import query_net
 from tests.faults.tools import log_of
 
 KEY = 'model.distillers.x'
@@ -32,6 +33,7 @@ DET |= {'DIST': SCORES, 'LogitKD': SCORES, 'HeadOutputKD': dict(student_tap='bbo
 ELSEWHERE = {
     'CrossKD': toys.det_net('atss', bbox_head=dict(stacked_convs=4)),
     'FRS': toys.det_net('fcos'),
+    'KDDETR': query_net('dab'),
     'LD': toys.det_net('gfl'),
     'RoIHeadKD': toys.det_net('faster_rcnn'),
 }

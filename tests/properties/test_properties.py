@@ -67,6 +67,7 @@ def test_every_loss_is_asked() -> None:
             'channel_moments',
             'covered_cells',
             'feature_richness',
+            'query_terms',
             'spatial_attention',
             'standardised',
         ),

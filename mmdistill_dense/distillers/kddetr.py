@@ -1,0 +1,146 @@
+"""KD-DETR: the answers of two decoders to the same queries."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.losses import loss_dtype, query_terms, to_device
+from mmdistill_dense.networks.queries import DECODER, Replay
+from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.distributed import mean_over_ranks
+from mmdistill_dense.utils.runner_internals import Samples
+from mmdistill_dense.utils.validate import Reduction, check_count, check_option, check_positive, check_weights
+
+SCORES, BOXES = 'bbox_head[0]', 'bbox_head[1]'
+
+
+@DISTILLERS.register_module()
+class KDDETR(Distiller):
+    """Match classes and boxes of all the student's decoder layers with the teacher's last, for the same queries.
+
+    Both decoders get the teacher's queries and ``general`` random ones, each on its own picture. With the teacher's
+    weight ``w = max_k sigmoid(Z_t)`` of each query, for each of the two sets::
+
+        loss_class = class_weight * sum_{layers, queries} w T^2 mean_k KL(softmax Z_t / T || softmax Z_s / T)
+        loss_box   = box_weight   * sum_{layers, queries} w mean_4 |b_s - b_t| / sum w
+        loss_giou  = giou_weight  * sum_{layers, queries} w (1 - GIoU) / sum w
+
+    Source: Wang et al., "KD-DETR", CVPR 2024, https://arxiv.org/abs/2211.08071, as released for DAB-DETR. Ours: the
+    random queries of the other detectors, ``reduction='mean'``, and ``sum w`` over all processes. Options:
+    [docs/methods/kddetr.md](../methods/kddetr.md).
+    """
+
+    needs_labels = True  # the call of the student's decoder, which its own loss makes
+    needs_scores: ClassVar[bool] = True
+    teacher_gives: ClassVar[str] = 'the answers of its decoder to the same queries'
+    no_auto: ClassVar[str] = 'it compares answers to queries, not maps: leave student_tap out'
+
+    def __init__(
+        self,
+        *,
+        specific: bool = True,
+        general: int = 300,
+        temperature: float = 10.0,
+        class_weight: float = 1.0,
+        box_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        layers: Literal['all', 'last'] = 'all',
+        reduction: Reduction = 'sum',
+        **kwargs: Any,
+    ) -> None:
+        super().__init__([SCORES, BOXES], **kwargs)
+        check_count('general', general, 0)
+        check_positive('temperature', temperature)
+        check_weights(class_weight=class_weight, box_weight=box_weight, giou_weight=giou_weight)
+        check_option('layers', layers, ('all', 'last'))
+        check_option('reduction', reduction, ('sum', 'mean'))
+        if not specific and not general:
+            raise ValueError('specific=False and general=0 leave no queries to compare.')
+        self.extra_student_taps = [Tap.parse(DECODER)]
+        self.extra_teacher_taps = self.extra_student_taps
+        self.teacher_parts = None  # the queries are weights that no module of the network returns
+        self.specific, self.general, self.temperature = specific, general, temperature
+        self.weights = {'loss_class': class_weight, 'loss_box': box_weight, 'loss_giou': giou_weight}
+        self.layers, self.reduction = layers, reduction
+
+    def setup(self, student: Shapes, teacher: Shapes) -> None:
+        """Check that the student's decoder takes the teacher's queries, and that the classes are the same."""
+        ours, theirs = ([tuple(shape[2:]) for shape in shapes[DECODER]] for shapes in (student, teacher))
+        if ours != theirs:
+            raise ValueError(
+                f'{self.key}: the queries of the student have {ours} channels and those of the teacher {theirs}: both '
+                'need the same kind of detector, embed_dims, and two-stage or refined boxes in both or neither.'
+            )
+        if self.maps_classes or student[SCORES][0][-1] != teacher[SCORES][0][-1]:
+            raise ValueError(
+                f'{self.key}: the heads score {student[SCORES][0][-1]} and {teacher[SCORES][0][-1]} classes of their '
+                'own: it compares heads of the same classes, so take a teacher of the same data.'
+            )
+        if self.teacher is None:
+            return
+        if self.teacher.option.acceleration.changes_pass or self.teacher.option.acceleration.stream:
+            raise ValueError(
+                f'{self.key} runs the decoder of the teacher once more, which {self.teacher.key}.accelerate does not '
+                'prepare: leave dtype, channels_last and stream out there.'
+            )
+        classes = self.teacher.config.model['bbox_head'].get('num_classes')
+        if classes not in (None, teacher[SCORES][0][-1]):
+            raise ValueError(
+                f'{self.key}: the head scores {teacher[SCORES][0][-1]} values for {classes} classes, one for "no '
+                'object": it needs heads of binary scores, as Conditional, DAB and Deformable DETR and DINO have.'
+            )
+
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return ``loss_class``, ``loss_box`` and ``loss_giou``; a term of weight 0 is left out."""
+        ours, theirs = student[DECODER], teacher[DECODER]
+        assert isinstance(ours, Replay) and isinstance(theirs, Replay), 'the tap of the decoder records them'
+        if ours.names != theirs.names:
+            raise ValueError(
+                f'{self.key}: the decoder of the student gets {", ".join(ours.names)} and that of the teacher '
+                f'{", ".join(theirs.names)}: both need the same kind of detector.'
+            )
+        terms = []
+        if self.specific:
+            terms.append(self._terms(ours, theirs, (teacher[SCORES][0], teacher[BOXES][0])))
+        if self.general:
+            queries = self.random_queries(theirs)
+            with torch.no_grad():
+                answer = theirs.answer(queries)
+            terms.append(self._terms(ours, queries, answer))
+        return self.named(torch.stack(terms).sum(0))
+
+    def named(self, terms: Tensor) -> Losses:
+        """Return three terms with their weights; one of weight 0 is left out."""
+        return {name: weight * term for (name, weight), term in zip(self.weights.items(), terms, strict=True) if weight}
+
+    def _terms(self, ours: Replay, queries: list[Tensor], answer: tuple[Tensor, Tensor]) -> Tensor:
+        first = 0 if self.layers == 'all' else -1
+        return self.terms(*(x[first:] for x in ours.answer(queries)), *(x[-1] for x in answer))
+
+    def terms(self, own_scores: Tensor, own_boxes: Tensor, scores: Tensor, boxes: Tensor) -> Tensor:
+        """Return the three terms of one set of queries without weight, (3,); see :func:`losses.query_terms`."""
+        total = mean_over_ranks(scores.detach().to(loss_dtype(scores)).amax(-1).sigmoid().sum())
+        mean, temperature = self.reduction == 'mean', self.temperature
+        return query_terms(own_scores, own_boxes, scores, boxes, temperature=temperature, mean=mean, total=total)
+
+    def random_queries(self, queries: Replay) -> list[Tensor]:
+        """Return ``general`` random queries, the same for all pictures, shaped as those of the teacher.
+
+        Places (2 or 4 numbers) are drawn from a normal distribution, before the sigmoid; contents and other positions
+        from the teacher's own, each for itself.
+        """
+        draw, found = self.generator(), []
+        for name, own in zip(queries.names, queries, strict=True):
+            if own.shape[-1] <= 4:
+                place = to_device(torch.randn(self.general, own.shape[-1], generator=draw), own).to(own.dtype)
+                place = place.sigmoid() if name == 'reference_points' else place
+                found.append(place.expand(len(own), -1, -1))
+            else:
+                index = torch.randint(own.shape[1], (self.general,), generator=draw)
+                found.append(own[:, to_device(index, own)])
+        return found

@@ -1,0 +1,200 @@
+"""KD-DETR: its formula, the decoders of real detectors asked again, and what it refuses."""
+
+import math
+
+import pytest
+import torch
+
+from mmdistill_dense.distillers import KDDETR
+from mmdistill_dense.losses import query_terms
+from mmdistill_dense.networks.queries import DECODER, Replay
+from tests import toys
+from tests.distillers.steps import draw, trained_children
+from tests.query_nets import CONFIGS, query_model, query_net
+
+SMALL = [kind for kind in CONFIGS if kind != 'two-stage']
+
+
+def answers(pictures=2, layers=3, queries=4, classes=5):
+    own, other = draw(layers, pictures, queries, classes + 4), draw(pictures, queries, classes + 4, seed=1)
+    return [part for x in (own, other) for part in (x[..., :classes], x[..., classes:].sigmoid())]
+
+
+def step(mine):
+    """The terms of some of four pictures, and the gradients of the student's answers."""
+    scores, boxes, *teacher = answers(pictures=4)
+    own = [x[:, mine].clone().requires_grad_() for x in (scores, boxes)]
+    terms = KDDETR(reduction='mean').terms(*own, *(x[mine] for x in teacher))
+    return terms.detach(), torch.autograd.grad(terms.sum(), own)
+
+
+def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
+    """Loops over layers, pictures and queries in plain numbers."""
+    weights, terms = 0.0, [0.0, 0.0, 0.0]
+    for layer in range(len(own_scores)):
+        for b in range(len(scores)):
+            for m in range(scores.shape[1]):
+                weight = max(1 / (1 + math.exp(-z)) for z in scores[b, m].tolist())
+                weights += weight if not layer else 0
+                p, q = (
+                    [math.exp(z / temperature) for z in x.tolist()] for x in (scores[b, m], own_scores[layer, b, m])
+                )
+                p, q = ([value / sum(x) for value in x] for x in (p, q))
+                kl = sum(one * math.log(one / other) for one, other in zip(p, q, strict=True)) / len(p)
+                terms[0] += weight * temperature**2 * kl
+                s, t = own_boxes[layer, b, m].tolist(), boxes[b, m].tolist()
+                terms[1] += weight * sum(abs(one - other) for one, other in zip(s, t, strict=True)) / 4
+                (x1, y1, x2, y2), (u1, v1, u2, v2) = (
+                    (cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2) for cx, cy, w, h in (s, t)
+                )
+                inner = max(min(x2, u2) - max(x1, u1), 0) * max(min(y2, v2) - max(y1, v1), 0)
+                union = s[2] * s[3] + t[2] * t[3] - inner
+                hull = (max(x2, u2) - min(x1, u1)) * (max(y2, v2) - min(y1, v1))
+                terms[2] += weight * (1 - inner / union + (hull - union) / hull)
+    return [terms[0] / weights if mean else terms[0], terms[1] / weights, terms[2] / weights]
+
+
+@pytest.mark.parametrize('mean', [False, True])
+def test_the_naive_formula(mean):
+    given = answers()
+    found = query_terms(*given, temperature=3.0, mean=mean)
+    assert found.tolist() == pytest.approx(naive(*given, 3.0, mean), rel=1e-12)
+
+
+def test_the_gradient():
+    scores, boxes, *teacher = answers(layers=2, queries=3)
+    own = (scores.clone().requires_grad_(), boxes.clone().requires_grad_())
+    assert torch.autograd.gradcheck(lambda *x: query_terms(*x, *teacher), own)
+
+
+def test_equal_answers_cost_nothing_and_half_precision_is_computed_in_float32():
+    _, _, scores, boxes = answers()
+    assert query_terms(scores[None], boxes[None], scores, boxes).abs().max() < 1e-12
+    half = [x.bfloat16() for x in answers()]
+    with torch.autocast('cpu', torch.bfloat16):
+        found = query_terms(*half)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, query_terms(*(x.float() for x in half)))
+
+
+def built(kind, option=None, **student):
+    model = query_model(kind, option, **student)
+    made = toys.distilled('mmdet', **{name: model[name] for name in ('student', 'teacher', 'distillers')})
+    toys.teacher_of(made).network.apply(_shake)  # new detectors predict the places of their queries
+    return made
+
+
+def _shake(module):
+    if isinstance(module, torch.nn.Linear):
+        with torch.no_grad():
+            module.bias += 0.3 * torch.randn(module.bias.shape, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize('kind', CONFIGS)
+def test_real_detectors_learn(kind):
+    model = built(kind)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    values = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        losses = toys.losses_of(model, toys.det_batch())
+        own = {name: value for name, value in losses.items() if name.startswith('distill.x.loss_')}
+        assert set(own) == {f'distill.x.loss_{name}' for name in ('class', 'box', 'giou')} and all(
+            map(float, own.values())
+        )
+        loss = toys.total(own)
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    assert values[-1] < values[0]
+    assert {'backbone', 'encoder', 'decoder', 'bbox_head'} <= trained_children(model)
+    teacher = toys.teacher_of(model).network
+    assert not any(p.grad is not None for p in teacher.parameters())
+    for network in (model, teacher):
+        assert DECODER not in vars(network) and not toys.hooks_left(network)
+
+
+@pytest.mark.parametrize('kind', SMALL)
+def test_the_decoder_asked_for_its_own_queries_answers_the_same(kind):
+    model = built(kind)
+    teacher = toys.teacher_of(model)
+    data = model.data_preprocessor(toys.det_batch(), True)
+    seen = []
+    own = teacher.network.pre_transformer
+    teacher.network.pre_transformer = lambda maps, samples: seen.extend(samples) or own(maps, samples)
+    recorded = teacher(data['inputs'], samples=data['data_samples'])
+    assert len(seen) == 2 and not any(list(sample.keys()) for sample in seen), 'no label reaches the teacher'
+    assert all('batch_input_shape' in sample.metainfo for sample in seen)
+    replay = recorded[DECODER]
+    with torch.no_grad():
+        again = replay.answer(list(replay))
+    for one, name in zip(again, ('bbox_head[0]', 'bbox_head[1]'), strict=True):
+        assert torch.equal(one, recorded[name][0])
+    queries = model.distillers['x'].random_queries(replay)
+    assert all(len(one) == 2 and one.shape[1:] == (5, own.shape[-1]) for one, own in zip(queries, replay, strict=True))
+    places = queries[-1] if kind in ('deformable', 'dino') else None
+    assert places is None or 0 < places.min() < places.max() < 1
+    model.distillation.state.iteration += 1
+    others = model.distillers['x'].random_queries(replay)
+    assert not all(torch.equal(*pair) for pair in zip(queries, others, strict=True)), 'each step draws its own'
+
+
+def test_sets_and_layers_of_the_loss():
+    def losses(**option):
+        torch.manual_seed(0)
+        model = built('dab', option)
+        for module in model.modules():
+            module.training = module.training and not isinstance(module, torch.nn.Dropout)
+        return toys.losses_of(model, toys.det_batch())['distill.x.loss_class']
+
+    both = losses()
+    torch.testing.assert_close(losses(general=0) + losses(specific=False), both)
+    assert 0 < losses(layers='last') < both
+
+
+def test_an_error_in_a_step_leaves_no_method_behind():
+    model = built('dab')
+
+    def fail(*_, **__):
+        raise RuntimeError('stop')
+
+    model.bbox_head.loss_by_feat = fail
+    with pytest.raises(RuntimeError, match='stop'):
+        toys.losses_of(model, toys.det_batch())
+    assert DECODER not in vars(model) and not toys.hooks_left(model)
+
+
+def test_a_resumed_run_is_equal_and_the_student_plain(tmp_path):
+    model = query_model('dino')
+    changes = dict(default_hooks=dict(checkpoint=dict(interval=2)))
+    toys.train(tmp_path, toys.det_run_config(tmp_path / 'whole', model, iters=4, **changes))
+    again = dict(changes, resume=True, load_from=str(tmp_path / 'whole/iter_2.pth'))
+    toys.train(tmp_path, toys.det_run_config(tmp_path / 'resumed', model, iters=4, **again))
+    whole, resumed = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
+    assert not toys.differing(whole['state_dict'], resumed['state_dict'])
+    assert whole['state_dict'].keys() == toys.build_plain(query_net('dino')).state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    'student, teacher, says',
+    [
+        (toys.det_net(), query_net('dab', allow_random=True), 'RetinaNet has no forward_decoder: .* DINO'),
+        (query_net('dab'), toys.det_net(allow_random=True), 'RetinaNet has no forward_decoder'),
+        (query_net('dab'), query_net('deformable', allow_random=True), 'queries of the student have .* the same kind'),
+        (
+            query_net('deformable'),
+            query_net('deformable', allow_random=True, bbox_head=dict(num_classes=3)),
+            'score 6 and 3 classes',
+        ),
+        (query_net('dab'), query_net('dab', allow_random=True, accelerate=dict(dtype='bfloat16')), 'accelerate'),
+    ],
+)
+def test_networks_that_do_not_fit_are_refused(student, teacher, says):
+    with pytest.raises(ValueError, match=says):
+        toys.distilled('mmdet', student=student, teacher=teacher, distillers=dict(x=dict(type='KDDETR')))
+
+
+def test_decoders_of_other_queries_are_refused():
+    ours, theirs = (Replay(torch.nn.Identity(), {name: torch.zeros(1, 2, 4)}) for name in ('query', 'query_pos'))
+    with pytest.raises(ValueError, match='student gets query and that of the teacher query_pos'):
+        KDDETR()({DECODER: ours}, {DECODER: theirs}, [])

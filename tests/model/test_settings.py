@@ -17,8 +17,8 @@ from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD, SCOR
 from mmdistill_dense.engine.resume import differ, identity
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.query_nets import query_net
 from tests.faults.tools import log_of
+from tests.query_nets import query_net
 
 KEY = 'model.distillers.x'
 METHODS = {name for name in DISTILLERS.module_dict if name in vars(distillers)}

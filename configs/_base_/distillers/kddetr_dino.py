@@ -1,4 +1,4 @@
 """KD-DETR on all layers of a decoder with queries; temperature and random queries of the authors' code for DAB-DETR."""
 
-# fits: pair dino r50, data coco
+# fits: pair dino coco
 distillers = dict(kddetr=dict(type='KDDETR', general=300, temperature=10.0))

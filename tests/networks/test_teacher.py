@@ -176,7 +176,7 @@ def test_a_teacher_that_draws_nothing_leaves_the_streams_untouched(monkeypatch):
 
 def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
     model, seeds = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')), []
-    monkeypatch.setattr(FrozenTeacher, 'begin', lambda _, inputs, seed: seeds.append(seed) or {})
+    monkeypatch.setattr(FrozenTeacher, 'begin', lambda _, inputs, seed, samples: seeds.append(seed) or {})
     for iteration in (0, 1, 0):
         model.distillation.state.iteration = iteration
         teach(dict(model.distillers.items()), torch.ones(1, 3, 64, 64), next(model.parameters()))

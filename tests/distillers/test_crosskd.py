@@ -366,3 +366,17 @@ def step(kind: str, pictures: slice) -> dict[str, Any]:
     torch.stack(list(found.values())).sum().backward()
     grads = [x.grad for tower in leaves for x in tower]
     return dict(losses={name: value.detach() for name, value in found.items()}, grads=grads)
+
+
+@pytest.mark.parametrize('side', [0, 1])
+@pytest.mark.parametrize('kind', KINDS)
+def test_maps_that_are_no_numbers_show_in_the_losses(kind: str, side: int) -> None:
+    made, given = distiller_of(kind), [maps(), maps(seed=40)]
+    given[side] = [[x * math.nan for x in tower] for tower in given[side]]
+    head = made.teacher.module('')
+    crossed = made.predict(head, [made.aligned(*pair) for pair in zip(*given, strict=True)])
+    sizes = [x.shape[2:] for x in crossed[0]]
+    priors = head.prior_generator.grid_priors(sizes, dtype=torch.float64, device='cpu')
+    targets = Targets(priors, total=torch.tensor(2.5, dtype=torch.float64))
+    for found in made.compare(head, crossed, made.predict(head, given[1]), targets).values():
+        assert not found.isfinite().all()

@@ -77,6 +77,13 @@ def test_equal_answers_cost_nothing_and_half_precision_is_computed_in_float32():
     torch.testing.assert_close(found, query_terms(*(x.float() for x in half)))
 
 
+@pytest.mark.parametrize('part', range(4))
+def test_answers_that_are_no_numbers_show_in_the_terms(part):
+    given = list(answers())
+    given[part] = given[part] * math.nan
+    assert not query_terms(*given).isfinite().all()
+
+
 def built(kind, option=None, **student):
     model = query_model(kind, option, **student)
     made = toys.distilled('mmdet', **{name: model[name] for name in ('student', 'teacher', 'distillers')})

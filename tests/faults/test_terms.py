@@ -10,7 +10,8 @@ from mmdistill_dense.registry import DISTILLERS
 from tests.distillers.case import DistillerCase
 
 FOLDER = Path(__file__).parents[1] / 'distillers'
-ON_OTHER_TAPS = {'RoIHeadKD'}  # it reads no maps but regions: tests/distillers/test_heads.py
+# They ask a head or a decoder of the teacher: tests/distillers/test_heads.py, test_crosskd.py and test_kddetr.py
+ON_OTHER_TAPS = {'RoIHeadKD', 'CrossKD', 'KDDETR'}
 
 
 def cases() -> dict[str, type[DistillerCase]]:

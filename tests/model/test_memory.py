@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.utils.runner_internals import Samples
 from tests import toys
 
 PCD = dict(type='PCD', queue_size=16, queue_init='empty', head=dict(type='linear'))
@@ -141,8 +142,8 @@ def test_teachers_maps_are_gone_before_the_student_runs(trained):
     def look(*_: Any) -> None:
         alive.extend(ref() for ref in refs if ref() is not None)
 
-    def record(inputs: Tensor) -> dict[str, list[Tensor]]:
-        recorded = FrozenTeacher._record(teacher, inputs)
+    def record(inputs: Tensor, samples: Samples | None) -> dict[str, list[Tensor]]:
+        recorded = FrozenTeacher._record(teacher, inputs, samples)
         taps.extend(tensor for found in recorded.values() for tensor in found)
         return recorded
 

@@ -185,16 +185,16 @@ def test_dino_starts_from_all_of_its_teacher_but_backbone_and_neck() -> None:
 
 
 @pytest.mark.soak
-def test_queries_cannot_be_tapped() -> None:
+def test_behind_the_neck_a_detector_with_queries_is_tapped_in_a_whole_pass() -> None:
     cfg = recipe('dino_r50_to_r18_coco')
     with DefaultScope.overwrite_default_scope('mmdet'):
         option = load_model(
             {**cfg.model.student, 'encoder': dict(num_layers=1), 'decoder': dict(num_layers=1)}, 'student'
         )
         student = build_network(option, pretrained=False)
-        for tap in ('encoder', 'decoder', 'bbox_head'):
-            with pytest.raises(ValueError, match='does not run on features alone'):
-                trace_pair(student, [Tap.parse(tap)], {}, (64, 64))
+        traced, _ = trace_pair(student, [Tap.parse(tap) for tap in ('encoder', 'bbox_head[0]')], {}, (256, 256))
+    cells = sum((256 // stride) ** 2 for stride in (8, 16, 32, 64))
+    assert traced.shapes == {'encoder': [(1, cells, 256)], 'bbox_head[0]': [(1, 1, 900, 80)]}
 
 
 def test_gfl_pair_of_bccd_agrees_with_its_teacher() -> None:

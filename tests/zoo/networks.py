@@ -119,11 +119,11 @@ def _shared_network(option: ModelConfig, *arguments: Any, **named: Any) -> Any:
     return _networks[key]
 
 
-def _shared_trace(network: Any, taps: Any, size: Any, device: str, *arguments: Any, **named: Any) -> Any:
+def _shared_trace(network: Any, taps: Any, size: Any, device: str, key: str, **named: Any) -> Any:
     place = (network.zoo_key, *map(str, taps), size, device)
     if place not in _traces:
         try:
-            _traces[place] = _trace(network, taps, size, device, *arguments, **named)
+            _traces[place] = _trace(network, taps, size, device, key, **named)
         except Exception as error:  # what the meta device cannot do
             _traces[place] = error
     found = _traces[place]

@@ -35,6 +35,7 @@ _WITHOUT = (
 # what does not fit into narrow maps of a small picture, or takes long
 SMALL = dict(
     AfDCD=dict(pool_size=0, groups=8),
+    CrossKD=dict(reuse_from=1),
     MasKD=dict(learn=dict(max_iters=1)),
     PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
 )

@@ -226,9 +226,11 @@ class CrossKD(Distiller):
                 weight = scores if targets.positives is None else _by_anchor(targets.positives, level, z[:, 0])
                 c, c_t = (x.reshape(weight.shape) for x in (ours[2], theirs[2]))
                 terms['loss_centre'].append(losses.focal_entropy(c[:, None], c_t[:, None], weight, beta=0.0))
-        mass = mean_over_ranks(torch.stack(taught).sum())
-        total = mass.clamp_min(1) if targets.total is None else targets.total
-        divisors = dict(loss_box=mass.clamp_min(MIN_COUNT)) if form.compare == 'edges' else {}
+        total, divisors = targets.total, {}
+        if total is None or form.compare == 'edges':  # only then do the processes wait for this sum
+            mass = mean_over_ranks(torch.stack(taught).sum())
+            total = mass.clamp_min(1) if total is None else total
+            divisors = dict(loss_box=mass.clamp_min(MIN_COUNT)) if form.compare == 'edges' else {}
         return {name: torch.stack(found) / divisors.get(name, total) for name, found in terms.items() if found}
 
 

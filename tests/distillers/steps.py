@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,3 +58,19 @@ def trained_children(model: Any) -> set[str]:
     """The student's children that the last backward pass gave a gradient."""
     named = model.named_parameters()
     return {name.split('.')[0] for name, p in named if p.grad is not None and p.grad.any()} - {'distillers'}
+
+
+def resumes_as_plain(folder: Path, model: Mapping[str, Any], plain: Mapping[str, Any], **options: Any) -> Any:
+    """Train a detector whole, and again from its middle: equal to the bit, and the student has the plain one's keys.
+
+    The checkpoint is returned.
+    """
+    changes = dict(options, default_hooks=dict(checkpoint=dict(interval=2)))
+    toys.train(folder, toys.det_run_config(folder / 'whole', model, iters=4, **changes))
+    again = dict(changes, resume=True, load_from=str(folder / 'whole/iter_2.pth'))
+    toys.train(folder, toys.det_run_config(folder / 'resumed', model, iters=4, **again))
+    whole, resumed = (torch.load(folder / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
+    for part in ('state_dict', 'distillers'):
+        assert not toys.differing(whole.get(part, {}), resumed.get(part, {})), part
+    assert whole['state_dict'].keys() == toys.build_plain(plain).state_dict().keys()
+    return whole

@@ -14,7 +14,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
 from mmdistill_dense.losses import aligned_scale, channel_moments, focal_entropy
 from tests import toys
-from tests.distillers.steps import draw, trained_children
+from tests.distillers.steps import draw, resumes_as_plain, trained_children
 
 KINDS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead', 'fcos': 'FCOSHead'}
 STRIDES, CLASSES, CHANNELS = (16, 32), 3, 4
@@ -289,13 +289,7 @@ def test_resumed_run_is_equal_and_the_student_plain(tmp_path: Any) -> None:
     teacher = toys.det_net('fcos', 16, channels=16, allow_random=True, **TWO)
     option = dict(x=dict(type='CrossKD', reuse_from=1, settings='auto'))
     model = toys.model_config(toys.det_net('fcos', **TWO), teacher, option)
-    changes = dict(default_hooks=dict(checkpoint=dict(interval=2)))
-    toys.train(tmp_path, toys.det_run_config(tmp_path / 'whole', model, iters=4, **changes))
-    again = dict(changes, resume=True, load_from=str(tmp_path / 'whole/iter_2.pth'))
-    toys.train(tmp_path, toys.det_run_config(tmp_path / 'resumed', model, iters=4, **again))
-    whole, resumed = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
-    assert not toys.differing(whole['state_dict'], resumed['state_dict'])
-    assert whole['state_dict'].keys() == toys.build_plain(toys.det_net('fcos', **TWO)).state_dict().keys()
+    resumes_as_plain(tmp_path, model, toys.det_net('fcos', **TWO))
 
 
 RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)

@@ -9,7 +9,7 @@ from mmdistill_dense.distillers import KDDETR
 from mmdistill_dense.losses import query_terms
 from mmdistill_dense.networks.queries import DECODER, Replay
 from tests import toys
-from tests.distillers.steps import draw, trained_children
+from tests.distillers.steps import draw, resumes_as_plain, trained_children
 from tests.query_nets import CONFIGS, query_model, query_net
 
 SMALL = [kind for kind in CONFIGS if kind != 'two-stage']
@@ -172,14 +172,7 @@ def test_an_error_in_a_step_leaves_no_method_behind():
 
 
 def test_a_resumed_run_is_equal_and_the_student_plain(tmp_path):
-    model = query_model('dino')
-    changes = dict(default_hooks=dict(checkpoint=dict(interval=2)))
-    toys.train(tmp_path, toys.det_run_config(tmp_path / 'whole', model, iters=4, **changes))
-    again = dict(changes, resume=True, load_from=str(tmp_path / 'whole/iter_2.pth'))
-    toys.train(tmp_path, toys.det_run_config(tmp_path / 'resumed', model, iters=4, **again))
-    whole, resumed = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
-    assert not toys.differing(whole['state_dict'], resumed['state_dict'])
-    assert whole['state_dict'].keys() == toys.build_plain(query_net('dino')).state_dict().keys()
+    resumes_as_plain(tmp_path, query_model('dino'), query_net('dino'))
 
 
 @pytest.mark.parametrize(

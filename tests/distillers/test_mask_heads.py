@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import toys
+from tests.distillers.steps import resumes_as_plain
 
 MASKS = dict(
     type='RoIHeadKD', student_tap='roi_head.mask_head.conv_logits', output='mask_preds', form='sigmoid', temperature=2.0
@@ -52,13 +53,7 @@ def test_the_naive_formula_on_the_positive_rois(teacher, stage):
 
 
 def test_training_resumes_in_the_same_bits_and_leaves_the_plain_student(tmp_path):
-    changes = dict(masks=True, default_hooks=dict(checkpoint=dict(interval=2)))
-    toys.train(tmp_path, toys.det_run_config(tmp_path / 'whole', _config(teacher='cascade_mask_rcnn'), 4, **changes))
-    again = dict(changes, resume=True, load_from=str(tmp_path / 'whole/iter_2.pth'))
-    toys.train(tmp_path, toys.det_run_config(tmp_path / 'resumed', _config(teacher='cascade_mask_rcnn'), 4, **again))
-    whole, resumed = (torch.load(tmp_path / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
-    assert not toys.differing(whole['state_dict'], resumed['state_dict'])
-    assert whole['state_dict'].keys() == toys.build_plain(toys.det_net('mask_rcnn')).state_dict().keys()
+    resumes_as_plain(tmp_path, _config(teacher='cascade_mask_rcnn'), toys.det_net('mask_rcnn'), masks=True)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from PIL import Image
 from rich.console import Console
 
@@ -249,6 +250,7 @@ def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path, sc
     )
     first, last = config.val_dataloader.dataset.pipeline
     config.val_dataloader.dataset.pipeline = [first, dict(type='Resize', scale=scale, keep_ratio=True), last]
+    config.pop('val_evaluator')  # which needs labels of the file's size, and these are resized too
     report = check_config(config, Options(weights=False, val=0, cost=False))
     if scale == (480, 480):
         assert not report.stopped and report.subject.terms and report.verdict != 'error'
@@ -259,9 +261,21 @@ def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path, sc
     assert 'can predict one of 480x480' in message and '--size' in message
 
 
+def test_metrics_that_find_no_labels_at_the_pictures(tmp_path: Path) -> None:
+    """COCO's metric without a file reads those that the pipeline packs."""
+    loader = dict(batch_size=1, dataset=dict(type='mmdistill_dense.ToyDetDataset'), sampler=dict(type='DefaultSampler'))
+    validation = dict(val_dataloader=loader, val_evaluator=dict(type='CocoMetric'), val_cfg=dict())
+    report = check_config(toys.det_run_config(tmp_path, toys.det_net(), **validation), Options(val=0, cost=False))
+    assert report.stopped == 'predicting a picture of validation'
+    message = report.findings[-1].message
+    assert 'val_evaluator takes no picture as val_dataloader.dataset.pipeline gives it' in message
+    assert "Set val_evaluator.ann_file, or add 'instances' to meta_keys" in message
+
+
 def test_a_prediction_leaves_the_student_as_it_was(seg: Report) -> None:
     model = seg.subject.model.train()
     before, streams = toys.student_state(model), stream_states()
+    init_default_scope('mmseg')  # as the stages before it do
     predict(seg.subject)
     assert not toys.differing(toys.student_state(model), before)
     assert model.training and streams == stream_states()

@@ -114,6 +114,13 @@ def test_missing_data_are_named_with_their_key(monkeypatch: pytest.MonkeyPatch) 
         preflight.check(definition, plan.runs(definition))
 
 
+def test_a_picture_of_validation_is_tried_before_the_first_run() -> None:
+    resized = [{'type': 'mmdistill_dense.LoadShapes'}, {'type': 'Resize', 'scale': [96, 96]}, {'type': 'PackSegInputs'}]
+    definition = defined(options={**tiny.SMALL, 'val_dataloader.dataset.pipeline': resized})
+    with pytest.raises(ValueError, match='tiny.yaml: control: training would stop at its first evaluation'):
+        preflight.check(definition, plan.runs(definition))
+
+
 def test_missing_teacher_is_named() -> None:
     definition = defined(teacher=None)
     with pytest.raises(FileNotFoundError, match=r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'):

@@ -186,7 +186,8 @@ class Subject:
     pictures: int | None = None  # length of the training set; ``None`` if it was not read
     data_problem: str = ''  # why the training set was not read
     validation_problem: str = ''  # why a picture of the validation set cannot be read
-    tested: dict[str, Any] | None = None  # A picture of the validation set, after its pipeline
+    validation: Any = None  # the validation set
+    tested: dict[str, Any] | None = None  # one of its pictures, after its pipeline
     batch: Mapping[str, Any] | None = None  # A batch as the loader gives it
     # of the inputs as the student sees them; several views are a list
     batch_shape: list[list[int]] = field(default_factory=list)

@@ -93,7 +93,7 @@ def read_validation(subject: Subject) -> None:
     if subject.data_problem or 'val_dataloader' not in subject.config:
         return
     try:
-        dataset = DATASETS.build(subject.config.val_dataloader.dataset)
+        subject.validation = dataset = DATASETS.build(subject.config.val_dataloader.dataset)
         for place in evenly_spaced(len(dataset), max(1, subject.options.val)):
             subject.tested = dataset[place]
     except Exception as error:  # a pipeline may run any code
@@ -413,12 +413,12 @@ def _fresh(step: Step[N]) -> Step[N]:
 
 
 def predict(subject: Subject) -> None:
-    """Pass the picture of validation that was read through the student."""
+    """Pass the picture of validation that was read through the student, and what it predicts to the metrics."""
     item = subject.tested
     if item is None or not hasattr(subject.model, 'val_step'):
         return
     try:
-        _predict(subject.model, item)
+        found = _predict(subject.model, item)
     except Exception as error:
         height, width = item['inputs'].shape[-2:]
         steps = training_steps(subject.config.val_dataloader.dataset)
@@ -431,12 +431,27 @@ def predict(subject: Subject) -> None:
             f'({scales or "without a scale"}) gives it. {message_of(error).rstrip(".")}.{works}'
             + (' there and in test_dataloader (new: --size), or take another network.' if works else '')
         ) from error
+    if 'val_evaluator' in subject.config:
+        _judge(subject, item, found)
 
 
 @torch.no_grad()
-def _predict(model: Any, item: dict[str, Any]) -> None:
+def _predict(model: Any, item: dict[str, Any]) -> Any:
     with evaluating(model):
-        model.val_step(pseudo_collate([copy.deepcopy(item)]))
+        return model.val_step(pseudo_collate([copy.deepcopy(item)]))
+
+
+def _judge(subject: Subject, item: dict[str, Any], found: Any) -> None:
+    evaluator = Evaluator(subject.config.val_evaluator)
+    evaluator.dataset_meta = subject.validation.metainfo
+    try:
+        evaluator.process(data_samples=found, data_batch=pseudo_collate([item]))
+    except Exception as error:
+        labels = "Set val_evaluator.ann_file, or add 'instances' to meta_keys of that pipeline's last step."
+        raise ValueError(
+            'training would stop at its first evaluation: val_evaluator takes no picture as val_dataloader.dataset.'
+            f'pipeline gives it. {message_of(error).rstrip(".")}. {labels if "ann_file" in str(error) else ""}'.rstrip()
+        ) from error
 
 
 def _resized(item: dict[str, Any], size: Size) -> dict[str, Any]:

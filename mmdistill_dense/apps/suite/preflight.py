@@ -220,7 +220,9 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
         if config.get('load_from'):
             local_file(config.load_from, None, 'load_from')
         with naming(f'{definition.path}: {name} {tried}'.rstrip()):
-            _build(config)
+            model = _build(config)
+            if name == plan.CONTROL:
+                _try_evaluation(config, model)
         _check_start(definition, run, config)
 
 
@@ -299,6 +301,17 @@ def _build(config: Config) -> Any:
 
         open_pictures(second.option, config, DATASETS.build(copy.deepcopy(config.train_dataloader.dataset)))
     return model
+
+
+def _try_evaluation(config: Config, model: Any) -> None:
+    """Pass a picture of validation through the student and the metrics, before hours of training."""
+    from mmdistill_dense.apps.check import context, facts  # imports all that a check needs
+
+    subject = context.Subject(config, context.Options(val=0), model=model)
+    facts.read_validation(subject)
+    if subject.validation_problem:
+        raise ValueError(f'training would stop at the first validation: {subject.validation_problem}')
+    facts.predict(subject)
 
 
 # Names that nothing reads

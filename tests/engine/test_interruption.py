@@ -64,8 +64,8 @@ def interrupted(folder: Path, kind: str = 'iters', workers: int = 0, changes: di
 @pytest.mark.parametrize(
     ('event', 'number', 'saved'),
     [
-        ('before_train_iter', signal.SIGTERM, 3),
-        ('after_train_iter', signal.SIGUSR1, 3),
+        pytest.param('before_train_iter', signal.SIGTERM, 3, marks=pytest.mark.soak),
+        pytest.param('after_train_iter', signal.SIGUSR1, 3, marks=pytest.mark.soak),
         ('before_val_iter', signal.SIGTERM, 3),  # the model holds averaged weights, so one iteration later
     ],
 )
@@ -77,6 +77,7 @@ def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event: str, number: in
     assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
 
 
+@pytest.mark.soak
 def test_a_file_of_the_same_iteration_is_not_written_again(tmp_path: Path) -> None:
     """A validation ends at once if its iteration is saved."""
     interrupted(tmp_path / 'a', event='before_train_iter', changes={})
@@ -85,7 +86,10 @@ def test_a_file_of_the_same_iteration_is_not_written_again(tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / 'b').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
 
 
-@pytest.mark.parametrize('error', [RuntimeError, ConnectionResetError, EOFError, FileNotFoundError])
+SOAK = [pytest.param(one, marks=pytest.mark.soak) for one in (ConnectionResetError, EOFError, FileNotFoundError)]
+
+
+@pytest.mark.parametrize('error', [RuntimeError, *SOAK])
 def test_a_loader_whose_workers_ended_first_is_no_error(
     error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,6 +117,7 @@ def test_epochs_end_with_their_last_file(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
 
 
+@pytest.mark.soak
 def test_long_intervals_are_saved_in_between(tmp_path: Path) -> None:
     """Each such file replaces the one before, also after a resumption, and none of the config's interval."""
     checkpoint = dict(interval=2, max_keep_ckpts=2)

@@ -137,6 +137,7 @@ if int(starts.read_text()) <= int(folder.name):
 """
 
 
+@pytest.mark.soak
 def test_a_run_that_stalls_starts_again_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of a run says how often it stalls."""
     monkeypatch.setattr(pool, 'GRACE', 0.1)

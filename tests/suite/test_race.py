@@ -44,7 +44,7 @@ def written(
     """A planned race whose rates are 1 and 2, of a definition on disk."""
     given = Race(hours, **{'rates': (1, 2), **options})
     definition = load(tiny.write(Path(), methods=ROWS, race={'hours': hours}))
-    record = race.planned(definition, given, ROWS, PRICES)
+    record = race.planned(definition, given, ROWS, prices)
     race.write(definition, record)
     return load(definition.path), record
 
@@ -70,6 +70,13 @@ def decided(
     race.settle(definition, record, stage, failed or {})
     race.write(definition, record)
     return load(definition.path)
+
+
+def rated(teacher: float = 60, **options: Any) -> tuple[Definition, dict[str, Any]]:
+    """A race whose rate is that of the recipe."""
+    definition, record = written(**options)
+    definition = decided(definition, record, teacher=teacher, control=40, alone_x2=30)
+    return decided(definition, record, control=45, alone_x2=31), record
 
 
 def names(definition: Definition, record: dict[str, Any]) -> list[str]:
@@ -125,8 +132,8 @@ def test_the_estimate_is_a_sum_by_hand() -> None:
     control, kd, cwd = PRICES[CONTROL], PRICES['kd'], PRICES['cwd']
     assert found['rates'] == PRICES[TEACHER].seconds() + 2 * control.seconds(0.5)
     assert found['methods'] == control.seconds(0.5, 3) + kd.seconds(0.5) + cwd.seconds(0.5)
-    rest = control.seconds(0.5, 3, begun=True) + cwd.seconds(0.5, begun=True) + control.seconds(0.5, begun=True)
-    assert found['finish'] == rest
+    assert found['rate'] == 2 * control.seconds(0.5, begun=True)
+    assert found['finish'] == control.seconds(0.5, 3, begun=True) + cwd.seconds(0.5, begun=True)
     assert found['seeds'] == control.seconds(1, 3) + cwd.seconds() + control.seconds()
 
 
@@ -259,37 +266,41 @@ def test_a_price_is_measured_and_nothing_stays() -> None:
 # --- what the scores decide
 
 
-def test_the_best_rate_is_that_of_all_that_follow() -> None:
-    definition, record = written()
-    assert names(definition, record) == ['teacher', 'control seed 0 to 50%', 'alone_x2 seed 0 to 50%']
-    definition = decided(definition, record, teacher=60, control=40, alone_x2=42)
-    assert (record['best'], record['rate']) == ('alone_x2', 2)
-    assert {name: method.rate for name, method in definition.methods.items()} == dict.fromkeys(definition.methods, 2)
+def test_the_best_rate_at_the_end_is_that_of_all_that_follow() -> None:
+    """In the middle it is not told yet which of two that are alike will be."""
+    definition, record = written(rates=(1, 2, 4))
+    rows = (CONTROL, 'alone_x2', 'alone_x4')
+    assert names(definition, record) == ['teacher', *(f'{row} seed 0 to 50%' for row in rows)]
+    definition = decided(definition, record, teacher=60, control=41, alone_x2=42, alone_x4=39)
+    assert names(definition, record) == ['alone_x2 seed 0', 'control seed 0'] and 'rate' not in record
+    definition = decided(definition, record, control=46, alone_x2=44)
+    assert (record['best'], record['rate']) == (CONTROL, 1)
     assert names(definition, record) == [f'{row} seed 0 to 50%' for row in (LONG, 'kd', 'cwd')]
+    definition, record = written(hours=3)
+    definition = decided(definition, record, control=40, alone_x2=42)
+    definition = decided(definition, record, control=43, alone_x2=45)
+    assert {name: method.rate for name, method in definition.methods.items()} == dict.fromkeys(definition.methods, 2)
 
 
-@pytest.mark.parametrize(('teacher', 'told'), [(39, 'no better on val'), (43, 'leads by 3.00 points'), (50, '')])
+@pytest.mark.parametrize(('teacher', 'told'), [(44, 'no better on val'), (48, 'leads by 3.00 points'), (50, '')])
 def test_what_the_teacher_leads_by_is_said(teacher: float, told: str) -> None:
-    definition, record = written()
-    definition = decided(definition, record, teacher=teacher, control=40, alone_x2=30)
-    assert (told in record['told'][-1]) if told else len(record['told']) == 1
-    assert ('kd seed 0 to 50%' in names(definition, record)) == (teacher > 40)
+    definition, record = rated(teacher)
+    assert (told in record['told'][-1]) if told else len(record['told']) == 2
+    assert ('kd seed 0 to 50%' in names(definition, record)) == (teacher > 45)
 
 
 def test_the_best_are_kept_and_the_student_alone_always() -> None:
-    definition, record = written(keep=2)
-    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    definition, record = rated(keep=2)
     definition = decided(definition, record, alone_long=41, kd=43, cwd=44)
     assert record['kept'] == ['cwd', 'kd', CONTROL] and 'Stopped: alone_long.' in record['told'][-1]
-    assert names(definition, record) == ['cwd seed 0', 'kd seed 0', 'control seed 0']
+    assert names(definition, record) == ['cwd seed 0', 'kd seed 0']  # the student alone has ended
 
 
 def finished(lead: float, second: float | None = None, **options: Any) -> tuple[Definition, dict[str, Any]]:
     """A race to its last decision: kd leads the student alone by ``lead``, with its second seed by ``second``."""
-    definition, record = written(**options)
-    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    definition, record = rated(**options)
     definition = decided(definition, record, alone_long=40, kd=41, cwd=39)
-    definition = decided(definition, record, alone_long=44, kd=45 + lead, cwd=43, control=45)
+    definition = decided(definition, record, alone_long=44, kd=45 + lead, cwd=43)
     if 'winner' not in record:
         definition = decided(definition, record, kd=45 + (lead if second is None else second), control=45)
     return definition, record
@@ -332,22 +343,23 @@ def test_time_that_is_gone_ends_it_and_more_hours_go_on() -> None:
 
 
 def test_trainings_that_take_longer_than_expected_leave_out_what_does_not_fit() -> None:
-    definition, record = written(hours=2)
-    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    definition, record = rated(hours=2)
     record['spent']['rates'] = 6000.0  # an hour and a half in place of minutes
     definition = decided(definition, record, alone_long=43, kd=44, cwd=45)
     assert record['kept'] == ['cwd', CONTROL]
-    definition = decided(definition, record, cwd=50, control=45)
+    definition = decided(definition, record, cwd=50)
     assert 'No time is left for a second seed.' in record['told'] and record['winner'] == 'cwd'
 
 
 def test_a_candidate_that_fails_is_left_out() -> None:
     definition, record = written()
     definition = decided(definition, record, {'alone_x2 seed 0 to 50%': 'loss is NaN\nlog'}, teacher=60, control=40)
-    assert record['failed'] == {'alone_x2': 'loss is NaN'} and record['best'] == CONTROL
+    assert record['failed'] == {'alone_x2': 'loss is NaN'} and names(definition, record) == ['control seed 0']
+    definition = decided(definition, record, control=45)
+    assert record['best'] == CONTROL
     definition = decided(definition, record, {'kd seed 0 to 50%': 'no memory'}, alone_long=41, cwd=42)
     assert 'kd seed 0' not in names(definition, record)
-    definition = decided(definition, record, alone_long=41, cwd=50, control=45)
+    definition = decided(definition, record, alone_long=41, cwd=50)
     definition = decided(definition, record, {'cwd seed 1': 'disk'}, control=46, alone_long=40)
     assert record['winner'] == 'cwd' and 'cwd' not in record['failed']  # by the seed that both have
     assert any('without kd: no memory' in line for line in race.lines(record))
@@ -366,7 +378,7 @@ def test_without_teacher_or_student_alone_it_ends(lost: str) -> None:
 def test_a_score_that_is_no_number_is_the_lowest() -> None:
     definition, record = written()
     decided(definition, record, teacher=60, control=float('nan'), alone_x2=3)
-    assert record['best'] == 'alone_x2'
+    assert record['rivals'] == ['alone_x2', CONTROL]
 
 
 # --- whole races
@@ -409,6 +421,9 @@ def test_slurm_decides_when_a_stage_has_ended(capsys: pytest.CaptureFixture) -> 
         ended(definition, row, val, part=True)
     assert [run.title for run in execute.runs_to_do(path)] == names(definition, record)  # the teacher is not there
     ended(definition, TEACHER, 60)
+    assert [run.title for run in execute.runs_to_do(path)] == ['alone_x2 seed 0', 'control seed 0']
+    for row, val in (('control', 46), ('alone_x2', 45)):
+        ended(definition, row, val)
     assert [run.title for run in execute.runs_to_do(path)] == [f'{row} seed 0 to 50%' for row in (LONG, 'kd', 'cwd')]
     assert capsys.readouterr().out == ''  # the script alone is printed
 
@@ -421,7 +436,17 @@ def test_runs_from_before_the_race_are_no_lead() -> None:
     assert record['seeds'][:3] == [1, 2, 3] and record['seeds'][-1] == 0
     ended(definition, 'alone_x2', 90, seed=2, part=True)
     definition = decided(definition, record, teacher=80, control=40, alone_x2=41)
-    assert record['best'] == 'alone_x2' and 'control 40.00' in record['told'][0] and '41.00' in record['told'][0]
+    assert record['rivals'] == ['alone_x2', CONTROL]
+    assert 'control 40.00' in record['told'][0] and '41.00' in record['told'][0]
+
+
+def test_a_given_teacher_takes_no_time_and_is_not_compared() -> None:
+    prices = {name: price for name, price in PRICES.items() if name != TEACHER}
+    _, record = written(prices=prices)
+    assert record['estimate']['rates'] == 2 * PRICES[CONTROL].seconds(0.5)
+    assert record['long'] == round(PRICES['cwd'].seconds() / PRICES[CONTROL].seconds(), 1)
+    _, record = rated(prices=prices)
+    assert record['rate'] == 1 and len(record['told']) == 2
 
 
 def test_a_schedule_that_cannot_be_longer_leaves_that_candidate_out() -> None:

@@ -2,8 +2,9 @@
 
 The candidates are the student alone at several learning rates, then each row of the suite at the best of these rates,
 and the student alone with as much time as the dearest of them and the teacher take together. All are trained to the
-middle of their schedules, the best go on to the end, the two best and the student alone get a second seed. Scores are
-those on val. The rest of the time goes to further seeds of the winner and of the student alone.
+middle of their schedules, the best go on to the end, the two best and the student alone get a second seed. The two best
+rates go on first: high rates gain most when they decay. Scores are those on val. The rest of the time goes to further
+seeds of the winner and of the student alone.
 
 Every training is a run of the suite, so it goes on after a stop. ``race.json`` in the suite's folder holds the plan and
 what was decided; all else follows from the results. Source of the plan: races replayed on 150 of our runs
@@ -34,6 +35,7 @@ SPREAD, FREEDOM = (
     4,
 )  # points between seeds of one row on val in our own runs, which count as much as this many pairs
 MOST_SEEDS = 5
+RIVALS = 2  # rates that go on to the end
 MOST_LENGTH = 6.0  # of the student alone with more time: longer schedules gained nothing in our own runs
 SLACK = 1.05  # of an estimate: a stage that would end this little late is still begun
 
@@ -106,9 +108,10 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int) -> 
     others = [(alone, size.long), *others] if size.long else others
     first = [prices[TEACHER].seconds()] if TEACHER in prices else []
     finalists = [*others[:2], (alone, 1.0)] * (size.seeds - 1)
-    kept = [*others[: race.keep], (alone, 1.0)]
+    kept = others[: race.keep]
     return {
         'rates': makespan([*first, *[alone.seconds(part)] * len(size.rates)], jobs),
+        'rate': makespan([alone.seconds(rest, begun=True)] * len(size.rates[:RIVALS]), jobs),
         'methods': makespan([one.seconds(part, length) for one, length in others], jobs),
         'finish': makespan([one.seconds(rest, length, begun=True) for one, length in kept], jobs),
         'seeds': makespan([one.seconds(1, length) for one, length in finalists], jobs),
@@ -209,11 +212,12 @@ def stage_of(definition: Definition, record: Record) -> Stage | None:
         return Stage(name, (*teacher, *(replace(run, until=until) for run in chosen)))
 
     if 'rate' not in record:
-        return stage('rates', map(alone_row, record['rates']), until=part)
+        rivals = record.get('rivals')
+        return stage('rate', rivals) if rivals else stage('rates', map(alone_row, record['rates']), until=part)
     if 'kept' not in record:
         return stage('methods', candidates(record), until=part)
     if 'finalists' not in record:
-        return stage('finish', record['kept'])
+        return stage('finish', [row for row in record['kept'] if row not in record.get('rivals', ())])
     if 'winner' not in record:
         return stage('seeds', record['finalists'], record['seeds'][1 : record['second']])
     if 'more' in record and not record.get('over'):
@@ -247,7 +251,14 @@ def settle(definition: Definition, record: Record, stage: Stage, failed: Mapping
     if kind == 'more' and lost:
         record['over'] = True
     else:
-        decide = {'rates': _rate, 'methods': _kept, 'finish': _finalists, 'seeds': _winner, 'more': _more}[kind]
+        decide = {
+            'rates': _rivals,
+            'rate': _rate,
+            'methods': _kept,
+            'finish': _finalists,
+            'seeds': _winner,
+            'more': _more,
+        }[kind]
         decide(definition, record)
     record['rows'] = rows_of(record)
 
@@ -291,14 +302,24 @@ def _said(means: Mapping[str, float]) -> str:
     return ', '.join(f'{row} {mean:.2f}' for row, mean in means.items())
 
 
-def _rate(definition: Definition, record: Record) -> None:
-    rates = {alone_row(one): one for one in record['rates']}
-    means = _means(_scores(definition, record, rates, record['rung'], seeds=1))
+def _rivals(definition: Definition, record: Record) -> None:
+    means = _alone(definition, record, map(alone_row, record['rates']), record['rung'])
+    record['rivals'] = list(means)[:RIVALS]
+    record['told'].append(f'Learning rate: {_said(means)} on val at {record["rung"]:.0%}.')
+
+
+def _alone(definition: Definition, record: Record, rows: Iterable[str], until: float = 1) -> dict[str, float]:
+    means = _means(_scores(definition, record, rows, until, seeds=1))
     if not means:
         raise RuntimeError(f'the race ends, because the student alone could not be trained: {record["failed"]}')
+    return means
+
+
+def _rate(definition: Definition, record: Record) -> None:
+    means = _alone(definition, record, record['rivals'])
     best = next(iter(means))
-    record.update(best=best, rate=rates[best])
-    record['told'].append(f'Learning rate: {_said(means)} on val at {record["rung"]:.0%}. {best} is the best.')
+    record.update(best=best, rate={alone_row(one): one for one in record['rates']}[best])
+    record['told'].append(f'Learning rate: {_said(means)} on val at the end. {best} is the best.')
     result = next((run.result for run in plan.runs(definition) if run.kind == TEACHER), None)
     if result is None:
         return
@@ -306,8 +327,7 @@ def _rate(definition: Definition, record: Record) -> None:
     if lead <= 0:
         record['poor_teacher'] = True
         record['told'].append(
-            f'The teacher is no better on val than the student alone at {record["rung"]:.0%} of its training '
-            f'({lead:+.2f}): nothing is distilled from it.'
+            f'The teacher is no better on val than the student alone ({lead:+.2f}): nothing is distilled from it.'
         )
     elif lead < LEAD:
         record['told'].append(
@@ -319,7 +339,9 @@ def _rate(definition: Definition, record: Record) -> None:
 def _kept(definition: Definition, record: Record) -> None:
     means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung'], seeds=1))
     kept = list(means)[: record['keep']]
-    while len(kept) > 1 and _rest(record, 'finish', [*kept, record['best']]) > SLACK * left(record):
+    while len(kept) > 1 and _rest(record, 'finish', [row for row in kept if row != record['best']]) > SLACK * left(
+        record
+    ):
         kept.pop()
     stopped = {row: mean for row, mean in means.items() if row not in (*kept, record['best'])}
     record['kept'] = list(dict.fromkeys([*kept, record['best']]))

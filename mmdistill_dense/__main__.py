@@ -37,7 +37,7 @@ GROUPS = {
         'taps': ('apps.options:fill_taps', 'list the modules that can be compared'),
         'train': ('apps.options:fill_train', 'train with a config'),
         'test': ('apps.options:fill_test', 'test a checkpoint'),
-        'tokens': ('apps.options:fill_tokens', 'learn the tokens of MasKD before training'),
+        'tokens': ('apps.options:fill_tokens', 'learn the tokens of MasKD or FreeKD before training'),
         'pseudo-labels': ('apps.options:fill_pseudo_labels', "write a teacher's labels of pictures"),
     },
     'Compare and look inside': {

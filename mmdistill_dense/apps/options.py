@@ -135,7 +135,10 @@ def fill_test(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_tokens(parser: argparse.ArgumentParser) -> None:
-    add_common(parser, 'Learn the tokens of MasKD on the teacher of a config, write them where its training finds them')
+    add_common(
+        parser,
+        'Learn the tokens of a config on its teacher (MasKD, FreeKD), write them where its training finds them',
+    )
     parser.add_argument('--out', metavar='FILE', help='also write the tokens here, for tokens= of other configs')
     parser.set_defaults(run=later('commands.training:learn_tokens'), raises=True)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.feature_match import FeatureMatch
     from mmdistill_dense.distillers.fgd import FGD
     from mmdistill_dense.distillers.fitnet import FitNet
+    from mmdistill_dense.distillers.freekd import FreeKD
     from mmdistill_dense.distillers.frs import FRS
     from mmdistill_dense.distillers.head_output_kd import HeadOutputKD
     from mmdistill_dense.distillers.ifvd import IFVD
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'KDDETR', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD',
-    'CrossKD', 'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'HeadOutputKD', 'LogitKD',
-    'MasKD', 'QueryMatch', 'QueueKL', 'RoIHeadKD', 'TokenRelations',
+    'CrossKD', 'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'FreeKD', 'HeadOutputKD',
+    'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL', 'RoIHeadKD', 'TokenRelations',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

@@ -27,7 +27,7 @@ from mmdistill_dense.losses import (
     softmax_divergence,
     standardised,
 )
-from tests.golden import class_map, maskd, pcd, pcd_recipe, pcd_teacher
+from tests.golden import class_map, freekd, maskd, pcd, pcd_recipe, pcd_teacher
 from tests.golden.maskd import Arrays
 
 Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
@@ -295,6 +295,10 @@ METHODS = {
     'defeat': Method(
         kind_of=lambda path, arrays: str(arrays['kind']), kinds={'neck': defeat_neck, 'head': defeat_head}
     ),
+    'freekd': Method(
+        kind_of=lambda path, arrays: str(arrays['kind']),
+        kinds={'haar': freekd.haar, 'prompt': freekd.prompt, 'distill': freekd.distill},
+    ),
     'frs': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'frs': frs}),
     'kddetr': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'kddetr': kddetr}),
     'logit_std': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'logit_std': logit_std}),
@@ -359,8 +363,8 @@ class Tolerance:
 # class_map: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
 # 1e-12 + 1e-4 * max|x|; labels and pairs exactly".
 # crosskd: as class_map, without labels.
-# defeat, frs, kddetr: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and gradients
-# 1e-12 + 2e-5 * max|x|"; DeFeat's masks exactly.
+# defeat, freekd, frs, kddetr: "float64 run 1e-12 + 1e-9 * max|x|; float32 run: losses 1e-9 + 1e-5 * |x|, maps and
+# gradients 1e-12 + 2e-5 * max|x|"; DeFeat's masks exactly.
 # logit_std: as class_map.
 # pcd: float64 "1e-10 + 1e-9 * max"; float32 "loss rtol 2e-6, atol 2e-6, gradients and maps 2e-5 * max (`sharp_*`
 # gradients: 2e-4)", "`easy_*` relatively, rtol 1e-5 in float32, 1e-9 in float64". Pictures may be off by one level, of
@@ -396,6 +400,8 @@ PICTURES = (
 )
 CLASS_LOSSES = ('loss', 'loss_weighed', 'loss_positions', 'loss_elements')
 CLASS_MAPS = ('student_groups', 'teacher_groups', 'grad_*', 'row_weight', 'best_mass')
+FREEKD_LOSSES = ('loss', 'level*_loss', 'level*_terms', 'dice')
+FREEKD_MAPS = ('ll', 'high*', 'out', '*mask*', '*grad_*')
 CROSSKD_MAPS = (
     'aligned',
     'grad_student',
@@ -431,6 +437,9 @@ TOLERANCES = (
     Tolerance('defeat', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
     Tolerance('defeat', 'neck', 'level*_mask', (0, 0), absolute=(0.01, 0.01)),
     Tolerance('defeat', '*', '*grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
+    *(Tolerance('freekd', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in FREEKD_LOSSES),
+    *(Tolerance('freekd', '*', name, (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in FREEKD_MAPS),
+    Tolerance('freekd', 'haar', 'x', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
     Tolerance('frs', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
     *(Tolerance('frs', '*', f'level*_{name}', (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('mask', 'grad_*')),
     Tolerance('kddetr', '*', 'loss*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),

@@ -38,7 +38,7 @@ from mmdistill_dense.apps.inspect.training_step import (
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
-from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.distillers.maskd.tokens import Places
 from mmdistill_dense.guards.class_counts import num_classes
@@ -201,7 +201,7 @@ def load(subject: Subject) -> None:
                 first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
                 load_teacher(teacher, like, first, random=True)
     for name, distiller in subject.distillers.items():
-        if isinstance(distiller, MasKD) and not _take_tokens(subject, distiller):
+        if isinstance(distiller, TokenDistiller) and not _take_tokens(subject, distiller):
             subject.untaught[name] = 'its tokens are random here: training learns them first'
     subject.teachers = [_describe_teacher(teacher) for teacher in subject.frozen.values()]
 
@@ -257,7 +257,7 @@ def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
             yield InitialWeights(name, file)
 
 
-def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
+def _take_tokens(subject: Subject, distiller: TokenDistiller) -> bool:
     """Load the tokens that training would find, else random ones; return whether any were found."""
     values = _found_tokens(subject, distiller) if subject.options.weights else None
     if values is not None:
@@ -267,7 +267,7 @@ def _take_tokens(subject: Subject, distiller: MasKD) -> bool:
     return False
 
 
-def _found_tokens(subject: Subject, distiller: MasKD) -> Values | None:
+def _found_tokens(subject: Subject, distiller: TokenDistiller) -> Values | None:
     config = subject.config
     folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
     assert distiller.teacher is not None, 'the model sets it'

@@ -16,7 +16,7 @@ from torch import nn
 
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import listed
-from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.distillers.maskd.tokens import places_of
 from mmdistill_dense.model.distill_model import distillers_of
@@ -139,25 +139,26 @@ class StopBeforeTraining(Hook):
 
 
 def learn_tokens(args: argparse.Namespace) -> None:
-    """Learn the tokens of MasKD that a config needs, and write them where its training finds them."""
+    """Learn the tokens that a config needs, and write them where its training finds them."""
     runner = build_runner(load_config(args))
     distillers = learning_distillers(runner.model)
     if args.out and len(distillers) > 1:
-        raise ValueError(f'--out is one file, but the config has {len(distillers)} MasKD distillers.')
+        raise ValueError(f'--out is one file, but the config has {len(distillers)} distillers with tokens.')
     runner.register_hook(StopBeforeTraining())
     runner.train()
     for distiller in distillers:
         report(distiller, runner, args.out)
 
 
-def learning_distillers(model: nn.Module) -> list[MasKD]:
-    found = [one for one in distillers_of(unwrap(model)).values() if isinstance(one, MasKD) and one.tokens is None]
+def learning_distillers(model: nn.Module) -> list[TokenDistiller]:
+    own = distillers_of(unwrap(model)).values()
+    found = [one for one in own if isinstance(one, TokenDistiller) and one.tokens is None]
     if not found:
-        raise ValueError("model.distillers of this config has no dict(type='MasKD') without tokens: nothing to learn.")
+        raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
     return found
 
 
-def report(distiller: MasKD, runner: Runner, out: str | None) -> None:
+def report(distiller: TokenDistiller, runner: Runner, out: str | None) -> None:
     """Write the tokens to ``out`` as well, and log where they are."""
     places = places_of(distiller, runner)
     if out and is_main_process():

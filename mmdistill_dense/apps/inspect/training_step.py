@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.config.resolve import model_of
-from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.engine.loss_guard import clip_unscaled
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.recording import run_parts
@@ -193,7 +193,7 @@ def prepare_steps(
 ) -> Steps:
     """Return the control's and the distilled step on a generated batch, as a runner does them."""
     # random weights of a teacher without its file have batch statistics: the time of the contrast depends on how far
-    # features lie apart; the weights of the student are fixed by a learning rate of 0, and MasKD has random tokens
+    # features lie apart; the weights of the student are fixed by a learning rate of 0, and tokens are random
     model = model_of(config)
     if not model.get('distillers') or not model.get('teacher'):
         raise ValueError('step benchmark: model has no teacher and distillers to measure')
@@ -259,7 +259,7 @@ def run_length(config: Config, pictures: int | None = None, processes: int = 1) 
     return loop['max_epochs'] * max(pictures // (config.train_dataloader.get('batch_size', 1) * processes), 1)
 
 
-def draw_tokens(distiller: MasKD, draw: torch.Generator) -> None:
+def draw_tokens(distiller: TokenDistiller, draw: torch.Generator) -> None:
     shapes = distiller.token_shapes()
     distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
 
@@ -267,7 +267,7 @@ def draw_tokens(distiller: MasKD, draw: torch.Generator) -> None:
 def _give_tokens(network: Distilled) -> None:
     draw = torch.Generator().manual_seed(0)
     for distiller in distillers_of(network).values():
-        if isinstance(distiller, MasKD):
+        if isinstance(distiller, TokenDistiller):
             draw_tokens(distiller, draw)
 
 

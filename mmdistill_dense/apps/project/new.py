@@ -80,7 +80,7 @@ _LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once th
 FOUNDATION_DEFAULT = 'featurematch'
 HEAD_DEFAULTS = {'seg': ['kd', FOUNDATION_DEFAULT], 'det': ['pkd']}  # for a foundation model with a head
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
-_LEARNING = 2000  # steps in which MasKD learns its tokens
+_LEARNING = 2000  # steps in which MasKD and FreeKD learn their tokens
 
 
 def distillers_for(method: str, student: Side, teacher: Side | None, network: Any, steps: int) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def distillers_for(method: str, student: Side, teacher: Side | None, network: An
         raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
     found = put_all(shipped, dict.fromkeys(shipped, AUTO), student.task, f'--method {method}')
     for one in found.values():
-        if one['type'] == 'MasKD' and steps < _LEARNING:
+        if one['type'] in ('MasKD', 'FreeKD') and steps < _LEARNING:
             one['learn'] = {**one.get('learn', {}), 'max_iters': steps}
     return found
 

@@ -30,7 +30,7 @@ from mmdistill_dense.apps.suite import plan, start_weights
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
-from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
@@ -90,7 +90,7 @@ def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | No
 def learning_of(runner: Runner) -> int:
     """Return the iterations that distillers learned before the training, or in an earlier start of it."""
     found = distillers_of(unwrap(runner.model)).values()
-    return sum(one.learn.max_iters for one in found if isinstance(one, MasKD) and one.tokens is None)
+    return sum(one.learn.max_iters for one in found if isinstance(one, TokenDistiller) and one.tokens is None)
 
 
 def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.apps.suite.race import Price
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
-from mmdistill_dense.distillers.maskd.maskd import MasKD
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.atomic import write_json
@@ -91,7 +91,7 @@ def shortened(runner: Runner, most: int) -> int:
     """Let distillers learn a few iterations before the training; return those that this leaves out."""
     left = 0
     for one in distillers_of(unwrap(runner.model)).values():
-        if isinstance(one, MasKD) and one.tokens is None:
+        if isinstance(one, TokenDistiller) and one.tokens is None:
             short = min(most, one.learn.max_iters)
             left += one.learn.max_iters - short
             one.learn = replace(one.learn, max_iters=short)
@@ -161,7 +161,7 @@ def _measure(definition: Definition, name: str) -> dict[str, Any]:
 def _learns(definition: Definition, name: str) -> bool:
     options = configs.row_config(definition, name).model.get('distillers', {}).values()
     kinds = [(DISTILLERS.get(one.type) if isinstance(one.type, str) else one.type, one) for one in options]
-    return any(issubclass(kind, MasKD) and not one.get('tokens') for kind, one in kinds)
+    return any(issubclass(kind, TokenDistiller) and not one.get('tokens') for kind, one in kinds)
 
 
 def _learning_seconds(config: Config) -> float:

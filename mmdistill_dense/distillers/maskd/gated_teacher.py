@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.maskd.token_files import Values, level_of
@@ -16,6 +17,16 @@ from mmdistill_dense.networks.recording import replacing
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.runner_internals import Network, Samples
 
+# of all tokens, a level and its map: the map that replaces it, and its masks
+Gate = Callable[[Values, int, Tensor], tuple[Tensor, list[Tensor]]]
+
+
+def token_gate(values: Values, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return ``x * sum_i p_i m_i`` (or ``sum_i m_i``), the gate of MasKD."""
+    tokens, branch = level_of(values, level)
+    masks = token_masks(tokens, x)
+    return gate(x, masks, None if branch is None else mask_weights(branch, x)), [masks]
+
 
 @dataclass(frozen=True)
 class GatedTap:
@@ -24,6 +35,7 @@ class GatedTap:
     tap: Tap
     first: int
     count: int
+    gate: Gate = token_gate
 
 
 _EVALUATED = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
@@ -70,7 +82,7 @@ def task_loss(network: Network, inputs: Tensor, data_samples: Samples) -> Tensor
 
 @dataclass
 class GatedLoss:
-    """Loss terms of one batch: the task loss on the masked maps and, per level, Dice and mean mask area."""
+    """Loss terms of one batch: the task loss on the masked maps and, per level, Dice (summed over bands) and area."""
 
     task: Tensor
     dice: list[Tensor]
@@ -80,21 +92,22 @@ class GatedLoss:
 def gated_loss(
     network: Network, taps: Sequence[GatedTap], values: Values, inputs: Tensor, data_samples: Samples
 ) -> GatedLoss:
-    """Return the training loss of a teacher on its own masked maps, ``x' = x * sum_i p_i m_i`` (or ``sum_i m_i``)."""
+    """Return the training loss of a teacher on its own masked maps."""
     dice, area = {}, {}
 
-    def gated(first: int) -> Callable[[int, Tensor], Tensor]:
+    def gated(one: GatedTap) -> Callable[[int, Tensor], Tensor]:
         def replace(index: int, x: Tensor) -> Tensor:
-            tokens, branch = level_of(values, first + index)
-            masks = token_masks(tokens, x)
-            dice[first + index], area[first + index] = mask_dice(masks), masks.detach().mean()
-            return gate(x, masks, None if branch is None else mask_weights(branch, x))
+            level = one.first + index
+            masked, masks = one.gate(values, level, x)
+            dice[level] = torch.stack([mask_dice(mask) for mask in masks]).sum()
+            area[level] = torch.stack([mask.detach().mean() for mask in masks]).mean()
+            return masked
 
         return replace
 
     with ExitStack() as stack:
         for one in taps:
-            stack.enter_context(replacing(network, one.tap, gated(one.first), 'teacher_tap'))
+            stack.enter_context(replacing(network, one.tap, gated(one), 'teacher_tap'))
         task = task_loss(network, inputs, data_samples)
     levels = [level for one in taps for level in range(one.first, one.first + one.count)]
     if sorted(dice) != sorted(levels):

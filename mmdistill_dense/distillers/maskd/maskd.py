@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-import torch
 from mmengine.config import Config
-from mmengine.logging import MMLogger, print_log
+from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import Losses, Recorded, Shapes
-from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
-from mmdistill_dense.distillers.maskd.learning import LearnOptions
-from mmdistill_dense.distillers.maskd.token_files import BRANCH, Values, as_number, from_number
-from mmdistill_dense.distillers.maskd.tokens import Places, prepare_tokens
+from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.maskd.token_distiller import LEARN_SEG, TokenDistiller, TokenModule
+from mmdistill_dense.distillers.maskd.token_files import from_number
+from mmdistill_dense.distillers.maskd.tokens import Places
 from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS, MODELS
 from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Align, Resize, check_count
+from mmdistill_dense.utils.validate import check_count
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
-
-if TYPE_CHECKING:
-    from mmengine.runner import Runner
-
-    from mmdistill_dense.networks.teacher import FrozenTeacher
-
 
 # settings='auto': masks on feature maps, as the released code has them for detectors
 _MAPS = dict(student_tap='auto', weight_mask=True, align='conv', factor=1.0, eps=0.0, share_tokens=False)
-_SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3)
 
 
 @DISTILLERS.register_module()
-class MasKD(FeatureDistiller):
+class MasKD(TokenDistiller):
     """Squared error between maps, weighted by masks that were learned on the teacher's map.
 
     T tokens ``E_i`` (vectors of C numbers) per level give masks ``m_i = sigmoid(E_i . F_t)`` of a teacher map ``F_t (N,
@@ -67,122 +55,51 @@ class MasKD(FeatureDistiller):
 
     SETTINGS: ClassVar[Settings] = {
         AUTO: {
-            'seg': dict(_MAPS, num_tokens=8, learn=dict(optimizer=_SGD, schedule='poly')),  # as shipped
+            'seg': dict(_MAPS, num_tokens=8, learn=LEARN_SEG),  # as shipped
             'det': dict(_MAPS, num_tokens=6),
         }
     }
-    needs: ClassVar[tuple[str, ...]] = ('map',)
-    needs_scores: ClassVar[bool] = True  # its tokens are learned through the teacher's loss
 
     def __init__(
         self,
         student_tap: TapOption = 'neck',
         teacher_tap: TapOption | None = None,
         *,
-        num_tokens: int = 6,
         weight_mask: bool = True,
         student_mask_from: int | None = None,
-        share_tokens: bool = False,
         factor: float = 1.0,
         eps: float = 0.0,
-        align: Align = 'conv',
-        resize: Resize | None = 'student',
-        tokens: str | None = None,
-        allow_other_teacher: bool = False,
-        learn: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
-        check_count('num_tokens', num_tokens, 1)
+        super().__init__(student_tap, teacher_tap, **kwargs)
         if factor <= 0 or eps < 0:
             raise ValueError(f'factor must be > 0 and eps >= 0, got {factor} and {eps}.')
         if student_mask_from is not None:
             check_count('student_mask_from', student_mask_from, 0)
-        self.num_tokens = num_tokens
         self.weight_mask = weight_mask
         self.student_mask_from = student_mask_from
-        self.share_tokens = share_tokens
         self.factor = factor
         self.eps = eps
-        self.tokens = tokens
-        self.allow_other_teacher = allow_other_teacher
-        self.learn = LearnOptions.parse(learn or {})
-        self.teacher_parts = None if tokens is None else ()  # learning runs the whole teacher
-        self.gated_taps: list[GatedTap] = []
-        self.mask_modules = nn.ModuleList()
-        # 0 without tokens, else their teacher's fingerprint as a number (1 if that is unknown)
-        self.tokens_ready: Tensor
-        self._ready = False  # avoids reading the buffer from the device in every step
-        self.register_buffer('tokens_ready', torch.zeros((), dtype=torch.int64))
 
-    def setup(self, student: Shapes, teacher: Shapes) -> None:
-        super().setup(student, teacher)
-        counts = [len(teacher[str(tap)]) for tap in self.teacher_taps]
-        first = 0
-        for tap, count in zip(self.teacher_taps, counts, strict=True):
-            self.gated_taps.append(GatedTap(tap, first, count))
-            first += count
-        if self.share_tokens:
-            del self.gated_taps[1:]
-            self._check_shared(counts)
-        for level in self.levels[: self.gated_taps[-1].first + self.gated_taps[-1].count]:
-            self.mask_modules.append(MaskModule(self.num_tokens, level.teacher[0], self.weight_mask))
-        for level in self.levels:
-            if level.student[1:] != level.teacher[1:]:
-                print_log(
-                    f'{self.key}: {level.name}: the student map is {tuple(level.student[1:])}, the teacher '
-                    f"map {tuple(level.teacher[1:])}; the {self.resize}'s is resized bilinearly.",
-                    'current',
-                    logging.WARNING,
-                )
-
-    def _check_shared(self, counts: Sequence[int]) -> None:
-        channels = [level.teacher[0] for level in self.levels]
-        if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
-            raise ValueError(
-                f'{self.key}.share_tokens=True: the taps {", ".join(map(str, self.teacher_taps))} have '
-                f'{counts} levels of {channels} channels; shared tokens need the same levels and channels in each tap.'
-            )
-
-    def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
-        """Load or learn the tokens, see :mod:`mmdistill_dense.distillers.maskd.tokens`."""
-        prepare_tokens(self, runner, teacher)
-
-    def token_shapes(self) -> dict[str, torch.Size]:
-        """Return the shapes of tokens and branches, by their names in token files."""
-        return {name: value.shape for name, value in self.mask_modules.state_dict().items()}
-
-    def load_tokens(self, values: Values, teacher: str | None = None) -> None:
-        """Set the tokens, and the fingerprint of the teacher that they are used with."""
-        self.mask_modules.load_state_dict(values)
-        self.tokens_ready.fill_(as_number(teacher))
-
-    def has_tokens_of(self, teacher: str) -> bool:
-        """Return whether there are tokens, of this teacher or of an unknown one."""
-        return int(self.tokens_ready) in (1, as_number(teacher))
+    def token_module(self, channels: int) -> TokenModule:
+        return TokenModule(self.num_tokens, channels, weight_mask=self.weight_mask)
 
     def masks(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the (N, T, H, W) masks of the teacher's maps, one per level."""
-        return [losses.token_masks(self._slot(i).mask_token, x) for i, x in enumerate(teacher_maps)]
+        return [losses.token_masks(self.slot(i).mask_token, x) for i, x in enumerate(teacher_maps)]
 
     def mask_weights(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
         """Return the (N, T) weights of the masks, one per level; 1 / T without the branch."""
-        branches = [self._slot(i).branch() for i in range(len(teacher_maps))]
+        branches = [self.slot(i).branch() for i in range(len(teacher_maps))]
         equal = 1 / self.num_tokens
         return [
             x.new_full((len(x), self.num_tokens), equal) if branch is None else losses.mask_weights(branch, x)
             for branch, x in zip(branches, teacher_maps, strict=True)
         ]
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
-        self._ready = self._ready or bool(self.tokens_ready)
-        if not self._ready:
-            raise RuntimeError(f'{self.key} has no tokens yet: prepare() learns or loads them before training.')
-        return super().forward(student, teacher, data_samples)
-
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return ``loss_maskd`` of one level, also as ``level<i>`` for the log."""
-        slot = self._slot(level)
+        slot = self.slot(level)
         since = self.student_mask_from
         value = losses.masked_feature_loss(
             student,
@@ -194,37 +111,6 @@ class MasKD(FeatureDistiller):
             factor=self.factor,
         )
         return {'loss_maskd': value, f'level{level}': value.detach()}
-
-    def _slot(self, level: int) -> MaskModule:
-        module: Any = self.mask_modules[level % len(self.mask_modules) if self.share_tokens else level]
-        return module
-
-
-class MaskModule(nn.Module):
-    """Tokens and branch of one level, as buffers under the names of the released files."""
-
-    mask_token: Tensor
-
-    def __init__(self, tokens: int, channels: int, weight_mask: bool) -> None:
-        super().__init__()
-        self.register_buffer('mask_token', torch.zeros(tokens, channels))
-        if weight_mask:
-            conv = _Constants((channels, channels, 3, 3))
-            self.prob = nn.ModuleDict({'0': conv, '2': _Constants((tokens, channels, 1, 1))})
-        self.weight_mask = weight_mask
-
-    def branch(self) -> losses.Branch | None:
-        """Return the parameters of the branch, if there is one."""
-        return losses.Branch(*(self.get_buffer(name) for name in BRANCH)) if self.weight_mask else None
-
-
-class _Constants(nn.Module):
-    """Weight and bias of a convolution as buffers."""
-
-    def __init__(self, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.register_buffer('weight', torch.zeros(shape))
-        self.register_buffer('bias', torch.zeros(shape[0]))
 
 
 # For tools that do not train

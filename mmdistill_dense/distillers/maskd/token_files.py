@@ -1,8 +1,8 @@
 """Read and write token files: ours and the two released layouts, safely (no code is run) and atomically.
 
-In memory the tokens of a distiller are a flat dict, named as in the released files: ``'<level>.mask_token'`` (T, C)
-and, where masks are weighed, ``'<level>.prob.0.weight'`` (C, C, 3, 3), ``.prob.0.bias`` (C,), ``.prob.2.weight``
-(T, C, 1, 1) and ``.prob.2.bias`` (T,).
+In memory the tokens of a distiller are a flat dict, named as in the released files: ``'<level>.mask_token'`` (T, C),
+or (bands, T, C), and, where masks are weighed, ``'<level>.prob.0.weight'`` (C, C, 3, 3), ``.prob.0.bias`` (C,),
+``.prob.2.weight`` (T, C, 1, 1) and ``.prob.2.bias`` (T,).
 """
 
 from __future__ import annotations
@@ -170,6 +170,8 @@ def write_tokens(path: Path, values: Mapping[str, Tensor], meta: Mapping[str, An
 
 def _describe(shapes: Mapping[str, torch.Size]) -> str:
     levels = [tuple(shape) for name, shape in sorted(shapes.items()) if name.endswith(TOKEN)]
-    kinds = ', '.join(f'{count} tokens of {channels} channels' for count, channels in dict.fromkeys(levels))
+    kinds = ', '.join(
+        f'{" x ".join(map(str, counts))} tokens of {channels} channels' for *counts, channels in dict.fromkeys(levels)
+    )
     branch = 'with' if any(name.endswith(BRANCH) for name in shapes) else 'without'
     return f'{kinds} on {len(levels)} level{"s" * (len(levels) != 1)}, {branch} mask weights'

@@ -137,7 +137,7 @@ def test_one_file_for_two_distillers_is_refused(tmp_path):
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(a=LOGITS, b=LOGITS))
     toys.run_config(tmp_path / 'work', model, iters=2).dump(path)
     with (
-        pytest.raises(ValueError, match='--out is one file, but the config has 2 MasKD distillers'),
+        pytest.raises(ValueError, match='--out is one file, but the config has 2 distillers with tokens'),
         toys.unformatted(),
     ):
         main(['tokens', str(path), '--out', str(tmp_path / 'x.pth')])

@@ -1,0 +1,93 @@
+"""FreeKD: masked distillation of the frequencies of a map."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.maskd.gated_teacher import Gate
+from mmdistill_dense.distillers.maskd.token_distiller import LEARN_SEG, TokenDistiller, TokenModule
+from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
+from mmdistill_dense.distillers.presets import AUTO, Settings
+from mmdistill_dense.losses import feature_mimic, frequency_gate, frequency_masks, frequency_terms
+from mmdistill_dense.losses.wavelet import Bands
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import check_count
+
+
+def band_gate(values: Values, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return the map whose bands are multiplied by the sum of their masks, and the masks."""
+    masks = frequency_masks(values[f'{level}.{TOKEN}'], x)
+    return frequency_gate(x, masks), masks
+
+
+@DISTILLERS.register_module()
+class FreeKD(TokenDistiller):
+    """Absolute error between the wavelet details of maps, weighted by masks that were learned on the teacher's map.
+
+    Haar steps take a map (N, C, H, W) to details ``D_j`` (N, C, 3, h_j, w_j), the finest first, and a low band.
+    T tokens for each step, ``E_j`` (T, C), give masks of the teacher's, ``m_j = sigmoid(E_j . (LH + HL + HH))``::
+
+        loss_freekd = sum_levels sum_j mean_n,t,c,k,p m_j |D_j(align(F_s)) - D_j(F_t)|
+        loss_mse    = mse_weight * sum_levels mean_n,c,p (align(F_s) - F_t)^2
+
+    The tokens, and those of the low band, are learned once on the teacher as MasKD's are, by masking each band.
+
+    Source: Zhang et al., "FreeKD: Knowledge Distillation via Semantic Frequency Prompt", CVPR 2024,
+    https://arxiv.org/abs/2311.12079, as released, which lacks the paper's weight of channels. Ours, with the same
+    values: one transform of the difference, no masked copy per token. Options:
+    [docs/methods/freekd.md](../methods/freekd.md).
+
+    Example:
+        >>> import torch
+        >>> distiller = FreeKD(num_tokens=2)
+        >>> shapes = {'neck': [torch.Size((1, 4, 8, 8))]}
+        >>> distiller.setup(shapes, shapes)
+        >>> distiller.load_tokens({'0.mask_token': torch.ones(4, 2, 4)})
+        >>> maps = {'neck': [torch.ones(shape) for shape in shapes['neck']]}
+        >>> sorted(distiller(maps, maps, None))
+        ['level0', 'loss_freekd', 'loss_mse']
+    """
+
+    SETTINGS: ClassVar[Settings] = {
+        AUTO: {
+            'seg': dict(student_tap='auto', num_tokens=6, learn=LEARN_SEG),
+            'det': dict(student_tap='auto', num_tokens=6),
+        }
+    }
+    gate: ClassVar[Gate] = staticmethod(band_gate)
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'neck',
+        teacher_tap: TapOption | None = None,
+        *,
+        steps: int = 3,
+        bands: Bands = 'high',
+        mse_weight: float = 5.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, **kwargs)
+        check_count('steps', steps, 1)
+        if mse_weight < 0:
+            raise ValueError(f'mse_weight must be >= 0, got {mse_weight}.')
+        if self.num_tokens == 1:
+            warnings.warn('num_tokens=1: Dice, which keeps the masks of a band apart, is 0 for one mask.', stacklevel=2)
+        self.steps = steps
+        self.bands: Bands = bands
+        self.mse_weight = mse_weight
+
+    def token_module(self, channels: int) -> TokenModule:
+        return TokenModule(self.steps + 1, self.num_tokens, channels)
+
+    def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
+        """Return the terms of one level; ``loss_freekd`` also as ``level<i>`` for the log."""
+        value = frequency_terms(student, teacher, self.slot(level).mask_token, self.bands).sum()
+        found = {'loss_freekd': value, f'level{level}': value.detach()}
+        if self.mse_weight:
+            found['loss_mse'] = self.mse_weight * feature_mimic(student, teacher, reduction='mean')
+        return found

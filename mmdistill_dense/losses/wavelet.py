@@ -1,0 +1,157 @@
+"""Wavelets of maps (FreeKD): the Haar transform and its inverse, masks of its bands, and their masked difference.
+
+One step takes each 2x2 cell ``a b / c d`` of a map, with zeros below and to the right where a size is odd, to one low
+band and three of details::
+
+    low = (a+b+c+d)/2   LH = (a+b-c-d)/2   HL = (a-b+c-d)/2   HH = (a-b-c+d)/2
+
+The next step takes the low band. The transform is linear and orthonormal, so its inverse is also its gradient.
+
+Source: Zhang et al., FreeKD, CVPR 2024, https://arxiv.org/abs/2311.12079, as released.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmdistill_dense.losses.masked import token_masks
+from mmdistill_dense.losses.tensors import (
+    block_elements,
+    check_same_shape,
+    loss_dtype,
+    sum_dtype,
+    tiles,
+    without_autocast,
+)
+
+Bands = Literal['high', 'all']
+
+
+def haar(x: Tensor, steps: int = 3) -> tuple[Tensor, list[Tensor]]:
+    """Return the last low band (N, C, h, w) of a map (N, C, H, W) and the details (N, C, 3, h_j, w_j) of each step, the
+    finest first; ``h_j`` is H / 2^j rounded up.
+    """
+    details = []
+    for _ in range(steps):
+        a, b, c, d = _cells(x)
+        details.append(torch.stack((a + b - c - d, a - b + c - d, a - b - c + d), 2) / 2)
+        x = _low(a, b, c, d)
+    return x, details
+
+
+def inverse(low: Tensor, details: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Return the map (N, C, *size) of which :func:`haar` gives these bands; what padding added is cut off."""
+    sizes = [size, *(detail.shape[3:] for detail in details[:-1])]
+    for detail, (height, width) in zip(reversed(details), reversed(sizes), strict=True):
+        lh, hl, hh = detail.unbind(2)
+        top, bottom, left, right = low + lh, low - lh, hl + hh, hl - hh
+        rows = [torch.stack((part + side, part - side), -1) for part, side in ((top, left), (bottom, right))]
+        low = (torch.stack(rows, -3) / 2).flatten(-2).flatten(-3, -2)[..., :height, :width]
+    return low
+
+
+def _cells(x: Tensor) -> list[Tensor]:
+    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+    return [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
+
+
+def _low(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+    return (a + b + c + d) / 2
+
+
+def frequency_masks(tokens: Tensor, x: Tensor) -> list[Tensor]:
+    """Masks of the bands of a map: ``sigmoid(E_0 . low)`` of the last low band, ``sigmoid(E_j . (LH + HL + HH)_j)``.
+
+    Args:
+        tokens: (steps + 1, T, C).
+        x: (N, C, H, W) map.
+
+    Returns:
+        (N, T, h_j, w_j) for the last low band and steps 1, 2 ...; in float32 (float64 for a float64 map),
+        differentiable in both arguments.
+    """
+    x = x.to(loss_dtype(x))
+    masks = []
+    for step in tokens[1:]:
+        a, *others = _cells(x)
+        x = _low(a, *others)
+        masks.append(token_masks(step, 2 * a - x))  # LH + HL + HH, without making them
+    return [token_masks(tokens[0], x), *masks]
+
+
+@without_autocast
+def frequency_gate(x: Tensor, masks: Sequence[Tensor]) -> Tensor:
+    """Return the map whose bands are those of ``x`` (N, C, H, W) times the sum of their masks, in ``x``'s dtype: what a
+    teacher's head gets while its tokens are learned.
+    """
+    low, details = haar(x.to(loss_dtype(x)), len(masks) - 1)
+    first, *sums = (mask.sum(1, keepdim=True) for mask in masks)
+    masked = [detail * total[:, :, None] for detail, total in zip(details, sums, strict=True)]
+    return inverse(low * first, masked, x.shape[2:]).to(x.dtype)
+
+
+@without_autocast
+def frequency_terms(student: Tensor, teacher: Tensor, tokens: Tensor, bands: Bands = 'high') -> Tensor:
+    """Masked absolute difference of two maps' bands, ``mean_n,t,c,k,p m_j |D_j(student) - D_j(teacher)|``: the terms of
+    one level of FreeKD, whose sum is its loss.
+
+    The masks are the teacher's and do not depend on the channel, so their sum over tokens weighs the sum over channels,
+    and one transform of the difference serves both maps.
+
+    Args:
+        student, teacher: (N, C, H, W) maps, the student's after the align.
+        tokens: (steps + 1, T, C).
+        bands: ``'high'``: the details of each step; ``'all'``: then also the last low band.
+
+    Returns:
+        (steps,) or (steps + 1,).
+    """
+    check_same_shape(student, teacher)
+    dtype = loss_dtype(student)
+    student, teacher = student.to(dtype), teacher.detach().to(dtype)
+    if not student.numel():
+        return student.sum().expand(len(tokens) - (bands == 'high'))
+    with torch.no_grad():
+        low, *masks = frequency_masks(tokens, teacher)
+        weights = [mask.sum(1) / (3 * student.shape[1] * mask.numel()) for mask in masks]
+        if bands == 'all':
+            weights.append(low.sum(1) / (student.shape[1] * low.numel()))
+    return _WeightedBands.apply(student, teacher, len(masks), *weights)
+
+
+class _WeightedBands(torch.autograd.Function):
+    """``sum W_j |D_j(s - t)|`` of each band; the bands are computed block by block in both passes, not stored."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, steps: int, *weights: Tensor) -> Tensor:
+        ctx.save_for_backward(student, teacher, *weights)
+        ctx.steps = steps
+        totals = student.new_zeros(len(weights), dtype=sum_dtype(student))
+        for pictures, channels in _blocks(student):
+            low, details = haar(student[pictures, channels] - teacher[pictures, channels], steps)
+            sizes = [*(detail.abs().sum((1, 2)) for detail in details), low.abs().sum(1)]
+            for index, (size, weight) in enumerate(zip(sizes, weights, strict=False)):
+                totals[index] += (size * weight[pictures]).sum()
+        return totals.to(student.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        student, teacher, *weights = ctx.saved_tensors
+        scaled = [weight[:, None] * scale for weight, scale in zip(weights, grad_output, strict=True)]
+        grad = torch.empty_like(student)
+        for pictures, channels in _blocks(student):
+            low, details = haar(student[pictures, channels] - teacher[pictures, channels], ctx.steps)
+            signs = [detail.sign() * weight[pictures, :, None] for detail, weight in zip(details, scaled, strict=False)]
+            last = low.sign() * scaled[-1][pictures] if len(scaled) > ctx.steps else torch.zeros_like(low)
+            grad[pictures, channels] = inverse(last, signs, student.shape[2:])
+        return grad, *([None] * (2 + len(weights)))
+
+
+def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:
+    batch, channels, height, width = x.shape
+    return tiles(batch, channels, height * width, block_elements(x.device))

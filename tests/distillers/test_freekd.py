@@ -1,0 +1,253 @@
+"""FreeKD: the wavelet and the loss by hand, learning its tokens, resuming in both stages, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdistill_dense import losses
+from mmdistill_dense.distillers import FreeKD
+from mmdistill_dense.distillers.freekd import band_gate
+from mmdistill_dense.distillers.maskd import learning, write_tokens
+from tests import toys
+from tests.distillers.case import DistillerCase
+from tests.distillers.maskd.tokens import LEARN, det_model, log_of, random_tokens, seg_model, token_files, tokens_of
+
+NECK = dict(type='FreeKD', num_tokens=3, learn=LEARN)
+SIZES = [(16, 24), (13, 21), (8, 8), (7, 1), (1, 1)]
+BANDS = ['high', 'all']
+
+
+class TestFreeKD(DistillerCase):
+    option = dict(type='FreeKD', student_tap='backbone[3]', num_tokens=4)
+
+    def make(self, **changes: Any) -> Any:
+        distiller = super().make(**changes)
+        distiller.load_tokens(random_tokens(distiller))
+        return distiller
+
+    def network(self) -> Any:
+        model = super().network()
+        model.distillers['case'].load_tokens(random_tokens(model.distillers['case']))
+        return model
+
+    def total(self, distiller: Any, student: dict, teacher: dict) -> Tensor:
+        terms = distiller.step(student, teacher, None)
+        return terms['loss_freekd'] + terms['loss_mse']
+
+
+class TestWithoutAlign(TestFreeKD):
+    option = dict(type='FreeKD', student_tap='decode_head.conv_seg', num_tokens=2, align='none', bands='all')
+    student = teacher = (2, 19, 9, 12)
+    zero_on_identical = True
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def one_step(x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Low band, LH, HL and HH by four strided convolutions with zero padding."""
+    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+    kernels = torch.tensor([[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]) / 2
+    low, *details = (F.conv2d(x.flatten(0, 1)[:, None], k[None, None].to(x), stride=2)[:, 0] for k in kernels)
+    return low.unflatten(0, x.shape[:2]), [one.unflatten(0, x.shape[:2]) for one in details]
+
+
+def naive(student: Tensor, teacher: Tensor, tokens: Tensor, bands: str) -> Tensor:
+    """The released form: both maps are transformed, and each of their coefficients multiplied by each mask."""
+    terms, s, t = [], student, teacher
+    for token in tokens[1:]:
+        (s, ours), (t, theirs) = one_step(s), one_step(t)
+        mask = torch.einsum('tc,nchw->nthw', token, sum(theirs)).sigmoid()[:, :, None, None]
+        ours, theirs = (torch.stack(one, 2)[:, None].expand(-1, len(token), -1, -1, -1, -1) for one in (ours, theirs))
+        terms.append((ours * mask - theirs * mask).abs().mean())
+    if bands == 'all':
+        mask = torch.einsum('tc,nchw->nthw', tokens[0], t).sigmoid()[:, :, None]
+        terms.append(((s - t)[:, None] * mask).abs().mean())
+    return torch.stack(terms)
+
+
+# The wavelet
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_the_inverse_gives_the_map_back_and_is_the_gradient(size: tuple[int, int]) -> None:
+    x = draw(2, 3, *size).requires_grad_()
+    low, details = losses.haar(x)
+    expected, first = one_step(x)
+    torch.testing.assert_close(details[0], torch.stack(first, 2))
+    torch.testing.assert_close(losses.haar(x, 1)[0], expected)
+    assert [tuple(one.shape[3:]) for one in details] == [tuple(-(-n // 2**j) for n in size) for j in (1, 2, 3)]
+    torch.testing.assert_close(losses.inverse(low, details, size), x)
+    ups = [torch.randn_like(one) for one in (low, *details)]
+    (grad,) = torch.autograd.grad((low, *details), x, ups)
+    torch.testing.assert_close(losses.inverse(ups[0], ups[1:], size), grad)
+    if all(n % 8 == 0 for n in size):  # Parseval
+        torch.testing.assert_close(sum(one.square().sum() for one in (low, *details)), x.square().sum())
+
+
+# The loss
+
+
+@pytest.mark.parametrize('bands', BANDS)
+@pytest.mark.parametrize('size', SIZES)
+def test_terms_are_those_of_expanded_masks(size: tuple[int, int], bands: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one block, and in blocks of single channels."""
+    teacher, tokens = draw(2, 4, *size), draw(4, 3, 4, seed=1)
+    up = torch.arange(1.0, 4 + (bands == 'all'), dtype=torch.float64)
+    found = []
+    for function in (naive, losses.frequency_terms, losses.frequency_terms):
+        student = draw(2, 4, *size, seed=2).requires_grad_()
+        terms = function(student, teacher, tokens, bands)
+        (terms * up).sum().backward()
+        found.append((terms.detach(), student.grad))
+        if function is losses.frequency_terms:
+            monkeypatch.setattr('mmdistill_dense.losses.wavelet.block_elements', lambda device: 1)
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
+@pytest.mark.parametrize('bands', BANDS)
+def test_the_gradient_is_that_of_finite_differences(bands: Any) -> None:
+    teacher, tokens = draw(1, 2, 5, 6), draw(4, 2, 2, seed=1)
+    student = draw(1, 2, 5, 6, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: losses.frequency_terms(x, teacher, tokens, bands), student)
+    x, tokens = draw(1, 2, 5, 6).requires_grad_(), tokens.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, t: band_gate({'0.mask_token': t}, 0, x)[0], (x, tokens))
+
+
+def test_equal_details_have_no_gradient_and_numbers_that_are_none_show() -> None:
+    teacher, tokens = draw(1, 2, 8, 8), draw(4, 2, 2)
+    student = (teacher + 1).requires_grad_()  # differs in the low band alone
+    student.data[..., 4:] = teacher[..., 4:]
+    losses.frequency_terms(student, teacher, tokens, 'all').sum().backward()
+    assert student.grad is not None and student.grad[..., :4].any()
+    (grad,) = torch.autograd.grad(
+        losses.frequency_terms(same := teacher.clone().requires_grad_(), teacher, tokens).sum(), same
+    )
+    assert not grad.any()
+    teacher[0, 0, 0, 0] = float('nan')
+    assert losses.frequency_terms(student, teacher, tokens).isnan().all()
+    empty = losses.frequency_terms(student[:0], teacher[:0], tokens)
+    assert empty.tolist() == [0, 0, 0]
+
+
+def test_half_precision_is_computed_in_float32() -> None:
+    student, teacher, tokens = draw(2, 4, 9, 9).half(), draw(2, 4, 9, 9, seed=1).half(), draw(4, 2, 4)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = losses.frequency_terms(student, teacher, tokens.float())
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, naive(student.float(), teacher.float(), tokens.float(), 'high'))
+
+
+def set_up(*sizes: tuple[int, int], channels: tuple[int, int] = (4, 6), **options: Any) -> tuple[Any, dict, dict]:
+    """A distiller with tokens, and maps of both sides."""
+    torch.manual_seed(0)
+    distiller = FreeKD('tap', num_tokens=2, **options)
+    shapes = [{'tap': [torch.Size((1, c, *size)) for size in sizes]} for c in channels]
+    distiller.setup(*shapes)
+    distiller.double().load_tokens({key: one.double() for key, one in random_tokens(distiller).items()})
+    return distiller, *({'tap': [draw(2, c, *size, seed=c) for size in sizes]} for c in channels)
+
+
+def test_the_terms_share_the_convolution_and_are_weighted() -> None:
+    distiller, student, teacher = set_up((9, 12), (5, 6), loss_weight=2.0, mse_weight=3.0, bands='all')
+    found = distiller.step(student, teacher, None)
+    maps = [conv(x) for conv, x in zip(distiller.aligns, student['tap'], strict=True)]
+    tokens = [module.mask_token for module in distiller.mask_modules]
+    terms = [naive(s, t, e, 'all').sum() for s, t, e in zip(maps, teacher['tap'], tokens, strict=True)]
+    torch.testing.assert_close([found['level0'], found['level1']], terms)
+    torch.testing.assert_close(found['loss_freekd'], 2 * sum(terms))
+    squares = sum(F.mse_loss(s, t) for s, t in zip(maps, teacher['tap'], strict=True))
+    torch.testing.assert_close(found['loss_mse'], 6 * squares)
+    assert {name.split('.')[0] for name, _ in distiller.named_parameters()} == {'aligns'}, 'tokens are buffers'
+    assert 'loss_mse' not in set_up((9, 12), mse_weight=0.0)[0].step(
+        student | {'tap': student['tap'][:1]}, teacher | {'tap': teacher['tap'][:1]}, None
+    )
+
+
+# Learning the tokens, and real networks
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    step = learning.TokenLearner.step
+
+    def stop(self: Any, *args: Any) -> Any:
+        if self.iteration == at:
+            raise InterruptedError
+        return step(self, *args)
+
+    monkeypatch.setattr(learning.TokenLearner, 'step', stop)
+
+
+def test_both_stages_of_a_detector_resume_to_the_bit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped in the learning and in the training; the checkpoint is that of the plain student."""
+
+    def config(folder: str, **changes: Any) -> Any:
+        return toys.det_run_config(tmp_path / folder, det_model(NECK), iters=4, **changes)
+
+    whole = toys.train(None, config('whole', log_level='INFO'))
+    tokens = tokens_of(whole)
+    assert {tuple(one.shape) for one in tokens.values()} == {(4, 3, 32)} and len(tokens) == 5
+    assert 'dice: ' in log_of(tmp_path / 'whole')
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        interrupt(patch, 4)
+        toys.train(None, config('cut'))
+    assert token_files(tmp_path / 'cut')[0].endswith('.partial.pth')
+    continued = toys.train(None, config('cut'))
+    resumed = toys.train(None, config('resumed', resume=True, load_from=str(tmp_path / 'whole' / 'iter_2.pth')))
+    for again in (continued, resumed):
+        assert not toys.differing(tokens_of(again), tokens)
+        assert not toys.differing(toys.student_state(again.model), toys.student_state(whole.model))
+    assert not (tmp_path / 'resumed' / 'maskd_tokens').exists()
+    content = torch.load(tmp_path / 'whole' / 'iter_4.pth', weights_only=False)
+    toys.build_plain(toys.det_net('retinanet')).load_state_dict(content['state_dict'], strict=True)
+
+
+def test_a_segmentor_learns_its_tokens(tmp_path: Any) -> None:
+    option = dict(NECK, student_tap='backbone[3]', learn=dict(LEARN, max_iters=8))
+    runner = toys.train(tmp_path, seg_model(option), iters=2, log_level='INFO')
+    logged = {name for name in runner.message_hub.log_scalars if 'maskd' in name}
+    assert logged == {f'train/distill.maskd.{name}' for name in ('loss_freekd', 'loss_mse', 'level0', 'share')}
+    (line,) = [line for line in log_of(tmp_path).splitlines() if 'tokens [8/8]' in line]
+    dice = float(line.split('dice: ')[1].split()[0])
+    assert 0 < dice < 4, 'the sum of four bands, which begin near 1'
+
+
+def test_tokens_of_other_shapes_are_refused_with_both(tmp_path: Any) -> None:
+    """A file of MasKD, of another number of tokens; the branch of a released file is left out."""
+    model = det_model(NECK)
+    runner = toys.train(None, toys.det_run_config(tmp_path / 'a', model, iters=1))
+    values = tokens_of(runner)
+    released = {name: torch.ones(3) for name in (f'{i}.prob.2.bias' for i in range(5))}
+    write_tokens(tmp_path / 'released.pth', values | released, {})
+    given = dict(NECK, tokens=str(tmp_path / 'released.pth'))
+    again = toys.train(None, toys.det_run_config(tmp_path / 'b', det_model(given), iters=1))
+    assert not toys.differing(tokens_of(again), values)
+    for part, held in ((slice(2), '4 x 2 tokens'), (0, '4 tokens')):
+        cut = {name: value[:, part] if part != 0 else value[:, 0] for name, value in values.items()}
+        write_tokens(tmp_path / 'other.pth', cut, {})
+        given = dict(NECK, tokens=str(tmp_path / 'other.pth'))
+        expected = f'holds {held} of 32 channels on 5 levels.*needs 4 x 3 tokens of 32 channels on 5 levels'
+        with pytest.raises(ValueError, match=expected):
+            toys.train(None, toys.det_run_config(tmp_path / 'c', det_model(given), iters=1))
+
+
+def test_what_it_refuses() -> None:
+    flat = {'neck': [torch.Size((1, 8))]}
+    with pytest.raises(ValueError, match=r'distillers\.freekd: .*no map \(C, H, W\)'):
+        FreeKD().setup(flat, flat)
+    with pytest.warns(UserWarning, match='num_tokens=1: Dice'):
+        FreeKD(num_tokens=1)
+    distiller = FreeKD()
+    shapes = {'neck': [torch.Size((1, 4, 8, 8))]}
+    distiller.setup(shapes, shapes)
+    with pytest.raises(RuntimeError, match=r'distillers\.freekd has no tokens yet'):
+        distiller(*({'neck': [draw(2, 4, 8, 8).float()]} for _ in range(2)), None)
+    with pytest.raises(ValueError, match='student and teacher maps differ in shape'):
+        losses.frequency_terms(draw(1, 2, 4, 4), draw(1, 2, 4, 5), draw(4, 2, 2))

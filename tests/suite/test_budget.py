@@ -227,6 +227,18 @@ def test_steps_are_measured_once(measured: list[int], capsys: pytest.CaptureFixt
     assert 'rows.kd was measured with config' in capsys.readouterr().err and measured == [9]
 
 
+def test_iterations_of_an_epoch_are_counted_once(measured: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {'train_dataloader.batch_size': 3, 'train_dataloader.dataset.num_images': 20}
+    common = dict(control='toy_det', teacher=None, options=options, checkpoint_every=None)
+    file = tiny.write(Path(), **common, budget=dict(steps=28, ratios=dict(kd=2.0)))
+    assert main(['suite', 'budget', str(file)]) == 0
+    content = read_json(Path('out/budget.json'))
+    assert content is not None and content['per_epoch'] == 7
+    assert [config_of(load(file), name).train_cfg.max_epochs for name in ('control', 'kd')] == [4, 2]
+    monkeypatch.setattr(price.Runner, 'build_dataloader', None)
+    assert main(['suite', 'budget', str(file)]) == 0, 'nothing is read again'
+
+
 def test_without_a_budget_there_is_nothing_to_measure(capsys: pytest.CaptureFixture) -> None:
     assert main(['suite', 'budget', str(tiny.write(Path()))]) == 2
     assert 'budget: missing; e.g. budget: {steps: 2400}' in capsys.readouterr().err

@@ -127,10 +127,10 @@ def test_the_longest_race_that_fits_is_planned() -> None:
 
 
 def test_the_estimate_is_a_sum_by_hand() -> None:
-    size = race.Size((1, 2), ('kd', 'cwd'), 3.0, 2)
-    found = race.estimate(Race(1, (1, 2), keep=2), size, PRICES, 1)
+    size = race.Size((1, 2, 4), ('kd', 'cwd'), 3.0, 2)
+    found = race.estimate(Race(1, (1, 2, 4), keep=2), size, PRICES, 1)
     control, kd, cwd = PRICES[CONTROL], PRICES['kd'], PRICES['cwd']
-    assert found['rates'] == PRICES[TEACHER].seconds() + 2 * control.seconds(0.5)
+    assert found['rates'] == PRICES[TEACHER].seconds() + 3 * control.seconds(0.5)
     assert found['methods'] == control.seconds(0.5, 3) + kd.seconds(0.5) + cwd.seconds(0.5)
     assert found['rate'] == 2 * control.seconds(0.5, begun=True)
     assert found['finish'] == control.seconds(0.5, 3, begun=True) + cwd.seconds(0.5, begun=True)
@@ -453,6 +453,13 @@ def test_a_schedule_that_cannot_be_longer_leaves_that_candidate_out() -> None:
     definition = load(tiny.write(Path(), methods=ROWS))
     record = race.planned(definition, Race(9), ROWS, PRICES, longer=False)
     assert record['long'] is None and LONG not in record['rows'] and LONG not in race.candidates(record)
+
+
+def test_why_it_cannot_be_longer_is_said(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute, 'price_of', lambda config: PRICES['kd'])
+    options = {**tiny.content(8)['options'], 'train_cfg.dynamic_intervals': [[6, 1]]}
+    assert main(['suite', 'run', str(small(Path(), options=options)), '--only', 'kd', '--plan']) == 0
+    assert 'without alone_long: ' in (said := capsys.readouterr().out) and 'train_cfg.dynamic_intervals' in said
 
 
 @pytest.mark.soak

@@ -97,8 +97,11 @@ def test_weights_of_classes_go_where_their_number_is_that_of_the_data() -> None:
 
 def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> None:
     assert methods_of(['kd', 'cwd', 'kd'], 'seg', False) == ['kd', 'cwd']
-    assert methods_of([], 'seg', False) == ['pcd'] and methods_of([], 'det', False) == ['pkd']
+    assert methods_of([], 'seg', False) == ['pcd'] and methods_of([], 'det', False) == ['fgd']
     assert methods_of([], 'det', True) == ['featurematch'] and methods_of([], 'det', True, head=True) == ['pkd']
+    assert methods_of([], 'det', False, unlabelled=True) == ['pkd'] and methods_of(
+        [], 'seg', False, unlabelled=True
+    ) == ['pcd']
 
 
 def test_maskd_learns_no_longer_than_a_short_training() -> None:
@@ -164,7 +167,7 @@ def test_a_network_of_masks_needs_masks(capsys: pytest.CaptureFixture) -> None:
 def test_a_detector_with_queries_builds_with_its_settings() -> None:
     box_folder(Path('mine'))
     call(DETR, RETINANET)
-    assert read('pkd').model.distillers == {'pkd': {'type': 'PKD', 'settings': 'auto'}}, 'the default for detectors'
+    assert read('fgd').model.distillers['fgd']['type'] == 'FGD', 'the default for detectors'
     network = build_network(load_model(student_option(read('control').model), 'student'))
     assert network.bbox_head.num_classes == 2
     with torch.no_grad():

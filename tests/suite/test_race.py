@@ -282,7 +282,9 @@ def test_the_best_rate_at_the_end_is_that_of_all_that_follow() -> None:
     assert {name: method.rate for name, method in definition.methods.items()} == dict.fromkeys(definition.methods, 2)
 
 
-@pytest.mark.parametrize(('teacher', 'told'), [(44, 'no better on val'), (48, 'leads by 3.00 points'), (50, '')])
+@pytest.mark.parametrize(
+    ('teacher', 'told'), [(44, 'no better on val'), (45, 'no better on val'), (48, 'leads by 3.00 points'), (50, '')]
+)
 def test_what_the_teacher_leads_by_is_said(teacher: float, told: str) -> None:
     definition, record = rated(teacher)
     assert (told in record['told'][-1]) if told else len(record['told']) == 2
@@ -313,6 +315,22 @@ def test_a_method_wins_only_by_more_than_chance(lead: float, second: float, winn
     _, record = finished(lead, second)
     assert record['winner'] == winner
     assert record['margin'] > 1 and ('chance' in record['told'][-1]) == (lead + second > 0)
+
+
+def test_a_method_must_beat_the_student_alone_for_longer_too() -> None:
+    definition, record = rated()
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=41)
+    definition = decided(definition, record, alone_long=50, kd=51, cwd=41)
+    decided(definition, record, alone_long=50, kd=51, control=45)
+    assert record['winner'] == LONG and record['lead'] == 1
+
+
+def test_what_has_ended_takes_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    definition, record = rated()
+    asked: list[list[str]] = []
+    monkeypatch.setattr(race, '_rest', lambda record, stage, rows: asked.append([*rows]) or 0.0)
+    decided(definition, record, alone_long=30, kd=41, cwd=20)
+    assert record['kept'] == ['kd', CONTROL, LONG] and asked == [['kd', LONG]]
 
 
 def test_chance_is_judged_by_the_seeds_at_hand_and_by_our_own_runs() -> None:
@@ -362,6 +380,7 @@ def test_a_candidate_that_fails_is_left_out() -> None:
     definition = decided(definition, record, alone_long=41, cwd=50)
     definition = decided(definition, record, {'cwd seed 1': 'disk'}, control=46, alone_long=40)
     assert record['winner'] == 'cwd' and 'cwd' not in record['failed']  # by the seed that both have
+    assert names(definition, record) == ['cwd seed 1', 'control seed 1']  # once more
     assert any('without kd: no memory' in line for line in race.lines(record))
 
 

@@ -74,7 +74,8 @@ from mmdistill_dense.utils.atomic import list_text
 from mmdistill_dense.utils.literals import BRACES, Template
 from mmdistill_dense.utils.quiet import quiet
 
-DEFAULTS = {'seg': 'pcd', 'det': 'pkd'}  # docs/results.md, "Earlier trials"
+DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md, "Earlier trials" and "Races on held-out pairs"
+UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
 SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
 _LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
 FOUNDATION_DEFAULT = 'featurematch'
@@ -140,9 +141,12 @@ def on_map(method: str, tap: str = 'map') -> dict[str, Any]:
     return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': tap, 'settings': AUTO}
 
 
-def methods_of(given: Sequence[str], task: str, foundation: bool, head: bool = False) -> list[str]:
-    """Return the names of ``--method`` without repetitions, or the default for the task or the teacher."""
-    default = HEAD_DEFAULTS[task] if head else [FOUNDATION_DEFAULT if foundation else DEFAULTS[task]]
+def methods_of(
+    given: Sequence[str], task: str, foundation: bool, head: bool = False, unlabelled: bool = False
+) -> list[str]:
+    """Return the names of ``--method`` without repetitions, or the default for the task, the teacher and the data."""
+    own = UNLABELLED_DETECTOR if unlabelled and task == 'det' else DEFAULTS[task]
+    default = HEAD_DEFAULTS[task] if head else [FOUNDATION_DEFAULT if foundation else own]
     return list(dict.fromkeys(given)) or default
 
 
@@ -230,7 +234,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, foundation)
-    names = methods_of(args.method, student.task, bool(foundation), bool(args.head))
+    names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled))
     if foundation:
         for name in names if teacher is None else ():
             on_map(name)

@@ -64,6 +64,7 @@ SETUPS = (
     Setup('FRS', kind=DETECTOR),
     Setup('FeatureMatch'),
     Setup('FitNet'),
+    Setup('FreeKD', dict(num_tokens=2), DETECTOR),
     Setup('HeadOutputKD', SCORES, DETECTOR),
     Setup('IFVD'),
     Setup('LD', kind='gfl'),

@@ -14,7 +14,7 @@ from mmdistill_dense.distillers import PCD, Distiller, FeatureDistiller
 
 SIZES = {'a': (2, 6, 4, 4), 'b[1]': (2, 6, 4, 2)}
 OPTIONS: dict[str, dict[str, Any]] = {'AfDCD': dict(ctr_weight=0.0), 'CIRKD': dict(num_classes=3)}
-NEEDS_MORE = {'FeatureDistiller', 'HeadOutputKD', 'MasKD'}  # the base class, heads' options, tokens
+NEEDS_MORE = {'FeatureDistiller', 'FreeKD', 'HeadOutputKD', 'MasKD'}  # the base class, heads' options, tokens
 METHODS = [
     method
     for method in vars(distillers).values()

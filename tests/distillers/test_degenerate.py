@@ -38,6 +38,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'FRS': [{}, dict(class_weight=0.0)],
     'FeatureMatch': [{}, dict(standardise='token'), dict(standardise=None, smooth_l1=0.0)],
     'FitNet': [{}],
+    'FreeKD': [dict(num_tokens=2), dict(num_tokens=2, bands='all', mse_weight=0.0)],
     'HeadOutputKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid')],
     'IFVD': [dict(num_classes=3)],
     'LD': [{}, dict(class_weight=0.0)],
@@ -73,7 +74,7 @@ def made(name: str, way: dict[str, Any], student: Shape, teacher: Shape) -> Any:
     axes = 2 if name == 'RoIHeadKD' else 4  # scores of one RoI, of one picture
     traced = (torch.Size((1, *shape[1:axes])) for shape in (student, teacher))
     distiller.setup(*({tap: [shape] for tap in _taps(name)} for shape in traced))
-    if name == 'MasKD':
+    if name in ('MasKD', 'FreeKD'):
         distiller.load_tokens({key: 0.1 * torch.randn(shape) for key, shape in distiller.token_shapes().items()})
     return distiller
 

@@ -46,7 +46,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize('method', ['LogitKD', 'DIST', 'HeadOutputKD', 'MasKD'])
+@pytest.mark.parametrize('method', ['LogitKD', 'DIST', 'HeadOutputKD', 'MasKD', 'FreeKD'])
 def test_methods_that_need_predictions_are_refused(method):
     with pytest.raises(ValueError, match=rf'distillers.d: {method} needs class scores or boxes, which the teacher'):
         model_of(option(), student=toys.seg_net('fcn', width=6), type=method)  # 48 channels, as the map

@@ -22,7 +22,7 @@ from tests.query_nets import query_net
 
 KEY = 'model.distillers.x'
 METHODS = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
-ANYWHERE = ('AT', 'AfDCD', 'CWD', 'FitNet', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
+ANYWHERE = ('AT', 'AfDCD', 'CWD', 'FitNet', 'FreeKD', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
 OF_TOKENS = ('FeatureMatch', 'QueryMatch', 'QueueKL', 'TokenRelations')
 SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=toys.NUM_CLASSES)
 SEG: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'DIST', 'IFVD', 'LogitKD', *OF_TOKENS)}

@@ -36,6 +36,7 @@ _WITHOUT = (
 SMALL = dict(
     AfDCD=dict(pool_size=0, groups=8),
     CrossKD=dict(reuse_from=1),
+    FreeKD=dict(learn=dict(max_iters=1)),
     MasKD=dict(learn=dict(max_iters=1)),
     PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
 )

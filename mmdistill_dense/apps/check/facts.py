@@ -194,7 +194,7 @@ def load(subject: Subject) -> None:
     if subject.options.weights:
         _load_weights(subject)
     else:
-        _draw_weights(model)
+        draw_weights(model)
         inputs = ready_batch(subject)['inputs']
         for teacher in subject.frozen.values():
             if teacher.taps:
@@ -206,7 +206,7 @@ def load(subject: Subject) -> None:
     subject.teachers = [_describe_teacher(teacher) for teacher in subject.frozen.values()]
 
 
-def _draw_weights(model: Network) -> None:
+def draw_weights(model: Network) -> None:
     """Initialise the student without files: some of mmdet's parameters are uninitialised memory until then."""
     module: Any
     for module in model.modules():

@@ -308,6 +308,7 @@ def _try_evaluation(config: Config, model: Any) -> None:
     from mmdistill_dense.apps.check import context, facts  # imports all that a check needs
 
     subject = context.Subject(config, context.Options(val=0), model=model)
+    facts.draw_weights(model)
     facts.read_validation(subject)
     if subject.validation_problem:
         raise ValueError(f'training would stop at the first validation: {subject.validation_problem}')

@@ -325,6 +325,16 @@ def test_a_method_must_beat_the_student_alone_for_longer_too() -> None:
     assert record['winner'] == LONG and record['lead'] == 1
 
 
+def test_minutes_to_the_middle_are_counted_once() -> None:
+    definition, record = written(rates=(1,))
+    ended(definition, TEACHER, 60, minutes=9)
+    ended(definition, CONTROL, 40, minutes=3, part=True)
+    definition = decided(definition, record)
+    ended(definition, CONTROL, 45, minutes=8)
+    decided(definition, record)
+    assert record['spent'] == {'rates': 60 * (9 + 3), 'rate': 60 * (8 - 3)}
+
+
 def test_what_has_ended_takes_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     definition, record = rated()
     asked: list[list[str]] = []

@@ -29,6 +29,7 @@ SEGMENTATION = dict(
 )
 DETECTION = dict(
     maskd=dict(MASKD, student_tap='neck'),
+    freekd=dict(type='FreeKD'),
     kd=dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'),
     pcd=dict(PCD, student_tap='neck[:2]'),
 )

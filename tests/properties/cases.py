@@ -147,6 +147,17 @@ def _with_branch(student: Tensor, teacher: Tensor, tokens: Tensor, **rest: Any) 
     return losses.masked_feature_loss(student, teacher, tokens, branch, **rest)
 
 
+def _frequencies(student: Tensor, teacher: Tensor, tokens: Tensor, **rest: Any) -> Tensor:
+    return losses.frequency_terms(student, teacher, tokens, **rest).sum()
+
+
+def _token_bands(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
+    inputs, _ = _maps()(draw, kinds, dtype)
+    shape = (draw(st.integers(2, 4)), draw(st.integers(1, 3)), inputs['student'].shape[1])
+    tokens = tensor(draw(seeds), 'normal', shape, dtype)
+    return dict(inputs, tokens=tokens), dict(bands=draw(st.sampled_from(['high', 'all'])))
+
+
 def _weighted(draw: st.DrawFn, kinds: Any, dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
     inputs, _ = _maps()(draw, kinds, dtype)
     b, _, h, w = inputs['student'].shape
@@ -322,6 +333,12 @@ CASES: dict[str, Case] = {
         _branch,
         orders='bct',  # the convolution sees who is beside whom
         shows_nan=False,
+    ),
+    'frequency_terms': Case(
+        _frequencies,
+        {**MAPS, 'tokens': 'jtc'},
+        _token_bands,
+        orders='btc',  # a cell of the wavelet sees who is beside whom
     ),
     'feature_mimic': Case(losses.feature_mimic, MAPS, _maps(reduction=st.sampled_from(['sum', 'mean']))),
     'feature_match': Case(losses.feature_match, {**MAPS, 'inside': 'bhw'}, _match, shows_nan=False),

@@ -11,7 +11,7 @@ from mmengine.dist import get_rank
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.distillers import MasKD
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from tests import toys
 from tests.distillers.maskd.tokens import LOGITS, NECK, random_tokens
 
@@ -43,6 +43,7 @@ DET = dict(
     kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
     afdcd=dict(type='AfDCD', mask=CENTRE, pool_size=0, student_tap='neck[0]'),
     maskd=dict(NECK, student_mask_from=0),
+    freekd=dict(NECK, type='FreeKD'),
     pcd=dict(type='PCD', student_tap='neck[2]', **POOLED),
     fgd=dict(type='FGD'),
     defeat=dict(type='DeFeat'),
@@ -73,7 +74,7 @@ def pair(task: str) -> Any:
     if task == 'det':  # scores so low as at the start would be divided by 1, whatever the number of processes
         torch.nn.init.zeros_(model.bbox_head.gfl_cls.bias)
     for distiller in model.distillers.values():
-        if isinstance(distiller, MasKD):
+        if isinstance(distiller, TokenDistiller):
             distiller.load_tokens(random_tokens(distiller))
     for module in model.modules():
         if isinstance(module, _BatchNorm):

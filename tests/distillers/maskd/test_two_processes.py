@@ -15,6 +15,7 @@ BATCH = 4
 pytestmark = pytest.mark.soak
 DISTILLERS = dict(
     maps=dict(NECK, student_tap='backbone[3]', student_mask_from=0),
+    bands=dict(type='FreeKD', student_tap='backbone[3]', num_tokens=2, bands='all'),
     logits=dict(
         LOGITS,
         student_tap=['decode_head.conv_seg', ('auxiliary_head.conv_seg', 0.4)],
@@ -164,7 +165,7 @@ def test_a_step_on_two_halves_is_the_step_on_the_whole(ranks):
 def test_losses_and_gradients_of_distillation_are_those_of_one_process(ranks):
     model = pair()
     alone = one_training_step(model, model, 0, 1)
-    assert len(alone['losses']) == 2
+    assert len(alone['losses']) == 4
     for name, value in alone['losses'].items():
         halves = [rank['training']['losses'][name] for rank in ranks]
         assert not torch.equal(*halves)

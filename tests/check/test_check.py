@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,19 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from PIL import Image
 from rich.console import Console
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check import Options, Report, check_config, config_rules
+from mmdistill_dense.apps.check import Options, Report, check_config, config_rules, facts
 from mmdistill_dense.apps.check.context import Subject
 from mmdistill_dense.apps.check.facts import describe_student, predict
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.check.run import _larger_may_help
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
+from tests.project.folders_of_data import box_folder
 
 FAST = Options(val=0, cost=False)
 RANDOM = Options(weights=False, cost=False)
@@ -177,6 +180,7 @@ def test_missing_data_are_replaced_by_generated_ones_of_the_right_classes(tmp_pa
     config.merge_from_dict(heads)
     report = check_config(config, RANDOM)
     assert found(report) == {'data': 'error'} and 'MMDISTILL_DATA' in said(report), report.findings
+    assert len(report.findings) == 1, 'the same is not said of validation'
     assert report.subject.taps[0].student_shape[:2] == [2, 11], 'the rest was checked'
     assert report.exit_code() == 2 and 'ERROR in the data: training would not work.' in printed(report)
 
@@ -294,6 +298,30 @@ def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:
     assert '64x96 gives 129 places for 900 queries' in _larger_may_help(made, queries.value)
 
 
+class Knows(torch.nn.Module):
+    """A detector that predicts the labels."""
+
+    def val_step(self, batch: dict[str, Any]) -> list[Any]:
+        for sample in batch['data_samples']:
+            own = sample.gt_instances
+            scores = torch.ones(len(own))
+            sample.pred_instances = InstanceData(bboxes=own.bboxes.tensor, labels=own.labels, scores=scores)
+        return batch['data_samples']
+
+
+def test_coco_scores_are_of_the_tested_pictures_alone(tmp_path: Path) -> None:
+    init_default_scope('mmdet')
+    root, file = box_folder(tmp_path), str(tmp_path / 'annotations/instances_train.json')
+    pipeline = [dict(type=step) for step in ('LoadImageFromFile', 'LoadAnnotations', 'PackDetInputs')]
+    pipeline[1]['with_bbox'] = True
+    data = dict(type='mmdistill_dense.CocoDataset', data_root=str(root), ann_file=file, data_prefix=dict(img='train'))
+    data.update(metainfo=dict(classes=('red', 'white')), pipeline=pipeline, test_mode=True)
+    config = Config(dict(val_dataloader=dict(dataset=data), val_evaluator=dict(type='CocoMetric', ann_file=file)))
+    teacher: Any = SimpleNamespace(network=Knows(), pairs=None)
+    scores, count = facts.test_pictures(teacher, config, 2)
+    assert count == 2 and scores['coco/bbox_mAP'] == pytest.approx(1, abs=1e-3)
+
+
 @pytest.mark.parametrize('content', ['missing', 'text', 'another network'])
 def test_a_wrong_teacher_file(tmp_path: Path, content: str) -> None:
     path = tmp_path / 'teacher.pth'
@@ -337,8 +365,16 @@ def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     text = printed(report)
     assert ' initialised' not in text and f'backbone from {tmp_path / "pre.pth"}' in text
     assert f'{start["fitting"]} of {start["total"]} tensors' in text
+    state['decode_head.conv_seg.bias'] = torch.zeros(99)
+    torch.save({'state_dict': state}, tmp_path / 'whole.pth')
     config.load_from = str(tmp_path / 'whole.pth')
-    assert f'all from {tmp_path / "whole.pth"}' in printed(check_config(config, FAST))
+    report = check_config(config, FAST)
+    assert f'all from {tmp_path / "whole.pth"}' in printed(report)
+    fitting, total = report.subject.started
+    assert fitting == total - 1, 'one has another shape'
+    config.load_from = None
+    config.model.student.backbone.init_cfg.checkpoint = 'missing.pth'
+    assert not check_config(config, RANDOM).stopped, 'without weights no file is read'
 
 
 # The command

@@ -13,8 +13,11 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers import FreeKD
 from mmdistill_dense.distillers.freekd import band_gate
 from mmdistill_dense.distillers.maskd import learning, write_tokens
+from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap, gated_loss, training_objective
+from mmdistill_dense.networks.taps import Tap
 from tests import toys
 from tests.distillers.case import DistillerCase
+from tests.distillers.maskd import test_gated
 from tests.distillers.maskd.tokens import LEARN, det_model, log_of, random_tokens, seg_model, token_files, tokens_of
 
 NECK = dict(type='FreeKD', num_tokens=3, learn=LEARN)
@@ -89,6 +92,23 @@ def test_the_inverse_gives_the_map_back_and_is_the_gradient(size: tuple[int, int
     torch.testing.assert_close(losses.inverse(ups[0], ups[1:], size), grad)
     if all(n % 8 == 0 for n in size):  # Parseval
         torch.testing.assert_close(sum(one.square().sum() for one in (low, *details)), x.square().sum())
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_the_teachers_map_is_masked_band_by_band(size: tuple[int, int]) -> None:
+    x, tokens = draw(2, 3, *size), draw(4, 2, 3, seed=1)
+    out, masks = band_gate({'5.mask_token': tokens}, 5, x)
+    low, details = losses.haar(x)
+    scores = [
+        torch.einsum('tc,nchw->nthw', e, band)
+        for e, band in zip(tokens, (low, *(d.sum(2) for d in details)), strict=True)
+    ]
+    torch.testing.assert_close(masks, [score.sigmoid() for score in scores])
+    masked = [
+        sum(mask[:, [t], None] * detail for t in range(2)) for mask, detail in zip(masks[1:], details, strict=True)
+    ]
+    torch.testing.assert_close(out, losses.inverse(sum(masks[0][:, [t]] * low for t in range(2)), masked, size))
+    assert out.shape == x.shape
 
 
 # The loss
@@ -207,6 +227,21 @@ def test_both_stages_of_a_detector_resume_to_the_bit(tmp_path: Any, monkeypatch:
     assert not (tmp_path / 'resumed' / 'maskd_tokens').exists()
     content = torch.load(tmp_path / 'whole' / 'iter_4.pth', weights_only=False)
     toys.build_plain(toys.det_net('retinanet')).load_state_dict(content['state_dict'], strict=True)
+
+
+def test_the_heads_see_the_masked_levels_and_dice_is_that_of_every_band() -> None:
+    network = test_gated.frozen('retinanet')
+    data, generator = test_gated.batch(network), torch.Generator().manual_seed(0)
+    values = {f'{level}.mask_token': 0.3 * torch.randn(4, 2, 16, generator=generator) for level in range(5)}
+    taps = [GatedTap(Tap.parse('neck'), 0, 5, band_gate)]
+    with training_objective(network):
+        found = gated_loss(network, taps, values, data['inputs'], data['data_samples'])
+        maps, masks = zip(
+            *(band_gate(values, n, x) for n, x in enumerate(network.extract_feat(data['inputs']))), strict=True
+        )
+        task = toys.total(network.bbox_head.loss(maps, data['data_samples']))
+    torch.testing.assert_close(found.task, task)
+    torch.testing.assert_close(found.dice, [sum(map(losses.mask_dice, bands)) for bands in masks])
 
 
 def test_a_segmentor_learns_its_tokens(tmp_path: Any) -> None:

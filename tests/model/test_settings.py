@@ -90,7 +90,7 @@ def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, requ
 def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     found = seg.subject.distillers
     assert {name for name, one in found.items() if taps(one) == LEVELS} == {
-        'at', 'afdcd', 'featurematch', 'fitnet', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch', 'skd',
+        'at', 'afdcd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch', 'skd',
         'tokenrelations',
     }  # fmt: skip
     assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
@@ -100,7 +100,7 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     assert ratios.pop('logitkd') == ratios.pop('dist') == SCORES_RATIO
     each = {round(ratio * math.sqrt(len(ratios)), 6) for ratio in ratios.values()}
     assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
-    assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == 'poly'
+    assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == found['freekd'].learn.schedule == 'poly'
     assert found['pcd'].chosen_size is not None and found['pcd'].num_pixels == 512
     assert found['afdcd'].fd_reduction == 'mean'
     each = [found['afdcd']._contrast_of(level) for level in found['afdcd'].levels]

@@ -77,10 +77,11 @@ SETUPS = (
     Setup('PCD', dict(queue_size=1024), says='queue not yet full'),
     Setup('PKD', dict(student_tap='neck'), DETECTOR),
     Setup('QueryMatch'),
-    Setup('QueueKL', dict(queue_size=4, queue_init='random'), DETECTOR),
+    Setup('QueueKL', dict(queue_size=4, queue_init='random', own_key=True), DETECTOR),
     Setup('QueueKL', dict(queue_size=1024), says='queue not yet full'),
     Setup('RoIHeadKD', kind='faster_rcnn'),
     Setup('SKD'),
+    Setup('SimReg', dict(head=dict(type='linear')), DETECTOR),
     Setup('TokenRelations', dict(num_pixels=9, diagonal=False), DETECTOR),
 )
 

@@ -31,12 +31,13 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.query_match import QueryMatch
     from mmdistill_dense.distillers.queue_kl import QueueKL
     from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
+    from mmdistill_dense.distillers.simreg import SimReg
     from mmdistill_dense.distillers.skd import SKD
     from mmdistill_dense.distillers.token_relations import TokenRelations
 
 __all__ = [
     'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'KDDETR', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD',
     'CrossKD', 'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'FreeKD', 'HeadOutputKD',
-    'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL', 'RoIHeadKD', 'TokenRelations',
+    'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL', 'RoIHeadKD', 'SimReg', 'TokenRelations',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

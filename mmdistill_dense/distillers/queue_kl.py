@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import presets
 from mmdistill_dense.distillers.base import Losses, Recorded
-from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.pcd.heads import HEAD, build_head, check_head, inside_on_device, masked_mean
+from mmdistill_dense.distillers.feature import Level
+from mmdistill_dense.distillers.pcd.heads import HEAD
 from mmdistill_dense.distillers.pcd.queue import AUTO, NegativeQueue, warning
+from mmdistill_dense.distillers.vectors import VectorDistiller
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import check_count, check_directions, check_positive
+from mmdistill_dense.utils.validate import check_count, check_positive
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -30,7 +31,7 @@ LONGEST = 8192
 
 
 @DISTILLERS.register_module()
-class QueueKL(FeatureDistiller):
+class QueueKL(VectorDistiller):
     """Match how similar a picture's vector is to the teacher's vectors of other pictures, which a queue holds.
 
     With unit vectors ``s_b`` of the student's pooled map behind the head, ``t_b`` of the teacher and ``q_k`` of the
@@ -38,10 +39,12 @@ class QueueKL(FeatureDistiller):
 
         loss_queue = mean_b KL(softmax_k(t_b . q_k / T) || softmax_k(s_b . q_k / T_s))
 
-    Vectors (B, D), such as ``'cls'`` of a foundation model, are taken as they are.
+    Vectors (B, D), such as ``'cls'`` of a foundation model, are taken as they are. With ``own_key`` the queue holds
+    earlier steps alone, and ``t_b`` is a key of picture b, to which the teacher's similarity is 1.
 
     Source: the first method of lightly-train 0.18 and the global term of its third, with ``queue_init='zeros'``; SEED,
-    Fang et al., ICLR 2021, https://arxiv.org/abs/2101.04731, whose cross-entropy has the same gradient. Options:
+    Fang et al., ICLR 2021, https://arxiv.org/abs/2101.04731, with ``own_key``, whose cross-entropy has the same
+    gradient. Options:
     [docs/methods/queue_kl.md](../methods/queue_kl.md).
     """
 
@@ -56,11 +59,12 @@ class QueueKL(FeatureDistiller):
         student_temperature: float | None = None,
         queue_size: int | Literal['auto'] = 'auto',
         queue_init: Literal['empty', 'random', 'zeros'] = 'empty',
+        own_key: bool = False,
         head: Mapping[str, Any] | None = HEAD,
         monitor_interval: int = 50,
         **kwargs: Any,
     ) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
+        super().__init__(student_tap, teacher_tap, head=head, **kwargs)
         check_positive('temperature', temperature)
         if student_temperature is not None:
             check_positive('student_temperature', student_temperature)
@@ -69,37 +73,15 @@ class QueueKL(FeatureDistiller):
         if queue_size != AUTO:
             check_count('queue_size', queue_size, 1)
         check_count('monitor_interval', monitor_interval, 0)
-        self.head = None if head is None else check_head(head)
         self.queue_size = LONGEST if queue_size == AUTO else int(queue_size)
-        self.queue_init = queue_init
+        self.queue_init, self.own_key = queue_init, own_key
         self.monitor_interval = monitor_interval
         self.chosen_size: Tensor | None  # of 'auto', 0 until prepare(); a resumed run keeps it
         self.register_buffer('chosen_size', torch.zeros(1, dtype=torch.long) if queue_size == AUTO else None)
 
-    def build_align(self, level: Level) -> nn.Module | None:
-        """Return the head, 1x1 convolutions on the pooled vector."""
-        check_directions(self.key, level.name, level.teacher[0])
-        if self.head is None:
-            return None
-        layout = None if self.teacher is None else self.teacher.config.model.get('layout')
-        return nn.Sequential(*build_head(self.head, level.student[0], level.teacher[0], layout).values())
-
     def build_level(self, level: Level) -> nn.Module:
         """Return the queue."""
         return NegativeQueue(self.queue_size, level.teacher[0], self.queue_init)
-
-    def _check_level(self, level: Level) -> None:
-        for shape in (level.student, level.teacher):
-            if len(shape) not in (1, 3):
-                raise ValueError(
-                    f'{self.key}: {level.name} gives {tuple(shape)} (without the batch), neither a map (C, H, W) nor a '
-                    "vector (C,): tap a backbone stage, e.g. 'backbone[-1]', or 'cls' of a foundation model."
-                )
-        if self.head is None and level.student[0] != level.teacher[0]:
-            raise ValueError(
-                f'{self.key}: {level.name} has {level.student[0]} student and {level.teacher[0]} teacher channels; '
-                "head=None needs equal numbers, use head=dict(type='linear')."
-            )
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Choose the queues' size if it is ``'auto'``; warn of long ones."""
@@ -121,14 +103,9 @@ class QueueKL(FeatureDistiller):
             terms['acc_top1'] = terms['acc_top1'] / (sum(level.weight for level in self.levels) or 1.0)
         return terms
 
-    def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """Return both as they are: what is compared are vectors, which have no grid."""
-        return student, teacher
-
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
-        """Return ``loss_queue`` of one level; the teacher's vectors enter the queue before."""
-        vectors = self.aligns[level](pooled(student, data_samples)[:, :, None, None])
-        (s, _), (t, _) = map(losses.normalize_pixels, (vectors, pooled(teacher, data_samples)[:, :, None, None]))
+        """Return ``loss_queue`` of one level; the teacher's vectors enter before it, with ``own_key`` after it."""
+        s, t = self.unit_vectors(student, teacher, level, data_samples)
         queue = self._queue(level)
         terms: Losses = {}
         with torch.autocast(s.device.type, enabled=False):
@@ -137,21 +114,20 @@ class QueueKL(FeatureDistiller):
             if due and len(queue.negatives()) > 0:
                 ranks = losses.key_ranks(s.detach(), t, queue.negatives())
                 terms['acc_top1'] = 100 * (ranks < 1).to(s.dtype).mean()
-            if self.training:
-                # a broken vector, whose step is skipped, must not stay in there; zeros do not enter
-                queue.enqueue(torch.where(t.isfinite().all(1, keepdim=True), t, 0))
+            # a broken vector, whose step is skipped, must not stay in there; zeros do not enter
+            kept = torch.where(t.isfinite().all(1, keepdim=True), t, 0)
+            if self.training and not self.own_key:
+                queue.enqueue(kept)
             keys = queue.negatives()[None]
-            # not kept for the backward pass, before which the next view's vectors are written over its rows
-            divergence = losses.similarity_divergence(s * self.sharper, keys, t, keys, temperature=self.temperature)
-            terms['loss_queue'] = divergence
+            # not kept for the backward pass, before which the next vectors are written over its rows
+            terms['loss_queue'] = losses.similarity_divergence(
+                s * self.sharper, keys, t, keys, temperature=self.temperature, own_key=self.own_key
+            )
+            if self.training and self.own_key:
+                queue.enqueue(kept)
         return terms
 
     def _queue(self, level: int) -> NegativeQueue:
         queue = self.parts[level]
         assert isinstance(queue, NegativeQueue)
         return queue
-
-
-def pooled(x: Tensor, data_samples: Samples) -> Tensor:
-    """Return the vectors (B, C) of a batch: ``x`` itself, or the mean of a map over the positions in the picture."""
-    return x if x.ndim == 2 else masked_mean(x, inside_on_device(data_samples, x))

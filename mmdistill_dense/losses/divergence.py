@@ -165,6 +165,7 @@ def similarity_divergence(
     *,
     temperature: float = 0.1,
     row_weight: Tensor | None = None,
+    own_key: bool = False,
     block: int | None = None,
 ) -> Tensor:
     """``sum_p w_p mean_g KL(softmax_k(t_p . t_gk / tau) || softmax_k(s_p . s_gk / tau))``.
@@ -172,17 +173,22 @@ def similarity_divergence(
     The similarities of a row to the K keys of a group are one distribution; each of the G groups has its own. Student
     and teacher may differ in channels. A matrix of all rows x keys is never stored.
 
-    Source: Yang et al., CIRKD, CVPR 2022, https://arxiv.org/abs/2204.06986.
+    Source: Yang et al., CIRKD, CVPR 2022, https://arxiv.org/abs/2204.06986; ``own_key``: Fang et al., SEED, ICLR 2021,
+    https://arxiv.org/abs/2101.04731.
 
     Args:
         student, teacher: (N, C) and (N, D) rows.
         student_keys, teacher_keys: (G, K, C) and (G, K, D). Rows and keys of the student get a gradient.
         temperature: tau, above 0.
         row_weight: (N,) weights. Defaults to 1 / N.
+        own_key: The teacher's row, a unit vector, is a further key of the same row, to which the teacher's is
+            similar by exactly 1. Student and teacher then have the same channels.
         block: Rows compared at a time. Defaults to what fits 16 MiB of scores.
     """
     check_temperature(temperature)
     _check_shapes(student, student_keys, teacher, teacher_keys)
+    if own_key:
+        check_same_shape(student, teacher, what='rows')
     if row_weight is not None and row_weight.shape != student.shape[:1]:
         raise ValueError(f'row_weight must be ({len(student)},), got {tuple(row_weight.shape)}')
     dtype = loss_dtype(student)
@@ -194,7 +200,7 @@ def similarity_divergence(
         x.to(dtype) for x in (student, student_keys, teacher, teacher_keys, row_weight)
     )
     grads = [torch.zeros_like(x) if wants_gradient(x) else None for x in (rows, keys)]
-    total = _similarity_divergence((rows, keys), (teacher, teacher_keys), weight, temperature, block, *grads)
+    total = _similarity_divergence((rows, keys), (teacher, teacher_keys), weight, temperature, own_key, block, *grads)
     return with_gradients(total, (rows, grads[0]), (keys, grads[1]))
 
 
@@ -215,6 +221,7 @@ def _similarity_divergence(
     teacher: tuple[Tensor, Tensor],
     row_weight: Tensor,
     temperature: float,
+    own_key: bool,
     block: int,
     of_rows: Tensor | None,
     of_keys: Tensor | None,
@@ -226,13 +233,20 @@ def _similarity_divergence(
     for group, (s_keys, t_keys) in enumerate(zip(s_groups, t_groups, strict=True)):
         for start in range(0, len(s_rows), block):
             part = slice(start, start + block)
-            s = torch.log_softmax(s_rows[part] @ s_keys.t() / temperature, 1)
-            t = torch.log_softmax(t_rows[part] @ t_keys.t() / temperature, 1)
+            s, t = s_rows[part] @ s_keys.t(), t_rows[part] @ t_keys.t()
+            if own_key:
+                s = torch.cat([s, (s_rows[part] * t_rows[part]).sum(1, keepdim=True)], 1)
+                t = torch.cat([t, t_rows[part].square().sum(1, keepdim=True).round()], 1)  # 1, and 0 of a zero row
+            s, t = torch.log_softmax(s / temperature, 1), torch.log_softmax(t / temperature, 1)
             target = t.exp()
             total += torch.dot(weights[part], t.sub_(s).mul_(target).sum(1))
             if of_rows is None and of_keys is None:
                 continue
             slope = s.exp_().sub_(target).mul_((weights[part] / temperature)[:, None])
+            if own_key:
+                slope, own = slope[:, :-1], slope[:, -1:]
+                if of_rows is not None:
+                    of_rows[part] += own * t_rows[part]
             if of_rows is not None:
                 of_rows[part].addmm_(slope, s_keys)
             if of_keys is not None:

@@ -48,9 +48,13 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'PCD': [PCD, dict(PCD, head=None), dict(PCD, enqueue='pixels', num_pixels=3)],
     'PKD': [{}],
     'QueryMatch': [{}],
-    'QueueKL': [dict(queue_size=16, queue_init='zeros'), dict(queue_size=16, queue_init='random', head=None)],
+    'QueueKL': [
+        dict(queue_size=16, queue_init='zeros'),
+        dict(queue_size=16, queue_init='random', head=None, own_key=True),
+    ],
     'RoIHeadKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist')],
     'SKD': [{}, dict(patch_size=SIDE)],
+    'SimReg': [{}, dict(head=None)],
     'TokenRelations': [{}, dict(diagonal=False, num_pixels=9)],
 }
 EQUAL = {'DIST', 'FRS', 'HeadOutputKD', 'LD', 'LogitKD', 'RoIHeadKD'}  # whose channels mean the same on both sides

@@ -1,4 +1,4 @@
-"""Methods for teachers that give maps alone: FeatureMatch, TokenRelations, QueryMatch, QueueKL."""
+"""Methods for teachers that give maps alone: FeatureMatch, TokenRelations, QueryMatch, QueueKL, SimReg."""
 
 import math
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdistill_dense.distillers import FeatureMatch, QueryMatch, QueueKL, TokenRelations
+from mmdistill_dense.distillers import PCD, FeatureMatch, QueryMatch, QueueKL, SimReg, TokenRelations
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
 from mmdistill_dense.losses import feature_match, query_match, token_relations
@@ -319,6 +319,63 @@ def test_its_gradient_is_that_of_the_cross_entropy():
     assert loss.item() == pytest.approx(queue_naive(s, t, t, 0.05, 0.2), rel=1e-9)
     entropy = F.cross_entropy(s @ t.t() / 0.2, (t @ t.t() / 0.05).softmax(1))
     torch.testing.assert_close(*(torch.autograd.grad(one, student)[0] for one in (loss, entropy)))
+
+
+def test_a_picture_has_its_own_key_beside_those_of_earlier_steps():
+    """SEED, a row at a time; then the keys of the step enter. The teacher is as near to its own key as can be."""
+    made = queue_of(temperature=0.05, student_temperature=0.2, own_key=True)
+    earlier = torch.zeros(0, 4, dtype=DOUBLE)
+    for step in range(3):
+        student, teacher = draw(2, 3, 4, 6, seed=step).requires_grad_(), draw(2, 4, 4, 6, seed=10 + step)
+        made.state.iteration = step
+        loss = made({'tap': [student]}, {'tap': [teacher]}, None)['loss_queue']
+        s = F.normalize(F.conv2d(student, made.aligns[0][0].weight, made.aligns[0][0].bias).mean((2, 3)), dim=1)
+        t = F.normalize(teacher.mean((2, 3)), dim=1)
+        each = [
+            queue_naive(a[None], b[None], torch.cat([b[None], earlier]), 0.05, 0.2) for a, b in zip(s, t, strict=True)
+        ]
+        assert loss.item() == pytest.approx(sum(each) / 2, rel=1e-8)
+        keys = [torch.cat([b[None], earlier]) for b in t]
+        own = sum(F.cross_entropy((a @ k.t() / 0.2)[None], (b @ k.t() / 0.05).softmax(0)[None])
+                  for a, b, k in zip(s, t, keys, strict=True)) / 2  # fmt: skip
+        torch.testing.assert_close(*(torch.autograd.grad(one, student, retain_graph=True)[0] for one in (loss, own)))
+        earlier = torch.cat([earlier, t])[-5:]
+        assert int(made.parts[0].filled) == len(earlier)
+
+
+def test_a_sharp_teacher_makes_seed_the_contrast_of_vectors():
+    """With the released temperature of 1e-4 the teacher's distribution is 1 at its own key."""
+    rows, student, teacher = unit(16, 4, seed=5), draw(3, 4).requires_grad_(), draw(3, 4, seed=1)
+    seed = set_up(QueueKL, [(4,), (4,)], queue_size=16, head=None, own_key=True, temperature=1e-4,
+                  student_temperature=0.2, queue_init='random', monitor_interval=0)  # fmt: skip
+    pcd = set_up(
+        PCD, [(4, 1, 1), (4, 1, 1)], queue_size=16, head=None, vectors=True, queue_init='random', monitor_interval=0
+    )
+    seed.state = pcd.state = RunState()
+    seed.parts[0].rows.copy_(rows)
+    pcd.queue.rows.copy_(rows)
+    found = [seed({'tap': [student]}, {'tap': [teacher]}, None)['loss_queue']]
+    found.append(pcd(*({'tap': [x[:, :, None, None]]} for x in (student, teacher)), None)['loss_pcd'])
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*(torch.autograd.grad(one, student)[0] for one in found))
+
+
+class TestSimReg(DistillerCase):
+    option = dict(type='SimReg', head=dict(type='linear'))
+
+
+def test_simreg_is_the_angle_to_the_mean_of_the_teachers_map():
+    made = set_up(SimReg, [(3, 4, 6), (5, 2, 2)], head=dict(type='mlp4', hidden=7, bias=True))
+    shapes = [tuple(one.weight.shape[:2]) for one in made.aligns[0].modules() if isinstance(one, torch.nn.Conv2d)]
+    assert shapes == [(7, 3), (3, 7), (7, 3), (5, 7)] and made.aligns[0][1][3].bias is not None
+    student, teacher = draw(4, 3, 4, 6), draw(4, 5, 2, 2, seed=1)
+    found = made({'tap': [student]}, {'tap': [teacher]}, None)['loss_simreg']
+    rows = made.aligns[0](student.mean((2, 3), keepdim=True))[..., 0, 0].tolist()
+    total = 0.0
+    for s, t in zip(rows, teacher.mean((2, 3)).tolist(), strict=True):
+        lengths = math.sqrt(sum(a * a for a in s) * sum(b * b for b in t))
+        total += 2 - 2 * sum(a * b for a, b in zip(s, t, strict=True)) / lengths
+    assert found.item() == pytest.approx(total / 4, rel=1e-9)
 
 
 def test_two_views_enter_one_after_the_other():

@@ -11,6 +11,8 @@ OPTIONS = dict(
     cirkd=dict(type='CIRKD', pixel_memory=40, region_memory=3),
     match=dict(type='FeatureMatch'),
     queue=dict(type='QueueKL', queue_size=3),
+    seed=dict(type='QueueKL', queue_size=3, own_key=True),
+    simreg=dict(type='SimReg', head=dict(type='mlp4', hidden=8)),
     relations=dict(type='TokenRelations', num_pixels=9),
     mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.75, alpha=2e-4),
 )

@@ -6,7 +6,7 @@ import torch.distributed as dist
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from mmdistill_dense.distillers import CIRKD, PCD, DeFeat, FeatureMatch, QueueKL
+from mmdistill_dense.distillers import CIRKD, PCD, DeFeat, FeatureMatch, QueueKL, SimReg
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
@@ -21,6 +21,8 @@ OPTIONS = {
     'match': (FeatureMatch, dict(steps=3), (2, 2)),
     'pcd': (PCD, dict(queue_size=14, center=True, queue_init='random', monitor_interval=0), SPLIT),
     'queue': (QueueKL, dict(queue_size=6, monitor_interval=0), (2, 2)),
+    'seed': (QueueKL, dict(queue_size=6, own_key=True, monitor_interval=0), (2, 2)),
+    'simreg': (SimReg, dict(head=dict(type='linear')), (2, 2)),
     'defeat': (DeFeat, {}, SPLIT),
     'cirkd': (CIRKD, dict(num_classes=CLASSES, temperature=0.5, **SIZES), SPLIT),
 }

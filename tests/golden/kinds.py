@@ -27,7 +27,7 @@ from mmdistill_dense.losses import (
     softmax_divergence,
     standardised,
 )
-from tests.golden import class_map, freekd, maskd, pcd, pcd_recipe, pcd_teacher
+from tests.golden import class_map, freekd, maskd, pcd, pcd_recipe, pcd_teacher, vectors
 from tests.golden.maskd import Arrays
 
 Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
@@ -330,6 +330,10 @@ METHODS = {
         },
         load=lambda path: pcd_recipe.layout_arrays(path) if path.suffix == '.json' else load_npz(path),
     ),
+    'pcd_vector': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'vector': vectors.vector}),
+    'seed': Method(
+        kind_of=vectors.kind_of, kinds={'seed': vectors.seed, 'near': vectors.seed, 'simreg': vectors.simreg}
+    ),
 }
 
 
@@ -465,6 +469,12 @@ TOLERANCES = (
     Tolerance('pcd', 'infonce', 'sharp_grad_s', (1e-9, 2e-4), absolute=(1e-10, 0)),
     *(Tolerance('pcd', kind, name, (1e-9, tight), absolute=(1e-10, tight)) for kind, name, tight in PCD_LOSSES),
     *(Tolerance('pcd', kind, name, (1e-9, 2e-5), absolute=(1e-10, 0)) for kind, names in PCD_MAPS for name in names),
+    *(Tolerance('pcd_vector', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in ('loss', 'row_loss')),
+    *(Tolerance('pcd_vector', '*', name, (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('keys', 'grad_*')),
+    *(Tolerance('seed', 'near', name, (1e-9, 0), absolute=(1e-12, 1e-6)) for name in ('loss', 'row_divergence')),
+    Tolerance('seed', 'near', 'grad_student', (1e-9, 1e-3), absolute=(1e-12, 1e-12)),
+    *(Tolerance('seed', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in ('loss', 'row_divergence')),
+    Tolerance('seed', '*', 'grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
 )
 
 

@@ -23,7 +23,7 @@ from tests.query_nets import query_net
 KEY = 'model.distillers.x'
 METHODS = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
 ANYWHERE = ('AT', 'AfDCD', 'CWD', 'FitNet', 'FreeKD', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
-OF_TOKENS = ('FeatureMatch', 'QueryMatch', 'QueueKL', 'TokenRelations')
+OF_TOKENS = ('FeatureMatch', 'QueryMatch', 'QueueKL', 'SimReg', 'TokenRelations')
 SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=toys.NUM_CLASSES)
 SEG: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'DIST', 'IFVD', 'LogitKD', *OF_TOKENS)}
 SEG['CIRKD'] = SMALL_CIRKD
@@ -110,7 +110,7 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
 def test_what_the_methods_of_a_detector_get(det: Report) -> None:
     found = det.subject.distillers
     necks = [f'neck[{level}]' for level in range(5)]
-    others = {'dist', 'logitkd', 'headoutputkd', 'queuekl'}
+    others = {'dist', 'logitkd', 'headoutputkd', 'queuekl', 'simreg'}
     assert all(set(taps(one)) <= set(necks) for name, one in found.items() if name not in others)
     assert found['maskd'].num_tokens == 6 and found['maskd'].learn.schedule == 'cosine'
 

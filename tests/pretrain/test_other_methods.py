@@ -45,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_they_teach_the_backbone(whole: Path) -> None:
-    assert len(FILES) == 5
+    assert len(FILES) == 6
     first, last = (runs.content(whole / f'epoch_{epoch}.pth') for epoch in (1, 2))
     moved = toys.differing(first, last)
     stem = [name for name in moved if name == 'state_dict.backbone.conv1.weight']

@@ -38,6 +38,7 @@ SEG = dict(
     relations=dict(type='TokenRelations'),
     query=dict(type='QueryMatch'),
     queue=dict(type='QueueKL', queue_size=12),
+    simreg=dict(type='SimReg', head=dict(type='linear')),
 )
 DET = dict(
     kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
@@ -53,6 +54,7 @@ DET = dict(
     mgd=dict(type='MGD', mask_ratio=0.0),
     match=dict(type='FeatureMatch', student_tap='neck'),
     queue=dict(type='QueueKL', queue_size=12, queue_init='zeros'),
+    seed=dict(type='QueueKL', queue_size=12, own_key=True),
 )
 METHODS = {'seg': SEG, 'det': DET}
 OWN_BATCH = ('pkd', 'dist')

@@ -10,6 +10,7 @@ distillers = dict(
         student_temperature=0.2,
         queue_size=65536,
         queue_init='random',
+        own_key=True,
         head=dict(type='mlp'),
     )
 )

@@ -43,9 +43,10 @@ def build_head(options: Mapping[str, Any], channels: int, out: int, layout: str 
         known = LAYOUTS.get(layout)
         hidden = hidden or getattr(known, 'hidden', None)
         bias = getattr(known, 'bias', None) if bias is None else bias
-    shape: dict[str, Any] = {'hidden': hidden or _WIDE, 'out': out, 'bias': bias or False, 'layers': options['layers']}
-    head: dict[str, nn.Module] = {'projector': ProjectionHead(channels, **shape)}
-    return head | {'predictor': ProjectionHead(out, **shape)} if kind == 'mlp2' else head
+    shape: dict[str, Any] = {'hidden': hidden or _WIDE, 'bias': bias or False, 'layers': options['layers']}
+    middle = channels if kind == 'mlp4' else out
+    head: dict[str, nn.Module] = {'projector': ProjectionHead(channels, out=middle, **shape)}
+    return head if kind == 'mlp' else head | {'predictor': ProjectionHead(middle, out=out, **shape)}
 
 
 class PixelAttention(nn.Module):
@@ -87,12 +88,14 @@ class PixelAttention(nn.Module):
 def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of the head, completed by their defaults."""
     checked = check_keys('head', head, HEAD)
-    check_option('head.type', checked['type'], ('linear', 'mlp', 'mlp2'))
+    check_option('head.type', checked['type'], ('linear', 'mlp', 'mlp2', 'mlp4'))
     linear = checked['type'] == 'linear'
     check_option('head.bias', checked['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
     for name in ('hidden', 'layers'):
         if linear and checked[name] != HEAD[name]:
-            raise ValueError(f"head.{name} needs type='mlp' or 'mlp2', got {name}={checked[name]} with 'linear'.")
+            raise ValueError(
+                f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {name}={checked[name]} with 'linear'."
+            )
         if checked[name] is not None:
             check_count(f'head.{name}', checked[name], 1)
     return checked

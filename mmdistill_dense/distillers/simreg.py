@@ -1,0 +1,49 @@
+"""SimReg: the vector of a picture turns into the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mmdistill_dense.distillers import presets
+from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.vectors import VectorDistiller
+from mmdistill_dense.networks.taps import TapOption
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.runner_internals import Samples
+
+RELEASED: dict[str, Any] = {'type': 'mlp4', 'hidden': 1024, 'bias': True}
+
+
+@DISTILLERS.register_module()
+class SimReg(VectorDistiller):
+    """Regress the teacher's vector of a picture, up to its length, with a deep head that only training needs.
+
+    With unit vectors ``s_b`` of the student's pooled map behind the head and ``t_b`` of the teacher's pooled map::
+
+        loss_simreg = mean_b (2 - 2 s_b . t_b)
+
+    Source: Navaneet et al., "SimReg", BMVC 2021, https://arxiv.org/abs/2201.05131, as released: the teacher's backbone,
+    without its projection head. Options: [docs/methods/simreg.md](../methods/simreg.md).
+    """
+
+    SETTINGS: ClassVar[presets.Settings] = {presets.AUTO: presets.for_both()}  # one vector a picture: its own tap
+
+    def __init__(
+        self,
+        student_tap: TapOption = 'backbone[-1]',
+        teacher_tap: TapOption | None = None,
+        *,
+        head: Mapping[str, Any] | None = RELEASED,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(student_tap, teacher_tap, head=head, **kwargs)
+
+    def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
+        """Return ``loss_simreg`` of one level."""
+        s, t = self.unit_vectors(student, teacher, level, data_samples)
+        with torch.autocast(s.device.type, enabled=False):
+            return {'loss_simreg': (s - t).square().sum() / max(len(s), 1)}

@@ -222,7 +222,7 @@ def own_losses(model: Any, batch: dict | None = None) -> dict[str, torch.Tensor]
     return {name[10:]: value for name, value in found.items() if name.startswith('distill.x.loss')}
 
 
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('kind', ['gfl', *(pytest.param(one, marks=pytest.mark.soak) for one in [*KINDS][1:])])
 def test_real_detectors_learn_up_to_the_held_maps(kind: str) -> None:
     model = network(kind)
     optimizer, values = torch.optim.Adam(model.parameters(), lr=3e-3), []

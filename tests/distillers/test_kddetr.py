@@ -97,7 +97,9 @@ def _shake(module):
             module.bias += 0.3 * torch.randn(module.bias.shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize('kind', CONFIGS)
+@pytest.mark.parametrize(
+    'kind', [one if one == 'dab' else pytest.param(one, marks=pytest.mark.soak) for one in CONFIGS]
+)
 def test_real_detectors_learn(kind):
     model = built(kind)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

@@ -53,6 +53,7 @@ SETUPS = (
     Setup('AfDCD', dict(groups=8, pool_size=1)),
     Setup('AfDCD', dict(groups=8, pool_size=2, projector='enhanced', mask=dict(type='centre'))),
     Setup('AT'),
+    Setup('CanKD', dict(student_tap='neck'), DETECTOR),
     Setup('CIRKD', MEMORY),
     Setup('CIRKD', dict(pixel_weight=0, region_weight=0), says='without queues'),
     Setup('CWD'),

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.distillers.afdcd import AfDCD
     from mmdistill_dense.distillers.at import AT
     from mmdistill_dense.distillers.base import Distiller
+    from mmdistill_dense.distillers.cankd import CanKD
     from mmdistill_dense.distillers.cirkd import CIRKD
     from mmdistill_dense.distillers.crosskd import CrossKD
     from mmdistill_dense.distillers.cwd import CWD
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AT', 'CIRKD', 'CWD', 'DIST', 'FGD', 'FRS', 'IFVD', 'KDDETR', 'LD', 'MGD', 'PCD', 'PKD', 'SKD', 'AfDCD',
-    'CrossKD', 'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'FreeKD', 'HeadOutputKD',
+    'CanKD', 'CrossKD', 'DeFeat', 'Distiller', 'FeatureDistiller', 'FeatureMatch', 'FitNet', 'FreeKD', 'HeadOutputKD',
     'LogitKD', 'MasKD', 'QueryMatch', 'QueueKL', 'RoIHeadKD', 'SimReg', 'TokenRelations',
 ]  # fmt: skip
 import_lazily(__name__, __file__)

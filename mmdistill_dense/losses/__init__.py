@@ -47,7 +47,14 @@ from mmdistill_dense.losses.masked import (
     weighted_mse,
 )
 from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
-from mmdistill_dense.losses.relations import pairwise_distance, prototype_distance, query_match, token_relations
+from mmdistill_dense.losses.relations import (
+    instance_distance,
+    linear_read,
+    pairwise_distance,
+    prototype_distance,
+    query_match,
+    token_relations,
+)
 from mmdistill_dense.losses.tensors import centres_inside, loss_dtype, to_device, to_grid
 from mmdistill_dense.losses.wavelet import frequency_gate, frequency_masks, frequency_terms, haar, inverse
 
@@ -56,10 +63,11 @@ __all__ = [
     'centre_keep', 'centres_inside', 'channel_attention', 'channel_divergence', 'channel_moments', 'check_contrast',
     'contrast_temperature', 'correlation_distance', 'covered_cells', 'decoupled_squares', 'dense_contrast',
     'feature_match', 'feature_mimic', 'feature_richness', 'focal_entropy', 'focal_error', 'frequency_gate',
-    'frequency_masks', 'frequency_terms', 'gate', 'haar', 'inverse', 'key_ranks', 'loss_dtype', 'mask_dice',
-    'mask_weights', 'masked_align_conv', 'masked_feature_loss', 'normalize_pixels', 'pairwise_distance',
-    'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance', 'query_match', 'query_terms', 'random_keep',
-    'rich_entropy', 'rich_squares', 'shifted_error', 'sigmoid_divergence', 'similarity_divergence', 'smooth_l1',
-    'softmax_divergence', 'spatial_attention', 'spatial_gate', 'standardised', 'standardized_mse', 'to_device',
-    'to_grid', 'token_masks', 'token_relations', 'valuable_region', 'weighted_divergence', 'weighted_mse',
+    'frequency_masks', 'frequency_terms', 'gate', 'haar', 'instance_distance', 'inverse', 'key_ranks',
+    'linear_read', 'loss_dtype', 'mask_dice', 'mask_weights', 'masked_align_conv', 'masked_feature_loss',
+    'normalize_pixels', 'pairwise_distance', 'pixel_info_nce', 'pixel_pairs', 'pixel_weights', 'prototype_distance',
+    'query_match', 'query_terms', 'random_keep', 'rich_entropy', 'rich_squares', 'shifted_error',
+    'sigmoid_divergence', 'similarity_divergence', 'smooth_l1', 'softmax_divergence', 'spatial_attention',
+    'spatial_gate', 'standardised', 'standardized_mse', 'to_device', 'to_grid', 'token_masks', 'token_relations',
+    'valuable_region', 'weighted_divergence', 'weighted_mse',
 ]  # fmt: skip

@@ -1,4 +1,6 @@
-"""Relations within a picture: pairs of positions (SKD), class prototypes (IFVD), tokens and queries."""
+"""Relations within a picture: pairs of positions (SKD), class prototypes (IFVD), tokens, queries, a read of the teacher
+(CanKD).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -160,3 +162,41 @@ def query_match(query: Tensor, value: Tensor, teacher: Tensor, *, inside: Tensor
         read = (read | ~read.any(1, keepdim=True))[:, None, None]  # a softmax over nothing would be NaN
     x = F.scaled_dot_product_attention(q[:, None], t[:, None], v[:, None], read, scale=1.0)[:, 0]
     return ((x - t).square().mean(2) * weight).sum()
+
+
+@without_autocast
+def linear_read(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """``x_m = mean_n (q_m . k_n) v_n``: attention without softmax, so ``k`` and ``v`` are multiplied first (D x D).
+
+    Source: the non-local block of CanKD, https://arxiv.org/abs/2511.21503.
+
+    Args:
+        query: (B, D, H, W).
+        key, value: (B, D, h, w), h * w >= 1.
+
+    Returns:
+        (B, D, H, W), in float32 (float64 for float64 maps).
+    """
+    q, k, v = (x.to(loss_dtype(x)).flatten(2) for x in (query, key, value))
+    return ((v @ k.mT / k.shape[2]) @ q).view_as(query)
+
+
+@without_autocast
+def instance_distance(student: Tensor, teacher: Tensor, *, eps: float = 1e-5) -> Tensor:
+    """``mean (n(s) - n(t))^2`` over all elements; ``n`` standardises each channel of a picture over its positions.
+
+    Source: CanKD, https://arxiv.org/abs/2511.21503.
+
+    Args:
+        student, teacher: (B, C, H, W) maps.
+        eps: Is added to the variance.
+    """
+    check_same_shape(student, teacher)
+    if not student.numel():
+        return student.sum().to(loss_dtype(student))
+    student, teacher = (x.to(loss_dtype(x)) for x in (student, teacher.detach()))
+    s, t = (
+        (x - x.mean((2, 3), keepdim=True)) * (x.var((2, 3), correction=0, keepdim=True) + eps).rsqrt()
+        for x in (student, teacher)
+    )
+    return (s - t).square().mean()

@@ -37,6 +37,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'FGD': [{}],
     'FRS': [{}, dict(class_weight=0.0)],
     'FeatureMatch': [{}, dict(standardise='token'), dict(standardise=None, smooth_l1=0.0)],
+    'CanKD': [{}],
     'FitNet': [{}],
     'FreeKD': [dict(num_tokens=2), dict(num_tokens=2, bands='all', mse_weight=0.0)],
     'HeadOutputKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid')],

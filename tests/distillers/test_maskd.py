@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.distillers.maskd import maskd
+from mmdistill_dense.distillers.maskd import token_distiller
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
@@ -125,7 +125,7 @@ def test_shared_tokens_serve_every_tap_and_are_learned_on_the_first():
 
 def test_maps_of_other_sizes_are_resized_with_a_warning(caplog, monkeypatch):
     told = []
-    monkeypatch.setattr(maskd, 'print_log', lambda text, *_: told.append(text))
+    monkeypatch.setattr(token_distiller, 'print_log', lambda text, *_: told.append(text))
     distiller = MasKD(num_tokens=3)
     shapes = [
         {'neck': [torch.Size((1, c, *s)) for s in sizes]}

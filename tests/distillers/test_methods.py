@@ -104,6 +104,7 @@ def test_options_reach_the_formula(kind, options, formula, of_formula):
         (dict(type='AT', student_tap='neck', reduction='sum'), 'retinanet', 5),
         (dict(type='CWD', student_tap='bbox_head.retina_cls', temperature=1.0, loss_weight=5.0), 'retinanet', 5),
         (dict(type='MGD'), 'retinanet', 5),
+        (dict(type='CanKD', student_tap='neck[:4]'), 'retinanet', 4),
         (dict(type='PKD', loss_weight=10), 'faster_rcnn', 4),
     ],
     ids=lambda value: value['type'] if isinstance(value, dict) else str(value),

@@ -28,6 +28,7 @@ SEG: dict[str, dict[str, Any]] = dict(
     kd=dict(type='LogitKD'),
     maskd=dict(type='MasKD', student_tap='backbone[3]', num_tokens=2, learn=LEARN),
     mgd=dict(type='MGD', student_tap='backbone[3]'),
+    cankd=dict(type='CanKD', student_tap='backbone[3]'),
     pcd=dict(type='PCD', queue_size=8, queue_init='random'),
     pkd=dict(type='PKD', student_tap='backbone[3]'),
     skd=dict(type='SKD'),
@@ -35,6 +36,7 @@ SEG: dict[str, dict[str, Any]] = dict(
     query=dict(type='QueryMatch'),
     queue=dict(type='QueueKL', queue_size=8),
     relations=dict(type='TokenRelations'),
+    simreg=dict(type='SimReg', head=dict(type='linear')),
 )
 ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
 DENSE: dict[str, dict[str, Any]] = dict(
@@ -51,6 +53,7 @@ DENSE: dict[str, dict[str, Any]] = dict(
     freekd=dict(type='FreeKD', num_tokens=2, learn=LEARN),
     maskd=dict(type='MasKD', num_tokens=2, learn=LEARN),
     mgd=dict(type='MGD', student_tap='neck'),
+    cankd=dict(type='CanKD'),
     pcd=dict(type='PCD', student_tap='neck[:2]', queue_size=8, queue_init='random'),
     pkd=dict(type='PKD', student_tap='neck'),
     match=dict(type='FeatureMatch', student_tap='neck'),

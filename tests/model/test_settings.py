@@ -22,7 +22,7 @@ from tests.query_nets import query_net
 
 KEY = 'model.distillers.x'
 METHODS = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
-ANYWHERE = ('AT', 'AfDCD', 'CWD', 'FitNet', 'FreeKD', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
+ANYWHERE = ('AT', 'AfDCD', 'CWD', 'CanKD', 'FitNet', 'FreeKD', 'MGD', 'MasKD', 'PCD', 'PKD', 'SKD')
 OF_TOKENS = ('FeatureMatch', 'QueryMatch', 'QueueKL', 'SimReg', 'TokenRelations')
 SMALL_CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=toys.NUM_CLASSES)
 SEG: dict[str, dict] = {name: {} for name in (*ANYWHERE, 'DIST', 'IFVD', 'LogitKD', *OF_TOKENS)}
@@ -90,8 +90,8 @@ def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, requ
 def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     found = seg.subject.distillers
     assert {name for name, one in found.items() if taps(one) == LEVELS} == {
-        'at', 'afdcd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch', 'skd',
-        'tokenrelations',
+        'at', 'afdcd', 'cankd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch',
+        'skd', 'tokenrelations',
     }  # fmt: skip
     assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
     assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[-1]']

@@ -341,6 +341,7 @@ CASES: dict[str, Case] = {
         orders='btc',  # a cell of the wavelet sees who is beside whom
     ),
     'feature_mimic': Case(losses.feature_mimic, MAPS, _maps(reduction=st.sampled_from(['sum', 'mean']))),
+    'instance_distance': Case(losses.instance_distance, MAPS, _maps(), shift=dict(student='bc', teacher='bc')),
     'feature_match': Case(losses.feature_match, {**MAPS, 'inside': 'bhw'}, _match, shows_nan=False),
     'token_relations': Case(
         losses.token_relations,

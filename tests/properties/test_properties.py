@@ -71,6 +71,7 @@ def test_every_loss_is_asked() -> None:
             'frequency_masks',
             'haar',
             'inverse',
+            'linear_read',
             'query_terms',
             'spatial_attention',
             'standardised',

@@ -139,7 +139,7 @@ def test_every_config_has_a_name_that_finds_it() -> None:
     ('control:toy_sec', "recipe 'toy_sec': unknown. Close: toy_se"),
     ('teachers:toy_sec', "teacher 'toy_sec': unknown. Close: toy_se"),
     ('cwd:toy_seg:fature', "variant 'fature' of cwd does not fit toy_seg. variants of cwd that fit it: none, both"),
-    ('pkd:toy_seg', 'pkd does not fit toy_seg. methods: afdcd, at, cirkd'),
+    ('pkd:toy_seg', 'pkd does not fit toy_seg. methods: afdcd, at, cankd'),
     ('ld:r18_from_byol-r50_imagenet', 'ld does not fit r18_from_byol-r50_imagenet. methods: featurematch, pcd'),
 ])  # fmt: skip
 def test_mistakes_in_a_name_are_answered(name: str, told: str) -> None:

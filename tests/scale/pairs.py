@@ -35,6 +35,7 @@ SEG = dict(
     pkd=dict(type='PKD', student_tap='backbone[3]'),
     mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.0),
     match=dict(type='FeatureMatch'),
+    cankd=dict(type='CanKD'),
     relations=dict(type='TokenRelations'),
     query=dict(type='QueryMatch'),
     queue=dict(type='QueueKL', queue_size=12),

@@ -60,7 +60,7 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
     elif suite.path.stem == 'camvid_other_classes':  # one for scores, one for features, as in camvid_1of8
         assert rows == {'kd', 'pcd'} and suite.options['model.teacher.classes'] == 'auto'
     elif suite.path.stem == 'bccd_51_detectors':  # those that compare a detector's neck or head
-        assert rows == {'pkd', 'fgd', 'frs', 'defeat', 'crosskd', 'freekd', 'fitnet', 'pcd'}
+        assert rows == {'pkd', 'fgd', 'frs', 'defeat', 'crosskd', 'freekd', 'cankd', 'fitnet', 'pcd'}
         assert 'alone_2x' in suite.methods
     elif suite.race is not None or suite.path.stem == 'race_bccd_total':  # the race adds the others that fit
         assert rows == {'pkd' if suite.task == 'det' else 'pcd'}

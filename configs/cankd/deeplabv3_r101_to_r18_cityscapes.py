@@ -1,0 +1,3 @@
+_base_ = ['../_base_/recipes/deeplabv3_r101_to_r18_cityscapes.py', '../_base_/distillers/cankd_seg.py']
+model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/cankd/{{ fileBasenameNoExtension }}'

@@ -1,0 +1,90 @@
+"""CanKD against its formula, position by position."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmdistill_dense.distillers import CanKD, Distiller
+from mmdistill_dense.losses import instance_distance, linear_read
+from tests.distillers.case import DistillerCase
+from tests.distillers.steps import draw, set_up
+
+
+class TestCanKD(DistillerCase):
+    option = dict(type='CanKD', student_tap='backbone[3]')
+
+    def make(self, **changes: Any) -> Distiller:
+        """As after some steps: the weight of the norm begins at 0, which keeps gradients from the layers behind it."""
+        made = super().make(**changes)
+        torch.nn.init.ones_(made.parts[0].norm.weight)
+        return made
+
+
+def naive(part: torch.nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+    """With all scores, H W x N of them, as released."""
+
+    def one(conv: torch.nn.Conv2d, x: Tensor) -> Tensor:
+        return torch.einsum('oc,bchw->bohw', conv.weight[:, :, 0, 0], x) + conv.bias[:, None, None]
+
+    key, value = (
+        one(conv, teacher)[..., : height // 2 * 2, : width // 2 * 2]
+        .unflatten(3, (-1, 2))
+        .unflatten(2, (-1, 2))
+        .amax((3, 5))
+        for conv in (part.phi, part.g)
+        for height, width in [teacher.shape[2:]]
+    )
+    rows = []
+    for picture, query in enumerate(one(part.theta, student)):
+        scores = query.flatten(1).T @ key[picture].flatten(1) / key[picture][0].numel()
+        rows.append((value[picture].flatten(1) @ scores.T).view_as(query))
+    read = one(part.out, torch.stack(rows))
+    mean, variance = read.mean((0, 2, 3), keepdim=True), read.var((0, 2, 3), correction=0, keepdim=True)
+    read = (read - mean) / (variance + part.norm.eps).sqrt() * part.norm.weight[:, None, None]
+    read = read + part.norm.bias[:, None, None]
+    both = []
+    for x in (student + read, teacher):
+        mean, variance = x.mean((2, 3), keepdim=True), x.var((2, 3), correction=0, keepdim=True)
+        both.append((x - mean) / (variance + 1e-5).sqrt())
+    return ((both[0] - both[1]) ** 2).mean()
+
+
+@pytest.mark.parametrize('size', [(4, 6), (5, 3), (2, 2)])
+def test_the_naive_formula(size: tuple[int, int]) -> None:
+    made = set_up(CanKD, [(4, *size), (6, *size)])
+    student, teacher = draw(2, 4, *size).requires_grad_(), draw(2, 6, *size, seed=1)
+    first = made({'tap': [student]}, {'tap': [teacher]}, None)['loss_cankd']
+    torch.testing.assert_close(first, instance_distance(made.aligns[0](student), teacher)), 'nothing is read at first'
+    first.backward()
+    assert made.parts[0].norm.weight.grad.any() and not made.parts[0].theta.weight.grad.any()
+    torch.nn.init.constant_(made.parts[0].norm.weight, 0.7)
+    found = made({'tap': [student]}, {'tap': [teacher]}, None)['loss_cankd']
+    expected = naive(made.parts[0], made.aligns[0](student), teacher)
+    torch.testing.assert_close(found, expected)
+    given = [student, *made.parameters()]
+    for ours, theirs in zip(*(torch.autograd.grad(x, given) for x in (found, expected)), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=1e-6)
+
+
+def test_the_gradients() -> None:
+    maps = [draw(2, 3, 4, 3, seed=seed).requires_grad_() for seed in range(3)]
+    assert torch.autograd.gradcheck(linear_read, maps)
+    assert torch.autograd.gradcheck(lambda x: instance_distance(x, maps[1].detach()), maps[0])
+
+
+def test_sides_of_one_position_are_not_pooled_and_maps_of_one_are_refused() -> None:
+    made = set_up(CanKD, [(4, 1, 5), (6, 1, 5)])
+    assert made({'tap': [draw(2, 4, 1, 5)]}, {'tap': [draw(2, 6, 1, 5)]}, None)['loss_cankd'] > 0
+    with pytest.raises(ValueError, match='position'):
+        set_up(CanKD, [(4, 1, 1), (6, 1, 1)])
+    with pytest.raises(ValueError, match='channel'):
+        set_up(CanKD, [(4, 4, 4), (1, 4, 4)])
+
+
+@pytest.mark.parametrize('side', [0, 1])
+def test_maps_that_are_no_numbers_show_in_the_loss(side: int) -> None:
+    made, maps = set_up(CanKD, [(4, 4, 4), (6, 4, 4)]), [draw(2, 4, 4, 4), draw(2, 6, 4, 4)]
+    maps[side][0, 0, 0, 0] = float('nan')
+    assert made({'tap': maps[:1]}, {'tap': maps[1:]}, None)['loss_cankd'].isnan()

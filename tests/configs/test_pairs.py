@@ -156,7 +156,7 @@ def test_levels_are_as_the_table_says() -> None:
         steps = [[SIDE // one[2] for one in maps] for maps in (own, taught)]
         if cfg.default_scope == 'mmdet':
             assert steps[0] == steps[1], pair
-            assert strides == f'{len(own)} levels from stride {steps[0][0]}', pair
+            assert strides == f'{len(own)} level{"s" * (len(own) > 1)} from stride {steps[0][0]}', pair
         elif steps[0] == steps[1]:
             assert strides == f'stride {steps[0][0]}', pair
         else:

@@ -1,4 +1,4 @@
-"""KD-DETR on all layers of a decoder with queries; temperature and random queries of the authors' code for DAB-DETR."""
+"""KD-DETR for DINO, with the options for DAB-DETR."""
 
 # fits: pair dino coco
-distillers = dict(kddetr=dict(type='KDDETR', general=300, temperature=10.0))
+_base_ = './kddetr_dab.py'

@@ -1,0 +1,3 @@
+_base_ = ['../_base_/recipes/reppoints_x101_to_r50_coco.py', '../_base_/distillers/cankd_det.py']
+model = dict(distillers=_base_.distillers)
+work_dir = 'work_dirs/cankd/{{ fileBasenameNoExtension }}'

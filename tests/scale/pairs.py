@@ -35,7 +35,7 @@ SEG = dict(
     pkd=dict(type='PKD', student_tap='backbone[3]'),
     mgd=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.0),
     match=dict(type='FeatureMatch'),
-    cankd=dict(type='CanKD'),
+    cankd=dict(type='CanKD', student_tap='backbone[3]'),
     relations=dict(type='TokenRelations'),
     query=dict(type='QueryMatch'),
     queue=dict(type='QueueKL', queue_size=12),
@@ -55,7 +55,7 @@ DET = dict(
     mgd=dict(type='MGD', mask_ratio=0.0),
     match=dict(type='FeatureMatch', student_tap='neck'),
     queue=dict(type='QueueKL', queue_size=12, queue_init='zeros'),
-    seed=dict(type='QueueKL', queue_size=12, own_key=True),
+    seed=dict(type='QueueKL', queue_size=12, own_key=True, queue_init='random'),
 )
 METHODS = {'seg': SEG, 'det': DET}
 OWN_BATCH = ('pkd', 'dist')

@@ -28,6 +28,20 @@ def step(mine):
     return terms.detach(), torch.autograd.grad(terms.sum(), own)
 
 
+def real_step(mine):
+    """Losses of a real pair on some of four pictures, and their gradients at the student's first layer and decoder."""
+    model = built('dab', dict(general=0, reduction='mean'))
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()  # statistics of half a batch are others
+    batch = {name: values[mine] for name, values in toys.det_batch(4).items()}
+    found = toys.losses_of(model, batch)
+    losses = {name: value for name, value in found.items() if name.startswith('distill.x.loss_')}
+    weights = model.backbone.conv1.weight, model.decoder.layers[0].self_attn.qcontent_proj.weight
+    grads = torch.autograd.grad(toys.total(losses), weights)
+    return {name: value.detach() for name, value in losses.items()}, grads
+
+
 def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
     """Loops over layers, pictures and queries in plain numbers."""
     weights, terms = 0.0, [0.0, 0.0, 0.0]

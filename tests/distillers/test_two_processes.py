@@ -102,6 +102,7 @@ def process(rank, folder, teacher):
     found['ld'] = {name: test_ld.step(name, mine_of(rank)) for name in ('sum', 'mean')}
     found['crosskd'] = {kind: test_crosskd.step(kind, mine_of(rank)) for kind in test_crosskd.KINDS}
     found['kddetr'] = test_kddetr.step(mine_of(rank))
+    found['detr'] = test_kddetr.real_step(mine_of(rank))
     pair = network()
     pair.distillation.state.rank = rank
     found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
@@ -162,6 +163,15 @@ def test_kddetr_averages_to_one_process_with_all_pictures(ranks):
     torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, losses)
     for first, second, whole in zip(parts[0][1], parts[1][1], grads, strict=True):
         torch.testing.assert_close(torch.cat([first, second], 1) / 2, whole)
+
+
+def test_a_real_detr_averages_to_one_process_with_all_pictures(ranks):
+    losses, grads = test_kddetr.real_step(slice(0, 4))
+    assert {name.rpartition('_')[2] for name in losses} == {'class', 'box', 'giou'}
+    for part, whole in ((0, losses), (1, dict(enumerate(grads)))):
+        for name, value in whole.items():
+            average = sum(rank['detr'][part][name] for rank in ranks) / 2
+            torch.testing.assert_close(average, value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):

@@ -78,6 +78,7 @@ SETUPS = (
     Setup('PCD', dict(queue_size=1024), says='queue not yet full'),
     Setup('PKD', dict(student_tap='neck'), DETECTOR),
     Setup('QueryMatch'),
+    Setup('QueueKL', dict(queue_size=4, queue_init='random'), DETECTOR),
     Setup('QueueKL', dict(queue_size=4, queue_init='random', own_key=True), DETECTOR),
     Setup('QueueKL', dict(queue_size=1024), says='queue not yet full'),
     Setup('RoIHeadKD', kind='faster_rcnn'),

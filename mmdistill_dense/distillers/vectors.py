@@ -8,7 +8,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.pcd.heads import HEAD, build_head, check_head, inside_on_device, masked_mean
+from mmdistill_dense.distillers.pcd.heads import (
+    HEAD,
+    build_head,
+    check_head,
+    check_no_head,
+    inside_on_device,
+    masked_mean,
+)
 from mmdistill_dense.losses import normalize_pixels
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.utils.runner_internals import Samples
@@ -47,11 +54,8 @@ class VectorDistiller(FeatureDistiller):
                     f'{self.key}: {level.name} gives {tuple(shape)} (without the batch), neither a map (C, H, W) nor a '
                     "vector (C,): tap a backbone stage, e.g. 'backbone[-1]', or 'cls' of a foundation model."
                 )
-        if self.head is None and level.student[0] != level.teacher[0]:
-            raise ValueError(
-                f'{self.key}: {level.name} has {level.student[0]} student and {level.teacher[0]} teacher channels; '
-                "head=None needs equal numbers, use head=dict(type='linear')."
-            )
+        if self.head is None:
+            check_no_head(self.key, level.name, level.student[0], level.teacher[0])
 
     def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
         """Return both as they are: what is compared are vectors, which have no grid."""

@@ -56,7 +56,7 @@ def test_the_naive_formula(size: tuple[int, int]) -> None:
     made = set_up(CanKD, [(4, *size), (6, *size)])
     student, teacher = draw(2, 4, *size).requires_grad_(), draw(2, 6, *size, seed=1)
     first = made({'tap': [student]}, {'tap': [teacher]}, None)['loss_cankd']
-    torch.testing.assert_close(first, instance_distance(made.aligns[0](student), teacher)), 'nothing is read at first'
+    torch.testing.assert_close(first, instance_distance(made.aligns[0](student), teacher))  # nothing is read at first
     first.backward()
     assert made.parts[0].norm.weight.grad.any() and not made.parts[0].theta.weight.grad.any()
     torch.nn.init.constant_(made.parts[0].norm.weight, 0.7)

@@ -51,6 +51,7 @@ WAYS: dict[str, list[dict[str, Any]]] = {
     'QueryMatch': [{}],
     'QueueKL': [
         dict(queue_size=16, queue_init='zeros'),
+        dict(queue_size=16, queue_init='random', head=None),
         dict(queue_size=16, queue_init='random', head=None, own_key=True),
     ],
     'RoIHeadKD': [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist')],

@@ -134,7 +134,7 @@ def data(subject: Subject) -> Findings:
         with_option = ', as with --size H W' if subject.options.command else ''
         yield error(message, f'The rest is checked on generated pictures{with_option}.')
     if subject.validation_problem:
-        yield error(f'training would stop at the first validation: {subject.validation_problem}')
+        yield error(subject.validation_problem)
 
 
 def student_classes(subject: Subject) -> None:

@@ -185,8 +185,8 @@ class Subject:
     data_classes: Sequence[str] | None = None  # class names of the training set
     pictures: int | None = None  # length of the training set; ``None`` if it was not read
     data_problem: str = ''  # why the training set was not read
-    validation_problem: str = ''  # why a picture of the validation set cannot be read
-    validation: Any = None  # the validation set
+    validation_problem: str = ''  # why a picture of the validation set cannot be read, as a sentence
+    validation: Any = None  # that set
     tested: dict[str, Any] | None = None  # one of its pictures, after its pipeline
     batch: Mapping[str, Any] | None = None  # A batch as the loader gives it
     # of the inputs as the student sees them; several views are a list

@@ -97,7 +97,7 @@ def read_validation(subject: Subject) -> None:
         for place in evenly_spaced(len(dataset), max(1, subject.options.val)):
             subject.tested = dataset[place]
     except Exception as error:  # a pipeline may run any code
-        subject.validation_problem = message_of(error)
+        subject.validation_problem = f'training would stop at the first validation: {message_of(error)}'
 
 
 def _loader(subject: Subject) -> Any:
@@ -136,8 +136,7 @@ def test_pictures(teacher: FrozenTeacher, config: Config, count: int) -> tuple[d
     network: Any = teacher.network
     dataset = DATASETS.build(config.val_dataloader.dataset)
     places = evenly_spaced(len(dataset), count)
-    evaluator = Evaluator(config.val_evaluator)
-    evaluator.dataset_meta = dataset.metainfo
+    evaluator = _evaluator(config, dataset)
     seen = []
     for place in places:
         item = dataset[place]
@@ -153,6 +152,12 @@ def test_pictures(teacher: FrozenTeacher, config: Config, count: int) -> tuple[d
     found = evaluator.evaluate(len(places))
     numbers = {name: float(value) for name, value in found.items() if isinstance(value, (int, float, np.number))}
     return numbers, len(places)
+
+
+def _evaluator(config: Config, dataset: Any) -> Evaluator:
+    evaluator = Evaluator(config.val_evaluator)
+    evaluator.dataset_meta = dataset.metainfo
+    return evaluator
 
 
 def resolve(subject: Subject) -> ModelConfig:
@@ -442,8 +447,7 @@ def _predict(model: Any, item: dict[str, Any]) -> Any:
 
 
 def _judge(subject: Subject, item: dict[str, Any], found: Any) -> None:
-    evaluator = Evaluator(subject.config.val_evaluator)
-    evaluator.dataset_meta = subject.validation.metainfo
+    evaluator = _evaluator(subject.config, subject.validation)
     try:
         evaluator.process(data_samples=found, data_batch=pseudo_collate([item]))
     except Exception as error:

@@ -142,6 +142,8 @@ def learn_tokens(args: argparse.Namespace) -> None:
     """Learn the tokens that a config needs, and write them where its training finds them."""
     runner = build_runner(load_config(args))
     distillers = learning_distillers(runner.model)
+    if not distillers:
+        raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
     if args.out and len(distillers) > 1:
         raise ValueError(f'--out is one file, but the config has {len(distillers)} distillers with tokens.')
     runner.register_hook(StopBeforeTraining())
@@ -151,11 +153,9 @@ def learn_tokens(args: argparse.Namespace) -> None:
 
 
 def learning_distillers(model: nn.Module) -> list[TokenDistiller]:
+    """Return those that learn tokens before the training."""
     own = distillers_of(unwrap(model)).values()
-    found = [one for one in own if isinstance(one, TokenDistiller) and one.tokens is None]
-    if not found:
-        raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
-    return found
+    return [one for one in own if isinstance(one, TokenDistiller) and one.tokens is None]
 
 
 def report(distiller: TokenDistiller, runner: Runner, out: str | None) -> None:

@@ -66,6 +66,7 @@ from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.distillers.pcd.queue import LEAST_TRAINING
 from mmdistill_dense.distillers.presets import AUTO, put_all
 from mmdistill_dense.networks.taps import find_module
@@ -81,7 +82,7 @@ _LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once th
 FOUNDATION_DEFAULT = 'featurematch'
 HEAD_DEFAULTS = {'seg': ['kd', FOUNDATION_DEFAULT], 'det': ['pkd']}  # for a foundation model with a head
 _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
-_LEARNING = 2000  # steps in which MasKD and FreeKD learn their tokens
+_LEARNING = 2000  # steps in which tokens are learned
 
 
 def distillers_for(method: str, student: Side, teacher: Side | None, network: Any, steps: int) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def distillers_for(method: str, student: Side, teacher: Side | None, network: An
         raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
     found = put_all(shipped, dict.fromkeys(shipped, AUTO), student.task, f'--method {method}')
     for one in found.values():
-        if one['type'] in ('MasKD', 'FreeKD') and steps < _LEARNING:
+        if issubclass(DISTILLERS.get(one['type']), TokenDistiller) and steps < _LEARNING:
             one['learn'] = {**one.get('learn', {}), 'max_iters': steps}
     return found
 

@@ -25,12 +25,11 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmdistill_dense.apps.commands.training import build_runner
+from mmdistill_dense.apps.commands.training import build_runner, learning_distillers
 from mmdistill_dense.apps.suite import plan, start_weights
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
-from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
@@ -89,8 +88,7 @@ def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | No
 
 def learning_of(runner: Runner) -> int:
     """Return the iterations that distillers learned before the training, or in an earlier start of it."""
-    found = distillers_of(unwrap(runner.model)).values()
-    return sum(one.learn.max_iters for one in found if isinstance(one, TokenDistiller) and one.tokens is None)
+    return sum(one.learn.max_iters for one in learning_distillers(runner.model))
 
 
 def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:

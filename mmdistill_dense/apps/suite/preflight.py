@@ -311,7 +311,7 @@ def _try_evaluation(config: Config, model: Any) -> None:
     facts.draw_weights(model)
     facts.read_validation(subject)
     if subject.validation_problem:
-        raise ValueError(f'training would stop at the first validation: {subject.validation_problem}')
+        raise ValueError(subject.validation_problem)
     facts.predict(subject)
 
 

@@ -18,7 +18,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmdistill_dense.apps.commands.training import StopBeforeTraining, build_runner
+from mmdistill_dense.apps.commands.training import StopBeforeTraining, build_runner, learning_distillers
 from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.suite import configs, lengths
 from mmdistill_dense.apps.suite import preflight as cost
@@ -29,10 +29,8 @@ from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.apps.suite.race import Price
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
-from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.atomic import write_json
-from mmdistill_dense.utils.distributed import unwrap
 
 STEPS = 6  # timed, after two that are not
 PICTURES = 6  # evaluated
@@ -90,11 +88,10 @@ def trial(config: Config) -> Iterator[Runner]:
 def shortened(runner: Runner, most: int) -> int:
     """Let distillers learn a few iterations before the training; return those that this leaves out."""
     left = 0
-    for one in distillers_of(unwrap(runner.model)).values():
-        if isinstance(one, TokenDistiller) and one.tokens is None:
-            short = min(most, one.learn.max_iters)
-            left += one.learn.max_iters - short
-            one.learn = replace(one.learn, max_iters=short)
+    for one in learning_distillers(runner.model):
+        short = min(most, one.learn.max_iters)
+        left += one.learn.max_iters - short
+        one.learn = replace(one.learn, max_iters=short)
     return left
 
 

@@ -217,7 +217,7 @@ def stage_of(definition: Definition, record: Record) -> Stage | None:
     if 'kept' not in record:
         return stage('methods', candidates(record), until=part)
     if 'finalists' not in record:
-        return stage('finish', [row for row in record['kept'] if row not in record.get('rivals', ())])
+        return stage('finish', _unended(record, record['kept']))
     if 'winner' not in record:
         return stage('seeds', record['finalists'], record['seeds'][1 : record['second']])
     if 'more' in record and not record.get('over'):
@@ -339,14 +339,17 @@ def _rate(definition: Definition, record: Record) -> None:
 def _kept(definition: Definition, record: Record) -> None:
     means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung'], seeds=1))
     kept = list(means)[: record['keep']]
-    while len(kept) > 1 and _rest(record, 'finish', [row for row in kept if row != record['best']]) > SLACK * left(
-        record
-    ):
+    while len(kept) > 1 and _rest(record, 'finish', _unended(record, [*kept, record['best']])) > SLACK * left(record):
         kept.pop()
     stopped = {row: mean for row, mean in means.items() if row not in (*kept, record['best'])}
     record['kept'] = list(dict.fromkeys([*kept, record['best']]))
     told = f'At {record["rung"]:.0%}: {_said(means)} on val.'
     record['told'].append(told + (f' Stopped: {", ".join(stopped)}.' if stopped else ''))
+
+
+def _unended(record: Record, rows: Iterable[str]) -> list[str]:
+    """Return the rows that the choice of the rate has not trained to their ends."""
+    return [row for row in rows if row not in record.get('rivals', ())]
 
 
 def _rest(record: Record, stage: str, rows: Iterable[str]) -> float:

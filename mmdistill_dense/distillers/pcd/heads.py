@@ -101,6 +101,15 @@ def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
     return checked
 
 
+def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
+    """Refuse maps of different channels for ``head=None``."""
+    if student != teacher:
+        raise ValueError(
+            f'{key}: {taps} has {student} student and {teacher} teacher channels; '
+            "head=None needs equal numbers, use head=dict(type='linear')."
+        )
+
+
 def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options, completed by the defaults ``allowed``."""
     if extra := sorted(set(options) - set(allowed)):

@@ -19,6 +19,7 @@ from mmdistill_dense.distillers.pcd.heads import (
     build_head,
     check_head,
     check_keys,
+    check_no_head,
     inside_images,
     random_pixels,
     take_pixels,
@@ -145,11 +146,8 @@ class PCD(Distiller):
         check_map(self.key, taps, student[1:])
         check_map(self.key, taps, teacher[1:])
         check_directions(self.key, taps, teacher[1])
-        if self.head is None and student[1] != teacher[1]:
-            raise ValueError(
-                f'{self.key}: {taps} has {student[1]} student and {teacher[1]} teacher channels; '
-                "head=None needs equal numbers, use head=dict(type='linear')."
-            )
+        if self.head is None:
+            check_no_head(self.key, taps, student[1], teacher[1])
 
     def _build_level(self, channels: int, out: int) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {'queue': NegativeQueue(self.queue_size, out, self.queue_init)}

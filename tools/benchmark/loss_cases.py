@@ -188,12 +188,39 @@ def _query_match(size: Size, draw: torch.Generator) -> list[Case]:
 
 def _queue_kl(size: Size, draw: torch.Generator) -> list[Case]:
     student, teacher, queue = (_rows(count, size.teacher, draw) for count in (size.pictures, size.pictures, size.keys))
+    given = [[student]], [[teacher], [queue]]
     functions = (partial(f, temperature=0.07) for f in (_against_queue, reference.queue_kl))
-    return [Case('vectors against the queue', [[student]], [[teacher], [queue]], *functions)]
+    seed = (partial(f, temperature=0.07, own_key=True) for f in (_against_queue, reference.queue_kl))
+    return [Case('vectors against the queue', *given, *functions), Case('with the own key (SEED)', *given, *seed)]
 
 
-def _against_queue(student: Tensor, teacher: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    return losses.similarity_divergence(student, queue[None], teacher, queue[None], temperature=temperature)
+def _against_queue(
+    student: Tensor, teacher: Tensor, queue: Tensor, temperature: float, own_key: bool = False
+) -> Tensor:
+    keys = queue[None]
+    return losses.similarity_divergence(student, keys, teacher, keys, temperature=temperature, own_key=own_key)
+
+
+def _cankd(size: Size, draw: torch.Generator) -> list[Case]:
+    students, teachers = _maps(size, draw)
+    queries, keys, values = students, [F.max_pool2d(x, 2) for x in teachers], [F.avg_pool2d(x, 2) for x in teachers]
+    upstreams = [torch.randn(x.shape, generator=draw) for x in queries]
+
+    def read(function: Function) -> Function:
+        return lambda query, key, value, upstream: torch.dot(function(query, key, value).flatten(), upstream.flatten())
+
+    functions = read(losses.linear_read), read(reference.cankd_read)
+    return [Case('read of the map', [queries, keys, values], [upstreams], *functions)]
+
+
+def _freekd(size: Size, draw: torch.Generator) -> list[Case]:
+    students, teachers = _maps(size, draw)
+    tokens = _weights(size, draw, (4, size.tokens, size.teacher), gain=0.1)
+    return [Case('masked bands', [students], [teachers, *tokens], _bands, reference.freekd)]
+
+
+def _bands(student: Tensor, teacher: Tensor, tokens: Tensor) -> Tensor:
+    return losses.frequency_terms(student, teacher, tokens).sum()
 
 
 def _ld(size: Size, draw: torch.Generator) -> list[Case]:
@@ -285,6 +312,11 @@ METHODS = {
     'fgd': Method(
         _fgd,
         _sizes(Size(2, 16, 16, _SMALL_FPN.maps, boxes=3), retinanet=Size(2, 256, 256, _FPN, turns=3, boxes=7)),
+    ),
+    'cankd': Method(_cankd, _sizes(_SMALL_FPN, retinanet=Size(2, 128, 128, _FPN, turns=2))),
+    'freekd': Method(
+        _freekd,
+        _sizes(Size(2, 16, 16, _SMALL_FPN.maps, tokens=3), retinanet=Size(2, 256, 256, _FPN, turns=2, tokens=6)),
     ),
     'ld': Method(_ld, _sizes(Size(2, 17, 17, [], boxes=200), gfl=Size(2, 17, 17, [], turns=9, boxes=2000))),
     'fitnet': Method(_fitnet, _sizes(_SMALL, cityscapes=Size(1, 512, 2048, [(64, 128)], turns=3))),

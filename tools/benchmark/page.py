@@ -12,6 +12,7 @@ from pathlib import Path
 from tools.benchmark.section import Section
 
 SEG, DET = 'deeplabv3_r101_to_r18_cityscapes', 'retinanet_r101_to_r50_coco'
+RANDOM = '--cfg-options model.teacher.checkpoint=random.pth'  # no such file: random weights cost as much
 PLAN = {
     'teacher_deeplabv3_r101': (
         'teacher --name deeplabv3_r101 --cfg mmseg::deeplabv3/deeplabv3_r101-d8_4xb2-80k_cityscapes-512x1024.py '
@@ -26,6 +27,21 @@ PLAN = {
         f'step --name seg_pixels --recipe {SEG} --method kd afdcd cirkd pcd --batch 2 --size 256 512 --repeats 2'
     ),
     'step_det': f'step --name det --recipe {DET} --method kd cwd maskd pcd --batch 2 --size 256 256 --repeats 2',
+    'step_seg_more': (
+        f'step --name seg_more --recipe {SEG} --method kd cankd freekd --batch 2 --size 256 512 --repeats 1 {RANDOM}'
+    ),
+    'step_det_more': (
+        f'step --name det_more --recipe {DET} --method cwd cankd freekd crosskd defeat frs --batch 2 --size 256 256 '
+        f'--repeats 2 {RANDOM}'
+    ),
+    'step_rcnn': (
+        'step --name rcnn --config kd:mask_rcnn_r101_to_r50_coco:masks kd:mask_rcnn_r101_to_r50_coco '
+        f'defeat:faster_rcnn_r101_to_r50_coco --batch 2 --size 256 256 --repeats 2 {RANDOM}'
+    ),
+    'step_detr': (
+        'step --name detr --config configs/kddetr/dab_detr_r50_to_r18_coco.py configs/kddetr/dino_r50_to_r18_coco.py '
+        f'--batch 2 --size 256 256 --repeats 2 {RANDOM}'
+    ),
     'losses': 'losses',
 }
 """The subcommands of tools/benchmark.py that `all` runs, by the name of their section."""

@@ -242,10 +242,38 @@ def query_match(query: Tensor, value: Tensor, teacher: Tensor) -> Tensor:
     return F.mse_loss(F.softmax(q @ t.mT, 2) @ v, t)
 
 
-def queue_kl(student: Tensor, teacher: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """KL divergence of the similarities of unit rows (N, C) to a queue, mean over the rows."""
-    s, t = (x @ queue.t() / temperature for x in (student, teacher))
+def queue_kl(student: Tensor, teacher: Tensor, queue: Tensor, temperature: float, own_key: bool = False) -> Tensor:
+    """KL divergence of the similarities of unit rows (N, C) to the own key and a queue, mean over the rows."""
+    s, t = (x @ queue.t() for x in (student, teacher))
+    if own_key:
+        s = torch.cat([(student * teacher).sum(1, keepdim=True), s], 1)
+        t = torch.cat([torch.ones_like(t[:, :1]), t], 1)
+    s, t = s / temperature, t / temperature
     return F.kl_div(F.log_softmax(s, 1), F.softmax(t, 1), reduction='batchmean')
+
+
+def cankd_read(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention without softmax from a map to a smaller one: the scores of all pairs of positions, then their mean."""
+    q, k, v = (x.flatten(2).mT for x in (query, key, value))
+    return (q @ k.mT / k.shape[1] @ v).mT.reshape(query.shape)
+
+
+def freekd(student: Tensor, teacher: Tensor, tokens: Tensor) -> Tensor:
+    """Both maps in three steps of Haar's wavelet; each coefficient times each mask, tokens (4, T, C)."""
+    total = student.new_zeros(())
+    for token in tokens[1:]:
+        (student, ours), (teacher, theirs) = haar_step(student), haar_step(teacher.detach())
+        mask = torch.einsum('tc,nchw->nthw', token, theirs.sum(1)).sigmoid()[:, :, None, None]
+        total = total + (ours[:, None] * mask - theirs[:, None] * mask).abs().mean()
+    return total
+
+
+def haar_step(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the low band (N, C, H / 2, W / 2) and the three of details (N, 3, C, H / 2, W / 2) of one step."""
+    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+    a, b, c, d = x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
+    details = (a + b - c - d, a - b + c - d, a - b - c + d)
+    return (a + b + c + d) / 2, torch.stack(details, 1) / 2
 
 
 def ld(student: Tensor, teacher: Tensor, weight: Tensor, temperature: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmdistill_dense.apps.inspect.step_cost import Timing, Work, check_whole, interleaved_times, peak_extra_memory
 from mmdistill_dense.apps.inspect.training_step import Step, prepare_steps
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
+from mmdistill_dense.networks.queries import Replay
 from mmdistill_dense.utils.runner_internals import Samples
 from tools.benchmark.section import Section, machine, table
 
@@ -132,13 +133,27 @@ def _listening(distiller: Any, note: Callable[[Arguments], None]) -> Iterator[No
 
 
 def _detached(recorded: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    return {tap: [x.detach().requires_grad_(x.requires_grad) for x in found] for tap, found in recorded.items()}
+    return {
+        tap: Replay(found.network, {name: _leaf(value) for name, value in found.kept.items()})
+        if isinstance(found, Replay)
+        else [_leaf(x) for x in found]
+        for tap, found in recorded.items()
+    }
+
+
+def _leaf(value: Any) -> Any:
+    return value.detach().requires_grad_(value.requires_grad) if isinstance(value, Tensor) else value
+
+
+def _leaves(found: Sequence[Tensor]) -> Iterator[Tensor]:
+    values: list[Any] = [*found.kept.values(), *found.network.parameters()] if isinstance(found, Replay) else [*found]
+    yield from (value for value in values if isinstance(value, Tensor) and value.requires_grad)
 
 
 def _again(
     distiller: Distiller, given: Arguments, context: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> Work:
-    leaves = [x for found in given[0].values() for x in found if x.requires_grad]
+    leaves = [leaf for found in given[0].values() for leaf in _leaves(found)]
     leaves += [parameter for parameter in distiller.parameters() if parameter.requires_grad]
 
     def work() -> None:

@@ -203,6 +203,8 @@ def prepare_steps(
         model['data_preprocessor'] = {**(model.get('data_preprocessor') or {}), 'size': tuple(image_size)}
     control: Network = build_student({**model, 'distillers': {}, 'inherit': ()})
     distilled: Distilled = build_student(model)
+    # one student in both steps: the time of NMS and of sampled RoIs depends on its weights
+    distilled.load_state_dict(control.state_dict(), strict=False)
     data = training_batch(control, config, batch or config.train_dataloader.batch_size, image_size)
     control, distilled = control.to(device), distilled.to(device)
     inputs = distilled.data_preprocessor(data, True)['inputs']

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.inspect import training_step
 from mmdistill_dense.apps.inspect.step_cost import Timing, check_whole
 from tests import toys
+from tests.query_nets import query_model
 from tools.benchmark import step
 
 
@@ -83,6 +84,31 @@ def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None
     sum(value for name, value in losses.items() if name.startswith('distill.') and 'loss' in name).backward()
     torch.testing.assert_close(list(seen[0][-len(own) :]), [parameter.grad for parameter in own])
     assert 'step' not in vars(steps.distilled.network.distillers['afdcd'])
+
+
+@pytest.mark.soak
+def test_a_distiller_that_asks_a_decoder_again_is_timed_with_its_gradients() -> None:
+    """KD-DETR alone gives the memory of the pictures and the decoder of the student the gradients of its step."""
+    config = query_model('dab')
+    run = Config({**run_config('mmdet'), 'model': config})
+    steps = training_step.prepare_steps(run, image_size=(64, 64))
+    alone, _ = step._parts(steps.distilled)
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        real = torch.autograd.grad
+        patch.setattr(torch.autograd, 'grad', lambda *args, **kw: seen.append((args[1], real(*args, **kw))))
+        alone['x']()
+    ((leaves, gradients),) = seen
+    parameters = {id(one): name for name, one in steps.distilled.network.named_parameters()}
+    found = {parameters.get(id(leaf), 'memory') for leaf, one in zip(leaves, gradients, strict=True) if one is not None}
+    assert 'memory' in found and {name.partition('.')[0] for name in found} == {'memory', 'decoder', 'bbox_head'}
+
+
+def test_both_steps_have_one_students_weights() -> None:
+    """Else NMS and sampled RoIs of random weights would take other times."""
+    steps = training_step.prepare_steps(run_config(distillers=BOTH))
+    distilled = steps.distilled.network.state_dict()
+    assert all(torch.equal(value, distilled[name]) for name, value in steps.control.network.state_dict().items())
 
 
 def _samples(steps: training_step.Steps) -> list:

@@ -1,4 +1,4 @@
 """KD-DETR for DINO, with the options for DAB-DETR."""
 
-# fits: pair dino coco
+# fits: pair dino
 _base_ = './kddetr_dab.py'

@@ -62,6 +62,8 @@ def test_no_method_that_fits_is_left_out_of_a_comparison(suite: Definition) -> N
     elif suite.path.stem == 'bccd_51_detectors':  # those that compare a detector's neck or head
         assert rows == {'pkd', 'fgd', 'frs', 'defeat', 'crosskd', 'freekd', 'cankd', 'fitnet', 'pcd'}
         assert 'alone_2x' in suite.methods
+    elif suite.path.stem == 'bccd_51_dino':
+        assert rows == {'kddetr', 'pkd', 'fgd'} and {'alone_2x', 'inherited', 'kddetr_inherited'} <= {*suite.methods}
     elif suite.race is not None or suite.path.stem == 'race_bccd_total':  # the race adds the others that fit
         assert rows == {'pkd' if suite.task == 'det' else 'pcd'}
         if suite.path.stem.startswith('heldout_'):  # written down before the first run

@@ -50,6 +50,7 @@ def test_new_loads_no_training() -> None:
     assert not {'mmdistill_dense.model.distill_model', 'mmdistill_dense.engine'} & {*names}
 
 
+@pytest.mark.soak
 def test_a_model_loads_the_files_of_its_methods_alone() -> None:
     code = "from mmdistill_dense.registry import DISTILLERS, MODELS; MODELS.get('DistillModel'); DISTILLERS.get('CWD')"
     names, _ = loaded(code)
@@ -58,6 +59,7 @@ def test_a_model_loads_the_files_of_its_methods_alone() -> None:
     assert not rooms & {'apps', 'pretrain', 'foundation', 'unlabelled'}
 
 
+@pytest.mark.soak
 def test_the_list_of_a_suite_loads_no_runner_but_what_the_user_imports(tmp_path: Path) -> None:
     """It computes the hash of each run without what prepares a training."""
     (tmp_path / 'own_method.py').write_text('')

@@ -22,6 +22,7 @@ def printed(*command: str) -> str:
     return done.stdout
 
 
+@pytest.mark.soak
 def test_a_script_for_slurm_is_the_script_alone() -> None:
     script = printed(str(ROOT / 'tools/suite.py'), 'slurm', str(ROOT / 'benchmarks/toy.yaml'))
     assert script.startswith('#!/bin/sh\n')

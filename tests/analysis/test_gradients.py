@@ -208,6 +208,7 @@ def test_a_checkpoint_brings_student_distillers_and_iteration(trained: tuple[Con
     assert sorted(file.name for file in tmp_path.iterdir()) == ['config.py', 'other.pth']
 
 
+@pytest.mark.soak
 def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

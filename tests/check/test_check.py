@@ -245,7 +245,7 @@ def test_heads_that_only_train_are_counted_beside_the_student() -> None:
 LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
 
 
-@pytest.mark.parametrize('scale', [(400, 300), (480, 480)], ids=str)
+@pytest.mark.parametrize('scale', [(400, 300), pytest.param((480, 480), marks=pytest.mark.soak)], ids=str)
 def test_a_student_that_cannot_predict_pictures_of_validation(tmp_path: Path, scale: tuple[int, int]) -> None:
     """Its training crop is large enough: the training would stop at its first evaluation."""
     head = dict(num_classes=toys.NUM_CLASSES)
@@ -348,6 +348,7 @@ def test_a_teacher_that_is_not_a_number(tmp_path: Path, value: float) -> None:
     assert report.stopped == 'loading the weights' and f'decode_head.conv_seg.bias holds {held}. The' in said(report)
 
 
+@pytest.mark.soak
 def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     """A pre-trained backbone, of which a tensor is missing, and a whole network."""
     state = toys.build_plain(toys.seg_net()).state_dict()

@@ -285,6 +285,7 @@ def test_from_the_neck_and_behind_the_towers(reuse_from: int) -> None:
     assert trained_children(model) == {'backbone', 'neck', *(['bbox_head'] if reuse_from else [])}
 
 
+@pytest.mark.soak
 def test_resumed_run_is_equal_and_the_student_plain(tmp_path: Any) -> None:
     teacher = toys.det_net('fcos', 16, channels=16, allow_random=True, **TWO)
     option = dict(x=dict(type='CrossKD', reuse_from=1, settings='auto'))

@@ -129,6 +129,7 @@ def test_real_detectors_learn(kind):
     assert trained_children(model) == {'backbone', 'neck'}
 
 
+@pytest.mark.soak
 def test_resumed_run_is_equal_and_the_student_plain(tmp_path):
     model = toys.model_config(toys.det_net('fcos'), toys.det_teacher('gfl', 16, 16), dict(x=dict(type='DeFeat')))
     whole = resumes_as_plain(tmp_path, model, toys.det_net('fcos'))

@@ -154,7 +154,8 @@ def test_maskd_learns_its_tokens_and_distils(pair, tmp_path):
     assert not toys.differing(*states)
 
 
-@pytest.mark.parametrize('masks', [True, pytest.param(False, marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize('masks', [True, False])
 def test_a_mask_teacher_learns_with_and_without_masks_in_the_data(masks, tmp_path):
     pair = PAIRS['cascade']
     config = toys.det_run_config(tmp_path, _config(pair, dict(maskd=MASKD)), masks=masks, log_level='INFO')

@@ -187,6 +187,7 @@ def test_an_error_in_a_step_leaves_no_method_behind():
     assert DECODER not in vars(model) and not toys.hooks_left(model)
 
 
+@pytest.mark.soak
 def test_a_resumed_run_is_equal_and_the_student_plain(tmp_path):
     resumes_as_plain(tmp_path, query_model('dino'), query_net('dino'))
 

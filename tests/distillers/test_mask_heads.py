@@ -52,6 +52,7 @@ def test_the_naive_formula_on_the_positive_rois(teacher, stage):
         assert any(one.grad is not None and one.grad.any() for one in model.get_submodule(part).parameters()), part
 
 
+@pytest.mark.soak
 def test_training_resumes_in_the_same_bits_and_leaves_the_plain_student(tmp_path):
     resumes_as_plain(tmp_path, _config(teacher='cascade_mask_rcnn'), toys.det_net('mask_rcnn'), masks=True)
 

@@ -123,6 +123,7 @@ def test_a_resumed_run_is_equal_to_the_bit(tmp_path, start):
     assert ('measured before' in log_of(tmp_path)) == (start > UNTIL)
 
 
+@pytest.mark.soak
 def test_the_printed_weights_repeat_it_from_there_on(tmp_path):
     printed = dict(re.findall(r'distillers\.(\w+): weight .* balance=None, loss_weight=(\S+)', log_of(whole())))
     pinned = {name: dict(one, balance=None, loss_weight=float(printed[name])) if name in printed else one

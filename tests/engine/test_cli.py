@@ -48,6 +48,7 @@ def commands_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+@pytest.mark.soak
 def test_a_launched_run_trains_with_gloo(commands_run: Path) -> None:
     (log,) = (commands_run / 'run').glob('*/*.log')
     assert 'SyncBN layers become BN' in log.read_text() and (commands_run / 'run' / 'iter_4.pth').is_file()

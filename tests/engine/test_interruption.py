@@ -105,6 +105,7 @@ def test_a_loader_whose_workers_ended_first_is_no_error(
     assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
 
 
+@pytest.mark.soak
 def test_gradients_that_wait_are_stepped_first(tmp_path: Path) -> None:
     """A checkpoint holds no gradients."""
     changes = {**NEVER, 'optim_wrapper': dict(accumulative_counts=2)}
@@ -112,6 +113,7 @@ def test_gradients_that_wait_are_stepped_first(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_4.pth']
 
 
+@pytest.mark.soak
 def test_epochs_end_with_their_last_file(tmp_path: Path) -> None:
     interrupted(tmp_path, 'epochs', changes={}, event='before_train_iter', at=6)
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']

@@ -182,6 +182,7 @@ def test_a_flexible_runner_resumes_to_the_same_bits(tmp_path):
     assert balances[0] == balances[1] and len(balances[0]['kd']['tries']) == 3
 
 
+@pytest.mark.soak
 def test_a_run_without_a_seed_resumes_in_the_same_order(tmp_path):
     """Each start draws a seed, and mmengine builds the sampler before it reads that of the checkpoint."""
     plain, unseeded = toys.seg_net('fcn', dropout=0.1), dict(randomness=dict(seed=None))
@@ -201,6 +202,7 @@ class Dice(Hook):
         self.thrown.append((runner.iter, random.random(), np.random.rand()))
 
 
+@pytest.mark.soak
 def test_a_finite_sampler_resumes_behind_its_end(tmp_path):
     """In an iteration-based run it begins anew; the workers began at another batch."""
     data = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
@@ -230,6 +232,7 @@ class Endless(IterableDataset):
             yield self.data[int(torch.randint(len(self.data), ()))]
 
 
+@pytest.mark.soak
 def test_pictures_without_indices_resume(tmp_path):
     """Without workers the training draws from the stream of the pictures; a resumed run loads those before it again."""
     plain, data = toys.seg_net('fcn', dropout=0.1), dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))

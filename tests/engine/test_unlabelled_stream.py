@@ -348,6 +348,7 @@ def refused(work_dir, network):
         run(work_dir, network, resume=True, load_from=str(folder / 'iter_2.pth'))
 
 
+@pytest.mark.soak
 def test_another_list_is_refused_on_resume_as_another_teacher_is(tmp_path):
     refused(tmp_path, model(toys.picture_folder(5), ratio=1.5))
 

@@ -350,6 +350,7 @@ def test_a_coarse_class_is_scored_as_background_or_its_first_member():
     assert found.pred_sem_seg.data.tolist() == [[[1, 0]]]
 
 
+@pytest.mark.soak
 def test_check_and_suites_test_a_teacher_by_the_pairs(tmp_path):
     own, _ = permuted('fcn')
     scores = {}

@@ -31,6 +31,7 @@ def trained(workers=0):
     return folder, config
 
 
+@pytest.mark.soak
 def test_killed_run_resumes_to_the_same_bits(tmp_path):
     """With loader workers; test_run has it without."""
     folder, _ = trained(2)

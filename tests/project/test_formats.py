@@ -263,6 +263,7 @@ def toys_with_kd() -> list[str]:
     return ['--student', student, '--teacher', teacher, '--method', 'kd']
 
 
+@pytest.mark.soak
 def test_a_second_new_draws_again_only_if_the_labels_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -79,6 +79,7 @@ def test_heads_in_lists_slide_tests_and_first_weights_are_set(capsys: pytest.Cap
     assert 'STARTS FROM RANDOM WEIGHTS' in capsys.readouterr().out
 
 
+@pytest.mark.soak
 def test_heads_inside_heads_and_their_class_weights_are_set() -> None:
     seg_folder(Path('mine'))
     call(FASTSCNN, KNET)
@@ -87,6 +88,7 @@ def test_heads_inside_heads_and_their_class_weights_are_set() -> None:
     assert [head.num_classes for head in heads] == [3] * 4 and teacher.auxiliary_head.num_classes == 3
 
 
+@pytest.mark.soak
 def test_weights_of_classes_go_where_their_number_is_that_of_the_data() -> None:
     """They are those of Cityscapes, not of these 19 classes."""
     seg_folder(Path('mine'), range(19))
@@ -142,6 +144,7 @@ def test_heads_of_detectors_and_masks(capsys: pytest.CaptureFixture) -> None:
     assert config.train_dataloader.dataset.metainfo.classes == ('red', 'white')
 
 
+@pytest.mark.soak
 def test_detectors_that_take_multiples_as_sizes_get_padded_batches(capsys: pytest.CaptureFixture) -> None:
     """RTMDet's own configs pad every picture; masks of the student are loaded."""
     box_folder(Path('mine'), masks=True)
@@ -296,6 +299,7 @@ def test_weights_of_a_hub_are_read_at_once_and_named_by_their_address(monkeypatc
     call(student, 'dinov2_vitb14:hf://user/repo/dino.pth', code=2)
 
 
+@pytest.mark.soak
 def test_a_network_that_takes_multiples_of_8_alone_is_tested_on_padded_pictures(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     call(FASTSCNN, DDRNET, '--size', '32', '64')
@@ -330,6 +334,7 @@ def test_dry_prints_and_writes_nothing(capsys: pytest.CaptureFixture) -> None:
     assert '# ---- project/pair.py' in out and not Path('project').exists()
 
 
+@pytest.mark.soak
 def test_changed_files_are_not_overwritten(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     pair = toy_pair()

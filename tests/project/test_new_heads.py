@@ -43,6 +43,7 @@ def read(name: str) -> Config:
     return Config.fromfile(f'project/{name}.py')
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ('head', 'blocks'),
     [

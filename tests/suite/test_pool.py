@@ -195,6 +195,7 @@ except FolderInUse:
 """
 
 
+@pytest.mark.soak
 def test_two_pools_share_the_runs_of_a_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'LOOK', 0.1)
     monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])

@@ -272,6 +272,7 @@ def test_tokens_of_another_teacher_are_refused_with_both_fingerprints(finished, 
     run(tmp_path, dict(with_tokens(path, allow_other_teacher=True), teacher=other_teacher))
 
 
+@pytest.mark.soak
 def test_a_teachers_head_may_differ_where_tokens_are_given(tmp_path, learned):
     """Learning runs the whole teacher, which must then be loaded whole; tokens need no more than its features."""
     head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))

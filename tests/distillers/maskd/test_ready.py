@@ -107,6 +107,7 @@ def leaf(tmp_path):
     return path
 
 
+@pytest.mark.soak
 def test_learning_alone_leaves_what_training_finds(leaf, tmp_path):
     out = tmp_path / 'shared' / 'tokens.pth'
     with toys.unformatted():

@@ -4,7 +4,6 @@ import os
 import shutil
 from pathlib import Path
 
-import pytest
 from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
 
 from mmdistill_dense.unlabelled import pictures as overlap

@@ -44,8 +44,7 @@ class VectorDistiller(FeatureDistiller):
         check_directions(self.key, level.name, level.teacher[0])
         if self.head is None:
             return None
-        layout = None if self.teacher is None else self.teacher.config.model.get('layout')
-        return nn.Sequential(*build_head(self.head, level.student[0], level.teacher[0], layout).values())
+        return nn.Sequential(*build_head(self.head, level.student[0], level.teacher[0], self.teacher).values())
 
     def _check_level(self, level: Level) -> None:
         for shape in (level.student, level.teacher):

@@ -18,10 +18,10 @@ Arrays = Mapping[str, np.ndarray]
 def infonce(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     results = {}
     for case in _cases(arrays, '_n_valid'):
-        student, teacher = _leaf(arrays[f'{case}_s'], dtype), _tensor(arrays[f'{case}_t'], dtype)
+        student, teacher = leaf(arrays[f'{case}_s'], dtype), tensor(arrays[f'{case}_t'], dtype)
         valid = torch.from_numpy(arrays[f'{case}_valid'])
         tau = float(arrays[f'{case}_tau'])
-        negatives = _tensor(arrays[f'{case}_queue'], dtype)[: int(arrays[f'{case}_n_valid'])]
+        negatives = tensor(arrays[f'{case}_queue'], dtype)[: int(arrays[f'{case}_n_valid'])]
         s, t, weight = losses.pixel_pairs(student, teacher, valid)
         loss, per_pixel = losses.pixel_info_nce(s, t, negatives, tau, weight / weight.sum())
         loss.backward()
@@ -35,8 +35,8 @@ def infonce(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 def two_view(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     results: dict[str, Tensor] = {}
     for pairing in ('cross', 'same'):
-        students = [_leaf(arrays[f's{view}'], dtype) for view in (1, 2)]
-        teachers = [_tensor(arrays[f't{view}'], dtype) for view in (1, 2)]
+        students = [leaf(arrays[f's{view}'], dtype) for view in (1, 2)]
+        teachers = [tensor(arrays[f't{view}'], dtype) for view in (1, 2)]
         distiller = bare(students[0], teachers[0], arrays['queue_before'], arrays['ptr_before'], view_pairing=pairing)
         distiller.temperature = float(arrays['tau'])
         keys = distiller._keys(Compared([], [], teachers[0], None, None, []), 0)
@@ -59,16 +59,16 @@ def queue(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """The keys of all ranks as one process would give them; two processes are in the tests of the distiller."""
     results = {}
     for case in _cases(arrays, '_steps'):
-        store = _queue(arrays[f'{case}_queue0'], arrays[f'{case}_ptr0'], arrays[f'{case}_filled0'], dtype)
+        store = queue_of(arrays[f'{case}_queue0'], arrays[f'{case}_ptr0'], arrays[f'{case}_filled0'], dtype)
         for step in range(1, int(arrays[f'{case}_steps']) + 1):
-            store.enqueue(_tensor(arrays[f'{case}_keys{step}'], dtype).flatten(0, 1))
+            store.enqueue(tensor(arrays[f'{case}_keys{step}'], dtype).flatten(0, 1))
             found = {'queue': store.rows, 'ptr': store.ptr[0], 'filled': store.filled[0]}
             results |= {f'{case}_{name}{step}': value.clone() for name, value in found.items()}
     return results
 
 
 def mhsa(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    x = _tensor(arrays['x'], dtype)
+    x = tensor(arrays['x'], dtype)
     attention = PixelAttention(x.shape[1], int(arrays['num_heads'])).to(dtype)
     names = {name: name.replace('.', '_') for name in attention.state_dict()}
     attention.load_state_dict({name: torch.from_numpy(arrays[stored]) for name, stored in names.items()})
@@ -76,7 +76,7 @@ def mhsa(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def student_head(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    x = _leaf(arrays['x'], dtype)
+    x = leaf(arrays['x'], dtype)
     stored = {name.removeprefix('state/'): value for name, value in arrays.items() if name.startswith('state/')}
     hidden = len(stored['projector.1.weight'])
     distiller = PCD('tap', head=dict(type='mlp2', hidden=hidden, bias=False), queue_size=1)
@@ -87,7 +87,7 @@ def student_head(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     results = {'y_eval': distiller._embed(0, x.detach(), None)}
     distiller.train()
     results['y_train'] = distiller._embed(0, x, None)
-    results['y_train'].backward(_tensor(arrays['grad_y'], dtype))
+    results['y_train'].backward(tensor(arrays['grad_y'], dtype))
     results['grad_x'] = x.grad
     results |= {f'grad/{name}': p.grad for name, p in distiller.named_parameters()}
     return results | {f'after/{name}': value for name, value in distiller.named_buffers()}
@@ -96,11 +96,11 @@ def student_head(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 def plugin(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     results = {}
     for case in _cases(arrays, '_resized'):
-        teacher = _tensor(arrays[f'{case}_teacher'], dtype)
+        teacher = tensor(arrays[f'{case}_teacher'], dtype)
         results[f'{case}_resized'] = losses.to_grid(teacher, arrays[f'{case}_size'].tolist())
     shapes = (arrays[f'mask_{name}'].tolist() for name in ('img_shapes', 'batch_shape', 'feat'))
     results['mask'] = losses.centres_inside(*shapes)
-    student, teacher = _leaf(arrays['sub_s'], dtype), _tensor(arrays['sub_t'], dtype)
+    student, teacher = leaf(arrays['sub_s'], dtype), tensor(arrays['sub_t'], dtype)
     distiller = bare(student, teacher, arrays['sub_queue'], np.array(0))
     distiller.positions = lambda pixels, level: torch.from_numpy(arrays['sub_idx'])
     loss = distiller({'tap': [student]}, {'tap': [teacher]}, None)['loss_pcd']
@@ -112,11 +112,11 @@ def bare(student: Tensor, teacher: Tensor, queue: np.ndarray, ptr: np.ndarray, *
     """A distiller without a head, its queue full."""
     distiller = PCD('tap', head=None, queue_size=len(queue), queue_init='random', **options)
     distiller.setup({'tap': [student.shape]}, {'tap': [teacher.shape]})
-    distiller.queue = _queue(queue, ptr, np.array(len(queue)), student.dtype)
+    distiller.queue = queue_of(queue, ptr, np.array(len(queue)), student.dtype)
     return distiller
 
 
-def _queue(rows: np.ndarray, ptr: np.ndarray, filled: np.ndarray, dtype: torch.dtype) -> NegativeQueue:
+def queue_of(rows: np.ndarray, ptr: np.ndarray, filled: np.ndarray, dtype: torch.dtype) -> NegativeQueue:
     store = NegativeQueue(*rows.shape).to(dtype)
     load(store, {'rows': rows, 'ptr': ptr.reshape(1), 'filled': filled.reshape(1)})
     return store
@@ -132,9 +132,9 @@ def _cases(arrays: Arrays, suffix: str) -> list[str]:
     return [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
 
 
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(array).to(dtype)
 
 
-def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return _tensor(array, dtype).requires_grad_()
+def leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
+    return tensor(array, dtype).requires_grad_()

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD, QueueKL, SimReg
 from mmdistill_dense.distillers.pcd import heads
-from tests.golden.pcd import _leaf, _queue, _tensor
+from tests.golden.pcd import leaf, queue_of, tensor
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -19,22 +19,22 @@ Arrays = Mapping[str, np.ndarray]
 def vector(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Run the whole distiller; the mask stands for what the samples of padded pictures say."""
     views = range(1, int(arrays['views']) + 1)
-    students = [_leaf(arrays[f's{view}'], dtype) for view in views]
-    teachers = [_tensor(arrays[f't{view}'], dtype) for view in views]
+    students = [leaf(arrays[f's{view}'], dtype) for view in views]
+    teachers = [tensor(arrays[f't{view}'], dtype) for view in views]
     kind, queue = str(arrays['head']), arrays['queue']
     hidden = len(arrays['w0']) if kind == 'mlp' else None
     head = {'none': None, 'linear': dict(type='linear'), 'mlp': dict(type='mlp', hidden=hidden, bias='hidden')}[kind]
     options: dict[str, Any] = dict(temperature=float(arrays['temperature']), queue_size=len(queue), monitor_interval=0)
     made = PCD('tap', head=head, vectors=True, **options)
     made.setup({'tap': [students[0].shape]}, {'tap': [teachers[0].shape]})
-    made.queue = _queue(queue, np.array(0), arrays['n_valid'], dtype)
+    made.queue = queue_of(queue, np.array(0), arrays['n_valid'], dtype)
     made.to(dtype)
     parameters = dict(made.named_parameters())
     layers = {'linear': {'w0': 'weight', 'b0': 'bias'}, 'mlp': dict(
         w0='0.weight', b0='0.bias', bn_w='1.weight', bn_b='1.bias', w1='3.weight')}.get(kind, {})  # fmt: skip
     names = {stored: parameters[f'projector.{name}'] for stored, name in layers.items()}
     for stored, parameter in names.items():
-        parameter.data.copy_(_tensor(arrays[stored], dtype).view_as(parameter))
+        parameter.data.copy_(tensor(arrays[stored], dtype).view_as(parameter))
     valid = torch.from_numpy(arrays['valid']) if 'valid' in arrays else None
     rows: list[Tensor] = []
 
@@ -57,12 +57,12 @@ def vector(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def seed(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Run the whole distiller; the divergence of single rows is that of its loss function."""
-    student, teacher, queue = _leaf(arrays['student'], dtype), _tensor(arrays['teacher'], dtype), arrays['queue']
+    student, teacher, queue = leaf(arrays['student'], dtype), tensor(arrays['teacher'], dtype), arrays['queue']
     cold, warm = (float(arrays[f'{side}_temperature']) for side in ('teacher', 'student'))
     options = dict(temperature=cold, student_temperature=warm, queue_size=len(queue), monitor_interval=0)
     made = QueueKL('tap', own_key=True, head=None, **options)
     made.setup({'tap': [student[:1].shape]}, {'tap': [teacher[:1].shape]})
-    made.parts[0] = _queue(queue, np.array(0), arrays['n_valid'], dtype)
+    made.parts[0] = queue_of(queue, np.array(0), arrays['n_valid'], dtype)
     keys = made.parts[0].negatives()[None].clone()
     loss = made({'tap': [student]}, {'tap': [teacher]}, None)['loss_queue']
     loss.backward()
@@ -77,7 +77,7 @@ def seed(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def simreg(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    student, teacher = _leaf(arrays['student'], dtype), _tensor(arrays['teacher'], dtype)
+    student, teacher = leaf(arrays['student'], dtype), tensor(arrays['teacher'], dtype)
     made = SimReg('tap', head=None)
     made.setup({'tap': [student[:1].shape]}, {'tap': [teacher[:1].shape]})
     loss = made({'tap': [student]}, {'tap': [teacher]}, None)['loss_simreg']

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from mmdistill_dense.losses import centres_inside, pixel_info_nce, to_device
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_count, check_option
+
+if TYPE_CHECKING:
+    from mmdistill_dense.networks.teacher import FrozenTeacher
 
 HEAD: dict[str, Any] = {'type': 'linear', 'hidden': None, 'bias': None, 'layers': 2}
 _MANY_TOKENS = 4096
@@ -32,11 +35,14 @@ class ProjectionHead(nn.Sequential):
         super().__init__(*parts, nn.Conv2d(channels, out, 1, bias=bias is True))
 
 
-def build_head(options: Mapping[str, Any], channels: int, out: int, layout: str | None) -> dict[str, nn.Module]:
-    """Return the projector and, if the head has one, the predictor."""
+def build_head(
+    options: Mapping[str, Any], channels: int, out: int, teacher: FrozenTeacher | None
+) -> dict[str, nn.Module]:
+    """Return the projector and, if the head has one, the predictor; a teacher's layout names the usual widths."""
     kind, hidden, bias = (options[name] for name in ('type', 'hidden', 'bias'))
     if kind == 'linear':
         return {'projector': nn.Conv2d(channels, out, 1, bias=bias is not False)}
+    layout = None if teacher is None else teacher.config.model.get('layout')
     if layout is not None:
         from mmdistill_dense.weights.ssl_layouts import LAYOUTS  # loaded only where it is used
 

@@ -157,8 +157,7 @@ class PCD(Distiller):
             parts['center'] = ChannelCenter(out)
         if self.head is None:
             return parts
-        layout = None if self.teacher is None else self.teacher.config.model.get('layout')
-        return parts | build_head(self.head, channels, out, layout)
+        return parts | build_head(self.head, channels, out, self.teacher)
 
     def check_data(self, pictures: int) -> None:
         """Refuse too few pictures for ``queue_size='auto'``."""

@@ -273,10 +273,12 @@ def fill_diagnose(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_visualize(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Draw what a method has learned: MasKD's masks over images, or the similarity of pixels (PCD)"
+    parser.description = (
+        'Draw what a method has learned: the masks of MasKD and FreeKD over images, or the similarity of pixels (PCD)'
+    )
     commands = parser.add_subparsers(dest='what', required=True)
     masks = commands.add_parser('masks', help='a column per token, a row per level (per image, with a single level)')
-    add_config(masks, 'config with a MasKD; by default with the tokens of its training')
+    add_config(masks, 'config with a MasKD or FreeKD; by default with the tokens of its training')
     source = masks.add_mutually_exclusive_group()
     source.add_argument('--checkpoint', help='checkpoint of a run of the config')
     source.add_argument('--tokens', help='token file')

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmdistill_dense.apps.inspect.drawing import overlay
 from mmdistill_dense.apps.inspect.similarity import draw_masks, mask_rows
@@ -79,6 +80,24 @@ def test_logits_have_one_picture_with_a_row_for_each_image(tmp_path: Path) -> No
     (two,) = draw_masks(model, distiller, seg_items(), tmp_path / 'two', images=2)
     (three,) = draw_masks(model, distiller, seg_items(), tmp_path / 'three', images=3)
     assert cv2.imread(str(three)).shape[0] * 2 == cv2.imread(str(two)).shape[0] * 3
+
+
+def test_each_band_of_freekd_has_a_row(tmp_path: Path) -> None:
+    option = dict(type='FreeKD', student_tap='backbone[-1]', num_tokens=TOKENS, steps=2)
+    model, distiller = with_tokens('mmseg', teacher=toys.seg_teacher(), distillers=dict(maskd=option))
+    item = seg_items()[0]
+    low, fine, coarse = mask_rows(model, distiller, item)
+    name = distiller.levels[0].name
+    titles = [f'{name}, {band}' for band in ('low band', 'details of 2 positions', 'details of 4 positions')]
+    assert [low.title, fine.title, coarse.title] == titles and coarse.weights == [pytest.approx(1 / TOKENS)] * TOKENS
+    inputs = model.data_preprocessor(dict(inputs=[item['inputs']], data_samples=[item['data_samples']]))['inputs']
+    (teacher,) = distiller.teacher(inputs)['backbone[-1]']
+    half = F.avg_pool2d(teacher, 2) * 2  # one step; twice the upper left positions is the sum of all four bands
+    details = torch.einsum('tc,nchw->nthw', distiller.slot(0).mask_token[1], 2 * teacher[..., ::2, ::2] - half)
+    large = F.interpolate(details.sigmoid(), inputs.shape[-2:], mode='bilinear')[0]
+    torch.testing.assert_close(torch.from_numpy(fine.masks), large[:, : fine.image.shape[0], : fine.image.shape[1]])
+    (picture,) = draw_masks(model, distiller, seg_items(), tmp_path, images=1)
+    assert picture.name == 'masks_000.png'
 
 
 def test_no_images_is_an_error(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from torch import Tensor
 from mmdistill_dense.apps.inspect.drawing import enlarged, grid, heated, image_of, overlay
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import model_of
-from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.distillers.maskd import ready_distiller
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.modes import in_training
 from mmdistill_dense.networks.recording import run_parts
@@ -141,29 +141,29 @@ MASK_PANEL, PANEL = 200, 240  # least width of an image in a picture, in pixels
 
 @dataclass
 class MaskRow:
-    """The masks of one level over one image."""
+    """The masks of one level, or of one of its bands, over one image."""
 
-    title: str  # names the level
+    title: str  # names both
     image: np.ndarray  # uint8 (H, W, 3), RGB
     masks: np.ndarray  # float (T, H, W) in 0..1, enlarged to the image
     weights: list[float]  # the weight of each mask
 
 
-def draw_masks(model: Distilled, distiller: MasKD, dataset: Any, out: Path, images: int = 4) -> list[Path]:
-    """Write every token's mask over each image, from 0 (blue) to 1 (red); with one level, into one picture."""
+def draw_masks(model: Distilled, distiller: TokenDistiller, dataset: Any, out: Path, images: int = 4) -> list[Path]:
+    """Write every token's mask over each image, from 0 (blue) to 1 (red); with one map, into one picture."""
     if images < 1:
         raise ValueError(f'images must be at least 1, got {images}.')
     dataset = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
     chosen = range(min(images, len(dataset)))
     rows = [[_mask_panels(row) for row in mask_rows(model, distiller, dataset[index])] for index in chosen]
-    if len(distiller.levels) == 1:
+    if all(len(group) == 1 for group in rows):
         return _write({'masks': [row for (row,) in rows]}, out)
     return _write({f'masks_{index:03d}': group for index, group in enumerate(rows)}, out)
 
 
 @torch.no_grad()
-def mask_rows(model: Distilled, distiller: MasKD, item: dict[str, Any]) -> list[MaskRow]:
-    """Return the masks of every level for one item of a data set."""
+def mask_rows(model: Distilled, distiller: TokenDistiller, item: dict[str, Any]) -> list[MaskRow]:
+    """Return the masks of every level and band for one item of a data set."""
     batch = model.data_preprocessor(dict(inputs=[item['inputs']], data_samples=[item['data_samples']]), False)
     inputs = batch['inputs']
     assert distiller.teacher is not None, 'a distiller inside a model has a teacher'
@@ -172,11 +172,11 @@ def mask_rows(model: Distilled, distiller: MasKD, item: dict[str, Any]) -> list[
     image = image_of(item['inputs'])
     height, width = image.shape[:2]
     rows = []
-    for level, masks, weights in zip(
-        distiller.levels, distiller.masks(maps), distiller.mask_weights(maps), strict=True
-    ):
-        large = F.interpolate(masks.float(), inputs.shape[-2:], mode='bilinear', align_corners=False)
-        rows.append(MaskRow(level.name, image, large[0, :, :height, :width].cpu().numpy(), weights[0].tolist()))
+    for place, (level, teacher) in enumerate(zip(distiller.levels, maps, strict=True)):
+        for band, (masks, weights) in distiller.drawn_masks(place, teacher).items():
+            title = f'{level.name}, {band}' if band else level.name
+            large = F.interpolate(masks.float(), inputs.shape[-2:], mode='bilinear', align_corners=False)
+            rows.append(MaskRow(title, image, large[0, :, :height, :width].cpu().numpy(), weights[0].tolist()))
     return rows
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,18 +84,12 @@ class MasKD(TokenDistiller):
     def token_module(self, channels: int) -> TokenModule:
         return TokenModule(self.num_tokens, channels, weight_mask=self.weight_mask)
 
-    def masks(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the (N, T, H, W) masks of the teacher's maps, one per level."""
-        return [losses.token_masks(self.slot(i).mask_token, x) for i, x in enumerate(teacher_maps)]
-
-    def mask_weights(self, teacher_maps: Sequence[Tensor]) -> list[Tensor]:
-        """Return the (N, T) weights of the masks, one per level; 1 / T without the branch."""
-        branches = [self.slot(i).branch() for i in range(len(teacher_maps))]
-        equal = 1 / self.num_tokens
-        return [
-            x.new_full((len(x), self.num_tokens), equal) if branch is None else losses.mask_weights(branch, x)
-            for branch, x in zip(branches, teacher_maps, strict=True)
-        ]
+    def drawn_masks(self, level: int, teacher_map: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the masks of the whole map; without the branch all weigh the same."""
+        masks, branch = losses.token_masks(self.slot(level).mask_token, teacher_map), self.slot(level).branch()
+        if branch is None:
+            return {'': (masks, masks.new_full(masks.shape[:2], 1 / self.num_tokens))}
+        return {'': (masks, losses.mask_weights(branch, teacher_map))}
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return ``loss_maskd`` of one level, also as ``level<i>`` for the log."""
@@ -118,8 +112,8 @@ class MasKD(TokenDistiller):
 
 def ready_distiller(
     config: Config | str | Path, tokens: str | None = None, checkpoint: str | None = None
-) -> tuple[Any, MasKD]:
-    """Build the model of a config, load its teacher, and load the tokens of its first ``MasKD``.
+) -> tuple[Any, TokenDistiller]:
+    """Build the model of a config, load its teacher, and load the tokens of its first ``MasKD`` or ``FreeKD``.
 
     Tokens come from ``tokens``, else from ``checkpoint``, else from the work folder of the config, where training or
     ``mmdistill tokens`` saves them, or from a suite's runs beside it. The student has the checkpoint's weights, or
@@ -128,9 +122,9 @@ def ready_distiller(
     config = config if isinstance(config, Config) else Config.fromfile(config)
     init_default_scope(config.get('default_scope', 'mmengine'))
     model = MODELS.build(config.model)
-    found = [d for d in getattr(model, 'distillers', {}).values() if isinstance(d, MasKD)]
+    found = [d for d in getattr(model, 'distillers', {}).values() if isinstance(d, TokenDistiller)]
     if not found:
-        raise KeyError("model.distillers of this config holds no dict(type='MasKD', …).")
+        raise KeyError("model.distillers of this config holds no dict(type='MasKD', …) and no 'FreeKD'.")
     distiller: Any = found[0]
     distiller.teacher.load(next(model.parameters()))
     if checkpoint is not None:

@@ -41,7 +41,7 @@ def test_a_distiller_is_ready_without_training(finished, source):
     model, distiller = ready_distiller(config, **options)
     assert not model.training and not toys.differing(values(distiller), tokens)
     maps = distiller.teacher(model.data_preprocessor(toys.det_batch())['inputs'])['neck']
-    masks, weights = distiller.masks(maps), distiller.mask_weights(maps)
+    masks, weights = zip(*(distiller.drawn_masks(level, x)[''] for level, x in enumerate(maps)), strict=True)
     assert [tuple(m.shape) for m in masks] == [(2, 3, *x.shape[2:]) for x in maps]
     for mask, weight in zip(masks, weights, strict=True):
         assert mask.min() > 0 and mask.max() < 1 and weight.shape == (2, 3)

@@ -30,19 +30,15 @@ LONG = 'alone_long'
 # By mean gain in docs/results.md, after those of the definition.
 METHODS = {'seg': ('pcd', 'maskd', 'fitnet', 'cwd', 'kd'), 'det': ('frs', 'fgd', 'pkd', 'fitnet', 'pcd')}
 LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained little
-SPREAD, FREEDOM = (
-    1.4,
-    4,
-)  # points between seeds of one row on val in our own runs, which count as much as this many pairs
+SPREAD = 1.4  # points between seeds of one row on val in our own runs
+FREEDOM = 4  # pairs of seeds that it counts as
 MOST_SEEDS = 5
 RIVALS = 2  # rates that go on to the end
 MOST_LENGTH = 6.0  # of the student alone with more time: longer schedules gained nothing in our own runs
 SLACK = 1.05  # of an estimate: a stage that would end this little late is still begun
+_PROCESS = 8.0  # seconds in which a process imports what it needs
 
 Record = dict[str, Any]
-
-
-_PROCESS = 8.0  # seconds in which a process imports what it needs
 
 
 @dataclass(frozen=True)

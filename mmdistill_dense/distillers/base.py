@@ -212,7 +212,7 @@ class Distiller(nn.Module):
     @property
     def pairs(self) -> ClassPairs | None:
         """The classes that the student shares with a teacher of others; ``None`` for one of the same classes."""
-        return None if self.teacher is None else self.teacher.class_pairs()
+        return self.teacher.class_pairs() if self.teacher is not None and self.maps_classes else None
 
     @property
     def maps_classes(self) -> bool:

@@ -5,58 +5,69 @@ float64 tensors), also under autocast, and 0 where there are no pictures or no p
 of range raise a ``ValueError``; nothing is broadcast.
 """
 
-from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
-from mmdistill_dense.losses.detection import (
-    absolute_error,
-    aligned_scale,
-    background_weights,
-    box_weights,
-    channel_attention,
-    channel_moments,
-    covered_cells,
-    decoupled_squares,
-    feature_richness,
-    focal_entropy,
-    focal_error,
-    query_terms,
-    rich_entropy,
-    rich_squares,
-    shifted_error,
-    spatial_attention,
-    valuable_region,
-    weighted_divergence,
-)
-from mmdistill_dense.losses.divergence import (
-    channel_divergence,
-    correlation_distance,
-    sigmoid_divergence,
-    similarity_divergence,
-    softmax_divergence,
-    standardised,
-)
-from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
-from mmdistill_dense.losses.maps import attention_distance, feature_match, feature_mimic, smooth_l1, standardized_mse
-from mmdistill_dense.losses.masked import (
-    Branch,
-    gate,
-    mask_dice,
-    mask_weights,
-    masked_feature_loss,
-    pixel_weights,
-    token_masks,
-    weighted_mse,
-)
-from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
-from mmdistill_dense.losses.relations import (
-    instance_distance,
-    linear_read,
-    pairwise_distance,
-    prototype_distance,
-    query_match,
-    token_relations,
-)
-from mmdistill_dense.losses.tensors import centres_inside, loss_dtype, to_device, to_grid
-from mmdistill_dense.losses.wavelet import frequency_gate, frequency_masks, frequency_terms, haar, inverse
+from typing import TYPE_CHECKING
+
+from mmdistill_dense.lazy import import_lazily
+
+if TYPE_CHECKING:
+    from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
+    from mmdistill_dense.losses.detection import (
+        absolute_error,
+        aligned_scale,
+        background_weights,
+        box_weights,
+        channel_attention,
+        channel_moments,
+        covered_cells,
+        decoupled_squares,
+        feature_richness,
+        focal_entropy,
+        focal_error,
+        query_terms,
+        rich_entropy,
+        rich_squares,
+        shifted_error,
+        spatial_attention,
+        valuable_region,
+        weighted_divergence,
+    )
+    from mmdistill_dense.losses.divergence import (
+        channel_divergence,
+        correlation_distance,
+        sigmoid_divergence,
+        similarity_divergence,
+        softmax_divergence,
+        standardised,
+    )
+    from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
+    from mmdistill_dense.losses.maps import (
+        attention_distance,
+        feature_match,
+        feature_mimic,
+        smooth_l1,
+        standardized_mse,
+    )
+    from mmdistill_dense.losses.masked import (
+        Branch,
+        gate,
+        mask_dice,
+        mask_weights,
+        masked_feature_loss,
+        pixel_weights,
+        token_masks,
+        weighted_mse,
+    )
+    from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
+    from mmdistill_dense.losses.relations import (
+        instance_distance,
+        linear_read,
+        pairwise_distance,
+        prototype_distance,
+        query_match,
+        token_relations,
+    )
+    from mmdistill_dense.losses.tensors import centres_inside, loss_dtype, to_device, to_grid
+    from mmdistill_dense.losses.wavelet import frequency_gate, frequency_masks, frequency_terms, haar, inverse
 
 __all__ = [
     'Branch', 'absolute_error', 'aligned_scale', 'attention_distance', 'background_weights', 'box_weights',
@@ -71,3 +82,4 @@ __all__ = [
     'spatial_gate', 'standardised', 'standardized_mse', 'to_device', 'to_grid', 'token_masks', 'token_relations',
     'valuable_region', 'weighted_divergence', 'weighted_mse',
 ]  # fmt: skip
+import_lazily(__name__, __file__)

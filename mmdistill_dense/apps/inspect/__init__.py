@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from mmdistill_dense.lazy import import_lazily
 from mmdistill_dense.utils import required  # first: a missing stack is explained
-from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
     from mmdistill_dense.apps.inspect.monitor import MonitorHook

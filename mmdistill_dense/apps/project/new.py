@@ -66,7 +66,6 @@ from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.distillers.pcd.queue import LEAST_TRAINING
 from mmdistill_dense.distillers.presets import AUTO, put_all
 from mmdistill_dense.networks.taps import find_module
@@ -99,6 +98,8 @@ def distillers_for(method: str, student: Side, teacher: Side | None, network: An
         options = {name: _shipped(name, student) for name in methods()}
         fitting = [name for name, one in options.items() if one and not _lacking(one, network)]
         raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
+    from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
+
     found = put_all(shipped, dict.fromkeys(shipped, AUTO), student.task, f'--method {method}')
     for one in found.values():
         if issubclass(DISTILLERS.get(one['type']), TokenDistiller) and steps < _LEARNING:

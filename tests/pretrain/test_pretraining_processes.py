@@ -56,20 +56,17 @@ def results(folder):
     return {f'{run}{rank}': torch.load(folder / f'{run}{rank}.pth') for run in 'ab' for rank in range(2)}
 
 
-@pytest.mark.soak
 def test_both_hold_one_queue_and_one_student(results):
     assert {'queue.pcd.queue.rows', 'queue.pcd.queue.ptr', 'student.backbone.conv1.weight'} <= set(results['a0'])
     assert not toys.differing(results['a0'], results['a1'])
     assert int(results['a0']['queue.pcd.queue.ptr']) == 16, 'the keys of two epochs of eight pictures'
 
 
-@pytest.mark.soak
 def test_a_distributed_run_resumes_to_the_same_bits(results):
     assert not toys.differing(results['b0'], results['a0'])
     assert not toys.differing(results['b1'], results['a0'])
 
 
-@pytest.mark.soak
 def test_watched_processes_train_on_as_unwatched_ones_and_write_their_mean(folder):
     contents = [runs.content(folder / name / 'epoch_1.pth') for name in ('a', 'watched')]
     assert not toys.differing(*contents)

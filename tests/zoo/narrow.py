@@ -71,6 +71,8 @@ def _narrow(model: dict[str, Any]) -> dict[str, Any]:
         return _projection_head(model, channels[-1])
     if model.get('neck'):
         model['neck'] = _thinner(model['neck'], channels)
+        if 'num_queries' in model:
+            model['neck']['out_channels'] = EMBED
         channels = [model['neck']['out_channels']] * len(channels)
     for name in model:
         if name not in ('backbone', 'neck', 'data_preprocessor', 'train_cfg', 'test_cfg'):

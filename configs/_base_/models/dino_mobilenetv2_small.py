@@ -1,6 +1,6 @@
 """DINO for a small machine on MobileNetV2 of ImageNet weights: 100 queries of 96 channels, 2 and 3 layers."""
 
-_base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
+_base_ = __import__('mmdistill_dense').base('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py')
 places = dict(embed_dims=96, num_heads=4, num_levels=3)
 feed_forward = dict(embed_dims=96, feedforward_channels=256)
 model = dict(
@@ -27,3 +27,4 @@ model = dict(
     dn_cfg=dict(group_cfg=dict(num_dn_queries=30)),
     test_cfg=dict(max_per_img=100),
 )
+del places, feed_forward

@@ -36,7 +36,3 @@ __all__ = [
 ]
 
 import_lazily(__name__, __file__)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})

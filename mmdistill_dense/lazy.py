@@ -10,7 +10,7 @@ from typing import Any
 
 
 def import_lazily(package: str, file: str) -> None:
-    """Let a package import each name when it is asked for, as its file does under ``if TYPE_CHECKING:``."""
+    """Let a package list its names, and import each when it is asked for, as its file does for type checkers."""
     blocks = [node for node in ast.parse(Path(file).read_text(encoding='utf-8')).body if isinstance(node, ast.If)]
     found = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
     modules = {alias.name: str(node.module) for node in found for alias in node.names}
@@ -22,3 +22,4 @@ def import_lazily(package: str, file: str) -> None:
 
     namespace = vars(sys.modules[package])
     namespace['__getattr__'] = get
+    namespace['__dir__'] = lambda: sorted({*namespace, *modules})

@@ -91,6 +91,13 @@ def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, ne
     assert found.__module__ == f'mmdistill_dense.{new}' and found.__name__ == old.rpartition('.')[2]
 
 
+@pytest.mark.parametrize('face', ['', '.losses', '.distillers', '.distillers.maskd', '.distillers.pcd', '.apps.check'])
+def test_a_face_lists_its_names_before_it_imports_them(face: str) -> None:
+    """Or a shell and a notebook would complete none of them."""
+    names, _ = loaded(f'import mmdistill_dense{face} as face\nassert {{*face.__all__}} <= {{*dir(face)}}')
+    assert 'mmdistill_dense.losses.detection' not in names
+
+
 def test_methods_are_found_by_name_by_scope_and_by_their_old_place() -> None:
     for name in ('CIRKD', 'mmdistill_dense.CIRKD', 'mmdistill_dense.distillers.cirkd.cirkd.CIRKD'):
         assert DISTILLERS.get(name).__name__ == 'CIRKD'

@@ -4,7 +4,6 @@ A config of a method is its recipe and method options (:mod:`tests.configs.test_
 typed configs are loaded here, and of the others those that a test names.
 """
 
-import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from mmengine.optim import PolyLR
 from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.recipes.compose import recipes
-from mmdistill_dense.config.resolve import ModelConfig, find_config, load_model
+from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.guards.class_counts import num_classes
 from mmdistill_dense.registry import DATASETS
@@ -99,11 +99,9 @@ def test_every_key_has_one_home() -> None:
 
 
 def of_zoo(path: Path) -> set[str]:
-    """The keys of mmdet's whole config, of which a network inherits its model; nothing reads the others."""
-    base = re.search(r"^_base_ = .*'(.+)'\)?$", path.read_text(encoding='utf-8'), re.MULTILINE)
-    if base is None or path.parent.name != 'models':
-        return set()
-    return set(Config.fromfile(find_config(base[1]))) if '::' in base[1] else of_zoo(path.parent / base[1])
+    """The keys of a whole config of the zoo whose model a network inherits. Nothing reads the other keys."""
+    bases = bases_of(path) if path.parent.name == 'models' else []
+    return set().union(*(of_zoo(one) if ROOT in one.parents else set(Config.fromfile(one)) for one in bases))
 
 
 def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:

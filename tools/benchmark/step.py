@@ -133,12 +133,13 @@ def _listening(distiller: Any, note: Callable[[Arguments], None]) -> Iterator[No
 
 
 def _detached(recorded: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
-    return {
-        tap: Replay(found.network, {name: _leaf(value) for name, value in found.kept.items()})
-        if isinstance(found, Replay)
-        else [_leaf(x) for x in found]
-        for tap, found in recorded.items()
-    }
+    return {tap: _cut_off(found) for tap, found in recorded.items()}
+
+
+def _cut_off(found: list[Tensor]) -> list[Tensor]:
+    if isinstance(found, Replay):
+        return Replay(found.network, {name: _leaf(value) for name, value in found.kept.items()})
+    return [_leaf(x) for x in found]
 
 
 def _leaf(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Finding, reading and comparing golden files."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,8 +16,9 @@ NEXT = DEFAULT.with_name('golden_next')
 
 
 def golden_dir(config: pytest.Config) -> Path:
+    """Return the folder that is asked for; a relative path begins where pytest was called, not in a test's own folder."""
     given = config.getoption('--golden-dir')
-    return Path(given) if given else DEFAULT
+    return Path(os.path.normpath(config.invocation_params.dir / given)) if given else DEFAULT
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Mask R-CNN for a small machine on MobileNetV2 of ImageNet weights: an FPN of 64 channels, 128 RoIs a picture, narrow heads."""
+"""Mask R-CNN for a small machine on MobileNetV2 of ImageNet weights: 64 channels, 128 RoIs a picture, narrow heads."""
 
 _base_ = __import__('mmdistill_dense').base('mmdet::_base_/models/mask-rcnn_r50_fpn.py')
 norm = dict(type='BN', requires_grad=True)

@@ -16,7 +16,7 @@ NEXT = DEFAULT.with_name('golden_next')
 
 
 def golden_dir(config: pytest.Config) -> Path:
-    """Return the folder that is asked for; a relative path begins where pytest was called, not in a test's own folder."""
+    """Return the folder that is asked for; a relative path begins where pytest was called."""
     given = config.getoption('--golden-dir')
     return Path(os.path.normpath(config.invocation_params.dir / given)) if given else DEFAULT
 

@@ -19,7 +19,7 @@ from mmdistill_dense.apps.export import export_graph, export_student, open_graph
 from mmdistill_dense.apps.export import write_student as exporting
 from mmdistill_dense.apps.export.graphs import WRITERS, describe, format_of, graph_of, write_torchscript
 from mmdistill_dense.apps.export.write_student import export_backbone
-from tests import toys
+from tests import query_nets, toys
 
 ROOT = Path(__file__).parents[2]
 CLASSES = [f'class {index}' for index in range(toys.NUM_CLASSES)]
@@ -285,6 +285,16 @@ def test_weights_load_into_the_plain_network_with_their_classes(segmentor, tmp_p
     assert list(meta['dataset_meta']['classes']) == CLASSES and meta['iter'] == 7
     told = read_description(weights)
     assert told['classes'] == CLASSES and told['palette'] == [[0, 0, 1]] and told['input']['channels'] == 'RGB'
+
+
+def test_a_detector_with_queries_has_the_config_that_mmdet_builds(tmp_path):
+    """Its constructor writes into its options what it refuses to find there."""
+    option = query_nets.query_net('dino')
+    network, checkpoint = checkpoint_of(option, tmp_path)
+    weights, plain = export_student(toys.det_run_config('x', option), checkpoint, tmp_path / 's.pth')
+    again = MODELS.build(Config.fromfile(plain).model)
+    load_checkpoint(again, str(weights), map_location='cpu', strict=True)
+    assert not toys.differing(again.state_dict(), network.state_dict())
 
 
 # What to write

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import tempfile
@@ -256,7 +257,8 @@ def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Mod
     state = state_dict_of(content, checkpoint)
     init_default_scope(plain.get('default_scope', 'mmengine'))
     with torch.device('cpu'):
-        network = MODELS.build(plain.model)
+        # DETRs of mmdet write into their options, and refuse such options later
+        network = MODELS.build(copy.deepcopy(plain.model))
         load_strictly(network, state, None, f'checkpoint={str(checkpoint)!r}')
     given = content.get('meta') or {}
     meta = {key: given[key] for key in _KEPT_META if key in given}

@@ -31,6 +31,18 @@ def members(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]
     return ((place, one) for place, one in layers(option, key) if not {'dataset', 'datasets'} & set(one))
 
 
+def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the options of the test set, else of validation; ``ValueError`` where a config has neither."""
+    loader = config.get('test_dataloader') or config.get('val_dataloader')
+    if not loader:
+        raise ValueError(
+            'The config has neither test_dataloader nor val_dataloader, whose dataset.pipeline says how a picture is '
+            'read and resized for the network. Set test_dataloader; it may be that of training without its labels and '
+            'random steps.'
+        )
+    return loader['dataset']
+
+
 _COCO = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 _IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFscore', 'mPrecision', 'mRecall')}
 

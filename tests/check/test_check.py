@@ -242,6 +242,16 @@ def test_heads_that_only_train_are_counted_beside_the_student() -> None:
     assert (facts.trained, facts.backbone_trained) == (facts.parameters - fixed, facts.backbone - fixed)
 
 
+def test_a_config_without_validation(tmp_path: Path) -> None:
+    config = toys.run_config(tmp_path, toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')))
+    for name in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        config[name] = None  # as mmengine asks for it, and where a base has one
+    report = check_config(config, Options(cost=False))
+    assert not report.stopped and report.verdict != 'error'
+    (teacher,) = report.subject.teachers
+    assert teacher.metric_note == 'not tested: the config has no validation set'
+
+
 LRASPP = 'mmseg::mobilenet_v3/mobilenet-v3-d8-s_lraspp_4xb4-320k_cityscapes-512x1024.py'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,6 +175,7 @@ def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
         (['student.pth', 'broken.png'], 'broken.png: cannot be read as a picture'),
         (['student.pth', 'broken.mp4'], 'broken.mp4: cannot be read as a video'),
         (['nameless.pth', 'pictures'], 'its meta holds no class names'),
+        (['untested.pth', 'pictures'], 'The config has neither test_dataloader nor val_dataloader'),
     ],
 )
 def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
@@ -187,7 +189,9 @@ def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFi
             Path(name, file).touch()
     state = torch.load('student.pth')['state_dict']
     torch.save({'state_dict': state, 'meta': {}}, 'nameless.pth')
-    Path('nameless.py').write_text(Path('student.py').read_text())
+    shutil.copy('student.py', 'nameless.py')
+    shutil.copy('student.pth', 'untested.pth')
+    Path('untested.py').write_text(Path('student.py').read_text() + 'test_dataloader = None\n')
     assert main(['predict', *words]) == 2
     assert told in capsys.readouterr().err
 

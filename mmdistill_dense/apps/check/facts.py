@@ -90,7 +90,7 @@ def read_data(subject: Subject) -> None:
 
 def read_validation(subject: Subject) -> None:
     """Read validation pictures, also those that a teacher is tested on; training reads all of them later."""
-    if subject.data_problem or 'val_dataloader' not in subject.config:
+    if subject.data_problem or not subject.config.get('val_dataloader'):
         return
     try:
         subject.validation = dataset = DATASETS.build(subject.config.val_dataloader.dataset)
@@ -343,7 +343,7 @@ def _untested(subject: Subject, teacher: FrozenTeacher) -> str:
         return 'not tested'
     if not hasattr(teacher.network, 'val_step') or classes is None:
         return 'not tested: it predicts nothing'
-    if 'val_dataloader' not in subject.config or 'val_evaluator' not in subject.config:
+    if not subject.config.get('val_dataloader') or not subject.config.get('val_evaluator'):
         return 'not tested: the config has no validation set'
     if subject.data_classes is not None and teacher.pairs is None and classes != len(subject.data_classes):
         return f'not tested: it predicts {classes} other classes'

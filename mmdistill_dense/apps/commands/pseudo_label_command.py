@@ -19,6 +19,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.apps.commands.training import load_config
+from mmdistill_dense.config.data_sets import tested_set
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.datasets.label_files import LabelImages
 from mmdistill_dense.guards.class_counts import check_teacher_classes
@@ -94,7 +95,7 @@ def _pictures(config: Config, labelled: Any, folder: str | None) -> Pictures:
     option = UnlabelledOption.parse({**given, 'pipeline': [{'type': 'LoadImageFromFile'}]})
     assert option is not None, 'something is given'
     pictures = open_pictures(option, config, labelled)
-    steps = training_steps((config.get('test_dataloader') or config.val_dataloader)['dataset'])
+    steps = training_steps(tested_set(config))
     kept, _ = without_labels(steps, itertools.islice(picture_paths(pictures.dataset), TRIED), 'test_dataloader')
     pictures.dataset.pipeline = Compose(kept)
     return pictures

@@ -24,7 +24,7 @@ from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.contact_sheet import draw
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.data_sets import chain
+from mmdistill_dense.config.data_sets import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.atomic import write_json
 from mmdistill_dense.utils.colours import palette_of
@@ -112,7 +112,7 @@ class Student:
         colours = palette_of(data.get('palette'), len(classes))
         palette = [tuple(map(int, one)) for one in colours]
         network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
-        dataset = chain((plain.get('test_dataloader') or plain.val_dataloader).dataset)[0]
+        dataset = chain(tested_set(plain))[0]
         network.cfg = Config(dict(test_pipeline=dataset['pipeline'], test_dataloader=dict(dataset=dataset)))
         student = cls(network.to(device).eval(), tuple(classes), threshold)
         network.register_forward_pre_hook(lambda *_: student.milliseconds.append(-student._now()))

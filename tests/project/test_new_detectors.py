@@ -19,6 +19,7 @@ RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 GFL = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py'
 MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 
 pytestmark = pytest.mark.usefixtures('folder')
@@ -102,6 +103,15 @@ def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.Captu
     assert 'the mask head learns from its labels alone' in said
     assert Config.fromfile('project/control.py').train_dataloader.dataset.filter_cfg.filter_empty_gt
     assert 'metric: coco/segm_mAP' in Path('project/suite.yaml').read_text()
+
+
+@pytest.mark.parametrize(('teacher', 'taught'), [(MASKS, ['cls_score', 'mask_preds']), (FASTER, ['cls_score'])])
+def test_kd_teaches_a_mask_head_by_one(teacher: str, taught: list[str], capsys: pytest.CaptureFixture) -> None:
+    box_folder(Path('mine'), masks=True)
+    assert call(MASKS, teacher, '--method', 'kd') == 0
+    found = Config.fromfile('project/kd.py').model.distillers
+    assert [one.output for one in found.values()] == taught
+    assert ('learns from its labels alone' in capsys.readouterr().out) == (taught == ['cls_score'])
 
 
 @pytest.mark.parametrize('words', [(), ('--train-teacher',)])

@@ -90,12 +90,12 @@ def distillers_for(method: str, student: Side, teacher: Side | None, network: An
         return {method: on_map(method)}
     if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
         return {method: on_map(method, 'backbone[-1]')}
-    shipped = _shipped(method, student)
+    shipped = _shipped(method, student, teacher)
     lacks = _lacking(shipped, network)
     if not shipped or lacks:
         whose = f'{teacher.key} {teacher.name} has no {lacks} to compare with'
         what = whose if lacks else f'it has no options for {student.model.get("type")} ({student.name})'
-        options = {name: _shipped(name, student) for name in methods()}
+        options = {name: _shipped(name, student, teacher) for name in methods()}
         fitting = [name for name, one in options.items() if one and not _lacking(one, network)]
         raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
@@ -107,9 +107,11 @@ def distillers_for(method: str, student: Side, teacher: Side | None, network: An
     return found
 
 
-def _shipped(method: str, student: Side) -> dict[str, Any]:
-    """Return the distillers that the package has for a method and a student; empty without any."""
-    options = best(option_files(method), _pair_name(student), student.task)
+def _shipped(method: str, student: Side, teacher: Side) -> dict[str, Any]:
+    """Return the distillers that the package has for a method and a pair, with those of masks; empty without any."""
+    masks = 'masks' if predicts_masks(student.model) and predicts_masks(teacher.model) else None
+    found = (best(option_files(method), _pair_name(student), student.task, variant) for variant in (masks, None))
+    options = next(filter(None, found), None)
     return Config.fromfile(options).to_dict()['distillers'] if options else {}
 
 
@@ -270,8 +272,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     compared = masks and teacher is not None and predicts_masks(teacher.model)
     tested = teacher is not None and not trained
     files[SUITE] = suite_file(names, trained, tested, compared)
-    if masks:
-        tell('         the methods teach features and boxes; the mask head learns from its labels alone')
+    if masks and not any('mask_preds' in files[f'{name}.py'] for name in names):
+        also = '; --method kd teaches it too' if compared else ''
+        tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
     return files, data
 
 

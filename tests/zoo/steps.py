@@ -41,6 +41,7 @@ SMALL = dict(
     PCD=dict(queue_size=64, queue_init='random'),  # an empty queue has no loss yet
 )
 _SINGLE = ('cfg', 'type')
+_SECOND_STAGE = ('memory_trans', 'pos_trans')
 _files: dict[str, str] = {}
 
 
@@ -127,6 +128,8 @@ def _model(model: Mapping[str, Any]) -> ConfigDict:
     for name in ('teacher', 'distillers', 'inherit'):
         if model.get(name):
             options[name] = copy.deepcopy(model[name])
+    if options['student'].get('as_two_stage') is False:  # as `narrow` leaves Deformable DETR
+        options['inherit'] = [pair for pair in options.get('inherit', ()) if not pair[1].startswith(_SECOND_STAGE)]
     for distiller in (options.get('distillers') or {}).values():
         for key, value in SMALL.get(distiller['type'], {}).items():
             distiller[key] = {**distiller.get(key, {}), **value} if isinstance(value, dict) else value

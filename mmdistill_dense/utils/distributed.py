@@ -62,6 +62,15 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
+def share_of_rows(count: int, like: Tensor) -> Tensor:
+    """Return how many rows this process has, over the mean of all processes, as a number on the device of ``like``.
+
+    A mean over the rows of a process times this averages to the mean over the rows of all.
+    """
+    rows = torch.full((), float(count), device=like.device)
+    return rows / mean_over_ranks(rows).clamp_min(MIN_COUNT)
+
+
 def means_over_ranks(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Return the means of numbers over the processes, with one wait for the device."""
     if not values:

@@ -11,7 +11,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
 from tests import gloo, toys
-from tests.distillers import test_crosskd, test_kddetr, test_ld
+from tests.distillers import test_crosskd, test_heads, test_kddetr, test_ld
 from tests.distillers.steps import padded, set_up
 
 STEPS, CLASSES = 5, 3
@@ -26,6 +26,7 @@ OPTIONS = {
     'defeat': (DeFeat, {}, SPLIT),
     'cirkd': (CIRKD, dict(num_classes=CLASSES, temperature=0.5, **SIZES), SPLIT),
 }
+ROIS = [(output, counts) for output in test_heads.FORMS for counts in ((5, 1, 0, 2), (3, 1, 2, 0))]  # of each picture
 
 
 def distiller(name, rank=0, **more):
@@ -102,6 +103,7 @@ def process(rank, folder, teacher):
     found['ld'] = {name: test_ld.step(name, mine_of(rank)) for name in ('sum', 'mean')}
     found['crosskd'] = {kind: test_crosskd.step(kind, mine_of(rank)) for kind in test_crosskd.KINDS}
     found['kddetr'] = test_kddetr.step(mine_of(rank))
+    found['roi'] = {case: test_heads.roi_step(*case, mine_of(rank)) for case in ROIS}
     found['detr'] = test_kddetr.real_step(mine_of(rank))
     pair = network()
     pair.distillation.state.rank = rank
@@ -163,6 +165,14 @@ def test_kddetr_averages_to_one_process_with_all_pictures(ranks):
     torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, losses)
     for first, second, whole in zip(parts[0][1], parts[1][1], grads, strict=True):
         torch.testing.assert_close(torch.cat([first, second], 1) / 2, whole)
+
+
+@pytest.mark.parametrize('case', ROIS)
+def test_heads_of_rois_average_to_one_process_with_all_pictures(ranks, case):
+    """Also where a process has more RoIs than the other, which has none in the second case."""
+    (loss, grads), (first, second) = test_heads.roi_step(*case, slice(0, 4)), (rank['roi'][case] for rank in ranks)
+    torch.testing.assert_close((first[0] + second[0]) / 2, loss)
+    torch.testing.assert_close(torch.cat([first[1], second[1]]) / 2, grads)
 
 
 def test_a_real_detr_averages_to_one_process_with_all_pictures(ranks):

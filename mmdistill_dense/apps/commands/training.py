@@ -44,6 +44,7 @@ def test(args: argparse.Namespace) -> None:
     if not checkpoint:
         raise FileNotFoundError('the checkpoint is missing: mmdistill test CONFIG CHECKPOINT')
     cfg = load_config(args)
+    _check_tested(cfg)
     cfg.load_from = checkpoint
     if args.show or args.show_dir:
         _use_visualization(cfg, args.show, args.show_dir, args.wait_time)
@@ -52,6 +53,14 @@ def test(args: argparse.Namespace) -> None:
     if args.out:
         _keep_predictions(cfg, args.out)
     build_runner(cfg).test()
+
+
+def _check_tested(cfg: Config) -> None:
+    if missing := [name for name in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(name) is None]:
+        raise ValueError(
+            f'The config does not set {", ".join(missing)}, so nothing can be tested. Set what is missing: '
+            "test_dataloader and test_evaluator as those of val, test_cfg=dict(type='TestLoop')."
+        )
 
 
 def load_config(args: argparse.Namespace) -> Config:

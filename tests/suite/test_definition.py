@@ -234,3 +234,8 @@ def test_a_definition_runs_nothing(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match='bad.yaml: could not determine a constructor'):
             definition.load(tmp_path / name)
     assert not (tmp_path / 'made').exists()
+
+
+def test_options_in_words_have_no_long_lists() -> None:
+    told = definition.with_options({'lr': 0.1, 'betas': [0.9, 0.99], 'indices': list(range(51))})
+    assert told == ' with `lr=0.1 betas=[0.9, 0.99] indices=[0, 1, 2, 3, 4, 5, 6, 7, … 51 in all]`'

@@ -17,6 +17,7 @@ from mmdistill_dense.utils.atomic import read_json
 
 RANDOM = 'random'  # built in, without an entry
 BACKBONE = 'backbone.'  # prefix of the backbone in training checkpoints
+_SHOWN = 8  # members of a list in a sentence
 _VARIABLE = re.compile(r'\{\{\s*\$(\w+)\s*:\s*([^{}]*?)\s*\}\}')  # as in mmengine's configs
 
 
@@ -62,8 +63,14 @@ def filled(value: Any) -> Any:
 
 
 def with_options(options: Mapping[str, Any]) -> str:
-    """Return `` with `key=value …` ``, or nothing without options."""
-    return f' with `{" ".join(f"{key}={value}" for key, value in options.items())}`' if options else ''
+    """Return `` with `key=value …` ``, or nothing without options; of a long list its beginning and length."""
+    return f' with `{" ".join(f"{key}={_short(value)}" for key, value in options.items())}`' if options else ''
+
+
+def _short(value: Any) -> Any:
+    if not isinstance(value, list) or len(value) <= 2 * _SHOWN:
+        return value
+    return f'[{", ".join(map(str, value[:_SHOWN]))}, … {len(value)} in all]'
 
 
 def read_starts(top: Reader) -> dict[str, Start]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD
 from mmdistill_dense.distillers.ground_truth import scores_of_head
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_roi_head
 from tests import toys
 
@@ -186,6 +187,18 @@ def _bare(output):
     same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
     distiller.teacher = types.SimpleNamespace(module=lambda _: head, cached=lambda _, compute: compute(), **same)
     return distiller
+
+
+def test_merged_classes_need_one_box_for_all_classes():
+    pairs = ClassPairs.of({'dog': ['poodle', 'collie']}, ['dog', 'cat'], ['poodle', 'collie', 'cat'])
+    distiller = RoIHeadKD()
+    head = {'reg_class_agnostic': True}
+    model = {'roi_head': {'bbox_head': head}}
+    distiller.teacher = types.SimpleNamespace(config=types.SimpleNamespace(model=model))
+    distiller.check_classes(pairs)
+    head['reg_class_agnostic'] = False
+    with pytest.raises(ValueError, match='merged classes'):
+        distiller.check_classes(pairs)
 
 
 FORMS = {'bbox_pred': ('smooth_l1', (8,)), 'cls_score': ('softmax', (3,)), 'mask_preds': ('sigmoid', (2, 4, 4))}

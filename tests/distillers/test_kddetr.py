@@ -211,6 +211,12 @@ def test_networks_that_do_not_fit_are_refused(student, teacher, says):
         toys.distilled('mmdet', student=student, teacher=teacher, distillers=dict(x=dict(type='KDDETR')))
 
 
+def test_queries_of_other_widths_are_refused():
+    ours, theirs = ({DECODER: [torch.Size((1, 9, width)), torch.Size((1, 9, 4))]} for width in (16, 32))
+    with pytest.raises(ValueError, match=r'student have \[\(16,\), \(4,\)\] channels .* teacher \[\(32,\), \(4,\)\]'):
+        KDDETR().setup(ours, theirs)
+
+
 def test_decoders_of_other_queries_are_refused():
     ours, theirs = (Replay(torch.nn.Identity(), {name: torch.zeros(1, 2, 4)}) for name in ('query', 'query_pos'))
     with pytest.raises(ValueError, match='student gets query and that of the teacher query_pos'):

@@ -163,6 +163,9 @@ def test_half_precision_is_computed_in_float32() -> None:
         found = losses.frequency_terms(student, teacher, tokens.float())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, naive(student.float(), teacher.float(), tokens.float(), 'high'))
+    masks = losses.frequency_masks(tokens.float(), teacher)
+    gated, exact = (losses.frequency_gate(one, masks) for one in (teacher, teacher.float()))
+    assert gated.dtype == torch.float16 and torch.equal(gated, exact.half())
 
 
 def set_up(*sizes: tuple[int, int], channels: tuple[int, int] = (4, 6), **options: Any) -> tuple[Any, dict, dict]:

@@ -189,6 +189,16 @@ def test_channels_without_deviation_become_the_mean_and_get_no_gradient(shape: t
     assert grad.isfinite().all() and not grad[:, 1:].any() and grad[:, 0].any() == (student[0, 0].numel() > 1)
 
 
+def test_channels_of_small_deviation_and_constant_ones_of_the_teacher() -> None:
+    student, teacher = draw(2, 3, 4, 4) * 1e-6, draw(2, 3, 4, 4, seed=1)
+    teacher[:, 0] = 0.7
+    found = aligned_scale(student, channel_moments(student)[None], channel_moments(teacher)[None])
+    for channel, one in enumerate(found.unbind(1)):
+        (deviation, mean), (scale, shift) = (torch.std_mean(x[:, channel]) for x in (student, teacher))
+        torch.testing.assert_close(one, (student[:, channel] - mean) / (deviation + 1e-6) * scale + shift)
+    assert (found[:, 0] == 0.7).all()
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_targets_are_those_of_the_head(kind: str) -> None:
     made, scores = distiller_of(kind), [torch.zeros(2, CLASSES, 64 // one, 64 // one) for one in STRIDES]

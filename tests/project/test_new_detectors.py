@@ -94,6 +94,16 @@ def test_methods_whose_scores_the_teacher_does_not_have_are_refused(method: str,
     assert 'pkd' in said and ' kd' not in said.split('fit:')[1] and not Path('project').exists()
 
 
+def test_a_student_that_has_not_what_a_method_reads_is_refused(capsys: pytest.CaptureFixture) -> None:
+    """The options of R-CNNs name its one box head; a cascade has three."""
+    box_folder(Path('mine'))
+    cascade = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
+    assert call(cascade, FASTER, '--method', 'kd') == 2
+    said = capsys.readouterr().err
+    assert f'--method kd: --student {cascade} has no roi_head.bbox_head.fc_cls to compare with.' in said
+    assert ' kd' not in said.split('fit:')[1] and not Path('project').exists()
+
+
 def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.CaptureFixture) -> None:
     """They are compared by their masks; pictures without boxes do not train."""
     box_folder(Path('mine'), masks=True)

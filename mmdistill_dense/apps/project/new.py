@@ -84,19 +84,26 @@ _WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
 _LEARNING = 2000  # steps in which tokens are learned
 
 
-def distillers_for(method: str, student: Side, teacher: Side | None, network: Any, steps: int) -> dict[str, Any]:
-    """Return a method's distillers for a student and the ``network`` of its teacher, or (``None``) for a map."""
+def distillers_for(
+    method: str, student: Side, teacher: Side | None, networks: Sequence[Any], steps: int
+) -> dict[str, Any]:
+    """Return a method's distillers for a student and its teacher, or (``None``) for a map.
+
+    ``networks`` are both, whose modules are looked for; nothing is in one that is ``None``.
+    """
     if teacher is None:
         return {method: on_map(method)}
     if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
         return {method: on_map(method, 'backbone[-1]')}
     shipped = _shipped(method, student, teacher)
-    lacks = _lacking(shipped, network)
+    lacks = _lacking(shipped, networks)
     if not shipped or lacks:
-        whose = f'{teacher.key} {teacher.name} has no {lacks} to compare with'
-        what = whose if lacks else f'it has no options for {student.model.get("type")} ({student.name})'
+        what = f'it has no options for {student.model.get("type")} ({student.name})'
+        if lacks:
+            side = (student, teacher)[lacks[0]]
+            what = f'{side.key} {side.name} has no {lacks[1]} to compare with'
         options = {name: _shipped(name, student, teacher) for name in methods()}
-        fitting = [name for name, one in options.items() if one and not _lacking(one, network)]
+        fitting = [name for name, one in options.items() if one and not _lacking(one, networks)]
         raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
 
@@ -115,17 +122,21 @@ def _shipped(method: str, student: Side, teacher: Side) -> dict[str, Any]:
     return Config.fromfile(options).to_dict()['distillers'] if options else {}
 
 
-def _lacking(options: Mapping[str, Any], teacher: Any) -> str:
-    """Return a module that the distillers read and the teacher does not have; empty if it has all, or is unknown."""
-    for distiller in [DISTILLERS.build(one) for one in options.values()] if teacher is not None else []:
-        for tap in distiller.teacher_taps:
-            try:
-                find_module(teacher, tap, 'teacher_tap')
-            except KeyError:
-                return str(tap.path)
-        if missing := [part for part in distiller.teacher_parts or () if not hasattr(teacher, part)]:
-            return str(missing[0])
-    return ''
+def _lacking(options: Mapping[str, Any], networks: Sequence[Any]) -> tuple[int, str] | None:
+    """Return the number of the network that lacks a module which the distillers read, and that module, if any does."""
+    for distiller in [DISTILLERS.build(one) for one in options.values()]:
+        parts = (distiller.student_taps, ()), (distiller.teacher_taps, distiller.teacher_parts or ())
+        for number, (network, (taps, names)) in enumerate(zip(networks, parts, strict=False)):
+            if network is None:  # it could not be built here
+                continue
+            for tap in taps:
+                try:
+                    find_module(network, tap, 'tap')
+                except KeyError:
+                    return number, str(tap.path)
+            if missing := [name for name in names if not hasattr(network, name)]:
+                return number, str(missing[0])
+    return None
 
 
 def _pair_name(student: Side) -> str:
@@ -338,9 +349,9 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
 def _methods(
     task: Task, names: Sequence[str], student: Side, teacher: Side | None, steps: int, files: dict[str, str]
 ) -> None:
-    free, network = task.free, built(teacher, 'meta') if teacher else None
+    free, networks = task.free, [built(side, 'meta') for side in (student, teacher)] if teacher else []
     for name in names:
-        distillers = distillers_for(name, student, teacher, network, steps)
+        distillers = distillers_for(name, student, teacher, networks, steps)
         files[f'{name}.py'] = method_file(name, distillers, free.option if free else None)
         task.tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:

@@ -101,7 +101,8 @@ def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> No
     assert methods_of(['kd', 'cwd', 'kd'], 'seg', False) == ['kd', 'cwd']
     assert methods_of([], 'seg', False) == ['pcd'] and methods_of([], 'det', False) == ['fgd']
     assert methods_of([], 'det', True) == ['featurematch'] and methods_of([], 'det', True, head=True) == ['pkd']
-    assert methods_of([], 'det', False, unlabelled=True) == ['pkd'] and methods_of(
+    assert methods_of([], 'det', False, masks=True) == ['kd']
+    assert methods_of([], 'det', False, unlabelled=True, masks=True) == ['pkd'] and methods_of(
         [], 'seg', False, unlabelled=True
     ) == ['pcd']
 

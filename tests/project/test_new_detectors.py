@@ -19,6 +19,7 @@ RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 GFL = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
 FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py'
 MASKS = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+POINT_REND = 'mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py'
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 
@@ -107,12 +108,20 @@ def test_a_student_that_has_not_what_a_method_reads_is_refused(capsys: pytest.Ca
 def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.CaptureFixture) -> None:
     """They are compared by their masks; pictures without boxes do not train."""
     box_folder(Path('mine'), masks=True)
-    assert call('mmdet::point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', MASKS) == 0
+    assert call(POINT_REND, MASKS) == 0
     said = capsys.readouterr().out
     assert 'pictures without boxes are left out of training' in said
     assert 'the mask head learns from its labels alone' in said
     assert Config.fromfile('project/control.py').train_dataloader.dataset.filter_cfg.filter_empty_gt
     assert 'metric: coco/segm_mAP' in Path('project/suite.yaml').read_text()
+
+
+@pytest.mark.parametrize(('teacher', 'method'), [(MASKS, 'kd'), (POINT_REND, 'fgd'), (FASTER, 'fgd')])
+def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(teacher: str, method: str) -> None:
+    box_folder(Path('mine'), masks=True)
+    assert call(MASKS, teacher) == 0
+    assert Path(f'project/{method}.py').is_file()
+    assert f'{{{method}: {{config: {method}.py}}}}' in Path('project/suite.yaml').read_text()
 
 
 @pytest.mark.parametrize(('teacher', 'taught'), [(MASKS, ['cls_score', 'mask_preds']), (FASTER, ['cls_score'])])

@@ -87,7 +87,8 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         default=[],
         metavar='NAME',
-        help='default: pcd; fgd for detectors, pkd with --unlabelled; featurematch for MODEL:FILE',
+        help='default: pcd; fgd for detectors, kd for two Mask R-CNNs, pkd with --unlabelled; featurematch for '
+        'MODEL:FILE',
     )
     parser.add_argument(
         '--head',

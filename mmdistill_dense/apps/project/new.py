@@ -76,6 +76,7 @@ from mmdistill_dense.utils.quiet import quiet
 
 DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md, "Earlier trials" and "Races on held-out pairs"
 UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
+MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/results.md, nuclei_masks
 SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
 _LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
 FOUNDATION_DEFAULT = 'featurematch'
@@ -122,6 +123,13 @@ def _shipped(method: str, student: Side, teacher: Side) -> dict[str, Any]:
     return Config.fromfile(options).to_dict()['distillers'] if options else {}
 
 
+def _same_masks(student: Side, teacher: Side) -> bool:
+    """Tell whether both have one kind of mask head on RoIs, and the package has options for the pair."""
+    heads = [(side.model.get('roi_head') or {}).get('mask_head') for side in (student, teacher)]
+    kinds = [head.get('type') if isinstance(head, Mapping) else None for head in heads]
+    return bool(kinds[0]) and kinds[0] == kinds[1] and 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
+
+
 def _lacking(options: Mapping[str, Any], networks: Sequence[Any]) -> tuple[int, str] | None:
     """Return the number of the network that lacks a module which the distillers read, and that module, if any does."""
     for distiller in [DISTILLERS.build(one) for one in options.values()]:
@@ -157,10 +165,14 @@ def on_map(method: str, tap: str = 'map') -> dict[str, Any]:
 
 
 def methods_of(
-    given: Sequence[str], task: str, foundation: bool, head: bool = False, unlabelled: bool = False
+    given: Sequence[str], task: str, foundation: bool, head: bool = False, unlabelled: bool = False, masks: bool = False
 ) -> list[str]:
-    """Return the names of ``--method`` without repetitions, or the default for the task, the teacher and the data."""
-    own = UNLABELLED_DETECTOR if unlabelled and task == 'det' else DEFAULTS[task]
+    """Return the names of ``--method`` without repetitions, or the default for the task, the teacher and the data.
+
+    ``masks``: both networks have mask heads that can be compared.
+    """
+    detector = UNLABELLED_DETECTOR if unlabelled else MASKS_DEFAULT if masks else DEFAULTS['det']
+    own = detector if task == 'det' else DEFAULTS[task]
     default = HEAD_DEFAULTS[task] if head else [FOUNDATION_DEFAULT if foundation else own]
     return list(dict.fromkeys(given)) or default
 
@@ -249,7 +261,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, foundation)
-    names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled))
+    masks = teacher is not None and _same_masks(student, teacher)
+    names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled), masks)
     if foundation:
         for name in names if teacher is None else ():
             on_map(name)
@@ -279,12 +292,12 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     if why:
         tell(f'         {why}')
     trained = 'teacher.py' in files
-    masks = student.task == 'det' and predicts_masks(student.model)
-    compared = masks and teacher is not None and predicts_masks(teacher.model)
+    predicted = student.task == 'det' and predicts_masks(student.model)
+    compared = predicted and teacher is not None and predicts_masks(teacher.model)
     tested = teacher is not None and not trained
     files[SUITE] = suite_file(names, trained, tested, compared)
-    if masks and not any('mask_preds' in files[f'{name}.py'] for name in names):
-        also = '; --method kd teaches it too' if compared else ''
+    if predicted and not any('mask_preds' in files[f'{name}.py'] for name in names):
+        also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
         tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
     return files, data
 

@@ -1,6 +1,7 @@
 """Terms on head outputs: formulas by hand, the teacher's RoI head on the student's RoIs, and the errors."""
 
 import types
+from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -187,6 +188,14 @@ def _bare(output):
     same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
     distiller.teacher = types.SimpleNamespace(module=lambda _: head, cached=lambda _, compute: compute(), **same)
     return distiller
+
+
+@pytest.mark.parametrize('form', ['softmax', 'dist', 'sigmoid'])
+def test_scores_that_compete_need_two_classes(form):
+    distiller = RoIHeadKD('roi_head.bbox_head.fc_cls', output='cls_score', form=form)
+    shapes = {'roi_head.bbox_head.fc_cls': [torch.Size((5, 1))]}
+    with nullcontext() if form == 'sigmoid' else pytest.raises(ValueError, match="form='sigmoid'"):
+        distiller.setup(shapes, {})
 
 
 def test_merged_classes_need_one_box_for_all_classes():

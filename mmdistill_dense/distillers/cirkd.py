@@ -19,10 +19,10 @@ from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_d
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import (
-    MIN_COUNT,
     gather_numbers,
     gather_rows,
     gather_rows_with_gradient,
+    mean_count,
     mean_over_ranks,
     rows_before,
 )
@@ -265,8 +265,7 @@ class CIRKD(FeatureDistiller):
             self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)
         valid = to_device(is_class(labels.flatten(), self.num_classes).nonzero()[:, 0], rows)
         rows, targets = rows[valid], targets[valid]
-        # averaged over the processes: then the mean of their losses is that of one process with all pictures
-        count = mean_over_ranks(rows.new_full((), len(rows))).clamp_min(MIN_COUNT)
+        count = mean_count(len(rows), rows)
         terms = {}
         for kind in self.weights:
             number = self.contrast[kind] // self.num_classes + 1

@@ -12,12 +12,12 @@ from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.head_output_kd import comparison
 from mmdistill_dense.distillers.logit_kd import check_standardised
-from mmdistill_dense.losses import loss_dtype, standardised
+from mmdistill_dense.losses import standardised
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_mask_head, run_roi_head
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.distributed import share_of_rows
+from mmdistill_dense.utils.distributed import mean_count
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_classes
 
@@ -136,7 +136,7 @@ class RoIHeadKD(Distiller):
                 f'{self.key}: student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} '
                 f'{len(rois)}; tap the RoIs of the same head.'
             )
-        share = share_of_rows(len(rois), student)  # also without RoIs: the processes wait for each other
+        count = mean_count(len(rois), student)  # also without RoIs: the processes wait for each other
         if not len(rois):
             return 0.0 * student.float().sum()
         teacher = self.answer(features, rois)
@@ -149,7 +149,7 @@ class RoIHeadKD(Distiller):
             raise ValueError(self._shape_message(student.shape[-1], teacher.shape[-1]))
         if self.standardise:
             student, teacher = standardised(student), standardised(teacher)
-        return share.to(loss_dtype(student)) * self.compare(student, teacher)
+        return len(rois) / count * self.compare(student, teacher)
 
     def check_classes(self, pairs: ClassPairs) -> None:
         """Refuse a box for each class where classes are merged."""

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.tensors import sum_dtype
+from mmdistill_dense.losses.tensors import loss_dtype, sum_dtype
 from mmdistill_dense.utils.runner_internals import Network
 
 MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in one of them
@@ -62,13 +62,13 @@ def mean_over_ranks(x: Tensor) -> Tensor:
     return x
 
 
-def share_of_rows(count: int, like: Tensor) -> Tensor:
-    """Return how many rows this process has, over the mean of all processes, as a number on the device of ``like``.
+def mean_count(count: int, like: Tensor) -> Tensor:
+    """Return the mean of a count over the processes, above 0, in float32 at least, on the device of ``like``.
 
-    A mean over the rows of a process times this averages to the mean over the rows of all.
+    Where each process divides the sum of its rows by this, their mean is that of one process with all rows.
     """
-    rows = torch.full((), float(count), device=like.device)
-    return rows / mean_over_ranks(rows).clamp_min(MIN_COUNT)
+    own = torch.full((), float(count), dtype=loss_dtype(like), device=like.device)
+    return mean_over_ranks(own).clamp_min(MIN_COUNT)
 
 
 def means_over_ranks(values: Mapping[str, Tensor]) -> dict[str, float]:

@@ -238,4 +238,4 @@ def test_a_definition_runs_nothing(tmp_path: Path) -> None:
 
 def test_options_in_words_have_no_long_lists() -> None:
     told = definition.with_options({'lr': 0.1, 'betas': [0.9, 0.99], 'indices': list(range(51))})
-    assert told == ' with `lr=0.1 betas=[0.9, 0.99] indices=[0, 1, 2, 3, 4, 5, 6, 7, … 51 in all]`'
+    assert told == ' with `lr=0.1 betas=[0.9, 0.99] indices=[0, 1, 2, 3, 4, 5, 6, 7 and 43 more]`'

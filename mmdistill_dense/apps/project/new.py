@@ -68,7 +68,7 @@ from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.pcd.queue import LEAST_TRAINING
 from mmdistill_dense.distillers.presets import AUTO, put_all
-from mmdistill_dense.networks.taps import find_module
+from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.atomic import list_text
 from mmdistill_dense.utils.literals import BRACES, Template
@@ -90,21 +90,19 @@ def distillers_for(
 ) -> dict[str, Any]:
     """Return a method's distillers for a student and its teacher, or (``None``) for a map.
 
-    ``networks`` are both, whose modules are looked for; nothing is in one that is ``None``.
+    ``networks`` are those of both, whose modules are looked for; ``None`` for one that is not built.
     """
     if teacher is None:
         return {method: on_map(method)}
     if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
         return {method: on_map(method, 'backbone[-1]')}
     shipped = _shipped(method, student, teacher)
-    lacks = _lacking(shipped, networks)
+    sides = list(zip((student, teacher), networks, strict=True))
+    lacks = _lacking(shipped, sides)
     if not shipped or lacks:
-        what = f'it has no options for {student.model.get("type")} ({student.name})'
-        if lacks:
-            side = (student, teacher)[lacks[0]]
-            what = f'{side.key} {side.name} has no {lacks[1]} to compare with'
+        what = lacks or f'it has no options for {student.model.get("type")} ({student.name})'
         options = {name: _shipped(name, student, teacher) for name in methods()}
-        fitting = [name for name, one in options.items() if one and not _lacking(one, networks)]
+        fitting = [name for name, one in options.items() if one and not _lacking(one, sides)]
         raise ValueError(f'--method {method}: {what}. These methods fit: {", ".join(fitting)}.')
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
 
@@ -130,21 +128,24 @@ def _same_masks(student: Side, teacher: Side) -> bool:
     return bool(kinds[0]) and kinds[0] == kinds[1] and 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
 
 
-def _lacking(options: Mapping[str, Any], networks: Sequence[Any]) -> tuple[int, str] | None:
-    """Return the number of the network that lacks a module which the distillers read, and that module, if any does."""
-    for distiller in [DISTILLERS.build(one) for one in options.values()]:
-        parts = (distiller.student_taps, ()), (distiller.teacher_taps, distiller.teacher_parts or ())
-        for number, (network, (taps, names)) in enumerate(zip(networks, parts, strict=False)):
-            if network is None:  # it could not be built here
-                continue
-            for tap in taps:
-                try:
-                    find_module(network, tap, 'tap')
-                except KeyError:
-                    return number, str(tap.path)
-            if missing := [name for name in names if not hasattr(network, name)]:
-                return number, str(missing[0])
-    return None
+def _lacking(options: Mapping[str, Any], sides: Sequence[tuple[Side, Any]]) -> str:
+    """Say which side lacks a module that the distillers read; empty if none does. A network may be ``None``, unknown."""
+    for distiller in map(DISTILLERS.build, options.values()):
+        read = (distiller.student_taps, ()), (distiller.teacher_taps, distiller.teacher_parts or ())
+        for (side, network), (taps, parts) in zip(sides, read, strict=True):
+            if network is not None and (missing := _missing(network, taps, parts)):
+                return f'{side.key} {side.name} has no {missing} to compare with'
+    return ''
+
+
+def _missing(network: Any, taps: Sequence[Tap], parts: Sequence[str]) -> str:
+    """Return the first tap or part that a network does not have; empty if it has all."""
+    for tap in taps:
+        try:
+            find_module(network, tap, 'tap')
+        except KeyError:
+            return str(tap.path)
+    return next((part for part in parts if not hasattr(network, part)), '')
 
 
 def _pair_name(student: Side) -> str:

@@ -14,6 +14,7 @@ from mmdistill_dense.apps.recipes.named import Named, find, is_name
 from mmdistill_dense.apps.suite.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.utils.messages import some
 
 RANDOM = 'random'  # built in, without an entry
 BACKBONE = 'backbone.'  # prefix of the backbone in training checkpoints
@@ -63,14 +64,14 @@ def filled(value: Any) -> Any:
 
 
 def with_options(options: Mapping[str, Any]) -> str:
-    """Return `` with `key=value …` ``, or nothing without options; of a long list its beginning and length."""
+    """Return `` with `key=value …` ``, or nothing without options; of a long list its beginning alone."""
     return f' with `{" ".join(f"{key}={_short(value)}" for key, value in options.items())}`' if options else ''
 
 
 def _short(value: Any) -> Any:
     if not isinstance(value, list) or len(value) <= 2 * _SHOWN:
         return value
-    return f'[{", ".join(map(str, value[:_SHOWN]))}, … {len(value)} in all]'
+    return f'[{some(value, _SHOWN)}]'
 
 
 def read_starts(top: Reader) -> dict[str, Start]:

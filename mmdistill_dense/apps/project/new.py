@@ -129,7 +129,7 @@ def _same_masks(student: Side, teacher: Side) -> bool:
 
 
 def _lacking(options: Mapping[str, Any], sides: Sequence[tuple[Side, Any]]) -> str:
-    """Say which side lacks a module that the distillers read; empty if none does. A network may be ``None``, unknown."""
+    """Say which side lacks a module that the distillers read; empty if none does, or its network is ``None``."""
     for distiller in map(DISTILLERS.build, options.values()):
         read = (distiller.student_taps, ()), (distiller.teacher_taps, distiller.teacher_parts or ())
         for (side, network), (taps, parts) in zip(sides, read, strict=True):

@@ -55,6 +55,14 @@ def _record(definition: Definition, run: Run) -> Record:
     }
 
 
+def record_of(definition: Definition, run: Run, published: Mapping[str, Record]) -> Record | None:
+    """Return the record of a finished run, else the published one of its config; ``None`` without both."""
+    if run.result is not None:
+        return _record(definition, run)
+    there = published.get(_place(definition, run))
+    return there if _fits(definition, run, there) else None
+
+
 def _place(definition: Definition, run: Run) -> str:
     return run.folder.relative_to(definition.out).as_posix()
 

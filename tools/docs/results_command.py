@@ -11,7 +11,7 @@ from pathlib import Path
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.quiet import errors_only
-from tools.docs import across, beside, compare, publish, records
+from tools.docs import across, beside, compare, publish, races, records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='results.py', description='The results of suites that this repository shows')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
 
-    def command(name: str, function: object, text: str, many: str | None = None) -> None:
+    def command(name: str, function: object, text: str, many: str | None = None) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=function)
         added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         added.add_argument(
             '--work-dirs', type=Path, metavar='DIR', help="folder that holds the suites' folders (default: by `out`)"
         )
+        return added
 
     command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew', '+')
     command('compare', _compare, 'compare the finished runs with the published scores')
@@ -48,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument('definitions', type=Path, nargs='+', metavar='definition', help='suites with the same rows')
     several.add_argument('--against', default='control', metavar='ROW', help='compare with this row (default: control)')
     several.add_argument('--out', type=Path, metavar='FILE', help='write the table to this file as well')
+    replayed = command('races', _races, 'replay races of two seeds on finished or published runs')
+    replayed.add_argument('--only', nargs='+', default=(), metavar='ROW', help='the candidates (default: all rows)')
     command('restore', _restore, 'restore published results that the suite folder lacks')
     return parser
 
@@ -66,6 +69,10 @@ def _beside(args: argparse.Namespace) -> None:
 
 def _restore(args: argparse.Namespace) -> None:
     records.main(_at(load(args.definition), args.work_dirs), args.root)
+
+
+def _races(args: argparse.Namespace) -> None:
+    races.main(_at(load(args.definition), args.work_dirs), args.root, args.only)
 
 
 def _across(args: argparse.Namespace) -> None:

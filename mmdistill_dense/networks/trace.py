@@ -146,20 +146,25 @@ class _NumbersOnCPU(TorchFunctionMode):
         return func(*args, **options)
 
 
-class _ShapesAlone(TorchFunctionMode):
-    """Skip what changes no shape on the meta device, where torch decomposes it in Python, most of a trace's time.
+class ShapesAlone(TorchFunctionMode):
+    """Skip what torch decomposes in Python on the meta device, most of a trace's time, where the shape is plain.
 
-    These are batch norms in eval mode and the first values of parameters.
+    These are batch norms in eval mode, group norms, resizing to a given size and the first values of parameters.
     """
 
-    _FILL = (Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, torch.nn.init.trunc_normal_)
+    _FILL = (
+        *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.init.trunc_normal_),
+        *(nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_),
+    )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         options = dict(kwargs or {})
-        if func is F.batch_norm and _fits(*args, **options):
-            return torch.empty_like(args[0])
-        if func in self._FILL and args and args[0].is_meta:
-            return args[0]
+        if (func is F.batch_norm and _fits(*args, **options)) or (func is F.group_norm and _divides(*args, **options)):
+            return args[0].new_empty(args[0].shape)  # torch.empty_like is decomposed too
+        if func is F.interpolate and (resized := _resized(*args, **options)) is not None:
+            return resized
+        if func in self._FILL and (tensor := args[0] if args else options['tensor']).is_meta:
+            return tensor
         return func(*args, **options)
 
 
@@ -168,6 +173,19 @@ def _fits(
 ) -> bool:
     values = [value for value in (*statistics, weight, bias) if value is not None]
     return x.is_meta and not training and all(value.shape == x.shape[1:2] for value in values)
+
+
+def _divides(x: torch.Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 0) -> bool:
+    return _fits(x, weight=weight, bias=bias, training=False) and x.shape[1] % groups == 0
+
+
+def _resized(x: torch.Tensor, size: Any = None, scale_factor: Any = None, **_: Any) -> torch.Tensor | None:
+    """Return maps of a given size; ``None`` for what torch should judge itself."""
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
+    plain = x.is_meta and x.dim() == 4 and scale_factor is None and len(sides) == 2
+    if not plain or not all(type(side) is int and side > 0 for side in sides):
+        return None
+    return x.new_empty(*x.shape[:2], *sides)
 
 
 @dataclass(frozen=True)
@@ -225,7 +243,7 @@ def read_pass(
     """
 
     def run(size: tuple[int, int], device: str) -> Result:
-        with fork_rng(), torch.set_grad_enabled(graph), contextlib.nullcontext() if graph else _ShapesAlone():
+        with fork_rng(), torch.set_grad_enabled(graph), contextlib.nullcontext() if graph else ShapesAlone():
             network = _built(build, device)
             return read(network, _picture(network, size, device))
 
@@ -317,7 +335,7 @@ def _trace_all(
     size: tuple[int, int],
     device: str,
 ) -> tuple[Traced, dict[str, Traced]]:
-    with fork_rng(), torch.no_grad(), _ShapesAlone():
+    with fork_rng(), torch.no_grad(), ShapesAlone():
         copy = copied(student, shapes_alone=device == 'meta')
         traced = _trace(copy, student_taps, size, device, 'student_tap', trains=True)
         by_teacher = {}

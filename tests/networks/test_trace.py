@@ -39,6 +39,45 @@ def test_shapes_are_those_of_a_real_pass():
         assert all(shape[0] == 1 for found in traced.values() for shape in found)
 
 
+class Resized(nn.Module):
+    def __init__(self, groups=2, **options):
+        super().__init__()
+        self.first, self.norm, self.options = nn.Conv2d(3, 6, 3), nn.GroupNorm(groups, 6), options
+
+    def forward(self, x):
+        return nn.functional.interpolate(self.norm(self.first(x)), **self.options)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(size=5),
+        dict(size=(4, 9), mode='bilinear', align_corners=False),
+        dict(size=[8, 1]),
+        dict(scale_factor=1.5),
+        dict(size=torch.Size([3, 7]), mode='bicubic'),
+    ],
+)
+def test_what_is_not_computed_has_the_shape_of_a_real_pass(options):
+    network = Resized(**options)
+    expected = network(torch.zeros(1, 3, 12, 10)).shape
+    shapes, _ = trace(['first', 'norm', ''], network, (12, 10))
+    assert shapes == {'first': [torch.Size([1, 6, 10, 8])], 'norm': [torch.Size([1, 6, 10, 8])], '': [expected]}
+
+
+@pytest.mark.parametrize('options', [dict(size=0), dict(size=(2, 3, 4)), dict(), dict(size=3, scale_factor=2)])
+def test_what_torch_refuses_is_refused(options):
+    with pytest.raises((RuntimeError, ValueError), match='size'):
+        trace(['norm'], Resized(**options))
+
+
+def test_a_group_norm_of_other_channels_is_refused():
+    network = Resized(size=3)
+    network.norm = nn.GroupNorm(4, 8)
+    with pytest.raises(RuntimeError, match='failed on the CPU in norm of the student'):
+        trace(['norm'], network)
+
+
 @pytest.mark.parametrize(
     ('tap', 'parts'),
     [('backbone[3]', {'backbone'}), ('decode_head', {'backbone', 'decode_head'}), ('backbone.layer1', {'backbone'})],

@@ -20,6 +20,7 @@ from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import listed, mappings
 from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.trace import ShapesAlone
 from mmdistill_dense.utils.messages import size_text
 from mmdistill_dense.utils.quiet import quiet
 from mmdistill_dense.utils.threads import cores
@@ -273,14 +274,14 @@ _PROPOSALS = 4  # of the first stage; whether a network runs does not hang on th
 
 def size_step(network: Any) -> int:
     """Return the step of a network on the meta device: 1 if it takes any size, or could not be built there."""
-    with quiet(), torch.no_grad():
+    with quiet(), torch.no_grad(), ShapesAlone():
         return 1 if network is None else next((step for step in _STEPS if _runs(network, step)), 1)
 
 
 def built(side: Side, device: str) -> Any:
     """Return a network; ``None`` if it cannot be built on this device."""
     try:
-        with quiet(), torch.device(device), torch.no_grad():
+        with quiet(), ShapesAlone(), torch.device(device), torch.no_grad():
             return build_network(load_model(side.option, side.key), pretrained=False).eval()
     except Exception as error:  # a constructor that reads numbers out of tensors
         logging.getLogger(__name__).debug('%s', side.name, exc_info=error)
@@ -345,7 +346,7 @@ def _error(network: Any, task: str, size: Size, device: str) -> str:
         known = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
         options['data_samples'] = [DetDataSample(metainfo={**known, 'scale_factor': (1.0, 1.0)})]
     try:
-        with quiet(), torch.device(device), torch.no_grad():
+        with quiet(), ShapesAlone(), torch.device(device), torch.no_grad():
             network(torch.zeros(1, 3, *size), mode='tensor', **options)
     except Exception as error:  # any code may run here
         return next(iter(str(error).splitlines()), type(error).__name__)

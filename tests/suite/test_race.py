@@ -134,7 +134,7 @@ def test_the_estimate_is_a_sum_by_hand() -> None:
     assert found['methods'] == control.seconds(0.5, 3) + kd.seconds(0.5) + cwd.seconds(0.5)
     assert found['rate'] == 2 * control.seconds(0.5, begun=True)
     assert found['finish'] == control.seconds(0.5, 3, begun=True) + cwd.seconds(0.5, begun=True)
-    assert found['seeds'] == control.seconds(1, 3) + cwd.seconds() + control.seconds()
+    assert found['seeds'] == control.seconds(1, 3) + cwd.seconds() + kd.seconds() + control.seconds()
 
 
 def test_the_student_alone_gets_the_time_of_the_teacher_and_of_the_dearest_method() -> None:
@@ -323,6 +323,17 @@ def test_a_method_must_beat_the_student_alone_for_longer_too() -> None:
     definition = decided(definition, record, alone_long=50, kd=51, cwd=41)
     decided(definition, record, alone_long=50, kd=51, control=45)
     assert record['winner'] == LONG and record['lead'] == 1
+
+
+@pytest.mark.parametrize(('long', 'winner'), [(50.5, LONG), (48.9, 'kd')])
+def test_a_longer_training_is_left_out_only_if_it_is_beaten_by_more_than_chance(long: float, winner: str) -> None:
+    """Of two methods at 51, one seed of which chance moves apart by 1.98."""
+    definition, record = rated()
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=42)
+    definition = decided(definition, record, alone_long=long, kd=51, cwd=51)
+    assert (LONG in record['finalists']) == (winner == LONG)
+    decided(definition, record, alone_long=50, kd=51, cwd=50, control=45)
+    assert record['winner'] == winner
 
 
 def test_minutes_to_the_middle_are_counted_once() -> None:

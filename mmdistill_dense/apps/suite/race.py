@@ -2,9 +2,9 @@
 
 The candidates are the student alone at several learning rates, then each row of the suite at the best of these rates,
 and the student alone with as much time as the dearest of them and the teacher take together. All are trained to the
-middle of their schedules, the best go on to the end, the two best and the student alone get a second seed. The two best
-rates go on first: high rates gain most when they decay. Scores are those on val. The rest of the time goes to further
-seeds of the winner and of the student alone.
+middle of their schedules, the best go on to the end, the two best and the student alone get a second seed, that with
+more time too if it is not beaten by more than chance. The two best rates go on first: high rates gain most when they
+decay. Scores are those on val. The rest of the time goes to further seeds of the winner and of the student alone.
 
 Every training is a run of the suite, so it goes on after a stop. ``race.json`` in the suite's folder holds the plan and
 what was decided; all else follows from the results. Source of the plan: races replayed on 150 of our runs
@@ -103,7 +103,7 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int) -> 
     others = sorted(((prices[name], 1.0) for name in size.methods), key=lambda one: -one[0].seconds())
     others = [(alone, size.long), *others] if size.long else others
     first = [prices[TEACHER].seconds()] if TEACHER in prices else []
-    finalists = [*others[:2], (alone, 1.0)] * (size.seeds - 1)
+    finalists = [*others[: 3 if size.long else 2], (alone, 1.0)] * (size.seeds - 1)
     kept = others[: race.keep]
     return {
         'rates': makespan([*first, *[alone.seconds(part)] * len(size.rates)], jobs),
@@ -365,6 +365,9 @@ def _finalists(definition: Definition, record: Record) -> None:
     means = _means(_scores(definition, record, record['kept'], seeds=1))
     finalists = list(dict.fromkeys([*list(means)[:2], record['best']]))
     record['finalists'] = finalists
+    beaten = noise(definition, record) * math.sqrt(2)  # by more than chance, with a seed each
+    if LONG in means and LONG not in finalists and max(means.values()) - means[LONG] <= beaten:
+        finalists.append(LONG)
     record['told'].append(f'At the end, one seed: {_said(means)} on val.')
     more = record['second'] - 1
     if more and len(finalists) > 1 and more * _rest(record, 'seeds', finalists) > SLACK * left(record):

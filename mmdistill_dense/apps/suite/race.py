@@ -28,7 +28,7 @@ from mmdistill_dense.utils.atomic import read_json, write_json
 
 LONG = 'alone_long'
 # By mean gain in docs/results.md, after those of the definition.
-METHODS = {'seg': ('pcd', 'maskd', 'fitnet', 'cwd', 'kd'), 'det': ('frs', 'fgd', 'pkd', 'fitnet', 'pcd')}
+METHODS = {'seg': ('pcd', 'maskd', 'fitnet', 'cwd', 'kd'), 'det': ('frs', 'crosskd', 'fgd', 'pkd', 'fitnet', 'pcd')}
 LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained little
 SPREAD = 1.4  # points between seeds of one row on val in our own runs
 FREEDOM = 4  # pairs of seeds that it counts as

@@ -147,6 +147,7 @@ def test_a_background_on_both_sides_is_open_unless_it_is_named():
     student, teacher = ['background', 'car', 'forklift'], ['car', 'background', 'dog']
     assert groups('auto', student, teacher) == [((0, 2), (1, 2)), ((1,), (0,))]
     assert groups({'background': ['background']}, student, teacher) == [((0,), (1,)), ((1,), (0,))]
+    assert groups({'background': ['dog']}, student, teacher) == [((0,), (2,)), ((1,), (0,))]
     named = groups({'background': ['background', '*']}, student, teacher)
     assert named == [((0,), (1, 2)), ((1,), (0,))], 'forklifts are none of it'
     rows = PAIRS.with_background()
@@ -190,6 +191,7 @@ def test_methods_refuse_what_they_cannot_compare():
     check_groups('kd', one, ranks=False)
     with pytest.raises(ValueError, match=r"kd: one shared class cannot be compared.*\['\*'\]"):
         check_groups('kd', one, ranks=True)
+    check_groups('kd', PAIRS, ranks=True)
     with pytest.raises(ValueError, match='dist compares all classes at once, and dog have no partner.*LogitKD'):
         check_complete('dist', one)
     check_complete('dist', ClassPairs.of({'car': ['car', 'cat']}, ['car'], ['car', 'cat']))

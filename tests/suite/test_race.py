@@ -372,6 +372,13 @@ def test_what_is_left_of_the_time_goes_to_more_seeds_of_the_winner() -> None:
     assert names(definition, record) == [] and race.best_seed(definition, record) == 3
 
 
+def test_a_winner_that_chance_chose_loses_to_the_student_alone_by_more_seeds() -> None:
+    definition, record = finished(4.0, hours=4)
+    definition = decided(definition, record, kd=40, control=47)  # seed 2: the means are 46 and 45.67
+    assert record['winner'] == CONTROL and '3 seeds: kd 46.00, control 45.67 on val. kd leads' in record['told'][-1]
+    assert names(definition, record) == ['control seed 3']
+
+
 def test_time_that_is_gone_ends_it_and_more_hours_go_on() -> None:
     definition, record = finished(4.0, hours=4)
     record['hours'] = 0.1

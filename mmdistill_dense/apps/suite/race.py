@@ -253,7 +253,7 @@ def settle(definition: Definition, record: Record, stage: Stage, failed: Mapping
             'methods': _kept,
             'finish': _finalists,
             'seeds': _winner,
-            'more': _more,
+            'more': _judge_again,
         }[kind]
         decide(definition, record)
     record['rows'] = rows_of(record)
@@ -379,6 +379,13 @@ def _finalists(definition: Definition, record: Record) -> None:
 
 def _winner(definition: Definition, record: Record) -> None:
     scores = _scores(definition, record, record['finalists'])
+    _judge(definition, record, scores)
+    record['more'] = max(len(each) for each in scores.values())
+    _more(definition, record)
+
+
+def _judge(definition: Definition, record: Record, scores: Mapping[str, Mapping[int, float]]) -> None:
+    """Name the best row on the seeds that all have: a method only if it leads the student alone by more than chance."""
     common = set.intersection(*(set(each) for each in scores.values()))
     means = _means({row: {seed: each[seed] for seed in common} for row, each in scores.items()})
     margin = noise(definition, record) * math.sqrt(2 / len(common))
@@ -386,14 +393,19 @@ def _winner(definition: Definition, record: Record) -> None:
     first = next(iter(means))
     lead = means[first] - means[alone]
     winner = first if lead > margin else alone
-    record.update(winner=winner, lead=lead, margin=margin, scores={row: scores[row] for row in means})
+    record.update(winner=winner, lead=lead, margin=margin)
     seeds = f'{len(common)} seed{"s" if len(common) > 1 else ""}'
     if winner == alone and first != alone:
         why = f'{first} leads {alone} by {lead:.2f}, which chance gives too ({margin:.2f}): the student alone wins.'
     else:
         why = f'{winner} wins' + (f', by {lead:.2f}; chance gives {margin:.2f}.' if winner != alone else '.')
     record['told'].append(f'{seeds[0].upper()}{seeds[1:]}: {_said(means)} on val. {why}')
-    record['more'] = max(len(each) for each in scores.values())
+
+
+def _judge_again(definition: Definition, record: Record) -> None:
+    """Judge a method that won by more seeds: it must lead the student alone by all of them."""
+    if record['winner'] not in (LONG, record['best']):
+        _judge(definition, record, _scores(definition, record, (record['winner'], record['best'])))
     _more(definition, record)
 
 

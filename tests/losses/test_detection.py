@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -36,6 +37,21 @@ def test_attentions_equal_the_naive_formula() -> None:
         size_c = [x[b, c].abs().mean().item() for c in range(C)]
         total = sum(math.exp(v / 0.5) for v in size_c)
         assert which[b].tolist() == pytest.approx([C * math.exp(v / 0.5) / total for v in size_c], rel=1e-10)
+
+
+def test_a_batch_is_the_mean_of_its_pictures() -> None:
+    student, teacher = _maps()
+    generator = torch.Generator().manual_seed(1)
+    position, channel, shift = (torch.rand(shape, generator=generator) for shape in ((B, H, W), (B, C), (B, C)))
+    for loss, others in (
+        (losses.absolute_error, []),
+        (losses.focal_error, [position, channel]),
+        (losses.shifted_error, [shift]),
+    ):
+        whole, *each = (
+            loss(*(x[part] for x in (student, teacher, *others))) for part in (slice(B), slice(1), slice(1, B))
+        )
+        torch.testing.assert_close(whole, sum(each) / B)
 
 
 # Errors
@@ -176,3 +192,29 @@ def test_the_threshold_is_that_of_mmdets_assigner() -> None:
         overlaps = torch.tensor([_iou(anchor, box.tolist())[:2] for anchor in anchors.tolist()])
         region = valuable_region(anchors, box[None], SIZES) > 0
         assert overlaps[region, 1].max() < overlaps[positive, 0].min()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ('loss', 'others'),
+    [
+        (losses.absolute_error, []),
+        (losses.focal_error, [(B, H, W), (B, C)]),
+        (losses.shifted_error, [(B, C)]),
+        (losses.rich_squares, [(B, 1, H, W)]),
+        (losses.rich_entropy, [(B, 1, H, W)]),
+        (losses.decoupled_squares, [(B, H, W)]),
+        (losses.focal_entropy, [(B, 1, H, W)]),
+    ],
+)
+def test_nothing_is_broadcast(loss: Callable[..., torch.Tensor], others: list[tuple[int, ...]]) -> None:
+    with pytest.raises(ValueError, match=r'differ in shape: \(2, 3, 4, 5\) and \(1, 3, 4, 5\)'):
+        loss(torch.zeros(B, C, H, W), torch.zeros(1, C, H, W), *(torch.ones(shape) for shape in others))
+
+
+@pytest.mark.parametrize('attention', [losses.spatial_attention, losses.channel_attention])
+def test_a_temperature_is_above_zero(attention: Callable[..., torch.Tensor]) -> None:
+    with pytest.raises(ValueError, match='temperature must be above 0, got 0'):
+        attention(torch.zeros(B, C, H, W), 0)

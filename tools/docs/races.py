@@ -43,12 +43,13 @@ def main(definition: Definition, root: Path, only: Sequence[str] = ()) -> None:
     seeds = [seed for seed in raced.seeds if all((row, seed) in runs for row in rows)]
     if len(seeds) < 2:
         raise ValueError(f'races: two seeds with a run of every row are needed ({", ".join(rows)}), found {seeds}')
+    teacher = next((record for (name, _), record in given.items() if name == TEACHER), None)
     test = {row: fmean(runs[row, seed]['result']['score'] for seed in seeds) for row in rows}
     best, alone = max(test, key=test.__getitem__), test[CONTROL]
     print('\n'.join(head_lines(['seeds', 'kept at half', 'winner', 'its test score', 'regret'])))
     regrets = []
     for first, second in itertools.permutations(seeds, 2):
-        told = _replay(raced, runs, given.get((TEACHER, 0)), (first, second))
+        told = _replay(raced, runs, teacher, (first, second))
         winner = told['winner']
         regrets.append(test[best] - test[winner])
         kept = ', '.join(row for row in told['kept'] if row != CONTROL)

@@ -41,7 +41,7 @@ def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
             "model.inherit must be a list of (student prefix, teacher prefix), e.g. [('neck', 'neck')]; with several "
             f'teachers the third member names one. Got {option!r}.'
         )
-    return [Inherit(*(part.rstrip('.') if i < 2 else part for i, part in enumerate(entry))) for entry in entries]
+    return [Inherit(*(part.rstrip('.') for part in entry)) for entry in entries]
 
 
 def with_teacher_names(entries: Sequence[Inherit], teachers: Collection[str]) -> list[Inherit]:

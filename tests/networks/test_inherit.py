@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmdistill_dense.engine import DistillHook  # noqa: F401  (registers the hook)
+from mmdistill_dense.networks.inherit import Inherit, parse_inherit
 from tests import toys
 
 BOTH = [('neck', 'neck'), ('bbox_head', 'bbox_head')]
@@ -214,6 +215,13 @@ def test_a_random_teacher_gives_nothing():
 def test_malformed_options_are_refused(inherit):
     with pytest.raises(TypeError, match='model.inherit must be a list of'):
         toys.build(option(inherit), scope='mmdet')
+
+
+def test_a_prefix_may_end_with_its_dot():
+    assert parse_inherit([('neck.', 'fpn.'), ['a', 'b', 'large']]) == [
+        Inherit('neck', 'fpn'),
+        Inherit('a', 'b', 'large'),
+    ]
 
 
 def test_inherit_without_teacher_is_refused():

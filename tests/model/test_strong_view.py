@@ -13,6 +13,7 @@ from mmdistill_dense.unlabelled.step import UnlabelledOption, unlabelled_of
 from mmdistill_dense.unlabelled.strong_view import (
     Pixels,
     StrongOption,
+    _box,
     blurred,
     jittered,
     luma,
@@ -159,6 +160,8 @@ def test_pixels_of_0_to_1_are_changed_as_those_of_0_to_255():
     assert small.white == 1.0 and Pixels.of(dict(mean=MEAN, std=STD, bgr_to_rgb=True)) == Pixels(
         [*MEAN], [*STD], True, 255.0
     )
+    whites = [Pixels.of(dict(mean=[0] * 3, std=[std] * 3)).white for std in (0.5, 1)]
+    assert whites == [1.0, 255.0], 'a mean of 0 and a std of 1 change nothing, and say nothing'
     first = view((255 * one - column(MEAN)) / column(STD), option)
     second = view((one - column(MEAN) / 255) / (column(STD) / 255), option, small)
     torch.testing.assert_close(first, second, atol=1e-4, rtol=1e-4)
@@ -183,6 +186,19 @@ def test_erased_boxes_have_the_areas_and_probabilities_of_the_recipe():
     drawn = np.array([one for one in found if one])
     assert len(drawn) / 400 == pytest.approx(0.7, abs=0.07)
     assert drawn.min() > 0.04 and drawn.max() < 0.21 and drawn.mean() == pytest.approx(0.125, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ('number', 'probability', 'areas', 'ratios'),
+    [(0, 0.7, (0.05, 0.2), (0.3, 3.3)), (1, 0.5, (0.02, 0.2), (0.1, 6)), (2, 0.3, (0.02, 0.2), (0.05, 8))],
+)
+def test_each_box_reaches_the_ends_of_its_range(number, probability, areas, ratios):
+    for end, area in enumerate(areas):
+        for other, ratio in enumerate(ratios):
+            top, bottom, left, right = _box((1000, 800), number, (probability - 0.01, end, other, 0, 0))
+            assert bottom - top == min(1000, round((800_000 * area * ratio) ** 0.5)) and top == 0
+            assert right - left == min(800, round((800_000 * area / ratio) ** 0.5)) and left == 0
+    assert _box((1000, 1000), number, (probability, 0, 0, 0, 0)) == (0, 0, 0, 0)
 
 
 def test_half_precision_is_changed_in_float32():
@@ -291,6 +307,7 @@ def test_the_named_options():
     assert StrongOption.parse(True) == StrongOption() and StrongOption.parse(None) is StrongOption.parse(False) is None
     det = StrongOption.parse('det')
     assert (det.jitter, det.erase) == ((0.4, 0.4, 0.4, 0.1), 3)
+    assert StrongOption(jitter=(1, 1, 1, 0.5)).jitters
     assert str(StrongOption()) == 'jitter 0.8 (0.5 0.5 0.5 0.25), grey 0.2, blur 0.5 (0.1 to 2 pixels)'
     assert UnlabelledOption.parse(dict(FOLDER, strong=dict(erase=1))).strong.erase == 1
 
@@ -303,7 +320,7 @@ def test_the_named_options():
         ('seg', ValueError, 'strong'),
         (dict(blur=1.5), ValueError, 'strong.blur must be a probability'),
         (dict(jitter=(0.5, 0.5, 0.5)), ValueError, 'strong.jitter must be four numbers'),
-        (dict(jitter=(0.5, 0.5, 0.5, 0.6)), ValueError, 'hue at most 0.5'),
+        (dict(jitter=(0.5, 0.5, 0.5, 0.51)), ValueError, 'hue at most 0.5'),
         (dict(sigma=(1.0, 3.0)), ValueError, 'strong.sigma must be two rising numbers above 0 and at most 2'),
         (dict(sigma=(2.0, 1.0)), ValueError, 'strong.sigma'),
         (dict(erase=9), ValueError, 'strong.erase must be a number of boxes from 0 to 5'),

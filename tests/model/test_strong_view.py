@@ -199,6 +199,8 @@ def test_each_box_reaches_the_ends_of_its_range(number, probability, areas, rati
             assert bottom - top == min(1000, round((800_000 * area * ratio) ** 0.5)) and top == 0
             assert right - left == min(800, round((800_000 * area / ratio) ** 0.5)) and left == 0
     assert _box((1000, 1000), number, (probability, 0, 0, 0, 0)) == (0, 0, 0, 0)
+    assert _box((1000, 800), number, (0, 1, 0.5, 0.999999, 0.999999))[1::2] == (1000, 800)
+    assert _box((3, 3), number, (0, 0, 0, 0, 0))[:2] == (0, 1), 'a pixel at least'
 
 
 def test_half_precision_is_changed_in_float32():

@@ -393,7 +393,7 @@ def _judge(definition: Definition, record: Record, scores: Mapping[str, Mapping[
     first = next(iter(means))
     lead = means[first] - means[alone]
     winner = first if lead > margin else alone
-    record.update(winner=winner, lead=lead, margin=margin)
+    record.update(winner=winner, lead=lead, margin=margin, scores={row: scores[row] for row in means})
     seeds = f'{len(common)} seed{"s" if len(common) > 1 else ""}'
     if winner == alone and first != alone:
         why = f'{first} leads {alone} by {lead:.2f}, which chance gives too ({margin:.2f}): the student alone wins.'

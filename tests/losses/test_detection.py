@@ -194,7 +194,7 @@ def test_the_threshold_is_that_of_mmdets_assigner() -> None:
         assert overlaps[region, 1].max() < overlaps[positive, 0].min()
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_a_method_must_beat_the_student_alone_for_longer_too() -> None:
 
 @pytest.mark.parametrize(('long', 'winner'), [(50.5, LONG), (48.9, 'kd')])
 def test_a_longer_training_is_left_out_only_if_it_is_beaten_by_more_than_chance(long: float, winner: str) -> None:
-    """Of two methods at 51, one seed of which chance moves apart by 1.98."""
+    """Two methods end at 51. With one seed each, chance gives a difference of 1.98."""
     definition, record = rated()
     definition = decided(definition, record, alone_long=43, kd=44, cwd=42)
     definition = decided(definition, record, alone_long=long, kd=51, cwd=51)

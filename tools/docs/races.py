@@ -20,7 +20,7 @@ from tools.docs import records
 
 Record = Mapping[str, Any]
 Runs = Mapping[tuple[str, int], Record]  # by row and seed
-FREE = race.Price(0, 0, 0, 0, 0, 0)  # a replay has all the time that it wants
+FREE = race.Price(0, 0, 0, 0, 0, 0)
 
 
 def main(definition: Definition, root: Path, only: Sequence[str] = ()) -> None:
@@ -79,7 +79,7 @@ def _as_race(definition: Definition, found: Runs) -> tuple[Definition, dict[tupl
 
 def _replay(definition: Definition, runs: Runs, teacher: Record | None, seeds: Sequence[int]) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
-        definition = replace(definition, out=Path(folder), race=Race(math.inf), seeds=tuple(seeds))
+        definition = replace(definition, out=Path(folder), seeds=tuple(seeds))
         for run in plan.runs(definition):
             record = teacher if run.kind == TEACHER else runs.get((run.name, run.seed))
             if record is not None:
@@ -93,35 +93,22 @@ def _replay(definition: Definition, runs: Runs, teacher: Record | None, seeds: S
 
 
 def _begin(definition: Definition) -> dict[str, Any]:
-    given, long = definition.race, definition.methods.get(race.LONG)
-    assert given is not None
-    return {
-        'hours': given.hours,
-        'rung': given.rung,
-        'keep': given.keep,
-        'rates': [1.0],
-        'methods': dict.fromkeys(name for name in definition.methods if name != race.LONG),
-        'long': long.length if long else None,
-        'seeds': list(definition.seeds),
-        'second': given.seeds,
-        'jobs': 1,
-        'estimate': {},
-        'prices': {CONTROL: vars(FREE)},
-        'failed': {},
-        'spent': {},
-        'told': [],
-    }
+    """Return the record of a race that has its rate, its rows and all the time that it wants."""
+    long, given = definition.methods.get(race.LONG), Race(math.inf, rates=(1.0,))
+    rows: dict[str, Any] = {name: {} for name in definition.methods if name != race.LONG}
+    record = race.planned(definition, given, rows, dict.fromkeys([CONTROL, *rows], FREE), longer=False)
+    return {**record, 'long': long.length if long else None}
 
 
 def _write(definition: Definition, folder: Path, record: Record, rung: bool) -> None:
     write_json(folder / 'result.json', record['result'])
     if rung:
-        value = _middle(record['curve']) if record['curve'] else None
+        value = _middle(record['curve'])
         if value is None:
             raise ValueError(f'races: {folder.parent.name} has no score on val in the middle of its schedule')
         write_json(folder / RUNG, {'metrics': {'val': {definition.metric: value}}})
 
 
 def _middle(curve: Mapping[str, float]) -> float | None:
-    end = max(map(int, curve))
+    end = max(map(int, curve), default=0)
     return next((value for step, value in curve.items() if 2 * int(step) == end), None)

@@ -365,8 +365,7 @@ def _finalists(definition: Definition, record: Record) -> None:
     means = _means(_scores(definition, record, record['kept'], seeds=1))
     finalists = list(dict.fromkeys([*list(means)[:2], record['best']]))
     record['finalists'] = finalists
-    beaten = noise(definition, record) * math.sqrt(2)  # by more than chance, with a seed each
-    if LONG in means and LONG not in finalists and max(means.values()) - means[LONG] <= beaten:
+    if LONG in means and LONG not in finalists and max(means.values()) - means[LONG] <= _margin(definition, record, 1):
         finalists.append(LONG)
     record['told'].append(f'At the end, one seed: {_said(means)} on val.')
     more = record['second'] - 1
@@ -378,9 +377,7 @@ def _finalists(definition: Definition, record: Record) -> None:
 
 
 def _winner(definition: Definition, record: Record) -> None:
-    scores = _scores(definition, record, record['finalists'])
-    _judge(definition, record, scores)
-    record['more'] = max(len(each) for each in scores.values())
+    _judge(definition, record, _scores(definition, record, record['finalists']))
     _more(definition, record)
 
 
@@ -388,7 +385,7 @@ def _judge(definition: Definition, record: Record, scores: Mapping[str, Mapping[
     """Name the best row on the seeds that all have: a method only if it leads the student alone by more than chance."""
     common = set.intersection(*(set(each) for each in scores.values()))
     means = _means({row: {seed: each[seed] for seed in common} for row, each in scores.items()})
-    margin = noise(definition, record) * math.sqrt(2 / len(common))
+    margin = _margin(definition, record, len(common))
     alone = next(row for row in means if row in (LONG, record['best']))
     first = next(iter(means))
     lead = means[first] - means[alone]
@@ -416,6 +413,11 @@ def _more(definition: Definition, record: Record) -> None:
     record['more'] = min(len(each) for each in done.values())
     late = _rest(record, 'more', rows) > SLACK * left(record)
     record['over'] = late or record['more'] >= len(record['seeds'])
+
+
+def _margin(definition: Definition, record: Record, seeds: int) -> float:
+    """The difference that chance gives between the means of two rows over so many seeds."""
+    return noise(definition, record) * math.sqrt(2 / seeds)
 
 
 def noise(definition: Definition, record: Record) -> float:

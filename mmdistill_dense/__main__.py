@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from mmdistill_dense.apps.options import start_processes
-from mmdistill_dense.utils.directories import FolderInUse
-from mmdistill_dense.utils.messages import close_or_all, text_of
-from mmdistill_dense.utils.quiet import alive
-from mmdistill_dense.utils.threads import wait_briefly
+from mmdistill_dense.utils.files import FolderInUse
+from mmdistill_dense.utils.process import alive, wait_briefly
+from mmdistill_dense.utils.validate import close_or_all, text_of
 
 GROUPS = {
     'From a folder of data to a small network': {
@@ -142,7 +141,7 @@ def _is_closed(stream: TextIO) -> bool:
 def _main(words: list[str]) -> int:
     name = BEFORE.get(words[0], words[0]) if words else ''
     if name == '--version':
-        from mmdistill_dense.apps.commands.versions import versions
+        from mmdistill_dense.utils.version import versions
 
         print('\n'.join(versions()))
         return 0

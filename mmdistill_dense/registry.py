@@ -64,7 +64,7 @@ class _Methods(_ByName):
         return super().module_dict
 
 
-MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain', 'foundation.linear_head')
+MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain')
 DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled.pictures')
 TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
 HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream', 'apps.inspect.monitor', 'pretrain.dense_monitor')

@@ -212,7 +212,7 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
         ('methods/maskd', 'distillers.maskd.learning.LearnOptions', 'learn.'),
         ('monitoring', 'apps.inspect.monitor.MonitorHook', ''),
         ('pretraining', 'pretrain.dense_monitor.DenseMonitor', ''),
-        ('pretraining', 'pretrain.probe.DenseProbe', 'probe.'),
+        ('pretraining', 'pretrain.dense_monitor.DenseProbe', 'probe.'),
         ('datasets', 'unlabelled.pictures.UnlabeledImages', ''),
         ('datasets', 'datasets.shapes.ShapesSegDataset', ''),
         ('ssl_teachers', 'pretrain.ssl_teacher.SSLTeacher', ''),

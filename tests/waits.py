@@ -18,7 +18,7 @@ from unittest import mock
 
 import torch
 
-from mmdistill_dense.utils.quiet import errors_only
+from mmdistill_dense.utils.process import errors_only
 from tests import query_nets, toys
 from tests.fake_device import DEVICE, DeviceTensor, FakeDevice, on_device
 

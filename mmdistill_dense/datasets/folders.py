@@ -13,7 +13,7 @@ from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
 from torch import Tensor
 
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 ENV = 'MMDISTILL_DATA'
 

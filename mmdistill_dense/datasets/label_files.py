@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import IGNORED
+from mmdistill_dense.utils.validate import some
 
 Content = Mapping[str, Any]
 MENDED = ('images.width', 'images.height', 'annotations.id', 'annotations.area', 'annotations.iscrowd')

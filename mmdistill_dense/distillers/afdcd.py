@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.base import AUTO, Losses, Settings, for_both
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

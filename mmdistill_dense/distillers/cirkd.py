@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import Shapes
+from mmdistill_dense.distillers.base import AUTO, Settings, Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
-from mmdistill_dense.distillers.pcd.queue import ExactBuffers
-from mmdistill_dense.distillers.presets import AUTO, Settings
+from mmdistill_dense.distillers.pcd.parts import ExactBuffers
 from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.base import AUTO, Distiller, Losses, Recorded, Settings, Shapes
 from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated
-from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdistill_dense.distillers.base import AUTO, Settings
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import class_lengths
-from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.losses.tensors import loss_dtype
 from mmdistill_dense.networks.taps import TapOption

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.base import AUTO, Losses, Settings
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import boxes_in_pixels, on_map
-from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

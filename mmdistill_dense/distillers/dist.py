@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from mmdistill_dense.distillers.base import AUTO, Settings, for_both
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
-from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.distillers.schedule import SCORES_RATIO
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_complete

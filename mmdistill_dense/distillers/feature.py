@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.base import AUTO, Distiller, Losses, Recorded, Settings, Shapes, for_both
 from mmdistill_dense.distillers.ground_truth import class_lengths
-from mmdistill_dense.distillers.presets import AUTO, Settings, for_both
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
 from mmdistill_dense.utils.runner_internals import Samples

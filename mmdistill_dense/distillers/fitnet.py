@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from mmdistill_dense.distillers.base import CANONICAL, Settings
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.presets import CANONICAL, Settings
 from mmdistill_dense.losses import feature_mimic
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

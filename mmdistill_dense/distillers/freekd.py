@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import Losses
-from mmdistill_dense.distillers.maskd.gated_teacher import Gate
+from mmdistill_dense.distillers.base import AUTO, Losses, Settings
+from mmdistill_dense.distillers.maskd.learning import Gate
 from mmdistill_dense.distillers.maskd.token_distiller import LEARN_SEG, TokenDistiller, TokenModule
 from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
-from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import feature_mimic, frequency_gate, frequency_masks, frequency_terms
 from mmdistill_dense.losses.wavelet import Bands
 from mmdistill_dense.networks.taps import TapOption

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import Shapes
+from mmdistill_dense.distillers.base import AUTO, Settings, Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
-from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.pcd.heads import inside_on_device
+from mmdistill_dense.distillers.pcd.parts import inside_on_device
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers import presets
-from mmdistill_dense.distillers.base import Losses, Recorded
+from mmdistill_dense.distillers.base import AUTO, Losses, Recorded, Settings, for_both
 from mmdistill_dense.distillers.feature import Level
-from mmdistill_dense.distillers.pcd.heads import HEAD
-from mmdistill_dense.distillers.pcd.queue import AUTO, NegativeQueue, warning
+from mmdistill_dense.distillers.pcd.parts import AUTO_SIZE, HEAD, NegativeQueue, warning
 from mmdistill_dense.distillers.vectors import VectorDistiller
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -48,7 +46,7 @@ class QueueKL(VectorDistiller):
     [docs/methods/queue_kl.md](../methods/queue_kl.md).
     """
 
-    SETTINGS: ClassVar[presets.Settings] = {presets.AUTO: presets.for_both()}  # one vector a picture: its own tap
+    SETTINGS: ClassVar[Settings] = {AUTO: for_both()}  # one vector a picture: its own tap
 
     def __init__(
         self,
@@ -70,14 +68,14 @@ class QueueKL(VectorDistiller):
             check_positive('student_temperature', student_temperature)
         self.temperature = temperature
         self.sharper = 1.0 if student_temperature is None else temperature / student_temperature
-        if queue_size != AUTO:
+        if queue_size != AUTO_SIZE:
             check_count('queue_size', queue_size, 1)
         check_count('monitor_interval', monitor_interval, 0)
-        self.queue_size = LONGEST if queue_size == AUTO else int(queue_size)
+        self.queue_size = LONGEST if queue_size == AUTO_SIZE else int(queue_size)
         self.queue_init, self.own_key = queue_init, own_key
         self.monitor_interval = monitor_interval
         self.chosen_size: Tensor | None  # of 'auto', 0 until prepare(); a resumed run keeps it
-        self.register_buffer('chosen_size', torch.zeros(1, dtype=torch.long) if queue_size == AUTO else None)
+        self.register_buffer('chosen_size', torch.zeros(1, dtype=torch.long) if queue_size == AUTO_SIZE else None)
 
     def build_level(self, level: Level) -> nn.Module:
         """Return the queue."""

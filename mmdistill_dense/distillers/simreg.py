@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mmdistill_dense.distillers import presets
-from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.base import AUTO, Losses, Settings, for_both
 from mmdistill_dense.distillers.vectors import VectorDistiller
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -30,7 +29,7 @@ class SimReg(VectorDistiller):
     without its projection head. Options: [docs/methods/simreg.md](../methods/simreg.md).
     """
 
-    SETTINGS: ClassVar[presets.Settings] = {presets.AUTO: presets.for_both()}  # one vector a picture: its own tap
+    SETTINGS: ClassVar[Settings] = {AUTO: for_both()}  # one vector a picture: its own tap
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.distillers.pcd.heads import (
+from mmdistill_dense.distillers.pcd.parts import (
     HEAD,
     build_head,
     check_head,

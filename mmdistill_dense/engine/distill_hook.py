@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
-from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, loss_scale, no_single_gradients
+from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import EarlyStopping, PendingValidation, ResumeFile, describe, differ, identity
-from mmdistill_dense.engine.run_guards import RunGuards
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.registry import HOOKS

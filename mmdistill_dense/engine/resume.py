@@ -17,12 +17,11 @@ from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
-from mmdistill_dense.config.inheritance import written
+from mmdistill_dense.config.resolve import written
 from mmdistill_dense.config.values import flat, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.reproducible import sampler_of
 from mmdistill_dense.utils.runner_internals import (
     built_loop,
@@ -32,6 +31,7 @@ from mmdistill_dense.utils.runner_internals import (
     resumes,
     start_file,
 )
+from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdistill_dense.foundation.models import FAMILIES, MODELS_BY_NAME, Architecture
-from mmdistill_dense.foundation.vit import ViT, key_mask
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.foundation.vit import FAMILIES, MODELS_BY_NAME, Architecture, ViT, key_mask
+from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import copy_strictly, tensors_of
 
 # Pattern and replacement. ``a|b`` are two entries that our tensor holds one below the other; an empty one has no entry.

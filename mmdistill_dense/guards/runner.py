@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file
+from mmdistill_dense.utils.validate import some
 
 
 def check_loaders(runner: Runner) -> None:

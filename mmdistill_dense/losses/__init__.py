@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from mmdistill_dense.lazy import import_lazily
 
 if TYPE_CHECKING:
-    from mmdistill_dense.losses.contrast import check_contrast, contrast_temperature, dense_contrast
+    from mmdistill_dense.losses.contrast import (
+        centre_keep,
+        check_contrast,
+        contrast_temperature,
+        dense_contrast,
+        masked_align_conv,
+        random_keep,
+    )
     from mmdistill_dense.losses.detection import (
         absolute_error,
         aligned_scale,
@@ -57,7 +64,6 @@ if TYPE_CHECKING:
         token_masks,
         weighted_mse,
     )
-    from mmdistill_dense.losses.projector import centre_keep, masked_align_conv, random_keep
     from mmdistill_dense.losses.relations import (
         instance_distance,
         linear_read,

@@ -19,22 +19,20 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
-from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.distillers.presets import expand
-from mmdistill_dense.guards.class_counts import ignored_labels, num_classes
+from mmdistill_dense.distillers.base import Distiller, expand
+from mmdistill_dense.guards.config import ignored_labels, num_classes
 from mmdistill_dense.model.balanced_step import Balance, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, Extra, distilled_class
 from mmdistill_dense.networks.auto_taps import Found, discover, discover_student, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.networks.inherit import Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.inputs import completed, renormaliser
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
-from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, Traced, trace_pair
 from mmdistill_dense.registry import DISTILLERS, EXTRAS, MODELS
-from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.utils.validate import text_of
 
 Option = Mapping[str, Any]
 
@@ -62,7 +60,7 @@ def DistillModel(
             removes one.
         inherit: What the student copies from the teacher at its start: pairs of prefixes ``(student, teacher)``,
             e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``; a third member names the teacher where there are
-            several. See :mod:`mmdistill_dense.networks.inherit`.
+            several. See :mod:`mmdistill_dense.networks.building`.
         unlabelled: Pictures without labels on which the distillers teach too, e.g. ``dict(data_root='data/more',
             ratio=1)``, see :class:`~mmdistill_dense.unlabelled.step.UnlabelledOption`; ignored without distillers.
         **student_keys: Further keys of the model config, which are merged over the student.

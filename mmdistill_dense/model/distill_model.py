@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, RunState
 from mmdistill_dense.networks.building import naming_weights
-from mmdistill_dense.networks.inherit import Inherit, copy_inherited
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, copy_inherited
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.reproducible import mix
 from mmdistill_dense.utils.runner_internals import Samples

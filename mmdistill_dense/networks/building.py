@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import DISTILL_KEYS, TEACHER_OPTIONS, ModelConfig, without_pretrained
 from mmdistill_dense.config.unknown_keys import explained, explained_type
-from mmdistill_dense.utils.messages import text_of
 from mmdistill_dense.utils.runner_internals import Network
+from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 Module = TypeVar('Module', bound=nn.Module)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 AUTO = 'auto'
 REST = '*'  # all teacher classes that no entry names

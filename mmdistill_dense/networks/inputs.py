@@ -17,9 +17,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmdistill_dense.guards.config import normalising
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.validate import check_option
+from mmdistill_dense.utils.validate import check_option, some
 
 # The largest number in a preprocessor's mean and std, its unit, says which pixels it is for: above 58 for pixels from 0
 # to 255, at most 1 for pixels from 0 to 1. Pixels that were normalised before, or are from 0 to 1, are at most 5.

@@ -12,8 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.networks.queries import DECODER, DecoderHook, Replay, run_queries
-from mmdistill_dense.networks.taps import HEAD, ForwardHook, Place, Tap, find_place, semantic_scores
+from mmdistill_dense.networks.taps import (
+    DECODER,
+    HEAD,
+    DecoderHook,
+    ForwardHook,
+    Place,
+    Replay,
+    Tap,
+    find_place,
+    run_queries,
+    semantic_scores,
+)
 from mmdistill_dense.utils.runner_internals import Network, Samples
 
 _FEATURES = ('backbone', 'neck')

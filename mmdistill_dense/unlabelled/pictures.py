@@ -20,12 +20,12 @@ from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 from PIL import Image
 
-from mmdistill_dense.config.data_sets import chain
+from mmdistill_dense.config.values import chain
 from mmdistill_dense.datasets.folders import require
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
-from mmdistill_dense.utils.directories import walk
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
+from mmdistill_dense.utils.validate import some
 
 
 def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:

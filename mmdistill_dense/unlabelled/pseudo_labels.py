@@ -22,9 +22,8 @@ from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs, chosen
 from mmdistill_dense.networks.trace import TeacherOption, Traced
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, Samples
-from mmdistill_dense.utils.validate import is_number
+from mmdistill_dense.utils.validate import is_number, some
 
 KEY = 'model.unlabelled.pseudo'
 SEG_THRESHOLD = 0.95  # UniMatch

@@ -36,9 +36,9 @@ from mmdistill_dense.unlabelled.pictures import (
 from mmdistill_dense.unlabelled.step import KEY, Unlabelled, UnlabelledOption, check_one_picture, unlabelled_of
 from mmdistill_dense.unlabelled.strong_view import KEY as STRONG
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix
 from mmdistill_dense.utils.runner_internals import built_loop
+from mmdistill_dense.utils.validate import some
 
 _READS_FIRST = [{'type': 'LoadImageFromFile'}]
 _LABEL = 'seg_map_path'

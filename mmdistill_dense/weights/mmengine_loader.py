@@ -21,9 +21,8 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmdistill_dense.weights.hub import HUB
 from mmdistill_dense.weights.safe_load import read_values
-from mmdistill_dense.weights.strict_load import check_promise, download, local_file, promised_hash, sha256
+from mmdistill_dense.weights.strict_load import HUB, check_promise, download, local_file, promised_hash, sha256
 
 _KEY = 'checkpoint'
 

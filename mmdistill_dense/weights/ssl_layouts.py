@@ -1,4 +1,4 @@
-"""The names in public self-supervised checkpoints, as one table for :mod:`mmdistill_dense.pretrain.teacher_file`."""
+"""The names in public self-supervised checkpoints, as one table for :mod:`mmdistill_dense.pretrain.ssl_teacher`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
 
-from mmdistill_dense.apps.inspect.training_step import BOXES, picture_size, pipeline_size, training_batch
+from mmdistill_dense.apps.inspect.step_cost import BOXES, picture_size, pipeline_size, training_batch
 from tests import toys
 
 ROOT = Path(__file__).resolve().parents[2]

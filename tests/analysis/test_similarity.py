@@ -23,7 +23,7 @@ from mmdistill_dense.apps.inspect.similarity import (
     ready_pair,
     similarity_rows,
 )
-from mmdistill_dense.apps.inspect.training_step import prepare_steps
+from mmdistill_dense.apps.inspect.step_cost import prepare_steps
 from tests import toys
 from tests.pretrain import runs
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.apps.inspect import step_cost, training_step
+from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.inspect.step_cost import Timing
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
@@ -68,7 +68,7 @@ def test_the_teacher_of_an_address_is_fetched_and_a_missing_file_is_random(
     given = f'{address}/t.pth#sha256={sha256(folder / "t.pth")}'
     for checkpoint, loaded in ((given, 't.pth'), (f'{tmp_path}/none.pth', 'random')):
         config = _config(teacher={**teacher, 'checkpoint': checkpoint}, distillers={'kd': {'type': 'LogitKD'}})
-        assert training_step.prepare_steps(config).teacher_weights == loaded
+        assert step_cost.prepare_steps(config).teacher_weights == loaded
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])

@@ -13,14 +13,14 @@ from mmengine.config import Config
 from mmdistill_dense.apps.check import Finding, Options, config_rules, network_rules
 from mmdistill_dense.apps.check import network_rules as step_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, exit_code, worst
-from mmdistill_dense.apps.check.tap_watch import TapRow, _gap, _is_flat
+from mmdistill_dense.apps.check.tap_list import TapRow, _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.distillers.feature import Level
-from mmdistill_dense.guards.class_counts import check_class_weights, check_num_classes, check_other_heads, num_classes
+from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads, num_classes
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.utils.messages import message_of
+from mmdistill_dense.utils.validate import message_of
 from tests import toys
 
 

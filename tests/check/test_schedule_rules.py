@@ -12,7 +12,7 @@ from mmdistill_dense.apps.check import Finding, Options
 from mmdistill_dense.apps.check import config_rules as schedule_rules
 from mmdistill_dense.apps.check.context import Findings, Subject
 from mmdistill_dense.apps.suite.preflight import check_metric
-from mmdistill_dense.config.data_sets import scores_of
+from mmdistill_dense.config.values import scores_of
 
 STEPS = dict(type='IterBasedTrainLoop', max_iters=4000)
 EPOCHS = dict(by_epoch=True, max_epochs=12)

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from mmengine.config import ConfigDict
 
-from mmdistill_dense.apps.inspect.training_step import pipeline_size
+from mmdistill_dense.apps.inspect.step_cost import pipeline_size
 from mmdistill_dense.apps.recipes.named import classes_of
-from mmdistill_dense.config.data_sets import chain, layers, members
+from mmdistill_dense.config.values import chain, layers, members
 from mmdistill_dense.guards.config import check_crop
 from mmdistill_dense.unlabelled.pictures import training_steps
 

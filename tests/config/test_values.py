@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.config.inheritance import written
+from mmdistill_dense.config.resolve import written
 from mmdistill_dense.config.values import flat, plain
 from tests import toys
 

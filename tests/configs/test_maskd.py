@@ -13,8 +13,8 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.networks.inherit import _below
 from mmdistill_dense.networks.inputs import renormaliser
+from mmdistill_dense.networks.teacher import _below
 from mmdistill_dense.weights.strict_load import published_weights
 from tests.every_config import place, read
 

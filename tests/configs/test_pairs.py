@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.config.resolve import find_config, load_model, package_root, without_pretrained
-from mmdistill_dense.foundation.models import architecture
+from mmdistill_dense.foundation.vit import architecture
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import _NumbersOnCPU, trace_pair

@@ -13,7 +13,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers import FreeKD
 from mmdistill_dense.distillers.freekd import band_gate
 from mmdistill_dense.distillers.maskd import learning, write_tokens
-from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap, gated_loss, training_objective
+from mmdistill_dense.distillers.maskd.learning import GatedTap, gated_loss, training_objective
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
 from tests.distillers.case import DistillerCase

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.pcd.queue import choose_size
+from mmdistill_dense.distillers.pcd.parts import choose_size
 from tests import toys
 from tests.distillers.case import DistillerCase
 from tests.distillers.steps import draw, set_up

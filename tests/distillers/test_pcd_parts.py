@@ -7,8 +7,7 @@ from torch import nn
 
 from mmdistill_dense.distillers.cirkd import ClassQueue
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
-from mmdistill_dense.distillers.pcd.heads import PixelAttention
-from mmdistill_dense.distillers.pcd.queue import NegativeQueue
+from mmdistill_dense.distillers.pcd.parts import NegativeQueue, PixelAttention
 
 
 def _attention(channels=16, num_heads=4):

@@ -32,7 +32,7 @@ from mmdistill_dense.engine.distill_hook import SeededStreams, _fit_optimizer
 from mmdistill_dense.engine.loss_guard import LossGuard, check_saved
 from mmdistill_dense.engine.resume import comparable, describe, differ, identity
 from mmdistill_dense.guards import config as checks
-from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.guards.runner import check_loaded
 from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng

@@ -12,7 +12,7 @@ from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.suite import job
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.apps.suite.plan import runs
-from mmdistill_dense.utils.atomic import save_whole, write_whole
+from mmdistill_dense.utils.files import save_whole, write_whole
 from mmdistill_dense.weights.strict_load import read_checkpoint
 from tests import toys
 from tests.distillers.maskd.tokens import seg_model, token_files, tokens_of

@@ -10,7 +10,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
-from mmdistill_dense.distillers.pcd.queue import NegativeQueue
+from mmdistill_dense.distillers.pcd.parts import NegativeQueue
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.registry import DISTILLERS, HOOKS

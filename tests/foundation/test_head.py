@@ -11,10 +11,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmdistill_dense.apps.export.write_student import export_backbone
-from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, VisionTransformer
-from mmdistill_dense.foundation.linear_head import LinearHead
-from mmdistill_dense.foundation.models import architecture
-from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, LinearHead, VisionTransformer
+from mmdistill_dense.foundation.vit import ViT, architecture
 from mmdistill_dense.foundation.vit_file import named
 from tests import toys
 from tests.foundation import files

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, VisionTransformer
-from mmdistill_dense.foundation.models import MODELS_BY_NAME, architecture
-from mmdistill_dense.foundation.vit import resample
+from mmdistill_dense.foundation.vit import MODELS_BY_NAME, architecture, resample
 from mmdistill_dense.foundation.vit_file import SCHEMES, entries
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap

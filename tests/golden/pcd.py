@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.pcd.heads import Compared, PixelAttention
-from mmdistill_dense.distillers.pcd.queue import NegativeQueue
+from mmdistill_dense.distillers.pcd.parts import Compared, NegativeQueue, PixelAttention
 
 Arrays = Mapping[str, np.ndarray]
 

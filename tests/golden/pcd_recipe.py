@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmdistill_dense.engine import LARS
 from mmdistill_dense.pretrain import views as image_ops
 from mmdistill_dense.pretrain.spatial_adaptor import read_steps, step_widths
-from mmdistill_dense.pretrain.teacher_file import read_teacher
+from mmdistill_dense.pretrain.ssl_teacher import read_teacher
 from mmdistill_dense.pretrain.views import RandomResizedCrop
 from mmdistill_dense.utils.reproducible import fork_rng
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.engine import LARS
 from mmdistill_dense.pretrain import SpatialAdaptor
-from mmdistill_dense.pretrain.teacher_file import indexed
+from mmdistill_dense.pretrain.ssl_teacher import indexed
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD, QueueKL, SimReg
-from mmdistill_dense.distillers.pcd import heads
+from mmdistill_dense.distillers.pcd import parts
 from tests.golden.pcd import leaf, queue_of, tensor
 
 Arrays = Mapping[str, np.ndarray]
@@ -44,8 +44,8 @@ def vector(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
         return found
 
     with (
-        mock.patch.object(heads, 'inside_on_device', lambda *_: valid),
-        mock.patch.object(heads, 'pixel_info_nce', contrast),
+        mock.patch.object(parts, 'inside_on_device', lambda *_: valid),
+        mock.patch.object(parts, 'pixel_info_nce', contrast),
     ):
         loss = made({'tap': students}, {'tap': teachers}, None)['loss_pcd']
     loss.backward()

@@ -19,7 +19,7 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from mmdistill_dense.apps.suite import job
 from mmdistill_dense.distillers.maskd import learning as token_learner
-from mmdistill_dense.distillers.maskd import tokens as prepare_tokens
+from mmdistill_dense.distillers.maskd import token_distiller
 from tests import toys
 from tests.kill import kinds
 from tests.pretrain import runs as pretrain
@@ -204,14 +204,14 @@ def place_of(frame: Any) -> str:
 
 def _watch_tokens(witness: Witness) -> None:
     """The learning has no hooks: its steps count as iterations, its files as checkpoints."""
-    step, write = token_learner.TokenLearner.step, prepare_tokens.write_tokens
+    step, write = token_learner.TokenLearner.step, token_distiller.write_tokens
 
     def stepped(self: Any, *args: Any) -> Any:
         witness.iteration()
         return step(self, *args)
 
     token_learner.TokenLearner.step = stepped
-    prepare_tokens.write_tokens = _inside(witness, 'tokens', write)
+    token_distiller.write_tokens = _inside(witness, 'tokens', write)
 
 
 def _watch_saving(witness: Witness) -> None:

@@ -11,7 +11,7 @@ from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.suite import job
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.engine.resume import describe, differ, identity
-from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes, sure_boxes, sure_pixels
 from tests import toys

@@ -12,7 +12,7 @@ from mmdistill_dense import distillers
 from mmdistill_dense.apps.check import Options, Report, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.inspect.gradients import diagnose
-from mmdistill_dense.distillers.presets import Chosen, expand, put
+from mmdistill_dense.distillers.base import Chosen, expand, put
 from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD, SCORES_RATIO
 from mmdistill_dense.engine.resume import differ, identity
 from mmdistill_dense.registry import DISTILLERS

@@ -11,7 +11,7 @@ from mmengine import MessageHub
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmdistill_dense.apps.check.tap_watch import own_copy_gaps
+from mmdistill_dense.apps.check.tap_list import own_copy_gaps
 from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.recording import run_parts

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmdistill_dense.engine import DistillHook  # noqa: F401  (registers the hook)
-from mmdistill_dense.networks.inherit import Inherit, parse_inherit
+from mmdistill_dense.networks.teacher import Inherit, parse_inherit
 from tests import toys
 
 BOTH = [('neck', 'neck'), ('bbox_head', 'bbox_head')]

@@ -19,8 +19,16 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.pretrain import DenseMonitor
 from mmdistill_dense.pretrain import dense_monitor as measures
-from mmdistill_dense.pretrain.dense_monitor import hardest, measure_step, spread
-from mmdistill_dense.pretrain.probe import Pixels, cell_labels, linear, nearest, scores
+from mmdistill_dense.pretrain.dense_monitor import (
+    Pixels,
+    cell_labels,
+    hardest,
+    linear,
+    measure_step,
+    nearest,
+    scores,
+    spread,
+)
 from tests import toys
 from tests.golden import pcd as golden
 from tests.pretrain import runs as small

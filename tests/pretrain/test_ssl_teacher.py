@@ -10,7 +10,7 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherPlan
 from mmdistill_dense.pretrain import SSLTeacher
-from mmdistill_dense.pretrain.teacher_file import read_teacher
+from mmdistill_dense.pretrain.ssl_teacher import read_teacher
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 from tests import toys

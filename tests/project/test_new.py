@@ -21,8 +21,7 @@ from mmdistill_dense.apps.project.new import distillers_for, methods_of, with_en
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is, teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
-from mmdistill_dense.foundation.models import architecture
-from mmdistill_dense.foundation.vit import Rotary, ViT
+from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.networks.building import build_network
 from tests import toys

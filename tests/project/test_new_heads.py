@@ -12,8 +12,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import ERROR, WARNING, Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project.sides import read_side
-from mmdistill_dense.foundation.models import architecture
-from mmdistill_dense.foundation.vit import ViT
+from mmdistill_dense.foundation.vit import ViT, architecture
 from tests.project.folders_of_data import box_folder, seg_folder
 
 PSPNET = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'

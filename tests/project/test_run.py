@@ -21,7 +21,7 @@ from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.project import steps
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import load
-from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
 from tests.project.folders_of_data import seg_folder
 from tests.suite.tiny import write_result

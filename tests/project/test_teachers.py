@@ -22,8 +22,7 @@ from mmdistill_dense.apps.project.teachers import (
     named_by_teacher,
     serves_as_it_is,
 )
-from mmdistill_dense.foundation.models import architecture
-from mmdistill_dense.foundation.vit import Rotary, ViT
+from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import named
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'

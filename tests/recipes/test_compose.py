@@ -15,7 +15,7 @@ from mmdistill_dense.apps.recipes.compose import (
     recipe_text,
     recipes,
 )
-from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.config.resolve import bases_of
 
 ROOT = Path(__file__).parents[2] / 'configs'
 TEXTS = {

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import config_text, methods, option_files, owners, parts_of, recipes
 from mmdistill_dense.apps.recipes.named import Named, combinations, find, made_of, read_config
-from mmdistill_dense.config.inheritance import bases_of
+from mmdistill_dense.config.resolve import bases_of
 from mmdistill_dense.model.build import build_distillers
 from tests.every_config import CONFIGS, FILES, every, name_of, named, place
 from tools.docs.targets import read_targets

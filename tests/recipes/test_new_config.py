@@ -10,7 +10,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import combinations
 from mmdistill_dense.apps.recipes.new_config import base_file, recipe_of
-from mmdistill_dense.config import inheritance
+from mmdistill_dense.config import resolve
 
 ROOT = Path(__file__).parents[2] / 'configs'
 PAIR = 'deeplabv3_r101_to_r18_cityscapes'
@@ -62,7 +62,7 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
     assert leaf.train_cfg == control.train_cfg
     assert leaf.model.distillers.kd.type == 'LogitKD'
     call('--method', 'afdcd', '--pair', PAIR, '--dataset', data)
-    assert inheritance.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'_base_/recipes/{name}.py'
+    assert resolve.bases_of(copy / f'afdcd/{name}.py')[0] == copy / f'_base_/recipes/{name}.py'
 
 
 def test_classes_are_those_of_the_built_data_set(copy: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mmdistill_dense.apps.report.charts import Numbers
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import compare
 from mmdistill_dense.apps.report.scores import Answer
+from mmdistill_dense.apps.report.section import Numbers
 from tests.report.test_runs import ALONE, DISTILLED, logged, run, suite
 
 ITERATIONS = "\ntrain_cfg = dict(type='IterBasedTrainLoop', max_iters={})"

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from mmengine.logging import MMLogger
 
-from mmdistill_dense.apps.report.charts import Numbers
 from mmdistill_dense.apps.report.runs import class_tables, compare
 from mmdistill_dense.apps.report.scores import MOST, class_section
-from mmdistill_dense.apps.report.section import Section, Table
+from mmdistill_dense.apps.report.section import Numbers, Section, Table
 from tests.report.test_runs import ALONE, DISTILLED, logged, run
 
 START = '20260101_000000'

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.apps.report.race_section import race_section
 from mmdistill_dense.apps.report.section import Table
+from mmdistill_dense.apps.report.settings import race_section
 
 RECORD: dict[str, Any] = {
     'rates': [1, 2],

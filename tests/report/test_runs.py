@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdistill_dense.apps.report.charts import COLOURS, Numbers, colour_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs
 from mmdistill_dense.apps.report.scores import Answer
+from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
 from mmdistill_dense.apps.report.settings import cost_section
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"

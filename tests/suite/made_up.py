@@ -6,7 +6,7 @@ from typing import Any
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, load
-from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.files import write_json
 
 RECEIPT = dict(config='mmdistill_dense::x.py', file='iter_9.pth', sha256='ab' * 32, matched=9, total=10, ignored=1)
 CONTROL = {0: 40.0, 1: 41.0, 2: 42.5}

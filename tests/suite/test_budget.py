@@ -12,7 +12,7 @@ from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import perform
 from mmdistill_dense.apps.suite.lengths import scale_run
 from mmdistill_dense.apps.suite.rows import collect
-from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.utils.files import read_json
 from tests import toys
 from tests.suite import tiny
 from tests.suite.test_table import lines_of

@@ -13,7 +13,7 @@ from mmdistill_dense.apps.suite import configs as identity
 from mmdistill_dense.apps.suite import plan as run_configs
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.distillers import presets
+from mmdistill_dense.distillers import base
 from tests.suite import tiny
 from tests.suite.tiny import run_of
 
@@ -158,11 +158,11 @@ def test_settings_of_a_row() -> None:
 def test_the_hash_holds_what_settings_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, auto = (hash_of('kd', methods={'kd': {'settings': one}}) for one in ('published', 'auto'))
     assert plain == hash_of('kd') != auto
-    monkeypatch.setattr(presets, 'AUTO_RATIO', 7.0)
+    monkeypatch.setattr(base, 'AUTO_RATIO', 7.0)
     other = hash_of('kd', methods={'kd': {'settings': 'auto'}})
     assert other != auto and hash_of('kd') == plain
     monkeypatch.undo()
-    monkeypatch.setitem(presets.COMMON, 'auto', dict(presets.COMMON['auto'], schedule=dict(warmup=0.5)))
+    monkeypatch.setitem(base.COMMON, 'auto', dict(base.COMMON['auto'], schedule=dict(warmup=0.5)))
     assert hash_of('kd', methods={'kd': {'settings': 'auto'}}) not in (auto, other)
 
 

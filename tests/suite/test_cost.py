@@ -9,7 +9,7 @@ from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite import preflight as cost
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.utils.files import read_json
 from tests.suite import made_up
 
 GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7]}\n'

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.utils import atomic
-from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils import files
+from mmdistill_dense.utils.files import owned
 
 
 def test_json_comes_back_and_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / 'deep' / 'a.json'
-    assert atomic.read_json(path) is None
-    atomic.write_json(path, {'a': [1, None]})
+    assert files.read_json(path) is None
+    files.write_json(path, {'a': [1, None]})
     with pytest.raises(TypeError):
-        atomic.write_json(path, {'a': object()})
-    assert atomic.read_json(path) == {'a': [1, None]}
+        files.write_json(path, {'a': object()})
+    assert files.read_json(path) == {'a': [1, None]}
     assert [file.name for file in path.parent.iterdir()] == ['a.json']
 
 
@@ -26,13 +26,13 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
     for text in ('{"a": ', '[1]'):
         (tmp_path / 'a.json').write_text(text)
         with pytest.raises(ValueError, match='a.json: .* remove it'):
-            atomic.read_json(tmp_path / 'a.json')
+            files.read_json(tmp_path / 'a.json')
 
 
 HOLD = """
 import os, sys
 from pathlib import Path
-from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.files import owned
 with owned(Path(sys.argv[1]), 'x'):
     if os.fork() == 0:  # as a loader's worker, which may live longer
         sys.stdin.read()

@@ -180,7 +180,7 @@ def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
 
 SHARES = """
 import json, os, pathlib, sys, time
-from mmdistill_dense.utils.directories import FolderInUse, owned
+from mmdistill_dense.utils.files import FolderInUse, owned
 folder = pathlib.Path(sys.argv[1])
 try:
     with owned(folder, 'this run'):

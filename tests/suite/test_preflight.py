@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.preflight import check_metric
-from mmdistill_dense.utils.directories import FolderInUse
+from mmdistill_dense.utils.files import FolderInUse
 from tests.suite import tiny
 
 

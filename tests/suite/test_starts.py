@@ -9,8 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import configs, plan, preflight, start_weights
-from mmdistill_dense.apps.suite import configs as identity
+from mmdistill_dense.apps.suite import configs, plan, preflight
 from mmdistill_dense.apps.suite import plan as run_configs
 from mmdistill_dense.apps.suite.actions import find
 from mmdistill_dense.apps.suite.definition import Definition, load
@@ -202,7 +201,7 @@ def test_written_config_is_the_one_that_is_run(given: Path) -> None:
         config = plan.config_of(definition, run)
         run_configs.write_configs(definition, run, config)
         file = Config.fromfile(run.folder / 'run.py')
-        assert identity.config_hash(file) == identity.config_hash(config), title
+        assert configs.config_hash(file) == configs.config_hash(config), title
         assert file.model.to_dict() == config.model.to_dict() and file.work_dir == str(run.folder), title
 
 
@@ -410,9 +409,9 @@ def test_weights_that_would_replace_the_start_are_refused(given: Path) -> None:
 
 def test_a_control_may_inherit_what_no_start_replaces() -> None:
     config, starts = Config(dict(model=dict(inherit=[['decode_head', 'decode_head']]))), defined().starts
-    assert start_weights.conflict(config, starts['file']) is None
+    assert configs.conflict(config, starts['file']) is None
     config.model.inherit.append(['backbone.layer1', 'backbone.layer1'])
-    said = start_weights.conflict(config, starts['file'])
+    said = configs.conflict(config, starts['file'])
     assert (
         said == "start 'file': model.inherit=['backbone.layer1'] of the control would replace it; remove the row "
         'from the suite.'

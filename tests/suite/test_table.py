@@ -14,7 +14,7 @@ from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import Table, collect, make_rows
 from mmdistill_dense.apps.suite.table import BELOW, as_csv, as_markdown, gains_png, scores_as_csv, write_table
-from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.files import write_json
 from tests.suite import made_up
 
 GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7, 8]}\n'

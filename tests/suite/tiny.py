@@ -21,7 +21,7 @@ from tests.engine.processes import environment
 HOLD = """
 import sys
 from pathlib import Path
-from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.files import owned
 with owned(Path(sys.argv[1]), 'x'):
     print('held', flush=True)
     sys.stdin.read()

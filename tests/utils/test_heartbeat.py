@@ -6,13 +6,13 @@ import time
 
 import pytest
 
-from mmdistill_dense.utils import quiet as heartbeat
+from mmdistill_dense.utils import process
 
 
 def test_lines_come_until_the_step_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    monkeypatch.setattr(heartbeat, 'EVERY', 0.01)
+    monkeypatch.setattr(process, 'EVERY', 0.01)
     written = ''
-    with heartbeat.alive('exporting'):
+    with process.alive('exporting'):
         while written.count('exporting …') < 2:
             time.sleep(0.01)
             written += capsys.readouterr().err
@@ -22,5 +22,5 @@ def test_lines_come_until_the_step_ends(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_an_error_passes() -> None:
-    with pytest.raises(KeyError), heartbeat.alive('exporting'):
+    with pytest.raises(KeyError), process.alive('exporting'):
         raise KeyError

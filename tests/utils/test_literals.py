@@ -22,7 +22,7 @@ from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.report.runs import TrainedRun
 from mmdistill_dense.apps.suite.plan import inheriting, run_text
-from mmdistill_dense.utils.atomic import list_text
+from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import Template, assignments, check_place
 
 PIECES = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmdistill_dense.utils.threads import SPINS, threads_asked_for, wait_briefly
+from mmdistill_dense.utils.process import SPINS, threads_asked_for, wait_briefly
 
 
 def test_what_the_user_chose_stays() -> None:

@@ -26,7 +26,7 @@ from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.distillers.maskd.token_files import read_tokens
 from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.pretrain.teacher_file import read_teacher
+from mmdistill_dense.pretrain.ssl_teacher import read_teacher
 from mmdistill_dense.weights import mmengine_loader
 from mmdistill_dense.weights import strict_load as locate
 from tests import payload, toys

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.auto_taps import Chosen, Found, discover, pair_taps
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.process import quiet
 
 PAGE = Path(__file__).parents[2] / 'docs' / 'auto_taps.md'
 BEGIN = '<!-- Of tests/zoo/auto_taps.py: python -m tests.zoo.auto_taps -->\n'

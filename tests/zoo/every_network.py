@@ -36,8 +36,8 @@ from torch import nn
 from mmdistill_dense.apps.project.sides import class_counts
 from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.networks import trace
-from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import text_of
 from tests import toys
 from tests.zoo.networks import _INITIALISERS, key_of
 

@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
 from mmdistill_dense.config.resolve import ModelConfig, without_pretrained
-from mmdistill_dense.foundation.models import architecture
+from mmdistill_dense.foundation.vit import architecture
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 
 SIDE = 128  # of a training picture

@@ -11,7 +11,7 @@ from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.sides import Side, adapt, check_masks, det_size, read_side, seg_size
 from mmdistill_dense.apps.project.zoo_schedule import decide_loading, scaled_schedule
 from mmdistill_dense.config.resolve import load_model, package_root
-from mmdistill_dense.guards.class_counts import num_classes
+from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.utils.literals import literal
 
 CLASSES, PICTURE, PICTURES = 3, (360, 480), 100

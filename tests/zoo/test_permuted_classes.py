@@ -13,7 +13,7 @@ from mmdet.datasets import CocoDataset
 from mmseg.datasets import ADE20KDataset, CityscapesDataset
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.networks.modes import train_without_noise
 from tests import toys
 from tests.zoo.narrow import SIDE, narrow

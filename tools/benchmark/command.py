@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.compose import config_text, options_for, recipe_file
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.utils.quiet import errors_only
+from mmdistill_dense.utils.process import errors_only
 from tools.benchmark import compare_losses, page, teacher_pass
 from tools.benchmark import step as step_cost
 from tools.benchmark.loss_cases import METHODS

@@ -12,10 +12,17 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.inspect.step_cost import Timing, Work, check_whole, interleaved_times, peak_extra_memory
-from mmdistill_dense.apps.inspect.training_step import Step, prepare_steps
+from mmdistill_dense.apps.inspect.step_cost import (
+    Step,
+    Timing,
+    Work,
+    check_whole,
+    interleaved_times,
+    peak_extra_memory,
+    prepare_steps,
+)
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
-from mmdistill_dense.networks.queries import Replay
+from mmdistill_dense.networks.taps import Replay
 from mmdistill_dense.utils.runner_internals import Samples
 from tools.benchmark.section import Section, machine, table
 
@@ -71,7 +78,7 @@ def measure_step(
 ) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, the distilled step and its parts.
 
-    See :func:`~mmdistill_dense.apps.inspect.training_step.prepare_steps` for the works, their weights and the defaults.
+    See :func:`~mmdistill_dense.apps.inspect.step_cost.prepare_steps` for the works, their weights and the defaults.
 
     Raises:
         ValueError: As ``prepare_steps``.

@@ -11,8 +11,14 @@ import torch
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
-from mmdistill_dense.apps.inspect.step_cost import Timing, Work, interleaved_times
-from mmdistill_dense.apps.inspect.training_step import build_student, load_teacher, training_batch
+from mmdistill_dense.apps.inspect.step_cost import (
+    Timing,
+    Work,
+    build_student,
+    interleaved_times,
+    load_teacher,
+    training_batch,
+)
 from mmdistill_dense.config.resolve import is_single_teacher
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.runner_internals import Samples

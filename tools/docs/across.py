@@ -10,7 +10,7 @@ from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, collect, holm, paired_gain
 from mmdistill_dense.apps.suite.table import NONE, head_lines, interval_text, line, mean_text, row_title, score_cell
-from mmdistill_dense.utils.atomic import write_text
+from mmdistill_dense.utils.files import write_text
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import collect
 from mmdistill_dense.apps.suite.table import gains_png, scores_as_csv
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.utils.atomic import write_whole
+from mmdistill_dense.utils.files import write_whole
 from tools.docs import inline_results, markers
 from tools.docs.readme_table import choice_of, readme_table
 from tools.docs.records import records_text

@@ -15,7 +15,7 @@ from mmdistill_dense.apps.suite import plan, race
 from mmdistill_dense.apps.suite.definition import Definition, Race
 from mmdistill_dense.apps.suite.plan import CONTROL, RUNG, TEACHER
 from mmdistill_dense.apps.suite.table import head_lines, line
-from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.files import write_json
 from tools.docs import records
 
 Record = Mapping[str, Any]

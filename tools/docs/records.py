@@ -10,8 +10,7 @@ from typing import Any
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.utils.atomic import write_json, write_text
-from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.files import owned, write_json, write_text
 from tools.docs.curve import curve_of
 from tools.docs.scores import FOLDER
 

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmdistill_dense.apps.suite.definition import Definition, load
-from mmdistill_dense.utils.messages import text_of
-from mmdistill_dense.utils.quiet import errors_only
+from mmdistill_dense.utils.process import errors_only
+from mmdistill_dense.utils.validate import text_of
 from tools.docs import across, beside, compare, publish, races, records
 
 

@@ -25,19 +25,20 @@ from mmdistill_dense.apps.check.context import (
     warning,
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
-from mmdistill_dense.config.data_sets import may_give
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys, check_options
-from mmdistill_dense.config.values import listed
-from mmdistill_dense.guards.class_counts import check_student_classes, ignored_labels, num_classes
+from mmdistill_dense.config.values import listed, may_give
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
     check_laid_over,
+    check_student_classes,
     check_top_level_distillers,
+    ignored_labels,
+    num_classes,
 )
-from mmdistill_dense.utils.messages import some
 from mmdistill_dense.utils.runner_internals import Sample
+from mmdistill_dense.utils.validate import some
 
 _OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
 

@@ -13,7 +13,7 @@ from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.teacher import FrozenTeacher
 
 if TYPE_CHECKING:
-    from mmdistill_dense.apps.check.tap_watch import Adapter, TapRow
+    from mmdistill_dense.apps.check.tap_list import Adapter, TapRow
     from mmdistill_dense.apps.inspect.gradients import Term
 
 
@@ -200,7 +200,7 @@ class Subject:
     iteration: int = 0  # iteration of the run at which the losses are computed
     taps: list[TapRow] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
-    gaps: dict[str, float] = field(default_factory=dict)  # see :func:`~mmdistill_dense.apps.check.tap_watch.pair_gaps`
+    gaps: dict[str, float] = field(default_factory=dict)  # see :func:`~mmdistill_dense.apps.check.tap_list.pair_gaps`
     # distillers that compare nothing in the first step of a run, where their queues are empty
     idle: list[str] = field(default_factory=list)
     flat: list[str] = field(default_factory=list)  # teacher taps that are the same at all positions

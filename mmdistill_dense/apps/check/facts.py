@@ -22,27 +22,27 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmdistill_dense.apps.check.context import InitialWeights, Size, StudentFacts, Subject, TeacherFacts
-from mmdistill_dense.apps.check.tap_watch import Watch, pair_gaps
+from mmdistill_dense.apps.check.tap_list import Watch, pair_gaps
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
-from mmdistill_dense.apps.inspect.step_cost import extra_memory, interleaved_times, peak_extra_memory
-from mmdistill_dense.apps.inspect.training_step import (
+from mmdistill_dense.apps.inspect.step_cost import (
     N,
     Step,
     Steps,
     build_student,
     draw_tokens,
+    extra_memory,
+    interleaved_times,
     load_teacher,
     make_step,
+    peak_extra_memory,
     run_length,
     training_batch,
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
-from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
+from mmdistill_dense.distillers.maskd.token_distiller import Places, TokenDistiller
 from mmdistill_dense.distillers.maskd.token_files import Values
-from mmdistill_dense.distillers.maskd.tokens import Places
-from mmdistill_dense.guards.class_counts import num_classes
-from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
+from mmdistill_dense.guards.config import check_pretrained, count_fitting, num_classes, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.inputs import refuse_blind
@@ -52,9 +52,9 @@ from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
 from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.utils.evenly import evenly_spaced
-from mmdistill_dense.utils.messages import message_of
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
+from mmdistill_dense.utils.validate import message_of
 from mmdistill_dense.weights.strict_load import local_file, read_checkpoint, state_dict_of
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size

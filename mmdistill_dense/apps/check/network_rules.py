@@ -12,13 +12,13 @@ from mmdistill_dense.apps.check.context import NOTE, Finding, Findings, Subject,
 from mmdistill_dense.apps.check.unlabelled_facts import FEW_LABELS, UNSURE, what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.distillers.schedule import in_iterations, planned
-from mmdistill_dense.guards.class_counts import check_teacher_classes, num_classes
+from mmdistill_dense.guards.config import check_teacher_classes, num_classes
 from mmdistill_dense.model.balanced_step import TASK, balanced_of
 from mmdistill_dense.model.distill_model import Distilled
 from mmdistill_dense.unlabelled.pseudo_labels import KEY as PSEUDO
 from mmdistill_dense.unlabelled.step import KEY
 from mmdistill_dense.unlabelled.stream import FEW
-from mmdistill_dense.utils.messages import size_text, some
+from mmdistill_dense.utils.validate import size_text, some
 
 # Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
 # COCO-Stuff; CamVid.

@@ -23,10 +23,10 @@ from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of
 from mmdistill_dense.apps.check.unlabelled_facts import what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.guards.class_counts import num_classes
-from mmdistill_dense.utils.atomic import without_nan
-from mmdistill_dense.utils.messages import message_of, size_text
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.utils.files import without_nan
+from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import message_of, size_text
 
 _STYLES = {ERROR: 'bold red', WARNING: 'yellow', NOTE: 'cyan'}
 _SHOWN_METRICS = 2

@@ -26,9 +26,9 @@ from mmdistill_dense.apps.check.facts import (
 )
 from mmdistill_dense.apps.check.unlabelled_facts import ask_teachers, read_unlabelled
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.guards.class_counts import num_classes
-from mmdistill_dense.utils.messages import message_of
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import message_of
 
 Check = Callable[[Subject], Findings | None]
 

@@ -19,10 +19,10 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.apps.commands.training import load_config
-from mmdistill_dense.config.data_sets import tested_set
 from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.config.values import tested_set
 from mmdistill_dense.datasets.label_files import LabelImages
-from mmdistill_dense.guards.class_counts import check_teacher_classes
+from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
@@ -41,7 +41,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
 )
 from mmdistill_dense.unlabelled.step import UnlabelledOption
 from mmdistill_dense.unlabelled.stream import TRIED, Pictures, open_pictures
-from mmdistill_dense.utils.atomic import list_text, write_json, write_text, write_whole
+from mmdistill_dense.utils.files import list_text, write_json, write_text, write_whole
 from mmdistill_dense.utils.runner_internals import Sample
 
 LIST, BOXES = 'pictures.txt', 'instances.json'

@@ -16,12 +16,11 @@ from torch import nn
 
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import listed
-from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, places_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
-from mmdistill_dense.distillers.maskd.tokens import places_of
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.messages import text_of
+from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 DUMP_SUFFIXES = ('.pkl', '.pickle')

@@ -9,8 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.config.data_sets import chain
-from mmdistill_dense.config.values import mappings
+from mmdistill_dense.config.values import chain, mappings
 from mmdistill_dense.utils.literals import remark
 
 PACKAGE = 'mmdistill_dense.'

@@ -41,14 +41,14 @@ from mmdistill_dense.apps.export.graphs import (
 )
 from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.data_sets import layers
+from mmdistill_dense.config.values import layers
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import named
-from mmdistill_dense.utils.atomic import save_whole, write_text, write_whole
+from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
-from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.quiet import errors_only
+from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.reproducible import without_workers
+from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import (
     load_strictly,

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from mmdistill_dense.apps.commands.training import build_runner, load_config
 from mmdistill_dense.distillers.base import Distiller, Recorded
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.maskd.tokens import FOLDER
+from mmdistill_dense.distillers.maskd.token_distiller import FOLDER
 from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.losses.tensors import sum_dtype
@@ -40,8 +40,8 @@ from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.pretrain.dense_monitor import measure_levels
 from mmdistill_dense.unlabelled.stream import UnlabelledStream
-from mmdistill_dense.utils.atomic import check_writable, without_nan, write_text
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
+from mmdistill_dense.utils.files import check_writable, without_nan, write_text
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.utils.runner_internals import Network, Samples
 from mmdistill_dense.weights.strict_load import read_checkpoint

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.networks.modes import evaluating
-from mmdistill_dense.pretrain.probe import Pixels, linear, nearest
+from mmdistill_dense.pretrain.dense_monitor import Pixels, linear, nearest
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
 
 CLASSIFIERS = {'knn': lambda train, x, classes: nearest(train, x, classes, 20), 'linear': linear}

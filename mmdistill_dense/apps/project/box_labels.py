@@ -36,7 +36,7 @@ from mmdistill_dense.apps.project.picture_folders import (
 from mmdistill_dense.datasets.label_files import MENDED, Content, check, has_mask, lists_missing, mended
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
-from mmdistill_dense.utils.messages import close_or_all, size_text, some
+from mmdistill_dense.utils.validate import close_or_all, size_text, some
 
 _LOOKED = 20  # pictures that are looked for in each folder
 

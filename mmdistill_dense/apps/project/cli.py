@@ -11,11 +11,10 @@ from pathlib import Path
 
 from mmdistill_dense.apps.options import later
 from mmdistill_dense.apps.project import SUITE
-from mmdistill_dense.utils.directories import owned
+from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
-from mmdistill_dense.utils.messages import close_or_all, some
-from mmdistill_dense.utils.quiet import alive
-from mmdistill_dense.utils.validate import counted, positive
+from mmdistill_dense.utils.process import alive
+from mmdistill_dense.utils.validate import close_or_all, counted, positive, some
 
 _NAME = re.compile(r'[^A-Za-z0-9]+')
 _FIRST = 'data.py'  # of the files of a project, the one that is written first
@@ -126,7 +125,7 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
 
 
 def _new(args: argparse.Namespace) -> int:
-    from mmdistill_dense.utils.quiet import quiet
+    from mmdistill_dense.utils.process import quiet
 
     print('new      starting', flush=True)
     folder = check_first(args)
@@ -185,7 +184,7 @@ def _run(args: argparse.Namespace) -> int:
     project = (args.folder / SUITE).is_file()
     with owned(args.folder, 'this project') if project else nullcontext():  # before the heavy imports
         with alive('run'):
-            from mmdistill_dense.utils.quiet import quiet
+            from mmdistill_dense.utils.process import quiet
 
             with quiet():
                 from mmdistill_dense.apps.project.steps import run_project

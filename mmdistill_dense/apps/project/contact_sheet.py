@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.utils.evenly import evenly_spaced
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.process import quiet
 
 SHEET = 'labels.png'
 SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side

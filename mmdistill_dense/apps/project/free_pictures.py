@@ -13,7 +13,7 @@ from mmdistill_dense.apps.project.label_images import SegData, pairs_of
 from mmdistill_dense.apps.project.picture_folders import BESIDE, files_below, is_label
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
 from mmdistill_dense.utils.literals import Template
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 UNLABELLED_LIST = 'unlabelled.txt'
 

@@ -13,13 +13,18 @@ from pathlib import Path
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
 from mmdistill_dense.apps.project.drawn_labels import (
     FOLDER,
+    LIST,
     Drawing,
+    Pair,
     bare,
+    check_splits,
     colours_drawing,
     is_coloured,
+    made_up_names,
+    name_classes,
     objects_drawing,
+    read_values,
 )
-from mmdistill_dense.apps.project.label_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
 from mmdistill_dense.apps.project.picture_folders import (
     LABELS,
     SPLITS,
@@ -40,7 +45,7 @@ from mmdistill_dense.apps.project.picture_folders import (
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 _NO_CLASSES = ('object', 'instance', 'color', 'colour')  # label images for the eye, or that number objects
 _LOOKED = 20  # pictures, and label images, whose partners are looked for

@@ -65,14 +65,13 @@ from mmdistill_dense.apps.project.zoo_schedule import (
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
+from mmdistill_dense.distillers.base import AUTO, put_all
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.pcd.queue import LEAST_TRAINING
-from mmdistill_dense.distillers.presets import AUTO, put_all
 from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.atomic import list_text
+from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import BRACES, Template
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.process import quiet
 
 DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md, "Earlier trials" and "Races on held-out pairs"
 UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
@@ -180,7 +179,11 @@ def methods_of(
 
 def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
     """Return the methods, another default in the place of PCD where it has too little, and why."""
-    if 'pcd' not in names or (pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS):
+    if 'pcd' not in names:
+        return names, ''
+    from mmdistill_dense.distillers.pcd.parts import LEAST_TRAINING  # other methods need nothing of that file
+
+    if pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS:
         return names, ''
     there = f'there are {pictures} pictures and {steps} steps'
     why = f'pcd needs {LEAST_TRAINING} training pictures and {_LEAST_STEPS} steps, and {there}'

@@ -17,9 +17,9 @@ from typing import TypeVar
 from PIL import Image
 
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
-from mmdistill_dense.utils.directories import walk
 from mmdistill_dense.utils.evenly import evenly
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.files import walk
+from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
 SPLITS: Mapping[str, Sequence[str]] = {

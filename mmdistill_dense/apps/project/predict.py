@@ -24,13 +24,13 @@ from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.contact_sheet import draw
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.config.data_sets import chain, tested_set
+from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
-from mmdistill_dense.utils.atomic import write_json
 from mmdistill_dense.utils.colours import palette_of
-from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.files import write_json
+from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
+from mmdistill_dense.utils.validate import some
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'

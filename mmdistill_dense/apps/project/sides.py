@@ -16,11 +16,11 @@ from torch import hub
 
 from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load_model
 from mmdistill_dense.config.values import mappings
-from mmdistill_dense.foundation.models import MODELS_BY_NAME
-from mmdistill_dense.guards.class_counts import num_classes
-from mmdistill_dense.utils.messages import close_or_all, message_of, some
-from mmdistill_dense.weights.hub import HUB
+from mmdistill_dense.foundation.vit import MODELS_BY_NAME
+from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.utils.validate import close_or_all, message_of, some
 from mmdistill_dense.weights.mmengine_loader import address_of
+from mmdistill_dense.weights.strict_load import HUB
 
 SECONDS = 5  # to wait for an answer
 

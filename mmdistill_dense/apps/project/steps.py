@@ -28,8 +28,8 @@ from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.execute import run_race
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.utils.atomic import read_json, write_json
-from mmdistill_dense.utils.quiet import alive, quiet
+from mmdistill_dense.utils.files import read_json, write_json
+from mmdistill_dense.utils.process import alive, quiet
 from mmdistill_dense.utils.version import __version__
 
 _ALWAYS = ('data.py', 'pair.py', 'control.py')

@@ -18,16 +18,15 @@ from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.sides import Side, fetchable
 from mmdistill_dense.apps.recipes.named import classes_of
 from mmdistill_dense.config.resolve import find_config, load_model
-from mmdistill_dense.distillers.presets import AUTO
-from mmdistill_dense.foundation.models import Architecture, architecture
-from mmdistill_dense.foundation.vit import Rotary, ViT
+from mmdistill_dense.distillers.base import AUTO
+from mmdistill_dense.foundation.vit import Architecture, Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import load_vit
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.class_pairs import BACKGROUND, ClassPairs
-from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.quiet import quiet
-from mmdistill_dense.weights.hub import HUB
+from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import (
+    HUB,
     class_names_in,
     downloads,
     is_path,

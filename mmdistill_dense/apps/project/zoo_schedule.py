@@ -16,14 +16,12 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import Side
-from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.config.values import listed, mappings
+from mmdistill_dense.config.values import chain, listed, mappings
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.trace import ShapesAlone
-from mmdistill_dense.utils.messages import size_text
-from mmdistill_dense.utils.quiet import quiet
-from mmdistill_dense.utils.threads import cores
+from mmdistill_dense.utils.process import cores, quiet
+from mmdistill_dense.utils.validate import size_text
 
 MIN_STEPS = 2000
 PASSES = 100  # over the data, where the config's own data are unknown

@@ -15,10 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmdistill_dense.config.inheritance import bases_of, keys_of
-from mmdistill_dense.config.resolve import TASKS, package_root
+from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
-from mmdistill_dense.utils.messages import close_or_all
+from mmdistill_dense.utils.validate import close_or_all
 
 KINDS = ('seg', 'det', 'pretrain')
 _SIDES = ('pair', 'teacher', 'student', 'data')

@@ -25,11 +25,10 @@ from mmdistill_dense.apps.recipes.compose import (
     recipes,
     unknown,
 )
-from mmdistill_dense.config.data_sets import chain
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
-from mmdistill_dense.guards.class_counts import check_student_classes
-from mmdistill_dense.guards.config import check_crop, check_top_level_distillers
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.config.values import chain
+from mmdistill_dense.guards.config import check_crop, check_student_classes, check_top_level_distillers
+from mmdistill_dense.utils.validate import some
 
 
 def check_data(config: Config, task: str) -> None:
@@ -150,7 +149,7 @@ def _put_settings(config: Config, options: Mapping[str, Any]) -> None:
     """Remove the options of distillers for which the overrides set ``settings``; the other overrides stay."""
     chosen = {found[1]: value for key, value in options.items() if (found := _SETTINGS.fullmatch(key))}
     if chosen and 'distillers' in config.get('model', {}):
-        from mmdistill_dense.distillers.presets import put_all  # imports all methods
+        from mmdistill_dense.distillers.base import put_all  # imports all methods
 
         task = TASKS.get(config.get('default_scope', ''))
         config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))

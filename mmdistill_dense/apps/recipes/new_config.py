@@ -30,7 +30,7 @@ from mmdistill_dense.apps.recipes.compose import (
 from mmdistill_dense.apps.recipes.named import check_data, combinations, made_of, optimizer_of, optimizer_problem
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.utils.literals import check_place
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.process import quiet
 
 
 def base_file(kind: str, name: str) -> Path:
@@ -156,7 +156,7 @@ def write_one(args: argparse.Namespace) -> None:
 
 
 def _with_settings(options: Path, settings: str, task: str) -> dict[str, Any]:
-    from mmdistill_dense.distillers.presets import put_all  # imports all methods
+    from mmdistill_dense.distillers.base import put_all  # imports all methods
 
     shipped = Config.fromfile(options).to_dict()['distillers']
     return put_all(shipped, dict.fromkeys(shipped, settings), task, f'--settings {settings}: {options.stem}')

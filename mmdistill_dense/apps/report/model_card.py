@@ -10,15 +10,13 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.export.write_student import export_command
-from mmdistill_dense.apps.report.charts import Numbers
 from mmdistill_dense.apps.report.runs import compare, find_runs, is_run
 from mmdistill_dense.apps.report.scores import Answer
-from mmdistill_dense.apps.report.section import Missing
+from mmdistill_dense.apps.report.section import Missing, Numbers
 from mmdistill_dense.apps.suite.table import head_lines, line
 from mmdistill_dense.config.resolve import TASKS
-from mmdistill_dense.utils.atomic import write_text
-from mmdistill_dense.weights.hub import push
-from mmdistill_dense.weights.strict_load import local_file, read_checkpoint
+from mmdistill_dense.utils.files import write_text
+from mmdistill_dense.weights.strict_load import local_file, push, read_checkpoint
 
 _ORIGIN = '<!-- written by mmdistill_dense; the next export with --push replaces it -->'
 # the hub's word for the task, ours, and how a student is loaded and asked

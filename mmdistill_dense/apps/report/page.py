@@ -10,16 +10,13 @@ from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
-from mmdistill_dense.apps.report.attention_views import similarity_section, token_section
-from mmdistill_dense.apps.report.charts import Numbers, graph_objects
-from mmdistill_dense.apps.report.predictions import Predictions
-from mmdistill_dense.apps.report.race_section import race_section
+from mmdistill_dense.apps.report.predictions import Predictions, similarity_section, token_section
 from mmdistill_dense.apps.report.runs import Comparison, compare
 from mmdistill_dense.apps.report.scores import answer_section, class_section
-from mmdistill_dense.apps.report.section import Item, Section
-from mmdistill_dense.apps.report.settings import cost_section, settings_section
-from mmdistill_dense.utils.atomic import check_writable, write_text
-from mmdistill_dense.utils.quiet import errors_only, quiet
+from mmdistill_dense.apps.report.section import Item, Numbers, Section, graph_objects
+from mmdistill_dense.apps.report.settings import cost_section, race_section, settings_section
+from mmdistill_dense.utils.files import check_writable, write_text
+from mmdistill_dense.utils.process import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
 
 PICTURES = 4

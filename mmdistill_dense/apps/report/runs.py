@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
-from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.utils.literals import BRACES
 
 _PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 
-from mmdistill_dense.apps.report.charts import Numbers, bar_chart, colour_of, legend_of
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, class_tables
-from mmdistill_dense.apps.report.section import Chart, Missing, Section, Table
+from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Table, bar_chart, colour_of, legend_of
 from mmdistill_dense.apps.report.settings import step_ratio
 from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import TEACHER
 from mmdistill_dense.apps.suite.rows import Gain, Summary, holm, paired_gain, summarise
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 
 @dataclass(frozen=True)

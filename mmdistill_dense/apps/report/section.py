@@ -1,19 +1,29 @@
-"""The parts of a page: sections with charts, tables and pictures."""
+"""The parts of a page: sections with tables, pictures, and curves as plotly figures, whose colours the page sets."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 
 from mmdistill_dense.apps.inspect.drawing import shrunk
-from mmdistill_dense.utils.messages import text_of
+from mmdistill_dense.apps.report.runs import Comparison, Log, Series, TrainedRun, read_log
+from mmdistill_dense.apps.suite.plan import TEACHER
+from mmdistill_dense.utils.validate import text_of
 
 QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes about 30 kB
 SIDE = 640  # longest side of a picture on the page
+COLOURS = 8  # for methods in style.css; control and teacher have their own
+_DASHES = ('solid', 'dash', 'dot')
+_CSS = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}
+_BAR = 11  # pixels
+_POINTS = 400  # of a line
+_LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dict(size=12), showlegend=False)
 
 
 class Missing(Exception):
@@ -114,3 +124,178 @@ def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
         raise RuntimeError('opencv could not write a WebP picture')
     source = 'data:image/webp;base64,' + base64.b64encode(data.tobytes()).decode('ascii')
     return Panel(caption, alt, source, image.shape[1], image.shape[0])
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line of a run in a chart, with the colour of its method."""
+
+    title: str
+    group: str
+    series: Series
+    colour: str
+    dash: str = 'solid'
+
+
+def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
+    """Return the CSS variable and the dash of a method, which are the same in all charts."""
+    if name in {run.name for run in comparison.controls}:
+        return 'control', 'solid'
+    if name == TEACHER:
+        return 'teacher', 'dash'
+    methods = list(dict.fromkeys(run.name for run in comparison.runs))
+    place = methods.index(name)
+    return f'run-{place % COLOURS}', _DASHES[place // COLOURS % len(_DASHES)]
+
+
+def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
+    colour, dash = colour_of(comparison, run.name)
+    return Line(run.title, run.name, series, colour, dash)
+
+
+def line_chart(
+    title: str, lines: Sequence[Line], levels: Mapping[str, float] | None = None, wide: bool = False
+) -> Chart:
+    """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
+    figure = graph_objects().Figure()
+    seen: set[str] = set()
+    for line in lines:
+        steps, values = _thinned(line.series)
+        few = len(steps) < 20
+        figure.add_scatter(
+            x=steps,
+            y=values,
+            name=line.title,
+            legendgroup=line.group,
+            mode='lines+markers' if few else 'lines',
+            line=dict(width=2 if line.group not in seen else 1.2, dash=line.dash),
+            marker=dict(size=5),
+            meta=dict(colour=line.colour),
+        )
+        seen.add(line.group)
+    span = [step for line in lines for step in line.series.steps] or [0, 1]
+    for name, value in (levels or {}).items():
+        trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
+        figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
+    figure.update_layout(template='none', height=330 if wide else 280, **_LAYOUT)
+    figure.update_xaxes(title_text='iteration')
+    return Chart(title, _said(title, lines, levels or {}), figure.to_json(), wide)
+
+
+def bar_chart(
+    title: str, classes: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]
+) -> Chart:
+    """Return horizontal bars of values by name and class, a group per class, the first class on top."""
+    figure = graph_objects().Figure()
+    for name, found in values.items():
+        bars = dict(y=list(classes), x=[found.get(one) for one in classes], name=name, orientation='h')
+        figure.add_bar(meta=dict(colour=colours[name]), hovertemplate='%{y}: %{x:.4g}', **bars)
+    height = 60 + len(classes) * (_BAR * len(values) + 8)
+    figure.update_layout(template='none', height=height, barmode='group', bargap=0.25, **_LAYOUT)
+    figure.update_yaxes(autorange='reversed', automargin=True)
+    best = max(values, key=lambda name: sum(values[name].values()))
+    alt = f'Bars of {title}, for {", ".join(classes)}; {best} has the largest sum. The table holds the figures.'
+    return Chart(title, alt, figure.to_json(), wide=True)
+
+
+def level_chart(title: str, comparison: Comparison, levels: Mapping[str, float]) -> Chart:
+    """Return a horizontal bar per run and teacher, for a metric that was evaluated only once."""
+    names = {run.title: run.name for run in comparison.students}
+    figure = graph_objects().Figure()
+    for name, value in levels.items():
+        meta = dict(colour=colour_of(comparison, names.get(name, name))[0])
+        figure.add_bar(y=[name], x=[value], name=name, orientation='h', meta=meta, hovertemplate='%{x:.4g}')
+    figure.update_layout(template='none', height=60 + 30 * len(levels), bargap=0.3, **_LAYOUT)
+    figure.update_yaxes(autorange='reversed', automargin=True)
+    values = ', '.join(f'{name} {value:.4g}' for name, value in levels.items())
+    return Chart(title, f'Bars of {title}: {values}.', figure.to_json(), wide=True)
+
+
+def legend_of(comparison: Comparison, lines: bool = True) -> list[Key]:
+    keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
+    return [Key(f'var(--{colour})', name, _CSS[dash] if lines else '') for name, (colour, dash) in keys.items()]
+
+
+def graph_objects() -> Any:
+    """Import plotly, which only this page needs."""
+    try:
+        import plotly.graph_objects as go
+    except ImportError as error:
+        raise ImportError("a report needs plotly: pip install 'mmdistill_dense[report]'") from error
+    return go
+
+
+def _thinned(series: Series) -> tuple[list[float], list[float | None]]:
+    """Return at most ``_POINTS`` points with the newest, in five digits. Non-finite values leave gaps."""
+    stride = -(-len(series.steps) // _POINTS)
+    values = [float(f'{value:.5g}') if math.isfinite(value) else None for value in series.values[::-stride]]
+    return series.steps[::-stride][::-1], values[::-1]
+
+
+def _said(title: str, lines: Sequence[Line], levels: Mapping[str, float]) -> str:
+    ends = [f'{line.title} ends at {line.series.last:.4g}' for line in lines]
+    ends += [f'{name} at {value:.4g}' for name, value in levels.items()]
+    return f'Line chart of {title} over iterations: {"; ".join(ends)}.'
+
+
+_FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
+
+
+class Numbers:
+    """Reads the logs once; compares by ``metric``, else by a suite's, else by mIoU or box AP, else by the first."""
+
+    def __init__(self, comparison: Comparison, metric: str | None = None) -> None:
+        self.comparison, self.chosen = comparison, metric
+        self.logs: dict[TrainedRun, Log] = {run: read_log(run.folder) for run in comparison.students}
+        self.teacher_log = read_log(comparison.teacher.folder) if comparison.teacher else None
+        found = list(dict.fromkeys(name for log in self.logs.values() for name in log.metrics))
+        if metric is not None and metric not in found:
+            raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(found) or "nothing"}')
+        results = [run.result or {} for run in (comparison.teacher, *comparison.students) if run]
+        self.scored = next((one['metric'] for one in results if one.get('metric') in found), None)
+        first = metric or self.scored
+        self.metrics = sorted(found, key=lambda name: (name != first, name not in _FIRST))
+        self.metric = self.metrics[0] if self.metrics else None
+
+    def metric_charts(self) -> list[Chart]:
+        """Return a chart per metric, the compared one first."""
+        if not self.metrics:
+            raise Missing('No chart of a metric: no evaluation was logged.')
+        charts = []
+        for name in self.metrics:
+            lines = [
+                line_of(self.comparison, run, log.metrics[name])
+                for run, log in self.logs.items()
+                if name in log.metrics
+            ]
+            of_teacher = self.teacher_log.metrics.get(name) if self.teacher_log else None
+            levels = {TEACHER: of_teacher.last} if of_teacher else {}
+            title = f'{name}, val split'
+            if any(len(line.series.steps) > 1 for line in lines):
+                charts.append(line_chart(title, lines, levels, wide=name == self.metric))
+            else:
+                ends = {line.title: line.series.last for line in lines}
+                charts.append(level_chart(f'{title}, after training', self.comparison, {**ends, **levels}))
+        return charts
+
+    def curves(self) -> Section:
+        """Return a chart per term of the loss; other logged values are folded away."""
+        section = Section('curves', 'Loss terms', 'A term that only one method has is drawn for that method alone.')
+        names = list(dict.fromkeys(name for log in self.logs.values() for name in (*log.terms, *log.others)))
+        for name in sorted(names, key=_order):
+            lines = [
+                line_of(self.comparison, run, series)
+                for run, log in self.logs.items()
+                if (series := log.terms.get(name) or log.others.get(name))
+            ]
+            where = section.items if 'loss' in name or name.endswith('.share') else section.more
+            where.append(line_chart('loss (all terms)' if name == 'loss' else name, lines))
+        section.legend = [key for key in legend_of(self.comparison) if key.meaning != TEACHER]
+        if not names:
+            section.reasons.append('No loss was logged: vis_data/scalars.json is empty.')
+        return section
+
+
+def _order(name: str) -> tuple[bool, ...]:
+    """Sort the total first, then the task's terms, the distillers' terms and their shares."""
+    return (name != 'loss', name.endswith('.share'), name.startswith('distill.'), 'loss' not in name)

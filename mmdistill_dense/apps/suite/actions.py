@@ -20,8 +20,8 @@ from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run, choice_name
 from mmdistill_dense.config.resolve import only_read
-from mmdistill_dense.utils.directories import FolderInUse, in_use
-from mmdistill_dense.utils.quiet import quiet
+from mmdistill_dense.utils.files import FolderInUse, in_use
+from mmdistill_dense.utils.process import quiet
 
 SILENT = 120.0  # seconds without a report that `list` tells
 
@@ -91,8 +91,8 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
 
 def suite_slurm(args: argparse.Namespace) -> None:
     with quiet():  # the script alone goes to the standard output, where sh reads it
-        from mmdistill_dense.apps.suite import preflight, slurm
-        from mmdistill_dense.apps.suite.execute import runs_to_do
+        from mmdistill_dense.apps.suite import preflight
+        from mmdistill_dense.apps.suite.execute import runs_to_do, slurm_script
 
         definition = load(args.definition)
         processes = definition.slurm['processes']
@@ -103,7 +103,7 @@ def suite_slurm(args: argparse.Namespace) -> None:
             selected = preflight.select(definition, args.only, args.seeds)
         todo = preflight.unfinished(definition, selected, processes=processes)
         preflight.check_batch(definition, todo, processes)
-        text = slurm.script(definition, todo)
+        text = slurm_script(definition, todo)
     print(text, end='')
 
 

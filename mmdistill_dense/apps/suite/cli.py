@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 
-from mmdistill_dense.utils.quiet import errors_only
+from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import counted
 
 

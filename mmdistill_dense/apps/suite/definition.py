@@ -13,8 +13,8 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
 from mmdistill_dense.apps.suite.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.config.values import flat
-from mmdistill_dense.utils.atomic import read_json
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.files import read_json
+from mmdistill_dense.utils.validate import some
 
 RANDOM = 'random'  # built in, without an entry
 BACKBONE = 'backbone.'  # prefix of the backbone in training checkpoints
@@ -99,7 +99,7 @@ def _start(name: str, option: Reader) -> Start:
 
 
 def _inherit(option: Reader) -> tuple[tuple[str, ...], ...]:
-    from mmdistill_dense.networks.inherit import parse_inherit  # imports torch
+    from mmdistill_dense.networks.teacher import parse_inherit  # imports torch
 
     pairs = option.get('inherit', list)
     with option.naming('inherit'):

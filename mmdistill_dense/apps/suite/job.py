@@ -26,7 +26,7 @@ from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmdistill_dense.apps.commands.training import build_runner, learning_distillers
-from mmdistill_dense.apps.suite import plan, start_weights
+from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
@@ -38,9 +38,8 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.unlabelled.step import unlabelled_of
-from mmdistill_dense.utils.atomic import read_json, read_progress, save_whole, write_json
-from mmdistill_dense.utils.directories import owned
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.files import owned, read_json, read_progress, save_whole, write_json
 from mmdistill_dense.utils.runner_internals import take_weights_from
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -324,7 +323,7 @@ def check_processes(run: Run, processes: int) -> None:
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
     start, file, started = plan.start_of(definition, run.name), plan.start_file(definition, run), None
     if start is not None and file is not None:  # mmengine would load what fits, and only warn
-        started = start_weights.check_file(config, start, file)
+        started = configs.check_file(config, start, file)
     found, rung = latest_checkpoint(run.folder), rung_of(config, run.until)
     if found is not None:
         config.resume, config.load_from = True, str(found)

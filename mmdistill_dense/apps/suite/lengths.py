@@ -13,7 +13,7 @@ from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.configs import config_hash
 from mmdistill_dense.apps.suite.definition import TWICE, Budget, Definition, Method
 from mmdistill_dense.apps.suite.reader import naming
-from mmdistill_dense.utils.atomic import read_json
+from mmdistill_dense.utils.files import read_json
 
 _LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')
 _SCHEDULER = ('begin', 'end', 'T_max', 'milestones', 'periods', 'step_size', 'total_steps')

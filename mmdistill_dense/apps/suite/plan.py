@@ -13,12 +13,12 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite import configs, lengths, start_weights
+from mmdistill_dense.apps.suite import configs, lengths
 from mmdistill_dense.apps.suite.configs import config_hash, distillers_of
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, Method, Start
 from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.config.resolve import teachers_of
-from mmdistill_dense.utils.atomic import read_json, read_progress, write_text
+from mmdistill_dense.utils.files import read_json, read_progress, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.weights.strict_load import local_file
 
@@ -190,7 +190,7 @@ def config_of(definition: Definition, run: Run) -> Config:
     config, start = _unstarted(definition, run), _backbone_start(definition, run)
     if start is not None:
         with naming(f'{definition.path}: methods.{run.name}'):
-            start_weights.start_from(config, start, start_file(definition, run))
+            configs.start_from(config, start, start_file(definition, run))
     return config
 
 
@@ -230,7 +230,7 @@ def hash_of(definition: Definition, run: Run) -> str:
     config, start = _unstarted(definition, run), _backbone_start(definition, run)
     if start is not None:
         with naming(f'{definition.path}: methods.{run.name}'):
-            start_weights.mark(config, start, _made(definition, start))
+            configs.mark(config, start, _made(definition, start))
     return config_hash(config, teacher, tests_teacher, definition.path.parent)
 
 

@@ -22,9 +22,8 @@ from rich.console import Console
 
 from mmdistill_dense.apps.suite.plan import Run, choice_name
 from mmdistill_dense.engine.resume import latest_checkpoint
-from mmdistill_dense.utils.atomic import write_json
-from mmdistill_dense.utils.directories import in_use
-from mmdistill_dense.utils.threads import wait_briefly
+from mmdistill_dense.utils.files import in_use, write_json
+from mmdistill_dense.utils.process import wait_briefly
 
 TOLD_EVERY = 10.0  # seconds between two reports
 

@@ -19,23 +19,21 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.inspect.training_step import run_length
+from mmdistill_dense.apps.inspect.step_cost import run_length
 from mmdistill_dense.apps.recipes.compose import unknown
-from mmdistill_dense.apps.suite import configs, plan, start_weights
+from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.job import check_processes, check_unchanged, machine
 from mmdistill_dense.apps.suite.lengths import check_measured
 from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
 from mmdistill_dense.apps.suite.reader import Reader, naming
-from mmdistill_dense.config.data_sets import may_give, members, scores_of
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.config.unknown_keys import options_of
-from mmdistill_dense.config.values import flat, listed
+from mmdistill_dense.config.values import flat, listed, may_give, members, scores_of
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.unlabelled.step import unlabelled_of
-from mmdistill_dense.utils.atomic import read_json, write_json
-from mmdistill_dense.utils.directories import FolderInUse, in_use
-from mmdistill_dense.utils.messages import size_text
+from mmdistill_dense.utils.files import FolderInUse, in_use, read_json, write_json
+from mmdistill_dense.utils.validate import size_text
 from mmdistill_dense.weights.strict_load import local_file
 
 
@@ -286,10 +284,10 @@ def _check_start(definition: Definition, run: Run, config: Config) -> None:
     if start is None or file is None:
         return
     if start.config is None:
-        start_weights.check_file(config, start, file)
+        configs.check_file(config, start, file)
         return
     state = _build(configs.pretrain_config(definition, start)).state_dict()
-    start_weights.check_state(config, start, state, f'the backbone of {start.config.name}')
+    configs.check_state(config, start, state, f'the backbone of {start.config.name}')
 
 
 def _build(config: Config) -> Any:

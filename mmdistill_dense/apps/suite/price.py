@@ -30,7 +30,7 @@ from mmdistill_dense.apps.suite.race import Price
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.files import write_json
 
 STEPS = 6  # timed, after two that are not
 PICTURES = 6  # evaluated

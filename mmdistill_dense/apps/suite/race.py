@@ -24,7 +24,7 @@ from typing import Any
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RACE, Definition, Race
 from mmdistill_dense.apps.suite.plan import CONTROL, RUNG, TEACHER, Run
-from mmdistill_dense.utils.atomic import read_json, write_json
+from mmdistill_dense.utils.files import read_json, write_json
 
 LONG = 'alone_long'
 # By mean gain in docs/results.md, after those of the definition.

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
 from mmdistill_dense.config.resolve import find_config
-from mmdistill_dense.utils.messages import close_or_all, text_of
+from mmdistill_dense.utils.validate import close_or_all, text_of
 
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
 _SIXTIES = re.compile(r'[-+]?\d[\d_]*(:[0-5]?\d)+(\.\d*)?$')

@@ -13,10 +13,9 @@ from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import TWICE, Definition, Start, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, collect, own_data
-from mmdistill_dense.config.data_sets import chain
-from mmdistill_dense.config.values import listed
-from mmdistill_dense.utils.atomic import write_text, write_whole
-from mmdistill_dense.utils.messages import size_text
+from mmdistill_dense.config.values import chain, listed
+from mmdistill_dense.utils.files import write_text, write_whole
+from mmdistill_dense.utils.validate import size_text
 
 DIGITS = 12  # shown of a file's sha256
 BOLD = (

@@ -12,15 +12,12 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import Losses
-from mmdistill_dense.distillers.maskd.token_distiller import LEARN_SEG, TokenDistiller, TokenModule
+from mmdistill_dense.distillers.base import AUTO, Losses, Settings
+from mmdistill_dense.distillers.maskd.token_distiller import LEARN_SEG, Places, TokenDistiller, TokenModule
 from mmdistill_dense.distillers.maskd.token_files import from_number
-from mmdistill_dense.distillers.maskd.tokens import Places
-from mmdistill_dense.distillers.presets import AUTO, Settings
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS, MODELS
-from mmdistill_dense.utils.messages import some
-from mmdistill_dense.utils.validate import check_count
+from mmdistill_dense.utils.validate import check_count, some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
 # settings='auto': masks on feature maps, as the released code has them for detectors

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from mmdistill_dense.losses import Branch
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.utils.atomic import save_whole
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.files import save_whole
+from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:

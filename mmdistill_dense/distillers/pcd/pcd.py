@@ -9,33 +9,29 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers import presets
-from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.pcd.heads import (
+from mmdistill_dense.distillers.base import AUTO, Distiller, Losses, Recorded, Settings, Shapes, for_both
+from mmdistill_dense.distillers.pcd.parts import (
+    AUTO_SIZE,
     HEAD,
+    ChannelCenter,
     Compared,
+    NegativeQueue,
     PixelAttention,
     Views,
     build_head,
     check_head,
     check_keys,
     check_no_head,
+    check_queue_size,
+    choose_size,
     inside_images,
+    note_of_rise,
     random_pixels,
     take_pixels,
     view_pairs,
     views_of,
-)
-from mmdistill_dense.distillers.pcd.queue import (
-    AUTO,
-    ChannelCenter,
-    NegativeQueue,
-    check_queue_size,
-    choose_size,
-    note_of_rise,
     warning,
 )
-from mmdistill_dense.distillers.presets import Settings, for_both
 from mmdistill_dense.losses.infonce import MIN_NORM
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -74,7 +70,7 @@ class PCD(Distiller):
     """
 
     SETTINGS: ClassVar[Settings] = {
-        presets.AUTO: for_both(student_tap='auto', queue_size='auto', num_pixels=512, head=dict(type='linear'))
+        AUTO: for_both(student_tap='auto', queue_size='auto', num_pixels=512, head=dict(type='linear'))
     }
     no_auto: ClassVar[str] = ''
 
@@ -109,7 +105,7 @@ class PCD(Distiller):
         self.temperature = temperature
         self.queue_size = check_queue_size(queue_size, keys_per_image)
         self.queue_init = queue_init
-        self.enqueue = 'pixels' if queue_size == AUTO else enqueue
+        self.enqueue = 'pixels' if queue_size == AUTO_SIZE else enqueue
         self.keys_per_image = keys_per_image
         self.view_pairing = view_pairing
         self.resize = resize
@@ -120,7 +116,7 @@ class PCD(Distiller):
         self.weights: list[float] = []
         self.traced: dict[str, list[tuple[str, int]]] = {}  # taps and how many maps each gives
         self.chosen_size: Tensor | None  # rows and keys of 'auto', 0 until prepare(); a resumed run keeps them
-        self.register_buffer('chosen_size', torch.zeros(2, dtype=torch.long) if queue_size == AUTO else None)
+        self.register_buffer('chosen_size', torch.zeros(2, dtype=torch.long) if queue_size == AUTO_SIZE else None)
 
     # Construction
 

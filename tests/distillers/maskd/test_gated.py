@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmdistill_dense.distillers.maskd.gated_teacher import (
+from mmdistill_dense.distillers.maskd.learning import (
     GatedTap,
     gated_loss,
+    initial_tokens,
     only_possible_heads,
     task_loss,
     training_objective,
 )
-from mmdistill_dense.distillers.maskd.learning import initial_tokens
 from mmdistill_dense.losses import mask_dice
 from mmdistill_dense.networks.taps import Tap
 from tests import toys

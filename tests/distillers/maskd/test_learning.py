@@ -13,9 +13,9 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from mmdistill_dense.distillers.maskd.gated_teacher import GatedTap
 from mmdistill_dense.distillers.maskd.learning import (
     PATIENCE,
+    GatedTap,
     LearnOptions,
     Task,
     TokenLearner,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdistill_dense.apps.inspect import training_step
+from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.inspect.step_cost import Timing, check_whole
 from tests import toys
 from tests.query_nets import query_model
@@ -71,7 +71,7 @@ def test_a_detector(kind: str) -> None:
 
 @pytest.mark.soak
 def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None:
-    steps = training_step.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
+    steps = step_cost.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
     alone, _ = step._parts(steps.distilled)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -91,7 +91,7 @@ def test_a_distiller_that_asks_a_decoder_again_is_timed_with_its_gradients() -> 
     """KD-DETR alone gives the memory of the pictures and the decoder of the student the gradients of its step."""
     config = query_model('dab')
     run = Config({**run_config('mmdet'), 'model': config})
-    steps = training_step.prepare_steps(run, image_size=(64, 64))
+    steps = step_cost.prepare_steps(run, image_size=(64, 64))
     alone, _ = step._parts(steps.distilled)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -106,12 +106,12 @@ def test_a_distiller_that_asks_a_decoder_again_is_timed_with_its_gradients() -> 
 
 def test_both_steps_have_one_students_weights() -> None:
     """Else NMS and sampled RoIs of random weights would take other times."""
-    steps = training_step.prepare_steps(run_config(distillers=BOTH))
+    steps = step_cost.prepare_steps(run_config(distillers=BOTH))
     distilled = steps.distilled.network.state_dict()
     assert all(torch.equal(value, distilled[name]) for name, value in steps.control.network.state_dict().items())
 
 
-def _samples(steps: training_step.Steps) -> list:
+def _samples(steps: step_cost.Steps) -> list:
     data = steps.distilled.network.data_preprocessor(steps.distilled.data, True)
     return data['data_samples']
 
@@ -119,9 +119,9 @@ def _samples(steps: training_step.Steps) -> list:
 def test_random_weights_stay_what_they_are() -> None:
     """Else steps on noise would end in infinities, and two benchmarks would not measure the same network."""
     config = run_config(distillers={})
-    network = training_step.build_student(config.model)
+    network = step_cost.build_student(config.model)
     before = [parameter.clone() for parameter in network.parameters()]
-    training_step.make_step(network, config, toys.seg_batch())()
+    step_cost.make_step(network, config, toys.seg_batch())()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
 
 
@@ -131,7 +131,7 @@ def test_a_random_teacher_is_calibrated_before_its_norms_are_folded() -> None:
     for option in (False, {'fold_bn': True}):
         torch.manual_seed(0)  # mmseg's init_weights leaves some weights as they were built
         teacher = toys.seg_net(width=16, allow_random=True, accelerate=option)
-        steps = training_step.prepare_steps(run_config(distillers=BOTH, teacher=teacher))
+        steps = step_cost.prepare_steps(run_config(distillers=BOTH, teacher=teacher))
         taps.append(steps.teachers[0](steps.inputs))
     for name, expected in taps[0].items():
         torch.testing.assert_close(taps[1][name], expected, rtol=1e-4, atol=1e-4)
@@ -158,24 +158,24 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
     """Also where MasKD's student masks begin later than another distiller ends."""
     maskd = {'type': 'MasKD', 'student_tap': 'backbone[3]', 'student_mask_from': 9}
     config = run_config(distillers={'kd': {'type': 'LogitKD', 'schedule': schedule}, 'maskd': maskd})
-    steps = training_step.prepare_steps(config)
+    steps = step_cost.prepare_steps(config)
     distillers = steps.distilled.network.distillers.values()
     assert all(distiller.weight() > 0 for distiller in distillers)
-    assert steps.distilled.network.distillation.state.max_iters == training_step.DEFAULT_ITERATIONS
+    assert steps.distilled.network.distillation.state.max_iters == step_cost.DEFAULT_ITERATIONS
 
 
 @pytest.mark.soak
 def test_a_distiller_that_never_works_is_not_timed() -> None:
     off = {'type': 'LogitKD', 'schedule': {'stop_at': 0}}
     with pytest.raises(ValueError, match=r'distillers\.off is off at the start of the run by its schedule'):
-        training_step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}, 'off': off}))
+        step_cost.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}, 'off': off}))
 
 
 def test_the_length_of_a_run() -> None:
     epochs = Config({'train_cfg': {'max_epochs': 3}, 'train_dataloader': {'batch_size': 2}})
-    assert training_step.run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
-    assert training_step.run_length(epochs) == training_step.DEFAULT_ITERATIONS
-    assert training_step.run_length(epochs, pictures=40, processes=4) == 3 * 5
+    assert step_cost.run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
+    assert step_cost.run_length(epochs) == step_cost.DEFAULT_ITERATIONS
+    assert step_cost.run_length(epochs, pictures=40, processes=4) == 3 * 5
 
 
 def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
@@ -206,5 +206,5 @@ def test_it_needs_distillers() -> None:
 @pytest.mark.parametrize('size', [(32, 96), (128, 64)])
 def test_a_segmenter_is_measured_at_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
     """Its preprocessor would pad to the crop that it trains on."""
-    steps = training_step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}}), image_size=size)
+    steps = step_cost.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}}), image_size=size)
     assert steps.size == size

@@ -9,7 +9,7 @@ import pytest
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, load
-from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.files import write_json
 from tests.suite import made_up
 from tests.suite.test_table import GRID, lines_of
 from tools.docs import compare, markers, publish, results_command

@@ -7,7 +7,7 @@ import pytest
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.utils.atomic import write_json
+from mmdistill_dense.utils.files import write_json
 from tests.suite import made_up
 from tools.docs.records import LOG
 from tools.docs.results_command import main

@@ -9,7 +9,7 @@ import pytest
 
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.utils.atomic import write_text
+from mmdistill_dense.utils.files import write_text
 from tests.suite import made_up
 from tools.docs import curve, inline_results, publish, records, results_command
 from tools.docs.check_results import disagreements

@@ -17,7 +17,7 @@ import numpy as np
 from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.picture_folders import Names, Size, lines_of, repeated, split_of
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 _CORNERS = 72  # of an ellipse
 Point = tuple[float, float]

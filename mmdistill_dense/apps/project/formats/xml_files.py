@@ -32,7 +32,7 @@ from mmdistill_dense.apps.project.formats.objects import (
     points_of,
 )
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size, files_below, split_of
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
 _ROOTS = ('annotation', 'annotations')  # of VOC and of CVAT

@@ -31,7 +31,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     size_of,
 )
 from mmdistill_dense.utils.evenly import evenly
-from mmdistill_dense.utils.messages import some
+from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows

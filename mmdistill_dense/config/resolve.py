@@ -90,6 +90,9 @@ def _value(node: ast.expr) -> Any:
         return Source(ast.unparse(node))
 
 
+# Names and networks
+
+
 @contextmanager
 def only_read() -> Iterator[None]:
     """Read configs without our own ``custom_imports``, which prepare a training and take half a second."""

@@ -49,6 +49,9 @@ def plain(value: Any, written: Callable[[str], str] = str) -> Any:
     return getattr(value, '__qualname__', type(value).__qualname__)
 
 
+# Data sets and their scores
+
+
 def chain(option: Any) -> list[Mapping[str, Any]]:
     """Return the data set that reads files, then what wraps it, from the inside out; of joined ones, the first."""
     if isinstance(option, (list, tuple)):

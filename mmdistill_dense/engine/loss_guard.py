@@ -136,6 +136,9 @@ def _check_wrapper(runner: Runner) -> None:
         )
 
 
+# In each step
+
+
 def loss_scale(runner: Runner) -> float:
     """Return the current loss scale of float16, of several the largest, 1 without one; on a GPU, the CPU waits."""
     scalers = [getattr(wrapper, 'loss_scaler', None) for wrapper in wrappers_of(runner.optim_wrapper)]

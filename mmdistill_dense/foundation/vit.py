@@ -171,6 +171,9 @@ def described(model: Mapping[str, Any]) -> str:
     return f'dict({", ".join(f"{name}={value!r}" for name, value in model.items())})'
 
 
+# The network
+
+
 class GridCache:
     """Keeps what was computed for the last grids."""
 

@@ -276,6 +276,9 @@ def _pipeline(dataset: Any) -> list[Mapping[str, Any]]:
     return [step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping)]
 
 
+# Numbers of classes
+
+
 def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) -> None:
     """Refuse a student with a head for other classes than the training set's; see the two checks below."""
     check_num_classes(data, 'model.student', model)

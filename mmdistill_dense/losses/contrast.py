@@ -163,6 +163,9 @@ def _folding_pays(positions: int, align_weight: Tensor, conv_weight: Tensor) -> 
     return taps * co * (cs + 1) * (positions + ct) < positions * ct * (cs + taps * co)
 
 
+# Dense contrast
+
+
 @without_autocast
 def dense_contrast(
     student: Tensor,

@@ -334,6 +334,9 @@ def _kind_of(inputs: Any) -> str:
     return f'a dict of {", ".join(inputs)}' if isinstance(inputs, Mapping) else f'a {type(inputs).__name__}'
 
 
+# Parts that a student starts from
+
+
 @dataclass(frozen=True)
 class Inherit:
     """One entry of ``model.inherit``: a prefix in the student (``target``) and one in the teacher (``source``)."""

@@ -309,6 +309,9 @@ def spread(x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
 _COLLAPSED = 0.01
 
 
+# The hook
+
+
 @HOOKS.register_module()
 class DenseMonitor(MeasuringHook):
     """Measure at intervals the features in a step of each distiller, and probe the backbone on labelled images.

@@ -195,6 +195,9 @@ def _child(key: str) -> str:
     return f'{names.get(index, index)}{dot}{rest}'
 
 
+# The network
+
+
 @MODELS.register_module()
 class SSLTeacher(BaseModule):
     """A backbone with the projection head it was trained with, adapted to maps; tap ``head`` or ``backbone[i]``.

@@ -113,6 +113,9 @@ def read_progress(path: Path) -> dict[str, Any]:
         return {}
 
 
+# Folders
+
+
 class FolderInUse(RuntimeError):
     """Another process works in a folder."""
 

@@ -28,6 +28,9 @@ _ADDRESS = re.compile(r'hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)')
 _HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
 
 
+# The Hugging Face hub
+
+
 def hub_file(address: str, key: str) -> Path:
     """Return the local file of ``hf://user/repo/file`` or ``hf://user/repo@revision/file``.
 
@@ -83,6 +86,9 @@ def _ask(what: str, question: Callable[[Any], Any]) -> Any:
         raise OSError(
             f'{what}: the hub says: {said} Check the names and the revision; private repositories need HF_TOKEN.'
         ) from error
+
+
+# Files
 
 
 def published_weights(name: str) -> str:

@@ -242,6 +242,9 @@ def _gap(own: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     return max(gaps, default=0.0)
 
 
+# A network as a tree of modules
+
+
 @dataclass
 class Place:
     """A module: where it is, the ``shapes`` that it gave in all calls, without the batch, and its taps."""

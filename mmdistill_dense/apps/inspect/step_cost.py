@@ -311,6 +311,9 @@ def _clip(distiller: Distiller, optimizer: torch.optim.Optimizer, *_: Any) -> No
     clip_unscaled(distiller, optimizer)  # what a hook returns would replace the optimizer's arguments
 
 
+# Time and memory
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds over the repetitions, of process CPU time or of a GPU."""

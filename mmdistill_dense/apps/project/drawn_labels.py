@@ -186,6 +186,9 @@ def class_values(found: Sequence[int]) -> tuple[int, ...]:
     return tuple(found) if len(found) >= 2 else (0, 1)
 
 
+# Label images that are written
+
+
 @dataclass(frozen=True)
 class Job:
     target: str  # its path in the folder of the project

@@ -155,6 +155,9 @@ def _of_type(run: TrainedRun, kind: str) -> str | None:
     return next((name for name, found in kinds.items() if found == kind), None)
 
 
+# Predictions
+
+
 @dataclass(frozen=True)
 class Scene:
     name: str  # the stem of its file

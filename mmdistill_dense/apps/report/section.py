@@ -126,6 +126,9 @@ def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
     return Panel(caption, alt, source, image.shape[1], image.shape[0])
 
 
+# Curves
+
+
 @dataclass(frozen=True)
 class Line:
     """The line of a run in a chart, with the colour of its method."""

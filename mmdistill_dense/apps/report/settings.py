@@ -134,6 +134,9 @@ def _measured(run: TrainedRun) -> dict[str, Any]:
     return read_json(run.suite / 'cost' / f'{run.folder.parent.name}.json') or {}
 
 
+# A race
+
+
 def race_section(suite: Path, metric: str | None) -> Section | None:
     """Return the section; ``None`` for a suite without a race."""
     record = read_json(suite / RACE)

@@ -167,6 +167,9 @@ def _check_random(student: ModelConfig) -> None:
             )
 
 
+# Configs
+
+
 def read(path: Path) -> Config:
     """Read a config, for the caller to change. A file is read again only after it has changed."""
     return copy.deepcopy(_read(path, path.stat().st_mtime_ns, tuple(map(os.environ.get, PLACES))))

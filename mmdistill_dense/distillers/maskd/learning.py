@@ -136,6 +136,9 @@ def gated_loss(
     return GatedLoss(task, [dice[level] for level in levels], [area[level] for level in levels])
 
 
+# The learning
+
+
 @dataclass(frozen=True)
 class LearnOptions:
     """How tokens are learned on the teacher; defaults are those of the released detection configs.

@@ -193,6 +193,9 @@ def warning(size: int, images: int, keys: int, key: str) -> str:
     )
 
 
+# Modules that only the training needs, and the data of a step
+
+
 class ProjectionHead(nn.Sequential):
     """``layers`` 1x1 convolutions with batch norm and ReLU between them; ``bias='hidden'`` is on all but the last."""
 

@@ -124,7 +124,10 @@ def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(teache
     assert f'{{{method}: {{config: {method}.py}}}}' in Path('project/suite.yaml').read_text()
 
 
-@pytest.mark.parametrize(('teacher', 'taught'), [(MASKS, ['cls_score', 'mask_preds']), (FASTER, ['cls_score'])])
+@pytest.mark.parametrize(
+    ('teacher', 'taught'),
+    [(MASKS, ['cls_score', 'mask_preds']), (FASTER, ['cls_score']), (POINT_REND, ['cls_score'])],
+)
 def test_kd_teaches_a_mask_head_by_one(teacher: str, taught: list[str], capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'), masks=True)
     assert call(MASKS, teacher, '--method', 'kd') == 0

@@ -114,17 +114,17 @@ def distillers_for(
 
 def _shipped(method: str, student: Side, teacher: Side) -> dict[str, Any]:
     """Return the distillers that the package has for a method and a pair, with those of masks; empty without any."""
-    masks = 'masks' if predicts_masks(student.model) and predicts_masks(teacher.model) else None
+    masks = 'masks' if _same_masks(student, teacher) else None  # other heads give masks of another size
     found = (best(option_files(method), _pair_name(student), student.task, variant) for variant in (masks, None))
     options = next(filter(None, found), None)
     return Config.fromfile(options).to_dict()['distillers'] if options else {}
 
 
 def _same_masks(student: Side, teacher: Side) -> bool:
-    """Tell whether both have one kind of mask head on RoIs, and the package has options for the pair."""
+    """Tell whether both have one kind of mask head on RoIs."""
     heads = [(side.model.get('roi_head') or {}).get('mask_head') for side in (student, teacher)]
     kinds = [head.get('type') if isinstance(head, Mapping) else None for head in heads]
-    return bool(kinds[0]) and kinds[0] == kinds[1] and 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
+    return bool(kinds[0]) and kinds[0] == kinds[1]
 
 
 def _lacking(options: Mapping[str, Any], sides: Sequence[tuple[Side, Any]]) -> str:
@@ -265,7 +265,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, foundation)
-    masks = teacher is not None and _same_masks(student, teacher)
+    masks = teacher is not None and 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
     names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled), masks)
     if foundation:
         for name in names if teacher is None else ():

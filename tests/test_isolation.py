@@ -53,7 +53,7 @@ LOOKS: dict[str, tuple[Callable[[], object], str]] = {
     'stat': (lambda: (ROOT / TEACHER).is_file(), f'{TEACHER} (stat'),
     'lstat': (lambda: os.path.lexists(f'{ROOT}/my_pair.py'), 'my_pair.py (lstat'),
     'open': (lambda: _opened(ROOT / 'tests/../my_no_student.py'), 'my_no_student.py (open'),
-    'list': (lambda: _listed(ROOT / 'data/no_such_set'), 'data/no_such_set (os.listdir'),
+    'list': (lambda: _listed(ROOT / 'data/no_such_set'), 'data/no_such_set (listdir'),
     'walk': (lambda: list((ROOT / 'work_dirs').rglob('*.none')), 'work_dirs ('),
     'start': (lambda: _began(cwd=ROOT), f'{ROOT} (the working folder of {sys.executable}'),
     'home': (

@@ -44,7 +44,8 @@ class _Child(_ByName):
         self._more = [f'mmdistill_dense.{one}' for one in more]
 
     def load(self, name: str) -> None:
-        """Import one room after the other until the name is there."""
+        """Import the file that a face names, else one room after the other until the name is there."""
+        getattr(importlib.import_module(self._locations[0]), name, None)
         while self._more and name not in self._module_dict:
             importlib.import_module(self._more.pop(0))
 

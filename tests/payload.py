@@ -17,7 +17,7 @@ class Payload:
         self.mark = str(mark)
 
     def __reduce__(self) -> Any:
-        return open, (self.mark, 'w')
+        return exec, (f'open({self.mark!r}, "w")',)
 
 
 def write(path: Path, mark: Path, state: dict | None = None, new_format: bool = True) -> Path:

@@ -1,11 +1,14 @@
-"""Data sets: CamVid, checked folders and generated shapes that need no files."""
+"""Data sets: CamVid, checked folders and generated shapes that need no files.
 
-import contextlib
-import io
-from importlib.util import find_spec
+A segmentation loads nothing of mmdet, which takes seconds and needs mmcv's compiled operations in most places.
+"""
 
-# mmseg and mmdet print a line for each part of theirs that is not installed
-with contextlib.redirect_stdout(io.StringIO()):
+from typing import TYPE_CHECKING
+
+from mmdistill_dense.lazy import import_lazily
+
+if TYPE_CHECKING:
+    from mmdistill_dense.datasets.box_data import CocoDataset, LoadShapesDet, ShapesDetDataset
     from mmdistill_dense.datasets.folders import (
         ADE20KDataset,
         CamVidDataset,
@@ -16,19 +19,18 @@ with contextlib.redirect_stdout(io.StringIO()):
     )
     from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
 
-    __all__ = [
-        'ADE20KDataset',
-        'COCOStuffDataset',
-        'CamVidDataset',
-        'CityscapesDataset',
-        'LoadShapes',
-        'PascalVOCDataset',
-        'SegFolderDataset',
-        'ShapesSegDataset',
-    ]
+__all__ = [
+    'ADE20KDataset',
+    'COCOStuffDataset',
+    'CamVidDataset',
+    'CityscapesDataset',
+    'CocoDataset',
+    'LoadShapes',
+    'LoadShapesDet',
+    'PascalVOCDataset',
+    'SegFolderDataset',
+    'ShapesDetDataset',
+    'ShapesSegDataset',
+]
 
-    # mmdet cannot be imported everywhere without mmcv's compiled operations, which segmentation does without
-    if find_spec('mmdet') is not None and find_spec('mmcv._ext') is not None:
-        from mmdistill_dense.datasets.box_data import CocoDataset, LoadShapesDet, ShapesDetDataset
-
-        __all__ += ['CocoDataset', 'LoadShapesDet', 'ShapesDetDataset']
+import_lazily(__name__, __file__)

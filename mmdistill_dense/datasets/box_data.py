@@ -1,24 +1,28 @@
 """Data sets for detection: mmdet's COCO with clear errors for its label file, and painted pictures with boxes."""
 
+import io
 import json
 import logging
 from collections import Counter
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmdet.datasets import BaseDetDataset
-from mmdet.datasets import CocoDataset as _CocoDataset
-from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import BitmapMasks, encode_mask_results
 from mmengine.logging import print_log
 
 from mmdistill_dense.datasets.folders import RootCheck
 from mmdistill_dense.datasets.label_files import check, has_area, left_out, wrong_ids
 from mmdistill_dense.datasets.shapes import CLASSES, PaintedPictures, Picture, ShapesSegDataset, paint
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
+
+with redirect_stdout(io.StringIO()):  # mmdet prints a line for each part of it that is not installed
+    from mmdet.datasets import BaseDetDataset
+    from mmdet.datasets import CocoDataset as _CocoDataset
+    from mmdet.structures.bbox import HorizontalBoxes
+    from mmdet.structures.mask import BitmapMasks, encode_mask_results
 
 
 class _CheckedFile(_CocoDataset.COCOAPI):

@@ -1,19 +1,23 @@
 """Folders of pictures and label images: CamVid and data of your own, with clear errors at start."""
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import cv2
-from mmseg.datasets import ADE20KDataset as _ADE20KDataset
-from mmseg.datasets import BaseSegDataset
-from mmseg.datasets import CityscapesDataset as _CityscapesDataset
-from mmseg.datasets import COCOStuffDataset as _COCOStuffDataset
-from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
 from torch import Tensor
 
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.validate import some
+
+with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
+    from mmseg.datasets import ADE20KDataset as _ADE20KDataset
+    from mmseg.datasets import BaseSegDataset
+    from mmseg.datasets import CityscapesDataset as _CityscapesDataset
+    from mmseg.datasets import COCOStuffDataset as _COCOStuffDataset
+    from mmseg.datasets import PascalVOCDataset as _PascalVOCDataset
 
 ENV = 'MMDISTILL_DATA'
 

@@ -1,14 +1,18 @@
 """Generated pictures of textured shapes with labels: no files, the same everywhere."""
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
-from mmseg.datasets import BaseSegDataset
 
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
+
+with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it that is not installed
+    from mmseg.datasets import BaseSegDataset
 
 SHAPES = ('disc', 'square', 'triangle')
 TEXTURES = ('striped', 'checked')

@@ -55,7 +55,7 @@ def evil(tmp_path, mark):
 
 
 def refuses(name='evil.pth'):
-    return pytest.raises(ValueError, match=rf'{name}.*holds more than tensors.*open.*If you trust the file')
+    return pytest.raises(ValueError, match=rf'{name}.*holds more than tensors.*exec.*If you trust the file')
 
 
 @pytest.fixture(autouse=True, scope='module')

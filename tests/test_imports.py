@@ -91,7 +91,9 @@ def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, ne
     assert found.__module__ == f'mmdistill_dense.{new}' and found.__name__ == old.rpartition('.')[2]
 
 
-@pytest.mark.parametrize('face', ['', '.datasets', '.losses', '.distillers', '.distillers.maskd', '.distillers.pcd', '.apps.check'])
+@pytest.mark.parametrize(
+    'face', ['', '.datasets', '.losses', '.distillers', '.distillers.maskd', '.distillers.pcd', '.apps.check']
+)
 def test_a_face_lists_its_names_before_it_imports_them(face: str) -> None:
     """Or a shell and a notebook would complete none of them."""
     names, _ = loaded(f'import mmdistill_dense{face} as face\nassert {{*face.__all__}} <= {{*dir(face)}}')

@@ -208,6 +208,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     monkeypatch.setattr(learning.TokenLearner, 'step', stop)
 
 
+@pytest.mark.soak
 def test_both_stages_of_a_detector_resume_to_the_bit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped in the learning and in the training; the checkpoint is that of the plain student."""
 

@@ -162,6 +162,7 @@ def test_the_decoder_asked_for_its_own_queries_answers_the_same(kind):
     assert not all(torch.equal(*pair) for pair in zip(queries, others, strict=True)), 'each step draws its own'
 
 
+@pytest.mark.soak
 def test_sets_and_layers_of_the_loss():
     def losses(**option):
         torch.manual_seed(0)

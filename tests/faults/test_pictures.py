@@ -75,6 +75,7 @@ def test_a_damaged_file_is_named(root: Path, name: str, share: float) -> None:
         built(folder(root))[0]
 
 
+@pytest.mark.soak
 def test_a_damaged_picture_stops_a_run_from_its_worker(root: Path) -> None:
     cut(root / 'labels/0.png', 0.3)
     with pytest.raises(OSError, match=r'labels/0\.png cannot be read: '):

@@ -13,6 +13,8 @@ from tests import gloo, toys
 from tests.pretrain import runs
 from tests.pretrain.test_monitor import HOOK, curve
 
+pytestmark = pytest.mark.soak  # what the processes share is tested in tests/distillers/test_two_processes.py
+
 
 def process(rank, folder, teacher, pictures):
     """A run of two epochs, its second epoch again from the first one's checkpoint, and its first with the monitor."""

@@ -17,6 +17,8 @@ from tests import toys
 from tests.pretrain import files
 
 FAMILIES = list(files.NAMES)
+ANEW = [f for f in FAMILIES if files.NAMES[f] != 'barlowtwins']
+ANEW[4:] = [pytest.param(family, marks=pytest.mark.soak) for family in ANEW[4:]]
 PATH = 'model.teacher.checkpoint'
 
 
@@ -79,7 +81,7 @@ def test_auto_finds_the_layout(family):
     assert (len(file.head), file.ignored) == (len(below(content, row, 'use_head')), unused)
 
 
-@pytest.mark.parametrize('family', [f for f in FAMILIES if files.NAMES[f] != 'barlowtwins'])
+@pytest.mark.parametrize('family', ANEW)
 def test_file_saved_anew_with_another_key_or_none_is_found(family, tmp_path):
     content, row = files.synthetic(family)
     state = {name.removeprefix('module.'): value for name, value in files.state_of(content, row).items()}

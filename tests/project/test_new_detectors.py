@@ -24,6 +24,7 @@ FASTER = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 
 
 pytestmark = pytest.mark.usefixtures('folder')
+LONG = pytest.mark.soak  # cases of a kind that another one shows
 
 
 def call(student: str, teacher: str, *words: str) -> int:
@@ -116,7 +117,10 @@ def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.Captu
     assert 'metric: coco/segm_mAP' in Path('project/suite.yaml').read_text()
 
 
-@pytest.mark.parametrize(('teacher', 'method'), [(MASKS, 'kd'), (POINT_REND, 'fgd'), (FASTER, 'fgd')])
+@pytest.mark.parametrize(
+    ('teacher', 'method'),
+    [(MASKS, 'kd'), pytest.param(POINT_REND, 'fgd', marks=LONG), pytest.param(FASTER, 'fgd', marks=LONG)],
+)
 def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(teacher: str, method: str) -> None:
     box_folder(Path('mine'), masks=True)
     assert call(MASKS, teacher) == 0
@@ -126,7 +130,11 @@ def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(teache
 
 @pytest.mark.parametrize(
     ('teacher', 'taught'),
-    [(MASKS, ['cls_score', 'mask_preds']), (FASTER, ['cls_score']), (POINT_REND, ['cls_score'])],
+    [
+        (MASKS, ['cls_score', 'mask_preds']),
+        pytest.param(FASTER, ['cls_score'], marks=LONG),
+        (POINT_REND, ['cls_score']),
+    ],
 )
 def test_kd_teaches_a_mask_head_by_one(teacher: str, taught: list[str], capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'), masks=True)

@@ -28,69 +28,6 @@ _ADDRESS = re.compile(r'hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)')
 _HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
 
 
-# The Hugging Face hub
-
-
-def hub_file(address: str, key: str) -> Path:
-    """Return the local file of ``hf://user/repo/file`` or ``hf://user/repo@revision/file``.
-
-    The files that an index lists are fetched too.
-
-    Args:
-        address: The file; ``#sha256=`` may follow, which :func:`strict_load.local_file` checks.
-        key: The config key to name in an error.
-    """
-    found = _ADDRESS.fullmatch(address.partition('#')[0])
-    if not found:
-        raise ValueError(f'{key}={address!r}: write hf://user/repo/file, or hf://user/repo@revision/file.')
-    repository, revision, name = found.groups()
-
-    def fetch(one: str) -> Path:
-        what = f'{key}={address!r}'
-        return Path(_ask(what, lambda hub: hub.hf_hub_download(repository, one, revision=revision)))
-
-    path = fetch(name)
-    for part in part_files(path) if name.endswith(INDEX) else ():
-        fetch(str(Path(name).with_name(part)))
-    return path
-
-
-def push(repository: str, folder: Path, names: Sequence[str]) -> str:
-    """Upload files of a folder, and return the address of the commit; a new repository is private."""
-
-    def upload(hub: Any) -> str:
-        hub.HfApi().create_repo(repository, private=True, exist_ok=True)
-        return str(hub.HfApi().upload_folder(repo_id=repository, folder_path=folder, allow_patterns=[*names]))
-
-    return _ask(f'--push {repository}', upload)
-
-
-def _ask(what: str, question: Callable[[Any], Any]) -> Any:
-    """Return what the hub answers to a question."""
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{what}: needs huggingface_hub: pip install 'mmdistill_dense[hub]', or pip install huggingface_hub"
-        ) from error
-    try:
-        return question(huggingface_hub)
-    except LocalEntryNotFoundError as error:
-        raise OSError(
-            f'{what}: the hub does not answer (or HF_HUB_OFFLINE is set), and the file is not in its cache. Try again '
-            'with a connection, or give a file that you downloaded elsewhere.'
-        ) from error
-    except Exception as error:  # its HTTP library has errors of its own
-        said = str(error).strip().partition('\n')[0] or type(error).__name__
-        raise OSError(
-            f'{what}: the hub says: {said} Check the names and the revision; private repositories need HF_TOKEN.'
-        ) from error
-
-
-# Files
-
-
 def published_weights(name: str) -> str:
     """Return the address of the weights that a package's metafiles publish for ``'package::folder/file.py'``."""
     if '::' not in name:
@@ -415,3 +352,63 @@ def plain_config(config: Config) -> Config:
     else:
         flat.pop('custom_imports', None)
     return Config(flat)
+
+
+# The Hugging Face hub
+
+
+def hub_file(address: str, key: str) -> Path:
+    """Return the local file of ``hf://user/repo/file`` or ``hf://user/repo@revision/file``.
+
+    The files that an index lists are fetched too.
+
+    Args:
+        address: The file; ``#sha256=`` may follow, which :func:`strict_load.local_file` checks.
+        key: The config key to name in an error.
+    """
+    found = _ADDRESS.fullmatch(address.partition('#')[0])
+    if not found:
+        raise ValueError(f'{key}={address!r}: write hf://user/repo/file, or hf://user/repo@revision/file.')
+    repository, revision, name = found.groups()
+
+    def fetch(one: str) -> Path:
+        what = f'{key}={address!r}'
+        return Path(_ask(what, lambda hub: hub.hf_hub_download(repository, one, revision=revision)))
+
+    path = fetch(name)
+    for part in part_files(path) if name.endswith(INDEX) else ():
+        fetch(str(Path(name).with_name(part)))
+    return path
+
+
+def push(repository: str, folder: Path, names: Sequence[str]) -> str:
+    """Upload files of a folder, and return the address of the commit; a new repository is private."""
+
+    def upload(hub: Any) -> str:
+        hub.HfApi().create_repo(repository, private=True, exist_ok=True)
+        return str(hub.HfApi().upload_folder(repo_id=repository, folder_path=folder, allow_patterns=[*names]))
+
+    return _ask(f'--push {repository}', upload)
+
+
+def _ask(what: str, question: Callable[[Any], Any]) -> Any:
+    """Return what the hub answers to a question."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError as error:
+        raise ModuleNotFoundError(
+            f"{what}: needs huggingface_hub: pip install 'mmdistill_dense[hub]', or pip install huggingface_hub"
+        ) from error
+    try:
+        return question(huggingface_hub)
+    except LocalEntryNotFoundError as error:
+        raise OSError(
+            f'{what}: the hub does not answer (or HF_HUB_OFFLINE is set), and the file is not in its cache. Try again '
+            'with a connection, or give a file that you downloaded elsewhere.'
+        ) from error
+    except Exception as error:  # its HTTP library has errors of its own
+        said = str(error).strip().partition('\n')[0] or type(error).__name__
+        raise OSError(
+            f'{what}: the hub says: {said} Check the names and the revision; private repositories need HF_TOKEN.'
+        ) from error

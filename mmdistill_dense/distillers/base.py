@@ -116,7 +116,7 @@ class Distiller(nn.Module):
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
         settings: In a config ``'published'``, ``'auto'`` or ``'canonical'``: options for all that is not given, see
-            :mod:`mmdistill_dense.distillers.base`. A model replaces the name by the options.
+            :func:`expand`. A model replaces the name by the options.
     """
 
     SETTINGS: ClassVar[Settings] = {AUTO: for_both()}

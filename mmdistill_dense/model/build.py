@@ -60,7 +60,7 @@ def DistillModel(
             removes one.
         inherit: What the student copies from the teacher at its start: pairs of prefixes ``(student, teacher)``,
             e.g. ``[('neck', 'neck'), ('bbox_head', 'bbox_head')]``; a third member names the teacher where there are
-            several. See :mod:`mmdistill_dense.networks.building`.
+            several. See :func:`~mmdistill_dense.networks.teacher.copy_inherited`.
         unlabelled: Pictures without labels on which the distillers teach too, e.g. ``dict(data_root='data/more',
             ratio=1)``, see :class:`~mmdistill_dense.unlabelled.step.UnlabelledOption`; ignored without distillers.
         **student_keys: Further keys of the model config, which are merged over the student.

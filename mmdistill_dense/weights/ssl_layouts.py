@@ -16,7 +16,7 @@ class Layout:
     backbone: str  # prefix of the backbone's entries in the branch that the method keeps (the momentum branch)
     head: str  # prefix of that branch's head
     online: tuple[str, str] | None = None  # both prefixes of the branch that is trained by gradient, if the file has it
-    # the known heads, as :func:`~mmdistill_dense.pretrain.ssl_teacher.blank_entries` writes them; empty where the head
+    # the known heads, as ``blank_entries`` of mmdistill_dense.pretrain.spatial_adaptor writes them; empty where the head
     # depends on the run
     forms: tuple[str, ...] = ()
     # usual widths from the backbone's channels to the head's output, which the trace needs

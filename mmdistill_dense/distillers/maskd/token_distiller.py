@@ -285,7 +285,7 @@ class TokenDistiller(FeatureDistiller):
             )
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
-        """Load or learn the tokens, see :mod:`mmdistill_dense.distillers.maskd.token_distiller`."""
+        """Load or learn the tokens, see :func:`prepare_tokens`."""
         prepare_tokens(self, runner, teacher)
 
     def token_shapes(self) -> dict[str, torch.Size]:

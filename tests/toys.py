@@ -47,6 +47,7 @@ DET = {
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
+_KEPT: list[tempfile.TemporaryDirectory] = []
 
 
 def _read_zoo_configs_once() -> None:
@@ -62,6 +63,13 @@ def _read_zoo_configs_once() -> None:
 
 
 _read_zoo_configs_once()
+
+
+def put_files_in(folder: Path) -> None:
+    """Make new folders there. A forked process must keep the one of its parent, which goes with its last name."""
+    global _FILES
+    _KEPT.append(_FILES)
+    _FILES = tempfile.TemporaryDirectory(dir=folder)
 
 
 def fresh_dir() -> Path:

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +102,7 @@ def _begin(work_dir: Path, name: str) -> None:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
     torch.set_num_threads(1)
-    toys._FILES = tempfile.TemporaryDirectory(dir=work_dir)
+    toys.put_files_in(work_dir)
 
 
 def _adopt(files: dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ def _begin(folder: Path, name: str) -> None:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
     torch.set_num_threads(1)
-    toys._FILES = tempfile.TemporaryDirectory(dir=folder)
+    toys.put_files_in(folder)
 
 
 def _in_group(rank: int, size: int, folder: Path) -> None:

@@ -25,8 +25,8 @@ class _ByName(Registry):
     """
 
     def load(self, name: str) -> None:
-        """Import the file of a name, if it is one of ours."""
-        raise NotImplementedError
+        """Import the file of a name, if it is one of ours; a face does that when it is asked for the name."""
+        getattr(importlib.import_module(self._locations[0]), name, None)
 
     def get(self, key: str) -> Any:
         """Return a class by its name."""
@@ -44,18 +44,14 @@ class _Child(_ByName):
         self._more = [f'mmdistill_dense.{one}' for one in more]
 
     def load(self, name: str) -> None:
-        """Import the file that a face names, else one room after the other until the name is there."""
-        getattr(importlib.import_module(self._locations[0]), name, None)
+        """Import the file of a name, else one room after the other until the name is there."""
+        super().load(name)
         while self._more and name not in self._module_dict:
             importlib.import_module(self._more.pop(0))
 
 
 class _Methods(_ByName):
     """The distillers, one file each; all are imported for the list of all."""
-
-    def load(self, name: str) -> None:
-        """Import the file of a method."""
-        getattr(importlib.import_module(self._locations[0]), name, None)
 
     @property
     def module_dict(self) -> dict[str, Any]:

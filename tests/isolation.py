@@ -107,7 +107,7 @@ class Watch:
                 self._started(given.bind(*args, **options).arguments)
             start(*args, **options)
 
-        subprocess.Popen.__init__ = began  # type: ignore[method-assign]
+        subprocess.Popen.__init__ = began
 
     @contextmanager
     def looking(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Find configs by name, read them and what they inherit, and resolve the networks in them, without mmengine.hub."""
+"""Configs: found by name, read with what they inherit, and the networks in them resolved, without mmengine.hub."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import import_modules_from_strings
 
 from mmdistill_dense.utils.literals import Source
-
-_only_read = False
 
 
 def bases_of(path: Path) -> list[Path]:
@@ -91,6 +89,9 @@ def _value(node: ast.expr) -> Any:
 
 
 # Names and networks
+
+
+_only_read = False
 
 
 @contextmanager

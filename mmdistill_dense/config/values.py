@@ -78,7 +78,7 @@ def members(option: Any, key: str = '') -> Iterator[tuple[str, Mapping[str, Any]
 
 
 def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the options of the test set, else of validation; ``ValueError`` where a config has neither."""
+    """Return the options of the test set. A config without one gives those of validation, else a ``ValueError``."""
     loader = config.get('test_dataloader') or config.get('val_dataloader')
     if not loader:
         raise ValueError(
@@ -94,7 +94,7 @@ _IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFsco
 
 
 def scores_of(evaluator: Mapping[str, Any]) -> set[str] | None:
-    """Return the names, without those of single classes; ``None`` for an evaluator that is not known here."""
+    """Return the names of the scores of all classes together; ``None`` for an evaluator that is not known here."""
     kind, prefix = evaluator.get('type'), evaluator.get('prefix')
     name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
     if name == 'IoUMetric':
@@ -107,7 +107,7 @@ def scores_of(evaluator: Mapping[str, Any]) -> set[str] | None:
 
 
 def may_give(evaluator: Mapping[str, Any], score: str) -> bool:
-    """Tell whether an evaluator gives a score, as far as is known; with ``classwise`` also those of single classes."""
+    """Tell whether an evaluator may give a score; with ``classwise`` it also gives those of single classes."""
     names = scores_of(evaluator)
     return names is None or score in names or bool(evaluator.get('classwise') and score.endswith('_precision'))
 

@@ -52,8 +52,12 @@ def for_both(**options: Any) -> Mapping[str, Options]:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The settings of a distiller: their name, what they set as merged with what was given, and the names of the
-    latter.
+    """The settings of a distiller.
+
+    Attributes:
+        name: ``'auto'`` or ``'canonical'``.
+        options: The options that they set, after what was given was merged over them.
+        given: The names of those that were given.
     """
 
     name: str

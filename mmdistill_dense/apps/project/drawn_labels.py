@@ -163,7 +163,7 @@ def made_up_names(values: Iterable[int]) -> tuple[str, ...]:
 
 
 def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[int, str], notes: list[str]) -> None:
-    """Refuse a split whose label images hold no class. Those of test sets with secret labels hold none."""
+    """Refuse a split whose label images hold no class, as those of test sets with secret labels do."""
     for name, seen in found.items():
         if seen == [IGNORED] and IGNORED not in names:
             raise ValueError(

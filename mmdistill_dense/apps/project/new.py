@@ -127,6 +127,11 @@ def _same_masks(student: Side, teacher: Side) -> bool:
     return bool(kinds[0]) and kinds[0] == kinds[1]
 
 
+def _masks_compared(student: Side, teacher: Side) -> bool:
+    """Tell whether the package has options for the mask heads of a pair."""
+    return _same_masks(student, teacher) and 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
+
+
 def _lacking(options: Mapping[str, Any], sides: Sequence[tuple[Side, Any]]) -> str:
     """Say which side lacks a module that the distillers read; empty if none does, or its network is ``None``."""
     for distiller in map(DISTILLERS.build, options.values()):
@@ -265,7 +270,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, foundation)
-    masks = teacher is not None and 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
+    masks = teacher is not None and _masks_compared(student, teacher)
     names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled), masks)
     if foundation:
         for name in names if teacher is None else ():

@@ -69,19 +69,21 @@ def token_section(comparison: Comparison, pictures: int) -> Section:
         'Receptive tokens',
         'Where the mask of each token lies: red is 1, blue is 0. Captions: its mean over the picture and its weight p.',
     )
-    for run in _asked(section, comparison, 'MasKD', pictures):
-        section.attempt(partial(_token_groups, run), f'{run.title}: ')
-    return section
+    return _filled(section, comparison, 'MasKD', pictures, _token_groups)
 
 
-def _asked(section: Section, comparison: Comparison, method: str, pictures: int) -> list[TrainedRun]:
-    """Return the runs with a method; add a reason to the section if there are none."""
+def _filled(
+    section: Section, comparison: Comparison, method: str, pictures: int, groups: Callable[[TrainedRun], list[Group]]
+) -> Section:
+    """Return the section with the pictures of each run with a method, or with the reason why there are none."""
     runs = [run for run in comparison.shown if _of_type(run, method)]
     if not runs:
         section.reasons.append(f'Nothing to show: no run has a {method}.')
     elif not pictures:
         section.reasons.append('Pictures were switched off (--pictures 0).')
-    return runs if pictures else []
+    for run in runs if pictures else ():
+        section.attempt(partial(groups, run), f'{run.title}: ')
+    return section
 
 
 def _token_groups(run: TrainedRun) -> list[Group]:
@@ -105,13 +107,11 @@ def similarity_section(comparison: Comparison, pictures: int) -> Section:
         'Similarity of pixels',
         'The cosine of the marked pixel with all others, in the compared maps: red is 1, blue the smallest value.',
     )
-    for run in _asked(section, comparison, 'PCD', pictures):
-        section.attempt(partial(_similarity_groups, run, comparison.control_of(run)), f'{run.title}: ')
-    return section
+    return _filled(section, comparison, 'PCD', pictures, partial(_similarity_groups, comparison))
 
 
-def _similarity_groups(run: TrainedRun, control: TrainedRun | None) -> list[Group]:
-    config = copy.deepcopy(run.config)
+def _similarity_groups(comparison: Comparison, run: TrainedRun) -> list[Group]:
+    control, config = comparison.control_of(run), copy.deepcopy(run.config)
     model, distiller = ready_pair(config, str(run.checkpoint), _of_type(run, 'PCD'))
     (image,) = pictures_of(config, 1).values()
     points = [(int(x * image.shape[1]), int(y * image.shape[0])) for x, y in _PLACES]

@@ -380,7 +380,7 @@ def _place(config: Config, student: ModelConfig, init_cfg: Any) -> None:
 
 
 def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
-    """The control's initialisation, or that of its class, followed by the loaded weights."""
+    """Return the initialisation of the control, or else that of its class, and after it the loaded weights."""
     from mmengine.model import BaseModule  # the list of a suite needs none
 
     # a list with one member differs from the member alone, with which mmengine does not initialise the layers

@@ -10,8 +10,7 @@ from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.apps.suite import configs, plan, preflight
-from mmdistill_dense.apps.suite import preflight as cost
+from mmdistill_dense.apps.suite import configs, plan, preflight, price
 from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.reader import read_file
 from mmdistill_dense.registry import DATASETS, DISTILLERS
@@ -135,7 +134,7 @@ def test_list_tells_every_run(suite: Definition, capsys: pytest.CaptureFixture[s
 
 
 def test_costs_can_be_measured_on_any_machine(suite: Definition) -> None:
-    assert 'device' not in suite.cost and cost.settings(suite).repeats
+    assert 'device' not in suite.cost and price.cost_settings(suite).repeats
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite import preflight as cost
+from mmdistill_dense.apps.suite import plan, price
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.utils.files import read_json
 from tests.suite import made_up
@@ -40,7 +39,7 @@ def suite_of(folder: Path, settings: str = 'device: cpu', more: str = '') -> Def
 def test_every_row_is_measured_as_the_definition_says(
     tmp_path: Path, measured: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cost.main(suite_of(tmp_path, 'device: cpu, batch: 3, size: [64, 96], repeats: 2'))
+    price.measure_costs(suite_of(tmp_path, 'device: cpu, batch: 3, size: [64, 96], repeats: 2'))
     assert measured == [('control', (64, 96)), (1, 'cpu', 3, 2), (5, 'cpu', 3, 2)]
     said = capsys.readouterr().out
     assert '7 parameters, 0.5 GFLOPs at 96x128' in said and '1.50 times the step of the control, +1.0 MiB' in said
@@ -50,43 +49,43 @@ def test_what_was_measured_is_kept_and_read(
     tmp_path: Path, measured: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite = suite_of(tmp_path)
-    cost.main(suite)
+    price.measure_costs(suite)
     before = capsys.readouterr().out.splitlines()
-    cost.main(suite)
+    price.measure_costs(suite)
     assert len(measured) == 3
     assert capsys.readouterr().out.splitlines() == [f'{line}, kept from before' for line in before]
-    found = cost.read(suite)
+    found = price.read_costs(suite)
     assert list(found) == ['control', 'kd', 'heavy'] and found['kd']['ratio'] == 1.5
     assert found['kd']['key']['config_hash'] == plan.hash_of(suite, plan.runs(suite)[1])
 
 
 def test_another_config_or_other_settings_are_measured_again(tmp_path: Path, measured: list[Any]) -> None:
-    cost.main(suite_of(tmp_path))
-    cost.main(suite_of(tmp_path, 'device: cpu, batch: 3'))
+    price.measure_costs(suite_of(tmp_path))
+    price.measure_costs(suite_of(tmp_path, 'device: cpu, batch: 3'))
     assert len(measured) == 3 + 2  # the size of the control is no matter of the batch
-    cost.main(suite_of(tmp_path, 'device: cpu, batch: 3', 'options: {train_cfg.max_iters: 7}\n'))
+    price.measure_costs(suite_of(tmp_path, 'device: cpu, batch: 3', 'options: {train_cfg.max_iters: 7}\n'))
     assert len(measured) == 3 + 2 + 3
 
 
 def test_costs_of_another_config_are_not_read(tmp_path: Path, measured: list[Any]) -> None:
-    cost.main(suite_of(tmp_path))
-    assert cost.read(suite_of(tmp_path, more='options: {train_cfg.max_iters: 7}\n')) == {}
+    price.measure_costs(suite_of(tmp_path))
+    assert price.read_costs(suite_of(tmp_path, more='options: {train_cfg.max_iters: 7}\n')) == {}
 
 
 def test_only_some_rows(tmp_path: Path, measured: list[Any]) -> None:
     suite = suite_of(tmp_path)
-    cost.main(suite, ['heavy'])
-    assert list(cost.read(suite)) == ['heavy'] and len(measured) == 1
+    price.measure_costs(suite, ['heavy'])
+    assert list(price.read_costs(suite)) == ['heavy'] and len(measured) == 1
     with pytest.raises(ValueError, match="--only: row 'light': unknown. Known: control, heavy, kd"):
-        cost.main(suite, ['light'])
+        price.measure_costs(suite, ['light'])
 
 
 def test_a_method_whose_search_goes_on_waits(
     tmp_path: Path, measured: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     suite = suite_of(tmp_path, more=GRID)
-    cost.main(suite)
-    assert list(cost.read(suite)) == ['control', 'kd']
+    price.measure_costs(suite)
+    assert list(price.read_costs(suite)) == ['control', 'kd']
     assert 'heavy        waits for its search' in capsys.readouterr().out
     assert read_json(suite.out / 'cost' / 'heavy.json') is None
 
@@ -104,8 +103,8 @@ def test_what_cannot_be_measured_is_named_behind_the_others(
     monkeypatch.setattr(step_cost, 'step_cost', picky)
     suite = suite_of(tmp_path)
     with pytest.raises(RuntimeError, match='the costs of kd could not be measured'):
-        cost.main(suite)
-    assert list(cost.read(suite)) == ['control', 'heavy']
+        price.measure_costs(suite)
+    assert list(price.read_costs(suite)) == ['control', 'heavy']
     assert 'kd           FAILED: the map is too small' in capsys.readouterr().out
 
 
@@ -121,4 +120,4 @@ def test_what_cannot_be_measured_is_named_behind_the_others(
 )
 def test_wrong_settings_are_named(settings: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
-        cost.main(suite_of(tmp_path, settings))
+        price.measure_costs(suite_of(tmp_path, settings))

@@ -164,9 +164,9 @@ def _score(result: Mapping[str, Any]) -> str:
 
 
 def suite_cost(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite import preflight as cost
+    from mmdistill_dense.apps.suite.price import measure_costs
 
-    cost.main(load(args.definition), args.only)
+    measure_costs(load(args.definition), args.only)
 
 
 def suite_budget(args: argparse.Namespace) -> None:

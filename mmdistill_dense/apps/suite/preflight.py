@@ -1,4 +1,4 @@
-"""Checks and costs of the methods before the first run, and names in a definition that nothing reads."""
+"""Checks before the first run, and names in a definition that nothing reads."""
 
 from __future__ import annotations
 
@@ -7,120 +7,30 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine import registry
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.inspect.step_cost import run_length
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.job import check_processes, check_unchanged, machine
+from mmdistill_dense.apps.suite.job import check_processes, check_unchanged
 from mmdistill_dense.apps.suite.lengths import check_measured
 from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
-from mmdistill_dense.apps.suite.reader import Reader, naming
+from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.config.unknown_keys import options_of
 from mmdistill_dense.config.values import flat, listed, may_give, members, scores_of
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.unlabelled.step import unlabelled_of
-from mmdistill_dense.utils.files import FolderInUse, in_use, read_json, write_json
-from mmdistill_dense.utils.validate import size_text
+from mmdistill_dense.utils.files import FolderInUse, in_use
 from mmdistill_dense.weights.strict_load import local_file
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The key ``cost`` of a definition."""
-
-    device: str  # ``'cpu'`` or ``'cuda'``
-    batch: int | None  # the pictures of a measured step; ``None`` for the recipe's batch of one process
-    size: step_cost.Size | None  # of the picture for the GFLOPs; ``None`` for that of a test picture
-    repeats: int  # the number of timed steps
-
-
-def settings(definition: Definition) -> Settings:
-    reader = Reader(definition.cost, definition.path, 'cost')
-    reader.only(Settings.__dataclass_fields__)
-    device = reader.get('device', str, 'cuda' if torch.cuda.is_available() else 'cpu')
-    if device not in ('cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()):
-        raise reader.error('device', f"must be 'cpu', or 'cuda' where torch sees a GPU; got {device!r}")
-    size = reader.get('size', list, None)
-    if size is not None and (len(size) != 2 or not all(type(side) is int and side > 0 for side in size)):
-        raise reader.error('size', f'must be [height, width], got {size!r}')
-    repeats = reader.count('repeats', step_cost.REPEATS) or step_cost.REPEATS
-    return Settings(device, reader.count('batch', None), (size[0], size[1]) if size else None, repeats)
-
-
-def main(definition: Definition, only: Sequence[str] = ()) -> None:
-    """Measure and print the costs of all or some rows, except those measured with today's configs and settings."""
-    how, runs, failed = settings(definition), _first_runs(definition), []
-    if wrong := [name for name in only if name not in runs]:
-        raise ValueError(f'{definition.path}: --only: {unknown("row", wrong[0], runs)}')
-    if definition.threads:
-        torch.set_num_threads(definition.threads)
-    for name in only or runs:
-        try:
-            print(f'{name:12s} {_keep(definition, runs[name], how)}', flush=True)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            failed.append(name)
-            print(f'{name:12s} FAILED: {error}', flush=True)
-    if failed:
-        raise RuntimeError(f'{definition.path}: the costs of {", ".join(failed)} could not be measured')
-
-
-def _keep(definition: Definition, run: plan.Run, how: Settings) -> str:
-    if run.choice is None:
-        return 'waits for its search: `mmdistill suite run` first'
-    config, file = plan.config_of(definition, run), definition.out / 'cost' / f'{run.name}.json'
-    # what a measurement depends on
-    key: dict[str, Any] = {'config_hash': plan.hash_of(definition, run), 'torch': torch.__version__}
-    if run.name == plan.CONTROL:
-        key |= {'size': list(how.size) if how.size else None}
-    else:  # a schedule depends on the length
-        key |= {'batch': how.batch, 'repeats': how.repeats, 'iterations': run_length(config)}
-        key |= machine(how.device == 'cuda')
-    content = read_json(file)
-    if content is not None and content.get('key') == key:
-        return f'{_said(content)}, kept from before'
-    if run.name == plan.CONTROL:
-        content = step_cost.student_cost(config, how.size)
-    else:
-        content = step_cost.step_cost(config, how.device, how.batch, how.repeats)
-    write_json(file, {'key': key, **content})
-    return _said(content)
-
-
-def read(definition: Definition) -> dict[str, dict[str, Any]]:
-    """Return the costs of today's configs by name, each with the settings that it was measured with."""
-    found = {}
-    for name, run in _first_runs(definition).items():
-        content = None if run.choice is None else read_json(definition.out / 'cost' / f'{name}.json')
-        if content is not None and content['key']['config_hash'] == plan.hash_of(definition, run):
-            found[name] = content
-    return found
-
-
-def _first_runs(definition: Definition) -> dict[str, plan.Run]:
-    """The first run of the control and of each row with distillers. Another start does not change the step."""
-    first, methods = definition.seeds[0], definition.methods
-    runs = [run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first]
-    return {run.name: run for run in runs if run.name == plan.CONTROL or methods[run.name].distils}
-
-
-def _said(content: Mapping[str, Any]) -> str:
-    if 'student' in content:
-        size = size_text(content['test_size'])
-        return f'{content["student"]["parameters"]:,} parameters, {content["student"]["gflops"]:.3g} GFLOPs at {size}'
-    return f'{content["ratio"]:.2f} times the step of the control, {content["memory"]["extra"] / 2**20:+.1f} MiB'
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:

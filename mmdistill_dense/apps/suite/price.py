@@ -1,4 +1,4 @@
-"""Measure what a training will take, for a race; and once what steps of rows of equal compute cost, for a budget."""
+"""Measure what trainings take: whole ones for a race, steps beside the control's for a table and for a budget."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,19 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import StopBeforeTraining, build_runner, learning_distillers
 from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.suite import configs, lengths
-from mmdistill_dense.apps.suite import preflight as cost
+from mmdistill_dense.apps.recipes.compose import unknown
+from mmdistill_dense.apps.suite import configs, lengths, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.job import Report, learning_of, machine
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.apps.suite.race import Price
+from mmdistill_dense.apps.suite.reader import Reader
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.files import write_json
+from mmdistill_dense.utils.files import read_json, write_json
+from mmdistill_dense.utils.validate import size_text
 
 STEPS = 6  # timed, after two that are not
 PICTURES = 6  # evaluated
@@ -113,6 +115,95 @@ def _evaluation(runner: Runner) -> tuple[float, float]:
     return each * len(loader), 0.0 if same else each * len(test)
 
 
+# For a table
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """The key ``cost`` of a definition."""
+
+    device: str  # ``'cpu'`` or ``'cuda'``
+    batch: int | None  # the pictures of a measured step; ``None`` for the recipe's batch of one process
+    size: step_cost.Size | None  # of the picture for the GFLOPs; ``None`` for that of a test picture
+    repeats: int  # the number of timed steps
+
+
+def cost_settings(definition: Definition) -> CostSettings:
+    reader = Reader(definition.cost, definition.path, 'cost')
+    reader.only(CostSettings.__dataclass_fields__)
+    device = reader.get('device', str, 'cuda' if torch.cuda.is_available() else 'cpu')
+    if device not in ('cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()):
+        raise reader.error('device', f"must be 'cpu', or 'cuda' where torch sees a GPU; got {device!r}")
+    size = reader.get('size', list, None)
+    if size is not None and (len(size) != 2 or not all(type(side) is int and side > 0 for side in size)):
+        raise reader.error('size', f'must be [height, width], got {size!r}')
+    repeats = reader.count('repeats', step_cost.REPEATS) or step_cost.REPEATS
+    return CostSettings(device, reader.count('batch', None), (size[0], size[1]) if size else None, repeats)
+
+
+def measure_costs(definition: Definition, only: Sequence[str] = ()) -> None:
+    """Measure and print the costs of all or some rows, except those measured with today's configs and settings."""
+    how, runs, failed = cost_settings(definition), _first_runs(definition), []
+    if wrong := [name for name in only if name not in runs]:
+        raise ValueError(f'{definition.path}: --only: {unknown("row", wrong[0], runs)}')
+    if definition.threads:
+        torch.set_num_threads(definition.threads)
+    for name in only or runs:
+        try:
+            print(f'{name:12s} {_measured_cost(definition, runs[name], how)}', flush=True)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            failed.append(name)
+            print(f'{name:12s} FAILED: {error}', flush=True)
+    if failed:
+        raise RuntimeError(f'{definition.path}: the costs of {", ".join(failed)} could not be measured')
+
+
+def _measured_cost(definition: Definition, run: plan.Run, how: CostSettings) -> str:
+    if run.choice is None:
+        return 'waits for its search: `mmdistill suite run` first'
+    config, file = plan.config_of(definition, run), definition.out / 'cost' / f'{run.name}.json'
+    # what a measurement depends on
+    key: dict[str, Any] = {'config_hash': plan.hash_of(definition, run), 'torch': torch.__version__}
+    if run.name == CONTROL:
+        key |= {'size': list(how.size) if how.size else None}
+    else:  # a schedule depends on the length
+        key |= {'batch': how.batch, 'repeats': how.repeats, 'iterations': step_cost.run_length(config)}
+        key |= machine(how.device == 'cuda')
+    content = read_json(file)
+    if content is not None and content.get('key') == key:
+        return f'{_cost_said(content)}, kept from before'
+    if run.name == CONTROL:
+        content = step_cost.student_cost(config, how.size)
+    else:
+        content = step_cost.step_cost(config, how.device, how.batch, how.repeats)
+    write_json(file, {'key': key, **content})
+    return _cost_said(content)
+
+
+def read_costs(definition: Definition) -> dict[str, dict[str, Any]]:
+    """Return the costs of today's configs by name, each with the settings that it was measured with."""
+    found = {}
+    for name, run in _first_runs(definition).items():
+        content = None if run.choice is None else read_json(definition.out / 'cost' / f'{name}.json')
+        if content is not None and content['key']['config_hash'] == plan.hash_of(definition, run):
+            found[name] = content
+    return found
+
+
+def _first_runs(definition: Definition) -> dict[str, plan.Run]:
+    """The first run of the control and of each row with distillers. Another start does not change the step."""
+    first, methods = definition.seeds[0], definition.methods
+    runs = [run for run in plan.runs(definition) if run.kind == 'run' and run.seed == first]
+    return {run.name: run for run in runs if run.name == CONTROL or methods[run.name].distils}
+
+
+def _cost_said(content: Mapping[str, Any]) -> str:
+    if 'student' in content:
+        size = size_text(content['test_size'])
+        return f'{content["student"]["parameters"]:,} parameters, {content["student"]["gflops"]:.3g} GFLOPs at {size}'
+    return f'{content["ratio"]:.2f} times the step of the control, {content["memory"]["extra"] / 2**20:+.1f} MiB'
+
+
 # For a budget
 
 
@@ -143,7 +234,7 @@ def measure_budget(definition: Definition) -> None:
 
 
 def _measure(definition: Definition, name: str) -> dict[str, Any]:
-    how, config = cost.settings(definition), configs.row_config(definition, name)
+    how, config = cost_settings(definition), configs.row_config(definition, name)
     found = step_cost.step_cost(config, how.device, how.batch, max(LEAST, how.repeats))
     alone, distilled = found['seconds']['control'], found['seconds']['distilled']
     price = {'ratio': found['ratio'], 'low': distilled['low'] / alone['median']}

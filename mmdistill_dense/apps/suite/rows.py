@@ -11,9 +11,9 @@ from typing import Any
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite import preflight as cost
 from mmdistill_dense.apps.suite.definition import Definition, Method, with_options
 from mmdistill_dense.apps.suite.job import check_unchanged
+from mmdistill_dense.apps.suite.price import read_costs
 from mmdistill_dense.config.values import flat
 
 LEVEL = 0.95
@@ -170,7 +170,7 @@ def collect(definition: Definition) -> Table:
             check_unchanged(run, expected)
     _check_starts(definition, results)
     _check_processes(results)
-    return Table(definition, make_rows(definition, results, cost.read(definition)), plan.searched(definition), chosen)
+    return Table(definition, make_rows(definition, results, read_costs(definition)), plan.searched(definition), chosen)
 
 
 def make_rows(

@@ -1,6 +1,7 @@
 """Which folders are runs, their names, their controls, their teacher."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,13 @@ def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
     found = compare([suite(tmp_path) / 'runs' / 'kd' / 'seed2'])
     assert [one.title for one in found.controls] == ['control, seed 2']
     assert found.control_of(found.runs[0]).title == 'control, seed 2'
+    for seed in (0, 2, 10):
+        run(tmp_path / 'runs' / 'alone_x2' / f'seed{seed}', ALONE, seed)
+    (tmp_path / 'race.json').write_text('{"best": "alone_x2"}', encoding='utf-8')
+    raced = compare([tmp_path / 'runs' / 'kd' / 'seed2'])
+    assert raced.control_of(raced.runs[0]).title == 'alone_x2, seed 2', 'the rate is not the gain of the method'
+    (tmp_path / 'race.json').unlink()
+    shutil.rmtree(tmp_path / 'runs' / 'alone_x2')
     whole = compare([tmp_path])
     assert [whole.control_of(one).title for one in whole.runs] == [f'control, seed {seed}' for seed in (0, 2, 10)]
 
@@ -131,6 +139,9 @@ def test_the_checkpoint_is_the_one_that_was_written_last(tmp_path):
         assert find_runs(folder)[0].checkpoint == folder / name
     pointer.unlink()
     assert find_runs(folder)[0].checkpoint == folder / 'iter_2000.pth'
+    torch.save({}, folder / 'weights_iter_9.pth')  # of a suite that keeps the weights alone
+    (folder / 'result.json').write_text('{"checkpoint": "weights_iter_9.pth"}', encoding='utf-8')
+    assert find_runs(folder)[0].checkpoint == folder / 'weights_iter_9.pth'
 
 
 def test_colours_and_dashes_tell_many_methods_apart():

@@ -26,6 +26,9 @@ def test_values_have_defaults_of_the_task(tmp_path: Path) -> None:
     (tmp_path / 'det.yaml').write_text('control: toy_det\nmethods: {maskd: {}}\n')
     found = definition.load(tmp_path / 'det.yaml')
     assert (found.task, found.metric, found.percent) == ('det', 'coco/bbox_mAP', True)
+    for metric, percent in (('pascal_voc/mAP', True), ('coco_panoptic/PQ', False)):
+        (tmp_path / 'det.yaml').write_text(f'control: toy_det\nmethods: {{maskd: {{}}}}\nmetric: {metric}\n')
+        assert definition.load(tmp_path / 'det.yaml').percent is percent, metric
 
 
 def test_all_methods_are_those_that_fit(tmp_path: Path) -> None:

@@ -253,11 +253,11 @@ def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(t
     definition = load(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
     metrics = {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}
     run = plan.Run('kd', 'run', 0, tmp_path)
-    assert job.score_of(definition, run, metrics) == 25.0
-    assert job.score_of(definition, plan.Run('kd', 'search', 0, tmp_path), metrics) == 50.0
-    assert job.score_of(definition, run, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
+    assert plan.score_of(definition, run, metrics) == 25.0
+    assert plan.score_of(definition, plan.Run('kd', 'search', 0, tmp_path), metrics) == 50.0
+    assert plan.score_of(definition, run, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
     with pytest.raises(KeyError, match=r"metric='coco/bbox_mAP' is not in the result of the test: mIoU, aAcc"):
-        job.score_of(definition, run, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
+        plan.score_of(definition, run, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
 
 
 def test_latest_checkpoint_is_by_number_and_no_best_file(tmp_path: Path) -> None:

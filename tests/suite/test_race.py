@@ -128,7 +128,7 @@ def test_the_longest_race_that_fits_is_planned() -> None:
 
 def test_the_estimate_is_a_sum_by_hand() -> None:
     size = race.Size((1, 2, 4), ('kd', 'cwd'), 3.0, 2)
-    found = race.estimate(Race(1, (1, 2, 4), keep=2), size, PRICES, 1)
+    found = race.estimate(Race(1, (1, 2, 4), keep=2), size, PRICES, 1, 0.5)
     control, kd, cwd = PRICES[CONTROL], PRICES['kd'], PRICES['cwd']
     assert found['rates'] == PRICES[TEACHER].seconds() + 3 * control.seconds(0.5)
     assert found['methods'] == control.seconds(0.5, 3) + kd.seconds(0.5) + cwd.seconds(0.5)
@@ -187,6 +187,11 @@ def test_every_optimizer_gets_the_rate() -> None:
     config = Config(dict(optim_wrapper=dict(constructor='Own', one=wrapper(1.0), two=wrapper(2.0))))
     configs.scale_rate(config, 2, 'here')
     assert [config.optim_wrapper[name].optimizer.lr for name in ('one', 'two')] == [2.0, 4.0]
+    kinds = dict(PolyLR='lr', PolyMomentum='momentum', CosineAnnealingParamScheduler='weight_decay')
+    ends = [dict(type=kind, param_name=name, eta_min=0.5) for kind, name in kinds.items()]
+    config.param_scheduler = [*ends, dict(type='PolyMomentum', eta_min=0.5), dict(type='PolyLR', eta_min=0.5)]
+    configs.scale_rate(config, 2, 'here')
+    assert [one.eta_min for one in config.param_scheduler] == [1.0, 0.5, 0.5, 0.5, 1.0]
     with pytest.raises(ValueError, match=r'here: optim_wrapper.optimizer has no lr'):
         configs.scale_rate(Config(dict(optim_wrapper=dict(optimizer=dict(type='Prodigy')))), 2, 'here')
 
@@ -222,7 +227,12 @@ def test_a_rung_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.chdir(place)
         path = tiny.write(Path(), iters=6)
         text = path.read_text().replace('val_interval: 6', 'val_interval: 2')
-        path.write_text(text.replace('checkpoint_every: 2', 'checkpoint_every: 3'))
+        text = text.replace('checkpoint_every: 2', 'checkpoint_every: 3')
+        if name == 'killed':  # a recipe that saves at its end alone
+            text = text.replace('checkpoint_every: 3\n', '').replace(
+                'options:\n  train_cfg', 'options:\n  default_hooks.checkpoint.interval: -1\n  train_cfg'
+            )
+        path.write_text(text)
         definition = load(path)
         if name != 'whole':
             with pytest.MonkeyPatch.context() as patch:
@@ -242,7 +252,9 @@ def test_a_rung_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_rung_of_epochs_is_their_end() -> None:
     hook = job._StopAtRung(2)
-    runner: Any = SimpleNamespace(iter=500, epoch=0, train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop))
+    runner: Any = SimpleNamespace(
+        hooks=[], iter=500, epoch=0, train_loop=EpochBasedTrainLoop.__new__(EpochBasedTrainLoop)
+    )
     hook.after_train_iter(runner)
     hook.after_train_epoch(runner)
     runner.epoch = 1
@@ -386,6 +398,32 @@ def test_time_that_is_gone_ends_it_and_more_hours_go_on() -> None:
     assert names(definition, record) == []
     again = execute._planned(definition, Race(4), (), {})
     assert again['hours'] == 4 and names(definition, again) == ['kd seed 3', 'control seed 3']
+    again = execute._planned(definition, Race(0.01), (), {})
+    assert names(definition, again) == [], 'less time begins nothing'
+
+
+def test_a_further_seed_that_failed_is_tried_again_with_more_hours() -> None:
+    definition, record = finished(4.0, hours=4)
+    definition = decided(definition, record, {'kd seed 2': 'out of memory'}, control=45)
+    assert names(definition, record) == []
+    record = execute._planned(definition, Race(6), (), {})
+    assert names(definition, record) == ['kd seed 2', 'control seed 2']
+    ended(definition, 'kd', 50, 2)
+    stage = race.stage_of(definition, record)
+    assert stage is not None
+    record = execute._settled(definition, record, stage, {})
+    assert names(definition, record) == ['kd seed 3', 'control seed 3'], 'it goes on'
+
+
+def test_the_time_of_what_failed_is_spent_and_that_before_the_race_is_not() -> None:
+    definition = load(tiny.write(Path(), methods=ROWS))
+    ended(definition, TEACHER, 60, minutes=50)
+    definition, record = written()
+    run = next(run for run in plan.runs(definition) if run.title == 'alone_x2 seed 0')
+    run.folder.mkdir(parents=True)
+    (run.folder / 'state.json').write_text(json.dumps({'seconds': 600.0}))
+    decided(definition, record, {'alone_x2 seed 0 to 50%': 'no memory'}, control=40)
+    assert record['spent']['rates'] == 600.0 + 60.0
 
 
 def test_trainings_that_take_longer_than_expected_leave_out_what_does_not_fit() -> None:
@@ -457,6 +495,73 @@ def test_the_plan_alone_trains_nothing(capsys: pytest.CaptureFixture, monkeypatc
     assert (
         'control --seed 0 --until 0.5' in said and 'alone_x2 --seed 0 --until 0.5' in said and 'kd --seed' not in said
     )
+
+
+def test_what_is_priced_is_what_will_be_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows at their lengths, no teacher that is there, and a rung where the recipe evaluates next."""
+    priced = dict[str, int]()
+
+    def price_of(config: Config) -> Price:
+        priced['kd' if config.model.get('distillers') else str(config.model.type)] = config.train_cfg.max_iters
+        return PRICES['kd']
+
+    monkeypatch.setattr(execute, 'price_of', price_of)
+    path = small(Path(), methods={'kd': {'length': 3}})
+    ended(load(path), TEACHER, 60)
+    record = execute._planned(load(path), load(path).race, ['kd'], {})
+    assert list(priced.values()) == [8, 24] and TEACHER not in record['prices']
+    assert [execute.part_of(load(path), share) for share in (0.5, 0.6, 0.9)] == [0.5, 0.75, 1.0]
+    assert record['estimate']['rates'] == PRICES['kd'].seconds(0.5), 'two at a time'
+
+
+def test_a_race_that_has_begun_refuses_another_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[Any]()
+    monkeypatch.setattr(execute, 'price_of', lambda config: PRICES['kd'])
+    monkeypatch.setattr(execute, 'do_runs', lambda definition, runs, *rest, **named: calls.append(rest))
+    path = small(Path())
+    assert main(['suite', 'run', str(path), '--only', 'kd', '--rerun-changed']) == execute.INTERRUPTED
+    assert main(['suite', 'run', str(path)]) == execute.INTERRUPTED, 'it goes on'
+    assert [rest[0] for rest in calls] == [True, False]
+    for changes, words in (
+        ({'methods': {'kd': {'options': {'loss_weight': 7}}}}, 'methods: not as when the race in out was planned'),
+        ({'seeds': [5]}, 'seeds: not as when'),
+        ({'race': {'hours': 9, 'rates': [1, 2], 'keep': 2}}, 'race: not as when'),
+    ):
+        path = small(Path(), **changes)
+        with pytest.raises(ValueError, match=words):
+            execute.run_race(path, load(path).race)
+    path = small(Path(), race={**RACE, 'hours': 9})
+    given = Race(9, (1, 2), keep=1)
+    assert execute.run_race(path) == execute.INTERRUPTED and load(path).race == given
+    with pytest.raises(ValueError, match='--only, --method: not as when'):
+        execute.run_race(path, methods=['cwd'])
+    assert load(small(Path(), race=None)).race == given, 'a file without it: `run --hours` began it'
+
+
+@pytest.mark.parametrize(
+    ('options', 'words', 'more'),
+    [(['--plan'], '--plan shows what a race will do', {'race': None}), (['--seeds', '9'], '--seeds: a race takes', {})],
+)
+def test_options_that_would_do_nothing_are_refused(
+    options: list[str], words: str, more: dict[str, Any], capsys: pytest.CaptureFixture
+) -> None:
+    assert main(['suite', 'run', str(small(Path(), **more)), *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_race_runs_no_pretraining() -> None:
+    starts = {'pre': {'pretrain': 'toy_pretrain'}}
+    with pytest.raises(ValueError, match=r'methods.begun.start: a race runs no pre-training'):
+        load(small(Path(), starts=starts, methods={'begun': {'method': 'kd', 'start': 'pre'}}))
+
+
+def test_fractions_are_no_points() -> None:
+    definition, record = written()
+    with pytest.raises(ValueError, match='metric: no mIoU of the first candidates is above 1 .*set percent: true'):
+        decided(definition, record, teacher=0.7, control=0.4, alone_x2=0.5)
+    record['failed'].clear()
+    decided(replace(definition, percent=True), record, teacher=0.7, control=0.4, alone_x2=0.5)
+    assert record['rivals'] == ['alone_x2', CONTROL]
 
 
 def test_slurm_decides_when_a_stage_has_ended(capsys: pytest.CaptureFixture) -> None:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,21 @@ def test_several_nodes_have_one_torchrun_each(tmp_path: Path, monkeypatch: pytes
     assert {'srun', '--ntasks-per-node=1', '--nproc_per_node=8', '--nnodes=2', '--rdzv_backend=c10d'} <= set(words)
     with pytest.raises(ValueError, match='nodes.*16 processes cannot be spread evenly over 3 nodes'):
         load(tiny.write(Path(), slurm={**given, 'nodes': 3}))
+
+
+def test_a_part_of_a_run_and_its_rest_are_two_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = plan.runs
+    monkeypatch.setattr(plan, 'runs', lambda definition: [replace(run, until=0.5) for run in whole(definition)])
+    given = {**GIVEN, 'gres': None}
+    teacher, *_ = submitted(tmp_path, monkeypatch, slurm=given)
+    assert '--gres' not in teacher
+    (tmp_path / 'squeue').write_text('#!/bin/sh\n:')
+    (tmp_path / 'squeue').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    definition = load(Path('tiny.yaml'))
+    told = 'has ended without a result'
+    assert execute.slurm_script(definition, plan.runs(definition)).count(told) == 3
+    assert told not in execute.slurm_script(definition, whole(definition))
 
 
 def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

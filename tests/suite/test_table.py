@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import Table, collect, make_rows
 from mmdistill_dense.apps.suite.table import BELOW, as_csv, as_markdown, gains_png, scores_as_csv, write_table
-from mmdistill_dense.utils.files import write_json
+from mmdistill_dense.utils.files import read_json, write_json
 from tests.suite import made_up
 
 GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7, 8]}\n'
@@ -70,6 +71,14 @@ def test_pairs_are_counted_where_they_are_fewer_than_runs(suite: Definition) -> 
     assert lines_of(text, 'kd')[0][1:4] == ['3', '44.00 ± 1.32', '+2.75 [-0.43, +5.93], 2 pairs']
     assert lines_of(text, 'heavy')[0][3] == '-1.00, 1 pair'
     assert lines_of(text, 'heavy')[1][3] == '40.10'
+
+
+def test_another_metric_scores_finished_runs_anew(suite: Definition) -> None:
+    assert collect(replace(suite, metric='aAcc')).row('kd').scores == {0: 80.0, 1: 80.0, 2: 80.0}
+    assert read_json(suite.out / 'runs/kd/seed0/result.json')['metric'] == 'aAcc'
+    assert collect(suite).row('kd').scores != {0: 80.0, 1: 80.0, 2: 80.0}
+    with pytest.raises(KeyError, match="metric='mDice' is not in the result of the test: mIoU, aAcc"):
+        collect(replace(suite, metric='mDice'))
 
 
 def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
@@ -224,7 +233,7 @@ def test_a_row_whose_search_goes_on_is_missing(tmp_path: Path) -> None:
     suite = made_up.definition(tmp_path, GRID)
     for name in ('control', 'heavy'):
         for seed in made_up.CONTROL:
-            write_json(suite.out / f'runs/{name}/seed{seed}/result.json', {'score': 40.0, 'config_hash': 'of before'})
+            write_json(suite.out / f'runs/{name}/seed{seed}/result.json', {'score': None, 'config_hash': 'of before'})
     made_up.finish(suite, 'control', made_up.CONTROL)
     assert lines_of(as_markdown(collect(suite)), 'heavy')[0][2] == 'not run'
 

@@ -60,7 +60,15 @@ def write(folder: Path, iters: int = 6, batch: int = 2, **changes: Any) -> Path:
 def write_result(folder: Path, score: float, **more: Any) -> None:
     """A finished run, without running it."""
     folder.mkdir(parents=True, exist_ok=True)
-    given = {'score': score, 'config_hash': 'abc', 'minutes': 1.0, 'checkpoint': 'iter_2.pth', **more}
+    metrics = {split: {'mIoU': score} for split in ('val', 'test')}
+    given = {
+        'score': score,
+        'metrics': metrics,
+        'config_hash': 'abc',
+        'minutes': 1.0,
+        'checkpoint': 'iter_2.pth',
+        **more,
+    }
     (folder / 'result.json').write_text(json.dumps(given))
 
 

@@ -83,8 +83,8 @@ def run_project(
         return 2
     news = partial(_report_so_far, folder)
     given = replace(definition.race or Race(hours), hours=hours) if hours else definition.race
-    if given is not None or race.read(definition):
-        code = run_race(folder / SUITE, given, methods, news=news, plan_only=plan_only)
+    if given is not None:
+        code = run_race(folder / SUITE, given, methods, news=news, plan_only=plan_only, rerun_changed=rerun_changed)
     else:
         code = train_all(definition, rerun_changed=rerun_changed, news=news)
     if code or plan_only:

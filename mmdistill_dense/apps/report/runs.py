@@ -15,6 +15,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -58,7 +59,7 @@ class TrainedRun:
     def alone(self) -> bool:
         """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
         if self.suite is not None:
-            return self.name == CONTROL
+            return self.name == control_in(self.suite)
         return not self.distillers and not self.model.get('inherit')
 
     @property
@@ -78,6 +79,9 @@ class TrainedRun:
     @property
     def checkpoint(self) -> Path | None:
         """The complete checkpoint that was written last; the one with the largest number if that is not known."""
+        finished = self.folder / ((self.result or {}).get('checkpoint') or '')
+        if zipfile.is_zipfile(finished):
+            return finished
         pointer = self.folder / 'last_checkpoint'
         # an earlier training in the folder may have left files with larger numbers
         named = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
@@ -86,6 +90,11 @@ class TrainedRun:
     @property
     def teachers(self) -> dict[str, Any]:
         return teachers_of(self.model) if is_distill_model(self.model) else {}
+
+
+def control_in(suite: Path) -> str:
+    """Return the name of a suite's student alone; after a race that at its best rate."""
+    return (read_json(suite / RACE) or {}).get('best', CONTROL)
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:
@@ -210,7 +219,7 @@ def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
     """Return the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     found: list[TrainedRun] = []
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
-        own = seeds_in(suite / 'runs' / CONTROL, 'seed*')
+        own = seeds_in(suite / 'runs' / control_in(suite), 'seed*')
         seeds = {run.seed for run in runs if run.suite == suite}
         found += [run for run in own if run.seed in seeds] or own
     return found

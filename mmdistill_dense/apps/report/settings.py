@@ -131,7 +131,9 @@ def step_ratio(run: TrainedRun, numbers: Numbers) -> float | None:
 def _measured(run: TrainedRun) -> dict[str, Any]:
     if run.suite is None:
         return {}
-    return read_json(run.suite / 'cost' / f'{run.folder.parent.name}.json') or {}
+    found = read_json(run.suite / 'cost' / f'{run.folder.parent.name}.json') or {}
+    measured, trained = ((one or {}).get('config_hash') for one in (found.get('key'), run.result))
+    return {} if measured and trained and measured != trained else found
 
 
 # A race

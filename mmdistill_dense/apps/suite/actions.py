@@ -32,7 +32,17 @@ def suite_run(args: argparse.Namespace) -> int:
     if definition.race is not None:
         from mmdistill_dense.apps.suite.execute import run_race
 
-        return run_race(args.definition, methods=args.only, settle_for=more, plan_only=args.plan)
+        if args.seeds:
+            raise ValueError(f'{args.definition}: --seeds: a race takes the `seeds` of its definition, in their order')
+        return run_race(
+            args.definition,
+            methods=args.only,
+            settle_for=more,
+            plan_only=args.plan,
+            rerun_changed=args.rerun_changed,
+        )
+    if args.plan:
+        raise ValueError(f'{args.definition}: --plan shows what a race will do: add one, e.g. race: {{hours: 3}}')
     return train_all(replace(definition, **more), args.only, args.seeds, args.rerun_changed)
 
 

@@ -96,7 +96,8 @@ def scale_rate(config: Config, factor: float, place: str) -> None:
             raise ValueError(f'{place}: {said}.')
         one.optimizer.lr *= factor
     for schedule in listed(config.get('param_scheduler')):
-        for key in ('eta_min', 'eta_max'):
+        of_rates = 'Momentum' not in str(schedule.type) and schedule.get('param_name', 'lr') == 'lr'
+        for key in ('eta_min', 'eta_max') if of_rates else ():
             if schedule.get(key):
                 schedule[key] *= factor
 

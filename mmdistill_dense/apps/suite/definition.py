@@ -256,6 +256,7 @@ def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definiti
     raced = read_json(out / RACE) if out.is_dir() else None
     if raced is not None:
         top.raw.update(methods=raced['rows'], seeds=raced['seeds'])
+        race = race or _begun(raced)
     elif methods is not None:
         top.raw['methods'] = methods
     control = config_file(top, 'control', top.get('control', str), 'control')
@@ -266,6 +267,8 @@ def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definiti
     starts = read_starts(top)
     budget = read_budget(top)
     methods = _methods(top, control, starts, budget)
+    if race is not None:
+        _check_race(top, starts, methods)
     grid, grid_seeds = _grid(top, methods)
     return Definition(
         path=path,
@@ -279,7 +282,7 @@ def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definiti
         methods=methods,
         seeds=top.integers('seeds', (0, 1, 2)),
         metric=metric,
-        percent=top.get('percent', bool, percent and metric.startswith('coco/')),
+        percent=top.get('percent', bool, percent and not metric.startswith('coco_panoptic/')),
         options=top.options('options'),
         grid=grid,
         grid_seeds=grid_seeds,
@@ -314,6 +317,19 @@ def _race(top: Reader) -> Race | None:
     if not LEAST_RUNG <= rung < 1:
         raise inner.error('rung', f'must be at least {LEAST_RUNG} and below 1: earlier, candidates are not told apart')
     return Race(inner.factor('hours', None), tuple(rates), rung, keep or 1, seeds or 1)
+
+
+def _begun(raced: Mapping[str, Any]) -> Race:
+    """The race of a definition that does not mention it: `mmdistill run --hours` began it."""
+    given = raced.get('given', {}).get('race') or {key: raced[key] for key in ('rung', 'keep')}
+    return Race(raced['hours'], **{**given, 'rates': tuple(given.get('rates', Race.rates))})
+
+
+def _check_race(top: Reader, starts: Mapping[str, Start], methods: Mapping[str, Method]) -> None:
+    for name, method in methods.items():
+        if method.start and starts[method.start].config is not None:
+            text = 'a race runs no pre-training. Let a suite run it, and give its file as `checkpoint`'
+            raise top.error(f'methods.{name}.start', text)
 
 
 def fitting(control: Path) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -16,8 +17,8 @@ from rich.console import Console
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, lengths, plan, preflight, race
-from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition, Race, load
-from mmdistill_dense.apps.suite.job import PATIENCE
+from mmdistill_dense.apps.suite.definition import OWN_SLURM, RACE, Definition, Race, load
+from mmdistill_dense.apps.suite.job import PATIENCE, rung_of
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
 from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command, job_words, no_room, tail
 from mmdistill_dense.apps.suite.price import price_of
@@ -79,6 +80,7 @@ def run_race(
     settle_for: Mapping[str, Any] | None = None,
     news: Callable[[], None] = lambda: None,
     plan_only: bool = False,
+    rerun_changed: bool = False,
 ) -> int:
     """Do what is left of a race with the rows of the definition and the usual methods; return the exit code."""
     # ``settle_for`` replaces values of the definition; of a race that has begun only the hours of ``given`` count
@@ -92,7 +94,7 @@ def run_race(
         stage = race.stage_of(definition, record)
         if stage is None:
             return 0
-        failed = do_runs(definition, stage.runs, news=news)
+        failed = do_runs(definition, stage.runs, rerun_changed, news)
         if failed is None:
             return INTERRUPTED
         if failed and (len(failed) == len(stage.runs) or no_room(definition.out)):
@@ -134,9 +136,9 @@ def _settled(definition: Definition, record: Record, stage: race.Stage, failed: 
 def _planned(definition: Definition, given: Race | None, methods: Sequence[str], more: Mapping[str, Any]) -> Record:
     record = race.read(definition)
     if record is not None:
+        check_given(definition, record, given, methods)
         if given is not None and given.hours != record['hours']:
-            record.update(hours=given.hours)
-            record.pop('over', None)
+            race.give_hours(definition, record, given.hours)
             race.write(definition, record)
         return record
     if given is None:
@@ -151,10 +153,41 @@ def _planned(definition: Definition, given: Race | None, methods: Sequence[str],
         lengths.scale_run(control, 2 * control.train_cfg[lengths.unit_of(control)])
     except ValueError as error:
         lost[race.LONG] = text_of(error).splitlines()[0]
-    record = race.planned(definition, given, rows, prices, race.LONG not in lost)
+    record = race.planned(definition, given, rows, prices, race.LONG not in lost, part_of(definition, given.rung))
     record['left_out'].update(lost)
+    record['given'] = {**_own(definition, given), 'asked': list(methods)}
     race.write(definition, record)
     return record
+
+
+def _own(definition: Definition, given: Race | None) -> dict[str, Any]:
+    """What a definition says of its race, but for the hours, as in a file."""
+    text = read_file(definition.path)
+    race_options = {} if given is None else {key: value for key, value in vars(given).items() if key != 'hours'}
+    return json.loads(json.dumps({'methods': text['methods'], 'seeds': text.get('seeds'), 'race': race_options}))
+
+
+def check_given(definition: Definition, record: Record, given: Race | None, methods: Sequence[str]) -> None:
+    """Refuse to go on with a race whose definition says something else than when it was planned."""
+    planned = record.get('given')  # none in files of before
+    if planned is None:
+        return
+    now = _own(definition, given)
+    changed = [key for key in now if now[key] != planned[key]]
+    changed += ['--only, --method'] if methods and [*methods] != planned['asked'] else []
+    if changed:
+        raise ValueError(
+            f'{definition.path}: {", ".join(changed)}: not as when the race in {definition.out} was planned. Undo the '
+            f'change, set another `out`, or remove {definition.out / RACE}: the race is then planned anew, and keeps '
+            'the runs that still belong to it.'
+        )
+
+
+def part_of(definition: Definition, rung: float) -> float:
+    """Return the share of the control's schedule at which it is evaluated next after a rung; 1 for its end."""
+    config = configs.control_config(definition)
+    place = rung_of(config, rung)
+    return 1.0 if place is None else place / config.train_cfg[lengths.unit_of(config)]
 
 
 def rows_for(definition: Definition, methods: Sequence[str]) -> tuple[set[str], dict[str, Any]]:
@@ -173,11 +206,14 @@ def _prices(definition: Definition, own: set[str]) -> tuple[dict[str, Price], di
     torch.set_num_threads(definition.threads or threads_asked_for() or max(1, cores() // definition.jobs))
     found, lost = {CONTROL: price_of(configs.control_config(definition))}, dict[str, str]()
     teacher = next((run for run in plan.runs(definition) if run.kind == TEACHER), None)
-    if teacher is not None and definition.teacher is not None and plan.trains_teacher(definition):
+    trained = teacher is None or teacher.result is not None
+    if not trained and definition.teacher is not None and plan.trains_teacher(definition):
         found[TEACHER] = price_of(configs.teacher_config(definition, definition.teacher))
-    for name, method in definition.methods.items():
+    for name in definition.methods:
         try:
-            found[name] = price_of(configs.method_config(definition, method))
+            config = configs.row_config(definition, name)
+            lengths.fit(definition, name, config)
+            found[name] = price_of(config)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             if name in own:
                 raise
@@ -199,7 +235,8 @@ def slurm_script(definition: Definition, todo: Sequence[Run]) -> str:
         'set -e',
         f'mkdir -p {shlex.quote(str(logs))}',
     ]
-    keys = {run.folder: run.folder.relative_to(definition.out).as_posix() for run in todo}
+    parts = {run.folder: f' to {run.until:.0%}' if run.until < 1 else '' for run in todo}
+    keys = {folder: f'{folder.relative_to(definition.out).as_posix()}{part}' for folder, part in parts.items()}
     # where there are several clusters, sbatch prints NUMBER;CLUSTER
     jobs = {run.folder: queued.get(keys[run.folder], f'${{job{number}%%;*}}') for number, run in enumerate(todo)}
     placed = [jobs[run.folder] for run in todo if keys[run.folder] in queued]
@@ -268,7 +305,7 @@ def _names(title: str, logs: Path) -> str:
 
 
 def _flags(options: dict[str, object]) -> str:
-    given = [(key, value) for key, value in options.items() if value is not False]
+    given = [(key, value) for key, value in options.items() if value not in (False, None)]
     return ''.join(f' --{key}' + ('' if value is True else f'={shlex.quote(str(value))}') for key, value in given)
 
 

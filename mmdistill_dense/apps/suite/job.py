@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_world_size, is_main_process
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -277,7 +277,7 @@ def _perform(definition: Definition, run: Run, launcher: str, report: Report) ->
     if run.kind == PRETRAIN:
         result['score'] = None
     else:
-        result |= {'score': score_of(definition, run, result['metrics']), 'metric': definition.metric}
+        result |= {'score': plan.score_of(definition, run, result['metrics']), 'metric': definition.metric}
     if is_main_process():
         report.tell(True, phase='finished')
         write_json(run.folder / ('result.json' if run.until == 1 else RUNG), result)
@@ -327,8 +327,6 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     found, rung = latest_checkpoint(run.folder), rung_of(config, run.until)
     if found is not None:
         config.resume, config.load_from = True, str(found)
-    if rung is not None and rung % max(config.default_hooks.checkpoint.get('interval', -1), 1):
-        config.default_hooks.checkpoint.interval = rung
     runner = build_runner(_named(config, run))
     report.metric, report.scale = definition.metric, 100.0 if definition.percent else 1.0
     runner.register_hook(report)
@@ -391,26 +389,20 @@ def _tests_val(config: Config) -> bool:
     return all(whole.get(val) == whole.get(test) for val, test in pairs)
 
 
-def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the score of a run in percent, on test, or on val for a search and for a run that stops early."""
-    found = metrics['val' if run.kind == 'search' or run.until < 1 else 'test']
-    if not found:  # mmdet returns no metric for a detector without a single detection
-        return 0.0
-    if definition.metric not in found:
-        said = f'metric={definition.metric!r} is not in the result of the test: {", ".join(found)}'
-        raise KeyError(f'{definition.path}: {said}')
-    return found[definition.metric] * (100.0 if definition.percent else 1.0)
-
-
 # A rung: a point of the schedule at which a run is judged, and from which it may go on
 
 
 def rung_of(config: Config, share: float) -> int | None:
     """Return the first evaluation at or after a share of a run, in its unit; ``None`` for its end."""
     loop, unit = config.train_cfg, unit_of(config)
-    every = loop.get('val_interval') or (1 if unit == 'max_epochs' else 1000)
+    every = evaluated_every(config)
     place = every * math.ceil(max(share * loop[unit], loop.get('val_begin', 1)) / every)
     return place if place < loop[unit] else None
+
+
+def evaluated_every(config: Config) -> int:
+    """Return the interval of evaluations, in the unit of the length; without one, mmengine's."""
+    return int(config.train_cfg.get('val_interval') or (1 if unit_of(config) == 'max_epochs' else 1000))
 
 
 def train_to(runner: Runner, folder: Path, rung: int) -> None:
@@ -433,9 +425,17 @@ class _StopAtRung(Hook):
         self.rung = rung
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if runner.iter + 1 >= self.rung and not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise _RungReachedError
+        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._stop(runner, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        if runner.epoch + 1 >= self.rung and isinstance(runner.train_loop, EpochBasedTrainLoop):
-            raise _RungReachedError
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            self._stop(runner, runner.epoch + 1)
+
+    def _stop(self, runner: Runner, done: int) -> None:
+        if done < self.rung:
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and Path(hook.last_ckpt or '').name != hook.filename_tmpl.format(done):
+                hook._save_checkpoint(runner)  # the recipe does not save here
+        raise _RungReachedError

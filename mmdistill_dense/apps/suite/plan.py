@@ -18,7 +18,7 @@ from mmdistill_dense.apps.suite.configs import config_hash, distillers_of
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, Method, Start
 from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.config.resolve import teachers_of
-from mmdistill_dense.utils.files import read_json, read_progress, write_text
+from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.weights.strict_load import local_file
 
@@ -74,7 +74,7 @@ def runs(definition: Definition) -> list[Run]:
     teacher_seed = definition.teacher.seed if definition.teacher is not None else 0
     teacher = Run(TEACHER, 'teacher', teacher_seed, definition.out / TEACHER, (), {})
     before, searches = _teacher_folder(definition), _searches(definition)
-    best = {name: _best(_scores(tried)) for name, tried in searches.items()}
+    best = {name: _best(_scores(definition, tried)) for name, tried in searches.items()}
     all_wait = before and configs.reads_teacher(configs.control_config(definition))
     students = []
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
@@ -161,7 +161,7 @@ def _searches(definition: Definition) -> dict[str, list[Run]]:
 
 def searched(definition: Definition) -> dict[str, list[tuple[Choice, list[float | None]]]]:
     """Return, by row, each tried choice with its scores on val by search seed; ``None`` for an unfinished run."""
-    return {name: _scores(tried) for name, tried in _searches(definition).items()}
+    return {name: _scores(definition, tried) for name, tried in _searches(definition).items()}
 
 
 def chosen(definition: Definition) -> dict[str, Choice | None]:
@@ -169,10 +169,10 @@ def chosen(definition: Definition) -> dict[str, Choice | None]:
     return {name: _best(scores) for name, scores in searched(definition).items()}
 
 
-def _scores(tried: Sequence[Run]) -> list[tuple[Choice, list[float | None]]]:
+def _scores(definition: Definition, tried: Sequence[Run]) -> list[tuple[Choice, list[float | None]]]:
     found: dict[str, tuple[Choice, list[float | None]]] = {}
     for run in tried:
-        result = run.result
+        result = scored(definition, run)
         _, scores = found.setdefault(choice_name(run.choice or {}), (run.choice or {}, []))
         scores.append(None if result is None else result['score'])
     return list(found.values())
@@ -253,11 +253,33 @@ def _made(definition: Definition, start: Start) -> str:
     return f'{made} seed {seed}'
 
 
+def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
+    """Return the score of a run in percent, on test, or on val for a search and for a run that stops early."""
+    found = metrics['val' if run.kind == 'search' or run.until < 1 else 'test']
+    if not found:  # mmdet returns no metric for a detector without a single detection
+        return 0.0
+    if definition.metric not in found:
+        said = f'metric={definition.metric!r} is not in the result of the test: {", ".join(found)}'
+        raise KeyError(f'{definition.path}: {said}')
+    return found[definition.metric] * (100.0 if definition.percent else 1.0)
+
+
+def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
+    """Return the result of a finished run with today's score: ``metric`` or ``percent`` may have been others then."""
+    result = run.result
+    if result is not None and result['score'] is not None:
+        today = {'score': score_of(definition, run, result['metrics']), 'metric': definition.metric}
+        if repr(today['score']) != repr(result['score']):
+            result |= today
+            write_json(run.folder / 'result.json', result)
+    return result
+
+
 def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
     """Return the results of the teacher, the control and the rows, by name and seed."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for run in runs(definition):
-        result = None if run.kind in ('search', PRETRAIN) else run.result
+        result = None if run.kind in ('search', PRETRAIN) else scored(definition, run)
         if result is not None:
             found.setdefault(run.name, {})[run.seed] = result
     return {name: found[name] for name in (TEACHER, CONTROL, *definition.methods) if name in found}

@@ -23,7 +23,7 @@ from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, lengths, plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.job import Report, learning_of, machine
+from mmdistill_dense.apps.suite.job import Report, evaluated_every, learning_of, machine
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.apps.suite.race import Price
@@ -72,7 +72,7 @@ def price_of(config: Config) -> Price:
         evaluation, test = _evaluation(runner)
     loop, unit = config.train_cfg, unit_of(config)
     steps = loop[unit] * (len(runner.train_dataloader) if unit == 'max_epochs' else 1)
-    evaluations = max(loop[unit] // loop.get('val_interval', 1), 1)
+    evaluations = max(loop[unit] // evaluated_every(config), 1)
     return Price(start, _between(timer.steps[1:] or timer.steps), steps, evaluation, evaluations, test)
 
 

@@ -97,9 +97,9 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
     return max(ends)
 
 
-def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int) -> dict[str, float]:
-    """Return the seconds of each stage, if the dearest candidates are kept."""
-    alone, part, rest = prices[CONTROL], race.rung, 1 - race.rung
+def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, part: float) -> dict[str, float]:
+    """Return the seconds of each stage with its rung at a ``part``, if the dearest candidates are kept."""
+    alone, rest = prices[CONTROL], 1 - part
     others = sorted(((prices[name], 1.0) for name in size.methods), key=lambda one: -one[0].seconds())
     others = [(alone, size.long), *others] if size.long else others
     first = [prices[TEACHER].seconds()] if TEACHER in prices else []
@@ -134,16 +134,24 @@ def _long(prices: Mapping[str, Price], methods: Sequence[str]) -> float:
 
 
 def planned(
-    definition: Definition, race: Race, rows: Mapping[str, Any], prices: Mapping[str, Price], longer: bool = True
+    definition: Definition,
+    race: Race,
+    rows: Mapping[str, Any],
+    prices: Mapping[str, Price],
+    longer: bool = True,
+    part: float | None = None,
 ) -> Record:
     """Return the record of the largest race that fits into its hours, with a ``longer`` training if that can be made.
+
+    ``part`` is the share of the schedule at which the recipe evaluates next after the rung, by default the rung itself.
 
     Raises:
         ValueError: If not even the smallest does; it names the hours of that one.
     """
+    part = race.rung if part is None else part
     methods, needed = [name for name in rows if name in prices], 0.0
     for size in sizes(race, methods, prices, longer):
-        stages = estimate(race, size, prices, definition.jobs)
+        stages = estimate(race, size, prices, definition.jobs, part)
         needed = sum(stages.values())
         if needed <= 3600 * race.hours:
             seeds = [*definition.seeds, *(one for one in range(100) if one not in definition.seeds)][:MOST_SEEDS]
@@ -151,6 +159,7 @@ def planned(
             record: Record = {
                 'hours': race.hours,
                 'rung': race.rung,
+                'part': part,
                 'keep': race.keep,
                 'rates': list(size.rates),
                 'methods': {name: rows[name] for name in size.methods},
@@ -162,6 +171,7 @@ def planned(
                 'prices': {name: vars(price) for name, price in prices.items()},
                 'left_out': dict.fromkeys(methods[len(size.methods) :], 'no time for it'),
                 'failed': {},
+                'before': sorted({_place(definition, run) for run in plan.runs(definition) if run.result}),
                 'spent': {},
                 'told': [],
             }
@@ -243,7 +253,8 @@ def settle(definition: Definition, record: Record, stage: Stage, failed: Mapping
     for name in (TEACHER, record.get('best')):
         if name in record['failed']:
             raise RuntimeError(f'the race ends, because {name} could not be trained: {record["failed"][name]}')
-    record['spent'][stage.name] = makespan([_seconds(run) for run in stage.runs], definition.jobs)
+    own = [run for run in stage.runs if _place(definition, run) not in record.get('before', ())]
+    record['spent'][stage.name] = makespan([_seconds(run) for run in own], definition.jobs)
     if kind == 'more' and lost:
         record['over'] = True
     else:
@@ -259,9 +270,15 @@ def settle(definition: Definition, record: Record, stage: Stage, failed: Mapping
     record['rows'] = rows_of(record)
 
 
+def _place(definition: Definition, run: Run) -> str:
+    return run.folder.relative_to(definition.out).as_posix()
+
+
 def _seconds(run: Run) -> float:
-    before = read_json(run.folder / RUNG) if run.until == 1 else None
-    return 60 * ((run.result or {}).get('minutes', 0.0) - (before or {}).get('minutes', 0.0))
+    """The seconds of a run behind its rung, also of one that failed."""
+    before = (read_json(run.folder / RUNG) or {}) if run.until == 1 else {}
+    whole = 60 * run.result['minutes'] if run.result else run.state.get('seconds', 0.0)
+    return float(whole - 60 * before.get('minutes', 0.0))
 
 
 def left(record: Mapping[str, Any]) -> float:
@@ -300,6 +317,11 @@ def _said(means: Mapping[str, float]) -> str:
 
 def _rivals(definition: Definition, record: Record) -> None:
     means = _alone(definition, record, map(alone_row, record['rates']), record['rung'])
+    if 0 < max(means.values()) <= 1 and not definition.percent:  # the margins of this module are in points
+        raise ValueError(
+            f'{definition.path}: metric: no {definition.metric} of the first candidates is above 1 '
+            f'({_said(means)}). A race compares scores in percent: set percent: true.'
+        )
     record['rivals'] = list(means)[:RIVALS]
     record['told'].append(f'Learning rate: {_said(means)} on val at {record["rung"]:.0%}.')
 
@@ -354,7 +376,7 @@ def _rest(record: Record, stage: str, rows: Iterable[str]) -> float:
     begun = stage == 'finish'
     each = [
         prices.get(row, prices[CONTROL]).seconds(
-            1 - record['rung'] if begun else 1, record['long'] if row == LONG else 1, begun
+            1 - (record.get('part') or record['rung']) if begun else 1, record['long'] if row == LONG else 1, begun
         )
         for row in dict.fromkeys(rows)
     ]
@@ -404,6 +426,14 @@ def _judge_again(definition: Definition, record: Record) -> None:
     if record['winner'] not in (LONG, record['best']):
         _judge(definition, record, _scores(definition, record, (record['winner'], record['best'])))
     _more(definition, record)
+
+
+def give_hours(definition: Definition, record: Record, hours: float) -> None:
+    """Change the hours of a race: with more of them it begins further seeds, and tries those again that failed."""
+    record['hours'] = hours
+    if 'more' in record:
+        record['spent'].pop(f'more {record["more"]}', None)
+        _more(definition, record)
 
 
 def _more(definition: Definition, record: Record) -> None:

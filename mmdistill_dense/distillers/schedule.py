@@ -52,6 +52,29 @@ class Schedule:
             factor *= min(1.0, max(0.0, (end - iteration) / max(end - begin, 1.0)))
         return factor
 
+    def check(self, key: str, max_iters: int) -> str | None:
+        """Refuse a schedule that cannot work in a run of ``max_iters``; return a warning if a part has no effect."""
+        begin, end = (in_iterations(point, max_iters) for point in self.ramp_down or (0, 1))
+        if begin >= end:
+            raise ValueError(
+                f'{key}.schedule.ramp_down={self.ramp_down!r} begins at iteration {begin:g} and ends at {end:g} of '
+                f'{max_iters}: it must begin before it ends.'
+            )
+        last = min(self.end(max_iters), max_iters)
+        if last <= 0:
+            raise ValueError(
+                f'{key}.schedule: the weight is 0 in the whole run. To do without the distiller, remove it.'
+            )
+        points = {'warmup': in_iterations(self.warmup, max_iters), 'ramp_down[0]': begin}
+        late = {name: point for name, point in points.items() if point > last}
+        if not late:
+            return None
+        places = ', '.join(f'{name} is iteration {point:g}' for name, point in late.items())
+        return (
+            f'{key}.schedule: {places}, but the weight ends at iteration {last:g} of {max_iters}. Points are '
+            'iterations, or fractions of the run such as 0.5.'
+        )
+
     def end(self, max_iters: int) -> float:
         """Return the iteration from which the factor is 0 for good, infinity if there is none."""
         ends = [self.stop_at, *(self.ramp_down[1:] if self.ramp_down else ())]

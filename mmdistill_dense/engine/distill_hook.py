@@ -109,10 +109,13 @@ class DistillerState(Hook):
         self._state: RunState | None = None  # of a model that distils
 
     def before_run(self, runner: Runner) -> None:
-        """Move the distillers to their device; inherit nothing if the weights come from a file."""
+        """Move the distillers to their device, check their schedules; inherit nothing if a file has the weights."""
         model = unwrap(runner.model)
         if isinstance(model, Distilled):
             place_distillers(runner, model)
+            for distiller in model.distillers.values() if built_loop(runner) is not None else ():
+                if told := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
+                    runner.logger.warning(told)
             if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
                 model.distillation.inherit_nothing()
 

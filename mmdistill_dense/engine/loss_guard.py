@@ -33,7 +33,7 @@ from mmdistill_dense.guards.config import (
     check_top_level_distillers,
     warn_of_batch,
 )
-from mmdistill_dense.guards.runner import check_checkpoints, check_loaded, check_loaders, check_trained
+from mmdistill_dense.guards.runner import Reached, check_checkpoints, check_loaded, check_loaders, check_trained
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.inputs import refuse_blind
@@ -52,6 +52,7 @@ class RunGuards(Hook):
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._unseen: list[FrozenTeacher] = []
+        self._reached: Reached | None = None
 
     def before_run(self, runner: Runner) -> None:
         """Check the config, the loaders and the wrapper before any weight is loaded."""
@@ -94,11 +95,18 @@ class RunGuards(Hook):
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
         for extra in model.distillation.extras:
             extra.check_classes(model, model.distillation.teachers)
+        self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
         self._handles = [
             model.register_forward_pre_hook(self._look),
             model.register_forward_hook(partial(self._refuse_blind, runner)),
         ]
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Warn of parts of a pre-trained student that nothing trains; under DDP, torch stops before the next step."""
+        told, self._reached = self._reached and self._reached.told(), None
+        if told:
+            runner.logger.warning(told)
 
     def after_train(self, runner: Runner) -> None:
         """Look at no more batches, if a teacher was never asked."""

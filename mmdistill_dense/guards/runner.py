@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
@@ -111,6 +112,30 @@ def check_trained(runner: Runner, distillers: nn.Module) -> None:
         raise ValueError(
             f'optim_wrapper: the optimizer does not train these parameters of distillers: {some(left)}. Its '
             'constructor leaves them out: let it take those whose names begin with "distillers." as well.'
+        )
+
+
+class Reached:
+    """Notes which parameters of a student get a gradient in a step, for one that learns from distillers alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._unseen = {name: one for name, one in model.named_parameters() if not name.startswith('distillers.')}
+        trained = [(name, one) for name, one in self._unseen.items() if one.requires_grad]
+        self._handles = [one.register_hook(partial(self._see, name)) for name, one in trained]
+
+    def _see(self, name: str, gradient: Tensor) -> None:
+        self._unseen.pop(name, None)
+
+    def told(self) -> str | None:
+        """Return a warning after the first step; ``None`` if all were seen."""
+        while self._handles:
+            self._handles.pop().remove()
+        if not self._unseen:
+            return None
+        return (
+            f'model.student: {len(self._unseen)} parameters get no gradient, so they stay as they are, and are saved: '
+            f'{some(self._unseen)}. Those that are frozen: set frozen_stages=-1. Those behind the last student_tap: '
+            'tap backbone[-1] as well, or end the backbone there (num_stages, out_indices).'
         )
 
 

@@ -89,6 +89,14 @@ def test_a_window_of_balance_within_the_warm_up(end: int, by_epoch: bool, said: 
     assert not list(network_rules.warm_up(subject(model=distilled(), config=dict(param_scheduler=rising))))
 
 
+def test_a_schedule_longer_than_the_run() -> None:
+    distiller = toys.MaskedMimic('a', schedule=dict(warmup=2000))
+    distiller.state.max_iters = 1000
+    (found,) = network_rules.weights_over_the_run(subject(model=SimpleNamespace(distillers={'kd': distiller})))
+    assert found.level == 'warning' and 'distillers.kd.schedule: warmup is iteration 2000' in found.message
+    assert not list(network_rules.weights_over_the_run(subject(model=balanced())))
+
+
 def test_random_networks_and_unlearned_tokens_are_not_judged() -> None:
     terms = [term('task', 1.0), term('distill.kd.loss_kd', 1e6, -1.0)]
     for facts in (dict(options=Options(weights=False)), dict(untaught={'kd': 'random tokens'})):

@@ -67,6 +67,39 @@ def test_errors(options, words):
         Schedule(**options)
 
 
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (
+            dict(ramp_down=(6, 0.5)),
+            r'model\.x\.schedule\.ramp_down=\(6, 0\.5\) begins at iteration 6 and ends at 4 of 8',
+        ),
+        (dict(stop_at=0), r'model\.x\.schedule: the weight is 0 in the whole run'),
+    ],
+)
+def test_a_schedule_that_cannot_work_in_the_run_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        Schedule(**options).check('model.x', 8)
+
+
+@pytest.mark.parametrize(
+    ('options', 'words'),
+    [
+        (dict(warmup=1000), 'warmup is iteration 1000, but the weight ends at iteration 8 of 8'),
+        (dict(warmup=100, stop_at=2), 'warmup is iteration 100, but the weight ends at iteration 2 of 8'),
+        (dict(ramp_down=(4000, 8000)), 'ramp_down[0] is iteration 4000, but'),
+        (dict(warmup=4, ramp_down=(2, 1.0)), None),
+        (dict(warmup=0.6), None),
+        (dict(ramp_down=(0, 1.0)), None),
+        (dict(ramp_down=(0.4, 0.6), stop_at=7), None),
+        ({}, None),
+    ],
+)
+def test_a_part_of_a_schedule_without_effect_is_said(options, words):
+    told = Schedule(**options).check('model.x', 8)
+    assert words in told if words else told is None
+
+
 KEY = 'distillers.x'
 
 

@@ -9,6 +9,7 @@ from mmcv.transforms import TRANSFORMS, BaseTransform
 
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.distillers.maskd.learning import TokenLearner
+from mmdistill_dense.distillers.schedule import Schedule
 from mmdistill_dense.networks.inputs import Look
 from tests import toys
 from tests.distillers.maskd.tokens import seg_model
@@ -42,6 +43,21 @@ def damaged(folder):
             content['state_dict'][name].fill_(1e30)
     torch.save(content, folder / 'damaged.pth')
     return toys.seg_net('fcn', 16, checkpoint=str(folder / 'damaged.pth'))
+
+
+def test_a_schedule_is_checked_against_the_length_of_the_run(tmp_path):
+    kd = dict(type='LogitKD', schedule=dict(warmup=1000))
+    runner = toys.train(
+        tmp_path,
+        toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(kd=kd)),
+        iters=1,
+        log_level='WARNING',
+    )
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert 'model.distillers.kd.schedule: warmup is iteration 1000, but the weight ends at iteration 1 of 1' in log
+    runner.model.distillers.kd.schedule = Schedule(stop_at=0)
+    with pytest.raises(ValueError, match=r'model\.distillers\.kd\.schedule: the weight is 0'):
+        runner.call_hook('before_run')
 
 
 def test_pictures_that_are_normalised_twice(tmp_path):

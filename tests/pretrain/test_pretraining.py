@@ -55,6 +55,18 @@ def test_checkpoint_holds_the_student_at_the_root_and_a_receipt():
     assert receipt['matched'] == 325 and receipt['sha256']
 
 
+def test_parts_of_the_student_that_nothing_trains_are_named(tmp_path):
+    assert 'get no gradient' not in next(trained()[0].rglob('*.log')).read_text()
+    config = runs.config(tmp_path, epochs=1, log_level='INFO')
+    config.model.student.backbone.frozen_stages = 1
+    config.model.distillers.pcd.update(student_tap='backbone[2]', attention=None)
+    config.model.distillers.pcd.head = dict(type='linear')
+    toys.train(None, config)
+    log = next(tmp_path.rglob('*.log')).read_text()
+    assert log.count('WARNING - model.student: 30 parameters get no gradient') == 1
+    assert 'backbone.conv1.weight' in log and 'tap backbone[-1] as well' in log
+
+
 def test_teacher_sees_its_layouts_normalisation():
     swav, row = files.synthetic('swav_r50')
     config = runs.model()

@@ -105,6 +105,13 @@ def summed(subject: Subject) -> Findings:
                 )
 
 
+def weights_over_the_run(subject: Subject) -> Findings:
+    """Check each distiller's schedule against the length of the run."""
+    for name, distiller in subject.distillers.items():
+        if told := distiller.schedule.check(f'model.distillers.{name}', distiller.state.max_iters):
+            yield warning(told)
+
+
 def warm_up(subject: Subject) -> Findings:
     """Check that ``balance`` measures far beyond the warm-up of the learning rate."""
     rising = [
@@ -368,7 +375,7 @@ def few_labels(subject: Subject) -> Findings:
         )
 
 
-MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, warm_up, enough_pictures)
+MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, weights_over_the_run, warm_up, enough_pictures)
 WEIGHTS = (start, learned_classes, random_teacher, normalisation, small_teacher)
 UNLABELLED, CONFIDENCE, METRIC = (few, alike), (unsure, few_labels), (teacher_metric,)
 STEP = (finite, unmeasured, pull, against, untaught, flat_taps, own_copy, stretched)

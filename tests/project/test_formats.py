@@ -179,6 +179,74 @@ def test_colours_that_a_list_leaves_out_are_vocs(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['d'], truth('d'))
 
 
+# The pictures of label files
+
+
+def voc_file(path: Path, told: str = '0.jpg') -> None:
+    """One box, and a name of the picture."""
+    corners = ''.join(f'<{side}>{value}</{side}>' for side, value in zip(SIDES, (5, 5, 20, 20), strict=True))
+    box = f'<object><name>cat</name><bndbox>{corners}</bndbox></object>'
+    exports.write(path, f'<annotation><filename>{told}</filename>{box}</annotation>')
+
+
+SIDES = ('xmin', 'ymin', 'xmax', 'ymax')
+
+
+@pytest.mark.parametrize('layout', ['{0}:{0}', 'xml/{0}:images/{0}', 'xml/{0}:{0}2017', '{0}/xml:{0}/img'])
+def test_a_label_file_belongs_to_the_picture_of_its_folder_or_part(layout: str, tmp_path: Path) -> None:
+    labels, pictures = layout.split(':')
+    for part in ('train', 'val'):
+        for name in '01':
+            exports.picture(tmp_path / pictures.format(part) / f'{name}.jpg')
+            voc_file(tmp_path / labels.format(part) / f'{name}.xml')  # all tell the name of the first picture
+    data = find_box_data(tmp_path)
+    for part, split in data.splits.items():
+        assert split.pictures == f'{pictures.format(part)}/' and split.files == ('0.jpg', '1.jpg')
+
+
+def test_of_two_pictures_of_one_name_the_label_file_tells_the_ending(tmp_path: Path) -> None:
+    for name in '01':
+        voc_file(tmp_path / f'{name}.xml', f'{name}.png')
+        for ending in ('jpg', 'png'):
+            exports.picture(tmp_path / f'{name}.{ending}')
+    assert {name for split in find_box_data(tmp_path).splits.values() for name in split.files} == {'0.png', '1.png'}
+
+
+def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: Path) -> None:
+    for place in ('train', 'val'):
+        for name in '012':
+            exports.picture(tmp_path / 'voc' / place / f'{name}.jpg')
+            voc_file(tmp_path / 'voc' / place / f'{name}.xml', f'{name}.jpg')
+    (tmp_path / 'voc/train/2.jpg').unlink()
+    (tmp_path / 'voc/val/2.xml').unlink()
+    with pytest.raises(FileNotFoundError, match=r'1 of 5 xml files have no picture: \S*/train/2.xml'):
+        find_box_data(tmp_path / 'voc')
+    exports.cvat(tmp_path / 'cvat')
+    file = tmp_path / 'cvat/annotations.xml'
+    for name in 'bd':
+        (tmp_path / f'cvat/images/{name}.jpg').rename(tmp_path / f'cvat/{name}.jpg')
+    file.write_text(file.read_text().replace('name="b.jpg"', 'name="images/b.jpg"'))
+    with pytest.raises(FileNotFoundError, match='1 pictures of .* are not below .*: images/b.jpg'):
+        find_box_data(tmp_path / 'cvat')
+
+
+def test_a_label_file_may_name_a_picture_of_another_folder(tmp_path: Path) -> None:
+    """Also with names from another machine, and beside pictures that labelme made of its files."""
+    exports.labelme(tmp_path)
+    for part, names in PARTS.items():
+        exports.picture(tmp_path / f'json/{part}/a b_json/img.png')
+        for name in names:
+            file = tmp_path / f'json/{part}/{name}.json'
+            (tmp_path / part / file.name).rename(file)
+            told = {'b': '../../train/b.jpg', 'c': 'C:\\\\old\\\\c.jpg', 'd': '/old/images/d.jpg'}.get(
+                name, f'{name}.jpg'
+            )
+            file.write_text(file.read_text().replace(f'{name}.jpg', told))
+    assert {part: set(found_boxes(find_box_data(tmp_path), part)) for part in PARTS} == {
+        part: set(names) for part, names in PARTS.items()
+    }
+
+
 # The split
 
 

@@ -351,26 +351,39 @@ class Names:
     """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path."""
 
     def __init__(self, root: Path, pictures: Sequence[Path]) -> None:
+        self._root, self._folders = root, set[str]()
         self._known: dict[str, list[Path]] = defaultdict(list)
         self._whole = {str(picture): picture for picture in pictures}
         for picture in pictures:
             parts = picture.relative_to(root).with_suffix('').parts
+            self._folders.update(parts[:-1])
             for start in range(len(parts)):
                 self._known['/'.join(parts[start:])].append(picture)
 
-    def find(self, words: Sequence[str]) -> Path | None:
-        """Return the picture that the first fitting word names; ``None`` without any."""
+    def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
+        """Return the picture that the first fitting word names; ``None`` without any.
+
+        ``folder``: of the label file that holds the words. Its picture lies there, or in a folder of the same part.
+        """
+        above = folder.relative_to(self._root).parts if folder else ()
+        advice = 'Put the label file beside its picture.' if folder else 'Name the folder of the picture too.'
         for word in words:
-            if word in self._whole:
-                return self._whole[word]
+            if whole := self._whole.get(os.path.normpath((folder or self._root) / word)):
+                return whole
             path = PurePosixPath(word.replace('\\', '/'))
             cut = path.with_suffix('') if path.suffix.lower() in _CUT else path
-            parts = [part for part in cut.parts if part not in ('/', '..')]
+            parts = [*above, *(part for part in cut.parts if part not in ('/', '..'))]
             for start in range(len(parts)):
-                if found := self._known.get('/'.join(parts[start:])):
+                known = self._known.get('/'.join(parts[start:]), ())
+                if found := [one for one in known if self._may_be(one, parts[:start], split_of(above))]:
                     exact = [one for one in found if one.name == path.name] if len(found) > 1 else found
                     if len(exact) != 1:
                         which = some(exact or found, 3)
-                        raise ValueError(f'--data: {word!r} may be {which}. Name the folder of the picture too.')
+                        raise ValueError(f'--data: {word!r} may be {which}. {advice}')
                     return exact[0]
         return None
+
+    def _may_be(self, picture: Path, dropped: Sequence[str], part: str | None) -> bool:
+        """Tell whether a picture is of this part, and in all dropped folders that the data have: others are foreign."""
+        own = picture.relative_to(self._root).parts[:-1]
+        return self._folders.intersection(dropped) <= set(own) and (not part or split_of(own) in (None, part))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,8 +43,7 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
     """Read the contents of files by their paths. Shapes of one ``group_id`` and label are one object."""
     classes = [name for name in listed_names(given.root, NAMES)[0] if name not in _NO_CLASSES]
     found = Reading('labelme json', next(iter(contents)).parent, classes=classes)
-    beside = {path: str(content['imagePath']).replace('\\', '/') for path, content in contents.items()}
-    names = {path: [os.path.normpath(path.parent / name), path.stem] for path, name in beside.items()}
+    names = {path: [str(one['imagePath']).replace('\\', '/'), path.stem] for path, one in contents.items()}
     for path, picture in given.pictures_of(names, 'json files of labelme').items():
         height, width = contents[path].get('imageHeight'), contents[path].get('imageWidth')
         size = (int(height), int(width)) if height and width else None

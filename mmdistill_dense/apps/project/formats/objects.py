@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,10 @@ class Given:
 
     def pictures_of(self, names: Mapping[Path, Sequence[str]], kind: str) -> dict[Path, Path]:
         """Return the picture of each label file: the one whose name is among the file's ``names``."""
-        index = Names(self.root, self.pictures)
-        found = {file: index.find(words) for file, words in names.items()}
+        # only pictures that a label file can name: labelme writes others beside its files
+        named = {PureWindowsPath(word).stem for file, own in names.items() for word in (file.name, *own)}
+        index = Names(self.root, [one for one in self.pictures if one.stem in named])
+        found = {file: index.find(words, file.parent) for file, words in names.items()}
         if alone := [file for file, picture in found.items() if picture is None]:
             raise FileNotFoundError(
                 f'--data: {len(alone)} of {len(found)} {kind} have no picture: {some(alone, 3)}. Add the pictures, or '

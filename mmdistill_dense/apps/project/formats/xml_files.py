@@ -63,7 +63,7 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
     """Read all files. Objects marked as difficult are ignored in training and scores, as VOC does."""
     found = Reading('VOC xml', files[0].parent, classes=listed_names(given.root, NAMES)[0])
     elements = {path: _root_of(path) for path in files}
-    names = {path: [path.stem, one.findtext('filename') or path.stem] for path, one in elements.items()}
+    names = {path: _voc_names(path, one.findtext('filename') or path.stem) for path, one in elements.items()}
     for path, picture in given.pictures_of(names, 'xml files').items():
         numbered = enumerate(elements[path].iterfind('object'), 1)
         objects = [_voc_object(f'{path}: object {place}', one) for place, one in numbered]
@@ -76,6 +76,11 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
         for box in drawn:
             box[:2] = box[0] - 1, box[1] - 1
     return found
+
+
+def _voc_names(path: Path, told: str) -> list[str]:
+    """Return what may name the picture of a file. Some tools copy what is ``told`` from file to file."""
+    return [f'{path.stem}{Path(told).suffix}', path.stem, told]
 
 
 def _voc_size(path: Path, element: Any) -> Size | None:

@@ -82,6 +82,45 @@ def test_label_images_are_equal_to_the_pixel(export: Write, tmp_path: Path) -> N
             np.testing.assert_array_equal(found[name], truth(name), name)
 
 
+def name_pictures(root: Path, form: str) -> None:
+    """Move the pictures of Roboflow's COCO to where this form of a name leads, and name them so."""
+    for part in ('train', 'valid'):
+        file = root / part / '_annotations.coco.json'
+        content = json.loads(file.read_text())
+        for one in content['images']:
+            name = form.format(root=root, part=part, name=Path(one['file_name']).stem)
+            (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            (file.parent / one['file_name']).rename(file.parent / name)
+            one['file_name'] = name
+        file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    'form', ['../{part}/{name}.jpg', '{root}/{part}/{name}.jpg', '../../{part}/{name}.jpg', './{name}.jfif']
+)
+def test_outlines_are_drawn_wherever_and_however_coco_names_the_pictures(form: str, tmp_path: Path) -> None:
+    exports.roboflow_coco(tmp_path / 'mine')
+    name_pictures(tmp_path / 'mine', form)
+    exports.picture(tmp_path / 'mine/cover.jpg')
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*.j*')}
+    data = find_seg_data(tmp_path / 'mine')
+    for part, names in PARTS.items():
+        assert {picture.stem for picture, _ in pairs_of(data.root, data.splits[part], data.endings)} == set(names)
+        for name, found in label_images(data, part, tmp_path / 'mine/project').items():
+            np.testing.assert_array_equal(found, truth(name), name)
+    assert {path.name for path in (tmp_path / 'mine/project').iterdir()} == {'labels'}
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_picture_that_would_be_read_in_place_of_a_listed_one_is_refused(tmp_path: Path) -> None:
+    exports.roboflow_coco(tmp_path)
+    file = tmp_path / 'train/_annotations.coco.json'
+    file.write_text(file.read_text().replace('"b.jpg', '"b.png'))
+    exports.picture(tmp_path / 'train/b.png')
+    with pytest.raises(ValueError, match=r'train/b.png is listed, but mmseg .* would read \S*/train/b.jpg. Give'):
+        find_seg_data(tmp_path)
+
+
 @pytest.mark.parametrize('table', ['class_dict.csv', 'colormap.json'])
 def test_colours_are_named_by_other_lists_too(table: str, tmp_path: Path) -> None:
     exports.coloured(tmp_path / 'mine', table)

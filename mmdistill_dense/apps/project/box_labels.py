@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -364,7 +364,25 @@ def _check_boxes(found: Files, names: Sequence[str]) -> None:
 
 
 def _inside(folder: Path, root: Path) -> str:
-    return '' if folder == root else f'{folder.relative_to(root)}/'
+    return '' if folder == root else f'{os.path.relpath(folder, root)}/'
+
+
+def with_plain_names(data: BoxData) -> BoxData:
+    """Return the data with file names that are paths below the folder of the pictures: none has ``..``, or is whole."""
+    return replace(data, splits={part: _plain(split, data.root) for part, split in data.splits.items()})
+
+
+def _plain(split: BoxSplit, root: Path) -> BoxSplit:
+    if not any(os.path.normpath(name) != name or name.startswith(('/', '..')) for name in split.files):
+        return split
+    places = {name: root / split.pictures / name for name in split.files}
+    paths = {name: Path(os.path.realpath(place.parent), place.name) for name, place in places.items()}
+    folder = Path(os.path.commonpath([path.parent for path in paths.values()]))
+    plain = {name: path.relative_to(folder).as_posix() for name, path in paths.items()}
+    content = json.loads(split.content or (root / split.labels).read_bytes())
+    images = [{**one, 'file_name': plain[one['file_name']]} for one in content['images']]
+    text = json.dumps({**content, 'images': images})
+    return BoxSplit(split.labels, _inside(folder, root), tuple(map(plain.__getitem__, split.files)), text)
 
 
 def _classes(file: LabelFile, given: Sequence[str], notes: list[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
+from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data, with_plain_names
 from mmdistill_dense.apps.project.drawn_labels import (
     FOLDER,
     LIST,
@@ -72,6 +72,11 @@ class Endings:
                 if file.endswith(ending):
                     found.setdefault(file.removesuffix(ending), file)
         return found
+
+    def picture(self, folder: Path, name: str) -> Path:
+        """Return the picture of a name that a data set of mmseg reads."""
+        files = [folder / f'{name}{ending}' for ending in self.pictures]
+        return next((file for file in files if file.is_file()), files[0])
 
     def labelled(self, labels: Folder) -> set[str]:
         return {file.removesuffix(self.label) for file in labels.files if file.endswith(self.label)}
@@ -289,6 +294,7 @@ def find_seg_data(
 
 def of_objects(data: BoxData, background: str) -> SegData:
     """Return a data set of objects as one of label images, which are drawn from their outlines."""
+    data = with_plain_names(data)
     classes, drawing = objects_drawing(data, background)
     splits = {}
     for part, split in data.splits.items():
@@ -298,7 +304,20 @@ def of_objects(data: BoxData, background: str) -> SegData:
     rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
     notes = [*data.notes, f'label images are drawn from the outlines; pixels outside all of them {rest}']
     endings = Endings(tuple(suffixes), '.png')
+    _check_read(data, endings)
     return SegData(data.root, splits, endings, classes, (), data.size, (), notes, data.stored, drawing)
+
+
+def _check_read(data: BoxData, endings: Endings) -> None:
+    """Refuse a listed picture in whose place mmseg would read another one, because it names them without endings."""
+    for split in data.splits.values():
+        folder = data.root / split.pictures
+        for name in split.files:
+            if (read := endings.picture(folder, bare(name))) != folder / name:
+                raise ValueError(
+                    f'--data: {folder / name} is listed, but mmseg names pictures without their endings, and would '
+                    f'read {read}. Give this one another name, or take it out.'
+                )
 
 
 def _written(part: str, split: Split, names: Sequence[str]) -> Split:
@@ -328,9 +347,10 @@ def _by_lists_or_folders(
 
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
     folder = root / split.pictures
-    files = endings.by_name(sorted(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS)))
-    names = split.names or sorted(files)
-    return [(folder / files[name], root / split.labels / f'{name}{endings.label}') for name in names]
+    names = split.names or sorted(
+        endings.by_name(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS))
+    )
+    return [(endings.picture(folder, name), root / split.labels / f'{name}{endings.label}') for name in names]
 
 
 def _splits(

@@ -19,6 +19,7 @@ from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pa
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, OBJECTS, PARTS, shapes, truth
+from tests.project.folders_of_data import label_file
 from tests.project.test_new import RETINANET, toy_pair
 
 Write = Callable[[Path], None]
@@ -284,6 +285,55 @@ def test_a_label_file_may_name_a_picture_of_another_folder(tmp_path: Path) -> No
     assert {part: set(found_boxes(find_box_data(tmp_path), part)) for part in PARTS} == {
         part: set(names) for part, names in PARTS.items()
     }
+
+
+# Label images beside boxes
+
+
+def masks_beside(root: Path, *places: str) -> None:
+    for part, names in PARTS.items():
+        for name in names:
+            for place in places:
+                exports.picture(root / place.format({'val': 'valid'}.get(part, part)) / f'{name}.png')
+
+
+@named(BOXES)
+def test_label_images_beside_boxes_are_no_pictures(export: Write, tmp_path: Path) -> None:
+    export(tmp_path)
+    alone = find_box_data(tmp_path)
+    masks_beside(tmp_path, 'SegmentationClass', 'SegmentationObject', 'masks/{}', '{}/masks')
+    beside = find_box_data(tmp_path)
+    assert beside.splits == alone.splits and beside.notes == alone.notes
+
+
+@named(BOXES)
+def test_pictures_in_a_folder_named_as_of_label_images_are_read(export: Write, tmp_path: Path) -> None:
+    export(tmp_path / 'labelled')
+    exports.picture(tmp_path / 'unlabelled/more.jpg')
+    data = find_box_data(tmp_path)
+    found = {Path(file).stem for split in data.splits.values() for file in split.files}
+    assert {name for names in PARTS.values() for name in names} == found
+
+
+def test_a_label_image_is_not_read_in_place_of_a_missing_picture(tmp_path: Path) -> None:
+    exports.voc_xml(tmp_path / 'voc')
+    masks_beside(tmp_path / 'voc', 'SegmentationClass')
+    (tmp_path / 'voc/JPEGImages/b.jpg').unlink()
+    with pytest.raises(FileNotFoundError, match=r'1 of 6 xml files have no picture: \S*b.xml'):
+        find_box_data(tmp_path / 'voc')
+    exports.ultralytics(tmp_path / 'yolo')
+    masks_beside(tmp_path / 'yolo', 'labels/train', 'labels/val')
+    (tmp_path / 'yolo/images/train/b.jpg').unlink()
+    assert find_box_data(tmp_path / 'yolo').splits['train'].count == 3
+
+
+def test_pictures_are_those_of_the_folder_without_label_images(tmp_path: Path) -> None:
+    names = [f'{number}.png' for number in range(4)]
+    for name in names:
+        exports.picture(tmp_path / 'photos' / name)
+        exports.picture(tmp_path / 'masks' / name)
+    exports.write(tmp_path / 'all.json', json.dumps(label_file(names, CLASSES)))
+    assert find_box_data(tmp_path).splits['train'].pictures == 'photos/'
 
 
 # The split

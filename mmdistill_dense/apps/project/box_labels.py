@@ -25,6 +25,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     is_label,
     median_size,
     opened,
+    outside_labels,
     picture_folders,
     read_lists,
     repeated,
@@ -43,7 +44,8 @@ _LOOKED = 20  # pictures that are looked for in each folder
 
 def folder_of(file: LabelFile, root: Path, below: Sequence[Folder], split: str | None) -> Path:
     """Return the folder to which the file names of a label file are relative."""
-    # of several that hold as many of them, one for the same split, then the nearest: splits may reuse names
+    # of several that hold as many of them, one for the same split, not of label images, then the nearest one: splits
+    # may reuse names
     path, names = file.path, file.names
     inside = [one.path.relative_to(root) for one in below]
     above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root
@@ -52,9 +54,9 @@ def folder_of(file: LabelFile, root: Path, below: Sequence[Folder], split: str |
         raise ValueError(f'--data: {path} lists no picture (images is empty).')
     looked = evenly(names, _LOOKED)
 
-    def fits(folder: Path) -> tuple[int, bool, int]:
-        there = sum(os.path.isfile(folder / name) for name in looked)
-        return there, split_of(folder.relative_to(root).parts) == split, len(os.path.commonpath([folder, path]))
+    def fits(folder: Path) -> tuple[int, bool, bool, int]:
+        there, parts = sum(os.path.isfile(folder / name) for name in looked), folder.relative_to(root).parts
+        return there, split_of(parts) == split, not is_label(parts), len(os.path.commonpath([folder, path]))
 
     best = max(folders, key=fits)
     missing = [name for name in names if not os.path.isfile(best / name)]
@@ -66,10 +68,9 @@ def folder_of(file: LabelFile, root: Path, below: Sequence[Folder], split: str |
     return best
 
 
-def unlisted(root: Path, folders: Sequence[Folder], found: Files) -> Iterator[str]:
-    """Yield a note about the pictures that no label file lists. Folders of label images are no such pictures."""
+def unlisted(every: Sequence[Path], found: Files) -> Iterator[str]:
+    """Yield a note about those of the pictures that no label file lists."""
     listed = {os.path.realpath(one.folder / name) for one in found.values() for name in one.names}
-    every = [one.path / name for one in folders if not is_label(one.path.relative_to(root).parts) for name in one.files]
     if free := [path for path in every if os.path.realpath(path) not in listed]:
         place = shlex.quote(os.path.commonpath([path.parent for path in free]))
         said = f'{len(free)} of {len(every)} pictures have no labels in any file ({some(free, 1)})'
@@ -210,9 +211,10 @@ def find_box_data(
     given, wish = given.expanduser().resolve(), wish or Wish()
     root = given.parent if given.suffix == '.json' and given.is_file() else given
     folders, notes = picture_folders(root), list[str]()
+    pictures = [one.path / name for one in folders for name in one.files]
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
     found, others = _by_split(root, files, notes)
-    reading = None if found else _read_objects(root, folders, others, classes, exif)
+    reading = None if found else _read_objects(Given(root, pictures, classes, exif), others)
     if reading:
         found = _of_parts(reading, wish, notes)
     if not found:
@@ -234,7 +236,8 @@ def find_box_data(
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, classes, notes)
     _check_categories(found.values(), names)
-    notes += unlisted(root, folders, found)
+    outside = outside_labels(root, pictures)
+    notes += unlisted(outside, found)
     if 'train' in found and len(found) > 1:
         if wish != Wish():
             raise ValueError(f'--split: the files for {", ".join(map(str, found))} are a split. Leave the option out.')
@@ -245,7 +248,7 @@ def find_box_data(
             notes.append(f'written for training and metric{with_changes}: {", ".join(changed)}')
     elif len(found) == 1:
         lists = find_lists(root, task, wish)
-        listed = _listed(lists, root, first, [one.path / file for one in folders for file in one.files])
+        listed = _listed(lists, root, first, outside)
         splits = _divided(first, _inside(first.folder, root), names, listed, wish)
         if lists:
             counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
@@ -267,11 +270,8 @@ def find_box_data(
     return BoxData(root, splits, names, masks, size, notes, stored)
 
 
-def _read_objects(
-    root: Path, folders: Sequence[Folder], shapes: Mapping[Path, Any], classes: Sequence[str], exif: str | None
-) -> Reading | None:
+def _read_objects(given: Given, shapes: Mapping[Path, Any]) -> Reading | None:
     """Read the first format that the folder holds; ``shapes``: contents of json files of labelme."""
-    given = Given(root, [one.path / name for one in folders for name in one.files], classes, exif)
     if shapes:
         return labelme.read(given, shapes)
     return next((form.read(given, files) for form in (yolo, xml_files) if (files := form.recognise(given))), None)

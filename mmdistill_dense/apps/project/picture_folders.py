@@ -98,6 +98,11 @@ def is_label(parts: Sequence[str]) -> bool:
     return any(part.startswith(LABELS) or part.endswith(('annot', 'labels', 'masks')) for part in lowered)
 
 
+def outside_labels(root: Path, pictures: Iterable[Path]) -> list[Path]:
+    """Return the pictures that lie in no folder of label images."""
+    return [one for one in pictures if not is_label(one.relative_to(root).parts[:-1])]
+
+
 def split_of(parts: Iterable[str]) -> str | None:
     """Return the split that the parts of a path name, innermost first; ``train2017`` and ``trainannot`` are train."""
     for part in reversed(list(parts)):
@@ -348,12 +353,15 @@ def _entries(path: Path, index: Names) -> list[list[str]]:
 
 
 class Names:
-    """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path."""
+    """Finds pictures by how lists and label files name them: ``a``, ``a.jpg``, ``train/a.jpg``, a whole path.
 
-    def __init__(self, root: Path, pictures: Sequence[Path]) -> None:
+    ``others`` are found by their whole paths alone.
+    """
+
+    def __init__(self, root: Path, pictures: Sequence[Path], others: Sequence[Path] = ()) -> None:
         self._root, self._folders = root, set[str]()
         self._known: dict[str, list[Path]] = defaultdict(list)
-        self._whole = {str(picture): picture for picture in pictures}
+        self._whole = {str(picture): picture for picture in (*others, *pictures)}
         for picture in pictures:
             parts = picture.relative_to(root).with_suffix('').parts
             self._folders.update(parts[:-1])

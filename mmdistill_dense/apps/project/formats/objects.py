@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project.picture_folders import Names, Size, lines_of, repeated, split_of
+from mmdistill_dense.apps.project.picture_folders import Names, Size, lines_of, outside_labels, repeated, split_of
 from mmdistill_dense.utils.validate import some
 
 _CORNERS = 72  # of an ellipse
@@ -37,11 +37,18 @@ class Given:
         """Return the part (train, val, test) that a folder above the first file names, else above the next one."""
         return next(filter(None, (split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
 
+    def index(self, words: Iterable[str]) -> Names:
+        """Return the pictures that words of label files may name; labelme writes others beside its files.
+
+        Those in folders of label images count only if no others may be named.
+        """
+        stems = {PureWindowsPath(word).stem for word in words}
+        named = [one for one in self.pictures if one.stem in stems]
+        return Names(self.root, outside_labels(self.root, named) or named, self.pictures)
+
     def pictures_of(self, names: Mapping[Path, Sequence[str]], kind: str) -> dict[Path, Path]:
         """Return the picture of each label file: the one whose name is among the file's ``names``."""
-        # only pictures that a label file can name: labelme writes others beside its files
-        named = {PureWindowsPath(word).stem for file, own in names.items() for word in (file.name, *own)}
-        index = Names(self.root, [one for one in self.pictures if one.stem in named])
+        index = self.index(word for file, words in names.items() for word in (file.name, *words))
         found = {file: index.find(words, file.parent) for file, words in names.items()}
         if alone := [file for file, picture in found.items() if picture is None]:
             raise FileNotFoundError(

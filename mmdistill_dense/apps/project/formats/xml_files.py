@@ -31,7 +31,7 @@ from mmdistill_dense.apps.project.formats.objects import (
     number,
     points_of,
 )
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size, files_below, split_of
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, split_of
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
@@ -112,9 +112,9 @@ def _voc_object(where: str, element: Any) -> Object:
 def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
     """Read all files; a picture's ``subset`` tells its part, else the name of the file."""
     found = Reading('CVAT xml', files[0] if len(files) == 1 else files[0].parent)
-    index, missing = Names(given.root, given.pictures), []
-    for path in files:
-        element = _root_of(path)
+    elements, missing = {path: _root_of(path) for path in files}, []
+    index = given.index(image.get('name', '') for one in elements.values() for image in one.iterfind('image'))
+    for path, element in elements.items():
         if element.find('track') is not None:
             raise ValueError(f'--data: {path} is "CVAT for video". Export the task as "CVAT for images" or as COCO.')
         of_file = split_of([*path.relative_to(given.root).parts[:-1], path.stem])

@@ -27,6 +27,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     lines_of,
     opened,
     orientation,
+    outside_labels,
     repeated,
     size_of,
 )
@@ -39,12 +40,21 @@ _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
 
 def recognise(given: Given) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
-    paired = [picture for picture in given.pictures if label_of(picture).is_file()]
+    paired = [picture for picture in pictures_of(given) if label_of(picture).is_file()]
     for picture in evenly(paired, 20) if paired else []:
         words = label_of(picture).read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0].split()
         if words:
             return paired if len(words) >= 5 and words[0].isdigit() else []
     return paired
+
+
+def pictures_of(given: Given) -> list[Path]:
+    """Return the pictures; those in folders of label images only if text files of their own lie at their place."""
+    outside = outside_labels(given.root, given.pictures)
+    known, texts = set(outside), {label_of(one).parent for one in outside}
+    inside = {one: label_of(one) for one in given.pictures if one not in known}
+    named = {one.parent for one, text in inside.items() if text.parent not in texts and text.is_file()}
+    return [one for one in given.pictures if one in known or one.parent in named]
 
 
 def label_of(picture: Path) -> Path:
@@ -63,9 +73,10 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     file, told = _yaml(given.root)
     names, source = (told.get('names'), str(file)) if told else listed_names(given.root, NAMES)
     known = _by_number(names, source) if names else dict(enumerate(given.classes))
-    parts = _parts(given, file, told) if file else {}
+    pictures = pictures_of(given)
+    parts = _parts(Names(given.root, pictures), pictures, file, told) if file else {}
     found = Reading('YOLO', file or given.root)
-    for picture in given.pictures:
+    for picture in pictures:
         if parts and picture not in parts:
             continue
         with opened(picture) as image:
@@ -76,7 +87,7 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
     if bare := sum(not label_of(one.picture).is_file() for one in found.pictures):
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
-    if left := len(given.pictures) - len(found.pictures):
+    if left := len(pictures) - len(found.pictures):
         found.notes.append(f'{left} pictures are in no part of {file}: left out')
     found.classes = list(known.values())
     if not known:
@@ -106,15 +117,15 @@ def _by_number(names: Any, source: str) -> dict[int, str]:
     return {number: str(found[number]) for number in sorted(found)}
 
 
-def _parts(given: Given, file: Path, told: Mapping[str, Any]) -> dict[Path, str]:
+def _parts(index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any]) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
-    index, found = Names(given.root, given.pictures), dict[str, list[Path]]()
+    found = dict[str, list[Path]]()
     for part, words in SPLITS.items():
         entries = next((told[word] for word in words if told.get(word)), None)
         for entry in [] if entries is None else [entries] if isinstance(entries, str) else entries:
             place = _place(file, told, str(entry), part)
             if place.is_dir():
-                own = [picture for picture in given.pictures if picture.is_relative_to(place)]
+                own = [picture for picture in pictures if picture.is_relative_to(place)]
             else:
                 named = {line: index.find([line]) for line in lines_of(place)}
                 own = list(filter(None, named.values()))

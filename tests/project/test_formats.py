@@ -395,6 +395,15 @@ def test_a_split_is_chosen_or_drawn_by_the_user(tmp_path: Path) -> None:
         find_seg_data(tmp_path / 'mine', wish=Wish.read(str(tmp_path / 'mine/SegmentationClass')))
 
 
+def test_folders_that_a_yaml_file_names_may_be_links(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path / 'mine')
+    for folder in ('mine/images', 'mine/labels/val'):
+        (tmp_path / folder).rename(tmp_path / Path(folder).name)
+        (tmp_path / folder).symlink_to(tmp_path / Path(folder).name)
+    data = find_box_data(tmp_path / 'mine')
+    assert {part: split.count for part, split in data.splits.items()} == {'train': 4, 'val': 2}
+
+
 def test_folders_and_lists_that_differ_are_refused(tmp_path: Path) -> None:
     exports.coloured(tmp_path)
     (tmp_path / 'train.txt').write_text('a b\nd\n')

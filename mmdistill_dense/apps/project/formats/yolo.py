@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -120,12 +121,14 @@ def _by_number(names: Any, source: str) -> dict[int, str]:
 def _parts(index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any]) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
     found = dict[str, list[Path]]()
+    # where each folder and those above it lead, because any of them may be a link
+    above = {one: {os.path.realpath(each) for each in (one, *one.parents)} for one in {one.parent for one in pictures}}
     for part, words in SPLITS.items():
         entries = next((told[word] for word in words if told.get(word)), None)
         for entry in [] if entries is None else [entries] if isinstance(entries, str) else entries:
             place = _place(file, told, str(entry), part)
             if place.is_dir():
-                own = [picture for picture in pictures if picture.is_relative_to(place)]
+                own = [picture for picture in pictures if str(place) in above[picture.parent]]
             else:
                 named = {line: index.find([line]) for line in lines_of(place)}
                 own = list(filter(None, named.values()))

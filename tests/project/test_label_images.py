@@ -10,6 +10,7 @@ import pytest
 
 from mmdistill_dense.apps.project.drawn_labels import class_values
 from mmdistill_dense.apps.project.label_images import Endings, find_seg_data, pairs_of
+from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project.folders_of_data import label, picture, seg_folder
 
 
@@ -40,6 +41,14 @@ def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Pat
     assert first == second
     assert first.splits['train'].count == 8 and first.splits['val'].count == 2
     assert not set(first.splits['train'].names) & set(first.splits['val'].names)
+
+
+def test_a_picture_stays_for_training_however_large_the_share_that_validates(tmp_path: Path) -> None:
+    for number in range(3):
+        picture(tmp_path / f'images/{number}.jpg')
+        label(tmp_path / f'masks/{number}.png')
+    data = find_seg_data(tmp_path, wish=Wish.read('0.9'))
+    assert {part: split.count for part, split in data.splits.items()} == {'train': 1, 'val': 2}
 
 
 def test_pictures_without_labels_of_another_split_are_left_out_and_test_may_validate(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def two_parts(names: Sequence[str], place: Path, share: float = VAL_SHARE) -> tu
         raise ValueError(f'--data: {place} holds {len(names)} labelled picture; train and val need one each. Add some.')
     shuffled = sorted(names)
     random.Random(0).shuffle(shuffled)
-    count = max(1, round(share * len(shuffled)))
+    count = min(max(1, round(share * len(shuffled))), len(shuffled) - 1)
     return sorted(shuffled[count:]), sorted(shuffled[:count])
 
 

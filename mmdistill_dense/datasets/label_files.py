@@ -198,11 +198,20 @@ def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple
     if wrong_ids(kept):
         changes['annotations are numbered from 1: an id was 0, missing, or there twice'] = len(kept)
         kept = [{**one, 'id': number} for number, one in enumerate(kept, 1)]
+    categories = _without_twins(content['categories'], {one['category_id'] for one in kept})
+    if twins := len(content['categories']) - len(categories):
+        changes['categories without a box had the name of another one, and are taken out'] = twins
     total = len(content['annotations'])
     notes = [f'{count} of {total} annotations {reason}; they are left out' for reason, count in dropped.items()]
     notes += [f'{count} {change}' for change, count in changes.items()]
-    clean = {'images': list(pictures.values()), 'annotations': kept, 'categories': content['categories']}
+    clean = {'images': list(pictures.values()), 'annotations': kept, 'categories': categories}
     return (clean, notes) if notes else (content, [])
+
+
+def _without_twins(categories: Sequence[Content], used: Collection[Any]) -> list[Content]:
+    """Return one category of each name, and all that have boxes. The group that Roboflow writes first has none."""
+    chosen = {one['name']: one['id'] for one in sorted(categories, key=lambda one: one['id'] in used)}
+    return [one for one in categories if one['id'] in {*used, chosen[one['name']]}]
 
 
 def _completion(one: Content, picture: Any, changes: Counter[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import copy
 import json
 import math
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ MENDED = {
     'ignore': first_boxes(ignore=1),
     'no size of pictures': without('images', 'width', 'height'),
     'a picture for each box': listed_twice,
+    'a group with the name of a class': lambda content: content['categories'].insert(0, {'id': 0, 'name': 'white'}),
 }
 
 
@@ -178,6 +180,21 @@ def test_a_label_file_that_is_passed_over_is_named(root: Path) -> None:
     changed(root, lambda content: content.pop('annotations'), ('val',))
     notes = find_box_data(root).notes
     assert any(note.startswith('WARNING') and 'instances_val.json has images, categories' in note for note in notes)
+    (root / 'annotations/instances_val.json').write_text(json.dumps(label_file(['0.jpg', '1.jpg'], ['red', 'white'])))
+    assert not find_box_data(root).notes
+    (root / 'annotations/instances_val.json').rename(root / 'annotations/instances_eval.json')
+    assert any(re.match(r'WARNING: passed over: \S*/instances_eval.json', note) for note in find_box_data(root).notes)
+
+
+def test_of_two_categories_without_boxes_the_last_stays(root: Path) -> None:
+    """So the order is that of the other files."""
+
+    def change(content: Content) -> None:
+        content['categories'].insert(0, {'id': 0, 'name': 'white'})
+        content['annotations'] = [one for one in content['annotations'] if one['category_id'] == 1]
+
+    changed(root, change, ('val',))
+    assert find_box_data(root).classes == ('red', 'white')
 
 
 VALUES: list[Any] = [

@@ -338,8 +338,10 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> tuple[File
             if better[0] == known:
                 continue
         found[split] = LabelFile(path, content, root, False)
-    if len(found) > 1:
-        found.pop(None, None)
+    if len(found) > 1 and (left := found.pop(None, None)):
+        notes.append(
+            f'WARNING: passed over: {left.path}, because neither its name nor its folder says train, val or test'
+        )
     notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if found and split not in found]
     return found, others
 

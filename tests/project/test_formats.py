@@ -16,6 +16,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pairs_of
+from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, OBJECTS, PARTS, shapes, truth
@@ -334,6 +335,27 @@ def test_pictures_are_those_of_the_folder_without_label_images(tmp_path: Path) -
         exports.picture(tmp_path / 'masks' / name)
     exports.write(tmp_path / 'all.json', json.dumps(label_file(names, CLASSES)))
     assert find_box_data(tmp_path).splits['train'].pictures == 'photos/'
+
+
+@pytest.mark.parametrize('export', [exports.ultralytics, exports.coloured])
+def test_label_images_of_results_are_not_drawn_again(export: Write, tmp_path: Path) -> None:
+    export(tmp_path / 'mine')
+    out, before = tmp_path / 'project', find_seg_data(tmp_path / 'mine').drawing
+    write({}, out, before)
+    (out / 'work/teacher').mkdir(parents=True)
+    made = out / 'labels/train/b.png'
+    made.unlink()
+    write({}, out, before)
+    drawn = made.read_bytes()
+    changed = next((tmp_path / 'mine').glob('*/train/a b.[tp][xn][tg]'))
+    changed.write_bytes(changed.with_stem('b').read_bytes())
+    with pytest.raises(
+        FileExistsError, match=r'the label images in labels exist .* another --out. Do not .*work holds'
+    ):
+        write({}, out, find_seg_data(tmp_path / 'mine').drawing)
+    assert made.read_bytes() == drawn
+    (out / 'work/teacher').rmdir()
+    assert '6 label images, made from' in write({}, out, find_seg_data(tmp_path / 'mine').drawing)[0]
 
 
 # The split

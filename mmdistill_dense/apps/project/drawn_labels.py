@@ -203,18 +203,25 @@ class Drawing:
     source: str
     stamp: str  # changes with the source
 
+    @property
+    def note(self) -> dict[str, Any]:
+        return {'source': self.source, 'images': len(self.jobs), 'sha256': self.stamp}
+
+    def replaces(self, out: Path) -> bool:
+        """Tell whether label images are there that were made from another source."""
+        return read_json(out / FOLDER / NOTE) not in (None, self.note)
+
     def write(self, out: Path) -> str:
         """Write them, unless they are there and made from the same source; return what was done."""
-        note = {'source': self.source, 'images': len(self.jobs), 'sha256': self.stamp}
         file = out / FOLDER / NOTE
-        if read_json(file) == note and all((out / job.target).is_file() for job in self.jobs):
+        if read_json(file) == self.note and all((out / job.target).is_file() for job in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
         file.unlink(missing_ok=True)
         for job in track(self.jobs, 'label images', transient=True):
             place = out / job.target
             place.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(job.make()).save(place)
-        write_json(file, note)
+        write_json(file, self.note)
         return f'{len(self.jobs)} label images, made from {self.source}'
 
 

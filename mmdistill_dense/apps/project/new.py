@@ -24,7 +24,7 @@ from mmdistill_dense.apps.project.config_files import (
     suite_file,
     teacher_file,
 )
-from mmdistill_dense.apps.project.drawn_labels import Drawing
+from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePictures, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.picture_folders import Size, Wish
@@ -204,6 +204,8 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     _check_names(files)
     there = [name for name in files if (folder / name).is_file()]
     changed = [name for name in there if (folder / name).read_text(encoding='utf-8') != files[name]]
+    if drawing and drawing.replaces(folder) and _holds_results(folder):
+        changed.append(f'the label images in {FOLDER}')
     if changed:
         raise FileExistsError(
             f'--out {folder}: {", ".join(changed)} exist there with other contents. Give another --out.'
@@ -234,10 +236,14 @@ def _check_names(files: Mapping[str, str]) -> None:
         )
 
 
-def _results(folder: Path) -> str:
+def _holds_results(folder: Path) -> bool:
     place = folder / WORK
-    if place.is_dir() and any(place.iterdir()):
-        return f' Do not remove the folder to write it anew: {place} holds results of trainings.'
+    return place.is_dir() and any(place.iterdir())
+
+
+def _results(folder: Path) -> str:
+    if _holds_results(folder):
+        return f' Do not remove the folder to write it anew: {folder / WORK} holds results of trainings.'
     return ' Or remove this one, which holds no results.'
 
 

@@ -130,6 +130,29 @@ def test_a_split_of_another_ending_is_read(tmp_path: Path) -> None:
     assert data.splits['val'].count == 2 and data.endings.pictures == ('.jpg', '.png')
 
 
+@pytest.mark.parametrize(
+    ('pictures', 'labels'),
+    [
+        ('images/{year}/{split}/{year}{split}{number}.jpg', 'labels/{year}/{split}/{year}{split}{number}.png'),
+        ('images/{split}_{year}/{year}{number}.jpg', 'labels/{split}_{year}/{year}{number}.png'),
+        ('{split}/{year}{number}.png', '{split}/masks/{year}{number}.png'),
+    ],
+)
+def test_a_part_of_several_folders_reads_its_own_pictures(tmp_path: Path, pictures: str, labels: str) -> None:
+    own: dict[str, set[Path]] = {'train': set(), 'val': set()}
+    for split in own:
+        for year, number in ((2019, 0), (2019, 1), (2020, 2)):
+            words = {'split': split, 'year': year, 'number': number}
+            picture(tmp_path / pictures.format(**words), number)
+            label(tmp_path / labels.format(**words), seed=number)
+            own[split].add(tmp_path / pictures.format(**words))
+    data = find_seg_data(tmp_path)
+    assert {
+        name: {one for one, _ in pairs_of(tmp_path, split, data.endings)} for name, split in data.splits.items()
+    } == own
+    assert [len(split.names) for split in data.splits.values()] == [3, 3], 'the lists that a training reads'
+
+
 def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
     """Both have label images of several kinds for each picture."""
     city, voc = tmp_path / 'city', tmp_path / 'voc'

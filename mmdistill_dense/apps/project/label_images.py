@@ -168,10 +168,8 @@ def of_no_classes(name: str) -> bool:
     return any(word in name.lower() for word in _NO_CLASSES)
 
 
-def labelled_names(
-    pictures: Folder, labels: Folder, endings: Endings, least: int, notes: list[str]
-) -> tuple[list[str], bool]:
-    """Return the names of the pictures that have a label image, and whether these are all."""
+def labelled_names(pictures: Folder, labels: Folder, endings: Endings, least: int, notes: list[str]) -> list[str]:
+    """Return the names of the pictures that have a label image."""
     own, known = endings.by_name(pictures.files), endings.labelled(labels)
     labelled = [name for name in own if name in known]
     missing = [file for file in pictures.files if _bare(file, endings) not in known]
@@ -183,7 +181,7 @@ def labelled_names(
         _check_rest(said, labelled, sorted(known.difference(own)), least)
         place = shlex.quote(str(pictures.path))
         notes.append(f'WARNING: {said}. They are in no split; --unlabelled {place} teaches on them')
-    return labelled, not missing
+    return labelled
 
 
 def _bare(file: str, endings: Endings) -> str:
@@ -347,10 +345,13 @@ def _by_lists_or_folders(
 
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
     folder = root / split.pictures
-    names = split.names or sorted(
-        endings.by_name(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS))
-    )
+    names = split.names or sorted(_by_name_below(folder, endings))
     return [(endings.picture(folder, name), root / split.labels / f'{name}{endings.label}') for name in names]
+
+
+def _by_name_below(folder: Path, endings: Endings) -> dict[str, str]:
+    """Return the pictures that a training reads without a list."""
+    return endings.by_name(sorted(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS)))
 
 
 def _splits(
@@ -426,8 +427,9 @@ def _said(found: Found) -> str:
 
 def _split(root: Path, pictures: Folder, labels: Folder, endings: Endings, notes: list[str]) -> Split:
     least = 2 if pictures.split == 'train' else 1
-    names, all_of_them = labelled_names(pictures, labels, endings, least, notes)
-    return Split(*_places(root, pictures, labels), len(names), () if all_of_them else tuple(names))
+    names = labelled_names(pictures, labels, endings, least, notes)
+    listed = set(names) != set(_by_name_below(pictures.path, endings))  # parts may lie in one folder
+    return Split(*_places(root, pictures, labels), len(names), tuple(names) if listed else ())
 
 
 def _places(root: Path, pictures: Folder, labels: Folder) -> tuple[str, str]:
@@ -444,7 +446,7 @@ def _divided(
     notes: list[str],
 ) -> dict[str, Split]:
     """Divide the pictures of one folder, as lists say or by chance; lists of the parts are written."""
-    labelled, _ = labelled_names(pictures, labels, endings, 3, notes)
+    labelled = labelled_names(pictures, labels, endings, 3, notes)
     if not lists:
         train, val = two_parts(labelled, pictures.path, wish.part)
         told = f'{len(train)} pictures of {pictures.path} train, {len(val)} validate'

@@ -171,6 +171,27 @@ def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
     assert data.splits['train'].labels == 'SegmentationClass' and len(data.classes) == 3
 
 
+@pytest.mark.parametrize('kinds', [('_0.png', '_1.png'), ('_leaf.png', '_fruit.png'), ('.bmp', '.png')])
+def test_several_label_images_of_one_picture_are_refused(tmp_path: Path, kinds: tuple[str, str]) -> None:
+    for name in ('1', '2', '3', '4_1', '4_1_2'):  # the label images of 4_1_2 begin with the name of 4_1 too
+        picture(tmp_path / f'images/{name}.jpg')
+        label(tmp_path / f'masks/{name}{kinds[0]}')
+        label(tmp_path / f'masks/{name}_color.png')
+    assert find_seg_data(tmp_path).endings.label == kinds[0]
+    label(tmp_path / f'masks/4_1{kinds[1]}')
+    both = ', '.join(sorted(f'4_1{kind}' for kind in kinds))
+    with pytest.raises(ValueError, match=f'images/4_1.jpg has 2 label images in .*masks, {both}. Join them into one'):
+        find_seg_data(tmp_path)
+
+
+@pytest.mark.parametrize('ending', ['.PNG', '.tif', '_mask.png'])
+def test_a_label_image_of_another_ending_is_not_left_out(tmp_path: Path, ending: str) -> None:
+    numbered(tmp_path, [str(number) for number in range(6)])
+    (tmp_path / 'masks/5.png').rename(tmp_path / f'masks/5{ending}')
+    with pytest.raises(ValueError, match=f'images/5.png has the label image .*masks/5{ending}, and most .* are X.png'):
+        find_seg_data(tmp_path)
+
+
 def test_a_folder_above_all_others_has_any_name(tmp_path: Path) -> None:
     seg_folder(tmp_path / 'segdata')
     assert find_seg_data(tmp_path).splits['train'].labels == 'segdata/labels/train'

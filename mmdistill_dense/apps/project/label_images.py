@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,7 +93,31 @@ def find_endings(folders: Sequence[tuple[Folder, Folder]]) -> Endings:
             own = Endings((ending,), label).by_name(pictures.files)
             if any(name in known and name not in paired for name in own):
                 found = Endings((*found.pictures, ending), label)
+        _check_partners(pictures, labels, found)
     return found
+
+
+def _check_partners(pictures: Folder, labels: Folder, endings: Endings) -> None:
+    """Refuse a picture with several label images that may hold its classes, or with one of another ending."""
+    names = {_bare(file, endings): file for file in pictures.files}
+    partners: dict[str, list[str]] = defaultdict(list)
+    for file in labels.files:  # A_1_mask.png belongs to the picture A_1, and only without it to A
+        if name := next((name for name in reversed(_beginnings(file)) if name in names), ''):
+            partners[name].append(file)
+    for name, files in partners.items():
+        own = name + endings.label
+        alike = [file for file in files if _rank(file[len(name) :])[:3] >= _rank(endings.label)[:3]]
+        others = [file for file in files if not of_no_classes(file[len(name) :])]
+        if own in files and len(alike) > 1:
+            raise ValueError(
+                f'--data: {pictures.path / names[name]} has {len(alike)} label images in {labels.path}, '
+                f'{some(alike, 3)}. Join them into one, or keep only the one that holds its classes.'
+            )
+        if own not in files and others:
+            raise ValueError(
+                f'--data: {pictures.path / names[name]} has the label image {labels.path / others[0]}, and most label '
+                f'images are X{endings.label}. Give all of them one ending.'
+            )
 
 
 def _usual(pictures: Folder, labels: Folder) -> tuple[str, str]:
@@ -158,9 +182,9 @@ def _beginnings(name: str) -> list[str]:
     return [name[:place] for place, letter in enumerate(name) if not letter.isalnum()]
 
 
-def _rank(ending: str) -> tuple[bool, bool, int]:
+def _rank(ending: str) -> tuple[bool, bool, bool, int]:
     """Rank an ending of label images: the higher, the more likely they hold classes. Cityscapes has four endings."""
-    return not of_no_classes(ending), 'trainid' in ending.lower(), -len(ending)
+    return not of_no_classes(ending), 'trainid' in ending.lower(), ending.rfind('.') == 0, -len(ending)
 
 
 def of_no_classes(name: str) -> bool:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.apps.project.drawn_labels import class_values
 from mmdistill_dense.apps.project.label_images import Endings, find_seg_data, pairs_of
 from mmdistill_dense.apps.project.picture_folders import Wish
+
+
+from mmdistill_dense.apps.project.label_values import class_values
 from tests.project.folders_of_data import label, picture, seg_folder
 
 

@@ -1,11 +1,10 @@
-"""Label images: the values in them and their classes, and those that new writes from polygons, masks and colours."""
+"""Label images that new writes from polygons, masks and colours."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +25,6 @@ from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import close_or_all, size_text, some
 
-COUNTED = 200  # label images of each split whose values are read
-LIST = 'classes.txt'
-CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
-NO_CLASS = '-'
-_CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
-_GAP = 10  # missing values that a rare class may explain
-Pair = tuple[Path, Path]  # a picture and its label image
 FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
 _TABLES = ('labelmap.txt', 'class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json')
@@ -42,151 +34,6 @@ _STRANGE = 0.01  # share of pixels of no known colour above which a label image 
 _VOC = "VOC's palette"
 _BORDER = (224, 224, 192)  # around VOC's objects, of no class
 Colour = tuple[int, ...]  # red, green, blue
-
-
-@dataclass(frozen=True)
-class Values:
-    files: Mapping[int, Sequence[Path]]  # the label images of each value; the values are sorted
-    looked: int  # how many were read
-    total: int  # how many there are
-
-    def of(self, pairs: Iterable[Pair]) -> list[int]:
-        """Return the values in the label images of a split, of those that were read."""
-        labels = {label for _, label in pairs}
-        return [value for value, files in self.files.items() if not labels.isdisjoint(files)]
-
-    @property
-    def said(self) -> str:
-        """The values, for a message, with a file that has the highest one."""
-        named = [value for value in self.files if value != IGNORED] or list(self.files)
-        return f'{some(self.files, 12)} (the {named[-1]} for instance in {self.files[named[-1]][0]})'
-
-
-def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
-    """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them."""
-    files: dict[int, list[Path]] = {}
-    looked = [pair for split in splits for pair in evenly(split, COUNTED)]
-    for path, label in looked:
-        with opened(label) as image:
-            if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
-                raise ValueError(
-                    f'--data: {label} has the mode {image.mode}, and others do not. A label image has one '
-                    'channel that holds the number of the class, or the colour of the class in each of them.'
-                )
-            size = size_of(image, stored=True)
-            values = np.unique(np.asarray(image)).tolist()
-        if max(values) > IGNORED:
-            raise ValueError(
-                f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
-                f'number from 0 to {IGNORED - 1}, and {IGNORED} is ignored. Number the classes anew.'
-            )
-        for value in values:
-            files.setdefault(int(value), []).append(label)
-        with opened(path) as picture:
-            found = size_of(picture, stored)
-        if found != size:
-            advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
-            if found == size[::-1]:
-                advice = 'Its sides are swapped: turn it as the picture is turned.'
-            sizes = f'{size_text(found)} pixels, its label image {label} has {size_text(size)}'
-            raise ValueError(f'--data: {path} has {sizes}. {advice}')
-    return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)))
-
-
-def name_classes(
-    root: Path, found: Values, given: Sequence[str], notes: list[str]
-) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return class names and label values; see :class:`mmdistill_dense.apps.project.label_images.SegData`."""
-    names, source = tuple(given), '--classes'
-    if not names and (root / LIST).is_file():
-        names, source = _listed(root / LIST), f'--data: {root / LIST}'
-    if not names and (root / CSV).is_file():
-        names, source = _valued(root / CSV), f'--data: {root / CSV}'
-    if len(found.files) == 1:
-        only = next(iter(found.files))
-        raise ValueError(
-            f'--data {root}: the {found.looked} label images that were looked at hold the value {only} alone, so there '
-            'is nothing to learn. A label image holds the number of the class at each pixel.'
-        )
-    values = class_values(tuple(found.files))
-    counted = values != tuple(range(len(values)))  # 0, 255 or 0, 38, 75: the values are not the numbers of classes
-    if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
-        notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
-    if not names:
-        there = [value for value in values if value in found.files]
-        notes.append(
-            f'{len(values)} classes, from the values {some(there, 12)} in {found.looked} of {found.total} label '
-            f'images; name them with --classes, or in {LIST} in the data folder{_unread(root)}'
-        )
-        names = made_up_names(values)
-    table = values if counted else tuple(range(len(names)))
-    if len(names) < len(values) or len(names) != len(table):
-        apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
-        raise ValueError(
-            f'{source}: {len(names)} names ({some(names)}), but the label images have the values {found.said}; '
-            f'{IGNORED} is ignored. Name each value in this order, the missing ones between them too.{apart} The name '
-            f'{NO_CLASS} stands for pixels to ignore.'
-        )
-    kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
-    if twice := repeated(name for name, _ in kept):
-        raise ValueError(f'{source}: {some(sorted(twice))} twice. Give each class its name; {NO_CLASS} ignores one.')
-    if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
-        notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
-    return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
-
-
-def _listed(path: Path) -> tuple[str, ...]:
-    """Return the names in a file; numbers 0, 1, 2, … before them are no part of the names."""
-    lines = lines_of(path)
-    parts = [line.split(maxsplit=1) for line in lines]
-    numbered = all(len(part) == 2 and part[0].rstrip(':.,') == str(number) for number, part in enumerate(parts))
-    return tuple(part[1] for part in parts) if numbered else tuple(lines)
-
-
-def _valued(path: Path) -> tuple[str, ...]:
-    """Return the names in a list of values and names, in the order of the values from 0."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines_of(path))]
-    found = {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
-    if list(found) != [str(value) for value in range(len(found))] or not found:
-        raise ValueError(f'--data: {path}: its lines are not "value, name" with the values 0, 1, 2, … in this order.')
-    return tuple(found.values())
-
-
-def _unread(root: Path) -> str:
-    """Say which files look like lists of classes and are not read."""
-    found = [one.name for one in sorted(root.iterdir()) if _CLASSES.match(one.name.lower()) and one.is_file()]
-    return f' ({some(found)} is not read)' if found else ''
-
-
-def made_up_names(values: Iterable[int]) -> tuple[str, ...]:
-    return tuple(f'class_{value}' for value in values)
-
-
-def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[int, str], notes: list[str]) -> None:
-    """Refuse a split whose label images hold no class, as those of test sets with secret labels do."""
-    for name, seen in found.items():
-        if seen == [IGNORED] and IGNORED not in names:
-            raise ValueError(
-                f'--data {root}: all pixels of the label images for {name} are {IGNORED}, which is ignored, so they '
-                'measure nothing. Take this split out of the folder, or add its labels.'
-            )
-        if alone := [f'{names[value]} ({value})' for value in seen if value in names and value not in found['train']]:
-            notes.append(
-                f'WARNING: in label images for {name}, and in none of those for train that were looked at: '
-                f'{some(alone)}. Nobody can learn it, and its score of 0 enters the mean'
-            )
-
-
-def class_values(found: Sequence[int]) -> tuple[int, ...]:
-    """Return the label values that are classes: 0 to the largest, or those found where they are far apart."""
-    # 255 is ignored, unless it is needed: masks of 0 and 255 have two classes
-    rest = [value for value in found if value != IGNORED]
-    if len(rest) >= 2 and max(rest) < len(rest) + _GAP:
-        return tuple(range(max(rest) + 1))
-    return tuple(found) if len(found) >= 2 else (0, 1)
-
-
-# Label images that are written
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,13 @@ from pathlib import Path
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data, with_plain_names
 from mmdistill_dense.apps.project.drawn_labels import (
     FOLDER,
-    LIST,
     Drawing,
-    Pair,
     bare,
-    check_splits,
     colours_drawing,
     is_coloured,
-    made_up_names,
-    name_classes,
     objects_drawing,
-    read_values,
 )
+from mmdistill_dense.apps.project.label_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
 from mmdistill_dense.apps.project.picture_folders import (
     LABELS,
     SPLITS,

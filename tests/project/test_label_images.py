@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mmdistill_dense.apps.project.label_images import Endings, find_seg_data, pairs_of
 from mmdistill_dense.apps.project.picture_folders import Wish
@@ -191,6 +192,32 @@ def test_a_label_image_of_another_ending_is_not_left_out(tmp_path: Path, ending:
     numbered(tmp_path, [str(number) for number in range(6)])
     (tmp_path / 'masks/5.png').rename(tmp_path / f'masks/5{ending}')
     with pytest.raises(ValueError, match=f'images/5.png has the label image .*masks/5{ending}, and most .* are X.png'):
+        find_seg_data(tmp_path)
+
+
+def with_palettes(root: Path, *palettes: Sequence[int]) -> Path:
+    """Label images of 0, 1 and 2 with one palette after the other."""
+    numbered(root, [str(number) for number in range(6)])
+    for number in range(6):
+        image = Image.open(root / f'masks/{number}.png')
+        image.putpalette(palettes[number % len(palettes)])
+        image.save(root / f'masks/{number}.png')
+    return root
+
+
+VOC = (0, 0, 0, 128, 0, 0, 0, 128, 0)
+GRAYS = tuple(number for number in range(256) for _ in 'rgb')
+
+
+@pytest.mark.parametrize('other', [VOC, (*VOC, 128, 128, 0), GRAYS])
+def test_palettes_may_differ_where_no_pixel_is_and_be_gray(tmp_path: Path, other: Sequence[int]) -> None:
+    data = find_seg_data(with_palettes(tmp_path, (*VOC, 1, 2, 3), other))
+    assert Image.open(tmp_path / 'masks/1.png').mode == 'P' and len(data.classes) == 3
+
+
+def test_a_number_of_two_colours_is_no_class(tmp_path: Path) -> None:
+    with_palettes(tmp_path, VOC, (0, 0, 0, 0, 128, 0, 128, 0, 0))
+    with pytest.raises(ValueError, match=r' 1 is the colour \(128, 0, 0\) in .*png, and \(0, 128, 0\) in .*png\. If'):
         find_seg_data(tmp_path)
 
 

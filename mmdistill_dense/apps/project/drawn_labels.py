@@ -18,6 +18,7 @@ from pycocotools import mask as coco
 from rich.progress import track
 
 from mmdistill_dense.apps.project.box_labels import BoxData
+from mmdistill_dense.apps.project.label_values import Colour
 from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
@@ -33,7 +34,6 @@ _MOST_COLOURS, _SAMPLED = 64, 200
 _STRANGE = 0.01  # share of pixels of no known colour above which a label image is refused
 _VOC = "VOC's palette"
 _BORDER = (224, 224, 192)  # around VOC's objects, of no class
-Colour = tuple[int, ...]  # red, green, blue
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
 from mmdistill_dense.utils.evenly import evenly
@@ -22,6 +23,7 @@ NO_CLASS = '-'
 _CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
 _GAP = 10  # missing values that a rare class may explain
 Pair = tuple[Path, Path]  # a picture and its label image
+Colour = tuple[int, ...]  # red, green, blue
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Values:
 def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
     """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them."""
     files: dict[int, list[Path]] = {}
+    colours: dict[int, tuple[Colour, Path]] = {}
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
     for path, label in looked:
         with opened(label) as image:
@@ -55,6 +58,7 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
                 )
             size = size_of(image, stored=True)
             values = np.unique(np.asarray(image)).tolist()
+            _check_palette(label, image, values, colours)
         if max(values) > IGNORED:
             raise ValueError(
                 f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
@@ -71,6 +75,23 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
             sizes = f'{size_text(found)} pixels, its label image {label} has {size_text(size)}'
             raise ValueError(f'--data: {path} has {sizes}. {advice}')
     return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)))
+
+
+def _check_palette(
+    label: Path, image: Image.Image, values: Sequence[int], known: dict[int, tuple[Colour, Path]]
+) -> None:
+    """Refuse a value that has another colour than in an earlier file; a palette of grays tells no colours."""
+    palette = np.reshape(image.getpalette() or [], (-1, 3)).tolist()
+    shown = {value: tuple(palette[value]) for value in values if value < min(len(palette), IGNORED)}
+    if all(colour == (value, value, value) for value, colour in shown.items()):
+        return
+    for value, colour in shown.items():
+        other, first = known.setdefault(value, (colour, label))
+        if colour != other:
+            raise ValueError(
+                f'--data: by their palettes, {value} is the colour {other} in {first}, and {colour} in {label}. If the '
+                'colours are the classes, write label images as RGB. If the numbers are, write them without a palette.'
+            )
 
 
 def name_classes(

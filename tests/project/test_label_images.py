@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -90,6 +91,33 @@ def test_masks_of_0_and_255_have_two_classes(tmp_path: Path) -> None:
     for number in range(2):
         label(tmp_path / f'labels/val/{number}.png', (255,))
     assert find_seg_data(tmp_path, ['ground', 'leaf']).values == (0, 255), 'pictures of leaves alone measure that class'
+
+
+def binary(root: Path, *values: Sequence[int]) -> Path:
+    numbered(root, [str(number) for number in range(len(values))])
+    for number, own in enumerate(values):
+        label(root / f'masks/{number}.png', own, number)
+    return root
+
+
+def test_masks_of_0_and_255_among_others_of_0_and_1_are_refused(tmp_path: Path) -> None:
+    binary(tmp_path, *[(0, 1), (0, 255)] * 6, (0,))
+    with pytest.raises(ValueError, match=r'6 label images hold 1, 6 others hold 0 and 255 \(.*1.png\), and none holds'):
+        find_seg_data(tmp_path)
+    for path in (tmp_path / 'masks').iterdir():
+        pixels = np.array(Image.open(path))
+        pixels[pixels == 255] = 2
+        Image.fromarray(pixels).save(path)
+    assert find_seg_data(tmp_path, ['ground', 'leaf', '-']).values == (0, 1), 'what the message advises'
+
+
+@pytest.mark.parametrize('ignored', [(0, 1, 255), (0, 255)])
+def test_what_is_ignored_is_told(tmp_path: Path, ignored: Sequence[int]) -> None:
+    """An object in each second one: two label images with ignored pixels may have none of them by chance."""
+    data = find_seg_data(binary(tmp_path, *[(0, 1), (0,)] * 4, ignored, ignored))
+    share = 100 * np.mean([np.asarray(Image.open(path)) == 255 for path in (tmp_path / 'masks').iterdir()])
+    assert f'255 stands in 2 of 10 label images, {share:.1f}% of the pixels, and is ignored' in data.notes
+    assert len(data.classes) == 2 and data.values == ()
 
 
 def numbered(root: Path, names: list[str], ending: str = '.png') -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a c
 NO_CLASS = '-'
 _CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
 _GAP = 10  # missing values that a rare class may explain
+_CHANCE = 0.01  # of never meeting in a label image, below which two values seem to exclude each other
 Pair = tuple[Path, Path]  # a picture and its label image
 Colour = tuple[int, ...]  # red, green, blue
 
@@ -31,6 +33,7 @@ class Values:
     files: Mapping[int, Sequence[Path]]  # the label images of each value; the values are sorted
     looked: int  # how many were read
     total: int  # how many there are
+    ignored: float  # share of the pixels whose value is 255
 
     def of(self, pairs: Iterable[Pair]) -> list[int]:
         """Return the values in the label images of a split, of those that were read."""
@@ -48,6 +51,7 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
     """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them."""
     files: dict[int, list[Path]] = {}
     colours: dict[int, tuple[Colour, Path]] = {}
+    pixels = np.zeros(2, int)
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
     for path, label in looked:
         with opened(label) as image:
@@ -57,7 +61,9 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
                     'channel that holds the number of the class, or the colour of the class in each of them.'
                 )
             size = size_of(image, stored=True)
-            values = np.unique(np.asarray(image)).tolist()
+            drawn = np.asarray(image)
+            values = np.unique(drawn).tolist()
+            pixels += np.count_nonzero(drawn == IGNORED), drawn.size
             _check_palette(label, image, values, colours)
         if max(values) > IGNORED:
             raise ValueError(
@@ -74,7 +80,7 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
                 advice = 'Its sides are swapped: turn it as the picture is turned.'
             sizes = f'{size_text(found)} pixels, its label image {label} has {size_text(size)}'
             raise ValueError(f'--data: {path} has {sizes}. {advice}')
-    return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)))
+    return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)), pixels[0] / max(pixels[1], 1))
 
 
 def _check_palette(
@@ -110,6 +116,8 @@ def name_classes(
             'is nothing to learn. A label image holds the number of the class at each pixel.'
         )
     values = class_values(tuple(found.files))
+    if IGNORED in found.files and IGNORED not in values:
+        _check_ignored(root, found, notes)
     counted = values != tuple(range(len(values)))  # 0, 255 or 0, 38, 75: the values are not the numbers of classes
     if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
         notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
@@ -134,6 +142,24 @@ def name_classes(
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
         notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+
+
+def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:
+    """Tell how much is ignored; refuse masks of 0 and 255 among others of 0 and 1, whose objects would be ignored."""
+    holding = {value: set(files) for value, files in found.files.items()}
+    every = set().union(*holding.values())
+    here = f'{len(holding[IGNORED])} of {len(every)} label images'
+    notes.append(f'{IGNORED} stands in {here}, {found.ignored:.1%} of the pixels, and is ignored')
+    if list(holding) != [0, 1, IGNORED]:
+        return
+    other, ones = holding[IGNORED] & holding[0], holding[1]
+    by_chance = math.comb(len(every - ones), len(other)) / math.comb(len(every), len(other))
+    if other.isdisjoint(ones) and by_chance < _CHANCE:
+        raise ValueError(
+            f'--data {root}: {len(ones)} label images hold 1, {len(other)} others hold 0 and {IGNORED} ({min(other)}), '
+            f'and none holds both. So 1 and {IGNORED} seem to be one class, and {IGNORED} would be ignored: write 1 in '
+            f'its place. If it is to be ignored, write 2, and name that {NO_CLASS} in --classes.'
+        )
 
 
 def _listed(path: Path) -> tuple[str, ...]:

@@ -94,6 +94,19 @@ def test_copies_of_test_pictures_are_left_out_and_a_folder_of_others_needs_no_li
         free_pictures(str(tmp_path / 'mine/images/val'), data, 2)
 
 
+@pytest.mark.parametrize('above', ['', 'segdata/'])
+def test_label_images_of_other_data_are_no_pictures(tmp_path: Path, above: str) -> None:
+    data = find_seg_data(seg_folder(tmp_path / 'mine'))
+    for number in range(3):
+        picture(tmp_path / f'others/{above}images/{number}.jpg', 50 + number)
+        label(tmp_path / f'others/{above}masks/{number}.png', seed=number)
+    free = free_pictures(str(tmp_path / 'others'), data, 2)
+    assert free.names == tuple(f'{above}images/{number}.jpg' for number in range(3))
+    assert free.left_out == '3 label images'
+    with pytest.raises(ValueError, match='0 pictures in it'):
+        free_pictures(str(tmp_path / 'mine/empty'), data, 2)
+
+
 def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
     names = [f'pictures/{number}.jpg' for number in range(9)]
     for number, name in enumerate([*names, 'pictures/more/a.jpg', 'pictures/more/b.jpg']):

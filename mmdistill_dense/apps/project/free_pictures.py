@@ -53,15 +53,12 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
 
 def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Iterator[tuple[str, set[Path]]]:
     """Yield the pictures that cannot be taught on, by what they are. One may come twice."""
+    drawn = _drawn(pictures, folder)
     if isinstance(data, SegData):
         labels = {os.path.realpath(one) for one in data.label_folders}
         beside = data.endings.label if data.endings.label == BESIDE else '\0'
-        yield (
-            'label images',
-            {path for path in pictures if os.path.realpath(path.parent) in labels or path.name.endswith(beside)},
-        )
-    else:
-        yield 'label images', {path for path in pictures if is_label(path.relative_to(folder).parts[:-1])}
+        drawn |= {path for path in pictures if os.path.realpath(path.parent) in labels or path.name.endswith(beside)}
+    yield 'label images', drawn
     seen = set[str]()
     for name in ('val', 'test', 'train'):
         if name in data.splits:
@@ -71,6 +68,13 @@ def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Itera
             same = same_pictures([str(path) for path in pictures], own)
             twins = {path for path in pictures if os.path.splitext(os.path.realpath(path))[0] in bare}
             yield f'of {name}', {Path(path) for path in same} | twins
+
+
+def _drawn(pictures: list[Path], folder: Path) -> set[Path]:
+    """Return the pictures in folders named as those of label images, below a folder or one that all lie in."""
+    starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
+    below, inside = ({path for path in pictures if is_label(path.parent.relative_to(one).parts)} for one in starts)
+    return inside if inside and len(below) == len(pictures) else below
 
 
 def shared(data: SegData | BoxData) -> Iterator[str]:

@@ -230,6 +230,7 @@ CASES: list[Case] = [
         (smooth, r'% of the pixels of .*png have a colour of no class'),
         (clear, r'b.png has transparent pixels'),
         (text(COLOURS, '128,0,0', 'red'), r'labelmap.txt: red cell has the colour .*red'),
+        (text(COLOURS, r'(.|\n)*', ''), r'labelmap.txt lists no colour'),
         (text(COLOURS, '0,128,0', '128,0,0'), r'labelmap.txt: white-cell or its colour .* stands twice'),
         (saved('masks/train/b.png', mode='L'), r'b.png has the mode L, and others are of colours'),
         (damaged('masks/train/b.png'), r'b.png'),

@@ -124,8 +124,14 @@ def test_a_picture_that_would_be_read_in_place_of_a_listed_one_is_refused(tmp_pa
 
 
 @pytest.mark.parametrize('table', ['class_dict.csv', 'colormap.json'])
+
+
+@pytest.mark.parametrize('table', ['class_dict.csv', 'colormap.json', 'class_dict.csv;'])
 def test_colours_are_named_by_other_lists_too(table: str, tmp_path: Path) -> None:
-    exports.coloured(tmp_path / 'mine', table)
+    exports.coloured(tmp_path / 'mine', table.rstrip(';'))
+    if table.endswith(';'):  # as a spreadsheet saves it in countries with decimal commas
+        (file,) = (tmp_path / 'mine').glob('*.csv')
+        file.write_text(file.read_text().replace(',', ';'))
     data = find_seg_data(tmp_path / 'mine')
     np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['d'], truth('d'))
     chosen = find_seg_data(tmp_path / 'mine', [CLASSES[0], CLASSES[1]])

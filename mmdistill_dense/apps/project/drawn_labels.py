@@ -275,8 +275,9 @@ def _voc(shares: Mapping[Colour, float]) -> dict[str, Colour]:
 
 def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
     """Return the colour of each class, from the first list of colours in the folder, and the list's path."""
-    for file in (root / name for name in _TABLES):
-        if file.is_file() and (rows := list(_rows(file))):
+    tables = [file for name in _TABLES if (file := root / name).is_file()]
+    for file in tables:
+        if rows := list(_rows(file)):
             found: dict[str, Colour] = {}
             for name, values in rows:
                 try:
@@ -289,6 +290,11 @@ def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
                     raise ValueError(f'--data: {file}: {name} or its colour {colour} stands twice. List each once.')
                 found[name] = colour
             return found, str(file)
+    if tables:
+        raise ValueError(
+            f'--data: {tables[0]} lists no colour: a csv file needs the columns name, r, g and b. Add them, or take '
+            'the file out.'
+        )
     return {}, ''
 
 
@@ -303,7 +309,8 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
             name, colour, *_ = [*line.split(':'), '', '']
             yield name.strip(), colour.split(',') if colour else _voc_colour(number)
     else:
-        for row in csv.DictReader(lines_of(file)):
+        lines = lines_of(file)
+        for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):
             known = {str(key).strip().lower(): value for key, value in row.items()}
             if {'name', 'r', 'g', 'b'} <= set(known):
                 yield str(known['name']).strip(), [str(known[key]).strip() for key in 'rgb']

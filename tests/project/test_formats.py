@@ -160,6 +160,21 @@ def test_colours_without_names_are_listed_and_a_file_to_fill_in_is_written(
     assert find_seg_data(tmp_path / 'mine').classes == tuple(f'class_{number}' for number in range(4))
 
 
+def test_more_classes_than_a_label_image_can_number_are_refused(tmp_path: Path) -> None:
+    exports.roboflow_coco(tmp_path)
+    for file in tmp_path.glob('*/_annotations.coco.json'):
+        content = json.loads(file.read_text())
+        content['categories'] += [{'id': number, 'name': f'c{number}'} for number in range(4, 256)]
+        first, image = content['annotations'][0], content['images'][0]['id']
+        more = [{**first, 'id': 100 + number, 'image_id': image, 'category_id': number} for number in range(4, 256)]
+        file.write_text(json.dumps({**content, 'annotations': [*content['annotations'], *more]}))
+    with pytest.raises(ValueError, match='256 classes; a label image numbers at most 255, .* Choose'):
+        find_seg_data(tmp_path)
+    data = find_seg_data(tmp_path, background='ignore')
+    assert len(data.classes) == 255
+    assert 254 in label_images(data, 'val', tmp_path / 'project')['d']
+
+
 def test_a_crowd_is_ignored_and_a_hole_stays(tmp_path: Path) -> None:
     exports.roboflow_coco(tmp_path / 'mine')
     file = tmp_path / 'mine/train/_annotations.coco.json'

@@ -82,6 +82,14 @@ def bare(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(''))
 
 
+def _check_number(classes: Sequence[str]) -> None:
+    if len(classes) > IGNORED:
+        raise ValueError(
+            f'--data: {len(classes)} classes; a label image numbers at most {IGNORED}, the background included. '
+            'Choose some by --classes.'
+        )
+
+
 # Objects
 
 
@@ -98,6 +106,7 @@ def numbers_of(classes: Sequence[str], background: str) -> tuple[tuple[str, ...]
 def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Drawing]:
     """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones."""
     classes, numbers, empty = numbers_of(data.classes, background)
+    _check_number(classes)
     if len(classes) < 2:
         raise ValueError(
             f'--data: {classes[0]} is the only class, so there is nothing to learn. --background class makes what no '
@@ -175,6 +184,7 @@ def colours_drawing(
     if unknown := [name for name in given if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not given or name in given)
+    _check_number(classes)
     codes = {_code(colour): classes.index(name) if name in classes else IGNORED for name, colour in table.items()}
     if source == _VOC:
         codes[_code(_BORDER)] = IGNORED

@@ -278,6 +278,19 @@ def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tm
     assert any(re.search(told, note) for note in find_box_data(tmp_path).notes)
 
 
+@pytest.mark.parametrize(('export', 'task'), [(exports.coloured, 'seg'), (exports.cvat, 'det')])
+def test_pictures_of_more_than_8_bits(export: Write, task: str, tmp_path: Path) -> None:
+    export(tmp_path)
+    for file in list(tmp_path.glob('images/**/*.jpg')):
+        Image.fromarray(np.asarray(Image.open(file).convert('L')).astype(np.uint16) * 16).save(file, 'TIFF')
+    (told,) = (note for note in READ[task](tmp_path).notes if '16 bits' in note)
+    assert re.search('trainings read the upper 8: at most 1[56] levels of gray', told)
+    for kind in (np.float32, np.int32):
+        Image.fromarray(np.ones(exports.SIZE, kind)).save(file, 'TIFF')
+        with pytest.raises(ValueError, match=f'{file.name} has 32 bits a channel, which trainings cannot read'):
+            READ[task](tmp_path)
+
+
 def test_an_archive_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / 'export.zip').write_bytes(b'PK')
     for read in READ.values():

@@ -19,6 +19,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     SPLITS,
     Folder,
     Wish,
+    check_depth,
     check_folders,
     files_below,
     find_lists,
@@ -229,6 +230,7 @@ def find_box_data(
         for one in found.values()
         for image in one.content['images']
     }
+    check_depth(list(drawn), notes)
     stored = stored_pixels(list(drawn), drawn.__getitem__, exif, notes)
     for one in found.values():
         check_sizes(one, stored)

@@ -25,6 +25,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     SPLITS,
     Folder,
     Wish,
+    check_depth,
     check_folders,
     files_below,
     find_lists,
@@ -285,6 +286,7 @@ def find_seg_data(
     endings, splits = _splits(root, pictures, labels, lists, wish, notes)
     pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
     partner = {picture: label for part in pairs.values() for picture, label in part}
+    check_depth(list(partner), notes)
     stored = stored_pixels(list(partner), lambda picture: stored_size(partner[picture]), exif, notes)
     size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)
     label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))

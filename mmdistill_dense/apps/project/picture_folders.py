@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import TypeVar
 
+import numpy as np
 from PIL import Image
 
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
@@ -178,6 +179,22 @@ def usual_size(paths: Sequence[Path], stored: bool) -> Size:
             picture.load()
             sizes.append(size_of(picture, stored))
     return median_size(sizes)
+
+
+def check_depth(paths: Sequence[Path], notes: list[str]) -> None:
+    """Refuse pictures that no training reads, and warn of those of 16 bits. Some are looked at."""
+    highest = []
+    for path in evenly(paths, SAMPLED):
+        with opened(path) as picture:
+            if picture.mode == 'F' or (picture.mode == 'I' and picture.format == 'TIFF'):
+                raise ValueError(f'--data: {path} has 32 bits a channel, which trainings cannot read. Write it with 8.')
+            if picture.mode.startswith('I'):
+                highest.append(int(np.asarray(picture).max()))
+    if highest:
+        left = f'at most {max(highest) // 256 + 1} levels of gray are left'
+        notes.append(
+            f'WARNING: of pictures of 16 bits trainings read the upper 8: {left}. If these are few, stretch them'
+        )
 
 
 def median_size(sizes: Sequence[Size]) -> Size:

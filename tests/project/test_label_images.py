@@ -265,6 +265,19 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
     assert {name: split.count for name, split in data.splits.items()} == {'train': 4, 'val': 2, 'test': 2}
 
 
+@pytest.mark.parametrize('splits', [('train',), ('train', 'val')])
+def test_a_project_in_the_folder_of_the_data_is_none_of_them(tmp_path: Path, splits: Sequence[str]) -> None:
+    data = find_seg_data(seg_folder(tmp_path, splits=splits))
+    for name in ('suite.yaml', 'data.py'):
+        (tmp_path / 'distil').mkdir(exist_ok=True)
+        (tmp_path / 'distil' / name).touch()
+    for name in ('labels.png', 'labels/train/9.png', 'work/predictions/drawn/0.jpg'):
+        picture(tmp_path / 'distil' / name)
+    for part in ('train', 'val'):
+        (tmp_path / f'distil/{part}.txt').write_text(f'{part}\n')
+    assert find_seg_data(tmp_path) == data
+
+
 def test_a_split_of_ignored_pixels_measures_nothing(tmp_path: Path) -> None:
     seg_folder(tmp_path, splits=('train', 'val', 'test'))
     for number in range(2):

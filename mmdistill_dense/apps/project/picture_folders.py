@@ -17,6 +17,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
+from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import walk
@@ -32,6 +33,7 @@ ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
 BESIDE = '_mask.png'
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
+_OF_PROJECTS = {SUITE, 'data.py'}
 _WORD = re.compile(r'[a-z]+')
 
 
@@ -63,7 +65,7 @@ def picture_folders(root: Path) -> list[Folder]:
             what = 'an archive. Unpack it, and give the folder.' if zipped else 'a file. Give the folder that holds it.'
         raise FileNotFoundError(f'--data {root}: {what}')
     found = []
-    for path, names in walk(root):
+    for path, names in _walk(root):
         if files := [name for name in names if name.lower().endswith(EXTENSIONS)]:
             found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
     if not found:
@@ -74,9 +76,19 @@ def picture_folders(root: Path) -> list[Folder]:
     return found
 
 
+def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield folders and names as :func:`walk` does, without projects, which hold pictures and lists too."""
+    projects = list[Path]()
+    for path, names in walk(root):
+        if path != root and set(names) >= _OF_PROJECTS:
+            projects.append(path)
+        if not any(path.is_relative_to(one) for one in projects):
+            yield path, names
+
+
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
-    """Return the files with one of these endings, in any case; links to folders are followed, hidden files left out."""
-    return [folder / name for folder, names in walk(root) for name in names if name.lower().endswith(endings)]
+    """Return the files with one of these endings, in any case; hidden files and projects are left out."""
+    return [folder / name for folder, names in _walk(root) for name in names if name.lower().endswith(endings)]
 
 
 def lines_of(path: Path) -> list[str]:

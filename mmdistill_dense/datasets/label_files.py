@@ -161,12 +161,17 @@ def wrong_ids(annotations: Collection[Content]) -> bool:
 
 
 def has_mask(annotation: Content) -> bool:
-    """Tell whether an annotation has polygons, or a mask in run lengths."""
+    """Tell whether an annotation has polygons, perhaps lines beside them, or a mask in run lengths."""
     shape = annotation.get('segmentation') or []
     if isinstance(shape, dict):
         return isinstance(shape.get('size'), list) and isinstance(shape.get('counts'), (str, list))
-    parts = shape if isinstance(shape, list) else []
+    parts = [part for part in shape if not _is_line(part)] if isinstance(shape, list) else []
     return parts != [] and all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in parts)
+
+
+def _is_line(part: Any) -> bool:
+    """Tell whether a part of an outline is a line, a point or nothing: mmdet leaves it out, pycocotools may fail."""
+    return isinstance(part, list) and len(part) in (0, 2, 4)
 
 
 def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple[Content, list[str]]:
@@ -220,6 +225,10 @@ def _completion(one: Content, picture: Any, changes: Counter[str]) -> dict[str, 
     if not has_area(one):
         changes['annotations had no area, and get width times height of their box'] += 1
         found['area'] = one['bbox'][2] * one['bbox'][3]
+    shape = one.get('segmentation')
+    if isinstance(shape, list) and has_mask(one) and any(map(_is_line, shape)):
+        changes['outlines had parts of fewer than three points: left out'] += 1
+        found['segmentation'] = [part for part in shape if not _is_line(part)]
     if one.get('ignore'):
         changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
         found |= {'iscrowd': 1, 'ignore': 0}

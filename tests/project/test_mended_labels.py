@@ -16,6 +16,7 @@ import pytest
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
 from tests.project.folders_of_data import box_folder, label_file
 from tests.project.mended import perfect_score, written
@@ -102,6 +103,19 @@ def test_training_and_metric_read_the_same_boxes(root: Path, fault: str, tmp_pat
     assert len(trained) == data.splits['train'].count == 4
     boxes = sum(len(trained.get_data_info(index)['instances']) for index in range(4))
     assert boxes == (14 if fault in LEFT_OUT else 16)
+
+
+@pytest.mark.parametrize('line', [[], [1, 1], [1, 1, 2, 2]])
+@pytest.mark.parametrize('place', [0, 1])
+def test_parts_of_outlines_without_an_area_are_left_out(tmp_path: Path, line: list[int], place: int) -> None:
+    root = box_folder(tmp_path, masks=True)
+    sound = json.loads((root / 'annotations/instances_train.json').read_text())
+    changed(root, lambda content: content['annotations'][3]['segmentation'].insert(place, line), ('train',))
+    data = find_box_data(root)
+    assert data.masks and json.loads(data.splits['train'].content) == sound
+    assert 'WARNING: instances_train.json: 1 outlines had parts of fewer than three points: left out' in data.notes
+    drawing = find_seg_data(root).drawing
+    assert drawing and [job.make().max() for job in drawing.jobs if 'train' in job.target] == [2] * 4
 
 
 def test_sound_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:

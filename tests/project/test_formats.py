@@ -123,9 +123,6 @@ def test_a_picture_that_would_be_read_in_place_of_a_listed_one_is_refused(tmp_pa
         find_seg_data(tmp_path)
 
 
-@pytest.mark.parametrize('table', ['class_dict.csv', 'colormap.json'])
-
-
 @pytest.mark.parametrize('table', ['class_dict.csv', 'colormap.json', 'class_dict.csv;'])
 def test_colours_are_named_by_other_lists_too(table: str, tmp_path: Path) -> None:
     exports.coloured(tmp_path / 'mine', table.rstrip(';'))

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmdistill_dense.apps.project.label_images import Endings, find_seg_data, pairs_of
-from mmdistill_dense.apps.project.picture_folders import Wish
-
-
+from mmdistill_dense.apps.project.label_images import find_seg_data, pairs_of
+from mmdistill_dense.apps.project.label_pairs import Endings
 from mmdistill_dense.apps.project.label_values import class_values
+from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project.folders_of_data import label, picture, seg_folder
 
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mmdistill_dense.apps.project import teachers
-from mmdistill_dense.apps.project.label_images import Endings, SegData
+from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.label_pairs import Endings
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import (
     check_files,

@@ -102,6 +102,17 @@ def test_pictures_of_one_name_do_not_replace_each_other() -> None:
     assert sorted(path.name for path in Path('out/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
 
 
+def test_results_of_pictures_above_the_working_folder_stay_in_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, picture = segmentor().resolve(), Path('pictures/a/0.png').resolve()
+    before = picture.read_bytes()
+    Path('deep').mkdir()
+    monkeypatch.chdir('deep')
+    assert main(['predict', str(student), '../pictures/a', '--out', 'out']) == 0
+    place = Path(*picture.parts[1:])
+    assert cv2.imread(str(Path('out/labels', place)), cv2.IMREAD_UNCHANGED).shape == SIZE
+    assert Path('out/drawn', place).is_file() and picture.read_bytes() == before
+
+
 def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
     words = ['pictures/a/0.png', 'pictures/b', '--out', 'out', '--threshold', '0.35']
     assert main(['predict', str(detector()), *words]) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -246,5 +247,5 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
 
 def place_of(file: Path) -> str:
     """Return where a file's results stand below the folder of results: its own path below the working folder."""
-    path = file.absolute()
+    path = Path(os.path.abspath(file))  # without `..`, which would lead out of that folder
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else Path(*path.parts[1:]))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file
+from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file
 from mmdistill_dense.utils.validate import some
 
 
@@ -72,8 +72,9 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another network; mmengine would load what fits, warn, and go on.
 
     A run that resumes needs every tensor. A test needs half of all tensors, because layers rename those of older files
-    while they load, and none of another shape. A run that starts from ``load_from`` needs half of all tensors, because
-    a head may be new, or the whole backbone, which is less than half in many detectors.
+    while they load, none of another shape, and a tensor of each part that predicts. A run that starts from
+    ``load_from`` needs half of all tensors, because a head may be new, or the whole backbone, which is less than half
+    in many detectors.
     """
     if not isinstance(content, Mapping):
         return  # mmengine refuses that itself
@@ -95,6 +96,11 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
         raise ValueError(
             f'{key} fits {fits} of the {len(own)} tensors of {type(model).__name__}: it belongs to another network or '
             f'class list. Missing or with another shape: {some(words + missing)}; the file holds {some(given)}.'
+        )
+    if tests and (parts := _left_random(own, given)):
+        raise ValueError(
+            f'load_from={start_file(runner)!r} holds nothing of {some(parts)}: random weights would be tested. Give '
+            'the checkpoint of a whole network.'
         )
 
 
@@ -153,6 +159,22 @@ def _nothing_fits(runner: Runner, network: str, own: Iterable[str], held: Mappin
         f'{some(own)}; it holds {some(held["model"] if below_model else held)}. Save them as {{"state_dict": …}} under '
         'the names of the student.'
     )
+
+
+def _left_random(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Return the parts that predict and of which a file holds nothing; both give the shapes of tensors by name."""
+    held = {(name.partition('.')[2], shape) for name, shape in given.items()}
+    parts: dict[str, dict[str, Any]] = {}
+    for name, shape in own.items():
+        parts.setdefault(name.partition('.')[0], {})[name] = shape
+    return [
+        f'{part} ({len(shapes)} tensors)'
+        for part, shapes in parts.items()
+        if part not in (AUXILIARY.rstrip('.'), 'distillers')
+        and given.keys().isdisjoint(shapes)
+        # mmdet loads the rpn_head of a file as the bbox_head of a network
+        and not {(name.partition('.')[2], shape) for name, shape in shapes.items()} <= held
+    ]
 
 
 def _whole_backbone(own: Iterable[str], lacking: Iterable[str]) -> bool:

@@ -75,6 +75,24 @@ def test_a_backbone_is_enough_for_a_start_alone(state: dict) -> None:
         check_loaded(runner, dict(state_dict=backbone))
 
 
+def test_a_part_that_predicts_is_not_tested_with_random_weights(tmp_path: Path) -> None:
+    """Although the backbone is most of the network. What only training needs may be missing, as in an export."""
+    state = toys.build_plain(toys.seg_net('fcn')).state_dict()
+    for name, kept in {'backbone': ('backbone.',), 'network': ('backbone.', 'decode_head.')}.items():
+        part = {key: value for key, value in state.items() if key.startswith(kept)}
+        torch.save({'state_dict': part}, tmp_path / f'{name}.pth')
+    runner = toys.make_runner(tmp_path / 'a', pair(), load_from=str(tmp_path / 'backbone.pth'))
+    with pytest.raises(ValueError, match=r"backbone\.pth' holds nothing of decode_head \(17 tensors\): random weights"):
+        runner.val()
+    assert 'mIoU' in toys.make_runner(tmp_path / 'b', pair(), load_from=str(tmp_path / 'network.pth')).val()
+
+
+def test_mmdet_s_own_new_name_of_a_head_is_known() -> None:
+    runner = beginning(_train_loop=None)
+    renamed = {name.replace('bbox_head', 'rpn_head'): value for name, value in runner.model.state_dict().items()}
+    check_loaded(runner, dict(state_dict=renamed))
+
+
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint to resume from."""

@@ -16,7 +16,7 @@ from mmdistill_dense.config.resolve import bases_of, written
 from mmdistill_dense.config.values import layers
 from mmdistill_dense.utils.literals import Source
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import HUB, local_file, read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -167,7 +167,7 @@ def warn_of_batch(runner: Runner) -> None:
 
 
 def check_pretrained(model: nn.Module) -> None:
-    """Refuse a local pre-trained file for another module than the one that it initialises.
+    """Refuse a pre-trained file, local or of the Hugging Face hub, for another module than the one it initialises.
 
     mmengine loads what fits and only warns. For instance, mmseg's and mmdet's MobileNetV2 share one layer name, so the
     file of one leaves all other layers of the other random.
@@ -182,7 +182,7 @@ def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, st
         options = getattr(module, 'init_cfg', None)
         for option in options if isinstance(options, (list, tuple)) else [options]:
             if isinstance(option, Mapping) and 'Pretrained' in str(option.get('type')):
-                yield name, module, str(option.get('checkpoint')), option.get('prefix')
+                yield name, module, os.path.expanduser(str(option.get('checkpoint'))), option.get('prefix')
 
 
 def count_fitting(module: nn.Module, path: str, prefix: str | None) -> tuple[int, int]:
@@ -226,10 +226,11 @@ def _given(module: nn.Module, state: Mapping[str, Tensor], prefix: str | None) -
 
 
 def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None) -> None:
-    if not os.path.isfile(path):
+    file = local_file(path, None, f'{name}.init_cfg.checkpoint') if path.startswith(HUB) else Path(path)
+    if not file.is_file():
         return
     try:
-        state = initial_state(module, path)
+        state = initial_state(module, file)
     except ValueError as error:
         raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
     given = _given(module, state, prefix)

@@ -285,6 +285,17 @@ def test_pretrained_file_of_another_network_is_refused(tmp_path):
     checks.check_pretrained(toys.build(toys.model_config(student(right, 'backbone.'), distillers={})))
 
 
+def test_pretrained_file_below_the_home_folder_is_looked_into(tmp_path, monkeypatch):
+    """As mmengine does, and `check` too, which gets its files from pretrained_parts."""
+    monkeypatch.setenv('HOME', str(tmp_path))
+    torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'wrong.pth')
+    student = toys.seg_net('fcn', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='~/wrong.pth')))
+    model = toys.build(toys.model_config(student, distillers={}))
+    with pytest.raises(ValueError, match=r'wrong\.pth. fits 0 of the'):
+        checks.check_pretrained(model)
+    assert [path for _, _, path, _ in checks.pretrained_parts(model)] == [str(tmp_path / 'wrong.pth')]
+
+
 def test_pretrained_file_that_mmengine_would_not_look_into_is_refused(tmp_path):
     """It would load none of the tensors and say so in its log."""
     network = toys.build_plain(toys.seg_net('fcn')).backbone

@@ -9,6 +9,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 from safetensors.torch import save_file
 
+from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.weights.mmengine_loader import install_reader
 from mmdistill_dense.weights.strict_load import local_file, sha256
 from tests import toys
@@ -66,6 +67,14 @@ def test_mmengine_reads_such_addresses_too(hub):
     torch.save(dict(state_dict=dict(w=torch.ones(2))), hub[0] / 't.pth')
     install_reader()
     assert CheckpointLoader.load_checkpoint('hf://user/repo/t.pth')['state_dict']['w'].sum() == 2
+
+
+def test_a_pretrained_file_of_another_network_is_refused(hub):
+    torch.save(dict(state_dict=dict(other=torch.ones(2))), hub[0] / 't.pth')
+    network = toys.build_plain(toys.seg_net('fcn')).backbone
+    network.init_cfg = dict(type='Pretrained', checkpoint='hf://user/repo/t.pth')
+    with pytest.raises(ValueError, match=r"model\.init_cfg\.checkpoint='hf://user/repo/t\.pth' fits 0 of the"):
+        check_pretrained(network)
 
 
 @pytest.mark.parametrize('address', ['hf://user/t.pth', 'hf://user/repo', 'hf://user/repo@/t.pth', 'hf://t.pth'])

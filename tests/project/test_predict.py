@@ -243,7 +243,7 @@ def test_a_video_ends_where_a_frame_cannot_be_read(monkeypatch: pytest.MonkeyPat
     frame = np.zeros((4, 5, 3), np.uint8)
     monkeypatch.setattr(mmcv, 'VideoReader', lambda file: Video([frame, None, frame]))
     kept: list[str] = []
-    student: Any = Student.__new__(Student)
+    student = asked('decode_head')
     monkeypatch.setattr(Student, '__call__', lambda self, picture: picture)
     monkeypatch.setattr(Student, 'draw', lambda self, picture, found: picture)
     monkeypatch.setattr(Student, 'keep', lambda self, found, name, out: kept.append(name))
@@ -262,3 +262,47 @@ def test_a_photograph_is_drawn_as_the_student_reads_it(turned: int) -> None:
     shape = SIZE[::-1] if turned == 6 else SIZE
     assert cv2.imread('out/labels/photo.png', cv2.IMREAD_UNCHANGED).shape == shape
     assert cv2.imread('out/drawn/photo.jpg').shape[:2] == shape
+
+
+def video(name: str, coded: str, frames: int = 2) -> None:
+    writer = cv2.VideoWriter(name, cv2.VideoWriter_fourcc(*coded), 10, SIZE[::-1])
+    for number in range(frames):
+        writer.write(np.full((*SIZE, 3), 80 * number, np.uint8))
+    writer.release()
+
+
+def boxes_of(out: str) -> list[str]:
+    return [one['file_name'] for one in json.loads(Path(out, 'predictions.json').read_text())['images']]
+
+
+def test_a_detector_finds_boxes_in_videos_of_one_name_and_in_a_picture_after_them() -> None:
+    """mmdet writes into the pipeline of a network that predicts a frame."""
+    video('way.avi', 'MJPG')
+    video('way.mp4', 'mp4v', 3)
+    words = ['way.avi', 'way.mp4', 'pictures/a/0.png', '--out', 'out', '--device', 'cpu']
+    assert main(['predict', str(detector()), *words]) == 0
+    frames = [*(f'way/{number:06d}.jpg' for number in range(2)), *(f'way.mp4/{number:06d}.jpg' for number in range(3))]
+    assert boxes_of('out') == [*frames, 'pictures/a/0.png']
+    for name, count in {'way.mp4': 2, 'way.mp4.mp4': 3}.items():
+        assert cv2.VideoCapture(f'out/drawn/{name}').get(cv2.CAP_PROP_FRAME_COUNT) == count
+
+
+def test_a_folder_s_damaged_pictures_are_named_and_its_hidden_files_and_results_are_no_pictures(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for name in ('a/._0.png', 'a/broken.jpg'):
+        Path('pictures', name).write_text('no picture')
+    words = ['predict', str(detector()), 'pictures', '--device', 'cpu', '--out', 'pictures']
+    for _ in range(2):
+        assert main(words) == 0
+        assert boxes_of('pictures') == ['pictures/a/0.png', 'pictures/b/1.png', 'pictures/c/2.png']
+        assert 'skipped  1 that cannot be read: pictures/a/broken.jpg' in capsys.readouterr().out
+    shutil.rmtree('pictures/a')
+    Path('pictures/b/1.png').write_text('no picture')
+    assert main(['predict', 'student.pth', 'pictures/b', '--out', 'out']) == 2, 'nothing else is there'
+
+
+def test_what_was_found_before_an_error_is_kept() -> None:
+    Path('broken.png').write_text('no picture')
+    assert main(['predict', str(detector()), 'pictures', 'broken.png', '--out', 'out', '--device', 'cpu']) == 2
+    assert len(boxes_of('out')) == 3

@@ -7,7 +7,7 @@ import copy
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -28,7 +28,7 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.colours import palette_of
-from mmdistill_dense.utils.files import write_json
+from mmdistill_dense.utils.files import walk, write_json
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import some
@@ -40,18 +40,19 @@ Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 
 def predict_command(args: argparse.Namespace) -> None:
     config, checkpoint = find_student(Path(args.student), args.checkpoint, args.method)
-    files = list(find_inputs(args.pictures))
+    files = list(find_inputs(args.pictures, args.out))
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
     with quiet():
         student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
     print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
-    for file in files:
-        if file.suffix.lower() in VIDEOS:
-            predict_video(student, file, args.out)
-        else:
-            predict_picture(student, file, args.out)
-    for line in student.finish(args.out):
+    try:
+        unreadable = predict_files(student, files, args.out, named={Path(name) for name in args.pictures})
+    finally:
+        student.write(args.out)
+    for line in student.told(args.out):
         print(line)
+    if unreadable:
+        print(f'skipped  {len(unreadable)} that cannot be read: {some(map(str, unreadable))}')
 
 
 def find_student(given: Path, checkpoint: str | None = None, method: str | None = None) -> tuple[Path, Path]:
@@ -77,17 +78,28 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
     return given, Path(checkpoint)
 
 
-def find_inputs(given: Sequence[str]) -> Iterator[Path]:
-    """Yield pictures and videos: the given files, and those in the given folders."""
+def find_inputs(given: Sequence[str], out: Path) -> Iterator[Path]:
+    """Yield pictures and videos: the given files, and those in the given folders but for earlier results in ``out``."""
+    known, results = (*EXTENSIONS, *VIDEOS), [(out / name).resolve() for name in (DRAWN, LABELS)]
     for name in given:
         path = Path(name)
-        known = (*EXTENSIONS, *VIDEOS)
-        inside = sorted(one for one in path.rglob('*') if one.suffix.lower() in known) if path.is_dir() else [path]
         if not path.exists():
             raise FileNotFoundError(f'{name}: no such file or folder (working folder {Path.cwd()}).')
-        if not inside or inside[0].suffix.lower() not in known:
+        inside = sorted(_files_in(path, results)) if path.is_dir() else [path]
+        inside = [one for one in inside if one.suffix.lower() in known]
+        if not inside:
             raise ValueError(f'{name}: no picture and no video. Known endings: {", ".join(known)}.')
         yield from inside
+
+
+def _files_in(root: Path, left_out: Sequence[Path]) -> Iterator[Path]:
+    for folder, names in walk(root):
+        if not any(folder.resolve().is_relative_to(one) for one in left_out):
+            yield from (folder / name for name in names)
+
+
+class Unreadable(ValueError):
+    """A file that is no picture or video, whatever its name says."""
 
 
 @dataclass
@@ -101,6 +113,7 @@ class Student:
     images: list[dict[str, Any]] = field(default_factory=list)  # of COCO's format
     boxes: list[dict[str, Any]] = field(default_factory=list)
     written: set[Path] = field(default_factory=set)  # label images
+    videos: set[Path] = field(default_factory=set)  # their places, without endings
 
     @classmethod
     def load(cls, config: Config, checkpoint: Path, device: str, threshold: float) -> Student:
@@ -128,15 +141,13 @@ class Student:
     def __call__(self, picture: Where) -> Any:
         """Return the prediction on a picture, as mmseg or mmdet gives it."""
         if self.segments:
-            from mmseg.apis import inference_model
-
-            kept, self.network.cfg = self.network.cfg, copy.deepcopy(self.network.cfg)  # changed for a frame
-            found = inference_model(self.network, picture)
-            self.network.cfg = kept
-            return found
-        from mmdet.apis import inference_detector
-
-        return inference_detector(self.network, picture)
+            from mmseg.apis import inference_model as predict
+        else:
+            from mmdet.apis import inference_detector as predict
+        kept, self.network.cfg = self.network.cfg, copy.deepcopy(self.network.cfg)  # both change it for a frame
+        found = predict(self.network, picture)
+        self.network.cfg = kept
+        return found
 
     def read(self, file: Path) -> np.ndarray:
         """Return a picture as the student's own pipeline loads it (EXIF, depth), in RGB uint8 to be drawn on."""
@@ -146,7 +157,7 @@ class Student:
         except (cv2.error, AssertionError, AttributeError, OSError, TypeError, ValueError):
             picture = None  # the libraries read None, and fail at the next step
         if picture is None or not picture.size:
-            raise ValueError(f'{file}: cannot be read as a picture.')
+            raise Unreadable(f'{file}: cannot be read as a picture.')
         if picture.dtype == np.uint16:
             picture = picture // 257
         picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
@@ -193,15 +204,19 @@ class Student:
                 box['area'] = int(area(code))
             yield box
 
-    def finish(self, out: Path) -> Iterator[str]:
-        """Write the boxes; yield what was written, and the time of a picture."""
+    def write(self, out: Path) -> None:
+        """Write the boxes that were found so far."""
+        if self.images:
+            names = [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
+            write_json(out / BOXES, {'images': self.images, 'annotations': self.boxes, 'categories': names})
+
+    def told(self, out: Path) -> Iterator[str]:
+        """Yield what was written, and the time of a picture."""
         yield f'written  {out / DRAWN}'
         if self.segments:
             numbers = some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
             yield f'         {out / LABELS}: {len(self.written)} PNG; a value is the number of a class: {numbers}'
         else:
-            names = [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
-            write_json(out / BOXES, {'images': self.images, 'annotations': self.boxes, 'categories': names})
             yield f'         {out / BOXES}: {len(self.boxes)} boxes of {self.threshold} or more, in {len(self.images)}'
         device = next(self.network.parameters()).device
         times = self.milliseconds[1:] or self.milliseconds  # the first one is slower
@@ -217,6 +232,19 @@ class Student:
         self.milliseconds[-1] += self._now()
 
 
+def predict_files(student: Student, files: Sequence[Path], out: Path, named: Collection[Path]) -> list[Path]:
+    """Predict pictures and videos; return those that cannot be read. One that was ``named`` itself is refused."""
+    unreadable: list[Path] = []
+    for file in files:
+        try:
+            (predict_video if file.suffix.lower() in VIDEOS else predict_picture)(student, file, out)
+        except Unreadable:
+            if file in named or len(unreadable) + 1 == len(files):
+                raise
+            unreadable.append(file)
+    return unreadable
+
+
 def predict_picture(student: Student, file: Path, out: Path) -> None:
     picture = student.read(file)
     found = student(str(file))
@@ -229,12 +257,14 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
     """Write a video with the predictions drawn, and the prediction on each frame."""
     frames = mmcv.VideoReader(str(file))
     if not frames.opened or not len(frames):
-        raise ValueError(f'{file}: cannot be read as a video.')
-    drawn = (out / DRAWN / place_of(file)).with_suffix('.mp4')
+        raise Unreadable(f'{file}: cannot be read as a video.')
+    place = Path(place_of(file))
+    stem = place if place.with_suffix('') in student.videos else place.with_suffix('')  # of one with another ending
+    student.videos.add(stem)
+    drawn = out / DRAWN / f'{stem}.mp4'
     drawn.parent.mkdir(parents=True, exist_ok=True)
     size = (frames.width, frames.height)
     writer = cv2.VideoWriter(str(drawn), cv2.VideoWriter.fourcc(*'mp4v'), frames.fps or 25, size)
-    stem = Path(place_of(file)).with_suffix('')
     readable = itertools.takewhile(lambda frame: frame is not None, frames)  # containers often promise one too many
     try:
         for number, frame in enumerate(track(readable, str(file), len(frames), transient=True)):

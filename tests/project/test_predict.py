@@ -306,3 +306,15 @@ def test_what_was_found_before_an_error_is_kept() -> None:
     Path('broken.png').write_text('no picture')
     assert main(['predict', str(detector()), 'pictures', 'broken.png', '--out', 'out', '--device', 'cpu']) == 2
     assert len(boxes_of('out')) == 3
+
+
+@pytest.mark.parametrize(('load', 'labels'), [('LoadImageFromFile', 'mmseg.'), ('mmdistill_dense.LoadShapes', '')])
+def test_a_test_pipeline_may_load_labels_and_paint_pictures(load: str, labels: str) -> None:
+    """As mmseg's name with its scope does, which mmseg itself overlooks, and as the generated shapes do."""
+    assert main(['predict', str(segmentor()), 'pictures/a', '--out', 'plain']) == 0
+    config = Config.fromfile('student.py')
+    pipeline = [dict(type=load), dict(type='Resize', scale=(96, 72)), dict(type=f'{labels}LoadAnnotations')]
+    config.test_dataloader.dataset.dataset.pipeline = [*pipeline, dict(type='PackSegInputs')]
+    config.dump('student.py')
+    assert main(['predict', 'student.pth', 'pictures/a', '--out', 'out']) == 0
+    assert Path('out/labels/pictures/a/0.png').read_bytes() == Path('plain/labels/pictures/a/0.png').read_bytes()

@@ -40,7 +40,7 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     _replace_data_sets(flat)
     dropped = _drop_hooks(flat) | _drop_loop(flat, _TRAIN) | _drop_loop(flat, _VAL) | _drop_test(flat, meta)
     for key in ('test_pipeline', 'tta_pipeline', 'test_dataloader'):
-        _read_files(flat.get(key))
+        read_files(flat.get(key))
     for key in [key for key in flat if key not in _INFERENCE and _names(flat[key])]:
         dropped |= _drop(flat, [key], _names(flat[key]))
     return Config(flat), dropped, [f'{place} ({name})' for place, name in _places(flat)]
@@ -155,7 +155,7 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
             'type': kind,
             **_pictures(dataset),
             'metainfo': dataset.get('metainfo') or metainfo,
-            'pipeline': [step for step in steps if not str(step.get('type')).endswith('LoadAnnotations')],
+            'pipeline': without_labels(steps),
             'lazy_init': True,
         },
     }
@@ -181,7 +181,13 @@ def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, 
     return dict.fromkeys(found, names)
 
 
-def _read_files(pipeline: Any) -> None:
+def without_labels(steps: Sequence[Any]) -> list[Any]:
+    """Return the steps of a test pipeline without those that load labels."""
+    kinds = ((step, step.get('type')) for step in steps)
+    return [step for step, kind in kinds if not getattr(kind, '__name__', str(kind)).endswith('LoadAnnotations')]
+
+
+def read_files(pipeline: Any) -> None:
     """Let a pipeline that paints pictures read files, as inference needs it."""
     for value in mappings(pipeline):
         if _short(value.get('type')) in _PAINTERS:

@@ -21,6 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 from rich.progress import track
 
+from mmdistill_dense.apps.export.without_package import read_files, without_labels
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.project.contact_sheet import draw
@@ -126,7 +127,9 @@ class Student:
         colours = palette_of(data.get('palette'), len(classes))
         palette = [tuple(map(int, one)) for one in colours]
         network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
-        dataset = chain(tested_set(plain))[0]
+        dataset = {**chain(tested_set(plain))[0]}
+        dataset['pipeline'] = without_labels(dataset['pipeline'])
+        read_files(dataset)
         network.cfg = Config(dict(test_pipeline=dataset['pipeline'], test_dataloader=dict(dataset=dataset)))
         student = cls(network.to(device).eval(), tuple(classes), threshold)
         network.register_forward_pre_hook(lambda *_: student.milliseconds.append(-student._now()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -346,8 +347,13 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
     With its option ``classes``, resolve it and refuse distillers that cannot use it; return what to tell of that.
     """
     if teacher.option.classes is not None:
-        return teacher.match_classes(data, distillers)
-    if data is None or teacher.option.allow_other_classes:
+        told = teacher.match_classes(data, distillers)
+        _check_inherited(teacher, teacher.pairs is None or teacher.pairs.same)
+        return told
+    if data is None:
+        return []
+    if teacher.option.allow_other_classes:
+        _check_inherited(teacher, list(teacher.classes or ()) == list(data))
         return []
     check_num_classes(data, teacher.key, teacher.config.model)
     if teacher.classes is not None and list(teacher.classes) != list(data):
@@ -358,6 +364,27 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
             f"have: {teacher.key}.classes='auto', see docs/other_classes.md."
         )
     return []
+
+
+def _check_inherited(teacher: Any, same_classes: bool) -> None:
+    """Refuse copied weights of classes that are not the student's."""
+    if teacher.class_rows and not same_classes:
+        raise ValueError(
+            f'model.inherit copies tensors of {teacher.key} with a row for each of its classes, and the classes of the '
+            f'data set are others, or in another order: {some(teacher.class_rows)}. Inherit the other parts of the '
+            'head alone, each by its own prefix.'
+        )
+
+
+def with_one_more_class(model: Any) -> Any:
+    """Return the config of the same network whose heads predict one more class."""
+    wider = copy.deepcopy(model)
+    head: Any
+    for _, head in _heads(wider, (*_HEADS, *_OTHER_HEADS)):
+        for name in ('out_channels', 'num_classes') if head.get('out_channels') != 1 else ():  # one for two classes
+            if head.get(name) is not None:
+                head[name] += 1
+    return wider
 
 
 def num_classes(model: Mapping[str, Any]) -> int | None:

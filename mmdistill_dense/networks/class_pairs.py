@@ -177,6 +177,12 @@ class ClassPairs:
         """Whether each group is one class on both sides."""
         return all(len(group.student) == len(group.teacher) == 1 for group in self.groups)
 
+    @property
+    def same(self) -> bool:
+        """Whether both sides have the same classes in the same order."""
+        own = [(group.student, group.teacher) for group in self.groups]
+        return own == [((one,), (one,)) for one in range(len(self.teacher))] and not self.unknown
+
     def softmax(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores (B, G, ...) of the groups from logits (B, C, ...) of both sides.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmdistill_dense.guards.config import below, num_classes
+from mmdistill_dense.guards.config import below, num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import Look
@@ -47,6 +48,7 @@ class FrozenTeacher:
     Attributes:
         pairs: Which of its classes are which of the student's, for the option ``classes``; known when a run starts.
         users: The ``Distillation`` of each model that runs this teacher.
+        class_rows: Names of tensors with a row for each class that a student copied; for a teacher of other classes.
         looks: What it saw and gave in each pass, while the first step of a run lasts; ``None`` otherwise.
 
     Args:
@@ -72,6 +74,7 @@ class FrozenTeacher:
         self.classes: Sequence[str] | None = self.option.class_names
         self.pairs: ClassPairs | None = None
         self.users: WeakSet[object] = WeakSet()
+        self.class_rows: list[str] = []
         self.looks: list[Look] | None = None
         self._step_cache: dict[Hashable, Any] | None = None
         self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
@@ -390,7 +393,27 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
                 f'model.inherit: {teacher.key} has no weights from a file to inherit (allow_random); '
                 f'give {teacher.key}.checkpoint.'
             )
-        _copy(own, _below(teacher.as_loaded().state_dict(), entry.source), entry, teacher.key)
+        given = teacher.as_loaded().state_dict()
+        _copy(own, _below(given, entry.source), entry, teacher.key)
+        part = entry.source.split('.')[0]
+        if part == 'backbone' and teacher.plan.renormalise is not None:
+            print_log(
+                f"model.inherit: the backbone's weights are for the pixels of {teacher.key}, and the student sees "
+                "others. Set model.student.data_preprocessor to the teacher's mean, std and order of colours.",
+                'current',
+                logging.WARNING,
+            )
+        if part not in ('backbone', 'neck') and teacher.option.other_classes:
+            rows = _class_rows(teacher.option, given)
+            teacher.class_rows += [name for name in rows if f'{name}.'.startswith(f'{entry.source}.')]
+
+
+def _class_rows(option: TeacherOption, state: Mapping[str, Tensor]) -> list[str]:
+    """Return the tensors with a row for each class: they have another shape in a network for one class more."""
+    other = replace(option, config=replace(option.config, model=with_one_more_class(option.config.model)))
+    with torch.device('cpu'):
+        shapes = {name: value.shape for name, value in other.build().state_dict().items()}
+    return [name for name, value in state.items() if shapes.get(name) != value.shape]
 
 
 def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit, key: str) -> None:

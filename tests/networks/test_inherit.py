@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mmdistill_dense.engine import DistillHook  # noqa: F401  (registers the hook)
+from mmdistill_dense.guards.config import check_teacher_classes
+from mmdistill_dense.networks import teacher as teachers
 from mmdistill_dense.networks.teacher import Inherit, parse_inherit
 from tests import toys
 
@@ -239,3 +241,45 @@ def test_the_inherited_part_must_be_in_the_teachers_file(tmp_path):
     assert equal_parts(built(BOTH[:1], checkpoint=headless)) == {'neck'}
     with pytest.raises(ValueError, match='bbox_head'):
         built(BOTH, checkpoint=headless)
+
+
+HEAD = [('decode_head', 'decode_head')]
+OF_CLASSES = ['decode_head.conv_seg.weight', 'decode_head.conv_seg.bias']
+
+
+def segmentor(inherit, student=None, **teacher):
+    teacher = dict(toys.seg_teacher('fcn', 8), class_names=toys.CLASSES, **teacher)
+    model = toys.model_config(toys.seg_net('fcn', 8, **(student or {})), teacher, dict(kd=dict(type='LogitKD')))
+    return toys.ready(toys.build(dict(model, inherit=inherit)))
+
+
+@pytest.mark.parametrize('option', [dict(classes='auto'), dict(allow_other_classes=True)])
+def test_rows_of_other_classes_are_not_copied(option):
+    """A head of as many classes in another order has the same shapes; its layers below the classes may be copied."""
+    teacher = toys.teacher_of(segmentor(HEAD, **option))
+    assert teacher.class_rows == OF_CLASSES
+    check_teacher_classes(toys.CLASSES, teacher)
+    with pytest.raises(
+        ValueError, match=r'model\.inherit copies tensors .*another order: decode_head\.conv_seg\.weight'
+    ):
+        check_teacher_classes(toys.CLASSES[::-1], teacher)
+    below = toys.teacher_of(segmentor([('decode_head.convs', 'decode_head.convs')], **option))
+    check_teacher_classes(toys.CLASSES[::-1], below)
+
+
+def test_a_detector_s_rows_are_those_of_each_anchor_and_class():
+    assert toys.teacher_of(built(allow_other_classes=True)).class_rows == [
+        'bbox_head.retina_cls.weight',
+        'bbox_head.retina_cls.bias',
+    ]
+
+
+def test_a_backbone_for_other_pixels_is_warned_of(monkeypatch):
+    told = []
+    monkeypatch.setattr(teachers, 'print_log', lambda text, *_: told.append(text))
+    pixels = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
+    for inherit, student in ((HEAD, dict(data_preprocessor=pixels)), ([('backbone', 'backbone')], {})):
+        segmentor(inherit, student)
+        assert not any('pixels' in text for text in told)
+    segmentor([('backbone', 'backbone')], dict(data_preprocessor=pixels))
+    assert any('weights are for the pixels of model.teacher' in text for text in told)

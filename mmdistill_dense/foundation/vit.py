@@ -181,7 +181,9 @@ class GridCache:
         self.kept: dict[Hashable, tuple[Tensor, ...]] = {}
 
     def get(self, key: Hashable, compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """Return ``compute()``, computed once while the key is among the last ones."""
+        """Return ``compute()``, computed once while the key is among the last ones; a graph computes it itself."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return compute()
         if key not in self.kept:
             while len(self.kept) >= _GRIDS:
                 del self.kept[next(iter(self.kept))]
@@ -444,11 +446,12 @@ class ViT(nn.Module):
     def _tokens(self, pictures: Tensor, grid: tuple[int, int]) -> Tensor:
         size = grid[0] * self.shape.patch, grid[1] * self.shape.patch
         patches = self.patch_embed(resized(pictures, size))
-        tokens = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], 1)
+        # In place of len(), which a traced graph takes for a constant.
+        tokens = torch.cat([self.cls_token.expand(patches.shape[0], -1, -1), patches], 1)
         if self.shape.native is not None:
             tokens = tokens + self._positions(self.shape.native, grid)
         if self.shape.registers:
-            registers = self.register_tokens.expand(len(tokens), -1, -1)
+            registers = self.register_tokens.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, :1], registers, tokens[:, 1:]], 1)
         return tokens
 

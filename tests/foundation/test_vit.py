@@ -118,6 +118,21 @@ def test_positions_are_kept_for_the_last_grids_and_computed_anew_after_a_load(ca
         assert not torch.equal(teacher(files.picture(64, 96)), first)
 
 
+@pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
+def test_a_graph_takes_any_number_of_pictures_and_leaves_the_network_as_it_was(case):
+    """Positions that an attempt to make a graph computed are symbols, and would be of no use later."""
+    teacher = FoundationTeacher(files.tiny(case, registers=2))
+    teacher.init_weights()
+    teacher.eval().requires_grad_(False)
+    two, three = (torch.randn(count, 3, 64, 96) for count in (2, 3))
+    batch = {0: torch.export.Dim.DYNAMIC}
+    exported = torch.export.export(teacher, (two,), dynamic_shapes=(batch,)).module()
+    traced = torch.jit.trace(teacher, two, check_trace=False)
+    expected = teacher(three)
+    for graph in (exported, traced):
+        torch.testing.assert_close(graph(three), expected)
+
+
 def test_a_trained_position_embedding_gets_gradient():
     teacher = FoundationTeacher(files.tiny('dino'))
     teacher.init_weights()

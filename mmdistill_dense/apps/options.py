@@ -177,7 +177,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint of that run')
     parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
     parser.add_argument('--format', metavar='NAME', help='what to write (default: by the ending of OUT)')
-    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help='of the picture a graph is made with')
+    parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='of the picture a graph is made with')
     parser.add_argument(
         '--backbone-only',
         action='store_true',

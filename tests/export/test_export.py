@@ -357,6 +357,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     assert end.value.code == 2 and capsys.readouterr().err.startswith('ERROR    FixedSize could not be written')
     monkeypatch.undo()
     for words, told in (
+        ((graph, '--size', '-8', '8'), "argument --size: must be 1 or more, got '-8'"),
         ((weights, '--size', '8', '8', '--evaluate'), '--size, --evaluate: only for graphs'),
         ((str(tmp_path / 'b.pth'), '--backbone-only', '--int8', '8'), '--int8: only for graphs'),
         ((graph, '--int8', '8'), '--int8 8: give the number of pictures, at least 1, and an OUT that ends in .onnx'),

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from mmdistill_dense.apps.export import open_graph, read_description
 from mmdistill_dense.apps.export import write_student as evaluating
-from mmdistill_dense.apps.export.graphs import graph_of
-from mmdistill_dense.apps.export.write_student import evaluate, load_student, quantise, training_pictures
+from mmdistill_dense.apps.export.graphs import graph_of, write_onnx
+from mmdistill_dense.apps.export.write_student import evaluate, fitted, load_student, quantise, training_pictures
 from tests import toys
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +78,26 @@ def test_calibration_takes_the_same_training_pictures_again(tmp_path):
     one, other = (list(training_pictures(plain, network, 3)) for _ in range(2))
     assert [image.shape for image in one] == [(1, 3, toys.SIDE, toys.SIDE)] * 3
     assert all(map(torch.equal, one, other)) and not torch.equal(one[0], one[1])
+
+
+class Small(nn.Module):
+    """Stands for a network."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image):
+        return (self.conv(image),)
+
+
+def test_calibration_pictures_get_the_size_of_a_graph(tmp_path):
+    config, checkpoint = made(tmp_path)
+    told = dict(shape=[1, 3, 48, 32], pad_size_divisor=1)
+    write_onnx(Small(), torch.zeros(1, 3, 48, 32), [], tmp_path / 's.onnx', dict(outputs=['logits'], input=told))
+    assert quantise(config, checkpoint, tmp_path / 's.onnx', 2).is_file()
+    free, picture = dict(shape=['batch', 3, 'height', 'width'], pad_size_divisor=32), torch.zeros(1, 3, 33, 64)
+    assert fitted(picture, free).shape == (1, 3, 64, 64) and fitted(picture, dict(free, pad_size_divisor=1)) is picture
 
 
 @pytest.mark.parametrize(('graph', 'pictures'), [('student.pt', 8), ('student.onnx', 0)])

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS, init_default_scope
@@ -316,7 +317,8 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
 
     plain, network, _, _ = load_student(config, checkpoint)
     out = source.with_suffix(ENDING)
-    feeds = ({'image': picture.numpy()} for picture in training_pictures(plain, network, pictures))
+    told = read_description(source)['input']
+    feeds = ({'image': fitted(picture, told).numpy()} for picture in training_pictures(plain, network, pictures))
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         folded, done = Path(folder, 'folded.onnx'), Path(folder, 'int8.onnx')
         quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
@@ -335,10 +337,18 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
     return out
 
 
+def fitted(pictures: Tensor, told: Mapping[str, Any]) -> Tensor:
+    """Return pictures in the nearest larger size that a graph takes by its description, or in its only one."""
+    step = told['pad_size_divisor']
+    sides = zip(pictures.shape[2:], told['shape'][2:], strict=True)
+    size = [side if isinstance(side, int) else own + -own % step for own, side in sides]
+    return pictures if size == [*pictures.shape[2:]] else F.interpolate(pictures, size, mode='bilinear')
+
+
 def training_pictures(config: Config, network: Any, count: int) -> Iterator[Tensor]:
     """Yield normalised training pictures (1, 3, H, W), the same ones at each call."""
     set_random_seed(0)
-    # One by one, padded as in training: a graph of one size takes them too.
+    # One by one, padded as in training: a graph that takes no batch takes them too.
     loader = Runner.build_dataloader({**without_workers(config.train_dataloader), 'batch_size': 1}, seed=0)
     return islice((network.data_preprocessor(batch, training=True)['inputs'] for batch in loader), count)
 

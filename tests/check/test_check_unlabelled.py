@@ -53,6 +53,14 @@ def test_a_threshold_above_what_the_teacher_says_is_a_warning(tmp_path, report):
     assert 'labels 0.0% of the pixels' in finding.message and 'pseudo.threshold' in finding.advice
 
 
+def test_labels_of_a_teacher_of_other_classes_are_counted_too_and_without_its_test(tmp_path):
+    run = config(tmp_path, toys.picture_folder(seed=21), 0.9999)
+    run.model.teacher.update(classes='auto', class_names=list(toys.CLASSES))
+    found = check_config(run, Options(val=0, cost=False))
+    assert not found.subject.unlabelled.confidence and found.subject.unlabelled.pseudo == 0
+    assert 'few_labels' in {finding.check for finding in found.findings}
+
+
 def test_few_pictures_are_a_warning(report):
     assert {finding.check: finding.level for finding in report.findings}['few'] == 'warning'
     assert report.verdict == 'warning' and not report.stopped

@@ -60,9 +60,10 @@ def ask_teachers(subject: Subject) -> None:
             shares = dict(zip(values.tolist(), (counts / max(counts.sum(), 1)).tolist(), strict=True))
             subject.unlabelled.confidence.append(Confidence(facts.key, sure[1], sure[0], shares))
     second = unlabelled_of(subject.model)
-    if second is not None and second.option.pseudo and subject.unlabelled.confidence:
-        teacher = subject.frozen[second.option.pseudo.teacher_of(subject.frozen)]
-        subject.unlabelled.pseudo = _labelled(subject, teacher, second)
+    if second is not None and second.option.pseudo:
+        teacher = subject.frozen[second.option.pseudo.teacher_of(subject.frozen)]  # loaded whole for that
+        if teacher.receipt is not None and teacher.receipt.file is not None:
+            subject.unlabelled.pseudo = _labelled(subject, teacher, second)
 
 
 def what_is_labelled(subject: Subject) -> str:

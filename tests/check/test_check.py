@@ -388,6 +388,19 @@ def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     assert not check_config(config, RANDOM).stopped, 'without weights no file is read'
 
 
+def test_load_from_may_be_an_address_without_a_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in training, which finds its file in torch's cache."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    file = tmp_path / 'hub/checkpoints/whole.pth'
+    file.parent.mkdir(parents=True)
+    state = toys.build_plain(toys.seg_net()).state_dict()
+    torch.save({'state_dict': state}, file)
+    config = seg_config(tmp_path)
+    config.load_from = 'https://example.org/whole.pth'
+    report = check_config(config, FAST)
+    assert report.subject.started[0] == len(state) and not report.stopped
+
+
 # The command
 
 

@@ -18,6 +18,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -55,7 +56,8 @@ from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
 from mmdistill_dense.utils.validate import message_of
-from mmdistill_dense.weights.strict_load import local_file, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.mmengine_loader import install_reader
+from mmdistill_dense.weights.strict_load import is_path, local_file, read_checkpoint, state_dict_of
 
 VIEW_SIDE = 224  # of a generated view if the config gives no size
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
@@ -239,12 +241,19 @@ def _load_weights(subject: Subject) -> None:
     if start is None:
         _starts(subject).extend(_initial_weights(model))
     else:
-        path = local_file(str(start), None, 'load_from')
-        own, state = model.state_dict(), state_dict_of(read_checkpoint(path), path)
+        own, state = model.state_dict(), state_dict_of(_read_start(str(start)), start)
         fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
         model.load_state_dict(fitting, strict=False)
         subject.started = (len(fitting), len(own))
         _starts(subject).append(InitialWeights('', str(start), *subject.started))
+
+
+def _read_start(start: str) -> dict[str, Any]:
+    """Return what is in the file of ``load_from``; an address needs no hash, as in training."""
+    if is_path(start):
+        return read_checkpoint(local_file(start, None, 'load_from'))
+    install_reader()
+    return CheckpointLoader.load_checkpoint(start, map_location='cpu')
 
 
 def _starts(subject: Subject) -> list[InitialWeights]:

@@ -74,7 +74,6 @@ def test_errors(options, words):
             dict(ramp_down=(6, 0.5)),
             r'model\.x\.schedule\.ramp_down=\(6, 0\.5\) begins at iteration 6 and ends at 4 of 8',
         ),
-        (dict(stop_at=0), r'model\.x\.schedule: the weight is 0 in the whole run'),
     ],
 )
 def test_a_schedule_that_cannot_work_in_the_run_is_refused(options, words):
@@ -85,6 +84,7 @@ def test_a_schedule_that_cannot_work_in_the_run_is_refused(options, words):
 @pytest.mark.parametrize(
     ('options', 'words'),
     [
+        (dict(stop_at=0), 'model.x.schedule: the weight is 0 in the whole run'),
         (dict(warmup=1000), 'warmup is iteration 1000, but the weight ends at iteration 8 of 8'),
         (dict(warmup=100, stop_at=2), 'warmup is iteration 100, but the weight ends at iteration 2 of 8'),
         (dict(ramp_down=(4000, 8000)), 'ramp_down[0] is iteration 4000, but'),

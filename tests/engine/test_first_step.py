@@ -55,8 +55,8 @@ def test_a_schedule_is_checked_against_the_length_of_the_run(tmp_path):
     )
     log = next(tmp_path.rglob('*.log')).read_text()
     assert 'model.distillers.kd.schedule: warmup is iteration 1000, but the weight ends at iteration 1 of 1' in log
-    runner.model.distillers.kd.schedule = Schedule(stop_at=0)
-    with pytest.raises(ValueError, match=r'model\.distillers\.kd\.schedule: the weight is 0'):
+    runner.model.distillers.kd.schedule = Schedule(ramp_down=(1, 0.5))
+    with pytest.raises(ValueError, match=r'model\.distillers\.kd\.schedule\.ramp_down=\(1, 0\.5\) begins'):
         runner.call_hook('before_run')
 
 

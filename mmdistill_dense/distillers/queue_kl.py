@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
+from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import AUTO, Losses, Recorded, Settings, for_both
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.distillers.pcd.parts import AUTO_SIZE, HEAD, NegativeQueue, warning
@@ -83,7 +84,7 @@ class QueueKL(VectorDistiller):
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Choose the queues' size if it is ``'auto'``; warn of long ones."""
-        images = len(runner.train_dataloader.dataset)
+        images = count_pictures(runner.train_dataloader.dataset)
         if self.chosen_size is not None:
             if not self.chosen_size.any():
                 self.chosen_size.fill_(next((rows for most, rows in SIZES.items() if images <= most), LONGEST))

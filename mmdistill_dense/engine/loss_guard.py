@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys
+from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.ddp import check_equal_epochs
 from mmdistill_dense.guards.config import (
@@ -83,7 +84,7 @@ class RunGuards(Hook):
         check_trained(runner, model.distillers)
         dataset = runner.train_dataloader.dataset
         for distiller in model.distillers.values() if hasattr(dataset, '__len__') else ():
-            distiller.check_data(len(dataset))
+            distiller.check_data(count_pictures(dataset))
         student = model.distillation.student.model
         loader = runner.cfg.get('train_dataloader') or {}  # none if the runner was built without a config
         check_crop(loader.get('dataset', {}), student)

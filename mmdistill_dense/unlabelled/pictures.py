@@ -22,6 +22,7 @@ from PIL import Image
 
 from mmdistill_dense.config.values import chain
 from mmdistill_dense.datasets.folders import require
+from mmdistill_dense.datasets.wrapped import unwrapped
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
 from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
@@ -33,11 +34,8 @@ def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
 
     The ``key`` ``seg_map_path`` gives the label images.
     """
-    while not hasattr(dataset, 'get_data_info') and hasattr(dataset, 'dataset'):  # mmdet's for mosaics
-        dataset = dataset.dataset
-    if not hasattr(dataset, 'get_data_info') or not hasattr(dataset, '__len__'):
-        return []
-    entries = [dataset.get_data_info(number) for number in range(len(dataset))]
+    telling = [one for one in unwrapped(dataset) if hasattr(one, 'get_data_info') and hasattr(one, '__len__')]
+    entries = [one.get_data_info(number) for one in telling for number in range(len(one))]
     return list(dict.fromkeys(str(entry[key]) for entry in entries if entry.get(key)))
 
 

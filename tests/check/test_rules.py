@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmdistill_dense.apps.check import Finding, Options, config_rules, network_rules
 from mmdistill_dense.apps.check import network_rules as step_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, exit_code, worst
+from mmdistill_dense.apps.check.facts import read_data
 from mmdistill_dense.apps.check.tap_list import TapRow, _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
@@ -238,6 +240,16 @@ def test_pictures_that_are_too_few_for_a_method_stop_before_training() -> None:
         network_rules.enough_pictures(subject(model=model, pictures=11))
     for pictures in (12, None):
         network_rules.enough_pictures(subject(model=model, pictures=pictures))
+
+
+def test_pictures_that_are_repeated_count_once() -> None:
+    config = toys.run_config('none', toys.seg_net('fcn')).to_dict()
+    loader = config['train_dataloader']
+    loader['dataset'] = dict(type='RepeatDataset', times=40, dataset=loader['dataset'])
+    made = subject(config=config)
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        read_data(made)
+    assert (made.pictures, made.length) == (8, 320)
 
 
 def test_the_gravest_finding_decides() -> None:

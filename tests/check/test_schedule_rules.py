@@ -33,7 +33,7 @@ def test_an_epoch_that_never_ends(loop: dict, levels: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('pictures', 'processes', 'loader', 'said'),
+    ('length', 'processes', 'loader', 'said'),
     [
         (9, 1, {}, True),
         (9, 1, dict(drop_last=True), False),
@@ -44,9 +44,9 @@ def test_an_epoch_that_never_ends(loop: dict, levels: list[str]) -> None:
         (None, 1, {}, False),
     ],
 )
-def test_epochs_that_end_with_one_picture(pictures: int | None, processes: int, loader: dict, said: bool) -> None:
+def test_epochs_that_end_with_one_picture(length: int | None, processes: int, loader: dict, said: bool) -> None:
     config = dict(train_cfg=EPOCHS, train_dataloader={'batch_size': 4, **loader})
-    made = Subject(Config(config), Options(processes=processes), pictures=pictures)
+    made = Subject(Config(config), Options(processes=processes), length=length)
     assert bool(list(schedule_rules.last_batch(made))) == said
     made.config['train_cfg'] = STEPS
     assert not list(schedule_rules.last_batch(made))

@@ -4,8 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
-from mmengine.dataset import BaseDataset, ConcatDataset, RepeatDataset
+from mmengine.dataset import BaseDataset, ClassBalancedDataset, ConcatDataset, RepeatDataset
+from torch.utils.data import Subset
 
+from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.unlabelled import pictures as overlap
 from mmdistill_dense.unlabelled.pictures import not_on_disk, picture_paths, same_pictures
 
@@ -20,12 +22,22 @@ class Listed(BaseDataset):
     def load_data_list(self) -> list[dict]:
         return [dict(img_path=name) for name in self.names]
 
+    def get_data_info(self, idx: int) -> dict:
+        self.asked = getattr(self, 'asked', 0) + 1
+        return super().get_data_info(idx)
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        return [idx]
+
 
 class Mixed:
     """As mmdet's ``MultiImageMixDataset``, which does not pass ``get_data_info`` on."""
 
     def __init__(self, dataset: BaseDataset) -> None:
         self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
 
 
 def test_wrapped_data_sets_tell_their_pictures() -> None:
@@ -34,6 +46,19 @@ def test_wrapped_data_sets_tell_their_pictures() -> None:
     assert picture_paths(ConcatDataset([one, two])) == ['a', 'b', 'c']
     assert picture_paths(RepeatDataset(one, 3)) == picture_paths(Mixed(one)) == ['a', 'b']
     assert picture_paths(['a']) == []
+
+
+def test_a_picture_that_is_repeated_is_read_and_counted_once() -> None:
+    """mmseg repeats small sets 40000 times."""
+    one, two = Listed('a', 'b'), Listed('c')
+    often = ConcatDataset([dict(type='RepeatDataset', times=40_000, dataset=one), two])
+    assert picture_paths(often) == ['a', 'b', 'c'] and one.asked == 2
+    assert len(often) == 80_001 and count_pictures(often) == 3
+    joined = dict(type='ConcatDataset', datasets=[one, two])
+    assert count_pictures(Mixed(often)) == count_pictures(RepeatDataset(joined, 2)) == 3
+    rare = ClassBalancedDataset(one, oversample_thr=5.0)
+    assert len(rare) > 2 == count_pictures(rare) == count_pictures(one)
+    assert count_pictures(Subset(Listed('a', 'b', 'c'), [0, 2])) == 2
 
 
 def test_path_link_and_content_count_and_the_name_does_not(tmp_path: Path) -> None:

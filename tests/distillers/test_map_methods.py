@@ -6,7 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.dataset import RepeatDataset
 
+from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.distillers import PCD, FeatureMatch, QueryMatch, QueueKL, SimReg, TokenRelations
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
@@ -444,8 +446,8 @@ def test_a_broken_vector_does_not_enter():
 def runner(images):
     said = []
     logger = SimpleNamespace(info=said.append, warning=said.append)
-    dataset = SimpleNamespace(dataset=range(images))
-    return SimpleNamespace(train_dataloader=dataset, logger=logger), said
+    loader = SimpleNamespace(dataset=range(images) if isinstance(images, int) else images)
+    return SimpleNamespace(train_dataloader=loader, logger=logger), said
 
 
 @pytest.mark.parametrize(('images', 'size'), [(40, 16), (51, 32), (1000, 256), (20_001, 8192), (10**6, 8192)])
@@ -467,6 +469,16 @@ def test_a_long_queue_is_told():
     said.clear()
     queue_of(queue_size=500).prepare(run, None)
     assert not said
+
+
+def test_the_queue_is_for_pictures_and_not_for_their_repetitions():
+    repeated = RepeatDataset(ShapesSegDataset(num_images=20), 40)
+    made, long = queue_of(queue_size='auto'), queue_of(queue_size=256)
+    made.prepare(runner(repeated)[0], None)
+    assert made.queue_size == 16
+    run, said = runner(repeated)
+    long.prepare(run, None)
+    assert 'queue_size=256 is large for 20 training pictures' in said[0]
 
 
 def test_taps_that_do_not_fit_queue_kl_are_named():

@@ -5,8 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.dataset import RepeatDataset
 from torch import nn
 
+from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.pcd.parts import choose_size
 from tests import toys
@@ -304,6 +306,18 @@ def test_a_size_by_the_data_needs_pictures():
         _make(queue_size='auto').check_data(11)
     _make(queue_size='auto').check_data(12)
     _make(queue_size=64).check_data(1)
+    resumed = _make(queue_size='auto')
+    resumed.chosen_size[:] = 256
+    resumed.check_data(11)
+
+
+def test_pictures_that_are_repeated_count_once():
+    """By the length of the set, the queue would hold each picture several times."""
+    repeated = RepeatDataset(ShapesSegDataset(num_images=21), 40)
+    distiller = _make(queue_size='auto')
+    assert '448 keys, 64 of each' in _prepare(distiller, repeated)[0] and len(repeated) == 840
+    assert 'queue_size=448 is large for 12 training pictures' in _prepare(distiller, range(12))[-1], 'it is kept'
+    assert 'queue_size=11 is large for 21' in _prepare(_make(queue_size=11), repeated)[-1]
 
 
 def test_the_pictures_of_all_processes_count(monkeypatch):
@@ -334,7 +348,8 @@ def test_auto_bounds_the_ring_and_is_saved():
 
 
 def _prepare(distiller, images):
-    loader = SimpleNamespace(dataset=range(images), batch_sampler=SimpleNamespace(batch_size=4))
+    dataset = range(images) if isinstance(images, int) else images
+    loader = SimpleNamespace(dataset=dataset, batch_sampler=SimpleNamespace(batch_size=4))
     runner = SimpleNamespace(logger=_Log(), train_dataloader=loader)
     distiller.prepare(runner, None)
     return runner.logger.lines

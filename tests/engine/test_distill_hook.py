@@ -651,8 +651,10 @@ def test_too_few_pictures_for_a_method_stop_a_run_before_anything_is_prepared(tm
 
     monkeypatch.setattr(toys.MaskedMimic, 'check_data', check_data)
     monkeypatch.setattr(toys.MaskedMimic, 'prepare', lambda *_: pytest.fail('prepared'))
+    config = toys.run_config(tmp_path, pair(dict(mimic=MIMIC)), iters=1)
+    config.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=config.train_dataloader.dataset)
     with pytest.raises(ValueError, match=r'distillers\.mimic needs 9 pictures, got 8'):
-        toys.train(tmp_path, pair(dict(mimic=MIMIC)), iters=1)
+        toys.train(tmp_path, config)
 
 
 def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):

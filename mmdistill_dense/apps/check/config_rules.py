@@ -198,9 +198,9 @@ def last_batch(subject: Subject) -> Findings:
     """Find epochs that end with a single picture, on which batch norm may stop."""
     loader = subject.config.get('train_dataloader') or {}
     batch = loader.get('batch_size', 1)
-    if not counts_epochs(subject.config) or not subject.pictures or batch == 1 or loader.get('drop_last'):
+    if not counts_epochs(subject.config) or not subject.length or batch == 1 or loader.get('drop_last'):
         return
-    own = math.ceil(subject.pictures / subject.options.processes)
+    own = math.ceil(subject.length / subject.options.processes)
     if own % batch == 1:
         yield warning(
             f'the last batch of each epoch holds one picture ({own} pictures in batches of {batch}): training stops '

@@ -183,7 +183,8 @@ class Subject:
     options: Options  # how it is checked
     network: ConfigDict = None  # the student's resolved model config
     data_classes: Sequence[str] | None = None  # class names of the training set
-    pictures: int | None = None  # length of the training set; ``None`` if it was not read
+    length: int | None = None  # of the training set, with what wrappers repeat; ``None`` if it was not read
+    pictures: int | None = None  # of it, each once
     data_problem: str = ''  # why the training set was not read
     validation_problem: str = ''  # why a picture of the validation set cannot be read, as a sentence
     validation: Any = None  # that set

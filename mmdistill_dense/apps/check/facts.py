@@ -41,6 +41,7 @@ from mmdistill_dense.apps.inspect.step_cost import (
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
+from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import Places, TokenDistiller
 from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, num_classes, pretrained_parts
@@ -78,7 +79,7 @@ def read_data(subject: Subject) -> None:
     except FileNotFoundError as error:
         subject.data_problem = str(error)
         return
-    subject.pictures = len(loader.dataset)
+    subject.length, subject.pictures = len(loader.dataset), count_pictures(loader.dataset)
     subject.data_classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes') or subject.data_classes
     with fork_rng():
         seed_everything(0)
@@ -293,7 +294,7 @@ def _place_in_run(subject: Subject) -> None:
     """Set the iteration to the run's start, or to its middle if a schedule has a distiller off at the start."""
     if not hasattr(subject.model, 'distillation'):
         return
-    length = run_length(subject.config, subject.pictures, subject.options.processes)
+    length = run_length(subject.config, subject.length, subject.options.processes)
     subject.model.distillation.enter_run(length)
     if any(distiller.weight() == 0 for distiller in subject.distillers.values()):
         state = subject.model.distillation.state

@@ -30,6 +30,7 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
+from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
@@ -80,7 +81,7 @@ def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | No
         'unlabelled': unlabelled_facts(runner),
         'start': start,
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
-        'pictures': len(runner.train_dataloader.dataset),
+        'pictures': count_pictures(runner.train_dataloader.dataset),
         'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
     }
 

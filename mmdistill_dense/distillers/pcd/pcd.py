@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
+from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import AUTO, Distiller, Losses, Recorded, Settings, Shapes, for_both
 from mmdistill_dense.distillers.pcd.parts import (
     AUTO_SIZE,
@@ -156,8 +157,8 @@ class PCD(Distiller):
         return parts | build_head(self.head, channels, out, self.teacher)
 
     def check_data(self, pictures: int) -> None:
-        """Refuse too few pictures for ``queue_size='auto'``."""
-        if self.chosen_size is not None:
+        """Refuse too few pictures for ``queue_size='auto'``; a resumed run keeps the size that it has."""
+        if self.chosen_size is not None and not self.chosen_size.any():
             choose_size(pictures, 1, self.key)
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
@@ -167,14 +168,14 @@ class PCD(Distiller):
         if rise := note_of_rise(int(self._queue(0).filled), self.queue_size, self.key):
             runner.logger.info(rise)
         each = 1 if self.enqueue == 'pooled' else self.keys_per_image
-        if long := warning(self.queue_size, len(runner.train_dataloader.dataset), each, self.key):
+        if long := warning(self.queue_size, count_pictures(runner.train_dataloader.dataset), each, self.key):
             runner.logger.warning(long)
 
     def _choose_size(self, runner: Runner, chosen: Tensor) -> None:
         if not chosen.any():
             loader: Any = runner.train_dataloader
             per_step = loader.batch_sampler.batch_size * world_size()
-            chosen.copy_(torch.tensor(choose_size(len(loader.dataset), per_step, self.key)))
+            chosen.copy_(torch.tensor(choose_size(count_pictures(loader.dataset), per_step, self.key)))
         self.queue_size, self.keys_per_image = chosen.tolist()
         for level in range(len(self.weights)):
             self._queue(level).limit(self.queue_size)

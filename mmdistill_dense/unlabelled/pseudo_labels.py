@@ -325,6 +325,18 @@ def check_labeller(option: TeacherOption, traced: Traced) -> None:
     }
     for reason in (text for text, holds in reasons.items() if holds):
         raise ValueError(f'{KEY}: {option.key} {reason}, so it cannot label the pictures: remove {KEY}.')
+    check_unsure_boxes(option)
+
+
+def check_unsure_boxes(option: TeacherOption) -> None:
+    """Refuse a detector whose own test settings leave out the boxes that are to be ignored."""
+    test = option.config.model.get('test_cfg') or {}
+    for key, settings in (('test_cfg', test), ('test_cfg.rcnn', test.get('rcnn') or {})):
+        if (least := settings.get('score_thr') or 0) > UNSURE:
+            raise ValueError(
+                f'{option.key}.{key}.score_thr={least} hides boxes below it, so that objects of which the teacher is '
+                f'unsure would become background. Set {option.key}.{key}.score_thr={UNSURE}.'
+            )
 
 
 def check_pairs(pairs: ClassPairs, student: nn.Module) -> None:

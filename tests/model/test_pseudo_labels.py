@@ -2,9 +2,11 @@
 
 import copy
 import functools
+import re
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import DATASETS
 from mmengine.structures import InstanceData
@@ -213,6 +215,31 @@ def test_teachers_that_cannot_label_are_refused(option, words):
             distillers=dict(fit=dict(type='FitNet', student_tap='backbone[3]')),
             unlabelled=dict(data_root='more', pseudo=LOW),
         )
+
+
+@pytest.mark.parametrize(
+    ('kind', 'test', 'key'),
+    [
+        ('retinanet', dict(score_thr=0.5), 'test_cfg.score_thr'),
+        ('faster_rcnn', dict(rcnn=dict(score_thr=0.5)), 'test_cfg.rcnn.score_thr'),
+    ],
+)
+def test_a_teacher_that_hides_its_unsure_boxes_is_refused(kind, test, key):
+    """Their objects would be background. The key that the message names is the one to set."""
+    path = f'model.teacher.{key}'
+    build = functools.partial(
+        toys.distilled,
+        'mmdet',
+        student=toys.det_net(),
+        distillers=FIT,
+        unlabelled=dict(data_root='more', pseudo=LOW),
+    )
+    teacher = toys.det_teacher(kind, test_cfg=test)
+    with pytest.raises(ValueError, match=f'{re.escape(path)}=0.5 hides boxes.*Set {re.escape(path)}=0.05'):
+        build(teacher=teacher)
+    config = Config(dict(model=dict(teacher=teacher)))
+    config.merge_from_dict({path: 0.05})
+    build(teacher=config.model.teacher)
 
 
 def test_a_teacher_of_masks_has_no_probabilities():

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from PIL import Image
 
@@ -129,7 +129,7 @@ def without_labels(
     be read; with ``colours=False`` those that change colours, blur or erase go. No global random stream changes.
     """
     first = next((dict(step) for step in steps if _READS_A_FILE.search(_name(step))), {'type': 'LoadImageFromFile'})
-    results = _read(first, pictures, key)
+    results = _read(TRANSFORMS.build(dict(first)), pictures, key)
     kept, dropped = [first], []
     with fork_rng():
         for step in steps:
@@ -154,11 +154,29 @@ def without_labels(
     return kept, dropped
 
 
-def _read(step: Step, pictures: Iterable[str], key: str) -> dict[str, Any]:
-    read, tried = TRANSFORMS.build(dict(step)), []
+def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
+    """Refuse a pipeline of which a step fails on the first picture that can be read; no random stream changes."""
+    read, *rest = Compose(copy.deepcopy(list(steps))).transforms
+    with fork_rng():
+        results = _read(read, pictures, key)
+        for step in rest:
+            try:
+                results = step(results)
+            except Exception as error:  # a transform may run any code
+                raise ValueError(
+                    f'{key}.pipeline: {type(step).__name__} fails on a picture without labels ({error!r}). Leave out '
+                    f"what reads labels (LoadAnnotations, cat_max_ratio of a crop), or set {key}.pipeline='auto': it "
+                    'does so.'
+                ) from error
+            if results is None:
+                break
+
+
+def _read(read: Callable[[dict], Any], pictures: Iterable[str], key: str) -> dict[str, Any]:
+    tried = []
     for path in pictures:
         try:
-            return read({'img_path': path})
+            return read({'img_path': path, 'sample_idx': 0})
         except Exception as error:  # a decoder may raise anything
             tried.append(f'{path}: {error!r}')
     raise ValueError(f'{key}: none of the pictures can be read: {some(tried)}.')

@@ -31,6 +31,7 @@ from mmdistill_dense.unlabelled.pictures import (
     picture_paths,
     same_pictures,
     training_steps,
+    try_steps,
     without_labels,
 )
 from mmdistill_dense.unlabelled.step import KEY, Unlabelled, UnlabelledOption, check_one_picture, unlabelled_of
@@ -105,6 +106,8 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
         )
     if option.pseudo is not None:
         steps = marking_steps(steps)
+    if option.pipeline != 'auto':
+        try_steps(steps, itertools.islice(paths, TRIED), KEY)
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
     return Pictures(dataset, len(known), left_out)
 

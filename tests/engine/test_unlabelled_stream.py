@@ -12,7 +12,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmdistill_dense.registry import HOOKS, TRANSFORMS
 from mmdistill_dense.unlabelled.step import UnlabelledOption, unlabelled_of
@@ -299,6 +299,29 @@ def test_a_file_that_is_listed_twice_counts_once(tmp_path, log):
             Path(pictures.dataset.get_data_info(number)['img_path']).name for number in range(len(pictures.dataset))
         ]
         assert left == ['0.png', '1.png', '2.png'] and pictures.labelled == 1
+
+
+@pytest.mark.parametrize(
+    ('step', 'words'),
+    [
+        (dict(type='LoadAnnotations'), r"LoadAnnotations fails .*KeyError\('seg_map_path'\)"),
+        (dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75), r"RandomCrop fails .*\('gt_seg_map'\)"),
+    ],
+)
+def test_a_given_pipeline_that_reads_labels_is_refused_at_start(tmp_path, step, words):
+    """Whichever picture comes first: one that is damaged tells nothing."""
+    shutil.copytree(toys.picture_folder(2), tmp_path / 'more')
+    picture = tmp_path / 'more/0.png'
+    picture.write_bytes(picture.read_bytes()[:60])
+    steps = [dict(type='LoadImageFromFile'), step, dict(type='PackSegInputs')]
+    labelled = toys.run_config(tmp_path, model(None)).train_dataloader
+    option = UnlabelledOption.parse(dict(data_root=str(tmp_path / 'more'), pipeline=steps))
+    before = np.random.get_state()[2]
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        dataset = DATASETS.build(labelled.dataset)
+        with pytest.raises(ValueError, match=r'^model\.unlabelled\.pipeline: ' + words):
+            open_pictures(option, dict(train_dataloader=labelled), dataset)
+    assert np.random.get_state()[2] == before
 
 
 def test_label_images_are_no_pictures(tmp_path):

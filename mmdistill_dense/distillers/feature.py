@@ -142,8 +142,12 @@ class FeatureDistiller(Distiller):
         return self.loss(student, teacher, level)
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
-        """Sum :meth:`level_loss` over the levels; of several views, return the mean."""
+        """Sum :meth:`level_loss` over the levels; of several views, return the mean.
+
+        What has no ``loss`` in its name is a mean over the levels too, by their weights.
+        """
         total: Losses = {}
+        weights: dict[str, float] = {}
         views = self.views(student, teacher)
         for students, teachers in views:
             for index, (level, s, t) in enumerate(zip(self.levels, students, teachers, strict=True)):
@@ -152,7 +156,9 @@ class FeatureDistiller(Distiller):
                     losses = {f'loss_{type(self).__name__.lower()}': losses}
                 for name, value in losses.items():
                     total[name] = total.get(name, 0.0) + level.weight * value
-        return total if len(views) == 1 else {name: value / len(views) for name, value in total.items()}
+                    weights[name] = weights.get(name, 0.0) + level.weight
+        parts = {name: len(views) if 'loss' in name else weight or 1.0 for name, weight in weights.items()}
+        return {name: value if parts[name] == 1 else value / parts[name] for name, value in total.items()}
 
     def views(self, student: Recorded, teacher: Recorded) -> list[tuple[list[Tensor], list[Tensor]]]:
         """Return for each view of the pictures (one, but for pre-training) both sides' maps by level."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.datasets.wrapped import count_pictures
-from mmdistill_dense.distillers.base import AUTO, Losses, Recorded, Settings, for_both
+from mmdistill_dense.distillers.base import AUTO, Losses, Settings, for_both
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.distillers.pcd.parts import AUTO_SIZE, HEAD, NegativeQueue, warning
 from mmdistill_dense.distillers.vectors import VectorDistiller
@@ -95,15 +95,11 @@ class QueueKL(VectorDistiller):
         elif long := warning(self.queue_size, images, 1, self.key):
             runner.logger.warning(long)
 
-    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
-        """Return the loss and, every ``monitor_interval`` steps, the accuracy, its mean by the weights of the taps."""
-        terms = super().forward(student, teacher, data_samples)
-        if 'acc_top1' in terms:
-            terms['acc_top1'] = terms['acc_top1'] / (sum(level.weight for level in self.levels) or 1.0)
-        return terms
-
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
-        """Return ``loss_queue`` of one level; the teacher's vectors enter before it, with ``own_key`` after it."""
+        """Return ``loss_queue`` of one level, and every ``monitor_interval`` steps the accuracy.
+
+        The teacher's vectors enter before it, with ``own_key`` after it.
+        """
         s, t = self.unit_vectors(student, teacher, level, data_samples)
         queue = self._queue(level)
         terms: Losses = {}

@@ -121,6 +121,25 @@ def test_the_weight_is_of_losses_and_not_of_figures_for_the_log():
     assert found == {'loss_x': 3, 'acc_x': 1}
 
 
+def test_a_figure_for_the_log_is_the_mean_of_its_levels_by_their_weights():
+    """A level may have none."""
+
+    class Told(FeatureDistiller):
+        def loss(self, student, teacher, level):
+            figure = student.mean()
+            return {'loss_x': figure, 'seen': figure} if level else {'loss_x': figure, 'seen': figure, 'once': figure}
+
+    maps = {'a': [size(2, 4, 4)], 'b': [size(2, 4, 4)]}
+    distiller = set_up(Told([('a', 3.0), 'b']), maps, maps)
+    values = {'a': (1.0, 5.0), 'b': (2.0, 6.0)}
+    views = {name: [torch.full((1, 2, 4, 4), value) for value in row] for name, row in values.items()}
+    one = {name: maps[:1] for name, maps in views.items()}
+    assert distiller(one, one, None) == {'loss_x': 3 * 1 + 2, 'seen': (3 * 1 + 2) / 4, 'once': 1}
+    assert distiller(views, views, None) == {'loss_x': (5 + 3 * 5 + 6) / 2, 'seen': (5 + 3 * 5 + 6) / 8, 'once': 3}
+    off = set_up(Told([('a', 0.0)]), {'a': maps['a']}, {'a': maps['a']})
+    assert off(one, one, None) == {'loss_x': 0, 'seen': 0, 'once': 0}
+
+
 def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
     """A scaled gradient of norm 5 x 8 is clipped to norm 1 x 8, and the norm that is told is 5."""
     distiller = Plain('a', clip_max_norm=1.0)

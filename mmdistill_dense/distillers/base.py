@@ -185,8 +185,8 @@ class Distiller(nn.Module):
             raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')
         self.teacher_name = teacher
         self.teacher: FrozenTeacher | None = None
-        self.extra_student_taps: list[Tap] = []
-        self.extra_teacher_taps: list[Tap] = []
+        self.extra_student_taps: list[Any] = []  # a constructor may set texts, which a model parses
+        self.extra_teacher_taps: list[Any] = []
         self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = float(loss_weight)
         self.balancer = None if balance is None else Balancer(Balance.parse(balance))

@@ -19,6 +19,7 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of
 from mmdistill_dense.config.unknown_keys import check_options, hint
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.distillers.base import Distiller, expand
 from mmdistill_dense.guards.config import ignored_labels, num_classes
 from mmdistill_dense.model.balanced_step import Balance, balanced_of
@@ -137,6 +138,8 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
         try:
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)
+            for side in ('extra_student_taps', 'extra_teacher_taps'):
+                setattr(distiller, side, [Tap.parse(tap) for tap in listed(getattr(distiller, side))])
         except (KeyError, TypeError, ValueError) as error:
             raise type(error)(f'model.distillers.{name}: {text_of(error)}') from error
         built[name] = distiller

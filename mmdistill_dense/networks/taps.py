@@ -45,8 +45,10 @@ class Tap:
     key: str = field(default='', compare=False)
 
     @classmethod
-    def parse(cls, text: str) -> Tap:
-        """Parse a tap."""
+    def parse(cls, text: str | Tap) -> Tap:
+        """Parse a tap; one that is parsed already stays as it is."""
+        if isinstance(text, Tap):
+            return text
         match = _SYNTAX.fullmatch(text) if isinstance(text, str) else None
         if match is None or '..' in text or match['path'].startswith('.') or match['path'].endswith('.'):
             shown = repr(text) if len(repr(text)) < 200 else f'{repr(text)[:200]}…'

@@ -14,7 +14,6 @@ from torch import nn
 from mmdistill_dense.config.resolve import student_option
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.model.distill_model import shares
-from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.weights.strict_load import plain_config
 from tests import toys
@@ -499,7 +498,8 @@ class Talkative(FeatureDistiller):
 
     def __init__(self, **kwargs):
         super().__init__('backbone[3]', **kwargs)
-        self.extra_student_taps = [Tap.parse('backbone.stem:input')]
+        self.extra_student_taps = ['backbone.stem:input']
+        self.extra_teacher_taps = 'backbone.stem'
         self.teacher_parts = ('auxiliary_head',)
 
     def loss(self, student, teacher, level):
@@ -507,7 +507,7 @@ class Talkative(FeatureDistiller):
 
     def forward(self, student, teacher, data_samples):
         (image,) = student['backbone.stem:input']
-        assert not image.requires_grad and image.shape[1] == 3
+        assert not image.requires_grad and image.shape[1] == 3 and teacher['backbone.stem'][0].shape[1] > 3
         weight = self.teacher.module('auxiliary_head').conv_seg.weight
         return {**super().forward(student, teacher, data_samples), 'weight': weight.abs().sum()}
 
@@ -525,6 +525,15 @@ def test_context_parts_and_what_is_no_loss():
     own = sum(value for name, value in log.items() if 'loss' in name and name != 'loss')
     assert total.item() == pytest.approx(own), 'and no part of the sum'
     assert log['distill.t.share'] == pytest.approx(log['distill.t.loss_talkative'] / total.item())
+
+
+def test_a_further_tap_that_is_none_is_named(monkeypatch):
+    plain = Talkative.__init__
+    monkeypatch.setattr(
+        Talkative, '__init__', lambda self: (plain(self), setattr(self, 'extra_teacher_taps', ['a..b']))[0]
+    )
+    with pytest.raises(ValueError, match=r"^model\.distillers\.t: 'a\.\.b' is not a tap"):
+        toys.build(toys.model_config(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative'))))
 
 
 def test_shares_of_nothing_are_zero():

@@ -322,7 +322,7 @@ class DenseMonitor(MeasuringHook):
     the same bits. What is measured: :func:`measure_step`. The values go to the log, to the
     visualizer (``vis_data/scalars.json``, TensorBoard) and to the message hub, as ``monitor/<distiller>.<name>`` and
     ``monitor/<kind>.<name>``, e.g. ``monitor/pcd.positive``, ``monitor/knn.miou``. If all student outputs are alike,
-    a warning is logged.
+    a warning is logged. Figures of pictures without labels are ``monitor/<distiller>.unlabelled.<name>``.
 
     Example::
 
@@ -390,7 +390,8 @@ class DenseMonitor(MeasuringHook):
 
     def _measuring(self, name: str) -> Callable[..., None]:
         def measure(distiller: PCD | FeatureDistiller, recorded: tuple[Any, ...]) -> None:
-            self._found |= {f'{name}.{key}': value for key, value in measure_step(distiller, *recorded).items()}
+            place = f'{name}.{distiller.state.part}' if distiller.state.part else name
+            self._found |= {f'{place}.{key}': value for key, value in measure_step(distiller, *recorded).items()}
 
         return measure
 

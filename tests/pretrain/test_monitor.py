@@ -29,6 +29,7 @@ from mmdistill_dense.pretrain.dense_monitor import (
     scores,
     spread,
 )
+from mmdistill_dense.unlabelled.step import unlabelled_of
 from tests import toys
 from tests.golden import pcd as golden
 from tests.pretrain import runs as small
@@ -318,6 +319,24 @@ def test_it_watches_a_plug_in_run_of_a_segmentor(tmp_path: Path) -> None:
     assert len(curve(tmp_path, 'monitor/knn.miou')) == 2
     assert len(curve(tmp_path, 'monitor/pkd.out_std')) == iterations
     assert not curve(tmp_path, 'monitor/kd.out_std')
+
+
+def test_pictures_without_labels_have_figures_of_their_own() -> None:
+    """Named as MonitorHook names its values; those of the labelled pictures stay."""
+    distillers = dict(pkd=dict(type='PKD', student_tap='backbone[3]'))
+    found = []
+    for unlabelled in (None, dict(data_root='more')):
+        model = toys.distilled(teacher=toys.seg_teacher(), distillers=distillers, unlabelled=unlabelled)
+        if unlabelled is not None:
+            unlabelled_of(model).batch = toys.bare(toys.seg_batch(3, seed=3))
+        hook = DenseMonitor(by_epoch=False)
+        hook.before_train_iter(mock.Mock(model=model, iter=0), 0)
+        toys.losses_of(model)
+        found.append(hook._found)
+    alone, both = found
+    assert {name: both[name] for name in alone} == alone
+    assert set(both) == {*alone, *(name.replace('pkd.', 'pkd.unlabelled.') for name in alone)}
+    assert both['pkd.unlabelled.map_std'] != both['pkd.map_std']
 
 
 def test_collapse_is_warned_of() -> None:

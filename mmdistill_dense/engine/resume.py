@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
-from mmdistill_dense.config.resolve import written
+from mmdistill_dense.config.resolve import read_file, written
 from mmdistill_dense.config.values import flat, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.model.balanced_step import balanced_of
@@ -30,6 +31,7 @@ from mmdistill_dense.utils.runner_internals import (
     resume_from,
     resumes,
     start_file,
+    take_weights_from,
 )
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -236,6 +238,8 @@ class ResumeFile(Hook):
     def before_run(self, runner: Runner) -> None:
         """Choose the file."""
         if self.tells and built_loop(runner) is not None:
+            if (start := _start_in_file(runner)) is not None:
+                resume_the_latest(runner, start)
             go_on_after_restart(runner)
         resume_from_a_whole_file(runner)
 
@@ -323,6 +327,31 @@ def go_on_after_restart(runner: Runner) -> None:
     barrier()  # all have looked
     if not resumes(runner) and is_main_process():
         begun.touch()
+
+
+def resume_the_latest(runner: Runner, start: str | None) -> None:
+    """Resume from the work folder; while it has no checkpoint, begin a new run from the weights in ``start``."""
+    folder = Path(runner.work_dir)
+    if latest_checkpoint(folder) is not None or (folder / 'last_checkpoint').is_file():
+        name_start_file(runner, None)
+    else:
+        runner.logger.info(f'{folder} has no checkpoint to resume: a new run begins, with load_from={start!r}.')
+        take_weights_from(runner, start)
+
+
+def _start_in_file(runner: Runner) -> str | None:
+    """Return ``load_from`` of the config's file if the run resumes and nobody named a file to resume from.
+
+    With ``--resume``, mmseg's script leaves this option in place, so mmengine would resume from it. mmdet's drops it,
+    so the first start of a run would have random weights.
+    """
+    path = runner.cfg.filename
+    if not resumes(runner) or isinstance(runner, FlexibleRunner) or not path or not Path(path).is_file():
+        return None  # a FlexibleRunner has read its file before it calls a hook
+    file = read_file(path)
+    start = file.get('load_from')
+    named = file.get('resume') or any(word.endswith(str(start)) for word in sys.argv)
+    return start if start_file(runner) in (None, start) and not named else None
 
 
 def resume_from_a_whole_file(runner: Runner) -> None:

@@ -22,7 +22,7 @@ def start_file(runner: Runner) -> str | None:
     return runner._load_from
 
 
-def name_start_file(runner: Runner, path: str) -> None:
+def name_start_file(runner: Runner, path: str | None) -> None:
     """Set the file to load for a runner that has loaded nothing yet."""
     runner._load_from = path
 
@@ -32,8 +32,8 @@ def resume_from(runner: Runner, path: str) -> None:
     runner._resume, runner._load_from = True, path
 
 
-def take_weights_from(runner: Runner, path: str) -> None:
-    """Make a runner load the weights of a file before it goes on, although it has loaded others."""
+def take_weights_from(runner: Runner, path: str | None) -> None:
+    """Make a runner load only the weights of a file, if one is given, although it may have loaded others."""
     runner._resume, runner._load_from, runner._has_loaded = False, path, False
 
 

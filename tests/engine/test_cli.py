@@ -1,9 +1,11 @@
 """``train`` and ``test``: real runs of a tiny model, and what their options do to a config."""
 
+import logging
 import os
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -79,6 +81,32 @@ def test_a_config_may_name_another_runner(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setitem(RUNNERS.module_dict, 'Other', Other)
     assert commands.build_runner(Config(dict(runner_type='Other', x=3))) == 'other 3'
+
+
+@pytest.mark.parametrize('words', [[], ['--cfg-options', 'load_from=other.pth']])
+def test_a_first_start_with_resume_keeps_load_from(tmp_path, monkeypatch, caplog, words) -> None:
+    """Jobs that always pass ``--resume``; a named file is resumed from, whatever the folder holds."""
+    runner = SimpleNamespace(logger=logging.getLogger('run'), work_dir=str(tmp_path / 'run'), train=lambda: None)
+
+    def build(cfg: Config) -> SimpleNamespace:
+        runner._resume, runner._load_from = cfg.get('resume', False), cfg.get('load_from')
+        return runner
+
+    monkeypatch.setattr(commands, 'build_runner', build)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'run.py').write_text("load_from = 'start.pth'\n")
+    start = 'other.pth' if words else 'start.pth'
+    with caplog.at_level('INFO'):
+        main(['train', 'run.py', '--resume', *words])
+    assert (runner._resume, runner._load_from) == (False, start)
+    assert f'no checkpoint to resume: a new run begins, with load_from={start!r}' in caplog.text
+    (tmp_path / 'named.pth').touch()
+    main(['train', 'run.py', '--resume', 'named.pth', *words])
+    assert (runner._resume, runner._load_from) == (True, 'named.pth')
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'last_checkpoint').write_text('iter_4.pth')
+    main(['train', 'run.py', '--resume', *words])
+    assert (runner._resume, runner._load_from) == (True, None)
 
 
 def test_amp_refuses_another_wrapper() -> None:

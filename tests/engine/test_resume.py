@@ -17,7 +17,7 @@ from mmengine.runner import BaseLoop, FlexibleRunner, Runner, ValLoop
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.datasets import ShapesSegDataset
-from mmdistill_dense.engine.resume import latest_checkpoint, resume_from_a_whole_file, tell_changes
+from mmdistill_dense.engine.resume import ResumeFile, latest_checkpoint, resume_from_a_whole_file, tell_changes
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
 from tests.faults.tools import content
@@ -338,6 +338,34 @@ def test_a_file_that_is_named_and_a_new_run_are_left_alone(killed):
     (killed / 'last_checkpoint').unlink()
     assert resumed(killed, _resume=False) is None
     assert resumed(killed, _load_from='given.pth') == 'given.pth'
+
+
+@pytest.mark.parametrize('left', ['start.pth', None], ids=['by mmseg', 'by mmdet'])
+def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path_factory, monkeypatch, left):
+    """What the scripts leave of it with ``--resume``: mmseg's would resume from it, mmdet's would forget it."""
+    file, empty = killed / 'run.py', tmp_path_factory.mktemp('empty')
+    file.write_text("load_from = 'start.pth'\n")
+
+    def chosen(folder, hook, load_from):
+        loop = OwnLoop.__new__(OwnLoop)
+        given = dict(_load_from=load_from, _resume=True, _train_loop=loop, cfg=Config.fromfile(file))
+        runner = SimpleNamespace(work_dir=str(folder), logger=logging.getLogger('resumed'), **given)
+        hook.before_run(runner)
+        return runner._resume, runner._load_from
+
+    monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume'])
+    measuring = ResumeFile()
+    measuring.tells = False
+    assert chosen(empty, measuring, 'start.pth') == (True, 'start.pth')
+    assert chosen(killed, ResumeFile(), left) == (True, None)  # mmengine takes the one that it noted
+    assert chosen(empty, ResumeFile(), left) == (False, 'start.pth')
+    assert chosen(empty, ResumeFile(), 'other.pth') == (True, 'other.pth')
+    for words in (['--cfg-options', 'load_from=start.pth'], ['start.pth']):
+        monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', *words])
+        assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')
+    monkeypatch.setattr('sys.argv', ['train.py', str(file)])
+    file.write_text("load_from = 'start.pth'\nresume = True\n")
+    assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')
 
 
 def test_an_empty_note_beside_nothing_says_what_to_do(tmp_path):

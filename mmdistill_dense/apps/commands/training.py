@@ -18,6 +18,7 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import listed
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, places_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
+from mmdistill_dense.engine.resume import resume_the_latest
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.validate import text_of
@@ -34,8 +35,12 @@ def train(args: argparse.Namespace) -> None:
         _use_auto_scale_lr(cfg)
     if args.resume:
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    build_runner(cfg).train()
+    if args.resume not in (None, 'auto'):
+        cfg.load_from = args.resume
+    runner = build_runner(cfg)
+    if args.resume == 'auto':
+        resume_the_latest(runner, cfg.get('load_from'))
+    runner.train()
 
 
 def test(args: argparse.Namespace) -> None:

@@ -14,8 +14,8 @@ from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import bases_of, written
-from mmdistill_dense.config.values import layers
-from mmdistill_dense.utils.literals import Source
+from mmdistill_dense.config.values import flat, layers
+from mmdistill_dense.utils.literals import Source, literal
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import HUB, local_file, read_checkpoint, state_dict_of
 
@@ -107,12 +107,13 @@ _BACKBONE = 'backbone.'
 
 
 def check_top_level_distillers(config: Config, file: Config | None = None) -> None:
-    """Refuse a run in which ``--cfg-options`` changed only the top-level ``distillers``.
+    """Refuse a run in which a file over its bases, or ``--cfg-options``, changed only the top-level ``distillers``.
 
-    Configs take the model's distillers from there while they are read, before ``--cfg-options`` apply.
+    Configs take the model's distillers from there while the bases are read, before both apply.
     """
     if 'distillers' not in config:
         return
+    _check_over_bases(Path(config.filename or ''))
     if file is None and config.filename and os.path.isfile(config.filename):
         file = Config.fromfile(config.filename)
     if file is None or config.distillers == file.get('distillers'):
@@ -121,6 +122,28 @@ def check_top_level_distillers(config: Config, file: Config | None = None) -> No
         raise ValueError(
             'The top-level distillers was changed, but model.distillers was not, so the change has no effect: use '
             '--cfg-options model.distillers.<name>.<option>=… instead.'
+        )
+
+
+def _check_over_bases(path: Path) -> None:
+    """Refuse a file that sets ``distillers`` beside a model with the distillers of its bases."""
+    own = written(path.read_text(encoding='utf-8')) if path.suffix == '.py' and path.is_file() else {}
+    if 'distillers' not in own:
+        return
+    file, before = Config.fromfile(path), dict[str, Any]()
+    for base in bases_of(path):
+        before |= Config.fromfile(base) if base.is_file() else {}
+    used = (file.get('model') or {}).get('distillers')
+    if not used or used == file.get('distillers'):
+        return
+    if used in (before.get('distillers'), (before.get('model') or {}).get('distillers')):
+        options = [f'distillers.{name} = {literal(value)}' for name, value in flat(own['distillers']).items()]
+        line = f'model = dict(distillers={literal(own["distillers"])})'
+        if 'distillers' in (own.get('model') or {}):  # as _base_.distillers
+            line = f'_base_.{options[0]} above the line of model'
+        raise ValueError(
+            f'{path.name}: {some(options)} has no effect, because the model has the distillers of the base. Write '
+            f'{line} instead.'
         )
 
 

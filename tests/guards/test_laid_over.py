@@ -1,4 +1,4 @@
-"""A distiller that is written over one of another method."""
+"""Distillers that are written over those of a base."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.guards.config import check_laid_over
+from mmdistill_dense.guards.config import check_laid_over, check_top_level_distillers
 
 BASE = "model = dict(distillers=dict(cwd=dict(type='CWD', loss_weight=3.0), kd=dict(type='LogitKD')))\n"
 
@@ -48,3 +48,42 @@ def test_what_changes_options_alone_is_not(text: str, tmp_path: Path) -> None:
 
 def test_a_config_without_a_file_is_not_looked_at() -> None:
     check_laid_over(Config(dict(model=dict(distillers=dict(cwd=dict(type='CWD'))))))
+
+
+OPTIONS = "distillers = dict(cwd=dict(type='CWD', loss_weight=3.0))\n"
+CHANGE = 'distillers = dict(cwd=dict(loss_weight=50.0))\n'
+
+
+@pytest.mark.parametrize(
+    ('base', 'text', 'said'),
+    [
+        (BASE + OPTIONS, CHANGE, r'model = dict\(distillers=dict\(cwd=dict\(loss_weight=50.0\)\)\)'),
+        (BASE + OPTIONS, "distillers = dict(_delete_=True, kd=dict(type='LogitKD'))", r'kd=dict\(type='),
+        (
+            OPTIONS,
+            f'{CHANGE}model = dict(distillers=_base_.distillers)',
+            r'_base_\.distillers\.cwd\.loss_weight = 50.0 above',
+        ),
+    ],
+)
+def test_distillers_beside_a_model_with_those_of_the_base_are_refused(
+    base: str, text: str, said: str, tmp_path: Path
+) -> None:
+    config = written(tmp_path, text, base)
+    assert config.model.distillers.cwd.loss_weight == 3.0
+    with pytest.raises(ValueError, match=rf'mine.py: distillers\..* has no effect.*{said}'):
+        check_top_level_distillers(config)
+
+
+@pytest.mark.parametrize(
+    ('base', 'text'),
+    [
+        (BASE + OPTIONS, 'model = dict(distillers=dict(cwd=dict(loss_weight=50.0)))'),
+        (BASE, 'distillers = dict(cwd=dict(loss_weight=50.0))\nmodel = dict(distillers=distillers)'),
+        (OPTIONS, '_base_.distillers.cwd.loss_weight = 50.0\nmodel = dict(distillers=_base_.distillers)'),
+        ('x = 1\n', "distillers = dict(cwd=dict(type='CWD'))\nmodel = dict(distillers=distillers)"),
+        (OPTIONS, CHANGE),
+    ],
+)
+def test_distillers_that_the_model_takes_are_not(base: str, text: str, tmp_path: Path) -> None:
+    check_top_level_distillers(written(tmp_path, text, base))

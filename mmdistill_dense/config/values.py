@@ -49,6 +49,12 @@ def plain(value: Any, written: Callable[[str], str] = str) -> Any:
     return getattr(value, '__qualname__', type(value).__qualname__)
 
 
+def type_name(option: Mapping[str, Any]) -> str:
+    """Return the name of the type in an option, without its module; the type is a text or, in new configs, a class."""
+    kind = option.get('type', '')
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+
+
 # Data sets and their scores
 
 
@@ -95,8 +101,7 @@ _IOU = {'mIoU': ('mIoU', 'mAcc'), 'mDice': ('mDice', 'mAcc'), 'mFscore': ('mFsco
 
 def scores_of(evaluator: Mapping[str, Any]) -> set[str] | None:
     """Return the names of the scores of all classes together; ``None`` for an evaluator that is not known here."""
-    kind, prefix = evaluator.get('type'), evaluator.get('prefix')
-    name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+    name, prefix = type_name(evaluator), evaluator.get('prefix')
     if name == 'IoUMetric':
         found = {'aAcc'}.union(*(_IOU.get(one, ()) for one in _several(evaluator.get('iou_metrics', 'mIoU'))))
         return {f'{prefix}/{one}' if prefix else one for one in found}

@@ -14,7 +14,7 @@ from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import bases_of, written
-from mmdistill_dense.config.values import flat, layers
+from mmdistill_dense.config.values import flat, layers, type_name
 from mmdistill_dense.utils.literals import Source, literal
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import HUB, local_file, read_checkpoint, state_dict_of
@@ -282,14 +282,14 @@ def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
 
 def normalising(dataset: Any) -> list[Mapping[str, Any]]:
     """Return the steps of a data set's pipelines that normalise pictures."""
-    return [dict(step) for step in _pipeline(dataset) if str(step.get('type', '')).endswith('Normalize')]
+    return [dict(step) for step in _pipeline(dataset) if type_name(step).endswith('Normalize')]
 
 
 def _last_crop(dataset: Any) -> Any:
     """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
     crop = None
     for step in _pipeline(dataset):
-        kind = str(step.get('type', ''))
+        kind = type_name(step)
         if kind.endswith('RandomCrop'):
             crop = step.get('crop_size')
         elif 'Resize' in kind:

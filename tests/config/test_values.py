@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import written
-from mmdistill_dense.config.values import flat, plain
+from mmdistill_dense.config.values import flat, plain, type_name
 from tests import toys
 
 
@@ -25,6 +25,11 @@ def test_plain_values_are_those_of_json():
     found = plain({1: (np.zeros(2), None, True), 'kind': Config, 'one': np.float64(0.5)}, str.upper)
     assert found == {'1': [[0.0, 0.0], None, True], 'kind': 'Config', 'one': 0.5}
     assert plain(dict(a=['b']), str.upper) == dict(a=['B'])
+
+
+def test_a_type_is_a_text_or_a_class():
+    assert [type_name(dict(type=kind)) for kind in ('Config', 'mmengine.Config', Config)] == ['Config'] * 3
+    assert type_name({}) == ''
 
 
 def test_the_text_of_a_config_is_read_without_running_it():

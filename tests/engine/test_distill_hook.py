@@ -18,6 +18,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmseg.datasets.transforms import RandomCrop
 from mmseg.models import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from torch import nn
@@ -95,9 +96,12 @@ def with_crop(crop):
     return dict(train_dataloader=dict(dataset=dict(pipeline=pipeline)))
 
 
+@pytest.mark.parametrize('kind', ['RandomCrop', 'mmseg.RandomCrop', RandomCrop])
 @pytest.mark.parametrize('crop', [(32, 32), (64, 32)])
-def test_crop_smaller_than_the_size_is_refused(crop):
+def test_crop_smaller_than_the_size_is_refused(crop, kind):
+    """New configs name classes."""
     dataset, student = with_crop(crop)['train_dataloader']['dataset'], dict(data_preprocessor=dict(size=(64, 64)))
+    dataset['pipeline'][1]['type'] = kind
     with pytest.raises(ValueError) as error:
         checks.check_crop(dataset, student)
     message = str(error.value)

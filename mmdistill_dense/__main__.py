@@ -151,9 +151,10 @@ def _main(words: list[str]) -> int:
             print(f'ERROR    {name}: no such command. {close_or_all(name, COMMANDS)}', file=sys.stderr)
         return 0 if name in ('-h', '--help') else 2
     args = fill(Parser(prog=f'mmdistill {name}'), name).parse_args(words[1:])
-    raises = getattr(args, 'raises', False)
+    raises = False
     try:
         start_processes(args, words)
+        raises = getattr(args, 'raises', False)
         with nullcontext() if getattr(args, 'speaks', False) else alive(name):
             return args.run(args) or 0
     except (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse) as error:

@@ -46,9 +46,28 @@ def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or MET
     )
 
 
+# what starts the processes of a launcher, and a variable that it sets and mmengine reads
+_STARTERS = {
+    'pytorch': ('torchrun', 'RANK'),
+    'slurm': ('srun', 'SLURM_PROCID'),
+    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+}
+
+
 def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
-    """Become torchrun where ``--processes`` asks for it; in a process that torchrun has started, say so."""
-    if getattr(args, 'to_start', None) is None:
+    """Become torchrun where ``--processes`` asks for it; in a process that torchrun has started, say so.
+
+    Raises a ``ValueError`` for ``--launcher`` in a process that the launcher did not start.
+    """
+    if 'to_start' not in args:
+        return
+    if args.to_start is None:
+        starter, variable = _STARTERS.get(args.launcher, ('', ''))
+        if starter and variable not in os.environ:
+            raise ValueError(
+                f'--launcher {args.launcher}: this process was not started by {starter}, which sets {variable}. Start '
+                f'this command with {starter}, or give --processes N in place of --launcher.'
+            )
         return
     if 'TORCHELASTIC_RUN_ID' in os.environ:
         args.launcher = 'pytorch'

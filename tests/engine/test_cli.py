@@ -109,6 +109,15 @@ def test_a_first_start_with_resume_keeps_load_from(tmp_path, monkeypatch, caplog
     assert (runner._resume, runner._load_from) == (True, None)
 
 
+@pytest.mark.parametrize(('launcher', 'starter'), [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')])
+def test_a_launcher_that_started_nothing_is_told(tiny_config: Path, monkeypatch, capsys, launcher, starter) -> None:
+    for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
+        monkeypatch.delenv(name, raising=False)
+    assert main(['train', str(tiny_config), '--launcher', launcher]) == 2
+    said = capsys.readouterr().err
+    assert f'Start this command with {starter}, or give --processes N' in said and said.startswith('ERROR ')
+
+
 def test_amp_refuses_another_wrapper() -> None:
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
     commands._use_amp(cfg)

@@ -177,7 +177,7 @@ def test_parts_are_told_by_what_the_files_set(tmp_path: Path) -> None:
         tmp_path / 'any/where/my_pair.py',
     ]
     recipe.write_text(f'_base_ = {[str(file) for file in files]}\n')
-    assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg', False)
+    assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg', False, False)
 
 
 def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_parts_of_ones_own_folder_are_named_relative_to_it(tmp_path: Path) -> No
     recipe = tmp_path / 'my_recipe.py'
     recipe.write_text(recipe_text(pair, *files, tmp_path))
     assert "'./pairs/my_pair.py'" in recipe.read_text()
-    assert parts_of(recipe) == ('my_pair', 'shapes_seg', 'toy_450', 'runtime_seg', 'seg', False)
+    assert parts_of(recipe) == ('my_pair', 'shapes_seg', 'toy_450', 'runtime_seg', 'seg', False, False)
     fragment = options_for('kd', recipe)
     assert fragment
     (tmp_path / 'leaf.py').write_text(config_text('kd', recipe, fragment, tmp_path))

@@ -57,7 +57,7 @@ def test_a_pair_on_another_data_set_gets_its_control(copy: Path, capsys: pytest.
     name = f'{PAIR}_{data}'
     assert 'sgd_40k' in capsys.readouterr().out
     parts = compose.parts_of(name)
-    assert parts == (PAIR, data, 'sgd_40k', 'runtime_seg', 'seg', False)
+    assert parts == (PAIR, data, 'sgd_40k', 'runtime_seg', 'seg', False, False)
     leaf, control = Config.fromfile(copy / f'kd/{name}.py'), Config.fromfile(copy / f'_base_/recipes/{name}.py')
     assert leaf.train_cfg == control.train_cfg
     assert leaf.model.distillers.kd.type == 'LogitKD'
@@ -85,6 +85,7 @@ def test_a_detecting_pair_is_told_by_its_data(copy: Path) -> None:
         'runtime_det',
         'det',
         False,
+        False,
     )
 
 
@@ -95,6 +96,21 @@ def test_a_pair_of_ones_own(folder: Path, capsys: pytest.CaptureFixture) -> None
     assert {**control, 'work_dir': ''} == {**same, 'work_dir': ''}
     assert leaf.model.distillers.kd.type == 'LogitKD'
     assert 'mim train mmseg' in capsys.readouterr().out
+
+
+def test_the_number_of_teachers_and_not_the_name_chooses_the_options(
+    folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (folder / 'my_pair.py').rename('leaf_and_fruit.py')
+    call('--method', 'kd', '--pair', 'leaf_and_fruit.py', '--dataset', 'shapes_seg')
+    assert Config.fromfile('leaf_and_fruit_kd.py').model.distillers.kd.type == 'LogitKD'
+    assert compose.options_for('kd', 'leaf_and_fruit_control.py').stem == 'kd_seg'
+    (folder / 'two.py').write_text("_base_ = 'leaf_and_fruit.py'\n" + TWO)
+    said = refused(capsys, '--method', 'cwd', '--pair', 'two.py', '--dataset', 'shapes_seg')
+    assert 'no method options fit two' in said and 'Options for several teachers name them' in said
+
+
+TWO = "model = dict(teacher=dict(_delete_=True, a=dict(cfg='a.py'), b=dict(cfg='b.py')))\n"
 
 
 def test_the_wrong_kind_of_optimizer_is_said(folder: Path, capsys: pytest.CaptureFixture) -> None:

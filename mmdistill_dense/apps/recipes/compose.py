@@ -15,7 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root
+from mmengine.config import Config
+
+from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root, teachers_of
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 from mmdistill_dense.utils.validate import close_or_all
 
@@ -57,12 +59,25 @@ def _fit_of(path: Path, modified: int) -> Fit:
     return Fit(tuple(tasks), words, variant, maps)
 
 
-def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None, maps: bool = False) -> Path | None:
-    """Return the file of this variant that fits a pair best; ``maps``: whether its teacher gives maps alone."""
+def best(
+    files: Iterable[Path],
+    pair: str,
+    task: str,
+    variant: str | None = None,
+    maps: bool = False,
+    several: bool | None = None,
+) -> Path | None:
+    """Return the file of this variant that fits a pair best.
+
+    ``maps`` tells whether its teacher gives maps alone, ``several`` whether it has several teachers (None: if the word
+    ``and`` is in its name).
+    """
+    if several is None:
+        several = _named_several(pair)
     ranked: dict[tuple[int, int], list[Path]] = {}
     for path in files:
         fit = fit_of(path)
-        rank = _rank(fit, pair, task) if (fit.variant, fit.maps) == (variant, maps) else None
+        rank = _rank(fit, pair, task, several) if (fit.variant, fit.maps) == (variant, maps) else None
         if rank is not None:
             ranked.setdefault(rank, []).append(path)
     found = ranked[max(ranked)] if ranked else []
@@ -72,10 +87,10 @@ def best(files: Iterable[Path], pair: str, task: str, variant: str | None = None
     return found[0] if found else None
 
 
-def _rank(fit: Fit, pair: str, task: str) -> tuple[int, int] | None:
+def _rank(fit: Fit, pair: str, task: str, several: bool) -> tuple[int, int] | None:
     sides = _sides(pair)
     asked = [word for words in fit.words.values() for word in words]
-    if ('and' in asked) != ('and' in sides['pair']) or not set(fit.tasks) <= {task}:
+    if ('and' in asked) != several or not set(fit.tasks) <= {task}:
         return None
     if not all(_in_order(words, sides[side]) for side, words in fit.words.items()):
         return None
@@ -104,14 +119,15 @@ _OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
 
 
 class Parts(NamedTuple):
-    """Names of the files of a recipe, without ``.py``; ``maps``: whether the teacher gives maps alone."""
+    """Names of the files of a recipe, without ``.py``; what its teachers are, as for :func:`best`."""
 
     pair: str
     dataset: str
     schedule: str
     runtime: str
     task: str
-    maps: bool = False
+    maps: bool
+    several: bool
 
 
 def configs() -> Path:
@@ -175,7 +191,8 @@ def _parts_of(path: Path, modified: int) -> Parts:
             'a schedule (optim_wrapper) and a runtime (default_scope).'
         )
     task = 'pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope]
-    return Parts(**found, task=task, maps=gives_maps(sources['pair']))
+    pair = sources['pair']
+    return Parts(**found, task=task, maps=gives_maps(pair), several=has_several(pair))
 
 
 def gives_maps(pair: Path) -> bool:
@@ -187,6 +204,20 @@ def gives_maps(pair: Path) -> bool:
         return any(gives_maps(base) for base in bases_of(pair) if base.is_file())
     except SyntaxError:  # told where the config is read
         return False
+
+
+def has_several(pair: Path) -> bool:
+    """Tell whether a pair has several teachers; the names of our own say so, which takes no time."""
+    if pair.resolve().is_relative_to(configs().resolve()):
+        return _named_several(pair.stem)
+    try:
+        return len(teachers_of(Config.fromfile(pair).get('model') or {})) > 1
+    except Exception:  # told where the config is read
+        return _named_several(pair.stem)
+
+
+def _named_several(pair: str) -> bool:
+    return 'and' in pair.split('_')
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:
@@ -202,7 +233,7 @@ def sources_of(recipe: Path) -> dict[str, Path]:
 def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
     """Return the file of a method's options that fits a recipe best, or None. Variants are used only by name."""
     parts = parts_of(recipe)
-    return best(option_files(method), parts.pair, parts.task, variant, parts.maps)
+    return best(option_files(method), parts.pair, parts.task, variant, parts.maps, parts.several)
 
 
 def config_text(

@@ -196,7 +196,7 @@ def combinations(method: str) -> Iterator[Named]:
     for pair, recipe in _recipes_of(method).items():
         parts = parts_of(recipe)
         for variant in variants_of(method):
-            if options := best(files, parts.pair, parts.task, variant, parts.maps):
+            if options := best(files, parts.pair, parts.task, variant, parts.maps, parts.several):
                 yield Named(method, pair, variant, recipe, options)
     for change in _changes(method):
         ending = f'_{changed}' if (changed := _changed_variant(change)) else ''

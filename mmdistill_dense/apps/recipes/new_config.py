@@ -17,6 +17,7 @@ from mmdistill_dense.apps.recipes.compose import (
     config_text,
     configs,
     gives_maps,
+    has_several,
     methods,
     option_files,
     options_for,
@@ -125,12 +126,13 @@ def write_one(args: argparse.Namespace) -> None:
     )
     recipe = recipe_of(pair, dataset, schedule, method)
     parts = parts_of(recipe) if recipe else _planned(pair, dataset, schedule)
-    options = options or best(option_files(method), parts.pair, parts.task, args.variant, parts.maps)
+    options = options or best(option_files(method), parts.pair, parts.task, args.variant, parts.maps, parts.several)
     if options is None:
         there = ', '.join(path.stem for path in option_files(method))
+        advice = ' Options for several teachers name them, see docs/combining.md.' if parts.several else ''
         raise ValueError(
             f'--method {method}: no method options fit {pair.stem} with a data set for {parts.task} '
-            f'({parts.dataset}); it has {there}.'
+            f'({parts.dataset}); it has {there}.{advice}'
         )
     distillers = _with_settings(options, args.settings, parts.task) if args.settings else None
     ours = _is_checkout() and all(file.is_relative_to(configs()) for file in (pair, options))
@@ -175,7 +177,7 @@ def _planned(pair: Path, dataset: Path | None, schedule: Path | None) -> Parts:
         raise ValueError(f'--dataset {dataset}: train_dataloader ends in neither PackSegInputs nor PackDetInputs.')
     task = tasks[0]
     schedule_name = schedule.stem if schedule else SCHEDULES[task]
-    return Parts(pair.stem, dataset.stem, schedule_name, f'runtime_{task}', task, gives_maps(pair))
+    return Parts(pair.stem, dataset.stem, schedule_name, f'runtime_{task}', task, gives_maps(pair), has_several(pair))
 
 
 def _recipe_place(parts: Parts, ours: bool, out: Path | None) -> Path:

@@ -151,6 +151,12 @@ def test_boxes_are_written_as_coco_does(tmp_path, detection):
     assert len(dataset) == 3 and len(sample.gt_instances) == len(sample.ignored_instances) == 1
 
 
+def test_a_detector_that_hides_its_unsure_boxes_is_refused(tmp_path, detection):
+    detection.model.teacher.test_cfg = dict(score_thr=0.5)
+    with pytest.raises(ValueError, match=r'model\.teacher\.test_cfg\.score_thr=0\.5 hides boxes below it'):
+        write_labels(detection, tmp_path, PseudoOption(), toys.picture_folder())
+
+
 def test_boxes_are_those_of_the_whole_picture(tmp_path, detection, monkeypatch):
     """In the pixels of the file, though the teacher saw it smaller."""
     monkeypatch.setattr(pseudo_label_command, 'sure_boxes', sure_boxes)

@@ -34,6 +34,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
     PseudoOption,
     check_pairs,
     check_scores,
+    check_unsure_boxes,
     probabilities,
     sure_boxes,
     sure_pixels,
@@ -112,6 +113,7 @@ def _teacher(config: Config, option: PseudoOption, labelled: Any) -> FrozenTeach
         raise ValueError(f'pseudo_labels: remove {parsed.key}.scale and fit: here the test pipeline sets the size.')
     if parsed.allow_other_classes:
         raise ValueError(f'pseudo_labels: remove {parsed.key}.allow_other_classes: the labels must be of the data set.')
+    check_unsure_boxes(parsed)
     teacher = FrozenTeacher(parsed)
     teacher.load(torch.zeros((), device='cuda' if torch.cuda.is_available() else 'cpu'))
     for line in check_teacher_classes(labelled.metainfo.get('classes'), teacher):

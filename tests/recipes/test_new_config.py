@@ -158,7 +158,7 @@ def test_method_options_of_ones_own(folder: Path) -> None:
     (PAIR, 'ade20k_512x512', 'RandomCrop.crop_size'),
     ('deeplabv3_r101_to_r18_voc', 'ade20k_512x512', 'model.student predicts 21 classes, the training data set has 150'),
     ('retinanet_r101_to_r50_coco', 'bccd', 'model.student predicts 80 classes, the training data set has 3'),
-    ('whole.py', 'shapes_seg', 'Duplicate key'),
+    ('whole.py', 'shapes_seg', 'whole.py and shapes_seg.py both set train_dataloader, and a key may stand in one base'),
     ('broken.py', 'shapes_seg', '--pair broken.py --dataset shapes_seg: '),
     ('lost.py', 'shapes_seg', '--pair lost.py --dataset shapes_seg: '),
 ])  # fmt: skip
@@ -173,6 +173,28 @@ def test_parts_that_do_not_fit_together_leave_nothing_behind(
     said = refused(capsys, '--method', method, '--pair', pair, '--dataset', data, '--out', 'deep/er/x.py')
     assert told in said and f'--pair {pair} --dataset {data}' in said
     assert sorted(folder.rglob('*')) == before and 'train ' not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('words', [
+    ('--method', 'kd', '--pair', 'my_pair.py', '--dataset', 'mine.py'),
+    ('--method', 'mine.py', '--pair', 'my_pair.py', '--dataset', 'shapes_seg'),
+])  # fmt: skip
+def test_modules_of_ones_own_are_named_in_the_written_config(
+    words: tuple[str, ...], folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The runtime names modules too, and mmengine lets one base alone set a key."""
+    data = (ROOT / '_base_/datasets/shapes_seg.py').read_text()
+    rest = data if 'kd' in words else "distillers = dict(kd=dict(type='LogitKD'))\n"
+    (folder / 'mine.py').write_text(f"custom_imports = dict(imports=['argparse'])\n{rest}")
+    said = refused(capsys, *words, '--out', 'x.py')
+    assert 'both set custom_imports' in said and 'Take it out of mine.py, call' in said
+    place, line = said.partition('add to ')[2].split(': ', 1)
+    (folder / 'mine.py').write_text(rest)
+    call(*words, '--out', 'x.py')
+    assert place == ('x_control.py' if 'kd' in words else 'x.py')
+    with (folder / place).open('a') as file:
+        file.write(line)
+    assert {*Config.fromfile('x.py').custom_imports.imports} == {'argparse', 'mmdistill_dense.engine.launch'}
 
 
 def test_files_that_were_there_stay_when_something_fails(folder: Path, capsys: pytest.CaptureFixture) -> None:

@@ -29,8 +29,9 @@ from mmdistill_dense.apps.recipes.compose import (
     unknown,
 )
 from mmdistill_dense.apps.recipes.named import check_data, combinations, made_of, optimizer_of, optimizer_problem
-from mmdistill_dense.config.resolve import find_config
-from mmdistill_dense.utils.literals import check_place
+from mmdistill_dense.config.resolve import bases_of, find_config
+from mmdistill_dense.config.values import listed
+from mmdistill_dense.utils.literals import assignments, check_place
 from mmdistill_dense.utils.process import quiet
 
 
@@ -220,8 +221,32 @@ def _check(file: Path, task: str, args: argparse.Namespace) -> str:
         check_data(config, task)
         problem = optimizer_problem(config)
     except Exception as error:  # what a user's own file raises
-        raise ValueError(f'{given}: {error.args[0] if error.args else type(error).__name__}') from error
+        said = str(error.args[0]) if error.args else type(error).__name__
+        raise ValueError(f'{given}: {_set_twice(file) if "Duplicate key" in said else said}') from error
     return f'{problem} {_schedules_like(config)}' if problem else ''
+
+
+def _set_twice(file: Path) -> str:
+    """Return which key two bases of a config, or of the recipe that is its first base, set, and what to do."""
+    for config in (bases_of(file)[0], file):
+        found: dict[str, tuple[Path, Any]] = {}
+        for base in bases_of(config):
+            for key, value in Config.fromfile(base, import_custom_modules=False).items():
+                if key in found:
+                    return _in_one_place(key, config, [found[key], (base, value)])
+                found[key] = base, value
+    return 'two bases set one key'
+
+
+def _in_one_place(key: str, config: Path, given: Sequence[tuple[Path, Any]]) -> str:
+    first, second = (path for path, _ in given)
+    advice = 'Take it out of one of them.'
+    if key == 'custom_imports':  # nearly always the user's beside the runtime's
+        own = first if second.is_relative_to(configs().resolve()) else second
+        names = dict.fromkeys(name for _, value in given for name in listed(value.get('imports')))
+        line = assignments({key: {'imports': [*names], 'allow_failed_imports': False}}).strip()
+        advice = f'Take it out of {own.name}, call this command again, and add to {config.name}: {line}'
+    return f'{first.name} and {second.name} both set {key}, and a key may stand in one base alone. {advice}'
 
 
 def _schedules_like(config: Config) -> str:

@@ -20,14 +20,36 @@ RECORD: dict[str, Any] = {
     'best': 'alone_x2',
     'winner': 'kd',
     'lead': 3.25,
+    'margin': 1.4,
     'scores': {'kd': {'7': 45.5, '1': 46.0}, 'alone_x2': {'7': 42.5, '1': 42.5}},
 }
 
 
-def written(folder: Path, row: str, score: float, minutes: float, name: str = 'rung', seed: int = 7) -> None:
+def written(
+    folder: Path, row: str, score: float, minutes: float, name: str = 'rung', seed: int = 7, **more: Any
+) -> None:
     place = folder / 'runs' / row / f'seed{seed}'
     place.mkdir(parents=True, exist_ok=True)
-    (place / f'{name}.json').write_text(json.dumps({'score': score, 'minutes': minutes}))
+    (place / f'{name}.json').write_text(json.dumps({'score': score, 'minutes': minutes, 'seed': seed, **more}))
+
+
+def test_it_is_said_if_test_prefers_another_row(tmp_path: Path) -> None:
+    (tmp_path / 'race.json').write_text(json.dumps(RECORD))
+    for row, seed, score in (('kd', 7, 45.0), ('kd', 1, 44.0), ('alone_x2', 7, 46.0), ('alone_x2', 1, 46.0)):
+        written(tmp_path, row, score, 3.0, 'result', seed)
+    assert _said_of_test(tmp_path) == ['On test, alone_x2 has 46.00 and kd 44.50']
+    written(tmp_path, 'alone_x2', 45.5, 3.0, 'result', 7)
+    assert not _said_of_test(tmp_path), 'within what chance gives'
+    written(tmp_path, 'alone_x2', 60.0, 3.0, 'result', 5)
+    assert not _said_of_test(tmp_path), 'a seed that the winner does not have'
+    written(tmp_path, 'alone_x2', 60.0, 3.0, 'result', 7, test_is_val=True)
+    assert not _said_of_test(tmp_path)
+
+
+def _said_of_test(folder: Path) -> list[str]:
+    section = race_section(folder, 'mIoU')
+    assert section is not None
+    return [sentence.partition(':')[0] for sentence in section.lead if sentence.startswith('On test')]
 
 
 def test_a_suite_without_a_race_has_none(tmp_path: Path) -> None:

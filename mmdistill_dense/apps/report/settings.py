@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, read_log
@@ -145,7 +146,9 @@ def race_section(suite: Path, metric: str | None) -> Section | None:
     if record is None:
         return None
     about = 'Scores are those on val, by which the race was decided. Rate and length: over those of the recipe.'
-    section = Section('race', 'The race', about, lead=[*record['told'], *_bought(suite, record)])
+    section = Section(
+        'race', 'The race', about, lead=[*record['told'], *_bought(suite, record), *_on_test(suite, record)]
+    )
     section.attempt(lambda: _table(suite, record))
     section.attempt(lambda: _curves(suite, record, metric))
     return section
@@ -161,6 +164,22 @@ def _results(suite: Path, row: str) -> tuple[dict[str, Any], list[dict[str, Any]
     rungs = [found for folder in folders if (found := read_json(folder / RUNG))]
     ends = [found for folder in folders if (found := read_json(folder / 'result.json'))]
     return (rungs or [{}])[0], ends
+
+
+def _on_test(suite: Path, record: Mapping[str, Any]) -> list[str]:
+    """Say whether the test pictures prefer another finalist than the winner by more than chance gives on val."""
+    ends = {row: {one.get('seed'): one for one in _results(suite, row)[1]} for row in record.get('scores', {})}
+    common = set.intersection(*map(set, ends.values())) if ends else set()
+    if not common or any(ends[row][seed].get('test_is_val') for row in ends for seed in common):
+        return []
+    means = {row: fmean(each[seed]['score'] for seed in common) for row, each in ends.items()}
+    best, winner = max(means, key=means.__getitem__), record['winner']
+    if means[best] - means[winner] <= record['margin']:
+        return []
+    return [
+        f'On test, {best} has {means[best]:.2f} and {winner} {means[winner]:.2f}: the validation pictures are not like '
+        'those of test. A race sees them alone, so let them be like the pictures that you will use.'
+    ]
 
 
 def _table(suite: Path, record: Mapping[str, Any]) -> Table:

@@ -145,12 +145,12 @@ def _list(console: Console, definition: Definition) -> None:
             console.print(f'search of {name}: {choice_name(choice)}: {shown}' + (' (chosen)' if choice == best else ''))
     table = Table('run', 'state', definition.metric, 'config')
     for run, now in plan.hashes(definition, plan.runs(definition)):
-        table.add_row(run.title, *_state(run, now))
+        table.add_row(run.title, *_state(definition, run, now))
     console.print(table)
 
 
-def _state(run: Run, now: str | None) -> tuple[str, str, str]:
-    result, state = run.result, run.state
+def _state(definition: Definition, run: Run, now: str | None) -> tuple[str, str, str]:
+    result, state = plan.scored(definition, run), run.state
     if now is None:
         return 'waits for its search', '', ''
     if result is not None:

@@ -212,6 +212,11 @@ def test_a_rung_is_an_evaluation(loop: dict[str, int], share: float, place: int 
     assert job.rung_of(Config(dict(train_cfg=loop)), share) == place
 
 
+def test_without_an_interval_evaluations_are_those_of_mmengine() -> None:
+    found = [job.evaluated_every(Config(dict(train_cfg={unit: 2000}))) for unit in ('max_iters', 'max_epochs')]
+    assert found == [1000, 1]
+
+
 def perform(definition: Definition, title: str, until: float = 1) -> dict[str, Any]:
     run = next(run for run in plan.runs(definition) if run.title == title)
     with toys.unformatted():

@@ -16,6 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.utils import import_modules_from_strings
 
+from mmdistill_dense.config.values import type_name
 from mmdistill_dense.utils.literals import Source
 
 
@@ -317,8 +318,7 @@ def model_of(config: Mapping[str, Any]) -> ConfigDict:
 
 def is_distill_model(model: Any) -> bool:
     """Tell whether a model config is a ``DistillModel``."""
-    kind = model.get('type') if isinstance(model, Mapping) else None
-    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1] == 'DistillModel'
+    return isinstance(model, Mapping) and type_name(model) == 'DistillModel'
 
 
 def is_single_teacher(option: Mapping[str, Any]) -> bool:

@@ -49,9 +49,12 @@ def plain(value: Any, written: Callable[[str], str] = str) -> Any:
     return getattr(value, '__qualname__', type(value).__qualname__)
 
 
-def type_name(option: Mapping[str, Any]) -> str:
-    """Return the name of the type in an option, without its module; the type is a text or, in new configs, a class."""
-    kind = option.get('type', '')
+def type_name(option: Any) -> str:
+    """Return the class name of an option's ``type``, or of a type, without scope and module: ``'DistillHook'``.
+
+    A type is a text or, in new configs, a class.
+    """
+    kind = option.get('type', '') if isinstance(option, Mapping) else option
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
 
 

@@ -20,7 +20,7 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from PIL import Image
 
-from mmdistill_dense.config.values import chain
+from mmdistill_dense.config.values import chain, type_name
 from mmdistill_dense.datasets.folders import require
 from mmdistill_dense.datasets.wrapped import unwrapped
 from mmdistill_dense.registry import DATASETS, TRANSFORMS
@@ -108,7 +108,7 @@ class EmptyLabelMap(BaseTransform):
 
 def marking_steps(steps: Sequence[Step]) -> list[Step]:
     """Return the steps of segmentation with an empty label map after the one that reads a file; others as they are."""
-    if not any(_name(step) == 'PackSegInputs' for step in steps):
+    if not any(type_name(step) == 'PackSegInputs' for step in steps):
         return list(steps)
     return [steps[0], {'type': 'mmdistill_dense.EmptyLabelMap'}, *steps[1:]]
 
@@ -128,28 +128,28 @@ def without_labels(
     no longer looks for other classes (``cat_max_ratio``). The steps are tried on the first of the ``pictures`` that can
     be read; with ``colours=False`` those that change colours, blur or erase go. No global random stream changes.
     """
-    first = next((dict(step) for step in steps if _READS_A_FILE.search(_name(step))), {'type': 'LoadImageFromFile'})
+    first = next((dict(step) for step in steps if _READS_A_FILE.search(type_name(step))), {'type': 'LoadImageFromFile'})
     results = _read(TRANSFORMS.build(dict(first)), pictures, key)
     kept, dropped = [first], []
     with fork_rng():
         for step in steps:
-            if _READS_A_FILE.search(_name(step)):
+            if _READS_A_FILE.search(type_name(step)):
                 continue
             if 'inputs' in results:  # packed
                 break
             plain = _without_classes(step)
-            out = _LABELS.search(_name(step)) or not (colours or _spatial(step))
+            out = _LABELS.search(type_name(step)) or not (colours or _spatial(step))
             tried = None if out else _try(plain, results)
             if tried is None:
-                dropped.append(_name(step))
+                dropped.append(type_name(step))
             else:
                 results = tried
                 kept.append(plain)
     if 'inputs' not in results or 'data_samples' not in results:
         raise ValueError(
             f"{key}.pipeline='auto': without labels, train_dataloader's pipeline gives no packed picture; it ran "
-            f'{", ".join(map(_name, kept))}, and {", ".join(dropped) or "nothing"} was left out. Give {key}.pipeline '
-            'as a list that reads a file first and ends with PackSegInputs or PackDetInputs.'
+            f'{", ".join(map(type_name, kept))}, and {", ".join(dropped) or "nothing"} was left out. Give '
+            f'{key}.pipeline as a list that reads a file first and ends with PackSegInputs or PackDetInputs.'
         )
     return kept, dropped
 
@@ -201,7 +201,7 @@ def _spatial(step: Any) -> bool:
     """Tell whether a step, or one that it holds, does something else than change colours, blur or erase."""
     if isinstance(step, Mapping) and 'type' in step:
         held = [one for value in step.values() for one in _steps_in(value)]
-        return any(map(_spatial, held)) if held else not _COLOURS.match(_name(step))
+        return any(map(_spatial, held)) if held else not _COLOURS.match(type_name(step))
     return False
 
 
@@ -213,9 +213,9 @@ def _steps_in(value: Any) -> list[Step]:
 
 def _forms(step: Step) -> Iterator[Step]:
     """Yield a step that draws whether or which of its parts it runs in forms that run each of them; last as it is."""
-    if _name(step) == 'RandomApply':
+    if type_name(step) == 'RandomApply':
         yield {**step, 'prob': 1.0}
-    elif _name(step) == 'RandomChoice':
+    elif type_name(step) == 'RandomChoice':
         yield from ({'type': step['type'], 'transforms': [one]} for one in step.get('transforms') or [])
     yield step
 
@@ -226,11 +226,6 @@ def _without_classes(step: Any) -> Any:
     if isinstance(step, (list, tuple)):
         return type(step)(_without_classes(one) for one in step)
     return step
-
-
-def _name(step: Mapping[str, Any]) -> str:
-    kind = step.get('type')
-    return str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]
 
 
 EXTENSIONS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')

@@ -21,13 +21,12 @@ from mmdistill_dense.apps.check.context import (
     error,
     loop_length,
     schedulers,
-    type_of,
     warning,
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
 from mmdistill_dense.config.resolve import is_distill_model
 from mmdistill_dense.config.unknown_keys import check_keys, check_options
-from mmdistill_dense.config.values import listed, may_give
+from mmdistill_dense.config.values import listed, may_give, type_name
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
@@ -65,7 +64,7 @@ def hook(subject: Subject) -> Findings:
     if not is_distill_model(config.model) or not config.model.get('distillers'):
         return
     hooks = [*(config.get('default_hooks') or {}).values(), *(config.get('custom_hooks') or [])]
-    if not any(type_of(one).endswith('DistillHook') for one in hooks):
+    if not any(type_name(one).endswith('DistillHook') for one in hooks):
         yield error(
             'no DistillHook among default_hooks and custom_hooks: a DistillModel does not train without it.',
             "Add default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook')).",
@@ -76,7 +75,7 @@ def workers(subject: Subject) -> Findings:
     """Find persistent workers in epoch-based training, which DistillHook refuses."""
     loader = subject.config.get('train_dataloader') or {}
     hooks = (subject.config.get('default_hooks') or {}).values()
-    has_hook = any(type_of(one).endswith('DistillHook') for one in hooks)
+    has_hook = any(type_name(one).endswith('DistillHook') for one in hooks)
     if counts_epochs(subject.config) and has_hook and loader.get('num_workers') and loader.get('persistent_workers'):
         yield error(
             'train_dataloader.persistent_workers=True cannot be resumed exactly in epoch-based training.',
@@ -187,7 +186,7 @@ def _name_of(sample: Sample) -> str:
 def endless(subject: Subject) -> Findings:
     """Find an epoch that never ends."""
     sampler = (subject.config.get('train_dataloader') or {}).get('sampler') or {}
-    if counts_epochs(subject.config) and type_of(sampler) == 'InfiniteSampler':
+    if counts_epochs(subject.config) and type_name(sampler) == 'InfiniteSampler':
         yield error(
             'train_dataloader.sampler is an InfiniteSampler, but train_cfg counts epochs: the first never ends.',
             "Set train_dataloader.sampler.type='DefaultSampler', or train with IterBasedTrainLoop.",
@@ -216,9 +215,9 @@ def rate(subject: Subject) -> Findings:
     ends = []
     for key, one in schedulers(subject.config):
         counted = one.get('by_epoch', True)
-        if counted and not epochs and not one.get('convert_to_iter_based') and 'Plateau' not in type_of(one):
+        if counted and not epochs and not one.get('convert_to_iter_based') and 'Plateau' not in type_name(one):
             yield warning(
-                f'{key} ({type_of(one)}) counts epochs, but the run counts iterations: it would change nothing.',
+                f'{key} ({type_name(one)}) counts epochs, but the run counts iterations: it would change nothing.',
                 f'Set {key}.by_epoch=False, and its begin and end in iterations.',
             )
         elif length and bool(counted) == epochs:
@@ -226,14 +225,14 @@ def rate(subject: Subject) -> Findings:
             ends.append((end, key, one))
             if 1.1 * length < end < math.inf:
                 yield warning(
-                    f'{key} ({type_of(one)}) ends at {end:g}, but the run ends at {length} {_unit(epochs)}: the '
+                    f'{key} ({type_name(one)}) ends at {end:g}, but the run ends at {length} {_unit(epochs)}: the '
                     'learning rate does not get where it should.',
                     f'Set its end (or T_max, milestones) to {length} or less.',
                 )
     if ends and length and (last := max(ends, key=lambda found: found[0]))[0] < 0.9 * length and _falls_to_0(last[2]):
         end, key, one = last
         yield warning(
-            f'{key} ({type_of(one)}) brings the learning rate to 0 at {end:g}, but the run goes on until {length} '
+            f'{key} ({type_name(one)}) brings the learning rate to 0 at {end:g}, but the run goes on until {length} '
             f'{_unit(epochs)}: nothing is learned after it.',
             f'Set {key}.end={length}, or give it an eta_min.',
         )
@@ -266,7 +265,7 @@ def best(subject: Subject) -> Findings:
         if name != 'auto' and metrics and not any(may_give(metric, name) for metric in metrics):
             yield error(
                 f'default_hooks.checkpoint.save_best={name!r}: val_evaluator gives no such score '
-                f'({some([type_of(metric) for metric in metrics])}), and training would stop at the first validation.',
+                f'({some(map(type_name, metrics))}), and training would stop at the first validation.',
                 'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
             )
 
@@ -280,7 +279,7 @@ def _end(scheduler: Mapping[str, Any]) -> float:
 
 
 def _falls_to_0(scheduler: Mapping[str, Any]) -> bool:
-    falls = re.match('(Poly|CosineAnnealing)', type_of(scheduler))
+    falls = re.match('(Poly|CosineAnnealing)', type_name(scheduler))
     return bool(falls) and not scheduler.get('eta_min') and not scheduler.get('eta_min_ratio')
 
 

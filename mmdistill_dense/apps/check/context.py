@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -60,15 +61,9 @@ def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
     return 2 if level == ERROR else int(strict and level == WARNING)
 
 
-def type_of(option: Any) -> str:
-    """Return the class name of an option, or of its ``type``, without scope and module: ``'DistillHook'``."""
-    kind = option.get('type') if isinstance(option, Mapping) else option
-    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1]
-
-
 def counts_epochs(config: Config) -> bool:
     loop = config.get('train_cfg') or {}
-    return type_of(loop) == 'EpochBasedTrainLoop' if 'type' in loop else bool(loop.get('by_epoch'))
+    return type_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop else bool(loop.get('by_epoch'))
 
 
 def loop_length(config: Config) -> int | None:

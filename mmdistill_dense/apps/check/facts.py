@@ -250,7 +250,7 @@ def _load_weights(subject: Subject) -> None:
 
 
 def _read_start(start: str) -> dict[str, Any]:
-    """Return what is in the file of ``load_from``; an address needs no hash, as in training."""
+    """Return the content of ``load_from``. An address needs no hash, because training asks for none."""
     if is_path(start):
         return read_checkpoint(local_file(start, None, 'load_from'))
     install_reader()

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.config.values import chain, mappings
+from mmdistill_dense.config.values import chain, mappings, type_name
 from mmdistill_dense.utils.literals import remark
 
 PACKAGE = 'mmdistill_dense.'
@@ -183,8 +183,7 @@ def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, 
 
 def without_labels(steps: Sequence[Any]) -> list[Any]:
     """Return the steps of a test pipeline without those that load labels."""
-    kinds = ((step, step.get('type')) for step in steps)
-    return [step for step, kind in kinds if not getattr(kind, '__name__', str(kind)).endswith('LoadAnnotations')]
+    return [step for step in steps if not type_name(step).endswith('LoadAnnotations')]
 
 
 def read_files(pipeline: Any) -> None:

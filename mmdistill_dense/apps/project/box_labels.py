@@ -70,7 +70,7 @@ def folder_of(file: LabelFile, root: Path, below: Sequence[Folder], split: str |
 
 
 def unlisted(every: Sequence[Path], found: Files) -> Iterator[str]:
-    """Yield a note about those of the pictures that no label file lists."""
+    """Yield a note if no label file lists some of the pictures."""
     listed = {os.path.realpath(one.folder / name) for one in found.values() for name in one.names}
     if free := [path for path in every if os.path.realpath(path) not in listed]:
         place = shlex.quote(os.path.commonpath([path.parent for path in free]))

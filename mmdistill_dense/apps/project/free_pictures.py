@@ -71,7 +71,7 @@ def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Itera
 
 
 def _drawn(pictures: list[Path], folder: Path) -> set[Path]:
-    """Return the pictures in folders named as those of label images, below a folder or one that all lie in."""
+    """Return the pictures in folders of label images. Folders above all of the pictures do not count."""
     starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
     below, inside = ({path for path in pictures if is_label(path.parent.relative_to(one).parts)} for one in starts)
     return inside if inside and len(below) == len(pictures) else below

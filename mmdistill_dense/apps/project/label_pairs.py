@@ -88,7 +88,7 @@ def _check_partners(pictures: Folder, labels: Folder, endings: Endings) -> None:
 
 
 def _usual(pictures: Folder, labels: Folder) -> tuple[str, str]:
-    """Return the ending of most pictures with a label image, and that of these label images."""
+    """Return two endings: that of most pictures, and that of their label images."""
     found: Counter[tuple[str, str]] = Counter()
     for file in _looked(pictures, labels):
         stem, suffix = os.path.splitext(file)
@@ -127,7 +127,7 @@ def _difference(pictures: Folder, labels: Folder) -> str:
 
 
 def _looked(pictures: Folder, labels: Folder) -> list[str]:
-    """Return some pictures, among them those of some label images, because few pictures may have one."""
+    """Return some pictures. Those of some label images are among them, because few pictures may have one."""
     by_name: dict[str, str] = {}
     for file in pictures.files:
         stem = os.path.splitext(file)[0]
@@ -155,7 +155,7 @@ def _rank(ending: str) -> tuple[bool, bool, bool, int]:
 
 
 def of_no_classes(name: str) -> bool:
-    """Tell whether a name is that of label images for the eye, or that number objects."""
+    """Tell whether label images of this name hold no classes: they are for the eye, or number objects."""
     return any(word in name.lower() for word in _NO_CLASSES)
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, read_log
 from mmdistill_dense.apps.report.section import COLOURS, Line, Missing, Numbers, Section, Table, line_chart
 from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import CONTROL, RUNG
-from mmdistill_dense.apps.suite.race import LONG, alone_row
+from mmdistill_dense.apps.suite.race import LONG, alone_row, of_common_seeds
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -168,12 +167,12 @@ def _results(suite: Path, row: str) -> tuple[dict[str, Any], list[dict[str, Any]
 
 def _on_test(suite: Path, record: Mapping[str, Any]) -> list[str]:
     """Say whether the test pictures prefer another finalist than the winner by more than chance gives on val."""
-    ends = {row: {one.get('seed'): one for one in _results(suite, row)[1]} for row in record.get('scores', {})}
-    common = set.intersection(*map(set, ends.values())) if ends else set()
-    if not common or any(ends[row][seed].get('test_is_val') for row in ends for seed in common):
+    ends = {row: _results(suite, row)[1] for row in record.get('scores', {})}
+    scores = {row: {one.get('seed'): one['score'] for one in each} for row, each in ends.items()}
+    count, means = of_common_seeds(scores)
+    if not count or any(one.get('test_is_val') for each in ends.values() for one in each):
         return []
-    means = {row: fmean(each[seed]['score'] for seed in common) for row, each in ends.items()}
-    best, winner = max(means, key=means.__getitem__), record['winner']
+    best, winner = next(iter(means)), record['winner']
     if means[best] - means[winner] <= record['margin']:
         return []
     return [

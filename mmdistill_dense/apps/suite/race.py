@@ -311,6 +311,12 @@ def _means(scores: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     return dict(sorted(means.items(), key=lambda one: -one[1]))
 
 
+def of_common_seeds(scores: Mapping[str, Mapping[Any, float]]) -> tuple[int, dict[str, float]]:
+    """Return how many seeds all rows have, and the mean of each row over these, the best first."""
+    common = set.intersection(*map(set, scores.values())) if scores else set()
+    return len(common), _means({row: {one: each[one] for one in common} for row, each in scores.items() if common})
+
+
 def _said(means: Mapping[str, float]) -> str:
     return ', '.join(f'{row} {mean:.2f}' for row, mean in means.items())
 
@@ -405,20 +411,18 @@ def _winner(definition: Definition, record: Record) -> None:
 
 def _judge(definition: Definition, record: Record, scores: Mapping[str, Mapping[int, float]]) -> None:
     """Name the best row on the seeds that all have: a method only if it leads the student alone by more than chance."""
-    common = set.intersection(*(set(each) for each in scores.values()))
-    means = _means({row: {seed: each[seed] for seed in common} for row, each in scores.items()})
-    margin = _margin(definition, record, len(common))
-    alone = next(row for row in means if row in (LONG, record['best']))
-    first = next(iter(means))
+    count, means = of_common_seeds(scores)
+    margin = _margin(definition, record, count)
+    first, alone = next(iter(means)), next(row for row in means if row in (LONG, record['best']))
     lead = means[first] - means[alone]
     winner = first if lead > margin else alone
     record.update(winner=winner, lead=lead, margin=margin, scores={row: scores[row] for row in means})
-    seeds = f'{len(common)} seed{"s" if len(common) > 1 else ""}'
+    seeds = f'{count} seed{"s" if count > 1 else ""}'
     if winner == alone and first != alone:
         why = f'{first} leads {alone} by {lead:.2f}, which chance gives too ({margin:.2f}): the student alone wins.'
     else:
         why = f'{winner} wins' + (f', by {lead:.2f}; chance gives {margin:.2f}.' if winner != alone else '.')
-    record['told'].append(f'{seeds[0].upper()}{seeds[1:]}: {_said(means)} on val. {why}')
+    record['told'].append(f'{seeds}: {_said(means)} on val. {why}')
 
 
 def _judge_again(definition: Definition, record: Record) -> None:

@@ -79,7 +79,7 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
 
 
 def _voc_names(path: Path, told: str) -> list[str]:
-    """Return what may name the picture of a file. Some tools copy what is ``told`` from file to file."""
+    """Return names that the picture of a file may have. ``told`` comes last: some tools copy it between files."""
     return [f'{path.stem}{Path(told).suffix}', path.stem, told]
 
 

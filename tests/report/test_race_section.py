@@ -80,3 +80,17 @@ def test_each_candidate_has_its_scores_its_minutes_and_its_fate(tmp_path: Path) 
         'The teacher bought +3.25 on top (at the end).',
     ]
     assert section.reasons == ['No curves of the candidates: none was evaluated yet.']
+
+
+def test_a_method_with_more_time_is_a_candidate(tmp_path: Path) -> None:
+    rows = {**RECORD['rows'], 'kd_long': {'method': 'kd', 'rate': 2, 'length': 2.5}}
+    record = {**RECORD, 'longer': 'kd_long', 'winner': 'kd_long', 'rows': rows}
+    record['scores'] = {**RECORD['scores'], 'kd_long': {'7': 49.0}}
+    (tmp_path / 'race.json').write_text(json.dumps(record))
+    written(tmp_path, 'kd_long', 49.0, 7.5, 'result')
+    section = race_section(tmp_path, 'mIoU')
+    assert section is not None
+    (table,) = section.items
+    assert isinstance(table, Table)
+    assert ['kd_long', '2', '2.5', '–', '49.00', '7.5', 'wins'] in [list(row) for row in table.rows]
+    assert section.lead[-1] == 'The teacher bought +3.25 on top (at the end).'

@@ -21,10 +21,10 @@ from mmengine.config import Config
 from mmengine.runner import EpochBasedTrainLoop
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import configs, execute, job, plan, price, race
+from mmdistill_dense.apps.suite import configs, execute, job, plan, price, race, race_plan
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.race import LONG, Price
+from mmdistill_dense.apps.suite.race_plan import LONG, Price
 from tests import toys
 from tests.engine.processes import ROOT, environment
 from tests.suite import tiny
@@ -44,7 +44,7 @@ def written(
     """A planned race whose rates are 1 and 2, of a definition on disk."""
     given = Race(hours, **{'rates': (1, 2), **options})
     definition = load(tiny.write(Path(), methods=ROWS, race={'hours': hours}))
-    record = race.planned(definition, given, ROWS, prices)
+    record = race_plan.planned(definition, given, ROWS, prices)
     race.write(definition, record)
     return load(definition.path), record
 
@@ -89,15 +89,15 @@ def names(definition: Definition, record: dict[str, Any]) -> list[str]:
 
 def test_seconds_of_a_training_are_those_of_its_parts() -> None:
     price = Price(start=10, step=2, steps=100, evaluation=5, evaluations=4, test=7)
-    assert price.seconds() == race._PROCESS + 10 + 200 + 4 * 5 + 5 + 7
-    assert price.seconds(0.5) == race._PROCESS + 10 + 100 + 2 * 5 + 5
-    assert price.seconds(0.5, begun=True) == race._PROCESS + 100 + 2 * 5 + 5 + 7
+    assert price.seconds() == race_plan._PROCESS + 10 + 200 + 4 * 5 + 5 + 7
+    assert price.seconds(0.5) == race_plan._PROCESS + 10 + 100 + 2 * 5 + 5
+    assert price.seconds(0.5, begun=True) == race_plan._PROCESS + 100 + 2 * 5 + 5 + 7
     assert price.seconds(1, length=3) - price.seconds() == 400
 
 
 @pytest.mark.parametrize(('jobs', 'seconds'), [(1, 60), (2, 30), (3, 30), (9, 30)])
 def test_works_side_by_side_take_as_long_as_the_fullest_place(jobs: int, seconds: float) -> None:
-    assert race.makespan([30, 20, 10], jobs) == seconds
+    assert race_plan.makespan([30, 20, 10], jobs) == seconds
 
 
 def test_the_longest_race_that_fits_is_planned() -> None:
@@ -106,7 +106,7 @@ def test_the_longest_race_that_fits_is_planned() -> None:
     found, needed = [], 0.0
     for minutes in range(90, 0, -1):
         try:
-            record = race.planned(definition, Race(minutes / 60, rates=(1, 2, 4)), ROWS, PRICES)
+            record = race_plan.planned(definition, Race(minutes / 60, rates=(1, 2, 4)), ROWS, PRICES)
         except ValueError as error:
             assert 'too few for a race' in str(error) and f'take {math.ceil(needed / 360) / 10:g}' in str(error)
             break
@@ -127,8 +127,8 @@ def test_the_longest_race_that_fits_is_planned() -> None:
 
 
 def test_the_estimate_is_a_sum_by_hand() -> None:
-    size = race.Size((1, 2, 4), ('kd', 'cwd'), 3.0, 2)
-    found = race.estimate(Race(1, (1, 2, 4), keep=2), size, PRICES, 1, 0.5)
+    size = race_plan.Size((1, 2, 4), ('kd', 'cwd'), 3.0, 2)
+    found = race_plan.estimate(Race(1, (1, 2, 4), keep=2), size, PRICES, 1, 0.5)
     control, kd, cwd = PRICES[CONTROL], PRICES['kd'], PRICES['cwd']
     assert found['rates'] == PRICES[TEACHER].seconds() + 3 * control.seconds(0.5)
     assert found['methods'] == control.seconds(0.5, 3) + kd.seconds(0.5) + cwd.seconds(0.5)
@@ -353,6 +353,91 @@ def test_a_longer_training_is_left_out_only_if_it_is_beaten_by_more_than_chance(
     assert record['winner'] == winner
 
 
+def lengthened(
+    long: float = 52, kd: float = 49, seeds: float = 99, **options: Any
+) -> tuple[Definition, dict[str, Any]]:
+    """A race in which the student alone for longer is at ``long``, for the usual time at 45; two seeds each.
+
+    In the end there is time for so many ``seeds`` of kd for longer.
+    """
+    definition, record = rated(hours=4, **options)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
+    definition = decided(definition, record, alone_long=long, kd=kd, cwd=41)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, 'left', lambda record: seeds * race_plan.rest(record, 'longer', ['kd_long']))
+        return decided(definition, record, alone_long=long, kd=kd, cwd=41, control=45), record
+
+
+def test_the_best_method_gets_more_time_if_that_pays_for_the_student_alone() -> None:
+    definition, record = lengthened()
+    assert record['winner'] == LONG and names(definition, record) == ['kd_long seed 0', 'kd_long seed 1']
+    row = definition.methods['kd_long']
+    assert (row.method, row.length, row.rate) == ('kd', record['long'], 1)
+    definition = decided(definition, record, kd_long=55)
+    assert (record['winner'], record['lead']) == ('kd_long', 3)
+    assert '2 seeds: kd_long 55.00, alone_long 52.00 on val. kd_long wins, by 3.00' in record['told'][-1]
+    assert names(definition, record) == ['kd_long seed 2', 'alone_long seed 2'], 'it must keep its lead over that row'
+    definition = decided(definition, record, kd_long=40, alone_long=60)
+    assert record['winner'] == LONG
+    assert names(definition, record) == ['alone_long seed 2', 'control seed 2'], 'the first of these has ended'
+
+
+@pytest.mark.parametrize('kd_long', [53, 49])
+def test_a_method_with_more_time_must_beat_the_student_alone_by_more_than_chance(kd_long: float) -> None:
+    definition, record = lengthened()
+    definition = decided(definition, record, kd_long=kd_long)
+    assert record['winner'] == LONG and 'alone_long stays the winner' in record['told'][-1]
+    assert names(definition, record) == ['alone_long seed 2', 'control seed 2']
+
+
+def test_a_method_with_more_time_must_beat_the_one_that_won() -> None:
+    """At 52, the winner leads the student alone for longer by 4, and with more time by 2: more than chance gives."""
+    definition, record = lengthened(long=48, kd=52)
+    assert record['winner'] == 'kd'
+    decided(definition, record, kd_long=50)
+    assert record['winner'] == 'kd' and 'kd stays the winner: the lead over alone_long is 2.00' in record['told'][-1]
+
+
+@pytest.mark.parametrize('options', [{'long': 46}, {'kd': 44}, {'teacher': 40}, {'fixed': True}, {'seeds': 0.5}])
+def test_no_method_gets_more_time_where_that_does_not_pay(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More time gave little, no method is better than the student alone, it cannot be longer, or time is short."""
+    if options.pop('fixed', False):
+        monkeypatch.setattr(race, 'longer_row', lambda record, name: None)
+    definition, record = lengthened(**options)
+    assert 'longer' not in record and record['winner'] == ('kd' if 'long' in options else LONG)
+    if 'seeds' in options:
+        assert names(definition, record) == []
+        race.give_hours(definition, record, 9)
+        race.write(definition, record)
+        assert names(load(definition.path), record) == ['kd_long seed 0', 'kd_long seed 1']
+
+
+def test_a_method_with_more_time_gets_the_seeds_that_there_is_time_for() -> None:
+    definition, record = lengthened(seeds=1.5)
+    assert names(definition, record) == ['kd_long seed 0']
+    decided(definition, record, kd_long=56)
+    assert record['winner'] == 'kd_long' and '1 seed: kd_long 56.00' in record['told'][-1]
+
+
+def test_a_method_with_more_time_that_fails_is_left_out() -> None:
+    definition, record = lengthened()
+    definition = decided(definition, record, {'kd_long seed 0': 'no memory', 'kd_long seed 1': 'no memory'})
+    assert record['winner'] == LONG and record['failed'] == {'kd_long': 'no memory'}
+    assert names(definition, record) == ['alone_long seed 2', 'control seed 2']
+
+
+def test_what_a_method_with_more_time_costs_is_that_of_the_method() -> None:
+    _, record = lengthened()
+    each = PRICES['kd'].seconds(1, record['long'])
+    assert race_plan.rest(record, 'longer', ['kd_long'], 2) == pytest.approx(2 * each * race_plan.slower(record))
+    record['methods']['kd_long'] = {}
+    assert race_plan.base_of(record, 'kd_long') == ('kd_long', 1) and race_plan.longer_row(record, 'kd') is None
+    record['fixed'] = ['cwd']
+    assert race_plan.longer_row(record, 'cwd') is None
+
+
 def test_minutes_to_the_middle_are_counted_once() -> None:
     definition, record = written(rates=(1,))
     ended(definition, TEACHER, 60, minutes=9)
@@ -366,7 +451,7 @@ def test_minutes_to_the_middle_are_counted_once() -> None:
 def test_what_has_ended_takes_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     definition, record = rated()
     asked: list[list[str]] = []
-    monkeypatch.setattr(race, '_rest', lambda record, stage, rows: asked.append([*rows]) or 0.0)
+    monkeypatch.setattr(race, 'rest', lambda record, stage, rows: asked.append([*rows]) or 0.0)
     decided(definition, record, alone_long=30, kd=41, cwd=20)
     assert record['kept'] == ['kd', CONTROL, LONG] and asked == [['kd', LONG]]
 
@@ -452,7 +537,7 @@ def test_a_candidate_that_fails_is_left_out() -> None:
     definition = decided(definition, record, {'cwd seed 1': 'disk'}, control=46, alone_long=40)
     assert record['winner'] == 'cwd' and 'cwd' not in record['failed']  # by the seed that both have
     assert names(definition, record) == ['cwd seed 1', 'control seed 1']  # once more
-    assert any('without kd: no memory' in line for line in race.lines(record))
+    assert any('without kd: no memory' in line for line in race_plan.lines(record))
 
 
 @pytest.mark.parametrize('lost', [TEACHER, CONTROL])
@@ -608,7 +693,7 @@ def test_a_given_teacher_takes_no_time_and_is_not_compared() -> None:
 
 def test_a_schedule_that_cannot_be_longer_leaves_that_candidate_out() -> None:
     definition = load(tiny.write(Path(), methods=ROWS))
-    record = race.planned(definition, Race(9), ROWS, PRICES, longer=False)
+    record = race_plan.planned(definition, Race(9), ROWS, PRICES, {CONTROL: 'it has fixed intervals'})
     assert record['long'] is None and LONG not in record['rows'] and LONG not in race.candidates(record)
 
 
@@ -617,6 +702,7 @@ def test_why_it_cannot_be_longer_is_said(capsys: pytest.CaptureFixture, monkeypa
     options = {**tiny.content(8)['options'], 'train_cfg.dynamic_intervals': [[6, 1]]}
     assert main(['suite', 'run', str(small(Path(), options=options)), '--only', 'kd', '--plan']) == 0
     assert 'without alone_long: ' in (said := capsys.readouterr().out) and 'train_cfg.dynamic_intervals' in said
+    assert json.loads(Path('out/race.json').read_text())['fixed'] == [CONTROL, 'kd']
 
 
 @pytest.mark.soak
@@ -624,7 +710,7 @@ def test_why_it_cannot_be_longer_is_said(capsys: pytest.CaptureFixture, monkeypa
 def test_what_was_planted_wins(iters: int, planted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Labels without the shapes that the teacher knows, and a teacher that was hardly trained."""
     monkeypatch.setenv('PYTHONPATH', str(ROOT))
-    monkeypatch.setattr(race, 'MOST_SEEDS', 2)
+    monkeypatch.setattr(race_plan, 'MOST_SEEDS', 2)
     given = tiny.content(120, 4)
     seen = {f'{name}_dataloader.dataset.num_images': 24 for name in ('val', 'test')}
     teacher = {**given['teacher']['options'], **seen, 'train_dataloader.batch_size': 8}

@@ -11,7 +11,7 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mmdistill_dense.apps.suite import plan, race
+from mmdistill_dense.apps.suite import plan, race, race_plan
 from mmdistill_dense.apps.suite.definition import Definition, Race
 from mmdistill_dense.apps.suite.plan import CONTROL, RUNG, TEACHER
 from mmdistill_dense.apps.suite.table import head_lines, line
@@ -20,7 +20,7 @@ from tools.docs import records
 
 Record = Mapping[str, Any]
 Runs = Mapping[tuple[str, int], Record]  # by row and seed
-FREE = race.Price(0, 0, 0, 0, 0, 0)
+FREE = race_plan.Price(0, 0, 0, 0, 0, 0)
 
 
 def main(definition: Definition, root: Path, only: Sequence[str] = ()) -> None:
@@ -70,7 +70,7 @@ def _as_race(definition: Definition, found: Runs) -> tuple[Definition, dict[tupl
     alone = {name: row for name, row in definition.methods.items() if not row.distils and row.length > 1}
     long = max(alone, key=lambda name: alone[name].length, default=None)
     names = {name: name for name, row in definition.methods.items() if row.distils and row.length == 1}
-    names = {CONTROL: CONTROL, **names, **({long: race.LONG} if long else {})}
+    names = {CONTROL: CONTROL, **names, **({long: race_plan.LONG} if long else {})}
     rows = {new: replace(definition.methods[old], name=new) for old, new in names.items() if old != CONTROL}
     runs = {(names[row], seed): record for (row, seed), record in found.items() if row in names}
     ended = {row for row, _ in runs}
@@ -94,9 +94,10 @@ def _replay(definition: Definition, runs: Runs, teacher: Record | None, seeds: S
 
 def _begin(definition: Definition) -> dict[str, Any]:
     """Return the record of a race that has its rate, its rows and all the time that it wants."""
-    long, given = definition.methods.get(race.LONG), Race(math.inf, rates=(1.0,))
-    rows: dict[str, Any] = {name: {} for name in definition.methods if name != race.LONG}
-    record = race.planned(definition, given, rows, dict.fromkeys([CONTROL, *rows], FREE), longer=False)
+    long, given = definition.methods.get(race_plan.LONG), Race(math.inf, rates=(1.0,))
+    rows: dict[str, Any] = {name: {} for name in definition.methods if name != race_plan.LONG}
+    fixed = {CONTROL: 'the longer row is one of the suite'}
+    record = race_plan.planned(definition, given, rows, dict.fromkeys([CONTROL, *rows], FREE), fixed)
     return {**record, 'long': long.length if long else None}
 
 

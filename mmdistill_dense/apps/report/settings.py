@@ -11,7 +11,8 @@ from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, read_log
 from mmdistill_dense.apps.report.section import COLOURS, Line, Missing, Numbers, Section, Table, line_chart
 from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import CONTROL, RUNG
-from mmdistill_dense.apps.suite.race import LONG, alone_row, of_common_seeds
+from mmdistill_dense.apps.suite.race import of_common_seeds
+from mmdistill_dense.apps.suite.race_plan import LONG, alone_row, base_of
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -154,7 +155,8 @@ def race_section(suite: Path, metric: str | None) -> Section | None:
 
 
 def rows_of_race(record: Mapping[str, Any]) -> list[str]:
-    return [*map(alone_row, record['rates']), *([LONG] if record['long'] else []), *record['methods']]
+    long = [row for row in (LONG if record['long'] else None, record.get('longer')) if row]
+    return [*map(alone_row, record['rates']), *long, *record['methods']]
 
 
 def _results(suite: Path, row: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -226,6 +228,6 @@ def _bought(suite: Path, record: Mapping[str, Any]) -> list[str]:
     if first and best and record['best'] != CONTROL:
         gain = best['score'] - first['score']
         said.append(f'The learning rate bought {gain:+.2f} (at {record["rung"]:.0%} of the training).')
-    if record['winner'] in record['methods']:
+    if base_of(record, record['winner'])[0] in record['methods']:
         said.append(f'The teacher bought {record["lead"]:+.2f} on top (at the end).')
     return said

@@ -22,7 +22,7 @@ from mmdistill_dense.apps.suite.job import PATIENCE, rung_of
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
 from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command, job_words, no_room, tail
 from mmdistill_dense.apps.suite.price import price_of
-from mmdistill_dense.apps.suite.race import METHODS, Price, Record
+from mmdistill_dense.apps.suite.race_plan import METHODS, Price, Record, lines, planned
 from mmdistill_dense.apps.suite.reader import read_file
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.process import alive, cores, quiet, threads_asked_for
@@ -87,7 +87,7 @@ def run_race(
     definition = load(path)
     with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
         record = _planned(definition, given or definition.race, methods, settle_for or {})
-    for line in race.lines(record):
+    for line in lines(record):
         print(line, flush=True)
     while not plan_only:
         definition = replace(load(path), **(settle_for or {}))
@@ -97,7 +97,7 @@ def run_race(
         failed = do_runs(definition, stage.runs, rerun_changed, news)
         if failed is None:
             return INTERRUPTED
-        if failed and (len(failed) == len(stage.runs) or no_room(definition.out)):
+        if failed and ((len(failed) == len(stage.runs) and stage.name != 'longer') or no_room(definition.out)):
             return 1
         told = len(record['told'])
         record = _settled(definition, record, stage, failed)
@@ -148,12 +148,8 @@ def _planned(definition: Definition, given: Race | None, methods: Sequence[str],
     preflight.check(definition, plan.runs(definition)[:1])
     with alive('measuring steps'), quiet():
         prices, lost = _prices(definition, own)
-    control = configs.control_config(definition)
-    try:
-        lengths.scale_run(control, 2 * control.train_cfg[lengths.unit_of(control)])
-    except ValueError as error:
-        lost[race.LONG] = text_of(error).splitlines()[0]
-    record = race.planned(definition, given, rows, prices, race.LONG not in lost, part_of(definition, given.rung))
+    fixed = {name: why for name in (CONTROL, *rows) if name not in lost and (why := _why_fixed(definition, name))}
+    record = planned(definition, given, rows, prices, fixed, part_of(definition, given.rung))
     record['left_out'].update(lost)
     record['given'] = {**_own(definition, given), 'asked': list(methods)}
     race.write(definition, record)
@@ -220,6 +216,16 @@ def _prices(definition: Definition, own: set[str]) -> tuple[dict[str, Price], di
             lost[name] = text_of(error).splitlines()[0]
     torch.set_num_threads(threads)
     return found, lost
+
+
+def _why_fixed(definition: Definition, name: str) -> str:
+    """Why a row cannot be longer; empty if it can."""
+    config = configs.row_config(definition, name)
+    try:
+        lengths.scale_run(config, 2 * config.train_cfg[lengths.unit_of(config)])
+    except ValueError as error:
+        return text_of(error).splitlines()[0]
+    return ''
 
 
 # By Slurm

@@ -26,7 +26,7 @@ from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.job import Report, evaluated_every, learning_of, machine
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL
-from mmdistill_dense.apps.suite.race import Price
+from mmdistill_dense.apps.suite.race_plan import Price
 from mmdistill_dense.apps.suite.reader import Reader
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller

@@ -1,0 +1,238 @@
+"""How large a race is: what is measured of each training, and the largest plan that fits into the hours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite.definition import Definition, Race
+from mmdistill_dense.apps.suite.plan import CONTROL, RUNG, TEACHER, Run
+
+_LONG = '_long'
+LONG = f'alone{_LONG}'
+# By mean gain in docs/results.md, after those of the definition.
+METHODS = {'seg': ('pcd', 'maskd', 'fitnet', 'cwd', 'kd'), 'det': ('frs', 'crosskd', 'fgd', 'pkd', 'fitnet', 'pcd')}
+MOST_SEEDS = 5
+RIVALS = 2  # rates that go on to the end
+MOST_LENGTH = 6.0  # of the student alone with more time: longer schedules gained nothing in our own runs
+_PROCESS = 8.0  # seconds in which a process imports what it needs
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Price:
+    """Seconds on the wall, for a config at its own length."""
+
+    start: float  # until the first step, and what distillers learn before it
+    step: float
+    steps: int
+    evaluation: float  # of the pictures of val
+    evaluations: int
+    test: float  # of the pictures of test, 0 where they are those of val
+
+    def seconds(self, share: float = 1, length: float = 1, begun: bool = False) -> float:
+        """Return the seconds of a part of a training that is ``length`` times as long, ``begun`` without its beginning.
+
+        It counts as many evaluations for any length, since the interval is scaled too, and one of the checkpoint that
+        the part ends with.
+        """
+        part = share * (length * self.steps * self.step + self.evaluations * self.evaluation)
+        ending = self.evaluation + (0 if share < 1 and not begun else self.test)
+        return _PROCESS + part + ending + (0 if begun else self.start)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a race is: what it has less of, the less time there is."""
+
+    rates: tuple[float, ...]
+    methods: tuple[str, ...]
+    long: float | None  # the length of the student alone with more time
+    seeds: int
+
+
+def alone_row(rate: float) -> str:
+    """Return the name of the row of the student alone at a learning rate."""
+    return CONTROL if rate == 1 else f'alone_x{rate:g}'
+
+
+def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the rows of a race as in a definition; the methods have the control's rate until the best is known."""
+    rate = record.get('rate') or 1
+    rows: dict[str, dict[str, Any]] = {alone_row(one): {'rate': one} for one in record['rates'] if one != 1}
+    if record['long']:
+        rows[LONG] = {'length': record['long'], 'rate': rate}
+    for name, row in record['methods'].items():
+        rows[name] = {**(row or {}), 'rate': rate * (row or {}).get('rate', 1)}
+    if longer := record.get('longer'):
+        name, _ = base_of(record, longer)
+        row = rows[name] if 'config' in rows[name] else {'method': name, **rows[name]}
+        rows[longer] = {**row, 'length': round(record['long'] * row.get('length', 1), 1)}
+    return rows
+
+
+def longer_row(record: Mapping[str, Any], name: str) -> str | None:
+    """Return the name of a method's row with as much more training as :data:`LONG`; ``None`` if it cannot have one."""
+    row = f'{name}{_LONG}'
+    return None if name in record.get('fixed', ()) or row in record['methods'] else row
+
+
+def base_of(record: Mapping[str, Any], row: str) -> tuple[str, float]:
+    """Return whose steps a row takes, and how many times as many."""
+    if row in record['methods'] or not row.endswith(_LONG):
+        return row, 1
+    return row.removesuffix(_LONG), record['long']
+
+
+def makespan(seconds: Iterable[float], jobs: int) -> float:
+    """Return how long works take side by side, each begun when one of ``jobs`` places is free."""
+    ends = [0.0] * jobs
+    for one in seconds:
+        ends[ends.index(min(ends))] += one
+    return max(ends)
+
+
+def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, part: float) -> dict[str, float]:
+    """Return the seconds of each stage with its rung at a ``part``, if the dearest candidates are kept."""
+    alone, rest = prices[CONTROL], 1 - part
+    others = sorted(((prices[name], 1.0) for name in size.methods), key=lambda one: -one[0].seconds())
+    others = [(alone, size.long), *others] if size.long else others
+    first = [prices[TEACHER].seconds()] if TEACHER in prices else []
+    finalists = [*others[: 3 if size.long else 2], (alone, 1.0)] * (size.seeds - 1)
+    kept = others[: race.keep]
+    return {
+        'rates': makespan([*first, *[alone.seconds(part)] * len(size.rates)], jobs),
+        'rate': makespan([alone.seconds(rest, begun=True)] * len(size.rates[:RIVALS]), jobs),
+        'methods': makespan([one.seconds(part, length) for one, length in others], jobs),
+        'finish': makespan([one.seconds(rest, length, begun=True) for one, length in kept], jobs),
+        'seeds': makespan([one.seconds(1, length) for one, length in finalists], jobs),
+    }
+
+
+def sizes(race: Race, methods: Sequence[str], prices: Mapping[str, Price], longer: bool = True) -> Iterator[Size]:
+    """Yield the sizes of a race from the largest: fewer methods, no longer training, fewer rates, no second seed."""
+    for count in range(len(methods), 1, -1):
+        long = _long(prices, methods[:count]) if longer else None
+        yield Size(race.rates, tuple(methods[:count]), long, race.seeds)
+    for count in (2, 1):
+        yield Size(race.rates, tuple(methods[:count]), None, race.seeds)
+    yield Size(race.rates[:2], tuple(methods[:1]), None, race.seeds)
+    yield Size(race.rates[:2], tuple(methods[:1]), None, 1)
+    yield Size(race.rates[:1], tuple(methods[:1]), None, 1)
+
+
+def _long(prices: Mapping[str, Price], methods: Sequence[str]) -> float:
+    """The length at which the student alone takes as long as the dearest method and the teacher together."""
+    teacher = prices[TEACHER].seconds() if TEACHER in prices else 0.0
+    dearest = max(prices[name].seconds() for name in methods)
+    return min(max(round((dearest + teacher) / prices[CONTROL].seconds(), 1), 1.5), MOST_LENGTH)
+
+
+def planned(
+    definition: Definition,
+    race: Race,
+    rows: Mapping[str, Any],
+    prices: Mapping[str, Price],
+    fixed: Mapping[str, str] | None = None,
+    part: float | None = None,
+) -> Record:
+    """Return the record of the largest race that fits into its hours.
+
+    ``fixed`` says why rows cannot be longer. ``part`` is the share of the schedule at which the recipe evaluates next
+    after the rung, by default the rung itself.
+
+    Raises:
+        ValueError: If not even the smallest does; it names the hours of that one.
+    """
+    part, fixed = race.rung if part is None else part, fixed or {}
+    methods, needed = [name for name in rows if name in prices], 0.0
+    for size in sizes(race, methods, prices, CONTROL not in fixed):
+        stages = estimate(race, size, prices, definition.jobs, part)
+        needed = sum(stages.values())
+        if needed <= 3600 * race.hours:
+            seeds = [*definition.seeds, *(one for one in range(100) if one not in definition.seeds)][:MOST_SEEDS]
+            seeds.sort(key=_whole_seeds(definition).__contains__)  # the first one is judged at the rung
+            record: Record = {
+                'hours': race.hours,
+                'rung': race.rung,
+                'part': part,
+                'keep': race.keep,
+                'rates': list(size.rates),
+                'methods': {name: rows[name] for name in size.methods},
+                'long': size.long,
+                'seeds': seeds,
+                'second': size.seeds,
+                'jobs': definition.jobs,
+                'estimate': stages,
+                'prices': {name: vars(price) for name, price in prices.items()},
+                'left_out': {
+                    **({LONG: fixed[CONTROL]} if CONTROL in fixed else {}),
+                    **dict.fromkeys(methods[len(size.methods) :], 'no time for it'),
+                },
+                'fixed': sorted(fixed),
+                'failed': {},
+                'before': sorted({place_of(definition, run) for run in plan.runs(definition) if run.result}),
+                'spent': {},
+                'told': [],
+            }
+            record['rows'] = rows_of(record)
+            return record
+    raise ValueError(
+        f'{race.hours:g} hours are too few for a race: the teacher, the student alone and one method take '
+        f'{math.ceil(needed / 360) / 10:g}. Give that many, or shorten the schedule of {definition.control.name}.'
+    )
+
+
+def _whole_seeds(definition: Definition) -> set[int]:
+    """The seeds of runs that were trained whole before the race, and so have no score at its rung."""
+    done = (run for run in plan.runs(definition) if run.kind == 'run' and run.result is not None)
+    return {run.seed for run in done if not (run.folder / RUNG).is_file()}
+
+
+def place_of(definition: Definition, run: Run) -> str:
+    return run.folder.relative_to(definition.out).as_posix()
+
+
+def left(record: Mapping[str, Any]) -> float:
+    """Return the seconds that are left."""
+    return float(3600 * record['hours'] - sum(record['spent'].values()))
+
+
+def slower(record: Mapping[str, Any]) -> float:
+    """Return by what factor the finished stages took longer than estimated."""
+    done = [name for name in record['spent'] if record['estimate'].get(name)]
+    expected = sum(record['estimate'][name] for name in done)
+    return sum(record['spent'][name] for name in done) / expected if expected else 1.0
+
+
+def rest(record: Record, stage: str, rows: Iterable[str], seeds: int = 1) -> float:
+    """The seconds that rows take in a stage, each with so many seeds, at the speed seen so far."""
+    prices = {name: Price(**price) for name, price in record['prices'].items()}
+    begun = stage == 'finish'
+    share = 1 - (record.get('part') or record['rung']) if begun else 1
+    bases = [base_of(record, row) for row in dict.fromkeys(rows)]
+    each = [prices.get(name, prices[CONTROL]).seconds(share, length, begun) for name, length in bases]
+    return slower(record) * makespan(each * seeds, record['jobs'])
+
+
+def lines(record: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the plan in words, and what was decided so far."""
+    rates = ', '.join(f'{one:g}' for one in record['rates'])
+    yield f'race     {record["hours"]:g} h, scores on val; the student alone at {rates} times its learning rate'
+    if record['methods']:
+        yield f'         at the best of these: {", ".join(record["methods"])}'
+    if record['long']:
+        yield f'         and the student alone, {record["long"]:g} times as long'
+    last = f'the best two with {record["second"]} seeds' if record['second'] > 1 else 'one seed'
+    yield f'         to {record["rung"]:.0%} of the schedule; the best {record["keep"]} to its end; {last}'
+    hours = ', '.join(f'{name} {seconds / 60:.0f} min' for name, seconds in record['estimate'].items() if seconds)
+    more = 'for the best method for as long, if that pays, and ' if record['long'] and record['methods'] else ''
+    yield f'         expected: {hours}; the rest {more}for further seeds of the winner'
+    for name, why in {**record['left_out'], **record['failed']}.items():
+        yield f'         without {name}: {why}'
+    for sentence in record['told']:
+        yield f'race     {sentence}'

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -278,13 +279,15 @@ def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tm
     assert any(re.search(told, note) for note in find_box_data(tmp_path).notes)
 
 
+@pytest.mark.parametrize('mode', ['L', 'RGB'])
 @pytest.mark.parametrize(('export', 'task'), [(exports.coloured, 'seg'), (exports.cvat, 'det')])
-def test_pictures_of_more_than_8_bits(export: Write, task: str, tmp_path: Path) -> None:
+def test_pictures_of_more_than_8_bits(export: Write, task: str, mode: str, tmp_path: Path) -> None:
     export(tmp_path)
     for file in list(tmp_path.glob('images/**/*.jpg')):
-        Image.fromarray(np.asarray(Image.open(file).convert('L')).astype(np.uint16) * 16).save(file, 'TIFF')
+        deep = np.asarray(Image.open(file).convert(mode)).astype(np.uint16) * 16
+        file.write_bytes(cv2.imencode('.tiff', deep)[1].tobytes())
     (told,) = (note for note in READ[task](tmp_path).notes if '16 bits' in note)
-    assert re.search('trainings read the upper 8: at most 1[56] levels of gray', told)
+    assert re.search('trainings read the upper 8: at most 1[56] levels are left', told)
     for kind in (np.float32, np.int32):
         Image.fromarray(np.ones(exports.SIZE, kind)).save(file, 'TIFF')
         with pytest.raises(ValueError, match=f'{file.name} has 32 bits a channel, which trainings cannot read'):

@@ -19,7 +19,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
 from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.project import steps
-from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite import plan, race, race_plan
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
@@ -82,6 +82,33 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     assert '3 runs, 0 to do' in out and 'check    ' not in out
     assert [path.stat().st_mtime for path in written] == times
     assert all(path.stat().st_mtime < began for path in results)
+
+
+@pytest.mark.soak
+def test_a_race_of_a_project_ends_with_the_student_of_its_winner(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the rows that no file of the project describes: other rates, and the method for longer."""
+    of_run = race.val_of
+    monkeypatch.setattr(race, 'val_of', lambda suite, run: of_run(suite, run) + 100 * (run['name'] == plan.TEACHER))
+    monkeypatch.setattr(race, '_worth_more_time', lambda *_: 'kd_long')
+    monkeypatch.setattr(race_plan, 'MOST_SEEDS', 1)
+    place = project('--iters', '4')
+    with open(place / 'suite.yaml', 'a') as file:
+        file.write('race: {hours: 1, rates: [1, 2], seeds: 1}\n')
+    assert main(['run', str(place), '--hours', '2', '--method', 'kd']) == 0
+    out = capsys.readouterr().out
+    record = json.loads((place / 'work/race.json').read_text())
+    winner = record['winner']
+    assert record['hours'] == 2 and 'wins the race, and is exported' in out
+    assert [file.name for file in place.glob('student_*.pth')] == [f'student_{winner}.pth']
+    assert record['rows']['kd_long'] == {'config': 'kd.py', 'rate': record['rate'], 'length': record['long']}
+    longer = json.loads((place / 'work/runs/kd_long/seed0/result.json').read_text())
+    assert longer['iterations'] == round(4 * record['long']) > 4
+    page = (place / 'report.html').read_text()
+    assert all(word in page for word in ('The race', 'alone_x2', 'kd_long'))
+    assert main(['run', str(place)]) == 0
+    assert 'starting' not in capsys.readouterr().out, 'nothing is trained twice'
 
 
 def test_the_first_screen_tells_networks_data_steps_and_results(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,12 @@ def test_the_longest_race_that_fits_is_planned() -> None:
     ]
 
 
+def test_one_method_alone_is_compared_with_more_time_too() -> None:
+    definition = load(tiny.write(Path(), methods={'kd': {}}))
+    record = race_plan.planned(definition, Race(9), {'kd': {}}, PRICES)
+    assert record['long'] and [*record['methods']] == ['kd']
+
+
 def test_the_estimate_is_a_sum_by_hand() -> None:
     size = race_plan.Size((1, 2, 4), ('kd', 'cwd'), 3.0, 2)
     found = race_plan.estimate(Race(1, (1, 2, 4), keep=2), size, PRICES, 1, 0.5)

@@ -94,7 +94,7 @@ def run_race(
         stage = race.stage_of(definition, record)
         if stage is None:
             return 0
-        failed = do_runs(definition, stage.runs, rerun_changed, news)
+        failed = do_runs(definition, stage.runs, rerun_changed, news) if stage.runs else {}
         if failed is None:
             return INTERRUPTED
         if failed and ((len(failed) == len(stage.runs) and stage.name != 'longer') or no_room(definition.out)):

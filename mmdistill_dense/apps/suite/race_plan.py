@@ -115,7 +115,7 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, par
 
 def sizes(race: Race, methods: Sequence[str], prices: Mapping[str, Price], longer: bool = True) -> Iterator[Size]:
     """Yield the sizes of a race from the largest: fewer methods, no longer training, fewer rates, no second seed."""
-    for count in range(len(methods), 1, -1):
+    for count in range(len(methods), min(len(methods), 2) - 1, -1):
         long = _long(prices, methods[:count]) if longer else None
         yield Size(race.rates, tuple(methods[:count]), long, race.seeds)
     for count in (2, 1):

@@ -12,6 +12,10 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import sides, zoo_schedule
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.project.zoo_schedule import decide_loading
+from mmdistill_dense.apps.recipes.compose import options_for
+from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.execute import rows_for
+from mmdistill_dense.apps.suite.race_plan import METHODS
 from tests.project.folders_of_data import box_folder
 from tests.project.mended import perfect_scores, written
 
@@ -54,6 +58,17 @@ def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tup
 
 def steps(name: str) -> int:
     return Config.fromfile(f'project/{name}.py').train_cfg.max_iters
+
+
+@pytest.mark.parametrize(('student', 'file'), [(FCOS, 'frs_fcos.py'), (RETINANET, 'frs_retinanet.py')])
+def test_a_race_tries_the_methods_that_are_made_for_the_heads(student: str, file: str) -> None:
+    box_folder(Path('mine'))
+    assert call(student, student, '--batch', '2', '--iters', '4') == 0
+    definition = load('project/suite.yaml')
+    found = options_for('frs', definition.control)
+    assert found is not None and found.name == file
+    asked, rows = rows_for(definition, ())
+    assert asked == {'fgd'} and [*rows] == ['fgd', *(name for name in METHODS['det'] if name != 'fgd')]
 
 
 @pytest.mark.parametrize('student', [FCOS, RETINANET])

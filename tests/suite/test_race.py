@@ -126,6 +126,14 @@ def test_the_longest_race_that_fits_is_planned() -> None:
     ]
 
 
+def test_methods_that_a_race_adds_see_the_pictures_without_labels_too() -> None:
+    more = {'data_root': 'more', 'ratio': 2}
+    definition = load(tiny.write(Path(), methods={'kd': {'unlabelled': more}}))
+    asked, rows = execute.rows_for(definition, ())
+    assert asked == {'kd'} and 'pcd' in rows and all(row['unlabelled'] == more for row in rows.values())
+    assert 'unlabelled' not in execute.rows_for(load(tiny.write(Path())), ())[1]['pcd']
+
+
 def test_one_method_alone_is_compared_with_more_time_too() -> None:
     definition = load(tiny.write(Path(), methods={'kd': {}}))
     record = race_plan.planned(definition, Race(9), {'kd': {}}, PRICES)

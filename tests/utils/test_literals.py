@@ -83,7 +83,7 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
     with tempfile.TemporaryDirectory() as folder:
         texts = {
             'data.py': seg_file(data, LOADING),
-            'pair.py': config_files.pair_file({'cfg': file}, {'cfg': name, 'checkpoint': root}),
+            'pair.py': config_files.pair_file({'cfg': file}, {'cfg': name, 'checkpoint': root}, 'toy'),
             'control.py': config_files.control_file(schedule, 2, 'seg'),
             'teacher.py': config_files.teacher_file(schedule, 2, 'seg'),
             'kd.py': config_files.method_file('kd', {'kd': {'type': 'KD'}}, {'data_root': root}),

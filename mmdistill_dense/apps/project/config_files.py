@@ -17,10 +17,11 @@ VALIDATIONS, SAVES = 5, 10  # in a training
 FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end alone
 
 
-def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> str:
+def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any], words: str) -> str:
+    """Return the text of ``pair.py``; ``words``: by which a suite and a race choose the options of other methods."""
     model = {'type': 'mmdistill_dense.DistillModel', 'student': student, 'teacher': teacher}
     about = 'Student and teacher: their configs, and beside `cfg` what the data change in them.'
-    return f'"""{about}"""\n\n{assignments({"model": model})}'
+    return f'"""{about}"""\n\n# pair: {words}\n{assignments({"model": model})}'
 
 
 def control_file(schedule: Schedule, batch: int, task: str) -> str:

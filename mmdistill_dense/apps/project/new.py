@@ -302,7 +302,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
     else:
         option = _teacher(task, student, teacher, schedule.steps, files)
-    files['pair.py'] = pair_file(student.option, option)
+    files['pair.py'] = pair_file(student.option, option, _pair_name(student))
     _methods(task, names, student, teacher, schedule.steps, files)
     if why:
         tell(f'         {why}')

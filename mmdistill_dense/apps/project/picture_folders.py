@@ -200,10 +200,9 @@ def check_depth(paths: Sequence[Path], notes: list[str]) -> None:
         with opened(path) as picture:
             if picture.mode == 'F' or (picture.mode == 'I' and picture.format == 'TIFF'):
                 raise ValueError(f'--data: {path} has 32 bits a channel, which trainings cannot read. Write it with 8.')
-            if picture.mode.startswith('I') or ';16' in str(
-                picture.tile
-            ):  # of colours, Pillow reads the upper 8 itself
-                highest.append(int(np.asarray(picture).max()) // (256 if picture.mode.startswith('I') else 1))
+            grey = picture.mode.startswith('I')
+            if grey or ';16' in str(getattr(picture, 'tile', '')):  # of colours, Pillow reads the upper 8 itself
+                highest.append(int(np.asarray(picture).max()) // (256 if grey else 1))
     if highest:
         left = f'at most {max(highest) + 1} levels are left'
         notes.append(

@@ -116,10 +116,14 @@ SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}  # of a new recipe for which non
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
 _OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
+_PAIR = re.compile(r'^# pair: (\w+)$', re.MULTILINE)
 
 
 class Parts(NamedTuple):
-    """Names of the files of a recipe, without ``.py``; what its teachers are, as for :func:`best`."""
+    """Names of the files of a recipe, without ``.py``; what its teachers are, as for :func:`best`.
+
+    A pair whose file has another name says by its line ``# pair: …`` by which words methods are chosen.
+    """
 
     pair: str
     dataset: str
@@ -192,6 +196,8 @@ def _parts_of(path: Path, modified: int) -> Parts:
         )
     task = 'pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
+    if line := _PAIR.search(pair.read_text(encoding='utf-8')):
+        found['pair'] = line[1]
     return Parts(**found, task=task, maps=gives_maps(pair), several=has_several(pair))
 
 

@@ -187,13 +187,19 @@ def part_of(definition: Definition, rung: float) -> float:
 
 
 def rows_for(definition: Definition, methods: Sequence[str]) -> tuple[set[str], dict[str, Any]]:
-    """Return the rows that were asked for, and all rows to try, as in a definition."""
+    """Return the rows that were asked for, and all rows to try, as in a definition.
+
+    Those that the definition does not have see the pictures without labels that its first such row sees.
+    """
     given = read_file(definition.path)['methods']
     given = {name: {} for name in definition.methods} if given == 'all' else given
+    own = (configs.row_config(definition, name).model.get('unlabelled') for name in definition.methods)
+    unlabelled = next(filter(None, own), None)
+    usual = {'settings': 'auto', **({'unlabelled': unlabelled.to_dict()} if unlabelled else {})}
     if methods:
-        return set(methods), {name: given.get(name, {'settings': 'auto'}) for name in methods}
-    usual = [name for name in METHODS[definition.task] if compose.options_for(name, definition.control)]
-    return set(given), {**given, **{name: {'settings': 'auto'} for name in usual if name not in given}}
+        return set(methods), {name: given.get(name, usual) for name in methods}
+    fitting = [name for name in METHODS[definition.task] if compose.options_for(name, definition.control)]
+    return set(given), {**given, **{name: usual for name in fitting if name not in given}}
 
 
 def _prices(definition: Definition, own: set[str]) -> tuple[dict[str, Price], dict[str, str]]:

@@ -106,9 +106,9 @@ def scores_of(evaluator: Mapping[str, Any]) -> set[str] | None:
     """Return the names of the scores of all classes together; ``None`` for an evaluator that is not known here."""
     name, prefix = type_name(evaluator), evaluator.get('prefix')
     if name == 'IoUMetric':
-        found = {'aAcc'}.union(*(_IOU.get(one, ()) for one in _several(evaluator.get('iou_metrics', 'mIoU'))))
+        found = {'aAcc'}.union(*(_IOU.get(one, ()) for one in listed(evaluator.get('iou_metrics', 'mIoU'))))
         return {f'{prefix}/{one}' if prefix else one for one in found}
-    kinds = _several(evaluator.get('metric', 'bbox'))
+    kinds = listed(evaluator.get('metric', 'bbox'))
     if name != 'CocoMetric' or not set(kinds) <= {'bbox', 'segm'}:
         return None
     return {f'{prefix or "coco"}/{one}_{item}' for one in kinds for item in evaluator.get('metric_items') or _COCO}
@@ -118,7 +118,3 @@ def may_give(evaluator: Mapping[str, Any], score: str) -> bool:
     """Tell whether an evaluator may give a score; with ``classwise`` it also gives those of single classes."""
     names = scores_of(evaluator)
     return names is None or score in names or bool(evaluator.get('classwise') and score.endswith('_precision'))
-
-
-def _several(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)

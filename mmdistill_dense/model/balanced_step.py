@@ -40,7 +40,11 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
 def backbone_parameters(model: nn.Module) -> list[Tensor]:
     """Return the trained parameters of the student's backbone, or of the whole student if it has none."""
     network = getattr(model, 'backbone', None)
-    named = (network if isinstance(network, nn.Module) else model).named_parameters()
+    return _trained(network if isinstance(network, nn.Module) else model)
+
+
+def _trained(network: nn.Module) -> list[Tensor]:
+    named = network.named_parameters()
     return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
 
 
@@ -91,11 +95,7 @@ def balanced_place(model: nn.Module) -> tuple[str, list[Tensor]]:
     """
     if found := backbone_parameters(model):
         return 'backbone', found
-    named = model.named_parameters()
-    others: list[Tensor] = [
-        value for name, value in named if value.requires_grad and not name.startswith('distillers.')
-    ]
-    return 'neck and heads, because the whole backbone is frozen', others
+    return 'neck and heads, because the whole backbone is frozen', _trained(model)
 
 
 class Balance(Extra):

@@ -24,12 +24,11 @@ from mmdistill_dense.registry import DATASETS, HOOKS
 from mmdistill_dense.utils.distributed import means_over_ranks, unwrap
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.measuring_hook import MeasuringHook
-from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
+from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, Samples
 from mmdistill_dense.utils.validate import check_count, check_option
 
 Features = Callable[[Tensor], Tensor]
 
-IGNORED = 255
 MAX_PIXELS = 20_000  # of the training images, evenly spaced
 _BLOCK = 1024  # pixels classified at a time
 _ROWS = 512  # pixels for which the hardest negative is searched

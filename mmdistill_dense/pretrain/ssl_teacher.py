@@ -283,12 +283,9 @@ class SSLTeacher(BaseModule):
         given = len(file.backbone) + len(file.head)
         used = min(given, len(self.state_dict()))  # a last batch norm may be left out
         ignored = file.ignored + given - used
-        print_log(f'{where}: {used} tensors used, {ignored} ignored, head {self.head_text()}', 'current')
+        head = ' -> '.join(map(str, self.widths)) if self.widths else 'none'
+        print_log(f'{where}: {used} tensors used, {ignored} ignored, head {head}', 'current')
         return used, ignored
-
-    def head_text(self) -> str:
-        """Return the head's widths in words."""
-        return ' -> '.join(map(str, self.widths)) if self.widths else 'none'
 
     def _adapted(self, file: TeacherFile, where: str) -> SpatialAdaptor:
         activation = LAYOUTS[file.layout].activation

@@ -124,7 +124,7 @@ def check_option(name: str, value: Any, allowed: Sequence[Any]) -> None:
 
 def check_count(name: str, value: Any, least: int) -> None:
     """Raise a ``ValueError`` that names the option unless it is a whole number of at least ``least``."""
-    if not is_count(value) or value < least:
+    if not _is(value, int) or value < least:
         raise ValueError(f'{name} must be a whole number >= {least}, got {value!r}.')
 
 
@@ -170,11 +170,6 @@ def positive(text: str) -> float:
 def is_number(value: Any) -> bool:
     """Tell whether a value is a finite number and not a bool."""
     return _is(value, float)
-
-
-def is_count(value: Any) -> bool:
-    """Tell whether a value is a whole number and not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def check_map(key: str, name: str, shape: Sequence[int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +23,7 @@ from mmdistill_dense.apps.check.unlabelled_facts import what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.config import num_classes
-from mmdistill_dense.utils.files import without_nan
+from mmdistill_dense.utils.files import without_nan, write_json
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of, size_text
 
@@ -44,7 +43,7 @@ def check_command(args: argparse.Namespace) -> int:
         report = check_config(config, options, tell)
     show(report, console)
     if args.json:
-        Path(args.json).write_text(json.dumps(without_nan(report.as_dict()), indent=1), encoding='utf-8')
+        write_json(Path(args.json), without_nan(report.as_dict()))
     return report.exit_code(args.strict)
 
 
@@ -108,7 +107,8 @@ def _lines(subject: Subject) -> Iterable[str]:
         student = num_classes(subject.network)
         teachers = [num_classes(teacher.config.model) for teacher in subject.frozen.values()]
         data = len(subject.data_classes) if subject.data_classes else None
-        counts = {'data set': data, 'student': student, **dict(zip(_names(subject), teachers, strict=True))}
+        names = [teacher.key.removeprefix('model.') for teacher in subject.frozen.values()]
+        counts = {'data set': data, 'student': student, **dict(zip(names, teachers, strict=True))}
         if student is not None or any(teachers):
             yield 'classes  ' + ', '.join(f'{name} {count or "-"}' for name, count in counts.items())
     loader, scaling = subject.config.get('train_dataloader') or {}, subject.config.get('auto_scale_lr') or {}
@@ -254,10 +254,6 @@ def _table(*columns: str) -> Table:
         right = column.startswith('>')
         table.add_column(column.lstrip('>'), justify='right' if right else 'left', overflow='fold')
     return table
-
-
-def _names(subject: Subject) -> list[str]:
-    return [teacher.key.removeprefix('model.') for teacher in subject.frozen.values()]
 
 
 def _mib(count: int) -> str:

@@ -17,7 +17,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.unlabelled.pictures import picture_paths
 from mmdistill_dense.unlabelled.pseudo_labels import label_pictures, probabilities
 from mmdistill_dense.unlabelled.step import Unlabelled, prepared, unlabelled_of
-from mmdistill_dense.unlabelled.stream import open_pictures, tested_pictures
+from mmdistill_dense.unlabelled.stream import open_pictures
 from mmdistill_dense.utils.evenly import evenly, evenly_spaced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 
@@ -41,7 +41,7 @@ def read_unlabelled(subject: Subject) -> None:
     facts = UnlabelledFacts(len(found.dataset), found.labelled, found.left_out, count)
     facts.strong = str(second.option.strong or '')
     paths = picture_paths(found.dataset)
-    for tested in tested_pictures(subject.config).values():
+    for tested in found.tested.values():
         facts.alike += look_alikes(paths, tested)
     subject.unlabelled = facts
     subject.asked = _batch(found.dataset, ASKED), _batch(labelled, ASKED)

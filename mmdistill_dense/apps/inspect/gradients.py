@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import copy
 import itertools
-import json
 import math
 import shutil
 import tempfile
@@ -41,7 +40,7 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.pretrain.dense_monitor import measure_levels
 from mmdistill_dense.unlabelled.stream import UnlabelledStream
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
-from mmdistill_dense.utils.files import check_writable, without_nan, write_text
+from mmdistill_dense.utils.files import check_writable, without_nan, write_json
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.utils.runner_internals import Network, Samples
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -241,8 +240,7 @@ def diagnose_command(args: argparse.Namespace) -> None:
     batches = diagnose(load_config(args), args.checkpoint, args.batches, args.iteration, args.stages)
     console.print(table_of(batches, args.taps))
     if args.json:
-        found = without_nan([[asdict(term) for term in terms] for terms in batches])
-        write_text(args.json, json.dumps(found, indent=1, allow_nan=False))
+        write_json(Path(args.json), without_nan([[asdict(term) for term in terms] for terms in batches]))
 
 
 def diagnose(

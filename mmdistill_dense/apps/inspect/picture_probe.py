@@ -18,6 +18,7 @@ from rich.progress import track
 from torch import Tensor
 
 from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.guards.config import below
 from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.pretrain.dense_monitor import Pixels, linear, nearest
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
@@ -27,7 +28,6 @@ from mmdistill_dense.weights.strict_load import load_strictly, plain_config, rea
 
 CLASSIFIERS = {'knn': lambda train, x, classes: nearest(train, x, classes, 20), 'linear': linear}
 _RESIZED = 256 / 224  # of the shorter side, before the crop
-_PREFIX = 'backbone.'
 
 
 def probe_command(args: argparse.Namespace) -> None:
@@ -82,11 +82,10 @@ def list_pictures(data: Path, images: int | None = None) -> tuple[int, dict[str,
 def _network(config: Config, checkpoint: str | Path) -> Any:
     plain = plain_config(config)
     state = state_dict_of(read_checkpoint(checkpoint), checkpoint)
-    inside = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
     init_default_scope(plain.get('default_scope', 'mmengine'))
     with quiet():
         network = MODELS.build(plain.model)
-    load_strictly(network.backbone, inside or state, None, f'checkpoint={str(checkpoint)!r}')
+    load_strictly(network.backbone, below(state, 'backbone') or state, None, f'checkpoint={str(checkpoint)!r}')
     return network
 
 

@@ -65,6 +65,7 @@ from mmdistill_dense.apps.project.zoo_schedule import (
 from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
+from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.base import AUTO, put_all
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.networks.taps import Tap, find_module
@@ -154,7 +155,7 @@ def _missing(network: Any, taps: Sequence[Tap], parts: Sequence[str]) -> str:
 
 def _pair_name(student: Side) -> str:
     """Return the words by which options are chosen: the class of the network, and the first part of its zoo name."""
-    kind = str(student.model.get('type')).rsplit('.', 1)[-1]
+    kind = type_name(student.model)
     words = [kind.lower(), *(word.lower() for word in _WORDS.findall(kind))]
     if '::' in student.name:
         words += Path(student.name).stem.split('_')[0].split('-')

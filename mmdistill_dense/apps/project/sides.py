@@ -202,11 +202,6 @@ class Side:
         """The network as ``pair.py`` describes it."""
         return {'cfg': self.name, **joined_overrides(self.fixed, self.changes)}
 
-    @property
-    def stem(self) -> str:
-        """The name of its config file, without folder and ending."""
-        return Path(self.name).stem
-
 
 def read_side(given: str, key: str) -> Side:
     _check_library(given, key)

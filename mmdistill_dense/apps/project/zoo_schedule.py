@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.config.values import chain, listed, mappings
+from mmdistill_dense.config.values import chain, listed, mappings, type_name
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.trace import ShapesAlone
 from mmdistill_dense.utils.process import cores, quiet
@@ -112,7 +112,7 @@ def _pictures_of(config: Config) -> tuple[int | None, int]:
     """Return the pictures of a config's data, if they are known, and how often an epoch repeats them."""
     found = chain((config.get('train_dataloader') or {}).get('dataset') or {})
     repeats = math.prod(one.get('times', 1) for one in found)
-    return _PICTURES.get(str(found[0].get('type')).rsplit('.', 1)[-1]), repeats
+    return _PICTURES.get(type_name(found[0])), repeats
 
 
 def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:

@@ -183,9 +183,9 @@ def place_of(method: str, pair: str, variant: str | None = None) -> Path:
     return configs() / folder / f'{f"{pair}_{variant}" if variant else pair}.py'
 
 
-def made_of(method: str, recipe: Path, variant: str | None = None, options: Path | None = None) -> Named | None:
+def made_of(method: str, recipe: Path, variant: str | None = None) -> Named | None:
     """Return the config of a method on a recipe of this package, or None if no options fit."""
-    options = options or options_for(method, recipe, variant)
+    options = options_for(method, recipe, variant)
     pair = parts_of(recipe).pair if method in owners(recipe) else recipe.stem
     return Named(method, pair, variant, recipe, options) if options else None
 

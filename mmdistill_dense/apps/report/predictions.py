@@ -46,6 +46,7 @@ from mmdistill_dense.apps.inspect.step_cost import gflops_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import SIDE, Group, Item, Key, Missing, Panel, Section, Table, Viewer, panel
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
+from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.model.distill_model import Distilled
@@ -151,8 +152,7 @@ def _maps(
 
 
 def _of_type(run: TrainedRun, kind: str) -> str | None:
-    kinds = {name: str(option.get('type')).rpartition('.')[2] for name, option in run.distillers.items()}
-    return next((name for name, found in kinds.items() if found == kind), None)
+    return next((name for name, option in run.distillers.items() if type_name(option) == kind), None)
 
 
 # Predictions

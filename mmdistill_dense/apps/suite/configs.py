@@ -391,7 +391,7 @@ def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
     alone = isinstance(own, Mapping) and _loads(own)
     if foreign or alone or any(_old_keys(student.model)):
         return loaded
-    return [*(copy.deepcopy(dict(one)) for one in _members(own or []) if not _loads(one)), loaded]
+    return [*(copy.deepcopy(dict(one)) for one in listed(own or []) if not _loads(one)), loaded]
 
 
 def _old_keys(model: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -400,10 +400,6 @@ def _old_keys(model: Mapping[str, Any]) -> tuple[Any, Any]:
 
 def _loads(one: Mapping[str, Any]) -> bool:
     return 'Pretrained' in str(one.get('type'))
-
-
-def _members(init_cfg: Any) -> list[Mapping[str, Any]]:
-    return [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg)
 
 
 def _built(student: ModelConfig) -> nn.Module:
@@ -428,7 +424,7 @@ def conflict(config: Config, start: Start) -> str | None:
 
 
 def _check_random(student: ModelConfig) -> None:
-    loading = map(_loads, _members(student.model['backbone'].get('init_cfg') or []))
+    loading = map(_loads, listed(student.model['backbone'].get('init_cfg')))
     if not any((*_old_keys(student.model), *loading)):
         raise ValueError(f'start {RANDOM!r}: the backbone of the control is random already; leave this row out.')
     backbone = _built(student)  # norm_eval is on by default in mmdet's ResNet

@@ -42,9 +42,11 @@ def written(
     hours: float = 2, prices: Mapping[str, Price] = PRICES, **options: Any
 ) -> tuple[Definition, dict[str, Any]]:
     """A planned race whose rates are 1 and 2, of a definition on disk."""
-    given = Race(hours, **{'rates': (1, 2), **options})
-    definition = load(tiny.write(Path(), methods=ROWS, race={'hours': hours}))
-    record = race_plan.planned(definition, given, ROWS, prices)
+    options = {'hours': hours, 'rates': [1, 2], **options}
+    definition = load(tiny.write(Path(), methods=ROWS, race=options))
+    assert definition.race is not None
+    record = race_plan.planned(definition, definition.race, ROWS, prices)
+    record['given'] = {**execute._own(definition, definition.race), 'asked': []}
     race.write(definition, record)
     return load(definition.path), record
 
@@ -72,6 +74,12 @@ def decided(
     return load(definition.path)
 
 
+def again(definition: Definition, hours: float) -> dict[str, Any]:
+    """The race goes on, with other hours."""
+    assert definition.race is not None
+    return execute._planned(definition, replace(definition.race, hours=hours), (), {})
+
+
 def rated(teacher: float = 60, **options: Any) -> tuple[Definition, dict[str, Any]]:
     """A race whose rate is that of the recipe."""
     definition, record = written(**options)
@@ -81,7 +89,7 @@ def rated(teacher: float = 60, **options: Any) -> tuple[Definition, dict[str, An
 
 def names(definition: Definition, record: dict[str, Any]) -> list[str]:
     stage = race.stage_of(definition, record)
-    return [] if stage is None else [run.title for run in stage.runs]
+    return [] if stage is None else [run.title for run in stage.runs if run.result is None]
 
 
 # --- what is planned
@@ -378,7 +386,8 @@ def lengthened(
     definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
     definition = decided(definition, record, alone_long=long, kd=kd, cwd=41)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(race, 'left', lambda record: seeds * race_plan.rest(record, 'longer', ['kd_long']))
+        each = PRICES['kd'].seconds(1, record['long'])
+        patch.setattr(race, 'fits', lambda record, works: race_plan.makespan(works, 1) <= seeds * each)
         return decided(definition, record, alone_long=long, kd=kd, cwd=41, control=45), record
 
 
@@ -389,18 +398,23 @@ def test_the_best_method_gets_more_time_if_that_pays_for_the_student_alone() -> 
     assert (row.method, row.length, row.rate) == ('kd', record['long'], 1)
     definition = decided(definition, record, kd_long=55)
     assert (record['winner'], record['lead']) == ('kd_long', 3)
-    assert '2 seeds: kd_long 55.00, alone_long 52.00 on val. kd_long wins, by 3.00' in record['told'][-1]
+    assert (
+        '2 seeds: kd_long 55.00, alone_long 52.00, kd 49.00, control 45.00 on val. kd_long wins, by 3.00'
+        in (record['told'][-1])
+    )
     assert names(definition, record) == ['kd_long seed 2', 'alone_long seed 2'], 'it must keep its lead over that row'
     definition = decided(definition, record, kd_long=40, alone_long=60)
     assert record['winner'] == LONG
-    assert names(definition, record) == ['alone_long seed 2', 'control seed 2'], 'the first of these has ended'
+    assert names(definition, record) == ['control seed 2'], 'that of the other has ended'
 
 
-@pytest.mark.parametrize('kd_long', [53, 49])
+@pytest.mark.parametrize('kd_long', [52.75, 49])
 def test_a_method_with_more_time_must_beat_the_student_alone_by_more_than_chance(kd_long: float) -> None:
     definition, record = lengthened()
     definition = decided(definition, record, kd_long=kd_long)
-    assert record['winner'] == LONG and 'alone_long stays the winner' in record['told'][-1]
+    assert record['winner'] == LONG
+    told = 'alone_long wins.' if kd_long == 49 else 'kd_long leads alone_long by 0.75, which chance gives'
+    assert told in record['told'][-1]
     assert names(definition, record) == ['alone_long seed 2', 'control seed 2']
 
 
@@ -409,7 +423,7 @@ def test_a_method_with_more_time_must_beat_the_one_that_won() -> None:
     definition, record = lengthened(long=48, kd=52)
     assert record['winner'] == 'kd'
     decided(definition, record, kd_long=50)
-    assert record['winner'] == 'kd' and 'kd stays the winner: the lead over alone_long is 2.00' in record['told'][-1]
+    assert record['winner'] == 'kd' and 'kd wins, by 4.00' in record['told'][-1]
 
 
 @pytest.mark.parametrize('options', [{'long': 46}, {'kd': 44}, {'teacher': 40}, {'fixed': True}, {'seeds': 0.5}])
@@ -423,7 +437,7 @@ def test_no_method_gets_more_time_where_that_does_not_pay(
     assert 'longer' not in record and record['winner'] == ('kd' if 'long' in options else LONG)
     if 'seeds' in options:
         assert names(definition, record) == []
-        race.give_hours(definition, record, 9)
+        race.give_hours(definition, record, 19)
         race.write(definition, record)
         assert names(load(definition.path), record) == ['kd_long seed 0', 'kd_long seed 1']
 
@@ -444,12 +458,178 @@ def test_a_method_with_more_time_that_fails_is_left_out() -> None:
 
 def test_what_a_method_with_more_time_costs_is_that_of_the_method() -> None:
     _, record = lengthened()
-    each = PRICES['kd'].seconds(1, record['long'])
-    assert race_plan.rest(record, 'longer', ['kd_long'], 2) == pytest.approx(2 * each * race_plan.slower(record))
+    assert race_plan.part_seconds(record, 'kd_long') == PRICES['kd'].seconds(1, record['long'])
+    assert race_plan.part_seconds(record, LONG, 0.5) == PRICES[CONTROL].seconds(0.5, record['long'])
     record['methods']['kd_long'] = {}
-    assert race_plan.base_of(record, 'kd_long') == ('kd_long', 1) and race_plan.longer_row(record, 'kd') is None
     record['fixed'] = ['cwd']
-    assert race_plan.longer_row(record, 'cwd') is None
+    assert race_plan.longer_row(record, 'kd') is race_plan.longer_row(record, 'cwd') is None
+
+
+def settled(definition: Definition, record: dict[str, Any], **scores: float) -> tuple[Definition, dict[str, Any]]:
+    """As :func:`decided`, by the function that asks whether another process has decided already."""
+    race.write(definition, record)
+    stage = race.stage_of(definition, record)
+    assert stage is not None
+    for run in stage.runs:
+        if run.result is None and run.name in scores:
+            ended(definition, run.name, scores[run.name], run.seed, part=run.until < 1)
+    record = execute._settled(definition, record, stage, {})
+    return load(definition.path), record
+
+
+def test_a_winner_that_loses_its_lead_does_not_stop_the_race() -> None:
+    """Both pairs of rows need the third seed, so there are two stages of one name."""
+    definition, record = lengthened()
+    definition, record = settled(definition, record, kd_long=55)
+    for _ in range(9):
+        if race.stage_of(definition, record) is None:
+            break
+        definition, record = settled(definition, record, kd_long=40, alone_long=52, control=45)
+    assert race.stage_of(definition, record) is None and record['over'] and record['winner'] == LONG
+    assert names(definition, record) == [] and record['more'] == len(record['seeds'])
+
+
+def test_a_method_that_won_wins_again_if_it_loses_with_more_time() -> None:
+    definition, record = lengthened(long=48, kd=52)
+    definition = decided(definition, record, kd_long=53)
+    assert record['winner'] == 'kd_long'
+    decided(definition, record, kd_long=43, alone_long=48)
+    assert record['winner'] == 'kd' and set(record['scores']) == {'kd', 'kd_long', LONG, CONTROL}
+
+
+def test_further_seeds_are_those_of_the_better_student_alone() -> None:
+    definition, record = rated(hours=9)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=42)
+    definition = decided(definition, record, alone_long=46, kd=50, cwd=41)
+    definition = decided(definition, record, alone_long=46, kd=50, control=45)
+    assert (record['winner'], record['alone']) == ('kd', LONG)
+    assert names(definition, record) == ['kd seed 2', 'alone_long seed 2']
+    definition = decided(definition, record, kd=40, alone_long=47)
+    assert record['winner'] == LONG and names(definition, record) == ['control seed 2']
+    decided(definition, record, control=60)
+    assert record['winner'] == CONTROL, 'the student alone is judged again as well'
+
+
+def test_the_winner_gets_more_time_whatever_one_lucky_seed_says() -> None:
+    definition, record = rated(hours=9)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
+    definition = decided(definition, record, alone_long=49, kd=54, cwd=53)
+    definition = decided(definition, record, alone_long=49, kd_1=53, cwd_1=51, control=45)
+    assert record['winner'] == 'kd' and record['longer']['row'] == 'kd_long'
+
+
+def test_one_of_two_seeds_with_more_time_suffices() -> None:
+    definition, record = lengthened()
+    definition = decided(definition, record, {'kd_long seed 1': 'no memory'}, kd_long_0=70)
+    assert record['winner'] == 'kd_long' and not record['failed'] and '1 seed: kd_long 70.00' in record['told'][-1]
+    assert names(definition, record) == ['kd_long seed 1']
+
+
+def test_the_student_alone_gets_the_seeds_that_the_method_with_more_time_has() -> None:
+    definition, record = rated(hours=9)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
+    definition = decided(definition, record, alone_long=49, kd=54, cwd=53)
+    definition = decided(definition, record, kd=54, cwd=53, control=45)
+    assert LONG not in record['finalists']
+    assert names(definition, record) == ['kd_long seed 0', 'kd_long seed 1', 'alone_long seed 1']
+
+
+def test_more_hours_give_the_second_seeds_that_there_was_no_time_for() -> None:
+    definition, record = rated()
+    definition = decided(definition, record, alone_long=40, kd=41, cwd=39)
+    record.update(hours=0.1, pace=[1e6, 1e6])
+    definition = decided(definition, record, alone_long=44, kd=46, cwd=43)
+    assert record['winner'] == CONTROL and 'No time is left for a second seed.' in record['told']
+    record = again(definition, 50)
+    assert names(definition, record) == ['kd seed 1', 'control seed 1']
+
+
+def test_without_time_no_candidate_is_begun() -> None:
+    definition, record = written()
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    record.update(hours=0.05, pace=[1e6, 1e6])
+    definition = decided(definition, record, control=45, alone_x2=31)
+    assert record['left_out'] == dict.fromkeys(('cwd', 'kd', LONG), 'no time is left for it')
+    assert names(definition, record) == []
+    for _ in range(2):
+        definition = decided(definition, record)
+    assert record['winner'] == CONTROL and race.stage_of(definition, record) is None
+
+
+def test_fewer_hours_withdraw_what_has_not_begun() -> None:
+    definition, record = lengthened()
+    record = again(definition, 0.1)
+    assert 'longer' not in record and race.stage_of(definition, record) is None
+    record = again(definition, 9)
+    assert names(load(definition.path), record) == ['kd_long seed 0', 'kd_long seed 1']
+
+
+@pytest.mark.parametrize(
+    ('row', 'there'),
+    [
+        ({'start': 'voc'}, {'start': 'voc'}),
+        ({'rate': 3}, {'rate': 3}),
+        ({'method': 'cwd', 'variant': 'feature'}, {'method': 'cwd', 'variant': 'feature'}),
+        ({'config': './kd.py'}, {'config': './kd.py'}),
+        ({'config': 'toy_seg'}, None),
+    ],
+)
+def test_rows_of_any_kind_may_be_longer(row: dict[str, Any], there: dict[str, Any] | None) -> None:
+    _, record = written()
+    record['methods'] = {'mine': row}
+    assert (race_plan.longer_row(record, 'mine') == 'mine_long') is (there is not None)
+    if there is not None:
+        record['longer'] = {'row': 'mine_long', 'of': 'mine', 'seeds': 1}
+        expected = {'rate': 1, **there, 'length': record['long']}
+        assert race_plan.rows_of(record)['mine_long'] == expected
+        assert race_plan.rows_of({**record, 'methods': {'mine': {**row, 'length': 0.02}}})['mine_long']['length'] > 0
+    assert race_plan.longer_row({**record, 'methods': {'alone': {}}}, 'alone') is None
+
+
+@pytest.mark.parametrize(('kind', 'count', 'ends'), [('finish', 1, False), ('finish', 2, True), ('more 2', 2, False)])
+def test_one_candidate_that_fails_ends_no_race(kind: str, count: int, ends: bool) -> None:
+    definition, _ = written()
+    stage = race.Stage(kind, tuple(plan.runs(definition)[:count]))
+    assert execute._all_failed(stage, {run.title: 'no memory' for run in stage.runs}) is ends
+
+
+def test_another_recipe_is_no_part_of_the_race() -> None:
+    """A result of another config is refused before a score of it counts; --rerun-changed plans anew."""
+    definition, _ = rated()
+    ended(definition, CONTROL, 45)
+    file = definition.out / 'runs/control/seed0/result.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), 'config_hash': 'of before'}))
+    with pytest.raises(ValueError, match='control seed 0: .* was made with config of before'):
+        again(definition, 2)
+    with pytest.raises(ValueError, match='was made with config of before'):
+        execute.runs_to_do(definition.path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, 'price_of', lambda config: PRICES['kd'])
+        command = ['suite', 'run', str(definition.path), '--only', 'kd', '--plan', '--rerun-changed']
+        assert main(command) == 0
+    planned = race.read(definition)
+    assert planned is not None and planned['spent'] == {} and 'rate' not in planned
+
+
+def test_what_was_trained_before_is_free_also_for_a_race_that_is_planned_anew() -> None:
+    definition, record = rated()
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=45)
+    again, record = written()
+    again = decided(again, record, teacher=60)
+    again = decided(again, record)
+    decided(again, record)
+    assert record['spent'] == {'rates': 0, 'rate': 0, 'methods': 0}
+
+
+def test_the_speed_is_that_of_runs_that_ended() -> None:
+    """Not of the dearest ones that the plan expects; one that failed has taken time, and has no price."""
+    definition, record = written(rates=[1])
+    price, teacher = (PRICES[name] for name in (CONTROL, TEACHER))
+    ended(definition, TEACHER, 60, minutes=2 * teacher.seconds() / 60)
+    ended(definition, CONTROL, 40, minutes=2 * price.seconds(0.5) / 60, part=True)
+    decided(definition, record)
+    assert race_plan.slower(record) == pytest.approx(2)
+    assert race_plan.left(record) == pytest.approx(7200 - 2 * (teacher.seconds() + price.seconds(0.5)))
 
 
 def test_minutes_to_the_middle_are_counted_once() -> None:
@@ -464,10 +644,11 @@ def test_minutes_to_the_middle_are_counted_once() -> None:
 
 def test_what_has_ended_takes_no_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
     definition, record = rated()
-    asked: list[list[str]] = []
-    monkeypatch.setattr(race, 'rest', lambda record, stage, rows: asked.append([*rows]) or 0.0)
+    asked: list[list[float]] = []
+    monkeypatch.setattr(race, 'fits', lambda record, works: bool(asked.append([*works])) or True)
     decided(definition, record, alone_long=30, kd=41, cwd=20)
-    assert record['kept'] == ['kd', CONTROL, LONG] and asked == [['kd', LONG]]
+    assert record['kept'] == ['kd', CONTROL, LONG]
+    assert asked == [[race_plan.part_seconds(record, row, begun=True) for row in ('kd', LONG)]]
 
 
 def test_chance_is_judged_by_the_seeds_at_hand_and_by_our_own_runs() -> None:
@@ -500,18 +681,17 @@ def test_time_that_is_gone_ends_it_and_more_hours_go_on() -> None:
     record['hours'] = 0.1
     definition = decided(definition, record, kd=50, control=45)
     assert names(definition, record) == []
-    again = execute._planned(definition, Race(4), (), {})
-    assert again['hours'] == 4 and names(definition, again) == ['kd seed 3', 'control seed 3']
-    again = execute._planned(definition, Race(0.01), (), {})
-    assert names(definition, again) == [], 'less time begins nothing'
+    record = again(definition, 4)
+    assert record['hours'] == 4 and names(definition, record) == ['kd seed 3', 'control seed 3']
+    assert names(definition, again(definition, 0.01)) == [], 'less time begins nothing'
 
 
 def test_a_further_seed_that_failed_is_tried_again_with_more_hours() -> None:
     definition, record = finished(4.0, hours=4)
     definition = decided(definition, record, {'kd seed 2': 'out of memory'}, control=45)
     assert names(definition, record) == []
-    record = execute._planned(definition, Race(6), (), {})
-    assert names(definition, record) == ['kd seed 2', 'control seed 2']
+    record = again(definition, 6)
+    assert names(definition, record) == ['kd seed 2'], 'that of the other has ended'
     ended(definition, 'kd', 50, 2)
     stage = race.stage_of(definition, record)
     assert stage is not None
@@ -532,7 +712,8 @@ def test_the_time_of_what_failed_is_spent_and_that_before_the_race_is_not() -> N
 
 def test_trainings_that_take_longer_than_expected_leave_out_what_does_not_fit() -> None:
     definition, record = rated(hours=2)
-    record['spent']['rates'] = 6000.0  # an hour and a half in place of minutes
+    record['spent']['rates'] = 6700.0  # nearly two hours in place of minutes
+    record['pace'] = [1e6, 1e6]
     definition = decided(definition, record, alone_long=43, kd=44, cwd=45)
     assert record['kept'] == ['cwd', CONTROL]
     definition = decided(definition, record, cwd=50)
@@ -550,7 +731,7 @@ def test_a_candidate_that_fails_is_left_out() -> None:
     definition = decided(definition, record, alone_long=41, cwd=50)
     definition = decided(definition, record, {'cwd seed 1': 'disk'}, control=46, alone_long=40)
     assert record['winner'] == 'cwd' and 'cwd' not in record['failed']  # by the seed that both have
-    assert names(definition, record) == ['cwd seed 1', 'control seed 1']  # once more
+    assert names(definition, record) == ['cwd seed 1']  # once more
     assert any('without kd: no memory' in line for line in race_plan.lines(record))
 
 
@@ -669,13 +850,14 @@ def test_fractions_are_no_points() -> None:
 
 
 def test_slurm_decides_when_a_stage_has_ended(capsys: pytest.CaptureFixture) -> None:
-    definition, record = written()
+    definition, _ = written()
     with pytest.raises(ValueError, match=r'has no plan yet. `mmdistill suite run'):
         execute.runs_to_do(tiny.write(Path(), out='other'))
-    path = tiny.write(Path(), methods=ROWS, race={'hours': 2})
+    path = tiny.write(Path(), methods=ROWS, race={'hours': 2, 'rates': [1, 2]})
     for row, val in (('control', 40), ('alone_x2', 41)):
         ended(definition, row, val, part=True)
-    assert [run.title for run in execute.runs_to_do(path)] == names(definition, record)  # the teacher is not there
+    first = ['teacher', 'control seed 0 to 50%', 'alone_x2 seed 0 to 50%']
+    assert [run.title for run in execute.runs_to_do(path)] == first, 'the teacher is not there'
     ended(definition, TEACHER, 60)
     assert [run.title for run in execute.runs_to_do(path)] == ['alone_x2 seed 0', 'control seed 0']
     for row, val in (('control', 46), ('alone_x2', 45)):
@@ -685,11 +867,12 @@ def test_slurm_decides_when_a_stage_has_ended(capsys: pytest.CaptureFixture) -> 
 
 
 def test_runs_from_before_the_race_are_no_lead() -> None:
-    """A run that was trained whole has no score at the rung, and other seeds count only with those of all rows."""
+    """A seed that was trained whole has no score at the rung, perhaps another rate; others need those of all rows."""
     definition = load(tiny.write(Path(), methods=ROWS))
-    ended(definition, CONTROL, 70)
+    for seed in (0, 6, 7, 8, 9):
+        ended(definition, CONTROL, 70, seed)
     definition, record = written()
-    assert record['seeds'][:3] == [1, 2, 3] and record['seeds'][-1] == 0
+    assert record['seeds'] == [1, 2, 3, 4, 5]
     ended(definition, 'alone_x2', 90, seed=2, part=True)
     definition = decided(definition, record, teacher=80, control=40, alone_x2=41)
     assert record['rivals'] == ['alone_x2', CONTROL]

@@ -28,6 +28,7 @@ from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.execute import run_race
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.race_plan import LONG
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import alive, quiet
 from mmdistill_dense.utils.version import __version__
@@ -232,9 +233,10 @@ def ending(definition: Definition) -> Iterator[str]:
     found = plan.results(definition)
     means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
     record = race.read(definition) or {}
-    alone = record.get('best', CONTROL)
+    best = record.get('best', CONTROL)
     for name, mean in means.items():
         title = 'the student alone' if name == CONTROL else name
+        alone = LONG if name == record.get('longer', {}).get('row') else best
         gain = f' ({mean - means[alone]:+.2f})' if name not in (TEACHER, alone) and alone in means else ''
         wins = ' wins the race, and is exported' if name == record.get('winner') else ''
         yield f'{definition.metric:<8} {mean:6.2f}  {title}{gain}{wins}'

@@ -155,8 +155,8 @@ def race_section(suite: Path, metric: str | None) -> Section | None:
 
 
 def rows_of_race(record: Mapping[str, Any]) -> list[str]:
-    long = [row for row in (LONG if record['long'] else None, record.get('longer')) if row]
-    return [*map(alone_row, record['rates']), *long, *record['methods']]
+    long, longer = [LONG] if record['long'] else [], record.get('longer')
+    return [*map(alone_row, record['rates']), *long, *([longer['row']] if longer else []), *record['methods']]
 
 
 def _results(suite: Path, row: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -186,7 +186,8 @@ def _on_test(suite: Path, record: Mapping[str, Any]) -> list[str]:
 def _table(suite: Path, record: Mapping[str, Any]) -> Table:
     head = ['candidate', 'rate', 'length', f'at {record["rung"]:.0%}', 'at the end, by seed', 'minutes', '']
     rows = []
-    for row in rows_of_race(record):
+    raced = rows_of_race(record)
+    for row in raced:
         given, (rung, ends) = record['rows'].get(row, {}), _results(suite, row)
         seeds = ', '.join(f'{score:.2f}' for score in record.get('scores', {}).get(row, {}).values())
         # a run's minutes at its end hold those to its rung
@@ -194,13 +195,14 @@ def _table(suite: Path, record: Mapping[str, Any]) -> Table:
         at = f'{rung["score"]:.2f}' if rung else NONE
         cells = [f'{given.get("rate", 1):g}', f'{given.get("length", 1):g}', at, seeds or NONE, f'{minutes:.1f}']
         rows.append([row, *cells, _fate(record, row, bool(rung), bool(ends))])
-    rows += [[row, *[NONE] * 5, f'left out: {why}'] for row, why in record['left_out'].items()]
+    rows += [[row, *[NONE] * 5, f'left out: {why}'] for row, why in record['left_out'].items() if row not in raced]
     return Table('Candidates', head, rows)
 
 
 def _fate(record: Mapping[str, Any], row: str, begun: bool, ended: bool) -> str:
-    if row in record['failed']:
-        return f'failed: {record["failed"][row]}'
+    for what in ('failed', 'left_out'):
+        if row in record[what]:
+            return f'{what.replace("_", " ")}: {record[what][row]}'
     if row == record.get('winner'):
         return 'wins'
     if ended:

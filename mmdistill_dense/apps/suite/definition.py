@@ -321,8 +321,8 @@ def _race(top: Reader) -> Race | None:
 
 def _begun(raced: Mapping[str, Any]) -> Race:
     """The race of a definition that does not mention it: `mmdistill run --hours` began it."""
-    given = raced.get('given', {}).get('race') or {key: raced[key] for key in ('rung', 'keep')}
-    return Race(raced['hours'], **{**given, 'rates': tuple(given.get('rates', Race.rates))})
+    given = raced['given']['race']
+    return Race(raced['hours'], **{**given, 'rates': tuple(given['rates'])})
 
 
 def _check_race(top: Reader, starts: Mapping[str, Start], methods: Mapping[str, Method]) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, lengths, plan, preflight, race
 from mmdistill_dense.apps.suite.definition import OWN_SLURM, RACE, Definition, Race, load
-from mmdistill_dense.apps.suite.job import PATIENCE, rung_of
+from mmdistill_dense.apps.suite.job import PATIENCE, check_unchanged, rung_of
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
 from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command, job_words, no_room, tail
 from mmdistill_dense.apps.suite.price import price_of
@@ -86,10 +86,13 @@ def run_race(
     # ``settle_for`` replaces values of the definition; of a race that has begun only the hours of ``given`` count
     definition = load(path)
     with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
+        if rerun_changed and race.read(definition) is not None and _changed(definition):
+            (definition.out / RACE).unlink()
+            definition = load(path)
         record = _planned(definition, given or definition.race, methods, settle_for or {})
     for line in lines(record):
         print(line, flush=True)
-    while not plan_only:
+    while not plan_only:  # rows are known to the definition as soon as a stage has them
         definition = replace(load(path), **(settle_for or {}))
         stage = race.stage_of(definition, record)
         if stage is None:
@@ -97,7 +100,7 @@ def run_race(
         failed = do_runs(definition, stage.runs, rerun_changed, news) if stage.runs else {}
         if failed is None:
             return INTERRUPTED
-        if failed and ((len(failed) == len(stage.runs) and stage.name != 'longer') or no_room(definition.out)):
+        if failed and (_all_failed(stage, failed) or no_room(definition.out)):
             return 1
         told = len(record['told'])
         record = _settled(definition, record, stage, failed)
@@ -106,8 +109,16 @@ def run_race(
     return 0
 
 
+def _all_failed(stage: race.Stage, failed: Mapping[str, str]) -> bool:
+    """Whether that tells of the machine or the data. One candidate may fail by itself; the last seeds decide little."""
+    return len(failed) == len(stage.runs) > 1 and not stage.name.startswith(('longer', 'more'))
+
+
 def runs_to_do(path: Path) -> Sequence[Run]:
-    """Decide what the finished stages of a race say, and return the runs of its next one."""
+    """Decide what the finished stages of a race say, and return the runs of its next one.
+
+    A run that failed is one of these: only where the runs are done, it is left out.
+    """
     definition = load(path)
     record = race.read(definition)
     if record is None:
@@ -115,6 +126,7 @@ def runs_to_do(path: Path) -> Sequence[Run]:
             f'{path}: the race has no plan yet. `mmdistill suite run {path} --plan` measures the steps and writes it: '
             'give that command on a machine like those that train.'
         )
+    _go_on(definition, record, definition.race)
     while stage := race.stage_of(definition, record):
         if any(run.result is None for run in stage.runs):
             return stage.runs
@@ -127,7 +139,7 @@ def _settled(definition: Definition, record: Record, stage: race.Stage, failed: 
     """Decide, unless another process has."""
     with owned(definition.out, 'the race', PATIENCE):
         known = race.read(definition) or record
-        if stage.name not in known['spent']:
+        if race.stage_of(load(definition.path), known) == stage:
             race.settle(definition, known, stage, failed)
             race.write(definition, known)
     return known
@@ -136,10 +148,7 @@ def _settled(definition: Definition, record: Record, stage: race.Stage, failed: 
 def _planned(definition: Definition, given: Race | None, methods: Sequence[str], more: Mapping[str, Any]) -> Record:
     record = race.read(definition)
     if record is not None:
-        check_given(definition, record, given, methods)
-        if given is not None and given.hours != record['hours']:
-            race.give_hours(definition, record, given.hours)
-            race.write(definition, record)
+        _go_on(definition, record, given, methods)
         return record
     if given is None:
         raise ValueError(f'{definition.path}: race: missing; e.g. race: {{hours: 3}}')
@@ -156,21 +165,40 @@ def _planned(definition: Definition, given: Race | None, methods: Sequence[str],
     return record
 
 
-def _own(definition: Definition, given: Race | None) -> dict[str, Any]:
+def _go_on(definition: Definition, record: Record, given: Race | None, methods: Sequence[str] = ()) -> None:
+    """Go on with a race that has begun, in other hours if it is given them."""
+    assert given is not None, 'a definition with a record has a race'
+    check_given(definition, record, given, methods)
+    if changed := _changed(definition):
+        raise changed
+    if given.hours != record['hours']:
+        race.give_hours(definition, record, given.hours)
+        race.write(definition, record)
+
+
+def _changed(definition: Definition) -> ValueError | None:
+    """Why the results of a race are not comparable with those to come: its definition gives other configs now."""
+    for run, expected in plan.hashes(definition, plan.runs(definition)):
+        try:
+            if expected is not None and run.result is not None:
+                check_unchanged(run, expected)
+        except ValueError as error:
+            return error
+    return None
+
+
+def _own(definition: Definition, given: Race) -> dict[str, Any]:
     """What a definition says of its race, but for the hours, as in a file."""
     text = read_file(definition.path)
-    race_options = {} if given is None else {key: value for key, value in vars(given).items() if key != 'hours'}
+    race_options = {key: value for key, value in vars(given).items() if key != 'hours'}
     return json.loads(json.dumps({'methods': text['methods'], 'seeds': text.get('seeds'), 'race': race_options}))
 
 
-def check_given(definition: Definition, record: Record, given: Race | None, methods: Sequence[str]) -> None:
+def check_given(definition: Definition, record: Record, given: Race, methods: Sequence[str]) -> None:
     """Refuse to go on with a race whose definition says something else than when it was planned."""
-    planned = record.get('given')  # none in files of before
-    if planned is None:
-        return
-    now = _own(definition, given)
-    changed = [key for key in now if now[key] != planned[key]]
-    changed += ['--only, --method'] if methods and [*methods] != planned['asked'] else []
+    now, before = _own(definition, given), record['given']
+    changed = [key for key in now if now[key] != before[key]]
+    changed += ['--only, --method'] if methods and [*methods] != before['asked'] else []
     if changed:
         raise ValueError(
             f'{definition.path}: {", ".join(changed)}: not as when the race in {definition.out} was planned. Undo the '

@@ -4,8 +4,8 @@ The candidates are the student alone at several learning rates, then each row of
 and the student alone with as much time as the dearest of them and the teacher take together. All are trained to the
 middle of their schedules, the best go on to the end, the two best and the student alone get a second seed, that with
 more time too if it is not beaten by more than chance. The two best rates go on first: high rates gain most when they
-decay. Scores are those on val. If more time pays for the student alone, the best method gets as long a training too,
-in what is left of the hours; then follow further seeds of the winner and of the student alone.
+decay. Scores are those on val. In what is left of the hours the best method gets more time too, if that pays for the
+student alone; then follow further seeds of the winner and of the student alone.
 
 Every training is a run of the suite, so it goes on after a stop. ``race.json`` in the suite's folder holds the plan and
 what was decided; all else follows from the results. Source of the plan: races replayed on 150 of our runs
@@ -24,18 +24,19 @@ from typing import Any
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RACE, Definition
-from mmdistill_dense.apps.suite.plan import RUNG, TEACHER, Run
+from mmdistill_dense.apps.suite.plan import TEACHER, Run
 from mmdistill_dense.apps.suite.race_plan import (
     LONG,
     RIVALS,
     Record,
     alone_row,
-    left,
+    fits,
     longer_row,
     makespan,
+    part_seconds,
     place_of,
-    rest,
     rows_of,
+    seconds_so_far,
 )
 from mmdistill_dense.utils.files import read_json, write_json
 
@@ -66,10 +67,10 @@ class Stage:
 def stage_of(definition: Definition, record: Record) -> Stage | None:
     """Return the stage that a race is in; ``None`` at its end. ``definition`` has the rows of ``record``."""
     known = {(run.name, run.seed): run for run in plan.runs(definition)}
-    first, part = record['seeds'][0], record['rung']
+    seeds, part = record['seeds'], record['rung']
 
-    def stage(name: str, rows: Iterable[str], seeds: Sequence[int] = (first,), until: float = 1) -> Stage:
-        chosen = [known[row, seed] for seed in seeds for row in rows if row not in record['failed']]
+    def stage(name: str, rows: Iterable[str], of: Sequence[int] = seeds[:1], until: float = 1) -> Stage:
+        chosen = [known[row, seed] for seed in of for row in rows if row not in record['failed']]
         teacher = [run for run in known.values() if run.kind == TEACHER] if name == 'rates' else []
         return Stage(name, (*teacher, *(replace(run, until=until) for run in chosen)))
 
@@ -81,18 +82,19 @@ def stage_of(definition: Definition, record: Record) -> Stage | None:
     if 'finalists' not in record:
         return stage('finish', _unended(record, record['kept']))
     if 'winner' not in record:
-        return stage('seeds', record['finalists'], record['seeds'][1 : record['second']])
-    if 'longer' in record and 'longer' not in record['spent']:
-        return stage('longer', [record['longer']], record['seeds'][: record['longer_seeds']])
-    if 'more' in record and not record.get('over'):
-        return stage(f'more {record["more"]}', _last(record), record['seeds'][record['more'] : record['more'] + 1])
+        return stage('seeds', record['finalists'], seeds[1 : record['second']])
+    if _waits(record):
+        longer = record['longer']
+        return stage('longer', [longer['row'], LONG], seeds[: longer['seeds']])
+    if not record['over']:
+        return stage(f'more {record["more"]}', _last(record), seeds[record['more'] : record['more'] + 1])
     return None
 
 
 def candidates(record: Mapping[str, Any]) -> list[str]:
     """Return the rows that are judged beside the student alone at its best rate."""
-    found = [LONG] if record['long'] else []
-    return [*found, *(name for name in record['methods'] if not record.get('poor_teacher'))]
+    methods = () if record.get('poor_teacher') else record['methods']
+    return [row for row in ((LONG, *methods) if record['long'] else methods) if row not in record['left_out']]
 
 
 def val_of(definition: Definition, result: Mapping[str, Any]) -> float:
@@ -103,46 +105,44 @@ def val_of(definition: Definition, result: Mapping[str, Any]) -> float:
 
 def settle(definition: Definition, record: Record, stage: Stage, failed: Mapping[str, str]) -> None:
     """Decide what follows from a stage whose runs have ended, and note it in the record."""
-    kind, lost = stage.name.split()[0], [run for run in stage.runs if run.result is None]
+    kind = stage.name.split()[0]
+    lost = {run.name: failed.get(run.title, 'it did not end') for run in stage.runs if run.result is None}
     if kind not in ('seeds', 'more'):  # those rows have a seed that ended
-        for run in lost:
-            record['failed'][run.name] = failed.get(run.title, 'it did not end').splitlines()[0]
+        ended = {run.name for run in stage.runs if run.result is not None}
+        record['failed'] |= {row: why.splitlines()[0] for row, why in lost.items() if row not in ended}
     for name in (TEACHER, record.get('best')):
         if name in record['failed']:
             raise RuntimeError(f'the race ends, because {name} could not be trained: {record["failed"][name]}')
-    own = [run for run in stage.runs if place_of(definition, run) not in record.get('before', ())]
-    record['spent'][stage.name] = makespan([_seconds(run) for run in own], definition.jobs)
+    _count(definition, record, stage)
+    _DECIDE[kind](definition, record)
     if kind == 'more' and lost:
-        record['over'] = True
-    else:
-        decide = {
-            'rates': _rivals,
-            'rate': _rate,
-            'methods': _kept,
-            'finish': _finalists,
-            'seeds': _winner,
-            'longer': _judge_longer,
-            'more': _judge_again,
-        }[kind]
-        decide(definition, record)
+        record['over'] = True  # more hours try it again
     record['rows'] = rows_of(record)
 
 
-def _seconds(run: Run) -> float:
-    """The seconds of a run behind its rung, also of one that failed."""
-    before = (read_json(run.folder / RUNG) or {}) if run.until == 1 else {}
-    whole = 60 * run.result['minutes'] if run.result else run.state.get('seconds', 0.0)
-    return float(whole - 60 * before.get('minutes', 0.0))
+def _count(definition: Definition, record: Record, stage: Stage) -> None:
+    """Add what the runs of a stage took since they were counted last, and the prices of those that ended."""
+    took = []
+    for run in stage.runs:
+        place, total = place_of(definition, run), seconds_so_far(run)
+        before = record['counted'].get(place, 0.0)
+        if total > before:
+            took.append(total - before)
+            record['counted'][place] = total
+            if run.result is not None:
+                record['pace'][0] += total - before
+                record['pace'][1] += part_seconds(record, run.name, run.until, before > 0)
+    record['spent'][stage.name] = record['spent'].get(stage.name, 0.0) + makespan(took, definition.jobs)
 
 
 def _scores(
-    definition: Definition, record: Record, rows: Iterable[str], until: float = 1, seeds: int | None = None
+    definition: Definition, record: Record, rows: Iterable[str], until: float = 1, first: bool = False
 ) -> dict[str, dict[int, float]]:
-    """The scores on val by row and seed, of the runs that there are, or of those with the first so many seeds."""
+    """The scores on val by row and seed, of the runs that there are, or of the ``first`` seed alone."""
     found: dict[str, dict[int, float]] = {row: {} for row in rows if row not in record['failed']}
     for run in plan.runs(definition):
         result = replace(run, until=until).result if run.name in found else None
-        if result is not None and run.seed in record['seeds'][:seeds]:
+        if result is not None and run.seed in record['seeds'][: 1 if first else None]:
             found[run.name][run.seed] = val_of(definition, result)
     return {row: scores for row, scores in found.items() if scores}
 
@@ -163,10 +163,6 @@ def _said(means: Mapping[str, float]) -> str:
     return ', '.join(f'{row} {mean:.2f}' for row, mean in means.items())
 
 
-def _seeds(count: int) -> str:
-    return f'{count} seed{"s" if count > 1 else ""}'
-
-
 def _rivals(definition: Definition, record: Record) -> None:
     means = _alone(definition, record, map(alone_row, record['rates']), record['rung'])
     if 0 < max(means.values()) <= 1 and not definition.percent:  # the margins of this module are in points
@@ -179,7 +175,7 @@ def _rivals(definition: Definition, record: Record) -> None:
 
 
 def _alone(definition: Definition, record: Record, rows: Iterable[str], until: float = 1) -> dict[str, float]:
-    means = _means(_scores(definition, record, rows, until, seeds=1))
+    means = _means(_scores(definition, record, rows, until, first=True))
     if not means:
         raise RuntimeError(f'the race ends, because the student alone could not be trained: {record["failed"]}')
     return means
@@ -190,10 +186,17 @@ def _rate(definition: Definition, record: Record) -> None:
     best = next(iter(means))
     record.update(best=best, rate={alone_row(one): one for one in record['rates']}[best])
     record['told'].append(f'Learning rate: {_said(means)} on val at the end. {best} is the best.')
+    _judge_teacher(definition, record, means[best])
+    rows = candidates(record)
+    while rows and not fits(record, [part_seconds(record, row, record['rung']) for row in rows]):
+        record['left_out'][rows.pop()] = 'no time is left for it'
+
+
+def _judge_teacher(definition: Definition, record: Record, alone: float) -> None:
     result = next((run.result for run in plan.runs(definition) if run.kind == TEACHER), None)
     if result is None:
         return
-    lead = val_of(definition, result) - means[best]
+    lead = val_of(definition, result) - alone
     if lead <= 0:
         record['poor_teacher'] = True
         record['told'].append(
@@ -207,9 +210,9 @@ def _rate(definition: Definition, record: Record) -> None:
 
 
 def _kept(definition: Definition, record: Record) -> None:
-    means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung'], seeds=1))
+    means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung'], first=True))
     kept = list(means)[: record['keep']]
-    while len(kept) > 1 and rest(record, 'finish', _unended(record, [*kept, record['best']])) > SLACK * left(record):
+    while kept and not fits(record, [part_seconds(record, row, begun=True) for row in _unended(record, kept)]):
         kept.pop()
     stopped = {row: mean for row, mean in means.items() if row not in (*kept, record['best'])}
     record['kept'] = list(dict.fromkeys([*kept, record['best']]))
@@ -219,103 +222,135 @@ def _kept(definition: Definition, record: Record) -> None:
 
 def _unended(record: Record, rows: Iterable[str]) -> list[str]:
     """Return the rows that the choice of the rate has not trained to their ends."""
-    return [row for row in rows if row not in record.get('rivals', ())]
+    return [row for row in rows if row not in record['rivals']]
 
 
 def _finalists(definition: Definition, record: Record) -> None:
-    means = _means(_scores(definition, record, record['kept'], seeds=1))
+    means = _means(_scores(definition, record, record['kept'], first=True))
     finalists = list(dict.fromkeys([*list(means)[:2], record['best']]))
     record['finalists'] = finalists
     if LONG in means and LONG not in finalists and max(means.values()) - means[LONG] <= _margin(definition, record, 1):
         finalists.append(LONG)
     record['told'].append(f'At the end, one seed: {_said(means)} on val.')
-    more = record['second'] - 1
-    if more and len(finalists) > 1 and rest(record, 'seeds', finalists, more) > SLACK * left(record):
-        record['told'].append('No time is left for a second seed.')
-        record['second'] = 1
-    if record['second'] == 1 or len(finalists) == 1:
-        _winner(definition, record)
+    if not _time_for_second_seeds(record):
+        if record['second'] > 1 and len(finalists) > 1:
+            record['told'].append('No time is left for a second seed.')
+        _judge(definition, record)
 
 
-def _winner(definition: Definition, record: Record) -> None:
-    _judge(definition, record, _scores(definition, record, record['finalists']))
-    _use_what_is_left(definition, record)
+def _time_for_second_seeds(record: Record) -> bool:
+    rows, more = record['finalists'], record['second'] - 1
+    works = [part_seconds(record, row) for row in rows] * more
+    return bool(more) and len(rows) > 1 and fits(record, works)
 
 
-def _judge(definition: Definition, record: Record, scores: Mapping[str, Mapping[int, float]]) -> None:
-    """Name the best row on the seeds that all have: a method only if it leads the student alone by more than chance."""
-    count, means = of_common_seeds(scores)
-    margin = _margin(definition, record, count)
-    first, alone = next(iter(means)), next(row for row in means if row in (LONG, record['best']))
-    lead = means[first] - means[alone]
-    winner = first if lead > margin else alone
-    record.update(winner=winner, lead=lead, margin=margin, scores={row: scores[row] for row in means})
-    if winner == alone and first != alone:
-        why = f'{first} leads {alone} by {lead:.2f}, which chance gives too ({margin:.2f}): the student alone wins.'
+def _judge(definition: Definition, record: Record) -> None:
+    """Name the winner: the best method that leads the better student alone by more than chance, else that one."""
+    scores = _scores(definition, record, _judged(record))
+    alone = _best(scores, (LONG, record['best']))
+    assert alone is not None, 'the student alone has ended'
+    leads = {row: _lead(definition, record, scores, row, alone) for row in scores if row not in (LONG, record['best'])}
+    winner = _best(scores, [row for row, (lead, margin, _) in leads.items() if lead > margin]) or alone
+    told = winner if winner != alone else max(leads, key=lambda row: leads[row][0], default=alone)
+    lead, margin, count = leads.get(told) or (0.0, _margin(definition, record, 1), len(scores[alone]))
+    seen = set(scores[alone]) & set(scores[told])
+    means = _means({row: {one: each[one] for one in seen} for row, each in scores.items() if seen <= each.keys()})
+    if winner != alone:
+        why = f'{winner} wins, by {lead:.2f}; chance gives {margin:.2f}.'
+    elif lead > 0:
+        why = f'{told} leads {alone} by {lead:.2f}, which chance gives too ({margin:.2f}): the student alone wins.'
     else:
-        why = f'{winner} wins' + (f', by {lead:.2f}; chance gives {margin:.2f}.' if winner != alone else '.')
-    record['told'].append(f'{_seeds(count)}: {_said(means)} on val. {why}')
+        why = f'{alone} wins.'
+    seeds = f'{count} seed{"s" if count > 1 else ""}'
+    record['told'].append(f'{seeds}: {_said(means)} on val. {why}')
+    record.update(winner=winner, alone=alone, lead=lead, margin=margin, scores=scores)
+    _go_on(definition, record)
 
 
-def _judge_again(definition: Definition, record: Record) -> None:
-    """Judge a method that won by more seeds: it must lead the student alone by all of them."""
-    if record['winner'] not in (LONG, record['best']):
-        _judge(definition, record, _scores(definition, record, _last(record)))
-    _use_what_is_left(definition, record)
+def _judged(record: Mapping[str, Any]) -> list[str]:
+    """The rows that may win."""
+    return [*record['finalists'], *([record['longer']['row'], LONG] if 'longer' in record else [])]
+
+
+def _best(scores: Mapping[str, Mapping[int, float]], rows: Iterable[str]) -> str | None:
+    """The best of some rows, on the seeds that all have; ``None`` of none."""
+    found = {row: scores[row] for row in rows if row in scores}
+    return next(iter(of_common_seeds(found)[1] or _means(found)), None)
+
+
+def _lead(
+    definition: Definition, record: Record, scores: Mapping[str, Mapping[int, float]], row: str, alone: str
+) -> tuple[float, float, int]:
+    """By how much a row leads the student alone, what chance gives, and the number of seeds that both have."""
+    count, means = of_common_seeds({one: scores[one] for one in (row, alone)})
+    return (means[row] - means[alone], _margin(definition, record, count), count) if count else (-math.inf, 0.0, 0)
 
 
 def give_hours(definition: Definition, record: Record, hours: float) -> None:
-    """Change the hours of a race: with more of them it begins further seeds, and tries those again that failed."""
+    """Change the hours of a race: with more of them it goes on, and tries further seeds again that failed."""
     record['hours'] = hours
-    if 'more' in record:
-        record['spent'].pop(f'more {record["more"]}', None)
-        _use_what_is_left(definition, record)
-        record['rows'] = rows_of(record)
+    if 'winner' not in record:
+        return
+    if _waits(record) and not any(run.state for run in plan.runs(definition) if run.name == record['longer']['row']):
+        record.pop('longer')
+    if 'seeds' not in record['spent'] and _time_for_second_seeds(record):
+        record.pop('winner')
+    elif not _waits(record):
+        _go_on(definition, record)
+    record['rows'] = rows_of(record)
 
 
-def _use_what_is_left(definition: Definition, record: Record) -> None:
-    """Begin the best method for as long as the student alone if that pays, else one more seed of the winner."""
-    if 'longer' not in record and (row := _worth_more_time(definition, record)):
-        fits = [n for n in range(record['second'], 0, -1) if rest(record, 'longer', [row], n) <= SLACK * left(record)]
-        if fits:
-            record.update(longer=row, longer_seeds=fits[0])
-            return
-    rows = _last(record)
-    record['more'] = min(len(each) for each in _scores(definition, record, rows).values())
-    late = rest(record, 'more', rows) > SLACK * left(record)
-    record['over'] = late or record['more'] >= len(record['seeds'])
+def _waits(record: Mapping[str, Any]) -> bool:
+    """Whether a method has still to be trained for longer."""
+    return 'longer' in record and 'longer' not in record['spent']
+
+
+def _go_on(definition: Definition, record: Record) -> None:
+    """Begin what there is time for: the best method for longer if that may pay, else one more seed of the winner."""
+    if 'longer' in record or not _begin_longer(definition, record):
+        _begin_more(definition, record)
+
+
+def _begin_longer(definition: Definition, record: Record) -> bool:
+    name = _worth_more_time(definition, record)
+    row = longer_row(record, name) if name else None
+    done = _scores(definition, record, [LONG])
+    for count in range(record['second'], 0, -1) if row else ():
+        longer = {'row': row, 'of': name, 'seeds': count}
+        rows = [row] * count + [LONG for seed in record['seeds'][:count] if seed not in done[LONG]]
+        if fits(record, [part_seconds({**record, 'longer': longer}, one) for one in rows if one]):
+            record['longer'] = longer
+            return True
+    return False
+
+
+def _begin_more(definition: Definition, record: Record) -> None:
+    rows, seeds = _last(record), record['seeds']
+    scores = _scores(definition, record, rows)
+    lacking = [[row for row in rows if seed not in scores[row]] for seed in seeds]
+    record['more'] = next((place for place, some in enumerate(lacking) if some), len(seeds))
+    works = [part_seconds(record, row) for row in lacking[record['more']]] if record['more'] < len(seeds) else []
+    record['over'] = not works or not fits(record, works)
 
 
 def _last(record: Mapping[str, Any]) -> list[str]:
     """The rows that get further seeds: the winner, and the student alone that it must beat."""
-    return list(dict.fromkeys([record['winner'], LONG if record['winner'] == record.get('longer') else record['best']]))
+    alone = record['best'] if record['winner'] == record['alone'] else record['alone']
+    return list(dict.fromkeys([record['winner'], alone]))
 
 
 def _worth_more_time(definition: Definition, record: Record) -> str | None:
-    """The row of the best method with more time, if that brought the student alone more than chance gives."""
+    """The best method, if it is better than the student alone, which gains more by more time than chance gives."""
     alone = record['best']
-    count, means = of_common_seeds(_scores(definition, record, (LONG, alone)))
-    if LONG not in means or means[LONG] - means[alone] <= _margin(definition, record, count):
+    scores = _scores(definition, record, [*record['finalists'], LONG])
+    if LONG not in scores:
         return None
-    methods = _means(_scores(definition, record, [row for row in record['kept'] if row in record['methods']]))
-    best = next((row for row, mean in methods.items() if mean > means[alone]), None)
-    return best and longer_row(record, best)
-
-
-def _judge_longer(definition: Definition, record: Record) -> None:
-    """Name the method with more time the winner if it leads the last one, and the student alone by more than chance."""
-    row, winner = record['longer'], record['winner']
-    scores = _scores(definition, record, (row, winner, LONG))
-    count, means = of_common_seeds(scores)
-    if row in means:
-        margin, lead = _margin(definition, record, count), means[row] - means[LONG]
-        wins = lead > margin and means[row] > means[winner]
-        record['scores'] |= {one: scores[one] for one in means}
-        if wins:
-            record.update(winner=row, lead=lead, margin=margin)
-        why = f'{row} wins, by {lead:.2f}' if wins else f'{winner} stays the winner: the lead over {LONG} is {lead:.2f}'
-        record['told'].append(f'{_seeds(count)}: {_said(means)} on val. {why}; chance gives {margin:.2f}.')
-    _use_what_is_left(definition, record)
+    gain, margin, _ = _lead(definition, record, scores, LONG, alone)
+    methods = [row for row in record['finalists'] if row in record['methods']]
+    name = record['winner'] if record['winner'] in methods else _best(scores, methods)
+    if gain <= margin or name is None or _lead(definition, record, scores, name, alone)[0] <= 0:
+        return None
+    return name
 
 
 def _margin(definition: Definition, record: Record, seeds: int) -> float:
@@ -329,13 +364,24 @@ def noise(definition: Definition, record: Record) -> float:
     A pooled estimate: few seeds say little, so :data:`SPREAD` counts as :data:`FREEDOM` degrees of freedom.
     """
     total, freedom = FREEDOM * SPREAD**2, FREEDOM
-    for each in _scores(definition, record, record['finalists']).values():
+    for each in _scores(definition, record, dict.fromkeys(_judged(record))).values():
         values = [value for value in each.values() if math.isfinite(value)]
         if len(values) > 1:
             mean = fmean(values)
             total += sum((value - mean) ** 2 for value in values)
             freedom += len(values) - 1
     return math.sqrt(total / freedom)
+
+
+_DECIDE = {
+    'rates': _rivals,
+    'rate': _rate,
+    'methods': _kept,
+    'finish': _finalists,
+    'seeds': _judge,
+    'longer': _judge,
+    'more': _judge,
+}
 
 
 def finished_folders(definition: Definition, record: Record) -> tuple[list[Path], Path | None]:

@@ -7,17 +7,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite.definition import Definition, Race
 from mmdistill_dense.apps.suite.plan import CONTROL, RUNG, TEACHER, Run
+from mmdistill_dense.utils.files import read_json
 
-_LONG = '_long'
-LONG = f'alone{_LONG}'
+LONG = 'alone_long'
 # By mean gain in docs/results.md, after those of the definition.
 METHODS = {'seg': ('pcd', 'maskd', 'fitnet', 'cwd', 'kd'), 'det': ('frs', 'crosskd', 'fgd', 'pkd', 'fitnet', 'pcd')}
 MOST_SEEDS = 5
 RIVALS = 2  # rates that go on to the end
 MOST_LENGTH = 6.0  # of the student alone with more time: longer schedules gained nothing in our own runs
+SLACK = 1.05  # of an estimate: a stage that would end this little late is still begun
 _PROCESS = 8.0  # seconds in which a process imports what it needs
 
 Record = dict[str, Any]
@@ -69,23 +70,27 @@ def rows_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, row in record['methods'].items():
         rows[name] = {**(row or {}), 'rate': rate * (row or {}).get('rate', 1)}
     if longer := record.get('longer'):
-        name, _ = base_of(record, longer)
-        row = rows[name] if 'config' in rows[name] else {'method': name, **rows[name]}
-        rows[longer] = {**row, 'length': round(record['long'] * row.get('length', 1), 1)}
+        row = rows[longer['of']]
+        own = {'method': longer['of']} if longer['of'] in compose.methods() and 'config' not in row else {}
+        rows[longer['row']] = {**own, **row, 'length': record['long'] * row.get('length', 1)}
     return rows
 
 
 def longer_row(record: Mapping[str, Any], name: str) -> str | None:
     """Return the name of a method's row with as much more training as :data:`LONG`; ``None`` if it cannot have one."""
-    row = f'{name}{_LONG}'
-    return None if name in record.get('fixed', ()) or row in record['methods'] else row
+    row = f'{name}_long'
+    if name in record['fixed'] or row in (LONG, *record['methods'], *record['left_out']):
+        return None
+    config = (record['methods'][name] or {}).get('config', '.py')  # a bare name is looked up by the name of its row
+    return row if any(mark in config for mark in ('/', ':', '.py')) else None
 
 
 def base_of(record: Mapping[str, Any], row: str) -> tuple[str, float]:
     """Return whose steps a row takes, and how many times as many."""
-    if row in record['methods'] or not row.endswith(_LONG):
-        return row, 1
-    return row.removesuffix(_LONG), record['long']
+    longer = record.get('longer')
+    if row == LONG or not longer or row != longer['row']:
+        return row, record['long'] if row == LONG else 1
+    return longer['of'], record['long']
 
 
 def makespan(seconds: Iterable[float], jobs: int) -> float:
@@ -115,7 +120,7 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, par
 
 def sizes(race: Race, methods: Sequence[str], prices: Mapping[str, Price], longer: bool = True) -> Iterator[Size]:
     """Yield the sizes of a race from the largest: fewer methods, no longer training, fewer rates, no second seed."""
-    for count in range(len(methods), min(len(methods), 2) - 1, -1):
+    for count in (1,) if len(methods) == 1 else range(len(methods), 1, -1):
         long = _long(prices, methods[:count]) if longer else None
         yield Size(race.rates, tuple(methods[:count]), long, race.seeds)
     for count in (2, 1):
@@ -154,8 +159,8 @@ def planned(
         stages = estimate(race, size, prices, definition.jobs, part)
         needed = sum(stages.values())
         if needed <= 3600 * race.hours:
-            seeds = [*definition.seeds, *(one for one in range(100) if one not in definition.seeds)][:MOST_SEEDS]
-            seeds.sort(key=_whole_seeds(definition).__contains__)  # the first one is judged at the rung
+            whole = _whole_seeds(definition, (*map(alone_row, race.rates), LONG, *rows))
+            seeds = [one for one in dict.fromkeys([*definition.seeds, *range(100)]) if one not in whole][:MOST_SEEDS]
             record: Record = {
                 'hours': race.hours,
                 'rung': race.rung,
@@ -175,8 +180,9 @@ def planned(
                 },
                 'fixed': sorted(fixed),
                 'failed': {},
-                'before': sorted({place_of(definition, run) for run in plan.runs(definition) if run.result}),
+                'counted': _counted(definition),
                 'spent': {},
+                'pace': [0.0, 0.0],  # the seconds of what has ended, and their prices
                 'told': [],
             }
             record['rows'] = rows_of(record)
@@ -187,14 +193,37 @@ def planned(
     )
 
 
-def _whole_seeds(definition: Definition) -> set[int]:
-    """The seeds of runs that were trained whole before the race, and so have no score at its rung."""
-    done = (run for run in plan.runs(definition) if run.kind == 'run' and run.result is not None)
-    return {run.seed for run in done if not (run.folder / RUNG).is_file()}
+def _whole_seeds(definition: Definition, rows: Iterable[str]) -> set[int]:
+    """The seeds of rows that were trained whole before the race: no score at its rung, perhaps of another rate."""
+    files = (file for row in rows for file in definition.out.glob(f'runs/{row}/seed*/result.json'))
+    return {int(file.parent.name.removeprefix('seed')) for file in files if not (file.parent / RUNG).is_file()}
+
+
+def _counted(definition: Definition) -> dict[str, float]:
+    """The seconds of all runs that ended before the race, also of those to a rung, by their places."""
+    found: dict[str, float] = {}
+    for name in (RUNG, 'result.json'):  # the minutes of a whole run hold those to its rung
+        for file in (*definition.out.glob(f'runs/*/seed*/{name}'), *definition.out.glob(f'{TEACHER}/{name}')):
+            result = read_json(file)
+            found[file.parent.relative_to(definition.out).as_posix()] = 60 * result['minutes'] if result else 0.0
+    return found
 
 
 def place_of(definition: Definition, run: Run) -> str:
     return run.folder.relative_to(definition.out).as_posix()
+
+
+def seconds_so_far(run: Run) -> float:
+    """Return the seconds of a run to its end, or of one that failed until then."""
+    return float(60 * run.result['minutes'] if run.result else run.state.get('seconds', 0.0))
+
+
+def part_seconds(record: Mapping[str, Any], row: str, until: float = 1, begun: bool = False) -> float:
+    """Return the price of a row to the rung (``until`` below 1), from there to its end (``begun``), or whole."""
+    name, length = base_of(record, row)
+    prices = record['prices']
+    share = record['part'] if until < 1 else 1 - record['part'] if begun else 1
+    return Price(**prices.get(name, prices[CONTROL])).seconds(share, length, begun)
 
 
 def left(record: Mapping[str, Any]) -> float:
@@ -203,20 +232,14 @@ def left(record: Mapping[str, Any]) -> float:
 
 
 def slower(record: Mapping[str, Any]) -> float:
-    """Return by what factor the finished stages took longer than estimated."""
-    done = [name for name in record['spent'] if record['estimate'].get(name)]
-    expected = sum(record['estimate'][name] for name in done)
-    return sum(record['spent'][name] for name in done) / expected if expected else 1.0
+    """Return by what factor the runs that ended took longer than their prices."""
+    took, priced = record['pace']
+    return took / priced if priced else 1.0
 
 
-def rest(record: Record, stage: str, rows: Iterable[str], seeds: int = 1) -> float:
-    """The seconds that rows take in a stage, each with so many seeds, at the speed seen so far."""
-    prices = {name: Price(**price) for name, price in record['prices'].items()}
-    begun = stage == 'finish'
-    share = 1 - (record.get('part') or record['rung']) if begun else 1
-    bases = [base_of(record, row) for row in dict.fromkeys(rows)]
-    each = [prices.get(name, prices[CONTROL]).seconds(share, length, begun) for name, length in bases]
-    return slower(record) * makespan(each * seeds, record['jobs'])
+def fits(record: Mapping[str, Any], works: Sequence[float]) -> bool:
+    """Tell whether there is time for works of these prices, at the speed seen so far."""
+    return slower(record) * makespan(works, record['jobs']) <= SLACK * left(record)
 
 
 def lines(record: Mapping[str, Any]) -> Iterator[str]:

@@ -98,7 +98,7 @@ def _begin(definition: Definition) -> dict[str, Any]:
     rows: dict[str, Any] = {name: {} for name in definition.methods if name != race_plan.LONG}
     fixed = {CONTROL: 'the longer row is one of the suite'}
     record = race_plan.planned(definition, given, rows, dict.fromkeys([CONTROL, *rows], FREE), fixed)
-    return {**record, 'long': long.length if long else None}
+    return {**record, 'long': long.length if long else None, 'left_out': {}}
 
 
 def _write(definition: Definition, folder: Path, record: Record, rung: bool) -> None:
@@ -107,7 +107,7 @@ def _write(definition: Definition, folder: Path, record: Record, rung: bool) -> 
         value = _middle(record['curve'])
         if value is None:
             raise ValueError(f'races: {folder.parent.name} has no score on val in the middle of its schedule')
-        write_json(folder / RUNG, {'metrics': {'val': {definition.metric: value}}})
+        write_json(folder / RUNG, {'metrics': {'val': {definition.metric: value}}, 'minutes': 0.0})
 
 
 def _middle(curve: Mapping[str, float]) -> float | None:

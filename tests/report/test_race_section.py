@@ -19,6 +19,7 @@ RECORD: dict[str, Any] = {
     'told': ['Learning rate: alone_x2 is the best.'],
     'best': 'alone_x2',
     'winner': 'kd',
+    'alone': 'alone_x2',
     'lead': 3.25,
     'margin': 1.4,
     'scores': {'kd': {'7': 45.5, '1': 46.0}, 'alone_x2': {'7': 42.5, '1': 42.5}},
@@ -85,7 +86,7 @@ def test_each_candidate_has_its_scores_its_minutes_and_its_fate(tmp_path: Path) 
 def test_a_method_with_more_time_is_a_candidate(tmp_path: Path) -> None:
     rows = {**RECORD['rows'], 'kd_long': {'method': 'kd', 'rate': 2, 'length': 2.5}}
     record = {**RECORD, 'longer': {'row': 'kd_long', 'of': 'kd', 'seeds': 1}, 'winner': 'kd_long', 'rows': rows}
-    record['scores'] = {**RECORD['scores'], 'kd_long': {'7': 49.0}}
+    record |= {'alone': 'alone_long', 'scores': {**RECORD['scores'], 'alone_long': {'7': 45.0}, 'kd_long': {'7': 49.0}}}
     (tmp_path / 'race.json').write_text(json.dumps(record))
     written(tmp_path, 'kd_long', 49.0, 7.5, 'result')
     section = race_section(tmp_path, 'mIoU')
@@ -93,4 +94,7 @@ def test_a_method_with_more_time_is_a_candidate(tmp_path: Path) -> None:
     (table,) = section.items
     assert isinstance(table, Table)
     assert ['kd_long', '2', '2.5', '–', '49.00', '7.5', 'wins'] in [list(row) for row in table.rows]
-    assert section.lead[-1] == 'The teacher bought +3.25 on top (at the end).'
+    assert section.lead[-2:] == [
+        'More time bought the student alone +2.50 (at the end).',
+        'The teacher bought +3.25 on top (at the end).',
+    ]

@@ -230,6 +230,9 @@ def _bought(suite: Path, record: Mapping[str, Any]) -> list[str]:
     if first and best and record['best'] != CONTROL:
         gain = best['score'] - first['score']
         said.append(f'The learning rate bought {gain:+.2f} (at {record["rung"]:.0%} of the training).')
+    _, means = of_common_seeds({row: record['scores'].get(row, {}) for row in (LONG, record['best'])})
+    if record['alone'] == LONG and means:
+        said.append(f'More time bought the student alone {means[LONG] - means[record["best"]]:+.2f} (at the end).')
     if base_of(record, record['winner'])[0] in record['methods']:
         said.append(f'The teacher bought {record["lead"]:+.2f} on top (at the end).')
     return said

@@ -91,7 +91,7 @@ def test_a_race_of_a_project_ends_with_the_student_of_its_winner(
     """Also the rows that no file of the project describes: other rates, and the method for longer."""
     of_run = race.val_of
     monkeypatch.setattr(race, 'val_of', lambda suite, run: of_run(suite, run) + 100 * (run['name'] == plan.TEACHER))
-    monkeypatch.setattr(race, '_worth_more_time', lambda *_: 'kd_long')
+    monkeypatch.setattr(race, '_worth_more_time', lambda *_: 'kd')
     monkeypatch.setattr(race_plan, 'MOST_SEEDS', 1)
     place = project('--iters', '4')
     with open(place / 'suite.yaml', 'a') as file:

@@ -593,7 +593,8 @@ def test_one_candidate_that_fails_ends_no_race(kind: str, count: int, ends: bool
     assert execute._all_failed(stage, {run.title: 'no memory' for run in stage.runs}) is ends
 
 
-def test_another_recipe_is_no_part_of_the_race() -> None:
+@pytest.mark.parametrize('written_down', [True, False])
+def test_another_recipe_is_no_part_of_the_race(written_down: bool) -> None:
     """A result of another config is refused before a score of it counts; --rerun-changed plans anew."""
     definition, _ = rated()
     ended(definition, CONTROL, 45)
@@ -603,6 +604,8 @@ def test_another_recipe_is_no_part_of_the_race() -> None:
         again(definition, 2)
     with pytest.raises(ValueError, match='was made with config of before'):
         execute.runs_to_do(definition.path)
+    if not written_down:  # `mmdistill run --hours` began it
+        tiny.write(Path(), methods=ROWS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(execute, 'price_of', lambda config: PRICES['kd'])
         command = ['suite', 'run', str(definition.path), '--only', 'kd', '--plan', '--rerun-changed']

@@ -85,11 +85,12 @@ def run_race(
     """Do what is left of a race with the rows of the definition and the usual methods; return the exit code."""
     # ``settle_for`` replaces values of the definition; of a race that has begun only the hours of ``given`` count
     definition = load(path)
+    given = given or definition.race
     with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
         if rerun_changed and race.read(definition) is not None and _changed(definition):
             (definition.out / RACE).unlink()
             definition = load(path)
-        record = _planned(definition, given or definition.race, methods, settle_for or {})
+        record = _planned(definition, given, methods, settle_for or {})
     for line in lines(record):
         print(line, flush=True)
     while not plan_only:  # rows are known to the definition as soon as a stage has them

@@ -656,9 +656,9 @@ def test_what_has_ended_takes_no_more_time(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_chance_is_judged_by_the_seeds_at_hand_and_by_our_own_runs() -> None:
     """Pooled by hand: 4 degrees of freedom of 1.4 points, and one of each row with two seeds."""
-    definition, record = finished(6.0, 2.0)  # kd: 51, 47; the student alone: 45, 45
+    _, record = finished(6.0, 2.0)  # kd: 51, 47; the student alone: 45, 45
     expected = ((4 * 1.4**2 + 8.0 + 0.0) / (4 + 2)) ** 0.5
-    assert race.noise(definition, record) == pytest.approx(expected)
+    assert race.noise(record['scores']) == pytest.approx(expected)
     assert record['margin'] == pytest.approx(expected)  # sqrt(2 / 2 seeds)
     assert record['lead'] == pytest.approx(4.0) and record['winner'] == 'kd'
 

@@ -10,7 +10,6 @@ from typing import Any
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.apps.suite.race_plan import place_of
 from mmdistill_dense.utils.files import owned, write_json, write_text
 from tools.docs.curve import curve_of
 from tools.docs.scores import FOLDER
@@ -36,7 +35,7 @@ def records_text(definition: Definition, root: Path) -> str:
     for run in plan.runs(definition):
         if run.result is not None:
             lines.append(json.dumps(_record(definition, run)))
-        elif _fits(definition, run, published.get(place_of(definition, run))):
+        elif _fits(definition, run, published.get(plan.place_of(definition, run))):
             lost.append(run.title)
     if lost:
         raise ValueError(
@@ -49,7 +48,7 @@ def records_text(definition: Definition, root: Path) -> str:
 def _record(definition: Definition, run: Run) -> Record:
     result = run.result
     return {
-        'run': place_of(definition, run),
+        'run': plan.place_of(definition, run),
         'result': result,
         'curve': {str(step): value for step, value in curve_of(run.folder, definition.metric).items()},
     }
@@ -59,7 +58,7 @@ def record_of(definition: Definition, run: Run, published: Mapping[str, Record])
     """Return the record of a finished run, else the published one of its config; ``None`` without both."""
     if run.result is not None:
         return _record(definition, run)
-    there = published.get(place_of(definition, run))
+    there = published.get(plan.place_of(definition, run))
     return there if _fits(definition, run, there) else None
 
 
@@ -107,10 +106,10 @@ def _restore(definition: Definition, published: Mapping[str, Record]) -> list[st
     restored, there, changed = [], [], []
     left = set(published)
     for run in plan.runs(definition):
-        record = published.get(place_of(definition, run))
+        record = published.get(plan.place_of(definition, run))
         if record is None:
             continue
-        left.discard(place_of(definition, run))
+        left.discard(plan.place_of(definition, run))
         if run.result is not None or run.state:
             there.append(run.title)
         elif not _fits(definition, run, record):

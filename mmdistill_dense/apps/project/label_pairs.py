@@ -88,7 +88,7 @@ def _check_partners(pictures: Folder, labels: Folder, endings: Endings) -> None:
 
 
 def _usual(pictures: Folder, labels: Folder) -> tuple[str, str]:
-    """Return two endings: that of most pictures, and that of their label images."""
+    """Return the ending of most pictures, and that of their label images."""
     found: Counter[tuple[str, str]] = Counter()
     for file in _looked(pictures, labels):
         stem, suffix = os.path.splitext(file)
@@ -127,7 +127,7 @@ def _difference(pictures: Folder, labels: Folder) -> str:
 
 
 def _looked(pictures: Folder, labels: Folder) -> list[str]:
-    """Return some pictures. Those of some label images are among them, because few pictures may have one."""
+    """Return some pictures, among them some that have a label image: few pictures may have one."""
     by_name: dict[str, str] = {}
     for file in pictures.files:
         stem = os.path.splitext(file)[0]

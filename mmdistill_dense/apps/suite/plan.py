@@ -63,6 +63,11 @@ class Run:
         return read_progress(self.folder / 'state.json')
 
 
+def place_of(definition: Definition, run: Run) -> str:
+    """Return the folder of a run, within that of the suite."""
+    return run.folder.relative_to(definition.out).as_posix()
+
+
 def choice_name(choice: Choice) -> str:
     """Return the folder name of searched values."""
     named = ','.join(f'{key.removeprefix("model.distillers.")}={value}' for key, value in choice.items())

@@ -34,7 +34,6 @@ from mmdistill_dense.apps.suite.race_plan import (
     longer_row,
     makespan,
     part_seconds,
-    place_of,
     rows_of,
     seconds_so_far,
 )
@@ -43,7 +42,6 @@ from mmdistill_dense.utils.files import read_json, write_json
 LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained little
 SPREAD = 1.4  # points between seeds of one row on val in our own runs
 FREEDOM = 4  # pairs of seeds that it counts as
-SLACK = 1.05  # of an estimate: a stage that would end this little late is still begun
 
 
 def read(definition: Definition) -> Record | None:
@@ -124,7 +122,7 @@ def _count(definition: Definition, record: Record, stage: Stage) -> None:
     """Add what the runs of a stage took since they were counted last, and the prices of those that ended."""
     took = []
     for run in stage.runs:
-        place, total = place_of(definition, run), seconds_so_far(run)
+        place, total = plan.place_of(definition, run), seconds_so_far(run)
         before = record['counted'].get(place, 0.0)
         if total > before:
             took.append(total - before)
@@ -229,7 +227,8 @@ def _finalists(definition: Definition, record: Record) -> None:
     means = _means(_scores(definition, record, record['kept'], first=True))
     finalists = list(dict.fromkeys([*list(means)[:2], record['best']]))
     record['finalists'] = finalists
-    if LONG in means and LONG not in finalists and max(means.values()) - means[LONG] <= _margin(definition, record, 1):
+    chance = _margin(noise(_scores(definition, record, finalists)), 1)
+    if LONG in means and LONG not in finalists and max(means.values()) - means[LONG] <= chance:
         finalists.append(LONG)
     record['told'].append(f'At the end, one seed: {_said(means)} on val.')
     if not _time_for_second_seeds(record):
@@ -246,13 +245,14 @@ def _time_for_second_seeds(record: Record) -> bool:
 
 def _judge(definition: Definition, record: Record) -> None:
     """Name the winner: the best method that leads the better student alone by more than chance, else that one."""
-    scores = _scores(definition, record, _judged(record))
+    longer = [record['longer']['row'], LONG] if 'longer' in record else []
+    scores = _scores(definition, record, [*record['finalists'], *longer])
     alone = _best(scores, (LONG, record['best']))
     assert alone is not None, 'the student alone has ended'
-    leads = {row: _lead(definition, record, scores, row, alone) for row in scores if row not in (LONG, record['best'])}
+    leads = {row: _lead(scores, row, alone) for row in scores if row not in (LONG, record['best'])}
     winner = _best(scores, [row for row, (lead, margin, _) in leads.items() if lead > margin]) or alone
     told = winner if winner != alone else max(leads, key=lambda row: leads[row][0], default=alone)
-    lead, margin, count = leads.get(told) or (0.0, _margin(definition, record, 1), len(scores[alone]))
+    lead, margin, count = leads.get(told) or (0.0, _margin(noise(scores), 1), len(scores[alone]))
     seen = set(scores[alone]) & set(scores[told])
     means = _means({row: {one: each[one] for one in seen} for row, each in scores.items() if seen <= each.keys()})
     if winner != alone:
@@ -267,23 +267,16 @@ def _judge(definition: Definition, record: Record) -> None:
     _go_on(definition, record)
 
 
-def _judged(record: Mapping[str, Any]) -> list[str]:
-    """The rows that may win."""
-    return [*record['finalists'], *([record['longer']['row'], LONG] if 'longer' in record else [])]
-
-
 def _best(scores: Mapping[str, Mapping[int, float]], rows: Iterable[str]) -> str | None:
     """The best of some rows, on the seeds that all have; ``None`` of none."""
     found = {row: scores[row] for row in rows if row in scores}
     return next(iter(of_common_seeds(found)[1] or _means(found)), None)
 
 
-def _lead(
-    definition: Definition, record: Record, scores: Mapping[str, Mapping[int, float]], row: str, alone: str
-) -> tuple[float, float, int]:
+def _lead(scores: Mapping[str, Mapping[int, float]], row: str, alone: str) -> tuple[float, float, int]:
     """By how much a row leads the student alone, what chance gives, and the number of seeds that both have."""
     count, means = of_common_seeds({one: scores[one] for one in (row, alone)})
-    return (means[row] - means[alone], _margin(definition, record, count), count) if count else (-math.inf, 0.0, 0)
+    return (means[row] - means[alone], _margin(noise(scores), count), count) if count else (-math.inf, 0.0, 0)
 
 
 def give_hours(definition: Definition, record: Record, hours: float) -> None:
@@ -314,11 +307,13 @@ def _go_on(definition: Definition, record: Record) -> None:
 def _begin_longer(definition: Definition, record: Record) -> bool:
     name = _worth_more_time(definition, record)
     row = longer_row(record, name) if name else None
-    done = _scores(definition, record, [LONG])
-    for count in range(record['second'], 0, -1) if row else ():
+    if row is None:
+        return False
+    done = _scores(definition, record, [LONG])[LONG]
+    for count in range(record['second'], 0, -1):
         longer = {'row': row, 'of': name, 'seeds': count}
-        rows = [row] * count + [LONG for seed in record['seeds'][:count] if seed not in done[LONG]]
-        if fits(record, [part_seconds({**record, 'longer': longer}, one) for one in rows if one]):
+        rows = [row] * count + [LONG for seed in record['seeds'][:count] if seed not in done]
+        if fits(record, [part_seconds({**record, 'longer': longer}, one) for one in rows]):
             record['longer'] = longer
             return True
     return False
@@ -345,26 +340,26 @@ def _worth_more_time(definition: Definition, record: Record) -> str | None:
     scores = _scores(definition, record, [*record['finalists'], LONG])
     if LONG not in scores:
         return None
-    gain, margin, _ = _lead(definition, record, scores, LONG, alone)
+    gain, margin, _ = _lead(scores, LONG, alone)
     methods = [row for row in record['finalists'] if row in record['methods']]
     name = record['winner'] if record['winner'] in methods else _best(scores, methods)
-    if gain <= margin or name is None or _lead(definition, record, scores, name, alone)[0] <= 0:
+    if gain <= margin or name is None or _lead(scores, name, alone)[0] <= 0:
         return None
     return name
 
 
-def _margin(definition: Definition, record: Record, seeds: int) -> float:
+def _margin(deviation: float, seeds: int) -> float:
     """The difference that chance gives between the means of two rows over so many seeds."""
-    return noise(definition, record) * math.sqrt(2 / seeds)
+    return deviation * math.sqrt(2 / seeds)
 
 
-def noise(definition: Definition, record: Record) -> float:
+def noise(scores: Mapping[str, Mapping[int, float]]) -> float:
     """Return the standard deviation between seeds of one row on val, from the seeds at hand and from our own runs.
 
     A pooled estimate: few seeds say little, so :data:`SPREAD` counts as :data:`FREEDOM` degrees of freedom.
     """
     total, freedom = FREEDOM * SPREAD**2, FREEDOM
-    for each in _scores(definition, record, dict.fromkeys(_judged(record))).values():
+    for each in scores.values():
         values = [value for value in each.values() if math.isfinite(value)]
         if len(values) > 1:
             mean = fmean(values)

@@ -1,4 +1,4 @@
-"""How large a race is: what is measured of each training, and the largest plan that fits into the hours."""
+"""The plan of a race: the price of each training, the largest race that fits into the hours, the time that is left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmdistill_dense.apps.suite.plan import CONTROL, RUNG, TEACHER, Run
 from mmdistill_dense.utils.files import read_json
 
 LONG = 'alone_long'
-# By mean gain in docs/results.md, after those of the definition.
+# A race tries the rows of its definition first, then these: the first ones gained most in docs/results.md.
 METHODS = {'seg': ('pcd', 'maskd', 'fitnet', 'cwd', 'kd'), 'det': ('frs', 'crosskd', 'fgd', 'pkd', 'fitnet', 'pcd')}
 MOST_SEEDS = 5
 RIVALS = 2  # rates that go on to the end
@@ -48,7 +48,7 @@ class Price:
 
 @dataclass(frozen=True)
 class Size:
-    """How large a race is: what it has less of, the less time there is."""
+    """A size of a race. The less time there is, the smaller these are."""
 
     rates: tuple[float, ...]
     methods: tuple[str, ...]
@@ -88,9 +88,9 @@ def longer_row(record: Mapping[str, Any], name: str) -> str | None:
 def base_of(record: Mapping[str, Any], row: str) -> tuple[str, float]:
     """Return whose steps a row takes, and how many times as many."""
     longer = record.get('longer')
-    if row == LONG or not longer or row != longer['row']:
-        return row, record['long'] if row == LONG else 1
-    return longer['of'], record['long']
+    if longer and row == longer['row']:
+        return longer['of'], record['long']
+    return row, record['long'] if row == LONG else 1
 
 
 def makespan(seconds: Iterable[float], jobs: int) -> float:
@@ -209,13 +209,10 @@ def _counted(definition: Definition) -> dict[str, float]:
     return found
 
 
-def place_of(definition: Definition, run: Run) -> str:
-    return run.folder.relative_to(definition.out).as_posix()
-
-
 def seconds_so_far(run: Run) -> float:
     """Return the seconds of a run to its end, or of one that failed until then."""
-    return float(60 * run.result['minutes'] if run.result else run.state.get('seconds', 0.0))
+    result = run.result
+    return float(60 * result['minutes'] if result else run.state.get('seconds', 0.0))
 
 
 def part_seconds(record: Mapping[str, Any], row: str, until: float = 1, begun: bool = False) -> float:

@@ -123,7 +123,7 @@ def test_the_readme_works_with_the_wheel_alone(tmp_path: Path) -> None:
     for block in readme:
         if 'distil_leaves' in block.text:
             shell.paste(short(block))
-    for name in ('distil_leaves/report.html', 'report.html', 'predictions/labels/photos/a.png', 'student.onnx'):
+    for name in ('distil_leaves/report.html', 'predictions/labels/photos/a.png', 'student.onnx'):
         assert (tmp_path / name).is_file(), name
     (own,) = [block.text for block in readme if "_base_ = ['./my_student.py']" in block.text]
     (tmp_path / 'my_distilled.py').write_text(own)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import execute, plan, preflight
+from mmdistill_dense.apps.suite import plan, preflight, slurm
 from mmdistill_dense.apps.suite.definition import load
 from tests.suite import tiny
 
@@ -30,7 +30,7 @@ def submitted(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> 
     (folder / 'sbatch').write_text(SBATCH)
     (folder / 'sbatch').chmod(0o755)
     environment = dict(os.environ, PATH=f'{folder}{os.pathsep}{os.environ["PATH"]}')
-    subprocess.run(['sh', '-c', execute.slurm_script(definition, plan.runs(definition))], env=environment, check=True)
+    subprocess.run(['sh', '-c', slurm.slurm_script(definition, plan.runs(definition))], env=environment, check=True)
     assert (folder / 'my out' / 'slurm').is_dir()
     lines = [file.read_text().splitlines() for file in sorted(folder.glob('job1*'))]
     return [{name: value for name, _, value in (word.partition('=') for word in words)} for words in lines]
@@ -65,7 +65,7 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     port, _, command = kd['--wrap'].partition(' && ')
     assert 'MASTER_PORT' in port
     program = 'python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
-    expected = f'srun --kill-on-bad-exit=1 {execute._CPUS} {program}'
+    expected = f'srun --kill-on-bad-exit=1 {slurm._CPUS} {program}'
     assert command == expected
     assert 'job tiny.yaml teacher' in teacher['--wrap']
     assert '--signal' not in kd, 'requeue is false'
@@ -138,8 +138,8 @@ def test_a_part_of_a_run_and_its_rest_are_two_jobs(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
     definition = load(Path('tiny.yaml'))
     told = 'has ended without a result'
-    assert execute.slurm_script(definition, plan.runs(definition)).count(told) == 3
-    assert told not in execute.slurm_script(definition, whole(definition))
+    assert slurm.slurm_script(definition, plan.runs(definition)).count(told) == 3
+    assert told not in slurm.slurm_script(definition, whole(definition))
 
 
 def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +156,9 @@ def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: 
     control, table = submitted(tmp_path, monkeypatch)
     assert control['--job-name'] == 'control-seed-0'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(execute, 'JOBS', 'copy.txt')  # as it was before
+        patch.setattr(slurm, 'JOBS', 'copy.txt')  # as it was before
         (tmp_path / 'my out/slurm/copy.txt').write_text('\n'.join(kept))
-        text = execute.slurm_script(load(Path('tiny.yaml')), plan.runs(load(Path('tiny.yaml'))))
+        text = slurm.slurm_script(load(Path('tiny.yaml')), plan.runs(load(Path('tiny.yaml'))))
     said = f'# control seed 0: job 102 has ended without a result. {log} ends with:\n#     a\n#     out of memory $('
     assert said in text and not (tmp_path / 'x').exists() and not (tmp_path / 'y').exists()
     assert table['--dependency'] == 'afterany:101:105:103'

@@ -102,7 +102,8 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
 def suite_slurm(args: argparse.Namespace) -> None:
     with quiet():  # the script alone goes to the standard output, where sh reads it
         from mmdistill_dense.apps.suite import preflight
-        from mmdistill_dense.apps.suite.execute import runs_to_do, slurm_script
+        from mmdistill_dense.apps.suite.execute import runs_to_do
+        from mmdistill_dense.apps.suite.slurm import slurm_script
 
         definition = load(args.definition)
         processes = definition.slurm['processes']

@@ -109,10 +109,10 @@ def test_works_side_by_side_take_as_long_as_the_fullest_place(jobs: int, seconds
 
 
 def test_the_longest_race_that_fits_is_planned() -> None:
-    """Fewer methods first, then no longer training, fewer rates, no second seed; never an earlier rung."""
+    """Less time for one training first, then fewer methods, no longer training, fewer rates, no second seed."""
     definition = load(tiny.write(Path(), methods=ROWS))
     found, needed = [], 0.0
-    for minutes in range(90, 0, -1):
+    for minutes in range(200, 0, -1):
         try:
             record = race_plan.planned(definition, Race(minutes / 60, rates=(1, 2, 4)), ROWS, PRICES)
         except ValueError as error:
@@ -120,17 +120,20 @@ def test_the_longest_race_that_fits_is_planned() -> None:
             break
         needed = sum(record['estimate'].values())
         assert needed <= 60 * minutes and record['rung'] == 0.5
-        size = [*record['methods']], bool(record['long']), record['rates'], record['second']
+        size = [*record['methods']], record['long'], record['rates'], record['second']
         if size not in found:
             found.append(size)
     both, one, rates = ['kd', 'cwd'], ['kd'], [1, 2, 4]
     assert found == [
-        (both, True, rates, 2),
-        (both, False, rates, 2),
-        (one, False, rates, 2),
-        (one, False, [1, 2], 2),
-        (one, False, [1, 2], 1),
-        (one, False, [1], 1),
+        (both, 6, rates, 2),
+        (both, 4, rates, 2),
+        (both, 3, rates, 2),
+        (both, 2.7, rates, 2),
+        (both, None, rates, 2),
+        (one, None, rates, 2),
+        (one, None, [1, 2], 2),
+        (one, None, [1, 2], 1),
+        (one, None, [1], 1),
     ]
 
 
@@ -146,6 +149,8 @@ def test_one_method_alone_is_compared_with_more_time_too() -> None:
     definition = load(tiny.write(Path(), methods={'kd': {}}))
     record = race_plan.planned(definition, Race(9), {'kd': {}}, PRICES)
     assert record['long'] and [*record['methods']] == ['kd']
+    assert 'longer' in str([*race_plan.lines(record)]) and 'if that pays' not in str([*race_plan.lines(record)])
+    assert race_plan.planned(definition, Race(9), {}, PRICES)['long'] is None, 'no method'
 
 
 def test_the_estimate_is_a_sum_by_hand() -> None:
@@ -157,10 +162,13 @@ def test_the_estimate_is_a_sum_by_hand() -> None:
     assert found['rate'] == 2 * control.seconds(0.5, begun=True)
     assert found['finish'] == control.seconds(0.5, 3, begun=True) + cwd.seconds(0.5, begun=True)
     assert found['seeds'] == control.seconds(1, 3) + cwd.seconds() + kd.seconds() + control.seconds()
+    assert found['longer'] == 0 and sum(found.values()) + 2 * cwd.seconds(1, 3) == sum(
+        race_plan.estimate(Race(1, (1, 2, 4), keep=2), replace(size, both=True), PRICES, 1, 0.5).values()
+    )
 
 
 def test_the_student_alone_gets_the_time_of_the_teacher_and_of_the_dearest_method() -> None:
-    _, record = written()
+    _, record = written(hours=1.2)
     alone, dearest, teacher = (PRICES[name].seconds() for name in (CONTROL, 'cwd', TEACHER))
     assert record['long'] == round((dearest + teacher) / alone, 1) > 2
     assert record['rows'][LONG] == {'length': record['long'], 'rate': 1}
@@ -884,7 +892,7 @@ def test_runs_from_before_the_race_are_no_lead() -> None:
 
 def test_a_given_teacher_takes_no_time_and_is_not_compared() -> None:
     prices = {name: price for name, price in PRICES.items() if name != TEACHER}
-    _, record = written(prices=prices)
+    _, record = written(hours=1.2, prices=prices)
     assert record['estimate']['rates'] == 2 * PRICES[CONTROL].seconds(0.5)
     assert record['long'] == round(PRICES['cwd'].seconds() / PRICES[CONTROL].seconds(), 1)
     _, record = rated(prices=prices)

@@ -1,11 +1,11 @@
 """A race: within some hours, find the row that trains the student best, and never return less than the student alone.
 
 The candidates are the student alone at several learning rates, then each row of the suite at the best of these rates,
-and the student alone with as much time as the dearest of them and the teacher take together. All are trained to the
-middle of their schedules, the best go on to the end, the two best and the student alone get a second seed, that with
-more time too if it is not beaten by more than chance. The two best rates go on first: high rates gain most when they
-decay. Scores are those on val. In what is left of the hours the best method gets more time too, if that pays for the
-student alone; then follow further seeds of the winner and of the student alone.
+and the student alone with as much time as the dearest of them and the teacher take together, or more if there are many
+hours. All are trained to the middle of their schedules, the best go on to the end, the two best and the student alone
+get a second seed, that with more time too if it is not beaten by more than chance. The two best rates go on first: high
+rates gain most when they decay. Scores are those on val. In what is left of the hours the best method gets more time
+too, if that pays for the student alone; then follow further seeds of the winner and of the student alone.
 
 Every training is a run of the suite, so it goes on after a stop. ``race.json`` in the suite's folder holds the plan and
 what was decided; all else follows from the results. Source of the plan: races replayed on 150 of our runs

@@ -17,7 +17,7 @@ LONG = 'alone_long'
 METHODS = {'seg': ('pcd', 'maskd', 'fitnet', 'cwd', 'kd'), 'det': ('frs', 'crosskd', 'fgd', 'pkd', 'fitnet', 'pcd')}
 MOST_SEEDS = 5
 RIVALS = 2  # rates that go on to the end
-MOST_LENGTH = 6.0  # of the student alone with more time: longer schedules gained nothing in our own runs
+LENGTHS = (6.0, 4.0, 3.0)  # of more time, where the hours hold it; longer schedules gained nothing in our own runs
 SLACK = 1.05  # of an estimate: a stage that would end this little late is still begun
 _PROCESS = 8.0  # seconds in which a process imports what it needs
 
@@ -54,6 +54,7 @@ class Size:
     methods: tuple[str, ...]
     long: float | None  # the length of the student alone with more time
     seeds: int
+    both: bool = False  # whether there is time for the best method for as long, too
 
 
 def alone_row(rate: float) -> str:
@@ -109,17 +110,22 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, par
     first = [prices[TEACHER].seconds()] if TEACHER in prices else []
     finalists = [*others[: 3 if size.long else 2], (alone, 1.0)] * (size.seeds - 1)
     kept = others[: race.keep]
+    methods = [prices[name].seconds(1, size.long) for name in size.methods] if size.long and size.both else [0.0]
     return {
         'rates': makespan([*first, *[alone.seconds(part)] * len(size.rates)], jobs),
         'rate': makespan([alone.seconds(rest, begun=True)] * len(size.rates[:RIVALS]), jobs),
         'methods': makespan([one.seconds(part, length) for one, length in others], jobs),
         'finish': makespan([one.seconds(rest, length, begun=True) for one, length in kept], jobs),
         'seeds': makespan([one.seconds(1, length) for one, length in finalists], jobs),
+        'longer': makespan([max(methods)] * size.seeds, jobs),
     }
 
 
 def sizes(race: Race, methods: Sequence[str], prices: Mapping[str, Price], longer: bool = True) -> Iterator[Size]:
-    """Yield the sizes of a race from the largest: fewer methods, no longer training, fewer rates, no second seed."""
+    """Yield the sizes of a race from the largest: shorter trainings, fewer methods, rates and seeds."""
+    for length in LENGTHS if longer and methods else ():
+        if length > _long(prices, methods):
+            yield Size(race.rates, tuple(methods), length, race.seeds, both=True)
     for count in (1,) if len(methods) == 1 else range(len(methods), 1, -1):
         long = _long(prices, methods[:count]) if longer else None
         yield Size(race.rates, tuple(methods[:count]), long, race.seeds)
@@ -134,7 +140,7 @@ def _long(prices: Mapping[str, Price], methods: Sequence[str]) -> float:
     """The length at which the student alone takes as long as the dearest method and the teacher together."""
     teacher = prices[TEACHER].seconds() if TEACHER in prices else 0.0
     dearest = max(prices[name].seconds() for name in methods)
-    return min(max(round((dearest + teacher) / prices[CONTROL].seconds(), 1), 1.5), MOST_LENGTH)
+    return min(max(round((dearest + teacher) / prices[CONTROL].seconds(), 1), 1.5), LENGTHS[0])
 
 
 def planned(
@@ -250,7 +256,7 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     last = f'the best two with {record["second"]} seeds' if record['second'] > 1 else 'one seed'
     yield f'         to {record["rung"]:.0%} of the schedule; the best {record["keep"]} to its end; {last}'
     hours = ', '.join(f'{name} {seconds / 60:.0f} min' for name, seconds in record['estimate'].items() if seconds)
-    more = 'for the best method for as long, if that pays, and ' if record['long'] and record['methods'] else ''
+    more = 'for the best method for as long, if that pays, and ' if record['long'] and 'longer' not in hours else ''
     yield f'         expected: {hours}; the rest {more}for further seeds of the winner'
     for name, why in {**record['left_out'], **record['failed']}.items():
         yield f'         without {name}: {why}'

@@ -184,6 +184,18 @@ def test_the_end_tells_scores_and_gains(place: Path) -> None:
     assert '50.00  teacher' in lines and '40.00  the student alone' in lines and '42.50  kd (+2.50)' in lines
 
 
+def test_the_file_of_an_earlier_winner_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(race, 'read', lambda definition: {'winner': 'kd'})
+    monkeypatch.setattr(race, 'best_seed', lambda *_: 0)
+    for name in ('kd', 'control', 'mine'):
+        (place / f'student_{name}.pth').touch()
+    steps._export(place, load(place / 'suite.yaml'))
+    told = capsys.readouterr().out
+    assert 'student_control.pth is from before' in told and told.count('from before') == 1
+
+
 def test_what_was_checked_is_known_until_a_file_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     definition = load(place / 'suite.yaml')
     known = {name: steps.digest(place, definition) for name in ('teacher.py', 'kd.py')}

@@ -338,6 +338,29 @@ def test_what_the_teacher_leads_by_is_said(teacher: float, told: str) -> None:
     assert ('kd seed 0 to 50%' in names(definition, record)) == (teacher > 45)
 
 
+@pytest.mark.parametrize(
+    ('hours', 'long', 'fixed', 'length'),
+    [
+        (2, None, [], 6),
+        (2, 2.7, [], 6),
+        (0.3, None, [], 3),
+        (0.12, 2.7, [], 2.7),
+        (0.12, None, [], None),
+        (2, None, [CONTROL], None),
+    ],
+)
+def test_a_poor_teacher_leaves_its_time_to_the_student_alone(
+    hours: float, long: float | None, fixed: list[str], length: float | None
+) -> None:
+    definition, record = written()
+    definition = decided(definition, record, teacher=44, control=40, alone_x2=30)
+    record.update(hours=hours, long=long, fixed=fixed)
+    definition = decided(definition, record, control=45, alone_x2=31)
+    assert record['long'] == length and (f'{length:g} times as long' in record['told'][-1] if length else True)
+    assert record['rows'].get(LONG) == ({'length': length, 'rate': 1} if length else None)
+    assert names(definition, record) == ([f'{LONG} seed 0 to 50%'] if length else [])
+
+
 def test_the_best_are_kept_and_the_student_alone_always() -> None:
     definition, record = rated(keep=2)
     definition = decided(definition, record, alone_long=41, kd=43, cwd=44)

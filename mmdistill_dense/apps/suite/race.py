@@ -24,8 +24,9 @@ from typing import Any
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RACE, Definition
-from mmdistill_dense.apps.suite.plan import TEACHER, Run
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
 from mmdistill_dense.apps.suite.race_plan import (
+    LENGTHS,
     LONG,
     RIVALS,
     Record,
@@ -196,15 +197,25 @@ def _judge_teacher(definition: Definition, record: Record, alone: float) -> None
         return
     lead = val_of(definition, result) - alone
     if lead <= 0:
-        record['poor_teacher'] = True
+        record.update(poor_teacher=True, long=_length_instead(record))
+        more = f', and the student alone is trained {record["long"]:g} times as long' if record['long'] else ''
         record['told'].append(
-            f'The teacher is no better on val than the student alone ({lead:+.2f}): nothing is distilled from it.'
+            f'The teacher is no better on val than the student alone ({lead:+.2f}): nothing is distilled from it{more}.'
         )
     elif lead < LEAD:
         record['told'].append(
             f'The teacher leads by {lead:.2f} points on val. Below {LEAD:g} our own runs gained little: a '
             'better teacher may help more than any method.'
         )
+
+
+def _length_instead(record: Record) -> float | None:
+    """How long the student alone may be trained in the time of the methods, with all its seeds."""
+    for length in LENGTHS if CONTROL not in record['fixed'] else ():
+        rows = (part_seconds({**record, 'long': length}, row) for row in (LONG, record['best']))
+        if length > (record['long'] or 1) and fits(record, [record['second'] * sum(rows)]):
+            return length
+    return record['long']
 
 
 def _kept(definition: Definition, record: Record) -> None:

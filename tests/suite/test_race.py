@@ -330,12 +330,12 @@ def test_the_best_rate_at_the_end_is_that_of_all_that_follow() -> None:
 
 
 @pytest.mark.parametrize(
-    ('teacher', 'told'), [(44, 'no better on val'), (45, 'no better on val'), (48, 'leads by 3.00 points'), (50, '')]
+    ('teacher', 'told'), [(43, 'worse on val'), (44, 'has -1.00 points'), (48, 'has +3.00 points'), (50, '')]
 )
 def test_what_the_teacher_leads_by_is_said(teacher: float, told: str) -> None:
     definition, record = rated(teacher)
     assert (told in record['told'][-1]) if told else len(record['told']) == 2
-    assert ('kd seed 0 to 50%' in names(definition, record)) == (teacher > 45)
+    assert ('kd seed 0 to 50%' in names(definition, record)) == (teacher > 43)
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_a_poor_teacher_leaves_its_time_to_the_student_alone(
     hours: float, long: float | None, fixed: list[str], length: float | None
 ) -> None:
     definition, record = written()
-    definition = decided(definition, record, teacher=44, control=40, alone_x2=30)
+    definition = decided(definition, record, teacher=30, control=40, alone_x2=30)
     record.update(hours=hours, long=long, fixed=fixed)
     definition = decided(definition, record, control=45, alone_x2=31)
     assert record['long'] == length and (f'{length:g} times as long' in record['told'][-1] if length else True)

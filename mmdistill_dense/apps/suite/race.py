@@ -40,7 +40,7 @@ from mmdistill_dense.apps.suite.race_plan import (
 )
 from mmdistill_dense.utils.files import read_json, write_json
 
-LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained little
+LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained less
 SPREAD = 1.4  # points between seeds of one row on val in our own runs
 FREEDOM = 4  # pairs of seeds that it counts as
 
@@ -196,16 +196,16 @@ def _judge_teacher(definition: Definition, record: Record, alone: float) -> None
     if result is None:
         return
     lead = val_of(definition, result) - alone
-    if lead <= 0:
+    if lead < -_margin(noise({}), 1):  # beside one that is as good our own runs still gained
         record.update(poor_teacher=True, long=_length_instead(record))
         more = f', and the student alone is trained {record["long"]:g} times as long' if record['long'] else ''
         record['told'].append(
-            f'The teacher is no better on val than the student alone ({lead:+.2f}): nothing is distilled from it{more}.'
+            f'The teacher is worse on val than the student alone ({lead:+.2f}): nothing is distilled from it{more}.'
         )
     elif lead < LEAD:
         record['told'].append(
-            f'The teacher leads by {lead:.2f} points on val. Below {LEAD:g} our own runs gained little: a '
-            'better teacher may help more than any method.'
+            f'The teacher has {lead:+.2f} points on val beside the student alone. Below {LEAD:g} our own runs gained '
+            'less: a better teacher may help more than any method.'
         )
 
 

@@ -187,13 +187,14 @@ def test_the_end_tells_scores_and_gains(place: Path) -> None:
 def test_the_file_of_an_earlier_winner_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(race, 'read', lambda definition: {'winner': 'kd'})
+    monkeypatch.setattr(race, 'read', lambda definition: {'winner': 'kd', 'left_out': {'pcd': ''}})
     monkeypatch.setattr(race, 'best_seed', lambda *_: 0)
-    for name in ('kd', 'control', 'mine'):
+    for name in ('kd', 'control', 'pcd', 'mine'):
         (place / f'student_{name}.pth').touch()
     steps._export(place, load(place / 'suite.yaml'))
     told = capsys.readouterr().out
-    assert 'student_control.pth is from before' in told and told.count('from before') == 1
+    assert all(f'student_{name}.pth is from before' in told for name in ('control', 'pcd'))
+    assert told.count('from before') == 2
 
 
 def test_what_was_checked_is_known_until_a_file_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

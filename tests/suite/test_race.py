@@ -149,7 +149,8 @@ def test_one_method_alone_is_compared_with_more_time_too() -> None:
     definition = load(tiny.write(Path(), methods={'kd': {}}))
     record = race_plan.planned(definition, Race(9), {'kd': {}}, PRICES)
     assert record['long'] and [*record['methods']] == ['kd']
-    assert 'longer' in str([*race_plan.lines(record)]) and 'if that pays' not in str([*race_plan.lines(record)])
+    told = ' '.join(race_plan.lines(record))
+    assert 'min (the best method for as long, if that pays); the rest for further seeds' in told
     assert race_plan.planned(definition, Race(9), {}, PRICES)['long'] is None, 'no method'
 
 
@@ -330,7 +331,8 @@ def test_the_best_rate_at_the_end_is_that_of_all_that_follow() -> None:
 
 
 @pytest.mark.parametrize(
-    ('teacher', 'told'), [(43, 'worse on val'), (44, 'has -1.00 points'), (48, 'has +3.00 points'), (50, '')]
+    ('teacher', 'told'),
+    [(43, 'worse on val'), (44, 'lead on val is -1.00 points'), (48, 'lead on val is 3.00 points'), (50, '')],
 )
 def test_what_the_teacher_leads_by_is_said(teacher: float, told: str) -> None:
     definition, record = rated(teacher)
@@ -343,7 +345,7 @@ def test_what_the_teacher_leads_by_is_said(teacher: float, told: str) -> None:
     [
         (2, None, [], 6),
         (2, 2.7, [], 6),
-        (0.3, None, [], 3),
+        (0.26, None, [], 3),
         (0.12, 2.7, [], 2.7),
         (0.12, None, [], None),
         (2, None, [CONTROL], None),
@@ -356,16 +358,25 @@ def test_a_poor_teacher_leaves_its_time_to_the_student_alone(
     definition = decided(definition, record, teacher=30, control=40, alone_x2=30)
     record.update(hours=hours, long=long, fixed=fixed)
     definition = decided(definition, record, control=45, alone_x2=31)
-    assert record['long'] == length and (f'{length:g} times as long' in record['told'][-1] if length else True)
+    assert record['long'] == length
+    assert (
+        ('times as long' in record['told'][-1]) == (f'{length or 0:g} times' in record['told'][-1]) == (length != long)
+    )
     assert record['rows'].get(LONG) == ({'length': length, 'rate': 1} if length else None)
     assert names(definition, record) == ([f'{LONG} seed 0 to 50%'] if length else [])
 
 
 def test_the_best_are_kept_and_the_student_alone_always() -> None:
-    definition, record = rated(keep=2)
+    definition, record = rated(keep=2, hours=1.2)
     definition = decided(definition, record, alone_long=41, kd=43, cwd=44)
     assert record['kept'] == ['cwd', 'kd', CONTROL] and 'Stopped: alone_long.' in record['told'][-1]
     assert names(definition, record) == ['cwd seed 0', 'kd seed 0']  # the student alone has ended
+
+
+def test_the_longer_training_goes_on_where_time_is_kept_for_that_of_a_method() -> None:
+    definition, record = rated(keep=1, hours=2)
+    definition = decided(definition, record, alone_long=41, kd=43, cwd=44)
+    assert record['kept'] == ['cwd', LONG, CONTROL] and 'Stopped: kd.' in record['told'][-1]
 
 
 def finished(lead: float, second: float | None = None, **options: Any) -> tuple[Definition, dict[str, Any]]:
@@ -934,6 +945,30 @@ def test_why_it_cannot_be_longer_is_said(capsys: pytest.CaptureFixture, monkeypa
     assert main(['suite', 'run', str(small(Path(), options=options)), '--only', 'kd', '--plan']) == 0
     assert 'without alone_long: ' in (said := capsys.readouterr().out) and 'train_cfg.dynamic_intervals' in said
     assert json.loads(Path('out/race.json').read_text())['fixed'] == [CONTROL, 'kd']
+
+
+def test_no_time_is_kept_for_methods_that_cannot_be_longer() -> None:
+    definition = load(tiny.write(Path(), methods=ROWS))
+    record = race_plan.planned(definition, Race(9), ROWS, PRICES, dict.fromkeys(ROWS, 'it has fixed intervals'))
+    assert record['long'] == 2.7 and not record['estimate']['longer']
+
+
+def test_a_row_with_the_name_of_one_of_the_race_is_refused() -> None:
+    path = small(Path(), methods={'alone_x2': {'method': 'kd'}})
+    with pytest.raises(ValueError, match=r'methods\.alone_x2: a race has a row of this name'):
+        execute.run_race(path, plan_only=True)
+
+
+def test_a_race_planned_anew_meets_rows_of_other_lengths_only_when_it_decides() -> None:
+    """The length of a row follows from its hours and from the teacher."""
+    definition, record = written(hours=1.2)
+    for row in (LONG, CONTROL):
+        ended(definition, row, 40)
+    file = definition.out / f'runs/{LONG}/seed0/result.json'
+    file.write_text(json.dumps({**json.loads(file.read_text()), 'config_hash': 'of another length'}))
+    assert execute._changed(definition) is None
+    race.write(definition, {**record, 'rate': 1})
+    assert 'of another length' in str(execute._changed(load(definition.path)))
 
 
 @pytest.mark.soak

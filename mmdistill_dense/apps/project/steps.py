@@ -226,9 +226,11 @@ def _export(folder: Path, definition: Definition) -> None:
             config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
             weights, plain = export_student(config, checkpoint, out)
         print(f'export   {weights} with its config {plain.name}')
-    lost = dict.fromkeys(run.name for run in plan.runs(definition) if record and run.name != record['winner'])
-    for file in (folder / f'student_{name}.pth' for name in lost):
-        if file.is_file():
+    if record is None:
+        return
+    names = dict.fromkeys([*(run.name for run in plan.runs(definition)), *record['left_out']])
+    for file in (folder / f'student_{name}.pth' for name in names):
+        if file.is_file() and file.stem != f'student_{record["winner"]}':
             print(f'         {file} is from before: its row does not win the race')
 
 

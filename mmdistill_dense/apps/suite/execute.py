@@ -20,7 +20,7 @@ from mmdistill_dense.apps.suite.job import PATIENCE, check_unchanged, rung_of
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
 from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command, no_room
 from mmdistill_dense.apps.suite.price import price_of
-from mmdistill_dense.apps.suite.race_plan import METHODS, Price, Record, lines, planned
+from mmdistill_dense.apps.suite.race_plan import LONG, METHODS, Price, Record, alone_row, lines, planned
 from mmdistill_dense.apps.suite.reader import read_file
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.process import alive, cores, quiet, threads_asked_for
@@ -138,6 +138,8 @@ def _planned(definition: Definition, given: Race | None, methods: Sequence[str],
     if given is None:
         raise ValueError(f'{definition.path}: race: missing; e.g. race: {{hours: 3}}')
     own, rows = rows_for(definition, methods)
+    if taken := [name for name in rows if name in (LONG, *map(alone_row, given.rates))]:
+        raise ValueError(f'{definition.path}: methods.{taken[0]}: a race has a row of this name. Rename yours.')
     definition = replace(load(definition.path, rows), **more)
     preflight.check(definition, plan.runs(definition)[:1])
     with alive('measuring steps'), quiet():
@@ -163,7 +165,11 @@ def _go_on(definition: Definition, record: Record, given: Race | None, methods: 
 
 def _changed(definition: Definition) -> ValueError | None:
     """Why the results of a race are not comparable with those to come: its definition gives other configs now."""
-    for run, expected in plan.hashes(definition, plan.runs(definition)):
+    record = race.read(definition) or {}
+    # before the rate is known, so are neither rates nor lengths of the other rows
+    early = None if 'rate' in record else {TEACHER, *map(alone_row, record.get('rates', ()))}
+    runs = [run for run in plan.runs(definition) if early is None or run.name in early]
+    for run, expected in plan.hashes(definition, runs):
         try:
             if expected is not None and run.result is not None:
                 check_unchanged(run, expected)

@@ -196,24 +196,26 @@ def _judge_teacher(definition: Definition, record: Record, alone: float) -> None
     if result is None:
         return
     lead = val_of(definition, result) - alone
-    if lead < -_margin(noise({}), 1):  # beside one that is as good our own runs still gained
-        record.update(poor_teacher=True, long=_length_instead(record))
-        more = f', and the student alone is trained {record["long"]:g} times as long' if record['long'] else ''
+    if lead < -_margin(SPREAD, 1):  # beside one that is as good our own runs still gained
+        length = _length_instead(record)
+        more = f', and the student alone is trained {length:g} times as long' if length != record['long'] else ''
+        record.update(poor_teacher=True, long=length)
         record['told'].append(
             f'The teacher is worse on val than the student alone ({lead:+.2f}): nothing is distilled from it{more}.'
         )
     elif lead < LEAD:
         record['told'].append(
-            f'The teacher has {lead:+.2f} points on val beside the student alone. Below {LEAD:g} our own runs gained '
-            'less: a better teacher may help more than any method.'
+            f"The teacher's lead on val is {lead:.2f} points. Below {LEAD:g} our own runs gained less: a better "
+            'teacher may help more than any method.'
         )
 
 
 def _length_instead(record: Record) -> float | None:
     """How long the student alone may be trained in the time of the methods, with all its seeds."""
     for length in LENGTHS if CONTROL not in record['fixed'] else ():
-        rows = (part_seconds({**record, 'long': length}, row) for row in (LONG, record['best']))
-        if length > (record['long'] or 1) and fits(record, [record['second'] * sum(rows)]):
+        long, alone = (part_seconds({**record, 'long': length}, row) for row in (LONG, record['best']))
+        more = makespan([long, alone] * (record['second'] - 1), record['jobs'])
+        if length > (record['long'] or 1) and fits(record, [long + more]):
             return length
     return record['long']
 
@@ -221,6 +223,8 @@ def _length_instead(record: Record) -> float | None:
 def _kept(definition: Definition, record: Record) -> None:
     means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung'], first=True))
     kept = list(means)[: record['keep']]
+    if record['estimate']['longer'] and LONG in means:  # what is kept for the best method waits for it
+        kept = list(dict.fromkeys([*kept, LONG]))
     while kept and not fits(record, [part_seconds(record, row, begun=True) for row in _unended(record, kept)]):
         kept.pop()
     stopped = {row: mean for row, mean in means.items() if row not in (*kept, record['best'])}

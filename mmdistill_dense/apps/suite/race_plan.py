@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,9 +121,12 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, par
     }
 
 
-def sizes(race: Race, methods: Sequence[str], prices: Mapping[str, Price], longer: bool = True) -> Iterator[Size]:
-    """Yield the sizes of a race from the largest: shorter trainings, fewer methods, rates and seeds."""
-    for length in LENGTHS if longer and methods else ():
+def sizes(
+    race: Race, methods: Sequence[str], prices: Mapping[str, Price], fixed: Collection[str] = ()
+) -> Iterator[Size]:
+    """Yield the sizes of a race from the largest: shorter or no longer training, fewer methods, rates and seeds."""
+    longer = CONTROL not in fixed
+    for length in LENGTHS if longer and {*methods} - {*fixed} else ():
         if length > _long(prices, methods):
             yield Size(race.rates, tuple(methods), length, race.seeds, both=True)
     for count in (1,) if len(methods) == 1 else range(len(methods), 1, -1):
@@ -161,7 +164,7 @@ def planned(
     """
     part, fixed = race.rung if part is None else part, fixed or {}
     methods, needed = [name for name in rows if name in prices], 0.0
-    for size in sizes(race, methods, prices, CONTROL not in fixed):
+    for size in sizes(race, methods, prices, fixed):
         stages = estimate(race, size, prices, definition.jobs, part)
         needed = sum(stages.values())
         if needed <= 3600 * race.hours:
@@ -256,7 +259,10 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     last = f'the best two with {record["second"]} seeds' if record['second'] > 1 else 'one seed'
     yield f'         to {record["rung"]:.0%} of the schedule; the best {record["keep"]} to its end; {last}'
     hours = ', '.join(f'{name} {seconds / 60:.0f} min' for name, seconds in record['estimate'].items() if seconds)
-    more = 'for the best method for as long, if that pays, and ' if record['long'] and 'longer' not in hours else ''
+    method = 'the best method for as long, if that pays'
+    if record['estimate']['longer']:
+        hours += f' ({method})'
+    more = '' if not record['long'] or record['estimate']['longer'] else f'for {method}, and '
     yield f'         expected: {hours}; the rest {more}for further seeds of the winner'
     for name, why in {**record['left_out'], **record['failed']}.items():
         yield f'         without {name}: {why}'

@@ -966,9 +966,8 @@ def test_a_race_planned_anew_meets_rows_of_other_lengths_only_when_it_decides() 
         ended(definition, row, 40)
     file = definition.out / f'runs/{LONG}/seed0/result.json'
     file.write_text(json.dumps({**json.loads(file.read_text()), 'config_hash': 'of another length'}))
-    assert execute._changed(definition) is None
-    race.write(definition, {**record, 'rate': 1})
-    assert 'of another length' in str(execute._changed(load(definition.path)))
+    assert execute._changed(definition, record) is None
+    assert 'of another length' in str(execute._changed(definition, {**record, 'rate': 1}))
 
 
 @pytest.mark.soak

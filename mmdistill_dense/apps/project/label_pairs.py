@@ -88,7 +88,7 @@ def _check_partners(pictures: Folder, labels: Folder, endings: Endings) -> None:
 
 
 def _usual(pictures: Folder, labels: Folder) -> tuple[str, str]:
-    """Return the ending of most pictures, and that of their label images."""
+    """Return two file endings: the usual one of a picture, and the usual one of its label image."""
     found: Counter[tuple[str, str]] = Counter()
     for file in _looked(pictures, labels):
         stem, suffix = os.path.splitext(file)

@@ -216,7 +216,8 @@ def _export(folder: Path, definition: Definition) -> None:
         chosen = {(name, definition.seeds[0]) for name in definition.methods}
     else:
         chosen = {(record['winner'], race.best_seed(definition, record))}
-    for run in plan.runs(definition):
+    runs = plan.runs(definition)
+    for run in runs:
         if (run.name, run.seed) not in chosen or run.result is None:
             continue
         out = folder / f'student_{run.name}.pth'
@@ -228,9 +229,9 @@ def _export(folder: Path, definition: Definition) -> None:
         print(f'export   {weights} with its config {plain.name}')
     if record is None:
         return
-    names = dict.fromkeys([*(run.name for run in plan.runs(definition)), *record['left_out']])
-    for file in (folder / f'student_{name}.pth' for name in names):
-        if file.is_file() and file.stem != f'student_{record["winner"]}':
+    for name in dict.fromkeys([*(run.name for run in runs), *record['left_out']]):
+        file = folder / f'student_{name}.pth'
+        if name != record['winner'] and file.is_file():
             print(f'         {file} is from before: its row does not win the race')
 
 

@@ -71,7 +71,8 @@ def run_race(
     definition = load(path)
     given = given or definition.race
     with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
-        if rerun_changed and race.read(definition) is not None and _changed(definition):
+        before = race.read(definition)
+        if rerun_changed and before is not None and _changed(definition, before):
             (definition.out / RACE).unlink()
             definition = load(path)
         record = _planned(definition, given, methods, settle_for or {})
@@ -156,19 +157,19 @@ def _go_on(definition: Definition, record: Record, given: Race | None, methods: 
     """Go on with a race that has begun, in other hours if it is given them."""
     assert given is not None, 'a definition with a record has a race'
     check_given(definition, record, given, methods)
-    if changed := _changed(definition):
+    if changed := _changed(definition, record):
         raise changed
     if given.hours != record['hours']:
         race.give_hours(definition, record, given.hours)
         race.write(definition, record)
 
 
-def _changed(definition: Definition) -> ValueError | None:
+def _changed(definition: Definition, record: Record) -> ValueError | None:
     """Why the results of a race are not comparable with those to come: its definition gives other configs now."""
-    record = race.read(definition) or {}
-    # before the rate is known, so are neither rates nor lengths of the other rows
-    early = None if 'rate' in record else {TEACHER, *map(alone_row, record.get('rates', ()))}
-    runs = [run for run in plan.runs(definition) if early is None or run.name in early]
+    runs = plan.runs(definition)
+    if 'rate' not in record:  # the rates and lengths of the other rows are not known yet
+        known = {TEACHER, *map(alone_row, record['rates'])}
+        runs = [run for run in runs if run.name in known]
     for run, expected in plan.hashes(definition, runs):
         try:
             if expected is not None and run.result is not None:

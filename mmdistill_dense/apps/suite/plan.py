@@ -64,7 +64,7 @@ class Run:
 
 
 def place_of(definition: Definition, run: Run) -> str:
-    """Return the folder of a run, within that of the suite."""
+    """Return the path of a run's folder, relative to the suite's folder."""
     return run.folder.relative_to(definition.out).as_posix()
 
 

@@ -223,7 +223,7 @@ def _length_instead(record: Record) -> float | None:
 def _kept(definition: Definition, record: Record) -> None:
     means = _means(_scores(definition, record, [record['best'], *candidates(record)], record['rung'], first=True))
     kept = list(means)[: record['keep']]
-    if record['estimate']['longer'] and LONG in means:  # what is kept for the best method waits for it
+    if record['estimate']['longer'] and LONG in means:  # the best method can only follow it for longer
         kept = list(dict.fromkeys([*kept, LONG]))
     while kept and not fits(record, [part_seconds(record, row, begun=True) for row in _unended(record, kept)]):
         kept.pop()

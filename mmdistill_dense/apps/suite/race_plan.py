@@ -110,14 +110,14 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, par
     first = [prices[TEACHER].seconds()] if TEACHER in prices else []
     finalists = [*others[: 3 if size.long else 2], (alone, 1.0)] * (size.seeds - 1)
     kept = others[: race.keep]
-    methods = [prices[name].seconds(1, size.long) for name in size.methods] if size.long and size.both else [0.0]
+    longest = max(prices[name].seconds(1, size.long) for name in size.methods) if size.long and size.both else 0.0
     return {
         'rates': makespan([*first, *[alone.seconds(part)] * len(size.rates)], jobs),
         'rate': makespan([alone.seconds(rest, begun=True)] * len(size.rates[:RIVALS]), jobs),
         'methods': makespan([one.seconds(part, length) for one, length in others], jobs),
         'finish': makespan([one.seconds(rest, length, begun=True) for one, length in kept], jobs),
         'seeds': makespan([one.seconds(1, length) for one, length in finalists], jobs),
-        'longer': makespan([max(methods)] * size.seeds, jobs),
+        'longer': makespan([longest] * size.seeds, jobs),
     }
 
 
@@ -259,10 +259,9 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     last = f'the best two with {record["second"]} seeds' if record['second'] > 1 else 'one seed'
     yield f'         to {record["rung"]:.0%} of the schedule; the best {record["keep"]} to its end; {last}'
     hours = ', '.join(f'{name} {seconds / 60:.0f} min' for name, seconds in record['estimate'].items() if seconds)
-    method = 'the best method for as long, if that pays'
-    if record['estimate']['longer']:
-        hours += f' ({method})'
-    more = '' if not record['long'] or record['estimate']['longer'] else f'for {method}, and '
+    method, planned_too = 'the best method for as long, if that pays', record['estimate']['longer'] > 0
+    hours += f' ({method})' if planned_too else ''
+    more = f'for {method}, and ' if record['long'] and not planned_too else ''
     yield f'         expected: {hours}; the rest {more}for further seeds of the winner'
     for name, why in {**record['left_out'], **record['failed']}.items():
         yield f'         without {name}: {why}'

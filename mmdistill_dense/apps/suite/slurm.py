@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition
-from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.apps.suite.plan import Run, place_of
 from mmdistill_dense.apps.suite.pool import job_words, tail
 
 MODULE = 'mmdistill_dense suite'
@@ -37,8 +37,7 @@ def slurm_script(definition: Definition, todo: Sequence[Run]) -> str:
         'set -e',
         f'mkdir -p {shlex.quote(str(logs))}',
     ]
-    parts = {run.folder: f' to {run.until:.0%}' if run.until < 1 else '' for run in todo}
-    keys = {folder: f'{folder.relative_to(definition.out).as_posix()}{part}' for folder, part in parts.items()}
+    keys = {run.folder: place_of(definition, run) + (f' to {run.until:.0%}' if run.until < 1 else '') for run in todo}
     # where there are several clusters, sbatch prints NUMBER;CLUSTER
     jobs = {run.folder: queued.get(keys[run.folder], f'${{job{number}%%;*}}') for number, run in enumerate(todo)}
     placed = [jobs[run.folder] for run in todo if keys[run.folder] in queued]

@@ -85,7 +85,7 @@ def test_each_candidate_has_its_scores_its_minutes_and_its_fate(tmp_path: Path) 
 
 def test_a_method_with_more_time_is_a_candidate(tmp_path: Path) -> None:
     rows = {**RECORD['rows'], 'kd_long': {'method': 'kd', 'rate': 2, 'length': 2.5}}
-    record = {**RECORD, 'longer': {'row': 'kd_long', 'of': 'kd', 'seeds': 1}, 'winner': 'kd_long', 'rows': rows}
+    record = {**RECORD, 'longer': {'row': 'kd_long', 'of': 'kd'}, 'winner': 'kd_long', 'rows': rows}
     record |= {'alone': 'alone_long', 'scores': {**RECORD['scores'], 'alone_long': {'7': 45.0}, 'kd_long': {'7': 49.0}}}
     (tmp_path / 'race.json').write_text(json.dumps(record))
     written(tmp_path, 'kd_long', 49.0, 7.5, 'result')

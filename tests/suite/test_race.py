@@ -150,7 +150,7 @@ def test_one_method_alone_is_compared_with_more_time_too() -> None:
     record = race_plan.planned(definition, Race(9), {'kd': {}}, PRICES)
     assert record['long'] and [*record['methods']] == ['kd']
     told = ' '.join(race_plan.lines(record))
-    assert 'min (the best method for as long, if that pays); the rest for further seeds' in told
+    assert 'times as long; if that pays, the best method as well' in told
     assert race_plan.planned(definition, Race(9), {}, PRICES)['long'] is None, 'no method'
 
 
@@ -163,9 +163,9 @@ def test_the_estimate_is_a_sum_by_hand() -> None:
     assert found['rate'] == 2 * control.seconds(0.5, begun=True)
     assert found['finish'] == control.seconds(0.5, 3, begun=True) + cwd.seconds(0.5, begun=True)
     assert found['seeds'] == control.seconds(1, 3) + cwd.seconds() + kd.seconds() + control.seconds()
-    assert found['longer'] == 0 and sum(found.values()) + 2 * cwd.seconds(1, 3) == sum(
-        race_plan.estimate(Race(1, (1, 2, 4), keep=2), replace(size, both=True), PRICES, 1, 0.5).values()
-    )
+    both = race_plan.estimate(Race(1, (1, 2, 4), keep=2), replace(size, both=True), PRICES, 1, 0.5)
+    assert found['longer'] == 0 and both['longer'] == cwd.seconds(1, 3)
+    assert both['seeds'] == cwd.seconds(1, 3) + control.seconds(1, 3) + cwd.seconds() + control.seconds()
 
 
 def test_the_student_alone_gets_the_time_of_the_teacher_and_of_the_dearest_method() -> None:
@@ -399,16 +399,16 @@ def test_a_method_wins_only_by_more_than_chance(lead: float, second: float, winn
 
 
 def test_a_method_must_beat_the_student_alone_for_longer_too() -> None:
-    definition, record = rated()
-    definition = decided(definition, record, alone_long=43, kd=44, cwd=41)
-    definition = decided(definition, record, alone_long=50, kd=51, cwd=41)
-    decided(definition, record, alone_long=50, kd=51, control=45)
+    _, record = lengthened(long=50, kd=51, time=False)
     assert record['winner'] == LONG and record['lead'] == 1
 
 
 @pytest.mark.parametrize(('long', 'winner'), [(50.5, LONG), (48.9, 'kd')])
-def test_a_longer_training_is_left_out_only_if_it_is_beaten_by_more_than_chance(long: float, winner: str) -> None:
+def test_a_longer_training_is_left_out_only_if_it_is_beaten_by_more_than_chance(
+    long: float, winner: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two methods end at 51. With one seed each, chance gives a difference of 1.98."""
+    monkeypatch.setattr(race, 'longer_row', lambda record, name: None)
     definition, record = rated()
     definition = decided(definition, record, alone_long=43, kd=44, cwd=42)
     definition = decided(definition, record, alone_long=long, kd=51, cwd=51)
@@ -418,57 +418,56 @@ def test_a_longer_training_is_left_out_only_if_it_is_beaten_by_more_than_chance(
 
 
 def lengthened(
-    long: float = 52, kd: float = 49, seeds: float = 99, **options: Any
+    long: float = 52, kd: float = 49, time: bool = True, **options: Any
 ) -> tuple[Definition, dict[str, Any]]:
-    """A race in which the student alone for longer is at ``long``, for the usual time at 45; two seeds each.
-
-    In the end there is time for so many ``seeds`` of kd for longer.
-    """
+    """A race whose first seeds have ended: the student alone for longer at ``long``, for the usual time at 45."""
     definition, record = rated(hours=4, **options)
     definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
-    definition = decided(definition, record, alone_long=long, kd=kd, cwd=41)
     with pytest.MonkeyPatch.context() as patch:
-        each = PRICES['kd'].seconds(1, record['long'])
-        patch.setattr(race, 'fits', lambda record, works: race_plan.makespan(works, 1) <= seeds * each)
-        return decided(definition, record, alone_long=long, kd=kd, cwd=41, control=45), record
+        if not time:
+            patch.setattr(race, 'fits', lambda record, works: False)
+        return decided(definition, record, alone_long=long, kd=kd, cwd=41), record
 
 
 def test_the_best_method_gets_more_time_if_that_pays_for_the_student_alone() -> None:
     definition, record = lengthened()
-    assert record['winner'] == LONG and names(definition, record) == ['kd_long seed 0', 'kd_long seed 1']
+    assert names(definition, record) == ['kd_long seed 0'] and 'winner' not in record
+    assert record['told'][-1] == '6 times the training brings the student alone +7.00: kd gets as much.'
     row = definition.methods['kd_long']
     assert (row.method, row.length, row.rate) == ('kd', record['long'], 1)
     definition = decided(definition, record, kd_long=55)
+    assert names(definition, record) == [f'{row} seed 1' for row in ('kd_long', LONG, CONTROL)]
+    definition = decided(definition, record, kd_long=55, alone_long=52, control=45)
     assert (record['winner'], record['lead']) == ('kd_long', 3)
-    assert (
-        '2 seeds: kd_long 55.00, alone_long 52.00, kd 49.00, control 45.00 on val. kd_long wins, by 3.00'
-        in (record['told'][-1])
-    )
+    told = '2 seeds: kd_long 55.00, alone_long 52.00, control 45.00 on val. kd_long wins, by 3.00'
+    assert told in record['told'][-1]
     assert names(definition, record) == ['kd_long seed 2', 'alone_long seed 2'], 'it must keep its lead over that row'
     definition = decided(definition, record, kd_long=40, alone_long=60)
     assert record['winner'] == LONG
     assert names(definition, record) == ['control seed 2'], 'that of the other has ended'
 
 
-@pytest.mark.parametrize('kd_long', [52.75, 49])
+@pytest.mark.parametrize('kd_long', [52.75, 48])
 def test_a_method_with_more_time_must_beat_the_student_alone_by_more_than_chance(kd_long: float) -> None:
     definition, record = lengthened()
     definition = decided(definition, record, kd_long=kd_long)
+    assert record['finalists'] == (['kd_long', LONG, CONTROL] if kd_long > 52 else [LONG, 'kd', CONTROL])
+    definition = decided(definition, record, kd_long=kd_long, kd=49, alone_long=52, control=45)
     assert record['winner'] == LONG
-    told = 'alone_long wins.' if kd_long == 49 else 'kd_long leads alone_long by 0.75, which chance gives'
+    told = 'alone_long wins.' if kd_long == 48 else 'kd_long leads alone_long by 0.75, which chance gives'
     assert told in record['told'][-1]
     assert names(definition, record) == ['alone_long seed 2', 'control seed 2']
 
 
-def test_a_method_with_more_time_must_beat_the_one_that_won() -> None:
-    """At 52, the winner leads the student alone for longer by 4, and with more time by 2: more than chance gives."""
+def test_a_method_with_more_time_must_beat_that_of_the_usual_time() -> None:
     definition, record = lengthened(long=48, kd=52)
-    assert record['winner'] == 'kd'
-    decided(definition, record, kd_long=50)
+    definition = decided(definition, record, kd_long=50)
+    assert record['finalists'] == ['kd', 'kd_long', CONTROL, LONG]
+    decided(definition, record, kd_long=50, alone_long=48, kd=52, control=45)
     assert record['winner'] == 'kd' and 'kd wins, by 4.00' in record['told'][-1]
 
 
-@pytest.mark.parametrize('options', [{'long': 46}, {'kd': 44}, {'teacher': 40}, {'fixed': True}, {'seeds': 0.5}])
+@pytest.mark.parametrize('options', [{'long': 46}, {'kd': 44}, {'teacher': 40}, {'fixed': True}, {'time': False}])
 def test_no_method_gets_more_time_where_that_does_not_pay(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,26 +475,21 @@ def test_no_method_gets_more_time_where_that_does_not_pay(
     if options.pop('fixed', False):
         monkeypatch.setattr(race, 'longer_row', lambda record, name: None)
     definition, record = lengthened(**options)
-    assert 'longer' not in record and record['winner'] == ('kd' if 'long' in options else LONG)
-    if 'seeds' in options:
-        assert names(definition, record) == []
+    assert 'longer' not in record and 'finalists' in record
+    if 'time' in options:
+        assert names(definition, record) == [] and record['winner'] == LONG
+        told = [*record['told']]
         race.give_hours(definition, record, 19)
         race.write(definition, record)
-        assert names(load(definition.path), record) == ['kd_long seed 0', 'kd_long seed 1']
-
-
-def test_a_method_with_more_time_gets_the_seeds_that_there_is_time_for() -> None:
-    definition, record = lengthened(seeds=1.5)
-    assert names(definition, record) == ['kd_long seed 0']
-    decided(definition, record, kd_long=56)
-    assert record['winner'] == 'kd_long' and '1 seed: kd_long 56.00' in record['told'][-1]
+        assert names(load(definition.path), record) == ['kd_long seed 0']
+        assert record['told'][:-1] == told and 'kd gets as much' in record['told'][-1]
 
 
 def test_a_method_with_more_time_that_fails_is_left_out() -> None:
     definition, record = lengthened()
-    definition = decided(definition, record, {'kd_long seed 0': 'no memory', 'kd_long seed 1': 'no memory'})
-    assert record['winner'] == LONG and record['failed'] == {'kd_long': 'no memory'}
-    assert names(definition, record) == ['alone_long seed 2', 'control seed 2']
+    definition = decided(definition, record, {'kd_long seed 0': 'no memory'})
+    assert record['failed'] == {'kd_long': 'no memory'}
+    assert names(definition, record) == ['alone_long seed 1', 'kd seed 1', 'control seed 1']
 
 
 def test_what_a_method_with_more_time_costs_is_that_of_the_method() -> None:
@@ -522,7 +516,9 @@ def settled(definition: Definition, record: dict[str, Any], **scores: float) -> 
 def test_a_winner_that_loses_its_lead_does_not_stop_the_race() -> None:
     """Both pairs of rows need the third seed, so there are two stages of one name."""
     definition, record = lengthened()
-    definition, record = settled(definition, record, kd_long=55)
+    for _ in range(2):
+        definition, record = settled(definition, record, kd_long=55, alone_long=52, control=45)
+    assert record['winner'] == 'kd_long'
     for _ in range(9):
         if race.stage_of(definition, record) is None:
             break
@@ -531,9 +527,10 @@ def test_a_winner_that_loses_its_lead_does_not_stop_the_race() -> None:
     assert names(definition, record) == [] and record['more'] == len(record['seeds'])
 
 
-def test_a_method_that_won_wins_again_if_it_loses_with_more_time() -> None:
+def test_a_method_that_is_second_wins_if_the_one_with_more_time_loses() -> None:
     definition, record = lengthened(long=48, kd=52)
-    definition = decided(definition, record, kd_long=53)
+    for _ in range(2):
+        definition = decided(definition, record, kd_long=53, kd=52, alone_long=48, control=45)
     assert record['winner'] == 'kd_long'
     decided(definition, record, kd_long=43, alone_long=48)
     assert record['winner'] == 'kd' and set(record['scores']) == {'kd', 'kd_long', LONG, CONTROL}
@@ -552,28 +549,12 @@ def test_further_seeds_are_those_of_the_better_student_alone() -> None:
     assert record['winner'] == CONTROL, 'the student alone is judged again as well'
 
 
-def test_the_winner_gets_more_time_whatever_one_lucky_seed_says() -> None:
-    definition, record = rated(hours=9)
-    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
-    definition = decided(definition, record, alone_long=49, kd=54, cwd=53)
-    definition = decided(definition, record, alone_long=49, kd_1=53, cwd_1=51, control=45)
-    assert record['winner'] == 'kd' and record['longer']['row'] == 'kd_long'
-
-
-def test_one_of_two_seeds_with_more_time_suffices() -> None:
+def test_a_second_seed_that_fails_is_tried_again() -> None:
     definition, record = lengthened()
-    definition = decided(definition, record, {'kd_long seed 1': 'no memory'}, kd_long_0=70)
+    definition = decided(definition, record, kd_long=70)
+    definition = decided(definition, record, {'kd_long seed 1': 'no memory'}, alone_long=52, control=45)
     assert record['winner'] == 'kd_long' and not record['failed'] and '1 seed: kd_long 70.00' in record['told'][-1]
     assert names(definition, record) == ['kd_long seed 1']
-
-
-def test_the_student_alone_gets_the_seeds_that_the_method_with_more_time_has() -> None:
-    definition, record = rated(hours=9)
-    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
-    definition = decided(definition, record, alone_long=49, kd=54, cwd=53)
-    definition = decided(definition, record, kd=54, cwd=53, control=45)
-    assert LONG not in record['finalists']
-    assert names(definition, record) == ['kd_long seed 0', 'kd_long seed 1', 'alone_long seed 1']
 
 
 def test_more_hours_give_the_second_seeds_that_there_was_no_time_for() -> None:
@@ -584,6 +565,7 @@ def test_more_hours_give_the_second_seeds_that_there_was_no_time_for() -> None:
     assert record['winner'] == CONTROL and 'No time is left for a second seed.' in record['told']
     record = again(definition, 50)
     assert names(definition, record) == ['kd seed 1', 'control seed 1']
+    assert len({*record['told']}) == len(record['told'])
 
 
 def test_without_time_no_candidate_is_begun() -> None:
@@ -603,7 +585,7 @@ def test_fewer_hours_withdraw_what_has_not_begun() -> None:
     record = again(definition, 0.1)
     assert 'longer' not in record and race.stage_of(definition, record) is None
     record = again(definition, 9)
-    assert names(load(definition.path), record) == ['kd_long seed 0', 'kd_long seed 1']
+    assert names(load(definition.path), record) == ['kd_long seed 0']
 
 
 @pytest.mark.parametrize(
@@ -621,7 +603,7 @@ def test_rows_of_any_kind_may_be_longer(row: dict[str, Any], there: dict[str, An
     record['methods'] = {'mine': row}
     assert (race_plan.longer_row(record, 'mine') == 'mine_long') is (there is not None)
     if there is not None:
-        record['longer'] = {'row': 'mine_long', 'of': 'mine', 'seeds': 1}
+        record['longer'] = {'row': 'mine_long', 'of': 'mine'}
         expected = {'rate': 1, **there, 'length': record['long']}
         assert race_plan.rows_of(record)['mine_long'] == expected
         assert race_plan.rows_of({**record, 'methods': {'mine': {**row, 'length': 0.02}}})['mine_long']['length'] > 0

@@ -2,10 +2,10 @@
 
 The candidates are the student alone at several learning rates, then each row of the suite at the best of these rates,
 and the student alone with as much time as the dearest of them and the teacher take together, or more if there are many
-hours. All are trained to the middle of their schedules, the best go on to the end, the two best and the student alone
-get a second seed, that with more time too if it is not beaten by more than chance. The two best rates go on first: high
-rates gain most when they decay. Scores are those on val. In what is left of the hours the best method gets more time
-too, if that pays for the student alone; then follow further seeds of the winner and of the student alone.
+hours. All are trained to the middle of their schedules, the best go on to the end. If more time pays for the student
+alone, the best method gets it too. Then the two best and the student alone get a second seed, that with more time too
+unless methods of the usual time beat it by more than chance. Last are further seeds of the winner and of the student
+alone. The two best rates go on first: high rates gain most when they decay. Scores are those on val.
 
 Every training is a run of the suite, so it goes on after a stop. ``race.json`` in the suite's folder holds the plan and
 what was decided; all else follows from the results. Source of the plan: races replayed on 150 of our runs
@@ -79,12 +79,10 @@ def stage_of(definition: Definition, record: Record) -> Stage | None:
     if 'kept' not in record:
         return stage('methods', candidates(record), until=part)
     if 'finalists' not in record:
-        return stage('finish', _unended(record, record['kept']))
+        longer = record.get('longer')
+        return stage('longer', [longer['row']]) if longer else stage('finish', _unended(record, record['kept']))
     if 'winner' not in record:
         return stage('seeds', record['finalists'], seeds[1 : record['second']])
-    if _waits(record):
-        longer = record['longer']
-        return stage('longer', [longer['row'], LONG], seeds[: longer['seeds']])
     if not record['over']:
         return stage(f'more {record["more"]}', _last(record), seeds[record['more'] : record['more'] + 1])
     return None
@@ -158,6 +156,12 @@ def of_common_seeds(scores: Mapping[str, Mapping[Any, float]]) -> tuple[int, dic
     return len(common), _means({row: {one: each[one] for one in common} for row, each in scores.items() if common})
 
 
+def _tell(record: Record, sentence: str) -> None:
+    """Note a decision; nothing is said twice where more hours judge again."""
+    if sentence not in record['told']:
+        record['told'].append(sentence)
+
+
 def _said(means: Mapping[str, float]) -> str:
     return ', '.join(f'{row} {mean:.2f}' for row, mean in means.items())
 
@@ -170,7 +174,7 @@ def _rivals(definition: Definition, record: Record) -> None:
             f'({_said(means)}). A race compares scores in percent: set percent: true.'
         )
     record['rivals'] = list(means)[:RIVALS]
-    record['told'].append(f'Learning rate: {_said(means)} on val at {record["rung"]:.0%}.')
+    _tell(record, f'Learning rate: {_said(means)} on val at {record["rung"]:.0%}.')
 
 
 def _alone(definition: Definition, record: Record, rows: Iterable[str], until: float = 1) -> dict[str, float]:
@@ -184,7 +188,7 @@ def _rate(definition: Definition, record: Record) -> None:
     means = _alone(definition, record, record['rivals'])
     best = next(iter(means))
     record.update(best=best, rate={alone_row(one): one for one in record['rates']}[best])
-    record['told'].append(f'Learning rate: {_said(means)} on val at the end. {best} is the best.')
+    _tell(record, f'Learning rate: {_said(means)} on val at the end. {best} is the best.')
     _judge_teacher(definition, record, means[best])
     rows = candidates(record)
     while rows and not fits(record, [part_seconds(record, row, record['rung']) for row in rows]):
@@ -200,13 +204,15 @@ def _judge_teacher(definition: Definition, record: Record, alone: float) -> None
         length = _length_instead(record)
         more = f', and the student alone is trained {length:g} times as long' if length != record['long'] else ''
         record.update(poor_teacher=True, long=length)
-        record['told'].append(
-            f'The teacher is worse on val than the student alone ({lead:+.2f}): nothing is distilled from it{more}.'
+        _tell(
+            record,
+            f'The teacher is worse on val than the student alone ({lead:+.2f}): nothing is distilled from it{more}.',
         )
     elif lead < LEAD:
-        record['told'].append(
+        _tell(
+            record,
             f"The teacher's lead on val is {lead:.2f} points. Below {LEAD:g} our own runs gained less: a better "
-            'teacher may help more than any method.'
+            'teacher may help more than any method.',
         )
 
 
@@ -230,7 +236,7 @@ def _kept(definition: Definition, record: Record) -> None:
     stopped = {row: mean for row, mean in means.items() if row not in (*kept, record['best'])}
     record['kept'] = list(dict.fromkeys([*kept, record['best']]))
     told = f'At {record["rung"]:.0%}: {_said(means)} on val.'
-    record['told'].append(told + (f' Stopped: {", ".join(stopped)}.' if stopped else ''))
+    _tell(record, told + (f' Stopped: {", ".join(stopped)}.' if stopped else ''))
 
 
 def _unended(record: Record, rows: Iterable[str]) -> list[str]:
@@ -238,30 +244,62 @@ def _unended(record: Record, rows: Iterable[str]) -> list[str]:
     return [row for row in rows if row not in record['rivals']]
 
 
-def _finalists(definition: Definition, record: Record) -> None:
+def _ended(definition: Definition, record: Record) -> None:
+    """Begin the best method for longer, if that pays for the student alone and there is time, else name finalists."""
     means = _means(_scores(definition, record, record['kept'], first=True))
+    name = None if 'longer' in record else _worth_more_time(record, means)
+    if name is not None and _begin_longer(record, name):
+        gain = means[LONG] - means[record['best']]
+        _tell(
+            record, f'{record["long"]:g} times the training brings the student alone {gain:+.2f}: {name} gets as much.'
+        )
+    else:
+        _finalists(definition, record)
+
+
+def _worth_more_time(record: Record, means: Mapping[str, float]) -> str | None:
+    """The best method, if it is better than the student alone, which gains more by more time than chance gives."""
+    alone = means[record['best']]
+    if means.get(LONG, -math.inf) - alone <= _margin(SPREAD, 1):
+        return None
+    return next((row for row, mean in means.items() if row in record['methods'] and mean > alone), None)
+
+
+def _begin_longer(record: Record, name: str) -> bool:
+    row = longer_row(record, name)
+    longer = {'row': row, 'of': name}
+    if row is None or not fits(record, [part_seconds({**record, 'longer': longer}, row)]):
+        return False
+    record['longer'] = longer
+    return True
+
+
+def _finalists(definition: Definition, record: Record) -> None:
+    longer = [record['longer']['row']] if 'longer' in record else []
+    means = _means(_scores(definition, record, [*record['kept'], *longer], first=True))
     finalists = list(dict.fromkeys([*list(means)[:2], record['best']]))
     record['finalists'] = finalists
     chance = _margin(noise(_scores(definition, record, finalists)), 1)
-    if LONG in means and LONG not in finalists and max(means.values()) - means[LONG] <= chance:
+    if LONG in means and LONG not in finalists and (longer or max(means.values()) - means[LONG] <= chance):
         finalists.append(LONG)
-    record['told'].append(f'At the end, one seed: {_said(means)} on val.')
-    if not _time_for_second_seeds(record):
-        if record['second'] > 1 and len(finalists) > 1:
-            record['told'].append('No time is left for a second seed.')
-        _judge(definition, record)
+    _tell(record, f'At the end, one seed: {_said(means)} on val.')
+    lacking = _lacking(definition, record, finalists, record['seeds'][1 : record['second']])
+    if len(finalists) > 1 and lacking:
+        if fits(record, lacking):
+            return
+        _tell(record, 'No time is left for a second seed.')
+    _judge(definition, record)
 
 
-def _time_for_second_seeds(record: Record) -> bool:
-    rows, more = record['finalists'], record['second'] - 1
-    works = [part_seconds(record, row) for row in rows] * more
-    return bool(more) and len(rows) > 1 and fits(record, works)
+def _lacking(definition: Definition, record: Record, rows: Sequence[str], seeds: Iterable[int]) -> list[float]:
+    """The prices of the runs that some rows lack to have some seeds."""
+    scores = _scores(definition, record, rows)
+    return [part_seconds(record, row) for seed in seeds for row in rows if seed not in scores.get(row, {})]
 
 
 def _judge(definition: Definition, record: Record) -> None:
     """Name the winner: the best method that leads the better student alone by more than chance, else that one."""
-    longer = [record['longer']['row'], LONG] if 'longer' in record else []
-    scores = _scores(definition, record, [*record['finalists'], *longer])
+    scores = _scores(definition, record, record['finalists'])
     alone = _best(scores, (LONG, record['best']))
     assert alone is not None, 'the student alone has ended'
     leads = {row: _lead(scores, row, alone) for row in scores if row not in (LONG, record['best'])}
@@ -277,9 +315,9 @@ def _judge(definition: Definition, record: Record) -> None:
     else:
         why = f'{alone} wins.'
     seeds = f'{count} seed{"s" if count > 1 else ""}'
-    record['told'].append(f'{seeds}: {_said(means)} on val. {why}')
+    _tell(record, f'{seeds}: {_said(means)} on val. {why}')
     record.update(winner=winner, alone=alone, lead=lead, margin=margin, scores=scores)
-    _go_on(definition, record)
+    _begin_more(definition, record)
 
 
 def _best(scores: Mapping[str, Mapping[int, float]], rows: Iterable[str]) -> str | None:
@@ -297,70 +335,27 @@ def _lead(scores: Mapping[str, Mapping[int, float]], row: str, alone: str) -> tu
 def give_hours(definition: Definition, record: Record, hours: float) -> None:
     """Change the hours of a race: with more of them it goes on, and tries further seeds again that failed."""
     record['hours'] = hours
-    if 'winner' not in record:
+    waits = 'longer' in record and 'longer' not in record['spent']
+    if waits and not any(run.state for run in plan.runs(definition) if run.name == record['longer']['row']):
+        del record['longer']
+    elif 'winner' not in record:
         return
-    if _waits(record) and not any(run.state for run in plan.runs(definition) if run.name == record['longer']['row']):
-        record.pop('longer')
-    if 'seeds' not in record['spent'] and _time_for_second_seeds(record):
-        record.pop('winner')
-    elif not _waits(record):
-        _go_on(definition, record)
+    for decided in ('finalists', 'winner'):
+        record.pop(decided, None)
+    _ended(definition, record)
     record['rows'] = rows_of(record)
 
 
-def _waits(record: Mapping[str, Any]) -> bool:
-    """Whether a method has still to be trained for longer."""
-    return 'longer' in record and 'longer' not in record['spent']
-
-
-def _go_on(definition: Definition, record: Record) -> None:
-    """Begin what there is time for: the best method for longer if that may pay, else one more seed of the winner."""
-    if 'longer' in record or not _begin_longer(definition, record):
-        _begin_more(definition, record)
-
-
-def _begin_longer(definition: Definition, record: Record) -> bool:
-    name = _worth_more_time(definition, record)
-    row = longer_row(record, name) if name else None
-    if row is None:
-        return False
-    done = _scores(definition, record, [LONG])[LONG]
-    for count in range(record['second'], 0, -1):
-        longer = {'row': row, 'of': name, 'seeds': count}
-        rows = [row] * count + [LONG for seed in record['seeds'][:count] if seed not in done]
-        if fits(record, [part_seconds({**record, 'longer': longer}, one) for one in rows]):
-            record['longer'] = longer
-            return True
-    return False
-
-
 def _begin_more(definition: Definition, record: Record) -> None:
-    rows, seeds = _last(record), record['seeds']
-    scores = _scores(definition, record, rows)
-    lacking = [[row for row in rows if seed not in scores[row]] for seed in seeds]
-    record['more'] = next((place for place, some in enumerate(lacking) if some), len(seeds))
-    works = [part_seconds(record, row) for row in lacking[record['more']]] if record['more'] < len(seeds) else []
-    record['over'] = not works or not fits(record, works)
+    works = [_lacking(definition, record, _last(record), [seed]) for seed in record['seeds']]
+    record['more'] = next((place for place, some in enumerate(works) if some), len(works))
+    record['over'] = record['more'] == len(works) or not fits(record, works[record['more']])
 
 
 def _last(record: Mapping[str, Any]) -> list[str]:
     """The rows that get further seeds: the winner, and the student alone that it must beat."""
     alone = record['best'] if record['winner'] == record['alone'] else record['alone']
     return list(dict.fromkeys([record['winner'], alone]))
-
-
-def _worth_more_time(definition: Definition, record: Record) -> str | None:
-    """The best method, if it is better than the student alone, which gains more by more time than chance gives."""
-    alone = record['best']
-    scores = _scores(definition, record, [*record['finalists'], LONG])
-    if LONG not in scores:
-        return None
-    gain, margin, _ = _lead(scores, LONG, alone)
-    methods = [row for row in record['finalists'] if row in record['methods']]
-    name = record['winner'] if record['winner'] in methods else _best(scores, methods)
-    if gain <= margin or name is None or _lead(scores, name, alone)[0] <= 0:
-        return None
-    return name
 
 
 def _margin(deviation: float, seeds: int) -> float:
@@ -387,9 +382,9 @@ _DECIDE = {
     'rates': _rivals,
     'rate': _rate,
     'methods': _kept,
-    'finish': _finalists,
+    'finish': _ended,
+    'longer': _finalists,
     'seeds': _judge,
-    'longer': _judge,
     'more': _judge,
 }
 

@@ -108,16 +108,17 @@ def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, par
     others = sorted(((prices[name], 1.0) for name in size.methods), key=lambda one: -one[0].seconds())
     others = [(alone, size.long), *others] if size.long else others
     first = [prices[TEACHER].seconds()] if TEACHER in prices else []
-    finalists = [*others[: 3 if size.long else 2], (alone, 1.0)] * (size.seeds - 1)
+    both = [(prices[name], size.long) for name in size.methods] if size.long and size.both else []
+    longest = [max(both, key=lambda one: one[0].seconds(1, one[1]))] if both else []
+    finalists = [*[*longest, *others][: 3 if size.long else 2], (alone, 1.0)] * (size.seeds - 1)
     kept = others[: race.keep]
-    longest = max(prices[name].seconds(1, size.long) for name in size.methods) if size.long and size.both else 0.0
     return {
         'rates': makespan([*first, *[alone.seconds(part)] * len(size.rates)], jobs),
         'rate': makespan([alone.seconds(rest, begun=True)] * len(size.rates[:RIVALS]), jobs),
         'methods': makespan([one.seconds(part, length) for one, length in others], jobs),
         'finish': makespan([one.seconds(rest, length, begun=True) for one, length in kept], jobs),
+        'longer': makespan([one.seconds(1, length) for one, length in longest], jobs),
         'seeds': makespan([one.seconds(1, length) for one, length in finalists], jobs),
-        'longer': makespan([longest] * size.seeds, jobs),
     }
 
 
@@ -255,14 +256,12 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     if record['methods']:
         yield f'         at the best of these: {", ".join(record["methods"])}'
     if record['long']:
-        yield f'         and the student alone, {record["long"]:g} times as long'
+        once = 'if that pays' if record['estimate']['longer'] else 'if that pays and there is time'
+        yield f'         and the student alone, {record["long"]:g} times as long; {once}, the best method as well'
     last = f'the best two with {record["second"]} seeds' if record['second'] > 1 else 'one seed'
     yield f'         to {record["rung"]:.0%} of the schedule; the best {record["keep"]} to its end; {last}'
     hours = ', '.join(f'{name} {seconds / 60:.0f} min' for name, seconds in record['estimate'].items() if seconds)
-    method, planned_too = 'the best method for as long, if that pays', record['estimate']['longer'] > 0
-    hours += f' ({method})' if planned_too else ''
-    more = f'for {method}, and ' if record['long'] and not planned_too else ''
-    yield f'         expected: {hours}; the rest {more}for further seeds of the winner'
+    yield f'         expected: {hours}; the rest for further seeds of the winner'
     for name, why in {**record['left_out'], **record['failed']}.items():
         yield f'         without {name}: {why}'
     for sentence in record['told']:

@@ -83,6 +83,16 @@ def test_each_candidate_has_its_scores_its_minutes_and_its_fate(tmp_path: Path) 
     assert section.reasons == ['No curves of the candidates: none was evaluated yet.']
 
 
+def test_a_race_that_goes_on_has_no_winner_yet(tmp_path: Path) -> None:
+    """More hours judge again; the scores of before are there."""
+    record = {key: value for key, value in RECORD.items() if key != 'winner'}
+    (tmp_path / 'race.json').write_text(json.dumps(record))
+    for row in ('kd', 'alone_x2'):
+        written(tmp_path, row, 45.0, 3.0, 'result', 7)
+    section = race_section(tmp_path, 'mIoU')
+    assert section is not None and section.items and 'wins' not in str(section.items[0])
+
+
 def test_a_method_with_more_time_is_a_candidate(tmp_path: Path) -> None:
     rows = {**RECORD['rows'], 'kd_long': {'method': 'kd', 'rate': 2, 'length': 2.5}}
     record = {**RECORD, 'longer': {'row': 'kd_long', 'of': 'kd'}, 'winner': 'kd_long', 'rows': rows}

@@ -150,7 +150,7 @@ def test_one_method_alone_is_compared_with_more_time_too() -> None:
     record = race_plan.planned(definition, Race(9), {'kd': {}}, PRICES)
     assert record['long'] and [*record['methods']] == ['kd']
     told = ' '.join(race_plan.lines(record))
-    assert 'times as long; if that pays, the best method as well' in told
+    assert 'times as long; if that pays, the best method too, before second seeds' in told
     assert race_plan.planned(definition, Race(9), {}, PRICES)['long'] is None, 'no method'
 
 
@@ -432,7 +432,7 @@ def lengthened(
 def test_the_best_method_gets_more_time_if_that_pays_for_the_student_alone() -> None:
     definition, record = lengthened()
     assert names(definition, record) == ['kd_long seed 0'] and 'winner' not in record
-    assert record['told'][-1] == '6 times the training brings the student alone +7.00: kd gets as much.'
+    assert record['told'][-1] == '6 times the training pays for the student alone: kd gets as much.'
     row = definition.methods['kd_long']
     assert (row.method, row.length, row.rate) == ('kd', record['long'], 1)
     definition = decided(definition, record, kd_long=55)
@@ -479,6 +479,7 @@ def test_no_method_gets_more_time_where_that_does_not_pay(
     if 'time' in options:
         assert names(definition, record) == [] and record['winner'] == LONG
         told = [*record['told']]
+        assert '6 times the training pays for the student alone: more hours would tell whether it does for kd.' in told
         race.give_hours(definition, record, 19)
         race.write(definition, record)
         assert names(load(definition.path), record) == ['kd_long seed 0']
@@ -490,6 +491,23 @@ def test_a_method_with_more_time_that_fails_is_left_out() -> None:
     definition = decided(definition, record, {'kd_long seed 0': 'no memory'})
     assert record['failed'] == {'kd_long': 'no memory'}
     assert names(definition, record) == ['alone_long seed 1', 'kd seed 1', 'control seed 1']
+
+
+def test_side_by_side_a_method_with_more_time_gets_two_seeds() -> None:
+    definition, record = written(hours=4)
+    record['jobs'] = 2
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    definition = decided(definition, record, control=45, alone_x2=31)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
+    definition = decided(definition, record, alone_long=52, kd=49, cwd=41)
+    assert names(definition, record) == ['kd_long seed 0', 'kd_long seed 1']
+    definition = decided(definition, record, kd_long=55)
+    assert names(definition, record) == ['alone_long seed 1', 'control seed 1']
+
+
+def test_a_score_that_is_no_number_gives_no_method_more_time() -> None:
+    _, record = lengthened(long=math.nan)
+    assert 'longer' not in record
 
 
 def test_what_a_method_with_more_time_costs_is_that_of_the_method() -> None:
@@ -584,8 +602,61 @@ def test_fewer_hours_withdraw_what_has_not_begun() -> None:
     definition, record = lengthened()
     record = again(definition, 0.1)
     assert 'longer' not in record and race.stage_of(definition, record) is None
+    assert not any('kd gets as much' in told for told in record['told'])
     record = again(definition, 9)
+    assert names(load(definition.path), record) == ['kd_long seed 0'] and 'kd gets as much' in record['told'][-1]
+
+
+def played(definition: Definition, record: dict[str, Any], **scores: float) -> Definition:
+    """The race to its end, with all its seeds."""
+    while race.stage_of(definition, record) is not None:
+        definition = decided(definition, record, **scores)
+    return definition
+
+
+def test_other_hours_forget_no_row_that_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first seed of the winner was the worst one of three."""
+    monkeypatch.setattr(race, 'longer_row', lambda record, name: None)
+    definition, record = rated(hours=9)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=42)
+    definition = decided(definition, record, alone_long=49.5, kd=51, cwd=51.1)
+    definition = played(definition, record, alone_long=58, kd=51, cwd=51, control=45)
+    assert record['winner'] == LONG and len(record['scores'][LONG]) == 5
+    record = again(definition, 10)
+    assert record['winner'] == LONG and record['over']
+
+
+def test_all_seeds_say_which_method_gets_more_time_in_more_hours() -> None:
+    definition, record = lengthened(long=48, kd=49, time=False)
+    definition = played(definition, record, alone_long=48, kd=50, control=45)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, '_begin_longer', lambda *_: False)
+        record = again(definition, 9)
+        definition = played(load(definition.path), record, alone_long=48, kd_1=60, kd=56, control=45)
+    assert record['winner'] == 'kd' and len(record['scores']['kd']) == 5
+    record = again(definition, 30)
+    definition = load(definition.path)
+    assert names(definition, record) == ['kd_long seed 0'] and 'winner' not in record
+    decided(definition, record, kd_long=51)
+    assert {'kd', 'kd_long', LONG} <= {*record['finalists']}, 'kd had the better seeds'
+
+
+def test_hours_given_while_second_seeds_are_trained_count() -> None:
+    definition, record = rated(hours=4)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(race, '_begin_longer', lambda *_: False)
+        definition = decided(definition, record, alone_long=52, kd=49, cwd=41)
+    assert names(definition, record) == ['alone_long seed 1', 'kd seed 1', 'control seed 1']
+    record = again(definition, 50)
     assert names(load(definition.path), record) == ['kd_long seed 0']
+
+
+def test_a_script_for_slurm_knows_a_row_that_more_hours_bring() -> None:
+    definition, _ = lengthened(time=False)
+    text = definition.path.read_text()
+    definition.path.write_text(text.replace('hours: 4', 'hours: 19'))
+    assert [run.title for run in execute.runs_to_do(definition.path)] == ['kd_long seed 0']
 
 
 @pytest.mark.parametrize(

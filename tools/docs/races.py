@@ -96,7 +96,7 @@ def _begin(definition: Definition) -> dict[str, Any]:
     """Return the record of a race that has its rate, its rows and all the time that it wants."""
     long, given = definition.methods.get(race_plan.LONG), Race(math.inf, rates=(1.0,))
     rows: dict[str, Any] = {name: {} for name in definition.methods if name != race_plan.LONG}
-    fixed = {CONTROL: 'the longer row is one of the suite'}
+    fixed = dict.fromkeys([CONTROL, *rows], 'longer rows are those of the suite')
     record = race_plan.planned(definition, given, rows, dict.fromkeys([CONTROL, *rows], FREE), fixed)
     return {**record, 'long': long.length if long else None, 'left_out': {}}
 

@@ -172,7 +172,7 @@ def _on_test(suite: Path, record: Mapping[str, Any]) -> list[str]:
     ends = {row: _results(suite, row)[1] for row in record.get('scores', {})}
     scores = {row: {one.get('seed'): one['score'] for one in each} for row, each in ends.items()}
     count, means = of_common_seeds(scores)
-    if not count or any(one.get('test_is_val') for each in ends.values() for one in each):
+    if 'winner' not in record or not count or any(one.get('test_is_val') for each in ends.values() for one in each):
         return []
     best, winner = next(iter(means)), record['winner']
     if means[best] - means[winner] <= record['margin']:

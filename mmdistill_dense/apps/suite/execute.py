@@ -88,10 +88,11 @@ def run_race(
             return INTERRUPTED
         if failed and (_all_failed(stage, failed) or no_room(definition.out)):
             return 1
-        told = len(record['told'])
+        told = record['told']
         record = _settled(definition, record, stage, failed)
-        for sentence in record['told'][told:]:
-            print(f'race     {sentence}', flush=True)
+        for sentence in record['told']:
+            if sentence not in told:
+                print(f'race     {sentence}', flush=True)
     return 0
 
 
@@ -113,6 +114,7 @@ def runs_to_do(path: Path) -> Sequence[Run]:
             'give that command on a machine like those that train.'
         )
     _go_on(definition, record, definition.race)
+    definition = load(path)
     while stage := race.stage_of(definition, record):
         if any(run.result is None for run in stage.runs):
             return stage.runs

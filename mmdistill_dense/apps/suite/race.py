@@ -79,8 +79,9 @@ def stage_of(definition: Definition, record: Record) -> Stage | None:
     if 'kept' not in record:
         return stage('methods', candidates(record), until=part)
     if 'finalists' not in record:
-        longer = record.get('longer')
-        return stage('longer', [longer['row']]) if longer else stage('finish', _unended(record, record['kept']))
+        if longer := record.get('longer'):
+            return stage('longer', [longer['row']], seeds[: longer['seeds']])
+        return stage('finish', _unended(record, record['kept']))
     if 'winner' not in record:
         return stage('seeds', record['finalists'], seeds[1 : record['second']])
     if not record['over']:
@@ -157,9 +158,8 @@ def of_common_seeds(scores: Mapping[str, Mapping[Any, float]]) -> tuple[int, dic
 
 
 def _tell(record: Record, sentence: str) -> None:
-    """Note a decision; nothing is said twice where more hours judge again."""
-    if sentence not in record['told']:
-        record['told'].append(sentence)
+    """Note a decision as the last one; nothing stands there twice where other hours judge again."""
+    record['told'] = [*(one for one in record['told'] if one != sentence), sentence]
 
 
 def _said(means: Mapping[str, float]) -> str:
@@ -246,41 +246,44 @@ def _unended(record: Record, rows: Iterable[str]) -> list[str]:
 
 def _ended(definition: Definition, record: Record) -> None:
     """Begin the best method for longer, if that pays for the student alone and there is time, else name finalists."""
-    means = _means(_scores(definition, record, record['kept'], first=True))
-    name = None if 'longer' in record else _worth_more_time(record, means)
-    if name is not None and _begin_longer(record, name):
-        gain = means[LONG] - means[record['best']]
-        _tell(
-            record, f'{record["long"]:g} times the training brings the student alone {gain:+.2f}: {name} gets as much.'
-        )
-    else:
+    name = None if 'longer' in record else _worth_more_time(definition, record)
+    record.pop('winner', None)
+    if name is None or not _begin_longer(record, name):
         _finalists(definition, record)
 
 
-def _worth_more_time(record: Record, means: Mapping[str, float]) -> str | None:
+def _worth_more_time(definition: Definition, record: Record) -> str | None:
     """The best method, if it is better than the student alone, which gains more by more time than chance gives."""
-    alone = means[record['best']]
-    if means.get(LONG, -math.inf) - alone <= _margin(SPREAD, 1):
+    scores, alone = _scores(definition, record, record['kept']), record['best']
+    methods = [row for row in scores if row in record['methods'] and _lead(scores, row, alone)[0] > 0]
+    gain, chance, _ = _lead(scores, LONG, alone) if LONG in scores else (0.0, 0.0, 0)
+    if not gain > chance:  # nor if a score is no number
         return None
-    return next((row for row, mean in means.items() if row in record['methods'] and mean > alone), None)
+    return record['winner'] if record.get('winner') in methods else _best(scores, methods)
 
 
 def _begin_longer(record: Record, name: str) -> bool:
     row = longer_row(record, name)
-    longer = {'row': row, 'of': name}
-    if row is None or not fits(record, [part_seconds({**record, 'longer': longer}, row)]):
+    if row is None:
+        return False
+    longer = {'row': row, 'of': name, 'seeds': min(record['jobs'], record['second'])}
+    works = [part_seconds({**record, 'longer': longer}, row)] * longer['seeds']
+    told = f'{record["long"]:g} times the training pays for the student alone: '
+    if not fits(record, works):
+        _tell(record, f'{told}more hours would tell whether it does for {name}.')
         return False
     record['longer'] = longer
+    _tell(record, f'{told}{name} gets as much.')
     return True
 
 
 def _finalists(definition: Definition, record: Record) -> None:
-    longer = [record['longer']['row']] if 'longer' in record else []
-    means = _means(_scores(definition, record, [*record['kept'], *longer], first=True))
-    finalists = list(dict.fromkeys([*list(means)[:2], record['best']]))
-    record['finalists'] = finalists
-    chance = _margin(noise(_scores(definition, record, finalists)), 1)
-    if LONG in means and LONG not in finalists and (longer or max(means.values()) - means[LONG] <= chance):
+    longer = record.get('longer', {}).get('row')
+    means = _means(_scores(definition, record, [*record['kept'], *([longer] if longer else [])], first=True))
+    judged = [row for row in record.get('scores', {}) if row in means]  # before, in other hours
+    finalists = record['finalists'] = list(dict.fromkeys([*list(means)[:2], record['best'], *judged]))
+    near = LONG in means and (longer in means or max(means.values()) - means[LONG] <= _margin(SPREAD, 1))
+    if near and LONG not in finalists:
         finalists.append(LONG)
     _tell(record, f'At the end, one seed: {_said(means)} on val.')
     lacking = _lacking(definition, record, finalists, record['seeds'][1 : record['second']])
@@ -337,11 +340,10 @@ def give_hours(definition: Definition, record: Record, hours: float) -> None:
     record['hours'] = hours
     waits = 'longer' in record and 'longer' not in record['spent']
     if waits and not any(run.state for run in plan.runs(definition) if run.name == record['longer']['row']):
-        del record['longer']
-    elif 'winner' not in record:
+        del record['longer'], record['told'][-1]
+    elif 'finalists' not in record:
         return
-    for decided in ('finalists', 'winner'):
-        record.pop(decided, None)
+    record.pop('finalists', None)
     _ended(definition, record)
     record['rows'] = rows_of(record)
 

@@ -256,8 +256,9 @@ def lines(record: Mapping[str, Any]) -> Iterator[str]:
     if record['methods']:
         yield f'         at the best of these: {", ".join(record["methods"])}'
     if record['long']:
-        once = 'if that pays' if record['estimate']['longer'] else 'if that pays and there is time'
-        yield f'         and the student alone, {record["long"]:g} times as long; {once}, the best method as well'
+        once = '' if record['estimate']['longer'] else ' and there is time'
+        also = '' if record.get('poor_teacher') else f'; if that pays{once}, the best method too, before second seeds'
+        yield f'         and the student alone, {record["long"]:g} times as long{also}'
     last = f'the best two with {record["second"]} seeds' if record['second'] > 1 else 'one seed'
     yield f'         to {record["rung"]:.0%} of the schedule; the best {record["keep"]} to its end; {last}'
     hours = ', '.join(f'{name} {seconds / 60:.0f} min' for name, seconds in record['estimate'].items() if seconds)

@@ -59,6 +59,18 @@ def test_a_late_row_is_the_regret(suite: Definition, capsys: pytest.CaptureFixtu
     assert 'Mean regret 4.00, largest 4.00; from worst to best row 15.00 points.' in said
 
 
+def test_no_method_of_a_replay_gets_more_time(suite: Definition, capsys: pytest.CaptureFixture[str]) -> None:
+    """More time brings the student alone 5 points on val; no such run of a method is there."""
+    for run in plan.runs(suite):
+        if run.name == 'alone_2x':
+            result = json.loads((run.folder / 'result.json').read_text())
+            write_json(run.folder / 'result.json', {**result, 'metrics': {**result['metrics'], 'val': {'mIoU': 45}}})
+            curve = [{'mIoU': 33, 'step': 2}, {'mIoU': 45, 'step': 4}]
+            (run.folder / LOG).write_text('\n'.join(map(json.dumps, curve)))
+    assert races(suite) == 0
+    assert '| 0, 1 | kd, heavy, alone_long | kd | 51.00 | 4.00 |' in capsys.readouterr().out
+
+
 def test_candidates_can_be_named(suite: Definition, capsys: pytest.CaptureFixture[str]) -> None:
     assert races(suite, '--only', 'heavy', 'fitnet') == 0
     assert '| 0, 1 | heavy, fitnet | heavy | 44.00 | 0.00 |' in capsys.readouterr().out

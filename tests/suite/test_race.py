@@ -614,31 +614,21 @@ def played(definition: Definition, record: dict[str, Any], **scores: float) -> D
     return definition
 
 
-def test_other_hours_forget_no_row_that_was_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first seed of the winner was the worst one of three."""
-    monkeypatch.setattr(race, 'longer_row', lambda record, name: None)
+def test_all_seeds_count_where_more_hours_give_a_method_more_time() -> None:
+    """The first seed of cwd is better than that of kd, which wins; that of kd_long is the best."""
     definition, record = rated(hours=9)
-    definition = decided(definition, record, alone_long=43, kd=44, cwd=42)
-    definition = decided(definition, record, alone_long=49.5, kd=51, cwd=51.1)
-    definition = played(definition, record, alone_long=58, kd=51, cwd=51, control=45)
-    assert record['winner'] == LONG and len(record['scores'][LONG]) == 5
-    record = again(definition, 10)
-    assert record['winner'] == LONG and record['over']
-
-
-def test_all_seeds_say_which_method_gets_more_time_in_more_hours() -> None:
-    definition, record = lengthened(long=48, kd=49, time=False)
-    definition = played(definition, record, alone_long=48, kd=50, control=45)
+    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(race, '_begin_longer', lambda *_: False)
-        record = again(definition, 9)
-        definition = played(load(definition.path), record, alone_long=48, kd_1=60, kd=56, control=45)
-    assert record['winner'] == 'kd' and len(record['scores']['kd']) == 5
+        definition = decided(definition, record, alone_long=50, kd=50.5, cwd=51)
+        definition = played(definition, record, alone_long=48, kd=56, cwd=44, control=45)
+        assert record['winner'] == 'kd' and len(record['scores']['kd']) == 5
+        assert again(definition, 10)['winner'] == 'kd'
     record = again(definition, 30)
     definition = load(definition.path)
     assert names(definition, record) == ['kd_long seed 0'] and 'winner' not in record
-    decided(definition, record, kd_long=51)
-    assert {'kd', 'kd_long', LONG} <= {*record['finalists']}, 'kd had the better seeds'
+    decided(definition, record, kd_long=52)
+    assert {'kd', 'kd_long', 'cwd', LONG} <= {*record['finalists']}
 
 
 def test_hours_given_while_second_seeds_are_trained_count() -> None:

@@ -399,7 +399,7 @@ def test_a_method_wins_only_by_more_than_chance(lead: float, second: float, winn
 
 
 def test_a_method_must_beat_the_student_alone_for_longer_too() -> None:
-    _, record = lengthened(long=50, kd=51, time=False)
+    _, record = lengthened(long=50, kd=51, without='fits')
     assert record['winner'] == LONG and record['lead'] == 1
 
 
@@ -418,15 +418,18 @@ def test_a_longer_training_is_left_out_only_if_it_is_beaten_by_more_than_chance(
 
 
 def lengthened(
-    long: float = 52, kd: float = 49, time: bool = True, **options: Any
+    long: float = 52, kd: float = 49, cwd: float = 41, without: str = '', **options: Any
 ) -> tuple[Definition, dict[str, Any]]:
-    """A race whose first seeds have ended: the student alone for longer at ``long``, for the usual time at 45."""
+    """A race whose first seeds have ended: the student alone for longer at ``long``, for the usual time at 45.
+
+    ``without='fits'`` leaves no time for anything, ``'_begin_longer'`` none for a method with more time.
+    """
     definition, record = rated(hours=4, **options)
     definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
     with pytest.MonkeyPatch.context() as patch:
-        if not time:
-            patch.setattr(race, 'fits', lambda record, works: False)
-        return decided(definition, record, alone_long=long, kd=kd, cwd=41), record
+        if without:
+            patch.setattr(race, without, lambda *_: False)
+        return decided(definition, record, alone_long=long, kd=kd, cwd=cwd), record
 
 
 def test_the_best_method_gets_more_time_if_that_pays_for_the_student_alone() -> None:
@@ -467,7 +470,7 @@ def test_a_method_with_more_time_must_beat_that_of_the_usual_time() -> None:
     assert record['winner'] == 'kd' and 'kd wins, by 4.00' in record['told'][-1]
 
 
-@pytest.mark.parametrize('options', [{'long': 46}, {'kd': 44}, {'teacher': 40}, {'fixed': True}, {'time': False}])
+@pytest.mark.parametrize('options', [{'long': 46}, {'kd': 44}, {'teacher': 40}, {'fixed': True}, {'without': 'fits'}])
 def test_no_method_gets_more_time_where_that_does_not_pay(
     options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -476,7 +479,7 @@ def test_no_method_gets_more_time_where_that_does_not_pay(
         monkeypatch.setattr(race, 'longer_row', lambda record, name: None)
     definition, record = lengthened(**options)
     assert 'longer' not in record and 'finalists' in record
-    if 'time' in options:
+    if 'without' in options:
         assert names(definition, record) == [] and record['winner'] == LONG
         told = [*record['told']]
         assert '6 times the training pays for the student alone: more hours would tell whether it does for kd.' in told
@@ -614,15 +617,13 @@ def played(definition: Definition, record: dict[str, Any], **scores: float) -> D
     return definition
 
 
-def test_all_seeds_count_where_more_hours_give_a_method_more_time() -> None:
-    """The first seed of cwd is better than that of kd, which wins; that of kd_long is the best."""
-    definition, record = rated(hours=9)
-    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
-    with pytest.MonkeyPatch.context() as patch:
+def test_all_seeds_count_where_more_hours_give_a_method_more_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cwd has a better first seed than kd, but kd wins over all seeds. That of kd_long is better than both."""
+    definition, record = lengthened(long=50, kd=50.5, cwd=51, without='_begin_longer')
+    definition = played(definition, record, alone_long=48, kd=56, cwd=44, control=45)
+    assert record['winner'] == 'kd' and len(record['scores']['kd']) == 5
+    with monkeypatch.context() as patch:
         patch.setattr(race, '_begin_longer', lambda *_: False)
-        definition = decided(definition, record, alone_long=50, kd=50.5, cwd=51)
-        definition = played(definition, record, alone_long=48, kd=56, cwd=44, control=45)
-        assert record['winner'] == 'kd' and len(record['scores']['kd']) == 5
         assert again(definition, 10)['winner'] == 'kd'
     record = again(definition, 30)
     definition = load(definition.path)
@@ -632,18 +633,14 @@ def test_all_seeds_count_where_more_hours_give_a_method_more_time() -> None:
 
 
 def test_hours_given_while_second_seeds_are_trained_count() -> None:
-    definition, record = rated(hours=4)
-    definition = decided(definition, record, alone_long=43, kd=44, cwd=44)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(race, '_begin_longer', lambda *_: False)
-        definition = decided(definition, record, alone_long=52, kd=49, cwd=41)
+    definition, record = lengthened(without='_begin_longer')
     assert names(definition, record) == ['alone_long seed 1', 'kd seed 1', 'control seed 1']
     record = again(definition, 50)
     assert names(load(definition.path), record) == ['kd_long seed 0']
 
 
 def test_a_script_for_slurm_knows_a_row_that_more_hours_bring() -> None:
-    definition, _ = lengthened(time=False)
+    definition, _ = lengthened(without='fits')
     text = definition.path.read_text()
     definition.path.write_text(text.replace('hours: 4', 'hours: 19'))
     assert [run.title for run in execute.runs_to_do(definition.path)] == ['kd_long seed 0']

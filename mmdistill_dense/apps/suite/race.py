@@ -340,7 +340,7 @@ def give_hours(definition: Definition, record: Record, hours: float) -> None:
     record['hours'] = hours
     waits = 'longer' in record and 'longer' not in record['spent']
     if waits and not any(run.state for run in plan.runs(definition) if run.name == record['longer']['row']):
-        del record['longer'], record['told'][-1]
+        del record['longer'], record['told'][-1]  # the sentence that said it would be trained
     elif 'finalists' not in record:
         return
     record.pop('finalists', None)

@@ -168,10 +168,10 @@ def test_the_estimate_is_a_sum_by_hand() -> None:
     assert both['seeds'] == cwd.seconds(1, 3) + control.seconds(1, 3) + cwd.seconds() + control.seconds()
 
 
-def test_the_student_alone_gets_the_time_of_the_teacher_and_of_the_dearest_method() -> None:
+def test_the_student_alone_gets_the_time_of_the_teacher_and_of_the_slowest_method() -> None:
     _, record = written(hours=1.2)
-    alone, dearest, teacher = (PRICES[name].seconds() for name in (CONTROL, 'cwd', TEACHER))
-    assert record['long'] == round((dearest + teacher) / alone, 1) > 2
+    alone, slowest, teacher = (PRICES[name].seconds() for name in (CONTROL, 'cwd', TEACHER))
+    assert record['long'] == round((slowest + teacher) / alone, 1) > 2
     assert record['rows'][LONG] == {'length': record['long'], 'rate': 1}
 
 
@@ -707,7 +707,7 @@ def test_what_was_trained_before_is_free_also_for_a_race_that_is_planned_anew() 
 
 
 def test_the_speed_is_that_of_runs_that_ended() -> None:
-    """Not of the dearest ones that the plan expects; one that failed has taken time, and has no price."""
+    """Not of the slowest ones that the plan expects; one that failed has taken time, and has no price."""
     definition, record = written(rates=[1])
     price, teacher = (PRICES[name] for name in (CONTROL, TEACHER))
     ended(definition, TEACHER, 60, minutes=2 * teacher.seconds() / 60)

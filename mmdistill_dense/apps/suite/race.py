@@ -1,16 +1,16 @@
 """A race: within some hours, find the row that trains the student best, and never return less than the student alone.
 
 The candidates are the student alone at several learning rates, then each row of the suite at the best of these rates,
-and the student alone with as much time as the dearest of them and the teacher take together, or more if there are many
+and the student alone with as much time as the slowest of them and the teacher take together, or more if there are many
 hours. All are trained to the middle of their schedules, the best go on to the end. If more time pays for the student
 alone, the best method gets it too. Then the two best and the student alone get a second seed, that with more time too
 unless methods of the usual time beat it by more than chance. Last are further seeds of the winner and of the student
 alone. The two best rates go on first: high rates gain most when they decay. Scores are those on val.
 
 Every training is a run of the suite, so it goes on after a stop. ``race.json`` in the suite's folder holds the plan and
-what was decided; all else follows from the results. Source of the plan: races replayed on 150 of our runs
-(docs/results.md): at half of the schedule, with a second seed for the best two, they lost 0 to 0.15 points of the 4
-between the candidates; at a quarter up to 2.7.
+what was decided; all else follows from the results. Source of the plan: 150 of our runs, raced again on paper. At half
+of the schedule, with a second seed for the best two, such races lost 0 to 0.15 points of the 4 between the candidates;
+at a quarter up to 2.7. docs/results.md has races of today.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
 
 
 def estimate(race: Race, size: Size, prices: Mapping[str, Price], jobs: int, part: float) -> dict[str, float]:
-    """Return the seconds of each stage with its rung at a ``part``, if the dearest candidates are kept."""
+    """Return the seconds of each stage with its rung at a ``part``, if the slowest candidates are kept."""
     alone, rest = prices[CONTROL], 1 - part
     others = sorted(((prices[name], 1.0) for name in size.methods), key=lambda one: -one[0].seconds())
     others = [(alone, size.long), *others] if size.long else others
@@ -141,10 +141,10 @@ def sizes(
 
 
 def _long(prices: Mapping[str, Price], methods: Sequence[str]) -> float:
-    """The length at which the student alone takes as long as the dearest method and the teacher together."""
+    """The length at which the student alone takes as long as the slowest method and the teacher together."""
     teacher = prices[TEACHER].seconds() if TEACHER in prices else 0.0
-    dearest = max(prices[name].seconds() for name in methods)
-    return min(max(round((dearest + teacher) / prices[CONTROL].seconds(), 1), 1.5), LENGTHS[0])
+    slowest = max(prices[name].seconds() for name in methods)
+    return min(max(round((slowest + teacher) / prices[CONTROL].seconds(), 1), 1.5), LENGTHS[0])
 
 
 def planned(

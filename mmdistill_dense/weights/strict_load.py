@@ -325,7 +325,8 @@ def class_names_in(content: Mapping[str, Any]) -> list[str]:
     """Return the names of the classes that a checkpoint was trained on; empty if it does not say them."""
     meta = content.get('meta') or {}
     data = meta.get('dataset_meta')
-    return list((data if isinstance(data, Mapping) else {}).get('classes') or meta.get('CLASSES') or [])
+    data = data if isinstance(data, Mapping) else {}
+    return list(data.get('classes') or data.get('CLASSES') or meta.get('CLASSES') or [])
 
 
 def plain_config(config: Config) -> Config:

@@ -238,7 +238,7 @@ CASES: list[Case] = [
         (zipped, r'no picture in it or below it .*It holds export.zip'),
     ]),
     *of(exports.voc_masks, 'seg', [
-        (saved('SegmentationClass/b.png', mode='RGB'), r'b.png has the mode RGB, and others do not'),
+        (saved('SegmentationClass/b.png', mode='RGB'), r'b.png has the mode RGB\. A label image has one channel'),
         (deep, r'b.png holds the value 1000'),
         (gone('SegmentationClass/b.png'), r'1 of the 4 pictures listed for train have no label image: .*b.jpg'),
         (text('ImageSets/Segmentation/val.txt', r'(.|\n)*', ''), r'val.txt names no picture'),

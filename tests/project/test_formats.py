@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.project import drawn_labels
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pairs_of
+from mmdistill_dense.apps.project.label_pairs import Endings
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
@@ -135,6 +137,38 @@ def test_colours_are_named_by_other_lists_too(table: str, tmp_path: Path) -> Non
     assert chosen.classes == CLASSES[:2]
     found = label_images(chosen, 'train', tmp_path / 'other')['a b']
     np.testing.assert_array_equal(found, truth('a b', (0, 1, 255), 255))
+
+
+def test_coloured_label_images_and_pictures_may_have_words_after_their_names(tmp_path: Path) -> None:
+    exports.coloured(tmp_path / 'mine')
+    for file in [*tmp_path.glob('mine/images/*/*'), *tmp_path.glob('mine/masks/*/*')]:
+        file.rename(file.with_stem(f'{file.stem}_{"sat" if "images" in file.parts else "mask"}'))
+    data = find_seg_data(tmp_path / 'mine')
+    assert data.splits['val'].names == ('d', 'e') and data.endings == Endings(('_sat.jpg',), '.png')
+    found = label_images(data, 'val', tmp_path / 'project')
+    np.testing.assert_array_equal(found['d'], truth('d'))
+
+
+def test_a_colour_of_no_class_stops_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in the label images alone that are looked at before."""
+    exports.coloured(tmp_path / 'mine')
+    monkeypatch.setattr(drawn_labels, 'evenly', lambda files, most: files[:1])
+    last = sorted(tmp_path.glob('mine/masks/val/*'))[-1]
+    Image.new('RGB', exports.SIZE[::-1], (9, 9, 9)).save(last)
+    data = find_seg_data(tmp_path / 'mine')
+    assert data.drawing is not None
+    with pytest.raises(ValueError, match=rf'100.0% of the pixels of .*{last.name} have a colour of no class'):
+        write({'data.py': ''}, tmp_path / 'project', data.drawing)
+    assert not (tmp_path / 'project/data.py').exists()
+
+
+def test_classes_of_roboflow_are_read_in_the_folders_of_the_parts_too(tmp_path: Path) -> None:
+    exports.roboflow_masks(tmp_path)
+    (tmp_path / '_classes.csv').unlink()
+    assert find_seg_data(tmp_path).classes == ('background', *CLASSES)
+    (tmp_path / 'valid/_classes.csv').write_text('Pixel Value, Class\n0, leaf\n1, red\n2, white\n3, blue\n')
+    with pytest.raises(ValueError, match='valid/_classes.csv names other classes than .*train/_classes.csv'):
+        find_seg_data(tmp_path)
 
 
 def test_what_no_outline_covers_can_be_ignored(tmp_path: Path) -> None:

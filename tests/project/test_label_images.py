@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project.label_images import find_seg_data, pairs_of
 from mmdistill_dense.apps.project.label_pairs import Endings
 from mmdistill_dense.apps.project.label_values import class_values
@@ -349,5 +350,68 @@ def test_numbers_before_names_are_no_part_of_them_and_other_lists_are_named(tmp_
     assert any('class_dict.csv is not read' in note for note in find_seg_data(tmp_path).notes)
     (tmp_path / 'classes.txt').write_text('0: ground\n1: red leaf\n2: 3\n')
     assert find_seg_data(tmp_path).classes == ('ground', 'red leaf', '3')
+    (tmp_path / 'classes.txt').write_text('2, red\n0 ground\n1. tall leaf\n')
+    assert find_seg_data(tmp_path).classes == ('ground', 'tall leaf', 'red')
     (tmp_path / 'classes.txt').write_text('1 ground\n2 red\n3 green\n')
-    assert find_seg_data(tmp_path).classes == ('1 ground', '2 red', '3 green')
+    with pytest.raises(ValueError, match='each line begins with a number, but they are not 0 to 2, once each'):
+        find_seg_data(tmp_path)
+
+
+def test_smoothed_edges_are_no_classes_and_many_classes_are_no_smoothed_edges(tmp_path: Path) -> None:
+    seg_folder(tmp_path / 'many', values=range(60))
+    assert len(find_seg_data(tmp_path / 'many').classes) == 60
+    for file in seg_folder(tmp_path / 'mine').glob('labels/*/*.png'):
+        drawn = np.zeros((48, 64), np.uint8)
+        drawn[10:30, 10 : 20 + int(file.stem)] = 255
+        small = Image.fromarray(drawn).resize((31, 23), Image.Resampling.BILINEAR)
+        small.resize((64, 48), Image.Resampling.BICUBIC).save(file)
+    with pytest.raises(ValueError, match=r'hold \d+ values, of which .*255 hold 9\d% of the pixels: .* --classes'):
+        find_seg_data(tmp_path / 'mine')
+    with pytest.raises(ValueError, match=r'--classes: 2 names .* They are \d+ values, of which .* smoothed edges'):
+        find_seg_data(tmp_path / 'mine', ['ground', 'leaf'])
+
+
+def test_a_value_in_one_of_many_label_images_is_a_class_where_values_are_far_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seg_folder(tmp_path, values=(0, 38))
+    label(tmp_path / 'labels/train/1.png', (0, 38, 75))
+    monkeypatch.setattr(label_values, 'COUNTED', 2)
+    monkeypatch.setattr(label_values, 'evenly', lambda files, most: list(files)[::3])
+    data = find_seg_data(tmp_path)
+    assert data.values == (0, 38, 75)
+    assert any('the value 75 stands in one label image alone' in note for note in data.notes)
+
+
+def test_label_images_of_one_subfolder_fit_pictures_of_several(tmp_path: Path) -> None:
+    for part in ('train', 'val'):
+        for number in range(3):
+            picture(tmp_path / f'images/{part}/a/{number}.jpg')
+            picture(tmp_path / f'images/{part}/b/{number}.jpg')
+            label(tmp_path / f'labels/{part}/a/{number}.png')
+    data = find_seg_data(tmp_path)
+    assert data.splits['train'].labels == 'labels/train' and data.splits['train'].names == ('a/0', 'a/1', 'a/2')
+    assert all(
+        one.is_file()
+        for split in data.splits.values()
+        for pair in pairs_of(tmp_path, split, data.endings)
+        for one in pair
+    )
+    assert any('WARNING: 3 of 6 pictures' in note and 'b/0.jpg' in note for note in data.notes)
+
+
+def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> None:
+    """Not the numbers of its rows, which spreadsheets and pandas write in front."""
+    for number in range(6):
+        picture(tmp_path / f'images/{number}.jpg')
+        label(tmp_path / f'masks/{number}.png')
+    (tmp_path / 'train.csv').write_text(',image,mask\n0,5.jpg,5.png\n1,3.jpg,3.png\n2,1.jpg,1.png\n')
+    (tmp_path / 'val.csv').write_text(',image,mask\n3,0.jpg,0.png\n4,2.jpg,2.png\n')
+    splits = find_seg_data(tmp_path).splits
+    assert {part: sorted(split.names) for part, split in splits.items()} == {
+        'train': ['1', '3', '5'],
+        'val': ['0', '2'],
+    }
+    (tmp_path / 'val.csv').write_text('3,0\n4,2\n')
+    with pytest.raises(ValueError, match=r'val.csv has two columns that name pictures \(3, 0 in a row\). Leave one'):
+        find_seg_data(tmp_path)

@@ -246,6 +246,11 @@ def test_a_teacher_of_other_classes_keeps_its_head(capsys: pytest.CaptureFixture
     assert 'test_teacher: true' in Path('project/suite.yaml').read_text() and not Path('project/teacher.py').exists()
     report = check_config(Path('project/kd.py'), Options(val=0, cost=False))
     assert not report.stopped and any('sky <- sky' in one.message for one in report.findings)
+    shutil.rmtree('project')  # a config of another count, as of a model of the zoo, takes that of the file
+    network = Path('network.py')
+    network.write_text(network.read_text().replace('num_classes=5', 'num_classes=19'))
+    call(toy_pair()[0], 'network.py', *given, '--teacher-classes', 'auto')
+    assert models('kd')[1].decode_head.num_classes == 5
 
 
 @pytest.mark.parametrize('taught', ['sky road leaf', 'sky road leaf bike', 'sky road'])

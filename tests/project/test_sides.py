@@ -74,6 +74,17 @@ def test_files_that_are_there_are_left_out_for_random_weights_alone(random: bool
     assert side.notes[0].startswith('STARTS FROM RANDOM WEIGHTS: --random-weights' if random else 'starts from ')
 
 
+@pytest.mark.parametrize('key', ['--student', '--teacher'])
+def test_what_a_config_starts_from_and_what_is_not_there_is_told(key: str) -> None:
+    model = {'backbone': {'init_cfg': {'type': 'Pretrained', 'checkpoint': 'lost.pth'}}}
+    side = Side(key, 'own.py', Config({'load_from': 'whole.pth'}), model, 'seg')
+    adapt(side, None, {}, True, False)
+    left_out, random = side.notes
+    assert "load_from='whole.pth' of the config is left out" in left_out
+    assert ('--teacher-checkpoint whole.pth' in left_out) == (key == '--teacher')
+    assert random.startswith('STARTS FROM RANDOM WEIGHTS: no such file lost.pth (looked in ')
+
+
 def test_overrides_of_one_part_are_joined() -> None:
     joined = joined_overrides({'neck': {'in_channels': 1}}, {'neck': {'num_outs': 2}}, {'neck': {'num_outs': 3}})
     assert joined == {'neck': {'in_channels': 1, 'num_outs': 3}}

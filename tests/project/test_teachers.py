@@ -19,6 +19,7 @@ from mmdistill_dense.apps.project.teachers import (
     check_files,
     check_foundation,
     check_head,
+    class_count,
     head_side,
     named_by_teacher,
     serves_as_it_is,
@@ -55,6 +56,15 @@ def test_classes_that_nobody_named_take_names_that_fit(
     assert named_by_teacher(data, str(file)).classes == (tuple(names) if named else classes)
     own = replace(data, classes=('sky', 'road'))
     assert named_by_teacher(own, str(file)) is own
+
+
+@pytest.mark.parametrize('names', ['classes', 'CLASSES'])
+def test_a_file_tells_how_many_classes_a_teacher_has(names: str, tmp_path: Path) -> None:
+    file = tmp_path / 'teacher.pth'
+    torch.save({'state_dict': {}, 'meta': {'dataset_meta': {names: list('abcd')}}}, file)
+    assert class_count(str(file)) == 4
+    torch.save({'state_dict': {}, 'meta': {}}, file)
+    assert class_count(str(file)) is class_count(str(tmp_path / 'no.pth')) is class_count('auto') is None
 
 
 @pytest.mark.parametrize(

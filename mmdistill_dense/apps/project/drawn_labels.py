@@ -188,9 +188,7 @@ def colours_drawing(
     codes = {_code(colour): classes.index(name) if name in classes else IGNORED for name, colour in table.items()}
     if source == _VOC:
         codes[_code(_BORDER)] = IGNORED
-    counts = np.zeros(2, int)
-    for path in sampled:
-        counts += _strange(path, codes)
+    counts = sum(_strange(path, *np.unique(_codes_in(path), return_counts=True), codes) for path in sampled)
     if counts[0]:
         notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
     notes.append(f'{len(classes)} classes, by colour, from {source}')
@@ -200,15 +198,15 @@ def colours_drawing(
 
 
 def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
-    """Return the numbers of the classes in an image of their colours."""
+    """Return the numbers of the classes in an image of their colours; raise if many pixels have another colour."""
     found = _codes_in(path)
-    values, places = np.unique(found, return_inverse=True)
+    values, places, counts = np.unique(found, return_inverse=True, return_counts=True)
+    _strange(path, values, counts, codes)
     return np.array([codes.get(int(value), IGNORED) for value in values], np.uint8)[places].reshape(found.shape)
 
 
-def _strange(path: Path, codes: Mapping[int, int]) -> np.ndarray:
+def _strange(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> np.ndarray:
     """Return the number of pixels of unknown colours, and of all; raise if they are many."""
-    values, counts = np.unique(_codes_in(path), return_counts=True)
     strange = np.array([int(value) not in codes for value in values])
     lost = int(counts[strange].sum())
     if lost > _STRANGE * counts.sum():

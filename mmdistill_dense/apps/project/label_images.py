@@ -29,6 +29,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     find_lists,
     is_label,
     joined,
+    of_one_depth,
     picture_folders,
     read_lists,
     stored_pixels,
@@ -95,6 +96,8 @@ def find_seg_data(
             return of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
         except NoLabels:  # the text below says what is needed
             pass
+    for split in [one for one in pictures if one in labels]:
+        pictures[split], labels[split] = of_one_depth(pictures[split], labels[split])
     pictures, labels, lists = _by_lists_or_folders(root, pictures, labels, wish)
     endings, splits = _splits(root, pictures, labels, lists, wish, notes)
     pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
@@ -105,7 +108,7 @@ def find_seg_data(
     label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
     if is_coloured(list(partner.values())):
         named = {
-            part: [(bare(one.relative_to(root / split.pictures).as_posix()), label) for one, label in pairs[split]]
+            part: [(name_of(label, root / split.labels, endings), label) for _, label in pairs[split]]
             for part, split in splits.items()
         }
         classes, drawing = colours_drawing(root, named, given, notes)
@@ -175,6 +178,11 @@ def _by_lists_or_folders(
         return pictures, labels, {}  # the folders tell the same
     whole = [replace(joined(list(one.values())), split=None) for one in (pictures, labels)]
     return {None: whole[0]}, {None: whole[1]}, found
+
+
+def name_of(label: Path, folder: Path, endings: Endings) -> str:
+    """Return the name that a label image and its picture share."""
+    return label.relative_to(folder).as_posix().removesuffix(endings.label)
 
 
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,17 +13,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
+from mmdistill_dense.apps.project.picture_folders import Size, lines_of, opened, repeated, size_of
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import size_text, some
 
-COUNTED = 200  # label images of each split whose values are read
+COUNTED = 200  # label images of each split whose values are read; all where values are far apart
 LIST = 'classes.txt'
 CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
 NO_CLASS = '-'
 _CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
 _GAP = 10  # missing values that a rare class may explain
+_MANY, _FEW, _NEARLY = 32, 3, 0.9  # of so many values, few hold nearly all pixels: the rest is from smoothed edges
 _CHANCE = 0.01  # of never meeting in a label image, below which two values seem to exclude each other
 Pair = tuple[Path, Path]  # a picture and its label image
 Colour = tuple[int, ...]  # red, green, blue
@@ -33,7 +35,12 @@ class Values:
     files: Mapping[int, Sequence[Path]]  # the label images of each value; the values are sorted
     looked: int  # how many were read
     total: int  # how many there are
-    ignored: float  # share of the pixels whose value is 255
+    pixels: Mapping[int, int]  # how many pixels have each value
+
+    @property
+    def ignored(self) -> float:
+        """The share of the pixels whose value is 255."""
+        return self.pixels.get(IGNORED, 0) / max(sum(self.pixels.values()), 1)
 
     def of(self, pairs: Iterable[Pair]) -> list[int]:
         """Return the values in the label images of a split, of those that were read."""
@@ -46,41 +53,76 @@ class Values:
         named = [value for value in self.files if value != IGNORED] or list(self.files)
         return f'{some(self.files, 12)} (the {named[-1]} for instance in {self.files[named[-1]][0]})'
 
+    @property
+    def smoothed(self) -> str:
+        """Say that most values seem to come from smoothed edges; empty if they do not."""
+        most = Counter(self.pixels).most_common(_FEW)
+        share = sum(count for _, count in most) / max(sum(self.pixels.values()), 1)
+        if len(self.pixels) <= _MANY or share < _NEARLY:
+            return ''
+        return (
+            f'{len(self.pixels)} values, of which {some(sorted(value for value, _ in most))} hold {share:.0%} of the '
+            'pixels: the others seem to come from smoothed edges. Write label images without them: resize by the '
+            'nearest pixel, draw without anti-aliasing, save no JPEG.'
+        )
+
 
 def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
-    """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them."""
-    files: dict[int, list[Path]] = {}
-    colours: dict[int, tuple[Colour, Path]] = {}
-    pixels = np.zeros(2, int)
+    """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them.
+
+    All label images are read where values are far apart: one that was missed would be ignored in training.
+    """
+    found = _Found({}, Counter(), {})
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
     for path, label in looked:
+        size = found.read(label)
+        _check_size(path, label, size, stored)
+    every = [pair for split in splits for pair in split]
+    values = class_values(sorted(found.files))
+    if values != tuple(range(len(values))):
+        for _, label in dict.fromkeys(pair for pair in every if pair not in {*looked}):
+            found.read(label)
+        looked = every
+    return Values(dict(sorted(found.files.items())), len(looked), len(every), found.pixels)
+
+
+@dataclass(frozen=True)
+class _Found:
+    files: dict[int, list[Path]]
+    pixels: Counter[int]
+    colours: dict[int, tuple[Colour, Path]]  # of each value by the palettes, and where it was first seen
+
+    def read(self, label: Path) -> Size:
+        """Add the values of a label image, and return its size."""
         with opened(label) as image:
             if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
                 raise ValueError(
-                    f'--data: {label} has the mode {image.mode}, and others do not. A label image has one '
-                    'channel that holds the number of the class, or the colour of the class in each of them.'
+                    f'--data: {label} has the mode {image.mode}. A label image has one channel that holds the number '
+                    'of the class, or all of them are RGB and hold the colour of the class.'
                 )
             size = size_of(image, stored=True)
-            drawn = np.asarray(image)
-            values = np.unique(drawn).tolist()
-            pixels += np.count_nonzero(drawn == IGNORED), drawn.size
-            _check_palette(label, image, values, colours)
+            values, counts = (one.tolist() for one in np.unique(np.asarray(image), return_counts=True))
+            _check_palette(label, image, values, self.colours)
         if max(values) > IGNORED:
             raise ValueError(
                 f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
                 f'number from 0 to {IGNORED - 1}, and {IGNORED} is ignored. Number the classes anew.'
             )
-        for value in values:
-            files.setdefault(int(value), []).append(label)
-        with opened(path) as picture:
-            found = size_of(picture, stored)
-        if found != size:
-            advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
-            if found == size[::-1]:
-                advice = 'Its sides are swapped: turn it as the picture is turned.'
-            sizes = f'{size_text(found)} pixels, its label image {label} has {size_text(size)}'
-            raise ValueError(f'--data: {path} has {sizes}. {advice}')
-    return Values(dict(sorted(files.items())), len(looked), sum(map(len, splits)), pixels[0] / max(pixels[1], 1))
+        for value, count in zip(map(int, values), counts, strict=True):
+            self.files.setdefault(value, []).append(label)
+            self.pixels[value] += count
+        return size
+
+
+def _check_size(path: Path, label: Path, size: Size, stored: bool) -> None:
+    with opened(path) as picture:
+        found = size_of(picture, stored)
+    if found != size:
+        advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
+        if found == size[::-1]:
+            advice = 'Its sides are swapped: turn it as the picture is turned.'
+        sizes = f'{size_text(found)} pixels, its label image {label} has {size_text(size)}'
+        raise ValueError(f'--data: {path} has {sizes}. {advice}')
 
 
 def _check_palette(
@@ -107,8 +149,8 @@ def name_classes(
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
         names, source = _listed(root / LIST), f'--data: {root / LIST}'
-    if not names and (root / CSV).is_file():
-        names, source = _valued(root / CSV), f'--data: {root / CSV}'
+    if not names and (file := _roboflow(root)):
+        names, source = _valued(file), f'--data: {file}'
     if len(found.files) == 1:
         only = next(iter(found.files))
         raise ValueError(
@@ -121,7 +163,12 @@ def name_classes(
     counted = values != tuple(range(len(values)))  # 0, 255 or 0, 38, 75: the values are not the numbers of classes
     if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
         notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
+    smoothed = found.smoothed
     if not names:
+        if smoothed:
+            raise ValueError(
+                f'--data {root}: the label images hold {smoothed} If they are classes, name them: --classes.'
+            )
         there = [value for value in values if value in found.files]
         notes.append(
             f'{len(values)} classes, from the values {some(there, 12)} in {found.looked} of {found.total} label '
@@ -134,7 +181,7 @@ def name_classes(
         raise ValueError(
             f'{source}: {len(names)} names ({some(names)}), but the label images have the values {found.said}; '
             f'{IGNORED} is ignored. Name each value in this order, the missing ones between them too.{apart} The name '
-            f'{NO_CLASS} stands for pixels to ignore.'
+            f'{NO_CLASS} stands for pixels to ignore.{smoothed and f" They are {smoothed}"}'
         )
     kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
     if twice := repeated(name for name, _ in kept):
@@ -163,11 +210,27 @@ def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:
 
 
 def _listed(path: Path) -> tuple[str, ...]:
-    """Return the names in a file; numbers 0, 1, 2, … before them are no part of the names."""
+    """Return the names in a file in the order of the numbers before them, or else of the lines."""
     lines = lines_of(path)
-    parts = [line.split(maxsplit=1) for line in lines]
-    numbered = all(len(part) == 2 and part[0].rstrip(':.,') == str(number) for number, part in enumerate(parts))
-    return tuple(part[1] for part in parts) if numbered else tuple(lines)
+    parts = [(number.rstrip(':.,'), name) for number, _, name in (line.partition(' ') for line in lines)]
+    if not all(number.isdecimal() and name for number, name in parts):
+        return tuple(lines)
+    found = {int(number): name.strip() for number, name in parts}
+    if sorted(found) != list(range(len(lines))):
+        raise ValueError(
+            f'--data: {path}: each line begins with a number, but they are not 0 to {len(lines) - 1}, once each. '
+            'Number the classes so, or write names alone in the order of the values. If the numbers belong to the '
+            'names, give these by --classes.'
+        )
+    return tuple(found[number] for number in range(len(lines)))
+
+
+def _roboflow(root: Path) -> Path | None:
+    """Return Roboflow's list of classes, which lies in the folder, or else in those of the parts."""
+    found = [root / CSV] if (root / CSV).is_file() else sorted(root.glob(f'*/{CSV}'))
+    if different := [file for file in found if _valued(file) != _valued(found[0])]:
+        raise ValueError(f'--data: {different[0]} names other classes than {found[0]}. Keep the one that is right.')
+    return found[0] if found else None
 
 
 def _valued(path: Path) -> tuple[str, ...]:

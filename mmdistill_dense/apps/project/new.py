@@ -44,6 +44,7 @@ from mmdistill_dense.apps.project.teachers import (
     check_foundation,
     check_head,
     check_teacher,
+    class_count,
     head_side,
     named_by_teacher,
     serves_as_it_is,
@@ -214,9 +215,9 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        told = [drawing.write(folder)] if drawing else []  # first: it may refuse a label image
         for name, text in files.items():
             (folder / name).write_text(text, encoding='utf-8')
-        told = [drawing.write(folder)] if drawing else []
     except OSError as error:
         raise OSError(f'--out {folder}: cannot be written ({error.strerror}: {error.filename}).') from error
     with quiet():
@@ -293,7 +294,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
     task = Task(args, data, free, loading, load, tell)
     files = _data_files(task, student, teacher)
-    _adapt(task, student, True)
+    _adapt(task, student, True, len(task.data.classes))
     schedule = _schedule(task, student)
     _tell_network('student', student, schedule, tell)
     names, why = with_enough(names, bool(args.method), data.splits['train'].count, schedule.steps)
@@ -352,7 +353,7 @@ def _teacher(task: Task, student: Side, teacher: Side, steps: int, files: dict[s
     note = ''
     if asked:
         given, mapped, note = serves_as_it_is(teacher, task.data.classes, task.args.method)
-    _adapt(task, teacher, not given, mapped is None)
+    _adapt(task, teacher, not given, len(task.data.classes) if mapped is None else class_count(given))
     teacher.notes += [note] if note else []
     option: dict[str, Any] = {}
     if given:
@@ -412,8 +413,8 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
     return {'data.py': text, **{Path(split.labels).name: split.content for split in written}}
 
 
-def _adapt(task: Task, side: Side, trained: bool, own_classes: bool = True) -> None:
-    """Set what the data change in a network; a teacher of other classes keeps its head."""
+def _adapt(task: Task, side: Side, trained: bool, classes: int | None) -> None:
+    """Set what the data change in a network, with so many classes; ``None``: those of its config."""
     loading = task.loading
     sizes = seg_size(side.model, loading.crop, loading.tested) if side.task == 'seg' else det_size(side.model)
     network = built(side, 'meta')
@@ -423,7 +424,7 @@ def _adapt(task: Task, side: Side, trained: bool, own_classes: bool = True) -> N
         padded = padded_tests(side, step, loading.crop) if seg else padded_batches(side, step)
         sizes = joined_overrides(sizes, padded)
     random = task.args.random_weights and not side.fixed  # the file of a foundation model is here
-    adapt(side, len(task.data.classes) if own_classes else None, sizes, trained, random)
+    adapt(side, classes, sizes, trained, random)
     check_large_enough(side, task.data.size, loading, task.load, network)
 
 

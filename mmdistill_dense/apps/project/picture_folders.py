@@ -135,6 +135,20 @@ def joined(folders: Sequence[Folder]) -> Folder:
     return Folder(parent, tuple(files), folders[0].split, folders[0].masks)
 
 
+def of_one_depth(*folders: Folder) -> tuple[Folder, ...]:
+    """Name the files of each folder from as high as the others: ``city`` and ``labels/city/a.png`` lie below a folder.
+
+    Where one of two roles has files in one sub-folder alone, that folder would be its common parent.
+    """
+    first = {PurePosixPath(name).parts[0] for one in folders for name in one.files if '/' in name}
+    return tuple(
+        replace(one, path=one.path.parent, files=tuple(f'{one.path.name}/{name}' for name in one.files))
+        if one.path.name in first and not any('/' in name for name in one.files)
+        else one
+        for one in folders
+    )
+
+
 def two_parts(names: Sequence[str], place: Path, share: float = VAL_SHARE) -> tuple[list[str], list[str]]:
     """Divide names of pictures into training and validation, always in the same way."""
     if len(names) < 2:
@@ -374,12 +388,19 @@ def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mappin
 
 
 def _entries(path: Path, index: Names) -> list[list[str]]:
-    """Return what may name a picture in each line of a list: the line and its first word, or the cells of a row."""
+    """Return what may name a picture in each line of a list: the line and its first word, or a cell of a row."""
     lines = lines_of(path)
     if path.suffix.lower() != '.csv':
         return [[line, line.split()[0]] for line in lines]
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-    return rows[1:] if rows and index.find(rows[0]) is None else rows  # a row of titles names no picture
+    rows = rows[1:] if rows and index.find(rows[0]) is None else rows  # a row of titles names no picture
+    columns = list(zip(*rows, strict=False))
+    with_endings = [column for column in columns if all(cell.lower().endswith(EXTENSIONS) for cell in column)]
+    columns = with_endings or columns  # the numbers of the rows may be names of pictures too
+    for cells in zip(*(column for column in columns if all(map(index.knows, column))), strict=True):
+        if len({index.find([cell]) for cell in cells}) > 1:
+            raise ValueError(f'--data: {path} has two columns that name pictures ({some(cells)} in a row). Leave one.')
+    return [list(cells) for cells in zip(*columns, strict=True)]
 
 
 class Names:
@@ -397,6 +418,13 @@ class Names:
             self._folders.update(parts[:-1])
             for start in range(len(parts)):
                 self._known['/'.join(parts[start:])].append(picture)
+
+    def knows(self, word: str) -> bool:
+        """Tell whether a word names one picture."""
+        try:
+            return self.find([word]) is not None
+        except ValueError:
+            return False
 
     def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
         """Return the picture that the first fitting word names; ``None`` without any.

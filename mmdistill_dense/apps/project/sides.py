@@ -294,6 +294,12 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
     counts = {} if classes is None else overrides(side.model, classes, side.key)
     side.changes = joined_overrides(counts, sizes)
     sources = list(dict.fromkeys(sources_of(side.model)))
+    if trained and (file := side.config.get('load_from')):
+        as_it_is = f', or {side.key}-checkpoint {file} to take it as it is' if side.key == '--teacher' else ''
+        side.notes.append(
+            f'WARNING: load_from={file!r} of the config is left out. To start from this file, write '
+            f"init_cfg=dict(type='Pretrained', checkpoint={file!r}) into the config's model{as_it_is}"
+        )
     if not trained or not sources:
         return
     missing = sources if random else missing_of(side.model)
@@ -302,5 +308,8 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
         side.notes.append(f'starts from {some(sources)}{fetched}')
         return
     side.changes = joined_overrides(side.changes, without_weights(side.model))
+    files = [one for one in missing if '://' not in one]
     why = '--random-weights' if random else f'{some(missing)} cannot be reached; with a connection, run `new` again'
+    if files and not random:
+        why = f'no such file {some(files)} (looked in {Path.cwd()}); correct its path, and run `new` again'
     side.notes.append(f'STARTS FROM RANDOM WEIGHTS: {why}. Expect much lower scores')

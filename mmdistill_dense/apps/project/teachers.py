@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -78,6 +79,14 @@ def _read(checkpoint: str, key: str) -> dict[str, Any] | None:
     """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
     here = is_path(checkpoint) or checkpoint.startswith(HUB)
     return read_checkpoint(local_file(checkpoint, None, key)) if here else None
+
+
+def class_count(checkpoint: str | None) -> int | None:
+    """Return how many classes the file of a teacher names; ``None`` if it does not say, or cannot be read here."""
+    with suppress(OSError, ValueError):  # the check of the teacher says why
+        content = _read(whole(checkpoint), '--teacher-checkpoint') if checkpoint else None
+        return len(class_names_in(content or {})) or None
+    return None
 
 
 def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:

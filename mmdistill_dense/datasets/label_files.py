@@ -68,6 +68,8 @@ def check(content: Any, may_lack: Collection[str] = ()) -> None:
                 raise ValueError(f'{kind}[{number}]{fault}. Each entry of {kind} is a dict of {", ".join(keys)}.')
     pictures = _by_id(content, 'images', 'file_name')
     categories = _by_id(content, 'categories', 'name')
+    if 'annotations.id' not in may_lack and any(type(number) is str for number in categories):
+        raise ValueError('the ids of categories are texts, which the metric does not read. Number them from 1.')
     _check_known(content['annotations'], 'category_id', categories, 0)
     _check_known(content['annotations'], 'image_id', pictures, max(0, len(content['annotations']) - 1))
     if 'images.width' not in may_lack:
@@ -206,6 +208,11 @@ def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple
     categories = _without_twins(content['categories'], {one['category_id'] for one in kept})
     if twins := len(content['categories']) - len(categories):
         changes['categories without a box had the name of another one, and are taken out'] = twins
+    if any(type(one['id']) is str for one in categories):
+        changes['categories are numbered from 1: their ids were texts'] = len(categories)
+        numbers = {one['id']: number for number, one in enumerate(categories, 1)}
+        categories = [{**one, 'id': numbers[one['id']]} for one in categories]
+        kept = [{**one, 'category_id': numbers[one['category_id']]} for one in kept]
     total = len(content['annotations'])
     notes = [f'{count} of {total} annotations {reason}; they are left out' for reason, count in dropped.items()]
     notes += [f'{count} {change}' for change, count in changes.items()]

@@ -161,6 +161,16 @@ def test_iscrowd_is_needed_where_the_file_is_tested_on(tmp_path: Path) -> None:
         DATASETS.build(dict(without, test_mode=True))
 
 
+def test_texts_as_ids_of_categories_are_refused(tmp_path: Path) -> None:
+    write(tmp_path)
+    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
+    for one in content['categories']:
+        one['id'] = str(one['id'])
+    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
+    with pytest.raises(ValueError, match=r'labels\.json.*the ids of categories are texts.* Number them from 1'):
+        DATASETS.build(option(tmp_path))
+
+
 def test_two_pictures_of_one_id_are_refused(tmp_path: Path) -> None:
     """pycocotools puts the boxes of both on the last one."""
     write(tmp_path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,9 @@ import pytest
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.free_pictures import shared
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from tests.project.folders_of_data import box_folder, label_file, picture, seg_folder
+from mmdistill_dense.apps.project.picture_folders import Wish
+from tests.project import exports
+from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
 
 
 def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
@@ -148,3 +152,135 @@ def test_linked_label_files_are_found(tmp_path: Path) -> None:
     (tmp_path / 'mine/annotations').rename(tmp_path / 'elsewhere')
     (tmp_path / 'mine/annotations').symlink_to(tmp_path / 'elsewhere')
     assert find_box_data(tmp_path / 'mine').splits['train'].count == 4
+
+
+def voc_without_boxes(root: Path, part: str) -> None:
+    exports.voc_xml(root)
+    for name in exports.PARTS[part]:
+        file = root / f'Annotations/{name}.xml'
+        file.write_text(re.sub('<object>.*</object>', '', file.read_text()))
+
+
+@pytest.mark.parametrize('part', ['train', 'val'])
+def test_a_part_of_a_list_without_boxes_is_refused(part: str, tmp_path: Path) -> None:
+    voc_without_boxes(tmp_path, part)
+    with pytest.raises(ValueError, match=rf'no box of .* for {part}, so it measures nothing'):
+        find_box_data(tmp_path)
+
+
+def test_a_drawn_part_has_boxes_that_count(tmp_path: Path) -> None:
+    """Crowds are neither learned nor scored."""
+    names = [f'{number}.jpg' for number in range(12)]
+    for name in names:
+        picture(tmp_path / name)
+    content = label_file(names, ['cell'])
+    for one in content['annotations']:
+        one['iscrowd'] = int(one['image_id'] > 1)
+    (tmp_path / 'labels.json').write_text(json.dumps(content))
+    for split in find_box_data(tmp_path).splits.values():
+        assert not all(one['iscrowd'] for one in json.loads(split.content)['annotations'])
+
+
+def test_classes_without_a_box_in_training_alone_are_a_warning(tmp_path: Path) -> None:
+    file = box_folder(tmp_path / 'files') / 'annotations/instances_train.json'
+    content = json.loads(file.read_text())
+    content['annotations'] = [one for one in content['annotations'] if one['category_id'] == 1]
+    file.write_text(json.dumps(content))
+    assert 'WARNING: left out, no box in training: white (4 elsewhere)' in find_box_data(tmp_path / 'files').notes
+    exports.voc_xml(tmp_path / 'lists')
+    for name in exports.PARTS['train']:
+        voc = tmp_path / f'lists/Annotations/{name}.xml'
+        voc.write_text(voc.read_text().replace('>leaf<', '>red cell<'))
+    told = find_box_data(tmp_path / 'lists').notes
+    assert 'WARNING: no box in training, so nobody can learn it: leaf' in told
+
+
+def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    alone = find_box_data(tmp_path)
+    picture(tmp_path / 'predictions/drawn/images/train/b.jpg')
+    boxes = label_file(['images/train/b.jpg'], ['cell'])
+    scored = {**boxes, 'annotations': [{**one, 'score': 0.9} for one in boxes['annotations']]}
+    (tmp_path / 'predictions/predictions.json').write_text(json.dumps(scored))
+    assert find_box_data(tmp_path) == alone
+    (tmp_path / 'kept.json').write_text(json.dumps(scored))
+    found = find_box_data(tmp_path)
+    assert found.splits == alone.splits and any(
+        'kept.json, because its annotations have a score' in one for one in found.notes
+    )
+    seg = seg_folder(tmp_path / 'seg')
+    without = find_seg_data(seg)
+    picture(seg / 'out/drawn/images/train/0.jpg')
+    label(seg / 'out/labels/images/train/0.png')
+    assert find_seg_data(seg) == without
+
+
+def test_a_split_of_the_user_takes_the_place_of_yolos(tmp_path: Path) -> None:
+    """Ultralytics' first examples validate on the pictures that they train on."""
+    exports.ultralytics(tmp_path)
+    file = tmp_path / 'data.yaml'
+    file.write_text(file.read_text().replace('images/val', 'images/train'))
+    with pytest.raises(ValueError, match='pictures are in two parts of .*data.yaml.*--split 0.2'):
+        find_box_data(tmp_path)
+    splits = find_box_data(tmp_path, wish=Wish.read('0.4')).splits
+    assert {part: split.count for part, split in splits.items()} == {'train': 4, 'val': 2}
+
+
+def test_text_files_of_yolo_without_a_picture_are_counted(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    (tmp_path / 'images/train/b.jpg').rename(tmp_path / 'images/train/b.jfif')
+    text = tmp_path / 'labels/val/d.txt'
+    text.rename(text.with_suffix('.TXT'))
+    told = next(note for note in find_box_data(tmp_path).notes if 'no picture' in note)
+    assert told.startswith('WARNING: 2 text files with objects have no picture: left out')
+    assert 'train/b.txt' in told and 'val/d.TXT' in told
+
+
+@pytest.mark.parametrize('beside', [False, True])
+def test_a_picture_called_test_has_labels_and_no_list(beside: bool, tmp_path: Path) -> None:
+    pictures, labels = (tmp_path, tmp_path) if beside else (tmp_path / 'images', tmp_path / 'labels')
+    for name in ('test', 'a', 'b', 'c'):
+        picture(pictures / f'{name}.jpg')
+        labels.mkdir(exist_ok=True)
+        (labels / f'{name}.txt').write_text('0 0.5 0.5 0.2 0.2\n')
+    assert sum(split.count for split in find_box_data(tmp_path, ['cell']).splits.values()) == 4
+
+
+def test_a_byte_order_mark_hides_no_objects(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    alone = find_box_data(tmp_path)
+    for file in tmp_path.glob('labels/*/*.txt'):
+        file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert find_box_data(tmp_path) == alone
+
+
+def test_pictures_may_lie_in_a_folder_called_as_label_images_are(tmp_path: Path) -> None:
+    exports.voc_xml(tmp_path)
+    for name in ('a b', 'c'):
+        (tmp_path / 'JPEGImages/mask').mkdir(exist_ok=True)
+        (tmp_path / f'JPEGImages/{name}.jpg').rename(tmp_path / f'JPEGImages/mask/{name}.jpg')
+    assert {part: split.count for part, split in find_box_data(tmp_path).splits.items()} == {'train': 4, 'val': 2}
+
+
+def test_a_label_file_may_lie_in_a_folder_beside_the_pictures(tmp_path: Path) -> None:
+    names = [str(tmp_path / f'images/{number}.jpg') for number in range(5)]
+    for name in names:
+        picture(Path(name))
+    file = tmp_path / 'annotations/all.json'
+    file.parent.mkdir()
+    file.write_text(json.dumps(label_file(names, ['cell'])))
+    data = find_box_data(file)
+    assert data.root == tmp_path and data.splits['train'].count == 4
+
+
+@pytest.mark.parametrize(('least', 'left'), [(1, 0), (0.4, 1), (0, 1)])
+def test_corners_of_voc_below_1_are_counted_from_0(least: float, left: int, tmp_path: Path) -> None:
+    exports.voc_xml(tmp_path)
+    (tmp_path / 'Annotations/b.xml').write_text(
+        '<annotation><filename>b.jpg</filename><object><name>leaf</name><bndbox><xmin>1</xmin>'
+        f'<ymin>{least}</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object></annotation>'
+    )
+    content = json.loads(find_box_data(tmp_path).splits['train'].content)
+    number = next(one['id'] for one in content['images'] if one['file_name'] == 'b.jpg')
+    (box,) = [one['bbox'] for one in content['annotations'] if one['image_id'] == number]
+    assert box[:2] == [left, max(least - (least == 1), 0)]

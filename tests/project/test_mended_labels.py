@@ -65,6 +65,13 @@ def listed_twice(content: Content) -> None:
         one['image_id'] = number
 
 
+def texts_as_ids_of_categories(content: Content) -> None:
+    """pycocotools takes a text for a list of ids."""
+    for kind, key in (('categories', 'id'), ('annotations', 'category_id')):
+        for one in content[kind]:
+            one[key] = f'c{one[key]}'
+
+
 LEFT_OUT = {
     'no width': first_boxes(bbox=[5, 5, 0, 10]),
     'less than a pixel': first_boxes(bbox=[5, 5, 0.6, 10]),
@@ -78,6 +85,7 @@ LEFT_OUT = {
 MENDED = {
     'ids from 0': lambda content: [one.update(id=one['id'] - 1) for one in content['annotations']],
     'one id for two': first_boxes(id=9),
+    'texts as ids of categories': texts_as_ids_of_categories,
     'ids as texts': lambda content: [one.update(id=str(one['id'])) for one in content['annotations']],
     'no id': without('annotations', 'id'),
     'no area': without('annotations', 'area'),

@@ -318,3 +318,14 @@ def test_a_test_pipeline_may_load_labels_and_paint_pictures(load: str, labels: s
     config.dump('student.py')
     assert main(['predict', 'student.pth', 'pictures/a', '--out', 'out']) == 0
     assert Path('out/labels/pictures/a/0.png').read_bytes() == Path('plain/labels/pictures/a/0.png').read_bytes()
+
+
+def test_a_picture_too_thin_to_be_resized_is_named(capsys: pytest.CaptureFixture) -> None:
+    detector()
+    config = Config.fromfile('student.py')
+    next(one for one in config.test_dataloader.dataset.dataset.pipeline if one.type == 'Resize').keep_ratio = True
+    config.dump('student.py')
+    Image.new('RGB', (20000, 1)).save('pictures/b/thin.png')  # would be less than a pixel high
+    assert main(['predict', 'student.pth', 'pictures', '--out', 'out', '--device', 'cpu']) == 0
+    assert 'skipped  1 that cannot be read: pictures/b/thin.png' in capsys.readouterr().out
+    assert len(boxes_of('out')) == 3

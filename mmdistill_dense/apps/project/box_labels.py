@@ -36,6 +36,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     two_parts,
 )
 from mmdistill_dense.datasets.label_files import MENDED, Content, check, has_mask, lists_missing, mended
+from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import close_or_all, size_text, some
@@ -201,6 +202,12 @@ class BoxData:
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
 
 
+def _above(file: Path) -> Path:
+    """Return the folder of a label file, or the one above if only that holds pictures, as above ``annotations``."""
+    own = files_below(file.parent, EXTENSIONS)
+    return file.parent if own or not files_below(file.parents[1], EXTENSIONS) else file.parents[1]
+
+
 class NoLabels(FileNotFoundError):
     """A folder without a label file of a known format."""
 
@@ -210,12 +217,12 @@ def find_box_data(
 ) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
     given, wish = given.expanduser().resolve(), wish or Wish()
-    root = given.parent if given.suffix == '.json' and given.is_file() else given
+    root = _above(given) if given.suffix == '.json' and given.is_file() else given
     folders, notes = picture_folders(root), list[str]()
     pictures = [one.path / name for one in folders for name in one.files]
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
     found, others = _by_split(root, files, notes)
-    reading = None if found else _read_objects(Given(root, pictures, classes, exif), others)
+    reading = None if found else _read_objects(Given(root, pictures, classes, exif, wish != Wish()), others)
     if reading:
         found = _of_parts(reading, wish, notes)
     if not found:
@@ -236,7 +243,7 @@ def find_box_data(
         check_sizes(one, stored)
         one.mend(stored, notes)
     first = found.get('train') or next(iter(found.values()))
-    names = _classes(first, classes, notes)
+    names = _classes(first, [one for one in found.values() if one is not first], classes, notes)
     _check_categories(found.values(), names)
     outside = outside_labels(root, pictures)
     notes += unlisted(outside, found)
@@ -252,6 +259,9 @@ def find_box_data(
         lists = find_lists(root, task, wish)
         listed = _listed(lists, root, first, outside)
         splits = _divided(first, _inside(first.folder, root), names, listed, wish)
+        found = {part: replace(first, content=json.loads(split.content)) for part, split in splits.items()}
+        if unseen := [name for name in names if not found['train'].boxes([name])]:
+            notes.append(f'WARNING: no box in training, so nobody can learn it: {some(unseen)}')
         if lists:
             counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
             left = len(first.names) - sum(split.count for split in splits.values())
@@ -325,6 +335,11 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> tuple[File
             others[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
             continue
         split = split_of([*path.relative_to(root).parts[:-1], path.stem])
+        if not lists_missing(content) and any(
+            'score' in one for one in content['annotations'] if isinstance(one, dict)
+        ):
+            notes.append(f'WARNING: passed over: {path}, because its annotations have a score, so they are predictions')
+            continue
         if lists_missing(content):
             if isinstance(content, dict) and 'images' in content:
                 passed.append((split, lacks(path, content)))
@@ -362,8 +377,8 @@ def _check_boxes(found: Files, names: Sequence[str]) -> None:
         if all(box['iscrowd'] for box in boxes):
             what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             raise ValueError(
-                f'--data: {one.path}: {what} for {name}, so it measures nothing. Take this file out of the folder, or '
-                'add its boxes.'
+                f'--data: {one.path}: {what} for {name}, so it measures nothing. Add boxes, take this part out, or '
+                'divide the pictures in another way (--split).'
             )
 
 
@@ -389,7 +404,7 @@ def _plain(split: BoxSplit, root: Path) -> BoxSplit:
     return BoxSplit(split.labels, _inside(folder, root), tuple(map(plain.__getitem__, split.files)), text)
 
 
-def _classes(file: LabelFile, given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+def _classes(file: LabelFile, others: Sequence[LabelFile], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
     """Return the names of the categories with boxes, in the order of the file, or those of them that are given."""
     numbers = {one['category_id'] for one in file.content['annotations']}
     every = [one['name'] for one in file.content['categories']]
@@ -402,7 +417,9 @@ def _classes(file: LabelFile, given: Sequence[str], notes: list[str]) -> tuple[s
     if not chosen:
         raise ValueError(f'--data: {file.path} has no box of {some(given or every)}: there is nothing to train with.')
     if empty := [name for name in every if name not in used]:
-        notes.append(f'left out, no box in training: {some(empty)}')
+        lost = sum(len(one.boxes(empty)) for one in others)
+        elsewhere = f' ({lost} elsewhere)' if lost else ''
+        notes.append(f'{"WARNING: " if lost else ""}left out, no box in training: {some(empty)}{elsewhere}')
     return chosen
 
 
@@ -423,7 +440,7 @@ def _divided(
     """Divide the pictures as lists say, or by chance; the parts are written beside the configs."""
     content, found = file.content, {}
     if len(listed) < 2:
-        with_box = {one['image_id'] for one in file.boxes(names)}
+        with_box = {one['image_id'] for one in file.boxes(names) if not one['iscrowd']}
         every = [one for one in content['images'] if one['file_name'] in listed.get('train', {one['file_name']})]
         boxed = {one['file_name'] for one in every if one['id'] in with_box}
         bare = list({one['file_name'] for one in every} - boxed)

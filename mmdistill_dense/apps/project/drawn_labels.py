@@ -188,7 +188,8 @@ def colours_drawing(
     codes = {_code(colour): classes.index(name) if name in classes else IGNORED for name, colour in table.items()}
     if source == _VOC:
         codes[_code(_BORDER)] = IGNORED
-    counts = sum(_strange(path, *np.unique(_codes_in(path), return_counts=True), codes) for path in sampled)
+    found = [_strange(path, *np.unique(_codes_in(path), return_counts=True), codes) for path in sampled]
+    counts = np.sum(found, axis=0)
     if counts[0]:
         notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
     notes.append(f'{len(classes)} classes, by colour, from {source}')

@@ -17,7 +17,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.project import BOXES, DRAWN, SUITE
+from mmdistill_dense.apps.project import LABELS as PREDICTED
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import walk
@@ -77,13 +78,18 @@ def picture_folders(root: Path) -> list[Folder]:
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders and names as :func:`walk` does, without projects, which hold pictures and lists too."""
-    projects = list[Path]()
+    """Yield folders and names as :func:`walk` does, without projects and predictions, which hold pictures too."""
+    ours = list[Path]()
     for path, names in walk(root):
-        if path != root and set(names) >= _OF_PROJECTS:
-            projects.append(path)
-        if not any(path.is_relative_to(one) for one in projects):
+        if path != root and (set(names) >= _OF_PROJECTS or _predicted(path)):
+            ours.append(path)
+        if not any(path.is_relative_to(one) for one in ours):
             yield path, names
+
+
+def _predicted(folder: Path) -> bool:
+    """Tell whether ``predict`` wrote a folder."""
+    return (folder / DRAWN).is_dir() and {one.name for one in folder.iterdir()} in ({DRAWN, PREDICTED}, {DRAWN, BOXES})
 
 
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -314,7 +320,7 @@ def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
         return {}
     groups: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in files_below(wish.lists or root, ('.txt', '.csv')):
-        if part := _part(path.stem.lower()):
+        if (part := _part(path.stem.lower())) and not _of_a_picture(path):
             groups[path.parent][part] = path
     found = [_known(group) for group in groups.values()]
     if wish.lists and not found:
@@ -326,6 +332,12 @@ def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
         places = some(sorted(str(next(iter(group.values())).parent) for group in found))
         raise ValueError(f'--data {root}: lists of a split lie in {places}. Choose one folder by --split FOLDER.')
     return found[0] if found else {}
+
+
+def _of_a_picture(path: Path) -> bool:
+    """Tell whether a text file is the label file of a picture called ``test``, as YOLO has them."""
+    places = [path, Path(*('images' if part == 'labels' else part for part in path.parts))]
+    return any(place.with_suffix(ending).is_file() for place in places for ending in EXTENSIONS)
 
 
 def _part(stem: str) -> str | None:

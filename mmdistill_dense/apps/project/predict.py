@@ -23,7 +23,7 @@ from rich.progress import track
 
 from mmdistill_dense.apps.export.without_package import read_files, without_labels
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, SUITE
 from mmdistill_dense.apps.project.contact_sheet import draw
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import chain, tested_set
@@ -32,10 +32,9 @@ from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.files import walk, write_json
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
-from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.validate import size_text, some
 
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
-DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'
 Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 
 
@@ -250,7 +249,11 @@ def predict_files(student: Student, files: Sequence[Path], out: Path, named: Col
 
 def predict_picture(student: Student, file: Path, out: Path) -> None:
     picture = student.read(file)
-    found = student(str(file))
+    try:
+        found = student(str(file))
+    except cv2.error as error:  # so thin that a side would have no pixel
+        sides = size_text(picture.shape[:2])
+        raise Unreadable(f'{file}: its {sides} pixels cannot be brought to the size that the student sees.') from error
     name = place_of(file)
     student.keep(found, name, out)
     mmcv.imwrite(student.draw(picture, found)[..., ::-1], str(out / DRAWN / name))

@@ -32,6 +32,7 @@ class Given:
     pictures: Sequence[Path]
     classes: Sequence[str] = ()
     exif: str | None = None
+    divided: bool = False  # whether the command line says which part each picture belongs to
 
     def part_of(self, *files: Path) -> str | None:
         """Return the part (train, val, test) that a folder above the first file names, else above the next one."""
@@ -40,11 +41,14 @@ class Given:
     def index(self, words: Iterable[str]) -> Names:
         """Return the pictures that words of label files may name; labelme writes others beside its files.
 
-        Those in folders of label images count only if no others may be named.
+        Those in a folder of label images count only if none in it has the name of another one.
         """
         stems = {PureWindowsPath(word).stem for word in words}
         named = [one for one in self.pictures if one.stem in stems]
-        return Names(self.root, outside_labels(self.root, named) or named, self.pictures)
+        outside = outside_labels(self.root, named)
+        inside, known = {*named} - {*outside}, {one.stem for one in outside}
+        labels = {one.parent for one in inside if one.stem in known}
+        return Names(self.root, [one for one in named if one.parent not in labels], self.pictures)
 
     def pictures_of(self, names: Mapping[Path, Sequence[str]], kind: str) -> dict[Path, Path]:
         """Return the picture of each label file: the one whose name is among the file's ``names``."""

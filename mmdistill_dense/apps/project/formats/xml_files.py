@@ -70,8 +70,8 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
         part = given.part_of(path, picture)
         found.pictures.append(Labelled(picture, _voc_size(path, elements[path]), objects, part))
     drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]
-    if any(0 in box[:2] for box in drawn):
-        found.notes.append('a box begins at 0, so its corners are counted from 0; VOC itself counts from 1')
+    if any(min(box[:2]) < 1 for box in drawn):
+        found.notes.append('a box begins below 1, so corners are counted from 0; VOC itself counts from 1')
     else:
         for box in drawn:
             box[:2] = box[0] - 1, box[1] - 1

@@ -43,10 +43,15 @@ def recognise(given: Given) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
     paired = [picture for picture in pictures_of(given) if label_of(picture).is_file()]
     for picture in evenly(paired, 20) if paired else []:
-        words = label_of(picture).read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0].split()
-        if words:
-            return paired if len(words) >= 5 and words[0].isdigit() else []
+        if (is_row := _begins_with_a_row(label_of(picture))) is not None:
+            return paired if is_row else []
     return paired
+
+
+def _begins_with_a_row(file: Path) -> bool | None:
+    """Tell whether a text file begins with an object; ``None`` if it is empty."""
+    words = file.read_text(encoding='utf-8-sig', errors='replace').strip().partition('\n')[0].split()
+    return len(words) >= 5 and words[0].isdigit() if words else None
 
 
 def pictures_of(given: Given) -> list[Path]:
@@ -75,7 +80,7 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     names, source = (told.get('names'), str(file)) if told else listed_names(given.root, NAMES)
     known = _by_number(names, source) if names else dict(enumerate(given.classes))
     pictures = pictures_of(given)
-    parts = _parts(Names(given.root, pictures), pictures, file, told) if file else {}
+    parts = _parts(Names(given.root, pictures), pictures, file, told) if file and not given.divided else {}
     found = Reading('YOLO', file or given.root)
     for picture in pictures:
         if parts and picture not in parts:
@@ -88,6 +93,17 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
     if bare := sum(not label_of(one.picture).is_file() for one in found.pictures):
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
+    labels = {label_of(picture) for picture in pictures}
+    texts = {
+        one
+        for folder in {label.parent for label in labels}
+        for one in folder.glob('*.*')
+        if one.suffix.lower() == '.txt'
+    }
+    if alone := sorted(one for one in texts - labels if _begins_with_a_row(one)):
+        found.notes.append(
+            f'WARNING: {len(alone)} text files with objects have no picture: left out ({some(alone, 3)})'
+        )
     if left := len(pictures) - len(found.pictures):
         found.notes.append(f'{left} pictures are in no part of {file}: left out')
     found.classes = list(known.values())

@@ -168,6 +168,15 @@ def test_validation_on_classes_in_another_order() -> None:
     assert not list(config_rules.validation_classes(subject(config=config, data_classes=['b', 'a'])))
 
 
+@pytest.mark.parametrize(('ignored', 'levels'), [(0, ['warning']), (2, ['warning']), (3, []), (255, [])])
+def test_a_class_that_is_ignored_is_told(ignored: int, levels: list[str]) -> None:
+    head = dict(num_classes=3, ignore_index=ignored)
+    found = list(config_rules.labels(subject(network=dict(decode_head=head), batch={})))
+    assert [finding.level for finding in found] == levels
+    detector = dict(bbox_head=dict(num_classes=1203))
+    assert not list(config_rules.labels(subject(network=detector, batch={})))
+
+
 def test_weights_of_load_from_that_fit_in_part_or_not_at_all() -> None:
     for started, levels in (((3, 3), []), ((1, 3), ['warning']), ((0, 3), ['error'])):
         made = subject(config=dict(load_from='a.pth'), started=started)

@@ -36,7 +36,7 @@ from mmdistill_dense.guards.config import (
     ignored_labels,
     num_classes,
 )
-from mmdistill_dense.utils.runner_internals import Sample
+from mmdistill_dense.utils.runner_internals import IGNORED, Sample
 from mmdistill_dense.utils.validate import some
 
 _OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
@@ -159,6 +159,11 @@ def labels(subject: Subject) -> Findings:
     if count is None:
         return
     ignored = ignored_labels(subject.network)
+    if classes := sorted(label for label in ignored - {IGNORED} if 0 <= label < count):
+        yield warning(
+            f'ignore_index={some(classes)} of the student is the number of a class: its pixels are never learned.',
+            f'Set ignore_index={IGNORED} in its heads, unless that is meant.',
+        )
     for sample in (subject.batch or {}).get('data_samples') or []:
         found = _labels_of(sample)
         wrong = sorted({int(label) for label in found if label not in ignored and not 0 <= label < count})

@@ -25,6 +25,8 @@ from mmdistill_dense.apps.project.sides import (
 
 
 def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
+    counted = {'decode_head': {'num_classes': 19, 'out_channels': 19, 'channels': 19}, 'neck': {'out_channels': 19}}
+    assert overrides(counted, 3, '--student') == {'decode_head': {'num_classes': 3, 'out_channels': 3}}
     weights = {'one_each': {'class_weight': [0.5] * 5}, 'with_none': {'class_weight': [0.5] * 5 + [0.1]}}
     model = {
         'type': 'EncoderDecoder',

@@ -301,7 +301,7 @@ def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> Files:
     if 'train' not in parts or len(parts.keys() - {None}) < 2:
         parts = {None: reading.pictures}
     elif left := parts.pop(None, []):
-        notes.append(f'{len(left)} labelled pictures lie in no folder of a part: left out ({left[0].picture})')
+        notes.append(f'WARNING: {len(left)} labelled pictures lie in no folder of a part: left out ({left[0].picture})')
     found: Files = {}
     for part, own in parts.items():
         folder = Path(os.path.commonpath([one.picture.parent for one in own]))

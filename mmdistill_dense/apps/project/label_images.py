@@ -219,7 +219,7 @@ def _splits(
     endings = find_endings([(pictures[name], labels[name]) for name in named])
     splits = {name: _split(root, pictures[name], labels[name], endings, notes) for name in named}
     if alone := {name: one for name, one in (*pictures.items(), *labels.items()) if name not in named}:
-        notes.append(f'left out: {_said(alone)}')
+        notes.append(f'{"WARNING: " if None in both else ""}left out: {_said(alone)}')
     if 'val' not in splits:
         notes.append('no pictures for val: those for test validate')
         splits['val'] = splits['test']

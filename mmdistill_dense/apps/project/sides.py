@@ -99,9 +99,11 @@ def class_counts(node: Any) -> Iterator[int]:
 def _counts(node: Any, old: int, new: int) -> dict[str, Any]:
     """Return the changes inside a part; a member of a list has its number as key, as :func:`resolve.merge` reads it."""
     members = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, Mapping) else ()
+    is_head = isinstance(node, Mapping) and 'num_classes' in node
+    counts = ('num_classes', 'num_things_classes', *(['out_channels'] if is_head else []))
     found: dict[str, Any] = {}
     for name, value in members:
-        if name in ('num_classes', 'num_things_classes') and value == old != new:
+        if name in counts and value == old != new:
             found[name] = new
         elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
             found[name] = [1.0] * new + list(value[old:]) if len(value) > old else None

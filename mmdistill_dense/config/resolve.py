@@ -16,7 +16,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.utils import import_modules_from_strings
 
-from mmdistill_dense.config.values import type_name
+from mmdistill_dense.config.values import flat, type_name
 from mmdistill_dense.utils.literals import Source
 
 
@@ -345,6 +345,17 @@ def student_option(model: Mapping[str, Any]) -> Any:
             f"model.student must be a dict such as dict(cfg='mmseg::…'), got {student!r}: a DistillModel trains it."
         )
     return merge(student, keys, 'model')
+
+
+def without_effect(model: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each option of ``model.student`` that a key beside it, merged over it, replaces."""
+    student = flat(model['student']) if isinstance(model.get('student'), Mapping) else {}
+    beside = flat({name: value for name, value in model.items() if name not in DISTILL_KEYS})
+    return [
+        f'model.student.{key}={value!r} has no effect: model.{key}={beside[key]!r} stands beside it and counts.'
+        for key, value in student.items()
+        if key in beside and beside[key] != value
+    ]
 
 
 def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:

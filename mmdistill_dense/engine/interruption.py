@@ -15,7 +15,7 @@ from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import FlexibleRunner, IterBasedTrainLoop, Runner
 
-from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.engine.resume import own_checkpoint
 from mmdistill_dense.utils.runner_internals import built_loop, wrappers_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
@@ -164,7 +164,7 @@ def _remove(runner: Runner, done: int | None) -> None:
     if done is None or hook is None or not is_main_process():
         return
     file = Path(hook.out_dir, hook.filename_tmpl.format(done))
-    if file != latest_checkpoint(file.parent):
+    if file != own_checkpoint(file.parent):
         with suppress(OSError):
             file.unlink()
 
@@ -174,5 +174,5 @@ def _saver(runner: Runner) -> Any:
 
 
 def _way_on(runner: Runner) -> str:
-    last = latest_checkpoint(Path(runner.work_dir))
+    last = own_checkpoint(Path(runner.work_dir))
     return f'the same command with --resume goes on from {last.name}' if last else 'no checkpoint was written yet'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import re
 import sys
@@ -46,7 +47,7 @@ _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|para
 def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     """Warn of options that differ from those in the checkpoint, and of those among them that have no effect."""
     text = (checkpoint.get('meta') or {}).get('cfg')  # mmengine writes the text of the config
-    then, now = ({k: str(v) for k, v in flat(plain(one)).items()} for one in (written(text), runner.cfg.to_dict()))
+    then, now = (_told(one) for one in (written(text), runner.cfg.to_dict()))
     names = sorted(name for name in {*then, *now} if name.split('.')[0] not in _PER_START)
     pairs = ((name, then.get(name, 'not set'), now.get(name, 'not set')) for name in names)
     changed = [(name, old, new) for name, old, new in pairs if old != new]
@@ -56,12 +57,33 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     for name, old, new in changed:
         if name.endswith('optimizer.type') and old.rpartition('.')[2] != new.rpartition('.')[2]:
             raise ValueError(f'{name}={new!r}, but the checkpoint to resume has the state of {old!r}. {advice}')
+        if 'paramwise_cfg' in name and (sizes := _group_sizes(checkpoint['optimizer'])) != _group_sizes(
+            runner.optim_wrapper.state_dict()
+        ):
+            raise ValueError(
+                f'{name}={new!r} ({old!r} in the checkpoint to resume) makes other groups of parameters than the '
+                f'{len(sizes)} that its optimizer has. {advice}'
+            )
     told = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
     kept = [name for name, _, _ in changed if _RESTORED.match(name)]
     without = (
         f' The checkpoint holds optimizer and schedules, so the old {some(kept, 8)} stay. {advice}' if kept else ''
     )
     runner.logger.warning(f'The config differs from that of the checkpoint to resume: {told}.{without}')
+
+
+def _told(config: Any) -> dict[str, str]:
+    """Return the values of a config as texts by key; mmengine writes the keys inside of lists in another order."""
+    values = flat(plain(config))
+    return {key: json.dumps(one, sort_keys=True) if isinstance(one, list) else str(one) for key, one in values.items()}
+
+
+def _group_sizes(optimizer: Mapping[str, Any]) -> list[int]:
+    """Return the numbers of parameters in the groups of an optimizer, or of several."""
+    if 'param_groups' not in optimizer:
+        several = [one for one in optimizer.values() if isinstance(one, Mapping)]
+        return [size for one in several for size in _group_sizes(one)]
+    return [len(group['params']) for group in optimizer['param_groups']]
 
 
 def identity(model: Distilled) -> dict[str, Any]:
@@ -291,14 +313,21 @@ class ResumeFile(Hook):
             sampler_of(runner.train_dataloader).seed = seed
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the latest whole checkpoint in a run's folder; skip files that a kill cut off.
+def own_checkpoint(folder: Path) -> Path | None:
+    """Return the latest checkpoint of the run that began last in a folder, which may hold those of earlier runs."""
+    begun = folder / _BEGUN
+    return latest_checkpoint(folder, begun.stat().st_mtime_ns if begun.is_file() else 0)
+
+
+def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
+    """Return the latest whole checkpoint in a run's folder; skip files that a kill cut off, or of before a time.
 
     ``last_checkpoint``, which mmengine keeps, may name a file that is not whole, or be empty, after a kill.
     """
     found: list[Path] = []
     for kind in ('iter', 'epoch'):
         files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
+        files = [path for path in files if path.stat().st_mtime_ns >= since]
         files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
         # is_zipfile finds the archive's directory, which is written last
         found += itertools.islice(filter(zipfile.is_zipfile, files), 1)
@@ -320,8 +349,8 @@ def go_on_after_restart(runner: Runner) -> None:
     begun = Path(runner.work_dir, _BEGUN)
     again = any(os.environ.get(name, '0') not in ('', '0') for name in _RESTARTS)
     if again and not resumes(runner) and begun.is_file():
-        last = latest_checkpoint(begun.parent)
-        if last is not None and last.stat().st_mtime_ns >= begun.stat().st_mtime_ns:
+        last = own_checkpoint(begun.parent)
+        if last is not None:
             runner.logger.warning(f'The launcher started this run again: it goes on from {last.name}.')
             resume_from(runner, str(last))
     barrier()  # all have looked

@@ -8,6 +8,7 @@ its taps.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,7 +18,7 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of
+from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of, without_effect
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.config.values import listed
 from mmdistill_dense.distillers.base import Distiller, expand
@@ -77,6 +78,8 @@ def DistillModel(
     pictures: list[Extra] = []
     if unlabelled is not None:
         pictures.append(EXTRAS.get('Unlabelled')(unlabelled))
+    for sentence in without_effect({'student': student, **student_keys}):
+        print_log(sentence, 'current', logging.WARNING)
     config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
     config.beside = student_keys
     network = build_network(config)

@@ -24,6 +24,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, copy_inheri
 from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.reproducible import mix
 from mmdistill_dense.utils.runner_internals import Samples
+from mmdistill_dense.utils.validate import some
 
 if TYPE_CHECKING:
     from mmdistill_dense.utils.runner_internals import Network
@@ -296,7 +297,11 @@ def compare(
     with contextlib.ExitStack() as stack:
         for name, (teacher, _) in _teachers_of(active).items():
             stack.enter_context(teacher.compared(taught[name]))
-        return {name: one(student, taught.get(str(one.teacher_name), {}), data_samples) for name, one in active.items()}
+        found = {}
+        for name, one in active.items():
+            found[name] = one(student, taught.get(str(one.teacher_name), {}), data_samples)
+            _check_terms(f'model.distillers.{name}', found[name])
+    return found
 
 
 def add_extras(step: Step) -> None:
@@ -328,6 +333,18 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
                 'or stage, e.g. backbone[3]. Or everything before it is frozen (frozen_stages, requires_grad=False): '
                 'tap a later module.'
             )
+
+
+def _check_terms(key: str, terms: Mapping[str, Any]) -> None:
+    """Refuse terms of which the student would learn nothing."""
+    if wrong := [f'{name}={value!r:.40}' for name, value in terms.items() if not isinstance(value, Tensor)]:
+        raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
+    losses = [value for name, value in terms.items() if 'loss' in name]
+    if not losses:
+        raise ValueError(f'{key}: its loss returns {some(terms) or "nothing"}; names of losses must hold "loss".')
+    learned = not torch.is_grad_enabled() or any(value.requires_grad for value in losses)
+    if not learned and any(bool(value.ne(0).any()) for value in losses):  # an empty queue gives exactly 0
+        raise ValueError(f'{key}: its loss has no gradient, so the student learns nothing from it. Is it detached?')
 
 
 @torch.no_grad()

@@ -161,6 +161,15 @@ def test_workers_that_live_on_between_epochs() -> None:
     assert not list(config_rules.workers(subject(config=run)))
 
 
+def test_an_option_of_the_student_that_another_key_replaces_is_told() -> None:
+    student = dict(type='EncoderDecoder', backbone=dict(frozen_stages=2))
+    model = dict(type='mmdistill_dense.DistillModel', student=student, backbone=dict(depth=18, frozen_stages=-1))
+    (finding,) = config_rules.overrides(subject(config=dict(model=model)))
+    assert finding.level == 'warning' and 'model.student.backbone.frozen_stages=2 has no effect' in finding.message
+    model['backbone'] = dict(depth=18)
+    assert not list(config_rules.overrides(subject(config=dict(model=model))))
+
+
 def test_validation_on_classes_in_another_order() -> None:
     config = dict(val_dataloader=dict(dataset=dict(metainfo=dict(classes=['b', 'a']))))
     (finding,) = config_rules.validation_classes(subject(config=config, data_classes=['a', 'b']))

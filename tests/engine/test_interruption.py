@@ -17,7 +17,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint
+from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint, own_checkpoint
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
@@ -179,7 +179,12 @@ def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: 
     start()
     os.utime(file, (1, 1))
     start()
-    assert found == [None, None, str(file), None]
+    torch.save(dict(state_dict={}), tmp_path / 'iter_9.pth')
+    os.utime(tmp_path / 'iter_9.pth', (1, 1))  # further than this run is
+    os.utime(file)
+    start()
+    assert found == [None, None, str(file), None, str(file)]
+    assert own_checkpoint(tmp_path) == file and latest_checkpoint(tmp_path) == tmp_path / 'iter_9.pth'
 
 
 TRAIN = """

@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS, init_default_scope
 from mmengine.runner import BaseLoop, FlexibleRunner, Runner, ValLoop
 from torch.utils.data import DataLoader, IterableDataset
@@ -548,6 +549,31 @@ def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp
     told = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
     assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
+
+
+def test_the_order_of_keys_inside_lists_is_no_change():
+    """mmengine sorts them where it writes a config; test-time augmentation has lists of lists of transforms."""
+    plain = Config(dict(tta_pipeline=[dict(transforms=[[dict(type='RandomFlip', prob=0.0)]])]))
+    with toys.unformatted():
+        text = plain.pretty_text.replace("prob=0.0, type='RandomFlip'", "type='RandomFlip', prob=0.0")
+    assert "[dict(type='RandomFlip', prob=0.0)]" in text
+    other = Config(dict(tta_pipeline=[dict(transforms=[[dict(prob=0.0, type='RandomFlip')]])]))
+    tell_changes(SimpleNamespace(cfg=other), dict(meta=dict(cfg=text)))  # to tell, it would ask for a logger
+
+
+def test_other_groups_of_parameters_do_not_go_on():
+    """torch stopped with an error that names no key, after a warning that the old ones stay."""
+    head = dict(custom_keys=dict(decode_head=dict(lr_mult=10)))
+    then, now = (Config(dict(optim_wrapper=dict(clip_grad=1, **one))) for one in ({}, dict(paramwise_cfg=head)))
+    layers = [torch.nn.Linear(2, 2) for _ in range(2)]
+    whole = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1)
+    apart = OptimWrapper(torch.optim.SGD([dict(params=layer.parameters()) for layer in layers], lr=1))
+    with toys.unformatted():
+        checkpoint = dict(meta=dict(cfg=then.pretty_text), optimizer=whole.state_dict())
+    with pytest.raises(ValueError, match=r"paramwise_cfg\.\S+lr_mult='10' \('not set'.* other groups .*load_from"):
+        tell_changes(SimpleNamespace(cfg=now, optim_wrapper=apart), checkpoint)
+    same = SimpleNamespace(cfg=now, optim_wrapper=OptimWrapper(whole), logger=logging.getLogger('x'))
+    tell_changes(same, checkpoint)
 
 
 def test_another_optimizer_does_not_go_on():

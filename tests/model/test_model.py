@@ -11,7 +11,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
-from mmdistill_dense.config.resolve import student_option
+from mmdistill_dense.config.resolve import student_option, without_effect
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.model.distill_model import shares
 from mmdistill_dense.registry import DISTILLERS
@@ -99,6 +99,11 @@ def test_student_keys_are_merged():
     assert student['decode_head']['channels'] == 24 and student['cfg'] == toys.SEG['fcn']
     assert not {'student', 'teacher', 'distillers', 'type'} & set(student)
     assert option['student']['decode_head']['channels'] == 12, 'the option is left as it was'
+    assert without_effect(option) == [
+        'model.student.decode_head.channels=12 has no effect: model.decode_head.channels=24 stands beside it and '
+        'counts.'
+    ]
+    assert not without_effect(dict(option, decode_head=dict(num_convs=1)))
 
 
 @pytest.fixture
@@ -525,6 +530,32 @@ def test_context_parts_and_what_is_no_loss():
     own = sum(value for name, value in log.items() if 'loss' in name and name != 'loss')
     assert total.item() == pytest.approx(own), 'and no part of the sum'
     assert log['distill.t.share'] == pytest.approx(log['distill.t.loss_talkative'] / total.item())
+
+
+@pytest.mark.parametrize(
+    ('returned', 'kind', 'told'),
+    [
+        (lambda x: {'loss_x': x.detach().square().mean()}, ValueError, 'its loss has no gradient'),
+        (lambda x: {'energy': x.mean()}, ValueError, 'its loss returns energy; names of losses must hold "loss"'),
+        (lambda x: {}, ValueError, 'its loss returns nothing'),
+        (lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
+        (lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
+    ],
+)
+def test_terms_that_teach_nothing_are_refused(returned, kind, told, monkeypatch):
+    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
+    model = toys.ready(toys.build(toys.model_config(**options)))
+    monkeypatch.setattr(Talkative, 'forward', lambda self, student, *_: returned(student[self.student_taps[0].text][0]))
+    with pytest.raises(kind, match=rf'^model\.distillers\.t: {told}'):
+        toys.losses_of(model)
+
+
+def test_an_exact_zero_without_a_gradient_is_a_loss(monkeypatch):
+    """A queue that is still empty gives it."""
+    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
+    model = toys.ready(toys.build(toys.model_config(**options)))
+    monkeypatch.setattr(Talkative, 'forward', lambda self, *_: {'loss_x': torch.zeros(())})
+    assert toys.losses_of(model)['distill.t.loss_x'] == 0
 
 
 def test_a_further_tap_that_is_none_is_named(monkeypatch):

@@ -24,7 +24,7 @@ from mmdistill_dense.apps.check.context import (
     warning,
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
-from mmdistill_dense.config.resolve import is_distill_model
+from mmdistill_dense.config.resolve import is_distill_model, without_effect
 from mmdistill_dense.config.unknown_keys import check_keys, check_options
 from mmdistill_dense.config.values import listed, may_give, type_name
 from mmdistill_dense.guards.config import (
@@ -52,10 +52,13 @@ def keys(subject: Subject) -> None:
         check_options(kind, {key: value for key, value in loop.items() if key not in _OF_MMENGINE}, 'train_cfg')
 
 
-def overrides(subject: Subject) -> None:
-    """Find changes of distillers that have no effect, or another than they look like."""
+def overrides(subject: Subject) -> Findings:
+    """Find changes of distillers or of the student that have no effect, or another than they look like."""
     check_top_level_distillers(subject.config)
     check_laid_over(subject.config)
+    if is_distill_model(subject.config.model):
+        for sentence in without_effect(subject.config.model):
+            yield warning(sentence, 'Write it without .student.')
 
 
 def hook(subject: Subject) -> Findings:

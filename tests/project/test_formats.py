@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,6 +172,102 @@ def test_classes_of_roboflow_are_read_in_the_folders_of_the_parts_too(tmp_path: 
     (tmp_path / 'valid/_classes.csv').write_text('Pixel Value, Class\n0, leaf\n1, red\n2, white\n3, blue\n')
     with pytest.raises(ValueError, match='valid/_classes.csv names other classes than .*train/_classes.csv'):
         find_seg_data(tmp_path)
+
+
+def labelled(root: Path, *drawn: Sequence[Any], size: bool = True) -> Path:
+    """Pictures of labelme with these shapes: label, box (left, top, right, bottom), group, and whether it is a mask."""
+    for name in ('a', 'b', 'c'):
+        exports.picture(root / f'{name}.jpg')
+        found = []
+        for label, (left, top, right, bottom), group, mask in drawn:
+            shape = {
+                'label': label,
+                'points': [[left, top], [right, bottom]],
+                'shape_type': 'rectangle',
+                'group_id': group,
+            }
+            if mask:
+                held = io.BytesIO()
+                Image.fromarray(np.ones((bottom - top, right - left), bool)).save(held, 'PNG')
+                shape |= {'shape_type': 'mask', 'mask': base64.b64encode(held.getvalue()).decode()}
+            found.append(shape)
+        sides = {'imageHeight': exports.SIZE[0], 'imageWidth': exports.SIZE[1]} if size else {}
+        (root / f'{name}.json').write_text(json.dumps({'shapes': found, 'imagePath': f'{name}.jpg', **sides}))
+    return root
+
+
+def drawn_pixels(data: SegData, out: Path, *places: tuple[int, int]) -> list[int]:
+    return [int(label_images(data, 'val', out)[Path(data.splits['val'].names[0]).name][place]) for place in places]
+
+
+def test_parts_of_one_object_cover_what_was_drawn_before_each(tmp_path: Path) -> None:
+    shapes = (
+        ('leaf', (2, 2, 12, 12), 1, False),
+        ('stem', (10, 2, 30, 12), None, False),
+        ('leaf', (20, 2, 40, 12), 1, False),
+    )
+    data = find_seg_data(labelled(tmp_path / 'mine', *shapes))
+    assert data.classes == ('background', 'leaf', 'stem')
+    assert drawn_pixels(data, tmp_path / 'out', (5, 5), (5, 11), (5, 25)) == [1, 2, 1]
+    boxes = json.loads(find_box_data(tmp_path / 'mine').splits['val'].content)['annotations']
+    assert [one['bbox'] for one in boxes] == [[2, 2, 38, 10], [10, 2, 20, 10]]
+
+
+def test_masks_of_one_group_are_one_object(tmp_path: Path) -> None:
+    shapes = (
+        ('leaf', (2, 2, 12, 12), 1, True),
+        ('leaf', (20, 4, 30, 20), 1, False),
+        ('leaf', (40, 2, 50, 12), 1, True),
+    )
+    data = find_box_data(labelled(tmp_path, *shapes))
+    (box,) = json.loads(data.splits['val'].content)['annotations']
+    assert data.masks and box['bbox'] == [2, 2, 48, 18] and box['area'] == 100 + 160 + 100
+    labelled(tmp_path, *shapes, size=False)
+    with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file has no imageHeight'):
+        find_box_data(tmp_path)
+
+
+@pytest.mark.parametrize('background', ['class', 'ignore'])
+def test_what_labelme_ignores_is_no_class(background: str, tmp_path: Path) -> None:
+    plain = [
+        (name, (10 * at, 2, 10 * at + 8, 12), None, False) for at, name in enumerate(('leaf', 'stem', '__ignore__'))
+    ]
+    data = find_seg_data(labelled(tmp_path / 'mine', *plain), background=background)
+    assert data.classes == (('background', 'leaf', 'stem') if background == 'class' else ('leaf', 'stem'))
+    first = int(background == 'class')
+    assert drawn_pixels(data, tmp_path / 'out', (5, 5), (5, 15), (5, 25)) == [first, first + 1, 255]
+    labelled(tmp_path / 'mine', *plain, ('_background_', (0, 2, 4, 6), None, False))
+    data = find_seg_data(tmp_path / 'mine')
+    assert data.classes == ('background', 'leaf', 'stem')
+    assert drawn_pixels(data, tmp_path / 'other', (3, 2), (10, 6)) == [0, 1]
+    boxes = find_box_data(tmp_path / 'mine')
+    assert boxes.classes == ('leaf', 'stem')
+    assert {'WARNING: 3 shapes called __ignore__: left out', 'WARNING: 3 shapes called _background_: left out'} <= {
+        *boxes.notes
+    }
+
+
+@pytest.mark.parametrize(('background', 'covered'), [('class', 0), ('ignore', 255)])
+def test_an_object_that_is_not_chosen_covers_those_below_it(background: str, covered: int, tmp_path: Path) -> None:
+    shapes = (
+        ('a', (2, 2, 30, 30), None, False),
+        ('b', (5, 5, 15, 15), None, False),
+        ('c', (40, 2, 50, 12), None, False),
+    )
+    data = find_seg_data(labelled(tmp_path / 'mine', *shapes), ['a', 'c'], background=background)
+    a = data.classes.index('a')
+    assert drawn_pixels(data, tmp_path / 'out', (3, 3), (10, 10), (5, 45)) == [a, covered, a + 1]
+
+
+def test_a_mask_of_another_size_than_its_picture_is_refused(tmp_path: Path) -> None:
+    """mmdet would put its pixels elsewhere where the sides are swapped."""
+    labelled(tmp_path, ('leaf', (2, 2, 12, 12), None, True))
+    content = json.loads(find_box_data(tmp_path).splits['train'].content)
+    for one in content['annotations']:
+        one['segmentation']['size'].reverse()
+    (tmp_path / 'all.json').write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r'\.jpg has 48x64 pixels, a mask of it 64x48. Draw it again'):
+        find_box_data(tmp_path / 'all.json')
 
 
 def test_what_no_outline_covers_can_be_ignored(tmp_path: Path) -> None:

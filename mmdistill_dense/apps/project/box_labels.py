@@ -131,6 +131,17 @@ def check_sizes(file: LabelFile, stored: bool) -> None:
             )
 
 
+def check_mask_sizes(file: LabelFile) -> None:
+    """Refuse masks of another size than their picture: mmdet would put their pixels elsewhere."""
+    pictures = {one['id']: one for one in file.content['images']}
+    for one in file.content['annotations']:
+        shape, picture = one.get('segmentation'), pictures[one['image_id']]
+        size = picture['height'], picture['width']
+        if isinstance(shape, dict) and has_mask(one) and tuple(shape['size']) != size:
+            name, own = file.folder / picture['file_name'], size_text(shape['size'])
+            raise ValueError(f'--data: {name} has {size_text(size)} pixels, a mask of it {own}. Draw it again.')
+
+
 @dataclass
 class LabelFile:
     """A label file, or what a reader made of labels in another form."""
@@ -222,7 +233,7 @@ def find_box_data(
     pictures = [one.path / name for one in folders for name in one.files]
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
     found, others = _by_split(root, files, notes)
-    reading = None if found else _read_objects(Given(root, pictures, classes, exif, wish != Wish()), others)
+    reading = None if found else _read_objects(Given(root, pictures, classes, exif, wish != Wish(), task), others)
     if reading:
         found = _of_parts(reading, wish, notes)
     if not found:
@@ -242,6 +253,7 @@ def find_box_data(
     for one in found.values():
         check_sizes(one, stored)
         one.mend(stored, notes)
+        check_mask_sizes(one)
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, [one for one in found.values() if one is not first], classes, notes)
     _check_categories(found.values(), names)

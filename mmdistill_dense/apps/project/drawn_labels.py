@@ -24,7 +24,7 @@ from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.runner_internals import IGNORED
-from mmdistill_dense.utils.validate import close_or_all, size_text, some
+from mmdistill_dense.utils.validate import close_or_all, some
 
 FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
@@ -122,9 +122,8 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
         pictures = {one['id']: one for one in content['images']}
         for one in content['annotations']:
             _check_outline(data.root / split.pictures, pictures[one['image_id']], one)
-            if names[one['category_id']] in numbers:
-                value = IGNORED if one.get('iscrowd') else numbers[names[one['category_id']]]
-                drawn[one['image_id']].append((value, one))
+            value = IGNORED if one.get('iscrowd') else numbers.get(names[one['category_id']], empty)
+            drawn[one['image_id']].append((value, one))  # one of no chosen class covers those below it
         for image in content['images']:
             picture = data.root / split.pictures / image['file_name']
             make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
@@ -135,16 +134,11 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
 
 
 def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, Any]) -> None:
-    file, size = folder / picture['file_name'], (picture['height'], picture['width'])
     if not has_mask(one):
         raise ValueError(
-            f'--data: {file} has a box without a polygon or mask ({one["bbox"]}). Segmentation needs the outline of '
-            'every object; boxes alone are for networks of mmdet::.'
+            f'--data: {folder / picture["file_name"]} has a box without a polygon or mask ({one["bbox"]}). '
+            'Segmentation needs the outline of every object; boxes alone are for networks of mmdet::.'
         )
-    shape = one['segmentation']
-    if isinstance(shape, dict) and tuple(shape['size']) != size:
-        own = size_text(shape['size'])
-        raise ValueError(f'--data: {file} has {size_text(size)} pixels, a mask of it {own}. Draw it again.')
 
 
 def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.formats.objects import (
     Given,
@@ -31,7 +32,8 @@ from mmdistill_dense.apps.project.formats.objects import (
 from mmdistill_dense.apps.project.picture_folders import Size
 
 NAMES = ('labels.txt', 'classes.txt')
-_NO_CLASSES = ('__ignore__', '_background_')  # of labelme's own labels.txt
+_IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
+_NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
 _LEAST = {'polygon': 3, 'rectangle': 2, 'circle': 2, 'oriented_rectangle': 3}  # points of each kind of shape
 
 
@@ -40,8 +42,12 @@ def is_labelme(content: Any) -> bool:
 
 
 def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
-    """Read the contents of files by their paths. Shapes of one ``group_id`` and label are one object."""
-    classes = [name for name in listed_names(given.root, NAMES)[0] if name not in _NO_CLASSES]
+    """Read the contents of files by their paths. Shapes of one ``group_id`` and label are one object.
+
+    For label images they stay apart, because each covers those before it. Two labels are no classes: what is drawn as
+    ``__ignore__`` is ignored, ``_background_`` is the background.
+    """
+    classes = [name for name in listed_names(given.root, NAMES)[0] if name not in (_IGNORED, _BACKGROUND)]
     found = Reading('labelme json', next(iter(contents)).parent, classes=classes)
     names = {path: [str(one['imagePath']).replace('\\', '/'), path.stem] for path, one in contents.items()}
     for path, picture in given.pictures_of(names, 'json files of labelme').items():
@@ -49,11 +55,18 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
         size = (int(height), int(width)) if height and width else None
         groups: dict[Any, list[Object]] = defaultdict(list)
         for place, shape in enumerate(contents[path]['shapes']):
-            if drawn := _object(f'{path}: shapes[{place}]', shape, size, found):
-                group = shape.get('group_id')
+            drawn = _object(f'{path}: shapes[{place}]', shape, size, found)
+            if drawn.get('name') in _NO_CLASSES and given.task == 'det':
+                found.dropped[f'shapes called {drawn["name"]}'] += 1
+            elif drawn:
+                drawn |= _NO_CLASSES.get(drawn['name'], {})
+                group = shape.get('group_id') if given.task == 'det' else None
                 groups[place if group is None else (group, drawn['name'])].append(drawn)
-        objects = [drawn for group in groups.values() for drawn in _joined(group)]
+        objects = [_joined(group, size) for group in groups.values()]
         found.pictures.append(Labelled(picture, size, objects, given.part_of(path, picture)))
+    known = next((name for name in found.names if name != _IGNORED), _IGNORED)
+    for drawn in (drawn for one in found.pictures for drawn in one.objects if drawn['name'] == _IGNORED):
+        drawn['name'] = known  # a crowd is ignored, of whichever class
     return found
 
 
@@ -88,15 +101,22 @@ def _mask(where: str, shape: Any, points: Sequence[Point], size: Size | None) ->
         left, top = (round(value) for value in points[0])
     except (KeyError, IndexError, ValueError, OSError) as error:
         raise ValueError(f'--data: {where} is a mask that cannot be read ({error}). Draw it again.') from error
-    return from_mask(where, inside, left, top, size or (0, 0))
+    if size is None:
+        raise ValueError(f'--data: {where} is a mask, and its file has no imageHeight and imageWidth. Write them.')
+    return from_mask(where, inside, left, top, size)
 
 
-def _joined(parts: Sequence[Object]) -> Sequence[Object]:
-    """Return one object of several polygons; masks stay apart."""
-    if len(parts) == 1 or any(not isinstance(part['segmentation'], list) for part in parts):
-        return parts
+def _joined(parts: Sequence[Object], size: Size | None) -> Object:
+    """Return one object of several polygons and masks."""
+    if len(parts) == 1:
+        return parts[0]
+    shapes = [part['segmentation'] for part in parts]
+    if size and any(isinstance(shape, dict) for shape in shapes):
+        packed = [coco.merge(coco.frPyObjects(one, *size)) if isinstance(one, list) else one for one in shapes]
+        inside = coco.decode(coco.merge(packed))
+        return {**parts[0], **from_mask('', inside, 0, 0, size)}
     boxes = [part['bbox'] for part in parts]
     corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
     rings = [ring for part in parts for ring in part['segmentation']]
     area = sum(part['area'] for part in parts)
-    return [{**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}]
+    return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}

@@ -33,6 +33,7 @@ class Given:
     classes: Sequence[str] = ()
     exif: str | None = None
     divided: bool = False  # whether the command line says which part each picture belongs to
+    task: str = 'det'  # or ``'seg'``: objects become label images
 
     def part_of(self, *files: Path) -> str | None:
         """Return the part (train, val, test) that a folder above the first file names, else above the next one."""

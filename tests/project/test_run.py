@@ -195,6 +195,11 @@ def test_the_file_of_an_earlier_winner_is_named(
     told = capsys.readouterr().out
     assert all(f'student_{name}.pth is from before' in told for name in ('control', 'pcd'))
     assert told.count('from before') == 2
+    monkeypatch.setattr(race, 'read', lambda definition: None)
+    definition = load(place / 'suite.yaml')
+    (definition.out / 'runs/pcd').mkdir(parents=True)  # a method that was taken out of suite.yaml
+    steps._export(place, definition)
+    assert 'student_pcd.pth is from before: its row is no method of suite.yaml' in capsys.readouterr().out
 
 
 def test_what_was_checked_is_known_until_a_file_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

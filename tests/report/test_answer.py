@@ -227,3 +227,16 @@ def test_scores_around_one_percent_are_no_fractions(tmp_path):
 
 def test_without_a_control_there_is_no_answer(tmp_path):
     assert Answer(Numbers(compare([run(tmp_path / 'x')]))).sentences() == []
+
+
+def test_the_student_alone_in_a_race_is_no_method(tmp_path):
+    """Beside the best rate: the recipe's rate, and more time."""
+    record = dict(rates=[1, 2], long=3, methods={'kd': {}})
+    for row, model, score in (('alone_x2', ALONE, 50.0), ('control', ALONE, 51.0), ('alone_long', ALONE, 60.0)):
+        result(run(tmp_path / 'runs' / row / 'seed0', model), score)
+    (tmp_path / 'race.json').write_text(json.dumps(record))
+    best = tmp_path / 'runs/alone_x2'
+    (said,) = answer(tmp_path, control=best).sentences()
+    assert said.startswith('No method has a score at the end')
+    result(run(tmp_path / 'runs/kd/seed0', DISTILLED), 55.0)
+    assert answer(tmp_path, control=best).sentences()[0].startswith('Perhaps. kd scores 55.00, the student alone 50.00')

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.report.section import Table
-from mmdistill_dense.apps.report.settings import race_section
+from mmdistill_dense.apps.report.settings import race_section, students_alone
 
 RECORD: dict[str, Any] = {
     'rates': [1, 2],
@@ -51,6 +51,13 @@ def _said_of_test(folder: Path) -> list[str]:
     section = race_section(folder, 'mIoU')
     assert section is not None
     return [sentence.partition(':')[0] for sentence in section.lead if sentence.startswith('On test')]
+
+
+def test_rows_of_the_student_alone_are_no_methods(tmp_path: Path) -> None:
+    assert not students_alone(tmp_path) and not students_alone(None)
+    longer = {'row': 'kd_long', 'of': 'kd', 'seeds': 1}
+    (tmp_path / 'race.json').write_text(json.dumps({**RECORD, 'longer': longer}))
+    assert students_alone(tmp_path) == ['control', 'alone_x2', 'alone_long']
 
 
 def test_a_suite_without_a_race_has_none(tmp_path: Path) -> None:

@@ -227,12 +227,12 @@ def _export(folder: Path, definition: Definition) -> None:
             config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
             weights, plain = export_student(config, checkpoint, out)
         print(f'export   {weights} with its config {plain.name}')
-    if record is None:
-        return
-    for name in dict.fromkeys([*(run.name for run in runs), *record['left_out']]):
+    why = f'its row is no method of {SUITE}' if record is None else 'its row does not win the race'
+    trained = {place.name for place in definition.out.glob('runs/*')}
+    for name in sorted({*trained, *(run.name for run in runs), *(record or {}).get('left_out', ())}):
         file = folder / f'student_{name}.pth'
-        if name != record['winner'] and file.is_file():
-            print(f'         {file} is from before: its row does not win the race')
+        if name not in {kept for kept, _ in chosen} and file.is_file():
+            print(f'         {file} is from before: {why}')
 
 
 def ending(definition: Definition) -> Iterator[str]:

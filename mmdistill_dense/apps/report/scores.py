@@ -13,7 +13,7 @@ import torch
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, class_tables
 from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Table, bar_chart, colour_of, legend_of
-from mmdistill_dense.apps.report.settings import step_ratio
+from mmdistill_dense.apps.report.settings import step_ratio, students_alone
 from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import TEACHER
 from mmdistill_dense.apps.suite.rows import Gain, Summary, holm, paired_gain, summarise
@@ -230,9 +230,11 @@ class Answer:
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
-        known = {name: gain for name, gain in self.gains.items() if gain}
+        alone_rows = {row for suite in {run.suite for run in self.comparison.runs} for row in students_alone(suite)}
+        known = {name: gain for name, gain in self.gains.items() if gain and name not in alone_rows}
         if not known:
-            return self._not_compared()
+            none = ['No method has a score at the end. The race below says which student alone is best.']
+            return [*(none if alone_rows else []), *self._not_compared()]
         best = max(known, key=lambda name: (math.isfinite(known[name].mean), known[name].mean))
         gain = known[best]
         alone = fmean(self._alone(best)[seed] for seed in gain.each)

@@ -159,6 +159,12 @@ def rows_of_race(record: Mapping[str, Any]) -> list[str]:
     return [*map(alone_row, record['rates']), *long, *([longer['row']] if longer else []), *record['methods']]
 
 
+def students_alone(suite: Path | None) -> list[str]:
+    """Return the rows of a race that no teacher teaches; none without a race."""
+    record = read_json(suite / RACE) if suite else None
+    return [row for row in rows_of_race(record) if base_of(record, row)[0] not in record['methods']] if record else []
+
+
 def _results(suite: Path, row: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The result of a row at its rung, empty if it has none, and those at its end."""
     folders = sorted((suite / 'runs' / row).glob('seed*'))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from mmengine.dataset import ClassBalancedDataset, ConcatDataset, RepeatDataset
@@ -21,6 +23,23 @@ def unwrapped(dataset: Any) -> Iterator[Any]:
         yield from unwrapped(dataset.dataset)
     else:
         yield dataset
+
+
+def label_stamp(dataset: Any) -> str:
+    """Return 12 hexadecimal digits that change with a data set's label files: names and sizes, content of a list.
+
+    Where the files lie does not count. A data set that paints its pictures has none.
+    """
+    found = hashlib.sha256()
+    for one in unwrapped(dataset):
+        file = Path(str(getattr(one, 'ann_file', '') or ''))
+        if file.is_file():
+            found.update(file.read_bytes())
+        listed = hasattr(one, 'get_data_info') and file.suffix != '.json'  # which holds the labels itself
+        infos = (one.get_data_info(number) for number in range(len(one) if listed else 0))
+        for label in (Path(info['seg_map_path']) for info in infos if info.get('seg_map_path')):
+            found.update(f'{label.name} {label.stat().st_size if label.is_file() else 0}'.encode())
+    return found.hexdigest()[:12]
 
 
 def count_pictures(dataset: Any) -> int:

@@ -6,8 +6,10 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from mmengine.dataset import RepeatDataset
 
 from mmdistill_dense.datasets import SegFolderDataset
+from mmdistill_dense.datasets.wrapped import label_stamp
 
 CLASSES = dict(classes=('background', 'leaf'), palette=[(0, 0, 0), (0, 160, 0)])
 
@@ -93,3 +95,15 @@ def test_pictures_of_several_endings_are_read(root: Path) -> None:
         assert [Path(one['seg_map_path']).stem for one in entries] == [name[0] for name in expected]
     with pytest.raises(FileNotFoundError, match=r"img_suffix='\.a' or '\.b'"):
         folder(root, img_suffix=('.a', '.b'))
+
+
+def test_labels_have_a_stamp_that_changes_with_them_alone(root: Path) -> None:
+    before = label_stamp(folder(root))
+    assert label_stamp(RepeatDataset(folder(root), 2)) == before
+    cv2.imwrite(str(root / 'images/1.jpg'), np.ones((80, 80), np.uint8))
+    moved = root.rename(root.with_name('moved'))
+    assert label_stamp(folder(moved)) == before
+    cv2.imwrite(str(moved / 'labels/1.png'), np.eye(8, dtype=np.uint8))
+    changed = label_stamp(folder(moved))
+    (moved / 'list.txt').write_text('0\n2\n')
+    assert len({before, changed, label_stamp(folder(moved, ann_file='list.txt'))}) == 3

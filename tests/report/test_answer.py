@@ -240,3 +240,15 @@ def test_the_student_alone_in_a_race_is_no_method(tmp_path):
     assert said.startswith('No method has a score at the end')
     result(run(tmp_path / 'runs/kd/seed0', DISTILLED), 55.0)
     assert answer(tmp_path, control=best).sentences()[0].startswith('Perhaps. kd scores 55.00, the student alone 50.00')
+
+
+def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
+    stamps = {'control': 'a', 'kd': 'a', 'cwd': 'b'}
+    for name, stamp in stamps.items():
+        folder = result(run(tmp_path / 'runs' / name / 'seed0', ALONE if name == 'control' else DISTILLED), 50.0)
+        content = json.loads((folder / 'result.json').read_text())
+        (folder / 'result.json').write_text(json.dumps({**content, 'data': {'val': stamp, name: stamp}}))
+    (said,) = answer(tmp_path).sentences()
+    assert said.startswith('control seed 0 and cwd seed 0: label files were changed between these runs')
+    result(tmp_path / 'runs/cwd/seed0', 50.0)
+    assert answer(tmp_path).sentences()[0].startswith('No sign of it.'), 'results of before tell no stamps'

@@ -58,6 +58,7 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert 0 < result['shares']['kd'] < 1
     assert result['seconds_per_iteration'] > 0 and result['minutes'] > 0
     assert set(result['spent']) == {'train'} and result['spent']['train'] > 0 and result['pictures'] > 2
+    assert {*map(len, result['data'].values())} == {12} and len(result['data']) > 1, 'the labels of each data set'
     assert {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdistill_dense'} <= result['versions'].keys()
     teacher = plan.results(definition)['teacher'][0]
     assert teacher['iterations'] == 2 and teacher['teacher'] is None and teacher['shares'] == {}

@@ -224,6 +224,11 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
     ):
         made_up.finish(suite, name, scores, processes=2)
     assert 'Batch: 2 process(es) with 8 pictures each' in as_markdown(collect(suite))
+    made_up.finish(suite, 'heavy', {1: 40.0}, processes=2, data={'val': 'a'})
+    made_up.finish(suite, 'kd', {2: 45.5}, processes=2, data={'val': 'b'})
+    with pytest.raises(ValueError, match=r'kd seed 2 and heavy seed 1: label files were changed between these runs'):
+        collect(suite)
+    made_up.finish(suite, 'kd', {2: 45.5}, processes=2)
     made_up.finish(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):
         collect(suite)

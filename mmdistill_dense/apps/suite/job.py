@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
@@ -30,7 +31,7 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
-from mmdistill_dense.datasets.wrapped import count_pictures
+from mmdistill_dense.datasets.wrapped import count_pictures, label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
@@ -83,6 +84,18 @@ def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | No
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
         'pictures': count_pictures(runner.train_dataloader.dataset),
         'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
+    }
+
+
+def data_facts(runner: Runner) -> dict[str, str]:
+    """Return the stamp of the label files of each data set, by the hash of its options."""
+    loops = [runner.train_loop, runner.val_loop, *([] if _tests_val(runner.cfg) else [runner.test_loop])]
+    loaders = zip(('train', 'val', 'test'), (loop for loop in loops if not isinstance(loop, dict)), strict=False)
+    return {
+        hashlib.sha256(repr(runner.cfg[f'{name}_dataloader'].dataset).encode()).hexdigest()[:12]: label_stamp(
+            loop.dataloader.dataset
+        )
+        for name, loop in loaders
     }
 
 
@@ -347,6 +360,7 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     report.tell(True, phase='testing')
     take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
     metrics = _scores(runner, test=run.kind != 'search' and rung is None)
+    facts['data'] = data_facts(runner)
     return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,16 @@ def label_stamp(dataset: Any) -> str:
 
     Where the files lie does not count. A data set that paints its pictures has none.
     """
-    found = hashlib.sha256()
+    told = set[str]()
     for one in unwrapped(dataset):
         file = Path(str(getattr(one, 'ann_file', '') or ''))
         if file.is_file():
-            found.update(file.read_bytes())
+            told.add(hashlib.sha256(file.read_bytes()).hexdigest())
         listed = hasattr(one, 'get_data_info') and file.suffix != '.json'  # which holds the labels itself
         infos = (one.get_data_info(number) for number in range(len(one) if listed else 0))
-        for label in (Path(info['seg_map_path']) for info in infos if info.get('seg_map_path')):
-            found.update(f'{label.name} {label.stat().st_size if label.is_file() else 0}'.encode())
-    return found.hexdigest()[:12]
+        labels = (info.get('seg_map_path') for info in infos if isinstance(info, dict))
+        told.update(f'{os.path.basename(label)} {os.path.getsize(label)}' for label in labels if label)
+    return hashlib.sha256(' '.join(sorted(told)).encode()).hexdigest()[:12]
 
 
 def count_pictures(dataset: Any) -> int:

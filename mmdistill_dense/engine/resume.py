@@ -327,13 +327,21 @@ def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
     found: list[Path] = []
     for kind in ('iter', 'epoch'):
         files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
-        files = [path for path in files if path.stat().st_mtime_ns >= since]
         files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
         # is_zipfile finds the archive's directory, which is written last
-        found += itertools.islice(filter(zipfile.is_zipfile, files), 1)
+        whole = (path for path in files if zipfile.is_zipfile(path) and (not since or _changed(path) >= since))
+        found += itertools.islice(whole, 1)
     if len(found) < 2:
         return found[0] if found else None
     return max(found, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
+
+
+def _changed(path: Path) -> int:
+    """Return when a file was last changed; 0 for one that another process has removed."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @functools.lru_cache

@@ -8,10 +8,12 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.free_pictures import shared
@@ -206,7 +208,7 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     (tmp_path / 'kept.json').write_text(json.dumps(scored))
     found = find_box_data(tmp_path)
     assert found.splits == alone.splits and any(
-        'kept.json, because its annotations have a score' in one for one in found.notes
+        'passed over: ' in one and 'kept.json: its' in one for one in found.notes
     )
     seg = seg_folder(tmp_path / 'seg')
     without = find_seg_data(seg)
@@ -284,3 +286,47 @@ def test_corners_of_voc_below_1_are_counted_from_0(least: float, left: int, tmp_
     number = next(one['id'] for one in content['images'] if one['file_name'] == 'b.jpg')
     (box,) = [one['bbox'] for one in content['annotations'] if one['image_id'] == number]
     assert box[:2] == [left, max(least - (least == 1), 0)]
+
+
+def test_labels_with_scores_are_read_where_they_are_the_only_ones(tmp_path: Path) -> None:
+    file = box_folder(tmp_path) / 'annotations/instances_train.json'
+    content = json.loads(file.read_text())
+    for one in content['annotations']:
+        one['score'] = 1.0
+    for name in ('train', 'val'):
+        file.with_name(f'instances_{name}.json').unlink()
+    shutil.rmtree(tmp_path / 'val')
+    file.with_name('all.json').write_text(json.dumps(content))
+    for given in (tmp_path, file.with_name('all.json')):
+        data = find_box_data(given)
+        assert data.splits['train'].count == 3
+        assert any('all.json: its annotations have a score' in note and 'passed' not in note for note in data.notes)
+
+
+@pytest.mark.parametrize('task', ['det', 'seg'])
+def test_masks_of_another_size_are_no_masks(task: str, tmp_path: Path) -> None:
+    """mmdet would put their pixels elsewhere where the sides are swapped. Boxes can be learned all the same."""
+    file = box_folder(tmp_path) / 'annotations/instances_train.json'
+    content = json.loads(file.read_text())
+    for one in content['annotations']:
+        one['segmentation'] = {'size': [64, 48], 'counts': [64 * 48]}
+    file.write_text(json.dumps(content))
+    told = r'0.jpg has 48x64 pixels, a mask of it 64x48\.'
+    if task == 'seg':
+        with pytest.raises(ValueError, match=told):
+            find_box_data(tmp_path, task=task)
+    else:
+        data = find_box_data(tmp_path)
+        assert not data.masks and any(re.search(told, note) for note in data.notes)
+
+
+def test_a_refused_label_image_leaves_those_of_before(tmp_path: Path) -> None:
+    exports.coloured(tmp_path / 'mine')
+    drawing = find_seg_data(tmp_path / 'mine').drawing
+    assert drawing is not None
+    drawing.write(tmp_path / 'out')
+    before = {path: path.read_bytes() for path in tmp_path.rglob('out/**/*') if path.is_file()}
+    Image.new('RGB', exports.SIZE[::-1], (9, 9, 9)).save(sorted(tmp_path.glob('mine/masks/val/*'))[-1])
+    with pytest.raises(ValueError, match='have a colour of no class'):
+        replace(drawing, stamp='another').write(tmp_path / 'out')
+    assert before and before == {path: path.read_bytes() for path in tmp_path.rglob('out/**/*') if path.is_file()}

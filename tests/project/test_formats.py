@@ -259,17 +259,6 @@ def test_an_object_that_is_not_chosen_covers_those_below_it(background: str, cov
     assert drawn_pixels(data, tmp_path / 'out', (3, 3), (10, 10), (5, 45)) == [a, covered, a + 1]
 
 
-def test_a_mask_of_another_size_than_its_picture_is_refused(tmp_path: Path) -> None:
-    """mmdet would put its pixels elsewhere where the sides are swapped."""
-    labelled(tmp_path, ('leaf', (2, 2, 12, 12), None, True))
-    content = json.loads(find_box_data(tmp_path).splits['train'].content)
-    for one in content['annotations']:
-        one['segmentation']['size'].reverse()
-    (tmp_path / 'all.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r'\.jpg has 48x64 pixels, a mask of it 64x48. Draw it again'):
-        find_box_data(tmp_path / 'all.json')
-
-
 def test_what_no_outline_covers_can_be_ignored(tmp_path: Path) -> None:
     exports.labelme(tmp_path / 'mine')
     data = find_seg_data(tmp_path / 'mine', background='ignore')

@@ -23,6 +23,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     check_folders,
     files_below,
     find_lists,
+    holds_one_of,
     is_label,
     median_size,
     opened,
@@ -131,15 +132,15 @@ def check_sizes(file: LabelFile, stored: bool) -> None:
             )
 
 
-def check_mask_sizes(file: LabelFile) -> None:
-    """Refuse masks of another size than their picture: mmdet would put their pixels elsewhere."""
+def wrong_masks(file: LabelFile) -> Iterator[str]:
+    """Yield a sentence for each mask of another size than its picture: mmdet would put its pixels elsewhere."""
     pictures = {one['id']: one for one in file.content['images']}
     for one in file.content['annotations']:
         shape, picture = one.get('segmentation'), pictures[one['image_id']]
         size = picture['height'], picture['width']
         if isinstance(shape, dict) and has_mask(one) and tuple(shape['size']) != size:
             name, own = file.folder / picture['file_name'], size_text(shape['size'])
-            raise ValueError(f'--data: {name} has {size_text(size)} pixels, a mask of it {own}. Draw it again.')
+            yield f'{name} has {size_text(size)} pixels, a mask of it {own}.'
 
 
 @dataclass
@@ -214,9 +215,14 @@ class BoxData:
 
 
 def _above(file: Path) -> Path:
-    """Return the folder of a label file, or the one above if only that holds pictures, as above ``annotations``."""
-    own = files_below(file.parent, EXTENSIONS)
-    return file.parent if own or not files_below(file.parents[1], EXTENSIONS) else file.parents[1]
+    """Return the folder of a label file, or the one above if that holds its pictures, as above ``annotations``."""
+    own, above = file.parent, file.parent.parent
+    if files_below(own, EXTENSIONS) or own == above:
+        return own
+    content = read_label_file(file)
+    listed = [] if lists_missing(content) else [one for one in content['images'] if isinstance(one, dict)]
+    names = {Path(str(one.get('file_name'))).name for one in listed}
+    return above if holds_one_of(above, names) else own
 
 
 class NoLabels(FileNotFoundError):
@@ -232,8 +238,13 @@ def find_box_data(
     folders, notes = picture_folders(root), list[str]()
     pictures = [one.path / name for one in folders for name in one.files]
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
-    found, others = _by_split(root, files, notes)
+    passed_over = list[str]()
+    found, others = _by_split(root, files, passed_over, predictions=given.is_file())
     reading = None if found else _read_objects(Given(root, pictures, classes, exif, wish != Wish(), task), others)
+    if not found and not reading:
+        passed_over.clear()
+        found, _ = _by_split(root, files, passed_over, predictions=True)
+    notes += passed_over
     if reading:
         found = _of_parts(reading, wish, notes)
     if not found:
@@ -253,7 +264,10 @@ def find_box_data(
     for one in found.values():
         check_sizes(one, stored)
         one.mend(stored, notes)
-        check_mask_sizes(one)
+        if wrong := next(wrong_masks(one), ''):
+            if task == 'seg':
+                raise ValueError(f'--data: {wrong} Draw it again.')
+            notes.append(f'WARNING: {wrong} So the data have no masks for networks that predict them')
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, [one for one in found.values() if one is not first], classes, notes)
     _check_categories(found.values(), names)
@@ -272,7 +286,9 @@ def find_box_data(
         listed = _listed(lists, root, first, outside)
         splits = _divided(first, _inside(first.folder, root), names, listed, wish)
         found = {part: replace(first, content=json.loads(split.content)) for part, split in splits.items()}
-        if unseen := [name for name in names if not found['train'].boxes([name])]:
+        trained = {one['category_id'] for one in found['train'].content['annotations']}
+        known = {one['name'] for one in first.content['categories'] if one['id'] in trained}
+        if unseen := [name for name in names if name not in known]:
             notes.append(f'WARNING: no box in training, so nobody can learn it: {some(unseen)}')
         if lists:
             counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
@@ -291,6 +307,7 @@ def find_box_data(
     _check_boxes(found, names)
     size = median_size([(one['height'], one['width']) for one in first.content['images']])
     masks = all(has_mask(box) for one in found.values() for box in one.content['annotations'])
+    masks = masks and not any(True for one in found.values() for _ in wrong_masks(one))
     return BoxData(root, splits, names, masks, size, notes, stored)
 
 
@@ -337,8 +354,8 @@ def _listed(lists: Mapping[str, Path], root: Path, file: LabelFile, pictures: Se
     return {part: {names[picture] for picture in own} for part, own in found.items()}
 
 
-def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> tuple[Files, dict[Path, Any]]:
-    """Return the label file of each split, and the contents of labelme's files."""
+def _by_split(root: Path, files: Sequence[Path], notes: list[str], predictions: bool) -> tuple[Files, dict[Path, Any]]:
+    """Return the label file of each split, and the contents of labelme's files; of ``predictions`` too, or not."""
     found: Files = {}
     passed, others = [], {}
     for path in files:
@@ -350,8 +367,10 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str]) -> tuple[File
         if not lists_missing(content) and any(
             'score' in one for one in content['annotations'] if isinstance(one, dict)
         ):
-            notes.append(f'WARNING: passed over: {path}, because its annotations have a score, so they are predictions')
-            continue
+            passing = '' if predictions else 'passed over: '
+            notes.append(f'WARNING: {passing}{path}: its annotations have a score, as predictions have')
+            if passing:
+                continue
         if lists_missing(content):
             if isinstance(content, dict) and 'images' in content:
                 passed.append((split, lacks(path, content)))

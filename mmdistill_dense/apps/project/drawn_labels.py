@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,11 +64,19 @@ class Drawing:
         file = out / FOLDER / NOTE
         if read_json(file) == self.note and all((out / job.target).is_file() for job in self.jobs):
             return f'{len(self.jobs)} label images are there, made from the same source'
-        file.unlink(missing_ok=True)
-        for job in track(self.jobs, 'label images', transient=True):
-            place = out / job.target
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(job.make()).save(place)
+        drawn = out / f'.{FOLDER}'  # until all are drawn: one may be refused
+        shutil.rmtree(drawn, ignore_errors=True)
+        try:
+            for job in track(self.jobs, 'label images', transient=True):
+                place = out / f'.{job.target}'
+                place.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(job.make()).save(place)
+            file.unlink(missing_ok=True)
+            for job in self.jobs:
+                (out / job.target).parent.mkdir(parents=True, exist_ok=True)
+                (out / f'.{job.target}').replace(out / job.target)
+        finally:
+            shutil.rmtree(drawn, ignore_errors=True)
         write_json(file, self.note)
         return f'{len(self.jobs)} label images, made from {self.source}'
 

@@ -12,19 +12,21 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from rich.progress import track
 
 from mmdistill_dense.apps.project.picture_folders import Size, lines_of, opened, repeated, size_of
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import size_text, some
 
-COUNTED = 200  # label images of each split whose values are read; all where values are far apart
+COUNTED, MOST = 200, 5000  # label images of each split whose values are read, and where values are far apart
 LIST = 'classes.txt'
 CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
 NO_CLASS = '-'
 _CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
 _GAP = 10  # missing values that a rare class may explain
-_MANY, _FEW, _NEARLY = 32, 3, 0.9  # of so many values, few hold nearly all pixels: the rest is from smoothed edges
+_MANY, _HIGH = 32, 200  # so many values, and so high ones, are those of smoothed edges
+_FEW, _NEARLY = 3, 0.9  # if so few of them hold nearly all pixels
 _CHANCE = 0.01  # of never meeting in a label image, below which two values seem to exclude each other
 Pair = tuple[Path, Path]  # a picture and its label image
 Colour = tuple[int, ...]  # red, green, blue
@@ -58,7 +60,8 @@ class Values:
         """Say that most values seem to come from smoothed edges; empty if they do not."""
         most = Counter(self.pixels).most_common(_FEW)
         share = sum(count for _, count in most) / max(sum(self.pixels.values()), 1)
-        if len(self.pixels) <= _MANY or share < _NEARLY:
+        highest = max((value for value in self.pixels if value != IGNORED), default=0)
+        if len(self.pixels) <= _MANY or highest < _HIGH or share < _NEARLY:  # classes are numbered from 0
             return ''
         return (
             f'{len(self.pixels)} values, of which {some(sorted(value for value, _ in most))} hold {share:.0%} of the '
@@ -70,20 +73,20 @@ class Values:
 def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
     """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them.
 
-    All label images are read where values are far apart: one that was missed would be ignored in training.
+    More label images are read where values are far apart: one that was missed would be ignored in training.
     """
     found = _Found({}, Counter(), {})
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
     for path, label in looked:
         size = found.read(label)
         _check_size(path, label, size, stored)
-    every = [pair for split in splits for pair in split]
-    values = class_values(sorted(found.files))
+    values, further = class_values(sorted(found.files)), set[Path]()
     if values != tuple(range(len(values))):
-        for _, label in dict.fromkeys(pair for pair in every if pair not in {*looked}):
+        seen = {label for _, label in looked}
+        further = {label for split in splits for _, label in evenly(split, MOST)} - seen
+        for label in track(sorted(further), 'label images', transient=True):
             found.read(label)
-        looked = every
-    return Values(dict(sorted(found.files.items())), len(looked), len(every), found.pixels)
+    return Values(dict(sorted(found.files.items())), len(looked) + len(further), sum(map(len, splits)), found.pixels)
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,28 @@ class _Found:
                     'of the class, or all of them are RGB and hold the colour of the class.'
                 )
             size = size_of(image, stored=True)
-            values, counts = (one.tolist() for one in np.unique(np.asarray(image), return_counts=True))
+            values, counts = _counted(np.asarray(image))
             _check_palette(label, image, values, self.colours)
         if max(values) > IGNORED:
             raise ValueError(
                 f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
                 f'number from 0 to {IGNORED - 1}, and {IGNORED} is ignored. Number the classes anew.'
             )
-        for value, count in zip(map(int, values), counts, strict=True):
+        for value, count in zip(values, counts, strict=True):
             self.files.setdefault(value, []).append(label)
             self.pixels[value] += count
         return size
+
+
+def _counted(drawn: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return the values in a label image, and how many pixels have each."""
+    if drawn.dtype != np.uint8:
+        values, counts = np.unique(drawn, return_counts=True)
+    else:  # most files; without sorting the pixels
+        every = np.bincount(drawn.ravel(), minlength=1)
+        values = np.flatnonzero(every)
+        counts = every[values]
+    return list(map(int, values)), list(map(int, counts))
 
 
 def _check_size(path: Path, label: Path, size: Size, stored: bool) -> None:
@@ -212,10 +226,10 @@ def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:
 def _listed(path: Path) -> tuple[str, ...]:
     """Return the names in a file in the order of the numbers before them, or else of the lines."""
     lines = lines_of(path)
-    parts = [(number.rstrip(':.,'), name) for number, _, name in (line.partition(' ') for line in lines)]
-    if not all(number.isdecimal() and name for number, name in parts):
+    parts = [line.split(maxsplit=1) for line in lines]
+    if not all(len(part) == 2 and part[0].rstrip(':.,').isdecimal() for part in parts):
         return tuple(lines)
-    found = {int(number): name.strip() for number, name in parts}
+    found = {int(number.rstrip(':.,')): name for number, name in parts}
     if sorted(found) != list(range(len(lines))):
         raise ValueError(
             f'--data: {path}: each line begins with a number, but they are not 0 to {len(lines) - 1}, once each. '

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -90,6 +90,11 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 def _predicted(folder: Path) -> bool:
     """Tell whether ``predict`` wrote a folder."""
     return (folder / DRAWN).is_dir() and {one.name for one in folder.iterdir()} in ({DRAWN, PREDICTED}, {DRAWN, BOXES})
+
+
+def holds_one_of(root: Path, names: Collection[str]) -> bool:
+    """Tell whether a file of one of these names is in the folder or below it; it looks until the first."""
+    return any(name in names for _, found in _walk(root) for name in found)
 
 
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:

@@ -253,7 +253,7 @@ def predict_picture(student: Student, file: Path, out: Path) -> None:
         found = student(str(file))
     except cv2.error as error:  # so thin that a side would have no pixel
         sides = size_text(picture.shape[:2])
-        raise Unreadable(f'{file}: its {sides} pixels cannot be brought to the size that the student sees.') from error
+        raise Unreadable(f'{file}: its {sides} pixels cannot be brought to the student: {error.err}') from error
     name = place_of(file)
     student.keep(found, name, out)
     mmcv.imwrite(student.draw(picture, found)[..., ::-1], str(out / DRAWN / name))

@@ -237,7 +237,8 @@ class Answer:
             return [changed]
         if not known:
             none = ['No method has a score at the end. The race below says which student alone is best.']
-            return [*(none if alone_rows else []), *self._not_compared()]
+            raced = alone_rows and alone_rows >= {*self.comparison.names}
+            return [*(none if raced else []), *self._not_compared()]
         best = max(known, key=lambda name: (math.isfinite(known[name].mean), known[name].mean))
         gain = known[best]
         alone = fmean(self._alone(best)[seed] for seed in gain.each)

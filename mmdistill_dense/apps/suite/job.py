@@ -89,14 +89,15 @@ def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | No
 
 def data_facts(runner: Runner) -> dict[str, str]:
     """Return the stamp of the label files of each data set, by the hash of its options."""
-    loops = [runner.train_loop, runner.val_loop, *([] if _tests_val(runner.cfg) else [runner.test_loop])]
-    loaders = zip(('train', 'val', 'test'), (loop for loop in loops if not isinstance(loop, dict)), strict=False)
-    return {
-        hashlib.sha256(repr(runner.cfg[f'{name}_dataloader'].dataset).encode()).hexdigest()[:12]: label_stamp(
-            loop.dataloader.dataset
-        )
-        for name, loop in loaders
-    }
+    loops = {'train': runner.train_loop, 'val': runner.val_loop}
+    if not _tests_val(runner.cfg):
+        loops['test'] = runner.test_loop
+    found = {}
+    for name, loop in loops.items():
+        options = repr(runner.cfg[f'{name}_dataloader'].dataset)
+        with suppress(OSError):  # a label file that is gone by now
+            found[hashlib.sha256(options.encode()).hexdigest()[:12]] = label_stamp(loop.dataloader.dataset)
+    return found
 
 
 def learning_of(runner: Runner) -> int:
@@ -359,8 +360,9 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         return {'metrics': {}, 'checkpoint': last.name, **facts}
     report.tell(True, phase='testing')
     take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
-    metrics = _scores(runner, test=run.kind != 'search' and rung is None)
-    facts['data'] = data_facts(runner)
+    whole = run.kind != 'search' and rung is None
+    metrics = _scores(runner, test=whole)
+    facts['data'] = data_facts(runner) if whole and is_main_process() else {}
     return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 

@@ -314,7 +314,7 @@ class ResumeFile(Hook):
 
 
 def own_checkpoint(folder: Path) -> Path | None:
-    """Return the latest checkpoint of the run that began last in a folder, which may hold those of earlier runs."""
+    """Return the latest checkpoint of the last run in a folder, which may hold checkpoints of earlier runs."""
     begun = folder / _BEGUN
     return latest_checkpoint(folder, begun.stat().st_mtime_ns if begun.is_file() else 0)
 

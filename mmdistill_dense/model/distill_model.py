@@ -336,7 +336,7 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
 
 
 def _check_terms(key: str, terms: Mapping[str, Any]) -> None:
-    """Refuse terms of which the student would learn nothing."""
+    """Refuse terms that would teach the student nothing."""
     if wrong := [f'{name}={value!r:.40}' for name, value in terms.items() if not isinstance(value, Tensor)]:
         raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
     losses = [value for name, value in terms.items() if 'loss' in name]

@@ -58,6 +58,13 @@ def label_file(names: Sequence[str], categories: Sequence[str], masks: bool = Fa
     return {'images': images, 'annotations': boxes, 'categories': kinds}
 
 
+def labelled(root: Path, names: Sequence[str]) -> dict:
+    """Pictures of these names, and the content of a label file of one category for them."""
+    for name in names:
+        picture(root / name)
+    return label_file(names, ['cell'])
+
+
 def box_folder(root: Path, categories: Sequence[str] = ('red', 'white'), masks: bool = False) -> Path:
     """``train/0.jpg`` with ``annotations/instances_train.json``, and the same for val."""
     for split, count in (('train', 4), ('val', 2)):

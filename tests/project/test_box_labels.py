@@ -20,7 +20,7 @@ from mmdistill_dense.apps.project.free_pictures import shared
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
-from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
+from tests.project.folders_of_data import box_folder, label, label_file, labelled, picture, seg_folder
 
 
 def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
@@ -32,10 +32,8 @@ def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
 
 def test_one_label_file_is_divided(tmp_path: Path) -> None:
     names = [f'pictures/{number}.jpg' for number in range(10)]
-    for name in names:
-        picture(tmp_path / name)
     file = tmp_path / 'export.json'
-    file.write_text(json.dumps(label_file(names, ['cell'])))
+    file.write_text(json.dumps(labelled(tmp_path, names)))
     data = find_box_data(file)
     parts = [json.loads(data.splits[name].content) for name in ('train', 'val')]
     assert [len(part['images']) for part in parts] == [8, 2]
@@ -116,9 +114,7 @@ def test_a_split_without_boxes_measures_nothing(tmp_path: Path) -> None:
 def test_pictures_with_boxes_are_in_both_parts_of_a_divided_file(tmp_path: Path) -> None:
     """A picture that is listed once for each of its boxes is in one part."""
     names = [f'{number}.jpg' for number in range(10)]
-    for name in names:
-        picture(tmp_path / name)
-    content = label_file(names, ['cell'])
+    content = labelled(tmp_path, names)
     content['annotations'] = [one for one in content['annotations'] if one['image_id'] < 3]
     content['images'].append(dict(content['images'][0], id=99))
     (tmp_path / 'labels.json').write_text(json.dumps(content))
@@ -131,9 +127,7 @@ def test_pictures_with_boxes_are_in_both_parts_of_a_divided_file(tmp_path: Path)
 
 def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> None:
     names = [f'slide {number % 2}/{number}.png' for number in range(6)]
-    for name in names:
-        picture(tmp_path / 'scans/2024' / name)
-    (tmp_path / 'my labels.json').write_text(json.dumps(label_file(names, ['cell'])))
+    (tmp_path / 'my labels.json').write_text(json.dumps(labelled(tmp_path / 'scans/2024', names)))
     assert find_box_data(tmp_path).splits['train'].pictures == 'scans/2024/'
     (tmp_path / 'scans/2024' / names[0]).unlink()
     with pytest.raises(FileNotFoundError) as told:
@@ -172,10 +166,7 @@ def test_a_part_of_a_list_without_boxes_is_refused(part: str, tmp_path: Path) ->
 
 def test_a_drawn_part_has_boxes_that_count(tmp_path: Path) -> None:
     """Crowds are neither learned nor scored."""
-    names = [f'{number}.jpg' for number in range(12)]
-    for name in names:
-        picture(tmp_path / name)
-    content = label_file(names, ['cell'])
+    content = labelled(tmp_path, [f'{number}.jpg' for number in range(12)])
     for one in content['annotations']:
         one['iscrowd'] = int(one['image_id'] > 1)
     (tmp_path / 'labels.json').write_text(json.dumps(content))
@@ -266,11 +257,9 @@ def test_pictures_may_lie_in_a_folder_called_as_label_images_are(tmp_path: Path)
 
 def test_a_label_file_may_lie_in_a_folder_beside_the_pictures(tmp_path: Path) -> None:
     names = [str(tmp_path / f'images/{number}.jpg') for number in range(5)]
-    for name in names:
-        picture(Path(name))
     file = tmp_path / 'annotations/all.json'
     file.parent.mkdir()
-    file.write_text(json.dumps(label_file(names, ['cell'])))
+    file.write_text(json.dumps(labelled(tmp_path, names)))
     data = find_box_data(file)
     assert data.root == tmp_path and data.splits['train'].count == 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -181,6 +182,12 @@ class LabelFile:
         notes += [f'{"WARNING: " if "left out" in note else ""}{self.path.name}: {note}' for note in told]
         self.changed = self.changed or bool(told)
 
+    @property
+    def used(self) -> list[str]:
+        """The names of the categories with boxes, in the order of the file."""
+        numbers = {one['category_id'] for one in self.content['annotations']}
+        return [one['name'] for one in self.content['categories'] if one['id'] in numbers]
+
     def boxes(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
         numbers = {one['id'] for one in self.content['categories'] if one['name'] in names}
         return [one for one in self.content['annotations'] if one['category_id'] in numbers]
@@ -264,10 +271,10 @@ def find_box_data(
     for one in found.values():
         check_sizes(one, stored)
         one.mend(stored, notes)
-        if wrong := next(wrong_masks(one), ''):
-            if task == 'seg':
-                raise ValueError(f'--data: {wrong} Draw it again.')
-            notes.append(f'WARNING: {wrong} So the data have no masks for networks that predict them')
+    wrong = [sentence for one in found.values() for sentence in itertools.islice(wrong_masks(one), 1)]
+    if wrong and task == 'seg':
+        raise ValueError(f'--data: {wrong[0]} Draw it again.')
+    notes += [f'WARNING: {one} So the data have no masks for networks that predict them' for one in wrong]
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, [one for one in found.values() if one is not first], classes, notes)
     _check_categories(found.values(), names)
@@ -284,11 +291,10 @@ def find_box_data(
     elif len(found) == 1:
         lists = find_lists(root, task, wish)
         listed = _listed(lists, root, first, outside)
-        splits = _divided(first, _inside(first.folder, root), names, listed, wish)
-        found = {part: replace(first, content=json.loads(split.content)) for part, split in splits.items()}
-        trained = {one['category_id'] for one in found['train'].content['annotations']}
-        known = {one['name'] for one in first.content['categories'] if one['id'] in trained}
-        if unseen := [name for name in names if name not in known]:
+        divided = _divided(first, names, listed, wish)
+        splits = {part: _split(part, one, root) for part, one in divided.items()}
+        found = Files(divided.items())
+        if unseen := [name for name in names if name not in divided['train'].used]:
             notes.append(f'WARNING: no box in training, so nobody can learn it: {some(unseen)}')
         if lists:
             counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
@@ -306,8 +312,7 @@ def find_box_data(
         splits['val'] = splits['test']
     _check_boxes(found, names)
     size = median_size([(one['height'], one['width']) for one in first.content['images']])
-    masks = all(has_mask(box) for one in found.values() for box in one.content['annotations'])
-    masks = masks and not any(True for one in found.values() for _ in wrong_masks(one))
+    masks = not wrong and all(has_mask(box) for one in found.values() for box in one.content['annotations'])
     return BoxData(root, splits, names, masks, size, notes, stored)
 
 
@@ -364,17 +369,15 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str], predictions: 
             others[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
             continue
         split = split_of([*path.relative_to(root).parts[:-1], path.stem])
-        if not lists_missing(content) and any(
-            'score' in one for one in content['annotations'] if isinstance(one, dict)
-        ):
-            passing = '' if predictions else 'passed over: '
-            notes.append(f'WARNING: {passing}{path}: its annotations have a score, as predictions have')
-            if passing:
-                continue
         if lists_missing(content):
             if isinstance(content, dict) and 'images' in content:
                 passed.append((split, lacks(path, content)))
             continue
+        if any('score' in one for one in content['annotations'] if isinstance(one, dict)):
+            passing = '' if predictions else 'passed over: '
+            notes.append(f'WARNING: {passing}{path}: its annotations have a score, as predictions have')
+            if passing:
+                continue
         if split in found:
             known = found[split].path
             better = [one for one in (known, path) if 'instances' in one.name]
@@ -437,9 +440,7 @@ def _plain(split: BoxSplit, root: Path) -> BoxSplit:
 
 def _classes(file: LabelFile, others: Sequence[LabelFile], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
     """Return the names of the categories with boxes, in the order of the file, or those of them that are given."""
-    numbers = {one['category_id'] for one in file.content['annotations']}
-    every = [one['name'] for one in file.content['categories']]
-    used = [one['name'] for one in file.content['categories'] if one['id'] in numbers]
+    every, used = [one['name'] for one in file.content['categories']], file.used
     if unknown := [name for name in given if name not in every]:
         raise ValueError(f'--classes {some(unknown)}: no category of {file.path}. {close_or_all(unknown[0], every)}')
     if repeated(used):
@@ -465,11 +466,9 @@ def _check_categories(files: Iterable[LabelFile], names: Sequence[str]) -> None:
             )
 
 
-def _divided(
-    file: LabelFile, pictures: str, names: Sequence[str], listed: Mapping[str, set[str]], wish: Wish
-) -> dict[str, BoxSplit]:
+def _divided(file: LabelFile, names: Sequence[str], listed: Mapping[str, set[str]], wish: Wish) -> dict[str, LabelFile]:
     """Divide the pictures as lists say, or by chance; the parts are written beside the configs."""
-    content, found = file.content, {}
+    content, found = file.content, dict[str, LabelFile]()
     if len(listed) < 2:
         with_box = {one['image_id'] for one in file.boxes(names) if not one['iscrowd']}
         every = [one for one in content['images'] if one['file_name'] in listed.get('train', {one['file_name']})]
@@ -483,6 +482,5 @@ def _divided(
         numbers = {one['id'] for one in kept}
         boxes = [one for one in content['annotations'] if one['image_id'] in numbers]
         part = {'images': kept, 'annotations': boxes, 'categories': content['categories']}
-        inside = tuple(one['file_name'] for one in kept)
-        found[name] = BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, inside, json.dumps(part))
+        found[name] = replace(file, content=part, changed=True)
     return found

@@ -19,6 +19,7 @@ from pycocotools import mask as coco
 from rich.progress import track
 
 from mmdistill_dense.apps.project.box_labels import BoxData
+from mmdistill_dense.apps.project.formats.objects import packed
 from mmdistill_dense.apps.project.label_values import Colour
 from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
 from mmdistill_dense.datasets.label_files import has_mask
@@ -156,11 +157,7 @@ def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty
         height, width = size_of(image, stored)
     found = np.full((height, width), empty, np.uint8)
     for value, one in objects:
-        shape = one['segmentation']
-        packed = shape if isinstance(shape, dict) and isinstance(shape['counts'], str) else None
-        packed = packed or coco.frPyObjects(shape, height, width)
-        mask = coco.decode(coco.merge(packed) if isinstance(packed, list) else packed)
-        found[mask > 0] = value
+        found[coco.decode(packed(one['segmentation'], (height, width))) > 0] = value
     return found
 
 

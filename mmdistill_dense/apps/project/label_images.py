@@ -108,7 +108,7 @@ def find_seg_data(
     label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
     if is_coloured(list(partner.values())):
         named = {
-            part: [(name_of(label, root / split.labels, endings), label) for _, label in pairs[split]]
+            part: list(zip(names_of(root, split, endings), (label for _, label in pairs[split]), strict=True))
             for part, split in splits.items()
         }
         classes, drawing = colours_drawing(root, named, given, notes)
@@ -180,15 +180,15 @@ def _by_lists_or_folders(
     return {None: whole[0]}, {None: whole[1]}, found
 
 
-def name_of(label: Path, folder: Path, endings: Endings) -> str:
-    """Return the name that a label image and its picture share."""
-    return label.relative_to(folder).as_posix().removesuffix(endings.label)
+def names_of(root: Path, split: Split, endings: Endings) -> Sequence[str]:
+    """Return the names that a split's pictures share with their label images."""
+    return split.names or sorted(_by_name_below(root / split.pictures, endings))
 
 
 def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
-    folder = root / split.pictures
-    names = split.names or sorted(_by_name_below(folder, endings))
-    return [(endings.picture(folder, name), root / split.labels / f'{name}{endings.label}') for name in names]
+    folder, labels = root / split.pictures, root / split.labels
+    names = names_of(root, split, endings)
+    return [(endings.picture(folder, name), labels / f'{name}{endings.label}') for name in names]
 
 
 def _by_name_below(folder: Path, endings: Endings) -> dict[str, str]:

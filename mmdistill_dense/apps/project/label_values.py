@@ -80,8 +80,8 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
     for path, label in looked:
         size = found.read(label)
         _check_size(path, label, size, stored)
-    values, further = class_values(sorted(found.files)), set[Path]()
-    if values != tuple(range(len(values))):
+    further = set[Path]()
+    if _far_apart(class_values(sorted(found.files))):
         seen = {label for _, label in looked}
         further = {label for split in splits for _, label in evenly(split, MOST)} - seen
         for label in track(sorted(further), 'label images', transient=True):
@@ -122,7 +122,7 @@ def _counted(drawn: np.ndarray) -> tuple[list[int], list[int]]:
     if drawn.dtype != np.uint8:
         values, counts = np.unique(drawn, return_counts=True)
     else:  # most files; without sorting the pixels
-        every = np.bincount(drawn.ravel(), minlength=1)
+        every = np.bincount(drawn.ravel())
         values = np.flatnonzero(every)
         counts = every[values]
     return list(map(int, values)), list(map(int, counts))
@@ -174,7 +174,7 @@ def name_classes(
     values = class_values(tuple(found.files))
     if IGNORED in found.files and IGNORED not in values:
         _check_ignored(root, found, notes)
-    counted = values != tuple(range(len(values)))  # 0, 255 or 0, 38, 75: the values are not the numbers of classes
+    counted = _far_apart(values)
     if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
         notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
     smoothed = found.smoothed
@@ -240,7 +240,7 @@ def _listed(path: Path) -> tuple[str, ...]:
 
 
 def _roboflow(root: Path) -> Path | None:
-    """Return Roboflow's list of classes, which lies in the folder, or else in those of the parts."""
+    """Return Roboflow's list of classes. It lies in the folder itself, else in each part's folder."""
     found = [root / CSV] if (root / CSV).is_file() else sorted(root.glob(f'*/{CSV}'))
     if different := [file for file in found if _valued(file) != _valued(found[0])]:
         raise ValueError(f'--data: {different[0]} names other classes than {found[0]}. Keep the one that is right.')
@@ -279,6 +279,11 @@ def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[
                 f'WARNING: in label images for {name}, and in none of those for train that were looked at: '
                 f'{some(alone)}. Nobody can learn it, and its score of 0 enters the mean'
             )
+
+
+def _far_apart(values: Sequence[int]) -> bool:
+    """Tell whether the values of classes are not their numbers, as 0, 255 or 0, 38, 75."""
+    return tuple(values) != tuple(range(len(values)))
 
 
 def class_values(found: Sequence[int]) -> tuple[int, ...]:

@@ -414,7 +414,7 @@ def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, st
 
 
 def _adapt(task: Task, side: Side, trained: bool, classes: int | None) -> None:
-    """Set what the data change in a network, with so many classes; ``None``: those of its config."""
+    """Set what the data change in a network that predicts so many ``classes``; ``None``: as many as its config says."""
     loading = task.loading
     sizes = seg_size(side.model, loading.crop, loading.tested) if side.task == 'seg' else det_size(side.model)
     network = built(side, 'meta')

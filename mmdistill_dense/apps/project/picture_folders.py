@@ -147,9 +147,10 @@ def joined(folders: Sequence[Folder]) -> Folder:
 
 
 def of_one_depth(*folders: Folder) -> tuple[Folder, ...]:
-    """Name the files of each folder from as high as the others: ``city`` and ``labels/city/a.png`` lie below a folder.
+    """Return folders of pictures and label images whose files are named from the same depth.
 
-    Where one of two roles has files in one sub-folder alone, that folder would be its common parent.
+    Pictures in ``images/a`` and ``images/b`` are named ``a/1.jpg``. Label images in ``labels/a`` alone would be named
+    ``1.png``; they become ``a/1.png``.
     """
     first = {PurePosixPath(name).parts[0] for one in folders for name in one.files if '/' in name}
     return tuple(

@@ -310,8 +310,10 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
         side.notes.append(f'starts from {some(sources)}{fetched}')
         return
     side.changes = joined_overrides(side.changes, without_weights(side.model))
-    files = [one for one in missing if '://' not in one]
-    why = '--random-weights' if random else f'{some(missing)} cannot be reached; with a connection, run `new` again'
-    if files and not random:
+    if random:
+        why = '--random-weights'
+    elif files := [one for one in missing if '://' not in one]:
         why = f'no such file {some(files)} (looked in {Path.cwd()}); correct its path, and run `new` again'
+    else:
+        why = f'{some(missing)} cannot be reached; with a connection, run `new` again'
     side.notes.append(f'STARTS FROM RANDOM WEIGHTS: {why}. Expect much lower scores')

@@ -29,7 +29,7 @@ from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.execute import run_race
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.race_plan import LONG
-from mmdistill_dense.apps.suite.rows import check_data
+from mmdistill_dense.apps.suite.rows import changed_data
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import alive, quiet
 from mmdistill_dense.utils.version import __version__
@@ -242,10 +242,8 @@ def ending(definition: Definition) -> Iterator[str]:
     means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
     record = race.read(definition) or {}
     best = record.get('best', CONTROL)
-    try:
-        check_data(found)
-    except ValueError as error:
-        yield f'WARNING: {error}'
+    if changed := changed_data(found):
+        yield f'WARNING: {changed}'
     for name, mean in means.items():
         title = 'the student alone' if name == CONTROL else name
         alone = LONG if name == record.get('longer', {}).get('row') else best

@@ -16,7 +16,7 @@ from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section
 from mmdistill_dense.apps.report.settings import step_ratio, students_alone
 from mmdistill_dense.apps.suite.definition import RACE
 from mmdistill_dense.apps.suite.plan import TEACHER
-from mmdistill_dense.apps.suite.rows import Gain, Summary, check_data, holm, paired_gain, summarise
+from mmdistill_dense.apps.suite.rows import Gain, Summary, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
 
 
@@ -232,8 +232,7 @@ class Answer:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
         alone_rows = {row for suite in {run.suite for run in self.comparison.runs} for row in students_alone(suite)}
         known = {name: gain for name, gain in self.gains.items() if gain and name not in alone_rows}
-        changed = self._changed_data()
-        if changed:
+        if changed := self._changed_data():
             return [changed]
         if not known:
             none = ['No method has a score at the end. The race below says which student alone is best.']
@@ -325,14 +324,10 @@ class Answer:
 
     def _changed_data(self) -> str:
         """Return which runs saw other labels than the rest; empty if none did."""
-        found: dict[str, dict[int, Mapping[str, Any]]] = {}
+        found: dict[str, dict[int, dict[str, Any]]] = {}
         for number, run in enumerate(self.comparison.students):
             found.setdefault(run.name, {})[number if run.seed is None else run.seed] = run.result or {}
-        try:
-            check_data(found)
-        except ValueError as error:
-            return str(error)
-        return ''
+        return changed_data(found)
 
     def _not_compared(self) -> list[str]:
         """Return which runs have no gain because they, or their controls, stopped early or are of another length."""

@@ -170,7 +170,8 @@ def collect(definition: Definition) -> Table:
             check_unchanged(run, expected)
     _check_starts(definition, results)
     _check_processes(results)
-    check_data(results)
+    if changed := changed_data(results):
+        raise ValueError(changed)
     return Table(definition, make_rows(definition, results, read_costs(definition)), plan.searched(definition), chosen)
 
 
@@ -197,18 +198,22 @@ def own_data(method: Method) -> str:
     return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 
-def check_data(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> None:
-    """Refuse runs of one data set whose label files were changed between them; results of before tell no stamps."""
+def changed_data(results: Mapping[str, Results]) -> str:
+    """Name two runs of one data set whose label files were changed between them; empty without any.
+
+    Results of earlier versions hold no stamps of their data.
+    """
     first: dict[str, tuple[str, str]] = {}
     for name, by_seed in results.items():
         for seed, result in by_seed.items():
             for options, stamp in (result.get('data') or {}).items():
                 other, known = first.setdefault(options, (f'{name} seed {seed}', stamp))
                 if known != stamp:
-                    raise ValueError(
+                    return (
                         f'{other} and {name} seed {seed}: label files were changed between these runs, so their scores '
                         'cannot be compared. Undo the change, or remove the folders of the runs to repeat.'
                     )
+    return ''
 
 
 def _check_processes(results: Mapping[str, Results]) -> None:

@@ -27,6 +27,7 @@ from mmdistill_dense.apps.project.formats.objects import (
     from_mask,
     from_points,
     listed_names,
+    packed,
     points_of,
 )
 from mmdistill_dense.apps.project.picture_folders import Size
@@ -47,7 +48,7 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
     For label images they stay apart, because each covers those before it. Two labels are no classes: what is drawn as
     ``__ignore__`` is ignored, ``_background_`` is the background.
     """
-    classes = [name for name in listed_names(given.root, NAMES)[0] if name not in (_IGNORED, _BACKGROUND)]
+    classes = [name for name in listed_names(given.root, NAMES)[0] if name not in _NO_CLASSES]
     found = Reading('labelme json', next(iter(contents)).parent, classes=classes)
     names = {path: [str(one['imagePath']).replace('\\', '/'), path.stem] for path, one in contents.items()}
     for path, picture in given.pictures_of(names, 'json files of labelme').items():
@@ -112,8 +113,7 @@ def _joined(parts: Sequence[Object], size: Size | None) -> Object:
         return parts[0]
     shapes = [part['segmentation'] for part in parts]
     if size and any(isinstance(shape, dict) for shape in shapes):
-        packed = [coco.merge(coco.frPyObjects(one, *size)) if isinstance(one, list) else one for one in shapes]
-        inside = coco.decode(coco.merge(packed))
+        inside = coco.decode(coco.merge([packed(shape, size) for shape in shapes]))
         return {**parts[0], **from_mask('', inside, 0, 0, size)}
     boxes = [part['bbox'] for part in parts]
     corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]

@@ -161,6 +161,14 @@ def from_box(left: float, top: float, right: float, bottom: float) -> Mapping[st
     return {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top)}
 
 
+def packed(shape: Any, size: Size) -> Any:
+    """Return polygons or a mask of a picture as the run lengths of pycocotools."""
+    if isinstance(shape, dict) and isinstance(shape['counts'], str):
+        return shape
+    found = coco.frPyObjects(shape, *size)
+    return coco.merge(found) if isinstance(found, list) else found
+
+
 def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -> Mapping[str, Any]:
     """Return box, area and run lengths of a mask that fills a box of a picture."""
     height, width = inside.shape
@@ -168,9 +176,9 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
         raise ValueError(f'--data: {where} is a mask that reaches beyond its picture. Draw it again.')
     whole = np.zeros(size, np.uint8, order='F')
     whole[top : top + height, left : left + width] = inside
-    packed = coco.encode(whole)
-    counts = {'size': list(size), 'counts': packed['counts'].decode()}
-    return {'bbox': coco.toBbox(packed).tolist(), 'area': float(coco.area(packed)), 'segmentation': counts}
+    lengths = coco.encode(whole)
+    counts = {'size': list(size), 'counts': lengths['counts'].decode()}
+    return {'bbox': coco.toBbox(lengths).tolist(), 'area': float(coco.area(lengths)), 'segmentation': counts}
 
 
 def circle(x: float, y: float, a: float, b: float) -> list[Point]:

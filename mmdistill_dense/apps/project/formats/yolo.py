@@ -94,12 +94,8 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     if bare := sum(not label_of(one.picture).is_file() for one in found.pictures):
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
     labels = {label_of(picture) for picture in pictures}
-    texts = {
-        one
-        for folder in {label.parent for label in labels}
-        for one in folder.glob('*.*')
-        if one.suffix.lower() == '.txt'
-    }
+    folders = {label.parent for label in labels}
+    texts = {one for one in files_below(given.root, ('.txt',)) if one.parent in folders}
     if alone := sorted(one for one in texts - labels if _begins_with_a_row(one)):
         found.notes.append(
             f'WARNING: {len(alone)} text files with objects have no picture: left out ({some(alone, 3)})'

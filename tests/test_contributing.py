@@ -69,18 +69,19 @@ def files():
 
 def program(*words):
     out, sys.argv = io.StringIO(), list(words)
+    run = runpy.run_path if words[0].endswith('.py') else runpy.run_module
     with contextlib.redirect_stdout(out):
         try:
-            runpy.run_path(words[0], run_name='__main__')
+            run(words[0], run_name='__main__')
         except SystemExit as end:
             assert not end.code, (words, end.code, out.getvalue())
     told[' '.join(words)] = out.getvalue()
 
 
-program('tools/suite.py', 'list')
-program('tools/new_config.py', '--list')
+program('mmdistill_dense', 'suite', 'list')
+program('mmdistill_dense', 'config', '--list')
 before = files()
-program('tools/new_config.py', '--all', '--method', 'energy')
+program('mmdistill_dense', 'config', '--all', '--method', 'energy')
 told['config'] = str(Config.fromfile('configs/energy/toy_seg.py').model.distillers)
 program('tools/catalogue.py')
 after = files()
@@ -104,8 +105,8 @@ def test_its_own_test_passes(told: dict[str, Any]) -> None:
 
 
 def test_suite_and_config_writer_list_it(told: dict[str, Any]) -> None:
-    assert re.search(r'\benergy\b', told['tools/suite.py list'])
-    lines = told['tools/new_config.py --list'].splitlines()
+    assert re.search(r'\benergy\b', told['mmdistill_dense suite list'])
+    lines = told['mmdistill_dense config --list'].splitlines()
     column = lines[0].split().index('energy')
     marks = [line.split()[1:][column] for line in lines[1:-2]]
     assert marks
@@ -113,7 +114,7 @@ def test_suite_and_config_writer_list_it(told: dict[str, Any]) -> None:
 
 
 def test_its_configs_and_its_place_in_the_documents_are_written(tree: Path, told: dict[str, Any]) -> None:
-    assert 'energy: ' in told['tools/new_config.py --all --method energy']
+    assert 'energy: ' in told['mmdistill_dense config --all --method energy']
     files = sorted(path.stem for path in (tree / 'configs/energy').glob('*.py'))
     assert 'toy_seg' in files
     assert 'toy_det' not in files

@@ -24,7 +24,7 @@ def printed(*command: str) -> str:
 
 @pytest.mark.soak
 def test_a_script_for_slurm_is_the_script_alone() -> None:
-    script = printed(str(ROOT / 'tools/suite.py'), 'slurm', str(ROOT / 'benchmarks/toy.yaml'))
+    script = printed('-m', 'mmdistill_dense', 'suite', 'slurm', str(ROOT / 'benchmarks/toy.yaml'))
     assert script.startswith('#!/bin/sh\n')
 
 

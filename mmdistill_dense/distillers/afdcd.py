@@ -75,7 +75,6 @@ class AfDCD(FeatureDistiller):
         fd_weight: float | None = None,
         fd_reduction: Reduction = 'sum',
         ctr_weight: float = 0.005,
-        compiled: bool = False,
         clip_max_norm: float | None = 15.0,
         resize: Resize | None = 'student',
         **kwargs: Any,
@@ -99,7 +98,6 @@ class AfDCD(FeatureDistiller):
         self.fd_weight = fd_weight
         self.fd_reduction = fd_reduction
         self.ctr_weight = ctr_weight
-        self.compiled = compiled
         self.contrast: dict[str, Any] = dict(contrast=contrast, negatives=negatives, groups=groups)
         self.contrast |= dict(temperature=temperature, pool_size=pool_size, patch_size=patch_size)
 
@@ -123,7 +121,7 @@ class AfDCD(FeatureDistiller):
             terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
         if self.ctr_weight:
             options = self._contrast_of(self.levels[level])
-            contrast = losses.dense_contrast(rebuilt, teacher, compiled=self.compiled, **options)
+            contrast = losses.dense_contrast(rebuilt, teacher, **options)
             terms['loss_ctr'] = self.ctr_weight * self._gradient_scale(teacher.shape[1]) * contrast
         return terms
 

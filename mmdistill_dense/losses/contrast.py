@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses import contrast_kernel, contrast_plain
-from mmdistill_dense.losses.contrast_plain import Tokens
+from mmdistill_dense.losses.contrast_chunks import Tokens, loss_and_grad
 from mmdistill_dense.losses.tensors import (
     check_same_shape,
     check_temperature,
@@ -177,7 +176,6 @@ def dense_contrast(
     temperature: float | None = None,
     pool_size: int = 4,
     patch_size: Sequence[int] | None = (4, 4),
-    compiled: bool = False,
 ) -> Tensor:
     """Contrast of student tokens with the teacher tokens of the same patch.
 
@@ -198,8 +196,6 @@ def dense_contrast(
         temperature: tau, by which distances are divided. Defaults to :func:`contrast_temperature`.
         pool_size: Kernel and stride of the max-pooling before; 0 or 1 is none.
         patch_size: Height and width of a patch in pooled positions; None is the whole map. ``'channel'`` ignores it.
-        compiled: On the CPU, use a kernel that the machine's C++ compiler builds at the first call of a process (about
-            a second): several times faster, equal up to rounding. Without a compiler, warn once and use plain PyTorch.
     """
     check_same_shape(student, teacher)
     check_contrast(contrast, negatives, groups, temperature, pool_size, patch_size, channels=student.shape[1])
@@ -218,11 +214,9 @@ def dense_contrast(
     positions = len(student) * math.prod(
         size // side * side for size, side in zip(student.shape[2:], patch, strict=True)
     )
-    student, kernel = student.to(dtype), compiled and student.device.type == 'cpu' and contrast_kernel.available()
-    way = contrast_kernel.loss_and_grad if kernel else contrast_plain.loss_and_grad
-    wanted = wants_gradient(student)
+    student, wanted = student.to(dtype), wants_gradient(student)
     with torch.no_grad():
-        loss, grad = way(student, teacher.to(dtype), cut, temperature, wanted)
+        loss, grad = loss_and_grad(student, teacher.to(dtype), cut, temperature, wanted)
     return with_gradients(loss.to(dtype), (student, grad)) / positions
 
 

@@ -1,7 +1,5 @@
 """Pictures of token masks: right place, right values, for detectors and for segmentation."""
 
-import runpy
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.inspect.drawing import overlay
 from mmdistill_dense.apps.inspect.similarity import draw_masks, mask_rows
 from tests import toys
 
-ROOT = Path(__file__).parents[2]
 TOKENS = 3
 
 
@@ -117,6 +115,5 @@ def test_the_tool_draws_the_tokens_of_a_file(tmp_path: Path, monkeypatch: pytest
         config.dump(tmp_path / 'config.py')
     arguments = ['masks', 'config.py', '--tokens', 'tokens.pth', '--images', '1', '--out', 'pictures']
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, 'argv', ['visualize.py', *arguments])
-    runpy.run_path(str(ROOT / 'tools' / 'visualize.py'), run_name='__main__')
+    assert main(['visualize', *arguments]) == 0
     assert colours(tmp_path / 'pictures' / 'masks_000.png') > 1000

@@ -1,4 +1,4 @@
-"""What ``tools/check.py`` finds in runs that are right, and in runs that are wrong in one thing."""
+"""What ``mmdistill check`` finds in runs that are right, and in runs that are wrong in one thing."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What ``tools/list_taps.py`` lists, and that it can be tapped."""
+"""What ``mmdistill taps`` lists, and that it can be tapped."""
 
 from collections.abc import Iterator
 from pathlib import Path

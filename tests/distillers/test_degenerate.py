@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_leaves
 
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.ld import Region
-from mmdistill_dense.losses import contrast_kernel
 from mmdistill_dense.losses import tensors as precision
 from mmdistill_dense.registry import DISTILLERS
 
@@ -242,7 +241,6 @@ class _NoFloat64(TorchDispatchMode):
 def test_no_method_needs_float64(name: str, way: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a device that lacks it; a stand-in for one, as there is none here."""
     monkeypatch.setattr(precision, 'WITHOUT_FLOAT64', {'cpu'})
-    monkeypatch.setattr(contrast_kernel, 'available', lambda: False)
     student, teacher = shapes_of(name, way, side=2 * SIDE)
     distiller = made(name, way, student, teacher)
     given = maps(student, teacher)

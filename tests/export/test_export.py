@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_graph, export_student, open_graph, read_description
 from mmdistill_dense.apps.export import write_student as exporting
 from mmdistill_dense.apps.export.graphs import WRITERS, describe, format_of, graph_of, write_torchscript
 from mmdistill_dense.apps.export.write_student import export_backbone
 from tests import query_nets, toys
 
-ROOT = Path(__file__).parents[2]
 CLASSES = [f'class {index}' for index in range(toys.NUM_CLASSES)]
 CLOSE = dict(rtol=0, atol=2e-5)  # float32 sums in another order, of logits around 1
 
@@ -335,8 +334,8 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     config.dump(tmp_path / 'leaf.py')
 
     def call(*words):
-        monkeypatch.setattr('sys.argv', ['export_student.py', str(tmp_path / 'leaf.py'), str(checkpoint), *words])
-        runpy.run_path(str(ROOT / 'tools' / 'export_student.py'), run_name='__main__')
+        if code := main(['export', str(tmp_path / 'leaf.py'), str(checkpoint), *words]):
+            raise SystemExit(code)
         return capsys.readouterr().out
 
     graph, weights = str(tmp_path / 's.pt'), str(tmp_path / 's.safetensors')

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import open_graph, read_description
 from mmdistill_dense.apps.export import write_student as evaluating
 from mmdistill_dense.apps.export.graphs import graph_of, write_onnx
 from mmdistill_dense.apps.export.write_student import evaluate, fitted, load_student, quantise, training_pictures
 from tests import toys
-
-ROOT = Path(__file__).parents[2]
 
 
 def made(tmp_path, kind='fcn', build=toys.seg_net, run=toys.run_config):
@@ -107,13 +103,12 @@ def test_a_mistake_is_named(graph, pictures):
 
 
 @pytest.mark.soak
-def test_int8_of_a_segmentor(tmp_path, monkeypatch, capsys):
+def test_int8_of_a_segmentor(tmp_path, capsys):
     config, checkpoint = made(tmp_path)
     config.dump(tmp_path / 'c.py')
     plain, path = tmp_path / 's.onnx', tmp_path / 's.int8.onnx'
     words = [str(tmp_path / 'c.py'), str(checkpoint), str(plain), '--int8', '8', '--evaluate']
-    monkeypatch.setattr('sys.argv', ['export_student.py', *words])
-    runpy.run_path(str(ROOT / 'tools/export_student.py'), run_name='__main__')
+    assert main(['export', *words]) == 0
     printed = capsys.readouterr().out
     assert all(f'\n{name}: aAcc ' in printed for name in ('network', plain.name, path.name))
     assert printed.count(' ms a call') == 2

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
-from mmdistill_dense.losses import contrast_plain as contrast_module
+from mmdistill_dense.losses import contrast_chunks as contrast_module
 from mmdistill_dense.losses import contrast_temperature, dense_contrast
 from tools.benchmark import reference
 
@@ -83,6 +83,35 @@ def test_whole_map_patches_of_several_images() -> None:
     torch.testing.assert_close(loss, expected)
     grads = [torch.autograd.grad(value, student)[0] for value in (loss, expected)]
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    'shape, options',
+    [
+        (
+            (2, 8, 1, 1),
+            dict(contrast='channel', groups=2),
+        ),  # one position, or one channel: lists are the map
+        ((2, 1, 4, 4), dict(contrast='spatial', temperature=0.07)),
+        ((2, 8, 4, 4), dict(contrast='omni', groups=2)),
+    ],
+)
+def test_maps_of_any_layout_stay_what_they_are(shape: tuple[int, ...], options: dict, layout) -> None:
+    student, teacher = (x.contiguous(memory_format=layout) for x in _maps(*shape))
+    before = student.detach().clone(), teacher.clone()
+    loss, expected = dense_contrast(student, teacher, pool_size=0, **options), _naive_of(student, teacher, options)
+    grads = [torch.autograd.grad(value, student)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
+    assert torch.equal(student, before[0]) and torch.equal(teacher, before[1])
+
+
+def test_nan_stays() -> None:
+    student, teacher = _maps(1, 32, 8, 8, dtype=torch.float32)
+    student = student.detach()
+    student[0, 3, 2, 2] = torch.nan
+    loss = dense_contrast(student.requires_grad_(), teacher, pool_size=0)
+    assert loss.isnan() and torch.autograd.grad(loss, student)[0].isnan().any()
 
 
 def test_equals_the_released_formula() -> None:

@@ -1,8 +1,6 @@
 """Pre-training from end to end on a CPU: it learns, it resumes, and ordinary configs start from what it writes."""
 
 import functools
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.export.write_student import export_backbone
 from mmdistill_dense.config.resolve import load_model
@@ -17,7 +16,6 @@ from mmdistill_dense.networks.building import build_network
 from tests import toys
 from tests.pretrain import files, runs
 
-ROOT = Path(__file__).resolve().parents[2]
 MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
 R18B = 'mmseg::deeplabv3/deeplabv3_r18b-d8_4xb2-80k_cityscapes-512x1024.py'
 
@@ -188,12 +186,11 @@ def test_export_refuses_what_does_not_fit(tmp_path):
     assert not (tmp_path / 'b.pth').exists()
 
 
-def test_command_line(tmp_path, monkeypatch, capsys):
+def test_command_line(tmp_path, capsys):
     folder, config = trained()
     config.dump(tmp_path / 'leaf.py')
     out = tmp_path / 'b.pth'
     arguments = [str(tmp_path / 'leaf.py'), str(folder / 'epoch_2.pth'), str(out), '--backbone-only']
-    monkeypatch.setattr('sys.argv', ['export_student.py', *arguments])
-    runpy.run_path(str(ROOT / 'tools' / 'export_student.py'), run_name='__main__')
+    assert main(['export', *arguments]) == 0
     assert str(out) in capsys.readouterr().out
     assert 'conv1.weight' in torch.load(out, weights_only=True)['state_dict']

@@ -88,7 +88,7 @@ def test_every_loss_with_blocks_is_cut_into_several(monkeypatch: pytest.MonkeyPa
         for name, module in modules.items()
         for function in module.body
         if isinstance(function, ast.FunctionDef) and 'block_elements(' in ast.unparse(function.body)
-    } - {'contrast_plain.loss_and_grad'}  # which asks for the size on a GPU alone
+    } - {'contrast_chunks.loss_and_grad'}  # which asks for the size on a GPU alone
     assert len(named) >= 6
     sizes = {name for found in BLOCKS.values() for name in found}
     assert {'_BLOCK_ELSEWHERE', '_PAIRS', '_CHUNK', '_COLUMNS', '_BLOCK_BYTES'} <= sizes, 'what is found is changed'
@@ -102,7 +102,7 @@ def test_every_loss_with_blocks_is_cut_into_several(monkeypatch: pytest.MonkeyPa
     for name in {name.partition('.')[0] for name in named}:
         module = import_module(f'{losses.__name__}.{name}')
         monkeypatch.setattr(module, 'block_elements', noted)
-    monkeypatch.setattr('mmdistill_dense.losses.contrast_plain._PAIRS', 1)
+    monkeypatch.setattr('mmdistill_dense.losses.contrast_chunks._PAIRS', 1)
 
     def computed(case: Case, draw: Draw) -> None:
         inputs, options = case.draw(draw, ORDINARY, torch.float64)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests import toys
-from tests.engine.processes import ROOT, environment, run
+from tests.engine.processes import environment, run
 from tests.suite import tiny
 from tests.suite.tiny import alive
 
@@ -34,7 +34,7 @@ def definition(folder: Path, **changes: Any) -> Path:
 
 
 def start(path: Path) -> subprocess.Popen:
-    command = [sys.executable, ROOT / 'tools' / 'suite.py', 'run', path]
+    command = [sys.executable, '-m', 'mmdistill_dense', 'suite', 'run', path]
     log = open(path.parent / 'log.txt', 'ab')  # noqa: SIM115
     return subprocess.Popen(command, cwd=path.parent, env=environment(), stdout=log, stderr=log)
 
@@ -66,7 +66,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def table(path: Path) -> bytes:
     """Every score and gain; the time that runs took is in other files."""
-    run([sys.executable, ROOT / 'tools' / 'suite.py', 'table', path], path.parent, environment())
+    run([sys.executable, '-m', 'mmdistill_dense', 'suite', 'table', path], path.parent, environment())
     return (path.parent / 'out' / 'scores.csv').read_bytes()
 
 

@@ -1,9 +1,7 @@
 """Weights out of checkpoints, strict loading, and the export of a student."""
 
 import copy
-import runpy
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.weights.strict_load import (
     copy_strictly,
@@ -20,8 +19,6 @@ from mmdistill_dense.weights.strict_load import (
     state_dict_of,
 )
 from tests import toys
-
-ROOT = Path(__file__).parents[2]
 
 
 def network():
@@ -226,13 +223,12 @@ def test_export_writes_pth_files_only(run, tmp_path):
         export_student(config, checkpoint, tmp_path / 'student.py')
 
 
-def test_export_command_line(run, tmp_path, monkeypatch, capsys):
+def test_export_command_line(run, tmp_path, capsys):
     config, checkpoint, _ = run
     config.dump(tmp_path / 'leaf.py')
     out = tmp_path / 'out' / 's.pth'
     options = ['--cfg-options', 'model.student.test_cfg.mode=slide']
-    monkeypatch.setattr('sys.argv', ['export_student.py', *map(str, (tmp_path / 'leaf.py', checkpoint, out)), *options])
-    runpy.run_path(str(ROOT / 'tools' / 'export_student.py'), run_name='__main__')
+    assert main(['export', *map(str, (tmp_path / 'leaf.py', checkpoint, out)), *options]) == 0
     printed = capsys.readouterr().out
     assert str(out) in printed and str(out.with_suffix('.py')) in printed
     assert Config.fromfile(out.with_suffix('.py')).model.test_cfg.mode == 'slide'

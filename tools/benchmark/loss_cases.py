@@ -52,16 +52,14 @@ def _afdcd(size: Size, draw: torch.Generator) -> list[Case]:
     return [
         _contrast('contrast core, near convergence', near, pooled, 0),
         _contrast('contrast core, at the start', far, pooled, 0),
-        _contrast('contrast core, compiled', near, pooled, 0, compiled=True),
         _contrast('contrast with pooling', target + noise, target, size.pool),
-        _contrast('contrast with pooling, compiled', target + noise, target, size.pool, compiled=True),
         Case('align + first conv', [[feat], *weights], [[keep], [noise]], ours, released),
     ]
 
 
-def _contrast(name: str, student: Tensor, teacher: Tensor, pool: int, **ours: Any) -> Case:
+def _contrast(name: str, student: Tensor, teacher: Tensor, pool: int) -> Case:
     options: dict[str, Any] = {'groups': 16, 'temperature': 0.07, 'patch_size': (4, 4), 'pool_size': pool}
-    functions = partial(losses.dense_contrast, **options, **ours), partial(reference.afdcd_contrast, **options)
+    functions = partial(losses.dense_contrast, **options), partial(reference.afdcd_contrast, **options)
     return Case(name, [[student]], [[teacher]], *functions)
 
 

@@ -1,8 +1,6 @@
 """Tokens for tools that look at them, and the tool that only learns."""
 
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,6 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.distillers.maskd import ready_distiller
 from tests import toys
 from tests.distillers.maskd.tokens import LOGITS, det_model, seg_model, token_files, tokens_of
-from tests.engine.processes import ROOT
 
 
 @pytest.fixture(scope='module')
@@ -62,11 +59,9 @@ def test_tokens_of_a_suite_are_found_from_the_config(finished, tmp_path):
     assert not toys.differing(values(distiller), tokens)
 
 
-def test_the_picture_tool_ends_with_one_line_without_tokens(leaf, monkeypatch, capsys):
-    monkeypatch.setattr(sys, 'argv', ['visualize.py', 'masks', str(leaf)])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / 'tools' / 'visualize.py'), run_name='__main__')
-    assert end.value.code == 2 and capsys.readouterr().err.startswith('ERROR    There are no tokens at')
+def test_the_picture_tool_ends_with_one_line_without_tokens(leaf, capsys):
+    assert main(['visualize', 'masks', str(leaf)]) == 2
+    assert capsys.readouterr().err.startswith('ERROR    There are no tokens at')
 
 
 def test_tokens_that_were_learned_with_other_options_are_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Dense contrast in plain PyTorch: loss and gradient of a map, computed in chunks of patches."""
+"""Loss and gradient of the dense contrast of a map, computed in chunks of patches."""
 
 import itertools
 from collections.abc import Iterator

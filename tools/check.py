@@ -1,6 +1,0 @@
-"""The same as `mmdistill check`."""
-
-from mmdistill_dense.__main__ import script
-
-if __name__ == '__main__':
-    script('check')

@@ -1,6 +1,0 @@
-"""The same as `mmdistill config`."""
-
-from mmdistill_dense.__main__ import script
-
-if __name__ == '__main__':
-    script('config')

@@ -3,14 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import mmengine
 import pytest
 
 import mmdistill_dense.distillers
 from mmdistill_dense.registry import DISTILLERS
-from tests.suite import tiny
 
 WORDS = """
 import json, sys
@@ -58,24 +56,6 @@ def test_a_model_loads_the_files_of_its_methods_alone() -> None:
     rooms = {name.split('.')[1] for name in names if '.' in name}
     assert 'mmdistill_dense.distillers.cwd' in names and 'mmdistill_dense.distillers.pcd' not in names
     assert not rooms & {'apps', 'pretrain', 'foundation', 'unlabelled'}
-
-
-@pytest.mark.soak
-def test_the_list_of_a_suite_loads_no_runner_but_what_the_user_imports(tmp_path: Path) -> None:
-    """It computes the hash of each run without what prepares a training."""
-    (tmp_path / 'own_method.py').write_text('')
-    (tmp_path / 'own.py').write_text(OWN)
-    definition = tiny.write(tmp_path, methods={'kd': {'config': 'own.py'}}, seeds=[0, 1])
-    words = f"['suite', 'list', {str(definition)!r}]"
-    code = f"""
-import sys
-sys.path.append({str(tmp_path)!r})
-from mmdistill_dense.__main__ import main
-assert main({words}) in (None, 0)
-assert 'own_method' in sys.modules"""
-    names, slow = loaded(code)
-    assert 'mmengine.runner' not in slow
-    assert 'mmdistill_dense.engine' not in names and 'mmdistill_dense.distillers.base' in names
 
 
 @pytest.mark.parametrize(('registry', 'old', 'new'), [

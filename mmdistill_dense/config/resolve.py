@@ -5,8 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
-from mmengine.utils import import_modules_from_strings
 
 from mmdistill_dense.config.values import flat, type_name
 from mmdistill_dense.utils.literals import Source
@@ -92,30 +90,10 @@ def _value(node: ast.expr) -> Any:
 # Names and networks
 
 
-_only_read = False
-
-
-@contextmanager
-def only_read() -> Iterator[None]:
-    """Read configs without our own ``custom_imports``, which prepare a training and take half a second."""
-    global _only_read
-    _only_read = True
-    try:
-        yield
-    finally:
-        _only_read = False
-
-
 def read_file(path: str | Path) -> Config:
     """Return the config in a file, as ``Config.fromfile`` does."""
     try:
-        if not _only_read:
-            return Config.fromfile(path)
-        config = Config.fromfile(path, import_custom_modules=False)
-        given = config.get('custom_imports') or {}
-        others = [name for name in given.get('imports', ()) if not name.startswith('mmdistill_dense.')]
-        import_modules_from_strings(others, given.get('allow_failed_imports', False))
-        return config
+        return Config.fromfile(path)
     except SyntaxError as error:
         raise ValueError(f'{broken_file(error) or path}: line {error.lineno} is no Python: {error.msg}.') from error
 

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,9 @@ def crop_resize(image: Array, box: tuple[int, int, int, int], size: tuple[int, i
     return np.asarray(part.resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def adjust_brightness(image: Array, factor: float) -> Array:
-    """Scale by ``factor``: 1 changes nothing, 0 gives black."""
-    return np.asarray(ImageEnhance.Brightness(_picture(image)).enhance(factor))
-
-
-def adjust_contrast(image: Array, factor: float) -> Array:
-    """Blend with the picture's mean luma, rounded: 1 changes nothing, 0 gives that grey."""
-    return np.asarray(ImageEnhance.Contrast(_picture(image)).enhance(factor))
-
-
-def adjust_saturation(image: Array, factor: float) -> Array:
-    """Blend with each pixel's luma: 1 changes nothing, 0 gives a grey picture."""
-    return np.asarray(ImageEnhance.Color(_picture(image)).enhance(factor))
+def enhance(image: Array, factor: float, kind: Callable[[Image.Image], Any]) -> Array:
+    """Blend with what Pillow's ``kind`` gives for 0: black, the mean luma, or each pixel's luma; 1 changes nothing."""
+    return np.asarray(kind(_picture(image)).enhance(factor))
 
 
 def adjust_hue(image: Array, shift: float) -> Array:
@@ -73,7 +64,10 @@ def solarize(image: Array, threshold: int = 128) -> Array:
 
 
 JITTERS: dict[str, Callable[[Array, float], Array]] = dict(
-    brightness=adjust_brightness, contrast=adjust_contrast, saturation=adjust_saturation, hue=adjust_hue
+    brightness=partial(enhance, kind=ImageEnhance.Brightness),
+    contrast=partial(enhance, kind=ImageEnhance.Contrast),
+    saturation=partial(enhance, kind=ImageEnhance.Color),
+    hue=adjust_hue,
 )
 
 

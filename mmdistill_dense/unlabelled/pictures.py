@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import hashlib
 import logging
 import os
 import re
@@ -27,6 +25,7 @@ from mmdistill_dense.registry import DATASETS, TRANSFORMS
 from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.weights.strict_load import sha256
 
 
 def picture_paths(dataset: Any, key: str = 'img_path') -> list[str]:
@@ -58,8 +57,8 @@ def same_pictures(paths: Sequence[str], others: Iterable[str]) -> dict[str, str]
             found[path] = same
         elif length in lengths:
             if length not in contents:
-                contents[length] = {_content(other): other for other in lengths[length]}
-            if same := contents[length].get(_content(path)):
+                contents[length] = {sha256(Path(other)): other for other in lengths[length]}
+            if same := contents[length].get(sha256(Path(path))):
                 found[path] = same
     return found
 
@@ -67,18 +66,6 @@ def same_pictures(paths: Sequence[str], others: Iterable[str]) -> dict[str, str]
 def not_on_disk(paths: Iterable[str]) -> list[str]:
     """Return the paths that are no files of this machine: generated pictures, remote stores."""
     return [path for path in paths if not os.path.isfile(path)]
-
-
-def _content(path: str) -> str:
-    status = os.stat(path)
-    return _hash(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _hash(path: str, size: int, changed: int) -> str:
-    """Return the hash of a file's bytes; a suite asks for the same files once for each row."""
-    with open(path, 'rb') as file:
-        return hashlib.sha256(file.read()).hexdigest()
 
 
 Step = dict[str, Any]

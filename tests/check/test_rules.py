@@ -13,8 +13,9 @@ from mmengine.registry import DefaultScope
 
 from mmdistill_dense.apps.check import Finding, Options, config_rules, network_rules
 from mmdistill_dense.apps.check import network_rules as step_rules
-from mmdistill_dense.apps.check.context import Subject, TeacherFacts, exit_code, worst
+from mmdistill_dense.apps.check.context import Subject, TeacherFacts, worst
 from mmdistill_dense.apps.check.facts import read_data
+from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.check.tap_list import TapRow, _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
@@ -273,8 +274,8 @@ def test_pictures_that_are_repeated_count_once() -> None:
 def test_the_gravest_finding_decides() -> None:
     note, warning, error = (Finding(level, 'x', 'y') for level in ('note', 'warning', 'error'))
     assert [worst(f) for f in ([], [note], [note, warning], [error, warning])] == ['ok', 'ok', 'warning', 'error']
-    assert [exit_code([warning], strict) for strict in (False, True)] == [0, 1]
-    assert exit_code([error], strict=False) == 2
+    assert [Report(subject(), [warning]).exit_code(strict) for strict in (False, True)] == [0, 1]
+    assert Report(subject(), [warning, error]).exit_code() == 2
 
 
 def test_messages_are_those_of_the_error_with_its_type_where_it_is_none_of_ours() -> None:

@@ -25,6 +25,7 @@ from mmdistill_dense.apps.suite import configs, execute, job, plan, price, race,
 from mmdistill_dense.apps.suite.definition import Definition, Race, load
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.race_plan import LONG, Price
+from mmdistill_dense.utils.files import read_json, write_json
 from tests import toys
 from tests.engine.processes import ROOT, environment
 from tests.suite import tiny
@@ -47,7 +48,7 @@ def written(
     assert definition.race is not None
     record = race_plan.planned(definition, definition.race, ROWS, prices)
     record['given'] = {**execute._own(definition, definition.race), 'asked': []}
-    race.write(definition, record)
+    write_json(definition.out / 'race.json', record)
     return load(definition.path), record
 
 
@@ -70,7 +71,7 @@ def decided(
         if value is not None:
             ended(definition, run.name, value, run.seed, part=run.until < 1)
     race.settle(definition, record, stage, failed or {})
-    race.write(definition, record)
+    write_json(definition.out / 'race.json', record)
     return load(definition.path)
 
 
@@ -484,7 +485,7 @@ def test_no_method_gets_more_time_where_that_does_not_pay(
         told = [*record['told']]
         assert '6 times the training pays for the student alone: more hours would tell whether it does for kd.' in told
         race.give_hours(definition, record, 19)
-        race.write(definition, record)
+        write_json(definition.out / 'race.json', record)
         assert names(load(definition.path), record) == ['kd_long seed 0']
         assert record['told'][:-1] == told and 'kd gets as much' in record['told'][-1]
 
@@ -524,7 +525,7 @@ def test_what_a_method_with_more_time_costs_is_that_of_the_method() -> None:
 
 def settled(definition: Definition, record: dict[str, Any], **scores: float) -> tuple[Definition, dict[str, Any]]:
     """As :func:`decided`, by the function that asks whether another process has decided already."""
-    race.write(definition, record)
+    write_json(definition.out / 'race.json', record)
     stage = race.stage_of(definition, record)
     assert stage is not None
     for run in stage.runs:
@@ -692,7 +693,7 @@ def test_another_recipe_is_no_part_of_the_race(written_down: bool) -> None:
         patch.setattr(execute, 'price_of', lambda config: PRICES['kd'])
         command = ['suite', 'run', str(definition.path), '--only', 'kd', '--plan', '--rerun-changed']
         assert main(command) == 0
-    planned = race.read(definition)
+    planned = read_json(definition.out / 'race.json')
     assert planned is not None and planned['spent'] == {} and 'rate' not in planned
 
 

@@ -55,12 +55,6 @@ def worst(findings: Iterable[Finding]) -> str:
     return next((level for level in (ERROR, WARNING) if level in levels), 'ok')
 
 
-def exit_code(findings: Iterable[Finding], strict: bool = False) -> int:
-    """Return 2 for an error, 1 for warnings if ``strict``, else 0."""
-    level = worst(findings)
-    return 2 if level == ERROR else int(strict and level == WARNING)
-
-
 def counts_epochs(config: Config) -> bool:
     loop = config.get('train_cfg') or {}
     return type_name(loop) == 'EpochBasedTrainLoop' if 'type' in loop else bool(loop.get('by_epoch'))

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.apps.check import config_rules, network_rules
-from mmdistill_dense.apps.check.context import ERROR, Finding, Findings, Options, Subject, exit_code, worst
+from mmdistill_dense.apps.check.context import ERROR, WARNING, Finding, Findings, Options, Subject, worst
 from mmdistill_dense.apps.check.facts import (
     build,
     load,
@@ -113,7 +113,7 @@ class Report:
 
     def exit_code(self, strict: bool = False) -> int:
         """Return 2 for an error, 1 for warnings if ``strict``, else 0."""
-        return exit_code(self.findings, strict)
+        return 2 if self.verdict == ERROR else int(strict and self.verdict == WARNING)
 
     def as_dict(self) -> dict[str, Any]:
         subject = self.subject

@@ -25,7 +25,7 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.suite import configs, plan, race
 from mmdistill_dense.apps.suite.actions import train_all
-from mmdistill_dense.apps.suite.definition import Definition, Race, load
+from mmdistill_dense.apps.suite.definition import RACE, Definition, Race, load
 from mmdistill_dense.apps.suite.execute import run_race
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.race_plan import LONG
@@ -200,7 +200,7 @@ def _report(folder: Path, definition: Definition) -> None:
 
 def reported(definition: Definition) -> tuple[list[Path], Path | None]:
     """Return what the page is about: all of a suite; of a race the finished rows beside its best student alone."""
-    record = race.read(definition)
+    record = read_json(definition.out / RACE)
     return ([definition.out], None) if record is None else race.finished_folders(definition, record)
 
 
@@ -212,7 +212,7 @@ def newer(file: Path, out: Path) -> bool:
 
 def _export(folder: Path, definition: Definition) -> None:
     """Export the student of the first seed of each method; of a race that of the winner's best seed."""
-    record = race.read(definition)
+    record = read_json(definition.out / RACE)
     if record is None:
         chosen = {(name, definition.seeds[0]) for name in definition.methods}
     else:
@@ -240,7 +240,7 @@ def ending(definition: Definition) -> Iterator[str]:
     """Yield the scores: teacher, student alone, each method with its gain. The report says what they mean."""
     found = plan.results(definition)
     means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
-    record = race.read(definition) or {}
+    record = read_json(definition.out / RACE) or {}
     best = record.get('best', CONTROL)
     if changed := changed_data(found):
         yield f'WARNING: {changed}'

@@ -19,7 +19,6 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run, choice_name
-from mmdistill_dense.config.resolve import only_read
 from mmdistill_dense.utils.files import FolderInUse, in_use
 from mmdistill_dense.utils.process import quiet
 
@@ -128,11 +127,7 @@ def suite_list(args: argparse.Namespace) -> None:
             table.add_row(method, str(len(names)), ', '.join(names[:2]))
         console.print(table)
         return
-    with only_read():
-        _list(console, load(args.definition))
-
-
-def _list(console: Console, definition: Definition) -> None:
+    definition = load(args.definition)
     left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')

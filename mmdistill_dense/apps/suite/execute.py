@@ -22,7 +22,7 @@ from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_comm
 from mmdistill_dense.apps.suite.price import price_of
 from mmdistill_dense.apps.suite.race_plan import LONG, METHODS, Price, Record, alone_row, lines, planned
 from mmdistill_dense.apps.suite.reader import read_file
-from mmdistill_dense.utils.files import owned
+from mmdistill_dense.utils.files import owned, read_json, write_json
 from mmdistill_dense.utils.process import alive, cores, quiet, threads_asked_for
 from mmdistill_dense.utils.validate import text_of
 
@@ -71,7 +71,7 @@ def run_race(
     definition = load(path)
     given = given or definition.race
     with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
-        before = race.read(definition)
+        before = read_json(definition.out / RACE)
         if rerun_changed and before is not None and _changed(definition, before):
             (definition.out / RACE).unlink()
             definition = load(path)
@@ -107,7 +107,7 @@ def runs_to_do(path: Path) -> Sequence[Run]:
     A run that failed is one of these: only where the runs are done, it is left out.
     """
     definition = load(path)
-    record = race.read(definition)
+    record = read_json(definition.out / RACE)
     if record is None:
         raise ValueError(
             f'{path}: the race has no plan yet. `mmdistill suite run {path} --plan` measures the steps and writes it: '
@@ -126,15 +126,15 @@ def runs_to_do(path: Path) -> Sequence[Run]:
 def _settled(definition: Definition, record: Record, stage: race.Stage, failed: Mapping[str, str]) -> Record:
     """Decide, unless another process has."""
     with owned(definition.out, 'the race', PATIENCE):
-        known = race.read(definition) or record
+        known = read_json(definition.out / RACE) or record
         if race.stage_of(load(definition.path), known) == stage:
             race.settle(definition, known, stage, failed)
-            race.write(definition, known)
+            write_json(definition.out / RACE, known)
     return known
 
 
 def _planned(definition: Definition, given: Race | None, methods: Sequence[str], more: Mapping[str, Any]) -> Record:
-    record = race.read(definition)
+    record = read_json(definition.out / RACE)
     if record is not None:
         _go_on(definition, record, given, methods)
         return record
@@ -151,7 +151,7 @@ def _planned(definition: Definition, given: Race | None, methods: Sequence[str],
     record = planned(definition, given, rows, prices, fixed, part_of(definition, given.rung))
     record['left_out'].update(lost)
     record['given'] = {**_own(definition, given), 'asked': list(methods)}
-    race.write(definition, record)
+    write_json(definition.out / RACE, record)
     return record
 
 
@@ -163,7 +163,7 @@ def _go_on(definition: Definition, record: Record, given: Race | None, methods: 
         raise changed
     if given.hours != record['hours']:
         race.give_hours(definition, record, given.hours)
-        race.write(definition, record)
+        write_json(definition.out / RACE, record)
 
 
 def _changed(definition: Definition, record: Record) -> ValueError | None:

@@ -23,7 +23,7 @@ from statistics import fmean
 from typing import Any
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import RACE, Definition
+from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, Run
 from mmdistill_dense.apps.suite.race_plan import (
     LENGTHS,
@@ -38,21 +38,10 @@ from mmdistill_dense.apps.suite.race_plan import (
     rows_of,
     seconds_so_far,
 )
-from mmdistill_dense.utils.files import read_json, write_json
 
 LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained less
 SPREAD = 1.4  # points between seeds of one row on val in our own runs
 FREEDOM = 4  # pairs of seeds that it counts as
-
-
-def read(definition: Definition) -> Record | None:
-    """Return the record of a race; ``None`` before it is planned."""
-    return read_json(definition.out / RACE)
-
-
-def write(definition: Definition, record: Record) -> None:
-    """Keep the record."""
-    write_json(definition.out / RACE, record)
 
 
 @dataclass(frozen=True)

@@ -189,21 +189,21 @@ class CIRKD(FeatureDistiller):
         self.temperature = temperature
         self.pool = pool
         self.gather = gather
-        self.num_classes = num_classes
+        self.class_count = num_classes
 
     # Construction
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make projectors and queues of each level."""
-        if self.weights and self.num_classes is None:
+        if self.weights and self.class_count is None:
             others = self.teacher is not None and self.teacher.option.other_classes
-            self.num_classes = self.state.classes if others else classes_of_head(self.teacher, 'decode_head')
-            if self.teacher is not None and others and self.num_classes is None:
+            self.class_count = self.state.classes if others else classes_of_head(self.teacher, 'decode_head')
+            if self.teacher is not None and others and self.class_count is None:
                 raise ValueError(
                     f'{self.key}: CIRKD keeps a queue for each class of the label maps, and the teacher may have '
                     f'others ({self.teacher.key}). Set num_classes to the number of the data set.'
                 )
-            if self.num_classes is None:
+            if self.class_count is None:
                 teacher_kind = 'no teacher' if self.teacher is None else f'{self.teacher.config.model.type} as teacher'
                 raise ValueError(
                     f'{self.key}: CIRKD keeps a queue for each class of the label maps, but found '
@@ -221,9 +221,9 @@ class CIRKD(FeatureDistiller):
         if not self.weights:
             return None
         check_directions(self.key, level.name, level.teacher[0])
-        assert self.num_classes is not None, 'found by setup'
+        assert self.class_count is not None, 'found by setup'
         sizes = {kind: self.memory[kind] for kind in self.weights}
-        return ClassMemory(level.student[0], level.teacher[0], self.num_classes, sizes)
+        return ClassMemory(level.student[0], level.teacher[0], self.class_count, sizes)
 
     # One step
 
@@ -257,17 +257,17 @@ class CIRKD(FeatureDistiller):
 
         The labels are on the CPU.
         """
-        assert self.num_classes is not None, 'found by setup'
+        assert self.class_count is not None, 'found by setup'
         memory = self._memory(level)
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
         if self.training:
             self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)
-        valid = to_device(is_class(labels.flatten(), self.num_classes).nonzero()[:, 0], rows)
+        valid = to_device(is_class(labels.flatten(), self.class_count).nonzero()[:, 0], rows)
         rows, targets = rows[valid], targets[valid]
         count = mean_count(len(rows), rows)
         terms = {}
         for kind in self.weights:
-            number = self.contrast[kind] // self.num_classes + 1
+            number = self.contrast[kind] // self.class_count + 1
             keys = memory.queue(kind).sample(number, self._stream(level, kind)).to(rows.dtype)[None]
             weight = (1 / count).expand(len(rows))
             terms[kind] = similarity_divergence(
@@ -277,7 +277,7 @@ class CIRKD(FeatureDistiller):
 
     @torch.no_grad()
     def _enqueue(self, targets: Tensor, labels: Tensor, level: int) -> None:
-        memory, classes = self._memory(level), self.num_classes
+        memory, classes = self._memory(level), self.class_count
         assert classes is not None, 'found by setup'
         if 'region' in self.weights:
             regions = [region_means(rows, found, classes) for rows, found in zip(targets, labels, strict=True)]

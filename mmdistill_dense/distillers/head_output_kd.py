@@ -70,14 +70,14 @@ class HeadOutputKD(FeatureDistiller):
         if num_classes is not None and (form != 'softmax' or num_classes < 2):
             raise ValueError(f"num_classes >= 2 belongs to form='softmax', got {num_classes} with form={form!r}.")
         self.form = form
-        self.num_classes = num_classes
+        self.class_count = num_classes
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the maps; read the number of classes from the teacher where the form needs it."""
-        if self.maps_classes and self.num_classes is not None:
+        if self.maps_classes and self.class_count is not None:
             raise ValueError(f'{self.key}.num_classes: {self.key} reads it from both heads, so leave it out.')
-        if self.form == 'softmax' and self.num_classes is None:
-            self.num_classes = scores_of_head(self.teacher, self.teacher_taps[0].path)
+        if self.form == 'softmax' and self.class_count is None:
+            self.class_count = scores_of_head(self.teacher, self.teacher_taps[0].path)
         super().setup(student, teacher)
 
     def by_class(self, level: Level) -> bool:
@@ -96,31 +96,31 @@ class HeadOutputKD(FeatureDistiller):
 
     def _lengths(self) -> tuple[int, int]:
         ours, theirs = class_lengths(self.teacher, self.state.classes)
-        background = self.form == 'softmax' and self.num_classes == theirs + 1
+        background = self.form == 'softmax' and self.class_count == theirs + 1
         return ours + background, theirs + background
 
     def build_level(self, level: Level) -> nn.Module | None:
         if self.form in ('softmax', 'sigmoid'):
             check_scores(self.key, level.name, level.student)
         if self.form == 'softmax':
-            check_classes(self.key, level.name, self.num_classes or level.student[0], f"{self.key}.form='sigmoid'")
+            check_classes(self.key, level.name, self.class_count or level.student[0], f"{self.key}.form='sigmoid'")
         if self.by_class(level):
             self.scores(level, self._lengths())
             return None
-        if self.num_classes is not None and level.student[0] % self.num_classes:
+        if self.class_count is not None and level.student[0] % self.class_count:
             raise ValueError(
                 f'{self.key}: {level.name} has {level.student[0]} channels, no multiple of '
-                f'num_classes={self.num_classes}; set num_classes to the length of one softmax.'
+                f'num_classes={self.class_count}; set num_classes to the length of one softmax.'
             )
         return None
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         if self.pairs is not None and self.by_class(self.levels[level]):
             if self.form == 'softmax':
-                pairs = self.pairs if self.num_classes == len(self.pairs.teacher) else self.pairs.with_background()
+                pairs = self.pairs if self.class_count == len(self.pairs.teacher) else self.pairs.with_background()
                 return {'loss_head': self.compare(*pairs.softmax(*pairs.folded(student, teacher)))}
             student, teacher = self.pairs.anchors(student, teacher)
-        classes = {'softmax': self.num_classes, 'sigmoid': 1}.get(self.form)
+        classes = {'softmax': self.class_count, 'sigmoid': 1}.get(self.form)
         if classes is not None:
             student, teacher = (x.reshape(-1, classes, *x.shape[2:]) for x in (student, teacher))
         return {'loss_head': self.compare(student, teacher)}

@@ -52,19 +52,19 @@ class IFVD(FeatureDistiller):
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
         if num_classes is not None:
             check_count('num_classes', num_classes, 1)
-        self.num_classes = num_classes
+        self.class_count = num_classes
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair the levels and read the number of classes from the teacher, or the student if it may have others."""
         super().setup(student, teacher)
-        if self.num_classes is None:
+        if self.class_count is None:
             others = self.teacher is not None and self.teacher.option.other_classes
             own = self.state.classes if others else classes_of_head(self.teacher, 'decode_head.conv_seg')
-            self.num_classes = own or _LABELS
+            self.class_count = own or _LABELS
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
         """Return ``loss_ifvd`` of one pair of maps."""
-        assert self.num_classes is not None, 'known since setup'
+        assert self.class_count is not None, 'known since setup'
         labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels)
-        distance = prototype_distance(student, teacher, labels.to(student.device), num_classes=self.num_classes)
+        distance = prototype_distance(student, teacher, labels.to(student.device), num_classes=self.class_count)
         return {'loss_ifvd': distance}

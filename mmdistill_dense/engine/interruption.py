@@ -22,6 +22,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TOGETHER = 10  # iterations between two questions whether any process was told to end
 _OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
 _BETWEEN = 'distill_saved_between'  # in the message hub, and so in the checkpoints
+_PARTS = ('save_optimizer', 'save_param_scheduler')  # options of the hook that saves
 
 
 class Interruption(Hook):
@@ -146,7 +147,8 @@ class Interruption(Hook):
         hook = _saver(runner)
         if hook is None or hook.by_epoch or not isinstance(runner.train_loop, IterBasedTrainLoop):
             return None
-        return Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
+        whole = all(getattr(hook, name) for name in _PARTS)
+        return whole and Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
 
 
 def _updated(runner: Runner) -> bool:
@@ -155,7 +157,12 @@ def _updated(runner: Runner) -> bool:
 
 
 def _save(runner: Runner, done: int) -> None:
-    _saver(runner)._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
+    """Save all that a run needs to go on, whatever the config's files hold."""
+    hook = _saver(runner)
+    kept = {name: getattr(hook, name) for name in _PARTS}
+    vars(hook).update(dict.fromkeys(_PARTS, True))
+    hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
+    vars(hook).update(kept)
 
 
 def _remove(runner: Runner, done: int | None) -> None:
@@ -164,7 +171,7 @@ def _remove(runner: Runner, done: int | None) -> None:
     if done is None or hook is None or not is_main_process():
         return
     file = Path(hook.out_dir, hook.filename_tmpl.format(done))
-    if file != own_checkpoint(file.parent):
+    if file != own_checkpoint(Path(runner.work_dir)):
         with suppress(OSError):
             file.unlink()
 

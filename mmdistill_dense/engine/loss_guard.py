@@ -34,7 +34,14 @@ from mmdistill_dense.guards.config import (
     check_top_level_distillers,
     warn_of_batch,
 )
-from mmdistill_dense.guards.runner import Reached, check_checkpoints, check_loaded, check_loaders, check_trained
+from mmdistill_dense.guards.runner import (
+    Reached,
+    check_checkpoints,
+    check_loaded,
+    check_loaders,
+    check_recomputed,
+    check_trained,
+)
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.inputs import refuse_blind
@@ -67,6 +74,7 @@ class RunGuards(Hook):
             if isinstance(model, Distilled):
                 _check_wrapper(runner)
                 check_custom_keys(runner, model)
+                check_recomputed(runner, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Check that the file belongs to this network."""
@@ -395,6 +403,8 @@ class Clipping(Hook):
                 self._undo.append(wrapper.optimizer.register_step_pre_hook(clip).remove)
         owned = {id(parameter) for distiller in distillers.values() for parameter in distiller.parameters()}
         for wrapper in (one for one in wrappers if one.clip_grad_kwargs):
+            if all(id(parameter) in owned for group in wrapper.param_groups for parameter in group['params']):
+                continue  # an optimizer of distillers alone: the limit was set for them
             # It clips all parameters together; a large distiller gradient must not shrink the student's.
             self._undo.append(partial(setattr, wrapper, 'clip_func', wrapper.clip_func))
             wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)

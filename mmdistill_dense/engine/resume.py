@@ -295,8 +295,14 @@ class ResumeFile(Hook):
             return
         if 'optimizer' not in checkpoint:  # mmengine would go on with a new one, and the first rates
             raise ValueError(
-                'This checkpoint holds no optimizer, as files of save_best: resume from an iter_*.pth or epoch_*.pth, '
-                'or start a new run from these weights with load_from=….'
+                'This checkpoint holds no optimizer, as files of save_best and of save_optimizer=False: resume from an '
+                'iter_*.pth or epoch_*.pth, or start a new run from these weights with load_from=….'
+            )
+        if runner.param_schedulers and 'param_schedulers' not in checkpoint:  # here too mmengine would go on
+            raise ValueError(
+                'This checkpoint holds no schedules of the learning rate, which would begin again: it was saved with '
+                'default_hooks.checkpoint.save_param_scheduler=False. Start a new run from these weights with '
+                'load_from=…, with the rates that are left.'
             )
         meta = checkpoint.get('meta') or {}
         if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
@@ -316,7 +322,15 @@ class ResumeFile(Hook):
 def own_checkpoint(folder: Path) -> Path | None:
     """Return the latest checkpoint of the last run in a folder, which may hold checkpoints of earlier runs."""
     begun = folder / _BEGUN
-    return latest_checkpoint(folder, begun.stat().st_mtime_ns if begun.is_file() else 0)
+    since = begun.stat().st_mtime_ns if begun.is_file() else 0
+    return latest_checkpoint(folder, since) or _pointed_at(folder, since)
+
+
+def _pointed_at(folder: Path, since: int) -> Path | None:
+    """Return the file that mmengine names as the last one, as where ``out_dir`` or ``filename_tmpl`` is set."""
+    pointer = folder / 'last_checkpoint'
+    file = Path(pointer.read_text(encoding='utf-8').strip()) if pointer.is_file() else folder
+    return file if zipfile.is_zipfile(file) and _changed(file) >= since else None
 
 
 def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:

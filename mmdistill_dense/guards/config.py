@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 _OPTION = 'optim_wrapper.paramwise_cfg.custom_keys'
+_PREFIX = re.compile(r'^(model\.)?(student\.)?')  # of keys of a config, which names of parameters lack
 # Where mmseg and mmdet say how many classes a network predicts.
 _HEADS = (
     'decode_head', 'decode_head.kernel_generate_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head', 'mask_head',
@@ -39,6 +41,12 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
     options = ((runner.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     students = {name for name in names if not name.startswith('distillers.')}
+    for key in options:
+        found = _PREFIX.sub('', key)
+        if found != key and any(found in name for name in names) and not any(key in name for name in names):
+            raise ValueError(
+                f'{_OPTION}[{key!r}] is in no name of a parameter: write {found!r}, as parameters are named.'
+            )
     parts: dict[str, list[str]] = {}
     for name in names:
         key = _longest(name, options)

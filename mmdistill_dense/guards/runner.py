@@ -54,6 +54,9 @@ def check_checkpoints(runner: Runner) -> None:
         known = taken | set(inspect.signature(CheckpointHook.__init__).parameters)
         for name in set(hook.args) - taken:
             raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, known)}')
+        for name in ('save_optimizer', 'save_param_scheduler'):
+            if not getattr(hook, name):
+                runner.logger.warning(f'default_hooks.checkpoint.{name}=False: no run can go on from its checkpoints.')
         if not hook.by_epoch and isinstance(built_loop(runner), EpochBasedTrainLoop):
             runner.logger.warning(
                 'CheckpointHook.by_epoch=False saves within an epoch, and a resumed run begins the epoch again: its '
@@ -119,6 +122,21 @@ def check_trained(runner: Runner, distillers: nn.Module) -> None:
             f'optim_wrapper: the optimizer does not train these parameters of distillers: {some(left)}. Its '
             'constructor leaves them out: let it take those whose names begin with "distillers." as well.'
         )
+
+
+def check_recomputed(runner: Runner, model: nn.Module) -> None:
+    """Refuse to recompute the part that sees the pictures: torch's way gives it a gradient only through its inputs."""
+    modules = {name for name, _ in model.named_modules()}
+    first = next((name for name, parameter in model.named_parameters() if parameter.requires_grad), '')
+    for name in runner.cfg.get('activation_checkpointing') or ():
+        if name not in modules:
+            raise ValueError(f'activation_checkpointing: {name!r} is no module of the student.{hint(name, modules)}')
+        if first.startswith(f'{name}.'):
+            raise ValueError(
+                f'activation_checkpointing: {name!r} sees the pictures, or only frozen layers before it, so its '
+                'parameters would get no gradient. Name later stages, e.g. backbone.layer2, or set with_cp=True in '
+                'model.student.backbone.'
+            )
 
 
 class Reached:

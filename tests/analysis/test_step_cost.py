@@ -7,7 +7,8 @@ from unittest import mock
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
 from torch import nn
 
 from mmdistill_dense.apps.inspect import step_cost
@@ -141,3 +142,36 @@ def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     memory = cost['memory']
     assert memory['held'] == _bytes(teacher) + 2 * 4 * adapters
     assert memory['extra'] == memory['held'] + memory['distilled_step'] - memory['control_step']
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class BackboneAndRest:
+    """Builds two optimizers."""
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: Any = None) -> None:
+        pass
+
+    def __call__(self, model: nn.Module) -> OptimWrapperDict:
+        named = list(model.named_parameters())
+        parts = {key: [one for name, one in named if name.startswith('backbone') is key] for key in (True, False)}
+        made = {str(key): OptimWrapper(torch.optim.SGD(part, lr=0.1, momentum=0.9)) for key, part in parts.items()}
+        return OptimWrapperDict(**made)
+
+
+def test_a_step_of_several_optimizers_is_measured() -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.backbone, self.head, self.distillers = nn.Linear(2, 2), nn.Linear(2, 2), nn.ModuleDict()
+
+        def train_step(self, data: Any, wrappers: OptimWrapperDict) -> None:
+            self.head(self.backbone(data)).sum().backward()
+            for one in wrappers.values():
+                one.step()
+
+    network = Several()
+    before = [one.clone() for one in network.parameters()]
+    step = step_cost.make_step(network, Config({'optim_wrapper': {'constructor': 'BackboneAndRest'}}), torch.ones(1, 2))
+    step()
+    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
+    assert step_cost._held(step) == 2 * _bytes(network)  # the weights and their momentum

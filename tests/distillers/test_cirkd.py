@@ -280,7 +280,7 @@ def test_with_a_teacher_of_other_classes_the_student_tells_their_number():
     teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=True, **head)
     option = dict(type='CIRKD', pixel_memory=20, region_memory=4)
     model = toys.build(toys.model_config(toys.seg_net('fcn'), teacher, dict(cirkd=option)))
-    assert model.distillers['cirkd'].num_classes == toys.NUM_CLASSES
+    assert model.distillers['cirkd'].class_count == toys.NUM_CLASSES
     distiller = DISTILLERS.build(dict(option, student_tap='tap'))
     distiller.teacher = types.SimpleNamespace(key='model.teacher', option=types.SimpleNamespace(other_classes=True))
     with pytest.raises(ValueError, match='Set num_classes to the number'):

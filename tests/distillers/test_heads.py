@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmdistill_dense.distillers import HeadOutputKD, RoIHeadKD
+from mmdistill_dense.distillers import CIRKD, IFVD, HeadOutputKD, RoIHeadKD
 from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_roi_head
@@ -19,6 +19,16 @@ CONV_SEG = 'decode_head.conv_seg'
 
 
 # Dense heads
+
+
+def test_mmdets_check_of_class_counts_leaves_distillers_alone():
+    """Its hook compares each ``num_classes`` of a module with the data set; a softmax may count the background too."""
+    hooks = pytest.importorskip('mmdet.engine.hooks')
+    distillers = nn.ModuleList(
+        [HeadOutputKD('head', form='softmax', num_classes=3), HeadOutputKD('head'), IFVD(), CIRKD()]
+    )
+    data = types.SimpleNamespace(dataset=types.SimpleNamespace(metainfo=dict(classes=('a', 'b'))))
+    hooks.NumClassCheckHook()._check_head(types.SimpleNamespace(model=distillers, train_dataloader=data), 'train')
 
 
 def _maps(channels=6):
@@ -65,7 +75,7 @@ def test_classes_come_from_the_head(loss):
     option = dict(bbox_head=dict(loss_cls=loss_cls))
     config = toys.model_config(toys.det_net(**option), toys.det_net(width=16, allow_random=True, **option), distillers)
     model = toys.build(config, scope='mmdet')
-    assert model.distillers['kd'].num_classes == model.bbox_head.cls_out_channels
+    assert model.distillers['kd'].class_count == model.bbox_head.cls_out_channels
 
 
 def test_a_softmax_over_one_class_is_refused():

@@ -11,7 +11,7 @@ from tests.distillers.steps import draw, set_up
 
 def test_labels_are_those_of_the_nearest_pixels_and_the_last_ones_count_as_classes():
     distiller = set_up(IFVD, [(3, 8, 8), (5, 8, 8)])
-    assert distiller.num_classes == 255 and not list(distiller.parameters())
+    assert distiller.class_count == 255 and not list(distiller.parameters())
     student, teacher = draw(2, 3, 8, 8), draw(2, 5, 8, 8, seed=1)
     samples = toys.seg_batch()['data_samples']
     samples[0].gt_sem_seg.data[:, :16] = 254
@@ -30,7 +30,7 @@ def test_a_teacher_of_other_classes_says_nothing_about_the_labels():
     for others in (False, True):
         teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=others, **head)
         model = toys.distilled(student=toys.seg_net('fcn'), teacher=teacher, distillers=dict(ifvd=dict(type='IFVD')))
-        found.append(model.distillers['ifvd'].num_classes)
+        found.append(model.distillers['ifvd'].class_count)
     assert found == [2, toys.NUM_CLASSES], 'the student says it'
 
 

@@ -226,7 +226,7 @@ CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
     ('balance', 'changes', 'words'),
     [
         (2.0, dict(compile=True), ': the model is compiled, so gradients of single losses cannot .*loss_weight'),
-        (2.0, dict(activation_checkpointing=['backbone']), ': activations are recomputed .*loss_weight'),
+        (2.0, dict(activation_checkpointing=['backbone.layer4']), ': activations are recomputed .*loss_weight'),
         (2.0, dict(student=CP), ': activations are recomputed .*loss_weight'),
         (dict(ratio=2.0, until=0.75), {}, r'\.until=0\.75 is iteration 12, but the schedule ends at iteration 8'),
         (dict(ratio=2.0, until=9), {}, r'\.until=9 is iteration 9, but the schedule ends at iteration 8'),

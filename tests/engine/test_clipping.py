@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, OptimWrapperDict
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
@@ -132,3 +132,20 @@ def test_attached_twice_it_clips_once():
     clipping.before_train(runner)
     wrapper.update_params(model(torch.ones(2, 4)))
     assert len(logged) == 1 and wrapper.clip_func.args[0] is clip
+
+
+def test_the_limit_of_an_optimizer_of_distillers_alone_is_theirs():
+    """Of several optimizers; without the student's parameters there would be nothing to clip."""
+    model = Pair()
+    model.distillers['small'].clip_max_norm = None
+    parts = dict(student=model.student, distillers=model.distillers)
+    made = {
+        name: OptimWrapper(torch.optim.SGD(part.parameters(), lr=0.1), clip_grad=USERS) for name, part in parts.items()
+    }
+    wrapper = OptimWrapperDict(**made)
+    Clipping().before_train(SimpleNamespace(model=model, optim_wrapper=wrapper, message_hub=None))
+    (100 * model(torch.ones(2, 4))).backward()
+    for name, one in made.items():
+        one.step()
+        norm = torch.stack([parameter.grad.norm() for parameter in parts[name].parameters()]).norm()
+        assert float(norm) == pytest.approx(0.25, rel=1e-3), name

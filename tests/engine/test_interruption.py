@@ -163,6 +163,30 @@ def test_a_restart_of_the_launcher_goes_on(tmp_path: Path, monkeypatch: pytest.M
     assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
 
 
+@pytest.mark.parametrize(
+    'option', [dict(filename_tmpl='step_{}.pth'), dict(out_dir='files'), dict(save_optimizer=False)]
+)
+def test_a_restart_goes_on_from_files_of_any_name_place_and_kind(
+    option: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = {**NEVER['default_hooks']['checkpoint'], **option}
+    if 'out_dir' in option:
+        checkpoint['out_dir'] = str(tmp_path / 'files')
+    changes = dict(default_hooks=dict(checkpoint=checkpoint))
+    interrupted(tmp_path, event='before_train_iter', changes=changes)
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    runner = toys.make_runner(None, config(tmp_path, 'iters', 0, pair(), **changes))
+    first: list[int] = []
+
+    class Look(Hook):
+        def before_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
+            first.append(runner.iter)
+
+    runner.register_hook(Look())
+    runner.train()
+    assert first == [3, 4, 5]
+
+
 def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, found = tmp_path / 'iter_3.pth', []
 

@@ -575,6 +575,18 @@ def test_other_groups_of_parameters_do_not_go_on():
     tell_changes(same, checkpoint)
 
 
+@pytest.mark.parametrize(
+    ('option', 'words'), [('save_optimizer', 'no optimizer'), ('save_param_scheduler', 'schedules')]
+)
+def test_a_file_without_what_a_run_needs_does_not_go_on(option, words, tmp_path):
+    """Without schedules mmengine went on with the first rates."""
+    parts = dict(default_hooks=dict(checkpoint={option: False}), log_level='WARNING')
+    toys.train(None, short(tmp_path, {}, **parts))
+    assert f'default_hooks.checkpoint.{option}=False: no run can go on from its checkpoints' in said(tmp_path)
+    with pytest.raises(ValueError, match=f'holds no .*{words}.* load_from|{words}'):
+        toys.train(None, short(tmp_path, {}, start=tmp_path / 'iter_2.pth'))
+
+
 def test_another_optimizer_does_not_go_on():
     """torch took the old options, and stopped in the first step with a KeyError."""
     then, now = (Config(dict(optim_wrapper=dict(optimizer=dict(type=kind)))) for kind in ('SGD', 'AdamW'))

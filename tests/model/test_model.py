@@ -316,6 +316,25 @@ def test_activation_checkpointing_of_the_runner(tmp_path):
         torch.testing.assert_close(weights[1][name], weights[0][name], msg=name)
 
 
+@pytest.mark.parametrize(
+    ('name', 'frozen', 'words'),
+    [
+        ('backbone', -1, "'backbone' sees the pictures.* no gradient.*with_cp=True"),
+        ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or only frozen layers"),
+        (
+            'student.backbone.layer4',
+            -1,
+            "'student.backbone.layer4' is no module of the student.* 'backbone.layer4'",
+        ),
+    ],
+)
+def test_what_would_get_no_gradient_if_it_were_recomputed_is_refused(tmp_path, name, frozen, words):
+    student = toys.seg_net('fcn', backbone=dict(frozen_stages=frozen))
+    model = toys.model_config(student, toys.seg_teacher('fcn'), dict(kd=dict(type='LogitKD')))
+    with pytest.raises(ValueError, match=f'activation_checkpointing: {words}'):
+        toys.train(tmp_path, model, iters=1, activation_checkpointing=[name])
+
+
 def test_frozen_tap_is_refused():
     student = toys.seg_net('fcn', backbone=dict(frozen_stages=1))
     model = fcn(student=student, distillers=dict(mimic=dict(MIMIC, student_tap='backbone[0]')))

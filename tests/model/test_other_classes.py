@@ -93,7 +93,7 @@ def test_segmentation_methods_train_beside_each_other(tmp_path, caplog):
     for name in SEG_METHODS:
         values = [scores[one].current() for one in scores if one.startswith(f'train/distill.{name}.loss')]
         assert values and all(0 < value < 1e3 for value in values), name
-    assert runner.model.distillers['cirkd'].num_classes == len(CLASSES)
+    assert runner.model.distillers['cirkd'].class_count == len(CLASSES)
 
 
 def test_unknown_classes_get_no_gradient():

@@ -22,6 +22,7 @@ from mmdistill_dense.guards.config import below
 from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.pretrain.dense_monitor import Pixels, linear, nearest
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.weights.strict_load import load_strictly, plain_config, read_checkpoint, state_dict_of
@@ -31,7 +32,7 @@ _RESIZED = 256 / 224  # of the shorter side, before the crop
 
 
 def probe_command(args: argparse.Namespace) -> None:
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = device_of(args.device)
     found = probe(read_config(args.config), args.checkpoint, args.data, args.images, args.size, args.batch, device)
     for name, accuracy in found.items():
         print(f'{name:<7} {accuracy:.2f}')

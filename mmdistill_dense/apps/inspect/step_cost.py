@@ -14,7 +14,7 @@ import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS, MODELS
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.process import quiet_profiler
-from mmdistill_dense.utils.runner_internals import Network, Sample
+from mmdistill_dense.utils.runner_internals import Network, Sample, wrappers_of
 from mmdistill_dense.weights.strict_load import is_path
 
 Size = tuple[int, int]
@@ -161,7 +161,7 @@ class Step(Generic[N]):
     """A training step of a network, always on the same batch."""
 
     network: N
-    wrapper: OptimWrapper
+    wrapper: OptimWrapper | OptimWrapperDict
     data: Mapping[str, Any]
 
     def __call__(self) -> object:
@@ -299,11 +299,12 @@ def _go_where_all_work(network: Distilled) -> None:
 def make_step(network: N, config: Config, data: Mapping[str, Any]) -> Step[N]:
     """Return the training step of a network with the optimizer of its config, at learning rate 0."""
     wrapper = build_optim_wrapper(network, config.optim_wrapper)
-    for group in wrapper.optimizer.param_groups:
+    first, *_ = wrappers = wrappers_of(wrapper)
+    for group in (group for one in wrappers for group in one.param_groups):
         group['lr'] = 0.0
     for distiller in distillers_of(network).values():
         if distiller.clip_max_norm is not None:
-            wrapper.optimizer.register_step_pre_hook(partial(_clip, distiller))
+            first.optimizer.register_step_pre_hook(partial(_clip, distiller))
     return Step(network, wrapper, data)
 
 
@@ -460,7 +461,7 @@ def extra_memory(steps: Steps, device: str) -> dict[str, int]:
 
 
 def _held(step: Step) -> int:
-    states = step.wrapper.optimizer.state.values()
+    states = [state for one in wrappers_of(step.wrapper) for state in one.optimizer.state.values()]
     return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
 
 

@@ -42,11 +42,9 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     students = {name for name in names if not name.startswith('distillers.')}
     for key in options:
-        found = _PREFIX.sub('', key)
-        if found != key and any(found in name for name in names) and not any(key in name for name in names):
-            raise ValueError(
-                f'{_OPTION}[{key!r}] is in no name of a parameter: write {found!r}, as parameters are named.'
-            )
+        right = _PREFIX.sub('', key)
+        if right != key and any(right in name for name in names) and not any(key in name for name in names):
+            raise ValueError(f'{_OPTION}[{key!r}] is in no name of a parameter: write {right!r}, as they are named.')
     parts: dict[str, list[str]] = {}
     for name in names:
         key = _longest(name, options)

@@ -126,6 +126,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return PIPE_CLOSED
+    except KeyboardInterrupt:
+        print('stopped', file=sys.stderr)
+        return 130  # as a shell reports Ctrl-C
 
 
 def _is_closed(stream: TextIO) -> bool:
@@ -151,15 +154,15 @@ def _main(words: list[str]) -> int:
             print(f'ERROR    {name}: no such command. {close_or_all(name, COMMANDS)}', file=sys.stderr)
         return 0 if name in ('-h', '--help') else 2
     args = fill(Parser(prog=f'mmdistill {name}'), name).parse_args(words[1:])
-    raises = False
+    started = False
     try:
         start_processes(args, words)
-        raises = getattr(args, 'raises', False)
+        started = True
         with nullcontext() if getattr(args, 'speaks', False) else alive(name):
             return args.run(args) or 0
     except (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse) as error:
         ours = isinstance(error, FileNotFoundError) and error.errno is None
-        if isinstance(error, BrokenPipeError) or (raises and not ours):
+        if isinstance(error, BrokenPipeError) or (started and getattr(args, 'raises', False) and not ours):
             raise
         print(f'ERROR    {_told(error)}', file=sys.stderr)
         return 2

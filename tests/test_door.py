@@ -72,6 +72,14 @@ def test_a_mistake_is_one_line(
     assert code == 2 and len(lines) == 1 and lines[0].startswith('ERROR    ') and told in lines[0], lines
 
 
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(words: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mmdistill_dense.__main__._main', interrupted)
+    assert main(['predict']) == 130 and capsys.readouterr().err == 'stopped\n'
+
+
 def test_a_reader_that_has_read_enough_is_no_error() -> None:
     shell = f'{sys.executable} -m mmdistill_dense {{}} | head -1'
     for words in ('--help', 'new --help'):

@@ -17,7 +17,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
-from mmdistill_dense.apps.project.new import distillers_for, methods_of, with_enough
+from mmdistill_dense.apps.project.new import distillers_for, methods_of, with_enough, write
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is, teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
@@ -353,6 +353,17 @@ def test_changed_files_are_not_overwritten(capsys: pytest.CaptureFixture) -> Non
     Path('project/work/teacher').mkdir(parents=True)
     call(*pair, code=2)
     assert 'Do not remove the folder to write it anew: project/work holds results' in capsys.readouterr().err
+
+
+def test_a_missing_file_is_written_again_on_a_machine_with_other_cores(tmp_path: Path) -> None:
+    """`run` says so; but the number of reading processes was another content of data.py."""
+    files = {'data.py': 'loader = dict(batch_size=2, num_workers=4)\n', 'pair.py': 'a = 1\n'}
+    write(files, tmp_path)
+    (tmp_path / 'pair.py').unlink()
+    write({**files, 'data.py': 'loader = dict(batch_size=2, num_workers=0)\n'}, tmp_path)
+    assert {name: (tmp_path / name).read_text() for name in files} == files
+    with pytest.raises(FileExistsError, match=r'data.py exist there with other contents'):
+        write({**files, 'data.py': 'loader = dict(batch_size=3, num_workers=4)\n'}, tmp_path)
 
 
 def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(

@@ -111,6 +111,19 @@ def test_a_race_of_a_project_ends_with_the_student_of_its_winner(
     assert 'starting' not in capsys.readouterr().out, 'nothing is trained twice'
 
 
+@pytest.mark.parametrize('words', [['--plan'], ['--method', 'nonsense']])
+def test_options_of_a_race_are_refused_without_hours(
+    words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Everything was trained, without a word."""
+    monkeypatch.setattr(steps, 'checked', lambda *_: True)
+    monkeypatch.setattr(steps, 'train_all', lambda *_, **named: 7)
+    monkeypatch.setattr(steps, 'run_race', lambda *_, **named: 8)
+    assert main(['run', str(place), *words]) == 2
+    assert '--plan, --method: only with --hours H' in capsys.readouterr().err
+    assert main(['run', str(place)]) == 7 and main(['run', str(place), *words, '--hours', '1']) == 8
+
+
 def test_the_first_screen_tells_networks_data_steps_and_results(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = place.absolute()
     monkeypatch.chdir('/')
@@ -187,7 +200,7 @@ def test_the_end_tells_scores_and_gains(place: Path) -> None:
 def test_the_file_of_an_earlier_winner_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(race, 'read', lambda definition: {'winner': 'kd', 'left_out': {'pcd': ''}})
+    monkeypatch.setattr(steps, 'read_json', lambda file: {'winner': 'kd', 'left_out': {'pcd': ''}})
     monkeypatch.setattr(race, 'best_seed', lambda *_: 0)
     for name in ('kd', 'control', 'pcd', 'mine'):
         (place / f'student_{name}.pth').touch()
@@ -195,7 +208,7 @@ def test_the_file_of_an_earlier_winner_is_named(
     told = capsys.readouterr().out
     assert all(f'student_{name}.pth is from before' in told for name in ('control', 'pcd'))
     assert told.count('from before') == 2
-    monkeypatch.setattr(race, 'read', lambda definition: None)
+    monkeypatch.setattr(steps, 'read_json', lambda file: None)
     definition = load(place / 'suite.yaml')
     (definition.out / 'runs/pcd').mkdir(parents=True)  # a method that was taken out of suite.yaml
     steps._export(place, definition)

@@ -81,7 +81,7 @@ def test_mistakes_are_named(changes: dict, said: str) -> None:
         (dict(steps=12), f'the step of kd {OTHER} .*or pin budget.ratios.kd'),
         (
             dict(PINNED, extra=dict(kd=12)),
-            'budget.steps=12 leaves no iteration for kd, whose preparation costs 12 steps',
+            'leaves no iteration for kd: one takes .* 2.00 steps .* as long as 12. Give budget.steps 14 or more',
         ),
     ],
 )

@@ -101,6 +101,14 @@ def test_a_run_that_is_not_there_is_told_with_those_that_are() -> None:
         actions.find(definition, 'kdd', 0, None)
 
 
+def test_a_job_without_its_seed_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    assert main(['suite', 'job', str(tiny.write(Path())), 'kd']) == 2
+    assert 'kd has no run with --seed None --search None, but kd seed 0' in capsys.readouterr().err
+
+
 def test_every_run_is_found_again_by_its_command_line() -> None:
     from mmdistill_dense.apps.suite.pool import job_words
 

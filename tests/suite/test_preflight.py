@@ -32,6 +32,7 @@ def test_selected_rows_come_with_what_they_need() -> None:
     assert titles(preflight.select(definition, ['afdcd'], [0])) == ['teacher', 'afdcd seed 0']
     assert titles(preflight.select(definition, ['kd'], [1])) == ['teacher', *searches, 'kd seed 1']
     assert titles(preflight.select(definition, ['teacher'])) == ['teacher']
+    assert titles(preflight.select(definition, ['teacher'], [5])) == ['teacher'], 'it has no seed of the definition'
     assert titles(preflight.select(definition, [], [0])) == [
         'teacher',
         *searches,

@@ -117,7 +117,10 @@ def test_the_longest_race_that_fits_is_planned() -> None:
         try:
             record = race_plan.planned(definition, Race(minutes / 60, rates=(1, 2, 4)), ROWS, PRICES)
         except ValueError as error:
-            assert 'too few for a race' in str(error) and f'take {math.ceil(needed / 360) / 10:g}' in str(error)
+            took = f'the teacher, the student alone and one method take {math.ceil(needed / 360) / 10:g} hours. Give'
+            assert 'too few for a race: ' in str(error) and took in str(error)
+            with pytest.raises(ValueError, match='too few for a race: the student alone and one method take'):
+                race_plan.planned(definition, Race(0.01), ROWS, {CONTROL: PRICES[CONTROL], 'kd': PRICES['kd']})
             break
         needed = sum(record['estimate'].values())
         assert needed <= 60 * minutes and record['rung'] == 0.5
@@ -596,10 +599,70 @@ def test_without_time_no_candidate_is_begun() -> None:
     record.update(hours=0.05, pace=[1e6, 1e6])
     definition = decided(definition, record, control=45, alone_x2=31)
     assert record['left_out'] == dict.fromkeys(('cwd', 'kd', LONG), 'no time is left for it')
+    assert record['told'][-1] == f'No time is left for cwd, kd, {LONG}: more hours may try more.'
     assert names(definition, record) == []
     for _ in range(2):
         definition = decided(definition, record)
     assert record['winner'] == CONTROL and race.stage_of(definition, record) is None
+
+
+def test_candidates_that_no_time_was_left_for_are_tried_with_more_hours() -> None:
+    """What has ended stays, and takes no time again: kd is not among the best in the middle."""
+    definition, record = written(keep=1)
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    record.update(hours=0.12, pace=[1e6, 1e6], long=None)
+    definition = decided(definition, record, control=45, alone_x2=31)
+    assert [*record['left_out']] == ['cwd'] and names(definition, record) == ['kd seed 0 to 50%']
+    definition = decided(definition, record, kd=41)
+    definition = decided(definition, record, kd=50)
+    record = again(definition, 0.14)
+    assert 'cwd' in record['left_out'] and record['winner'] == 'kd', 'they are still too few'
+    record = again(definition, 9)
+    definition = load(definition.path)
+    assert names(definition, record) == ['cwd seed 0 to 50%'] and not record['left_out'] and 'winner' not in record
+    assert record['told'][-1] == 'In 9 h there is time for cwd.'
+    definition = decided(definition, record, cwd=42)
+    assert record['kept'] == ['cwd', CONTROL, 'kd'] and names(definition, record) == ['cwd seed 0']
+    definition = decided(definition, record, cwd=60)
+    assert names(definition, record) == ['cwd seed 1', 'kd seed 1', 'control seed 1']
+    played(definition, record, cwd=60, kd=50, control=45)
+    assert record['winner'] == 'cwd'
+
+
+def test_candidates_are_taken_back_also_beside_a_method_that_had_more_time() -> None:
+    definition, record = lengthened()
+    record['left_out']['cwd'] = 'no time is left for it'
+    for file in definition.out.glob('runs/cwd/seed0/*.json'):
+        file.unlink()
+    record['kept'].remove('cwd')
+    definition = decided(definition, record, kd_long=70)
+    record = again(definition, 50)
+    definition = load(definition.path)
+    assert names(definition, record) == ['cwd seed 0 to 50%']
+    definition = decided(definition, record, cwd=46)
+    assert names(definition, record) == ['cwd seed 0']
+    decided(definition, record, cwd=90)
+    assert record['finalists'][:2] == ['cwd', 'kd_long']
+
+
+def test_hours_in_which_the_present_stage_does_not_end_are_refused_with_those_that_work() -> None:
+    definition, record = written()
+    definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
+    before = read_json(definition.out / 'race.json')
+    with pytest.raises(
+        ValueError, match=r'0.005 hours are too few: the stage under way \(rate\) takes the race to 0.1 h'
+    ):
+        again(definition, 0.005)
+    assert read_json(definition.out / 'race.json') == before
+    assert again(definition, 0.1)['hours'] == 0.1
+
+
+def test_fewer_hours_leave_out_candidates_that_wait() -> None:
+    definition, record = rated()
+    write_json(definition.out / 'race.json', {**record, 'pace': [1e6, 1e6]})
+    record = again(definition, 0.25)
+    assert names(definition, record) == ['alone_long seed 0 to 50%', 'kd seed 0 to 50%']
+    assert 'No time is left for cwd: more hours may try more.' in record['told']
 
 
 def test_fewer_hours_withdraw_what_has_not_begun() -> None:
@@ -644,7 +707,7 @@ def test_a_script_for_slurm_knows_a_row_that_more_hours_bring() -> None:
     definition, _ = lengthened(without='fits')
     text = definition.path.read_text()
     definition.path.write_text(text.replace('hours: 4', 'hours: 19'))
-    assert [run.title for run in execute.runs_to_do(definition.path)] == ['kd_long seed 0']
+    assert [run.title for run in execute.runs_to_do(definition.path) if not run.result] == ['kd_long seed 0']
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
         raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
     _check_names(files)
     there = [name for name in files if (folder / name).is_file()]
-    changed = [name for name in there if (folder / name).read_text(encoding='utf-8') != files[name]]
+    changed = [name for name in there if not _same((folder / name).read_text(encoding='utf-8'), files[name])]
     if drawing and drawing.replaces(folder) and _holds_results(folder):
         changed.append(f'the label images in {FOLDER}')
     if changed:
@@ -216,8 +216,8 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         told = [drawing.write(folder)] if drawing else []  # first: it may refuse a label image
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding='utf-8')
+        for name in (name for name in files if name not in there):
+            (folder / name).write_text(files[name], encoding='utf-8')
     except OSError as error:
         raise OSError(f'--out {folder}: cannot be written ({error.strerror}: {error.filename}).') from error
     with quiet():
@@ -226,6 +226,11 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
                 config = Config.fromfile(folder / name)
                 check_data(config, TASKS[config.default_scope])
     return told
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two texts differ at most in the number of reading processes, which follows the cores of a machine."""
+    return re.sub(r'num_workers=\d+', '', one) == re.sub(r'num_workers=\d+', '', other)
 
 
 def _check_names(files: Mapping[str, str]) -> None:

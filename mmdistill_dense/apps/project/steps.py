@@ -46,7 +46,8 @@ def open_project(folder: Path) -> Definition:
         told = f'no {SUITE} in it, so `new` did not write this folder. `new` says at its end which one it wrote'
         raise FileNotFoundError(f'{folder}: {told}.')
     if missing := [name for name in _ALWAYS if not (folder / name).is_file()]:
-        raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. The same `new` command writes it again.')
+        told = 'The same `new` command, with the --batch that the other files have, writes it again'
+        raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. {told}.')
     for path in sorted(folder.glob('*.py')):
         try:
             ast.parse(path.read_text(encoding='utf-8'))
@@ -79,12 +80,14 @@ def run_project(
     """Do what is left of a project, as a race if it has ``hours`` or has begun one, and return the exit code."""
     with quiet():
         definition = open_project(folder)
+        given = replace(definition.race or Race(hours), hours=hours) if hours else definition.race
+        if given is None and (methods or plan_only):
+            raise ValueError('--plan, --method: only with --hours H, which begins a race.')
         lines = list(screen(definition))
     print('\n'.join(lines), flush=True)
     if not checked(folder, definition):
         return 2
     news = partial(_report_so_far, folder)
-    given = replace(definition.race or Race(hours), hours=hours) if hours else definition.race
     if given is not None:
         code = run_race(folder / SUITE, given, methods, news=news, plan_only=plan_only, rerun_changed=rerun_changed)
     else:

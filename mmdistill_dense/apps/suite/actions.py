@@ -70,6 +70,7 @@ def suite_job(args: argparse.Namespace) -> None:
 
     definition = load(args.definition)
     run = replace(find(definition, args.name, args.seed, args.search), until=args.until)
+    args.raises = True  # from here on: the log of a job keeps all
     try:
         result = perform(definition, run, args.launcher, 0.0 if args.attended else PATIENCE)
     except FolderInUse as error:

@@ -17,7 +17,7 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=_suite, command=name, speaks=True, raises=name == 'job')  # a job's log keeps all
+        added.set_defaults(run=_suite, command=name, speaks=True, raises=False)
         many = '?' if name == 'list' else None
         added.add_argument('definition', type=Path, nargs=many, help='.yaml, .py or .json, see docs/suite.md')
         return added

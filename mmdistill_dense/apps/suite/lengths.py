@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -159,8 +160,9 @@ def iterations_of(definition: Definition, name: str) -> int:
     found = round((steps - price['extra']) / price['ratio'])
     if found < 1:
         raise ValueError(
-            f'{definition.path}: budget.steps={budget.steps} leaves no iteration for {name}, whose preparation costs '
-            f'{price["extra"]:.0f} steps: raise budget.steps.'
+            f'{definition.path}: budget.steps={budget.steps} leaves no iteration for {name}: one takes as long as '
+            f'{price["ratio"]:.2f} steps of the student alone, its preparation as long as {price["extra"]:.0f}. Give '
+            f'budget.steps {math.ceil(price["extra"] + price["ratio"])} or more.'
         )
     return found
 

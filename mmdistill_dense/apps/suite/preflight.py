@@ -40,11 +40,11 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     for name in only:
         if name not in names:
             raise ValueError(f'--only: {unknown("row", name, names)}')
-    if not set(seeds) <= set(definition.seeds):
-        raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
     shared = {name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)}
     shared -= each  # it has a seed of its own
+    if not set(seeds) <= set(definition.seeds) and (not only or set(only) - shared):
+        raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     fits = [run for run in runs if not only or run.name in only]
     asked = [run for run in fits if not seeds or run.seed in seeds or run.name in shared]
     wanted = {run.folder for run in asked if run.kind == 'run' or run.name in only or not only}

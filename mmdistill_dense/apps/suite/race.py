@@ -37,11 +37,13 @@ from mmdistill_dense.apps.suite.race_plan import (
     part_seconds,
     rows_of,
     seconds_so_far,
+    slower,
 )
 
 LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained less
 SPREAD = 1.4  # points between seeds of one row on val in our own runs
 FREEDOM = 4  # pairs of seeds that it counts as
+_LATE = 'no time is left for it'
 
 
 @dataclass(frozen=True)
@@ -68,9 +70,11 @@ def stage_of(definition: Definition, record: Record) -> Stage | None:
     if 'kept' not in record:
         return stage('methods', candidates(record), until=part)
     if 'finalists' not in record:
-        if longer := record.get('longer'):
-            return stage('longer', [longer['row']], seeds[: longer['seeds']])
-        return stage('finish', _unended(record, record['kept']))
+        finish = stage('finish', _unended(record, record['kept']))
+        if longer := record.get('longer'):  # the others have ended, but where more hours took rows back
+            more = stage('longer', [longer['row']], seeds[: longer['seeds']])
+            return replace(more, runs=(*finish.runs, *more.runs))
+        return finish
     if 'winner' not in record:
         return stage('seeds', record['finalists'], seeds[1 : record['second']])
     if not record['over']:
@@ -179,9 +183,18 @@ def _rate(definition: Definition, record: Record) -> None:
     record.update(best=best, rate={alone_row(one): one for one in record['rates']}[best])
     _tell(record, f'Learning rate: {_said(means)} on val at the end. {best} is the best.')
     _judge_teacher(definition, record, means[best])
-    rows = candidates(record)
+    _in_time(definition, record)
+
+
+def _in_time(definition: Definition, record: Record) -> list[str]:
+    """Leave out the last candidates for which no time is left; return the others that are yet to be trained."""
+    done = _scores(definition, record, candidates(record), record['rung'], first=True)
+    rows = [row for row in candidates(record) if row not in {*done, *record['failed']}]
     while rows and not fits(record, [part_seconds(record, row, record['rung']) for row in rows]):
-        record['left_out'][rows.pop()] = 'no time is left for it'
+        record['left_out'][rows.pop()] = _LATE
+    if late := [row for row, why in record['left_out'].items() if why == _LATE]:
+        _tell(record, f'No time is left for {", ".join(late)}: more hours may try more.')
+    return rows
 
 
 def _judge_teacher(definition: Definition, record: Record, alone: float) -> None:
@@ -220,10 +233,11 @@ def _kept(definition: Definition, record: Record) -> None:
     kept = list(means)[: record['keep']]
     if record['estimate']['longer'] and LONG in means:  # the best method can only follow it for longer
         kept = list(dict.fromkeys([*kept, LONG]))
-    while kept and not fits(record, [part_seconds(record, row, begun=True) for row in _unended(record, kept)]):
+    ended = [record['best'], *record.get('ended', ())]  # these stay, and take no more time
+    while kept and not fits(record, [part_seconds(record, row, begun=True) for row in kept if row not in ended]):
         kept.pop()
-    stopped = {row: mean for row, mean in means.items() if row not in (*kept, record['best'])}
-    record['kept'] = list(dict.fromkeys([*kept, record['best']]))
+    record['kept'] = list(dict.fromkeys([*kept, *ended]))
+    stopped = [row for row in means if row not in record['kept']]
     told = f'At {record["rung"]:.0%}: {_said(means)} on val.'
     _tell(record, told + (f' Stopped: {", ".join(stopped)}.' if stopped else ''))
 
@@ -325,16 +339,38 @@ def _lead(scores: Mapping[str, Mapping[int, float]], row: str, alone: str) -> tu
 
 
 def give_hours(definition: Definition, record: Record, hours: float) -> None:
-    """Change the hours of a race: with more of them it goes on, and tries further seeds again that failed."""
+    """Change the hours of a race: with more it goes on, and tries rows that came too late and seeds that failed."""
     record['hours'] = hours
-    waits = 'longer' in record and 'longer' not in record['spent']
-    if waits and not any(run.state for run in plan.runs(definition) if run.name == record['longer']['row']):
+    row = 'longer' not in record['spent'] and record.get('longer', {}).get('row')
+    waits = bool(row) and not any(run.state for run in plan.runs(definition) if run.name == row)
+    if waits:
         del record['longer'], record['told'][-1]  # the sentence that said it would be trained
-    elif 'finalists' not in record:
-        return
-    record.pop('finalists', None)
-    _ended(definition, record)
+    record['left_out'] = {row: why for row, why in record['left_out'].items() if why != _LATE}
+    if 'rate' in record and (rows := _in_time(definition, record)):
+        _tell(record, f'In {hours:g} h there is time for {", ".join(rows)}.')
+        record['ended'] = [*_scores(definition, record, record.get('kept') or record.get('ended', ()), first=True)]
+        for decision in ('kept', 'finalists', 'winner'):
+            record.pop(decision, None)
+    elif waits or 'finalists' in record:
+        record.pop('finalists', None)
+        _ended(definition, record)
+    else:
+        _check_hours(definition, record)
     record['rows'] = rows_of(record)
+
+
+def _check_hours(definition: Definition, record: Record) -> None:
+    """Refuse hours in which the present stage does not end, since nothing can be decided before that."""
+    stage = stage_of(definition, record)
+    assert stage is not None, 'the race has no winner'
+    begun = stage.name in ('rate', 'finish')
+    works = [part_seconds(record, run.name, run.until, begun) for run in stage.runs if run.result is None]
+    needed = sum(record['spent'].values()) + slower(record) * makespan(works, record['jobs'])
+    if works and needed > 3600 * record['hours']:
+        raise ValueError(
+            f'{definition.path}: {record["hours"]:g} hours are too few: the stage under way ({stage.name}) takes the '
+            f'race to {math.ceil(needed / 360) / 10:g} hours. Give that many.'
+        )
 
 
 def _begin_more(definition: Definition, record: Record) -> None:

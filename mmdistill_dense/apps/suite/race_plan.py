@@ -197,9 +197,10 @@ def planned(
             }
             record['rows'] = rows_of(record)
             return record
+    teacher = 'the teacher, ' if TEACHER in prices else ''
     raise ValueError(
-        f'{race.hours:g} hours are too few for a race: the teacher, the student alone and one method take '
-        f'{math.ceil(needed / 360) / 10:g}. Give that many, or shorten the schedule of {definition.control.name}.'
+        f'{race.hours:g} hours are too few for a race: {teacher}the student alone and one method take '
+        f'{math.ceil(needed / 360) / 10:g} hours. Give that many, or shorten the schedule of {definition.control.name}.'
     )
 
 

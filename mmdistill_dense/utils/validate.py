@@ -167,6 +167,17 @@ def positive(text: str) -> float:
     return value
 
 
+def fraction(text: str) -> float:
+    """Return a word of a command line as a number from 0 to 1; the ``type`` of such an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, got {text!r}')
+    return value
+
+
 def is_number(value: Any) -> bool:
     """Tell whether a value is a finite number and not a bool."""
     return _is(value, float)

@@ -20,6 +20,7 @@ from mmdistill_dense.apps.export import write_student as exporting
 from mmdistill_dense.apps.export.graphs import WRITERS, describe, format_of, graph_of, write_torchscript
 from mmdistill_dense.apps.export.write_student import export_backbone
 from tests import query_nets, toys
+from tests.faults.tools import full_disk
 
 CLASSES = [f'class {index}' for index in range(toys.NUM_CLASSES)]
 CLOSE = dict(rtol=0, atol=2e-5)  # float32 sums in another order, of logits around 1
@@ -392,6 +393,36 @@ def test_the_checkpoint_is_not_replaced(tmp_path):
         with pytest.raises(FileExistsError, match='is the checkpoint itself.*Choose another name'):
             export(config, checkpoint, out)
     assert checkpoint.read_bytes() == before and not checkpoint.with_suffix('.py').exists()
+
+
+def test_only_an_earlier_export_is_replaced(segmentor, tmp_path):
+    config, _, checkpoint = segmentor
+    for export, name in ((export_student, 's.pth'), (export_student, 's.safetensors'), (export_backbone, 'b.pth')):
+        export(config, checkpoint, tmp_path / name)
+        export(config, checkpoint, tmp_path / name)
+    own = tmp_path / 'teacher.pth'
+    for content in (dict(state_dict={}, meta=dict(iter=5)), torch.zeros(2)):
+        torch.save(content, own)
+        before = own.read_bytes()
+        own.with_suffix('.pt').write_bytes(before)
+        for export, out in ((export_student, own), (export_backbone, own), (export_graph, own.with_suffix('.pt'))):
+            with pytest.raises(FileExistsError, match='is there, and was not written by mmdistill export'):
+                export(config, checkpoint, out)
+            assert out.read_bytes() == before
+    (tmp_path / 'folder.pt').mkdir()
+    with pytest.raises(ValueError, match=r"folder\.pt' is a folder: name a file in it"):
+        export_graph(config, 'no file is read', tmp_path / 'folder.pt')
+
+
+@pytest.mark.parametrize('ending', ['.pt', *(pytest.param(one, marks=pytest.mark.soak) for one in ('.pt2', '.onnx'))])
+def test_a_full_disk_is_no_fault_of_the_format(segmentor, tmp_path, monkeypatch, ending):
+    config, _, checkpoint = segmentor
+    kind, tried = format_of(tmp_path / f's{ending}', None), []
+    writer = WRITERS[kind]
+    monkeypatch.setitem(WRITERS, kind, lambda *words: [tried.append(words[2]), writer(*words)])
+    with full_disk(2000), pytest.raises(OSError, match='File too large'):
+        export_graph(config, checkpoint, tmp_path / f's{ending}')
+    assert len(tried) == 1 and not list(tmp_path.iterdir())
 
 
 def test_a_graph_is_asked_for_one_picture_and_for_another_size(segmentor, tmp_path, monkeypatch):

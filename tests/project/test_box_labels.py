@@ -195,6 +195,7 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     boxes = label_file(['images/train/b.jpg'], ['cell'])
     scored = {**boxes, 'annotations': [{**one, 'score': 0.9} for one in boxes['annotations']]}
     (tmp_path / 'predictions/predictions.json').write_text(json.dumps(scored))
+    (tmp_path / 'predictions/.predicted').touch()
     assert find_box_data(tmp_path) == alone
     (tmp_path / 'kept.json').write_text(json.dumps(scored))
     found = find_box_data(tmp_path)
@@ -205,6 +206,7 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     without = find_seg_data(seg)
     picture(seg / 'out/drawn/images/train/0.jpg')
     label(seg / 'out/labels/images/train/0.png')
+    (seg / 'out/.predicted').touch()
     assert find_seg_data(seg) == without
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -23,6 +24,7 @@ from pycocotools.coco import COCO
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project.predict import Student, predict_video
 from tests import toys
+from tests.faults.tools import full_disk
 from tests.project.folders_of_data import SIZE, picture
 
 pytestmark = pytest.mark.usefixtures('folder')
@@ -94,6 +96,7 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
     assert '3 PNG; a value is the number of a class: 0 class 0' in out
     told = re.search(r'time     (\d+\.\d) ms a picture in the network \(median of 2\), on cpu', out)
     assert told and float(told[1]) > 0
+    assert re.search(r'colours  class 0 #[0-9a-f]{6}, class 1 #', out)
 
 
 def test_pictures_of_one_name_do_not_replace_each_other() -> None:
@@ -181,8 +184,17 @@ def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
         (['pictures', 'pictures'], 'pictures: no suite.yaml in it'),
         (['other.pth', 'pictures'], 'other.pth: its config other.py is not beside it'),
         (['project', 'pictures'], 'project: no student_*.pth in it. `mmdistill run project` trains'),
-        (['two', 'pictures'], 'two has the students kd, pcd; name one of them'),
-        (['two', 'pictures', '--method', 'kdd'], 'two has the students kd, pcd; name one of them'),
+        (['two', 'pictures'], 'ERROR    two has the students kd, pcd; name one of them by --method'),
+        (['two', 'pictures', '--method', 'kdd'], '--method kdd: two has the students kd, pcd; name one of them'),
+        (['two', 'pictures', '--method', 'kd', '--checkpoint', 'student.pth'], 'two has its own: leave it out'),
+        (['student.pth', 'pictures', '--checkpoint', 'student.pth'], 'student.pth has its own: leave it out'),
+        (
+            ['student.pth', 'pictures', '--method', 'kd'],
+            '--method kd: names a student of a project, and student.pth',
+        ),
+        (['student.pth', 'pictures', '--threshold', '0.5'], '--threshold 0.5: is for boxes, and student.pth labels'),
+        (['student.pth', 'pictures', '--device', 'gpu'], '--device gpu: this machine has'),
+        (['student.pth', 'pictures', '--device', 'cuda:77'], '--device cuda:77: this machine has'),
         (['student.pth', 'broken.png'], 'broken.png: cannot be read as a picture'),
         (['student.pth', 'broken.mp4'], 'broken.mp4: cannot be read as a video'),
         (['nameless.pth', 'pictures'], 'its meta holds no class names'),
@@ -230,25 +242,23 @@ def test_what_is_kept_of_a_prediction() -> None:
     )
     finder = asked('bbox_head')
     finder.keep(SimpleNamespace(ori_shape=(4, 5), pred_instances=boxes), 'x.png', Path('out'))
-    assert [one['score'] for one in finder.boxes] == [0.6]
+    assert [one['score'] for one in finder.boxes['x.png'][1]] == [0.6]
     labels = SimpleNamespace(data=torch.full((1, 2, 2), 299))
     asked('decode_head', 300).keep(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('out'))
     assert (cv2.imread('out/labels/x.png', cv2.IMREAD_UNCHANGED) == 299).all()
 
 
-def test_a_video_ends_where_a_frame_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Video(list):
-        opened, width, height, fps = True, 5, 4, 10
-
-    frame = np.zeros((4, 5, 3), np.uint8)
-    monkeypatch.setattr(mmcv, 'VideoReader', lambda file: Video([frame, None, frame]))
+def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever number of frames its container promises."""
+    video('way.avi', 'MJPG')
+    monkeypatch.setattr(mmcv.VideoReader, 'frame_cnt', 5)
     kept: list[str] = []
     student = asked('decode_head')
     monkeypatch.setattr(Student, '__call__', lambda self, picture: picture)
     monkeypatch.setattr(Student, 'draw', lambda self, picture, found: picture)
     monkeypatch.setattr(Student, 'keep', lambda self, found, name, out: kept.append(name))
     predict_video(student, Path('way.avi'), Path('out'))
-    assert kept == ['way/000000.jpg']
+    assert kept == ['way/000000.jpg', 'way/000001.jpg']
 
 
 @pytest.mark.parametrize('turned', [6, 1])
@@ -264,10 +274,10 @@ def test_a_photograph_is_drawn_as_the_student_reads_it(turned: int) -> None:
     assert cv2.imread('out/drawn/photo.jpg').shape[:2] == shape
 
 
-def video(name: str, coded: str, frames: int = 2) -> None:
-    writer = cv2.VideoWriter(name, cv2.VideoWriter_fourcc(*coded), 10, SIZE[::-1])
+def video(name: str, coded: str, frames: int = 2, fps: int = 10) -> None:
+    writer = cv2.VideoWriter(name, cv2.VideoWriter_fourcc(*coded), fps, SIZE[::-1])
     for number in range(frames):
-        writer.write(np.full((*SIZE, 3), 80 * number, np.uint8))
+        writer.write(np.random.default_rng(number).integers(0, 255, (*SIZE, 3), np.uint8))
     writer.release()
 
 
@@ -329,3 +339,121 @@ def test_a_picture_too_thin_to_be_resized_is_named(capsys: pytest.CaptureFixture
     assert main(['predict', 'student.pth', 'pictures', '--out', 'out', '--device', 'cpu']) == 0
     assert 'skipped  1 that cannot be read: pictures/b/thin.png' in capsys.readouterr().out
     assert len(boxes_of('out')) == 3
+
+
+# What is the user's is not replaced, and what cannot be done is told
+
+
+@pytest.mark.parametrize('name', ['labels/mine.png', 'drawn/mine.png', 'predictions.json'])
+def test_labels_of_the_user_s_are_not_replaced(name: str, capsys: pytest.CaptureFixture) -> None:
+    student = segmentor()
+    own = Path('data', name)
+    own.parent.mkdir(parents=True)
+    own.write_text('mine')
+    before = sorted(Path('data').rglob('*'))
+    assert main(['predict', str(student), 'pictures', '--out', 'data']) == 2
+    assert f'--out data: it holds {own.relative_to("data").parts[0]} of yours' in capsys.readouterr().err
+    assert sorted(Path('data').rglob('*')) == before and own.read_text() == 'mine'
+
+
+def test_results_are_added_to_and_are_no_pictures_of_another_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    student = segmentor().resolve()
+    monkeypatch.chdir('pictures')
+    for out, names in {'predictions': ['a', 'b'], 'second': ['a', 'b', 'c'], 'predictions/': ['.']}.items():
+        assert main(['predict', str(student), *names, '--out', out]) == 0
+    for out in ('predictions', 'second'):
+        found = sorted(str(path.relative_to(out)) for path in Path(out).rglob('*.png') if 'labels' in path.parts)
+        assert found == ['labels/a/0.png', 'labels/b/1.png', 'labels/c/2.png']
+
+
+def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:
+    student = str(detector())
+    for names in (['a', 'b'], ['c'], ['a']):
+        words = [f'pictures/{name}' for name in names]
+        assert main(['predict', student, *words, '--out', 'out', '--threshold', '0']) == 0
+    assert boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png', 'pictures/c/2.png']
+    assert 'in 1; boxes in 2 earlier ones are kept' in capsys.readouterr().out
+    assert main(['predict', student, 'pictures', '--out', 'once', '--threshold', '0']) == 0
+    assert Path('out/predictions.json').read_text() == Path('once/predictions.json').read_text()
+    told = json.loads(Path('out/predictions.json').read_text())
+    told['categories'][0]['name'] = 'another'
+    Path('out/predictions.json').write_text(json.dumps(told))
+    assert main(['predict', student, 'pictures/c', '--out', 'out']) == 2
+    assert 'its predictions.json has other classes (another, class 1' in capsys.readouterr().err
+
+
+def test_a_picture_that_is_given_twice_is_one(capsys: pytest.CaptureFixture) -> None:
+    words = ['pictures/a/0.png', 'pictures/a', 'pictures/b/../a/0.png', '--out', 'out']
+    assert main(['predict', str(detector()), *words]) == 0
+    assert boxes_of('out') == ['pictures/a/0.png'] and 'or more, in 1\n' in capsys.readouterr().out
+
+
+def test_what_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture) -> None:
+    """Of a full disk; OpenCV writes empty files, and says nothing."""
+    labels = SimpleNamespace(data=torch.randint(2, (1, 99, 99)))
+    with full_disk(100), pytest.raises(OSError, match=r'nothing was written: .*own/labels/x\.png'):
+        asked('decode_head').keep(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('own'))
+    assert not list(Path('own/labels').iterdir())
+    student = str(segmentor())
+    video('way.avi', 'MJPG', 20)
+    assert main(['predict', student, 'pictures', '--out', 'out']) == 0
+    Path('out/drawn/way.mp4').mkdir(parents=True)
+    assert main(['predict', student, 'way.avi', '--out', 'out']) == 2
+    assert 'out/drawn/way.mp4: a folder is where the drawn video belongs' in capsys.readouterr().err
+    Path('out/drawn/way.mp4').rmdir()
+    with full_disk(20_000):  # the labels of a frame have their place, the video has not
+        assert main(['predict', student, 'way.avi', '--out', 'out']) == 2
+    assert re.search(r'way.mp4: \d+x\d+ pixels, 0 of 20 frames could be written', capsys.readouterr().err)
+    assert [path.name for path in Path('out/drawn').iterdir()] == ['pictures']
+
+
+def test_names_of_any_bytes(capsys: pytest.CaptureFixture) -> None:
+    """OpenCV ends the process at a name that is no UTF-8."""
+    picture, clip = (os.fsdecode(b'pictures/a/\xff' + ending) for ending in (b'.png', b'.avi'))
+    shutil.copy('pictures/a/0.png', picture)
+    video('way.avi', 'MJPG')
+    shutil.move('way.avi', clip)
+    assert main(['predict', str(segmentor()), 'pictures/a', '--out', 'out']) == 0
+    assert 'skipped  1 that cannot be read: pictures/a/?.avi' in capsys.readouterr().out
+    assert Path('out/labels', picture).read_bytes() == Path('out/labels/pictures/a/0.png').read_bytes()
+    assert main(['predict', 'student.pth', clip, '--out', 'out']) == 2
+    assert 'must be UTF-8' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('fps', [10, 1000, 90000])
+def test_a_video_of_unknown_length(fps: int) -> None:
+    """As browsers and OBS record them: with times in place of a rate, and no duration."""
+    video('way.mkv', 'MJPG', 3, fps)
+    content = bytearray(Path('way.mkv').read_bytes())
+    start = content.index(bytes.fromhex('4489'))  # of the duration, which becomes an element that says nothing
+    content[start : start + 3] = 0xEC, 0x81 + (content[start + 2] & 0x7F), 0
+    Path('pictures/a/way.mkv').write_bytes(content)
+    assert mmcv.VideoReader('pictures/a/way.mkv').frame_cnt < 0
+    assert main(['predict', str(segmentor()), 'pictures/a', 'pictures/b', '--out', 'out']) == 0
+    assert len(list(Path('out/labels/pictures/a/way').iterdir())) == 3 and Path('out/labels/pictures/b/1.png').exists()
+    drawn = cv2.VideoCapture('out/drawn/pictures/a/way.mp4')
+    assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and drawn.get(cv2.CAP_PROP_FPS) <= 30000
+
+
+def test_a_picture_of_one_pixel_is_named(capsys: pytest.CaptureFixture) -> None:
+    Image.new('RGB', (1, 1)).save('pictures/b/one.png')
+    assert main(['predict', str(segmentor()), 'pictures', '--out', 'out']) == 0
+    assert 'skipped  1 that cannot be read: pictures/b/one.png\n' in capsys.readouterr().out
+    assert len(list(Path('out/labels').rglob('*.png'))) == 3
+
+
+def test_files_with_other_endings_are_named(capsys: pytest.CaptureFixture) -> None:
+    Image.open('pictures/b/1.png').save('pictures/b/2.jfif', 'JPEG')
+    for name in ('x.HEIC', 'y.heic', 'z.gif', 'notes'):
+        Path('pictures/c', name).touch()
+    assert main(['predict', str(segmentor()), 'pictures', '--out', 'out']) == 0
+    out = capsys.readouterr().out
+    assert out.endswith('left out 4 files with endings of no picture or video: .gif, .heic, notes\n')
+    assert Image.open('out/drawn/pictures/b/2.jfif').format == 'JPEG'
+
+
+@pytest.mark.parametrize('value', ['30', '-1', 'nan', 'much'])
+def test_a_threshold_is_a_score(value: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        main(['predict', 'student.pth', 'pictures', '--threshold', value])
+    assert f'argument --threshold: must be a number from 0 to 1, got {value!r}' in capsys.readouterr().err

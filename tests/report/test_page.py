@@ -169,6 +169,7 @@ def test_names_are_escaped():
         (['{kd}', '--pictures', '-1'], 'pictures must be 0 or more, got -1'),
         (['{kd}', '--metric', 'mIuO'], "metric='mIuO' was not logged by any run"),
         (['{kd}', '--out', '.'], 'is a folder'),
+        (['{kd}', '--out', 'my_suite.yaml'], "out='my_suite.yaml' must end in .html"),
         (['{kd}', '--out', '{log}/page.html'], "log.txt/page.html' cannot be written: Not a directory"),
         (['{kd}', '--out', '/proc/nowhere/page.html'], "out='/proc/nowhere/page.html' cannot be written"),
     ],

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from rich.console import Console, Group
 from rich.markup import escape
@@ -23,6 +22,7 @@ from mmdistill_dense.apps.check.unlabelled_facts import what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of, size_text
@@ -36,7 +36,7 @@ _SHOWN_CLASSES = 6
 def check_command(args: argparse.Namespace) -> int:
     console = _console()
     size = tuple(args.size) if args.size else None
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    device = device_of(args.device)
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
     config = _config(args)
     with _telling(console) as tell:

@@ -7,6 +7,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmdistill_dense.config.values import plain
+from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import sha256
 
@@ -171,11 +173,14 @@ def write_torchscript(graph: Graph, image: Tensor, axes: Sequence[str], path: Pa
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # one for each shape that is read
         traced = torch.jit.trace(graph, image, check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={SIDE_FILE: json.dumps(about)})
+        torch.jit.save(traced, content := BytesIO(), _extra_files={SIDE_FILE: json.dumps(about)})
+    write_whole(path, content.getvalue())  # torch itself ends the process on a full disk
 
 
 def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    torch.export.save(_program(graph, image, axes), path, extra_files={SIDE_FILE: json.dumps(about)})
+    content = BytesIO()
+    torch.export.save(_program(graph, image, axes), content, extra_files={SIDE_FILE: json.dumps(about)})
+    write_whole(path, content.getvalue())
 
 
 def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
@@ -212,10 +217,18 @@ def format_of(path: Path, name: str | None) -> str:
 
 
 def check_spared(out: Path, checkpoint: str | Path) -> None:
-    """Check that an export does not replace the checkpoint that it reads."""
+    """Check that an export replaces nothing but an earlier one, and not the checkpoint that it reads."""
+    if out.is_dir():
+        raise ValueError(f'out={str(out)!r} is a folder: name a file in it.')
     if out.exists() and Path(checkpoint).exists() and out.samefile(checkpoint):
         said = 'is the checkpoint itself, which would lose what a run resumes from'
         raise FileExistsError(f'out={str(out)!r} {said}. Choose another name.')
+    if out.exists():
+        try:
+            read_description(out)
+        except Exception as error:  # each format has its own
+            said = 'is there, and was not written by mmdistill export'
+            raise FileExistsError(f'out={str(out)!r} {said}. Choose another name, or remove it.') from error
 
 
 def require(name: str) -> None:

@@ -85,7 +85,9 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
             kind = type(network).__name__
             raise ValueError(f'names={names!r}: {kind} has one set of names; the option is for VisionTransformer.')
         backbone = named(network, names)
-    meta = {name: value for name, value in content.get('meta', {}).items() if name in ('epoch', 'iter', 'seed')}
+    given = content.get('meta') or {}
+    meta = {name: value for name, value in given.items() if name in ('epoch', 'iter', 'seed')}
+    meta['student'] = describe(plain, given, Path(checkpoint))
     save_whole({'meta': meta, 'state_dict': backbone}, path)
     return path
 
@@ -197,8 +199,8 @@ def export_graph(
     kind = format_of(path, None)
     if kind not in WRITERS:
         raise ValueError(f'out={str(out)!r}: {kind} holds weights; graphs are {", ".join(WRITERS)}.')
-    check_spared(path, checkpoint)
     require(kind)
+    check_spared(path, checkpoint)
     plain, network, _, meta = load_student(config, checkpoint)
     graph, about = graph_of(network), meta['student']
     height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or _tested(plain) or (512, 512)
@@ -215,6 +217,8 @@ def export_graph(
             multiples = f' in multiples of {step}' if step > 1 else ''
             failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
             unfinished.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno:  # a full disk; of no file is `could not get source code`
+                raise
             continue
         unfinished.replace(path)
         return Exported(path, outputs, axes, difference, failures, (height, width), step)

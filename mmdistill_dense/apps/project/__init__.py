@@ -2,3 +2,4 @@
 
 SUITE = 'suite.yaml'  # of the files of a project, the one that `run` reads
 DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'  # what `predict` writes into its folder
+MARK = '.predicted'  # and beside them, to tell them from files of the user's

@@ -14,7 +14,7 @@ from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.process import alive
-from mmdistill_dense.utils.validate import close_or_all, counted, positive, some
+from mmdistill_dense.utils.validate import close_or_all, counted, fraction, positive, some
 
 _NAME = re.compile(r'[^A-Za-z0-9]+')
 _FIRST = 'data.py'  # of the files of a project, the one that is written first
@@ -199,6 +199,6 @@ def fill_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a config: a checkpoint of its training')
     parser.add_argument('--method', metavar='NAME', help="which of a project's students, where it has several")
     parser.add_argument('--out', type=Path, default=Path('predictions'), help='folder to write (default: %(default)s)')
-    parser.add_argument('--threshold', type=float, default=0.3, help='least score of a box (default: %(default)s)')
+    parser.add_argument('--threshold', type=fraction, metavar='SCORE', help='least score of a box (default: 0.3)')
     parser.add_argument('--device', help='default: cuda where there is one, else cpu')
     parser.set_defaults(run=later('project.predict:predict_command'), speaks=True)

@@ -89,7 +89,8 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _predicted(folder: Path) -> bool:
     """Tell whether ``predict`` wrote a folder."""
-    return (folder / DRAWN).is_dir() and {one.name for one in folder.iterdir()} in ({DRAWN, PREDICTED}, {DRAWN, BOXES})
+    names = {one.name for one in folder.iterdir() if not one.name.startswith('.')}
+    return (folder / DRAWN).is_dir() and names in ({DRAWN, PREDICTED}, {DRAWN, BOXES})
 
 
 def holds_one_of(root: Path, names: Collection[str]) -> bool:

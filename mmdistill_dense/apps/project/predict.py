@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -23,27 +23,32 @@ from rich.progress import track
 
 from mmdistill_dense.apps.export.without_package import read_files, without_labels
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, SUITE
+from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE
 from mmdistill_dense.apps.project.contact_sheet import draw
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.colours import palette_of
-from mmdistill_dense.utils.files import walk, write_json
+from mmdistill_dense.utils.devices import device_of
+from mmdistill_dense.utils.files import read_json, walk, write_json, write_text, write_whole
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import size_text, some
 
+PICTURES = (*EXTENSIONS, '.jfif')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 
 
 def predict_command(args: argparse.Namespace) -> None:
     config, checkpoint = find_student(Path(args.student), args.checkpoint, args.method)
-    files = list(find_inputs(args.pictures, args.out))
-    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    files, others = find_inputs(args.pictures)
+    check_out(args.out)
+    device = device_of(args.device)
     with quiet():
         student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
+    student.take_up(args.out)
+    write_text(args.out / MARK, 'Results of `mmdistill predict`, which may replace them and add to them.\n')
     print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
     try:
         unreadable = predict_files(student, files, args.out, named={Path(name) for name in args.pictures})
@@ -52,11 +57,23 @@ def predict_command(args: argparse.Namespace) -> None:
     for line in student.told(args.out):
         print(line)
     if unreadable:
-        print(f'skipped  {len(unreadable)} that cannot be read: {some(map(str, unreadable))}')
+        print(f'skipped  {len(unreadable)} that cannot be read: {_printed(map(str, unreadable))}')
+    if others:
+        endings = sorted({file.suffix.lower() or file.name for file in others})
+        print(f'left out {len(others)} files with endings of no picture or video: {_printed(endings)}')
+
+
+def _printed(names: Iterable[str]) -> str:
+    return some(name.encode(errors='replace').decode() for name in names)  # names may hold any bytes
 
 
 def find_student(given: Path, checkpoint: str | None = None, method: str | None = None) -> tuple[Path, Path]:
     """Return the config and the weights of a project's student, of an exported student, or of a config's run."""
+    weights = given.suffix in ('.pth', '.safetensors')
+    if checkpoint is not None and (given.is_dir() or weights):
+        raise ValueError(f'--checkpoint {checkpoint}: gives a config its weights; {given} has its own: leave it out.')
+    if method is not None and not given.is_dir():
+        raise ValueError(f'--method {method}: names a student of a project, and {given} is no folder: leave it out.')
     if given.is_dir():
         if not (given / SUITE).is_file():
             raise FileNotFoundError(f'{given}: no {SUITE} in it. Give a folder that `mmdistill new` wrote, or weights.')
@@ -64,11 +81,12 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
         if not found:
             raise FileNotFoundError(f'{given}: no student_*.pth in it. `mmdistill run {given}` trains and exports it.')
         if (method is None and len(found) > 1) or (method is not None and method not in found):
-            raise ValueError(f'--method {method}: {given} has the students {", ".join(found)}; name one of them.')
-        given = found[method or next(iter(found))]
+            wrong = f'--method {method}: ' if method else ''
+            raise ValueError(f'{wrong}{given} has the students {", ".join(found)}; name one of them by --method.')
+        return find_student(found[method or next(iter(found))])
     if not given.is_file():
         raise FileNotFoundError(f'{given}: no such file (working folder {Path.cwd()}).')
-    if given.suffix in ('.pth', '.safetensors'):
+    if weights:
         config = given.with_suffix('.py')
         if not config.is_file():
             raise FileNotFoundError(f'{given}: its config {config.name} is not beside it: give one, and --checkpoint.')
@@ -78,24 +96,38 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
     return given, Path(checkpoint)
 
 
-def find_inputs(given: Sequence[str], out: Path) -> Iterator[Path]:
-    """Yield pictures and videos: the given files, and those in the given folders but for earlier results in ``out``."""
-    known, results = (*EXTENSIONS, *VIDEOS), [(out / name).resolve() for name in (DRAWN, LABELS)]
+def check_out(out: Path) -> None:
+    """Refuse a folder whose files of the user's would be replaced, for instance their label images."""
+    theirs = [name for name in (DRAWN, LABELS, BOXES) if (out / name).exists()]
+    if theirs and not (out / MARK).exists():
+        raise FileExistsError(
+            f'--out {out}: it holds {", ".join(theirs)} of yours, which would be replaced; predict writes {MARK} '
+            'beside its own. Give a folder that is new or empty.'
+        )
+
+
+def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
+    """Return pictures and videos, each once, and the folders' other files. Results of ``predict`` are neither."""
+    known, found = PICTURES + VIDEOS, dict[Path, Path]()
     for name in given:
         path = Path(name)
         if not path.exists():
             raise FileNotFoundError(f'{name}: no such file or folder (working folder {Path.cwd()}).')
-        inside = sorted(_files_in(path, results)) if path.is_dir() else [path]
-        inside = [one for one in inside if one.suffix.lower() in known]
-        if not inside:
+        inside = sorted(_files_in(path)) if path.is_dir() else [path]
+        if not any(one.suffix.lower() in known for one in inside):
             raise ValueError(f'{name}: no picture and no video. Known endings: {", ".join(known)}.')
-        yield from inside
+        for one in inside:
+            found.setdefault(one.resolve(), one)
+    others = [one for one in found.values() if one.suffix.lower() not in known]
+    return [one for one in found.values() if one.suffix.lower() in known], others
 
 
-def _files_in(root: Path, left_out: Sequence[Path]) -> Iterator[Path]:
+def _files_in(root: Path) -> Iterator[Path]:
     for folder, names in walk(root):
-        if not any(folder.resolve().is_relative_to(one) for one in left_out):
-            yield from (folder / name for name in names)
+        place = folder.resolve()
+        results = (one for one in (place, *place.parents) if one.name in (DRAWN, LABELS))
+        if not any((one.parent / MARK).exists() for one in results):
+            yield from (folder / name for name in names if name != BOXES)
 
 
 class Unreadable(ValueError):
@@ -110,13 +142,12 @@ class Student:
     classes: Sequence[str]
     threshold: float  # boxes with a lower score are left out
     milliseconds: list[float] = field(default_factory=list)  # of each picture, in the network alone
-    images: list[dict[str, Any]] = field(default_factory=list)  # of COCO's format
-    boxes: list[dict[str, Any]] = field(default_factory=list)
-    written: set[Path] = field(default_factory=set)  # label images
+    boxes: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)  # by name, as of COCO
+    written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
     videos: set[Path] = field(default_factory=set)  # their places, without endings
 
     @classmethod
-    def load(cls, config: Config, checkpoint: Path, device: str, threshold: float) -> Student:
+    def load(cls, config: Config, checkpoint: Path, device: str, threshold: float | None) -> Student:
         plain, loaded, _, meta = load_student(config, checkpoint)
         network = cast(Network, loaded)
         data = meta.get('dataset_meta') or {}
@@ -130,10 +161,29 @@ class Student:
         dataset['pipeline'] = without_labels(dataset['pipeline'])
         read_files(dataset)
         network.cfg = Config(dict(test_pipeline=dataset['pipeline'], test_dataloader=dict(dataset=dataset)))
-        student = cls(network.to(device).eval(), tuple(classes), threshold)
+        student = cls(network.to(device).eval(), tuple(classes), 0.3 if threshold is None else threshold)
+        if student.segments and threshold is not None:
+            raise ValueError(f'--threshold {threshold}: is for boxes, and {checkpoint} labels pixels: leave it out.')
         network.register_forward_pre_hook(lambda *_: student.milliseconds.append(-student._now()))
         network.register_forward_hook(lambda *_: student._ended())
         return student
+
+    @property
+    def categories(self) -> list[dict[str, Any]]:
+        return [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
+
+    def take_up(self, out: Path) -> None:
+        """Read the boxes of earlier pictures, which stay in the file."""
+        before = None if self.segments else read_json(out / BOXES)
+        if before is None:
+            return
+        if before['categories'] != self.categories:
+            theirs = some(one['name'] for one in before['categories'])
+            raise ValueError(f'--out {out}: its {BOXES} has other classes ({theirs}) than the student. Give another.')
+        boxes = defaultdict[int, list](list)
+        for one in before['annotations']:
+            boxes[one['image_id']].append(one)
+        self.boxes = {one['file_name']: (one, boxes[one['id']]) for one in before['images']}
 
     @property
     def segments(self) -> bool:
@@ -158,8 +208,8 @@ class Student:
             picture = step({'img_path': str(file)})['img']
         except (cv2.error, AssertionError, AttributeError, OSError, TypeError, ValueError):
             picture = None  # the libraries read None, and fail at the next step
-        if picture is None or not picture.size:
-            raise Unreadable(f'{file}: cannot be read as a picture.')
+        if picture is None or np.prod(picture.shape[:2]) < 2:  # mmseg and matplotlib draw on no single pixel
+            raise Unreadable(f'{file}: cannot be read as a picture of two pixels or more.')
         if picture.dtype == np.uint16:
             picture = picture // 257
         picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
@@ -177,21 +227,20 @@ class Student:
             if file in self.written:  # of a picture with another ending
                 file = out / LABELS / f'{name}.png'
             self.written.add(file)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(file), labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16))
+            _write(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
             return
-        number = len(self.images) + 1
         height, width = (int(side) for side in found.ori_shape)
-        self.images.append({'id': number, 'file_name': name, 'height': height, 'width': width})
-        self.boxes += list(self._coco(found.pred_instances, number))
+        image = {'id': 0, 'file_name': name, 'height': height, 'width': width}  # numbered when all are there
+        self.boxes[name] = image, list(self._coco(found.pred_instances))
+        self.written.add(Path(name))
 
-    def _coco(self, instances: Any, image: int) -> Iterator[dict[str, Any]]:
+    def _coco(self, instances: Any) -> Iterator[dict[str, Any]]:
         instances = instances[instances.scores >= self.threshold].cpu()
         for number in range(len(instances)):
             x, y, right, low = (round(float(value), 2) for value in instances.bboxes[number])
             box: dict[str, Any] = {
-                'id': len(self.boxes) + number + 1,
-                'image_id': image,
+                'id': 0,
+                'image_id': 0,
                 'category_id': int(instances.labels[number]) + 1,
                 'bbox': [x, y, round(right - x, 2), round(low - y, 2)],
                 'area': round((right - x) * (low - y), 2),
@@ -207,10 +256,13 @@ class Student:
             yield box
 
     def write(self, out: Path) -> None:
-        """Write the boxes that were found so far."""
-        if self.images:
-            names = [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
-            write_json(out / BOXES, {'images': self.images, 'annotations': self.boxes, 'categories': names})
+        """Write the boxes that were found so far, and earlier ones."""
+        images, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
+        for number, (image, own) in enumerate(self.boxes.values(), 1):
+            images.append({**image, 'id': number})
+            boxes += [{**box, 'id': len(boxes) + place, 'image_id': number} for place, box in enumerate(own, 1)]
+        if images:
+            write_json(out / BOXES, {'images': images, 'annotations': boxes, 'categories': self.categories})
 
     def told(self, out: Path) -> Iterator[str]:
         """Yield what was written, and the time of a picture."""
@@ -218,8 +270,14 @@ class Student:
         if self.segments:
             numbers = some((f'{number} {name}' for number, name in enumerate(self.classes)), 6)
             yield f'         {out / LABELS}: {len(self.written)} PNG; a value is the number of a class: {numbers}'
+            colours = ('#' + bytes(one).hex() for one in self.network.dataset_meta['palette'])
+            drawn = (f'{name} {colour}' for name, colour in zip(self.classes, colours, strict=True))
+            yield f'colours  {", ".join(drawn)}, half and half with the picture'
         else:
-            yield f'         {out / BOXES}: {len(self.boxes)} boxes of {self.threshold} or more, in {len(self.images)}'
+            count = sum(len(self.boxes[str(name)][1]) for name in self.written)
+            earlier = len(self.boxes) - len(self.written)
+            more = f'; boxes in {earlier} earlier ones are kept' if earlier else ''
+            yield f'         {out / BOXES}: {count} boxes of {self.threshold} or more, in {len(self.written)}{more}'
         device = next(self.network.parameters()).device
         times = self.milliseconds[1:] or self.milliseconds  # the first one is slower
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
@@ -256,29 +314,54 @@ def predict_picture(student: Student, file: Path, out: Path) -> None:
         raise Unreadable(f'{file}: its {sides} pixels cannot be brought to the student: {error.err}') from error
     name = place_of(file)
     student.keep(found, name, out)
-    mmcv.imwrite(student.draw(picture, found)[..., ::-1], str(out / DRAWN / name))
+    _write(student.draw(picture, found)[..., ::-1], out / DRAWN / name)
 
 
 def predict_video(student: Student, file: Path, out: Path) -> None:
     """Write a video with the predictions drawn, and the prediction on each frame."""
-    frames = mmcv.VideoReader(str(file))
-    if not frames.opened or not len(frames):
-        raise Unreadable(f'{file}: cannot be read as a video.')
     place = Path(place_of(file))
     stem = place if place.with_suffix('') in student.videos else place.with_suffix('')  # of one with another ending
-    student.videos.add(stem)
     drawn = out / DRAWN / f'{stem}.mp4'
+    if str(drawn).encode(errors='replace').decode() != str(drawn):  # OpenCV would end the process
+        raise Unreadable(f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.')
+    frames = mmcv.VideoReader(str(file))
+    if not frames.opened:
+        raise Unreadable(f'{file}: cannot be read as a video.')
+    if drawn.is_dir():
+        raise IsADirectoryError(f'{drawn}: a folder is where the drawn video belongs. Remove it, or give another --out')
+    student.videos.add(stem)
     drawn.parent.mkdir(parents=True, exist_ok=True)
-    size = (frames.width, frames.height)
-    writer = cv2.VideoWriter(str(drawn), cv2.VideoWriter.fourcc(*'mp4v'), frames.fps or 25, size)
-    readable = itertools.takewhile(lambda frame: frame is not None, frames)  # containers often promise one too many
+    fps = frames.fps if 0 < frames.fps < 1000 else 25  # 1000: of a file with times in place of a rate
+    unfinished, size, count = drawn.with_name(f'.{drawn.name}'), (frames.width, frames.height), 0
+    writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*'mp4v'), fps, size)
+    shown = track((frame for frame in frames), str(file), max(0, frames.frame_cnt) or None, transient=True)
     try:
-        for number, frame in enumerate(track(readable, str(file), len(frames), transient=True)):
+        for count, frame in enumerate(shown, 1):
             found = student(frame)
-            student.keep(found, f'{stem}/{number:06d}.jpg', out)
+            student.keep(found, f'{stem}/{count - 1:06d}.jpg', out)
             writer.write(student.draw(frame[..., ::-1], found)[..., ::-1])
+            if not writer.isOpened():
+                break
+        writer.release()
+        if not count:
+            raise Unreadable(f'{file}: cannot be read as a video.')
+        held = max(0, int(cv2.VideoCapture(str(unfinished)).get(cv2.CAP_PROP_FRAME_COUNT)))  # OpenCV tells no error
+        if held != count:
+            told = f'{size_text(size[::-1])} pixels, {held} of {count} frames could be'
+            raise OSError(f'{drawn}: {told} written. Look for space on the disk, and for rights in the folder.')
+        unfinished.replace(drawn)
     finally:
         writer.release()
+        unfinished.unlink(missing_ok=True)
+
+
+def _write(picture: np.ndarray, file: Path) -> None:
+    """Write a picture; ``cv2.imwrite`` tells no error, and ends the process at a name that is no UTF-8."""
+    ending = file.suffix.lower().replace('.jfif', '.jpg')
+    done, code = cv2.imencode(ending, picture)
+    if not done:
+        raise ValueError(f'{file}: OpenCV cannot write {size_text(picture.shape[:2])} pixels as {ending}.')
+    write_whole(file, code.tobytes(), lasting=False)
 
 
 def place_of(file: Path) -> str:

@@ -35,6 +35,8 @@ def make_report(
         raise ValueError(f'pictures must be 0 or more, got {pictures}')
     path = Path(out)
     check_writable(path, 'out')
+    if path.suffix.lower() not in ('.html', '.htm'):
+        raise ValueError(f'out={str(path)!r} must end in .html: the page would replace a file of another kind.')
     graph_objects()
     comparison = compare(folders, control)
     with errors_only():  # networks log how they are built

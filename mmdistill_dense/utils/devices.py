@@ -1,0 +1,19 @@
+"""The device that a command asks for."""
+
+from __future__ import annotations
+
+import torch
+
+
+def device_of(asked: str | None) -> str:
+    """Return the device of ``--device``, by default a GPU where there is one; refuse one that this machine lacks."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = [*(['cuda'] if gpus else []), *(f'cuda:{number}' for number in range(gpus) if gpus > 1), 'cpu']
+    if asked is None:
+        return known[0]
+    try:
+        torch.zeros(1, device=asked)
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no GPU of this number, no such name
+        told = str(error).partition('\n')[0].rstrip('.')
+        raise ValueError(f'--device {asked}: this machine has {", ".join(known)}. torch says: {told}.') from error
+    return asked

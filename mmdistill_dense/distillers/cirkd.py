@@ -189,7 +189,7 @@ class CIRKD(FeatureDistiller):
         self.temperature = temperature
         self.pool = pool
         self.gather = gather
-        self.class_count = num_classes
+        self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     # Construction
 

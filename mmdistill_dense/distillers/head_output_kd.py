@@ -70,7 +70,7 @@ class HeadOutputKD(FeatureDistiller):
         if num_classes is not None and (form != 'softmax' or num_classes < 2):
             raise ValueError(f"num_classes >= 2 belongs to form='softmax', got {num_classes} with form={form!r}.")
         self.form = form
-        self.class_count = num_classes
+        self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair and check the maps; read the number of classes from the teacher where the form needs it."""

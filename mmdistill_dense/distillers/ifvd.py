@@ -52,7 +52,7 @@ class IFVD(FeatureDistiller):
         super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
         if num_classes is not None:
             check_count('num_classes', num_classes, 1)
-        self.class_count = num_classes
+        self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Pair the levels and read the number of classes from the teacher, or the student if it may have others."""

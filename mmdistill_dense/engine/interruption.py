@@ -96,7 +96,7 @@ class Interruption(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Note the time of a checkpoint that a run can go on from; only the first process is told of it."""
-        if 'optimizer' in checkpoint:
+        if 'optimizer' in checkpoint and ('param_schedulers' in checkpoint or not runner.param_schedulers):
             self._kept = time.monotonic()
 
     def after_train(self, runner: Runner) -> None:
@@ -132,14 +132,11 @@ class Interruption(Hook):
         raise SystemExit(128 + self._number)
 
     def _save_between(self, runner: Runner, done: int) -> None:
-        hook = _saver(runner)
-        if self._saved(runner, done) is not False or not hook.save_optimizer or isinstance(runner, FlexibleRunner):
+        if self._saved(runner, done) is not False or isinstance(runner, FlexibleRunner):
             return
         before = runner.message_hub.get_info(_BETWEEN)
         runner.message_hub.update_info(_BETWEEN, done)
-        most, hook.max_keep_ckpts = hook.max_keep_ckpts, -1  # it takes the place of no other
-        _save(runner, done)
-        hook.max_keep_ckpts = most
+        _save(runner, done, max_keep_ckpts=-1)  # it takes the place of no other
         _remove(runner, before)
 
     def _saved(self, runner: Runner, done: int) -> bool | None:
@@ -156,13 +153,15 @@ def _updated(runner: Runner) -> bool:
     return all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper))
 
 
-def _save(runner: Runner, done: int) -> None:
+def _save(runner: Runner, done: int, **options: Any) -> None:
     """Save all that a run needs to go on, whatever the config's files hold."""
-    hook = _saver(runner)
-    kept = {name: getattr(hook, name) for name in _PARTS}
-    vars(hook).update(dict.fromkeys(_PARTS, True))
-    hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
-    vars(hook).update(kept)
+    hook, options = _saver(runner), dict.fromkeys(_PARTS, True) | options
+    given = {name: getattr(hook, name) for name in options}
+    vars(hook).update(options)
+    try:
+        hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
+    finally:
+        vars(hook).update(given)
 
 
 def _remove(runner: Runner, done: int | None) -> None:

@@ -300,7 +300,7 @@ class ResumeFile(Hook):
             )
         if runner.param_schedulers and 'param_schedulers' not in checkpoint:  # here too mmengine would go on
             raise ValueError(
-                'This checkpoint holds no schedules of the learning rate, which would begin again: it was saved with '
+                'This checkpoint holds no schedules of the learning rate, which would begin again, as with '
                 'default_hooks.checkpoint.save_param_scheduler=False. Start a new run from these weights with '
                 'load_from=…, with the rates that are left.'
             )

@@ -43,7 +43,7 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
     students = {name for name in names if not name.startswith('distillers.')}
     for key in options:
         right = _PREFIX.sub('', key)
-        if right != key and any(right in name for name in names) and not any(key in name for name in names):
+        if right and right != key and any(right in name for name in names) and not any(key in name for name in names):
             raise ValueError(f'{_OPTION}[{key!r}] is in no name of a parameter: write {right!r}, as they are named.')
     parts: dict[str, list[str]] = {}
     for name in names:

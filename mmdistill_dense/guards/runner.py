@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file
 from mmdistill_dense.utils.validate import some
@@ -56,7 +57,8 @@ def check_checkpoints(runner: Runner) -> None:
             raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, known)}')
         for name in ('save_optimizer', 'save_param_scheduler'):
             if not getattr(hook, name):
-                runner.logger.warning(f'default_hooks.checkpoint.{name}=False: no run can go on from its checkpoints.')
+                told = 'no run can go on from its checkpoints, but for one that a signal saved.'
+                runner.logger.warning(f'default_hooks.checkpoint.{name}=False: {told}')
         if not hook.by_epoch and isinstance(built_loop(runner), EpochBasedTrainLoop):
             runner.logger.warning(
                 'CheckpointHook.by_epoch=False saves within an epoch, and a resumed run begins the epoch again: its '
@@ -128,14 +130,13 @@ def check_recomputed(runner: Runner, model: nn.Module) -> None:
     """Refuse to recompute the part that sees the pictures: torch's way gives it a gradient only through its inputs."""
     modules = {name for name, _ in model.named_modules()}
     first = next((name for name, parameter in model.named_parameters() if parameter.requires_grad), '')
-    for name in runner.cfg.get('activation_checkpointing') or ():
+    for name in listed(runner.cfg.get('activation_checkpointing')):
         if name not in modules:
             raise ValueError(f'activation_checkpointing: {name!r} is no module of the student.{hint(name, modules)}')
         if first.startswith(f'{name}.'):
             raise ValueError(
                 f'activation_checkpointing: {name!r} sees the pictures, or only frozen layers before it, so its '
-                'parameters would get no gradient. Name later stages, e.g. backbone.layer2, or set with_cp=True in '
-                'model.student.backbone.'
+                'parameters would get no gradient. Name later stages, or set with_cp=True in model.student.backbone.'
             )
 
 

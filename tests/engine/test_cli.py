@@ -124,8 +124,11 @@ def test_amp_refuses_another_wrapper() -> None:
     assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
     with pytest.raises(ValueError, match="this config has 'Mine'"):
         commands._use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
-    with pytest.raises(ValueError, match='Parts builds several optimizers: set their types there'):
+    with pytest.raises(ValueError, match='Parts builds the optimizers itself: set the type there'):
         commands._use_amp(Config(dict(optim_wrapper=dict(constructor='Parts'))))
+    cfg = Config(dict(optim_wrapper=dict(constructor='LayerDecay', optimizer=dict(type='SGD'))))  # takes the usual type
+    commands._use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
 
 
 def test_auto_scale_lr_needs_a_base() -> None:

@@ -583,7 +583,7 @@ def test_a_file_without_what_a_run_needs_does_not_go_on(option, words, tmp_path)
     parts = dict(default_hooks=dict(checkpoint={option: False}), log_level='WARNING')
     toys.train(None, short(tmp_path, {}, **parts))
     assert f'default_hooks.checkpoint.{option}=False: no run can go on from its checkpoints' in said(tmp_path)
-    with pytest.raises(ValueError, match=f'holds no .*{words}.* load_from|{words}'):
+    with pytest.raises(ValueError, match=f'{words}.*load_from'):
         toys.train(None, short(tmp_path, {}, start=tmp_path / 'iter_2.pth'))
 
 

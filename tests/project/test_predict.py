@@ -352,7 +352,9 @@ def test_labels_of_the_user_s_are_not_replaced(name: str, capsys: pytest.Capture
     own.write_text('mine')
     before = sorted(Path('data').rglob('*'))
     assert main(['predict', str(student), 'pictures', '--out', 'data']) == 2
-    assert f'--out data: it holds {own.relative_to("data").parts[0]} of yours' in capsys.readouterr().err
+    assert (
+        f'--out data: it holds {own.relative_to("data").parts[0]}, which would be replaced' in capsys.readouterr().err
+    )
     assert sorted(Path('data').rglob('*')) == before and own.read_text() == 'mine'
 
 

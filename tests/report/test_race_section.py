@@ -14,7 +14,7 @@ RECORD: dict[str, Any] = {
     'rung': 0.5,
     'seeds': [7, 1],
     'rows': {'alone_x2': {'rate': 2}, 'alone_long': {'rate': 2, 'length': 2.5}, 'kd': {'rate': 2}, 'cwd': {'rate': 2}},
-    'left_out': {'maskd': 'no time for it'},
+    'left_out': {'maskd': 'the plan has no time for it'},
     'failed': {'cwd': 'loss is NaN'},
     'told': ['Learning rate: alone_x2 is the best.'],
     'best': 'alone_x2',
@@ -80,7 +80,7 @@ def test_each_candidate_has_its_scores_its_minutes_and_its_fate(tmp_path: Path) 
         ['alone_long', '2', '2.5', '41.00', '–', '1.5', 'stopped at 50%'],
         ['kd', '2', '1', '44.00', '45.50, 46.00', '6.0', 'wins'],
         ['cwd', '2', '1', '–', '–', '0.0', 'failed: loss is NaN'],
-        ['maskd', '–', '–', '–', '–', '–', 'left out: no time for it'],
+        ['maskd', '–', '–', '–', '–', '–', 'left out: the plan has no time for it'],
     ]
     assert section.lead == [
         'Learning rate: alone_x2 is the best.',

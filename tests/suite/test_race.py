@@ -645,16 +645,13 @@ def test_candidates_are_taken_back_also_beside_a_method_that_had_more_time() -> 
     assert record['finalists'][:2] == ['cwd', 'kd_long']
 
 
-def test_hours_in_which_the_present_stage_does_not_end_are_refused_with_those_that_work() -> None:
+def test_the_stage_under_way_ends_in_fewer_hours_too() -> None:
     definition, record = written()
     definition = decided(definition, record, teacher=60, control=40, alone_x2=30)
-    before = read_json(definition.out / 'race.json')
-    with pytest.raises(
-        ValueError, match=r'0.005 hours are too few: the stage under way \(rate\) takes the race to 0.1 h'
-    ):
-        again(definition, 0.005)
-    assert read_json(definition.out / 'race.json') == before
-    assert again(definition, 0.1)['hours'] == 0.1
+    stage = race.stage_of(definition, record)
+    record = again(definition, 0.005)
+    assert race.stage_of(definition, record) == stage
+    assert record['told'][-1].startswith('0.005 h in place of 30: the stage under way still ends')
 
 
 def test_fewer_hours_leave_out_candidates_that_wait() -> None:
@@ -663,6 +660,14 @@ def test_fewer_hours_leave_out_candidates_that_wait() -> None:
     record = again(definition, 0.25)
     assert names(definition, record) == ['alone_long seed 0 to 50%', 'kd seed 0 to 50%']
     assert 'No time is left for cwd: more hours may try more.' in record['told']
+
+
+def test_a_candidate_that_is_being_trained_stays_in_fewer_hours() -> None:
+    definition, record = rated()
+    write_json(definition.out / 'race.json', {**record, 'pace': [1e6, 1e6]})
+    write_json(definition.out / 'runs/cwd/seed0/state.json', {'seconds': 5.0})
+    record = again(definition, 0.25)
+    assert 'cwd' not in record['left_out'] and 'cwd seed 0 to 50%' in names(definition, record)
 
 
 def test_fewer_hours_withdraw_what_has_not_begun() -> None:

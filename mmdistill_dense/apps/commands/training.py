@@ -86,8 +86,9 @@ def build_runner(cfg: Config) -> Runner:
 
 def _use_amp(cfg: Config) -> None:
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if own := cfg.optim_wrapper.get('constructor') if 'type' not in cfg.optim_wrapper else None:
-        raise ValueError(f'--amp needs optim_wrapper.type; {own} builds several optimizers: set their types there.')
+    if 'constructor' in cfg.optim_wrapper and not {'type', 'optimizer'} & cfg.optim_wrapper.keys():
+        own = cfg.optim_wrapper.constructor
+        raise ValueError(f'--amp needs optim_wrapper.type; {own} builds the optimizers itself: set the type there.')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ValueError(f'--amp needs optim_wrapper.type OptimWrapper, this config has {kind!r}')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'

@@ -227,7 +227,7 @@ def check_spared(out: Path, checkpoint: str | Path) -> None:
         try:
             read_description(out)
         except Exception as error:  # each format has its own
-            said = 'is there, and was not written by mmdistill export'
+            said = 'is there, without what mmdistill export writes into its files'
             raise FileExistsError(f'out={str(out)!r} {said}. Choose another name, or remove it.') from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import errno
 import json
 import math
 import tempfile
@@ -125,6 +126,7 @@ def evaluate(
 # onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
 # 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
 TOLERANCE = 1e-4
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 _KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed')
 
@@ -217,7 +219,7 @@ def export_graph(
             multiples = f' in multiples of {step}' if step > 1 else ''
             failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
             unfinished.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno:  # a full disk; of no file is `could not get source code`
+            if isinstance(error, OSError) and error.errno in _FULL:
                 raise
             continue
         unfinished.replace(path)
@@ -321,6 +323,7 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
 
     plain, network, _, _ = load_student(config, checkpoint)
     out = source.with_suffix(ENDING)
+    check_spared(out, checkpoint)
     told = read_description(source)['input']
     feeds = ({'image': fitted(picture, told).numpy()} for picture in training_pictures(plain, network, pictures))
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:

@@ -101,14 +101,14 @@ def check_out(out: Path) -> None:
     theirs = [name for name in (DRAWN, LABELS, BOXES) if (out / name).exists()]
     if theirs and not (out / MARK).exists():
         raise FileExistsError(
-            f'--out {out}: it holds {", ".join(theirs)} of yours, which would be replaced; predict writes {MARK} '
+            f'--out {out}: it holds {", ".join(theirs)}, which would be replaced, and no {MARK}, which predict writes '
             'beside its own. Give a folder that is new or empty.'
         )
 
 
 def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Return pictures and videos, each once, and the folders' other files. Results of ``predict`` are neither."""
-    known, found = PICTURES + VIDEOS, dict[Path, Path]()
+    known, found = PICTURES + VIDEOS, dict[str, Path]()
     for name in given:
         path = Path(name)
         if not path.exists():
@@ -117,7 +117,7 @@ def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
         if not any(one.suffix.lower() in known for one in inside):
             raise ValueError(f'{name}: no picture and no video. Known endings: {", ".join(known)}.')
         for one in inside:
-            found.setdefault(one.resolve(), one)
+            found.setdefault(os.path.realpath(one), one)
     others = [one for one in found.values() if one.suffix.lower() not in known]
     return [one for one in found.values() if one.suffix.lower() in known], others
 
@@ -272,7 +272,7 @@ class Student:
             yield f'         {out / LABELS}: {len(self.written)} PNG; a value is the number of a class: {numbers}'
             colours = ('#' + bytes(one).hex() for one in self.network.dataset_meta['palette'])
             drawn = (f'{name} {colour}' for name, colour in zip(self.classes, colours, strict=True))
-            yield f'colours  {", ".join(drawn)}, half and half with the picture'
+            yield f'colours  {some(drawn, 6)}, half and half with the picture'
         else:
             count = sum(len(self.boxes[str(name)][1]) for name in self.written)
             earlier = len(self.boxes) - len(self.written)
@@ -331,24 +331,25 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
         raise IsADirectoryError(f'{drawn}: a folder is where the drawn video belongs. Remove it, or give another --out')
     student.videos.add(stem)
     drawn.parent.mkdir(parents=True, exist_ok=True)
-    fps = frames.fps if 0 < frames.fps < 1000 else 25  # 1000: of a file with times in place of a rate
+    fps = frames.fps if 0 < frames.fps < 1000 else 25  # more is a clock's rate, which mp4 refuses
     unfinished, size, count = drawn.with_name(f'.{drawn.name}'), (frames.width, frames.height), 0
     writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*'mp4v'), fps, size)
+    if not writer.isOpened():
+        raise OSError(f'{drawn}: OpenCV cannot write it: it has no encoder for mp4v, or no right to the folder.')
+    # as a generator: of a video without a duration `len` is negative
     shown = track((frame for frame in frames), str(file), max(0, frames.frame_cnt) or None, transient=True)
     try:
         for count, frame in enumerate(shown, 1):
             found = student(frame)
             student.keep(found, f'{stem}/{count - 1:06d}.jpg', out)
             writer.write(student.draw(frame[..., ::-1], found)[..., ::-1])
-            if not writer.isOpened():
-                break
         writer.release()
         if not count:
             raise Unreadable(f'{file}: cannot be read as a video.')
         held = max(0, int(cv2.VideoCapture(str(unfinished)).get(cv2.CAP_PROP_FRAME_COUNT)))  # OpenCV tells no error
-        if held != count:
+        if held < count:
             told = f'{size_text(size[::-1])} pixels, {held} of {count} frames could be'
-            raise OSError(f'{drawn}: {told} written. Look for space on the disk, and for rights in the folder.')
+            raise OSError(f'{drawn}: {told} written. Look for space on the disk.')
         unfinished.replace(drawn)
     finally:
         writer.release()

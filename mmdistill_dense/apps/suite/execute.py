@@ -107,13 +107,14 @@ def runs_to_do(path: Path) -> Sequence[Run]:
     A run that failed is one of these: only where the runs are done, it is left out.
     """
     definition = load(path)
-    record = read_json(definition.out / RACE)
-    if record is None:
-        raise ValueError(
-            f'{path}: the race has no plan yet. `mmdistill suite run {path} --plan` measures the steps and writes it: '
-            'give that command on a machine like those that train.'
-        )
-    _go_on(definition, record, definition.race)
+    with owned(definition.out, f'the plan of the race {definition.title!r}', PATIENCE):
+        record = read_json(definition.out / RACE)
+        if record is None:
+            raise ValueError(
+                f'{path}: the race has no plan yet. `mmdistill suite run {path} --plan` measures the steps and writes '
+                'it: give that command on a machine like those that train.'
+            )
+        _go_on(definition, record, definition.race)
     definition = load(path)
     while stage := race.stage_of(definition, record):
         if any(run.result is None for run in stage.runs):

@@ -37,7 +37,6 @@ from mmdistill_dense.apps.suite.race_plan import (
     part_seconds,
     rows_of,
     seconds_so_far,
-    slower,
 )
 
 LEAD = 4.0  # points of the teacher over the student alone below which our own runs gained less
@@ -190,8 +189,11 @@ def _in_time(definition: Definition, record: Record) -> list[str]:
     """Leave out the last candidates for which no time is left; return the others that are yet to be trained."""
     done = _scores(definition, record, candidates(record), record['rung'], first=True)
     rows = [row for row in candidates(record) if row not in {*done, *record['failed']}]
-    while rows and not fits(record, [part_seconds(record, row, record['rung']) for row in rows]):
-        record['left_out'][rows.pop()] = _LATE
+    begun = {run.name for run in plan.runs(definition) if run.state}
+    waiting = [row for row in rows if row not in begun]
+    while waiting and not fits(record, [part_seconds(record, row, record['rung']) for row in rows]):
+        record['left_out'][waiting[-1]] = _LATE
+        rows.remove(waiting.pop())
     if late := [row for row, why in record['left_out'].items() if why == _LATE]:
         _tell(record, f'No time is left for {", ".join(late)}: more hours may try more.')
     return rows
@@ -340,7 +342,7 @@ def _lead(scores: Mapping[str, Mapping[int, float]], row: str, alone: str) -> tu
 
 def give_hours(definition: Definition, record: Record, hours: float) -> None:
     """Change the hours of a race: with more it goes on, and tries rows that came too late and seeds that failed."""
-    record['hours'] = hours
+    before, record['hours'] = record['hours'], hours
     row = 'longer' not in record['spent'] and record.get('longer', {}).get('row')
     waits = bool(row) and not any(run.state for run in plan.runs(definition) if run.name == row)
     if waits:
@@ -354,23 +356,9 @@ def give_hours(definition: Definition, record: Record, hours: float) -> None:
     elif waits or 'finalists' in record:
         record.pop('finalists', None)
         _ended(definition, record)
-    else:
-        _check_hours(definition, record)
+    elif hours < before:
+        _tell(record, f'{hours:g} h in place of {before:g}: the stage under way still ends, then the race decides.')
     record['rows'] = rows_of(record)
-
-
-def _check_hours(definition: Definition, record: Record) -> None:
-    """Refuse hours in which the present stage does not end, since nothing can be decided before that."""
-    stage = stage_of(definition, record)
-    assert stage is not None, 'the race has no winner'
-    begun = stage.name in ('rate', 'finish')
-    works = [part_seconds(record, run.name, run.until, begun) for run in stage.runs if run.result is None]
-    needed = sum(record['spent'].values()) + slower(record) * makespan(works, record['jobs'])
-    if works and needed > 3600 * record['hours']:
-        raise ValueError(
-            f'{definition.path}: {record["hours"]:g} hours are too few: the stage under way ({stage.name}) takes the '
-            f'race to {math.ceil(needed / 360) / 10:g} hours. Give that many.'
-        )
 
 
 def _begin_more(definition: Definition, record: Record) -> None:

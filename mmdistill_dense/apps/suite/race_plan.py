@@ -186,7 +186,7 @@ def planned(
                 'prices': {name: vars(price) for name, price in prices.items()},
                 'left_out': {
                     **({LONG: fixed[CONTROL]} if CONTROL in fixed else {}),
-                    **dict.fromkeys(methods[len(size.methods) :], 'no time for it'),
+                    **dict.fromkeys(methods[len(size.methods) :], 'the plan has no time for it'),
                 },
                 'fixed': sorted(fixed),
                 'failed': {},

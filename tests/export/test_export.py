@@ -159,12 +159,13 @@ def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
         write_torchscript(graph, *rest)
         graph.model.positions[0, 0, 0, 0] -= 0.01
 
-    monkeypatch.setitem(WRITERS, 'torchscript', wrong)
     config, checkpoint = fixed_size(tmp_path)
-    (tmp_path / 's.pt').write_text('older')
+    export_graph(config, checkpoint, tmp_path / 's.pt', size=(8, 8))
+    older = (tmp_path / 's.pt').read_bytes()
+    monkeypatch.setitem(WRITERS, 'torchscript', wrong)
     with pytest.raises(ValueError, match=r'nothing free: ValueError: logits differs from the network by \d\.\d+e-0'):
         export_graph(config, checkpoint, tmp_path / 's.pt', size=(8, 8))
-    assert (tmp_path / 's.pt').read_text() == 'older' and len(list(tmp_path.iterdir())) == 2, 'nothing is left'
+    assert (tmp_path / 's.pt').read_bytes() == older and len(list(tmp_path.iterdir())) == 2, 'nothing is left'
 
 
 def test_values_that_are_no_numbers_are_no_answer():
@@ -406,7 +407,7 @@ def test_only_an_earlier_export_is_replaced(segmentor, tmp_path):
         before = own.read_bytes()
         own.with_suffix('.pt').write_bytes(before)
         for export, out in ((export_student, own), (export_backbone, own), (export_graph, own.with_suffix('.pt'))):
-            with pytest.raises(FileExistsError, match='is there, and without what mmdistill export writes'):
+            with pytest.raises(FileExistsError, match='is there, without what mmdistill export writes'):
                 export(config, checkpoint, out)
             assert out.read_bytes() == before
     (tmp_path / 'folder.pt').mkdir()

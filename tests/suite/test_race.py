@@ -651,7 +651,7 @@ def test_the_stage_under_way_ends_in_fewer_hours_too() -> None:
     stage = race.stage_of(definition, record)
     record = again(definition, 0.005)
     assert race.stage_of(definition, record) == stage
-    assert record['told'][-1].startswith('0.005 h in place of 30: the stage under way still ends')
+    assert record['told'][-1].startswith('0.005 h in place of 2: the stage under way still ends')
 
 
 def test_fewer_hours_leave_out_candidates_that_wait() -> None:

@@ -16,13 +16,13 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import FlexibleRunner, IterBasedTrainLoop, Runner
 
 from mmdistill_dense.engine.resume import own_checkpoint
+from mmdistill_dense.guards.runner import NEEDED
 from mmdistill_dense.utils.runner_internals import built_loop, wrappers_of
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TOGETHER = 10  # iterations between two questions whether any process was told to end
 _OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
 _BETWEEN = 'distill_saved_between'  # in the message hub, and so in the checkpoints
-_PARTS = ('save_optimizer', 'save_param_scheduler')  # options of the hook that saves
 
 
 class Interruption(Hook):
@@ -144,7 +144,7 @@ class Interruption(Hook):
         hook = _saver(runner)
         if hook is None or hook.by_epoch or not isinstance(runner.train_loop, IterBasedTrainLoop):
             return None
-        whole = all(getattr(hook, name) for name in _PARTS)
+        whole = all(getattr(hook, name) for name in NEEDED)
         return whole and Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
 
 
@@ -155,7 +155,7 @@ def _updated(runner: Runner) -> bool:
 
 def _save(runner: Runner, done: int, **options: Any) -> None:
     """Save all that a run needs to go on, whatever the config's files hold."""
-    hook, options = _saver(runner), dict.fromkeys(_PARTS, True) | options
+    hook, options = _saver(runner), dict.fromkeys(NEEDED, True) | options
     given = {name: getattr(hook, name) for name in options}
     vars(hook).update(options)
     try:

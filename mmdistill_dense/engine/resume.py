@@ -326,10 +326,15 @@ def own_checkpoint(folder: Path) -> Path | None:
     return latest_checkpoint(folder, since) or _pointed_at(folder, since)
 
 
+def _noted(folder: Path) -> str:
+    """Return what mmengine noted as the last checkpoint of a folder; empty without a note."""
+    pointer = folder / 'last_checkpoint'
+    return pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
+
+
 def _pointed_at(folder: Path, since: int) -> Path | None:
     """Return the file that mmengine names as the last one, as where ``out_dir`` or ``filename_tmpl`` is set."""
-    pointer = folder / 'last_checkpoint'
-    file = Path(pointer.read_text(encoding='utf-8').strip()) if pointer.is_file() else folder
+    file = Path(_noted(folder))
     return file if zipfile.is_zipfile(file) and _changed(file) >= since else None
 
 
@@ -415,7 +420,7 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     if not resumes(runner) or start_file(runner) is not None or isinstance(runner, FlexibleRunner):
         return  # a FlexibleRunner has read its file before it calls a hook
     pointer = Path(runner.work_dir, 'last_checkpoint')
-    name = pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
+    name = _noted(pointer.parent)
     if '://' in name:
         return
     own = pointer.parent / Path(name).name

@@ -19,6 +19,8 @@ from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file
 from mmdistill_dense.utils.validate import some
 
+NEEDED = ('save_optimizer', 'save_param_scheduler')  # options of CheckpointHook without which no run goes on
+
 
 def check_loaders(runner: Runner) -> None:
     """Refuse a training or validation set without a picture, and epochs without a batch.
@@ -55,7 +57,7 @@ def check_checkpoints(runner: Runner) -> None:
         known = taken | set(inspect.signature(CheckpointHook.__init__).parameters)
         for name in set(hook.args) - taken:
             raise ValueError(f'default_hooks.checkpoint.{name} is not an option of CheckpointHook.{hint(name, known)}')
-        for name in ('save_optimizer', 'save_param_scheduler'):
+        for name in NEEDED:
             if not getattr(hook, name):
                 told = 'no run can go on from its checkpoints, but for one that a signal saved.'
                 runner.logger.warning(f'default_hooks.checkpoint.{name}=False: {told}')

@@ -80,11 +80,16 @@ def write_text(path: Path, text: str) -> None:
     write_whole(path, text.encode('utf-8'))
 
 
+def printable(name: str) -> str:
+    """Return a file's name with a question mark for each byte that is no UTF-8; most names stay as they are."""
+    return name.encode('utf-8', 'replace').decode()
+
+
 def list_text(names: Iterable[str], option: str) -> str:
     """Return the text of a list of file names, one a line."""
     listed = list(names)
     for name in listed:
-        if name.encode('utf-8', 'replace').decode().strip().splitlines() != [name]:
+        if printable(name).strip().splitlines() != [name]:
             raise ValueError(
                 f'{option}: the file name {name!r} begins or ends with a space, or has a line break or bytes that are '
                 'no UTF-8 in it, so no list of files can hold it. Rename the file.'

@@ -9,6 +9,7 @@ import math
 import numbers
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 # Values of options that several methods have.
@@ -158,24 +159,19 @@ def counted(text: str) -> int:
 
 def positive(text: str) -> float:
     """Return a word of a command line as a number above 0; the ``type`` of such an argument."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f'must be a number above 0, got {text!r}')
-    return value
+    return _number(text, lambda value: 0 < value < math.inf, 'above 0')
 
 
 def fraction(text: str) -> float:
     """Return a word of a command line as a number from 0 to 1; the ``type`` of such an argument."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, got {text!r}')
-    return value
+    return _number(text, lambda value: 0 <= value <= 1, 'from 0 to 1')
+
+
+def _number(text: str, fits: Callable[[float], bool], which: str) -> float:
+    with suppress(ValueError):
+        if fits(value := float(text)):
+            return value
+    raise argparse.ArgumentTypeError(f'must be a number {which}, got {text!r}')
 
 
 def is_number(value: Any) -> bool:

@@ -341,7 +341,7 @@ def test_a_picture_too_thin_to_be_resized_is_named(capsys: pytest.CaptureFixture
     assert len(boxes_of('out')) == 3
 
 
-# What is the user's is not replaced, and what cannot be done is told
+# Files of the user stay, and a failure is told
 
 
 @pytest.mark.parametrize('name', ['labels/mine.png', 'drawn/mine.png', 'predictions.json'])

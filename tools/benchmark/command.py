@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.options import OptionsAction
 from mmdistill_dense.apps.recipes.compose import config_text, options_for, recipe_file
 from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.process import errors_only
 from tools.benchmark import compare_losses, page, teacher_pass
 from tools.benchmark import step as step_cost
@@ -128,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest='what', required=True)
     runs = argparse.ArgumentParser(add_help=False)
     runs.add_argument('--threads', type=int, default=1)
-    runs.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    runs.add_argument('--device', default=device_of(None))
     kept = argparse.ArgumentParser(add_help=False, parents=[runs])
     kept.add_argument('--json', type=Path, metavar='DIR', help='save the figures in this folder, a file per section')
     kept.add_argument('--name', help='name of the section and its file')

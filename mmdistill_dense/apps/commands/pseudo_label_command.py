@@ -42,6 +42,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
 )
 from mmdistill_dense.unlabelled.step import UnlabelledOption
 from mmdistill_dense.unlabelled.stream import TRIED, Pictures, open_pictures
+from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import list_text, write_json, write_text, write_whole
 from mmdistill_dense.utils.runner_internals import Sample
 
@@ -115,7 +116,7 @@ def _teacher(config: Config, option: PseudoOption, labelled: Any) -> FrozenTeach
         raise ValueError(f'pseudo_labels: remove {parsed.key}.allow_other_classes: the labels must be of the data set.')
     check_unsure_boxes(parsed)
     teacher = FrozenTeacher(parsed)
-    teacher.load(torch.zeros((), device='cuda' if torch.cuda.is_available() else 'cpu'))
+    teacher.load(torch.zeros((), device=device_of(None)))
     for line in check_teacher_classes(labelled.metainfo.get('classes'), teacher):
         print(line)
     if (pairs := teacher.class_pairs()) is not None:

@@ -218,17 +218,18 @@ def format_of(path: Path, name: str | None) -> str:
 
 def check_spared(out: Path, checkpoint: str | Path) -> None:
     """Check that an export replaces nothing but an earlier one, and not the checkpoint that it reads."""
+    if not out.exists():
+        return
     if out.is_dir():
         raise ValueError(f'out={str(out)!r} is a folder: name a file in it.')
-    if out.exists() and Path(checkpoint).exists() and out.samefile(checkpoint):
+    if Path(checkpoint).exists() and out.samefile(checkpoint):
         said = 'is the checkpoint itself, which would lose what a run resumes from'
         raise FileExistsError(f'out={str(out)!r} {said}. Choose another name.')
-    if out.exists():
-        try:
-            read_description(out)
-        except Exception as error:  # each format has its own
-            said = 'is there, without what mmdistill export writes into its files'
-            raise FileExistsError(f'out={str(out)!r} {said}. Choose another name, or remove it.') from error
+    try:
+        read_description(out)
+    except Exception as error:  # each format has its own
+        said = 'is there, without what mmdistill export writes into its files'
+        raise FileExistsError(f'out={str(out)!r} {said}. Choose another name, or remove it.') from error
 
 
 def require(name: str) -> None:

@@ -86,9 +86,8 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
             kind = type(network).__name__
             raise ValueError(f'names={names!r}: {kind} has one set of names; the option is for VisionTransformer.')
         backbone = named(network, names)
-    given = content.get('meta') or {}
-    meta = {name: value for name, value in given.items() if name in ('epoch', 'iter', 'seed')}
-    meta['student'] = describe(plain, given, Path(checkpoint))
+    meta = _meta(plain, content, checkpoint)
+    meta.pop('dataset_meta', None)  # classes are of the head
     save_whole({'meta': meta, 'state_dict': backbone}, path)
     return path
 
@@ -267,10 +266,13 @@ def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Mod
         # DETRs of mmdet write into their options, and refuse such options later
         network = MODELS.build(copy.deepcopy(plain.model))
         load_strictly(network, state, None, f'checkpoint={str(checkpoint)!r}')
+    return plain, network, state, _meta(plain, content, checkpoint)
+
+
+def _meta(plain: Config, content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
     given = content.get('meta') or {}
-    meta = {key: given[key] for key in _KEPT_META if key in given}
-    meta['student'] = describe(plain, given, Path(checkpoint))
-    return plain, network, state, meta
+    kept = {key: given[key] for key in _KEPT_META if key in given}
+    return {**kept, 'student': describe(plain, given, Path(checkpoint))}
 
 
 def _others(image: Tensor, axes: Sequence[str], step: int) -> list[Tensor]:
@@ -321,9 +323,9 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    plain, network, _, _ = load_student(config, checkpoint)
     out = source.with_suffix(ENDING)
     check_spared(out, checkpoint)
+    plain, network, _, _ = load_student(config, checkpoint)
     told = read_description(source)['input']
     feeds = ({'image': fitted(picture, told).numpy()} for picture in training_pictures(plain, network, pictures))
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:

@@ -7,7 +7,7 @@ import copy
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,7 @@ from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.devices import device_of
-from mmdistill_dense.utils.files import read_json, walk, write_json, write_text, write_whole
+from mmdistill_dense.utils.files import printable, read_json, walk, write_json, write_text, write_whole
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import size_text, some
@@ -57,14 +57,10 @@ def predict_command(args: argparse.Namespace) -> None:
     for line in student.told(args.out):
         print(line)
     if unreadable:
-        print(f'skipped  {len(unreadable)} that cannot be read: {_printed(map(str, unreadable))}')
+        print(f'skipped  {len(unreadable)} that cannot be read: {some(printable(str(one)) for one in unreadable)}')
     if others:
         endings = sorted({file.suffix.lower() or file.name for file in others})
-        print(f'left out {len(others)} files with endings of no picture or video: {_printed(endings)}')
-
-
-def _printed(names: Iterable[str]) -> str:
-    return some(name.encode(errors='replace').decode() for name in names)  # names may hold any bytes
+        print(f'left out {len(others)} files with endings of no picture or video: {some(map(printable, endings))}')
 
 
 def find_student(given: Path, checkpoint: str | None = None, method: str | None = None) -> tuple[Path, Path]:
@@ -107,7 +103,7 @@ def check_out(out: Path) -> None:
 
 
 def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """Return pictures and videos, each once, and the folders' other files. Results of ``predict`` are neither."""
+    """Return pictures and videos, each once, and other files of the folders; results of ``predict`` are left out."""
     known, found = PICTURES + VIDEOS, dict[str, Path]()
     for name in given:
         path = Path(name)
@@ -322,7 +318,7 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
     place = Path(place_of(file))
     stem = place if place.with_suffix('') in student.videos else place.with_suffix('')  # of one with another ending
     drawn = out / DRAWN / f'{stem}.mp4'
-    if str(drawn).encode(errors='replace').decode() != str(drawn):  # OpenCV would end the process
+    if printable(str(drawn)) != str(drawn):  # OpenCV would end the process
         raise Unreadable(f'{str(file)!r}: the path of a video and of --out must be UTF-8: rename it.')
     frames = mmcv.VideoReader(str(file))
     if not frames.opened:

@@ -31,6 +31,7 @@ from mmdistill_dense.apps.suite.reader import Reader
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.validate import size_text
 
@@ -131,7 +132,7 @@ class CostSettings:
 def cost_settings(definition: Definition) -> CostSettings:
     reader = Reader(definition.cost, definition.path, 'cost')
     reader.only(CostSettings.__dataclass_fields__)
-    device = reader.get('device', str, 'cuda' if torch.cuda.is_available() else 'cpu')
+    device = reader.get('device', str, device_of(None))
     if device not in ('cpu', 'cuda') or (device == 'cuda' and not torch.cuda.is_available()):
         raise reader.error('device', f"must be 'cpu', or 'cuda' where torch sees a GPU; got {device!r}")
     size = reader.get('size', list, None)

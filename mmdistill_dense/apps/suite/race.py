@@ -343,8 +343,8 @@ def _lead(scores: Mapping[str, Mapping[int, float]], row: str, alone: str) -> tu
 def give_hours(definition: Definition, record: Record, hours: float) -> None:
     """Change the hours of a race: with more it goes on, and tries rows that came too late and seeds that failed."""
     before, record['hours'] = record['hours'], hours
-    row = 'longer' not in record['spent'] and record.get('longer', {}).get('row')
-    waits = bool(row) and not any(run.state for run in plan.runs(definition) if run.name == row)
+    longer, begun = record.get('longer'), {run.name for run in plan.runs(definition) if run.state}
+    waits = longer is not None and 'longer' not in record['spent'] and longer['row'] not in begun
     if waits:
         del record['longer'], record['told'][-1]  # the sentence that said it would be trained
     record['left_out'] = {row: why for row, why in record['left_out'].items() if why != _LATE}

@@ -61,6 +61,8 @@ def _without_distillers(model: nn.Module) -> nn.Module:
 class SeededStreams(Hook):
     """Seeds torch's stream at each iteration from (seed, rank, iteration) and the loader's workers at each epoch."""
 
+    _first = True  # whether the first step of this start is still to come
+
     def before_train(self, runner: Runner) -> None:
         """Give the batches of an iteration-based run their own random streams."""
         loader, loop = runner.train_dataloader, runner.train_loop
@@ -87,12 +89,27 @@ class SeededStreams(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if self._first and runner.iter and resumes(runner) and (why := _other_batches(runner)):
+            runner.logger.warning(f'The resumed run does not end as an uninterrupted one does: {why}.')
+        self._first = False
         reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
         reseed(mix(runner.seed, get_rank(), runner.iter))
 
 
 def _is_epoch_based(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
+
+
+def _other_batches(runner: Runner) -> str | None:
+    """Return why the batches behind a resume are not those of an uninterrupted run; ``None`` if they are."""
+    loop = runner.train_loop
+    if not _has_default_workers(runner.train_dataloader):
+        return 'train_dataloader.worker_init_fn is your own, so pictures are augmented in other ways'
+    at = getattr(getattr(loop, 'dataloader_iterator', None), 'position', None)
+    if not _is_epoch_based(runner) and at != runner.iter + 1:
+        loop_name = f'train_cfg.type={type(loop).__name__!r}'
+        return f'{loop_name} does not read its dataloader_iterator, so it may see pictures again that it has seen'
+    return None
 
 
 def _has_default_workers(loader: DataLoader) -> bool:

@@ -192,7 +192,7 @@ def streams(epochs, **options):
     """What a run's random streams make of a loader, as when training starts."""
     loader = DataLoader(toys.ToyDetDataset(2), num_workers=1, **options)
     loop = mock.Mock(spec=EpochBasedTrainLoop if epochs else IterBasedTrainLoop, dataloader_iterator=iter(()))
-    runner = types.SimpleNamespace(train_dataloader=loader, train_loop=loop, seed=5, epoch=0)
+    runner = types.SimpleNamespace(train_dataloader=loader, train_loop=loop, seed=5, epoch=0, _resume=False)
     hook = SeededStreams()
     with fork_rng():
         hook.before_train(runner)
@@ -216,6 +216,10 @@ def test_a_users_worker_init_fn_stays(epochs):
     runner = streams(epochs, worker_init_fn=own)
     assert runner.train_dataloader.worker_init_fn is own
     assert not isinstance(runner.train_loop.dataloader_iterator, SeededBatches)
+    runner.iter, runner._resume, runner.logger = 3, True, mock.Mock()
+    with fork_rng():
+        SeededStreams().before_train_iter(runner, 0)
+    assert 'train_dataloader.worker_init_fn is your own' in runner.logger.warning.call_args.args[0]
     assert isinstance(streams(True).train_dataloader.worker_init_fn, WorkerSeed)
 
 

@@ -81,11 +81,12 @@ def uninterrupted(kind, workers):
 )
 def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
     folder = uninterrupted(kind, workers)
-    again = config(tmp_path, kind, workers, pair(), resume=True, load_from=str(folder / f'{start}.pth'))
-    toys.train(None, again)
+    options = dict(resume=True, load_from=str(folder / f'{start}.pth'), log_level='WARNING')
+    toys.train(None, config(tmp_path, kind, workers, pair(), **options))
     expected = content(folder / f'{end}.pth')
     assert {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'} == {name.split('.')[0] for name in expected}
     assert not toys.differing(content(tmp_path / f'{end}.pth'), expected)
+    assert 'does not end as' not in said(tmp_path)
     assert toys.differing(content(folder / f'{start}.pth'), expected)
 
 
@@ -439,12 +440,14 @@ def test_an_own_loop_resumes_and_validates_as_it_likes(tmp_path):
     plain = toys.seg_net('fcn')
 
     def run(folder, **changes):
-        options = config(folder, 'iters', 0, plain, param_scheduler=None, **changes)
+        options = config(folder, 'iters', 0, plain, param_scheduler=None, log_level='WARNING', **changes)
         options.train_cfg = dict(type='OwnLoop', max_iters=3)
         return toys.train(None, options)
 
     run(tmp_path / 'a')
     assert run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth')).iter == 3
+    words = "does not end as an uninterrupted one does: train_cfg.type='OwnLoop' does not read its dataloader_iterator"
+    assert [said(tmp_path / name).count(words) for name in 'ab'] == [0, 1]
 
 
 @LOOPS.register_module()

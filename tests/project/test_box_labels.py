@@ -196,6 +196,7 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     scored = {**boxes, 'annotations': [{**one, 'score': 0.9} for one in boxes['annotations']]}
     (tmp_path / 'predictions/predictions.json').write_text(json.dumps(scored))
     (tmp_path / 'predictions/.predicted').touch()
+    (tmp_path / 'predictions/notes.md').touch()  # of the user's
     assert find_box_data(tmp_path) == alone
     (tmp_path / 'kept.json').write_text(json.dumps(scored))
     found = find_box_data(tmp_path)
@@ -207,6 +208,7 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     picture(seg / 'out/drawn/images/train/0.jpg')
     label(seg / 'out/labels/images/train/0.png')
     (seg / 'out/.predicted').touch()
+    (seg / 'out/data.csv').touch()
     assert find_seg_data(seg) == without
 
 
@@ -223,7 +225,7 @@ def test_a_split_of_the_user_takes_the_place_of_yolos(tmp_path: Path) -> None:
 
 def test_text_files_of_yolo_without_a_picture_are_counted(tmp_path: Path) -> None:
     exports.ultralytics(tmp_path)
-    (tmp_path / 'images/train/b.jpg').rename(tmp_path / 'images/train/b.jfif')
+    (tmp_path / 'images/train/b.jpg').rename(tmp_path / 'images/train/b.gif')
     text = tmp_path / 'labels/val/d.txt'
     text.rename(text.with_suffix('.TXT'))
     told = next(note for note in find_box_data(tmp_path).notes if 'no picture' in note)

@@ -103,7 +103,7 @@ def name_pictures(root: Path, form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    'form', ['../{part}/{name}.jpg', '{root}/{part}/{name}.jpg', '../../{part}/{name}.jpg', './{name}.jfif']
+    'form', ['../{part}/{name}.jpg', '{root}/{part}/{name}.jpg', '../../{part}/{name}.jpg', './{name}.gif']
 )
 def test_outlines_are_drawn_wherever_and_however_coco_names_the_pictures(form: str, tmp_path: Path) -> None:
     exports.roboflow_coco(tmp_path / 'mine')

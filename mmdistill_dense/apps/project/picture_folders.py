@@ -17,11 +17,9 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project import BOXES, DRAWN, SUITE
-from mmdistill_dense.apps.project import LABELS as PREDICTED
+from mmdistill_dense.apps.project import SUITE, walk_data
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
-from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
@@ -71,26 +69,20 @@ def picture_folders(root: Path) -> list[Folder]:
             found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
     if not found:
         raise FileNotFoundError(
-            f'--data {root}: no picture in it or below it (files that end in {", ".join(EXTENSIONS)}). It holds '
-            f'{some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
+            f'--data {root}: no picture in it or below it (files that end in {", ".join(EXTENSIONS)}; results of '
+            f'`predict` are left out). It holds {some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
         )
     return found
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders and names as :func:`walk` does, without projects and predictions, which hold pictures too."""
+    """Yield folders and names as :func:`walk_data` does, without projects, which hold pictures too."""
     ours = list[Path]()
-    for path, names in walk(root):
-        if path != root and (set(names) >= _OF_PROJECTS or _predicted(path)):
+    for path, names in walk_data(root):
+        if path != root and set(names) >= _OF_PROJECTS:
             ours.append(path)
         if not any(path.is_relative_to(one) for one in ours):
             yield path, names
-
-
-def _predicted(folder: Path) -> bool:
-    """Tell whether ``predict`` wrote a folder."""
-    names = {one.name for one in folder.iterdir() if not one.name.startswith('.')}
-    return (folder / DRAWN).is_dir() and names in ({DRAWN, PREDICTED}, {DRAWN, BOXES})
 
 
 def holds_one_of(root: Path, names: Collection[str]) -> bool:

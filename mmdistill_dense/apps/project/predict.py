@@ -23,19 +23,18 @@ from rich.progress import track
 
 from mmdistill_dense.apps.export.without_package import read_files, without_labels
 from mmdistill_dense.apps.export.write_student import load_student
-from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE
+from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE, walk_data
 from mmdistill_dense.apps.project.contact_sheet import draw
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.devices import device_of
-from mmdistill_dense.utils.files import printable, read_json, walk, write_json, write_text, write_whole
+from mmdistill_dense.utils.files import printable, read_json, write_json, write_text, write_whole
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import size_text, some
 
-PICTURES = (*EXTENSIONS, '.jfif')
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 
@@ -104,26 +103,18 @@ def check_out(out: Path) -> None:
 
 def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
     """Return pictures and videos, each once, and other files of the folders; results of ``predict`` are left out."""
-    known, found = PICTURES + VIDEOS, dict[str, Path]()
+    known, found = EXTENSIONS + VIDEOS, dict[str, Path]()
     for name in given:
         path = Path(name)
         if not path.exists():
             raise FileNotFoundError(f'{name}: no such file or folder (working folder {Path.cwd()}).')
-        inside = sorted(_files_in(path)) if path.is_dir() else [path]
+        inside = sorted(one / own for one, names in walk_data(path) for own in names) if path.is_dir() else [path]
         if not any(one.suffix.lower() in known for one in inside):
             raise ValueError(f'{name}: no picture and no video. Known endings: {", ".join(known)}.')
         for one in inside:
             found.setdefault(os.path.realpath(one), one)
     others = [one for one in found.values() if one.suffix.lower() not in known]
     return [one for one in found.values() if one.suffix.lower() in known], others
-
-
-def _files_in(root: Path) -> Iterator[Path]:
-    for folder, names in walk(root):
-        place = folder.resolve()
-        results = (one for one in (place, *place.parents) if one.name in (DRAWN, LABELS))
-        if not any((one.parent / MARK).exists() for one in results):
-            yield from (folder / name for name in names if name != BOXES)
 
 
 class Unreadable(ValueError):

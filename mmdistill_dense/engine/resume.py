@@ -399,13 +399,16 @@ def _start_in_file(runner: Runner) -> str | None:
     """Return ``load_from`` of the config's file if the run resumes and nobody named a file to resume from.
 
     With ``--resume``, mmseg's script leaves this option in place, so mmengine would resume from it. mmdet's drops it,
-    so the first start of a run would have random weights.
+    also that of ``--cfg-options``, so the first start of a run would have random weights.
     """
     path = runner.cfg.filename
     if not resumes(runner) or isinstance(runner, FlexibleRunner) or not path or not Path(path).is_file():
         return None  # a FlexibleRunner has read its file before it calls a hook
     file = read_file(path)
     start = file.get('load_from')
+    options = [word.removeprefix('load_from=') for word in sys.argv if word.startswith('load_from=')]
+    if options and start_file(runner) is None:
+        return options[-1]
     named = file.get('resume') or any(word.endswith(str(start)) for word in sys.argv)
     return start if start_file(runner) in (None, start) and not named else None
 

@@ -365,6 +365,9 @@ def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path_factory, monke
     for words in (['--cfg-options', 'load_from=start.pth'], ['start.pth']):
         monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', *words])
         assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')
+    monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', '--cfg-options', 'load_from=other.pth'])
+    assert chosen(killed, ResumeFile(), left and 'other.pth') == (True, left and 'other.pth')
+    assert chosen(empty, ResumeFile(), left and 'other.pth') == (bool(left), 'other.pth')
     monkeypatch.setattr('sys.argv', ['train.py', str(file)])
     file.write_text("load_from = 'start.pth'\nresume = True\n")
     assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')

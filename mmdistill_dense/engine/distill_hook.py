@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,15 @@ from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
-from mmdistill_dense.engine.resume import EarlyStopping, PendingValidation, ResumeFile, describe, differ, identity
+from mmdistill_dense.engine.resume import (
+    BatchSizes,
+    EarlyStopping,
+    PendingValidation,
+    ResumeFile,
+    describe,
+    differ,
+    identity,
+)
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.registry import HOOKS
@@ -109,7 +117,21 @@ def _other_batches(runner: Runner) -> str | None:
     if not _is_epoch_based(runner) and at != runner.iter + 1:
         loop_name = f'train_cfg.type={type(loop).__name__!r}'
         return f'{loop_name} does not read its dataloader_iterator, so it may see pictures again that it has seen'
-    return None
+    keeping = sorted({type(step).__name__ for step in _steps(runner.train_dataloader.dataset) if _keeps(step)})
+    return f'{", ".join(keeping)} kept pictures of earlier batches, and begins without any' if keeping else None
+
+
+def _steps(dataset: Any) -> Iterator[Any]:
+    """Yield the steps of the pipelines of a data set and of those that it wraps or joins."""
+    for inner in (getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ())):
+        if inner is not None:
+            yield from _steps(inner)
+    pipeline = getattr(dataset, 'pipeline', None)
+    yield from getattr(pipeline, 'transforms', pipeline) or ()
+
+
+def _keeps(step: Any) -> bool:
+    return hasattr(step, 'results_cache')  # of mmdet's CachedMosaic and CachedMixUp
 
 
 def _has_default_workers(loader: DataLoader) -> bool:
@@ -338,7 +360,7 @@ class DistillHook(Hook):
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
         before = RunGuards(), self.resume_file, SeededStreams(), DistillerState(resume_changed), Balancing()
-        after = LossGuard(skip_nonfinite), Clipping(), EarlyStopping(), PendingValidation()
+        after = LossGuard(skip_nonfinite), Clipping(), EarlyStopping(), BatchSizes(), PendingValidation()
         self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
         self.parts: Sequence[Hook] = (*before, *after)
         self._begun = False

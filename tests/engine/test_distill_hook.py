@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dataset import Compose
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -216,11 +217,25 @@ def test_a_users_worker_init_fn_stays(epochs):
     runner = streams(epochs, worker_init_fn=own)
     assert runner.train_dataloader.worker_init_fn is own
     assert not isinstance(runner.train_loop.dataloader_iterator, SeededBatches)
+    assert 'train_dataloader.worker_init_fn is your own' in told_on_resume(runner)
+    assert isinstance(streams(True).train_dataloader.worker_init_fn, WorkerSeed)
+
+
+def told_on_resume(runner):
+    """The warning of a run that goes on behind three steps."""
     runner.iter, runner._resume, runner.logger = 3, True, mock.Mock()
     with fork_rng():
         SeededStreams().before_train_iter(runner, 0)
-    assert 'train_dataloader.worker_init_fn is your own' in runner.logger.warning.call_args.args[0]
-    assert isinstance(streams(True).train_dataloader.worker_init_fn, WorkerSeed)
+    return runner.logger.warning.call_args.args[0]
+
+
+def test_a_step_that_keeps_pictures_is_told():
+    inner = types.SimpleNamespace(pipeline=Compose([dict(type='mmdet.CachedMosaic', img_scale=(64, 64))]))
+    runner = streams(True)
+    runner.train_dataloader = types.SimpleNamespace(
+        worker_init_fn=None, dataset=types.SimpleNamespace(datasets=[inner])
+    )
+    assert 'CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)
 
 
 def test_each_epoch_and_each_step_has_streams_of_its_own():

@@ -197,7 +197,8 @@ def build_distillation(
     for key, distiller in distillers.items():
         name = taught_by[key]
         _check_scores(key, distiller, traced[name])
-        with DefaultScope.overwrite_default_scope(config.scope), torch.device('cpu'):
+        # Each from the same stream, so that its first weights depend on no other, nor on their order in a config.
+        with fork_rng(), DefaultScope.overwrite_default_scope(config.scope), torch.device('cpu'):
             distiller.bind(key, teachers[name], distillation.state, student.shapes, traced[name].shapes)
     return distillation
 

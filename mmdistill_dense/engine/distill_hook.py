@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -97,7 +97,7 @@ class SeededStreams(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
-        if self._first and runner.iter and resumes(runner) and (why := _other_batches(runner)):
+        if self._first and runner.iter and resumes(runner) and (why := '; '.join(_other_batches(runner))):
             runner.logger.warning(f'The resumed run does not end as an uninterrupted one does: {why}.')
         self._first = False
         reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
@@ -108,30 +108,32 @@ def _is_epoch_based(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
 
 
-def _other_batches(runner: Runner) -> str | None:
-    """Return why the batches behind a resume are not those of an uninterrupted run; ``None`` if they are."""
-    loop = runner.train_loop
-    if not _has_default_workers(runner.train_dataloader):
-        return 'train_dataloader.worker_init_fn is your own, so pictures are augmented in other ways'
+def _other_batches(runner: Runner) -> Iterator[str]:
+    """Yield why the batches behind a resume may not be those of an uninterrupted run."""
+    loop, loader, by_epoch = runner.train_loop, runner.train_dataloader, _is_epoch_based(runner)
     at = getattr(getattr(loop, 'dataloader_iterator', None), 'position', None)
-    if not _is_epoch_based(runner) and at != runner.iter + 1:
-        loop_name = f'train_cfg.type={type(loop).__name__!r}'
-        return f'{loop_name} does not read its dataloader_iterator, so it may see pictures again that it has seen'
-    keeping = sorted({type(step).__name__ for step in _steps(runner.train_dataloader.dataset) if _keeps(step)})
-    return f'{", ".join(keeping)} kept pictures of earlier batches, and begins without any' if keeping else None
+    if not _has_default_workers(loader) and (loader.num_workers or not by_epoch):  # nothing else calls it
+        yield 'train_dataloader.worker_init_fn is your own, so pictures may be augmented in other ways'
+    elif getattr(loop, 'fast_forward_on_resume', False):
+        yield 'train_cfg.fast_forward_on_resume=True begins with the first batch again'
+    elif not by_epoch and at not in (runner.iter, runner.iter + 1):
+        yield f'train_cfg.type={type(loop).__name__!r} takes batches in its own way, so pictures may come again'
+    keeping = sorted({type(one).__name__ for one in _parts(loader.dataset) if hasattr(one, 'results_cache')})
+    if keeping and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
+        yield f'{", ".join(keeping)} kept pictures of earlier batches, and begins without any'
 
 
-def _steps(dataset: Any) -> Iterator[Any]:
-    """Yield the steps of the pipelines of a data set and of those that it wraps or joins."""
-    for inner in (getattr(dataset, 'dataset', None), *getattr(dataset, 'datasets', ())):
-        if inner is not None:
-            yield from _steps(inner)
-    pipeline = getattr(dataset, 'pipeline', None)
-    yield from getattr(pipeline, 'transforms', pipeline) or ()
-
-
-def _keeps(step: Any) -> bool:
-    return hasattr(step, 'results_cache')  # of mmdet's CachedMosaic and CachedMixUp
+def _parts(dataset: Any) -> Iterable[Any]:
+    """Return a data set, those that it wraps or joins, and the steps of their pipelines."""
+    found, waiting = dict[int, Any](), [dataset]
+    while waiting:
+        one = waiting.pop()
+        if id(one) not in found:
+            found[id(one)] = one
+            for name in ('dataset', 'datasets', 'pipeline', 'transforms'):
+                inner = getattr(one, '__dict__', {}).get(name)  # a property may have any effect
+                waiting += inner if isinstance(inner, (list, tuple)) else [inner]
+    return found.values()
 
 
 def _has_default_workers(loader: DataLoader) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+from torch import nn
 
 from mmdistill_dense.config.resolve import read_file, written
 from mmdistill_dense.config.values import flat, plain
@@ -40,6 +41,7 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 
 _RESTARTS = ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT')
 _BEGUN = '.begun'  # touched by a run that begins anew: older checkpoints in its folder are not its own
+_LOAD_FROM = re.compile('(?:--cfg-options=)?load_from=(.*)')
 _PER_START = ('work_dir', 'load_from', 'resume', 'launcher', 'experiment_name')
 # What torch and mmengine take from a checkpoint, whatever the config says.
 _RESTORED = re.compile(r'optim_wrapper\.(\w+\.)?(optimizer|paramwise_cfg)\.|param_scheduler\.')
@@ -221,7 +223,7 @@ class BatchSizes(Hook):
 
 def _resizing(runner: Runner) -> list[Any]:
     augments = getattr(getattr(unwrap(runner.model), 'data_preprocessor', None), 'batch_augments', None)
-    return [one for one in augments or () if hasattr(one, '_input_size')]
+    return [one for one in augments if hasattr(one, '_input_size')] if isinstance(augments, nn.ModuleList) else []
 
 
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
@@ -430,9 +432,9 @@ def _start_in_file(runner: Runner) -> str | None:
         return None  # a FlexibleRunner has read its file before it calls a hook
     file = read_file(path)
     start = file.get('load_from')
-    options = [word.removeprefix('load_from=') for word in sys.argv if word.startswith('load_from=')]
+    options = [match[1].strip('"\'') for word in sys.argv if (match := _LOAD_FROM.fullmatch(word))]
     if options and start_file(runner) is None:
-        return options[-1]
+        return options[-1] if options[-1] not in ('', 'None') else None
     named = file.get('resume') or any(word.endswith(str(start)) for word in sys.argv)
     return start if start_file(runner) in (None, start) and not named else None
 

@@ -222,20 +222,25 @@ def test_a_users_worker_init_fn_stays(epochs):
 
 
 def told_on_resume(runner):
-    """The warning of a run that goes on behind three steps."""
+    """The warnings of a run that goes on behind three steps."""
     runner.iter, runner._resume, runner.logger = 3, True, mock.Mock()
     with fork_rng():
         SeededStreams().before_train_iter(runner, 0)
-    return runner.logger.warning.call_args.args[0]
+    return ' '.join(call.args[0] for call in runner.logger.warning.call_args_list)
 
 
-def test_a_step_that_keeps_pictures_is_told():
-    inner = types.SimpleNamespace(pipeline=Compose([dict(type='mmdet.CachedMosaic', img_scale=(64, 64))]))
-    runner = streams(True)
-    runner.train_dataloader = types.SimpleNamespace(
-        worker_init_fn=None, dataset=types.SimpleNamespace(datasets=[inner])
-    )
-    assert 'CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)
+@pytest.mark.parametrize(('epochs', 'workers', 'kept'), [(True, 0, True), (True, 1, False), (False, 1, True)])
+def test_a_step_that_keeps_pictures_is_told(epochs, workers, kept):
+    """But where workers begin without any at each epoch."""
+    steps = [dict(type='RandomApply', transforms=[dict(type='mmdet.CachedMosaic', img_scale=(64, 64))])]
+    inner = types.SimpleNamespace(pipeline=Compose(steps), datasets=None)
+    joined = types.SimpleNamespace(datasets=[inner, types.SimpleNamespace(pipeline=len)])
+    runner = streams(epochs)
+    runner.train_dataloader = types.SimpleNamespace(worker_init_fn=None, num_workers=workers, dataset=joined)
+    runner.train_loop.dataloader_iterator = types.SimpleNamespace(position=4)
+    assert ('CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)) == kept
+    runner.train_loop.fast_forward_on_resume = True
+    assert 'train_cfg.fast_forward_on_resume=True' in told_on_resume(runner)
 
 
 def test_each_epoch_and_each_step_has_streams_of_its_own():

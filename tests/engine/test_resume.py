@@ -370,9 +370,12 @@ def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path_factory, monke
     for words in (['--cfg-options', 'load_from=start.pth'], ['start.pth']):
         monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', *words])
         assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')
-    monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', '--cfg-options', 'load_from=other.pth'])
-    assert chosen(killed, ResumeFile(), left and 'other.pth') == (True, left and 'other.pth')
-    assert chosen(empty, ResumeFile(), left and 'other.pth') == (bool(left), 'other.pth')
+    for words in (['--cfg-options', 'load_from=other.pth'], ['--cfg-options=load_from="other.pth"']):
+        monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', *words])
+        assert chosen(killed, ResumeFile(), left and 'other.pth') == (True, left and 'other.pth')
+        assert chosen(empty, ResumeFile(), left and 'other.pth') == (bool(left), 'other.pth')
+    monkeypatch.setattr('sys.argv', ['train.py', str(file), '--resume', '--cfg-options', 'load_from=None'])
+    assert chosen(empty, ResumeFile(), None) == (True, None)
     monkeypatch.setattr('sys.argv', ['train.py', str(file)])
     file.write_text("load_from = 'start.pth'\nresume = True\n")
     assert chosen(killed, ResumeFile(), 'start.pth') == (True, 'start.pth')
@@ -454,7 +457,7 @@ def test_an_own_loop_resumes_and_validates_as_it_likes(tmp_path):
 
     run(tmp_path / 'a')
     assert run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth')).iter == 3
-    words = "does not end as an uninterrupted one does: train_cfg.type='OwnLoop' does not read its dataloader_iterator"
+    words = "does not end as an uninterrupted one does: train_cfg.type='OwnLoop' takes batches in its own way"
     assert [said(tmp_path / name).count(words) for name in 'ab'] == [0, 1]
 
 

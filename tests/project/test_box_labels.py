@@ -195,7 +195,7 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     boxes = label_file(['images/train/b.jpg'], ['cell'])
     scored = {**boxes, 'annotations': [{**one, 'score': 0.9} for one in boxes['annotations']]}
     (tmp_path / 'predictions/predictions.json').write_text(json.dumps(scored))
-    (tmp_path / 'predictions/.predicted').touch()
+    (tmp_path / 'predictions/drawn/.predicted').touch()
     (tmp_path / 'predictions/notes.md').touch()  # of the user's
     assert find_box_data(tmp_path) == alone
     (tmp_path / 'kept.json').write_text(json.dumps(scored))
@@ -207,8 +207,9 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
     without = find_seg_data(seg)
     picture(seg / 'out/drawn/images/train/0.jpg')
     label(seg / 'out/labels/images/train/0.png')
-    (seg / 'out/.predicted').touch()
     (seg / 'out/data.csv').touch()
+    for name in ('drawn', 'labels'):
+        (seg / 'out' / name / '.predicted').touch()
     assert find_seg_data(seg) == without
 
 

@@ -17,6 +17,8 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
+from mmdistill_dense.apps.project.free_pictures import free_pictures
+from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.new import distillers_for, methods_of, with_enough, write
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is, teacher_classes
@@ -282,6 +284,15 @@ def test_a_foundation_model_and_pictures_without_labels() -> None:
     assert model.distillers.featurematch.teacher_tap == 'map'
     assert model.unlabelled == {'data_root': str(Path('more').resolve()), 'ratio': 1}
     assert not Path('project/teacher.py').exists()
+
+
+def test_what_predict_wrote_is_no_picture_without_labels() -> None:
+    for number in range(4):
+        picture(Path(f'more/{number}.jpg'), 50 + number)
+    picture(Path('more/drawn/more/0.jpg'))
+    Path('more/drawn/.predicted').touch()
+    found = free_pictures('more', find_seg_data(seg_folder(Path('mine'))), 2)
+    assert found.names == ('0.jpg', '1.jpg', '2.jpg', '3.jpg') and found.left_out == '1 of projects and of `predict`'
 
 
 def test_weights_of_a_hub_are_read_at_once_and_named_by_their_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -344,9 +344,12 @@ def test_a_picture_too_thin_to_be_resized_is_named(capsys: pytest.CaptureFixture
 # Files of the user stay, and a failure is told
 
 
-@pytest.mark.parametrize('name', ['labels/mine.png', 'drawn/mine.png', 'predictions.json'])
-def test_labels_of_the_user_s_are_not_replaced(name: str, capsys: pytest.CaptureFixture) -> None:
-    student = segmentor()
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [('segmentor', 'labels/mine.png'), ('segmentor', 'drawn/mine.png'), ('detector', 'predictions.json')],
+)
+def test_labels_of_the_user_s_are_not_replaced(kind: str, name: str, capsys: pytest.CaptureFixture) -> None:
+    student = {'segmentor': segmentor, 'detector': detector}[kind]()
     own = Path('data', name)
     own.parent.mkdir(parents=True)
     own.write_text('mine')
@@ -406,7 +409,7 @@ def test_what_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture) -> No
     with full_disk(20_000):  # the labels of a frame have their place, the video has not
         assert main(['predict', student, 'way.avi', '--out', 'out']) == 2
     assert re.search(r'way.mp4: \d+x\d+ pixels, 0 of 20 frames could be written', capsys.readouterr().err)
-    assert [path.name for path in Path('out/drawn').iterdir()] == ['pictures']
+    assert sorted(path.name for path in Path('out/drawn').iterdir()) == ['.predicted', 'pictures']
 
 
 def test_names_of_any_bytes(capsys: pytest.CaptureFixture) -> None:

@@ -7,13 +7,12 @@ from mmdistill_dense.utils.files import walk
 
 SUITE = 'suite.yaml'  # of the files of a project, the one that `run` reads
 DRAWN, LABELS, BOXES = 'drawn', 'labels', 'predictions.json'  # what `predict` writes into its folder
-MARK = '.predicted'  # and beside them, to tell them from files of the user's
+MARK = '.predicted'  # and inside of these folders, to tell them from folders of the user's
 
 
 def walk_data(root: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield the user's folders and names of files as :func:`walk` does, without what ``predict`` wrote."""
     for folder, names in walk(root):
         place = folder.resolve()
-        results = (one for one in (place, *place.parents) if one.name in (DRAWN, LABELS))
-        if not any((one.parent / MARK).exists() for one in results):
-            yield folder, [one for one in names if one != BOXES or not (folder / MARK).exists()]
+        if not any((one / MARK).exists() for one in (place, *place.parents) if one.name in (DRAWN, LABELS)):
+            yield folder, [one for one in names if one != BOXES or not (folder / DRAWN / MARK).exists()]

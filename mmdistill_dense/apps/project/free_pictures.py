@@ -12,6 +12,7 @@ from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.label_images import SegData, pairs_of
 from mmdistill_dense.apps.project.picture_folders import BESIDE, files_below, is_label
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
+from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
@@ -36,7 +37,8 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
     """Return the pictures of a folder that are not among the data."""
     folder = Path(given).expanduser().resolve()
     pictures = sorted(files_below(folder, EXTENSIONS))
-    free, counts = list(pictures), dict[str, int]()
+    count = sum(name.lower().endswith(EXTENSIONS) for _, names in walk(folder) for name in names)
+    free, counts = list(pictures), {'of projects and of `predict`': count - len(pictures)}
     for what, taken in _taken(free, data, folder):
         left = [path for path in free if path not in taken]
         free, counts[what] = left, len(free) - len(left)
@@ -44,7 +46,7 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
     if len(free) < batch:
         of_which = f', of which {left_out} cannot be taught on: {len(free)} are left' if left_out else ''
         raise ValueError(
-            f'--unlabelled {given}: {len(pictures)} pictures in it or below it (files that end in '
+            f'--unlabelled {given}: {count} pictures in it or below it (files that end in '
             f'{", ".join(EXTENSIONS)}){of_which}; a step takes {batch}. Add pictures, or leave the option out.'
         )
     names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()

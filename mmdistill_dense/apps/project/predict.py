@@ -7,7 +7,7 @@ import copy
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -42,12 +42,10 @@ Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 def predict_command(args: argparse.Namespace) -> None:
     config, checkpoint = find_student(Path(args.student), args.checkpoint, args.method)
     files, others = find_inputs(args.pictures)
-    check_out(args.out)
     device = device_of(args.device)
     with quiet():
         student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
     student.take_up(args.out)
-    write_text(args.out / MARK, 'Results of `mmdistill predict`, which may replace them and add to them.\n')
     print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
     try:
         unreadable = predict_files(student, files, args.out, named={Path(name) for name in args.pictures})
@@ -89,16 +87,6 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
     if checkpoint is None:
         raise FileNotFoundError(f'{given}: a config needs its weights: --checkpoint FILE.')
     return given, Path(checkpoint)
-
-
-def check_out(out: Path) -> None:
-    """Refuse a folder whose files of the user's would be replaced, for instance their label images."""
-    theirs = [name for name in (DRAWN, LABELS, BOXES) if (out / name).exists()]
-    if theirs and not (out / MARK).exists():
-        raise FileExistsError(
-            f'--out {out}: it holds {", ".join(theirs)}, which would be replaced, and no {MARK}, which predict writes '
-            'beside its own. Give a folder that is new or empty.'
-        )
 
 
 def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -160,10 +148,22 @@ class Student:
         return [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
 
     def take_up(self, out: Path) -> None:
-        """Read the boxes of earlier pictures, which stay in the file."""
-        before = None if self.segments else read_json(out / BOXES)
-        if before is None:
-            return
+        """Read the boxes of earlier pictures, which stay, and mark the folders; those of the user's are refused."""
+        folders = (DRAWN, LABELS) if self.segments else (DRAWN,)
+        taken = [name for name in folders if (out / name).exists() and not (out / name / MARK).exists()]
+        if not self.segments and (out / BOXES).exists() and not (out / DRAWN / MARK).exists():
+            taken.append(BOXES)
+        if taken:
+            raise FileExistsError(
+                f'--out {out}: it holds {", ".join(taken)}, which would be replaced, and not the file {MARK} that '
+                'predict writes into its folders. Give a folder that is new or empty.'
+            )
+        if not self.segments and (before := read_json(out / BOXES)) is not None:
+            self._read(before, out)
+        for name in folders:
+            write_text(out / name / MARK, 'Results of `mmdistill predict`, which may replace them and add to them.\n')
+
+    def _read(self, before: Mapping[str, Any], out: Path) -> None:
         if before['categories'] != self.categories:
             theirs = some(one['name'] for one in before['categories'])
             raise ValueError(f'--out {out}: its {BOXES} has other classes ({theirs}) than the student. Give another.')

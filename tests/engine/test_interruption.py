@@ -46,6 +46,7 @@ def last(folder: Path) -> dict[str, Any]:
     return content(folder / f'iter_{ITERS}.pth')
 
 
+@toys.unformatted()
 def interrupted(folder: Path, kind: str = 'iters', workers: int = 0, changes: dict = NEVER, **hook: Any) -> int:
     whole = config(folder, kind, workers, pair(), **changes)
     runner = toys.make_runner(None, whole)
@@ -183,7 +184,8 @@ def test_a_restart_goes_on_from_files_of_any_name_place_and_kind(
             first.append(runner.iter)
 
     runner.register_hook(Look())
-    runner.train()
+    with toys.unformatted():
+        runner.train()
     assert first == [3, 4, 5]
 
 

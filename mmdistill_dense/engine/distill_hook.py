@@ -97,7 +97,7 @@ class SeededStreams(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
-        if self._first and runner.iter and resumes(runner) and (why := '; '.join(_other_batches(runner))):
+        if self._first and runner.iter and resumes(runner) and (why := '; '.join(_differences(runner))):
             runner.logger.warning(f'The resumed run does not end as an uninterrupted one does: {why}.')
         self._first = False
         reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
@@ -108,8 +108,8 @@ def _is_epoch_based(runner: Runner) -> bool:
     return isinstance(runner.train_loop, EpochBasedTrainLoop)
 
 
-def _other_batches(runner: Runner) -> Iterator[str]:
-    """Yield why the batches behind a resume may not be those of an uninterrupted run."""
+def _differences(runner: Runner) -> Iterator[str]:
+    """Yield why a run that has resumed may not end as an uninterrupted one."""
     loop, loader, by_epoch = runner.train_loop, runner.train_dataloader, _is_epoch_based(runner)
     at = getattr(getattr(loop, 'dataloader_iterator', None), 'position', None)
     if not _has_default_workers(loader) and (loader.num_workers or not by_epoch):  # nothing else calls it
@@ -121,6 +121,8 @@ def _other_batches(runner: Runner) -> Iterator[str]:
     keeping = sorted({type(one).__name__ for one in _parts(loader.dataset) if hasattr(one, 'results_cache')})
     if keeping and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
         yield f'{", ".join(keeping)} kept pictures of earlier batches, and begins without any'
+    if not all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper)):
+        yield 'optim_wrapper.accumulative_counts: the gradients that waited for the next step were not saved'
 
 
 def _parts(dataset: Any) -> Iterable[Any]:

@@ -189,11 +189,14 @@ def test_teacher_trained_on_other_classes(tmp_path):
     assert check_teacher_classes(CLASSES, loaded(dict(other, allow_other_classes=True))) == []
 
 
-def streams(epochs, **options):
+def streams(epochs, accumulated=1, **options):
     """What a run's random streams make of a loader, as when training starts."""
     loader = DataLoader(toys.ToyDetDataset(2), num_workers=1, **options)
     loop = mock.Mock(spec=EpochBasedTrainLoop if epochs else IterBasedTrainLoop, dataloader_iterator=iter(()))
-    runner = types.SimpleNamespace(train_dataloader=loader, train_loop=loop, seed=5, epoch=0, _resume=False)
+    wrapper = OptimWrapper(torch.optim.SGD([nn.Parameter(torch.ones(1))], 1.0), accumulative_counts=accumulated)
+    wrapper.initialize_count_status(nn.Linear(1, 1), 3, 99)
+    parts = dict(train_dataloader=loader, train_loop=loop, optim_wrapper=wrapper)
+    runner = types.SimpleNamespace(**parts, seed=5, epoch=0, _resume=False)
     hook = SeededStreams()
     with fork_rng():
         hook.before_train(runner)
@@ -241,6 +244,11 @@ def test_a_step_that_keeps_pictures_is_told(epochs, workers, kept):
     assert ('CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)) == kept
     runner.train_loop.fast_forward_on_resume = True
     assert 'train_cfg.fast_forward_on_resume=True' in told_on_resume(runner)
+
+
+def test_gradients_that_were_not_saved_are_told():
+    assert 'accumulative_counts: the gradients that waited' in told_on_resume(streams(True, accumulated=2))
+    assert told_on_resume(streams(True, accumulated=3)) == ''
 
 
 def test_each_epoch_and_each_step_has_streams_of_its_own():

@@ -98,7 +98,7 @@ class SeededStreams(Hook):
         """Seed torch's stream; seed all streams if the pipeline has its own for each batch."""
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)
         if self._first and runner.iter and resumes(runner) and (why := '; '.join(_differences(runner))):
-            runner.logger.warning(f'The resumed run does not end as an uninterrupted one does: {why}.')
+            runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {why}.')
         self._first = False
         reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
         reseed(mix(runner.seed, get_rank(), runner.iter))

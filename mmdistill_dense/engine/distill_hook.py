@@ -34,7 +34,7 @@ from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.measuring_hook import write_scalars
 from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
-from mmdistill_dense.utils.runner_internals import built_loop, resumes, start_file, wrappers_of
+from mmdistill_dense.utils.runner_internals import between_steps, built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
@@ -121,7 +121,7 @@ def _differences(runner: Runner) -> Iterator[str]:
     keeping = sorted({type(one).__name__ for one in _parts(loader.dataset) if hasattr(one, 'results_cache')})
     if keeping and not (by_epoch and loader.num_workers):  # such workers begin anew at each epoch anyway
         yield f'{", ".join(keeping)} kept pictures of earlier batches, and begins without any'
-    if not all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper)):
+    if not between_steps(runner):
         yield 'optim_wrapper.accumulative_counts: the gradients that waited for the next step were not saved'
 
 

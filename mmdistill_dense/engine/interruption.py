@@ -17,7 +17,7 @@ from mmengine.runner import FlexibleRunner, IterBasedTrainLoop, Runner
 
 from mmdistill_dense.engine.resume import own_checkpoint
 from mmdistill_dense.guards.runner import NEEDED
-from mmdistill_dense.utils.runner_internals import built_loop, wrappers_of
+from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TOGETHER = 10  # iterations between two questions whether any process was told to end
@@ -89,9 +89,9 @@ class Interruption(Hook):
             told = torch.tensor([self._number, due and is_main_process()])
             all_reduce(told, 'max')
             self._number, due = int(told[0]), bool(told[1])
-        if self._number and _updated(runner):
+        if self._number and between_steps(runner):
             self._leave(runner, runner.iter + 1)
-        if due and _updated(runner):
+        if due and between_steps(runner):
             self._save_between(runner, runner.iter + 1)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Interruption(Hook):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise when the loader's workers end first
 
     def _leave(self, runner: Runner, done: int) -> None:
-        if self._saved(runner, done) is False and not self._validates and _updated(runner):
+        if self._saved(runner, done) is False and not self._validates and between_steps(runner):
             _save(runner, done)
         barrier()  # a launcher ends the others when one process leaves
         name = signal.Signals(self._number).name
@@ -146,11 +146,6 @@ class Interruption(Hook):
             return None
         whole = all(getattr(hook, name) for name in NEEDED)
         return whole and Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
-
-
-def _updated(runner: Runner) -> bool:
-    """Tell whether no gradients wait for the next step, which a checkpoint does not hold."""
-    return all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper))
 
 
 def _save(runner: Runner, done: int, **options: Any) -> None:

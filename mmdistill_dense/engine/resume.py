@@ -18,7 +18,6 @@ from typing import Any
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
-from torch import nn
 
 from mmdistill_dense.config.resolve import read_file, written
 from mmdistill_dense.config.values import flat, plain
@@ -28,6 +27,7 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import sampler_of
 from mmdistill_dense.utils.runner_internals import (
+    batch_augments,
     built_loop,
     name_start_file,
     renew_val_interval,
@@ -222,8 +222,7 @@ class BatchSizes(Hook):
 
 
 def _resizing(runner: Runner) -> list[Any]:
-    augments = getattr(getattr(unwrap(runner.model), 'data_preprocessor', None), 'batch_augments', None)
-    return [one for one in augments if hasattr(one, '_input_size')] if isinstance(augments, nn.ModuleList) else []
+    return [one for one in batch_augments(unwrap(runner.model)) if hasattr(one, '_input_size')]
 
 
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
@@ -430,11 +429,11 @@ def _start_in_file(runner: Runner) -> str | None:
     path = runner.cfg.filename
     if not resumes(runner) or isinstance(runner, FlexibleRunner) or not path or not Path(path).is_file():
         return None  # a FlexibleRunner has read its file before it calls a hook
-    file = read_file(path)
-    start = file.get('load_from')
     options = [match[1].strip('"\'') for word in sys.argv if (match := _LOAD_FROM.fullmatch(word))]
     if options and start_file(runner) is None:
         return options[-1] if options[-1] not in ('', 'None') else None
+    file = read_file(path)
+    start = file.get('load_from')
     named = file.get('resume') or any(word.endswith(str(start)) for word in sys.argv)
     return start if start_file(runner) in (None, start) and not named else None
 

@@ -40,7 +40,7 @@ from mmdistill_dense.unlabelled.pseudo_labels import (
 )
 from mmdistill_dense.unlabelled.strong_view import Pixels, StrongOption, strong_view
 from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
-from mmdistill_dense.utils.runner_internals import Network, Samples
+from mmdistill_dense.utils.runner_internals import Network, Samples, batch_augments
 from mmdistill_dense.utils.validate import check_count, check_option, is_number
 
 KEY = 'model.unlabelled'
@@ -319,8 +319,7 @@ def _check_taps(name: str, distiller: Distiller, student: nn.Module, heads: Sequ
 
 def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]:
     """Return the student's preprocessed pictures and their samples, with the padded size that methods read."""
-    augments = getattr(model.data_preprocessor, 'batch_augments', None)
-    modules = list(augments) if isinstance(augments, nn.ModuleList) else []
+    modules = batch_augments(model)
     states = [dict(vars(one)) for one in modules]
     for sample in batch['data_samples'] if modules else ():
         sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4))  # they scale boxes, also where there are none

@@ -67,6 +67,17 @@ def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
     return list(wrapper.values()) if isinstance(wrapper, OptimWrapperDict) else [wrapper]
 
 
+def between_steps(runner: Runner) -> bool:
+    """Tell whether no gradients wait for the optimizer's next step; a checkpoint holds none."""
+    return all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper))
+
+
+def batch_augments(network: Any) -> list[Any]:
+    """Return the augmentations of whole batches in a network's preprocessor, as mmdet has them."""
+    found = getattr(getattr(network, 'data_preprocessor', None), 'batch_augments', None)
+    return list(found) if isinstance(found, nn.ModuleList) else []
+
+
 IGNORED = 255  # mmseg's label of a pixel without a class
 
 

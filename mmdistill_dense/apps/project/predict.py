@@ -148,11 +148,9 @@ class Student:
         return [{'id': number, 'name': name} for number, name in enumerate(self.classes, 1)]
 
     def take_up(self, out: Path) -> None:
-        """Read the boxes of earlier pictures, which stay, and mark the folders; those of the user's are refused."""
-        folders = (DRAWN, LABELS) if self.segments else (DRAWN,)
-        taken = [name for name in folders if (out / name).exists() and not (out / name / MARK).exists()]
-        if not self.segments and (out / BOXES).exists() and not (out / DRAWN / MARK).exists():
-            taken.append(BOXES)
+        """Read the boxes of earlier calls, which stay, and mark the folders. Files of the user are refused."""
+        marks = {DRAWN: DRAWN, LABELS: LABELS} if self.segments else {DRAWN: DRAWN, BOXES: DRAWN}
+        taken = [name for name, folder in marks.items() if (out / name).exists() and not (out / folder / MARK).exists()]
         if taken:
             raise FileExistsError(
                 f'--out {out}: it holds {", ".join(taken)}, which would be replaced, and not the file {MARK} that '
@@ -160,8 +158,8 @@ class Student:
             )
         if not self.segments and (before := read_json(out / BOXES)) is not None:
             self._read(before, out)
-        for name in folders:
-            write_text(out / name / MARK, 'Results of `mmdistill predict`, which may replace them and add to them.\n')
+        for folder in set(marks.values()):
+            write_text(out / folder / MARK, 'Results of `mmdistill predict`, which may replace them and add to them.\n')
 
     def _read(self, before: Mapping[str, Any], out: Path) -> None:
         if before['categories'] != self.categories:

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TextIO
 from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.files import FolderInUse
 from mmdistill_dense.utils.process import alive, wait_briefly
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, text_of
 
 GROUPS = {
@@ -64,6 +65,8 @@ class Parser(argparse.ArgumentParser):
         for option in [word for word in rest if word.startswith('-')]:
             if option in others:
                 self.error(f'{option}: {others[option]}')
+            if told := removed(f'{self.prog.removeprefix("mmdistill ")} {option.partition("=")[0]}'):
+                self.error(told)
             close = difflib.get_close_matches(option, self._options(), n=2)
             self.error(f'{option}: no such option.' + (f' Close: {", ".join(close)}.' if close else ''))
         if rest:
@@ -148,6 +151,9 @@ def _main(words: list[str]) -> int:
 
         print('\n'.join(versions()))
         return 0
+    if told := removed(name):
+        print(f'ERROR    {told}', file=sys.stderr)
+        return 2
     if name not in COMMANDS:
         print('\n'.join(overview()))
         if name not in ('', '-h', '--help'):

@@ -17,6 +17,8 @@ from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
+from mmdistill_dense.utils.removed import removed
+
 
 class _ByName(Registry):
     """A registry that imports a file when a name of it is asked for.
@@ -33,6 +35,8 @@ class _ByName(Registry):
         name = key.rpartition('.')[2]
         self.import_from_location()
         self.load(name)
+        if name not in self._module_dict and (told := removed(name)):
+            raise KeyError(told)
         return super().get(name if name in self._module_dict else key)
 
 

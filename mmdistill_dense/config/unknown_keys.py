@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mmdistill_dense.config.values import mappings
+from mmdistill_dense.utils.removed import removed
 
 # What the runner, its scripts and our tools read of a config besides the arguments of Runner.
 _READ = (
@@ -60,6 +61,8 @@ def _refuse(place: str, config: Mapping[str, Any], known: set[str], otherwise: s
 def check_known(key: str, options: Mapping[str, Any], known: Collection[str]) -> None:
     """Raise a ``TypeError`` for an option of ``key`` that is not among the known names."""
     for name in options:
+        if told := name not in known and removed(f'{key}.{name}'):
+            raise TypeError(told)
         if name not in known:
             raise TypeError(f'{key} has no option {name!r}; known: {", ".join(known)}.{hint(name, known)}')
 

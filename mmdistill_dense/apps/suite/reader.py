@@ -14,6 +14,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
 from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, text_of
 
 NAME = re.compile(r'[A-Za-z0-9][\w+.-]*')  # of rows and folders
@@ -102,7 +103,8 @@ class Reader:
         """Refuse unknown keys, and name similar ones."""
         for key in self.raw:
             if key not in known:
-                raise self.error(str(key), f'unknown key. {close_or_all(str(key), known)}')
+                told = removed(f'suite {".".join(filter(None, [self.place, str(key)]))}', f'suite {key}')
+                raise self.error(str(key), told or f'unknown key. {close_or_all(str(key), known)}')
 
     def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
         """Return a value of a type. A key without a default is required."""

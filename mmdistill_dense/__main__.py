@@ -38,7 +38,6 @@ GROUPS = {
         'train': ('apps.options:fill_train', 'train with a config'),
         'test': ('apps.options:fill_test', 'test a checkpoint'),
         'tokens': ('apps.options:fill_tokens', 'learn the tokens of MasKD or FreeKD before training'),
-        'pseudo-labels': ('apps.options:fill_pseudo_labels', "write a teacher's labels of pictures"),
     },
     'Compare and look inside': {
         'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),

@@ -162,15 +162,6 @@ def fill_tokens(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=later('commands.training:learn_tokens'), raises=True)
 
 
-def fill_pseudo_labels(parser: argparse.ArgumentParser) -> None:
-    add_common(parser, "Write the labels that a config's teacher is sure of, for a folder of pictures")
-    parser.add_argument('--pictures', metavar='DIR', help='folder (default: model.unlabelled of the config)')
-    parser.add_argument('--out', metavar='DIR', type=Path, required=True, help='folder for the labels')
-    parser.add_argument('--threshold', type=float, help='least probability or score (default: as in training)')
-    parser.add_argument('--teacher', metavar='NAME', help='which teacher, where the config has several')
-    parser.set_defaults(run=later('commands.pseudo_label_command:pseudo_labels'))
-
-
 def fill_report(parser: argparse.ArgumentParser) -> None:
     parser.description = 'One HTML page about finished runs: curves, scores, predictions, settings, costs.'
     parser.add_argument('folders', nargs='+', metavar='WORK_DIR', help="work dirs, a suite's runs/<name>, or suites")

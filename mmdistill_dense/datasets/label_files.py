@@ -9,13 +9,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import some
 
 Content = Mapping[str, Any]
@@ -243,67 +238,3 @@ def _completion(one: Content, picture: Any, changes: Counter[str]) -> dict[str, 
         changes['annotations had no iscrowd, and get 0'] += 1
         found['iscrowd'] = 0
     return found
-
-
-_PNG = '.png'
-
-
-@dataclass(frozen=True)
-class LabelImages:
-    """The names and values of label images that a data set of mmseg reads."""
-
-    values: np.ndarray  # (256,), uint8: the value in the file for each class, and at 255 for a pixel without a class
-    img_suffix: str  # of the pictures
-    seg_map_suffix: str  # of the label images, a PNG
-    to_set: Mapping[str, str]  # what a data set must set to read these files, beside the labelled set's options
-
-    @classmethod
-    def of(cls, labelled: Any, names: Sequence[str]) -> LabelImages:
-        """Return them for a data set, or a wrapper of it, and the names of pictures, which must have one ending."""
-        inner = labelled
-        while not hasattr(inner, 'img_suffix') and (hasattr(inner, 'dataset') or getattr(inner, 'datasets', None)):
-            inner = inner.dataset if hasattr(inner, 'dataset') else inner.datasets[0]
-        own, own_labels = getattr(inner, 'img_suffix', ''), getattr(inner, 'seg_map_suffix', _PNG)
-        ending = own if own and all(name.endswith(own) for name in names) else _one_ending(names)
-        labels = own_labels if own_labels.endswith(_PNG) else _PNG
-        to_set = {'img_suffix': ending} if ending != own else {}
-        if labels != own_labels:
-            to_set['seg_map_suffix'] = labels
-        return cls(file_values(labelled.metainfo), ending, labels, to_set)
-
-    def stem(self, name: str) -> str:
-        """Return the line of a picture in a list of mmseg."""
-        return name.removesuffix(self.img_suffix)
-
-
-def file_values(metainfo: Mapping[str, Any]) -> np.ndarray:
-    """Return the value in the label files of a data set for each class, (256,) uint8.
-
-    At 255 it is the one for pixels without a class. ``metainfo`` is that of mmseg's data set or of a wrapper.
-    """
-    values, label_map = np.arange(256), metainfo.get('label_map') or {}
-    for value, number in label_map.items():
-        if number != IGNORED:
-            values[number] = value
-    if metainfo.get('reduce_zero_label'):
-        values[:IGNORED] += 1
-    classes = values[: len(metainfo.get('classes') or ())].tolist()
-    if IGNORED in classes:
-        ignored = [value for value, number in label_map.items() if number == IGNORED and value not in classes]
-        if not ignored or metainfo.get('reduce_zero_label'):
-            raise ValueError(
-                f'255 is the value of class {metainfo["classes"][classes.index(IGNORED)]!r} in the label files, and no '
-                'other value is ignored: pixels of which the teacher is unsure could not be written.'
-            )
-        values[IGNORED] = max(ignored)
-    return values.astype(np.uint8)
-
-
-def _one_ending(names: Sequence[str]) -> str:
-    endings = {Path(name).suffix: name for name in names}
-    if len(endings) > 1:
-        raise ValueError(
-            f'the pictures have several endings, {", ".join(sorted(endings))}, e.g. {some(list(endings.values()))}: a '
-            'data set of mmseg reads one. Take one folder, or one list (ann_file), for each ending.'
-        )
-    return next(iter(endings), '')

@@ -102,8 +102,6 @@ class RunGuards(Hook):
             for line in check_teacher_classes(classes, teacher, model.distillers.values()):
                 runner.logger.info(line)
             runner.logger.info(f'{teacher.key}: {teacher.receipt.told() if teacher.receipt else None}')
-        for extra in model.distillation.extras:
-            extra.check_classes(model, model.distillation.teachers)
         self._reached = None if getattr(model, 'has_task', True) else Reached(model)
         self._unseen = list(model.distillation.teachers.values())
         self._handles = [

@@ -21,7 +21,6 @@ from mmdistill_dense.model.distill_model import Extra, Step, distillers_of
 from mmdistill_dense.utils.distributed import mean_over_ranks
 
 TASK = 'task'
-PSEUDO = 'unlabelled'  # the student's own loss on labels of the teacher
 Places = Mapping[str, Sequence[Tensor]]
 
 
@@ -31,7 +30,7 @@ def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
     for name, value in losses.items():
         if 'loss' not in name:
             continue
-        key = name if name.startswith('distill.') else PSEUDO if name.startswith(f'{PSEUDO}.') else TASK
+        key = name if name.startswith('distill.') else TASK
         summed = torch.stack([one.mean() for one in ([value] if isinstance(value, Tensor) else value)]).sum()
         terms[key] = terms[key] + summed if key in terms else summed
     return terms

@@ -180,12 +180,10 @@ def build_distillation(
             size,
         )
     normalised = completed(preprocessor, config.scope)
-    teachers, asked = {}, {name for extra in extras for name in extra.asks(options, traced)}
+    teachers = {}
     for name, option in options.items():
         copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
         called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
-        if name in asked:
-            called.append(None)
         if taps[name]:
             _check_normalisation(option, traced[name])
         seen = renormaliser(normalised, traced[name].preprocessor, option.key)

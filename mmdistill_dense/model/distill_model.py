@@ -21,7 +21,7 @@ from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, copy_inherited
-from mmdistill_dense.networks.trace import TeacherOption, Traced
+from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.utils.reproducible import mix
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import some
@@ -48,15 +48,8 @@ class Extra:
     def add(self, step: Step) -> None:
         """Add losses, terms or numbers to a step whose labelled pictures are compared."""
 
-    def asks(self, options: Mapping[str, TeacherOption], traced: Mapping[str, Traced]) -> Collection[str]:
-        """Return the names of the teachers that it runs whole; refuse one that it cannot use."""
-        return ()
-
     def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
         """Get the student, its bound distillers, and the paths of its heads that hold taps."""
-
-    def check_classes(self, student: nn.Module, teachers: Mapping[str, FrozenTeacher]) -> None:
-        """Refuse teachers of other classes that it cannot use; called at the start of a run, which pairs them."""
 
     def hooks(self) -> Sequence[Hook]:
         """Return what ``DistillHook`` calls for it at every event."""
@@ -69,10 +62,6 @@ class Extra:
     def seen(self, model: Network) -> Iterator[tuple[str, Tensor, Samples]]:
         """Yield the pictures that it adds to this step: what they are, the preprocessed batch, and the samples."""
         return iter(())
-
-    def student_view(self, model: Distilled, inputs: Tensor, samples: Samples) -> Tensor:
-        """Return the labelled pictures (B, C, H, W) as the student is to see them; the teacher sees ``inputs``."""
-        return inputs
 
     def copy(self) -> Extra:
         """Return the same for a copy of the model."""
@@ -225,11 +214,10 @@ class Distilled(Network):
         active = {name: one for name, one in self.distillers.items() if one.is_active()}
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
         taught = _eager(teach)(active, inputs, next(self.parameters()), data_samples)
-        args, kwargs = _eager(student_view)(self, inputs, data_samples, args, kwargs)
         with recording(self, active) as student:
             losses = super().loss(*args, **kwargs)
         terms = _eager(compare)(active, student, taught, data_samples)
-        step = Step(self, super().loss, active, len(inputs), losses, terms)
+        step = Step(self, active, len(inputs), losses, terms)
         _eager(add_extras)(step)
         return _eager(total)(step)
 
@@ -242,7 +230,6 @@ class Step:
     """A training step when student and teachers are compared; each :class:`Extra` may add to it."""
 
     model: Distilled
-    task: Callable[..., Mapping[str, Any]]  # the loss of the student's own class
     active: Mapping[str, Distiller]  # those that compute something in this step, by name
     labelled: int  # number of pictures
     losses: Mapping[str, Any]  # the student's own
@@ -265,19 +252,6 @@ def teach(
             teacher.load(like)
         taught[name] = teacher.begin(inputs, mix(state.seed, state.iteration, *state.part.encode()), samples)
     return taught
-
-
-def student_view(
-    model: Distilled, inputs: Tensor, data_samples: Samples, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Sequence[Any], Mapping[str, Any]]:
-    """Return the arguments of the student's loss with the pictures as it is to see them."""
-    seen = inputs
-    for extra in model.distillation.extras:
-        seen = extra.student_view(model, seen, data_samples)
-    return (
-        [seen if one is inputs else one for one in args],
-        {name: seen if one is inputs else one for name, one in kwargs.items()},
-    )
 
 
 @contextlib.contextmanager

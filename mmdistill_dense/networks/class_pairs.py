@@ -10,10 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.losses import to_device
+from mmdistill_dense.utils.runner_internals import IGNORED, Samples
 from mmdistill_dense.utils.validate import some
 
 AUTO = 'auto'
@@ -250,6 +252,27 @@ class ClassPairs:
             return ''
         found = rest[close[0]]
         return f'{found!r} is a class of the teacher: write {name!r}: [{found!r}] if it is the same.'
+
+
+def in_students_classes(samples: Samples, pairs: ClassPairs) -> Samples:
+    """Give what a teacher of other classes predicts the student's labels, to be scored on the student's data.
+
+    A pixel of a class that the student does not have is 255, a miss; boxes of such classes are left out. Of a group of
+    several student classes, the background is meant, or the first.
+    """
+    order = [name.lower() != BACKGROUND for name in pairs.student]
+    label_of = {one: min(group.student, key=order.__getitem__) for group in pairs.groups for one in group.teacher}
+    by_class = torch.tensor([label_of.get(one, -1) for one in range(len(pairs.teacher))])
+    sample: Any
+    for sample in samples:
+        if 'pred_instances' in sample:
+            labels = to_device(by_class, sample.pred_instances.labels)[sample.pred_instances.labels]
+            sample.pred_instances = sample.pred_instances[labels >= 0]
+            sample.pred_instances.labels = labels[labels >= 0]
+        else:
+            labels = to_device(by_class, sample.pred_sem_seg.data)[sample.pred_sem_seg.data]
+            sample.pred_sem_seg = PixelData(data=labels.masked_fill(labels < 0, IGNORED))
+    return samples
 
 
 def merged(x: Tensor, members: Sequence[Sequence[int]], reduce: str) -> Tensor:

@@ -1,1 +1,1 @@
-"""Pictures without labels beside the labelled ones: their data set, stream, step and pseudo labels."""
+"""Pictures without labels beside the labelled ones: their data set, stream and step."""

@@ -11,9 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from PIL import Image
@@ -74,30 +72,6 @@ _TRIES = 5  # of a step that draws whether it does something
 _READS_A_FILE = re.compile('LoadImageFromFile$')
 # mmdet's loader does not fail without labels, it gives none; the others keep pictures before they fail.
 _LABELS = re.compile('Annotations|CopyPaste|Mosaic|MixUp')
-# What a strong view draws for the student alone; the geometric steps of mmdet's RandAugment stay.
-_COLOURS = re.compile(
-    '(PhotoMetricDistortion|YOLOXHSVRandomAug|Color|ColorTransform|ColorJitter|RandomGrayscale|Brightness|Contrast|'
-    'CLAHE|AdjustGamma|RGB2Gray|RandomCutOut|BioMedicalGaussianNoise|BioMedicalGaussianBlur|BioMedicalRandomGamma|'
-    'AutoContrast|Equalize|Invert|Posterize|Sharpness|Solarize|SolarizeAdd|GaussianBlur|CutOut|RandomErasing)$'
-)
-
-
-@TRANSFORMS.register_module()
-class EmptyLabelMap(BaseTransform):
-    """Gives a picture a label map of one class, in which later steps mark the pixels that they add."""
-
-    def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Add ``gt_seg_map``."""
-        results['gt_seg_map'] = np.zeros(results['img'].shape[:2], np.uint8)
-        results.setdefault('seg_fields', []).append('gt_seg_map')
-        return results
-
-
-def marking_steps(steps: Sequence[Step]) -> list[Step]:
-    """Return the steps of segmentation with an empty label map after the one that reads a file; others as they are."""
-    if not any(type_name(step) == 'PackSegInputs' for step in steps):
-        return list(steps)
-    return [steps[0], {'type': 'mmdistill_dense.EmptyLabelMap'}, *steps[1:]]
 
 
 def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
@@ -106,14 +80,12 @@ def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
     return [dict(step) for step in steps if isinstance(step, Mapping)]
 
 
-def without_labels(
-    steps: Sequence[Step], pictures: Iterable[str], key: str, colours: bool = True
-) -> tuple[list[Step], list[str]]:
+def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> tuple[list[Step], list[str]]:
     """Return the steps that work without labels, and the types of those that were left out.
 
     What reads labels is left out by name; any other step is left out if it fails on a picture without labels. A crop
     no longer looks for other classes (``cat_max_ratio``). The steps are tried on the first of the ``pictures`` that can
-    be read; with ``colours=False`` those that change colours, blur or erase go. No global random stream changes.
+    be read. No global random stream changes.
     """
     first = next((dict(step) for step in steps if _READS_A_FILE.search(type_name(step))), {'type': 'LoadImageFromFile'})
     results = _read(TRANSFORMS.build(dict(first)), pictures, key)
@@ -125,8 +97,7 @@ def without_labels(
             if 'inputs' in results:  # packed
                 break
             plain = _without_classes(step)
-            out = _LABELS.search(type_name(step)) or not (colours or _spatial(step))
-            tried = None if out else _try(plain, results)
+            tried = None if _LABELS.search(type_name(step)) else _try(plain, results)
             if tried is None:
                 dropped.append(type_name(step))
             else:
@@ -182,20 +153,6 @@ def _try(step: Step, results: Mapping[str, Any]) -> dict[str, Any] | None:
     except Exception:  # a transform may run any code
         return None
     return found
-
-
-def _spatial(step: Any) -> bool:
-    """Tell whether a step, or one that it holds, does something else than change colours, blur or erase."""
-    if isinstance(step, Mapping) and 'type' in step:
-        held = [one for value in step.values() for one in _steps_in(value)]
-        return any(map(_spatial, held)) if held else not _COLOURS.match(type_name(step))
-    return False
-
-
-def _steps_in(value: Any) -> list[Step]:
-    if isinstance(value, Mapping):
-        return [dict(value)] if 'type' in value else []
-    return [step for one in value for step in _steps_in(one)] if isinstance(value, (list, tuple)) else []
 
 
 def _forms(step: Step) -> Iterator[Step]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,25 +19,11 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import Distiller, Losses, RunState
-from mmdistill_dense.distillers.schedule import check_point, in_iterations
+from mmdistill_dense.distillers.schedule import check_point
 from mmdistill_dense.model.distill_model import Distilled, Extra, Step, Terms, compare, recording, teach
-from mmdistill_dense.networks.inputs import completed
 from mmdistill_dense.networks.recording import run_parts
-from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.registry import DISTILLERS, EXTRAS, HOOKS
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
-from mmdistill_dense.unlabelled.pseudo_labels import (
-    IGNORED,
-    PseudoOption,
-    check_labeller,
-    check_pairs,
-    check_student,
-    ignored_label,
-    label_pictures,
-    pseudo_losses,
-)
-from mmdistill_dense.unlabelled.strong_view import Pixels, StrongOption, strong_view
 from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples, batch_augments
 from mmdistill_dense.utils.validate import check_count, check_option, is_number
@@ -47,7 +32,7 @@ KEY = 'model.unlabelled'
 _HIGH_RATIO = 8
 _NOT_FILES = ('self', 'kwargs')
 PART = 'unlabelled'
-_TAG, _TAG_STRONG = 4, 5  # of the random numbers of this part; other modules use the lower ones
+_TAG = 4  # of the random numbers of this part; other modules use the lower ones
 
 
 @dataclass(frozen=True)
@@ -64,8 +49,6 @@ class UnlabelledOption:
             ``'labelled'``: they do not.
         pipeline: ``'auto'``: the labelled pipeline without what reads labels; or a list of transforms.
         workers: Processes that read the pictures. Defaults to those of ``train_dataloader``.
-        pseudo: Labels of the teacher, from which the student's own loss learns too. Defaults to None.
-        strong: What the student sees changed, while the teacher sees the plain pictures. Defaults to None.
     """
 
     pictures: Mapping[str, Any]
@@ -75,8 +58,6 @@ class UnlabelledOption:
     bn: str = 'both'
     pipeline: Any = 'auto'
     workers: int | None = None
-    pseudo: PseudoOption | None = None
-    strong: StrongOption | None = None
 
     def __post_init__(self) -> None:
         if not any(self.pictures.get(name) for name in ('data_root', 'data_prefix', 'ann_file')):
@@ -100,8 +81,6 @@ class UnlabelledOption:
         files = [name for name in inspect.signature(UnlabeledImages.__init__).parameters if name not in _NOT_FILES]
         check_known(KEY, option, [*files, *own])
         given = {name: value for name, value in option.items() if name in own}
-        given['pseudo'] = PseudoOption.parse(given.get('pseudo'))
-        given['strong'] = StrongOption.parse(given.get('strong'))
         return cls({name: value for name, value in option.items() if name in files}, **given)
 
     def count(self, batch_size: int) -> int:
@@ -123,16 +102,6 @@ class Unlabelled(Extra):
         self.takers: Sequence[str] = ()  # names of the distillers that compare these pictures; others need labels
         self.batch: Mapping[str, Any] | None = None  # the pictures of this step, as the loader gives them
         self.files: dict[str, Any] = {}  # their number, a hash of their names, and `ratio`, for checkpoints
-        self.ignored = IGNORED  # the label of a pixel that teaches nothing
-        self._pixels: Pixels | None = None
-
-    def asks(self, options: Mapping[str, TeacherOption], traced: Mapping[str, Traced]) -> Collection[str]:
-        """Return the teacher that labels the pictures."""
-        if self.option.pseudo is None:
-            return ()
-        name = self.option.pseudo.teacher_of(options)
-        check_labeller(options[name], traced[name])
-        return (name,)
 
     def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
         """Decide which distillers compare the pictures without labels."""
@@ -142,7 +111,7 @@ class Unlabelled(Extra):
                 'train_dataloader.dataset.'
             )
         takers = [name for name, one in distillers.items() if not one.needs_labels]
-        if not takers and self.option.pseudo is None:
+        if not takers:
             able = ', '.join(sorted(name for name, kind in DISTILLERS.module_dict.items() if not kind.needs_labels))
             raise ValueError(
                 f'{KEY}: {_named(distillers)} needs labels, so no distiller can learn from pictures without them. '
@@ -158,21 +127,11 @@ class Unlabelled(Extra):
                 'current',
                 logging.WARNING,
             )
-        if self.option.pseudo is not None:
-            check_student(student)
-            self.ignored = ignored_label(student)
         if self.option.bn == 'labelled':
             _check_recomputed(student)
         for name in takers:
             _check_taps(name, distillers[name], student, heads)
         self.takers = takers
-
-    def check_classes(self, student: nn.Module, teachers: Mapping[str, FrozenTeacher]) -> None:
-        """Refuse a teacher whose labels would make background of objects."""
-        if self.option.pseudo is not None:
-            pairs = teachers[self.option.pseudo.teacher_of(teachers)].class_pairs()
-            if pairs is not None:
-                check_pairs(pairs, student)
 
     def hooks(self) -> Sequence[Hook]:
         """Return what reads the pictures."""
@@ -187,22 +146,6 @@ class Unlabelled(Extra):
         if self.batch is not None:
             yield 'Pictures without labels', *prepared(model, self.batch)
 
-    def student_view(self, model: Distilled, inputs: Tensor, samples: Samples) -> Tensor:
-        """Return the strong view of labelled pictures for ``on='all'``."""
-        strong = self.option.strong
-        return inputs if strong is None or strong.on != 'all' else self._strong(model, inputs, samples, labelled=True)
-
-    def _strong(self, model: Distilled, inputs: Tensor, samples: Samples, labelled: bool) -> Tensor:
-        """Return the strong view of a batch; the plain one without that option, or before its ``start``."""
-        strong, state = self.option.strong, model.distillation.state
-        if strong is None or state.iteration < in_iterations(strong.start, state.max_iters):
-            return inputs
-        if self._pixels is None:
-            config = model.distillation.student
-            self._pixels = Pixels.of(completed(config.model.get('data_preprocessor'), config.scope))
-        seed = mix(state.seed, state.iteration, _TAG_STRONG, labelled)
-        return strong_view(inputs, samples, strong, self._pixels, seed)
-
     def copy(self) -> Unlabelled:
         """Return the same without the pictures of this step."""
         other = copy.copy(self)
@@ -210,14 +153,14 @@ class Unlabelled(Extra):
         return other
 
     def add(self, step: Step) -> None:
-        """Add the terms of these pictures as ``unlabelled_…``; ``unlabelled.…`` are losses on labels of the teacher.
+        """Add the terms of these pictures as ``unlabelled_…``.
 
         Nothing is added without such pictures in this step, or if no distiller that takes them is active.
         """
         takers = {name: one for name, one in step.active.items() if name in self.takers}
-        if self.batch is None or not (takers or self.option.pseudo):
+        if self.batch is None or not takers:
             return
-        found, pseudo = self._terms(step, takers)
+        found = self._terms(step.model, takers)
         count = self.option.weight * len(self.batch['inputs'])
         share = count / (step.labelled + count)
         both = {
@@ -225,41 +168,30 @@ class Unlabelled(Extra):
             for name, own in found.items()
         }
         step.terms = {**step.terms, **both}
-        step.added = {**step.added, **{f'{PART}.{name}': value for name, value in pseudo.items()}}
 
-    def _terms(self, step: Step, takers: Mapping[str, Distiller]) -> tuple[Terms, dict[str, Any]]:
+    def _terms(self, model: Distilled, takers: Mapping[str, Distiller]) -> Terms:
         """Run the teachers and the student's tapped parts on the pictures, and compare.
 
-        No random number of the rest of the run changes. Without labels of the teacher, the student's ``loss`` is not
-        called, so no head learns that there is nothing on these pictures. With them, that loss records the taps.
+        No random number of the rest of the run changes. The student's ``loss`` is not called, so no head learns that
+        there is nothing on these pictures.
         """
         assert self.batch is not None, 'the step has such pictures'
-        model, distillation = step.model, step.model.distillation
-        state, pseudo, own = distillation.state, self.option.pseudo, dict[str, Any]()
+        state = model.distillation.state
         taps = [tap for one in takers.values() for tap in one.recorded_taps]
-        heads = [one for one in distillation.traced.heads if any(f'{tap.path}.'.startswith(f'{one}.') for tap in taps)]
-        seed = mix(state.seed, state.rank, state.iteration, _TAG)
+        heads = [
+            one for one in model.distillation.traced.heads if any(f'{tap.path}.'.startswith(f'{one}.') for tap in taps)
+        ]
         with ExitStack() as stack:
             stack.enter_context(fork_rng())
             stack.enter_context(_part(state))
-            seed_everything(seed)
+            seed_everything(mix(state.seed, state.rank, state.iteration, _TAG))
             inputs, samples = prepared(model, self.batch)
             taught = teach(takers, inputs, next(model.parameters()))
-            if pseudo is not None:
-                teacher = distillation.teachers[pseudo.teacher_of(distillation.teachers)]
-                teacher.load(next(model.parameters()))
-                pairs = teacher.class_pairs()
-                label = partial(label_pictures, samples=samples, option=pseudo, ignored=self.ignored, pairs=pairs)
-                teacher.ask(label, inputs, seed)
             if self.option.bn == 'labelled':
                 stack.enter_context(_kept_statistics(model))
-            seen = self._strong(model, inputs, samples, labelled=False)
             with recording(model, takers) as student:
-                if pseudo is None:
-                    run_parts(model, taps, seen, heads=heads)
-                else:
-                    own = pseudo_losses(model, step.task, seen, samples, pseudo.weight)
-            return compare(takers, student, taught, samples), own
+                run_parts(model, taps, inputs, heads=heads)
+            return compare(takers, student, taught, samples)
 
 
 def unlabelled_of(model: nn.Module) -> Unlabelled | None:
@@ -282,14 +214,14 @@ def _check_recomputed(student: nn.Module) -> None:
         )
 
 
-def check_one_picture(student: nn.Module, taps: Sequence[str], whole: bool) -> None:
+def check_one_picture(student: nn.Module, taps: Sequence[str]) -> None:
     """Refuse a step of one picture for heads that pool it to a pixel and normalise that, which needs two.
 
-    ``taps`` are paths of modules; with ``whole`` the student's own loss is computed, and so all heads run.
+    ``taps`` are paths of modules.
     """
     for path, one in student.named_modules():
         head = path.split('.')[0]
-        runs = whole or any(tap.split('.')[0] == head for tap in taps)
+        runs = any(tap.split('.')[0] == head for tap in taps)
         if runs and isinstance(one, nn.Sequential) and _normalises_a_pixel(one):
             raise ValueError(
                 f'{KEY}: one picture a step, and {path} of the student normalises a map of one pixel, which needs two: '

@@ -21,12 +21,10 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Sampler
 
 from mmdistill_dense.distillers.schedule import in_iterations
-from mmdistill_dense.guards.config import normalising
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.unlabelled.pictures import (
     UnlabeledImages,
-    marking_steps,
     not_on_disk,
     picture_paths,
     same_pictures,
@@ -35,7 +33,6 @@ from mmdistill_dense.unlabelled.pictures import (
     without_labels,
 )
 from mmdistill_dense.unlabelled.step import KEY, Unlabelled, UnlabelledOption, check_one_picture, unlabelled_of
-from mmdistill_dense.unlabelled.strong_view import KEY as STRONG
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix
 from mmdistill_dense.utils.runner_internals import built_loop
@@ -74,11 +71,6 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
             f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test: build the '
             'runner with Runner.from_cfg(config).'
         )
-    if option.strong is not None and (own := normalising(config['train_dataloader']['dataset'])):
-        raise ValueError(
-            f'{STRONG} changes pixels, and train_dataloader.dataset normalises them already: {some(own)}. Leave that '
-            "to model.data_preprocessor's mean and std."
-        )
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
     listed = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
     first: dict[str, int] = {}
@@ -103,12 +95,8 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     steps, left_out = option.pipeline, list[str]()
     if steps == 'auto':
         labelled_steps = training_steps(config['train_dataloader']['dataset'])
-        steps, left_out = without_labels(
-            labelled_steps, itertools.islice(paths, TRIED), KEY, colours=option.strong is None
-        )
-    if option.pseudo is not None:
-        steps = marking_steps(steps)
-    if option.pipeline != 'auto':
+        steps, left_out = without_labels(labelled_steps, itertools.islice(paths, TRIED), KEY)
+    else:
         try_steps(steps, itertools.islice(paths, TRIED), KEY)
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
     return Pictures(dataset, len(known), left_out, pictures)
@@ -256,7 +244,7 @@ class UnlabelledStream(Hook):
             if self._batches.count == 1:
                 takers = [distillers_of(model)[name] for name in self._second.takers]
                 taps = [tap.path for one in takers for tap in one.recorded_taps]
-                check_one_picture(model, taps, whole=self._second.option.pseudo is not None)
+                check_one_picture(model, taps)
             self._tell(runner, self._pictures, self._batches.count)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -269,8 +257,7 @@ class UnlabelledStream(Hook):
             return
         distillers = distillers_of(unwrap(runner.model))
         begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
-        asked = self._second.option.pseudo is not None
-        used = begun and (asked or any(distillers[name].is_active() for name in self._second.takers))
+        used = begun and any(distillers[name].is_active() for name in self._second.takers)
         batch = self._batches.at(iteration + ahead) if used else None
         if batch is not None and 'inputs' not in batch:
             raise ValueError(f'{KEY}.pipeline gives no inputs ({", ".join(batch)}): let its last step pack them.')
@@ -291,11 +278,6 @@ class UnlabelledStream(Hook):
             f'{KEY}: {found} pictures{out}; {step} of them a step, each once in {found / step:.4g} steps; they teach '
             f'{", ".join(self._second.takers)}{left}'
         )
-        strong = self._second.option.strong
-        if strong is not None:
-            what = 'all pictures' if strong.on == 'all' else 'pictures without labels'
-            lone = '' if self._second.option.pseudo else '; without pseudo this is an experiment (docs/unlabelled.md)'
-            runner.logger.info(f'{STRONG}: the student sees {what} with {strong}; the teacher sees them plain{lone}')
         if found < FEW * step:
             runner.logger.warning(
                 f'{KEY}: {found} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '

@@ -1,7 +1,11 @@
-"""What earlier versions had: a name, and what to do instead. ``docs/removed.md`` gives the reasons with their figures."""
+"""What earlier versions had: a name, and what to do instead. ``docs/removed.md`` gives the reasons with figures."""
 
 # Commands and classes by their name, options as `run --hours`, keys of configs and suites as `accelerate.stream`.
-REMOVED: dict[str, str] = {}
+REMOVED: dict[str, str] = {
+    'pseudo-labels': 'let the distillers teach on the pictures, by model.unlabelled.',
+    'model.unlabelled.pseudo': 'leave it out: the distillers teach on these pictures without a threshold.',
+    'model.unlabelled.strong': 'leave it out: teacher and student see the same picture.',
+}
 
 
 def removed(*names: str) -> str:

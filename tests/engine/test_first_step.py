@@ -104,7 +104,7 @@ def test_black_pictures_go_on(tmp_path):
 
 
 def test_pictures_without_labels(tmp_path: Path):
-    """Their pipeline is another one, and their teacher may be asked for labels alone."""
+    """Their pipeline is another one."""
     load, pack = dict(type='LoadImageFromFile'), dict(type='PackSegInputs')
     more = dict(data_root=toys.picture_folder(), pipeline=[load, NORMALIZE, pack])
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), unlabelled=more)

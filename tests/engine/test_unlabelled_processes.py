@@ -30,9 +30,7 @@ class SickPart(FeatureDistiller):
 def config(work_dir, pictures, distillers=None, **changes):
     distillers = distillers or dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
     student, teacher = toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn')
-    model = toys.model_config(
-        student, teacher, distillers, unlabelled=dict(data_root=pictures, pseudo=dict(threshold=0.3), strong='det')
-    )
+    model = toys.model_config(student, teacher, distillers, unlabelled=dict(data_root=pictures, ratio=1))
     hooks = [dict(type='EMAHook', momentum=0.5)]
     return toys.run_config(work_dir, model, **toys.merged(dict(iters=ITERS, custom_hooks=hooks), changes))
 

@@ -21,8 +21,7 @@ from tests import toys
 from tests.faults.tools import content
 
 ITERS = 5
-STRONG = dict(erase=2, on='all')
-MORE = dict(ratio=1.5, pseudo=dict(threshold=0.3), strong=STRONG)  # labels of the teacher too
+MORE = dict(ratio=1.5)
 
 
 def first(sampler, count):

@@ -1,4 +1,4 @@
-"""Golden kinds of a teacher of other classes: what the distillers and the pseudo labels call."""
+"""Golden kinds of a teacher of other classes: what the distillers call."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from torch import Tensor
 
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.networks.class_pairs import ClassPairs, merged
-from mmdistill_dense.unlabelled.pseudo_labels import sure_pixels
 from tests.golden.maskd import Arrays
 
-KINDS = {'student_logits': 'softmax', 'student_scores': 'sigmoid', 'labels': 'labels'}
+KINDS = {'student_logits': 'softmax', 'student_scores': 'sigmoid', 'labels': 'mass'}
 
 
 def kind_of(path: Path, arrays: Arrays) -> str:
@@ -79,8 +78,7 @@ def sigmoid(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     return found
 
 
-def labels(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+def mass(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     scores = torch.from_numpy(arrays['teacher_logits']).to(dtype).softmax(1)
     pairs = pairs_of(arrays, int(arrays['pairs'][:, 0].max()) + 2, scores.shape[1])
-    found = sure_pixels(scores, float(arrays['threshold']), int(arrays['ignored']), pairs)
-    return {'labels': found, 'best_mass': pairs.summed(scores).amax(1)}
+    return {'best_mass': pairs.summed(scores).amax(1)}

@@ -286,7 +286,7 @@ METHODS = {
     ),
     'class_map': Method(
         kind_of=class_map.kind_of,
-        kinds={'softmax': class_map.softmax, 'sigmoid': class_map.sigmoid, 'labels': class_map.labels},
+        kinds={'softmax': class_map.softmax, 'sigmoid': class_map.sigmoid, 'mass': class_map.mass},
     ),
     'crosskd': Method(
         kind_of=lambda path, arrays: str(arrays['kind']),
@@ -435,7 +435,6 @@ TOLERANCES = (
     Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
     *(Tolerance('class_map', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in CLASS_LOSSES),
     *(Tolerance('class_map', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CLASS_MAPS),
-    Tolerance('class_map', 'labels', 'labels', (0, 0), absolute=(0.01, 0.01)),
     *(Tolerance('crosskd', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in ('loss', 'loss_*')),
     *(Tolerance('crosskd', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CROSSKD_MAPS),
     Tolerance('defeat', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),

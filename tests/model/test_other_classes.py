@@ -12,8 +12,7 @@ from mmdistill_dense.apps.suite import job
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.engine.resume import describe, differ, identity
 from mmdistill_dense.guards.config import check_teacher_classes
-from mmdistill_dense.networks.class_pairs import ClassPairs
-from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes, sure_boxes, sure_pixels
+from mmdistill_dense.networks.class_pairs import ClassPairs, in_students_classes
 from tests import toys
 
 # the student's: background and textured shapes
@@ -263,43 +262,6 @@ def test_check_tells_the_pairs_and_takes_a_step(tmp_path):
     told = [one.message for one in report.findings if one.check == 'learned_classes']
     assert f'{CLASSES[1]} <- {SEG_NAMES[2]}, sea' in told[0] and 'labels alone teach them' in told[1]
     assert not report.stopped and 'kd' in json.dumps(report.as_dict())
-
-
-def test_pseudo_labels_are_the_students_classes():
-    option = dict(data_root='more', pseudo=dict(threshold=0.2))
-    model = matched(seg_pair(dict(kd=dict(type='LogitKD')), unlabelled=option))
-    one = toys.teacher_of(model)
-    inputs = model.data_preprocessor(toys.seg_batch(), True)['inputs']
-    scores = one.network.encode_decode(inputs, [dict(img_shape=inputs.shape[-2:])] * 2).softmax(1)
-    found = sure_pixels(scores, 0.2, pairs=one.pairs)
-    mass = {}
-    for mine, members in {
-        index: [SEG_NAMES.index(name)] for index, name in enumerate(CLASSES) if name in SEG_NAMES
-    }.items():
-        mass[mine] = scores[:, members].sum(1)
-    mass[1] = scores[:, [2, 3]].sum(1)
-    names = sorted(mass)
-    best, place = torch.stack([mass[mine] for mine in names]).max(0)
-    rest = 1 - sum(mass.values())
-    expected = torch.tensor(names)[place].masked_fill((best < 0.2) | (best <= rest), 255)
-    assert torch.equal(found, expected) and {255} < set(found.unique().tolist()) <= {*names, 255}
-
-
-def test_boxes_of_other_classes_are_left_out_and_an_unknown_class_refuses_them(tmp_path):
-    from mmengine.structures import InstanceData
-
-    model = matched(det_pair('retinanet', dict(one=dict(type='FitNet', student_tap='neck'))), 'mmdet')
-    pairs = toys.teacher_of(model).pairs
-    labels = torch.tensor([DET_NAMES.index(CLASSES[2]), 1, DET_NAMES.index(CLASSES[1])])
-    found = InstanceData(bboxes=torch.arange(12.0).reshape(3, 4), labels=labels, scores=torch.tensor([0.95, 0.99, 0.3]))
-    sure, unsure = sure_boxes(found, 0.9, pairs)
-    assert sure.labels.tolist() == [1] and unsure.labels.tolist() == [0] and unsure.bboxes[0, 0] == 8
-    names = (*DET_NAMES[:-1], 'cat')  # the first class of the student is unknown
-    config = det_pair('retinanet', dict(one=dict(type='FitNet', student_tap='neck')), names)
-    model = matched(dict(config, unlabelled=dict(data_root='more', pseudo=dict(threshold=0.5))), 'mmdet')
-    (extra,) = model.distillation.extras
-    with pytest.raises(ValueError, match=f'model.unlabelled.pseudo: the teacher does not know {CLASSES[1]}'):
-        extra.check_classes(model, model.distillation.teachers)
 
 
 @pytest.mark.parametrize('kind', ['fcn', 'retinanet'])

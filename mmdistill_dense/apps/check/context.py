@@ -138,16 +138,6 @@ class StudentFacts:
 
 
 @dataclass
-class Confidence:
-    """How sure a teacher is, from 0 to 1: the mean over pixels, or over the best boxes of each picture."""
-
-    key: str
-    labelled: float
-    unlabelled: float
-    classes: Mapping[int, float]
-
-
-@dataclass
 class UnlabelledFacts:
     """What was found out about the pictures without labels."""
 
@@ -157,11 +147,6 @@ class UnlabelledFacts:
     step: int  # pictures of a step
     # pairs that look the same: a picture, and one of validation or test
     alike: list[tuple[str, str]] = field(default_factory=list)
-    # of each teacher that is loaded whole and predicts classes
-    confidence: list[Confidence] = field(default_factory=list)
-    # the part of the pixels, or of a detector's pictures, that the teacher labels; ``None`` if it was not asked to
-    pseudo: float | None = None
-    strong: str = ''  # what the student sees changed
 
 
 @dataclass
@@ -196,8 +181,6 @@ class Subject:
     flat: list[str] = field(default_factory=list)  # teacher taps that are the same at all positions
     terms: list[Term] = field(default_factory=list)
     unlabelled: UnlabelledFacts | None = None  # see :class:`UnlabelledFacts`
-    # pictures without and with labels on which the teachers are asked
-    asked: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None
     cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`
 
     @property

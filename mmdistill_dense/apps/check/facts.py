@@ -47,12 +47,12 @@ from mmdistill_dense.distillers.maskd.token_files import Values
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, num_classes, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
+from mmdistill_dense.networks.class_pairs import in_students_classes
 from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
-from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use

@@ -9,13 +9,10 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.apps.check.context import NOTE, Finding, Findings, Subject, error, note, schedulers, warning
-from mmdistill_dense.apps.check.unlabelled_facts import FEW_LABELS, UNSURE, what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.distillers.schedule import in_iterations, planned
 from mmdistill_dense.guards.config import check_teacher_classes, num_classes
 from mmdistill_dense.model.balanced_step import TASK, balanced_of
-from mmdistill_dense.model.distill_model import Distilled
-from mmdistill_dense.unlabelled.pseudo_labels import KEY as PSEUDO
 from mmdistill_dense.unlabelled.step import KEY
 from mmdistill_dense.unlabelled.stream import FEW
 from mmdistill_dense.utils.validate import size_text, some
@@ -137,9 +134,6 @@ def learned_classes(subject: Subject) -> Findings:
     for teacher in subject.frozen.values():
         for line in check_teacher_classes(subject.data_classes, teacher, subject.distillers.values()):
             yield note(line)
-    extras = subject.model.distillation.extras if isinstance(subject.model, Distilled) else ()
-    for extra in extras:
-        extra.check_classes(subject.model, subject.frozen)
 
 
 def enough_pictures(subject: Subject) -> None:
@@ -353,30 +347,8 @@ def alike(subject: Subject) -> Findings:
         )
 
 
-def unsure(subject: Subject) -> Findings:
-    """Check that the teachers are about as sure on these pictures as on labelled ones."""
-    for one in subject.unlabelled.confidence if subject.unlabelled is not None else []:
-        if one.unlabelled < UNSURE * one.labelled:
-            yield warning(
-                f'{one.key} is less sure on pictures without labels ({one.unlabelled:.2f}) than on labelled ones '
-                f'({one.labelled:.2f}): they may show something else.',
-                'What such a teacher says about them may be wrong: look at some of them.',
-            )
-
-
-def few_labels(subject: Subject) -> Findings:
-    """Check that a teacher that labels pictures is sure of more than a little."""
-    found = subject.unlabelled.pseudo if subject.unlabelled is not None else None
-    if found is not None and found < FEW_LABELS:
-        yield warning(
-            f'{PSEUDO}: the teacher labels {found:.1%} of the {what_is_labelled(subject)}, so its labels teach next to '
-            'nothing.',
-            f'Lower {PSEUDO}.threshold, or leave {PSEUDO} out: the distillers need no threshold.',
-        )
-
-
 MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, weights_over_the_run, warm_up, enough_pictures)
 WEIGHTS = (start, learned_classes, random_teacher, normalisation, small_teacher)
-UNLABELLED, CONFIDENCE, METRIC = (few, alike), (unsure, few_labels), (teacher_metric,)
+UNLABELLED, METRIC = (few, alike), (teacher_metric,)
 STEP = (finite, unmeasured, pull, against, untaught, flat_taps, own_copy, stretched)
 COST = (memory, cost)

@@ -18,7 +18,6 @@ from rich.text import Text
 from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Finding, Options, Subject, TeacherFacts
 from mmdistill_dense.apps.check.run import Report, check_config
 from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
-from mmdistill_dense.apps.check.unlabelled_facts import what_is_labelled
 from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.config import num_classes
@@ -127,15 +126,6 @@ def _unlabelled(subject: Subject) -> Iterable[str]:
         return
     out = f', {facts.labelled:,} labelled ones taken out' if facts.labelled else ''
     yield f'without  {facts.pictures:,} pictures without labels{out}, {facts.step} a step'
-    if facts.strong:
-        yield f'         the student sees them with {facts.strong}'
-    for one in facts.confidence:
-        first = sorted(one.classes.items(), key=lambda item: -item[1])[:_SHOWN_CLASSES]
-        shares = ', '.join(f'{number}: {share:.0%}' for number, share in first)
-        name = one.key.removeprefix('model.')
-        yield f'         {name} is {one.unlabelled:.2f} sure of them, {one.labelled:.2f} of labelled; classes {shares}'
-    if facts.pseudo is not None:
-        yield f'         the teacher labels {facts.pseudo:.1%} of the {what_is_labelled(subject)}'
 
 
 def _networks(subject: Subject) -> Table | None:

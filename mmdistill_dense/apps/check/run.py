@@ -24,7 +24,7 @@ from mmdistill_dense.apps.check.facts import (
     run_step,
     test_teachers,
 )
-from mmdistill_dense.apps.check.unlabelled_facts import ask_teachers, read_unlabelled
+from mmdistill_dense.apps.check.unlabelled_facts import read_unlabelled
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.utils.process import quiet
@@ -92,7 +92,6 @@ STAGES = (
     Stage('loading the weights', load, network_rules.WEIGHTS, _no_weights_may_help),
     Stage('predicting a picture of validation', predict, ()),
     Stage('testing the teacher', test_teachers, network_rules.METRIC),
-    Stage('asking the teacher about them', ask_teachers, network_rules.CONFIDENCE),
     Stage('running a step', run_step, network_rules.STEP, _larger_may_help),
     Stage('measuring its cost', measure_cost, network_rules.COST),
 )

@@ -132,7 +132,7 @@ class MonitorHook(MeasuringHook):
     - ``monitor/gradient_cosine.<term>``: the cosine of that gradient with the task's.
 
     Terms and cosines of pictures without labels have names of their own: ``<distiller>.unlabelled_loss_…``,
-    ``<distiller>.unlabelled.<tap>``. The student's loss on labels of the teacher is the term ``unlabelled``.
+    ``<distiller>.unlabelled.<tap>``.
 
     Cost of a measured step: some percent for shares and cosines; a backward pass per term, and two vectors as long as
     the backbone's parameters, for gradients; the predictions on these pictures for pictures.

@@ -35,10 +35,9 @@ from mmdistill_dense.datasets.wrapped import count_pictures, label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
-from mmdistill_dense.networks.class_pairs import ClassPairs
+from mmdistill_dense.networks.class_pairs import ClassPairs, in_students_classes
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
-from mmdistill_dense.unlabelled.pseudo_labels import in_students_classes
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.files import owned, read_json, read_progress, save_whole, write_json
@@ -111,8 +110,7 @@ def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
     second = unlabelled_of(model)
     if second is None or not second.files:
         return None
-    ends = [distillers_of(model)[name].schedule.end(runner.max_iters) for name in second.takers]
-    end = math.inf if second.option.pseudo is not None else max(ends)
+    end = max(distillers_of(model)[name].schedule.end(runner.max_iters) for name in second.takers)
     steps = min(runner.max_iters, end) - in_iterations(second.option.start, runner.max_iters)
     batch: Any = runner.train_dataloader.batch_sampler
     seen = max(steps, 0) * second.option.count(batch.batch_size) * get_world_size()

@@ -150,7 +150,7 @@ def _main(words: list[str]) -> int:
 
         print('\n'.join(versions()))
         return 0
-    if told := removed(name):
+    if told := removed(name, ' '.join([name, *words[1:2]])):
         print(f'ERROR    {told}', file=sys.stderr)
         return 2
     if name not in COMMANDS:

@@ -5,6 +5,10 @@ REMOVED: dict[str, str] = {
     'pseudo-labels': 'let the distillers teach on the pictures, by model.unlabelled.',
     'model.unlabelled.pseudo': 'leave it out: the distillers teach on these pictures without a threshold.',
     'model.unlabelled.strong': 'leave it out: teacher and student see the same picture.',
+    'run --hours': 'leave it out: a folder of `new` trains the student alone at two rates beside the method.',
+    'run --plan': 'leave it out: `run` tells what it will train before it does.',
+    'suite --plan': 'leave it out: `suite list` shows the runs.',
+    'suite race': 'remove the key; add the rows control_x2: {rate: 2}, control_x4: {rate: 4} and the methods.',
 }
 
 

@@ -14,8 +14,6 @@ from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.project.zoo_schedule import decide_loading
 from mmdistill_dense.apps.recipes.compose import options_for
 from mmdistill_dense.apps.suite.definition import load
-from mmdistill_dense.apps.suite.execute import rows_for
-from mmdistill_dense.apps.suite.race_plan import METHODS
 from tests.project.folders_of_data import box_folder
 from tests.project.mended import perfect_scores, written
 
@@ -67,8 +65,7 @@ def test_a_race_tries_the_methods_that_are_made_for_the_heads(student: str, file
     definition = load('project/suite.yaml')
     found = options_for('frs', definition.control)
     assert found is not None and found.name == file
-    asked, rows = rows_for(definition, ())
-    assert asked == {'fgd'} and [*rows] == ['fgd', *(name for name in METHODS['det'] if name != 'fgd')]
+    assert [*definition.methods] == ['control_x2', 'fgd'] and [*definition.taught] == ['fgd']
 
 
 @pytest.mark.parametrize('student', [FCOS, RETINANET])

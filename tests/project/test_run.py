@@ -19,7 +19,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
 from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.project import steps
-from mmdistill_dense.apps.suite import plan, race, race_plan
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
@@ -84,46 +84,6 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     assert all(path.stat().st_mtime < began for path in results)
 
 
-@pytest.mark.soak
-def test_a_race_of_a_project_ends_with_the_student_of_its_winner(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also the rows that no file of the project describes: other rates, and the method for longer."""
-    of_run = race.val_of
-    monkeypatch.setattr(race, 'val_of', lambda suite, run: of_run(suite, run) + 100 * (run['name'] == plan.TEACHER))
-    monkeypatch.setattr(race, '_worth_more_time', lambda *_: 'kd')
-    monkeypatch.setattr(race_plan, 'MOST_SEEDS', 1)
-    place = project('--iters', '4')
-    with open(place / 'suite.yaml', 'a') as file:
-        file.write('race: {hours: 1, rates: [1, 2], seeds: 1}\n')
-    assert main(['run', str(place), '--hours', '2', '--method', 'kd']) == 0
-    out = capsys.readouterr().out
-    record = json.loads((place / 'work/race.json').read_text())
-    winner = record['winner']
-    assert record['hours'] == 2 and 'wins the race, and is exported' in out
-    assert [file.name for file in place.glob('student_*.pth')] == [f'student_{winner}.pth']
-    assert record['rows']['kd_long'] == {'config': 'kd.py', 'rate': record['rate'], 'length': record['long']}
-    longer = json.loads((place / 'work/runs/kd_long/seed0/result.json').read_text())
-    assert longer['iterations'] == round(4 * record['long']) > 4
-    page = (place / 'report.html').read_text()
-    assert all(word in page for word in ('The race', 'alone_x2', 'kd_long'))
-    assert main(['run', str(place)]) == 0
-    assert 'starting' not in capsys.readouterr().out, 'nothing is trained twice'
-
-
-@pytest.mark.parametrize('words', [['--plan'], ['--method', 'nonsense']])
-def test_options_of_a_race_are_refused_without_hours(
-    words: list[str], place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    """Everything was trained, without a word."""
-    monkeypatch.setattr(steps, 'checked', lambda *_: True)
-    monkeypatch.setattr(steps, 'train_all', lambda *_, **named: 7)
-    monkeypatch.setattr(steps, 'run_race', lambda *_, **named: 8)
-    assert main(['run', str(place), *words]) == 2
-    assert '--plan, --method: only with --hours H' in capsys.readouterr().err
-    assert main(['run', str(place)]) == 7 and main(['run', str(place), *words, '--hours', '1']) == 8
-
-
 def test_the_first_screen_tells_networks_data_steps_and_results(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = place.absolute()
     monkeypatch.chdir('/')
@@ -175,16 +135,16 @@ def test_the_page_of_the_middle_is_written_anew_at_the_end(place: Path, monkeypa
     write_result(definition.out / 'runs/kd/seed0', 42.5)
     written = []
 
-    def make_report(folders: list[Path], page: Path, control: Path | None, **options: int) -> None:
+    def make_report(folders: list[Path], page: Path, **options: int) -> None:
         written.append(options)
         page.write_text('')
         if len(written) > 1:
             raise ValueError('nothing is there yet')
 
     monkeypatch.setattr(steps, 'make_report', make_report)
-    steps._report_so_far(place)
+    steps._report_so_far(place, definition)
     assert written == [{'pictures': 0}] and not steps.newer(place / 'report.html', definition.out)
-    steps._report_so_far(place)
+    steps._report_so_far(place, definition)
     assert len(written) == 2, 'a page that cannot be written stops no training'
 
 
@@ -197,22 +157,26 @@ def test_the_end_tells_scores_and_gains(place: Path) -> None:
     assert '50.00  teacher' in lines and '40.00  the student alone' in lines and '42.50  kd (+2.50)' in lines
 
 
-def test_the_file_of_an_earlier_winner_is_named(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(steps, 'read_json', lambda file: {'winner': 'kd', 'left_out': {'pcd': ''}})
-    monkeypatch.setattr(race, 'best_seed', lambda *_: 0)
+def test_methods_are_compared_with_the_better_student_alone_on_val(place: Path) -> None:
+    definition = load(place / 'suite.yaml')
+    for name, score, val in (('control', 40.0, 0.5), ('control_x2', 39.0, 0.6), ('kd', 42.5, 0.4)):
+        metrics = {'val': {'mIoU': val}, 'test': {'mIoU': score}}
+        write_result(definition.out / f'runs/{name}/seed0', score, metric='mIoU', metrics=metrics)
+    lines = '\n'.join(steps.ending(definition))
+    assert '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
+    assert '39.00  control_x2 (better on val: methods are compared with it)' in lines
+
+
+def test_the_file_of_a_row_that_is_no_method_is_named(place: Path, capsys: pytest.CaptureFixture) -> None:
+    definition = load(place / 'suite.yaml')
     for name in ('kd', 'control', 'pcd', 'mine'):
         (place / f'student_{name}.pth').touch()
-    steps._export(place, load(place / 'suite.yaml'))
-    told = capsys.readouterr().out
-    assert all(f'student_{name}.pth is from before' in told for name in ('control', 'pcd'))
-    assert told.count('from before') == 2
-    monkeypatch.setattr(steps, 'read_json', lambda file: None)
-    definition = load(place / 'suite.yaml')
-    (definition.out / 'runs/pcd').mkdir(parents=True)  # a method that was taken out of suite.yaml
+        if name != 'mine':
+            (definition.out / 'runs' / name).mkdir(parents=True)
     steps._export(place, definition)
-    assert 'student_pcd.pth is from before: its row is no method of suite.yaml' in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert all(f'student_{name}.pth is from before: its row is no method' in told for name in ('control', 'pcd'))
+    assert told.count('from before') == 2
 
 
 def test_what_was_checked_is_known_until_a_file_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,17 +229,29 @@ def test_without_a_control_there_is_no_answer(tmp_path):
     assert Answer(Numbers(compare([run(tmp_path / 'x')]))).sentences() == []
 
 
-def test_the_student_alone_in_a_race_is_no_method(tmp_path):
-    """Beside the best rate: the recipe's rate, and more time."""
-    record = dict(rates=[1, 2], long=3, methods={'kd': {}})
-    for row, model, score in (('alone_x2', ALONE, 50.0), ('control', ALONE, 51.0), ('alone_long', ALONE, 60.0)):
-        result(run(tmp_path / 'runs' / row / 'seed0', model), score)
-    (tmp_path / 'race.json').write_text(json.dumps(record))
-    best = tmp_path / 'runs/alone_x2'
-    (said,) = answer(tmp_path, control=best).sentences()
-    assert said.startswith('No method has a score at the end')
-    result(run(tmp_path / 'runs/kd/seed0', DISTILLED), 55.0)
-    assert answer(tmp_path, control=best).sentences()[0].startswith('Perhaps. kd scores 55.00, the student alone 50.00')
+def two_controls(root: Path, rate: float, *, test_is_val: bool = False) -> list[str]:
+    """The sentences of a suite whose second control has this score on val; the first has 50 there."""
+    rows = (('control', ALONE, 50.0, 51.0), ('control_x2', ALONE, rate, 49.0), ('kd', DISTILLED, 60.0, 55.0))
+    for row, model, val, score in rows:
+        metrics = {'val': {'mIoU': val}, 'test': {'mIoU': score}}
+        content = dict(score=score, metric='mIoU', metrics=metrics, test_is_val=test_is_val)
+        folder = run(root / 'runs' / row / 'seed0', model)
+        (folder / 'result.json').write_text(json.dumps(content), encoding='utf-8')
+    return answer(root).sentences()
+
+
+def test_a_method_is_compared_with_the_better_student_alone_on_val(tmp_path):
+    said = two_controls(tmp_path / 'rate', rate=52.0)[0]
+    assert said.startswith('Perhaps. kd scores 55.00, the better student alone on val (control_x2) 49.00: +6.00')
+    found = rows(answer(tmp_path / 'rate'))
+    assert (found['control']['gain'], found['control_x2']['gain'], found['kd']['gain']) == ('', '', '+6.00')
+    said = two_controls(tmp_path / 'usual', rate=48.0)[0]
+    assert said.startswith('Perhaps. kd scores 55.00, the better student alone on val 51.00: +4.00')
+
+
+def test_a_control_that_was_chosen_on_the_pictures_of_the_gain_is_said_to_be(tmp_path):
+    said = two_controls(tmp_path, rate=52.0, test_is_val=True)[0]
+    assert 'the better student alone on the same validation pictures, which' in said and '(control_x2) 49.00' in said
 
 
 def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):

@@ -58,12 +58,13 @@ def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
     assert [one.title for one in found.controls] == ['control, seed 2']
     assert found.control_of(found.runs[0]).title == 'control, seed 2'
     for seed in (0, 2, 10):
-        run(tmp_path / 'runs' / 'alone_x2' / f'seed{seed}', ALONE, seed)
-    (tmp_path / 'race.json').write_text('{"best": "alone_x2"}', encoding='utf-8')
-    raced = compare([tmp_path / 'runs' / 'kd' / 'seed2'])
-    assert raced.control_of(raced.runs[0]).title == 'alone_x2, seed 2', 'the rate is not the gain of the method'
-    (tmp_path / 'race.json').unlink()
-    shutil.rmtree(tmp_path / 'runs' / 'alone_x2')
+        for name, val in (('control', 0.5), ('control_x2', 0.6)):
+            folder = run(tmp_path / 'runs' / name / f'seed{seed}', ALONE, seed)
+            content = {'metric': 'mIoU', 'metrics': {'val': {'mIoU': val}}}
+            (folder / 'result.json').write_text(json.dumps(content), encoding='utf-8')
+    found = compare([tmp_path / 'runs' / 'kd' / 'seed2'])
+    assert found.control_of(found.runs[0]).title == 'control_x2, seed 2', 'the rate is not the gain of the method'
+    shutil.rmtree(tmp_path / 'runs' / 'control_x2')
     whole = compare([tmp_path])
     assert [whole.control_of(one).title for one in whole.runs] == [f'control, seed {seed}' for seed in (0, 2, 10)]
 

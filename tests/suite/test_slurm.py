@@ -127,21 +127,6 @@ def test_several_nodes_have_one_torchrun_each(tmp_path: Path, monkeypatch: pytes
         load(tiny.write(Path(), slurm={**given, 'nodes': 3}))
 
 
-def test_a_part_of_a_run_and_its_rest_are_two_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = plan.runs
-    monkeypatch.setattr(plan, 'runs', lambda definition: [replace(run, until=0.5) for run in whole(definition)])
-    given = {**GIVEN, 'gres': None}
-    teacher, *_ = submitted(tmp_path, monkeypatch, slurm=given)
-    assert '--gres' not in teacher
-    (tmp_path / 'squeue').write_text('#!/bin/sh\n:')
-    (tmp_path / 'squeue').chmod(0o755)
-    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
-    definition = load(Path('tiny.yaml'))
-    told = 'has ended without a result'
-    assert slurm.slurm_script(definition, plan.runs(definition)).count(told) == 3
-    assert told not in slurm.slurm_script(definition, whole(definition))
-
-
 def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submitted(tmp_path, monkeypatch)
     kept = (tmp_path / 'my out/slurm/jobs.txt').read_text().splitlines()

@@ -11,7 +11,7 @@ from pathlib import Path
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import text_of
-from tools.docs import across, beside, compare, publish, races, records
+from tools.docs import across, beside, compare, publish, records
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,8 +49,6 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument('definitions', type=Path, nargs='+', metavar='definition', help='suites with the same rows')
     several.add_argument('--against', default='control', metavar='ROW', help='compare with this row (default: control)')
     several.add_argument('--out', type=Path, metavar='FILE', help='write the table to this file as well')
-    replayed = command('races', _races, 'replay races of two seeds on finished or published runs')
-    replayed.add_argument('--only', nargs='+', default=(), metavar='ROW', help='the candidates (default: all rows)')
     command('restore', _restore, 'restore published results that the suite folder lacks')
     return parser
 
@@ -69,10 +67,6 @@ def _beside(args: argparse.Namespace) -> None:
 
 def _restore(args: argparse.Namespace) -> None:
     records.main(_at(load(args.definition), args.work_dirs), args.root)
-
-
-def _races(args: argparse.Namespace) -> None:
-    races.main(_at(load(args.definition), args.work_dirs), args.root, args.only)
 
 
 def _across(args: argparse.Namespace) -> None:

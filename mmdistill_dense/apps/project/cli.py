@@ -14,7 +14,7 @@ from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.process import alive
-from mmdistill_dense.utils.validate import close_or_all, counted, fraction, positive, some
+from mmdistill_dense.utils.validate import close_or_all, counted, fraction, some
 
 _NAME = re.compile(r'[^A-Za-z0-9]+')
 _FIRST = 'data.py'  # of the files of a project, the one that is written first
@@ -164,15 +164,6 @@ def fill_run(parser: argparse.ArgumentParser) -> None:
     parser.description = RUN
     parser.add_argument('folder', type=Path, help='written by `new`')
     parser.add_argument('--rerun-changed', action='store_true', help='repeat trainings whose configs have changed')
-    parser.add_argument('--hours', type=positive, help='find the best way to train within these hours, by a race')
-    parser.add_argument(
-        '--method',
-        nargs='+',
-        default=[],
-        metavar='NAME',
-        help='with --hours: try these; default: all usual ones',
-    )
-    parser.add_argument('--plan', action='store_true', help='with --hours: measure steps, tell the plan, train nothing')
     news = argparse.ArgumentParser()
     fill_new(news)
     others = dict.fromkeys(news._option_string_actions, '`new` takes this option, `run` does not')
@@ -189,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
             with quiet():
                 from mmdistill_dense.apps.project.steps import run_project
 
-        return run_project(args.folder, args.rerun_changed, args.hours, args.method, args.plan)
+        return run_project(args.folder, args.rerun_changed)
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ FEW = 50  # steps: shorter trainings, for a trial, validate and save at the end 
 
 
 def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any], words: str) -> str:
-    """Return the text of ``pair.py``; ``words``: by which a suite and a race choose the options of other methods."""
+    """Return the text of ``pair.py``; ``words``: by which a suite chooses the options of other methods."""
     model = {'type': 'mmdistill_dense.DistillModel', 'student': student, 'teacher': teacher}
     about = 'Student and teacher: their configs, and beside `cfg` what the data change in them.'
     return f'"""{about}"""\n\n# pair: {words}\n{assignments({"model": model})}'
@@ -61,10 +61,11 @@ def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[st
 def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -> str:
     """Return the text of ``suite.yaml``, which `run` trains; networks that predict ``masks`` are compared by them."""
     lines = ['# What `mmdistill run` trains, see docs/suite.md. One seed says little: try [0, 1, 2].']
+    lines += ['# control_x2: the student alone at twice the rate. Methods are compared with the better one on val.']
     lines += [f'out: ./{WORK}', 'control: control.py']
     lines += ['teacher: teacher.py'] if trains else ['test_teacher: true'] if tests else []
     lines += ['metric: coco/segm_mAP  # that of the boxes: coco/bbox_mAP'] if masks else []
-    rows = ', '.join(f'{name}: {{config: {name}.py}}' for name in methods)
+    rows = ', '.join(['control_x2: {rate: 2}', *(f'{name}: {{config: {name}.py}}' for name in methods)])
     return '\n'.join([*lines, f'methods: {{{rows}}}', 'seeds: [0]', ''])
 
 

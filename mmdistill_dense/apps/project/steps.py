@@ -6,9 +6,8 @@ import ast
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -23,13 +22,11 @@ from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
-from mmdistill_dense.apps.suite import configs, plan, race
+from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
-from mmdistill_dense.apps.suite.definition import RACE, Definition, Race, load
-from mmdistill_dense.apps.suite.execute import run_race
+from mmdistill_dense.apps.suite.definition import Definition, is_control, load
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.race_plan import LONG
-from mmdistill_dense.apps.suite.rows import changed_data
+from mmdistill_dense.apps.suite.rows import best_control, changed_data, own_data
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import alive, quiet
 from mmdistill_dense.utils.version import __version__
@@ -70,31 +67,17 @@ def _check_control(folder: Path) -> None:
         )
 
 
-def run_project(
-    folder: Path,
-    rerun_changed: bool = False,
-    hours: float | None = None,
-    methods: Sequence[str] = (),
-    plan_only: bool = False,
-) -> int:
-    """Do what is left of a project, as a race if it has ``hours`` or has begun one, and return the exit code."""
+def run_project(folder: Path, rerun_changed: bool = False) -> int:
+    """Do what is left of a project, and return the exit code."""
     with quiet():
         definition = open_project(folder)
-        given = replace(definition.race or Race(hours), hours=hours) if hours else definition.race
-        if given is None and (methods or plan_only):
-            raise ValueError('--plan, --method: only with --hours H, which begins a race.')
         lines = list(screen(definition))
     print('\n'.join(lines), flush=True)
     if not checked(folder, definition):
         return 2
-    news = partial(_report_so_far, folder)
-    if given is not None:
-        code = run_race(folder / SUITE, given, methods, news=news, plan_only=plan_only, rerun_changed=rerun_changed)
-    else:
-        code = train_all(definition, rerun_changed=rerun_changed, news=news)
-    if code or plan_only:
+    code = train_all(definition, rerun_changed=rerun_changed, news=partial(_report_so_far, folder, definition))
+    if code:
         return code
-    definition = load(folder / SUITE)  # with what a race has decided
     _report(folder, definition)
     _export(folder, definition)
     print('\n'.join(ending(definition)))
@@ -111,7 +94,9 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'student  {config.model.student.get("cfg")}'
     yield f'teacher  {teacher.get("cfg") or teacher.get("model")}{own}'
     seeds = ', '.join(map(str, definition.seeds))
-    yield f'methods  {", ".join(definition.methods)}, beside the student alone; seeds {seeds}'
+    others = [f'{own_data(one).strip(" ,")}' for name, one in definition.methods.items() if is_control(name)]
+    alone = f'the student alone{"".join(f", and with {one}" for one in others)}'
+    yield f'methods  {", ".join(definition.taught)}, beside {alone}; seeds {seeds}'
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
     yield f'steps    {config.train_cfg.max_iters} of {configs.batch_of(config)} pictures, each training'
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
@@ -176,12 +161,11 @@ def digest(folder: Path, definition: Definition) -> str:
     return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 
 
-def _report_so_far(folder: Path) -> None:
+def _report_so_far(folder: Path, definition: Definition) -> None:
     """Write the page without pictures, so that it can be opened in the middle; a run goes on without it."""
     page = folder / 'report.html'
     with suppress(ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError), quiet():
-        places, control = reported(load(folder / SUITE))
-        make_report(places, page, control, pictures=0)
+        make_report([definition.out], page, pictures=0)
         os.utime(page, (0, 0))  # older than any result: the end writes it whole
 
 
@@ -191,20 +175,13 @@ def _report(folder: Path, definition: Definition) -> None:
         return
     try:
         with alive('writing the report'), quiet():
-            places, control = reported(definition)
-            _, sections = make_report(places, page, control)
+            _, sections = make_report([definition.out], page)
     except ImportError as error:
         print(f'report   left out: {error}')
         return
     print(f'report   {page}')
     for sentence in sections[0].lead:
         print(f'         {sentence}')
-
-
-def reported(definition: Definition) -> tuple[list[Path], Path | None]:
-    """Return what the page is about: all of a suite; of a race the finished rows beside its best student alone."""
-    record = read_json(definition.out / RACE)
-    return ([definition.out], None) if record is None else race.finished_folders(definition, record)
 
 
 def newer(file: Path, out: Path) -> bool:
@@ -214,15 +191,9 @@ def newer(file: Path, out: Path) -> bool:
 
 
 def _export(folder: Path, definition: Definition) -> None:
-    """Export the student of the first seed of each method; of a race that of the winner's best seed."""
-    record = read_json(definition.out / RACE)
-    if record is None:
-        chosen = {(name, definition.seeds[0]) for name in definition.methods}
-    else:
-        chosen = {(record['winner'], race.best_seed(definition, record))}
-    runs = plan.runs(definition)
-    for run in runs:
-        if (run.name, run.seed) not in chosen or run.result is None:
+    """Export the student of the first seed of each method."""
+    for run in plan.runs(definition):
+        if run.name not in definition.taught or run.seed != definition.seeds[0] or run.result is None:
             continue
         out = folder / f'student_{run.name}.pth'
         if newer(out, run.folder):
@@ -231,25 +202,22 @@ def _export(folder: Path, definition: Definition) -> None:
             config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
             weights, plain = export_student(config, checkpoint, out)
         print(f'export   {weights} with its config {plain.name}')
-    why = f'its row is no method of {SUITE}' if record is None else 'its row does not win the race'
-    trained = {place.name for place in definition.out.glob('runs/*')}
-    for name in sorted({*trained, *(run.name for run in runs), *(record or {}).get('left_out', ())}):
+    for name in sorted({place.name for place in definition.out.glob('runs/*')} - {*definition.taught}):
         file = folder / f'student_{name}.pth'
-        if name not in {kept for kept, _ in chosen} and file.is_file():
-            print(f'         {file} is from before: {why}')
+        if file.is_file():
+            print(f'         {file} is from before: its row is no method of {SUITE}')
 
 
 def ending(definition: Definition) -> Iterator[str]:
     """Yield the scores: teacher, student alone, each method with its gain. The report says what they mean."""
     found = plan.results(definition)
     means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
-    record = read_json(definition.out / RACE) or {}
-    best = record.get('best', CONTROL)
+    best = best_control(found)
     if changed := changed_data(found):
         yield f'WARNING: {changed}'
+    several = sum(map(is_control, means)) > 1
     for name, mean in means.items():
         title = 'the student alone' if name == CONTROL else name
-        alone = LONG if name == record.get('longer', {}).get('row') else best
-        gain = f' ({mean - means[alone]:+.2f})' if name not in (TEACHER, alone) and alone in means else ''
-        wins = ' wins the race, and is exported' if name == record.get('winner') else ''
-        yield f'{definition.metric:<8} {mean:6.2f}  {title}{gain}{wins}'
+        gain = f' ({mean - means[best]:+.2f})' if name in definition.taught and best in means else ''
+        compared = ' (better on val: methods are compared with it)' if several and name == best else ''
+        yield f'{definition.metric:<8} {mean:6.2f}  {title}{gain}{compared}'

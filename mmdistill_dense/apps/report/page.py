@@ -14,7 +14,7 @@ from mmdistill_dense.apps.report.predictions import Predictions, similarity_sect
 from mmdistill_dense.apps.report.runs import Comparison, compare
 from mmdistill_dense.apps.report.scores import answer_section, class_section
 from mmdistill_dense.apps.report.section import Item, Numbers, Section, graph_objects
-from mmdistill_dense.apps.report.settings import cost_section, race_section, settings_section
+from mmdistill_dense.apps.report.settings import cost_section, settings_section
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
@@ -59,11 +59,8 @@ def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | 
     """Return the sections of a page, in order: first what a reader decides by, last what only a search needs."""
     numbers = Numbers(comparison, metric)
     predictions = Predictions(comparison, pictures)
-    suites = {run.suite for run in comparison.students if run.suite}
-    races = [section for suite in suites if (section := race_section(suite, numbers.metric))]
     return [
         answer_section(numbers, predictions.uses),
-        *races,
         predictions.side_by_side(),
         class_section(numbers),
         cost_section(numbers),

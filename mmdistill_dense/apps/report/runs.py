@@ -15,8 +15,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.suite.definition import RACE
+from mmdistill_dense.apps.suite.definition import is_control
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.rows import best_control
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json
@@ -56,10 +57,15 @@ class TrainedRun:
         return dict(self.model.get('distillers') or {}) if is_distill_model(self.model) else {}
 
     @property
+    def further(self) -> bool:
+        """Whether it is a control of a suite that is compared with another one of its controls."""
+        return self.suite is not None and is_control(self.home.name) and not self.alone
+
+    @property
     def alone(self) -> bool:
         """Whether it is a control: by its name in a suite, elsewhere if it takes nothing from a teacher."""
         if self.suite is not None:
-            return self.name == control_in(self.suite)
+            return self.home.name == control_in(self.suite)
         return not self.distillers and not self.model.get('inherit')
 
     @property
@@ -93,8 +99,12 @@ class TrainedRun:
 
 
 def control_in(suite: Path) -> str:
-    """Return the name of a suite's student alone; after a race that at its best rate."""
-    return (read_json(suite / RACE) or {}).get('best', CONTROL)
+    """Return the name of a suite's student alone; of several the best one on val."""
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for file in suite.glob(f'runs/{CONTROL}*/seed*/result.json'):
+        if (result := read_json(file)) is not None:
+            found.setdefault(file.parent.parent.name, {})[int(file.parent.name.removeprefix('seed'))] = result
+    return best_control(found)
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:

@@ -13,9 +13,8 @@ import torch
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun, class_tables
 from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Table, bar_chart, colour_of, legend_of
-from mmdistill_dense.apps.report.settings import step_ratio, students_alone
-from mmdistill_dense.apps.suite.definition import RACE
-from mmdistill_dense.apps.suite.plan import TEACHER
+from mmdistill_dense.apps.report.settings import step_ratio
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import Gain, Summary, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
 
@@ -230,19 +229,16 @@ class Answer:
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
-        alone_rows = {row for suite in {run.suite for run in self.comparison.runs} for row in students_alone(suite)}
-        known = {name: gain for name, gain in self.gains.items() if gain and name not in alone_rows}
+        known = {name: gain for name, gain in self.gains.items() if gain}
         if changed := self._changed_data():
             return [changed]
         if not known:
-            none = ['No method has a score at the end. The race below says which student alone is best.']
-            raced = alone_rows and alone_rows >= {*self.comparison.names}
-            return [*(none if raced else []), *self._not_compared()]
+            return self._not_compared()
         best = max(known, key=lambda name: (math.isfinite(known[name].mean), known[name].mean))
         gain = known[best]
         alone = fmean(self._alone(best)[seed] for seed in gain.each)
         several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
-        scores = f'{self._number(alone + gain.mean)}, the student alone {self._number(alone)}'
+        scores = f'{self._number(alone + gain.mean)}, {self._alone_title(best)} {self._number(alone)}'
         said = f'{_verdict(gain)}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
         return [
             f'{said}{self._way(alone, gain.mean)}. {self._trust(gain)}',
@@ -302,14 +298,25 @@ class Answer:
         runs = [run for run in all_runs if run in self.scores]
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
         ratio = step_ratio(all_runs[0], self.numbers)
-        gain = '' if all_runs[0] in self.comparison.controls or not runs else self._gain(name)
+        gain = self._gain(name) if runs and name in self.gains else ''
         spread = self._spread(summarise([self.scores[run] for run in runs]))
         return [name, seeds, spread, gain, f'{ratio:.2f} x' if ratio else '']
 
     def _gains(self) -> dict[str, Gain | None]:
-        names = dict.fromkeys(run.name for run in self.comparison.runs)
+        names = dict.fromkeys(run.name for run in self.comparison.runs if not run.further)
         fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
         return holm({name: paired_gain(self._by_seed(runs), self._alone(name)) for name, runs in fair.items()})
+
+    def _alone_title(self, name: str) -> str:
+        """Return what a method is compared with; of several controls of its suite, how that one was chosen."""
+        run = self.comparison.of(name)[0]
+        if not any(one.further and one.suite == run.suite for one in self.comparison.runs):
+            return 'the student alone'
+        chosen = self.comparison.controls_for(run)[0]
+        row = '' if chosen.name == CONTROL else f' ({chosen.name})'
+        same = any((one.result or {}).get('test_is_val') for one in self.scores) or bool(self.found.places)
+        where = 'the same validation pictures, which flatters it' if same else 'val'
+        return f'the better student alone on {where}{row}'
 
     def _alone(self, name: str) -> dict[int, float]:
         return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))
@@ -373,8 +380,6 @@ class Answer:
         return f'{said}In use it costs nothing more: the checkpoint is the plain student.{than}'
 
     def _next(self, gain: Gain) -> str:
-        if any(run.suite and (run.suite / RACE).is_file() for run in self.comparison.students):
-            return 'Next: use it (mmdistill predict). More hours (mmdistill run FOLDER --hours N) add seeds.'
         if gain.told_apart and gain.mean > 0:
             return 'Next: use it (mmdistill predict), or export it (mmdistill export).'
         if gain.n < _FEW:

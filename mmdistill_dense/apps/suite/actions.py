@@ -28,20 +28,6 @@ SILENT = 120.0  # seconds without a report that `list` tells
 def suite_run(args: argparse.Namespace) -> int:
     definition = load(args.definition)
     more: dict[str, Any] = {'jobs': args.jobs or definition.jobs, 'threads': args.threads or definition.threads}
-    if definition.race is not None:
-        from mmdistill_dense.apps.suite.execute import run_race
-
-        if args.seeds:
-            raise ValueError(f'{args.definition}: --seeds: a race takes the `seeds` of its definition, in their order')
-        return run_race(
-            args.definition,
-            methods=args.only,
-            settle_for=more,
-            plan_only=args.plan,
-            rerun_changed=args.rerun_changed,
-        )
-    if args.plan:
-        raise ValueError(f'{args.definition}: --plan shows what a race will do: add one, e.g. race: {{hours: 3}}')
     return train_all(replace(definition, **more), args.only, args.seeds, args.rerun_changed)
 
 
@@ -69,7 +55,7 @@ def suite_job(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite.job import PATIENCE, perform
 
     definition = load(args.definition)
-    run = replace(find(definition, args.name, args.seed, args.search), until=args.until)
+    run = find(definition, args.name, args.seed, args.search)
     args.raises = True  # from here on: the log of a job keeps all
     try:
         result = perform(definition, run, args.launcher, 0.0 if args.attended else PATIENCE)
@@ -102,16 +88,11 @@ def find(definition: Definition, name: str, seed: int | None, search: str | None
 def suite_slurm(args: argparse.Namespace) -> None:
     with quiet():  # the script alone goes to the standard output, where sh reads it
         from mmdistill_dense.apps.suite import preflight
-        from mmdistill_dense.apps.suite.execute import runs_to_do
         from mmdistill_dense.apps.suite.slurm import slurm_script
 
         definition = load(args.definition)
         processes = definition.slurm['processes']
-        if definition.race:
-            selected = runs_to_do(args.definition)
-            definition = load(args.definition)  # with what it has decided
-        else:
-            selected = preflight.select(definition, args.only, args.seeds)
+        selected = preflight.select(definition, args.only, args.seeds)
         todo = preflight.unfinished(definition, selected, processes=processes)
         preflight.check_batch(definition, todo, processes)
         text = slurm_script(definition, todo)

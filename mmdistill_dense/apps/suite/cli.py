@@ -30,7 +30,6 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
         help='threads of each run (default: of the definition, or an equal part of the cores)',
     )
     run.add_argument('--rerun-changed', action='store_true', help='move runs of another config away, and repeat them')
-    run.add_argument('--plan', action='store_true', help='of a race: measure steps, write the plan, and train nothing')
     slurm = command('slurm', 'print a script that submits the unfinished runs to slurm')
     cost = command('cost', 'measure parameters, GFLOPs, and time and memory of a step, for every method')
     for one in (run, slurm, cost):
@@ -45,7 +44,6 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
     job.add_argument('name', help='a row of the table')
     job.add_argument('--seed', type=int, help='its seed; a teacher has only one')
     job.add_argument('--search', metavar='KEY=VALUE', help='the values of a search')
-    job.add_argument('--until', type=float, default=1.0, help='stop after this share of its length, and test on val')
     job.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='as for train')
     job.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     job.add_argument('--attended', action='store_true', help='end when standard input closes')

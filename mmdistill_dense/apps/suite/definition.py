@@ -13,7 +13,6 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
 from mmdistill_dense.apps.suite.reader import NAME, Reader, config_file, read_file
 from mmdistill_dense.config.values import flat
-from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.utils.validate import some
 
 RANDOM = 'random'  # built in, without an entry
@@ -160,6 +159,7 @@ def _numbers(inner: Reader, key: str) -> dict[str, float]:
     return {str(name): float(value) for name, value in found.items()}
 
 
+FURTHER = 'control_'  # the beginning of the names of further controls: the student alone with other settings
 RESERVED = ('control', TWICE, 'teacher', 'seeds')  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 OWN_SLURM = ('processes', 'launcher', 'python', 'setup', 'most')  # every other key is an option of sbatch
@@ -189,21 +189,6 @@ class Method:
     def distils(self) -> bool:
         """Whether the row has distillers. Without them it only starts from other weights."""
         return self.options_file is not None or self.config is not None
-
-
-@dataclass(frozen=True)
-class Race:
-    """How the best row is found within some hours; see :mod:`mmdistill_dense.apps.suite.race`."""
-
-    hours: float
-    rates: tuple[float, ...] = (1, 2, 4)  # learning rates of the student alone, over that of the control
-    rung: float = 0.5  # the share of its length after which a candidate is judged
-    keep: int = 3  # the candidates that are trained to the end
-    seeds: int = 2  # the seeds of the two best
-
-
-LEAST_RUNG = 0.5  # earlier, one candidate cannot be told from another (docs/results.md)
-RACE = 'race.json'  # in the suite's folder: the rows and seeds of a race, and what it has decided
 
 
 @dataclass(frozen=True)
@@ -243,22 +228,24 @@ class Definition:
     slurm: Mapping[str, Any]
     cost: Mapping[str, Any]
     budget: Budget | None = None
-    race: Race | None = None
+
+    @property
+    def taught(self) -> dict[str, Method]:
+        """The rows that are compared: all but further controls."""
+        return {name: method for name, method in self.methods.items() if not is_control(name)}
 
 
-def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definition:
-    """Read a definition; with the rows of its race once that has begun, else with ``methods`` in place of its own."""
+def is_control(name: str) -> bool:
+    """Whether a row is the student alone, with which others are compared."""
+    return name == 'control' or name.startswith(FURTHER)
+
+
+def load(path: Path | str) -> Definition:
     path = Path(path)
     top = Reader(read_file(path), path)
     top.only(set(Definition.__dataclass_fields__) - {'path', 'task', 'grid_seeds'})
-    given, race = top.get('out', str, f'work_dirs/suites/{path.stem}'), _race(top)
+    given = top.get('out', str, f'work_dirs/suites/{path.stem}')
     out = path.absolute().parent / given if given.startswith('./') else Path(given)
-    raced = read_json(out / RACE) if out.is_dir() else None
-    if raced is not None:
-        top.raw.update(methods=raced['rows'], seeds=raced['seeds'])
-        race = race or _begun(raced)
-    elif methods is not None:
-        top.raw['methods'] = methods
     control = config_file(top, 'control', top.get('control', str), 'control')
     with top.naming('control'):
         task = compose.parts_of(control).task
@@ -267,8 +254,6 @@ def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definiti
     starts = read_starts(top)
     budget = read_budget(top)
     methods = _methods(top, control, starts, budget)
-    if race is not None:
-        _check_race(top, starts, methods)
     grid, grid_seeds = _grid(top, methods)
     return Definition(
         path=path,
@@ -295,41 +280,7 @@ def load(path: Path | str, methods: Mapping[str, Any] | None = None) -> Definiti
         slurm=_slurm(top),
         cost=top.get('cost', dict, {}),
         budget=budget,
-        race=race,
     )
-
-
-def _race(top: Reader) -> Race | None:
-    if top.raw.get('race') is None:
-        return None
-    if refused := sorted({'grid', 'budget'} & top.raw.keys()):
-        raise top.error('race', f'does not go with {refused[0]}: a race sets rates and lengths by itself')
-    inner = top.inner('race')
-    inner.only(Race.__dataclass_fields__)
-    rates = inner.get('rates', list, list(Race.rates))
-    if not rates or not all(isinstance(one, (int, float)) and one > 0 for one in rates) or len({*rates}) < len(rates):
-        raise inner.error('rates', f'must be different factors above 0, as in [1, 2, 4]; got {rates!r}')
-    rung, keep, seeds = (
-        inner.factor('rung', Race.rung),
-        inner.count('keep', Race.keep),
-        inner.count('seeds', Race.seeds),
-    )
-    if not LEAST_RUNG <= rung < 1:
-        raise inner.error('rung', f'must be at least {LEAST_RUNG} and below 1: earlier, candidates are not told apart')
-    return Race(inner.factor('hours', None), tuple(rates), rung, keep or 1, seeds or 1)
-
-
-def _begun(raced: Mapping[str, Any]) -> Race:
-    """The race of a definition that does not mention it: `mmdistill run --hours` began it."""
-    given = raced['given']['race']
-    return Race(raced['hours'], **{**given, 'rates': tuple(given['rates'])})
-
-
-def _check_race(top: Reader, starts: Mapping[str, Start], methods: Mapping[str, Method]) -> None:
-    for name, method in methods.items():
-        if method.start and starts[method.start].config is not None:
-            text = 'a race runs no pre-training. Let a suite run it, and give its file as `checkpoint`'
-            raise top.error(f'methods.{name}.start', text)
 
 
 def fitting(control: Path) -> list[str]:
@@ -371,6 +322,10 @@ def _method(name: str, options: Reader, control: Path, starts: Mapping[str, Star
         raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
     options.only(Method.__dataclass_fields__.keys() - {'name', 'options_file'})
     found = _row(name, options, control, starts)
+    if found.distils and is_control(name):
+        raise options.error(
+            '', f'a row named {FURTHER}… is the student alone, as in control_x2: {{rate: 2}}; rename it'
+        )
     settings, within = options.get('settings', str, None), options.get('budget', bool, True)
     if not found.distils:
         for key in ('variant', 'options', 'settings', 'unlabelled', 'budget'):

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from functools import partial
 from logging import WARNING
 from pathlib import Path
@@ -22,15 +21,14 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_world_size, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import build_runner, learning_distillers
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.lengths import unit_of
-from mmdistill_dense.apps.suite.plan import PRETRAIN, RUNG, Run
+from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
 from mmdistill_dense.datasets.wrapped import count_pictures, label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -273,14 +271,12 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', patience: 
 
 def _perform(definition: Definition, run: Run, launcher: str, report: Report) -> dict[str, Any]:
     config = plan.config_of(definition, run)
-    if run.until < 1 and rung_of(config, run.until) is None:  # its only evaluation is at its end
-        run = replace(run, until=1)
     only_test = run.kind == 'teacher' and not plan.trains_teacher(definition)
     if report.write and not only_test:
         plan.write_configs(definition, run, config)
     config.launcher = launcher
     found = {**_NOT_TRAINED, 'metrics': test_teacher(config)} if only_test else _train(definition, run, config, report)
-    slim = definition.keep == 'weights' and run.until == 1 and found['checkpoint'] and is_main_process()
+    slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
     if slim:  # under a name of its own, before the result tells it: until then the run can go on
         content = read_checkpoint(run.folder / found['checkpoint'])
         found['checkpoint'] = f'weights_{found["checkpoint"]}'
@@ -293,7 +289,7 @@ def _perform(definition: Definition, run: Run, launcher: str, report: Report) ->
         result |= {'score': plan.score_of(definition, run, result['metrics']), 'metric': definition.metric}
     if is_main_process():
         report.tell(True, phase='finished')
-        write_json(run.folder / ('result.json' if run.until == 1 else RUNG), result)
+        write_json(run.folder / 'result.json', result)
         for file in [*run.folder.glob('iter_*.pth'), *run.folder.glob('epoch_*.pth')] if slim else []:
             file.unlink()
     return result
@@ -337,7 +333,7 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     start, file, started = plan.start_of(definition, run.name), plan.start_file(definition, run), None
     if start is not None and file is not None:  # mmengine would load what fits, and only warn
         started = configs.check_file(config, start, file)
-    found, rung = latest_checkpoint(run.folder), rung_of(config, run.until)
+    found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
     runner = build_runner(_named(config, run))
@@ -345,12 +341,8 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     runner.register_hook(report)
     runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
-    if rung is None:
-        runner.train()
-        facts = training_facts(runner, report, started)
-    else:
-        train_to(runner, run.folder, rung)
-        facts = {'iterations': rung}
+    runner.train()
+    facts = training_facts(runner, report, started)
     barrier()  # the first process writes the file
     last = latest_checkpoint(run.folder)
     assert last is not None, 'a checkpoint is saved at the end'
@@ -358,7 +350,7 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
         return {'metrics': {}, 'checkpoint': last.name, **facts}
     report.tell(True, phase='testing')
     take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
-    whole = run.kind != 'search' and rung is None
+    whole = run.kind != 'search'
     metrics = _scores(runner, test=whole)
     facts['data'] = data_facts(runner) if whole and is_main_process() else {}
     return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
@@ -402,55 +394,3 @@ def _tests_val(config: Config) -> bool:
     pairs = (('val_dataloader', 'test_dataloader'), ('val_evaluator', 'test_evaluator'))
     whole = config.to_dict()
     return all(whole.get(val) == whole.get(test) for val, test in pairs)
-
-
-# A rung: a point of the schedule at which a run is judged, and from which it may go on
-
-
-def rung_of(config: Config, share: float) -> int | None:
-    """Return the first evaluation at or after a share of a run, in its unit; ``None`` for its end."""
-    loop, unit = config.train_cfg, unit_of(config)
-    every = evaluated_every(config)
-    place = every * math.ceil(max(share * loop[unit], loop.get('val_begin', 1)) / every)
-    return place if place < loop[unit] else None
-
-
-def evaluated_every(config: Config) -> int:
-    """Return the interval of evaluations, in the unit of the length; without one, mmengine's."""
-    return int(config.train_cfg.get('val_interval') or (1 if unit_of(config) == 'max_epochs' else 1000))
-
-
-def train_to(runner: Runner, folder: Path, rung: int) -> None:
-    """Train up to a rung, whose checkpoint is then the last one; nothing if it is there, after a kill in the test."""
-    found = latest_checkpoint(folder)
-    if found is None or int(found.stem.rpartition('_')[2]) < rung:
-        runner.register_hook(_StopAtRung(rung))
-        with suppress(_RungReachedError):
-            runner.train()
-
-
-class _RungReachedError(Exception):
-    """Ends a training."""
-
-
-class _StopAtRung(Hook):
-    priority = 'LOWEST'  # after the hook that saves
-
-    def __init__(self, rung: int) -> None:
-        self.rung = rung
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
-            self._stop(runner, runner.iter + 1)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            self._stop(runner, runner.epoch + 1)
-
-    def _stop(self, runner: Runner, done: int) -> None:
-        if done < self.rung:
-            return
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook) and Path(hook.last_ckpt or '').name != hook.filename_tmpl.format(done):
-                hook._save_checkpoint(runner)  # the recipe does not save here
-        raise _RungReachedError

@@ -24,7 +24,6 @@ from mmdistill_dense.weights.strict_load import local_file
 
 Choice = Mapping[str, Any]
 TEACHER, CONTROL, PRETRAIN = 'teacher', 'control', 'pretrain'
-RUNG = 'rung.json'  # beside result.json: the score on val of a run that stopped early
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,6 @@ class Run:
     after: tuple[Path, ...] = ()  # the folders of the runs whose results it needs
     # the searched values by option; empty without a search, ``None`` until the search has ended
     choice: Choice | None = field(default=None, hash=False)
-    until: float = (
-        1  # the share of its length after which it stops and is tested on val; a later run goes on from there
-    )
 
     @property
     def method_file(self) -> Path:
@@ -48,14 +44,12 @@ class Run:
     @property
     def title(self) -> str:
         tried = f' {choice_name(self.choice)}' if self.kind == 'search' and self.choice else ''
-        part = f' to {self.until:.0%}' if self.until < 1 else ''
-        return self.name if self.kind == 'teacher' else f'{self.name}{tried} seed {self.seed}{part}'
+        return self.name if self.kind == 'teacher' else f'{self.name}{tried} seed {self.seed}'
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The result of the finished run, of a run that stops early also that of its part; else ``None``."""
-        part = read_json(self.folder / RUNG) if self.until < 1 else None
-        return part or read_json(self.folder / 'result.json')
+        """The result of the finished run; else ``None``."""
+        return read_json(self.folder / 'result.json')
 
     @property
     def state(self) -> dict[str, Any]:
@@ -259,8 +253,8 @@ def _made(definition: Definition, start: Start) -> str:
 
 
 def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
-    """Return the score of a run in percent, on test, or on val for a search and for a run that stops early."""
-    found = metrics['val' if run.kind == 'search' or run.until < 1 else 'test']
+    """Return the score of a run in percent, on test, or on val for a search."""
+    found = metrics['val' if run.kind == 'search' else 'test']
     if not found:  # mmdet returns no metric for a detector without a single detection
         return 0.0
     if definition.metric not in found:

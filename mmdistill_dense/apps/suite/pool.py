@@ -51,7 +51,7 @@ class Board:
             self.say(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
             return
         self.minutes[run] = result['minutes']
-        split = 'val' if run.kind == 'search' or run.until < 1 or result.get('test_is_val') else 'test'
+        split = 'val' if run.kind == 'search' or result.get('test_is_val') else 'test'
         found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
         self.say(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
 
@@ -321,7 +321,6 @@ def job_command(definition: Path, run: Run) -> list[str]:
 def job_words(definition: Path, run: Run) -> list[str]:
     """Return the command line of a run, without the program."""
     words = ['job', str(definition), run.name, '--seed', str(run.seed)]
-    words += ['--until', f'{run.until:g}'] if run.until < 1 else []
     return [*words, '--search', choice_name(run.choice or {})] if run.kind == 'search' else words
 
 

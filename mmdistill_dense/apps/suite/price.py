@@ -1,20 +1,16 @@
-"""Measure what trainings take: whole ones for a race, steps beside the control's for a table and for a budget."""
+"""Measure steps beside the control's, for a table and for a budget."""
 
 from __future__ import annotations
 
 import contextlib
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
@@ -23,10 +19,9 @@ from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, lengths, plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.job import Report, evaluated_every, learning_of, machine
+from mmdistill_dense.apps.suite.job import Report, learning_of, machine
 from mmdistill_dense.apps.suite.lengths import unit_of
 from mmdistill_dense.apps.suite.plan import CONTROL
-from mmdistill_dense.apps.suite.race_plan import Price
 from mmdistill_dense.apps.suite.reader import Reader
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
@@ -34,47 +29,6 @@ from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.validate import size_text
-
-STEPS = 6  # timed, after two that are not
-PICTURES = 6  # evaluated
-
-
-class _EnoughError(Exception):
-    """Ends a run that was started to measure its beginning."""
-
-
-class _Timer(Hook):
-    """Notes the times of steps and of what distillers learn; ends the run after enough steps."""
-
-    priority = 'LOWEST'
-
-    def __init__(self) -> None:
-        self.steps: list[float] = []
-        self.learnt: list[float] = []
-
-    def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        self.learnt.append(time.monotonic())
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        self.steps.append(time.monotonic())
-        if len(self.steps) > STEPS + 1:
-            raise _EnoughError
-
-
-def price_of(config: Config) -> Price:
-    """Train a few steps of a config, evaluate a few pictures, and return its price."""
-    began, timer = time.monotonic(), _Timer()
-    with trial(config) as runner:
-        learning = shortened(runner, STEPS)
-        runner.register_hook(timer)
-        with contextlib.suppress(_EnoughError):
-            runner.train()
-        start = timer.steps[0] - began + _between(timer.learnt) * learning
-        evaluation, test = _evaluation(runner)
-    loop, unit = config.train_cfg, unit_of(config)
-    steps = loop[unit] * (len(runner.train_dataloader) if unit == 'max_epochs' else 1)
-    evaluations = max(loop[unit] // evaluated_every(config), 1)
-    return Price(start, _between(timer.steps[1:] or timer.steps), steps, evaluation, evaluations, test)
 
 
 @contextlib.contextmanager
@@ -96,24 +50,6 @@ def shortened(runner: Runner, most: int) -> int:
         left += one.learn.max_iters - short
         one.learn = replace(one.learn, max_iters=short)
     return left
-
-
-def _between(times: list[float]) -> float:
-    return statistics.median([later - sooner for sooner, later in pairwise(times)] or [0.0])
-
-
-def _evaluation(runner: Runner) -> tuple[float, float]:
-    """The seconds of val and of test, from some pictures of val."""
-    loader, test = runner.val_loop.dataloader, runner.build_dataloader(runner.cfg.test_dataloader)
-    runner.model.eval()
-    times = [time.monotonic()]
-    with torch.no_grad():
-        for batch in islice(loader, PICTURES):
-            runner.model.val_step(batch)
-            times.append(time.monotonic())
-    each = _between(times[1:]) if len(times) > 2 else _between(times)
-    same = runner.cfg.test_dataloader == runner.cfg.val_dataloader
-    return each * len(loader), 0.0 if same else each * len(test)
 
 
 # For a table

@@ -11,7 +11,7 @@ from typing import Any
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, Method, with_options
+from mmdistill_dense.apps.suite.definition import Definition, Method, is_control, with_options
 from mmdistill_dense.apps.suite.job import check_unchanged
 from mmdistill_dense.apps.suite.price import read_costs
 from mmdistill_dense.config.values import flat
@@ -108,7 +108,7 @@ class Row:
     name: str
     results: Results
     missing: tuple[int, ...] = ()  # the seeds that have not finished
-    gain: Gain | None = None  # the gain over the control; ``None`` for teacher and control
+    gain: Gain | None = None  # the gain over the control; ``None`` for the teacher and all controls
     cost: Mapping[str, Any] = field(default_factory=dict)  # the costs from ``mmdistill suite cost``, if measured
     distils: bool = True  # whether it has distillers. Otherwise its step equals the control's.
 
@@ -153,7 +153,12 @@ class Table:
 
     @property
     def methods(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.name not in (plan.TEACHER, plan.CONTROL))
+        return tuple(row for row in self.rows if row.name != plan.TEACHER and not is_control(row.name))
+
+    @property
+    def control(self) -> str:
+        """The name of the student alone with which the others are compared."""
+        return best_control({row.name: row.results for row in self.rows})
 
     def row(self, name: str) -> Row:
         """Return a row by its name; an empty one if there is none."""
@@ -181,13 +186,29 @@ def make_rows(
     """Return the rows, from results by name and seed."""
     names = (plan.CONTROL, *definition.methods)
     scores = {name: Row(name, results.get(name, {})).scores for name in names}
-    gains = paired_gains({name: scores[name] for name in definition.methods}, scores[plan.CONTROL])
+    gains = paired_gains({name: scores[name] for name in definition.taught}, scores[best_control(results)])
     students = []
     for name in names:
         missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
         distils = name != plan.CONTROL and definition.methods[name].distils
         students.append(Row(name, results.get(name, {}), missing, gains.get(name), costs.get(name, {}), distils))
     return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
+
+
+def best_control(results: Mapping[str, Results]) -> str:
+    """Return the control that is best on val by its mean over seeds; others count once they have all of its seeds."""
+    first = results.get(plan.CONTROL) or {}
+    val = {
+        name: fmean(_on_val(found[seed]) for seed in first)
+        for name, found in results.items()
+        if is_control(name) and first and first.keys() <= found.keys()
+    }
+    return max(val, key=lambda name: (val[name], name == plan.CONTROL), default=plan.CONTROL)
+
+
+def _on_val(result: Mapping[str, Any]) -> float:
+    found = (result.get('metrics') or {}).get('val', {}).get(result.get('metric'), -math.inf)
+    return -math.inf if math.isnan(found) else float(found)
 
 
 def own_data(method: Method) -> str:

@@ -37,7 +37,7 @@ def slurm_script(definition: Definition, todo: Sequence[Run]) -> str:
         'set -e',
         f'mkdir -p {shlex.quote(str(logs))}',
     ]
-    keys = {run.folder: place_of(definition, run) + (f' to {run.until:.0%}' if run.until < 1 else '') for run in todo}
+    keys = {run.folder: place_of(definition, run) for run in todo}
     # where there are several clusters, sbatch prints NUMBER;CLUSTER
     jobs = {run.folder: queued.get(keys[run.folder], f'${{job{number}%%;*}}') for number, run in enumerate(todo)}
     placed = [jobs[run.folder] for run in todo if keys[run.folder] in queued]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import TWICE, Definition, Start, with_options
+from mmdistill_dense.apps.suite.definition import TWICE, Definition, Start, is_control, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, collect, own_data
 from mmdistill_dense.config.values import chain, listed
@@ -35,8 +35,8 @@ def _reading(table: Table) -> list[str]:
     lines = [
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; mean ± standard deviation (n - 1) over '
         'n seeds. Every run is in the table, losers included.',
-        f"gain: mean of (method - student alone) at the same seed, with the {LEVEL:.0%} interval of Student's t over "
-        f'these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}',
+        f'gain: mean of (method - {alone_title(table)}) at the same seed, with the {LEVEL:.0%} interval of '
+        f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}",
         *missing_lines(table),
         *_cost_lines(table),
     ]
@@ -46,6 +46,14 @@ def _reading(table: Table) -> list[str]:
             f'{TWICE} twice as many. Not counted: training of the teacher, pre-training, validation, loading.'
         )
     return lines
+
+
+def alone_title(table: Table) -> str:
+    """Return what the others are compared with: of several controls the best one on val."""
+    if sum(is_control(row.name) and bool(row.results) for row in table.rows) < 2:
+        return 'student alone'
+    where = ', the pictures of the gain too' if split_of(table) != 'test' else ''
+    return f'{row_title(table.row(table.control))}, the best control on val{where}'
 
 
 def split_of(table: Table) -> str:
@@ -290,7 +298,7 @@ def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:
 
 
 def _seeds(table: Table) -> str:
-    control = table.row(CONTROL).scores
+    control = table.row(table.control).scores
     lines = head_lines(['seed', *map(str, table.definition.seeds)])
     for row in table.rows[1:]:
         lines.append(line([row_title(row), *(_one(row, seed, control) for seed in table.definition.seeds)]))
@@ -301,7 +309,7 @@ def _one(row: Row, seed: int, control: Mapping[int, float]) -> str:
     if seed not in row.scores:
         return 'missing'
     score = row.scores[seed]
-    if row.name == CONTROL or seed not in control:
+    if is_control(row.name) or seed not in control:
         return f'{score:.2f}'
     return f'{score:.2f} ({score - control[seed]:+.2f})'
 
@@ -354,7 +362,8 @@ def gains_png(table: Table) -> bytes:
     labels = [f'{row.name} ({n})' for row, n in zip(table.methods, pairs, strict=True)]
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(table.methods) - 0.4, -0.6)  # the first on top
-    axes.set_xlabel(f'gain in {table.definition.metric} over the student alone, same seeds, percentage points')
+    alone = row_title(table.row(table.control))
+    axes.set_xlabel(f'gain in {table.definition.metric} over the {alone}, same seeds, percentage points')
     axes.set_title('\n'.join([table.definition.title, _subtitle(table)]), fontsize=10, loc='left')
     axes.grid(axis='x', color='#dddddd', linewidth=0.6)
     axes.set_axisbelow(True)
@@ -382,11 +391,11 @@ def _draw_row(axes: Any, place: int, row: Row) -> None:
 
 def _subtitle(table: Table) -> str:
     parts = []
-    for name in (CONTROL, TEACHER):
+    for name in (table.control, TEACHER):
         summary = table.row(name).summary
         if summary is not None:
             spread = '' if summary.sd is None else f' ± {summary.sd:.2f} (n = {summary.n})'
-            parts.append(f'{TITLES[name]} {summary.mean:.2f}{spread}')
+            parts.append(f'{TITLES.get(name, name)} {summary.mean:.2f}{spread}')
     return ', '.join(parts) or 'the control has not finished'
 
 
@@ -409,10 +418,10 @@ def as_csv(table: Table) -> str:
 
 def scores_as_csv(table: Table) -> str:
     """Return a line per run, without times, so that an interrupted suite gives the same bytes."""
-    own, lines = table.row(CONTROL).scores, []
+    own, lines = table.row(table.control).scores, []
     for row in table.rows:
         for seed, result in sorted(row.results.items()):
-            paired = row.name not in (TEACHER, CONTROL) and seed in own
+            paired = row.name != TEACHER and not is_control(row.name) and seed in own
             line = {'name': row.name, 'seed': seed, 'score': result['score']}
             line |= {'gain': result['score'] - own[seed] if paired else None, 'iterations': result['iterations']}
             line['config_hash'] = result['config_hash']

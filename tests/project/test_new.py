@@ -434,7 +434,10 @@ def test_another_default_where_pcd_cannot_fill_its_queue(capsys: pytest.CaptureF
     assert 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd' in (
         capsys.readouterr().out
     )
-    assert list(read('cwd').model.distillers) == ['cwd'] and 'methods: {cwd: ' in Path('project/suite.yaml').read_text()
+    assert (
+        list(read('cwd').model.distillers) == ['cwd']
+        and 'methods: {control_x2: {rate: 2}, cwd: ' in Path('project/suite.yaml').read_text()
+    )
     call(*pair, '--method', 'pcd', '--out', 'other', code=2)
     assert '--method pcd: pcd needs 12 training pictures' in capsys.readouterr().err
     assert with_enough(['pcd'], True, 12, 5) == (['pcd'], '')

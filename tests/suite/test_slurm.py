@@ -3,7 +3,6 @@
 import os
 import shlex
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 

@@ -75,7 +75,7 @@ from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import BRACES, Template
 from mmdistill_dense.utils.process import quiet
 
-DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md, "Earlier trials" and "Races on held-out pairs"
+DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md, "Earlier trials" and "Races"
 UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
 MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/results.md, nuclei_masks
 SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import AUTO, Losses, Settings, for_both
+from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
@@ -45,17 +45,6 @@ class AfDCD(FeatureDistiller):
     whole patches, masks that differ between processes. Options: [docs/methods/afdcd.md](../methods/afdcd.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {
-        AUTO: for_both(
-            student_tap='auto',
-            fd_weight=33.6,
-            fd_reduction='mean',
-            ctr_weight=0.005,
-            groups='auto',
-            pool_size='auto',
-            patch_size=(4, 4),
-        )
-    }
     needs: ClassVar[tuple[str, ...]] = ('map',)
     aligns_channels: ClassVar[bool] = False  # the projector does, because the mask comes between the two
 

@@ -6,17 +6,15 @@ import inspect
 import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import merge
-from mmdistill_dense.config.unknown_keys import hint
-from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD, Balance, Balancer, Schedule
+from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_types
 
@@ -26,47 +24,9 @@ if TYPE_CHECKING:
     from mmdistill_dense.config.resolve import ModelConfig
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
-Options = Mapping[str, Any]
-Settings = Mapping[str, Mapping[str, Options]]  # options by name of the settings and task, 'seg' or 'det'
 Losses = dict[str, Tensor]
 Recorded = Mapping[str, list[Tensor]]
 Shapes = Mapping[str, list[torch.Size]]
-
-PUBLISHED, AUTO, CANONICAL = 'published', 'auto', 'canonical'
-COMMON: Mapping[str, Options] = {
-    AUTO: dict(balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0))),
-    CANONICAL: dict(balance=dict(ratio='auto')),
-}
-_INSTEAD = {  # options that must go where settings replace others
-    'balance': ('loss_weight',),
-    'student_tap': ('teacher_tap',),
-    'queue_size': ('keys_per_image', 'enqueue'),
-}
-_KEPT = ('learn',)  # how long tokens are learned belongs to the data
-
-
-def for_both(**options: Any) -> Mapping[str, Options]:
-    """Return options that hold for both tasks."""
-    return {'seg': options, 'det': options}
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The settings of a distiller.
-
-    Attributes:
-        name: ``'auto'`` or ``'canonical'``.
-        options: The options that they set, after what was given was merged over them.
-        given: The names of those that were given.
-    """
-
-    name: str
-    options: Options
-    given: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        told = f'{self.name!r}: ' + ', '.join(f'{key}={value!r}' for key, value in self.options.items())
-        return f'{told}; given, not of the settings: {", ".join(self.given)}' if self.given else told
 
 
 @dataclass
@@ -98,7 +58,6 @@ class Distiller(nn.Module):
     :meth:`step` does both.
 
     Attributes:
-        SETTINGS: What the option ``settings`` stands for besides :data:`COMMON`, by its value and the task.
         needs_labels: Whether the method reads labels or what the student's head makes of them, and so cannot compare
             pictures without labels.
         no_auto: Why the method refuses ``student_tap='auto'``; empty for a method that compares any maps.
@@ -119,11 +78,8 @@ class Distiller(nn.Module):
             training, in place of ``loss_weight``. Defaults to ``None``.
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
-        settings: In a config ``'published'``, ``'auto'`` or ``'canonical'``: options for all that is not given, see
-            :func:`expand`. A model replaces the name by the options.
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: for_both()}
     needs_labels: bool = False
     needs_scores: ClassVar[bool] = False
     teacher_gives: ClassVar[str] = ''
@@ -132,6 +88,8 @@ class Distiller(nn.Module):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        if 'SETTINGS' in vars(cls):
+            raise TypeError(f'{cls.__name__}: {removed("SETTINGS")}')
         _, *options = inspect.signature(cls.__init__).parameters.values()
         cls.__signature__ = inspect.Signature(options)  # what help() shows; it would take that of __new__
 
@@ -152,15 +110,9 @@ class Distiller(nn.Module):
         balance: float | Literal['auto'] | Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
         clip_max_norm: float | None = None,
-        settings: Chosen | str = PUBLISHED,
     ) -> None:
         super().__init__()
-        if isinstance(settings, str) and settings != PUBLISHED:
-            raise ValueError(
-                f'settings={settings!r} is for model.distillers in a config: only a DistillModel, which knows the '
-                'task, replaces it by the options that it stands for.'
-            )
-        self.settings = settings if isinstance(settings, Chosen) else None
+        self.settings = ''  # what this word of a config stood for
         self.auto = check_auto(student_tap, teacher_tap, type(self).__name__, self.no_auto)
         self.student_taps, self.tap_weights = ([], []) if self.auto else parse_taps('student_tap', student_tap)
         self.teacher_taps = self.student_taps
@@ -320,104 +272,3 @@ class Distiller(nn.Module):
         weight = f'loss_weight={self.loss_weight}' if self.balancer is None else str(self.balancer.option)
         settings = f', settings={self.settings}' if self.settings else ''
         return f'student_tap={student!r}, teacher_tap={teacher!r}, {weight}{settings}'
-
-
-# What the option `settings` stands for
-
-
-class Method(Protocol):
-    """What is read of a distiller's class."""
-
-    __name__: str
-    SETTINGS: ClassVar[Settings]
-    no_auto: ClassVar[str]
-
-
-def expand(cls: Method, options: Options, task: str | None, key: str) -> dict[str, Any]:
-    """Return the options of a distiller with those that its ``settings`` stand for.
-
-    ``'published'``, the default, leaves the options as they are. ``'auto'`` and ``'canonical'`` set those of
-    :data:`COMMON` and of the class attribute ``SETTINGS``. Options given beside ``settings`` are merged over them.
-    ``task`` is ``'seg'``, ``'det'``, or ``None`` for a student of neither; ``key`` the distiller's config key, for
-    errors. ``settings`` becomes a :class:`Chosen`, and is left out with ``'published'``.
-    """
-    given = dict(options)
-    name = given.pop('settings', PUBLISHED)
-    if name == PUBLISHED:
-        return given
-    found = options_of(cls, name, task, key)
-    if given.get('loss_weight') is not None and given.get('balance', '') is not None:
-        raise ValueError(
-            f'{key}.loss_weight={given["loss_weight"]!r} beside settings={name!r}, which finds the weight by balance: '
-            'leave loss_weight out (on a command line: loss_weight=None), or set balance=None to keep it.'
-        )
-    merged = merge(found, given)
-    chosen = Chosen(name, {option: merged[option] for option in found}, tuple(one for one in found if one in given))
-    return {**merged, 'settings': chosen}
-
-
-def options_of(cls: Method, name: Any, task: str | None, key: str) -> dict[str, Any]:
-    """Return the options that settings of a method stand for; arguments as of :func:`expand`."""
-    if not isinstance(name, str) or name not in COMMON:
-        known = [PUBLISHED, *(one for one in COMMON if one in cls.SETTINGS)]
-        listed = ', '.join(map(repr, known))
-        raise ValueError(f'{key}.settings={name!r} is unknown; {cls.__name__} has {listed}.{hint(str(name), known)}')
-    if name not in cls.SETTINGS:
-        raise ValueError(f'{key}.settings={name!r}: {cls.__name__} has no such settings: {_reason(name)}.')
-    if task is None or task not in cls.SETTINGS[name]:
-        tasks = {'seg': 'segmentation (mmseg)', 'det': 'detection (mmdet)'}
-        there = ' and '.join(text for one, text in tasks.items() if one in cls.SETTINGS[name])
-        raise ValueError(
-            f'{key}.settings={name!r}: {cls.__name__} has these settings for {there}, and the student is for '
-            f"{tasks.get(str(task), 'neither')}. Set the options themselves and settings='{PUBLISHED}'."
-        )
-    found = {**COMMON[name], **cls.SETTINGS[name][task]}
-    if cls.no_auto:
-        found.pop('student_tap', None)
-    return found
-
-
-def put(option: Options, cls: Method, name: str, task: str | None, key: str) -> dict[str, Any]:
-    """Return shipped options with settings in place of the constants that these set; arguments as of :func:`expand`.
-
-    What the settings leave open stays: an activation, the name of a teacher, taps that only the config can name.
-    """
-    rest = {one: value for one, value in option.items() if one != 'settings'}
-    if name == PUBLISHED:
-        return rest
-    chosen = options_of(cls, name, task, key)
-    gone = {*chosen, *(one for other in chosen for one in _INSTEAD.get(other, ()))} - set(_KEPT)
-    return {**{one: value for one, value in rest.items() if one not in gone}, 'settings': name}
-
-
-def put_all(distillers: Options, chosen: Mapping[str, str], task: str | None, place: str) -> dict[str, Any]:
-    """Return shipped distillers by name, some of them, the ``chosen``, with settings by :func:`put`.
-
-    Those of an unknown type stay as they are, and fail when the model is built. ``place`` holds them, for errors.
-    """
-    found = dict(distillers)
-    for name in chosen.keys() & found.keys():
-        cls = _class_of(found[name])
-        if cls is not None:
-            found[name] = put(found[name], cls, chosen[name], task, f'{place}.{name}')
-    return found
-
-
-def identity_of(option: Options, task: str | None, key: str) -> Options:
-    """Return the options of a distiller for a hash: with settings, all options and constants that they stand for."""
-    cls = None if option.get('settings', PUBLISHED) == PUBLISHED else _class_of(option)
-    if cls is None:
-        return option
-    found = expand(cls, {name: value for name, value in option.items() if name != 'type'}, task, key)
-    return {**found, 'type': option['type'], 'settings': option['settings'], 'ratios': [AUTO_RATIO, AUTO_RATIO_SGD]}
-
-
-def _class_of(option: Options) -> Any:
-    kind = option.get('type')
-    return DISTILLERS.get(kind) if isinstance(kind, str) else kind
-
-
-def _reason(name: str) -> str:
-    having = ' and '.join(sorted(kind for kind, one in DISTILLERS.module_dict.items() if name in one.SETTINGS))
-    what = 'it is the plain form of distilling scores or one map, without what other methods add' * (name == CANONICAL)
-    return '; '.join(filter(None, [what, f'use {having}']))

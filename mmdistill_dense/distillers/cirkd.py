@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import AUTO, Settings, Shapes
+from mmdistill_dense.distillers.base import Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
 from mmdistill_dense.distillers.pcd.parts import ExactBuffers
@@ -148,7 +148,6 @@ class CIRKD(FeatureDistiller):
     """
 
     # One map: queues for several would take gigabytes.
-    SETTINGS: ClassVar[Settings] = {AUTO: {'seg': {}}}
     needs: ClassVar[tuple[str, ...]] = ('map',)
     aligns_channels: ClassVar[bool] = False  # similarities have none
     needs_labels = True

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import AUTO, Distiller, Losses, Recorded, Settings, Shapes
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated
 from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.registry import DISTILLERS
@@ -73,7 +73,6 @@ class CrossKD(Distiller):
     [docs/methods/crosskd.md](../methods/crosskd.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: {'det': {}}}
     needs_labels = True
     needs_scores: ClassVar[bool] = True
     teacher_gives: ClassVar[str] = "the teacher's head on both maps"

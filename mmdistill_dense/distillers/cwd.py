@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdistill_dense.distillers.base import AUTO, Settings
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.losses import channel_divergence
@@ -34,7 +33,6 @@ class CWD(FeatureDistiller):
     [docs/methods/cwd.md](../methods/cwd.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: {'seg': {}, 'det': dict(student_tap='auto')}}
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions')
 
     def __init__(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import AUTO, Losses, Settings
+from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import boxes_in_pixels, on_map
 from mmdistill_dense.losses.tensors import sum_dtype
@@ -35,7 +35,6 @@ class DeFeat(FeatureDistiller):
     Options: [docs/methods/defeat.md](../methods/defeat.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: {'det': dict(student_tap='auto')}}
     needs: ClassVar[tuple[str, ...]] = ('map',)
     needs_labels = True
 

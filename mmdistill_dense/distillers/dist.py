@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import AUTO, Settings, for_both
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
-from mmdistill_dense.distillers.schedule import SCORES_RATIO
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_complete
 from mmdistill_dense.networks.taps import TapOption
@@ -39,7 +37,6 @@ class DIST(FeatureDistiller):
     https://arxiv.org/abs/2205.10536. Options: [docs/methods/dist.md](../methods/dist.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: for_both(balance=dict(ratio=SCORES_RATIO))}
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmdistill_dense.distillers.base import AUTO, Distiller, Losses, Recorded, Settings, Shapes, for_both
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
@@ -58,7 +58,6 @@ class FeatureDistiller(Distiller):
             to refuse the pair. Applied after ``align``.
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: for_both(student_tap='auto')}
     no_auto: ClassVar[str] = ''
     averages: ClassVar[bool] = False
     aligns_channels: ClassVar[bool] = True

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import AUTO, Losses, Settings
+from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from mmdistill_dense.networks.taps import TapOption
@@ -35,7 +35,6 @@ class FGD(FeatureDistiller):
     Options: [docs/methods/fgd.md](../methods/fgd.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: {'det': dict(student_tap='auto')}}
     needs: ClassVar[tuple[str, ...]] = ('map',)
     needs_labels = True
 

@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import CANONICAL, Settings
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.losses import feature_mimic
 from mmdistill_dense.networks.taps import TapOption
@@ -27,10 +26,6 @@ class FitNet(FeatureDistiller):
     [docs/methods/fitnet.md](../methods/fitnet.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {
-        **FeatureDistiller.SETTINGS,
-        CANONICAL: {'seg': dict(student_tap='auto[-1]'), 'det': dict(student_tap='auto')},
-    }
     needs: ClassVar[tuple[str, ...]] = ('map',)
 
     def __init__(

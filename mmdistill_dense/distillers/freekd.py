@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import AUTO, Losses, Settings
+from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.maskd.learning import Gate
-from mmdistill_dense.distillers.maskd.token_distiller import LEARN_SEG, TokenDistiller, TokenModule
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenModule
 from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
 from mmdistill_dense.losses import feature_mimic, frequency_gate, frequency_masks, frequency_terms
 from mmdistill_dense.losses.wavelet import Bands
@@ -52,12 +52,6 @@ class FreeKD(TokenDistiller):
         ['level0', 'loss_freekd', 'loss_mse']
     """
 
-    SETTINGS: ClassVar[Settings] = {
-        AUTO: {
-            'seg': dict(student_tap='auto', num_tokens=6, learn=LEARN_SEG),
-            'det': dict(student_tap='auto', num_tokens=6),
-        }
-    }
     gate: ClassVar[Gate] = staticmethod(band_gate)
 
     def __init__(

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import AUTO, Settings, Shapes
+from mmdistill_dense.distillers.base import Shapes
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.ground_truth import classes_of_head, semantic_labels
 from mmdistill_dense.losses import prototype_distance
@@ -35,7 +35,6 @@ class IFVD(FeatureDistiller):
     [docs/methods/ifvd.md](../methods/ifvd.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {AUTO: {'seg': dict(student_tap='auto')}}
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions', 'directions')
     aligns_channels: ClassVar[bool] = False  # cosines have none
     needs_labels = True

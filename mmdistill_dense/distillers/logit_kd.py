@@ -6,9 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import AUTO, CANONICAL, Settings, for_both
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
-from mmdistill_dense.distillers.schedule import SCORES_RATIO
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence, standardised
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.networks.taps import TapOption
@@ -36,10 +34,6 @@ class LogitKD(FeatureDistiller):
     [docs/methods/logit_kd.md](../methods/logit_kd.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {
-        AUTO: for_both(balance=dict(ratio=SCORES_RATIO)),
-        CANONICAL: for_both(balance=dict(ratio=SCORES_RATIO), temperature=1.0),
-    }
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 

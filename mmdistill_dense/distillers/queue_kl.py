@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.datasets.wrapped import count_pictures
-from mmdistill_dense.distillers.base import AUTO, Losses, Settings, for_both
+from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.distillers.pcd.parts import AUTO_SIZE, HEAD, NegativeQueue, warning
 from mmdistill_dense.distillers.vectors import VectorDistiller
@@ -46,8 +46,6 @@ class QueueKL(VectorDistiller):
     gradient. Options:
     [docs/methods/queue_kl.md](../methods/queue_kl.md).
     """
-
-    SETTINGS: ClassVar[Settings] = {AUTO: for_both()}  # one vector a picture: its own tap
 
     def __init__(
         self,

@@ -118,9 +118,6 @@ AUTO = 'auto'  # a ratio
 AUTO_RATIO = 10.0
 # The same with SGD at most, whose steps are as long as the gradient. Not measured.
 AUTO_RATIO_SGD = 2.0
-# That of class scores in the settings of LogitKD and DIST. They pull where the labels do: in the same trials 10 costs
-# LogitKD 4.4 mIoU.
-SCORES_RATIO = 1.0
 LEAST, MOST = 8, 32  # measurements in a run
 SMALLEST, LARGEST = 1e-6, 1e6  # weight
 _EARLY = (0, 2, 4, 8, 16, 32)  # norms change most at the start

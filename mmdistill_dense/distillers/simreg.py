@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmdistill_dense.distillers.base import AUTO, Losses, Settings, for_both
+from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.vectors import VectorDistiller
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
@@ -28,8 +28,6 @@ class SimReg(VectorDistiller):
     Source: Navaneet et al., "SimReg", BMVC 2021, https://arxiv.org/abs/2201.05131, as released: the teacher's backbone,
     without its projection head. Options: [docs/methods/simreg.md](../methods/simreg.md).
     """
-
-    SETTINGS: ClassVar[Settings] = {AUTO: for_both()}  # one vector a picture: its own tap
 
     def __init__(
         self,

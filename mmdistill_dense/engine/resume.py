@@ -106,9 +106,6 @@ def identity(model: Distilled) -> dict[str, Any]:
     }
     told = {'teachers': teachers, 'distillers': distillers}
     balanced = {name: asdict(balancer.option) for name, (_, balancer) in balanced_of(distillers_of(model)).items()}
-    for name, one in model.distillers.items():
-        if one.settings is not None:
-            distillers[name]['settings'] = str(one.settings)
     for extra in model.distillation.extras:
         told |= extra.identity()
     return {**told, 'balance': balanced} if balanced else told
@@ -132,7 +129,7 @@ def _without(told: dict[str, Any], fact: str) -> dict[str, Any]:
 def comparable(told: dict[str, Any]) -> dict[str, Any]:
     """Return the identity without file names, and without configs where a hash is known: a moved file is the same.
 
-    The names of settings do not count: the options that they stand for may be written out.
+    Names of settings, which files of older versions hold, do not count.
     """
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
@@ -172,8 +169,7 @@ def _parts(distiller: dict[str, Any]) -> str:
     taps = [
         student if student == teacher else f'{student} -> {teacher}' for student, teacher in distiller.get('taps', ())
     ]
-    parts = [f'{len(distiller["tensors"])} tensors', *([f'taps {", ".join(taps)}'] if taps else [])]
-    return '; '.join([*parts, *([f'settings {distiller["settings"]}'] if 'settings' in distiller else [])])
+    return '; '.join([f'{len(distiller["tensors"])} tensors', *([f'taps {", ".join(taps)}'] if taps else [])])
 
 
 _KEY = 'early_stopping'  # in the meta of a checkpoint

@@ -21,7 +21,8 @@ from torch import nn
 from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of, without_effect
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.config.values import listed
-from mmdistill_dense.distillers.base import Distiller, expand
+from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.distillers.settings import expand
 from mmdistill_dense.guards.config import ignored_labels, num_classes
 from mmdistill_dense.model.balanced_step import Balance, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, Extra, distilled_class
@@ -134,9 +135,9 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             known = ', '.join(sorted(DISTILLERS.module_dict))
             close = hint(str(kind), DISTILLERS.module_dict)
             raise KeyError(f'model.distillers.{name}.type={kind!r} is not a distiller; known: {known}.{close}')
-        arguments = expand(cls, arguments, TASKS.get(scope or ''), f'model.distillers.{name}')
+        arguments, settings = expand(cls, arguments, TASKS.get(scope or ''), f'model.distillers.{name}')
         check_options(cls, arguments, f'model.distillers.{name}')
-        if settings := arguments.get('settings'):
+        if settings:
             print_log(f'model.distillers.{name}.settings={settings}', 'current')
         try:
             with DefaultScope.overwrite_default_scope(scope):
@@ -145,6 +146,7 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
                 setattr(distiller, side, [Tap.parse(tap) for tap in listed(getattr(distiller, side))])
         except (KeyError, TypeError, ValueError) as error:
             raise type(error)(f'model.distillers.{name}: {text_of(error)}') from error
+        distiller.settings = settings
         built[name] = distiller
     return built
 

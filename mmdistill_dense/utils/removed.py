@@ -2,6 +2,7 @@
 
 # Commands and classes by their name, options as `run --hours`, keys of configs and suites as `accelerate.stream`.
 REMOVED: dict[str, str] = {
+    'SETTINGS': 'write a config fragment as those in configs/_base_/distillers/auto, and inherit it.',
     'pseudo-labels': 'let the distillers teach on the pictures, by model.unlabelled.',
     'model.unlabelled.pseudo': 'leave it out: the distillers teach on these pictures without a threshold.',
     'model.unlabelled.strong': 'leave it out: teacher and student see the same picture.',

@@ -1,20 +1,25 @@
 """``settings='auto'`` and ``'canonical'``: what each method gets, on a pair for segmentation and one for detection."""
 
+import hashlib
 import io
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 from rich.console import Console
 
 from mmdistill_dense import distillers
 from mmdistill_dense.apps.check import Options, Report, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.inspect.gradients import diagnose
-from mmdistill_dense.distillers.base import Chosen, expand, put
-from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD, SCORES_RATIO
-from mmdistill_dense.engine.resume import differ, identity
+from mmdistill_dense.apps.recipes.compose import option_files
+from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
+from mmdistill_dense.distillers.settings import expand, put_all, resolved
+from mmdistill_dense.engine.resume import comparable, differ, identity
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.faults.tools import log_of
@@ -81,10 +86,7 @@ def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, requ
     assert all(math.isfinite(term.value) and term.value > 0 for name, term in terms.items() if name != 'pcd')
     text = io.StringIO()
     show(report, Console(file=text, width=400))
-    assert (
-        "settings maskd: 'auto': balance={'ratio': 'auto'}, schedule={'ramp_down': (0, 1.0)}, student"
-        in text.getvalue()
-    )
+    assert "settings maskd: 'auto': student_tap='auto', balance={'ratio': 'auto'}, schedule={'ra" in text.getvalue()
 
 
 def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
@@ -97,7 +99,7 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[-1]']
     assert all(one.schedule.ramp_down == (0, 1.0) for one in found.values())
     ratios = {name: one.balancer.ratio for name, one in found.items()}
-    assert ratios.pop('logitkd') == ratios.pop('dist') == SCORES_RATIO
+    assert ratios.pop('logitkd') == ratios.pop('dist') == 1.0
     each = {round(ratio * math.sqrt(len(ratios)), 6) for ratio in ratios.values()}
     assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
     assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == found['freekd'].learn.schedule == 'poly'
@@ -117,7 +119,6 @@ def test_what_the_methods_of_a_detector_get(det: Report) -> None:
 
 def test_every_method_has_them() -> None:
     assert {*SEG, *DET, *ELSEWHERE} == METHODS
-    assert {name for name in METHODS if 'canonical' in method(name).SETTINGS} == {'FitNet', 'LogitKD'}
 
 
 @pytest.mark.parametrize('kind', ELSEWHERE)
@@ -131,27 +132,88 @@ def test_methods_of_other_detectors(kind: str) -> None:
     assert model.distillers['x'].balancer is not None
 
 
+# As in version 0.2
+
+
+STORED = json.loads((Path(__file__).parent / 'settings_of_0_2.json').read_text())
+FORCED = ('keys_per_image', 'enqueue')  # by queue_size='auto'; the fragment names them
+
+
+def plain(option: dict) -> dict:
+    kept = {name: value for name, value in option.items() if value is not None and name not in (*FORCED, 'type')}
+    return json.loads(json.dumps(kept))
+
+
+def test_every_method_gets_what_it_got() -> None:
+    """The table holds every method, task and word that 0.2 knew; what it refused is refused still."""
+    stored = {name: options for names, options in STORED['methods'] for name in names.split(' | ')}
+    for kind in METHODS:
+        for word in ('auto', 'canonical'):
+            for task in ('seg', 'det'):
+                name = f'{word} {kind} {task}'
+                if name in stored:
+                    assert plain(resolved(dict(type=kind, settings=word), task, KEY)) == stored[name], name
+                else:
+                    with pytest.raises(ValueError, match='settings'):
+                        resolved(dict(type=kind, settings=word), task, KEY)
+
+
+def test_shipped_options_with_settings_are_what_they_were() -> None:
+    """A digest for each file of options, of its distillers with ``'auto'`` for each task that has it."""
+    stored = {name for names, _ in STORED['methods'] for name in names.split(' | ')}
+    for file in option_files():
+        found, shipped = {}, Config.fromfile(file).distillers.to_dict()
+        for name, option in shipped.items():
+            for task in ('seg', 'det'):
+                if f'auto {option["type"]} {task}' in stored:
+                    one = put_all(shipped, {name: 'auto'}, task, 'k')[name]
+                    found[f'{name} {task}'] = plain(resolved(one, task, KEY))
+        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+        assert STORED['shipped'].get(file.stem, digest) == digest, file
+
+
+def test_a_config_inherits_a_fragment(tmp_path: Path) -> None:
+    (tmp_path / 'mine.py').write_text(
+        "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/distillers/auto/maskd_seg.py')\n"
+        'distillers = dict(maskd=dict(num_tokens=4))\n'
+    )
+    mine = Config.fromfile(tmp_path / 'mine.py').distillers.to_dict()['maskd']
+    assert mine == resolved(dict(type='MasKD', settings='auto', num_tokens=4), 'seg', KEY)
+
+
+def test_a_class_of_ones_own_gets_those_of_its_base_and_no_table_of_its_own() -> None:
+    class Mine(method('FitNet')):
+        pass
+
+    class Scores(method('FitNet')):
+        no_auto = 'it compares scores'
+
+    assert expand(Mine, dict(settings='auto'), 'seg', KEY)[0]['student_tap'] == 'auto'
+    assert 'student_tap' not in expand(Scores, dict(settings='auto'), 'seg', KEY)[0]
+    with pytest.raises(TypeError, match=r'Other: SETTINGS has left: write a config fragment'):
+        type('Other', (method('FitNet'),), dict(SETTINGS={}))
+
+
 # What is given beside it
 
 
 def test_what_is_given_wins_and_options_within_are_merged() -> None:
     given = dict(settings='auto', num_tokens=3, balance=dict(until=0.5), learn=dict(max_iters=9), student_tap='neck')
-    found = expand(method('MasKD'), given, 'seg', KEY)
+    found, told = expand(method('MasKD'), given, 'seg', KEY)
     assert found['num_tokens'] == 3 and found['student_tap'] == 'neck'
     assert found['learn']['max_iters'] == 9 and found['learn']['optimizer']['type'] == 'SGD'
-    chosen = found['settings']
-    assert isinstance(chosen, Chosen) and chosen.options['num_tokens'] == 3, 'what it shows is what holds'
-    assert str(chosen).endswith('; given, not of the settings: balance, student_tap, num_tokens, learn')
+    assert told.startswith("'auto': ") and 'num_tokens=3' in told, 'what it shows is what holds'
+    assert told.endswith('; given, not of the settings: student_tap, balance, num_tokens, learn')
     assert found['balance'] == dict(ratio='auto', until=0.5)
-    assert expand(method('AT'), dict(settings='auto', balance=3.0), 'det', KEY)['balance'] == 3.0
-    kept = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)
+    assert expand(method('AT'), dict(settings='auto', balance=3.0), 'det', KEY)[0]['balance'] == 3.0
+    kept, _ = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)
     assert kept['loss_weight'] == 0.8 and kept['balance'] is None
 
 
 def test_published_is_what_the_method_has() -> None:
     for options in ({}, dict(settings='published')):
-        assert expand(method('MasKD'), dict(options, num_tokens=2), 'seg', KEY) == dict(num_tokens=2)
-    assert method('MasKD')().settings is None
+        assert expand(method('MasKD'), dict(options, num_tokens=2), 'seg', KEY) == (dict(num_tokens=2), '')
+    assert method('MasKD')().settings == ''
 
 
 @pytest.mark.parametrize(
@@ -164,7 +226,7 @@ def test_published_is_what_the_method_has() -> None:
             'MasKD',
             dict(settings='canonical'),
             'seg',
-            'MasKD has no such settings: it is the plain form .* use FitNet and',
+            "x.settings='canonical' is unknown; MasKD has 'published', 'auto'",
         ),
         (
             'CIRKD',
@@ -173,7 +235,6 @@ def test_published_is_what_the_method_has() -> None:
             r'CIRKD has these settings for segmentation \(mmseg\), and the student',
         ),
         ('AT', dict(settings='auto'), None, "the student is for neither. Set the options themselves and settings='pub"),
-        ('AT', dict(settings='auto', loss_weight=3.0), 'seg', r'x\.loss_weight=3\.0 beside .* or set balance=None'),
     ],
 )
 def test_mistakes_name_the_key(kind: str, options: dict, task: str | None, message: str) -> None:
@@ -181,9 +242,10 @@ def test_mistakes_name_the_key(kind: str, options: dict, task: str | None, messa
         expand(method(kind), options, task, KEY)
 
 
-def test_a_distiller_alone_cannot_know_the_task() -> None:
-    with pytest.raises(ValueError, match=r"settings='auto' is for model\.distillers in a config"):
-        method('FitNet')(settings='auto')
+def test_a_weight_beside_it_is_refused() -> None:
+    option = dict(x=dict(type='AT', settings='auto', loss_weight=3.0))
+    with pytest.raises(ValueError, match=r'x: loss_weight=3\.0 and balance=.* exclude .* or balance=None'):
+        toys.distilled('mmseg', student=toys.seg_net(), teacher=toys.seg_net(allow_random=True), distillers=option)
 
 
 # In place of shipped options
@@ -206,15 +268,14 @@ def test_a_distiller_alone_cannot_know_the_task() -> None:
     ],
 )  # fmt: skip
 def test_settings_in_place_of_shipped_options(kind: str, shipped: dict, left: dict) -> None:
-    found = put(dict(shipped, type=kind), method(kind), 'auto', 'det', KEY)
+    found = put_all(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
     assert found == dict(left, type=kind, settings='auto')
-    found.pop('type')
-    assert expand(method(kind), found, 'det', KEY)['balance'], 'and they can be expanded'
+    assert resolved(found, 'det', KEY)['balance'], 'and they can be expanded'
 
 
 def test_published_in_place_of_shipped_options_is_these() -> None:
     shipped = dict(type='AT', loss_weight=3.0)
-    assert put(dict(shipped, settings='auto'), method('AT'), 'published', 'det', KEY) == shipped
+    assert put_all(dict(x=dict(shipped, settings='auto')), dict(x='published'), 'det', 'k') == dict(x=shipped)
 
 
 # A run
@@ -241,15 +302,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
 def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: tuple[Any, Any]) -> None:
     folder, runner = trained
     kd, mimic, at = runner.model.distillers.values()
-    assert kd.balancer.ratio == SCORES_RATIO and mimic.balancer.ratio == at.balancer.ratio == AUTO_RATIO / math.sqrt(2)
+    assert kd.balancer.ratio == 1.0 and mimic.balancer.ratio == at.balancer.ratio == AUTO_RATIO / math.sqrt(2)
     assert kd.temperature == 1 and kd.schedule.ramp_down is None and mimic.schedule.ramp_down is None
     assert taps(mimic) == ['decode_head.conv_cat'] and taps(kd) == ['decode_head.conv_seg']
     text = log_of(folder)
     assert "distillers.mimic.balance='auto': ratio 7.07, shared by 2 distillers" in text
-    assert "model.distillers.mimic.settings='canonical': balance={'ratio': 'auto'}, student_tap='auto[-1]'" in text
-    assert "settings='canonical': balance={'ratio': 'auto'}" in repr(mimic) and 'ratio=7.07' in repr(mimic)
+    assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', balance={'ratio': 'auto'}" in text
+    assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic) and 'ratio=7.07' in repr(mimic)
     told = torch.load(folder / 'iter_4.pth', weights_only=False)['meta']['distill']
-    assert told['distillers']['kd']['settings'].startswith("'canonical': balance={'ratio': 1.0}")
+    then = {**told, 'distillers': {name: dict(one, settings='x') for name, one in told['distillers'].items()}}
+    assert comparable(then) == comparable(told), 'files of version 0.2 hold the word'
     assert told['balance'] == {
         name: dict(ratio=one.balancer.ratio, until=0.25) for name, one in runner.model.distillers.items()
     }
@@ -266,7 +328,7 @@ def test_the_same_options_written_out_are_the_same_distillers(trained: tuple[Any
     _, runner = trained
     ratio = AUTO_RATIO / math.sqrt(2)
     written = dict(
-        kd=dict(type='LogitKD', balance=SCORES_RATIO),
+        kd=dict(type='LogitKD', balance=1.0),
         mimic=dict(type='FitNet', student_tap='decode_head.conv_cat', balance=ratio),
         at=dict(ATTENTION, balance=ratio),
     )

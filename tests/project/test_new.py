@@ -121,7 +121,9 @@ def test_the_files_are_few_and_short_and_both_networks_have_their_own_optimizer(
     written = sorted(path.name for path in Path('project').iterdir())
     assert written == ['control.py', 'cwd.py', 'data.py', 'kd.py', 'labels.png', 'pair.py', 'suite.yaml', 'teacher.py']
     assert all(path.read_text().count('\n') <= 60 for path in Path('project').glob('*.[py]*') if path.suffix != '.png')
-    assert read('cwd').model.distillers == {'cwd': {'type': 'CWD', 'settings': 'auto'}}
+    assert read('cwd').model.distillers == {
+        'cwd': {'type': 'CWD', 'balance': {'ratio': 'auto'}, 'schedule': {'ramp_down': (0, 1.0)}}
+    }
     control, teacher = read('control'), read('teacher')
     assert control.optim_wrapper.optimizer.type == 'SGD' and teacher.optim_wrapper.optimizer.type == 'AdamW'
     assert control.model.teacher.checkpoint.endswith('project/work/teacher/iter_20.pth')

@@ -132,7 +132,7 @@ def test_settings_are_written_in_place_of_the_constants(folder: Path, capsys: py
     call('--method', 'cwd', '--pair', 'toy_seg', '--settings', 'auto', '--out', 'mine.py')
     assert Config.fromfile('mine.py').model.distillers == dict(cwd=dict(type='CWD', settings='auto'))
     said = refused(capsys, '--method', 'skd', '--pair', 'toy_seg', '--settings', 'canonical')
-    assert "--settings canonical: skd_seg.skd.settings='canonical': SKD has no such settings" in said
+    assert "--settings canonical: skd_seg.skd.settings='canonical' is unknown; SKD has" in said
 
 
 def test_a_name_that_would_end_the_text_of_a_config_is_refused_and_a_folder_of_any_name_is_not(

@@ -13,7 +13,7 @@ from mmdistill_dense.apps.suite import configs as identity
 from mmdistill_dense.apps.suite import plan as run_configs
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.distillers import base
+from mmdistill_dense.distillers import settings
 from tests.suite import tiny
 from tests.suite.tiny import run_of
 
@@ -158,12 +158,8 @@ def test_settings_of_a_row() -> None:
 def test_the_hash_holds_what_settings_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, auto = (hash_of('kd', methods={'kd': {'settings': one}}) for one in ('published', 'auto'))
     assert plain == hash_of('kd') != auto
-    monkeypatch.setattr(base, 'AUTO_RATIO', 7.0)
-    other = hash_of('kd', methods={'kd': {'settings': 'auto'}})
-    assert other != auto and hash_of('kd') == plain
-    monkeypatch.undo()
-    monkeypatch.setitem(base.COMMON, 'auto', dict(base.COMMON['auto'], schedule=dict(warmup=0.5)))
-    assert hash_of('kd', methods={'kd': {'settings': 'auto'}}) not in (auto, other)
+    monkeypatch.setattr(settings, 'read_file', lambda path: Config({'distillers': {'kd': {'balance': 3.0}}}))
+    assert hash_of('kd', methods={'kd': {'settings': 'auto'}}) != auto and hash_of('kd') == plain
 
 
 @pytest.mark.parametrize(
@@ -171,7 +167,6 @@ def test_the_hash_holds_what_settings_stand_for(monkeypatch: pytest.MonkeyPatch)
     [
         ({'settings': 'best'}, r"methods.kd.kd.settings='best' is unknown; LogitKD has 'published', 'auto', 'canon"),
         ({'settings': 3}, 'methods.kd.settings: must be of type str, got 3'),
-        ({'settings': 'auto', 'options': {'loss_weight': 2}}, r'kd\.loss_weight=2 beside settings=.auto.'),
     ],
 )
 def test_settings_that_cannot_be(row: dict, said: str) -> None:

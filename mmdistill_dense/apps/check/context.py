@@ -194,7 +194,7 @@ class Subject:
     @property
     def settings(self) -> dict[str, str]:
         """What the ``settings`` of distillers stand for, by name; without those that have none."""
-        return {name: str(one.settings) for name, one in self.distillers.items() if one.settings}
+        return {name: one.settings for name, one in self.distillers.items() if one.settings}
 
     @property
     def frozen(self) -> dict[str, FrozenTeacher]:

@@ -67,8 +67,8 @@ from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import type_name
-from mmdistill_dense.distillers.base import AUTO, put_all
 from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.settings import AUTO, put_all, resolved
 from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.files import list_text
@@ -94,9 +94,9 @@ def distillers_for(
     ``networks`` are those of both, whose modules are looked for; ``None`` for one that is not built.
     """
     if teacher is None:
-        return {method: on_map(method)}
+        return {method: on_map(method, student.task)}
     if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
-        return {method: on_map(method, 'backbone[-1]')}
+        return {method: on_map(method, student.task, 'backbone[-1]')}
     shipped = _shipped(method, student, teacher)
     sides = list(zip((student, teacher), networks, strict=True))
     lacks = _lacking(shipped, sides)
@@ -111,7 +111,7 @@ def distillers_for(
     for one in found.values():
         if issubclass(DISTILLERS.get(one['type']), TokenDistiller) and steps < _LEARNING:
             one['learn'] = {**one.get('learn', {}), 'max_iters': steps}
-    return found
+    return {name: resolved(one, student.task, name) for name, one in found.items()}
 
 
 def _shipped(method: str, student: Side, teacher: Side) -> dict[str, Any]:
@@ -163,12 +163,13 @@ def _pair_name(student: Side) -> str:
     return '_'.join(dict.fromkeys(words))
 
 
-def on_map(method: str, tap: str = 'map') -> dict[str, Any]:
+def on_map(method: str, task: str, tap: str = 'map') -> dict[str, Any]:
     """Return the options of a method that learns from the map of a foundation model."""
     by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
     if method not in by_name:
         raise KeyError(f'--method {method}: it does not compare maps alone. These do: {", ".join(sorted(by_name))}.')
-    return {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': tap, 'settings': AUTO}
+    option = {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': tap, 'settings': AUTO}
+    return resolved(option, task, method)
 
 
 def methods_of(
@@ -287,7 +288,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled), masks)
     if foundation:
         for name in names if teacher is None else ():
-            on_map(name)
+            on_map(name, student.task)
         check_foundation(args.teacher, foundation)
     tell(f'reading  the data {args.data}')
     data = _find_data(args, student.task)

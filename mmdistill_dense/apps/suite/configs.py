@@ -29,7 +29,7 @@ from mmdistill_dense.config.resolve import (
     teachers_of,
 )
 from mmdistill_dense.config.values import flat, listed, plain
-from mmdistill_dense.distillers.base import identity_of, put_all
+from mmdistill_dense.distillers.settings import put_all, resolved
 from mmdistill_dense.guards.config import below, initial_state
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.weights.strict_load import load_strictly, sha256
@@ -268,9 +268,7 @@ def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
         needed = distillers or model.get('inherit')
         plain['model'] = {
             'student': _network(student_option(model), 'model.student'),
-            'distillers': {
-                name: identity_of(one, task, f'model.distillers.{name}') for name, one in distillers.items()
-            },
+            'distillers': {name: resolved(one, task, f'model.distillers.{name}') for name, one in distillers.items()},
             'inherit': model.get('inherit'),
             'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -12,16 +12,13 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers.base import AUTO, Losses, Settings
-from mmdistill_dense.distillers.maskd.token_distiller import LEARN_SEG, Places, TokenDistiller, TokenModule
+from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.maskd.token_distiller import Places, TokenDistiller, TokenModule
 from mmdistill_dense.distillers.maskd.token_files import from_number
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS, MODELS
 from mmdistill_dense.utils.validate import check_count, some
 from mmdistill_dense.weights.strict_load import read_checkpoint, state_dict_of
-
-# settings='auto': masks on feature maps, as the released code has them for detectors
-_MAPS = dict(student_tap='auto', weight_mask=True, align='conv', factor=1.0, eps=0.0, share_tokens=False)
 
 
 @DISTILLERS.register_module()
@@ -49,13 +46,6 @@ class MasKD(TokenDistiller):
         >>> sorted(distiller(maps, maps, None))
         ['level0', 'level1', 'loss_maskd']
     """
-
-    SETTINGS: ClassVar[Settings] = {
-        AUTO: {
-            'seg': dict(_MAPS, num_tokens=8, learn=LEARN_SEG),  # as shipped
-            'det': dict(_MAPS, num_tokens=6),
-        }
-    }
 
     def __init__(
         self,

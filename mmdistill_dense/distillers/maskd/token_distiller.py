@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 FOLDER = 'maskd_tokens'
-# how the released code of MasKD learns tokens for segmentation
-LEARN_SEG = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-3), schedule='poly')
 
 
 class TokenHolder(Protocol):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.datasets.wrapped import count_pictures
-from mmdistill_dense.distillers.base import AUTO, Distiller, Losses, Recorded, Settings, Shapes, for_both
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.pcd.parts import (
     AUTO_SIZE,
     HEAD,
@@ -70,9 +70,6 @@ class PCD(Distiller):
     [docs/methods/pcd.md](../methods/pcd.md).
     """
 
-    SETTINGS: ClassVar[Settings] = {
-        AUTO: for_both(student_tap='auto', queue_size='auto', num_pixels=512, head=dict(type='linear'))
-    }
     no_auto: ClassVar[str] = ''
 
     def __init__(

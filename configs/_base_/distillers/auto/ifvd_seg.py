@@ -1,0 +1,5 @@
+"""IFVD on any pair of segmentors: docs/settings.md."""
+
+distillers = dict(
+    ifvd=dict(type='IFVD', student_tap='auto', balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0)))
+)

@@ -70,7 +70,7 @@ def _options_of(cls: Any, name: Any, task: str | None, key: str) -> dict[str, An
         names = [PUBLISHED, *known]
         listed = ', '.join(map(repr, names))
         raise ValueError(f'{key}.settings={name!r} is unknown; {cls.__name__} has {listed}.{hint(str(name), names)}')
-    if task not in known[name]:
+    if task is None or task not in known[name]:
         there = ' and '.join(_TASKS[one] for one in known[name])
         raise ValueError(
             f'{key}.settings={name!r}: {cls.__name__} has these settings for {there}, and the student is for '
@@ -81,14 +81,14 @@ def _options_of(cls: Any, name: Any, task: str | None, key: str) -> dict[str, An
     return {one: value for one, value in option.items() if one not in left_out}
 
 
-def _fragments(cls: Any, folder: Path) -> dict[str | None, Path]:
+def _fragments(cls: Any, folder: Path) -> dict[str, Path]:
     """Return the fragments of a class by task: ``maskd_seg.py`` for one, ``at.py`` for both."""
     for one in cls.__mro__:
         name = one.__name__.lower()
         both = folder / f'{name}.py'
         files = {task: both if both.is_file() else folder / f'{name}_{task}.py' for task in _TASKS}
         if found := {task: path for task, path in files.items() if path.is_file()}:
-            return dict[str | None, Path](found)
+            return found
     return {}
 
 

@@ -22,7 +22,7 @@ from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.config.values import listed
 from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.distillers.settings import expand
+from mmdistill_dense.distillers.fragments import expand
 from mmdistill_dense.guards.config import ignored_labels, num_classes
 from mmdistill_dense.model.balanced_step import Balance, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, Extra, distilled_class

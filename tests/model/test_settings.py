@@ -17,8 +17,8 @@ from mmdistill_dense.apps.check import Options, Report, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.inspect.gradients import diagnose
 from mmdistill_dense.apps.recipes.compose import option_files
+from mmdistill_dense.distillers.fragments import expand, put_all, resolved
 from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
-from mmdistill_dense.distillers.settings import expand, put_all, resolved
 from mmdistill_dense.engine.resume import comparable, differ, identity
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys

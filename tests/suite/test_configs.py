@@ -13,7 +13,7 @@ from mmdistill_dense.apps.suite import configs as identity
 from mmdistill_dense.apps.suite import plan as run_configs
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.distillers import settings
+from mmdistill_dense.distillers import fragments
 from tests.suite import tiny
 from tests.suite.tiny import run_of
 
@@ -158,7 +158,7 @@ def test_settings_of_a_row() -> None:
 def test_the_hash_holds_what_settings_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, auto = (hash_of('kd', methods={'kd': {'settings': one}}) for one in ('published', 'auto'))
     assert plain == hash_of('kd') != auto
-    monkeypatch.setattr(settings, 'read_file', lambda path: Config({'distillers': {'kd': {'balance': 3.0}}}))
+    monkeypatch.setattr(fragments, 'read_file', lambda path: Config({'distillers': {'kd': {'balance': 3.0}}}))
     assert hash_of('kd', methods={'kd': {'settings': 'auto'}}) != auto and hash_of('kd') == plain
 
 

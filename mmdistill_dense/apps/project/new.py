@@ -68,7 +68,7 @@ from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.distillers.settings import AUTO, put_all, resolved
+from mmdistill_dense.distillers.fragments import AUTO, put_all, resolved
 from mmdistill_dense.networks.taps import Tap, find_module
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.files import list_text

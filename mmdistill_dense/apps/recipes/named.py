@@ -149,7 +149,7 @@ def _put_settings(config: Config, options: Mapping[str, Any]) -> None:
     """Remove the options of distillers for which the overrides set ``settings``; the other overrides stay."""
     chosen = {found[1]: value for key, value in options.items() if (found := _SETTINGS.fullmatch(key))}
     if chosen and 'distillers' in config.get('model', {}):
-        from mmdistill_dense.distillers.settings import put_all  # imports all methods
+        from mmdistill_dense.distillers.fragments import put_all  # imports all methods
 
         task = TASKS.get(config.get('default_scope', ''))
         config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))

@@ -159,7 +159,7 @@ def write_one(args: argparse.Namespace) -> None:
 
 
 def _with_settings(options: Path, settings: str, task: str) -> dict[str, Any]:
-    from mmdistill_dense.distillers.settings import put_all  # imports all methods
+    from mmdistill_dense.distillers.fragments import put_all  # imports all methods
 
     shipped = Config.fromfile(options).to_dict()['distillers']
     return put_all(shipped, dict.fromkeys(shipped, settings), task, f'--settings {settings}: {options.stem}')

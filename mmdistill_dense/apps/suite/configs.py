@@ -29,7 +29,7 @@ from mmdistill_dense.config.resolve import (
     teachers_of,
 )
 from mmdistill_dense.config.values import flat, listed, plain
-from mmdistill_dense.distillers.settings import put_all, resolved
+from mmdistill_dense.distillers.fragments import put_all, resolved
 from mmdistill_dense.guards.config import below, initial_state
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.weights.strict_load import load_strictly, sha256

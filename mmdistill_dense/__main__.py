@@ -42,8 +42,6 @@ GROUPS = {
     'Compare and look inside': {
         'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),
         'diagnose': ('apps.options:fill_diagnose', 'measure what each term of the loss does'),
-        'visualize': ('apps.options:fill_visualize', "draw MasKD's masks, or which pixels a network finds alike"),
-        'probe': ('apps.options:fill_probe', 'classify pictures by the features of a pre-trained backbone'),
         'benchmark': ('apps.options:fill_benchmark', 'measure the time of a distilled step'),
         'completion': ('__main__:fill_completion', 'print a script that completes these words in your shell'),
     },

@@ -68,7 +68,7 @@ class _Methods(_ByName):
 MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain')
 DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled.pictures')
 TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
-HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream', 'apps.inspect.monitor', 'pretrain.dense_monitor')
+HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream')
 OPTIMIZERS = _Child(MMENGINE_OPTIMIZERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _Child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 MODEL_WRAPPERS = _Child(MMENGINE_MODEL_WRAPPERS, 'engine')

@@ -87,8 +87,6 @@ def _run(command: Command) -> bool:
         return False
     if '--iters' in words:  # other processes train; PCD's balance needs a few steps
         words[words.index('--iters') + 1] = '12'
-    if words[:2] == ['visualize', 'masks']:  # tokens learned with other options are not found by name
-        words += ['--checkpoint', str(next(Path('work_dirs/maskd').rglob('*.pth')))]
     path = [command.variables['PYTHONPATH'], *sys.path] if 'PYTHONPATH' in command.variables else sys.path
     plain = nullcontext() if words[0] in ('new', 'run') else toys.unformatted()
     with mock.patch.object(sys, 'argv', ['mmdistill', *words]), mock.patch.object(sys, 'path', path), plain:

@@ -64,7 +64,6 @@ def test_a_model_loads_the_files_of_its_methods_alone() -> None:
     ('MODELS', 'foundation.vision_transformer.VisionTransformer', 'foundation.foundation_teacher'),
     ('DATASETS', 'datasets.unlabeled.UnlabeledImages', 'unlabelled.pictures'),
     ('DATASETS', 'datasets.camvid.CamVidDataset', 'datasets.folders'),
-    ('HOOKS', 'analysis.monitor_hook.MonitorHook', 'apps.inspect.monitor'),
 ])  # fmt: skip
 def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, new: str) -> None:
     found = getattr(mmengine.registry, registry).get(f'mmdistill_dense.{old}')

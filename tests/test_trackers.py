@@ -81,21 +81,15 @@ class CountingBackend(BaseVisBackend):
 
 
 def test_a_tracker_that_drops_the_step_draws_all_at_their_iteration(tmp_path: Path) -> None:
-    """The training logs rarely: the hooks' own values and pictures cannot lean on its iteration."""
-    monitor = dict(type='mmdistill_dense.MonitorHook', interval=3, gradient_interval=3, picture_interval=2, pictures=1)
-    dense = dict(type='mmdistill_dense.DenseMonitor', interval=1, by_epoch=False)
+    """The training logs rarely: what a balanced method measures cannot lean on its iteration."""
     distillers = dict(fit=dict(type='FitNet', student_tap='backbone[3]', align='conv', balance=1.0))
     CALLS.clear()
     toys.train(
         tmp_path,
         toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers),
         iters=4,
-        custom_hooks=[monitor, dense],
         default_hooks=dict(logger=dict(interval=100)),
         visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='CountingBackend')]),
     )
-    written = {name for values, _ in CALLS for name in values}
-    assert {'monitor_picture_0', 'monitor/share.task', 'monitor/fit.out_std', 'distill.fit.ratio'} <= written
-    assert [step for values, step in CALLS if 'monitor_picture_0' in values] == [2, 4]
-    assert [step for values, step in CALLS if 'monitor/share.task' in values] == [1, 4]
+    assert [step for values, step in CALLS if 'distill.fit.ratio' in values]
     assert all(values['at'] == step for values, step in CALLS)

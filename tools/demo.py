@@ -30,17 +30,15 @@ def main() -> None:
     console, start = Console(file=sys.stdout), time.monotonic()
     console.print(f'loading; details go to {out / "log.txt"}')
     with contextlib.redirect_stdout(io.StringIO()):  # notes of mmseg and mmdet about optional parts
-        from tools.demo.pictures import draw_picture, draw_token_masks, make_table
+        from tools.demo.pictures import draw_picture, make_table
         from tools.demo.training import TASKS, logged, run_demo
 
     task = TASKS[args.task]
     results = run_demo(task, seeds, out, console, args.short)
     with logged(out / 'log.txt'):
         draw_picture(task, results, out / 'demo.png')
-        pictures = [out / 'demo.png', *draw_token_masks(task, results, out)]
     console.print(make_table(task, results))
-    for path in pictures:
-        console.print(f'picture: {path}')
+    console.print(f'picture: {out / "demo.png"}')
     console.print(f'{time.monotonic() - start:.0f} s in all')
 
 

@@ -77,12 +77,6 @@ class FreeKD(TokenDistiller):
     def token_module(self, channels: int) -> TokenModule:
         return TokenModule(self.steps + 1, self.num_tokens, channels)
 
-    def drawn_masks(self, level: int, teacher_map: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the masks of the low band and of each step's details, which all weigh the same."""
-        low, *details = frequency_masks(self.slot(level).mask_token, teacher_map)
-        masks = {'low band': low} | {f'details of {2**step} positions': mask for step, mask in enumerate(details, 1)}
-        return {name: (mask, mask.new_full(mask.shape[:2], 1 / self.num_tokens)) for name, mask in masks.items()}
-
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         """Return the terms of one level; ``loss_freekd`` also as ``level<i>`` for the log."""
         value = frequency_terms(student, teacher, self.slot(level).mask_token, self.bands).sum()

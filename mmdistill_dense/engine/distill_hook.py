@@ -32,7 +32,6 @@ from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, cho
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.measuring_hook import write_scalars
 from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import between_steps, built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
@@ -296,7 +295,8 @@ class Balancing(Hook):
         model: Any = unwrap(runner.model)
         measured: dict[str, float] = model.distillation.measured
         if measured and is_main_process():
-            write_scalars(runner, measured, runner.iter + 1)
+            # mmengine's backend for W&B drops ``step`` and counts calls: it draws by a value among the others
+            runner.visualizer.add_scalars({**measured, 'iter': runner.iter + 1}, step=runner.iter + 1)
             text = ', '.join(f'{name} {value:.3g}' for name, value in measured.items())
             runner.logger.info(f'balance, iteration {runner.iter + 1}: {text}')
         measured.clear()

@@ -1,7 +1,6 @@
 """Pre-training of small backbones without labels: self-supervised teachers, the student, and its views."""
 
 from mmdistill_dense.pretrain.backbone_student import BackboneStudent, MultiViewPreprocessor
-from mmdistill_dense.pretrain.dense_monitor import DenseMonitor
 from mmdistill_dense.pretrain.spatial_adaptor import SpatialAdaptor
 from mmdistill_dense.pretrain.ssl_teacher import SSLTeacher
 from mmdistill_dense.pretrain.views import (
@@ -15,6 +14,6 @@ from mmdistill_dense.pretrain.views import (
 )
 
 __all__ = [
-    'BackboneStudent', 'ColorJitter', 'DenseMonitor', 'GaussianBlur', 'MultiView', 'MultiViewPreprocessor', 'PackViews',
+    'BackboneStudent', 'ColorJitter', 'GaussianBlur', 'MultiView', 'MultiViewPreprocessor', 'PackViews',
     'RandomGrayscale', 'RandomResizedCrop', 'SSLTeacher', 'Solarize', 'SpatialAdaptor',
 ]  # fmt: skip

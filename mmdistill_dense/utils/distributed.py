@@ -1,6 +1,5 @@
 """Gather tensors from the other processes of a run, and find the model inside a distributed wrapper."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.tensors import loss_dtype, sum_dtype
+from mmdistill_dense.losses.tensors import loss_dtype
 from mmdistill_dense.utils.runner_internals import Network
 
 MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in one of them
@@ -69,15 +68,6 @@ def mean_count(count: int, like: Tensor) -> Tensor:
     """
     own = torch.full((), float(count), dtype=loss_dtype(like), device=like.device)
     return mean_over_ranks(own).clamp_min(MIN_COUNT)
-
-
-def means_over_ranks(values: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the means of numbers over the processes, with one wait for the device."""
-    if not values:
-        return {}
-    first = next(iter(values.values()))
-    rows = torch.stack([value.detach().to(first.device).to(sum_dtype(first)) for value in values.values()])
-    return dict(zip(values, mean_over_ranks(rows).tolist(), strict=True))
 
 
 def world_size() -> int:

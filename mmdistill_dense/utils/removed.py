@@ -10,6 +10,10 @@ REMOVED: dict[str, str] = {
     'run --plan': 'leave it out: `run` tells what it will train before it does.',
     'suite --plan': 'leave it out: `suite list` shows the runs.',
     'suite race': 'remove the key; add the rows control_x2: {rate: 2}, control_x4: {rate: 4} and the methods.',
+    'MonitorHook': 'leave it out; every run logs distill.NAME.share, and mmdistill diagnose measures gradients.',
+    'DenseMonitor': 'leave it out; PCD logs acc_top1 and acc_top5.',
+    'visualize': "mmengine's hook draws predictions: default_hooks.visualization.draw=True.",
+    'probe': 'fine-tune the backbone on the task that it is for.',
 }
 
 

@@ -35,7 +35,6 @@ HOMES = dict(
     pairs={'model'},
     models={'model'},
     distillers={'distillers'},
-    monitors={'custom_hooks'},
     schedules={
         'optim_wrapper', 'param_scheduler', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'auto_scale_lr',
     },

@@ -12,7 +12,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.report import make_report
 from mmdistill_dense.apps.report.page import render
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Chart, Group, Section, Table, Viewer
+from mmdistill_dense.apps.report.section import Chart, Section, Table, Viewer
 from tests import toys
 from tests.report.conftest import SEED
 
@@ -95,13 +95,6 @@ def test_costs_are_of_the_logs_and_of_what_the_suite_measured(made):
     assert float(rows['control, seed 5']['s / iteration']) > 0
 
 
-def test_masks_and_similarity_have_a_panel_for_each_token_and_network(made):
-    (masks,) = only(made[1]['tokens'], Group)
-    assert len(masks.panels) == 3
-    maps = only(made[1]['similarity'], Group)
-    assert [panel.caption.split(',')[0] for panel in maps[0].panels][1:] == ['teacher', 'control', 'all']
-
-
 def test_the_page_asks_for_nothing_and_holds_no_path_into_the_network(made):
     text = made[0].read_text(encoding='utf-8')
     assert not ADDRESS.search(text)
@@ -122,7 +115,6 @@ def test_missing_pieces_are_left_out_with_a_reason(suite, tmp_path):
     assert 'no table of classes' in reasons['classes']
     assert 'give one with --control' in reasons['settings']
     assert 'No map' in reasons['disagreement']
-    assert 'no run has a MasKD' in reasons['tokens']
     text = path.read_text(encoding='utf-8')
     assert all(str(escape(reason)) in text for section in sections for reason in section.reasons)
 

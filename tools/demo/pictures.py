@@ -16,7 +16,6 @@ from tools.demo.training import PICTURES, Result, Task
 
 CONFIDENT = 0.3  # least score of a drawn box
 ENLARGED = 3
-MASKED = 2  # pictures that token masks are shown on
 
 
 def make_table(task: Task, results: Sequence[Result]) -> Table:
@@ -58,19 +57,6 @@ def draw_picture(task: Task, results: Sequence[Result], path: Path) -> None:
             if row == 0:
                 axes[row, column].set_title(titles[column], fontsize=10)
     figure.savefig(path, dpi=110)
-
-
-def draw_token_masks(task: Task, results: Sequence[Result], out: Path) -> list[Path]:
-    """Write the masks of the first distilled student's tokens over test pictures; nothing for a method without them."""
-    from mmdistill_dense.apps.inspect.similarity import draw_masks
-    from mmdistill_dense.distillers.maskd import ready_distiller
-
-    cfg = task.config('distilled')
-    if not any(option.type == 'MasKD' for option in cfg.model.distillers.values()):
-        return []
-    cfg.model.teacher.checkpoint = results[0].checkpoint
-    checkpoint = next(result.checkpoint for result in results if result.name == 'distilled')
-    return draw_masks(*ready_distiller(cfg, checkpoint=checkpoint), cfg.test_dataloader.dataset, out, MASKED)
 
 
 def shown_pictures(task: Task, count: int = PICTURES) -> tuple[list[tuple[np.ndarray, Any]], np.ndarray]:

@@ -3,5 +3,4 @@ _base_ = [
     '../datasets/imagenet_unlabeled.py',
     '../schedules/pcd_100e.py',
     '../runtime_pretrain.py',
-    '../monitors/pcd.py',
 ]

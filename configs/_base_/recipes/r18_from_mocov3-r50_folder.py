@@ -3,5 +3,4 @@ _base_ = [
     '../datasets/unlabeled_folder.py',
     '../schedules/pcd_100e.py',
     '../runtime_pretrain.py',
-    '../monitors/pcd.py',
 ]

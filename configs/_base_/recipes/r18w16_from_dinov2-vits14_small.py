@@ -3,5 +3,4 @@ _base_ = [
     '../datasets/unlabeled_small_one_view.py',
     '../schedules/pcd_adamw_40e.py',
     '../runtime_pretrain.py',
-    '../monitors/pcd_camvid.py',
 ]

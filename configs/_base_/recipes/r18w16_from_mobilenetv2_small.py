@@ -3,5 +3,4 @@ _base_ = [
     '../datasets/unlabeled_small.py',
     '../schedules/pcd_adamw_100e.py',
     '../runtime_pretrain.py',
-    '../monitors/pcd_camvid.py',
 ]

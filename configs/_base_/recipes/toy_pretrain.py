@@ -3,5 +3,4 @@ _base_ = [
     '../datasets/shapes_views.py',
     '../schedules/pcd_toy_4e.py',
     '../runtime_pretrain.py',
-    '../monitors/pcd.py',
 ]

@@ -3,5 +3,4 @@ _base_ = [
     '../datasets/unlabeled_folder_one_view.py',
     '../schedules/foundation_100e.py',
     '../runtime_pretrain.py',
-    '../monitors/pcd.py',
 ]

@@ -1,9 +1,8 @@
-"""Pictures for people: classes, objects, heat and differences over an image, and panels in rows."""
+"""Pictures for people: classes, objects and differences over an image."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -12,10 +11,9 @@ from mmengine.structures import InstanceData, PixelData
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-OPACITY = 0.6  # of classes and heat over an image
+OPACITY = 0.6  # of classes over an image
 CONFIDENT = 0.3  # score above which a box is drawn
 TEACHER_RIGHT, TEACHER_WRONG = (213, 94, 0), (0, 114, 178)  # distinct for colour-blind people
-HEAD, FRAME = 22, 2  # pixels above a panel in a grid, for its title, and around it
 
 
 def image_of(inputs: Tensor) -> np.ndarray:
@@ -72,41 +70,3 @@ def differing(image: np.ndarray, differs: np.ndarray, right: np.ndarray | None =
     if right is not None:
         canvas[right] = TEACHER_RIGHT
     return canvas
-
-
-def overlay(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Return an image under a mask (H, W) of 0 (blue) to 1 (red)."""
-    heat = cv2.applyColorMap((mask.clip(0, 1) * 255).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
-    return (OPACITY * heat + (1 - OPACITY) * image).astype(np.uint8)
-
-
-def heated(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return an image under colours from the smallest value (blue) to 1 (red)."""
-    lowest = values.min()
-    return overlay(image, (values - lowest) / max(1 - lowest, 1e-6))
-
-
-def enlarged(image: np.ndarray, width: int, point: Sequence[int] | None = None) -> np.ndarray:
-    """Return an image enlarged by a whole number to at least that width, with a ring around a pixel (x, y) of it."""
-    scale = max(1, -(-width // image.shape[1]))
-    large = cv2.resize(np.ascontiguousarray(image), None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    if point is not None:
-        x, y = (int((place + 0.5) * scale) for place in point)
-        for colour, thickness in (((0, 0, 0), 7), ((255, 230, 0), 3)):
-            cv2.circle(large, (x, y), max(4, max(large.shape) // 40), colour, thickness)
-    return large
-
-
-def grid(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Return rows of panels, each under its title."""
-    lines = [np.concatenate([_titled(title, panel) for title, panel in row.items()], 1) for row in rows]
-    width = max(line.shape[1] for line in lines)
-    return np.concatenate([_bordered(line, 0, 0, 0, width - line.shape[1]) for line in lines])
-
-
-def _titled(title: str, panel: np.ndarray) -> np.ndarray:
-    framed = _bordered(panel, HEAD, FRAME, FRAME, FRAME)
-    return cv2.putText(framed, title, (3, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (0, 0, 0), 1, cv2.LINE_AA)
-
-
-_bordered = partial(cv2.copyMakeBorder, borderType=cv2.BORDER_CONSTANT, value=(255, 255, 255))

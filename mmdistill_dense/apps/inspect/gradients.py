@@ -1,4 +1,4 @@
-"""``diagnose``: value, gradient and agreement of each loss term of a config on real batches."""
+"""``diagnose``: value and gradient of each loss term of a config on real batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -26,10 +25,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.commands.training import build_runner, load_config
-from mmdistill_dense.distillers.base import Distiller, Recorded
-from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.maskd.token_distiller import FOLDER
-from mmdistill_dense.distillers.pcd.pcd import PCD
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.model.balanced_step import TASK, Places, backbone_parameters, flat_gradients, split_terms
@@ -37,63 +33,12 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.pretrain.dense_monitor import measure_levels
 from mmdistill_dense.unlabelled.stream import UnlabelledStream
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.files import check_writable, without_nan, write_json
 from mmdistill_dense.utils.reproducible import without_workers
-from mmdistill_dense.utils.runner_internals import Network, Samples
+from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.weights.strict_load import read_checkpoint
-
-
-@torch.no_grad()
-def tap_agreement(
-    distiller: Distiller, student: Recorded, teacher: Recorded, data_samples: Samples = ()
-) -> dict[str, Tensor]:
-    """Return the agreement at each pair of taps, after the distiller's alignment; the training is not affected."""
-    if isinstance(distiller, PCD):
-        levels = measure_levels(distiller, student, teacher, data_samples)
-        names = _names(distiller, [count for _, count in distiller.traced['student']])
-        return {f'cosine.{name}': level['positive'] for name, level in zip(names, levels, strict=True)}
-    found: dict[str, list[Tensor]] = {}
-    for name, s, t in _pairs(distiller, student, teacher):
-        if s.ndim > 1 and s.shape == t.shape:
-            found.setdefault(f'cosine.{name}', []).append(F.cosine_similarity(s.float(), t.float(), dim=1).mean())
-        elif s.ndim == t.ndim == 4 and len(s) == len(t):
-            found.setdefault(f'energy.{name}', []).append(_energy_cosine(s.float(), t.float()))
-    return {name: torch.stack(values).mean() for name, values in found.items()}
-
-
-def _pairs(distiller: Distiller, student: Recorded, teacher: Recorded) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield the name, the student's map (aligned if the distiller aligns) and the teacher's map of each pair."""
-    if isinstance(distiller, FeatureDistiller):
-        names = _names(distiller, distiller.counts)
-        for view in distiller.views(student, teacher):
-            for level, (name, s, t) in enumerate(zip(names, *view, strict=True)):
-                with untouched(distiller.aligns[level]):
-                    yield name, *distiller.matched(s, t, level)
-        return
-    taps = zip(distiller.student_taps, distiller.teacher_taps, strict=True)
-    pairs = [list(zip(student.get(str(s), []), teacher.get(str(t), []), strict=False)) for s, t in taps]
-    names = _names(distiller, [len(found) for found in pairs])
-    yield from ((name, s, t) for name, (s, t) in zip(names, [pair for found in pairs for pair in found], strict=True))
-
-
-def _names(distiller: Distiller, counts: list[int]) -> list[str]:
-    """Return the names of the levels: the student's tap, and what tells levels of one tap apart."""
-    taps, names = [str(tap) for tap in distiller.student_taps], []
-    for tap, other, count in zip(taps, distiller.teacher_taps, counts, strict=True):
-        name = tap if taps.count(tap) == 1 else f'{tap}.{other}'
-        names += [f'{name}.{index}' for index in range(count)] if count > 1 else [name] * count
-    return names
-
-
-def _energy_cosine(student: Tensor, teacher: Tensor) -> Tensor:
-    s, t = (x.square().sum(1, keepdim=True) for x in (student, teacher))
-    if s.shape != t.shape:
-        t = F.interpolate(t, s.shape[2:], mode='bilinear', align_corners=False)
-    return F.cosine_similarity(s.flatten(1), t.flatten(1), dim=1).mean()
-
 
 BACKBONE = 'backbone'
 TAP = 'tap '  # before the name of a tapped map

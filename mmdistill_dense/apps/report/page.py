@@ -10,7 +10,7 @@ from datetime import datetime
 from importlib import resources
 from pathlib import Path
 
-from mmdistill_dense.apps.report.predictions import Predictions, similarity_section, token_section
+from mmdistill_dense.apps.report.predictions import Predictions
 from mmdistill_dense.apps.report.runs import Comparison, compare
 from mmdistill_dense.apps.report.scores import answer_section, class_section
 from mmdistill_dense.apps.report.section import Item, Numbers, Section, graph_objects
@@ -66,8 +66,6 @@ def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | 
         cost_section(numbers),
         predictions.disagreement(),
         numbers.curves(),
-        token_section(comparison, pictures),
-        similarity_section(comparison, pictures),
         settings_section(comparison),
     ]
 

@@ -71,14 +71,6 @@ class Viewer:
 
 
 @dataclass(frozen=True)
-class Group:
-    """Panels side by side under a title."""
-
-    title: str
-    panels: Sequence[Panel]
-
-
-@dataclass(frozen=True)
 class Key:
     """A CSS colour and its meaning. ``line`` is the CSS style of a line, empty for an area."""
 
@@ -87,7 +79,7 @@ class Key:
     line: str = ''
 
 
-Item = Chart | Table | Viewer | Group
+Item = Chart | Table | Viewer
 
 
 @dataclass

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from mmdistill_dense.lazy import import_lazily
 
 if TYPE_CHECKING:
-    from mmdistill_dense.distillers.maskd.maskd import MasKD, ready_distiller
+    from mmdistill_dense.distillers.maskd.maskd import MasKD
     from mmdistill_dense.distillers.maskd.token_files import read_tokens, write_tokens
 
-__all__ = ['MasKD', 'read_tokens', 'ready_distiller', 'write_tokens']
+__all__ = ['MasKD', 'read_tokens', 'write_tokens']
 import_lazily(__name__, __file__)

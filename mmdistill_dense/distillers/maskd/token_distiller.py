@@ -249,10 +249,6 @@ class TokenDistiller(FeatureDistiller):
         """Return the tokens of a level whose map at the teacher has so many channels."""
         raise NotImplementedError
 
-    def drawn_masks(self, level: int, teacher_map: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return the masks (N, T, h, w) of a level's map and their weights (N, T), by the band that they mask."""
-        raise NotImplementedError
-
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         super().setup(student, teacher)
         counts = [len(teacher[str(tap)]) for tap in self.teacher_taps]

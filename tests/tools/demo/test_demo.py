@@ -12,7 +12,7 @@ from mmseg.structures import SegDataSample
 from rich.console import Console
 
 from tools.demo import pictures
-from tools.demo.pictures import draw_picture, draw_token_masks, make_table, shown_pictures
+from tools.demo.pictures import draw_picture, make_table, shown_pictures
 from tools.demo.progress import SILENCE, Lines
 from tools.demo.training import PICTURES, TASKS, Result, _is_ready, run_demo
 
@@ -108,10 +108,6 @@ def test_pairs_look_for_the_teacher_where_the_demo_leaves_it() -> None:
     assert DET.config('distilled').model.teacher.checkpoint == f'{det.work_dir}/epoch_{det.train_cfg.max_epochs}.pth'
 
 
-def test_methods_without_tokens_have_no_token_masks(tmp_path: Path) -> None:
-    assert draw_token_masks(SEG, results([0]), tmp_path) == []
-
-
 def test_students_wait_for_what_they_start_from() -> None:
     """The student alone needs nothing; the distilled one the teacher, and for further seeds MasKD's tokens."""
     teacher, first = {('teacher', 3): None}, {('teacher', 3): None, ('distilled', 3): None}
@@ -150,4 +146,3 @@ def test_short_demo_runs(task: object, tmp_path: Path) -> None:
     assert found[1].parameters == found[2].parameters < found[0].parameters
     assert all(Path(r.checkpoint).is_file() and len(r.predictions) == PICTURES for r in found)
     draw_picture(task, found, tmp_path / 'demo.png')
-    assert len(draw_token_masks(task, found, tmp_path)) == (2 if task is DET else 0)

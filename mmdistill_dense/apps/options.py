@@ -174,10 +174,9 @@ def fill_report(parser: argparse.ArgumentParser) -> None:
 
 EXPORT = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
 
-The ending of OUT selects the format: .pth and .safetensors are weights; .onnx, .pt (TorchScript) and .pt2
-(torch.export) are graphs that run without the mm* stack. --int8 also writes an .onnx graph with 8-bit arithmetic, and
---evaluate compares the scores of the network and of its graphs. --backbone-only writes the weights of the backbone, for
-ordinary configs to start from.
+The ending of OUT selects the format: .pth and .safetensors are weights; .onnx and .pt2 (torch.export) are graphs that
+run without the mm* stack. --int8 also writes an .onnx graph with 8-bit arithmetic, and --evaluate compares the scores
+of the network and of its graphs. --backbone-only writes the weights of the backbone, where ordinary configs start.
 """
 
 
@@ -205,9 +204,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
         help='also write OUT.int8.onnx, calibrated on N pictures of the training data (OUT must end in .onnx)',
     )
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graphs on validation data')
-    parser.add_argument('--push', metavar='USER/REPO', help='send it with a model card to the Hugging Face hub')
-    parser.add_argument('--licence', default='unknown', help='of the weights, for the card, e.g. apache-2.0')
-    parser.set_defaults(run=later('report.model_card:export'))
+    parser.set_defaults(run=later('export.write_student:export_command'))
 
 
 CONFIG = """Write a config to edit: one method on one pair of networks, with its control.

@@ -13,6 +13,9 @@ REMOVED: dict[str, str] = {
     'MonitorHook': 'leave it out; every run logs distill.NAME.share, and mmdistill diagnose measures gradients.',
     'DenseMonitor': 'leave it out; PCD logs acc_top1 and acc_top5.',
     'visualize': "mmengine's hook draws predictions: default_hooks.visualization.draw=True.",
+    'torchscript': 'write a graph of torch.export (.pt2) or an .onnx file.',
+    'export --push': 'hf upload USER/REPO FOLDER sends the exported files.',
+    'export --licence': 'write it into the README.md that you send with hf upload.',
     'probe': 'fine-tune the backbone on the task that it is for.',
 }
 

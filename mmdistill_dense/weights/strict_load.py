@@ -382,16 +382,6 @@ def hub_file(address: str, key: str) -> Path:
     return path
 
 
-def push(repository: str, folder: Path, names: Sequence[str]) -> str:
-    """Upload files of a folder, and return the address of the commit; a new repository is private."""
-
-    def upload(hub: Any) -> str:
-        hub.HfApi().create_repo(repository, private=True, exist_ok=True)
-        return str(hub.HfApi().upload_folder(repo_id=repository, folder_path=folder, allow_patterns=[*names]))
-
-    return _ask(f'--push {repository}', upload)
-
-
 def _ask(what: str, question: Callable[[Any], Any]) -> Any:
     """Return what the hub answers to a question."""
     try:

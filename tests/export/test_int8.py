@@ -96,7 +96,7 @@ def test_calibration_pictures_get_the_size_of_a_graph(tmp_path):
     assert fitted(picture, free).shape == (1, 3, 64, 64) and fitted(picture, dict(free, pad_size_divisor=1)) is picture
 
 
-@pytest.mark.parametrize(('graph', 'pictures'), [('student.pt', 8), ('student.onnx', 0)])
+@pytest.mark.parametrize(('graph', 'pictures'), [('student.pt2', 8), ('student.onnx', 0)])
 def test_a_mistake_is_named(graph, pictures):
     with pytest.raises(ValueError, match=f"int8 needs an .onnx file.*, got '{graph}' and {pictures}"):
         quantise(None, 'c.pth', graph, pictures)

@@ -36,7 +36,7 @@ def teacher_file() -> str:
 def config(work_dir: Path, epochs: int = 2, workers: int = 0, **changes: Any) -> Config:
     cfg = copy.deepcopy(Config.fromfile(LEAF)._cfg_dict.to_dict())
     cfg['model']['teacher']['checkpoint'] = teacher_file()
-    for name in ('distillers', 'custom_imports', 'custom_hooks', 'visualizer', 'vis_backends'):
+    for name in ('distillers', 'custom_imports', 'visualizer', 'vis_backends'):
         cfg.pop(name)
     cfg['train_dataloader'].update(batch_size=BATCH, num_workers=workers)
     cfg['train_dataloader']['dataset'].update(num_images=IMAGES)

@@ -1,4 +1,4 @@
-"""Graphs of a student as ONNX, TorchScript or ``torch.export``: write, run and evaluate them."""
+"""Graphs of a student as ONNX or ``torch.export``: write, run and evaluate them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.utils.files import write_whole
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import sha256
 
@@ -163,22 +164,13 @@ def _unknown(model: nn.Module) -> ValueError:
     )
 
 
-FORMATS = {'pth': '.pth', 'safetensors': '.safetensors', 'onnx': '.onnx', 'torchscript': '.pt', 'exported': '.pt2'}
+FORMATS = {'pth': '.pth', 'safetensors': '.safetensors', 'onnx': '.onnx', 'exported': '.pt2'}
 SIDE_FILE = f'{ENTRY}.json'
 AXES = {'batch': 0, 'height': 2, 'width': 3}
 
 
-def write_torchscript(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    """Write a traced graph; only running it shows which axes take other sizes."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # one for each shape that is read
-        traced = torch.jit.trace(graph, image, check_trace=False)
-        torch.jit.save(traced, content := BytesIO(), _extra_files={SIDE_FILE: json.dumps(about)})
-    write_whole(path, content.getvalue())  # torch itself ends the process on a full disk
-
-
 def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    content = BytesIO()
+    content = BytesIO()  # torch itself ends the process on a full disk
     torch.export.save(_program(graph, image, axes), content, extra_files={SIDE_FILE: json.dumps(about)})
     write_whole(path, content.getvalue())
 
@@ -196,7 +188,7 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
     program.save(str(path), external_data=False)
 
 
-WRITERS = {'onnx': write_onnx, 'torchscript': write_torchscript, 'exported': write_exported}
+WRITERS = {'onnx': write_onnx, 'exported': write_exported}
 
 
 def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
@@ -208,6 +200,8 @@ def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.E
 
 def format_of(path: Path, name: str | None) -> str:
     """Return the format of a path's ending, which must be the named one if a name is given."""
+    if told := (path.suffix == '.pt' or name == 'torchscript') and removed('torchscript'):
+        raise ValueError(f'out={str(path)!r}: {told}')
     by_ending = {ending: kind for kind, ending in FORMATS.items()}
     found = by_ending.get(path.suffix)
     if found is None or name not in (None, found):
@@ -248,7 +242,7 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     Files of graphs are programs: open only those whose source you trust.
     """
     kind = format_of(Path(path), None)
-    if kind not in ('onnx', 'torchscript', 'exported'):
+    if kind not in WRITERS:
         raise ValueError(f'{str(path)!r} holds weights and no graph.')
     run, shape = _runner(kind, path), _shape(path)
 
@@ -274,7 +268,7 @@ def _shape(path: str | Path) -> Sequence[int | str]:
 def _runner(kind: str, path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     if kind == 'onnx':
         return _onnx(path)
-    program: Any = torch.jit.load(str(path)) if kind == 'torchscript' else torch.export.load(path).module()
+    program: Any = torch.export.load(path).module()
 
     def run(image: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -309,10 +303,7 @@ def read_description(path: str | Path) -> dict[str, Any]:
         found = next((json.loads(one.value) for one in properties if one.key == ENTRY), None)
     else:
         files: dict[str, Any] = {SIDE_FILE: ''}
-        if kind == 'torchscript':
-            torch.jit.load(str(path), _extra_files=files)
-        else:
-            torch.export.load(path, extra_files=files)
+        torch.export.load(path, extra_files=files)
         found = json.loads(files[SIDE_FILE] or 'null')
     if not found:
         raise ValueError(f'{str(path)!r} has no description: it was not written by mmdistill export.')

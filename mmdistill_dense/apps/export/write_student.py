@@ -192,7 +192,7 @@ def export_graph(
     Args:
         config: As of :func:`export_student`.
         checkpoint: As there.
-        out: The file: ``.onnx``, ``.pt`` (TorchScript) or ``.pt2`` (``torch.export``).
+        out: The file: ``.onnx`` or ``.pt2`` (``torch.export``).
         size: Height and width of the image that is used for it, and the only size if none is free. Default: that of
             the data preprocessor; else that of the test pipeline, rounded up to multiples of 32; else 512 x 512.
     """
@@ -374,18 +374,17 @@ def _keep_description(source: Path, path: Path) -> None:
 # The command
 
 
-def export_command(args: argparse.Namespace) -> tuple[Path, ...]:
-    """Write weights or a graph, print their inputs and outputs, and return the files."""
+def export_command(args: argparse.Namespace) -> None:
+    """Write weights or a graph, and print its inputs and outputs."""
     config = read_config(args.config, args.cfg_options)
     _check_options(args, config)
     if args.backbone_only:
-        weights = export_backbone(config, args.checkpoint, args.out, args.names)
-        print(f'weights {weights}')
-        return (weights,)
+        print(f'weights {export_backbone(config, args.checkpoint, args.out, args.names)}')
+        return
     if format_of(Path(args.out), args.format) not in WRITERS:
         weights, plain = export_student(config, args.checkpoint, args.out)
         print(f'weights {weights}\nconfig  {plain}')
-        return weights, plain
+        return
     found = export_graph(config, args.checkpoint, args.out, args.size)
     print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
     size = f'{found.size[0]}x{found.size[1]}'
@@ -405,7 +404,6 @@ def export_command(args: argparse.Namespace) -> tuple[Path, ...]:
             with errors_only():  # the evaluation logs a table of classes
                 told = _scores(config, args.checkpoint, graph)
             print(told, flush=True)
-    return tuple(graphs)
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:
@@ -413,9 +411,7 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
     given = {'--size': args.size, '--int8': args.int8, '--evaluate': args.evaluate or None}
     for_graphs = [name for name, value in given.items() if value is not None]
     if for_graphs and (args.backbone_only or format_of(Path(args.out), args.format) not in WRITERS):
-        raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt, .pt2), and {args.out} gets weights')
-    if args.push and (args.backbone_only or format_of(Path(args.out), args.format) in WRITERS):
-        raise ValueError(f'--push {args.push}: only for a whole student as weights (.pth, .safetensors)')
+        raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
     if args.names and not args.backbone_only:
         raise ValueError(f'--names {args.names}: only with --backbone-only')
     if args.int8 is not None and (args.int8 < 1 or not args.out.endswith('.onnx')):

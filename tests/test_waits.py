@@ -10,7 +10,6 @@ from torch import nn
 
 import mmdistill_dense
 from mmdistill_dense.engine.loss_guard import LossGuard
-from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys, waits
 from tests.fake_device import DEVICE, FakeDevice, on_cpu, on_device
@@ -138,15 +137,3 @@ def test_a_step_that_may_be_left_out_waits_once():
     guarded = Guarded(1)
     guarded.step()
     assert not guarded.device.waits and guarded.device.events == [0]
-
-
-def test_what_a_teacher_returns_is_ready(monkeypatch):
-    """On a stream of its own a teacher is behind; whoever calls it, the guard or a monitor, must not read too early."""
-    joined = []
-    monkeypatch.setattr(Acceleration, 'join', lambda self, recorded: joined.append(recorded))
-    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn', accelerate=dict(stream=True)))
-    inputs = model.data_preprocessor(toys.seg_batch(), True)['inputs']
-    found = toys.teacher_of(model)(inputs)
-    assert len(joined) == 1 and joined[0] is found
-    model.loss(**model.data_preprocessor(toys.seg_batch(), True))
-    assert len(joined) == 2, 'once, behind the student'

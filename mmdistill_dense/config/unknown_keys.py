@@ -61,7 +61,7 @@ def _refuse(place: str, config: Mapping[str, Any], known: set[str], otherwise: s
 def check_known(key: str, options: Mapping[str, Any], known: Collection[str]) -> None:
     """Raise a ``TypeError`` for an option of ``key`` that is not among the known names."""
     for name in options:
-        if told := name not in known and removed(f'{key}.{name}'):
+        if told := name not in known and removed(f'{key}.{name}', f'{key.rpartition(".")[2]}.{name}'):
             raise TypeError(told)
         if name not in known:
             raise TypeError(f'{key} has no option {name!r}; known: {", ".join(known)}.{hint(name, known)}')

@@ -82,10 +82,10 @@ class KDDETR(Distiller):
             )
         if self.teacher is None:
             return
-        if self.teacher.option.acceleration.changes_pass or self.teacher.option.acceleration.stream:
+        if self.teacher.option.acceleration.changes_pass:
             raise ValueError(
                 f'{self.key} runs the decoder of the teacher once more, which {self.teacher.key}.accelerate does not '
-                'prepare: leave dtype, channels_last and stream out there.'
+                'prepare: leave it out.'
             )
         classes = self.teacher.config.model['bbox_head'].get('num_classes')
         if classes not in (None, teacher[SCORES][0][-1]):

@@ -241,7 +241,7 @@ class Step:
 def teach(
     active: Mapping[str, Distiller], inputs: Tensor, like: Tensor, samples: Samples | None = None
 ) -> dict[str, Recorded]:
-    """Return the tapped tensors of each teacher that an active distiller needs; :func:`compare` waits for them.
+    """Return the tapped tensors of each teacher that an active distiller needs.
 
     ``inputs`` is the student's preprocessed batch (B, C, H, W). A teacher that lost its network by a move or a pickle
     is loaded ``like`` a parameter of the student.
@@ -250,7 +250,7 @@ def teach(
     for name, (teacher, state) in _teachers_of(active).items():
         if teacher.network is None:
             teacher.load(like)
-        taught[name] = teacher.begin(inputs, mix(state.seed, state.iteration, *state.part.encode()), samples)
+        taught[name] = teacher(inputs, mix(state.seed, state.iteration, *state.part.encode()), samples)
     return taught
 
 
@@ -269,8 +269,8 @@ def compare(
     """Return the losses of the active distillers without weight."""
     _check_gradients(student, {tap.text for one in active.values() for tap in one.student_taps})
     with contextlib.ExitStack() as stack:
-        for name, (teacher, _) in _teachers_of(active).items():
-            stack.enter_context(teacher.compared(taught[name]))
+        for teacher, _ in _teachers_of(active).values():
+            stack.enter_context(teacher.compared())
         found = {}
         for name, one in active.items():
             found[name] = one(student, taught.get(str(one.teacher_name), {}), data_samples)

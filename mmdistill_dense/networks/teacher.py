@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
@@ -140,16 +140,6 @@ class FrozenTeacher:
         self.network = network.requires_grad_(False)
         self._recorder = None
 
-    def as_loaded(self) -> Network:
-        """Return the network with the weights of its file; the first pass changes them (:class:`Acceleration`)."""
-        assert self.network is not None, 'the teacher is loaded before training'
-        if self._recorder is None:
-            return self.network
-        again = self.unloaded()
-        again.load(next(self.network.parameters()))
-        assert again.network is not None
-        return again.network
-
     def match_classes(self, student: Sequence[str] | None, distillers: Iterable[Any] = ()) -> Sequence[str]:
         """Resolve the option ``classes`` by the names of the data set's classes, and return what to tell of it.
 
@@ -214,14 +204,13 @@ class FrozenTeacher:
             move(self.network, device=next(self.network.parameters()).device)  # tells its data preprocessor the device
 
     def module(self, path: str) -> nn.Module:
-        """Return a part of the loaded network, for distillers that call it."""
+        """Return a part of the loaded network, ``''`` being all of it."""
         assert self.network is not None, 'the teacher is loaded before training'
         return self.network.get_submodule(path)
 
     @contextmanager
-    def compared(self, recorded: Mapping[str, Sequence[Tensor]]) -> Iterator[None]:
-        """Wait for the tensors of :meth:`begin`, and keep the results of :meth:`cached` while the context is open."""
-        self.join(recorded)
+    def compared(self) -> Iterator[None]:
+        """Keep the results of :meth:`cached` while the context is open."""
         self._step_cache = {}
         try:
             yield
@@ -240,6 +229,7 @@ class FrozenTeacher:
         """Return a batch in the teacher's normalisation; the student's preprocessor normalised it."""
         return inputs if self.plan.renormalise is None else self.plan.renormalise(inputs)
 
+    @torch.no_grad()
     def __call__(
         self, inputs: Tensor | Sequence[Tensor], seed: int = 0, samples: Samples | None = None
     ) -> dict[str, list[Tensor]]:
@@ -249,15 +239,6 @@ class FrozenTeacher:
         draws them from streams of its own, which begin at ``seed``. Of the ``samples`` a detector with queries sees the
         metadata, never a label.
         """
-        recorded = self.begin(inputs, seed, samples)
-        self.join(recorded)
-        return recorded
-
-    @torch.no_grad()
-    def begin(
-        self, inputs: Tensor | Sequence[Tensor], seed: int = 0, samples: Samples | None = None
-    ) -> dict[str, list[Tensor]]:
-        """Return the tapped tensors as a call does; on a second stream they are not ready before :meth:`join`."""
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         if not isinstance(views, (list, tuple)) or not all(isinstance(view, Tensor) for view in views):
             raise TypeError(
@@ -266,8 +247,7 @@ class FrozenTeacher:
                 'pictures in the end, with an ordinary data_preprocessor: for a semi-supervised detector, set '
                 "model.student to the config's model.detector."
             )
-        beside = self.option.acceleration.beside(views) if self.option.acceleration.stream else nullcontext()
-        with self._own_streams(seed), beside:
+        with self._own_streams(seed):
             if len(views) == 1:
                 return self._record(views[0], samples)
             found = [self._record(view) for view in views]
@@ -284,30 +264,11 @@ class FrozenTeacher:
             yield
             self._draws = self._draws or stream_states() != before
 
-    @torch.no_grad()
-    def ask(self, question: Callable[[Network, Tensor], Any], inputs: Tensor, seed: int) -> Any:
-        """Return ``question(network, inputs)``, with a student's batch in the teacher's normalisation.
-
-        A network that draws random numbers draws them from streams of its own, which begin at ``seed``.
-        """
-        assert self.network is not None, 'the teacher is loaded before training'
-        seen = self.renormalised(inputs)
-        if self.looks is not None:
-            self.looks.append(self.look(seen, {}))
-        with self._own_streams(seed), self.option.acceleration.running(seen) as prepared:
-            return question(self.network, prepared)
-
-    def join(self, recorded: Mapping[str, Sequence[Tensor]]) -> None:
-        """Make the device wait for the tensors of :meth:`begin`; call this before they are used."""
-        if self.option.acceleration.stream:
-            self.option.acceleration.join(recorded)
-
     def _record(self, inputs: Tensor, samples: Samples | None = None) -> dict[str, list[Tensor]]:
         assert self.network is not None, 'the teacher is loaded before training'
         plan, acceleration = self.plan, self.option.acceleration
         if self._recorder is None:
-            # Not before the first pass: inheritance and fingerprints need the weights as they are in the file.
-            acceleration.prepare(self.network, plan.taps, plan.foldable)
+            acceleration.prepare(self.network)
             self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after, plan.overwritten)
         seen = self.renormalised(inputs)
         with ExitStack() as stack:
@@ -393,7 +354,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
                 f'model.inherit: {teacher.key} has no weights from a file to inherit (allow_random); '
                 f'give {teacher.key}.checkpoint.'
             )
-        given = teacher.as_loaded().state_dict()
+        given = teacher.module('').state_dict()
         _copy(own, _below(given, entry.source), entry, teacher.key)
         part = entry.source.split('.')[0]
         if part == 'backbone' and teacher.plan.renormalise is not None:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, ModelConfig, load_model
 from mmdistill_dense.config.unknown_keys import options_of
-from mmdistill_dense.networks.acceleration import Acceleration, Pair, foldable
+from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.networks.building import build_network, class_of, copied
 from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, completed
@@ -123,7 +123,6 @@ class TeacherPlan:
     # paths of the modules that run in training mode, see :mod:`mmdistill_dense.networks.modes`
     modes: Sequence[str] = ()
     overwritten: Collection[str] = ()  # the taps whose tensors a later operation writes to
-    foldable: Sequence[Pair] = ()  # names of each (convolution, batch norm) that can be folded
     # turns the student's normalised pixels into the teacher's; None where they are the same
     renormalise: Callable[[Tensor], Tensor] | None = None
 
@@ -199,7 +198,6 @@ class Traced:
     # paths of the modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`
     modes: Sequence[str] = ()
     overwritten: Collection[str] = ()  # the taps whose tensors a later operation writes to
-    foldable: Sequence[Pair] = ()  # names of each (convolution, batch norm) of a teacher that can be folded
     preprocessor: Mapping[str, Any] | None = None  # the normalisation that a teacher sees; None where nothing says it
     features_alone: bool = False  # whether a teacher has neither class scores nor boxes
 
@@ -213,9 +211,7 @@ class Traced:
         further = list(required)
         whole = any(names is None for names in further)
         parts = None if whole else set(self.parts).union(*(names for names in further if names is not None))
-        return TeacherPlan(
-            taps, self.calls, parts, self.heads, self.modes, self.overwritten, self.foldable, renormalise
-        )
+        return TeacherPlan(taps, self.calls, parts, self.heads, self.modes, self.overwritten, renormalise)
 
 
 def trace_pair(
@@ -341,11 +337,9 @@ def _trace_all(
         by_teacher = {}
         for name, (option, taps) in teachers.items():
             network = _built(option.build, device)
-            pairs: list[Pair] = []
-            with foldable(network, taps, pairs):
-                found = _trace(network, taps, size, device, 'teacher_tap')
+            found = _trace(network, taps, size, device, 'teacher_tap')
             seen, alone = option.preprocessor_of(network), getattr(network, 'features_alone', False)
-            by_teacher[name] = replace(found, foldable=pairs, preprocessor=seen, features_alone=alone)
+            by_teacher[name] = replace(found, preprocessor=seen, features_alone=alone)
     return traced, by_teacher
 
 

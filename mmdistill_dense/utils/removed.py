@@ -4,8 +4,6 @@
 REMOVED: dict[str, str] = {
     'SETTINGS': 'write a config fragment as those in configs/_base_/distillers/auto, and inherit it.',
     'pseudo-labels': 'let the distillers teach on the pictures, by model.unlabelled.',
-    'model.unlabelled.pseudo': 'leave it out: the distillers teach on these pictures without a threshold.',
-    'model.unlabelled.strong': 'leave it out: teacher and student see the same picture.',
     'run --hours': 'leave it out: a folder of `new` trains the student alone at two rates beside the method.',
     'run --plan': 'leave it out: `run` tells what it will train before it does.',
     'suite --plan': 'leave it out: `suite list` shows the runs.',
@@ -17,6 +15,11 @@ REMOVED: dict[str, str] = {
     'export --push': 'hf upload USER/REPO FOLDER sends the exported files.',
     'export --licence': 'write it into the README.md that you send with hf upload.',
     'probe': 'fine-tune the backbone on the task that it is for.',
+    'accelerate.fold_bn': 'leave it out.',
+    'accelerate.stream': 'leave it out; accelerate.dtype and channels_last are what pays.',
+    'accelerate.compile': 'leave it out; accelerate.dtype and channels_last are what pays.',
+    'unlabelled.pseudo': 'leave it out: the distillers teach on these pictures without a threshold.',
+    'unlabelled.strong': 'leave it out: teacher and student see the same picture.',
 }
 
 

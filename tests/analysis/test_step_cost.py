@@ -132,7 +132,7 @@ def test_the_ratio_is_of_the_medians(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_counts_teacher_adapters_and_their_momentum() -> None:
     """Nothing else stands between two steps."""
-    whole = toys.seg_net(width=16, allow_random=True, accelerate=False)  # its norms not folded away
+    whole = toys.seg_net(width=16, allow_random=True, accelerate=False)
     config = _config(teacher=whole, distillers={'mimic': {'type': 'MaskedMimic'}})
     cost = step_cost.step_cost(config, 'cpu', repeats=1)
     teacher = TeacherOption.parse(whole).build()

@@ -115,18 +115,6 @@ def test_accelerated_passes_are_close(accelerate):
         assert nn.functional.cosine_similarity(one, other).min() > 0.995
 
 
-@pytest.mark.soak
-def test_compiled_blocks_give_the_same_at_two_sizes():
-    model = files.tiny('dinov3', depth=1)
-    options = [dict(option(model=model), **more) for more in ({}, dict(accelerate=dict(compile=True)))]
-    plain, fast = (toys.frozen(one, 'map') for one in options)
-    for teacher in (plain, fast):
-        teacher.load(torch.zeros(1))
-    for size in ((64, 96), (80, 80)):
-        one, other = (teacher(files.picture(*size))['map'][0] for teacher in (plain, fast))
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
 def test_a_step_in_mixed_precision(case):
     model = model_of(from_file(case), type='FitNet')

@@ -299,8 +299,8 @@ def test_without_distillers_it_is_ignored():
         (dict(FOLDER, bn='none'), "model.unlabelled.bn must be one of 'both', 'labelled'"),
         (dict(FOLDER, pipeline='same'), "model.unlabelled.pipeline must be 'auto' or a list"),
         (dict(FOLDER, workers=-1), 'model.unlabelled.workers must be'),
-        (dict(FOLDER, pseudo={}), 'model.unlabelled.pseudo has left: '),
-        (dict(FOLDER, strong=True), 'model.unlabelled.strong has left: '),
+        (dict(FOLDER, pseudo={}), 'unlabelled.pseudo has left: '),
+        (dict(FOLDER, strong=True), 'unlabelled.strong has left: '),
     ],
 )
 def test_a_wrong_option_is_named(option, words):

@@ -124,7 +124,7 @@ def test_renormalised_batch_is_what_its_own_preprocessor_makes(changes):
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     if changes:  # the difference matters: the student's pixels would have given something else
         unaware = FrozenTeacher(teacher.option, replace(teacher.plan, renormalise=None))
-        unaware.adopt(teacher.as_loaded())
+        unaware.adopt(teacher.network)
         wrong = unaware(model.data_preprocessor(copy.deepcopy(batch), True)['inputs'])['decode_head.conv_seg'][0]
         assert (wrong - theirs).abs().max() > 1e-2
 
@@ -176,7 +176,7 @@ def test_a_teacher_that_draws_nothing_leaves_the_streams_untouched(monkeypatch):
 
 def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
     model, seeds = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn')), []
-    monkeypatch.setattr(FrozenTeacher, 'begin', lambda _, inputs, seed, samples: seeds.append(seed) or {})
+    monkeypatch.setattr(FrozenTeacher, '__call__', lambda _, inputs, seed, samples: seeds.append(seed) or {})
     for iteration in (0, 1, 0):
         model.distillation.state.iteration = iteration
         teach(dict(model.distillers.items()), torch.ones(1, 3, 64, 64), next(model.parameters()))

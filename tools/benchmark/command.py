@@ -104,7 +104,7 @@ def composed(recipe: str | None, method: str) -> Config:
 
 def _teacher(args: argparse.Namespace) -> None:
     config = read_config(args.config) if args.config else Config({'model': teacher_pass.tapped(args.cfg, args.taps)})
-    options = (args.batch, tuple(args.size), args.repeats, args.device, args.compile)
+    options = (args.batch, tuple(args.size), args.repeats, args.device)
     costs = teacher_pass.measure_teachers(config.model, *options, scope=config.get('default_scope', 'mmseg'))
     for key, cost in costs.items():
         name = args.name or Path(args.cfg or args.config).stem
@@ -153,7 +153,6 @@ def _parser() -> argparse.ArgumentParser:
     teacher.add_argument('--batch', type=int, default=1)
     teacher.add_argument('--size', nargs=2, type=int, default=(256, 512), metavar=('HEIGHT', 'WIDTH'))
     teacher.add_argument('--repeats', type=int, default=3, help='timed turns')
-    teacher.add_argument('--compile', action='store_true', help='also compiled; takes minutes')
     teacher.set_defaults(run=_teacher)
 
     losses = commands.add_parser('losses', parents=[kept], help='our losses compared with the released formulas')

@@ -91,8 +91,7 @@ def measure_step(
     parts = {f'{name} alone': work for name, work in alone.items()}
     parts |= {f'{name} adapters': work for name, work in adapters.items()}
     times = interleaved_times({**works, **parts}, repeats, device)
-    side_by_side = any(teacher.option.acceleration.stream for teacher in steps.teachers)
-    check_whole(times, 'distilled', ['control'] if side_by_side else ['control', 'teacher'])
+    check_whole(times, 'distilled', ['control', 'teacher'])
     return StepCost(
         steps.batch,
         steps.size,

@@ -29,17 +29,10 @@ Model = Mapping[str, Any]
 
 FULL = 'plain eval forward: backbone, neck, heads'
 EARLY = 'up to the last tap'
-OPTIONS = {
-    'fold_bn': {},
-    'channels_last': {'fold_bn': False, 'channels_last': True},
-    'bfloat16': {'fold_bn': False, 'dtype': 'bfloat16'},
-    'fold_bn, channels_last': {'channels_last': True},
-    'fold_bn, bfloat16': {'dtype': 'bfloat16'},
-    'fold_bn, channels_last, bfloat16': {'channels_last': True, 'dtype': 'bfloat16'},
-}
-COMPILED = {
-    'fold_bn, compile': {'compile': True},
-    'fold_bn, channels_last, compile': {'channels_last': True, 'compile': True},
+OPTIONS: dict[str, dict[str, Any]] = {
+    'channels_last': {'channels_last': True},
+    'bfloat16': {'dtype': 'bfloat16'},
+    'channels_last, bfloat16': {'channels_last': True, 'dtype': 'bfloat16'},
 }
 NOTE = (
     'Every row except the first stops after the last tap. Error: largest over the taps of max |difference| / '
@@ -87,17 +80,16 @@ def measure_teachers(
     size: Size,
     repeats: int = 3,
     device: str = 'cpu',
-    compiled: bool = False,
     scope: str = 'mmseg',
 ) -> dict[str, TeacherCost]:
     """Time the plain forward, the early exit and each acceleration in turns, on copies of each teacher.
 
     ``model`` are the options of a ``DistillModel``, whose distillers give the taps. The ``repeats`` timed turns follow
-    an untimed one that folds, converts and compiles.
+    an untimed one that converts.
     """
     init_default_scope(scope)
     inputs = torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(device)
-    options: dict[str, Any] = {EARLY: False, **OPTIONS, **(COMPILED if compiled else {})}
+    options: dict[str, Model] = {EARLY: {}, **OPTIONS}
     built = {name: _teachers(model, option) for name, option in options.items()}
     return {
         key: _measure({name: teachers[key] for name, teachers in built.items()}, inputs, repeats)
@@ -105,7 +97,7 @@ def measure_teachers(
     }
 
 
-def _teachers(model: Model, accelerate: Mapping[str, Any] | bool) -> dict[str, FrozenTeacher]:
+def _teachers(model: Model, accelerate: Mapping[str, Any]) -> dict[str, FrozenTeacher]:
     option = model['teacher']
     if is_single_teacher(option):
         option = {**option, 'accelerate': accelerate}

@@ -29,7 +29,6 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
-from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.inputs import InputGrid
@@ -178,7 +177,7 @@ Inputs = Tensor | Sequence[Tensor]
 
 
 def with_weights(option: TeacherOption, state: Mapping[str, Tensor]) -> Network:
-    """Return a network with these weights, in eval mode and not folded."""
+    """Return a network with these weights, in eval mode."""
     network = option.build()
     network.load_state_dict(state)
     return network.requires_grad_(False)
@@ -194,7 +193,7 @@ def own_copy_gaps(
 ) -> dict[str, float]:
     """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation."""
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
-    option = TeacherOption('the copy', SINGLE, config, acceleration=Acceleration(fold_bn=False))
+    option = TeacherOption('the copy', SINGLE, config)
     network: Any = with_weights(option, state)  # a student of pre-training takes views
     place = dict(device=first.device, dtype=first.dtype)
     with fork_rng():
@@ -226,7 +225,7 @@ def pair_gaps(model: Distilled, student: ModelConfig, inputs: Inputs, data_sampl
             continue
         seen = teacher.renormalised(inputs) if isinstance(inputs, Tensor) else [teacher.renormalised(x) for x in inputs]
         with contextlib.suppress(Exception):  # other labels than it was made for
-            found = own_copy_gaps(teacher.config, teacher.as_loaded().state_dict(), teacher.taps, seen, data_samples)
+            found = own_copy_gaps(teacher.config, teacher.module('').state_dict(), teacher.taps, seen, data_samples)
             gaps.update({f'{teacher.key} tap {tap}': gap for tap, gap in found.items()})
     return gaps
 

@@ -46,7 +46,7 @@ def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
         'type': model.get('type'),
         'normalisation': {name: preprocessor.get(name) for name in _NORMALISATION},
         'taps': [str(tap) for tap in taps],
-        'weights': _hash_tensors(_children_up_to(teacher.as_loaded(), taps)),
+        'weights': _hash_tensors(_children_up_to(teacher.module(''), taps)),
     }
     return digest(parts)
 
@@ -55,7 +55,7 @@ def learning_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap], settings: 
     """Return the fingerprint of learned tokens: teacher (config and all weights), taps, settings, data set config."""
     parts = {
         'teacher': teacher.config.model,
-        'weights': _hash_tensors(teacher.as_loaded().state_dict()),
+        'weights': _hash_tensors(teacher.module('').state_dict()),
         'taps': [str(tap) for tap in taps],
         'settings': settings,
         'dataset': dataset,

@@ -87,7 +87,7 @@ def test_teacher_command_measures_a_network_of_the_zoo(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(benchmark.torch, 'set_num_threads', lambda threads: None)
-    monkeypatch.setattr(teacher_pass, 'OPTIONS', {'fold_bn': {}})
+    monkeypatch.setattr(teacher_pass, 'OPTIONS', {'bfloat16': {'dtype': 'bfloat16'}})
     words = [
         'teacher',
         '--cfg',

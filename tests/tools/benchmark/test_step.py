@@ -126,16 +126,12 @@ def test_random_weights_stay_what_they_are() -> None:
 
 
 @pytest.mark.soak
-def test_a_random_teacher_is_calibrated_before_its_norms_are_folded() -> None:
-    taps = []
-    for option in (False, {'fold_bn': True}):
-        torch.manual_seed(0)  # mmseg's init_weights leaves some weights as they were built
-        teacher = toys.seg_net(width=16, allow_random=True, accelerate=option)
-        steps = step_cost.prepare_steps(run_config(distillers=BOTH, teacher=teacher))
-        taps.append(steps.teachers[0](steps.inputs))
-    for name, expected in taps[0].items():
-        torch.testing.assert_close(taps[1][name], expected, rtol=1e-4, atol=1e-4)
-    assert float(taps[0]['backbone[-1]'][0].std()) > 0.1  # statistics of the batch, not those of the start
+def test_a_random_teacher_is_calibrated() -> None:
+    teacher = toys.seg_net(width=16, allow_random=True)
+    steps = step_cost.prepare_steps(run_config(distillers=BOTH, teacher=teacher))
+    assert (
+        float(steps.teachers[0](steps.inputs)['backbone[-1]'][0].std()) > 0.1
+    )  # statistics of the batch, not those of the start
 
 
 def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:

@@ -96,9 +96,9 @@ def test_a_step_does_not_wait_for_a_gpu(monkeypatch):
 class Guarded:
     """A small network on the device, trained under a guard."""
 
-    def __init__(self, patience):
+    def __init__(self):
         torch.manual_seed(0)
-        self.device, self.guard = FakeDevice(), LossGuard(patience)
+        self.device, self.guard = FakeDevice(), LossGuard()
         self.model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
         with self.device.running():
             self.model.to(DEVICE)
@@ -113,13 +113,12 @@ class Guarded:
         runner = SimpleNamespace(model=self.model, optim_wrapper=self.wrapper, iter=2)
         with self.device.running():
             self.guard.before_train(runner)
-            self.guard.before_train_iter(runner, 0)
             inputs = on_device(torch.randn(5, 4))
             self.wrapper.update_params(self.model(inputs).square().sum() * scale)
 
 
 def test_the_look_at_the_loss_leaves_the_device_its_backward_pass():
-    guarded = Guarded(0)
+    guarded = Guarded()
     guarded.step()
     assert not guarded.device.waits and len(guarded.device.events) == 1
     assert guarded.device.events[0] > 10, 'launched behind what is waited for'
@@ -127,13 +126,7 @@ def test_the_look_at_the_loss_leaves_the_device_its_backward_pass():
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step_on_a_device_too():
-    guarded = Guarded(0)
+    guarded = Guarded()
     with pytest.raises(RuntimeError, match=r'Iteration 3: the loss is not finite, and the step was not taken'):
         guarded.step(NAN)
     assert not toys.differing(guarded.before, guarded.weights())
-
-
-def test_a_step_that_may_be_left_out_waits_once():
-    guarded = Guarded(1)
-    guarded.step()
-    assert not guarded.device.waits and guarded.device.events == [0]

@@ -278,10 +278,6 @@ class Balancer:
             f'{self.weight:g}. Its loss is {loss:.3g} before the weight: is it a sum where a mean is usual?'
         )
 
-    def forget(self, iteration: int) -> None:
-        """Remove the measurement of a step that was left out."""
-        self.tries = [one for one in self.tries if one.iteration != iteration]
-
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs, as plain values."""
         return {'tries': [list(one) for one in self.tries], 'unit': self.unit}

@@ -15,12 +15,12 @@ from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset
 
+from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import (
-    BatchSizes,
     EarlyStopping,
     PendingValidation,
     ResumeFile,
@@ -344,11 +344,6 @@ class DistillHook(Hook):
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
             not in it start from scratch, and so does the optimizer's state of all distillers. Defaults to False.
-        skip_nonfinite: How many steps in a row may be skipped because their loss is not finite; one more stops the
-            run and names the loss. Defaults to 0: the first one stops it. See
-            :mod:`mmdistill_dense.engine.loss_guard`.
-        save_minutes: An iteration-based run that was not saved for so many minutes is saved in between; the file goes
-            when the next one is there. ``None`` switches this off. Defaults to 30.
 
     Raises:
         ValueError: At start, for the mistakes in :mod:`mmdistill_dense.guards`; on resume, for another teacher or other
@@ -358,13 +353,13 @@ class DistillHook(Hook):
 
     priority = 'HIGH'
 
-    def __init__(self, resume_changed: bool = False, skip_nonfinite: int = 0, save_minutes: float | None = 30) -> None:
-        self.save_minutes = save_minutes
+    def __init__(self, resume_changed: bool = False, **others: Any) -> None:
+        check_known('default_hooks.distill', others, ['resume_changed'])
         install_reader()  # a control is built without our code, so nothing else installs it
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
         before = RunGuards(), self.resume_file, SeededStreams(), DistillerState(resume_changed), Balancing()
-        after = LossGuard(skip_nonfinite), Clipping(), EarlyStopping(), BatchSizes(), PendingValidation()
+        after = LossGuard(), Clipping(), EarlyStopping(), PendingValidation()
         self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
         self.parts: Sequence[Hook] = (*before, *after)
         self._begun = False
@@ -378,7 +373,7 @@ class DistillHook(Hook):
             for part in self.parts:
                 part.before_run(runner)
             if self.resume_file.tells:
-                runner.register_hook(Interruption(self.save_minutes))
+                runner.register_hook(Interruption())
         self._begun = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

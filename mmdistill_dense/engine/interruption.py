@@ -1,19 +1,17 @@
-"""Save so that a run can go on: at SIGTERM and SIGUSR1, and after half an hour without a checkpoint."""
+"""Save at SIGTERM and SIGUSR1 so that a run can go on."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, get_world_size, is_main_process
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import FlexibleRunner, IterBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmdistill_dense.engine.resume import own_checkpoint
 from mmdistill_dense.guards.runner import NEEDED
@@ -22,27 +20,20 @@ from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _TOGETHER = 10  # iterations between two questions whether any process was told to end
 _OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
-_BETWEEN = 'distill_saved_between'  # in the message hub, and so in the checkpoints
 
 
 class Interruption(Hook):
     """Saves a checkpoint when a cluster is about to end the run, and leaves with the status of that signal.
 
-    Where a run was not saved for some time, because its interval of iterations takes long, it is saved in between. The
-    next such file, or the end of the run, removes that one.
-
     Slurm, Kubernetes and torchrun send SIGTERM before they kill; a job may ask for SIGUSR1 some time before its limit.
     The status is 128 and the number of the signal, as if it had ended the process, so that each of them starts the job
     again where it is asked to. An epoch-based run saves nothing: from the middle of an epoch it could not go on to
-    the same bits, so its last epoch counts. After Ctrl-C the log names the last checkpoint. ``minutes`` is the longest
-    time between two checkpoints, ``None`` for that of the config's interval.
+    the same bits, so its last epoch counts. After Ctrl-C the log names the last checkpoint.
     """
 
     priority = 'LOWEST'  # after the hook that saves
 
-    def __init__(self, minutes: float | None = None) -> None:
-        self.minutes = minutes
-        self._kept = time.monotonic()  # when the last checkpoint was written
+    def __init__(self) -> None:
         self._number = 0  # of the signal that came
         self._inside = False  # whether the model is between two whole states
         self._validates = False
@@ -80,28 +71,16 @@ class Interruption(Hook):
         self._inside = True
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Save or leave if it is time to, all processes after the same iteration."""
+        """Leave if a signal came, all processes after the same iteration."""
         self._inside = False
-        due = self.minutes is not None and time.monotonic() - self._kept >= 60 * self.minutes
         if get_world_size() > 1:
             if (runner.iter + 1) % _TOGETHER:
                 return
-            told = torch.tensor([self._number, due and is_main_process()])
+            told = torch.tensor(self._number)
             all_reduce(told, 'max')
-            self._number, due = int(told[0]), bool(told[1])
+            self._number = int(told)
         if self._number and between_steps(runner):
             self._leave(runner, runner.iter + 1)
-        if due and between_steps(runner):
-            self._save_between(runner, runner.iter + 1)
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Note the time of a checkpoint that a run can go on from; only the first process is told of it."""
-        if 'optimizer' in checkpoint and ('param_schedulers' in checkpoint or not runner.param_schedulers):
-            self._kept = time.monotonic()
-
-    def after_train(self, runner: Runner) -> None:
-        """Remove what was saved in between."""
-        _remove(runner, runner.message_hub.get_info(_BETWEEN))
 
     def before_val_epoch(self, runner: Runner) -> None:
         """From here on the model may hold averaged weights, and must not be saved."""
@@ -125,19 +104,13 @@ class Interruption(Hook):
 
     def _leave(self, runner: Runner, done: int) -> None:
         if self._saved(runner, done) is False and not self._validates and between_steps(runner):
-            _save(runner, done)
+            hook = _saver(runner)
+            vars(hook).update(dict.fromkeys(NEEDED, True))  # all that a run needs, whatever the config's files hold
+            hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
         barrier()  # a launcher ends the others when one process leaves
         name = signal.Signals(self._number).name
         runner.logger.warning(f'{name} after iteration {done} of {runner.max_iters}: {_way_on(runner)}.')
         raise SystemExit(128 + self._number)
-
-    def _save_between(self, runner: Runner, done: int) -> None:
-        if self._saved(runner, done) is not False or isinstance(runner, FlexibleRunner):
-            return
-        before = runner.message_hub.get_info(_BETWEEN)
-        runner.message_hub.update_info(_BETWEEN, done)
-        _save(runner, done, max_keep_ckpts=-1)  # it takes the place of no other
-        _remove(runner, before)
 
     def _saved(self, runner: Runner, done: int) -> bool | None:
         """Tell whether an iteration is saved; ``None`` where it cannot be."""
@@ -146,28 +119,6 @@ class Interruption(Hook):
             return None
         whole = all(getattr(hook, name) for name in NEEDED)
         return whole and Path(hook.out_dir, hook.filename_tmpl.format(done)).is_file()
-
-
-def _save(runner: Runner, done: int, **options: Any) -> None:
-    """Save all that a run needs to go on, whatever the config's files hold."""
-    hook, options = _saver(runner), dict.fromkeys(NEEDED, True) | options
-    given = {name: getattr(hook, name) for name in options}
-    vars(hook).update(options)
-    try:
-        hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
-    finally:
-        vars(hook).update(given)
-
-
-def _remove(runner: Runner, done: int | None) -> None:
-    """Remove the checkpoint of an iteration, unless it is the last one."""
-    hook = _saver(runner)
-    if done is None or hook is None or not is_main_process():
-        return
-    file = Path(hook.out_dir, hook.filename_tmpl.format(done))
-    if file != own_checkpoint(Path(runner.work_dir)):
-        with suppress(OSError):
-            file.unlink()
 
 
 def _saver(runner: Runner) -> Any:

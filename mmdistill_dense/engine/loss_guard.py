@@ -42,13 +42,11 @@ from mmdistill_dense.guards.runner import (
     check_recomputed,
     check_trained,
 )
-from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.runner_internals import Samples, count_left_out, has_loaded, wrappers_of
+from mmdistill_dense.utils.runner_internals import Samples, has_loaded, wrappers_of
 from mmdistill_dense.utils.validate import some
 
 _STRATEGIES = ('SingleDeviceStrategy', 'DDPStrategy', 'NoneType')
@@ -174,51 +172,23 @@ Seen = tuple[Mapping[str, Sequence[Tensor]], Inputs, Samples | None]  # losses, 
 
 
 class LossGuard(Hook):
-    """Stops a run at a loss that is not finite, or skips such steps.
+    """Stops a run at a loss that is not finite, all processes alike, before any weight changes.
 
     It checks the loss, not the gradients: in mixed precision, an overflow of the scaled gradients is normal, and the
-    scaler handles it. All processes decide alike, before any weight changes.
-
-    Without patience, no step waits for the device: the result travels to the CPU while the backward pass is launched
-    and is read after that. The GPU is busy with the backward pass meanwhile.
-
-    With patience, the result is read before the backward pass, so the CPU waits once a step. A skipped step changes
-    nothing: weights and optimizer are not touched; buffers (statistics of batch norms, queues of distillers) and the
-    measurements for balanced weights are restored. Learning rates and schedules go on. With gradient accumulation, the
-    part of this step is missing; if it is the last part, the whole update is skipped.
-
-    With several optimizers, the model's own ``train_step`` decides which of them step after which loss. Each loss is
-    checked, and no step can be skipped.
+    scaler handles it. No step waits for the device: the result travels to the CPU while the backward pass is launched
+    and is read after that. With several optimizers, each loss is checked.
     """
 
-    def __init__(self, patience: int) -> None:
-        if not isinstance(patience, int) or patience < 0:
-            raise ValueError(
-                'default_hooks.distill.skip_nonfinite must be a number of steps in a row (0 for none), got '
-                f'{patience!r}.'
-            )
-        self.patience = patience
-        self.row = 0
+    def __init__(self) -> None:
         self._seen: Seen | None = None
-        self._buffers: dict[str, Tensor] = {}
-        self._handles: list[Any] = []
+        self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
         """Check the steps of a runner until the training ends."""
-        self.row = 0
-        wrappers = wrappers_of(runner.optim_wrapper)
-        if self.patience and wrappers != [runner.optim_wrapper]:
-            raise ValueError(
-                f'default_hooks.distill.skip_nonfinite={self.patience} needs one optimizer, this run has several '
-                f'({type(runner.optim_wrapper).__name__}): set it to 0.'
-            )
         self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
         # Replaced on the instance: after_train deletes that, and the method of the class is back.
-        for wrapper in wrappers:
-            if self.patience:
-                wrapper.update_params = partial(self._update, runner, wrapper.update_params)
-            else:
-                wrapper.backward = partial(self._backward, runner, wrapper.backward)
+        for wrapper in wrappers_of(runner.optim_wrapper):
+            wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
     def after_train(self, runner: Runner) -> None:
         """Restore the runner."""
@@ -226,14 +196,8 @@ class LossGuard(Hook):
             handle.remove()
         self._handles.clear()
         for wrapper in wrappers_of(runner.optim_wrapper):
-            for name in ('update_params', 'backward'):
-                vars(wrapper).pop(name, None)
-        self._seen, self._buffers = None, {}
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Copy the buffers, which a forward pass changes, if steps may be skipped."""
-        if self.patience:
-            self._buffers = {name: value.clone() for name, value in unwrap(runner.model).named_buffers()}
+            vars(wrapper).pop('backward', None)
+        self._seen = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Refuse to write weights that are not finite."""
@@ -248,47 +212,18 @@ class LossGuard(Hook):
         verdict = _Verdict(loss)
         backward(loss, *args, **kwargs)
         if verdict.bad():
-            raise RuntimeError(_stopped(runner.iter + 1, self._told(runner), self.patience))
+            raise RuntimeError(
+                f'Iteration {runner.iter + 1}: the loss is not finite, and the step was not taken. '
+                f'{" ".join(self._told(runner))} Earlier checkpoints are whole. Usual reasons: a learning rate or '
+                'loss_weight that is too high, a damaged file of the teacher, half precision that overflows.'
+            )
         self._seen = None
-
-    def _update(self, runner: Runner, update: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if not _Verdict(loss).bad():
-            self._seen, self.row = None, 0  # frees the pictures before the backward pass
-            update(loss, *args, **kwargs)
-            return
-        reasons = self._told(runner)
-        self.row += 1
-        if self.row > self.patience:
-            raise RuntimeError(_stopped(runner.iter + 1, reasons, self.patience))
-        model = unwrap(runner.model)
-        self._put_back(model)
-        for _, balancer in balanced_of(distillers_of(model)).values():
-            balancer.forget(runner.iter)
-        count_left_out(runner.optim_wrapper)
-        if runner.optim_wrapper.should_update():
-            # DDP shares gradients between processes only with the last part of accumulated ones: no update without it.
-            runner.optim_wrapper.zero_grad()
-        count = runner.message_hub.runtime_info.get('skipped_steps', 0) + 1
-        runner.message_hub.update_info('skipped_steps', count)
-        runner.logger.warning(
-            f'Iteration {runner.iter + 1} is skipped because its loss is not finite: {" ".join(reasons)} '
-            f'{self.row} in a row (default_hooks.distill.skip_nonfinite={self.patience}), {count} in all.'
-        )
 
     def _told(self, runner: Runner) -> list[str]:
         """Return the findings of all processes, each sentence once."""
         seen, self._seen = self._seen, None
         told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
         return list(told) or ['Each loss is finite, but their sum is not.']
-
-    @torch.no_grad()
-    def _put_back(self, model: nn.Module) -> None:
-        for name, value in model.named_buffers():
-            value.copy_(self._buffers[name])
-        for module in model.modules():
-            forget = getattr(module, 'forget_numbers', None)  # of those that hold a number of a buffer beside it
-            if forget is not None:
-                forget()
 
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
@@ -331,11 +266,10 @@ def _reasons(runner: Runner, seen: Seen | None) -> list[str]:
     found = [f'{", ".join(terms)}.']
     model = unwrap(runner.model)
     batches, paths = [inputs], [('Pictures', _paths(samples))]
-    with fork_rng():  # a skipped step goes on with the same random numbers
-        for extra in model.distillation.extras if isinstance(model, Distilled) else ():
-            for what, batch, listed in extra.seen(model):
-                batches.append(batch)
-                paths.append((what, _paths(listed)))
+    for extra in model.distillation.extras if isinstance(model, Distilled) else ():
+        for what, batch, listed in extra.seen(model):
+            batches.append(batch)
+            paths.append((what, _paths(listed)))
     if not all(_finite(picture) for batch in batches for picture in _tensors(batch)):
         found.append('The pictures themselves hold values that are not finite.')
     weights = [name for name, value in model.named_parameters() if not _finite(value)]
@@ -357,16 +291,6 @@ def _teachers(model: nn.Module, inputs: Inputs) -> Iterator[str]:
         taps = [tap for tap, tensors in teacher(inputs).items() if not all(map(_finite, tensors))]
         if taps:
             yield f'{teacher.key} gives values that are not finite at {some(taps)}.'
-
-
-def _stopped(place: int, reasons: Sequence[str], patience: int) -> str:
-    row = f' {patience + 1} times in a row' if patience else ''
-    return (
-        f'Iteration {place}: the loss is not finite{row}, and the step was not taken. {" ".join(reasons)} Earlier '
-        'checkpoints are whole. Usual reasons: a learning rate or loss_weight that is too high, a damaged file of the '
-        'teacher, half precision that overflows. To skip occasional steps, set '
-        'default_hooks.distill.skip_nonfinite=N, which stops after more than N in a row.'
-    )
 
 
 def _finite(value: Tensor) -> bool:

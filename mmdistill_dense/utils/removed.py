@@ -2,6 +2,8 @@
 
 # Commands and classes by their name, options as `run --hours`, keys of configs and suites as `accelerate.stream`.
 REMOVED: dict[str, str] = {
+    'default_hooks.distill.skip_nonfinite': 'leave it out: the run stops and names the loss; `--resume` goes on.',
+    'default_hooks.distill.save_minutes': 'set default_hooks.checkpoint.interval.',
     'SETTINGS': 'write a config fragment as those in configs/_base_/distillers/auto, and inherit it.',
     'pseudo-labels': 'let the distillers teach on the pictures, by model.unlabelled.',
     'run --hours': 'leave it out: a folder of `new` trains the student alone at two rates beside the method.',

@@ -55,11 +55,6 @@ def renew_val_interval(loop: BaseLoop) -> None:
     loop._decide_current_val_interval()
 
 
-def count_left_out(wrapper: OptimWrapper) -> None:
-    """Let an ``OptimWrapper`` count a backward pass that was left out, for gradient accumulation."""
-    wrapper._inner_count += 1
-
-
 def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
     """Return the optimizer wrappers of a run, of which most have one."""
     from mmengine.optim import OptimWrapperDict

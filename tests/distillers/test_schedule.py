@@ -227,16 +227,6 @@ def test_a_plan_is_made_anew_for_another_length():
     assert longer.unit == 1.0 and max(measured) > 300
 
 
-def test_a_step_that_was_left_out_is_forgotten():
-    first, second = balancer(), balancer()
-    fed(first, noise(1), end=9)
-    fed(second, noise(1), end=8)
-    assert first.weight != second.weight
-    first.forget(8)
-    first.forget(7)  # which was not measured
-    assert first.state() == second.state() and first.weight == second.weight
-
-
 # Plan
 
 

@@ -12,9 +12,7 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 from mmdistill_dense.apps.inspect.gradients import diagnose
 from mmdistill_dense.distillers.base import Distiller
-from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.model.balanced_step import balanced_place
-from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.faults.tools import content, log_of
 from tests.pretrain import runs as pretraining
@@ -27,19 +25,6 @@ BALANCED = dict(
     mimic=dict(type='MaskedMimic', balance=dict(ratio=0.5, until=0.75), clip_max_norm=1.0),
     at=dict(type='AT', student_tap='backbone[2]', loss_weight=0.3),
 )
-
-
-@DISTILLERS.register_module()
-class SickAt(FeatureDistiller):
-    """A term that is no number in the iterations named."""
-
-    def __init__(self, at=(), **kwargs):
-        super().__init__('backbone[3]', align='conv', **kwargs)
-        self.at = at
-
-    def loss(self, student, teacher, level):
-        sick = self.state.iteration in self.at
-        return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
 
 
 def config(folder, distillers=BALANCED, iters=ITERS, student=None, **changes):
@@ -194,13 +179,6 @@ def test_float16_with_its_scaler(tmp_path, monkeypatch):
     toys.train(None, config(tmp_path / 'b', **changes, **again))
     first, second = (content(tmp_path / folder / last) for folder in 'ab')
     assert not toys.differing(first, second) and repr(balance_of(tmp_path / 'b' / last)) == repr(found)
-
-
-def test_a_step_that_is_left_out_leaves_no_measurement(tmp_path):
-    distillers = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=5)), sick=dict(type='SickAt', at=[2, 4]))
-    skipping = dict(default_hooks=dict(distill=dict(skip_nonfinite=1)))
-    toys.train(None, config(tmp_path, distillers, iters=6, **skipping))
-    assert [one[0] for one in balance_of(tmp_path / 'iter_6.pth')['kd']['tries']] == [0, 1, 3]
 
 
 def test_a_frozen_backbone_is_told():

@@ -646,8 +646,6 @@ def test_a_loss_that_is_not_finite_stops_a_run_of_several_optimizers(tmp_path, m
     monkeypatch.setattr(StepsTwice, 'poisoned', True)
     with pytest.raises(RuntimeError, match='Iteration 1: the loss is not finite, and the step was not taken'):
         toys.train(None, of_two(tmp_path / 'b'))
-    with pytest.raises(ValueError, match=r'skip_nonfinite=2 needs one optimizer, .*\(OptimWrapperDict\): set it to 0'):
-        toys.train(None, of_two(tmp_path / 'c', default_hooks=dict(distill=dict(skip_nonfinite=2))))
 
 
 def test_limits_and_measurements_work_with_several_optimizers(tmp_path):

@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,29 +117,6 @@ def test_gradients_that_wait_are_stepped_first(tmp_path: Path) -> None:
 def test_epochs_end_with_their_last_file(tmp_path: Path) -> None:
     interrupted(tmp_path, 'epochs', changes={}, event='before_train_iter', at=6)
     assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
-
-
-@pytest.mark.soak
-def test_long_intervals_are_saved_in_between(tmp_path: Path) -> None:
-    """Each such file replaces the one before, also after a resumption, and none of the config's interval."""
-    checkpoint = dict(interval=2, max_keep_ckpts=2)
-    changes = dict(default_hooks=dict(distill=dict(save_minutes=0), checkpoint=checkpoint))
-    seen: list[list[int]] = []
-
-    class Look(Hook):
-        def before_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
-            seen.append(sorted(int(path.stem[5:]) for path in tmp_path.glob('iter_*.pth')))
-            if runner.iter == 4 and not runner._resume:
-                raise KeyboardInterrupt
-
-    for resume in (False, True):
-        runner = toys.make_runner(None, config(tmp_path, 'iters', 0, pair(), resume=resume, **changes))
-        runner.register_hook(Look())
-        with nullcontext() if resume else pytest.raises(KeyboardInterrupt):
-            runner.train()
-    assert seen == [[], [1], [1, 2], [2, 3], [2, 3, 4], [2, 3, 4], [2, 4, 5]]
-    assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_4.pth', 'iter_6.pth']
-    assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
 
 
 def test_another_error_is_told_as_it_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Values that are no numbers: the run stops before the step and says where they come from, or leaves the step out."""
+"""Values that are no numbers: the run stops before the step and says where they come from."""
 
 from pathlib import Path
 
@@ -9,13 +9,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.distillers.feature_match import ChannelStatistics
-from mmdistill_dense.distillers.pcd.parts import NegativeQueue
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.registry import DISTILLERS, HOOKS
 from tests import toys
-from tests.faults.tools import content, log_of, whole
+from tests.faults.tools import content, whole
 from tests.pretrain import runs as pretraining
 
 KD = dict(kd=dict(type='LogitKD'))
@@ -74,13 +71,6 @@ def sick(**options):
     return pair(dict(KD, sick=dict(type='Sick', **options)))
 
 
-def skipping(count, **changes):
-    return toys.merged(dict(default_hooks=dict(distill=dict(skip_nonfinite=count)), log_level='INFO'), changes)
-
-
-# It stops
-
-
 @pytest.fixture(scope='module')
 def healthy(tmp_path_factory):
     """The folder of a run of four iterations in which nothing goes wrong."""
@@ -98,7 +88,7 @@ def test_a_term_stops_the_run_before_the_step_and_nothing_is_lost(tmp_path, heal
     assert (
         f'Iteration 3: the loss is not finite, and the step was not taken. distill.sick.loss_sick is {value}.' in words
     )
-    assert 'skip_nonfinite=N' in words and 'loss_kd' not in words and 'teacher gives' not in words
+    assert 'loss_kd' not in words and 'teacher gives' not in words
     expected = whole(tmp_path / 'iter_2.pth')  # the student is where the last step left it, statistics aside
     assert all(
         torch.equal(value, expected[name]) for name, value in runner.model.named_parameters() if name in expected
@@ -153,72 +143,6 @@ def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     whole(tmp_path / 'iter_2.pth')
 
 
-# It goes on
-
-
-def test_steps_are_left_out_as_if_they_had_not_been(tmp_path):
-    """Poisoned pictures reach the statistics of every norm before the loss is known."""
-    runner = toys.train(tmp_path, sick(), iters=5, **skipping(2, **spoiled('picture', [1, 2]), **EVERY))
-    first, third = (content(tmp_path / f'iter_{number}.pth') for number in (1, 3))
-    assert not toys.differing(first, third), 'weights, statistics, momentum and the running mean'
-    last = content(tmp_path / 'iter_5.pth')
-    assert toys.differing(last, first) and all(value.isfinite().all() for value in last.values())
-    assert runner.message_hub.get_info('skipped_steps') == 2
-    said = log_of(tmp_path)
-    assert 'Iteration 2 is skipped because its loss is not finite: ' in said and 'The pictures themselves' in said
-    assert '2 in a row (default_hooks.distill.skip_nonfinite=2), 2 in all.' in said
-
-
-def test_numbers_beside_a_buffer_are_read_again(tmp_path):
-    """FeatureMatch and the queues of PCD and QueueKL hold one, so as not to wait for the device."""
-    match = dict(type='FeatureMatch', student_tap='backbone[3]', steps=3)
-    runner = toys.train(tmp_path, pair(dict(match=match, sick=dict(type='Sick', at=[1]))), iters=3, **skipping(2))
-    (statistics,) = (one for one in runner.model.modules() if isinstance(one, ChannelStatistics))
-    assert int(statistics.seen) == 2 == statistics._seen
-
-
-def test_a_full_queue_that_is_put_back_is_not_full():
-    queue = NegativeQueue(4, 2)
-    before = {name: value.clone() for name, value in queue.named_buffers()}
-    guard = LossGuard(1)
-    guard._buffers = before
-    queue.enqueue(torch.eye(4, 2).index_fill(0, torch.tensor([2, 3]), 1.0))
-    assert len(queue.negatives()) == 4
-    guard._put_back(queue)
-    assert len(queue.negatives()) == 0
-
-
-def test_one_more_in_a_row_than_allowed_stops_the_run(tmp_path):
-    with pytest.raises(RuntimeError, match=r'Iteration 6: the loss is not finite 2 times in a row.*loss_sick is nan'):
-        toys.train(tmp_path, sick(at=[1, 4, 5]), iters=8, **skipping(1, **EVERY))
-    whole(tmp_path / 'iter_5.pth')
-
-
-def test_of_accumulated_gradients_the_part_is_missing(tmp_path):
-    accumulating = dict(optim_wrapper=dict(accumulative_counts=2))
-    runner = toys.train(tmp_path, sick(at=[1, 2]), iters=6, **skipping(2, **accumulating))
-    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
-    assert all(group['lr'] == 0.01 for group in runner.optim_wrapper.param_groups)
-    assert toys.differing(runner.model.state_dict(), whole(tmp_path / 'iter_2.pth')), 'later parts complete the step'
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('at', [[2, 7], [3]])
-def test_accumulated_steps_behind_one_that_is_left_out_are_where_they_were(tmp_path, at):
-    """Otherwise all later steps were shifted by one part, and the gradients of the last part lost."""
-    runner = toys.make_runner(tmp_path, sick(at=at), iters=8, **skipping(1, optim_wrapper=dict(accumulative_counts=2)))
-    stepped = []
-
-    class Note(Hook):
-        def before_train(self, runner):
-            runner.optim_wrapper.optimizer.register_step_post_hook(lambda *_: stepped.append(runner.iter))
-
-    runner.register_hook(Note())
-    with toys.unformatted():
-        runner.train()
-    assert stepped == [part for part in (1, 3, 5, 7) if part not in at]
-
-
 @OPTIM_WRAPPERS.register_module()
 class Scaled(OptimWrapper):
     """mmengine's wrapper for mixed precision, with a scaler that works on the CPU."""
@@ -245,7 +169,9 @@ def test_gradients_that_overflow_by_their_scale_are_no_fault(tmp_path):
         toys.train(tmp_path / 'b', sick(at=[2]), iters=4, **toys.merged(wrapper, dict(optim_wrapper=dict(scale=8.0))))
 
 
-@pytest.mark.parametrize('wrong', [-1, 2.5, 'all'])
-def test_a_wrong_number_is_refused(wrong):
-    with pytest.raises(ValueError, match=r'default_hooks\.distill\.skip_nonfinite must be a number of steps'):
-        DistillHook(skip_nonfinite=wrong)
+@pytest.mark.parametrize(
+    ('name', 'said'), [('skip_nonfinite', 'has left: '), ('resume_change', "mean 'resume_changed'")]
+)
+def test_options_of_the_hook_are_known(name, said):
+    with pytest.raises(TypeError, match=said):
+        DistillHook(**{name: 1})

@@ -19,8 +19,8 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import drawn_labels
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
-from mmdistill_dense.apps.project.label_images import SegData, find_seg_data, pairs_of
-from mmdistill_dense.apps.project.label_pairs import Endings
+from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
+from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
@@ -71,7 +71,7 @@ def label_images(data: SegData, part: str, out: Path) -> dict[str, np.ndarray]:
         folder = Path(split.labels.replace('{{ fileDirname }}', str(out)))
         files = {Path(name).name: folder / f'{name}.png' for name in split.names}
     else:
-        files = {image.stem: label for image, label in pairs_of(data.root, split, data.endings)}
+        files = {image.stem: label for image, label in data.pairs[part]}
     return {name: np.asarray(Image.open(file)) for name, file in files.items()}
 
 
@@ -112,7 +112,7 @@ def test_outlines_are_drawn_wherever_and_however_coco_names_the_pictures(form: s
     before = {path: path.read_bytes() for path in tmp_path.rglob('*.j*')}
     data = find_seg_data(tmp_path / 'mine')
     for part, names in PARTS.items():
-        assert {picture.stem for picture, _ in pairs_of(data.root, data.splits[part], data.endings)} == set(names)
+        assert {picture.stem for picture, _ in data.pairs[part]} == set(names)
         for name, found in label_images(data, part, tmp_path / 'mine/project').items():
             np.testing.assert_array_equal(found, truth(name), name)
     assert {path.name for path in (tmp_path / 'mine/project').iterdir()} == {'labels'}
@@ -146,10 +146,14 @@ def test_coloured_label_images_and_pictures_may_have_words_after_their_names(tmp
     exports.coloured(tmp_path / 'mine')
     for file in [*tmp_path.glob('mine/images/*/*'), *tmp_path.glob('mine/masks/*/*')]:
         file.rename(file.with_stem(f'{file.stem}_{"sat" if "images" in file.parts else "mask"}'))
-    data = find_seg_data(tmp_path / 'mine')
-    assert data.splits['val'].names == ('d', 'e') and data.endings == Endings(('_sat.jpg',), '.png')
+    with pytest.raises(
+        ValueError, match=r"Try --images 'images/\*/\*_sat.jpg' --labels 'masks/\*/\*_mask.png': they pair 6"
+    ):
+        find_seg_data(tmp_path / 'mine')
+    data = find_seg_data(tmp_path / 'mine', patterns=Patterns.given('images/*/*_sat.jpg', 'masks/*/*_mask.png'))
+    assert data.splits['val'].names == ('d_sat', 'e_sat') and data.img_suffix == ('.jpg',)
     found = label_images(data, 'val', tmp_path / 'project')
-    np.testing.assert_array_equal(found['d'], truth('d'))
+    np.testing.assert_array_equal(found['d_sat'], truth('d'))
 
 
 def test_a_colour_of_no_class_stops_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,7 +527,8 @@ def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:
     Image.fromarray(truth('more')).save(tmp_path / 'SegmentationClass/more.png')
     data = find_seg_data(tmp_path)
     assert {part: set(split.names) for part, split in data.splits.items()} == {k: set(v) for k, v in PARTS.items()}
-    assert any('4 train, 2 val; 1 pictures are in no list' in note for note in data.notes)
+    assert 'the tree VOC: 7 pictures, 6 used; 7 label images, 6 used' in data.notes
+    assert any(note.startswith('WARNING: 1 pictures left out: in no list (') for note in data.notes)
 
 
 def test_a_part_for_test_validates_where_no_other_is_there(tmp_path: Path) -> None:

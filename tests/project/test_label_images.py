@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,20 +12,26 @@ import pytest
 from PIL import Image
 
 from mmdistill_dense.apps.project import label_values
-from mmdistill_dense.apps.project.label_images import find_seg_data, pairs_of
-from mmdistill_dense.apps.project.label_pairs import Endings
+from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
+from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.label_values import class_values
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project.folders_of_data import label, picture, seg_folder
+
+
+def endings(data: SegData) -> tuple[tuple[str, ...], str]:
+    return data.img_suffix, data.seg_map_suffix
 
 
 def test_folders_of_splits_are_found(tmp_path: Path) -> None:
     data = find_seg_data(seg_folder(tmp_path, splits=('train', 'val', 'test')))
     assert {name: split.count for name, split in data.splits.items()} == {'train': 4, 'val': 2, 'test': 2}
     assert data.splits['val'].pictures == 'images/val' and data.splits['val'].labels == 'labels/val'
-    assert data.endings == Endings(('.jpg',), '.png') and data.size == (48, 64)
+    assert endings(data) == (('.jpg',), '.png') and data.size == (48, 64)
     assert data.classes == ('class_0', 'class_1', 'class_2') and data.values == ()
-    assert 'name them with --classes' in data.notes[0]
+    assert (
+        data.notes[0] == 'the tree images and labels: 8 pictures; 8 label images' and 'name them with' in data.notes[1]
+    )
 
 
 def test_split_before_role_a_word_after_the_name_and_subfolders(tmp_path: Path) -> None:
@@ -33,7 +40,7 @@ def test_split_before_role_a_word_after_the_name_and_subfolders(tmp_path: Path) 
             picture(tmp_path / split / 'img' / city / f'{city}_1.png')
             label(tmp_path / split / 'masks' / city / f'{city}_1_mask.png')
     data = find_seg_data(tmp_path, ['x', 'y', 'z'])
-    assert data.endings == Endings(('.png',), '_mask.png')
+    assert endings(data) == (('.png',), '_mask.png')
     assert data.splits['train'].pictures == 'training/img' and data.splits['train'].count == 2
 
 
@@ -61,7 +68,7 @@ def test_pictures_without_labels_of_another_split_are_left_out_and_test_may_vali
     picture(tmp_path / 'images/val/9.jpg')
     data = find_seg_data(tmp_path)
     assert data.splits['val'] == data.splits['test']
-    assert any('val (1 in' in note for note in data.notes)
+    assert 'WARNING: 1 pictures left out: no label image (images/val/9.jpg)' in data.notes
 
 
 def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> None:
@@ -132,25 +139,18 @@ def test_a_missing_label_pairs_no_picture_with_that_of_another_one(tmp_path: Pat
     numbered(tmp_path, [f'{tile}_{number}' for tile in 'ABCDE' for number in range(4)])
     (tmp_path / 'masks/A_0.png').unlink()
     data = find_seg_data(tmp_path)
-    assert data.endings == Endings(('.png',), '.png') and sum(split.count for split in data.splits.values()) == 19
-    assert any('1 of 20 pictures' in note and 'have no label image X.png' in note for note in data.notes)
+    assert endings(data) == (('.png',), '.png') and sum(split.count for split in data.splits.values()) == 19
+    assert 'the tree images and masks: 20 pictures, 19 used; 19 label images' in data.notes
+    assert any(note.startswith('WARNING: 1 pictures left out: no label image (images/A_0.png)') for note in data.notes)
     assert all('A_0' not in split.names for split in data.splits.values())
 
 
 def test_pictures_of_several_endings_are_read(tmp_path: Path) -> None:
     numbered(tmp_path, [f'a{number}' for number in range(3)], '.JPG')
     data = find_seg_data(numbered(tmp_path, [f'b{number}' for number in range(20)], '.jpg'))
-    assert data.endings == Endings(('.jpg', '.JPG'), '.png') and not any('no label' in note for note in data.notes)
-    read = [picture.name for split in data.splits.values() for picture, _ in pairs_of(tmp_path, split, data.endings)]
+    assert endings(data) == (('.JPG', '.jpg'), '.png') and not any('no label' in note for note in data.notes)
+    read = [picture.name for own in data.pairs.values() for picture, _ in own]
     assert len(read) == 23 and {'a0.JPG', 'a1.JPG', 'a2.JPG'} < set(read)
-
-
-def test_of_two_pictures_of_one_name_one_is_read(tmp_path: Path) -> None:
-    numbered(tmp_path, [f'a{number}' for number in range(6)], '.jpg')
-    for number in range(3):
-        picture(tmp_path / f'images/a{number}.bmp')
-    data = find_seg_data(tmp_path)
-    assert data.endings.pictures == ('.jpg',) and sum(split.count for split in data.splits.values()) == 6
 
 
 def test_a_split_of_another_ending_is_read(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_split_of_another_ending_is_read(tmp_path: Path) -> None:
     for number in range(2):
         (tmp_path / f'images/val/{number}.jpg').rename(tmp_path / f'images/val/{number}.png')
     data = find_seg_data(tmp_path)
-    assert data.splits['val'].count == 2 and data.endings.pictures == ('.jpg', '.png')
+    assert data.splits['val'].count == 2 and data.img_suffix == ('.jpg', '.png')
 
 
 @pytest.mark.parametrize(
@@ -178,9 +178,7 @@ def test_a_part_of_several_folders_reads_its_own_pictures(tmp_path: Path, pictur
             label(tmp_path / labels.format(**words), seed=number)
             own[split].add(tmp_path / pictures.format(**words))
     data = find_seg_data(tmp_path)
-    assert {
-        name: {one for one, _ in pairs_of(tmp_path, split, data.endings)} for name, split in data.splits.items()
-    } == own
+    assert {name: {one for one, _ in pairs} for name, pairs in data.pairs.items()} == own
     assert [len(split.names) for split in data.splits.values()] == [3, 3], 'the lists that a training reads'
 
 
@@ -193,7 +191,7 @@ def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
             picture(city / f'gtFine/{split}/{name}_gtFine_color.png')
             for kind in ('labelIds', 'labelTrainIds', 'instanceIds'):
                 label(city / f'gtFine/{split}/{name}_gtFine_{kind}.png')
-    assert find_seg_data(city).endings == Endings(('_leftImg8bit.png',), '_gtFine_labelTrainIds.png')
+    assert endings(find_seg_data(city)) == (('_leftImg8bit.png',), '_gtFine_labelTrainIds.png')
     for number in range(4):
         picture(voc / f'JPEGImages/{number}.jpg')
         label(voc / f'SegmentationClass/{number}.png')
@@ -202,24 +200,46 @@ def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
     assert data.splits['train'].labels == 'SegmentationClass' and len(data.classes) == 3
 
 
-@pytest.mark.parametrize('kinds', [('_0.png', '_1.png'), ('_leaf.png', '_fruit.png'), ('.bmp', '.png')])
-def test_several_label_images_of_one_picture_are_refused(tmp_path: Path, kinds: tuple[str, str]) -> None:
-    for name in ('1', '2', '3', '4_1', '4_1_2'):  # the label images of 4_1_2 begin with the name of 4_1 too
-        picture(tmp_path / f'images/{name}.jpg')
-        label(tmp_path / f'masks/{name}{kinds[0]}')
+@pytest.mark.parametrize(
+    ('pictures', 'labels', 'patterns'),
+    [
+        (['4.jpg'], ['4.bmp', '4.png'], ('**/images/**.jpg', '**/masks/**.bmp')),
+        (['4.jpg'], ['4.png', '4_mask.png'], ('**/images/**.jpg', '**/masks/**.png')),
+        (['4.bmp', '4.jpg'], ['4.png'], ('**/images/**.bmp', '**/masks/**.png')),
+    ],
+)
+def test_several_label_images_of_one_picture_are_refused(
+    tmp_path: Path, pictures: list[str], labels: list[str], patterns: tuple[str, str]
+) -> None:
+    """So are several pictures of one label image; the patterns that are shown choose."""
+    for name in ('1', '2', '3'):
+        picture(tmp_path / f'images/{name}{Path(pictures[0]).suffix}')
+        label(tmp_path / f'masks/{name}{Path(labels[0]).suffix}')
         label(tmp_path / f'masks/{name}_color.png')
-    assert find_seg_data(tmp_path).endings.label == kinds[0]
-    label(tmp_path / f'masks/4_1{kinds[1]}')
-    both = ', '.join(sorted(f'4_1{kind}' for kind in kinds))
-    with pytest.raises(ValueError, match=f'images/4_1.jpg has 2 label images in .*masks, {both}. Join them into one'):
+    assert sum(split.count for split in find_seg_data(tmp_path).splits.values()) == 3
+    for name in pictures:
+        picture(tmp_path / f'images/{name}')
+    for name in labels:
+        label(tmp_path / f'masks/{name}')
+    shown = re.escape("--images '{}' --labels '{}'".format(*patterns))
+    with pytest.raises(ValueError, match=f'images/4.* (two|2|have one) label image.*: {shown}'):
         find_seg_data(tmp_path)
+    data = find_seg_data(tmp_path, patterns=Patterns.given(*patterns))
+    assert (tmp_path / 'images' / pictures[0], tmp_path / 'masks' / labels[0]) in [
+        *data.pairs['train'],
+        *data.pairs['val'],
+    ]
 
 
 @pytest.mark.parametrize('ending', ['.PNG', '.tif', '_mask.png'])
 def test_a_label_image_of_another_ending_is_not_left_out(tmp_path: Path, ending: str) -> None:
     numbered(tmp_path, [str(number) for number in range(6)])
     (tmp_path / 'masks/5.png').rename(tmp_path / f'masks/5{ending}')
-    with pytest.raises(ValueError, match=f'images/5.png has the label image .*masks/5{ending}, and most .* are X.png'):
+    if ending != '_mask.png':
+        data = find_seg_data(tmp_path)
+        assert data.drawing and len(data.drawing.jobs) == 6, 'written in one form, which mmseg reads'
+        return
+    with pytest.raises(FileNotFoundError, match=r'\(images/5.png\), and 1 label images have no picture \(masks/5_mask'):
         find_seg_data(tmp_path)
 
 
@@ -314,7 +334,7 @@ def two_cities(root: Path) -> None:
     """``CITY/SPLIT/images/X.jpg``."""
     for file in [*root.glob('images/*/*'), *root.glob('labels/*/*')]:
         kind, split, name = file.relative_to(root).parts
-        place = root / f'city{int(file.stem) % 2}' / split / kind / name
+        place = root / f'city{int(name[0] in "13")}' / split / kind / name
         place.parent.mkdir(parents=True, exist_ok=True)
         file.rename(place)
     shutil.rmtree(root / 'images')
@@ -324,30 +344,40 @@ def two_cities(root: Path) -> None:
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (two_cities, 'CITY'),
-        (lambda root: shutil.copytree(root / 'labels', root / 'labels_more'), r'several folders \(labels/train'),
-        (lambda root: (root / 'labels/train/0.png').rename(root / 'labels/train/e\u0301.png'), 'composed in two ways'),
-        (lambda root: [one.rename(one.with_suffix('.npy')) for one in root.glob('labels/*/*')], '.npy files are not'),
-        (lambda root: [one.rename(one.with_suffix('.jpg')) for one in root.glob('labels/*/*')], 'JPEG changes values'),
+        (
+            lambda root: shutil.copytree(root / 'labels', root / 'masks'),
+            r'0.jpg has two label images, labels/train/0.png',
+        ),
+        (
+            lambda root: [one.rename(one.with_suffix('.npy')) for one in root.glob('labels/*/*')],
+            '.npy files are not read',
+        ),
+        (
+            lambda root: [one.rename(one.with_suffix('.jpg')) for one in root.glob('labels/*/*')],
+            'JPEG, which changes values',
+        ),
         (lambda root: (root / 'classes.txt').write_bytes('Büsche'.encode('latin-1')), 'classes.txt is not .* UTF-8'),
     ],
 )
 def test_what_is_wrong_with_labels_is_said(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
     seg_folder(tmp_path, splits=('train', 'val'))
-    if 'composed' in message:
-        for number in range(1, 4):
-            (tmp_path / f'images/train/{number}.jpg').unlink()
-            (tmp_path / f'labels/train/{number}.png').unlink()
-        (tmp_path / 'images/train/0.jpg').rename(tmp_path / 'images/train/\u00e9.jpg')
     change(tmp_path)
     with pytest.raises((FileNotFoundError, ValueError), match=message):
         find_seg_data(tmp_path)
 
 
-def test_numbers_before_names_are_no_part_of_them_and_other_lists_are_named(tmp_path: Path) -> None:
+def test_the_folders_of_a_tree_may_lie_below_others_and_letters_be_composed_in_two_ways(tmp_path: Path) -> None:
     seg_folder(tmp_path)
-    (tmp_path / 'class_dict.csv').touch()
-    assert any('class_dict.csv is not read' in note for note in find_seg_data(tmp_path).notes)
+    (tmp_path / 'images/train/0.jpg').rename(tmp_path / 'images/train/\u00e9.jpg')
+    (tmp_path / 'labels/train/0.png').rename(tmp_path / 'labels/train/e\u0301.png')
+    two_cities(tmp_path)
+    data = find_seg_data(tmp_path)
+    assert {part: len(pairs) for part, pairs in data.pairs.items()} == {'train': 4, 'val': 2}
+    assert data.drawing, 'their places are not those that mmseg finds by the names of pictures'
+
+
+def test_numbers_before_names_are_no_part_of_them(tmp_path: Path) -> None:
+    seg_folder(tmp_path)
     (tmp_path / 'classes.txt').write_text('0: ground\n1: red leaf\n2: 3\n')
     assert find_seg_data(tmp_path).classes == ('ground', 'red leaf', '3')
     (tmp_path / 'classes.txt').write_text('2, red\n0\tground\n1. tall leaf\n')
@@ -390,14 +420,11 @@ def test_label_images_of_one_subfolder_fit_pictures_of_several(tmp_path: Path) -
             picture(tmp_path / f'images/{part}/b/{number}.jpg')
             label(tmp_path / f'labels/{part}/a/{number}.png')
     data = find_seg_data(tmp_path)
-    assert data.splits['train'].labels == 'labels/train' and data.splits['train'].names == ('a/0', 'a/1', 'a/2')
-    assert all(
-        one.is_file()
-        for split in data.splits.values()
-        for pair in pairs_of(tmp_path, split, data.endings)
-        for one in pair
+    assert data.splits['train'].labels == 'labels/train/a' and data.splits['train'].count == 3
+    assert all(one.is_file() for pairs in data.pairs.values() for pair in pairs for one in pair)
+    assert any(
+        note.startswith('WARNING: 6 pictures left out: no label image (images/train/b/0.jpg') for note in data.notes
     )
-    assert any('WARNING: 3 of 6 pictures' in note and 'b/0.jpg' in note for note in data.notes)
 
 
 def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.free_pictures import free_pictures
 from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
 from tests.project.test_new import toy_pair
+
+PHOTOS = Patterns.given('photos/**', 'photo masks/**')
 
 
 def partly(root: Path, pictures: int, labels: int) -> Path:
@@ -29,13 +32,13 @@ def partly(root: Path, pictures: int, labels: int) -> Path:
 
 
 def test_pictures_without_labels_are_left_out_and_counted(tmp_path: Path) -> None:
-    data = find_seg_data(partly(tmp_path, 12, 10))
+    data = find_seg_data(partly(tmp_path, 12, 10), patterns=PHOTOS)
     names = {name: set(split.names) for name, split in data.splits.items()}
     assert {name: len(own) for name, own in names.items()} == {'train': 8, 'val': 2}
     assert not {'cam 0/frame_010', 'cam 1/frame_011'} & (names['train'] | names['val'])
-    (note,) = [note for note in data.notes if 'no label image' in note]
-    assert note.startswith('WARNING: 2 of 12 pictures') and f"--unlabelled '{tmp_path}" not in note
-    assert f'--unlabelled {tmp_path}/photos teaches on them' in note
+    told = 'no label image (photos/cam 0/frame_010.jpg, photos/cam 1/frame_011.jpg)'
+    assert f'WARNING: 2 pictures left out: {told}' in data.notes
+    assert f'--unlabelled {tmp_path}/photos teaches on pictures without a label image' in data.notes
 
 
 def test_few_labels_among_many_pictures_are_found(tmp_path: Path) -> None:
@@ -59,25 +62,25 @@ def test_folders_of_splits_have_lists_where_labels_are_missing(tmp_path: Path) -
 def test_a_second_label_image_of_a_picture_is_no_label_without_picture(tmp_path: Path) -> None:
     partly(tmp_path, 6, 4)
     label(tmp_path / 'photo masks/cam 0/frame_000_color.png')
-    assert find_seg_data(tmp_path).splits['train'].count == 3
+    assert find_seg_data(tmp_path, patterns=PHOTOS).splits['train'].count == 3
 
 
 @pytest.mark.parametrize(('old', 'new'), [('cam 1/frame_001', 'cam 1/frame_01'), ('cam 0/frame_002', 'frame_002')])
 def test_a_label_image_of_another_name_is_refused(tmp_path: Path, old: str, new: str) -> None:
     labels = partly(tmp_path, 12, 10) / 'photo masks'
     (labels / f'{old}.png').rename(labels / f'{new}.png')
-    with pytest.raises(FileNotFoundError, match=r'3 of 12 pictures .*And 1 label images have no picture: .*names may'):
-        find_seg_data(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r'3 of 12 pictures .* and 1 label images have no picture .*names may'):
+        find_seg_data(tmp_path, patterns=PHOTOS)
 
 
 def test_too_few_labels_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match='10 of 12 pictures .* 2 with a label are left, and 3 are needed'):
-        find_seg_data(partly(tmp_path, 12, 2))
+    with pytest.raises(FileNotFoundError, match='2 of 12 pictures have a label image, and 3 are needed'):
+        find_seg_data(partly(tmp_path, 12, 2), patterns=PHOTOS)
 
 
 @pytest.mark.parametrize('folder', ['photos', '.'])
 def test_the_tree_of_the_data_teaches_without_its_own_pictures(tmp_path: Path, folder: str) -> None:
-    data = find_seg_data(partly(tmp_path, 14, 10))
+    data = find_seg_data(partly(tmp_path, 14, 10), patterns=PHOTOS)
     free = free_pictures(str(tmp_path / folder), data, 4)
     assert [Path(name).stem for name in free.names] == ['frame_010', 'frame_012', 'frame_011', 'frame_013']
     assert '2 of val, 8 of train' in free.left_out and ('10 label images' in free.left_out) == (folder == '.')
@@ -130,6 +133,7 @@ def test_the_list_is_written_and_read(tmp_path: Path, monkeypatch: pytest.Monkey
     partly(Path('mine'), 14, 10)
     student, teacher = toy_pair()
     words = ['--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', '--batch', '2']
+    words += ['--images', 'photos/**', '--labels', 'photo masks/**']
     assert main(['new', *words, '--unlabelled', 'mine/photos']) == 0
     option = Config.fromfile('project/cwd.py').model.unlabelled
     assert option.ann_file == str(tmp_path / 'project/unlabelled.txt')

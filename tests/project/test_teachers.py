@@ -13,7 +13,6 @@ import torch
 
 from mmdistill_dense.apps.project import teachers
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.label_pairs import Endings
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import (
     check_files,
@@ -50,7 +49,7 @@ def test_classes_that_nobody_named_take_names_that_fit(
     names: str, values: tuple[int, ...], named: bool, tmp_path: Path
 ) -> None:
     classes = tuple(f'class_{value}' for value in values or (0, 1))
-    data = SegData(tmp_path, {}, Endings(('.png',), '.png'), classes, values, (4, 4))
+    data = SegData(tmp_path, {}, ('.png',), '.png', classes, values, (4, 4))
     file = tmp_path / 'teacher.pth'
     torch.save({'state_dict': {}, 'meta': {'dataset_meta': {'classes': list(names)}}}, file)
     assert named_by_teacher(data, str(file)).classes == (tuple(names) if named else classes)

@@ -16,7 +16,7 @@ from mmdistill_dense.apps.export.without_package import head_of
 from mmdistill_dense.apps.project import config_files
 from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
-from mmdistill_dense.apps.project.label_images import Endings, SegData, Split
+from mmdistill_dense.apps.project.label_images import SegData, Split
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
 from mmdistill_dense.apps.recipes import compose
@@ -74,7 +74,8 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
     data = SegData(
         Path('/', root),
         {'train': Split(name, file, 2, (name,)), 'val': Split(name, file, 1)},
-        Endings((name, 'b'), file),
+        (name, 'b'),
+        file,
         tuple(classes),
         (),
         (32, 48),

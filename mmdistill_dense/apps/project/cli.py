@@ -80,6 +80,12 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
     parser.add_argument('--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE (foundation model)')
     parser.add_argument('--data', required=True, metavar='DIR', help='pictures and labels, see docs/your_labels.md')
+    parser.add_argument('--images', metavar='PATTERN', help="which files are pictures, as 'train/*_sat.jpg' (quoted)")
+    parser.add_argument(
+        '--labels',
+        metavar='PATTERN',
+        help="their label images, as 'train/*_mask.png': each * stands for what that of --images matched",
+    )
     parser.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='of label values 0, 1, …; - ignores')
     parser.add_argument(
         '--method',

@@ -126,8 +126,8 @@ def seg_file(data: SegData, loading: Loading) -> str:
         'type': 'mmdistill_dense.SegFolderDataset',
         'data_root': str(data.root),
         'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes)).tolist()},
-        'img_suffix': data.endings.pictures if len(data.endings.pictures) > 1 else data.endings.pictures[0],
-        'seg_map_suffix': data.endings.label,
+        'img_suffix': data.img_suffix if len(data.img_suffix) > 1 else data.img_suffix[0],
+        'seg_map_suffix': data.seg_map_suffix,
         **({'label_values': data.values} if data.values else {}),
     }
     parts: dict[str, dict[str, Any]] = {}

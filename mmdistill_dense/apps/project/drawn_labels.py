@@ -20,7 +20,7 @@ from rich.progress import track
 
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import packed
-from mmdistill_dense.apps.project.label_values import Colour
+from mmdistill_dense.apps.project.label_values import Colour, has_colours, in_one_channel
 from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
@@ -30,7 +30,10 @@ from mmdistill_dense.utils.validate import close_or_all, some
 
 FOLDER, NOTE = 'labels', 'source.json'
 BACKGROUND = 'background'
-_TABLES = ('labelmap.txt', 'class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json')
+_TABLES = (
+    'labelmap.txt', 'class_dict.csv', 'label_class_dict.csv', '_classes.csv', 'classes.csv', 'colormap.json',
+    'label_colors.txt',
+)  # fmt: skip
 _TO_FILL = 'class_dict.csv'
 _MOST_COLOURS, _SAMPLED = 64, 200
 _STRANGE = 0.01  # share of pixels of no known colour above which a label image is refused
@@ -51,6 +54,10 @@ class Drawing:
     jobs: Sequence[Job]
     source: str
     stamp: str  # changes with the source
+
+    def __post_init__(self) -> None:
+        if twice := repeated(job.target for job in self.jobs):
+            raise ValueError(f'--data: two pictures of one name: {some(twice, 3)}. Give each its own name.')
 
     @property
     def note(self) -> dict[str, Any]:
@@ -138,8 +145,6 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
             picture = data.root / split.pictures / image['file_name']
             make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
             jobs.append(Job(target(part, bare(image['file_name'])), make))
-    if twice := repeated(job.target for job in jobs):
-        raise ValueError(f'--data: two pictures of one name: {some(twice, 3)}. Give each its own name.')
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
@@ -161,21 +166,42 @@ def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty
     return found
 
 
-# Colours
+# Label images that are there
 
 
-def is_coloured(labels: Sequence[Path]) -> bool:
-    with opened(labels[0]) as image:
-        return image.mode in ('RGB', 'RGBA')
+def copies_drawing(root: Path, labels: Sequence[tuple[str, Path]]) -> Drawing:
+    """Return the label images of numbers that are written where mmseg finds them, given as target and file."""
+    return _drawing(root, labels, lambda path: partial(copied, path), 'numbers')
+
+
+def copied(path: Path) -> np.ndarray:
+    with opened(path) as image:
+        return in_one_channel(image, path).astype(np.uint8)
+
+
+def _drawing(
+    root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], Callable[[], np.ndarray]], how: str
+) -> Drawing:
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in labels]
+    stamp = hashlib.sha256(repr((files, how)).encode()).hexdigest()
+    return Drawing([Job(place, make(path)) for place, path in labels], str(root), stamp)
+
+
+def of_colours(labels: Sequence[Path]) -> bool:
+    """Tell whether most label images, of some, hold colours. Those of three equal channels hold numbers."""
+    sampled, found = evenly(labels, _SAMPLED), 0
+    for path in sampled:
+        with opened(path) as image:
+            found += image.mode in ('RGB', 'RGBA') and has_colours(np.asarray(image))
+    return 2 * found > len(sampled)
 
 
 def colours_drawing(
-    root: Path, labels: Mapping[str, Sequence[tuple[str, Path]]], given: Sequence[str], notes: list[str]
+    root: Path, labels: Sequence[tuple[str, Path]], given: Sequence[str], notes: list[str]
 ) -> tuple[tuple[str, ...], Drawing]:
-    """Return the classes of coloured label images, given as name and path by part, and the images to write."""
-    every = [path for own in labels.values() for _, path in own]
+    """Return the classes of coloured label images, given as target and file, and the images to write."""
+    sampled = evenly([path for _, path in labels], _SAMPLED)
     table, source = colour_table(root)
-    sampled = evenly(every, _SAMPLED)
     if not table:
         shares = _shares(sampled)
         table, source = _voc(shares), _VOC
@@ -193,9 +219,7 @@ def colours_drawing(
     if counts[0]:
         notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
     notes.append(f'{len(classes)} classes, by colour, from {source}')
-    jobs = [Job(target(part, name), partial(recolour, path, codes)) for part in labels for name, path in labels[part]]
-    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in every]
-    return classes, Drawing(jobs, str(root), hashlib.sha256(repr((files, sorted(codes.items()))).encode()).hexdigest())
+    return classes, _drawing(root, labels, lambda path: partial(recolour, path, codes), repr(sorted(codes.items())))
 
 
 def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
@@ -313,6 +337,8 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
         content = json.loads(file.read_text(encoding='utf-8-sig'))
         listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
         yield from ((str(name), colour) for name, colour in listed)
+    elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
+        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in lines_of(file)))
     elif file.suffix == '.txt':
         for number, line in enumerate(line for line in lines_of(file) if not line.startswith('#')):
             name, colour, *_ = [*line.split(':'), '', '']

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.label_images import SegData, pairs_of
-from mmdistill_dense.apps.project.picture_folders import BESIDE, files_below, is_label
+from mmdistill_dense.apps.project.label_images import SegData
+from mmdistill_dense.apps.project.picture_folders import files_below, is_label
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
 from mmdistill_dense.utils.files import walk
 from mmdistill_dense.utils.literals import Template
@@ -57,9 +57,7 @@ def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Itera
     """Yield the pictures that cannot be taught on, by what they are. One may come twice."""
     drawn = _drawn(pictures, folder)
     if isinstance(data, SegData):
-        labels = {os.path.realpath(one) for one in data.label_folders}
-        beside = data.endings.label if data.endings.label == BESIDE else '\0'
-        drawn |= {path for path in pictures if os.path.realpath(path.parent) in labels or path.name.endswith(beside)}
+        drawn |= {path for path in pictures if os.path.realpath(path) in data.label_images}
     yield 'label images', drawn
     seen = set[str]()
     for name in ('val', 'test', 'train'):
@@ -92,6 +90,6 @@ def shared(data: SegData | BoxData) -> Iterator[str]:
 
 def pictures_of(data: SegData | BoxData, name: str) -> list[str]:
     if isinstance(data, SegData):
-        return [str(picture) for picture, _ in pairs_of(data.root, data.splits[name], data.endings)]
+        return [str(picture) for picture, _ in data.pairs[name]]
     split = data.splits[name]
     return [str(data.root / split.pictures / file) for file in split.files]

@@ -1,35 +1,36 @@
-"""Find the pictures, label images and classes of a segmentation data set."""
+"""Find out what a folder of pictures and label images holds."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data, with_plain_names
+from mmdistill_dense.apps.project.counts import Count
 from mmdistill_dense.apps.project.drawn_labels import (
     FOLDER,
     Drawing,
     bare,
     colours_drawing,
-    is_coloured,
+    copies_drawing,
     objects_drawing,
+    of_colours,
+    target,
 )
-from mmdistill_dense.apps.project.label_pairs import Endings, find_endings, labelled_names, of_no_classes
+from mmdistill_dense.apps.project.label_pairs import LABEL_ENDINGS, Files, Paired, Patterns, pair
+from mmdistill_dense.apps.project.label_trees import find_tree, many_masks, proposal, tree
 from mmdistill_dense.apps.project.label_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
 from mmdistill_dense.apps.project.picture_folders import (
-    LABELS,
     SPLITS,
-    Folder,
     Wish,
     check_depth,
     check_folders,
     files_below,
     find_lists,
-    is_label,
-    joined,
-    of_one_depth,
     picture_folders,
     read_lists,
     stored_pixels,
@@ -41,10 +42,8 @@ from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
-LAYOUT = (
-    'Expected for instance images/train/X.jpg with labels/train/X.png and the same for val, or train/images and '
-    'train/masks, or images and masks without a split.'
-)
+Parts = dict[str, list[Pair]]
+_LEAST = 3  # labelled pictures: two for train, one for val
 
 
 @dataclass(frozen=True)
@@ -61,11 +60,13 @@ class Split:
 class SegData:
     root: Path
     splits: dict[str, Split]
-    endings: Endings
+    img_suffix: tuple[str, ...]
+    seg_map_suffix: str
     classes: tuple[str, ...]
     values: tuple[int, ...]  # the label value of each class, where these are not 0, 1, 2, …
     size: tuple[int, int]  # usual height and width of a picture
-    label_folders: tuple[Path, ...] = ()  # the folders that directly hold label images, of any kind
+    pairs: Mapping[str, Sequence[Pair]] = field(default_factory=dict)  # by part: pictures, and the labels they have
+    label_images: frozenset[str] = frozenset()  # the whole paths of all label images, also of those without a picture
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
     drawing: Drawing | None = None  # the label images to write into the folder of the project
@@ -82,244 +83,245 @@ def find_seg_data(
     exif: str | None = None,
     wish: Wish | None = None,
     background: str = 'class',
+    patterns: Patterns | None = None,
 ) -> SegData:
-    """Find out what a folder holds: label images of numbers or colours, or objects with outlines."""
-    root, wish = root.expanduser().resolve(), wish or Wish()
+    """Find out what a folder holds: label images of numbers or colours, or objects with outlines.
+
+    Args:
+        root: The folder, or a json file of COCO.
+        given: Names of the classes.
+        exif: ``'apply'`` or ``'ignore'``, where the sizes of labels do not tell it.
+        wish: The split of the command line.
+        background: What pixels without an object are, ``'class'`` or ``'ignore'``.
+        patterns: Of the pictures and label images; ``None`` tries the known trees.
+    """
+    root, wish, notes = root.expanduser().resolve(), wish or Wish(), list[str]()
     if root.suffix == '.json' and root.is_file():
-        return of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
-    folders = [part for one in picture_folders(root) for part in one.apart()]
-    notes = list[str]()
-    start = _start(root, folders)
-    pictures, labels = _by_split(start, folders, False), _by_split(start, folders, True)
-    if not labels:
+        return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
+    picture_folders(root)  # raises without pictures
+    paths = sorted(path.relative_to(root).as_posix() for path in files_below(root, LABEL_ENDINGS))
+    paired = _by_patterns(root, paths, patterns) if patterns else find_tree(paths)
+    if paired is None:
         try:
-            return of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
-        except NoLabels:  # the text below says what is needed
-            pass
-    for split in [one for one in pictures if one in labels]:
-        pictures[split], labels[split] = of_one_depth(pictures[split], labels[split])
-    pictures, labels, lists = _by_lists_or_folders(root, pictures, labels, wish)
-    endings, splits = _splits(root, pictures, labels, lists, wish, notes)
-    pairs = {split: pairs_of(root, split, endings) for split in splits.values()}
-    partner = {picture: label for part in pairs.values() for picture, label in part}
+            return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
+        except NoLabels as error:
+            raise ValueError(_unknown(root, paths, 'no known tree of label images, and no label file')) from error
+    parts = _divided(root, paired, wish, notes)
+    pairs = [pair for part in parts.values() for pair in part]
+    partner = dict(pairs)
     check_depth(list(partner), notes)
     stored = stored_pixels(list(partner), lambda picture: stored_size(partner[picture]), exif, notes)
-    size = usual_size([picture for picture, _ in pairs[splits['train']]], stored)
-    label_folders = tuple(one.path for one in folders if is_label(one.path.relative_to(start).parts))
-    if is_coloured(list(partner.values())):
-        named = {
-            part: list(zip(names_of(root, split, endings), (label for _, label in pairs[split]), strict=True))
-            for part, split in splits.items()
-        }
-        classes, drawing = colours_drawing(root, named, given, notes)
-        written = {part: _written(part, split, [name for name, _ in named[part]]) for part, split in splits.items()}
-        png = Endings(endings.pictures, '.png')
-        return SegData(root, written, png, classes, (), size, label_folders, notes, stored, drawing)
-    found = read_values(list(pairs.values()), stored)
-    if endings.label.lower().endswith(('.jpg', '.jpeg')):
-        lossy = f'label images X{endings.label}: JPEG changes values at edges. Write them as .png'
+    size = usual_size([picture for picture, _ in parts['train']], stored)
+    label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
+    values: tuple[int, ...] = ()
+    drawing: Drawing | None
+    if of_colours(list(partner.values())):
+        form = _drawn(root, _below(parts))
+        classes, drawing = colours_drawing(root, _targets(form[0], parts), given, notes)
+    else:
+        found = read_values(list(parts.values()), stored)
+        _check_jpeg(root, list(partner.values()), given, notes)
+        classes, values = name_classes(root, found, given, notes)
+        by_value = dict(zip(values or range(len(classes)), classes, strict=True))
+        check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
+        in_place = None if found.channels > 1 else _in_place(root, parts, paths)
+        form = in_place or _drawn(root, _below(parts))
+        drawing = None if in_place else copies_drawing(root, _targets(form[0], parts))
+    if 'val' not in parts:
+        parts['val'], form[0]['val'] = parts['test'], form[0]['test']
+    return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing)
+
+
+def _check_jpeg(root: Path, labels: Sequence[Path], given: Sequence[str], notes: list[str]) -> None:
+    if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
+        said = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
         if not given and not (root / LIST).is_file():
-            raise ValueError(f'--data {root}: {lossy}; or name the classes by --classes, if no value was changed.')
-        notes.append(f'WARNING: {lossy}')
-    classes, values = name_classes(root, found, given, notes)
-    by_value = dict(zip(values or range(len(classes)), classes, strict=True))
-    check_splits(root, {name: found.of(pairs[split]) for name, split in splits.items()}, by_value, notes)
-    return SegData(root, splits, endings, classes, values, size, label_folders, notes, stored)
+            raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
+        notes.append(f'WARNING: {said}')
 
 
-def of_objects(data: BoxData, background: str) -> SegData:
-    """Return a data set of objects as one of label images, which are drawn from their outlines."""
-    data = with_plain_names(data)
-    classes, drawing = objects_drawing(data, background)
-    splits = {}
-    for part, split in data.splits.items():
-        names = [bare(name) for name in split.files]
-        splits[part] = _written(part, Split(split.pictures.rstrip('/'), '', len(names)), names)
-    suffixes = sorted({os.path.splitext(name)[1] for split in data.splits.values() for name in split.files})
-    rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
-    notes = [*data.notes, f'label images are drawn from the outlines; pixels outside all of them {rest}']
-    endings = Endings(tuple(suffixes), '.png')
-    _check_read(data, endings)
-    return SegData(data.root, splits, endings, classes, (), data.size, (), notes, data.stored, drawing)
-
-
-def _check_read(data: BoxData, endings: Endings) -> None:
-    """Refuse a listed picture in whose place mmseg would read another one, because it names them without endings."""
-    for split in data.splits.values():
-        folder = data.root / split.pictures
-        for name in split.files:
-            if (read := endings.picture(folder, bare(name))) != folder / name:
-                raise ValueError(
-                    f'--data: {folder / name} is listed, but mmseg names pictures without their endings, and would '
-                    f'read {read}. Give this one another name, or take it out.'
-                )
-
-
-def _written(part: str, split: Split, names: Sequence[str]) -> Split:
-    """Return a split whose label images are written into the folder of the project."""
-    return Split(split.pictures, Template(f'{{{{ fileDirname }}}}/{FOLDER}/{part}'), len(names), tuple(names))
-
-
-Found = dict[str | None, Folder]
-
-
-def _by_lists_or_folders(
-    root: Path, pictures: Found, labels: Found, wish: Wish
-) -> tuple[Found, Found, dict[str, list[Path]]]:
-    """Return pictures and label images by part, or as one with the parts that lists or ``--split`` tell."""
-    every = [one for one in pictures.values() if labels]
-    lists = find_lists(root, 'seg', wish) if every else {}
-    if not lists and wish.share is None:
-        return pictures, labels, {}
-    found = read_lists(lists, root, [one.path / name for one in every for name in one.files]) if lists else {}
-    if not wish.lists:
-        check_folders(found, root, lists)
-    if wish == Wish() and None not in pictures:
-        return pictures, labels, {}  # the folders tell the same
-    whole = [replace(joined(list(one.values())), split=None) for one in (pictures, labels)]
-    return {None: whole[0]}, {None: whole[1]}, found
-
-
-def names_of(root: Path, split: Split, endings: Endings) -> Sequence[str]:
-    """Return the names that a split's pictures share with their label images."""
-    return split.names or sorted(_by_name_below(root / split.pictures, endings))
-
-
-def pairs_of(root: Path, split: Split, endings: Endings) -> list[Pair]:
-    folder, labels = root / split.pictures, root / split.labels
-    names = names_of(root, split, endings)
-    return [(endings.picture(folder, name), labels / f'{name}{endings.label}') for name in names]
-
-
-def _by_name_below(folder: Path, endings: Endings) -> dict[str, str]:
-    """Return the pictures that a training reads without a list."""
-    return endings.by_name(sorted(str(path.relative_to(folder)) for path in files_below(folder, EXTENSIONS)))
-
-
-def _splits(
-    root: Path, pictures: Found, labels: Found, lists: Mapping[str, Sequence[Path]], wish: Wish, notes: list[str]
-) -> tuple[Endings, dict[str, Split]]:
-    """Return the endings of pictures and label images, and the splits that have both."""
-    both = [split for split in pictures if split in labels]
-    if not both:
-        raise ValueError(
-            f'--data {root}: pictures for {_said(pictures)}; label images for {_said(labels)}. '
-            f'{_missing(root, pictures, labels)} {LAYOUT}'
+def _by_patterns(root: Path, paths: Sequence[str], patterns: Patterns) -> Paired:
+    paired = pair(Files(paths), patterns)
+    if not paired.labels:
+        count = len(paired.bare)
+        what = (
+            f'{patterns} match {count} pictures, and no label image of them' if count else f'{patterns} match nothing'
         )
-    if both == [None] or (both == ['train'] and 'val' not in {*pictures, *labels}):
-        endings = find_endings([(pictures[both[0]], labels[both[0]])])
-        return endings, _divided(root, pictures[both[0]], labels[both[0]], endings, lists, wish, notes)
-    named = [name for name in SPLITS if name in both]
-    if 'train' not in named or len(named) < 2:
-        found = _said({name: pictures[name] for name in named})
-        raise ValueError(
-            f'--data {root}: found pictures with labels for {found}; training and validation are needed. Without any '
-            f'folder for val, a fifth of the pictures for train validates. {LAYOUT}'
-        )
-    endings = find_endings([(pictures[name], labels[name]) for name in named])
-    splits = {name: _split(root, pictures[name], labels[name], endings, notes) for name in named}
-    if alone := {name: one for name, one in (*pictures.items(), *labels.items()) if name not in named}:
-        notes.append(f'{"WARNING: " if None in both else ""}left out: {_said(alone)}')
-    if 'val' not in splits:
-        notes.append('no pictures for val: those for test validate')
-        splits['val'] = splits['test']
-    return endings, splits
+        raise ValueError(_unknown(root, paths, what))
+    return paired
 
 
-def _missing(root: Path, pictures: Found, labels: Found) -> str:
-    """Say what to do without pictures, without label images, or with each for other splits."""
-    if not pictures:
-        return f'A picture ends in {", ".join(EXTENSIONS)}.'
-    if labels:
-        return 'Both are needed for train.'
-    others = {
-        '.json': ' (the json files there look like labels of boxes, for networks of mmdet::)',
-        '.npy': ' (.npy files are not read: write label images, as X.png)',
-    }
-    there = ''.join(text for ending, text in others.items() if files_below(root, (ending,)))
+def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
+    """Return a refusal that shows the folders, and patterns that read them if there are some."""
     return (
-        f'The name of a folder of label images begins with {", ".join(LABELS)}, or ends in labels or masks: rename it '
-        f'so{there}.'
+        f'--data {root}: {what}. It holds {tree(paths)}.{many_masks(paths) or proposal(root, paths) or _HINT} '
+        'docs/your_labels.md shows the known trees.'
     )
 
 
-def _start(root: Path, folders: Sequence[Folder]) -> Path:
-    """Return the folder below which names tell label images: the root, or one that all lie in, as ``segdata``."""
-    common = Path(os.path.commonpath([one.path for one in folders]))
-    kinds = {start: {one.holds_labels(start) for one in folders} for start in (root, common)}
-    return common if kinds[root] == {True} and len(kinds[common]) == 2 else root
+_HINT = (
+    ' A label image is a picture of class numbers or colours: name its folder by --labels. Outlines are read from '
+    'json, xml and txt files, .npy files are not read.'
+)
 
 
-def _by_split(start: Path, folders: Sequence[Folder], wanted: bool) -> Found:
-    """Return one folder for each split, of its label images if ``wanted``, else of its pictures."""
-    # where there are folders of classes, those of objects are left out, as in VOC
-    chosen = [one for one in folders if one.holds_labels(start) == wanted]
-    found = {}
-    for split in dict.fromkeys(one.split for one in chosen):
-        own = [one for one in chosen if one.split == split]
-        classes = [one for one in own if not (wanted and of_no_classes(one.path.name))]
-        found[split] = joined(classes or own)
-    return found
+# The parts
 
 
-def _said(found: Found) -> str:
-    said = (f'{split or "no split"} ({len(one.files)} in {one.path})' for split, one in found.items())
-    return ', '.join(said) or 'none'
-
-
-def _split(root: Path, pictures: Folder, labels: Folder, endings: Endings, notes: list[str]) -> Split:
-    least = 2 if pictures.split == 'train' else 1
-    names = labelled_names(pictures, labels, endings, least, notes)
-    listed = set(names) != set(_by_name_below(pictures.path, endings))  # parts may lie in one folder
-    return Split(*_places(root, pictures, labels), len(names), tuple(names) if listed else ())
-
-
-def _places(root: Path, pictures: Folder, labels: Folder) -> tuple[str, str]:
-    return str(pictures.path.relative_to(root)), str(labels.path.relative_to(root))
-
-
-def _divided(
-    root: Path,
-    pictures: Folder,
-    labels: Folder,
-    endings: Endings,
-    lists: Mapping[str, Sequence[Path]],
-    wish: Wish,
-    notes: list[str],
-) -> dict[str, Split]:
-    """Divide the pictures of one folder, as lists say or by chance; lists of the parts are written."""
-    labelled = labelled_names(pictures, labels, endings, 3, notes)
-    if not lists:
-        train, val = two_parts(labelled, pictures.path, wish.part)
-        told = f'{len(train)} pictures of {pictures.path} train, {len(val)} validate'
-        notes.append(f'no folder for val: {told} (train.txt, val.txt)')
-        parts = {'train': train, 'val': val}
+def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
+    """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
+    pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
+    lists, why = find_lists(root, 'seg', wish), 'in no folder of a part'
+    if lists:
+        found, why = read_lists(lists, root, [root / picture for picture in paired.parts]), 'in no list'
+        if not wish.lists:
+            check_folders(found, root, lists)
+        parts = {part: _listed(lists[part], own, pairs) for part, own in found.items()}
+    elif wish.share is not None:
+        parts = {'train': list(pairs.values())}
     else:
-        parts = _by_lists(pictures, labelled, endings, lists)
-        if set(parts) == {'train'}:
-            parts = dict(zip(('train', 'val'), two_parts(parts['train'], pictures.path, wish.part), strict=True))
-            notes.append('no list for val: a part of the list for train validates')
-        counts = ', '.join(f'{len(names)} {part}' for part, names in parts.items())
-        left = len(labelled) - sum(map(len, parts.values()))
-        notes.append(f'split of the lists of names: {counts}' + (f'; {left} pictures are in no list' if left else ''))
-        if 'val' not in parts:
-            notes.append('no list for val: that for test validates')
-            parts['val'] = parts['test']
-    return {part: Split(*_places(root, pictures, labels), len(own), tuple(own)) for part, own in parts.items()}
+        told: dict[str | None, list[Pair]] = {}
+        for picture in paired.labels:
+            told.setdefault(paired.parts[picture], []).append(pairs[root / picture])
+        parts = {'train': told[None]} if set(told) == {None} else {part: told[part] for part in SPLITS if part in told}
+    used = {picture for own in parts.values() for picture, _ in own}
+    left = [pair for picture, pair in pairs.items() if picture not in used]
+    pictures = {'no label image': paired.bare, why: [picture for picture, _ in left]}
+    labels = {
+        'no picture': paired.alone,
+        'not the first of its picture': paired.spare,
+        why: [label for _, label in left],
+    }
+    counts = [Count('pictures', len(paired.parts), len(used), pictures),
+              Count('label images', len(paired.label_images), len(used), labels)]  # fmt: skip
+    _check_names(root, paired)
+    if len(parts.get('train', ())) < 2:
+        there = ', '.join(f'{part} ({len(own)})' for part, own in parts.items())
+        raise ValueError(
+            f'--data {root}: labelled pictures for {there}; two for train are needed. --split 0.2 draws another split.'
+        )
+    if set(parts) == {'train'}:
+        train, val = two_parts(parts['train'], root, wish.part)
+        notes.append(f'no {"list" if lists else "folder"} for val: {len(train)} pictures train, {len(val)} validate')
+        parts = {'train': train, 'val': val}
+    if 'val' not in parts:
+        notes.append(f'no {"list" if lists else "folder"} for val: that for test validates')
+    name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
+    notes[:0] = [f'{name}: {counts[0]}; {counts[1]}', *counts[0].left, *counts[1].left]
+    if paired.bare:
+        place = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
+        notes.append(f'--unlabelled {place} teaches on pictures without a label image')
+    return parts
 
 
-def _by_lists(
-    pictures: Folder, labelled: Sequence[str], endings: Endings, lists: Mapping[str, Sequence[Path]]
-) -> dict[str, list[str]]:
-    """Return the names of each part; every listed picture must have a label image."""
-    names = {pictures.path / file: name for name, file in endings.by_name(pictures.files).items()}
-    known, found = set(labelled), {}
-    for part, own in lists.items():
-        bare_ones = [one for one in own if names.get(one) not in known]
-        if bare_ones:
-            raise FileNotFoundError(
-                f'--data: {len(bare_ones)} of the {len(own)} pictures listed for {part} have no label image: '
-                f'{some(bare_ones, 3)}. Add it, or take the name out of the list.'
+def _listed(file: Path, own: Sequence[Path], pairs: Mapping[Path, Pair]) -> list[Pair]:
+    """Return the pairs of a part; every listed picture must have a label image."""
+    if missing := [picture for picture in own if picture not in pairs]:
+        raise FileNotFoundError(
+            f'--data: {len(missing)} of the {len(own)} pictures in {file} have no label image: {some(missing, 3)}. Add '
+            'it, or take the name out of the list.'
+        )
+    return [pairs[picture] for picture in own]
+
+
+def _check_names(root: Path, paired: Paired) -> None:
+    """Refuse pictures without labels where names seem to differ, or too few pictures with one."""
+    if paired.bare and paired.alone:
+        raise FileNotFoundError(
+            f'--data {root}: {len(paired.bare)} of {len(paired.parts)} pictures have no label image '
+            f'({some(paired.bare, 3)}), and {len(paired.alone)} label images have no picture '
+            f'({some(paired.alone, 3)}). So names may differ: give both of a pair one name, take out what has no '
+            'partner, or choose by --images and --labels.'
+        )
+    if len(paired.labels) < _LEAST:
+        raise FileNotFoundError(
+            f'--data {root}: {len(paired.labels)} of {len(paired.parts)} pictures have a label image, and {_LEAST} are '
+            'needed. Add label images.'
+        )
+
+
+# What a training reads
+
+
+def _in_place(root: Path, parts: Parts, paths: Sequence[str]) -> tuple[dict[str, Split], tuple[str, ...], str] | None:
+    """Return splits and endings of pictures and label images if both have the same names below two folders."""
+    splits, stems, ends = dict[str, Split](), dict[str, Path](), set[str]()
+    for part, pairs in parts.items():
+        folders = [Path(os.path.commonpath([one.parent for one in side])) for side in zip(*pairs, strict=True)]
+        names = list[str]()
+        for picture, label in pairs:
+            own, other = picture.relative_to(folders[0]).as_posix(), label.relative_to(folders[1]).as_posix()
+            letters = zip(os.path.splitext(own)[0], os.path.splitext(other)[0], strict=False)
+            name = ''.join(one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], letters))
+            name = name[:-1] if name.endswith(('_', '-')) and not own.startswith('.', len(name)) else name
+            ends.add(other[len(name) :])
+            names.append(name)
+            stems[f'{folders[0]}/{name}'] = picture
+        places = [str(folder.relative_to(root)) for folder in folders]
+        splits[part] = Split(places[0], places[1], len(names), tuple(names))
+    suffixes = tuple(dict.fromkeys(str(picture)[len(stem) :] for stem, picture in stems.items()))
+    if len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems):
+        return None
+    _check_read(stems, suffixes)
+    for part, split in splits.items():
+        folder = f'{split.pictures}/'
+        inside = [path.removeprefix(folder) for path in paths if path.startswith(folder)]
+        if {path.removesuffix(end) for path in inside for end in suffixes if path.endswith(end)} == {*split.names}:
+            splits[part] = replace(split, names=())
+    return splits, suffixes, ends.pop()
+
+
+def _below(parts: Parts) -> dict[str, tuple[Path, list[str]]]:
+    """Return the folder of the pictures of each part, and their paths below it."""
+    folders = {part: Path(os.path.commonpath([one.parent for one, _ in pairs])) for part, pairs in parts.items()}
+    return {
+        part: (folders[part], [one.relative_to(folders[part]).as_posix() for one, _ in pairs])
+        for part, pairs in parts.items()
+    }
+
+
+def _drawn(
+    root: Path, pictures: Mapping[str, tuple[Path, Sequence[str]]]
+) -> tuple[dict[str, Split], tuple[str, ...], str]:
+    """Return splits and endings of pictures whose label images are written into the folder of the project."""
+    splits, stems = dict[str, Split](), dict[str, Path]()
+    for part, (folder, files) in pictures.items():
+        names = tuple(map(bare, files))
+        stems.update({f'{folder}/{name}': folder / file for name, file in zip(names, files, strict=True)})
+        labels = Template(f'{{{{ fileDirname }}}}/{FOLDER}/{part}')
+        splits[part] = Split(os.path.relpath(folder, root), labels, len(names), names)
+    suffixes = tuple(sorted({picture.suffix for picture in stems.values()}))
+    _check_read(stems, suffixes)
+    return splits, suffixes, '.png'
+
+
+def _check_read(stems: Mapping[str, Path], suffixes: Sequence[str]) -> None:
+    """Refuse a picture in whose place mmseg would read another one, because it names them without endings."""
+    for stem, picture in stems.items():
+        read = next((stem + end for end in suffixes if os.path.isfile(stem + end)), str(picture))
+        if read != str(picture):
+            raise ValueError(
+                f'--data: {picture} is listed, but mmseg names pictures without their endings, and would read {read}. '
+                'Give this one another name, or take it out.'
             )
-        found[part] = [names[one] for one in own]
-    return found
+
+
+def _targets(splits: Mapping[str, Split], parts: Parts) -> list[tuple[str, Path]]:
+    """Return the place in the folder of the project, and the file, of each label image."""
+    named = ((part, *one) for part, own in parts.items() for one in zip(splits[part].names, own, strict=True))
+    return [(target(part, name), label) for part, name, (_, label) in named]
+
+
+def _of_objects(data: BoxData, background: str) -> SegData:
+    """Return a data set of objects as one of label images, which are drawn from their outlines."""
+    data = with_plain_names(data)
+    classes, drawing = objects_drawing(data, background)
+    pictures = {part: (data.root / split.pictures, split.files) for part, split in data.splits.items()}
+    form = _drawn(data.root, pictures)
+    pairs = {
+        part: [(folder / name, Path(target(part, bare(name)))) for name in files]
+        for part, (folder, files) in pictures.items()
+    }
+    rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
+    notes = [*data.notes, f'label images are drawn from the outlines; pixels outside all of them {rest}']
+    return SegData(data.root, *form, classes, (), data.size, pairs, frozenset(), notes, data.stored, drawing)

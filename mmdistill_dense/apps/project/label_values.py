@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ COUNTED, MOST = 200, 5000  # label images of each split whose values are read, a
 LIST = 'classes.txt'
 CSV = '_classes.csv'  # Roboflow's: a line `Pixel Value, Class`, then a line a class
 NO_CLASS = '-'
-_CLASSES = re.compile(r'(class|label).*\.(json|csv|txt|ya?ml)$')
 _GAP = 10  # missing values that a rare class may explain
 _MANY, _HIGH = 32, 200  # so many values, and so high ones, are those of smoothed edges
 _FEW, _NEARLY = 3, 0.9  # if so few of them hold nearly all pixels
@@ -32,12 +30,34 @@ Pair = tuple[Path, Path]  # a picture and its label image
 Colour = tuple[int, ...]  # red, green, blue
 
 
-@dataclass(frozen=True)
+@dataclass
 class Values:
-    files: Mapping[int, Sequence[Path]]  # the label images of each value; the values are sorted
-    looked: int  # how many were read
-    total: int  # how many there are
-    pixels: Mapping[int, int]  # how many pixels have each value
+    """The values in label images that were read."""
+
+    total: int  # how many label images there are
+    looked: int = 0  # how many were read
+    channels: int = 1  # 3 if some have three equal ones, which mmseg does not read
+    files: dict[int, list[Path]] = field(default_factory=dict)  # the label images of each value
+    pixels: Counter[int] = field(default_factory=Counter)  # how many pixels have each value
+    colours: dict[int, tuple[Colour, Path]] = field(default_factory=dict)  # by palettes, and where they were first seen
+
+    def read(self, label: Path) -> Size:
+        """Add the values of a label image, and return its size."""
+        with opened(label) as image:
+            drawn, size = in_one_channel(image, label), size_of(image, stored=True)
+            self.channels = max(self.channels, len(image.getbands()))
+            values, counts = (one.tolist() for one in np.unique(drawn, return_counts=True))
+            _check_palette(label, image, values, self.colours)
+        if max(values) > IGNORED:
+            raise ValueError(
+                f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
+                f'number from 0 to {IGNORED - 1}, and {IGNORED} is ignored. Number the classes anew.'
+            )
+        for value, count in zip(values, counts, strict=True):
+            self.files.setdefault(value, []).append(label)
+            self.pixels[value] += count
+        self.looked += 1
+        return size
 
     @property
     def ignored(self) -> float:
@@ -75,57 +95,35 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
 
     More label images are read where values are far apart: one that was missed would be ignored in training.
     """
-    found = _Found({}, Counter(), {})
+    found = Values(sum(map(len, splits)))
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
     for path, label in looked:
         size = found.read(label)
         _check_size(path, label, size, stored)
-    further = set[Path]()
     if _far_apart(class_values(sorted(found.files))):
-        seen = {label for _, label in looked}
-        further = {label for split in splits for _, label in evenly(split, MOST)} - seen
+        further = {label for split in splits for _, label in evenly(split, MOST)} - {label for _, label in looked}
         for label in track(sorted(further), 'label images', transient=True):
             found.read(label)
-    return Values(dict(sorted(found.files.items())), len(looked) + len(further), sum(map(len, splits)), found.pixels)
+    found.files = dict(sorted(found.files.items()))
+    return found
 
 
-@dataclass(frozen=True)
-class _Found:
-    files: dict[int, list[Path]]
-    pixels: Counter[int]
-    colours: dict[int, tuple[Colour, Path]]  # of each value by the palettes, and where it was first seen
-
-    def read(self, label: Path) -> Size:
-        """Add the values of a label image, and return its size."""
-        with opened(label) as image:
-            if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
-                raise ValueError(
-                    f'--data: {label} has the mode {image.mode}. A label image has one channel that holds the number '
-                    'of the class, or all of them are RGB and hold the colour of the class.'
-                )
-            size = size_of(image, stored=True)
-            values, counts = _counted(np.asarray(image))
-            _check_palette(label, image, values, self.colours)
-        if max(values) > IGNORED:
-            raise ValueError(
-                f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
-                f'number from 0 to {IGNORED - 1}, and {IGNORED} is ignored. Number the classes anew.'
-            )
-        for value, count in zip(values, counts, strict=True):
-            self.files.setdefault(value, []).append(label)
-            self.pixels[value] += count
-        return size
+def in_one_channel(image: Image.Image, label: Path) -> np.ndarray:
+    """Return the numbers in a label image, (height, width). Three equal channels are one."""
+    drawn = np.asarray(image)
+    if image.mode in ('RGB', 'RGBA') and not has_colours(drawn):
+        return drawn[..., 0]
+    if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
+        raise ValueError(
+            f'--data: {label} has the mode {image.mode}. A label image has one channel that holds the number of the '
+            'class, or all of them are RGB and hold the colour of the class.'
+        )
+    return drawn
 
 
-def _counted(drawn: np.ndarray) -> tuple[list[int], list[int]]:
-    """Return the values in a label image, and how many pixels have each."""
-    if drawn.dtype != np.uint8:
-        values, counts = np.unique(drawn, return_counts=True)
-    else:  # most files; without sorting the pixels
-        every = np.bincount(drawn.ravel())
-        values = np.flatnonzero(every)
-        counts = every[values]
-    return list(map(int, values)), list(map(int, counts))
+def has_colours(drawn: np.ndarray) -> bool:
+    """Tell whether some pixel of (height, width, 3 or 4) is not gray, or transparent."""
+    return bool((drawn[..., :3] != drawn[..., :1]).any() or (drawn[..., 3:] != 255).any())
 
 
 def _check_size(path: Path, label: Path, size: Size, stored: bool) -> None:
@@ -186,7 +184,7 @@ def name_classes(
         there = [value for value in values if value in found.files]
         notes.append(
             f'{len(values)} classes, from the values {some(there, 12)} in {found.looked} of {found.total} label '
-            f'images; name them with --classes, or in {LIST} in the data folder{_unread(root)}'
+            f'images; name them with --classes, or in {LIST} in the data folder'
         )
         names = made_up_names(values)
     table = values if counted else tuple(range(len(names)))
@@ -254,12 +252,6 @@ def _valued(path: Path) -> tuple[str, ...]:
     if list(found) != [str(value) for value in range(len(found))] or not found:
         raise ValueError(f'--data: {path}: its lines are not "value, name" with the values 0, 1, 2, … in this order.')
     return tuple(found.values())
-
-
-def _unread(root: Path) -> str:
-    """Say which files look like lists of classes and are not read."""
-    found = [one.name for one in sorted(root.iterdir()) if _CLASSES.match(one.name.lower()) and one.is_file()]
-    return f' ({some(found)} is not read)' if found else ''
 
 
 def made_up_names(values: Iterable[int]) -> tuple[str, ...]:

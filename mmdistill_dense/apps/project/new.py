@@ -27,6 +27,7 @@ from mmdistill_dense.apps.project.config_files import (
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePictures, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
+from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.picture_folders import Size, Wish
 from mmdistill_dense.apps.project.sides import (
     Side,
@@ -326,11 +327,12 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
 
 
 def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
-    wish = Wish.read(args.split)
+    wish, patterns = Wish.read(args.split), Patterns.given(args.images, args.labels)
     if task == 'seg':
-        return find_seg_data(Path(args.data), args.classes, args.exif, wish, args.background or 'class')
-    if args.background:
-        raise ValueError(f'--background {args.background}: only for label images; a detector has no such class.')
+        return find_seg_data(Path(args.data), args.classes, args.exif, wish, args.background or 'class', patterns)
+    for option, value in (('--background', args.background), ('--images', args.images)):
+        if value:
+            raise ValueError(f'{option} {value}: only for label images, which a detector does not read.')
     return find_box_data(Path(args.data), args.classes, args.exif, wish)
 
 

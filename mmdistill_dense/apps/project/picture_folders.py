@@ -9,7 +9,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from statistics import median
 from typing import TypeVar
@@ -23,6 +23,7 @@ from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
+P = TypeVar('P', str, tuple[Path, Path])
 SPLITS: Mapping[str, Sequence[str]] = {
     'train': ('train', 'training'),
     'val': ('val', 'valid', 'validation', 'dev'),
@@ -30,7 +31,6 @@ SPLITS: Mapping[str, Sequence[str]] = {
 }
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
-BESIDE = '_mask.png'
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _OF_PROJECTS = {SUITE, 'data.py'}
 _WORD = re.compile(r'[a-z]+')
@@ -41,18 +41,6 @@ class Folder:
     path: Path  # the folder; the pictures lie in it or below it
     files: tuple[str, ...]  # paths of the pictures, relative to it, sorted
     split: str | None  # ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none
-    masks: bool = False  # whether they are label images that lie beside their pictures
-
-    def apart(self) -> list[Folder]:
-        """Return pictures and label images ``X_mask.png`` of one folder apart, as Roboflow writes them."""
-        stems = {os.path.splitext(name)[0] for name in self.files}
-        masks = tuple(name for name in self.files if name.endswith(BESIDE) and name.removesuffix(BESIDE) in stems)
-        rest = tuple(name for name in self.files if name not in set(masks))
-        return [replace(self, files=rest), replace(self, files=masks, masks=True)] if masks else [self]
-
-    def holds_labels(self, start: Path) -> bool:
-        """Tell whether these are label images, by the path below ``start``."""
-        return self.masks or is_label(self.path.relative_to(start).parts)
 
 
 def picture_folders(root: Path) -> list[Folder]:
@@ -130,32 +118,8 @@ def split_of(parts: Iterable[str]) -> str | None:
     return None
 
 
-def joined(folders: Sequence[Folder]) -> Folder:
-    """Return folders of one role and split as one: their common parent, with all of their pictures."""
-    if len(folders) == 1:
-        return folders[0]
-    parent = Path(os.path.commonpath([one.path for one in folders]))
-    files = sorted(str((one.path / name).relative_to(parent)) for one in folders for name in one.files)
-    return Folder(parent, tuple(files), folders[0].split, folders[0].masks)
-
-
-def of_one_depth(*folders: Folder) -> tuple[Folder, ...]:
-    """Return folders of pictures and label images whose files are named from the same depth.
-
-    Pictures in ``images/a`` and ``images/b`` are named ``a/1.jpg``. Label images in ``labels/a`` alone would be named
-    ``1.png``; they become ``a/1.png``.
-    """
-    first = {PurePosixPath(name).parts[0] for one in folders for name in one.files if '/' in name}
-    return tuple(
-        replace(one, path=one.path.parent, files=tuple(f'{one.path.name}/{name}' for name in one.files))
-        if one.path.name in first and not any('/' in name for name in one.files)
-        else one
-        for one in folders
-    )
-
-
-def two_parts(names: Sequence[str], place: Path, share: float = VAL_SHARE) -> tuple[list[str], list[str]]:
-    """Divide names of pictures into training and validation, always in the same way."""
+def two_parts(names: Sequence[P], place: Path, share: float = VAL_SHARE) -> tuple[list[P], list[P]]:
+    """Divide pictures into training and validation, always in the same way."""
     if len(names) < 2:
         raise ValueError(f'--data: {place} holds {len(names)} labelled picture; train and val need one each. Add some.')
     shuffled = sorted(names)
@@ -318,7 +282,7 @@ def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
     if wish.share is not None:
         return {}
     groups: dict[Path, dict[str, Path]] = defaultdict(dict)
-    for path in files_below(wish.lists or root, ('.txt', '.csv')):
+    for path in files_below(wish.lists or root, ('.txt', '.lst', '.csv')):
         if (part := _part(path.stem.lower())) and not _of_a_picture(path):
             groups[path.parent][part] = path
     found = [_known(group) for group in groups.values()]

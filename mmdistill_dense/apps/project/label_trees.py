@@ -1,0 +1,183 @@
+"""The trees of label images that are known, and patterns that would read another one."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from mmdistill_dense.apps.project.label_pairs import Files, Paired, Patterns, pair
+from mmdistill_dense.apps.project.picture_folders import LABELS, SPLITS, opened
+from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.validate import some
+
+_SAMPLED, _LOOKED = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
+_PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
+_IN_ORDER = 'Cityscapes'  # of its label images of several kinds the first row counts
+# Tried in this order, in lower case.
+TREES: Sequence[tuple[str, str, str]] = (
+    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_labeltrainids'),
+    ('Cityscapes', 'leftimg8bit/**_leftimg8bit', 'gtfine/**_gtfine_labelids'),
+    ('VOC', 'jpegimages/**', 'segmentationclass/**'),
+    ('mmseg', 'img_dir/**', 'ann_dir/**'),
+    ('images and labels', '{images,image,imgs,img}/**', '{labels,label}/**{,_label,_mask}'),
+    ('images and masks', '{images,image,imgs,img}/**', 'masks/**{,_mask,_label}'),
+    ('images and masks', '{images,image,imgs,img}/**', 'mask/**'),
+    ('ADE20K', '{images,image,imgs,img}/**', '{annotations,annotation}/**'),
+    ('INRIA', '{images,image,imgs,img}/**', 'gt/**'),
+    ('masks beside', '*', 'masks/*'),
+    ('Roboflow', '**', '**_mask.png'),
+    ('Oxford pets', 'images/**', 'annotations/trimaps/**'),
+    ('DeepGlobe', '**_sat', '**_mask'),
+    ('BDD100K', 'images/10k/**', 'labels/sem_seg/masks/**'),
+    ('Semantic Drone', 'original_images/**', 'label_images_semantic/**'),
+    ('LoveDA', 'images_png/*', 'masks_png/*'),
+    ('RELLIS-3D', 'pylon_camera_node/*', 'pylon_camera_node_label_id/*'),
+    ('FloodNet', '*-org-img/*', '*-label-img/*_lab'),
+    ('Potsdam', '2_ortho_rgb/*_rgb', '5_labels_for_participants/*_label'),
+    ('Massachusetts', 'tiff/*/*', 'tiff/*_labels/*'),
+    ('Carvana', 'train/*', 'train_masks/*_mask'),
+    ('DRIVE', 'images/*_*', '1st_manual/*_manual1'),
+    ('ISIC', 'isic2018_task1-2_*_input/*', 'isic2018_task1_*_groundtruth/*_segmentation'),
+)
+
+
+def known_trees() -> Iterator[Patterns]:
+    """Yield the patterns of each row, which may begin at any folder below the data."""
+    for name, images, labels in TREES:
+        for image, label in itertools.product(_choices(images), _choices(labels)):
+            yield Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
+
+
+def _choices(text: str) -> Iterator[str]:
+    """Yield a text with each of the words in braces."""
+    found = re.search(r'\{(.*?)\}', text)
+    for word in found[1].split(',') if found else ():
+        yield from _choices(text.replace(found[0], word, 1) if found else text)
+    if not found:
+        yield text
+
+
+def find_tree(paths: Sequence[str]) -> Paired | None:
+    """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
+    files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
+    found: list[tuple[Patterns, dict[str, list[str]]]] = []
+    for patterns in known_trees():
+        literal = (one for text in (patterns.images, patterns.labels) for one in text.split('/')[:-1] if '*' not in one)
+        if (found and found[-1][0].name == patterns.name == _IN_ORDER) or not folders.issuperset(literal):
+            continue
+        every = files.labels_of(paths, patterns)
+        if labelled := {path: labels for path, (labels, _) in every.items() if labels}:
+            found.append((patterns, labelled))
+    if not found:
+        return None
+    best, labelled = max(found, key=lambda one: len(one[1]))  # the first of several
+    for other, own in found:
+        if twice := next((path for path in own if own[path] != labelled.get(path, own[path])), None):
+            both = ((best, labelled[twice][0]), (other, own[twice][0]))
+            choices = ' or '.join(str(one.written(twice, label)) for one, label in both)
+            raise ValueError(f'--data: {twice} has two label images, {both[0][1]} and {both[1][1]}. Choose: {choices}.')
+    return pair(files, best)
+
+
+def tree(paths: Sequence[str]) -> str:
+    """Describe the folders of some files, each with a file."""
+    folders = defaultdict[str, list[str]](list)
+    for path in paths:
+        folders[os.path.dirname(path) or '.'].append(os.path.basename(path))
+    return some((f'{folder}/ ({len(names)}, as {names[0]})' for folder, names in sorted(folders.items())), 6)
+
+
+def many_masks(paths: Sequence[str]) -> str:
+    """Say what to do if each picture has a folder of masks, as in nuclei of the Data Science Bowl; else return ''."""
+    folders = Counter(os.path.dirname(path) for path in paths)
+    beside = [(one, f'{os.path.dirname(one)}/masks') for one in folders if os.path.basename(one).lower() == 'images']
+    many = [(one, masks) for one, masks in beside if folders[masks] > folders[one]]
+    if len(many) <= len(beside) / 2 or not many:
+        return ''
+    (one, masks), *_ = many
+    return (
+        f' {one} holds {folders[one]} pictures and {masks} {folders[masks]}: many masks a picture. Join them into '
+        "one label image of the picture's name, or write them as objects of COCO (docs/your_labels.md#many-masks-a-"
+        'picture).'
+    )
+
+
+def proposal(root: Path, paths: Sequence[str]) -> str:
+    """Return a sentence with patterns that pair pictures of an unknown tree; empty if none was found."""
+    files, sample = Files(paths), evenly(sorted(paths), _SAMPLED)
+    folders = defaultdict[tuple[str, ...], list[str]](list)
+    for path in paths:
+        folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
+    tried = dict.fromkeys(one for pair in _neighbours(list(folders)) for one in _candidates(*pair, folders))
+    scored = []
+    for patterns in tried:
+        own = {path: labels for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
+        if own and _is_simpler(*(root / path for path in (next(iter(own.values()))[0], next(iter(own))))):
+            scored.append((len(own), patterns))
+    if not scored:
+        return ''
+    best = max(scored, key=_rank)[1]
+    count = sum(bool(labels) for labels, _ in files.labels_of(paths, best).values())
+    return f' Try {best}: they pair {count} pictures.'
+
+
+def _is_simpler(label: Path, picture: Path) -> bool:
+    """Tell whether an image has far fewer colours than another one, as label images have."""
+    colours = []
+    for path in (label, picture):
+        with opened(path) as image:
+            small = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST)).reshape(64 * 64, -1)
+            colours.append(len(np.unique(small, axis=0)))
+    return 2 * colours[0] < colours[1]
+
+
+def _rank(scored: tuple[int, Patterns]) -> tuple[int, bool, int, int]:
+    """Rank patterns: the more pictures they pair, the likelier their label images hold classes, the fewer stars."""
+    count, patterns = scored
+    both, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
+    for_the_eye = any(word in both for word in ('color', 'colour', 'instance'))
+    word = next((place for place, word in enumerate((*LABELS, 'truth')) if word in labels), 9)
+    return count, not for_the_eye, -word, -len(both)
+
+
+def _neighbours(folders: list[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Yield pairs of folders that lie near each other."""
+    for one in evenly(sorted(folders), _LOOKED):
+        near = sorted(folders, key=lambda other: (-len({*one} & {*other}), abs(len(one) - len(other)), other))
+        yield from ((one, other) for other in near[:_LOOKED])
+
+
+def _candidates(
+    one: tuple[str, ...], other: tuple[str, ...], names: Mapping[tuple[str, ...], Sequence[str]]
+) -> Iterator[Patterns]:
+    """Yield patterns of two folders whose files share names, with stars for parts and for folders that both share."""
+    ends = Counter[tuple[str, str]]()
+    for name in evenly(names[one], _LOOKED):
+        stem, suffix = os.path.splitext(name)
+        for cut in {'', *re.findall(r'[_-][^_-]*$', stem)}:
+            begin = stem.removesuffix(cut)
+            rest = (
+                found[len(begin) :]
+                for found in names[other]
+                if found.startswith(begin) and (one, name) != (other, found)
+            )
+            ends.update((cut + suffix, end) for end in rest if begin and not end[:1].isalnum())
+    shared = [part for part in one if part in other]
+    for (end, label_end), _ in ends.most_common(_LOOKED // 4):
+        for starred in ((), shared if shared == [part for part in other if part in one] else ()):
+            texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (one, other)]
+            words = [list(_PART.findall(text)) for text in texts]
+            if words[0] == words[1]:
+                texts = [_PART.sub('*', text) for text in texts]
+            end = end if _PART.search(label_end) else _PART.sub('*', end)  # 21_training.tif and 21_manual1.gif
+            images, labels = (
+                f'{text}/*{ending}'.lstrip('/') for text, ending in zip(texts, (end, label_end), strict=True)
+            )
+            yield Patterns(images, labels)

@@ -1,0 +1,267 @@
+"""Public data sets of label images as they are downloaded: read by default or by two patterns, each pixel its class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from PIL import Image
+
+from mmdistill_dense.apps.project.config_files import seg_file
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.project.label_pairs import Patterns
+from mmdistill_dense.apps.project.label_trees import TREES as TABLE
+from mmdistill_dense.apps.project.zoo_schedule import Loading
+from mmdistill_dense.registry import DATASETS
+
+SIDE = 16
+RGB = ((0, 0, 0), (255, 0, 0), (0, 255, 255))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """File names with ``{s}`` for a part, ``{d}`` for one of two folders and ``{n}`` for a number."""
+
+    parts: str
+    picture: str
+    label: str
+    patterns: tuple[str, str] = ('', '')  # none: read by default
+    more: Sequence[str] = ()  # other images
+    values: Sequence[int] | Sequence[tuple[int, ...]] = (0, 1, 2)  # of the classes, or their colours
+    names: str = ''  # a file that names the colours; '-' for one that the user writes
+    unlabelled: str = ''  # a part whose pictures have no label images
+    gray: bool = False  # three equal channels
+
+
+TREES = {
+    'drive': Tree(
+        'training test', '{s}/images/{n}_{s}.tif', '{s}/1st_manual/{n}_manual1.gif',
+        more=['{s}/mask/{n}_{s}_mask.gif'], values=(0, 255)),
+    'drive, renamed': Tree(
+        'training test', '{s}/images/{n}_{s}.tif', '{s}/labels/{n}_manual1.gif',
+        ('*/images/*_*.tif', '*/labels/*_manual1.gif'), ['{s}/mask/{n}_{s}_mask.gif'], (0, 255)),
+    'carvana': Tree('train', '{s}/a_{n}.jpg', 'train_masks/a_{n}_mask.gif', values=(0, 1)),
+    'pets': Tree('', 'images/A_{n}.jpg', 'annotations/trimaps/A_{n}.png'),
+    'isic 2018': Tree(
+        'Training Validation', 'ISIC2018_Task1-2_{s}_Input/{s}{n}.jpg',
+        'ISIC2018_Task1_{s}_GroundTruth/{s}{n}_segmentation.png', values=(0, 255)),
+    'isic 2017': Tree(
+        'Training Validation', 'ISIC-2017_{s}_Data/{s}{n}.jpg',
+        'ISIC-2017_{s}_Part1_GroundTruth/{s}{n}_segmentation.png',
+        ('ISIC-2017_*_Data/*.jpg', 'ISIC-2017_*_Part1_GroundTruth/*_segmentation.png'),
+        ['ISIC-2017_{s}_Data/{s}{n}_superpixels.png'], (0, 255)),
+    'cityscapes': Tree(
+        'train val', 'leftImg8bit/{s}/{d}/{d}_{n}_leftImg8bit.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelIds.png',
+        more=['gtFine/{s}/{d}/{d}_{n}_gtFine_color.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_instanceIds.png'],
+        values=(0, 7, 26)),
+    'cityscapes, prepared': Tree(
+        'train val', 'leftImg8bit/{s}/{d}/{d}_{n}_leftImg8bit.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelTrainIds.png',
+        more=['gtFine/{s}/{d}/{d}_{n}_gtFine_color.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelIds.png'],
+        values=(0, 1, 255)),
+    'ade': Tree('training validation', 'images/{s}/ADE_{s}_{n}.jpg', 'annotations/{s}/ADE_{s}_{n}.png'),
+    'loveda': Tree(
+        'Train Val', '{s}/{d}/images_png/{n}.png', '{s}/{d}/masks_png/{n}.png', unlabelled='Test'),
+    'potsdam': Tree(
+        '', '2_Ortho_RGB/top_potsdam_2_{n}_RGB.tif', '5_Labels_for_participants/top_potsdam_2_{n}_label.tif',
+        values=RGB, names='-'),
+    'massachusetts': Tree(
+        'train val test', 'tiff/{s}/{s}{n}_15.tiff', 'tiff/{s}_labels/{s}{n}_15.tif', values=RGB,
+        names='label_class_dict.csv'),
+    'deepglobe roads': Tree(
+        'train', '{s}/{n}_sat.jpg', '{s}/{n}_mask.png', values=(0, 255), unlabelled='valid', gray=True),
+    'deepglobe land': Tree(
+        'train', '{s}/{n}_sat.jpg', '{s}/{n}_mask.png', ('train/*_sat.jpg', 'train/*_mask.png'), values=RGB,
+        names='class_dict.csv'),
+    'floodnet': Tree('train val', '{s}-org-img/{s}{n}.jpg', '{s}-label-img/{s}{n}_lab.png'),
+    'uavid': Tree('uavid_train uavid_val', '{s}/{d}/Images/{n}.png', '{s}/{d}/Labels/{n}.png', values=RGB, names='-'),
+    'semantic drone': Tree(
+        '', 'dataset/semantic_drone_dataset/original_images/{n}.jpg',
+        'dataset/semantic_drone_dataset/label_images_semantic/{n}.png',
+        more=['RGB_color_image_masks/RGB_color_image_masks/{n}.png']),
+    'bdd': Tree(
+        'train val', 'images/10k/{s}/{s}{n}.jpg', 'labels/sem_seg/masks/{s}/{s}{n}.png', values=(0, 1, 255),
+        more=['labels/sem_seg/colormaps/{s}/{s}{n}.png']),
+    'bdd, old': Tree(
+        'train val', 'images/{s}/{s}{n}.jpg', 'labels/{s}/{s}{n}_train_id.png',
+        ('images/*/*.jpg', 'labels/*/*_train_id.png'), ['color_labels/{s}/{s}{n}_train_color.png']),
+    'camvid': Tree(
+        '', '701_StillsRaw_full/0001TP_{n}.png', 'LabeledApproved_full/0001TP_{n}_L.png',
+        ('701_StillsRaw_full/*.png', 'LabeledApproved_full/*_L.png'), values=RGB, names='label_colors.txt'),
+    'chase': Tree(
+        '', 'Image_{n}L.jpg', 'Image_{n}L_1stHO.png', ('Image_*.jpg', 'Image_*_1stHO.png'), ['Image_{n}L_2ndHO.png'],
+        (0, 255)),
+    'inria': Tree('train', '{s}/images/austin{n}.tif', '{s}/gt/austin{n}.tif', values=(0, 255), unlabelled='test'),
+    'rellis': Tree(
+        '', '{d}/pylon_camera_node/{n}.jpg', '{d}/pylon_camera_node_label_id/{n}.png',
+        more=['{d}/pylon_camera_node_label_color/{n}.png'], values=(0, 3, 34)),
+    'weeds': Tree(
+        '', 'images/{n}_image.png', 'annotations/{n}_annotation.png',
+        ('images/*_image.png', 'annotations/*_annotation.png'), ['masks/{n}_mask.png']),
+    'clinic': Tree(
+        '', 'Original/{n}.tif', 'Ground Truth/{n}.tif', ('Original/*.tif', 'Ground Truth/*.tif'), values=(0, 255)),
+    'three channels': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', gray=True),
+    'one class': Tree('train val', '{s}/images/{s}{n}.jpg', '{s}/masks/{s}{n}.png', values=(0, 255)),
+    'suffix': Tree('train val', '{s}/{s}{n}.png', '{s}/{s}{n}_label.png', ('*/*.png', '*/*_label.png')),
+}  # fmt: skip
+
+
+def save(root: Path, name: str, pixels: np.ndarray) -> Path:
+    path = root / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return path
+
+
+def build(tree: Tree, root: Path) -> dict[Path, np.ndarray]:
+    """Write a tree; return the class of each pixel by picture."""
+    drawn = np.random.default_rng(0)
+    palette = np.array([value if isinstance(value, tuple) else (value,) * 3 for value in tree.values], np.uint8)
+    found = {}
+    for part in [*tree.parts.split(), tree.unlabelled] if tree.unlabelled else tree.parts.split() or ['']:
+        for folder in ('a', 'b') if '{d}' in tree.picture else ('',):
+            for number in range(3):
+                words = {'s': part, 'd': folder, 'n': number}
+                photo = drawn.integers(0, 255, (SIDE, SIDE, 3))
+                picture = save(root, tree.picture.format(**words), photo)
+                if part == tree.unlabelled and part:
+                    continue
+                classes = drawn.integers(0, len(tree.values), (SIDE, SIDE))
+                classes[0, : len(tree.values)] = range(len(tree.values))
+                colours = palette[classes]
+                save(root, tree.label.format(**words), colours if tree.gray or tree.names else colours[..., 0])
+                for name in tree.more:
+                    save(
+                        root, name.format(**words), photo if 'color' in name or 'super' in name else 255 * (classes > 0)
+                    )
+                found[picture] = (
+                    np.where(palette[classes][..., 0] == 255, 255, classes) if 1 in tree.values else classes
+                )
+    if tree.names not in ('', '-'):
+        name_colours(root / tree.names)
+    return found
+
+
+def name_colours(file: Path) -> None:
+    lines = ['name,r,g,b', *(f'c{number},{r},{g},{b}' for number, (r, g, b) in enumerate(RGB))]
+    if file.suffix == '.txt':
+        lines = [f'{r} {g} {b}\t\tc{number}' for number, (r, g, b) in enumerate(RGB)]
+    file.write_text('\n'.join(lines))
+
+
+@pytest.mark.parametrize('name', TREES)
+def test_a_public_tree_is_read_pixel_by_pixel(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a training reads it; a tree that is unknown is refused with its patterns, or others that pair as many."""
+    monkeypatch.chdir(tmp_path)
+    tree, root, project = TREES[name], tmp_path / 'mine', tmp_path / 'project'
+    truth, patterns = build(tree, root), Patterns.given(*tree.patterns)
+    if patterns and tree.names != 'class_dict.csv':
+        with pytest.raises(ValueError, match=f"Try --images '.*' --labels '.*': they pair {len(truth)} pictures"):
+            find_seg_data(root)
+    if tree.names == '-':
+        with pytest.raises(ValueError, match='Name them in .*class_dict.csv'):
+            find_seg_data(root, patterns=patterns)
+        name_colours(root / 'class_dict.csv')
+    data = find_seg_data(root, patterns=patterns)
+    assert set(data.splits) >= {'train', 'val'} and sum(len(own) for own in data.pairs.values()) >= len(truth)
+    project.mkdir()
+    if data.drawing:
+        data.drawing.write(project)
+    for part, split in data.splits.items():
+        (project / f'{part}.txt').write_text('\n'.join(split.names))
+    loading = Loading((SIDE, SIDE), (SIDE, SIDE), (SIDE, SIDE), False, True, 2, 0, '')
+    (project / 'data.py').write_text(seg_file(data, loading))
+    init_default_scope('mmseg')
+    config, read = Config.fromfile(project / 'data.py'), dict[Path, np.ndarray]()
+    for part in data.splits:
+        option = config[f'{part}_dataloader'].dataset
+        keys = dict(meta_keys=('img_path',))
+        for one in DATASETS.build({**option, 'pipeline': [*option.pipeline[:1], dict(type='LoadAnnotations'),
+                                                          dict(type='PackSegInputs', **keys)]}):  # fmt: skip
+            read[Path(one['data_samples'].img_path)] = one['data_samples'].gt_sem_seg.data[0].numpy()
+    assert read.keys() == truth.keys()
+    for picture, classes in truth.items():
+        np.testing.assert_array_equal(read[picture], classes, str(picture))
+
+
+def test_parts_are_named_by_what_the_stars_matched(tmp_path: Path) -> None:
+    for part in ('train', 'val'):
+        for number in range(3):
+            save(tmp_path, f'p/{part}_{number}.png', np.zeros((4, 4, 3)))
+            save(tmp_path, f'q/{number}_{part}_m.png', np.eye(4))
+    with pytest.raises(ValueError, match='match 6 pictures, and no label image of them'):
+        find_seg_data(tmp_path, patterns=Patterns.given('p/*_*.png', 'q/*_*_m.png'))
+    for file in (tmp_path / 'q').iterdir():
+        number, part, _ = file.stem.split('_')
+        file.rename(file.with_name(f'{part}_{number}_m.png'))
+    data = find_seg_data(tmp_path, patterns=Patterns.given('p/*_*.png', 'q/*_*_m.png'))
+    assert {name: split.count for name, split in data.splits.items()} == {'train': 3, 'val': 3}
+    assert data.notes[0] == "--images 'p/*_*.png' --labels 'q/*_*_m.png': 6 pictures; 6 label images"
+
+
+def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -> None:
+    for number in range(4):
+        save(tmp_path, f'stage1_train/id{number}/images/id{number}.png', np.zeros((4, 4, 3)))
+        for mask in 'abc':
+            save(tmp_path, f'stage1_train/id{number}/masks/{mask}{number}.png', np.eye(4) * 255)
+    for patterns in (None, Patterns.given('*/*/images/*.png', '*/*/masks/*.png')):
+        with pytest.raises(
+            ValueError, match=r'id0/masks 3: many masks a picture. Join them .*or write them as objects'
+        ):
+            find_seg_data(tmp_path, patterns=patterns)
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels', 'told'),
+    [
+        ('*.jpg', None, '--labels: missing'),
+        (None, '*.png', '--images: missing'),
+        ('a/*.jpg', '*/*.png', "--labels '.*' has 2 stars, --images .* has 1"),
+        ('/a/*.jpg', '*.png', '--images .*: a pattern is a path below --data'),
+        ('a/*.jpg', '../*.png', '--labels .*: a pattern is a path below --data'),
+    ],
+)
+def test_patterns_that_cannot_be_are_refused(images: str | None, labels: str | None, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Patterns.given(images, labels)
+
+
+@pytest.mark.parametrize(
+    ('images', 'labels', 'told'),
+    [
+        (
+            'pictures/*.jpg',
+            'labels/*.png',
+            "match nothing. It holds images/ .*Try --images 'images/[*].jpg' --labels 'masks",
+        ),
+        ('images/*.jpg', 'mask/*.png', 'match 4 pictures, and no label image of them. It holds'),
+        ('images/*.jpg', 'masks/1.png', r'images/0.jpg, images/1.jpg, images/2.jpg and 1 more have one label image'),
+    ],
+)
+def test_patterns_that_find_nothing_show_the_tree(tmp_path: Path, images: str, labels: str, told: str) -> None:
+    drawn = np.random.default_rng(0)
+    for number in range(4):
+        save(tmp_path, f'images/{number}.jpg', drawn.integers(0, 255, (SIDE, SIDE, 3)))
+        save(tmp_path, f'masks/{number}.png', np.eye(SIDE))
+    with pytest.raises(ValueError, match=told):
+        find_seg_data(tmp_path, patterns=Patterns.given(images, labels))
+
+
+def test_the_page_shows_the_known_trees() -> None:
+    text = (Path(__file__).parents[2] / 'docs/your_labels.md').read_text(encoding='utf-8')
+    assert [
+        row for row in (f'| {name} | `{images}` | `{labels}` |' for name, images, labels in TABLE) if row not in text
+    ] == []
+
+
+def test_names_hold_any_characters(tmp_path: Path) -> None:
+    names = ['a[1]', 'b?', "it's", '日本', 'c  d', '$e', '{f}', 'g.h', '(i)+', 'j\\k']
+    for name in names:
+        save(tmp_path, f'pic tures [x]/{name}.jpg', np.zeros((4, 4, 3)))
+        save(tmp_path, f'a(b)/{name}_m.png', np.eye(4))
+    data = find_seg_data(tmp_path, patterns=Patterns.given('pic tures [x]/*.jpg', 'a(b)/*_m.png'))
+    assert {picture.stem for own in data.pairs.values() for picture, _ in own} == set(names)

@@ -32,7 +32,6 @@ GROUPS = {
         'export': ('apps.options:fill_export', 'write a student as weights or as a graph (ONNX, torch.export)'),
     },
     'With configs of your own': {
-        'config': ('apps.options:fill_config', 'combine a method with a pair by name, or list both'),
         'check': ('apps.options:fill_check', 'check a config before training'),
         'taps': ('apps.options:fill_taps', 'list the modules that can be compared'),
         'train': ('apps.options:fill_train', 'train with a config'),
@@ -47,7 +46,7 @@ GROUPS = {
     },
 }
 COMMANDS = {name: told for group in GROUPS.values() for name, told in group.items()}
-BEFORE = {'list-taps': 'taps', 'new-config': 'config'}  # names of earlier versions
+BEFORE = {'list-taps': 'taps'}  # names of earlier versions
 PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 

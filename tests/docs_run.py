@@ -19,7 +19,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.recipes import new_config
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, is_distill_model, load_model, student_option
 from tests import notebook, toys
 from tests.docs_blocks import ROOT, Block, Command, blocks, commands
@@ -44,9 +43,7 @@ def runs(block: Block) -> bool:
 def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
     """Run the blocks of some guides in a folder, their files written before; returns the commands."""
     done = []
-    # As in an installed package, so that new_config.py writes into the folder and not into this clone.
-    installed = mock.patch.object(new_config, '_is_checkout', lambda: False)
-    with _at(folder), _short(narrowed=guides == PROJECT), installed:
+    with _at(folder), _short(narrowed=guides == PROJECT):
         link_clone(folder)
         chosen = [block for name in guides for block in blocks('bash', 'python', 'yaml') if block.guide.stem == name]
         for block in chosen:
@@ -67,8 +64,7 @@ def run_notebook(folder: Path) -> list[list[dict[str, Any]]]:
                 assert _run(command), line
         return '' if '>' in line else printed.getvalue()
 
-    installed = mock.patch.object(new_config, '_is_checkout', lambda: False)
-    with _at(folder), _short(narrowed=False), installed:
+    with _at(folder), _short(narrowed=False):
         return notebook.execute(notebook.read()['cells'], shell)
 
 

@@ -39,7 +39,8 @@ PYTHON = [pytest.param(block, id=block.key) for block in blocks('python') if blo
 YAML = [pytest.param(block, id=block.key) for block in blocks('yaml')]
 BASE = re.compile(r"'(\.{1,2}/[\w./-]+\.py)'")
 OWN_BASES = {  # what a reader has whom the guides tell to inherit it
-    './my_student.py': 'toy_seg', './my_pair_control.py': 'toy_seg', './my_distilled.py': 'toy_seg',
+    './my_student.py': 'recipes/toy_seg', './my_pair_control.py': 'recipes/toy_seg',
+    './my_distilled.py': 'recipes/toy_seg', './my_pair.py': 'pairs/toy_seg', './my_data.py': 'datasets/shapes_seg',
 }  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def evaluated(block: Block, folder: Path) -> Mapping[str, Any]:
 
 def _base(name: str, block: Block) -> Path:
     if name in OWN_BASES:
-        return ROOT / f'configs/_base_/recipes/{OWN_BASES[name]}.py'
+        return ROOT / f'configs/_base_/{OWN_BASES[name]}.py'
     place = Path(block.file or 'configs/kd/x.py').parent
     folders = [ROOT / place, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
     found = [path for path in (folder / name for folder in folders) if path.is_file()]

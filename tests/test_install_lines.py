@@ -111,7 +111,7 @@ def test_the_readme_works_with_the_wheel_alone(tmp_path: Path) -> None:
     shutil.copy(wheel, tmp_path)
     shutil.rmtree(tmp_path / 'source')
     shell.paste(text_of('$(ls mmdistill_dense-'))
-    told = shell.paste(f'{text_of("dist/")}\nls configs; mmdistill config --list')
+    told = shell.paste(f'{text_of("dist/")}\nls configs; mmdistill check --help')
     assert '_base_' in told and 'METHOD:PAIR' in told
     for number in range(12):
         picture(tmp_path / f'leaves/images/train/{number}.jpg', number)

@@ -12,7 +12,6 @@ from mmdistill_dense.apps.recipes.compose import (
     gives_maps,
     options_for,
     parts_of,
-    recipe_text,
     recipes,
 )
 from mmdistill_dense.config.resolve import bases_of
@@ -48,7 +47,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / '_base_/recipes'
     folder.mkdir()
     files = [tmp_path / f'_base_/{part}.py' for part in parts]
-    (folder / 'net_r101_to_r18_city.py').write_text(recipe_text(*files, folder))
+    (folder / 'net_r101_to_r18_city.py').write_text(f'_base_ = {[str(file) for file in files]}\n')
     return tmp_path
 
 
@@ -192,15 +191,16 @@ def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:
         assert options_for('pkd', recipe) == ROOT / '_base_/distillers/pkd_det.py'
 
 
-def test_parts_of_ones_own_folder_are_named_relative_to_it(tmp_path: Path) -> None:
+def test_a_config_names_a_recipe_of_ones_own_folder_relative_to_it(tmp_path: Path) -> None:
     pair = tmp_path / 'pairs' / 'my_pair.py'
     write(tmp_path, 'pairs/my_pair')
     files = [ROOT / f'_base_/{name}.py' for name in ('datasets/shapes_seg', 'schedules/toy_450', 'runtime_seg')]
     recipe = tmp_path / 'my_recipe.py'
-    recipe.write_text(recipe_text(pair, *files, tmp_path))
-    assert "'./pairs/my_pair.py'" in recipe.read_text()
+    recipe.write_text(f'_base_ = {[str(file) for file in (pair, *files)]}\n')
     assert parts_of(recipe) == ('my_pair', 'shapes_seg', 'toy_450', 'runtime_seg', 'seg', False, False)
     fragment = options_for('kd', recipe)
     assert fragment
-    (tmp_path / 'leaf.py').write_text(config_text('kd', recipe, fragment, tmp_path))
+    text = config_text('kd', recipe, fragment, tmp_path)
+    assert "'./my_recipe.py'" in text
+    (tmp_path / 'leaf.py').write_text(text)
     assert Config.fromfile(tmp_path / 'leaf.py').model.distillers == Config.fromfile(fragment).distillers

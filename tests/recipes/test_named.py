@@ -9,8 +9,8 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import config_text, methods, option_files, owners, parts_of, recipes
-from mmdistill_dense.apps.recipes.named import Named, combinations, find, made_of, read_config
-from mmdistill_dense.config.resolve import bases_of
+from mmdistill_dense.apps.recipes.named import Named, check_data, classes_of, combinations, find, made_of, read_config
+from mmdistill_dense.config.resolve import bases_of, read_file
 from mmdistill_dense.model.build import build_distillers
 from tests.every_config import CONFIGS, FILES, every, name_of, named, place
 from tools.docs.targets import read_targets
@@ -21,11 +21,10 @@ PAIR = 'deeplabv3_r101_to_r18_cityscapes'
 # What a name stands for
 
 
-def test_a_file_with_a_name_is_what_the_tool_writes() -> None:
+def test_a_file_with_a_name_is_its_recipe_and_its_options() -> None:
     for path in FILES:
         if path in named():
-            told = 'remove it and write it again: mmdistill config --method M --pair P'
-            assert named()[path].text() == path.read_text(encoding='utf-8'), f'{path}: {told}'
+            assert named()[path].text() == path.read_text(encoding='utf-8'), path
 
 
 @pytest.mark.soak
@@ -193,3 +192,31 @@ def test_no_config_inherits_through_more_than_three_files() -> None:
         found = depth(path) if path.is_file() else 1 + max(depth(one.base), depth(one.options)) if one else 0
         laid_over = one is not None and one.base not in whole  # a change of another config of the method
         assert 0 < found <= 3 + laid_over, f'{name_of(path)}: {found}'
+
+
+# What fits a student
+
+
+def test_classes_are_those_of_the_built_data_set() -> None:
+    """CamVid's METAINFO names void, which is no class; its files need not be there."""
+    data = Config.fromfile(CONFIGS / '_base_/datasets/camvid_180x240.py').train_dataloader.dataset
+    for dataset in (data, dict(type='RepeatDataset', times=2, dataset=data)):
+        found = classes_of(dataset)
+        assert found is not None and len(found) == 11 and 'void' not in found
+    assert classes_of({**data, 'metainfo': dict(classes=['sky', 'car'])}) == ['sky', 'car']
+    assert classes_of(dict(type='mmdet.CocoDataset', no_such_option=1))[0] == 'person'
+    assert classes_of(dict(type='MyDataset')) is None
+
+
+@pytest.mark.parametrize(('pair', 'data', 'task', 'told'), [
+    (PAIR, 'coco_detection', 'det', 'the student is for seg, the data set for det'),
+    (PAIR, 'voc12aug_512x512', 'seg', 'RandomCrop.crop_size'),
+    ('deeplabv3_r101_to_r18_voc', 'ade20k_512x512', 'seg',
+     'model.student predicts 21 classes, the training data set has 150'),
+    ('retinanet_r101_to_r50_coco', 'bccd', 'det', 'model.student predicts 80 classes, the training data set has 3'),
+])  # fmt: skip
+def test_a_data_set_that_does_not_fit_the_student_is_refused(pair: str, data: str, task: str, told: str) -> None:
+    config = read_file(CONFIGS / f'_base_/recipes/{pair}.py')
+    config.train_dataloader = Config.fromfile(CONFIGS / f'_base_/datasets/{data}.py').train_dataloader
+    with pytest.raises(ValueError, match=told):
+        check_data(config, task)

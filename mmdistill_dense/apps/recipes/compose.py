@@ -112,7 +112,6 @@ def _sides(pair: str) -> dict[str, list[str]]:
     return {'pair': words, 'teacher': teacher, 'student': student, 'data': student}
 
 
-SCHEDULES = {'seg': 'sgd_40k', 'det': 'sgd_1x'}  # of a new recipe for which none is named
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
 _OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
@@ -248,23 +247,14 @@ def config_text(
     options: Path | str,
     folder: Path,
     distillers: Mapping[str, Mapping[str, Any]] | None = None,
-    unlabelled: str | None = None,
 ) -> str:
     """Return the text of a method's config: the recipe with the distillers of the options, or those given."""
     bases, model = [reference(recipe_file(recipe), folder)], dict[str, Any](distillers=distillers)
     if not distillers:
         bases.append(reference(Path(options), folder))
         model['distillers'] = Source('_base_.distillers')
-    if unlabelled:
-        model['unlabelled'] = {'data_root': unlabelled, 'ratio': 1}
     place = Template(f'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}')
     return assignments({'_base_': bases, 'model': model, 'work_dir': place})
-
-
-def recipe_text(pair: Path, dataset: Path, schedule: Path, runtime: Path, folder: Path) -> str:
-    """Return the text of a recipe in ``folder``, see :func:`config_text`."""
-    bases = ''.join(f'    {reference(path, folder)},\n' for path in (pair, dataset, schedule, runtime))
-    return f"_base_ = [\n{bases}]\nwork_dir = 'work_dirs/control/{{{{ fileBasenameNoExtension }}}}'\n"
 
 
 def reference(path: Path, folder: Path) -> Source:

@@ -12,7 +12,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.apps.recipes.compose import (
-    SCHEDULES,
     best,
     config_text,
     configs,
@@ -38,20 +37,9 @@ def check_data(config: Config, task: str) -> None:
     own = TASKS.get(found.scope or '', task)
     if own != task:
         raise ValueError(f'the student is for {own}, the data set for {task}: choose a data set of the same task.')
-    _check_schedule(config, task)
     dataset = config.train_dataloader.dataset
     check_crop(dataset, found.model)
     check_student_classes(classes_of(dataset), found.model)
-
-
-def _check_schedule(config: Config, task: str) -> None:
-    """Refuse a schedule of the other task: it keeps the best checkpoint by a score that no evaluation gives."""
-    best = str((config.get('default_hooks') or {}).get('checkpoint', {}).get('save_best'))
-    if ('mIoU' in best and task == 'det') or ('bbox' in best and task == 'seg'):
-        raise ValueError(
-            f'the data set is for {task}, but the schedule keeps the best checkpoint by {best!r} '
-            f'(default_hooks.checkpoint.save_best): choose a schedule for {task}, such as {SCHEDULES[task]}.'
-        )
 
 
 def classes_of(dataset: Any) -> Sequence[str] | None:

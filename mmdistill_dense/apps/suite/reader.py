@@ -157,8 +157,7 @@ def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
         if is_name(name):
             found = find(name)
             if isinstance(found, Named):
-                write = f'mmdistill config --all --method {found.method}'
-                raise ValueError(f'{name} is not a file; write it with: {write}')
+                raise ValueError(f'{name} is not a file; write one of these lines:\n{found.text()}')
             return found
         if not name.endswith('.py'):
             return find_config(name if '::' in name else f'mmdistill_dense::{inside}', key)

@@ -50,7 +50,6 @@ class Pictures:
     dataset: UnlabeledImages  # with their pipeline
     labelled: int  # how many labelled pictures were taken out
     left_out: Sequence[str]  # types of the steps of the labelled pipeline that do not work without labels
-    tested: Mapping[str, list[str]]  # the paths of the pictures of validation and test, by the name of the loader
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run is resumed: the number of pictures, and a hash of their names."""
@@ -88,8 +87,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
         dataset.get_subset_(left)
     paths = [listed[number] for number in left]
     tested = _tested(config)
-    pictures = {name: found for name, (found, _) in tested.items()}
-    _refuse_tested(paths, pictures)
+    _refuse_tested(paths, {name: found for name, (found, _) in tested.items()})
     labels = {name: images for name, (_, images) in tested.items()}
     _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
     steps, left_out = option.pipeline, list[str]()
@@ -99,7 +97,7 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     else:
         try_steps(steps, itertools.islice(paths, TRIED), KEY)
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
-    return Pictures(dataset, len(known), left_out, pictures)
+    return Pictures(dataset, len(known), left_out)
 
 
 def _tested(config: Mapping[str, Any]) -> dict[str, tuple[list[str], list[str]]]:

@@ -219,16 +219,6 @@ def test_what_a_part_of_the_teacher_answers_is_said_once(tmp_path: Path) -> None
     assert row.student_shape == row.teacher_shape and 'roi_head on the same RoIs' in printed(report)
 
 
-@pytest.mark.parametrize(('iters', 'wrong'), [(4, True), (5, False)])
-def test_a_balance_that_measures_an_empty_queue_alone(tmp_path: Path, iters: int, wrong: bool) -> None:
-    """The training of the student stopped there, after that of the teacher."""
-    pcd = dict(type='PCD', student_tap='backbone[3]', balance=dict(ratio=3.0, until=0.25), queue_size=32)
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(pcd=pcd))
-    report = check_config(toys.run_config(tmp_path, model, iters=iters), RANDOM)
-    assert found(report) == ({'unmeasured': 'error'} if wrong else {}), report.findings
-    assert not wrong or 'in the first step alone, where PCD has nothing to compare' in said(report)
-
-
 def test_heads_that_only_train_are_counted_beside_the_student() -> None:
     model = toys.build_plain(toys.seg_net())
     backbone, head, auxiliary = (

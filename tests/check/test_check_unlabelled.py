@@ -1,16 +1,12 @@
 """What ``check`` says of pictures without labels."""
 
 import io
-import shutil
-from pathlib import Path
 
-import cv2
 import pytest
 from rich.console import Console
 
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.check.render import show
-from mmdistill_dense.apps.check.unlabelled_facts import look_alikes
 from tests import toys
 
 
@@ -38,24 +34,6 @@ def test_their_number_is_told(report):
     show(report, Console(file=text, width=200))
     assert '6 pictures without labels, 3 a step' in text.getvalue()
     assert report.as_dict()['unlabelled']['pictures'] == 6
-
-
-def test_few_pictures_are_a_warning(report):
-    assert {finding.check: finding.level for finding in report.findings}['few'] == 'warning'
-    assert report.verdict == 'warning' and not report.stopped
-
-
-def test_pictures_compressed_again_are_found(tmp_path):
-    source = Path(toys.picture_folder(5, side=256))
-    for name in ('2.png', '4.png'):
-        picture = cv2.imread(str(source / name))
-        small = cv2.resize(picture, (160, 160), interpolation=cv2.INTER_AREA)
-        cv2.imwrite(str(tmp_path / f'{name[0]}.jpg'), small if name == '2.png' else picture)
-    paths = sorted(map(str, tmp_path.iterdir()))
-    shutil.copy(Path(toys.picture_folder(1, seed=33)) / '0.png', tmp_path / 'other.png')
-    others = [str(source / f'{number}.png') for number in range(5)]
-    assert look_alikes([*paths, str(tmp_path / 'other.png')], others) == [(paths[0], others[2]), (paths[1], others[4])]
-    assert look_alikes(paths, []) == []
 
 
 def test_pictures_of_validation_stop_the_check(tmp_path):

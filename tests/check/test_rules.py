@@ -16,7 +16,7 @@ from mmdistill_dense.apps.check import network_rules as step_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, worst
 from mmdistill_dense.apps.check.facts import read_data
 from mmdistill_dense.apps.check.run import Report
-from mmdistill_dense.apps.check.tap_list import TapRow, _gap, _is_flat
+from mmdistill_dense.apps.check.tap_list import _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import AfDCD
@@ -79,19 +79,6 @@ def test_of_a_balanced_distiller_the_weight_is_predicted_from_a_checkpoint_alone
     assert finding.level == 'warning' and 'no gradient' in finding.message
 
 
-@pytest.mark.parametrize(('end', 'by_epoch', 'said'), [(250, False, False), (251, False, True), (500, True, False)])
-def test_a_window_of_balance_within_the_warm_up(end: int, by_epoch: bool, said: bool) -> None:
-    rising = dict(type='LinearLR', start_factor=1e-3, begin=0, end=end, by_epoch=by_epoch)
-    falling = dict(type='PolyLR', begin=end, end=1000, by_epoch=False)
-    made = subject(model=balanced(), config=dict(param_scheduler=[rising, falling]))
-    found = list(network_rules.warm_up(made))
-    assert [one.level for one in found] == (['warning'] if said else [])
-    assert all(
-        f'until iteration 500, but the learning rate rises until iteration {end}' in one.message for one in found
-    )
-    assert not list(network_rules.warm_up(subject(model=distilled(), config=dict(param_scheduler=rising))))
-
-
 def test_a_schedule_longer_than_the_run() -> None:
     distiller = toys.MaskedMimic('a', schedule=dict(warmup=2000))
     distiller.state.max_iters = 1000
@@ -102,22 +89,15 @@ def test_a_schedule_longer_than_the_run() -> None:
 
 def test_random_networks_and_unlearned_tokens_are_not_judged() -> None:
     terms = [term('task', 1.0), term('distill.kd.loss_kd', 1e6, -1.0)]
-    for facts in (dict(options=Options(weights=False)), dict(untaught={'kd': 'random tokens'})):
+    for facts in (dict(options=Options(weights=False)), dict(untaught=['kd'])):
         made = subject(model=distilled(), terms=terms, **facts)
-        assert not [*step_rules.pull(made), *step_rules.against(made)]
+        assert not list(step_rules.pull(made))
 
 
 def test_a_schedule_that_is_off_is_a_note() -> None:
     made = subject(model=distilled(0.0), terms=[term('task', 1.0), term('distill.kd.loss_off', 0.0)])
     (finding,) = step_rules.pull(made)
     assert finding.level == 'note' and 'schedule' in finding.message
-
-
-def test_pulling_against_the_task_is_a_note() -> None:
-    made = subject(terms=[term('task', 1.0), term('distill.kd.loss_kd', 1.0, -0.6)])
-    (finding,) = step_rules.against(made)
-    assert finding.level == 'note' and '-0.60' in finding.message
-    assert not list(step_rules.against(subject(terms=[term('distill.pcd.loss_pcd', 1.0, math.nan)])))
 
 
 @pytest.mark.parametrize(
@@ -128,12 +108,6 @@ def test_pulling_against_the_task_is_a_note() -> None:
 def test_a_teacher_at_chance(metric: dict[str, float], wrong: bool) -> None:
     facts = TeacherFacts('model.teacher', 'FCN', 10, metric=metric, metric_pictures=4)
     assert bool(list(network_rules.teacher_metric(subject(teachers=[facts], data_classes=list('abcdefghij'))))) is wrong
-
-
-def test_maps_of_very_different_size_are_a_note() -> None:
-    row = TapRow('at', 'backbone[0]', 'X', [2, 8, 64, 64], 'backbone[3]', 'X', [2, 8, 8, 8])
-    (finding,) = step_rules.stretched(subject(taps=[row]))
-    assert '64x64' in finding.message and '8x8' in finding.message
 
 
 @pytest.mark.parametrize(('needed', 'warned'), [(8.9, False), (9.1, True)])

@@ -33,26 +33,6 @@ def test_an_epoch_that_never_ends(loop: dict, levels: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ('length', 'processes', 'loader', 'said'),
-    [
-        (9, 1, {}, True),
-        (9, 1, dict(drop_last=True), False),
-        (10, 1, {}, False),
-        (18, 2, {}, True),
-        (17, 2, {}, True),
-        (9, 1, dict(batch_size=1), False),
-        (None, 1, {}, False),
-    ],
-)
-def test_epochs_that_end_with_one_picture(length: int | None, processes: int, loader: dict, said: bool) -> None:
-    config = dict(train_cfg=EPOCHS, train_dataloader={'batch_size': 4, **loader})
-    made = Subject(Config(config), Options(processes=processes), length=length)
-    assert bool(list(schedule_rules.last_batch(made))) == said
-    made.config['train_cfg'] = STEPS
-    assert not list(schedule_rules.last_batch(made))
-
-
-@pytest.mark.parametrize(
     ('loop', 'scheduler', 'words'),
     [
         (STEPS, POLY, None),

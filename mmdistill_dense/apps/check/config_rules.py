@@ -201,21 +201,6 @@ def endless(subject: Subject) -> Findings:
         )
 
 
-def last_batch(subject: Subject) -> Findings:
-    """Find epochs that end with a single picture, on which batch norm may stop."""
-    loader = subject.config.get('train_dataloader') or {}
-    batch = loader.get('batch_size', 1)
-    if not counts_epochs(subject.config) or not subject.length or batch == 1 or loader.get('drop_last'):
-        return
-    own = math.ceil(subject.length / subject.options.processes)
-    if own % batch == 1:
-        yield warning(
-            f'the last batch of each epoch holds one picture ({own} pictures in batches of {batch}): training stops '
-            'there if batch norm follows a pooling to one pixel.',
-            'Set train_dataloader.drop_last=True.',
-        )
-
-
 def rate(subject: Subject) -> Findings:
     """Find a learning rate that does not fall as its schedule says, or is 0 long before the end."""
     # a tenth is let pass: a schedule may well end a step late, so that the last step is not lost
@@ -296,4 +281,4 @@ def _unit(epochs: bool) -> str:
 
 
 CONFIG = (keys, overrides, hook, workers, crop, batch, evaluators, optimizer, endless, rate, checkpoints, best)
-DATA = (data, student_classes, validation_classes, labels, last_batch)
+DATA = (data, student_classes, validation_classes, labels)

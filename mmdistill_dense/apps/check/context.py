@@ -143,10 +143,7 @@ class UnlabelledFacts:
 
     pictures: int  # their number
     labelled: int  # how many labelled ones were taken out
-    left_out: Sequence[str]  # steps of the labelled pipeline that do not work without labels
     step: int  # pictures of a step
-    # pairs that look the same: a picture, and one of validation or test
-    alike: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass
@@ -170,14 +167,11 @@ class Subject:
     student: StudentFacts | None = None
     teachers: list[TeacherFacts] = field(default_factory=list)
     started: tuple[int, int] | None = None  # of ``load_from``: how many tensors fit, and how many the student has
-    # how the step differs from training, by distiller, e.g. tokens that are not learned yet.
-    untaught: dict[str, str] = field(default_factory=dict)
+    untaught: list[str] = field(default_factory=list)  # distillers whose tokens are random here
     iteration: int = 0  # iteration of the run at which the losses are computed
     taps: list[TapRow] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
     gaps: dict[str, float] = field(default_factory=dict)  # see :func:`~mmdistill_dense.apps.check.tap_list.pair_gaps`
-    # distillers that compare nothing in the first step of a run, where their queues are empty
-    idle: list[str] = field(default_factory=list)
     flat: list[str] = field(default_factory=list)  # teacher taps that are the same at all positions
     terms: list[Term] = field(default_factory=list)
     unlabelled: UnlabelledFacts | None = None  # see :class:`UnlabelledFacts`

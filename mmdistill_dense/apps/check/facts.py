@@ -210,7 +210,7 @@ def load(subject: Subject) -> None:
                 load_teacher(teacher, like, first, random=True)
     for name, distiller in subject.distillers.items():
         if isinstance(distiller, TokenDistiller) and not _take_tokens(subject, distiller):
-            subject.untaught[name] = 'its tokens are random here: training learns them first'
+            subject.untaught.append(name)
     subject.teachers = [_describe_teacher(teacher) for teacher in subject.frozen.values()]
 
 
@@ -374,9 +374,7 @@ def run_step(subject: Subject) -> None:
     subject.gaps = pair_gaps(model, resolve(subject), **ready_batch(subject))
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
-            first = model(**ready_batch(subject), mode='loss')
-        given = [name for name, value in first.items() if 'loss' in name and torch.is_tensor(value) and value.any()]
-        subject.idle = [one for one in subject.distillers if not any(f'distill.{one}.' in name for name in given)]
+            model(**ready_batch(subject), mode='loss')
     for teacher in subject.frozen.values():
         teacher.looks = []
     with Watch(model, subject.frozen).open() as watch:

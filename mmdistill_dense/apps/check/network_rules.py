@@ -1,4 +1,4 @@
-"""Checks of the built networks, of one training step, and of the pictures without labels."""
+"""Checks of the built networks and of one training step."""
 
 from __future__ import annotations
 
@@ -8,14 +8,10 @@ from typing import Any
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmdistill_dense.apps.check.context import NOTE, Finding, Findings, Subject, error, note, schedulers, warning
+from mmdistill_dense.apps.check.context import Findings, Subject, error, note, warning
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
-from mmdistill_dense.distillers.schedule import in_iterations, planned
 from mmdistill_dense.guards.config import check_teacher_classes, num_classes
-from mmdistill_dense.model.balanced_step import TASK, balanced_of
-from mmdistill_dense.unlabelled.step import KEY
-from mmdistill_dense.unlabelled.stream import FEW
-from mmdistill_dense.utils.validate import size_text, some
+from mmdistill_dense.model.balanced_step import TASK
 
 # Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
 # COCO-Stuff; CamVid.
@@ -109,26 +105,6 @@ def weights_over_the_run(subject: Subject) -> Findings:
             yield warning(told)
 
 
-def warm_up(subject: Subject) -> Findings:
-    """Check that ``balance`` measures far beyond the warm-up of the learning rate."""
-    rising = [
-        one
-        for _, one in schedulers(subject.config)
-        if str(one.get('type')).endswith('LinearLR') and not one.get('begin')
-    ]
-    end = max((one.get('end') or 0 for one in rising if one.get('by_epoch') is False), default=0)
-    for name, distiller in subject.distillers.items():
-        if distiller.balancer is None:
-            continue
-        until = in_iterations(distiller.balancer.option.until, distiller.state.max_iters)
-        if until < 2 * end:
-            yield warning(
-                f'model.distillers.{name}.balance measures until iteration {until:g}, but the learning rate rises '
-                f'until iteration {end}: norms of that time are not those of the training.',
-                f'Set balance.until to {2 * end} or more.',
-            )
-
-
 def learned_classes(subject: Subject) -> Findings:
     """Check the classes in each teacher's file, and their order."""
     for teacher in subject.frozen.values():
@@ -167,12 +143,6 @@ def normalisation(subject: Subject) -> Findings:
             yield note(f'{facts.key} was trained with another normalisation; the batch is adapted.')
 
 
-def small_teacher(subject: Subject) -> Findings:
-    for facts in subject.teachers:
-        if subject.student and 0 < facts.parameters < subject.student.parameters:
-            yield note(f'{facts.key} ({facts.parameters:,}) is smaller than student ({subject.student.parameters:,}).')
-
-
 def teacher_metric(subject: Subject) -> Findings:
     """Check that each teacher predicts better than chance."""
     classes = len(subject.data_classes or ()) or 1
@@ -190,7 +160,6 @@ def teacher_metric(subject: Subject) -> Findings:
 LOUD, QUIET = 0.95, 0.005  # a distiller's share of the gradient at the backbone that is too large, too small
 DEAFENING = 0.999  # a share that is too large even at the start of training
 GAP = 1e-3  # of the largest value: more than rounding
-AGAINST = -0.3  # cosine of a distiller's gradient with the task's
 LATER = '--cfg-options load_from=CHECKPOINT'
 
 
@@ -201,20 +170,6 @@ def finite(subject: Subject) -> Findings:
             yield error(
                 f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
                 'Check the labels, the weights of that term, and that the teacher is the right file.',
-            )
-
-
-def unmeasured(subject: Subject) -> Findings:
-    """Find a ``balance`` that measures in the first step alone, where a queue is empty and gives no gradient."""
-    balanced = balanced_of(subject.distillers)
-    for name, (distiller, balancer) in balanced.items():
-        window = in_iterations(balancer.option.until, distiller.state.max_iters)
-        if name in subject.idle and planned(window, distiller.state.max_iters, len(balanced)) <= {0}:
-            key = f'model.distillers.{name}.balance'
-            yield error(
-                f'{key} measures until iteration {window:g}: in the first step alone, where {type(distiller).__name__} '
-                'has nothing to compare yet (its queue is empty). Training would stop without a weight.',
-                f'Train for more iterations, raise {key}.until, or set balance=None and give loss_weight.',
             )
 
 
@@ -256,26 +211,6 @@ def _balanced(subject: Subject, name: str, inverse: float) -> str:
     return f'{said}. At the weights of load_from, this batch gives about {weight:.2g}.'
 
 
-def against(subject: Subject) -> Findings:
-    """Note distillers whose gradient opposes the task's."""
-    for term in subject.terms if subject.options.weights else []:
-        cosine = term.pulls[BACKBONE].cosine if BACKBONE in term.pulls else math.nan
-        if term.name != TASK and cosine < AGAINST and term.name.split('.')[1] not in subject.untaught:
-            yield note(
-                f"the gradient of {term.name} opposes the task's at the backbone (cosine {cosine:.2f}).",
-                f'At the start of training this means little: check again later ({LATER}).',
-            )
-
-
-def untaught(subject: Subject) -> Findings:
-    """Note how the step differs from training."""
-    for name, reason in subject.untaught.items():
-        yield note(f'model.distillers.{name}: {reason}; its loss means nothing yet.')
-    if subject.iteration:
-        message = f'the losses are those of iteration {subject.iteration}, because a schedule is off at the start.'
-        yield note(message)
-
-
 def flat_taps(subject: Subject) -> Findings:
     """Check that the teacher's maps are not the same at all positions."""
     for place in subject.flat if subject.options.weights else []:
@@ -296,17 +231,6 @@ def own_copy(subject: Subject) -> Findings:
             )
 
 
-def stretched(subject: Subject) -> Findings:
-    """Note pairs of maps whose sides differ by more than a factor of 2."""
-    for row in subject.taps:
-        sides = [shape[2:] for shape in (row.student_shape, row.teacher_shape) if len(shape) == 4]
-        if len(sides) == 2 and max(max(a / b, b / a) for a, b in zip(*sides, strict=True)) > 2:
-            yield note(
-                f'model.distillers.{row.distiller}: {row.student_tap} is {size_text(sides[0])}, {row.teacher_tap} of '
-                f'the teacher {size_text(sides[1])}: taps of the same stride lose less.'
-            )
-
-
 def memory(subject: Subject) -> Findings:
     needed = subject.cost.get('extra_memory', 0) + subject.cost.get('control_memory', 0)
     if subject.options.device.startswith('cuda') and needed:
@@ -321,34 +245,8 @@ def cost(subject: Subject) -> Findings:
         yield note(f'time and memory could not be measured here: {subject.cost["problem"]}')
 
 
-def few(subject: Subject) -> Findings:
-    """Check that there are more pictures than a few steps take, and note what the pipeline leaves out."""
-    facts = subject.unlabelled
-    if facts is None:
-        if subject.data_problem and (subject.config.get('model') or {}).get('unlabelled'):
-            yield Finding(NOTE, 'unlabelled', f'{KEY} was not read, because the labelled pictures were not.')
-        return
-    if facts.pictures < FEW * facts.step:
-        message = f'{KEY}: {facts.pictures} pictures are few for {facts.step} a step.'
-        yield warning(message, f'Lower {KEY}.ratio, or add pictures.')
-    left_out = [name for name in facts.left_out if not name.startswith('Load')]  # that labels are not read is no news
-    if left_out:
-        yield Finding(NOTE, 'pipeline', f'{KEY}.pipeline leaves out {", ".join(left_out)}, which need labels.')
-
-
-def alike(subject: Subject) -> Findings:
-    """Find pictures that look like one of validation or test, though their files differ."""
-    facts = subject.unlabelled
-    if facts is not None and facts.alike:
-        yield warning(
-            f'{KEY}: {len(facts.alike)} pictures look like one of validation or test, as after another compression: '
-            f'{some(f"{own} ~ {other}" for own, other in facts.alike)}.',
-            'If they are the same pictures, take them out: results on them would tell nothing about new ones.',
-        )
-
-
-MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, weights_over_the_run, warm_up, enough_pictures)
-WEIGHTS = (start, learned_classes, random_teacher, normalisation, small_teacher)
-UNLABELLED, METRIC = (few, alike), (teacher_metric,)
-STEP = (finite, unmeasured, pull, against, untaught, flat_taps, own_copy, stretched)
+MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, weights_over_the_run, enough_pictures)
+WEIGHTS = (start, learned_classes, random_teacher, normalisation)
+METRIC = (teacher_metric,)
+STEP = (finite, pull, flat_taps, own_copy)
 COST = (memory, cost)

@@ -88,7 +88,7 @@ STAGES = (
     Stage('reading the config', _read_network, config_rules.CONFIG),
     Stage('reading the data set', _read_data, config_rules.DATA, _size_may_help),
     Stage('building the networks', build, network_rules.MODEL),
-    Stage('reading the pictures without labels', read_unlabelled, network_rules.UNLABELLED),
+    Stage('reading the pictures without labels', read_unlabelled, ()),
     Stage('loading the weights', load, network_rules.WEIGHTS, _no_weights_may_help),
     Stage('predicting a picture of validation', predict, ()),
     Stage('testing the teacher', test_teachers, network_rules.METRIC),

@@ -29,7 +29,7 @@ def _train(folder: Path, distillers: dict[str, Any]) -> None:
 
 @pytest.fixture(scope='session')
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A suite with a control and two methods, of one seed, with results and costs that nobody measured."""
+    """A suite with a control and two methods, of one seed, with results that nobody measured."""
     out = tmp_path_factory.mktemp('suite')
     methods = {
         'control': {},
@@ -41,9 +41,6 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
         _train(folder, distillers)
         result = dict(score=40.0 + 2 * place, minutes=1.5, metrics={})
         (folder / 'result.json').write_text(json.dumps(result), encoding='utf-8')
-    (out / 'cost').mkdir()
-    cost = dict(ratio=1.75, memory=dict(extra=3 * 2**20))
-    (out / 'cost' / 'kd.json').write_text(json.dumps(cost), encoding='utf-8')
     return out
 
 

@@ -10,7 +10,7 @@ import torch
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs
 from mmdistill_dense.apps.report.scores import Answer
 from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
-from mmdistill_dense.apps.report.settings import cost_section, step_ratio
+from mmdistill_dense.apps.report.settings import cost_section
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"
@@ -124,16 +124,6 @@ def test_a_test_in_the_same_folder_does_not_replace_the_config(tmp_path):
     later.parent.mkdir(parents=True)
     later.write_text('randomness = dict(seed=99)', encoding='utf-8')
     assert find_runs(folder)[0].seed == 3
-
-
-@pytest.mark.parametrize(('trained', 'ratio'), [('same', 9.5), ('other', None)])
-def test_a_step_that_was_measured_with_other_settings_is_not_shown(tmp_path, trained, ratio):
-    folder = suite(tmp_path, seeds=(0,)) / 'runs' / 'kd' / 'seed0'
-    (folder / 'result.json').write_text(json.dumps({'config_hash': trained}), encoding='utf-8')
-    (tmp_path / 'cost').mkdir()
-    (tmp_path / 'cost' / 'kd.json').write_text(json.dumps({'ratio': 9.5, 'key': {'config_hash': 'same'}}))
-    numbers = Numbers(compare([folder]))
-    assert step_ratio(numbers.comparison.runs[0], numbers) == ratio
 
 
 def test_the_checkpoint_is_the_one_that_was_written_last(tmp_path):

@@ -25,11 +25,11 @@ def test_list_without_a_definition_shows_every_method(capsys: pytest.CaptureFixt
     assert all(f' {method} ' in printed for method in compose.methods())
 
 
-def test_list_shows_states_and_searches(capsys: pytest.CaptureFixture[str]) -> None:
-    path = tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2]}, 'seeds': [7]})
+def test_list_shows_states(capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny.write(Path())
     definition = load(path)
     runs = {run.title: run for run in plan.runs(definition)}
-    first, control = runs['kd loss_weight=1 seed 7'], runs['control seed 0']
+    first, control = runs['kd seed 0'], runs['control seed 0']
     tiny.write_result(first.folder, 12.25, config_hash=plan.hash_of(definition, first))
     tiny.write_result(control.folder, 30.5, config_hash='old')
     assert main(['suite', 'list', str(path)]) == 0
@@ -38,10 +38,8 @@ def test_list_shows_states_and_searches(capsys: pytest.CaptureFixture[str]) -> N
     def line(start: str) -> str:
         return next(line for line in lines if start in line)
 
-    assert line('search of kd: loss_weight=1').endswith('12.25')
-    assert 'finished' in line('kd loss_weight=1 seed 7') and '12.25' in line('kd loss_weight=1 seed 7')
+    assert 'finished' in line('kd seed 0') and '12.25' in line('kd seed 0')
     assert 'CHANGED since' in line('control seed 0') and 'old' in line('control seed 0')
-    assert 'waits for its search' in line('kd seed 0')
     assert 'others that fit: afdcd, ' in line('others')
 
 
@@ -93,12 +91,12 @@ def test_places_are_counted_from_one(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_run_that_is_not_there_is_told_with_those_that_are() -> None:
-    definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}))
-    assert actions.find(definition, 'teacher', None, None).name == 'teacher'
-    with pytest.raises(ValueError, match='kd has no run with --seed 5 --search None, but kd loss_weight=1 seed 7'):
-        actions.find(definition, 'kd', 5, None)
+    definition = load(tiny.write(Path()))
+    assert actions.find(definition, 'teacher', None).name == 'teacher'
+    with pytest.raises(ValueError, match='kd has no run with --seed 5, but kd seed 0'):
+        actions.find(definition, 'kd', 5)
     with pytest.raises(ValueError, match="row 'kdd': unknown. Close: kd"):
-        actions.find(definition, 'kdd', 0, None)
+        actions.find(definition, 'kdd', 0)
 
 
 def test_a_job_without_its_seed_is_told_in_one_line(
@@ -106,16 +104,16 @@ def test_a_job_without_its_seed_is_told_in_one_line(
 ) -> None:
     monkeypatch.setenv('LOCAL_RANK', '0')
     assert main(['suite', 'job', str(tiny.write(Path())), 'kd']) == 2
-    assert 'kd has no run with --seed None --search None, but kd seed 0' in capsys.readouterr().err
+    assert 'kd has no run with --seed None, but kd seed 0' in capsys.readouterr().err
 
 
 def test_every_run_is_found_again_by_its_command_line() -> None:
     from mmdistill_dense.apps.suite.pool import job_words
 
-    definition = load(tiny.write(Path(), grid={'kd': {'loss_weight': [1, 2.5]}, 'seeds': [7]}))
+    definition = load(tiny.write(Path()))
     for run in plan.runs(definition):
         args = fill(Parser(), 'suite').parse_args(job_words(definition.path, run))
-        assert actions.find(definition, args.name, args.seed, args.search) == run
+        assert actions.find(definition, args.name, args.seed) == run
 
 
 @pytest.mark.parametrize(

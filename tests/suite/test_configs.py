@@ -48,7 +48,7 @@ def test_method_differs_from_its_control_in_distillers_alone() -> None:
 )
 def test_leaf_that_differs_in_more_is_refused_with_the_keys(text: str, key: str) -> None:
     definition = defined(methods=own_leaf(text))
-    with pytest.raises(ValueError, match=rf"methods.mine.config='mine.py' differs .* distillers: {key}\. The gain"):
+    with pytest.raises(ValueError, match=rf"methods.mine.config='mine.py' differs .* first weights: {key}\. The gain"):
         configs.method_config(definition, definition.methods['mine'])
 
 
@@ -56,7 +56,9 @@ def test_leaf_that_differs_in_more_is_refused_with_the_keys(text: str, key: str)
 def test_leaf_without_distillers_is_refused(options: dict) -> None:
     own_leaf('model.clear()\n')
     definition = defined(methods={'mine': {'config': 'mine.py', 'options': options}})
-    with pytest.raises(ValueError, match=r"methods.mine.config='mine.py' has no model.distillers: .* second control"):
+    with pytest.raises(
+        ValueError, match=r"methods.mine.config='mine.py' has no model.distillers and no weights .* second control"
+    ):
         configs.method_config(definition, definition.methods['mine'])
 
 
@@ -107,6 +109,18 @@ def test_a_method_of_ones_own_names_its_module(tmp_path: Path) -> None:
     assert found.custom_imports.imports == ['mmdistill_dense.engine.launch', 'json']
 
 
+def test_a_config_of_ones_own_may_start_from_other_weights() -> None:
+    weights = (
+        "load_from = 'x.pth'\nmodel['inherit'] = ['neck']\nmodel['student'] = dict(backbone=dict(init_cfg=None))\n"
+    )
+    definition = defined(methods=own_leaf(weights), options={'train_cfg.val_interval': 5})
+    found = configs.method_config(definition, definition.methods['mine'])
+    assert (found.load_from, found.model.inherit, found.train_cfg.val_interval) == ('x.pth', ['neck'], 5)
+    assert found.model.student.backbone.init_cfg is None
+    definition = defined(methods=own_leaf(weights + "del model['distillers']\n"))
+    assert not configs.method_config(definition, definition.methods['mine']).model.get('distillers')
+
+
 def test_control_with_distillers_is_refused() -> None:
     own_leaf("default_scope = 'mmseg'")
     with pytest.raises(ValueError, match="control='.*mine.py' must be a DistillModel without distillers"):
@@ -114,14 +128,11 @@ def test_control_with_distillers_is_refused() -> None:
 
 
 def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
-    grid = {'kd': {'loss_weight': [0.5, 2]}, 'seeds': [1]}
     methods = {'kd': {}, 'afdcd': {'options': {'afdcd.pool_size': 2}}, **own_leaf()}
     definition = defined(
-        methods=methods, grid=grid, seeds=[3], options={'param_scheduler.1.end': 77, 'train_cfg': {'val_interval': 5}}
+        methods=methods, seeds=[3], options={'param_scheduler.1.end': 77, 'train_cfg': {'val_interval': 5}}
     )
     for run in plan.runs(definition):
-        if run.choice is None:
-            continue
         config = plan.config_of(definition, run)
         run_configs.write_configs(definition, run, config)
         file = Config.fromfile(run.folder / 'run.py')

@@ -39,8 +39,9 @@ def test_all_methods_are_those_that_fit(tmp_path: Path) -> None:
 
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path) -> None:
     path = tiny.write(tmp_path)
-    path.write_text(path.read_text() + 'grid: {kd: {loss_weight: [1e-3, 2.5E+1]}, seeds: [1]}\n')
-    assert definition.load(path).grid == {'kd': {'loss_weight': [0.001, 25.0]}}
+    path.write_text(path.read_text() + 'slurm: {a: 1e-3, b: 2.5E+1}\n')
+    slurm = definition.load(path).slurm
+    assert (slurm['a'], slurm['b']) == (0.001, 25.0)
 
 
 def test_definition_of_the_documentation_loads(tmp_path: Path) -> None:
@@ -79,10 +80,9 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
         (dict(methods={'kd': {'data': ['x']}}), 'methods.kd.data: is a list of training sets, each as changes'),
         (dict(methods={'kd': {'length': 0}}), 'methods.kd.length: must be a factor above 0, got 0'),
         (dict(methods={'long': {'length': 2, 'options': {}}}), 'methods.long.options: a row without `method`'),
-        (
-            dict(methods={'kd': {'length': 2}}, budget={'steps': 9}),
-            'methods.kd.length: the budget of the definition sets the lengths',
-        ),
+        (dict(methods={'kd': {'start': 'x'}}), 'methods.kd.start: suite start has left: '),
+        (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'tiny.yaml: grid: suite grid has left: '),
+        (dict(methods={'control_kd': {'method': 'kd'}}), 'methods.control_kd: a row named control_… is the student'),
         (
             dict(methods={'kd': {'options': {'kd': {'settings': 'auto'}}}}),
             'methods.kd.options.kd.settings: the constants of the method would stay. Write it as `settings` of the row',
@@ -96,12 +96,6 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
         (dict(workers=-1), 'workers: must be at least 0'),
         (dict(percent='yes'), "percent: must be of type bool, got 'yes'"),
         (dict(teacher={'file': 'x'}), 'teacher.file: unknown key'),
-        (dict(grid={'afdcd': {}, 'seeds': [1]}), 'grid.afdcd: unknown key. '),
-        (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'grid.seeds: missing'),
-        (dict(grid={'kd': {'loss_weight': 1}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
-        (dict(grid={'kd': {'loss_weight': [1, 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
-        (dict(grid={'kd': {'loss_weight': ['1', 1]}, 'seeds': [1]}), 'grid.kd.loss_weight: needs two or more'),
-        (dict(grid={'kd': {}, 'seeds': [1]}), 'grid.kd: needs options with the values to try'),
         (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: must be slurm or pytorch, got 'pbs'"),
     ],
 )
@@ -200,15 +194,15 @@ def test_a_definition_inherits_others_as_configs_do(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('suffix', ['py', 'json', 'yml'])
 def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> None:
-    content = tiny.content(starts={'own': {'checkpoint': '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'}})
-    content['methods'] = {'kd': {}, 'other': {'start': 'own'}}
+    place = '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'
+    content = tiny.content(methods={'kd': {}, 'other': {'data': [{'ann_file': place}]}})
     text = ''.join(f'{key} = {value!r}\n' for key, value in content.items())
     (tmp_path / f'tiny.{suffix}').write_text(
         text if suffix == 'py' else json.dumps(content, indent='\t' if suffix == 'json' else 2)
     )
     found = definition.load(tmp_path / f'tiny.{suffix}')
     assert replace(found, path=None) == replace(definition.load(tiny.write(tmp_path, **content)), path=None)
-    assert found.starts['own'].checkpoint == '{{$MMDISTILL_WEIGHTS:weights}}/x.pth'
+    assert found.methods['other'].data[0]['ann_file'] == place
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import job, plan, preflight
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.job import Report
-from mmdistill_dense.apps.suite.table import write_table
-from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
 from tests.suite import tiny
 from tests.suite.tiny import run_of
@@ -156,7 +153,7 @@ def test_changed_config_is_refused_with_both_hashes(definition: Definition, whol
 
 
 def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(tmp_path: Path) -> None:
-    run = plan.Run('kd', 'run', 0, tmp_path)
+    run = plan.Run('kd', 0, tmp_path)
     (tmp_path / 'state.json').write_text(json.dumps({'config_hash': 'old'}))
     job.check_unchanged(run, 'new')
     torch.save({'state_dict': {}}, tmp_path / 'iter_2.pth')
@@ -221,7 +218,7 @@ def test_only_the_first_process_writes(definition: Definition, tmp_path: Path, m
 
 
 def test_run_goes_on_with_as_many_processes_as_it_was_begun(tmp_path: Path) -> None:
-    run = plan.Run('kd', 'run', 0, tmp_path)
+    run = plan.Run('kd', 0, tmp_path)
     (tmp_path / 'state.json').write_text(json.dumps({'config_hash': 'x', 'processes': 8}))
     job.check_processes(run, 1)  # there is no checkpoint yet
     torch.save({'state_dict': {}}, tmp_path / 'iter_2.pth')
@@ -232,9 +229,9 @@ def test_run_goes_on_with_as_many_processes_as_it_was_begun(tmp_path: Path) -> N
 
 def test_finished_teacher_may_have_had_other_processes(tmp_path: Path) -> None:
     tiny.write_result(tmp_path, 1.0, processes=8)
-    job.check_processes(plan.Run('teacher', 'teacher', 0, tmp_path), 1)
+    job.check_processes(plan.Run('teacher', 0, tmp_path), 1)
     with pytest.raises(ValueError, match='was made by 8'):
-        job.check_processes(plan.Run('kd', 'run', 0, tmp_path), 1)
+        job.check_processes(plan.Run('kd', 0, tmp_path), 1)
 
 
 def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,9 +250,8 @@ def test_run_belongs_to_one_process(definition: Definition) -> None:
 def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(tmp_path: Path) -> None:
     definition = load(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
     metrics = {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}
-    run = plan.Run('kd', 'run', 0, tmp_path)
+    run = plan.Run('kd', 0, tmp_path)
     assert plan.score_of(definition, run, metrics) == 25.0
-    assert plan.score_of(definition, plan.Run('kd', 'search', 0, tmp_path), metrics) == 50.0
     assert plan.score_of(definition, run, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
     with pytest.raises(KeyError, match=r"metric='coco/bbox_mAP' is not in the result of the test: mIoU, aAcc"):
         plan.score_of(definition, run, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
@@ -287,70 +283,3 @@ def test_given_teacher_is_tested_alone(
     expected = json.loads((whole / 'out/teacher/result.json').read_text())
     assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
     assert not list((tmp_path / 'out/teacher').glob('*.pth'))
-
-
-# A pre-training, and a student that starts from it
-
-PRE_EPOCHS = 3
-PRETRAIN = {
-    'train_cfg.max_epochs': PRE_EPOCHS, 'train_dataloader.dataset.num_images': 8, 'train_dataloader.batch_size': 4,
-    'default_hooks.checkpoint.interval': 1, 'model.teacher.checkpoint': 'teacher.pth',
-    'model.distillers.pcd.queue_size': 16,
-}  # fmt: skip
-
-
-@pytest.fixture
-def started_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Definition:
-    """A suite of a control and one student from a pre-training, whose teacher has random weights."""
-    monkeypatch.chdir(tmp_path)
-    starts = {'pre': {'pretrain': 'pcd/toy_pretrain', 'options': PRETRAIN}}
-    path = tiny.write(tmp_path, 2, starts=starts, methods={'started': {'start': 'pre'}}, teacher=None)
-    init_default_scope('mmseg')
-    pretraining = Config.fromfile(Path(__file__).parents[2] / 'configs/pcd/toy_pretrain.py')
-    teacher = MODELS.build(pretraining.model.teacher.backbone)
-    torch.save({'state_dict': {f'backbone.{k}': v for k, v in teacher.state_dict().items()}}, 'teacher.pth')
-    return load(path)
-
-
-def weights(folder: str, name: str) -> dict[str, torch.Tensor]:
-    return torch.load(Path('out', folder, name), weights_only=False)['state_dict']
-
-
-@pytest.mark.soak
-def test_student_starts_from_what_the_suite_pretrained(
-    started_suite: Definition, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    definition = started_suite
-    with pytest.raises(
-        RuntimeError, match='started seed 0 needs results that are not there yet: out/pretrain/pre/seed0'
-    ):
-        perform(definition, 'started seed 0')
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        stopping(patch, 3)
-        perform(definition, 'pretrain/pre seed 0')
-    first = perform(definition, 'pretrain/pre seed 0')
-    assert (first['restarts'], first['score'], first['checkpoint']) == (1, None, f'epoch_{PRE_EPOCHS}.pth')
-    stopped = weights('pretrain/pre/seed0', first['checkpoint'])
-    for file in [*Path('out/pretrain/pre/seed0').glob('*.pth'), *Path('out/pretrain/pre/seed0').glob('*.json')]:
-        file.unlink()  # mmengine's visualizer, one for each process, keeps the folder of its logs
-    assert perform(definition, 'pretrain/pre seed 0')['restarts'] == 0
-    assert not toys.differing(stopped, weights('pretrain/pre/seed0', first['checkpoint'])), 'the same bits'
-
-    result, control = perform(definition, 'started seed 0'), perform(definition, 'control seed 0')
-    file = Path('out/pretrain/pre/seed0', first['checkpoint'])
-    started = result['start']
-    assert (started['name'], started['file'], started['sha256']) == ('pre', file.name, sha256(file))
-    assert 0 < started['matched'] == started['total'] and control['start'] is None
-    assert result['metrics']['test'] != control['metrics']['test']
-    write_table(definition)
-    shown = capsys.readouterr().out
-    assert 'started = student alone from start pre' in shown and 'one for all seeds, of seed 0' in shown
-    assert f'{file.name}, sha256 {started["sha256"][:12]}' in shown
-
-    Path('out/runs/started/seed0/result.json').unlink()
-    assert perform(definition, 'started seed 0')['metrics'] == result['metrics'], 'resumed, and only tested'
-
-    file.write_bytes(file.read_bytes()[:100])
-    Path('out/runs/started/seed0/result.json').unlink()
-    with pytest.raises(ValueError, match='is no readable checkpoint'):
-        perform(definition, 'started seed 0')

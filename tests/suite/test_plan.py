@@ -1,41 +1,34 @@
-"""Which runs there are, what they wait for, and which tried value is taken."""
+"""Which runs there are, what they wait for, and their results."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, load
 from tests.suite import tiny
-
-GRID = {'kd': {'loss_weight': [1, 10]}, 'seeds': [7, 8]}
 
 
 def defined(**changes: Any) -> Definition:
     return load(tiny.write(Path(), **{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes}))
 
 
-def test_runs_are_teacher_then_searches_then_seed_by_seed() -> None:
-    found = plan.runs(defined(grid=GRID))
+def test_runs_are_teacher_then_seed_by_seed() -> None:
+    found = plan.runs(defined())
     assert [run.title for run in found] == [
         'teacher',
-        'kd loss_weight=1 seed 7', 'kd loss_weight=1 seed 8', 'kd loss_weight=10 seed 7', 'kd loss_weight=10 seed 8',
         'control seed 0', 'kd seed 0', 'afdcd seed 0', 'control seed 1', 'kd seed 1', 'afdcd seed 1',
     ]  # fmt: skip
-    assert [str(run.folder) for run in found[:2]] == ['out/teacher', 'out/search/kd/loss_weight=1/seed7']
+    assert [str(run.folder) for run in found[:2]] == ['out/teacher', 'out/runs/control/seed0']
     assert str(found[-1].folder) == 'out/runs/afdcd/seed1'
     assert len({run.folder for run in found}) == len(found)
 
 
 def test_runs_wait_for_what_they_read() -> None:
-    found = {run.title: run for run in plan.runs(defined(grid=GRID))}
+    found = {run.title: run for run in plan.runs(defined())}
     teacher = found['teacher'].folder
-    searches = tuple(run.folder for run in found.values() if run.kind == 'search')
     assert found['teacher'].after == found['control seed 0'].after == ()
-    assert found['afdcd seed 1'].after == found['kd loss_weight=1 seed 7'].after == (teacher,)
-    assert found['kd seed 0'].after == (teacher, *searches)
+    assert found['afdcd seed 1'].after == found['kd seed 0'].after == (teacher,)
 
 
 def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
@@ -53,44 +46,15 @@ def test_control_that_inherits_the_teachers_weights_waits_for_it() -> None:
     assert plan.hash_of(other, control) != before
 
 
-def test_grid_of_two_options_tries_all_pairs() -> None:
-    grid = {'kd': {'loss_weight': [1, 10], 'tau': [2, 4]}, 'seeds': [7]}
-    found = [run.choice for run in plan.runs(defined(grid=grid)) if run.kind == 'search']
-    assert found == [dict(loss_weight=w, tau=t) for w in (1, 10) for t in (2, 4)]
-
-
-@pytest.mark.parametrize(
-    ('scores', 'best'),
-    [
-        ({(1, 7): 50, (1, 8): 60, (10, 7): 57, (10, 8): 54}, 10),  # 55 and 55.5
-        ({(1, 7): 50, (1, 8): 60, (10, 7): 60, (10, 8): 50}, 1),  # equal: the first
-        ({(1, 7): float('nan'), (1, 8): 99, (10, 7): 1, (10, 8): 1}, 10),
-        ({(1, 7): 50, (1, 8): 60, (10, 7): 57}, None),
-    ],
-)
-def test_choice_is_best_on_average_over_all_search_seeds(scores: dict, best: int | None) -> None:
-    for (weight, seed), score in scores.items():
-        tiny.write_result(Path(f'out/search/kd/loss_weight={weight}/seed{seed}'), score)
-    definition = defined(grid=GRID)
-    assert plan.chosen(definition) == {'kd': None if best is None else {'loss_weight': best}}
-    run = next(run for run in plan.runs(definition) if run.title == 'kd seed 0')
-    if best is None:
-        with pytest.raises(RuntimeError, match='kd seed 0: its search has not ended'):
-            plan.config_of(definition, run)
-    else:
-        assert plan.config_of(definition, run).model.distillers.kd.loss_weight == best
-
-
 def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
     for name, score in (
         ('runs/afdcd/seed1', 3),
         ('runs/control/seed0', 1),
         ('teacher', 9),
-        ('search/kd/loss_weight=1/seed7', 5),
     ):
         tiny.write_result(Path('out', name), score)
     Path('out/runs/kd/seed0').mkdir(parents=True)
-    found = plan.results(defined(grid=GRID))
+    found = plan.results(defined())
     assert list(found) == ['teacher', 'control', 'afdcd']
     assert {name: {seed: result['score'] for seed, result in seeds.items()} for name, seeds in found.items()} == {
         'teacher': {0: 9}, 'control': {0: 1}, 'afdcd': {1: 3},

@@ -24,18 +24,15 @@ def titles(runs: list[plan.Run]) -> list[str]:
 
 
 def test_selected_rows_come_with_what_they_need() -> None:
-    grid = {'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}
-    searches = ['kd loss_weight=1 seed 7', 'kd loss_weight=2 seed 7']
-    definition = defined(grid=grid)
+    definition = defined()
     assert titles(preflight.select(definition)) == titles(plan.runs(definition))
     assert titles(preflight.select(definition, ['control'], [1])) == ['control seed 1']
     assert titles(preflight.select(definition, ['afdcd'], [0])) == ['teacher', 'afdcd seed 0']
-    assert titles(preflight.select(definition, ['kd'], [1])) == ['teacher', *searches, 'kd seed 1']
+    assert titles(preflight.select(definition, ['kd'], [1])) == ['teacher', 'kd seed 1']
     assert titles(preflight.select(definition, ['teacher'])) == ['teacher']
     assert titles(preflight.select(definition, ['teacher'], [5])) == ['teacher'], 'it has no seed of the definition'
     assert titles(preflight.select(definition, [], [0])) == [
         'teacher',
-        *searches,
         'control seed 0',
         'kd seed 0',
         'afdcd seed 0',
@@ -165,7 +162,7 @@ def test_options_that_a_distiller_does_not_take_are_named_with_the_method(option
             dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
             'teacher.options.train_cfg.max_itrs: ',
         ),
-        (dict(grid={'kd': {'loss_weight': [1, 'abc']}, 'seeds': [7]}), 'tiny.yaml: kd loss_weight=abc: '),
+        (dict(methods={'kd': {'options': {'loss_weight': 'abc'}}}), 'tiny.yaml: kd: '),
     ],
 )
 def test_names_that_nothing_takes_come_up_before_anything_starts(changes: dict, said: str) -> None:
@@ -174,7 +171,7 @@ def test_names_that_nothing_takes_come_up_before_anything_starts(changes: dict, 
         preflight.check(definition, plan.runs(definition))
 
 
-def test_new_keys_that_something_takes_pass_before_teacher_and_searches_exist() -> None:
+def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
     new = {
         'default_hooks.ema': {'type': 'EMAHook', 'momentum': 0.1},
         'optim_wrapper.clip_grad': {'max_norm': 1},
@@ -186,8 +183,7 @@ def test_new_keys_that_something_takes_pass_before_teacher_and_searches_exist() 
         'env_cfg.dist_cfg.timeout': 1800,
         'train_cfg.dynamic_intervals': [[0, 2]],
     }
-    grid = {'kd': {'loss_weight': [1, 2]}, 'seeds': [7]}
-    definition = defined(options={**tiny.content()['options'], **new}, grid=grid)
+    definition = defined(options={**tiny.content()['options'], **new})
     preflight.check(definition, plan.runs(definition))
 
 

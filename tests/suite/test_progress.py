@@ -16,7 +16,7 @@ from tests.suite import tiny
 
 
 def run(name: str, seed: int = 0, folder: Path = Path()) -> Run:
-    return Run(name, 'run', seed, folder / name / f'seed{seed}')
+    return Run(name, seed, folder / name / f'seed{seed}')
 
 
 def test_nothing_known_nothing_said() -> None:

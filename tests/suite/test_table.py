@@ -15,10 +15,8 @@ from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import Table, collect, make_rows
 from mmdistill_dense.apps.suite.table import BELOW, as_csv, as_markdown, gains_png, scores_as_csv, write_table
-from mmdistill_dense.utils.files import read_json, write_json
+from mmdistill_dense.utils.files import read_json
 from tests.suite import made_up
-
-GRID = 'grid: {heavy: {loss_weight: [1, 9]}, seeds: [7, 8]}\n'
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +82,7 @@ def test_another_metric_scores_finished_runs_anew(suite: Definition) -> None:
 def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
     alone = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'cwd: {{}}')
     text = as_markdown(collect(made_up.definition(tmp_path, text=alone)))
-    assert not any(word in text for word in ('Rows:', 'Batch:', 'Starts:', 'only labelled')), 'nothing to say'
+    assert not any(word in text for word in ('Rows:', 'Batch:', 'only labelled')), 'nothing to say'
     assert [line[2] for line in lines_of(text, 'kd')] == ['not run', 'missing']
     assert lines_of(text, 'teacher')[0][1:4] == ['–', 'not tested', '–']
 
@@ -103,18 +101,6 @@ def test_the_teacher_has_a_row(tmp_path: Path) -> None:
     suite = made_up.definition(tmp_path, 'teacher: toy_seg\n')
     made_up.finish(suite, 'teacher', {0: 53.5})
     assert lines_of(as_markdown(collect(suite)), 'teacher')[0][1:4] == ['1', '53.50', '–']
-
-
-def test_costs_stand_in_their_rows(suite: Definition) -> None:
-    for name in ('control', 'kd'):
-        made_up.price(suite, name)
-    text = as_markdown(collect(suite))
-    assert lines_of(text, 'teacher')[0][4:] == ['2.81 M', '0.714', '–', '–', '–']
-    assert lines_of(text, 'student alone')[0][4:] == ['0.945 M', '0.267', '0.25', '1', '0']
-    assert lines_of(text, 'kd')[0][4:] == ['0.945 M', '0.267', '0.25', '1.50', '3 MiB']
-    assert lines_of(text, 'heavy')[0][4:] == ['0.945 M', '0.267', '0.25', '–', '–']
-    assert 'batch 8 of 96x128, teacher with random weights' in text
-    assert f'`mmdistill suite cost {suite.path}` measures them' in text
 
 
 def test_the_footer_names_what_the_rows_were_made_of(suite: Definition) -> None:
@@ -141,38 +127,6 @@ def test_a_result_of_another_config_is_refused(suite: Definition) -> None:
         collect(suite)
 
 
-STARTS = 'starts:\n  pcd: {pretrain: pcd/r18w16_from_mobilenetv2_small}\n'
-
-
-def started(tmp_path: Path, digits: dict[int, str], starts: str = STARTS) -> Definition:
-    """``heavy`` starts elsewhere, each seed from a file with its own sha256."""
-    text = made_up.DEFINITION.replace('heavy: {{', 'heavy: {{start: pcd, ')
-    suite = made_up.definition(tmp_path, starts, text)
-    made_up.finish(suite, 'control', made_up.CONTROL)
-    for seed, found in digits.items():
-        start = dict(name='pcd', file='epoch_9.pth', sha256=found * 64, matched=9, total=9)
-        made_up.finish(suite, 'heavy', {seed: 40.0}, start=start)
-    return suite
-
-
-def test_runs_of_one_start_have_read_one_file(tmp_path: Path) -> None:
-    """The config hash is of how it was made; a pre-training that is made again gives other weights."""
-    suite = started(tmp_path, {0: 'a', 1: 'a', 2: 'b'})
-    said = 'starts.pcd: .* different files .sha256 a{12}…: heavy seed 0, heavy seed 1; sha256 b{12}…: heavy seed 2'
-    with pytest.raises(ValueError, match=said):
-        collect(suite)
-    own = STARTS.replace('}', ', per_seed: true}')
-    assert collect(started(tmp_path, {0: 'a', 1: 'a', 2: 'b'}, own)).row('heavy')
-    assert collect(started(tmp_path, dict.fromkeys(range(3), 'a'))).row('heavy')
-
-
-def test_pictures_of_a_pretraining_are_named(tmp_path: Path) -> None:
-    text = as_markdown(collect(started(tmp_path, {0: 'a'})))
-    seen = 'camvid/images/train, coco_mini/train2017, bccd/images/train, nuclei/images/train'
-    assert f'one for all seeds, of seed 0, on the pictures of {seen}\n' in text
-    assert 'Files read at the start: epoch_9.pth, sha256 aaaaaaaaaaaa…, 9 of 9 tensors' in text
-
-
 def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) -> None:
     before = scores_as_csv(collect(suite))
     made_up.finish(suite, 'kd', {1: 43.5}, seconds_per_iteration=9.0, minutes=7.0, restarts=3)
@@ -185,35 +139,14 @@ def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) ->
 
 
 def test_csv_is_the_table_with_every_digit(suite: Definition) -> None:
-    for name in ('control', 'kd'):
-        made_up.price(suite, name)
     made_up.finish(suite, 'kd', {2: 45.5}, shares={'kd': 0.25, 'more': 0.5})
     made_up.finish(suite, 'kd', {1: 43.5}, shares={'kd': 0.125})
     found = collect(suite)
     rows, row = rows_of(as_csv(found)), found.row('kd')
     assert list(rows) == ['teacher', 'control', 'kd', 'heavy']
     assert float(rows['kd']['gain_low']) == row.gain.low and float(rows['kd']['sd']) == row.summary.sd
-    assert (rows['kd']['extra_memory'], rows['kd']['step_ratio']) == (str(3 * 2**20), '1.5')
     assert (rows['kd']['loss_share'], rows['control']['loss_share']) == ('0.4375', '')
-    assert (rows['heavy']['n'], rows['heavy']['planned'], rows['heavy']['step_ratio']) == ('2', '3', '')
-
-
-def test_all_tried_values_are_shown_and_the_taken_one_is_marked(tmp_path: Path) -> None:
-    suite = made_up.definition(tmp_path, GRID)
-    for run in plan.runs(suite):
-        if run.kind == 'search':
-            score = {1: 40.0, 9: 44.0}[run.choice['loss_weight']] + run.seed / 4
-            write_json(run.folder / 'result.json', made_up.result(suite, run, score))
-    text = as_markdown(collect(suite))
-    tried = [line[1:] for line in lines_of(text.partition('## Search')[2], 'heavy')]
-    assert tried == [
-        ['loss_weight=1', '41.75, 42.00', '41.88', ''],
-        ['loss_weight=9', '45.75, 46.00', '45.88', 'taken'],
-    ]
-    assert 'heavy = kd with `loss_weight=9`' in text
-    (suite.out / 'search/heavy/loss_weight=9/seed8/result.json').unlink()
-    unfinished = lines_of(as_markdown(collect(suite)).partition('## Search')[2], 'heavy')[1]
-    assert unfinished[1:] == ['loss_weight=9', '45.75, missing', '–', '']
+    assert (rows['heavy']['n'], rows['heavy']['planned']) == ('2', '3')
 
 
 def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition) -> None:
@@ -232,15 +165,6 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
     made_up.finish(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):
         collect(suite)
-
-
-def test_a_row_whose_search_goes_on_is_missing(tmp_path: Path) -> None:
-    suite = made_up.definition(tmp_path, GRID)
-    for name in ('control', 'heavy'):
-        for seed in made_up.CONTROL:
-            write_json(suite.out / f'runs/{name}/seed{seed}/result.json', {'score': None, 'config_hash': 'of before'})
-    made_up.finish(suite, 'control', made_up.CONTROL)
-    assert lines_of(as_markdown(collect(suite)), 'heavy')[0][2] == 'not run'
 
 
 def test_files_are_written_where_they_are_asked_for_and_twice_the_same(
@@ -268,7 +192,7 @@ def table(tmp_path: Path) -> Table:
         name: {seed: {'score': score, 'config_hash': 'x'} for seed, score in found.items()}
         for name, found in scores.items()
     }
-    return Table(suite, make_rows(suite, results, {}))
+    return Table(suite, make_rows(suite, results))
 
 
 @pytest.fixture
@@ -312,10 +236,29 @@ def test_the_title_has_the_scores_and_the_legend_each_sign_once(
 
 
 def test_the_picture_is_a_picture_even_of_nothing(table: Table, tmp_path: Path) -> None:
-    empty = Table(table.definition, make_rows(table.definition, {}, {}))
+    empty = Table(table.definition, make_rows(table.definition, {}))
     sizes = []
     for name, one in (('some', table), ('none', empty)):
         (tmp_path / f'{name}.png').write_bytes(gains_png(one))
         picture = cv2.imread(str(tmp_path / f'{name}.png'))
         sizes.append(len(np.unique(picture.reshape(-1, 3), axis=0)))
     assert sizes[0] > sizes[1] > 10
+
+
+def test_gains_are_over_the_control_that_is_best_on_val(tmp_path: Path) -> None:
+    text = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'control_x2: {{rate: 2}}')
+    suite = made_up.definition(tmp_path, text=text)
+    made_up.finish(suite, 'control', made_up.CONTROL)
+    made_up.finish(suite, 'kd', {0: 43.0, 1: 43.5, 2: 45.5})
+    assert collect(suite).control == 'control', 'the other has no run yet'
+    metrics = {'val': {'mIoU': 99.0}, 'test': {'mIoU': 40.0}}
+    made_up.finish(suite, 'control_x2', {0: 42.0, 1: 42.0}, metrics=metrics)
+    assert collect(suite).control == 'control', 'a seed is missing'
+    made_up.finish(suite, 'control_x2', {0: 40.0, 1: 40.0, 2: 40.0}, metrics=metrics)
+    table = collect(suite)
+    assert table.control == 'control_x2' and table.row('kd').gain.each == {0: 3.0, 1: 3.5, 2: 5.5}
+    assert table.row('control_x2').gain is table.row('control').gain is None
+    told = as_markdown(table)
+    assert 'mean of (method - control_x2, the best control on val) at' in told and 'kd (+3.00)' not in told
+    made_up.finish(suite, 'kd', {0: 43.0}, test_is_val=True)
+    assert 'the best control on val, the pictures of the gain too)' in as_markdown(collect(suite))

@@ -63,7 +63,7 @@ def record_of(definition: Definition, run: Run, published: Mapping[str, Record])
 
 
 def _fits(definition: Definition, run: Run, record: Record | None) -> bool:
-    if record is None or run.choice is None:
+    if record is None:
         return False
     return record['result'].get('config_hash') == plan.hash_of(definition, run)
 

@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command('publish', _publish, 'write docs/results.md, the table of the README, scores and pictures anew', '+')
     command('compare', _compare, 'compare the finished runs with the published scores')
-    command('beside', _beside, 'print published results beside the rows, and the compute that rows of a budget used')
+    command('beside', _beside, 'print published results beside the rows')
     several = commands.add_parser('across', help='the mean gain of each method over several suites')
     several.set_defaults(command=_across)
     several.add_argument('definitions', type=Path, nargs='+', metavar='definition', help='suites with the same rows')

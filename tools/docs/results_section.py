@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import fit_of
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, Method, with_options
-from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.plan import TEACHER
 from mmdistill_dense.apps.suite.rows import Row, Table, own_data
 from mmdistill_dense.apps.suite.table import (
     BOLD,
@@ -21,12 +19,9 @@ from mmdistill_dense.apps.suite.table import (
     head_lines,
     line,
     missing_lines,
-    read_at_start,
     receipts,
     row_title,
-    search_table,
     split_of,
-    start_text,
     versions,
 )
 from tools.docs import curve, model_zoo
@@ -47,7 +42,6 @@ def section(table: Table, root: Path, pictures: int | None = None) -> str:
         '\n'.join(['```bash', f'# needs {_NEEDS}', f'mmdistill suite run {path}', '```']),
         _bullets(_regime(table, root, pictures)),
         _rows(table, root),
-        search_table(table),
         f'![Gains over the student alone]({_link(root / PICTURES / f"{stem}.png", root)})',
         _bullets([*_made(table), compare]),
     ]
@@ -81,7 +75,6 @@ def _regime(table: Table, root: Path, pictures: int | None) -> list[str]:
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; seeds '
         f'{", ".join(map(str, definition.seeds))}. Gains are paired by seed; each interval is for its row alone. '
         f'{BOLD} Every row is shown, losers included.',
-        _starts(definition),
         *missing_lines(table),
     ]
 
@@ -106,23 +99,13 @@ def _teacher(definition: Definition) -> str:
     return f'Teacher: `{teacher.config.stem}`, seed {teacher.seed}{options}.'
 
 
-def _starts(definition: Definition) -> str:
-    """The first weights of rows that do not start as the control."""
-    used = dict.fromkeys(method.start for method in definition.methods.values() if method.start)
-    said = [f'`{name}` = {start_text(definition, definition.starts[name])}' for name in used]
-    return f'Starts: {"; ".join(said)}.' if said else ''
-
-
 def _rows(table: Table, root: Path) -> str:
     definition = table.definition
-    priced = any(row.cost for row in table.methods)
-    head = ['', 'settings', *number_head(definition.metric, definition.seeds), 'minutes', *(['step'] if priced else [])]
-    lines = head_lines(head, FIRST)
+    lines = head_lines(['', 'settings', *number_head(definition.metric, definition.seeds), 'minutes'], FIRST)
     for row in table.rows:
         method = definition.methods.get(row.name)
-        settings = NONE if method is None else settings_cell(method, table.chosen.get(row.name) or {}, definition)
-        cells = [_title(row, method, root), settings, *number_cells(row, definition.seeds), _minutes(row)]
-        lines.append(line([*cells, *([_step(row)] if priced else [])]))
+        settings = NONE if method is None else settings_cell(method, definition)
+        lines.append(line([_title(row, method, root), settings, *number_cells(row, definition.seeds), _minutes(row)]))
     return '\n'.join(lines)
 
 
@@ -136,7 +119,7 @@ def _title(row: Row, method: Method | None, root: Path) -> str:
         return row.name
 
 
-def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definition) -> str:
+def settings_cell(method: Method, definition: Definition) -> str:
     """List the options of a row that differ from the method's shipped defaults."""
     parts = [f'own config `{method.config.name}`'] if method.config else []
     parts += (
@@ -144,12 +127,10 @@ def settings_cell(method: Method, choice: Mapping[str, Any], definition: Definit
     )
     parts += [f'`{method.method}`'] if method.method not in (None, method.name) else []
     parts += [f'variant `{method.variant}`'] if method.variant else []
-    parts += [f'start `{method.start}`'] if method.start else []
     parts += [f'settings `{method.settings}`'] if method.settings else []
     parts += [f'`unlabelled={dict(method.unlabelled)}`'] if method.unlabelled else []
     parts += [own.strip(' ,')] if (own := own_data(method)) else []
     parts += [f'`{key}={value}`' for key, value in method.options.items()]
-    parts += [f'`{key}={value}` (searched)' for key, value in choice.items()]
     return ', '.join(parts).replace('|', '\\|') or NONE
 
 
@@ -165,21 +146,13 @@ def _minutes(row: Row) -> str:
     return f'{fmean(known):.1f}' if known else NONE
 
 
-def _step(row: Row) -> str:
-    if row.name == CONTROL:
-        return '1'
-    return f'{row.cost["ratio"]:.2f}' if row.cost and row.name != TEACHER else NONE
-
-
 def _made(table: Table) -> list[str]:
     definition = table.definition
     minutes = [result['minutes'] for run in plan.runs(definition) if (result := run.result) and 'minutes' in result]
     beside = f', up to {definition.jobs} of them side by side' if definition.jobs > 1 else ''
-    step = 'step: training step / step of the student alone. ' if any(row.cost for row in table.methods) else ''
     return [
-        f'{sum(minutes) / 60:.1f} hours in {len(minutes)} runs, those of teacher, search and pre-training '
-        f'included{beside}. minutes: wall time of a run, mean over seeds. {step}Ran on: {each(table, device)}.',
+        f'{sum(minutes) / 60:.1f} hours in {len(minutes)} runs, that of the teacher included'
+        f'{beside}. minutes: wall time of a run, mean over seeds. Ran on: {each(table, device)}.',
         f'Versions: {each(table, versions) or "not known"}.',
         f'Weights of the teacher: {each(table, receipts) or "none"}.',
-        *([f'Files read at the start: {files}.'] if (files := each(table, read_at_start)) else []),
     ]

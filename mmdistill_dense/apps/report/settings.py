@@ -8,7 +8,6 @@ from typing import Any
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Table
 from mmdistill_dense.config.values import flat
-from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
 # folders and logging; pipelines are also part of the data sets
@@ -71,17 +70,9 @@ def _shown(value: Any) -> str:
 
 
 def cost_section(numbers: Numbers) -> Section:
-    """Return time, memory and size, from the logs and from ``mmdistill suite cost``."""
-    section = Section(
-        'costs',
-        'Costs',
-        'The time in the runs depends on what else the machine did; mmdistill suite cost measures a step in turns with '
-        'the control’s.',
-    )
+    """Return time and memory, from the logs."""
+    section = Section('costs', 'Costs', 'The time in the runs depends on what else the machine did.')
     section.attempt(lambda: _cost_table(numbers))
-    comparison = numbers.comparison
-    if not any(_measured(run) for run in comparison.students):
-        section.reasons.append('Step and extra memory are left out: no suite has measured them (mmdistill suite cost).')
     return section
 
 
@@ -98,34 +89,17 @@ def _cost_table(numbers: Numbers) -> Table:
 def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> dict[str, str]:
     log = numbers.logs[run]
     own, alone = log.seconds, numbers.logs[control].seconds if control else None
-    cost = _measured(run)
-    size, memory = cost.get('student') or {}, cost.get('memory') or {}
     minutes = (run.result or {}).get('minutes')
     return {
         's / iteration': f'{own:.3g}' if own else '',
         'against the control': f'{own / alone:.2f} x' if own and alone else '',
         'minutes, with tests': f'{minutes:.1f}' if minutes else '',
         'GPU memory': f'{log.memory:.0f} MiB' if log.memory else '',
-        'step, measured': f'{cost["ratio"]:.2f} x' if 'ratio' in cost else '',
-        'extra memory': f'{memory["extra"] / 2**20:+.1f} MiB' if 'extra' in memory else '',
-        'parameters': f'{size["parameters"]:,}' if size else '',
-        'GFLOPs': f'{size["gflops"]:.3g}' if size else '',
     }
 
 
 def step_ratio(run: TrainedRun, numbers: Numbers) -> float | None:
-    """Return the time of a training step over the control's: as a suite measured it, else of the logs."""
-    measured = _measured(run).get('ratio')
-    if measured is not None:
-        return float(measured)
+    """Return the time of a training step over the control's, of the logs."""
     control = numbers.comparison.control_of(run)
     own, alone = numbers.logs[run].seconds, numbers.logs[control].seconds if control else None
     return own / alone if own and alone else None
-
-
-def _measured(run: TrainedRun) -> dict[str, Any]:
-    if run.suite is None:
-        return {}
-    found = read_json(run.suite / 'cost' / f'{run.folder.parent.name}.json') or {}
-    measured, trained = ((one or {}).get('config_hash') for one in (found.get('key'), run.result))
-    return {} if measured and trained and measured != trained else found

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import RANDOM, Definition, fitting, load
-from mmdistill_dense.apps.suite.plan import Run, choice_name
+from mmdistill_dense.apps.suite.definition import Definition, fitting, load
+from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.utils.files import FolderInUse, in_use
 from mmdistill_dense.utils.process import quiet
 
@@ -55,7 +55,7 @@ def suite_job(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite.job import PATIENCE, perform
 
     definition = load(args.definition)
-    run = find(definition, args.name, args.seed, args.search)
+    run = find(definition, args.name, args.seed)
     args.raises = True  # from here on: the log of a job keeps all
     try:
         result = perform(definition, run, args.launcher, 0.0 if args.attended else PATIENCE)
@@ -64,7 +64,7 @@ def suite_job(args: argparse.Namespace) -> None:
             raise
         print(error)
         raise SystemExit(os.EX_TEMPFAIL) from error  # the pool tries another one
-    print(f'{args.name}: {definition.metric} {_score(result)}' if _score(result) else f'{args.name}: trained')
+    print(f'{args.name}: {definition.metric} {result["score"]:.2f}')
     if args.attended:  # without the seconds that the interpreter takes to clean up
         logging.shutdown()
         sys.stdout.flush()
@@ -72,17 +72,16 @@ def suite_job(args: argparse.Namespace) -> None:
         os._exit(0)
 
 
-def find(definition: Definition, name: str, seed: int | None, search: str | None) -> Run:
+def find(definition: Definition, name: str, seed: int | None) -> Run:
     runs = plan.runs(definition)
     named = [run for run in runs if run.name == name]
     if not named:
         raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
     for run in named:
-        tried = choice_name(run.choice or {}) if run.kind == 'search' else None
-        if tried == search and (seed == run.seed or (seed is None and run.kind == 'teacher')):
+        if seed == run.seed or (seed is None and run.is_teacher):
             return run
     titles = ', '.join(run.title for run in named)
-    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed} --search {search}, but {titles}')
+    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed}, but {titles}')
 
 
 def suite_slurm(args: argparse.Namespace) -> None:
@@ -113,27 +112,17 @@ def suite_list(args: argparse.Namespace) -> None:
     left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')
-    unused = set(definition.starts) - {RANDOM} - {method.start for method in definition.methods.values()}
-    if unused:
-        console.print(f'starts that no row uses: {", ".join(sorted(unused))}')
-    for name, scores in plan.searched(definition).items():
-        best = plan.chosen(definition)[name]
-        for choice, values in scores:
-            shown = ', '.join('-' if value is None else f'{value:.2f}' for value in values)
-            console.print(f'search of {name}: {choice_name(choice)}: {shown}' + (' (chosen)' if choice == best else ''))
     table = Table('run', 'state', definition.metric, 'config')
     for run, now in plan.hashes(definition, plan.runs(definition)):
         table.add_row(run.title, *_state(definition, run, now))
     console.print(table)
 
 
-def _state(definition: Definition, run: Run, now: str | None) -> tuple[str, str, str]:
+def _state(definition: Definition, run: Run, now: str) -> tuple[str, str, str]:
     result, state = plan.scored(definition, run), run.state
-    if now is None:
-        return 'waits for its search', '', ''
     if result is not None:
         changed = result['config_hash'] != now
-        return 'CHANGED since' if changed else 'finished', _score(result), result['config_hash']
+        return 'CHANGED since' if changed else 'finished', f'{result["score"]:.2f}', result['config_hash']
     return (_progress(run.folder, state) if state else 'waits'), '', now
 
 
@@ -145,22 +134,6 @@ def _progress(folder: Path, state: Mapping[str, Any]) -> str:
     silent = time.time() - state.get('time', time.time())
     told = f', no word for {round(silent / 60)} min' if silent > SILENT else ''
     return f'{state.get("phase")}, {done} on {state.get("host")}{told}'
-
-
-def _score(result: Mapping[str, Any]) -> str:
-    return '' if result['score'] is None else f'{result["score"]:.2f}'
-
-
-def suite_cost(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite.price import measure_costs
-
-    measure_costs(load(args.definition), args.only)
-
-
-def suite_budget(args: argparse.Namespace) -> None:
-    from mmdistill_dense.apps.suite.price import measure_budget
-
-    measure_budget(load(args.definition))
 
 
 def suite_table(args: argparse.Namespace) -> None:

@@ -12,16 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import MODELS, init_default_scope
-from torch import Tensor, nn
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.suite.definition import BACKBONE, RANDOM, Definition, Method, Start, Teacher, filled
-from mmdistill_dense.apps.suite.reader import naming
+from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
 from mmdistill_dense.config.resolve import (
     TASKS,
     TEACHER_OPTIONS,
-    ModelConfig,
     is_distill_model,
     load_model,
     read_file,
@@ -30,14 +26,13 @@ from mmdistill_dense.config.resolve import (
 )
 from mmdistill_dense.config.values import flat, listed, plain
 from mmdistill_dense.distillers.fragments import put_all, resolved
-from mmdistill_dense.guards.config import below, initial_state
-from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.weights.strict_load import load_strictly, sha256
+from mmdistill_dense.weights.strict_load import sha256
 
 PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
 _NONE = object()
+_FIRST_WEIGHTS = ('init_cfg', 'pretrained')  # keys of a network
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
@@ -59,31 +54,34 @@ def control_config(definition: Definition) -> Config:
     return _common(config, definition, definition.options, 'options')
 
 
-def method_config(definition: Definition, method: Method, choice: Mapping[str, Any] | None = None) -> Config:
-    """Return the config of a row: the control with distillers, searched values and ``inherit`` of its start."""
-    config = control_config(definition)
-    start = definition.starts[method.start] if method.start else None
-    if start is not None and start.inherit:
-        problem = conflict(config, start)
-        if problem:
-            raise ValueError(f'{definition.path}: methods.{method.name}: {problem}')
-        config.model.inherit = [list(pair) for pair in start.inherit]
+def method_config(definition: Definition, method: Method) -> Config:
+    """Return the config of a row: the control with distillers, or the user's own with the options of the suite."""
+    config = control_config(definition) if method.config is None else _own_config(definition, method)
     if method.data:
         config.train_dataloader.dataset = training_data(config.train_dataloader.dataset, method.data)
     if method.rate != 1:
         scale_rate(config, method.rate, f'{definition.path}: methods.{method.name}.rate')
     if not method.distils:
         return config
-    config.model.distillers, own = distillers_of(definition, method)
-    if more := method.unlabelled or own:
-        config.model.unlabelled = filled(more)
-    if method.config is not None and (imports := read(method.config).get('custom_imports')):
-        config.custom_imports = imports  # of a method of the user's own
-    key = f'methods.{method.name}.options'
-    for options, place in ((method.options, key), (choice or {}, f'grid.{method.name}')):
-        full = {_full_key(k, config, f'{definition.path}: {place}'): v for k, v in options.items()}
-        config.merge_from_dict(copy.deepcopy(full))
+    place = f'{definition.path}: methods.{method.name}'
+    if method.options_file is not None:
+        config.model.distillers = read(method.options_file).distillers
+    if method.settings is not None:
+        config.model.distillers = with_settings(definition, method, config.model.distillers)
+    if method.unlabelled:
+        config.model.unlabelled = method.unlabelled
+    if config.model.get('unlabelled'):
+        config.model.unlabelled = filled(config.model.unlabelled)
+    options = {_full_key(key, config, f'{place}.options'): value for key, value in method.options.items()}
+    config.merge_from_dict(copy.deepcopy(options))
     return config
+
+
+def with_settings(definition: Definition, method: Method, distillers: ConfigDict) -> ConfigDict:
+    """Return distillers with the settings of a row in place of their constants."""
+    place = f'{definition.path}: methods.{method.name}'
+    assert method.settings is not None, 'the row has some'
+    return ConfigDict(put_all(distillers, dict.fromkeys(distillers, method.settings), definition.task, place))
 
 
 def scale_rate(config: Config, factor: float, place: str) -> None:
@@ -102,10 +100,10 @@ def scale_rate(config: Config, factor: float, place: str) -> None:
                 schedule[key] *= factor
 
 
-def row_config(definition: Definition, name: str, choice: Mapping[str, Any] | None = None) -> Config:
+def row_config(definition: Definition, name: str) -> Config:
     """Return the config of a row, or of the control for any other name, at the length of its recipe."""
     method = definition.methods.get(name)
-    return control_config(definition) if method is None else method_config(definition, method, choice)
+    return control_config(definition) if method is None else method_config(definition, method)
 
 
 def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict:
@@ -118,47 +116,26 @@ def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> 
     return members[0] if len(members) == 1 else ConfigDict(type='ConcatDataset', datasets=members)
 
 
-def distillers_of(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
-    """Return a row's distillers with its settings, and the ``unlabelled`` of the user's config."""
-    found, unlabelled = _written(definition, method)
-    if method.settings is not None:
-        place = f'{definition.path}: methods.{method.name}'
-        found = ConfigDict(put_all(found, dict.fromkeys(found, method.settings), definition.task, place))
-    return found, unlabelled
-
-
-def _written(definition: Definition, method: Method) -> tuple[ConfigDict, ConfigDict | None]:
-    if method.options_file is not None:
-        return read(method.options_file).distillers, None
-    assert method.config is not None, 'the row has distillers'
+def _own_config(definition: Definition, method: Method) -> Config:
+    """Return the user's config of a row, which may differ from the control in its distillers and first weights."""
+    assert method.config is not None, 'it has one'
     own, control = read(method.config), read(definition.control)
-    keys = sorted(differences(_comparable(own), _comparable(control)))
-    if keys:
+    place = f'{definition.path}: methods.{method.name}.config={str(method.config)!r}'
+    if keys := sorted(differences(_comparable(own), _comparable(control))):
         raise ValueError(
-            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} differs from its control '
-            f'{definition.control.name} in more than the distillers: {", ".join(keys)}. The gain would not be due to '
-            'the method alone. Inherit the control and change only model.distillers, or name another control.'
+            f'{place} differs from its control {definition.control.name} in more than distillers and first weights: '
+            f'{", ".join(keys)}. The gain would not be due to the method alone. Inherit the control and change only '
+            'model.distillers, or name another control.'
         )
-    if not own.model.get('distillers'):
-        raise ValueError(
-            f'{definition.path}: methods.{method.name}.config={str(method.config)!r} has no model.distillers: the row '
-            'would be a second control.'
-        )
-    return own.model.distillers, own.model.get('unlabelled')
+    if not own.model.get('distillers') and {*differences(own.to_dict(), control.to_dict())} <= {*_APART}:
+        raise ValueError(f'{place} has no model.distillers and no weights of its own: it would be a second control.')
+    return _common(own, definition, definition.options, 'options')
 
 
 def teacher_config(definition: Definition, teacher: Teacher) -> Config:
     config = read(teacher.config)
     config.merge_from_dict({'randomness.seed': teacher.seed})
     return _common(config, definition, teacher.options, 'teacher.options')
-
-
-def pretrain_config(definition: Definition, start: Start) -> Config:
-    """Return the config of a pre-training. ``checkpoint_every`` counts the students' steps, so it does not apply."""
-    assert start.config is not None, 'it is a pre-training'
-    config = read(start.config)
-    _merge(config, definition, start.options, f'starts.{start.name}.options')
-    return _shared(config, definition)
 
 
 def _merge(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
@@ -219,11 +196,21 @@ def batch_of(config: Config) -> int:
     return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
 
 
+_APART = ('work_dir', 'distillers', 'custom_imports')
+
+
 def _comparable(config: Config) -> dict[str, Any]:
-    apart = ('work_dir', 'distillers', 'custom_imports')
-    plain = {key: value for key, value in config.to_dict().items() if key not in apart}
-    plain['model'] = {key: value for key, value in plain['model'].items() if key not in ('distillers', 'unlabelled')}
-    return plain
+    """Return what a row's own config must have in common with the control."""
+    plain = {key: value for key, value in config.to_dict().items() if key not in (*_APART, 'load_from')}
+    model = {key: value for key, value in plain['model'].items() if key not in ('distillers', 'unlabelled', 'inherit')}
+    return {**plain, 'model': {**model, 'student': _without_weights(model.get('student'))}}
+
+
+def _without_weights(option: Any) -> Any:
+    if not isinstance(option, Mapping):
+        return option
+    kept = {key: _without_weights(value) for key, value in option.items() if key not in _FIRST_WEIGHTS}
+    return {key: value for key, value in kept.items() if value != {}}
 
 
 def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
@@ -309,128 +296,3 @@ def _content(path: str) -> str:
     if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
         return ''
     return f' {sha256(Path(path))}'
-
-
-# First weights
-
-
-def start_from(config: Config, start: Start, file: Path | None) -> None:
-    """Set the first weights of a student's backbone to a file, or random ones for ``None``; the rest of it stays."""
-    # loaded after the control's initialisation, so that the heads get the same random numbers as those of the control
-    student = _student(config, start)
-    if start.name == RANDOM:
-        _place(config, student, None)
-        return
-    loaded = dict(type='Pretrained', checkpoint=str(file), prefix=start.prefix)
-    _place(config, student, _beside(student, loaded))
-
-
-def mark(config: Config, start: Start, made: str) -> None:
-    """Set the origin of a start in place of its file, for the config hash."""
-    _place(config, _student(config, start), {'type': 'Pretrained', 'made': made})
-
-
-def check_file(config: Config, start: Start, file: Path) -> dict[str, Any]:
-    """Compare a start's file with a student's backbone, tensor by tensor."""
-    with naming(start.key):
-        state = initial_state(_built(_student(config, start)), file)
-    matched, total = check_state(config, start, state, repr(str(file)))
-    return {'name': start.name, 'file': file.name, 'sha256': sha256(file), 'matched': matched, 'total': total}
-
-
-def check_state(config: Config, start: Start, state: Mapping[str, Tensor], origin: str) -> tuple[int, int]:
-    """Compare tensors with a student's backbone as :func:`check_file` does. ``origin`` names them in errors."""
-    backbone = _built(_student(config, start))
-    prefix = (start.prefix or '').rstrip('.')
-    own = {name.split('.')[0] for name in backbone.state_dict()}
-    given = below(state, prefix)
-    if not prefix:  # leaves out e.g. the head of a classifier
-        given = {key: value for key, value in given.items() if key.split('.')[0] in own}
-    within = not prefix and any(key.startswith(BACKBONE) for key in state)
-    hint = f' (it holds {BACKBONE}*: set prefix: {BACKBONE})' if within else ''
-    key = f'{start.key}: {origin}{f" below {start.prefix!r}" if prefix else ""}{hint}'
-    matched, _ = load_strictly(backbone, given, None, key)
-    return matched, len(backbone.state_dict())
-
-
-def _student(config: Config, start: Start) -> ModelConfig:
-    student = load_model(student_option(config.model), 'model.student')
-    if not isinstance(student.model.get('backbone'), Mapping):
-        raise ValueError(f'start {start.name!r}: {student.model.get("type")} has no backbone to start from.')
-    student.scope = student.scope or config.get('default_scope')
-    problem = conflict(config, start)
-    if problem:
-        raise ValueError(problem)
-    if start.name == RANDOM:
-        _check_random(student)
-    return student
-
-
-def _place(config: Config, student: ModelConfig, init_cfg: Any) -> None:
-    """Set the backbone's ``init_cfg`` where no other key overrides it."""
-    place = config.model if 'backbone' in config.model else config.model.student
-    if 'backbone' not in place:
-        place.backbone = {}
-    place.backbone.init_cfg = init_cfg
-    if student.model.get('pretrained') is not None:
-        (config.model if 'pretrained' in config.model else config.model.student).pretrained = None
-    if student.model.backbone.get('pretrained') is not None:
-        place.backbone.pretrained = None
-
-
-def _beside(student: ModelConfig, loaded: dict[str, Any]) -> Any:
-    """Return the initialisation of the control, or else that of its class, and after it the loaded weights."""
-    from mmengine.model import BaseModule  # the list of a suite needs none
-
-    # a list with one member differs from the member alone, with which mmengine does not initialise the layers
-    backbone = _built(student)
-    own = getattr(backbone, 'init_cfg', None)
-    foreign = not own and getattr(type(backbone), 'init_weights', None) is not BaseModule.init_weights
-    alone = isinstance(own, Mapping) and _loads(own)
-    if foreign or alone or any(_old_keys(student.model)):
-        return loaded
-    return [*(copy.deepcopy(dict(one)) for one in listed(own or []) if not _loads(one)), loaded]
-
-
-def _old_keys(model: Mapping[str, Any]) -> tuple[Any, Any]:
-    return model.get('pretrained'), model['backbone'].get('pretrained')
-
-
-def _loads(one: Mapping[str, Any]) -> bool:
-    return 'Pretrained' in str(one.get('type'))
-
-
-def _built(student: ModelConfig) -> nn.Module:
-    if student.scope is not None:
-        init_default_scope(student.scope)
-    option = {'_scope_': student.scope, **student.model.backbone} if student.scope else dict(student.model.backbone)
-    with fork_rng():
-        return MODELS.build(option)
-
-
-def conflict(config: Config, start: Start) -> str | None:
-    """Return why a control's config excludes a start, or ``None``."""
-    inherited = [entry[0] for entry in config.model.get('inherit') or []]
-    if not start.inherit:
-        inherited = [name for name in inherited if name.split('.')[0] == 'backbone']
-    for key, value in (('load_from', config.get('load_from')), ('model.inherit', inherited)):
-        if value:
-            replaced = start.inherit and value is inherited
-            both = 'and the start would replace each other' if replaced else 'would replace it'
-            return f'start {start.name!r}: {key}={value!r} of the control {both}; remove the row from the suite.'
-    return None
-
-
-def _check_random(student: ModelConfig) -> None:
-    loading = map(_loads, listed(student.model['backbone'].get('init_cfg')))
-    if not any((*_old_keys(student.model), *loading)):
-        raise ValueError(f'start {RANDOM!r}: the backbone of the control is random already; leave this row out.')
-    backbone = _built(student)  # norm_eval is on by default in mmdet's ResNet
-    frozen, evaluated = getattr(backbone, 'frozen_stages', -1), getattr(backbone, 'norm_eval', False)
-    for name, value, fixed in (('frozen_stages', frozen, frozen >= 0), ('norm_eval', evaluated, evaluated)):
-        if fixed:
-            raise ValueError(
-                f'start {RANDOM!r}: the student has backbone.{name}={value}, which keeps random weights or '
-                'statistics as they are. Give all students model.student.backbone.frozen_stages: -1 and norm_eval: '
-                'false in the options of the suite, or leave this row out.'
-            )

@@ -25,9 +25,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import build_runner, learning_distillers
-from mmdistill_dense.apps.suite import configs, plan
+from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
+from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.datasets.wrapped import count_pictures, label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -57,7 +57,6 @@ def facts_of(run: Run, config_hash: str) -> dict[str, Any]:
     return {
         'name': run.name,
         'seed': run.seed,
-        'choice': dict(run.choice or {}),
         'config_hash': config_hash,
         'versions': {**versions, 'mmdistill_dense': __version__},
         **machine(torch.cuda.is_available()),
@@ -65,7 +64,7 @@ def facts_of(run: Run, config_hash: str) -> dict[str, Any]:
     }
 
 
-def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | None) -> dict[str, Any]:
+def training_facts(runner: Runner, report: Report) -> dict[str, Any]:
     """Return what a training did. Its log is that of all starts, which checkpoints keep."""
     log = {name: kept.data[0].tolist() for name, kept in runner.message_hub.log_scalars.items() if len(kept.data[0])}
     shares = {found[1]: log[name] for name in log if (found := re.fullmatch(r'train/distill\.(.+)\.share', name))}
@@ -76,7 +75,6 @@ def training_facts(runner: Runner, report: Report, start: Mapping[str, Any] | No
         'seconds_per_iteration': statistics.median(log['train/time']) if 'train/time' in log else None,
         'teacher': next(iter(receipts.values())) if len(receipts) == 1 else receipts or None,
         'unlabelled': unlabelled_facts(runner),
-        'start': start,
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
         'pictures': count_pictures(runner.train_dataloader.dataset),
         'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
@@ -270,7 +268,7 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', patience: 
 
 def _perform(definition: Definition, run: Run, launcher: str, report: Report) -> dict[str, Any]:
     config = plan.config_of(definition, run)
-    only_test = run.kind == 'teacher' and not plan.trains_teacher(definition)
+    only_test = run.is_teacher and not plan.trains_teacher(definition)
     if report.write and not only_test:
         plan.write_configs(definition, run, config)
     config.launcher = launcher
@@ -282,10 +280,7 @@ def _perform(definition: Definition, run: Run, launcher: str, report: Report) ->
         save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / found['checkpoint'])
     times = {'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
     result = {**facts_of(run, report.state['config_hash']), **found, **times}
-    if run.kind == PRETRAIN:
-        result['score'] = None
-    else:
-        result |= {'score': plan.score_of(definition, run, result['metrics']), 'metric': definition.metric}
+    result |= {'score': plan.score_of(definition, run, result['metrics']), 'metric': definition.metric}
     if is_main_process():
         report.tell(True, phase='finished')
         write_json(run.folder / 'result.json', result)
@@ -294,7 +289,7 @@ def _perform(definition: Definition, run: Run, launcher: str, report: Report) ->
     return result
 
 
-_NOTHING = ('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled', 'start')
+_NOTHING = ('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled')
 _NOT_TRAINED: dict[str, Any] = {**dict.fromkeys(_NOTHING), 'iterations': 0, 'shares': {}}
 
 
@@ -319,7 +314,7 @@ def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
     begun = run.state if latest_checkpoint(run.folder) else {}
     found = begun.get('processes') if run.result is None else run.result.get('processes')
-    if found in (None, processes) or (run.kind == 'teacher' and run.result):
+    if found in (None, processes) or (run.is_teacher and run.result):
         return
     raise ValueError(
         f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch. Go on '
@@ -329,9 +324,6 @@ def check_processes(run: Run, processes: int) -> None:
 
 
 def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
-    start, file, started = plan.start_of(definition, run.name), plan.start_file(definition, run), None
-    if start is not None and file is not None:  # mmengine would load what fits, and only warn
-        started = configs.check_file(config, start, file)
     found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
@@ -341,30 +333,26 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
     runner.train()
-    facts = training_facts(runner, report, started)
+    facts = training_facts(runner, report)
     barrier()  # the first process writes the file
     last = latest_checkpoint(run.folder)
     assert last is not None, 'a checkpoint is saved at the end'
-    if run.kind == PRETRAIN:
-        return {'metrics': {}, 'checkpoint': last.name, **facts}
     report.tell(True, phase='testing')
     take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
-    whole = run.kind != 'search'
-    metrics = _scores(runner, test=whole)
-    facts['data'] = data_facts(runner) if whole and is_main_process() else {}
+    metrics = _scores(runner)
+    facts['data'] = data_facts(runner) if is_main_process() else {}
     return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 
-def _scores(runner: Runner, test: bool = True) -> dict[str, dict[str, float]]:
+def _scores(runner: Runner) -> dict[str, dict[str, float]]:
     val = plain(runner.val())
-    same = _tests_val(runner.cfg)
-    return {'test': {} if not test else val if same else plain(runner.test()), 'val': val}
+    return {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
 
 
 def _named(config: Config, run: Run) -> Config:
     """Return the config with another file name, so that the runner does not overwrite ``run.py``."""
     named = Config(config.to_dict(), cfg_text=config.text, filename=str(run.folder / 'config.py'))
-    named.experiment_name = f'{run.kind}_{run.folder.name}_{run.name.replace("/", "_")}_{os.getpid()}_{id(named)}'
+    named.experiment_name = f'{run.folder.name}_{run.name}_{os.getpid()}_{id(named)}'
     return named
 
 

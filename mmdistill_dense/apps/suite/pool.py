@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mmdistill_dense.apps.suite.plan import Run, choice_name
+from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import in_use, write_json
 from mmdistill_dense.utils.process import wait_briefly
@@ -51,9 +51,8 @@ class Board:
             self.say(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
             return
         self.minutes[run] = result['minutes']
-        split = 'val' if run.kind == 'search' or result.get('test_is_val') else 'test'
-        found = 'trained' if result['score'] is None else f'{result["score"]:.2f} on {split}'
-        self.say(f'{run.title}: {found} after {clock(60 * result["minutes"])}')
+        split = 'val' if result.get('test_is_val') else 'test'
+        self.say(f'{run.title}: {result["score"]:.2f} on {split} after {clock(60 * result["minutes"])}')
 
     def tick(self, running: Sequence[Run], waiting: Sequence[Run], elsewhere: int = 0) -> None:
         """Print a line for each running one, if the last are old; other processes do ``elsewhere`` of the waiting."""
@@ -211,10 +210,9 @@ class Pool:
         """See which of the waiting runs other processes do or have done."""
         if time.monotonic() - self.looked < LOOK:
             return
-        before, self.elsewhere = self.elsewhere, {run.folder for run in self.waiting if in_use(run.folder)}
+        self.elsewhere = {run.folder for run in self.waiting if in_use(run.folder)}
         for run in [run for run in self.waiting if run.folder not in self.elsewhere]:
-            # a run whose search had not ended may have a result of another config, which its job compares
-            if (run.choice is not None or run.folder in before) and run.result is not None:
+            if run.result is not None:
                 self.waiting.remove(run)
                 self.board.ended(run, None)
         self.looked = time.monotonic()
@@ -320,8 +318,7 @@ def job_command(definition: Path, run: Run) -> list[str]:
 
 def job_words(definition: Path, run: Run) -> list[str]:
     """Return the command line of a run, without the program."""
-    words = ['job', str(definition), run.name, '--seed', str(run.seed)]
-    return [*words, '--search', choice_name(run.choice or {})] if run.kind == 'search' else words
+    return ['job', str(definition), run.name, '--seed', str(run.seed)]
 
 
 def visible_devices() -> list[str]:

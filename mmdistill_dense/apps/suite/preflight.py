@@ -7,7 +7,6 @@ import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,7 @@ from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.job import check_processes, check_unchanged
-from mmdistill_dense.apps.suite.lengths import check_measured
-from mmdistill_dense.apps.suite.plan import PRETRAIN, Run
+from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.config.resolve import teachers_of
 from mmdistill_dense.config.unknown_keys import options_of
@@ -34,20 +32,16 @@ from mmdistill_dense.weights.strict_load import local_file
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
-    """Return the runs of some rows and seeds with what they need; a run for all seeds is named without one."""
+    """Return the runs of some rows and seeds with what they need."""
     runs = plan.runs(definition)
     names = {run.name for run in runs}
     for name in only:
         if name not in names:
             raise ValueError(f'--only: {unknown("row", name, names)}')
-    each = {f'{PRETRAIN}/{start.name}' for start in definition.starts.values() if start.seed is None}
-    shared = {name for name in only if name.partition('/')[0] in (PRETRAIN, plan.TEACHER)}
-    shared -= each  # it has a seed of its own
-    if not set(seeds) <= set(definition.seeds) and (not only or set(only) - shared):
+    if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {plan.TEACHER}):
         raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
     fits = [run for run in runs if not only or run.name in only]
-    asked = [run for run in fits if not seeds or run.seed in seeds or run.name in shared]
-    wanted = {run.folder for run in asked if run.kind == 'run' or run.name in only or not only}
+    wanted = {run.folder for run in fits if not seeds or run.seed in seeds or (only and run.is_teacher)}
     for run in reversed(runs):  # what is needed stands before
         if run.folder in wanted:
             wanted.update(run.after)
@@ -59,9 +53,8 @@ def unfinished(
 ) -> list[Run]:
     """Return the runs without a result; ``rerun_changed`` moves those of other configs to ``<out>/replaced``."""
     for run, expected in plan.hashes(definition, runs):
-        if expected is not None:  # otherwise its search decides the config, and the job compares it
-            with _replacing(definition, run, rerun_changed):
-                check_unchanged(run, expected)
+        with _replacing(definition, run, rerun_changed):
+            check_unchanged(run, expected)
     if not _todo(runs):
         return []
     for run in plan.runs(definition):
@@ -75,7 +68,7 @@ def unfinished(
 
 
 def _todo(runs: Sequence[Run]) -> list[Run]:
-    return [run for run in runs if run.choice is None or run.result is None]
+    return [run for run in runs if run.result is None]
 
 
 @contextmanager
@@ -90,9 +83,9 @@ def _replacing(definition: Definition, run: Run, allowed: bool) -> Iterator[None
 
 
 def _has_weights(run: Run) -> bool:
-    """Whether a run has the weights that others read. A search and a tested teacher have only scores."""
+    """Whether a run has the weights that others read. A tested teacher has only scores."""
     name = (run.result or {}).get('checkpoint')
-    return run.kind == 'search' or name is None or (run.folder / name).is_file()
+    return name is None or (run.folder / name).is_file()
 
 
 def put_away(definition: Definition, run: Run) -> Path:
@@ -114,34 +107,29 @@ def put_away(definition: Definition, run: Run) -> Path:
 def check(definition: Definition, todo: Sequence[Run]) -> None:
     """Check that data and weights exist, and build every network that will be trained."""
     _check_names(definition)
-    check_measured(definition, {run.name for run in todo})
-    first = {(run.name, plan.choice_name(run.choice or {})): run for run in reversed(todo)}
-    for (name, tried), run in first.items():
-        run = replace(run, choice=run.choice or {})
+    first = {run.name: run for run in reversed(todo)}
+    for name, run in first.items():
         config = plan.config_of(definition, run)
         _check_files(config)
-        own = run.kind == 'teacher' or configs.reads_teacher(config)
-        if run.kind == PRETRAIN or (own and not plan.trains_teacher(definition)):
+        own = run.is_teacher or configs.reads_teacher(config)
+        if own and not plan.trains_teacher(definition):
             for key, option in teachers_of(config.model).items():
                 if option.get('checkpoint') is not None:
                     local_file(option['checkpoint'], option.get('cfg'), f'model.{key}.checkpoint')
         if config.get('load_from'):
             local_file(config.load_from, None, 'load_from')
-        with naming(f'{definition.path}: {name} {tried}'.rstrip()):
+        with naming(f'{definition.path}: {name}'):
             model = _build(config)
             if name == plan.CONTROL:
                 _try_evaluation(config, model)
-        _check_start(definition, run, config)
 
 
 def check_batch(definition: Definition, todo: Sequence[Run], processes: int) -> None:
     """Refuse a batch that does not match the recipe's learning rate."""
-    places = {f'{PRETRAIN}/{name}': f'starts.{name}.options' for name in definition.starts}
-    places['teacher'] = 'teacher.options'
-    for place, run in {places.get(run.name, 'options'): run for run in todo}.items():
-        if run.kind == 'teacher' and not plan.trains_teacher(definition):
+    for place, run in {'teacher.options' if run.is_teacher else 'options': run for run in todo}.items():
+        if run.is_teacher and not plan.trains_teacher(definition):
             continue
-        problem = batch_problem(plan.config_of(definition, replace(run, choice=run.choice or {})), processes)
+        problem = batch_problem(plan.config_of(definition, run), processes)
         if problem:
             raise ValueError(f'{definition.path}: {place}: {problem}')
 
@@ -154,10 +142,6 @@ def _check_names(definition: Definition) -> None:
     if (teacher := definition.teacher) is not None:
         whole = configs.teacher_config(definition, teacher)
         given.append(('teacher.options', teacher.options, configs.read(teacher.config), whole))
-    for start in definition.starts.values():
-        if start.config is not None:
-            whole = configs.pretrain_config(definition, start)
-            given.append((f'starts.{start.name}.options', start.options, configs.read(start.config), whole))
     for place, options, before, after in given:
         check_options(options, before, after, f'{definition.path}: {place}')
 
@@ -186,18 +170,6 @@ def _paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
     for name, path in named.items():
         if isinstance(path, str) and path:
             yield f'{key}.{name}', path if '://' in path else os.path.join(root, path)
-
-
-def _check_start(definition: Definition, run: Run, config: Config) -> None:
-    """A pre-training's network, or a given file, must have the same backbone as the student."""
-    start, file = plan.start_of(definition, run.name), plan.start_file(definition, run)
-    if start is None or file is None:
-        return
-    if start.config is None:
-        configs.check_file(config, start, file)
-        return
-    state = _build(configs.pretrain_config(definition, start)).state_dict()
-    configs.check_state(config, start, state, f'the backbone of {start.config.name}')
 
 
 def _build(config: Config) -> Any:

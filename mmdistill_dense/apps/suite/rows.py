@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -13,7 +13,6 @@ from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to impor
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, Method, is_control, with_options
 from mmdistill_dense.apps.suite.job import check_unchanged
-from mmdistill_dense.apps.suite.price import read_costs
 from mmdistill_dense.config.values import flat
 
 LEVEL = 0.95
@@ -109,8 +108,6 @@ class Row:
     results: Results
     missing: tuple[int, ...] = ()  # the seeds that have not finished
     gain: Gain | None = None  # the gain over the control; ``None`` for the teacher and all controls
-    cost: Mapping[str, Any] = field(default_factory=dict)  # the costs from ``mmdistill suite cost``, if measured
-    distils: bool = True  # whether it has distillers. Otherwise its step equals the control's.
 
     @property
     def scores(self) -> dict[int, float]:
@@ -144,12 +141,10 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True)
 class Table:
-    """A suite's table: teacher, control and methods, and the searches as in ``plan``."""
+    """A suite's table: teacher, control and methods."""
 
     definition: Definition
     rows: tuple[Row, ...]
-    searched: Mapping[str, Any] = field(default_factory=dict)
-    chosen: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[Row, ...]:
@@ -166,23 +161,17 @@ class Table:
 
 
 def collect(definition: Definition) -> Table:
-    chosen = plan.chosen(definition)
-    # not those of rows whose search has not ended: they may be of another value
-    results = {name: found for name, found in plan.results(definition).items() if chosen.get(name, '') is not None}
-    shown = (run for run in plan.runs(definition) if run.kind != 'search' and run.seed in results.get(run.name, {}))
+    results = plan.results(definition)
+    shown = (run for run in plan.runs(definition) if run.seed in results.get(run.name, {}))
     for run, expected in plan.hashes(definition, shown):
-        if expected is not None:
-            check_unchanged(run, expected)
-    _check_starts(definition, results)
+        check_unchanged(run, expected)
     _check_processes(results)
     if changed := changed_data(results):
         raise ValueError(changed)
-    return Table(definition, make_rows(definition, results, read_costs(definition)), plan.searched(definition), chosen)
+    return Table(definition, make_rows(definition, results))
 
 
-def make_rows(
-    definition: Definition, results: Mapping[str, Results], costs: Mapping[str, Mapping[str, Any]]
-) -> tuple[Row, ...]:
+def make_rows(definition: Definition, results: Mapping[str, Results]) -> tuple[Row, ...]:
     """Return the rows, from results by name and seed."""
     names = (plan.CONTROL, *definition.methods)
     scores = {name: Row(name, results.get(name, {})).scores for name in names}
@@ -190,8 +179,7 @@ def make_rows(
     students = []
     for name in names:
         missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
-        distils = name != plan.CONTROL and definition.methods[name].distils
-        students.append(Row(name, results.get(name, {}), missing, gains.get(name), costs.get(name, {}), distils))
+        students.append(Row(name, results.get(name, {}), missing, gains.get(name)))
     return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
 
 
@@ -250,20 +238,3 @@ def _check_processes(results: Mapping[str, Results]) -> None:
             'Repeat those of one number: with one process by `mmdistill suite run --rerun-changed`; else move their '
             'folders away and use `mmdistill suite slurm`.'
         )
-
-
-def _check_starts(definition: Definition, results: Mapping[str, Results]) -> None:
-    """Refuse runs that read different files for one start; the config hash covers only how the file is made."""
-    for start in definition.starts.values():
-        found: dict[str, list[str]] = {}
-        for name, method in definition.methods.items():
-            for seed, result in results.get(name, {}).items() if method.start == start.name else ():
-                read = result.get('start')
-                found.setdefault(read['sha256'][:12] if read else '', []).append(f'{name} seed {seed}')
-        found.pop('', None)
-        if start.seed is not None and len(found) > 1:
-            told = '; '.join(f'sha256 {digits}…: {", ".join(runs)}' for digits, runs in found.items())
-            raise ValueError(
-                f'{definition.path}: starts.{start.name}: runs read different files ({told}), so they cannot share a '
-                'row: the pre-training was repeated, or the file replaced. Move the runs of one file away and repeat.'
-            )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import TWICE, Definition, Start, is_control, with_options
-from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER, choice_name
+from mmdistill_dense.apps.suite.definition import Definition, is_control, with_options
+from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, collect, own_data
-from mmdistill_dense.config.values import chain, listed
 from mmdistill_dense.utils.files import write_text, write_whole
-from mmdistill_dense.utils.validate import size_text
 
 DIGITS = 12  # shown of a file's sha256
 BOLD = (
@@ -32,20 +29,14 @@ def closing_notes(table: Table) -> str:
 
 def _reading(table: Table) -> list[str]:
     definition = table.definition
-    lines = [
+    return [
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; mean ± standard deviation (n - 1) over '
         'n seeds. Every run is in the table, losers included.',
         f'gain: mean of (method - {alone_title(table)}) at the same seed, with the {LEVEL:.0%} interval of '
         f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}",
         *missing_lines(table),
-        *_cost_lines(table),
+        *_time_lines(table),
     ]
-    if definition.budget is not None:
-        lines.append(
-            f'Equal compute: each row has the time of {definition.budget.steps} training steps of the student alone, '
-            f'{TWICE} twice as many. Not counted: training of the teacher, pre-training, validation, loading.'
-        )
-    return lines
 
 
 def alone_title(table: Table) -> str:
@@ -66,37 +57,14 @@ def missing_lines(table: Table) -> list[str]:
     return [f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'] if gaps else []
 
 
-def _cost_lines(table: Table) -> list[str]:
-    definition, size, lines = table.definition, table.row(CONTROL).cost, list[str]()
-    if size:
-        lines.append(
-            f'parameters, GFLOPs: of the network that is deployed, at {size_text(size["test_size"])} '
-            f'({size["test_size_from"]}); a multiplication with its addition is one operation.'
-        )
-    if any(row.seconds_per_iteration is not None for row in table.rows):
-        where = each(table, device)
-        beside = f'; up to {definition.jobs} runs side by side' if definition.jobs > 1 else ''
-        lines.append(f's / iteration: wall time in the runs, median of the log, mean over seeds ({where}{beside}).')
-    measured = [row.cost for row in table.methods if row.cost]
-    ways = dict.fromkeys(_way(cost) for cost in measured)
-    if ways:
-        lines.append(
-            f'step: distilled step / step of the student alone, measured in turns ({"; ".join(ways)}). extra memory: '
-            'what training with the method holds beyond training without, at the peak of a step, teacher included.'
-        )
-    if not size or len(measured) < sum(row.distils for row in table.methods):
-        lines.append(f'Costs without a number: `mmdistill suite cost {definition.path}` measures them.')
-    return lines
-
-
-def _way(cost: Mapping[str, Any]) -> str:
-    key = cost['key']
-    clock = 'process CPU time' if key['device'].startswith('CPU') else 'CUDA events'
-    weights = ', teacher with random weights' if 'random' in cost['teacher_weights'] else ''
-    return (
-        f'{key["device"]}, {key["threads"]} thread(s), {clock}, median of {key["repeats"]}, batch {cost["batch"]} of '
-        f'{size_text(cost["train_size"])}{weights}'
-    )
+def _time_lines(table: Table) -> list[str]:
+    if all(row.seconds_per_iteration is None for row in table.rows):
+        return []
+    jobs = table.definition.jobs
+    beside = f'; up to {jobs} runs side by side' if jobs > 1 else ''
+    return [
+        f's / iteration: wall time in the runs, median of the log, mean over seeds ({each(table, device)}{beside}).'
+    ]
 
 
 def _made_of(table: Table) -> list[str]:
@@ -107,15 +75,13 @@ def _made_of(table: Table) -> list[str]:
         f'Recipe: `{definition.control.stem}`; seeds {", ".join(map(str, definition.seeds))}; '
         + (f'options `{" ".join(options)}`' if options else 'no options'),
         *_settings(table),
-        *_starts(table),
         *_batch(table),
         f'Teacher: {each(table, receipts) or "none"}',
         *_unlabelled(table),
         f'Config hashes: {"; ".join(hashes) or "none"}',
         f'Versions: {each(table, versions) or "none"}',
     ]
-    words = ('budget', 'run', 'cost', 'table') if definition.budget else ('run', 'cost', 'table')
-    commands = [f'`mmdistill suite {word} {definition.path}`' for word in words]
+    commands = [f'`mmdistill suite {word} {definition.path}`' for word in ('run', 'table')]
     return [*lines, f'Made by: {", ".join(commands)}']
 
 
@@ -130,42 +96,12 @@ def _settings(table: Table) -> list[str]:
     said = []
     for method in table.definition.methods.values():
         origin = str(method.config) if method.config else ' '.join(filter(None, [method.method, method.variant]))
-        if method.start is not None:
-            origin = f'{origin or "student alone"} from start {method.start}'
-        options = with_options({**method.options, **(table.chosen.get(method.name) or {})})
+        options = with_options(method.options)
         chosen = f' with settings {method.settings!r}' if method.settings else ''
         own = own_data(method)
-        if method.name != TWICE and (origin != method.name or options or chosen or own):
+        if origin != method.name or options or chosen or own:
             said.append(f'{method.name} = {origin or "student alone"}{chosen}{options}{own}')
     return [f'Rows: {"; ".join(said)}'] if said else []
-
-
-def _starts(table: Table) -> list[str]:
-    used = {method.start for method in table.definition.methods.values() if method.start}
-    starts = {name: start for name, start in table.definition.starts.items() if name in used}
-    said = [f'{name} = {start_text(table.definition, start)}' for name, start in starts.items()]
-    read = each(table, read_at_start)
-    return [f'Starts: {"; ".join(said)}', *([f'Files read at the start: {read}'] if read else [])] if said else []
-
-
-def start_text(definition: Definition, start: Start) -> str:
-    """Describe a start in words, a pre-training with the folders or lists of its pictures."""
-    if start.config is None:
-        return start.text()
-    dataset = chain(configs.pretrain_config(definition, start).train_dataloader.dataset)[0]
-    prefixes = dataset.get('data_prefix') or ''
-    folders = list(prefixes.values()) if isinstance(prefixes, Mapping) else prefixes
-    names = [Path(name).name if Path(name).is_absolute() else name for name in listed(folders) if name]
-    pictures = ', '.join(names or [Path(dataset.get('data_root') or '').name or str(dataset.get('type'))])
-    lists = ', '.join(Path(name).name for name in listed(dataset.get('ann_file')))
-    return f'{start.text()}, on the pictures of {pictures}' + (f' that {lists} names' if lists else '')
-
-
-def read_at_start(result: Mapping[str, Any]) -> str:
-    """Return the file that a run's student started from, and how many tensors it gave; or nothing."""
-    start = result.get('start')
-    whole = f'{start["matched"]} of {start["total"]} tensors' if start else ''
-    return f'{start["file"]}, sha256 {start["sha256"][:DIGITS]}…, {whole}' if start else ''
 
 
 def receipts(result: Mapping[str, Any]) -> str:
@@ -223,25 +159,24 @@ def each(table: Table, say: Callable[[Mapping[str, Any]], str]) -> str:
 
 
 NONE = '–'
-TITLES = {TEACHER: 'teacher', CONTROL: 'student alone', TWICE: 'student alone, twice the steps'}
+TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
 
 
 def as_markdown(table: Table) -> str:
-    """Return the table, with the scores by seed, the search and the notes."""
-    search = ['## Search', search_table(table)] if table.searched else []
-    parts = [f'# {table.definition.title}', _main(table), _seeds(table), *search, closing_notes(table)]
+    """Return the table, with the scores by seed and the notes."""
+    parts = [f'# {table.definition.title}', _main(table), _seeds(table), closing_notes(table)]
     return '\n\n'.join(parts) + '\n'
 
 
 def _main(table: Table) -> str:
     definition = table.definition
-    head = ['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]']
-    head += ['parameters', 'GFLOPs', 's / iteration', 'step', 'extra memory']
-    deployed = table.row(CONTROL).cost
-    lines = head_lines(head)
+    lines = head_lines(['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]', 's / iteration'])
     for row in table.rows:
-        cells = [row_title(row), count_cell(row, len(definition.seeds)), score_cell(row), gain_cell(row)]
-        lines.append(line([*cells, *_costs(row, deployed)]))
+        seconds = row.seconds_per_iteration
+        taken = NONE if seconds is None or row.name == TEACHER else f'{seconds:.3g}'
+        lines.append(
+            line([row_title(row), count_cell(row, len(definition.seeds)), score_cell(row), gain_cell(row), taken])
+        )
     return '\n'.join(lines)
 
 
@@ -283,20 +218,6 @@ def mean_text(gain: Gain) -> str:
     return f'**{gain.mean:+.2f}**' if gain.told_apart else f'{gain.mean:+.2f}'
 
 
-def _costs(row: Row, deployed: Mapping[str, Any]) -> list[str]:
-    size = deployed.get('teacher' if row.name == TEACHER else 'student')
-    parameters, gflops = (f'{size["parameters"] / 1e6:.3g} M', f'{size["gflops"]:.3g}') if size else (NONE, NONE)
-    seconds = row.seconds_per_iteration
-    taken = NONE if seconds is None else f'{seconds:.3g}'
-    if row.name == TEACHER:
-        return [parameters, gflops, NONE, NONE, NONE]
-    if not row.distils:
-        return [parameters, gflops, taken, '1', '0']
-    ratio = f'{row.cost["ratio"]:.2f}' if row.cost else NONE
-    memory = f'{row.cost["memory"]["extra"] / 2**20:.3g} MiB' if row.cost else NONE
-    return [parameters, gflops, taken, ratio, memory]
-
-
 def _seeds(table: Table) -> str:
     control = table.row(table.control).scores
     lines = head_lines(['seed', *map(str, table.definition.seeds)])
@@ -312,23 +233,6 @@ def _one(row: Row, seed: int, control: Mapping[int, float]) -> str:
     if is_control(row.name) or seed not in control:
         return f'{score:.2f}'
     return f'{score:.2f} ({score - control[seed]:+.2f})'
-
-
-def search_table(table: Table) -> str:
-    """Return all values that were tried, in their order; nothing without a search."""
-    definition = table.definition
-    if not table.searched:
-        return ''
-    seeds = ', '.join(map(str, definition.grid_seeds))
-    lines = [line(['', 'tried', f'{definition.metric} on val, seed {seeds}', 'mean', '']), '|:--|:--|--:|--:|:--|']
-    for name, tried in table.searched.items():
-        for choice, scores in tried:
-            shown = ', '.join('missing' if score is None else f'{score:.2f}' for score in scores)
-            mean = NONE if None in scores else f'{math.fsum(scores) / len(scores):.2f}'
-            taken = 'taken' if choice == table.chosen.get(name) else ''
-            lines.append(line([name, choice_name(choice), shown, mean, taken]))
-    rule = 'The value that is best on val, on average over these seeds, is the one of the table above.'
-    return '\n'.join([rule, '', *lines])
 
 
 def head_lines(head: Sequence[str], words: int = 1) -> list[str]:
@@ -412,8 +316,8 @@ def write_table(definition: Definition, out: Path | None = None) -> None:
 
 
 def as_csv(table: Table) -> str:
-    """Return a line per row, with every digit: scores and gains in percent, memory in bytes."""
-    return _csv([_cells(table, row, table.row(CONTROL).cost) for row in table.rows])
+    """Return a line per row, with every digit: scores and gains in percent."""
+    return _csv([_cells(table, row) for row in table.rows])
 
 
 def scores_as_csv(table: Table) -> str:
@@ -431,11 +335,9 @@ def scores_as_csv(table: Table) -> str:
     return _csv(lines)
 
 
-def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any]:
+def _cells(table: Table, row: Row) -> dict[str, Any]:
     definition = table.definition
     method = definition.methods.get(row.name)
-    size = deployed.get('teacher' if row.name == TEACHER else 'student') or {}
-    memory = row.cost.get('memory', {}) if row.name != CONTROL else {}
     return {
         'name': row.name,
         'method': method and method.method,
@@ -451,13 +353,8 @@ def _cells(table: Table, row: Row, deployed: Mapping[str, Any]) -> dict[str, Any
         'gain_low': row.gain and row.gain.low,
         'gain_high': row.gain and row.gain.high,
         'gain_p': row.gain and row.gain.p,
-        'parameters': size.get('parameters'),
-        'gflops': size.get('gflops'),
         'seconds_per_iteration': row.seconds_per_iteration,
         'loss_share': row.share,
-        'step_ratio': row.cost.get('ratio'),
-        'extra_memory': memory.get('extra'),
-        'adapter_parameters': row.cost.get('adapter_parameters'),
         'config_hash': ' '.join(row.hashes),
     }
 

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.configs import batch_of, control_config
 from mmdistill_dense.apps.suite.rows import collect
 from tests.suite import made_up
 from tests.suite.test_table import lines_of
-from tools.docs.beside import changes_of_the_recipe, compute, published
+from tools.docs.beside import changes_of_the_recipe, published
 
 CITYSCAPES = """
 control: deeplabv3_r101_to_r18_cityscapes
@@ -82,21 +81,3 @@ def test_published_results_are_of_the_recipes_batch(
     shown = published(collect(suite))
     assert ('published: gain' in shown) == kept
     assert ('instead of 16 pictures a step' in shown) == (not kept and 'accumulative' not in options)
-
-
-def test_the_compute_that_was_used(tmp_path: Path) -> None:
-    budget = 'budget: {steps: 9, ratios: {kd: 2.0, heavy: 1.5}}\n'
-    suite = made_up.definition(tmp_path, budget)
-    each = dict(pictures=36, processes=1)
-    made_up.finish(suite, 'control', made_up.CONTROL, spent=dict(train=10.0), **each)
-    made_up.finish(suite, 'control_2x', made_up.CONTROL, spent=dict(train=20.4), iterations=18, **each)
-    made_up.finish(suite, 'kd', {0: 43.0}, spent=dict(train=9.0, prepare=1.2), **each)
-    made_up.finish(suite, 'heavy', {0: 43.0}, spent=dict(train=10.8), **each)
-    text = compute(collect(suite))
-    batch = batch_of(control_config(suite))
-    assert lines_of(text, 'student alone')[0][-4:] == ['9', f'{9 * batch / 36:.3g}', '1.00', '100%']
-    assert [lines_of(text, name)[0][-2:] for name in ('kd', 'heavy')] == [['2.00', '102%'], ['1.50', '108% †']]
-    assert lines_of(text, 'student alone, twice the steps')[0][-1] == '204%'
-    assert '† used more or less than 5% beside its budget: heavy 108% of 100%.' in text
-    assert 'pinned: kd, heavy' in text and compute(collect(made_up.definition(tmp_path))) == ''
-    assert changes_of_the_recipe(suite) == ('budget.steps=9',)

@@ -1,0 +1,14 @@
+"""As camvid_pcd.py, for the backbone of camvid_starts.yaml."""
+
+_base_ = '../../configs/_base_/recipes/deeplabv3plus_mobilenetv2_to_r18w16_camvid.py'
+model = dict(
+    student=dict(
+        backbone=dict(
+            init_cfg=dict(
+                type='Pretrained',
+                checkpoint='work_dirs/pcd/mobilenetv2w05_from_mobilenetv2_small/epoch_40.pth',
+                prefix='backbone.',
+            )
+        )
+    ),
+)

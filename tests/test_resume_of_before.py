@@ -1,7 +1,9 @@
-"""Work of users goes on: a training and a suite that commit 93433c5 began are resumed by the code of today.
+"""Work of users goes on: what the code of two earlier commits wrote is taken over by the code of today.
 
-The training was saved by a runner after 4 of 8 iterations, and went on to what ``recorded.json`` holds. The suite had
-finished. A test here that fails means that users' folders no longer resume: mend the code, not the data.
+``resume_93433c5`` holds a training and a suite; ``resume_c987ebc1`` a training of either task, a project whose suite
+was killed in the middle of ``kd`` with seed 1, and the files that ``export`` wrote. A training was saved by a runner
+after 4 of 8 iterations, and went on to what ``recorded.json`` holds. A test here that fails means that users' folders
+no longer go on: mend the code, not the data.
 """
 
 import copy
@@ -10,16 +12,23 @@ import json
 import shutil
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.registry import init_default_scope
+from mmengine.runner import load_state_dict
+from mmseg.registry import MODELS
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.registry import HOOKS
 from tests import toys
 
-BEFORE = Path(__file__).parent / 'data' / 'resume_93433c5'
+DATA = Path(__file__).parent / 'data'
+BEFORE, LATER = DATA / 'resume_93433c5', DATA / 'resume_c987ebc1'
+COLOURS = ((40, 40, 220), (220, 60, 40))  # of the classes 1 and 2, the boxes 'red' and 'blue'
 TOLERANCE = dict(rel=1e-4, abs=1e-7)  # of another machine
 
 
@@ -50,18 +59,61 @@ def flat(value, name=''):
     return {k: v for key, item in items for k, v in flat(item, f'{name}.{key}').items()} or {name: value}
 
 
-def test_training_takes_all_over_and_goes_on_as_before(tmp_path, monkeypatch):
-    shutil.copytree(BEFORE / 'training', tmp_path / 'training')
+def drawn(number):
+    """A picture of two rectangles on noise, its labels and its boxes: the same with every version of numpy."""
+    random = np.random.RandomState(number)
+    image = random.randint(90, 160, (64, 64, 3)).astype(np.uint8)
+    labels = np.zeros((64, 64), np.uint8)
+    boxes = []
+    for kind, colour in enumerate(COLOURS):
+        (x, y), (w, h) = random.randint(0, 34, 2).tolist(), random.randint(12, 28, 2).tolist()
+        image[y : y + h, x : x + w] = colour
+        labels[y : y + h, x : x + w] = kind + 1
+        boxes.append((kind, [x, y, w, h]))
+    return image, labels, boxes
+
+
+def write_pictures(images, labels, numbers):
+    """Pictures and label images; return the content of a label file with their boxes."""
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    objects = []
+    for number in numbers:
+        image, mask, boxes = drawn(number)
+        cv2.imwrite(str(images / f'{number}.png'), image)
+        cv2.imwrite(str(labels / f'{number}.png'), mask)
+        for kind, box in boxes:
+            size = dict(bbox=box, area=box[2] * box[3], iscrowd=0)
+            objects.append(dict(id=len(objects), image_id=number, category_id=kind, **size))
+    files = [dict(id=number, file_name=f'{number}.png', height=64, width=64) for number in numbers]
+    names = [dict(id=kind, name=name) for kind, name in enumerate(('red', 'blue'))]
+    return dict(images=files, annotations=objects, categories=names)
+
+
+TRAININGS = {
+    'seg, four methods': (BEFORE / 'training', {'distillers', 'balance', 'ema_state_dict'}),
+    "seg, PCD with settings='auto'": (LATER / 'segmentation', {'distillers', 'balance'}),
+    'det, FGD': (LATER / 'detection', {'distillers', 'balance'}),
+}
+
+
+@pytest.mark.parametrize(('stored', 'parts'), TRAININGS.values(), ids=TRAININGS)
+def test_training_takes_all_over_and_goes_on_as_before(stored, parts, tmp_path, monkeypatch):
+    shutil.copytree(stored, tmp_path / 'training')
+    shutil.copytree(LATER / 'export', tmp_path / 'export')  # weights of a teacher
     monkeypatch.chdir(tmp_path / 'training')
+    boxes = write_pictures(Path('pictures/img'), Path('pictures/ann'), range(24))
+    Path('pictures/boxes.json').write_text(json.dumps(boxes))
     config = Config.fromfile('config.py')
     config.merge_from_dict(dict(resume=True, load_from='iter_4.pth'))
-    config.custom_hooks.append(dict(type='mmdistill_dense.BeforeTheFirstStep'))
+    config.custom_hooks = [*config.get('custom_hooks', []), dict(type='mmdistill_dense.BeforeTheFirstStep')]
     runner = toys.train(None, config)
 
     saved = torch.load('iter_4.pth', weights_only=False)
     seen = next(hook for hook in runner.hooks if isinstance(hook, BeforeTheFirstStep))
-    assert {'distillers', 'balance', 'ema_state_dict'} <= saved.keys()
-    for part in ('state_dict', 'ema_state_dict', 'distillers', 'balance', 'optimizer'):
+    parts = parts | {'state_dict', 'optimizer'}
+    assert parts <= saved.keys()
+    for part in parts:
         assert flat(seen.content[part]) == flat(saved[part]), part
     assert seen.content['meta']['distill'] == saved['meta']['distill']
     assert (seen.run['iteration'], seen.run['max_iters'], seen.run['seed']) == (4, 8, 5)
@@ -74,9 +126,15 @@ def test_training_takes_all_over_and_goes_on_as_before(tmp_path, monkeypatch):
     for step, values in recorded['steps'].items():
         assert {name: steps[step][name] for name in values} == pytest.approx(values, **TOLERANCE), f'step {step}'
     end = torch.load('work/iter_8.pth', weights_only=False)
-    parts = ('state_dict', 'ema_state_dict', 'distillers')
-    norms = {f'{part}.{name}': value.double().norm().item() for part in parts for name, value in end[part].items()}
-    assert norms == pytest.approx(recorded['norms'], **TOLERANCE)
+    weights = {f'{part}.{name}': (value.double(), saved[part][name].double())
+               for part in ('state_dict', 'ema_state_dict', 'distillers')
+               for name, value in end.get(part, {}).items()}  # fmt: skip
+    assert {name: one.norm().item() for name, (one, _) in weights.items()} == pytest.approx(
+        recorded['norms'], **TOLERANCE
+    )
+    if 'moved' in recorded:  # how far each has gone since: its norm hardly changes in four steps
+        moved = {name: (one - old).norm().item() for name, (one, old) in weights.items()}
+        assert moved == pytest.approx(recorded['moved'], rel=1e-3, abs=1e-6)
 
 
 def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch, capsys):
@@ -106,3 +164,81 @@ def test_suite_notices_another_setting(tmp_path, monkeypatch, capsys):
     definition.write_text(definition.read_text().replace('loss_weight: 1.5', 'loss_weight: 1.6'))
     assert main(['suite', 'run', 'before.yaml']) == 2
     assert 'half_cwd' in capsys.readouterr().err
+
+
+# A project, its suite, and its exported student
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """The stored project in the working folder, beside its pictures."""
+    shutil.copytree(LATER / 'project', tmp_path, dirs_exist_ok=True)
+    for file in [*tmp_path.rglob('*.py'), *tmp_path.rglob('last_checkpoint')]:
+        file.write_text(file.read_text().replace('FOLDER', str(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('COLUMNS', '200')
+    for split, numbers in (('train', range(8)), ('val', range(8, 12))):
+        write_pictures(Path('mine/images', split), Path('mine/labels', split), numbers)
+    return Path('project')
+
+
+def test_the_suite_of_a_project_is_read(project, capsys):
+    """Six of its seven runs have finished, one was killed after 20 of 40 iterations."""
+    definition = str(project / 'suite.yaml')
+    assert main(['suite', 'list', definition]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(' finished ') == 6 and 'CHANGED' not in printed, printed
+
+    finished = project / 'work/runs/kd/seed1'
+    shutil.copytree(LATER / 'finished', finished, dirs_exist_ok=True)
+    assert main(['suite', 'list', definition]) == 0
+    assert capsys.readouterr().out.count(' finished ') == 7
+    assert main(['suite', 'run', definition]) == 0
+    assert '7 runs, 0 to do' in capsys.readouterr().out
+    assert main(['suite', 'table', definition, '--out', 'table']) == 0
+    rows = list(csv.DictReader(Path('table/scores.csv').read_text().splitlines()))
+    runs = [('teacher', '0'), *((name, seed) for name in ('control', 'kd', 'fitnet') for seed in '01')]
+    assert sorted((row['name'], row['seed']) for row in rows) == sorted(runs)
+    assert [float(row['score']) for row in rows] == pytest.approx(7 * [27.85])
+
+
+def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
+    """``run`` trains the rest of one run, reports and exports; ``report`` and ``predict`` take what it wrote."""
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
+    before = {file: file.stat().st_mtime_ns for file in project.rglob('result.json')}
+    assert main(['run', str(project)]) == 0
+    printed = capsys.readouterr().out
+    assert '7 runs, 1 to do' in printed and 'iter_20.pth' in printed, printed
+    assert before == {file: file.stat().st_mtime_ns for file in before}, 'nothing is trained twice'
+    resumed = project / 'work/runs/kd/seed1'
+    assert 'resumed epoch: 0, iter: 20' in (resumed / 'log.txt').read_text()
+    end = torch.load(resumed / 'iter_40.pth', weights_only=False)['state_dict']
+    recorded = json.loads((LATER / 'finished/recorded.json').read_text())
+    assert {name: value.double().norm().item() for name, value in end.items()} == pytest.approx(recorded, **TOLERANCE)
+    assert all((project / name).is_file() for name in ('report.html', 'student_kd.pth', 'student_fitnet.pth'))
+
+    assert main(['report', str(project / 'work'), '--out', 'page.html']) == 0
+    assert 'fitnet' in Path('page.html').read_text()
+    assert main(['predict', str(project), 'mine/images/val', '--method', 'kd', '--out', 'found']) == 0
+    assert len(list(Path('found').rglob('8*.png'))) >= 1
+
+
+def test_an_exported_student_is_a_plain_network(monkeypatch):
+    """Its weights fit the network of its config to the last name; the graph answers as this network does."""
+    init_default_scope('mmseg')
+    config = Config.fromfile(LATER / 'export/student.py')
+    network = MODELS.build(config.model).eval()
+    content = torch.load(LATER / 'export/student.pth', weights_only=False)
+    assert content['meta']['dataset_meta']['classes'] == ('class_0', 'class_1', 'class_2')
+    load_state_dict(network, content['state_dict'], strict=True)
+
+    from mmdistill_dense.apps.export import open_graph, read_description
+
+    image = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.stack([sample.seg_logits.data for sample in network.predict(image)])
+    (logits,) = open_graph(LATER / 'export/student.onnx')(image)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=2e-5)
+    assert logits.std() > 0.01
+    told = read_description(LATER / 'export/student.onnx')
+    assert told['classes'] == ['class_0', 'class_1', 'class_2'] and told['outputs']

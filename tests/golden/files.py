@@ -33,8 +33,10 @@ def checkable(directory: Path) -> list[Path]:
 
 
 def folder_of(directory: Path, method: str) -> Path:
-    """Return a method's folder; those of methods beyond the three papers are beside the default directory."""
-    return NEXT / method if directory == DEFAULT and not (directory / method).is_dir() else directory / method
+    """Return a method's folder; those beyond the formulas of the three papers are beside the default directory."""
+    if directory != DEFAULT or (directory / method).is_dir():
+        return directory / method
+    return DEFAULT.with_name(method) if method == 'trajectories' else NEXT / method
 
 
 def skipped(directory: Path) -> dict[str, str]:

@@ -115,6 +115,8 @@ def test_training_takes_all_over_and_goes_on_as_before(stored, parts, tmp_path, 
     assert parts <= saved.keys()
     for part in parts:
         assert flat(seen.content[part]) == flat(saved[part]), part
+    for told in saved['meta']['distill']['distillers'].values():
+        told.pop('settings', None)  # in words, which are no longer kept
     assert seen.content['meta']['distill'] == saved['meta']['distill']
     assert (seen.run['iteration'], seen.run['max_iters'], seen.run['seed']) == (4, 8, 5)
 
@@ -218,7 +220,7 @@ def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
     assert all((project / name).is_file() for name in ('report.html', 'student_kd.pth', 'student_fitnet.pth'))
 
     assert main(['report', str(project / 'work'), '--out', 'page.html']) == 0
-    assert 'fitnet' in Path('page.html').read_text()
+    assert '27.85' in Path('page.html').read_text()
     assert main(['predict', str(project), 'mine/images/val', '--method', 'kd', '--out', 'found']) == 0
     assert len(list(Path('found').rglob('8*.png'))) >= 1
 

@@ -25,7 +25,8 @@ from mmdistill_dense.config.resolve import (
     teachers_of,
 )
 from mmdistill_dense.config.values import flat, listed, plain
-from mmdistill_dense.distillers.fragments import put_all, resolved
+from mmdistill_dense.distillers.fragments import PUBLISHED, put_all, resolved
+from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
 from mmdistill_dense.weights.strict_load import sha256
 
 PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
@@ -255,13 +256,20 @@ def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
         needed = distillers or model.get('inherit')
         plain['model'] = {
             'student': _network(student_option(model), 'model.student'),
-            'distillers': {name: resolved(one, task, f'model.distillers.{name}') for name, one in distillers.items()},
+            'distillers': {name: _distiller(one, task, f'model.distillers.{name}') for name, one in distillers.items()},
             'inherit': model.get('inherit'),
             'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
         }
         if distillers and model.get('unlabelled'):
             plain['model']['unlabelled'] = {k: v for k, v in model.unlabelled.items() if k != 'workers'}
     return plain
+
+
+def _distiller(option: Mapping[str, Any], task: str | None, key: str) -> dict[str, Any]:
+    """Return all options of a distiller; runs of 0.2 know the word for settings too, and the ratios behind 'auto'."""
+    word = option.get('settings', PUBLISHED)
+    named = {} if word == PUBLISHED else {'settings': word, 'ratios': [AUTO_RATIO, AUTO_RATIO_SGD]}
+    return {**resolved(option, task, key), **named}
 
 
 def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from mmdistill_dense.apps.project.picture_folders import (
     check_folders,
     files_below,
     find_lists,
-    holds_one_of,
     is_label,
     median_size,
     opened,
@@ -222,14 +221,8 @@ class BoxData:
 
 
 def _above(file: Path) -> Path:
-    """Return the folder of a label file, or the one above if that holds its pictures, as above ``annotations``."""
-    own, above = file.parent, file.parent.parent
-    if files_below(own, EXTENSIONS) or own == above:
-        return own
-    content = read_label_file(file)
-    listed = [] if lists_missing(content) else [one for one in content['images'] if isinstance(one, dict)]
-    names = {Path(str(one.get('file_name'))).name for one in listed}
-    return above if holds_one_of(above, names) else own
+    """Return the folder of a label file, or the one above if it holds no pictures, as ``annotations``."""
+    return file.parent if files_below(file.parent, EXTENSIONS) else file.parent.parent
 
 
 class NoLabels(FileNotFoundError):
@@ -418,24 +411,6 @@ def _check_boxes(found: Files, names: Sequence[str]) -> None:
 
 def _inside(folder: Path, root: Path) -> str:
     return '' if folder == root else f'{os.path.relpath(folder, root)}/'
-
-
-def with_plain_names(data: BoxData) -> BoxData:
-    """Return the data with file names that are paths below the folder of the pictures: none has ``..``, or is whole."""
-    return replace(data, splits={part: _plain(split, data.root) for part, split in data.splits.items()})
-
-
-def _plain(split: BoxSplit, root: Path) -> BoxSplit:
-    if not any(os.path.normpath(name) != name or name.startswith(('/', '..')) for name in split.files):
-        return split
-    places = {name: root / split.pictures / name for name in split.files}
-    paths = {name: Path(os.path.realpath(place.parent), place.name) for name, place in places.items()}
-    folder = Path(os.path.commonpath([path.parent for path in paths.values()]))
-    plain = {name: path.relative_to(folder).as_posix() for name, path in paths.items()}
-    content = json.loads(split.content or (root / split.labels).read_bytes())
-    images = [{**one, 'file_name': plain[one['file_name']]} for one in content['images']]
-    text = json.dumps({**content, 'images': images})
-    return BoxSplit(split.labels, _inside(folder, root), tuple(map(plain.__getitem__, split.files)), text)
 
 
 def _classes(file: LabelFile, others: Sequence[LabelFile], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:

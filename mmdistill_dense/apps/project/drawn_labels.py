@@ -37,8 +37,6 @@ _TABLES = (
 _TO_FILL = 'class_dict.csv'
 _MOST_COLOURS, _SAMPLED = 64, 200
 _STRANGE = 0.01  # share of pixels of no known colour above which a label image is refused
-_VOC = "VOC's palette"
-_BORDER = (224, 224, 192)  # around VOC's objects, of no class
 
 
 @dataclass(frozen=True)
@@ -120,8 +118,13 @@ def numbers_of(classes: Sequence[str], background: str) -> tuple[tuple[str, ...]
     return every, {name: number for number, name in enumerate(every)}, 0
 
 
-def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Drawing]:
-    """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones."""
+def objects_drawing(
+    data: BoxData, targets: Mapping[str, Sequence[str]], background: str
+) -> tuple[tuple[str, ...], Drawing]:
+    """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones.
+
+    ``targets``: the place in the folder of the project of each label image, by part, in the order of the pictures.
+    """
     classes, numbers, empty = numbers_of(data.classes, background)
     _check_number(classes)
     if len(classes) < 2:
@@ -141,10 +144,10 @@ def objects_drawing(data: BoxData, background: str) -> tuple[tuple[str, ...], Dr
             _check_outline(data.root / split.pictures, pictures[one['image_id']], one)
             value = IGNORED if one.get('iscrowd') else numbers.get(names[one['category_id']], empty)
             drawn[one['image_id']].append((value, one))  # one of no chosen class covers those below it
-        for image in content['images']:
+        for image, place in zip(content['images'], targets[part], strict=True):
             picture = data.root / split.pictures / image['file_name']
             make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
-            jobs.append(Job(target(part, bare(image['file_name'])), make))
+            jobs.append(Job(place, make))
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
@@ -203,17 +206,12 @@ def colours_drawing(
     sampled = evenly([path for _, path in labels], _SAMPLED)
     table, source = colour_table(root)
     if not table:
-        shares = _shares(sampled)
-        table, source = _voc(shares), _VOC
-        if not table:
-            raise ValueError(_ask_for_names(root, shares, len(sampled)))
+        raise ValueError(_ask_for_names(root, _shares(sampled), len(sampled)))
     if unknown := [name for name in given if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not given or name in given)
     _check_number(classes)
     codes = {_code(colour): classes.index(name) if name in classes else IGNORED for name, colour in table.items()}
-    if source == _VOC:
-        codes[_code(_BORDER)] = IGNORED
     found = [_strange(path, *np.unique(_codes_in(path), return_counts=True), codes) for path in sampled]
     counts = np.sum(found, axis=0)
     if counts[0]:
@@ -291,19 +289,6 @@ def _voc_colour(number: int) -> Colour:
     """Return the colour that VOC gives to a class, whose bits are spread over the three channels."""
     bits = [(number >> (3 * place + channel) & 1) << (7 - place) for channel in range(3) for place in range(8)]
     return sum(bits[:8]), sum(bits[8:16]), sum(bits[16:])
-
-
-def _voc(shares: Mapping[Colour, float]) -> dict[str, Colour]:
-    from mmseg.datasets import PascalVOCDataset
-
-    known = PascalVOCDataset.METAINFO
-    found = {name: tuple(colour) for name, colour in zip(known['classes'], known['palette'], strict=True)}
-    there = set(shares) - {_BORDER}
-    return (
-        {name: one for name, one in found.items() if one in there}
-        if 1 < len(there & set(found.values())) == len(there)
-        else {}
-    )
 
 
 def colour_table(root: Path) -> tuple[dict[str, Colour], str]:

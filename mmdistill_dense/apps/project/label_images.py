@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data, with_plain_names
+from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
 from mmdistill_dense.apps.project.counts import Count
 from mmdistill_dense.apps.project.drawn_labels import (
     FOLDER,
@@ -314,14 +314,13 @@ def _targets(splits: Mapping[str, Split], parts: Parts) -> list[tuple[str, Path]
 
 def _of_objects(data: BoxData, background: str) -> SegData:
     """Return a data set of objects as one of label images, which are drawn from their outlines."""
-    data = with_plain_names(data)
-    classes, drawing = objects_drawing(data, background)
-    pictures = {part: (data.root / split.pictures, split.files) for part, split in data.splits.items()}
-    form = _drawn(data.root, pictures)
-    pairs = {
-        part: [(folder / name, Path(target(part, bare(name)))) for name in files]
-        for part, (folder, files) in pictures.items()
+    files = {part: [data.root / split.pictures / name for name in split.files] for part, split in data.splits.items()}
+    parts = {  # names may have .. in them, or be whole
+        part: [(Path(os.path.realpath(one.parent), one.name), one) for one in own] for part, own in files.items()
     }
+    form = _drawn(data.root, _below(parts))
+    targets = {part: [target(part, name) for name in split.names] for part, split in form[0].items()}
+    classes, drawing = objects_drawing(data, targets, background)
     rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
     notes = [*data.notes, f'label images are drawn from the outlines; pixels outside all of them {rest}']
-    return SegData(data.root, *form, classes, (), data.size, pairs, frozenset(), notes, data.stored, drawing)
+    return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), notes, data.stored, drawing)

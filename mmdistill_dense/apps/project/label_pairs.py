@@ -146,7 +146,8 @@ def pair(files: Files, patterns: Patterns) -> Paired:
             f'Join them into one, or choose: {patterns.written(path, labels[0])}.'
         )
     taken = {label for labels, _ in found.values() for label in labels}
-    drawn = {path for path, form in files.forms.items() if patterns.rule(labels=True).fullmatch(form)}
+    rule = patterns.rule(labels=True)
+    drawn = {path for path, form in files.forms.items() if rule.fullmatch(form)}
     own = {path: labels[0] for path, (labels, _) in found.items() if labels and path not in taken}
     if shared := [label for label, count in Counter(own.values()).items() if count > 1]:
         owners = [path for path, label in own.items() if label == shared[0]]

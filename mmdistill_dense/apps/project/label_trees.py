@@ -169,9 +169,10 @@ def _candidates(
                 if found.startswith(begin) and (one, name) != (other, found)
             )
             ends.update((cut + suffix, end) for end in rest if begin and not end[:1].isalnum())
-    shared = [part for part in one if part in other]
+    common = set(one).intersection(*names)  # of all folders
+    shared = [part for part in one if part in other and part not in common]
     for (end, label_end), _ in ends.most_common(_LOOKED // 4):
-        for starred in ((), shared if shared == [part for part in other if part in one] else ()):
+        for starred in ((), shared if shared == [part for part in other if part in shared] else ()):
             texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (one, other)]
             words = [list(_PART.findall(text)) for text in texts]
             if words[0] == words[1]:

@@ -7,7 +7,7 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -71,11 +71,6 @@ def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
             ours.append(path)
         if not any(path.is_relative_to(one) for one in ours):
             yield path, names
-
-
-def holds_one_of(root: Path, names: Collection[str]) -> bool:
-    """Tell whether a file of one of these names is in the folder or below it; it looks until the first."""
-    return any(name in names for _, found in _walk(root) for name in found)
 
 
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
@@ -363,19 +358,13 @@ def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mappin
 
 
 def _entries(path: Path, index: Names) -> list[list[str]]:
-    """Return what may name a picture in each line of a list: the line and its first word, or a cell of a row."""
+    """Return what may name a picture in each line: the line and its first word, or the cells of a table's row."""
     lines = lines_of(path)
     if path.suffix.lower() != '.csv':
         return [[line, line.split()[0]] for line in lines]
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
     rows = rows[1:] if rows and index.find(rows[0]) is None else rows  # a row of titles names no picture
-    columns = list(zip(*rows, strict=False))
-    with_endings = [column for column in columns if all(cell.lower().endswith(EXTENSIONS) for cell in column)]
-    columns = with_endings or columns  # the numbers of the rows may be names of pictures too
-    for cells in zip(*(column for column in columns if all(map(index.knows, column))), strict=True):
-        if len({index.find([cell]) for cell in cells}) > 1:
-            raise ValueError(f'--data: {path} has two columns that name pictures ({some(cells)} in a row). Leave one.')
-    return [list(cells) for cells in zip(*columns, strict=True)]
+    return [[cell for cell in row if cell.lower().endswith(EXTENSIONS)] or row for row in rows]
 
 
 class Names:
@@ -393,13 +382,6 @@ class Names:
             self._folders.update(parts[:-1])
             for start in range(len(parts)):
                 self._known['/'.join(parts[start:])].append(picture)
-
-    def knows(self, word: str) -> bool:
-        """Tell whether a word names one picture."""
-        try:
-            return self.find([word]) is not None
-        except ValueError:
-            return False
 
     def find(self, words: Sequence[str], folder: Path | None = None) -> Path | None:
         """Return the picture that the first fitting word names; ``None`` without any.

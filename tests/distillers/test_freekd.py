@@ -239,13 +239,13 @@ def test_the_heads_see_the_masked_levels_and_dice_is_that_of_every_band() -> Non
     values = {f'{level}.mask_token': 0.3 * torch.randn(4, 2, 16, generator=generator) for level in range(5)}
     taps = [GatedTap(Tap.parse('neck'), 0, 5, band_gate)]
     with training_objective(network):
-        found = gated_loss(network, taps, values, data['inputs'], data['data_samples'])
+        gated, dice = gated_loss(network, taps, values, data['inputs'], data['data_samples'])
         maps, masks = zip(
             *(band_gate(values, n, x) for n, x in enumerate(network.extract_feat(data['inputs']))), strict=True
         )
         task = toys.total(network.bbox_head.loss(maps, data['data_samples']))
-    torch.testing.assert_close(found.task, task)
-    torch.testing.assert_close(found.dice, [sum(map(losses.mask_dice, bands)) for bands in masks])
+    torch.testing.assert_close(gated, task)
+    torch.testing.assert_close(dice, [sum(map(losses.mask_dice, bands)) for bands in masks])
 
 
 def test_a_segmentor_learns_its_tokens(tmp_path: Any) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -101,27 +99,17 @@ def task_loss(network: Network, inputs: Tensor, data_samples: Samples) -> Tensor
         return network.parse_losses(network.loss(inputs, data_samples))[0]
 
 
-@dataclass
-class GatedLoss:
-    """Loss terms of one batch: the task loss on the masked maps and, per level, Dice (summed over bands) and area."""
-
-    task: Tensor
-    dice: list[Tensor]
-    area: list[Tensor]
-
-
 def gated_loss(
     network: Network, taps: Sequence[GatedTap], values: Values, inputs: Tensor, data_samples: Samples
-) -> GatedLoss:
-    """Return the training loss of a teacher on its own masked maps."""
-    dice, area = {}, {}
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the training loss of a teacher on its own masked maps, and Dice per level, summed over bands."""
+    dice: dict[int, Tensor] = {}
 
     def gated(one: GatedTap) -> Callable[[int, Tensor], Tensor]:
         def replace(index: int, x: Tensor) -> Tensor:
             level = one.first + index
             masked, masks = one.gate(values, level, x)
             dice[level] = torch.stack([mask_dice(mask) for mask in masks]).sum()
-            area[level] = torch.stack([mask.detach().mean() for mask in masks]).mean()
             return masked
 
         return replace
@@ -133,7 +121,7 @@ def gated_loss(
     levels = [level for one in taps for level in range(one.first, one.first + one.count)]
     if sorted(dice) != sorted(levels):
         raise RuntimeError(f'{len(dice)} maps were masked in the teacher, but its trace had {len(levels)}.')
-    return GatedLoss(task, [dice[level] for level in levels], [area[level] for level in levels])
+    return task, [dice[level] for level in levels]
 
 
 # The learning
@@ -235,7 +223,6 @@ class Step:
     rate: float
     task: float
     dice: list[float]
-    area: list[float]
 
 
 class TokenLearner:
@@ -262,18 +249,17 @@ class TokenLearner:
         for group in self.optimizer.param_groups:
             group['lr'] = rate
         network: Any = self.task.teacher.network
-        loss = gated_loss(network, self.task.taps, self.values, inputs, data_samples)
-        total = loss.task + options.dice_weight * torch.stack(loss.dice).sum()
+        task_term, dice = gated_loss(network, self.task.taps, self.values, inputs, data_samples)
+        total = task_term + options.dice_weight * torch.stack(dice).sum()
         parameters = list(self.values.values())
         gradients = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
-        scalars = torch.stack([value.detach().float() for value in (loss.task, *loss.dice, *loss.area)])
+        scalars = torch.stack([value.detach().float() for value in (task_term, *dice)])
         flat = mean_over_ranks(torch.cat([*(gradient.flatten() for gradient in gradients), scalars]))
         *means, scalars = flat.split([*(parameter.numel() for parameter in parameters), len(scalars)])
         for parameter, mean in zip(parameters, means, strict=True):
             parameter.grad = mean.view_as(parameter)
         task, *levels = scalars.tolist()
-        count = len(loss.dice)
-        step = Step(rate, task, levels[:count], levels[count:])
+        step = Step(rate, task, levels)
         self._advance(step, bool(flat.isfinite().all()))
         return step
 
@@ -345,7 +331,6 @@ def learn_tokens(
     learner = _begin(task, runner, partial)
     seed, first, whole = learner.origin['seed'], learner.iteration, task.options.max_iters
     preprocessor = copy.deepcopy(unwrap(runner.model).data_preprocessor)  # some have a state, which belongs to the run
-    report = _Report(task, runner.logger, learner.iteration)
     loader = learning_batches(runner.train_dataloader, seed, learner.iteration)
     with fork_rng(), training_objective(network), torch.enable_grad(), loader as batches:
         while learner.iteration < whole:
@@ -355,15 +340,21 @@ def learn_tokens(
             inputs, samples = task.teacher.renormalised(data['inputs']), data['data_samples']
             if learner.iteration == first:
                 refuse_blind(task.teacher.key, [task.teacher.look(inputs, {})], runner.cfg)
-            report.masks(network, samples)
-            told = report.due(learner.iteration)
-            labels = copy.deepcopy(samples) if told else samples
+                with only_possible_heads(network, samples) as off:
+                    if off:
+                        runner.logger.info(
+                            f'{task.name}: the data hold no instance masks, so the mask branch of {task.teacher.key} '
+                            'is left out of its loss while tokens are learned (published tokens had it).'
+                        )
             step = learner.step(inputs, samples)
-            runner.call_hook('after_prepare_iter', done=learner.iteration, whole=whole)
-            if told:
-                with torch.no_grad():
-                    plain = mean_over_ranks(task_loss(network, inputs, labels).detach())
-                report.write(learner.iteration, step, float(plain))
+            done = learner.iteration
+            runner.call_hook('after_prepare_iter', done=done, whole=whole)
+            if done % task.options.log_interval == 0 or done == whole:
+                dice = ' '.join(f'{value:.3f}' for value in step.dice)
+                runner.logger.info(
+                    f'{task.name}: tokens [{done}/{whole}] lr: {step.rate:.3e}  task loss: {step.task:.4f}  '
+                    f'dice: {dice}'
+                )
             if learner.iteration % task.options.save_interval == 0 and learner.iteration < whole:
                 save(learner)
     return learner.detached()
@@ -437,43 +428,3 @@ def _group(loader: DataLoader, seed: int) -> Any:
             f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn the tokens in a run '
             'with another batch sampler (mmdistill tokens) and give the file as tokens=.'
         ) from error
-
-
-class _Report:
-    """Log lines of token learning."""
-
-    def __init__(self, task: Task, logger: Any, start: int) -> None:
-        self.task = task
-        self.logger = logger
-        self.last = (start, time.monotonic())
-        self.silent = False
-
-    def masks(self, network: nn.Module, data_samples: Samples) -> None:
-        """Log once that the mask branch is off."""
-        with only_possible_heads(network, data_samples) as off:
-            if off and not self.silent:
-                self.silent = True
-                self.logger.info(
-                    f'{self.task.name}: the data hold no instance masks, so the mask branch of {self.task.teacher.key} '
-                    'is left out of its loss while tokens are learned (published tokens had it).'
-                )
-
-    def due(self, iteration: int) -> bool:
-        """Return whether a line follows this iteration."""
-        return (iteration + 1) % self.task.options.log_interval == 0 or iteration + 1 == self.task.options.max_iters
-
-    def write(self, done: int, step: Step, plain: float) -> None:
-        """Write one line after ``done`` iterations."""
-        before, then = self.last
-        self.last = (done, time.monotonic())
-        seconds = (self.last[1] - then) / max(done - before, 1)
-        left = timedelta(seconds=round(seconds * (self.task.options.max_iters - done)))
-        self.logger.info(
-            f'{self.task.name}: tokens [{done}/{self.task.options.max_iters}] lr: {step.rate:.3e}  '
-            f'task loss: {step.task:.4f} (without gate: {plain:.4f})  dice: {_list(step.dice)}  '
-            f'mask area: {_list(step.area)}  time: {seconds:.3f}  eta: {left}'
-        )
-
-
-def _list(numbers: Sequence[float]) -> str:
-    return ' '.join(f'{number:.3f}' for number in numbers)

@@ -191,7 +191,7 @@ def test_masks_part_and_sharpen_the_teachers_prediction(seed):
         last = one.step(*blobs(generator))
     logits, labels = blobs(generator)
     plain = F.cross_entropy(logits, labels).item()
-    assert first.dice[0] > 0.99 and first.area[0] == pytest.approx(0.5, abs=0.02)
+    assert first.dice[0] > 0.99
     assert last.dice[0] <= 0.55 and last.task < 0.8 * plain
     masks = token_masks(one.detached()['0.mask_token'], logits)
     assert mask_dice(masks).item() == pytest.approx(last.dice[0], abs=0.1)

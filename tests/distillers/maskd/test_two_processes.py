@@ -74,7 +74,7 @@ def one_learning_step(rank, size):
     part = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
     one = learner(optimizer=dict(type='SGD', lr=1.0))
     step = one.step(logits[part], labels[part])
-    return dict(tokens=one.detached()['0.mask_token'], told=[step.task, *step.dice, *step.area])
+    return dict(tokens=one.detached()['0.mask_token'], told=[step.task, *step.dice])
 
 
 def pair():

@@ -194,7 +194,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         '--names',
-        choices=('original', 'timm', 'transformers'),
+        choices=('original', 'timm'),
         help='with --backbone-only, for a VisionTransformer: names of the entries as in files of DINOv3, timm …',
     )
     parser.add_argument(

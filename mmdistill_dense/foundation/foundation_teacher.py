@@ -302,7 +302,7 @@ class LibraryTeacher(nn.Module):
 
 _OWN = (
     "For DINO, MoCo v3, MAE, DINOv2 and DINOv3 no library is needed: name the model, e.g. model='dinov2_vits14', and "
-    'give the original, timm or transformers file.'
+    'give a file of the original code or timm.'
 )
 
 

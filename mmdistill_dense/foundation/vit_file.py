@@ -1,9 +1,8 @@
-"""Read a public file of a vision transformer strictly; say which model it is where it does not fit."""
+"""Read a public file of a vision transformer strictly, under the names of its original code or of timm."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdistill_dense.foundation.vit import FAMILIES, MODELS_BY_NAME, Architecture, ViT, key_mask
+from mmdistill_dense.foundation.vit import Architecture, ViT, key_mask
+from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import copy_strictly, tensors_of
 
@@ -54,75 +54,9 @@ def _timm(shape: Architecture) -> Rules:
     return [(r'^register_tokens$', 'reg_token'), *rules]
 
 
-def _saved(shape: Architecture) -> Rules:
-    """Files of transformers."""
-    if shape.rotary:
-        return _dinov3('layer.')
-    plain = shape.family != 'dinov2'
-    renamed = [
-        (r'norm1\b', 'layernorm_before'),
-        (r'norm2\b', 'layernorm_after'),
-        (r'mlp\.fc1\b', 'intermediate.dense'),
-        (r'mlp\.fc2\b', 'output.dense'),
-    ]
-    return [
-        *_embeddings('embeddings.patch_embeddings.projection'),
-        (QKV, '|'.join(f'attention.attention.{part}' for part in ('query', 'key', 'value'))),
-        (r'attn\.proj\b', 'attention.output.dense'),
-        *(renamed if plain else [(r'mlp\.w12\b', 'mlp.weights_in'), (r'mlp\.w3\b', 'mlp.weights_out')]),
-        (r'^norm\b', 'layernorm'),
-        (r'^blocks\.', 'encoder.layer.'),
-    ]
-
-
-def _in_memory(shape: Architecture) -> Rules:
-    """The networks of transformers 5, whose ``state_dict`` has other names than its files."""
-    if shape.rotary:
-        return _dinov3('model.layer.')
-    plain = shape.family != 'dinov2'
-    return [
-        *_embeddings('embeddings.patch_embeddings.projection'),
-        *_PROJECTIONS,
-        *([(r'norm1\b', 'layernorm_before'), (r'norm2\b', 'layernorm_after')] if plain else []),
-        (r'^norm\b', 'layernorm'),
-        (r'^blocks\.', 'layers.' if plain else 'encoder.layer.'),
-    ]
-
-
-_PROJECTIONS: Rules = [
-    (QKV, 'attention.q_proj|attention.k_proj|attention.v_proj'),
-    (r'attn\.proj\b', 'attention.o_proj'),
-    (r'mlp\.w12\b', 'mlp.gate_proj|mlp.up_proj'),
-    (r'mlp\.w3\b', 'mlp.down_proj'),
-]
-
-
-def _dinov3(blocks: str) -> Rules:
-    return [
-        *_embeddings('embeddings.patch_embeddings'),
-        (r'^rope\.periods$', ''),
-        (r'attn\.qkv\.bias$', 'attention.q_proj.bias||attention.v_proj.bias'),
-        *_PROJECTIONS,
-        (r'mlp\.fc1\b', 'mlp.up_proj'),
-        (r'mlp\.fc2\b', 'mlp.down_proj'),
-        (r'^blocks\.', blocks),
-    ]
-
-
-def _embeddings(projection: str) -> Rules:
-    return [
-        (r'^(cls_token|register_tokens)$', r'embeddings.\1'),
-        (r'^pos_embed$', 'embeddings.position_embeddings'),
-        (r'^patch_embed\.proj\b', projection),
-        (r'ls(\d)\.gamma', r'layer_scale\1.lambda1'),
-    ]
-
-
 SCHEMES = (
     Scheme('original', r'^(storage_tokens|register_tokens)$|^rope_embed\.|\.(bias_mask|w12\.\w+|w3\.\w+)$', _original),
     Scheme('timm', r'^reg_token$|\.(gamma_1|q_bias|fc1_g\.\w+)$', _timm),
-    Scheme('transformers', r'\.attention\.attention\.query\.|^layer\.\d+\.attention\.', _saved),
-    Scheme('transformers 5', r'^(encoder\.layer|layers)\.\d+\.attention\.q_proj\.|^model\.layer\.\d', _in_memory),
 )
 
 
@@ -141,8 +75,8 @@ def entries(network: ViT, scheme: Scheme) -> dict[str, Tensor]:
 
 
 def named(network: ViT, names: str) -> dict[str, Tensor]:
-    """Return the weights of a network as a public file has them, for ``original``, ``timm`` or ``transformers``."""
-    schemes = {scheme.title: scheme for scheme in SCHEMES[:3]}
+    """Return the weights of a network as a public file has them, for ``original`` or ``timm``."""
+    schemes = {scheme.title: scheme for scheme in SCHEMES}
     if names not in schemes:
         raise ValueError(f'names={names!r}: choose one of {", ".join(schemes)}.')
     found = {name: tensor.clone() for name, tensor in entries(network, schemes[names]).items()}
@@ -175,14 +109,16 @@ def file_names(name: str, rules: Rules) -> list[str]:
 
 
 _TOPS = ('teacher', 'state_dict', 'model', 'student')  # in this order: of two branches, the averaged one
-_STEM = re.compile(r'(.*?)(?:embeddings\.)?(cls_token|(?:patch_embed\.proj|patch_embeddings(?:\.projection)?)\.weight)')
+_STEM = re.compile(r'(.*?)(?:cls_token|patch_embed\.proj\.weight)')
+_OF_TRANSFORMERS = re.compile(r'(.*\.)?embeddings\.(cls_token|patch_embeddings\..*)')
 _BRANCHES = ('momentum_encoder.', 'teacher.backbone.', 'base_encoder.', 'student.backbone.')
 _OUTSIDE = ('base_encoder.', 'momentum_encoder.', 'student.', 'teacher.', 'predictor.', 'head.', 'dino_head.',
             'ibot_head.', 'decoder.', 'classifier.')  # fmt: skip
-_INSIDE = ('head.', 'decoder_', 'mask_token', 'embeddings.mask_token', 'local_cls_norm.', 'pooler.')
+_INSIDE = ('head.', 'decoder_', 'mask_token', 'local_cls_norm.')
 _OF_MOCO = ('momentum_encoder.', 'base_encoder.')
 _PERIODS = 'rope_embed.periods'
 _ROUNDING = 0.01
+_ADVICE = 'The file is of another model than the option names, or damaged.'
 
 
 @dataclass(frozen=True)
@@ -196,15 +132,14 @@ class VitFile:
 
 
 def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], where: str) -> tuple[int, str]:
-    """Load a file's content with original, timm or transformers names."""
+    """Load a file's content with original or timm names."""
     top = next((one for one in _TOPS if isinstance(content.get(one), Mapping)), None)
     file = split(content if top is None else content[top], ignore, where)
     scheme = _scheme(file, network.shape, where)
-    advice = advise(file, network.shape)
     if file.prefix in _OF_MOCO and network.shape.family != 'mocov3':
         raise ValueError(
             f'{where} is a file of MoCo v3 ({file.prefix}*), model={network.shape.name} another network, perhaps with '
-            f'another number of heads, which no entry shows. {advice}'
+            'another number of heads, which no entry shows.'
         )
     state = dict(file.state)
     if scheme.title == 'original' and network.shape.rotary:
@@ -213,7 +148,7 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
     given = {f'{file.prefix}{name}': tensor for name, tensor in state.items()}
     given |= {name: torch.empty(0) for name in file.unknown}
     targets = {f'{file.prefix}{name}': view for name, view in entries(network, scheme).items()}
-    copy_strictly(targets, given, where, f'model={network.shape.name}', advice)
+    copy_strictly(targets, given, where, f'model={network.shape.name}', _ADVICE)
     _fill_rest(network, scheme)
     branch = ''.join(f', {part}' for part in (top, file.prefix.rstrip('.')) if part not in ('', None, 'state_dict'))
     return file.ignored, f'{network.shape.name} ({scheme.title} names{branch})'
@@ -223,6 +158,8 @@ def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitF
     """Find the network among the entries of a file."""
     tensors = tensors_of(state)
     kept = {name: value for name, value in tensors.items() if not name.startswith(tuple(ignore))}
+    if any(map(_OF_TRANSFORMERS.fullmatch, kept)):
+        raise ValueError(f'{where}: {removed("transformers names")}')
     prefixes = [match[1] for name in kept if (match := _STEM.fullmatch(name))]
     prefix = next((one for one in _BRANCHES if one in prefixes), prefixes[0] if prefixes else None)
     if prefix is None:
@@ -296,68 +233,3 @@ def _fill_rest(network: ViT, scheme: Scheme) -> None:
             block.attn.qkv.bias.chunk(3)[1].zero_()
     if holds_class_row(network.shape, scheme):
         network.pos_embed[:, :1].zero_()
-
-
-def advise(file: VitFile, shape: Architecture) -> str:
-    """Return which model the entries are of, for an error."""
-    facts = facts_of(file)
-    fitting = [
-        name
-        for name, one in MODELS_BY_NAME.items()
-        if all(facts[fact] == value for fact, value in _facts_of_model(one).items())
-        and (one.family == 'mocov3' or file.prefix not in _OF_MOCO)
-    ]
-    told = ', '.join(f'{name} {value}' for name, value in facts.items())
-    if shape.name in fitting:
-        return 'The file is damaged, or of a network like this one.'
-    if fitting:
-        names = ' or '.join(repr(name) for name in fitting)
-        return f'The entries are those of {" or ".join(fitting)} ({told}): set model={names}.'
-    return (
-        f'The file holds a vision transformer with {told}. Describe it: model=dict(family=…, patch={facts["patch"]}, '
-        f'dim={facts["dim"]}, depth={facts["depth"]}, heads=…, registers={facts["registers"]}, '
-        f'native={_square(facts["positions"])}, ffn={facts["ffn"]!r}), with a family of {", ".join(FAMILIES)}.'
-    )
-
-
-def facts_of(file: VitFile) -> dict[str, Any]:
-    """Return what the entries tell of the architecture, by what most of them say."""
-    state = file.state
-    ends = {name.split('.', 1)[-1] if name.startswith('embeddings.') else name: value for name, value in state.items()}
-    dims = Counter(value.shape[-1] for name, value in state.items() if value.ndim and 'norm' in name)
-    numbers = [int(match[1]) for name in state if (match := re.match(r'(?:\w+\.)*?(?:blocks|layers?)\.(\d+)\.', name))]
-    registers = [
-        value.shape[1] for name, value in ends.items()
-        if name in ('register_tokens', 'storage_tokens', 'reg_token') and value.ndim == 3
-    ]  # fmt: skip
-    places = [value.shape[1] for name, value in ends.items() if name in ('pos_embed', 'position_embeddings')]
-    patches = [value.shape[-1] for value in state.values() if value.ndim == 4]
-    first, second = (state.get(f'blocks.0.mlp.{name}.weight', torch.empty(0)) for name in ('fc1', 'fc2'))
-    gated_in_one = first.numel() > 0 and second.ndim > 0 and first.shape[:1] == (2 * second.shape[-1],)
-    gated = gated_in_one or any(re.search(r'\.(w12|w1|fc1_g|weights_in|gate_proj)\.', name) for name in state)
-    return dict(
-        dim=dims.most_common(1)[0][0] if dims else None,
-        depth=max(numbers, default=-1) + 1,
-        patch=patches[0] if patches else None,
-        registers=registers[0] if registers else 0,
-        positions=places[0] - (not any(name.endswith('reg_token') for name in state)) if places else 0,
-        ffn='swiglu' if gated else 'mlp',
-        scaled=any(re.search(r'(ls1\.gamma|gamma_1|layer_scale1\.lambda1)$', name) for name in state),
-    )
-
-
-def _facts_of_model(shape: Architecture) -> dict[str, Any]:
-    return dict(
-        dim=shape.dim,
-        depth=shape.depth,
-        patch=shape.patch,
-        registers=shape.registers,
-        positions=shape.native[0] * shape.native[1] if shape.native else 0,
-        ffn=shape.ffn,
-        scaled=FAMILIES[shape.family].layer_scale,
-    )
-
-
-def _square(count: int) -> str:
-    side = round(count**0.5)
-    return f'({side}, {side})' if count and side * side == count else 'None' if not count else '(…, …)'

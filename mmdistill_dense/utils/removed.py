@@ -27,6 +27,7 @@ REMOVED: dict[str, str] = {
     'accelerate.fold_bn': 'leave it out.',
     'accelerate.stream': 'leave it out; accelerate.dtype and channels_last are what pays.',
     'accelerate.compile': 'leave it out; accelerate.dtype and channels_last are what pays.',
+    'transformers names': "give the file's folder as model='transformers::FOLDER', or a file of the original code.",
     'unlabelled.pseudo': 'leave it out: the distillers teach on these pictures without a threshold.',
     'unlabelled.strong': 'leave it out: teacher and student see the same picture.',
 }

@@ -64,9 +64,9 @@ def test_a_file_gives_the_maps_of_the_foundation_teacher(case: str, scheme: str)
         assert torch.equal(backbone(picture)[0], teacher.eval()(picture))
 
 
-def test_a_file_of_another_model_is_refused_with_what_it_holds() -> None:
+def test_a_file_of_another_model_is_refused() -> None:
     backbone = VisionTransformer(files.tiny('dinov2', dim=96), checkpoint=vit_file(), frozen=True)
-    with pytest.raises(ValueError, match=r"(?s)backbone.checkpoint='.*' does not fit .*dim 48"):
+    with pytest.raises(ValueError, match=r"(?s)backbone.checkpoint='.*' does not fit .*of another model than"):
         backbone.init_weights()
     with pytest.raises(ValueError, match='takes no init_cfg: name the file in checkpoint'):
         VisionTransformer(MODEL, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
@@ -163,7 +163,7 @@ def test_scores_and_map_teach_in_one_pass(tmp_path: Path) -> None:
 # Files of small students
 
 
-@pytest.mark.parametrize('names', ['original', 'timm', 'transformers'])
+@pytest.mark.parametrize('names', ['original', 'timm'])
 @pytest.mark.parametrize('case', ['dinov3', 'dinov2', 'mae'])
 def test_a_student_is_exported_under_public_names(case: str, names: str, tmp_path: Path) -> None:
     """Such a file is read as a teacher of the same shape, and gives the same map; its names are those of real files."""

@@ -65,7 +65,7 @@ _PREFIX = 'backbone.'
 
 def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
     """Write the weights of a student's backbone as ``init_cfg=dict(type='Pretrained', checkpoint=out)`` takes them."""
-    # ``names``: as in a vision transformer's public files (original, timm, transformers)
+    # ``names``: as in a vision transformer's public files (original, timm)
     path = Path(out)
     if path.suffix != '.pth':
         raise ValueError(f'out={str(out)!r} must end in .pth.')

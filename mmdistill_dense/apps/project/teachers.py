@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -146,8 +145,7 @@ def check_foundation(given: str, option: Mapping[str, Any]) -> None:
     try:
         load_vit(network, read_checkpoint(local_file(option['checkpoint'], None, '--teacher')), (), key)
     except ValueError as error:
-        text = re.sub(r"set model='(\w+)'", r'write --teacher \1:FILE', str(error))
-        raise ValueError(text if text.startswith(key) else f'{key}: {text}') from error
+        raise ValueError(str(error) if str(error).startswith(key) else f'{key}: {error}') from error
 
 
 def named_by_teacher(data: SegData, checkpoint: str) -> SegData:

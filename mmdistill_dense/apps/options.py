@@ -163,7 +163,7 @@ def fill_tokens(parser: argparse.ArgumentParser) -> None:
 
 
 def fill_report(parser: argparse.ArgumentParser) -> None:
-    parser.description = 'One HTML page about finished runs: curves, scores, predictions, settings, costs.'
+    parser.description = 'One HTML page about finished runs: the answer, scores, predictions, curves, settings.'
     parser.add_argument('folders', nargs='+', metavar='WORK_DIR', help="work dirs, a suite's runs/<name>, or suites")
     parser.add_argument('--control', help="work dir of the student alone (default: the suite's, or without distillers)")
     parser.add_argument('--out', type=Path, default=Path('report.html'), help='the page (default: %(default)s)')

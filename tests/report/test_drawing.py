@@ -1,84 +1,85 @@
-"""What is drawn into pictures: boxes, labels, and where a student and its teacher differ."""
+"""What is drawn on the page: labels and objects in the picture's place, and what a caption says of them."""
 
+from __future__ import annotations
+
+import base64
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
-from mmengine.structures import BaseDataElement, InstanceData
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
 
-from mmdistill_dense.apps.inspect.drawing import TEACHER_RIGHT, TEACHER_WRONG, painted
-from mmdistill_dense.apps.report.predictions import (
-    Scene,
-    Scenes,
-    disagreement_panel,
-    share_right,
-    truth_panel,
-)
+from mmdistill_dense.apps.report.predictions import Scene, prediction_panel, share_right, truth_panel
 from mmdistill_dense.apps.report.section import Panel
+
+META = {'classes': ('cat', 'dog'), 'palette': [(250, 0, 0), (0, 250, 0)]}
+BOX = torch.tensor([[200.0, 200.0, 600.0, 400.0]])
 
 
 def pixels(source: str) -> np.ndarray:
-    import base64
-
-    import cv2
-
     data = np.frombuffer(base64.b64decode(source.split(',')[1]), np.uint8)
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(int)
 
 
-def test_the_map_paints_what_differs_by_who_is_right():
-    image = np.full((96, 96, 3), 128, np.uint8)
-    teacher = np.zeros((96, 96), int)
-    own, truth = teacher.copy(), teacher.copy()
-    own[:32] = 1  # the teacher is right
-    own[32:64] = truth[32:64] = 1  # the student is
-    found = disagreement_panel(Scene('x', image, {}), own, teacher, truth, 'kd')
-    assert found.caption == 'kd: 66.7% differ'
+def segmented(predicted: list[int], truth: list[int] | None) -> SegDataSample:
+    """Rows of 32 pixels of one class each."""
+    maps = [
+        torch.tensor(one)[None, :, None].expand(-1, -1, 96).repeat_interleave(32, 1) for one in (predicted, truth or [])
+    ]
+    sample = SegDataSample(pred_sem_seg=PixelData(data=maps[0]))
+    if truth is not None:
+        sample.gt_sem_seg = PixelData(data=maps[1])
+    return sample
+
+
+def test_classes_have_their_colours_and_pixels_without_a_label_do_not_count() -> None:
+    sample = segmented([0, 1, 1], [0, 0, 255])
+    found = prediction_panel(Scene('x', np.full((96, 96, 3), 100, np.uint8), {}), sample, 'kd', META)
+    assert found.caption == 'kd: 50.0% of the labelled pixels right'
     seen = pixels(found.source)
-    for rows, colour in ((slice(8, 24), TEACHER_RIGHT), (slice(40, 56), TEACHER_WRONG), (slice(72, 88), (128,) * 3)):
+    for rows, colour in ((slice(8, 24), (175, 50, 50)), (slice(40, 88), (50, 175, 50))):
         assert np.abs(seen[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
+    assert share_right(segmented([0, 1], [255, 255])) is None
+    assert share_right(segmented([0, 1], None)) is None
 
 
-def shown(truth: InstanceData, classes: tuple[str, ...] = ('cat',)) -> Panel:
+def shown(truth: InstanceData, meta: dict[str, Any] = META) -> Panel:
     """A black picture of 1280 x 960 with its true objects, which is shown at half its size."""
-    scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': BaseDataElement(gt_instances=truth)})
-    found = truth_panel(Scenes((scene,), classes, np.array([[255, 0, 0]])), scene)
-    assert found is not None
+    sample = DetDataSample(gt_instances=truth)
+    found = truth_panel(Scene('x', np.zeros((960, 1280, 3), np.uint8), {'data_samples': sample}), meta)
+    assert found is not None and isinstance(sample.gt_instances.bboxes, type(truth.bboxes)), 'the item stays as it is'
     return found
 
 
-BOX = torch.tensor([[200.0, 200.0, 600.0, 400.0]])
-
-
-def test_boxes_stand_where_they_were_in_a_large_picture():
-    found = shown(InstanceData(bboxes=BOX, labels=torch.tensor([0])))
+@pytest.mark.parametrize('kind', [lambda boxes: boxes, HorizontalBoxes])
+def test_boxes_stand_where_they_were_in_a_large_picture(kind: Callable[[torch.Tensor], Any]) -> None:
+    found = shown(InstanceData(bboxes=kind(BOX.clone()), labels=torch.tensor([0])))
     rows, columns = np.nonzero(pixels(found.source)[..., 0] > 100)
-    assert np.abs(np.array([columns.min(), rows.min(), columns.max(), rows.max()]) - (100, 100, 300, 200)).max() <= 2
-    assert found.alt == 'True boxes in x: 1 cat'
-    assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), ()).alt == 'True boxes in x: 1 class 7'
+    assert np.abs(np.array([columns.min(), rows.min(), columns.max(), rows.max()]) - (100, 100, 300, 200)).max() <= 3
+    assert found.caption == 'truth: 1 boxes'
+    assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), {'classes': None, 'palette': None}).source
 
 
 @pytest.mark.parametrize('kind', [torch.from_numpy, lambda masks: BitmapMasks(masks, 960, 1280)])
 def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray], Any]) -> None:
     """Masks of predictions are tensors; those of the labels are mmdet's own."""
-    masks = np.zeros((1, 960, 1280), np.uint8)
-    masks[0, 200:400, 200:400] = 1
+    masks = np.zeros((1, 960, 1280), bool)
+    masks[0, 200:400, 200:400] = True
     found = shown(InstanceData(bboxes=BOX, labels=torch.tensor([0]), masks=kind(masks)))
     red = pixels(found.source)[..., 0]
-    assert (np.abs(red[110:190, 110:190] - 127) < 12).all(), 'half red in the mask'
-    assert (red[110:190, 210:290] < 12).all(), 'black in the box beside the mask'
+    assert red[130:190, 130:190].mean() > 80, 'red in the mask'
+    assert red[130:190, 230:290].mean() < 20, 'black in the box beside the mask'
+    assert found.caption == 'truth: 1 masks'
 
 
-def test_classes_have_their_colours_and_those_without_are_black():
-    image, classes = np.full((1, 3, 3), 100, np.uint8), np.array([[0, 1, 255]])
-    found = painted(image, classes, np.array([[250, 0, 0], [0, 250, 0]], np.uint8))
-    assert found.tolist() == [[[190, 40, 40], [40, 190, 40], [40, 40, 40]]]
-
-
-def test_unlabelled_pixels_do_not_count():
-    truth = np.array([[0, 1], [255, 255]])
-    assert share_right(np.array([[0, 0], [1, 1]]), truth) == 0.5
-    assert share_right(truth, np.full((2, 2), 255)) is None
+def test_objects_below_the_score_are_not_counted() -> None:
+    found = InstanceData(bboxes=BOX.repeat(2, 1), labels=torch.tensor([0, 1]), scores=torch.tensor([0.9, 0.2]))
+    scene = Scene('x', np.zeros((960, 1280, 3), np.uint8), {})
+    assert prediction_panel(scene, DetDataSample(pred_instances=found), 'kd', META).caption == 'kd: 1 boxes'

@@ -12,7 +12,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.report import make_report
 from mmdistill_dense.apps.report.page import render
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Chart, Section, Table, Viewer
+from mmdistill_dense.apps.report.section import Chart, Section, Strip, Table
 from tests import toys
 from tests.report.conftest import SEED
 
@@ -20,26 +20,26 @@ ADDRESS = re.compile(r'(?:src|href)\s*=\s*["\'](?!#|data:)|url\(|@import|<iframe
 
 
 def only(section, kind):
-    return [item for item in [*section.items, *section.more] if isinstance(item, kind)]
+    return [item for item in section.items if isinstance(item, kind)]
 
 
 def test_all_parts_of_a_whole_suite_are_there(made):
     _, sections = made
     reasons = {name: section.reasons for name, section in sections.items() if section.reasons}
     assert list(reasons) == ['scores']  # the teacher's folder holds no log
-    assert len(only(sections['predictions'], Viewer)) == len(only(sections['disagreement'], Viewer)) == 2
+    assert len(only(sections['predictions'], Strip)) == 2
+    assert list(sections) == ['scores', 'predictions', 'curves', 'settings']
     assert all(section.items for section in sections.values())
 
 
-def titles(viewer: Viewer) -> list[str]:
-    return [panel.caption.split(':')[0] for panel in viewer.panels]
+def titles(strip: Strip) -> list[str]:
+    return [panel.caption.split(':')[0] for panel in strip.panels]
 
 
 def test_panels_are_input_students_teacher_truth(made):
-    viewer = only(made[1]['predictions'], Viewer)[0]
-    assert titles(viewer) == ['input', 'control', 'all', 'kd', 'teacher', 'truth']
-    assert viewer.panels[viewer.left].caption.startswith('control')
-    assert all(panel.alt and panel.source.startswith('data:image/webp;base64,') for panel in viewer.panels)
+    strip = only(made[1]['predictions'], Strip)[0]
+    assert titles(strip) == ['input', 'control', 'all', 'kd', 'teacher', 'truth']
+    assert all(panel.alt and panel.source.startswith('data:image/webp;base64,') for panel in strip.panels)
 
 
 def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
@@ -47,7 +47,7 @@ def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
     rows = {row[0]: row[1:] for row in table.rows}
     control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
     assert {name: row[:3] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
-    assert rows['kd'][3].endswith(' x') and rows['control'][3] == ''
+    assert re.fullmatch(r'\d+\.\d\d x', rows['kd'][3]) and rows['control'][3] == ''
 
 
 def test_each_network_says_how_large_and_how_fast_it_is(made):
@@ -56,9 +56,7 @@ def test_each_network_says_how_large_and_how_fast_it_is(made):
     network = toys.build_plain(toys.seg_net('fcn'))
     parameters = sum(value.numel() for name, value in network.named_parameters() if 'auxiliary' not in name)
     for row in rows.values():
-        assert row['parameters'] == f'{parameters / 1e6:.2f} M' and row['weights'].endswith(' MB')
-        assert float(row['GFLOPs']) > 0 and re.fullmatch(r'\d+ ms', row['a picture'])
-    assert len({row['GFLOPs'] for row in rows.values()}) == 1, 'one network, trained in three ways'
+        assert row['parameters'] == f'{parameters / 1e6:.2f} M' and re.fullmatch(r'\d+ ms', row['a picture'])
 
 
 def test_what_was_compared_is_said_with_the_taps(made):
@@ -87,12 +85,6 @@ def test_settings_name_what_the_method_adds_and_nothing_of_the_folder(made):
     assert all(row[0].startswith('model.distillers.') for row in [*tables['kd'], *tables['all']])
 
 
-def test_costs_are_of_the_logs(made):
-    (table,) = only(made[1]['costs'], Table)
-    rows = {row[0]: dict(zip(table.head[1:], row[1:], strict=True)) for row in table.rows}
-    assert float(rows['control, seed 5']['s / iteration']) > 0
-
-
 def test_the_page_asks_for_nothing_and_holds_no_path_into_the_network(made):
     text = made[0].read_text(encoding='utf-8')
     assert not ADDRESS.search(text)
@@ -110,9 +102,7 @@ def test_missing_pieces_are_left_out_with_a_reason(suite, tmp_path):
     path, sections = make_report([moved], tmp_path / 'page.html')
     reasons = {section.name: ' '.join(section.reasons) for section in sections}
     assert 'no run holds a checkpoint' in reasons['predictions']
-    assert 'no table of classes' in reasons['classes']
     assert 'give one with --control' in reasons['settings']
-    assert 'No map' in reasons['disagreement']
     text = path.read_text(encoding='utf-8')
     assert all(str(escape(reason)) in text for section in sections for reason in section.reasons)
 
@@ -138,7 +128,6 @@ def test_a_teacher_that_may_have_other_classes_has_no_pictures(suite, tmp_path):
     found = {section.name: section for section in sections}
     assert any('model.teacher sets allow_other_classes' in reason for reason in found['predictions'].reasons)
     assert titles(found['predictions'].items[0]) == ['input', 'control', 'kd', 'truth']
-    assert 'No map: predictions of a student or of the teacher are missing' in found['disagreement'].reasons[0]
 
 
 def test_names_are_escaped():

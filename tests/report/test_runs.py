@@ -10,7 +10,6 @@ import torch
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare, find_runs
 from mmdistill_dense.apps.report.scores import Answer
 from mmdistill_dense.apps.report.section import COLOURS, Numbers, colour_of
-from mmdistill_dense.apps.report.settings import cost_section
 
 DISTILLED = "model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))"
 ALONE = "model = dict(type='mmdistill_dense.DistillModel')"
@@ -151,11 +150,6 @@ def test_colours_and_dashes_tell_many_methods_apart():
     found = Comparison(tuple(methods), (TrainedRun(Path('c'), 'control'),))
     looks = [colour_of(found, name) for name in found.names]
     assert len(set(looks)) == len(methods) + 1
-
-
-def test_runs_that_logged_no_time_have_no_table_of_costs(tmp_path):
-    section = cost_section(Numbers(compare([run(tmp_path / 'x'), run(tmp_path / 'y', ALONE)])))
-    assert not section.items and section.reasons[0] == 'No costs: the runs logged no time.'
 
 
 def test_a_given_teacher_is_no_control(tmp_path):

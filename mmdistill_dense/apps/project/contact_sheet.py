@@ -12,6 +12,7 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.process import quiet
 
@@ -103,22 +104,6 @@ def _drawn(dataset: Any, place: int, seg: bool) -> np.ndarray:
     picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
     palette = [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]
     return draw(picture, item['data_samples'], {**dataset.metainfo, 'palette': palette}, seg, draw_pred=False)
-
-
-def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], seg: bool, **options: Any) -> np.ndarray:
-    """Return a picture (RGB) with labels or predictions, as mmseg and mmdet draw them."""
-    visualizer: Any
-    if seg:
-        from mmseg.visualization import SegLocalVisualizer
-
-        visualizer, options = SegLocalVisualizer(alpha=0.5), {'with_labels': False, **options}
-    else:
-        from mmdet.visualization import DetLocalVisualizer
-
-        visualizer = DetLocalVisualizer()
-    visualizer.dataset_meta = meta
-    visualizer.add_datasample('', picture, sample, **options)
-    return np.asarray(visualizer.get_image())
 
 
 def _tile(picture: np.ndarray) -> np.ndarray:

@@ -23,8 +23,8 @@ from rich.progress import track
 
 from mmdistill_dense.apps.export.without_package import read_files, without_labels
 from mmdistill_dense.apps.export.write_student import load_student
+from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE, walk_data
-from mmdistill_dense.apps.project.contact_sheet import draw
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS

@@ -1,4 +1,4 @@
-"""One self-contained HTML page about finished runs: curves, scores, predictions, effects of the distillation."""
+"""One self-contained HTML page about finished runs: the answer, scores, predictions, curves, settings."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Write the sections of a report into one self-contained HTML file."""
+"""Write a report into one self-contained HTML file: answer, scores, pictures, curves, settings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from mmdistill_dense.apps.report.predictions import Predictions
 from mmdistill_dense.apps.report.runs import Comparison, compare
-from mmdistill_dense.apps.report.scores import answer_section, class_section
+from mmdistill_dense.apps.report.scores import answer_section
 from mmdistill_dense.apps.report.section import Item, Numbers, Section, graph_objects
-from mmdistill_dense.apps.report.settings import cost_section, settings_section
+from mmdistill_dense.apps.report.settings import settings_section
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
@@ -56,15 +56,12 @@ def report(args: argparse.Namespace) -> None:
 
 
 def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
-    """Return the sections of a page, in order: first what a reader decides by, last what only a search needs."""
+    """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
     numbers = Numbers(comparison, metric)
     predictions = Predictions(comparison, pictures)
     return [
         answer_section(numbers, predictions.uses),
-        predictions.side_by_side(),
-        class_section(numbers),
-        cost_section(numbers),
-        predictions.disagreement(),
+        predictions.section,
         numbers.curves(),
         settings_section(comparison),
     ]
@@ -81,14 +78,14 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
     )
     environment.filters['kind'] = _kind
     methods = list(dict.fromkeys(run.name for run in comparison.runs)) or comparison.names
-    charts = any(_kind(item) == 'chart' for section in sections for item in [*section.items, *section.more])
+    charts = any(_kind(item) == 'chart' for section in sections for item in section.items)
     return environment.get_template('page.html.j2').render(
         title=f'Distillation report: {", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
         made=datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %z'),
         version=__version__,
-        sections=[section for section in sections if section.items or section.more],
-        left_out=[section for section in sections if not section.items and not section.more],
+        sections=[section for section in sections if section.items],
+        left_out=[section for section in sections if not section.items],
         style=_asset('style.css'),
         script=_asset('page.js'),
         plotly=_packed_plotly() if charts else '',

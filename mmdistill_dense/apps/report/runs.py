@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import zipfile
@@ -295,10 +294,6 @@ def _is_new(start: Path) -> bool:
 
 # about the runner, not about the training
 BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
-_TABLE = re.compile(r'^\|\s*(?:Class|category)\s*\|.*$', re.IGNORECASE)
-_FRACTIONS = ('ap', 'map')
-_SCORES = ('iou', *_FRACTIONS)  # names of columns in tables of classes
-_END = re.compile(r'\b(?:Iter|Epoch)\((val|test)\)[^/]*\[\s*(\d+)/\2\]')  # of an evaluation, at its last picture
 
 
 @dataclass
@@ -317,9 +312,7 @@ class Series:
 class Log:
     terms: dict[str, Series]  # values of training steps: losses, shares, accuracies
     metrics: dict[str, Series]  # values of evaluations
-    others: dict[str, Series]  # values that hooks logged at other times
     seconds: float | None  # median wall time of an iteration; ``None`` if not logged
-    memory: float | None  # largest GPU memory in MiB, ``None`` on a CPU
     epochs: dict[float, float]  # the epoch by its last logged iteration; empty for a run that counts iterations alone
 
 
@@ -330,23 +323,19 @@ def read_log(folder: Path) -> Log:
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
     terms: dict[str, dict[float, float]] = {}
     metrics: dict[str, dict[float, float]] = {}
-    others: dict[str, dict[float, float]] = {}
     for record in found:
         evaluated = 'iter' not in record and 'time' in record
-        kind = terms if of_training(record) else metrics if evaluated else others
+        kind = terms if of_training(record) else metrics if evaluated else {}  # hooks log other values
         step = record.get('iter', record.get('step'))
         for name, value in record.items():
             if name not in BESIDE and step is not None and isinstance(value, (int, float)):
                 # an evaluation between epochs is logged under the number of the epoch
                 kind.setdefault(name, {})[ends.get(step, step) if evaluated else step] = float(value)
     times = [record['time'] for record in training if 'time' in record]
-    held = [record['memory'] for record in training if 'memory' in record]
     return Log(
         _series(terms),
         _series(metrics),
-        _series(others),
         median(times) if times else None,
-        max(held, default=None),
         {last: epoch for epoch, last in ends.items()},
     )
 
@@ -359,42 +348,3 @@ def records(folder: Path) -> Iterator[dict[str, Any]]:
     """Yield the records of ``vis_data/scalars.json`` of all starts of a run."""
     for start in starts_of(folder):
         yield from start_records(start)
-
-
-def class_tables(folder: Path) -> dict[str, dict[str, float]]:
-    """Return percent by split and class of the last evaluations: IoU of mmseg, AP of mmdet."""
-    # mmseg returns only means, so the table before each ``val`` and ``test`` line is read; mmdet prints one if asked
-    found: dict[str, dict[str, float]] = {}
-    for file in (file for start in starts_of(folder) for file in sorted(start.glob('*.log'))):
-        table: dict[str, float] = {}
-        names: list[str] = []
-        for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-            if _TABLE.match(line):
-                table, names = {}, _names(_cells(line))
-            elif names and line.startswith('|'):
-                table.update(_row(_cells(line), names))
-            elif not line.startswith('+') and table and (split := _END.search(line)):
-                found[split[1]], table, names = table, {}, []
-    return found
-
-
-def _names(head: list[str]) -> list[str]:
-    """Return the names of the columns per class. mmdet puts several classes into a row."""
-    again = [place for place, name in enumerate(head) if place and name == head[0]]
-    return head[: again[0]] if again else head
-
-
-def _row(cells: list[str], names: list[str]) -> Iterator[tuple[str, float]]:
-    """Yield each class of a row with its IoU or AP, else its first score, in percent."""
-    # mmseg writes nan for a class that does not occur; a row with empty cells is the mean below VOC's table
-    column = next((place for place, name in enumerate(names) if name.lower() in _SCORES), 1)
-    factor = 1.0 if names[column].lower() not in _FRACTIONS else 100.0
-    for start in range(0, len(cells) - len(names) + 1, len(names)):
-        own = cells[start : start + len(names)]
-        with contextlib.suppress(ValueError):
-            if all(own):
-                yield own[0], factor * float(own[column])
-
-
-def _cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip().strip('|').split('|')]

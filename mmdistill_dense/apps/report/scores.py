@@ -1,9 +1,9 @@
-"""The sections of numbers: what a reader asks first, curves, scores, and scores by class."""
+"""What a reader asks first: did it help, how sure is that, and what did it cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from mmdistill_dense.apps.report.predictions import Use
-from mmdistill_dense.apps.report.runs import Log, TrainedRun, class_tables
-from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Table, bar_chart, colour_of, legend_of
-from mmdistill_dense.apps.report.settings import step_ratio
+from mmdistill_dense.apps.report.runs import Log, TrainedRun
+from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Table, legend_of
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import Gain, Summary, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
@@ -112,104 +111,17 @@ def _place(run: TrainedRun, log: Log, metric: str) -> Place:
     return Place('iteration', step, loop.get('max_iters'))
 
 
-MOST = 20
-Figures = Mapping[str, float]
-
-
-def class_section(numbers: Numbers) -> Section:
-    """Return bars of the classes that the methods change most, and a table of all classes."""
-    section = Section('classes', 'Classes')
-    section.attempt(lambda: list(_items(numbers)))
-    section.items, section.more = section.items[:1], section.items[1:]
-    section.legend = legend_of(numbers.comparison, lines=False) if section.items else []
-    return section
-
-
-def _items(numbers: Numbers) -> tuple[Chart, Table]:
-    comparison = numbers.comparison
-    tables = {run: _found(run, numbers.logs[run]) for run in comparison.students}
-    if comparison.teacher is not None:
-        tables[comparison.teacher] = _found(comparison.teacher, numbers.teacher_log)
-    splits = [split for found in tables.values() for split in found]
-    if not splits:
-        raise Missing(
-            'No figures per class: the logs hold no table of classes. mmseg always prints one; for detection set '
-            'val_evaluator.classwise=True.'
-        )
-    split = max(('test', 'val'), key=splits.count)  # test if both are equal
-    means = _means({run: found[split] for run, found in tables.items() if split in found})
-    controls = {run.name for run in comparison.controls}
-    alone = next((means[name] for name in means if name in controls), {})
-    classes = list(dict.fromkeys(one for found in tables.values() for one in found.get(split, ())))
-    shown = _most_changed(classes, means, alone)
-    what = 'AP' if numbers.metric and 'mAP' in numbers.metric else 'IoU'
-    title = f'{what} of each class, {split} split'
-    if len(shown) < len(classes):
-        title += f' ({len(shown)} of {len(classes)} classes: those that {"changed" if alone else "differ"} most)'
-    colours = {name: colour_of(comparison, name)[0] for name in means}
-    rows = [
-        [one, *(_cell(found.get(one), None if name in controls else alone.get(one)) for name, found in means.items())]
-        for one in classes
-    ]
-    table = Table(f'{what} of each class, {split} split; in brackets: against the control', ['class', *means], rows)
-    return bar_chart(title, shown, means, colours), table
-
-
-def _found(run: TrainedRun, log: Log | None) -> dict[str, dict[str, float]]:
-    """Return percent by split and class, from the log file or from the metrics per class of CocoMetric."""
-    suffix = '_precision'
-    named = {
-        name.removesuffix(suffix).rpartition('/')[2]: 100 * series.last
-        for name, series in (log.metrics if log else {}).items()
-        if name.endswith(suffix)
-    }
-    return {'val': named} if named else class_tables(run.folder)
-
-
-def _means(figures: Mapping[TrainedRun, Figures]) -> dict[str, dict[str, float]]:
-    """Return the mean over seeds by name and class. A class without a figure, as one that does not occur, has none."""
-    found: dict[str, dict[str, float]] = {}
-    for name in dict.fromkeys(run.name for run in figures):
-        seeds = [own for run, own in figures.items() if run.name == name]
-        known: dict[str, list[float]] = {}
-        for one, value in (item for own in seeds for item in own.items()):
-            if math.isfinite(value):
-                known.setdefault(one, []).append(value)
-        found[name] = {one: fmean(values) for one, values in known.items()}
-    return found
-
-
-def _most_changed(classes: Sequence[str], means: Mapping[str, Figures], alone: Figures) -> list[str]:
-    """Return the classes with the largest change over the control; without one, with the largest differences."""
-
-    def change(one: str) -> float:
-        known = [found[one] for found in means.values() if one in found]
-        if not alone:
-            return max(known, default=0.0) - min(known, default=0.0)
-        return max((abs(value - alone[one]) for value in known), default=0.0) if one in alone else 0.0
-
-    kept = set(sorted(classes, key=change, reverse=True)[:MOST])
-    return [one for one in classes if one in kept]
-
-
-def _cell(value: float | None, alone: float | None) -> str:
-    if value is None:
-        return '–'
-    return f'{value:.1f}' if alone is None else f'{value:.1f} ({value - alone:+.1f})'
-
-
 _FEW = 3  # seeds
 _CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
 
 
 def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> Section:
-    """Return the answer in words, a row for each network and a chart of the metric; other charts are folded."""
+    """Return the answer in words, a row for each network and a chart of the metric."""
     answer = Answer(numbers, uses or {})
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
     section.note = answer.note()
-    section.attempt(numbers.metric_charts)
-    section.items, section.more = section.items[:2], section.items[2:]
+    section.attempt(lambda: numbers.metric_chart(numbers.metric))
     section.legend = legend_of(numbers.comparison)
     if numbers.comparison.teacher is None and numbers.metric:
         section.reasons.append("The teacher's score is left out: its folder (in a suite: teacher/) holds no log.")
@@ -260,7 +172,7 @@ class Answer:
             places = [self._places(name) for name in self.comparison.names]
             rows = [[*row, place] for row, place in zip(rows, [''] * (len(rows) - len(places)) + places, strict=True)]
         if self.uses:
-            head += ['parameters', 'weights', 'GFLOPs', 'a picture']
+            head += ['parameters', 'a picture']
             rows = [[*row, *self._use(row[0])] for row in rows]
         return Table(self.found.what, head, rows)
 
@@ -270,14 +182,11 @@ class Answer:
             return said
         count = torch.get_num_threads()
         threads = '1 thread' if count == 1 else f'{count} threads'
-        return f'{said} GFLOPs and time of one validation picture on the CPU that wrote this page, {threads}.'
+        return f'{said} A picture: time of one validation picture on the CPU that wrote this page, {threads}.'
 
     def _use(self, name: str) -> list[str]:
         use = self.uses.get(name)
-        if use is None:
-            return ['', '', '', '']
-        gflops = '' if use.gflops is None else f'{use.gflops:.3g}'
-        return [f'{use.parameters / 1e6:.2f} M', f'{use.megabytes:.1f} MB', gflops, f'{use.milliseconds:.0f} ms']
+        return [f'{use.parameters / 1e6:.2f} M', f'{use.milliseconds:.0f} ms'] if use else ['', '']
 
     def _way(self, alone: float, gain: float) -> str:
         """Return how far a gain leads to the teacher."""
@@ -297,10 +206,16 @@ class Answer:
         all_runs = self.comparison.of(name)
         runs = [run for run in all_runs if run in self.scores]
         seeds = ', '.join('drawn' if run.seed is None else str(run.seed) for run in runs)
-        ratio = step_ratio(all_runs[0], self.numbers)
+        ratio = self._ratio(all_runs[0])
         gain = self._gain(name) if runs and name in self.gains else ''
         spread = self._spread(summarise([self.scores[run] for run in runs]))
         return [name, seeds, spread, gain, f'{ratio:.2f} x' if ratio else '']
+
+    def _ratio(self, run: TrainedRun) -> float | None:
+        """Return the time of a training step over the control's, as the runs logged it."""
+        control = self.comparison.control_of(run)
+        own, alone = self.numbers.logs[run].seconds, self.numbers.logs[control].seconds if control else None
+        return own / alone if own and alone else None
 
     def _gains(self) -> dict[str, Gain | None]:
         names = dict.fromkeys(run.name for run in self.comparison.runs if not run.further)
@@ -364,7 +279,7 @@ class Answer:
         return f'{"The difference is more than chance" if gain.told_apart else "This may be chance"} ({interval}).'
 
     def _cost(self, name: str) -> str:
-        ratio = step_ratio(self.comparison.of(name)[0], self.numbers)
+        ratio = self._ratio(self.comparison.of(name)[0])
         said = f'A training step took {ratio:.2f} times as long as for the student alone. ' if ratio else ''
         student, teacher = self.uses.get(name), self.uses.get(TEACHER)
         than = ''

@@ -21,7 +21,6 @@ SIDE = 640  # longest side of a picture on the page
 COLOURS = 8  # for methods in style.css; control and teacher have their own
 _DASHES = ('solid', 'dash', 'dot')
 _CSS = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}
-_BAR = 11  # pixels
 _POINTS = 400  # of a line
 _LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dict(size=12), showlegend=False)
 
@@ -32,12 +31,11 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Chart:
-    """A plotly figure as JSON, with a description for screen readers. A wide one takes the whole width."""
+    """A plotly figure as JSON, with a description for screen readers."""
 
     title: str
     alt: str
     figure: str
-    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,13 +59,11 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Viewer:
-    """Panels of one scene. The two with the indices ``left`` and ``right`` lie over each other at first."""
+class Strip:
+    """Panels side by side under a title."""
 
     title: str
     panels: Sequence[Panel]
-    left: int
-    right: int
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Key:
     line: str = ''
 
 
-Item = Chart | Table | Viewer
+Item = Chart | Table | Strip
 
 
 @dataclass
@@ -90,7 +86,6 @@ class Section:
     title: str
     note: str = ''  # how to read it
     items: list[Item] = field(default_factory=list)
-    more: list[Item] = field(default_factory=list)  # further items, folded away
     legend: list[Key] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)  # what is left out, and why
     lead: list[str] = field(default_factory=list)  # the answer in words, before all else
@@ -148,9 +143,7 @@ def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
     return Line(run.title, run.name, series, colour, dash)
 
 
-def line_chart(
-    title: str, lines: Sequence[Line], levels: Mapping[str, float] | None = None, wide: bool = False
-) -> Chart:
+def line_chart(title: str, lines: Sequence[Line], levels: Mapping[str, float] | None = None) -> Chart:
     """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
     figure = graph_objects().Figure()
     seen: set[str] = set()
@@ -172,43 +165,14 @@ def line_chart(
     for name, value in (levels or {}).items():
         trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
         figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
-    figure.update_layout(template='none', height=330 if wide else 280, **_LAYOUT)
+    figure.update_layout(template='none', height=280, **_LAYOUT)
     figure.update_xaxes(title_text='iteration')
-    return Chart(title, _said(title, lines, levels or {}), figure.to_json(), wide)
+    return Chart(title, _said(title, lines, levels or {}), figure.to_json())
 
 
-def bar_chart(
-    title: str, classes: Sequence[str], values: Mapping[str, Mapping[str, float]], colours: Mapping[str, str]
-) -> Chart:
-    """Return horizontal bars of values by name and class, a group per class, the first class on top."""
-    figure = graph_objects().Figure()
-    for name, found in values.items():
-        bars = dict(y=list(classes), x=[found.get(one) for one in classes], name=name, orientation='h')
-        figure.add_bar(meta=dict(colour=colours[name]), hovertemplate='%{y}: %{x:.4g}', **bars)
-    height = 60 + len(classes) * (_BAR * len(values) + 8)
-    figure.update_layout(template='none', height=height, barmode='group', bargap=0.25, **_LAYOUT)
-    figure.update_yaxes(autorange='reversed', automargin=True)
-    best = max(values, key=lambda name: sum(values[name].values()))
-    alt = f'Bars of {title}, for {", ".join(classes)}; {best} has the largest sum. The table holds the figures.'
-    return Chart(title, alt, figure.to_json(), wide=True)
-
-
-def level_chart(title: str, comparison: Comparison, levels: Mapping[str, float]) -> Chart:
-    """Return a horizontal bar per run and teacher, for a metric that was evaluated only once."""
-    names = {run.title: run.name for run in comparison.students}
-    figure = graph_objects().Figure()
-    for name, value in levels.items():
-        meta = dict(colour=colour_of(comparison, names.get(name, name))[0])
-        figure.add_bar(y=[name], x=[value], name=name, orientation='h', meta=meta, hovertemplate='%{x:.4g}')
-    figure.update_layout(template='none', height=60 + 30 * len(levels), bargap=0.3, **_LAYOUT)
-    figure.update_yaxes(autorange='reversed', automargin=True)
-    values = ', '.join(f'{name} {value:.4g}' for name, value in levels.items())
-    return Chart(title, f'Bars of {title}: {values}.', figure.to_json(), wide=True)
-
-
-def legend_of(comparison: Comparison, lines: bool = True) -> list[Key]:
+def legend_of(comparison: Comparison) -> list[Key]:
     keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
-    return [Key(f'var(--{colour})', name, _CSS[dash] if lines else '') for name, (colour, dash) in keys.items()]
+    return [Key(f'var(--{colour})', name, _CSS[dash]) for name, (colour, dash) in keys.items()]
 
 
 def graph_objects() -> Any:
@@ -252,40 +216,29 @@ class Numbers:
         self.metrics = sorted(found, key=lambda name: (name != first, name not in _FIRST))
         self.metric = self.metrics[0] if self.metrics else None
 
-    def metric_charts(self) -> list[Chart]:
-        """Return a chart per metric, the compared one first."""
-        if not self.metrics:
+    def metric_chart(self, name: str | None) -> Chart:
+        """Return the chart of a metric, with the teacher's last score as a level."""
+        if name is None:
             raise Missing('No chart of a metric: no evaluation was logged.')
-        charts = []
-        for name in self.metrics:
-            lines = [
-                line_of(self.comparison, run, log.metrics[name])
-                for run, log in self.logs.items()
-                if name in log.metrics
-            ]
-            of_teacher = self.teacher_log.metrics.get(name) if self.teacher_log else None
-            levels = {TEACHER: of_teacher.last} if of_teacher else {}
-            title = f'{name}, val split'
-            if any(len(line.series.steps) > 1 for line in lines):
-                charts.append(line_chart(title, lines, levels, wide=name == self.metric))
-            else:
-                ends = {line.title: line.series.last for line in lines}
-                charts.append(level_chart(f'{title}, after training', self.comparison, {**ends, **levels}))
-        return charts
+        lines = [
+            line_of(self.comparison, run, log.metrics[name]) for run, log in self.logs.items() if name in log.metrics
+        ]
+        of_teacher = self.teacher_log.metrics.get(name) if self.teacher_log else None
+        return line_chart(f'{name}, val split', lines, {TEACHER: of_teacher.last} if of_teacher else {})
 
     def curves(self) -> Section:
-        """Return a chart per term of the loss; other logged values are folded away."""
-        section = Section('curves', 'Loss terms', 'A term that only one method has is drawn for that method alone.')
-        names = list(dict.fromkeys(name for log in self.logs.values() for name in (*log.terms, *log.others)))
+        """Return a chart of each further metric, of each term of the loss and of the distillers' shares."""
+        section = Section('curves', 'Curves', 'A term that only one method has is drawn for that method alone.')
+        # CocoMetric logs a metric of each class if it is asked for them
+        section.items += [self.metric_chart(name) for name in self.metrics[1:] if not name.endswith('_precision')]
+        names = dict.fromkeys(name for log in self.logs.values() for name in log.terms)
+        names = [name for name in names if 'loss' in name or name.endswith('.share')]
         for name in sorted(names, key=_order):
             lines = [
-                line_of(self.comparison, run, series)
-                for run, log in self.logs.items()
-                if (series := log.terms.get(name) or log.others.get(name))
+                line_of(self.comparison, run, log.terms[name]) for run, log in self.logs.items() if name in log.terms
             ]
-            where = section.items if 'loss' in name or name.endswith('.share') else section.more
-            where.append(line_chart('loss (all terms)' if name == 'loss' else name, lines))
-        section.legend = [key for key in legend_of(self.comparison) if key.meaning != TEACHER]
+            section.items.append(line_chart('loss (all terms)' if name == 'loss' else name, lines))
+        section.legend = legend_of(self.comparison)
         if not names:
             section.reasons.append('No loss was logged: vis_data/scalars.json is empty.')
         return section
@@ -293,4 +246,4 @@ class Numbers:
 
 def _order(name: str) -> tuple[bool, ...]:
     """Sort the total first, then the task's terms, the distillers' terms and their shares."""
-    return (name != 'loss', name.endswith('.share'), name.startswith('distill.'), 'loss' not in name)
+    return (name != 'loss', name.endswith('.share'), name.startswith('distill.'))

@@ -1,4 +1,4 @@
-"""What a comparison cost and how its runs were set."""
+"""How the runs of a comparison were set: what the methods compared, and what differs from the control."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Table
+from mmdistill_dense.apps.report.section import Missing, Section, Table
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
@@ -14,7 +14,6 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 _BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')
 _COPIES = ('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline')
 _LONG = 160  # characters of a printed value
-NONE = '–'
 
 
 def settings_section(comparison: Comparison) -> Section:
@@ -67,39 +66,3 @@ _NONE = object()
 def _shown(value: Any) -> str:
     text = '–' if value is _NONE else repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= _LONG else text[: _LONG - 1] + '…'
-
-
-def cost_section(numbers: Numbers) -> Section:
-    """Return time and memory, from the logs."""
-    section = Section('costs', 'Costs', 'The time in the runs depends on what else the machine did.')
-    section.attempt(lambda: _cost_table(numbers))
-    return section
-
-
-def _cost_table(numbers: Numbers) -> Table:
-    comparison = numbers.comparison
-    rows = {run: _cost_row(run, numbers, comparison.control_of(run)) for run in comparison.students}
-    if not any(any(row.values()) for row in rows.values()):
-        raise Missing('No costs: the runs logged no time.')
-    head = [name for name in next(iter(rows.values())) if any(row[name] for row in rows.values())]
-    cells = [[run.title, *(row[name] or '–' for name in head)] for run, row in rows.items()]
-    return Table('Costs of each run', ['run', *head], cells)
-
-
-def _cost_row(run: TrainedRun, numbers: Numbers, control: TrainedRun | None) -> dict[str, str]:
-    log = numbers.logs[run]
-    own, alone = log.seconds, numbers.logs[control].seconds if control else None
-    minutes = (run.result or {}).get('minutes')
-    return {
-        's / iteration': f'{own:.3g}' if own else '',
-        'against the control': f'{own / alone:.2f} x' if own and alone else '',
-        'minutes, with tests': f'{minutes:.1f}' if minutes else '',
-        'GPU memory': f'{log.memory:.0f} MiB' if log.memory else '',
-    }
-
-
-def step_ratio(run: TrainedRun, numbers: Numbers) -> float | None:
-    """Return the time of a training step over the control's, of the logs."""
-    control = numbers.comparison.control_of(run)
-    own, alone = numbers.logs[run].seconds, numbers.logs[control].seconds if control else None
-    return own / alone if own and alone else None

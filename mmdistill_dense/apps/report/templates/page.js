@@ -44,13 +44,11 @@ const plots = [...document.querySelectorAll('.plot')].map((place) => {
   return { place, figure: JSON.parse(place.firstElementChild.textContent) };
 });
 
-/* Draws what is not folded away, anew after a change of appearance. */
+/* Draws the charts, anew after a change of appearance. */
 async function draw() {
   for (const { place, figure } of plots) {
-    if (!place.closest('details:not([open])')) {
-      const { data, layout } = themed(figure);
-      await Plotly.react(place, data, layout, { responsive: true, displayModeBar: false });
-    }
+    const { data, layout } = themed(figure);
+    await Plotly.react(place, data, layout, { responsive: true, displayModeBar: false });
   }
   root.dataset.ready = 'true';
 }
@@ -69,48 +67,8 @@ async function loadCharts() {
   library.textContent = await unpack(packed.textContent);
   document.head.append(library);
   packed.remove();
-  document.querySelectorAll('details').forEach((part) => part.addEventListener('toggle', draw));
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', draw);
   await draw();
-}
-
-function startViewer(viewer) {
-  const stage = viewer.querySelector('.stage');
-  if (!stage) return;
-  const slider = viewer.querySelector('input');
-  const panels = [...viewer.querySelectorAll('.panel')];
-  const sides = ['left', 'right'].map((name) => {
-    return { image: stage.querySelector(`.${name}`), select: viewer.querySelector(`.choose-${name}`) };
-  });
-  function show() {
-    for (const { image, select } of sides) {
-      const source = panels[select.value].querySelector('img');
-      image.src = source.src;
-      image.alt = source.alt;
-    }
-    slider.setAttribute('aria-valuetext', `${slider.value} % left`);
-    stage.style.setProperty('--boundary', `${slider.value}%`);
-  }
-  function follow(event) {
-    const box = stage.getBoundingClientRect();
-    slider.value = (100 * (event.clientX - box.left)) / box.width;
-    show();
-  }
-  stage.addEventListener('pointerdown', (event) => {
-    stage.setPointerCapture(event.pointerId);
-    follow(event);
-  });
-  stage.addEventListener('pointermove', (event) => event.buttons && follow(event));
-  stage.addEventListener('dragstart', (event) => event.preventDefault());
-  slider.addEventListener('input', show);
-  for (const { select } of sides) select.addEventListener('change', show);
-  for (const panel of panels) {
-    panel.addEventListener('click', () => {
-      sides[1].select.value = panel.dataset.place;
-      show();
-    });
-  }
-  show();
 }
 
 const toggle = document.getElementById('theme');
@@ -126,5 +84,4 @@ toggle.addEventListener('click', () => {
 });
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', label);
 label();
-document.querySelectorAll('.viewer').forEach(startViewer);
 loadCharts();

@@ -231,8 +231,8 @@ class Numbers:
         section = Section('curves', 'Curves', 'A term that only one method has is drawn for that method alone.')
         # CocoMetric logs a metric of each class if it is asked for them
         section.items += [self.metric_chart(name) for name in self.metrics[1:] if not name.endswith('_precision')]
-        names = dict.fromkeys(name for log in self.logs.values() for name in log.terms)
-        names = [name for name in names if 'loss' in name or name.endswith('.share')]
+        logged = dict.fromkeys(name for log in self.logs.values() for name in log.terms)
+        names = [name for name in logged if 'loss' in name or name.endswith('.share')]
         for name in sorted(names, key=_order):
             lines = [
                 line_of(self.comparison, run, log.terms[name]) for run, log in self.logs.items() if name in log.terms

@@ -10,31 +10,69 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.inspect.step_cost import (
     Step,
     Timing,
     Work,
-    check_whole,
+    build_student,
+    draw_tokens,
     interleaved_times,
+    load_teacher,
+    make_step,
     peak_extra_memory,
-    prepare_steps,
+    run_length,
+    training_batch,
 )
+from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
+from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.taps import Replay
-from mmdistill_dense.utils.runner_internals import Samples
+from mmdistill_dense.networks.teacher import FrozenTeacher
+from mmdistill_dense.unlabelled.step import unlabelled_of
+from mmdistill_dense.utils.runner_internals import Network, Sample, Samples
 from tools.benchmark.section import Section, machine, table
 
 Call = tuple[nn.Module, tuple[Tensor, ...]]
 Arguments = tuple[Recorded, Recorded, Samples]
 
+NOISE = 0.1  # of a time, on a machine that others use too
 NOTE = (
     'Overhead: distilled / (control + teacher to its last tap). The control is the student alone. Medians (range) of '
     'interleaved turns on a generated batch. Method alone: its forward and backward on the maps of a step; adapters: '
     'its own modules alone. Memory: the peak of a step, without what exists before it (weights, the teacher, the '
     "optimizer's state)."
 )
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The steps of a control and its distilled student; ``inputs`` is the batch (B, 3, H, W) that both see."""
+
+    control: Step[Network]
+    distilled: Step[Distilled]
+    inputs: Tensor
+
+    @property
+    def teachers(self) -> list[FrozenTeacher]:
+        return list(self.distilled.network.distillation.teachers.values())
+
+    @property
+    def batch(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.inputs.shape[2], self.inputs.shape[3]
+
+    @property
+    def teacher_weights(self) -> str:
+        """The files of the teachers' weights, or ``'random'``."""
+        return ', '.join((teacher.receipt and teacher.receipt.file) or 'random' for teacher in self.teachers)
 
 
 @dataclass(frozen=True)
@@ -78,7 +116,7 @@ def measure_step(
 ) -> StepCost:
     """Time, in turns, the control's step, the teacher's forward pass to its last tap, the distilled step and its parts.
 
-    See :func:`~mmdistill_dense.apps.inspect.step_cost.prepare_steps` for the works, their weights and the defaults.
+    See :func:`prepare_steps` for the works, their weights and the defaults.
 
     Raises:
         ValueError: As ``prepare_steps``.
@@ -104,6 +142,82 @@ def measure_step(
         peak_extra_memory(steps.control, device),
         peak_extra_memory(steps.distilled, device),
     )
+
+
+def prepare_steps(
+    config: Config,
+    batch: int | None = None,
+    image_size: tuple[int, int] | None = None,
+    device: str | torch.device = 'cpu',
+) -> Steps:
+    """Return the control's and the distilled step on a generated batch, as a runner does them."""
+    # random weights of a teacher without its file have batch statistics: the time of the contrast depends on how far
+    # features lie apart; the weights of the student are fixed by a learning rate of 0, and tokens are random
+    model = model_of(config)
+    if not model.get('distillers') or not model.get('teacher'):
+        raise ValueError('step benchmark: model has no teacher and distillers to measure')
+    scope = config.get('default_scope', 'mmseg')
+    init_default_scope(scope)
+    if image_size and scope == 'mmseg':  # it pads to its training crop
+        model['data_preprocessor'] = {**(model.get('data_preprocessor') or {}), 'size': tuple(image_size)}
+    control: Network = build_student({**model, 'distillers': {}, 'inherit': ()})
+    distilled: Distilled = build_student(model)
+    # one student in both steps: the time of NMS and of sampled RoIs depends on its weights
+    distilled.load_state_dict(control.state_dict(), strict=False)
+    data = training_batch(control, config, batch or config.train_dataloader.batch_size, image_size)
+    control, distilled = control.to(device), distilled.to(device)
+    inputs = distilled.data_preprocessor(data, True)['inputs']
+    for teacher in distilled.distillation.teachers.values():
+        load_teacher(teacher, next(distilled.parameters()), inputs)
+    distilled.distillation.enter_run(run_length(config))
+    second = unlabelled_of(distilled)
+    if second is not None:
+        more = training_batch(control, config, second.option.count(len(inputs)), image_size)
+        second.batch = {**more, 'data_samples': list(map(_without_labels, more['data_samples']))}
+    _give_tokens(distilled)
+    _go_where_all_work(distilled)
+    return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
+
+
+def _without_labels(sample: Sample) -> Any:
+    kind: Any = type(sample)
+    bare = kind(metainfo=dict(sample.metainfo))
+    if 'gt_instances' in sample:
+        bare.gt_instances = InstanceData()
+    return bare
+
+
+def _give_tokens(network: Distilled) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for distiller in distillers_of(network).values():
+        if isinstance(distiller, TokenDistiller):
+            draw_tokens(distiller, draw)
+
+
+def _go_where_all_work(network: Distilled) -> None:
+    """Set the iteration to where MasKD's student masks begin, or to 0 if a distiller is off by then."""
+    state, distillers = network.distillation.state, distillers_of(network)
+    begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in distillers.values()]
+    for state.iteration in (max(begins), 0):
+        off = [name for name, distiller in distillers.items() if distiller.weight() == 0]
+        if not off:
+            return
+    raise ValueError(
+        f'step benchmark: distillers.{off[0]} is off at the start of the run by its schedule, so a step would not show '
+        'its cost: give it another schedule, or leave it out.'
+    )
+
+
+def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -> None:
+    """Raise RuntimeError if a whole took less time in every turn than its parts, by more than noise."""
+    least, usual = sum(times[part].low for part in parts), sum(times[part].median for part in parts)
+    repeated = times[whole].low < times[whole].high
+    if repeated and times[whole].high < least and times[whole].median < (1 - NOISE) * usual:
+        raise RuntimeError(
+            f'The {whole} step took {times[whole]} s. Its parts alone ({" and ".join(parts)}) took {usual:.3g} s. A '
+            f'ratio of {times[whole].median / usual:.3f} is not a measurement: the step did less than a step of '
+            'training does, or the machine was disturbed. Measure again.'
+        )
 
 
 def _parts(step: Step) -> tuple[dict[str, Work], dict[str, Work]]:

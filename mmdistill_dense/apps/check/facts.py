@@ -28,7 +28,6 @@ from mmdistill_dense.apps.inspect.gradients import measure_gradients
 from mmdistill_dense.apps.inspect.step_cost import (
     N,
     Step,
-    Steps,
     build_student,
     draw_tokens,
     extra_memory,
@@ -403,9 +402,9 @@ def _cost(subject: Subject) -> Mapping[str, Any]:
         times = interleaved_times({'distilled': distilled}, REPEATS, device)
         return {'distilled': asdict(times['distilled']), 'distilled_memory': peak_extra_memory(distilled, device)}
     alone = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
-    steps = Steps(_fresh(make_step(alone, config, batch)), distilled, torch.empty(0))
-    times = interleaved_times({'control': steps.control, 'distilled': distilled}, REPEATS, device)
-    memory = extra_memory(steps, device)
+    control = _fresh(make_step(alone, config, batch))
+    times = interleaved_times({'control': control, 'distilled': distilled}, REPEATS, device)
+    memory = extra_memory(control, distilled, device)
     return {
         **{name: asdict(timing) for name, timing in times.items()},
         'distilled_memory': memory['distilled_step'],

@@ -1,26 +1,23 @@
-"""What a method costs: size of the student, time and memory of a training step on a generated batch."""
+"""What a step costs: a generated batch, and time and memory of a training step on it."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
-from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmdistill_dense.config.resolve import model_of, teachers_of
 from mmdistill_dense.config.values import chain
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
@@ -28,9 +25,7 @@ from mmdistill_dense.engine.loss_guard import clip_unscaled
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS, MODELS
-from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.process import quiet_profiler
 from mmdistill_dense.utils.runner_internals import Network, Sample, wrappers_of
 from mmdistill_dense.weights.strict_load import is_path
@@ -39,8 +34,6 @@ Size = tuple[int, int]
 Work = Callable[[], object]
 
 BOXES = 8  # an image of COCO has 7 on average
-REPEATS = 5
-NOISE = 0.1  # of a time, on a machine that others use too
 
 
 def training_batch(network: Any, config: Mapping[str, Any], images: int, size: Size | None = None) -> dict[str, Any]:
@@ -168,75 +161,6 @@ class Step(Generic[N]):
         return self.network.train_step(self.data, self.wrapper)
 
 
-@dataclass(frozen=True)
-class Steps:
-    """The steps of a control and its distilled student; ``inputs`` is the batch (B, 3, H, W) that both see."""
-
-    control: Step[Network]
-    distilled: Step[Distilled]
-    inputs: Tensor
-
-    @property
-    def teachers(self) -> list[FrozenTeacher]:
-        return list(self.distilled.network.distillation.teachers.values())
-
-    @property
-    def batch(self) -> int:
-        return len(self.inputs)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.inputs.shape[2], self.inputs.shape[3]
-
-    @property
-    def teacher_weights(self) -> str:
-        """The files of the teachers' weights, or ``'random'``."""
-        return ', '.join((teacher.receipt and teacher.receipt.file) or 'random' for teacher in self.teachers)
-
-
-def prepare_steps(
-    config: Config,
-    batch: int | None = None,
-    image_size: tuple[int, int] | None = None,
-    device: str | torch.device = 'cpu',
-) -> Steps:
-    """Return the control's and the distilled step on a generated batch, as a runner does them."""
-    # random weights of a teacher without its file have batch statistics: the time of the contrast depends on how far
-    # features lie apart; the weights of the student are fixed by a learning rate of 0, and tokens are random
-    model = model_of(config)
-    if not model.get('distillers') or not model.get('teacher'):
-        raise ValueError('step benchmark: model has no teacher and distillers to measure')
-    scope = config.get('default_scope', 'mmseg')
-    init_default_scope(scope)
-    if image_size and scope == 'mmseg':  # it pads to its training crop
-        model['data_preprocessor'] = {**(model.get('data_preprocessor') or {}), 'size': tuple(image_size)}
-    control: Network = build_student({**model, 'distillers': {}, 'inherit': ()})
-    distilled: Distilled = build_student(model)
-    # one student in both steps: the time of NMS and of sampled RoIs depends on its weights
-    distilled.load_state_dict(control.state_dict(), strict=False)
-    data = training_batch(control, config, batch or config.train_dataloader.batch_size, image_size)
-    control, distilled = control.to(device), distilled.to(device)
-    inputs = distilled.data_preprocessor(data, True)['inputs']
-    for teacher in distilled.distillation.teachers.values():
-        load_teacher(teacher, next(distilled.parameters()), inputs)
-    distilled.distillation.enter_run(run_length(config))
-    second = unlabelled_of(distilled)
-    if second is not None:
-        more = training_batch(control, config, second.option.count(len(inputs)), image_size)
-        second.batch = {**more, 'data_samples': list(map(_without_labels, more['data_samples']))}
-    _give_tokens(distilled)
-    _go_where_all_work(distilled)
-    return Steps(make_step(control, config, data), make_step(distilled, config, data), inputs)
-
-
-def _without_labels(sample: Sample) -> Any:
-    kind: Any = type(sample)
-    bare = kind(metainfo=dict(sample.metainfo))
-    if 'gt_instances' in sample:
-        bare.gt_instances = InstanceData()
-    return bare
-
-
 def build_student(model: Mapping[str, Any]) -> Any:
     """Build a student for one process, in training mode."""
     return revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
@@ -273,27 +197,6 @@ def run_length(config: Config, pictures: int | None = None, processes: int = 1) 
 def draw_tokens(distiller: TokenDistiller, draw: torch.Generator) -> None:
     shapes = distiller.token_shapes()
     distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
-
-
-def _give_tokens(network: Distilled) -> None:
-    draw = torch.Generator().manual_seed(0)
-    for distiller in distillers_of(network).values():
-        if isinstance(distiller, TokenDistiller):
-            draw_tokens(distiller, draw)
-
-
-def _go_where_all_work(network: Distilled) -> None:
-    """Set the iteration to where MasKD's student masks begin, or to 0 if a distiller is off by then."""
-    state, distillers = network.distillation.state, distillers_of(network)
-    begins = [getattr(distiller, 'student_mask_from', None) or 0 for distiller in distillers.values()]
-    for state.iteration in (max(begins), 0):
-        off = [name for name, distiller in distillers.items() if distiller.weight() == 0]
-        if not off:
-            return
-    raise ValueError(
-        f'step benchmark: distillers.{off[0]} is off at the start of the run by its schedule, so a step would not show '
-        'its cost: give it another schedule, or leave it out.'
-    )
 
 
 def make_step(network: N, config: Config, data: Mapping[str, Any]) -> Step[N]:
@@ -340,18 +243,6 @@ def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | tor
     return {name: Timing(statistics.median(s), min(s), max(s)) for name, s in seconds.items()}
 
 
-def check_whole(times: Mapping[str, Timing], whole: str, parts: Sequence[str]) -> None:
-    """Raise RuntimeError if a whole took less time in every turn than its parts, by more than noise."""
-    least, usual = sum(times[part].low for part in parts), sum(times[part].median for part in parts)
-    repeated = times[whole].low < times[whole].high
-    if repeated and times[whole].high < least and times[whole].median < (1 - NOISE) * usual:
-        raise RuntimeError(
-            f'The {whole} step took {times[whole]} s. Its parts alone ({" and ".join(parts)}) took {usual:.3g} s. A '
-            f'ratio of {times[whole].median / usual:.3f} is not a measurement: the step did less than a step of '
-            'training does, or the machine was disturbed. Measure again.'
-        )
-
-
 def _process_seconds(work: Work) -> float:
     begin = time.process_time()
     work()
@@ -393,71 +284,12 @@ def _cuda_peak(work: Work) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def student_cost(config: Config, size: Size | None = None) -> dict[str, Any]:
-    """Return parameters and GFLOPs (multiply-adds that mmengine counts) of student and teachers at the test size."""
-    init_default_scope(config.get('default_scope', 'mmseg'))
-    student = build_student({**model_of(config), 'distillers': {}, 'inherit': ()})
-    size, origin = (size, 'given') if size else test_size(student, config)
-    cost = {'student': _size_of(student, student, config, size), 'test_size': list(size), 'test_size_from': origin}
-    teachers = [TeacherOption.parse(option).build() for option in teachers_of(config.model).values()]
-    sizes = [_size_of(teacher, student, config, size) for teacher in teachers]
-    total = {key: sum(one[key] for one in sizes) for key in ('parameters', 'gflops')}
-    return {**cost, 'teacher': total if sizes else None}
-
-
-def step_cost(config: Config, device: str, batch: int | None = None, repeats: int = REPEATS) -> dict[str, Any]:
-    """Return time and memory of the distilled step and of the control's, measured in turns on one generated batch."""
-    steps = prepare_steps(config, batch, device=device)
-    times = interleaved_times({'control': steps.control, 'distilled': steps.distilled}, repeats, device)
-    check_whole(times, 'distilled', ['control'])
-    return {
-        'batch': steps.batch,
-        'train_size': list(steps.size),
-        'teacher_weights': steps.teacher_weights,
-        'adapter_parameters': sum(p.numel() for p in steps.distilled.network.distillers.parameters()),
-        'seconds': {name: asdict(timing) for name, timing in times.items()},
-        'ratio': times['distilled'].median / times['control'].median,
-        'memory': extra_memory(steps, device),
-    }
-
-
-def test_size(student: Network, config: Config) -> tuple[Size, str]:
-    """Return height and width of a test picture as the network gets it, and where they come from."""
-    dataset = config.test_dataloader.dataset
-    try:
-        return picture_size(dataset), 'the first test picture'
-    except FileNotFoundError:
-        resized = None if hasattr(student, 'decode_head') else pipeline_size(dataset)
-        if resized:
-            return resized, 'the test pipeline'
-        picture = training_batch(student, config, 1)['inputs'][0]
-        return (picture.shape[1], picture.shape[2]), 'the size in training, as the test set is not there'
-
-
-def _size_of(network: Any, student: Network, config: Config, size: Size) -> dict[str, Any]:
-    batch = student.data_preprocessor(training_batch(student, config, 1, size), False)
-    return {'parameters': sum(p.numel() for p in network.parameters()), 'gflops': gflops_of(network, batch)}
-
-
-def gflops_of(network: Any, batch: Mapping[str, Any]) -> float:
-    """Return the operations of a forward pass over a prepared batch, in 1e9, as mmengine counts them."""
-    network.eval()
-    forward = network.forward
-    if hasattr(network, 'roi_head') or hasattr(network, 'bbox_head'):  # may ask for the size
-        network.forward = partial(network.forward, data_samples=batch['data_samples'])
-    try:
-        with torch.no_grad():
-            counted = FlopAnalyzer(network, (batch['inputs'],))
-            return counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total() / 1e9
-    finally:
-        network.forward = forward
-
-
-def extra_memory(steps: Steps, device: str) -> dict[str, int]:
-    """Return, in bytes, the peaks of both steps, what distillation holds between steps, and the extra in all."""
-    control, distilled = (peak_extra_memory(step, device) for step in (steps.control, steps.distilled))
-    held = _held(steps.distilled) - _held(steps.control) + sum(_bytes(_tensors(t.network)) for t in steps.teachers)
-    return {'control_step': control, 'distilled_step': distilled, 'held': held, 'extra': distilled - control + held}
+def extra_memory(control: Step[Network], distilled: Step[Distilled], device: str) -> dict[str, int]:
+    """Return, in bytes, the peaks of both steps, and what distillation adds, with what it holds between steps."""
+    peaks = [peak_extra_memory(step, device) for step in (control, distilled)]
+    teachers = distilled.network.distillation.teachers.values()
+    held = _held(distilled) - _held(control) + sum(_bytes(_tensors(one.network)) for one in teachers)
+    return {'control_step': peaks[0], 'distilled_step': peaks[1], 'extra': peaks[1] - peaks[0] + held}
 
 
 def _held(step: Step) -> int:

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.apps.inspect import step_cost
-from mmdistill_dense.apps.inspect.step_cost import Timing, check_whole
+from mmdistill_dense.apps.inspect.step_cost import Timing
 from tests import toys
 from tests.query_nets import query_model
 from tools.benchmark import step
@@ -71,7 +71,7 @@ def test_a_detector(kind: str) -> None:
 
 @pytest.mark.soak
 def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None:
-    steps = step_cost.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
+    steps = step.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
     alone, _ = step._parts(steps.distilled)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -91,7 +91,7 @@ def test_a_distiller_that_asks_a_decoder_again_is_timed_with_its_gradients() -> 
     """KD-DETR alone gives the memory of the pictures and the decoder of the student the gradients of its step."""
     config = query_model('dab')
     run = Config({**run_config('mmdet'), 'model': config})
-    steps = step_cost.prepare_steps(run, image_size=(64, 64))
+    steps = step.prepare_steps(run, image_size=(64, 64))
     alone, _ = step._parts(steps.distilled)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
@@ -106,12 +106,12 @@ def test_a_distiller_that_asks_a_decoder_again_is_timed_with_its_gradients() -> 
 
 def test_both_steps_have_one_students_weights() -> None:
     """Else NMS and sampled RoIs of random weights would take other times."""
-    steps = step_cost.prepare_steps(run_config(distillers=BOTH))
+    steps = step.prepare_steps(run_config(distillers=BOTH))
     distilled = steps.distilled.network.state_dict()
     assert all(torch.equal(value, distilled[name]) for name, value in steps.control.network.state_dict().items())
 
 
-def _samples(steps: step_cost.Steps) -> list:
+def _samples(steps: step.Steps) -> list:
     data = steps.distilled.network.data_preprocessor(steps.distilled.data, True)
     return data['data_samples']
 
@@ -128,7 +128,7 @@ def test_random_weights_stay_what_they_are() -> None:
 @pytest.mark.soak
 def test_a_random_teacher_is_calibrated() -> None:
     teacher = toys.seg_net(width=16, allow_random=True)
-    steps = step_cost.prepare_steps(run_config(distillers=BOTH, teacher=teacher))
+    steps = step.prepare_steps(run_config(distillers=BOTH, teacher=teacher))
     assert (
         float(steps.teachers[0](steps.inputs)['backbone[-1]'][0].std()) > 0.1
     )  # statistics of the batch, not those of the start
@@ -154,7 +154,7 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
     """Also where MasKD's student masks begin later than another distiller ends."""
     maskd = {'type': 'MasKD', 'student_tap': 'backbone[3]', 'student_mask_from': 9}
     config = run_config(distillers={'kd': {'type': 'LogitKD', 'schedule': schedule}, 'maskd': maskd})
-    steps = step_cost.prepare_steps(config)
+    steps = step.prepare_steps(config)
     distillers = steps.distilled.network.distillers.values()
     assert all(distiller.weight() > 0 for distiller in distillers)
     assert steps.distilled.network.distillation.state.max_iters == step_cost.DEFAULT_ITERATIONS
@@ -164,7 +164,7 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
 def test_a_distiller_that_never_works_is_not_timed() -> None:
     off = {'type': 'LogitKD', 'schedule': {'stop_at': 0}}
     with pytest.raises(ValueError, match=r'distillers\.off is off at the start of the run by its schedule'):
-        step_cost.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}, 'off': off}))
+        step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}, 'off': off}))
 
 
 def test_the_length_of_a_run() -> None:
@@ -179,11 +179,11 @@ def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
     times = {'control': Timing(0.641, 0.63, 0.66), 'teacher': Timing(0.499, 0.49, 0.51)}
     times['distilled'] = Timing(0.649, 0.6, 0.7)
     with pytest.raises(RuntimeError, match=r'step took 0\.649 .*\(control and teacher\).* 0\.569 is not a measurement'):
-        check_whole(times, 'distilled', ['control', 'teacher'])
-    check_whole(times, 'distilled', ['control'])
+        step.check_whole(times, 'distilled', ['control', 'teacher'])
+    step.check_whole(times, 'distilled', ['control'])
     # A little less; much less, but not in every turn; of a single turn.
     for seconds in (Timing(1.05, 1.04, 1.06), Timing(0.9, 0.8, 1.2), Timing(0.9, 0.9, 0.9)):
-        check_whole({**times, 'distilled': seconds}, 'distilled', ['control', 'teacher'])
+        step.check_whole({**times, 'distilled': seconds}, 'distilled', ['control', 'teacher'])
 
 
 @pytest.mark.soak
@@ -202,5 +202,5 @@ def test_it_needs_distillers() -> None:
 @pytest.mark.parametrize('size', [(32, 96), (128, 64)])
 def test_a_segmenter_is_measured_at_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
     """Its preprocessor would pad to the crop that it trains on."""
-    steps = step_cost.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}}), image_size=size)
+    steps = step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}}), image_size=size)
     assert steps.size == size

@@ -16,12 +16,12 @@ from mmengine.dataset import BaseDataset, Compose
 from mmengine.logging import print_log
 from PIL import Image
 
-from mmdistill_dense.config.values import chain, type_name
+from mmdistill_dense.config.values import chain, mappings, type_name
 from mmdistill_dense.datasets.folders import require
 from mmdistill_dense.datasets.wrapped import unwrapped
-from mmdistill_dense.registry import DATASETS, TRANSFORMS
+from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.files import walk
-from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
+from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import sha256
 
@@ -67,11 +67,12 @@ def not_on_disk(paths: Iterable[str]) -> list[str]:
 
 
 Step = dict[str, Any]
-
-_TRIES = 5  # of a step that draws whether it does something
 _READS_A_FILE = re.compile('LoadImageFromFile$')
-# mmdet's loader does not fail without labels, it gives none; the others keep pictures before they fail.
-_LABELS = re.compile('Annotations|CopyPaste|Mosaic|MixUp')
+# Steps that read labels or other pictures; which they are in the zoo was found by running every step of its pipelines.
+_LABELS = re.compile(
+    'Load(?!ImageFrom)|Annotations|CopyPaste|InstaBoost|Mosaic|MixUp|MinIoURandomCrop|RandomCenterCropPad|RandomAffine|'
+    'RandomShift|RandomSamplingNegPos|Albu|GenerateEdge|Proposal'
+)
 
 
 def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
@@ -80,88 +81,42 @@ def training_steps(dataset: Mapping[str, Any]) -> list[Step]:
     return [dict(step) for step in steps if isinstance(step, Mapping)]
 
 
-def without_labels(steps: Sequence[Step], pictures: Iterable[str], key: str) -> tuple[list[Step], list[str]]:
-    """Return the steps that work without labels, and the types of those that were left out.
+def without_labels(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
+    """Return the steps that work without labels, and the types of those that were left out, by their names.
 
-    What reads labels is left out by name; any other step is left out if it fails on a picture without labels. A crop
-    no longer looks for other classes (``cat_max_ratio``). The steps are tried on the first of the ``pictures`` that can
-    be read. No global random stream changes.
+    A crop no longer looks for other classes (``cat_max_ratio``).
     """
-    first = next((dict(step) for step in steps if _READS_A_FILE.search(type_name(step))), {'type': 'LoadImageFromFile'})
-    results = _read(TRANSFORMS.build(dict(first)), pictures, key)
-    kept, dropped = [first], []
-    with fork_rng():
-        for step in steps:
-            if _READS_A_FILE.search(type_name(step)):
-                continue
-            if 'inputs' in results:  # packed
-                break
-            plain = _without_classes(step)
-            tried = None if _LABELS.search(type_name(step)) else _try(plain, results)
-            if tried is None:
-                dropped.append(type_name(step))
-            else:
-                results = tried
-                kept.append(plain)
-    if 'inputs' not in results or 'data_samples' not in results:
-        raise ValueError(
-            f"{key}.pipeline='auto': without labels, train_dataloader's pipeline gives no packed picture; it ran "
-            f'{", ".join(map(type_name, kept))}, and {", ".join(dropped) or "nothing"} was left out. Give '
-            f'{key}.pipeline as a list that reads a file first and ends with PackSegInputs or PackDetInputs.'
-        )
-    return kept, dropped
+    reads = [dict(step) for step in steps if _READS_A_FILE.search(type_name(step))]
+    rest = [step for step in steps if not _READS_A_FILE.search(type_name(step))]
+    dropped = [step for step in rest if any(_LABELS.search(type_name(one)) for one in mappings(step))]
+    kept = [_without_classes(step) for step in rest if step not in dropped]
+    return [*(reads[:1] or [{'type': 'LoadImageFromFile'}]), *kept], [type_name(step) for step in dropped]
 
 
 def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
     """Refuse a pipeline of which a step fails on the first picture that can be read; no random stream changes."""
     read, *rest = Compose(copy.deepcopy(list(steps))).transforms
+    results, tried = None, []
     with fork_rng():
-        results = _read(read, pictures, key)
+        for path in pictures:
+            try:
+                results = read({'img_path': path, 'sample_idx': 0})
+                break
+            except Exception as error:  # a decoder may raise anything
+                tried.append(f'{path}: {error!r}')
+        else:
+            raise ValueError(f'{key}: none of the pictures can be read: {some(tried)}.')
         for step in rest:
             try:
                 results = step(results)
             except Exception as error:  # a transform may run any code
                 raise ValueError(
-                    f'{key}.pipeline: {type(step).__name__} fails on a picture without labels ({error!r}). Leave out '
-                    f"what reads labels (LoadAnnotations, cat_max_ratio of a crop), or set {key}.pipeline='auto': it "
-                    'does so.'
+                    f'{key}.pipeline: {type(step).__name__} fails on a picture without labels ({error!r}). Give '
+                    f'{key}.pipeline as a list without it and without what reads labels (LoadAnnotations, '
+                    'cat_max_ratio of a crop).'
                 ) from error
             if results is None:
                 break
-
-
-def _read(read: Callable[[dict], Any], pictures: Iterable[str], key: str) -> dict[str, Any]:
-    tried = []
-    for path in pictures:
-        try:
-            return read({'img_path': path, 'sample_idx': 0})
-        except Exception as error:  # a decoder may raise anything
-            tried.append(f'{path}: {error!r}')
-    raise ValueError(f'{key}: none of the pictures can be read: {some(tried)}.')
-
-
-def _try(step: Step, results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what a step makes of a picture, ``None`` if it fails or gives nothing."""
-    try:
-        for form in _forms(step):
-            transform = TRANSFORMS.build(copy.deepcopy(form))
-            for seed in range(_TRIES):
-                seed_everything(seed)
-                found = transform(copy.deepcopy(dict(results)))
-                if not isinstance(found, dict):
-                    return None
-    except Exception:  # a transform may run any code
-        return None
-    return found
-
-
-def _forms(step: Step) -> Iterator[Step]:
-    """Yield a step that draws whether or which of its parts it runs in forms that run each of them; last as it is."""
-    if type_name(step) == 'RandomApply':
-        yield {**step, 'prob': 1.0}
-    elif type_name(step) == 'RandomChoice':
-        yield from ({'type': step['type'], 'transforms': [one]} for one in step.get('transforms') or [])
-    yield step
 
 
 def _without_classes(step: Any) -> Any:

@@ -92,10 +92,8 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     _refuse_labels(paths, {'train_dataloader': picture_paths(labelled, _LABEL), **labels})
     steps, left_out = option.pipeline, list[str]()
     if steps == 'auto':
-        labelled_steps = training_steps(config['train_dataloader']['dataset'])
-        steps, left_out = without_labels(labelled_steps, itertools.islice(paths, TRIED), KEY)
-    else:
-        try_steps(steps, itertools.islice(paths, TRIED), KEY)
+        steps, left_out = without_labels(training_steps(config['train_dataloader']['dataset']))
+    try_steps(steps, itertools.islice(paths, TRIED), KEY)
     dataset.pipeline = Compose(copy.deepcopy(list(steps)))
     return Pictures(dataset, len(known), left_out)
 

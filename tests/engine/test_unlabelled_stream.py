@@ -214,7 +214,7 @@ def test_a_damaged_picture_is_replaced_and_counted(tmp_path, log):
 
 
 @TRANSFORMS.register_module()
-class NoLabels(BaseTransform):
+class NoAnnotations(BaseTransform):
     """Gives a picture of a file the label map of nothing."""
 
     def transform(self, results):
@@ -234,7 +234,7 @@ def opened(folder, **changes):
 
 def files(folder, kind):
     """A loader that reads the pictures of a folder as if they were labelled."""
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmdistill_dense.NoLabels'), dict(type='PackSegInputs')]
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='mmdistill_dense.NoAnnotations'), dict(type='PackSegInputs')]
     prefix, classes = dict(img_path=str(folder)), dict(classes=[str(number) for number in range(toys.NUM_CLASSES)])
     dataset = dict(type='BaseSegDataset', data_prefix=prefix, img_suffix='.png', metainfo=classes, pipeline=pipeline)
     sampler = dict(type='InfiniteSampler' if kind == 'train' else 'DefaultSampler')

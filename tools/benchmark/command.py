@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -18,7 +19,7 @@ from mmdistill_dense.apps.recipes.compose import config_text, options_for, recip
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.process import errors_only
-from tools.benchmark import compare_losses, page, teacher_pass
+from tools.benchmark import compare_losses, on_device, page, teacher_pass
 from tools.benchmark import step as step_cost
 from tools.benchmark.loss_cases import METHODS
 from tools.benchmark.section import Section, machine
@@ -102,6 +103,24 @@ def composed(recipe: str | None, method: str) -> Config:
         return Config.fromfile(file)
 
 
+def _methods(args: argparse.Namespace) -> None:
+    rows: dict[str, dict[str, Any]] = {}
+    for pair, methods in on_device.PAIRS.items():
+        for method in methods.split():
+            if (args.pair and pair not in args.pair) or (args.method and method not in args.method):
+                continue
+            config = composed(pair, method)
+            config.merge_from_dict({'model.teacher.checkpoint': 'random.pth'})  # no such file: random weights
+            try:
+                rows[f'{method}:{pair}'] = on_device.measure(config, args.device)
+            except Exception as error:  # a step that fails is a finding; the others go on
+                rows[f'{method}:{pair}'] = {'error': f'{type(error).__name__}: {error}'}
+            found = on_device.section(rows, args.name or 'methods', args.device, args.command)
+            if args.json:
+                found.save(args.json)
+    print(found)
+
+
 def _teacher(args: argparse.Namespace) -> None:
     config = read_config(args.config) if args.config else Config({'model': teacher_pass.tapped(args.cfg, args.taps)})
     options = (args.batch, tuple(args.size), args.repeats, args.device)
@@ -162,6 +181,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     losses.add_argument('--repeats', type=int, help='largest number of timed turns (default: by size)')
     losses.set_defaults(run=_losses)
+
+    text = 'one step of every method: its values beside the CPU, mixed precision, waits'
+    methods = commands.add_parser('methods', parents=[kept], help=text)
+    methods.add_argument('--pair', nargs='+', choices=on_device.PAIRS, metavar='PAIR', help='some of the pairs')
+    methods.add_argument('--method', nargs='+', help='some of the methods (default: all that a pair is measured with)')
+    methods.set_defaults(run=_methods)
 
     report = commands.add_parser('report', help='write docs/performance.md from a folder of JSON files')
     report.add_argument('folder', type=Path)

@@ -47,7 +47,7 @@ PLAN = {
 """The subcommands of tools/benchmark.py that `all` runs, by the name of their section."""
 
 TOOL = Path(__file__).parents[1] / 'benchmark.py'
-ORDER = ('step', 'teacher', 'losses')
+ORDER = ('step', 'teacher', 'losses', 'methods')
 INTRODUCTION = """# Performance
 
 A distilled step costs at least the student's own step plus the teacher's forward pass up to its last tap. This page

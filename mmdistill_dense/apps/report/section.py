@@ -90,15 +90,15 @@ class Section:
     reasons: list[str] = field(default_factory=list)  # what is left out, and why
     lead: list[str] = field(default_factory=list)  # the answer in words, before all else
 
-    def attempt(self, part: Callable[[], Item | Sequence[Item] | None], where: str = '') -> None:
+    def attempt(self, part: Callable[[], Item | Sequence[Item] | None]) -> None:
         """Add the result of a function, or the reason why it failed: data or checkpoints may be gone."""
         try:
             found = part()
         except Missing as reason:
-            self.reasons.append(f'{where}{reason}')
+            self.reasons.append(str(reason))
         except (LookupError, TypeError, ValueError, OSError, RuntimeError, AttributeError, ImportError) as error:
             kind = '' if isinstance(error, (ValueError, FileNotFoundError)) else f'{type(error).__name__}: '
-            self.reasons.append(f'{where}{kind}{text_of(error).strip()}')
+            self.reasons.append(f'{kind}{text_of(error).strip()}')
         else:
             self.items.extend(found if isinstance(found, Sequence) else [found] if found else [])
 
@@ -116,17 +116,6 @@ def panel(image: np.ndarray, caption: str, alt: str) -> Panel:
 # Curves
 
 
-@dataclass(frozen=True)
-class Line:
-    """The line of a run in a chart, with the colour of its method."""
-
-    title: str
-    group: str
-    series: Series
-    colour: str
-    dash: str = 'solid'
-
-
 def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
     """Return the CSS variable and the dash of a method, which are the same in all charts."""
     if name in {run.name for run in comparison.controls}:
@@ -138,36 +127,34 @@ def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
     return f'run-{place % COLOURS}', _DASHES[place // COLOURS % len(_DASHES)]
 
 
-def line_of(comparison: Comparison, run: TrainedRun, series: Series) -> Line:
-    colour, dash = colour_of(comparison, run.name)
-    return Line(run.title, run.name, series, colour, dash)
-
-
-def line_chart(title: str, lines: Sequence[Line], levels: Mapping[str, float] | None = None) -> Chart:
+def line_chart(
+    title: str, comparison: Comparison, lines: Mapping[TrainedRun, Series], levels: Mapping[str, float] | None = None
+) -> Chart:
     """Return values over iterations, a line per run. ``levels`` are constants by name, such as the teacher's score."""
-    figure = graph_objects().Figure()
-    seen: set[str] = set()
-    for line in lines:
-        steps, values = _thinned(line.series)
-        few = len(steps) < 20
+    figure, seen = graph_objects().Figure(), set[str]()
+    for run, series in lines.items():
+        colour, dash = colour_of(comparison, run.name)
+        steps, values = _thinned(series)
         figure.add_scatter(
             x=steps,
             y=values,
-            name=line.title,
-            legendgroup=line.group,
-            mode='lines+markers' if few else 'lines',
-            line=dict(width=2 if line.group not in seen else 1.2, dash=line.dash),
+            name=run.title,
+            legendgroup=run.name,
+            mode='lines+markers' if len(steps) < 20 else 'lines',
+            line=dict(width=2 if run.name not in seen else 1.2, dash=dash),
             marker=dict(size=5),
-            meta=dict(colour=line.colour),
+            meta=dict(colour=colour),
         )
-        seen.add(line.group)
-    span = [step for line in lines for step in line.series.steps] or [0, 1]
+        seen.add(run.name)
+    span = [step for series in lines.values() for step in series.steps] or [0, 1]
     for name, value in (levels or {}).items():
         trace = dict(mode='lines', line=dict(width=1.5, dash='dash'), meta=dict(colour='teacher'))
         figure.add_scatter(x=[min(span), max(span)], y=[value, value], name=name, **trace)
     figure.update_layout(template='none', height=280, **_LAYOUT)
     figure.update_xaxes(title_text='iteration')
-    return Chart(title, _said(title, lines, levels or {}), figure.to_json())
+    ends = [f'{run.title} ends at {series.last:.4g}' for run, series in lines.items()]
+    ends += [f'{name} at {value:.4g}' for name, value in (levels or {}).items()]
+    return Chart(title, f'Line chart of {title} over iterations: {"; ".join(ends)}.', figure.to_json())
 
 
 def legend_of(comparison: Comparison) -> list[Key]:
@@ -189,12 +176,6 @@ def _thinned(series: Series) -> tuple[list[float], list[float | None]]:
     stride = -(-len(series.steps) // _POINTS)
     values = [float(f'{value:.5g}') if math.isfinite(value) else None for value in series.values[::-stride]]
     return series.steps[::-stride][::-1], values[::-1]
-
-
-def _said(title: str, lines: Sequence[Line], levels: Mapping[str, float]) -> str:
-    ends = [f'{line.title} ends at {line.series.last:.4g}' for line in lines]
-    ends += [f'{name} at {value:.4g}' for name, value in levels.items()]
-    return f'Line chart of {title} over iterations: {"; ".join(ends)}.'
 
 
 _FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
@@ -220,11 +201,10 @@ class Numbers:
         """Return the chart of a metric, with the teacher's last score as a level."""
         if name is None:
             raise Missing('No chart of a metric: no evaluation was logged.')
-        lines = [
-            line_of(self.comparison, run, log.metrics[name]) for run, log in self.logs.items() if name in log.metrics
-        ]
+        lines = {run: log.metrics[name] for run, log in self.logs.items() if name in log.metrics}
         of_teacher = self.teacher_log.metrics.get(name) if self.teacher_log else None
-        return line_chart(f'{name}, val split', lines, {TEACHER: of_teacher.last} if of_teacher else {})
+        levels = {TEACHER: of_teacher.last} if of_teacher else {}
+        return line_chart(f'{name}, val split', self.comparison, lines, levels)
 
     def curves(self) -> Section:
         """Return a chart of each further metric, of each term of the loss and of the distillers' shares."""
@@ -233,17 +213,12 @@ class Numbers:
         section.items += [self.metric_chart(name) for name in self.metrics[1:] if not name.endswith('_precision')]
         logged = dict.fromkeys(name for log in self.logs.values() for name in log.terms)
         names = [name for name in logged if 'loss' in name or name.endswith('.share')]
-        for name in sorted(names, key=_order):
-            lines = [
-                line_of(self.comparison, run, log.terms[name]) for run, log in self.logs.items() if name in log.terms
-            ]
-            section.items.append(line_chart('loss (all terms)' if name == 'loss' else name, lines))
+        # the total first, then the task's terms, the distillers' terms and their shares
+        order = {name: (name != 'loss', name.endswith('.share'), name.startswith('distill.')) for name in names}
+        for name in sorted(names, key=order.__getitem__):
+            lines = {run: log.terms[name] for run, log in self.logs.items() if name in log.terms}
+            section.items.append(line_chart('loss (all terms)' if name == 'loss' else name, self.comparison, lines))
         section.legend = legend_of(self.comparison)
         if not names:
             section.reasons.append('No loss was logged: vis_data/scalars.json is empty.')
         return section
-
-
-def _order(name: str) -> tuple[bool, ...]:
-    """Sort the total first, then the task's terms, the distillers' terms and their shares."""
-    return (name != 'loss', name.endswith('.share'), name.startswith('distill.'))

@@ -22,7 +22,7 @@ from mmdistill_dense.apps.check import Options, Report, check_config, config_rul
 from mmdistill_dense.apps.check.context import Subject
 from mmdistill_dense.apps.check.facts import describe_student, predict
 from mmdistill_dense.apps.check.render import show
-from mmdistill_dense.apps.check.run import _larger_may_help
+from mmdistill_dense.apps.check.run import STEPPING, _advice
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.project.folders_of_data import box_folder
@@ -290,12 +290,12 @@ def test_the_hint_at_a_failed_step_is_that_of_its_error() -> None:
     made = Subject(Config({}), Options(batch=1), model=toys.build_plain(toys.det_net()), batch_shape=[[1, 3, 64, 96]])
     with pytest.raises(ValueError) as norm:
         torch.nn.BatchNorm2d(2).train()(torch.zeros(1, 2, 1, 1))
-    assert 'needs two pictures' in _larger_may_help(made, norm.value)
-    assert _larger_may_help(made, RuntimeError('the size of tensor a must match')) == ''
+    assert 'needs two pictures' in _advice(STEPPING, made, norm.value)
+    assert _advice(STEPPING, made, RuntimeError('the size of tensor a must match')) == ''
     made.model.num_queries = 900
     with pytest.raises(RuntimeError) as queries:
         torch.zeros(1, 129).topk(900)
-    assert '64x96 gives 129 places for 900 queries' in _larger_may_help(made, queries.value)
+    assert '64x96 gives 129 places for 900 queries' in _advice(STEPPING, made, queries.value)
 
 
 class Knows(torch.nn.Module):

@@ -9,8 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from mmengine.registry import LOOPS
 
@@ -36,7 +34,7 @@ from mmdistill_dense.guards.config import (
     ignored_labels,
     num_classes,
 )
-from mmdistill_dense.utils.runner_internals import IGNORED, Sample
+from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import some
 
 _OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a loop's options
@@ -95,19 +93,16 @@ def evaluators(subject: Subject) -> Findings:
     """Check that a metric which reads labels itself reads those of its loader's data set."""
     for split in ('val', 'test'):
         dataset = (subject.config.get(f'{split}_dataloader') or {}).get('dataset') or {}
+        path = dataset.get('ann_file')
+        own = os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
         for one in listed(subject.config.get(f'{split}_evaluator')):
-            file, own = one.get('ann_file'), _ann_file(dataset)
+            file = one.get('ann_file')
             if file and own and os.path.normpath(file) != own:
                 told = warning if os.path.isfile(file) else error
                 yield told(
                     f'{split}_evaluator.ann_file={file!r}, but {split}_dataloader.dataset reads {own!r}.',
                     f'Set {split}_evaluator.ann_file={own!r}: the metric reads the labels by itself.',
                 )
-
-
-def _ann_file(dataset: Mapping[str, Any]) -> str:
-    path = dataset.get('ann_file') or ''
-    return os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
 
 
 def batch(subject: Subject) -> Findings:
@@ -168,27 +163,21 @@ def labels(subject: Subject) -> Findings:
             f'Set ignore_index={IGNORED} in its heads, unless that is meant.',
         )
     for sample in (subject.batch or {}).get('data_samples') or []:
-        found = _labels_of(sample)
+        instances, found = getattr(sample, 'gt_instances', None), []
+        if hasattr(sample, 'gt_sem_seg'):
+            found = sample.gt_sem_seg.data.unique().tolist()
+        elif instances is not None and 'labels' in instances:
+            found = instances.labels.unique().tolist()
         wrong = sorted({int(label) for label in found if label not in ignored and not 0 <= label < count})
         if wrong:
+            meta = getattr(sample, 'metainfo', {})
+            name = meta.get('seg_map_path') or meta.get('img_path') or meta.get('img_id')
             yield error(
-                f'a training picture ({_name_of(sample)}) has the labels {wrong[:6]}, the student has {count} classes '
+                f'a training picture ({name}) has the labels {wrong[:6]}, the student has {count} classes '
                 f'(0 to {count - 1}; ignore_index: {some(sorted(ignored))}).',
                 'Correct the label files, reduce_zero_label, metainfo.classes, num_classes or ignore_index.',
             )
             return
-
-
-def _labels_of(sample: Sample) -> list[int]:
-    if hasattr(sample, 'gt_sem_seg'):
-        return sample.gt_sem_seg.data.unique().tolist()
-    instances = getattr(sample, 'gt_instances', None)
-    return instances.labels.unique().tolist() if instances is not None and 'labels' in instances else []
-
-
-def _name_of(sample: Sample) -> str:
-    meta = getattr(sample, 'metainfo', {})
-    return str(meta.get('seg_map_path') or meta.get('img_path') or meta.get('img_id'))
 
 
 def endless(subject: Subject) -> Findings:
@@ -214,7 +203,11 @@ def rate(subject: Subject) -> Findings:
                 f'Set {key}.by_epoch=False, and its begin and end in iterations.',
             )
         elif length and bool(counted) == epochs:
-            end = _end(one)
+            begin, end = one.get('begin', 0), one.get('end', math.inf)
+            if 'milestones' in one:  # the later ones may well be left for a longer run
+                end = begin + min(one['milestones'], default=0)
+            elif 'T_max' in one:
+                end = min(end, begin + one['T_max'])
             ends.append((end, key, one))
             if 1.1 * length < end < math.inf:
                 yield warning(
@@ -222,8 +215,9 @@ def rate(subject: Subject) -> Findings:
                     'learning rate does not get where it should.',
                     f'Set its end (or T_max, milestones) to {length} or less.',
                 )
-    if ends and length and (last := max(ends, key=lambda found: found[0]))[0] < 0.9 * length and _falls_to_0(last[2]):
-        end, key, one = last
+    end, key, one = max(ends, key=lambda found: found[0], default=(math.inf, '', {}))
+    falls_to_0 = re.match('(Poly|CosineAnnealing)', type_name(one)) and not one.get('eta_min')
+    if length and end < 0.9 * length and falls_to_0 and not one.get('eta_min_ratio'):
         yield warning(
             f'{key} ({type_name(one)}) brings the learning rate to 0 at {end:g}, but the run goes on until {length} '
             f'{_unit(epochs)}: nothing is learned after it.',
@@ -261,19 +255,6 @@ def best(subject: Subject) -> Findings:
                 f'({some(map(type_name, metrics))}), and training would stop at the first validation.',
                 'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
             )
-
-
-def _end(scheduler: Mapping[str, Any]) -> float:
-    begin = scheduler.get('begin', 0)
-    if 'milestones' in scheduler:
-        return begin + min(scheduler['milestones'], default=0)  # the later ones may well be left for a longer run
-    end = scheduler.get('end', math.inf)
-    return min(end, begin + scheduler['T_max']) if 'T_max' in scheduler else end
-
-
-def _falls_to_0(scheduler: Mapping[str, Any]) -> bool:
-    falls = re.match('(Poly|CosineAnnealing)', type_name(scheduler))
-    return bool(falls) and not scheduler.get('eta_min') and not scheduler.get('eta_min_ratio')
 
 
 def _unit(epochs: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +22,14 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmdistill_dense.apps.check.context import InitialWeights, Size, StudentFacts, Subject, TeacherFacts
+from mmdistill_dense.apps.check.context import (
+    InitialWeights,
+    Size,
+    StudentFacts,
+    Subject,
+    TeacherFacts,
+    UnlabelledFacts,
+)
 from mmdistill_dense.apps.check.tap_list import Watch, pair_gaps
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
 from mmdistill_dense.apps.inspect.step_cost import (
@@ -52,6 +59,8 @@ from mmdistill_dense.networks.modes import evaluating
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import first_larger
 from mmdistill_dense.unlabelled.pictures import training_steps
+from mmdistill_dense.unlabelled.step import unlabelled_of
+from mmdistill_dense.unlabelled.stream import open_pictures
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything
 from mmdistill_dense.utils.runner_internals import AUXILIARY, Network, parameters_in_use
@@ -63,31 +72,51 @@ VIEW_SIDE = 224  # of a generated view if the config gives no size
 _WORKERS = ('persistent_workers', 'prefetch_factor', 'pin_memory', 'multiprocessing_context')
 
 
+def read_model(subject: Subject) -> None:
+    """Resolve the student's network, and set the registries' scope."""
+    if 'model' not in subject.config:
+        raise ValueError('the config has no model.')
+    subject.network = resolve(subject).model
+
+
+def resolve(subject: Subject) -> ModelConfig:
+    init_default_scope(subject.config.get('default_scope', 'mmengine'))
+    model = model_of(subject.config)
+    return load_model(student_option(model), 'model.student') if is_distill_model(model) else load_model(model, 'model')
+
+
 def read_data(subject: Subject) -> None:
-    """Read the first batch of the training set as the runner's loader gives it, or note why it cannot be read."""
-    dataset = (subject.config.get('train_dataloader') or {}).get('dataset') or {}
-    subject.data_classes = classes_of(dataset)
+    """Read the first batch of the training set as the runner's loader gives it, and pictures of validation.
+
+    Notes why either cannot be read; without validation pictures a training stops at its first evaluation.
+    """
+    config = subject.config
+    subject.data_classes = classes_of((config.get('train_dataloader') or {}).get('dataset') or {})
     if subject.options.size is not None:
         subject.data_problem = '--size asks for generated pictures'
         return
-    if 'train_dataloader' not in subject.config:
+    if 'train_dataloader' not in config:
         subject.data_problem = 'the config has no train_dataloader'
         return
-    try:
-        loader = _loader(subject)
-    except FileNotFoundError as error:
-        subject.data_problem = str(error)
-        return
-    subject.length, subject.pictures = len(loader.dataset), count_pictures(loader.dataset)
-    subject.data_classes = (getattr(loader.dataset, 'metainfo', None) or {}).get('classes') or subject.data_classes
+    option = {key: value for key, value in config.train_dataloader.items() if key not in _WORKERS}
     with fork_rng():
         seed_everything(0)
         try:
-            subject.batch = next(iter(loader))
+            loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
+            if len(loader.dataset) == 0:
+                raise ValueError(
+                    'train_dataloader.dataset holds no pictures: the folders exist, but no picture is found in them. '
+                    'Check data_prefix, img_suffix, seg_map_suffix, ann_file and filter_cfg.'
+                )
+            subject.pictures = count_pictures(loader.dataset)
+            metainfo = getattr(loader.dataset, 'metainfo', None) or {}
+            subject.data_classes = metainfo.get('classes') or subject.data_classes
+            subject.length, subject.batch = len(loader.dataset), next(iter(loader))
         except FileNotFoundError as error:
             subject.data_problem = str(error)
         except StopIteration:
             raise ValueError(f'no batch of {subject.batch_size} in {subject.pictures} training pictures.') from None
+    read_validation(subject)
 
 
 def read_validation(subject: Subject) -> None:
@@ -100,17 +129,6 @@ def read_validation(subject: Subject) -> None:
             subject.tested = dataset[place]
     except Exception as error:  # a pipeline may run any code
         subject.validation_problem = f'training would stop at the first validation: {message_of(error)}'
-
-
-def _loader(subject: Subject) -> Any:
-    option = {key: value for key, value in subject.config.train_dataloader.items() if key not in _WORKERS}
-    loader = Runner.build_dataloader({**option, 'batch_size': subject.batch_size, 'num_workers': 0}, seed=0)
-    if len(loader.dataset) == 0:
-        raise ValueError(
-            'train_dataloader.dataset holds no pictures: the folders exist, but no picture is found in them. Check '
-            'data_prefix, img_suffix, seg_map_suffix, ann_file and filter_cfg.'
-        )
-    return loader
 
 
 def generate(subject: Subject) -> Mapping[str, Any]:
@@ -126,10 +144,6 @@ def generate(subject: Subject) -> Mapping[str, Any]:
         return [torch.randint(256, shape, generator=draw, dtype=torch.uint8) for _ in range(subject.batch_size)]
 
     return {'inputs': [view(), view()], 'data_samples': [BaseDataElement() for _ in range(subject.batch_size)]}
-
-
-def shapes_of(inputs: torch.Tensor | Sequence[torch.Tensor]) -> list[list[int]]:
-    return [list(one.shape) for one in ([inputs] if torch.is_tensor(inputs) else inputs)]
 
 
 @torch.no_grad()
@@ -162,22 +176,35 @@ def _evaluator(config: Config, dataset: Any) -> Evaluator:
     return evaluator
 
 
-def resolve(subject: Subject) -> ModelConfig:
-    """Return the student's model config, resolved; set the registries' scope."""
-    init_default_scope(subject.config.get('default_scope', 'mmengine'))
-    model = model_of(subject.config)
-    return load_model(student_option(model), 'model.student') if is_distill_model(model) else load_model(model, 'model')
-
-
 def build(subject: Subject) -> None:
     """Build the model on the checked device, and generate a batch if none was read."""
     subject.model = build_student(option(subject)).to(subject.options.device)
     if subject.batch is None:
         subject.batch = generate(subject)
-    subject.batch_shape = shapes_of(ready_batch(subject)['inputs'])
+    inputs = ready_batch(subject)['inputs']
+    subject.batch_shape = [list(one.shape) for one in ([inputs] if torch.is_tensor(inputs) else inputs)]
     subject.student = describe_student(subject.model)
     choose_ratios(subject.distillers, optimizer_of(subject.config).get('type') == 'SGD')
-    _place_in_run(subject)
+    if hasattr(subject.model, 'distillation'):
+        length = run_length(subject.config, subject.length, subject.options.processes)
+        subject.model.distillation.enter_run(length)
+        state = subject.model.distillation.state
+        if any(distiller.weight() == 0 for distiller in subject.distillers.values()):  # off at the start
+            state.iteration = subject.iteration = state.max_iters // 2
+
+
+def read_unlabelled(subject: Subject) -> None:
+    """Open the pictures without labels as training does, and give the model those of a step."""
+    second = unlabelled_of(subject.model)
+    if second is None or subject.data_problem:
+        return
+    labelled = DATASETS.build(copy.deepcopy(subject.config.train_dataloader.dataset))
+    found = open_pictures(second.option, subject.config, labelled)
+    count = second.option.count(subject.batch_size)
+    with fork_rng():
+        seed_everything(0)
+        second.batch = pseudo_collate([found.dataset[place] for place in evenly_spaced(len(found.dataset), count)])
+    subject.unlabelled = UnlabelledFacts(len(found.dataset), found.labelled, count)
 
 
 def ready_batch(subject: Subject) -> dict[str, Any]:
@@ -197,20 +224,36 @@ def option(subject: Subject) -> dict[str, Any]:
 def load(subject: Subject) -> None:
     """Load as the runner does, or give the teachers random weights with the statistics of the batch."""
     model = subject.model
-    like = next(model.parameters())
     if subject.options.weights:
         _load_weights(subject)
     else:
         draw_weights(model)
-        inputs = ready_batch(subject)['inputs']
+        inputs, like = ready_batch(subject)['inputs'], next(model.parameters())
         for teacher in subject.frozen.values():
             if teacher.taps:
                 first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
                 load_teacher(teacher, like, first, random=True)
     for name, distiller in subject.distillers.items():
-        if isinstance(distiller, TokenDistiller) and not _take_tokens(subject, distiller):
-            subject.untaught.append(name)
-    subject.teachers = [_describe_teacher(teacher) for teacher in subject.frozen.values()]
+        if isinstance(distiller, TokenDistiller):
+            values = _found_tokens(subject, distiller) if subject.options.weights else None
+            if values is not None:
+                distiller.load_tokens(values)
+            else:
+                draw_tokens(distiller, torch.Generator().manual_seed(0))
+                subject.untaught.append(name)
+    for teacher in subject.frozen.values():
+        network, receipt = teacher.network, teacher.receipt
+        kind = str(teacher.config.model.get('type')) if network is None else type(network).__name__
+        subject.teachers.append(
+            TeacherFacts(
+                teacher.key,
+                kind,
+                0 if network is None else parameters_in_use(network),
+                receipt.as_dict() if receipt else None,
+                None if teacher.classes is None else list(teacher.classes),
+                teacher.plan.renormalise is not None,
+            )
+        )
 
 
 def draw_weights(model: Network) -> None:
@@ -231,6 +274,7 @@ def draw_weights(model: Network) -> None:
 
 def _load_weights(subject: Subject) -> None:
     model, start = subject.model, subject.config.get('load_from')
+    assert subject.student is not None, 'the model is built'
     if start is None:
         check_pretrained(model)
     elif hasattr(model, 'distillation'):
@@ -239,26 +283,18 @@ def _load_weights(subject: Subject) -> None:
     with nullcontext() if hasattr(model, 'distillation') else naming_weights(model, key):
         model.init_weights()
     if start is None:
-        _starts(subject).extend(_initial_weights(model))
-    else:
-        own, state = model.state_dict(), state_dict_of(_read_start(str(start)), start)
-        fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-        model.load_state_dict(fitting, strict=False)
-        subject.started = (len(fitting), len(own))
-        _starts(subject).append(InitialWeights('', str(start), *subject.started))
-
-
-def _read_start(start: str) -> dict[str, Any]:
-    """Return the content of ``load_from``. An address needs no hash, because training asks for none."""
-    if is_path(start):
-        return read_checkpoint(local_file(start, None, 'load_from'))
-    install_reader()
-    return CheckpointLoader.load_checkpoint(start, map_location='cpu')
-
-
-def _starts(subject: Subject) -> list[InitialWeights]:
-    assert subject.student is not None, 'the model is built'
-    return subject.student.starts
+        subject.student.starts += _initial_weights(model)
+        return
+    if is_path(str(start)):
+        content = read_checkpoint(local_file(str(start), None, 'load_from'))
+    else:  # an address needs no hash, because training asks for none
+        install_reader()
+        content = CheckpointLoader.load_checkpoint(str(start), map_location='cpu')
+    own, state = model.state_dict(), state_dict_of(content, start)
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    model.load_state_dict(fitting, strict=False)
+    subject.started = (len(fitting), len(own))
+    subject.student.starts.append(InitialWeights('', str(start), *subject.started))
 
 
 def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
@@ -271,16 +307,6 @@ def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
             yield InitialWeights(name, file)
 
 
-def _take_tokens(subject: Subject, distiller: TokenDistiller) -> bool:
-    """Load the tokens that training would find, else random ones; return whether any were found."""
-    values = _found_tokens(subject, distiller) if subject.options.weights else None
-    if values is not None:
-        distiller.load_tokens(values)
-        return True
-    draw_tokens(distiller, torch.Generator().manual_seed(0))
-    return False
-
-
 def _found_tokens(subject: Subject, distiller: TokenDistiller) -> Values | None:
     config = subject.config
     folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
@@ -289,44 +315,20 @@ def _found_tokens(subject: Subject, distiller: TokenDistiller) -> Values | None:
     return places.read_known(distiller.tokens, MMLogger.get_current_instance())
 
 
-def _place_in_run(subject: Subject) -> None:
-    """Set the iteration to the run's start, or to its middle if a schedule has a distiller off at the start."""
-    if not hasattr(subject.model, 'distillation'):
-        return
-    length = run_length(subject.config, subject.length, subject.options.processes)
-    subject.model.distillation.enter_run(length)
-    if any(distiller.weight() == 0 for distiller in subject.distillers.values()):
-        state = subject.model.distillation.state
-        state.iteration = subject.iteration = state.max_iters // 2
-
-
 def describe_student(model: nn.Module) -> StudentFacts:
-    own = {name: p for name, p in model.named_parameters() if not name.startswith(('distillers.', AUXILIARY))}
+    named = dict(model.named_parameters())
+    own = {name: p for name, p in named.items() if not name.startswith(('distillers.', AUXILIARY))}
     backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
+    counts = [
+        (sum(p.numel() for p in part.values()), sum(p.numel() for p in part.values() if p.requires_grad))
+        for part in (own, backbone)
+    ]
     return StudentFacts(
         type(model).__name__.removeprefix('Distilled'),
-        *_counts(own),
-        *_counts(backbone),
-        distillers=_counts(dict(getattr(model, 'distillers', nn.ModuleDict()).named_parameters()))[1],
-        auxiliary=_counts({name: p for name, p in model.named_parameters() if name.startswith(AUXILIARY)})[0],
-    )
-
-
-def _counts(parameters: dict[str, nn.Parameter]) -> tuple[int, int]:
-    values = parameters.values()
-    return sum(p.numel() for p in values), sum(p.numel() for p in values if p.requires_grad)
-
-
-def _describe_teacher(teacher: FrozenTeacher) -> TeacherFacts:
-    network = teacher.network
-    receipt = teacher.receipt
-    return TeacherFacts(
-        teacher.key,
-        str(teacher.config.model.get('type')) if network is None else type(network).__name__,
-        0 if network is None else parameters_in_use(network),
-        receipt.as_dict() if receipt else None,
-        None if teacher.classes is None else list(teacher.classes),
-        teacher.plan.renormalise is not None,
+        *counts[0],
+        *counts[1],
+        distillers=sum(p.numel() for n, p in named.items() if n.startswith('distillers.') and p.requires_grad),
+        auxiliary=sum(p.numel() for n, p in named.items() if n.startswith(AUXILIARY)),
     )
 
 
@@ -389,28 +391,23 @@ def measure_cost(subject: Subject) -> None:
     """Measure time and memory of a step, and of the student alone; ``problem``: why not, as AMP on a CPU."""
     if not subject.options.cost or not subject.distillers:
         return
+    config, device, batch = subject.config, subject.options.device, subject.batch or {}
+    facts: dict[str, Any] = {'device': device, 'batch': subject.batch_size}
     try:
-        subject.cost = {'device': subject.options.device, 'batch': subject.batch_size, **_cost(subject)}
+        distilled = _fresh(make_step(subject.model, config, batch))
+        if 'task' not in {term.name for term in subject.terms}:
+            times = interleaved_times({'distilled': distilled}, REPEATS, device)
+            facts['distilled_memory'] = peak_extra_memory(distilled, device)
+        else:
+            alone = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
+            control = _fresh(make_step(alone, config, batch))
+            times = interleaved_times({'control': control, 'distilled': distilled}, REPEATS, device)
+            memory = extra_memory(control, distilled, device)
+            facts |= {'distilled_memory': memory['distilled_step'], 'control_memory': memory['control_step']}
+            facts['extra_memory'] = memory['extra']
+        subject.cost = {**facts, **{name: asdict(timing) for name, timing in times.items()}}
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         subject.cost = {'problem': str(error)}
-
-
-def _cost(subject: Subject) -> Mapping[str, Any]:
-    config, device, batch = subject.config, subject.options.device, subject.batch or {}
-    distilled = _fresh(make_step(subject.model, config, batch))
-    if 'task' not in {term.name for term in subject.terms}:
-        times = interleaved_times({'distilled': distilled}, REPEATS, device)
-        return {'distilled': asdict(times['distilled']), 'distilled_memory': peak_extra_memory(distilled, device)}
-    alone = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
-    control = _fresh(make_step(alone, config, batch))
-    times = interleaved_times({'control': control, 'distilled': distilled}, REPEATS, device)
-    memory = extra_memory(control, distilled, device)
-    return {
-        **{name: asdict(timing) for name, timing in times.items()},
-        'distilled_memory': memory['distilled_step'],
-        'control_memory': memory['control_step'],
-        'extra_memory': memory['extra'],
-    }
 
 
 class _FreshStep(Step[N]):
@@ -429,6 +426,7 @@ def predict(subject: Subject) -> None:
     item = subject.tested
     if item is None or not hasattr(subject.model, 'val_step'):
         return
+    stops = 'training would stop at its first evaluation: '
     try:
         found = _predict(subject.model, item)
     except Exception as error:
@@ -438,31 +436,28 @@ def predict(subject: Subject) -> None:
         larger = first_larger(lambda size: _predict(subject.model, _resized(item, size)), (height, width))
         works = f' It can predict one of {larger[0]}x{larger[1]}: set such a scale' if larger else ''
         raise ValueError(
-            f'training would stop at its first evaluation: {type(subject.model).__name__.removeprefix("Distilled")} '
-            f'cannot predict a picture of {height}x{width}, as val_dataloader.dataset.pipeline '
-            f'({scales or "without a scale"}) gives it. {message_of(error).rstrip(".")}.{works}'
+            f'{stops}{type(subject.model).__name__.removeprefix("Distilled")} cannot predict a picture of '
+            f'{height}x{width}, as val_dataloader.dataset.pipeline ({scales or "without a scale"}) gives it. '
+            f'{message_of(error).rstrip(".")}.{works}'
             + (' there and in test_dataloader (new: --size), or take another network.' if works else '')
         ) from error
-    if 'val_evaluator' in subject.config:
-        _judge(subject, item, found)
+    if 'val_evaluator' not in subject.config:
+        return
+    try:
+        evaluator = _evaluator(subject.config, subject.validation)
+        evaluator.process(data_samples=found, data_batch=pseudo_collate([item]))
+    except Exception as error:
+        labels = "Set val_evaluator.ann_file, or add 'instances' to meta_keys of that pipeline's last step."
+        raise ValueError(
+            f'{stops}val_evaluator takes no picture as val_dataloader.dataset.pipeline gives it. '
+            f'{message_of(error).rstrip(".")}. {labels if "ann_file" in str(error) else ""}'.rstrip()
+        ) from error
 
 
 @torch.no_grad()
 def _predict(model: Any, item: dict[str, Any]) -> Any:
     with evaluating(model):
         return model.val_step(pseudo_collate([copy.deepcopy(item)]))
-
-
-def _judge(subject: Subject, item: dict[str, Any], found: Any) -> None:
-    evaluator = _evaluator(subject.config, subject.validation)
-    try:
-        evaluator.process(data_samples=found, data_batch=pseudo_collate([item]))
-    except Exception as error:
-        labels = "Set val_evaluator.ann_file, or add 'instances' to meta_keys of that pipeline's last step."
-        raise ValueError(
-            'training would stop at its first evaluation: val_evaluator takes no picture as val_dataloader.dataset.'
-            f'pipeline gives it. {message_of(error).rstrip(".")}. {labels if "ann_file" in str(error) else ""}'.rstrip()
-        ) from error
 
 
 def _resized(item: dict[str, Any], size: Size) -> dict[str, Any]:

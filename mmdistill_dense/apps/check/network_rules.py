@@ -43,7 +43,11 @@ def trained(subject: Subject) -> Findings:
 def random_and_fixed(subject: Subject) -> Findings:
     """Check that no part of the student's backbone stays at its random start, as mmdet's frozen stages would."""
     backbone = getattr(subject.model, 'backbone', None)
-    if backbone is None or _has_weights(subject):
+    modules = [*subject.model.modules()]
+    files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in modules])
+    files = files or any(getattr(module, 'checkpoint', None) for module in modules)
+    inherited = any(str(pair[0]).startswith('backbone') for pair in subject.config.model.get('inherit') or ())
+    if backbone is None or files or inherited or subject.config.get('load_from'):
         return
     subject.model.train()
     frozen = sum(one.numel() for one in backbone.parameters() if not one.requires_grad)
@@ -54,13 +58,6 @@ def random_and_fixed(subject: Subject) -> Findings:
             f'frozen, {norms} batch norms keep mean 0 and variance 1.',
             'Set backbone.frozen_stages=-1 and backbone.norm_eval=False, or give it weights (backbone.init_cfg).',
         )
-
-
-def _has_weights(subject: Subject) -> bool:
-    inherited = any(str(pair[0]).startswith('backbone') for pair in subject.config.model.get('inherit') or ())
-    files = 'Pretrained' in str([getattr(module, 'init_cfg', None) for module in subject.model.modules()])
-    files = files or any(getattr(module, 'checkpoint', None) for module in subject.model.modules())
-    return bool(subject.config.get('load_from')) or inherited or files
 
 
 def padded(subject: Subject) -> Findings:
@@ -179,17 +176,23 @@ def pull(subject: Subject) -> Findings:
     total = sum(norms.values())
     if not subject.options.weights or not 0 < total < math.inf:
         return
-    for name in [name for name in subject.distillers if name not in subject.untaught]:
+    for name, distiller in subject.distillers.items():
+        if name in subject.untaught:
+            continue
         own = sum(value for term, value in norms.items() if term.startswith(f'distill.{name}.'))
         key, part = f'model.distillers.{name}', own / total
-        if subject.distillers[name].weight() == 0:
+        if distiller.weight() == 0:
             yield note(f'{key} is off by its schedule at iteration {subject.iteration}.')
         elif part == 0:
             message = f'{key} has no gradient at the backbone: it teaches the student nothing.'
             advice = 'Check that its student_tap comes after trained layers, and that its teacher_tap is not constant.'
             yield warning(message, advice)
-        elif subject.distillers[name].balancer is not None:
-            yield note(_balanced(subject, name, norms.get(TASK, 0) / own))
+        elif distiller.balancer is not None:
+            said = f'{key}: its weight will be measured in training (balance), here it is 1'
+            if subject.started:
+                weight = distiller.balancer.ratio * norms.get(TASK, 0) / own * distiller.weight()
+                said += f'. At the weights of load_from, this batch gives about {weight:.2g}'
+            yield note(f'{said}.')
         elif part < QUIET:
             message = f'{key} has {part:.2%} of the gradient at the backbone.'
             yield warning(message, f'Raise {key}.loss_weight, unless this is intended.')
@@ -198,17 +201,6 @@ def pull(subject: Subject) -> Findings:
             # A detector's own gradients are small at first: distillers that work well have nearly all of it.
             told = warning if part > DEAFENING or subject.started else note
             yield told(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
-
-
-def _balanced(subject: Subject, name: str, inverse: float) -> str:
-    """Say of a balanced distiller what its weight will be; ``inverse`` is the task's norm over its own."""
-    distiller = subject.distillers[name]
-    assert distiller.balancer is not None
-    said = f'model.distillers.{name}: its weight will be measured in training (balance), here it is 1'
-    if not subject.started:
-        return f'{said}.'
-    weight = distiller.balancer.ratio * inverse * distiller.weight()
-    return f'{said}. At the weights of load_from, this batch gives about {weight:.2g}.'
 
 
 def flat_taps(subject: Subject) -> Findings:

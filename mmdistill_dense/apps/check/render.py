@@ -6,19 +6,19 @@ import argparse
 import contextlib
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from mmengine.config import Config
-from rich.console import Console, Group
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Finding, Options, Subject, TeacherFacts
+from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Options, Subject
 from mmdistill_dense.apps.check.run import Report, check_config
 from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
-from mmdistill_dense.apps.inspect.gradients import BACKBONE, Term
+from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.utils.devices import device_of
@@ -85,7 +85,7 @@ def _telling(console: Console) -> Iterator[Callable[[str], None] | None]:
 def show(report: Report, console: Console) -> None:
     subject = report.subject
     console.print(Text(str(subject.config.filename or 'config'), style='bold'))
-    for line in (*_lines(subject), *_unlabelled(subject)):
+    for line in _lines(subject):
         console.print(escape(line))
     for table in (_networks(subject), _taps(subject), _adapters(subject), _losses(subject), _cost(subject)):
         if table is not None and table.row_count:
@@ -93,8 +93,19 @@ def show(report: Report, console: Console) -> None:
             console.print(table)
     console.print()
     for finding in report.findings:
-        console.print(_said(finding))
-    console.print(_verdict(report))
+        label = Text(f'{finding.level:8}', style=_STYLES[finding.level])
+        console.print(label + Text(f'{finding.check}: {finding.message}', style='default'))
+        if finding.advice:
+            console.print(Text(f'         {finding.advice}', style='default'))
+    counts = {level: sum(finding.level == level for finding in report.findings) for level in (ERROR, WARNING)}
+    if counts[ERROR]:
+        place = f' while {report.stopped}' if report.stopped else ' in the data'
+        console.print(Text(f'ERROR{place}: training would not work.', style=_STYLES[ERROR]))
+    elif counts[WARNING]:
+        plural = 's' if counts[WARNING] > 1 else ''
+        console.print(Text(f'OK, with {counts[WARNING]} warning{plural}.', style=_STYLES[WARNING]))
+    else:
+        console.print(Text('OK', style='bold green'))
 
 
 def _lines(subject: Subject) -> Iterable[str]:
@@ -118,14 +129,9 @@ def _lines(subject: Subject) -> Iterable[str]:
         yield f'a step   {real} pictures' + (f', the learning rate is for {base}' if base else '')
     for name, chosen in subject.settings.items():
         yield f'settings {name}: {chosen}'
-
-
-def _unlabelled(subject: Subject) -> Iterable[str]:
-    facts = subject.unlabelled
-    if facts is None:
-        return
-    out = f', {facts.labelled:,} labelled ones taken out' if facts.labelled else ''
-    yield f'without  {facts.pictures:,} pictures without labels{out}, {facts.step} a step'
+    if facts := subject.unlabelled:
+        out = f', {facts.labelled:,} labelled ones taken out' if facts.labelled else ''
+        yield f'without  {facts.pictures:,} pictures without labels{out}, {facts.step} a step'
 
 
 def _networks(subject: Subject) -> Table | None:
@@ -142,26 +148,18 @@ def _networks(subject: Subject) -> Table | None:
     if subject.distillers:
         table.add_row('  distillers', '', f'{student.distillers:,}', f'{student.distillers:,}', '', '')
     for facts in subject.teachers:
+        receipt, weights, metric = facts.receipt, 'random', facts.metric_note
+        if receipt is not None and receipt['file'] is not None:
+            ignored = f', {receipt["ignored"]} ignored' if receipt['ignored'] else ''
+            tensors = f'{receipt["matched"]} of {receipt["total"]} tensors{ignored}'
+            weights = f'{receipt["file"]}\nSHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
+        if facts.metric:
+            first = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
+            metric = ', '.join(f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in first)
+            metric += f'\non {facts.metric_pictures} validation pictures'
         name = facts.key.removeprefix('model.')
-        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', _receipt(facts), _metric(facts))
+        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', weights, metric)
     return table
-
-
-def _receipt(facts: TeacherFacts) -> str:
-    receipt = facts.receipt
-    if receipt is None or receipt['file'] is None:
-        return 'random'
-    ignored = f', {receipt["ignored"]} ignored' if receipt['ignored'] else ''
-    tensors = f'{receipt["matched"]} of {receipt["total"]} tensors{ignored}'
-    return f'{receipt["file"]}\nSHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
-
-
-def _metric(facts: TeacherFacts) -> str:
-    if not facts.metric:
-        return facts.metric_note
-    first = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
-    shown = [f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in first]
-    return ', '.join(shown) + f'\non {facts.metric_pictures} validation pictures'
 
 
 def _taps(subject: Subject) -> Table | None:
@@ -194,48 +192,30 @@ def _losses(subject: Subject) -> Table | None:
     if subject.terms and not subject.options.weights:
         table.title = 'random weights: these numbers mean nothing'
     for term in subject.terms:
-        table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *_pull(term))
+        pull, shown = term.pulls.get(BACKBONE), ('', '', '')
+        if pull is not None:
+            cosine = '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
+            shown = f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine
+        table.add_row(term.name, f'{term.value:.4g}', f'{term.share:.1%}', *shown)
     return table
-
-
-def _pull(term: Term) -> Sequence[str]:
-    pull = term.pulls.get(BACKBONE)
-    if pull is None:
-        return '', '', ''
-    return f'{pull.norm:.3g}', f'{pull.share:.1%}', '-' if math.isnan(pull.cosine) else f'{pull.cosine:+.2f}'
 
 
 def _cost(subject: Subject) -> Table | None:
     cost = subject.cost
     if 'distilled' not in cost:
         return None
+
+    def mib(name: str) -> str:
+        return f'{cost[name] / 2**20:,.1f}'
+
     seconds = 'GPU seconds' if str(cost['device']).startswith('cuda') else 'CPU seconds'
     table = _table('a step', f'>{seconds}', '>MiB at its peak', '>MiB more in all')
     if 'control' in cost:
-        table.add_row('student alone', f'{cost["control"]["median"]:.3g}', _mib(cost['control_memory']), '')
+        table.add_row('student alone', f'{cost["control"]["median"]:.3g}', mib('control_memory'), '')
     ratio = f' ({cost["distilled"]["median"] / cost["control"]["median"]:.2f}x)' if 'control' in cost else ''
-    extra = _mib(cost['extra_memory']) if 'extra_memory' in cost else ''
-    table.add_row('distilled', f'{cost["distilled"]["median"]:.3g}{ratio}', _mib(cost['distilled_memory']), extra)
+    extra = mib('extra_memory') if 'extra_memory' in cost else ''
+    table.add_row('distilled', f'{cost["distilled"]["median"]:.3g}{ratio}', mib('distilled_memory'), extra)
     return table
-
-
-def _said(finding: Finding) -> Group:
-    label = Text(f'{finding.level:8}', style=_STYLES[finding.level])
-    lines = [label + Text(f'{finding.check}: {finding.message}', style='default')]
-    if finding.advice:
-        lines.append(Text(f'         {finding.advice}', style='default'))
-    return Group(*lines)
-
-
-def _verdict(report: Report) -> Text:
-    counts = {level: sum(finding.level == level for finding in report.findings) for level in (ERROR, WARNING)}
-    if counts[ERROR]:
-        place = f' while {report.stopped}' if report.stopped else ' in the data'
-        return Text(f'ERROR{place}: training would not work.', style=_STYLES[ERROR])
-    if counts[WARNING]:
-        plural = 's' if counts[WARNING] > 1 else ''
-        return Text(f'OK, with {counts[WARNING]} warning{plural}.', style=_STYLES[WARNING])
-    return Text('OK', style='bold green')
 
 
 def _table(*columns: str) -> Table:
@@ -244,7 +224,3 @@ def _table(*columns: str) -> Table:
         right = column.startswith('>')
         table.add_column(column.lstrip('>'), justify='right' if right else 'left', overflow='fold')
     return table
-
-
-def _mib(count: int) -> str:
-    return f'{count / 2**20:,.1f}'

@@ -19,12 +19,11 @@ from mmdistill_dense.apps.check.facts import (
     measure_cost,
     predict,
     read_data,
-    read_validation,
-    resolve,
+    read_model,
+    read_unlabelled,
     run_step,
     test_teachers,
 )
-from mmdistill_dense.apps.check.unlabelled_facts import read_unlabelled
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.utils.process import quiet
@@ -33,38 +32,17 @@ from mmdistill_dense.utils.validate import message_of
 Check = Callable[[Subject], Findings | None]
 
 
-@dataclass(frozen=True)
-class Stage:
-    """A function that adds facts to the subject, and the checks of these facts."""
-
-    name: str
-    work: Callable[[Subject], None]
-    checks: Sequence[Check]
-    advice: Callable[[Subject, Exception], str] = lambda *_: ''
-
-
-def _read_network(subject: Subject) -> None:
-    if 'model' not in subject.config:
-        raise ValueError('the config has no model.')
-    subject.network = resolve(subject).model
-
-
-def _read_data(subject: Subject) -> None:
-    read_data(subject)
-    read_validation(subject)
-
-
-def _size_may_help(subject: Subject, _: Exception) -> str:
-    return 'The rest can be checked on generated pictures: --size H W.' if subject.options.command else ''
-
-
-def _no_weights_may_help(subject: Subject, error: Exception) -> str:
-    weights = subject.options.command and any(word in str(error) for word in ('checkpoint', 'load_from'))
-    return 'Everything else can be checked without weights: --no-weights.' if weights else ''
-
-
-def _larger_may_help(subject: Subject, error: Exception) -> str:
-    queries, shapes = getattr(subject.model, 'num_queries', None), subject.batch_shape
+def _advice(stage: str, subject: Subject, error: Exception) -> str:
+    """Return which option of the command may help after an error in a stage; empty for none."""
+    command, shapes = subject.options.command, subject.batch_shape
+    if stage == READING:
+        return 'The rest can be checked on generated pictures: --size H W.' if command else ''
+    if stage == LOADING:
+        weights = command and any(word in str(error) for word in ('checkpoint', 'load_from'))
+        return 'Everything else can be checked without weights: --no-weights.' if weights else ''
+    if stage != STEPPING:
+        return ''
+    queries = getattr(subject.model, 'num_queries', None)
     if 'index k out of range' in str(error) and queries and len(shapes) == 1:
         with torch.no_grad():
             maps = subject.model.extract_feat(torch.zeros(1, *shapes[0][1:], device=subject.options.device))
@@ -75,25 +53,23 @@ def _larger_may_help(subject: Subject, error: Exception) -> str:
         )
     if 'more than 1 value per channel' not in str(error):
         return '' if subject.options.size is None else 'Is --size too small for the network?'
-    if subject.batch_size == 1:
-        return (
-            'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
-            f'{" (the check alone takes them with --batch 2)" if subject.options.command else ""}.'
-        )
-    return ''
+    alone = ' (the check alone takes them with --batch 2)' if command else ''
+    needs = 'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
+    return f'{needs}{alone}.' if subject.batch_size == 1 else ''
 
 
+READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'running a step'
 _GOES_ON = 'data'  # after an error of this check the other stages still run, on generated pictures
-STAGES = (
-    Stage('reading the config', _read_network, config_rules.CONFIG),
-    Stage('reading the data set', _read_data, config_rules.DATA, _size_may_help),
-    Stage('building the networks', build, network_rules.MODEL),
-    Stage('reading the pictures without labels', read_unlabelled, ()),
-    Stage('loading the weights', load, network_rules.WEIGHTS, _no_weights_may_help),
-    Stage('predicting a picture of validation', predict, ()),
-    Stage('testing the teacher', test_teachers, network_rules.METRIC),
-    Stage('running a step', run_step, network_rules.STEP, _larger_may_help),
-    Stage('measuring its cost', measure_cost, network_rules.COST),
+STAGES: Sequence[tuple[str, Callable[[Subject], None], Sequence[Check]]] = (
+    ('reading the config', read_model, config_rules.CONFIG),
+    (READING, read_data, config_rules.DATA),
+    ('building the networks', build, network_rules.MODEL),
+    ('reading the pictures without labels', read_unlabelled, ()),
+    (LOADING, load, network_rules.WEIGHTS),
+    ('predicting a picture of validation', predict, ()),
+    ('testing the teacher', test_teachers, network_rules.METRIC),
+    (STEPPING, run_step, network_rules.STEP),
+    ('measuring its cost', measure_cost, network_rules.COST),
 )
 
 
@@ -160,25 +136,21 @@ def check_config(
     with quiet():
         config = config if isinstance(config, Config) else read_config(config)
     report = Report(Subject(config, options or Options()))
-    for stage in STAGES:
+    for stage, work, checks in STAGES:
         if tell is not None:
-            tell(stage.name)
+            tell(stage)
         with quiet():
-            found = _run(stage, report.subject)
+            try:
+                work(report.subject)
+                found = [finding for check in checks for finding in _findings(check, report.subject)]
+            except Exception as error:  # a config may run any code
+                logging.getLogger(__name__).debug('%s', stage, exc_info=error)
+                found = [Finding(ERROR, stage, message_of(error), _advice(stage, report.subject, error))]
         report.findings += found
         if worst(one for one in found if one.check != _GOES_ON) == ERROR:
-            report.stopped = stage.name
+            report.stopped = stage
             break
     return report
-
-
-def _run(stage: Stage, subject: Subject) -> list[Finding]:
-    try:
-        stage.work(subject)
-    except Exception as error:  # a config may run any code
-        logging.getLogger(__name__).debug('%s', stage.name, exc_info=error)
-        return [Finding(ERROR, stage.name, message_of(error), stage.advice(subject, error))]
-    return [finding for check in stage.checks for finding in _findings(check, subject)]
 
 
 def _findings(check: Check, subject: Subject) -> list[Finding]:

@@ -125,23 +125,16 @@ def _boxes(network: Network, size: Size, draw: torch.Generator) -> Sample:
     sides = limits * 2 ** -(1 + 3 * torch.rand(BOXES, 2, generator=draw))  # 1/16 to 1/2 of the image
     corners = (limits - sides) * torch.rand(BOXES, 2, generator=draw)
     boxes = torch.cat([corners, corners + sides], 1)
-    labels = torch.randint(_num_classes(network), (BOXES,), generator=draw)
-    instances = InstanceData(bboxes=boxes, labels=labels)
-    if getattr(network, 'with_mask', False):
-        instances.masks = BitmapMasks(_filled(boxes, size).numpy(), *size)
-    return DetDataSample(metainfo=meta, gt_instances=instances)
-
-
-def _filled(boxes: Tensor, size: Size) -> Tensor:
-    ys, xs = torch.arange(size[0])[None, :, None], torch.arange(size[1])[None, None]
-    left, top, right, bottom = (side[:, None, None] for side in boxes.T)
-    return ((xs >= left) & (xs < right) & (ys >= top) & (ys < bottom)).to(torch.uint8)
-
-
-def _num_classes(network: Network) -> int:
     head: Any = network if hasattr(network, 'bbox_head') else network.roi_head
     first: Any = head.bbox_head[0] if isinstance(head.bbox_head, nn.ModuleList) else head.bbox_head
-    return first.num_classes
+    labels = torch.randint(first.num_classes, (BOXES,), generator=draw)
+    instances = InstanceData(bboxes=boxes, labels=labels)
+    if getattr(network, 'with_mask', False):
+        ys, xs = torch.arange(size[0])[None, :, None], torch.arange(size[1])[None, None]
+        left, top, right, bottom = (side[:, None, None] for side in boxes.T)
+        filled = (xs >= left) & (xs < right) & (ys >= top) & (ys < bottom)
+        instances.masks = BitmapMasks(filled.to(torch.uint8).numpy(), *size)
+    return DetDataSample(metainfo=meta, gt_instances=instances)
 
 
 N = TypeVar('N', bound=Network)

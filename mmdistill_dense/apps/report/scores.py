@@ -136,7 +136,8 @@ class Answer:
         self.found = scores_of(numbers)
         self.scores, self.teacher = self.found.values, self.found.teacher
         self.digits = 3 if self.found.fractions else 2
-        self.apart = [run for run in self.comparison.runs if run in self.scores and not self._fair(run)]
+        pairs = [(run, self._paired(run)) for run in self.comparison.runs if run in self.scores]
+        self.apart = [run for run, control in pairs if control and not self.found.comparable(run, control)]
         self.gains = self._gains()
 
     def sentences(self) -> list[str]:
@@ -197,10 +198,13 @@ class Answer:
         return f', {gain / (self.teacher - alone):.0%} of the way to the teacher ({self._number(self.teacher)})'
 
     def _reason(self, alone: float, gain: float) -> list[str]:
-        points = 100 if self.digits == 3 else 1
-        teacher = None if self.teacher is None else points * self.teacher
-        reason = why_no_gain(teacher, points * alone, points * (alone + gain))
-        return [reason] if reason else []
+        """Return a likely reason if a distilled student is no better than the student alone."""
+        ahead = None if self.teacher is None else (100 if self.digits == 3 else 1) * (self.teacher - alone)
+        if ahead is None or gain > 0 or ahead >= _CLOSE:
+            return []
+        found = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
+        told = f'The teacher is {found} than the student alone, which may be the reason: '
+        return [f'{told}train it longer, or take another.']
 
     def _row(self, name: str) -> list[str]:
         all_runs = self.comparison.of(name)
@@ -239,10 +243,6 @@ class Answer:
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
         same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]
         return next((one for one in same if one in self.scores), None)
-
-    def _fair(self, run: TrainedRun) -> bool:
-        control = self._paired(run)
-        return control is None or self.found.comparable(run, control)
 
     def _changed_data(self) -> str:
         """Return which runs saw other labels than the rest; empty if none did."""
@@ -320,14 +320,6 @@ class Answer:
 
     def _number(self, value: float, sign: str = '') -> str:
         return f'{value:{sign}.{self.digits}f}'
-
-
-def why_no_gain(teacher: float | None, alone: float, distilled: float) -> str | None:
-    """Return a likely reason if a distilled student is no better than the student alone, ``None`` without one."""
-    if teacher is None or distilled > alone or teacher - alone >= _CLOSE:
-        return None
-    found = 'no better' if teacher <= alone else f'only {teacher - alone:.1f} points better'
-    return f'The teacher is {found} than the student alone, which may be the reason: train it longer, or take another.'
 
 
 def _verdict(gain: Gain) -> str:

@@ -18,7 +18,6 @@ from mmdistill_dense.apps.project.picture_folders import (
     ARCHIVES,
     SAMPLED,
     SPLITS,
-    Folder,
     Wish,
     check_depth,
     check_folders,
@@ -28,7 +27,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     median_size,
     opened,
     outside_labels,
-    picture_folders,
+    pictures_below,
     read_lists,
     repeated,
     size_of,
@@ -45,12 +44,12 @@ from mmdistill_dense.utils.validate import close_or_all, size_text, some
 _LOOKED = 20  # pictures that are looked for in each folder
 
 
-def folder_of(file: LabelFile, root: Path, below: Sequence[Folder], split: str | None) -> Path:
+def folder_of(file: LabelFile, root: Path, pictures: Sequence[Path], split: str | None) -> Path:
     """Return the folder to which the file names of a label file are relative."""
     # of several that hold as many of them, one for the same split, not of label images, then the nearest one: splits
     # may reuse names
     path, names = file.path, file.names
-    inside = [one.path.relative_to(root) for one in below]
+    inside = dict.fromkeys(one.parent.relative_to(root) for one in pictures)
     above = [root / parent for one in inside for parent in (one, *one.parents)]  # up to the root
     folders = list(dict.fromkeys([path.parent, root, *above]))
     if not names:
@@ -235,8 +234,7 @@ def find_box_data(
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
     given, wish = given.expanduser().resolve(), wish or Wish()
     root = _above(given) if given.suffix == '.json' and given.is_file() else given
-    folders, notes = picture_folders(root), list[str]()
-    pictures = [one.path / name for one in folders for name in one.files]
+    pictures, notes = pictures_below(root), list[str]()
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
     passed_over = list[str]()
     found, others = _by_split(root, files, passed_over, predictions=given.is_file())
@@ -253,7 +251,7 @@ def find_box_data(
         with one.named():
             check(one.content, MENDED)
         if not reading:
-            one.folder = folder_of(one, root, folders, name)
+            one.folder = folder_of(one, root, pictures, name)
     drawn = {
         one.folder / image['file_name']: (image.get('height'), image.get('width'))
         for one in found.values()

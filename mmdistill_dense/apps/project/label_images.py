@@ -31,7 +31,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     check_folders,
     files_below,
     find_lists,
-    picture_folders,
+    pictures_below,
     read_lists,
     stored_pixels,
     stored_size,
@@ -98,7 +98,7 @@ def find_seg_data(
     root, wish, notes = root.expanduser().resolve(), wish or Wish(), list[str]()
     if root.suffix == '.json' and root.is_file():
         return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
-    picture_folders(root)  # raises without pictures
+    pictures_below(root)  # raises without any
     paths = sorted(path.relative_to(root).as_posix() for path in files_below(root, LABEL_ENDINGS))
     paired = _by_patterns(root, paths, patterns) if patterns else find_tree(paths)
     if paired is None:

@@ -36,25 +36,15 @@ _OF_PROJECTS = {SUITE, 'data.py'}
 _WORD = re.compile(r'[a-z]+')
 
 
-@dataclass(frozen=True)
-class Folder:
-    path: Path  # the folder; the pictures lie in it or below it
-    files: tuple[str, ...]  # paths of the pictures, relative to it, sorted
-    split: str | None  # ``'train'``, ``'val'``, ``'test'``, or ``None`` if its name tells none
-
-
-def picture_folders(root: Path) -> list[Folder]:
-    """Return the folders below ``root`` that directly hold pictures, hidden ones left out."""
+def pictures_below(root: Path) -> list[Path]:
+    """Return the pictures in a folder and below it; hidden files and projects are left out."""
     if not root.is_dir():
         what = f'no such folder (looked in {Path.cwd()}).'
         if root.is_file():
             zipped = root.name.lower().endswith(ARCHIVES)
             what = 'an archive. Unpack it, and give the folder.' if zipped else 'a file. Give the folder that holds it.'
         raise FileNotFoundError(f'--data {root}: {what}')
-    found = []
-    for path, names in _walk(root):
-        if files := [name for name in names if name.lower().endswith(EXTENSIONS)]:
-            found.append(Folder(path, tuple(files), split_of(path.relative_to(root).parts)))
+    found = files_below(root, EXTENSIONS)
     if not found:
         raise FileNotFoundError(
             f'--data {root}: no picture in it or below it (files that end in {", ".join(EXTENSIONS)}; results of '
@@ -104,11 +94,11 @@ def outside_labels(root: Path, pictures: Iterable[Path]) -> list[Path]:
 
 
 def split_of(parts: Iterable[str]) -> str | None:
-    """Return the split that the parts of a path name, innermost first; ``train2017`` and ``trainannot`` are train."""
+    """Return the split that the parts of a path name, innermost first; ``train2017`` is train."""
     for part in reversed(list(parts)):
         for word in _WORD.findall(part.lower()):
             for split, names in SPLITS.items():
-                if word in names or word.startswith(f'{split}annot'):
+                if word in names:
                     return split
     return None
 

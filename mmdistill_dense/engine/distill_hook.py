@@ -21,6 +21,7 @@ from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import (
+    BatchSizes,
     EarlyStopping,
     PendingValidation,
     ResumeFile,
@@ -359,7 +360,7 @@ class DistillHook(Hook):
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
         before = RunGuards(), self.resume_file, SeededStreams(), DistillerState(resume_changed), Balancing()
-        after = LossGuard(), Clipping(), EarlyStopping(), PendingValidation()
+        after = LossGuard(), Clipping(), EarlyStopping(), BatchSizes(), PendingValidation()
         self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
         self.parts: Sequence[Hook] = (*before, *after)
         self._begun = False

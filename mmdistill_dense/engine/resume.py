@@ -24,8 +24,10 @@ from mmdistill_dense.config.values import flat, plain
 from mmdistill_dense.engine.ddp import warn_of_other_processes
 from mmdistill_dense.model.balanced_step import balanced_of
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import sampler_of
 from mmdistill_dense.utils.runner_internals import (
+    batch_augments,
     built_loop,
     name_start_file,
     renew_val_interval,
@@ -195,6 +197,28 @@ class EarlyStopping(Hook):
 
 def _hooks(runner: Runner) -> list[EarlyStoppingHook]:
     return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
+
+
+_SIZES = 'batch_sizes'  # in the meta of a checkpoint
+
+
+class BatchSizes(Hook):
+    """Saves and restores the size that mmdet's ``BatchSyncRandomResize`` keeps for some steps, as for YOLOX."""
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Add the size of each such augmentation."""
+        if resizing := _resizing(runner):
+            checkpoint['meta'][_SIZES] = [one._input_size for one in resizing]
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Restore the sizes when a run resumes."""
+        saved = (checkpoint.get('meta') or {}).get(_SIZES, ()) if resumes(runner) else ()
+        for one, size in zip(_resizing(runner), saved, strict=False):
+            one._input_size = size
+
+
+def _resizing(runner: Runner) -> list[Any]:
+    return [one for one in batch_augments(unwrap(runner.model)) if hasattr(one, '_input_size')]
 
 
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints

@@ -263,10 +263,15 @@ def test_a_runner_without_a_config_trains_and_resumes(tmp_path):
 
 
 def test_detector_resumes(tmp_path):
-    """Two-stage: proposals are sampled at random."""
+    """Two-stage: proposals are sampled at random; after each step the size of the next batch is drawn."""
+    resizing = dict(type='BatchSyncRandomResize', random_size_range=(96, 96), interval=1)
     sample = dict(kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'))
     neck = dict(mimic=dict(type='MaskedMimic', student_tap='neck[:2]'))
-    model = toys.model_config(toys.det_net('faster_rcnn'), toys.det_teacher('faster_rcnn'), {**sample, **neck})
+    model = toys.model_config(
+        toys.det_net('faster_rcnn', data_preprocessor=dict(batch_augments=[resizing])),
+        toys.det_teacher('faster_rcnn'),
+        {**sample, **neck},
+    )
     checkpoint = dict(default_hooks=dict(checkpoint=dict(interval=1)))
     toys.train(None, toys.det_run_config(tmp_path / 'a', model, iters=3, **checkpoint))
     again = dict(resume=True, load_from=str(tmp_path / 'a' / 'iter_1.pth'))

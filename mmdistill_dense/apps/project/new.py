@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, FreePictures, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
-from mmdistill_dense.apps.project.picture_folders import Size, Wish
+from mmdistill_dense.apps.project.picture_folders import Wish
 from mmdistill_dense.apps.project.sides import (
     Side,
     adapt,
@@ -56,7 +55,6 @@ from mmdistill_dense.apps.project.zoo_schedule import (
     Loading,
     Schedule,
     built,
-    check_large_enough,
     check_tested,
     decide_loading,
     padded_batches,
@@ -268,7 +266,6 @@ class Task:
     data: SegData | BoxData
     free: FreePictures | None  # the pictures of ``--unlabelled``
     loading: Loading
-    load: Callable[[Size], Loading]  # returns how they would be read with another ``--size``
     tell: Tell
 
 
@@ -295,11 +292,11 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     data = _find_data(args, student.task)
     if isinstance(data, SegData) and args.teacher_checkpoint and not (args.classes or args.teacher_classes):
         data = named_by_teacher(data, args.teacher_checkpoint)
-    load = partial(decide_loading, student, data.size, data.splits['train'].count, args.batch)
-    loading = load(args.size and tuple(args.size))
+    size = args.size and tuple(args.size)
+    loading = decide_loading(student, data.size, data.splits['train'].count, args.batch, size)
     _tell_data(data, loading, tell)
     free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
-    task = Task(args, data, free, loading, load, tell)
+    task = Task(args, data, free, loading, tell)
     files = _data_files(task, student, teacher)
     _adapt(task, student, True, len(task.data.classes))
     schedule = _schedule(task, student)
@@ -433,7 +430,6 @@ def _adapt(task: Task, side: Side, trained: bool, classes: int | None) -> None:
         sizes = joined_overrides(sizes, padded)
     random = task.args.random_weights and not side.fixed  # the file of a foundation model is here
     adapt(side, classes, sizes, trained, random)
-    check_large_enough(side, task.data.size, loading, task.load, network)
 
 
 def _schedule(task: Task, side: Side, steps: int | None = None) -> Schedule:

@@ -14,7 +14,6 @@ import torch
 from mmcv.image.geometric import rescale_size
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project.picture_folders import Size
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import chain, listed, mappings, type_name
@@ -257,17 +256,11 @@ def _scale(student: Side) -> tuple[tuple[int, int], bool]:
     return COCO_SCALE, True
 
 
-# The sizes that a network takes: DDRNet's are multiples of 8; LRASPP's head and DETR's queries need large ones
+# The sizes that a network takes: DDRNet's are multiples of 8
 
 
 _STEPS = (1, 8, 16, 32, 64)
-_GRID = 32  # of sizes that are proposed
-
-
-# where networks are tried, up to how many pixels, and the size on which a network runs if it runs there at all
-_DEVICES = (('meta', math.inf, (1024, 1024)), ('cpu', 320 * 320, (512, 512)))
 _ODD = (165, 203)  # pixels; a multiple of no step
-_PROPOSALS = 4  # of the first stage; whether a network runs does not hang on their number, its seconds do
 
 
 def size_step(network: Any) -> int:
@@ -293,62 +286,6 @@ def _runs(network: Any, step: int) -> bool:
     except Exception:  # any code may run here; the check before the training says what is wrong
         return False
     return True
-
-
-def check_large_enough(
-    side: Side, usual: Size, loading: Loading, load: Callable[[Size], Loading], known: Any = None
-) -> None:
-    """Run a network (``known``: on the meta device) once on pictures as they train and as they are tested."""
-    for device, most, sure in _DEVICES:
-        network = known if device == 'meta' and known is not None else built(side, device)
-        if network is None:
-            continue
-        if proposals := getattr(getattr(network, 'rpn_head', None), 'test_cfg', None):
-            proposals.max_per_img = _PROPOSALS
-        small = [size for size in dict.fromkeys(_seen(side, loading)) if size[0] * size[1] <= most]
-        failed = {size: error for size in small if (error := _error(network, side.task, size, device))}
-        if not failed:
-            return
-        if not _error(network, side.task, sure, device):
-            break
-    else:
-        return
-    size, error = next(iter(failed.items()))
-    for short in range(_GRID, max(sure) + 1, _GRID):
-        height, width = (-(-short * one // (min(usual) * _GRID)) * _GRID for one in usual)
-        if not any(_error(network, side.task, one, device) for one in _seen(side, load((height, width)))):
-            raise ValueError(
-                f'{side.key} {side.name}: it cannot run on pictures of {size_text(size)} ({error}). --size {height} '
-                f'{width} is the smallest that works for your pictures of {size_text(usual)}.'
-            )
-
-
-def _seen(side: Side, loading: Loading) -> list[Size]:
-    """Return the sizes of the pictures that a network sees in training and test."""
-    model = load_model(side.option, side.key).model
-    preprocessor, height, width = model.get('data_preprocessor') or {}, *loading.tested
-    if (model.get('test_cfg') or {}).get('mode') == 'slide':
-        height, width = min(height, loading.crop[0]), min(width, loading.crop[1])
-    tests = preprocessor.get('test_cfg') or {}
-    step = preprocessor.get('pad_size_divisor') or tests.get('size_divisor') or 1
-    padded = -(-height // step) * step, -(-width // step) * step
-    return [loading.crop, padded] if side.task == 'seg' else [padded]
-
-
-def _error(network: Any, task: str, size: Size, device: str) -> str:
-    """Return the first line of the error with which a network stops on a picture of a size; empty if it runs."""
-    options: dict[str, Any] = {}
-    if task == 'det':
-        from mmdet.structures import DetDataSample
-
-        known = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
-        options['data_samples'] = [DetDataSample(metainfo={**known, 'scale_factor': (1.0, 1.0)})]
-    try:
-        with quiet(), ShapesAlone(), torch.device(device), torch.no_grad():
-            network(torch.zeros(1, 3, *size), mode='tensor', **options)
-    except Exception as error:  # any code may run here
-        return next(iter(str(error).splitlines()), type(error).__name__)
-    return ''
 
 
 def padded_batches(side: Side, step: int) -> Mapping[str, Any]:

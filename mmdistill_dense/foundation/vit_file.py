@@ -17,7 +17,6 @@ from mmdistill_dense.weights.strict_load import copy_strictly, tensors_of
 
 # Pattern and replacement. ``a|b`` are two entries that our tensor holds one below the other; an empty one has no entry.
 Rules = Sequence[tuple[str, str]]
-QKV = r'attn\.qkv\b'
 
 
 @dataclass(frozen=True)

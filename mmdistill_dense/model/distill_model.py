@@ -119,10 +119,10 @@ class Distillation:
             self.teachers, self.inherit = kept
 
     def recorder(self, student: nn.Module, taps: Iterable[Tap]) -> Recorder:
-        """Return a recorder of the student's taps; it copies tensors that the trace saw being overwritten."""
+        """Return a recorder of the student's taps."""
         taps, known = list({tap.text: tap for tap in taps}.values()), self._recorder
         if known is None or known.network is not student or known.taps != taps:
-            known = self._recorder = Recorder(student, taps, 'student_tap', overwritten=self.traced.overwritten)
+            known = self._recorder = Recorder(student, taps, 'student_tap')
         return known
 
     def part_from(self, name: str) -> FrozenTeacher:

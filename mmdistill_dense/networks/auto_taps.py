@@ -85,7 +85,7 @@ class _Pass:
     def found(self) -> Found:
         """Run the network and return its places."""
         head = scoring_head(self.network)
-        last = run_as_trained(self.network, lambda: self._run(head))
+        last, _ = run_as_trained(self.network, lambda: self._run(head))
         backbone = self._levels('backbone' if hasattr(self.network, 'backbone') else 'map')
         levels = [place for place, _ in backbone]
         return Found(

@@ -1,4 +1,4 @@
-"""Find the modules that compute something else in training than in evaluation, and run them in training mode.
+"""The mode in which a network runs where it is compared: as in training, but without what is random there.
 
 The student is recorded in training mode, its teacher in eval mode. Norms and dropout aside, most modules compute the
 same in both. Some do not: FCOS multiplies its boxes by the stride only in evaluation, DDRNet's backbone returns more
@@ -7,45 +7,35 @@ maps in training. The outputs of such modules can be compared only if both netwo
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
-from types import CodeType
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdistill_dense.utils.reproducible import fork_rng
 
 Result = TypeVar('Result')
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_NOT_IN_FORWARD = ('__init__', 'train', 'loss', 'predict')  # methods that a forward pass does not call
+# Classes that draw random numbers in training, or write to a buffer of theirs: their teacher stays in eval mode.
+_CHANGES = ('EMAModule', 'Matrix_Decomposition_2D_Base', 'ROIGather', 'BiMultiHeadAttention')
 
 
-def modes_to_follow(network: nn.Module, run: Callable[[], object]) -> list[str]:
-    """Return the paths of the modules to run in training mode while the rest of the network is in eval mode.
+def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> tuple[Result, list[str]]:
+    """Return ``run()``, a pass through a network in training mode, and the paths of the modules in that mode.
 
-    Norms and dropout are not among them, nor are modules that draw random numbers or change their own buffers in
-    training. The list is empty for a network that fails with these modules in training mode. ``run`` is a forward pass
-    through the network, which is put into eval mode.
+    Norms, dropout, torch's own layers, and modules that draw or remember something in training stay in eval mode. The
+    whole network does, and no path is returned, if it fails in training mode: for instance, it may need labels there.
     """
     network.eval()  # not chained: mmseg's backbones return nothing from it
-    chosen = {path: module for path, module in network.named_modules() if reads_mode(module)}
-    while chosen:
-        watch = _Watch(chosen)
-        try:
-            with watch.open(), in_training(chosen.values()):
-                run()
-        except Exception:  # for instance, it needs labels in training; in eval mode the pass gives a better message
-            return []
-        if not watch.unfit:
-            break
-        for path in watch.unfit:
-            del chosen[path]
-    return list(chosen)
+    followed = {path: one for path, one in network.named_modules() if not (is_noise(one) or _changes(one))}
+    try:
+        with in_training(followed.values()):
+            return run(), list(followed)
+    except Exception:  # in eval mode the pass gives a better message
+        pass
+    return run(), []
 
 
 @contextmanager
@@ -72,13 +62,6 @@ def in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
         for module in modules:
             module.training = True
         yield
-
-
-def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> Result:
-    """Return ``run()`` with a network in eval mode but for the modules of :func:`modes_to_follow`; it runs before."""
-    modes = modes_to_follow(network, run)
-    with in_training(network.get_submodule(path) for path in modes):
-        return run()
 
 
 @contextmanager
@@ -122,78 +105,11 @@ def is_noise(module: nn.Module) -> bool:
     return 'drop' in name or 'norm' in name or _is_torchs(module)
 
 
-def reads_mode(module: nn.Module) -> bool:
-    """Tell whether the code of a module reads ``self.training`` for something else than noise."""
-    kind: Any = type(module)
-    return not is_noise(module) and _class_reads_mode(kind)
+def _changes(module: nn.Module) -> bool:
+    return any(kind.__name__ in _CHANGES for kind in type(module).__mro__)
 
 
 def _is_torchs(module: nn.Module) -> bool:
     return not isinstance(module, _CONTAINERS) and any(
         kind.__module__.startswith('torch.nn.modules.') and kind is not nn.Module for kind in type(module).__mro__
     )
-
-
-@functools.cache
-def _class_reads_mode(kind: type) -> bool:
-    methods = [
-        inspect.unwrap(getattr(value, '__func__', getattr(value, 'fget', value)))
-        for base in kind.__mro__
-        if base.__module__.split('.')[0] not in ('torch', 'builtins', 'mmdistill_dense')
-        for name, value in vars(base).items()
-        if name not in _NOT_IN_FORWARD and (callable(value) or isinstance(value, (classmethod, staticmethod, property)))
-    ]
-    return any(_asks(method) for method in methods)
-
-
-def _asks(method: Any) -> bool:
-    code = getattr(method, '__code__', None)
-    if code is None or not _names_mode(code):
-        return False
-    try:
-        return 'self.training' in inspect.getsource(method)  # mmcv's ConvModule reads the mode of a part instead
-    except OSError:  # no source file: the class was defined at a prompt
-        return True
-
-
-def _names_mode(code: CodeType) -> bool:
-    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
-    return 'training' in code.co_names or any(_names_mode(one) for one in inner)
-
-
-class _Watch(TorchDispatchMode):
-    """Records which modules draw random numbers, or change their own buffers, in a forward pass."""
-
-    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
-        super().__init__()
-        self.modules = modules
-        self.unfit: set[str] = set()
-        self._running: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self._running and torch.Tag.nondeterministic_seeded in func.tags:
-            self.unfit.add(self._running[-1])
-        return func(*args, **(kwargs or {}))
-
-    @contextmanager
-    def open(self) -> Iterator[None]:
-        """Watch while the context is open."""
-        before = {path: _buffers(module) for path, module in self.modules.items()}
-        with ExitStack() as stack:
-            for path, module in self.modules.items():
-                stack.callback(module.register_forward_pre_hook(functools.partial(self._enter, path)).remove)
-                stack.callback(module.register_forward_hook(self._leave).remove)
-            stack.enter_context(self)
-            yield
-        self.unfit |= {path for path, module in self.modules.items() if _buffers(module) != before[path]}
-
-    def _enter(self, path: str, *_: Any) -> None:
-        self._running.append(path)
-
-    def _leave(self, *_: Any) -> None:
-        self._running.pop()
-
-
-def _buffers(module: nn.Module) -> dict[str, tuple[int, int]]:
-    """Return the identity and version of each buffer; they change when it is replaced or written to."""
-    return {name: (id(value), value._version) for name, value in module.named_buffers(recurse=False)}

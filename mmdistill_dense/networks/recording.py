@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.taps import (
@@ -180,9 +179,9 @@ class _LastTapReached(Exception):
 class Recorder:
     """Records the outputs (or inputs) of tapped modules, as they are at that moment, while its context is open.
 
-    In-place operations behind a tap (``ReLU(inplace=True)``, ``out += identity``) would write into the record. The
-    tensor's version counter shows them; where the trace saw one, the record is a copy. The network itself keeps the
-    original tensor, because some networks rely on what their in-place operations have written.
+    In-place operations behind a tap (``ReLU(inplace=True)``, ``out += identity``) would write into the record, so the
+    record is a copy, but for the call that ends the pass. The network itself keeps the original tensor, because some
+    networks rely on what their in-place operations have written.
 
     Args:
         network: The network. A path is resolved once, and again if wrappers or copies have replaced its module.
@@ -190,7 +189,7 @@ class Recorder:
         key: The config key to name in errors.
         stop_after: End the forward pass after this many recorded calls; :meth:`recording` then ends its context without
             an error. ``None`` runs to the end.
-        overwritten: Taps whose tensors a later operation writes to.
+        copies: Without copies, gradients of all that the network computes from a tap can be taken at the record.
     """
 
     def __init__(
@@ -199,24 +198,22 @@ class Recorder:
         taps: Iterable[Tap],
         key: str,
         stop_after: int | None = None,
-        overwritten: Collection[str] = (),
+        copies: bool = True,
     ) -> None:
         self.network = network
         self.taps = list({tap.text: tap for tap in taps}.values())
         self.key = key
         self.stop_after = stop_after
-        self.overwritten = overwritten
+        self.copies = copies
         self.calls = 0
         self.tensors: dict[str, list[Tensor]] = {}
         self._places: dict[str, Place] = {}
-        self._versions: dict[str, list[int | None]] = {}
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Tensor]]]:
         """Hook the taps, yield the record, which grows during the pass, and always remove the hooks."""
         self.calls = 0
         self.tensors = {tap.text: [] for tap in self.taps}
-        self._versions = {tap.text: [] for tap in self.taps}
         handles: list[Any] = []
         try:
             for tap in self.taps:
@@ -241,14 +238,9 @@ class Recorder:
         return (place.module.register_forward_pre_hook if before else place.module.register_forward_hook)(record)
 
     def check_complete(self) -> None:
-        """Raise a ``ValueError`` for a tap never called, or a record changed later; forget the record."""
+        """Raise a ``ValueError`` for a tap never called; forget the record."""
         self.check_fired()
-        for name in self.changed():
-            raise ValueError(
-                f'{self.key}={name!r}: after the module returned, an operation that the trace did not see changed '
-                'this tensor in place (inplace=True, +=). Tap the output of that operation, or set inplace=False there.'
-            )
-        self.tensors, self._versions = {}, {}
+        self.tensors = {}
 
     def check_fired(self) -> None:
         """Raise a ``ValueError`` for a tap whose module was never called."""
@@ -258,16 +250,6 @@ class Recorder:
                 f'{type(self.network).__name__}: the module exists but is not called as a module. Tap a module inside '
                 'it.'
             )
-
-    def changed(self) -> list[str]:
-        """Return the taps with a tensor that was changed in place after it was recorded."""
-        return [
-            name
-            for name, versions in self._versions.items()
-            if any(
-                then is not None and then != x._version for x, then in zip(self.tensors[name], versions, strict=True)
-            )
-        ]
 
     def _record(self, tap: Tap, place: Place, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text
@@ -281,14 +263,10 @@ class Recorder:
             raise ValueError(f'{tap.key or self.key}: {error}') from None
         self.calls += 1
         last = self.calls == self.stop_after
-        if name in self.overwritten and not last:
-            tensors = [tensor.clone() for tensor in tensors]
         if isinstance(tensors, Replay):
             self.tensors[name] = tensors
         else:
-            self.tensors[name].extend(tensors)
-        compiled = torch.compiler.is_compiling()  # tensors have no version counter then, nor in inference mode
-        self._versions[name].extend(None if compiled or x.is_inference() else x._version for x in tensors)
+            self.tensors[name].extend([tensor.clone() for tensor in tensors] if self.copies and not last else tensors)
         if last:
             raise _LastTapReached
 

@@ -78,6 +78,7 @@ class FrozenTeacher:
         self.looks: list[Look] | None = None
         self._step_cache: dict[Hashable, Any] | None = None
         self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
+        self._followed: Sequence[nn.Module] = ()  # what runs in training mode, as `plan.modes` names it
         self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
 
     @property
@@ -89,7 +90,7 @@ class FrozenTeacher:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None, '_recorder': None}
+        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None, '_recorder': None, '_followed': ()}
         del state['users']
         return state
 
@@ -269,11 +270,11 @@ class FrozenTeacher:
         plan, acceleration = self.plan, self.option.acceleration
         if self._recorder is None:
             acceleration.prepare(self.network)
-            self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after, plan.overwritten)
+            self._followed = [self.network.get_submodule(path) for path in plan.modes]
+            self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after)
         seen = self.renormalised(inputs)
         with ExitStack() as stack:
-            if plan.modes:
-                stack.enter_context(in_training(self.network.get_submodule(path) for path in plan.modes))
+            stack.enter_context(in_training(self._followed))
             prepared = stack.enter_context(acceleration.running(seen)) if acceleration.changes_pass else seen
             tensors = stack.enter_context(self._recorder.recording())
             run_parts(self.network, plan.taps, prepared, heads=plan.heads, samples=samples)

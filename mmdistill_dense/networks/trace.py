@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -23,7 +22,7 @@ from mmdistill_dense.networks.acceleration import Acceleration
 from mmdistill_dense.networks.building import build_network, class_of, copied
 from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, completed
-from mmdistill_dense.networks.modes import in_training, is_noise, modes_to_follow
+from mmdistill_dense.networks.modes import run_as_trained
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap, check_student_input
 from mmdistill_dense.utils.reproducible import fork_rng
@@ -122,7 +121,6 @@ class TeacherPlan:
     heads: Sequence[str] | None = None  # the heads that run on the features; None lets each pass find out
     # paths of the modules that run in training mode, see :mod:`mmdistill_dense.networks.modes`
     modes: Sequence[str] = ()
-    overwritten: Collection[str] = ()  # the taps whose tensors a later operation writes to
     # turns the student's normalised pixels into the teacher's; None where they are the same
     renormalise: Callable[[Tensor], Tensor] | None = None
 
@@ -145,48 +143,6 @@ class _NumbersOnCPU(TorchFunctionMode):
         return func(*args, **options)
 
 
-class ShapesAlone(TorchFunctionMode):
-    """Skip what torch decomposes in Python on the meta device, most of a trace's time, where the shape is plain.
-
-    These are batch norms in eval mode, group norms, resizing to a given size and the first values of parameters.
-    """
-
-    _FILL = (
-        *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_, nn.init.trunc_normal_),
-        *(nn.init.uniform_, nn.init.normal_, nn.init.constant_, nn.init.kaiming_uniform_),
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        options = dict(kwargs or {})
-        if (func is F.batch_norm and _fits(*args, **options)) or (func is F.group_norm and _divides(*args, **options)):
-            return args[0].new_empty(args[0].shape)  # torch.empty_like is decomposed too
-        if func is F.interpolate and (resized := _resized(*args, **options)) is not None:
-            return resized
-        if func in self._FILL and (tensor := args[0] if args else options['tensor']).is_meta:
-            return tensor
-        return func(*args, **options)
-
-
-def _fits(
-    x: torch.Tensor, *statistics: Any, weight: Any = None, bias: Any = None, training: bool = True, **_: Any
-) -> bool:
-    values = [value for value in (*statistics, weight, bias) if value is not None]
-    return x.is_meta and not training and all(value.shape == x.shape[1:2] for value in values)
-
-
-def _divides(x: torch.Tensor, groups: int, weight: Any = None, bias: Any = None, eps: float = 0) -> bool:
-    return _fits(x, weight=weight, bias=bias, training=False) and x.shape[1] % groups == 0
-
-
-def _resized(x: torch.Tensor, size: Any = None, scale_factor: Any = None, **_: Any) -> torch.Tensor | None:
-    """Return maps of a given size; ``None`` for what torch should judge itself."""
-    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
-    plain = x.is_meta and x.dim() == 4 and scale_factor is None and len(sides) == 2
-    if not plain or not all(type(side) is int and side > 0 for side in sides):
-        return None
-    return x.new_empty(*x.shape[:2], *sides)
-
-
 @dataclass(frozen=True)
 class Traced:
     """What one pass through a network tells."""
@@ -197,7 +153,6 @@ class Traced:
     heads: Sequence[str] = ()  # paths of the heads that ran on the features
     # paths of the modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`
     modes: Sequence[str] = ()
-    overwritten: Collection[str] = ()  # the taps whose tensors a later operation writes to
     preprocessor: Mapping[str, Any] | None = None  # the normalisation that a teacher sees; None where nothing says it
     features_alone: bool = False  # whether a teacher has neither class scores nor boxes
 
@@ -211,7 +166,7 @@ class Traced:
         further = list(required)
         whole = any(names is None for names in further)
         parts = None if whole else set(self.parts).union(*(names for names in further if names is not None))
-        return TeacherPlan(taps, self.calls, parts, self.heads, self.modes, self.overwritten, renormalise)
+        return TeacherPlan(taps, self.calls, parts, self.heads, self.modes, renormalise)
 
 
 def trace_pair(
@@ -239,7 +194,7 @@ def read_pass(
     """
 
     def run(size: tuple[int, int], device: str) -> Result:
-        with fork_rng(), torch.set_grad_enabled(graph), contextlib.nullcontext() if graph else ShapesAlone():
+        with fork_rng(), torch.set_grad_enabled(graph):
             network = _built(build, device)
             return read(network, _picture(network, size, device))
 
@@ -331,7 +286,7 @@ def _trace_all(
     size: tuple[int, int],
     device: str,
 ) -> tuple[Traced, dict[str, Traced]]:
-    with fork_rng(), torch.no_grad(), ShapesAlone():
+    with fork_rng(), torch.no_grad():
         copy = copied(student, shapes_alone=device == 'meta')
         traced = _trace(copy, student_taps, size, device, 'student_tap', trains=True)
         by_teacher = {}
@@ -349,27 +304,26 @@ def _trace(
     if not taps:  # a teacher that is only inherited from
         return Traced()
     inputs = _picture(network, size, device)
-    modes = modes_to_follow(network, lambda: run_parts(network, taps, inputs, rois=trains))
     recorder = Recorder(network, taps, key)
     started: list[tuple[str, int]] = []
     for name, child in network.named_children():
         for module in child.modules():
             module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
-    following = [network.get_submodule(path) for path in modes]
-    if trains:
-        for tap in taps:
-            check_student_input(network, tap, key)
-        # Dropout writes in place in training only.
-        following += [module for module in network.modules() if is_noise(module) and getattr(module, 'inplace', False)]
-    with in_training(following), recorder.recording() as tensors:
-        heads = run_parts(network, taps, inputs, rois=trains)
-    overwritten = recorder.changed()
+    for tap in taps if trains else ():
+        check_student_input(network, tap, key)
+
+    def run() -> tuple[list[str], Mapping[str, list[Tensor]]]:
+        started.clear()
+        with recorder.recording() as tensors:
+            return run_parts(network, taps, inputs, rois=trains), tensors
+
+    (heads, tensors), modes = run_as_trained(network, run)
     recorder.check_fired()
     if (grid := getattr(network, 'input_grid', None)) is not None:
         tensors = grid.restored(tensors, size)
     shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
     parts = {name for name, calls in started if calls < recorder.calls}
-    return Traced(shapes, recorder.calls, parts, heads, modes, overwritten)
+    return Traced(shapes, recorder.calls, parts, heads, modes)
 
 
 def input_channels(network: nn.Module) -> int:

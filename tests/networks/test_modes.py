@@ -1,11 +1,12 @@
 """Which modules of a frozen network run as in training."""
 
+from importlib import import_module
+
 import pytest
 import torch
-from mmcv.cnn import ConvModule
 from torch import nn
 
-from mmdistill_dense.networks.modes import in_training, modes_to_follow, reads_mode, train_without_noise
+from mmdistill_dense.networks.modes import _CHANGES, in_training, run_as_trained, train_without_noise
 
 
 class Scales(nn.Module):
@@ -15,34 +16,21 @@ class Scales(nn.Module):
         return x if self.training else 8 * x
 
 
-class Helped(Scales):
-    """Asks for the mode in a method of its base."""
+class EMAModule(nn.Module):
+    """Moves a buffer of its own in training, as EMANet's."""
 
-    def forward(self, x):
-        return super().forward(x) + 1
-
-
-class Draws(nn.Module):
-    """Random in training."""
-
-    def forward(self, x):
-        return x + torch.rand_like(x) if self.training else x
-
-
-class Remembers(nn.Module):
-    """Moves a buffer of its own in training, as EMANet's bases."""
-
-    def __init__(self, rebind):
+    def __init__(self):
         super().__init__()
         self.register_buffer('bases', torch.zeros(1))
-        self.rebind = rebind
 
     def forward(self, x):
-        if self.training and self.rebind:
-            self.bases = self.bases + 1
-        elif self.training:
+        if self.training:
             self.bases.add_(1)
         return x
+
+
+class OfItsKind(EMAModule):
+    """Inherits that."""
 
 
 class NeedsLabels(nn.Module):
@@ -61,27 +49,43 @@ class DropPath(nn.Module):
 
 def followed(*modules):
     network = nn.Sequential(*modules)
-    return modes_to_follow(network, lambda: network(torch.zeros(1, 2, 4, 4)))
+    run_as_trained(network, lambda: network(torch.zeros(1, 2, 4, 4)))
+    return run_as_trained(network, lambda: [one.training for one in network])[0]
 
 
-def test_a_module_that_computes_something_else_is_followed():
-    assert followed(nn.Conv2d(2, 2, 1), Scales(), nn.Dropout(), nn.BatchNorm2d(2), Helped()) == ['1', '4']
+def test_what_computes_something_else_in_training_is_followed():
+    found = followed(nn.Conv2d(2, 2, 1), Scales(), nn.Dropout(), nn.BatchNorm2d(2), nn.ReLU())
+    assert found == [False, True, False, False, False]
 
 
-@pytest.mark.parametrize('module', [Draws(), Remembers(True), Remembers(False), DropPath()])
+@pytest.mark.parametrize('module', [EMAModule(), OfItsKind(), DropPath()])
 def test_noise_and_memory_are_not(module):
-    assert followed(Scales(), module) == ['0']
+    assert followed(Scales(), module) == [True, False]
+
+
+def test_the_listed_classes_exist():
+    places = (
+        'mmseg.models.decode_heads.ema_head', 'mmseg.models.decode_heads.ham_head',
+        'mmdet.models.dense_heads.clr_head.utils.roi_gather', 'mmdet.models.utils.vlfuse_helper',
+    )  # fmt: skip
+    assert all(hasattr(import_module(place), name) for place, name in zip(places, _CHANGES, strict=True))
+
+
+def test_the_result_is_that_of_training():
+    network = nn.Sequential(Scales(), nn.Dropout())
+    found, modes = run_as_trained(network, lambda: network(torch.ones(1)))
+    assert found == 1 and modes == ['', '0']
 
 
 def test_a_network_that_does_not_run_so_stays_in_eval_mode():
-    assert followed(Scales(), NeedsLabels()) == []
+    network = nn.Sequential(Scales(), NeedsLabels())
+    assert run_as_trained(network, lambda: network(torch.ones(1))) == (8, [])
 
 
 def test_nothing_is_left_of_it():
-    network = nn.Sequential(Scales(), Remembers(True)).train()
-    modes_to_follow(network, lambda: network(torch.zeros(1)))
-    assert not any(module.training for module in network.modules())
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    network = nn.Sequential(Scales(), EMAModule()).train()
+    run_as_trained(network, lambda: network(torch.zeros(1)))
+    assert not any(module.training for module in network.modules()) and network[1].bases == 0
 
 
 def test_modes_are_set_for_the_modules_alone():
@@ -97,11 +101,3 @@ def test_training_without_noise():
     network = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(), DropPath(), Scales()).eval()
     train_without_noise(network)
     assert [module.training for module in network] == [False, False, False, True] and network.training
-
-
-def test_a_module_that_asks_for_the_mode_of_a_part_is_not_followed():
-    assert not reads_mode(ConvModule(1, 1, 1, norm_cfg=dict(type='BN')))
-
-
-def test_torchs_own_layers_are_not_asked():
-    assert not any(map(reads_mode, (nn.BatchNorm2d(1), nn.Dropout(), nn.MultiheadAttention(2, 1), nn.Sequential())))

@@ -197,11 +197,11 @@ def own_copy_gaps(
     network: Any = with_weights(option, state)  # a student of pre-training takes views
     place = dict(device=first.device, dtype=first.dtype)
     with fork_rng():
-        traced, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (first.shape[2], first.shape[3]))
+        _, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (first.shape[2], first.shape[3]))
         frozen = FrozenTeacher(option, by_teacher['copy'].plan(taps))
         frozen.adopt(move(with_weights(option, state), **place))
         train_without_noise(move(network, **place))
-        recorder = Recorder(network, taps, 'tap', overwritten=traced.overwritten)
+        recorder = Recorder(network, taps, 'tap')
         torch.manual_seed(0)
         with recorder.recording() as own:
             network.loss(inputs, copy.deepcopy(data_samples))
@@ -314,7 +314,7 @@ def _listed(network: Network, inputs: Tensor, depth: int, below: str) -> Place:
     modules = dict(network.named_modules())
     if below not in modules:
         raise KeyError(f'--below {below}: no such module; at the top are {", ".join(dict(network.named_children()))}.')
-    outputs = run_as_trained(network, lambda: _run(network, inputs))
+    outputs, _ = run_as_trained(network, lambda: _run(network, inputs))
     found = _place(modules[below], below, outputs, depth)
     for one in [found, *found.inside]:
         if one.path == HEAD and find_place(network, Tap.parse(HEAD), 'tap').reads_scores:

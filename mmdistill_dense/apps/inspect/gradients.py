@@ -96,14 +96,18 @@ def measure_gradients(model: Network, data: Mapping[str, Any], places: Places | 
     mmseg's and mmdet's activation checkpointing (``with_cp``) is off in that pass.
     """
     model = unwrap(model)
-    recorder = Recorder(model, student_taps(model), 'student_tap')
-    with untouched(model), _ready(model), torch.enable_grad():
+    recorders = [Recorder(model, student_taps(model), 'student_tap', copies=copies) for copies in (False, True)]
+    with contextlib.ExitStack() as stack:
+        for context in (untouched(model), _ready(model), torch.enable_grad()):
+            stack.enter_context(context)
         model.train()
         ready = model.data_preprocessor(copy.deepcopy(data), True)
-        with recorder.recording() as maps, torch.autocast(next(model.parameters()).device.type, enabled=False):
+        maps, as_recorded = (stack.enter_context(one.recording()) for one in recorders)
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
             losses = model(**ready, mode='loss')
-        for name in recorder.changed():  # overwritten after the comparison: nothing to measure
-            del maps[name]
+        for name, tensors in as_recorded.items():
+            if not all(map(torch.equal, tensors, maps[name])):  # overwritten after the comparison: nothing to measure
+                del maps[name]
         return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped(maps)})
 
 

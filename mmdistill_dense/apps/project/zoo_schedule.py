@@ -18,7 +18,6 @@ from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import chain, listed, mappings, type_name
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.networks.trace import ShapesAlone
 from mmdistill_dense.utils.process import cores, quiet
 from mmdistill_dense.utils.validate import size_text
 
@@ -265,14 +264,14 @@ _ODD = (165, 203)  # pixels; a multiple of no step
 
 def size_step(network: Any) -> int:
     """Return the step of a network on the meta device: 1 if it takes any size, or could not be built there."""
-    with quiet(), torch.no_grad(), ShapesAlone():
+    with quiet(), torch.no_grad():
         return 1 if network is None else next((step for step in _STEPS if _runs(network, step)), 1)
 
 
 def built(side: Side, device: str) -> Any:
     """Return a network; ``None`` if it cannot be built on this device."""
     try:
-        with quiet(), ShapesAlone(), torch.device(device), torch.no_grad():
+        with quiet(), torch.device(device), torch.no_grad():
             return build_network(load_model(side.option, side.key), pretrained=False).eval()
     except Exception as error:  # a constructor that reads numbers out of tensors
         logging.getLogger(__name__).debug('%s', side.name, exc_info=error)

@@ -13,8 +13,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import set_random_seed
 
-from mmdistill_dense.apps.inspect.step_cost import prepare_steps
 from tools.benchmark.section import Section, machine, table
+from tools.benchmark.step import prepare_steps
 
 SEG, DET = 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'retinanet_mobilenetv2_to_r18w16_bccd'
 PAIRS = {

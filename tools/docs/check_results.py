@@ -1,93 +1,175 @@
-"""Check the published pages against the published scores and records, to find numbers edited by hand."""
+"""Check the published pages against the published scores, ``docs/results/<suite>.csv``, to find numbers edited by hand.
+
+Both forms of a table are read: that of ``mmdistill suite table``, and that of version 0.2.0 with a column per seed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import math
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from mmdistill_dense.apps.suite.definition import is_control
 from mmdistill_dense.apps.suite.plan import TEACHER
-from tools.docs import inline_results, markers
-from tools.docs.readme_table import choice_of, readme_table
-from tools.docs.records import read
-from tools.docs.scores import (
-    FOLDER,
-    PAGE,
-    PICTURES,
-    README,
-    Lines,
-    gap,
-    number_cells,
-    number_head,
-    read_scores,
-    rows_of,
-    shown,
-)
+from mmdistill_dense.apps.suite.rows import Row, best_control, paired_gains
+from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
 
-ROWS = (TEACHER, 'runs')  # the folders of rows, not of searches and pre-trainings
+PAGE, README = Path('docs/results.md'), Path('README.md')
+FOLDER, PICTURES = Path('docs/results'), Path('docs/images/results')  # named by the definition's stem
+NOTHING = 'not measured yet'
+_PART = re.compile(r'^<!-- suite:(\S+) -->\n(.*?)^<!-- end of suite:\1 -->$', re.MULTILINE | re.DOTALL)
+_PLACE = re.compile(r'(?<!`)(?P<mark><!-- results: (?P<rows>[^>]*?) -->)[^|\n]*(?P<end>\s\||$)', re.MULTILINE)
+_README_ROW = re.compile(r'^\| \[.+\]\(docs/results\.md#(\S+)\); (\S+), .+? \| (.+?) \| (.+?) \| (\w+) \| (.+?) \|$')
+
+Scores = Mapping[str, Mapping[int, Mapping[str, Any]]]  # of each run, by row and seed
 
 
-def disagreements(root: Path) -> list[str]:
-    """Return the differences between the pages, ``docs/results/*.csv`` and the records.
-
-    Checked are n, scores, gains and intervals of every row, the gain of each seed, the teacher's lead, the README's
-    table, and that each part has its scores, records and picture. Times, settings and versions are not checked.
+def read_scores(file: Path) -> Scores:
+    """Return what a ``scores.csv`` has of each run.
 
     Raises:
-        FileNotFoundError: If a page is missing.
-        KeyError: If the README has no markers for the table.
-        ValueError: For markers that are not closed, or a part without a table.
+        ValueError: If it has another format.
     """
-    page, readme = ((root / file).read_text(encoding='utf-8') for file in (PAGE, README))
-    sections = markers.suites(page, root / PAGE)
-    found, scores = [], {}
-    for stem, text in sections.items():
-        files = (FOLDER / f'{stem}.csv', FOLDER / f'{stem}.jsonl', PICTURES / f'{stem}.png')
-        missing = [file for file in files if not (root / file).is_file()]
-        found += [f'{PAGE}, {stem}: {file} is missing' for file in missing]
-        if FOLDER / f'{stem}.csv' not in missing:
-            scores[stem] = read_scores(root / FOLDER / f'{stem}.csv')
-            found += [f'{PAGE}, {stem}, {what}' for what in _differences(text, stem, scores[stem])]
-            found += _unlike_records(root / FOLDER / f'{stem}.jsonl', scores[stem])
-    orphans = {file.stem for file in (root / FOLDER).glob('*.csv')} - set(sections)
-    found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
-    choice = choice_of(readme, root / README)
-    if set(scores) == set(sections) and _readme(readme, root) != readme_table(sections, scores, choice):
-        found.append(f'{README}: the table differs from {PAGE} and {FOLDER}')
-    for path in inline_results.pages(root):
-        text = (root / path).read_text(encoding='utf-8')
-        if inline_results.filled(text, scores, path) != text:
-            found.append(f'{path}: gains after <!-- results: ... --> differ from {FOLDER}')
+    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    try:
+        for line in csv.DictReader(file.read_text(encoding='utf-8').splitlines()):
+            val = {key.removeprefix('val/'): float(line[key]) for key in line if key.startswith('val/') and line[key]}
+            run = {'score': float(line['score']), 'metrics': {'val': val}}
+            found.setdefault(line['name'], {})[int(line['seed'])] = run
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'{file}: no scores of a suite ({error!r})') from error
     return found
 
 
-def _readme(text: str, root: Path) -> str:
-    parts = markers.read(text, root / README)
-    if markers.RESULTS not in parts:
-        markers.replaced(text, markers.RESULTS, '', root / README)  # raises, and names what is missing
-    return parts[markers.RESULTS]
+def rows_of(scores: Scores, metric: str = '', seeds: tuple[int, ...] = ()) -> tuple[dict[str, Row], str]:
+    """Return the rows with their gains, and the name of the control that they are compared with."""
+    results = {row: {seed: {**run, 'metric': metric} for seed, run in runs.items()} for row, runs in scores.items()}
+    plain = {name: {seed: float(run['score']) for seed, run in runs.items()} for name, runs in scores.items()}
+    alone = best_control(results)
+    taught = {name: own for name, own in plain.items() if name != TEACHER and not is_control(name)}
+    gains = paired_gains(taught, plain.get(alone, {}))
+    rows = {}
+    for name, own in results.items():
+        missing = () if name == TEACHER else tuple(seed for seed in seeds if seed not in own)
+        rows[name] = Row(name, own, missing, gains.get(name))
+    return rows, alone
 
 
-def _unlike_records(file: Path, lines: Lines) -> Iterator[str]:
-    """Yield the scores of a CSV file that differ from the records."""
-    shown = [record['result'] for place, record in read(file).items() if place.partition('/')[0] in ROWS]
-    scores = {(result['name'], result['seed']): result['score'] for result in shown}
-    for name, seeds in lines.items():
-        for seed, line in seeds.items():
-            if file.is_file() and scores.get((name, seed)) != line.score:
-                yield f'{file}: {name} seed {seed}: {scores.get((name, seed))} instead of {line.score}'
+def disagreements(root: Path) -> list[str]:
+    """Return the differences between ``docs/results/*.csv``, docs/results.md, README.md and the gains in other pages.
+
+    Checked are n, scores, gains and intervals of every row, the score or gain of each seed, and that each part has its
+    definition with the command that runs it, its scores and its picture. Times, settings and versions are not checked.
+    """
+    page = (root / PAGE).read_text(encoding='utf-8')
+    found, scores = [], {}
+    for stem, text in _PART.findall(page):
+        definition = f'benchmarks/{stem}.yaml'
+        files = (FOLDER / f'{stem}.csv', PICTURES / f'{stem}.png', Path(definition))
+        found += [f'{PAGE}, {stem}: {file} is missing' for file in files if not (root / file).is_file()]
+        if f'\nmmdistill suite run {definition}\n' not in text:
+            found.append(f'{PAGE}, {stem}: no command runs {definition}')
+        if (root / files[0]).is_file():
+            scores[stem] = read_scores(root / files[0])
+            found += [f'{PAGE}, {stem}, {what}' for what in _differences(text, scores[stem])]
+    orphans = {file.stem for file in (root / FOLDER).glob('*.csv')} - scores.keys()
+    found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
+    found += _of_the_readme((root / README).read_text(encoding='utf-8'), scores)
+    for path in pages(root):
+        text = path.read_text(encoding='utf-8')
+        if filled(text, scores) != text:
+            found.append(f'{path.relative_to(root)}: gains after <!-- results: ... --> differ from {FOLDER}')
+    return found
 
 
-def _differences(section: str, stem: str, lines: Lines) -> Iterator[str]:
-    table = shown(section, stem)
-    rows = rows_of(lines, list(table.numbers), table.seeds)
-    for name, row in rows.items():
-        if name not in table.numbers:
-            yield f'{name}: has scores, but no line'
-            continue
-        titles = number_head(table.metric, table.seeds)
-        for title, text, right in zip(titles, table.numbers[name], number_cells(row, table.seeds), strict=True):
-            if text != right:
-                yield f'{name}, {title}: {text!r} instead of {right!r}'
-    sentence = gap(rows, table.metric)
-    if sentence not in section:
-        yield f'no sentence {sentence!r}'
+def _differences(text: str, scores: Scores) -> Iterator[str]:
+    """Yield the cells that differ, and the rows that have scores but no line."""
+    seeds = tuple(map(int, (re.search(r'; seeds (\d[\d, ]*)', text) or ['', '0'])[1].strip(' ,').split(',')))
+    tables = [
+        [_cells(line) for line in table.splitlines()] for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE)
+    ]
+    main = next((table for table in tables if 'n' in table[0]), None)
+    if main is None:
+        yield 'no table'
+        return
+    metric = main[0][main[0].index('n') + 1]
+    rows, alone = rows_of(scores, metric, seeds)
+    yield from (f'{name}: has scores, but no line' for name in rows if name not in {_name(line[0]) for line in main})
+    summaries = [rows[name].summary for name in (TEACHER, alone) if name in rows]
+    teacher_mean, alone_mean = [one.mean for one in summaries if one] if len(summaries) == 2 else (math.nan, math.nan)
+    told = re.search(r'Teacher (\S+) \S+, student alone (\S+): (\S+) between them', text)
+    if told and told.groups() != (f'{teacher_mean:.2f}', f'{alone_mean:.2f}', f'{teacher_mean - alone_mean:+.2f}'):
+        yield f'{told[0]!r} is not what the rows say'
+    for head, _, *lines in tables:
+        for line in lines:
+            row = rows.get(_name(line[0]), Row(_name(line[0]), {}, seeds))
+            right = _right(row, rows.get(alone), metric, seeds)
+            for title, cell in zip(head, line, strict=True):
+                if cell != right.get(title, cell):
+                    yield f'{row.name}, {title}: {cell!r} instead of {right[title]!r}'
+
+
+def _right(row: Row, alone: Row | None, metric: str, seeds: tuple[int, ...]) -> dict[str, str]:
+    """Return the cells of a row by the title of their column."""
+    cells = {'n': count_cell(row, len(seeds)), metric: score_cell(row), 'gain [95% interval]': gain_cell(row)}
+    for seed in seeds:
+        score = row.scores.get(seed)
+        if row.name == TEACHER:
+            cells[f'seed {seed}'] = NONE
+        elif score is None:
+            cells |= {f'seed {seed}': 'missing', str(seed): 'missing'}
+        elif is_control(row.name):
+            cells |= {f'seed {seed}': f'{score:.2f}', str(seed): f'{score:.2f}'}
+        elif alone is None or seed not in alone.scores:
+            cells |= {f'seed {seed}': f'no pair ({score:.2f})', str(seed): f'{score:.2f}'}
+        else:
+            gain = f'{score - alone.scores[seed]:+.2f}'
+            cells |= {f'seed {seed}': gain, str(seed): f'{score:.2f} ({gain})'}
+    return cells
+
+
+def _cells(text: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r'(?<!\\)\|', text.strip().strip('|'))]
+
+
+def _name(cell: str) -> str:
+    """The row's name: ``[kd](methods/logit_kd.md)`` is ``kd``."""
+    title = cell.removeprefix('[').partition('](')[0]
+    return {shown: name for name, shown in TITLES.items()}.get(title, title)
+
+
+def _of_the_readme(text: str, scores: Mapping[str, Scores]) -> Iterator[str]:
+    """Yield the lines of the README's table that are not the teacher, the control and the best of the named rows."""
+    among = (re.search(r'Best: the largest mean gain among ([\w, ]+)\.', text) or ['', ''])[1].split(', ')
+    for stem, metric, *cells in (match.groups() for match in map(_README_ROW.match, text.splitlines()) if match):
+        rows, alone = rows_of(scores.get(stem, {}), metric)
+        means = {name: gain.mean for name in among if name in rows and (gain := rows[name].gain)}
+        best = max(means, key=lambda name: -math.inf if math.isnan(means[name]) else means[name], default=NONE)
+        shown = [rows.get(TEACHER), rows.get(alone)]
+        right = [score_cell(row) if row and row.summary else NONE for row in shown]
+        right += [best, gain_cell(rows[best]) if best in rows else NONE]
+        if cells != right:
+            yield f'{README}: {stem}: {" | ".join(cells)} instead of {" | ".join(right)}'
+
+
+def pages(root: Path) -> list[Path]:
+    """Return the pages with gains behind marks, ``<!-- results: SUITE ROW, SUITE ROW -->``."""
+    files = sorted({*(root / 'docs').rglob('*.md')} - {root / PAGE})
+    return [file for file in files if _PLACE.search(file.read_text(encoding='utf-8'))]
+
+
+def filled(text: str, scores: Mapping[str, Scores]) -> str:
+    """Return a page with the gains of the scores after every mark, up to the end of its table cell or line."""
+
+    def place(match: re.Match[str]) -> str:
+        gains: dict[str, list[str]] = {}
+        for suite, name in (pair.split() for pair in match['rows'].split(',')):
+            if name in scores.get(suite, {}):
+                gains.setdefault(suite, []).append(f'{name} {gain_cell(rows_of(scores[suite])[0][name])}')
+        said = '; '.join(f'{suite}: {", ".join(rows)}' for suite, rows in gains.items())
+        return f'{match["mark"]} {said or NOTHING}{match["end"]}'
+
+    return _PLACE.sub(place, text)

@@ -9,8 +9,6 @@ from typing import Any
 
 import yaml
 
-from mmdistill_dense.config.resolve import package_root
-
 REQUIRED = {'recipe', 'metric', 'method', 'source'}
 OPTIONAL = {'student', 'teacher', 'variant'}
 BOXES, MASKS = 'coco/bbox_mAP', 'coco/segm_mAP'
@@ -31,11 +29,6 @@ class Target:
     variant: str | None  # variant of the method options, ``None`` for the default ones
     source: str  # paper and table
 
-    @property
-    def gain(self) -> float | None:
-        """Gain over the student alone, in the same source."""
-        return None if self.student is None else self.value - self.student
-
 
 def read_targets(path: Path) -> list[Target]:
     """Read one file of published results."""
@@ -43,17 +36,6 @@ def read_targets(path: Path) -> list[Target]:
     if not isinstance(entries, list):
         raise ValueError(f'{path}: must be a list of published results, got {type(entries).__name__}')
     return [_target(entry, f'{path}, entry {index}') for index, entry in enumerate(entries, 1)]
-
-
-def targets_of(
-    method: str, recipe: str, metric: str, variant: str | None = None, configs: Path | None = None
-) -> list[Target]:
-    """Return the published results of a method, in the order of its file."""
-    path = (configs or package_root('mmdistill_dense') / 'configs') / method / 'published.yml'
-    if not path.is_file():
-        return []
-    wanted = (recipe, metric, variant)
-    return [target for target in read_targets(path) if (target.recipe, target.metric, target.variant) == wanted]
 
 
 def _target(entry: Any, where: str) -> Target:

@@ -96,7 +96,7 @@ def find_seg_data(
         patterns: Of the pictures and label images; ``None`` tries the known trees.
     """
     root, wish, notes = root.expanduser().resolve(), wish or Wish(), list[str]()
-    if root.suffix == '.json' and root.is_file():
+    if root.suffix == '.json' and root.is_file() and patterns is None:
         return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
     pictures_below(root)  # raises without any
     paths = sorted(path.relative_to(root).as_posix() for path in files_below(root, LABEL_ENDINGS))

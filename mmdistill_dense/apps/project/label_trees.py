@@ -119,14 +119,14 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     tried = dict.fromkeys(one for pair in _neighbours(list(folders)) for one in _candidates(*pair, folders))
     scored = []
     for patterns in tried:
-        own = {path: labels for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
-        if own and _is_simpler(*(root / path for path in (next(iter(own.values()))[0], next(iter(own))))):
-            scored.append((len(own), patterns))
-    if not scored:
-        return ''
-    best = max(scored, key=_rank)[1]
-    count = sum(bool(labels) for labels, _ in files.labels_of(paths, best).values())
-    return f' Try {best}: they pair {count} pictures.'
+        own = {path: labels[0] for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
+        if own:
+            scored.append((_rank(len(own), patterns), patterns, next(iter(own.items()))))
+    for _, patterns, (picture, label) in sorted(scored, key=lambda one: one[0], reverse=True):
+        if _is_simpler(root / label, root / picture):
+            count = sum(bool(labels) for labels, _ in files.labels_of(paths, patterns).values())
+            return f' Try {patterns}: they pair {count} pictures.'
+    return ''
 
 
 def _is_simpler(label: Path, picture: Path) -> bool:
@@ -139,9 +139,8 @@ def _is_simpler(label: Path, picture: Path) -> bool:
     return 2 * colours[0] < colours[1]
 
 
-def _rank(scored: tuple[int, Patterns]) -> tuple[int, bool, int, int]:
+def _rank(count: int, patterns: Patterns) -> tuple[int, bool, int, int]:
     """Rank patterns: the more pictures they pair, the likelier their label images hold classes, the fewer stars."""
-    count, patterns = scored
     both, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
     for_the_eye = any(word in both for word in ('color', 'colour', 'instance'))
     word = next((place for place, word in enumerate((*LABELS, 'truth')) if word in labels), 9)

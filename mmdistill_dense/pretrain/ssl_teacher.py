@@ -81,12 +81,11 @@ def _split(
             f'{where} is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}. If they are not '
             "needed, add their prefixes to teacher.ignore=['…']; or choose another layout."
         )
-    backbone = {_child(key): tensor for key, tensor in parts['backbone'].items()} if layout.children else {}
     entries = indexed(parts['head'])
     if head:
         _check_form(entries, name, where)
     used = entries if head else {}
-    return TeacherFile(name, backbone or parts['backbone'], used, len(parts['ignored']) + len(entries) - len(used))
+    return TeacherFile(name, parts['backbone'], used, len(parts['ignored']) + len(entries) - len(used))
 
 
 def _bare(state: Mapping[str, Tensor], ignore: Collection[str]) -> TeacherFile:
@@ -174,25 +173,16 @@ def _check_form(entries: Mapping[str, Tensor], name: str, where: str) -> None:
 def indexed(entries: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return head entries, named below the head's prefix, under the indices of the ``nn.Sequential`` they would be.
 
-    mmpretrain numbers ``fc0, bn0, fc1, …``, one BYOL ``l1, bn1, l2``; MoCo v1 has one layer without number.
+    mmpretrain numbers ``fc0, bn0, fc1, …``; MoCo v1 has one layer without number.
     """
-    named = {key: re.match(r'(fc|bn|l)(\d+)\.(.+)', key) for key in entries}
-    first = min((int(match[2]) for match in named.values() if match), default=0)
     renamed = {}
     for key, tensor in entries.items():
-        match = named[key]
-        if match:
-            key = f'{3 * (int(match[2]) - first) + (match[1] == "bn")}.{match[3]}'
+        if match := re.match(r'(fc|bn)(\d+)\.(.+)', key):
+            key = f'{3 * int(match[2]) + (match[1] == "bn")}.{match[3]}'
         elif '.' not in key:  # MoCo v1: one linear layer
             key = f'0.{key}'
         renamed[key] = tensor
     return renamed
-
-
-def _child(key: str) -> str:
-    names = {'0': 'conv1', '1': 'bn1', '4': 'layer1', '5': 'layer2', '6': 'layer3', '7': 'layer4'}
-    index, dot, rest = key.partition('.')
-    return f'{names.get(index, index)}{dot}{rest}'
 
 
 # The network

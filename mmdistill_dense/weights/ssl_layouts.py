@@ -27,7 +27,6 @@ class Layout:
     forbids: tuple[str, ...] = ()  # prefixes that only other families with the same signs have
     ignored: tuple[str, ...] = ()  # prefixes of entries that are not used here
     activation: str = 'relu'  # the head's activation
-    children: bool = False  # the backbone's entries are numbered as the children of torchvision's ResNet
     std: tuple[float, ...] = IMAGENET_STD  # standard deviation of the input, in RGB; the mean is the same for all
 
     @property
@@ -92,11 +91,6 @@ LAYOUTS: dict[str, Layout] = {
         top='model', forbids=('classifier.', *_SOLO), ignored=('bn.',),
     ),
     'byol': Layout('target_encoder.', 'target_encoder.fc.', None, (_BYOL,), _WIDE, top='model'),
-    'byol_yaox12': Layout(
-        'target_network.encoder.', 'target_network.projetion.',
-        ('online_network.encoder.', 'online_network.projetion.'),
-        (_PROTOTYPES,), top='model', ignored=('predictor.',), children=True,
-    ),
     'mmpretrain_mocov3': Layout(
         'momentum_encoder.module.0.', 'momentum_encoder.module.1.', _MM, (_V3,), _WIDE,
         signs=('momentum_encoder.module.1.fc0.',), ignored=('head.', 'momentum_encoder.steps'),

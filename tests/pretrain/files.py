@@ -36,7 +36,6 @@ NAMES = {
     'mmpretrain_barlowtwins_r50': 'mmpretrain_barlowtwins',
     'mmpretrain_mocov2_r50': 'mmpretrain_mocov2',
     'mmpretrain_swav_r50': 'mmpretrain_swav',
-    'byol_yaox12_r50': 'byol_yaox12',
     'solo_byol_r50': 'solo',
     'solo_dino_r50': 'solo_dino',
     'solo_simclr_r50': 'solo_single',
@@ -58,18 +57,10 @@ HEADS = {
     'mmpretrain_barlowtwins_r50': _MM3,
     'mmpretrain_mocov2_r50': '0:linear+ 1:relu 2:linear+',
     'mmpretrain_swav_r50': '0:linear+ 1:bn 2:relu 3:linear+',
-    'byol_yaox12_r50': 'l1:linear+ bn1:bn a:relu l2:linear+',
     'solo_byol_r50': '0:linear+ 1:bn 2:relu 3:linear+',
     'solo_dino_r50': '0:linear+ 1:gelu 2:linear+ 3:gelu 4:linear+',
     'solo_simclr_r50': '0:linear+ 1:relu 2:linear+',
 }
-CHILDREN = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
-
-
-def _numbered(name: str) -> str:
-    """The entry's name in a Sequential of torchvision's children."""
-    child, _, rest = name.partition('.')
-    return f'{CHILDREN[child]}.{rest}'
 
 
 def _linear(name: str, out: int, channels: int) -> dict[str, list[int]]:
@@ -95,17 +86,9 @@ def _row(top: str, backbones: list[str], head: str, other: dict[str, list[int]])
     return dict(top=top, backbone_prefixes=backbones, use_backbone=backbones[0], use_head=head, other_keys=other)
 
 
-_YAOX12 = [f'module.{branch}_network.encoder.' for branch in ('target', 'online')]
 _SOLO = ['momentum_backbone.', 'backbone.']
-# Rows of the layouts that the golden table does not have: yaox12's BYOL, solo-learn's BYOL, DINO and SimCLR.
+# Rows of the layouts that the golden table does not have: solo-learn's BYOL, DINO and SimCLR.
 ROWS = {
-    'byol_yaox12_r50': _row('model', _YAOX12, 'module.target_network.projetion.', {
-        f'module.{part}.{name}': shape
-        for part, channels in (
-            ('target_network.projetion', 2048), ('online_network.projetion', 2048), ('predictor', 256),
-        )
-        for name, shape in _mlp('l1', 'bn1', 'l2', channels).items()
-    }),
     'solo_byol_r50': _row('state_dict', _SOLO, 'momentum_projector.', {
         f'{part}.{name}': shape
         for part, channels in (('momentum_projector', 2048), ('projector', 2048), ('predictor', 256))
@@ -178,10 +161,7 @@ def _synthetic(family: str, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     row = ROWS.get(family) or table()['layouts'][family]
     state: dict[str, Any] = {}
     for prefix in row['backbone_prefixes']:
-        named = backbone(torch.float64).state_dict()
-        if family == 'byol_yaox12_r50':
-            named = {_numbered(name): value for name, value in named.items()}
-        state |= {f'{prefix}{name}': value for name, value in named.items()}
+        state |= {f'{prefix}{name}': value for name, value in backbone(torch.float64).state_dict().items()}
     state |= {name: entry(name, shape) for name, shape in row['other_keys'].items()}
     content = state if row['top'] is None else {row['top']: state, 'epoch': 100}
     return content, row
@@ -195,9 +175,9 @@ def state_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Te
 def backbone_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Tensor]:
     """The entries of the backbone to use, by the names that a ResNet has."""
     state, prefix = state_of(content, row), row['use_backbone']
-    names = {_numbered(name): name for name in _plain_backbone().state_dict()}
+    names = _plain_backbone().state_dict()
     below = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return {names.get(name, name): v for name, v in below.items() if name in names or name in names.values()}
+    return {name: value for name, value in below.items() if name in names}
 
 
 def saved(content: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TextIO
 
 from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.files import FolderInUse
-from mmdistill_dense.utils.process import alive, wait_briefly
+from mmdistill_dense.utils.process import heartbeat, wait_briefly
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, text_of
 
@@ -160,7 +160,7 @@ def _main(words: list[str]) -> int:
     try:
         start_processes(args, words)
         started = True
-        with nullcontext() if getattr(args, 'speaks', False) else alive(name):
+        with nullcontext() if getattr(args, 'speaks', False) else heartbeat(name):
             return args.run(args) or 0
     except (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse) as error:
         ours = isinstance(error, FileNotFoundError) and error.errno is None

@@ -73,5 +73,6 @@ OPTIMIZERS = _Child(MMENGINE_OPTIMIZERS, 'engine')
 OPTIM_WRAPPER_CONSTRUCTORS = _Child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
 MODEL_WRAPPERS = _Child(MMENGINE_MODEL_WRAPPERS, 'engine')
 DISTILLERS = _Methods('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])
-# What a model adds to its training step besides the distillers, see `model.distill_model.Extra`.
-EXTRAS = Registry('extra', scope='mmdistill_dense', locations=['mmdistill_dense.unlabelled.step'])
+# What a model adds to its training step besides the distillers, see `model.distill_model.StepPlugin`.
+STEP_PLUGINS = Registry('extra', scope='mmdistill_dense', locations=['mmdistill_dense.unlabelled.step'])
+EXTRAS = STEP_PLUGINS  # its name until 0.3

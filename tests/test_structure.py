@@ -177,6 +177,18 @@ def test_no_module_says_a_constant_twice() -> None:
     assert not twice
 
 
+def test_no_two_classes_share_a_name() -> None:
+    """One name means one thing. The names that still stand for several may only become fewer."""
+    several = {'Job', 'Place', 'Report', 'Schedule', 'Table'}
+    found: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        for node in ast.parse(path.read_text(encoding='utf-8')).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    shared = {name: where for name, where in found.items() if len(where) > 1}
+    assert shared.keys() <= several, {name: where for name, where in shared.items() if name not in several}
+
+
 def test_no_module_is_long() -> None:
     lengths = {name: len(path.read_text(encoding='utf-8').splitlines()) for name, path in modules().items()}
     assert not {name: count for name, count in lengths.items() if count > MAX_LINES}

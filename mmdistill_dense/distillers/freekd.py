@@ -10,7 +10,7 @@ from torch import Tensor
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.maskd.learning import Gate
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenModule
-from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values
+from mmdistill_dense.distillers.maskd.token_files import TOKEN, TokenTensors
 from mmdistill_dense.losses import feature_mimic, frequency_gate, frequency_masks, frequency_terms
 from mmdistill_dense.losses.wavelet import Bands
 from mmdistill_dense.networks.taps import TapOption
@@ -18,7 +18,7 @@ from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import check_count
 
 
-def band_gate(values: Values, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+def band_gate(values: TokenTensors, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return the map whose bands are multiplied by the sum of their masks, and the masks."""
     masks = frequency_masks(values[f'{level}.{TOKEN}'], x)
     return frequency_gate(x, masks), masks

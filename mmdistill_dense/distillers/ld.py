@@ -20,7 +20,7 @@ from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Reduction, check_classes, check_positive, check_share, check_weights
 
 # Of each level: the pictures and the anchors of a mask. Finding them waits for the device: do it once per mask.
-Places = Sequence[tuple[Tensor, ...]]
+LevelIndices = Sequence[tuple[Tensor, ...]]
 
 
 class Region(NamedTuple):
@@ -160,7 +160,7 @@ class LD(Distiller):
             )
         return [Region(*pair) for pair in zip(main, valuable.split(counts, 1), strict=True)]
 
-    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], places: Places, w: Tensor) -> Tensor:
+    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], places: LevelIndices, w: Tensor) -> Tensor:
         s, t = (_rows(x, places).unflatten(1, (4, -1)) for x in (student, teacher))
         return losses.weighted_divergence(s, t, w[:, None].expand(-1, 4), temperature=self.temperature)
 
@@ -184,13 +184,13 @@ class LD(Distiller):
             )
 
 
-def _rows(maps: Sequence[Tensor], places: Places) -> Tensor:
+def _rows(maps: Sequence[Tensor], places: LevelIndices) -> Tensor:
     """Gather (R, C) from maps (B, C, H, W) at places of (B, H W), level after level."""
     pairs = zip(maps, places, strict=True)
     return torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2)[where] for x, where in pairs])
 
 
-def _level_shares(places: Places, like: Tensor) -> Tensor:
+def _level_shares(places: LevelIndices, like: Tensor) -> Tensor:
     """Give each positive 1 / (positives of its level), their number averaged over the processes."""
     numbers = [len(pictures) for pictures, _ in places]
     shares = 1 / mean_over_ranks(losses.to_device(torch.tensor(numbers).float(), like)).clamp_min(MIN_COUNT)

@@ -17,11 +17,11 @@ from mmdistill_dense.distillers.base import Distiller, Losses
 from mmdistill_dense.distillers.schedule import AUTO, Balancer, Try, auto_ratio
 from mmdistill_dense.losses import loss_dtype
 from mmdistill_dense.losses.tensors import sum_dtype
-from mmdistill_dense.model.distill_model import Extra, Step, distillers_of
+from mmdistill_dense.model.distill_model import StepPlugin, TrainStep, distillers_of
 from mmdistill_dense.utils.distributed import mean_over_ranks
 
 TASK = 'task'
-Places = Mapping[str, Sequence[Tensor]]
+ParameterGroups = Mapping[str, Sequence[Tensor]]
 
 
 def split_terms(losses: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -47,7 +47,7 @@ def _trained(network: nn.Module) -> list[Tensor]:
     return [value for name, value in named if value.requires_grad and not name.startswith('distillers.')]
 
 
-def flat_gradients(term: Tensor, places: Places) -> dict[str, Tensor]:
+def flat_gradients(term: Tensor, places: ParameterGroups) -> dict[str, Tensor]:
     """Return the gradient of a term at each place as one vector; the graph is kept, and no ``.grad`` is touched."""
     inputs = [tensor for tensors in places.values() for tensor in tensors]
     found: Sequence[Tensor | None] = [None] * len(inputs)
@@ -97,7 +97,7 @@ def balanced_place(model: nn.Module) -> tuple[str, list[Tensor]]:
     return 'neck and heads, because the whole backbone is frozen', _trained(model)
 
 
-class Balance(Extra):
+class BalancedStep(StepPlugin):
     """Measures the distillers for which it is due, before the step is weighted.
 
     A measurement costs a backward pass to the backbone for the task and one for each of these distillers, and a vector
@@ -108,7 +108,7 @@ class Balance(Extra):
     ``distill.<name>.cosine.<other>``. The log of each step gets ``distill.<name>.weight``, a number on the CPU.
     """
 
-    def add(self, step: Step) -> None:
+    def add(self, step: TrainStep) -> None:
         """Measure, and tell the weights."""
         balanced = balanced_of(distillers_of(step.model))
         due = {name: one for name, one in balanced.items() if one[1].due}
@@ -146,7 +146,7 @@ def _sum(terms: Losses, like: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _Norms:
     """Values and gradients of the task and of distillers, in this order."""
 
     values: Sequence[float]  # of the losses
@@ -154,7 +154,7 @@ class _Measured:
     products: Mapping[tuple[int, int], float]  # scalar products of the gradients of two distillers, by their numbers
 
 
-def _measure(terms: Sequence[Tensor], model: nn.Module, scale: float) -> _Measured:
+def _measure(terms: Sequence[Tensor], model: nn.Module, scale: float) -> _Norms:
     """Measure terms; with several processes, their gradients are averaged before the norm.
 
     So all processes get the same numbers, those of one process with all pictures.
@@ -169,10 +169,10 @@ def _measure(terms: Sequence[Tensor], model: nn.Module, scale: float) -> _Measur
     rows = torch.stack([*(term.detach().to(exact) for term in terms), *norms, *products])
     numbers = mean_over_ranks(rows).tolist()  # another device may round a norm in another way
     count = len(terms)
-    return _Measured(numbers[:count], numbers[count : 2 * count], dict(zip(pairs, numbers[2 * count :], strict=True)))
+    return _Norms(numbers[:count], numbers[count : 2 * count], dict(zip(pairs, numbers[2 * count :], strict=True)))
 
 
-def _told(weights: Mapping[str, float], measured: _Measured) -> dict[str, float]:
+def _told(weights: Mapping[str, float], measured: _Norms) -> dict[str, float]:
     """Return ratios and cosines by the names in the log; what is not finite is left out."""
     names, (task, *norms) = list(weights), measured.norms
     pulls = [weight * norm for weight, norm in zip(weights.values(), norms, strict=True)]

@@ -24,15 +24,15 @@ from mmdistill_dense.config.values import listed
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.fragments import expand
 from mmdistill_dense.guards.config import ignored_labels, num_classes
-from mmdistill_dense.model.balanced_step import Balance, balanced_of
-from mmdistill_dense.model.distill_model import Distillation, Distilled, Extra, distilled_class
+from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
+from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
 from mmdistill_dense.networks.auto_taps import Found, discover, discover_student, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inputs import completed, renormaliser
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
 from mmdistill_dense.networks.trace import SINGLE, TeacherOption, Traced, trace_pair
-from mmdistill_dense.registry import DISTILLERS, EXTRAS, MODELS
+from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
@@ -76,9 +76,9 @@ def DistillModel(
     """
     options = distiller_options(distillers or {})
     entries = parse_inherit(inherit)
-    pictures: list[Extra] = []
+    pictures: list[StepPlugin] = []
     if unlabelled is not None:
-        pictures.append(EXTRAS.get('Unlabelled')(unlabelled))
+        pictures.append(STEP_PLUGINS.get('Unlabelled')(unlabelled))
     for sentence in without_effect({'student': student, **student_keys}):
         print_log(sentence, 'current', logging.WARNING)
     config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
@@ -99,7 +99,7 @@ def DistillModel(
         )
     with fork_rng():
         parts = build_distillers(options, config.scope)
-        extras = [*pictures, *([Balance()] if balanced_of(parts) else [])] if parts else []
+        extras = [*pictures, *([BalancedStep()] if balanced_of(parts) else [])] if parts else []
         distillation = build_distillation(network, config, parts, teacher, entries, extras)
         for extra in extras:
             extra.attach(network, parts, distillation.traced.heads)
@@ -157,7 +157,7 @@ def build_distillation(
     distillers: Mapping[str, Distiller],
     teacher: Option | None,
     inherit: Sequence[Inherit],
-    extras: Sequence[Extra] = (),
+    extras: Sequence[StepPlugin] = (),
 ) -> Distillation:
     """Trace student and teachers, plan how the teachers run, and bind every distiller to its teacher.
 

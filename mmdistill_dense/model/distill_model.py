@@ -42,10 +42,10 @@ def distillers_of(model: nn.Module) -> dict[str, Distiller]:
     return dict(getattr(model, 'distillers', {}).items())
 
 
-class Extra:
-    """What a model adds to its training step besides its distillers, registered in ``EXTRAS``."""
+class StepPlugin:
+    """What a model adds to its training step besides its distillers, registered in ``STEP_PLUGINS``."""
 
-    def add(self, step: Step) -> None:
+    def add(self, step: TrainStep) -> None:
         """Add losses, terms or numbers to a step whose labelled pictures are compared."""
 
     def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
@@ -63,9 +63,12 @@ class Extra:
         """Yield the pictures that it adds to this step: what they are, the preprocessed batch, and the samples."""
         return iter(())
 
-    def copy(self) -> Extra:
+    def copy(self) -> StepPlugin:
         """Return the same for a copy of the model."""
         return self
+
+
+Extra = StepPlugin  # its name until 0.3
 
 
 @dataclass(eq=False)
@@ -81,7 +84,7 @@ class Distillation:
     state: RunState = field(default_factory=RunState)  # how far the run is; the distillers read it
     inherit: Sequence[Inherit] = ()  # what to copy; empty once that is done, and where weights come from a file
     traced: Traced = field(default_factory=Traced)  # what the trace found in the student
-    extras: Sequence[Extra] = ()  # what else the step consists of, in this order
+    extras: Sequence[StepPlugin] = ()  # what else the step consists of, in this order
     hook_attached: bool = False  # whether DistillHook runs with the training
     measured: dict[str, float] = field(default_factory=dict)  # of balanced distillers in the last step
     _recorder: Recorder | None = field(default=None, init=False, repr=False)
@@ -213,21 +216,21 @@ class Distilled(Network):
         inputs, data_samples = _eager(_batch)(super().loss, args, kwargs)
         active = {name: one for name, one in self.distillers.items() if one.is_active()}
         # The teachers run first, so that their temporary memory is free before the student's graph is built.
-        taught = _eager(teach)(active, inputs, next(self.parameters()), data_samples)
+        taught = _eager(run_teachers)(active, inputs, next(self.parameters()), data_samples)
         with recording(self, active) as student:
             losses = super().loss(*args, **kwargs)
-        terms = _eager(compare)(active, student, taught, data_samples)
-        step = Step(self, active, len(inputs), losses, terms)
-        _eager(add_extras)(step)
-        return _eager(total)(step)
+        terms = _eager(distill_losses)(active, student, taught, data_samples)
+        step = TrainStep(self, active, len(inputs), losses, terms)
+        _eager(run_plugins)(step)
+        return _eager(combine_losses)(step)
 
 
 Terms = Mapping[str, Losses]  # the losses of each distiller by its name
 
 
 @dataclass(eq=False)
-class Step:
-    """A training step when student and teachers are compared; each :class:`Extra` may add to it."""
+class TrainStep:
+    """A training step when student and teachers are compared; each :class:`StepPlugin` may add to it."""
 
     model: Distilled
     active: Mapping[str, Distiller]  # those that compute something in this step, by name
@@ -238,7 +241,7 @@ class Step:
     told: Mapping[str, Tensor] = field(default_factory=dict)  # numbers for the log
 
 
-def teach(
+def run_teachers(
     active: Mapping[str, Distiller], inputs: Tensor, like: Tensor, samples: Samples | None = None
 ) -> dict[str, Recorded]:
     """Return the tapped tensors of each teacher that an active distiller needs.
@@ -263,7 +266,7 @@ def recording(model: Distilled, active: Mapping[str, Distiller]) -> Iterator[Rec
     recorder.check_complete()
 
 
-def compare(
+def distill_losses(
     active: Mapping[str, Distiller], student: Recorded, taught: Mapping[str, Recorded], data_samples: Samples
 ) -> Terms:
     """Return the losses of the active distillers without weight."""
@@ -278,13 +281,13 @@ def compare(
     return found
 
 
-def add_extras(step: Step) -> None:
-    """Let pictures without labels, and what measures the step, add to it."""
+def run_plugins(step: TrainStep) -> None:
+    """Run the step plugins."""
     for extra in step.model.distillation.extras:
         extra.add(step)
 
 
-def total(step: Step) -> dict[str, Any]:
+def combine_losses(step: TrainStep) -> dict[str, Any]:
     """Return all losses of a step, the distillers' with their weights, and numbers for the log."""
     terms = {name: one.weighted(step.terms.get(name, {})) for name, one in step.model.distillers.items()}
     losses = {**step.losses, **step.added}

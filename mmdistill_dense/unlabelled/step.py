@@ -20,9 +20,17 @@ from torch.nn.modules.batchnorm import _NormBase
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.distillers.base import Distiller, Losses, RunState
 from mmdistill_dense.distillers.schedule import check_point
-from mmdistill_dense.model.distill_model import Distilled, Extra, Step, Terms, compare, recording, teach
+from mmdistill_dense.model.distill_model import (
+    Distilled,
+    StepPlugin,
+    Terms,
+    TrainStep,
+    distill_losses,
+    recording,
+    run_teachers,
+)
 from mmdistill_dense.networks.recording import run_parts
-from mmdistill_dense.registry import DISTILLERS, EXTRAS, HOOKS
+from mmdistill_dense.registry import DISTILLERS, HOOKS, STEP_PLUGINS
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples, batch_augments
@@ -88,8 +96,8 @@ class UnlabelledOption:
         return max(1, round(self.ratio * batch_size))
 
 
-@EXTRAS.register_module()
-class Unlabelled(Extra):
+@STEP_PLUGINS.register_module()
+class Unlabelled(StepPlugin):
     """The part of a training step on pictures without labels.
 
     Of ``n`` labelled pictures and ``m`` without labels, which count ``weight`` each, the terms of a distiller get the
@@ -152,7 +160,7 @@ class Unlabelled(Extra):
         other.batch, other.files = None, dict(self.files)
         return other
 
-    def add(self, step: Step) -> None:
+    def add(self, step: TrainStep) -> None:
         """Add the terms of these pictures as ``unlabelled_…``.
 
         Nothing is added without such pictures in this step, or if no distiller that takes them is active.
@@ -186,12 +194,12 @@ class Unlabelled(Extra):
             stack.enter_context(_part(state))
             seed_everything(mix(state.seed, state.rank, state.iteration, _TAG))
             inputs, samples = prepared(model, self.batch)
-            taught = teach(takers, inputs, next(model.parameters()))
+            taught = run_teachers(takers, inputs, next(model.parameters()))
             if self.option.bn == 'labelled':
                 stack.enter_context(_kept_statistics(model))
             with recording(model, takers) as student:
                 run_parts(model, taps, inputs, heads=heads)
-            return compare(takers, student, taught, samples)
+            return distill_losses(takers, student, taught, samples)
 
 
 def unlabelled_of(model: nn.Module) -> Unlabelled | None:

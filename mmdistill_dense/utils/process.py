@@ -82,7 +82,7 @@ EVERY = 8.0  # seconds
 
 
 @contextmanager
-def alive(what: str) -> Iterator[None]:
+def heartbeat(what: str) -> Iterator[None]:
     """Write a line to standard error every few seconds while the context is open."""
     ended, began, screen = threading.Event(), time.monotonic(), sys.stderr  # others may redirect it later
 

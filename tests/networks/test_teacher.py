@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmdistill_dense.config.resolve import without_pretrained
-from mmdistill_dense.model.distill_model import teach
+from mmdistill_dense.model.distill_model import run_teachers
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherPlan, Traced
@@ -179,7 +179,7 @@ def test_a_step_gives_the_teacher_a_seed_by_iteration(monkeypatch):
     monkeypatch.setattr(FrozenTeacher, '__call__', lambda _, inputs, seed, samples: seeds.append(seed) or {})
     for iteration in (0, 1, 0):
         model.distillation.state.iteration = iteration
-        teach(dict(model.distillers.items()), torch.ones(1, 3, 64, 64), next(model.parameters()))
+        run_teachers(dict(model.distillers.items()), torch.ones(1, 3, 64, 64), next(model.parameters()))
     assert seeds[0] == seeds[2] != seeds[1]
 
 

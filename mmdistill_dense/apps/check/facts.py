@@ -48,8 +48,8 @@ from mmdistill_dense.apps.inspect.step_cost import (
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
 from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
 from mmdistill_dense.datasets.wrapped import count_pictures
-from mmdistill_dense.distillers.maskd.token_distiller import Places, TokenDistiller
-from mmdistill_dense.distillers.maskd.token_files import Values
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
+from mmdistill_dense.distillers.maskd.token_files import TokenTensors
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, num_classes, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
@@ -307,11 +307,11 @@ def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
             yield InitialWeights(name, file)
 
 
-def _found_tokens(subject: Subject, distiller: TokenDistiller) -> Values | None:
+def _found_tokens(subject: Subject, distiller: TokenDistiller) -> TokenTensors | None:
     config = subject.config
     folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
     assert distiller.teacher is not None, 'the model sets it'
-    places = Places(distiller, distiller.teacher, folder, config.get('train_dataloader', {}).get('dataset'))
+    places = TokenStore(distiller, distiller.teacher, folder, config.get('train_dataloader', {}).get('dataset'))
     return places.read_known(distiller.tokens, MMLogger.get_current_instance())
 
 

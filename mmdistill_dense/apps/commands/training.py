@@ -16,7 +16,7 @@ from torch import nn
 
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import listed
-from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, places_of
+from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, token_store_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.engine.resume import resume_the_latest
 from mmdistill_dense.model.distill_model import distillers_of
@@ -176,7 +176,7 @@ def learning_distillers(model: nn.Module) -> list[TokenDistiller]:
 
 def report(distiller: TokenDistiller, runner: Runner, out: str | None) -> None:
     """Write the tokens to ``out`` as well, and log where they are."""
-    places = places_of(distiller, runner)
+    places = token_store_of(distiller, runner)
     if out and is_main_process():
         write_tokens(Path(out), distiller.mask_modules.state_dict(), places.meta)
     runner.logger.info(f'{distiller.name}: tokens are in {places.final}' + (f' and {out}' if out else ''))

@@ -28,7 +28,7 @@ from mmdistill_dense.apps.commands.training import build_runner, load_config
 from mmdistill_dense.distillers.maskd.token_distiller import FOLDER
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.losses.tensors import sum_dtype
-from mmdistill_dense.model.balanced_step import TASK, Places, backbone_parameters, flat_gradients, split_terms
+from mmdistill_dense.model.balanced_step import TASK, ParameterGroups, backbone_parameters, flat_gradients, split_terms
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.networks.recording import Recorder
@@ -67,11 +67,11 @@ def student_taps(model: nn.Module) -> list[Tap]:
     return list(dict.fromkeys(tap for d in distillers_of(model).values() if d.weight() != 0 for tap in d.student_taps))
 
 
-def tapped(maps: Places) -> dict[str, Sequence[Tensor]]:
+def tapped(maps: ParameterGroups) -> dict[str, Sequence[Tensor]]:
     return {f'{TAP}{name}': tensors for name, tensors in maps.items()}
 
 
-def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> list[Term]:
+def pulls_of(losses: Mapping[str, Any], places: ParameterGroups, scale: float = 1.0) -> list[Term]:
     """Measure the terms of a loss by its graph, which is kept, with a backward pass each; no ``.grad`` is touched."""
     terms = split_terms(losses)
     if not terms:
@@ -88,7 +88,7 @@ def pulls_of(losses: Mapping[str, Any], places: Places, scale: float = 1.0) -> l
     return _assemble({name: values[name] for name in terms}, list(places))
 
 
-def measure_gradients(model: Network, data: Mapping[str, Any], places: Places | None = None) -> list[Term]:
+def measure_gradients(model: Network, data: Mapping[str, Any], places: ParameterGroups | None = None) -> list[Term]:
     """Measure the terms of a training step on one batch, and leave everything as it was.
 
     One forward pass in training mode and in the parameters' own precision (no autocast), one backward pass per term.
@@ -258,7 +258,7 @@ def _unlabelled(runner: Runner) -> list[UnlabelledStream]:
     return [part for part in parts if isinstance(part, UnlabelledStream)]
 
 
-def _stages(model: nn.Module) -> Places:
+def _stages(model: nn.Module) -> ParameterGroups:
     backbone = getattr(model, 'backbone', nn.Module())
     found = {f'backbone.{n}': [p for p in m.parameters() if p.requires_grad] for n, m in backbone.named_children()}
     return {name: parameters for name, parameters in found.items() if parameters}

@@ -13,7 +13,7 @@ from mmdistill_dense.apps.options import later
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.utils.files import owned
 from mmdistill_dense.utils.literals import check_place
-from mmdistill_dense.utils.process import alive
+from mmdistill_dense.utils.process import heartbeat
 from mmdistill_dense.utils.validate import close_or_all, counted, fraction, some
 
 _NAME = re.compile(r'[^A-Za-z0-9]+')
@@ -180,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
     print(f'run      {args.folder}', flush=True)
     project = (args.folder / SUITE).is_file()
     with owned(args.folder, 'this project') if project else nullcontext():  # before the heavy imports
-        with alive('run'):
+        with heartbeat('run'):
             from mmdistill_dense.utils.process import quiet
 
             with quiet():

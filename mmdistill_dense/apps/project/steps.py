@@ -28,7 +28,7 @@ from mmdistill_dense.apps.suite.definition import Definition, is_control, load
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import best_control, changed_data, own_data
 from mmdistill_dense.utils.files import read_json, write_json
-from mmdistill_dense.utils.process import alive, quiet
+from mmdistill_dense.utils.process import heartbeat, quiet
 from mmdistill_dense.utils.version import __version__
 
 _ALWAYS = ('data.py', 'pair.py', 'control.py')
@@ -112,7 +112,7 @@ def checked(folder: Path, definition: Definition) -> bool:
         weights = not trains or name == f'{TEACHER}.py'
         if known.get(name) == now or not (folder / name).is_file():
             continue
-        with alive(f'checking {name}'):
+        with heartbeat(f'checking {name}'):
             options = Options(weights=weights, val=0, cost=False, command=False)
             report = check_config(folder / name, options, lambda stage: None)
         for line in _said(name, report):
@@ -174,7 +174,7 @@ def _report(folder: Path, definition: Definition) -> None:
     if newer(page, definition.out):
         return
     try:
-        with alive('writing the report'), quiet():
+        with heartbeat('writing the report'), quiet():
             _, sections = make_report([definition.out], page)
     except ImportError as error:
         print(f'report   left out: {error}')
@@ -198,7 +198,7 @@ def _export(folder: Path, definition: Definition) -> None:
         out = folder / f'student_{run.name}.pth'
         if newer(out, run.folder):
             continue
-        with alive('exporting'), quiet():
+        with heartbeat('exporting'), quiet():
             config, checkpoint = read_config(str(run.folder / 'run.py')), run.folder / run.result['checkpoint']
             weights, plain = export_student(config, checkpoint, out)
         print(f'export   {weights} with its config {plain.name}')

@@ -14,7 +14,7 @@ from mmdistill_dense.apps.suite.job import PATIENCE
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.pool import Board, Pool, interruptible, job_command
 from mmdistill_dense.utils.files import owned
-from mmdistill_dense.utils.process import alive, cores, quiet, threads_asked_for
+from mmdistill_dense.utils.process import cores, heartbeat, quiet, threads_asked_for
 
 INTERRUPTED = 130
 
@@ -35,7 +35,7 @@ def do_runs(
             preflight.check_batch(definition, todo, 1)
             start = f'{definition.title}: {len(runs)} runs, {len(todo)} to do, in {definition.out}'
             console.print(start, markup=False, highlight=False, soft_wrap=True)
-            with alive('checking the runs'), quiet():
+            with heartbeat('checking the runs'), quiet():
                 preflight.check(definition, todo)
             board, command = Board(console, runs, definition.jobs), partial(job_command, definition.path)
             failed = Pool(command, definition.jobs, threads, board, news, definition.stall).execute(todo)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.config.values import plain
-from mmdistill_dense.distillers.maskd.token_files import TOKEN, Values, level_of
+from mmdistill_dense.distillers.maskd.token_files import TOKEN, TokenTensors, level_of
 from mmdistill_dense.guards.config import check_num_classes
 from mmdistill_dense.losses import gate, mask_dice, mask_weights, token_masks
 from mmdistill_dense.networks.inputs import refuse_blind
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 # of all tokens, a level and its map: the map that replaces it, and its masks
-Gate = Callable[[Values, int, Tensor], tuple[Tensor, list[Tensor]]]
+Gate = Callable[[TokenTensors, int, Tensor], tuple[Tensor, list[Tensor]]]
 
 
-def token_gate(values: Values, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+def token_gate(values: TokenTensors, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return ``x * sum_i p_i m_i`` (or ``sum_i m_i``), the gate of MasKD."""
     tokens, branch = level_of(values, level)
     masks = token_masks(tokens, x)
@@ -100,7 +100,7 @@ def task_loss(network: Network, inputs: Tensor, data_samples: Samples) -> Tensor
 
 
 def gated_loss(
-    network: Network, taps: Sequence[GatedTap], values: Values, inputs: Tensor, data_samples: Samples
+    network: Network, taps: Sequence[GatedTap], values: TokenTensors, inputs: Tensor, data_samples: Samples
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the training loss of a teacher on its own masked maps, and Dice per level, summed over bands."""
     dice: dict[int, Tensor] = {}
@@ -206,7 +206,7 @@ PATIENCE = 10  # steps in a row that may be skipped
 
 
 @dataclass
-class Task:
+class TokenTask:
     """What is to be learned, and where."""
 
     name: str
@@ -217,7 +217,7 @@ class Task:
 
 
 @dataclass
-class Step:
+class TokenStepLog:
     """Learning rate and losses of one iteration, means over all processes."""
 
     rate: float
@@ -234,7 +234,7 @@ class TokenLearner:
         device: Device of the teacher.
     """
 
-    def __init__(self, task: Task, seed: int, device: torch.device) -> None:
+    def __init__(self, task: TokenTask, seed: int, device: torch.device) -> None:
         self.task = task
         self.values = {n: v.to(device).requires_grad_() for n, v in initial_tokens(task.shapes, seed).items()}
         self.optimizer = task.options.build_optimizer(list(self.values.values()))
@@ -242,7 +242,7 @@ class TokenLearner:
         self.skipped = 0
         self.origin = {'seed': seed}  # what the values depend on besides the fingerprint
 
-    def step(self, inputs: Tensor, data_samples: Samples) -> Step:
+    def step(self, inputs: Tensor, data_samples: Samples) -> TokenStepLog:
         """Do one iteration: forward, gradients averaged over the processes, one step of the optimizer."""
         options = self.task.options
         rate = options.rate(self.iteration)
@@ -259,11 +259,11 @@ class TokenLearner:
         for parameter, mean in zip(parameters, means, strict=True):
             parameter.grad = mean.view_as(parameter)
         task, *levels = scalars.tolist()
-        step = Step(rate, task, levels)
+        step = TokenStepLog(rate, task, levels)
         self._advance(step, bool(flat.isfinite().all()))
         return step
 
-    def _advance(self, step: Step, finite: bool) -> None:
+    def _advance(self, step: TokenStepLog, finite: bool) -> None:
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped >= PATIENCE:
             raise RuntimeError(
@@ -276,7 +276,7 @@ class TokenLearner:
             self.optimizer.step()
         self.iteration += 1
 
-    def _where(self, step: Step) -> str:
+    def _where(self, step: TokenStepLog) -> str:
         bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
         bad |= {level for level, dice in enumerate(step.dice) if not math.isfinite(dice)}
         task = 'task loss not finite, ' if not math.isfinite(step.task) else ''
@@ -295,12 +295,12 @@ class TokenLearner:
         self.optimizer.load_state_dict(state['optimizer'])
         self.iteration, self.skipped = state['iteration'], state['skipped']
 
-    def detached(self) -> Values:
+    def detached(self) -> TokenTensors:
         """Return the values as they are now."""
         return {name: value.detach().clone() for name, value in self.values.items()}
 
 
-def initial_tokens(shapes: Mapping[str, torch.Size], seed: int) -> Values:
+def initial_tokens(shapes: Mapping[str, torch.Size], seed: int) -> TokenTensors:
     """Draw initial values: tokens N(0, 0.01²), for masks of about ½; convolutions N(0, 2 / (k² C_out)); biases 0."""
     generator = torch.Generator().manual_seed(seed)
     values = {}
@@ -314,8 +314,8 @@ def initial_tokens(shapes: Mapping[str, torch.Size], seed: int) -> Values:
 
 
 def learn_tokens(
-    task: Task, runner: Runner, partial: Mapping[str, Any] | None, save: Callable[[TokenLearner], None]
-) -> Values:
+    task: TokenTask, runner: Runner, partial: Mapping[str, Any] | None, save: Callable[[TokenLearner], None]
+) -> TokenTensors:
     """Learn the tokens of a distiller; all processes of a run call it together.
 
     Random streams, the run's loader and the teacher (weights, buffers, modes, hooks) are restored at the end. The
@@ -360,7 +360,7 @@ def learn_tokens(
     return learner.detached()
 
 
-def _check_classes(task: Task, runner: Runner) -> None:
+def _check_classes(task: TokenTask, runner: Runner) -> None:
     """Refuse labels that mean other classes to the teacher; ``allow_other_classes`` lets it pass up to here."""
     metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
     try:
@@ -373,7 +373,7 @@ def _check_classes(task: Task, runner: Runner) -> None:
         ) from error
 
 
-def _begin(task: Task, runner: Runner, partial: Mapping[str, Any] | None) -> TokenLearner:
+def _begin(task: TokenTask, runner: Runner, partial: Mapping[str, Any] | None) -> TokenLearner:
     """Return a new learner, or one restored from ``partial`` if that has the same origin."""
     seeds = [mix(runner.seed, zlib.crc32(task.name.encode()))]
     broadcast_object_list(seeds)  # the seeds of processes may differ; tokens and order of the data must not

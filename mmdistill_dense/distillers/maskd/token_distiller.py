@@ -19,14 +19,14 @@ from mmdistill_dense.distillers.maskd.learning import (
     Gate,
     GatedTap,
     LearnOptions,
-    Task,
     TokenLearner,
+    TokenTask,
     learn_tokens,
     token_gate,
 )
 from mmdistill_dense.distillers.maskd.token_files import (
     BRANCH,
-    Values,
+    TokenTensors,
     as_number,
     fit_tokens,
     learning_fingerprint,
@@ -59,7 +59,7 @@ class TokenHolder(Protocol):
 
     def token_shapes(self) -> dict[str, torch.Size]: ...
     def has_tokens_of(self, teacher: str) -> bool: ...
-    def load_tokens(self, values: Values, teacher: str | None = None) -> None: ...
+    def load_tokens(self, values: TokenTensors, teacher: str | None = None) -> None: ...
 
 
 def prepare_tokens(distiller: TokenHolder, runner: Runner, teacher: FrozenTeacher) -> None:
@@ -69,19 +69,19 @@ def prepare_tokens(distiller: TokenHolder, runner: Runner, teacher: FrozenTeache
     work folder holds finished ones with the same fingerprint; they are learned, from the last unfinished state in the
     work folder or from the beginning.
     """
-    places = places_of(distiller, runner)
-    found = on_main(lambda: places.find(runner.logger))
+    places = token_store_of(distiller, runner)
+    found = broadcast_from_rank0(lambda: places.find(runner.logger))
     if found['kind'] == 'model':
         return
     if found['kind'] == 'learn':
-        task = Task(distiller.name, teacher, distiller.gated_taps, distiller.token_shapes(), distiller.learn)
+        task = TokenTask(distiller.name, teacher, distiller.gated_taps, distiller.token_shapes(), distiller.learn)
         save = places.save_partial if is_main_process() else lambda learner: None
         values = learn_tokens(task, runner, found['partial'], save)
-        found = on_main(lambda: places.finish(values))
+        found = broadcast_from_rank0(lambda: places.finish(values))
     distiller.load_tokens(found['values'], places.teacher)
 
 
-class Places:
+class TokenStore:
     """The token files of one distiller, and the fingerprints that identify their teacher.
 
     Args:
@@ -124,7 +124,7 @@ class Places:
         logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start} for {self.final}')
         return {'kind': 'learn', 'partial': partial}
 
-    def read_known(self, given: str | None, logger: Any) -> Values | None:
+    def read_known(self, given: str | None, logger: Any) -> TokenTensors | None:
         """Read the file or URL of the option ``tokens``, else the learned tokens in the work folder, if any."""
         if given is not None:
             return self._read_given(given, logger)
@@ -133,7 +133,7 @@ class Places:
         logger.info(f'{self.distiller.name}: tokens from {self.final}')
         return self._read(self.final)
 
-    def _read_given(self, given: str, logger: Any) -> Values:
+    def _read_given(self, given: str, logger: Any) -> TokenTensors:
         """Read the file or URL of the option ``tokens``; refuse tokens of another teacher."""
         key = f'model.distillers.{self.distiller.name}.tokens'
         path = local_file(given, None, key)
@@ -155,14 +155,14 @@ class Places:
         logger.info(f'{self.distiller.name}: tokens from {path}')
         return fit_tokens(values, self.distiller.token_shapes(), f'{key}={given!r}')
 
-    def _read(self, path: Path) -> Values:
+    def _read(self, path: Path) -> TokenTensors:
         return fit_tokens(read_tokens(path, self.distiller.name)[0], self.distiller.token_shapes(), repr(str(path)))
 
     def save_partial(self, learner: TokenLearner) -> None:
         """Write the state of unfinished learning."""
         write_tokens(self.partial, learner.values, self.meta, learner=learner.state_dict())
 
-    def finish(self, values: Values) -> dict[str, Any]:
+    def finish(self, values: TokenTensors) -> dict[str, Any]:
         """Write the learned tokens and remove the unfinished file."""
         write_tokens(self.final, values, self.meta)
         self.partial.unlink(missing_ok=True)
@@ -172,16 +172,16 @@ class Places:
         return {**read_checkpoint(self.partial)['learner'], 'values': self._read(self.partial)}
 
 
-def places_of(distiller: TokenHolder, runner: Runner) -> Places:
+def token_store_of(distiller: TokenHolder, runner: Runner) -> TokenStore:
     """Return the token files of a distiller in a run."""
     assert distiller.teacher is not None, 'the model sets it'
     loader = runner.cfg.get('train_dataloader')
     configured = loader.get('dataset') if isinstance(loader, Mapping) else None
     dataset = type(runner.train_dataloader.dataset) if configured is None else configured
-    return Places(distiller, distiller.teacher, runner.work_dir, dataset)
+    return TokenStore(distiller, distiller.teacher, runner.work_dir, dataset)
 
 
-def on_main(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def broadcast_from_rank0(function: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Call a function on the main process; return its result, or raise its error, on all processes."""
     outcome: list[Any] = [None, None]
     if is_main_process():
@@ -286,7 +286,7 @@ class TokenDistiller(FeatureDistiller):
         """Return the shapes of tokens and branches, by their names in token files."""
         return {name: value.shape for name, value in self.mask_modules.state_dict().items()}
 
-    def load_tokens(self, values: Values, teacher: str | None = None) -> None:
+    def load_tokens(self, values: TokenTensors, teacher: str | None = None) -> None:
         """Set the tokens, and the fingerprint of the teacher that they are used with."""
         self.mask_modules.load_state_dict(values)
         self.tokens_ready.fill_(as_number(teacher))

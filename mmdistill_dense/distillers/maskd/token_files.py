@@ -115,7 +115,7 @@ def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     return content.hexdigest()
 
 
-Values = dict[str, Tensor]
+TokenTensors = dict[str, Tensor]
 TOKEN = 'mask_token'
 BRANCH = ('prob.0.weight', 'prob.0.bias', 'prob.2.weight', 'prob.2.bias')
 _NAME = re.compile(
@@ -129,11 +129,11 @@ def level_of(values: Mapping[str, Tensor], level: int) -> tuple[Tensor, Branch |
     return values[f'{level}.{TOKEN}'], None if branch[0] is None else Branch(*branch)  # type: ignore[arg-type]
 
 
-def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
+def read_tokens(path: str | Path, owner: str) -> tuple[TokenTensors, dict[str, Any]]:
     """Read a token file."""
     content = read_checkpoint(path)
     state = content.get('distillers') or state_dict_of(content, path)
-    sets: dict[str, Values] = {}
+    sets: dict[str, TokenTensors] = {}
     for match, value in ((_NAME.match(name), value) for name, value in state.items()):
         if match:
             sets.setdefault(match['owner'], {})[f'{match["level"] or 0}.{match["name"]}'] = value.float()
@@ -150,7 +150,7 @@ def read_tokens(path: str | Path, owner: str) -> tuple[Values, dict[str, Any]]:
     return sets[chosen], meta
 
 
-def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size], what: str) -> Values:
+def fit_tokens(values: Mapping[str, Tensor], expected: Mapping[str, torch.Size], what: str) -> TokenTensors:
     """Return the values that a distiller needs, after a check of their shapes."""
     kept = {name: value for name, value in values.items() if name in expected or not name.endswith(BRANCH)}
     if {name: value.shape for name, value in kept.items()} != dict(expected):

@@ -17,8 +17,8 @@ from mmdistill_dense.distillers.maskd.learning import (
     PATIENCE,
     GatedTap,
     LearnOptions,
-    Task,
     TokenLearner,
+    TokenTask,
     initial_tokens,
     learning_batches,
 )
@@ -178,7 +178,7 @@ def learner(network=None, seed=0, shapes=None, taps=None, **options):
     shapes = shapes or {'0.mask_token': torch.Size((TOKENS, CLASSES))}
     taps = taps or [GatedTap(Tap.parse('head'), 0, 1)]
     teacher = types.SimpleNamespace(network=network)
-    task = Task('maskd', teacher, taps, shapes, LearnOptions.parse(options))
+    task = TokenTask('maskd', teacher, taps, shapes, LearnOptions.parse(options))
     return TokenLearner(task, seed, torch.device('cpu'))
 
 

@@ -1,4 +1,4 @@
-"""Faces of packages whose imports are written once, for type checkers, and done when a name is asked for."""
+"""Lazy imports: a package's names are imported when first used."""
 
 from __future__ import annotations
 
@@ -10,16 +10,29 @@ from typing import Any
 
 
 def import_lazily(package: str, file: str) -> None:
-    """Let a package list its names, and import each when it is asked for, as its file does for type checkers."""
-    blocks = [node for node in ast.parse(Path(file).read_text(encoding='utf-8')).body if isinstance(node, ast.If)]
-    found = [node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)]
-    modules = {alias.name: str(node.module) for node in found for alias in node.names}
+    """Let a package list its names, and import each when it is asked for, as its file does for type checkers.
+
+    ``from … import *`` stands for what a module of the package itself defines and lists.
+    """
+    namespace = vars(sys.modules[package])
+    blocks = [node for node in _body(Path(file)) if isinstance(node, ast.If)]
+    modules: dict[str, str] = {}
+    for node in (node for block in blocks for node in block.body if isinstance(node, ast.ImportFrom)):
+        module, names = str(node.module), [alias.name for alias in node.names]
+        if names == ['*']:
+            defined = _body(Path(file).with_name(f'{module.rpartition(".")[2]}.py'))
+            found = {one.name for one in defined if isinstance(one, (ast.FunctionDef, ast.ClassDef))}
+            names = sorted(found & {*namespace['__all__']})
+        modules |= dict.fromkeys(names, module)
 
     def get(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f'module {package!r} has no attribute {name!r}')
         return namespace.setdefault(name, getattr(importlib.import_module(modules[name]), name))
 
-    namespace = vars(sys.modules[package])
     namespace['__getattr__'] = get
     namespace['__dir__'] = lambda: sorted({*namespace, *modules})
+
+
+def _body(path: Path) -> list[ast.stmt]:
+    return ast.parse(path.read_text(encoding='utf-8')).body

@@ -92,8 +92,7 @@ def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not loader:
         raise ValueError(
             'The config has neither test_dataloader nor val_dataloader, whose dataset.pipeline says how a picture is '
-            'read and resized for the network. Set test_dataloader; it may be that of training without its labels and '
-            'random steps.'
+            'read and resized. Set test_dataloader, e.g. that of training without random steps.'
         )
     return loader['dataset']
 

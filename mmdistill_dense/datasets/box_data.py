@@ -76,12 +76,6 @@ class CocoDataset(RootCheck, _CocoDataset):
 
     Args:
         **kwargs: of mmdet's ``CocoDataset``: ``data_root``, ``ann_file``, ``data_prefix=dict(img=…)``, ``metainfo``.
-
-    Raises:
-        FileNotFoundError: For a missing folder or label file, see :func:`mmdistill_dense.datasets.folders.require`.
-        ValueError: For classes that are not those of the label file, in its order; for a label file that is damaged,
-            has no picture, no box to train with or a wrong entry, see
-            :func:`mmdistill_dense.datasets.label_files.check`.
     """
 
     also = ' The evaluator reads the labels by itself: set its ann_file too, e.g. test_evaluator.ann_file=FILE.'

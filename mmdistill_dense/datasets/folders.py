@@ -34,11 +34,8 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
         if path and '://' not in path and not Path(path).exists():
             raise FileNotFoundError(
                 f'{where}: {key} = {path!r} does not exist (looked for {str(Path(path).absolute())!r}). '
-                f'{_nearest(Path(path))} Correct data_root (with which the path begins) or {key} of your own data set. '
-                f'For a data set of this package set the environment variable {ENV} to the folder that holds all data '
-                f'sets, or put the data set there. One loader alone: --cfg-options '
-                f'test_dataloader.dataset.data_root=DIR, or, for a data set that is a member of another, '
-                f'train_dataloader.dataset.datasets.0.data_root=DIR and so on for each.{also}'
+                f'{_nearest(Path(path))} Correct data_root or {key}; for a data set of this package set the variable '
+                f'{ENV} of the environment to the folder of all data sets.{also}'
             )
 
 
@@ -71,9 +68,8 @@ class RootCheck:
             results = super().prepare_data(idx)  # type: ignore[misc]
         except FileNotFoundError as error:
             raise FileNotFoundError(
-                f'{type(self).__name__}: {error.filename or self._files(idx)} does not exist. Its folder comes from '
-                'data_root and data_prefix, its name from ann_file, if there is one. '
-                f'{_nearest(Path(error.filename or "."))}'
+                f'{type(self).__name__}: {error.filename or self._files(idx)} does not exist: see data_root, '
+                f'data_prefix and ann_file. {_nearest(Path(error.filename or "."))}'
             ) from error
         except (OSError, cv2.error) as error:
             what = str(error).strip().splitlines()[0]
@@ -82,8 +78,7 @@ class RootCheck:
         if unequal:
             raise ValueError(
                 f'{type(self).__name__}: {self._files(idx)} do not fit: after the pipeline the picture has '
-                f'{unequal[0]} pixels and its label {unequal[1]}. A label image is as large as its picture and has one '
-                'channel.'
+                f'{unequal[0]} pixels, its label {unequal[1]}. A label is as large as its picture, of one channel.'
             )
         outside = _outside(results, self)
         if outside:
@@ -160,10 +155,6 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         img_suffix: Ending of the pictures, or several. Of two pictures of one name, that of the first ending is used.
         label_values: Value of each class in the label images; all other values are ignored. Default: 0, 1, 2, … They
             do not go together with ``reduce_zero_label``, which would change the values first.
-
-    Raises:
-        FileNotFoundError: For a missing folder, a folder without pictures of ``img_suffix``, a picture without label.
-        ValueError: For ``label_values`` that no label image can hold, or of which two are equal.
     """
 
     def __init__(
@@ -201,8 +192,8 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         if missing:
             raise FileNotFoundError(
                 f'SegFolderDataset: {len(missing)} of {len(found)} pictures have no label image; the first would be '
-                f'{missing[0]!r}. A label has the name of its picture, with seg_map_suffix={self.seg_map_suffix!r} in '
-                f'place of img_suffix={self.img_suffix!r}; there are {_some_names(labels)}.'
+                f'{missing[0]!r} (seg_map_suffix={self.seg_map_suffix!r}, img_suffix={self.img_suffix!r}); there are '
+                f'{_some_names(labels)}.'
             )
         return found
 
@@ -228,9 +219,8 @@ def _check_values(values: Sequence[int], reduced: bool) -> None:
         )
     if values and reduced:
         raise ValueError(
-            'SegFolderDataset: reduce_zero_label=True changes the values in the label images before label_values='
-            f'{tuple(values)} are looked up, so classes would be mixed up. Set reduce_zero_label=False, also in '
-            'LoadAnnotations: values that are not listed are ignored already.'
+            f'SegFolderDataset: reduce_zero_label=True changes labels before label_values={tuple(values)} are looked '
+            'up. Set reduce_zero_label=False, also in LoadAnnotations: unlisted values are ignored already.'
         )
 
 

@@ -205,9 +205,8 @@ class CIRKD(FeatureDistiller):
             if self.class_count is None:
                 teacher_kind = 'no teacher' if self.teacher is None else f'{self.teacher.config.model.type} as teacher'
                 raise ValueError(
-                    f'{self.key}: CIRKD keeps a queue for each class of the label maps, but found '
-                    f'{teacher_kind}, without a decode_head to read num_classes from. Set num_classes for '
-                    "segmentation data; choose another method for detectors, e.g. type='PKD'."
+                    f'{self.key}: CIRKD needs the number of classes of label maps, but {teacher_kind} has no '
+                    "decode_head that says it. Set num_classes; for detectors choose another method, e.g. type='PKD'."
                 )
         super().setup(student, teacher)
 

@@ -138,8 +138,7 @@ class CrossKD(Distiller):
             if ours != theirs:
                 raise ValueError(
                     f'{self.key}: {tap} has levels of {ours} (channels, height, width) in the student and {theirs} in '
-                    "the teacher, whose convolutions must take both: give model.student the teacher's feat_channels "
-                    'and strides.'
+                    "the teacher: give model.student the teacher's feat_channels and strides."
                 )
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:

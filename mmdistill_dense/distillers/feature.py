@@ -45,12 +45,6 @@ class FeatureDistiller(Distiller):
     of a tap is the sum over its levels times the tap's weight. Views of a picture (pre-training) are compared each with
     itself, and the loss is their mean.
 
-    Attributes:
-        averages: Whether a map that shrinks is averaged. Interpolation alone would skip positions.
-        aligns_channels: False for a method that compares maps of different channels as they are.
-        needs: What the maps must have: ``'map'`` two axes of positions, ``'positions'`` two or more of them,
-            ``'directions'`` two channels or more.
-
     Args:
         align: ``'auto'`` adds a 1x1 convolution after the student's map where channels differ, ``'conv'`` always,
             ``'none'`` never.
@@ -59,9 +53,9 @@ class FeatureDistiller(Distiller):
     """
 
     no_auto: ClassVar[str] = ''
-    averages: ClassVar[bool] = False
-    aligns_channels: ClassVar[bool] = True
-    needs: ClassVar[tuple[str, ...]] = ()
+    averages: ClassVar[bool] = False  # a map that shrinks: interpolation alone would skip positions
+    aligns_channels: ClassVar[bool] = True  # False where maps of different channels are compared as they are
+    needs: ClassVar[tuple[str, ...]] = ()  # 'map', and 'positions' or 'directions' (channels), two or more of them
 
     def __init__(
         self,
@@ -122,9 +116,8 @@ class FeatureDistiller(Distiller):
         found = [divmod(level.student[0], ours), divmod(level.teacher[0], theirs)]
         if found[0] != found[1] or found[0][1] or not found[0][0]:
             raise ValueError(
-                f'{self.key}: {level.name} has {level.student[0]} and {level.teacher[0]} channels, but the student has '
-                f'{ours} scores for each anchor and the teacher {theirs}, which model.teacher.classes cannot pair. Tap '
-                'the class scores of heads with the same anchors, and give a binary head two channels (out_channels=2).'
+                f'{self.key}: {level.name} has {level.student[0]} and {level.teacher[0]} channels, not the same '
+                f'anchors of {ours} and {theirs} class scores. Tap others; a binary head needs out_channels=2.'
             )
         return found[0][0]
 
@@ -203,11 +196,8 @@ class FeatureDistiller(Distiller):
         if self.align == 'none' and s[0] != t[0] and not self.by_class(level):
             if self.needs_scores:
                 raise ValueError(
-                    f'{self.key}: {level.name} has {s[0]} class scores of the student and {t[0]} of the teacher, which '
-                    'are compared one by one: both networks must predict the same classes (num_classes), and both taps '
-                    'must give class scores. For a teacher of other classes, name those that both have, e.g. '
-                    "model.teacher.classes='auto', or compare features, e.g. by type='CWD' with student_tap='auto' and "
-                    'model.teacher.allow_other_classes=True.'
+                    f'{self.key}: {level.name} has {s[0]} class scores of the student and {t[0]} of the teacher. Tap '
+                    "class scores on both sides; for a teacher of other classes set model.teacher.classes='auto'."
                 )
             raise ValueError(
                 f'{self.key}: {level.name} has {s[0]} student and {t[0]} teacher channels; the method '

@@ -107,9 +107,8 @@ def boxes_in_pixels(data_samples: Samples, key: str, like: Tensor) -> list[Tenso
     """Return the annotated boxes of each picture in pixels of the batch."""
     if not data_samples or any('bboxes' not in sample.get('gt_instances', ()) for sample in data_samples):
         raise ValueError(
-            f'{key} separates objects from background and needs boxes (gt_instances.bboxes), which the batch does not '
-            'hold: use detection data with LoadAnnotations(with_bbox=True) in the pipeline, or another method, e.g. '
-            "type='MGD'."
+            f'{key} needs boxes (gt_instances.bboxes), which the batch does not hold: use detection data with '
+            "LoadAnnotations(with_bbox=True) in the pipeline, or another method, e.g. type='MGD'."
         )
     boxes = (sample.gt_instances.bboxes for sample in data_samples)
     return [getattr(one, 'tensor', one).to(like) for one in boxes]

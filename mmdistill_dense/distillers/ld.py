@@ -97,9 +97,8 @@ class LD(Distiller):
                 ours, theirs = ([shape[1:] for shape in shapes] for shapes in (ours, theirs))
             if ours != theirs:
                 raise ValueError(
-                    f'{self.key}: the student has levels of {ours} ({values}, height, width) and the '
-                    f'teacher of {theirs}; LD needs the same classes, reg_max, strides and anchors in both '
-                    f'{self.head}s: set model.student.{self.head} to the options of the teacher.'
+                    f'{self.key}: the student has levels of {ours} ({values}, height, width) and the teacher of '
+                    f'{theirs}: set model.student.{self.head} to the options of the teacher.'
                 )
         if self.class_weight:
             check_classes(self.key, self.scores, student[self.scores][0][1], f'{self.key}.class_weight=0')
@@ -170,17 +169,16 @@ class LD(Distiller):
         if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
             name = getattr(kind, '__name__', kind)
             raise ValueError(
-                f'{self.key}: LD compares distributions of box edges, which heads with reg_max predict '
-                f"(GFLHead); the teacher's {self.head} is a {name} and has none. Use a GFL pair, or another method, "
-                "e.g. type='PKD'."
+                f"{self.key}: LD compares box edges that heads with reg_max predict; the teacher's {self.head} is a "
+                f"{name}. Use a GFL pair, or another method, e.g. type='PKD'."
             )
 
     def _check_assigner(self, model: Mapping[str, Any]) -> None:
         assigner = (model.get('train_cfg') or {}).get('assigner') or {}
         if 'topk' not in assigner or 'ATSS' not in str(assigner.get('type')):
             raise ValueError(
-                f"{self.key}: LD takes its regions from the teacher's ATSSAssigner, but model.teacher's "
-                f'train_cfg.assigner is {dict(assigner) or None}; set model.teacher.train_cfg to that of a GFL config.'
+                f'{self.key}: LD needs the ATSSAssigner of a GFL config in model.teacher.train_cfg, got '
+                f'{dict(assigner) or None}.'
             )
 
 

@@ -265,8 +265,7 @@ class Balancer:
         if measured.iteration >= self.window / 2 and all(one.own == 0 for one in self.tries):
             raise RuntimeError(
                 f'{key} gives no gradient at the backbone: in {len(self.tries)} measurements until iteration '
-                f'{measured.iteration} it was 0. Check that its student_tap comes after trained layers '
-                '(frozen_stages), that nothing before the tap is detached, and that its loss is not constant.'
+                f'{measured.iteration} it was 0. Is student_tap behind frozen or detached layers, or the loss constant?'
             )
         unit = self._average()
         wanted = 1.0 if unit is None else self.ratio * unit
@@ -304,9 +303,8 @@ class Balancer:
         if not valid:
             tries = ', '.join(f'{one.iteration}: {one.task:.3g} and {one.own:.3g}' for one in self.tries)
             raise RuntimeError(
-                f'{key}.balance: no measurement until iteration {self.window:g} was valid, so there is no weight. '
-                f'Norms of the gradients at the backbone by iteration, task and distiller: {tries or "none measured"}. '
-                'Train for more iterations, or set balance=None and give loss_weight.'
+                f'{key}.balance: no measurement until iteration {self.window:g} was valid (norms of task and method: '
+                f'{tries or "none measured"}). Train for more iterations, or set balance=None and give loss_weight.'
             )
         late = [ratio for iteration, ratio in valid if iteration >= self.window / 2]
         chosen = late if len(late) >= _DECIDING else [ratio for _, ratio in valid]

@@ -53,9 +53,8 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
         _, distiller, part = name.split('.', 2)
         if key not in part:
             raise ValueError(
-                f'model.distillers.{distiller}: its name contains {key!r}, a key of {_OPTION} for the student, so its '
-                f'parameters would get {dict(options[key])} too. Rename the distiller, or give it its own key: '
-                f"custom_keys['distillers.{distiller}']=dict(lr_mult=1)."
+                f'model.distillers.{distiller}: {_OPTION} would give its parameters {dict(options[key])} of {key!r}, '
+                f"which is in its name. Rename it, or set custom_keys['distillers.{distiller}']=dict(lr_mult=1)."
             )
         parts.setdefault(key, []).append(name)
     for key, found in parts.items():
@@ -88,9 +87,8 @@ def check_laid_over(config: Config) -> None:
             if old.get('type', kind) != kind:
                 kept = ', '.join(f'{key}={value!r}' for key, value in old.items() if key != 'type') or 'none'
                 raise ValueError(
-                    f"{path.name}: model.distillers.{name}=dict(type='{kind}') is merged with the {old['type']} of "
-                    f'{base.name}, and its options would stay: {kept}. Write _delete_=True into the dict, or give it '
-                    'another name.'
+                    f"{path.name}: model.distillers.{name}=dict(type='{kind}') would keep options of the {old['type']} "
+                    f'in {base.name}: {kept}. Write _delete_=True into the dict, or give it another name.'
                 )
 
 
@@ -161,9 +159,8 @@ def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
     pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
     if pair[0] < size[0] or pair[1] < size[1]:
         raise ValueError(
-            f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back: '
-            'set both, RandomCrop.crop_size in the pipeline and model.student.data_preprocessor.size (or '
-            'model.data_preprocessor.size).'
+            f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back: set '
+            'RandomCrop.crop_size and model.student.data_preprocessor.size (or model.data_preprocessor.size) alike.'
         )
 
 
@@ -353,9 +350,8 @@ def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
             weights = loss.get('class_weight')
             if isinstance(weights, (list, tuple)) and len(weights) not in (count, count + 1):  # with no object
                 raise ValueError(
-                    f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}: set '
-                    f'{key}.{place}.class_weight to {count} numbers ({count + 1} where no object is a class), or None '
-                    'if the loss does not need them.'
+                    f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}: set it '
+                    f'to {count} numbers ({count + 1} where no object is a class), or to None.'
                 )
 
 
@@ -387,10 +383,9 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
     check_num_classes(data, teacher.key, teacher.config.model)
     if teacher.classes is not None and list(teacher.classes) != list(data):
         raise ValueError(
-            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), but '
-            f'the data set has {len(data)} ({some(data)}). Choose a teacher for the same data set, or set '
-            f'{teacher.key}.allow_other_classes=True if only features are distilled, or name the classes that both '
-            f"have: {teacher.key}.classes='auto', see docs/other_classes.md."
+            f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
+            f"data set has {len(data)} ({some(data)}). Set {teacher.key}.classes='auto' (docs/other_classes.md), "
+            'or allow_other_classes=True if only features are distilled.'
         )
     return []
 
@@ -399,9 +394,8 @@ def _check_inherited(teacher: Any, same_classes: bool) -> None:
     """Refuse copied weights of classes that are not the student's."""
     if teacher.class_rows and not same_classes:
         raise ValueError(
-            f'model.inherit copies tensors of {teacher.key} with a row for each of its classes, and the classes of the '
-            f'data set are others, or in another order: {some(teacher.class_rows)}. Inherit the other parts of the '
-            'head alone, each by its own prefix.'
+            f'model.inherit copies rows of classes of {teacher.key}, and the data set has others, or in another order: '
+            f'{some(teacher.class_rows)}. Inherit the other parts of the head alone, each by its own prefix.'
         )
 
 

@@ -10,70 +10,15 @@ from typing import TYPE_CHECKING
 from mmdistill_dense.lazy import import_lazily
 
 if TYPE_CHECKING:
-    from mmdistill_dense.losses.contrast import (
-        centre_keep,
-        check_contrast,
-        contrast_temperature,
-        dense_contrast,
-        masked_align_conv,
-        random_keep,
-    )
-    from mmdistill_dense.losses.detection import (
-        absolute_error,
-        aligned_scale,
-        background_weights,
-        box_weights,
-        channel_attention,
-        channel_moments,
-        covered_cells,
-        decoupled_squares,
-        feature_richness,
-        focal_entropy,
-        focal_error,
-        query_terms,
-        rich_entropy,
-        rich_squares,
-        shifted_error,
-        spatial_attention,
-        valuable_region,
-        weighted_divergence,
-    )
-    from mmdistill_dense.losses.divergence import (
-        channel_divergence,
-        correlation_distance,
-        sigmoid_divergence,
-        similarity_divergence,
-        softmax_divergence,
-        standardised,
-    )
-    from mmdistill_dense.losses.infonce import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
-    from mmdistill_dense.losses.maps import (
-        attention_distance,
-        feature_match,
-        feature_mimic,
-        smooth_l1,
-        standardized_mse,
-    )
-    from mmdistill_dense.losses.masked import (
-        Branch,
-        gate,
-        mask_dice,
-        mask_weights,
-        masked_feature_loss,
-        pixel_weights,
-        token_masks,
-        weighted_mse,
-    )
-    from mmdistill_dense.losses.relations import (
-        instance_distance,
-        linear_read,
-        pairwise_distance,
-        prototype_distance,
-        query_match,
-        token_relations,
-    )
-    from mmdistill_dense.losses.tensors import centres_inside, loss_dtype, to_device, to_grid
-    from mmdistill_dense.losses.wavelet import frequency_gate, frequency_masks, frequency_terms, haar, inverse
+    from mmdistill_dense.losses.contrast import *
+    from mmdistill_dense.losses.detection import *
+    from mmdistill_dense.losses.divergence import *
+    from mmdistill_dense.losses.infonce import *
+    from mmdistill_dense.losses.maps import *
+    from mmdistill_dense.losses.masked import *
+    from mmdistill_dense.losses.relations import *
+    from mmdistill_dense.losses.tensors import *
+    from mmdistill_dense.losses.wavelet import *
 
 __all__ = [
     'Branch', 'absolute_error', 'aligned_scale', 'attention_distance', 'background_weights', 'box_weights',

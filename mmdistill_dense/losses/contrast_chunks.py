@@ -14,17 +14,11 @@ _PAIRS = 2**17  # token pairs held at a time on the CPU: 512 KiB of float32
 
 
 class Tokens(NamedTuple):
-    """How a map is cut into tokens, and which of them are compared.
+    """How a map is cut into tokens, and which of them are compared."""
 
-    Attributes:
-        groups: Channel groups M.
-        patch: Height and width of a patch of N positions.
-        other_groups: Whether the tokens of the anchor's own group at other positions are left out.
-    """
-
-    groups: int
-    patch: tuple[int, int]
-    other_groups: bool
+    groups: int  # M
+    patch: tuple[int, int]  # height and width, of N positions
+    other_groups: bool  # leave out the anchor's own group at other positions
 
 
 def loss_and_grad(

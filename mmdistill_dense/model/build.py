@@ -67,12 +67,6 @@ def DistillModel(
         unlabelled: Pictures without labels on which the distillers teach too, e.g. ``dict(data_root='data/more',
             ratio=1)``, see :class:`~mmdistill_dense.unlabelled.step.UnlabelledOption`; ignored without distillers.
         **student_keys: Further keys of the model config, which are merged over the student.
-
-    Returns:
-        The student.
-
-    Raises:
-        KeyError, ValueError, FileNotFoundError: For options that do not fit together, each naming the config key.
     """
     options = distiller_options(distillers or {})
     entries = parse_inherit(inherit)
@@ -93,9 +87,8 @@ def DistillModel(
         return network
     if options and not hasattr(type(network), 'loss'):
         raise ValueError(
-            f'model.student: {type(network).__name__} has no method loss(inputs, data_samples), which distillation '
-            'extends. Give it one that returns the losses, and let its forward return self.loss(inputs, data_samples) '
-            "for mode='loss', as the networks of mmseg and mmdet do."
+            f'model.student: {type(network).__name__} has no method loss(inputs, data_samples). Give it one, and let '
+            "its forward return it for mode='loss', as the networks of mmseg and mmdet do."
         )
     with fork_rng():
         parts = build_distillers(options, config.scope)
@@ -235,19 +228,16 @@ def choose_taps(
 def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
     if option.grid is not None and distiller.teacher_parts != ():
         raise ValueError(
-            f'model.distillers.{key}: {type(distiller).__name__} runs a part of the teacher on places of the '
-            f"student's pictures, which are elsewhere in pictures of another size: leave {option.key}.scale and "
-            f'{option.key}.fit out.'
+            f"model.distillers.{key}: {type(distiller).__name__} runs the teacher on places of the student's pictures: "
+            f'leave {option.key}.scale and {option.key}.fit out.'
         )
 
 
 def _check_normalisation(option: TeacherOption, traced: Traced) -> None:
     if traced.preprocessor is None:
         raise ValueError(
-            f'{option.key}: {option.config.model.get("type")} does not say in which normalisation it sees pictures, '
-            f'and a wrong one gives wrong features. Set {option.key}.data_preprocessor=dict(mean=[…], std=[…], '
-            'bgr_to_rgb=True) as in its training (mean=[0, 0, 0], std=[1, 1, 1] for pixels from 0 to 255), or give '
-            'the class an attribute preprocessor with this dict.'
+            f'{option.key}: {option.config.model.get("type")} does not say in which normalisation it sees pictures. '
+            f'Set {option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its training.'
         )
 
 

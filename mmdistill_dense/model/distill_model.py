@@ -139,8 +139,7 @@ class Distillation:
         """Raise a ``RuntimeError`` unless ``DistillHook`` runs and every teacher is loaded."""
         if not self.hook_attached:
             raise RuntimeError(
-                'A DistillModel is trained without DistillHook, which sets its schedules, random streams and '
-                'checkpoints. Add to the config: default_hooks = '
+                'A DistillModel is trained without DistillHook. Add to the config: default_hooks = '
                 "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
             )
         for teacher in self.teachers.values():
@@ -305,10 +304,8 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
     for name, tensors in student.items():
         if name in compared and not all(tensor.requires_grad for tensor in tensors):
             raise ValueError(
-                f'student_tap={name!r} has no gradient, so distilling it would change nothing. Either it is inside an '
-                'activation-checkpointed block (with_cp=True, activation_checkpointing): tap the output of that block '
-                'or stage, e.g. backbone[3]. Or everything before it is frozen (frozen_stages, requires_grad=False): '
-                'tap a later module.'
+                f'student_tap={name!r} has no gradient. Inside a block with activation checkpointing (with_cp=True) '
+                'tap its stage, e.g. backbone[3]; behind frozen layers (frozen_stages) tap a later module.'
             )
 
 

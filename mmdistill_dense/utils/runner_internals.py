@@ -79,14 +79,8 @@ IGNORED = 255  # mmseg's label of a pixel without a class
 class Sample(Protocol):
     """One picture of a batch: mmseg's ``SegDataSample`` or mmdet's ``DetDataSample``.
 
-    A field that the data set or the network did not fill is missing: ask with ``in`` first.
-
-    Attributes:
-        metainfo: Facts of the picture, e.g. ``img_path``, ``img_shape``, ``pad_shape``.
-        gt_sem_seg: Labels; ``.data`` is (1, H, W).
-        gt_instances: Annotated objects; ``.bboxes`` is (R, 4), ``.labels`` is (R,).
-        pred_sem_seg: Predicted labels, as ``gt_sem_seg``.
-        pred_instances: Predicted objects, as ``gt_instances``, with ``.scores`` (R,).
+    A field that the data set or the network did not fill is missing: ask with ``in`` first. Labels have ``.data`` (1,
+    H, W), objects ``.bboxes`` (R, 4) and ``.labels`` (R,), those that are predicted also ``.scores`` (R,).
     """
 
     @property

@@ -183,8 +183,8 @@ def check_map(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` with the config key and the taps unless ``shape`` (without the batch) is (C, H, W)."""
     if len(shape) != 3:
         raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W), but the method compares the '
-            "positions of a map; tap a backbone stage, the neck or a convolution, e.g. 'backbone[-1]'."
+            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W): tap a backbone stage, the '
+            "neck or a convolution, e.g. 'backbone[-1]'."
         )
 
 
@@ -211,9 +211,8 @@ def check_scores(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` unless ``shape`` (without the batch) has the class scores in its first axis."""
     if len(shape) not in (1, 3):
         raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch), like tokens and queries, whose classes come '
-            'last. The method needs class scores with the classes first, as maps (K, H, W) or rows (K,): tap the '
-            "convolution that makes them, e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'."
+            f'{key}: {name} gives {tuple(shape)} (without the batch), but the method needs class scores (K, H, W) or '
+            "(K,): tap e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'."
         )
 
 

@@ -270,7 +270,9 @@ def test_evaluation_leaves_the_queues_alone():
 def test_detectors_are_refused_when_the_model_is_built():
     option = dict(type='CIRKD', student_tap='neck[0]')
     config = toys.model_config(toys.det_net(), toys.det_teacher(), dict(cirkd=option))
-    with pytest.raises(ValueError, match='distillers.cirkd: CIRKD keeps a queue.*RetinaNet.*num_classes') as error:
+    with pytest.raises(
+        ValueError, match='distillers.cirkd: CIRKD needs the number of classes .*RetinaNet.*num_classes'
+    ) as error:
         toys.build(config, scope='mmdet')
     assert "type='PKD'" in str(error.value)
 

@@ -26,7 +26,7 @@ def test_another_method_under_the_same_name_is_refused(text: str, tmp_path: Path
     config = written(tmp_path, text)
     assert config.model.distillers.cwd == {'type': 'LogitKD', 'loss_weight': 3.0}  # what mmengine makes of it
     with pytest.raises(
-        ValueError, match=r'mine.py: model.distillers.cwd=.* options would stay: loss_weight=3.0.*_delete_'
+        ValueError, match=r'mine.py: model.distillers.cwd=.* would keep options .*: loss_weight=3.0.*_delete_'
     ):
         check_laid_over(config)
 

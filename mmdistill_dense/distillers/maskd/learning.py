@@ -367,9 +367,8 @@ def _check_classes(task: TokenTask, runner: Runner) -> None:
         check_num_classes(metainfo.get('classes'), task.teacher.key, task.teacher.config.model)
     except ValueError as error:
         raise ValueError(
-            f'distillers.{task.name}: tokens are learned from the labels of this run through the training loss of '
-            f'{task.teacher.key}, which has other classes. Set tokens to a file that was learned on its own data. '
-            f'{error}'
+            f'distillers.{task.name}: tokens are learned on the labels of this run, but {task.teacher.key} has other '
+            f'classes. Set tokens to a file that was learned on its own data. {error}'
         ) from error
 
 
@@ -424,7 +423,6 @@ def _group(loader: DataLoader, seed: int) -> Any:
         return type(configured)(sampler, configured.batch_size, True)
     except TypeError as error:
         raise ValueError(
-            f'train_dataloader.batch_sampler: learning tokens needs a second one, but '
-            f'{type(configured).__name__}(sampler, batch_size, drop_last) fails ({error}). Learn the tokens in a run '
-            'with another batch sampler (mmdistill tokens) and give the file as tokens=.'
+            f'train_dataloader.batch_sampler: {type(configured).__name__}(sampler, batch_size, drop_last) fails '
+            f'({error}). Learn the tokens with another batch sampler (mmdistill tokens), and give the file as tokens=.'
         ) from error

@@ -140,17 +140,15 @@ class TokenStore:
         values, meta = read_tokens(path, self.distiller.name)
         if meta.get('unfinished'):
             raise ValueError(
-                f'{key}={given!r} is the state of unfinished learning: remove tokens and run again in the same '
-                'work_dir to finish it, then give the file without .partial.'
+                f'{key}={given!r} is unfinished: remove tokens and run again in the same work_dir to finish it.'
             )
         theirs = meta.get('teacher') if isinstance(meta.get('teacher'), str) else None
         if theirs is None:
             logger.warning(f'{key}={given!r} does not name the teacher it was learned on, so this was not checked.')
         elif theirs != self.teacher and not self.distiller.allow_other_teacher:
             raise ValueError(
-                f'{key}={given!r} was learned on another teacher or tap: fingerprint {theirs} '
-                f'({_origin(meta)}), but this run has {self.teacher} ({_origin(self.meta)}). Remove tokens to learn '
-                'them, or set allow_other_teacher=True.'
+                f'{key}={given!r} was learned on another teacher or tap: {theirs} ({_origin(meta)}), not '
+                f'{self.teacher} ({_origin(self.meta)}). Remove tokens to learn them, or set allow_other_teacher=True.'
             )
         logger.info(f'{self.distiller.name}: tokens from {path}')
         return fit_tokens(values, self.distiller.token_shapes(), f'{key}={given!r}')
@@ -274,8 +272,8 @@ class TokenDistiller(FeatureDistiller):
         channels = [level.teacher[0] for level in self.levels]
         if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
             raise ValueError(
-                f'{self.key}.share_tokens=True: the taps {", ".join(map(str, self.teacher_taps))} have '
-                f'{counts} levels of {channels} channels; shared tokens need the same levels and channels in each tap.'
+                f'{self.key}.share_tokens=True needs the same levels and channels in each tap; '
+                f'{", ".join(map(str, self.teacher_taps))} have {counts} levels of {channels} channels.'
             )
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:

@@ -162,9 +162,8 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
     """
     if images < LEAST_TRAINING:
         raise ValueError(
-            f"{key}.queue_size='auto' needs {LEAST_TRAINING} training pictures or more, found {images}. The queue "
-            'may hold the keys of a third of the pictures, and these would be too few negatives. Use another method, '
-            "e.g. type='CWD', or more pictures."
+            f"{key}.queue_size='auto' needs {LEAST_TRAINING} training pictures or more, found {images}: use more, or "
+            "another method, e.g. type='CWD'."
         )
     pictures = min(images // 3, STEPS * per_step)
     keys = min(max(ROWS // pictures, FEWEST_KEYS), MOST_KEYS)
@@ -333,17 +332,7 @@ def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int
 
 @dataclass
 class Compared:
-    """The tensors that one level of a step compares.
-
-    Attributes:
-        maps: The student's map of each view, on the compared grid.
-        heads: Its output of attention, projector and predictor, (B, C, h, w) or the chosen pixels.
-        own: The teacher's map of the first view, on the student's grid.
-        mask: (B, H, W), the pixels inside the pictures; ``None`` is all.
-        valid: The same for the chosen pixels.
-        rows: Unit student rows, unit teacher rows and weights of each pair of views.
-        inside: ``mask`` on the CPU, where pixels are drawn.
-    """
+    """The tensors that one level of a step compares."""
 
     maps: Sequence[Tensor]
     heads: list[Tensor]

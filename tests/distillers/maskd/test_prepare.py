@@ -189,7 +189,7 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert partial.endswith('.partial.pth') and learned == list(range(after))
     if kind == 'fcn' and not workers:
         given = dict(LOGITS, tokens=str(tmp_path / 'cut' / 'maskd_tokens' / partial))
-        with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is the state of unfinished learning'):
+        with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is unfinished: remove tokens'):
             run(tmp_path / 'other', seg_model(given))
     assert not multiprocessing.active_children(), 'the workers are gone, even so'
     learned.clear()
@@ -290,7 +290,7 @@ def test_tokens_are_not_learned_from_labels_of_other_classes(tmp_path, learned):
     """Each label would be a class of the teacher's, but another one."""
     head = dict(decode_head=dict(num_classes=60), auxiliary_head=dict(num_classes=60))
     other = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=True, **head)
-    with pytest.raises(ValueError, match='tokens are learned from the labels of this run .* which has other classes'):
+    with pytest.raises(ValueError, match='tokens are learned on the labels of this run, but .* has other classes'):
         run(tmp_path, dict(seg_model(dict(NECK, student_tap='backbone[3]')), teacher=other))
     assert not learned
 

@@ -104,8 +104,8 @@ def many_masks(paths: Sequence[str]) -> str:
         return ''
     (one, masks), *_ = many
     return (
-        f' {one} holds {folders[one]} pictures and {masks} {folders[masks]}: many masks a picture. Join them into '
-        "one label image of the picture's name, or write them as objects of COCO (docs/your_labels.md#many-masks-a-"
+        f' {one} has {folders[one]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them into one '
+        "label image of the picture's name, or write them as objects of COCO (docs/your_labels.md#many-masks-a-"
         'picture).'
     )
 

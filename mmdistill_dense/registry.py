@@ -41,7 +41,7 @@ class _ByName(Registry):
 
 
 class _Child(_ByName):
-    """A child of a registry; ``more`` are the rooms that are imported only when the first one does not have a name."""
+    """A child of a registry; ``more`` are subpackages that are searched if ``room`` lacks the name."""
 
     def __init__(self, parent: Registry, room: str, *more: str) -> None:
         super().__init__(parent.name, parent=parent, scope='mmdistill_dense', locations=[f'mmdistill_dense.{room}'])

@@ -357,7 +357,8 @@ def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
                 )
             members[int(name)] = merge(members[int(name)], value, f'{key}.{name}')
         return members
-    if _is_list_of_dicts(model) and overrides and 'type' not in overrides and not replaces:
+    dicts = isinstance(model, (list, tuple)) and bool(model) and all(isinstance(one, Mapping) for one in model)
+    if dicts and overrides and 'type' not in overrides and not replaces:
         return [merge(member, overrides, f'{key}.{index}') for index, member in enumerate(model)]
     same_type = isinstance(model, Mapping) and overrides.get('type', model.get('type')) == model.get('type')
     if replaces or not same_type:
@@ -366,10 +367,6 @@ def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
     for name, value in overrides.items():
         merged[name] = merge(merged.get(name), value, f'{key}.{name}')
     return merged
-
-
-def _is_list_of_dicts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and bool(value) and all(isinstance(one, Mapping) for one in value)
 
 
 def _default_scope() -> str | None:

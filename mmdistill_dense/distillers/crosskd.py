@@ -1,4 +1,4 @@
-"""CrossKD: the student's maps through the rest of the teacher's dense head."""
+"""CrossKD: student features fed into the teacher's remaining head layers."""
 
 from __future__ import annotations
 

@@ -87,7 +87,12 @@ class FeatureDistiller(Distiller):
                 self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
         for level in self.levels:
             self._check_level(level)
-            self._check_needs(level)
+            if 'map' in self.needs:
+                check_map(self.key, level.name, level.student)
+            if 'positions' in self.needs:
+                check_positions(self.key, level.name, level.student, level.teacher)
+            if 'directions' in self.needs:
+                check_directions(self.key, level.name, level.student[0])
             self.aligns.append(self.build_align(level) or nn.Identity())
             self.parts.append(self.build_level(level) or nn.Identity())
 
@@ -205,14 +210,6 @@ class FeatureDistiller(Distiller):
             )
         if s[1:] != t[1:] and self.resize is None:
             raise ValueError(self._size_message(level, s[1:], t[1:]))
-
-    def _check_needs(self, level: Level) -> None:
-        if 'map' in self.needs:
-            check_map(self.key, level.name, level.student)
-        if 'positions' in self.needs:
-            check_positions(self.key, level.name, level.student, level.teacher)
-        if 'directions' in self.needs:
-            check_directions(self.key, level.name, level.student[0])
 
     def _size_message(self, level: Level, student: Sequence[int], teacher: Sequence[int]) -> str:
         return (

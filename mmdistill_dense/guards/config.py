@@ -46,15 +46,16 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
         if right and right != key and any(right in name for name in names) and not any(key in name for name in names):
             raise ValueError(f'{_OPTION}[{key!r}] is in no name of a parameter: write {right!r}, as they are named.')
     parts: dict[str, list[str]] = {}
+    longest_first = sorted(sorted(options), key=len, reverse=True)
     for name in names:
-        key = _longest(name, options)
+        key = next((one for one in longest_first if one in name), None)  # as mmengine chooses
         if key is None or name in students or 'distillers' in key or not any(key in other for other in students):
             continue  # only a key that matches the student can match a distiller by mistake
         _, distiller, part = name.split('.', 2)
         if key not in part:
             raise ValueError(
-                f'model.distillers.{distiller}: {_OPTION} would give its parameters {dict(options[key])} of {key!r}, '
-                f"which is in its name. Rename it, or set custom_keys['distillers.{distiller}']=dict(lr_mult=1)."
+                f'model.distillers.{distiller}: its name contains {key!r} of {_OPTION}, and would get '
+                f"{dict(options[key])}. Rename it, or set custom_keys['distillers.{distiller}']=dict(lr_mult=1)."
             )
         parts.setdefault(key, []).append(name)
     for key, found in parts.items():
@@ -62,11 +63,6 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
             f'{_OPTION}[{key!r}]={dict(options[key])} also applies to parts of distillers: {some(found)}. To set other '
             "options for them, add custom_keys['distillers']."
         )
-
-
-def _longest(name: str, keys: Iterable[str]) -> str | None:
-    """Return the key that mmengine uses for a parameter."""
-    return next((key for key in sorted(sorted(keys), key=len, reverse=True) if key in name), None)
 
 
 def check_laid_over(config: Config) -> None:

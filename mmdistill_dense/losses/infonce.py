@@ -17,7 +17,7 @@ from mmdistill_dense.losses.tensors import (
     with_gradients,
 )
 
-MIN_NORM = 1e-6  # a vector up to this length has no direction
+MIN_NORM = 1e-6  # shorter vectors count as zero
 
 _BUFFER_BYTES = 16 * 2**20  # of scores held at a time
 _COLUMNS = 256  # blocks are multiples of this: narrow or odd matrix products are slow

@@ -88,7 +88,7 @@ def _cosines(x: Tensor, slots: Tensor, num_classes: int) -> Tensor:
     return torch.bmm(prototypes.mT, maps).gather(1, slots) * inverse_norms(maps)
 
 
-_NEVER = -1e4  # added to a similarity: its share of the softmax becomes 0, but a NaN still shows
+_NEVER = -1e4  # masking bias; -inf would hide a NaN
 
 
 @without_autocast

@@ -31,7 +31,7 @@ from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inputs import completed, renormaliser
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
-from mmdistill_dense.networks.trace import SINGLE, TeacherOption, Traced, trace_pair
+from mmdistill_dense.networks.trace import SINGLE, TeacherOption, trace_pair
 from mmdistill_dense.registry import DISTILLERS, MODELS, STEP_PLUGINS
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
@@ -179,8 +179,12 @@ def build_distillation(
     for name, option in options.items():
         copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
         called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
-        if taps[name]:
-            _check_normalisation(option, traced[name])
+        if taps[name] and traced[name].preprocessor is None:
+            raise ValueError(
+                f'{option.key}: {option.config.model.get("type")} does not say in which normalisation it sees '
+                f'pictures. Set {option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its '
+                'training.'
+            )
         seen = renormaliser(normalised, traced[name].preprocessor, option.key)
         plan = traced[name].plan(taps[name], [*copied, *called], seen)
         teachers[name] = FrozenTeacher(option, plan)
@@ -189,7 +193,8 @@ def build_distillation(
     distillation.state.classes = num_classes(config.model)
     for key, distiller in distillers.items():
         name = taught_by[key]
-        _check_scores(key, distiller, traced[name])
+        if traced[name].features_alone and distiller.needs_scores:
+            raise ValueError(no_scores(f'model.distillers.{key}: {type(distiller).__name__}', 'teacher', "'map'"))
         # Each from the same stream, so that its first weights depend on no other, nor on their order in a config.
         with fork_rng(), DefaultScope.overwrite_default_scope(config.scope), torch.device('cpu'):
             distiller.bind(key, teachers[name], distillation.state, student.shapes, traced[name].shapes)
@@ -231,19 +236,6 @@ def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
             f"model.distillers.{key}: {type(distiller).__name__} runs the teacher on places of the student's pictures: "
             f'leave {option.key}.scale and {option.key}.fit out.'
         )
-
-
-def _check_normalisation(option: TeacherOption, traced: Traced) -> None:
-    if traced.preprocessor is None:
-        raise ValueError(
-            f'{option.key}: {option.config.model.get("type")} does not say in which normalisation it sees pictures. '
-            f'Set {option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its training.'
-        )
-
-
-def _check_scores(key: str, distiller: Distiller, traced: Traced) -> None:
-    if traced.features_alone and distiller.needs_scores:
-        raise ValueError(no_scores(f'model.distillers.{key}: {type(distiller).__name__}', 'teacher', "'map'"))
 
 
 def _used_teachers(

@@ -169,7 +169,9 @@ class _Indices:
         batches: Any = self.loader.sampler if self.loader.batch_sampler is None else self.loader.batch_sampler
         for epoch in itertools.count():
             if epoch:
-                _set_epoch(self.loader, epoch)
+                sampler: Any = sampler_of(self.loader)
+                if hasattr(sampler, 'set_epoch'):
+                    sampler.set_epoch(epoch)
             first = self.number
             yield from batches
             if self.number == first:
@@ -192,12 +194,6 @@ class _Sent:
 def _arrived(indices: Any, place: tuple[int, ...]) -> Any:
     _seed_batch(place)
     return indices
-
-
-def _set_epoch(loader: DataLoader, epoch: int) -> None:
-    sampler: Any = sampler_of(loader)
-    if hasattr(sampler, 'set_epoch'):
-        sampler.set_epoch(epoch)
 
 
 def sampler_of(loader: DataLoader) -> Any:

@@ -12,7 +12,7 @@ from mmdistill_dense.utils import process
 def test_lines_come_until_the_step_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(process, 'EVERY', 0.01)
     written = ''
-    with process.alive('exporting'):
+    with process.heartbeat('exporting'):
         while written.count('exporting …') < 2:
             time.sleep(0.01)
             written += capsys.readouterr().err
@@ -22,5 +22,5 @@ def test_lines_come_until_the_step_ends(monkeypatch: pytest.MonkeyPatch, capsys:
 
 
 def test_an_error_passes() -> None:
-    with pytest.raises(KeyError), process.alive('exporting'):
+    with pytest.raises(KeyError), process.heartbeat('exporting'):
         raise KeyError

@@ -119,7 +119,9 @@ class TokenStore:
         values = self.read_known(self.distiller.tokens, logger)
         if values is not None:
             return {'kind': 'file', 'values': values}
-        partial = self._read_partial() if self.partial.is_file() else None
+        partial = None
+        if self.partial.is_file():
+            partial = {**read_checkpoint(self.partial)['learner'], 'values': self._read(self.partial)}
         start = partial['iteration'] if partial else 0
         logger.info(f'{name}: learning tokens on {self.meta["taps"]} from iteration {start} for {self.final}')
         return {'kind': 'learn', 'partial': partial}
@@ -165,9 +167,6 @@ class TokenStore:
         write_tokens(self.final, values, self.meta)
         self.partial.unlink(missing_ok=True)
         return {'kind': 'file', 'values': {name: value.cpu() for name, value in values.items()}}
-
-    def _read_partial(self) -> dict[str, Any]:
-        return {**read_checkpoint(self.partial)['learner'], 'values': self._read(self.partial)}
 
 
 def token_store_of(distiller: TokenHolder, runner: Runner) -> TokenStore:

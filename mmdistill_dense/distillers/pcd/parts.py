@@ -171,7 +171,7 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
 
 
 def note_of_rise(filled: int, size: int, key: str) -> str:
-    """Return how the loss moves while the queue fills, an empty string for a full one."""
+    """Return a log note about the rising loss while the queue fills, an empty string for a full one."""
     if filled >= size:
         return ''
     return (

@@ -2,7 +2,7 @@
 # What only a GPU can answer, within ten minutes, on a machine that has torch and nothing of ours:
 #   bash benchmarks/gpu_day.sh OUT [CARRIED]
 # Writes to OUT a JSON file and a log for each part, and gpu_day.json with all of them. A part that fails leaves its log; the others go on.
-# `python tools/benchmark.py report OUT` writes the page. `DEVICE=cpu SHORT=1` rehearses it without a GPU.
+# `DEVICE=cpu SHORT=1` rehearses it without a GPU.
 #
 # What to carry, in the folder CARRIED (default .gpu in the repository, which git ignores), for a machine without a network:
 #   wheels/   onedl-mmengine, onedl-mmcv built for that machine's torch, Python and GPU, onedl-mmsegmentation, onedl-mmdetection, and what they

@@ -1,4 +1,4 @@
-"""Measure a distilled step, a teacher's pass, or losses; ``all`` measures everything and writes the page."""
+"""Measure distilled steps, losses, or every method beside the CPU; see --help."""
 
 import sys
 from pathlib import Path

@@ -252,7 +252,7 @@ def fill_diagnose(parser: argparse.ArgumentParser) -> None:
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     """Add ``benchmark``, whose options its own program reads."""
     parser.description = 'Measure a distilled step, a pass of the teacher, or losses; --help of a subject shows more'
-    parser.add_argument('words', nargs=argparse.REMAINDER, metavar='…', help='step, teacher, losses or all')
+    parser.add_argument('words', nargs=argparse.REMAINDER, metavar='…', help='step, losses or methods')
     parser.set_defaults(run=_benchmark, speaks=True)
 
 

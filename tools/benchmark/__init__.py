@@ -1,1 +1,1 @@
-"""Measures steps, teachers and losses; ``tools/benchmark.py`` runs it."""
+"""Measures steps and losses; ``tools/benchmark.py`` runs it."""

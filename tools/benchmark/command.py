@@ -19,7 +19,7 @@ from mmdistill_dense.apps.recipes.compose import config_text, options_for, recip
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.process import errors_only
-from tools.benchmark import compare_losses, on_device, page, teacher_pass
+from tools.benchmark import compare_losses, on_device
 from tools.benchmark import step as step_cost
 from tools.benchmark.loss_cases import METHODS
 from tools.benchmark.section import Section, machine
@@ -30,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(words)
     args.command = _again(words)
-    if hasattr(args, 'threads'):
-        torch.set_num_threads(args.threads)
+    torch.set_num_threads(args.threads)
     with errors_only():  # hides the log of the teacher's initialisation
         args.run(args)
 
@@ -121,35 +120,14 @@ def _methods(args: argparse.Namespace) -> None:
     print(found)
 
 
-def _teacher(args: argparse.Namespace) -> None:
-    config = read_config(args.config) if args.config else Config({'model': teacher_pass.tapped(args.cfg, args.taps)})
-    options = (args.batch, tuple(args.size), args.repeats, args.device)
-    costs = teacher_pass.measure_teachers(config.model, *options, scope=config.get('default_scope', 'mmseg'))
-    for key, cost in costs.items():
-        name = args.name or Path(args.cfg or args.config).stem
-        name = name if len(costs) == 1 else f'{name}_{key}'
-        _show(args, teacher_pass.section(cost, name, args.device, args.command))
-
-
-def _report(args: argparse.Namespace) -> None:
-    print(page.write_page(args.folder, args.out))
-
-
-def _all(args: argparse.Namespace) -> None:
-    page.run_all(args.folder, args.threads, args.device, args.only)
-    if args.out:
-        _report(args)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description='Measure what distillation costs, and print it as Markdown; --json saves it as well.'
     )
     commands = parser.add_subparsers(dest='what', required=True)
-    runs = argparse.ArgumentParser(add_help=False)
-    runs.add_argument('--threads', type=int, default=1)
-    runs.add_argument('--device', default=device_of(None))
-    kept = argparse.ArgumentParser(add_help=False, parents=[runs])
+    kept = argparse.ArgumentParser(add_help=False)
+    kept.add_argument('--threads', type=int, default=1)
+    kept.add_argument('--device', default=device_of(None))
     kept.add_argument('--json', type=Path, metavar='DIR', help='save the figures in this folder, a file per section')
     kept.add_argument('--name', help='name of the section and its file')
 
@@ -163,16 +141,6 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument('--repeats', type=int, default=3, help='timed turns')
     step.add_argument('--cfg-options', nargs='+', action=OptionsAction, help='overrides: key=value')
     step.set_defaults(run=_step)
-
-    teacher = commands.add_parser('teacher', parents=[kept], help="a teacher's forward pass with each acceleration")
-    which = teacher.add_mutually_exclusive_group(required=True)
-    which.add_argument('--config', help='measure its teachers, with the taps of its distillers')
-    which.add_argument('--cfg', help="a network, e.g. 'mmdet::retinanet/retinanet_r101_fpn_1x_coco.py'")
-    teacher.add_argument('--taps', nargs='+', default=['backbone'], help='taps of --cfg (default: backbone)')
-    teacher.add_argument('--batch', type=int, default=1)
-    teacher.add_argument('--size', nargs=2, type=int, default=(256, 512), metavar=('HEIGHT', 'WIDTH'))
-    teacher.add_argument('--repeats', type=int, default=3, help='timed turns')
-    teacher.set_defaults(run=_teacher)
 
     losses = commands.add_parser('losses', parents=[kept], help='our losses compared with the released formulas')
     losses.add_argument('--method', nargs='+', choices=METHODS, metavar='METHOD', help=f'some of {", ".join(METHODS)}')
@@ -188,14 +156,4 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument('--method', nargs='+', help='some of the methods (default: all that a pair is measured with)')
     methods.set_defaults(run=_methods)
 
-    report = commands.add_parser('report', help='write docs/performance.md from a folder of JSON files')
-    report.add_argument('folder', type=Path)
-    report.add_argument('--out', type=Path, default=Path('docs/performance.md'))
-    report.set_defaults(run=_report)
-
-    everything = commands.add_parser('all', parents=[runs], help='measure everything on docs/performance.md')
-    everything.add_argument('folder', type=Path, help='folder for the JSON files')
-    everything.add_argument('--only', nargs='+', metavar='NAME', help=f'some of {", ".join(page.PLAN)}')
-    everything.add_argument('--out', type=Path, help='also write the page to this file')
-    everything.set_defaults(run=_all)
     return parser

@@ -17,7 +17,7 @@ import torch
 class Section:
     """The result of one measurement: tables as Markdown, the figures for programs, and how it was measured.
 
-    The first word of its name, as ``teacher_retinanet``, is the subcommand.
+    The first word of its name, as ``step_seg``, is the subcommand.
     """
 
     name: str
@@ -36,18 +36,6 @@ class Section:
         path = folder / f'{self.name}.json'
         path.write_text(json.dumps(asdict(self), indent=1) + '\n', encoding='utf-8')
         return path
-
-    @classmethod
-    def read(cls, path: Path) -> Section:
-        """Return the section of a file that :meth:`save` wrote.
-
-        Raises:
-            ValueError: For another file.
-        """
-        try:
-            return cls(**json.loads(path.read_text(encoding='utf-8')))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f'{path} was not written by tools/benchmark.py') from error
 
 
 def machine(device: str) -> str:

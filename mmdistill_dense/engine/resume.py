@@ -147,11 +147,15 @@ def describe(told: dict[str, Any]) -> str:
         + (f', classes {t["classes"]}' if 'classes' in t else '')
         for t in told['teachers'].values()
     )
-    distillers = ', '.join(f'{n}: {d["type"]} ({_parts(d)})' for n, d in told['distillers'].items())
+    distillers = []
+    for name, one in told['distillers'].items():
+        taps = ', '.join(s if s == t else f'{s} -> {t}' for s, t in one.get('taps', ()))
+        held = [f'{len(one["tensors"])} tensors', *([f'taps {taps}'] if taps else [])]
+        distillers.append(f'{name}: {one["type"]} ({"; ".join(held)})')
     balanced = ', '.join(
         f'{name}: ratio {one["ratio"]:g} until {one["until"]}' for name, one in told.get('balance', {}).items()
     )
-    parts = [f'teacher {teachers}; distillers {distillers}', *([f'balance {balanced}'] if balanced else [])]
+    parts = [f'teacher {teachers}; distillers {", ".join(distillers)}', *([f'balance {balanced}'] if balanced else [])]
     if second := told.get('unlabelled'):
         listed = f'list {second["names"][:8]}, ratio {second["ratio"]:g}'
         parts.append(f'{second["pictures"]} pictures without labels ({listed})')
@@ -163,13 +167,6 @@ def _classes(option: Any) -> dict[str, Any]:
     if isinstance(option, Mapping):
         option = {str(name): [*option[name]] for name in sorted(option)}
     return {} if option is None else {'classes': option}
-
-
-def _parts(distiller: dict[str, Any]) -> str:
-    taps = [
-        student if student == teacher else f'{student} -> {teacher}' for student, teacher in distiller.get('taps', ())
-    ]
-    return '; '.join([f'{len(distiller["tensors"])} tensors', *([f'taps {", ".join(taps)}'] if taps else [])])
 
 
 _KEY = 'early_stopping'  # in the meta of a checkpoint
@@ -233,14 +230,14 @@ class PendingValidation(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Catch up when all other hooks are ready, before the loop asks whether the training was stopped."""
-        if resumes(runner) and _validates(built_loop(runner)):
+        if resumes(runner) and _place(built_loop(runner)) is not None:
             runner.register_hook(_CatchUp(), 'LOWEST')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Note which validation is done; mmengine writes the best checkpoint after this."""
-        loop = built_loop(runner)
-        if loop is not None and _validates(loop):
-            runner.message_hub.update_info(_DONE, _place(loop))
+        place = _place(built_loop(runner))
+        if place is not None:
+            runner.message_hub.update_info(_DONE, place)
 
 
 class _CatchUp(Hook):
@@ -264,13 +261,11 @@ class _CatchUp(Hook):
                 runner.message_hub.update_info(name, value)
 
 
-def _validates(loop: BaseLoop | None) -> bool:
-    return isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop))
-
-
-def _place(loop: BaseLoop) -> int:
-    """Return the number of finished epochs or iterations."""
-    return loop.epoch if isinstance(loop, EpochBasedTrainLoop) else loop.iter
+def _place(loop: BaseLoop | None) -> int | None:
+    """Return the number of finished epochs or iterations; ``None`` for a loop of your own."""
+    if isinstance(loop, EpochBasedTrainLoop):
+        return loop.epoch
+    return loop.iter if isinstance(loop, IterBasedTrainLoop) else None
 
 
 class ResumeFile(Hook):

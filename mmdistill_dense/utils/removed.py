@@ -9,6 +9,8 @@ REMOVED: dict[str, str] = {
     'run --hours': 'leave it out: a folder of `new` trains the student alone at two rates beside the method.',
     'run --plan': 'leave it out: `run` tells what it will train before it does.',
     'suite --plan': 'leave it out: `suite list` shows the runs.',
+    'run --rerun-changed': 'set another `out` in suite.yaml, or remove the folders of the runs to repeat.',
+    'suite --rerun-changed': 'set another `out`, or remove the folders of the runs to repeat.',
     'suite cost': 'leave it out: `benchmark` and `check` measure a step.',
     'suite budget': 'train_cfg.max_iters in the `options`, or `length` of a row, sets how long it trains.',
     'suite starts': 'a row with `config` may have init_cfg, load_from and model.inherit of its own.',

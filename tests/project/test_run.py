@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
 from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.project import steps
-from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
@@ -115,7 +114,7 @@ def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not
 def test_a_warning_comes_with_its_advice() -> None:
     """As in the tables of `check`."""
     found = [Finding(WARNING, 'batch', 'It is large.', 'Make it smaller.'), Finding(NOTE, 'pull', 'Not told.')]
-    lines = '\n'.join(steps._said('kd.py', Report(Subject(Config(), Options()), found)))
+    lines = '\n'.join(preflight._said('kd.py', Report(Subject(Config(), Options()), found)))
     assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
 
 
@@ -177,28 +176,6 @@ def test_the_file_of_a_row_that_is_no_method_is_named(place: Path, capsys: pytes
     told = capsys.readouterr().out
     assert all(f'student_{name}.pth is from before: its row is no method' in told for name in ('control', 'pcd'))
     assert told.count('from before') == 2
-
-
-def test_what_was_checked_is_known_until_a_file_changes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    definition = load(place / 'suite.yaml')
-    known = {name: steps.digest(place, definition) for name in ('teacher.py', 'kd.py')}
-    definition.out.mkdir()
-    (definition.out / 'checked.json').write_text(json.dumps(known))
-    asked: list[str] = []
-
-    def refuse(path: Path, *_: object) -> None:
-        asked.append(path.name)
-        raise RuntimeError
-
-    monkeypatch.setattr(steps, 'check_config', refuse)
-    assert steps.checked(place, definition)
-    (place / 'student_kd.py').touch()  # an export is no config of the project
-    assert steps.checked(place, definition)
-    with open(place / 'kd.py', 'a') as file:
-        file.write('randomness = dict(seed=1)\n')
-    with pytest.raises(RuntimeError):
-        steps.checked(place, definition)
-    assert asked == ['teacher.py']
 
 
 def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def hash_of(suite: Definition, run: plan.Run) -> str:
     """A stand-in for ``plan.hash_of`` that reads no configs."""
     method = suite.methods.get(run.name)
     text = repr((suite.control.stem, dict(suite.options), method and dict(method.options), run.name))
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def finish(suite: Definition, name: str, scores: dict[int, float], **changes: Any) -> None:

@@ -102,7 +102,7 @@ def test_what_others_start_from_resolves(suite: Definition) -> None:
     """The teacher; of the others the test above reads the configs."""
     for run in {run.name: run for run in plan.runs(suite)}.values():
         if run.is_teacher:
-            assert len(plan.hash_of(suite, run)) == 12
+            assert len(plan.hash_of(suite, run)) == configs.DIGITS
 
 
 @pytest.mark.soak

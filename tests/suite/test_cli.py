@@ -39,7 +39,7 @@ def test_list_shows_states(capsys: pytest.CaptureFixture[str]) -> None:
         return next(line for line in lines if start in line)
 
     assert 'finished' in line('kd seed 0') and '12.25' in line('kd seed 0')
-    assert 'CHANGED since' in line('control seed 0') and 'old' in line('control seed 0')
+    assert 'finished' in line('control seed 0') and '30.50' in line('control seed 0')
     assert 'others that fit: afdcd, ' in line('others')
 
 
@@ -135,7 +135,7 @@ def test_threads_that_the_shell_asks_for_are_taken(
         def execute(self, todo: Any) -> dict[str, str]:
             return {}
 
-    monkeypatch.setattr('mmdistill_dense.apps.suite.execute.Pool', Idle)
+    monkeypatch.setattr('mmdistill_dense.apps.suite.pool.Pool', Idle)
     monkeypatch.setattr('mmdistill_dense.apps.suite.preflight.check', lambda *_: None)
     assert main(['suite', 'run', str(tiny.write(Path(), threads=None)), *words]) == 0
     assert taken == [threads]

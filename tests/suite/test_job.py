@@ -1,6 +1,7 @@
 """One run: what it writes, that it goes on exactly, and what it refuses; a pre-training and what starts from it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert result['teacher']['file'] == 'iter_2.pth' and len(result['teacher']['sha256']) == 64
     assert 0 < result['shares']['kd'] < 1
     assert result['seconds_per_iteration'] > 0 and result['minutes'] > 0
-    assert set(result['spent']) == {'train'} and result['spent']['train'] > 0 and result['pictures'] > 2
+    assert result['pictures'] > 2
     assert {*map(len, result['data'].values())} == {12} and len(result['data']) > 1, 'the labels of each data set'
     assert {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdistill_dense'} <= result['versions'].keys()
     teacher = plan.results(definition)['teacher'][0]
@@ -143,23 +144,24 @@ def test_run_that_ended_before_its_test_is_only_tested(definition: Definition, t
     assert (folder / 'iter_6.pth').stat().st_mtime_ns == before
 
 
-def test_changed_config_is_refused_with_both_hashes(definition: Definition, whole: Path, tmp_path: Path) -> None:
+def test_changed_config_is_refused_with_its_keys(definition: Definition, whole: Path, tmp_path: Path) -> None:
     changed = load(tiny.write(tmp_path, methods=METHODS, iters=8))
-    hashes = [plan.results(definition)['kd'][0]['config_hash'], plan.hash_of(changed, run_of(changed, 'kd seed 0'))]
-    with pytest.raises(
-        ValueError, match=f'kd seed 0: out/runs/kd/seed0 was made with config {hashes[0]}, .* {hashes[1]}'
-    ):
+    told = r'kd seed 0: out/runs/kd/seed0 was made with another config .*train_cfg\.max_iters'
+    with pytest.raises(ValueError, match=told):
         perform(changed, 'kd seed 0')
 
 
-def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(tmp_path: Path) -> None:
-    run = plan.Run('kd', 0, tmp_path)
-    (tmp_path / 'state.json').write_text(json.dumps({'config_hash': 'old'}))
-    job.check_unchanged(run, 'new')
+def test_unfinished_run_of_another_config_is_refused_once_it_has_a_checkpoint(
+    definition: Definition, tmp_path: Path
+) -> None:
+    run = replace(run_of(definition, 'kd seed 0'), folder=tmp_path)
+    (tmp_path / 'state.json').write_text(json.dumps({'config_hash': '0123456789abcdef'}))
+    plan.check_unchanged(definition, [run])
     torch.save({'state_dict': {}}, tmp_path / 'iter_2.pth')
-    with pytest.raises(ValueError, match='was made with config old, the definition now gives new'):
-        job.check_unchanged(run, 'new')
-    job.check_unchanged(run, 'old')
+    with pytest.raises(ValueError, match='was made with another config'):
+        plan.check_unchanged(definition, [run])
+    (tmp_path / 'state.json').write_text(json.dumps({'config_hash': plan.hash_of(definition, run)}))
+    plan.check_unchanged(definition, [run])
 
 
 @pytest.mark.soak

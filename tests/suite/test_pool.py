@@ -40,29 +40,6 @@ time.sleep(600)
 """
 
 
-class Watch:
-    """Remembers what it is told; ``interrupt`` plays Ctrl-C."""
-
-    def __init__(self, interrupt: Callable[[], bool] = lambda: False) -> None:
-        self.said: list[tuple] = []
-        self.interrupt = interrupt
-        self.most = 0
-
-    def started(self, run: Run) -> None:
-        self.said.append(('started', run.name))
-
-    def ended(self, run: Run, failure: str | None) -> None:
-        self.said.append(('ended', run.name, failure is None))
-
-    def say(self, text: str) -> None:
-        self.said.append((text, ''))
-
-    def tick(self, running: list[Run], waiting: list[Run], elsewhere: int = 0) -> None:
-        self.most = max(self.most, len(running))
-        if self.interrupt():
-            raise KeyboardInterrupt
-
-
 def command(code: str) -> Callable[[Run], list[str]]:
     return lambda run: [sys.executable, '-c', code, str(run.folder)]
 
@@ -74,41 +51,30 @@ def runs(folder: Path, *names: str, after: tuple[str, ...] = ()) -> list[Run]:
 def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'):
         monkeypatch.delenv(name, raising=False)
-    watch = Watch()
+    said: list[str] = []
     todo = [*runs(tmp_path, 'late', after=('first',)), *runs(tmp_path, 'first', 'other')]
-    assert pool.Pool(command(FINISH), 2, 3, watch).execute(todo) == {}
+    assert pool.Pool(command(FINISH), 2, 3, said.append).execute(todo) == {}
     order = (tmp_path / 'order.txt').read_text().split()
     assert order.index('-first') < order.index('+late')
-    assert watch.most == 2 and order.index('+other') < order.index('-first')
+    assert order.index('+other') < order.index('-first')
     assert 'threads 3 spins 1000' in (tmp_path / 'late' / 'log.txt').read_text()
-    assert [said for said in watch.said if said[1] == 'late'] == [('started', 'late'), ('ended', 'late', True)]
+    assert [one for one in said if one.startswith('late')] == [
+        'late seed 0: starts',
+        'late seed 0: 1.00 on test after 1 min 00 s',
+    ]
 
 
-EVALUATED = """
-import json, pathlib, sys, time
-folder = pathlib.Path(sys.argv[1])
-for count in (1, 2):
-    time.sleep(0.2)
-    (folder / 'state.json').write_text(json.dumps({'val': {'count': count, 'value': 1.0}}))
-time.sleep(0.2)
-(folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
-"""
-
-
-def test_evaluations_and_ends_are_news(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'TICK', 0.05)
+def test_ends_are_news(tmp_path: Path) -> None:
     news: list[int] = []
-    todo = runs(tmp_path, 'first', 'second')
-    pool.Pool(
-        command(EVALUATED), 1, 1, Watch(), lambda: news.append(len(list(tmp_path.glob('*/result.json'))))
-    ).execute(todo)
-    assert news[:2] == [0, 0] and len(news) >= 5, 'two evaluations, an end, two evaluations'
+    one = pool.Pool(command(FINISH), 1, 1, print, lambda: news.append(len(list(tmp_path.glob('*/result.json')))))
+    one.execute(runs(tmp_path, 'first', 'second'))
+    assert news == [1, 2]
 
 
 def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> None:
     todo = runs(tmp_path, 'bad', 'silent', 'good')
     todo += [*runs(tmp_path, 'lost', after=('bad',)), *runs(tmp_path, 'far', after=('lost',))]
-    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(todo)
+    failed = pool.Pool(command(FINISH), 1, 1, print).execute(todo)
     assert failed.keys() == {'bad seed 0', 'silent seed 0', 'lost seed 0', 'far seed 0'}
     assert failed['bad seed 0'].startswith('ended with code 1') and failed['bad seed 0'].endswith('    this went wrong')
     assert failed['lost seed 0'] == 'needs bad seed 0'
@@ -121,7 +87,7 @@ def test_a_failure_is_kept_for_the_list(tmp_path: Path) -> None:
     (bad,) = runs(tmp_path, 'bad')
     bad.folder.mkdir()
     (bad.folder / 'state.json').write_text('{"phase": "training", "iteration": 4}')
-    pool.Pool(command(FINISH), 1, 1, Watch()).execute([bad])
+    pool.Pool(command(FINISH), 1, 1, print).execute([bad])
     assert bad.state == {'phase': 'training', 'iteration': 4, 'failed': 'ended with code 1'}
 
 
@@ -141,32 +107,34 @@ if int(starts.read_text()) <= int(folder.name):
 def test_a_run_that_stalls_starts_again_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of a run says how often it stalls."""
     monkeypatch.setattr(pool, 'GRACE', 0.1)
-    watch = Watch()
-    failed = pool.Pool(command(STALLS), 2, 1, watch, stall=1 / 60).execute(runs(tmp_path, '2', '3'))  # one second
+    monkeypatch.setattr(pool, 'LOOK', 0.2)
+    said: list[str] = []
+    failed = pool.Pool(command(STALLS), 2, 1, said.append, stall=2 / 60).execute(runs(tmp_path, '2', '3'))
     assert [(tmp_path / name / 'starts').read_text() for name in '23'] == ['3', '3']
-    assert len([said for said in watch.said if 'it starts again' in said[0]]) == 4
+    assert len([one for one in said if 'min, ended' in one]) == 5
     assert list(failed) == ['3 seed 0'] and 'made no step' in failed['3 seed 0'] and '3 times' in failed['3 seed 0']
 
 
+TELLS = """
+import json, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+for _ in range(8):
+    time.sleep(0.25)
+    (folder / 'state.json').write_text('{}')
+(folder / 'result.json').write_text(json.dumps({'score': 1.0, 'minutes': 1.0}))
+"""
+
+
 def test_a_run_that_tells_of_a_step_has_not_stalled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, 'end', lambda processes: None)
-    (run,) = runs(tmp_path, 'a')
-    run.folder.mkdir()
-    one = pool.Pool(command(''), 1, 1, Watch(), stall=1)
-    one.running = {0: pool.Job(run, None, run.folder / 'log.txt', heard=time.monotonic() - 100)}
-    (run.folder / 'state.json').write_text('{"time": 5.0}')
-    one._wake()
-    assert one.running[0].told == 5.0 and not one.waiting
-    one.running[0].heard -= 100
-    one._wake()
-    assert one.waiting == [run] and not one.running
+    monkeypatch.setattr(pool, 'LOOK', 0.1)
+    assert pool.Pool(command(TELLS), 1, 1, print, stall=1 / 60).execute(runs(tmp_path, 'a')) == {}
 
 
 def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     room = iter([2**40])  # for the start of the first
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage._replace(free=next(room, 3 * 2**20)))
-    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'bad', 'next', 'last'))
+    failed = pool.Pool(command(FINISH), 1, 1, print).execute(runs(tmp_path, 'bad', 'next', 'last'))
     assert failed['next seed 0'].startswith(f'was not started: the disk of {tmp_path / "next"} is full')
     assert not (tmp_path / 'last').exists() and failed.keys() == {'bad seed 0', 'next seed 0', 'last seed 0'}
     said = f'ended with code 1: the disk of {tmp_path / "bad"} is full, 3 MiB are left.'
@@ -174,7 +142,7 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
-    failed = pool.Pool(command(FINISH), 1, 1, Watch()).execute(runs(tmp_path, 'a', after=('elsewhere',)))
+    failed = pool.Pool(command(FINISH), 1, 1, print).execute(runs(tmp_path, 'a', after=('elsewhere',)))
     assert failed == {'a seed 0': f'needs results that none of these runs gives: {tmp_path / "elsewhere"}'}
 
 
@@ -200,11 +168,11 @@ def test_two_pools_share_the_runs_of_a_suite(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(pool, 'LOOK', 0.1)
     monkeypatch.setenv('PYTHONPATH', environment()['PYTHONPATH'])
     todo = [*runs(tmp_path, 'a', 'b', 'c', 'd', 'e'), *runs(tmp_path, 'last', after=('a', 'b', 'd', 'e'))]
-    watches, found = [Watch(), Watch()], list[dict[str, str]]()
+    watches, found = ([], []), list[dict[str, str]]()
 
     def work(number: int) -> None:
         words = [sys.executable, '-c', SHARES]
-        one = pool.Pool(lambda run: [*words, str(run.folder), str(number)], 1, 1, watches[number])
+        one = pool.Pool(lambda run: [*words, str(run.folder), str(number)], 1, 1, watches[number].append)
         found.append(one.execute(todo))
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
@@ -217,32 +185,28 @@ def test_two_pools_share_the_runs_of_a_suite(tmp_path: Path, monkeypatch: pytest
     assert sorted(names) == ['a', 'b', 'd', 'e', 'last'], 'each is done once'
     assert {number for _, number in done} == {'0', '1'} and ['c', '1'] in done, 'what one cannot do, the other tries'
     assert len(found) == 2 and all(result.keys() <= {'c seed 0'} for result in found)
-    for watch in watches:  # both tell the end of each run
-        assert {said[1] for said in watch.said if said[0] == 'ended' and said[2]} >= {*names}
+    for said in watches:  # both tell the end of each run
+        assert {one.split()[0] for one in said if 'on test after' in one} >= {*names}
 
 
 def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'LOOK', 0.1)
     (first, after) = [*runs(tmp_path, 'first'), *runs(tmp_path, 'after', after=('first',))]
-    elsewhere: list[int] = []
-
-    class Seen(Watch):
-        def tick(self, running: list[Run], waiting: list[Run], count: int = 0) -> None:
-            elsewhere.append(count)
-            if elsewhere[-3:] == [1, 1, 1] and not held.stdin.closed:
-                (first.folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
-                held.stdin.close()
-
+    said: list[str] = []
     with tiny.held(first.folder) as held:
-        watch = Seen()
-        assert pool.Pool(command(FINISH), 1, 1, watch).execute([first, after]) == {}
-    assert ('started', 'first') not in watch.said and ('ended', 'first', True) in watch.said
-    assert ('started', 'after') in watch.said and elsewhere[-1] == 0
+
+        def release() -> None:
+            (first.folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
+            held.stdin.close()
+
+        threading.Timer(1.0, release).start()
+        assert pool.Pool(command(FINISH), 1, 1, said.append).execute([first, after]) == {}
+    assert said[0] == 'first seed 0: 1.00 on test after 1 min 00 s' and said[1] == 'after seed 0: starts'
 
 
 def test_several_devices_are_given_out_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,6')
-    pool.Pool(command(FINISH), 2, 1, Watch()).execute(runs(tmp_path, 'a', 'b'))
+    pool.Pool(command(FINISH), 2, 1, print).execute(runs(tmp_path, 'a', 'b'))
     assert 'device 4' in (tmp_path / 'a' / 'log.txt').read_text()
     assert 'device 6' in (tmp_path / 'b' / 'log.txt').read_text()
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
@@ -256,9 +220,15 @@ def pids(folder: Path) -> list[int]:
 @pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
 def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, 'BURIAL', 0.2)
-    watch = Watch(lambda: len(pids(tmp_path)) == 2)
+
+    def interrupt() -> None:
+        while len(pids(tmp_path)) < 2:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
-        pool.Pool(command(SLEEP), 2, 1, watch).execute(runs(tmp_path, 'a', 'b'))
+        pool.Pool(command(SLEEP), 2, 1, print).execute(runs(tmp_path, 'a', 'b'))
     assert not any(alive(pid) for pid in pids(tmp_path))
 
 
@@ -268,7 +238,7 @@ folder = pathlib.Path(sys.argv[1])
 child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])
 (folder / 'pids.txt').write_text(str(child.pid))
 if folder.name == 'a':
-    (folder / 'result.json').write_text('{"score": 1.0}')
+    (folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
 import os
 os._exit(0)
 """
@@ -278,7 +248,7 @@ os._exit(0)
 def test_a_job_that_ends_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worker of a loader waits for ever where nobody took its last batch, as with masks."""
     monkeypatch.setattr(pool, 'BURIAL', 0.2)
-    failed = pool.Pool(command(LEAVES), 2, 1, Watch()).execute(runs(tmp_path, 'a', 'b'))
+    failed = pool.Pool(command(LEAVES), 2, 1, print).execute(runs(tmp_path, 'a', 'b'))
     assert list(failed) == ['b seed 0'] and len(pids(tmp_path)) == 2
     assert not any(alive(pid) for pid in pids(tmp_path))
 
@@ -286,7 +256,7 @@ def test_a_job_that_ends_leaves_no_worker(tmp_path: Path, monkeypatch: pytest.Mo
 def suite_of_one(folder: Path) -> None:
     """What the process does that is killed: a pool with one job."""
     child = f'from mmdistill_dense.apps.suite.pool import end_with_parent; end_with_parent()\n{SLEEP}'
-    pool.Pool(command(child), 1, 1, Watch()).execute(runs(folder, 'a'))
+    pool.Pool(command(child), 1, 1, print).execute(runs(folder, 'a'))
 
 
 @pytest.mark.soak

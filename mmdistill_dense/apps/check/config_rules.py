@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import os
 import re
+from inspect import signature
 
-from mmengine.registry import LOOPS
+from mmengine.registry import LOOPS, OPTIMIZERS, PARAM_SCHEDULERS
+from mmengine.runner import Runner
 
 from mmdistill_dense.apps.check.context import (
     Findings,
@@ -23,7 +25,7 @@ from mmdistill_dense.apps.check.context import (
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
 from mmdistill_dense.config.resolve import is_distill_model, without_effect
-from mmdistill_dense.config.unknown_keys import check_keys, check_options
+from mmdistill_dense.config.unknown_keys import check_keys, check_known, check_options
 from mmdistill_dense.config.values import listed, may_give, type_name
 from mmdistill_dense.guards.config import (
     batch_problem,
@@ -41,8 +43,18 @@ _OF_MMENGINE = ('type', 'by_epoch', '_scope_')  # which mmengine takes from a lo
 
 
 def keys(subject: Subject) -> None:
-    """Find misspelt keys of the runner, which would have no effect, and of its loops, which would stop it."""
+    """Find misspelt keys of the runner, which would have no effect, and of what it builds, which would stop it."""
     check_keys(subject.config)
+    given = subject.config.get('randomness') or {}
+    check_known('randomness', given, list(signature(Runner.set_randomness).parameters)[1:])
+    optimizer = (subject.config.get('optim_wrapper') or {}).get('optimizer')
+    built = [('optim_wrapper.optimizer', OPTIMIZERS, optimizer)] if optimizer else []
+    built += [(key, PARAM_SCHEDULERS, option) for key, option in schedulers(subject.config)]
+    for key, registry, option in built:
+        kind = registry.get(option['type']) if isinstance(option.get('type'), str) else option.get('type')
+        if kind is not None:
+            own = (*_OF_MMENGINE, 'convert_to_iter_based', 'params', 'optimizer')
+            check_options(kind, {name: value for name, value in option.items() if name not in own}, key)
     loop = subject.config.get('train_cfg') or {}
     default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
     kind = LOOPS.get(loop.get('type', default)) if isinstance(loop.get('type', default), str) else loop['type']

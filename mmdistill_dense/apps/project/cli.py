@@ -169,7 +169,6 @@ def _plural(count: int, name: str, ending: str = 's') -> str:
 def fill_run(parser: argparse.ArgumentParser) -> None:
     parser.description = RUN
     parser.add_argument('folder', type=Path, help='written by `new`')
-    parser.add_argument('--rerun-changed', action='store_true', help='repeat trainings whose configs have changed')
     news = argparse.ArgumentParser()
     fill_new(news)
     others = dict.fromkeys(news._option_string_actions, '`new` takes this option, `run` does not')
@@ -186,7 +185,7 @@ def _run(args: argparse.Namespace) -> int:
             with quiet():
                 from mmdistill_dense.apps.project.steps import run_project
 
-        return run_project(args.folder, args.rerun_changed)
+        return run_project(args.folder)
 
 
 def fill_predict(parser: argparse.ArgumentParser) -> None:

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from statistics import fmean
 
-from mmengine.config import Config
-from rich.console import Console
-
-from mmdistill_dense.apps.check.context import ERROR, NOTE, Options
-from mmdistill_dense.apps.check.render import show
-from mmdistill_dense.apps.check.run import Report, check_config
 from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
@@ -25,11 +17,9 @@ from mmdistill_dense.apps.report.page import make_report
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import Definition, is_control, load
-from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.apps.suite.rows import best_control, changed_data, own_data
-from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat, quiet
-from mmdistill_dense.utils.version import __version__
 
 _ALWAYS = ('data.py', 'pair.py', 'control.py')
 
@@ -56,26 +46,24 @@ def open_project(folder: Path) -> Definition:
 
 def _check_control(folder: Path) -> None:
     """Check what the first screen of `run` tells: steps and data."""
-    config = Config.fromfile(folder / 'control.py')
+    config = configs.read(folder / 'control.py')
     if 'max_iters' not in config.get('train_cfg', {}):
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
     root = config.train_dataloader.dataset.get('data_root')
     if root and not Path(root).is_dir():
         raise FileNotFoundError(
             f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. If the data were moved, a link '
-            f'keeps all results: ln -s NEW_PLACE {root}. A new path in the file repeats the trainings.'
+            f'keeps all results: ln -s NEW_PLACE {root}.'
         )
 
 
-def run_project(folder: Path, rerun_changed: bool = False) -> int:
+def run_project(folder: Path) -> int:
     """Do what is left of a project, and return the exit code."""
     with quiet():
         definition = open_project(folder)
         lines = list(screen(definition))
     print('\n'.join(lines), flush=True)
-    if not checked(folder, definition):
-        return 2
-    code = train_all(definition, rerun_changed=rerun_changed, news=partial(_report_so_far, folder, definition))
+    code = train_all(definition, news=partial(_report_so_far, folder, definition))
     if code:
         return code
     _report(folder, definition)
@@ -100,65 +88,6 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'data     {dataset.get("data_root")}, {len(dataset.metainfo["classes"])} classes'
     yield f'steps    {config.train_cfg.max_iters} of {configs.batch_of(config)} pictures, each training'
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
-
-
-def checked(folder: Path, definition: Definition) -> bool:
-    """Check the configs that are not known to be good; tell whether all of them are."""
-    place = definition.out / 'checked.json'
-    known, now = read_json(place) or {}, digest(folder, definition)
-    trains = plan.trains_teacher(definition) and not (definition.out / TEACHER / 'result.json').is_file()
-    names = [*([f'{TEACHER}.py'] if trains else []), *(f'{name}.py' for name in definition.methods)]
-    for name in names:
-        weights = not trains or name == f'{TEACHER}.py'
-        if known.get(name) == now or not (folder / name).is_file():
-            continue
-        with heartbeat(f'checking {name}'):
-            options = Options(weights=weights, val=0, cost=False, command=False)
-            report = check_config(folder / name, options, lambda stage: None)
-        for line in _said(name, report):
-            print(line, flush=True)
-        if report.verdict == ERROR:
-            show(report, Console(file=sys.stdout, highlight=False))
-            print(f'run      stopped. Mend {folder / name}, or a file that it is made of; the same command goes on.')
-            return False
-        known = {**known, name: now}
-        write_json(place, known)
-    return True
-
-
-def _said(name: str, report: Report) -> Iterator[str]:
-    subject = report.subject
-    facts = [f'{subject.pictures} pictures'] if subject.pictures else []
-    if subject.student is not None:
-        facts.append(f'student {_millions(subject.student.parameters)}')
-    teachers = [one for one in subject.teachers if one.parameters]
-    facts += [f'{one.key.removeprefix("model.")} {_millions(one.parameters)}' for one in teachers]
-    yield f'check    {name}: {report.verdict}; {", ".join(facts)}'
-    for start in subject.student.starts if subject.student else ():
-        yield f'         student: {start.told(", ")}'
-    for one in subject.teachers:
-        if one.receipt and one.receipt['file']:
-            tensors = f'{one.receipt["matched"]} of {one.receipt["total"]} tensors'
-            yield f'         teacher from {one.receipt["file"]}, SHA-256 {str(one.receipt["sha256"])[:8]}, {tensors}'
-    pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in subject.taps]
-    yield from (f'         {pair}' for pair in dict.fromkeys(pairs))
-    for finding in report.findings:
-        if finding.level != NOTE:
-            yield f'         {finding.level}: {finding.message} {finding.advice}'.rstrip()
-
-
-def _millions(count: int) -> str:
-    return f'{count / 1e6:.2f} M'
-
-
-def digest(folder: Path, definition: Definition) -> str:
-    """Return a hash of the configs of a project, of its lists of pictures, and of this version."""
-    names = ('data', 'pair', 'control', TEACHER, *definition.methods)
-    files = [folder / f'{name}.py' for name in names]
-    lists = ('train', 'val', 'test', 'unlabelled')
-    files += [folder / f'{name}.{ending}' for name in lists for ending in ('txt', 'json')]
-    texts = [file.read_bytes() for file in files if file.is_file()]
-    return hashlib.sha256(b'\0'.join([__version__.encode(), *texts])).hexdigest()
 
 
 def _report_so_far(folder: Path, definition: Definition) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +20,51 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run
-from mmdistill_dense.utils.files import FolderInUse, in_use
-from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.files import FolderInUse, in_use, owned
+from mmdistill_dense.utils.process import cores, quiet, threads_asked_for
 
+INTERRUPTED = 130
 SILENT = 120.0  # seconds without a report that `list` tells
 
 
 def suite_run(args: argparse.Namespace) -> int:
     definition = load(args.definition)
     more: dict[str, Any] = {'jobs': args.jobs or definition.jobs, 'threads': args.threads or definition.threads}
-    return train_all(replace(definition, **more), args.only, args.seeds, args.rerun_changed)
+    return train_all(replace(definition, **more), args.only, args.seeds)
 
 
 def train_all(
     definition: Definition,
     only: Sequence[str] = (),
     seeds: Sequence[int] = (),
-    rerun_changed: bool = False,
-    news: Callable[[], None] = lambda: None,  # called when a run has ended or was evaluated
+    news: Callable[[], None] = lambda: None,  # called when a run has ended
 ) -> int:
     """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption."""
     from mmdistill_dense.apps.suite import preflight
-    from mmdistill_dense.apps.suite.execute import INTERRUPTED, do_runs
+    from mmdistill_dense.apps.suite.job import PATIENCE
+    from mmdistill_dense.apps.suite.pool import Pool, interruptible, job_command
 
-    failed = do_runs(definition, preflight.select(definition, only, seeds), rerun_changed, news)
-    return INTERRUPTED if failed is None else int(bool(failed))
+    threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
+    selected = preflight.select(definition, only, seeds)
+    try:
+        with interruptible():
+            with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
+                todo = preflight.unfinished(definition, selected)
+                preflight.check_batch(definition, todo, 1)
+            say(f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}')
+            preflight.check(definition, todo)
+            command = partial(job_command, definition.path)
+            failed = Pool(command, definition.jobs, threads, say, news, definition.stall).execute(todo)
+    except KeyboardInterrupt:
+        say('stopped; the same command continues from the last checkpoints')
+        return INTERRUPTED
+    for title, reason in failed.items():
+        say(f'\n{title} {reason}')
+    return int(bool(failed))
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
 
 
 def suite_job(args: argparse.Namespace) -> None:
@@ -112,18 +133,17 @@ def suite_list(args: argparse.Namespace) -> None:
     left_out = sorted(set(fitting(definition.control)) - {method.method for method in definition.methods.values()})
     console.print(f'{definition.title}: control {definition.control.stem}, {definition.metric}, in {definition.out}')
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')
-    table = Table('run', 'state', definition.metric, 'config')
-    for run, now in plan.hashes(definition, plan.runs(definition)):
-        table.add_row(run.title, *_state(definition, run, now))
+    table = Table('run', 'state', definition.metric)
+    for run in plan.runs(definition):
+        table.add_row(run.title, *_state(definition, run))
     console.print(table)
 
 
-def _state(definition: Definition, run: Run, now: str) -> tuple[str, str, str]:
+def _state(definition: Definition, run: Run) -> tuple[str, str]:
     result, state = plan.scored(definition, run), run.state
     if result is not None:
-        changed = result['config_hash'] != now
-        return 'CHANGED since' if changed else 'finished', f'{result["score"]:.2f}', result['config_hash']
-    return (_progress(run.folder, state) if state else 'waits'), '', now
+        return 'finished', f'{result["score"]:.2f}'
+    return (_progress(run.folder, state) if state else 'waits'), ''
 
 
 def _progress(folder: Path, state: Mapping[str, Any]) -> str:

@@ -29,7 +29,6 @@ def fill_suite(parser: argparse.ArgumentParser) -> None:
         type=counted,
         help='threads of each run (default: of the definition, or an equal part of the cores)',
     )
-    run.add_argument('--rerun-changed', action='store_true', help='move runs of another config away, and repeat them')
     slurm = command('slurm', 'print a script that submits the unfinished runs to slurm')
     for one in (run, slurm):
         one.add_argument('--only', nargs='+', default=[], metavar='NAME', help='rows, with the runs that they need')

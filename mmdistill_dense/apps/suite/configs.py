@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,12 @@ from mmengine.config import Config, ConfigDict
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
 from mmdistill_dense.config.resolve import (
-    TASKS,
-    TEACHER_OPTIONS,
     is_distill_model,
-    load_model,
     read_file,
-    student_option,
-    teachers_of,
 )
 from mmdistill_dense.config.values import flat, listed, plain
-from mmdistill_dense.distillers.fragments import PUBLISHED, put_all, resolved
-from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
+from mmdistill_dense.distillers.fragments import put_all
+from mmdistill_dense.utils.literals import BRACES
 from mmdistill_dense.weights.strict_load import sha256
 
 PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
@@ -229,63 +224,46 @@ def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
 _OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
 _OUTSIDE |= {'vis_backends', 'distillers'}
 _WATCHING = ('checkpoint', 'logger', 'visualization')
+DIGITS = 16  # of a hash; before 0.3.0 it covered other texts, and had 12
 
 
-def config_hash(
-    config: Config, teacher: str | None = None, tests_teacher: bool = False, folder: Path | None = None
-) -> str:
-    """Return 12 hexadecimal digits that change with what a run trains, and with nothing else."""
-    # networks are resolved, so that a change in their bases counts; lists of pictures in the ``folder`` of the suite,
-    # which may be moved, count by their content; ``teacher`` says how it is trained
-    identity = _identity(config, teacher)
-    if tests_teacher:
-        identity['tested'] = [_teacher_identity(option, None) for option in teachers_of(config.model).values()]
+def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -> str:
+    """Return hexadecimal digits that change with the written config of a run, but for seed, places and logging.
+
+    ``teacher`` says how the teacher is made that the run reads. Lists of pictures in the ``folder`` of the suite, which
+    may be moved, count by their content.
+    """
     own = dict.fromkeys(f'{place}/' for place in (folder.absolute(), folder.resolve())) if folder else ()
-    text = json.dumps(plain(identity, partial(_portable, folders=tuple(own))), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    found = _identity(config, partial(_portable, folders=tuple(own)))
+    if teacher and reads_teacher(config):
+        found['model']['teacher']['checkpoint'] = teacher
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 
-def _identity(config: Config, teacher: str | None) -> dict[str, Any]:
-    plain = {key: value for key, value in config.to_dict().items() if key not in _OUTSIDE}
-    plain['default_hooks'] = {k: v for k, v in plain.get('default_hooks', {}).items() if k not in _WATCHING}
-    plain['randomness'] = {k: v for k, v in plain.get('randomness', {}).items() if k != 'seed'}
-    model = config.model
-    if is_distill_model(model):
-        distillers = model.get('distillers') or {}
-        task = TASKS.get(config.get('default_scope', ''))
-        needed = distillers or model.get('inherit')
-        plain['model'] = {
-            'student': _network(student_option(model), 'model.student'),
-            'distillers': {name: _distiller(one, task, f'model.distillers.{name}') for name, one in distillers.items()},
-            'inherit': model.get('inherit'),
-            'teachers': [_teacher_identity(option, teacher) for option in teachers_of(model).values() if needed],
-        }
-        if distillers and model.get('unlabelled'):
-            plain['model']['unlabelled'] = {k: v for k, v in model.unlabelled.items() if k != 'workers'}
-    return plain
+def changed_keys(folder: Path, config: Config) -> list[str]:
+    """Return the keys in which a config differs from the one that mmengine wrote into a run's folder, if that is there.
+
+    Of places the last two names count: a folder that was moved is the same.
+    """
+    file = folder / 'config.py'
+    if not file.is_file():
+        return []
+    # mmengine takes a `{{` in a name for a template when it reads its own file again
+    written = Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
+    before, now = (_identity(one, lambda text: '/'.join(text.split('/')[-2:])) for one in (written, config))
+    resumed = ('load_from',) if written.get('resume') else ()
+    return [key for key in differences(before, now) if key not in resumed]
 
 
-def _distiller(option: Mapping[str, Any], task: str | None, key: str) -> dict[str, Any]:
-    """Return all options of a distiller; runs of 0.2 know the word for settings too, and the ratios behind 'auto'."""
-    word = option.get('settings', PUBLISHED)
-    named = {} if word == PUBLISHED else {'settings': word, 'ratios': [AUTO_RATIO, AUTO_RATIO_SGD]}
-    return {**resolved(option, task, key), **named}
-
-
-def _teacher_identity(option: Mapping[str, Any], trained: str | None) -> dict[str, Any]:
-    network = {key: value for key, value in option.items() if key not in TEACHER_OPTIONS}
-    seen = {key: option[key] for key in ('scale', 'fit') if option.get(key)}  # at another size it answers otherwise
-    weights = trained or option.get('checkpoint')
-    return {'model': _network(network, 'model.teacher'), 'weights': weights, **seen}
-
-
-def _network(option: Mapping[str, Any], key: str) -> Any:
-    return _resolved(json.dumps(plain(option), sort_keys=True), key)
-
-
-@cache
-def _resolved(option: str, key: str) -> Any:
-    return plain(load_model(json.loads(option), key).model)
+def _identity(config: Config, text: Callable[[str], str]) -> dict[str, Any]:
+    found: dict[str, Any] = plain({key: value for key, value in config.items() if key not in _OUTSIDE}, text)
+    found['default_hooks'] = {k: v for k, v in (found.get('default_hooks') or {}).items() if k not in _WATCHING}
+    found['randomness'] = {k: v for k, v in (found.get('randomness') or {}).items() if k != 'seed'}
+    if is_distill_model(config.model):
+        left_out = () if reads_teacher(config) else ('teacher', 'teachers')
+        found['model'] = {key: value for key, value in found['model'].items() if key not in left_out}
+        (found['model'].get('unlabelled') or {}).pop('workers', None)
+    return found
 
 
 def _portable(text: str, folders: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
-from mmdistill_dense.apps.commands.training import build_runner, learning_distillers
+from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
@@ -64,7 +64,7 @@ def facts_of(run: Run, config_hash: str) -> dict[str, Any]:
     }
 
 
-def training_facts(runner: Runner, report: Report) -> dict[str, Any]:
+def training_facts(runner: Runner) -> dict[str, Any]:
     """Return what a training did. Its log is that of all starts, which checkpoints keep."""
     log = {name: kept.data[0].tolist() for name, kept in runner.message_hub.log_scalars.items() if len(kept.data[0])}
     shares = {found[1]: log[name] for name in log if (found := re.fullmatch(r'train/distill\.(.+)\.share', name))}
@@ -77,7 +77,6 @@ def training_facts(runner: Runner, report: Report) -> dict[str, Any]:
         'unlabelled': unlabelled_facts(runner),
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
         'pictures': count_pictures(runner.train_dataloader.dataset),
-        'spent': report.spent({'train': runner.max_iters, 'prepare': learning_of(runner)}),
     }
 
 
@@ -92,11 +91,6 @@ def data_facts(runner: Runner) -> dict[str, str]:
         with suppress(OSError):  # a label file that is gone by now
             found[hashlib.sha256(options.encode()).hexdigest()[:12]] = label_stamp(loop.dataloader.dataset)
     return found
-
-
-def learning_of(runner: Runner) -> int:
-    """Return the iterations that distillers learned before the training, or in an earlier start of it."""
-    return sum(one.learn.max_iters for one in learning_distillers(runner.model))
 
 
 def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
@@ -125,11 +119,6 @@ def _size(value: Any) -> Any:
 EVERY = 1.0  # seconds between two writes
 
 
-def clock() -> float:
-    """Return process CPU time; where there is a GPU, whose work it would not count, the time on the wall."""
-    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
-
-
 class Report(Hook):
     """Writes ``state.json`` in a run's folder, as a hook of its training. Of several processes, one has ``write``."""
 
@@ -142,8 +131,6 @@ class Report(Hook):
         self.before = float(before.get('seconds', 0.0))  # of earlier starts
         self.start = time.monotonic()
         self.written = -EVERY
-        self.step_began = 0.0
-        self.learned: float | None = None  # when the last iteration of token learning ended
         self.failed = False  # to write
         self.metric, self.scale = '', 1.0  # what is told of an evaluation
         self.state: dict[str, Any] = {
@@ -154,7 +141,6 @@ class Report(Hook):
             'iteration': 0,
             'iterations': None,
             'loss': None,
-            'spent': before.get('spent') or {},
             'pid': os.getpid(),
             'host': socket.gethostname(),
         }
@@ -163,21 +149,6 @@ class Report(Hook):
     @property
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.start
-
-    def count(self, work: str, seconds: float) -> None:
-        """Add an iteration of some work, ``'train'`` or ``'prepare'``, with its seconds by :func:`clock`."""
-        known = self.state['spent'].setdefault(work, {'iterations': 0, 'seconds': 0.0})
-        known['iterations'] += 1
-        known['seconds'] += seconds
-
-    def spent(self, iterations: Mapping[str, int]) -> dict[str, float]:
-        """Return the seconds of whole works, of which a restart may have repeated a part."""
-        known = self.state['spent']
-        return {
-            work: whole * known[work]['seconds'] / known[work]['iterations']
-            for work, whole in iterations.items()
-            if work in known
-        }
 
     @property
     def due(self) -> bool:
@@ -198,20 +169,11 @@ class Report(Hook):
                 self.failed = True
 
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        if self.learned is not None and done > 1:
-            self.count('prepare', clock() - self.learned)
-        self.learned = clock()
-        known = self.state.get('prepared')
-        if known is None or done < known['iteration']:  # the first distiller, or the next one
-            known = {'first': done - 1, 'began': self.seconds}
-        self.tell(prepared={**known, 'iteration': done, 'iterations': whole})
+        self.tell(prepared=done)
 
     def before_train(self, runner: Runner) -> None:
         place = {'iteration': runner.iter, 'iterations': runner.max_iters}
-        self.tell(True, phase='training', first=runner.iter, began=self.seconds, **place)
-
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self.step_began = clock()  # after all other hooks
+        self.tell(True, phase='training', **place)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         if self.due:  # reading the loss waits for the GPU
@@ -230,18 +192,6 @@ class Report(Hook):
             self.tell(True, val={'count': count, 'value': self.scale * float(value)})
 
 
-class StepClock(Hook):
-    """Stops the clock of the step, before all other hooks: loading, saving and validation do not count."""
-
-    priority = 'HIGHEST'
-
-    def __init__(self, report: Report) -> None:
-        self.report = report
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        self.report.count('train', clock() - self.report.step_began)
-
-
 # the variables in which launchers give the rank and the number of processes
 _PLACES = {
     'pytorch': ('RANK', 'WORLD_SIZE'),
@@ -258,12 +208,13 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', patience: 
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
     rank, processes = place_of(launcher)
     with nullcontext() if rank else owned(run.folder, run.title, patience):
-        expected = plan.hash_of(definition, run)
-        check_unchanged(run, expected)
+        plan.check_unchanged(definition, [run])
         if run.result is not None:
             return run.result
         check_processes(run, processes)
-        return _perform(definition, run, launcher, Report(run.folder, expected, processes, write=rank == 0))
+        return _perform(
+            definition, run, launcher, Report(run.folder, plan.hash_of(definition, run), processes, write=rank == 0)
+        )
 
 
 def _perform(definition: Definition, run: Run, launcher: str, report: Report) -> dict[str, Any]:
@@ -272,7 +223,11 @@ def _perform(definition: Definition, run: Run, launcher: str, report: Report) ->
     if report.write and not only_test:
         plan.write_configs(definition, run, config)
     config.launcher = launcher
-    found = {**_NOT_TRAINED, 'metrics': test_teacher(config)} if only_test else _train(definition, run, config, report)
+    found = (
+        {**_NOT_TRAINED, 'metrics': test_teacher(_named(config, run))}
+        if only_test
+        else _train(definition, run, config, report)
+    )
     slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
     if slim:  # under a name of its own, before the result tells it: until then the run can go on
         content = read_checkpoint(run.folder / found['checkpoint'])
@@ -299,17 +254,6 @@ def place_of(launcher: str) -> tuple[int, int]:
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
-def check_unchanged(run: Run, expected: str) -> None:
-    begun = run.state if latest_checkpoint(run.folder) else None
-    for content in (run.result, begun):
-        found = (content or {}).get('config_hash')
-        if found not in (None, expected):
-            raise ValueError(
-                f'{run.title}: {run.folder} was made with config {found}, the definition now gives {expected}. Undo '
-                'the change, set another `out`, or give the same command --rerun-changed, which repeats changed runs.'
-            )
-
-
 def check_processes(run: Run, processes: int) -> None:
     """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
     begun = run.state if latest_checkpoint(run.folder) else {}
@@ -319,7 +263,7 @@ def check_processes(run: Run, processes: int) -> None:
     raise ValueError(
         f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch. Go on '
         'as it was begun (`mmdistill suite slurm` starts slurm.processes, `mmdistill suite run` one), set another '
-        '`out`, or give the same command --rerun-changed, which repeats such runs.'
+        '`out`, or remove that folder to repeat the run.'
     )
 
 
@@ -330,10 +274,9 @@ def _train(definition: Definition, run: Run, config: Config, report: Report) -> 
     runner = build_runner(_named(config, run))
     report.metric, report.scale = definition.metric, 100.0 if definition.percent else 1.0
     runner.register_hook(report)
-    runner.register_hook(StepClock(report))
     report.tell(True, phase='preparing')
     runner.train()
-    facts = training_facts(runner, report)
+    facts = training_facts(runner)
     barrier()  # the first process writes the file
     last = latest_checkpoint(run.folder)
     assert last is not None, 'a checkpoint is saved at the end'

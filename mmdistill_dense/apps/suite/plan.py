@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, lengths
-from mmdistill_dense.apps.suite.configs import config_hash
 from mmdistill_dense.apps.suite.definition import Definition, Method
 from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments
+from mmdistill_dense.utils.validate import some
 
 TEACHER, CONTROL = 'teacher', 'control'
 
@@ -112,22 +113,34 @@ def _last_file(folder: Path) -> Path:
 
 
 def hash_of(definition: Definition, run: Run) -> str:
-    """Return the config hash of a run. It covers how its teacher is made."""
-    teacher = None
+    """Return the hash of a run's config. It covers how its teacher is made."""
+    folder, made = definition.path.parent, ''
     if not run.is_teacher and definition.teacher is not None and trains_teacher(definition):
-        made = config_hash(configs.teacher_config(definition, definition.teacher), folder=definition.path.parent)
-        teacher = f'{made} seed {definition.teacher.seed}'
-    tests_teacher = run.is_teacher and not trains_teacher(definition)
-    return config_hash(config_of(definition, run), teacher, tests_teacher, definition.path.parent)
+        teacher = configs.teacher_config(definition, definition.teacher)
+        made = f'{configs.config_hash(teacher, folder=folder)} seed {definition.teacher.seed}'
+    return configs.config_hash(config_of(definition, run), made, folder)
 
 
-def hashes(definition: Definition, of: Iterable[Run]) -> Iterator[tuple[Run, str]]:
-    """Yield each run with its config hash, computed once a row."""
+def check_unchanged(definition: Definition, runs: Iterable[Run]) -> None:
+    """Refuse runs that were begun with another config than the definition gives now."""
     known: dict[str, str] = {}
-    for run in of:
-        if run.name not in known:
-            known[run.name] = hash_of(definition, run)
-        yield run, known[run.name]
+    for run in runs:
+        begun = run.state if latest_checkpoint(run.folder) else None
+        hashes = [
+            str(content['config_hash']) for content in (run.result, begun) if content and 'config_hash' in content
+        ]
+        for found in dict.fromkeys(hashes):
+            if run.name not in known:
+                known[run.name] = hash_of(definition, run)
+            if found == known[run.name]:
+                continue
+            keys = configs.changed_keys(run.folder, config_of(definition, run))
+            if keys or len(found) >= configs.DIGITS:
+                told = some(keys) or 'its teacher'
+                raise ValueError(
+                    f'{run.title}: {run.folder} was made with another config than the definition gives now ({told}). '
+                    'Undo the change, set another `out`, or remove that folder to repeat the run.'
+                )
 
 
 def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:

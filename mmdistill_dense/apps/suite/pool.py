@@ -1,4 +1,4 @@
-"""Do several runs at a time, each in its own process, and tell their progress."""
+"""Do several runs at a time, each in its own process."""
 
 from __future__ import annotations
 
@@ -10,131 +10,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import fmean
+from queue import SimpleQueue
 from typing import Any
-
-from rich.console import Console
 
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import in_use, write_json
 from mmdistill_dense.utils.process import wait_briefly
 
-TOLD_EVERY = 10.0  # seconds between two reports
-
-
-class Board:
-    """Prints the progress of ``runs``, ``jobs`` at a time."""
-
-    def __init__(self, console: Console, runs: Sequence[Run], jobs: int) -> None:
-        self.console = console
-        self.count, self.jobs = len(runs), jobs
-        self.said = time.monotonic()
-        self.minutes = {run: result['minutes'] for run in runs if (result := run.result)}
-        self.before: dict[Run, dict[str, Any]] = {}  # what an earlier process had told when a run was started
-
-    def started(self, run: Run) -> None:
-        """Print that a run starts or goes on, and from where."""
-        self.before[run] = run.state
-        found = latest_checkpoint(run.folder)
-        self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
-
-    def ended(self, run: Run, failure: str | None) -> None:
-        """Print the score or the failure."""
-        result = run.result
-        if failure is not None or result is None:
-            self.say(f'{run.title}: FAILED ({(failure or "").splitlines()[0]})')
-            return
-        self.minutes[run] = result['minutes']
-        split = 'val' if result.get('test_is_val') else 'test'
-        self.say(f'{run.title}: {result["score"]:.2f} on {split} after {clock(60 * result["minutes"])}')
-
-    def tick(self, running: Sequence[Run], waiting: Sequence[Run], elsewhere: int = 0) -> None:
-        """Print a line for each running one, if the last are old; other processes do ``elsewhere`` of the waiting."""
-        if time.monotonic() - self.said < TOLD_EVERY:
-            return
-        self.said = time.monotonic()
-        # what an interrupted process left is not done any more
-        states = {run: {} if (state := run.state) == self.before.get(run) else state for run in running}
-        for run, state in states.items():
-            self.say(progress_of(run, state))
-        others = f'{elsewhere} in other processes, ' if elsewhere else ''
-        left = clock(time_left(self.minutes, states, waiting, self.jobs))
-        done = f'{len(self.minutes)} of {self.count} done, {len(waiting) - elsewhere} waiting'
-        self.say(f'{done}, {others}{left} left')
-
-    def say(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def progress_of(run: Run, state: Mapping[str, Any]) -> str:
-    """Return the line of a running run."""
-    whole, loss, phase = state.get('iterations'), state.get('loss'), state.get('phase', 'starting')
-    if phase == 'preparing' and 'prepared' in state:
-        part = {**state['prepared'], 'seconds': state['seconds']}
-        return f'{run.title}  {phase} {part["iteration"]}/{part["iterations"]}  {_rest(part)} left of it'
-    if phase != 'training' or not whole:
-        return f'{run.title}  {phase}'
-    told = ['' if loss is None else f'loss {loss:.3f}', f'val {state["val"]["value"]:.4g}' if 'val' in state else '']
-    return '  '.join(filter(None, [run.title, f'{state["iteration"]}/{whole}', *told, f'{_rest(state)} left']))
-
-
-def _rest(state: Mapping[str, Any]) -> str:
-    left = _projected(state)
-    return clock(None if left is None else left - state['seconds'])
-
-
-def _projected(state: Mapping[str, Any]) -> float | None:
-    """The seconds of a whole run at its speed since the last start, without its test."""
-    iteration, whole = state.get('iteration') or 0, state.get('iterations')
-    done = iteration - (state.get('first') or 0)
-    if done <= 0 or not whole:
-        return None
-    return state['seconds'] + (state['seconds'] - state['began']) / done * (whole - iteration)
-
-
-def time_left(
-    minutes: Mapping[Run, float], running: Mapping[Run, Mapping[str, Any]], waiting: Sequence[Run], jobs: int
-) -> float | None:
-    """Estimate the seconds left, from the minutes of finished runs and the states of running ones.
-
-    A run takes as long as the mean of those of the same name, finished or running, or else as the mean of all.
-    """
-    known: dict[str, list[float]] = {}
-    projected = {run: _projected(state) for run, state in running.items()}
-    for run, value in [*((run, 60 * value) for run, value in minutes.items()), *projected.items()]:
-        if value is not None:
-            known.setdefault(run.name, []).append(value)
-    if not known:
-        return None
-    overall = fmean(fmean(values) for values in known.values())
-
-    def expected(run: Run) -> float:
-        return fmean(known.get(run.name, [overall]))
-
-    rest = [expected(run) for run in waiting]
-    for run, state in running.items():
-        rest.append(max(0.0, (projected[run] or expected(run)) - state.get('seconds', 0.0)))
-    return max([*rest, sum(rest) / jobs], default=0.0)
-
-
-def clock(seconds: float | None) -> str:
-    """Return a duration as text."""
-    if seconds is None:
-        return '?'
-    minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f'{hours} h {minutes:02d} min'
-    return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
-
-
-TICK = 0.2
 LOOK = 2.0  # seconds between two looks at what other pools do
 STALLS = 2  # how often a run that makes no step is started again
 GRACE = 10.0  # seconds between SIGTERM and SIGKILL
@@ -143,19 +30,8 @@ TAIL = 15  # lines shown of a failed run's log
 FULL = 16 * 2**20  # bytes left on a disk that counts as full: less than a checkpoint
 
 
-@dataclass
-class Job:
-    """A run and its process."""
-
-    run: Run
-    process: subprocess.Popen[bytes]
-    log: Path
-    told: Any = None  # the time of its last report
-    heard: float = field(default_factory=time.monotonic)  # when it was seen
-
-
 class Pool:
-    """Starts each run when the results that it needs are there and one of ``jobs`` slots is free.
+    """Starts each run when the results that it needs are there and one of ``jobs`` threads is free.
 
     Several pools, also of several machines, may work on one suite: each run's folder has a lock, and a pool leaves the
     runs alone that another process does.
@@ -166,134 +42,105 @@ class Pool:
         command: Callable[[Run], list[str]],
         jobs: int,
         threads: int,
-        board: Board,
-        news: Callable[[], None] = lambda: None,
-        stall: float | None = None,
+        say: Callable[[str], None],
+        news: Callable[[], None] = lambda: None,  # called when a run has ended
+        stall: float | None = None,  # minutes without a report
     ) -> None:
-        self.command, self.jobs, self.threads, self.board = command, jobs, threads, board
-        self.news = news  # called when a run has ended or was evaluated
-        self.told: list[Any] = []
-        self.stall = stall  # minutes without a report
-        self.stalled: Counter[Path] = Counter()
-        self.devices = visible_devices()
-        self.waiting: list[Run] = []
-        self.running: dict[int, Job] = {}  # by slot
-        self.failed: dict[Path, str] = {}  # the reasons
-        self.elsewhere: set[Path] = set()  # the waiting runs that other processes did at the last look
-        self.looked = -LOOK
+        self.command, self.jobs, self.threads, self.say, self.news = command, jobs, threads, say, news
+        self.stall = stall
+        devices = visible_devices()
+        self.slots: SimpleQueue[str | None] = SimpleQueue()  # a device for each thread
+        for slot in range(jobs):
+            self.slots.put(devices[slot % len(devices)] if len(devices) > 1 else None)
+        self.processes: set[subprocess.Popen[bytes]] = set()
+        self.ended = False  # by an interruption: no thread starts another process
 
     def execute(self, todo: Sequence[Run]) -> dict[str, str]:
-        """Do runs, which include all that they depend on. A failed run stops only its dependents."""
-        self.waiting, self.running, self.failed = list(todo), {}, {}
-        titles = {run.folder: run.title for run in todo}
+        """Do runs, which include all that they depend on; return why some failed, which stops only their dependents."""
+        waiting, failed = list(todo), dict[str, str]()
+        running: dict[Future[str | None], Run] = {}
+        titles, elsewhere, looked = {run.folder: run.title for run in todo}, set[Path](), -LOOK
+        with ThreadPoolExecutor(self.jobs) as threads:
+            try:
+                while waiting or running:
+                    lost = {run: [titles[one] for one in run.after if titles.get(one) in failed] for run in waiting}
+                    for run in [run for run in waiting if lost[run]]:
+                        waiting.remove(run)
+                        self._fail(failed, run, f'needs {", ".join(lost[run])}')
+                    if time.monotonic() - looked >= LOOK:
+                        elsewhere, looked = {run.folder for run in waiting if in_use(run.folder)}, time.monotonic()
+                    for run in [run for run in waiting if run.folder not in elsewhere and run.result is not None]:
+                        waiting.remove(run)  # another process did it
+                        self._tell(run)
+                    ready = (run for run in waiting if run.folder not in elsewhere and not _missing(run))
+                    for run in [run for run, _ in zip(ready, range(self.jobs - len(running)), strict=False)]:
+                        waiting.remove(run)
+                        running[threads.submit(self._do, run)] = run
+                    if waiting and not running and not elsewhere:
+                        for run in waiting:
+                            needs = ', '.join(map(str, _missing(run)))
+                            self._fail(failed, run, f'needs results that none of these runs gives: {needs}')
+                        break
+                    for future in wait(running, LOOK if running else 0, FIRST_COMPLETED).done:
+                        run, reason = running.pop(future), future.result()
+                        if reason == ELSEWHERE:
+                            waiting.insert(0, run)
+                            looked = -LOOK
+                        elif reason is not None:
+                            self._fail(failed, run, reason)
+                        else:
+                            self._tell(run)
+                            self.news()
+                    if not running:
+                        time.sleep(LOOK / 10)
+            finally:
+                self.ended = True
+                end(list(self.processes))
+        return failed
+
+    def _fail(self, failed: dict[str, str], run: Run, reason: str) -> None:
+        failed[run.title] = reason
+        self.say(f'{run.title}: FAILED ({reason.splitlines()[0]})')
+
+    def _tell(self, run: Run) -> None:
+        result = run.result or {}
+        split = 'val' if result.get('test_is_val') else 'test'
+        self.say(f'{run.title}: {result["score"]:.2f} on {split} after {clock(60 * result["minutes"])}')
+
+    def _do(self, run: Run) -> str | None:
+        """Do a run in a process; return why it failed, :data:`ELSEWHERE` if another process does it, or ``None``."""
+        if full := no_room(run.folder):
+            return f'was not started{full}'
+        found, log, device = latest_checkpoint(run.folder), run.folder / 'log.txt', self.slots.get()
         try:
-            while self.waiting or self.running:
-                self._collect()
-                self._wake()
-                self._look()
-                self._skip(titles)
-                self._start()
-                if not self.running and not self.elsewhere:
-                    self._give_up()
-                running = [job.run for job in self.running.values()]
-                self.board.tick(running, self.waiting, len(self.elsewhere))
-                now = [(run.title, run.state.get('val')) for run in running]
-                if self.told and now != self.told:
-                    self.news()
-                self.told = now
-                time.sleep(TICK)
+            self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
+            for _ in range(STALLS + 1):
+                code = self._process(run, log, device)
+                if code == os.EX_TEMPFAIL:
+                    return ELSEWHERE
+                if code == 0 and run.result is not None:
+                    return None
+                reason = f'ended with code {code}{no_room(run.folder)}\n  the end of {log}:'
+                if code != STALLED:
+                    break
+                self.say(f'{run.title}: no step for {self.stall} min, ended')
+                reason = f'made no step for {self.stall} min, {STALLS + 1} times'
+            with suppress(OSError):  # for `suite list`
+                write_json(run.folder / 'state.json', {**run.state, 'failed': reason.splitlines()[0]})
+            return f'{reason}\n{tail(log)}'
         finally:
-            end([job.process for job in self.running.values()])
-        return {titles[folder]: reason for folder, reason in self.failed.items()}
+            self.slots.put(device)
 
-    def _look(self) -> None:
-        """See which of the waiting runs other processes do or have done."""
-        if time.monotonic() - self.looked < LOOK:
-            return
-        self.elsewhere = {run.folder for run in self.waiting if in_use(run.folder)}
-        for run in [run for run in self.waiting if run.folder not in self.elsewhere]:
-            if run.result is not None:
-                self.waiting.remove(run)
-                self.board.ended(run, None)
-        self.looked = time.monotonic()
-
-    def _collect(self) -> None:
-        for slot, job in list(self.running.items()):
-            code = job.process.poll()
-            if code is None:
-                continue
-            del self.running[slot]
-            end([job.process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
-            if code == os.EX_TEMPFAIL:  # another process does this run
-                self.looked = -LOOK
-                self.waiting.insert(0, job.run)
-            elif code != 0 or job.run.result is None:
-                self._fail(job, f'ended with code {code}{no_room(job.run.folder)}\n  the end of {job.log}:')
-            else:
-                self.board.ended(job.run, None)
-
-    def _fail(self, job: Job, reason: str) -> None:
-        """Tell a failure with the end of the log; keep its reason for ``suite list``."""
-        self.failed[job.run.folder] = f'{reason}\n{tail(job.log)}'
-        with suppress(OSError):
-            write_json(job.run.folder / 'state.json', {**job.run.state, 'failed': reason.splitlines()[0]})
-        self.board.ended(job.run, reason)
-
-    def _wake(self) -> None:
-        """End runs that have stalled; each starts again from its last checkpoint, at most ``STALLS`` times."""
-        for slot, job in list(self.running.items()) if self.stall else ():
-            told, now = job.run.state.get('time'), time.monotonic()
-            if told != job.told:
-                job.told, job.heard = told, now
-            if self.stall is None or now - job.heard < 60 * self.stall:
-                continue
-            end([job.process])
-            del self.running[slot]
-            self.stalled[job.run.folder] += 1
-            if self.stalled[job.run.folder] <= STALLS:
-                self.waiting.insert(0, job.run)
-                self.board.say(f'{job.run.title}: no step for {self.stall} min, ended; it starts again')
-            else:
-                self._fail(job, f'made no step for {self.stall} min, {STALLS + 1} times')
-
-    def _drop(self, run: Run, reason: str) -> None:
-        """Give up a run that was not started."""
-        self.waiting.remove(run)
-        self.failed[run.folder] = reason
-        self.board.ended(run, reason)
-
-    def _skip(self, titles: Mapping[Path, str]) -> None:
-        for run in list(self.waiting):
-            lost = [titles[folder] for folder in run.after if folder in self.failed]
-            if lost:
-                self._drop(run, f'needs {", ".join(lost)}')
-
-    def _start(self) -> None:
-        for slot in (slot for slot in range(self.jobs) if slot not in self.running):
-            free = (run for run in self.waiting if run.folder not in self.elsewhere)
-            ready = next((run for run in free if not _missing(run)), None)
-            if ready is None:
-                return
-            if full := no_room(ready.folder):
-                for run in list(self.waiting):
-                    self._drop(run, f'was not started{full}')
-                return
-            self.waiting.remove(ready)
-            self.running[slot] = self._launch(ready, slot)
-            self.board.started(ready)
-
-    def _give_up(self) -> None:
-        for run in list(self.waiting):
-            self._drop(run, f'needs results that none of these runs gives: {", ".join(map(str, _missing(run)))}')
-
-    def _launch(self, run: Run, slot: int) -> Job:
+    def _process(self, run: Run, log: Path, device: str | None) -> int | None:
+        """Run a process to its end and return its code, :data:`STALLED` if it told nothing for too long."""
+        if self.ended:
+            return None
         run.folder.mkdir(parents=True, exist_ok=True)
-        log = run.folder / 'log.txt'
-        threads = str(self.threads)
-        environment = dict(os.environ, OMP_NUM_THREADS=threads, MKL_NUM_THREADS=threads)
+        environment = dict(os.environ, OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
         wait_briefly(environment)
-        if len(self.devices) > 1:
-            environment['CUDA_VISIBLE_DEVICES'] = self.devices[slot % len(self.devices)]
+        if device is not None:
+            environment['CUDA_VISIBLE_DEVICES'] = device
+        began, state = time.time(), run.folder / 'state.json'
         with open(log, 'ab') as file:
             # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
             process = subprocess.Popen(
@@ -304,7 +151,31 @@ class Pool:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Job(run, process, log)
+        self.processes.add(process)
+        try:
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(LOOK)
+                told = max(began, state.stat().st_mtime if state.is_file() else 0.0)
+                if self.stall is not None and time.time() - told >= 60 * self.stall:
+                    return STALLED
+        finally:
+            if not self.ended:
+                end([process])  # with its group: a loader's worker whose last batch nobody took would wait for ever
+            self.processes.discard(process)
+
+
+ELSEWHERE = 'another process does it'
+STALLED = -1000
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as text."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f'{hours} h {minutes:02d} min'
+    return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
 
 
 def _missing(run: Run) -> list[Path]:

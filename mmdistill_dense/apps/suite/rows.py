@@ -12,7 +12,6 @@ from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to impor
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, Method, is_control, with_options
-from mmdistill_dense.apps.suite.job import check_unchanged
 from mmdistill_dense.config.values import flat
 
 LEVEL = 0.95
@@ -163,8 +162,7 @@ class Table:
 def collect(definition: Definition) -> Table:
     results = plan.results(definition)
     shown = (run for run in plan.runs(definition) if run.seed in results.get(run.name, {}))
-    for run, expected in plan.hashes(definition, shown):
-        check_unchanged(run, expected)
+    plan.check_unchanged(definition, shown)
     _check_processes(results)
     if changed := changed_data(results):
         raise ValueError(changed)
@@ -235,6 +233,5 @@ def _check_processes(results: Mapping[str, Results]) -> None:
         told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
         raise ValueError(
             f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
-            'Repeat those of one number: with one process by `mmdistill suite run --rerun-changed`; else move their '
-            'folders away and use `mmdistill suite slurm`.'
+            'Move the folders of one number away, and repeat them.'
         )

@@ -140,7 +140,7 @@ def test_a_config_by_name_is_its_options_on_the_own_control(tmp_path: Path) -> N
     (dict(methods={'x': {'config': 'cwd:toy_sec'}}), r"methods.x.config: cwd:toy_sec: pair 'toy_sec': unknown"),
     (dict(methods={'x': {'config': 'cwd:toy_seg_and_psp'}}), r'methods.x.config: .*does not fit toy_seg_and_psp'),
     (dict(methods={'x': {'config': 'cwd:deeplabv3_r101_to_r18_voc'}}), r'of deeplabv3_r101_to_r18_voc, the control'),
-    (dict(control='cwd:toy_seg'), r'control: cwd:toy_seg is not a file; write it with'),
+    (dict(control='cwd:toy_seg'), r'control: cwd:toy_seg is not a file; write one of'),
 ])  # fmt: skip
 def test_names_that_do_not_work_are_named(tmp_path: Path, changes: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):

@@ -30,7 +30,7 @@ from mmdistill_dense.weights.strict_load import _read_yaml
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / 'configs'
 SHARED = ROOT.parent / 'shared' / 'data'
-PAIRS = {path.stem for path in (CONFIGS / '_base_/pairs').glob('*_to_*.py')}
+PAIRS = {compose.parts_of(path).pair for path in compose.recipes()}
 TABLE = (ROOT / 'docs/pairs.md').read_text(encoding='utf-8')
 # recipes whose student has a published one of its own, which they follow
 OWN = [
@@ -63,7 +63,7 @@ def rows() -> dict[str, list[str]]:
 
 
 def test_every_pair_stands_in_the_table() -> None:
-    assert set(rows()) == {pair for pair in PAIRS if '_and_' not in pair}
+    assert set(rows()) == {pair for pair in PAIRS if '_to_' in pair and '_and_' not in pair}
     for pair, row in rows().items():
         parts = compose.parts_of(usual(pair))
         assert row[3] == f'`{parts.dataset}`, `{parts.schedule}`', pair
@@ -88,7 +88,7 @@ def scores(cfg: str) -> set[float]:
 @pytest.mark.soak
 def test_scores_are_those_of_the_metafiles() -> None:
     for pair, row in rows().items():
-        model = Config.fromfile(CONFIGS / f'_base_/pairs/{pair}.py').model
+        model = recipe(usual(pair)).model
         for cell, option in ((row[0], model.student), (row[1], model.teacher)):
             told, cfg = {float(number) for number in re.findall(r'\d+\.\d+', cell)}, option.get('cfg', '')
             assert told <= (scores(cfg) if cfg.startswith(('mmseg::', 'mmdet::')) else set()), pair

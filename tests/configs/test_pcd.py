@@ -254,9 +254,9 @@ def test_fine_tuning_reads_what_pretraining_wrote(name: str) -> None:
     assert str(file) == f'{pretraining.work_dir}/epoch_{pretraining.train_cfg.max_epochs}.pth'
 
 
-def pretrained(pair: str, folder: Path) -> tuple[dict[str, torch.Tensor], str]:
+def pretrained(recipe: str, folder: Path) -> tuple[dict[str, torch.Tensor], str]:
     """A backbone of random values, and the file that a pre-training of it wrote."""
-    student = load_model(Config.fromfile(ROOT / f'_base_/pairs/{pair}.py').model.student, 'student').model
+    student = load_model(Config.fromfile(ROOT / f'_base_/recipes/{recipe}.py').model.student, 'student').model
     init_default_scope('mmseg')
     torch.manual_seed(3)
     state = MODELS.build(student).backbone.state_dict()
@@ -273,13 +273,13 @@ def same(loaded: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> 
 
 
 @pytest.mark.parametrize(('network', 'pretraining', 'scope'), [
-    pytest.param('deeplabv3_r18b_pcd_voc', 'r18_from_mocov3-r50', 'mmseg', marks=pytest.mark.soak),
-    pytest.param('deeplabv3_r18b_pcd', 'r34_from_mocov3-r50', 'mmseg', marks=pytest.mark.soak),
-    ('deeplabv3plus_r18w16_camvid_pcd', 'r18w16_from_mobilenetv2', 'mmseg'),
-    ('deeplabv3plus_mobilenetv2w05_camvid', 'mobilenetv2w05_from_mobilenetv2', 'mmseg'),
-    pytest.param('mask_rcnn_r18_fpn_pcd', 'r18_from_mocov3-r50', 'mmdet', marks=pytest.mark.soak),
-    pytest.param('mask_rcnn_r34_fpn_pcd', 'r34_from_mocov3-r50', 'mmdet', marks=pytest.mark.soak),
-    ('retinanet_r18_fpn_pcd', 'r18_from_mocov3-r50', 'mmdet'),
+    pytest.param('deeplabv3_r18b_pcd_voc', 'r18_from_mocov3-r50_imagenet', 'mmseg', marks=pytest.mark.soak),
+    pytest.param('deeplabv3_r18b_pcd', 'r34_from_mocov3-r50_imagenet', 'mmseg', marks=pytest.mark.soak),
+    ('deeplabv3plus_r18w16_camvid_pcd', 'r18w16_from_mobilenetv2_small', 'mmseg'),
+    ('deeplabv3plus_mobilenetv2w05_camvid', 'mobilenetv2w05_from_mobilenetv2_small', 'mmseg'),
+    pytest.param('mask_rcnn_r18_fpn_pcd', 'r18_from_mocov3-r50_imagenet', 'mmdet', marks=pytest.mark.soak),
+    pytest.param('mask_rcnn_r34_fpn_pcd', 'r34_from_mocov3-r50_imagenet', 'mmdet', marks=pytest.mark.soak),
+    ('retinanet_r18_fpn_pcd', 'r18_from_mocov3-r50_imagenet', 'mmdet'),
 ])  # fmt: skip
 def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, scope: str, tmp_path: Path) -> None:
     """Student of pre-training → checkpoint → backbone of the downstream network, every tensor equal."""
@@ -301,7 +301,7 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
 
 def test_a_pretrained_backbone_arrives_in_both_parts_of_c4(tmp_path: Path) -> None:
     model = Config.fromfile(ROOT / '_base_/models/mask_rcnn_r18_c4_pcd.py').model
-    expected, file = pretrained('r18_from_mocov3-r50', tmp_path)
+    expected, file = pretrained('r18_from_mocov3-r50_imagenet', tmp_path)
     for part in (model.student.backbone, model.student.roi_head.shared_head):
         part.init_cfg.checkpoint = file
     init_default_scope('mmdet')

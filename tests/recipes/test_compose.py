@@ -138,8 +138,10 @@ def test_a_file_without_a_schedule_is_no_recipe(tree: Path) -> None:
 @pytest.mark.parametrize('recipe', recipes(), ids=lambda path: path.stem)
 def test_parts_are_the_files_that_the_recipe_names(recipe: Path) -> None:
     parts = parts_of(recipe.stem)
-    files = [f'pairs/{parts.pair}', f'datasets/{parts.dataset}', f'schedules/{parts.schedule}', parts.runtime]
-    assert bases_of(recipe) == [(ROOT / f'_base_/{file}.py').resolve() for file in files]
+    files = [f'datasets/{parts.dataset}', f'schedules/{parts.schedule}', parts.runtime]
+    assert bases_of(recipe)[-3:] == [(ROOT / f'_base_/{file}.py').resolve() for file in files]
+    if compose.sources_of(recipe)['pair'] != recipe:
+        assert bases_of(recipe)[:-3] == [ROOT / f'_base_/pairs/{parts.pair}.py']
     assert Config.fromfile(recipe).default_scope == {'seg': 'mmseg', 'det': 'mmdet'}[parts.task]
     assert recipe.stem == parts.pair or recipe.stem.startswith(f'{parts.pair}_')
 
@@ -177,6 +179,17 @@ def test_parts_are_told_by_what_the_files_set(tmp_path: Path) -> None:
     ]
     recipe.write_text(f'_base_ = {[str(file) for file in files]}\n')
     assert parts_of(recipe) == ('my_pair', 'my_data', 'toy_450', 'runtime_seg', 'seg', False, False)
+
+
+def test_a_recipe_that_holds_its_pair_is_chosen_by_its_words(tmp_path: Path) -> None:
+    """Not by those of the pair that it changes; a file that inherits it has the same pair."""
+    recipe = ROOT / '_base_/recipes/gfl_r101_to_r18_coco.py'
+    assert bases_of(recipe)[0] == ROOT / '_base_/pairs/gfl_r101_to_r50_coco.py'
+    mine = tmp_path / 'mine.py'
+    mine.write_text(f'_base_ = {str(recipe)!r}\ntrain_cfg = dict(max_epochs=3)\n')
+    for file in (recipe, mine):
+        assert parts_of(file).pair == 'gfl_r101_to_r18_coco'
+        assert options_for('ld', file) == ROOT / '_base_/distillers/ld_gfl_r18.py'
 
 
 def test_a_whole_config_is_a_recipe(tmp_path: Path) -> None:

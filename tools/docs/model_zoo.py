@@ -159,8 +159,8 @@ def _model(file: Path, method: str, collection: str, targets: list[Target]) -> d
     name = parts['datasets'].stem
     data = DATA.get(name) or DATA.get(name.split('_')[0], name)
     metadata = {'Training Data': data, **_length(parts['schedules']), 'Batch Size': _batch(**parts)}
-    if 'pairs' in parts:
-        metadata['Pair'] = parts['pairs'].stem
+    if 'recipes' in parts:
+        metadata['Pair'] = parts_of(parts['recipes']).pair
     model = {
         'Name': f'{method}_{file.stem}',
         'In Collection': collection,
@@ -190,7 +190,7 @@ def _parts(file: Path) -> Iterator[tuple[str, Path]]:
             yield from _parts(base)
             if base.parent.parent.name == '_base_':
                 yield 'recipes', base
-        elif base.parent.name in ('pairs', 'datasets', 'schedules'):
+        elif base.parent.name in ('datasets', 'schedules'):
             yield base.parent.name, base
 
 

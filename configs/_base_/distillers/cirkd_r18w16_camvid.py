@@ -2,5 +2,5 @@
 take 31 times the step of the student alone. Pooling by 4 and fewer pixels to compare with bring it to 3.6."""
 
 # fits: student r18w16, data camvid
-_base_ = './cirkd_cityscapes.py'
+_base_ = './cirkd_seg.py'
 distillers = dict(cirkd=dict(pool=4, pixel_contrast=512, region_contrast=256))

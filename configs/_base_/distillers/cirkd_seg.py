@@ -1,6 +1,7 @@
 """CIRKD with logit distillation: the defaults of the released code (winycg/CIRKD, `train_cirkd.py`).
 
-Its minibatch is the pictures of one GPU, 2 of 16.
+The released scripts for Cityscapes and CamVid leave everything at them (`train_cirkd/citys`, `train_cirkd/camvid`). Its
+minibatch is the pictures of one GPU, 2 of 16.
 """
 
 # fits: seg

@@ -1,6 +1,10 @@
+"""Pre-training: a ResNet-50 of Barlow Twins teaches a ResNet-18."""
+
+# pair: r18_from_barlowtwins-r50
 _base_ = [
-    '../pairs/r18_from_barlowtwins-r50.py',
+    '../pairs/r18_from_mocov3-r50.py',
     '../datasets/imagenet_unlabeled.py',
     '../schedules/pcd_100e.py',
     '../runtime_pretrain.py',
 ]
+model = dict(teacher=dict(layout='barlowtwins', checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/barlowtwins_r50.pth'))

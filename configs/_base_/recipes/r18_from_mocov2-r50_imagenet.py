@@ -1,6 +1,10 @@
+"""Pre-training: a ResNet-50 of MoCo v2 teaches a ResNet-18."""
+
+# pair: r18_from_mocov2-r50
 _base_ = [
-    '../pairs/r18_from_mocov2-r50.py',
+    '../pairs/r18_from_mocov3-r50.py',
     '../datasets/imagenet_unlabeled.py',
     '../schedules/pcd_100e.py',
     '../runtime_pretrain.py',
 ]
+model = dict(teacher=dict(layout='mocov2', checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/mocov2_r50.pth'))

@@ -115,13 +115,13 @@ def _sides(pair: str) -> dict[str, list[str]]:
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
 _OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
-_PAIR = re.compile(r'^# pair: (\w+)$', re.MULTILINE)
+_PAIR = re.compile(r'^# pair: ([\w-]+)$', re.MULTILINE)
 
 
 class Parts(NamedTuple):
     """Names of the files of a recipe, without ``.py``; what its teachers are, as for :func:`best`.
 
-    A pair whose file has another name says by its line ``# pair: …`` by which words methods are chosen.
+    A file with the line ``# pair: …`` holds a pair, and methods are chosen by the words of that line.
     """
 
     pair: str
@@ -195,9 +195,13 @@ def _parts_of(path: Path, modified: int) -> Parts:
         )
     task = 'pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
-    if line := _PAIR.search(pair.read_text(encoding='utf-8')):
-        found['pair'] = line[1]
+    found['pair'] = _pair_in(pair) or pair.stem
     return Parts(**found, task=task, maps=gives_maps(pair), several=has_several(pair))
+
+
+def _pair_in(file: Path) -> str | None:
+    line = _PAIR.search(file.read_text(encoding='utf-8'))
+    return line[1] if line else None
 
 
 def gives_maps(pair: Path) -> bool:
@@ -228,11 +232,13 @@ def _named_several(pair: str) -> bool:
 def sources_of(recipe: Path) -> dict[str, Path]:
     """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
     found: dict[str, Path] = {}
-    for file in [*_bases(recipe), recipe]:
+    recipes = _inherited(recipe)
+    for file in [*_bases(recipes[-1]), recipe]:
         for kind, key in _KEYS.items():
             if key in keys_of(file):
                 found.setdefault(kind, file)
-    return found
+    holders = [file for file in recipes if _pair_in(file)]  # a recipe may inherit the pair that its own changes
+    return found | ({'pair': holders[0]} if holders else {})
 
 
 def options_for(method: str, recipe: Path | str, variant: str | None = None) -> Path | None:
@@ -266,10 +272,14 @@ def reference(path: Path, folder: Path) -> Source:
     return Source(literal(relative if relative.startswith('.') else f'./{relative}'))
 
 
+def _inherited(recipe: Path) -> list[Path]:
+    """Return a recipe, and before the parts the one recipe that it inherits, and so on."""
+    bases = _bases(recipe)
+    return [recipe, *_inherited(bases[0])] if len(bases) == 1 and bases_of(bases[0]) else [recipe]
+
+
 def _bases(path: Path) -> list[Path]:
-    """Return the bases of a recipe, or those of the one recipe that it inherits."""
-    bases = [base for base in bases_of(path) if base.is_file()]
-    return _bases(bases[0]) if len(bases) == 1 and bases_of(bases[0]) else bases
+    return [base for base in bases_of(path) if base.is_file()]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

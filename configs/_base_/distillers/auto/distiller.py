@@ -1,3 +1,3 @@
-"""A method of your own on its own taps: docs/settings.md."""
+"""A method on its own taps, also one of your own: docs/settings.md."""
 
 distillers = dict(own=dict(balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0))))

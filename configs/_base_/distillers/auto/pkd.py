@@ -1,5 +1,0 @@
-"""PKD on any pair: docs/settings.md."""
-
-distillers = dict(
-    pkd=dict(type='PKD', student_tap='auto', balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0)))
-)

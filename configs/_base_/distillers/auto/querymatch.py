@@ -1,7 +1,0 @@
-"""QueryMatch on any pair: docs/settings.md."""
-
-distillers = dict(
-    querymatch=dict(
-        type='QueryMatch', student_tap='auto', balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0))
-    )
-)

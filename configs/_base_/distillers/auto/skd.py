@@ -1,5 +1,0 @@
-"""SKD on any pair: docs/settings.md."""
-
-distillers = dict(
-    skd=dict(type='SKD', student_tap='auto', balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0)))
-)

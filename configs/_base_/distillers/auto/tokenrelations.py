@@ -1,7 +1,0 @@
-"""TokenRelations on any pair: docs/settings.md."""
-
-distillers = dict(
-    tokenrelations=dict(
-        type='TokenRelations', student_tap='auto', balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0))
-    )
-)

@@ -1,9 +1,0 @@
-"""GFL: ResNet-101 of 24 epochs at many scales (AP 44.7) teaches ResNet-34, a pair of LD."""
-
-_base_ = './gfl_r101_to_r50_coco.py'
-model = dict(
-    student=dict(
-        backbone=dict(depth=34, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet34')),
-        neck=dict(in_channels=[64, 128, 256, 512]),
-    )
-)

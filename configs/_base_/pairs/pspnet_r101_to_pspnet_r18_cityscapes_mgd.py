@@ -1,7 +1,0 @@
-"""PSPNet as in MGD: ResNet-101 of 40k iterations (mIoU 78.34) teaches ResNet-18 in crops of 512x512."""
-
-_base_ = './pspnet_r101_to_pspnet_r18_cityscapes.py'
-model = dict(
-    student=dict(data_preprocessor=dict(size=(512, 512))),
-    teacher=dict(cfg='mmseg::pspnet/pspnet_r101-d8_4xb2-40k_cityscapes-512x1024.py'),
-)

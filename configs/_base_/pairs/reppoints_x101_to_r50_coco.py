@@ -1,7 +1,0 @@
-"""RepPoints: ResNeXt-101 32x4d with deformable convolutions (AP 44.2) teaches ResNet-50 (38.6 alone)."""
-
-model = dict(
-    type='mmdistill_dense.DistillModel',
-    student=dict(cfg='mmdet::reppoints/reppoints-moment_r50_fpn-gn_head-gn_2x_coco.py'),
-    teacher=dict(cfg='mmdet::reppoints/reppoints-moment_x101-dconv-c3-c5_fpn-gn_head-gn_2x_coco.py', checkpoint='auto'),
-)

@@ -1,7 +1,0 @@
-"""RTMDet: large (AP 51.3) teaches tiny (40.9 alone); levels of 256 against 96 channels."""
-
-model = dict(
-    type='mmdistill_dense.DistillModel',
-    student=dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'),
-    teacher=dict(cfg='mmdet::rtmdet/rtmdet_l_8xb32-300e_coco.py', checkpoint='auto'),
-)

@@ -1,7 +1,0 @@
-"""RTMDet: s teaches tiny, a step of the chain of mmyolo's distilled RTMDets."""
-
-model = dict(
-    type='mmdistill_dense.DistillModel',
-    student=dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'),
-    teacher=dict(cfg='mmdet::rtmdet/rtmdet_s_8xb32-300e_coco.py', checkpoint='auto'),
-)

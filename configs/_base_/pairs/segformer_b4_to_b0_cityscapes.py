@@ -1,7 +1,0 @@
-"""SegFormer: B4 (mIoU 81.89) teaches B0 (76.54 alone), Cityscapes in crops of 1024x1024, tested in windows of them."""
-
-_base_ = './segformer_b4_to_b0_ade20k.py'
-model = dict(
-    student=dict(cfg='mmseg::segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'),
-    teacher=dict(cfg='mmseg::segformer/segformer_mit-b4_8xb1-160k_cityscapes-1024x1024.py'),
-)

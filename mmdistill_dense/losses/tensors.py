@@ -83,10 +83,8 @@ def wants_gradient(x: Tensor) -> bool:
 
 
 def with_gradients(value: Tensor, *pairs: tuple[Tensor, Tensor | None], divisor: float = 1.0) -> Tensor:
-    """Return a scalar with its gradients, which were computed beside it: pairs of an input and ``divisor`` times its
-    own.
-
-    ``value`` and gradients were made without autograd; an input that wants none has ``None``.
+    """Return a scalar with gradients that were computed without autograd: pairs of an input and ``divisor`` times its
+    own, or ``None``.
     """
     inputs, gradients = zip(*pairs, strict=True)
     return _WithGradients.apply(value, divisor, len(pairs), *gradients, *inputs)
@@ -110,9 +108,8 @@ class _WithGradients(torch.autograd.Function):
 def to_device(x: Tensor, like: Tensor) -> Tensor:
     """Copy a CPU tensor to the device of another tensor without blocking the CPU; the dtype stays.
 
-    A GPU reads pinned memory while the CPU goes on. From other memory the copy may wait for all launched work, also
-    with ``non_blocking=True``. torch keeps the pinned copy until it has been read; ``x`` itself may be freed at once.
-    Change the dtype on the device: a change during the copy would need memory that is not pinned.
+    From memory that is not pinned, the copy may wait for all launched work. Change the dtype on the device: a change
+    during the copy would need such memory.
     """
     pinned = x.pin_memory() if like.is_cuda and x.device.type == 'cpu' else x
     return pinned.to(like.device, non_blocking=True)

@@ -19,11 +19,8 @@ SPINS = '1000'  # with 5000 a step on busy cores takes three times as long; on f
 def wait_briefly(environment: MutableMapping[str, str] = os.environ) -> None:
     """Let a thread that waits for the others sleep soon, unless the environment says how to wait.
 
-    The OpenMP of GNU, which torch brings for Linux, keeps a waiting thread busy for a while. If another program uses
-    the cores too, the busy thread takes the core from the one that it waits for: a small network on two threads, beside
-    three trainings on two cores, took 3.8 s a step, and 0.07 s with few spins. On free cores both took 0.015 s.
-
-    It is read when torch is loaded, so this must be called before, or for the environment of a new process.
+    A busy waiting thread takes the core from the one that it waits for: beside three trainings on two cores, a step
+    took 3.8 s, and 0.07 s with few spins. Call this before torch is loaded, or for the environment of a new process.
     """
     if 'OMP_WAIT_POLICY' not in environment:
         environment.setdefault('GOMP_SPINCOUNT', SPINS)

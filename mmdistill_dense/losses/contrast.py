@@ -224,7 +224,7 @@ def contrast_temperature(contrast: str, channels: int) -> float:
     """Return the default temperature of a variant for maps of ``channels`` channels.
 
     Channel groups (``'omni'``, ``'channel'``) have the released 0.07. Whole vectors (``'spatial'``), whose distances
-    are sums over hundreds of channels, have 0.07 per channel: with 0.07 the softmax would be one-hot, without a gradient.
+    are sums over hundreds of channels, have 0.07 per channel: else the softmax would be one-hot, without a gradient.
     """
     return TEMPERATURE * channels if contrast == 'spatial' else TEMPERATURE
 

@@ -11,7 +11,7 @@ from typing import Any
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import Definition, is_control, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.rows import LEVEL, Gain, Row, Table, collect, own_data
+from mmdistill_dense.apps.suite.rows import LEVEL, Row, Table, collect, own_data
 from mmdistill_dense.utils.files import write_text, write_whole
 
 DIGITS = 12  # shown of a file's sha256
@@ -29,12 +29,13 @@ def closing_notes(table: Table) -> str:
 
 def _reading(table: Table) -> list[str]:
     definition = table.definition
+    gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
     return [
         f'{definition.metric} in percent on {split_of(table)}, last checkpoint; mean ± standard deviation (n - 1) over '
         'n seeds. Every run is in the table, losers included.',
         f'gain: mean of (method - {alone_title(table)}) at the same seed, with the {LEVEL:.0%} interval of '
         f"Student's t over these pairs; one pair has no interval. Each interval is for its row alone. {BOLD}",
-        *missing_lines(table),
+        *([f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'] if gaps else []),
         *_time_lines(table),
     ]
 
@@ -50,11 +51,6 @@ def alone_title(table: Table) -> str:
 def split_of(table: Table) -> str:
     results = [result for row in table.rows for result in row.results.values()]
     return 'val, the only labelled one' if any(result.get('test_is_val') for result in results) else 'test'
-
-
-def missing_lines(table: Table) -> list[str]:
-    gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
-    return [f'Missing: {"; ".join(gaps)}. Gains use only the seeds that both runs have.'] if gaps else []
 
 
 def _time_lines(table: Table) -> list[str]:
@@ -204,18 +200,10 @@ def gain_cell(row: Row) -> str:
     """Return the gain with its interval, bold where it is significant."""
     if row.gain is None:
         return NONE
-    fewer = f', {row.gain.n} pair{"s" if row.gain.n > 1 else ""}' if row.gain.n < len(row.results) else ''
-    return f'{interval_text(row.gain)}{fewer}'
-
-
-def interval_text(gain: Gain) -> str:
-    """Return the mean of a gain with its interval."""
+    gain, bold = row.gain, '**' if row.gain.told_apart else ''
     bounds = '' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]'
-    return f'{mean_text(gain)}{bounds}'
-
-
-def mean_text(gain: Gain) -> str:
-    return f'**{gain.mean:+.2f}**' if gain.told_apart else f'{gain.mean:+.2f}'
+    fewer = f', {gain.n} pair{"s" if gain.n > 1 else ""}' if gain.n < len(row.results) else ''
+    return f'{bold}{gain.mean:+.2f}{bold}{bounds}{fewer}'
 
 
 def _seeds(table: Table) -> str:

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # tools/ is no ins
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.apps.suite.table import write_table
 from mmdistill_dense.utils.files import write_text
+from mmdistill_dense.utils.process import errors_only
 from tools.docs.check_results import FOLDER, PAGE, PICTURES, filled, pages, read_scores
 
 
@@ -23,8 +24,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('definition', type=Path, nargs='+', help='.yaml, .py or .json, see docs/suite.md')
     parser.add_argument('--root', type=Path, default=Path(), metavar='DIR', help='the repository (default: this one)')
     args = parser.parse_args(argv)
-    for path in args.definition:
-        insert(load(path), args.root)
+    try:
+        with errors_only():
+            for path in args.definition:
+                insert(load(path), args.root)
+    except (OSError, ValueError) as error:
+        sys.exit(f'{type(error).__name__}: {error}')
 
 
 def insert(definition: Definition, root: Path) -> None:

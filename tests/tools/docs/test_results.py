@@ -94,8 +94,9 @@ def test_markers_that_do_not_match_are_refused(text: str) -> None:
 def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'docs').mkdir()
     (tmp_path / PAGE).write_text(BY_HAND)
-    with pytest.raises(ValueError, match=r'no student has finished in .*out; `suite run` trains them'):
-        results.insert(made_up.definition(tmp_path), tmp_path)
+    suite = made_up.definition(tmp_path)
+    with pytest.raises(SystemExit, match=r'ValueError: .*no student has finished in .*out; `suite run` trains them'):
+        results.main([str(suite.path), '--root', str(tmp_path)])
     assert (tmp_path / PAGE).read_text() == BY_HAND
 
 

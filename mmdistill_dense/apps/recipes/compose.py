@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,6 @@ from mmdistill_dense.utils.validate import close_or_all
 
 KINDS = ('seg', 'det', 'pretrain')
 _SIDES = ('pair', 'teacher', 'student', 'data')
-_FITS = re.compile(r'^# fits: (.+)$', re.MULTILINE)
 
 
 class Fit(NamedTuple):
@@ -33,17 +32,23 @@ class Fit(NamedTuple):
     maps: bool = False
 
 
+def remark(file: Path, word: str) -> str | None:
+    """Return what the line ``# word: …`` of a file says, None without one."""
+    line = re.search(rf'^# {word}: (.+)$', file.read_text(encoding='utf-8'), re.MULTILINE)
+    return line[1] if line else None
+
+
 def fit_of(path: Path) -> Fit:
     return _fit_of(path, path.stat().st_mtime_ns)
 
 
 @cache
 def _fit_of(path: Path, modified: int) -> Fit:
-    line = _FITS.search(path.read_text(encoding='utf-8'))
+    line = remark(path, 'fits')
     if line is None:
         raise ValueError(f"{path}: no line says what these options fit; add one such as '# fits: seg, teacher r101'.")
     tasks, words, variant, maps = [], {}, None, False
-    for item in line[1].split(','):
+    for item in line.split(','):
         key, *rest = item.split()
         if key in KINDS and not rest:
             tasks.append(key)
@@ -55,7 +60,7 @@ def _fit_of(path: Path, modified: int) -> Fit:
             words[key] = tuple(rest)
         else:
             known = ', '.join([*KINDS, *(f"'{side} …'" for side in _SIDES), "'variant …'", 'maps'])
-            raise ValueError(f'{path}: unknown item {item.strip()!r} in {line[0]!r}; known: {known}.')
+            raise ValueError(f"{path}: unknown item {item.strip()!r} in '# fits: {line}'; known: {known}.")
     return Fit(tuple(tasks), words, variant, maps)
 
 
@@ -92,14 +97,11 @@ def _rank(fit: Fit, pair: str, task: str, several: bool) -> tuple[int, int] | No
     asked = [word for words in fit.words.values() for word in words]
     if ('and' in asked) != several or not set(fit.tasks) <= {task}:
         return None
-    if not all(_in_order(words, sides[side]) for side, words in fit.words.items()):
-        return None
+    for side, words in fit.words.items():
+        rest = iter(sides[side])
+        if not all(word in rest for word in words):  # in this order: ``in`` consumes what it passes
+            return None
     return len(asked), len(fit.tasks)
-
-
-def _in_order(words: Sequence[str], name: Sequence[str]) -> bool:
-    rest = iter(name)
-    return all(word in rest for word in words)  # ``in`` consumes what it passes
 
 
 def _sides(pair: str) -> dict[str, list[str]]:
@@ -114,8 +116,6 @@ def _sides(pair: str) -> dict[str, list[str]]:
 
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
 _KEYS = {'pair': 'model', 'dataset': 'train_dataloader', 'schedule': 'optim_wrapper', 'runtime': 'default_scope'}
-_OWNERS = re.compile(r'^# methods?: ([\w, ]+)$', re.MULTILINE)
-_PAIR = re.compile(r'^# pair: ([\w-]+)$', re.MULTILINE)
 
 
 class Parts(NamedTuple):
@@ -171,8 +171,8 @@ def recipe_file(recipe: Path | str) -> Path:
 
 def owners(recipe: Path) -> tuple[str, ...]:
     """Return the methods in a recipe's line ``# method: …``, whose published schedule it holds; none for the usual."""
-    line = _OWNERS.search(recipe.read_text(encoding='utf-8'))
-    return tuple(line[1].split(', ')) if line else ()
+    line = remark(recipe, 'methods?')
+    return tuple(line.split(', ')) if line else ()
 
 
 def parts_of(recipe: Path | str) -> Parts:
@@ -195,13 +195,8 @@ def _parts_of(path: Path, modified: int) -> Parts:
         )
     task = 'pretrain' if found['runtime'] == 'runtime_pretrain' else TASKS[scope]
     pair = sources['pair']
-    found['pair'] = _pair_in(pair) or pair.stem
+    found['pair'] = remark(pair, 'pair') or pair.stem
     return Parts(**found, task=task, maps=gives_maps(pair), several=has_several(pair))
-
-
-def _pair_in(file: Path) -> str | None:
-    line = _PAIR.search(file.read_text(encoding='utf-8'))
-    return line[1] if line else None
 
 
 def gives_maps(pair: Path) -> bool:
@@ -237,7 +232,7 @@ def sources_of(recipe: Path) -> dict[str, Path]:
         for kind, key in _KEYS.items():
             if key in keys_of(file):
                 found.setdefault(kind, file)
-    holders = [file for file in recipes if _pair_in(file)]  # a recipe may inherit the pair that its own changes
+    holders = [file for file in recipes if remark(file, 'pair')]  # a recipe may inherit the pair that its own changes
     return found | ({'pair': holders[0]} if holders else {})
 
 

@@ -22,6 +22,7 @@ from mmdistill_dense.apps.recipes.compose import (
     owners,
     parts_of,
     recipes,
+    remark,
     unknown,
 )
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
@@ -86,7 +87,6 @@ def _written_classes(dataset: Mapping[str, Any]) -> Sequence[str] | None:
 
 _NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')
 _SETTINGS = re.compile(r'model\.distillers\.([^.]+)\.settings')
-_CHANGES = re.compile(r'^# changes: (\S+)$', re.MULTILINE)
 
 
 class Named(NamedTuple):
@@ -239,10 +239,10 @@ def _changed(method: str, pair: str, variant: str | None) -> Named | None:
 
 def _changed_variant(change: Path) -> str:
     """Return the variant that a change is laid over, '' for the config without one."""
-    line = _CHANGES.search(change.read_text(encoding='utf-8'))
-    if line is None:
+    found = remark(change, 'changes')
+    if found is None:
         raise ValueError(f"{change}: no line says which variant it changes; add one such as '# changes: pcd-init'.")
-    return '' if line[1] == 'default' else line[1]
+    return '' if found == 'default' else found
 
 
 def _missing(path: Path) -> Path:

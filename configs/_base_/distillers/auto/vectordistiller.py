@@ -1,3 +1,3 @@
-"""QueueKL and SimReg on their own taps: docs/settings.md."""
+"""QueueKL and SimReg, which compare vectors, on their own taps: docs/settings.md."""
 
-distillers = dict(own=dict(balance=dict(ratio='auto'), schedule=dict(ramp_down=(0, 1.0))))
+_base_ = './distiller.py'

@@ -219,8 +219,6 @@ def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -
 @pytest.mark.parametrize(
     ('images', 'labels', 'told'),
     [
-        ('*.jpg', None, '--labels: missing'),
-        (None, '*.png', '--images: missing'),
         ('a/*.jpg', '*/*.png', "--labels '.*' has 2 stars, --images .* has 1"),
         ('/a/*.jpg', '*.png', '--images .*: a pattern is a path below --data'),
         ('a/*.jpg', '../*.png', '--labels .*: a pattern is a path below --data'),

@@ -130,7 +130,7 @@ def cut(path: str) -> None:
     case('on these 4 classes. Without this option', TAUGHT,
          lambda: every('labels/*/*', lambda p: label(p, (0, 1, 2, 3)))),
     case('the published weights predict other classes than your 3', '--teacher-checkpoint auto'),
-    case('--teacher-classes: a teacher that is trained here has your classes', '--teacher-classes auto'),
+    case('--teacher-classes: a teacher trained here has your classes', '--teacher-classes auto'),
     case('it was trained on the classes sky, road, leaf; the data have road, sky, leaf, in this order',
          f'{TAUGHT} --classes road sky leaf', trained_on('sky', 'road', 'leaf')),
 ])  # fmt: skip
@@ -140,6 +140,12 @@ def test_segmentation(mistake: Do, words: list[str], message: str, capsys: pytes
     mistake()
     said = refused(capsys, *words)
     assert all(part in said for part in message.split(' .* ')), said
+
+
+def test_one_pattern_alone_is_refused_before_anything_is_read(capsys: pytest.CaptureFixture) -> None:
+    seg_folder(Path('mine'))
+    for given, missing in (('--images', '--labels'), ('--labels', '--images')):
+        assert f'{missing}: missing' in refused(capsys, given, 'a/*', student='not_there.py')
 
 
 def test_training_pictures_alone_are_divided_and_rare_values_are_told(capsys: pytest.CaptureFixture) -> None:

@@ -110,7 +110,12 @@ def test_a_detector_is_the_students_own_on_the_frozen_model(
         (PSPNET, '', '--head fpn', 'it does not predict what the student does. These do: linear, fcn, upernet'),
         (RETINANET, '', '--head linear', 'These do: fpn, sfp'),
         (RETINANET, '', '--head sfp', 'has stride 8: write --head fpn'),
-        ('mmdet::detr/detr_r50_8xb2-150e_coco.py', '', '--head fpn', '(DETR) are not those of a pyramid'),
+        (
+            'mmdet::detr/detr_r50_8xb2-150e_coco.py',
+            '',
+            '--head fpn',
+            '(DETR) has no pyramid from stride 4 or 8',
+        ),
         (PSPNET, '', '--teacher-checkpoint dino.pth', 'or name the head of a trained network in --head'),
     ],
 )

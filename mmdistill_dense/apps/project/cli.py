@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,27 +20,24 @@ _FIRST = 'data.py'  # of the files of a project, the one that is written first
 
 
 def check_first(args: argparse.Namespace) -> Path:
-    """Check the data's place, the names of the methods and the folder to write, and return this folder."""
-    if not Path(args.data).expanduser().exists():
-        raise FileNotFoundError(f'--data {args.data}: no such folder (looked in {Path.cwd()}).')
-    check_methods(args.method)
-    folder = args.out or default_folder(args.data)
-    check_folder(folder)
-    return folder
+    """Check the data's place, patterns, the names of the methods and the folder to write; return this folder.
 
-
-def check_methods(names: Sequence[str]) -> None:
+    Without ``--out`` it is ``distil_`` and the name of the data folder.
+    """
     from mmdistill_dense.apps.recipes.compose import methods
 
+    if not Path(args.data).expanduser().exists():
+        raise FileNotFoundError(f'--data {args.data}: no such folder (looked in {Path.cwd()}).')
+    if bool(args.images) != bool(args.labels):
+        missing = '--labels' if args.images else '--images'
+        raise ValueError(f'{missing}: missing. --images and --labels go together, as docs/your_labels.md shows.')
     known = methods()
-    for name in names:
+    for name in args.method:
         if name not in known:
             raise KeyError(f'--method {name}: unknown. {close_or_all(name, known)}')
-
-
-def default_folder(data: str) -> Path:
-    """Return the folder that is written without ``--out``: ``distil_`` and the name of the data folder."""
-    return Path(f'distil_{_NAME.sub("_", Path(data).resolve().stem).strip("_").lower()}')
+    folder = args.out or Path(f'distil_{_NAME.sub("_", Path(args.data).resolve().stem).strip("_").lower()}')
+    check_folder(folder)
+    return folder
 
 
 def check_folder(folder: Path) -> None:
@@ -138,14 +134,13 @@ def _new(args: argparse.Namespace) -> int:
     with quiet():  # notes of mmseg and mmdet about optional parts
         from mmdistill_dense.apps.project import new
         from mmdistill_dense.apps.project.contact_sheet import describe
-        from mmdistill_dense.apps.project.new import write
 
     files, data = new.plan(args, lambda line: print(line, flush=True))
     if args.dry:
         for name, text in files.items():
             print(f'\n# ---- {folder / name}\n{text}', end='')
         return 0
-    for line in write(files, folder, getattr(data, 'drawing', None)):
+    for line in new.write(files, folder, getattr(data, 'drawing', None)):
         print(f'labels   {line}')
     told = ', '.join(f'{name} ({_content(name, text)})' for name, text in files.items())
     print(f'written  {folder}: {told}')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,12 @@ def describe(folder: Path) -> Iterator[str]:
     width = max(len(name) for name in (*classes, 'class'))
     yield '         ' + f'{"class":<{width}}' + ''.join(f'{f"{name}: pictures, {what}":>26}' for name in counted)
     for number, name in enumerate(classes[:_LISTED]):
-        cells = (_cell(one, number, seg) for one in counted.values())
-        yield '         ' + f'{name:<{width}}' + ''.join(f'{cell:>26}' for cell in cells)
+        line = f'         {name:<{width}}'
+        for one in counted.values():
+            shown, amount = one['pictures'][number], one['amount'][number]
+            share = f'{amount / max(1, one["amount"].sum()):.1%}' if seg else amount
+            line += f'{shown}, {share}'.rjust(26)
+        yield line
     if len(classes) > _LISTED:
         yield f'         and {len(classes) - _LISTED} more classes'
     for name, one in counted.items():
@@ -52,11 +56,6 @@ def describe(folder: Path) -> Iterator[str]:
     if few and train['looked'] == len(built['train']):
         told = ', '.join(f'{name} ({train["pictures"][classes.index(name)]})' for name in few[:12])
         yield f'         WARNING: fewer than {FEW} pictures for training show: {told}'
-
-
-def _cell(one: Mapping[str, Any], number: int, seg: bool) -> str:
-    amount = one['amount'][number]
-    return f'{one["pictures"][number]}, ' + (f'{amount / max(1, one["amount"].sum()):.1%}' if seg else str(amount))
 
 
 def _read(option: Any, seg: bool) -> Any:
@@ -76,34 +75,30 @@ def counts(dataset: Any, seg: bool) -> dict[str, Any]:
     places = evenly_spaced(len(dataset), COUNTED if seg else len(dataset))
     amount, pictures = np.zeros(classes, int), np.zeros(classes, int)
     for place in places:
-        found = np.bincount(_labels(dataset, place, seg), minlength=classes)
+        if seg:
+            labels = dataset[place]['data_samples'].gt_sem_seg.data.numpy()
+            labels = labels[labels < classes].ravel()
+        else:
+            boxes = dataset.get_data_info(place)['instances']
+            labels = np.array([one['bbox_label'] for one in boxes if not one['ignore_flag']], int)
+        found = np.bincount(labels, minlength=classes)
         amount += found
         pictures += found > 0
     return {'amount': amount, 'pictures': pictures, 'looked': len(places)}
 
 
-def _labels(dataset: Any, place: int, seg: bool) -> np.ndarray:
-    if not seg:
-        boxes = dataset.get_data_info(place)['instances']
-        return np.array([one['bbox_label'] for one in boxes if not one['ignore_flag']], int)
-    labels = dataset[place]['data_samples'].gt_sem_seg.data.numpy()
-    return labels[labels < len(dataset.metainfo['classes'])].ravel()
-
-
 def sheet(dataset: Any, seg: bool) -> np.ndarray:
     """Return some pictures with their labels side by side, (height, width, 3), RGB."""
-    tiles = [_tile(_drawn(dataset, place, seg)) for place in evenly_spaced(len(dataset), SHOWN)]
+    palette = [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]
+    tiles = []
+    for item in (dataset[place] for place in evenly_spaced(len(dataset), SHOWN)):
+        picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
+        picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
+        meta = {**dataset.metainfo, 'palette': palette}
+        tiles.append(_tile(draw(picture, item['data_samples'], meta, seg, draw_pred=False)))
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(COLUMNS, len(tiles)))
     rows = [np.concatenate(tiles[start : start + COLUMNS], 1) for start in range(0, len(tiles), COLUMNS)]
     return np.concatenate(rows)
-
-
-def _drawn(dataset: Any, place: int, seg: bool) -> np.ndarray:
-    item = dataset[place]
-    picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
-    picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
-    palette = [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]
-    return draw(picture, item['data_samples'], {**dataset.metainfo, 'palette': palette}, seg, draw_pred=False)
 
 
 def _tile(picture: np.ndarray) -> np.ndarray:

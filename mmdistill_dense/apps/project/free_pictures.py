@@ -45,17 +45,18 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
     left_out = ', '.join(f'{count} {what}' for what, count in counts.items() if count)
     if len(free) < batch:
         of_which = f', of which {left_out} cannot be taught on: {len(free)} are left' if left_out else ''
-        raise ValueError(
-            f'--unlabelled {given}: {count} pictures in it or below it (files that end in '
-            f'{", ".join(EXTENSIONS)}){of_which}; a step takes {batch}. Add pictures, or leave the option out.'
-        )
+        there = f'{count} pictures in it or below it (files that end in {", ".join(EXTENSIONS)}){of_which}'
+        raise ValueError(f'--unlabelled {given}: {there}; a step takes {batch}. Add pictures, or leave it out.')
     names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
     return FreePictures(folder, len(free), names, left_out)
 
 
 def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Iterator[tuple[str, set[Path]]]:
     """Yield the pictures that cannot be taught on, by what they are. One may come twice."""
-    drawn = _drawn(pictures, folder)
+    # in folders of label images; folders above all of the pictures do not count
+    starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
+    below, inside = ({path for path in pictures if is_label(path.parent.relative_to(one).parts)} for one in starts)
+    drawn = inside if inside and len(below) == len(pictures) else below
     if isinstance(data, SegData):
         drawn |= {path for path in pictures if os.path.realpath(path) in data.label_images}
     yield 'label images', drawn
@@ -68,13 +69,6 @@ def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Itera
             same = same_pictures([str(path) for path in pictures], own)
             twins = {path for path in pictures if os.path.splitext(os.path.realpath(path))[0] in bare}
             yield f'of {name}', {Path(path) for path in same} | twins
-
-
-def _drawn(pictures: list[Path], folder: Path) -> set[Path]:
-    """Return the pictures in folders of label images. Folders above all of the pictures do not count."""
-    starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
-    below, inside = ({path for path in pictures if is_label(path.parent.relative_to(one).parts)} for one in starts)
-    return inside if inside and len(below) == len(pictures) else below
 
 
 def shared(data: SegData | BoxData) -> Iterator[str]:

@@ -33,12 +33,7 @@ class Patterns:
     @classmethod
     def given(cls, images: str | None, labels: str | None) -> Patterns | None:
         """Return those of the command line; ``None`` without them."""
-        if not images or not labels:
-            if images or labels:
-                missing = '--labels' if images else '--images'
-                raise ValueError(
-                    f'{missing}: missing. --images and --labels go together, as docs/your_labels.md shows.'
-                )
+        if not images or not labels:  # one alone is refused where the options are read
             return None
         for option, text in (('--images', images), ('--labels', labels)):
             if text.startswith('/') or '..' in text.split('/'):

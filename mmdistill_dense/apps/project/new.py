@@ -68,7 +68,7 @@ from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.fragments import AUTO, put_all, resolved
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.taps import find_module
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import BRACES, Template
@@ -128,29 +128,23 @@ def _same_masks(student: Side, teacher: Side) -> bool:
     return bool(kinds[0]) and kinds[0] == kinds[1]
 
 
-def _masks_compared(student: Side, teacher: Side) -> bool:
-    """Tell whether the package has options for the mask heads of a pair."""
-    return _same_masks(student, teacher) and 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
-
-
 def _lacking(options: Mapping[str, Any], sides: Sequence[tuple[Side, Any]]) -> str:
     """Say which side lacks a module that the distillers read; empty if none does, or its network is ``None``."""
     for distiller in map(DISTILLERS.build, options.values()):
         read = (distiller.student_taps, ()), (distiller.teacher_taps, distiller.teacher_parts or ())
         for (side, network), (taps, parts) in zip(sides, read, strict=True):
-            if network is not None and (missing := _missing(network, taps, parts)):
-                return f'{side.key} {side.name} has no {missing} to compare with'
+            if network is None:
+                continue
+            missing = list[str]()
+            for tap in taps:
+                try:
+                    find_module(network, tap, 'tap')
+                except KeyError:
+                    missing.append(str(tap.path))
+            missing += [part for part in parts if not hasattr(network, part)]
+            if missing:
+                return f'{side.key} {side.name} has no {missing[0]} to compare with'
     return ''
-
-
-def _missing(network: Any, taps: Sequence[Tap], parts: Sequence[str]) -> str:
-    """Return the first tap or part that a network does not have; empty if it has all."""
-    for tap in taps:
-        try:
-            find_module(network, tap, 'tap')
-        except KeyError:
-            return str(tap.path)
-    return next((part for part in parts if not hasattr(network, part)), '')
 
 
 def _pair_name(student: Side) -> str:
@@ -203,16 +197,23 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     """Write files and label images into a folder, and read the configs; return what to tell. Other contents stay."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f'--out {folder}: a file of this name is there. Give another --out.')
-    _check_names(files)
+    texts = [text for name, text in files.items() if name.endswith('.py')]
+    # our files hold braces safely, but not the copy that mmengine writes in each training
+    if lines := [line.strip() for text in texts for line in text.splitlines() if BRACES in line]:
+        what = f'a name of a class, file or folder has two braces in it (written {BRACES} here)'
+        raise ValueError(f'{lines[0]}: {what}, which mmengine replaces in configs. Rename it.')
     there = [name for name in files if (folder / name).is_file()]
-    changed = [name for name in there if not _same((folder / name).read_text(encoding='utf-8'), files[name])]
+    old = {name: (folder / name).read_text(encoding='utf-8') for name in there}
+    free = re.compile(r'num_workers=\d+')  # the number of reading processes follows the cores of a machine
+    changed = [name for name, text in old.items() if free.sub('', text) != free.sub('', files[name])]
     if drawing and drawing.replaces(folder) and _holds_results(folder):
         changed.append(f'the label images in {FOLDER}')
     if changed:
-        raise FileExistsError(
-            f'--out {folder}: {", ".join(changed)} exist there with other contents. Give another --out.'
-            f'{_results(folder)}'
-        )
+        advice = ' Or remove this one, which holds no results.'
+        if _holds_results(folder):
+            advice = f' Do not remove the folder to write it anew: {folder / WORK} holds results of trainings.'
+        found = f'{", ".join(changed)} exist there with other contents. Give another --out.{advice}'
+        raise FileExistsError(f'--out {folder}: {found}')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         told = [drawing.write(folder)] if drawing else []  # first: it may refuse a label image
@@ -228,30 +229,9 @@ def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None
     return told
 
 
-def _same(one: str, other: str) -> bool:
-    """Whether two texts differ at most in the number of reading processes, which follows the cores of a machine."""
-    return re.sub(r'num_workers=\d+', '', one) == re.sub(r'num_workers=\d+', '', other)
-
-
-def _check_names(files: Mapping[str, str]) -> None:
-    """Refuse ``{{`` in names. Our files hold it safely, but not the copy that mmengine writes in each training."""
-    texts = [text for name, text in files.items() if name.endswith('.py')]
-    if lines := [line.strip() for text in texts for line in text.splitlines() if BRACES in line]:
-        raise ValueError(
-            f'{lines[0]}: a name of a class, file or folder has two braces in it (written {BRACES} here), which '
-            'mmengine replaces in configs. Rename it.'
-        )
-
-
 def _holds_results(folder: Path) -> bool:
     place = folder / WORK
     return place.is_dir() and any(place.iterdir())
-
-
-def _results(folder: Path) -> str:
-    if _holds_results(folder):
-        return f' Do not remove the folder to write it anew: {folder / WORK} holds results of trainings.'
-    return ' Or remove this one, which holds no results.'
 
 
 Tell = Callable[[str], None]
@@ -274,15 +254,16 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     check_files(args)
     foundation = read_foundation(args.teacher)
     if foundation and args.teacher_checkpoint and not args.head:
-        raise ValueError(
-            f'--teacher-checkpoint {args.teacher_checkpoint}: --teacher {args.teacher} names its weights already. '
-            'Leave the option out, or name the head of a trained network in --head.'
-        )
+        told = f'--teacher {args.teacher} names its weights already. Leave it out'
+        advice = 'or name the head of a trained network in --head'
+        raise ValueError(f'--teacher-checkpoint {args.teacher_checkpoint}: {told}, {advice}.')
     if foundation and args.train_teacher:
         raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, foundation)
-    masks = teacher is not None and _masks_compared(student, teacher)
+    masks = False  # whether the package has options for the mask heads of the pair
+    if teacher is not None and _same_masks(student, teacher):
+        masks = 'mask_preds' in str(_shipped(MASKS_DEFAULT, student, teacher))
     names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled), masks)
     if foundation:
         for name in names if teacher is None else ():
@@ -294,7 +275,10 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         data = named_by_teacher(data, args.teacher_checkpoint)
     size = args.size and tuple(args.size)
     loading = decide_loading(student, data.size, data.splits['train'].count, args.batch, size)
-    _tell_data(data, loading, tell)
+    counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
+    tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
+    for note in (*data.notes, *shared(data), loading.note):
+        tell(f'         {note}')
     free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
     task = Task(args, data, free, loading, tell)
     files = _data_files(task, student, teacher)
@@ -312,11 +296,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     _methods(task, names, student, teacher, schedule.steps, files)
     if why:
         tell(f'         {why}')
-    trained = 'teacher.py' in files
     predicted = student.task == 'det' and predicts_masks(student.model)
     compared = predicted and teacher is not None and predicts_masks(teacher.model)
-    tested = teacher is not None and not trained
-    files[SUITE] = suite_file(names, trained, tested, compared)
+    files[SUITE] = suite_file(names, 'teacher.py' in files, teacher is not None, compared)
     if predicted and not any('mask_preds' in files[f'{name}.py'] for name in names):
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
         tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
@@ -343,10 +325,9 @@ def _networks(args: argparse.Namespace, foundation: Mapping[str, Any] | None) ->
             return student, head_side(args.head, foundation, student) if args.head else None
         teacher = read_side(args.teacher, '--teacher')
     if teacher.task != student.task:
-        raise ValueError(
-            f'--teacher {args.teacher} is for {_task(teacher)}, --student {args.student} for {_task(student)}: choose '
-            'two of the same task.'
-        )
+        tasks = {'seg': 'segmentation', 'det': 'detection'}
+        told = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
+        raise ValueError(f'--teacher {args.teacher} {told}: choose two of the same task.')
     return student, teacher
 
 
@@ -396,10 +377,6 @@ def _methods(
         task.tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
 
 
-def _task(side: Side) -> str:
-    return {'seg': 'segmentation', 'det': 'detection'}[side.task]
-
-
 def _data_files(task: Task, student: Side, teacher: Side | None) -> dict[str, str]:
     """Return ``data.py``, and lists of a split that the data set does not have itself."""
     data, loading = task.data, task.loading
@@ -436,13 +413,6 @@ def _schedule(task: Task, side: Side, steps: int | None = None) -> Schedule:
     pictures = task.data.splits['train'].count
     steps = task.args.iters or steps
     return scaled_schedule(side.config, side.recipe or side.name, pictures, task.loading.batch, steps)
-
-
-def _tell_data(data: SegData | BoxData, loading: Loading, tell: Tell) -> None:
-    counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
-    tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
-    for note in (*data.notes, *shared(data), loading.note):
-        tell(f'         {note}')
 
 
 def _tell_network(what: str, side: Side, schedule: Schedule | None, tell: Tell) -> None:

@@ -7,7 +7,7 @@ import copy
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -129,8 +129,7 @@ class Student:
         classes = data.get('classes') or data.get('CLASSES')
         if not classes:
             raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
-        colours = palette_of(data.get('palette'), len(classes))
-        palette = [tuple(map(int, one)) for one in colours]
+        palette = [tuple(map(int, one)) for one in palette_of(data.get('palette'), len(classes))]
         network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
         dataset = {**chain(tested_set(plain))[0]}
         dataset['pipeline'] = without_labels(dataset['pipeline'])
@@ -152,23 +151,18 @@ class Student:
         marks = {DRAWN: DRAWN, LABELS: LABELS} if self.segments else {DRAWN: DRAWN, BOXES: DRAWN}
         taken = [name for name, folder in marks.items() if (out / name).exists() and not (out / folder / MARK).exists()]
         if taken:
-            raise FileExistsError(
-                f'--out {out}: it holds {", ".join(taken)}, which would be replaced, and not the file {MARK} that '
-                'predict writes into its folders. Give a folder that is new or empty.'
-            )
+            told = f'it holds {", ".join(taken)}, which would be replaced, and not the file {MARK} of predict'
+            raise FileExistsError(f'--out {out}: {told}. Give a folder that is new or empty.')
         if not self.segments and (before := read_json(out / BOXES)) is not None:
-            self._read(before, out)
+            if before['categories'] != self.categories:
+                told = f'has other classes ({some(one["name"] for one in before["categories"])}) than the student'
+                raise ValueError(f'--out {out}: its {BOXES} {told}. Give another.')
+            boxes = defaultdict[int, list](list)
+            for one in before['annotations']:
+                boxes[one['image_id']].append(one)
+            self.boxes = {one['file_name']: (one, boxes[one['id']]) for one in before['images']}
         for folder in set(marks.values()):
             write_text(out / folder / MARK, 'Results of `mmdistill predict`, which may replace them and add to them.\n')
-
-    def _read(self, before: Mapping[str, Any], out: Path) -> None:
-        if before['categories'] != self.categories:
-            theirs = some(one['name'] for one in before['categories'])
-            raise ValueError(f'--out {out}: its {BOXES} has other classes ({theirs}) than the student. Give another.')
-        boxes = defaultdict[int, list](list)
-        for one in before['annotations']:
-            boxes[one['image_id']].append(one)
-        self.boxes = {one['file_name']: (one, boxes[one['id']]) for one in before['images']}
 
     @property
     def segments(self) -> bool:

@@ -70,24 +70,15 @@ _LARGE = 4_000_000  # pixels: a larger picture is tested in windows
 
 def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any]:
     """Return what sets the number of classes: of every head, members of lists, and weights of the classes in losses."""
-    old = _classes_of(model)
-    if old is None:
-        raise ValueError(
-            f'{key}: no head of {model.get("type")} says num_classes, so the number of classes cannot be set. Choose '
-            'a segmentor or a detector, or write the pair by hand: docs/own_pair.md.'
-        )
-    fusion = model.get('panoptic_fusion_head') or {}
-    if fusion.get('num_stuff_classes'):
-        raise ValueError(
-            f'{key}: {model.get("type")} is trained on panoptic labels, which the data do not have. Choose the config '
-            'for instances (coco without -panoptic in its name), or a segmentor of mmseg.'
-        )
-    return _counts(model, old, classes)
-
-
-def _classes_of(model: Mapping[str, Any]) -> int | None:
+    kind = model.get('type')
     heads = {name: part for name, part in model.items() if name not in _APART and name.endswith('head')}
-    return num_classes(model) or next(class_counts(heads), None)
+    old = num_classes(model) or next(class_counts(heads), None)
+    if old is None:
+        raise ValueError(f'{key}: no head of {kind} says num_classes. Write the pair by hand: docs/own_pair.md.')
+    if (model.get('panoptic_fusion_head') or {}).get('num_stuff_classes'):
+        told = 'is trained on panoptic labels, which the data do not have. Choose a config without -panoptic'
+        raise ValueError(f'{key}: {kind} {told}, or a segmentor of mmseg.')
+    return _counts(model, old, classes)
 
 
 def class_counts(node: Any) -> Iterator[int]:
@@ -130,12 +121,6 @@ def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int
     return found
 
 
-def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what keeps a detector from padding or resizing batches to the sizes of its own data."""
-    preprocessor = model.get('data_preprocessor') or {}
-    return {'data_preprocessor': {'batch_augments': None}} if preprocessor.get('batch_augments') else {}
-
-
 def without_weights(model: Any) -> dict[str, Any]:
     """Return what takes out all start weights, and what only these allow: frozen stages and norms."""
     backbone = model.get('backbone') or {}
@@ -147,6 +132,12 @@ def without_weights(model: Any) -> dict[str, Any]:
     if (backbone.get('norm_cfg') or {}).get('requires_grad') is False:
         thawed['norm_cfg'] = {'requires_grad': True}
     return {'pretrained': False, **({'backbone': thawed} if thawed else {})}
+
+
+def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what keeps a detector from padding or resizing batches to the sizes of its own data."""
+    preprocessor = model.get('data_preprocessor') or {}
+    return {'data_preprocessor': {'batch_augments': None}} if preprocessor.get('batch_augments') else {}
 
 
 def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -168,16 +159,13 @@ def predicts_masks(model: Mapping[str, Any]) -> bool:
 
 def check_masks(model: Mapping[str, Any], masks: bool, key: str) -> None:
     """Refuse a detector whose labels the data do not have."""
+    kind = model.get('type')
     if predicts_masks(model) and not masks:
-        raise ValueError(
-            f'{key}: {model.get("type")} is trained on masks, and not every object of the label files has a '
-            'segmentation. Choose a config for boxes, such as faster-rcnn in place of mask-rcnn.'
-        )
+        told = 'is trained on masks, and not every object of the label files has a segmentation'
+        raise ValueError(f'{key}: {kind} {told}. Choose a config for boxes (faster-rcnn for mask-rcnn).')
     if (model.get('roi_head') or {}).get('semantic_head') or model.get('semantic_head'):
-        raise ValueError(
-            f'{key}: {model.get("type")} has a semantic_head, which needs maps of stuff that the data do not have. '
-            'Choose a config without it (htc-without-semantic for HTC).'
-        )
+        told = 'has a semantic_head, which needs maps of stuff that the data do not have'
+        raise ValueError(f'{key}: {kind} {told}. Choose a config without it (htc-without-semantic for HTC).')
 
 
 _CONFIGS = ('.py', '.json', '.yml', '.yaml')
@@ -216,10 +204,7 @@ def read_side(given: str, key: str) -> Side:
     scope = config.get('default_scope')
     task = TASKS.get(scope or '')
     if task is None:
-        raise ValueError(
-            f"{key} {given}: its default_scope is {scope!r}; a network of 'mmseg' or 'mmdet' is needed. A config of "
-            'your own sets default_scope.'
-        )
+        raise ValueError(f"{key} {given}: its default_scope is {scope!r}; 'mmseg' or 'mmdet' is needed.")
     if 'model' not in config:
         raise ValueError(f'{key} {given}: the config has no model. Give the config that trains or tests the network.')
     return Side(key, name, config, load_model({'cfg': name}, key).model, task)
@@ -229,10 +214,8 @@ def _check_library(given: str, key: str) -> None:
     """Raise for a network of another library, which stands in no config of the zoo."""
     library = given.partition('::')[0]
     if '::' in given and library in _LIBRARIES:
-        advice = (
-            'A student is a network of mmseg:: or mmdet::, or a config of your own; its backbone may be from timm: '
-            'docs/own_pair.md, "A backbone of timm"'
-        )
+        backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
+        advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
         if key == '--teacher':
             advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
         raise ValueError(f'{key} {given}: `new` takes no network of {library}. {advice}.')
@@ -245,10 +228,7 @@ def _read(path: Path, where: str) -> Config:
     try:
         config = Config.fromfile(path)
     except ImportError as error:
-        raise ValueError(
-            f'{where}: the config imports a package that is not installed ({_lacking(error)}). Install it, or choose '
-            'another network.'
-        ) from error
+        raise ValueError(f'{where}: the config imports a package that is not installed ({_lacking(error)}).') from error
     except SyntaxError as error:
         inside = broken_file(error)
         file = 'the config' if inside is None or Path(inside).resolve() == path.resolve() else f'its base {inside}'
@@ -256,10 +236,7 @@ def _read(path: Path, where: str) -> Config:
     except Exception as error:  # a config may run any code
         raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
     if not isinstance((config.get('model') or {}).get('type', ''), str):
-        raise ValueError(
-            f'{where}: a config in the new style (read_base), whose types are classes. Give one with names of types, '
-            'as those in the folder configs of mmseg and mmdet.'
-        )
+        raise ValueError(f'{where}: a config in the new style (read_base). Give one whose types are names.')
     return config
 
 
@@ -283,10 +260,8 @@ def read_foundation(given: str) -> dict[str, Any] | None:
         raise ValueError(f'--teacher {given}: weights are missing. Write --teacher {model}:FILE (docs/foundation.md).')
     if not file.startswith(HUB):
         if not Path(file).expanduser().is_file():
-            raise FileNotFoundError(
-                f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). docs/foundation.md says where the '
-                f'weights of {model} are.'
-            )
+            advice = f'docs/foundation.md says where the weights of {model} are'
+            raise FileNotFoundError(f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). {advice}.')
         file = str(Path(file).expanduser().resolve())
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
 
@@ -298,10 +273,9 @@ def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bo
     sources = list(dict.fromkeys(sources_of(side.model)))
     if trained and (file := side.config.get('load_from')):
         as_it_is = f', or {side.key}-checkpoint {file} to take it as it is' if side.key == '--teacher' else ''
-        side.notes.append(
-            f'WARNING: load_from={file!r} of the config is left out. To start from this file, write '
-            f"init_cfg=dict(type='Pretrained', checkpoint={file!r}) into the config's model{as_it_is}"
-        )
+        start = f"init_cfg=dict(type='Pretrained', checkpoint={file!r})"
+        told = f"To start from it, write {start} into the config's model{as_it_is}"
+        side.notes.append(f'WARNING: load_from={file!r} of the config is left out. {told}')
     if not trained or not sources:
         return
     missing = sources if random else missing_of(side.model)

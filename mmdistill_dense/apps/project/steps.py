@@ -30,8 +30,7 @@ def open_project(folder: Path) -> Definition:
     if not folder.is_dir():
         raise FileNotFoundError(f'{folder}: no such folder (looked in {Path.cwd()}). `new` writes it, and names it.')
     if not (folder / SUITE).is_file():
-        told = f'no {SUITE} in it, so `new` did not write this folder. `new` says at its end which one it wrote'
-        raise FileNotFoundError(f'{folder}: {told}.')
+        raise FileNotFoundError(f'{folder}: no {SUITE} in it, so `new` did not write this folder. Give its own.')
     if missing := [name for name in _ALWAYS if not (folder / name).is_file()]:
         told = 'The same `new` command, with the --batch that the other files have, writes it again'
         raise FileNotFoundError(f'{folder}: {", ".join(missing)} is missing. {told}.')
@@ -51,10 +50,8 @@ def _check_control(folder: Path) -> None:
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
     root = config.train_dataloader.dataset.get('data_root')
     if root and not Path(root).is_dir():
-        raise FileNotFoundError(
-            f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. If the data were moved, a link '
-            f'keeps all results: ln -s NEW_PLACE {root}.'
-        )
+        told = f'If the data were moved, a link keeps all results: ln -s NEW_PLACE {root}'
+        raise FileNotFoundError(f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. {told}.')
 
 
 def run_project(folder: Path) -> int:
@@ -76,11 +73,10 @@ def screen(definition: Definition) -> Iterator[str]:
     """Yield what will be done: networks, methods, data, steps, and where the results go."""
     config = configs.control_config(definition)
     teacher = config.model.teacher
-    weights = f'weights {teacher.get("checkpoint")}'
-    own = ', trained here by teacher.py' if plan.trains_teacher(definition) else f', {weights}'
+    own = 'trained here by teacher.py' if plan.trains_teacher(definition) else f'weights {teacher.get("checkpoint")}'
     dataset = config.train_dataloader.dataset
     yield f'student  {config.model.student.get("cfg")}'
-    yield f'teacher  {teacher.get("cfg") or teacher.get("model")}{own}'
+    yield f'teacher  {teacher.get("cfg") or teacher.get("model")}, {own}'
     seeds = ', '.join(map(str, definition.seeds))
     others = [f'{own_data(one).strip(" ,")}' for name, one in definition.methods.items() if is_control(name)]
     alone = f'the student alone{"".join(f", and with {one}" for one in others)}'

@@ -46,17 +46,12 @@ def check_files(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     given = args.teacher_checkpoint
     if given and is_path(given) and not Path(given).expanduser().is_file():
-        raise FileNotFoundError(
-            f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). Without this option the teacher is '
-            'trained on your data first.'
-        )
+        advice = 'Without this option the teacher is trained on your data first'
+        raise FileNotFoundError(f'--teacher-checkpoint {given}: no such file (looked in {Path.cwd()}). {advice}.')
     if args.train_teacher and (given or args.teacher_classes):
         raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
     if args.teacher_classes and not given:
-        raise ValueError(
-            '--teacher-classes: a teacher that is trained here has your classes. Give --teacher-checkpoint, a file of '
-            'its weights or auto for the published ones.'
-        )
+        raise ValueError('--teacher-classes: a teacher trained here has your classes. Give --teacher-checkpoint too.')
 
 
 def teacher_classes(given: Sequence[str]) -> Any:
@@ -91,15 +86,11 @@ def class_count(checkpoint: str | None) -> int | None:
 def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
     """Load a checkpoint into the teacher; return its option ``classes`` where it has others, and what to tell."""
     key, classes = f'--teacher-checkpoint {checkpoint}', len(names)
-    advice = (
-        f'It must come from a training of {side.name} on these {classes} classes. Without this option the teacher is '
-        'trained on your data first.'
-    )
+    trained = f'It must come from a training of {side.name} on these {classes} classes.'
+    advice = f'{trained} Without this option the teacher is trained on your data first.'
     if checkpoint == AUTO and 'num_classes' in str(side.changes):
-        raise ValueError(
-            f'{key}: the published weights predict other classes than your {classes}. {advice} Or say which are the '
-            'same: --teacher-classes auto.'
-        )
+        told = f'the published weights predict other classes than your {classes}'
+        raise ValueError(f'{key}: {told}. {advice} Or say which are the same: --teacher-classes auto.')
     try:
         content = _read(checkpoint, '--teacher-checkpoint')
         if content is None:
@@ -112,10 +103,8 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
             load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
         own = class_names_in(content)
         if mapped is None and own and own != list(names):
-            raise ValueError(
-                f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order. If some are '
-                'the same, add --teacher-classes auto.'
-            )
+            told = f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order'
+            raise ValueError(f'{told}. If some are the same, add --teacher-classes auto.')
     except ValueError as error:
         text = str(error)
         advised = f'\n         {advice}' if mapped is None else ''
@@ -157,11 +146,8 @@ def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
     count = len(data.classes)  # classes at the end may be in no label image that was looked at
     if not data.unnamed or len(names) < count or (data.values and len(names) > count):
         return data
-    note = (
-        f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}. Other names or '
-        'another order: --classes'
-    )
-    return replace(data, classes=tuple(names), notes=[*data.notes, note])
+    note = f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}'
+    return replace(data, classes=tuple(names), notes=[*data.notes, f'{note}. Otherwise: --classes'])
 
 
 _COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
@@ -172,11 +158,12 @@ def serves_as_it_is(teacher: Side, names: Sequence[str], methods: Sequence[str])
     theirs = _classes_of(teacher)
     try:
         pairs = ClassPairs.of('auto', names, theirs, '--teacher-classes')
-    except ValueError:  # nothing is shared
-        return None, None, ''
-    # a group of several is an open background
-    known = [names[group.student[0]] for group in pairs.groups if len(group.student) == 1]
-    if not {*map(str.lower, known)} - {BACKGROUND} or not _can_be_had(teacher.name):
+        # a group of several is an open background
+        known = [names[group.student[0]] for group in pairs.groups if len(group.student) == 1]
+        useful = {*map(str.lower, known)} - {BACKGROUND}
+        if not useful or not fetchable(published_weights(teacher.name), downloads()):
+            return None, None, ''
+    except (KeyError, ValueError):  # nothing is shared, or no weights are published
         return None, None, ''
     same = list(theirs) == list(names)
     if same or (len(known) == len(names) > 1 and not {*methods} & {*_COMPARE_ALL}):
@@ -184,11 +171,8 @@ def serves_as_it_is(teacher: Side, names: Sequence[str], methods: Sequence[str])
         return AUTO, None if same else AUTO, note
     if len(known) == len(names):
         return None, None, ''
-    note = (
-        f'its published weights know {len(known)} of your {len(names)} classes ({some(known)}): to take them as they '
-        'are, add --teacher-checkpoint auto --teacher-classes auto'
-    )
-    return None, None, note
+    note = f'its published weights know {len(known)} of your {len(names)} classes ({some(known)})'
+    return None, None, f'{note}: to take them as they are, add --teacher-checkpoint auto --teacher-classes auto'
 
 
 def _classes_of(teacher: Side) -> Sequence[str]:
@@ -198,13 +182,6 @@ def _classes_of(teacher: Side) -> Sequence[str]:
         return ()
     with DATASETS.switch_scope_and_registry(teacher.config.default_scope):
         return classes_of(dataset) or ()
-
-
-def _can_be_had(name: str) -> bool:
-    try:
-        return fetchable(published_weights(name), downloads())
-    except (KeyError, ValueError):
-        return False
 
 
 # A foundation model with a head
@@ -221,10 +198,8 @@ _FINEST = {8: 'fpn', 4: 'sfp'}  # by the finest stride of the student's levels
 def check_head(head: str, teacher: str, is_model: bool, task: str) -> None:
     """Refuse a head for a network that has its own, or for the other task."""
     if not is_model:
-        raise ValueError(
-            f'--head {head}: --teacher {teacher} is a network with its own head. It is for MODEL:FILE, a foundation '
-            'model (docs/foundation_head.md). Leave it out.'
-        )
+        told = f'--teacher {teacher} is a network with its own head. Leave it out'
+        raise ValueError(f'--head {head}: {told}, or give MODEL:FILE (docs/foundation_head.md).')
     if HEADS[head] != task:
         fitting = ', '.join(name for name, one in HEADS.items() if one == task)
         raise ValueError(f'--head {head}: it does not predict what the student does. These do: {fitting}.')
@@ -261,11 +236,8 @@ def head_side(head: str, foundation: Mapping[str, Any], student: Side) -> Side:
 
 
 def _blocks(head: str, depth: int) -> Sequence[int]:
-    if head == 'linear':
-        return (-4, -3, -2, -1)
-    if head == 'upernet':
-        return _EVEN.get(depth, tuple(quarter * depth // 4 - 1 for quarter in (1, 2, 3, 4)))
-    return (-1,) if head == 'fcn' else (-1, -1, -1, -1)
+    even = _EVEN.get(depth, tuple(quarter * depth // 4 - 1 for quarter in (1, 2, 3, 4)))
+    return {'linear': (-4, -3, -2, -1), 'upernet': even, 'fcn': (-1,)}.get(head, (-1, -1, -1, -1))
 
 
 def _pyramid(head: str, shape: Architecture, student: Side) -> list[dict[str, Any]]:
@@ -275,16 +247,11 @@ def _pyramid(head: str, shape: Architecture, student: Side) -> list[dict[str, An
     kind = student.model.get('type')
     doubled = all(second == 2 * first for first, second in pairwise(strides))
     if not channels or len(strides) < 2 or not doubled or strides[0] not in _FINEST:
-        raise ValueError(
-            f'--head {head}: the levels of --student {student.name} ({kind}) are not those of a pyramid from stride 4 '
-            f'or 8 ({some(strides) if strides else "none named"}), so a foundation model gets no neck that fits. Leave '
-            '--head out, and distil its map.'
-        )
+        levels = f'({kind}) has no pyramid from stride 4 or 8 ({some(strides) if strides else "none named"})'
+        raise ValueError(f'--head {head}: --student {student.name} {levels}. Leave --head out, and distil the map.')
     if _FINEST[strides[0]] != head:
-        raise ValueError(
-            f'--head {head}: the finest level of --student {student.name} has stride {strides[0]}: write --head '
-            f'{_FINEST[strides[0]]}.'
-        )
+        told = f'the finest level of --student {student.name} has stride {strides[0]}'
+        raise ValueError(f'--head {head}: {told}: write --head {_FINEST[strides[0]]}.')
     first = {'type': 'mmseg.Feature2Pyramid', 'embed_dim': shape.dim, 'rescales': [4, 2, 1, 0.5], 'norm_cfg': _NORM}
     shared = {'in_channels': [shape.dim] * 4, 'out_channels': channels, 'num_outs': len(strides)}
     if head == 'sfp':

@@ -58,12 +58,12 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
     """Return the schedule of a config for other data: as many passes, ``MIN_STEPS`` to the steps of the config."""
     wrapper, loop = config.get('optim_wrapper') or {}, config.get('train_cfg') or {}
     if not wrapper.get('optimizer') or not (loop.get('max_iters') or loop.get('max_epochs')):
-        raise ValueError(
-            f'{name}: the config has no optim_wrapper.optimizer or no train_cfg.max_iters or max_epochs, so there is '
-            'no schedule to take. Choose a config that trains.'
-        )
+        told = 'the config has no optim_wrapper.optimizer or no train_cfg.max_iters or max_epochs'
+        raise ValueError(f'{name}: {told}, so there is no schedule to take. Choose a config that trains.')
     own_batch = batch_of(config, name)
-    own_pictures, repeats = _pictures_of(config)
+    found = chain((config.get('train_dataloader') or {}).get('dataset') or {})
+    repeats = math.prod(one.get('times', 1) for one in found)  # in an epoch
+    own_pictures = _PICTURES.get(type_name(found[0]))
     epoch = math.ceil((own_pictures or _PICTURES['CocoDataset']) * repeats / own_batch)
     whole = loop.get('max_iters') or loop['max_epochs'] * epoch
     passes = whole * own_batch / own_pictures if own_pictures else repeats * loop.get('max_epochs', PASSES)
@@ -104,13 +104,6 @@ def batch_of(config: Config, name: str) -> int:
         return int(told[1]) * int(told[2])
     base = (config.get('auto_scale_lr') or {}).get('base_batch_size')
     return int(base or (config.get('train_dataloader') or {}).get('batch_size') or 16)
-
-
-def _pictures_of(config: Config) -> tuple[int | None, int]:
-    """Return the pictures of a config's data, if they are known, and how often an epoch repeats them."""
-    found = chain((config.get('train_dataloader') or {}).get('dataset') or {})
-    repeats = math.prod(one.get('times', 1) for one in found)
-    return _PICTURES.get(type_name(found[0])), repeats
 
 
 def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:
@@ -184,14 +177,9 @@ class Loading:
 
 
 def decide_loading(
-    student: Side,
-    usual: tuple[int, int],
-    pictures: int,
-    batch: int | None,
-    size: tuple[int, int] | None,
+    student: Side, usual: tuple[int, int], pictures: int, batch: int | None, size: tuple[int, int] | None
 ) -> Loading:
     """Return how ``pictures`` of a ``usual`` size are read: as by the student's config, if the machine takes that."""
-    import torch
 
     gpu = torch.cuda.is_available()
     own = batch_of(student.config, student.name)
@@ -201,7 +189,9 @@ def decide_loading(
     machine = f'{chosen} pictures a step (the config has {own}), {workers} reading process(es)'
     if student.task == 'seg':
         height, width = size or usual
-        crop = _crop(student.model, (height, width), exact=size is not None)
+        own_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
+        most = [side if size else max(_STEP, side // _STEP * _STEP) for side in (height, width)]
+        crop = min(own_crop[0], most[0]), min(own_crop[1], most[1])
         tested = _brought(usual, size, True) if size else usual
         how = '' if size else 'their own size, '
         note = f'crops of {size_text(crop)}, tested at {how}{size_text(tested)}; {machine}'
@@ -212,11 +202,8 @@ def decide_loading(
         size = usual if fits else (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
     tested = _brought(usual, size, keep_ratio)
     why = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
-    note = (
-        f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it); '
-        f'{machine}'
-    )
-    return Loading(size, tested, size, True, keep_ratio, chosen, workers, note)
+    note = f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
+    return Loading(size, tested, size, True, keep_ratio, chosen, workers, f'{note}; {machine}')
 
 
 def _brought(picture: tuple[int, int], size: tuple[int, int], keep_ratio: bool) -> tuple[int, int]:
@@ -230,18 +217,8 @@ def check_tested(side: Side) -> None:
     """Refuse CornerNet, CenterNet and CentripetalNet, which read the border that a step of their own tests adds."""
     for step in mappings((side.config.get('test_dataloader') or {}).get('dataset')):
         if str(step.get('type')).endswith('RandomCenterCropPad'):
-            raise ValueError(
-                f'{side.key} {side.name}: its predictions need the step RandomCenterCropPad of its own test pipeline, '
-                'which `new` does not write. Choose another detector, or write the pair by hand: docs/own_pair.md.'
-            )
-
-
-def _crop(model: Mapping[str, Any], size: tuple[int, int], exact: bool) -> tuple[int, int]:
-    own = (model.get('data_preprocessor') or {}).get('size') or (512, 512)
-    height, width = (
-        min(one, side if exact else max(_STEP, side // _STEP * _STEP)) for one, side in zip(own, size, strict=True)
-    )
-    return height, width
+            told = 'its predictions need the step RandomCenterCropPad of its own tests, which `new` does not write'
+            raise ValueError(f'{side.key} {side.name}: {told}. Write the pair by hand: docs/own_pair.md.')
 
 
 def _scale(student: Side) -> tuple[tuple[int, int], bool]:
@@ -264,8 +241,17 @@ _ODD = (165, 203)  # pixels; a multiple of no step
 
 def size_step(network: Any) -> int:
     """Return the step of a network on the meta device: 1 if it takes any size, or could not be built there."""
+    if network is None:
+        return 1
     with quiet(), torch.no_grad():
-        return 1 if network is None else next((step for step in _STEPS if _runs(network, step)), 1)
+        for step in _STEPS:
+            height, width = (-(-side // step) * step for side in _ODD)
+            try:
+                network.extract_feat(torch.zeros(1, 3, height, width, device='meta'))
+            except Exception:  # any code may run here; the check before the training says what is wrong
+                continue
+            return step
+    return 1
 
 
 def built(side: Side, device: str) -> Any:
@@ -276,15 +262,6 @@ def built(side: Side, device: str) -> Any:
     except Exception as error:  # a constructor that reads numbers out of tensors
         logging.getLogger(__name__).debug('%s', side.name, exc_info=error)
         return None
-
-
-def _runs(network: Any, step: int) -> bool:
-    height, width = (-(-side // step) * step for side in _ODD)
-    try:
-        network.extract_feat(torch.zeros(1, 3, height, width, device='meta'))
-    except Exception:  # any code may run here; the check before the training says what is wrong
-        return False
-    return True
 
 
 def padded_batches(side: Side, step: int) -> Mapping[str, Any]:
@@ -300,9 +277,7 @@ def padded_tests(side: Side, step: int, crop: tuple[int, int]) -> Mapping[str, A
     """Return what pads tested pictures to multiples of the step; the prediction is cut to the picture."""
     if any(one % step for one in crop):
         fitting = ' '.join(str(-(-one // step) * step) for one in crop)
-        raise ValueError(
-            f'{side.key} {side.name}: it takes multiples of {step} as sizes, and the crop is {crop[0]}x{crop[1]}. '
-            f'Write --size {fitting}.'
-        )
+        told = f'it takes multiples of {step} as sizes, and the crop is {crop[0]}x{crop[1]}'
+        raise ValueError(f'{side.key} {side.name}: {told}. Write --size {fitting}.')
     side.notes.append(f'it takes sizes that are multiples of {step}: tested pictures are padded')
     return {'data_preprocessor': {'test_cfg': {'size_divisor': step}}}

@@ -132,7 +132,7 @@ def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> 
     (tmp_path / 'scans/2024' / names[0]).unlink()
     with pytest.raises(FileNotFoundError) as told:
         find_box_data(tmp_path)
-    looked = str(told.value).split('looked in ')[1].split('. The file_name')[0]
+    looked = str(told.value).split('looked in ')[1].split('. A file_name')[0]
     below = ('', 'scans/2024/slide 0', 'scans/2024', 'scans', 'scans/2024/slide 1')
     assert looked == ', '.join(str(tmp_path / one) for one in below)
 

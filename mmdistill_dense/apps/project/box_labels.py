@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,10 +63,8 @@ def folder_of(file: LabelFile, root: Path, pictures: Sequence[Path], split: str 
     best = max(folders, key=fits)
     missing = [name for name in names if not os.path.isfile(best / name)]
     if missing:
-        raise FileNotFoundError(
-            f'--data: {len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}; looked '
-            f'in {some(folders, 5)}. The file_name of each picture must be its path below one of these folders.'
-        )
+        told = f'{len(missing)} of the {len(names)} pictures of {path} are not there: {some(missing, 3)}'
+        raise FileNotFoundError(f'--data: {told}; looked in {some(folders, 5)}. A file_name is a path below one.')
     return best
 
 
@@ -125,10 +123,8 @@ def check_sizes(file: LabelFile, stored: bool) -> None:
             picture.load()
             found, written = size_of(picture, stored), (one['height'], one['width'])
         if found != written:
-            raise ValueError(
-                f'--data: {file.path} says that {one["file_name"]} has {size_text(written)} pixels (height x width); '
-                f'it has {size_text(found)}, so the boxes do not fit. Correct the label file, or take its own pictures.'
-            )
+            said = f'{one["file_name"]} has {size_text(written)} pixels (height x width); it has {size_text(found)}'
+            raise ValueError(f'--data: {file.path} says that {said}, so the boxes do not fit. Correct the label file.')
 
 
 def wrong_masks(file: LabelFile) -> Iterator[str]:
@@ -219,11 +215,6 @@ class BoxData:
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
 
 
-def _above(file: Path) -> Path:
-    """Return the folder of a label file, or the one above if it holds no pictures, as ``annotations``."""
-    return file.parent if files_below(file.parent, EXTENSIONS) else file.parent.parent
-
-
 class NoLabels(FileNotFoundError):
     """A folder without a label file of a known format."""
 
@@ -233,7 +224,9 @@ def find_box_data(
 ) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
     given, wish = given.expanduser().resolve(), wish or Wish()
-    root = _above(given) if given.suffix == '.json' and given.is_file() else given
+    root = given
+    if given.suffix == '.json' and given.is_file():  # `annotations` holds no pictures
+        root = given.parent if files_below(given.parent, EXTENSIONS) else given.parent.parent
     pictures, notes = pictures_below(root), list[str]()
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
     passed_over = list[str]()
@@ -268,7 +261,11 @@ def find_box_data(
     notes += [f'WARNING: {one} So the data have no masks for networks that predict them' for one in wrong]
     first = found.get('train') or next(iter(found.values()))
     names = _classes(first, [one for one in found.values() if one is not first], classes, notes)
-    _check_categories(found.values(), names)
+    for one in found.values():  # labels are numbered by the first
+        there = [category['name'] for category in one.content['categories']]
+        if [name for name in there if name in names] != list(names):
+            told = f'lists the categories {some(there, 20)}; the classes are {some(names, 20)}'
+            raise ValueError(f'--data: {one.path} {told}. Every file must list all of them, in the same order.')
     outside = outside_labels(root, pictures)
     notes += unlisted(outside, found)
     if 'train' in found and len(found) > 1:
@@ -342,10 +339,8 @@ def _listed(lists: Mapping[str, Path], root: Path, file: LabelFile, pictures: Se
     found = read_lists(lists, root, list({*names, *pictures}))
     for part, own in found.items():
         if bare := [picture for picture in own if picture not in names]:
-            raise FileNotFoundError(
-                f'--data: {len(bare)} of the {len(own)} pictures in {lists[part]} have no labels: {some(bare, 3)}. Add '
-                'them, or take the lines out.'
-            )
+            told = f'{len(bare)} of the {len(own)} pictures in {lists[part]} have no labels: {some(bare, 3)}'
+            raise FileNotFoundError(f'--data: {told}. Add them, or take the lines out.')
     check_folders(found, root, lists)
     return {part: {names[picture] for picture in own} for part, own in found.items()}
 
@@ -373,23 +368,20 @@ def _by_split(root: Path, files: Sequence[Path], notes: list[str], predictions: 
             known = found[split].path
             better = [one for one in (known, path) if 'instances' in one.name]
             if len(better) != 1:
-                raise ValueError(
-                    f'--data {root}: {known.name} and {path.name} are both for {split or "no split"}. Keep one in the '
-                    'folder, or give the file itself as --data.'
-                )
+                told = f'{known.name} and {path.name} are both for {split or "no split"}'
+                raise ValueError(f'--data {root}: {told}. Keep one there, or give the file itself as --data.')
             if better[0] == known:
                 continue
         found[split] = LabelFile(path, content, root, False)
     if len(found) > 1 and (left := found.pop(None, None)):
-        notes.append(
-            f'WARNING: passed over: {left.path}, because neither its name nor its folder says train, val or test'
-        )
+        notes.append(f'WARNING: passed over: {left.path}: neither its name nor its folder says train, val or test')
     notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if found and split not in found]
     return found, others
 
 
 def _split(name: str, file: LabelFile, root: Path) -> BoxSplit:
-    pictures, files = _inside(file.folder, root), tuple(file.names)
+    pictures = '' if file.folder == root else f'{os.path.relpath(file.folder, root)}/'
+    files = tuple(file.names)
     if not file.changed:
         return BoxSplit(str(file.path.relative_to(root)), pictures, files)
     return BoxSplit(Template(f'{{{{ fileDirname }}}}/{name}.json'), pictures, files, json.dumps(file.content))
@@ -401,14 +393,8 @@ def _check_boxes(found: Files, names: Sequence[str]) -> None:
         boxes = one.boxes(names)
         if all(box['iscrowd'] for box in boxes):
             what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
-            raise ValueError(
-                f'--data: {one.path}: {what} for {name}, so it measures nothing. Add boxes, take this part out, or '
-                'divide the pictures in another way (--split).'
-            )
-
-
-def _inside(folder: Path, root: Path) -> str:
-    return '' if folder == root else f'{os.path.relpath(folder, root)}/'
+            told = f'{what} for {name}, so it measures nothing'
+            raise ValueError(f'--data: {one.path}: {told}. Add boxes, take this part out, or divide anew (--split).')
 
 
 def _classes(file: LabelFile, others: Sequence[LabelFile], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
@@ -426,17 +412,6 @@ def _classes(file: LabelFile, others: Sequence[LabelFile], given: Sequence[str],
         elsewhere = f' ({lost} elsewhere)' if lost else ''
         notes.append(f'{"WARNING: " if lost else ""}left out, no box in training: {some(empty)}{elsewhere}')
     return chosen
-
-
-def _check_categories(files: Iterable[LabelFile], names: Sequence[str]) -> None:
-    """Refuse files of other categories than the first, or in another order: labels are numbered by it."""
-    for one in files:
-        there = [category['name'] for category in one.content['categories']]
-        if [name for name in there if name in names] != list(names):
-            raise ValueError(
-                f'--data: {one.path} lists the categories {some(there, 20)}; the classes are {some(names, 20)}. Every '
-                'label file must list all of them, under the same names and in the same order.'
-            )
 
 
 def _divided(file: LabelFile, names: Sequence[str], listed: Mapping[str, set[str]], wish: Wish) -> dict[str, LabelFile]:

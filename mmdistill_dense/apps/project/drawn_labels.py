@@ -99,10 +99,8 @@ def bare(name: str) -> str:
 
 def _check_number(classes: Sequence[str]) -> None:
     if len(classes) > IGNORED:
-        raise ValueError(
-            f'--data: {len(classes)} classes; a label image numbers at most {IGNORED}, the background included. '
-            'Choose some by --classes.'
-        )
+        told = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
+        raise ValueError(f'--data: {told}. Choose some by --classes.')
 
 
 # Objects
@@ -128,10 +126,8 @@ def objects_drawing(
     classes, numbers, empty = numbers_of(data.classes, background)
     _check_number(classes)
     if len(classes) < 2:
-        raise ValueError(
-            f'--data: {classes[0]} is the only class, so there is nothing to learn. --background class makes what no '
-            'object covers a class too.'
-        )
+        advice = '--background class makes what no object covers a class too'
+        raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
     jobs, digest = list[Job](), hashlib.sha256(repr((classes, empty)).encode())
     for part, split in data.splits.items():
         text = split.content.encode() if split.content else (data.root / split.labels).read_bytes()
@@ -141,7 +137,10 @@ def objects_drawing(
         drawn: dict[Any, list[tuple[int, Any]]] = defaultdict(list)
         pictures = {one['id']: one for one in content['images']}
         for one in content['annotations']:
-            _check_outline(data.root / split.pictures, pictures[one['image_id']], one)
+            if not has_mask(one):
+                file = data.root / split.pictures / pictures[one['image_id']]['file_name']
+                told = f'{file} has a box without a polygon or mask ({one["bbox"]})'
+                raise ValueError(f'--data: {told}. Outline every object; boxes alone are for networks of mmdet::.')
             value = IGNORED if one.get('iscrowd') else numbers.get(names[one['category_id']], empty)
             drawn[one['image_id']].append((value, one))  # one of no chosen class covers those below it
         for image, place in zip(content['images'], targets[part], strict=True):
@@ -149,14 +148,6 @@ def objects_drawing(
             make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
             jobs.append(Job(place, make))
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
-
-
-def _check_outline(folder: Path, picture: Mapping[str, Any], one: Mapping[str, Any]) -> None:
-    if not has_mask(one):
-        raise ValueError(
-            f'--data: {folder / picture["file_name"]} has a box without a polygon or mask ({one["bbox"]}). '
-            'Segmentation needs the outline of every object; boxes alone are for networks of mmdet::.'
-        )
 
 
 def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:
@@ -233,12 +224,9 @@ def _strange(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[
     strange = np.array([int(value) not in codes for value in values])
     lost = int(counts[strange].sum())
     if lost > _STRANGE * counts.sum():
-        most = int(values[strange][counts[strange].argmax()])
-        raise ValueError(
-            f'--data: {lost / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often '
-            f'{_colour(most)}. Add it to the list of colours, or write label images without smoothed edges (no '
-            'anti-aliasing, no JPEG).'
-        )
+        most = _colour(int(values[strange][counts[strange].argmax()]))
+        told = f'{lost / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
+        raise ValueError(f'--data: {told}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
     return np.array([lost, counts.sum()])
 
 
@@ -274,10 +262,8 @@ def _ask_for_names(root: Path, shares: Mapping[Colour, float], looked: int) -> s
     told = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
     start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(_TABLES)}). '
     if len(shares) > _MOST_COLOURS:
-        return (
-            f'{start}{len(shares)} colours in {looked} of them are too many for classes: write label images without '
-            f'smoothed edges (no anti-aliasing, no JPEG). The most frequent: {told}.'
-        )
+        advice = 'write label images without smoothed edges (no anti-aliasing, no JPEG)'
+        return f'{start}{len(shares)} colours in {looked} are too many for classes: {advice}. Most frequent: {told}.'
     lines = ['name,r,g,b', *(f'class_{number},{",".join(map(str, colour))}' for number, colour in enumerate(shares))]
     file = Path(_TO_FILL)
     if not file.exists():
@@ -309,10 +295,8 @@ def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
                 found[name] = colour
             return found, str(file)
     if tables:
-        raise ValueError(
-            f'--data: {tables[0]} lists no colour: a csv file needs the columns name, r, g and b. Add them, or take '
-            'the file out.'
-        )
+        advice = 'A csv file needs the columns name, r, g and b. Add them, or take the file out'
+        raise ValueError(f'--data: {tables[0]} lists no colour. {advice}.')
     return {}, ''
 
 

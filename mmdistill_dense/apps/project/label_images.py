@@ -85,22 +85,21 @@ def find_seg_data(
     background: str = 'class',
     patterns: Patterns | None = None,
 ) -> SegData:
-    """Find out what a folder holds: label images of numbers or colours, or objects with outlines.
+    """Find out what a folder, or a json file of COCO, holds: label images of numbers or colours, or outlined objects.
 
-    Args:
-        root: The folder, or a json file of COCO.
-        given: Names of the classes.
-        exif: ``'apply'`` or ``'ignore'``, where the sizes of labels do not tell it.
-        wish: The split of the command line.
-        background: What pixels without an object are, ``'class'`` or ``'ignore'``.
-        patterns: Of the pictures and label images; ``None`` tries the known trees.
+    ``given``: names of the classes; ``background``: of pixels without an object, ``'class'`` or ``'ignore'``; ``exif``:
+    ``'apply'`` or ``'ignore'``, where sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
     root, wish, notes = root.expanduser().resolve(), wish or Wish(), list[str]()
     if root.suffix == '.json' and root.is_file() and patterns is None:
         return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
     pictures_below(root)  # raises without any
     paths = sorted(path.relative_to(root).as_posix() for path in files_below(root, LABEL_ENDINGS))
-    paired = _by_patterns(root, paths, patterns) if patterns else find_tree(paths)
+    paired = pair(Files(paths), patterns) if patterns else find_tree(paths)
+    if patterns and paired and not paired.labels:
+        count = len(paired.bare)
+        what = f'match {count} pictures, and no label image of them' if count else 'match nothing'
+        raise ValueError(_unknown(root, paths, f'{patterns} {what}'))
     if paired is None:
         try:
             return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
@@ -120,7 +119,11 @@ def find_seg_data(
         classes, drawing = colours_drawing(root, _targets(form[0], parts), given, notes)
     else:
         found = read_values(list(parts.values()), stored)
-        _check_jpeg(root, list(partner.values()), given, notes)
+        if lossy := [label for label in partner.values() if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
+            said = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
+            if not given and not (root / LIST).is_file():
+                raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
+            notes.append(f'WARNING: {said}')
         classes, values = name_classes(root, found, given, notes)
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
@@ -130,25 +133,6 @@ def find_seg_data(
     if 'val' not in parts:
         parts['val'], form[0]['val'] = parts['test'], form[0]['test']
     return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing)
-
-
-def _check_jpeg(root: Path, labels: Sequence[Path], given: Sequence[str], notes: list[str]) -> None:
-    if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
-        said = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
-        if not given and not (root / LIST).is_file():
-            raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
-        notes.append(f'WARNING: {said}')
-
-
-def _by_patterns(root: Path, paths: Sequence[str], patterns: Patterns) -> Paired:
-    paired = pair(Files(paths), patterns)
-    if not paired.labels:
-        count = len(paired.bare)
-        what = (
-            f'{patterns} match {count} pictures, and no label image of them' if count else f'{patterns} match nothing'
-        )
-        raise ValueError(_unknown(root, paths, what))
-    return paired
 
 
 def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
@@ -196,10 +180,8 @@ def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
               Count('label images', len(paired.label_images), len(used), labels)]  # fmt: skip
     _check_names(root, paired)
     if len(parts.get('train', ())) < 2:
-        there = ', '.join(f'{part} ({len(own)})' for part, own in parts.items())
-        raise ValueError(
-            f'--data {root}: labelled pictures for {there}; two for train are needed. --split 0.2 draws another split.'
-        )
+        there = f'labelled pictures for {", ".join(f"{part} ({len(own)})" for part, own in parts.items())}'
+        raise ValueError(f'--data {root}: {there}; two for train are needed. --split 0.2 draws another split.')
     if set(parts) == {'train'}:
         train, val = two_parts(parts['train'], root, wish.part)
         notes.append(f'no {"list" if lists else "folder"} for val: {len(train)} pictures train, {len(val)} validate')
@@ -217,27 +199,21 @@ def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
 def _listed(file: Path, own: Sequence[Path], pairs: Mapping[Path, Pair]) -> list[Pair]:
     """Return the pairs of a part; every listed picture must have a label image."""
     if missing := [picture for picture in own if picture not in pairs]:
-        raise FileNotFoundError(
-            f'--data: {len(missing)} of the {len(own)} pictures in {file} have no label image: {some(missing, 3)}. Add '
-            'it, or take the name out of the list.'
-        )
+        told = f'{len(missing)} of the {len(own)} pictures in {file} have no label image: {some(missing, 3)}'
+        raise FileNotFoundError(f'--data: {told}. Add it, or take the name out of the list.')
     return [pairs[picture] for picture in own]
 
 
 def _check_names(root: Path, paired: Paired) -> None:
     """Refuse pictures without labels where names seem to differ, or too few pictures with one."""
     if paired.bare and paired.alone:
-        raise FileNotFoundError(
-            f'--data {root}: {len(paired.bare)} of {len(paired.parts)} pictures have no label image '
-            f'({some(paired.bare, 3)}), and {len(paired.alone)} label images have no picture '
-            f'({some(paired.alone, 3)}). So names may differ: give both of a pair one name, take out what has no '
-            'partner, or choose by --images and --labels.'
-        )
+        without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
+        alone = f'{len(paired.alone)} label images have no picture ({some(paired.alone, 3)})'
+        advice = 'So names may differ: give both one name, take out what is alone, or choose by --images and --labels'
+        raise FileNotFoundError(f'--data {root}: {without}, and {alone}. {advice}.')
     if len(paired.labels) < _LEAST:
-        raise FileNotFoundError(
-            f'--data {root}: {len(paired.labels)} of {len(paired.parts)} pictures have a label image, and {_LEAST} are '
-            'needed. Add label images.'
-        )
+        told = f'{len(paired.labels)} of {len(paired.parts)} pictures have a label image, and {_LEAST} are needed'
+        raise FileNotFoundError(f'--data {root}: {told}. Add label images.')
 
 
 # What a training reads
@@ -300,10 +276,8 @@ def _check_read(stems: Mapping[str, Path], suffixes: Sequence[str]) -> None:
     for stem, picture in stems.items():
         read = next((stem + end for end in suffixes if os.path.isfile(stem + end)), str(picture))
         if read != str(picture):
-            raise ValueError(
-                f'--data: {picture} is listed, but mmseg names pictures without their endings, and would read {read}. '
-                'Give this one another name, or take it out.'
-            )
+            told = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
+            raise ValueError(f'--data: {told}. Give this one another name, or take it out.')
 
 
 def _targets(splits: Mapping[str, Split], parts: Parts) -> list[tuple[str, Path]]:

@@ -41,10 +41,8 @@ class Patterns:
         found = cls(_whole(images), _whole(labels))
         few, many = (len(STARS.findall(text)) for text in (images, labels))
         if few < many:
-            raise ValueError(
-                f'--labels {labels!r} has {many} stars, --images {images!r} has {few}. Each star of the labels stands '
-                'for what a star of the pictures matched.'
-            )
+            told = f'--labels {labels!r} has {many} stars, --images {images!r} has {few}'
+            raise ValueError(f'{told}. Each star of the labels stands for what a star of the pictures matched.')
         return found
 
     def rule(self, labels: bool) -> re.Pattern[str]:
@@ -136,20 +134,17 @@ def pair(files: Files, patterns: Patterns) -> Paired:
     found = files.labels_of(list(files.forms), patterns)
     if several := {path: labels for path, (labels, _) in found.items() if len(labels) > 1}:
         path, labels = next(iter(several.items()))
-        raise ValueError(
-            f'--data: {path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others. '
-            f'Join them into one, or choose: {patterns.written(path, labels[0])}.'
-        )
+        told = f'{path} has {len(labels)} label images, {some(labels, 3)}; so have {len(several) - 1} others'
+        raise ValueError(f'--data: {told}. Join them into one, or choose: {patterns.written(path, labels[0])}.')
     taken = {label for labels, _ in found.values() for label in labels}
     rule = patterns.rule(labels=True)
     drawn = {path for path, form in files.forms.items() if rule.fullmatch(form)}
     own = {path: labels[0] for path, (labels, _) in found.items() if labels and path not in taken}
     if shared := [label for label, count in Counter(own.values()).items() if count > 1]:
         owners = [path for path, label in own.items() if label == shared[0]]
-        raise ValueError(
-            f'--data: {some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others. Each '
-            f'picture has its own: take out what is twice, or choose: {patterns.written(owners[0], shared[0])}.'
-        )
+        told = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
+        advice = f'take out what is twice, or choose: {patterns.written(owners[0], shared[0])}'
+        raise ValueError(f'--data: {told}. Each picture has its own: {advice}.')
     used = set(own.values())
     names = {os.path.splitext(label)[0] for label in used}
     left = [path for path in sorted(drawn) if path not in used and path not in own]

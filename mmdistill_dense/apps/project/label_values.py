@@ -49,10 +49,8 @@ class Values:
             values, counts = _counted(drawn)
             _check_palette(label, image, values, self.colours)
         if max(values) > IGNORED:
-            raise ValueError(
-                f'--data: {label} holds the value {max(values)}; label images are read as 8 bits, so a class has a '
-                f'number from 0 to {IGNORED - 1}, and {IGNORED} is ignored. Number the classes anew.'
-            )
+            told = f'{label} holds the value {max(values)}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
+            raise ValueError(f'--data: {told}, and {IGNORED} is ignored. Number the classes anew.')
         for value, count in zip(values, counts, strict=True):
             self.files.setdefault(value, []).append(label)
             self.pixels[value] += count
@@ -83,11 +81,9 @@ class Values:
         highest = max((value for value in self.pixels if value != IGNORED), default=0)
         if len(self.pixels) <= _MANY or highest < _HIGH or share < _NEARLY:  # classes are numbered from 0
             return ''
-        return (
-            f'{len(self.pixels)} values, of which {some(sorted(value for value, _ in most))} hold {share:.0%} of the '
-            'pixels: the others seem to come from smoothed edges. Write label images without them: resize by the '
-            'nearest pixel, draw without anti-aliasing, save no JPEG.'
-        )
+        told = f'{len(self.pixels)} values, of which {some(sorted(value for value, _ in most))} hold {share:.0%}'
+        advice = 'Write none: resize by the nearest pixel, draw without anti-aliasing, save no JPEG.'
+        return f'{told} of the pixels: the others seem to come from smoothed edges. {advice}'
 
 
 def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
@@ -114,10 +110,8 @@ def in_one_channel(image: Image.Image, label: Path) -> np.ndarray:
     if image.mode in ('RGB', 'RGBA') and not has_colours(drawn):
         return drawn[..., 0]
     if image.mode not in ('L', 'P', 'I', '1', 'I;16'):
-        raise ValueError(
-            f'--data: {label} has the mode {image.mode}. A label image has one channel that holds the number of the '
-            'class, or all of them are RGB and hold the colour of the class.'
-        )
+        advice = 'A label image has one channel of class numbers, or all of them are RGB, in the colours of classes'
+        raise ValueError(f'--data: {label} has the mode {image.mode}. {advice}.')
     return drawn
 
 
@@ -159,10 +153,9 @@ def _check_palette(
     for value, colour in shown.items():
         other, first = known.setdefault(value, (colour, label))
         if colour != other:
-            raise ValueError(
-                f'--data: by their palettes, {value} is the colour {other} in {first}, and {colour} in {label}. If the '
-                'colours are the classes, write label images as RGB. If the numbers are, write them without a palette.'
-            )
+            told = f'by their palettes, {value} is the colour {other} in {first}, and {colour} in {label}'
+            advice = 'If the colours are the classes, write RGB. If the numbers are, write no palette'
+            raise ValueError(f'--data: {told}. {advice}.')
 
 
 def name_classes(
@@ -175,11 +168,8 @@ def name_classes(
     if not names and (file := _roboflow(root)):
         names, source = _valued(file), f'--data: {file}'
     if len(found.files) == 1:
-        only = next(iter(found.files))
-        raise ValueError(
-            f'--data {root}: the {found.looked} label images that were looked at hold the value {only} alone, so there '
-            'is nothing to learn. A label image holds the number of the class at each pixel.'
-        )
+        told = f'the {found.looked} label images that were looked at hold the value {next(iter(found.files))} alone'
+        raise ValueError(f'--data {root}: {told}. A label image holds the number of the class at each pixel.')
     values = class_values(tuple(found.files))
     if IGNORED in found.files and IGNORED not in values:
         _check_ignored(root, found, notes)
@@ -189,23 +179,18 @@ def name_classes(
     smoothed = found.smoothed
     if not names:
         if smoothed:
-            raise ValueError(
-                f'--data {root}: the label images hold {smoothed} If they are classes, name them: --classes.'
-            )
-        there = [value for value in values if value in found.files]
-        notes.append(
-            f'{len(values)} classes, from the values {some(there, 12)} in {found.looked} of {found.total} label '
-            f'images; name them with --classes, or in {LIST} in the data folder'
-        )
+            advice = 'If they are classes, name them: --classes.'
+            raise ValueError(f'--data {root}: the label images hold {smoothed} {advice}')
+        there = some([value for value in values if value in found.files], 12)
+        told = f'{len(values)} classes, from the values {there} in {found.looked} of {found.total} label images'
+        notes.append(f'{told}; name them with --classes, or in {LIST} in the data folder')
         names = made_up_names(values)
     table = values if counted else tuple(range(len(names)))
     if len(names) < len(values) or len(names) != len(table):
         apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
-        raise ValueError(
-            f'{source}: {len(names)} names ({some(names)}), but the label images have the values {found.said}; '
-            f'{IGNORED} is ignored. Name each value in this order, the missing ones between them too.{apart} The name '
-            f'{NO_CLASS} stands for pixels to ignore.{smoothed and f" They are {smoothed}"}'
-        )
+        told = f'{len(names)} names ({some(names)}), but the label images have the values {found.said}'
+        advice = f'Name each value in this order, also missing ones between them.{apart} {NO_CLASS} ignores one'
+        raise ValueError(f'{source}: {told}; {IGNORED} is ignored. {advice}.{smoothed and f" They are {smoothed}"}')
     kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
     if twice := repeated(name for name, _ in kept):
         raise ValueError(f'{source}: {some(sorted(twice))} twice. Give each class its name; {NO_CLASS} ignores one.')
@@ -225,11 +210,9 @@ def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:
     other, ones = holding[IGNORED] & holding[0], holding[1]
     by_chance = math.comb(len(every - ones), len(other)) / math.comb(len(every), len(other))
     if other.isdisjoint(ones) and by_chance < _CHANCE:
-        raise ValueError(
-            f'--data {root}: {len(ones)} label images hold 1, {len(other)} others hold 0 and {IGNORED} ({min(other)}), '
-            f'and none holds both. So 1 and {IGNORED} seem to be one class, and {IGNORED} would be ignored: write 1 in '
-            f'its place. If it is to be ignored, write 2, and name that {NO_CLASS} in --classes.'
-        )
+        told = f'{len(ones)} label images hold 1, {len(other)} others hold 0 and {IGNORED} ({min(other)})'
+        advice = f'write 1 in its place. To ignore it, write 2, and name that {NO_CLASS} in --classes'
+        raise ValueError(f'--data {root}: {told}, and none holds both. So 1 and {IGNORED} seem one class: {advice}.')
 
 
 def _listed(path: Path) -> tuple[str, ...]:
@@ -240,11 +223,9 @@ def _listed(path: Path) -> tuple[str, ...]:
         return tuple(lines)
     found = {int(number.rstrip(':.,')): name for number, name in parts}
     if sorted(found) != list(range(len(lines))):
-        raise ValueError(
-            f'--data: {path}: each line begins with a number, but they are not 0 to {len(lines) - 1}, once each. '
-            'Number the classes so, or write names alone in the order of the values. If the numbers belong to the '
-            'names, give these by --classes.'
-        )
+        told = f'each line begins with a number, but they are not 0 to {len(lines) - 1}, once each'
+        advice = 'Number them so, or write names alone in the order of the values. Names with numbers go to --classes'
+        raise ValueError(f'--data: {path}: {told}. {advice}.')
     return tuple(found[number] for number in range(len(lines)))
 
 
@@ -273,15 +254,11 @@ def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[
     """Refuse a split whose label images hold no class, as those of test sets with secret labels do."""
     for name, seen in found.items():
         if seen == [IGNORED] and IGNORED not in names:
-            raise ValueError(
-                f'--data {root}: all pixels of the label images for {name} are {IGNORED}, which is ignored, so they '
-                'measure nothing. Take this split out of the folder, or add its labels.'
-            )
+            told = f'all pixels of the label images for {name} are {IGNORED}, which is ignored'
+            raise ValueError(f'--data {root}: {told}. Take this split out of the folder, or add its labels.')
         if alone := [f'{names[value]} ({value})' for value in seen if value in names and value not in found['train']]:
-            notes.append(
-                f'WARNING: in label images for {name}, and in none of those for train that were looked at: '
-                f'{some(alone)}. Nobody can learn it, and its score of 0 enters the mean'
-            )
+            where = f'in label images for {name}, and in none of those for train that were looked at'
+            notes.append(f'WARNING: {where}: {some(alone)}. Nobody can learn it, and its score of 0 enters the mean')
 
 
 def _far_apart(values: Sequence[int]) -> bool:

@@ -46,10 +46,9 @@ def pictures_below(root: Path) -> list[Path]:
         raise FileNotFoundError(f'--data {root}: {what}')
     found = files_below(root, EXTENSIONS)
     if not found:
-        raise FileNotFoundError(
-            f'--data {root}: no picture in it or below it (files that end in {", ".join(EXTENSIONS)}; results of '
-            f'`predict` are left out). It holds {some(sorted(entry.name for entry in root.iterdir())) or "nothing"}.'
-        )
+        told = f'no picture in it or below it ({", ".join(EXTENSIONS)}; results of `predict` are left out)'
+        held = some(sorted(entry.name for entry in root.iterdir())) or 'nothing'
+        raise FileNotFoundError(f'--data {root}: {told}. It holds {held}.')
     return found
 
 
@@ -172,10 +171,8 @@ def check_depth(paths: Sequence[Path], notes: list[str]) -> None:
             if grey or ';16' in str(getattr(picture, 'tile', '')):  # of colours, Pillow reads the upper 8 itself
                 highest.append(int(np.asarray(picture).max()) // (256 if grey else 1))
     if highest:
-        left = f'at most {max(highest) + 1} levels are left'
-        notes.append(
-            f'WARNING: of pictures of 16 bits trainings read the upper 8: {left}. If these are few, stretch them'
-        )
+        left = f'at most {max(highest) + 1} levels are left. If these are few, stretch them'
+        notes.append(f'WARNING: of pictures of 16 bits trainings read the upper 8: {left}')
 
 
 def median_size(sizes: Sequence[Size]) -> Size:
@@ -204,20 +201,15 @@ def stored_pixels(pictures: Sequence[Path], drawn: Callable[[Path], Size], given
     said = f'{count} have an EXIF orientation that turns or mirrors them ({first})'
     told = [way for way in WAYS if fitting[way]]
     if len(told) == 2:
-        raise ValueError(
-            f'--data: {said}. The labels of {len(fitting["apply"])} of them have the size of the turned picture, those '
-            f'of {len(fitting["ignore"])} that of the stored one ({some(fitting["ignore"], 3)}). Remove the '
-            'orientation from the latter (exiftool -Orientation= FILE): then all labels fit.'
-        )
+        rest = f'those of {len(fitting["ignore"])} that of the stored one ({some(fitting["ignore"], 3)})'
+        fit = f'The labels of {len(fitting["apply"])} of them have the size of the turned picture, {rest}'
+        raise ValueError(f'--data: {said}. {fit}. Take it out of the latter (exiftool -Orientation= FILE).')
     if told and given not in (None, *told):
         labels = f'The sizes of {len(fitting[told[0]])} labels'
         raise ValueError(f'--exif {given}: {said}. {labels} fit --exif {told[0]} alone.')
     if not told and given is None:
-        raise ValueError(
-            f'--data: {said}, and sizes do not tell whether their labels are turned too. Look at one of them with its '
-            'label. Write --exif apply if the label fits the picture as viewers show it, --exif ignore if it fits the '
-            'stored pixels.'
-        )
+        advice = 'Write --exif apply if labels fit pictures as viewers show them, --exif ignore if the stored pixels'
+        raise ValueError(f'--data: {said}, and sizes do not tell whether their labels are turned too. {advice}.')
     way = given or told[0]
     notes.append(f'WARNING: {said}. They are read {WAYS[way]}, {"as --exif says" if given else "as their labels are"}')
     return way == 'ignore'
@@ -247,10 +239,9 @@ class Wish:
         except ValueError:
             folder = Path(given).expanduser()
             if not folder.is_dir():
-                raise FileNotFoundError(
-                    f'--split {given}: no such folder (looked in {Path.cwd()}). Give a folder with train.txt and '
-                    'val.txt, or the share of the pictures that validates, such as 0.2.'
-                ) from None
+                what = f'no such folder (looked in {Path.cwd()})'
+                advice = 'Give one with train.txt and val.txt, or the share that validates, such as 0.2'
+                raise FileNotFoundError(f'--split {given}: {what}. {advice}.') from None
             return cls(lists=folder)
         if not 0 < share < 1:
             raise ValueError(f'--split {given}: a share lies between 0 and 1, such as 0.2.')
@@ -305,10 +296,8 @@ def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) 
         entries = [(entry, index.find(entry)) for entry in _entries(path, index)]
         missing = [words[0] for words, picture in entries if picture is None]
         if missing:
-            raise FileNotFoundError(
-                f'--data: {path} names {len(missing)} of {len(entries)} pictures that are not below {root}: '
-                f'{some(missing, 3)}. Add them, or take their lines out.'
-            )
+            told = f'{len(missing)} of {len(entries)} pictures that are not below {root}: {some(missing, 3)}'
+            raise FileNotFoundError(f'--data: {path} names {told}. Add them, or take their lines out.')
         if not entries:
             raise ValueError(f'--data: {path} names no picture. Fill it in, or remove it.')
         found[part] = list(dict.fromkeys(picture for _, picture in entries if picture is not None))
@@ -327,10 +316,8 @@ def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
         if first.setdefault(one, part) != part
     ]
     if twice:
-        raise ValueError(
-            f'--data: {len(twice)} pictures are in two parts of {source}: {some(twice, 3)}. Each picture belongs to '
-            'one part; `--split 0.2` draws another split.'
-        )
+        told = f'{len(twice)} pictures are in two parts of {source}: {some(twice, 3)}'
+        raise ValueError(f'--data: {told}. Each belongs to one; `--split 0.2` draws another split.')
 
 
 def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mapping[str, Path]) -> None:
@@ -341,10 +328,8 @@ def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mappin
     if len({*told.values()} - {None}) < 2:  # darknet's obj_train_data holds all
         return
     if wrong:
-        raise ValueError(
-            f'--data {root}: the lists ({some(map(str, lists.values()))}) and the folders tell two splits: '
-            f'{some(wrong, 2)}. Remove the lists, or choose them by --split FOLDER.'
-        )
+        what = f'the lists ({some(map(str, lists.values()))}) and the folders tell two splits: {some(wrong, 2)}'
+        raise ValueError(f'--data {root}: {what}. Remove the lists, or choose them by --split FOLDER.')
 
 
 def _entries(path: Path, index: Names) -> list[list[str]]:

@@ -77,10 +77,8 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
         optimizer['lr'] = rounded(given * factor)
     length = f'{loop["max_epochs"]} epochs' if loop.get('max_epochs') else f'{whole} steps'
     rounds = f'{steps * batch / pictures:.0f}'
-    note = (
-        f'{optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}; here lr '
-        f'{optimizer.get("lr")} for {batch} pictures and {steps} steps ({rounds} pass{"" if rounds == "1" else "es"})'
-    )
+    own = f'{optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}'
+    here = f'{batch} pictures and {steps} steps ({rounds} pass{"" if rounds == "1" else "es"})'
     plain = wrapper.to_dict() if hasattr(wrapper, 'to_dict') else dict(wrapper)
     kept = {key: plain[key] for key in _KEPT_KEYS if plain.get(key) is not None}
     return Schedule(
@@ -89,7 +87,7 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
         [dict(hook) for hook in config.get('custom_hooks') or [] if hook.get('type') in _KEPT_HOOKS],
         steps,
         name if '::' in name else Path(name).name,
-        note,
+        f'{own}; here lr {optimizer.get("lr")} for {here}',
     )
 
 

@@ -56,10 +56,8 @@ class Given:
         index = self.index(word for file, words in names.items() for word in (file.name, *words))
         found = {file: index.find(words, file.parent) for file, words in names.items()}
         if alone := [file for file, picture in found.items() if picture is None]:
-            raise FileNotFoundError(
-                f'--data: {len(alone)} of {len(found)} {kind} have no picture: {some(alone, 3)}. Add the pictures, or '
-                'take these files out.'
-            )
+            told = f'{len(alone)} of {len(found)} {kind} have no picture: {some(alone, 3)}'
+            raise FileNotFoundError(f'--data: {told}. Add the pictures, or take these files out.')
         return {file: picture for file, picture in found.items() if picture is not None}
 
 

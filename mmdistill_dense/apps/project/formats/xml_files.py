@@ -133,10 +133,8 @@ def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
             part = next((part for part, names in SPLITS.items() if subset in names), of_file)
             found.pictures.append(Labelled(picture, size, objects, part))
     if missing:
-        raise FileNotFoundError(
-            f'--data: {len(missing)} pictures of {some(files, 2)} are not below {given.root}: {some(missing, 3)}. Add '
-            'them.'
-        )
+        told = f'{len(missing)} pictures of {some(files, 2)} are not below {given.root}: {some(missing, 3)}'
+        raise FileNotFoundError(f'--data: {told}. Add them.')
     return found
 
 

@@ -36,19 +36,13 @@ def check_first(args: argparse.Namespace) -> Path:
         if name not in known:
             raise KeyError(f'--method {name}: unknown. {close_or_all(name, known)}')
     folder = args.out or Path(f'distil_{_NAME.sub("_", Path(args.data).resolve().stem).strip("_").lower()}')
-    check_folder(folder)
-    return folder
-
-
-def check_folder(folder: Path) -> None:
-    """Raise for a folder whose path no config can hold, or that holds files of the user's."""
     check_place(f'--out {folder}', str(folder.absolute()))
-    if not folder.is_dir():
-        return
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith('.'))
+    entries = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(path.name for path in entries if not path.name.startswith('.'))
     if names and SUITE not in names and _FIRST not in names:
         found = f'it holds other files ({some(names, 3)}) and no project ({SUITE})'
         raise FileExistsError(f'--out {folder}: {found}. Give a folder that is new or empty.')
+    return folder
 
 
 OTHER_NAMES = {  # of other programs, for options of `new`

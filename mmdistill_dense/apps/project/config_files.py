@@ -52,10 +52,8 @@ def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[st
     if unlabelled:
         model['unlabelled'] = unlabelled
     also = ', also on pictures without labels' if unlabelled else ''
-    return (
-        f'"""The student of control.py, taught by the method {name}{also}."""\n\n_base_ = \'./control.py\'\n'
-        f'{assignments({"model": model})}{_WORK_DIR}'
-    )
+    head = f'"""The student of control.py, taught by the method {name}{also}."""\n\n_base_ = \'./control.py\'\n'
+    return f'{head}{assignments({"model": model})}{_WORK_DIR}'
 
 
 def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -> str:
@@ -136,12 +134,8 @@ def seg_file(data: SegData, loading: Loading) -> str:
         parts[name] = {'data_prefix': {'img_path': split.pictures, 'seg_map_path': split.labels}, **listed}
     about = 'the size of the crop is also that of data_preprocessor.size in pair.py'
     metric = {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}
-    return (
-        _head(data)
-        + _loaders(about, train, test, folder, parts, loading)
-        + assignments({'val_evaluator': metric, 'test_evaluator': Source('val_evaluator')})
-        + 'del folder\n'
-    )
+    metrics = assignments({'val_evaluator': metric, 'test_evaluator': Source('val_evaluator')})
+    return f'{_head(data)}{_loaders(about, train, test, folder, parts, loading)}{metrics}del folder\n'
 
 
 def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True) -> str:

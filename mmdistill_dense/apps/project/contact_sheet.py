@@ -94,17 +94,13 @@ def sheet(dataset: Any, seg: bool) -> np.ndarray:
     for item in (dataset[place] for place in evenly_spaced(len(dataset), SHOWN)):
         picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
         picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
-        meta = {**dataset.metainfo, 'palette': palette}
-        tiles.append(_tile(draw(picture, item['data_samples'], meta, seg, draw_pred=False)))
+        picture = draw(picture, item['data_samples'], {**dataset.metainfo, 'palette': palette}, seg, draw_pred=False)
+        scale = SIDE / max(picture.shape[:2])
+        size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
+        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
+        square = np.full((SIDE + 4, SIDE + 4, 3), 255, np.uint8)
+        square[2 : 2 + small.shape[0], 2 : 2 + small.shape[1]] = small
+        tiles.append(square)
     tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(COLUMNS, len(tiles)))
     rows = [np.concatenate(tiles[start : start + COLUMNS], 1) for start in range(0, len(tiles), COLUMNS)]
     return np.concatenate(rows)
-
-
-def _tile(picture: np.ndarray) -> np.ndarray:
-    scale = SIDE / max(picture.shape[:2])
-    size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
-    small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    square = np.full((SIDE + 4, SIDE + 4, 3), 255, np.uint8)
-    square[2 : 2 + small.shape[0], 2 : 2 + small.shape[1]] = small
-    return square

@@ -26,8 +26,5 @@ class Count:
     @property
     def left(self) -> list[str]:
         """A warning for each reason."""
-        return [
-            f'WARNING: {len(names)} {self.what} left out: {reason} ({some(names, 3)})'
-            for reason, names in self.left_out.items()
-            if names
-        ]
+        left = ((reason, names) for reason, names in self.left_out.items() if names)
+        return [f'WARNING: {len(names)} {self.what} left out: {reason} ({some(names, 3)})' for reason, names in left]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -197,7 +197,7 @@ def colours_drawing(
     sampled = evenly([path for _, path in labels], _SAMPLED)
     table, source = colour_table(root)
     if not table:
-        raise ValueError(_ask_for_names(root, _shares(sampled), len(sampled)))
+        raise ValueError(_ask_for_names(root, sampled))
     if unknown := [name for name in given if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not given or name in given)
@@ -248,17 +248,14 @@ def _colour(code: int) -> Colour:
     return code >> 16, code >> 8 & 255, code & 255
 
 
-def _shares(paths: Iterable[Path]) -> dict[Colour, float]:
-    """Return the colours in some label images with their shares of the pixels, the most frequent first."""
+def _ask_for_names(root: Path, paths: Sequence[Path]) -> str:
+    """Return a refusal that shows the colours in some label images, the most frequent first; write a list to fill."""
     counts: dict[int, int] = defaultdict(int)
     for path in paths:
         for value, count in zip(*np.unique(_codes_in(path), return_counts=True), strict=True):
             counts[int(value)] += int(count)
-    total = sum(counts.values())
-    return {_colour(code): count / total for code, count in sorted(counts.items(), key=lambda one: -one[1])}
-
-
-def _ask_for_names(root: Path, shares: Mapping[Colour, float], looked: int) -> str:
+    total, looked = sum(counts.values()), len(paths)
+    shares = {_colour(code): count / total for code, count in sorted(counts.items(), key=lambda one: -one[1])}
     told = some((f'{colour}: {share:.1%}' for colour, share in shares.items()), 8)
     start = f'--data {root}: the label images hold colours, and no list of them is there ({", ".join(_TABLES)}). '
     if len(shares) > _MOST_COLOURS:

@@ -137,10 +137,8 @@ def find_seg_data(
 
 def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
     """Return a refusal that shows the folders, and patterns that read them if there are some."""
-    return (
-        f'--data {root}: {what}. It holds {tree(paths)}.{many_masks(paths) or proposal(root, paths) or _HINT} '
-        'docs/your_labels.md shows the known trees.'
-    )
+    hint = many_masks(paths) or proposal(root, paths) or _HINT
+    return f'--data {root}: {what}. It holds {tree(paths)}.{hint} docs/your_labels.md shows the known trees.'
 
 
 _HINT = (

@@ -126,11 +126,7 @@ class Paired:
 
 
 def pair(files: Files, patterns: Patterns) -> Paired:
-    """Pair by patterns. A label image is no picture, even where both patterns match it.
-
-    Raises:
-        ValueError: For several label images of a picture, or one of several pictures.
-    """
+    """Pair by patterns. A label image is no picture, even where both patterns match it."""
     found = files.labels_of(list(files.forms), patterns)
     if several := {path: labels for path, (labels, _) in found.items() if len(labels) > 1}:
         path, labels = next(iter(several.items()))

@@ -52,19 +52,15 @@ def pictures_below(root: Path) -> list[Path]:
     return found
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield folders and names as :func:`walk_data` does, without projects, which hold pictures too."""
-    ours = list[Path]()
-    for path, names in walk_data(root):
-        if path != root and set(names) >= _OF_PROJECTS:
-            ours.append(path)
-        if not any(path.is_relative_to(one) for one in ours):
-            yield path, names
-
-
 def files_below(root: Path, endings: tuple[str, ...]) -> list[Path]:
     """Return the files with one of these endings, in any case; hidden files and projects are left out."""
-    return [folder / name for folder, names in _walk(root) for name in names if name.lower().endswith(endings)]
+    found, projects = list[Path](), list[Path]()
+    for folder, names in walk_data(root):
+        if folder != root and set(names) >= _OF_PROJECTS:
+            projects.append(folder)
+        if not any(folder.is_relative_to(one) for one in projects):
+            found += [folder / name for name in names if name.lower().endswith(endings)]
+    return found
 
 
 def lines_of(path: Path) -> list[str]:
@@ -259,7 +255,11 @@ def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
         return {}
     groups: dict[Path, dict[str, Path]] = defaultdict(dict)
     for path in files_below(wish.lists or root, ('.txt', '.lst', '.csv')):
-        if (part := _part(path.stem.lower())) and not _of_a_picture(path):
+        stem = path.stem.lower()
+        part = next((part for part, names in SPLITS.items() if stem in names), _BOTH if stem == _BOTH else None)
+        # not the label file of a picture called `test`, as YOLO has them
+        beside = [path, Path(*('images' if one == 'labels' else one for one in path.parts))]
+        if part and not any(place.with_suffix(ending).is_file() for place in beside for ending in EXTENSIONS):
             groups[path.parent][part] = path
     found = [_known(group) for group in groups.values()]
     if wish.lists and not found:
@@ -271,16 +271,6 @@ def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
         places = some(sorted(str(next(iter(group.values())).parent) for group in found))
         raise ValueError(f'--data {root}: lists of a split lie in {places}. Choose one folder by --split FOLDER.')
     return found[0] if found else {}
-
-
-def _of_a_picture(path: Path) -> bool:
-    """Tell whether a text file is the label file of a picture called ``test``, as YOLO has them."""
-    places = [path, Path(*('images' if part == 'labels' else part for part in path.parts))]
-    return any(place.with_suffix(ending).is_file() for place in places for ending in EXTENSIONS)
-
-
-def _part(stem: str) -> str | None:
-    return next((part for part, names in SPLITS.items() if stem in names), _BOTH if stem == _BOTH else None)
 
 
 def _known(group: Mapping[str, Path]) -> dict[str, Path]:

@@ -210,13 +210,15 @@ def head_side(head: str, foundation: Mapping[str, Any], student: Side) -> Side:
     # a detector is the student's own with another backbone and neck, so that all methods fit
     shape = architecture(foundation['model'])
     recipe = _RECIPES[student.task].format(head=head)
+    even = _EVEN.get(shape.depth, tuple(quarter * shape.depth // 4 - 1 for quarter in (1, 2, 3, 4)))
+    blocks = {'linear': (-4, -3, -2, -1), 'upernet': even, 'fcn': (-1,)}
     changes: dict[str, Any] = {
         'data_preprocessor': shape.preprocessor,
         'backbone': {
             'type': 'mmdistill_dense.VisionTransformer',
             'model': foundation['model'],
             'checkpoint': foundation['checkpoint'],
-            'out_blocks': _blocks(head, shape.depth),
+            'out_blocks': blocks.get(head, (-1, -1, -1, -1)),
             'frozen': True,
         },
     }
@@ -235,14 +237,13 @@ def head_side(head: str, foundation: Mapping[str, Any], student: Side) -> Side:
     return side
 
 
-def _blocks(head: str, depth: int) -> Sequence[int]:
-    even = _EVEN.get(depth, tuple(quarter * depth // 4 - 1 for quarter in (1, 2, 3, 4)))
-    return {'linear': (-4, -3, -2, -1), 'upernet': even, 'fcn': (-1,)}.get(head, (-1, -1, -1, -1))
-
-
 def _pyramid(head: str, shape: Architecture, student: Side) -> list[dict[str, Any]]:
     """Return ViTDet's pyramid from the last map (2203.16527), and what gives it the student's levels and channels."""
-    neck, strides = student.model.get('neck'), _strides(student.model)
+    part = student.model.get('rpn_head') or student.model.get('bbox_head') or {}
+    generator = part.get('anchor_generator') or part.get('prior_generator') or {}
+    named = generator.get('strides') or part.get('strides') or part.get('point_strides') or []
+    strides = [one[0] if isinstance(one, (list, tuple)) else one for one in named]  # of the levels
+    neck = student.model.get('neck')
     channels = neck.get('out_channels') if isinstance(neck, Mapping) else None
     kind = student.model.get('type')
     doubled = all(second == 2 * first for first, second in pairwise(strides))
@@ -259,11 +260,3 @@ def _pyramid(head: str, shape: Architecture, student: Side) -> list[dict[str, An
         return [first, {'type': 'ChannelMapper', **shared, 'kernel_size': 3, 'norm_cfg': norm}]
     options = {'start_level': 1, 'add_extra_convs': 'on_output', 'norm_cfg': _NORM}
     return [first, {'type': 'FPN', **shared, **options}]
-
-
-def _strides(model: Mapping[str, Any]) -> list[int]:
-    """Return the strides of a detector's levels as its head names them; empty if it does not."""
-    head = model.get('rpn_head') or model.get('bbox_head') or {}
-    generator = head.get('anchor_generator') or head.get('prior_generator') or {}
-    found = generator.get('strides') or head.get('strides') or head.get('point_strides') or []
-    return [one[0] if isinstance(one, (list, tuple)) else one for one in found]

@@ -6,7 +6,7 @@
 #
 # What to carry, in the folder CARRIED (default .gpu in the repository, which git ignores), for a machine without a network:
 #   wheels/   onedl-mmengine, onedl-mmcv built for that machine's torch, Python and GPU, onedl-mmsegmentation, onedl-mmdetection, and what they
-#             import beyond torch, numpy and OpenCV: addict termcolor yapf platformdirs terminaltables ftfy prettytable wcwidth pycocotools
+#             import beyond torch, numpy and OpenCV: addict termcolor yapf platformdirs terminaltables ftfy prettytable wcwidth pycocotools imaug
 #             shapely shtab (`pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_28_x86_64 …`)
 #   data/camvid   as in docs/datasets.md; benchmarks/camvid_gpu.yaml says how to make it smaller
 #   weights/  mobilenet_v2_w1.0_imagenet.pth

@@ -29,13 +29,18 @@ def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> tuple[Resul
     whole network does, and no path is returned, if it fails in training mode: for instance, it may need labels there.
     """
     network.eval()  # not chained: mmseg's backbones return nothing from it
-    followed = {path: one for path, one in network.named_modules() if not (is_noise(one) or _changes(one))}
+    modules = followed(network)
     try:
-        with in_training(followed.values()):
-            return run(), list(followed)
+        with in_training(modules.values()):
+            return run(), list(modules)
     except Exception:  # in eval mode the pass gives a better message
         pass
     return run(), []
+
+
+def followed(network: nn.Module) -> dict[str, nn.Module]:
+    """Return, by their paths, the modules that run in training mode where a network runs as in training."""
+    return {path: one for path, one in network.named_modules() if not (is_noise(one) or _changes(one))}
 
 
 @contextmanager

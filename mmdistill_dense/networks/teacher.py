@@ -18,7 +18,7 @@ from mmdistill_dense.guards.config import below, num_classes, with_one_more_clas
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import Look
-from mmdistill_dense.networks.modes import in_training
+from mmdistill_dense.networks.modes import followed, in_training
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, TeacherPlan
@@ -78,7 +78,7 @@ class FrozenTeacher:
         self.looks: list[Look] | None = None
         self._step_cache: dict[Hashable, Any] | None = None
         self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
-        self._followed: Sequence[nn.Module] = ()  # what runs in training mode, as `plan.modes` names it
+        self._followed: Sequence[nn.Module] = ()  # what runs in training mode
         self._draws: bool | None = None  # whether it draws random numbers; the first pass finds out
 
     @property
@@ -270,7 +270,8 @@ class FrozenTeacher:
         plan, acceleration = self.plan, self.option.acceleration
         if self._recorder is None:
             acceleration.prepare(self.network)
-            self._followed = [self.network.get_submodule(path) for path in plan.modes]
+            # of the loaded network: a head made for its file may have other layers than the traced one
+            self._followed = [*followed(self.network).values()] if plan.modes else []
             self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after)
         seen = self.renormalised(inputs)
         with ExitStack() as stack:

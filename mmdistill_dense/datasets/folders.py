@@ -34,8 +34,10 @@ def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
         if path and '://' not in path and not Path(path).exists():
             raise FileNotFoundError(
                 f'{where}: {key} = {path!r} does not exist (looked for {str(Path(path).absolute())!r}). '
-                f'{_nearest(Path(path))} Correct data_root or {key}; for a data set of this package set the variable '
-                f'{ENV} of the environment to the folder of all data sets.{also}'
+                f'{_nearest(Path(path))} Correct data_root or {key}; for a data set of this package, set the '
+                f'environment variable {ENV} to the folder of all data sets. One loader alone: --cfg-options '
+                f'test_dataloader.dataset.data_root=DIR, inside another data set '
+                f'train_dataloader.dataset.datasets.0.data_root=DIR.{also}'
             )
 
 

@@ -381,7 +381,7 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
         raise ValueError(
             f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
             f"data set has {len(data)} ({some(data)}). Set {teacher.key}.classes='auto' (docs/other_classes.md), "
-            'or allow_other_classes=True if only features are distilled.'
+            'or model.teacher.allow_other_classes=True if only features are distilled.'
         )
     return []
 

@@ -3,7 +3,6 @@
 import copy
 import functools
 import gc
-import logging
 import shutil
 import types
 from contextlib import nullcontext
@@ -31,7 +30,7 @@ from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook
 from mmdistill_dense.engine.distill_hook import SeededStreams, _fit_optimizer
-from mmdistill_dense.engine.loss_guard import LossGuard, check_saved
+from mmdistill_dense.engine.loss_guard import check_saved
 from mmdistill_dense.engine.resume import comparable, describe, differ, identity
 from mmdistill_dense.guards import config as checks
 from mmdistill_dense.guards.config import check_teacher_classes
@@ -698,23 +697,6 @@ def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):
 
 
 # Steps that are left out, and what is saved
-
-
-def test_an_update_whose_last_part_is_left_out_is_left_out_whole():
-    """DDP shares gradients between processes with that part alone."""
-    model = nn.Linear(2, 1)
-    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
-    wrapper.initialize_count_status(model, 0, 4)
-    hub = types.SimpleNamespace(runtime_info={}, update_info=lambda *_: None)
-    logger = logging.getLogger('guard')
-    runner = types.SimpleNamespace(model=model, optim_wrapper=wrapper, iter=0, message_hub=hub, logger=logger)
-    guard, before = LossGuard(1), model.weight.detach().clone()
-    guard.before_train(runner)
-    for factor in (1.0, float('nan'), 1.0):
-        wrapper.update_params(factor * model(torch.ones(1, 2)).sum())
-    assert torch.equal(model.weight, before)
-    wrapper.update_params(model(torch.ones(1, 2)).sum())
-    torch.testing.assert_close(model.weight, before - 1)  # the mean of the last two
 
 
 def test_masks_may_be_infinite_and_nothing_may_be_nan():

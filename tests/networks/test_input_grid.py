@@ -138,5 +138,5 @@ def test_a_student_trains_with_a_scaled_teacher():
 def test_methods_that_call_the_teachers_heads_need_one_size():
     for option in (dict(scale=0.5), dict(fit='pad')):
         teacher = toys.merged(toys.det_net('gfl', allow_random=True), option)
-        with pytest.raises(ValueError, match=r'LD runs a part of the teacher .* leave model.teacher.scale and'):
+        with pytest.raises(ValueError, match=r'LD runs the teacher on places .* leave model.teacher.scale and'):
             toys.distilled('mmdet', student=toys.det_net('gfl'), teacher=teacher, distillers=dict(d=dict(type='LD')))

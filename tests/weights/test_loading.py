@@ -15,14 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from mmengine.config import Config
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix, load_checkpoint
 from torch import nn
 
 from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.export.write_student import export_backbone
 from mmdistill_dense.apps.suite import definition
-from mmdistill_dense.distillers.maskd import ready_distiller
 from mmdistill_dense.distillers.maskd.token_files import read_tokens
 from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -270,9 +268,6 @@ def test_tools(leaf, tmp_path, evil):
     for export in (export_student, export_backbone):
         with refuses():
             export(leaf, evil, tmp_path / 'out.pth')
-    for options in (dict(tokens=evil), dict(checkpoint=evil)):
-        with refuses():
-            ready_distiller(Config(dict(leaf._cfg_dict.to_dict(), work_dir=str(tmp_path))), **options)
 
 
 def test_inferencers_of_mmseg(evil):

@@ -267,8 +267,9 @@ def test_tokens_of_another_teacher_are_refused_with_both_fingerprints(finished, 
         run(tmp_path, dict(model, teacher=other_teacher))
     message = str(error.value)
     assert message.startswith(f"model.distillers.maskd.tokens='{path}' was learned on another teacher or tap")
-    assert f'fingerprint {theirs}' in message and 'allow_other_teacher=True' in message and 'other.pth' in message
-    assert theirs not in message.split('this run has ')[1].split()[0]
+    assert f'tap: {theirs} (' in message and 'allow_other_teacher=True' in message and 'other.pth' in message
+    ours = message.split('), not ')[1].split()[0]
+    assert len(ours) == len(theirs) and ours != theirs
     run(tmp_path, dict(with_tokens(path, allow_other_teacher=True), teacher=other_teacher))
 
 

@@ -103,11 +103,9 @@ def many_masks(paths: Sequence[str]) -> str:
     if len(many) <= len(beside) / 2 or not many:
         return ''
     (one, masks), *_ = many
-    return (
-        f' {one} has {folders[one]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them into one '
-        "label image of the picture's name, or write them as objects of COCO (docs/your_labels.md#many-masks-a-"
-        'picture).'
-    )
+    told = f' {one} has {folders[one]} picture(s), and {masks} {folders[masks]}: many masks a picture. Join them into'
+    advice = 'or write them as objects of COCO (docs/your_labels.md#many-masks-a-picture).'
+    return f"{told} one label image of the picture's name, {advice}"
 
 
 def proposal(root: Path, paths: Sequence[str]) -> str:

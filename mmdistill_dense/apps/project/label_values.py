@@ -165,8 +165,12 @@ def name_classes(
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
         names, source = _listed(root / LIST), f'--data: {root / LIST}'
-    if not names and (file := _roboflow(root)):
-        names, source = _valued(file), f'--data: {file}'
+    if not names:  # Roboflow's list lies in the folder itself, else in each part's folder
+        files = [root / CSV] if (root / CSV).is_file() else sorted(root.glob(f'*/{CSV}'))
+        if different := [file for file in files if _valued(file) != _valued(files[0])]:
+            raise ValueError(f'--data: {different[0]} names other classes than {files[0]}. Keep the one that is right.')
+        if files:
+            names, source = _valued(files[0]), f'--data: {files[0]}'
     if len(found.files) == 1:
         told = f'the {found.looked} label images that were looked at hold the value {next(iter(found.files))} alone'
         raise ValueError(f'--data {root}: {told}. A label image holds the number of the class at each pixel.')
@@ -227,14 +231,6 @@ def _listed(path: Path) -> tuple[str, ...]:
         advice = 'Number them so, or write names alone in the order of the values. Names with numbers go to --classes'
         raise ValueError(f'--data: {path}: {told}. {advice}.')
     return tuple(found[number] for number in range(len(lines)))
-
-
-def _roboflow(root: Path) -> Path | None:
-    """Return Roboflow's list of classes. It lies in the folder itself, else in each part's folder."""
-    found = [root / CSV] if (root / CSV).is_file() else sorted(root.glob(f'*/{CSV}'))
-    if different := [file for file in found if _valued(file) != _valued(found[0])]:
-        raise ValueError(f'--data: {different[0]} names other classes than {found[0]}. Keep the one that is right.')
-    return found[0] if found else None
 
 
 def _valued(path: Path) -> tuple[str, ...]:

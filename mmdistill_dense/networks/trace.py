@@ -119,7 +119,7 @@ class TeacherPlan:
     stop_after: int | None = None  # the pass ends after so many recorded calls; None runs the whole network
     parts: Collection[str] | None = None  # the children whose weights the file must hold; None means all of them
     heads: Sequence[str] | None = None  # the heads that run on the features; None lets each pass find out
-    # paths of the modules that run in training mode, see :mod:`mmdistill_dense.networks.modes`
+    # paths of the traced modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`; none: eval mode
     modes: Sequence[str] = ()
     # turns the student's normalised pixels into the teacher's; None where they are the same
     renormalise: Callable[[Tensor], Tensor] | None = None

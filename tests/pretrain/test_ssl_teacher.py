@@ -277,14 +277,14 @@ def test_swav_has_its_own_normalisation():
 # As a teacher of a student
 
 
-def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), renormalise=None, **options):
+def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), renormalise=None, modes=(), **options):
     """A loaded FrozenTeacher; ``stop_after`` as the trace of these taps would set it."""
     content, row = files.synthetic(family)
     option = dict(
         type='mmdistill_dense.SSLTeacher', backbone=files.R50, layout=layout, checkpoint=files.saved(content),
         **dict(dict(head=dict(widths=files.widths_of(content, row))), **options),
     )  # fmt: skip
-    plan = TeacherPlan([Tap.parse(tap) for tap in taps], len(taps), renormalise=renormalise)
+    plan = TeacherPlan([Tap.parse(tap) for tap in taps], len(taps), modes=modes, renormalise=renormalise)
     teacher = FrozenTeacher(option, plan)
     teacher.load(torch.zeros(1))
     return teacher
@@ -315,6 +315,13 @@ def test_it_stays_in_eval_mode_and_has_no_gradient():
     network = frozen().network
     assert not any(module.training for module in network.modules()) and not network.head.train().training
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_norms_of_a_head_made_for_its_file_use_their_statistics():
+    """The traced head may have had another layer in the place of a norm."""
+    images = torch.randn(2, 3, 64, 64)
+    (expected,), (found,) = frozen()(images)['head'], frozen(modes=['', 'head', 'head.layers.1'])(images)['head']
+    assert torch.equal(found, expected)
 
 
 def test_default_head_has_the_published_size():

@@ -4,11 +4,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -231,6 +233,24 @@ def test_interruption_ends_jobs_and_their_workers(tmp_path: Path, monkeypatch: p
     with pytest.raises(KeyboardInterrupt):
         pool.Pool(command(SLEEP), 2, 1, print).execute(runs(tmp_path, 'a', 'b'))
     assert not any(alive(pid) for pid in pids(tmp_path))
+    assert not [*tmp_path.glob('*/state.json')], 'an interrupted run has not failed'
+
+
+@pytest.mark.skipif(not Path('/proc/self/stat').is_file(), reason='looks into /proc')
+def test_a_process_that_starts_during_an_interruption_ends_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, 'BURIAL', 0.2)
+    interrupted = pool.Pool(command(SLEEP), 1, 1, print)
+
+    def start(*args: Any, **options: Any) -> Any:
+        process = popen(*args, **options)
+        interrupted.ended = True
+        return process
+
+    popen = subprocess.Popen
+    monkeypatch.setattr(pool.subprocess, 'Popen', start)
+    (run,) = runs(tmp_path, 'a')
+    begin = time.monotonic()
+    assert interrupted._do(run) is None and time.monotonic() - begin < 60
 
 
 LEAVES = """

@@ -116,6 +116,8 @@ class Pool:
             self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
             for _ in range(STALLS + 1):
                 code = self._process(run, log, device)
+                if self.ended:
+                    return None  # interrupted, which is no failure
                 if code == os.EX_TEMPFAIL:
                     return ELSEWHERE
                 if code == 0 and run.result is not None:
@@ -152,6 +154,8 @@ class Pool:
                 start_new_session=True,
             )
         self.processes.add(process)
+        if self.ended:  # the interruption came while this process started, and ended those that it knew
+            end([process])
         try:
             while True:
                 with suppress(subprocess.TimeoutExpired):

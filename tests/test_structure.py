@@ -58,9 +58,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 550,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_760,
-    'mmdistill_dense': 35_100,
+    'mmdistill_dense': 35_110,
     'tools': 2_730,
-    'tests': 52_280,
+    'tests': 52_320,
 }
 MOST_CONFIGS = 592
 

@@ -135,7 +135,8 @@ class ClassPairs:
         for name, (mine,) in ours.items():
             if mine not in entries and name in theirs and not (opened and name == BACKGROUND):
                 known[mine] = theirs[name]
-        rest = set(range(len(teacher))) - {one for found in known.values() for one in found}
+        taken = {one for found in known.values() for one in found} | ({shared[1]} if opened else set())
+        rest = set(range(len(teacher))) - taken
         for mine, names in entries.items():
             if REST in names:
                 known[mine] = [*known[mine], *sorted(rest)]

@@ -143,6 +143,31 @@ def test_the_rest_can_be_a_class():
     assert groups(option, ['car', 'other'], ['sky', 'car', 'tree']) == [((0,), (1,)), ((1,), (0, 2))]
 
 
+def test_no_class_is_in_two_groups():
+    """For all sets of four classes on both sides and two entries; without other classes, no probability is lost."""
+    sets = [one for size in (1, 2, 3) for one in itertools.combinations(('background', 'car', 'thing', 'dog'), size)]
+    values = [None, ['*'], ['*', 'car'], ['background'], ['dog']]
+    resolved = 0
+    for student, teacher, first, second in itertools.product(sets, sets, values, values):
+        option = {name: one for name, one in zip(('thing', 'car'), (first, second), strict=True) if one}
+        try:
+            pairs = ClassPairs.of(option, student, teacher)
+        except ValueError:  # a name that is not there, or no pair at all
+            continue
+        resolved += 1
+        for side, names in (('student', student), ('teacher', teacher)):
+            members = [one for group in pairs.groups for one in getattr(group, side)]
+            assert len(members) == len(set(members)) and set(members) <= set(range(len(names))), (option, pairs)
+        if not pairs.rest:
+            assert pairs.summed(torch.full((1, len(teacher)), 1 / len(teacher))).sum().item() == pytest.approx(1)
+    assert resolved > 500
+
+
+def test_the_rest_leaves_the_open_background_alone():
+    pairs = ClassPairs.of({'thing': ['*']}, ['background', 'car', 'thing'], ['background', 'car', 'sky', 'dog'])
+    assert [(group.student, group.teacher) for group in pairs.groups] == [((0,), (0,)), ((1,), (1,)), ((2,), (2, 3))]
+
+
 def test_a_background_on_both_sides_is_open_unless_it_is_named():
     student, teacher = ['background', 'car', 'forklift'], ['car', 'background', 'dog']
     assert groups('auto', student, teacher) == [((0, 2), (1, 2)), ((1,), (0,))]

@@ -41,7 +41,7 @@ MOST_LINES = {
     'mmdistill_dense/networks': 2_730,
     'mmdistill_dense/model': 860,
     'mmdistill_dense/engine': 1_670,
-    'mmdistill_dense/weights': 940,
+    'mmdistill_dense/weights': 950,
     'mmdistill_dense/datasets': 1_020,
     'mmdistill_dense/guards': 650,
     'mmdistill_dense/config': 650,
@@ -58,9 +58,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 550,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_760,
-    'mmdistill_dense': 35_110,
+    'mmdistill_dense': 35_120,
     'tools': 2_730,
-    'tests': 52_320,
+    'tests': 52_360,
 }
 MOST_CONFIGS = 592
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import mmengine
 import torch
@@ -39,17 +40,19 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     """Read the file at an address; the first process downloads it into torch's cache."""
     folder = Path(torch.hub.get_dir(), 'checkpoints')
     if get_rank() == 0:
-        try:
-            path = download(filename, folder, _KEY)
-        except OSError as error:
-            raise OSError(f'{error} It may lie in {str(folder)!r} under its own name.') from error
+        path = download(filename, folder, _KEY)
     if get_world_size() > 1:
         torch.distributed.barrier()
         path = download(filename, folder, _KEY)
     check_promise(path, promised_hash(filename), _KEY)
     if promised_hash(filename) is None:
         print_log(f'{filename} has no hash to check; its content has SHA-256 {sha256(path)}', logger='current')
-    return read_values(path, map_location=map_location)
+    try:
+        return read_values(path, map_location=map_location)
+    except Exception:
+        if promised_hash(filename) is None and not is_zipfile(path):  # half a download: the next run fetches it again
+            path.unlink(missing_ok=True)
+        raise
 
 
 def address_of(filename: str) -> str:

@@ -137,13 +137,20 @@ def download(url: str, folder: Path, key: str) -> Path:
 
     address = url.partition('#')[0]
     path = folder / Path(urlsplit(address).path).name
+    origin, hashed = path.with_name(f'{path.name}.address'), promised_hash(url) is not None
+    if not hashed and origin.is_file() and origin.read_text(encoding='utf-8') != address:
+        # another address has a file of this name there, and nothing else tells the two apart
+        path = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / path.name
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             hub.download_url_to_file(address, str(path), hash_prefix=promised_hash(url))
+            if not hashed and path.parent == folder:
+                origin.write_text(address, encoding='utf-8')
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f'{key}: could not download {address} ({error}). Download it elsewhere and give the file.'
+                f'{key}: could not download {address} ({error}). Download it elsewhere, and give the file or put it '
+                f'there: {path}.'
             ) from error
     return path
 
@@ -171,9 +178,9 @@ _HOLDS = 'holds '
 
 
 def tensors_of(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return the tensors among a file's entries, without the ``module.`` prefixes of DDP."""
+    """Return the tensors among a file's entries, without what DDP and torch.compile put into their names."""
     named = ((name, one) for name, one in entries.items() if isinstance(name, str) and isinstance(one, Tensor))
-    return {name.removeprefix('module.'): one for name, one in named}
+    return {name.replace('_orig_mod.', '').removeprefix('module.'): one for name, one in named}
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -244,8 +251,9 @@ def load_strictly(
         'file are the usual mistakes), or correct the config.'
     )
     name = min(missing, default='')
-    prefix = min(unexpected, default='').removesuffix(name)
-    if name and prefix and {prefix + one for one in missing} <= set(unexpected):
+    # among all names of the file: those outside the parts are no longer in `unexpected`
+    prefixes = (one.removesuffix(name) for one in state if name and one.endswith(f'.{name}'))
+    if prefix := next((one for one in prefixes if all(one + wanted in state for wanted in missing)), ''):
         remedy = f'All of them fit without the prefix {prefix!r}: cut it.'
     _refuse(key, type(network).__name__, len(own), missing, unexpected, wrong, remedy)
     return len(given), len(state) - len(given)

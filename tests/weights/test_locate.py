@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.weights import strict_load as locate
+from mmdistill_dense.weights.mmengine_loader import load_from_http
 from tests import toys
 
 _numbers = itertools.count()
@@ -87,8 +88,32 @@ def test_auto_downloads_checks_and_keeps(package, server, tmp_path, monkeypatch)
     (web / good).unlink()
     assert locate.local_file('auto', f'{name}::net/good.py', 'k') == path, 'the second time it is there'
     for config in ('bad', 'gone'):
-        with pytest.raises(OSError, match=r'model.teacher.checkpoint: could not download http.*give the file'):
+        with pytest.raises(
+            OSError, match=r'model.teacher.checkpoint: could not download http.*give the file or put it there: .*pth'
+        ):
             locate.local_file('auto', f'{name}::net/{config}.py', 'model.teacher.checkpoint')
+
+
+def test_addresses_with_one_file_name_are_two_files(tmp_path, server, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    web, address = server
+    for value in (1, 2):
+        (web / str(value)).mkdir()
+        torch.save({'state_dict': {'w': torch.full((9,), float(value))}}, web / str(value) / 'model.pth')
+    found = [load_from_http(f'{address}/{value}/model.pth')['state_dict']['w'][0].item() for value in (1, 2, 1)]
+    assert found == [1, 2, 1]
+
+
+def test_half_a_download_is_fetched_again(tmp_path, server, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    web, address = server
+    torch.save({'w': torch.ones(9999)}, web / 'cut.pth')
+    whole = (web / 'cut.pth').read_bytes()
+    (web / 'cut.pth').write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match='is no readable checkpoint'):
+        load_from_http(f'{address}/cut.pth')
+    (web / 'cut.pth').write_bytes(whole)
+    assert load_from_http(f'{address}/cut.pth')['w'].shape == (9999,)
 
 
 def test_damaged_file_is_refused_by_its_name(tmp_path):

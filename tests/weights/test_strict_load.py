@@ -45,6 +45,8 @@ def test_layouts_of_checkpoints():
         dict(state_dict=state),
         dict(state_dict=prefixed(state)),
         prefixed(state),
+        {f'module._orig_mod.{name}': value for name, value in state.items()},
+        {name.replace('body.', 'body._orig_mod.'): value for name, value in state.items()},  # one part was compiled
     ):
         assert not toys.differing(state_dict_of(content, 'x'), state)
 
@@ -129,6 +131,17 @@ def test_parts_outside_take_what_fits():
     del state['body.0.bias']
     with pytest.raises(ValueError, match='1 missing, 0 unexpected, 0 of another shape'):
         load_strictly(network(), state, {'body'}, 'k')
+
+
+@pytest.mark.parametrize('parts', [None, {'body'}])
+@pytest.mark.parametrize('prefix', ['model.', 'net.', 'architecture.'])
+def test_a_prefix_without_which_all_fit_is_named(prefix, parts):
+    state = {prefix + name: value for name, value in filled().items()}
+    with pytest.raises(ValueError, match=f"All of them fit without the prefix '{prefix}': cut it"):
+        load_strictly(network(), state, parts, 'k')
+    del state[f'{prefix}body.0.bias']
+    with pytest.raises(ValueError, match='Give the checkpoint that was trained with this config'):
+        load_strictly(network(), state, parts, 'k')
 
 
 def test_batch_counters_may_be_missing():

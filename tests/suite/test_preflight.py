@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -190,3 +191,19 @@ def test_an_evaluator_without_a_score_is_refused() -> None:
     config = Config(dict(val_evaluator=dict(type='CocoMetric', metric='bbox', format_only=True)))
     with pytest.raises(ValueError, match='x: val_evaluator.format_only=True writes predictions and gives no score'):
         check_metric(config, 'coco/bbox_mAP', 'x')
+
+
+@pytest.mark.parametrize(('batch', 'few'), [(1, 1), (2, 2), (16, 2)])
+def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU the step of a whole batch may take minutes and all memory."""
+    asked: list[int | None] = []
+
+    def checked(config: Config, options: Any, tell: Any) -> Any:
+        asked.append(options.batch)
+        found = SimpleNamespace(pictures=0, student=None, teachers=[], taps=[])
+        return SimpleNamespace(findings=[], verdict='ready', subject=found)
+
+    monkeypatch.setattr(preflight, 'check_config', checked)
+    definition = load(tiny.write(Path(), batch=batch))
+    preflight.check(definition, plan.runs(definition))
+    assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control and the method

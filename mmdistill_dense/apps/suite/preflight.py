@@ -76,9 +76,11 @@ def check(definition: Definition, todo: Sequence[Run]) -> None:
         if known.get(run.name) == now:
             continue
         weights = run.is_teacher or not trains  # before the teacher is trained it has none
+        config = plan.config_of(definition, run)
+        few = min(2, config.train_dataloader.batch_size)  # the step of a whole batch may take minutes on a CPU
         with heartbeat(f'checking {run.name}'):
-            options = Options(weights=weights, val=0, cost=False, command=False)
-            report = check_config(plan.config_of(definition, run), options, lambda stage: None)
+            options = Options(weights=weights, batch=few, val=0, cost=False, command=False)
+            report = check_config(config, options, lambda stage: None)
         wrong = [finding for finding in report.findings if finding.level == ERROR]
         if wrong:
             told = ' '.join(f'{finding.message} {finding.advice}'.strip() for finding in wrong)

@@ -37,20 +37,20 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_350,
-    'mmdistill_dense/distillers': 5_910,
+    'mmdistill_dense/distillers': 5_920,
     'mmdistill_dense/networks': 2_730,
     'mmdistill_dense/model': 860,
-    'mmdistill_dense/engine': 1_670,
+    'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 950,
     'mmdistill_dense/datasets': 1_020,
     'mmdistill_dense/guards': 650,
     'mmdistill_dense/config': 650,
-    'mmdistill_dense/utils': 1_250,
+    'mmdistill_dense/utils': 1_270,
     'mmdistill_dense/unlabelled': 850,
     'mmdistill_dense/pretrain': 1_000,
     'mmdistill_dense/foundation': 1_050,
     'mmdistill_dense/apps/project': 5_140,
-    'mmdistill_dense/apps/suite': 2_740,
+    'mmdistill_dense/apps/suite': 2_750,
     'mmdistill_dense/apps/check': 2_020,
     'mmdistill_dense/apps/report': 1_300,
     'mmdistill_dense/apps/inspect': 640,
@@ -58,9 +58,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 550,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_760,
-    'mmdistill_dense': 35_120,
+    'mmdistill_dense': 35_160,
     'tools': 2_730,
-    'tests': 52_360,
+    'tests': 52_380,
 }
 MOST_CONFIGS = 592
 

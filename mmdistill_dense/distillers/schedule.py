@@ -250,6 +250,10 @@ class Balancer:
         self.window = in_iterations(self.option.until, max_iters)
         self.plan = planned(self.window, max_iters, terms)
 
+    def move(self, share: float) -> None:
+        """Count the measurements of a resumed run in steps of its new loader, ``share`` times as many."""
+        self.tries = [one._replace(iteration=round(share * one.iteration)) for one in self.tries]
+
     def begin(self, iteration: int, factor: float, key: str) -> list[tuple[int, str]]:
         """Say whether the coming step is measured, or hold the weight; return lines for the log with their levels."""
         self._training = True

@@ -34,7 +34,14 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
-from mmdistill_dense.utils.runner_internals import between_steps, built_loop, resumes, start_file, wrappers_of
+from mmdistill_dense.utils.runner_internals import (
+    between_steps,
+    built_loop,
+    resumes,
+    start_file,
+    steps_of_another_loader,
+    wrappers_of,
+)
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
@@ -150,6 +157,7 @@ class DistillerState(Hook):
     def __init__(self, resume_changed: bool = False) -> None:
         self.resume_changed = resume_changed
         self._state: RunState | None = None  # of a model that distils
+        self._other = 0
 
     def before_run(self, runner: Runner) -> None:
         """Move the distillers to their device, check their schedules; inherit nothing if a file has the weights."""
@@ -169,7 +177,13 @@ class DistillerState(Hook):
             return
         seeds = [runner.seed]
         broadcast_object_list(seeds)  # randomness.diff_rank_seed gives each process its own; ours add the rank
-        model.distillation.enter_run(runner.max_iters, seeds[0], get_rank(), runner.iter)
+        self._other = steps_of_another_loader(runner)
+        if self._other:
+            runner.logger.warning(
+                f'An epoch has more or fewer steps than before: schedules of distillers go on after epoch '
+                f'{runner.epoch}, as at iteration {runner.iter - self._other} of {runner.max_iters}.'
+            )
+        model.distillation.enter_run(runner.max_iters, seeds[0], get_rank(), runner.iter - self._other)
         average_the_student(runner)
         for distiller in model.distillers.values():
             assert distiller.teacher is not None, 'bound when the model was built'
@@ -179,7 +193,7 @@ class DistillerState(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Update the iteration."""
         if self._state is not None:
-            self._state.iteration = runner.iter
+            self._state.iteration = runner.iter - self._other
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the teachers' receipts, and the distillers' state if a run can resume from the file."""
@@ -251,6 +265,7 @@ class Balancing(Hook):
 
     def __init__(self) -> None:
         self._balanced: dict[str, tuple[Distiller, Balancer]] = {}
+        self._other = 0
 
     def before_run(self, runner: Runner) -> None:
         """Refuse a run whose weights cannot be measured, before anything is loaded."""
@@ -274,7 +289,10 @@ class Balancing(Hook):
         if not self._balanced:
             return
         place, _ = balanced_place(unwrap(runner.model))
+        self._other = steps_of_another_loader(runner)
         for distiller, balancer in self._balanced.values():
+            if self._other:
+                balancer.move((runner.iter - self._other) / runner.iter)
             balancer.start(runner.max_iters, len(self._balanced))
             plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
             told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
@@ -283,8 +301,9 @@ class Balancing(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Say which distillers this step measures; hold weights at the end of the window."""
         for distiller, balancer in self._balanced.values():
-            factor = distiller.schedule.factor(runner.iter, runner.max_iters)
-            for level, line in balancer.begin(runner.iter, factor, distiller.key):
+            iteration = runner.iter - self._other
+            factor = distiller.schedule.factor(iteration, runner.max_iters)
+            for level, line in balancer.begin(iteration, factor, distiller.key):
                 runner.logger.log(level, line)
             if balancer.due:
                 distiller.state.loss_scale = loss_scale(runner)

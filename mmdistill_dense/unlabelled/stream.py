@@ -35,7 +35,7 @@ from mmdistill_dense.unlabelled.pictures import (
 from mmdistill_dense.unlabelled.step import KEY, Unlabelled, UnlabelledOption, check_one_picture, unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix
-from mmdistill_dense.utils.runner_internals import built_loop
+from mmdistill_dense.utils.runner_internals import built_loop, steps_of_another_loader
 from mmdistill_dense.utils.validate import some
 
 _READS_FIRST = [{'type': 'LoadImageFromFile'}]
@@ -223,6 +223,7 @@ class UnlabelledStream(Hook):
         self._second: Unlabelled | None = None
         self._pictures: Pictures | None = None
         self._batches: UnlabelledBatches | None = None
+        self._other = 0
 
     def before_run(self, runner: Runner) -> None:
         """Open the pictures before anything is loaded."""
@@ -234,6 +235,7 @@ class UnlabelledStream(Hook):
     def before_train(self, runner: Runner) -> None:
         """Set up the loader, and tell about it."""
         if self._second is not None and self._pictures is not None:
+            self._other = steps_of_another_loader(runner)
             model: Any = unwrap(runner.model)
             seed = model.distillation.state.seed  # the same in all processes
             self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, seed)
@@ -252,7 +254,7 @@ class UnlabelledStream(Hook):
         if self._second is None or self._batches is None:
             return
         distillers = distillers_of(unwrap(runner.model))
-        begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
+        begun = iteration - self._other >= in_iterations(self._second.option.start, runner.max_iters)
         used = begun and any(distillers[name].is_active() for name in self._second.takers)
         batch = self._batches.at(iteration + ahead) if used else None
         if batch is not None and 'inputs' not in batch:

@@ -50,6 +50,21 @@ def built_loop(runner: Runner, name: str = 'train') -> BaseLoop | None:
     return loop if isinstance(loop, BaseLoop) else None
 
 
+def steps_of_another_loader(runner: Runner) -> int:
+    """Return by how many steps ``runner.iter`` is off a run's place in epochs; 0 with the loader of before.
+
+    The runner goes on to count the steps of before, while its ``max_iters`` is that of today's batch size and number of
+    processes: after 3 of 6 epochs, a run whose batch was doubled would be at its end.
+    """
+    from mmengine.runner import EpochBasedTrainLoop
+
+    loop = built_loop(runner)
+    if not isinstance(loop, EpochBasedTrainLoop):
+        return 0
+    each = len(loop.dataloader)
+    return 0 if runner.iter // each == runner.epoch else runner.iter - runner.epoch * each
+
+
 def renew_val_interval(loop: BaseLoop) -> None:
     """Make a training loop update its validation interval to the current iteration (``dynamic_intervals``)."""
     loop._decide_current_val_interval()

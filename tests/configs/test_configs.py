@@ -36,6 +36,8 @@ HOMES = dict(
     pairs={'model'},
     models={'model'},
     distillers={'distillers'},
+    auto={'distillers'},
+    canonical={'distillers'},
     schedules={
         'optim_wrapper', 'param_scheduler', 'train_cfg', 'val_cfg', 'test_cfg', 'default_hooks', 'auto_scale_lr',
     },

@@ -87,7 +87,7 @@ def cut(path: str) -> None:
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
     case('docs/your_labels.md shows the known trees', '', lambda: shutil.rmtree('mine/labels')),
-    case('A picture ends in .jpg', '', lambda: shutil.rmtree('mine/images'), soak=True),
+    case('no known tree of label images', '', lambda: shutil.rmtree('mine/images'), soak=True),
     case('a file. Give the folder that holds it', '--data mine/images/train/0.jpg', soak=True),
     case('val/1.png', '--classes a b c', lambda: label(Path('mine/labels/val/1.png'), (0, 1, 2, 3))),
     case('hold the value 0 alone', '', lambda: every('labels/*/*', lambda p: label(p, (0,)))),

@@ -243,16 +243,20 @@ def two_controls(root: Path, rate: float, *, test_is_val: bool = False) -> list[
 
 def test_a_method_is_compared_with_the_better_student_alone_on_val(tmp_path):
     said = two_controls(tmp_path / 'rate', rate=52.0)[0]
-    assert said.startswith('Perhaps. kd scores 55.00, the better student alone on val (control_x2) 49.00: +6.00')
+    assert said.startswith(
+        'Perhaps. kd scores 55.00, the better student alone (control_x2), chosen on val, 49.00: +6.00'
+    )
     found = rows(answer(tmp_path / 'rate'))
     assert (found['control']['gain'], found['control_x2']['gain'], found['kd']['gain']) == ('', '', '+6.00')
     said = two_controls(tmp_path / 'usual', rate=48.0)[0]
-    assert said.startswith('Perhaps. kd scores 55.00, the better student alone on val 51.00: +4.00')
+    assert said.startswith('Perhaps. kd scores 55.00, the better student alone, chosen on val, 51.00: +4.00')
 
 
 def test_a_control_that_was_chosen_on_the_pictures_of_the_gain_is_said_to_be(tmp_path):
     said = two_controls(tmp_path, rate=52.0, test_is_val=True)[0]
-    assert 'the better student alone on the same validation pictures, which' in said and '(control_x2) 49.00' in said
+    assert (
+        'the better student alone (control_x2), chosen on these validation pictures, which flatters it, 49.00' in said
+    )
 
 
 def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):

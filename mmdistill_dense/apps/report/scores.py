@@ -234,8 +234,8 @@ class Answer:
         chosen = self.comparison.controls_for(run)[0]
         row = '' if chosen.name == CONTROL else f' ({chosen.name})'
         same = any((one.result or {}).get('test_is_val') for one in self.scores) or bool(self.found.places)
-        where = 'the same validation pictures, which flatters it' if same else 'val'
-        return f'the better student alone on {where}{row}'
+        where = 'these validation pictures, which flatters it' if same else 'val'
+        return f'the better student alone{row}, chosen on {where},'
 
     def _alone(self, name: str) -> dict[int, float]:
         return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))

@@ -184,6 +184,8 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
         verbose=False,
     )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
     program.model.metadata_props[ENTRY] = json.dumps(about)
     program.save(str(path), external_data=False)
 

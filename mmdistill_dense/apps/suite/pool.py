@@ -75,7 +75,7 @@ class Pool:
                     ready = (run for run in waiting if run.folder not in elsewhere and not _missing(run))
                     for run in [run for run, _ in zip(ready, range(self.jobs - len(running)), strict=False)]:
                         waiting.remove(run)
-                        running[threads.submit(self._do, run)] = run
+                        running[threads.submit(self._do, run, self.slots.get())] = run  # one is free
                     if waiting and not running and not elsewhere:
                         for run in waiting:
                             needs = ', '.join(map(str, _missing(run)))
@@ -107,12 +107,12 @@ class Pool:
         split = 'val' if result.get('test_is_val') else 'test'
         self.say(f'{run.title}: {result["score"]:.2f} on {split} after {clock(60 * result["minutes"])}')
 
-    def _do(self, run: Run) -> str | None:
+    def _do(self, run: Run, device: str | None) -> str | None:
         """Do a run in a process; return why it failed, :data:`ELSEWHERE` if another process does it, or ``None``."""
-        if full := no_room(run.folder):
-            return f'was not started{full}'
-        found, log, device = latest_checkpoint(run.folder), run.folder / 'log.txt', self.slots.get()
         try:
+            if full := no_room(run.folder):
+                return f'was not started{full}'
+            found, log = latest_checkpoint(run.folder), run.folder / 'log.txt'
             self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
             for _ in range(STALLS + 1):
                 code = self._process(run, log, device)

@@ -32,8 +32,8 @@ MIXED = {'bf16': {'dtype': 'bfloat16'}, 'fp16': {'dtype': 'float16', 'loss_scale
 NOTE = (
     'Difference: the largest over the losses of the second step, without dropout, to the CPU in float32 (TF32 off), '
     "over the largest loss. bf16 and fp16: the same to float32 on the device; 'refused' where mmcv has no such kernel "
-    'of an operation that the student itself needs. Waits: operations of a step that make the CPU wait for the device, '
-    'of the student alone and of the distilled step.'
+    'of an operation that the student itself needs, or a matching meets values beyond the range of fp16. Waits: '
+    'operations of a step that make the CPU wait for the device, of the student alone and of the distilled step.'
 )
 
 
@@ -52,7 +52,7 @@ def measure(config: Config, device: str) -> dict[str, Any]:
         mixed.optim_wrapper = {**mixed.optim_wrapper, 'type': 'AmpOptimWrapper', **option}
         try:
             row[name] = _difference(_losses(mixed, device), found)
-        except NotImplementedError as error:  # a kernel of mmcv
+        except (NotImplementedError, ValueError) as error:  # a kernel of mmcv, a matching of values beyond fp16
             row[name], row[f'{name}_error'] = None, str(error)
     steps = _prepared(config, device)
     for name, step in (('control', steps.control), ('distilled', steps.distilled)):

@@ -21,7 +21,7 @@ help:
 	@echo 'make soak                run the long tests as well'
 	@echo 'make golden              compare with the stored reference values'
 	@echo 'make docs                write the table of methods and the metafiles anew'
-	@echo 'make results ARGS=YAML   insert the table of a finished suite into docs/results.md'
+	@echo 'make results ARGS=YAML   write the page of a finished suite to docs/results/'
 	@echo 'make site                build the documentation into work_dirs/site; a warning is an error'
 	@echo 'make lint                ruff and mypy'
 	@echo 'make audit               look the installed packages up for known vulnerabilities, where the index is reachable'

@@ -114,7 +114,7 @@ def check_point(name: str, point: int | float | None) -> None:
 
 
 AUTO = 'auto'  # a ratio
-# The ratio of 'auto'. Measured with one seed on CamVid with 46 labels: docs/results.md, "Earlier trials".
+# The ratio of 'auto'. Measured with one seed on CamVid with 46 labels, for MasKD and PCD (docs/results.md).
 AUTO_RATIO = 10.0
 # The same with SGD at most, whose steps are as long as the gradient. Not measured.
 AUTO_RATIO_SGD = 2.0

@@ -17,12 +17,11 @@ from mmdistill_dense.apps.suite.plan import TEACHER
 from mmdistill_dense.apps.suite.rows import Row, best_control, paired_gains
 from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
 
-PAGE, README = Path('docs/results.md'), Path('README.md')
+README = Path('README.md')
 FOLDER, PICTURES = Path('docs/results'), Path('docs/images/results')  # named by the definition's stem
 NOTHING = 'not measured yet'
-_PART = re.compile(r'^<!-- suite:(\S+) -->\n(.*?)^<!-- end of suite:\1 -->$', re.MULTILINE | re.DOTALL)
 _PLACE = re.compile(r'(?<!`)(?P<mark><!-- results: (?P<rows>[^>]*?) -->)[^|\n]*(?P<end>\s\||$)', re.MULTILINE)
-_README_ROW = re.compile(r'^\| \[.+\]\(docs/results\.md#(\S+)\); (\S+), .+? \| (.+?) \| (.+?) \| (\w+) \| (.+?) \|$')
+_README_ROW = re.compile(r'^\| \[.+\]\(docs/results/(\S+)\.md\); (\S+), .+? \| (.+?) \| (.+?) \| (\w+) \| (.+?) \|$')
 
 Scores = Mapping[str, Mapping[int, Mapping[str, Any]]]  # of each run, by row and seed
 
@@ -59,24 +58,22 @@ def rows_of(scores: Scores, metric: str = '', seeds: tuple[int, ...] = ()) -> tu
 
 
 def disagreements(root: Path) -> list[str]:
-    """Return the differences between ``docs/results/*.csv``, docs/results.md, README.md and the gains in other pages.
+    """Tell what differs between ``docs/results/*.csv``, the pages beside them, README.md and the gains in other pages.
 
-    Checked are n, scores, gains and intervals of every row, the score or gain of each seed, and that each part has its
+    Checked are n, scores, gains and intervals of every row, the score or gain of each seed, and that each page has its
     definition with the command that runs it, its scores and its picture. Times, settings and versions are not checked.
     """
-    page = (root / PAGE).read_text(encoding='utf-8')
     found, scores = [], {}
-    for stem, text in _PART.findall(page):
-        definition = f'benchmarks/{stem}.yaml'
-        files = (FOLDER / f'{stem}.csv', PICTURES / f'{stem}.png', Path(definition))
-        found += [f'{PAGE}, {stem}: {file} is missing' for file in files if not (root / file).is_file()]
-        if f'\nmmdistill suite run {definition}\n' not in text:
-            found.append(f'{PAGE}, {stem}: no command runs {definition}')
-        if (root / files[0]).is_file():
-            scores[stem] = read_scores(root / files[0])
-            found += [f'{PAGE}, {stem}, {what}' for what in _differences(text, scores[stem])]
-    orphans = {file.stem for file in (root / FOLDER).glob('*.csv')} - scores.keys()
-    found += [f'{FOLDER}/{stem}.csv: {PAGE} has no part of that name' for stem in sorted(orphans)]
+    for stem in sorted({file.stem for file in (root / FOLDER).glob('*') if file.suffix in ('.csv', '.md')}):
+        page, table, definition = FOLDER / f'{stem}.md', FOLDER / f'{stem}.csv', f'benchmarks/{stem}.yaml'
+        files = (page, table, PICTURES / f'{stem}.png', Path(definition))
+        found += [f'{stem}: {file} is missing' for file in files if not (root / file).is_file()]
+        text = (root / page).read_text(encoding='utf-8') if (root / page).is_file() else ''
+        if text and f'\nmmdistill suite run {definition}\n' not in text:
+            found.append(f'{page}: no command runs {definition}')
+        if (root / table).is_file():
+            scores[stem] = read_scores(root / table)
+            found += [f'{page}, {what}' for what in _differences(text, scores[stem]) if text]
     found += _of_the_readme((root / README).read_text(encoding='utf-8'), scores)
     for path in pages(root):
         text = path.read_text(encoding='utf-8')
@@ -157,8 +154,7 @@ def _of_the_readme(text: str, scores: Mapping[str, Scores]) -> Iterator[str]:
 
 def pages(root: Path) -> list[Path]:
     """Return the pages with gains behind marks, ``<!-- results: SUITE ROW, SUITE ROW -->``."""
-    files = sorted({*(root / 'docs').rglob('*.md')} - {root / PAGE})
-    return [file for file in files if _PLACE.search(file.read_text(encoding='utf-8'))]
+    return [file for file in sorted((root / 'docs').rglob('*.md')) if _PLACE.search(file.read_text(encoding='utf-8'))]
 
 
 def filled(text: str, scores: Mapping[str, Scores]) -> str:

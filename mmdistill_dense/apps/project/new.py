@@ -74,7 +74,7 @@ from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import BRACES, Template
 from mmdistill_dense.utils.process import quiet
 
-DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md, "Earlier trials" and "Races"
+DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md
 UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
 MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/results.md, nuclei_masks
 SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue

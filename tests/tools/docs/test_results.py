@@ -1,4 +1,4 @@
-"""The published page, of suites that nobody trained: what is inserted, left alone, and found wrong."""
+"""The published pages, of suites that nobody trained: what is written, left alone, and found wrong."""
 
 import shutil
 from dataclasses import replace
@@ -11,13 +11,12 @@ from mmdistill_dense.apps.suite.definition import Definition
 from tests.suite import made_up
 from tests.suite.test_table import lines_of
 from tools import results
-from tools.docs.check_results import FOLDER, PAGE, PICTURES, README, disagreements, filled, read_scores
+from tools.docs.check_results import FOLDER, PICTURES, README, disagreements, filled, read_scores
 
 ROOT = Path(__file__).resolve().parents[3]
-CSV, PICTURE, OTHER = FOLDER / 'suite.csv', PICTURES / 'suite.png', Path('docs/choosing.md')
-BY_HAND = '# Results\n\nWhat I think.\n\n<!-- suite:suite -->\nold\n<!-- end of suite:suite -->\n\nWhy it is so.\n'
+PAGE, CSV, PICTURE, OTHER = FOLDER / 'suite.md', FOLDER / 'suite.csv', PICTURES / 'suite.png', Path('docs/choosing.md')
 README_ROW = (
-    '| [Made up](docs/results.md#suite); mIoU, 3 seeds | 53.50 | 41.17 ± 1.26 | kd | **+2.83** [+2.12, +3.55] |'
+    '| [Made up](docs/results/suite.md); mIoU, 3 seeds | 53.50 | 41.17 ± 1.26 | kd | **+2.83** [+2.12, +3.55] |'
 )
 
 
@@ -28,7 +27,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='module')
 def once(tmp_path_factory: pytest.TempPathFactory) -> Definition:
-    """Control and kd whole, heavy without its first seed, in a page with a part for it; not to be changed."""
+    """Control and kd whole, heavy without its first seed, published; not to be changed."""
     root = tmp_path_factory.mktemp('published')
     for folder in ('benchmarks', 'docs'):
         (root / folder).mkdir()
@@ -39,7 +38,6 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Definition:
         made_up.finish(suite, 'control', made_up.CONTROL)
         made_up.finish(suite, 'kd', {0: 43.0, 1: 43.5, 2: 45.5})
         made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1})
-        (root / PAGE).write_text(BY_HAND)
         (root / README).write_text(f'{README_ROW}\n\nBest: the largest mean gain among heavy, kd.\n')
         (root / OTHER).write_text('| KD | <!-- results: suite kd --> see there |\n')
         results.main([str(suite.path), '--root', str(root)])
@@ -53,73 +51,49 @@ def published(once: Definition, tmp_path: Path) -> Definition:
     return replace(once, path=tmp_path / 'benchmarks/suite.yaml', out=tmp_path / 'benchmarks/out')
 
 
-def test_the_part_is_the_suites_table_with_its_command(published: Definition, tmp_path: Path) -> None:
+def test_the_page_is_the_suites_table_with_its_command(published: Definition, tmp_path: Path) -> None:
     text = (tmp_path / PAGE).read_text()
-    begin, end = BY_HAND.split('old\n')
-    assert text.startswith(f'{begin}## suite\n\nMade up.\n\n```bash\n# needs ') and text.endswith(end)
-    assert '\nold\n' not in text and '\nmmdistill suite run benchmarks/suite.yaml\n' in text
+    assert text.startswith('# suite\n\nMade up.\n\n```bash\n# needs ') and text.endswith('](suite.csv).\n')
+    assert '\nmmdistill suite run benchmarks/suite.yaml\n' in text
     assert lines_of(text, 'kd') == [
         ['kd', '3', '44.00 ± 1.32', '**+2.83** [+2.12, +3.55]', '0.25'],
         ['kd', '43.00 (+3.00)', '43.50 (+2.50)', '45.50 (+3.00)'],
     ]
-    assert '\n### How to read it\n' in text and str(published.path) not in text
+    assert '\n## How to read it\n' in text and str(published.path) not in text
     assert (tmp_path / PICTURE).read_bytes().startswith(b'\x89PNG')
     assert (tmp_path / CSV).read_text() == (published.out / 'scores.csv').read_text()
     assert (tmp_path / OTHER).read_text() == '| KD | <!-- results: suite kd --> suite: kd **+2.83** [+2.12, +3.55] |\n'
-    results.insert(published, tmp_path)
+    results.publish(published, tmp_path)
     assert (tmp_path / PAGE).read_text() == text and disagreements(tmp_path) == []
 
 
-def test_a_part_without_a_place_stands_at_the_end() -> None:
-    text = results.replaced('# Results\n\nProse.\n\n', 'a', 'x')
-    assert text == '# Results\n\nProse.\n\n<!-- suite:a -->\nx\n<!-- end of suite:a -->\n'
-    assert results.replaced(text, 'b', 'y') == f'{text}\n<!-- suite:b -->\ny\n<!-- end of suite:b -->\n'
-    quoted = 'Put `<!-- suite:a -->` there.\n'
-    assert results.replaced(quoted, 'a', 'x').startswith(quoted)
-
-
-@pytest.mark.parametrize(
-    'text',
-    [
-        '<!-- suite:a -->\nopen\n',
-        '<!-- end of suite:a -->\n<!-- suite:a -->\n',
-        '<!-- suite:a -->\n<!-- end of suite:a -->\n<!-- suite:a -->\n',
-    ],
-)
-def test_markers_that_do_not_match_are_refused(text: str) -> None:
-    with pytest.raises(ValueError, match='<!-- suite:a --> and <!-- end of suite:a --> must stand there once each'):
-        results.replaced(text, 'a', 'x')
-
-
 def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
-    (tmp_path / 'docs').mkdir()
-    (tmp_path / PAGE).write_text(BY_HAND)
     suite = made_up.definition(tmp_path)
     with pytest.raises(SystemExit, match=r'ValueError: .*no student has finished in .*out; `suite run` trains them'):
         results.main([str(suite.path), '--root', str(tmp_path)])
-    assert (tmp_path / PAGE).read_text() == BY_HAND
+    assert not (tmp_path / 'docs').exists()
 
 
 @pytest.mark.parametrize(
     ('file', 'old', 'new', 'told'),
     [
-        (PAGE, '+2.83', '+2.93', "suite, kd, gain [95% interval]: '**+2.93** [+2.12, +3.55]' instead of"),
-        (PAGE, '+3.55]', '+3.56]', 'suite, kd, gain [95% interval]'),
-        (PAGE, '44.00 ±', '44.10 ±', 'suite, kd, mIoU'),
-        (PAGE, '2 of 3', '3', "suite, heavy, n: '3' instead of '2 of 3'"),
-        (PAGE, '(-2.40)', '(+2.40)', 'suite, heavy, 2'),
+        (PAGE, '+2.83', '+2.93', "suite.md, kd, gain [95% interval]: '**+2.93** [+2.12, +3.55]' instead of"),
+        (PAGE, '+3.55]', '+3.56]', 'suite.md, kd, gain [95% interval]'),
+        (PAGE, '44.00 ±', '44.10 ±', 'suite.md, kd, mIoU'),
+        (PAGE, '2 of 3', '3', "suite.md, heavy, n: '3' instead of '2 of 3'"),
+        (PAGE, '(-2.40)', '(+2.40)', 'suite.md, heavy, 2'),
         (PAGE, '\n| heavy |', '\n| else |', 'heavy: has scores, but no line'),
-        (PAGE, 'suite run benchmarks/suite.yaml\n', 'suite run\n', 'suite: no command runs benchmarks/suite.yaml'),
+        (PAGE, 'suite run benchmarks/suite.yaml\n', 'suite run\n', 'suite.md: no command runs benchmarks/suite.yaml'),
         (
             PAGE,
-            '## suite\n',
+            '# suite\n',
             'Teacher 53.50 mIoU, student alone 41.17: +12.43 between them.\n',
             "+12.43 between them' is",
         ),
         (README, '+2.83', '+2.93', 'README.md: suite: 53.50 | 41.17 ± 1.26 | kd | **+2.93** [+2.12, +3.55] instead of'),
         (README, '| kd |', '| heavy |', 'README.md: suite: '),
         (OTHER, '+2.83', '+2.93', 'docs/choosing.md: gains after <!-- results: ... --> differ from docs/results'),
-        (CSV, 'kd,0,43.0', 'kd,0,44.0', 'suite, kd, 0'),
+        (CSV, 'kd,0,43.0', 'kd,0,44.0', 'suite.md, kd, 0'),
     ],
 )
 @pytest.mark.usefixtures('published')
@@ -136,9 +110,11 @@ def test_files_that_miss_and_files_too_many_are_found(tmp_path: Path) -> None:
     (tmp_path / 'benchmarks/suite.yaml').unlink()
     shutil.copy(tmp_path / CSV, tmp_path / CSV.with_name('orphan.csv'))
     assert disagreements(tmp_path) == [
-        'docs/results.md, suite: docs/images/results/suite.png is missing',
-        'docs/results.md, suite: benchmarks/suite.yaml is missing',
-        'docs/results/orphan.csv: docs/results.md has no part of that name',
+        'orphan: docs/results/orphan.md is missing',
+        'orphan: docs/images/results/orphan.png is missing',
+        'orphan: benchmarks/orphan.yaml is missing',
+        'suite: docs/images/results/suite.png is missing',
+        'suite: benchmarks/suite.yaml is missing',
     ]
     (tmp_path / CSV).write_text('name,seed\nkd,0\n')
     with pytest.raises(ValueError, match='suite.csv: no scores of a suite'):
@@ -160,10 +136,10 @@ def test_a_table_of_version_0_2_is_read_too(tmp_path: Path) -> None:
         + '\n'
     )
     lead = 'Teacher 53.50 mIoU, student alone 41.17: +12.33 between them.'
-    (tmp_path / PAGE).write_text(results.replaced('', 'suite', whole.format(lead, '+3.00')))
+    (tmp_path / PAGE).write_text(whole.format(lead, '+3.00'))
     assert disagreements(tmp_path) == []
-    (tmp_path / PAGE).write_text(results.replaced('', 'suite', whole.format(lead, '+3.10')))
-    assert disagreements(tmp_path) == ["docs/results.md, suite, kd, seed 2: '+3.10' instead of '+3.00'"]
+    (tmp_path / PAGE).write_text(whole.format(lead, '+3.10'))
+    assert disagreements(tmp_path) == ["docs/results/suite.md, kd, seed 2: '+3.10' instead of '+3.00'"]
 
 
 def test_the_pages_of_this_repository_follow_from_its_scores() -> None:

@@ -171,10 +171,25 @@ def test_suite_notices_another_setting(tmp_path, monkeypatch, capsys):
 # A project, its suite, and its exported student
 
 
+def write_dumps(work):
+    """The config that each run wrote, from the stored one: they differed in these places alone."""
+    stored = (work / 'runs/kd/seed0/config.py').read_text()
+    (kd,) = (line for line in stored.splitlines(keepends=True) if 'distillers=' in line)
+    fitnet = kd.replace("kd=dict(settings='auto', type='LogitKD')", "fitnet=dict(loss_weight=2.0, type='FitNet')")
+    runs = [(f'runs/{name}/seed{seed}', line, seed) for name, line in (('control', ''), ('fitnet', fitnet), ('kd', kd))
+            for seed in (0, 1)]  # fmt: skip
+    for folder, line, seed in [*runs, ('teacher', '', 0)]:
+        text = stored.replace(kd, line).replace('seed=0', f'seed={seed}').replace('runs/kd/seed0', folder)
+        if folder == 'teacher':
+            text = text.replace("student=dict(cfg='student.py'", "student=dict(cfg='teacher.py'")
+        (work / folder / 'config.py').write_text(text)
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """The stored project in the working folder, beside its pictures."""
     shutil.copytree(LATER / 'project', tmp_path, dirs_exist_ok=True)
+    write_dumps(tmp_path / 'project/work')
     for file in [*tmp_path.rglob('*.py'), *tmp_path.rglob('last_checkpoint')]:
         file.write_text(file.read_text().replace('FOLDER', str(tmp_path)))
     monkeypatch.chdir(tmp_path)

@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import cv2
 import numpy as np
 import torch
+import yapf.yapflib.yapf_api
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
+from mmengine.model import BaseModule
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
@@ -62,7 +63,18 @@ def _read_zoo_configs_once() -> None:
     Config._file2dict = staticmethod(file2dict)
 
 
+def _shapes_of_norm(inputs: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What batch norm returns on the meta device; torch computes it in Python there, two thirds of building a pair."""
+    channels = inputs.shape[1] if options[4] else 0
+    return torch.empty_like(inputs), inputs.new_empty(channels), inputs.new_empty(channels)
+
+
 _read_zoo_configs_once()
+_META = torch.library.Library('aten', 'IMPL', 'Meta')
+_META.impl('native_batch_norm', _shapes_of_norm)
+# mmengine prints each config prettily, and logs how each weight began: most of the time of a short run.
+yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
+BaseModule._dump_init_info = lambda self, *_: None
 
 
 def put_files_in(folder: Path) -> None:
@@ -444,27 +456,20 @@ def _as_model(model: Mapping[str, Any]) -> dict:
     return dict(config.model.to_dict(), _scope_=config.scope)
 
 
-def unformatted() -> Any:
-    """Spare mmengine the pretty printing of configs, which is most of the time of a short run."""
-    return mock.patch('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
-
-
 def make_runner(
     work_dir: Path | str, model: Mapping[str, Any] | Config, iters: int = 4, epochs: int | None = None, **changes: Any
 ) -> Runner:
     """A runner of :func:`run_config` (or of a config given whole)."""
     config = model if isinstance(model, Config) else run_config(work_dir, model, iters, epochs, **changes)
     config.experiment_name = f'toy_{fresh_dir().name}'
-    with unformatted():
-        return Runner.from_cfg(config)
+    return Runner.from_cfg(config)
 
 
 def train(work_dir: Path | str, model: Mapping[str, Any] | Config, **options: Any) -> Runner:
     """Run to the end and return the runner."""
     runner = make_runner(work_dir, model, **options)
     try:
-        with unformatted():
-            runner.train()
+        runner.train()
     finally:
         stop_workers(runner)
     return runner

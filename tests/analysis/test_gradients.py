@@ -186,14 +186,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
 @pytest.mark.soak
 def test_a_checkpoint_brings_student_distillers_and_iteration(trained: tuple[Config, Path], tmp_path: Path) -> None:
     path, checkpoint = tmp_path / 'config.py', str(trained[1])
-    with toys.unformatted():
-        trained[0].dump(path)
+    trained[0].dump(path)
 
     def values(**options: Any) -> list[dict[str, float]]:
         config = Config.fromfile(path)
         config.work_dir = str(tmp_path)
-        with toys.unformatted():
-            return [{term.name: term.value for term in terms} for terms in diagnose(config, **options)]
+        return [{term.name: term.value for term in terms} for terms in diagnose(config, **options)]
 
     there, begun = values(checkpoint=checkpoint, batches=2), values(checkpoint=checkpoint, batches=1, iteration=0)
     assert there[0] != there[1]  # another batch
@@ -217,9 +215,8 @@ def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run
     toys.train(tmp_path, copy.deepcopy(config))
     said: list[str] = []
     monkeypatch.setattr('logging.Logger.warning', lambda self, message, *_, **__: said.append(str(message)))
-    with toys.unformatted():
-        (begun,) = diagnose(copy.deepcopy(config), str(tmp_path / 'iter_2.pth'), batches=1, iteration=0)
-        (terms,) = diagnose(config, str(tmp_path / 'iter_2.pth'), batches=1)
+    (begun,) = diagnose(copy.deepcopy(config), str(tmp_path / 'iter_2.pth'), batches=1, iteration=0)
+    (terms,) = diagnose(config, str(tmp_path / 'iter_2.pth'), batches=1)
     assert not [message for message in said if 'holds no distillers' in message or 'to resume' in message]
     assert {term.name for term in terms} == {'task'}, 'it stands at the end of the ramp, where the weight is 0'
     assert {term.name for term in begun} == {'task', 'distill.kd.loss_kd'}, 'the iteration that was asked for'
@@ -228,8 +225,7 @@ def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run
 @pytest.fixture
 def written(trained: tuple[Config, Path], tmp_path: Path) -> str:
     """The config as a file."""
-    with toys.unformatted():
-        trained[0].dump(tmp_path / 'config.py')
+    trained[0].dump(tmp_path / 'config.py')
     return str(tmp_path / 'config.py')
 
 
@@ -238,7 +234,7 @@ def test_the_command_prints_each_term_and_writes_its_numbers(
 ) -> None:
     numbers = tmp_path / 'numbers.json'
     arguments = [written, '--checkpoint', str(trained[1]), '--batches', '1', '--taps', '--json', str(numbers)]
-    with toys.unformatted(), mock.patch.dict('os.environ', COLUMNS='150'):
+    with mock.patch.dict('os.environ', COLUMNS='150'):
         main(['diagnose', *arguments])
     shown = capsys.readouterr().out
     (terms,) = json.loads(numbers.read_text())

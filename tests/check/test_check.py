@@ -396,8 +396,7 @@ def test_load_from_may_be_an_address_without_a_hash(tmp_path: Path, monkeypatch:
 
 def test_the_command_says_ok_and_writes_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config, out = tmp_path / 'config.py', tmp_path / 'check.json'
-    with toys.unformatted():
-        seg_config(tmp_path).dump(config)
+    seg_config(tmp_path).dump(config)
     options = ['--no-weights', '--no-cost', '--size', '64', '96', '--batch', '3', '--json', str(out)]
     assert main(['check', str(config), *options, '--cfg-options', 'auto_scale_lr.base_batch_size=8']) == 0
     assert 'OK, with 1 warning' in capsys.readouterr().out

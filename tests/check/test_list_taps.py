@@ -52,8 +52,7 @@ def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
 
 def test_the_command_lists_both_networks_or_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
-    with toys.unformatted():
-        toys.run_config(tmp_path, toys.model_config()).dump(config)
+    toys.run_config(tmp_path, toys.model_config()).dump(config)
     assert main(['taps', str(config), '--below', 'backbone']) == 0
     both = capsys.readouterr().out
     assert main(['taps', str(config), '--teacher', '--size', '128', '64']) == 0
@@ -66,8 +65,7 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: p
     config = tmp_path / 'config.py'
     teacher = dict(type='mmdistill_dense.FoundationTeacher', model=tiny('dinov2'), scale=2.0, allow_random=True)
     match = dict(d=dict(type='PKD', student_tap='backbone[3]', teacher_tap='map'))
-    with toys.unformatted():
-        toys.run_config(tmp_path, toys.model_config(teacher=teacher, distillers=match)).dump(config)
+    toys.run_config(tmp_path, toys.model_config(teacher=teacher, distillers=match)).dump(config)
     assert main(['taps', str(config), '--teacher', '--size', '64', '96']) == 0
     lines = capsys.readouterr().out.splitlines()
     marked = [line for line in lines if '◀' in line]
@@ -80,16 +78,14 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: p
 
 def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
-    with toys.unformatted():
-        toys.run_config(tmp_path, toys.seg_net()).dump(config)
+    toys.run_config(tmp_path, toys.seg_net()).dump(config)
     assert main(['taps', str(config), '--below', 'neck']) == 2
     assert 'backbone' in capsys.readouterr().err
 
 
 def test_the_taps_of_auto_are_marked_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
-    with toys.unformatted():
-        toys.run_config(tmp_path, toys.model_config()).dump(config)
+    toys.run_config(tmp_path, toys.model_config()).dump(config)
     assert main(['taps', str(config), '--student']) == 0
     tree, _, pairs = capsys.readouterr().out.partition("★ student_tap='auto'")
     assert '★ [1] [2] [3]' in tree and [
@@ -103,7 +99,6 @@ def test_the_taps_of_auto_are_marked_and_listed(tmp_path: Path, capsys: pytest.C
 
 def test_a_network_without_a_teacher_is_paired_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / 'config.py'
-    with toys.unformatted():
-        toys.det_run_config(tmp_path, toys.det_net()).dump(config)
+    toys.det_run_config(tmp_path, toys.det_net()).dump(config)
     assert main(['taps', str(config), '--auto', '--size', '256', '256']) == 0
     assert 'neck[4] (16x2x2, stride 128)\n' in capsys.readouterr().out

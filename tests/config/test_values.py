@@ -6,7 +6,6 @@ from mmengine.config import Config
 
 from mmdistill_dense.config.resolve import written
 from mmdistill_dense.config.values import flat, plain, type_name
-from tests import toys
 
 
 @pytest.mark.parametrize(
@@ -34,7 +33,6 @@ def test_a_type_is_a_text_or_a_class():
 
 def test_the_text_of_a_config_is_read_without_running_it():
     values = dict(a=1, b=[dict(c='x', d=None), (1.5, -2)], e={'f.g': dict(h=True), 'i': 1e-05}, j='two\nlines', k={})
-    with toys.unformatted():
-        assert written(Config(values).pretty_text) == plain(values)
+    assert written(Config(values).pretty_text) == plain(values)
     assert written("import os\nos.remove('x')\na = f(1)") == dict(a='f(1)')
     assert written(None) == written('a = (') == written('') == {}

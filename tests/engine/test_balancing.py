@@ -141,9 +141,8 @@ def test_another_ratio_is_another_run(tmp_path):
 
 
 def test_a_diagnosis_uses_the_weights_of_the_checkpoint(tmp_path):
-    with toys.unformatted():
-        (terms,) = diagnose(config(tmp_path), str(whole() / 'iter_14.pth'), batches=1)
-        (fresh,) = diagnose(config(tmp_path), batches=1)
+    (terms,) = diagnose(config(tmp_path), str(whole() / 'iter_14.pth'), batches=1)
+    (fresh,) = diagnose(config(tmp_path), batches=1)
     norms = {term.name.split('.')[1] if '.' in term.name else 'task': term.pulls['backbone'].norm for term in terms}
     assert all(norms.values()) and set(norms) == {'task', *BALANCED}
     assert {term.name for term in fresh} == {term.name for term in terms}
@@ -213,7 +212,7 @@ CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
 def test_what_cannot_be_measured_is_refused_at_start(tmp_path, balance, changes, words):
     distillers = dict(kd=dict(type='LogitKD', balance=balance, schedule=dict(ramp_down=(0, 0.5), stop_at=10)))
     runner = toys.make_runner(tmp_path, config(tmp_path, distillers, **changes))
-    with pytest.raises(ValueError, match=rf'model\.distillers\.kd\.balance{words}'), toys.unformatted():
+    with pytest.raises(ValueError, match=rf'model\.distillers\.kd\.balance{words}'):
         runner.train()
     assert not list(tmp_path.glob('*.pth'))
 

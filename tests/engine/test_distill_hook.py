@@ -670,8 +670,7 @@ def test_limits_and_measurements_work_with_several_optimizers(tmp_path):
             scales.append(model.distillation.state.loss_scale)
 
     runner.register_hook(Watch(), priority='VERY_HIGH')
-    with toys.unformatted():
-        runner.train()
+    runner.train()
     assert scales == [8.0, 8.0]
     assert norms == [[pytest.approx(1e-3, rel=1e-2), pytest.approx(1e-2, rel=1e-2)]] * 2
     assert runner.model.distillers['kd'].balancer.ratio == 2.0, 'both optimizers are SGD'
@@ -742,8 +741,7 @@ def run_with_norms(tmp_path, distillers, **changes):
             notes.append(norms_in_step(runner, parts_of(runner.model)))
 
     runner.register_hook(Attach())
-    with toys.unformatted():
-        runner.train()
+    runner.train()
     return runner, notes[0]
 
 

@@ -76,7 +76,6 @@ def run_config(folder, **changes):
     )
 
 
-@toys.unformatted()
 def process(rank, folder, teacher):
     """What each of the two processes does."""
     folder = gloo.join(rank, folder, teacher)

@@ -63,7 +63,7 @@ def test_a_schedule_is_checked_against_the_length_of_the_run(tmp_path):
 def test_pictures_that_are_normalised_twice(tmp_path):
     config = twice_normalised(tmp_path)
     runner = toys.make_runner(tmp_path, config)
-    with pytest.raises(ValueError, match=REFUSED), toys.unformatted():
+    with pytest.raises(ValueError, match=REFUSED):
         runner.train()
     assert runner.iter == 0 and not list(tmp_path.glob('*.pth'))
     assert not runner.optim_wrapper.optimizer.state, 'no step was taken'

@@ -45,7 +45,6 @@ def last(folder: Path) -> dict[str, Any]:
     return content(folder / f'iter_{ITERS}.pth')
 
 
-@toys.unformatted()
 def interrupted(folder: Path, kind: str = 'iters', workers: int = 0, changes: dict = NEVER, **hook: Any) -> int:
     whole = config(folder, kind, workers, pair(), **changes)
     runner = toys.make_runner(None, whole)
@@ -160,8 +159,7 @@ def test_a_restart_goes_on_from_files_of_any_name_place_and_kind(
             first.append(runner.iter)
 
     runner.register_hook(Look())
-    with toys.unformatted():
-        runner.train()
+    runner.train()
     assert first == [3, 4, 5]
 
 

@@ -165,9 +165,8 @@ def test_the_order_of_distillers_in_a_config_does_not_count_on_resume(tmp_path, 
 
 def flexible(config):
     config.experiment_name = f'toy_{toys.fresh_dir().name}'
-    with toys.unformatted():
-        runner = FlexibleRunner.from_cfg(config)
-        runner.train()
+    runner = FlexibleRunner.from_cfg(config)
+    runner.train()
 
 
 @pytest.mark.soak
@@ -254,8 +253,7 @@ def test_a_runner_without_a_config_trains_and_resumes(tmp_path):
         init_default_scope('mmseg')
         data = DATASETS.build(given['train_dataloader']['dataset'])
         given['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
-        with toys.unformatted():
-            Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
+        Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
 
     run(tmp_path / 'a')
     run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_3.pth'))
@@ -568,8 +566,7 @@ def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp
 def test_the_order_of_keys_inside_lists_is_no_change():
     """mmengine sorts them where it writes a config; test-time augmentation has lists of lists of transforms."""
     flip = Config(dict(tta_pipeline=[dict(transforms=[[dict(type='RandomFlip', prob=0.0)]])]))
-    with toys.unformatted():
-        text = flip.pretty_text
+    text = flip.pretty_text
     assert text.index('prob') < text.index('RandomFlip')
     tell_changes(SimpleNamespace(cfg=flip), dict(meta=dict(cfg=text)))  # to tell, it would ask for a logger
 
@@ -581,8 +578,7 @@ def test_other_groups_of_parameters_do_not_go_on():
     layers = [torch.nn.Linear(2, 2) for _ in range(2)]
     whole = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=1)
     apart = OptimWrapper(torch.optim.SGD([dict(params=layer.parameters()) for layer in layers], lr=1))
-    with toys.unformatted():
-        checkpoint = dict(meta=dict(cfg=then.pretty_text), optimizer=whole.state_dict())
+    checkpoint = dict(meta=dict(cfg=then.pretty_text), optimizer=whole.state_dict())
     with pytest.raises(ValueError, match=r"paramwise_cfg\.\S+lr_mult='10' \('not set'.* other groups .*load_from"):
         tell_changes(SimpleNamespace(cfg=now, optim_wrapper=apart), checkpoint)
     same = SimpleNamespace(cfg=now, optim_wrapper=OptimWrapper(whole), logger=logging.getLogger('x'))
@@ -604,8 +600,7 @@ def test_a_file_without_what_a_run_needs_does_not_go_on(option, words, tmp_path)
 def test_another_optimizer_does_not_go_on():
     """torch took the old options, and stopped in the first step with a KeyError."""
     then, now = (Config(dict(optim_wrapper=dict(optimizer=dict(type=kind)))) for kind in ('SGD', 'AdamW'))
-    with toys.unformatted():
-        checkpoint = dict(meta=dict(cfg=then.pretty_text))
+    checkpoint = dict(meta=dict(cfg=then.pretty_text))
     with pytest.raises(ValueError, match=r"optim_wrapper\.optimizer\.type='AdamW'.* state of 'SGD'.*load_from"):
         tell_changes(SimpleNamespace(cfg=now), checkpoint)
     tell_changes(SimpleNamespace(cfg=then), checkpoint)

@@ -82,8 +82,7 @@ def export(config, classes, out):
     network = config.model.get('student', config.model)
     state = toys.build_plain(network if 'cfg' in network else toys.det_net()).state_dict()
     torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=classes))), out.parent / 'trained.ckpt')
-    with toys.unformatted():
-        export_student(config, out.parent / 'trained.ckpt', out)
+    export_student(config, out.parent / 'trained.ckpt', out)
     return out.with_suffix('.py').read_text()
 
 

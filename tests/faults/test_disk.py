@@ -75,8 +75,7 @@ def test_token_learning_leaves_no_half_file(tmp_path: Path) -> None:
 
 def perform(folder: Path, title: str) -> dict:
     definition = load(folder / 'tiny.yaml')
-    with toys.unformatted():
-        return job.perform(definition, next(run for run in runs(definition) if run.title == title))
+    return job.perform(definition, next(run for run in runs(definition) if run.title == title))
 
 
 @pytest.mark.soak

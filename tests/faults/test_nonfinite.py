@@ -82,7 +82,7 @@ def healthy(tmp_path_factory):
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_a_term_stops_the_run_before_the_step_and_nothing_is_lost(tmp_path, healthy, value):
     runner = toys.make_runner(tmp_path, sick(at=[2], value=value), iters=4)
-    with pytest.raises(RuntimeError) as caught, toys.unformatted():
+    with pytest.raises(RuntimeError) as caught:
         runner.train()
     words = str(caught.value)
     assert (

@@ -87,8 +87,7 @@ def train(kind: str, folder: str, moment: Moment | None, count: bool, files: dic
         config.resume = True
         runner = toys.make_runner(work_dir, config)
         runner.register_hook(witness, 'VERY_HIGH')
-        with toys.unformatted():
-            runner.train()
+        runner.train()
     else:
         _perform(work_dir, kind, witness)
     sys.setprofile(None)
@@ -119,8 +118,7 @@ def _perform(folder: Path, title: str, witness: Witness) -> None:
         return runner
 
     job.build_runner = watched
-    with toys.unformatted():
-        kinds.perform(folder / 'tiny.yaml', title)
+    kinds.perform(folder / 'tiny.yaml', title)
 
 
 class Witness(Hook):

@@ -319,8 +319,7 @@ def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: t
 
 def test_a_diagnosis_of_such_a_run(trained: tuple[Any, Any]) -> None:
     folder, runner = trained
-    with toys.unformatted():
-        (terms,) = diagnose(runner.cfg, str(folder / 'iter_4.pth'), batches=1)
+    (terms,) = diagnose(runner.cfg, str(folder / 'iter_4.pth'), batches=1)
     assert {term.name.split('.')[1] for term in terms if '.' in term.name} == {*CANONICAL, 'at'}
 
 

@@ -67,8 +67,7 @@ def train(cfg: Config) -> Losses:
     notes = Losses()
     runner = toys.make_runner(cfg.work_dir, cfg)
     runner.register_hook(notes)
-    with toys.unformatted():
-        runner.train()
+    runner.train()
     return notes
 
 

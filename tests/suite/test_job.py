@@ -21,8 +21,7 @@ METHODS = {'kd': {}, 'none': {'method': 'kd', 'options': {'loss_weight': 0}}}
 
 
 def perform(definition: Definition, title: str, **options: Any) -> dict[str, Any]:
-    with toys.unformatted():
-        return job.perform(definition, run_of(definition, title), **options)
+    return job.perform(definition, run_of(definition, title), **options)
 
 
 @pytest.fixture(scope='module')
@@ -177,9 +176,8 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     assert perform(definition, 'control seed 0')['metrics'] == first['metrics']
     config = Config.fromfile(folder / 'run.py')
     config.load_from, config.work_dir = str(folder / 'iter_6.pth'), str(tmp_path / 'alone')
-    with toys.unformatted():
-        runner = build_runner(config)
-        val, test = job.plain(runner.val()), job.plain(runner.test())
+    runner = build_runner(config)
+    val, test = job.plain(runner.val()), job.plain(runner.test())
     assert first['metrics'] == {'val': val, 'test': test} and val != test
     (folder / 'result.json').unlink()
     monkeypatch.setattr(job, '_tests_val', lambda config: True)

@@ -206,7 +206,7 @@ def test_runs(option, tmp_path, evil):
         options['resume'] = True
         (tmp_path / 'last_checkpoint').write_text(evil)
     runner = toys.make_runner(tmp_path, student, **options)
-    with refuses(), toys.unformatted():
+    with refuses():
         runner.val() if option == 'test' else runner.train()
 
 
@@ -226,7 +226,7 @@ def test_load_from_of_which_nothing_would_be_loaded_is_refused(wrap, reason, tmp
     load_checkpoint(untouched, str(tmp_path / 'weights.pth'))  # what it would do: nothing
     words = rf"load_from='.*weights\.pth': no tensor would be loaded into \w+: .*{reason}.*backbone\."
     for run in (runner.train, runner.val):
-        with pytest.raises(ValueError, match=words), toys.unformatted():
+        with pytest.raises(ValueError, match=words):
             run()
         runner._has_loaded = False
 

@@ -115,9 +115,8 @@ def step(cfg: Config, work_dir: Path) -> Runner:
     cfg.log_level = 'ERROR'
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = toys.fresh_dir().name
-    with toys.unformatted():
-        runner = Runner.from_cfg(cfg)
-        runner.train()
+    runner = Runner.from_cfg(cfg)
+    runner.train()
     return runner
 
 

@@ -19,8 +19,7 @@ def leaf(tmp_path):
 @pytest.mark.soak
 def test_learning_alone_leaves_what_training_finds(leaf, tmp_path):
     out = tmp_path / 'shared' / 'tokens.pth'
-    with toys.unformatted():
-        main(['tokens', str(leaf), '--out', str(out)])
+    main(['tokens', str(leaf), '--out', str(out)])
     (name,) = token_files(tmp_path / 'work')
     assert not list((tmp_path / 'work').glob('*.pth')), 'no student was trained'
     learned = torch.load(tmp_path / 'work' / 'maskd_tokens' / name, weights_only=True)
@@ -38,7 +37,7 @@ def test_learning_alone_leaves_what_training_finds(leaf, tmp_path):
 def test_nothing_to_learn(tmp_path, distiller):
     path = tmp_path / 'leaf.py'
     toys.run_config(tmp_path / 'work', seg_model(distiller), iters=2).dump(path)
-    with pytest.raises(ValueError, match='nothing to learn'), toys.unformatted():
+    with pytest.raises(ValueError, match='nothing to learn'):
         main(['tokens', str(path)])
 
 
@@ -48,6 +47,5 @@ def test_one_file_for_two_distillers_is_refused(tmp_path):
     toys.run_config(tmp_path / 'work', model, iters=2).dump(path)
     with (
         pytest.raises(ValueError, match='--out is one file, but the config has 2 distillers with tokens'),
-        toys.unformatted(),
     ):
         main(['tokens', str(path), '--out', str(tmp_path / 'x.pth')])

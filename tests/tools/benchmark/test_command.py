@@ -29,8 +29,7 @@ def test_step_command_measures_several_methods(
     })  # fmt: skip
     files = [tmp_path / name for name in ('one.py', 'two.py')]
     for file in files:
-        with toys.unformatted():
-            config.dump(str(file))
+        config.dump(str(file))
     monkeypatch.setattr(benchmark.torch, 'set_num_threads', lambda threads: None)
     options = ['--name', 'toy', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
     benchmark.main(['step', '--config', *map(str, files), *options])

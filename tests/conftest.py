@@ -14,14 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.isolation import ELSEWHERE, WATCH, Watch, fresh_folder, leave_home
+from tests.isolation import fresh_folder, leave_home
 
+ELSEWHERE = pytest.StashKey[Path]()  # the folder that tests run in
 LAST = pytest.StashKey[Path | None]()  # the file of the test before
 GOLDEN = Path(__file__).parent / 'golden'
-SEEN = (
-    'A test looked at what a user keeps in the clone. It runs in an empty folder and can write there; a new file of '
-    'the project must be named in OWN of tests/isolation.py. Seen ({}): {}'
-)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,26 +31,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection(session: pytest.Session) -> Iterator[None]:
-    """Leave the clone and the home before a test module is imported, in each process that runs tests.
-
-    What the modules look at fails the first test.
-    """
+    """Leave the clone and the home before a test module is imported, in each process that runs tests."""
     if session.config.pluginmanager.has_plugin('dsession'):  # it starts those processes, and runs no test
         return (yield)
-    watch = session.config.stash[WATCH] = Watch()
     session.config.stash[ELSEWHERE] = leave_home()
     fresh_folder(session.config.stash[ELSEWHERE])
-    watch.install()
-    with watch.looking():
-        result = yield
+    result = yield
     # The modules stay until the end. Every data set that is built collects garbage and would walk all of them.
     gc.freeze()
     session.config.stash[LAST] = None
     return result
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
     fresh_folder(item.config.stash[ELSEWHERE])
     if item.path != item.config.stash[LAST]:
         # Libraries and cached configs that a file of tests leaves stay as well. At the end of `make test` it would take
@@ -61,16 +52,6 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         item.config.stash[LAST] = item.path
         gc.collect()
         gc.freeze()
-    with item.config.stash[WATCH].looking():
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
-    result = yield
-    if seen := item.config.stash[WATCH].take():
-        pytest.fail(SEEN.format(len(seen), '; '.join(seen[:5])), pytrace=False)
-    return result
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,7 +1,5 @@
 """The code blocks of the guides and what the tests do with them; ``python -m tests.docs_blocks`` counts."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections import Counter

@@ -1,7 +1,5 @@
 """Whether a command of a guide is understood: the program's own parser takes its options, its files exist."""
 
-from __future__ import annotations
-
 import argparse
 import importlib.util
 import os

@@ -1,7 +1,5 @@
 """Runs the shell blocks of the guides in order, in this process: two iterations, large networks narrowed."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

@@ -1,7 +1,5 @@
 """Every config that can be named, by its place in ``configs``: the files, and what has a name without one."""
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Hashable, Mapping

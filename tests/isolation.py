@@ -4,8 +4,6 @@ The demo, a training and the guides' examples write into the clone (``work_dirs/
 are fetched into the home. So every test begins in an empty folder with an empty home.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import sys

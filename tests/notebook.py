@@ -4,8 +4,6 @@ It leaves out what mmseg prints about parts that are not installed, the progress
 in paths.
 """
 
-from __future__ import annotations
-
 import ast
 import base64
 import contextlib

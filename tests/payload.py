@@ -1,7 +1,5 @@
 """Files that run code when they are read carelessly: the code creates a file, which a test then looks for."""
 
-from __future__ import annotations
-
 import os
 from contextlib import contextmanager
 from pathlib import Path

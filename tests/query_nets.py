@@ -1,7 +1,5 @@
 """Small detectors with queries, of real configs of mmdet."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

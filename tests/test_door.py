@@ -1,7 +1,5 @@
 """The program ``mmdistill``: its commands, and how it tells mistakes."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

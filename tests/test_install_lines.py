@@ -3,8 +3,6 @@
 ``pip`` is uv there, which answers from the cache of `make setup`; mmcv is not compiled again where that has done it.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,7 +1,5 @@
 """No command prints what mmseg and mmdet say while they are imported."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -3,8 +3,6 @@
 Nothing of the package is imported here. The layers stand in ``LAYERS``, and ``docs/architecture.md`` shows them.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from collections import Counter

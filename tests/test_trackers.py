@@ -1,7 +1,5 @@
 """The blocks of docs/trackers.md: a distilled run writes its values to each tracker whose package is installed."""
 
-from __future__ import annotations
-
 import ast
 from importlib.util import find_spec
 from pathlib import Path

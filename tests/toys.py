@@ -1,7 +1,5 @@
 """Small builders shared by the tests: real zoo networks at tiny width, generated data, files, runs of CPU seconds."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import os

@@ -3,8 +3,6 @@
 ``python -m tests.waits`` writes the table anew.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping

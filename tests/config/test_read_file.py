@@ -1,7 +1,5 @@
 """A config that is no Python: the error names the file, which may be one of several bases."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """One case for every distiller: subclass it, say how to build the distiller, and get the tests."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A plain ``nn.Module`` as teacher, which gives maps only: ``map``, ``maps.<k>`` (B, D, h, w) and ``cls`` (B, D)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """What tests of methods share: maps, a distiller that is set up, halves of a batch, and a real detector."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace

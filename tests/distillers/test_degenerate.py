@@ -1,7 +1,5 @@
 """Every registered distiller on degenerate maps, labels and boxes: it teaches, or is refused at construction."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """FreeKD: the wavelet and the loss by hand, learning its tokens, resuming in both stages, and what it refuses."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """SIGTERM and SIGUSR1 end a run with a checkpoint, from which it goes on to the same bits."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

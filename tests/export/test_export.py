@@ -1,7 +1,5 @@
 """Exported students answer as the network does, in another runtime, and say what they are."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

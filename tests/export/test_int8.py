@@ -1,7 +1,5 @@
 """Graphs in 8 bits, and the scores of graphs by the network's own evaluation."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import nn

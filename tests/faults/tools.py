@@ -1,7 +1,5 @@
 """What the tests of faults share: a full disk, what a checkpoint holds, the log."""
 
-from __future__ import annotations
-
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Synthetic files of vision transformers under their public names, and what the original code makes of them."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A frozen vision transformer with a head: what is trained, what the head computes, which files it takes and gives."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files made from a real checkpoint: bytes changed, members of the zip swapped, the pickle inside it changed."""
 
-from __future__ import annotations
-
 import io
 import os
 import pickle

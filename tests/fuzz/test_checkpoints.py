@@ -1,7 +1,5 @@
 """Changed and hostile checkpoints give the right content or an error that names the file, and run nothing."""
 
-from __future__ import annotations
-
 import io
 import zipfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Any text is a tap, found in a network or not, or an error that says what a tap is."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import hypothesis.strategies as st

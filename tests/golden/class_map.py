@@ -1,7 +1,5 @@
 """Golden kinds of a teacher of other classes: what the distillers call."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Distillers that are written over those of a base."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

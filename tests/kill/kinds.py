@@ -1,7 +1,5 @@
 """The runs that are killed, each of them small, with dropout, random masks, queues and averages in play."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sized

@@ -1,7 +1,5 @@
 """Forks processes that train from one that has imported everything, and ends them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -5,8 +5,6 @@ point: ``MMDISTILL_KILL_SEED=5`` draws others, and ``MMDISTILL_KILL_TIMES=3`` as
 what is usual.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

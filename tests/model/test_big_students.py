@@ -1,7 +1,5 @@
 """What large students and batches are trained with: recomputed activations, accumulated steps, AMP, compilation."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 from collections.abc import Iterator

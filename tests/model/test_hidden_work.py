@@ -1,7 +1,5 @@
 """What does not run in a distilled step: heads without a tap, what a schedule has ended."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What a distilled step holds: nothing after it, and of the teacher only its taps while the student runs."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from collections.abc import Iterator

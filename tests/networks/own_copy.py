@@ -1,7 +1,5 @@
 """Every place of a real network that can be tapped, and what the network's frozen copy gives there."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any

@@ -1,7 +1,5 @@
 """Synthetic checkpoints of every family, tiny and under the public names, by the golden table and rows of our own."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

@@ -1,7 +1,5 @@
 """A pre-training run of CPU seconds on generated pictures, with the real parts."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A folder to work in, as a user without a network would."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """One small data set, written as annotation tools export it. Nothing of the package is used."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Small data sets on disk, as users have them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

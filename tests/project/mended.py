@@ -1,7 +1,5 @@
 """Configs of a folder of boxes as ``new`` writes them, and the score of predictions that are the labels."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Labels with one fault: the refusal or the note names the file, the line or the entry."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

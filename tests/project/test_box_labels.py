@@ -1,7 +1,5 @@
 """What is found in a folder of pictures and label files of boxes."""
 
-from __future__ import annotations
-
 import codecs
 import json
 import os

@@ -1,7 +1,5 @@
 """Photographs with an EXIF orientation: each pixel of a picture, as the data set reads it, has its own label."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Labels of other tools: boxes, outlines, classes and the split are those that were written."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import io

@@ -1,7 +1,5 @@
 """What is found in a folder of pictures and label images."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Public data sets of label images as they are downloaded: read by default or by two patterns, each pixel its class."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

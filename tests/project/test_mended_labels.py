@@ -1,7 +1,5 @@
 """Label files with faults: what ``new`` writes in their place, and that training and metric read the same boxes."""
 
-from __future__ import annotations
-
 import codecs
 import copy
 import json

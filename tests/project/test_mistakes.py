@@ -1,7 +1,5 @@
 """Mistakes of users: what ``new`` and ``run`` say, in the words of the command line. Nothing is trained or written."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

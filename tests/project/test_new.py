@@ -1,7 +1,5 @@
 """``new``: what own data change in networks of the zoo, and the files that are written."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 from pathlib import Path

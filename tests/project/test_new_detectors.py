@@ -1,7 +1,5 @@
 """``new`` for detectors: sizes, lengths, scores and methods that depend on the networks' own configs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """``new --head``: a foundation model with a head that is trained on the user's data first."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

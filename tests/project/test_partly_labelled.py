@@ -1,7 +1,5 @@
 """A folder of which only a part is labelled, and the pictures of ``--unlabelled`` that ``new`` lists."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

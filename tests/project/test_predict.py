@@ -1,7 +1,5 @@
 """``predict``: what a student finds in pictures, folders and videos, against mmseg's and mmdet's own functions."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

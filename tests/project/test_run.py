@@ -1,7 +1,5 @@
 """``run``: a project of tiny real networks ends with a report and a student, and nothing is done twice."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

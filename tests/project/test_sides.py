@@ -1,7 +1,5 @@
 """What own data change in the config of a network, asked as functions of its model."""
 
-from __future__ import annotations
-
 import urllib.error
 import urllib.request
 from email.message import Message

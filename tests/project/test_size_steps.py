@@ -1,7 +1,5 @@
 """Networks that need larger pictures are refused, with a size that works; ``new`` tells the real size of a test."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The teacher of a project, asked as functions: its options, its classes, and a foundation model's head."""
 
-from __future__ import annotations
-
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace

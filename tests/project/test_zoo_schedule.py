@@ -1,7 +1,5 @@
 """Optimizer and schedule of a zoo config, scaled to other data."""
 
-from __future__ import annotations
-
 import pytest
 from mmengine.config import Config
 

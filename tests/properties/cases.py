@@ -1,7 +1,5 @@
 """Every loss with what its formula promises: which orders, scales and offsets of its inputs do not matter."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """What is asked of every loss on degenerate inputs: flat ones, of one element or none, huge ones, other layouts."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the losses are made of, over drawn shapes and values: weights, masks, attention, grids, regions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

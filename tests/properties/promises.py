@@ -1,7 +1,5 @@
 """What is asked of every loss, as functions of a case and of what hypothesis draws."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator

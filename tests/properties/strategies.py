@@ -3,8 +3,6 @@
 Numbers come from torch under a drawn seed, so that an example is cheap and shrinks by its shape and kind.
 """
 
-from __future__ import annotations
-
 import os
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Runs of CPU seconds in the folders of a suite, and one page about them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from pathlib import Path

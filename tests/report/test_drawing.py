@@ -1,7 +1,5 @@
 """What is drawn on the page: labels and objects in the picture's place, and what a caption says of them."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """What each of four processes does: the same with a group of four, of two, and alone."""
 
-from __future__ import annotations
-
 import os
 from datetime import timedelta
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pairs with every method that averages over pictures, and what one training step of them gives."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One, two and four gloo processes compute the same. All that needs them happens in one start."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A suite of CPU seconds on generated pictures."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

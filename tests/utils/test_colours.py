@@ -1,7 +1,5 @@
 """Colours of classes that can be told apart, in every picture."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

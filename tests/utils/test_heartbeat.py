@@ -1,7 +1,5 @@
 """A long step shows that it is at work."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """Text of strangers in written configs comes back as it was, and is never source: every writer, every template form."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from pathlib import Path

@@ -3,8 +3,6 @@
 Each test gives a file with a payload and looks for the mark that it would leave.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import re

@@ -3,8 +3,6 @@
 ``python -m tests.zoo.auto_taps`` writes the table anew; it takes a minute.
 """
 
-from __future__ import annotations
-
 from functools import cache, partial
 from pathlib import Path
 

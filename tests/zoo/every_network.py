@@ -13,8 +13,6 @@ Networks are the same that differ in pre-trained weights, numbers of classes, pr
 their default taps.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

@@ -1,7 +1,5 @@
 """Real zoo networks a sixteenth as wide: every layer is there, and a training step takes a fraction of a second."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

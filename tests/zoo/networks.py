@@ -3,8 +3,6 @@
 Configs of a pair share what their networks have in common: a teacher is built once, and one set of taps traced once.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

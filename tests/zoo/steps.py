@@ -1,7 +1,5 @@
 """One training step of a config: its own optimizer and schedule, networks of reduced width, generated pictures."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from pathlib import Path

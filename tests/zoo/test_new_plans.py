@@ -1,7 +1,5 @@
 """``new`` adapts every network of mmseg and mmdet to other classes, or says why it does not."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 ``model.teacher.classes='auto'`` must find every row of every score layer; a wrong one gives a loss.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

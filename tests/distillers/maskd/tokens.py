@@ -1,7 +1,5 @@
 """Small settings and runs for the tests of tokens."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

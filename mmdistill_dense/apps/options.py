@@ -185,7 +185,6 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     add_config(parser, 'config the student was trained with: a file, or METHOD:PAIR[:VARIANT]')
     parser.add_argument('checkpoint', help='checkpoint of that run')
     parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
-    parser.add_argument('--format', metavar='NAME', help='what to write (default: by the ending of OUT)')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='of the picture a graph is made with')
     parser.add_argument(
         '--backbone-only',

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_graph, export_student, open_graph, read_description
 from mmdistill_dense.apps.export import write_student as exporting
-from mmdistill_dense.apps.export.graphs import WRITERS, describe, format_of, graph_of, write_exported
+from mmdistill_dense.apps.export.graphs import GRAPHS, describe, graph_of, is_graph, write_exported
 from mmdistill_dense.apps.export.write_student import export_backbone
 from tests import query_nets, toys
 from tests.faults.tools import full_disk
@@ -89,7 +89,7 @@ def check_without_this_package(path):
     assert told['classes'] == CLASSES and told['input']['std'] == [58.395, 57.12, 57.375]
     (given,), (answer,) = session.get_inputs(), session.get_outputs()
     assert (given.name, given.type, answer.name) == ('image', 'tensor(float)', 'logits')
-    assert given.shape[1] == 3 and not any(isinstance(given.shape[axis], int) for axis in (0, 2, 3)), 'free axes'
+    assert given.shape == ['batch', 3, 'height', 'width'] and answer.shape == ['batch', len(CLASSES), 'height', 'width']
     assert str(Path(torch.__file__).parent).encode() not in path.read_bytes(), 'folders of the machine that wrote it'
 
 
@@ -119,11 +119,11 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
     assert found.axes == ['batch'] and found.reasons[0].startswith('batch, height, width free: ')
     assert read_description(found.path)['input']['shape'] == ['batch', 3, 8, 8]
     assert read_description(found.path)['classes'] is None
-    with pytest.raises(ValueError, match=r'FixedSize could not be written as exported.*size of tensor.*MMDeploy'):
+    with pytest.raises(ValueError, match=r'FixedSize takes no pictures of 9x9: .*size of tensor.*--size H W'):
         export_graph(config, checkpoint, tmp_path / 'other.pt2', size=(9, 9))
     assert not (tmp_path / 'other.pt2').exists()
     config.model.data_preprocessor = None
-    with pytest.raises(ValueError, match=r'FixedSize could not be written as exported.*\(512\)'):
+    with pytest.raises(ValueError, match=r'FixedSize takes no pictures of 512x512: .*\(512\)'):
         export_graph(config, checkpoint, tmp_path / 'other.pt2')
     config.test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(40, 100), keep_ratio=True)]))
     with pytest.raises(ValueError, match=r'size of tensor a \(64\)'):  # not 512: 100x40, in multiples of 32
@@ -139,6 +139,63 @@ class TwoStrides(FixedSize):
         return inputs + coarse
 
 
+@MODELS.register_module()
+class Pooled(FixedSize):
+    """A segmentor that pools to 3x3 places, as pyramid pooling does; a graph may keep those of one size."""
+
+    def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
+        return inputs + F.interpolate(F.adaptive_avg_pool2d(inputs, 3), size=inputs.shape[2:])
+
+
+@pytest.mark.soak
+def test_a_graph_that_pools_to_places_takes_one_size(tmp_path):
+    """That of onnx answers as the network does at some sizes near its own, and at others fails or does not."""
+    torch.save(dict(state_dict=Pooled().state_dict()), tmp_path / 'c.pth')
+    config = Config(dict(default_scope='mmengine', model=dict(type='Pooled')))
+    found = export_graph(config, tmp_path / 'c.pth', tmp_path / 's.onnx', (32, 48))
+    told = read_description(found.path)['input']
+    assert found.axes == ['batch'] and told['shape'] == ['batch', 3, 32, 48] and told['smallest'] == [32, 48]
+
+
+@pytest.mark.parametrize('step', [1, 32])
+@pytest.mark.parametrize('own', [(96, 128), (64, 64), (512, 1024), (800, 1344)])
+def test_sizes_that_a_graph_is_tried_at_differ_in_kind(own, step):
+    half, *others = exporting._sizes(own, step)
+    units = [[side / step for side in size] for size in others]
+    assert all(side == int(side) for size in units for side in size)
+    assert all(2 * part - side in (0, step) for part, side in zip(half, own, strict=True))
+    assert [2 * side for side in own] in others
+    assert any(all(is_prime(int(side)) for side in size) for size in units)
+    ratios = {round(height / width, 2) for height, width in (own, *others)}
+    assert len(ratios) >= 2 and all(size > own[place] - 1 for sizes in others for place, size in enumerate(sizes))
+
+
+def is_prime(number):
+    return number > 1 and all(number % one for one in range(2, number))
+
+
+@MODELS.register_module()
+class TwoMaps(FixedSize):
+    """A segmentor whose coarse map has one place in small pictures, which torch.export takes for a constant."""
+
+    def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
+        coarse = F.max_pool2d(inputs, 32, ceil_mode=True)
+        return inputs + coarse.mean((2, 3), keepdim=True) * (2 if coarse.shape[2] > 1 else 1)
+
+
+def test_the_smallest_size_is_told_and_kept(tmp_path, monkeypatch, capsys):
+    torch.save(dict(state_dict=TwoMaps().state_dict()), tmp_path / 'c.pth')
+    Config(dict(default_scope='mmengine', model=dict(type='TwoMaps'))).dump(tmp_path / 'leaf.py')
+    words = [str(tmp_path / name) for name in ('leaf.py', 'c.pth', 's.pt2')]
+    assert main(['export', *words, '--size', '40', '64']) == 0
+    assert 'any height and width from 40x64 on (tried up to twice 40x64)' in capsys.readouterr().out
+    run = open_graph(tmp_path / 's.pt2')
+    assert read_description(tmp_path / 's.pt2')['input']['smallest'] == [40, 64]
+    torch.testing.assert_close(run(picture(1, 40, 99))[0], TwoMaps().encode_decode(picture(1, 40, 99), []), **CLOSE)
+    with pytest.raises(ValueError, match=r'height, width from 40x64 on, got \(1, 3, 32, 64\)'):
+        run(picture(1, 32, 64))
+
+
 @pytest.mark.parametrize('ending', ['.pt2', pytest.param('.onnx', marks=pytest.mark.soak)])
 def test_sides_in_multiples_of_32_are_tried_before_one_size(tmp_path, ending):
     torch.save(dict(state_dict=TwoStrides().state_dict()), tmp_path / 'c.pth')
@@ -148,7 +205,7 @@ def test_sides_in_multiples_of_32_are_tried_before_one_size(tmp_path, ending):
     assert (found.axes, found.step, found.size) == (['batch', 'height', 'width'], 32, (64, 96))
     told = read_description(found.path)['input']
     assert told['shape'] == ['batch', 3, 'height', 'width'] and told['pad_size_divisor'] == 32
-    image = picture(1, 160, 32 if ending == '.onnx' else 64)  # torch.export takes a size of 1 for a constant
+    image = picture(1, 160, 96)
     torch.testing.assert_close(open_graph(found.path)(image)[0], TwoStrides().encode_decode(image, []), **CLOSE)
 
 
@@ -161,7 +218,7 @@ def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
     config, checkpoint = fixed_size(tmp_path)
     export_graph(config, checkpoint, tmp_path / 's.pt2', size=(8, 8))
     older = (tmp_path / 's.pt2').read_bytes()
-    monkeypatch.setitem(WRITERS, 'exported', wrong)
+    monkeypatch.setitem(GRAPHS, '.pt2', wrong)
     with pytest.raises(ValueError, match=r'nothing free: ValueError: logits differs from the network by \d\.\d+e-0'):
         export_graph(config, checkpoint, tmp_path / 's.pt2', size=(8, 8))
     assert (tmp_path / 's.pt2').read_bytes() == older and len(list(tmp_path.iterdir())) == 2, 'nothing is left'
@@ -272,6 +329,19 @@ def test_other_networks_are_refused(network, name):
         graph_of(network)
 
 
+@pytest.mark.parametrize('detector', ['retinanet'], indirect=True)
+def test_a_head_of_more_than_maps_is_refused_once(detector, tmp_path, monkeypatch):
+    """As RTMDet-Ins, whose head also gives a map of masks that has no levels."""
+    config, network, checkpoint = detector
+    kind = type(network.bbox_head)
+    monkeypatch.setattr(kind, 'forward', lambda self, maps: ([maps[0]], maps[0]))
+    with pytest.raises(
+        ValueError, match=r'^\w+Head of RetinaNet gives more than maps by level: no graph has it\. Export'
+    ):
+        export_graph(config, checkpoint, tmp_path / 's.pt2', (64, 64))
+    assert not (tmp_path / 's.pt2').exists()
+
+
 # Weights
 
 
@@ -301,21 +371,25 @@ def test_a_detector_with_queries_has_the_config_that_mmdet_builds(tmp_path):
 # What to write
 
 
-def test_ending_says_the_format():
-    assert [format_of(Path(f'a{ending}'), None) for ending in ('.pth', '.pt2')] == ['pth', 'exported']
-    assert format_of(Path('a.onnx'), 'onnx') == 'onnx'
-    for name, kind in (('a.onnx', 'pth'), ('a.py', None), ('a', 'onnx')):
-        with pytest.raises(ValueError, match=f"out='{name}': the ending does not fit.*onnx .onnx, exported .pt2"):
-            format_of(Path(name), kind)
+def test_ending_says_what_is_written():
+    assert [is_graph(f'a{ending}') for ending in ('.pth', '.safetensors', '.onnx', '.pt2')] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    for name in ('a.py', 'a'):
+        with pytest.raises(ValueError, match=f"out='{name}': it must end in .pth, .safetensors, .onnx, .pt2"):
+            is_graph(name)
     with pytest.raises(ValueError, match='torchscript has left: write a graph of torch.export'):
-        format_of(Path('a.pt'), None)
+        is_graph('a.pt')
 
 
 def test_each_function_names_the_formats_it_writes(segmentor, tmp_path):
     config, _, checkpoint = segmentor
     with pytest.raises(ValueError, match=r'must end in \.pth or \.safetensors'):
         export_student(config, checkpoint, tmp_path / 's.onnx')
-    with pytest.raises(ValueError, match='pth holds weights; graphs are onnx, exported'):
+    with pytest.raises(ValueError, match='.pth holds weights; graphs are .onnx and .pt2'):
         export_graph(config, checkpoint, tmp_path / 's.pth')
     with pytest.raises(ValueError, match='holds weights and no graph'):
         open_graph(checkpoint)
@@ -325,7 +399,7 @@ def test_each_function_names_the_formats_it_writes(segmentor, tmp_path):
 
 def test_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setattr('importlib.util.find_spec', lambda name: None if name == 'onnxruntime' else name)
-    with pytest.raises(ModuleNotFoundError, match=r"'onnx' needs onnxruntime: pip install .*\[export\]"):
+    with pytest.raises(ModuleNotFoundError, match=r'onnx needs onnxruntime: pip install .*\[export\]'):
         export_graph(Config(), 'c.pth', tmp_path / 's.onnx')
 
 
@@ -339,7 +413,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     graph, weights = str(tmp_path / 's.pt2'), str(tmp_path / 's.safetensors')
-    printed = call(graph, '--format', 'exported', '--size', '8', '8')
+    printed = call(graph, '--size', '8', '8')
     assert (
         f'graph   {graph}' in printed
         and 'outputs logits' in printed
@@ -348,12 +422,14 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     )
     assert f'weights {weights}' in call(weights)
     with pytest.raises(SystemExit):
-        call(graph, '--format', 'onnx')
-    assert 'the ending does not fit the format onnx' in capsys.readouterr().err
+        call(graph, '--format', 'exported')
+    assert 'export --format has left: leave it out' in capsys.readouterr().err
     monkeypatch.setattr(FixedSize, 'encode_decode', None)
     with pytest.raises(SystemExit) as end:  # one line, no traceback
         call(graph)
-    assert end.value.code == 2 and capsys.readouterr().err.startswith('ERROR    FixedSize could not be written')
+    assert end.value.code == 2 and capsys.readouterr().err.startswith(
+        'ERROR    FixedSize takes no pictures of 512x512: TypeError'
+    )
     monkeypatch.undo()
     for words, told in (
         ((graph, '--size', '-8', '8'), "argument --size: must be 1 or more, got '-8'"),
@@ -416,15 +492,14 @@ def test_only_an_earlier_export_is_replaced(segmentor, tmp_path):
 @pytest.mark.parametrize('ending', ['.pt2', pytest.param('.onnx', marks=pytest.mark.soak)])
 def test_a_full_disk_is_no_fault_of_the_format(segmentor, tmp_path, monkeypatch, ending):
     config, _, checkpoint = segmentor
-    kind, tried = format_of(tmp_path / f's{ending}', None), []
-    writer = WRITERS[kind]
-    monkeypatch.setitem(WRITERS, kind, lambda *words: [tried.append(words[2]), writer(*words)])
-    with full_disk(2000), pytest.raises(OSError, match='File too large'):
+    tried, writer = [], GRAPHS[ending]
+    monkeypatch.setitem(GRAPHS, ending, lambda *words: [tried.append(words[2]), writer(*words)])
+    with full_disk(2000), pytest.raises(OSError, match=f'File too large.*s{ending}'):
         export_graph(config, checkpoint, tmp_path / f's{ending}')
     assert len(tried) == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_graph_is_asked_for_one_picture_and_for_another_size(segmentor, tmp_path, monkeypatch):
+def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(segmentor, tmp_path, monkeypatch):
     config, _, checkpoint = segmentor
     asked = []
 
@@ -434,7 +509,8 @@ def test_a_graph_is_asked_for_one_picture_and_for_another_size(segmentor, tmp_pa
 
     monkeypatch.setattr(exporting, 'open_graph', opened)
     export_graph(config, checkpoint, tmp_path / 'student.pt2')
-    assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), (2, 3, 97, 71)]
+    half, *others = ((1, 3, *size) for size in exporting._sizes((64, 64), 1))
+    assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), *others, half]
 
 
 def test_a_backbone_is_written_alone_under_its_own_names(segmentor, tmp_path):
@@ -452,7 +528,7 @@ def test_a_graph_of_one_size_refuses_others(segmentor, tmp_path, monkeypatch):
             raise RuntimeError('no free axes')
         write_exported(graph, image, axes, *rest)
 
-    monkeypatch.setitem(WRITERS, 'exported', written)
+    monkeypatch.setitem(GRAPHS, '.pt2', written)
     found = export_graph(config, checkpoint, tmp_path / 's.pt2', (64, 64))
     assert not found.axes
     run = open_graph(found.path)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 from mmdistill_dense.lazy import import_lazily
 
 if TYPE_CHECKING:
-    from mmdistill_dense.apps.export.graphs import FORMATS, open_graph, read_description
+    from mmdistill_dense.apps.export.graphs import open_graph, read_description
     from mmdistill_dense.apps.export.write_student import Exported, export_graph, export_student
 
-__all__ = ['FORMATS', 'Exported', 'export_graph', 'export_student', 'open_graph', 'read_description']
+__all__ = ['Exported', 'export_graph', 'export_student', 'open_graph', 'read_description']
 
 import_lazily(__name__, __file__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import json
@@ -19,10 +20,12 @@ from torch import Tensor, nn
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.removed import removed
+from mmdistill_dense.utils.validate import size_text
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import sha256
 
 ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata
+_ELSE = 'Export it as pth or safetensors, or use MMDeploy.'
 
 
 def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
@@ -122,7 +125,10 @@ class DetectorGraph(Graph):
         head: Any = getattr(model, 'rpn_head' if self.two_stage else 'bbox_head', None)
         # Learned proposals (Sparse R-CNN, QueryInst) have no loss of their own, and nothing that is dense.
         if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
-            raise _unknown(model)
+            raise ValueError(
+                f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
+                f'detectors and two-stage detectors up to their RPN can. {_ELSE}'
+            )
         # The losses of mmdet's dense heads take what the head returns, under these names.
         self.names = list(inspect.signature(head.loss_by_feat).parameters)
 
@@ -131,8 +137,9 @@ class DetectorGraph(Graph):
         head = self.model.rpn_head if self.two_stage else self.model.bbox_head
         found = {f'features_{level}': tensor for level, tensor in enumerate(features) if self.two_stage}
         outputs = head(features)
-        if not all(isinstance(levels, (list, tuple)) for levels in outputs):
-            raise _unknown(self.model)
+        if not all(isinstance(levels, (list, tuple)) for levels in outputs):  # as of masks and their kernels
+            kind = type(self.model).__name__
+            raise ValueError(f'{type(head).__name__} of {kind} gives more than maps by level: no graph has it. {_ELSE}')
         for name, levels in zip(self.names, outputs, strict=False):
             found.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
         return found
@@ -157,21 +164,13 @@ def graph_of(model: nn.Module) -> Graph:
     return SegmentorGraph(model) if hasattr(model, 'encode_decode') else DetectorGraph(model)
 
 
-def _unknown(model: nn.Module) -> ValueError:
-    return ValueError(
-        f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
-        'detectors and two-stage detectors up to their RPN can. Export it as pth or safetensors, or use MMDeploy.'
-    )
-
-
-FORMATS = {'pth': '.pth', 'safetensors': '.safetensors', 'onnx': '.onnx', 'exported': '.pt2'}
-SIDE_FILE = f'{ENTRY}.json'
 AXES = {'batch': 0, 'height': 2, 'width': 3}
+_SIDE_FILE = f'{ENTRY}.json'
 
 
 def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
     content = BytesIO()  # torch itself ends the process on a full disk
-    torch.export.save(_program(graph, image, axes), content, extra_files={SIDE_FILE: json.dumps(about)})
+    torch.export.save(_program(graph, image, axes), content, extra_files={_SIDE_FILE: json.dumps(about)})
     write_whole(path, content.getvalue())
 
 
@@ -182,15 +181,13 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
         input_names=['image'],
         output_names=list(about['outputs']),
         verbose=False,
+        dynamic_shapes={'image': {AXES[name]: name for name in axes}},
     )
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
     program.model.metadata_props[ENTRY] = json.dumps(about)
     program.save(str(path), external_data=False)
-
-
-WRITERS = {'onnx': write_onnx, 'exported': write_exported}
 
 
 def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
@@ -200,16 +197,17 @@ def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.E
         return torch.export.export(graph, (image,), dynamic_shapes=(free,) if free else None)
 
 
-def format_of(path: Path, name: str | None) -> str:
-    """Return the format of a path's ending, which must be the named one if a name is given."""
-    if told := (path.suffix == '.pt' or name == 'torchscript') and removed('torchscript'):
+WEIGHTS = ('.pth', '.safetensors')
+GRAPHS = {'.onnx': write_onnx, '.pt2': write_exported}
+
+
+def is_graph(path: str | Path) -> bool:
+    """Tell by its ending whether a file is a graph, or weights; others are refused."""
+    ending = Path(path).suffix
+    if ending not in (*WEIGHTS, *GRAPHS):
+        told = removed('torchscript') if ending == '.pt' else f'it must end in {", ".join((*WEIGHTS, *GRAPHS))}.'
         raise ValueError(f'out={str(path)!r}: {told}')
-    by_ending = {ending: kind for kind, ending in FORMATS.items()}
-    found = by_ending.get(path.suffix)
-    if found is None or name not in (None, found):
-        endings = ', '.join(f'{kind} {ending}' for kind, ending in FORMATS.items())
-        raise ValueError(f'out={str(path)!r}: the ending does not fit the format {name or ""} ({endings}).')
-    return found
+    return ending in GRAPHS
 
 
 def check_spared(out: Path, checkpoint: str | Path) -> None:
@@ -228,14 +226,11 @@ def check_spared(out: Path, checkpoint: str | Path) -> None:
         raise FileExistsError(f'out={str(out)!r} {said}. Choose another name, or remove it.') from error
 
 
-def require(name: str) -> None:
-    needs = ('onnx', 'onnxscript', 'onnxruntime') if name == 'onnx' else ()
-    missing = [module for module in needs if importlib.util.find_spec(module) is None]
+def require_onnx() -> None:
+    missing = [one for one in ('onnx', 'onnxscript', 'onnxruntime') if importlib.util.find_spec(one) is None]
     if missing:
-        raise ModuleNotFoundError(
-            f"format {name!r} needs {', '.join(missing)}: pip install 'mmdistill_dense[export]', or in a checkout "
-            "pip install -e '.[export]'."
-        )
+        install = "pip install 'mmdistill_dense[export]', or in a checkout pip install -e '.[export]'"
+        raise ModuleNotFoundError(f'.onnx needs {", ".join(missing)}: {install}.')
 
 
 def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
@@ -243,70 +238,55 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
 
     Files of graphs are programs: open only those whose source you trust.
     """
-    kind = format_of(Path(path), None)
-    if kind not in WRITERS:
+    if not is_graph(path):
         raise ValueError(f'{str(path)!r} holds weights and no graph.')
-    run, shape = _runner(kind, path), _shape(path)
+    run: Any = _onnx(path) if Path(path).suffix == '.onnx' else torch.export.load(path).module()
+    told: Mapping[str, Any] = {}
+    with contextlib.suppress(ValueError, KeyError):  # a file that does not describe itself
+        told = read_description(path)['input']
+    shape, smallest = told.get('shape', ()), told.get('smallest', (1, 1))
 
     def checked(image: Tensor) -> list[Tensor]:
-        if any(isinstance(size, int) and size != own for size, own in zip(shape, image.shape, strict=False)):
+        fixed = any(isinstance(size, int) and size != own for size, own in zip(shape, image.shape, strict=False))
+        if fixed or any(own < least for own, least in zip(image.shape[2:], smallest, strict=True)):
+            least = '' if fixed else f' from {size_text(smallest)} on'
             raise ValueError(
-                f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}, got {tuple(image.shape)}. '
-                'Another height and width need a graph of their own: export with --size H W.'
+                f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}{least}, got '
+                f'{tuple(image.shape)}. Another height and width need a graph of their own: export with --size H W.'
             )
-        return run(image)
+        with torch.no_grad():
+            return list(run(image))
 
     return checked
 
 
-def _shape(path: str | Path) -> Sequence[int | str]:
-    """Return the sizes of the axes, names for free ones; nothing for a file that does not describe itself."""
-    try:
-        return read_description(path)['input']['shape']
-    except (ValueError, KeyError):
-        return ()
-
-
-def _runner(kind: str, path: str | Path) -> Callable[[Tensor], list[Tensor]]:
-    if kind == 'onnx':
-        return _onnx(path)
-    program: Any = torch.export.load(path).module()
-
-    def run(image: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            return list(program(image))
-
-    return run
-
-
 def _onnx(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
-    require('onnx')
+    require_onnx()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # a graph that fails at a size raises its reason
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     return lambda image: [torch.from_numpy(output) for output in session.run(None, {'image': image.numpy()})]
 
 
 def read_description(path: str | Path) -> dict[str, Any]:
     """Return the description inside an exported file of any format."""
-    kind = format_of(Path(path), None)
-    if kind in ('pth', 'safetensors'):
+    if not is_graph(path):
         from mmdistill_dense.weights.safe_load import read_checkpoint
 
         found = read_checkpoint(path).get('meta', {}).get('student')
-    elif kind == 'onnx':
-        require('onnx')
+    elif Path(path).suffix == '.onnx':
+        require_onnx()
         import onnx
 
         properties = onnx.load(str(path), load_external_data=False).metadata_props
         found = next((json.loads(one.value) for one in properties if one.key == ENTRY), None)
     else:
-        files: dict[str, Any] = {SIDE_FILE: ''}
+        files: dict[str, Any] = {_SIDE_FILE: ''}
         torch.export.load(path, extra_files=files)
-        found = json.loads(files[SIDE_FILE] or 'null')
+        found = json.loads(files[_SIDE_FILE] or 'null')
     if not found:
         raise ValueError(f'{str(path)!r} has no description: it was not written by mmdistill export.')
     return found

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -30,16 +30,16 @@ from torch import Tensor, nn
 from mmdistill_dense.apps.export.graphs import (
     AXES,
     ENTRY,
-    FORMATS,
-    WRITERS,
+    GRAPHS,
+    WEIGHTS,
     Graph,
     check_spared,
     describe,
-    format_of,
     graph_of,
+    is_graph,
     open_graph,
     read_description,
-    require,
+    require_onnx,
 )
 from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
 from mmdistill_dense.apps.recipes.named import read_config
@@ -134,8 +134,9 @@ _KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed')
 class Exported:
     path: Path
     outputs: list[str]
-    axes: list[str]  # that may have any size
     difference: float  # largest difference to the network's output, over the largest value of that output
+    smallest: list[int]  # height and width that it takes
+    axes: list[str]  # that may have any size
     reasons: list[str]  # why not more axes are free
     size: tuple[int, int]  # of the pictures that it was made with
     step: int  # free sides are multiples of it
@@ -155,7 +156,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         The paths of the weights and of the config.
     """
     weights = Path(out)
-    if weights.suffix not in ('.pth', '.safetensors'):
+    if weights.suffix not in WEIGHTS:
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
     check_spared(weights, checkpoint)
     path = weights.with_suffix('.py')
@@ -197,52 +198,86 @@ def export_graph(
             the data preprocessor; else that of the test pipeline, rounded up to multiples of 32; else 512 x 512.
     """
     path = Path(out)
-    kind = format_of(path, None)
-    if kind not in WRITERS:
-        raise ValueError(f'out={str(out)!r}: {kind} holds weights; graphs are {", ".join(WRITERS)}.')
-    require(kind)
+    if not is_graph(path):
+        raise ValueError(f'out={str(out)!r}: {path.suffix} holds weights; graphs are {" and ".join(GRAPHS)}.')
+    if path.suffix == '.onnx':
+        require_onnx()
     check_spared(path, checkpoint)
     plain, network, _, meta = load_student(config, checkpoint)
     graph, about = graph_of(network), meta['student']
     height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or _tested(plain) or (512, 512)
-    # Two pictures, since one is a size that torch.export takes for a constant.
-    image = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    image = _picture(height, width, 2)  # two, since one is a size that torch.export takes for a constant
+    try:
+        with torch.no_grad():
+            graph(image)
+    except Exception as error:  # a network may raise anything
+        if isinstance(error, ValueError):
+            raise
+        said = f'{type(network).__name__} takes no pictures of {height}x{width}: {_first_line(error)}'
+        raise ValueError(f'{said}. --size H W sets another size.') from error
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished, failures = path.with_name(f'unfinished.{path.name}'), []
     for axes, step in ((list(AXES), 1), (list(AXES), _STEP), (['batch'], 1), ([], 1)):
         if step > 1 and (height % step or width % step):
             continue
         try:
-            outputs, difference = _write(kind, graph, image if axes else image[:1], axes, step, unfinished, about)
+            found = _write(graph, image if axes else image[:1], axes, step, unfinished, about)
         except Exception as error:  # each exporter has its own
             multiples = f' in multiples of {step}' if step > 1 else ''
             failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
             unfinished.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in _FULL:
+                error.filename = error.filename or str(path)
                 raise
             continue
         unfinished.replace(path)
-        return Exported(path, outputs, axes, difference, failures, (height, width), step)
+        return Exported(path, *found, axes, failures, (height, width), step)
     raise ValueError(
-        f'{type(network).__name__} could not be written as {kind}. {" | ".join(failures)}. Try another format '
-        f'({", ".join(name for name in FORMATS if name != kind)}); MMDeploy knows more networks.'
+        f'{type(network).__name__} could not be written as {path.suffix}. {" | ".join(failures)}. Try another ending '
+        f'({", ".join(one for one in (*WEIGHTS, *GRAPHS) if one != path.suffix)}); MMDeploy knows more networks.'
     )
 
 
 def _write(
-    kind: str, graph: Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
-) -> tuple[list[str], float]:
-    """Write a graph with these free axes and run it; return its outputs and the difference to the network."""
+    graph: Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
+) -> tuple[list[str], float, list[int]]:
+    """Write a graph with these free axes; return its outputs, the difference to the network, and its smallest size."""
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
-        shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
-        full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
-        if graph.threshold is not None:
-            full['threshold'] = graph.threshold
-        full['input'] = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
-        full['input']['pad_size_divisor'] = math.lcm(step, about['input']['pad_size_divisor'])
-        WRITERS[kind](graph, image, axes, path, full)
-    return list(outputs), _difference(open_graph(path), graph, _others(image, axes, step))
+    full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
+    if graph.threshold is not None:
+        full['threshold'] = graph.threshold
+    shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
+    full['input'] = told = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
+    told['pad_size_divisor'] = math.lcm(step, told['pad_size_divisor'])
+    own = list(image.shape[2:])
+    half, *others = _sizes(own, step) if 'height' in axes else [own]
+
+    def written(smallest: list[int]) -> Callable[[Tensor], list[Tensor]]:
+        told['smallest'] = smallest
+        GRAPHS[path.suffix](graph, image, axes, path, full)
+        return open_graph(path)
+
+    run = written(half)
+    single = [image[:1]] if 'batch' in axes else []
+    difference = _difference(run, graph, [image, *single, *(_picture(*size) for size in others)])
+    try:
+        return list(outputs), max(difference, _difference(run, graph, [_picture(*half)] if half != own else [])), half
+    except Exception:  # the network, or what torch.export took for a constant, has a least size
+        written(own)
+        return list(outputs), difference, own
+
+
+def _sizes(own: Sequence[int], step: int) -> list[list[int]]:
+    """Return sizes that differ in kind, in multiples of ``step``: half of a size, twice, another ratio, primes."""
+    height, width = (side // step for side in own)
+    primes = [next(n for n in count(side + 1) if all(n % k for k in range(2, n))) for side in (height, 4 * width // 3)]
+    chosen = ([-(-height // 2), -(-width // 2)], [2 * height, 2 * width], [height + -(-height // 2), width], primes)
+    return [[step * side for side in sides] for sides in chosen]
+
+
+def _picture(height: int, width: int, batch: int = 1) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _tested(plain: Config) -> tuple[int, int] | None:
@@ -275,18 +310,6 @@ def _meta(plain: Config, content: Mapping[str, Any], checkpoint: str | Path) -> 
     return {**kept, 'student': describe(plain, given, Path(checkpoint))}
 
 
-def _others(image: Tensor, axes: Sequence[str], step: int) -> list[Tensor]:
-    """Return the image and others that a graph with these free axes must take: a single one, one of another size."""
-    images = [image]
-    if 'batch' in axes:
-        images.append(image[:1])
-    if 'height' in axes:
-        batch, _, height, width = image.shape
-        height, width = (height + 33, width + 7) if step == 1 else (height + step, width + 2 * step)
-        images.append(image.new_ones(batch, 3, height, width) * torch.linspace(-1, 1, width))
-    return images
-
-
 def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Sequence[Tensor]) -> float:
     found = 0.0
     for image in images:
@@ -306,8 +329,7 @@ def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Seq
 
 
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f'{type(error).__name__}: {lines[0][:200] if lines else ""}'
+    return f'{type(error).__name__}: {next(iter(str(error).strip().splitlines()), "")[:200]}'
 
 
 ENDING = '.int8.onnx'
@@ -319,15 +341,18 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
     source = Path(graph)
     if pictures < 1 or source.suffix != '.onnx':
         raise ValueError(f'int8 needs an .onnx file and at least 1 picture, got {str(graph)!r} and {pictures}.')
-    require('onnx')
+    require_onnx()
+    import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     out = source.with_suffix(ENDING)
     check_spared(out, checkpoint)
     plain, network, _, _ = load_student(config, checkpoint)
-    told = read_description(source)['input']
-    feeds = ({'image': fitted(picture, told).numpy()} for picture in training_pictures(plain, network, pictures))
+    told = read_description(source)
+    feeds = (
+        {'image': fitted(picture, told['input']).numpy()} for picture in training_pictures(plain, network, pictures)
+    )
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
         folded, done = Path(folder, 'folded.onnx'), Path(folder, 'int8.onnx')
         quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
@@ -341,16 +366,18 @@ def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures
             activation_type=QuantType.QUInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
-        _keep_description(source, done)
+        quantised = onnx.load(str(done))
+        onnx.helper.set_model_props(quantised, {ENTRY: json.dumps(told)})
+        onnx.save(quantised, str(done))
         done.replace(out)
     return out
 
 
 def fitted(pictures: Tensor, told: Mapping[str, Any]) -> Tensor:
     """Return pictures in the nearest larger size that a graph takes by its description, or in its only one."""
-    step = told['pad_size_divisor']
-    sides = zip(pictures.shape[2:], told['shape'][2:], strict=True)
-    size = [side if isinstance(side, int) else own + -own % step for own, side in sides]
+    step, size = told['pad_size_divisor'], []
+    for own, side, least in zip(pictures.shape[2:], told['shape'][2:], told['smallest'], strict=True):
+        size.append(side if isinstance(side, int) else max(least, own + -own % step))
     return pictures if size == [*pictures.shape[2:]] else F.interpolate(pictures, size, mode='bilinear')
 
 
@@ -360,15 +387,6 @@ def training_pictures(config: Config, network: Any, count: int) -> Iterator[Tens
     # One by one, padded as in training: a graph that takes no batch takes them too.
     loader = Runner.build_dataloader({**without_workers(config.train_dataloader), 'batch_size': 1}, seed=0)
     return islice((network.data_preprocessor(batch, training=True)['inputs'] for batch in loader), count)
-
-
-def _keep_description(source: Path, path: Path) -> None:
-    import onnx
-
-    quantised = onnx.load(str(path))
-    kept = {one.key: one.value for one in onnx.load(str(source)).metadata_props if one.key == ENTRY}
-    onnx.helper.set_model_props(quantised, kept)
-    onnx.save(quantised, str(path))
 
 
 # The command
@@ -381,15 +399,16 @@ def export_command(args: argparse.Namespace) -> None:
     if args.backbone_only:
         print(f'weights {export_backbone(config, args.checkpoint, args.out, args.names)}')
         return
-    if format_of(Path(args.out), args.format) not in WRITERS:
+    if not is_graph(args.out):
         weights, plain = export_student(config, args.checkpoint, args.out)
         print(f'weights {weights}\nconfig  {plain}')
         return
     found = export_graph(config, args.checkpoint, args.out, args.size)
     print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
-    size = f'{found.size[0]}x{found.size[1]}'
+    size, smallest = (f'{height}x{width}' for height, width in (found.size, found.smallest))
     sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
-    taken = sides if 'height' in found.axes else f'pictures of {size} alone: --size H W sets another size'
+    alone = f'pictures of {size} alone: --size H W sets another size'
+    taken = f'{sides} from {smallest} on (tried up to twice {size})' if 'height' in found.axes else alone
     print(f'made    with pictures of {size}; the graph takes {taken}')
     print(f'free    {", ".join(found.axes) or "nothing: one picture of this size"}')
     for reason in found.reasons:
@@ -410,7 +429,7 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
     """Refuse options that would have no effect, or fail after the graph is written."""
     given = {'--size': args.size, '--int8': args.int8, '--evaluate': args.evaluate or None}
     for_graphs = [name for name, value in given.items() if value is not None]
-    if for_graphs and (args.backbone_only or format_of(Path(args.out), args.format) not in WRITERS):
+    if for_graphs and (args.backbone_only or not is_graph(args.out)):
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
     if args.names and not args.backbone_only:
         raise ValueError(f'--names {args.names}: only with --backbone-only')

@@ -31,6 +31,7 @@ from mmdistill_dense.engine.resume import (
 )
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
@@ -162,6 +163,7 @@ class DistillerState(Hook):
     def before_run(self, runner: Runner) -> None:
         """Move the distillers to their device, check their schedules; inherit nothing if a file has the weights."""
         model = unwrap(runner.model)
+        complete_heads(model)
         if isinstance(model, Distilled):
             place_distillers(runner, model)
             for distiller in model.distillers.values() if built_loop(runner) is not None else ():

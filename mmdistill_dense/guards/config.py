@@ -193,10 +193,16 @@ def check_pretrained(model: nn.Module) -> None:
     """Refuse a pre-trained file, local or of the Hugging Face hub, for another module than the one it initialises.
 
     mmengine loads what fits and only warns. For instance, mmseg's and mmdet's MobileNetV2 share one layer name, so the
-    file of one leaves all other layers of the other random.
+    file of one leaves all other layers of the other random. Refuse two files for the stages of one backbone (C4).
     """
+    files = {}
     for name, module, path, prefix in pretrained_parts(model):
+        files[name] = path
         _check_pretrained(name or 'model', module, path, prefix)
+    first, last = files.get('backbone'), files.get('roi_head.shared_head')
+    if first and last and first != last:
+        both = f'backbone.init_cfg.checkpoint={first!r}, roi_head.shared_head.init_cfg.checkpoint={last!r}'
+        raise ValueError(f'{both}: the stages of one backbone come from two files. Set both keys.')
 
 
 def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, str | None]]:

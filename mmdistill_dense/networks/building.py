@@ -42,7 +42,15 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
                 explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
             ) from error
     _check_pictures(network, config)
+    complete_heads(network)
     return network
+
+
+def complete_heads(network: nn.Module) -> None:
+    """Let SSD predict: mmdet asks every dense head for ``loss_cls``, and SSD's has none."""
+    for module in network.modules():
+        if type(module).__name__ == 'SSDHead' and not hasattr(module, 'loss_cls'):
+            module.loss_cls = None
 
 
 def class_of(option: Mapping[str, Any], scope: str | None) -> Any:

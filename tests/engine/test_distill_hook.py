@@ -320,6 +320,18 @@ def test_pretrained_file_of_another_network_is_refused(tmp_path):
     checks.check_pretrained(toys.build(toys.model_config(student(right, 'backbone.'), distillers={})))
 
 
+def test_two_files_for_the_stages_of_one_backbone_are_refused():
+    """The last stage of a C4 network is part of its RoI head, with a key of its own."""
+    network = nn.ModuleDict(dict(backbone=nn.Module(), roi_head=nn.Module()))
+    network.roi_head.shared_head = nn.Module()
+    for part, file in ((network.backbone, 'mine.pth'), (network.roi_head.shared_head, 'theirs.pth')):
+        part.init_cfg = dict(type='Pretrained', checkpoint=file)
+    with pytest.raises(ValueError, match=r"='mine.pth', roi_head.shared_head.*='theirs.pth': the stages of one"):
+        checks.check_pretrained(network)
+    network.roi_head.shared_head.init_cfg['checkpoint'] = 'mine.pth'
+    checks.check_pretrained(network)
+
+
 def test_pretrained_file_below_the_home_folder_is_looked_into(tmp_path, monkeypatch):
     """As mmengine does, and `check` too, which gets its files from pretrained_parts."""
     monkeypatch.setenv('HOME', str(tmp_path))

@@ -46,6 +46,7 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import layers
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import named
+from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.process import errors_only
@@ -300,6 +301,7 @@ def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Mod
     with torch.device('cpu'):
         # DETRs of mmdet write into their options, and refuse such options later
         network = MODELS.build(copy.deepcopy(plain.model))
+        complete_heads(network)
         load_strictly(network, state, None, f'checkpoint={str(checkpoint)!r}')
     return plain, network, state, _meta(plain, content, checkpoint)
 

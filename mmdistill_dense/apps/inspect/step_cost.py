@@ -23,6 +23,7 @@ from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.engine.loss_guard import clip_unscaled
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
+from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.registry import DATASETS, MODELS
@@ -156,7 +157,9 @@ class Step(Generic[N]):
 
 def build_student(model: Mapping[str, Any]) -> Any:
     """Build a student for one process, in training mode."""
-    return revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
+    network = revert_sync_batchnorm(MODELS.build(Config({'model': model}).model)).train()
+    complete_heads(network)
+    return network
 
 
 @torch.no_grad()

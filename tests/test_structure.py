@@ -36,7 +36,7 @@ MAX_LINES = 500
 MOST_LINES = {
     'mmdistill_dense/losses': 2_350,
     'mmdistill_dense/distillers': 5_920,
-    'mmdistill_dense/networks': 2_730,
+    'mmdistill_dense/networks': 2_740,
     'mmdistill_dense/model': 860,
     'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 950,
@@ -56,9 +56,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 550,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_770,
-    'mmdistill_dense': 35_160,
+    'mmdistill_dense': 35_180,
     'tools': 2_730,
-    'tests': 50_630,
+    'tests': 50_790,
 }
 MOST_CONFIGS = 592
 

@@ -36,9 +36,9 @@ def test_methods_of_detection_wait_for_nothing_on_padded_batches_of_several_leve
 
 
 def test_ld_looks_once_where_a_mask_is():
-    """Two masks, five levels; and for two pictures the anchors that lie inside, their numbers at once."""
+    """Two masks; the anchors that lie inside and their numbers; its targets are those of the student's own loss."""
     device = waits.count('gfl', dict(ld=dict(type='LD')))
-    assert device.ours() == 2 * 5 + 2 + 1, device.waits
+    assert device.ours() == 2 + 1 + 1 and device.others() == waits._alone('gfl').others(), device.waits
 
 
 @pytest.mark.parametrize(('iteration', 'expected'), [(0, 1), (1, 0)], ids=['measured', 'between'])

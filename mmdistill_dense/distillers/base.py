@@ -65,6 +65,8 @@ class Distiller(nn.Module):
         teacher_gives: What is compared with the student's tap, in words, if it is not the teacher's tap.
         extra_student_taps: Further student taps to record, which need no gradient (RoIs).
         extra_teacher_taps: Further teacher taps to record.
+        noted_methods: Methods of the student's modules whose calls in its own loss are recorded, each as its arguments
+            and its result.
         teacher_parts: Children of the teacher that this distiller calls itself, which must therefore be loaded
             strictly; ``None`` is the whole network.
 
@@ -139,6 +141,7 @@ class Distiller(nn.Module):
         self.teacher: FrozenTeacher | None = None
         self.extra_student_taps: list[Any] = []  # a constructor may set texts, which a model parses
         self.extra_teacher_taps: list[Any] = []
+        self.noted_methods: list[str] = []
         self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = float(loss_weight)
         self.balancer = None if balance is None else Balancer(Balance.parse(balance))

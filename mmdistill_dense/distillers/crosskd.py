@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated
+from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated, assigned_by_student
 from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks
@@ -130,6 +130,8 @@ class CrossKD(Distiller):
                 f'{key}: student and teacher differ in {", ".join(differing)}. CrossKD reads one set of anchors and '
                 'targets for both predictions: give model.student and model.teacher the same.'
             )
+        if self.needs_labels:
+            self.noted_methods = assigned_by_student(self.head, student, teacher)
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check that the held maps have the same levels and channels."""
@@ -151,7 +153,8 @@ class CrossKD(Distiller):
         own = [flat[begin : begin + levels] for begin in range(0, len(crossed) * levels, levels)]
         if getattr(head, 'norm_on_bbox', False):  # its pass is that of training, where edges are in strides
             own[1] = [boxes * stride for boxes, stride in zip(own[1], head.strides, strict=True)]
-        found = self.compare(head, crossed, own, self.targets(head, own[0], data_samples))
+        noted = [call for path in self.noted_methods for call in student[path]]
+        found = self.compare(head, crossed, own, self.targets(head, own[0], data_samples, noted))
         return {name: self.weights_of(head)[name] * values.sum() for name, values in found.items()}
 
     def weights_of(self, head: Any) -> dict[str, float]:
@@ -183,19 +186,26 @@ class CrossKD(Distiller):
         return [x.relu_() for x in found] if self.reuse_from else found
 
     @torch.no_grad()
-    def targets(self, head: Any, scores: Maps, data_samples: Samples) -> Targets:
-        """Return what weighs the rows of maps of class scores; ``normalise='scores'`` reads no boxes."""
+    def targets(self, head: Any, scores: Maps, data_samples: Samples, noted: Any = ()) -> Targets:
+        """Return what weighs the rows of maps of class scores; ``normalise='scores'`` reads no boxes.
+
+        ``noted`` is what the student's own loss assigned, see :func:`anchor_targets`.
+        """
         sizes, like = [x.shape[2:] for x in scores], scores[0].new_zeros((), dtype=losses.loss_dtype(scores[0]))
         by_anchor = form_of(type(head)).compare != 'iou'
         if by_anchor and self.normalise == 'positives':
-            found = anchor_targets(head, sizes, data_samples, self.name, like.device)
+            found = anchor_targets(head, sizes, data_samples, self.name, like.device, noted)
             positives = [weights[..., 0] > 0 for weights in found.box_weights]
             total = losses.to_device(torch.tensor(float(found.positives)), like).to(like.dtype)
             return Targets(found.anchors, found.label_weights, positives, mean_over_ranks(total))
-        priors = head.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)
-        if self.normalise == 'scores':
-            return Targets(priors)
-        labels, edges = (torch.cat(one) for one in head.get_targets(priors, annotated(data_samples, self.name)[1]))
+        if noted and noted[-1][0][0][0].dtype == like.dtype:  # autocast has coarser points
+            (priors, *_), assigned = noted[-1]
+        else:
+            priors = head.prior_generator.grid_priors(sizes, dtype=like.dtype, device=like.device)
+            if self.normalise == 'scores':
+                return Targets(priors)
+            assigned = head.get_targets(priors, annotated(data_samples, self.name)[1])
+        labels, edges = (torch.cat(one) for one in assigned)
         positive = labels < head.num_classes
         centreness = head.centerness_target(torch.where(positive[:, None], edges, 1)) * positive
         return Targets(priors, total=mean_over_ranks(centreness.sum()).clamp_min(1))
@@ -206,26 +216,26 @@ class CrossKD(Distiller):
         """Return the losses of predictions (scores, boxes and centreness by level), without weight, of each level."""
         form, weights = form_of(type(head)), self.weights_of(head)
         terms: dict[str, list[Tensor]] = {name: [] for name in weights}
-        taught = []
+        taught, boxes = [], []
         for level, predicted in enumerate(zip(*student, *teacher, strict=True)):
             maps = [x.to(losses.loss_dtype(x)) for x in predicted]
             ours, theirs = maps[: len(student)], [x.detach() for x in maps[len(student) :]]
             z, z_t = (x.reshape(-1, head.cls_out_channels, x.shape[2:].numel()) for x in (ours[0], theirs[0]))
             counted = _by_anchor(targets.weights, level, z[:, 0])
             scores = counted * losses.feature_richness(z_t)
-            taught.append(scores.sum())
+            taught.append(scores)
+            boxes.append((ours[1], theirs[1]))
             if weights['loss_cls']:
                 terms['loss_cls'].append(losses.focal_entropy(z, z_t, counted, beta=self.beta))
-            if weights['loss_box']:
-                boxes = _distance(head, form.compare, ours[1], theirs[1], targets.priors[level], scores)
-                terms['loss_box'].append(boxes)
             if form.centre and weights['loss_centre']:
                 weight = scores if targets.positives is None else _by_anchor(targets.positives, level, z[:, 0])
                 c, c_t = (x.reshape(weight.shape) for x in (ours[2], theirs[2]))
                 terms['loss_centre'].append(losses.focal_entropy(c[:, None], c_t[:, None], weight, beta=0.0))
+        if weights['loss_box']:
+            terms['loss_box'] = _distances(head, form.compare, boxes, targets.priors, taught)
         total, divisors = targets.total, {}
         if total is None or form.compare == 'edges':  # only then do the processes wait for this sum
-            mass = mean_over_ranks(torch.stack(taught).sum())
+            mass = mean_over_ranks(torch.stack([scores.sum() for scores in taught]).sum())
             total = mass.clamp_min(1) if total is None else total
             divisors = dict(loss_box=mass.clamp_min(MIN_COUNT)) if form.compare == 'edges' else {}
         return {name: torch.stack(found) / divisors.get(name, total) for name, found in terms.items() if found}
@@ -248,19 +258,27 @@ def _by_anchor(weights: Maps | None, level: int, like: Tensor) -> Tensor:
     return found.unflatten(1, (like.shape[1], -1)).mT.reshape(like.shape)
 
 
-def _distance(head: Any, kind: str, student: Tensor, teacher: Tensor, priors: Tensor, weight: Tensor) -> Tensor:
-    """Return the weighted sum of the distances of boxes (B, A n, H, W), with weights (B A, H W)."""
+def _distances(
+    head: Any, kind: str, boxes: Sequence[tuple[Tensor, Tensor]], priors: Maps, weights: Maps
+) -> list[Tensor]:
+    """Return for each level the weighted sum of the distances of boxes, pairs of (B, A n, H, W), by (B A, H W)."""
     if kind == 'edges':
-        s, t = (x.reshape(4 * len(weight), -1, weight.shape[1]) for x in (student, teacher))
-        rows = weight.repeat_interleave(4, 0)
-        return losses.softmax_divergence(s, t, weight=rows) * (rows.numel() / 4)
+        found = []
+        for pair, weight in zip(boxes, weights, strict=True):
+            s, t = (x.reshape(4 * len(weight), -1, weight.shape[1]) for x in pair)
+            rows = weight.repeat_interleave(4, 0)
+            found.append(losses.softmax_divergence(s, t, weight=rows) * (rows.numel() / 4))
+        return found
     from mmdet.structures.bbox import bbox_overlaps
 
-    pictures = len(student)
-    rows = weight.unflatten(0, (pictures, -1)).mT.flatten()
-    priors = priors.to(student.dtype).repeat(pictures, 1)
-    boxes = (x.permute(0, 2, 3, 1).reshape(-1, 4) for x in (student, teacher.detach()))
-    s, t = (head.bbox_coder.decode(priors, one) for one in boxes)
+    # Of all levels at once: coder and overlaps send numbers to the device, which makes the CPU wait.
+    pictures = len(boxes[0][0])
+    flat = torch.cat([x.to(boxes[0][0].dtype).repeat(pictures, 1) for x in priors])
+    sides = zip(*[[x.permute(0, 2, 3, 1).reshape(-1, 4) for x in pair] for pair in boxes], strict=True)
+    s, t = (head.bbox_coder.decode(flat, torch.cat(side)) for side in sides)
     if kind == 'giou':
-        return (rows * (1 - bbox_overlaps(s, t, mode='giou', is_aligned=True, eps=1e-7))).sum()
-    return (rows * -bbox_overlaps(s, t, is_aligned=True).clamp(min=1e-6).log()).sum()
+        distances = 1 - bbox_overlaps(s, t, mode='giou', is_aligned=True, eps=1e-7)
+    else:
+        distances = -bbox_overlaps(s, t, is_aligned=True).clamp(min=1e-6).log()
+    rows = torch.cat([weight.unflatten(0, (pictures, -1)).mT.flatten() for weight in weights])
+    return [part.sum() for part in (rows * distances).split([weight.numel() for weight in weights])]

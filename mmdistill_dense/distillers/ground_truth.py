@@ -13,9 +13,11 @@ from torch.nn import functional as F
 
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.losses import to_device
+from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples
 
 if TYPE_CHECKING:
+    from mmdistill_dense.config.resolve import ModelConfig
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 
@@ -78,17 +80,47 @@ class AnchorTargets(NamedTuple):
     positives: int  # at least 1 for each picture
 
 
+_LAYERS = 'type', 'in_channels', 'feat_channels', 'stacked_convs', 'conv_cfg', 'norm_cfg', 'conv_bias', 'init_cfg'
+_ASSIGNING = 'get_anchors', 'get_targets', '_get_targets_single'
+
+
+def assigned_by_student(head: str, student: ModelConfig, teacher: ModelConfig) -> list[str]:
+    """Return the method that assigns the targets in the student's own loss, if they are those of the teacher's head.
+
+    Two heads of one class assign alike if their configs differ in layers and losses alone.
+    """
+    read = []
+    for side in (student, teacher):
+        option = side.model.get(head) or {}
+        kind = class_of(option, side.scope)
+        kept = {key: value for key, value in option.items() if key not in _LAYERS and not key.startswith('loss_')}
+        read.append(([getattr(kind, name, None) for name in _ASSIGNING], kept, side.model.get('train_cfg')))
+    return [f'{head}.get_targets'] if read[0] == read[1] else []
+
+
 @torch.no_grad()
 def anchor_targets(
-    head: Any, sizes: Sequence[Sequence[int]], data_samples: Samples, name: str, device: torch.device
+    head: Any, sizes: Sequence[Sequence[int]], data_samples: Samples, name: str, device: torch.device, noted: Any = ()
 ) -> AnchorTargets:
-    """Return the targets of a head for maps of these sizes, from its own anchors and assigner."""
+    """Return the targets of a head for maps of these sizes: those that were assigned, else by its own assigner.
+
+    ``noted`` holds arguments and result of the calls of ``get_targets`` in the student's own loss.
+    """
     metas, instances, ignored = annotated(data_samples, name)
-    anchors, flags = head.get_anchors(sizes, metas, device=device)
-    levels, valid = anchors[0], [torch.cat(one) for one in flags]
-    targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)
+    if noted:
+        (anchors, flags, *_), targets = noted[-1]
+    else:
+        anchors, flags = head.get_anchors(sizes, metas, device=device)
+        targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)
     *_, label_weights, _, box_weights, positives = targets  # ATSS and GFL put anchors before their labels
-    return AnchorTargets(metas, instances, levels, valid, label_weights, box_weights, positives)
+    flat, *_ = (_of_all_levels(one) for one in anchors)
+    levels = list(flat.split([x.shape[1] for x in label_weights]))
+    return AnchorTargets(metas, instances, levels, [*map(_of_all_levels, flags)], label_weights, box_weights, positives)
+
+
+def _of_all_levels(found: Any) -> Tensor:
+    """Return what a picture has of each level in one tensor, as ``get_targets`` of some heads leaves it."""
+    return found if isinstance(found, Tensor) else torch.cat(found)
 
 
 def annotated(data_samples: Samples, name: str) -> tuple[list[Any], list[Any], list[Any]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.ground_truth import anchor_targets, class_lengths
+from mmdistill_dense.distillers.ground_truth import anchor_targets, assigned_by_student, class_lengths
 from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.registry import DISTILLERS
@@ -19,8 +19,8 @@ from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Reduction, check_classes, check_positive, check_share, check_weights
 
-# Of each level: the pictures and the anchors of a mask. Finding them waits for the device: do it once per mask.
-LevelIndices = Sequence[tuple[Tensor, ...]]
+if TYPE_CHECKING:
+    from mmdistill_dense.config.resolve import ModelConfig
 
 
 class Region(NamedTuple):
@@ -80,6 +80,9 @@ class LD(Distiller):
         self.ratio = ratio
         self.reduction = reduction
 
+    def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
+        self.noted_methods = assigned_by_student(self.head, student, teacher)
+
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check that the teacher's head predicts edge distributions, and the student's head the same."""
         if self.teacher is not None:
@@ -110,8 +113,9 @@ class LD(Distiller):
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return those of ``loss_ld``, ``loss_vlr`` and ``loss_kd`` that have a weight."""
         scores, edges = student[self.scores], student[self.edges]
-        regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device)
-        main = [region.main.nonzero(as_tuple=True) for region in regions]
+        noted = [call for path in self.noted_methods for call in student[path]]
+        regions = self.regions([x.shape[2:] for x in scores], data_samples, scores[0].device, noted)
+        main = _by_level([region.main for region in regions]).nonzero()[:, 0]
         positives = _rows(scores, main)
         weight = positives.detach().float().sigmoid().amax(1)
         scale = 1.0 if self.reduction == 'sum' else 1 / mean_over_ranks(weight.sum()).clamp_min(1)
@@ -119,9 +123,9 @@ class LD(Distiller):
         if self.main_weight:
             found['loss_ld'] = self.main_weight * scale / 4 * self._edges(edges, teacher[self.edges], main, weight)
         if self.valuable_weight:
-            beside = [(region.valuable > 0).nonzero(as_tuple=True) for region in regions]
-            iou = torch.cat([region.valuable[places] for region, places in zip(regions, beside, strict=True)])
-            term = self._edges(edges, teacher[self.edges], beside, iou)
+            iou = _by_level([region.valuable for region in regions])
+            beside = (iou > 0).nonzero()[:, 0]
+            term = self._edges(edges, teacher[self.edges], beside, iou[beside])
             found['loss_vlr'] = self.valuable_weight * scale / 16 * term
         if self.class_weight:
             theirs = _rows(teacher[self.scores], main)
@@ -130,19 +134,21 @@ class LD(Distiller):
             found['loss_kd'] = self.class_weight * losses.weighted_divergence(
                 positives,
                 theirs,
-                _level_shares(main, positives),
+                _level_shares([region.main for region in regions], positives),
                 temperature=self.class_temperature,
             )
         return found
 
     @torch.no_grad()
-    def regions(self, sizes: Sequence[Sequence[int]], data_samples: Samples, device: torch.device) -> list[Region]:
-        """Return the regions of each level for maps of these sizes, from the teacher's anchors and assigner."""
+    def regions(
+        self, sizes: Sequence[Sequence[int]], data_samples: Samples, device: torch.device, noted: Any = ()
+    ) -> list[Region]:
+        """Return the regions of each level for maps of these sizes, see :func:`anchor_targets`."""
         from mmdet.models.task_modules.prior_generators import anchor_inside_flags
 
         assert self.teacher is not None, 'set by the model'
         head: Any = self.teacher.module(self.head)
-        found = anchor_targets(head, sizes, data_samples, self.name, device)
+        found = anchor_targets(head, sizes, data_samples, self.name, device, noted)
         counts = [len(level) for level in found.anchors]
         # by the weights of the boxes: labels may be above its own classes
         main = [weights[..., 0] > 0 for weights in found.box_weights]
@@ -150,16 +156,16 @@ class LD(Distiller):
         pairs = zip(found.valid, found.metas, strict=True)
         inside = [anchor_inside_flags(flat, usable, meta['img_shape'][:2], border) for usable, meta in pairs]
         kept = torch.stack([torch.stack([part.sum() for part in flags.split(counts)]) for flags in inside]).tolist()
+        every = torch.stack(inside).nonzero()[:, 1].split([sum(numbers) for numbers in kept])
         valuable = flat.new_zeros(len(inside), len(flat))
-        for row, flags, numbers, one in zip(valuable, inside, kept, found.instances, strict=True):
-            places = flags.nonzero()[:, 0]
+        for row, places, numbers, one in zip(valuable, every, kept, found.instances, strict=True):
             boxes = getattr(one.bboxes, 'tensor', one.bboxes)
             row[places] = losses.valuable_region(
                 flat[places], boxes, numbers, topk=head.assigner.topk, ratio=self.ratio
             )
         return [Region(*pair) for pair in zip(main, valuable.split(counts, 1), strict=True)]
 
-    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], places: LevelIndices, w: Tensor) -> Tensor:
+    def _edges(self, student: Sequence[Tensor], teacher: Sequence[Tensor], places: Tensor, w: Tensor) -> Tensor:
         s, t = (_rows(x, places).unflatten(1, (4, -1)) for x in (student, teacher))
         return losses.weighted_divergence(s, t, w[:, None].expand(-1, 4), temperature=self.temperature)
 
@@ -182,14 +188,18 @@ class LD(Distiller):
             )
 
 
-def _rows(maps: Sequence[Tensor], places: LevelIndices) -> Tensor:
-    """Gather (R, C) from maps (B, C, H, W) at places of (B, H W), level after level."""
-    pairs = zip(maps, places, strict=True)
-    return torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2)[where] for x, where in pairs])
+def _by_level(values: Sequence[Tensor]) -> Tensor:
+    """Return (R,), level after level, from (B, A) of each: to look for places there waits for the device once."""
+    return torch.cat([one.flatten() for one in values])
 
 
-def _level_shares(places: LevelIndices, like: Tensor) -> Tensor:
-    """Give each positive 1 / (positives of its level), their number averaged over the processes."""
-    numbers = [len(pictures) for pictures, _ in places]
-    shares = 1 / mean_over_ranks(losses.to_device(torch.tensor(numbers).float(), like)).clamp_min(MIN_COUNT)
-    return torch.cat([share.expand(number) for share, number in zip(shares, numbers, strict=True)])
+def _rows(maps: Sequence[Tensor], places: Tensor) -> Tensor:
+    """Gather (R, C) from maps (B, C, H, W) at places in the order of :func:`_by_level`."""
+    return torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps]).index_select(0, places)
+
+
+def _level_shares(masks: Sequence[Tensor], like: Tensor) -> Tensor:
+    """Give each of the R positives 1 / (positives of its level), their number averaged over the processes."""
+    numbers = torch.stack([mask.sum() for mask in masks])
+    shares = 1 / mean_over_ranks(numbers.float()).clamp_min(MIN_COUNT)
+    return shares.repeat_interleave(numbers, output_size=len(like))

@@ -19,7 +19,6 @@ from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, RunState
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.recording import Recorder
-from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, copy_inherited
 from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.utils.reproducible import mix
@@ -121,11 +120,17 @@ class Distillation:
         finally:
             self.teachers, self.inherit = kept
 
-    def recorder(self, student: nn.Module, taps: Iterable[Tap]) -> Recorder:
-        """Return a recorder of the student's taps."""
-        taps, known = list({tap.text: tap for tap in taps}.values()), self._recorder
-        if known is None or known.network is not student or known.taps != taps:
-            known = self._recorder = Recorder(student, taps, 'student_tap')
+    def recorder(self, student: nn.Module, active: Iterable[Distiller]) -> Recorder:
+        """Return a recorder of what distillers read of the student."""
+        made = Recorder(
+            student,
+            [tap for one in active for tap in one.recorded_taps],
+            'student_tap',
+            methods=[path for one in active for path in one.noted_methods],
+        )
+        known = self._recorder
+        if known is None or known.network is not student or (known.taps, known.methods) != (made.taps, made.methods):
+            known = self._recorder = made
         return known
 
     def part_from(self, name: str) -> FrozenTeacher:
@@ -259,7 +264,7 @@ def run_teachers(
 @contextlib.contextmanager
 def recording(model: Distilled, active: Mapping[str, Distiller]) -> Iterator[Recorded]:
     """Record the student's taps of the active distillers while the context is open."""
-    recorder = model.distillation.recorder(model, [tap for one in active.values() for tap in one.recorded_taps])
+    recorder = model.distillation.recorder(model, active.values())
     with recorder.recording() as student:
         yield student
     recorder.check_complete()

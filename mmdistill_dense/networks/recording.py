@@ -16,6 +16,7 @@ from mmdistill_dense.networks.taps import (
     HEAD,
     DecoderHook,
     ForwardHook,
+    MethodHook,
     Place,
     Replay,
     Tap,
@@ -190,6 +191,7 @@ class Recorder:
         stop_after: End the forward pass after this many recorded calls; :meth:`recording` then ends its context without
             an error. ``None`` runs to the end.
         copies: Without copies, gradients of all that the network computes from a tap can be taken at the record.
+        methods: Methods of modules, e.g. ``bbox_head.get_targets``: ``(args, result)`` of each call are recorded.
     """
 
     def __init__(
@@ -199,21 +201,23 @@ class Recorder:
         key: str,
         stop_after: int | None = None,
         copies: bool = True,
+        methods: Iterable[str] = (),
     ) -> None:
         self.network = network
         self.taps = list({tap.text: tap for tap in taps}.values())
         self.key = key
         self.stop_after = stop_after
         self.copies = copies
+        self.methods = sorted({*methods})
         self.calls = 0
-        self.tensors: dict[str, list[Tensor]] = {}
+        self.tensors: dict[str, list[Any]] = {}
         self._places: dict[str, Place] = {}
 
     @contextmanager
-    def recording(self) -> Iterator[dict[str, list[Tensor]]]:
+    def recording(self) -> Iterator[dict[str, list[Any]]]:
         """Hook the taps, yield the record, which grows during the pass, and always remove the hooks."""
         self.calls = 0
-        self.tensors = {tap.text: [] for tap in self.taps}
+        self.tensors = {text: [] for text in (*(tap.text for tap in self.taps), *self.methods)}
         handles: list[Any] = []
         try:
             for tap in self.taps:
@@ -221,6 +225,9 @@ class Recorder:
                 if place is None or not _holds(self.network, place):
                     place = self._places[tap.text] = find_place(self.network, tap, self.key)
                 handles.append(self._hook(tap, place))
+            for path in self.methods:
+                owner, _, name = path.rpartition('.')
+                handles.append(MethodHook(self.network.get_submodule(owner), name, self.tensors[path].append))
             yield self.tensors
         except _LastTapReached:
             pass

@@ -425,6 +425,25 @@ class DecoderHook:
         del vars(self.network)[DECODER]
 
 
+class MethodHook:
+    """Calls a function with ``(args, result)`` of each call of a module's method, until it is removed."""
+
+    def __init__(self, module: nn.Module, name: str, function: Callable[[tuple[Any, Any]], None]) -> None:
+        self.module, self.name = module, name
+        method = getattr(module, name)
+
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            found = method(*args, **kwargs)
+            function((args, found))
+            return found
+
+        vars(module)[name] = noted
+
+    def remove(self) -> None:
+        """Call the module's own method again."""
+        del vars(self.module)[self.name]
+
+
 def metainfo_only(samples: Samples | None, inputs: Tensor) -> list[Any]:
     """Return samples of the pictures without labels; without samples, those of whole pictures."""
     from mmengine.structures import BaseDataElement

@@ -223,7 +223,7 @@ def test_targets_are_those_of_the_head(kind: str) -> None:
 def network(kind: str, teacher: dict | None = None, **option: Any) -> Any:
     net = toys.det_net(kind, **TWO)
     teacher = toys.det_net(kind, 16, channels=16, allow_random=True, **TWO) if teacher is None else teacher
-    option = dict(type='CrossKD', reuse_from=1) | option
+    option = option if 'type' in option else dict(type='CrossKD', reuse_from=1) | option
     return toys.distilled('mmdet', student=net, teacher=teacher, distillers=dict(x=option))
 
 
@@ -276,6 +276,32 @@ def test_by_scores_no_boxes_are_read(kind: str) -> None:
     made.forward = lambda student, teacher, _: found.append(forward(student, teacher, None)) or found[0]
     own_losses(model, batch)
     assert all(value > 0 for value in found[0].values())
+
+
+@pytest.mark.parametrize(('kind', 'method'), [*((kind, 'CrossKD') for kind in KINDS), ('gfl', 'LD')])
+def test_the_targets_that_the_student_assigned_are_kept(kind: str, method: str, monkeypatch: Any) -> None:
+    """The same numbers as with a second assignment, which heads that assign otherwise need."""
+    option = dict(type=method, **dict(reuse_from=1) if method == 'CrossKD' else {})
+    model, found, counts = network(kind, **option), [], []
+    head = model.bbox_head
+    assign = type(head).get_targets
+    monkeypatch.setattr(type(head), 'get_targets', lambda *args, **kw: counts.append(1) or assign(*args, **kw))
+    for assigned in (1, 2):
+        counts.clear()
+        losses = own_losses(model)
+        found.append([*losses.values(), *torch.autograd.grad(toys.total(losses), model.neck.parameters())])
+        assert len(counts) == assigned and 'get_targets' not in vars(head)
+        model.distillers['x'].noted_methods = []
+    assert all(map(torch.equal, *found))
+
+
+def test_heads_that_may_assign_otherwise_assign_both() -> None:
+    for teacher in (
+        gfl(anchor_generator=dict(octave_base_scale=4)),
+        toys.merged(gfl(), dict(train_cfg=dict(allowed_border=8))),
+    ):
+        made = network('gfl', teacher=teacher, type='LD')
+        assert not made.distillers['x'].noted_methods
 
 
 def test_losses_are_float32_under_autocast() -> None:

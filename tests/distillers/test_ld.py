@@ -52,7 +52,7 @@ class TestLD(DistillerCase):
     """The case has one shape for both taps: 36 classes, and 4 edges of 9 values."""
 
     option = dict(type='LD', main_weight=0.5)
-    waits = 5  # two masks of one level, the anchors of each of two pictures that lie inside, their number
+    waits = 4  # two masks, the anchors that lie inside, their number
     student = teacher = (2, 36, 8, 8)
     zero_on_identical = True
     samples = _samples()

@@ -35,9 +35,9 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_350,
-    'mmdistill_dense/distillers': 5_920,
-    'mmdistill_dense/networks': 2_740,
-    'mmdistill_dense/model': 860,
+    'mmdistill_dense/distillers': 5_980,
+    'mmdistill_dense/networks': 2_760,
+    'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 950,
     'mmdistill_dense/datasets': 1_020,
@@ -56,9 +56,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 550,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_770,
-    'mmdistill_dense': 35_180,
+    'mmdistill_dense': 35_280,
     'tools': 2_730,
-    'tests': 50_790,
+    'tests': 50_820,
 }
 MOST_CONFIGS = 592
 

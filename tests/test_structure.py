@@ -4,6 +4,7 @@ Nothing of the package is imported here. The layers stand in ``LAYERS``, and ``d
 """
 
 import ast
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ MOST_LINES = {
     'mmdistill_dense/unlabelled': 850,
     'mmdistill_dense/pretrain': 1_000,
     'mmdistill_dense/foundation': 1_050,
-    'mmdistill_dense/apps/project': 5_140,
+    'mmdistill_dense/apps/project': 5_130,
     'mmdistill_dense/apps/suite': 2_750,
     'mmdistill_dense/apps/check': 2_020,
     'mmdistill_dense/apps/report': 1_300,
@@ -55,10 +56,10 @@ MOST_LINES = {
     'mmdistill_dense/apps/export': 950,
     'mmdistill_dense/apps/recipes': 550,
     'mmdistill_dense/apps/commands': 190,
-    'mmdistill_dense/apps': 13_770,
-    'mmdistill_dense': 35_280,
+    'mmdistill_dense/apps': 13_750,
+    'mmdistill_dense': 35_270,
     'tools': 2_730,
-    'tests': 50_820,
+    'tests': 50_890,
 }
 MOST_CONFIGS = 592
 
@@ -206,7 +207,7 @@ def test_no_module_says_a_constant_twice() -> None:
 
 def test_no_two_classes_share_a_name() -> None:
     """One name means one thing. The names that still stand for several may only become fewer."""
-    several = {'Job', 'Place', 'Report', 'Schedule', 'Table'}
+    several = {'Job', 'Place', 'Report', 'Table'}
     found: dict[str, list[str]] = {}
     for name, path in modules().items():
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
@@ -214,6 +215,16 @@ def test_no_two_classes_share_a_name() -> None:
                 found.setdefault(node.name, []).append(name)
     shared = {name: where for name, where in found.items() if len(where) > 1}
     assert shared.keys() <= several, {name: where for name, where in shared.items() if name not in several}
+
+
+def test_files_are_written_whole() -> None:
+    """What is read again later is written by ``utils.files``: a kill or a full disk leaves no half of it."""
+    writing = re.compile(r"\.write_(?:text|bytes)\(|open\([^)]*['\"][wx]b?['\"]|imwrite\(|json\.dump\(|\btorch\.save\(")
+    files = PACKAGE / 'utils/files.py'
+    lines = ((path, line.strip()) for path in modules().values() for line in path.read_text().splitlines())
+    assert not [
+        one for one in lines if writing.search(one[1]) and not one[1].startswith(('"', "'", '#')) and one[0] != files
+    ]
 
 
 def test_no_module_is_long() -> None:

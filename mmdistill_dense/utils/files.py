@@ -133,7 +133,13 @@ def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     library filelock are inherited, so the worker of a killed process would hold the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / '.lock', 'a+', encoding='utf-8') as file:
+    try:
+        opened = open(folder / '.lock', 'a+', encoding='utf-8')  # noqa: SIM115
+    except PermissionError as error:
+        user = next(one for one in (folder / '.lock', folder) if one.exists()).stat().st_uid
+        told = f'{what} may not write {folder / ".lock"}: it is of the user with the number {user}. Remove it'
+        raise PermissionError(error.errno, f'{told}, or take another folder') from error
+    with opened as file:
         _acquire(file, what, folder, patience)
         file.truncate(0)
         file.write(f'{os.getpid()} on {socket.gethostname()}')
@@ -170,12 +176,14 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
 def in_use(folder: Path) -> bool:
     """Tell whether another process has locked a folder by :func:`owned`; also true where locks cannot be asked for."""
     try:
-        with open(folder / '.lock', 'r+', encoding='utf-8') as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
+        file = open(folder / '.lock', encoding='utf-8')  # noqa: SIM115 - to read it, as a lock of another user is asked
+    except (FileNotFoundError, PermissionError):  # :func:`owned` refuses the latter
         return False
-    except OSError:
-        return True
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
     return False
 
 

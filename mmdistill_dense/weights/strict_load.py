@@ -19,6 +19,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, package_root, student_option
+from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import INDEX, part_files
 from mmdistill_dense.weights.safe_load import read_checkpoint as read_checkpoint  # users of weights take both from here
@@ -146,7 +147,7 @@ def download(url: str, folder: Path, key: str) -> Path:
         try:
             hub.download_url_to_file(address, str(path), hash_prefix=promised_hash(url))
             if not hashed and path.parent == folder:
-                origin.write_text(address, encoding='utf-8')
+                write_text(origin, address)
         except (OSError, RuntimeError) as error:
             raise OSError(
                 f'{key}: could not download {address} ({error}). Download it elsewhere, and give the file or put it '

@@ -261,6 +261,20 @@ def test_palettes_may_differ_where_no_pixel_is_and_be_gray(tmp_path: Path, other
     assert Image.open(tmp_path / 'masks/1.png').mode == 'P' and len(data.classes) == 3
 
 
+def test_a_list_of_colours_names_the_classes_of_a_palette(tmp_path: Path) -> None:
+    with_palettes(tmp_path, VOC)
+    file = tmp_path / 'labelmap.txt'
+    file.write_text('# label:color_rgb:parts:actions\ncat:128,0,0::\nnone:9,9,9::\ndog:0,128,0::\nbackground:0,0,0::\n')
+    data = find_seg_data(tmp_path)
+    assert (data.classes, data.values, data.drawing) == (('background', 'cat', 'dog'), (), None)
+    assert find_seg_data(tmp_path, ['a', 'b', 'c']).classes == ('a', 'b', 'c')
+    file.write_text('cat:128,0,0::\ndog:0,128,0::\n')
+    with pytest.raises(
+        ValueError, match=r'labelmap.txt names no class of the colour \(0, 0, 0\), which .* the value 0'
+    ):
+        find_seg_data(tmp_path)
+
+
 def test_a_number_of_two_colours_is_no_class(tmp_path: Path) -> None:
     with_palettes(tmp_path, VOC, (0, 0, 0, 0, 128, 0, 128, 0, 0))
     with pytest.raises(ValueError, match=r' 1 is the colour \(128, 0, 0\) in .*png, and \(0, 128, 0\) in .*png\. If'):

@@ -17,7 +17,8 @@ from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.free_pictures import free_pictures
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.new import distillers_for, methods_of, with_enough, write
+from mmdistill_dense.apps.project.methods import distillers_for, methods_of, with_enough
+from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is, teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
@@ -427,8 +428,9 @@ def test_a_written_file_of_labels_is_told_by_its_pictures_and_boxes(capsys: pyte
     assert 'train.json (3 pictures, 12 boxes), val.json (1 picture, 4 boxes)' in out and 'data.py (' in out
 
 
-def test_another_default_where_pcd_cannot_fill_its_queue(capsys: pytest.CaptureFixture) -> None:
+def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
+    boxes = box_folder(Path('boxes'))
     pair = toy_pair()
     call(*pair, '--iters', '4')
     assert 'pcd needs 12 training pictures and 5 steps, and there are 4 pictures and 4 steps: cwd' in (
@@ -440,6 +442,9 @@ def test_another_default_where_pcd_cannot_fill_its_queue(capsys: pytest.CaptureF
     )
     call(*pair, '--method', 'pcd', '--out', 'other', code=2)
     assert '--method pcd: pcd needs 12 training pictures' in capsys.readouterr().err
+    c4, fpn = (f'mmdet::faster_rcnn/faster-rcnn_r50{name}_coco.py' for name in ('-caffe-c4_ms-1x', '_fpn_1x'))
+    call(c4, fpn, '--data', str(boxes), '--out', 'c4')
+    assert 'has no neck to compare with): kd in its place' in capsys.readouterr().out
     assert with_enough(['pcd'], True, 12, 5) == (['pcd'], '')
     assert with_enough(['pcd'], False, 12, 4)[0] == with_enough(['pcd'], False, 11, 5)[0] == ['cwd']
 

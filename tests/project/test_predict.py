@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.project import predict
 from mmdistill_dense.apps.project.predict import Student, predict_video
 from tests import toys
 from tests.faults.tools import full_disk
@@ -314,6 +316,24 @@ def test_what_was_found_before_an_error_is_kept() -> None:
     Path('broken.png').write_text('no picture')
     assert main(['predict', str(detector()), 'pictures', 'broken.png', '--out', 'out', '--device', 'cpu']) == 2
     assert len(boxes_of('out')) == 3
+
+
+def test_boxes_are_written_on_the_way_and_at_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def draw(self: Student, picture: np.ndarray, found: Any) -> np.ndarray:
+        seen.append(len(boxes_of('out')) if Path('out/predictions.json').exists() else 0)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return picture
+
+    monkeypatch.setattr(predict, 'SECONDS', -1)
+    monkeypatch.setattr(predict, 'SHARE', 1e9)
+    monkeypatch.setattr(Student, 'draw', draw)
+    words = ['predict', str(detector()), 'pictures', '--out', 'out', '--device', 'cpu']
+    assert main(words) == 130 and seen == [1, 2]
+    assert boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png']
+    assert main(words) == 0 and len(boxes_of('out')) == 3, 'a second call completes'
 
 
 @pytest.mark.parametrize(('load', 'labels'), [('LoadImageFromFile', 'mmseg.'), ('mmdistill_dense.LoadShapes', '')])

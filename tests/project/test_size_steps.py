@@ -23,20 +23,7 @@ pytestmark = pytest.mark.usefixtures('folder')
 
 def test_a_student_that_needs_larger_pictures_is_refused_before_it_trains() -> None:
     seg_folder(Path('mine'))
-    given = [
-        '--data',
-        'mine',
-        '--teacher',
-        FASTSCNN,
-        '--student',
-        LRASPP,
-        '--iters',
-        '2',
-        '--random-weights',
-        '--size',
-        '192',
-        '256',
-    ]
+    given = f'--data mine --teacher {FASTSCNN} --student {LRASPP} --iters 2 --random-weights --size 192 256'.split()
     assert main(['new', *given, '--out', 'new']) == 0
     report = check_config('new/control.py', Options(weights=False, cost=False))
     assert report.verdict == 'error' and 'Output size is too small' in report.findings[-1].message

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project.zoo_schedule import MIN_STEPS, Schedule, batch_of, scaled_schedule
+from mmdistill_dense.apps.project.zoo_schedule import MIN_STEPS, Training, batch_of, scaled_training
 from mmdistill_dense.config.resolve import find_config
 
 SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
@@ -12,8 +12,8 @@ RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 LSJ = 'mmdet::retinanet/retinanet_r18_fpn_8xb8-amp-lsj-200e_coco.py'
 
 
-def scaled(name: str, pictures: int, batch: int, steps: int | None = None) -> Schedule:
-    return scaled_schedule(Config.fromfile(find_config(name)), name, pictures, batch, steps)
+def scaled(name: str, pictures: int, batch: int, steps: int | None = None) -> Training:
+    return scaled_training(Config.fromfile(find_config(name)), name, pictures, batch, steps)
 
 
 def test_warm_up_and_decay_keep_their_order_in_a_short_run() -> None:
@@ -28,7 +28,7 @@ def warming(*schedulers: dict, steps: int = 20) -> list[dict]:
     """The schedulers of 1000 steps, in a run of ``steps``."""
     optimizer = dict(optimizer=dict(type='SGD', lr=0.01))
     config = Config(dict(optim_wrapper=optimizer, train_cfg=dict(max_iters=1000), param_scheduler=list(schedulers)))
-    return scaled_schedule(config, 'own.py', 100, 2, steps).param_scheduler
+    return scaled_training(config, 'own.py', 100, 2, steps).param_scheduler
 
 
 def test_a_warm_up_alone_stays_short_and_a_decay_alone_stays_whole() -> None:
@@ -79,7 +79,7 @@ def test_repeated_data_count_as_passes() -> None:
 def test_epochs_of_unknown_data_count_as_passes() -> None:
     config = Config.fromfile(find_config(RETINANET))
     config.train_dataloader.dataset.type = 'MyDataset'
-    found = scaled_schedule(config, 'mine.py', 20_000, 4)
+    found = scaled_training(config, 'mine.py', 20_000, 4)
     assert found.steps == 12 * 20_000 / 4
     assert found.param_scheduler[0]['end'] == 500
 
@@ -95,4 +95,4 @@ def test_the_batch_of_all_gpus_is_known(name: str, batch: int) -> None:
 
 def test_a_config_that_does_not_train_is_refused() -> None:
     with pytest.raises(ValueError, match=r'mine.py: the config has no optim_wrapper.optimizer'):
-        scaled_schedule(Config({'model': {}}), 'mine.py', 10, 2)
+        scaled_training(Config({'model': {}}), 'mine.py', 10, 2)

@@ -75,3 +75,37 @@ def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path: Path) -> None:
         assert process.stdout.readline() == 'held\n'
         with owned(tmp_path, 'suite', patience=30):
             process.stdin.close()
+
+
+AS_NOBODY = """
+import os, sys
+from pathlib import Path
+from mmdistill_dense.utils.files import in_use, owned
+os.seteuid(65534)
+folder = Path(sys.argv[1])
+print('in use' if in_use(folder) else 'free')
+try:
+    owned(folder, 'this run').__enter__()
+except PermissionError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='needs a second user')
+def test_a_lock_of_another_user_is_told_and_never_waited_for(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    lock = tmp_path / '.lock'
+    lock.write_text('1 on elsewhere')
+
+    def seen() -> list[str]:
+        return subprocess.check_output([sys.executable, '-c', AS_NOBODY, tmp_path], text=True).splitlines()
+
+    for mode in (0o644, 0o600):
+        lock.chmod(mode)
+        state, told = seen()
+        assert state == 'free' and f'this run may not write {lock}: it is of the user with the number 0' in told
+    lock.chmod(0o644)
+    with owned(tmp_path, 'x'):
+        assert seen()[0] == 'in use'

@@ -16,7 +16,7 @@ from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import SegData, Split
 from mmdistill_dense.apps.project.new import write
-from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
+from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.report.runs import TrainedRun
 from mmdistill_dense.apps.suite.plan import inheriting, run_text
@@ -78,7 +78,7 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
         (),
         (32, 48),
     )
-    schedule = Schedule(OPTIMIZER, [], [], 2, file, name)
+    schedule = Training(OPTIMIZER, [], [], 2, file, name)
     with tempfile.TemporaryDirectory() as folder:
         texts = {
             'data.py': seg_file(data, LOADING),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmdistill_dense.apps.project import sides as fetched_weights
-from mmdistill_dense.apps.project.sides import Side, adapt, check_masks, det_size, read_side, seg_size
-from mmdistill_dense.apps.project.zoo_schedule import decide_loading, scaled_schedule
+from mmdistill_dense.apps.project.sides import Side, adapt, check_detector, det_size, read_side, seg_size
+from mmdistill_dense.apps.project.zoo_schedule import decide_loading, scaled_training
 from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.utils.literals import literal
@@ -32,10 +32,10 @@ CASES = [(package, family) for package in ('mmseg', 'mmdet') for family in famil
 def planned(name: str) -> Side:
     side = read_side(name, '--student')
     loading = decide_loading(side, PICTURE, PICTURES, None, None)
-    check_masks(side.model, True, side.key)
+    check_detector(side, True)
     sizes = seg_size(side.model, loading.crop, PICTURE) if side.task == 'seg' else det_size(side.model)
     adapt(side, CLASSES, sizes, True, False)
-    schedule = scaled_schedule(side.config, name, PICTURES, loading.batch)
+    schedule = scaled_training(side.config, name, PICTURES, loading.batch)
     for one in schedule.param_scheduler:
         assert 0 <= one.get('begin', 0) <= one.get('end', schedule.steps) <= schedule.steps, one
     return side

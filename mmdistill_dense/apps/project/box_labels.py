@@ -19,12 +19,11 @@ from mmdistill_dense.apps.project.picture_folders import (
     SAMPLED,
     SPLITS,
     Wish,
-    check_depth,
     check_folders,
     files_below,
     find_lists,
     is_label,
-    median_size,
+    look_at,
     opened,
     outside_labels,
     pictures_below,
@@ -32,8 +31,8 @@ from mmdistill_dense.apps.project.picture_folders import (
     repeated,
     size_of,
     split_of,
-    stored_pixels,
     two_parts,
+    usual_size,
 )
 from mmdistill_dense.datasets.label_files import MENDED, Content, check, has_mask, lists_missing, mended
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
@@ -250,8 +249,7 @@ def find_box_data(
         for one in found.values()
         for image in one.content['images']
     }
-    check_depth(list(drawn), notes)
-    stored = stored_pixels(list(drawn), drawn.__getitem__, exif, notes)
+    stored = look_at(list(drawn), drawn.__getitem__, exif, notes)
     for one in found.values():
         check_sizes(one, stored)
         one.mend(stored, notes)
@@ -299,7 +297,7 @@ def find_box_data(
         notes.append('no label file for val: that for test validates')
         splits['val'] = splits['test']
     _check_boxes(found, names)
-    size = median_size([(one['height'], one['width']) for one in first.content['images']])
+    size = usual_size([(one['height'], one['width']) for one in first.content['images']])
     masks = not wrong and all(has_mask(box) for one in found.values() for box in one.content['annotations'])
     return BoxData(root, splits, names, masks, size, notes, stored)
 

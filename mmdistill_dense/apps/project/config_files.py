@@ -8,7 +8,7 @@ from typing import Any
 
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.label_images import SegData
-from mmdistill_dense.apps.project.zoo_schedule import Loading, Schedule
+from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
 from mmdistill_dense.utils.colours import distinct_colours
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal, remark
 
@@ -24,24 +24,24 @@ def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any], words: str
     return f'"""{about}"""\n\n# pair: {words}\n{assignments({"model": model})}'
 
 
-def control_file(schedule: Schedule, batch: int, task: str) -> str:
-    head = _docstring('The student alone, with which every method is compared.', schedule)
-    return f'{head}{_recipe(schedule, batch, task)}'
+def control_file(training: Training, batch: int, task: str) -> str:
+    head = _docstring('The student alone, with which every method is compared.', training)
+    return f'{head}{_recipe(training, batch, task)}'
 
 
-def teacher_file(schedule: Schedule, batch: int, task: str, boxes_alone: bool = False) -> str:
+def teacher_file(training: Training, batch: int, task: str, boxes_alone: bool = False) -> str:
     """Return the text of ``teacher.py``; ``boxes_alone``: it predicts no masks, so their metric would fail."""
     metric = "val_evaluator = test_evaluator = dict(metric='bbox')\n" if boxes_alone else ''
     return (
-        f'{_docstring("Trains the teacher of pair.py, in the place of the student.", schedule)}'
-        f'{_recipe(schedule, batch, task)}{metric}'
+        f'{_docstring("Trains the teacher of pair.py, in the place of the student.", training)}'
+        f'{_recipe(training, batch, task)}{metric}'
         "network = dict(_base_.model.teacher, _delete_=True)  # nothing of the student's settings stays\n"
         "network.pop('checkpoint')\nmodel = dict(student=network)\ndel network\n"
     )
 
 
-def _docstring(first: str, schedule: Schedule) -> str:
-    text = remark(f'Optimizer and schedule of {schedule.source}: {schedule.note}.')
+def _docstring(first: str, training: Training) -> str:
+    text = remark(f'Optimizer and schedule of {training.source}: {training.note}.')
     text = text.replace('\\', '/').replace('"', "'")  # nothing ends the docstring
     lines = textwrap.wrap(text, 118, break_on_hyphens=False)
     return '\n'.join([f'"""{first}', '', *lines, '"""', '', ''])
@@ -70,17 +70,17 @@ def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -
 _WORK_DIR = f"work_dir = '{{{{ fileDirname }}}}/{WORK}/{{{{ fileBasenameNoExtension }}}}'\n"
 
 
-def _recipe(schedule: Schedule, batch: int, task: str) -> str:
+def _recipe(training: Training, batch: int, task: str) -> str:
     runtime = f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/runtime_{task}.py')"
     kind = {'seg': 'Seg', 'det': 'Det'}[task]
     settings: dict[str, Any] = {
-        'optim_wrapper': schedule.optim_wrapper,
-        'param_scheduler': schedule.param_scheduler,
+        'optim_wrapper': training.optim_wrapper,
+        'param_scheduler': training.param_scheduler,
         'auto_scale_lr': {'base_batch_size': batch},  # a warning tells if a step has others
         'train_cfg': {
             'type': 'IterBasedTrainLoop',
-            'max_iters': schedule.steps,
-            'val_interval': _every(schedule.steps, VALIDATIONS),
+            'max_iters': training.steps,
+            'val_interval': _every(training.steps, VALIDATIONS),
         },
         'val_cfg': {'type': 'ValLoop'},
         'test_cfg': {'type': 'TestLoop'},
@@ -91,14 +91,14 @@ def _recipe(schedule: Schedule, batch: int, task: str) -> str:
             'checkpoint': {
                 'type': 'CheckpointHook',
                 'by_epoch': False,
-                'interval': _every(schedule.steps, SAVES),
+                'interval': _every(training.steps, SAVES),
                 'max_keep_ckpts': 2,
             },
             'visualization': {'type': f'{kind}VisualizationHook'},
         },
     }
-    if schedule.hooks:
-        settings['custom_hooks'] = schedule.hooks
+    if training.hooks:
+        settings['custom_hooks'] = training.hooks
     return f"_base_ = [\n    './data.py',\n    './pair.py',\n    {runtime},\n]\n{assignments(settings)}{_WORK_DIR}"
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.utils.evenly import evenly_spaced
+from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import size_text
 
 SHEET = 'labels.png'
 SHOWN, COLUMNS, SIDE = 16, 4, 320  # pictures, pictures in a row, pixels of the longer side
@@ -32,7 +33,7 @@ def describe(folder: Path) -> Iterator[str]:
         init_default_scope(config.default_scope)
         seg = config.default_scope == 'mmseg'
         built = {name: _read(one, seg) for name, one in parts.items()}
-        mmcv.imwrite(sheet(built['train'], seg)[..., ::-1], str(folder / SHEET))
+        write_picture(sheet(built['train'], seg)[..., ::-1], folder / SHEET)
         counted = {name: counts(one, seg) for name, one in built.items()}
     classes = built['train'].metainfo['classes']
     yield f'labels   {folder / SHEET}: {min(SHOWN, len(built["train"]))} pictures with their labels; look at them'
@@ -56,6 +57,15 @@ def describe(folder: Path) -> Iterator[str]:
     if few and train['looked'] == len(built['train']):
         told = ', '.join(f'{name} ({train["pictures"][classes.index(name)]})' for name in few[:12])
         yield f'         WARNING: fewer than {FEW} pictures for training show: {told}'
+
+
+def write_picture(picture: np.ndarray, file: Path) -> None:
+    """Write a picture (BGR, or of one channel); ``cv2.imwrite`` tells no error, and dies of a name that is no UTF-8."""
+    ending = file.suffix.lower().replace('.jfif', '.jpg')
+    done, code = cv2.imencode(ending, picture)
+    if not done:
+        raise ValueError(f'{file}: OpenCV cannot write {size_text(picture.shape[:2])} pixels as {ending}.')
+    write_whole(file, code.tobytes(), lasting=False)
 
 
 def _read(option: Any, seg: bool) -> Any:

@@ -24,7 +24,7 @@ from mmdistill_dense.apps.project.label_values import Colour, has_colours, in_on
 from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
-from mmdistill_dense.utils.files import read_json, write_json
+from mmdistill_dense.utils.files import read_json, write_json, write_text
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import close_or_all, some
 
@@ -264,7 +264,7 @@ def _ask_for_names(root: Path, paths: Sequence[Path]) -> str:
     lines = ['name,r,g,b', *(f'class_{number},{",".join(map(str, colour))}' for number, colour in enumerate(shares))]
     file = Path(_TO_FILL)
     if not file.exists():
-        file.write_text('\n'.join([*lines, '']), encoding='utf-8')
+        write_text(file, '\n'.join([*lines, '']))
     return f'{start}Found in {looked} of them: {told}. Name them in {file.absolute()}, and put this file into {root}.'
 
 

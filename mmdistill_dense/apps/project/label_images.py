@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
@@ -15,6 +16,7 @@ from mmdistill_dense.apps.project.drawn_labels import (
     FOLDER,
     Drawing,
     bare,
+    colour_table,
     colours_drawing,
     copies_drawing,
     objects_drawing,
@@ -25,20 +27,21 @@ from mmdistill_dense.apps.project.label_pairs import LABEL_ENDINGS, Files, Paire
 from mmdistill_dense.apps.project.label_trees import find_tree, many_masks, proposal, tree
 from mmdistill_dense.apps.project.label_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
 from mmdistill_dense.apps.project.picture_folders import (
+    SAMPLED,
     SPLITS,
     Wish,
-    check_depth,
     check_folders,
     files_below,
     find_lists,
+    look_at,
     pictures_below,
     read_lists,
-    stored_pixels,
     stored_size,
     two_parts,
     usual_size,
 )
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
@@ -108,9 +111,8 @@ def find_seg_data(
     parts = _divided(root, paired, wish, notes)
     pairs = [pair for part in parts.values() for pair in part]
     partner = dict(pairs)
-    check_depth(list(partner), notes)
-    stored = stored_pixels(list(partner), lambda picture: stored_size(partner[picture]), exif, notes)
-    size = usual_size([picture for picture, _ in parts['train']], stored)
+    stored = look_at(list(partner), lambda picture: stored_size(partner[picture]), exif, notes, partner.values())
+    size = usual_size([stored_size(picture, stored) for picture, _ in evenly(parts['train'], SAMPLED)])
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
     drawing: Drawing | None
@@ -124,7 +126,7 @@ def find_seg_data(
             if not given and not (root / LIST).is_file():
                 raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
             notes.append(f'WARNING: {said}')
-        classes, values = name_classes(root, found, given, notes)
+        classes, values = name_classes(root, found, given, notes, partial(colour_table, root))
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
         in_place = None if found.channels > 1 else _in_place(root, parts, paths)

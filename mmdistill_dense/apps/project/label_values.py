@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,22 +40,47 @@ class Values:
     files: dict[int, list[Path]] = field(default_factory=dict)  # the label images of each value
     pixels: Counter[int] = field(default_factory=Counter)  # how many pixels have each value
     colours: dict[int, tuple[Colour, Path]] = field(default_factory=dict)  # by palettes, and where they were first seen
+    palette: Sequence[Colour] = ()  # the first one that has colours
 
     def read(self, label: Path) -> Size:
         """Add the values of a label image, and return its size."""
         with opened(label) as image:
             drawn, size = in_one_channel(image, label), size_of(image, stored=True)
             self.channels = max(self.channels, len(image.getbands()))
-            values, counts = _counted(drawn)
-            _check_palette(label, image, values, self.colours)
-        if max(values) > IGNORED:
-            told = f'{label} holds the value {max(values)}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
+            palette = [(*colour,) for colour in np.reshape(image.getpalette() or [], (-1, 3)).tolist()]
+        if (extreme := min(int(drawn.min()), 0) or int(drawn.max())) not in range(IGNORED + 1):
+            told = f'{label} holds the value {extreme}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
             raise ValueError(f'--data: {told}, and {IGNORED} is ignored. Number the classes anew.')
-        for value, count in zip(values, counts, strict=True):
+        every = np.bincount(drawn.ravel())  # without sorting the pixels
+        values = np.flatnonzero(every).tolist()
+        for value in values:
             self.files.setdefault(value, []).append(label)
-            self.pixels[value] += count
+            self.pixels[value] += int(every[value])
+        shown = {value: palette[value] for value in values if value < min(len(palette), IGNORED)}
+        if any(colour != (value, value, value) for value, colour in shown.items()):  # grays tell no colours
+            self.palette = self.palette or palette
+            for value, colour in shown.items():
+                other, first = self.colours.setdefault(value, (colour, label))
+                if colour != other:
+                    told = f'by their palettes, {value} is the colour {other} in {first}, and {colour} in {label}'
+                    advice = 'If the colours are the classes, write RGB. If the numbers are, write no palette'
+                    raise ValueError(f'--data: {told}. {advice}.')
         self.looked += 1
         return size
+
+    def named_by_palette(self, table: Mapping[str, Colour], source: str) -> tuple[str, ...]:
+        """Return the name of each value, from a list of the colours that the palette gives to them."""
+        by_colour, named = {colour: name for name, colour in table.items()}, dict[int, str]()
+        for value, colour in enumerate(self.palette[:IGNORED]):
+            if name := by_colour.pop(colour, None):
+                named[value] = name
+        if unnamed := [value for value in self.files if value not in named and value != IGNORED]:
+            told = f'names no class of the colour {self.palette[unnamed[0]]}, which the palette of'
+            where = f'{self.files[unnamed[0]][0]} gives to the value {unnamed[0]}'
+            raise ValueError(f'--data: {source} {told} {where}. Add it, or name the classes by --classes.')
+        values = class_values(sorted(self.files))
+        every = values if _far_apart(values) else range(max(named) + 1)
+        return tuple(named.get(value, NO_CLASS) for value in every)
 
     @property
     def ignored(self) -> float:
@@ -115,17 +140,6 @@ def in_one_channel(image: Image.Image, label: Path) -> np.ndarray:
     return drawn
 
 
-def _counted(drawn: np.ndarray) -> tuple[list[int], list[int]]:
-    """Return the values in a label image, and how many pixels have each."""
-    if drawn.dtype != np.uint8:
-        values, counts = np.unique(drawn, return_counts=True)
-    else:  # most files; without sorting the pixels
-        every = np.bincount(drawn.ravel())
-        values = np.flatnonzero(every)
-        counts = every[values]
-    return list(map(int, values)), list(map(int, counts))
-
-
 def has_colours(drawn: np.ndarray) -> bool:
     """Tell whether some pixel of (height, width, 3 or 4) is not gray, or transparent."""
     return bool((drawn[..., :3] != drawn[..., :1]).any() or (drawn[..., 3:] != 255).any())
@@ -142,26 +156,17 @@ def _check_size(path: Path, label: Path, size: Size, stored: bool) -> None:
         raise ValueError(f'--data: {path} has {sizes}. {advice}')
 
 
-def _check_palette(
-    label: Path, image: Image.Image, values: Sequence[int], known: dict[int, tuple[Colour, Path]]
-) -> None:
-    """Refuse a value that has another colour than in an earlier file; a palette of grays tells no colours."""
-    palette = np.reshape(image.getpalette() or [], (-1, 3)).tolist()
-    shown = {value: tuple(palette[value]) for value in values if value < min(len(palette), IGNORED)}
-    if all(colour == (value, value, value) for value, colour in shown.items()):
-        return
-    for value, colour in shown.items():
-        other, first = known.setdefault(value, (colour, label))
-        if colour != other:
-            told = f'by their palettes, {value} is the colour {other} in {first}, and {colour} in {label}'
-            advice = 'If the colours are the classes, write RGB. If the numbers are, write no palette'
-            raise ValueError(f'--data: {told}. {advice}.')
-
-
 def name_classes(
-    root: Path, found: Values, given: Sequence[str], notes: list[str]
+    root: Path,
+    found: Values,
+    given: Sequence[str],
+    notes: list[str],
+    colours: Callable[[], tuple[Mapping[str, Colour], str]],
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return class names and label values; see :class:`mmdistill_dense.apps.project.label_images.SegData`."""
+    """Return class names and label values; see :class:`mmdistill_dense.apps.project.label_images.SegData`.
+
+    ``colours`` reads the list of colours, by which palettes are named.
+    """
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
         names, source = _listed(root / LIST), f'--data: {root / LIST}'
@@ -171,6 +176,9 @@ def name_classes(
             raise ValueError(f'--data: {different[0]} names other classes than {files[0]}. Keep the one that is right.')
         if files:
             names, source = _valued(files[0]), f'--data: {files[0]}'
+    if not names and found.palette and (listed := colours())[0]:
+        names, source = found.named_by_palette(*listed), f'--data: {listed[1]}'
+        notes.append(f'classes named by the palette of the label images, from {listed[1]}')
     if len(found.files) == 1:
         told = f'the {found.looked} label images that were looked at hold the value {next(iter(found.files))} alone'
         raise ValueError(f'--data {root}: {told}. A label image holds the number of the class at each pixel.')

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import random
 import re
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from statistics import median
 from typing import TypeVar
 
 import numpy as np
@@ -118,9 +119,44 @@ def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
-    except (OSError, Image.DecompressionBombError) as error:
-        what = str(error).replace(f' {str(path)!r}', '')
-        raise ValueError(f'--data: {path} cannot be read as a picture ({what}). Replace or remove it.') from error
+    except (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError) as error:
+        if str(error).startswith('--'):  # a refusal of what the picture holds
+            raise
+        raise UnreadablePictures([f'{path} ({str(error).replace(f" {str(path)!r}", "")})']) from error
+
+
+class UnreadablePictures(ValueError):
+    """Files that are no pictures, with the reasons, whatever their names say."""
+
+    def __init__(self, files: Sequence[str]) -> None:
+        count = f'{len(files)} files' if len(files) > 1 else 'a file'
+        super().__init__(f'--data: {count} cannot be read as pictures: {some(files, 20)}. Replace or remove them.')
+        self.files = files
+
+
+def each_opened(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterator[tuple[Path, Image.Image]]:
+    """Yield pictures, opened; at the end refuse all of those, and of the label images, that cannot be read.
+
+    Some are read whole, and all that do not end as whole files do.
+    """
+    sampled, broken = {*evenly(pictures, SAMPLED)}, list[str]()
+    for number, path in enumerate([*pictures, *labels]):
+        try:
+            with opened(path) as picture:
+                if number < len(pictures):
+                    yield path, picture
+                if path in sampled or not _ends_whole(path, picture.format):
+                    picture.load()
+        except UnreadablePictures as error:
+            broken += error.files
+    if broken:
+        raise UnreadablePictures(broken)
+
+
+def _ends_whole(path: Path, kind: str | None) -> bool:
+    with open(path, 'rb') as file:
+        file.seek(-min(32, path.stat().st_size), os.SEEK_END)
+        return {'JPEG': b'\xff\xd9', 'PNG': b'IEND'}.get(str(kind), b'') in file.read()
 
 
 def orientation(picture: Image.Image) -> int:
@@ -140,69 +176,67 @@ def size_of(picture: Image.Image, stored: bool = False) -> Size:
     return (width, height) if not stored and orientation(picture) in _LYING else (height, width)
 
 
-def stored_size(path: Path) -> Size:
-    """Return the height and width of a file, as label images are read."""
+def stored_size(path: Path, stored: bool = True) -> Size:
+    """Return the height and width of a file, as label images are read, or not as they are ``stored``."""
     with opened(path) as picture:
-        return size_of(picture, stored=True)
+        return size_of(picture, stored)
 
 
-def usual_size(paths: Sequence[Path], stored: bool) -> Size:
-    """Return the median height and width of pictures as a training reads them; some are read whole."""
-    sizes = []
-    for path in evenly(paths, SAMPLED):
-        with opened(path) as picture:
-            picture.load()
-            sizes.append(size_of(picture, stored))
-    return median_size(sizes)
-
-
-def check_depth(paths: Sequence[Path], notes: list[str]) -> None:
-    """Refuse pictures that no training reads, and warn of those of 16 bits. Some are looked at."""
-    highest = []
-    for path in evenly(paths, SAMPLED):
-        with opened(path) as picture:
-            if picture.mode == 'F' or (picture.mode == 'I' and picture.format == 'TIFF'):
-                raise ValueError(f'--data: {path} has 32 bits a channel, which trainings cannot read. Write it with 8.')
-            grey = picture.mode.startswith('I')
-            if grey or ';16' in str(getattr(picture, 'tile', '')):  # of colours, Pillow reads the upper 8 itself
-                highest.append(int(np.asarray(picture).max()) // (256 if grey else 1))
-    if highest:
-        left = f'at most {max(highest) + 1} levels are left. If these are few, stretch them'
-        notes.append(f'WARNING: of pictures of 16 bits trainings read the upper 8: {left}')
-
-
-def median_size(sizes: Sequence[Size]) -> Size:
-    return int(median(height for height, _ in sizes)), int(median(width for _, width in sizes))
+def usual_size(sizes: Sequence[Size]) -> Size:
+    """Return the height and width of the picture of median area."""
+    return sorted(sizes, key=math.prod)[len(sizes) // 2]
 
 
 WAYS = {'apply': 'as EXIF turns them', 'ignore': 'as they are stored'}
 
 
-def stored_pixels(pictures: Sequence[Path], drawn: Callable[[Path], Size], given: str | None, notes: list[str]) -> bool:
-    """Return whether pictures must be read as they are stored. The headers of all of them are read."""
-    turned = []
+def look_at(
+    pictures: Sequence[Path],
+    drawn: Callable[[Path], Size],
+    given: str | None,
+    notes: list[str],
+    labels: Iterable[Path] = (),
+) -> bool:
+    """Return whether pictures must be read as they are stored, not as EXIF turns them: sizes of labels tell it.
+
+    Refuse files that cannot be read, ``labels`` too, and 32 bits a channel; warn of what trainings leave out.
+    """
+    turned, more, deep = list[Path](), list[Path](), list[Path]()
     fitting: dict[str, list[Path]] = {way: [] for way in WAYS}
-    for path in pictures:
-        with opened(path) as picture:
-            if orientation(picture) == 1:
-                continue
+    for path, picture in each_opened(pictures, labels):
+        if picture.mode == 'F' or (picture.mode == 'I' and picture.format == 'TIFF'):
+            raise ValueError(f'--data: {path} has 32 bits a channel, which trainings cannot read. Write it with 8.')
+        if picture.mode.startswith('I') or ';16' in str(getattr(picture, 'tile', '')):
+            deep.append(path)
+        if picture.format == 'TIFF' and (len(picture.getbands()) > 3 or getattr(picture, 'n_frames', 1) > 1):
+            more.append(path)
+        if orientation(picture) != 1:
+            turned.append(path)
             sizes = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}
-        turned.append(path)
-        fits = [way for way in WAYS if sizes[way] == drawn(path)]
-        if len(fits) == 1:
-            fitting[fits[0]].append(path)
+            fits = [way for way in WAYS if sizes[way] == drawn(path)]
+            if len(fits) == 1:
+                fitting[fits[0]].append(path)
+    if deep:
+        highest = 0
+        for path in evenly(deep, SAMPLED):
+            with opened(path) as picture:  # of colours, Pillow itself reads the upper 8
+                highest = max(highest, int(np.asarray(picture).max()) // (256 if picture.mode.startswith('I') else 1))
+        left = f'at most {highest + 1} levels are left. If these are few, stretch them'
+        notes.append(f'WARNING: of pictures of 16 bits trainings read the upper 8: {left}')
+    if more:
+        notes.append(f'WARNING: of {len(more)} TIFF files trainings read three channels of one page ({some(more, 3)})')
     if not turned:
         return False
-    count, first = f'{len(turned)} of {len(pictures)} pictures', some(turned, 3)
-    said = f'{count} have an EXIF orientation that turns or mirrors them ({first})'
+    said = f'{len(turned)} of {len(pictures)} pictures have an EXIF orientation that turns or mirrors them'
+    said = f'{said} ({some(turned, 3)})'
     told = [way for way in WAYS if fitting[way]]
     if len(told) == 2:
         rest = f'those of {len(fitting["ignore"])} that of the stored one ({some(fitting["ignore"], 3)})'
         fit = f'The labels of {len(fitting["apply"])} of them have the size of the turned picture, {rest}'
         raise ValueError(f'--data: {said}. {fit}. Take it out of the latter (exiftool -Orientation= FILE).')
     if told and given not in (None, *told):
-        labels = f'The sizes of {len(fitting[told[0]])} labels'
-        raise ValueError(f'--exif {given}: {said}. {labels} fit --exif {told[0]} alone.')
+        labels_of = f'The sizes of {len(fitting[told[0]])} labels'
+        raise ValueError(f'--exif {given}: {said}. {labels_of} fit --exif {told[0]} alone.')
     if not told and given is None:
         advice = 'Write --exif apply if labels fit pictures as viewers show them, --exif ignore if the stored pixels'
         raise ValueError(f'--data: {said}, and sizes do not tell whether their labels are turned too. {advice}.')

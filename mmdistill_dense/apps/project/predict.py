@@ -7,7 +7,7 @@ import copy
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -25,16 +25,19 @@ from mmdistill_dense.apps.export.without_package import read_files, without_labe
 from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE, walk_data
+from mmdistill_dense.apps.project.contact_sheet import write_picture
 from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.apps.suite.pool import interruptible
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.devices import device_of
-from mmdistill_dense.utils.files import printable, read_json, write_json, write_text, write_whole
+from mmdistill_dense.utils.files import printable, read_json, write_json, write_text
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import size_text, some
 
+SECONDS, SHARE = 30, 0.05  # how often the boxes so far are written, and the share of the time that this may take
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 
@@ -47,8 +50,16 @@ def predict_command(args: argparse.Namespace) -> None:
         student = Student.load(read_config(str(config)), checkpoint, device, args.threshold)
     student.take_up(args.out)
     print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
+    unreadable, named = list[Path](), {Path(name) for name in args.pictures}
     try:
-        unreadable = predict_files(student, files, args.out, named={Path(name) for name in args.pictures})
+        with interruptible():  # what SIGTERM stops is written too
+            for file in files:
+                try:
+                    (predict_video if file.suffix.lower() in VIDEOS else predict_picture)(student, file, args.out)
+                except Unreadable:
+                    if file in named or len(unreadable) + 1 == len(files):
+                        raise
+                    unreadable.append(file)
     finally:
         student.write(args.out)
     for line in student.told(args.out):
@@ -120,6 +131,7 @@ class Student:
     boxes: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)  # by name, as of COCO
     written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
     videos: set[Path] = field(default_factory=set)  # their places, without endings
+    due: float = field(default_factory=lambda: time.monotonic() + SECONDS)  # when the boxes so far are written next
 
     @classmethod
     def load(cls, config: Config, checkpoint: Path, device: str, threshold: float | None) -> Student:
@@ -138,8 +150,9 @@ class Student:
         student = cls(network.to(device).eval(), tuple(classes), 0.3 if threshold is None else threshold)
         if student.segments and threshold is not None:
             raise ValueError(f'--threshold {threshold}: is for boxes, and {checkpoint} labels pixels: leave it out.')
-        network.register_forward_pre_hook(lambda *_: student.milliseconds.append(-student._now()))
-        network.register_forward_hook(lambda *_: student._ended())
+        times = student.milliseconds
+        network.register_forward_pre_hook(lambda *_: times.append(_now()))
+        network.register_forward_hook(lambda *_: times.append(_now() - times.pop()))
         return student
 
     @property
@@ -206,12 +219,16 @@ class Student:
             if file in self.written:  # of a picture with another ending
                 file = out / LABELS / f'{name}.png'
             self.written.add(file)
-            _write(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
+            write_picture(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
             return
         height, width = (int(side) for side in found.ori_shape)
         image = {'id': 0, 'file_name': name, 'height': height, 'width': width}  # numbered when all are there
         self.boxes[name] = image, list(self._coco(found.pred_instances))
         self.written.add(Path(name))
+        if time.monotonic() > self.due:
+            start = time.monotonic()
+            self.write(out)
+            self.due = time.monotonic() + max(SECONDS, (time.monotonic() - start) / SHARE)
 
     def _coco(self, instances: Any) -> Iterator[dict[str, Any]]:
         instances = instances[instances.scores >= self.threshold].cpu()
@@ -262,26 +279,11 @@ class Student:
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
         yield f'time     {median(times):.1f} ms a picture in the network (median of {len(times)}), on {device}{threads}'
 
-    def _now(self) -> float:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return 1000 * time.perf_counter()
 
-    def _ended(self) -> None:
-        self.milliseconds[-1] += self._now()
-
-
-def predict_files(student: Student, files: Sequence[Path], out: Path, named: Collection[Path]) -> list[Path]:
-    """Predict pictures and videos; return those that cannot be read. One that was ``named`` itself is refused."""
-    unreadable: list[Path] = []
-    for file in files:
-        try:
-            (predict_video if file.suffix.lower() in VIDEOS else predict_picture)(student, file, out)
-        except Unreadable:
-            if file in named or len(unreadable) + 1 == len(files):
-                raise
-            unreadable.append(file)
-    return unreadable
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return 1000 * time.perf_counter()
 
 
 def predict_picture(student: Student, file: Path, out: Path) -> None:
@@ -293,7 +295,7 @@ def predict_picture(student: Student, file: Path, out: Path) -> None:
         raise Unreadable(f'{file}: its {sides} pixels cannot be brought to the student: {error.err}') from error
     name = place_of(file)
     student.keep(found, name, out)
-    _write(student.draw(picture, found)[..., ::-1], out / DRAWN / name)
+    write_picture(student.draw(picture, found)[..., ::-1], out / DRAWN / name)
 
 
 def predict_video(student: Student, file: Path, out: Path) -> None:
@@ -333,15 +335,6 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
     finally:
         writer.release()
         unfinished.unlink(missing_ok=True)
-
-
-def _write(picture: np.ndarray, file: Path) -> None:
-    """Write a picture; ``cv2.imwrite`` tells no error, and ends the process at a name that is no UTF-8."""
-    ending = file.suffix.lower().replace('.jfif', '.jpg')
-    done, code = cv2.imencode(ending, picture)
-    if not done:
-        raise ValueError(f'{file}: OpenCV cannot write {size_text(picture.shape[:2])} pixels as {ending}.')
-    write_whole(file, code.tobytes(), lasting=False)
 
 
 def place_of(file: Path) -> str:

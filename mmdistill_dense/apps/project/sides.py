@@ -33,17 +33,19 @@ def sources_of(model: Any) -> list[str]:
 
 def missing_of(model: Any) -> list[str]:
     """Return those that cannot be had: a missing file, or an address that is neither cached nor reachable."""
-    return [source for source in dict.fromkeys(sources_of(model)) if not _available(source)]
-
-
-def _available(source: str) -> bool:
-    try:
-        address = address_of(source)
-    except KeyError:  # a name that is not published
-        return False
-    if not address.startswith(('http://', 'https://')):
-        return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
-    return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
+    missing = []
+    for source in dict.fromkeys(sources_of(model)):
+        try:
+            address = address_of(source)
+        except KeyError:  # a name that is not published
+            missing.append(source)
+            continue
+        if address.startswith(('http://', 'https://')):
+            there = fetchable(address, Path(hub.get_dir()) / 'checkpoints')
+        else:
+            there = '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
+        missing += [] if there else [source]
+    return missing
 
 
 def fetchable(address: str, folder: Path) -> bool:
@@ -64,7 +66,7 @@ def reachable(host: str) -> bool:
 
 
 # parts whose class counts are not those of the data, or that have none
-_APART = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor', 'text_encoder', 'teacher_bbox_head')
+_APART = ('backbone', 'neck', 'rpn_head', 'semantic_head', 'data_preprocessor', 'text_encoder')
 _LARGE = 4_000_000  # pixels: a larger picture is tested in windows
 
 
@@ -78,31 +80,27 @@ def overrides(model: Mapping[str, Any], classes: int, key: str) -> dict[str, Any
     if (model.get('panoptic_fusion_head') or {}).get('num_stuff_classes'):
         told = 'is trained on panoptic labels, which the data do not have. Choose a config without -panoptic'
         raise ValueError(f'{key}: {kind} {told}, or a segmentor of mmseg.')
-    return _counts(model, old, classes)
+
+    def changes(node: Any) -> dict[str, Any]:
+        """Return those inside a part; a member of a list has its number as key, as :func:`resolve.merge` reads it."""
+        is_dict, found = isinstance(node, Mapping), dict[str, Any]()
+        counts = ['num_classes', 'num_things_classes', *(['out_channels'] if is_dict and 'num_classes' in node else [])]
+        for name, value in node.items() if is_dict else enumerate(node) if isinstance(node, (list, tuple)) else ():
+            if name in counts and value == old != classes:
+                found[name] = classes
+            elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
+                found[name] = [1.0] * classes + list(value[old:]) if len(value) > old else None
+            elif name not in _APART and (inside := changes(value)):
+                found[str(name)] = inside
+        return found
+
+    return changes(model)
 
 
 def class_counts(node: Any) -> Iterator[int]:
     """Yield the class counts inside a part, also those that stand deeper than :func:`num_classes` looks."""
     found = (one.get(key) for one in mappings(node) for key in ('num_classes', 'num_things_classes'))
     yield from (count for count in found if isinstance(count, int))
-
-
-def _counts(node: Any, old: int, new: int) -> dict[str, Any]:
-    """Return the changes inside a part; a member of a list has its number as key, as :func:`resolve.merge` reads it."""
-    members = enumerate(node) if isinstance(node, (list, tuple)) else node.items() if isinstance(node, Mapping) else ()
-    is_head = isinstance(node, Mapping) and 'num_classes' in node
-    counts = ('num_classes', 'num_things_classes', *(['out_channels'] if is_head else []))
-    found: dict[str, Any] = {}
-    for name, value in members:
-        if name in counts and value == old != new:
-            found[name] = new
-        elif name == 'class_weight' and isinstance(value, Sequence) and len(value) in (old, old + 1):
-            found[name] = [1.0] * new + list(value[old:]) if len(value) > old else None
-        elif name not in _APART:
-            inside = _counts(value, old, new)
-            if inside:
-                found[str(name)] = inside
-    return found
 
 
 def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
@@ -157,19 +155,24 @@ def predicts_masks(model: Mapping[str, Any]) -> bool:
     return any(heads) or any(word in name for word in ('CondInst', 'RTMDetIns') for name in named)
 
 
-def check_masks(model: Mapping[str, Any], masks: bool, key: str) -> None:
-    """Refuse a detector whose labels the data do not have."""
-    kind = model.get('type')
-    if predicts_masks(model) and not masks:
+def check_detector(side: Side, masks: bool) -> None:
+    """Refuse a detector whose labels the data do not have, or that cannot predict what `new` writes."""
+    kind, named = side.model.get('type'), f'{side.key} {side.name}'
+    if predicts_masks(side.model) and not masks:
         told = 'is trained on masks, and not every object of the label files has a segmentation'
-        raise ValueError(f'{key}: {kind} {told}. Choose a config for boxes (faster-rcnn for mask-rcnn).')
-    if (model.get('roi_head') or {}).get('semantic_head') or model.get('semantic_head'):
+        raise ValueError(f'{side.key}: {kind} {told}. Choose a config for boxes (faster-rcnn for mask-rcnn).')
+    if (side.model.get('roi_head') or {}).get('semantic_head') or side.model.get('semantic_head'):
         told = 'has a semantic_head, which needs maps of stuff that the data do not have'
-        raise ValueError(f'{key}: {kind} {told}. Choose a config without it (htc-without-semantic for HTC).')
+        raise ValueError(f'{side.key}: {kind} {told}. Choose a config without it (htc-without-semantic for HTC).')
+    if str((side.model.get('bbox_head') or {}).get('type')).endswith('SSDHead'):
+        told = 'mmdet cannot predict with an SSDHead (its issue 11063): training would stop at its first evaluation'
+        raise ValueError(f'{named}: {told}. Choose a detector of another family.')
+    tests = mappings((side.config.get('test_dataloader') or {}).get('dataset'))
+    if any(str(step.get('type')).endswith('RandomCenterCropPad') for step in tests):  # CornerNet, CenterNet, …
+        told = 'its predictions need the step RandomCenterCropPad of its own tests, which `new` does not write'
+        raise ValueError(f'{named}: {told}. Write the pair by hand: docs/own_pair.md.')
 
 
-_CONFIGS = ('.py', '.json', '.yml', '.yaml')
-_LIBRARIES = ('timm', 'transformers')
 _WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')
 
 
@@ -199,36 +202,20 @@ def read_side(given: str, key: str) -> Side:
         path = find_config(given, key)
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
-    name = given if '::' in given else str(path.resolve())
-    config = _read(path, f'{key} {given}')
-    scope = config.get('default_scope')
-    task = TASKS.get(scope or '')
-    if task is None:
-        raise ValueError(f"{key} {given}: its default_scope is {scope!r}; 'mmseg' or 'mmdet' is needed.")
-    if 'model' not in config:
-        raise ValueError(f'{key} {given}: the config has no model. Give the config that trains or tests the network.')
-    return Side(key, name, config, load_model({'cfg': name}, key).model, task)
-
-
-def _check_library(given: str, key: str) -> None:
-    """Raise for a network of another library, which stands in no config of the zoo."""
-    library = given.partition('::')[0]
-    if '::' in given and library in _LIBRARIES:
-        backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
-        advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
-        if key == '--teacher':
-            advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
-        raise ValueError(f'{key} {given}: `new` takes no network of {library}. {advice}.')
-
-
-def _read(path: Path, where: str) -> Config:
-    if path.suffix not in _CONFIGS:
+    where, name = f'{key} {given}', given if '::' in given else str(path.resolve())
+    if path.suffix not in ('.py', '.json', '.yml', '.yaml'):
         weights = ' The weights of a trained teacher are for --teacher-checkpoint.' if path.suffix in _WEIGHTS else ''
         raise ValueError(f'{where}: not a config, which ends in .py.{weights}')
     try:
         config = Config.fromfile(path)
-    except ImportError as error:
-        raise ValueError(f'{where}: the config imports a package that is not installed ({_lacking(error)}).') from error
+    except ImportError as error:  # mmengine's own text shows the folders where it looked
+        text = str(error).splitlines()[0]
+        named = re.search(r"'imports': \[?'(\w+)", text)
+        package = named[1] if named else (error.name or '').partition('.')[0]
+        fork = f'; beside the forks: pip install onedl-{package}' if package.startswith('mm') else ''
+        raise ValueError(
+            f'{where}: the config imports a package that is not installed ({package or text}{fork}).'
+        ) from error
     except SyntaxError as error:
         inside = broken_file(error)
         file = 'the config' if inside is None or Path(inside).resolve() == path.resolve() else f'its base {inside}'
@@ -237,15 +224,29 @@ def _read(path: Path, where: str) -> Config:
         raise ValueError(f'{where}: the config cannot be read: {message_of(error)}') from error
     if not isinstance((config.get('model') or {}).get('type', ''), str):
         raise ValueError(f'{where}: a config in the new style (read_base). Give one whose types are names.')
-    return config
+    task = TASKS.get(config.get('default_scope') or '')
+    if task is None:
+        raise ValueError(
+            f"{where}: its default_scope is {config.get('default_scope')!r}; 'mmseg' or 'mmdet' is needed."
+        )
+    if 'model' not in config:
+        raise ValueError(f'{where}: the config has no model. Give the config that trains or tests the network.')
+    model = load_model({'cfg': name}, key).model
+    if taught := next((one for one in model if one.startswith('teacher_')), None):  # LD and LAD of mmdet
+        told = f'it has a teacher of its own ({taught}). Choose the network alone, as mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+        raise ValueError(f'{where}: {told}.')
+    return Side(key, name, config, model, task)
 
 
-def _lacking(error: ImportError) -> str:
-    """Return the package that a config imports; mmengine's own text shows the folders where it looked."""
-    text = str(error).splitlines()[0]
-    named = re.search(r"'imports': \[?'(\w+)", text)
-    package = named[1] if named else (error.name or '').partition('.')[0]
-    return f'{package}; beside the forks: pip install onedl-{package}' if package.startswith('mm') else package or text
+def _check_library(given: str, key: str) -> None:
+    """Raise for a network of another library, which stands in no config of the zoo."""
+    library, colons, _ = given.partition('::')
+    if colons and library in ('timm', 'transformers'):
+        backbone = 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'
+        advice = f'A student is a network of mmseg:: or mmdet::, or a config of your own; {backbone}'
+        if key == '--teacher':
+            advice = 'Such a teacher is written into a config by hand: docs/foundation.md, "Networks of timm"'
+        raise ValueError(f'{key} {given}: `new` takes no network of {library}. {advice}.')
 
 
 def read_foundation(given: str) -> dict[str, Any] | None:

@@ -91,24 +91,25 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
     if checkpoint == AUTO and 'num_classes' in str(side.changes):
         told = f'the published weights predict other classes than your {classes}'
         raise ValueError(f'{key}: {told}. {advice} Or say which are the same: --teacher-classes auto.')
+    own: Sequence[str] = ()
     try:
         content = _read(checkpoint, '--teacher-checkpoint')
         if content is None:
             said = f'--teacher-classes {mapped}: the first training says which classes are paired'
             return mapped, [] if mapped is None else [said]
-        state = state_dict_of(content, checkpoint)
+        own, state = class_names_in(content), state_dict_of(content, checkpoint)
         with quiet():
             network = build_network(load_model(side.option, side.key), pretrained=False)
             unused = {name: value for name, value in network.state_dict().items() if name.startswith('auxiliary_head.')}
             load_strictly(network, {**state, **unused}, None, key)  # no method learns from an auxiliary head
-        own = class_names_in(content)
         if mapped is None and own and own != list(names):
-            told = f'it was trained on the classes {some(own)}; the data have {some(names)}, in this order'
-            raise ValueError(f'{told}. If some are the same, add --teacher-classes auto.')
+            raise ValueError('its classes are not yours.')
     except ValueError as error:
-        text = str(error)
-        advised = f'\n         {advice}' if mapped is None else ''
-        raise ValueError(f'{"" if text.startswith(key) else f"{key}: "}{text}{advised}') from error
+        text = str(error) if str(error).startswith(key) else f'{key}: {error}'
+        if mapped is None and own and own != list(names):
+            told = f'It was trained on the classes {some(own)}; the data have {some(names)}, in this order'
+            text += f' {told}. If some are the same, add --teacher-classes auto.'
+        raise ValueError(f'{text}\n         {advice}' if mapped is None else text) from error
     return (None, []) if mapped is None else _paired(mapped, names, own, key)
 
 

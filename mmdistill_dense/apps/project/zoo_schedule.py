@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmcv.image.geometric import rescale_size
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.config.resolve import load_model
@@ -37,13 +37,11 @@ _PICTURES = {
 }
 _WARM_SHARE = 10  # a warm-up is at most a tenth of the training
 _WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')  # where they come first, below the usual rate
-_TIMES = ('begin', 'end')
-_KEPT_HOOKS = ('EMAHook',)
 _KEPT_KEYS = ('optimizer', 'clip_grad', 'paramwise_cfg', 'constructor')
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Training:
     """How a network is trained."""
 
     optim_wrapper: dict[str, Any]  # with the scaled learning rate
@@ -54,9 +52,9 @@ class Schedule:
     note: str  # what it has and what was changed
 
 
-def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps: int | None = None) -> Schedule:
-    """Return the schedule of a config for other data: as many passes, ``MIN_STEPS`` to the steps of the config."""
-    wrapper, loop = config.get('optim_wrapper') or {}, config.get('train_cfg') or {}
+def scaled_training(config: Config, name: str, pictures: int, batch: int, steps: int | None = None) -> Training:
+    """Return the training of a config for other data: as many passes, ``MIN_STEPS`` to the steps of the config."""
+    wrapper, loop = config.get('optim_wrapper') or ConfigDict(), config.get('train_cfg') or {}
     if not wrapper.get('optimizer') or not (loop.get('max_iters') or loop.get('max_epochs')):
         told = 'the config has no optim_wrapper.optimizer or no train_cfg.max_iters or max_epochs'
         raise ValueError(f'{name}: {told}, so there is no schedule to take. Choose a config that trains.')
@@ -70,8 +68,7 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
     if steps is None:
         steps = min(max(MIN_STEPS, math.ceil(passes * pictures / batch)), max(whole, MIN_STEPS))
     optimizer = dict(wrapper['optimizer'])
-    ratio = batch / own_batch
-    factor = ratio if optimizer.get('type') == 'SGD' else math.sqrt(ratio)
+    factor = batch / own_batch if optimizer.get('type') == 'SGD' else math.sqrt(batch / own_batch)
     given = optimizer.get('lr')
     if given is not None:
         optimizer['lr'] = rounded(given * factor)
@@ -79,12 +76,11 @@ def scaled_schedule(config: Config, name: str, pictures: int, batch: int, steps:
     rounds = f'{steps * batch / pictures:.0f}'
     own = f'{optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}'
     here = f'{batch} pictures and {steps} steps ({rounds} pass{"" if rounds == "1" else "es"})'
-    plain = wrapper.to_dict() if hasattr(wrapper, 'to_dict') else dict(wrapper)
-    kept = {key: plain[key] for key in _KEPT_KEYS if plain.get(key) is not None}
-    return Schedule(
+    kept = {key: value for key, value in wrapper.to_dict().items() if key in _KEPT_KEYS and value is not None}
+    return Training(
         {'type': 'OptimWrapper', **kept, 'optimizer': optimizer},
         _schedulers(config, whole, epoch, steps, factor),
-        [dict(hook) for hook in config.get('custom_hooks') or [] if hook.get('type') in _KEPT_HOOKS],
+        [dict(hook) for hook in config.get('custom_hooks') or [] if hook.get('type') == 'EMAHook'],
         steps,
         name if '::' in name else Path(name).name,
         f'{own}; here lr {optimizer.get("lr")} for {here}',
@@ -105,42 +101,14 @@ def batch_of(config: Config, name: str) -> int:
 
 
 def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:
+    """Return the schedulers of a config in ``steps`` steps: the warm-up stays as long, if it may."""
     each = [dict(one) for one in listed(config.get('param_scheduler'))]
-    for one in each:
-        unit = epoch if one.pop('by_epoch', True) else 1
-        one.pop('convert_to_iter_based', None)
-        for key in (*_TIMES, 'T_max'):
-            if one.get(key) is not None:
-                one[key] *= unit
-        if 'milestones' in one:
-            one['milestones'] = [unit * value for value in one['milestones']]
-    moved = _moved(each, whole, steps)
-    for one in each:
-        if 'T_max' in one:
-            begin = one.get('begin', 0)
-            one['T_max'] = max(1, moved(begin + one['T_max']) - moved(begin))
-        for key in _TIMES:
-            if one.get(key) is not None:
-                one[key] = moved(one[key])
-        if 'milestones' in one:
-            one['milestones'] = [moved(value) for value in one['milestones']]
-        if one.get('eta_min'):
-            one['eta_min'] = rounded(one['eta_min'] * factor)
-        one['by_epoch'] = False
-    return [one for one in each if one.get('begin', 0) < one.get('end', math.inf)]
-
-
-def _warms(one: Mapping[str, Any]) -> bool:
-    """Tell whether a scheduler is a warm-up: it is the first, and the rate is the usual one only at its end."""
-    if one.get('begin') or not str(one.get('type')).endswith(_WARM_UPS):
-        return False
-    starts = one.get('factor', one.get('start_factor', 1 / 3))  # 1/3 is mmengine's default for both
-    return starts < one.get('end_factor', 1.0)
-
-
-def _moved(each: list[dict[str, Any]], whole: int, steps: int) -> Callable[[float], int]:
-    """Return the function from a step of the config to one here: the warm-up stays as long, if it may."""
-    warm = max((one.get('end') or 0 for one in each if _warms(one)), default=0)
+    units = [epoch if one.pop('by_epoch', True) else 1 for one in each]
+    warm = 0
+    for one, unit in zip(each, units, strict=True):
+        starts = one.get('factor', one.get('start_factor', 1 / 3))  # 1/3 is mmengine's default for both
+        if str(one.get('type')).endswith(_WARM_UPS) and not one.get('begin') and starts < one.get('end_factor', 1.0):
+            warm = max(warm, unit * (one.get('end') or 0))
     short = min(warm, steps // _WARM_SHARE)
 
     def moved(value: float) -> int:
@@ -149,7 +117,18 @@ def _moved(each: list[dict[str, Any]], whole: int, steps: int) -> Callable[[floa
         share = (value - warm) / max(1, whole - warm)  # below 1, but where the length in epochs is a guess
         return short + round(min(1.0, share) * (steps - short))
 
-    return moved
+    for one, unit in zip(each, units, strict=True):
+        one.pop('convert_to_iter_based', None)
+        if one.get('T_max') is not None:
+            begin = unit * one.get('begin', 0)
+            one['T_max'] = max(1, moved(begin + unit * one['T_max']) - moved(begin))
+        one.update({key: moved(unit * one[key]) for key in ('begin', 'end') if one.get(key) is not None})
+        if 'milestones' in one:
+            one['milestones'] = [moved(unit * value) for value in one['milestones']]
+        if one.get('eta_min'):
+            one['eta_min'] = rounded(one['eta_min'] * factor)
+        one['by_epoch'] = False
+    return [one for one in each if one.get('begin', 0) < one.get('end', math.inf)]
 
 
 # How pictures are read
@@ -178,45 +157,31 @@ def decide_loading(
     student: Side, usual: tuple[int, int], pictures: int, batch: int | None, size: tuple[int, int] | None
 ) -> Loading:
     """Return how ``pictures`` of a ``usual`` size are read: as by the student's config, if the machine takes that."""
-
     gpu = torch.cuda.is_available()
     own = batch_of(student.config, student.name)
     chosen = batch or max(2, min(own, GPU_BATCH if gpu else CPU_BATCH, pictures))
-    free = cores()
-    workers = min(4, free) if gpu else min(2, free // 2)  # without a GPU, the training needs the cores
+    workers = min(4, cores()) if gpu else min(2, cores() // 2)  # without a GPU, the training needs the cores
     machine = f'{chosen} pictures a step (the config has {own}), {workers} reading process(es)'
+    scale, keep_ratio = (COCO_SCALE, True) if student.task == 'seg' else _scale(student)
     if student.task == 'seg':
-        height, width = size or usual
+        read = size or usual
         own_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
-        most = [side if size else max(_STEP, side // _STEP * _STEP) for side in (height, width)]
+        most = [side if size else max(_STEP, side // _STEP * _STEP) for side in read]
         crop = min(own_crop[0], most[0]), min(own_crop[1], most[1])
-        tested = _brought(usual, size, True) if size else usual
-        how = '' if size else 'their own size, '
-        note = f'crops of {size_text(crop)}, tested at {how}{size_text(tested)}; {machine}'
-        return Loading((height, width), tested, crop, size is not None, True, chosen, workers, note)
-    scale, keep_ratio = _scale(student)
-    if size is None:
+    else:
         fits = max(usual) <= max(scale) and min(usual) <= min(scale) and keep_ratio
-        size = usual if fits else (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
-    tested = _brought(usual, size, keep_ratio)
-    why = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
-    note = f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
-    return Loading(size, tested, size, True, keep_ratio, chosen, workers, f'{note}; {machine}')
-
-
-def _brought(picture: tuple[int, int], size: tuple[int, int], keep_ratio: bool) -> tuple[int, int]:
-    if not keep_ratio:
-        return size
-    width, height = rescale_size(picture[::-1], size[::-1])
-    return height, width
-
-
-def check_tested(side: Side) -> None:
-    """Refuse CornerNet, CenterNet and CentripetalNet, which read the border that a step of their own tests adds."""
-    for step in mappings((side.config.get('test_dataloader') or {}).get('dataset')):
-        if str(step.get('type')).endswith('RandomCenterCropPad'):
-            told = 'its predictions need the step RandomCenterCropPad of its own tests, which `new` does not write'
-            raise ValueError(f'{side.key} {side.name}: {told}. Write the pair by hand: docs/own_pair.md.')
+        lying = (min(scale), max(scale)) if usual[0] <= usual[1] else (max(scale), min(scale))
+        crop = read = size or (usual if fits else lying)
+    resize = size is not None or student.task == 'det'
+    width, height = rescale_size(usual[::-1], read[::-1]) if keep_ratio else read[::-1]
+    tested = (height, width) if resize else usual
+    if student.task == 'seg':
+        how = '' if size else 'their own size, '
+        note = f'crops of {size_text(crop)}, tested at {how}{size_text(tested)}'
+    else:
+        why = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
+        note = f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
+    return Loading(read, tested, crop, resize, keep_ratio, chosen, workers, f'{note}; {machine}')
 
 
 def _scale(student: Side) -> tuple[tuple[int, int], bool]:
@@ -233,49 +198,37 @@ def _scale(student: Side) -> tuple[tuple[int, int], bool]:
 # The sizes that a network takes: DDRNet's are multiples of 8
 
 
-_STEPS = (1, 8, 16, 32, 64)
-_ODD = (165, 203)  # pixels; a multiple of no step
-
-
-def size_step(network: Any) -> int:
-    """Return the step of a network on the meta device: 1 if it takes any size, or could not be built there."""
-    if network is None:
-        return 1
-    with quiet(), torch.no_grad():
-        for step in _STEPS:
-            height, width = (-(-side // step) * step for side in _ODD)
-            try:
-                network.extract_feat(torch.zeros(1, 3, height, width, device='meta'))
-            except Exception:  # any code may run here; the check before the training says what is wrong
-                continue
-            return step
-    return 1
-
-
-def built(side: Side, device: str) -> Any:
-    """Return a network; ``None`` if it cannot be built on this device."""
+def built(side: Side) -> Any:
+    """Return a network on the meta device; ``None`` if it cannot be built there."""
     try:
-        with quiet(), torch.device(device), torch.no_grad():
+        with quiet(), torch.device('meta'), torch.no_grad():
             return build_network(load_model(side.option, side.key), pretrained=False).eval()
     except Exception as error:  # a constructor that reads numbers out of tensors
         logging.getLogger(__name__).debug('%s', side.name, exc_info=error)
         return None
 
 
-def padded_batches(side: Side, step: int) -> Mapping[str, Any]:
-    """Return what pads the batches of a detector to multiples of the step; RTMDet's own configs pad every picture."""
-    own = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1
-    if own % step == 0:
+def padding(side: Side, crop: tuple[int, int]) -> Mapping[str, Any]:
+    """Return what pads pictures to the multiples that a network takes: tested ones, or the batches of a detector."""
+    network, step = built(side), 1
+    for step in (1, 8, 16, 32, 64) if network is not None else ():
+        try:
+            with quiet(), torch.no_grad():
+                network.extract_feat(torch.zeros(1, 3, 165 + -165 % step, 203 + -203 % step, device='meta'))
+            break
+        except Exception:  # any code may run here; the check before the training says what is wrong
+            continue
+    else:
         return {}
-    side.notes.append(f'it takes sizes that are multiples of {step}: batches are padded')
-    return {'data_preprocessor': {'pad_size_divisor': step}}
-
-
-def padded_tests(side: Side, step: int, crop: tuple[int, int]) -> Mapping[str, Any]:
-    """Return what pads tested pictures to multiples of the step; the prediction is cut to the picture."""
+    own = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures
+    if step == 1 or (side.task == 'det' and own % step == 0):
+        return {}
+    takes = f'it takes sizes that are multiples of {step}'
+    if side.task == 'det':
+        side.notes.append(f'{takes}: batches are padded')
+        return {'data_preprocessor': {'pad_size_divisor': step}}
     if any(one % step for one in crop):
-        fitting = ' '.join(str(-(-one // step) * step) for one in crop)
-        told = f'it takes multiples of {step} as sizes, and the crop is {crop[0]}x{crop[1]}'
-        raise ValueError(f'{side.key} {side.name}: {told}. Write --size {fitting}.')
-    side.notes.append(f'it takes sizes that are multiples of {step}: tested pictures are padded')
+        fitting = ' '.join(str(one + -one % step) for one in crop)
+        raise ValueError(f'{side.key} {side.name}: {takes}, and the crop is {size_text(crop)}. Write --size {fitting}.')
+    side.notes.append(f'{takes}: tested pictures are padded')  # the prediction is cut to the picture
     return {'data_preprocessor': {'test_cfg': {'size_divisor': step}}}

@@ -24,9 +24,9 @@ from mmdistill_dense.apps.project.picture_folders import (
     Names,
     Size,
     check_apart,
+    each_opened,
     files_below,
     lines_of,
-    opened,
     orientation,
     outside_labels,
     repeated,
@@ -82,11 +82,8 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     pictures = pictures_of(given)
     parts = _parts(Names(given.root, pictures), pictures, file, told) if file and not given.divided else {}
     found = Reading('YOLO', file or given.root)
-    for picture in pictures:
-        if parts and picture not in parts:
-            continue
-        with opened(picture) as image:
-            size, turned = size_of(image, stored=given.exif == 'ignore'), orientation(image) != 1
+    for picture, image in each_opened([one for one in pictures if not parts or one in parts]):
+        size, turned = size_of(image, stored=given.exif == 'ignore'), orientation(image) != 1
         label = label_of(picture)
         objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape')))) if label.is_file() else []
         part = parts[picture] if parts else given.part_of(picture)

@@ -1,0 +1,129 @@
+"""Which methods teach a student, and the distillers of each: those that the package has for such a pair."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.recipes.compose import best, methods, option_files
+from mmdistill_dense.config.values import type_name
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.distillers.fragments import AUTO, put_all, resolved
+from mmdistill_dense.networks.taps import find_module
+from mmdistill_dense.registry import DISTILLERS
+
+DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md
+UNLABELLED_DETECTOR = 'pkd'  # FGD compares nothing where no boxes are
+MASKS_DEFAULT = 'kd'  # of two Mask R-CNNs, where the neck alone lost: docs/results.md, nuclei_masks
+SMALL_DEFAULT = 'cwd'  # where PCD cannot fill its queue
+_LEAST_STEPS = 5  # of PCD: its weight is measured in the first quarter, once the queue holds keys
+FOUNDATION_DEFAULT = 'featurematch'
+HEAD_DEFAULTS = {'seg': ['kd', FOUNDATION_DEFAULT], 'det': ['pkd']}  # for a foundation model with a head
+_WORDS = re.compile(r'[A-Z]+(?=[A-Z][a-z])|[A-Z][a-z0-9]+|[A-Z]+|[a-z0-9]+')
+_LEARNING = 2000  # steps in which tokens are learned
+
+
+def methods_of(
+    given: Sequence[str], task: str, foundation: bool, head: bool = False, unlabelled: bool = False, masks: bool = False
+) -> list[str]:
+    """Return the names of ``--method`` without repetitions, or the default for the task, the teacher and the data.
+
+    ``masks``: both networks have mask heads that can be compared.
+    """
+    detector = UNLABELLED_DETECTOR if unlabelled else MASKS_DEFAULT if masks else DEFAULTS['det']
+    own = detector if task == 'det' else DEFAULTS[task]
+    default = HEAD_DEFAULTS[task] if head else [FOUNDATION_DEFAULT if foundation else own]
+    return list(dict.fromkeys(given)) or default
+
+
+def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tuple[list[str], str]:
+    """Return the methods, another default in the place of PCD where it has too little, and why."""
+    if 'pcd' not in names:
+        return names, ''
+    from mmdistill_dense.distillers.pcd.parts import LEAST_TRAINING  # other methods need nothing of that file
+
+    if pictures >= LEAST_TRAINING and steps >= _LEAST_STEPS:
+        return names, ''
+    there = f'there are {pictures} pictures and {steps} steps'
+    why = f'pcd needs {LEAST_TRAINING} training pictures and {_LEAST_STEPS} steps, and {there}'
+    if given:
+        raise ValueError(f'--method pcd: {why}. Take another method, such as {SMALL_DEFAULT}.')
+    return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'
+
+
+def distillers_for(
+    method: str, student: Side, teacher: Side | None, networks: Sequence[Any], steps: int
+) -> dict[str, Any]:
+    """Return a method's distillers for a student and its teacher, or (``None``) for a map.
+
+    ``networks`` are those of both, whose modules are looked for; ``None`` for one that is not built.
+    """
+    if teacher is None:
+        return {method: on_map(method, student.task)}
+    if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
+        return {method: on_map(method, student.task, 'backbone[-1]')}
+    found, lacks = shipped(method, student, teacher, networks)
+    if lacks:
+        fitting = [name for name in methods() if not shipped(name, student, teacher, networks)[1]]
+        raise ValueError(f'--method {method}: {lacks}. These methods fit: {", ".join(fitting)}.')
+    from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
+
+    found = put_all(found, dict.fromkeys(found, AUTO), student.task, f'--method {method}')
+    for one in found.values():
+        if issubclass(DISTILLERS.get(one['type']), TokenDistiller) and steps < _LEARNING:
+            one['learn'] = {**one.get('learn', {}), 'max_iters': steps}
+    return {name: resolved(one, student.task, name) for name, one in found.items()}
+
+
+def shipped(
+    method: str, student: Side, teacher: Side, networks: Sequence[Any] = (None, None)
+) -> tuple[dict[str, Any], str]:
+    """Return the distillers that the package has for a method and a pair, with those of masks, and what these lack."""
+    masks = 'masks' if same_masks(student, teacher) else None  # other heads give masks of another size
+    found = (best(option_files(method), pair_name(student), student.task, variant) for variant in (masks, None))
+    options = next(filter(None, found), None)
+    if options is None:
+        return {}, f'it has no options for {student.model.get("type")} ({student.name})'
+    distillers = Config.fromfile(options).to_dict()['distillers']
+    for distiller in map(DISTILLERS.build, distillers.values()):
+        read = (distiller.student_taps, ()), (distiller.teacher_taps, distiller.teacher_parts or ())
+        for side, network, (taps, parts) in zip((student, teacher), networks, read, strict=True):
+            missing = [part for part in parts if network is not None and not hasattr(network, part)]
+            for tap in taps if network is not None else ():
+                try:
+                    find_module(network, tap, 'tap')
+                except KeyError:
+                    missing.insert(0, str(tap.path))
+            if missing:
+                return distillers, f'{side.key} {side.name} has no {missing[0]} to compare with'
+    return distillers, ''
+
+
+def same_masks(student: Side, teacher: Side) -> bool:
+    """Tell whether both have one kind of mask head on RoIs."""
+    heads = [(side.model.get('roi_head') or {}).get('mask_head') for side in (student, teacher)]
+    kinds = [head.get('type') if isinstance(head, Mapping) else None for head in heads]
+    return bool(kinds[0]) and kinds[0] == kinds[1]
+
+
+def pair_name(student: Side) -> str:
+    """Return the words by which options are chosen: the class of the network, and the first part of its zoo name."""
+    kind = type_name(student.model)
+    words = [kind.lower(), *(word.lower() for word in _WORDS.findall(kind))]
+    if '::' in student.name:
+        words += Path(student.name).stem.split('_')[0].split('-')
+    return '_'.join(dict.fromkeys(words))
+
+
+def on_map(method: str, task: str, tap: str = 'map') -> dict[str, Any]:
+    """Return the options of a method that learns from the map of a foundation model."""
+    by_name = {kind.lower(): cls for kind, cls in DISTILLERS.module_dict.items() if issubclass(cls, FeatureDistiller)}
+    if method not in by_name:
+        raise KeyError(f'--method {method}: it does not compare maps alone. These do: {", ".join(sorted(by_name))}.')
+    option = {'type': by_name[method].__name__, 'student_tap': 'backbone[-1]', 'teacher_tap': tap, 'settings': AUTO}
+    return resolved(option, task, method)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -51,6 +51,37 @@ def _keys_of(path: Path, modified: int) -> dict[str, Any]:
             name = node.targets[0].id
             found[name] = ast.literal_eval(node.value) if name == 'default_scope' else None
     return found
+
+
+def distillers_in(path: Path) -> set[str]:
+    """Return the names of the distillers that a file itself writes, below ``model`` or as a fragment does."""
+    found: set[str] = set()
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.keyword):
+            name, value = node.arg, node.value
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name, value = node.targets[0].id, node.value
+        else:
+            continue
+        if name == 'distillers' and isinstance(value, ast.Call):
+            found |= {one.arg for one in value.keywords if one.arg and one.arg != '_delete_'}
+        elif name == 'distillers' and isinstance(value, ast.Dict):
+            found |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)} - {'_delete_'}
+    return found
+
+
+def inherited_distillers(path: Path, names: Collection[str]) -> dict[str, str]:
+    """Return those of a config's distillers that it inherits beside a new one of its own, with the files they are in.
+
+    Such a config was probably meant to swap the method; mmengine merges, so it trains those of its base too.
+    """
+    waiting, found = bases_of(path), dict[str, str]()
+    while waiting:
+        file = waiting.pop()
+        if file.is_file():
+            waiting += bases_of(file)
+            found |= dict.fromkeys(distillers_in(file), file.name)
+    return {name: found[name] for name in names if name in found} if distillers_in(path) - found.keys() else {}
 
 
 def _tree(path: Path) -> ast.Module:

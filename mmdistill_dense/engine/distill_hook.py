@@ -29,6 +29,7 @@ from mmdistill_dense.engine.resume import (
     differ,
     identity,
 )
+from mmdistill_dense.engine.work_folder import inherited_beside_own, refuse_another_run
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.building import complete_heads
@@ -166,6 +167,8 @@ class DistillerState(Hook):
         complete_heads(model)
         if isinstance(model, Distilled):
             place_distillers(runner, model)
+            if built_loop(runner) is not None and (found := inherited_beside_own(runner.cfg)):
+                runner.logger.warning(' '.join(found))
             for distiller in model.distillers.values() if built_loop(runner) is not None else ():
                 if told := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
                     runner.logger.warning(told)
@@ -394,6 +397,8 @@ class DistillHook(Hook):
             self.parts = (*before, *(hook for extra in extras for hook in extra.hooks()), *after)
             for part in self.parts:
                 part.before_run(runner)
+            if built_loop(runner) is not None and self.resume_file.tells:
+                refuse_another_run(runner)
             if self.resume_file.tells:
                 runner.register_hook(Interruption())
         self._begun = False

@@ -27,6 +27,7 @@ from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
 from mmdistill_dense.config.resolve import is_distill_model, without_effect
 from mmdistill_dense.config.unknown_keys import check_keys, check_known, check_options
 from mmdistill_dense.config.values import listed, may_give, type_name
+from mmdistill_dense.engine.work_folder import inherited_beside_own
 from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
@@ -69,6 +70,8 @@ def overrides(subject: Subject) -> Findings:
     if is_distill_model(subject.config.model):
         for sentence in without_effect(subject.config.model):
             yield warning(sentence, 'Write it without .student.')
+        if told := inherited_beside_own(subject.config):
+            yield warning(*told)
 
 
 def hook(subject: Subject) -> Findings:

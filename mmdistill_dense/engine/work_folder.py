@@ -1,0 +1,48 @@
+"""A config that inherits another one: its work folder, and the distillers that it trains beside its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmdistill_dense.config.resolve import inherited_distillers
+from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.utils.runner_internals import resumes
+from mmdistill_dense.weights.safe_load import read_checkpoint
+
+_STAMP = re.compile(r'_\d{8}_\d{6}$')
+
+
+def refuse_another_run(runner: Runner) -> None:
+    """Refuse to write over the checkpoints of another config: a config inherits the ``work_dir`` of its base.
+
+    A run that resumes is compared by its teachers and distillers instead; another run of the same file begins anew; one
+    whose config sets ``experiment_name`` is not known by its file.
+    """
+    folder, own = Path(runner.work_dir), Path(runner.cfg.filename or '').stem
+    if resumes(runner) or not own or 'experiment_name' in runner.cfg or not (last := latest_checkpoint(folder)):
+        return
+    experiment = str(read_checkpoint(last).get('meta', {}).get('experiment_name', ''))  # FILE_DAY_TIME
+    other = _STAMP.sub('', experiment)
+    if other not in (experiment, own):
+        raise ValueError(
+            f'work_dir={str(folder)!r} holds {last.name} of {other}.py, which this run of {own}.py would write over. '
+            f'Set work_dir={f"work_dirs/{own}"!r} in {own}.py, or --work-dir; or remove the folder.'
+        )
+
+
+def inherited_beside_own(config: Config) -> tuple[str, str] | None:
+    """Return a warning and what to do if a config names distillers and trains those of its base too."""
+    file, names = Path(config.filename or ''), list(config.model.get('distillers') or {})
+    found = inherited_distillers(file, names) if file.is_file() and file.suffix == '.py' else {}
+    if not found:
+        return None
+    own = [name for name in names if name not in found]
+    told = ', '.join(f'{name} (of {place})' for name, place in found.items())
+    return (
+        f'model.distillers: beside {", ".join(own)} of {file.name}, the run trains what it inherits: {told}.',
+        f'To swap the method, write distillers=dict(_delete_=True, {own[0]}=…).',
+    )

@@ -1,0 +1,77 @@
+"""A config that inherits a ready one: it neither writes over the other's run nor trains its methods unsaid."""
+
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmdistill_dense.config.resolve import inherited_distillers
+from tests import toys
+
+SWAP = "_base_ = 'base.py'\nmodel = dict(distillers=dict({}cwd=dict(type='CWD')))\n"
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    """A config with two distillers of a fragment, and its run of one iteration."""
+    model = dict(type='mmdistill_dense.DistillModel', student=toys.seg_net(), teacher=toys.seg_teacher(), distillers={})
+    toys.run_config(tmp_path / 'work', model, iters=2).dump(tmp_path / 'recipe.py')
+    (tmp_path / 'fragment.py').write_text("distillers = {'kd': dict(type='LogitKD'), 'at': dict(type='AT')}\n")
+    path = tmp_path / 'base.py'
+    path.write_text("_base_ = ['recipe.py', 'fragment.py']\nmodel = dict(distillers=_base_.distillers)\n")
+    return path
+
+
+def run(path: Path, **changes: object) -> Runner:
+    config = Config.fromfile(path)
+    config.merge_from_dict(changes)
+    runner = Runner.from_cfg(config)
+    runner.train()
+    return runner
+
+
+def test_the_run_of_another_config_is_not_written_over(base: Path) -> None:
+    run(base)
+    file = base.parent / 'work/iter_2.pth'
+    before = file.read_bytes()
+    child = base.parent / 'mine.py'
+    child.write_text(SWAP.format('_delete_=True, '))
+    told = r"holds iter_2.pth of base.py, which this run of mine.py would .*work_dir='work_dirs/mine' in mine.py"
+    with pytest.raises(ValueError, match=told):
+        run(child)
+    assert file.read_bytes() == before
+    assert list(run(child, work_dir=str(base.parent / 'other')).model.distillers) == ['cwd']
+
+
+def test_a_run_of_the_same_file_begins_again_and_goes_on(base: Path) -> None:
+    run(base)
+    run(base)
+    run(base, resume=True, **{'train_cfg.max_iters': 3})
+
+
+def test_a_run_with_a_name_of_its_own_is_let_be(base: Path) -> None:
+    run(base)
+    run(base, experiment_name='again')
+
+
+@pytest.mark.parametrize(
+    ('text', 'found'),
+    [
+        (SWAP.format(''), {'kd': 'fragment.py', 'at': 'fragment.py'}),
+        (SWAP.format('_delete_=True, '), {}),
+        ("_base_ = 'base.py'\nmodel = {'distillers': {'kd': {'temperature': 2}}}\n", {}),
+        ("_base_ = 'base.py'\n", {}),
+    ],
+)
+def test_distillers_that_are_trained_beside_ones_own_are_said(
+    text: str, found: dict, base: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    child = base.parent / 'mine.py'
+    child.write_text(text)
+    assert inherited_distillers(child, list(Config.fromfile(child).model.distillers)) == found
+    run(child, work_dir=str(base.parent / 'mine'), log_level='WARNING', **{'train_cfg.max_iters': 1})
+    said = [one for one in capsys.readouterr().out.splitlines() if 'model.distillers: beside' in one]
+    assert bool(said) == bool(found)
+    if 'cwd' in text and said:
+        assert 'beside cwd of mine.py, the run trains what it inherits: kd (of fragment.py), at' in said[0]

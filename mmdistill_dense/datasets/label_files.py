@@ -1,20 +1,21 @@
-"""Label files: what one in COCO's format must hold, mended where that is exact, and how label images are written.
+"""What a label file in COCO's format must hold, and which of its entries mmdet trains without.
 
-mmdet trains without some boxes that its metric counts as missed. So ``new`` writes the mended content, which both then
-read, and ``CocoDataset`` tells what the metric will count.
+Its metric counts some of these as missed. So ``new`` writes a file without them, which both then read, and
+``CocoDataset`` tells what the metric will count.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from mmdistill_dense.utils.validate import some
 
 Content = Mapping[str, Any]
 MENDED = ('images.width', 'images.height', 'annotations.id', 'annotations.area', 'annotations.iscrowd')
+FAR = 10**6  # no number of a box or an outline is larger: pycocotools and OpenCV check none
 
 
 def _is_number(value: Any) -> bool:
@@ -68,7 +69,7 @@ def check(content: Any, may_lack: Collection[str] = ()) -> None:
     _check_known(content['annotations'], 'category_id', categories, 0)
     _check_known(content['annotations'], 'image_id', pictures, max(0, len(content['annotations']) - 1))
     if 'images.width' not in may_lack:
-        _check_boxes(content)
+        check_shapes(content)
 
 
 def _fault(entry: Any, kind: str, keys: Mapping[str, Any], may_lack: Collection[str]) -> str:
@@ -109,8 +110,8 @@ def _check_known(annotations: Collection[Content], key: str, known: Mapping[Any,
     )
 
 
-def _check_boxes(content: Content) -> None:
-    """Refuse boxes that are fractions of the picture, or two corners: both would be read as other boxes."""
+def check_shapes(content: Content) -> None:
+    """Refuse boxes that are fractions of the picture, or two corners, and outlines with numbers of no picture."""
     sizes = {one['id']: (one.get('width') or math.inf, one.get('height') or math.inf) for one in content['images']}
     known = [(one['bbox'], *sizes[one['image_id']]) for one in content['annotations'] if one['image_id'] in sizes]
     boxes = [
@@ -129,6 +130,43 @@ def _check_boxes(content: Content) -> None:
             f'{beyond} of {len(boxes)} boxes reach beyond their picture. A bbox is [left, top, width, height] in '
             'pixels, not two corners; width and height of each picture must be those of its file.'
         )
+    for number, one in enumerate(content['annotations']):
+        if fault := outline_fault(one.get('segmentation'), max(sizes.get(one['image_id'], (FAR,)))):
+            raise ValueError(f'annotations[{number}].segmentation {fault}. Draw it again, or take it out.')
+
+
+def outline_fault(shape: Any, side: float) -> str:
+    """Return what is wrong with the numbers of an outline, of a picture whose larger side is ``side``."""
+    side = min(side, FAR)
+    try:
+        for part in shape if isinstance(shape, list) else ():
+            if (
+                isinstance(part, list)
+                and part
+                and not (-side <= min(part) and max(part) <= 2 * side and not math.isnan(sum(part)))
+            ):
+                return f'has a point far beyond its picture, or one that is no number ({part!r:.60})'
+        if isinstance(shape, dict) and isinstance(shape.get('counts'), (str, list)):
+            runs = run_lengths(shape['counts'])
+            if runs is None or min(runs, default=0) < 0 or sum(runs) != math.prod(shape['size']):
+                return 'has run lengths that do not fill its size'
+    except (TypeError, KeyError):
+        return f'holds what is no number ({shape!r:.60})'
+    return ''
+
+
+def run_lengths(counts: str | list[Any]) -> list[int] | None:
+    """Return the numbers of run lengths, which may be written as a text; ``None`` if they are no whole numbers."""
+    if isinstance(counts, list):
+        return counts if all(type(run) is int for run in counts) else None
+    if not re.fullmatch('(?:[P-o]{0,6}[0-O])+', counts):
+        return None
+    found: list[int] = []
+    for word in re.findall('[P-o]*[0-O]', counts):  # five bits a letter; the fourth and later are differences
+        value = sum((ord(letter) - 48 & 31) << 5 * place for place, letter in enumerate(word))
+        value -= (ord(word[-1]) - 48 & 16) << 5 * len(word) - 4
+        found.append(value + (found[-2] if len(found) > 2 else 0))
+    return found
 
 
 def left_out(annotation: Content, pictures: Mapping[Any, Content]) -> str:
@@ -137,8 +175,8 @@ def left_out(annotation: Content, pictures: Mapping[Any, Content]) -> str:
     if picture is None:
         return 'have an image_id that is the id of no picture'
     x, y, width, height = annotation['bbox']
-    if not all(map(math.isfinite, annotation['bbox'])):
-        return 'have a bbox with NaN or infinity'
+    if not all(abs(value) <= FAR for value in annotation['bbox']):
+        return f'have a bbox with NaN, infinity or a number above {FAR}'
     if width < 1 or height < 1:
         return 'have a bbox (left, top, width, height) without width or height, less than a pixel'
     if min(x + width, picture['width']) <= max(x, 0) or min(y + height, picture['height']) <= max(y, 0):
@@ -162,79 +200,10 @@ def has_mask(annotation: Content) -> bool:
     shape = annotation.get('segmentation') or []
     if isinstance(shape, dict):
         return isinstance(shape.get('size'), list) and isinstance(shape.get('counts'), (str, list))
-    parts = [part for part in shape if not _is_line(part)] if isinstance(shape, list) else []
+    parts = [part for part in shape if not is_line(part)] if isinstance(shape, list) else []
     return parts != [] and all(isinstance(part, list) and len(part) >= 6 and len(part) % 2 == 0 for part in parts)
 
 
-def _is_line(part: Any) -> bool:
+def is_line(part: Any) -> bool:
     """Tell whether a part of an outline is a line, a point or nothing: mmdet leaves it out, pycocotools may fail."""
     return isinstance(part, list) and len(part) in (0, 2, 4)
-
-
-def mended(content: Content, size_of: Callable[[str], tuple[int, int]]) -> tuple[Content, list[str]]:
-    """Return what training and metric read alike, and lines that tell the changes; without any, the content itself.
-
-    ``content`` has passed :func:`check`. ``size_of`` gives height and width of a picture from its ``file_name``.
-    """
-    changes, dropped = Counter[str](), Counter[str]()
-    pictures: dict[str, dict[str, Any]] = {}
-    by_id: dict[Any, dict[str, Any]] = {}
-    for one in content['images']:
-        name = one['file_name']
-        if name in pictures:
-            changes['entries of images name a picture that is listed before; their boxes are joined'] += 1
-        elif one.get('width') is None or one.get('height') is None:
-            changes['pictures had no width or height, and get those of their files'] += 1
-            one = {**one, **dict(zip(('height', 'width'), size_of(name), strict=True))}
-        by_id[one['id']] = pictures.setdefault(name, one)
-    _check_boxes({**content, 'images': [{**one, 'id': number} for number, one in by_id.items()]})
-    kept = []
-    for one in content['annotations']:
-        if reason := left_out(one, by_id):
-            dropped[reason] += 1
-        else:
-            found = _completion(one, by_id[one['image_id']]['id'], changes)
-            kept.append({**one, **found} if found else one)  # most have nothing to complete
-    if dropped and not kept:
-        raise ValueError(f'all {len(content["annotations"])} annotations {next(iter(dropped))}.')
-    if wrong_ids(kept):
-        changes['annotations are numbered from 1: an id was 0, missing, or there twice'] = len(kept)
-        kept = [{**one, 'id': number} for number, one in enumerate(kept, 1)]
-    categories = _without_twins(content['categories'], {one['category_id'] for one in kept})
-    if twins := len(content['categories']) - len(categories):
-        changes['categories without a box had the name of another one, and are taken out'] = twins
-    if any(type(one['id']) is str for one in categories):
-        changes['categories are numbered from 1: their ids were texts'] = len(categories)
-        numbers = {one['id']: number for number, one in enumerate(categories, 1)}
-        categories = [{**one, 'id': numbers[one['id']]} for one in categories]
-        kept = [{**one, 'category_id': numbers[one['category_id']]} for one in kept]
-    total = len(content['annotations'])
-    notes = [f'{count} of {total} annotations {reason}; they are left out' for reason, count in dropped.items()]
-    notes += [f'{count} {change}' for change, count in changes.items()]
-    clean = {'images': list(pictures.values()), 'annotations': kept, 'categories': categories}
-    return (clean, notes) if notes else (content, [])
-
-
-def _without_twins(categories: Sequence[Content], used: Collection[Any]) -> list[Content]:
-    """Return one category of each name, and all that have boxes. The group that Roboflow writes first has none."""
-    chosen = {one['name']: one['id'] for one in sorted(categories, key=lambda one: one['id'] in used)}
-    return [one for one in categories if one['id'] in {*used, chosen[one['name']]}]
-
-
-def _completion(one: Content, picture: Any, changes: Counter[str]) -> dict[str, Any]:
-    """Return what an annotation lacks, of a picture with this id. mmdet trains without those marked by ``ignore``."""
-    found = {} if one['image_id'] == picture else {'image_id': picture}
-    if not has_area(one):
-        changes['annotations had no area, and get width times height of their box'] += 1
-        found['area'] = one['bbox'][2] * one['bbox'][3]
-    shape = one.get('segmentation')
-    if isinstance(shape, list) and has_mask(one) and any(map(_is_line, shape)):
-        changes['outlines had parts of fewer than three points: left out'] += 1
-        found['segmentation'] = [part for part in shape if not _is_line(part)]
-    if one.get('ignore'):
-        changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
-        found |= {'iscrowd': 1, 'ignore': 0}
-    elif one.get('iscrowd') is None:
-        changes['annotations had no iscrowd, and get 0'] += 1
-        found['iscrowd'] = 0
-    return found

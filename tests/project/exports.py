@@ -149,7 +149,7 @@ def voc_xml(root: Path) -> None:
         for name in names:
             picture(root / f'JPEGImages/{name}.jpg')
             objects = ''.join(
-                f'<object><name>{label}</name><difficult>{int(label == "leaf")}</difficult><bndbox>'
+                f'<object><name>{label}</name><difficult>{int((name, label) == ("b", "leaf"))}</difficult><bndbox>'
                 f'<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right + 1}</xmax><ymax>{bottom + 1}</ymax>'
                 '</bndbox></object>'
                 for label, points in shapes(name)

@@ -34,8 +34,8 @@ def test_pictures_without_labels_are_left_out_and_counted(tmp_path: Path) -> Non
     names = {name: set(split.names) for name, split in data.splits.items()}
     assert {name: len(own) for name, own in names.items()} == {'train': 8, 'val': 2}
     assert not {'cam 0/frame_010', 'cam 1/frame_011'} & (names['train'] | names['val'])
-    told = 'no label image (photos/cam 0/frame_010.jpg, photos/cam 1/frame_011.jpg)'
-    assert f'WARNING: 2 pictures left out: {told}' in data.notes
+    told = 'have no label image; they are left out (photos/cam 0/frame_010.jpg, photos/cam 1/frame_011.jpg)'
+    assert f'WARNING: 2 of 12 pictures {told}' in data.notes
     assert f'--unlabelled {tmp_path}/photos teaches on pictures without a label image' in data.notes
 
 
@@ -117,8 +117,8 @@ def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
     (tmp_path / 'labels.json').write_text(json.dumps(content))
     data = find_box_data(tmp_path)
     assert sum(split.count for split in data.splits.values()) == 9
-    place = f'--unlabelled {tmp_path}/pictures/more teaches on them'
-    assert any('2 of 11 pictures have no labels in any file' in note and place in note for note in data.notes)
+    assert any('2 of 11 pictures have no labels in any file' in note for note in data.notes)
+    assert f'--unlabelled {tmp_path}/pictures/more teaches on pictures without labels' in data.notes
     label(tmp_path / 'masks/a.png')  # of another task: such folders are known by their names
     free = free_pictures(str(tmp_path), data, 2)
     assert free.names == ('pictures/more/a.jpg', 'pictures/more/b.jpg') and '1 label images' in free.left_out

@@ -6,14 +6,16 @@ import itertools
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mmdistill_dense.apps.project.counts import Count, table
 from mmdistill_dense.apps.project.formats import labelme, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading
+from mmdistill_dense.apps.project.mending import mended
 from mmdistill_dense.apps.project.picture_folders import (
     ARCHIVES,
     SAMPLED,
@@ -24,6 +26,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     find_lists,
     is_label,
     look_at,
+    named,
     opened,
     outside_labels,
     pictures_below,
@@ -34,12 +37,13 @@ from mmdistill_dense.apps.project.picture_folders import (
     two_parts,
     usual_size,
 )
-from mmdistill_dense.datasets.label_files import MENDED, Content, check, has_mask, lists_missing, mended
+from mmdistill_dense.datasets.label_files import MENDED, Content, check, has_mask, lists_missing
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import close_or_all, size_text, some
 
+COCO, FREE = 'COCO', 'have no labels in any file'
 _LOOKED = 20  # pictures that are looked for in each folder
 
 
@@ -67,15 +71,6 @@ def folder_of(file: LabelFile, root: Path, pictures: Sequence[Path], split: str 
     return best
 
 
-def unlisted(every: Sequence[Path], found: Files) -> Iterator[str]:
-    """Yield a note if no label file lists some of the pictures."""
-    listed = {os.path.realpath(one.folder / name) for one in found.values() for name in one.names}
-    if free := [path for path in every if os.path.realpath(path) not in listed]:
-        place = shlex.quote(os.path.commonpath([path.parent for path in free]))
-        said = f'{len(free)} of {len(every)} pictures have no labels in any file ({some(free, 1)})'
-        yield f'{said}. They are in no split; --unlabelled {place} teaches on them'
-
-
 FORMAT = (
     'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
     'folder, or one for all), YOLO text files, VOC xml, CVAT xml and labelme json: docs/your_labels.md. Other '
@@ -85,10 +80,8 @@ FORMAT = (
 
 def read_label_file(path: Path) -> Any:
     """Return what a json file holds, in any encoding of Unicode."""
-    try:
+    with named(path):
         content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'--data: {path} is damaged, or no json file ({error}). Repair it, or take it out.') from error
     boxes = content.get('annotations') if isinstance(content, dict) else None
     boxed = isinstance(boxes, list) and boxes and isinstance(boxes[0], dict) and 'bbox' in boxes[0]
     if boxed and lists_missing(content):
@@ -115,11 +108,13 @@ def lacks(path: Path, content: Any) -> str:
 
 
 def check_sizes(file: LabelFile, stored: bool) -> None:
-    """Compare the sizes of some pictures, ``stored`` or as EXIF turns them, with those in the label file."""
+    """Compare the sizes of pictures, ``stored`` or as EXIF turns them, with those of the labels; read some whole."""
     told = [one for one in file.content['images'] if one.get('width') and one.get('height')]
-    for one in evenly(told, SAMPLED):
+    whole = {one['file_name'] for one in evenly(told, SAMPLED)}
+    for one in told:
         with opened(file.folder / one['file_name']) as picture:
-            picture.load()
+            if one['file_name'] in whole:
+                picture.load()
             found, written = size_of(picture, stored), (one['height'], one['width'])
         if found != written:
             said = f'{one["file_name"]} has {size_text(written)} pixels (height x width); it has {size_text(found)}'
@@ -150,36 +145,33 @@ class LabelFile:
     def names(self) -> list[str]:
         return [one['file_name'] for one in self.content['images']]
 
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Put the path before errors."""
-        try:
-            yield
-        except ValueError as error:
-            text = str(error)
-            raise ValueError(text if text.startswith('--data') else f'--data: {self.path}: {error}') from error
-
-    def mend(self, stored: bool, notes: list[str]) -> None:
+    def mend(self, stored: bool, drawn: bool, notes: list[str], lost: dict[str, list[str]]) -> None:
         """Hold what training and metric read in its place."""
 
         def size(picture: str) -> tuple[int, int]:
             with opened(self.folder / picture) as image:
                 return size_of(image, stored)
 
-        with self.named():
-            self.content, told = mended(self.content, size)
+        with named(self.path):
+            before, (self.content, told, left) = self.content, mended(self.content, size, drawn)
         if self.path.suffix == '.json':
             with self.path.open('rb') as file:
                 if json.detect_encoding(file.read(4)) != 'utf-8':
                     told.append('it begins with a byte order mark, with which pycocotools cannot read it')
-        notes += [f'{"WARNING: " if "left out" in note else ""}{self.path.name}: {note}' for note in told]
-        self.changed = self.changed or bool(told)
+                    self.changed = True
+        for note in told:
+            warned = 'left out' in note or 'is wrong' in note
+            notes.append(f'{"WARNING: " if warned else ""}{self.path.name}: {note}')
+        for reason, own in left.items():
+            lost[reason] += own
+        self.changed = self.changed or self.content is not before
 
     @property
-    def used(self) -> list[str]:
-        """The names of the categories with boxes, in the order of the file."""
-        numbers = {one['category_id'] for one in self.content['annotations']}
-        return [one['name'] for one in self.content['categories'] if one['id'] in numbers]
+    def kinds(self) -> Counter[str]:
+        """How many boxes each category has that has some, in the order of the file."""
+        numbers = Counter(one['category_id'] for one in self.content['annotations'])
+        names = ((one['name'], numbers[one['id']]) for one in self.content['categories'])
+        return Counter({name: count for name, count in names if count})
 
     def boxes(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
         numbers = {one['id'] for one in self.content['categories'] if one['name'] in names}
@@ -222,27 +214,31 @@ def find_box_data(
     given: Path, classes: Sequence[str] = (), exif: str | None = None, wish: Wish | None = None, task: str = 'det'
 ) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
-    given, wish = given.expanduser().resolve(), wish or Wish()
-    root = given
+    with named(given):
+        return _found(given.expanduser().resolve(), classes, exif, wish or Wish(), task)
+
+
+def _found(given: Path, classes: Sequence[str], exif: str | None, wish: Wish, task: str) -> BoxData:
+    root, notes = given, list[str]()
     if given.suffix == '.json' and given.is_file():  # `annotations` holds no pictures
         root = given.parent if files_below(given.parent, EXTENSIONS) else given.parent.parent
-    pictures, notes = pictures_below(root), list[str]()
+    pictures = pictures_below(root)
     files = [given] if given.is_file() else sorted(files_below(root, ('.json',)))
-    passed_over = list[str]()
-    found, others = _by_split(root, files, passed_over, predictions=given.is_file())
-    reading = None if found else _read_objects(Given(root, pictures, classes, exif, wish != Wish(), task), others)
-    if not found and not reading:
-        passed_over.clear()
-        found, _ = _by_split(root, files, passed_over, predictions=True)
-    notes += passed_over
-    if reading:
-        found = _of_parts(reading, wish, notes)
+    found, reading, others = _by_split(root, files, notes, predictions=given.is_file())
+    if not found and (read := _read_objects(Given(root, pictures, classes, exif, wish != Wish(), task), others)):
+        read.lost_files |= reading.lost_files
+        reading = read
+        found = _of_parts(reading, wish)
+        notes += reading.notes
+    elif not found:
+        found, reading, _ = _by_split(root, files, notes, predictions=True)
     if not found:
         raise NoLabels(f'--data {root}: {none_found(root, files)} {FORMAT}')
+    own_form = reading.form == COCO
     for name, one in found.items():
-        with one.named():
+        with named(one.path):
             check(one.content, MENDED)
-        if not reading:
+        if own_form:
             one.folder = folder_of(one, root, pictures, name)
     drawn = {
         one.folder / image['file_name']: (image.get('height'), image.get('width'))
@@ -250,56 +246,106 @@ def find_box_data(
         for image in one.content['images']
     }
     stored = look_at(list(drawn), drawn.__getitem__, exif, notes)
+    there = sum(len(one.content['annotations']) for one in found.values()) + sum(map(len, reading.lost.values()))
+    held = reading.kinds + sum((one.kinds for one in found.values()), Counter[str]())
     for one in found.values():
         check_sizes(one, stored)
-        one.mend(stored, notes)
+        one.mend(stored, task == 'seg', notes, reading.lost)
     wrong = [sentence for one in found.values() for sentence in itertools.islice(wrong_masks(one), 1)]
     if wrong and task == 'seg':
         raise ValueError(f'--data: {wrong[0]} Draw it again.')
     notes += [f'WARNING: {one} So the data have no masks for networks that predict them' for one in wrong]
     first = found.get('train') or next(iter(found.values()))
-    names = _classes(first, [one for one in found.values() if one is not first], classes, notes)
+    names = _classes(first, classes, held, reading.lost, notes)
     for one in found.values():  # labels are numbered by the first
-        there = [category['name'] for category in one.content['categories']]
-        if [name for name in there if name in names] != list(names):
-            told = f'lists the categories {some(there, 20)}; the classes are {some(names, 20)}'
+        categories = [category['name'] for category in one.content['categories']]
+        if [name for name in categories if name in names] != list(names):
+            told = f'lists the categories {some(categories, 20)}; the classes are {some(names, 20)}'
             raise ValueError(f'--data: {one.path} {told}. Every file must list all of them, in the same order.')
     outside = outside_labels(root, pictures)
-    notes += unlisted(outside, found)
+    listed = {os.path.realpath(one.folder / name) for one in found.values() for name in one.names}
+    listed |= {os.path.realpath(one.picture) for one in reading.pictures}
+    lists, where = dict[str, Path](), 'part'
     if 'train' in found and len(found) > 1:
         if wish != Wish():
             raise ValueError(f'--split: the files for {", ".join(map(str, found))} are a split. Leave the option out.')
-        splits = {name: _split(name, found[name], root) for name in SPLITS if name in found}
         changed = [f'{name}.json' for name, one in found.items() if one.changed]
         if changed and task == 'det':
-            with_changes = '' if reading else ', with these changes'
+            with_changes = ', with these changes' if own_form else ''
             notes.append(f'written for training and metric{with_changes}: {", ".join(changed)}')
     elif len(found) == 1:
-        lists = find_lists(root, task, wish)
-        listed = _listed(lists, root, first, outside)
-        divided = _divided(first, names, listed, wish)
-        splits = {part: _split(part, one, root) for part, one in divided.items()}
+        _check_boxes(found, names)
+        lists, where = find_lists(root, task, wish), 'list'
+        divided = _divided(first, names, _listed(lists, root, first, outside), wish)
+        inside = {name for one in divided.values() for name in one.names}
+        pictures_by_id = {one['id']: one['file_name'] for one in first.content['images']}
+        shown = [pictures_by_id[one['image_id']] for one in first.content['annotations']]
+        reading.lost['are in pictures of no list'] += [name for name in shown if name not in inside]
         found = Files(divided.items())
-        if unseen := [name for name in names if name not in divided['train'].used]:
-            notes.append(f'WARNING: no box in training, so nobody can learn it: {some(unseen)}')
         if lists:
-            counts = ', '.join(f'{split.count} {part}' for part, split in splits.items())
-            left = len(first.names) - sum(split.count for split in splits.values())
-            told = f'split of {some(map(str, lists.values()))}: {counts}' + (f'; {left} in no list' if left else '')
+            shares = ', '.join(f'{len(one.names)} {part}' for part, one in divided.items())
+            notes.append(f'split of {some(map(str, lists.values()))}: {shares}')
         else:
-            told = f'one label file: {splits["train"].count} of its pictures train, {splits["val"].count} validate' + (
-                ' (train.json, val.json)' if task == 'det' else ''
-            )
-        notes.append(told)
+            train, val = (len(divided[part].names) for part in ('train', 'val'))
+            written = ' (train.json, val.json)' if task == 'det' else ''
+            notes.append(f'one label file: {train} of its pictures train, {val} validate{written}')
     else:
         raise ValueError(f'--data {given}: label files for {", ".join(map(str, found))}, none for train. {FORMAT}')
+    _check_boxes(found, names)
+    if unseen := [name for name in names if not any(not box['iscrowd'] for box in found['train'].boxes([name]))]:
+        notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
+    splits = {name: _split(name, found[name], root) for name in SPLITS if name in found}
     if 'val' not in splits:
         notes.append('no label file for val: that for test validates')
         splits['val'] = splits['test']
-    _check_boxes(found, names)
+    counted = [
+        _count_files(root, reading, lists),
+        _count_pictures(outside, listed, found, where),
+        _count_objects(there, reading.lost, found, names),
+    ]
+    notes[:0] = table(f'{reading.form} ({reading.source})', counted)
+    if bare := sum(
+        len({*one.names}) - len({box['image_id'] for box in one.content['annotations']}) for one in found.values()
+    ):
+        notes.append(f'{bare} pictures show no object: background alone')
+    if free := counted[1].left_out[FREE]:
+        place = shlex.quote(os.path.commonpath([os.path.dirname(str(path)) for path in free]))
+        notes.append(f'--unlabelled {place} teaches on pictures without labels')
     size = usual_size([(one['height'], one['width']) for one in first.content['images']])
     masks = not wrong and all(has_mask(box) for one in found.values() for box in one.content['annotations'])
     return BoxData(root, splits, names, masks, size, notes, stored)
+
+
+def _count_files(root: Path, reading: Reading, lists: Mapping[str, Path]) -> Count:
+    every = dict.fromkeys(one for one in files_below(root, ('',)) if not one.name.lower().endswith(EXTENSIONS))
+    read = {*reading.files, *lists.values()}
+    left = {one for own in reading.lost_files.values() for one in own}
+    rest = [one.relative_to(root) for one in every if one not in read and one not in left]
+    used = len(every) - len(rest) - len(left)
+    return Count('files', len(every), used, reading.lost_files, {'not read': rest})
+
+
+def _count_pictures(outside: Sequence[Path], listed: set[str], found: Files, where: str) -> Count:
+    used = {os.path.realpath(one.folder / name) for one in found.values() for name in one.names}
+    free = [path for path in map(os.path.realpath, outside) if path not in listed]
+    left = {FREE: free, f'are in no {where}': sorted(listed - used)}
+    return Count('pictures', len(listed) + len(free), len(used), left)
+
+
+def _count_objects(there: int, lost: Mapping[str, list[str]], found: Files, names: Sequence[str]) -> Count:
+    used, crowds, others = 0, list[str](), list[str]()
+    for one in found.values():
+        kinds = {kind['id']: kind['name'] for kind in one.content['categories']}
+        pictures = {image['id']: image['file_name'] for image in one.content['images']}
+        for box in one.content['annotations']:
+            if kinds[box['category_id']] not in names:
+                others.append(kinds[box['category_id']])
+            elif box['iscrowd']:
+                crowds.append(pictures[box['image_id']])
+            else:
+                used += 1
+    unused = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': others}
+    return Count('annotations', there, used, lost, unused)
 
 
 def _read_objects(given: Given, shapes: Mapping[Path, Any]) -> Reading | None:
@@ -309,19 +355,21 @@ def _read_objects(given: Given, shapes: Mapping[Path, Any]) -> Reading | None:
     return next((form.read(given, files) for form in (yolo, xml_files) if (files := form.recognise(given))), None)
 
 
-def _of_parts(reading: Reading, wish: Wish, notes: list[str]) -> Files:
+def _of_parts(reading: Reading, wish: Wish) -> Files:
     """Return contents of the parts that the labels or the folders tell, or one content of all pictures."""
-    notes += reading.told
     if twice := repeated(one.picture for one in reading.pictures):
         names = some(twice, 3)
         raise ValueError(f'--data: {len(twice)} pictures have labels twice in {reading.source}: {names}. Keep one.')
     parts: dict[str | None, list[Labelled]] = {}
     for one in reading.pictures:
         parts.setdefault(None if wish != Wish() else one.part, []).append(one)
+    outside = parts.pop('', [])
     if 'train' not in parts or len(parts.keys() - {None}) < 2:
-        parts = {None: reading.pictures}
-    elif left := parts.pop(None, []):
-        notes.append(f'WARNING: {len(left)} labelled pictures lie in no folder of a part: left out ({left[0].picture})')
+        parts = {None: [one for one in reading.pictures if one.part != '']}
+    else:
+        outside += parts.pop(None, [])
+    for one in outside:
+        reading.lost['are in pictures of no part'] += [str(one.picture)] * len(one.objects)
     found: Files = {}
     for part, own in parts.items():
         folder = Path(os.path.commonpath([one.picture.parent for one in own]))
@@ -343,38 +391,41 @@ def _listed(lists: Mapping[str, Path], root: Path, file: LabelFile, pictures: Se
     return {part: {names[picture] for picture in own} for part, own in found.items()}
 
 
-def _by_split(root: Path, files: Sequence[Path], notes: list[str], predictions: bool) -> tuple[Files, dict[Path, Any]]:
+def _by_split(
+    root: Path, files: Sequence[Path], notes: list[str], predictions: bool
+) -> tuple[Files, Reading, dict[Path, Any]]:
     """Return the label file of each split, and the contents of labelme's files; of ``predictions`` too, or not."""
-    found: Files = {}
-    passed, others = [], {}
+    found, reading, others = Files(), Reading(COCO, root), dict[Path, Any]()
+    lost = reading.lost_files
     for path in files:
         content = read_label_file(path)
         if labelme.is_labelme(content):
             others[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
             continue
         split = split_of([*path.relative_to(root).parts[:-1], path.stem])
-        if lists_missing(content):
+        if lacking := lists_missing(content):
             if isinstance(content, dict) and 'images' in content:
-                passed.append((split, lacks(path, content)))
+                lost[f'have images, but no list of {", ".join(lacking)}'].append(path)
             continue
         if any('score' in one for one in content['annotations'] if isinstance(one, dict)):
-            passing = '' if predictions else 'passed over: '
-            notes.append(f'WARNING: {passing}{path}: its annotations have a score, as predictions have')
-            if passing:
+            if not predictions:
+                lost['have annotations with a score, as predictions have'].append(path)
                 continue
+            notes.append(f'WARNING: {path}: its annotations have a score, as predictions have')
         if split in found:
             known = found[split].path
             better = [one for one in (known, path) if 'instances' in one.name]
             if len(better) != 1:
                 told = f'{known.name} and {path.name} are both for {split or "no split"}'
                 raise ValueError(f'--data {root}: {told}. Keep one there, or give the file itself as --data.')
+            lost['are for the part of another file'].append(known if better[0] == path else path)
             if better[0] == known:
                 continue
         found[split] = LabelFile(path, content, root, False)
     if len(found) > 1 and (left := found.pop(None, None)):
-        notes.append(f'WARNING: passed over: {left.path}: neither its name nor its folder says train, val or test')
-    notes += [f'WARNING: passed over: {lacking}' for split, lacking in passed if found and split not in found]
-    return found, others
+        lost['say train, val or test neither by name nor by folder'].append(left.path)
+    reading.files = [one.path for one in found.values()]
+    return found, reading, others
 
 
 def _split(name: str, file: LabelFile, root: Path) -> BoxSplit:
@@ -391,24 +442,28 @@ def _check_boxes(found: Files, names: Sequence[str]) -> None:
         boxes = one.boxes(names)
         if all(box['iscrowd'] for box in boxes):
             what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
-            told = f'{what} for {name}, so it measures nothing'
+            told = f'{what}{f" for {name}" if name else ""}, so it measures nothing'
             raise ValueError(f'--data: {one.path}: {told}. Add boxes, take this part out, or divide anew (--split).')
 
 
-def _classes(file: LabelFile, others: Sequence[LabelFile], given: Sequence[str], notes: list[str]) -> tuple[str, ...]:
+def _classes(
+    file: LabelFile, given: Sequence[str], held: Counter[str], lost: Mapping[str, list[str]], notes: list[str]
+) -> tuple[str, ...]:
     """Return the names of the categories with boxes, in the order of the file, or those of them that are given."""
-    every, used = [one['name'] for one in file.content['categories']], file.used
+    every, used = [one['name'] for one in file.content['categories']], list(file.kinds)
     if unknown := [name for name in given if name not in every]:
         raise ValueError(f'--classes {some(unknown)}: no category of {file.path}. {close_or_all(unknown[0], every)}')
     if repeated(used):
         raise ValueError(f'--data: two categories of {file.path} have one name: {some(used, 20)}. Rename one.')
     chosen = tuple(name for name in used if not given or name in given)
     if not chosen:
-        raise ValueError(f'--data: {file.path} has no box of {some(given or every)}: there is nothing to train with.')
+        why = ''.join(f'; {len(own)} annotations {reason}' for reason, own in lost.items())
+        what = f'no box of {some(given or every)}' if given or every else 'no box'
+        raise ValueError(f'--data: {file.path} has {what}: there is nothing to train with{why}.')
     if empty := [name for name in every if name not in used]:
-        lost = sum(len(one.boxes(empty)) for one in others)
-        elsewhere = f' ({lost} elsewhere)' if lost else ''
-        notes.append(f'{"WARNING: " if lost else ""}left out, no box in training: {some(empty)}{elsewhere}')
+        gone = sum(held[name] for name in empty)
+        more = f' ({gone} annotations are in other parts or left out)' if gone else ''
+        notes.append(f'{"WARNING: " if gone else ""}left out, no box in training: {some(empty)}{more}')
     return chosen
 
 

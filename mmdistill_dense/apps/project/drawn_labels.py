@@ -20,8 +20,16 @@ from rich.progress import track
 
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import packed
-from mmdistill_dense.apps.project.label_values import Colour, has_colours, in_one_channel
-from mmdistill_dense.apps.project.picture_folders import lines_of, opened, repeated, size_of
+from mmdistill_dense.apps.project.label_values import (
+    COUNTED,
+    Colour,
+    Values,
+    check_several,
+    check_splits,
+    has_colours,
+    in_one_channel,
+)
+from mmdistill_dense.apps.project.picture_folders import lines_of, named, opened, repeated, size_of
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import read_json, write_json, write_text
@@ -117,18 +125,20 @@ def numbers_of(classes: Sequence[str], background: str) -> tuple[tuple[str, ...]
 
 
 def objects_drawing(
-    data: BoxData, targets: Mapping[str, Sequence[str]], background: str
+    data: BoxData, targets: Mapping[str, Sequence[str]], background: str, notes: list[str]
 ) -> tuple[tuple[str, ...], Drawing]:
     """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones.
 
     ``targets``: the place in the folder of the project of each label image, by part, in the order of the pictures.
+    Some are drawn and checked as label images are that are there.
     """
     classes, numbers, empty = numbers_of(data.classes, background)
     _check_number(classes)
     if len(classes) < 2:
         advice = '--background class makes what no object covers a class too'
         raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
-    jobs, digest = list[Job](), hashlib.sha256(repr((classes, empty)).encode())
+    jobs, values, seen = list[Job](), Values(sum(map(len, targets.values()))), dict[str, list[int]]()
+    digest = hashlib.sha256(repr((classes, empty)).encode())
     for part, split in data.splits.items():
         text = split.content.encode() if split.content else (data.root / split.labels).read_bytes()
         digest.update(text)
@@ -147,16 +157,21 @@ def objects_drawing(
             picture = data.root / split.pictures / image['file_name']
             make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
             jobs.append(Job(place, make))
+        drawn_now = evenly(jobs[-len(targets[part]) :], COUNTED)
+        seen[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
+    check_several(data.root, values)
+    check_splits(data.root, seen, dict(enumerate(classes)), notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
 def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:
     """Return the label image of a picture, with the polygons and masks of its objects drawn to the pixel."""
     with opened(picture) as image:
-        height, width = size_of(image, stored)
-    found = np.full((height, width), empty, np.uint8)
-    for value, one in objects:
-        found[coco.decode(packed(one['segmentation'], (height, width))) > 0] = value
+        size = size_of(image, stored)
+    found = np.full(size, empty, np.uint8)
+    with named(picture):
+        for value, one in objects:
+            found[coco.decode(packed(one['segmentation'], size)) > 0] = value
     return found
 
 

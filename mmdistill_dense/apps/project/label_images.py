@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
-from mmdistill_dense.apps.project.counts import Count
+from mmdistill_dense.apps.project.counts import Count, table
 from mmdistill_dense.apps.project.drawn_labels import (
     FOLDER,
     Drawing,
@@ -155,9 +155,9 @@ _HINT = (
 def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, why = find_lists(root, 'seg', wish), 'in no folder of a part'
+    lists, why = find_lists(root, 'seg', wish), 'are in no folder of a part'
     if lists:
-        found, why = read_lists(lists, root, [root / picture for picture in paired.parts]), 'in no list'
+        found, why = read_lists(lists, root, [root / picture for picture in paired.parts]), 'are in no list'
         if not wish.lists:
             check_folders(found, root, lists)
         parts = {part: _listed(lists[part], own, pairs) for part, own in found.items()}
@@ -170,14 +170,16 @@ def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
         parts = {'train': told[None]} if set(told) == {None} else {part: told[part] for part in SPLITS if part in told}
     used = {picture for own in parts.values() for picture, _ in own}
     left = [pair for picture, pair in pairs.items() if picture not in used]
-    pictures = {'no label image': paired.bare, why: [picture for picture, _ in left]}
+    pictures = {'have no label image': paired.bare, why: [picture for picture, _ in left]}
     labels = {
-        'no picture': paired.alone,
-        'not the first of its picture': paired.spare,
+        'have no picture': paired.alone,
+        'are not the first of their picture': paired.spare,
         why: [label for _, label in left],
     }
-    counts = [Count('pictures', len(paired.parts), len(used), pictures),
-              Count('label images', len(paired.label_images), len(used), labels)]  # fmt: skip
+    counts = [
+        Count('pictures', len(paired.parts), len(used), pictures),
+        Count('label images', len(paired.label_images), len(used), labels),
+    ]
     _check_names(root, paired)
     if len(parts.get('train', ())) < 2:
         there = f'labelled pictures for {", ".join(f"{part} ({len(own)})" for part, own in parts.items())}'
@@ -189,7 +191,7 @@ def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
     if 'val' not in parts:
         notes.append(f'no {"list" if lists else "folder"} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = [f'{name}: {counts[0]}; {counts[1]}', *counts[0].left, *counts[1].left]
+    notes[:0] = table(name, counts)
     if paired.bare:
         place = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {place} teaches on pictures without a label image')
@@ -294,7 +296,8 @@ def _of_objects(data: BoxData, background: str) -> SegData:
     }
     form = _drawn(data.root, _below(parts))
     targets = {part: [target(part, name) for name in split.names] for part, split in form[0].items()}
-    classes, drawing = objects_drawing(data, targets, background)
+    notes = list(data.notes)
+    classes, drawing = objects_drawing(data, targets, background, notes)
     rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
-    notes = [*data.notes, f'label images are drawn from the outlines; pixels outside all of them {rest}']
+    notes.append(f'label images are drawn from the outlines; pixels outside all of them {rest}')
     return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), notes, data.stored, drawing)

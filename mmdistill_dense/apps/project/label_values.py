@@ -48,6 +48,11 @@ class Values:
             drawn, size = in_one_channel(image, label), size_of(image, stored=True)
             self.channels = max(self.channels, len(image.getbands()))
             palette = [(*colour,) for colour in np.reshape(image.getpalette() or [], (-1, 3)).tolist()]
+        self.add(label, drawn, palette)
+        return size
+
+    def add(self, label: Path, drawn: np.ndarray, palette: Sequence[Colour] = ()) -> list[int]:
+        """Add and return the values of a label image."""
         if (extreme := min(int(drawn.min()), 0) or int(drawn.max())) not in range(IGNORED + 1):
             told = f'{label} holds the value {extreme}; a class has a number from 0 to {IGNORED - 1} (8 bits)'
             raise ValueError(f'--data: {told}, and {IGNORED} is ignored. Number the classes anew.')
@@ -66,7 +71,7 @@ class Values:
                     advice = 'If the colours are the classes, write RGB. If the numbers are, write no palette'
                     raise ValueError(f'--data: {told}. {advice}.')
         self.looked += 1
-        return size
+        return values
 
     def named_by_palette(self, table: Mapping[str, Colour], source: str) -> tuple[str, ...]:
         """Return the name of each value, from a list of the colours that the palette gives to them."""
@@ -179,9 +184,7 @@ def name_classes(
     if not names and found.palette and (listed := colours())[0]:
         names, source = found.named_by_palette(*listed), f'--data: {listed[1]}'
         notes.append(f'classes named by the palette of the label images, from {listed[1]}')
-    if len(found.files) == 1:
-        told = f'the {found.looked} label images that were looked at hold the value {next(iter(found.files))} alone'
-        raise ValueError(f'--data {root}: {told}. A label image holds the number of the class at each pixel.')
+    check_several(root, found)
     values = class_values(tuple(found.files))
     if IGNORED in found.files and IGNORED not in values:
         _check_ignored(root, found, notes)
@@ -209,6 +212,12 @@ def name_classes(
     if unseen := [f'{name} ({value})' for name, value in kept if value not in found.files]:
         notes.append(f'no pixel of the {found.looked} label images that were looked at has: {some(unseen)}')
     return tuple(name for name, _ in kept), tuple(value for _, value in kept) if counted or NO_CLASS in names else ()
+
+
+def check_several(root: Path, found: Values) -> None:
+    if len(found.files) == 1:
+        told = f'the {found.looked} label images that were looked at hold the value {next(iter(found.files))} alone'
+        raise ValueError(f'--data {root}: {told}. A label image holds the number of the class at each pixel.')
 
 
 def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:

@@ -7,7 +7,6 @@ import math
 import os
 import random
 import re
-import struct
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,11 +114,27 @@ _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that view
 
 
 @contextmanager
+def named(where: object, advice: str = 'Repair it, or take it out') -> Iterator[None]:
+    """Turn whatever reading raises, here or in a library, into one line that names the place."""
+    try:
+        yield
+    except Exception as error:
+        text = ' '.join(str(error).split())
+        if text.startswith('--'):
+            if text == str(error):
+                raise
+            raise type(error)(text) from error
+        if type(error) is ValueError and text:
+            raise ValueError(f'--data: {where}: {text}') from error
+        raise ValueError(f'--data: {where} cannot be read ({type(error).__name__}: {text:.200}). {advice}.') from error
+
+
+@contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as picture:
             yield picture
-    except (OSError, SyntaxError, EOFError, ValueError, struct.error, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow raises many kinds
         if str(error).startswith('--'):  # a refusal of what the picture holds
             raise
         raise UnreadablePictures([f'{path} ({str(error).replace(f" {str(path)!r}", "")})']) from error

@@ -29,17 +29,19 @@ from mmdistill_dense.apps.project.formats.objects import (
     listed_names,
     packed,
     points_of,
+    told_size,
 )
-from mmdistill_dense.apps.project.picture_folders import Size
+from mmdistill_dense.apps.project.picture_folders import Size, named
 
 NAMES = ('labels.txt', 'classes.txt')
 _IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
 _NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
-_LEAST = {'polygon': 3, 'rectangle': 2, 'circle': 2, 'oriented_rectangle': 3}  # points of each kind of shape
+# points of each kind of shape; X-AnyLabeling calls turned boxes `rotation`
+_LEAST = {'polygon': 3, 'rectangle': 2, 'circle': 2, 'oriented_rectangle': 3, 'rotation': 3}
 
 
 def is_labelme(content: Any) -> bool:
-    return isinstance(content, dict) and isinstance(content.get('shapes'), list) and 'imagePath' in content
+    return isinstance(content, dict) and ('imagePath' in content or isinstance(content.get('shapes'), list))
 
 
 def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
@@ -48,27 +50,39 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
     For label images they stay apart, because each covers those before it. Two labels are no classes: what is drawn as
     ``__ignore__`` is ignored, ``_background_`` is the background.
     """
-    classes = [name for name in listed_names(given.root, NAMES)[0] if name not in _NO_CLASSES]
+    every, file = listed_names(given.root, NAMES)
+    classes = [name for name in every if name not in _NO_CLASSES]
     found = Reading('labelme json', next(iter(contents)).parent, classes=classes)
-    names = {path: [str(one['imagePath']).replace('\\', '/'), path.stem] for path, one in contents.items()}
+    found.files = [*contents, *([Path(file)] if file else [])]
+    told = {path: str(one.get('imagePath') or path.name) for path, one in contents.items()}
+    names = {path: [name.replace('\\', '/'), path.stem] for path, name in told.items()}
     for path, picture in given.pictures_of(names, 'json files of labelme').items():
-        height, width = contents[path].get('imageHeight'), contents[path].get('imageWidth')
-        size = (int(height), int(width)) if height and width else None
-        groups: dict[Any, list[Object]] = defaultdict(list)
-        for place, shape in enumerate(contents[path]['shapes']):
-            drawn = _object(f'{path}: shapes[{place}]', shape, size, found)
-            if drawn.get('name') in _NO_CLASSES and given.task == 'det':
-                found.dropped[f'shapes called {drawn["name"]}'] += 1
-            elif drawn:
-                drawn |= _NO_CLASSES.get(drawn['name'], {})
-                group = shape.get('group_id') if given.task == 'det' else None
-                groups[place if group is None else (group, drawn['name'])].append(drawn)
-        objects = [_joined(group, size) for group in groups.values()]
+        with named(path):
+            objects, size = _objects(given, path, contents[path], picture, found)
         found.pictures.append(Labelled(picture, size, objects, given.part_of(path, picture)))
     known = next((name for name in found.names if name != _IGNORED), _IGNORED)
     for drawn in (drawn for one in found.pictures for drawn in one.objects if drawn['name'] == _IGNORED):
         drawn['name'] = known  # a crowd is ignored, of whichever class
     return found
+
+
+def _objects(
+    given: Given, path: Path, content: Mapping[str, Any], picture: Path, found: Reading
+) -> tuple[list[Object], Size | None]:
+    size = told_size(path, picture, content.get('imageHeight'), content.get('imageWidth'))
+    groups: dict[Any, list[Object]] = defaultdict(list)
+    if not isinstance(content.get('shapes'), list):
+        raise ValueError(f'shapes is {content.get("shapes")!r:.60}, no list. Take the file out, or label its picture.')
+    for place, shape in enumerate(content['shapes']):
+        where = f'{path}: shapes[{place}]'
+        drawn = _object(where, shape, size, found)
+        if drawn.get('name') in _NO_CLASSES and given.task == 'det':
+            found.lost[f'are shapes called {drawn["name"]}'].append(where)
+        elif drawn:
+            drawn |= _NO_CLASSES.get(drawn['name'], {})
+            group = shape.get('group_id') if given.task == 'det' else None
+            groups[place if group is None else (repr(group), drawn['name'])].append(drawn)
+    return [_joined(group, size) for group in groups.values()], size
 
 
 def _object(where: str, shape: Any, size: Size | None, found: Reading) -> Object:
@@ -78,16 +92,16 @@ def _object(where: str, shape: Any, size: Size | None, found: Reading) -> Object
     if not name:
         raise ValueError(f'--data: {where} ({kind}) has no label. Name it, or take it out.')
     where = f'{where} ({name})'
-    points = points_of(where, shape.get('points', []))
+    points = points_of(where, shape.get('points'), size)
     if kind == 'mask':
         return {'name': name, **_mask(where, shape, points, size)}
     if kind not in _LEAST:
-        found.dropped[f'shapes of the kind {kind}, which has no area'] += 1
+        found.drop(f'are shapes of the kind {kind!s:.40}, which has no area', where, name)
         return {}
     check_count(where, points, _LEAST[kind], kind)
     if kind == 'circle':
         (x, y), edge = points[:2]
-        points = circle(x, y, *[math.dist((x, y), edge)] * 2)
+        points = points_of(where, circle(x, y, *[math.dist((x, y), edge)] * 2), size)
     if kind == 'rectangle':
         left, top, right, bottom = bounds(points)
         corners = [left, top, right, top, right, bottom, left, bottom]
@@ -97,13 +111,9 @@ def _object(where: str, shape: Any, size: Size | None, found: Reading) -> Object
 
 def _mask(where: str, shape: Any, points: Sequence[Point], size: Size | None) -> Mapping[str, Any]:
     """Return a mask, which labelme keeps as a PNG of the box between its two points."""
-    try:
+    with named(f'{where} is a mask that', 'Draw it again'):
         inside = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask'])))) > 0
         left, top = (round(value) for value in points[0])
-    except (KeyError, IndexError, ValueError, OSError) as error:
-        raise ValueError(f'--data: {where} is a mask that cannot be read ({error}). Draw it again.') from error
-    if size is None:
-        raise ValueError(f'--data: {where} is a mask, and its file has no imageHeight and imageWidth. Write them.')
     return from_mask(where, inside, left, top, size)
 
 

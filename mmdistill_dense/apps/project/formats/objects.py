@@ -6,8 +6,7 @@ A reader has ``recognise(given)``, which returns its files, empty if the folder 
 
 from __future__ import annotations
 
-import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
@@ -16,8 +15,18 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project.picture_folders import Names, Size, lines_of, outside_labels, repeated, split_of
-from mmdistill_dense.utils.validate import some
+from mmdistill_dense.apps.project.picture_folders import (
+    Names,
+    Size,
+    lines_of,
+    opened,
+    outside_labels,
+    repeated,
+    size_of,
+    split_of,
+)
+from mmdistill_dense.datasets.label_files import FAR, outline_fault
+from mmdistill_dense.utils.validate import size_text, some
 
 _CORNERS = 72  # of an ellipse
 Point = tuple[float, float]
@@ -61,12 +70,25 @@ class Given:
         return {file: picture for file, picture in found.items() if picture is not None}
 
 
+def told_size(where: object, picture: Path, height: Any, width: Any) -> Size | None:
+    """Return the size that labels tell of a picture, which has it, turned or not; ``None`` where they tell none."""
+    if not all(side and str(side).strip('0') for side in (height, width)):  # some tools write 0
+        return None
+    told = int(number(f'{where}: height', height)), int(number(f'{where}: width', width))
+    with opened(picture) as image:
+        found = size_of(image, stored=True)
+    if told not in (found, found[::-1]):
+        said = f'{picture.name} has {size_text(told)} pixels (height x width); it has {size_text(found)}'
+        raise ValueError(f'--data: {where} says that {said}, so the labels do not fit. Correct the label file.')
+    return told
+
+
 @dataclass
 class Labelled:
     picture: Path
     size: Size | None  # as its labels say; ``None``: not told
     objects: list[Object]
-    part: str | None = None  # where the labels tell it
+    part: str | None = None  # where the labels tell it; '' for none of the parts that they tell
 
 
 @dataclass
@@ -77,8 +99,16 @@ class Reading:
     source: Path  # a label file, or the folder that holds all of them
     pictures: list[Labelled] = field(default_factory=list)
     classes: list[str] = field(default_factory=list)  # as the format orders them; others follow by name
-    dropped: Counter[str] = field(default_factory=Counter)  # what cannot be read as an area, with how often
+    files: list[Path] = field(default_factory=list)  # that were read
+    lost_files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))  # by reason
+    lost: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # annotations, by reason
+    kinds: Counter[str] = field(default_factory=Counter)  # the classes of these
     notes: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, where: str, name: str) -> None:
+        """Leave out an object of a class."""
+        self.lost[reason].append(where)
+        self.kinds[name] += 1
 
     def content(self, root: Path, pictures: Sequence[Labelled]) -> dict[str, Any]:
         """Return some of the pictures in COCO's form; file names are relative to ``root``."""
@@ -100,37 +130,29 @@ class Reading:
     @property
     def names(self) -> list[str]:
         """The classes, in their order."""
-        found = {drawn['name'] for one in self.pictures for drawn in one.objects}
+        found = {drawn['name'] for one in self.pictures for drawn in one.objects} | {*self.kinds}
         return [*self.classes, *sorted(found.difference(self.classes))]
-
-    @property
-    def told(self) -> list[str]:
-        """What the user should know."""
-        lost = [f'WARNING: {count} {what}: left out' for what, count in self.dropped.items()]
-        objects = sum(len(one.objects) for one in self.pictures)
-        bare = sum(not one.objects for one in self.pictures)
-        read = f'{self.form}: {objects} objects in {len(self.pictures)} pictures, {bare} of them without any'
-        return [f'{read} ({self.source})', *lost, *self.notes]
 
 
 def number(where: str, text: Any) -> float:
     try:
         value = float(text)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f'--data: {where} is {text!r}, no number. Correct it, or export the labels again.')
+    except (TypeError, ValueError, OverflowError):
+        value = FAR + 1.0
+    if not abs(value) <= FAR:
+        raise ValueError(f'--data: {where} is {text!r:.60}, no number of a picture. Correct it, or export again.')
     return value
 
 
-def points_of(where: str, pairs: Iterable[Any]) -> list[Point]:
-    listed = list(pairs)
+def points_of(where: str, pairs: Any, size: Size | None) -> list[Point]:
+    """Return points in or near a picture of this size."""
     try:
-        points = [(float(x), float(y)) for x, y in listed]
-    except (TypeError, ValueError):
-        points = [(math.nan, math.nan)]
-    if not all(math.isfinite(value) for point in points for value in point):
-        raise ValueError(f'--data: {where}: its points are {listed!r:.60}, no pairs of numbers. Draw it again.')
+        points = [(float(x), float(y)) for x, y in pairs]
+        fault = outline_fault([[value for point in points for value in point]], max(size or (FAR,)))
+    except (TypeError, ValueError, OverflowError):
+        fault = 'no pairs'
+    if fault:
+        raise ValueError(f'--data: {where}: its points are {pairs!r:.60}, no pairs of numbers near its picture.')
     return points
 
 
@@ -160,15 +182,21 @@ def from_box(left: float, top: float, right: float, bottom: float) -> Mapping[st
 
 
 def packed(shape: Any, size: Size) -> Any:
-    """Return polygons or a mask of a picture as the run lengths of pycocotools."""
+    """Return polygons or a mask of a picture as the run lengths of pycocotools, which does not check them itself."""
+    if fault := outline_fault(shape, max(size)):
+        raise ValueError(f'an outline {fault}')
+    if isinstance(shape, dict) and tuple(shape['size']) != size:
+        raise ValueError(f'it has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}')
     if isinstance(shape, dict) and isinstance(shape['counts'], str):
         return shape
     found = coco.frPyObjects(shape, *size)
     return coco.merge(found) if isinstance(found, list) else found
 
 
-def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -> Mapping[str, Any]:
+def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size | None) -> Mapping[str, Any]:
     """Return box, area and run lengths of a mask that fills a box of a picture."""
+    if size is None:
+        raise ValueError(f'--data: {where} is a mask, and its file tells no height and width of the picture.')
     height, width = inside.shape
     if left < 0 or top < 0 or top + height > size[0] or left + width > size[1]:
         raise ValueError(f'--data: {where} is a mask that reaches beyond its picture. Draw it again.')
@@ -186,11 +214,11 @@ def circle(x: float, y: float, a: float, b: float) -> list[Point]:
 
 
 def listed_names(root: Path, files: Sequence[str]) -> tuple[list[str], str]:
-    """Return the names in the first of some files that is in the folder, one a line, and the file's name."""
+    """Return the names in the first of some files that is in the folder, one a line, and the file's path."""
     for name in files:
         if (root / name).is_file():
             found = lines_of(root / name)
             if twice := repeated(found):
                 raise ValueError(f'--data: {root / name} lists {some(twice)} twice. Each class has its own name.')
-            return found, name
+            return found, str(root / name)
     return [], ''

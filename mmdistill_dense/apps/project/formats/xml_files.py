@@ -30,8 +30,9 @@ from mmdistill_dense.apps.project.formats.objects import (
     listed_names,
     number,
     points_of,
+    told_size,
 )
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, split_of
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, named, split_of
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
@@ -50,10 +51,8 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
 
 
 def _root_of(path: Path) -> Any:
-    try:
+    with named(path):
         return ElementTree.parse(path).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f'--data: {path} is damaged, or no xml file ({error}). Repair it, or take it out.') from error
 
 
 # VOC
@@ -61,14 +60,19 @@ def _root_of(path: Path) -> Any:
 
 def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
     """Read all files. Objects marked as difficult are ignored in training and scores, as VOC does."""
-    found = Reading('VOC xml', files[0].parent, classes=listed_names(given.root, NAMES)[0])
+    classes, file = listed_names(given.root, NAMES)
     elements = {path: _root_of(path) for path in files}
-    names = {path: _voc_names(path, one.findtext('filename') or path.stem) for path, one in elements.items()}
+    of_voc = {path: one for path, one in elements.items() if one.tag == _ROOTS[0]}
+    found = Reading('VOC xml', files[0].parent, classes=classes, files=[*of_voc, *([Path(file)] if file else [])])
+    found.lost_files['are no xml of VOC'] = [path for path in files if path not in of_voc]
+    names = {path: _voc_names(path, one.findtext('filename') or path.stem) for path, one in of_voc.items()}
     for path, picture in given.pictures_of(names, 'xml files').items():
-        numbered = enumerate(elements[path].iterfind('object'), 1)
-        objects = [_voc_object(f'{path}: object {place}', one) for place, one in numbered]
-        part = given.part_of(path, picture)
-        found.pictures.append(Labelled(picture, _voc_size(path, elements[path]), objects, part))
+        with named(path):
+            sides = [of_voc[path].findtext(f'size/{side}') for side in ('height', 'width')]
+            numbered = enumerate(of_voc[path].iterfind('object'), 1)
+            objects = [_voc_object(f'{path}: object {place}', one) for place, one in numbered]
+            size = told_size(path, picture, *sides)
+        found.pictures.append(Labelled(picture, size, objects, given.part_of(path, picture)))
     drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]
     if any(min(box[:2]) < 1 for box in drawn):
         found.notes.append('a box begins below 1, so corners are counted from 0; VOC itself counts from 1')
@@ -81,14 +85,6 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
 def _voc_names(path: Path, told: str) -> list[str]:
     """Return names that the picture of a file may have. ``told`` comes last: some tools copy it between files."""
     return [f'{path.stem}{Path(told).suffix}', path.stem, told]
-
-
-def _voc_size(path: Path, element: Any) -> Size | None:
-    texts = [element.findtext(f'size/{side}') for side in ('height', 'width')]
-    if None in texts or '0' in texts:  # some tools write 0
-        return None
-    height, width = (int(number(f'{path}: size', text)) for text in texts)
-    return height, width
 
 
 def _voc_object(where: str, element: Any) -> Object:
@@ -111,10 +107,13 @@ def _voc_object(where: str, element: Any) -> Object:
 
 def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
     """Read all files; a picture's ``subset`` tells its part, else the name of the file."""
-    found = Reading('CVAT xml', files[0] if len(files) == 1 else files[0].parent)
-    elements, missing = {path: _root_of(path) for path in files}, []
-    index = given.index(image.get('name', '') for one in elements.values() for image in one.iterfind('image'))
-    for path, element in elements.items():
+    found, missing = Reading('CVAT xml', files[0] if len(files) == 1 else files[0].parent), list[str]()
+    elements = {path: _root_of(path) for path in files}
+    of_cvat = {path: one for path, one in elements.items() if one.tag == _ROOTS[1]}
+    found.files = list(of_cvat)
+    found.lost_files['are no xml of CVAT'] = [path for path in files if path not in of_cvat]
+    index = given.index(image.get('name', '') for one in of_cvat.values() for image in one.iterfind('image'))
+    for path, element in of_cvat.items():
         if element.find('track') is not None:
             raise ValueError(f'--data: {path} is "CVAT for video". Export the task as "CVAT for images" or as COCO.')
         of_file = split_of([*path.relative_to(given.root).parts[:-1], path.stem])
@@ -126,9 +125,10 @@ def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
                 missing.append(image.get('name', ''))
                 continue
             where = f'{path}: {picture.name}'
-            shapes = sorted(image, key=lambda shape: _value(where, shape, 'z_order', '0'))
-            size = int(_value(where, image, 'height')), int(_value(where, image, 'width'))
-            objects = [one for shape in shapes for one in _cvat_objects(where, shape, size, found)]
+            with named(where):
+                size = told_size(where, picture, image.get('height'), image.get('width'))
+                shapes = sorted(image, key=lambda shape: _value(where, shape, 'z_order', '0'))
+                objects = [one for shape in shapes for one in _cvat_objects(where, shape, size, found)]
             subset = str(image.get('subset', '')).lower()
             part = next((part for part, names in SPLITS.items() if subset in names), of_file)
             found.pictures.append(Labelled(picture, size, objects, part))
@@ -138,7 +138,7 @@ def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
     return found
 
 
-def _cvat_objects(where: str, shape: Any, size: Size, found: Reading) -> Iterator[Object]:
+def _cvat_objects(where: str, shape: Any, size: Size | None, found: Reading) -> Iterator[Object]:
     name, kind = shape.get('label', '').strip(), shape.tag
     if kind == 'attribute':
         return
@@ -149,7 +149,7 @@ def _cvat_objects(where: str, shape: Any, size: Size, found: Reading) -> Iterato
         yield {'name': name, **_cvat_mask(where, shape, size)}
         return
     if kind == 'polygon':
-        points = points_of(where, (pair.split(',') for pair in shape.get('points', '').split(';') if pair))
+        points: Any = [pair.split(',') for pair in shape.get('points', '').split(';') if pair]
         check_count(where, points, 3, 'area')
     elif kind == 'box':
         left, top, right, bottom = (_value(where, shape, key) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
@@ -160,10 +160,10 @@ def _cvat_objects(where: str, shape: Any, size: Size, found: Reading) -> Iterato
     elif kind == 'ellipse':
         points = circle(*(_value(where, shape, key) for key in ('cx', 'cy', 'rx', 'ry')))
     else:
-        found.dropped[f'shapes of the kind {kind}, which has no area'] += 1
+        found.drop(f'are shapes of the kind {kind:.40}, which has no area', where, name)
         return
     turned = points if kind == 'polygon' else _turned(points, _value(where, shape, 'rotation', '0'))
-    yield {'name': name, **from_points(turned)}
+    yield {'name': name, **from_points(points_of(where, turned, size))}
 
 
 def _value(where: str, element: Any, key: str, default: str = '') -> float:
@@ -177,11 +177,11 @@ def _turned(points: Sequence[Point], degrees: float) -> list[Point]:
     return [(x0 + (x - x0) * c - (y - y0) * s, y0 + (x - x0) * s + (y - y0) * c) for x, y in points]
 
 
-def _cvat_mask(where: str, shape: Any, size: Size) -> Mapping[str, Any]:
+def _cvat_mask(where: str, shape: Any, size: Size | None) -> Mapping[str, Any]:
     """Return a mask whose run lengths go row by row through its own box."""
     left, top, width, height = (int(_value(where, shape, key)) for key in ('left', 'top', 'width', 'height'))
     text = shape.get('rle', '').replace(' ', '')
-    runs = [int(run) for run in text.split(',')] if re.fullmatch(r'\d+(,\d+)*', text) else []
-    if sum(runs) != width * height:
-        raise ValueError(f'--data: {where}: its runs do not fill its box. Export the task again.')
+    runs = [int(run) for run in text.split(',')] if re.fullmatch(r'[0-9]{1,9}(,[0-9]{1,9})*', text) else []
+    if sum(runs) != width * height or (size and width * height > size[0] * size[1]):
+        raise ValueError(f'--data: {where}: its runs do not fill its box, or more than the picture. Export it again.')
     return from_mask(where, np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width), left, top, size)

@@ -27,6 +27,7 @@ from mmdistill_dense.apps.project.picture_folders import (
     each_opened,
     files_below,
     lines_of,
+    named,
     orientation,
     outside_labels,
     repeated,
@@ -49,7 +50,9 @@ def recognise(given: Given) -> list[Path]:
 
 
 def _begins_with_a_row(file: Path) -> bool | None:
-    """Tell whether a text file begins with an object; ``None`` if it is empty."""
+    """Tell whether a text file begins with an object; ``None`` if it is empty or not there."""
+    if not file.is_file():
+        return None
     words = file.read_text(encoding='utf-8-sig', errors='replace').strip().partition('\n')[0].split()
     return len(words) >= 5 and words[0].isdigit() if words else None
 
@@ -65,45 +68,50 @@ def pictures_of(given: Given) -> list[Path]:
 
 def label_of(picture: Path) -> Path:
     """Return the place of a picture's text file: in ``labels`` beside ``images``, else beside the picture."""
-    parts = list(picture.parts)
-    if 'images' in parts:
-        parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
-        there = Path(*parts).with_suffix('.txt')
-        if there.parent.is_dir():
-            return there
-    return picture.with_suffix('.txt')
+    parts, beside = list(picture.parts), picture.with_suffix('.txt')
+    if 'images' not in parts:
+        return beside
+    parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
+    there = Path(*parts).with_suffix('.txt')
+    return there if there.is_file() or (there.parent.is_dir() and not _begins_with_a_row(beside)) else beside
 
 
 def read(given: Given, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, told = _yaml(given.root)
     names, source = (told.get('names'), str(file)) if told else listed_names(given.root, NAMES)
-    known = _by_number(names, source) if names else dict(enumerate(given.classes))
+    with named(source):
+        known = _by_number(names) if names else dict(enumerate(given.classes))
     pictures = pictures_of(given)
-    parts = _parts(Names(given.root, pictures), pictures, file, told) if file and not given.divided else {}
     found = Reading('YOLO', file or given.root)
-    for picture, image in each_opened([one for one in pictures if not parts or one in parts]):
+    parts, read_for = dict[Path, str](), set[Path]()
+    if file and not given.divided:
+        parts = _parts(Names(given.root, pictures), pictures, file, told, found.notes)
+    for picture, image in each_opened(pictures):
         size, turned = size_of(image, stored=given.exif == 'ignore'), orientation(image) != 1
-        label = label_of(picture)
-        objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape')))) if label.is_file() else []
-        part = parts[picture] if parts else given.part_of(picture)
+        label, objects = label_of(picture), list[Object]()
+        if label.is_file():
+            found.files.append(label)
+            read_for.add(picture.with_suffix(''))
+            with named(label):
+                objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape'))))
+        part = parts.get(picture, '') if parts else given.part_of(picture)
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
-    if bare := sum(not label_of(one.picture).is_file() for one in found.pictures):
+    if bare := len(pictures) - len(found.files):
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
-    labels = {label_of(picture) for picture in pictures}
-    folders = {label.parent for label in labels}
-    texts = {one for one in files_below(given.root, ('.txt',)) if one.parent in folders}
-    if alone := sorted(one for one in texts - labels if _begins_with_a_row(one)):
-        found.notes.append(
-            f'WARNING: {len(alone)} text files with objects have no picture: left out ({some(alone, 3)})'
-        )
-    if left := len(pictures) - len(found.pictures):
-        found.notes.append(f'{left} pictures are in no part of {file}: left out')
+    places = {one.parent for one in pictures} | {label_of(one).parent for one in pictures}
+    for text in sorted(
+        one for one in files_below(given.root, ('.txt',)) if one.parent in places and one not in {*found.files}
+    ):
+        if _begins_with_a_row(text):
+            second = text.with_suffix('') in read_for
+            found.lost_files['are second ones of a picture' if second else 'hold objects of no picture'].append(text)
     found.classes = list(known.values())
     if not known:
         seen = {drawn['name'] for one in found.pictures for drawn in one.objects}
         found.classes = sorted(seen, key=lambda name: int(name.removeprefix('class_')))
         found.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
+    found.files += [Path(source)] if names else []
     return found
 
 
@@ -111,37 +119,44 @@ def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
     """Return the file that names classes and parts, and what it holds."""
     files = files_below(root, ('.yaml', '.yml'))
     for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
-        try:
-            content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f'--data: {path} is no yaml file ({error}). Repair it, or take it out.') from error
-        if isinstance(content, dict) and content.get('names'):
-            return path, content
+        with named(path):
+            text = path.read_text(encoding='utf-8')
+            content = yaml.safe_load(text)
+            if isinstance(content, dict) and content.get('names'):
+                if any(isinstance(one, yaml.AliasEvent) for one in yaml.parse(text)):  # few may stand for millions
+                    raise ValueError('it has aliases (*name). Write what they stand for.')
+                return path, content
     return None, {}
 
 
-def _by_number(names: Any, source: str) -> dict[int, str]:
-    found = dict(names) if isinstance(names, Mapping) else dict(enumerate(names))
-    if any(not isinstance(number, int) for number in found) or repeated(map(str, found.values())):
-        raise ValueError(f'--data: {source}: names is {names!r:.80}. Give each number one name of its own.')
+def _by_number(names: Any) -> dict[int, str]:
+    listed = isinstance(names, list)
+    found = dict(enumerate(names)) if listed else names if isinstance(names, dict) else {None: names}
+    if any(type(number) is not int for number in found) or repeated(map(str, found.values())):
+        raise ValueError(f'names is {names!r:.80}. Give each number one name of its own.')
     return {number: str(found[number]) for number in sorted(found)}
 
 
-def _parts(index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any]) -> dict[Path, str]:
+def _parts(
+    index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any], notes: list[str]
+) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
     found = dict[str, list[Path]]()
     # where each folder and those above it lead, because any of them may be a link
     above = {one: {os.path.realpath(each) for each in (one, *one.parents)} for one in {one.parent for one in pictures}}
     for part, words in SPLITS.items():
-        entries = next((told[word] for word in words if told.get(word)), None)
-        for entry in [] if entries is None else [entries] if isinstance(entries, str) else entries:
+        entries: Any = next((told[word] for word in words if told.get(word)), [])
+        for entry in entries if isinstance(entries, list) else [entries]:
             place = _place(file, told, str(entry), part)
+            if place is None:  # of exports without pictures for it
+                notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
+                continue
             if place.is_dir():
                 own = [picture for picture in pictures if str(place) in above[picture.parent]]
             else:
-                named = {line: index.find([line]) for line in lines_of(place)}
-                own = list(filter(None, named.values()))
-                if lost := [line for line, picture in named.items() if picture is None]:
+                listed = {line: index.find([line]) for line in lines_of(place)}
+                own = list(filter(None, listed.values()))
+                if lost := [line for line, picture in listed.items() if picture is None]:
                     raise FileNotFoundError(f'--data: {place} names pictures that are not there: {some(lost, 3)}.')
             if not own:
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
@@ -150,14 +165,19 @@ def _parts(index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str
     return {picture: part for part, own in found.items() for picture in own}
 
 
-def _place(file: Path, told: Mapping[str, Any], entry: str, part: str) -> Path:
-    """Return what an entry names. Exports write ``../train/images`` for the folder beside the file."""
+def _place(file: Path, told: Mapping[str, Any], entry: str, part: str) -> Path | None:
+    """Return what an entry names; ``None`` for pictures to test on that are not there.
+
+    Exports write ``../train/images`` for the folder beside the file.
+    """
     inside = PurePosixPath(*[one for one in PurePosixPath(entry).parts if one not in ('..', '.')])
     starts = [file.parent / str(told.get('path') or ''), file.parent]
     tried = [start / one for one in (entry, inside) for start in starts]
     for place in tried:
         if place.exists():
             return place.resolve()
+    if part == 'test':
+        return None
     raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({some(dict.fromkeys(tried), 3)}).')
 
 

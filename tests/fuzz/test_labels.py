@@ -1,0 +1,129 @@
+"""Exports of annotation tools with something replaced or removed: one line names the place, or counts add up."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from tests.project import exports
+
+VALUES: list[Any] = [
+    None, True, 0, -1, 1e308, float('nan'), float('inf'), 2**70, 0.5, '', '0', '1e400', '-inf', 'x' * 3000, '\n',
+    'a\nb', '<b>&amp;', '../../../etc/passwd', '\0', '\ud800', [], {}, [[]], [1, 2, 3], {'a': 1}, 'b.jpg', '1,2;3,4',
+    {'size': [48, 64], 'counts': 'x'}, {'size': [48, 64], 'counts': [1, 2]}, {'size': [1, 1], 'counts': [-5]},
+    {'size': [2**31, 2**31], 'counts': [3]}, [float('nan')] * 8, [1e30] * 8, [-1e9, 0, 1e9, 0, 0, 1e9],
+]  # fmt: skip
+KEYS = ('score', 'ignore', 'iscrowd', 'group_id', 'mask', 'imageHeight', 'segmentation')
+
+
+def places(value: Any) -> Iterator[tuple[Any, Any]]:
+    """All dicts and lists of a content, each with all of its keys or numbers."""
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield value, key
+            yield from places(value[key])
+
+
+def mutated(dice: random.Random, file: Path, content: bytes) -> bytes:
+    if file.suffix == '.json' and dice.random() < 0.75:
+        held = json.loads(content)
+        for _ in range(dice.choice([1, 1, 2])):
+            parent, key = dice.choice(list(places(held)))
+            kind = dice.random()
+            if kind < 0.7:
+                parent[key] = dice.choice(VALUES)
+            elif kind < 0.8:
+                del parent[key]
+            elif isinstance(parent, list):
+                parent.append(json.loads(json.dumps(parent[key])))
+            else:
+                parent[dice.choice(KEYS)] = dice.choice(VALUES)
+        return json.dumps(held).encode('utf-8', 'surrogatepass')
+    if file.suffix in ('.json', '.xml', '.txt', '.yaml', '.csv', '.names') and dice.random() < 0.8:
+        words = re.split(rb'([\s,;"<>=]+)', content)
+        for _ in range(dice.choice([1, 1, 2, 4])):
+            place = dice.randrange(len(words))
+            value = str(dice.choice(VALUES)).encode('utf-8', 'surrogatepass')
+            words[place] = dice.choice([value, value, b'', words[place] * 2, words[-1 - place]])
+        return b''.join(words)
+    raw = bytearray(content)
+    for _ in range(dice.choice([1, 2, 3])):
+        start, length = dice.randrange(max(len(raw), 1)), dice.randrange(1, 64)
+        raw[start : start + length] = dice.choice([b'', dice.randbytes(length), raw[start : start + length] * 2])
+    return bytes(raw[: dice.choice([len(raw), len(raw), len(raw) // 2])])
+
+
+def in_files(root: Path) -> int:
+    """The objects of all label files, as they are written; raises for what is damaged."""
+    found = 0
+    for file in root.rglob('*'):
+        if file.suffix == '.json':
+            content = json.loads(file.read_bytes())
+            found += len(content['annotations' if 'annotations' in content else 'shapes'])
+        elif file.suffix == '.xml':
+            drawn = ('object', 'polygon', 'mask', 'box', 'ellipse', 'polyline')
+            found += sum(one.tag in drawn for one in ElementTree.parse(file).iter())
+        elif file.suffix == '.txt' and {'labels', 'obj_train_data'} & {*file.parts}:
+            found += sum(bool(line.strip()) for line in file.read_text(encoding='utf-8-sig').splitlines())
+    return found
+
+
+def check_counts(data: BoxData, root: Path) -> None:
+    """What is kept and what is said to be left out are all objects."""
+    splits = {id(split): split for split in data.splits.values()}.values()
+    files = [json.loads(split.content or (data.root / split.labels).read_bytes()) for split in splits]
+    lost = [int(found[1]) for note in data.notes if (found := re.match(r'WARNING: (\d+) of \d+ annotations', note))]
+    kept = sum(len(file['annotations']) for file in files)
+    (said,) = re.findall(r'; (\d+) annotations', data.notes[0])
+    assert kept + sum(lost) == int(said)
+    try:
+        there = in_files(root)
+    except Exception:
+        return
+    assert int(said) == there or any(re.search(r'WARNING: \d+ of \d+ (files|pictures)', note) for note in data.notes)
+
+
+def answer(root: Path, task: str) -> str:
+    """The refusal, empty where the data are read."""
+    try:
+        if task == 'det':
+            check_counts(find_box_data(root), root)
+        else:
+            data = find_seg_data(root)
+            for job in data.drawing.jobs if data.drawing else ():
+                job.make()
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return ''
+
+
+@pytest.mark.parametrize('form', [*exports.BOXES, *exports.MASKS])
+@pytest.mark.parametrize('count', [3, pytest.param(150, marks=pytest.mark.soak)])
+def test_a_damaged_export_is_refused_in_one_line_or_counted(form: str, count: int, tmp_path: Path) -> None:
+    {**exports.BOXES, **exports.MASKS}[form](tmp_path / 'sound')
+    sound = [path for path in (tmp_path / 'sound').rglob('*') if path.is_file()]
+    labels = sorted(path for path in sound if path.suffix != '.jpg' or form in exports.MASKS)
+    tasks = ['det'] * (form in exports.BOXES) + ['seg'] * (form in exports.OBJECTS or form in exports.MASKS)
+    dice, read = random.Random(form), 0
+    for number in range(count):
+        root = shutil.copytree(tmp_path / 'sound', tmp_path / 'case')
+        for file in dice.sample(labels, min(dice.choice([1, 1, 2]), len(labels))):
+            (root / file.relative_to(tmp_path / 'sound')).write_bytes(mutated(dice, file, file.read_bytes()))
+        signal.alarm(60)
+        said = answer(root, dice.choice(tasks))
+        signal.alarm(0)
+        assert not said or (said.startswith('--') and '\n' not in said), (number, said)
+        read += not said
+        shutil.rmtree(root)
+    assert count < 100 or 0 < read < count

@@ -1,0 +1,297 @@
+"""Labels that are damaged or contradict themselves: one line that names the place, or everything is counted."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+
+from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from tests.project import exports
+from tests.project.test_bad_labels import CVAT, VOC, YOLO, Write, entry, line, text
+from tests.project.test_formats import label_images
+
+READ: dict[str, Callable[[Path], Any]] = {'seg': find_seg_data, 'det': find_box_data}
+FULL = {'size': [48, 64], 'counts': [0, 48 * 64]}
+BOMB = 'a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n'
+
+
+def labelme(**changed: object) -> Write:
+    """Change the file of labelme, or its second shape, which is a mask."""
+
+    def change(root: Path) -> None:
+        file = root / 'train/b.json'
+        content = json.loads(file.read_text())
+        for key, value in changed.items():
+            (content if key in content else content['shapes'][1])[key] = value
+        file.write_text(json.dumps(content))
+
+    return change
+
+
+def outline(shape: object) -> Write:
+    return entry('annotations', 0, segmentation=shape)
+
+
+def runs(counts: object, size: object = (48, 64)) -> Write:
+    return outline({'size': size, 'counts': counts})
+
+
+def point(value: object) -> Write:
+    return outline([[2, 2, 30, 2, value, 30, 2, 30]])
+
+
+def written(pixels: np.ndarray, cut: int = 0) -> str:
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, 'PNG')
+    return base64.b64encode(held.getvalue()[: -cut or None]).decode()
+
+
+def broken(root: Path) -> None:
+    file = root / 'masks/train/b.png'
+    file.write_bytes(file.read_bytes().replace(b'IDAT', b'ID\0T'))
+
+
+CIRCLE = {'shape_type': 'circle', 'points': [[1, 1], [1e6, 1]]}
+COCO, LABELME = exports.roboflow_coco, exports.labelme
+REFUSED: dict[str, tuple[Write, Write]] = {
+    **{f'point {value!r:.20}': (COCO, point(value)) for value in (1e9, -1e9, 1e308, float('inf'), 10**400)},
+    **{f'point {value!r:.20}': (COCO, point(value)) for value in (float('nan'), None, 'nan', [1], {})},
+    'all points NaN': (COCO, outline([[float('nan')] * 6])),
+    'too few runs': (COCO, runs([5])),
+    'too many runs': (COCO, runs([2**33])),
+    'runs below 0': (COCO, runs([-1, 48 * 64 + 1])),
+    'runs that are no whole numbers': (COCO, runs([0.5, 48 * 64 - 0.5])),
+    'no runs': (COCO, runs([])),
+    'a text of too few runs': (COCO, runs('0')),
+    'a text that ends too early': (COCO, runs('`')),
+    'a text of other letters': (COCO, runs('\x7f\n' * 40)),
+    'a size of texts': (COCO, runs([5], ['48', '64'])),
+    'runs without end': (COCO, runs([2**62])),
+    'a huge picture': (COCO, entry('images', 0, height=10**9, width=10**9)),
+    'a huge picture of labelme': (LABELME, labelme(imageHeight=10**6, imageWidth=10**6)),
+    'a height that is a text': (LABELME, labelme(imageHeight='48px')),
+    'a height that is a list': (LABELME, labelme(imageHeight=[48])),
+    'a height below 0': (LABELME, labelme(imageHeight=-48)),
+    'shapes that are no list': (LABELME, labelme(shapes={})),
+    'points that are a number': (LABELME, labelme(points=5)),
+    'a group that is a list': (LABELME, labelme(group_id=[1], points=None)),
+    'a circle far beyond the picture': (LABELME, labelme(**CIRCLE)),
+    'a mask that is a number': (LABELME, labelme(mask=5)),
+    'a mask of colours': (LABELME, labelme(mask=written(np.ones((4, 4, 3), np.uint8)))),
+    'a mask that is cut': (LABELME, labelme(mask=written(np.ones((20, 20), bool), 30))),
+    'a mask of 10^10 pixels': (
+        exports.cvat,
+        text(CVAT, 'rle="[^"]*" left="[^"]*" top="[^"]*" width="[^"]*" height="[^"]*"',
+             'rle="10000000000" left="0" top="0" width="100000" height="100000"'),
+    ),
+    'runs of many digits': (exports.cvat, text(CVAT, 'rle="', f'rle="{"9" * 5000},')),
+    'an ellipse without end': (
+        exports.cvat, text(CVAT, '<polygon ([^>]*)/>', r'<ellipse \1 cx="5" cy="5" rx="inf" ry="3"/>')),
+    'a turn without end': (
+        exports.cvat,
+        text(CVAT, '<polygon ([^>]*)/>', r'<box \1 xtl="1" ytl="1" xbr="5" ybr="5" rotation="1e300"/>')),
+    'a huge picture of CVAT': (exports.cvat, text(CVAT, 'width="64"', 'width="1000000000"')),
+    'an encoding of many bytes': (exports.voc_xml, text(VOC, '^', '<?xml version="1.0" encoding="gbk"?>')),
+    'an unknown encoding': (exports.voc_xml, text(VOC, '^', '<?xml version="1.0" encoding="foo-8"?>')),
+    'corners without end': (exports.voc_xml, text(VOC, r'<xmax>\d+', '<xmax>1e400')),
+    'a huge picture of VOC': (exports.voc_xml, text(VOC, '<width>64', '<width>1e6')),
+    'a class of many digits': (exports.ultralytics, line(YOLO, f'{"1" * 5000} .5 .5 .1 .1')),
+    'names that are a number': (exports.ultralytics, text('data.yaml', r'names:(.|\n)*', 'names: 5')),
+    'names of aliases': (exports.ultralytics, text('data.yaml', r'^(.|\n)*0: red cell', f'{BOMB}names:\n  0: *c')),
+    'names in a circle': (exports.ultralytics, text('data.yaml', r'names:(.|\n)*', 'names: &a [*a]')),
+    'a part that is a dict': (exports.ultralytics, text('data.yaml', 'images/val', '{a: [1]}')),
+    'a part that is a list of lists': (exports.ultralytics, text('data.yaml', 'images/val', '[[1]]')),
+    'yaml that is cut': (exports.ultralytics, line('data.yaml', '  - [: x')),
+    'a damaged PNG': (exports.coloured, broken),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('fault', REFUSED)
+def test_it_is_refused_in_one_line_that_names_the_place(fault: str, tmp_path: Path) -> None:
+    export, change = REFUSED[fault]
+    export(tmp_path)
+    change(tmp_path)
+    for task in (
+        ('det', 'seg') if export in exports.OBJECTS.values() else ('seg',) if export is exports.coloured else ('det',)
+    ):
+        with pytest.raises((ValueError, FileNotFoundError)) as found:
+            data = READ[task](tmp_path)
+            if task == 'seg' and data.drawing:
+                data.drawing.write(tmp_path / 'out')
+        said = str(found.value)
+        assert said.startswith(f'--data: {tmp_path}/') and '\n' not in said and len(said) < 800
+
+
+# Two statements of one fact
+
+
+def annotations(data: BoxData) -> list[dict[str, Any]]:
+    """Those of all parts."""
+    files = [json.loads(split.content or (data.root / split.labels).read_text()) for split in data.splits.values()]
+    return [{**one, 'id': 0} for file in files for one in file['annotations']]
+
+
+def changed(root: Path, change: Callable[[dict[str, Any]], Any], each: int = 1) -> Path:
+    """Roboflow's COCO with each n-th annotation changed."""
+    exports.roboflow_coco(root)
+    for file in root.glob('*/_annotations.coco.json'):
+        content = json.loads(file.read_text())
+        for one in content['annotations'][::each]:
+            change(one)
+        file.write_text(json.dumps(content))
+    return root
+
+
+def filled(box: list[int]) -> np.ndarray:
+    x, y, w, h = box
+    mask = np.zeros(exports.SIZE, np.uint8)
+    mask[y : y + h, x : x + w] = 1
+    return mask
+
+
+def lengths(mask: np.ndarray) -> dict[str, Any]:
+    flat = mask.ravel(order='F')
+    edges = (np.flatnonzero(np.diff(flat)) + 1).tolist()
+    counts = np.diff([0, *edges, flat.size]).tolist()
+    return {'size': list(exports.SIZE), 'counts': [0] * int(flat[0]) + counts}
+
+
+def corners(one: dict[str, Any]) -> None:
+    x, y, w, h = (value // 3 for value in one['bbox'])
+    one.update(bbox=[x, y, x + w, y + h], segmentation=[[x, y, x + w, y, x + w, y + h, x, y + h]])
+
+
+CONTRADICTIONS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    'half the size': lambda one: one.update(segmentation=[[value / 2 for value in one['segmentation'][0]]]),
+    'fractions': lambda one: one.update(segmentation=[[value / 64 for value in one['segmentation'][0]]]),
+    'rows': lambda one: one.update(segmentation=dict(lengths(filled(one['bbox']).T), size=list(exports.SIZE))),
+    'corners': corners,
+    'x and y swapped': lambda one: one.update(bbox=[one['bbox'][place] for place in (1, 0, 3, 2)]),
+}
+
+
+@pytest.mark.parametrize('fault', CONTRADICTIONS)
+def test_outlines_that_contradict_their_boxes_are_refused_or_counted(fault: str, tmp_path: Path) -> None:
+    for task in READ:
+        with pytest.raises(ValueError, match='bbox overlap by less than half.*one of both is wrong|without a pixel'):
+            READ[task](changed(tmp_path / 'all', CONTRADICTIONS[fault]))
+    notes = find_box_data(changed(tmp_path / 'some', CONTRADICTIONS[fault], 3)).notes
+    assert any(
+        re.match(r'WARNING: _annotations.coco.json: [1-3] of [69] outlines and their bbox overlap by less', note)
+        for note in notes
+    )
+
+
+def test_run_lengths_are_read_in_both_forms(tmp_path: Path) -> None:
+    def packed(one: dict[str, Any]) -> None:
+        found = coco.encode(np.asfortranarray(filled(one['bbox'])))
+        one['segmentation'] = dict(size=found['size'], counts=found['counts'].decode())
+
+    for name, change in (
+        ('lists', lambda one: one.update(segmentation=lengths(filled(one['bbox'])))),
+        ('texts', packed),
+    ):
+        data = find_seg_data(changed(tmp_path / name, change))
+        found = label_images(data, 'train', tmp_path / f'{name} out')['b']
+        boxes = [exports.box(points) for _, points in exports.shapes('b')]
+        assert all((found[top:bottom, left:right] > 0).all() for left, top, right, bottom in boxes)
+        assert not any('WARNING' in note for note in data.notes)
+
+
+# What is left out is counted
+
+
+@pytest.mark.parametrize('task', READ)
+def test_crowds_are_counted_and_a_class_of_crowds_alone_is_warned_of(task: str, tmp_path: Path) -> None:
+    data = READ[task](changed(tmp_path / 'some', lambda one: one.update(iscrowd=1), 4))
+    assert re.search(r'; 15 annotations, 10 used, 5 of iscrowd=1, neither learned nor scored \(\w', data.notes[0])
+    leaves = changed(tmp_path / 'class', lambda one: one.update(iscrowd=int(one['category_id'] == 3)))
+    assert any('but those of iscrowd=1, so nobody can learn it: leaf' in note for note in READ[task](leaves).notes)
+    with pytest.raises(ValueError, match='all boxes of .* have iscrowd=1'):
+        READ[task](changed(tmp_path / 'all', lambda one: one.update(iscrowd=1)))
+
+
+def test_yolo_text_files_beside_the_pictures_are_read_too(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path, polygons=False)
+    before = annotations(find_box_data(tmp_path))
+    for file in ('train/b', 'val/e'):
+        (tmp_path / f'labels/{file}.txt').rename(tmp_path / f'images/{file}.txt')
+    (tmp_path / 'images/val/d.txt').write_text('0 .5 .5 .1 .1')  # a second one
+    (tmp_path / 'images/train/c.txt').write_text('a photo of 3 leaves')
+    data = find_box_data(tmp_path)
+    assert annotations(data) == before
+    (told,) = (note for note in data.notes if 'second ones' in note)
+    assert re.match(r'WARNING: 1 of 8 files are second ones of a picture; .*images/val/d.txt', told)
+    assert ', 1 not read (images/train/c.txt); ' in data.notes[0]
+
+
+def test_copies_of_an_object_are_left_out(tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    before = annotations(find_box_data(tmp_path))
+    file = tmp_path / YOLO
+    file.write_text(f'{file.read_text()}\n{file.read_text()}')
+    data = find_box_data(tmp_path)
+    assert annotations(data) == before
+    assert 'WARNING: 3 of 18 annotations have class, box and outline of another one; they are left out' in data.notes[1]
+
+
+@pytest.mark.parametrize('kind', ['rotation', 'oriented_rectangle'])
+def test_turned_boxes_of_labelme_are_read(kind: str, tmp_path: Path) -> None:
+    exports.labelme(tmp_path)
+    labelme(shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(tmp_path)
+    assert len(annotations(find_box_data(tmp_path))) == 15
+
+
+def test_a_class_that_loses_all_its_objects_is_warned_of(tmp_path: Path) -> None:
+    exports.labelme(tmp_path)
+    for file in tmp_path.glob('*/*.json'):
+        content = json.loads(file.read_text())
+        for one in content['shapes']:
+            if one['label'] == 'leaf':
+                one.update(shape_type='line')
+        file.write_text(json.dumps(content))
+    notes = find_box_data(tmp_path).notes
+    assert 'WARNING: left out, no box in training: leaf (5 annotations are in other parts or left out)' in notes
+
+
+def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:
+    def thin(one: dict[str, Any]) -> None:
+        x, y, w, _ = one['bbox']
+        one.update(segmentation=[[x, y, x + w, y, x + w, y + 0.01]], bbox=[x, y, w, 1.2])
+
+    data = find_seg_data(changed(tmp_path / 'some', thin, 5))
+    assert 'WARNING: 4 of 15 annotations have an outline without a pixel; they are left out' in data.notes[1]
+    with pytest.raises(ValueError, match='all 9 annotations have an outline without a pixel'):
+        find_seg_data(changed(tmp_path / 'all', thin))
+
+
+def test_drawn_label_images_are_checked_as_those_that_are_there(tmp_path: Path) -> None:
+    """The first class covers the others in each picture."""
+
+    def whole(one: dict[str, Any]) -> None:
+        one.update(segmentation=[[0, 0, 64, 0, 64, 48, 0, 48]], bbox=[0, 0, 64, 48])
+
+    root = changed(tmp_path, whole)
+    for name in ('train/c.jpg', 'train/_annotations.coco.json'):
+        assert (root / name).is_file()
+    file = root / 'train/_annotations.coco.json'
+    content = json.loads(file.read_text())
+    content['images'] = [one for one in content['images'] if one['file_name'] != 'c.jpg']
+    file.write_text(json.dumps(content))
+    for one in root.glob('*/*.json'):
+        content = json.loads(one.read_text())
+        content['annotations'].sort(key=lambda entry: -entry['category_id'])
+        one.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match='label images that were looked at hold the value 1 alone'):
+        find_seg_data(root)

@@ -130,7 +130,7 @@ def test_it_is_refused_in_one_line_that_names_the_place(fault: str, tmp_path: Pa
             if task == 'seg' and data.drawing:
                 data.drawing.write(tmp_path / 'out')
         said = str(found.value)
-        assert said.startswith(f'--data: {tmp_path}/') and '\n' not in said and len(said) < 800
+        assert said.startswith('--data: ') and f' {tmp_path}/' in said and '\n' not in said and len(said) < 800
 
 
 # Two statements of one fact
@@ -147,7 +147,7 @@ def changed(root: Path, change: Callable[[dict[str, Any]], Any], each: int = 1) 
     exports.roboflow_coco(root)
     for file in root.glob('*/_annotations.coco.json'):
         content = json.loads(file.read_text())
-        for one in content['annotations'][::each]:
+        for one in content['annotations'][each // 2 :: each]:
             change(one)
         file.write_text(json.dumps(content))
     return root
@@ -215,7 +215,7 @@ def test_run_lengths_are_read_in_both_forms(tmp_path: Path) -> None:
 @pytest.mark.parametrize('task', READ)
 def test_crowds_are_counted_and_a_class_of_crowds_alone_is_warned_of(task: str, tmp_path: Path) -> None:
     data = READ[task](changed(tmp_path / 'some', lambda one: one.update(iscrowd=1), 4))
-    assert re.search(r'; 15 annotations, 10 used, 5 of iscrowd=1, neither learned nor scored \(\w', data.notes[0])
+    assert re.search(r'; 15 annotations, 12 used, 3 of iscrowd=1, neither learned nor scored \(\w', data.notes[0])
     leaves = changed(tmp_path / 'class', lambda one: one.update(iscrowd=int(one['category_id'] == 3)))
     assert any('but those of iscrowd=1, so nobody can learn it: leaf' in note for note in READ[task](leaves).notes)
     with pytest.raises(ValueError, match='all boxes of .* have iscrowd=1'):
@@ -271,7 +271,7 @@ def test_objects_without_a_pixel_draw_no_label_images(tmp_path: Path) -> None:
         one.update(segmentation=[[x, y, x + w, y, x + w, y + 0.01]], bbox=[x, y, w, 1.2])
 
     data = find_seg_data(changed(tmp_path / 'some', thin, 5))
-    assert 'WARNING: 4 of 15 annotations have an outline without a pixel; they are left out' in data.notes[1]
+    assert 'WARNING: 3 of 15 annotations have an outline without a pixel; they are left out' in data.notes[1]
     with pytest.raises(ValueError, match='all 9 annotations have an outline without a pixel'):
         find_seg_data(changed(tmp_path / 'all', thin))
 

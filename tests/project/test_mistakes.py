@@ -185,7 +185,7 @@ def each(kind: str, **values: Any) -> Callable[[dict[str, Any]], object]:
 
 @pytest.mark.parametrize(('mistake', 'words', 'message'), [
     case('but no list of categories', '', content(lambda found: found.pop('categories'))),
-    case('instances_train.json cannot be read (JSONDecodeError', '', lambda: cut('mine/annotations/instances_train.json')),
+    case('instances_train.json cannot be read (JSON', '', lambda: cut('mine/annotations/instances_train.json')),
     case('[0] has no category_id', '', content(each('annotations', category_id=None)), soak=True),
     case('images[0] has no file_name', '', content(each('images', file_name=None)), soak=True),
     case('have an unknown image_id: 99', '', content(each('annotations', image_id=99)), soak=True),

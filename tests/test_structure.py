@@ -207,7 +207,7 @@ def test_no_module_says_a_constant_twice() -> None:
 
 def test_no_two_classes_share_a_name() -> None:
     """One name means one thing. The names that still stand for several may only become fewer."""
-    several = {'Job', 'Place', 'Report', 'Table'}
+    several = {'Place'}
     found: dict[str, list[str]] = {}
     for name, path in modules().items():
         for node in ast.parse(path.read_text(encoding='utf-8')).body:

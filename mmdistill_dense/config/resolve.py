@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -121,12 +125,31 @@ def _value(node: ast.expr) -> Any:
 # Names and networks
 
 
-def read_file(path: str | Path) -> Config:
-    """Return the config in a file, as ``Config.fromfile`` does."""
+_KNOWN: ContextVar[dict[str, Config] | None] = ContextVar('_KNOWN', default=None)
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Let :func:`read_file` read each file once while this is open: for work in which no config changes."""
+    token = _KNOWN.set({} if _KNOWN.get() is None else _KNOWN.get())
     try:
-        return Config.fromfile(path)
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def read_file(path: str | Path) -> Config:
+    """Return the config in a file, as ``Config.fromfile`` does, for the caller to change."""
+    known, place = _KNOWN.get(), os.path.abspath(path)
+    if known is not None and place in known:
+        return copy.deepcopy(known[place])
+    try:
+        config = Config.fromfile(path)
     except SyntaxError as error:
         raise ValueError(f'{broken_file(error) or path}: line {error.lineno} is no Python: {error.msg}.') from error
+    if known is not None:
+        known[place] = copy.deepcopy(config)
+    return config
 
 
 def broken_file(error: SyntaxError) -> str | None:

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
-from mmdistill_dense.config.resolve import bases_of, written
+from mmdistill_dense.config.resolve import bases_of, read_file, written
 from mmdistill_dense.config.values import flat, layers, type_name
 from mmdistill_dense.utils.literals import Source, literal
 from mmdistill_dense.utils.validate import some
@@ -77,7 +77,7 @@ def check_laid_over(config: Config) -> None:
     for base in bases_of(path) if own else ():
         if not base.is_file():
             continue
-        before = (Config.fromfile(base).get('model') or {}).get('distillers') or {}
+        before = (read_file(base).get('model') or {}).get('distillers') or {}
         for name, kind in own.items():
             old = before.get(name) or {}
             if old.get('type', kind) != kind:
@@ -115,7 +115,7 @@ def check_top_level_distillers(config: Config, file: Config | None = None) -> No
         return
     _check_over_bases(Path(config.filename or ''))
     if file is None and config.filename and os.path.isfile(config.filename):
-        file = Config.fromfile(config.filename)
+        file = read_file(config.filename)
     if file is None or config.distillers == file.get('distillers'):
         return
     if config.model.get('distillers') == file.model.get('distillers'):
@@ -130,9 +130,9 @@ def _check_over_bases(path: Path) -> None:
     own = written(path.read_text(encoding='utf-8')) if path.suffix == '.py' and path.is_file() else {}
     if 'distillers' not in own:
         return
-    file, before = Config.fromfile(path), dict[str, Any]()
+    file, before = read_file(path), dict[str, Any]()
     for base in bases_of(path):
-        before |= Config.fromfile(base) if base.is_file() else {}
+        before |= read_file(base) if base.is_file() else {}
     used = (file.get('model') or {}).get('distillers')
     if not used or used == file.get('distillers'):
         return

@@ -42,7 +42,7 @@ Option = Mapping[str, Any]
 
 @MODELS.register_module()
 def DistillModel(
-    student: Option,
+    student: Option | ModelConfig,
     teacher: Option | None = None,
     distillers: Option | None = None,
     inherit: Sequence[Sequence[str]] | None = None,
@@ -56,7 +56,7 @@ def DistillModel(
     teacher is built.
 
     Args:
-        student: ``dict(cfg='mmseg::…', **overrides)`` or a whole model dict.
+        student: ``dict(cfg='mmseg::…', **overrides)``, a whole model dict, or one that is resolved.
         teacher: The same with ``checkpoint`` (file, address or ``'auto'``), see :class:`FrozenTeacher`; or a dict of
             several by name.
         distillers: Options of the distillers by name, e.g. ``dict(kd=dict(type='LogitKD'))``; ``loss_weight=0``
@@ -70,13 +70,14 @@ def DistillModel(
     """
     options = distiller_options(distillers or {})
     entries = parse_inherit(inherit)
-    pictures: list[StepPlugin] = []
-    if unlabelled is not None:
-        pictures.append(STEP_PLUGINS.get('Unlabelled')(unlabelled))
-    for sentence in without_effect({'student': student, **student_keys}):
-        print_log(sentence, 'current', logging.WARNING)
-    config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
-    config.beside = student_keys
+    pictures: list[StepPlugin] = [] if unlabelled is None else [STEP_PLUGINS.get('Unlabelled')(unlabelled)]
+    if isinstance(student, ModelConfig):
+        config = student
+    else:
+        for sentence in without_effect({'student': student, **student_keys}):
+            print_log(sentence, 'current', logging.WARNING)
+        config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
+        config.beside = student_keys
     network = build_network(config)
     if pictures and not options:
         print_log(

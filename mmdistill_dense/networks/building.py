@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -98,9 +99,11 @@ def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
         named = {str(one.get('checkpoint')): path for path, one in _pretrained_parts(network)}
         places = [f'{key}.{path}.init_cfg.checkpoint={file!r}' for file, path in named.items() if file in str(error)]
         where = ', '.join(places) or f'{key} ({", ".join(named)})'
+        root = os.environ.get('MMDISTILL_WEIGHTS', 'weights')
+        moved = f' MMDISTILL_WEIGHTS names the folder {root}.' if any(one.startswith(root) for one in named) else ''
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
         raise kind(
-            f'{where}: {error} In mmseg, {key}.pretrained may have set it. To start without pre-trained weights, set '
+            f'{where}: {error}{moved} In mmseg, {key}.pretrained may have set it. To start without weights, set '
             f'{key}.pretrained=False.'
         ) from error
 

@@ -6,18 +6,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.check import facts
 from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
 from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.project import steps
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.apps.suite.pool import Pool
 from mmdistill_dense.utils.files import owned
 from tests.engine.processes import environment
 from tests.project.folders_of_data import seg_folder
@@ -79,6 +85,43 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     assert '4 runs, 0 to do' in out and 'check    ' not in out
     assert [path.stat().st_mtime for path in written] == times
     assert all(path.stat().st_mtime < began for path in results)
+
+
+def test_a_start_reads_each_file_and_resolves_and_builds_each_row_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted from outside, up to the first step: the training processes read what is written for them."""
+    done, files, started = Counter[str](), Counter[str](), list[Run]()
+
+    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            done[name] += 1
+            if name == 'read':
+                files[os.path.abspath(args[0])] += 1
+            return function(*args, **options)
+
+        return counted
+
+    def execute(pool: Pool, todo: list[Run]) -> dict[str, str]:
+        for run in todo:
+            started.append(run)
+            assert pool.command(run)[-1] == '--attended'
+        return {'teacher': 'stops here'}
+
+    monkeypatch.setattr(Config, 'fromfile', counting('read', Config.fromfile))
+    for module in ('config.resolve', 'model.build', 'networks.trace', 'apps.check.facts', 'apps.recipes.named'):
+        target = import_module(f'mmdistill_dense.{module}')
+        monkeypatch.setattr(target, 'load_model', counting('resolved', target.load_model))
+    monkeypatch.setattr(facts, 'build_student', counting('built', facts.build_student))
+    monkeypatch.setattr(Pool, 'execute', execute)
+    assert main(['run', str(place)]) == 1
+    assert [run.title for run in started] == ['teacher', 'control seed 0', 'control_x2 seed 0', 'kd seed 0']
+    assert set(files.values()) == {1}, 'no file is read twice'
+    assert {Path(file).name for file in files} == {'control.py', 'pair.py', 'teacher.py', 'kd.py', 'student.py'}
+    assert done == {'read': 6, 'resolved': 4 + 1, 'built': 4}, 'each student, and the teacher of kd'
+    written = [Config.fromfile(run.file) for run in started]
+    assert [one.optim_wrapper.optimizer.lr for one in written[1:]] == [0.00125, 0.0025, 0.00125]
+    assert [one.work_dir for one in written] == [str(run.folder) for run in started]
 
 
 def test_the_first_screen_tells_networks_data_steps_and_results(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.apps.suite import configs, plan, preflight
+from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.reader import read_file
 from mmdistill_dense.registry import DATASETS, DISTILLERS
@@ -95,7 +95,7 @@ def test_the_processes_have_the_batch_of_the_recipe(suite: Definition) -> None:
         return
     runs = plan.runs(suite)
     firsts = {run.name: run for run in runs if run.is_teacher or run.name == plan.CONTROL}
-    preflight.check_batch(suite, [*firsts.values()], 1)
+    plan.check_batch(suite, plan.resolved(suite, firsts.values()), 1)
 
 
 def test_what_others_start_from_resolves(suite: Definition) -> None:

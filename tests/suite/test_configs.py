@@ -9,8 +9,6 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite import configs as identity
-from mmdistill_dense.apps.suite import plan as run_configs
 from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.config.resolve import load_model
 from tests.suite import tiny
@@ -133,11 +131,11 @@ def test_written_config_is_the_one_that_is_run(tmp_path: Path) -> None:
     )
     for run in plan.runs(definition):
         config = plan.config_of(definition, run)
-        run_configs.write_configs(definition, run, config)
-        file = Config.fromfile(run.folder / 'run.py')
+        plan.write_config(run, config, 'abc')
+        file = Config.fromfile(run.file)
         kept = {key: value for key, value in file.to_dict().items() if key != 'distillers'}
         assert kept == {key: value for key, value in config.to_dict().items() if key != 'distillers'}, run.title
-        assert identity.config_hash(file) == identity.config_hash(config)
+        assert configs.config_hash(file) == configs.config_hash(config)
     assert config.param_scheduler[1].end == 77 and config.train_cfg.val_interval == 5
 
 
@@ -159,10 +157,9 @@ def test_settings_of_a_row() -> None:
                 one['learn'] = config.model.distillers.maskd.learn
                 assert one['learn'].max_iters == 200
         assert config.model.distillers == found
-        run_configs.write_configs(definition, run, config)
-        file = Config.fromfile(run.folder / 'run.py')
-        assert file.model == config.model and identity.config_hash(file) == identity.config_hash(config)
-    assert 'loss_weight' not in run_of(definition, 'auto').method_file.read_text()
+        plan.write_config(run, config, 'abc')
+        file = Config.fromfile(run.file)
+        assert file.model == config.model and configs.config_hash(file) == configs.config_hash(config)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +220,7 @@ def test_hash_does_not_depend_on_where_files_lie(
         config = Config.fromfile(compose.recipe_file(recipe))
         config.model.distillers = {'kd': {'type': 'LogitKD'}}
         teacher = load_model(config.model.teacher, 'model.teacher').model
-        return identity.config_hash(config), json.dumps([config.train_dataloader.to_dict(), teacher], default=str)
+        return configs.config_hash(config), json.dumps([config.train_dataloader.to_dict(), teacher], default=str)
 
     monkeypatch.delenv(variable, raising=False)
     here, _ = hash_here()

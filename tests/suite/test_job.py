@@ -10,9 +10,9 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.apps.commands.training import build_runner
-from mmdistill_dense.apps.suite import job, plan, preflight
+from mmdistill_dense.apps.suite import job, plan
 from mmdistill_dense.apps.suite.definition import Definition, load
-from mmdistill_dense.apps.suite.job import Report
+from mmdistill_dense.apps.suite.job import Progress
 from tests import toys
 from tests.suite import tiny
 from tests.suite.tiny import run_of
@@ -61,6 +61,28 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert teacher['iterations'] == 2 and teacher['teacher'] is None and teacher['shares'] == {}
 
 
+def test_a_training_reads_its_written_config_once(definition: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, taken = run_of(definition, 'none seed 0'), []
+    config, config_hash = plan.resolved(definition, [run])[run]
+    plan.write_config(run, config, config_hash)
+    read, fromfile = list[str](), Config.fromfile
+
+    def counted(path: Any, *args: Any, **options: Any) -> Config:
+        read.append(str(path))
+        return fromfile(path, *args, **options)
+
+    def train(run: plan.Run, config: Config, progress: Progress) -> None:
+        taken.append((config, progress.state['config_hash']))
+        raise Stop
+
+    monkeypatch.setattr(Config, 'fromfile', counted)
+    monkeypatch.setattr(job, '_train', train)
+    with pytest.raises(Stop):
+        job.perform(definition, run, attended=True)
+    assert read == [str(run.file)] and taken[0][1] == config_hash
+    assert taken[0][0].model == config.model and taken[0][0].work_dir == str(run.folder)
+
+
 def test_finished_run_is_not_repeated(definition: Definition) -> None:
     files = {path: path.stat().st_mtime_ns for path in (definition.out / 'runs').rglob('*') if path.name != '.lock'}
     assert perform(definition, 'kd seed 0') == plan.results(definition)['kd'][0]
@@ -76,7 +98,7 @@ def test_weights_alone_are_kept(whole: Path, tmp_path: Path, monkeypatch: pytest
         result = run_of(definition, title).result
         assert file.name == result['checkpoint'] and result['checkpoint'].startswith('weights_iter_')
         assert torch.load(file, weights_only=False).keys() == {'meta', 'state_dict'}
-    assert not preflight.unfinished(definition, [run_of(definition, 'mgd seed 0')])
+    assert not plan.unfinished(definition, [run_of(definition, 'mgd seed 0')])
     scores = [json.loads((folder / 'out/teacher/result.json').read_text())['score'] for folder in (whole, tmp_path)]
     assert scores[0] == scores[1]
     with pytest.raises(ValueError, match="keep: must be all or weights, got 'some'"):
@@ -89,14 +111,14 @@ class Stop(Exception):
 
 def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Let the training stop after an iteration, after the hooks that save."""
-    tell = Report.after_train_iter
+    tell = Progress.after_train_iter
 
-    def stop(self: Report, runner: Any, *args: Any, **kwargs: Any) -> None:
+    def stop(self: Progress, runner: Any, *args: Any, **kwargs: Any) -> None:
         tell(self, runner, *args, **kwargs)
         if runner.iter + 1 == at:
             raise Stop
 
-    monkeypatch.setattr(Report, 'after_train_iter', stop)
+    monkeypatch.setattr(Progress, 'after_train_iter', stop)
 
 
 @pytest.mark.parametrize(('at', 'damaged'), [pytest.param(1, False, marks=pytest.mark.soak), (4, True)])
@@ -220,18 +242,18 @@ def test_only_the_first_process_writes(definition: Definition, tmp_path: Path, m
 def test_run_goes_on_with_as_many_processes_as_it_was_begun(tmp_path: Path) -> None:
     run = plan.Run('kd', 0, tmp_path)
     (tmp_path / 'state.json').write_text(json.dumps({'config_hash': 'x', 'processes': 8}))
-    job.check_processes(run, 1)  # there is no checkpoint yet
+    plan.check_processes(run, 1)  # there is no checkpoint yet
     torch.save({'state_dict': {}}, tmp_path / 'iter_2.pth')
-    job.check_processes(run, 8)
+    plan.check_processes(run, 8)
     with pytest.raises(ValueError, match=r'kd seed 0: .* was made by 8 process\(es\), this would be 1: another batch'):
-        job.check_processes(run, 1)
+        plan.check_processes(run, 1)
 
 
 def test_finished_teacher_may_have_had_other_processes(tmp_path: Path) -> None:
     tiny.write_result(tmp_path, 1.0, processes=8)
-    job.check_processes(plan.Run('teacher', 0, tmp_path), 1)
+    plan.check_processes(plan.Run('teacher', 0, tmp_path), 1)
     with pytest.raises(ValueError, match='was made by 8'):
-        job.check_processes(plan.Run('kd', 0, tmp_path), 1)
+        plan.check_processes(plan.Run('kd', 0, tmp_path), 1)
 
 
 def test_missing_predecessor_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,17 +266,16 @@ def test_run_belongs_to_one_process(definition: Definition) -> None:
     with tiny.held(Path('out/runs/none/seed0')) as process:
         said = f'none seed 0 already runs in out/runs/none/seed0, as process {process.pid}'
         with pytest.raises(RuntimeError, match=said):
-            perform(definition, 'none seed 0', patience=0.0)
+            perform(definition, 'none seed 0', attended=True)
 
 
 def test_score_is_in_percent_and_an_unknown_metric_is_named_with_what_there_is(tmp_path: Path) -> None:
     definition = load(tiny.write(tmp_path, metric='coco/bbox_mAP', percent=True))
     metrics = {'test': {'coco/bbox_mAP': 0.25}, 'val': {'coco/bbox_mAP': 0.5}}
-    run = plan.Run('kd', 0, tmp_path)
-    assert plan.score_of(definition, run, metrics) == 25.0
-    assert plan.score_of(definition, run, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
+    assert plan.score_of(definition, metrics) == 25.0
+    assert plan.score_of(definition, {'test': {}, 'val': {}}) == 0.0, 'mmdet, where nothing is found'
     with pytest.raises(KeyError, match=r"metric='coco/bbox_mAP' is not in the result of the test: mIoU, aAcc"):
-        plan.score_of(definition, run, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
+        plan.score_of(definition, {'test': {'mIoU': 1.0, 'aAcc': 2.0}})
 
 
 def test_latest_checkpoint_is_by_number_and_no_best_file(tmp_path: Path) -> None:

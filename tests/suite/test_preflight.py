@@ -24,13 +24,13 @@ def titles(runs: list[plan.Run]) -> list[str]:
 
 def test_selected_rows_come_with_what_they_need() -> None:
     definition = defined()
-    assert titles(preflight.select(definition)) == titles(plan.runs(definition))
-    assert titles(preflight.select(definition, ['control'], [1])) == ['control seed 1']
-    assert titles(preflight.select(definition, ['afdcd'], [0])) == ['teacher', 'afdcd seed 0']
-    assert titles(preflight.select(definition, ['kd'], [1])) == ['teacher', 'kd seed 1']
-    assert titles(preflight.select(definition, ['teacher'])) == ['teacher']
-    assert titles(preflight.select(definition, ['teacher'], [5])) == ['teacher'], 'it has no seed of the definition'
-    assert titles(preflight.select(definition, [], [0])) == [
+    assert titles(plan.select(definition)) == titles(plan.runs(definition))
+    assert titles(plan.select(definition, ['control'], [1])) == ['control seed 1']
+    assert titles(plan.select(definition, ['afdcd'], [0])) == ['teacher', 'afdcd seed 0']
+    assert titles(plan.select(definition, ['kd'], [1])) == ['teacher', 'kd seed 1']
+    assert titles(plan.select(definition, ['teacher'])) == ['teacher']
+    assert titles(plan.select(definition, ['teacher'], [5])) == ['teacher'], 'it has no seed of the definition'
+    assert titles(plan.select(definition, [], [0])) == [
         'teacher',
         'control seed 0',
         'kd seed 0',
@@ -40,9 +40,9 @@ def test_selected_rows_come_with_what_they_need() -> None:
 
 def test_unknown_rows_and_seeds_are_named() -> None:
     with pytest.raises(ValueError, match="--only: row 'afdc': unknown. Close: afdcd"):
-        preflight.select(defined(), ['afdc'])
+        plan.select(defined(), ['afdc'])
     with pytest.raises(ValueError, match=r'--seeds \[3\]: the definition has \[0, 1\]'):
-        preflight.select(defined(), [], [3])
+        plan.select(defined(), [], [3])
 
 
 def finish(definition: Definition, title: str, config_hash: str | None = None) -> plan.Run:
@@ -57,19 +57,19 @@ def test_changed_runs_are_refused(tmp_path: Path) -> None:
     run = finish(definition, 'kd seed 1')
     config = plan.config_of(definition, run)
     (run.folder / 'config.py').write_text(config.pretty_text)
-    assert 'kd seed 1' not in titles(preflight.unfinished(definition, plan.runs(definition)))
+    assert 'kd seed 1' not in titles(plan.unfinished(definition, plan.runs(definition)))
     finish(definition, 'kd seed 1', 'of before')
-    assert 'kd seed 1' not in titles(preflight.unfinished(definition, plan.runs(definition)))
+    assert 'kd seed 1' not in titles(plan.unfinished(definition, plan.runs(definition)))
     config.model.distillers.kd.loss_weight = 7
     config.work_dir = '/moved'
     (run.folder / 'config.py').write_text(config.pretty_text)
     told = r'kd seed 1: out/runs/kd/seed1 was made with another config .* \(model.distillers.kd.loss_weight\)'
     with pytest.raises(ValueError, match=told):
-        preflight.unfinished(definition, plan.runs(definition))
+        plan.unfinished(definition, plan.runs(definition))
     (run.folder / 'config.py').unlink()
     finish(definition, 'kd seed 1', '0123456789abcdef')
     with pytest.raises(ValueError, match=r'kd seed 1: .* \(its teacher\)'):
-        preflight.unfinished(definition, plan.runs(definition))
+        plan.unfinished(definition, plan.runs(definition))
 
 
 def test_runs_of_other_processes_are_refused() -> None:
@@ -78,9 +78,9 @@ def test_runs_of_other_processes_are_refused() -> None:
     tiny.write_result(run.folder, 1.0, config_hash=plan.hash_of(definition, run), processes=8)
     runs = plan.runs(definition)
     with pytest.raises(ValueError, match=r'control seed 1: .* made by 8 process\(es\), this would be 1'):
-        preflight.unfinished(definition, runs)
-    assert 'control seed 1' not in titles(preflight.unfinished(definition, runs, processes=8))
-    assert preflight.unfinished(definition, [run]) == [], 'nothing is to be done'
+        plan.unfinished(definition, runs)
+    assert 'control seed 1' not in titles(plan.unfinished(definition, runs, processes=8))
+    assert plan.unfinished(definition, [run]) == [], 'nothing is to be done'
 
 
 CITYSCAPES = {'control': 'deeplabv3_r101_to_r18_cityscapes', 'teacher': None}
@@ -102,27 +102,47 @@ def test_batch_that_the_learning_rate_is_not_for_is_refused(options: dict, proce
     runs = plan.runs(definition)
     said = r'1 process\(es\) with train_dataloader.batch_size=2 take 2 pictures a step.*base_batch_size=16'
     with nullcontext() if fits else pytest.raises(ValueError, match=said):
-        preflight.check_batch(definition, runs, processes)
+        plan.check_batch(definition, plan.resolved(definition, runs), processes)
 
 
 def test_missing_data_are_named_with_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('MMDISTILL_DATA', 'nowhere')
     definition = defined(control='deeplabv3plus_mobilenetv2_to_r18w16_camvid', teacher=None, options=None)
     with pytest.raises(ValueError, match=r"control: .* data_prefix.img_path = 'nowhere/camvid/images/train' does not"):
-        preflight.check(definition, plan.runs(definition))
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_a_picture_of_validation_is_tried_before_the_first_run() -> None:
     resized = [{'type': 'mmdistill_dense.LoadShapes'}, {'type': 'Resize', 'scale': [96, 96]}, {'type': 'PackSegInputs'}]
     definition = defined(options={**tiny.SMALL, 'val_dataloader.dataset.pipeline': resized})
     with pytest.raises(ValueError, match='tiny.yaml: control: training would stop at its first evaluation'):
-        preflight.check(definition, plan.runs(definition))
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
+
+
+@pytest.mark.parametrize('row', ['control', 'mine', 'teacher'])
+def test_missing_start_weights_are_named_before_the_teacher_is_trained(row: str) -> None:
+    """Of the student alone, of a row of one's own, and of the teacher itself."""
+    name = "__import__('mmdistill_dense').base('mmdistill_dense::_base_/recipes/toy_seg.py')"
+    start = "student=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='weights/none.pth')))"
+    option = "distillers=dict(kd=dict(type='LogitKD'))"
+    Path('mine.py').write_text(f'_base_ = {name}\nmodel = dict({option}, {start})\n')
+    key = 'model.backbone.init_cfg' if row == 'teacher' else 'model.student.backbone.init_cfg'
+    weights = {key: {'type': 'Pretrained', 'checkpoint': 'weights/none.pth'}}
+    options, teacher = tiny.content()['options'], tiny.content()['teacher']
+    definition = defined(
+        methods={'mine': {'config': 'mine.py'}} if row == 'mine' else {'kd': {}},
+        options={**options, **(weights if row == 'control' else {})},
+        teacher={**teacher, 'options': {**teacher['options'], **(weights if row == 'teacher' else {})}},
+    )
+    told = rf"tiny.yaml: {row}: .*{key}.checkpoint='weights/none.pth'.* MMDISTILL_WEIGHTS names the folder weights\."
+    with pytest.raises(ValueError, match=told):
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_missing_teacher_is_named() -> None:
     definition = defined(teacher=None)
     with pytest.raises(ValueError, match=r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'):
-        preflight.check(definition, plan.runs(definition))
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +155,7 @@ def test_missing_teacher_is_named() -> None:
 def test_options_that_a_distiller_does_not_take_are_named_with_the_method(options: dict, said: str) -> None:
     definition = defined(methods={'kd': {'options': options}})
     with pytest.raises(ValueError, match=said):
-        preflight.check(definition, plan.runs(definition))
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +188,7 @@ def test_options_that_a_distiller_does_not_take_are_named_with_the_method(option
 def test_names_that_nothing_takes_come_up_before_anything_starts(changes: dict, said: str) -> None:
     definition = defined(**changes)
     with pytest.raises(ValueError, match=said):
-        preflight.check(definition, plan.runs(definition))
+        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
@@ -184,7 +204,7 @@ def test_new_keys_that_something_takes_pass_before_the_teacher_exists() -> None:
         'train_cfg.dynamic_intervals': [[0, 2]],
     }
     definition = defined(options={**tiny.content()['options'], **new})
-    preflight.check(definition, plan.runs(definition))
+    preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
 def test_an_evaluator_without_a_score_is_refused() -> None:
@@ -205,5 +225,5 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
 
     monkeypatch.setattr(preflight, 'check_config', checked)
     definition = load(tiny.write(Path(), batch=batch))
-    preflight.check(definition, plan.runs(definition))
+    preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
     assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control and the method

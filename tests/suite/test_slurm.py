@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.suite import plan, preflight, slurm
+from mmdistill_dense.apps.suite import plan, slurm
 from mmdistill_dense.apps.suite.definition import load
 from tests.suite import tiny
 
@@ -61,8 +61,7 @@ def test_options_go_to_sbatch_and_processes_through_srun(tmp_path: Path, monkeyp
     port, _, command = kd['--wrap'].partition(' && ')
     assert 'MASTER_PORT' in port
     program = 'python -m mmdistill_dense suite job tiny.yaml kd --seed 0 --launcher slurm'
-    expected = f'srun --kill-on-bad-exit=1 {slurm._CPUS} {program}'
-    assert command == expected
+    assert command == slurm.SRUN.format(tasks='', command=program)
     assert 'job tiny.yaml teacher' in teacher['--wrap']
     assert '--signal' not in kd, 'requeue is false'
 
@@ -99,13 +98,13 @@ def test_processes_through_torchrun_after_a_setup(
 def test_nothing_but_the_script_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    real = preflight.unfinished
+    real = plan.unfinished
 
     def noisy(*args: Any, **kwargs: Any) -> Any:
         print('Could not import a package')
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(preflight, 'unfinished', noisy)
+    monkeypatch.setattr(plan, 'unfinished', noisy)
     monkeypatch.chdir(tmp_path)
     file = tiny.write(tmp_path, slurm={})
     capsys.readouterr()

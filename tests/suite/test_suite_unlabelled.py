@@ -56,7 +56,7 @@ def test_a_config_of_ones_own_may_have_pictures() -> None:
 def test_mistakes_come_up_before_anything_starts(row: dict[str, Any], said: str) -> None:
     definition = defined(row)
     with pytest.raises((FileNotFoundError, TypeError, ValueError), match=said):
-        preflight.check(definition, [run_of(definition, 'more')])
+        preflight.check(definition, plan.resolved(definition, [run_of(definition, 'more')]))
 
 
 @pytest.mark.soak

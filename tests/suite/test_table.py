@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.rows import Table, collect, make_rows
+from mmdistill_dense.apps.suite.rows import SuiteTable, collect, make_rows
 from mmdistill_dense.apps.suite.table import BELOW, as_csv, as_markdown, gains_png, scores_as_csv, write_table
 from mmdistill_dense.utils.files import read_json
 from tests.suite import made_up
@@ -183,7 +183,7 @@ GAINS = {'kd': [3.0, 2.5, 3.0], 'heavy': [-1.0]}
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Table:
+def table(tmp_path: Path) -> SuiteTable:
     suite = made_up.definition(tmp_path)
     scores = {'control': made_up.CONTROL, 'teacher': {0: 53.0}}
     for name, gains in GAINS.items():
@@ -192,7 +192,7 @@ def table(tmp_path: Path) -> Table:
         name: {seed: {'score': score, 'config_hash': 'x'} for seed, score in found.items()}
         for name, found in scores.items()
     }
-    return Table(suite, make_rows(suite, results))
+    return SuiteTable(suite, make_rows(suite, results))
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     return drawn
 
 
-def test_every_seed_and_mean_is_drawn_in_its_line(table: Table, figures: list[Figure], tmp_path: Path) -> None:
+def test_every_seed_and_mean_is_drawn_in_its_line(table: SuiteTable, figures: list[Figure], tmp_path: Path) -> None:
     (tmp_path / 'gains.png').write_bytes(gains_png(table))
     (axes,) = figures[0].axes
     points = {(line.get_label(), *np.round(point, 9)) for line in axes.lines for point in line.get_xydata()}
@@ -215,7 +215,7 @@ def test_every_seed_and_mean_is_drawn_in_its_line(table: Table, figures: list[Fi
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
 
 
-def test_the_interval_is_drawn_where_there_is_one(table: Table, figures: list[Figure], tmp_path: Path) -> None:
+def test_the_interval_is_drawn_where_there_is_one(table: SuiteTable, figures: list[Figure], tmp_path: Path) -> None:
     (tmp_path / 'gains.png').write_bytes(gains_png(table))
     (axes,) = figures[0].axes
     (bar,) = axes.containers
@@ -225,7 +225,7 @@ def test_the_interval_is_drawn_where_there_is_one(table: Table, figures: list[Fi
 
 
 def test_the_title_has_the_scores_and_the_legend_each_sign_once(
-    table: Table, figures: list[Figure], tmp_path: Path
+    table: SuiteTable, figures: list[Figure], tmp_path: Path
 ) -> None:
     (tmp_path / 'gains.png').write_bytes(gains_png(table))
     (axes,) = figures[0].axes
@@ -235,8 +235,8 @@ def test_the_title_has_the_scores_and_the_legend_each_sign_once(
     assert legend == ['one seed', 'mean', '95% interval']
 
 
-def test_the_picture_is_a_picture_even_of_nothing(table: Table, tmp_path: Path) -> None:
-    empty = Table(table.definition, make_rows(table.definition, {}))
+def test_the_picture_is_a_picture_even_of_nothing(table: SuiteTable, tmp_path: Path) -> None:
+    empty = SuiteTable(table.definition, make_rows(table.definition, {}))
     sizes = []
     for name, one in (('some', table), ('none', empty)):
         (tmp_path / f'{name}.png').write_bytes(gains_png(one))

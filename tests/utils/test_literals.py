@@ -17,9 +17,9 @@ from mmdistill_dense.apps.project.config_files import box_file, seg_file
 from mmdistill_dense.apps.project.label_images import SegData, Split
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
-from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes.compose import reference
 from mmdistill_dense.apps.report.runs import TrainedRun
-from mmdistill_dense.apps.suite.plan import inheriting, run_text
+from mmdistill_dense.apps.suite.plan import Run, write_config
 from mmdistill_dense.utils.files import list_text
 from mmdistill_dense.utils.literals import Template, assignments, check_place
 
@@ -120,13 +120,12 @@ def test_the_data_file_of_boxes(root: str, name: str, classes: list[str]) -> Non
 
 @few
 @given(TEXTS)
-def test_a_config_of_a_suite_with_changes_and_one_with_distillers(name: str) -> None:
-    changed = {'model': {'student': {'cfg': name, 'data_root': [name]}}}
-    text = run_text(Config({'work_dir': 'a'}), Config({'work_dir': name, **changed}))
-    assert back(text.replace("_base_ = ['./method.py']\n", '')) == {'work_dir': name, **changed}
-    written = {'kd': {'type': 'KD', 'student_tap': name}}
-    text = compose.config_text('kd', 'toy_seg', '', Path(tempfile.gettempdir()), written)
-    assert back(text)['model']['distillers'] == written
+def test_the_config_of_a_run_of_a_suite(name: str) -> None:
+    values = {'work_dir': name, 'model': {'student': {'cfg': name, 'data_root': [name]}}}
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run('kd', 0, Path(folder))
+        write_config(run, Config(values), 'abc')
+        assert Config.fromfile(run.file).to_dict() == values
 
 
 @few
@@ -137,7 +136,7 @@ def test_a_config_is_found_below_a_folder_of_any_name(name: str) -> None:
         base = Path(root, name, 'base.py')
         base.parent.mkdir()
         base.write_text('x = 1\n')
-        Path(root, 'mine.py').write_text(inheriting(base, Path(root)), encoding='utf-8')
+        Path(root, 'mine.py').write_text(f'_base_ = [{reference(base, Path(root))}]\n', encoding='utf-8')
         assert Config.fromfile(Path(root, 'mine.py')).to_dict() == {'x': 1}
 
 

@@ -91,6 +91,12 @@ class Options:
     cost: bool = True  # measure time and memory of a step, with and without distillation
     processes: int = 1  # number of processes that will train together, for the batch size
     command: bool = True  # whether a user gave the command ``check``, so that advice may name its options
+    teachers: bool = True  # load the teachers too; without, they are random
+
+    @property
+    def whole(self) -> bool:
+        """Whether all weights are those of a training, so that losses mean something."""
+        return self.weights and self.teachers
 
 
 @dataclass
@@ -152,7 +158,8 @@ class Subject:
 
     config: Config  # as it was read
     options: Options  # how it is checked
-    network: ConfigDict = None  # the student's resolved model config
+    resolved: Any = None  # the student's network, a ``ModelConfig``
+    network: ConfigDict = None  # its model config
     data_classes: Sequence[str] | None = None  # class names of the training set
     length: int | None = None  # of the training set, with what wrappers repeat; ``None`` if it was not read
     pictures: int | None = None  # of it, each once

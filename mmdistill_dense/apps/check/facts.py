@@ -46,7 +46,7 @@ from mmdistill_dense.apps.inspect.step_cost import (
     training_batch,
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
-from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, model_of, student_option
+from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_model, model_of, student_option
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.distillers.maskd.token_files import TokenTensors
@@ -76,13 +76,14 @@ def read_model(subject: Subject) -> None:
     """Resolve the student's network, and set the registries' scope."""
     if 'model' not in subject.config:
         raise ValueError('the config has no model.')
-    subject.network = resolve(subject).model
-
-
-def resolve(subject: Subject) -> ModelConfig:
     init_default_scope(subject.config.get('default_scope', 'mmengine'))
     model = model_of(subject.config)
-    return load_model(student_option(model), 'model.student') if is_distill_model(model) else load_model(model, 'model')
+    if is_distill_model(model):
+        subject.resolved = load_model(student_option(model), 'model.student')
+        subject.resolved.beside = {key: value for key, value in model.items() if key not in DISTILL_KEYS}
+    else:
+        subject.resolved = load_model(model, 'model')
+    subject.network = subject.resolved.model
 
 
 def read_data(subject: Subject) -> None:
@@ -215,6 +216,8 @@ def ready_batch(subject: Subject) -> dict[str, Any]:
 def option(subject: Subject) -> dict[str, Any]:
     """Return the model's config, with the checked size as the size that it pads to."""
     model: dict[str, Any] = model_of(subject.config)
+    if is_distill_model(model) and not subject.options.size:
+        return {**{key: model[key] for key in DISTILL_KEYS if key in model}, 'student': subject.resolved}
     preprocessor = model.get('data_preprocessor') or {}
     if subject.options.size and 'size' in (subject.network.get('data_preprocessor') or {}):
         model['data_preprocessor'] = {**preprocessor, 'size': tuple(subject.options.size)}
@@ -228,6 +231,7 @@ def load(subject: Subject) -> None:
         _load_weights(subject)
     else:
         draw_weights(model)
+    if not subject.options.whole:
         inputs, like = ready_batch(subject)['inputs'], next(model.parameters())
         for teacher in subject.frozen.values():
             if teacher.taps:
@@ -235,7 +239,7 @@ def load(subject: Subject) -> None:
                 load_teacher(teacher, like, first, random=True)
     for name, distiller in subject.distillers.items():
         if isinstance(distiller, TokenDistiller):
-            values = _found_tokens(subject, distiller) if subject.options.weights else None
+            values = _found_tokens(subject, distiller) if subject.options.whole else None
             if values is not None:
                 distiller.load_tokens(values)
             else:
@@ -280,7 +284,9 @@ def _load_weights(subject: Subject) -> None:
     elif hasattr(model, 'distillation'):
         model.distillation.inherit_nothing()  # as DistillHook does
     key = 'model.student' if is_distill_model(subject.config.model) else 'model'
-    with nullcontext() if hasattr(model, 'distillation') else naming_weights(model, key):
+    distillation = getattr(model, 'distillation', None)
+    alone = distillation is not None and not subject.options.teachers
+    with naming_weights(model, key) if distillation is None else distillation.set_aside() if alone else nullcontext():
         model.init_weights()
     if start is None:
         subject.student.starts += _initial_weights(model)
@@ -348,7 +354,7 @@ def _untested(subject: Subject, teacher: FrozenTeacher) -> str:
     receipt, classes = teacher.receipt, num_classes(teacher.config.model)
     if teacher.network is None:
         return 'not needed in training'
-    if not subject.options.weights or receipt is None or receipt.file is None:
+    if not subject.options.whole or receipt is None or receipt.file is None:
         return 'not tested: its weights are random'
     if subject.options.val == 0 or subject.data_problem:
         return 'not tested'
@@ -372,7 +378,7 @@ def run_step(subject: Subject) -> None:
     if not subject.distillers:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
         return
-    subject.gaps = pair_gaps(model, resolve(subject), **ready_batch(subject))
+    subject.gaps = pair_gaps(model, subject.resolved, **ready_batch(subject))
     if any(True for distiller in subject.distillers.values() for _ in distiller.buffers()):
         with torch.no_grad():  # fills queues of keys, which are empty when training starts and give no loss then
             model(**ready_batch(subject), mode='loss')
@@ -383,7 +389,7 @@ def run_step(subject: Subject) -> None:
     subject.taps, subject.adapters, subject.flat = watch.rows(), watch.adapters(), list(watch.flat)
     for teacher in subject.frozen.values():
         looks, teacher.looks = teacher.looks or [], None
-        seen = looks if subject.options.weights else [replace(look, flat={}) for look in looks]
+        seen = looks if subject.options.whole else [replace(look, flat={}) for look in looks]
         refuse_blind(teacher.key, seen, subject.config)
 
 

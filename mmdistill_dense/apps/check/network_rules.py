@@ -127,7 +127,7 @@ def start(subject: Subject) -> Findings:
 
 def random_teacher(subject: Subject) -> Findings:
     for facts in subject.teachers:
-        if subject.options.weights and facts.receipt and facts.receipt['file'] is None:
+        if subject.options.whole and facts.receipt and facts.receipt['file'] is None:
             yield warning(
                 f'{facts.key} has random weights (allow_random=True): there is nothing to learn from it.',
                 f"Set {facts.key}.checkpoint to a file, an address or 'auto'.",
@@ -163,7 +163,7 @@ LATER = '--cfg-options load_from=CHECKPOINT'
 def finite(subject: Subject) -> Findings:
     for term in subject.terms:
         numbers = [term.value, *(pull.norm for pull in term.pulls.values())]
-        if not all(map(math.isfinite, numbers)) and subject.options.weights:
+        if not all(map(math.isfinite, numbers)) and subject.options.whole:
             yield error(
                 f'{term.name} is {term.value} with a gradient of {term.pulls[BACKBONE].norm} at the backbone.',
                 'Check the labels, the weights of that term, and that the teacher is the right file.',
@@ -174,7 +174,7 @@ def pull(subject: Subject) -> Findings:
     """Check that each distiller changes the backbone's gradient, and that none drowns the task's."""
     norms = {term.name: term.pulls[BACKBONE].norm for term in subject.terms if BACKBONE in term.pulls}
     total = sum(norms.values())
-    if not subject.options.weights or not 0 < total < math.inf:
+    if not subject.options.whole or not 0 < total < math.inf:
         return
     for name, distiller in subject.distillers.items():
         if name in subject.untaught:
@@ -205,7 +205,7 @@ def pull(subject: Subject) -> Findings:
 
 def flat_taps(subject: Subject) -> Findings:
     """Check that the teacher's maps are not the same at all positions."""
-    for place in subject.flat if subject.options.weights else []:
+    for place in subject.flat if subject.options.whole else []:
         yield warning(
             f'model.distillers.{place} of the teacher is the same at all positions: there is nothing to learn.',
             'Tap another place (mmdistill taps), or correct the weights of the teacher.',

@@ -19,6 +19,7 @@ from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import Definition, is_control, load
 from mmdistill_dense.apps.suite.plan import CONTROL
 from mmdistill_dense.apps.suite.rows import best_control, changed_data, own_data
+from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 
 _ALWAYS = ('data.py', 'pair.py', 'control.py')
@@ -45,7 +46,7 @@ def open_project(folder: Path) -> Definition:
 
 def _check_control(folder: Path) -> None:
     """Check what the first screen of `run` tells: steps and data."""
-    config = configs.read(folder / 'control.py')
+    config = read_file(folder / 'control.py')
     if 'max_iters' not in config.get('train_cfg', {}):
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
     root = config.train_dataloader.dataset.get('data_root')
@@ -56,11 +57,12 @@ def _check_control(folder: Path) -> None:
 
 def run_project(folder: Path) -> int:
     """Do what is left of a project, and return the exit code."""
-    with quiet():
-        definition = open_project(folder)
-        lines = list(screen(definition))
-    print('\n'.join(lines), flush=True)
-    code = train_all(definition, news=partial(_report_so_far, folder, definition))
+    with reading_once():
+        with quiet():
+            definition = open_project(folder)
+            lines = list(screen(definition))
+        print('\n'.join(lines), flush=True)
+        code = train_all(definition, news=partial(_report_so_far, folder, definition))
     if code:
         return code
     _report(folder, definition)

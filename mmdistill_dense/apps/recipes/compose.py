@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from mmengine.config import Config
-
-from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root, teachers_of
+from mmdistill_dense.config.resolve import TASKS, bases_of, keys_of, package_root, read_file, teachers_of
 from mmdistill_dense.utils.literals import Source, Template, assignments, literal
 from mmdistill_dense.utils.validate import close_or_all
 
@@ -215,7 +213,7 @@ def has_several(pair: Path) -> bool:
     if pair.resolve().is_relative_to(configs().resolve()):
         return _named_several(pair.stem)
     try:
-        return len(teachers_of(Config.fromfile(pair).get('model') or {})) > 1
+        return len(teachers_of(read_file(pair).get('model') or {})) > 1
     except Exception:  # told where the config is read
         return _named_several(pair.stem)
 
@@ -242,18 +240,10 @@ def options_for(method: str, recipe: Path | str, variant: str | None = None) -> 
     return best(option_files(method), parts.pair, parts.task, variant, parts.maps, parts.several)
 
 
-def config_text(
-    method: str,
-    recipe: Path | str,
-    options: Path | str,
-    folder: Path,
-    distillers: Mapping[str, Mapping[str, Any]] | None = None,
-) -> str:
-    """Return the text of a method's config: the recipe with the distillers of the options, or those given."""
-    bases, model = [reference(recipe_file(recipe), folder)], dict[str, Any](distillers=distillers)
-    if not distillers:
-        bases.append(reference(Path(options), folder))
-        model['distillers'] = Source('_base_.distillers')
+def config_text(method: str, recipe: Path | str, options: Path | str, folder: Path) -> str:
+    """Return the text of a method's config: the recipe with the distillers of the options."""
+    bases = [reference(recipe_file(recipe), folder), reference(Path(options), folder)]
+    model = {'distillers': Source('_base_.distillers')}
     place = Template(f'work_dirs/{method}/{{{{ fileBasenameNoExtension }}}}')
     return assignments({'_base_': bases, 'model': model, 'work_dir': place})
 

@@ -62,7 +62,7 @@ def optimizer_problem(config: Config) -> str | None:
     source = student.get('cfg')
     if not source or (student.get('backbone') or {}).get('frozen'):  # a head on a foundation model has a schedule apart
         return None
-    here, own = (optimizer_of(one) for one in (config, Config.fromfile(find_config(source, 'model.student.cfg'))))
+    here, own = (optimizer_of(one) for one in (config, read_file(find_config(source, 'model.student.cfg'))))
     if not here or not own or here['type'] == own['type']:
         return None
     return (

@@ -7,11 +7,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +17,7 @@ from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition, fitting, load
 from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.config.resolve import reading_once
 from mmdistill_dense.utils.files import FolderInUse, in_use, owned
 from mmdistill_dense.utils.process import cores, quiet, threads_asked_for
 
@@ -28,9 +26,10 @@ SILENT = 120.0  # seconds without a report that `list` tells
 
 
 def suite_run(args: argparse.Namespace) -> int:
-    definition = load(args.definition)
-    more: dict[str, Any] = {'jobs': args.jobs or definition.jobs, 'threads': args.threads or definition.threads}
-    return train_all(replace(definition, **more), args.only, args.seeds)
+    with reading_once():
+        definition = load(args.definition)
+        jobs, threads = args.jobs or definition.jobs, args.threads or definition.threads
+        return train_all(replace(definition, jobs=jobs, threads=threads), args.only, args.seeds)
 
 
 def train_all(
@@ -39,31 +38,40 @@ def train_all(
     seeds: Sequence[int] = (),
     news: Callable[[], None] = lambda: None,  # called when a run has ended
 ) -> int:
-    """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption."""
+    """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption.
+
+    The config of each run is resolved once, checked, and written when the run begins: what is changed meanwhile does
+    not reach the runs of this command.
+    """
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.job import PATIENCE
     from mmdistill_dense.apps.suite.pool import Pool, interruptible, job_command
 
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
-    selected = preflight.select(definition, only, seeds)
     try:
         with interruptible():
-            with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
-                todo = preflight.unfinished(definition, selected)
-                preflight.check_batch(definition, todo, 1)
-            say(f'{definition.title}: {len(selected)} runs, {len(todo)} to do, in {definition.out}')
-            preflight.check(definition, todo)
-            command = partial(job_command, definition.path)
-            failed = Pool(command, definition.jobs, threads, say, news, definition.stall).execute(todo)
+            with reading_once():
+                chosen = plan.select(definition, only, seeds)
+                with owned(definition.out, f'the start of suite {definition.title!r}', PATIENCE):
+                    todo = plan.resolved(definition, plan.unfinished(definition, chosen))
+                    plan.check_batch(definition, todo, 1)
+                print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
+                preflight.check(definition, todo)
+
+            def begin(run: Run) -> list[str]:
+                plan.write_config(run, *todo[run])
+                return job_command(definition.path, run)
+
+            failed = Pool(begin, definition.jobs, threads, _say, news, definition.stall).execute(list(todo))
     except KeyboardInterrupt:
-        say('stopped; the same command continues from the last checkpoints')
+        print('stopped; the same command continues from the last checkpoints', flush=True)
         return INTERRUPTED
     for title, reason in failed.items():
-        say(f'\n{title} {reason}')
+        print(f'\n{title} {reason}', flush=True)
     return int(bool(failed))
 
 
-def say(text: str) -> None:
+def _say(text: str) -> None:
     print(text, flush=True)
 
 
@@ -73,18 +81,19 @@ def suite_job(args: argparse.Namespace) -> None:
 
         end_with_parent()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    from mmdistill_dense.apps.suite.job import PATIENCE, perform
+    from mmdistill_dense.apps.suite.job import perform
 
-    definition = load(args.definition)
-    run = find(definition, args.name, args.seed)
-    args.raises = True  # from here on: the log of a job keeps all
-    try:
-        result = perform(definition, run, args.launcher, 0.0 if args.attended else PATIENCE)
-    except FolderInUse as error:
-        if not args.attended:
-            raise
-        print(error)
-        raise SystemExit(os.EX_TEMPFAIL) from error  # the pool tries another one
+    with reading_once():
+        definition = load(args.definition)
+        run = find(definition, args.name, args.seed)
+        args.raises = True  # from here on: the log of a job keeps all
+        try:
+            result = perform(definition, run, args.launcher, args.attended)
+        except FolderInUse as error:
+            if not args.attended:
+                raise
+            print(error)
+            raise SystemExit(os.EX_TEMPFAIL) from error  # the pool tries another one
     print(f'{args.name}: {definition.metric} {result["score"]:.2f}')
     if args.attended:  # without the seconds that the interpreter takes to clean up
         logging.shutdown()
@@ -106,15 +115,13 @@ def find(definition: Definition, name: str, seed: int | None) -> Run:
 
 
 def suite_slurm(args: argparse.Namespace) -> None:
-    with quiet():  # the script alone goes to the standard output, where sh reads it
-        from mmdistill_dense.apps.suite import preflight
+    with quiet(), reading_once():  # the script alone goes to the standard output, where sh reads it
         from mmdistill_dense.apps.suite.slurm import slurm_script
 
         definition = load(args.definition)
         processes = definition.slurm['processes']
-        selected = preflight.select(definition, args.only, args.seeds)
-        todo = preflight.unfinished(definition, selected, processes=processes)
-        preflight.check_batch(definition, todo, processes)
+        todo = plan.unfinished(definition, plan.select(definition, args.only, args.seeds), processes)
+        plan.check_batch(definition, plan.resolved(definition, todo), processes)
         text = slurm_script(definition, todo)
     print(text, end='')
 
@@ -135,21 +142,19 @@ def suite_list(args: argparse.Namespace) -> None:
     console.print(f'methods: {", ".join(definition.methods)}; others that fit: {", ".join(left_out) or "none"}')
     table = Table('run', 'state', definition.metric)
     for run in plan.runs(definition):
-        table.add_row(run.title, *_state(definition, run))
+        result = plan.scored(definition, run)
+        told = ('finished', f'{result["score"]:.2f}') if result is not None else (_progress(run), '')
+        table.add_row(run.title, *told)
     console.print(table)
 
 
-def _state(definition: Definition, run: Run) -> tuple[str, str]:
-    result, state = plan.scored(definition, run), run.state
-    if result is not None:
-        return 'finished', f'{result["score"]:.2f}'
-    return (_progress(run.folder, state) if state else 'waits'), ''
-
-
-def _progress(folder: Path, state: Mapping[str, Any]) -> str:
+def _progress(run: Run) -> str:
     """What an unfinished run does, or why it does nothing."""
+    state = run.state
+    if not state:
+        return 'waits'
     done = f'{state.get("iteration")}/{state.get("iterations") or "?"}'
-    if not in_use(folder):
+    if not in_use(run.folder):
         return f'FAILED at {done}: {state["failed"]}' if 'failed' in state else f'stopped at {done}'
     silent = time.time() - state.get('time', time.time())
     told = f', no word for {round(silent / 60)} min' if silent > SILENT else ''
@@ -159,4 +164,5 @@ def _progress(folder: Path, state: Mapping[str, Any]) -> str:
 def suite_table(args: argparse.Namespace) -> None:
     from mmdistill_dense.apps.suite.table import write_table
 
-    write_table(load(args.definition), args.out)
+    with reading_once():
+        write_table(load(args.definition), args.out)

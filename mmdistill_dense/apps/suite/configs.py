@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
-from mmdistill_dense.config.resolve import (
-    is_distill_model,
-    read_file,
-)
+from mmdistill_dense.config.resolve import is_distill_model, read_file
 from mmdistill_dense.config.values import flat, listed, plain
 from mmdistill_dense.distillers.fragments import put_all
 from mmdistill_dense.utils.literals import BRACES
@@ -32,18 +29,8 @@ _FIRST_WEIGHTS = ('init_cfg', 'pretrained')  # keys of a network
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
-def read(path: Path) -> Config:
-    """Read a config, for the caller to change. A file is read again only after it has changed."""
-    return copy.deepcopy(_read(path, path.stat().st_mtime_ns, tuple(map(os.environ.get, PLACES))))
-
-
-@cache
-def _read(path: Path, modified: int, places: tuple[str | None, ...]) -> Config:
-    return read_file(path)
-
-
 def control_config(definition: Definition) -> Config:
-    config = read(definition.control)
+    config = read_file(definition.control)
     if not is_distill_model(config.get('model')) or config.model.get('distillers'):
         given = f'control={str(definition.control)!r}'
         raise ValueError(f'{definition.path}: {given} must be a DistillModel without distillers.')
@@ -61,7 +48,7 @@ def method_config(definition: Definition, method: Method) -> Config:
         return config
     place = f'{definition.path}: methods.{method.name}'
     if method.options_file is not None:
-        config.model.distillers = read(method.options_file).distillers
+        config.model.distillers = read_file(method.options_file).distillers
     if method.settings is not None:
         config.model.distillers = with_settings(definition, method, config.model.distillers)
     if method.unlabelled:
@@ -115,7 +102,7 @@ def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> 
 def _own_config(definition: Definition, method: Method) -> Config:
     """Return the user's config of a row, which may differ from the control in its distillers and first weights."""
     assert method.config is not None, 'it has one'
-    own, control = read(method.config), read(definition.control)
+    own, control = read_file(method.config), read_file(definition.control)
     place = f'{definition.path}: methods.{method.name}.config={str(method.config)!r}'
     if keys := sorted(differences(_comparable(own), _comparable(control))):
         raise ValueError(
@@ -129,7 +116,7 @@ def _own_config(definition: Definition, method: Method) -> Config:
 
 
 def teacher_config(definition: Definition, teacher: Teacher) -> Config:
-    config = read(teacher.config)
+    config = read_file(teacher.config)
     config.merge_from_dict({'randomness.seed': teacher.seed})
     return _common(config, definition, teacher.options, 'teacher.options')
 

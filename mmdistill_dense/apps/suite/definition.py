@@ -11,7 +11,7 @@ from typing import Any
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.named import Named, find, is_name
-from mmdistill_dense.apps.suite.reader import NAME, Reader, config_file, read_file
+from mmdistill_dense.apps.suite.reader import NAME, Reader, config_file, naming, read_file
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.validate import some
 
@@ -120,10 +120,13 @@ def load(path: Path | str) -> Definition:
     given = top.get('out', str, f'work_dirs/suites/{path.stem}')
     out = path.absolute().parent / given if given.startswith('./') else Path(given)
     control = config_file(top, 'control', top.get('control', str), 'control')
-    with top.naming('control'):
+    with naming(top.at('control')):
         task = compose.parts_of(control).task
     metric, percent = METRICS[task]
-    metric = top.get('metric', str, metric)
+    metric, seeds = top.get('metric', str, metric), top.get('seeds', list, [0, 1, 2])
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    if not seeds or not whole or len(set(seeds)) != len(seeds):
+        raise top.error('seeds', f'must be distinct integers of at least 0, as in [0, 1, 2]; got {seeds!r}')
     return Definition(
         path=path,
         title=top.get('title', str, path.stem),
@@ -133,11 +136,11 @@ def load(path: Path | str) -> Definition:
         teacher=_teacher(top),
         test_teacher=top.get('test_teacher', bool, False),
         methods=_methods(top, control),
-        seeds=top.integers('seeds', (0, 1, 2)),
+        seeds=tuple(seeds),
         metric=metric,
         percent=top.get('percent', bool, percent and not metric.startswith('coco_panoptic/')),
         options=top.options('options'),
-        jobs=top.count('jobs', 1) or 1,
+        jobs=top.count('jobs', 1),
         threads=top.count('threads', None),
         workers=top.count('workers', None, least=0),
         checkpoint_every=top.count('checkpoint_every', None),
@@ -158,7 +161,7 @@ def _teacher(top: Reader) -> Teacher | None:
     inner = top.inner('teacher', {'config': value} if isinstance(value, str) else value)
     inner.only({'config', 'options', 'seed'})
     file = config_file(inner, 'config', inner.get('config', str), 'teachers')
-    return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0) or 0)
+    return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0))
 
 
 def _methods(top: Reader, control: Path) -> dict[str, Method]:
@@ -206,7 +209,7 @@ def _row(name: str, options: Reader, control: Path) -> Method:
         if {'method', 'variant'} & options.raw.keys():
             raise options.error('config', 'cannot be combined with `method` or `variant`')
         given = options.get('config', str)
-        with options.naming('config'):
+        with naming(options.at('config')):
             found = find(given) if is_name(given) else None
         if isinstance(found, Named):
             if found.base.resolve() != control.resolve():
@@ -227,7 +230,7 @@ def _row(name: str, options: Reader, control: Path) -> Method:
 def _options_file(method: str, variant: str | None, control: Path, options: Reader) -> Path:
     if method not in compose.methods():
         raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
-    with options.naming():
+    with naming(options.at('')):
         found = compose.options_for(method, control, variant)
     if found is None:
         what = f'variant {variant!r} of {method}' if variant else method
@@ -242,8 +245,8 @@ def _fits(control: Path) -> str:
 def _slurm(top: Reader) -> dict[str, Any]:
     inner = top.inner('slurm')
     launcher = inner.choice('launcher', LAUNCHERS)
-    processes = inner.count('processes', 1) or 1
-    nodes = inner.count('nodes', 1) or 1
+    processes = inner.count('processes', 1)
+    nodes = inner.count('nodes', 1)
     if processes % nodes:
         raise inner.error('nodes', f'{processes} processes cannot be spread evenly over {nodes} nodes')
     python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')

@@ -25,9 +25,11 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import build_runner
+from mmdistill_dense.apps.recipes.compose import remark
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
+from mmdistill_dense.config.resolve import read_file
 from mmdistill_dense.datasets.wrapped import count_pictures, label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -119,7 +121,7 @@ def _size(value: Any) -> Any:
 EVERY = 1.0  # seconds between two writes
 
 
-class Report(Hook):
+class Progress(Hook):
     """Writes ``state.json`` in a run's folder, as a hook of its training. Of several processes, one has ``write``."""
 
     priority = 'LOWEST'
@@ -132,7 +134,6 @@ class Report(Hook):
         self.start = time.monotonic()
         self.written = -EVERY
         self.failed = False  # to write
-        self.metric, self.scale = '', 1.0  # what is told of an evaluation
         self.state: dict[str, Any] = {
             'config_hash': config_hash,
             'processes': processes,
@@ -140,7 +141,6 @@ class Report(Hook):
             'phase': 'starting',
             'iteration': 0,
             'iterations': None,
-            'loss': None,
             'pid': os.getpid(),
             'host': socket.gethostname(),
         }
@@ -150,15 +150,10 @@ class Report(Hook):
     def seconds(self) -> float:
         return self.before + time.monotonic() - self.start
 
-    @property
-    def due(self) -> bool:
-        """Whether the last write was at least ``EVERY`` seconds ago."""
-        return time.monotonic() - self.written >= EVERY
-
     def tell(self, force: bool = False, **state: Any) -> None:
         """Update the state, and write it if the last write is long enough ago."""
         self.state.update(state)
-        if self.write and (force or self.due):
+        if self.write and (force or time.monotonic() - self.written >= EVERY):
             self.written = time.monotonic()
             state = {**self.state, 'seconds': self.seconds, 'time': time.time()}
             try:
@@ -169,27 +164,18 @@ class Report(Hook):
                 self.failed = True
 
     def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        self.tell(prepared=done)
+        self.tell()
 
     def before_train(self, runner: Runner) -> None:
-        place = {'iteration': runner.iter, 'iterations': runner.max_iters}
-        self.tell(True, phase='training', **place)
+        self.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if self.due:  # reading the loss waits for the GPU
-            loss = (outputs or {}).get('loss')
-            self.tell(iteration=runner.iter + 1, loss=None if loss is None else float(loss.detach()))
+        self.tell(iteration=runner.iter + 1)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.tell()
 
     after_test_iter = after_val_iter
-
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        value = (metrics or {}).get(self.metric)
-        if value is not None:
-            count = self.state.get('val', {'count': 0})['count'] + 1
-            self.tell(True, val={'count': count, 'value': self.scale * float(value)})
 
 
 # the variables in which launchers give the rank and the number of processes
@@ -201,46 +187,47 @@ _PLACES = {
 PATIENCE = 60.0  # seconds in which a job whose suite was killed ends, and a suite starts
 
 
-def perform(definition: Definition, run: Run, launcher: str = 'none', patience: float = PATIENCE) -> dict[str, Any]:
-    """Do a run or the rest of it, to the same bits; wait ``patience`` seconds for a process that does it."""
-    missing = [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]
-    if missing:
+def perform(definition: Definition, run: Run, launcher: str = 'none', attended: bool = False) -> dict[str, Any]:
+    """Do a run or the rest of it, to the same bits.
+
+    ``attended``: the suite has checked and written its config, and a folder in which another process works is refused
+    at once; else its end is waited for.
+    """
+    if missing := [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
     rank, processes = place_of(launcher)
-    with nullcontext() if rank else owned(run.folder, run.title, patience):
-        plan.check_unchanged(definition, [run])
+    with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else PATIENCE):
+        if not attended:
+            plan.check_unchanged(definition, [run])
         if run.result is not None:
             return run.result
-        check_processes(run, processes)
-        return _perform(
-            definition, run, launcher, Report(run.folder, plan.hash_of(definition, run), processes, write=rank == 0)
-        )
-
-
-def _perform(definition: Definition, run: Run, launcher: str, report: Report) -> dict[str, Any]:
-    config = plan.config_of(definition, run)
-    only_test = run.is_teacher and not plan.trains_teacher(definition)
-    if report.write and not only_test:
-        plan.write_configs(definition, run, config)
-    config.launcher = launcher
-    found = (
-        {**_NOT_TRAINED, 'metrics': test_teacher(_named(config, run))}
-        if only_test
-        else _train(definition, run, config, report)
-    )
-    slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
-    if slim:  # under a name of its own, before the result tells it: until then the run can go on
-        content = read_checkpoint(run.folder / found['checkpoint'])
-        found['checkpoint'] = f'weights_{found["checkpoint"]}'
-        save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / found['checkpoint'])
-    times = {'minutes': report.seconds / 60, 'restarts': report.state['restarts']}
-    result = {**facts_of(run, report.state['config_hash']), **found, **times}
-    result |= {'score': plan.score_of(definition, run, result['metrics']), 'metric': definition.metric}
-    if is_main_process():
-        report.tell(True, phase='finished')
-        write_json(run.folder / 'result.json', result)
-        for file in [*run.folder.glob('iter_*.pth'), *run.folder.glob('epoch_*.pth')] if slim else []:
-            file.unlink()
+        if attended:
+            config, config_hash = read_file(run.file), str(remark(run.file, 'config_hash'))
+        else:
+            plan.check_processes(run, processes)
+            config = plan.config_of(definition, run)
+            config_hash = plan.hash_of(definition, run, config)
+        progress = Progress(run.folder, config_hash, processes, write=rank == 0)
+        if rank == 0 and not attended:
+            plan.write_config(run, config, config_hash)
+        config.launcher = launcher
+        if run.is_teacher and not plan.trains_teacher(definition):
+            found = {**_NOT_TRAINED, 'metrics': test_teacher(_named(config, run))}
+        else:
+            found = _train(run, config, progress)
+        slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
+        if slim:  # under a name of its own, before the result tells it: until then the run can go on
+            content = read_checkpoint(run.folder / found['checkpoint'])
+            found['checkpoint'] = f'weights_{found["checkpoint"]}'
+            save_whole({key: content[key] for key in ('meta', 'state_dict')}, run.folder / found['checkpoint'])
+        times = {'minutes': progress.seconds / 60, 'restarts': progress.state['restarts']}
+        result = {**facts_of(run, config_hash), **found, **times}
+        result |= {'score': plan.score_of(definition, result['metrics']), 'metric': definition.metric}
+        if is_main_process():
+            progress.tell(True, phase='finished')
+            write_json(run.folder / 'result.json', result)
+            for file in [*run.folder.glob('iter_*.pth'), *run.folder.glob('epoch_*.pth')] if slim else []:
+                file.unlink()
     return result
 
 
@@ -254,33 +241,19 @@ def place_of(launcher: str) -> tuple[int, int]:
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
-def check_processes(run: Run, processes: int) -> None:
-    """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
-    begun = run.state if latest_checkpoint(run.folder) else {}
-    found = begun.get('processes') if run.result is None else run.result.get('processes')
-    if found in (None, processes) or (run.is_teacher and run.result):
-        return
-    raise ValueError(
-        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch. Go on '
-        'as it was begun (`mmdistill suite slurm` starts slurm.processes, `mmdistill suite run` one), set another '
-        '`out`, or remove that folder to repeat the run.'
-    )
-
-
-def _train(definition: Definition, run: Run, config: Config, report: Report) -> dict[str, Any]:
+def _train(run: Run, config: Config, progress: Progress) -> dict[str, Any]:
     found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
     runner = build_runner(_named(config, run))
-    report.metric, report.scale = definition.metric, 100.0 if definition.percent else 1.0
-    runner.register_hook(report)
-    report.tell(True, phase='preparing')
+    runner.register_hook(progress)
+    progress.tell(True, phase='preparing')
     runner.train()
     facts = training_facts(runner)
     barrier()  # the first process writes the file
     last = latest_checkpoint(run.folder)
     assert last is not None, 'a checkpoint is saved at the end'
-    report.tell(True, phase='testing')
+    progress.tell(True, phase='testing')
     take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
     metrics = _scores(runner)
     facts['data'] = data_facts(runner) if is_main_process() else {}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.recipes import compose
+from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs, lengths
-from mmdistill_dense.apps.suite.definition import Definition, Method
-from mmdistill_dense.config.resolve import teachers_of
+from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
+from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
@@ -34,9 +35,9 @@ class Run:
         return self.name == TEACHER
 
     @property
-    def method_file(self) -> Path:
-        """The config of the method on the recipe, without the settings of this run."""
-        return self.folder / 'method.py'
+    def file(self) -> Path:
+        """Its config, written before it begins."""
+        return self.folder / 'run.py'
 
     @property
     def title(self) -> str:
@@ -53,9 +54,7 @@ class Run:
         return read_progress(self.folder / 'state.json')
 
 
-def place_of(definition: Definition, run: Run) -> str:
-    """Return the path of a run's folder, relative to the suite's folder."""
-    return run.folder.relative_to(definition.out).as_posix()
+Resolved = Mapping[Run, tuple[Config, str]]
 
 
 def runs(definition: Definition) -> list[Run]:
@@ -73,22 +72,50 @@ def runs(definition: Definition) -> list[Run]:
 
 def trains_teacher(definition: Definition) -> bool:
     """Tell whether the suite trains the teacher: it has begun to, or has its config and no checkpoint."""
-    if definition.teacher is None:
+    if definition.teacher is None and not definition.test_teacher:
         return False
-    begun = (definition.out / TEACHER / 'state.json').is_file()
-    (option,) = _teachers(definition).values()
-    file = option.get('checkpoint')
-    return begun or not (file and Path(file).is_file())
-
-
-def _teachers(definition: Definition) -> dict[str, Any]:
-    found = teachers_of(configs.read(definition.control).model)
-    if len(found) != 1 and (definition.teacher is not None or definition.test_teacher):
+    found = teachers_of(read_file(definition.control).model)
+    if len(found) != 1:
         raise ValueError(
             f'{definition.path}: teacher and test_teacher need a pair with one teacher, this one has {len(found)}: '
             'train them with mmdistill train, and remove both keys.'
         )
-    return found
+    if definition.teacher is None:
+        return False
+    (option,) = found.values()
+    file = option.get('checkpoint')
+    return (definition.out / TEACHER / 'state.json').is_file() or not (file and Path(file).is_file())
+
+
+def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
+    """Return the runs of some rows and seeds with what they need."""
+    every = runs(definition)
+    names = {run.name for run in every}
+    for name in only:
+        if name not in names:
+            raise ValueError(f'--only: {unknown("row", name, names)}')
+    if not set(seeds) <= set(definition.seeds) and (not only or set(only) - {TEACHER}):
+        raise ValueError(f'--seeds {list(seeds)}: the definition has {list(definition.seeds)}')
+    fits = [run for run in every if not only or run.name in only]
+    wanted = {run.folder for run in fits if not seeds or run.seed in seeds or (only and run.is_teacher)}
+    for run in reversed(every):  # what is needed stands before
+        if run.folder in wanted:
+            wanted.update(run.after)
+    return [run for run in every if run.folder in wanted]
+
+
+def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1) -> list[Run]:
+    """Return the runs without a result, with a teacher whose weights they need and whose file is gone."""
+    check_unchanged(definition, chosen)
+    todo = [run for run in chosen if run.result is None]
+    for run in runs(definition) if todo else ():
+        check_processes(run, processes)
+    needed = {folder for run in todo for folder in run.after}
+    for run in chosen:  # results without weights were restored or tidied up
+        name = (run.result or {}).get('checkpoint')
+        if run.folder in needed and name is not None and not (run.folder / name).is_file():
+            (run.folder / 'result.json').replace(run.folder / 'result_without_weights.json')
+    return [run for run in chosen if run.result is None]
 
 
 def config_of(definition: Definition, run: Run) -> Config:
@@ -101,49 +128,82 @@ def config_of(definition: Definition, run: Run) -> Config:
         lengths.fit(definition, run.name, config)
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
-    if not run.is_teacher and trains_teacher(definition) and configs.reads_teacher(config):
-        config.model.teacher.checkpoint = str(_last_file(definition.out / TEACHER))
+    name_teacher(run, config)
     return config
 
 
-def _last_file(folder: Path) -> Path:
-    """Return the checkpoint of a run that others read. Before the run has ended, its name is a guess."""
-    result = read_json(folder / 'result.json')
-    return folder / (result['checkpoint'] if result else 'missing.pth')
+def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
+    """Return the config of each run, and its hash."""
+    found = {run: config_of(definition, run) for run in todo}
+    return {run: (config, hash_of(definition, run, config)) for run, config in found.items()}
 
 
-def hash_of(definition: Definition, run: Run) -> str:
+def name_teacher(run: Run, config: Config) -> None:
+    """Let a student read the teacher that the suite trains. Before that has ended, the name of the file is a guess."""
+    if run.after and configs.reads_teacher(config):
+        (folder,) = run.after
+        result = read_json(folder / 'result.json') or {'checkpoint': 'missing.pth'}
+        config.model.teacher.checkpoint = str(folder / result['checkpoint'])
+
+
+def hash_of(definition: Definition, run: Run, config: Config | None = None) -> str:
     """Return the hash of a run's config. It covers how its teacher is made."""
     folder, made = definition.path.parent, ''
-    if not run.is_teacher and definition.teacher is not None and trains_teacher(definition):
+    if run.after and definition.teacher is not None:
         teacher = configs.teacher_config(definition, definition.teacher)
         made = f'{configs.config_hash(teacher, folder=folder)} seed {definition.teacher.seed}'
-    return configs.config_hash(config_of(definition, run), made, folder)
+    return configs.config_hash(config or config_of(definition, run), made, folder)
 
 
-def check_unchanged(definition: Definition, runs: Iterable[Run]) -> None:
+def write_config(run: Run, config: Config, config_hash: str) -> None:
+    """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too."""
+    name_teacher(run, config)
+    values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
+    write_text(run.file, f'# config_hash: {config_hash}\n{assignments(values)}')
+
+
+def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     """Refuse runs that were begun with another config than the definition gives now."""
     known: dict[str, str] = {}
-    for run in runs:
+    for run in chosen:
         begun = run.state if latest_checkpoint(run.folder) else None
-        hashes = [
-            str(content['config_hash']) for content in (run.result, begun) if content and 'config_hash' in content
-        ]
-        for found in dict.fromkeys(hashes):
-            if run.name not in known:
-                known[run.name] = hash_of(definition, run)
+        hashes = {str(one['config_hash']): None for one in (run.result, begun) if one and 'config_hash' in one}
+        if hashes and run.name not in known:
+            known[run.name] = hash_of(definition, run)
+        for found in hashes:
             if found == known[run.name]:
                 continue
             keys = configs.changed_keys(run.folder, config_of(definition, run))
             if keys or len(found) >= configs.DIGITS:
-                told = some(keys) or 'its teacher'
                 raise ValueError(
-                    f'{run.title}: {run.folder} was made with another config than the definition gives now ({told}). '
-                    'Undo the change, set another `out`, or remove that folder to repeat the run.'
+                    f'{run.title}: {run.folder} was made with another config than the definition gives now '
+                    f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
+                    'repeat the run.'
                 )
 
 
-def score_of(definition: Definition, run: Run, metrics: Mapping[str, Mapping[str, float]]) -> float:
+def check_processes(run: Run, processes: int) -> None:
+    """Refuse a folder made by another number of processes, so with another batch, unless it is a finished teacher."""
+    begun = run.state if latest_checkpoint(run.folder) else {}
+    found = begun.get('processes') if run.result is None else run.result.get('processes')
+    if found in (None, processes) or (run.is_teacher and run.result):
+        return
+    raise ValueError(
+        f'{run.title}: {run.folder} was made by {found} process(es), this would be {processes}: another batch. Go on '
+        'as it was begun (`mmdistill suite slurm` starts slurm.processes, `mmdistill suite run` one), set another '
+        '`out`, or remove that folder to repeat the run.'
+    )
+
+
+def check_batch(definition: Definition, todo: Resolved, processes: int) -> None:
+    """Refuse a batch that does not match the recipe's learning rate."""
+    trained = trains_teacher(definition)
+    for place, run in {'teacher.options' if run.is_teacher else 'options': run for run in todo}.items():
+        if (trained or not run.is_teacher) and (problem := batch_problem(todo[run][0], processes)):
+            raise ValueError(f'{definition.path}: {place}: {problem}')
+
+
+def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]]) -> float:
     """Return the score of a run in percent."""
     found = metrics['test']
     if not found:  # mmdet returns no metric for a detector without a single detection
@@ -158,7 +218,7 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
     """Return the result of a finished run with today's score: ``metric`` or ``percent`` may have been others then."""
     result = run.result
     if result is not None:
-        today = {'score': score_of(definition, run, result['metrics']), 'metric': definition.metric}
+        today = {'score': score_of(definition, result['metrics']), 'metric': definition.metric}
         if repr(today['score']) != repr(result['score']):
             result |= today
             write_json(run.folder / 'result.json', result)
@@ -172,52 +232,3 @@ def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
         if (result := scored(definition, run)) is not None:
             found.setdefault(run.name, {})[run.seed] = result
     return {name: found[name] for name in (TEACHER, CONTROL, *definition.methods) if name in found}
-
-
-def write_configs(definition: Definition, run: Run, config: Config) -> None:
-    """Write both. ``run.py`` adds seed, folder, teacher and the suite's options; ``mim train`` takes it as well."""
-    if run.is_teacher and definition.teacher is not None:
-        text = inheriting(definition.teacher.config, run.folder)
-    else:
-        text = method_text(definition, definition.methods.get(run.name), run.folder)
-    write_text(run.method_file, text)
-    write_text(run.folder / 'run.py', run_text(Config.fromfile(run.method_file), config))
-
-
-def method_text(definition: Definition, method: Method | None, folder: Path) -> str:
-    """Return the config of a row for a folder: the shipped method on the recipe, the user's config, or the control."""
-    if method is not None and method.options_file is not None:
-        assert method.method is not None, 'it is a shipped method'
-        written = None
-        if method.settings:
-            shipped = configs.read(method.options_file).distillers
-            written = configs.with_settings(definition, method, shipped).to_dict()
-        return compose.config_text(method.method, definition.control, method.options_file, folder, written)
-    base = definition.control if method is None or method.config is None else method.config
-    return inheriting(base, folder)
-
-
-def inheriting(base: Path, folder: Path) -> str:
-    """Return the text of a config that only inherits another one."""
-    return f'_base_ = [{compose.reference(base, folder)}]\n'
-
-
-def run_text(inherited: Config, config: Config) -> str:
-    """Return the text of ``run.py``: the config of a run, as changes of the inherited ``method.py`` beside it."""
-    changed = _changes(inherited.to_dict(), config.to_dict())
-    changed.pop('distillers', None)
-    return f"_base_ = ['./method.py']\n{assignments(changed)}"
-
-
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys to merge over ``old``, by mmengine's rules, to get ``new``."""
-    found: dict[str, Any] = {}
-    for key, value in new.items():
-        if key in old and isinstance(value, Mapping):
-            replaces = not isinstance(old[key], Mapping) or set(old[key]) - set(value)
-            inner = {'_delete_': True, **value} if replaces else _changes(old[key], value)
-            if inner:
-                found[key] = inner
-        elif key not in old or value != old[key]:
-            found[key] = value
-    return found

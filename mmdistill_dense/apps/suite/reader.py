@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +76,17 @@ class Reader:
     """Checked access to the values of a mapping, which is in ``file`` below the dotted key ``place``."""
 
     def __init__(self, raw: Any, file: Path, place: str = '') -> None:
-        self.file = file
-        self.place = place
+        self.file, self.place = file, place
         if not isinstance(raw, Mapping):
             raise self.error('', f'must be a mapping of keys to values, got {raw!r}')
         self.raw = dict(raw)
 
     def at(self, key: str) -> str:
         """Return file and whole key."""
-        place = '.'.join(filter(None, [self.place, key]))
-        return f'{self.file}: {place}' if place else str(self.file)
+        return ': '.join(filter(None, [str(self.file), '.'.join(filter(None, [self.place, key]))]))
 
     def error(self, key: str, text: str) -> ValueError:
         return ValueError(f'{self.at(key)}: {text}')
-
-    def naming(self, key: str = '') -> AbstractContextManager[None]:
-        """Name file and key in errors that are raised inside."""
-        return naming(self.at(key))
 
     def inner(self, key: str, value: Any = None) -> Reader:
         """Return a reader of a nested mapping. By default it is the value of the key, or empty."""
@@ -101,10 +95,10 @@ class Reader:
 
     def only(self, known: Collection[str]) -> None:
         """Refuse unknown keys, and name similar ones."""
-        for key in self.raw:
+        for key in map(str, self.raw):
             if key not in known:
-                told = removed(f'suite {".".join(filter(None, [self.place, str(key)]))}', f'suite {key}')
-                raise self.error(str(key), told or f'unknown key. {close_or_all(str(key), known)}')
+                told = removed(f'suite {".".join(filter(None, [self.place, key]))}', f'suite {key}')
+                raise self.error(key, told or f'unknown key. {close_or_all(key, known)}')
 
     def get(self, key: str, kind: type, default: Any = _NEEDED) -> Any:
         """Return a value of a type. A key without a default is required."""
@@ -117,17 +111,17 @@ class Reader:
             raise self.error(key, f'must be of type {kind.__name__}, got {value!r}')
         return value
 
-    def count(self, key: str, default: int | None, least: int = 1) -> int | None:
+    def count(self, key: str, default: int | None, least: int = 1) -> Any:
         value = self.get(key, int, default)
         if value is not None and value < least:
             raise self.error(key, f'must be at least {least}, got {value}')
         return value
 
-    def factor(self, key: str, default: float | None = 1) -> float:
-        """Return a number above 0 and below 1000; without a default, the key is required."""
-        value = self.raw.get(key, default)
+    def factor(self, key: str) -> float:
+        """Return a number above 0 and below 1000, by default 1."""
+        value = self.raw.get(key, 1)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1000:
-            raise self.error(key, 'missing' if value is None else f'must be a factor above 0, got {value!r}')
+            raise self.error(key, f'must be a factor above 0, got {value!r}')
         return value
 
     def choice(self, key: str, known: Sequence[str]) -> str:
@@ -137,23 +131,15 @@ class Reader:
             raise self.error(key, f'must be {" or ".join(known)}, got {value!r}')
         return str(value)
 
-    def integers(self, key: str, default: tuple[int, ...] | None) -> tuple[int, ...]:
-        values = self.get(key, list, _NEEDED if default is None else list(default))
-        whole = all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values)
-        if not values or not whole or len(set(values)) != len(values):
-            raise self.error(key, f'must be distinct integers of at least 0, as in [0, 1, 2]; got {values!r}')
-        return tuple(values)
-
     def options(self, key: str) -> dict[str, Any]:
         """Return settings by dotted key, as for ``--cfg-options``."""
-        value = self.get(key, dict, {})
-        return {str(name): item for name, item in value.items()}
+        return {str(name): item for name, item in self.get(key, dict, {}).items()}
 
 
 def config_file(place: Reader, key: str, name: str, folder: str) -> Path:
     """Return a config by its name in ``configs/<folder>``, by ``METHOD:PAIR``, or a file beside the definition."""
     inside = name if '/' in name else f'{folder}/{name}'
-    with place.naming(key):
+    with naming(place.at(key)):
         if is_name(name):
             found = find(name)
             if isinstance(found, Named):

@@ -139,7 +139,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Table:
+class SuiteTable:
     """A suite's table: teacher, control and methods."""
 
     definition: Definition
@@ -159,14 +159,14 @@ class Table:
         return next((row for row in self.rows if row.name == name), Row(name, {}))
 
 
-def collect(definition: Definition) -> Table:
+def collect(definition: Definition) -> SuiteTable:
     results = plan.results(definition)
     shown = (run for run in plan.runs(definition) if run.seed in results.get(run.name, {}))
     plan.check_unchanged(definition, shown)
     _check_processes(results)
     if changed := changed_data(results):
         raise ValueError(changed)
-    return Table(definition, make_rows(definition, results))
+    return SuiteTable(definition, make_rows(definition, results))
 
 
 def make_rows(definition: Definition, results: Mapping[str, Results]) -> tuple[Row, ...]:

@@ -8,59 +8,74 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmdistill_dense.apps.suite.definition import OWN_SLURM, Definition
-from mmdistill_dense.apps.suite.plan import Run, place_of
+from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.apps.suite.pool import job_words, tail
 
-MODULE = 'mmdistill_dense suite'
-SIGNAL = 'USR1@120'  # to the job's steps, 120 seconds before its time limit
 JOBS = 'jobs.txt'  # a line a submitted job: its number, and the folder of its run
-_TABLE = ('partition', 'account', 'qos')  # options that the table's job needs, too
+SCRIPT = """#!/bin/sh
+# {title}: run this in {folder}
+set -e
+mkdir -p {logs}
+submit() {{  # NAME FOLDER DEPENDENCIES COMMAND
+  job=$(sbatch --parsable --job-name="$1" --output={logs}/"$1-%j.txt"{options} $3 --wrap="$4")
+  job=${{job%%;*}}  # where there are several clusters, sbatch prints NUMBER;CLUSTER
+  echo "$job $2" >> {logs}/{jobs}
+}}
+{runs}
+sbatch --job-name=table --output={logs}/table-%j.txt{table} --wrap={table_command}
+"""
 # since Slurm 22.05, srun does not take the number of the job by itself
-_CPUS = '${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}'
-_FIRST = '$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)'
+SRUN = 'srun --kill-on-bad-exit=1{tasks} ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} {command}'
+MEET = (
+    '--nnodes={nodes} --rdzv_id=$SLURM_JOB_ID --rdzv_backend=c10d '
+    '--rdzv_endpoint=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1):$MASTER_PORT'
+)
+PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '  # each job of a node needs its own
+SIGNAL = 'USR1@120'  # to the job's steps, 120 seconds before its time limit
 # what a job does that saved itself before its time limit; 128 + SIGUSR1. A cancelled one has another status
-_AGAIN = (
+AGAIN = (
     ' || { code=$?; [ $code = 138 ] && [ ${SLURM_RESTART_COUNT:-0} -lt 100 ] && scontrol requeue $SLURM_JOB_ID; '
     'exit $code; }'
 )
-# evaluated on the node, where each job needs its own port
-_PORT = 'export MASTER_PORT=$((20000 + SLURM_JOB_ID % 12000)) && '
 
 
 def slurm_script(definition: Definition, todo: Sequence[Run]) -> str:
     """Return the script; it leaves out jobs in the queue, and shows the end of the log of those that failed."""
-    logs, most = definition.out / 'slurm', definition.slurm['most']
-    queued, gone = _submitted(logs / JOBS)
-    lines = [
-        '#!/bin/sh',
-        f'# {definition.title}: run this in {Path.cwd()}',
-        'set -e',
-        f'mkdir -p {shlex.quote(str(logs))}',
-    ]
-    keys = {run.folder: place_of(definition, run) for run in todo}
-    # where there are several clusters, sbatch prints NUMBER;CLUSTER
-    jobs = {run.folder: queued.get(keys[run.folder], f'${{job{number}%%;*}}') for number, run in enumerate(todo)}
-    placed = [jobs[run.folder] for run in todo if keys[run.folder] in queued]
-    for number, run in enumerate(todo):
-        key, job = keys[run.folder], jobs[run.folder]
-        if key in queued:
-            lines.append(f'# {run.title} is in the queue: job {job}')
+    slurm, logs = definition.slurm, definition.out / 'slurm'
+    places = {run: run.folder.relative_to(definition.out).as_posix() for run in todo}
+    queued, ended = _submitted(logs / JOBS)
+    placed = [queued[place] for place in places.values() if place in queued]
+    jobs, lines = dict[Path, str](), list[str]()
+    for number, (run, place) in enumerate(places.items()):
+        name = run.title.replace(' ', '-').replace('/', '_')
+        if place in queued:
+            jobs[run.folder] = queued[place]
+            lines.append(f'# {run.title} is in the queue: job {queued[place]}')
             continue
-        if key in gone:
-            log = logs / f'{_name(run.title)}-{gone[key]}.txt'
-            lines.append(f'# {run.title}: job {gone[key]} has ended without a result. {log} ends with:')
+        if place in ended:
+            log = logs / f'{name}-{ended[place]}.txt'
+            lines.append(f'# {run.title}: job {ended[place]} has ended without a result. {log} ends with:')
             lines += [f'# {line}' for line in tail(log).splitlines()]
-        needed = [jobs[folder] for folder in run.after if folder in jobs]
-        waits = [f'afterok:{":".join(needed)}'] if needed else []
-        if most and len(placed) >= most:
-            waits.append(f'afterany:{placed[-most]}')
-        placed.append(job)
-        wait = f' --dependency={",".join(waits)} --kill-on-invalid-dep=yes' if waits else ''
-        wrapped = _wrap(definition, _command(definition, run))
-        command = f'sbatch --parsable{_options(definition, run.title, logs)}{wait} {wrapped}'
-        lines += [f'job{number}=$({command})', f'echo "{job} {key}" >> {shlex.quote(str(logs / JOBS))}']
-    lines.append(_table_line(definition, logs, list(jobs.values())))
-    return '\n'.join(lines) + '\n'
+        waits = [f'afterok:{jobs[folder]}' for folder in run.after if folder in jobs]
+        if slurm['most'] and len(placed) >= slurm['most']:
+            waits.append(f'afterany:{placed[-slurm["most"]]}')
+        after = f'--dependency={",".join(waits)} --kill-on-invalid-dep=yes' if waits else ''
+        jobs[run.folder] = f'$job{number}'
+        placed.append(jobs[run.folder])
+        words = [shlex.quote(name), shlex.quote(place), f'"{after}"', shlex.quote(_command(definition, run))]
+        lines.append(f'submit {" ".join(words)}; job{number}=$job')
+    options = _flags({key: slurm[key] for key in ('partition', 'account', 'qos') if key in slurm})
+    table = f'{slurm["python"]} -m mmdistill_dense suite table {shlex.quote(str(definition.path))}'
+    return SCRIPT.format(
+        title=definition.title,
+        folder=Path.cwd(),
+        logs=shlex.quote(str(logs)),
+        jobs=JOBS,
+        options=_options(definition),
+        runs='\n'.join(lines),
+        table=f'{options} --dependency=afterany:{":".join(jobs.values())}' if jobs else options,
+        table_command=shlex.quote(f'{slurm["setup"]} && {table}' if slurm['setup'] else table),
+    )
 
 
 def _submitted(file: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -75,34 +90,25 @@ def _submitted(file: Path) -> tuple[dict[str, str], dict[str, str]]:
             f'{file} lists jobs that an earlier script has submitted, and squeue cannot tell which of them still wait '
             f'({error}). Print the script on a machine of the cluster; if none of them waits, remove the file.'
         ) from error
-    known = {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
+    waiting = {line.split()[0] for line in answer.stdout.splitlines() if line.strip()}
     told = [line.split(maxsplit=1) for line in file.read_text(encoding='utf-8').splitlines()]
     jobs = {words[1]: words[0] for words in told if len(words) == 2}
-    queued = {folder: number for folder, number in jobs.items() if number in known}
-    return queued, {folder: number for folder, number in jobs.items() if number not in known}
+    queued = {folder: number for folder, number in jobs.items() if number in waiting}
+    return queued, {folder: number for folder, number in jobs.items() if number not in waiting}
 
 
-def _options(definition: Definition, title: str, logs: Path) -> str:
+def _options(definition: Definition) -> str:
     slurm = {key: value for key, value in definition.slurm.items() if key not in OWN_SLURM}
     processes, torchrun = definition.slurm['processes'], definition.slurm['launcher'] != 'slurm'
-    nodes = definition.slurm.get('nodes', 1)
+    nodes = slurm.get('nodes', 1)
     if not {'ntasks', 'ntasks-per-node'} & slurm.keys():
         slurm['ntasks'] = nodes if torchrun else processes  # one torchrun a node
-    if _signalled(definition):
+    if not torchrun and slurm.get('requeue') is not False:
         slurm = {'requeue': True, 'signal': SIGNAL, **slurm}
     if definition.threads is not None:
         cpus = definition.threads + (definition.workers or 0)
         slurm.setdefault('cpus-per-task', cpus * processes // nodes if torchrun else cpus)
-    return f'{_names(title, logs)}{_flags(slurm)}'
-
-
-def _name(title: str) -> str:
-    return title.replace(' ', '-').replace('/', '_')
-
-
-def _names(title: str, logs: Path) -> str:
-    name = _name(title)
-    return f' --job-name={shlex.quote(name)} --output={shlex.quote(str(logs / f"{name}-%j.txt"))}'
+    return _flags(slurm)
 
 
 def _flags(options: dict[str, object]) -> str:
@@ -112,36 +118,20 @@ def _flags(options: dict[str, object]) -> str:
 
 def _command(definition: Definition, run: Run) -> str:
     slurm = definition.slurm
-    words = shlex.join(job_words(definition.path, run))
-    python, count, launcher = slurm['python'], slurm['processes'], slurm['launcher']
-    if launcher == 'slurm':
-        many, port = (' --launcher slurm', _PORT) if count > 1 else ('', '')
-        again = _AGAIN if _signalled(definition) else ''
-        return f'{port}srun --kill-on-bad-exit=1 {_CPUS} {python} -m {MODULE} {words}{many}{again}'
-    if count == 1:
-        return f'{python} -m {MODULE} {words}'
-    nodes = slurm.get('nodes', 1)
-    torchrun = f'{python} -m torch.distributed.run --nproc_per_node={count // nodes}'
-    job = f'-m {MODULE} {words} --launcher pytorch'
-    if nodes == 1:
-        return f'{_PORT}{torchrun} --master_port=$MASTER_PORT {job}'
-    meeting = f'--rdzv_id=$SLURM_JOB_ID --rdzv_backend=c10d --rdzv_endpoint={_FIRST}:$MASTER_PORT'
-    spread = f'srun --kill-on-bad-exit=1 --ntasks-per-node=1 {_CPUS}'
-    return f'{_PORT}{spread} {torchrun} --nnodes={nodes} {meeting} {job}'
-
-
-def _signalled(definition: Definition) -> bool:
-    """Whether jobs are told of their time limit, save, and start again. torchrun would end without saying why."""
-    return definition.slurm['launcher'] == 'slurm' and definition.slurm.get('requeue') is not False
-
-
-def _wrap(definition: Definition, command: str) -> str:
-    setup = definition.slurm['setup']
-    return f'--wrap={shlex.quote(f"{setup} && {command}" if setup else command)}'
-
-
-def _table_line(definition: Definition, logs: Path, jobs: Sequence[str]) -> str:
-    wait = f' --dependency=afterany:{":".join(jobs)}' if jobs else ''
-    options = _flags({key: value for key, value in definition.slurm.items() if key in _TABLE})
-    command = f'{definition.slurm["python"]} -m {MODULE} table {shlex.quote(str(definition.path))}'
-    return f'sbatch{_names("table", logs)}{options}{wait} {_wrap(definition, command)}'
+    python, count, nodes = slurm['python'], slurm['processes'], slurm.get('nodes', 1)
+    job = f'-m mmdistill_dense suite {shlex.join(job_words(definition.path, run))}'
+    if slurm['launcher'] == 'slurm':
+        many = ' --launcher slurm' if count > 1 else ''
+        # told of its time limit, it saves and starts again; torchrun would end without saying why
+        again = '' if slurm.get('requeue') is False else AGAIN
+        command = f'{PORT if many else ""}{SRUN.format(tasks="", command=f"{python} {job}{many}")}{again}'
+    elif count == 1:
+        command = f'{python} {job}'
+    else:
+        meet = '--master_port=$MASTER_PORT' if nodes == 1 else MEET.format(nodes=nodes)
+        torchrun = (
+            f'{python} -m torch.distributed.run --nproc_per_node={count // nodes} {meet} {job} --launcher pytorch'
+        )
+        spread = torchrun if nodes == 1 else SRUN.format(tasks=' --ntasks-per-node=1', command=torchrun)
+        command = f'{PORT}{spread}'
+    return f'{slurm["setup"]} && {command}' if slurm['setup'] else command

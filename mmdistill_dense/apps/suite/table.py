@@ -11,7 +11,7 @@ from typing import Any
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import Definition, is_control, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.rows import LEVEL, Row, Table, collect, own_data
+from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, own_data
 from mmdistill_dense.utils.files import write_text, write_whole
 
 DIGITS = 12  # shown of a file's sha256
@@ -21,13 +21,13 @@ BOLD = (
 )
 
 
-def closing_notes(table: Table) -> str:
+def closing_notes(table: SuiteTable) -> str:
     reading = ['## How to read it', '', *(f'- {line}' for line in _reading(table))]
     made = ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
     return '\n'.join([*reading, '', *made])
 
 
-def _reading(table: Table) -> list[str]:
+def _reading(table: SuiteTable) -> list[str]:
     definition = table.definition
     gaps = [f'{row.name} seed {", ".join(map(str, row.missing))}' for row in table.rows if row.missing]
     return [
@@ -40,7 +40,7 @@ def _reading(table: Table) -> list[str]:
     ]
 
 
-def alone_title(table: Table) -> str:
+def alone_title(table: SuiteTable) -> str:
     """Return what the others are compared with: of several controls the best one on val."""
     if sum(is_control(row.name) and bool(row.results) for row in table.rows) < 2:
         return 'student alone'
@@ -48,12 +48,12 @@ def alone_title(table: Table) -> str:
     return f'{row_title(table.row(table.control))}, the best control on val{where}'
 
 
-def split_of(table: Table) -> str:
+def split_of(table: SuiteTable) -> str:
     results = [result for row in table.rows for result in row.results.values()]
     return 'val, the only labelled one' if any(result.get('test_is_val') for result in results) else 'test'
 
 
-def _time_lines(table: Table) -> list[str]:
+def _time_lines(table: SuiteTable) -> list[str]:
     if all(row.seconds_per_iteration is None for row in table.rows):
         return []
     jobs = table.definition.jobs
@@ -63,7 +63,7 @@ def _time_lines(table: Table) -> list[str]:
     ]
 
 
-def _made_of(table: Table) -> list[str]:
+def _made_of(table: SuiteTable) -> list[str]:
     definition = table.definition
     options = [f'{key}={value}' for key, value in definition.options.items()]
     hashes = [f'{row.name} {", ".join(row.hashes)}' for row in table.rows if row.hashes]
@@ -81,13 +81,13 @@ def _made_of(table: Table) -> list[str]:
     return [*lines, f'Made by: {", ".join(commands)}']
 
 
-def _batch(table: Table) -> list[str]:
+def _batch(table: SuiteTable) -> list[str]:
     processes = each(table, lambda result: str(result.get('processes') or ''))
     one = configs.batch_of(configs.control_config(table.definition))
     return [f'Batch: {processes} process(es) with {one} pictures each'] if processes else []
 
 
-def _settings(table: Table) -> list[str]:
+def _settings(table: SuiteTable) -> list[str]:
     """The rows that are not a method as shipped."""
     said = []
     for method in table.definition.methods.values():
@@ -115,7 +115,7 @@ def _receipt(name: str, receipt: Mapping[str, Any]) -> str:
     return f'{title}`{receipt["config"]}`, {receipt["file"]}, sha256 {digits}…, {whole}'
 
 
-def _unlabelled(table: Table) -> list[str]:
+def _unlabelled(table: SuiteTable) -> list[str]:
     said = each(table, unlabelled)
     if not said:
         return []
@@ -141,7 +141,7 @@ def versions(result: Mapping[str, Any]) -> str:
     return ', '.join(f'{name} {version}' for name, version in result.get('versions', {}).items())
 
 
-def each(table: Table, say: Callable[[Mapping[str, Any]], str]) -> str:
+def each(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
     """Return a property of all students' results; where they differ, with the rows of each."""
     said: dict[str, dict[str, None]] = {}
     for row in table.rows:
@@ -158,13 +158,13 @@ NONE = '–'
 TITLES = {TEACHER: 'teacher', CONTROL: 'student alone'}
 
 
-def as_markdown(table: Table) -> str:
+def as_markdown(table: SuiteTable) -> str:
     """Return the table, with the scores by seed and the notes."""
     parts = [f'# {table.definition.title}', _main(table), _seeds(table), closing_notes(table)]
     return '\n\n'.join(parts) + '\n'
 
 
-def _main(table: Table) -> str:
+def _main(table: SuiteTable) -> str:
     definition = table.definition
     lines = head_lines(['', 'n', f'{definition.metric}', f'gain [{LEVEL:.0%} interval]', 's / iteration'])
     for row in table.rows:
@@ -206,7 +206,7 @@ def gain_cell(row: Row) -> str:
     return f'{bold}{gain.mean:+.2f}{bold}{bounds}{fewer}'
 
 
-def _seeds(table: Table) -> str:
+def _seeds(table: SuiteTable) -> str:
     control = table.row(table.control).scores
     lines = head_lines(['seed', *map(str, table.definition.seeds)])
     for row in table.rows[1:]:
@@ -239,7 +239,7 @@ OURS, QUIET = '#1f4e79', '#888888'
 BELOW = 0.22  # of a line's height: the seeds are drawn below the bar
 
 
-def gains_png(table: Table) -> bytes:
+def gains_png(table: SuiteTable) -> bytes:
     """Return a PNG with a line per method: a small dot is a seed, a large one the mean, a bar its interval."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -281,7 +281,7 @@ def _draw_row(axes: Any, place: int, row: Row) -> None:
         axes.plot(gain.mean, place, 'o', markersize=7, label='mean', **style)
 
 
-def _subtitle(table: Table) -> str:
+def _subtitle(table: SuiteTable) -> str:
     parts = []
     for name in (table.control, TEACHER):
         summary = table.row(name).summary
@@ -303,12 +303,12 @@ def write_table(definition: Definition, out: Path | None = None) -> None:
     print(f'Written: {folder}/table.md, table.csv, scores.csv, gains.png')
 
 
-def as_csv(table: Table) -> str:
+def as_csv(table: SuiteTable) -> str:
     """Return a line per row, with every digit: scores and gains in percent."""
     return _csv([_cells(table, row) for row in table.rows])
 
 
-def scores_as_csv(table: Table) -> str:
+def scores_as_csv(table: SuiteTable) -> str:
     """Return a line per run, without times, so that an interrupted suite gives the same bytes."""
     own, lines = table.row(table.control).scores, []
     for row in table.rows:
@@ -323,7 +323,7 @@ def scores_as_csv(table: Table) -> str:
     return _csv(lines)
 
 
-def _cells(table: Table, row: Row) -> dict[str, Any]:
+def _cells(table: SuiteTable, row: Row) -> dict[str, Any]:
     definition = table.definition
     method = definition.methods.get(row.name)
     return {

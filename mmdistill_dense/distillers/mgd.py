@@ -63,10 +63,12 @@ class MGD(FeatureDistiller):
         return nn.Sequential(first, nn.ReLU(inplace=True), second)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
-        generated = self.parts[level](student * self._mask(student, level))
+        block: Any = self.parts[level]
+        b, _, h, w = student.shape
+        generated = losses.masked_conv(student, self.keep((b, h, w), level), block[0].weight, block[0].bias)
+        generated = block[1:](generated)
         return {'loss_mgd': self.alpha * losses.feature_mimic(generated, teacher, reduction=self.reduction)}
 
-    def _mask(self, x: Tensor, level: int) -> Tensor:
-        batch, _, height, width = x.shape
-        keep = losses.random_keep((batch, height, width), self.mask_ratio, self.generator(level))
-        return losses.to_device(keep, x).to(x.dtype)
+    def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:
+        """Return this iteration's (B, 1, H, W) mask of a level, True where kept."""
+        return losses.random_keep(shape, self.mask_ratio, self.generator(level))

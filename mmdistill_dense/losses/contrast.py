@@ -21,7 +21,6 @@ from torch.autograd.function import once_differentiable
 from mmdistill_dense.losses.contrast_chunks import Tokens, loss_and_grad
 from mmdistill_dense.losses.tensors import (
     check_same_shape,
-    check_temperature,
     loss_dtype,
     to_device,
     wants_gradient,
@@ -49,6 +48,14 @@ def centre_keep(shape: tuple[int, int, int]) -> Tensor:
     return keep
 
 
+def masked_conv(feat: Tensor, keep: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``conv(keep * feat)`` of stride 1 and zero padding; see :func:`masked_align_conv`, without its align."""
+    index = _kept(feat, keep)
+    if index is None:
+        return F.conv2d(feat * to_device(keep, feat).to(feat.dtype), weight, bias, padding=weight.shape[-1] // 2)
+    return _KeptConv.apply(_rows(feat, index), weight, bias, index, feat.shape)
+
+
 def masked_align_conv(
     feat: Tensor, keep: Tensor, align_weight: Tensor, align_bias: Tensor, conv_weight: Tensor, conv_bias: Tensor
 ) -> Tensor:
@@ -57,7 +64,8 @@ def masked_align_conv(
     The mask is one value per position, so it commutes with the align: one convolution with weight ``conv_weight . [W |
     b]`` over the Cs masked channels and ``keep`` itself (which carries the masked bias) gives the same output and,
     through autograd of the product, the same gradients, without the two (B, Ct, H, W) maps between. Where a bool mask
-    on the CPU keeps at most 0.6 of the positions, only those are multiplied (not under autocast).
+    keeps at most 0.6 of the positions, a CPU multiplies only those (not under autocast). A GPU convolves whole maps:
+    its convolutions are several times faster than products of matrices in float32.
 
     Args:
         feat: (B, Cs, H, W) student map.
@@ -68,32 +76,49 @@ def masked_align_conv(
     Returns:
         (B, Co, H, W).
     """
-    b, _, h, w = feat.shape
-    if keep.shape != (b, 1, h, w):
-        raise ValueError(f'keep must be {(b, 1, h, w)} for a map of {tuple(feat.shape)}, got {tuple(keep.shape)}')
-    # only a mask on the CPU can be read without waiting for the device
-    index = keep.flatten().nonzero()[:, 0] if keep.dtype == torch.bool and keep.device.type == 'cpu' else None
-    keep = to_device(keep, feat).to(feat.dtype)
-    padding = conv_weight.shape[-1] // 2
-    if not _folding_pays(b * h * w, align_weight, conv_weight):
-        return F.conv2d(F.conv2d(feat, align_weight, align_bias) * keep, conv_weight, conv_bias, padding=padding)
-    align = torch.cat([align_weight.flatten(1), align_bias[:, None]], 1)  # (Ct, Cs + 1)
-    # as a 1x1 convolution over the weight read as Co images: no transposed copy of it
-    folded = F.conv2d(conv_weight, align.t()[..., None, None])  # (Co, Cs + 1, k, k)
-    if index is None or len(index) > _SCATTER_SHARE * keep.numel() or torch.is_autocast_enabled(feat.device.type):
-        return F.conv2d(torch.cat([feat * keep, keep], 1), folded, conv_bias, padding=padding)
-    index = to_device(index, feat)
-    rows = feat.flatten(2).mT.reshape(b * h * w, -1).index_select(0, index)
-    return _KeptConv.apply(F.pad(rows, (0, 1), value=1.0), folded, conv_bias, index, (b, h, w))
+    index = _kept(feat, keep)
+    rows = None if index is None else _rows(feat, index)
+    (ct, cs), (co, _, *kernel) = align_weight.shape[:2], conv_weight.shape
+    positions, taps = keep.numel() if rows is None else len(rows), math.prod(kernel)
+    # it costs a product of weights per call, too much for few positions
+    if taps * co * (cs + 1) * (positions + ct) < positions * ct * (cs + taps * co):
+        spare = -(cs + 1) % 8 if feat.is_cuda else 0  # fast convolutions take channels by eights
+        align = F.pad(torch.cat([align_weight.flatten(1), align_bias[:, None]], 1), (0, spare))  # (Ct, Cs + 1)
+        # as a 1x1 convolution over the weight read as Co images: no transposed copy of it
+        weight = F.conv2d(conv_weight, align.t()[..., None, None])  # (Co, Cs + 1, k, k)
+        if rows is None:
+            keep = to_device(keep, feat).to(feat.dtype)
+            maps = torch.cat([feat * keep, keep.expand(-1, 1 + spare, -1, -1)], 1)
+            return F.conv2d(maps, weight, conv_bias, padding=kernel[0] // 2)
+        rows = F.pad(rows, (0, 1), value=1.0)
+    elif rows is None:
+        return masked_conv(F.conv2d(feat, align_weight, align_bias), keep, conv_weight, conv_bias)
+    else:
+        rows, weight = F.linear(rows, align_weight.flatten(1), align_bias), conv_weight
+    return _KeptConv.apply(rows, weight, conv_bias, index, feat.shape)
+
+
+def _kept(feat: Tensor, keep: Tensor) -> Tensor | None:
+    """Return the kept positions if only those are to be multiplied."""
+    expected = (len(feat), 1, *feat.shape[2:])
+    if keep.shape != expected:
+        raise ValueError(f'keep must be {expected} for a map of {tuple(feat.shape)}, got {tuple(keep.shape)}')
+    if keep.dtype != torch.bool or {keep.device.type, feat.device.type} != {'cpu'}:
+        return None
+    index = keep.flatten().nonzero()[:, 0]
+    return None if len(index) > _SCATTER_SHARE * keep.numel() or torch.is_autocast_enabled('cpu') else index
+
+
+def _rows(feat: Tensor, index: Tensor) -> Tensor:
+    """Return the channels of some positions, (n, C)."""
+    return feat.permute(0, 2, 3, 1).flatten(0, 2).index_select(0, index)
 
 
 class _KeptConv(torch.autograd.Function):
     """Convolution of a map that is zero at most positions: one matrix product of the others per kernel element."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, index: Tensor, shape: tuple[int, int, int]
-    ) -> Tensor:
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
         ctx.save_for_backward(rows, weight, index)
         ctx.shape = shape
         grid = _Padded(shape, weight.shape[2])
@@ -119,10 +144,10 @@ class _KeptConv(torch.autograd.Function):
 class _Padded:
     """The positions of B maps, each padded by ``kernel // 2``, as rows of a matrix."""
 
-    def __init__(self, shape: tuple[int, int, int], kernel: int) -> None:
-        batch, height, width = shape
+    def __init__(self, shape: torch.Size, kernel: int) -> None:
+        batch, _, height, width = shape
         self.kernel, self.border = kernel, kernel // 2
-        self.inner = shape
+        self.inner = batch, height, width
         self.outer = batch, height + 2 * self.border, width + 2 * self.border
         self.positions = math.prod(self.outer)
 
@@ -153,13 +178,6 @@ class _Padded:
     def _inside(self, rows: Tensor) -> Tensor:
         end = -self.border or None
         return rows.view(*self.outer, -1)[:, self.border : end, self.border : end]
-
-
-def _folding_pays(positions: int, align_weight: Tensor, conv_weight: Tensor) -> bool:
-    """Return whether folding saves multiply-adds: it costs a product of weights per call, too much for small maps."""
-    ct, cs = align_weight.shape[:2]
-    co, taps = conv_weight.shape[0], conv_weight[0, 0].numel()
-    return taps * co * (cs + 1) * (positions + ct) < positions * ct * (cs + taps * co)
 
 
 # Dense contrast
@@ -244,8 +262,8 @@ def check_contrast(
         raise ValueError(f'contrast must be one of {CONTRASTS}, got {contrast!r}')
     if negatives not in NEGATIVES:
         raise ValueError(f'negatives must be one of {NEGATIVES}, got {negatives!r}')
-    if temperature is not None:
-        check_temperature(temperature)
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f'temperature must be above 0, got {temperature}')
     if pool_size < 0:
         raise ValueError(f'pool_size must be 0 (none) or a kernel size, got {pool_size}')
     if patch_size is not None and (len(patch_size) != 2 or min(patch_size) < 1):

@@ -12,7 +12,6 @@ from mmdistill_dense.losses.divergence import divergence_sum
 from mmdistill_dense.losses.tensors import (
     block_elements,
     check_same_shape,
-    check_temperature,
     loss_dtype,
     sum_dtype,
     tiles,
@@ -73,7 +72,6 @@ def background_weights(foreground: Tensor) -> Tensor:
 @without_autocast
 def spatial_attention(x: Tensor, temperature: float) -> Tensor:
     """``H W softmax(mean_c |x| / T)`` over the positions of (B, C, H, W) maps: (B, H, W) of mean 1 (FGD, eq. 3, 8)."""
-    check_temperature(temperature)
     batch, _, height, width = x.shape
     size = x.to(loss_dtype(x)).abs().mean(1)
     return height * width * (size.flatten(1) / temperature).softmax(1).view(batch, height, width)
@@ -82,7 +80,6 @@ def spatial_attention(x: Tensor, temperature: float) -> Tensor:
 @without_autocast
 def channel_attention(x: Tensor, temperature: float) -> Tensor:
     """``C softmax(mean_hw |x| / T)`` over the channels of (B, C, H, W) maps: (B, C) of mean 1 (FGD, eq. 4, 9)."""
-    check_temperature(temperature)
     size = x.to(loss_dtype(x)).abs().sum((2, 3)) / max(x.shape[2] * x.shape[3], 1)
     return x.shape[1] * (size / temperature).softmax(1)
 
@@ -137,7 +134,6 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
         weight: (...) one number per row.
         temperature: T, above 0.
     """
-    check_temperature(temperature)
     check_same_shape(student, teacher, what='logits')
     if weight.shape != student.shape[:-1]:
         raise ValueError(f'weight must be {tuple(student.shape[:-1])}, one per row, got {tuple(weight.shape)}')
@@ -286,7 +282,6 @@ def query_terms(
     """
     dtype = loss_dtype(student_scores)
     scores, boxes = (x.detach().to(dtype).expand(len(student_scores), *x.shape) for x in (scores, boxes))
-    check_temperature(temperature)
     check_same_shape(student_scores, scores, what='logits')
     check_same_shape(student_boxes, boxes, what='boxes')
     weight = scores.amax(-1).sigmoid()

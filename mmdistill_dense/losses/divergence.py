@@ -9,7 +9,6 @@ from torch import Tensor
 from mmdistill_dense.losses.tensors import (
     block_elements,
     check_same_shape,
-    check_temperature,
     loss_dtype,
     sum_dtype,
     tiles,
@@ -125,7 +124,6 @@ def sigmoid_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
 
 
 def _prepare(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    check_temperature(temperature)
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)
     return student.to(dtype), teacher.detach().to(dtype)
@@ -141,7 +139,6 @@ def channel_divergence(student: Tensor, teacher: Tensor, *, temperature: float =
         student, teacher: (B, C, ...) maps; each channel of each image is a distribution over its positions.
         temperature: T, above 0.
     """
-    check_temperature(temperature)
     check_same_shape(student, teacher)
     if student.dim() < 3:
         raise ValueError(f'maps must be (B, C, ...) with at least one axis of positions, got {tuple(student.shape)}')
@@ -185,7 +182,6 @@ def similarity_divergence(
             similar by exactly 1. Student and teacher then have the same channels.
         block: Rows compared at a time. Defaults to what fits 16 MiB of scores.
     """
-    check_temperature(temperature)
     _check_shapes(student, student_keys, teacher, teacher_keys)
     if own_key:
         check_same_shape(student, teacher, what='rows')
@@ -286,9 +282,6 @@ def correlation_distance(
         beta, gamma: Weights of the correlation within rows (between classes) and within classes (between rows).
         activation: ``'softmax'``, or ``'sigmoid'`` for independent binary scores.
     """
-    if activation not in ('softmax', 'sigmoid'):
-        raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
-    check_temperature(temperature)
     check_same_shape(student, teacher, what='logits')
     dtype = loss_dtype(student)
     if not student.numel():

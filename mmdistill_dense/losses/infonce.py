@@ -11,7 +11,6 @@ from torch import Tensor
 
 from mmdistill_dense.losses.tensors import (
     check_same_shape,
-    check_temperature,
     loss_dtype,
     wants_gradient,
     with_gradients,
@@ -46,7 +45,6 @@ def pixel_info_nce(
     Returns:
         The loss, and (N,) ``l_p``, which carries no gradient.
     """
-    check_temperature(temperature)
     check_same_shape(student, teacher, what='rows')
     if negatives.ndim != 2 or student.ndim != 2 or negatives.shape[1] != student.shape[1]:
         raise ValueError(
@@ -112,8 +110,6 @@ def spatial_gate(x: Tensor, kind: str = 'relu') -> Tensor:
     returns, for a map, a map whose mean is its output for the pooled map (PCD's SpatialAdaptor). f is ``'relu'`` (a
     mean of exactly 0 closes the gate), ``'gelu'`` or ``'silu'``. The dtype stays; means and gates are float32 at least.
     """
-    if kind not in ('relu', 'gelu', 'silu'):
-        raise ValueError(f"kind must be 'relu', 'gelu' or 'silu', got {kind!r}")
     mean = x.to(loss_dtype(x)).mean((2, 3), keepdim=True)
     gate = {'relu': lambda x: x > 0, 'gelu': torch.special.ndtr, 'silu': torch.sigmoid}[kind](mean)
     return x * gate.to(x.dtype)

@@ -33,8 +33,6 @@ def feature_mimic(student: Tensor, teacher: Tensor, *, reduction: str = 'sum') -
         reduction: ``'sum'`` divides by B (Af-DCD as released: the weight depends on the map's size); ``'mean'`` by the
             number of elements.
     """
-    if reduction not in ('sum', 'mean'):
-        raise ValueError(f"reduction must be 'sum' or 'mean', got {reduction!r}")
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
     student = student.to(dtype) if torch.is_grad_enabled() else student.detach().to(dtype)
@@ -113,8 +111,6 @@ def smooth_l1(student: Tensor, teacher: Tensor, *, beta: float = 1.0) -> Tensor:
     """``mean huber(student - teacher)`` over all elements; ``huber(d) = d^2 / (2 beta)`` where ``|d| < beta``, else
     ``|d| - beta / 2`` (Girshick, "Fast R-CNN", 2015, eq. 3). ``beta=0`` is the absolute difference.
     """
-    if beta < 0:
-        raise ValueError(f'beta must be >= 0, got {beta}')
     check_same_shape(student, teacher, what='values')
     dtype = loss_dtype(student)
     total = F.smooth_l1_loss(student.to(dtype), teacher.detach().to(dtype), beta=beta, reduction='sum')
@@ -136,8 +132,6 @@ def standardized_mse(student: Tensor, teacher: Tensor, *, eps: float = 1e-6) -> 
 
     Source: Cao et al., PKD, NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5.
     """
-    if not eps > 0:
-        raise ValueError(f'eps must be above 0, got {eps}')
     check_same_shape(student, teacher)
     dtype = loss_dtype(student)
     (s, s_floor), (t, t_floor) = (_centred(x.to(dtype), eps) for x in (student, teacher.detach()))
@@ -185,10 +179,6 @@ def attention_distance(student: Tensor, teacher: Tensor, *, power: float = 2.0, 
         reduction: ``'mean'`` divides by the number of positions too (the released form: the weight depends on the map's
             size); ``'sum'`` does not, and gives values from 0 to 2 at any size.
     """
-    if not power >= 1:
-        raise ValueError(f'power must be at least 1, got {power}')
-    if reduction not in ('mean', 'sum'):
-        raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
     check_same_grid(student, teacher)
     s, t = _attention(student, power), _attention(teacher.detach(), power)
     distance = (s - t).square().sum()

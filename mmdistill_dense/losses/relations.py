@@ -11,7 +11,6 @@ from mmdistill_dense.losses.infonce import MIN_NORM, normalize_pixels
 from mmdistill_dense.losses.tensors import (
     check_same_grid,
     check_same_shape,
-    check_temperature,
     loss_dtype,
     mean_weight,
     without_autocast,
@@ -115,7 +114,6 @@ def token_relations(
         rows: (M,) flat indices of the positions m. Defaults to all. Positions n are always all.
         inside: (B, H, W) bool, the positions inside the pictures; others are neither m nor n. Defaults to all.
     """
-    check_temperature(temperature)
     check_same_grid(student, teacher)
     weight = mean_weight(student, inside, rows)
     batch = len(student)

@@ -37,12 +37,6 @@ def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return wrapped
 
 
-def check_temperature(temperature: float) -> None:
-    """Raise ``ValueError`` unless a temperature is above 0."""
-    if not temperature > 0:
-        raise ValueError(f'temperature must be above 0, got {temperature}')
-
-
 def check_same_shape(student: Tensor, teacher: Tensor, *, what: str = 'maps') -> None:
     """Raise ``ValueError`` with both shapes unless they are equal (a loss never broadcasts)."""
     if student.shape != teacher.shape:

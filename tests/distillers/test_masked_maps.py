@@ -30,8 +30,8 @@ def test_equals_the_formula_of_mgd(reduction):
     student, teacher = _maps()
     aligned = torch.einsum('oc,bchw->bohw', distiller.aligns[0].weight[..., 0, 0], student)
     aligned = aligned + distiller.aligns[0].bias[:, None, None]
-    keep = distiller._mask(student, 0)
-    assert set(keep.unique().tolist()) == {0.0, 1.0} and keep.shape == (4, 1, 6, 5)
+    keep = distiller.keep((4, 6, 5), 0)
+    assert set(keep.unique().tolist()) == {False, True} and keep.shape == (4, 1, 6, 5)
     first, _, second = distiller.parts[0]
     hidden = F.conv2d(aligned * keep, first.weight, first.bias, padding=1).clamp(min=0)
     generated = F.conv2d(hidden, second.weight, second.bias, padding=1)
@@ -43,8 +43,8 @@ def test_equals_the_formula_of_mgd(reduction):
 @pytest.mark.parametrize('ratio', [0.0, 0.45, 0.75])
 def test_a_share_of_the_positions_is_dropped(ratio):
     distiller = _distiller(mask_ratio=ratio)
-    keep = distiller._mask(torch.zeros(4, 3, 100, 100), 0)
-    assert keep.mean().item() == pytest.approx(1 - ratio, abs=0.01)
+    keep = distiller.keep((4, 100, 100), 0)
+    assert keep.float().mean().item() == pytest.approx(1 - ratio, abs=0.01)
 
 
 def test_the_student_sees_the_gradient_of_kept_positions_alone():
@@ -52,7 +52,7 @@ def test_the_student_sees_the_gradient_of_kept_positions_alone():
     student, teacher = _maps()
     _loss(distiller, student.requires_grad_(), teacher).backward()
     seen = student.grad.abs().sum(1, keepdim=True) > 0
-    assert torch.equal(seen, distiller._mask(student, 0).bool())
+    assert torch.equal(seen, distiller.keep((4, 6, 5), 0))
 
 
 LAST = 'backbone[-1]'

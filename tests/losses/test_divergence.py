@@ -139,7 +139,6 @@ def test_memory_does_not_grow_with_rows_times_keys() -> None:
 @pytest.mark.parametrize(
     ('change', 'words'),
     [
-        (dict(temperature=0), 'temperature must be above 0, got 0'),
         (dict(row_weight=torch.ones(3)), r'row_weight must be \(5,\), got \(3,\)'),
         (dict(teacher=_unit(4, 6)), 'student and teacher differ in rows or keys: 5 rows'),
         (dict(student_keys=_unit(3, 4, 7)), 'student rows must be'),

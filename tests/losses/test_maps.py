@@ -151,29 +151,6 @@ def test_channels_of_an_image_shape_are_ignored() -> None:
     assert torch.equal(centres_inside([(20, 20, 3)], (32, 32), (4, 4)), centres_inside([(20, 20)], (32, 32), (4, 4)))
 
 
-@pytest.mark.parametrize(
-    ('loss', 'options', 'words'),
-    [
-        (losses.attention_distance, dict(power=0.5), 'power must be at least 1, got 0.5'),
-        (losses.attention_distance, dict(reduction='none'), "reduction must be 'mean' or 'sum', got 'none'"),
-        (losses.feature_mimic, dict(reduction='max'), "reduction must be 'sum' or 'mean', got 'max'"),
-        (losses.smooth_l1, dict(beta=-1), 'beta must be >= 0, got -1'),
-        (losses.standardized_mse, dict(eps=0), 'eps must be above 0, got 0'),
-        (losses.channel_divergence, dict(temperature=0.0), 'temperature must be above 0, got 0'),
-        (losses.correlation_distance, dict(activation='relu'), "activation must be 'softmax' or 'sigmoid', got 'relu'"),
-        (losses.correlation_distance, dict(temperature=0), 'temperature must be above 0, got 0'),
-        (losses.sigmoid_divergence, dict(temperature=0), 'temperature must be above 0, got 0'),
-        (losses.softmax_divergence, dict(temperature=0), 'temperature must be above 0, got 0'),
-        (losses.token_relations, dict(temperature=0), 'temperature must be above 0, got 0'),
-        (lambda x, _, **options: losses.spatial_attention(x, **options), dict(temperature=0), 'temperature must be'),
-        (lambda x, _, **options: losses.channel_attention(x, **options), dict(temperature=-1), 'temperature must be'),
-    ],
-)
-def test_values_that_no_loss_takes_are_named(loss, options: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 4, 4), **options)
-
-
 def test_rows_have_no_channels_of_positions() -> None:
     with pytest.raises(ValueError, match=r'at least one axis of positions, got \(4, 2\)'):
         losses.channel_divergence(torch.zeros(4, 2), torch.zeros(4, 2))

@@ -58,7 +58,7 @@ def test_every_loss_is_asked() -> None:
         *('Branch', 'check_contrast', 'contrast_temperature', 'loss_dtype', 'key_ranks', 'normalize_pixels'),
         *('spatial_gate', 'to_device', 'to_grid'),
         *('centres_inside', 'box_weights', 'background_weights', 'valuable_region', 'gate', 'mask_weights'),
-        *('pixel_weights', 'token_masks', 'centre_keep', 'masked_align_conv', 'random_keep'),
+        *('pixel_weights', 'token_masks', 'centre_keep', 'masked_align_conv', 'masked_conv', 'random_keep'),
         *(
             'aligned_scale',
             'channel_attention',

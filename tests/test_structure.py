@@ -35,7 +35,7 @@ OPTIONAL = ('unlabelled', 'foundation', 'pretrain')
 MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
-    'mmdistill_dense/losses': 2_350,
+    'mmdistill_dense/losses': 2_340,
     'mmdistill_dense/distillers': 5_980,
     'mmdistill_dense/networks': 2_770,
     'mmdistill_dense/model': 870,

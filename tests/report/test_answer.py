@@ -202,7 +202,9 @@ def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
     pair(tmp_path, 40.0, 42.0)
     uses = {'kd': Use(1_000_000, 8.0), 'teacher': Use(3_500_000, 20.0)}
     found = Answer(Numbers(compare([tmp_path])), uses)
-    assert 'has 3.5 times fewer parameters than the teacher, and is 2.5 times as fast.' in found.sentences()[1]
+    assert found.sentences()[1].endswith('it has 3.5 times fewer parameters and 2.5 times its speed.')
+    uses['teacher'] = Use(1_040_000, 7.2)
+    assert found.sentences()[1].endswith('the plain student.'), 'no gain of 1.0 times is told'
     assert 'seeds: [0, 1, 2]' in found.sentences()[2], 'one seed'
     costs = {'parameters': '1.00 M', 'a picture': '8 ms'}
     assert rows(found)['kd'].items() >= costs.items()

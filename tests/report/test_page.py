@@ -12,7 +12,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.report import make_report
 from mmdistill_dense.apps.report.page import render
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Chart, Section, Strip, Table
+from mmdistill_dense.apps.report.section import Chart, Section, Sheet, Strip
 from tests import toys
 from tests.report.conftest import SEED
 
@@ -43,7 +43,7 @@ def test_panels_are_input_students_teacher_truth(made):
 
 
 def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
-    (table,) = only(made[1]['scores'], Table)
+    (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: row[1:] for row in table.rows}
     control, kd, both = ([str(SEED), *cells] for cells in (['40.00', ''], ['42.00', '+2.00'], ['44.00', '+4.00']))
     assert {name: row[:3] for name, row in rows.items()} == {'control': control, 'kd': kd, 'all': both}
@@ -51,16 +51,17 @@ def test_scores_are_those_of_the_results_with_gains_over_the_control(made):
 
 
 def test_each_network_says_how_large_and_how_fast_it_is(made):
-    (table,) = only(made[1]['scores'], Table)
+    (table,) = only(made[1]['scores'], Sheet)
     rows = {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
     network = toys.build_plain(toys.seg_net('fcn'))
     parameters = sum(value.numel() for name, value in network.named_parameters() if 'auxiliary' not in name)
     for row in rows.values():
         assert row['parameters'] == f'{parameters / 1e6:.2f} M' and re.fullmatch(r'\d+ ms', row['a picture'])
+    assert len({row['a picture'] for row in rows.values()}) == 1, 'one network with other weights takes one time'
 
 
 def test_what_was_compared_is_said_with_the_taps(made):
-    table = next(one for one in only(made[1]['settings'], Table) if one.caption.startswith('What kd compared'))
+    table = next(one for one in only(made[1]['settings'], Sheet) if one.caption.startswith('What kd compared'))
     assert [row[:4] for row in table.rows] == [['kd', 'LogitKD', 'decode_head.conv_seg', 'decode_head.conv_seg']]
 
 
@@ -80,7 +81,7 @@ def test_a_term_is_drawn_for_the_runs_that_have_it(made):
 
 
 def test_settings_name_what_the_method_adds_and_nothing_of_the_folder(made):
-    tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Table)}
+    tables = {table.caption.split(',')[0]: table.rows for table in only(made[1]['settings'], Sheet)}
     assert ['model.distillers.kd.type', '–', "'LogitKD'"] in tables['kd']
     assert all(row[0].startswith('model.distillers.') for row in [*tables['kd'], *tables['all']])
 
@@ -133,7 +134,7 @@ def test_a_teacher_that_may_have_other_classes_has_no_pictures(suite, tmp_path):
 def test_names_are_escaped():
     evil = '</script><script>alert(1)</script>'
     comparison = Comparison((TrainedRun(Path('/nowhere'), evil),), ())
-    items = [Table(evil, [evil], [[evil]]), Chart(evil, evil, f'{{"a": "{evil}"}}')]
+    items = [Sheet(evil, [evil], [[evil]]), Chart(evil, evil, f'{{"a": "{evil}"}}')]
     comparison.runs[0].__dict__['config'] = {}
     text = render(comparison, [Section('scores', 'Scores', items=items)])
     assert evil not in text

@@ -13,7 +13,7 @@ from pathlib import Path
 from mmdistill_dense.apps.report.predictions import Predictions
 from mmdistill_dense.apps.report.runs import Comparison, compare
 from mmdistill_dense.apps.report.scores import answer_section
-from mmdistill_dense.apps.report.section import Item, Numbers, Section, graph_objects
+from mmdistill_dense.apps.report.section import Chart, Numbers, Section, graph_objects
 from mmdistill_dense.apps.report.settings import settings_section
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
@@ -57,14 +57,9 @@ def report(args: argparse.Namespace) -> None:
 
 def sections_of(comparison: Comparison, pictures: int = PICTURES, metric: str | None = None) -> list[Section]:
     """Return the sections of a page: the answer with the scores, pictures, curves, settings."""
-    numbers = Numbers(comparison, metric)
-    predictions = Predictions(comparison, pictures)
-    return [
-        answer_section(numbers, predictions.uses),
-        predictions.section,
-        numbers.curves(),
-        settings_section(comparison),
-    ]
+    numbers, predictions = Numbers(comparison, metric), Predictions(comparison, pictures)
+    scores = answer_section(numbers, predictions.uses)
+    return [scores, predictions.section, numbers.curves(), settings_section(comparison)]
 
 
 def render(comparison: Comparison, sections: Sequence[Section]) -> str:
@@ -72,13 +67,18 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise ImportError("a report needs Jinja2: pip install 'mmdistill_dense[report]'") from error
+    from plotly.offline import get_plotlyjs
+
     loader = PackageLoader('mmdistill_dense.apps.report', 'templates')
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters['kind'] = _kind
+    environment.filters['kind'] = lambda item: type(item).__name__.lower()
     methods = list(dict.fromkeys(run.name for run in comparison.runs)) or comparison.names
-    charts = any(_kind(item) == 'chart' for section in sections for item in section.items)
+    charts = any(isinstance(item, Chart) for section in sections for item in section.items)
+    packed = gzip.compress(get_plotlyjs().encode(), 9, mtime=0) if charts else b''  # 2 MB, not 4.8; the page unpacks it
+    templates = resources.files('mmdistill_dense.apps.report') / 'templates'
+    style, script = ((templates / name).read_text(encoding='utf-8') for name in ('style.css', 'page.js'))
     return environment.get_template('page.html.j2').render(
         title=f'Distillation report: {", ".join(methods) if len(methods) <= NAMED else f"{len(methods)} methods"}',
         runs=[(run.title, str(run.folder)) for run in comparison.students],
@@ -86,22 +86,7 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
         version=__version__,
         sections=[section for section in sections if section.items],
         left_out=[section for section in sections if not section.items],
-        style=_asset('style.css'),
-        script=_asset('page.js'),
-        plotly=_packed_plotly() if charts else '',
+        style=style,
+        script=script,
+        plotly=base64.b64encode(packed).decode('ascii'),
     )
-
-
-def _kind(item: Item) -> str:
-    return type(item).__name__.lower()
-
-
-def _asset(name: str) -> str:
-    return (resources.files('mmdistill_dense.apps.report') / 'templates' / name).read_text(encoding='utf-8')
-
-
-def _packed_plotly() -> str:
-    """Return plotly.js as gzip in base64, 2 MB instead of 4.8. The page unpacks it."""
-    from plotly.offline import get_plotlyjs
-
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode('ascii')

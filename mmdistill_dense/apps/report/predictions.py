@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
-from torch import nn
 
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
@@ -53,6 +52,7 @@ class Predictions:
 
     def __init__(self, comparison: Comparison, count: int) -> None:
         self.uses: dict[str, Use] = {}
+        self._times: dict[str, float] = {}
         note = f'The same validation pictures for all. Boxes and masks have a score above {CONFIDENT}.'
         self.section = Section('predictions', 'Predictions', note)
         if count:
@@ -67,14 +67,14 @@ class Predictions:
             raise Missing('No predictions: no run holds a checkpoint.')
         scenes, meta = scenes_of(shown[0], count)
         rows = [[panel(scene.image, 'input', f'The picture {scene.name}')] for scene in scenes]
-        for run in shown:
-            self.section.attempt(partial(self._add, run.name, partial(student_of, run), scenes, meta, rows))
+        networks = [(run.name, partial(student_of, run)) for run in shown]
         # the teacher that a control names may not exist
         teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
+        networks += [(name, partial(teacher_of, teaching, name)) for name in teaching.teachers]
         if not teaching.teachers:
             self.section.reasons.append('No predictions of a teacher: the config has none.')
-        for name in teaching.teachers:
-            self.section.attempt(partial(self._add, name, partial(teacher_of, teaching, name), scenes, meta, rows))
+        for name, load in networks:
+            self.section.attempt(partial(self._add, name, load, scenes, meta, rows))
         for scene, row in zip(scenes, rows, strict=True):
             row += [truth] if (truth := truth_panel(scene, meta)) else []
         colours = zip(meta['palette'] or (), meta['classes'] or (), strict=False)
@@ -84,18 +84,26 @@ class Predictions:
     def _add(
         self,
         name: str,
-        load: Callable[[], Network],
+        load: Callable[[], Any],
         scenes: Sequence[Scene],
         meta: Mapping[str, Any],
         rows: list[list[Panel]],
     ) -> None:
         network, panels, seconds = load(), [], []
+        if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
+            raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
+        network = revert_sync_batchnorm(network)
+        network.eval()  # not chained: mmseg's backbones return nothing from it
         for scene in scenes:
+            sample = copy.deepcopy(scene.item['data_samples'])
             began = time.perf_counter()
-            sample = predict(network, scene)
+            with torch.no_grad():
+                (found,) = network.test_step({'inputs': [scene.item['inputs']], 'data_samples': [sample]})
             seconds.append(time.perf_counter() - began)
-            panels.append(prediction_panel(scene, sample, name, meta))
-        self.uses[name] = Use(parameters_in_use(network), 1000 * median(seconds[1:] or seconds))  # the first warms up
+            panels.append(prediction_panel(scene, found, name, meta))
+        # the first picture warms up; networks that differ in weights alone take one time
+        milliseconds = self._times.setdefault(repr(network), 1000 * median(seconds[1:] or seconds))
+        self.uses[name] = Use(parameters_in_use(network), milliseconds)
         for row, one in zip(rows, panels, strict=True):
             row.append(one)
 
@@ -105,30 +113,24 @@ def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]
     loader = run.config.get('val_dataloader') or run.config.get('test_dataloader')
     if loader is None:
         raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
+    scenes = []
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope', 'mmengine')):
         dataset = DATASETS.build(loader.dataset)
-        items = [(index, dataset[index]) for index in evenly_spaced(len(dataset), count)]
+        for index in evenly_spaced(len(dataset), count):
+            item = dataset[index]
+            image, told = image_of(item['inputs']), item['data_samples'].metainfo
+            height, width = told.get('ori_shape', image.shape)[:2]
+            image = image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
+            scenes.append(Scene(Path(told.get('img_path') or '').stem or f'picture {index}', image, item))
     classes = tuple(dataset.metainfo.get('classes') or ())
     palette = [tuple(one) for one in palette_of(dataset.metainfo.get('palette'), len(classes)).tolist()]
-    scenes = [Scene(_name(item, index), _image(item), item) for index, item in items]
     return scenes, {'classes': classes or None, 'palette': palette if classes else None}
 
 
-def _image(item: dict[str, Any]) -> np.ndarray:
-    image = image_of(item['inputs'])
-    height, width = item['data_samples'].metainfo.get('ori_shape', image.shape)[:2]
-    return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
-
-
-def _name(item: dict[str, Any], index: int) -> str:
-    return Path(item['data_samples'].metainfo.get('img_path') or '').stem or f'picture {index}'
-
-
 def student_of(run: TrainedRun) -> Network:
-    """Return the plain student of a run with the weights of its last checkpoint, in eval mode."""
+    """Return the plain student of a run with the weights of its last checkpoint."""
     path = run.checkpoint
-    if path is None:
-        raise Missing(f'No predictions of {run.title}: {run.folder} holds no checkpoint.')
+    assert path is not None, 'such runs alone are shown'
     scope = run.config.get('default_scope', 'mmengine')
     init_default_scope(scope)
     if is_distill_model(run.model):
@@ -137,10 +139,10 @@ def student_of(run: TrainedRun) -> Network:
         option = ModelConfig(copy.deepcopy(run.config.model), scope, None)
     network = build_network(option, pretrained=False)
     load_strictly(network, state_dict_of(read_checkpoint(path), path), None, f'checkpoint={str(path)!r}')
-    return _ready(network, run.title)
+    return network
 
 
-def teacher_of(run: TrainedRun, name: str) -> Network:
+def teacher_of(run: TrainedRun, name: str) -> Network | None:
     """Return a teacher of a run, by its key under ``model``, with its weights."""
     option = TeacherOption.parse(copy.deepcopy(run.teachers[name]), f'model.{name}')
     if option.other_classes:
@@ -151,21 +153,7 @@ def teacher_of(run: TrainedRun, name: str) -> Network:
     init_default_scope(run.config.get('default_scope', 'mmengine'))
     teacher = FrozenTeacher(option)
     teacher.load(torch.zeros(1))
-    return _ready(teacher.network, name)
-
-
-def _ready(network: nn.Module | None, title: str) -> Network:
-    if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
-        raise Missing(f'No predictions of {title}: {type(network).__name__} has no head that segments or detects.')
-    ready: Network = revert_sync_batchnorm(network)
-    ready.eval()  # not chained: mmseg's backbones return nothing from it
-    return ready
-
-
-@torch.no_grad()
-def predict(network: Network, scene: Scene) -> Sample:
-    batch = {'inputs': [scene.item['inputs']], 'data_samples': [copy.deepcopy(scene.item['data_samples'])]}
-    return network.test_step(batch)[0]
+    return teacher.network
 
 
 def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str, Any]) -> Panel:
@@ -198,7 +186,7 @@ def truth_panel(scene: Scene, meta: Mapping[str, Any]) -> Panel | None:
 
 def share_right(sample: Sample) -> float | None:
     """Return the share of the labelled pixels with the right class; ``None`` without labels of this size."""
-    predicted, truth = sample.pred_sem_seg.data, sample.gt_sem_seg.data if 'gt_sem_seg' in sample else None
+    predicted, truth = sample.pred_sem_seg.data.cpu(), sample.gt_sem_seg.data.cpu() if 'gt_sem_seg' in sample else None
     if truth is None or truth.shape != predicted.shape or not (truth != IGNORED).any():
         return None
-    return float((predicted.cpu() == truth.cpu())[truth.cpu() != IGNORED].float().mean())
+    return float((predicted == truth)[truth != IGNORED].float().mean())

@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,6 @@ from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.utils.literals import BRACES
 
-_PATTERNS = ('seed*', '*/seed*', 'runs/*/seed*')
 _SEED = re.compile(r'seed\d+')  # the folder of one seed of a method
 
 
@@ -41,8 +41,10 @@ class TrainedRun:
 
     @cached_property
     def config(self) -> Config:
-        """The whole config that the runner wrote."""
-        text = _config_file(self.folder).read_text(encoding='utf-8')
+        """The whole config that the runner wrote at the newest start with a log; a test writes one too."""
+        files = [file for start in starts_of(self.folder) if (file := config_file(start)).is_file()]
+        logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
+        text = (logged or files)[-1].read_text(encoding='utf-8')
         # mmengine writes plain values, and takes a `{{` in a name for a template when it reads them again
         return Config.fromstring(text.replace('{{', BRACES), '.py')
 
@@ -54,6 +56,10 @@ class TrainedRun:
     def distillers(self) -> dict[str, Any]:
         """The options of the distillers by name; none for a control."""
         return dict(self.model.get('distillers') or {}) if is_distill_model(self.model) else {}
+
+    @property
+    def teachers(self) -> dict[str, Any]:
+        return teachers_of(self.model) if is_distill_model(self.model) else {}
 
     @property
     def further(self) -> bool:
@@ -92,10 +98,6 @@ class TrainedRun:
         named = self.folder / Path(pointer.read_text(encoding='utf-8').strip()).name if pointer.is_file() else None
         return named if named is not None and zipfile.is_zipfile(named) else latest_checkpoint(self.folder)
 
-    @property
-    def teachers(self) -> dict[str, Any]:
-        return teachers_of(self.model) if is_distill_model(self.model) else {}
-
 
 def control_in(suite: Path) -> str:
     """Return the name of a suite's student alone; of several the best one on val."""
@@ -112,16 +114,21 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
     if not root.is_dir():
         raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')
     root = root.resolve()
-    if is_run(root):
-        return [_run(root)]
-    for pattern in _PATTERNS:
-        found = seeds_in(root, pattern)
-        if found:
-            return found
-    raise ValueError(
-        f'{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite\'s '
-        'runs/<name>/seed<k>. Give the folder that `mmdistill train --work-dir` wrote to.'
-    )  # fmt: skip
+    found = [_run(root)] if is_run(root) else []
+    for pattern in ('seed*', '*/seed*', 'runs/*/seed*'):
+        found = found or seeds_in(root, pattern)
+    if not found:
+        raise ValueError(
+            f"{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's "
+            'runs/<name>/seed<k>. Give the folder that `mmdistill train --work-dir` wrote to.'
+        )
+    return found
+
+
+def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
+    """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
+    found = [path for path in root.glob(pattern) if _SEED.fullmatch(path.name) and is_run(path)]
+    return [_run(path) for path in sorted(found, key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))]
 
 
 def _run(folder: Path) -> TrainedRun:
@@ -130,24 +137,8 @@ def _run(folder: Path) -> TrainedRun:
     return TrainedRun(folder, home.name, home.parent.parent if in_suite else None)
 
 
-def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
-    """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
-    found = sorted(
-        root.glob(pattern),
-        key=lambda path: [int(part) if part.isdigit() else part for part in re.split(r'(\d+)', str(path))],
-    )
-    return [_run(path) for path in found if _SEED.fullmatch(path.name) and is_run(path)]
-
-
 def is_run(folder: Path) -> bool:
     return any(folder.glob('*/vis_data/config.py'))
-
-
-def _config_file(folder: Path) -> Path:
-    """Return the config of the newest start with a log. A test in the same folder writes a config, too."""
-    files = [file for start in starts_of(folder) if (file := config_file(start)).is_file()]
-    logged = [file for file in files if (log := file.with_name('scalars.json')).is_file() and log.stat().st_size]
-    return (logged or files)[-1]
 
 
 @dataclass(frozen=True)
@@ -197,103 +188,87 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
     given = list(dict.fromkeys(run for folder in folders for run in find_runs(folder)))
     places = _teacher_places(given)
     runs = [run for run in given if not (run.alone and run.folder in places)]
-    alone = [run for run in runs if run.alone]
-    controls = list(dict.fromkeys([*alone, *_suite_controls(runs)] if control is None else find_runs(control)))
-    _refuse_two_of_a_seed(controls)
+    controls = find_runs(control) if control else [*(run for run in runs if run.alone), *_suite_controls(runs)]
+    controls = list(dict.fromkeys(controls))
+    known: dict[tuple[Path | None, int | None], TrainedRun] = {}
+    for run in controls:
+        other = known.setdefault((run.suite, run.seed), run)
+        if other is not run and run.seed is not None:  # the page could show one gain alone
+            raise ValueError(
+                f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}: name the one '
+                'to compare with by --control.'
+            )
     rest = [run for run in runs if run not in controls]
     names = _distinct([*rest, *controls])
-    rest, controls = ([replace(run, name=names[run]) for run in some] for some in (rest, controls))
+    rest, controls = ([replace(run, name=names[run.home]) for run in some] for some in (rest, controls))
     places = _teacher_places([*rest, *controls])
     teacher = next((TrainedRun(place, TEACHER) for place in places if is_run(place)), None)
     return Comparison(tuple(rest), tuple(controls), teacher)
 
 
-def _distinct(runs: Sequence[TrainedRun]) -> dict[TrainedRun, str]:
-    """Return one name per method. Equal names get as many of the folders above as tell them apart."""
+def _distinct(runs: Sequence[TrainedRun]) -> dict[Path, str]:
+    """Return a name for the folder of each method. Equal names get as many folders above as tell them apart."""
     places = {run.home: ((*run.suite.parts, run.name) if run.suite else run.home.parts) for run in runs}
     names: dict[Path, str] = {}
     for home, parts in places.items():
         same = [other for other in places.values() if other[-1] == parts[-1]]
-        for length in range(1, max(map(len, same)) + 1):
-            shown = [other[-length:] for other in same]
-            if len(set(shown)) == len(shown):
-                names[home] = '/'.join(parts[-length:])
-                break
-        else:  # a suite's runs/kd and a folder kd in the same place
-            names[home] = str(home)
-    return {run: names[run.home] for run in runs}
+        lengths = range(1, max(map(len, same)) + 1)
+        length = next((one for one in lengths if len({other[-one:] for other in same}) == len(same)), None)
+        # else a suite's runs/kd and a folder kd in the same place
+        names[home] = '/'.join(parts[-length:]) if length else str(home)
+    return names
 
 
-def _suite_controls(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
-    """Return the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
-    found: list[TrainedRun] = []
+def _suite_controls(runs: Sequence[TrainedRun]) -> Iterator[TrainedRun]:
+    """Yield the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
         own = seeds_in(suite / 'runs' / control_in(suite), 'seed*')
         seeds = {run.seed for run in runs if run.suite == suite}
-        found += [run for run in own if run.seed in seeds] or own
-    return found
-
-
-def _refuse_two_of_a_seed(controls: Sequence[TrainedRun]) -> None:
-    """Raise ValueError for two controls of one seed, of which the page could show one gain."""
-    known: dict[tuple[Path | None, int], TrainedRun] = {}
-    for run in controls:
-        if run.seed is None:
-            continue
-        other = known.setdefault((run.suite, run.seed), run)
-        if other is not run:
-            raise ValueError(
-                f'{str(other.folder)!r} and {str(run.folder)!r} are both controls of seed {run.seed}: name the one '
-                'to compare with by --control.'
-            )
+        yield from [run for run in own if run.seed in seeds] or own
 
 
 def _teacher_places(runs: Sequence[TrainedRun]) -> list[Path]:
-    places = [run.suite / TEACHER for run in runs if run.suite]
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
-    return [*places, *(Path(file).resolve().parent for file in files if file)]
+    return [*(run.suite / TEACHER for run in runs if run.suite), *(Path(one).resolve().parent for one in files if one)]
+
+
+# What mmengine logged
 
 
 _RESUMES = re.compile(r'^resume\s*=(?!\s*(?:False|None)\b)', re.MULTILINE)
-
-
-def starts_of(folder: Path) -> list[Path]:
-    """Return the starts of a work dir's newest training: the last that trained and did not resume, and later ones."""
-    files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
-    starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
-    trained = [place for place, start in enumerate(starts) if any(map(of_training, start_records(start)))]
-    return starts[max((place for place in trained if _is_new(starts[place])), default=0) :]
-
-
-def start_records(start: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of a start's ``vis_data/scalars.json``; none without the file."""
-    file = config_file(start).with_name('scalars.json')
-    for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:  # cut off by a kill
-            continue
-        if isinstance(record, dict):
-            yield record
-
-
-def of_training(record: Mapping[str, Any]) -> bool:
-    """Tell whether mmengine wrote a record about training steps; hooks write others with an iteration."""
-    return 'iter' in record and not record.keys().isdisjoint(('loss', 'lr', 'time'))
+# about the runner, not about the training
+_BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
 
 
 def config_file(start: Path) -> Path:
     return start / 'vis_data' / 'config.py'
 
 
-def _is_new(start: Path) -> bool:
-    """Tell whether a start did not resume. mmengine writes ``resume = True`` into the config of one that did."""
-    file = config_file(start)
-    return file.is_file() and not _RESUMES.search(file.read_text(encoding='utf-8'))
+def starts_of(folder: Path) -> list[Path]:
+    """Return the starts of a work dir's newest training: the last that trained and did not resume, and later ones."""
+    files = [*folder.glob('*/vis_data/*'), *folder.glob('*/*.log')]
+    starts = sorted({folder / file.relative_to(folder).parts[0] for file in files})  # named by the time of their start
+    first = 0
+    for place, start in enumerate(starts):
+        file = config_file(start)
+        # mmengine writes `resume = True` into the config of a start that resumed
+        is_new = file.is_file() and not _RESUMES.search(file.read_text(encoding='utf-8'))
+        first = place if is_new and any(map(_of_training, _records(start))) else first
+    return starts[first:]
 
 
-# about the runner, not about the training
-BESIDE = ('lr', 'base_lr', 'momentum', 'data_time', 'time', 'memory', 'iter', 'epoch', 'step', 'eta')
+def _records(start: Path) -> Iterator[dict[str, Any]]:
+    """Yield the records of a start's ``vis_data/scalars.json``; none without the file."""
+    file = config_file(start).with_name('scalars.json')
+    for line in file.read_text(encoding='utf-8').splitlines() if file.is_file() else []:
+        with suppress(ValueError):  # cut off by a kill
+            if isinstance(record := json.loads(line), dict):
+                yield record
+
+
+def _of_training(record: Mapping[str, Any]) -> bool:
+    """Tell whether mmengine wrote a record about training steps; hooks write others with an iteration."""
+    return 'iter' in record and not record.keys().isdisjoint(('loss', 'lr', 'time'))
 
 
 @dataclass
@@ -318,33 +293,23 @@ class Log:
 
 def read_log(folder: Path) -> Log:
     """Read ``vis_data/scalars.json`` of the newest training; where its starts overlap, the last one counts."""
-    found = list(records(folder))
-    training = [record for record in found if of_training(record)]
+    found = [record for start in starts_of(folder) for record in _records(start)]
+    training = [record for record in found if _of_training(record)]
     ends = {record['epoch']: record['iter'] for record in training if 'epoch' in record}
     terms: dict[str, dict[float, float]] = {}
     metrics: dict[str, dict[float, float]] = {}
     for record in found:
         evaluated = 'iter' not in record and 'time' in record
-        kind = terms if of_training(record) else metrics if evaluated else {}  # hooks log other values
+        kind = terms if _of_training(record) else metrics if evaluated else {}  # hooks log other values
         step = record.get('iter', record.get('step'))
         for name, value in record.items():
-            if name not in BESIDE and step is not None and isinstance(value, (int, float)):
+            if name not in _BESIDE and step is not None and isinstance(value, (int, float)):
                 # an evaluation between epochs is logged under the number of the epoch
                 kind.setdefault(name, {})[ends.get(step, step) if evaluated else step] = float(value)
     times = [record['time'] for record in training if 'time' in record]
-    return Log(
-        _series(terms),
-        _series(metrics),
-        median(times) if times else None,
-        {last: epoch for epoch, last in ends.items()},
-    )
+    epochs = {last: epoch for epoch, last in ends.items()}
+    return Log(_series(terms), _series(metrics), median(times) if times else None, epochs)
 
 
 def _series(found: dict[str, dict[float, float]]) -> dict[str, Series]:
     return {name: Series(sorted(values), [values[step] for step in sorted(values)]) for name, values in found.items()}
-
-
-def records(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the records of ``vis_data/scalars.json`` of all starts of a run."""
-    for start in starts_of(folder):
-        yield from start_records(start)

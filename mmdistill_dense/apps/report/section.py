@@ -14,45 +14,40 @@ import numpy as np
 from mmdistill_dense.apps.inspect.drawing import shrunk
 from mmdistill_dense.apps.report.runs import Comparison, Log, Series, TrainedRun, read_log
 from mmdistill_dense.apps.suite.plan import TEACHER
-from mmdistill_dense.utils.validate import text_of
+from mmdistill_dense.utils.validate import message_of
 
 QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes about 30 kB
 SIDE = 640  # longest side of a picture on the page
 COLOURS = 8  # for methods in style.css; control and teacher have their own
-_DASHES = ('solid', 'dash', 'dot')
-_CSS = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}
+_DASHES = {'solid': 'solid', 'dash': 'dashed', 'dot': 'dotted'}  # plotly's names and those of CSS
 _POINTS = 400  # of a line
 _LAYOUT = dict(margin=dict(l=48, r=12, t=8, b=40), hovermode='closest', font=dict(size=12), showlegend=False)
 
 
-class Missing(Exception):
+class Missing(ValueError):
     """A part that cannot be made. The message says why, and what it needs."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A plotly figure as JSON, with a description for screen readers."""
-
     title: str
-    alt: str
-    figure: str
+    alt: str  # for screen readers
+    figure: str  # of plotly, as JSON
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of text. The first cell of a row is its name."""
-
+class Sheet:
     caption: str
     head: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str]]  # of text; the first cell of a row is its name
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A picture with a caption and a description for screen readers."""
+    """A picture."""
 
     caption: str
-    alt: str
+    alt: str  # for screen readers
     source: str
     width: int
     height: int
@@ -75,7 +70,7 @@ class Key:
     line: str = ''
 
 
-Item = Chart | Table | Strip
+Item = Chart | Sheet | Strip
 
 
 @dataclass
@@ -94,11 +89,8 @@ class Section:
         """Add the result of a function, or the reason why it failed: data or checkpoints may be gone."""
         try:
             found = part()
-        except Missing as reason:
-            self.reasons.append(str(reason))
         except (LookupError, TypeError, ValueError, OSError, RuntimeError, AttributeError, ImportError) as error:
-            kind = '' if isinstance(error, (ValueError, FileNotFoundError)) else f'{type(error).__name__}: '
-            self.reasons.append(f'{kind}{text_of(error).strip()}')
+            self.reasons.append(message_of(error).strip())
         else:
             self.items.extend(found if isinstance(found, Sequence) else [found] if found else [])
 
@@ -122,9 +114,8 @@ def colour_of(comparison: Comparison, name: str) -> tuple[str, str]:
         return 'control', 'solid'
     if name == TEACHER:
         return 'teacher', 'dash'
-    methods = list(dict.fromkeys(run.name for run in comparison.runs))
-    place = methods.index(name)
-    return f'run-{place % COLOURS}', _DASHES[place // COLOURS % len(_DASHES)]
+    place = list(dict.fromkeys(run.name for run in comparison.runs)).index(name)
+    return f'run-{place % COLOURS}', list(_DASHES)[place // COLOURS % len(_DASHES)]
 
 
 def line_chart(
@@ -134,7 +125,9 @@ def line_chart(
     figure, seen = graph_objects().Figure(), set[str]()
     for run, series in lines.items():
         colour, dash = colour_of(comparison, run.name)
-        steps, values = _thinned(series)
+        stride = -(-len(series.steps) // _POINTS)  # the newest point stays
+        steps = series.steps[::-stride][::-1]
+        values = [float(f'{one:.5g}') if math.isfinite(one) else None for one in series.values[::-stride][::-1]]
         figure.add_scatter(
             x=steps,
             y=values,
@@ -159,7 +152,7 @@ def line_chart(
 
 def legend_of(comparison: Comparison) -> list[Key]:
     keys = {name: colour_of(comparison, name) for name in dict.fromkeys([*comparison.names, TEACHER])}
-    return [Key(f'var(--{colour})', name, _CSS[dash]) for name, (colour, dash) in keys.items()]
+    return [Key(f'var(--{colour})', name, _DASHES[dash]) for name, (colour, dash) in keys.items()]
 
 
 def graph_objects() -> Any:
@@ -169,16 +162,6 @@ def graph_objects() -> Any:
     except ImportError as error:
         raise ImportError("a report needs plotly: pip install 'mmdistill_dense[report]'") from error
     return go
-
-
-def _thinned(series: Series) -> tuple[list[float], list[float | None]]:
-    """Return at most ``_POINTS`` points with the newest, in five digits. Non-finite values leave gaps."""
-    stride = -(-len(series.steps) // _POINTS)
-    values = [float(f'{value:.5g}') if math.isfinite(value) else None for value in series.values[::-stride]]
-    return series.steps[::-stride][::-1], values[::-1]
-
-
-_FIRST = ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
 
 
 class Numbers:
@@ -193,8 +176,8 @@ class Numbers:
             raise ValueError(f'metric={metric!r} was not logged by any run. Logged: {", ".join(found) or "nothing"}')
         results = [run.result or {} for run in (comparison.teacher, *comparison.students) if run]
         self.scored = next((one['metric'] for one in results if one.get('metric') in found), None)
-        first = metric or self.scored
-        self.metrics = sorted(found, key=lambda name: (name != first, name not in _FIRST))
+        first, usual = metric or self.scored, ('mIoU', 'coco/bbox_mAP', 'pascal_voc/mAP')
+        self.metrics = sorted(found, key=lambda name: (name != first, name not in usual))
         self.metric = self.metrics[0] if self.metrics else None
 
     def metric_chart(self, name: str | None) -> Chart:

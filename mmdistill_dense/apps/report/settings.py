@@ -6,13 +6,14 @@ from functools import partial
 from typing import Any
 
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
-from mmdistill_dense.apps.report.section import Missing, Section, Table
+from mmdistill_dense.apps.report.section import Missing, Section, Sheet
 from mmdistill_dense.config.values import flat
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
-# folders and logging; pipelines are also part of the data sets
-_BESIDE = ('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends')
-_COPIES = ('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline')
+_BESIDE = (  # folders and logging; the pipelines are part of the data sets
+    *('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends'),
+    *('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline'),
+)
 _LONG = 160  # characters of a printed value
 
 
@@ -33,7 +34,7 @@ def settings_section(comparison: Comparison) -> Section:
     return section
 
 
-def compared_table(run: TrainedRun) -> Table:
+def compared_table(run: TrainedRun) -> Sheet:
     """Return what the distillers of a run compared, from its checkpoint: also what ``'auto'`` chose."""
     if run.checkpoint is None:
         raise Missing(f'What {run.title} compared is left out: it has no checkpoint.')
@@ -46,18 +47,18 @@ def compared_table(run: TrainedRun) -> Table:
     networks = [run.model.get('student', {}).get('cfg'), *(one.get('cfg') for one in run.teachers.values())]
     names = ' and '.join(str(one) for one in networks if one)
     caption = f'What {run.name} compared{f" in {names}" if names else ""}'
-    return Table(caption, ['distiller', 'method', "student's tap", "teacher's tap", 'settings'], rows)
+    return Sheet(caption, ['distiller', 'method', "student's tap", "teacher's tap", 'settings'], rows)
 
 
-def settings_table(run: TrainedRun, control: TrainedRun) -> Table:
+def settings_table(run: TrainedRun, control: TrainedRun) -> Sheet:
     own, other = flat(run.config.to_dict()), flat(control.config.to_dict())
     rows = []
     for key in dict.fromkeys([*other, *own]):
-        first = key.split('.')[0]
-        if first not in _BESIDE + _COPIES and own.get(key, _NONE) != other.get(key, _NONE):
-            rows.append([key, _shown(other.get(key, _NONE)), _shown(own.get(key, _NONE))])
+        values = other.get(key, _NONE), own.get(key, _NONE)
+        if key.split('.')[0] not in _BESIDE and values[0] != values[1]:
+            rows.append([key, *map(_shown, values)])
     caption = f'{run.title} against {control.title}'
-    return Table(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
+    return Sheet(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
 
 
 _NONE = object()

@@ -1,10 +1,6 @@
-"""Options of all tests, where they run, and the count of golden files at the end of a run.
-
-The count stands here because the process that collects the results of several workers loads no other conftest.
-"""
+"""Options of all tests, where they run, and a server for them."""
 
 import gc
-import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -18,7 +14,6 @@ from tests.isolation import fresh_folder, leave_home
 
 ELSEWHERE = pytest.StashKey[Path]()  # the folder that tests run in
 LAST = pytest.StashKey[Path | None]()  # the file of the test before
-GOLDEN = Path(__file__).parent / 'golden'
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,44 +59,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         argument, make, *ids = mark.args
         asked = eval(metafunc.config.option.markexpr or 'True', {}, marks)
         metafunc.parametrize(argument, make() if asked else [], ids=next(iter(ids), None))
-
-
-def _covers_golden(config: pytest.Config) -> bool:
-    """Whether this process reports on a run that was to hold the golden tests."""
-    paths = [Path(config.invocation_params.dir, argument.split('::')[0]) for argument in config.args]
-    reports = config.pluginmanager.has_plugin('terminalreporter')
-    return reports and any(GOLDEN.is_relative_to(path) or path.is_relative_to(GOLDEN) for path in paths)
-
-
-def _checked(reporter: pytest.TerminalReporter) -> set[str]:
-    reports = reporter.getreports('passed') + reporter.getreports('failed')
-    return {value for report in reports for key, value in report.user_properties if key == 'golden_file'}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    option = session.config.option
-    short = not option.collectonly and option.markexpr not in ('soak', 'zoo')
-    if os.environ.get('CI') != 'true' or not short or not _covers_golden(session.config):
-        return
-    from tests.golden.files import DEFAULT
-
-    reporter = session.config.pluginmanager.get_plugin('terminalreporter')
-    if DEFAULT.is_dir() and not _checked(reporter):
-        reporter.write_line(f'\ngolden: no file was checked although {DEFAULT} exists', red=True)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    if not _covers_golden(config):
-        return
-    from tests.golden.files import golden_dir, skipped
-
-    directory = golden_dir(config)
-    terminalreporter.write_line(f'golden: {len(_checked(terminalreporter))} files checked in {directory}')
-    if directory.is_dir():
-        for method, reason in skipped(directory).items():
-            terminalreporter.write_line(f'golden: {method} skipped: {reason}')
 
 
 @pytest.fixture

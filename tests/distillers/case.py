@@ -4,11 +4,12 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdistill_dense.distillers import Distiller
 from mmdistill_dense.distillers.base import RunState
 from tests import toys
+from tests.distillers.maskd.tokens import random_tokens
 from tests.fake_device import DEVICE, FakeDevice, on_cpu, on_device
 
 STEPS = 6
@@ -28,6 +29,7 @@ class DistillerCase:
     permuted_is_worse = True
     samples: Any = None  # the ground truth of the 2 pictures, for methods that read it
     waits = 0  # how often a step waits for the device, besides the mm* packages
+    pair = 'fcn'  # the networks of the last property
 
     def make(self, **changes: Any) -> Distiller:
         """The distiller, set up for the case's shapes."""
@@ -43,6 +45,15 @@ class DistillerCase:
         ]
         distiller.setup(*shapes)
         distiller.state = RunState(iteration=3, max_iters=10, seed=1, rank=0)
+        return self.begun(distiller)
+
+    def begun(self, distiller: Any) -> Any:
+        """As after some steps: tokens are learned, and no weight is 0, which keeps gradients from what lies behind."""
+        if hasattr(distiller, 'load_tokens'):
+            distiller.load_tokens(random_tokens(distiller))
+        for parameter in distiller.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.1)
         return distiller
 
     def maps(self, distiller: Distiller, dtype: torch.dtype = torch.float32) -> tuple[dict, dict]:
@@ -55,7 +66,12 @@ class DistillerCase:
         return draw(distiller.student_taps, self.student, True), draw(distiller.teacher_taps, self.teacher, False)
 
     def total(self, distiller: Distiller, student: dict, teacher: dict) -> Tensor:
-        return torch.stack(list(distiller.step(student, teacher, self.samples).values())).sum()
+        """The loss; what a step leaves in a queue is taken back, so that the next look starts from the same."""
+        before = {name: buffer.clone() for name, buffer in distiller.named_buffers()}
+        losses = distiller.step(student, teacher, self.samples)
+        for name, value in before.items():
+            distiller.get_buffer(name).copy_(value)
+        return torch.stack([value for name, value in losses.items() if 'loss' in name]).sum()
 
     # The properties
 
@@ -136,6 +152,13 @@ class DistillerCase:
             self.total(distiller, student, teacher).backward()
             optimizer.step()
 
+    def test_maps_that_are_no_numbers_show_in_the_losses(self) -> None:
+        for side in (0, 1):
+            distiller = self.make()
+            maps = list(self.maps(distiller))
+            maps[side] = {tap: [tensor * float('nan')] for tap, (tensor,) in maps[side].items()}
+            assert not all(value.isfinite() for value in distiller.step(*maps, self.samples).values())
+
     def test_identical_maps(self) -> None:
         if not self.zero_on_identical:
             return
@@ -146,13 +169,18 @@ class DistillerCase:
         torch.testing.assert_close(self.total(distiller, same, teacher), torch.tensor(0.0), atol=1e-6, rtol=0)
 
     def test_step_in_a_real_network(self) -> None:
-        """Loss keys, gradients and a falling loss on one repeated batch of an FCN pair."""
-        model = self.network()
+        """Loss keys, gradients and a falling loss on one repeated batch of a pair."""
+        detects = self.pair in toys.DET
+        net, teacher = (toys.det_net, toys.det_teacher) if detects else (toys.seg_net, toys.seg_teacher)
+        option = {**self.option, **({'num_classes': None} if 'num_classes' in self.option else {})}
+        nets = dict(student=net(self.pair), teacher=teacher(self.pair))
+        model = toys.distilled('mmdet' if detects else 'mmseg', **nets, distillers=dict(case=option))
+        self.begun(model.distillers['case'])
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         values = []
         for _ in range(STEPS):
             optimizer.zero_grad()
-            found = toys.losses_of(model, self.batch())
+            found = toys.losses_of(model, toys.det_batch() if detects else None)
             losses = {name: value for name, value in found.items() if name.startswith('distill.case.')}
             assert 'distill.case.share' in losses
             toys.total(losses).backward()
@@ -160,12 +188,3 @@ class DistillerCase:
             values.append(toys.total(losses).item())
         assert values[-1] < values[0]
         assert all(p.grad is not None for p in model.distillers.parameters())
-
-    def network(self) -> Any:
-        """The pair, ready to train."""
-        pair = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-        return toys.distilled(**pair, distillers=dict(case=self.option))
-
-    def batch(self) -> Any:
-        """What the pair trains on, the usual batch of a segmentor where it is ``None``."""
-        return None

@@ -1,12 +1,10 @@
 """CanKD against its formula, position by position."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
-from mmdistill_dense.distillers import CanKD, Distiller
+from mmdistill_dense.distillers import CanKD
 from mmdistill_dense.losses import instance_distance, linear_read
 from tests.distillers.case import DistillerCase
 from tests.distillers.steps import draw, set_up
@@ -14,12 +12,6 @@ from tests.distillers.steps import draw, set_up
 
 class TestCanKD(DistillerCase):
     option = dict(type='CanKD', student_tap='backbone[3]')
-
-    def make(self, **changes: Any) -> Distiller:
-        """As after some steps: the weight of the norm begins at 0, which keeps gradients from the layers behind it."""
-        made = super().make(**changes)
-        torch.nn.init.ones_(made.parts[0].norm.weight)
-        return made
 
 
 def naive(part: torch.nn.Module, student: Tensor, teacher: Tensor) -> Tensor:

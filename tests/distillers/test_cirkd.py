@@ -37,36 +37,20 @@ def samples_of(labels):
     return made
 
 
-class _Case(DistillerCase):
-    """A step leaves vectors behind: each look at the loss starts from the same queues."""
-
-    samples = samples_of(label_maps(2, 16, 16))
-
-    def total(self, distiller, student, teacher):
-        before = {name: value.clone() for name, value in distiller.named_buffers() if 'queues' in name}
-        loss = super().total(distiller, student, teacher)
-        for name, value in before.items():
-            distiller.get_buffer(name).copy_(value)
-        return loss
-
-
 SMALL = dict(num_classes=CLASSES, pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9)
 
 
-class TestCIRKD(_Case):
+class TestCIRKD(DistillerCase):
     option = dict(type='CIRKD', temperature=0.5, **SMALL)
     waits = 1  # the labels go to the CPU
-
-    def network(self):
-        option = {**self.option, 'num_classes': None}
-        return toys.distilled(teacher=toys.seg_teacher(), distillers=dict(case=option))
+    samples = samples_of(label_maps(2, 16, 16))
+    pair = 'deeplabv3'
 
 
-class TestMinibatch(_Case):
+class TestMinibatch(DistillerCase):
     option = dict(type='CIRKD', pixel_weight=0, region_weight=0, pool=2, temperature=0.5)
     student = teacher = (2, 6, 8, 8)
     zero_on_identical = True
-    samples = None
 
 
 # Helpers

@@ -13,7 +13,7 @@ from mmdistill_dense.losses import covered_cells, decoupled_squares
 from tests import toys
 from tests.distillers.case import DistillerCase
 from tests.distillers.steps import detector_steps, draw, resumes_as_plain, set_up, trained_children
-from tests.distillers.test_fgd import _model, _samples
+from tests.distillers.test_fgd import _samples
 
 BOXES = [
     [[3.0, 9.0, 60.0, 62.5], [20.0, 20.0, 27.0, 60.0], [-5.0, -3.0, 30.0, 12.0]],
@@ -27,12 +27,7 @@ class TestDeFeat(DistillerCase):
     student = (2, 6, 8, 8)
     teacher = (2, 10, 8, 8)
     samples = _samples()
-
-    def network(self):
-        return _model('retinanet', dict(case=self.option))
-
-    def batch(self):
-        return toys.det_batch()
+    pair = 'retinanet'
 
 
 def pictures(boxes, padded=(64, 64)):

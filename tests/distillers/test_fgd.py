@@ -1,7 +1,6 @@
 """FGD: the released formula step by step, boxes on levels, real detectors."""
 
 import copy
-from typing import Any
 
 import pytest
 import torch
@@ -9,7 +8,6 @@ import torch.nn.functional as F
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import FGD
-from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from tests import toys
 from tests.distillers.case import DistillerCase
@@ -30,20 +28,7 @@ class TestFGD(DistillerCase):
     student = (2, 6, 8, 8)
     teacher = (2, 10, 8, 8)
     samples = _samples()
-
-    def make(self, **changes: Any) -> Distiller:
-        """Away from the start, where the last layers are 0 and nothing before them has a gradient."""
-        distiller = super().make(**changes)
-        for name, parameter in distiller.named_parameters():
-            if 'transform.3' in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-        return distiller
-
-    def network(self) -> Any:
-        return _model('retinanet', dict(case=self.option))
-
-    def batch(self) -> Any:
-        return toys.det_batch()
+    pair = 'retinanet'
 
 
 def _model(kind, distillers):

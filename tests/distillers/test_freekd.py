@@ -26,20 +26,6 @@ BANDS = ['high', 'all']
 class TestFreeKD(DistillerCase):
     option = dict(type='FreeKD', student_tap='backbone[3]', num_tokens=4)
 
-    def make(self, **changes: Any) -> Any:
-        distiller = super().make(**changes)
-        distiller.load_tokens(random_tokens(distiller))
-        return distiller
-
-    def network(self) -> Any:
-        model = super().network()
-        model.distillers['case'].load_tokens(random_tokens(model.distillers['case']))
-        return model
-
-    def total(self, distiller: Any, student: dict, teacher: dict) -> Tensor:
-        terms = distiller.step(student, teacher, None)
-        return terms['loss_freekd'] + terms['loss_mse']
-
 
 class TestWithoutAlign(TestFreeKD):
     option = dict(type='FreeKD', student_tap='decode_head.conv_seg', num_tokens=2, align='none', bands='all')

@@ -56,6 +56,7 @@ class TestLD(DistillerCase):
     student = teacher = (2, 36, 8, 8)
     zero_on_identical = True
     samples = _samples()
+    pair = 'gfl'
 
     def make(self, **changes: Any) -> Distiller:
         distiller = super().make(**changes)
@@ -64,12 +65,6 @@ class TestLD(DistillerCase):
 
     def test_state_round_trip(self) -> None:
         assert not self.make().state_dict()
-
-    def network(self) -> Any:
-        return _model(case=self.option)
-
-    def batch(self) -> Any:
-        return toys.det_batch()
 
 
 def _own(losses: dict[str, Any], name: str) -> dict[str, Any]:

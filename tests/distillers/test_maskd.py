@@ -18,21 +18,6 @@ SIZES = [(9, 12), (5, 6), (1, 3)]
 class TestCase(DistillerCase):
     option = dict(type='MasKD', student_tap='backbone[3]', num_tokens=4, student_mask_from=0)
 
-    def make(self, **changes):
-        distiller = super().make(**changes)
-        distiller.load_tokens(random_tokens(distiller))
-        return distiller
-
-    def network(self):
-        model = super().network()
-        distiller = model.distillers['case']
-        distiller.load_tokens(random_tokens(distiller))
-        return model
-
-    def total(self, distiller, student, teacher):
-        terms = distiller.step(student, teacher, None)
-        return torch.stack([value for name, value in terms.items() if 'loss' in name]).sum()
-
 
 class TestLogitsCase(TestCase):
     option = dict(type='MasKD', student_tap='decode_head.conv_seg', num_tokens=8, weight_mask=False, align='none',

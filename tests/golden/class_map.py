@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence
 from mmdistill_dense.networks.class_pairs import ClassPairs, merged
-from tests.golden.maskd import Arrays
+from tests.golden.arrays import Arrays
 
 KINDS = {'student_logits': 'softmax', 'student_scores': 'sigmoid', 'labels': 'mass'}
 

@@ -1,4 +1,4 @@
-"""One test per golden file and dtype. What is counted at the end of a run stands in tests/conftest.py."""
+"""One test per golden file and dtype."""
 
 import pytest
 

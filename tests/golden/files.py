@@ -39,12 +39,6 @@ def folder_of(directory: Path, method: str) -> Path:
     return DEFAULT.with_name(method) if method == 'trajectories' else NEXT / method
 
 
-def skipped(directory: Path) -> dict[str, str]:
-    """Return the methods of which nothing is checked, with the reason."""
-    found = (method for method in METHODS if not folder_of(directory, method).is_dir())
-    return dict.fromkeys(found, f'{directory} has no such folder')
-
-
 def read(path: Path) -> tuple[str, Arrays]:
     """Return the kind and the arrays of a file of a known method.
 

@@ -1,27 +1,23 @@
 """The kinds of FreeKD: the wavelet, learning the tokens on the teacher, and the student's loss."""
 
-from collections.abc import Mapping
-
-import numpy as np
 import torch
 from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import FreeKD
 from mmdistill_dense.distillers.freekd import band_gate
-
-Arrays = Mapping[str, np.ndarray]
+from tests.golden.arrays import Arrays, tensor
 
 
 def haar(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Beside the bands, ``x``: what the inverse makes of them."""
-    x = torch.from_numpy(arrays['x']).to(dtype)
+    x = tensor(arrays['x'], dtype)
     low, details = losses.haar(x, int(arrays['levels']))
     return {'ll': low, 'x': losses.inverse(low, details, x.shape[2:]), **_numbered('high', details, 1)}
 
 
 def prompt(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    x, tokens, upstream = (torch.from_numpy(arrays[name]).to(dtype) for name in ('x', 'tokens', 'upstream'))
+    x, tokens, upstream = (tensor(arrays[name], dtype) for name in ('x', 'tokens', 'upstream'))
     x.requires_grad_(), tokens.requires_grad_()
     out, masks = band_gate({'0.mask_token': tokens}, 0, x)
     dice = torch.stack([losses.mask_dice(mask) for mask in masks])
@@ -35,8 +31,7 @@ def distill(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Run the whole distiller on all levels; beside it the pieces of each level."""
     levels = range(int(arrays['num_levels']))
     student, teacher, tokens = (
-        [torch.from_numpy(arrays[f'level{n}_{name}']).to(dtype) for n in levels]
-        for name in ('student', 'teacher', 'tokens')
+        [tensor(arrays[f'level{n}_{name}'], dtype) for n in levels] for name in ('student', 'teacher', 'tokens')
     )
     options = dict(steps=int(arrays['levels']), bands=str(arrays['bands']), mse_weight=0.0, align='none')
     distiller = FreeKD('tap', num_tokens=len(tokens[0][0]), loss_weight=float(arrays['loss_weight']), **options)

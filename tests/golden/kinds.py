@@ -28,13 +28,13 @@ from mmdistill_dense.losses import (
     standardised,
 )
 from tests.golden import class_map, freekd, maskd, pcd, pcd_recipe, pcd_teacher, trajectories, vectors
-from tests.golden.maskd import Arrays
+from tests.golden.arrays import Arrays, leaf, tensor
 
 Kind = Callable[[Arrays, torch.dtype], dict[str, Tensor]]
 
 
 def afdcd_contrast(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    student, teacher = _leaf(arrays['student'], dtype), torch.from_numpy(arrays['teacher']).to(dtype)
+    student, teacher = leaf(arrays['student'], dtype), tensor(arrays['teacher'], dtype)
     contrast, _, full = str(arrays['variant']).partition('_')
     crop = int(arrays['crop']) or None
     patch = tuple(arrays['patch'].tolist())
@@ -54,7 +54,7 @@ def afdcd_contrast(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def afdcd_module(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Run the whole distiller, unweighted, with the file's weights and mask."""
-    feat, teacher = _leaf(arrays['feat_s'], dtype), torch.from_numpy(arrays['feat_t']).to(dtype)
+    feat, teacher = leaf(arrays['feat_s'], dtype), tensor(arrays['feat_t'], dtype)
     distiller = AfDCD(
         'tap',
         projector='enhanced' if arrays['enhance'] else 'plain',
@@ -91,8 +91,8 @@ def afdcd_module(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def afdcd_kd(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    student = _leaf(arrays['student_logits'], dtype)
-    teacher = torch.from_numpy(arrays['teacher_logits']).to(dtype)
+    student = leaf(arrays['student_logits'], dtype)
+    teacher = tensor(arrays['teacher_logits'], dtype)
     loss = softmax_divergence(student, teacher, temperature=float(arrays['temperature']))
     loss.backward()
     return {'loss': loss, 'grad_student': student.grad}
@@ -101,9 +101,9 @@ def afdcd_kd(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 def frs(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Run the distiller on maps behind their convolution."""
     levels = range(int(arrays['num_levels']))
-    student = {tap: [_leaf(arrays[f'level{level}_{name}'], dtype) for level in levels]
+    student = {tap: [leaf(arrays[f'level{level}_{name}'], dtype) for level in levels]
                for tap, name in (('neck', 'student'), ('bbox_head[0]', 'student_score'))}  # fmt: skip
-    teacher = {tap: [torch.from_numpy(arrays[f'level{level}_{name}']).to(dtype) for level in levels]
+    teacher = {tap: [tensor(arrays[f'level{level}_{name}'], dtype) for level in levels]
                for tap, name in (('neck', 'teacher'), ('bbox_head[0]', 'teacher_score'))}  # fmt: skip
     weights = {name: float(arrays[name]) for name in ('feature_weight', 'class_weight')}
     distiller = FRS(align='none', **weights)
@@ -122,8 +122,8 @@ def frs(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 def defeat_neck(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Run the distiller on maps behind their convolution, with boxes in pixels."""
     levels = range(int(arrays['num_levels']))
-    student = [_leaf(arrays[f'level{level}_student'], dtype) for level in levels]
-    teacher = [torch.from_numpy(arrays[f'level{level}_teacher']).to(dtype) for level in levels]
+    student = [leaf(arrays[f'level{level}_student'], dtype) for level in levels]
+    teacher = [tensor(arrays[f'level{level}_teacher'], dtype) for level in levels]
     samples = []
     for picture in range(int(arrays['batch'])):
         sample = BaseDataElement(metainfo=dict(batch_input_shape=tuple(arrays['image_size'].tolist())))
@@ -142,7 +142,7 @@ def defeat_neck(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def defeat_head(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """The head term, which no distiller has: the divergence of RoIHeadKD on the rows of either kind."""
-    student, teacher = _leaf(arrays['student'], dtype), torch.from_numpy(arrays['teacher']).to(dtype)
+    student, teacher = leaf(arrays['student'], dtype), tensor(arrays['teacher'], dtype)
     background = torch.from_numpy(arrays['labels'] == int(arrays['num_classes']))
     found = {}
     for name, rows in (('foreground', ~background), ('background', background)):
@@ -153,8 +153,8 @@ def defeat_head(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def logit_std(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    student = _leaf(arrays['student_logits'], dtype)
-    teacher = torch.from_numpy(arrays['teacher_logits']).to(dtype)
+    student = leaf(arrays['student_logits'], dtype)
+    teacher = tensor(arrays['teacher_logits'], dtype)
     rows = (standardised(x, eps=float(arrays['eps'])) for x in (student, teacher))
     loss = float(arrays['loss_weight']) * softmax_divergence(*rows, temperature=float(arrays['temperature']))
     loss.backward()
@@ -163,9 +163,9 @@ def logit_std(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def crosskd_align(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Of one process."""
-    student, teacher = _leaf(arrays['student'], dtype), torch.from_numpy(arrays['teacher']).to(dtype)
+    student, teacher = leaf(arrays['student'], dtype), tensor(arrays['teacher'], dtype)
     aligned = aligned_scale(student, *(channel_moments(x)[None] for x in (student, teacher)), eps=float(arrays['eps']))
-    loss = (aligned * torch.from_numpy(arrays['upstream']).to(dtype)).sum()
+    loss = (aligned * tensor(arrays['upstream'], dtype)).sum()
     loss.backward()
     return {'aligned': aligned, 'loss': loss, 'grad_student': student.grad}
 
@@ -221,13 +221,13 @@ def crosskd_head(kind: str) -> Kind:
         weights = {f'{one}_weight': float(arrays[f'weight_{name}'])
                    for one, name in (('class', 'cls'), ('box', 'reg'), ('centre', 'centre'))}  # fmt: skip
         distiller = CrossKD(reuse_from=held, beta=float(arrays['beta']), eps=float(arrays['eps']), **weights)
-        towers = [[_leaf(arrays[f'level{n}_student_{one}'], dtype) for n in levels] for one in ('cls', 'reg')]
+        towers = [[leaf(arrays[f'level{n}_student_{one}'], dtype) for n in levels] for one in ('cls', 'reg')]
         names = [[f'level{n}_teacher_{one}' for n in levels] for one in ('cls', 'reg')]
-        own = [[torch.from_numpy(arrays[name]).to(dtype) for name in tower] for tower in names]
+        own = [[tensor(arrays[name], dtype) for name in tower] for tower in names]
 
         def listed(name: str) -> list[Tensor] | None:
             found = [arrays.get(f'level{n}_{name}') for n in levels]
-            return None if found[0] is None else [torch.from_numpy(one).to(dtype) for one in found]
+            return None if found[0] is None else [tensor(one, dtype) for one in found]
 
         total = torch.tensor(float(arrays['avg_factor']), dtype=dtype)
         targets = Targets(listed('anchors') or listed('points'), listed('label_weights'), listed('positive'), total)
@@ -251,18 +251,14 @@ def crosskd_head(kind: str) -> Kind:
 
 
 def kddetr(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    student = [_leaf(arrays[f'student_{name}'], dtype) for name in ('logits', 'boxes')]
-    teacher = [torch.from_numpy(arrays[f'teacher_{name}']).to(dtype) for name in ('logits', 'boxes')]
+    student = [leaf(arrays[f'student_{name}'], dtype) for name in ('logits', 'boxes')]
+    teacher = [tensor(arrays[f'teacher_{name}'], dtype) for name in ('logits', 'boxes')]
     weights = {name: float(arrays[name]) for name in ('temperature', 'class_weight', 'box_weight', 'giou_weight')}
     distiller = KDDETR(reduction=str(arrays['reduction']), **weights)
     found = distiller.named(distiller.terms(*student, *teacher))
     loss = torch.stack(list(found.values())).sum()
     loss.backward()
     return {**found, 'loss': loss, 'grad_student_logits': student[0].grad, 'grad_student_boxes': student[1].grad}
-
-
-def _leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(array).to(dtype).requires_grad_()
 
 
 def load_npz(path: Path) -> Arrays:

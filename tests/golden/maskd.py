@@ -1,10 +1,9 @@
 """The kinds of MasKD: which one a file is tells its name, what it holds the arrays in it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,8 +12,7 @@ from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd.token_files import BRANCH as PROB
 from mmdistill_dense.distillers.maskd.token_files import TOKEN
 from mmdistill_dense.losses import Branch
-
-Arrays = Mapping[str, np.ndarray]
+from tests.golden.arrays import Arrays, leaf, tensor
 
 PREFIXES = ('stage1', 'stage2_det', 'stage2_seg', 'dice', 'dist')
 BRANCH = ('prob_conv_weight', 'prob_conv_bias', 'prob_fc_weight', 'prob_fc_bias')
@@ -27,12 +25,12 @@ def kind_of(path: Path, arrays: Arrays) -> str:
 def stage1(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Gate and Dice, differentiated to the tokens, the branch and the map."""
     names = ('x', 'mask_token', *(name for name in BRANCH if name in arrays))
-    leaves = {name: _tensor(arrays[name], dtype).requires_grad_() for name in names}
+    leaves = {name: leaf(arrays[name], dtype) for name in names}
     x, tokens, *branch = leaves.values()
     masks = losses.token_masks(tokens, x)
     weights = losses.mask_weights(Branch(*branch), x) if branch else None
     gated, dice = losses.gate(x, masks, weights), losses.mask_dice(masks, float(arrays['eps']))
-    loss = torch.sum(gated * _tensor(arrays['upstream'], dtype), dtype=torch.float64) + dice
+    loss = torch.sum(gated * tensor(arrays['upstream'], dtype), dtype=torch.float64) + dice
     grads = torch.autograd.grad(loss, list(leaves.values()))
     results = {'mask': masks, 'out': gated, 'dice': dice, 'loss': loss}
     results |= {f'grad_{name}': grad for name, grad in zip(leaves, grads, strict=True)}
@@ -69,15 +67,15 @@ def _distil(
     """Return the distiller's loss, and of each level the unweighted loss and the student's gradient."""
     constants = {'num_tokens': len(levels[0]['mask_token']), 'eps': float(arrays['eps'])}
     distiller = MasKD('tap', align='none', factor=float(arrays['factor']), **constants, **options)
-    students = [_tensor(level['student'], dtype).requires_grad_() for level in levels]
+    students = [leaf(level['student'], dtype) for level in levels]
     shapes = {'tap': [student.shape for student in students]}
     distiller.setup(shapes, shapes)
     stored = dict(zip(('mask_token', *BRANCH), (TOKEN, *PROB), strict=True))
     names = [(number, name) for number in range(len(levels)) for name in stored if name in levels[number]]
-    values = {f'{number}.{stored[name]}': _tensor(levels[number][name], dtype) for number, name in names}
+    values = {f'{number}.{stored[name]}': tensor(levels[number][name], dtype) for number, name in names}
     distiller.to(dtype).load_tokens(values)
     distiller.state.iteration = int(arrays.get('iter', 0))
-    teachers = [_tensor(level['teacher'], dtype) for level in levels]
+    teachers = [tensor(level['teacher'], dtype) for level in levels]
     losses_ = distiller.step({'tap': students}, {'tap': teachers}, None)
     losses_['loss_maskd'].backward()
     found = enumerate(students)
@@ -86,7 +84,7 @@ def _distil(
 
 def _pieces(level: Arrays, dtype: torch.dtype, student_mask: bool, eps: float) -> dict[str, Tensor]:
     names = ('student', 'teacher', 'mask_token', *(name for name in BRANCH if name in level))
-    student, teacher, tokens, *branch = (_tensor(level[name], dtype) for name in names)
+    student, teacher, tokens, *branch = (tensor(level[name], dtype) for name in names)
     masks = losses.token_masks(tokens, teacher)
     used = masks * losses.token_masks(tokens, student) if student_mask else masks
     shares = losses.mask_weights(Branch(*branch), teacher) if branch else None
@@ -96,18 +94,14 @@ def _pieces(level: Arrays, dtype: torch.dtype, student_mask: bool, eps: float) -
 
 
 def dice(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    mask = _tensor(arrays['mask'], dtype).requires_grad_()
+    mask = leaf(arrays['mask'], dtype)
     value = losses.mask_dice(mask, float(arrays['eps']))
     value.backward()
     return {'dice': value, 'grad_mask': mask.grad}
 
 
 def dist(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    student, teacher = _tensor(arrays['student'], dtype).requires_grad_(), _tensor(arrays['teacher'], dtype)
+    student, teacher = leaf(arrays['student'], dtype), tensor(arrays['teacher'], dtype)
     loss = losses.correlation_distance(student, teacher, beta=float(arrays['beta']), gamma=float(arrays['gamma']))
     loss.backward()
     return {'loss': loss, 'grad_student': student.grad}
-
-
-def _tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(array).to(dtype)

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.pcd.parts import Compared, NegativeQueue, PixelAttention
-
-Arrays = Mapping[str, np.ndarray]
+from tests.golden.arrays import Arrays, leaf, tensor
 
 
 def infonce(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -129,11 +128,3 @@ def load(module: nn.Module, stored: Mapping[str, np.ndarray]) -> None:
 
 def _cases(arrays: Arrays, suffix: str) -> list[str]:
     return [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
-
-
-def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return torch.from_numpy(array).to(dtype)
-
-
-def leaf(array: np.ndarray, dtype: torch.dtype) -> Tensor:
-    return tensor(array, dtype).requires_grad_()

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from mmdistill_dense.pretrain.spatial_adaptor import read_steps, step_widths
 from mmdistill_dense.pretrain.ssl_teacher import read_teacher
 from mmdistill_dense.pretrain.views import RandomResizedCrop
 from mmdistill_dense.utils.reproducible import fork_rng
-
-Arrays = Mapping[str, np.ndarray]
+from tests.golden.arrays import Arrays, tensor
 
 SCHEDULE = Path(__file__).resolve().parents[2] / 'configs' / '_base_' / 'schedules' / 'pcd_100e.py'
 DRAWS = 40_000
@@ -27,14 +25,14 @@ DRAWS = 40_000
 
 def lars(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     names = [name.removesuffix('_0') for name in arrays if name.endswith('_0')]
-    parameters = {name: nn.Parameter(torch.from_numpy(arrays[f'{name}_0']).to(dtype)) for name in names}
+    parameters = {name: nn.Parameter(tensor(arrays[f'{name}_0'], dtype)) for name in names}
     options = {name: float(arrays[name]) for name in ('momentum', 'weight_decay', 'eta')}
     optimizer = LARS(parameters.values(), lr=1.0, **options)
     results = {}
     for step, rate in enumerate(arrays['lr'].tolist(), start=1):
         optimizer.param_groups[0]['lr'] = rate
         for name, parameter in parameters.items():
-            parameter.grad = torch.from_numpy(arrays[f'{name}_grad{step}']).to(dtype)
+            parameter.grad = tensor(arrays[f'{name}_grad{step}'], dtype)
         optimizer.step()
         results |= {f'{name}_{step}': parameter.detach().clone() for name, parameter in parameters.items()}
     return results

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import ConfigDict
 from mmengine.optim import OptimWrapper
@@ -17,8 +16,7 @@ from mmdistill_dense.pretrain import SpatialAdaptor
 from mmdistill_dense.pretrain.ssl_teacher import indexed
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
-
-Arrays = Mapping[str, np.ndarray]
+from tests.golden.arrays import Arrays, below, tensor
 
 
 @MODELS.register_module()
@@ -42,10 +40,10 @@ class GoldenTeacherBackbone(nn.Sequential):
 def spatial_adaptor(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     """Each head from its entries under public names, through the table of layouts."""
     results = {}
-    x = torch.from_numpy(arrays['x']).to(dtype)
+    x = tensor(arrays['x'], dtype)
     for case in dict.fromkeys(name.split('/')[0] for name in arrays if '/' in name):
         layout = LAYOUTS[{'mocov3_r50': 'mocov3'}.get(case, case)]
-        state = _below(arrays, f'{case}/state/module.{layout.head}')
+        state = below(arrays, f'{case}/state/module.{layout.head}')
         entries = {name: torch.from_numpy(value) for name, value in indexed(state).items()}
         for suffix in ('', '_keep_last_bn'):
             head = SpatialAdaptor.from_entries(entries, layout.activation, keep_last_bn=bool(suffix)).to(dtype)
@@ -62,7 +60,7 @@ def end_to_end(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     options = {name: float(arrays[name]) for name in ('lr', 'momentum', 'weight_decay', 'eta')}
     wrapper = OptimWrapper(LARS(model.parameters(), **options))
     losses, first = [], {}
-    for views in torch.from_numpy(arrays['views']).to(dtype):
+    for views in tensor(arrays['views'], dtype):
         loss, _ = model.parse_losses(model(list(views), None, mode='loss'))
         if not losses:
             names = [name for name, _ in _named(model)]
@@ -78,7 +76,7 @@ def end_to_end(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def _model(arrays: Arrays, folder: Path, dtype: torch.dtype) -> Any:
-    teacher, student = _below(arrays, 'teacher/'), _below(arrays, 'student/')
+    teacher, student = below(arrays, 'teacher/'), below(arrays, 'student/')
     state = {f'projector.{n[5:]}' if n.startswith('head.') else f'backbone.{n}': v for n, v in teacher.items()}
     torch.save({'state_dict': {n: torch.from_numpy(v) for n, v in state.items()}}, folder / 'teacher.pth')
     out, hidden = teacher['head.3.weight'].shape
@@ -135,10 +133,6 @@ def _named(model: Any) -> list[tuple[str, nn.Parameter]]:
     """The student's and the distiller's parameters by the names of the file."""
     named = [(name, p) for name, p in model.named_parameters() if not name.startswith('distillers.')]
     return named + list(model.distillers['pcd'].named_parameters())
-
-
-def _below(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
 def _of(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

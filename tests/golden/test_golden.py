@@ -28,8 +28,7 @@ def directory(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.mark.parametrize('dtype', DTYPES, ids=str)
-def test_file(golden_file: Path, dtype: torch.dtype, record_property) -> None:
-    record_property('golden_file', str(golden_file))
+def test_file(golden_file: Path, dtype: torch.dtype) -> None:
     kind, arrays = read(golden_file)
     assert tolerances_of(golden_file.parent.name, kind, arrays), f'{golden_file} stores no result of kind {kind!r}'
     wrong = differences(golden_file, kind, arrays, computed(golden_file, dtype), dtype)

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from mmdistill_dense.distillers import PCD, AfDCD, MasKD
 from mmdistill_dense.distillers.base import Distiller
-from tests.golden.maskd import Arrays
+from tests.golden.arrays import Arrays, tensor
 
 FEAT = 'backbone'
 
@@ -140,7 +140,7 @@ def _inputs(
     for key, module in parts.items():
         module.to(dtype).load_state_dict(_state(arrays, key))
     parts['teacher'].eval().requires_grad_(False)
-    return torch.from_numpy(arrays[name]).to(dtype), torch.from_numpy(arrays['y']) if 'y' in arrays else None
+    return tensor(arrays[name], dtype), torch.from_numpy(arrays['y']) if 'y' in arrays else None
 
 
 def _trained(

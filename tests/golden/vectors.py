@@ -1,6 +1,5 @@
 """The kinds of methods that compare one vector a picture: PCD on vectors, SEED, SimReg."""
 
-from collections.abc import Mapping
 from typing import Any
 from unittest import mock
 
@@ -11,9 +10,8 @@ from torch import Tensor
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import PCD, QueueKL, SimReg
 from mmdistill_dense.distillers.pcd import parts
-from tests.golden.pcd import leaf, queue_of, tensor
-
-Arrays = Mapping[str, np.ndarray]
+from tests.golden.arrays import Arrays, leaf, tensor
+from tests.golden.pcd import queue_of
 
 
 def vector(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:

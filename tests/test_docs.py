@@ -199,19 +199,16 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
             assert ast.literal_eval(shown[option.name].strip('`')) == option.default
 
 
-@pytest.mark.parametrize(
-    ('page', 'owner', 'prefix'),
-    [
-        ('own_pair', 'distillers.base.Distiller', ''),
-        ('own_pair', 'distillers.feature.FeatureDistiller', ''),
-        ('own_pair', 'distillers.schedule.Schedule', 'schedule.'),
-        ('own_pair', 'networks.acceleration.Acceleration', 'accelerate.'),
-        ('methods/maskd', 'distillers.maskd.learning.LearnOptions', 'learn.'),
-        ('datasets', 'unlabelled.pictures.UnlabeledImages', ''),
-        ('datasets', 'datasets.shapes.ShapesSegDataset', ''),
-        ('ssl_teachers', 'pretrain.ssl_teacher.SSLTeacher', ''),
-    ],
-)
+@pytest.mark.parametrize(('page', 'owner', 'prefix'), [
+    ('own_pair', 'distillers.base.Distiller', ''),
+    ('own_pair', 'distillers.feature.FeatureDistiller', ''),
+    ('own_pair', 'distillers.schedule.Schedule', 'schedule.'),
+    ('own_pair', 'networks.acceleration.Acceleration', 'accelerate.'),
+    ('methods/maskd', 'distillers.maskd.learning.LearnOptions', 'learn.'),
+    ('datasets', 'unlabelled.pictures.UnlabeledImages', ''),
+    ('datasets', 'datasets.shapes.ShapesSegDataset', ''),
+    ('ssl_teachers', 'pretrain.ssl_teacher.SSLTeacher', ''),
+])  # fmt: skip
 def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -> None:
     module, _, name = f'mmdistill_dense.{owner}'.rpartition('.')
     text = (ROOT / f'docs/{page}.md').read_text(encoding='utf-8')

@@ -33,31 +33,28 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys: pytest.Capture
     assert 'not installed' not in out
 
 
-@pytest.mark.parametrize(
-    ('words', 'told'),
-    [
-        (['trian'], 'trian: no such command. Close: train'),
-        (['train', 'nowhere.py'], 'nowhere.py: no such file (working folder'),
-        (['train', 'control:toy_se'], "recipe 'toy_se': unknown. Close: toy_seg"),
-        (['train', 'control:toy_seg', '--work-dirs', 'x'], '--work-dirs: no such option. Close: --work-dir'),
-        (['test', 'control:toy_seg', 'missing.pth'], 'missing.pth: no such checkpoint'),
-        (['check', 'no:such'], "no:such: method 'no': unknown"),
-        (['suite', 'lst'], "invalid choice: 'lst'"),
-        (['suite', 'run', 'x.yaml', '--jbs', '2'], '--jbs: no such option. Close: --jobs'),
-        (['suite', 'run', 'x.yaml'], 'x.yaml'),
-        (['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--epochs', '3'], '--epochs: it is --iters here'),
-        (
-            ['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--batchs', '3'],
-            '--batchs: no such option. Close',
-        ),
-        (['run', 'a', '--student', 'b'], '--student: `new` takes this option, `run` does not'),
-        (['run', 'two', 'words'], 'words: belongs to no option'),
-        (['export', 'nowhere.py', 'a.pth', 'b.onnx'], 'nowhere.py: no such file'),
-        (['train', 'control:toy_seg', '--processes', '0'], '--processes: must be 1 or more'),
-        (['train', 'nowhere.py', '--processes', '2'], 'nowhere.py: no such file'),
-        (['train', 'control:toy_seg', '--processes', '2', '--launcher', 'slurm'], 'not allowed with'),
-    ],
-)
+@pytest.mark.parametrize(('words', 'told'), [
+    (['trian'], 'trian: no such command. Close: train'),
+    (['train', 'nowhere.py'], 'nowhere.py: no such file (working folder'),
+    (['train', 'control:toy_se'], "recipe 'toy_se': unknown. Close: toy_seg"),
+    (['train', 'control:toy_seg', '--work-dirs', 'x'], '--work-dirs: no such option. Close: --work-dir'),
+    (['test', 'control:toy_seg', 'missing.pth'], 'missing.pth: no such checkpoint'),
+    (['check', 'no:such'], "no:such: method 'no': unknown"),
+    (['suite', 'lst'], "invalid choice: 'lst'"),
+    (['suite', 'run', 'x.yaml', '--jbs', '2'], '--jbs: no such option. Close: --jobs'),
+    (['suite', 'run', 'x.yaml'], 'x.yaml'),
+    (['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--epochs', '3'], '--epochs: it is --iters here'),
+    (
+        ['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--batchs', '3'],
+        '--batchs: no such option. Close',
+    ),
+    (['run', 'a', '--student', 'b'], '--student: `new` takes this option, `run` does not'),
+    (['run', 'two', 'words'], 'words: belongs to no option'),
+    (['export', 'nowhere.py', 'a.pth', 'b.onnx'], 'nowhere.py: no such file'),
+    (['train', 'control:toy_seg', '--processes', '0'], '--processes: must be 1 or more'),
+    (['train', 'nowhere.py', '--processes', '2'], 'nowhere.py: no such file'),
+    (['train', 'control:toy_seg', '--processes', '2', '--launcher', 'slurm'], 'not allowed with'),
+])  # fmt: skip
 def test_a_mistake_is_one_line(
     words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,18 +42,15 @@ BRANCHES = {'type': 'RandomChoice', 'transforms': SCALES}
 CROP = {'type': 'RandomCrop', 'crop_size': (48, 32)}
 
 
-@pytest.mark.parametrize(
-    ('pipeline', 'size'),
-    [
-        ([BRANCHES], (50, 60)),
-        ([BRANCHES, CROP], (32, 48)),
-        ([BRANCHES, {**CROP, 'crop_type': 'relative', 'crop_size': (0.5, 0.5)}], (50, 60)),
-        ([{'type': 'RandomResize', 'scale': [(2048, 800), (2048, 1024)]}], (1024, 2048)),  # mmdet's Cityscapes
-        ([{'type': 'Resize', 'scale': 320}], (320, 320)),
-        ([{'type': 'Resize', 'scale': None}], None),
-        (Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection_ms.py').train_pipeline, (800, 1333)),
-    ],
-)
+@pytest.mark.parametrize(('pipeline', 'size'), [
+    ([BRANCHES], (50, 60)),
+    ([BRANCHES, CROP], (32, 48)),
+    ([BRANCHES, {**CROP, 'crop_type': 'relative', 'crop_size': (0.5, 0.5)}], (50, 60)),
+    ([{'type': 'RandomResize', 'scale': [(2048, 800), (2048, 1024)]}], (1024, 2048)),  # mmdet's Cityscapes
+    ([{'type': 'Resize', 'scale': 320}], (320, 320)),
+    ([{'type': 'Resize', 'scale': None}], None),
+    (Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection_ms.py').train_pipeline, (800, 1333)),
+])  # fmt: skip
 def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list, size: tuple | None) -> None:
     assert pipeline_size({'dataset': {'pipeline': pipeline}}) == size
     if pipeline == [BRANCHES, CROP]:

@@ -14,23 +14,20 @@ def read(*words: str) -> dict[str, Any]:
     return parser.parse_args(['--cfg-options', *words]).cfg_options
 
 
-@pytest.mark.parametrize(
-    ('text', 'value'),
-    [
-        ('extra pics (no labels)/a b', 'extra pics (no labels)/a b'),
-        ('"my data"', 'my data'),
-        ('3', 3),
-        (' 1e-3', 1e-3),
-        ('true', True),
-        ('None', None),
-        ('', ''),
-        ('1,2', [1, 2]),
-        ('[a, b]', ['a', 'b']),
-        ('(1, 2)', (1, 2)),
-        ('[(1,2),[x, y]]', [(1, 2), ['x', 'y']]),
-        ('a=b', 'a=b'),
-    ],
-)
+@pytest.mark.parametrize(('text', 'value'), [
+    ('extra pics (no labels)/a b', 'extra pics (no labels)/a b'),
+    ('"my data"', 'my data'),
+    ('3', 3),
+    (' 1e-3', 1e-3),
+    ('true', True),
+    ('None', None),
+    ('', ''),
+    ('1,2', [1, 2]),
+    ('[a, b]', ['a', 'b']),
+    ('(1, 2)', (1, 2)),
+    ('[(1,2),[x, y]]', [(1, 2), ['x', 'y']]),
+    ('a=b', 'a=b'),
+])  # fmt: skip
 def test_values_are_as_written(text: str, value: Any) -> None:
     assert read(f'model.x={text}', 'y=1') == {'model.x': value, 'y': 1}
 

@@ -8,14 +8,11 @@ from mmdistill_dense.config.resolve import written
 from mmdistill_dense.config.values import flat, plain, type_name
 
 
-@pytest.mark.parametrize(
-    ('value', 'leaves'),
-    [
-        (dict(a=dict(b=1), c=[]), {'a.b': 1, 'c': []}),
-        (dict(a=[dict(b=1), 2], e={}), {'a.0.b': 1, 'a.1': 2}),
-        (dict(a=(1, 2)), {'a': [1, 2]}),
-    ],
-)
+@pytest.mark.parametrize(('value', 'leaves'), [
+    (dict(a=dict(b=1), c=[]), {'a.b': 1, 'c': []}),
+    (dict(a=[dict(b=1), 2], e={}), {'a.0.b': 1, 'a.1': 2}),
+    (dict(a=(1, 2)), {'a': [1, 2]}),
+])  # fmt: skip
 def test_flat(value, leaves):
     assert flat(value) == leaves
 

@@ -51,9 +51,9 @@ class DistillerCase:
         """As after some steps: tokens are learned, and no weight is 0, which keeps gradients from what lies behind."""
         if hasattr(distiller, 'load_tokens'):
             distiller.load_tokens(random_tokens(distiller))
-        for parameter in distiller.parameters():
-            if not parameter.any():
-                nn.init.normal_(parameter, std=0.1)
+        for name, parameter in distiller.named_parameters():
+            if not parameter.any() and not name.endswith('bias'):
+                nn.init.normal_(parameter, mean=0.2 if parameter.ndim == 1 else 0.0, std=0.1)
         return distiller
 
     def maps(self, distiller: Distiller, dtype: torch.dtype = torch.float32) -> tuple[dict, dict]:
@@ -67,10 +67,11 @@ class DistillerCase:
 
     def total(self, distiller: Distiller, student: dict, teacher: dict) -> Tensor:
         """The loss; what a step leaves in a queue is taken back, so that the next look starts from the same."""
-        before = {name: buffer.clone() for name, buffer in distiller.named_buffers()}
+        kept = {name: buffer for name, buffer in distiller.named_buffers() if 'running' not in name}
+        before = {name: buffer.clone() for name, buffer in kept.items()}
         losses = distiller.step(student, teacher, self.samples)
         for name, value in before.items():
-            distiller.get_buffer(name).copy_(value)
+            kept[name].copy_(value)
         return torch.stack([value for name, value in losses.items() if 'loss' in name]).sum()
 
     # The properties

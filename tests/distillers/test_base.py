@@ -41,30 +41,27 @@ def set_up(distiller, student, teacher):
 # Options
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'options', 'words'),
-    [
-        (('a..b',), {}, "'a..b' is not a tap"),
-        (([],), {}, 'student_tap is empty'),
-        (('a', []), {}, 'teacher_tap is empty'),
-        (
-            ([('a', 'b')],),
-            {},
-            r"student_tap must be a tap or a list of taps and pairs \('tap', weight >= 0\), got the entry \('a', 'b'\)",
-        ),
-        (([('a', 1, 2)],), {}, 'student_tap must be a tap or a list'),
-        (([('a', -1)],), {}, r"got the entry \('a', -1\)"),
-        ((('a', 0.5),), {}, 'student_tap must be a tap or a list.*got the entry 0.5'),
-        (('a', [('b', 2)]), {}, 'teacher_tap=.* holds a weight; weights belong in student_tap'),
-        ((['a', 'b'], 'c'), {}, 'student_tap has 2 taps and teacher_tap 1'),
-        ((None,), {}, r'student_tap must be a tap or a list of taps.*got the entry None'),
-        (('a', 3), {}, r'teacher_tap must be a tap or a list of taps.*got the entry 3'),
-        (('a',), dict(loss_weight=-1), 'loss_weight must be a number >= 0, got -1'),
-        (('a',), dict(schedule=dict(warm=3)), 'schedule has no warm; its options are warmup, ramp_down, stop_at'),
-        (('a',), dict(clip_max_norm=0), 'clip_max_norm must be > 0 or None, got 0'),
-        (('a',), dict(schedule=dict(warmup=-3)), r'schedule\.warmup'),
-    ],
-)
+@pytest.mark.parametrize(('arguments', 'options', 'words'), [
+    (('a..b',), {}, "'a..b' is not a tap"),
+    (([],), {}, 'student_tap is empty'),
+    (('a', []), {}, 'teacher_tap is empty'),
+    (
+        ([('a', 'b')],),
+        {},
+        r"student_tap must be a tap or a list of taps and pairs \('tap', weight >= 0\), got the entry \('a', 'b'\)",
+    ),
+    (([('a', 1, 2)],), {}, 'student_tap must be a tap or a list'),
+    (([('a', -1)],), {}, r"got the entry \('a', -1\)"),
+    ((('a', 0.5),), {}, 'student_tap must be a tap or a list.*got the entry 0.5'),
+    (('a', [('b', 2)]), {}, 'teacher_tap=.* holds a weight; weights belong in student_tap'),
+    ((['a', 'b'], 'c'), {}, 'student_tap has 2 taps and teacher_tap 1'),
+    ((None,), {}, r'student_tap must be a tap or a list of taps.*got the entry None'),
+    (('a', 3), {}, r'teacher_tap must be a tap or a list of taps.*got the entry 3'),
+    (('a',), dict(loss_weight=-1), 'loss_weight must be a number >= 0, got -1'),
+    (('a',), dict(schedule=dict(warm=3)), 'schedule has no warm; its options are warmup, ramp_down, stop_at'),
+    (('a',), dict(clip_max_norm=0), 'clip_max_norm must be > 0 or None, got 0'),
+    (('a',), dict(schedule=dict(warmup=-3)), r'schedule\.warmup'),
+])  # fmt: skip
 def test_wrong_options(arguments, options, words):
     with pytest.raises(ValueError, match=words):
         Plain(*arguments, **options)
@@ -149,15 +146,12 @@ def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
     torch.testing.assert_close(distiller.own.grad, 8 * torch.tensor([0.6, 0.8]))
 
 
-@pytest.mark.parametrize(
-    ('student', 'teacher', 'options', 'words'),
-    [
-        ([(2, 4, 4)] * 3, [(2, 4, 4)] * 2, {}, ['gives 3 tensors', "tap 'a' 2", 'index']),
-        ([(2, 4, 4)], [(16,)], {}, ['different rank', '(2, 4, 4) and (16,)']),
-        ([(2, 4, 4)], [(3, 4, 4)], dict(align='none'), ['2 student and 3 teacher channels', "align='auto'"]),
-        ([(2, 4, 4)], [(2, 8, 8)], {}, ['(4, 4)', '(8, 8)', "resize='student' or resize='teacher'"]),
-    ],
-)
+@pytest.mark.parametrize(('student', 'teacher', 'options', 'words'), [
+    ([(2, 4, 4)] * 3, [(2, 4, 4)] * 2, {}, ['gives 3 tensors', "tap 'a' 2", 'index']),
+    ([(2, 4, 4)], [(16,)], {}, ['different rank', '(2, 4, 4) and (16,)']),
+    ([(2, 4, 4)], [(3, 4, 4)], dict(align='none'), ['2 student and 3 teacher channels', "align='auto'"]),
+    ([(2, 4, 4)], [(2, 8, 8)], {}, ['(4, 4)', '(8, 8)', "resize='student' or resize='teacher'"]),
+])  # fmt: skip
 def test_misfits_are_named(student, teacher, options, words):
     with pytest.raises(ValueError) as error:
         set_up(Plain('a', **options), {'a': [size(*s) for s in student]}, {'a': [size(*t) for t in teacher]})
@@ -190,15 +184,12 @@ def test_views_are_compared_each_with_itself_and_averaged():
 # Alignment
 
 
-@pytest.mark.parametrize(
-    ('align', 'channels', 'kinds'),
-    [
-        ('auto', (2, 5), nn.Conv2d),
-        ('auto', (5, 5), nn.Identity),
-        ('conv', (5, 5), nn.Conv2d),
-        ('none', (5, 5), nn.Identity),
-    ],
-)
+@pytest.mark.parametrize(('align', 'channels', 'kinds'), [
+    ('auto', (2, 5), nn.Conv2d),
+    ('auto', (5, 5), nn.Identity),
+    ('conv', (5, 5), nn.Conv2d),
+    ('none', (5, 5), nn.Identity),
+])  # fmt: skip
 def test_align(align, channels, kinds):
     distiller = Plain('a', align=align)
     set_up(distiller, {'a': [size(channels[0], 4, 4)]}, {'a': [size(channels[1], 4, 4)]})

@@ -72,31 +72,25 @@ def test_levels_are_summed_and_each_has_its_own_convolution():
     torch.testing.assert_close(whole['loss_feature'], sum(parts))
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (dict(feature_weight=-1.0), 'must be numbers >= 0'),
-        (dict(feature_weight=0.0, class_weight=0.0), 'one of them above'),
-        (dict(align='conv5'), 'align'),
-        (dict(student_tap='neck'), 'must be two taps without weights, the maps and the scores'),
-        (dict(student_tap=[('neck', 0.5), 'bbox_head[0]']), 'two taps without weights'),
-        (dict(student_tap='auto'), 'it compares class scores beside the maps'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    (dict(feature_weight=-1.0), 'must be numbers >= 0'),
+    (dict(feature_weight=0.0, class_weight=0.0), 'one of them above'),
+    (dict(align='conv5'), 'align'),
+    (dict(student_tap='neck'), 'must be two taps without weights, the maps and the scores'),
+    (dict(student_tap=[('neck', 0.5), 'bbox_head[0]']), 'two taps without weights'),
+    (dict(student_tap='auto'), 'it compares class scores beside the maps'),
+])  # fmt: skip
 def test_wrong_options_are_refused(options, words):
     with pytest.raises(ValueError, match=words):
         FRS(**options)
 
 
-@pytest.mark.parametrize(
-    ('own', 'theirs', 'options', 'words'),
-    [
-        (((8, 8), (4, 4)), ((8, 8), (4, 4)), dict(levels=1), 'gives 2 levels and .* 1: tap the levels'),
-        (((8, 8),), ((4, 4),), {}, r'level 0 of .* has maps of .*\(8, 8\)'),
-        (((8, 8),), ((8, 8),), dict(scores=6), 'has 4 channels and 6: both heads need the same classes and anchors'),
-        (((8, 8),), ((8, 8),), dict(width=5, align='none'), 'has 4 and 5 channels: set align'),
-    ],
-)
+@pytest.mark.parametrize(('own', 'theirs', 'options', 'words'), [
+    (((8, 8), (4, 4)), ((8, 8), (4, 4)), dict(levels=1), 'gives 2 levels and .* 1: tap the levels'),
+    (((8, 8),), ((4, 4),), {}, r'level 0 of .* has maps of .*\(8, 8\)'),
+    (((8, 8),), ((8, 8),), dict(scores=6), 'has 4 channels and 6: both heads need the same classes and anchors'),
+    (((8, 8),), ((8, 8),), dict(width=5, align='none'), 'has 4 and 5 channels: set align'),
+])  # fmt: skip
 def test_pairs_that_do_not_fit_are_refused(own, theirs, options, words):
     frs = FRS(align=options.get('align', 'conv3'))
     student = {tap: [torch.Size((1, 4, *size)) for size in own] for tap in TAPS}

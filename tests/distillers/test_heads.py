@@ -251,16 +251,13 @@ def test_an_extractor_that_is_called_again_for_masks():
     torch.testing.assert_close(loss, F.smooth_l1_loss(output, answer))
 
 
-@pytest.mark.parametrize(
-    ('student', 'teacher', 'option', 'words'),
-    [
-        ({}, 'cascade_mask_rcnn', {}, 'gives 24 values .* bbox_pred 4.*model.student.*reg_class_agnostic=True'),
-        (AGNOSTIC, 'faster_rcnn', {}, 'gives 4 values .* bbox_pred 24.*model.student.*reg_class_agnostic=False'),
-        ({}, 'retinanet', {}, 'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
-        ({}, 'faster_rcnn', dict(stage=1), r'distillers.roi.stage=1, but .* has 1 stage\(s\)'),
-        (AGNOSTIC, 'cascade_mask_rcnn', dict(stage=3), r'distillers.roi.stage=3, but .* has 3 stage\(s\)'),
-    ],
-)
+@pytest.mark.parametrize(('student', 'teacher', 'option', 'words'), [
+    ({}, 'cascade_mask_rcnn', {}, 'gives 24 values .* bbox_pred 4.*model.student.*reg_class_agnostic=True'),
+    (AGNOSTIC, 'faster_rcnn', {}, 'gives 4 values .* bbox_pred 24.*model.student.*reg_class_agnostic=False'),
+    ({}, 'retinanet', {}, 'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
+    ({}, 'faster_rcnn', dict(stage=1), r'distillers.roi.stage=1, but .* has 1 stage\(s\)'),
+    (AGNOSTIC, 'cascade_mask_rcnn', dict(stage=3), r'distillers.roi.stage=3, but .* has 3 stage\(s\)'),
+])  # fmt: skip
 def test_pairs_refused_at_construction(student, teacher, option, words):
     with pytest.raises(ValueError, match=words):
         toys.build(_pair(student, teacher, **option), scope='mmdet')

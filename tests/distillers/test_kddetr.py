@@ -193,20 +193,17 @@ def test_a_resumed_run_is_equal_and_the_student_plain(tmp_path):
     resumes_as_plain(tmp_path, query_model('dino'), query_net('dino'))
 
 
-@pytest.mark.parametrize(
-    'student, teacher, says',
-    [
-        (toys.det_net(), query_net('dab', allow_random=True), 'RetinaNet has no forward_decoder: .* DINO'),
-        (query_net('dab'), toys.det_net(allow_random=True), 'RetinaNet has no forward_decoder'),
-        (query_net('dab'), query_net('deformable', allow_random=True), 'queries of the student have .* the same kind'),
-        (
-            query_net('deformable'),
-            query_net('deformable', allow_random=True, bbox_head=dict(num_classes=3)),
-            'score 6 and 3 classes',
-        ),
-        (query_net('dab'), query_net('dab', allow_random=True, accelerate=dict(dtype='bfloat16')), 'accelerate'),
-    ],
-)
+@pytest.mark.parametrize('student, teacher, says', [
+    (toys.det_net(), query_net('dab', allow_random=True), 'RetinaNet has no forward_decoder: .* DINO'),
+    (query_net('dab'), toys.det_net(allow_random=True), 'RetinaNet has no forward_decoder'),
+    (query_net('dab'), query_net('deformable', allow_random=True), 'queries of the student have .* the same kind'),
+    (
+        query_net('deformable'),
+        query_net('deformable', allow_random=True, bbox_head=dict(num_classes=3)),
+        'score 6 and 3 classes',
+    ),
+    (query_net('dab'), query_net('dab', allow_random=True, accelerate=dict(dtype='bfloat16')), 'accelerate'),
+])  # fmt: skip
 def test_networks_that_do_not_fit_are_refused(student, teacher, says):
     with pytest.raises(ValueError, match=says):
         toys.distilled('mmdet', student=student, teacher=teacher, distillers=dict(x=dict(type='KDDETR')))

@@ -209,17 +209,14 @@ ATSS = dict(cfg='mmdet::atss/atss_r50_fpn_1x_coco.py', backbone=dict(init_cfg=No
 NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4)))
 
 
-@pytest.mark.parametrize(
-    ('student', 'teacher', 'words'),
-    [
-        ({}, 'retinanet', "distillers.ld: .* heads with reg_max .* teacher's bbox_head is a RetinaHead"),
-        ({}, RTMDET, 'bbox_head is a RTMDetSepBNHead'),
-        ({}, ATSS, 'bbox_head is a ATSSHead'),
-        ('retinanet', 'gfl', r'student has levels of .*\(classes, height, width\)|edges x'),
-        (dict(num_classes=3), 'gfl', r'levels of \[\(3, 64, 64\), .*set model.student.bbox_head'),
-        (dict(reg_max=8), 'gfl', r'levels of \[\(36, 64, 64\), .*\(edges x \(reg_max \+ 1\), height, width\)'),
-    ],
-)
+@pytest.mark.parametrize(('student', 'teacher', 'words'), [
+    ({}, 'retinanet', "distillers.ld: .* heads with reg_max .* teacher's bbox_head is a RetinaHead"),
+    ({}, RTMDET, 'bbox_head is a RTMDetSepBNHead'),
+    ({}, ATSS, 'bbox_head is a ATSSHead'),
+    ('retinanet', 'gfl', r'student has levels of .*\(classes, height, width\)|edges x'),
+    (dict(num_classes=3), 'gfl', r'levels of \[\(3, 64, 64\), .*set model.student.bbox_head'),
+    (dict(reg_max=8), 'gfl', r'levels of \[\(36, 64, 64\), .*\(edges x \(reg_max \+ 1\), height, width\)'),
+])  # fmt: skip
 def test_pairs_refused_at_construction(student, teacher, words) -> None:
     student = toys.det_net(student) if isinstance(student, str) else toys.det_net('gfl', bbox_head=student)
     teacher = toys.det_teacher(teacher) if isinstance(teacher, str) else teacher

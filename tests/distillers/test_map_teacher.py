@@ -55,15 +55,11 @@ def test_methods_that_compare_maps_reach_the_stem(task: str) -> None:
     assert not any(name.startswith(('proj', 'blocks')) for name in model.state_dict())
 
 
-@pytest.mark.parametrize(
-    ('scope', 'option'),
-    [
-        *(('mmseg', dict(type=name)) for name in ('LogitKD', 'DIST', 'CIRKD', 'IFVD', 'SKD')),
-        ('mmdet', dict(type='LD')),
-        ('mmdet', dict(type='HeadOutputKD', student_tap='bbox_head.gfl_cls', form='sigmoid')),
-    ],
-    ids=lambda value: value['type'] if isinstance(value, dict) else value,
-)
+@pytest.mark.parametrize(('scope', 'option'), [
+    *(('mmseg', dict(type=name)) for name in ('LogitKD', 'DIST', 'CIRKD', 'IFVD', 'SKD')),
+    ('mmdet', dict(type='LD')),
+    ('mmdet', dict(type='HeadOutputKD', student_tap='bbox_head.gfl_cls', form='sigmoid')),
+], ids=lambda value: value['type'] if isinstance(value, dict) else value)  # fmt: skip
 def test_what_needs_class_scores_says_that_there_are_none(scope: str, option: dict) -> None:
     student = toys.seg_net('fcn') if scope == 'mmseg' else toys.det_net('gfl')
     with pytest.raises(KeyError, match=r'scores or boxes, which the teacher does not predict\. .* teacher_tap='):

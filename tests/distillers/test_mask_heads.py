@@ -57,20 +57,17 @@ def test_training_resumes_in_the_same_bits_and_leaves_the_plain_student(tmp_path
     resumes_as_plain(tmp_path, _config(teacher='cascade_mask_rcnn'), toys.det_net('mask_rcnn'), masks=True)
 
 
-@pytest.mark.parametrize(
-    ('student', 'teacher', 'option', 'words'),
-    [
-        ('mask_rcnn', 'faster_rcnn', {}, r"output='mask_preds', but the RoI head of model\.teacher has no mask_head"),
-        ('faster_rcnn', 'mask_rcnn', {}, 'mask_head.conv_logits.*no such module in FasterRCNN'),
-        (
-            'mask_rcnn',
-            'mask_rcnn',
-            dict(form='l1', temperature=None),
-            "binary scores: set form='sigmoid', got form='l1'",
-        ),
-        ('mask_rcnn', 'cascade_mask_rcnn', dict(stage=3), r'roi\.stage=3, but .* has 3 stage'),
-    ],
-)
+@pytest.mark.parametrize(('student', 'teacher', 'option', 'words'), [
+    ('mask_rcnn', 'faster_rcnn', {}, r"output='mask_preds', but the RoI head of model\.teacher has no mask_head"),
+    ('faster_rcnn', 'mask_rcnn', {}, 'mask_head.conv_logits.*no such module in FasterRCNN'),
+    (
+        'mask_rcnn',
+        'mask_rcnn',
+        dict(form='l1', temperature=None),
+        "binary scores: set form='sigmoid', got form='l1'",
+    ),
+    ('mask_rcnn', 'cascade_mask_rcnn', dict(stage=3), r'roi\.stage=3, but .* has 3 stage'),
+])  # fmt: skip
 def test_pairs_that_do_not_fit_are_refused(student, teacher, option, words):
     with pytest.raises((ValueError, KeyError), match=words):
         toys.build(_config(student, teacher, **option), scope='mmdet')

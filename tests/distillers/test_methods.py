@@ -73,23 +73,20 @@ def standardised_channels(student, teacher):
     return losses.channel_divergence(*maps, temperature=4.0)
 
 
-@pytest.mark.parametrize(
-    ('kind', 'options', 'formula', 'of_formula'),
-    [
-        (AT, dict(power=3.0, reduction='sum'), losses.attention_distance, None),
-        (CWD, {}, losses.channel_divergence, dict(temperature=4.0)),
-        (CWD, dict(temperature=2.0), losses.channel_divergence, None),
-        (CWD, dict(norm=True), standardised_channels, {}),
-        (LogitKD, dict(temperature=4.0), losses.softmax_divergence, None),
-        (LogitKD, dict(temperature=3.0, activation='sigmoid'), losses.sigmoid_divergence, dict(temperature=3.0)),
-        (DIST, dict(temperature=3.0), losses.correlation_distance, None),
-        (DIST, dict(beta=0.5, gamma=2.0), losses.correlation_distance, None),
-        (DIST, dict(activation='sigmoid'), losses.correlation_distance, None),
-        (PKD, {}, losses.standardized_mse, None),
-        (SKD, dict(patch_size=4), released_nodes, {}),
-        (FitNet, dict(align='none'), F.mse_loss, {}),
-    ],
-)
+@pytest.mark.parametrize(('kind', 'options', 'formula', 'of_formula'), [
+    (AT, dict(power=3.0, reduction='sum'), losses.attention_distance, None),
+    (CWD, {}, losses.channel_divergence, dict(temperature=4.0)),
+    (CWD, dict(temperature=2.0), losses.channel_divergence, None),
+    (CWD, dict(norm=True), standardised_channels, {}),
+    (LogitKD, dict(temperature=4.0), losses.softmax_divergence, None),
+    (LogitKD, dict(temperature=3.0, activation='sigmoid'), losses.sigmoid_divergence, dict(temperature=3.0)),
+    (DIST, dict(temperature=3.0), losses.correlation_distance, None),
+    (DIST, dict(beta=0.5, gamma=2.0), losses.correlation_distance, None),
+    (DIST, dict(activation='sigmoid'), losses.correlation_distance, None),
+    (PKD, {}, losses.standardized_mse, None),
+    (SKD, dict(patch_size=4), released_nodes, {}),
+    (FitNet, dict(align='none'), F.mse_loss, {}),
+])  # fmt: skip
 def test_options_reach_the_formula(kind, options, formula, of_formula):
     distiller = set_up(kind, [(3, 4, 5)] * 2, **options)
     assert not list(distiller.parameters())
@@ -98,17 +95,13 @@ def test_options_reach_the_formula(kind, options, formula, of_formula):
     torch.testing.assert_close(loss_of(distiller, [student], [teacher]), expected)
 
 
-@pytest.mark.parametrize(
-    ('option', 'kind', 'levels'),
-    [
-        (dict(type='AT', student_tap='neck', reduction='sum'), 'retinanet', 5),
-        (dict(type='CWD', student_tap='bbox_head.retina_cls', temperature=1.0, loss_weight=5.0), 'retinanet', 5),
-        (dict(type='MGD'), 'retinanet', 5),
-        (dict(type='CanKD', student_tap='neck[:4]'), 'retinanet', 4),
-        (dict(type='PKD', loss_weight=10), 'faster_rcnn', 4),
-    ],
-    ids=lambda value: value['type'] if isinstance(value, dict) else str(value),
-)
+@pytest.mark.parametrize(('option', 'kind', 'levels'), [
+    (dict(type='AT', student_tap='neck', reduction='sum'), 'retinanet', 5),
+    (dict(type='CWD', student_tap='bbox_head.retina_cls', temperature=1.0, loss_weight=5.0), 'retinanet', 5),
+    (dict(type='MGD'), 'retinanet', 5),
+    (dict(type='CanKD', student_tap='neck[:4]'), 'retinanet', 4),
+    (dict(type='PKD', loss_weight=10), 'faster_rcnn', 4),
+], ids=lambda value: value['type'] if isinstance(value, dict) else str(value))  # fmt: skip
 def test_it_trains_a_real_detector(option, kind, levels):
     model, values = detector_steps(option, kind)
     assert values[-1] < values[0] and len(model.distillers['x'].levels) == levels
@@ -126,15 +119,12 @@ def test_examples(module):
 # Alignment, levels, sizes
 
 
-@pytest.mark.parametrize(
-    ('kind', 'options', 'names'),
-    [
-        (CWD, {}, {3: ['weight'], 5: []}),
-        (FitNet, {}, {3: ['weight', 'bias'], 5: ['weight', 'bias']}),
-        (FitNet, dict(align='auto'), {3: ['weight', 'bias'], 5: []}),
-        (MGD, {}, {3: ['weight', 'bias'], 5: []}),
-    ],
-)
+@pytest.mark.parametrize(('kind', 'options', 'names'), [
+    (CWD, {}, {3: ['weight'], 5: []}),
+    (FitNet, {}, {3: ['weight', 'bias'], 5: ['weight', 'bias']}),
+    (FitNet, dict(align='auto'), {3: ['weight', 'bias'], 5: []}),
+    (MGD, {}, {3: ['weight', 'bias'], 5: []}),
+])  # fmt: skip
 def test_the_alignment(kind, options, names):
     for channels, expected in names.items():
         distiller = set_up(kind, [(channels, 4, 4), (5, 4, 4)], **options)
@@ -150,19 +140,16 @@ def test_levels_are_aligned_brought_to_the_teachers_size_and_summed():
     torch.testing.assert_close(loss_of(distiller, students, teachers), total)
 
 
-@pytest.mark.parametrize(
-    ('options', 'size', 'nodes'),
-    [
-        ({}, (8, 12), (4, 6)),
-        (dict(patch_size=2), (5, 6), (3, 3)),  # a last incomplete patch is a node
-        (dict(patch_size=3), (2, 9), (1, 3)),  # a patch no larger than the map
-        (dict(patch_size=1), (5, 6), (5, 6)),
-        (dict(pool_scale=0.5), (8, 12), (2, 2)),
-        (dict(pool_scale=0.5), (5, 12), (3, 2)),
-        (dict(pool_scale=1.0), (8, 12), (1, 1)),
-        (dict(pool_scale=0.1), (5, 20), (5, 10)),  # never less than a position
-    ],
-)
+@pytest.mark.parametrize(('options', 'size', 'nodes'), [
+    ({}, (8, 12), (4, 6)),
+    (dict(patch_size=2), (5, 6), (3, 3)),  # a last incomplete patch is a node
+    (dict(patch_size=3), (2, 9), (1, 3)),  # a patch no larger than the map
+    (dict(patch_size=1), (5, 6), (5, 6)),
+    (dict(pool_scale=0.5), (8, 12), (2, 2)),
+    (dict(pool_scale=0.5), (5, 12), (3, 2)),
+    (dict(pool_scale=1.0), (8, 12), (1, 1)),
+    (dict(pool_scale=0.1), (5, 20), (5, 10)),  # never less than a position
+])  # fmt: skip
 def test_nodes_of_skd_are_the_largest_values_of_patches(options, size, nodes):
     x = torch.randn(2, 3, *size)
     pooled = SKD(**options).nodes(x)
@@ -213,15 +200,12 @@ def binary(**options):
     return toys.seg_net('fcn', decode_head=head, auxiliary_head=head, **options)
 
 
-@pytest.mark.parametrize(
-    ('option', 'way_out'),
-    [
-        (dict(type='LogitKD'), "distillers.x.activation='sigmoid'"),
-        (dict(type='DIST'), "distillers.x.activation='sigmoid' and distillers.x.beta=0"),
-        (dict(type='DIST', activation='sigmoid'), 'distillers.x.beta=0'),
-        (dict(type='HeadOutputKD', student_tap=SCORES, form='softmax'), "distillers.x.form='sigmoid'"),
-    ],
-)
+@pytest.mark.parametrize(('option', 'way_out'), [
+    (dict(type='LogitKD'), "distillers.x.activation='sigmoid'"),
+    (dict(type='DIST'), "distillers.x.activation='sigmoid' and distillers.x.beta=0"),
+    (dict(type='DIST', activation='sigmoid'), 'distillers.x.beta=0'),
+    (dict(type='HeadOutputKD', student_tap=SCORES, form='softmax'), "distillers.x.form='sigmoid'"),
+])  # fmt: skip
 def test_a_softmax_over_the_one_channel_of_a_binary_head_is_refused(option, way_out):
     """It is always 1: training would go on for hours with a loss of 0."""
     with pytest.raises(ValueError, match=r'distillers\.x: decode_head\.conv_seg.* has one class score') as error:

@@ -166,23 +166,20 @@ def test_all_methods_are_there_and_their_defaults_are_taken():
         made(kind)
 
 
-@pytest.mark.parametrize(
-    ('make', 'words'),
-    [
-        (lambda: CWD(temperature='4'), r"^temperature must be a finite number, got '4'\.$"),
-        (lambda: CWD('decode_head', schedule=5), r'^schedule must be a dict or None, got 5\.$'),
-        (lambda: AfDCD(mask='random'), r"^mask must be a dict or None, got 'random'\.$"),
-        (
-            lambda: AfDCD(mask=dict(type='random', ratio='0.5')),
-            r"^mask\.ratio must be a number in \[0, 1\), got '0\.5'",
-        ),
-        (lambda: AfDCD(patch_size=('4', 4)), r'^patch_size must be a list, each member a whole number or None, got \('),
-        (lambda: FeatureMatch(cosine=math.nan), r'^cosine must be a finite number, got nan\.$'),
-        (lambda: MasKD(learn=dict(dice_weight=math.inf)), r'^learn\.dice_weight must be a finite number, got inf\.$'),
-        (lambda: MasKD(learn=dict(optimizer='Adam')), r"^learn\.optimizer must be a dict, got 'Adam'\.$"),
-        (lambda: CWD(clip_max_norm=math.nan), r'^clip_max_norm must be a finite number or None, got nan\.$'),
-    ],
-)
+@pytest.mark.parametrize(('make', 'words'), [
+    (lambda: CWD(temperature='4'), r"^temperature must be a finite number, got '4'\.$"),
+    (lambda: CWD('decode_head', schedule=5), r'^schedule must be a dict or None, got 5\.$'),
+    (lambda: AfDCD(mask='random'), r"^mask must be a dict or None, got 'random'\.$"),
+    (
+        lambda: AfDCD(mask=dict(type='random', ratio='0.5')),
+        r"^mask\.ratio must be a number in \[0, 1\), got '0\.5'",
+    ),
+    (lambda: AfDCD(patch_size=('4', 4)), r'^patch_size must be a list, each member a whole number or None, got \('),
+    (lambda: FeatureMatch(cosine=math.nan), r'^cosine must be a finite number, got nan\.$'),
+    (lambda: MasKD(learn=dict(dice_weight=math.inf)), r'^learn\.dice_weight must be a finite number, got inf\.$'),
+    (lambda: MasKD(learn=dict(optimizer='Adam')), r"^learn\.optimizer must be a dict, got 'Adam'\.$"),
+    (lambda: CWD(clip_max_norm=math.nan), r'^clip_max_norm must be a finite number or None, got nan\.$'),
+])  # fmt: skip
 def test_the_message_says_option_type_and_value(make, words):
     with pytest.raises(ValueError, match=words):
         make()

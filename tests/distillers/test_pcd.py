@@ -264,17 +264,14 @@ def test_prepare_warns_of_a_queue_that_holds_each_picture_several_times():
     assert not _prepare(_make(enqueue='pixels', keys_per_image=3), 7)
 
 
-@pytest.mark.parametrize(
-    ('images', 'per_step', 'rows', 'keys'),
-    [
-        (46, 4, 960, 64),  # the CamVid subset, where 15 pictures of 64 keys were set by hand
-        (12, 4, 256, 64),  # a third of the pictures is 4
-        (5000, 1, 256, 64),  # four steps of one picture
-        (5000, 8, 1024, 32),
-        (118287, 16, 1024, 16),
-        (118287, 256, 1024, 4),  # 1024 pictures would give one key each
-    ],
-)
+@pytest.mark.parametrize(('images', 'per_step', 'rows', 'keys'), [
+    (46, 4, 960, 64),  # the CamVid subset, where 15 pictures of 64 keys were set by hand
+    (12, 4, 256, 64),  # a third of the pictures is 4
+    (5000, 1, 256, 64),  # four steps of one picture
+    (5000, 8, 1024, 32),
+    (118287, 16, 1024, 16),
+    (118287, 256, 1024, 4),  # 1024 pictures would give one key each
+])  # fmt: skip
 def test_a_size_by_the_data(images, per_step, rows, keys):
     assert choose_size(images, per_step, 'model.distillers.pcd') == (rows, keys)
     assert rows <= keys * images / 3
@@ -352,15 +349,12 @@ def test_bad_shapes_are_named():
         distiller.setup({'neck': two}, {'neck': three})
 
 
-@pytest.mark.parametrize(
-    ('options', 'channels', 'width', 'parameters'),
-    [
-        (dict(hidden=4096), 512, 256, 5_259_264),
-        (dict(hidden=4096, bias='hidden'), 960, 256, 7_102_464),
-        (dict(hidden=2048, bias=True), 960, 128, 2_765_056),
-        (dict(hidden=8192, layers=3), 960, 8192, 343_474_176),
-    ],
-)
+@pytest.mark.parametrize(('options', 'channels', 'width', 'parameters'), [
+    (dict(hidden=4096), 512, 256, 5_259_264),
+    (dict(hidden=4096, bias='hidden'), 960, 256, 7_102_464),
+    (dict(hidden=2048, bias=True), 960, 128, 2_765_056),
+    (dict(hidden=8192, layers=3), 960, 8192, 343_474_176),
+])  # fmt: skip
 def test_heads_have_the_published_numbers_of_parameters(options, channels, width, parameters):
     distiller = PCD('tap', head=dict(type='mlp2', **options), queue_size=1)
     with torch.device('meta'):

@@ -47,54 +47,45 @@ def test_a_fraction_of_a_run_of_unknown_length_is_refused(options):
     assert Schedule(warmup=2, ramp_down=(4, 8), stop_at=7).factor(5, 0) == 0.75
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (dict(warmup=-1), r'schedule\.warmup must be.*got -1'),
-        (dict(warmup=1.5), r'schedule\.warmup.*\(0, 1\].*got 1\.5'),
-        (dict(warmup='10'), r"schedule\.warmup.*'10'"),
-        (dict(warmup=True), r'schedule\.warmup.*True'),
-        (dict(stop_at=0.0), r'schedule\.stop_at.*got 0\.0'),
-        (dict(ramp_down=5), r'schedule\.ramp_down must be a pair.*got 5'),
-        (dict(ramp_down=(1, 2, 3)), r'schedule\.ramp_down must be a pair'),
-        (dict(ramp_down=(5, 5)), r'ramp_down must begin before it ends'),
-        (dict(ramp_down=(0.5, 0.25)), r'ramp_down must begin before it ends'),
-        (dict(ramp_down=(1, 2.0)), r'schedule\.ramp_down\[1\].*got 2\.0'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    (dict(warmup=-1), r'schedule\.warmup must be.*got -1'),
+    (dict(warmup=1.5), r'schedule\.warmup.*\(0, 1\].*got 1\.5'),
+    (dict(warmup='10'), r"schedule\.warmup.*'10'"),
+    (dict(warmup=True), r'schedule\.warmup.*True'),
+    (dict(stop_at=0.0), r'schedule\.stop_at.*got 0\.0'),
+    (dict(ramp_down=5), r'schedule\.ramp_down must be a pair.*got 5'),
+    (dict(ramp_down=(1, 2, 3)), r'schedule\.ramp_down must be a pair'),
+    (dict(ramp_down=(5, 5)), r'ramp_down must begin before it ends'),
+    (dict(ramp_down=(0.5, 0.25)), r'ramp_down must begin before it ends'),
+    (dict(ramp_down=(1, 2.0)), r'schedule\.ramp_down\[1\].*got 2\.0'),
+])  # fmt: skip
 def test_errors(options, words):
     with pytest.raises(ValueError, match=words):
         Schedule(**options)
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (
-            dict(ramp_down=(6, 0.5)),
-            r'model\.x\.schedule\.ramp_down=\(6, 0\.5\) begins at iteration 6 and ends at 4 of 8',
-        ),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    (
+        dict(ramp_down=(6, 0.5)),
+        r'model\.x\.schedule\.ramp_down=\(6, 0\.5\) begins at iteration 6 and ends at 4 of 8',
+    ),
+])  # fmt: skip
 def test_a_schedule_that_cannot_work_in_the_run_is_refused(options, words):
     with pytest.raises(ValueError, match=words):
         Schedule(**options).check('model.x', 8)
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (dict(stop_at=0), 'model.x.schedule: the weight is 0 in the whole run'),
-        (dict(warmup=1000), 'warmup is iteration 1000, but the weight ends at iteration 8 of 8'),
-        (dict(warmup=100, stop_at=2), 'warmup is iteration 100, but the weight ends at iteration 2 of 8'),
-        (dict(ramp_down=(4000, 8000)), 'ramp_down[0] is iteration 4000, but'),
-        (dict(warmup=4, ramp_down=(2, 1.0)), None),
-        (dict(warmup=0.6), None),
-        (dict(ramp_down=(0, 1.0)), None),
-        (dict(ramp_down=(0.4, 0.6), stop_at=7), None),
-        ({}, None),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    (dict(stop_at=0), 'model.x.schedule: the weight is 0 in the whole run'),
+    (dict(warmup=1000), 'warmup is iteration 1000, but the weight ends at iteration 8 of 8'),
+    (dict(warmup=100, stop_at=2), 'warmup is iteration 100, but the weight ends at iteration 2 of 8'),
+    (dict(ramp_down=(4000, 8000)), 'ramp_down[0] is iteration 4000, but'),
+    (dict(warmup=4, ramp_down=(2, 1.0)), None),
+    (dict(warmup=0.6), None),
+    (dict(ramp_down=(0, 1.0)), None),
+    (dict(ramp_down=(0.4, 0.6), stop_at=7), None),
+    ({}, None),
+])  # fmt: skip
 def test_a_part_of_a_schedule_without_effect_is_said(options, words):
     told = Schedule(**options).check('model.x', 8)
     assert words in told if words else told is None
@@ -230,20 +221,17 @@ def test_a_plan_is_made_anew_for_another_length():
 # Plan
 
 
-@pytest.mark.parametrize(
-    ('max_iters', 'terms', 'until', 'count'),
-    [
-        (1200, 1, 0.25, 32),
-        (40000, 3, 0.25, 32),
-        (600, 1, 0.25, 20),
-        (1200, 3, 0.25, 20),
-        (300, 1, 0.25, 10),
-        (100, 2, 0.25, 8),
-        (24, 1, 0.25, 6),
-        (4, 1, 0.25, 1),
-        (40000, 1, 3, 3),
-    ],
-)
+@pytest.mark.parametrize(('max_iters', 'terms', 'until', 'count'), [
+    (1200, 1, 0.25, 32),
+    (40000, 3, 0.25, 32),
+    (600, 1, 0.25, 20),
+    (1200, 3, 0.25, 20),
+    (300, 1, 0.25, 10),
+    (100, 2, 0.25, 8),
+    (24, 1, 0.25, 6),
+    (4, 1, 0.25, 1),
+    (40000, 1, 3, 3),
+])  # fmt: skip
 def test_the_plan(max_iters, terms, until, count):
     found = balancer(max_iters, terms, until=until)
     plan = sorted(found.plan)
@@ -338,19 +326,16 @@ def test_short_and_long_forms():
     assert Balance(1.0).until == 0.25
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (dict(balance=0), r'balance\.ratio must be a number > 0 .*got 0; to remove a distiller, set loss_weight=0'),
-        (dict(balance=-1.0), r'balance\.ratio must be a number > 0 .*got -1'),
-        (dict(balance=dict(until=0.5)), r'balance needs a ratio'),
-        (dict(balance=dict(ratio=1.0, part=3)), 'balance has no part; its options are ratio, until'),
-        (dict(balance=dict(ratio=1.0, until=1.5)), r'balance\.until must be an iteration'),
-        (dict(balance=dict(ratio=1.0, until=0)), r'balance\.until must lie behind the first iteration, got 0'),
-        (dict(balance=2.0, loss_weight=3.0), r'loss_weight=3\.0 and balance=2\.0 exclude each other'),
-        (dict(balance=2.0, loss_weight=1.0), r'loss_weight=1\.0 and balance=2\.0 exclude each other'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    (dict(balance=0), r'balance\.ratio must be a number > 0 .*got 0; to remove a distiller, set loss_weight=0'),
+    (dict(balance=-1.0), r'balance\.ratio must be a number > 0 .*got -1'),
+    (dict(balance=dict(until=0.5)), r'balance needs a ratio'),
+    (dict(balance=dict(ratio=1.0, part=3)), 'balance has no part; its options are ratio, until'),
+    (dict(balance=dict(ratio=1.0, until=1.5)), r'balance\.until must be an iteration'),
+    (dict(balance=dict(ratio=1.0, until=0)), r'balance\.until must lie behind the first iteration, got 0'),
+    (dict(balance=2.0, loss_weight=3.0), r'loss_weight=3\.0 and balance=2\.0 exclude each other'),
+    (dict(balance=2.0, loss_weight=1.0), r'loss_weight=1\.0 and balance=2\.0 exclude each other'),
+])  # fmt: skip
 def test_wrong_options(options, words):
     with pytest.raises(ValueError, match=words):
         toys.MaskedMimic('a', **options)

@@ -98,14 +98,11 @@ def test_a_term_stops_the_run_before_the_step_and_nothing_is_lost(tmp_path, heal
     assert not toys.differing(content(tmp_path / 'iter_4.pth'), content(healthy / 'iter_4.pth'))
 
 
-@pytest.mark.parametrize(
-    ('what', 'words'),
-    [
-        ('teacher', r'distill\.kd\.loss_kd is (nan|inf).* model\.teacher gives values .* at decode_head\.conv_seg\.'),
-        ('student', r'decode\.loss_ce is (nan|inf).* Weights are not finite since .*: decode_head\.conv_seg\.weight\.'),
-        ('picture', r'decode\.loss_ce is nan.* The pictures themselves hold values that are not finite\. .*Pictures: '),
-    ],
-)
+@pytest.mark.parametrize(('what', 'words'), [
+    ('teacher', r'distill\.kd\.loss_kd is (nan|inf).* model\.teacher gives values .* at decode_head\.conv_seg\.'),
+    ('student', r'decode\.loss_ce is (nan|inf).* Weights are not finite since .*: decode_head\.conv_seg\.weight\.'),
+    ('picture', r'decode\.loss_ce is nan.* The pictures themselves hold values that are not finite\. .*Pictures: '),
+])  # fmt: skip
 def test_the_message_says_where_it_comes_from(tmp_path, what, words):
     with pytest.raises(RuntimeError, match=words) as caught:
         toys.train(tmp_path, pair(), iters=4, **spoiled(what))

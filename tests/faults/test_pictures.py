@@ -156,13 +156,10 @@ def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learne
 # Nothing there
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (dict(indices=0), r'train_dataloader\.dataset holds no picture: check its folders, its ann_file'),
-        (dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    (dict(indices=0), r'train_dataloader\.dataset holds no picture: check its folders, its ann_file'),
+    (dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
+])  # fmt: skip
 def test_a_set_without_pictures_stops_at_the_start(root: Path, options: dict, words: str) -> None:
     with pytest.raises((FileNotFoundError, ValueError), match=words):
         train(root, CROP, serialize_data=False, **options)
@@ -194,19 +191,15 @@ def coco(root: Path, text: str, **options: Any) -> Any:
     return built(dict(type='mmdistill_dense.CocoDataset', metainfo=dict(classes=('disc',)), **given | options), 'mmdet')
 
 
-@pytest.mark.parametrize(
-    ('text', 'words'),
-    [
-        ('', r'labels\.json.* is damaged or not in the json format of COCO'),
-        (json.dumps(FILE)[:60], r'labels\.json.* is damaged or not in the json format of COCO'),
-        ('{}', r'labels\.json.* is not in the json format of COCO.* has no list of images'),
-        (json.dumps(FILE | dict(images=[], annotations=[])), r'labels\.json.* lists no picture'),
-        (json.dumps(FILE | dict(annotations=[])), r"labels\.json.* holds no box of the classes \('disc',\)"),
-        (json.dumps({key: FILE[key] for key in ('images', 'categories')}), r'labels\.json.* holds no box'),
-        (json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])), r'unknown category_id: 9; the ids are 1'),
-    ],
-    ids=['empty', 'cut', 'nothing', 'no pictures', 'no boxes', 'no annotations', 'unknown category'],
-)
+@pytest.mark.parametrize(('text', 'words'), [
+    ('', r'labels\.json.* is damaged or not in the json format of COCO'),
+    (json.dumps(FILE)[:60], r'labels\.json.* is damaged or not in the json format of COCO'),
+    ('{}', r'labels\.json.* is not in the json format of COCO.* has no list of images'),
+    (json.dumps(FILE | dict(images=[], annotations=[])), r'labels\.json.* lists no picture'),
+    (json.dumps(FILE | dict(annotations=[])), r"labels\.json.* holds no box of the classes \('disc',\)"),
+    (json.dumps({key: FILE[key] for key in ('images', 'categories')}), r'labels\.json.* holds no box'),
+    (json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])), r'unknown category_id: 9; the ids are 1'),
+], ids=['empty', 'cut', 'nothing', 'no pictures', 'no boxes', 'no annotations', 'unknown category'])  # fmt: skip
 def test_an_annotation_file_without_use_is_named(tmp_path: Path, text: str, words: str) -> None:
     assert len(coco(tmp_path, json.dumps(FILE))) == 1
     with pytest.raises(ValueError, match=words):

@@ -23,29 +23,26 @@ def kd(**options) -> dict:
     return dict(distiller=options)
 
 
-@pytest.mark.parametrize(
-    ('options', 'words'),
-    [
-        (kd(loss_wieght=2), "model.distillers.kd: LogitKD has no option 'loss_wieght'; .*'loss_weight'"),
-        (kd(temprature=2), "model.distillers.kd: .*'temprature'; .*Did you mean 'temperature'"),
-        (kd(schedule=dict(warmpu=2)), 'model.distillers.kd: schedule has no warmpu; .*warmup'),
-        (kd(type='LogitsKD'), "model.distillers.kd.type='LogitsKD' .*Did you mean 'LogitKD'"),
-        (kd(student_tap='decod_head'), r"kd\.student_tap='decod_head'.*Close names: decode_head.*mmdistill taps"),
-        (dict(decod_head=dict(num_classes=7)), "'decod_head'. Did you mean 'decode_head'"),
-        (
-            dict(decode_head=dict(num_clases=7)),
-            "'num_classes'. It is the key model.decode_head.num_clases.",
-        ),
-        (dict(backbone=dict(stem_chanels=8)), "Did you mean 'stem_channels'. .*model.backbone.stem_chanels"),
-        (dict(backbone=dict(stem_width=8)), "argument 'stem_width'. It is the key model.backbone.stem_w"),
-        (dict(backbone=dict(type='ResNetV1d3')), "model.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),
-        (dict(techer=dict(checkpoint='a.pth')), "'techer'. Did you mean 'teacher'"),
-        (dict(unlabeled=dict(data_root='d')), 'It is the key model.unlabeled; write model.unlabelled.$'),
-        (dict(distiler=dict(kd=dict(type='LogitKD'))), "'distiler'. Did you mean 'distillers'"),
-        (dict(student=dict(decode_head=dict(num_clases=7))), 'It is the key model.student.decode_head.num_clases.'),
-        (dict(teacher=dict(chekpoint='a.pth')), "'chekpoint'. Did you mean 'checkpoint'"),
-    ],
-)
+@pytest.mark.parametrize(('options', 'words'), [
+    (kd(loss_wieght=2), "model.distillers.kd: LogitKD has no option 'loss_wieght'; .*'loss_weight'"),
+    (kd(temprature=2), "model.distillers.kd: .*'temprature'; .*Did you mean 'temperature'"),
+    (kd(schedule=dict(warmpu=2)), 'model.distillers.kd: schedule has no warmpu; .*warmup'),
+    (kd(type='LogitsKD'), "model.distillers.kd.type='LogitsKD' .*Did you mean 'LogitKD'"),
+    (kd(student_tap='decod_head'), r"kd\.student_tap='decod_head'.*Close names: decode_head.*mmdistill taps"),
+    (dict(decod_head=dict(num_classes=7)), "'decod_head'. Did you mean 'decode_head'"),
+    (
+        dict(decode_head=dict(num_clases=7)),
+        "'num_classes'. It is the key model.decode_head.num_clases.",
+    ),
+    (dict(backbone=dict(stem_chanels=8)), "Did you mean 'stem_channels'. .*model.backbone.stem_chanels"),
+    (dict(backbone=dict(stem_width=8)), "argument 'stem_width'. It is the key model.backbone.stem_w"),
+    (dict(backbone=dict(type='ResNetV1d3')), "model.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),
+    (dict(techer=dict(checkpoint='a.pth')), "'techer'. Did you mean 'teacher'"),
+    (dict(unlabeled=dict(data_root='d')), 'It is the key model.unlabeled; write model.unlabelled.$'),
+    (dict(distiler=dict(kd=dict(type='LogitKD'))), "'distiler'. Did you mean 'distillers'"),
+    (dict(student=dict(decode_head=dict(num_clases=7))), 'It is the key model.student.decode_head.num_clases.'),
+    (dict(teacher=dict(chekpoint='a.pth')), "'chekpoint'. Did you mean 'checkpoint'"),
+])  # fmt: skip
 def test_a_misspelt_option_of_the_model_names_the_nearest(options: dict, words: str) -> None:
     with pytest.raises((KeyError, TypeError, ValueError), match=words):
         toys.build(pair(**options))
@@ -69,15 +66,12 @@ def test_other_keys_of_the_runner_are_known_as_well(key: str) -> None:
         check_keys(dict(default_hooks=dict(checkpoints=dict(type='CheckpointHook', interval=1))))
 
 
-@pytest.mark.parametrize(
-    ('changes', 'words'),
-    [
-        (dict(train_dataloader=dict(bach_size=3)), 'bach_size'),
-        (dict(optim_wrapper=dict(clip_grads=dict(max_norm=1))), 'clip_grads'),
-        (dict(train_cfg=dict(max_iter=3)), 'max_iter'),
-        (dict(default_hooks=dict(distill=dict(skip_nonfinit=1))), 'default_hooks.distill has no option .skip_nonfinit'),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'words'), [
+    (dict(train_dataloader=dict(bach_size=3)), 'bach_size'),
+    (dict(optim_wrapper=dict(clip_grads=dict(max_norm=1))), 'clip_grads'),
+    (dict(train_cfg=dict(max_iter=3)), 'max_iter'),
+    (dict(default_hooks=dict(distill=dict(skip_nonfinit=1))), 'default_hooks.distill has no option .skip_nonfinit'),
+])  # fmt: skip
 def test_what_mmengine_refuses_names_the_key(tmp_path: Path, changes: dict, words: str) -> None:
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{words}|{words}"):
         toys.make_runner(tmp_path, pair(), iters=1, **changes).train()

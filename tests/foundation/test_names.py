@@ -122,15 +122,12 @@ def test_periods_are_the_files_where_they_are_rounded():
     refused('dinov3', {**content, 'rope_embed.periods': rounded * 1.5}, 'the periods of other rotary positions')
 
 
-@pytest.mark.parametrize(
-    ('top', 'prefix', 'beside', 'told'),
-    [
-        ('teacher', 'module.backbone.', 'module.head.last_layer.weight_g', 'teacher, backbone'),
-        ('model', '', 'decoder_blocks.0.norm1.weight', 'model'),
-        ('state_dict', 'module.', None, 'original names)'),
-        (None, '', 'head.weight', 'original names)'),
-    ],
-)
+@pytest.mark.parametrize(('top', 'prefix', 'beside', 'told'), [
+    ('teacher', 'module.backbone.', 'module.head.last_layer.weight_g', 'teacher, backbone'),
+    ('model', '', 'decoder_blocks.0.norm1.weight', 'model'),
+    ('state_dict', 'module.', None, 'original names)'),
+    (None, '', 'head.weight', 'original names)'),
+])  # fmt: skip
 def test_branches_and_what_lies_beside_them(top, prefix, beside, told):
     content = {f'{prefix}{name}': value for name, value in files.state('dino', 'original').items()}
     if beside:

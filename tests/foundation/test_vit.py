@@ -168,20 +168,17 @@ def test_table_has_the_published_sizes():
     assert MODELS_BY_NAME['dinov3_vitl16_sat493m'].preprocessor['std'] == [54.315, 39.78, 36.465]
 
 
-@pytest.mark.parametrize(
-    ('model', 'match'),
-    [
-        ('dinov2_s14', r"model='dinov2_s14' is no known vision transformer. Close: .*dinov2_vits14"),
-        (dict(family='dinov2', dim=48), 'the first five required'),
-        (files.tiny('dinov2', width=3), r'a dict of family, patch, .* got'),
-        (files.tiny('dinov2', family='dinov4'), r"model.family must be one of 'dino', .*got 'dinov4'"),
-        (files.tiny('dinov2', heads=5), r'model.dim must be a multiple of heads \(5\), got 48'),
-        (files.tiny('dinov3', heads=8), r'multiple of 4 x heads, for the rotary positions \(32\), got 48'),
-        (files.tiny('dinov2', native=5), r'model.native is the height and width of a grid'),
-        (files.tiny('dinov2', ffn='glu'), r"model.ffn must be one of 'mlp', 'swiglu', got 'glu'"),
-        (files.tiny('dinov2', depth=0), r'model.depth must be a whole number >= 1, got 0'),
-    ],
-)
+@pytest.mark.parametrize(('model', 'match'), [
+    ('dinov2_s14', r"model='dinov2_s14' is no known vision transformer. Close: .*dinov2_vits14"),
+    (dict(family='dinov2', dim=48), 'the first five required'),
+    (files.tiny('dinov2', width=3), r'a dict of family, patch, .* got'),
+    (files.tiny('dinov2', family='dinov4'), r"model.family must be one of 'dino', .*got 'dinov4'"),
+    (files.tiny('dinov2', heads=5), r'model.dim must be a multiple of heads \(5\), got 48'),
+    (files.tiny('dinov3', heads=8), r'multiple of 4 x heads, for the rotary positions \(32\), got 48'),
+    (files.tiny('dinov2', native=5), r'model.native is the height and width of a grid'),
+    (files.tiny('dinov2', ffn='glu'), r"model.ffn must be one of 'mlp', 'swiglu', got 'glu'"),
+    (files.tiny('dinov2', depth=0), r'model.depth must be a whole number >= 1, got 0'),
+])  # fmt: skip
 def test_wrong_descriptions_are_refused(model, match):
     with pytest.raises(ValueError, match=match):
         architecture(model)

@@ -47,17 +47,13 @@ def test_a_name_that_a_students_key_hits_is_refused(name, key):
     assert f"custom_keys['distillers.{name}']" in message
 
 
-@pytest.mark.parametrize(
-    ('name', 'keys'),
-    [
-        ('kd', dict(head=HEAD)),
-        ('neck_head_x', {'head': HEAD, 'distillers.neck_head_x': dict(lr_mult=1.0)}),
-        ('neck_head_x', {'head': HEAD, 'distillers': HEAD}),
-        ('afdcd', dict(afdcd=HEAD)),
-        ('neck_head_x', {}),
-    ],
-    ids=['another name', 'said', 'said of all', 'for the distiller', 'no keys'],
-)
+@pytest.mark.parametrize(('name', 'keys'), [
+    ('kd', dict(head=HEAD)),
+    ('neck_head_x', {'head': HEAD, 'distillers.neck_head_x': dict(lr_mult=1.0)}),
+    ('neck_head_x', {'head': HEAD, 'distillers': HEAD}),
+    ('afdcd', dict(afdcd=HEAD)),
+    ('neck_head_x', {}),
+], ids=['another name', 'said', 'said of all', 'for the distiller', 'no keys'])  # fmt: skip
 def test_what_is_meant_is_left_alone(name, keys, caplog):
     look(Network(**{name: nn.Linear(2, 2)}), keys)
     assert not caplog.text

@@ -29,17 +29,14 @@ def test_another_method_under_the_same_name_is_refused(text: str, tmp_path: Path
         check_laid_over(config)
 
 
-@pytest.mark.parametrize(
-    'text',
-    [
-        "model = dict(distillers=dict(_delete_=True, cwd=dict(type='LogitKD')))",
-        "model = dict(distillers=dict(cwd=dict(type='LogitKD', _delete_=True)))",
-        "model = dict(distillers=dict(cwd=dict(type='CWD', loss_weight=1.0)))",
-        'model = dict(distillers=dict(cwd=dict(loss_weight=1.0)))',
-        "model = dict(distillers=dict(mine=dict(type='LogitKD')))",
-        'x = 1',
-    ],
-)
+@pytest.mark.parametrize('text', [
+    "model = dict(distillers=dict(_delete_=True, cwd=dict(type='LogitKD')))",
+    "model = dict(distillers=dict(cwd=dict(type='LogitKD', _delete_=True)))",
+    "model = dict(distillers=dict(cwd=dict(type='CWD', loss_weight=1.0)))",
+    'model = dict(distillers=dict(cwd=dict(loss_weight=1.0)))',
+    "model = dict(distillers=dict(mine=dict(type='LogitKD')))",
+    'x = 1',
+])  # fmt: skip
 def test_what_changes_options_alone_is_not(text: str, tmp_path: Path) -> None:
     check_laid_over(written(tmp_path, text))
 
@@ -52,18 +49,15 @@ OPTIONS = "distillers = dict(cwd=dict(type='CWD', loss_weight=3.0))\n"
 CHANGE = 'distillers = dict(cwd=dict(loss_weight=50.0))\n'
 
 
-@pytest.mark.parametrize(
-    ('base', 'text', 'said'),
-    [
-        (BASE + OPTIONS, CHANGE, r'model = dict\(distillers=dict\(cwd=dict\(loss_weight=50.0\)\)\)'),
-        (BASE + OPTIONS, "distillers = dict(_delete_=True, kd=dict(type='LogitKD'))", r'kd=dict\(type='),
-        (
-            OPTIONS,
-            f'{CHANGE}model = dict(distillers=_base_.distillers)',
-            r'_base_\.distillers\.cwd\.loss_weight = 50.0 above',
-        ),
-    ],
-)
+@pytest.mark.parametrize(('base', 'text', 'said'), [
+    (BASE + OPTIONS, CHANGE, r'model = dict\(distillers=dict\(cwd=dict\(loss_weight=50.0\)\)\)'),
+    (BASE + OPTIONS, "distillers = dict(_delete_=True, kd=dict(type='LogitKD'))", r'kd=dict\(type='),
+    (
+        OPTIONS,
+        f'{CHANGE}model = dict(distillers=_base_.distillers)',
+        r'_base_\.distillers\.cwd\.loss_weight = 50.0 above',
+    ),
+])  # fmt: skip
 def test_distillers_beside_a_model_with_those_of_the_base_are_refused(
     base: str, text: str, said: str, tmp_path: Path
 ) -> None:
@@ -73,15 +67,12 @@ def test_distillers_beside_a_model_with_those_of_the_base_are_refused(
         check_top_level_distillers(config)
 
 
-@pytest.mark.parametrize(
-    ('base', 'text'),
-    [
-        (BASE + OPTIONS, 'model = dict(distillers=dict(cwd=dict(loss_weight=50.0)))'),
-        (BASE, 'distillers = dict(cwd=dict(loss_weight=50.0))\nmodel = dict(distillers=distillers)'),
-        (OPTIONS, '_base_.distillers.cwd.loss_weight = 50.0\nmodel = dict(distillers=_base_.distillers)'),
-        ('x = 1\n', "distillers = dict(cwd=dict(type='CWD'))\nmodel = dict(distillers=distillers)"),
-        (OPTIONS, CHANGE),
-    ],
-)
+@pytest.mark.parametrize(('base', 'text'), [
+    (BASE + OPTIONS, 'model = dict(distillers=dict(cwd=dict(loss_weight=50.0)))'),
+    (BASE, 'distillers = dict(cwd=dict(loss_weight=50.0))\nmodel = dict(distillers=distillers)'),
+    (OPTIONS, '_base_.distillers.cwd.loss_weight = 50.0\nmodel = dict(distillers=_base_.distillers)'),
+    ('x = 1\n', "distillers = dict(cwd=dict(type='CWD'))\nmodel = dict(distillers=distillers)"),
+    (OPTIONS, CHANGE),
+])  # fmt: skip
 def test_distillers_that_the_model_takes_are_not(base: str, text: str, tmp_path: Path) -> None:
     check_top_level_distillers(written(tmp_path, text, base))

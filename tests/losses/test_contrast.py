@@ -86,17 +86,14 @@ def test_whole_map_patches_of_several_images() -> None:
 
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(
-    'shape, options',
-    [
-        (
-            (2, 8, 1, 1),
-            dict(contrast='channel', groups=2),
-        ),  # one position, or one channel: lists are the map
-        ((2, 1, 4, 4), dict(contrast='spatial', temperature=0.07)),
-        ((2, 8, 4, 4), dict(contrast='omni', groups=2)),
-    ],
-)
+@pytest.mark.parametrize('shape, options', [
+    (
+        (2, 8, 1, 1),
+        dict(contrast='channel', groups=2),
+    ),  # one position, or one channel: lists are the map
+    ((2, 1, 4, 4), dict(contrast='spatial', temperature=0.07)),
+    ((2, 8, 4, 4), dict(contrast='omni', groups=2)),
+])  # fmt: skip
 def test_maps_of_any_layout_stay_what_they_are(shape: tuple[int, ...], options: dict, layout) -> None:
     student, teacher = (x.contiguous(memory_format=layout) for x in _maps(*shape))
     before = student.detach().clone(), teacher.clone()
@@ -160,15 +157,12 @@ def test_ties() -> None:
     torch.testing.assert_close(torch.autograd.grad(loss, student)[0], expected)
 
 
-@pytest.mark.parametrize(
-    'size, options, same',
-    [
-        ((8, 8), dict(pool_size=4), dict(pool_size=4, patch_size=(2, 2))),
-        ((3, 8), dict(pool_size=4, contrast='channel'), None),
-        ((7, 2), dict(), dict(patch_size=(4, 2))),
-        ((1, 1), dict(pool_size=2), dict(contrast='channel')),
-    ],
-)
+@pytest.mark.parametrize('size, options, same', [
+    ((8, 8), dict(pool_size=4), dict(pool_size=4, patch_size=(2, 2))),
+    ((3, 8), dict(pool_size=4, contrast='channel'), None),
+    ((7, 2), dict(), dict(patch_size=(4, 2))),
+    ((1, 1), dict(pool_size=2), dict(contrast='channel')),
+])  # fmt: skip
 def test_a_map_smaller_than_a_window_is_one_window(size: tuple[int, int], options: dict, same: dict | None) -> None:
     """P5 of small pictures in a training on large ones."""
     student, teacher = _maps(2, 32, *size)
@@ -218,20 +212,17 @@ def test_memory_is_a_quarter_of_the_released_formula() -> None:
     assert ours <= 0.25 * released
 
 
-@pytest.mark.parametrize(
-    'shape, options, message',
-    [
-        ((1, 32, 8, 8), dict(groups=1), r'groups must be at least 2 .* got 1'),
-        ((1, 32, 8, 8), dict(groups=1, contrast='channel'), r'groups must be at least 2'),
-        ((1, 30, 8, 8), dict(), r'groups=16 does not divide the 30 channels'),
-        ((1, 32, 8, 8), dict(pool_size=-1), r'pool_size must be 0'),
-        ((1, 32, 8, 8), dict(patch_size=(0, 4)), r'patch_size must be \(height, width\)'),
-        ((1, 32, 8, 8), dict(contrast='spatial', patch_size=(1, 1)), r'patch_size must hold two positions'),
-        ((1, 32, 8, 8), dict(contrast='pixel'), r"contrast must be one of .*'omni'.* got 'pixel'"),
-        ((1, 32, 8, 8), dict(negatives='some'), r"negatives must be one of .* got 'some'"),
-        ((1, 32, 8, 8), dict(temperature=0.0), r'temperature must be above 0, got 0.0'),
-    ],
-)
+@pytest.mark.parametrize('shape, options, message', [
+    ((1, 32, 8, 8), dict(groups=1), r'groups must be at least 2 .* got 1'),
+    ((1, 32, 8, 8), dict(groups=1, contrast='channel'), r'groups must be at least 2'),
+    ((1, 30, 8, 8), dict(), r'groups=16 does not divide the 30 channels'),
+    ((1, 32, 8, 8), dict(pool_size=-1), r'pool_size must be 0'),
+    ((1, 32, 8, 8), dict(patch_size=(0, 4)), r'patch_size must be \(height, width\)'),
+    ((1, 32, 8, 8), dict(contrast='spatial', patch_size=(1, 1)), r'patch_size must hold two positions'),
+    ((1, 32, 8, 8), dict(contrast='pixel'), r"contrast must be one of .*'omni'.* got 'pixel'"),
+    ((1, 32, 8, 8), dict(negatives='some'), r"negatives must be one of .* got 'some'"),
+    ((1, 32, 8, 8), dict(temperature=0.0), r'temperature must be above 0, got 0.0'),
+])  # fmt: skip
 def test_errors(shape: tuple[int, ...], options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dense_contrast(torch.zeros(shape), torch.zeros(shape), **{'pool_size': 0, **options})

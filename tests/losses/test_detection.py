@@ -195,18 +195,15 @@ def test_the_threshold_is_that_of_mmdets_assigner() -> None:
 # Refusals
 
 
-@pytest.mark.parametrize(
-    ('loss', 'others'),
-    [
-        (losses.absolute_error, []),
-        (losses.focal_error, [(B, H, W), (B, C)]),
-        (losses.shifted_error, [(B, C)]),
-        (losses.rich_squares, [(B, 1, H, W)]),
-        (losses.rich_entropy, [(B, 1, H, W)]),
-        (losses.decoupled_squares, [(B, H, W)]),
-        (losses.focal_entropy, [(B, 1, H, W)]),
-    ],
-)
+@pytest.mark.parametrize(('loss', 'others'), [
+    (losses.absolute_error, []),
+    (losses.focal_error, [(B, H, W), (B, C)]),
+    (losses.shifted_error, [(B, C)]),
+    (losses.rich_squares, [(B, 1, H, W)]),
+    (losses.rich_entropy, [(B, 1, H, W)]),
+    (losses.decoupled_squares, [(B, H, W)]),
+    (losses.focal_entropy, [(B, 1, H, W)]),
+])  # fmt: skip
 def test_nothing_is_broadcast(loss: Callable[..., torch.Tensor], others: list[tuple[int, ...]]) -> None:
     with pytest.raises(ValueError, match=r'differ in shape: \(2, 3, 4, 5\) and \(1, 3, 4, 5\)'):
         loss(torch.zeros(B, C, H, W), torch.zeros(1, C, H, W), *(torch.ones(shape) for shape in others))

@@ -27,20 +27,17 @@ def _calls_in_a_step(model: Any, network: nn.Module, batch: dict) -> set[str]:
     return {name.split('.')[0] for name in called if name}
 
 
-@pytest.mark.parametrize(
-    ('kind', 'distiller', 'parts'),
-    [
-        ('retinanet', dict(type='FitNet', student_tap='backbone[3]'), {'backbone'}),
-        ('retinanet', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
-        ('faster_rcnn', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
-        ('faster_rcnn', dict(type='RoIHeadKD'), {'backbone', 'neck', 'roi_head'}),
-        (
-            'retinanet',
-            dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'),
-            {'backbone', 'neck', 'bbox_head'},
-        ),
-    ],
-)
+@pytest.mark.parametrize(('kind', 'distiller', 'parts'), [
+    ('retinanet', dict(type='FitNet', student_tap='backbone[3]'), {'backbone'}),
+    ('retinanet', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
+    ('faster_rcnn', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
+    ('faster_rcnn', dict(type='RoIHeadKD'), {'backbone', 'neck', 'roi_head'}),
+    (
+        'retinanet',
+        dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'),
+        {'backbone', 'neck', 'bbox_head'},
+    ),
+])  # fmt: skip
 def test_a_detector_runs_only_what_its_taps_need(kind, distiller, parts):
     options = dict(student=toys.det_net(kind), teacher=toys.det_teacher(kind), distillers=dict(x=distiller))
     model = toys.distilled('mmdet', **options)

@@ -326,18 +326,15 @@ def test_activation_checkpointing_of_the_runner(tmp_path):
         torch.testing.assert_close(weights[1][name], weights[0][name], msg=name)
 
 
-@pytest.mark.parametrize(
-    ('name', 'frozen', 'words'),
-    [
-        ('backbone', -1, "'backbone' sees the pictures.* no gradient.*with_cp=True"),
-        ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or only frozen layers"),
-        (
-            'student.backbone.layer4',
-            -1,
-            "'student.backbone.layer4' is no module of the student.* 'backbone.layer4'",
-        ),
-    ],
-)
+@pytest.mark.parametrize(('name', 'frozen', 'words'), [
+    ('backbone', -1, "'backbone' sees the pictures.* no gradient.*with_cp=True"),
+    ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or only frozen layers"),
+    (
+        'student.backbone.layer4',
+        -1,
+        "'student.backbone.layer4' is no module of the student.* 'backbone.layer4'",
+    ),
+])  # fmt: skip
 def test_what_would_get_no_gradient_if_it_were_recomputed_is_refused(tmp_path, name, frozen, words):
     student = toys.seg_net('fcn', backbone=dict(frozen_stages=frozen))
     model = toys.model_config(student, toys.seg_teacher('fcn'), dict(kd=dict(type='LogitKD')))
@@ -409,40 +406,37 @@ def test_training_without_the_hook_is_refused():
     assert "default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook'))" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ('options', 'kind', 'words'),
-    [
-        (dict(distillers=dict(kd=dict(type='LogitKDD'))), KeyError, ['model.distillers.kd.type', 'LogitKD']),
-        (dict(distillers=dict(kd=dict(temperature=2))), KeyError, ['model.distillers.kd.type=None']),
-        (dict(distillers=dict(my_loss=KD)), ValueError, ['model.distillers.my_loss', '"loss"']),
-        (dict(distillers={'a.b': KD}), ValueError, ['model.distillers.a.b', 'dot']),
-        (dict(distillers=dict(kd=dict(KD, temp=2))), TypeError, ["model.distillers.kd: LogitKD has no option 'temp'"]),
-        (dict(distillers=dict(kd=dict(KD, temperature=-1))), ValueError, ['model.distillers.kd: temperature']),
-        (dict(distillers=dict(kd=dict(KD, teacher='b'))), ValueError, ["kd.teacher='b'", 'one unnamed teacher']),
-        (dict(distillers=[KD]), TypeError, ['model.distillers must be a dict of dicts by name']),
-        (dict(distillers=dict(kd=None)), TypeError, ['model.distillers must be a dict of dicts by name']),
-        (dict(teacher=dict(checkpoint='t.pth')), KeyError, ['model.teacher: give cfg=']),
-        (dict(teacher={}), ValueError, ['model.teacher is not set', 'kd']),
-        (dict(student=dict(width=3)), KeyError, ['model.student: give cfg=', "['width']"]),
-        (dict(student=dict(cfg='nowhere.py')), FileNotFoundError, ["model.student.cfg='nowhere.py'"]),
-        (dict(teacher=dict(cfg='mmseg::fcn/x.py')), FileNotFoundError, ["model.teacher.cfg='mmseg::fcn/x.py'"]),
-        (
-            dict(teacher=dict(a=toys.seg_net('fcn'), b=toys.seg_net('fcn'))),
-            ValueError,
-            ['model.distillers.kd.teacher=None', 'the teachers a, b'],
-        ),
-        (
-            dict(distillers=dict(kd=dict(KD, student_tap='decode_heads'))),
-            KeyError,
-            ["student_tap='decode_heads'", 'Close names: decode_head'],
-        ),
-        (
-            dict(distillers=dict(kd=dict(KD, teacher_tap='decode_head.conv'))),
-            KeyError,
-            ["teacher_tap='decode_head.conv'", 'Close names: decode_head.conv_seg'],
-        ),
-    ],
-)
+@pytest.mark.parametrize(('options', 'kind', 'words'), [
+    (dict(distillers=dict(kd=dict(type='LogitKDD'))), KeyError, ['model.distillers.kd.type', 'LogitKD']),
+    (dict(distillers=dict(kd=dict(temperature=2))), KeyError, ['model.distillers.kd.type=None']),
+    (dict(distillers=dict(my_loss=KD)), ValueError, ['model.distillers.my_loss', '"loss"']),
+    (dict(distillers={'a.b': KD}), ValueError, ['model.distillers.a.b', 'dot']),
+    (dict(distillers=dict(kd=dict(KD, temp=2))), TypeError, ["model.distillers.kd: LogitKD has no option 'temp'"]),
+    (dict(distillers=dict(kd=dict(KD, temperature=-1))), ValueError, ['model.distillers.kd: temperature']),
+    (dict(distillers=dict(kd=dict(KD, teacher='b'))), ValueError, ["kd.teacher='b'", 'one unnamed teacher']),
+    (dict(distillers=[KD]), TypeError, ['model.distillers must be a dict of dicts by name']),
+    (dict(distillers=dict(kd=None)), TypeError, ['model.distillers must be a dict of dicts by name']),
+    (dict(teacher=dict(checkpoint='t.pth')), KeyError, ['model.teacher: give cfg=']),
+    (dict(teacher={}), ValueError, ['model.teacher is not set', 'kd']),
+    (dict(student=dict(width=3)), KeyError, ['model.student: give cfg=', "['width']"]),
+    (dict(student=dict(cfg='nowhere.py')), FileNotFoundError, ["model.student.cfg='nowhere.py'"]),
+    (dict(teacher=dict(cfg='mmseg::fcn/x.py')), FileNotFoundError, ["model.teacher.cfg='mmseg::fcn/x.py'"]),
+    (
+        dict(teacher=dict(a=toys.seg_net('fcn'), b=toys.seg_net('fcn'))),
+        ValueError,
+        ['model.distillers.kd.teacher=None', 'the teachers a, b'],
+    ),
+    (
+        dict(distillers=dict(kd=dict(KD, student_tap='decode_heads'))),
+        KeyError,
+        ["student_tap='decode_heads'", 'Close names: decode_head'],
+    ),
+    (
+        dict(distillers=dict(kd=dict(KD, teacher_tap='decode_head.conv'))),
+        KeyError,
+        ["teacher_tap='decode_head.conv'", 'Close names: decode_head.conv_seg'],
+    ),
+])  # fmt: skip
 def test_errors_name_the_config_key(options, kind, words):
     with pytest.raises(kind) as error:
         toys.build(toys.model_config(**dict(dict(student=toys.seg_net('fcn')), **options)))
@@ -561,16 +555,13 @@ def test_context_parts_and_what_is_no_loss():
     assert log['distill.t.share'] == pytest.approx(log['distill.t.loss_talkative'] / total.item())
 
 
-@pytest.mark.parametrize(
-    ('returned', 'kind', 'told'),
-    [
-        (lambda x: {'loss_x': x.detach().square().mean()}, ValueError, 'its loss has no gradient'),
-        (lambda x: {'energy': x.mean()}, ValueError, 'its loss returns energy; names of losses must hold "loss"'),
-        (lambda x: {}, ValueError, 'its loss returns nothing'),
-        (lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
-        (lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
-    ],
-)
+@pytest.mark.parametrize(('returned', 'kind', 'told'), [
+    (lambda x: {'loss_x': x.detach().square().mean()}, ValueError, 'its loss has no gradient'),
+    (lambda x: {'energy': x.mean()}, ValueError, 'its loss returns energy; names of losses must hold "loss"'),
+    (lambda x: {}, ValueError, 'its loss returns nothing'),
+    (lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
+    (lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
+])  # fmt: skip
 def test_terms_that_teach_nothing_are_refused(returned, kind, told, monkeypatch):
     options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
     model = toys.ready(toys.build(toys.model_config(**options)))

@@ -216,27 +216,24 @@ def test_published_is_what_the_method_has() -> None:
     assert method('MasKD')().settings == ''
 
 
-@pytest.mark.parametrize(
-    ('kind', 'options', 'task', 'message'),
-    [
-        ('MasKD', dict(settings='best'), 'seg', r"x\.settings='best' is unknown; MasKD has 'published', 'auto'"),
-        ('FitNet', dict(settings='canonial'), 'seg', "has 'published', 'auto', 'canonical'. Did you mean 'canonical'"),
-        ('MasKD', dict(settings=dict(a=1)), 'seg', r"x\.settings=\{'a': 1\} is unknown"),
-        (
-            'MasKD',
-            dict(settings='canonical'),
-            'seg',
-            "x.settings='canonical' is unknown; MasKD has 'published', 'auto'",
-        ),
-        (
-            'CIRKD',
-            dict(settings='auto'),
-            'det',
-            r'CIRKD has these settings for segmentation \(mmseg\), and the student',
-        ),
-        ('AT', dict(settings='auto'), None, "the student is for neither. Set the options themselves and settings='pub"),
-    ],
-)
+@pytest.mark.parametrize(('kind', 'options', 'task', 'message'), [
+    ('MasKD', dict(settings='best'), 'seg', r"x\.settings='best' is unknown; MasKD has 'published', 'auto'"),
+    ('FitNet', dict(settings='canonial'), 'seg', "has 'published', 'auto', 'canonical'. Did you mean 'canonical'"),
+    ('MasKD', dict(settings=dict(a=1)), 'seg', r"x\.settings=\{'a': 1\} is unknown"),
+    (
+        'MasKD',
+        dict(settings='canonical'),
+        'seg',
+        "x.settings='canonical' is unknown; MasKD has 'published', 'auto'",
+    ),
+    (
+        'CIRKD',
+        dict(settings='auto'),
+        'det',
+        r'CIRKD has these settings for segmentation \(mmseg\), and the student',
+    ),
+    ('AT', dict(settings='auto'), None, "the student is for neither. Set the options themselves and settings='pub"),
+])  # fmt: skip
 def test_mistakes_name_the_key(kind: str, options: dict, task: str | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         expand(method(kind), options, task, KEY)

@@ -287,22 +287,19 @@ def test_without_distillers_it_is_ignored():
     assert not hasattr(model, 'distillation')
 
 
-@pytest.mark.parametrize(
-    ('option', 'words'),
-    [
-        ('data/more', 'model.unlabelled must be a dict'),
-        (dict(ratio=1), 'model.unlabelled names no pictures: set data_root'),
-        (dict(FOLDER, ratoi=1), "no option 'ratoi'.*Did you mean 'ratio'"),
-        (dict(FOLDER, ratio=0), 'model.unlabelled.ratio must be a number > 0, got 0'),
-        (dict(FOLDER, weight=-1), 'model.unlabelled.weight must be'),
-        (dict(FOLDER, start=1.5), 'model.unlabelled.start must be'),
-        (dict(FOLDER, bn='none'), "model.unlabelled.bn must be one of 'both', 'labelled'"),
-        (dict(FOLDER, pipeline='same'), "model.unlabelled.pipeline must be 'auto' or a list"),
-        (dict(FOLDER, workers=-1), 'model.unlabelled.workers must be'),
-        (dict(FOLDER, pseudo={}), 'unlabelled.pseudo has left: '),
-        (dict(FOLDER, strong=True), 'unlabelled.strong has left: '),
-    ],
-)
+@pytest.mark.parametrize(('option', 'words'), [
+    ('data/more', 'model.unlabelled must be a dict'),
+    (dict(ratio=1), 'model.unlabelled names no pictures: set data_root'),
+    (dict(FOLDER, ratoi=1), "no option 'ratoi'.*Did you mean 'ratio'"),
+    (dict(FOLDER, ratio=0), 'model.unlabelled.ratio must be a number > 0, got 0'),
+    (dict(FOLDER, weight=-1), 'model.unlabelled.weight must be'),
+    (dict(FOLDER, start=1.5), 'model.unlabelled.start must be'),
+    (dict(FOLDER, bn='none'), "model.unlabelled.bn must be one of 'both', 'labelled'"),
+    (dict(FOLDER, pipeline='same'), "model.unlabelled.pipeline must be 'auto' or a list"),
+    (dict(FOLDER, workers=-1), 'model.unlabelled.workers must be'),
+    (dict(FOLDER, pseudo={}), 'unlabelled.pseudo has left: '),
+    (dict(FOLDER, strong=True), 'unlabelled.strong has left: '),
+])  # fmt: skip
 def test_a_wrong_option_is_named(option, words):
     with pytest.raises((TypeError, ValueError), match=words):
         toys.build(toys.model_config(toys.seg_net('fcn'), distillers={}, unlabelled=option))

@@ -190,22 +190,19 @@ def test_widths_are_compared():
     refused(content, r'widths \[64, 20, 12\], \[64, 8, 8, 12\] were expected', head=dict(widths=[64, 8, 8, 12]))
 
 
-@pytest.mark.parametrize(
-    ('name', 'shape', 'message'),
-    [
-        ('layer3.5.bn2.running_var', None, r'1 missing.*\n.*layer3.5.bn2.running_var'),
-        ('conv1.weight', None, r'1 missing'),
-        ('fc.1.running_var', None, 'head entry 1 is a batch norm, but running_var is missing'),
-        ('fc.1.bias', None, 'head entry 1 is a batch norm, but bias is missing'),
-        ('fc.0.weight', None, 'head entries 0 to 0 are missing'),
-        ('fc.4.', None, "the file has 'linear bn act linear'"),
-        ('fc.1.', None, 'head entries 1 to 2 are missing'),
-        ('extra.weight', (4, 12), r'1 unexpected.*\n.*extra.weight'),
-        ('fc.6.weight', (4, 12), r'widths \[64, 20, 12, 4\], \[64, 20, 12\] were expected'),
-        ('fc.note', (4, 12), r"head entry 0 is neither.*'note': \(4, 12\)"),
-        ('fc.3.weight', (12, 21), 'takes 21 channels, the one before gives 20'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'shape', 'message'), [
+    ('layer3.5.bn2.running_var', None, r'1 missing.*\n.*layer3.5.bn2.running_var'),
+    ('conv1.weight', None, r'1 missing'),
+    ('fc.1.running_var', None, 'head entry 1 is a batch norm, but running_var is missing'),
+    ('fc.1.bias', None, 'head entry 1 is a batch norm, but bias is missing'),
+    ('fc.0.weight', None, 'head entries 0 to 0 are missing'),
+    ('fc.4.', None, "the file has 'linear bn act linear'"),
+    ('fc.1.', None, 'head entries 1 to 2 are missing'),
+    ('extra.weight', (4, 12), r'1 unexpected.*\n.*extra.weight'),
+    ('fc.6.weight', (4, 12), r'widths \[64, 20, 12, 4\], \[64, 20, 12\] were expected'),
+    ('fc.note', (4, 12), r"head entry 0 is neither.*'note': \(4, 12\)"),
+    ('fc.3.weight', (12, 21), 'takes 21 channels, the one before gives 20'),
+])  # fmt: skip
 def test_missing_extra_and_changed_entries_are_named(name, shape, message):
     content, _ = files.synthetic('mocov3_r50')
     state, name = content['state_dict'], f'module.momentum_encoder.{name}'
@@ -244,18 +241,15 @@ def test_not_finite_head_is_refused():
 # Options
 
 
-@pytest.mark.parametrize(
-    ('options', 'message'),
-    [
-        (dict(layout='moco'), "layout must be one of 'auto'"),
-        (dict(branch='ema'), 'branch must be one of'),
-        (dict(layout='auto'), r'set head=dict\(widths=\[2048'),
-        (dict(layout='solo'), r"layout='solo' does not tell the widths"),
-        (dict(layout='backbone'), 'set head=None'),
-        (dict(layout='mocov3', head=dict(width=3)), "head must be 'layout'"),
-        (dict(layout='mocov3', head=dict(widths=[3])), "head must be 'layout'"),
-    ],
-)
+@pytest.mark.parametrize(('options', 'message'), [
+    (dict(layout='moco'), "layout must be one of 'auto'"),
+    (dict(branch='ema'), 'branch must be one of'),
+    (dict(layout='auto'), r'set head=dict\(widths=\[2048'),
+    (dict(layout='solo'), r"layout='solo' does not tell the widths"),
+    (dict(layout='backbone'), 'set head=None'),
+    (dict(layout='mocov3', head=dict(width=3)), "head must be 'layout'"),
+    (dict(layout='mocov3', head=dict(widths=[3])), "head must be 'layout'"),
+])  # fmt: skip
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         SSLTeacher(files.R50, **options)

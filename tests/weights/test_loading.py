@@ -130,17 +130,14 @@ def test_downloads_have_the_promised_hash(server, cache):
         CheckpointLoader.load_checkpoint(f'{address}/a.pth#sha256=00000000')
 
 
-@pytest.mark.parametrize(
-    ('name', 'table'),
-    [
-        ('torchvision://net', 'get_torchvision_models'),
-        ('modelzoo://net', 'get_torchvision_models'),
-        ('open-mmlab://net', 'get_external_models'),
-        ('openmmlab://net', 'get_external_models'),
-        ('openmmlab://old', 'get_external_models'),
-        ('mmcls://net', 'get_mmcls_models'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'table'), [
+    ('torchvision://net', 'get_torchvision_models'),
+    ('modelzoo://net', 'get_torchvision_models'),
+    ('open-mmlab://net', 'get_external_models'),
+    ('openmmlab://net', 'get_external_models'),
+    ('openmmlab://old', 'get_external_models'),
+    ('mmcls://net', 'get_mmcls_models'),
+])  # fmt: skip
 def test_published_names_are_read_safely(name, table, cache, mark, monkeypatch):
     urls = dict(net='https://nowhere.invalid/evil.pth')
     monkeypatch.setattr(f'mmengine.runner.checkpoint.{table}', lambda: urls)
@@ -208,13 +205,10 @@ def test_runs(option, tmp_path, evil):
         runner.val() if option == 'test' else runner.train()
 
 
-@pytest.mark.parametrize(
-    ('wrap', 'reason'),
-    [
-        (lambda state: dict(model=state), r'below `model`, where mmengine does not look'),
-        (lambda state: dict(state_dict={f'net.{name}': value for name, value in state.items()}), 'none of its names'),
-    ],
-)
+@pytest.mark.parametrize(('wrap', 'reason'), [
+    (lambda state: dict(model=state), r'below `model`, where mmengine does not look'),
+    (lambda state: dict(state_dict={f'net.{name}': value for name, value in state.items()}), 'none of its names'),
+])  # fmt: skip
 def test_load_from_of_which_nothing_would_be_loaded_is_refused(wrap, reason, tmp_path):
     """mmengine goes on with random weights and a line in the log, in training and in testing."""
     state = toys.build_plain(toys.seg_net('fcn')).state_dict()

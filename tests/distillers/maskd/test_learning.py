@@ -47,25 +47,22 @@ def test_identity_is_what_the_result_depends_on():
         assert LearnOptions.parse(other).identity() != LearnOptions().identity(), other
 
 
-@pytest.mark.parametrize(
-    ('option', 'kind', 'words'),
-    [
-        (dict(max_iter=5), KeyError, r"learn\.max_iter is no option.*Did you mean 'max_iters'"),
-        (dict(max_iters=0), ValueError, r'learn\.max_iters must be a whole number >= 1, got 0'),
-        (dict(save_interval=1.5), ValueError, r'learn\.save_interval'),
-        (dict(schedule='step'), ValueError, r"learn\.schedule must be one of 'cosine', 'poly', got 'step'"),
-        (dict(power=1.0), ValueError, r"learn\.power has an effect only with learn.schedule='poly'"),
-        (dict(optimizer='Adam'), ValueError, r'learn\.optimizer must be a dict, got'),
-        (dict(optimizer=dict(type='Adam')), ValueError, r'learn\.optimizer must be dict'),
-        (dict(optimizer=dict(type='Adm', lr=1.0)), ValueError, r'learn\.optimizer=.*cannot be built: .*Adm'),
-        (dict(optimizer=dict(type='Adam', lr=1.0, decay=2)), ValueError, r'learn\.optimizer=.*decay.*cannot be built'),
-        (dict(clip_grad=35), ValueError, r'learn\.clip_grad must be a dict or None, got 35'),
-        (dict(clip_grad=dict(norm=3)), ValueError, r'learn\.clip_grad'),
-        (dict(dice_weight=-1), ValueError, r'learn\.dice_weight'),
-        (dict(dice_weight='a'), ValueError, r"learn\.dice_weight must be a finite number, got 'a'"),
-        (5, ValueError, 'learn must be a dict of options, got 5'),
-    ],
-)
+@pytest.mark.parametrize(('option', 'kind', 'words'), [
+    (dict(max_iter=5), KeyError, r"learn\.max_iter is no option.*Did you mean 'max_iters'"),
+    (dict(max_iters=0), ValueError, r'learn\.max_iters must be a whole number >= 1, got 0'),
+    (dict(save_interval=1.5), ValueError, r'learn\.save_interval'),
+    (dict(schedule='step'), ValueError, r"learn\.schedule must be one of 'cosine', 'poly', got 'step'"),
+    (dict(power=1.0), ValueError, r"learn\.power has an effect only with learn.schedule='poly'"),
+    (dict(optimizer='Adam'), ValueError, r'learn\.optimizer must be a dict, got'),
+    (dict(optimizer=dict(type='Adam')), ValueError, r'learn\.optimizer must be dict'),
+    (dict(optimizer=dict(type='Adm', lr=1.0)), ValueError, r'learn\.optimizer=.*cannot be built: .*Adm'),
+    (dict(optimizer=dict(type='Adam', lr=1.0, decay=2)), ValueError, r'learn\.optimizer=.*decay.*cannot be built'),
+    (dict(clip_grad=35), ValueError, r'learn\.clip_grad must be a dict or None, got 35'),
+    (dict(clip_grad=dict(norm=3)), ValueError, r'learn\.clip_grad'),
+    (dict(dice_weight=-1), ValueError, r'learn\.dice_weight'),
+    (dict(dice_weight='a'), ValueError, r"learn\.dice_weight must be a finite number, got 'a'"),
+    (5, ValueError, 'learn must be a dict of options, got 5'),
+])  # fmt: skip
 def test_refused(option, kind, words):
     with pytest.raises(kind, match=words):
         LearnOptions.parse(option)

@@ -161,16 +161,13 @@ def stop_at(patched, iteration):
     patched.setattr(token_learner.TokenLearner, 'step', interrupted)
 
 
-@pytest.mark.parametrize(
-    ('kind', 'after', 'workers'),
-    [
-        ('faster_rcnn', 3, 0),
-        *(
-            pytest.param(*case, marks=pytest.mark.soak)
-            for case in [('fcn', 3, 0), ('fcn', 4, 0), ('fcn', 3, 2), ('fcn', 4, 2), ('faster_rcnn', 3, 2)]
-        ),
-    ],
-)
+@pytest.mark.parametrize(('kind', 'after', 'workers'), [
+    ('faster_rcnn', 3, 0),
+    *(
+        pytest.param(*case, marks=pytest.mark.soak)
+        for case in [('fcn', 3, 0), ('fcn', 4, 0), ('fcn', 3, 2), ('fcn', 4, 2), ('faster_rcnn', 3, 2)]
+    ),
+])  # fmt: skip
 def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, learned, workers, kind, after):
     """The two-stage detector's own loss samples at random."""
 
@@ -199,13 +196,10 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert same(toys.student_state(again.model), toys.student_state(whole.model))
 
 
-@pytest.mark.parametrize(
-    'changes',
-    [
-        dict(train_dataloader=dict(batch_size=4)),
-        pytest.param(dict(randomness=dict(seed=6)), marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.parametrize('changes', [
+    dict(train_dataloader=dict(batch_size=4)),
+    pytest.param(dict(randomness=dict(seed=6)), marks=pytest.mark.soak),
+])  # fmt: skip
 def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
         stop_at(patched, 3)
@@ -365,16 +359,13 @@ def state_of(runner):
     )
 
 
-@pytest.mark.parametrize(
-    ('kind', 'workers'),
-    [
-        *[('retinanet', 2), ('fcn', 0)],
-        *(
-            pytest.param(*case, marks=pytest.mark.soak)
-            for case in [('cascade_mask_rcnn', 0), ('retinanet', 0), ('fcn', 2)]
-        ),
-    ],
-)
+@pytest.mark.parametrize(('kind', 'workers'), [
+    *[('retinanet', 2), ('fcn', 0)],
+    *(
+        pytest.param(*case, marks=pytest.mark.soak)
+        for case in [('cascade_mask_rcnn', 0), ('retinanet', 0), ('fcn', 2)]
+    ),
+])  # fmt: skip
 def test_streams_teacher_student_and_processes_are_left_alone(tmp_path, learned, kind, workers):
     Before.seen.clear()
     hooks = dict(custom_hooks=[dict(type='mmdistill_dense.Before'), dict(type='mmdistill_dense.After')])

@@ -61,19 +61,15 @@ def test_written_files_come_back_with_what_was_noted(tmp_path):
     assert torch.load(path, weights_only=True)['learner'] == {'iteration': 3}
 
 
-@pytest.mark.parametrize(
-    'dump',
-    [
-        prefixed('mask_modules.', values()),
-        {'state_dict': prefixed('mask_modules.', values()), 'meta': {'epoch': 1}},
-        {'state_dict': prefixed('neck.mask_modules.', values()) | {'backbone.conv1.weight': torch.ones(2)}},
-        {
-            'state_dict': prefixed('module.mask_modules.', values()) | {'neck.0.conv.bias': torch.ones(2)},
-            'optimizer': {},
-        },
-    ],
-    ids=['flat', 'state_dict', 'whole detector', 'data parallel'],
-)
+@pytest.mark.parametrize('dump', [
+    prefixed('mask_modules.', values()),
+    {'state_dict': prefixed('mask_modules.', values()), 'meta': {'epoch': 1}},
+    {'state_dict': prefixed('neck.mask_modules.', values()) | {'backbone.conv1.weight': torch.ones(2)}},
+    {
+        'state_dict': prefixed('module.mask_modules.', values()) | {'neck.0.conv.bias': torch.ones(2)},
+        'optimizer': {},
+    },
+], ids=['flat', 'state_dict', 'whole detector', 'data parallel'])  # fmt: skip
 def test_released_detection_layouts(tmp_path, dump):
     tokens, meta = read_tokens(saved(tmp_path, dump), 'maskd')
     assert same(tokens, values()) and 'teacher' not in meta
@@ -117,16 +113,13 @@ def test_fitting_leaves_out_a_branch_that_is_not_used():
     assert len(tokens) == 2 and same(fit_tokens(values(), shapes(tokens), 'x'), tokens)
 
 
-@pytest.mark.parametrize(
-    ('found', 'words'),
-    [
-        (values(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
-        (values(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
-        (values(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
-        (values(levels=3), '3 tokens of 4 channels on 3 levels, with mask weights'),
-        (values(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
-    ],
-)
+@pytest.mark.parametrize(('found', 'words'), [
+    (values(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
+    (values(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
+    (values(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
+    (values(levels=3), '3 tokens of 4 channels on 3 levels, with mask weights'),
+    (values(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
+])  # fmt: skip
 def test_a_file_that_does_not_fit_is_described_beside_what_is_needed(found, words):
     with pytest.raises(ValueError) as error:
         fit_tokens(found, shapes(values()), "tokens='x.pth'")

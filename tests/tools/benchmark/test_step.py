@@ -141,16 +141,13 @@ def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
     assert cost.overhead == 13 / (4 + 2) and cost.without_adapters == (13 - 3 - 1) / (4 + 2)
 
 
-@pytest.mark.parametrize(
-    'schedule',
-    [
-        dict(stop_at=6),
-        *(
-            pytest.param(one, marks=pytest.mark.soak)
-            for one in (dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1))
-        ),
-    ],
-)
+@pytest.mark.parametrize('schedule', [
+    dict(stop_at=6),
+    *(
+        pytest.param(one, marks=pytest.mark.soak)
+        for one in (dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1))
+    ),
+])  # fmt: skip
 def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -> None:
     """Also where MasKD's student masks begin later than another distiller ends."""
     maskd = {'type': 'MasKD', 'student_tap': 'backbone[3]', 'student_mask_from': 9}

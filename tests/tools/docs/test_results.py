@@ -74,28 +74,25 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / 'docs').exists()
 
 
-@pytest.mark.parametrize(
-    ('file', 'old', 'new', 'told'),
-    [
-        (PAGE, '+2.83', '+2.93', "suite.md, kd, gain [95% interval]: '**+2.93** [+2.12, +3.55]' instead of"),
-        (PAGE, '+3.55]', '+3.56]', 'suite.md, kd, gain [95% interval]'),
-        (PAGE, '44.00 ±', '44.10 ±', 'suite.md, kd, mIoU'),
-        (PAGE, '2 of 3', '3', "suite.md, heavy, n: '3' instead of '2 of 3'"),
-        (PAGE, '(-2.40)', '(+2.40)', 'suite.md, heavy, 2'),
-        (PAGE, '\n| heavy |', '\n| else |', 'heavy: has scores, but no line'),
-        (PAGE, 'suite run benchmarks/suite.yaml\n', 'suite run\n', 'suite.md: no command runs benchmarks/suite.yaml'),
-        (
-            PAGE,
-            '# suite\n',
-            'Teacher 53.50 mIoU, student alone 41.17: +12.43 between them.\n',
-            "+12.43 between them' is",
-        ),
-        (README, '+2.83', '+2.93', 'README.md: suite: 53.50 | 41.17 ± 1.26 | kd | **+2.93** [+2.12, +3.55] instead of'),
-        (README, '| kd |', '| heavy |', 'README.md: suite: '),
-        (OTHER, '+2.83', '+2.93', 'docs/choosing.md: gains after <!-- results: ... --> differ from docs/results'),
-        (CSV, 'kd,0,43.0', 'kd,0,44.0', 'suite.md, kd, 0'),
-    ],
-)
+@pytest.mark.parametrize(('file', 'old', 'new', 'told'), [
+    (PAGE, '+2.83', '+2.93', "suite.md, kd, gain [95% interval]: '**+2.93** [+2.12, +3.55]' instead of"),
+    (PAGE, '+3.55]', '+3.56]', 'suite.md, kd, gain [95% interval]'),
+    (PAGE, '44.00 ±', '44.10 ±', 'suite.md, kd, mIoU'),
+    (PAGE, '2 of 3', '3', "suite.md, heavy, n: '3' instead of '2 of 3'"),
+    (PAGE, '(-2.40)', '(+2.40)', 'suite.md, heavy, 2'),
+    (PAGE, '\n| heavy |', '\n| else |', 'heavy: has scores, but no line'),
+    (PAGE, 'suite run benchmarks/suite.yaml\n', 'suite run\n', 'suite.md: no command runs benchmarks/suite.yaml'),
+    (
+        PAGE,
+        '# suite\n',
+        'Teacher 53.50 mIoU, student alone 41.17: +12.43 between them.\n',
+        "+12.43 between them' is",
+    ),
+    (README, '+2.83', '+2.93', 'README.md: suite: 53.50 | 41.17 ± 1.26 | kd | **+2.93** [+2.12, +3.55] instead of'),
+    (README, '| kd |', '| heavy |', 'README.md: suite: '),
+    (OTHER, '+2.83', '+2.93', 'docs/choosing.md: gains after <!-- results: ... --> differ from docs/results'),
+    (CSV, 'kd,0,43.0', 'kd,0,44.0', 'suite.md, kd, 0'),
+])  # fmt: skip
 @pytest.mark.usefixtures('published')
 def test_a_number_that_was_edited_is_found(file: Path, old: str, new: str, told: str, tmp_path: Path) -> None:
     text = (tmp_path / file).read_text()
@@ -146,15 +143,12 @@ def test_the_pages_of_this_repository_follow_from_its_scores() -> None:
     assert disagreements(ROOT) == []
 
 
-@pytest.mark.parametrize(
-    ('mark', 'told'),
-    [
-        ('one kd', 'one: kd **+2.00** [+2.00, +2.00]'),
-        ('one kd, one cwd', 'one: kd **+2.00** [+2.00, +2.00], cwd -0.50'),
-        ('one cwd, two kd, one heavy', 'one: cwd -0.50'),
-        ('two kd', 'not measured yet'),
-    ],
-)
+@pytest.mark.parametrize(('mark', 'told'), [
+    ('one kd', 'one: kd **+2.00** [+2.00, +2.00]'),
+    ('one kd, one cwd', 'one: kd **+2.00** [+2.00, +2.00], cwd -0.50'),
+    ('one cwd, two kd, one heavy', 'one: cwd -0.50'),
+    ('two kd', 'not measured yet'),
+])  # fmt: skip
 @pytest.mark.parametrize(('before', 'after'), [('| a | ', ' | b |\n| c |'), ('So: ', '\nand more')])
 def test_what_stands_behind_a_mark_is_written_anew(
     mark: str, told: str, before: str, after: str, tmp_path: Path

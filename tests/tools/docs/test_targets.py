@@ -39,18 +39,15 @@ def test_student_and_teacher_need_not_be_published(tmp_path: Path) -> None:
     assert found.student is None and found.teacher is None
 
 
-@pytest.mark.parametrize(
-    ('text', 'message'),
-    [
-        ('recipe: x', 'must be a list of published results'),
-        ('- x', 'entry 1: must be a mapping'),
-        ('- {recipe: x, metric: mIoU, method: 7}', 'entry 1: no source; known: '),
-        (f'- {ENTRY[:-1]}, schedule: 1x}}', 'entry 1: unknown schedule'),
-        (f'- {ENTRY}\n- {ENTRY.replace("75.56", "seventy")}', 'entry 2, method: must be a score in percent'),
-        (f'- {ENTRY.replace("mIoU", "AP")}', 'entry 1, metric: must be one of mIoU, box AP, '),
-        (f'- {ENTRY.replace("74.21", "742.1")}', 'entry 1, student: must be a score in percent'),
-    ],
-)
+@pytest.mark.parametrize(('text', 'message'), [
+    ('recipe: x', 'must be a list of published results'),
+    ('- x', 'entry 1: must be a mapping'),
+    ('- {recipe: x, metric: mIoU, method: 7}', 'entry 1: no source; known: '),
+    (f'- {ENTRY[:-1]}, schedule: 1x}}', 'entry 1: unknown schedule'),
+    (f'- {ENTRY}\n- {ENTRY.replace("75.56", "seventy")}', 'entry 2, method: must be a score in percent'),
+    (f'- {ENTRY.replace("mIoU", "AP")}', 'entry 1, metric: must be one of mIoU, box AP, '),
+    (f'- {ENTRY.replace("74.21", "742.1")}', 'entry 1, student: must be a score in percent'),
+])  # fmt: skip
 def test_a_damaged_file_says_what_is_wrong(text: str, message: str, tmp_path: Path) -> None:
     path = write(tmp_path, text)
     with pytest.raises(ValueError, match=message):

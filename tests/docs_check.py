@@ -143,7 +143,7 @@ def _check_program(words: list[str]) -> None:
 
 def _check_mim(words: list[str]) -> None:
     from click import Command as Click
-    from mim.commands import test, train  # noqa: F401
+    from mim.commands import run, test, train  # noqa: F401
 
     what, *rest = words
     if what == 'install':  # its arguments are pip's
@@ -155,6 +155,10 @@ def _check_mim(words: list[str]) -> None:
     click: Click = module.cli
     given = click.make_context(what, rest).params
     package = {'mmdetection': 'mmdet'}.get(given['package'], given['package'])
+    if what == 'run':  # a script of the package's tools
+        (script,) = Path(importlib.util.find_spec(package).origin).parent.glob(f'.mim/tools/**/{given["command"]}.py')  # type: ignore[union-attr, arg-type]
+        parse(script, list(given['other_args']))
+        return
     folder = Path(importlib.util.find_spec(package).origin).parent  # type: ignore[union-attr, arg-type]
     checkpoint = [given['checkpoint']] if given.get('checkpoint') else ['CHECKPOINT'] if what == 'test' else []
     parse(folder / f'.mim/tools/{what}.py', [given['config'], *checkpoint, *given['other_args']])

@@ -21,6 +21,9 @@ with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it 
 
 ENV = 'MMDISTILL_DATA'
 
+# of the classes in mmseg's order, among the 34 of labelIds.png
+_CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
 Size = tuple[int, ...]
 
 
@@ -52,13 +55,25 @@ class RootCheck:
     """Mixin before a data set of mmseg or mmdet that checks its folders and its list file, and names a picture that
     cannot be read or does not fit its label image."""
 
-    also = ''
+    also = ''  # what else a message says of missing files, such as the command that makes them
+    looked_at: int | None = 20  # pictures whose label images are looked for at the start; None: all
 
     def load_data_list(self) -> list[dict]:
-        """Check folders and list file, then list as the data set does."""
+        """Check folders and list file, list as the data set does, and look for the first label images."""
         prefixes = {f'data_prefix.{key}': path for key, path in getattr(self, 'data_prefix', {}).items()}
         require(prefixes | {'ann_file': getattr(self, 'ann_file', None)}, type(self).__name__, self.also)
-        return super().load_data_list()  # type: ignore[misc]
+        found: list[dict] = super().load_data_list()  # type: ignore[misc]
+        labels = getattr(self, 'data_prefix', {}).get('seg_map_path') or '://'
+        looked_at = [] if '://' in labels else found[: self.looked_at]
+        missing = [one['seg_map_path'] for one in looked_at if not Path(one.get('seg_map_path') or '.').exists()]
+        if missing:
+            endings = {name: getattr(self, name) for name in ('seg_map_suffix', 'img_suffix')}
+            raise FileNotFoundError(
+                f'{type(self).__name__}: {len(missing)} of {len(looked_at)} pictures have no label image; the first '
+                f'would be {missing[0]!r} ({", ".join(f"{name}={value!r}" for name, value in endings.items())}); there '
+                f'are {_some_names(labels)}.{self.also}'
+            )
+        return found
 
     def prepare_data(self, idx: int) -> Any:
         """Read a picture as the data set does, and name the file of one that cannot be trained with.
@@ -128,12 +143,34 @@ def _unequal_sizes(results: Any) -> tuple[Size, Size] | None:
 
 @DATASETS.register_module()
 class CityscapesDataset(RootCheck, _CityscapesDataset):
-    """mmseg's Cityscapes; its folders are checked."""
+    """mmseg's Cityscapes; its folders are checked.
+
+    Label images are read as the site gives them, ``…_labelIds.png``, where none is ``…_gtFine_labelTrainIds.png``:
+    19 of the 34 ids are classes, the others are ignored.
+    """
+
+    also = ' The archives of the site, leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip, hold both folders.'
+
+    seg_map_suffix: str
+    label_map: dict[int, int] | None
+
+    def load_data_list(self) -> list[dict]:
+        """List the pictures, with the label images that are there."""
+        folder, made, given = self.data_prefix.get('seg_map_path'), self.seg_map_suffix, '_gtFine_labelIds.png'
+        local = folder and made == '_gtFine_labelTrainIds.png' and '://' not in folder
+        if local and _has(folder, given) and not _has(folder, made):
+            self.seg_map_suffix = given
+            kept = self.label_map or {number: number for number in range(len(_CITYSCAPES_IDS))}
+            classes = {value: kept[number] for number, value in enumerate(_CITYSCAPES_IDS)}
+            self.label_map = dict.fromkeys(range(256), self.ignore_index) | classes
+        return super().load_data_list()
 
 
 @DATASETS.register_module()
 class PascalVOCDataset(RootCheck, _PascalVOCDataset):
     """mmseg's PASCAL VOC 2012; its folders and its list file are checked."""
+
+    also = ' SegmentationClassAug and aug.txt: mim run mmseg voc_aug VOCdevkit SBD, where SBD holds dataset/cls.'
 
 
 @DATASETS.register_module()
@@ -144,6 +181,8 @@ class ADE20KDataset(RootCheck, _ADE20KDataset):
 @DATASETS.register_module()
 class COCOStuffDataset(RootCheck, _COCOStuffDataset):
     """mmseg's COCO-Stuff 164k of 171 classes; its folders are checked."""
+
+    also = ' The label images *_labelTrainIds.png: mim run mmseg coco_stuff164k FOLDER, once.'
 
 
 @DATASETS.register_module()
@@ -158,6 +197,8 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         label_values: Value of each class in the label images; all other values are ignored. Default: 0, 1, 2, … They
             do not go together with ``reduce_zero_label``, which would change the values first.
     """
+
+    looked_at = None
 
     def __init__(
         self, *, img_suffix: str | Sequence[str] = '.jpg', label_values: Sequence[int] = (), **kwargs: Any
@@ -182,20 +223,13 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         return {value: known.get(value, self.ignore_index) for value in range(256)}
 
     def load_data_list(self) -> list[dict]:
-        """List the pictures; raise if there are none or one has no label, where mmseg fails later."""
+        """List the pictures; raise if there are none, where mmseg fails later."""
         found = super().load_data_list() if len(self.endings) == 1 else self._of_all_endings()
-        where, labels = self.data_prefix.get('img_path'), self.data_prefix.get('seg_map_path')
+        where = self.data_prefix.get('img_path')
         if not found:
             raise FileNotFoundError(
                 f'SegFolderDataset: no file in {where!r} ends with img_suffix={" or ".join(map(repr, self.endings))}; '
                 f'there are {_some_names(where)}.'
-            )
-        missing = [one['seg_map_path'] for one in found if labels and not Path(one['seg_map_path']).exists()]
-        if missing:
-            raise FileNotFoundError(
-                f'SegFolderDataset: {len(missing)} of {len(found)} pictures have no label image; the first would be '
-                f'{missing[0]!r} (seg_map_suffix={self.seg_map_suffix!r}, img_suffix={self.img_suffix!r}); there are '
-                f'{_some_names(labels)}.'
             )
         return found
 
@@ -224,6 +258,10 @@ def _check_values(values: Sequence[int], reduced: bool) -> None:
             f'SegFolderDataset: reduce_zero_label=True changes labels before label_values={tuple(values)} are looked '
             'up. Set reduce_zero_label=False, also in LoadAnnotations: unlisted values are ignored already.'
         )
+
+
+def _has(folder: str, ending: str) -> bool:
+    return next(Path(folder).rglob(f'*{ending}'), None) is not None
 
 
 def _there(entry: dict) -> bool:

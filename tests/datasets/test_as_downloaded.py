@@ -1,0 +1,68 @@
+"""Data as their sites give them: Cityscapes' ids are read, and what lacks its label images says the command."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.registry import init_default_scope
+
+from mmdistill_dense.registry import DATASETS
+
+IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+PIPELINE = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+
+
+def city(root: Path, *kinds: str, values: np.ndarray | None = None) -> dict:
+    """One picture of Cityscapes with its label images of some kinds, and the option of its data set."""
+    init_default_scope('mmseg')
+    for folder in ('leftImg8bit', 'gtFine'):
+        (root / folder / 'train/aachen').mkdir(parents=True)
+    labels = np.arange(34, dtype=np.uint8).reshape(2, 17) if values is None else values
+    cv2.imwrite(str(root / 'leftImg8bit/train/aachen/a_leftImg8bit.png'), np.zeros((*labels.shape, 3), np.uint8))
+    for kind in kinds:
+        cv2.imwrite(str(root / f'gtFine/train/aachen/a_gtFine_{kind}.png'), labels)
+    folders = dict(img_path='leftImg8bit/train', seg_map_path='gtFine/train')
+    return dict(type='mmdistill_dense.CityscapesDataset', data_root=str(root), data_prefix=folders, pipeline=PIPELINE)
+
+
+def labels_of(option: dict) -> list[int]:
+    return DATASETS.build(option)[0]['data_samples'].gt_sem_seg.data.flatten().tolist()
+
+
+def test_ids_become_classes_and_the_others_are_ignored(tmp_path: Path) -> None:
+    expected = [IDS.index(value) if value in IDS else 255 for value in range(34)]
+    assert labels_of(city(tmp_path, 'labelIds', 'instanceIds')) == expected
+
+
+def test_ids_of_chosen_classes(tmp_path: Path) -> None:
+    found = labels_of(city(tmp_path, 'labelIds') | {'metainfo': dict(classes=('car', 'road'))})
+    assert found == [{26: 0, 7: 1}.get(value, 255) for value in range(34)]
+
+
+def test_made_label_images_are_read_where_both_are_there(tmp_path: Path) -> None:
+    made = np.array([[0, 18], [255, 1]], np.uint8)
+    option = city(tmp_path, 'labelIds', 'labelTrainIds', values=made)
+    assert labels_of(option) == [0, 18, 255, 1]
+
+
+@pytest.mark.parametrize(
+    ('name', 'folders', 'told'),
+    [
+        ('CityscapesDataset', ('leftImg8bit/train', 'gtFine/train'), 'gtFine_trainvaltest.zip'),
+        ('COCOStuffDataset', ('images/train2017', 'annotations/train2017'), 'mim run mmseg coco_stuff164k'),
+        ('ADE20KDataset', ('images/training', 'annotations/training'), 'X.png'),
+    ],
+)
+def test_pictures_without_label_images_are_met_when_the_data_set_is_made(
+    name: str, folders: tuple[str, str], told: str, tmp_path: Path
+) -> None:
+    init_default_scope('mmseg')
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    for name_of_picture in ('X_leftImg8bit.png', 'X.jpg'):
+        (tmp_path / folders[0] / name_of_picture).touch()
+    prefix = dict(img_path=folders[0], seg_map_path=folders[1])
+    with pytest.raises(FileNotFoundError, match='1 of 1 pictures have no label image') as caught:
+        DATASETS.build(dict(type=f'mmdistill_dense.{name}', data_root=str(tmp_path), data_prefix=prefix))
+    assert told in str(caught.value)

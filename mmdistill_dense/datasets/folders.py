@@ -162,7 +162,7 @@ class CityscapesDataset(RootCheck, _CityscapesDataset):
             self.seg_map_suffix = given
             kept = self.label_map or {number: number for number in range(len(_CITYSCAPES_IDS))}
             classes = {value: kept[number] for number, value in enumerate(_CITYSCAPES_IDS)}
-            self.label_map = dict.fromkeys(range(256), self.ignore_index) | classes
+            self.label_map = dict.fromkeys(range(256), int(self.ignore_index)) | classes
         return super().load_data_list()
 
 

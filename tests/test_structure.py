@@ -41,7 +41,7 @@ MOST_LINES = {
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_750,
     'mmdistill_dense/weights': 950,
-    'mmdistill_dense/datasets': 990,
+    'mmdistill_dense/datasets': 1_030,
     'mmdistill_dense/guards': 650,
     'mmdistill_dense/config': 710,
     'mmdistill_dense/utils': 1_270,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 540,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_830,
-    'mmdistill_dense': 35_430,
+    'mmdistill_dense': 35_450,
     'tools': 2_720,
-    'tests': 51_010,
+    'tests': 51_080,
 }
 MOST_CONFIGS = 592
 

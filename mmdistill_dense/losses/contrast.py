@@ -103,7 +103,7 @@ def _kept(feat: Tensor, keep: Tensor) -> Tensor | None:
     expected = (len(feat), 1, *feat.shape[2:])
     if keep.shape != expected:
         raise ValueError(f'keep must be {expected} for a map of {tuple(feat.shape)}, got {tuple(keep.shape)}')
-    if keep.dtype != torch.bool or {keep.device.type, feat.device.type} != {'cpu'}:
+    if keep.dtype != torch.bool or {keep.device.type, feat.device.type} != {'cpu'} or not feat.numel():
         return None
     index = keep.flatten().nonzero()[:, 0]
     return None if len(index) > _SCATTER_SHARE * keep.numel() or torch.is_autocast_enabled('cpu') else index

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, AfDCD, FitNet, LogitKD
+from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, FitNet, LogitKD
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
@@ -234,8 +234,7 @@ def test_a_binary_head_is_distilled_by_its_sigmoid():
 @pytest.mark.parametrize('name', ['AfDCD', 'MGD'])
 def test_masks_depend_on_seed_rank_iteration_and_level(name):
     distiller = set_up(DISTILLERS.get(name), [(3, 16, 16), (32, 16, 16)])
-    mask = distiller.keep if isinstance(distiller, AfDCD) else lambda shape, level: distiller._mask(
-        torch.zeros(shape[0], 3, *shape[1:]), level)  # fmt: skip
+    mask = distiller.keep
     first = mask((2, 16, 16), 0)
     others = [mask((2, 16, 16), 1)]
     for place in ('seed', 'rank', 'iteration'):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmdistill_dense.apps.project import teachers
 from mmdistill_dense.apps.project.label_images import SegData
@@ -15,10 +16,9 @@ from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import (
     check_files,
     check_foundation,
-    check_head,
-    class_count,
     head_side,
     named_by_teacher,
+    names_in,
     serves_as_it_is,
 )
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
@@ -59,9 +59,9 @@ def test_classes_that_nobody_named_take_names_that_fit(
 def test_a_file_tells_how_many_classes_a_teacher_has(names: str, tmp_path: Path) -> None:
     file = tmp_path / 'teacher.pth'
     torch.save({'state_dict': {}, 'meta': {'dataset_meta': {names: list('abcd')}}}, file)
-    assert class_count(str(file)) == 4
+    assert len(names_in(str(file))) == 4
     torch.save({'state_dict': {}, 'meta': {}}, file)
-    assert class_count(str(file)) is class_count(str(tmp_path / 'no.pth')) is class_count('auto') is None
+    assert not [one for one in (str(file), str(tmp_path / 'no.pth'), 'auto', None) if names_in(one)]
 
 
 @pytest.mark.parametrize(
@@ -98,19 +98,19 @@ def test_published_weights_of_all_classes_serve(
 )
 def test_a_head_of_another_task_is_refused(head: str, model: bool, task: str, told: str) -> None:
     with pytest.raises(ValueError, match=f'--head {head}: .*{told}'):
-        check_head(head, 'dinov2_vits14:dino.pth', model, task)
+        head_side(head, 'x', MODEL if model else None, Side('--student', 'x', Config(), {}, task))
 
 
 def test_a_detector_gets_the_pyramid_of_its_student() -> None:
     student = read_side(RETINANET, '--student')
-    fixed = head_side('fpn', MODEL, student).fixed
+    fixed = head_side('fpn', 'x', MODEL, student).fixed
     assert fixed['backbone']['stride'] == 16 and tuple(fixed['backbone']['out_blocks']) == (-1,) * 4
     assert (fixed['neck'][1]['start_level'], fixed['neck'][1]['num_outs']) == (1, 5), 'from stride 8 on'
     with pytest.raises(ValueError, match='has stride 8: write --head fpn'):
-        head_side('sfp', MODEL, student)
+        head_side('sfp', 'x', MODEL, student)
     student.model = {**student.model, 'bbox_head': {'anchor_generator': {'strides': [8, 24]}}}
     with pytest.raises(ValueError, match=r'has no pyramid from stride 4 or 8 \(8, 24\)'):
-        head_side('fpn', MODEL, student)
+        head_side('fpn', 'x', MODEL, student)
 
 
 @pytest.mark.parametrize('option', ['auto', {'car': ['vehicle'], 'bus': ['vehicle'], 'road': ['road']}])

@@ -475,8 +475,8 @@ def _divided(file: LabelFile, names: Sequence[str], listed: Mapping[str, set[str
         every = [one for one in content['images'] if one['file_name'] in listed.get('train', {one['file_name']})]
         boxed = {one['file_name'] for one in every if one['id'] in with_box}
         bare = list({one['file_name'] for one in every} - boxed)
-        parts = two_parts(list(boxed), file.path, wish.part)  # pictures with boxes and others are divided alike
-        rest = two_parts(bare, file.path, wish.part) if len(bare) > 1 else (bare, list[str]())
+        parts = two_parts(list(boxed), file.path, wish.share)  # pictures with boxes and others are divided alike
+        rest = two_parts(bare, file.path, wish.share) if len(bare) > 1 else (bare, list[str]())
         listed = {name: {*own, *more} for name, own, more in zip(('train', 'val'), parts, rest, strict=True)}
     for name, files in listed.items():
         kept = [one for one in content['images'] if one['file_name'] in files]

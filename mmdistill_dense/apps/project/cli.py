@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from contextlib import nullcontext
 from pathlib import Path
@@ -136,23 +135,11 @@ def _new(args: argparse.Namespace) -> int:
         return 0
     for line in new.write(files, folder, getattr(data, 'drawing', None)):
         print(f'labels   {line}')
-    told = ', '.join(f'{name} ({_content(name, text)})' for name, text in files.items())
-    print(f'written  {folder}: {told}')
+    print(f'written  {folder}: {", ".join(files)}')
     for line in describe(folder):
         print(line)
     print(f'next     mmdistill run {folder}')
     return 0
-
-
-def _content(name: str, text: str) -> str:
-    if name.endswith('.json'):
-        listed = json.loads(text)
-        return f'{_plural(len(listed["images"]), "picture")}, {_plural(len(listed["annotations"]), "box", "es")}'
-    return _plural(text.count('\n'), 'picture' if name.endswith('.txt') else 'line')
-
-
-def _plural(count: int, name: str, ending: str = 's') -> str:
-    return f'{count} {name}{"" if count == 1 else ending}'
 
 
 def fill_run(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ def describe(folder: Path) -> Iterator[str]:
         built = {name: _read(one, seg) for name, one in parts.items()}
         write_picture(sheet(built['train'], seg)[..., ::-1], folder / SHEET)
         counted = {name: counts(one, seg) for name, one in built.items()}
-    classes = built['train'].metainfo['classes']
+    classes, train = built['train'].metainfo['classes'], counted['train']
     yield f'labels   {folder / SHEET}: {min(SHOWN, len(built["train"]))} pictures with their labels; look at them'
     what = 'pixels' if seg else 'boxes'
     width = max(len(name) for name in (*classes, 'class'))
@@ -43,20 +43,18 @@ def describe(folder: Path) -> Iterator[str]:
     for number, name in enumerate(classes[:_LISTED]):
         line = f'         {name:<{width}}'
         for one in counted.values():
-            shown, amount = one['pictures'][number], one['amount'][number]
+            amount = one['amount'][number]
             share = f'{amount / max(1, one["amount"].sum()):.1%}' if seg else amount
-            line += f'{shown}, {share}'.rjust(26)
+            line += f'{one["pictures"][number]}, {share}'.rjust(26)
         yield line
     if len(classes) > _LISTED:
         yield f'         and {len(classes) - _LISTED} more classes'
     for name, one in counted.items():
         if one['looked'] < len(built[name]):
             yield f'         counted in {one["looked"]} of {len(built[name])} pictures for {name}'
-    train = counted['train']
-    few = [name for number, name in enumerate(classes) if train['pictures'][number] < FEW]
+    few = [f'{name} ({shown})' for name, shown in zip(classes, train['pictures'], strict=True) if shown < FEW]
     if few and train['looked'] == len(built['train']):
-        told = ', '.join(f'{name} ({train["pictures"][classes.index(name)]})' for name in few[:12])
-        yield f'         WARNING: fewer than {FEW} pictures for training show: {told}'
+        yield f'         WARNING: fewer than {FEW} pictures for training show: {", ".join(few[:12])}'
 
 
 def write_picture(picture: np.ndarray, file: Path) -> None:
@@ -99,18 +97,16 @@ def counts(dataset: Any, seg: bool) -> dict[str, Any]:
 
 def sheet(dataset: Any, seg: bool) -> np.ndarray:
     """Return some pictures with their labels side by side, (height, width, 3), RGB."""
-    palette = [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]
-    tiles = []
-    for item in (dataset[place] for place in evenly_spaced(len(dataset), SHOWN)):
+    meta = {**dataset.metainfo, 'palette': [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]}
+    places = evenly_spaced(len(dataset), SHOWN)
+    rows = -(-len(places) // COLUMNS)
+    found = np.full((rows, min(COLUMNS, len(places)), SIDE + 4, SIDE + 4, 3), 255, np.uint8)
+    for number, item in enumerate(dataset[place] for place in places):
         picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
         picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
-        picture = draw(picture, item['data_samples'], {**dataset.metainfo, 'palette': palette}, seg, draw_pred=False)
+        picture = draw(picture, item['data_samples'], meta, seg, draw_pred=False)
         scale = SIDE / max(picture.shape[:2])
         size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-        square = np.full((SIDE + 4, SIDE + 4, 3), 255, np.uint8)
-        square[2 : 2 + small.shape[0], 2 : 2 + small.shape[1]] = small
-        tiles.append(square)
-    tiles += [np.full_like(tiles[0], 255)] * (-len(tiles) % min(COLUMNS, len(tiles)))
-    rows = [np.concatenate(tiles[start : start + COLUMNS], 1) for start in range(0, len(tiles), COLUMNS)]
-    return np.concatenate(rows)
+        found[number // COLUMNS, number % COLUMNS, 2 : 2 + size[1], 2 : 2 + size[0]] = small
+    return found.transpose(0, 2, 1, 3, 4).reshape(rows * (SIDE + 4), -1, 3)

@@ -38,9 +38,22 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
     folder = Path(given).expanduser().resolve()
     pictures = sorted(files_below(folder, EXTENSIONS))
     count = sum(name.lower().endswith(EXTENSIONS) for _, names in walk(folder) for name in names)
-    free, counts = list(pictures), {'of projects and of `predict`': count - len(pictures)}
-    for what, taken in _taken(free, data, folder):
-        left = [path for path in free if path not in taken]
+    # in folders of label images; folders above all of the pictures do not count
+    starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
+    below, inside = ({path for path in pictures if is_label(path.parent.relative_to(one).parts)} for one in starts)
+    drawn = inside if inside and len(below) == len(pictures) else below
+    if isinstance(data, SegData):
+        drawn |= {path for path in pictures if os.path.realpath(path) in data.label_images}
+    taken, seen = {'label images': drawn}, set[str]()
+    for name in [name for name in ('val', 'test', 'train') if name in data.splits]:
+        own = [path for path in pictures_of(data, name) if path not in seen]
+        seen.update(own)
+        bare = {os.path.splitext(os.path.realpath(path))[0] for path in own}  # X.png beside X.jpg shows the same
+        same = map(Path, same_pictures([str(path) for path in pictures], own))
+        taken[f'of {name}'] = {*same, *(one for one in pictures if os.path.splitext(os.path.realpath(one))[0] in bare)}
+    free, counts = pictures, {'of projects and of `predict`': count - len(pictures)}
+    for what, others in taken.items():
+        left = [path for path in free if path not in others]
         free, counts[what] = left, len(free) - len(left)
     left_out = ', '.join(f'{count} {what}' for what, count in counts.items() if count)
     if len(free) < batch:
@@ -49,26 +62,6 @@ def free_pictures(given: str, data: SegData | BoxData, batch: int) -> FreePictur
         raise ValueError(f'--unlabelled {given}: {there}; a step takes {batch}. Add pictures, or leave it out.')
     names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
     return FreePictures(folder, len(free), names, left_out)
-
-
-def _taken(pictures: list[Path], data: SegData | BoxData, folder: Path) -> Iterator[tuple[str, set[Path]]]:
-    """Yield the pictures that cannot be taught on, by what they are. One may come twice."""
-    # in folders of label images; folders above all of the pictures do not count
-    starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
-    below, inside = ({path for path in pictures if is_label(path.parent.relative_to(one).parts)} for one in starts)
-    drawn = inside if inside and len(below) == len(pictures) else below
-    if isinstance(data, SegData):
-        drawn |= {path for path in pictures if os.path.realpath(path) in data.label_images}
-    yield 'label images', drawn
-    seen = set[str]()
-    for name in ('val', 'test', 'train'):
-        if name in data.splits:
-            own = [path for path in pictures_of(data, name) if path not in seen]
-            seen.update(own)
-            bare = {os.path.splitext(os.path.realpath(path))[0] for path in own}  # X.png beside X.jpg shows the same
-            same = same_pictures([str(path) for path in pictures], own)
-            twins = {path for path in pictures if os.path.splitext(os.path.realpath(path))[0] in bare}
-            yield f'of {name}', {Path(path) for path in same} | twins
 
 
 def shared(data: SegData | BoxData) -> Iterator[str]:

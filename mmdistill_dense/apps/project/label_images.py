@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -94,34 +93,38 @@ def find_seg_data(
     ``'apply'`` or ``'ignore'``, where sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
     root, wish, notes = root.expanduser().resolve(), wish or Wish(), list[str]()
-    if root.suffix == '.json' and root.is_file() and patterns is None:
-        return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
-    pictures_below(root)  # raises without any
-    paths = sorted(path.relative_to(root).as_posix() for path in files_below(root, LABEL_ENDINGS))
-    paired = pair(Files(paths), patterns) if patterns else find_tree(paths)
-    if patterns and paired and not paired.labels:
-        count = len(paired.bare)
-        what = f'match {count} pictures, and no label image of them' if count else 'match nothing'
-        raise ValueError(_unknown(root, paths, f'{patterns} {what}'))
+    of_coco = root.suffix == '.json' and root.is_file()
+    paths, paired = list[str](), None
+    if patterns or not of_coco:
+        pictures_below(root)  # raises without any
+        paths = sorted(path.relative_to(root).as_posix() for path in files_below(root, LABEL_ENDINGS))
+        paired = pair(Files(paths), patterns) if patterns else find_tree(paths)
     if paired is None:
         try:
             return _of_objects(find_box_data(root, given, exif, wish, 'seg'), background)
         except NoLabels as error:
             raise ValueError(_unknown(root, paths, 'no known tree of label images, and no label file')) from error
+    if not paired.labels:
+        count = len(paired.bare)
+        what = f'match {count} pictures, and no label image of them' if count else 'match nothing'
+        raise ValueError(_unknown(root, paths, f'{paired.patterns} {what}'))
     parts = _divided(root, paired, wish, notes)
-    pairs = [pair for part in parts.values() for pair in part]
-    partner = dict(pairs)
-    stored = look_at(list(partner), lambda picture: stored_size(partner[picture]), exif, notes, partner.values())
+    if paired.patterns.labels.endswith('_gtfine_labelids.*'):
+        told = 'the numbers of all 34 kinds, of which 19 are classes of Cityscapes: createTrainIdLabelImgs.py of'
+        notes.append(f'WARNING: label images of labelIds are {told} cityscapesscripts writes labelTrainIds beside them')
+    partner = {picture: label for own in parts.values() for picture, label in own}
+    labels = list(partner.values())
+    stored = look_at(list(partner), lambda picture: stored_size(partner[picture]), exif, notes, labels)
     size = usual_size([stored_size(picture, stored) for picture, _ in evenly(parts['train'], SAMPLED)])
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
-    drawing: Drawing | None
-    if of_colours(list(partner.values())):
-        form = _drawn(root, _below(parts))
-        classes, drawing = colours_drawing(root, _targets(form[0], parts), given, notes)
+    drawing: Drawing | None = None
+    if of_colours(labels):
+        form, targets = _drawn(root, parts)
+        classes, drawing = colours_drawing(root, targets, given, notes)
     else:
         found = read_values(list(parts.values()), stored)
-        if lossy := [label for label in partner.values() if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
+        if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
             said = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
             if not given and not (root / LIST).is_file():
                 raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
@@ -130,8 +133,8 @@ def find_seg_data(
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
         in_place = None if found.channels > 1 else _in_place(root, parts, paths)
-        form = in_place or _drawn(root, _below(parts))
-        drawing = None if in_place else copies_drawing(root, _targets(form[0], parts))
+        form, targets = (in_place, []) if in_place else _drawn(root, parts)
+        drawing = copies_drawing(root, targets) if targets else None
     if 'val' not in parts:
         parts['val'], form[0]['val'] = parts['test'], form[0]['test']
     return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing)
@@ -139,14 +142,12 @@ def find_seg_data(
 
 def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
     """Return a refusal that shows the folders, and patterns that read them if there are some."""
-    hint = many_masks(paths) or proposal(root, paths) or _HINT
+    general = (
+        ' A label image is a picture of class numbers or colours: name its folder by --labels. Outlines are read '
+        'from json, xml and txt files, .npy files are not read.'
+    )
+    hint = many_masks(paths) or proposal(root, paths) or general
     return f'--data {root}: {what}. It holds {tree(paths)}.{hint} docs/your_labels.md shows the known trees.'
-
-
-_HINT = (
-    ' A label image is a picture of class numbers or colours: name its folder by --labels. Outlines are read from '
-    'json, xml and txt files, .npy files are not read.'
-)
 
 
 # The parts
@@ -155,59 +156,32 @@ _HINT = (
 def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, why = find_lists(root, 'seg', wish), 'are in no folder of a part'
+    lists, why, parts = find_lists(root, 'seg', wish), 'are in no folder of a part', Parts()
     if lists:
-        found, why = read_lists(lists, root, [root / picture for picture in paired.parts]), 'are in no list'
+        why, listed = 'are in no list', read_lists(lists, root, [root / picture for picture in paired.parts])
         if not wish.lists:
-            check_folders(found, root, lists)
-        parts = {part: _listed(lists[part], own, pairs) for part, own in found.items()}
-    elif wish.share is not None:
-        parts = {'train': list(pairs.values())}
+            check_folders(listed, root, lists)
+        for part, own in listed.items():
+            if missing := [picture for picture in own if picture not in pairs]:
+                told = f'{len(missing)} of the {len(own)} pictures in {lists[part]} have no label image'
+                raise FileNotFoundError(
+                    f'--data: {told}: {some(missing, 3)}. Add it, or take the name out of the list.'
+                )
+            parts[part] = [pairs[picture] for picture in own]
     else:
-        told: dict[str | None, list[Pair]] = {}
-        for picture in paired.labels:
-            told.setdefault(paired.parts[picture], []).append(pairs[root / picture])
-        parts = {'train': told[None]} if set(told) == {None} else {part: told[part] for part in SPLITS if part in told}
+        by_folder = wish.share is None and any(paired.parts[picture] for picture in paired.labels)
+        named = [(paired.parts[picture] if by_folder else 'train', picture) for picture in paired.labels]
+        every = {part: [pairs[root / picture] for own, picture in named if own == part] for part in SPLITS}
+        parts = {part: own for part, own in every.items() if own}
     used = {picture for own in parts.values() for picture, _ in own}
     left = [pair for picture, pair in pairs.items() if picture not in used]
     pictures = {'have no label image': paired.bare, why: [picture for picture, _ in left]}
-    labels = {
-        'have no picture': paired.alone,
-        'are not the first of their picture': paired.spare,
-        why: [label for _, label in left],
-    }
+    labels = {'have no picture': paired.alone, 'are not the first of their picture': paired.spare}
+    labels[why] = [label for _, label in left]
     counts = [
         Count('pictures', len(paired.parts), len(used), pictures),
         Count('label images', len(paired.label_images), len(used), labels),
     ]
-    _check_names(root, paired)
-    if len(parts.get('train', ())) < 2:
-        there = f'labelled pictures for {", ".join(f"{part} ({len(own)})" for part, own in parts.items())}'
-        raise ValueError(f'--data {root}: {there}; two for train are needed. --split 0.2 draws another split.')
-    if set(parts) == {'train'}:
-        train, val = two_parts(parts['train'], root, wish.part)
-        notes.append(f'no {"list" if lists else "folder"} for val: {len(train)} pictures train, {len(val)} validate')
-        parts = {'train': train, 'val': val}
-    if 'val' not in parts:
-        notes.append(f'no {"list" if lists else "folder"} for val: that for test validates')
-    name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = table(name, counts)
-    if paired.bare:
-        place = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
-        notes.append(f'--unlabelled {place} teaches on pictures without a label image')
-    return parts
-
-
-def _listed(file: Path, own: Sequence[Path], pairs: Mapping[Path, Pair]) -> list[Pair]:
-    """Return the pairs of a part; every listed picture must have a label image."""
-    if missing := [picture for picture in own if picture not in pairs]:
-        told = f'{len(missing)} of the {len(own)} pictures in {file} have no label image: {some(missing, 3)}'
-        raise FileNotFoundError(f'--data: {told}. Add it, or take the name out of the list.')
-    return [pairs[picture] for picture in own]
-
-
-def _check_names(root: Path, paired: Paired) -> None:
-    """Refuse pictures without labels where names seem to differ, or too few pictures with one."""
     if paired.bare and paired.alone:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
         alone = f'{len(paired.alone)} label images have no picture ({some(paired.alone, 3)})'
@@ -216,21 +190,38 @@ def _check_names(root: Path, paired: Paired) -> None:
     if len(paired.labels) < _LEAST:
         told = f'{len(paired.labels)} of {len(paired.parts)} pictures have a label image, and {_LEAST} are needed'
         raise FileNotFoundError(f'--data {root}: {told}. Add label images.')
+    if len(parts.get('train', ())) < 2:
+        there = f'labelled pictures for {", ".join(f"{part} ({len(own)})" for part, own in parts.items())}'
+        raise ValueError(f'--data {root}: {there}; two for train are needed. --split 0.2 draws another split.')
+    kind = 'list' if lists else 'folder'
+    if set(parts) == {'train'}:
+        parts['train'], parts['val'] = train, val = two_parts(parts['train'], root, wish.share)
+        notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
+    if 'val' not in parts:
+        notes.append(f'no {kind} for val: that for test validates')
+    name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
+    notes[:0] = table(name, counts)
+    if paired.bare:
+        place = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
+        notes.append(f'--unlabelled {place} teaches on pictures without a label image')
+    return parts
 
 
 # What a training reads
 
 
-def _in_place(root: Path, parts: Parts, paths: Sequence[str]) -> tuple[dict[str, Split], tuple[str, ...], str] | None:
-    """Return splits and endings of pictures and label images if both have the same names below two folders."""
+Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images
+
+
+def _in_place(root: Path, parts: Parts, paths: Sequence[str]) -> Form | None:
+    """Return the form of pictures and label images that have the same names below two folders."""
     splits, stems, ends = dict[str, Split](), dict[str, Path](), set[str]()
     for part, pairs in parts.items():
         folders = [Path(os.path.commonpath([one.parent for one in side])) for side in zip(*pairs, strict=True)]
         names = list[str]()
         for picture, label in pairs:
             own, other = picture.relative_to(folders[0]).as_posix(), label.relative_to(folders[1]).as_posix()
-            letters = zip(os.path.splitext(own)[0], os.path.splitext(other)[0], strict=False)
-            name = ''.join(one for one, _ in itertools.takewhile(lambda both: both[0] == both[1], letters))
+            name = os.path.commonprefix([os.path.splitext(own)[0], os.path.splitext(other)[0]])  # noqa: RUF071
             name = name[:-1] if name.endswith(('_', '-')) and not own.startswith('.', len(name)) else name
             ends.add(other[len(name) :])
             names.append(name)
@@ -249,28 +240,23 @@ def _in_place(root: Path, parts: Parts, paths: Sequence[str]) -> tuple[dict[str,
     return splits, suffixes, ends.pop()
 
 
-def _below(parts: Parts) -> dict[str, tuple[Path, list[str]]]:
-    """Return the folder of the pictures of each part, and their paths below it."""
-    folders = {part: Path(os.path.commonpath([one.parent for one, _ in pairs])) for part, pairs in parts.items()}
-    return {
-        part: (folders[part], [one.relative_to(folders[part]).as_posix() for one, _ in pairs])
-        for part, pairs in parts.items()
-    }
+def _drawn(root: Path, parts: Parts) -> tuple[Form, list[tuple[str, Path]]]:
+    """Return the form of pictures whose label images are written into the folder of the project.
 
-
-def _drawn(
-    root: Path, pictures: Mapping[str, tuple[Path, Sequence[str]]]
-) -> tuple[dict[str, Split], tuple[str, ...], str]:
-    """Return splits and endings of pictures whose label images are written into the folder of the project."""
-    splits, stems = dict[str, Split](), dict[str, Path]()
-    for part, (folder, files) in pictures.items():
-        names = tuple(map(bare, files))
-        stems.update({f'{folder}/{name}': folder / file for name, file in zip(names, files, strict=True)})
+    Beside it the place of each label image there, and its source.
+    """
+    splits, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
+    for part, pairs in parts.items():
+        folder = Path(os.path.commonpath([picture.parent for picture, _ in pairs]))
+        names = tuple(bare(picture.relative_to(folder).as_posix()) for picture, _ in pairs)
+        for name, (picture, label) in zip(names, pairs, strict=True):
+            stems[f'{folder}/{name}'] = picture
+            targets.append((target(part, name), label))
         labels = Template(f'{{{{ fileDirname }}}}/{FOLDER}/{part}')
         splits[part] = Split(os.path.relpath(folder, root), labels, len(names), names)
     suffixes = tuple(sorted({picture.suffix for picture in stems.values()}))
     _check_read(stems, suffixes)
-    return splits, suffixes, '.png'
+    return (splits, suffixes, '.png'), targets
 
 
 def _check_read(stems: Mapping[str, Path], suffixes: Sequence[str]) -> None:
@@ -282,19 +268,13 @@ def _check_read(stems: Mapping[str, Path], suffixes: Sequence[str]) -> None:
             raise ValueError(f'--data: {told}. Give this one another name, or take it out.')
 
 
-def _targets(splits: Mapping[str, Split], parts: Parts) -> list[tuple[str, Path]]:
-    """Return the place in the folder of the project, and the file, of each label image."""
-    named = ((part, *one) for part, own in parts.items() for one in zip(splits[part].names, own, strict=True))
-    return [(target(part, name), label) for part, name, (_, label) in named]
-
-
 def _of_objects(data: BoxData, background: str) -> SegData:
     """Return a data set of objects as one of label images, which are drawn from their outlines."""
     files = {part: [data.root / split.pictures / name for name in split.files] for part, split in data.splits.items()}
     parts = {  # names may have .. in them, or be whole
         part: [(Path(os.path.realpath(one.parent), one.name), one) for one in own] for part, own in files.items()
     }
-    form = _drawn(data.root, _below(parts))
+    form, _ = _drawn(data.root, parts)
     targets = {part: [target(part, name) for name in split.names] for part, split in form[0].items()}
     notes = list(data.notes)
     classes, drawing = objects_drawing(data, targets, background, notes)

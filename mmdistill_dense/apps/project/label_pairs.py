@@ -35,15 +35,17 @@ class Patterns:
         """Return those of the command line; ``None`` without them."""
         if not images or not labels:  # one alone is refused where the options are read
             return None
-        for option, text in (('--images', images), ('--labels', labels)):
-            if text.startswith('/') or '..' in text.split('/'):
-                raise ValueError(f'{option} {text!r}: a pattern is a path below --data.')
-        found = cls(_whole(images), _whole(labels))
+        whole = []
+        for option, given in (('--images', images), ('--labels', labels)):
+            if given.startswith('/') or '..' in given.split('/'):
+                raise ValueError(f'{option} {given!r}: a pattern is a path below --data.')
+            text = unicodedata.normalize('NFC', os.path.normpath(given))
+            whole.append(text if text.endswith(ANY) or text.lower().endswith(LABEL_ENDINGS) else f'{text}{ANY}')
         few, many = (len(STARS.findall(text)) for text in (images, labels))
         if few < many:
             told = f'--labels {labels!r} has {many} stars, --images {images!r} has {few}'
             raise ValueError(f'{told}. Each star of the labels stands for what a star of the pictures matched.')
-        return found
+        return cls(*whole)
 
     def rule(self, labels: bool) -> re.Pattern[str]:
         """Return what matches the whole path of a picture, or of a label image."""
@@ -82,12 +84,6 @@ class Patterns:
 
     def __str__(self) -> str:
         return f"--images '{self.images.removesuffix(ANY)}' --labels '{self.labels.removesuffix(ANY)}'"
-
-
-def _whole(text: str) -> str:
-    """Return a pattern that ends in :data:`ANY` if it had no ending."""
-    text = unicodedata.normalize('NFC', os.path.normpath(text))
-    return text if text.endswith(ANY) or text.lower().endswith(LABEL_ENDINGS) else f'{text}{ANY}'
 
 
 class Files:
@@ -141,15 +137,11 @@ def pair(files: Files, patterns: Patterns) -> Paired:
         told = f'{some(owners, 3)} have one label image, {shared[0]}; so have {len(shared) - 1} others'
         advice = f'take out what is twice, or choose: {patterns.written(owners[0], shared[0])}'
         raise ValueError(f'--data: {told}. Each picture has its own: {advice}.')
-    used = set(own.values())
-    names = {os.path.splitext(label)[0] for label in used}
-    left = [path for path in sorted(drawn) if path not in used and path not in own]
-    spare = [path for path in left if not names.isdisjoint(_beginnings(path))]
+    names = {os.path.splitext(label)[0] for label in own.values()}
+    alone, spare = list[str](), list[str]()
+    for path in sorted(drawn - {*own, *own.values()}):  # no letter or digit follows the name of another one
+        beginnings = (path[:place] for place, letter in enumerate(path) if not letter.isalnum())
+        (spare if any(one in names for one in beginnings) else alone).append(path)
     bare = [path for path in found if path not in own and path not in taken and path not in drawn]
     parts = {path: patterns.part(path, found[path][1]) for path in (*own, *bare)}
-    return Paired(patterns, own, parts, bare, sorted(set(left) - set(spare)), spare)
-
-
-def _beginnings(name: str) -> list[str]:
-    """Return the beginnings of a name after which no letter or digit follows."""
-    return [name[:place] for place, letter in enumerate(name) if not letter.isalnum()]
+    return Paired(patterns, own, parts, bare, alone, spare)

@@ -50,19 +50,14 @@ TREES: Sequence[tuple[str, str, str]] = (
 
 
 def known_trees() -> Iterator[Patterns]:
-    """Yield the patterns of each row, which may begin at any folder below the data."""
-    for name, images, labels in TREES:
-        for image, label in itertools.product(_choices(images), _choices(labels)):
+    """Yield the patterns of each row, which may begin at any folder below the data, with each word in braces."""
+    for name, *both in TREES:
+        split = (re.split(r'\{(.*?)\}', text) for text in both)  # every second part is that of braces
+        texts = [
+            itertools.product(*(part.split(',') if n % 2 else [part] for n, part in enumerate(one))) for one in split
+        ]
+        for image, label in itertools.product(*(map(''.join, one) for one in texts)):
             yield Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
-
-
-def _choices(text: str) -> Iterator[str]:
-    """Yield a text with each of the words in braces."""
-    found = re.search(r'\{(.*?)\}', text)
-    for word in found[1].split(',') if found else ():
-        yield from _choices(text.replace(found[0], word, 1) if found else text)
-    if not found:
-        yield text
 
 
 def find_tree(paths: Sequence[str]) -> Paired | None:
@@ -114,42 +109,29 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
     folders = defaultdict[tuple[str, ...], list[str]](list)
     for path in paths:
         folders[PurePosixPath(path).parts[:-1]].append(os.path.basename(path))
-    tried = dict.fromkeys(one for pair in _neighbours(list(folders)) for one in _candidates(*pair, folders))
+    tried = dict[Patterns, None]()
+    for one in evenly(sorted(folders), _LOOKED):
+        near = sorted(folders, key=lambda other: (-len({*one} & {*other}), abs(len(one) - len(other)), other))
+        tried.update((patterns, None) for other in near[:_LOOKED] for patterns in _candidates(one, other, folders))
     scored = []
     for patterns in tried:
         own = {path: labels[0] for path, (labels, _) in files.labels_of(sample, patterns).items() if labels}
+        # the more pictures they pair, the likelier their label images hold classes, the fewer stars
+        both, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
+        for_the_eye = any(word in both for word in ('color', 'colour', 'instance'))
+        word = next((place for place, word in enumerate((*LABELS, 'truth')) if word in labels), 9)
         if own:
-            scored.append((_rank(len(own), patterns), patterns, next(iter(own.items()))))
+            scored.append(((len(own), not for_the_eye, -word, -len(both)), patterns, next(iter(own.items()))))
     for _, patterns, (picture, label) in sorted(scored, key=lambda one: one[0], reverse=True):
-        if _is_simpler(root / label, root / picture):
+        colours = []
+        for name in (label, picture):  # label images have far fewer
+            with opened(root / name) as image:
+                small = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST)).reshape(64 * 64, -1)
+                colours.append(len(np.unique(small, axis=0)))
+        if 2 * colours[0] < colours[1]:
             count = sum(bool(labels) for labels, _ in files.labels_of(paths, patterns).values())
             return f' Try {patterns}: they pair {count} pictures.'
     return ''
-
-
-def _is_simpler(label: Path, picture: Path) -> bool:
-    """Tell whether an image has far fewer colours than another one, as label images have."""
-    colours = []
-    for path in (label, picture):
-        with opened(path) as image:
-            small = np.asarray(image.resize((64, 64), Image.Resampling.NEAREST)).reshape(64 * 64, -1)
-            colours.append(len(np.unique(small, axis=0)))
-    return 2 * colours[0] < colours[1]
-
-
-def _rank(count: int, patterns: Patterns) -> tuple[int, bool, int, int]:
-    """Rank patterns: the more pictures they pair, the likelier their label images hold classes, the fewer stars."""
-    both, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
-    for_the_eye = any(word in both for word in ('color', 'colour', 'instance'))
-    word = next((place for place, word in enumerate((*LABELS, 'truth')) if word in labels), 9)
-    return count, not for_the_eye, -word, -len(both)
-
-
-def _neighbours(folders: list[tuple[str, ...]]) -> Iterator[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """Yield pairs of folders that lie near each other."""
-    for one in evenly(sorted(folders), _LOOKED):
-        near = sorted(folders, key=lambda other: (-len({*one} & {*other}), abs(len(one) - len(other)), other))
-        yield from ((one, other) for other in near[:_LOOKED])
 
 
 def _candidates(
@@ -161,22 +143,15 @@ def _candidates(
         stem, suffix = os.path.splitext(name)
         for cut in {'', *re.findall(r'[_-][^_-]*$', stem)}:
             begin = stem.removesuffix(cut)
-            rest = (
-                found[len(begin) :]
-                for found in names[other]
-                if found.startswith(begin) and (one, name) != (other, found)
-            )
+            found = (own for own in names[other] if own.startswith(begin) and (one, name) != (other, own))
+            rest = (own[len(begin) :] for own in found)
             ends.update((cut + suffix, end) for end in rest if begin and not end[:1].isalnum())
     common = set(one).intersection(*names)  # of all folders
     shared = [part for part in one if part in other and part not in common]
     for (end, label_end), _ in ends.most_common(_LOOKED // 4):
         for starred in ((), shared if shared == [part for part in other if part in shared] else ()):
             texts = ['/'.join('*' if part in starred else part for part in parts) for parts in (one, other)]
-            words = [list(_PART.findall(text)) for text in texts]
-            if words[0] == words[1]:
+            if _PART.findall(texts[0]) == _PART.findall(texts[1]):
                 texts = [_PART.sub('*', text) for text in texts]
             end = end if _PART.search(label_end) else _PART.sub('*', end)  # 21_training.tif and 21_manual1.gif
-            images, labels = (
-                f'{text}/*{ending}'.lstrip('/') for text, ending in zip(texts, (end, label_end), strict=True)
-            )
-            yield Patterns(images, labels)
+            yield Patterns(f'{texts[0]}/*{end}'.lstrip('/'), f'{texts[1]}/*{label_end}'.lstrip('/'))

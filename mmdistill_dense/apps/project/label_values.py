@@ -13,7 +13,14 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from mmdistill_dense.apps.project.picture_folders import Size, lines_of, opened, repeated, size_of
+from mmdistill_dense.apps.project.picture_folders import (
+    Size,
+    lines_of,
+    opened,
+    repeated,
+    size_of,
+    stored_size,
+)
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import size_text, some
@@ -87,27 +94,16 @@ class Values:
         every = values if _far_apart(values) else range(max(named) + 1)
         return tuple(named.get(value, NO_CLASS) for value in every)
 
-    @property
-    def ignored(self) -> float:
-        """The share of the pixels whose value is 255."""
-        return self.pixels.get(IGNORED, 0) / max(sum(self.pixels.values()), 1)
-
     def of(self, pairs: Iterable[Pair]) -> list[int]:
         """Return the values in the label images of a split, of those that were read."""
         labels = {label for _, label in pairs}
         return [value for value, files in self.files.items() if not labels.isdisjoint(files)]
 
     @property
-    def said(self) -> str:
-        """The values, for a message, with a file that has the highest one."""
-        named = [value for value in self.files if value != IGNORED] or list(self.files)
-        return f'{some(self.files, 12)} (the {named[-1]} for instance in {self.files[named[-1]][0]})'
-
-    @property
     def smoothed(self) -> str:
         """Say that most values seem to come from smoothed edges; empty if they do not."""
         most = Counter(self.pixels).most_common(_FEW)
-        share = sum(count for _, count in most) / max(sum(self.pixels.values()), 1)
+        share = sum(count for _, count in most) / max(self.pixels.total(), 1)
         highest = max((value for value in self.pixels if value != IGNORED), default=0)
         if len(self.pixels) <= _MANY or highest < _HIGH or share < _NEARLY:  # classes are numbered from 0
             return ''
@@ -124,8 +120,13 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
     found = Values(sum(map(len, splits)))
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
     for path, label in looked:
-        size = found.read(label)
-        _check_size(path, label, size, stored)
+        size, own = found.read(label), stored_size(path, stored)
+        if own != size:
+            advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
+            if own == size[::-1]:
+                advice = 'Its sides are swapped: turn it as the picture is turned.'
+            sizes = f'{size_text(own)} pixels, its label image {label} has {size_text(size)}'
+            raise ValueError(f'--data: {path} has {sizes}. {advice}')
     if _far_apart(class_values(sorted(found.files))):
         further = {label for split in splits for _, label in evenly(split, MOST)} - {label for _, label in looked}
         for label in track(sorted(further), 'label images', transient=True):
@@ -148,17 +149,6 @@ def in_one_channel(image: Image.Image, label: Path) -> np.ndarray:
 def has_colours(drawn: np.ndarray) -> bool:
     """Tell whether some pixel of (height, width, 3 or 4) is not gray, or transparent."""
     return bool((drawn[..., :3] != drawn[..., :1]).any() or (drawn[..., 3:] != 255).any())
-
-
-def _check_size(path: Path, label: Path, size: Size, stored: bool) -> None:
-    with opened(path) as picture:
-        found = size_of(picture, stored)
-    if found != size:
-        advice = 'Bring the label image to the size of the picture, without mixing its values (nearest pixel).'
-        if found == size[::-1]:
-            advice = 'Its sides are swapped: turn it as the picture is turned.'
-        sizes = f'{size_text(found)} pixels, its label image {label} has {size_text(size)}'
-        raise ValueError(f'--data: {path} has {sizes}. {advice}')
 
 
 def name_classes(
@@ -188,14 +178,12 @@ def name_classes(
     values = class_values(tuple(found.files))
     if IGNORED in found.files and IGNORED not in values:
         _check_ignored(root, found, notes)
-    counted = _far_apart(values)
+    counted, smoothed = _far_apart(values), found.smoothed
     if counted and len(found.files[values[-1]]) == 1 and found.looked > 1:
         notes.append(f'the value {values[-1]} stands in one label image alone: {found.files[values[-1]][0]}')
-    smoothed = found.smoothed
+    if not names and smoothed:
+        raise ValueError(f'--data {root}: the label images hold {smoothed} If they are classes, name them: --classes.')
     if not names:
-        if smoothed:
-            advice = 'If they are classes, name them: --classes.'
-            raise ValueError(f'--data {root}: the label images hold {smoothed} {advice}')
         there = some([value for value in values if value in found.files], 12)
         told = f'{len(values)} classes, from the values {there} in {found.looked} of {found.total} label images'
         notes.append(f'{told}; name them with --classes, or in {LIST} in the data folder')
@@ -203,7 +191,9 @@ def name_classes(
     table = values if counted else tuple(range(len(names)))
     if len(names) < len(values) or len(names) != len(table):
         apart = ' Names stand apart: --classes sky road.' if len(names) == 1 and ',' in names[0] else ''
-        told = f'{len(names)} names ({some(names)}), but the label images have the values {found.said}'
+        highest = next((value for value in reversed(found.files) if value != IGNORED), IGNORED)
+        said = f'{some(found.files, 12)} (the {highest} for instance in {found.files[highest][0]})'
+        told = f'{len(names)} names ({some(names)}), but the label images have the values {said}'
         advice = f'Name each value in this order, also missing ones between them.{apart} {NO_CLASS} ignores one'
         raise ValueError(f'{source}: {told}; {IGNORED} is ignored. {advice}.{smoothed and f" They are {smoothed}"}')
     kept = [(name, value) for name, value in zip(names, table, strict=True) if name != NO_CLASS]
@@ -223,9 +213,9 @@ def check_several(root: Path, found: Values) -> None:
 def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:
     """Tell how much is ignored; refuse masks of 0 and 255 among others of 0 and 1, whose objects would be ignored."""
     holding = {value: set(files) for value, files in found.files.items()}
-    every = set().union(*holding.values())
+    every, share = set().union(*holding.values()), found.pixels[IGNORED] / found.pixels.total()
     here = f'{len(holding[IGNORED])} of {len(every)} label images'
-    notes.append(f'{IGNORED} stands in {here}, {found.ignored:.1%} of the pixels, and is ignored')
+    notes.append(f'{IGNORED} stands in {here}, {share:.1%} of the pixels, and is ignored')
     if list(holding) != [0, 1, IGNORED]:
         return
     other, ones = holding[IGNORED] & holding[0], holding[1]

@@ -51,11 +51,10 @@ from mmdistill_dense.apps.project.sides import (
 from mmdistill_dense.apps.project.teachers import (
     check_files,
     check_foundation,
-    check_head,
     check_teacher,
-    class_count,
     head_side,
     named_by_teacher,
+    names_in,
     serves_as_it_is,
     teacher_classes,
     whole,
@@ -150,10 +149,8 @@ def _networks(args: argparse.Namespace, foundation: Mapping[str, Any] | None) ->
     """Read the configs of both; a foundation model without a head has none."""
     with quiet():
         student = read_side(args.student, '--student')
-        if args.head:
-            check_head(args.head, args.teacher, foundation is not None, student.task)
-        if foundation:
-            return student, head_side(args.head, foundation, student) if args.head else None
+        if args.head or foundation:
+            return student, head_side(args.head, args.teacher, foundation, student) if args.head else None
         teacher = read_side(args.teacher, '--teacher')
     if teacher.task != student.task:
         tasks = {'seg': 'segmentation', 'det': 'detection'}
@@ -232,7 +229,7 @@ def _teacher(
     given, mapped, note = args.teacher_checkpoint, teacher_classes(args.teacher_classes), ''
     if not (given or teacher.fixed or args.train_teacher or args.random_weights):
         given, mapped, note = serves_as_it_is(teacher, data.classes, args.method)
-    _adapt(args, loading, teacher, not given, len(data.classes) if mapped is None else class_count(given))
+    _adapt(args, loading, teacher, not given, len(data.classes) if mapped is None else len(names_in(given)) or None)
     teacher.notes += [note] if note else []
     if given:
         checkpoint = whole(given)

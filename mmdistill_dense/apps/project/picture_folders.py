@@ -9,10 +9,10 @@ import random
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -33,7 +33,6 @@ ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _OF_PROJECTS = {SUITE, 'data.py'}
-_WORD = re.compile(r'[a-z]+')
 
 
 def pictures_below(root: Path) -> list[Path]:
@@ -44,8 +43,7 @@ def pictures_below(root: Path) -> list[Path]:
             zipped = root.name.lower().endswith(ARCHIVES)
             what = 'an archive. Unpack it, and give the folder.' if zipped else 'a file. Give the folder that holds it.'
         raise FileNotFoundError(f'--data {root}: {what}')
-    found = files_below(root, EXTENSIONS)
-    if not found:
+    if not (found := files_below(root, EXTENSIONS)):
         told = f'no picture in it or below it ({", ".join(EXTENSIONS)}; results of `predict` are left out)'
         held = some(sorted(entry.name for entry in root.iterdir())) or 'nothing'
         raise FileNotFoundError(f'--data {root}: {told}. It holds {held}.')
@@ -90,22 +88,8 @@ def outside_labels(root: Path, pictures: Iterable[Path]) -> list[Path]:
 
 def split_of(parts: Iterable[str]) -> str | None:
     """Return the split that the parts of a path name, innermost first; ``train2017`` is train."""
-    for part in reversed(list(parts)):
-        for word in _WORD.findall(part.lower()):
-            for split, names in SPLITS.items():
-                if word in names:
-                    return split
-    return None
-
-
-def two_parts(names: Sequence[P], place: Path, share: float = VAL_SHARE) -> tuple[list[P], list[P]]:
-    """Divide pictures into training and validation, always in the same way."""
-    if len(names) < 2:
-        raise ValueError(f'--data: {place} holds {len(names)} labelled picture; train and val need one each. Add some.')
-    shuffled = sorted(names)
-    random.Random(0).shuffle(shuffled)
-    count = min(max(1, round(share * len(shuffled))), len(shuffled) - 1)
-    return sorted(shuffled[count:]), sorted(shuffled[:count])
+    words = [word for part in reversed(list(parts)) for word in re.findall('[a-z]+', part.lower())]
+    return next((split for word in words for split, names in SPLITS.items() if word in names), None)
 
 
 Size = tuple[int, int]  # height and width
@@ -176,13 +160,11 @@ def _ends_whole(path: Path, kind: str | None) -> bool:
 
 def orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation from 1, as stored, to 8. The pixels are not read."""
-    if 'exif' not in picture.info and picture.format != 'TIFF':
-        return 1
-    try:
-        found = picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged tags, which mmcv passes over
-        return 1
-    return found if found in range(1, 9) else 1
+    with suppress(Exception):  # damaged tags, which mmcv passes over
+        if 'exif' in picture.info or picture.format == 'TIFF':
+            found: Any = picture.getexif().get(_ORIENTATION)
+            return found if found in range(1, 9) else 1
+    return 1
 
 
 def size_of(picture: Image.Image, stored: bool = False) -> Size:
@@ -282,64 +264,68 @@ class Wish:
         try:
             share = float(given)
         except ValueError:
-            folder = Path(given).expanduser()
-            if not folder.is_dir():
-                what = f'no such folder (looked in {Path.cwd()})'
-                advice = 'Give one with train.txt and val.txt, or the share that validates, such as 0.2'
-                raise FileNotFoundError(f'--split {given}: {what}. {advice}.') from None
-            return cls(lists=folder)
+            if Path(given).expanduser().is_dir():
+                return cls(lists=Path(given).expanduser())
+            advice = 'Give one with train.txt and val.txt, or the share that validates, such as 0.2'
+            raise FileNotFoundError(f'--split {given}: no such folder (looked in {Path.cwd()}). {advice}.') from None
         if not 0 < share < 1:
             raise ValueError(f'--split {given}: a share lies between 0 and 1, such as 0.2.')
         return cls(share=share)
 
-    @property
-    def part(self) -> float:
-        """The share that validates where a split is drawn."""
-        return VAL_SHARE if self.share is None else self.share
+
+def two_parts(names: Sequence[P], place: Path, share: float | None = None) -> tuple[list[P], list[P]]:
+    """Divide pictures into training and validation, always in the same way."""
+    if len(names) < 2:
+        raise ValueError(f'--data: {place} holds {len(names)} labelled picture; train and val need one each. Add some.')
+    shuffled = sorted(names)
+    random.Random(0).shuffle(shuffled)
+    count = min(max(1, round((share or VAL_SHARE) * len(shuffled))), len(shuffled) - 1)
+    return sorted(shuffled[count:]), sorted(shuffled[:count])
 
 
 def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
     """Return the list of each part: those of ``--split``, or those that lie below the data; often there are none."""
     if wish.share is not None:
         return {}
-    groups: dict[Path, dict[str, Path]] = defaultdict(dict)
+    found: dict[Path, dict[str, Path]] = defaultdict(dict)  # by folder
     for path in files_below(wish.lists or root, ('.txt', '.lst', '.csv')):
         stem = path.stem.lower()
         part = next((part for part, names in SPLITS.items() if stem in names), _BOTH if stem == _BOTH else None)
         # not the label file of a picture called `test`, as YOLO has them
         beside = [path, Path(*('images' if one == 'labels' else one for one in path.parts))]
         if part and not any(place.with_suffix(ending).is_file() for place in beside for ending in EXTENSIONS):
-            groups[path.parent][part] = path
-    found = [_known(group) for group in groups.values()]
+            found[path.parent][part] = path
+    for folder, lists in found.items():
+        both = lists.pop(_BOTH, None)
+        if both and not {'train', 'val'} & set(lists):
+            found[folder] = {'train': both, **lists}
     if wish.lists and not found:
         raise FileNotFoundError(f'--split {wish.lists}: no list in it. A list is train.txt, val.txt or test.txt.')
-    wanted = [group for group in found if next(iter(group.values())).parent.name.lower() == _TASKS[task]]
-    rest = [group for group in found if next(iter(group.values())).parent.parent.name != 'ImageSets']
-    found = wanted or rest or found
-    if len({tuple(sorted((part, path.read_bytes()) for part, path in group.items())) for group in found}) > 1:
-        places = some(sorted(str(next(iter(group.values())).parent) for group in found))
+    wanted = [folder for folder in found if folder.name.lower() == _TASKS[task]]
+    folders = wanted or [folder for folder in found if folder.parent.name != 'ImageSets'] or list(found)
+    if len({repr(sorted((part, path.read_bytes()) for part, path in found[one].items())) for one in folders}) > 1:
+        places = some(sorted(map(str, folders)))
         raise ValueError(f'--data {root}: lists of a split lie in {places}. Choose one folder by --split FOLDER.')
-    return found[0] if found else {}
-
-
-def _known(group: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the lists of train, val and test; that of train and val together only where neither is there."""
-    found = {part: path for part, path in group.items() if part != _BOTH}
-    return {'train': group[_BOTH], **found} if _BOTH in group and not {'train', 'val'} & set(found) else found
+    return found[folders[0]] if folders else {}
 
 
 def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) -> dict[str, list[Path]]:
-    index = Names(root, pictures)
-    found: dict[str, list[Path]] = {}
+    """Return the pictures of each list: one a line, which may end after its first word, or one a row of a table."""
+    index, found = Names(root, pictures), dict[str, list[Path]]()
     for part, path in lists.items():
-        entries = [(entry, index.find(entry)) for entry in _entries(path, index)]
-        missing = [words[0] for words, picture in entries if picture is None]
-        if missing:
-            told = f'{len(missing)} of {len(entries)} pictures that are not below {root}: {some(missing, 3)}'
-            raise FileNotFoundError(f'--data: {path} names {told}. Add them, or take their lines out.')
+        lines = lines_of(path)
+        entries = [[line, line.split()[0]] for line in lines]
+        if path.suffix.lower() == '.csv':
+            rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+            rows = rows[1:] if rows and index.find(rows[0]) is None else rows  # a row of titles names no picture
+            entries = [[cell for cell in row if cell.lower().endswith(EXTENSIONS)] or row for row in rows]
         if not entries:
             raise ValueError(f'--data: {path} names no picture. Fill it in, or remove it.')
-        found[part] = list(dict.fromkeys(picture for _, picture in entries if picture is not None))
+        named = [index.find(words) for words in entries]
+        if missing := [words[0] for words, picture in zip(entries, named, strict=True) if picture is None]:
+            told = f'{len(missing)} of {len(entries)} pictures that are not below {root}: {some(missing, 3)}'
+            raise FileNotFoundError(f'--data: {path} names {told}. Add them, or take their lines out.')
+        found[part] = [picture for picture in dict.fromkeys(named) if picture is not None]
     check_apart(found, ', '.join(str(path) for path in lists.values()))
     if 'train' not in found:
         raise ValueError(f'--data: {some(map(str, lists.values()))}: there is no train.txt beside. Add it.')
@@ -348,13 +334,8 @@ def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) 
 
 def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
     first: dict[Path, str] = {}
-    twice = [
-        f'{one} ({first[one]} and {part})'
-        for part, own in parts.items()
-        for one in own
-        if first.setdefault(one, part) != part
-    ]
-    if twice:
+    members = ((part, one) for part, own in parts.items() for one in own)
+    if twice := [f'{one} ({first[one]} and {part})' for part, one in members if first.setdefault(one, part) != part]:
         told = f'{len(twice)} pictures are in two parts of {source}: {some(twice, 3)}'
         raise ValueError(f'--data: {told}. Each belongs to one; `--split 0.2` draws another split.')
 
@@ -364,21 +345,9 @@ def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mappin
     told = {one: split_of(one.parent.relative_to(root).parts) for own in found.values() for one in own}
     listed = ((part, one) for part, own in found.items() for one in own)
     wrong = [f'{one} is listed for {part}' for part, one in listed if told[one] not in (None, part)]
-    if len({*told.values()} - {None}) < 2:  # darknet's obj_train_data holds all
-        return
-    if wrong:
+    if wrong and len({*told.values()} - {None}) > 1:  # darknet's obj_train_data holds all
         what = f'the lists ({some(map(str, lists.values()))}) and the folders tell two splits: {some(wrong, 2)}'
         raise ValueError(f'--data {root}: {what}. Remove the lists, or choose them by --split FOLDER.')
-
-
-def _entries(path: Path, index: Names) -> list[list[str]]:
-    """Return what may name a picture in each line: the line and its first word, or the cells of a table's row."""
-    lines = lines_of(path)
-    if path.suffix.lower() != '.csv':
-        return [[line, line.split()[0]] for line in lines]
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
-    rows = rows[1:] if rows and index.find(rows[0]) is None else rows  # a row of titles names no picture
-    return [[cell for cell in row if cell.lower().endswith(EXTENSIONS)] or row for row in rows]
 
 
 class Names:

@@ -39,7 +39,6 @@ from mmdistill_dense.utils.validate import size_text, some
 
 SECONDS, SHARE = 30, 0.05  # how often the boxes so far are written, and the share of the time that this may take
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
-Where = str | np.ndarray  # a picture's file, or a frame of a video (BGR)
 
 
 def predict_command(args: argparse.Namespace) -> None:
@@ -84,20 +83,19 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
         found = {path.stem.removeprefix('student_'): path for path in sorted(given.glob('student_*.pth'))}
         if not found:
             raise FileNotFoundError(f'{given}: no student_*.pth in it. `mmdistill run {given}` trains and exports it.')
-        if (method is None and len(found) > 1) or (method is not None and method not in found):
+        name = next(iter(found)) if method is None and len(found) == 1 else method
+        if name not in found:
             wrong = f'--method {method}: ' if method else ''
             raise ValueError(f'{wrong}{given} has the students {", ".join(found)}; name one of them by --method.')
-        return find_student(found[method or next(iter(found))])
+        given, weights = found[name], True
     if not given.is_file():
         raise FileNotFoundError(f'{given}: no such file (working folder {Path.cwd()}).')
-    if weights:
-        config = given.with_suffix('.py')
-        if not config.is_file():
-            raise FileNotFoundError(f'{given}: its config {config.name} is not beside it: give one, and --checkpoint.')
-        return config, given
-    if checkpoint is None:
+    if not weights and checkpoint is None:
         raise FileNotFoundError(f'{given}: a config needs its weights: --checkpoint FILE.')
-    return given, Path(checkpoint)
+    config, file = (given.with_suffix('.py'), given) if weights else (given, Path(str(checkpoint)))
+    if not config.is_file():
+        raise FileNotFoundError(f'{given}: its config {config.name} is not beside it: give one, and --checkpoint.')
+    return config, file
 
 
 def find_inputs(given: Sequence[str]) -> tuple[list[Path], list[Path]]:
@@ -182,8 +180,8 @@ class Student:
         """Tell whether it labels pixels; otherwise it finds boxes."""
         return hasattr(self.network, 'decode_head')
 
-    def __call__(self, picture: Where) -> Any:
-        """Return the prediction on a picture, as mmseg or mmdet gives it."""
+    def __call__(self, picture: str | np.ndarray) -> Any:
+        """Return the prediction on a picture's file or a frame (BGR), as mmseg or mmdet gives it."""
         if self.segments:
             from mmseg.apis import inference_model as predict
         else:
@@ -221,35 +219,27 @@ class Student:
             self.written.add(file)
             write_picture(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
             return
-        height, width = (int(side) for side in found.ori_shape)
-        image = {'id': 0, 'file_name': name, 'height': height, 'width': width}  # numbered when all are there
-        self.boxes[name] = image, list(self._coco(found.pred_instances))
-        self.written.add(Path(name))
-        if time.monotonic() > self.due:
-            start = time.monotonic()
-            self.write(out)
-            self.due = time.monotonic() + max(SECONDS, (time.monotonic() - start) / SHARE)
-
-    def _coco(self, instances: Any) -> Iterator[dict[str, Any]]:
-        instances = instances[instances.scores >= self.threshold].cpu()
-        for number in range(len(instances)):
-            x, y, right, low = (round(float(value), 2) for value in instances.bboxes[number])
-            box: dict[str, Any] = {
-                'id': 0,
-                'image_id': 0,
-                'category_id': int(instances.labels[number]) + 1,
-                'bbox': [x, y, round(right - x, 2), round(low - y, 2)],
-                'area': round((right - x) * (low - y), 2),
-                'score': round(float(instances.scores[number]), 4),
-                'iscrowd': 0,
-            }
+        instances, boxes = found.pred_instances[found.pred_instances.scores >= self.threshold].cpu(), []
+        values = (instances.bboxes.tolist(), instances.scores.tolist(), instances.labels.tolist())
+        for number, (corners, score, kind) in enumerate(zip(*values, strict=True)):
+            x, y, right, low = (round(one, 2) for one in corners)
+            size = round(right - x, 2), round(low - y, 2)
+            box = {'id': 0, 'image_id': 0, 'category_id': int(kind) + 1, 'bbox': [x, y, *size]}  # numbered at last
+            box |= {'area': round((right - x) * (low - y), 2), 'score': round(score, 4), 'iscrowd': 0}
             if 'masks' in instances:
                 from pycocotools.mask import area, encode
 
                 code = encode(np.asfortranarray(np.asarray(instances.masks[number], np.uint8)))
                 box['segmentation'] = {'size': code['size'], 'counts': code['counts'].decode()}
                 box['area'] = int(area(code))
-            yield box
+            boxes.append(box)
+        height, width = (int(side) for side in found.ori_shape)
+        self.boxes[name] = {'id': 0, 'file_name': name, 'height': height, 'width': width}, boxes
+        self.written.add(Path(name))
+        if time.monotonic() > self.due:
+            start = time.monotonic()
+            self.write(out)
+            self.due = time.monotonic() + max(SECONDS, (time.monotonic() - start) / SHARE)
 
     def write(self, out: Path) -> None:
         """Write the boxes that were found so far, and earlier ones."""

@@ -157,20 +157,21 @@ def predicts_masks(model: Mapping[str, Any]) -> bool:
 
 def check_detector(side: Side, masks: bool) -> None:
     """Refuse a detector whose labels the data do not have, or that cannot predict what `new` writes."""
-    kind, named = side.model.get('type'), f'{side.key} {side.name}'
-    if predicts_masks(side.model) and not masks:
-        told = 'is trained on masks, and not every object of the label files has a segmentation'
-        raise ValueError(f'{side.key}: {kind} {told}. Choose a config for boxes (faster-rcnn for mask-rcnn).')
-    if (side.model.get('roi_head') or {}).get('semantic_head') or side.model.get('semantic_head'):
-        told = 'has a semantic_head, which needs maps of stuff that the data do not have'
-        raise ValueError(f'{side.key}: {kind} {told}. Choose a config without it (htc-without-semantic for HTC).')
-    if str((side.model.get('bbox_head') or {}).get('type')).endswith('SSDHead'):
-        told = 'mmdet cannot predict with an SSDHead (its issue 11063): training would stop at its first evaluation'
-        raise ValueError(f'{named}: {told}. Choose a detector of another family.')
-    tests = mappings((side.config.get('test_dataloader') or {}).get('dataset'))
-    if any(str(step.get('type')).endswith('RandomCenterCropPad') for step in tests):  # CornerNet, CenterNet, …
-        told = 'its predictions need the step RandomCenterCropPad of its own tests, which `new` does not write'
-        raise ValueError(f'{named}: {told}. Write the pair by hand: docs/own_pair.md.')
+    model, tests = side.model, mappings((side.config.get('test_dataloader') or {}).get('dataset'))
+    if predicts_masks(model) and not masks:
+        told = 'is trained on masks, and not every object of the label files has a segmentation. Choose a config for '
+        told += 'boxes (faster-rcnn for mask-rcnn)'
+    elif (model.get('roi_head') or {}).get('semantic_head') or model.get('semantic_head'):
+        told = 'has a semantic_head, which needs maps of stuff that the data do not have. Choose a config without it '
+        told += '(htc-without-semantic for HTC)'
+    elif str((model.get('bbox_head') or {}).get('type')).endswith('SSDHead'):
+        told = 'has an SSDHead, with which mmdet cannot predict (its issue 11063). Choose a detector of another family'
+    elif any(str(step.get('type')).endswith('RandomCenterCropPad') for step in tests):  # CornerNet, CenterNet, …
+        told = 'needs the step RandomCenterCropPad of its own tests to predict, which `new` does not write. Write the '
+        told += 'pair by hand: docs/own_pair.md'
+    else:
+        return
+    raise ValueError(f'{side.key}: {model.get("type")} {told}.')
 
 
 _WEIGHTS = ('.pth', '.pt', '.safetensors', '.bin', '.ckpt')

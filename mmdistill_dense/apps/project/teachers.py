@@ -69,18 +69,17 @@ def whole(given: str) -> str:
     return str(Path(given).expanduser().resolve()) if is_path(given) else given
 
 
-def _read(checkpoint: str, key: str) -> dict[str, Any] | None:
+def _read(checkpoint: str) -> dict[str, Any] | None:
     """Return the content of a file, also one of the hub; ``None`` for one that the training fetches."""
     here = is_path(checkpoint) or checkpoint.startswith(HUB)
-    return read_checkpoint(local_file(checkpoint, None, key)) if here else None
+    return read_checkpoint(local_file(checkpoint, None, '--teacher-checkpoint')) if here else None
 
 
-def class_count(checkpoint: str | None) -> int | None:
-    """Return how many classes the file of a teacher names; ``None`` if it does not say, or cannot be read here."""
+def names_in(checkpoint: str | None) -> Sequence[str]:
+    """Return the classes that the file of a teacher names; empty if it does not say, or cannot be read here."""
     with suppress(OSError, ValueError):  # the check of the teacher says why
-        content = _read(whole(checkpoint), '--teacher-checkpoint') if checkpoint else None
-        return len(class_names_in(content or {})) or None
-    return None
+        return class_names_in(_read(whole(checkpoint)) or {}) if checkpoint else ()
+    return ()
 
 
 def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any = None) -> tuple[Any, Sequence[str]]:
@@ -93,7 +92,7 @@ def check_teacher(side: Side, checkpoint: str, names: Sequence[str], mapped: Any
         raise ValueError(f'{key}: {told}. {advice} Or say which are the same: --teacher-classes auto.')
     own: Sequence[str] = ()
     try:
-        content = _read(checkpoint, '--teacher-checkpoint')
+        content = _read(checkpoint)
         if content is None:
             said = f'--teacher-classes {mapped}: the first training says which classes are paired'
             return mapped, [] if mapped is None else [said]
@@ -140,11 +139,8 @@ def check_foundation(given: str, option: Mapping[str, Any]) -> None:
 
 def named_by_teacher(data: SegData, checkpoint: str) -> SegData:
     """Return data whose classes nobody named with the names in a teacher's checkpoint, if their number fits."""
-    try:
-        names = class_names_in(_read(whole(checkpoint), '--teacher-checkpoint') or {})
-    except ValueError:
-        return data
-    count = len(data.classes)  # classes at the end may be in no label image that was looked at
+    names, count = names_in(checkpoint), len(data.classes)
+    # classes at the end may be in no label image that was looked at
     if not data.unnamed or len(names) < count or (data.values and len(names) > count):
         return data
     note = f'classes named as in {checkpoint}, in the order of the label values: {", ".join(names)}'
@@ -156,22 +152,21 @@ _COMPARE_ALL = ('dist', 'frs')  # methods that need the classes of the teacher
 
 def serves_as_it_is(teacher: Side, names: Sequence[str], methods: Sequence[str]) -> tuple[str | None, str | None, str]:
     """Return ``'auto'`` where published weights know all classes, else ``None``; the option ``classes``; and a note."""
-    theirs = _classes_of(teacher)
+    theirs, nothing = _classes_of(teacher), (None, None, '')
     try:
         pairs = ClassPairs.of('auto', names, theirs, '--teacher-classes')
         # a group of several is an open background
         known = [names[group.student[0]] for group in pairs.groups if len(group.student) == 1]
-        useful = {*map(str.lower, known)} - {BACKGROUND}
-        if not useful or not fetchable(published_weights(teacher.name), downloads()):
-            return None, None, ''
+        if not {*map(str.lower, known)} - {BACKGROUND} or not fetchable(published_weights(teacher.name), downloads()):
+            return nothing
     except (KeyError, ValueError):  # nothing is shared, or no weights are published
-        return None, None, ''
+        return nothing
     same = list(theirs) == list(names)
     if same or (len(known) == len(names) > 1 and not {*methods} & {*_COMPARE_ALL}):
         note = 'its published weights know all your classes, so it is not trained: --train-teacher would do so'
         return AUTO, None if same else AUTO, note
     if len(known) == len(names):
-        return None, None, ''
+        return nothing
     note = f'its published weights know {len(known)} of your {len(names)} classes ({some(known)})'
     return None, None, f'{note}: to take them as they are, add --teacher-checkpoint auto --teacher-classes auto'
 
@@ -196,42 +191,30 @@ _EVEN = {24: (4, 11, 17, 23)}  # DINOv3's; for other depths the last block of ea
 _FINEST = {8: 'fpn', 4: 'sfp'}  # by the finest stride of the student's levels
 
 
-def check_head(head: str, teacher: str, is_model: bool, task: str) -> None:
-    """Refuse a head for a network that has its own, or for the other task."""
-    if not is_model:
+def head_side(head: str, teacher: str, foundation: Mapping[str, Any] | None, student: Side) -> Side:
+    """Return a frozen foundation model with a head of :data:`HEADS` that is trained on the user's data."""
+    if foundation is None:
         told = f'--teacher {teacher} is a network with its own head. Leave it out'
         raise ValueError(f'--head {head}: {told}, or give MODEL:FILE (docs/foundation_head.md).')
-    if HEADS[head] != task:
-        fitting = ', '.join(name for name, one in HEADS.items() if one == task)
+    if HEADS[head] != student.task:
+        fitting = ', '.join(name for name, one in HEADS.items() if one == student.task)
         raise ValueError(f'--head {head}: it does not predict what the student does. These do: {fitting}.')
-
-
-def head_side(head: str, foundation: Mapping[str, Any], student: Side) -> Side:
-    """Return a frozen foundation model with a head of :data:`HEADS` that is trained on the user's data."""
     # a detector is the student's own with another backbone and neck, so that all methods fit
     shape = architecture(foundation['model'])
     recipe = _RECIPES[student.task].format(head=head)
     even = _EVEN.get(shape.depth, tuple(quarter * shape.depth // 4 - 1 for quarter in (1, 2, 3, 4)))
     blocks = {'linear': (-4, -3, -2, -1), 'upernet': even, 'fcn': (-1,)}
-    changes: dict[str, Any] = {
-        'data_preprocessor': shape.preprocessor,
-        'backbone': {
-            'type': 'mmdistill_dense.VisionTransformer',
-            'model': foundation['model'],
-            'checkpoint': foundation['checkpoint'],
-            'out_blocks': blocks.get(head, (-1, -1, -1, -1)),
-            'frozen': True,
-        },
-    }
+    backbone: dict[str, Any] = {**foundation, 'type': 'mmdistill_dense.VisionTransformer'}
+    backbone |= {'out_blocks': blocks.get(head, (-1,) * 4), 'frozen': True}
+    changes: dict[str, Any] = {'data_preprocessor': shape.preprocessor, 'backbone': backbone}
     if student.task == 'seg':
-        name = recipe
         changes['decode_head'] = {'in_channels': shape.dim if head == 'fcn' else [shape.dim] * 4}
         if head == 'upernet':
             changes['neck'] = {'embed_dim': shape.dim}
     else:
-        name = student.name
-        changes['backbone'] |= {'_delete_': True, 'stride': 16}  # whose pyramid has the strides of the student
+        backbone |= {'_delete_': True, 'stride': 16}  # whose pyramid has the strides of the student
         changes['neck'] = _pyramid(head, shape, student)
+    name = recipe if student.task == 'seg' else student.name
     side = Side('--teacher', name, Config.fromfile(find_config(recipe)), {}, student.task, fixed=changes, recipe=recipe)
     side.model = load_model(side.option, '--teacher').model
     side.notes.append(f'{foundation["model"]} stays as in {foundation["checkpoint"]}; its head {head} is trained')

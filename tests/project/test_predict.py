@@ -214,7 +214,7 @@ def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFi
     torch.save({'state_dict': state, 'meta': {}}, 'nameless.pth')
     shutil.copy('student.py', 'nameless.py')
     shutil.copy('student.pth', 'untested.pth')
-    Path('untested.py').write_text(Path('student.py').read_text() + 'test_dataloader = None\n')
+    Path('untested.py').write_text(Path('student.py').read_text() + '\ntest_dataloader = None\n')
     assert main(['predict', *words]) == 2
     assert told in capsys.readouterr().err
 

@@ -176,8 +176,8 @@ def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
     used = {picture for own in parts.values() for picture, _ in own}
     left = [pair for picture, pair in pairs.items() if picture not in used]
     pictures = {'have no label image': paired.bare, why: [picture for picture, _ in left]}
-    labels = {'have no picture': paired.alone, 'are not the first of their picture': paired.spare}
-    labels[why] = [label for _, label in left]
+    labels: dict[str, Sequence[object]] = {'have no picture': paired.alone}
+    labels |= {'are not the first of their picture': paired.spare, why: [label for _, label in left]}
     counts = [
         Count('pictures', len(paired.parts), len(used), pictures),
         Count('label images', len(paired.label_images), len(used), labels),

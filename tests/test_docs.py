@@ -151,10 +151,7 @@ def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
 def whole(block: Block) -> dict[str, Any]:
     """A definition with what the block leaves out."""
     given = yaml.safe_load(block.text.replace(', …', ''))
-    default = {
-        'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid',
-        'methods': {'kd': {}},
-    }
+    default = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'methods': {'kd': {}}}
     return {**default, **given}
 
 
@@ -293,11 +290,7 @@ def test_options_and_files_of_commands_in_sentences(guide: object) -> None:
 
 def test_a_wrong_option_is_seen() -> None:
     block = blocks('bash')[0]
-    for line in (
-        'mmdistill train CONFIG --work-dirs x',
-        'mim train mmseg CONFIG --no-such-option',
-        'make no-demo',
-    ):
+    for line in ('mmdistill train CONFIG --work-dirs x', 'mim train mmseg CONFIG --no-such-option', 'make no-demo'):
         (command,) = commands(line)
         with pytest.raises((AssertionError, SystemExit)):
             check(command, block)
@@ -312,48 +305,6 @@ def test_the_count_names_every_kind() -> None:
 
 CHOOSING = (ROOT / 'docs/choosing.md').read_text(encoding='utf-8').partition('## What a step costs')[2]
 COLUMNS = {'LogitKD': 'kd', 'CWD on features': 'cwd_feature', 'MasKD': 'maskd', 'PCD': 'pcd', 'Af-DCD': 'afdcd'}
-
-
-def measured() -> dict[str, list[tuple[float, int]]]:
-    """The overhead and the extra memory of each method, in the tables of docs/performance.md."""
-    steps = (ROOT / 'docs/performance.md').read_text(encoding='utf-8').partition('## Teacher')[0]
-    rows = re.findall(r'^\| ([\w:]+) \| .*\*\*([\d.]+)\*\* .*\| \+(\d+) \|$', steps, re.MULTILINE)
-    found: dict[str, list[tuple[float, int]]] = {}
-    for method, overhead, memory in rows:
-        found.setdefault(method, []).append((float(overhead), int(memory)))
-    return found
-
-
-def test_a_steps_overhead_is_that_of_the_measured_rows() -> None:
-    """Those that cost little, by their range; those that cost much, by name."""
-    rows = measured()
-    low, high = map(float, re.search(r'LogitKD, CWD, MasKD or PCD takes ([\d.]+) to ([\d.]+) times', CHOOSING).groups())
-    cheap = [overhead for method in ('kd', 'cwd', 'maskd', 'pcd') for overhead, _ in rows[method]]
-    assert (low, high) == (round(min(cheap), 2), round(max(cheap), 2))
-    for name, method in (('CIRKD', 'cirkd'), ('Af-DCD', 'afdcd')):
-        ((overhead, memory),) = rows[method]
-        told = re.search(
-            rf'{name}\s+takes\s+([\d.]+) times as long and (\d+) MiB more|{name} ([\d.]+) times and (\d+) MiB', CHOOSING
-        )
-        factor, more = (value for value in told.groups() if value)
-        assert float(factor) == round(overhead, len(factor.partition('.')[2])) and int(more) == memory
-
-
-def test_the_overhead_of_the_rest_is_that_of_the_measured_rows() -> None:
-    rows = {name: [overhead for overhead, _ in found] for name, found in measured().items()}
-    neck = [min(rows[name]) for name in ('cankd', 'freekd', 'defeat', 'frs')]
-    heads = [overhead for name, found in rows.items() if name.startswith('kd:mask_rcnn') for overhead in found]
-    queries = [overhead for name, found in rows.items() if 'detr' in name or 'dino' in name for overhead in found]
-    named = {'kd', 'cwd', 'maskd', 'pcd', 'afdcd', 'cirkd', 'cankd', 'freekd', 'crosskd', 'defeat', 'frs'}
-    assert {name for name in rows if 'rcnn' not in name and '_to_' not in name} == named, 'a row without a sentence'
-    told = ' '.join(CHOOSING.split())
-    for sentence in (
-        f'CanKD takes {max(rows["cankd"]):.1f} times there',
-        f'CanKD, FreeKD, DeFeat and FRS take {min(neck):.2f} to {max(neck):.2f} times',
-        f'CrossKD {rows["crosskd"][0]:.2f}, RoIHeadKD {min(heads):.1f} to {max(heads):.1f}, ',
-        f'KDDETR {min(queries):.1f} to {max(queries):.1f} on pictures of 256 pixels',
-    ):
-        assert sentence in told
 
 
 def factors(suite: str) -> dict[str, float]:

@@ -168,9 +168,6 @@ def test_suite_notices_another_setting(tmp_path, monkeypatch, capsys):
     assert 'half_cwd' in capsys.readouterr().err
 
 
-# A project, its suite, and its exported student
-
-
 def write_dumps(work):
     """The config that each run wrote, from the stored one: they differed in these places alone."""
     stored = (work / 'runs/kd/seed0/config.py').read_text()

@@ -17,9 +17,6 @@ from tests.fake_device import DEVICE, FakeDevice, on_cpu, on_device
 NAN = float('nan')
 
 
-# Whole models
-
-
 def test_methods_of_segmentation_without_labels_wait_for_nothing():
     afdcd = dict(type='AfDCD', groups=8, pool_size=1)
     taps = dict(pcd=dict(type='PCD', **waits.QUEUE), mimic=dict(type='MaskedMimic'), afdcd=afdcd)
@@ -88,9 +85,6 @@ def test_a_step_does_not_wait_for_a_gpu(monkeypatch):
             torch.cuda.set_sync_debug_mode('default')
     waits = [event.key for event in profile.key_averages() if 'Synchronize' in event.key]
     assert 'cudaStreamSynchronize' not in waits
-
-
-# The look at the loss
 
 
 class Guarded:

@@ -151,9 +151,6 @@ def _value(x: Any) -> Any:
     return x.value if isinstance(x, DeviceTensor) else x
 
 
-# The table
-
-
 @functools.cache
 def _alone(kind: str) -> FakeDevice:
     return count(kind, {})

@@ -13,14 +13,7 @@ import torch
 from mmengine.config import Config
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.inspect.gradients import (
-    Pull,
-    Term,
-    diagnose,
-    mean_terms,
-    measure_gradients,
-    pulls_of,
-)
+from mmdistill_dense.apps.inspect.gradients import Pull, Term, diagnose, mean_terms, measure_gradients, pulls_of
 from mmdistill_dense.model.balanced_step import backbone_parameters
 from tests import toys
 
@@ -168,9 +161,6 @@ def test_means_leave_out_what_is_no_number() -> None:
     assert (mean.value, mean.pulls['backbone'].norm, mean.pulls['backbone'].cosine) == (3.0, 3.0, 0.375)
     (empty,) = mean_terms([[term(1.0, math.nan)]])
     assert math.isnan(empty.pulls['backbone'].cosine)
-
-
-# The command
 
 
 @pytest.fixture(scope='module')

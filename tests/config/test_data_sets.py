@@ -54,9 +54,6 @@ def test_each_data_set_is_told_with_its_key_before_what_wraps_it() -> None:
         'd.dataset',
         'd',
     ]
-    assert list(members(option, 'd')) == [
-        ('d.dataset.datasets.0', PLAIN),
-        ('d.dataset.datasets.1.dataset', OTHER),
-    ]
+    assert list(members(option, 'd')) == [('d.dataset.datasets.0', PLAIN), ('d.dataset.datasets.1.dataset', OTHER)]
     assert chain(option) == [PLAIN, option['dataset'], option]
     assert chain(None) == list(layers(None)) == []

@@ -6,8 +6,6 @@ from mmengine.config import Config, ConfigDict
 from mmdistill_dense.config import resolve
 from tests import toys
 
-# Names
-
 
 def test_names_of_the_real_packages():
     for name in (*toys.SEG.values(), *toys.DET.values()):
@@ -79,9 +77,6 @@ def test_base_expression_works_from_another_folder(tmp_path):
     path.write_text(f"_base_ = __import__('mmdistill_dense').base('{name}')\nextra = 1\n")
     config = Config.fromfile(path)
     assert config.default_hooks.distill.type == 'mmdistill_dense.DistillHook' and config.extra == 1
-
-
-# Models
 
 
 def test_load_model_merges_the_keys_beside_cfg():

@@ -109,9 +109,6 @@ def teacher(cfg: Config) -> ConfigDict:
     return load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher').model
 
 
-# Detection
-
-
 @pytest.mark.parametrize('pair', PAIRS)
 def test_the_plain_form_is_the_first_release(pair: str) -> None:
     cfg, row = leaf(f'{pair}_coco'), PAIRS[pair]
@@ -239,9 +236,6 @@ def test_mobilenetv2_is_the_authors() -> None:
     assert net.backbone.act_cfg == dict(type='LeakyReLU', negative_slope=0.1)
 
 
-# Segmentation
-
-
 @pytest.mark.parametrize('row', SEGMENTATION)
 def test_segmentation_compares_class_scores(row: str) -> None:
     cfg = leaf(f'deeplabv3_r101_to_{row}')
@@ -268,9 +262,6 @@ def test_segmentation_schedule_is_the_formula(row: str) -> None:
     assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
     poly = dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=40001, by_epoch=False)
     assert [one.to_dict() for one in cfg.param_scheduler] == [poly]
-
-
-# What every config must not do
 
 
 @pytest.mark.soak

@@ -38,9 +38,6 @@ def set_up(distiller, student, teacher):
     return distiller
 
 
-# Options
-
-
 @pytest.mark.parametrize(('arguments', 'options', 'words'), [
     (('a..b',), {}, "'a..b' is not a tap"),
     (([],), {}, 'student_tap is empty'),
@@ -82,9 +79,6 @@ def test_methods_must_be_implemented():
     bare = set_up(FeatureDistiller('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
     with pytest.raises(NotImplementedError, match=r'FeatureDistiller must implement loss\(\)'):
         bare({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.ones(1, 2, 4, 4)]}, None)
-
-
-# Levels
 
 
 def test_levels_are_paired_weighted_and_summed():
@@ -181,9 +175,6 @@ def test_views_are_compared_each_with_itself_and_averaged():
         distiller({**student, 'a': student['a'][:3]}, teacher, None)
 
 
-# Alignment
-
-
 @pytest.mark.parametrize(('align', 'channels', 'kinds'), [
     ('auto', (2, 5), nn.Conv2d),
     ('auto', (5, 5), nn.Identity),
@@ -227,9 +218,6 @@ def test_methods_parameters_per_level():
     distiller = set_up(Own('a'), shapes, shapes)
     assert [part.in_features for part in distiller.parts] == [2, 3]
     assert list(distiller.state_dict()) == ['parts.0.weight', 'parts.0.bias', 'parts.1.weight', 'parts.1.bias']
-
-
-# Weight and random streams
 
 
 def test_weight_follows_the_schedule():

@@ -53,9 +53,6 @@ class TestMinibatch(DistillerCase):
     zero_on_identical = True
 
 
-# Helpers
-
-
 def make(student=(2, 4, 3, 2), teacher=(2, 5, 3, 2), **options):
     """All rows of its queues are compared."""
     small = dict(num_classes=CLASSES, pixel_memory=6, region_memory=4, pixel_contrast=10**3, region_contrast=10**3)
@@ -86,9 +83,6 @@ def divergence(student, student_keys, teacher, teacher_keys, tau):
 
     p, q = softmax(teacher, teacher_keys), softmax(student, student_keys)
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
-
-
-# The parts
 
 
 @pytest.mark.parametrize('pool', [1, 2])
@@ -147,9 +141,6 @@ def test_a_part_of_weight_zero_is_left_out_with_its_queue():
     alone = make(pixel_weight=0, region_weight=0, num_classes=None)
     assert set(run(alone, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1))) == {'loss_minibatch'}
     assert not alone.state_dict()
-
-
-# The queues
 
 
 def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_picture():
@@ -246,9 +237,6 @@ def test_evaluation_leaves_the_queues_alone():
     before = {name: value.clone() for name, value in distiller.state_dict().items()}
     run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
     assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
-
-
-# What is refused
 
 
 def test_detectors_are_refused_when_the_model_is_built():

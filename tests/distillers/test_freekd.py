@@ -59,9 +59,6 @@ def naive(student: Tensor, teacher: Tensor, tokens: Tensor, bands: str) -> Tenso
     return torch.stack(terms)
 
 
-# The wavelet
-
-
 @pytest.mark.parametrize('size', SIZES)
 def test_the_inverse_gives_the_map_back_and_is_the_gradient(size: tuple[int, int]) -> None:
     x = draw(2, 3, *size).requires_grad_()
@@ -93,9 +90,6 @@ def test_the_teachers_map_is_masked_band_by_band(size: tuple[int, int]) -> None:
     ]
     torch.testing.assert_close(out, losses.inverse(sum(masks[0][:, [t]] * low for t in range(2)), masked, size))
     assert out.shape == x.shape
-
-
-# The loss
 
 
 @pytest.mark.parametrize('bands', BANDS)
@@ -176,9 +170,6 @@ def test_the_terms_share_the_convolution_and_are_weighted() -> None:
     assert 'loss_mse' not in set_up((9, 12), mse_weight=0.0)[0].step(
         student | {'tap': student['tap'][:1]}, teacher | {'tap': teacher['tap'][:1]}, None
     )
-
-
-# Learning the tokens, and real networks
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

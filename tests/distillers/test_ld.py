@@ -77,8 +77,6 @@ def _model(student: Any = None, teacher: Any = None, **distillers: Any) -> Any:
     return toys.ready(toys.build(config, scope='mmdet'))
 
 
-# Against the formula
-
 STRIDES = (8, 16, 32)
 
 
@@ -168,9 +166,6 @@ def test_each_part_runs_alone_as_it_does_beside_the_others(left: str) -> None:
     torch.testing.assert_close(alone[1], whole[alone[0]])
 
 
-# Regions
-
-
 def test_positives_are_those_of_the_students_own_assigner() -> None:
     """The numbers that GFL trains its boxes with, for a batch whose pictures are padded differently."""
     model = _model(ld=dict(type='LD'))
@@ -189,9 +184,6 @@ def test_positives_are_those_of_the_students_own_assigner() -> None:
         assert torch.equal(region.main, level < toys.NUM_CLASSES - 1)
     assert sum(region.main.sum() for region in regions) >= 2
     assert sum(region.valuable.count_nonzero() for region in regions) > sum(region.main.sum() for region in regions)
-
-
-# Real pairs
 
 
 def test_a_step_trains_head_neck_and_backbone_and_leaves_the_teacher() -> None:
@@ -235,9 +227,6 @@ def test_a_batch_without_boxes_is_refused(samples) -> None:
     student, teacher, _ = _case()
     with pytest.raises(ValueError, match=r'distillers\.ld needs boxes \(gt_instances\)'):
         _distiller()(student, teacher, samples)
-
-
-# Processes, in test_two_processes.py
 
 
 def step(reduction: str, pictures: slice) -> dict[str, Any]:

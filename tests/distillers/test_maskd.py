@@ -176,9 +176,6 @@ def test_learning_on_an_input_is_refused(tmp_path):
         toys.train(tmp_path, model, iters=1)
 
 
-# Real networks
-
-
 def test_deeplabv3_learns_on_its_logits_and_distils_both_heads(tmp_path):
     option = dict(type='MasKD', student_tap=['decode_head', ('auxiliary_head', 0.4)], num_tokens=8, weight_mask=False,
                   align='none', factor=0.5, eps=1e-5, share_tokens=True, learn=LEARN)  # fmt: skip

@@ -59,9 +59,6 @@ def loss_of(distiller, student, teacher):
     return loss
 
 
-# What all are asked
-
-
 def released_nodes(student, teacher):
     return losses.pairwise_distance(*(F.max_pool2d(x, 4, ceil_mode=True) for x in (student, teacher)))
 
@@ -116,9 +113,6 @@ def test_examples(module):
     assert found.attempted and not found.failed
 
 
-# Alignment, levels, sizes
-
-
 @pytest.mark.parametrize(('kind', 'options', 'names'), [
     (CWD, {}, {3: ['weight'], 5: []}),
     (FitNet, {}, {3: ['weight', 'bias'], 5: ['weight', 'bias']}),
@@ -154,9 +148,6 @@ def test_nodes_of_skd_are_the_largest_values_of_patches(options, size, nodes):
     x = torch.randn(2, 3, *size)
     pooled = SKD(**options).nodes(x)
     assert pooled.shape == (2, 3, *nodes) and pooled.amax() == x.amax()
-
-
-# Class scores
 
 
 def test_weights_per_tap():
@@ -226,9 +217,6 @@ def test_a_binary_head_is_distilled_by_its_sigmoid():
         weight = model.decode_head.conv_seg.weight
         (grad,) = torch.autograd.grad(found[f'distill.{name}.loss_{name}'], [weight], retain_graph=True)
         assert grad.any(), name
-
-
-# Random masks
 
 
 @pytest.mark.parametrize('name', ['AfDCD', 'MGD'])

@@ -73,9 +73,6 @@ def resumed(folder, start, distillers=BALANCED, **changes):
     return folder
 
 
-# What a run does
-
-
 def test_it_is_measured_as_planned_held_and_logged():
     found = balance_of(whole() / f'iter_{ITERS}.pth')
     assert set(found) == {'kd', 'mimic'}
@@ -148,9 +145,6 @@ def test_a_diagnosis_uses_the_weights_of_the_checkpoint(tmp_path):
     assert {term.name for term in fresh} == {term.name for term in terms}
 
 
-# Accumulation, half precision, steps that are left out
-
-
 def test_with_accumulated_gradients_a_part_is_measured(tmp_path):
     one = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=4)))
     toys.train(None, config(tmp_path, one, iters=5, optim_wrapper=dict(accumulative_counts=2)))
@@ -191,9 +185,6 @@ def test_a_frozen_backbone_is_told():
     assert place == 'neck and heads, because the whole backbone is frozen'
     assert {id(one) for one in found} == {id(one) for name in ('decode_head', 'auxiliary_head')
                                           for one in getattr(model, name).parameters()}  # fmt: skip
-
-
-# Refusals
 
 
 CP = toys.seg_net('fcn', backbone=dict(with_cp=True))

@@ -28,9 +28,6 @@ def pair() -> dict:
     return toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(mimic=dict(type='MaskedMimic')))
 
 
-# Training
-
-
 def test_training_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
     """Even where one is to be kept, which mmengine removes before it writes the next."""
     broken, healthy = tmp_path / 'broken', tmp_path / 'healthy'
@@ -70,9 +67,6 @@ def test_token_learning_leaves_no_half_file(tmp_path: Path) -> None:
     assert not toys.differing(*tokens)
 
 
-# Suite
-
-
 def perform(folder: Path, title: str) -> dict:
     definition = load(folder / 'tiny.yaml')
     return job.perform(definition, next(run for run in runs(definition) if run.title == title))
@@ -100,9 +94,6 @@ def test_a_suites_folder_that_is_a_file_is_named(
     assert re.search(r"^ERROR .*'out'", capsys.readouterr().err)
 
 
-# Files of tools: exports, pages of reports, tables of suites
-
-
 def test_a_file_of_a_tool_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / 'page.html'
     write_whole(path, b'old')
@@ -122,9 +113,6 @@ def test_an_export_is_whole_or_the_old_one(tmp_path: Path, name: str) -> None:
     with full_disk(FREE), pytest.raises(OSError, match=f'nothing was written: .*{name}'):
         export_student(config, checkpoint, out)
     assert out.read_bytes() == before
-
-
-# Folders that cannot be made
 
 
 @pytest.mark.parametrize('place', ['file', 'file/below'])

@@ -64,9 +64,6 @@ def cut(path: Path, share: float) -> None:
     path.write_bytes(data[: int(share * len(data))])
 
 
-# One file
-
-
 @pytest.mark.parametrize('share', [0, 0.3, 0.95])
 @pytest.mark.parametrize('name', ['images/0.jpg', 'labels/0.png'])
 def test_a_damaged_file_is_named(root: Path, name: str, share: float) -> None:
@@ -125,9 +122,6 @@ def test_in_validation_a_label_image_may_stay_as_large_as_the_file(root: Path, s
         assert data[0]['data_samples'].gt_sem_seg.shape == side
 
 
-# Label values
-
-
 def test_a_label_that_is_no_class_stops_the_run(root: Path) -> None:
     write(root / 'labels/0.png', np.full(SIDE, 200, np.uint8))
     write(root / 'labels/1.png', np.full(SIDE, 200, np.uint8))
@@ -153,9 +147,6 @@ def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learne
     assert (label[: SIDE[0], : SIDE[1]] != 255).all()
 
 
-# Nothing there
-
-
 @pytest.mark.parametrize(('options', 'words'), [
     (dict(indices=0), r'train_dataloader\.dataset holds no picture: check its folders, its ann_file'),
     (dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
@@ -176,8 +167,6 @@ def test_epochs_without_a_whole_batch_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'train_dataloader gives no batch: with drop_last=True, its 8 pictures'):
         toys.train(tmp_path, toys.seg_net('fcn'), epochs=1, train_dataloader=dict(batch_size=9, drop_last=True))
 
-
-# Annotations of detection
 
 IMAGE = dict(id=7, file_name='a.jpg', width=64, height=48)
 BOX = dict(id=1, image_id=7, category_id=1, bbox=[5, 5, 20, 10], area=200, iscrowd=0)

@@ -56,8 +56,7 @@ def test_a_key_that_would_do_nothing_stops_a_run_at_the_start(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    'key',
-    ['load_frm', 'custom_hook', 'resme', 'randomnes', 'param_schedular', 'optim_wraper', 'auto_scale_lrs'],
+    'key', ['load_frm', 'custom_hook', 'resme', 'randomnes', 'param_schedular', 'optim_wraper', 'auto_scale_lrs']
 )
 def test_other_keys_of_the_runner_are_known_as_well(key: str) -> None:
     with pytest.raises(ValueError, match=f'{key} is a key that nothing reads. Did you mean '):

@@ -47,9 +47,6 @@ def on_vit(file: str | None, **options) -> dict:
     )  # fmt: skip
 
 
-# The backbone
-
-
 @pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS, ids=lambda value: str(value))
 def test_a_file_gives_the_maps_of_the_foundation_teacher(case: str, scheme: str) -> None:
     path = vit_file(case, scheme)
@@ -119,9 +116,6 @@ def test_keys_of_a_trained_student_have_no_bias_as_in_its_files(tmp_path: Path) 
         torch.testing.assert_close(teacher.eval()(files.picture(32, 48)), network.eval()(files.picture(32, 48))[0])
 
 
-# The head
-
-
 def test_the_head_is_its_formula() -> None:
     torch.manual_seed(0)
     head = LinearHead([4, 3], num_classes=5, align_corners=False).eval()
@@ -136,9 +130,6 @@ def test_the_head_is_its_formula() -> None:
     x = x * norm.weight.detach().numpy() + norm.bias.detach().numpy()
     expected = x @ head.conv_seg.weight.detach().numpy()[:, :, 0, 0].T + head.conv_seg.bias.detach().numpy()
     np.testing.assert_allclose(head(maps).detach().numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
-
-
-# As a teacher
 
 
 def taught(path: Path, distillers: dict) -> nn.Module:
@@ -156,9 +147,6 @@ def test_scores_and_map_teach_in_one_pass(tmp_path: Path) -> None:
     assert sorted({name.split('.')[1] for name in losses if name.startswith('distill.')}) == ['kd', 'match']
     toys.total(losses).backward()
     assert passes == [1] and not any(one.requires_grad for one in network.parameters())
-
-
-# Files of small students
 
 
 @pytest.mark.parametrize('names', ['original', 'timm'])

@@ -22,9 +22,6 @@ def _cells() -> itertools.product:
     return itertools.product(range(B), range(H), range(W))
 
 
-# Attention
-
-
 def test_attentions_equal_the_naive_formula() -> None:
     (x,) = _maps(1)
     where, which = losses.spatial_attention(x, 0.5), losses.channel_attention(x, 0.5)
@@ -52,9 +49,6 @@ def test_a_batch_is_the_mean_of_its_pictures() -> None:
             loss(*(x[part] for x in (student, teacher, *others))) for part in (slice(B), slice(1), slice(1, B))
         )
         torch.testing.assert_close(whole, sum(each) / B)
-
-
-# Errors
 
 
 def test_focal_error_equals_the_naive_formula() -> None:
@@ -90,9 +84,6 @@ def test_absolute_error_equals_the_naive_formula() -> None:
     torch.testing.assert_close(losses.absolute_error(student, teacher), total / B)
 
 
-# Rows
-
-
 def _logits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     student, teacher = 3 * torch.randn(2, 5, 4, 6, generator=generator, dtype=torch.float64)
@@ -116,8 +107,6 @@ def test_divergence_errors() -> None:
     with pytest.raises(ValueError, match=r'weight must be \(5, 4\), one per row, got \(5,\)'):
         weighted_divergence(student, teacher, weight[:, 0])
 
-
-# Regions
 
 SIZES = [64, 16, 4]
 
@@ -190,9 +179,6 @@ def test_the_threshold_is_that_of_mmdets_assigner() -> None:
         overlaps = torch.tensor([_iou(anchor, box.tolist())[:2] for anchor in anchors.tolist()])
         region = valuable_region(anchors, box[None], SIZES) > 0
         assert overlaps[region, 1].max() < overlaps[positive, 0].min()
-
-
-# Refusals
 
 
 @pytest.mark.parametrize(('loss', 'others'), [

@@ -78,9 +78,6 @@ def usual(request) -> tuple[str, tuple[list, dict]]:
     return request.param, _run(_make(request.param), request.param)
 
 
-# Memory for time
-
-
 def test_recomputed_activations_change_nothing(usual):
     scope, expected = usual
     model = _make(scope, backbone=dict(with_cp=True))
@@ -135,9 +132,6 @@ def test_bfloat16_steps_are_close_and_their_losses_in_float32(usual):
     assert toys.differing(state, expected[1])
 
 
-# Compilation
-
-
 @pytest.fixture
 def compiler() -> Iterator[Any]:
     import torch._dynamo as dynamo
@@ -155,10 +149,7 @@ AT_LENGTH = [
     ('mmdet', 'backbone'),
     ('mmdet', 'all'),
 ]
-COMPILED = [
-    ('mmdet', 'backbone.layer3'),
-    *(pytest.param(*case, marks=pytest.mark.soak) for case in AT_LENGTH),
-]
+COMPILED = [('mmdet', 'backbone.layer3'), *(pytest.param(*case, marks=pytest.mark.soak) for case in AT_LENGTH)]
 
 
 @pytest.mark.soak

@@ -30,9 +30,6 @@ def terms(model, batch=None):
     return {name: losses[name].item() for name in ('distill.kd.loss_kd', 'distill.mimic.loss_mimic')}
 
 
-# Moved and cast
-
-
 MOVES = {
     'double': lambda model: copy.deepcopy(model).double(),
     'half and back': lambda model: copy.deepcopy(model).half().float(),
@@ -99,9 +96,6 @@ def test_a_move_that_changes_nothing_is_none(original):
     copied = copy.deepcopy(model)
     copied.to('cpu').float()
     assert toys.teacher_of(copied) is toys.teacher_of(model)
-
-
-# Pickled
 
 
 @pytest.fixture(scope='module')

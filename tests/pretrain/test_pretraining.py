@@ -99,9 +99,6 @@ def test_it_learns():
     assert int(model.backbone.bn1.num_batches_tracked) == 30, 'one pass per view'
 
 
-# Export
-
-
 def same(state, folder):
     """The tensors of this backbone are the trained ones."""
     trained_state = torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict']

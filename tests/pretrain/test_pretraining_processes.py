@@ -24,10 +24,7 @@ def process(rank, folder, teacher, pictures):
     dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
     wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
     options = dict(launcher='pytorch', model_wrapper_cfg=wrapper)
-    for name, changes in (
-        ('a', {}),
-        ('b', dict(resume=True, load_from=str(folder / 'a' / 'epoch_1.pth'))),
-    ):
+    for name, changes in (('a', {}), ('b', dict(resume=True, load_from=str(folder / 'a' / 'epoch_1.pth')))):
         model = toys.train(None, runs.config(folder / name, **options, **changes)).model.module
         found = {f'queue.{n}': b for n, b in model.distillers.named_buffers() if 'queue' in n}
         found |= {f'student.{n}': p.detach() for n, p in model.named_parameters()}

@@ -120,9 +120,6 @@ def picture(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
     return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-# The crop
-
-
 def crops(height: int, width: int, **options: object) -> np.ndarray:
     np.random.seed(7)
     transform = RandomResizedCrop(8, **options)
@@ -155,9 +152,6 @@ def test_a_picture_of_one_pixel_is_enlarged() -> None:
     assert results['img'].shape == (4, 6, 3)
     assert (results['img'] == 9).all()
     assert results['img_shape'] == (4, 6)
-
-
-# Colours
 
 
 @pytest.mark.parametrize('transform', [
@@ -200,9 +194,6 @@ def test_jitter_of_nothing_changes_nothing_and_order_is_random(monkeypatch: pyte
     for _ in range(20):
         ColorJitter(prob=1.0)(dict(img=image))
     assert len({tuple(order[i : i + 4]) for i in range(0, 80, 4)}) > 10
-
-
-# Views and batches
 
 
 def folder(path: Path, number: int = 12) -> Path:

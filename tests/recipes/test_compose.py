@@ -6,14 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
-from mmdistill_dense.apps.recipes.compose import (
-    best,
-    config_text,
-    gives_maps,
-    options_for,
-    parts_of,
-    recipes,
-)
+from mmdistill_dense.apps.recipes.compose import best, config_text, gives_maps, options_for, parts_of, recipes
 from mmdistill_dense.config.resolve import bases_of
 
 ROOT = Path(__file__).parents[2] / 'configs'

@@ -18,9 +18,6 @@ from tools.docs.targets import read_targets
 PAIR = 'deeplabv3_r101_to_r18_cityscapes'
 
 
-# What a name stands for
-
-
 def test_a_file_with_a_name_is_its_recipe_and_its_options() -> None:
     for path in FILES:
         if path in named():
@@ -74,9 +71,6 @@ def test_what_is_typed_changes_a_recipe_or_distils_nothing_beside_labels() -> No
     ends = {'inherit', 'random-init', 'pcd-init'}
     assert {name.rpartition('_')[2] for name in typed} == ends and f'maskd/{PAIR}_random-init' in typed
     assert all(parts_of(path) for path in recipes())
-
-
-# Names on a command line
 
 
 @pytest.mark.parametrize(('name', 'file'), [
@@ -159,9 +153,6 @@ def test_overrides_that_do_nothing_are_refused_by_name_too() -> None:
         read_config('cwd:deeplabv3_r101_to_r18_voc', {'distillers.cwd.loss_weight': 1})
 
 
-# The files
-
-
 @pytest.mark.soak
 def test_files_are_those_that_mean_something() -> None:
     """Published rows on the large data sets, one of every method for every task, FeatureMatch for foundation models."""
@@ -192,9 +183,6 @@ def test_no_config_inherits_through_more_than_three_files() -> None:
         found = depth(path) if path.is_file() else 1 + max(depth(one.base), depth(one.options)) if one else 0
         laid_over = one is not None and one.base not in whole  # a change of another config of the method
         assert 0 < found <= 3 + laid_over, f'{name_of(path)}: {found}'
-
-
-# What fits a student
 
 
 def test_classes_are_those_of_the_built_data_set() -> None:

@@ -54,9 +54,6 @@ def unequal(ours, theirs, place='file'):
     return [] if same else [f'{place}: {ours!r} for {theirs!r}']
 
 
-# What is understood
-
-
 def test_values_of_a_runner_come_out_as_they_went_in(tmp_path):
     content = dict(
         buffer=HistoryBuffer([1.0, 2.0], [1, 1], max_length=7),
@@ -137,9 +134,6 @@ def test_safetensors(tmp_path):
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match='no readable checkpoint'):
         read_checkpoint(path)
-
-
-# What is refused
 
 
 @pytest.mark.parametrize('new_format', [True, False])

@@ -29,9 +29,6 @@ def filled(value=1.0):
     return {name: torch.full_like(tensor, value) for name, tensor in network().state_dict().items()}
 
 
-# Weights
-
-
 def test_file_without_weights_is_refused():
     with pytest.raises(ValueError, match=r"holds no weights; its entries are \['epoch', 'meta'\]"):
         state_dict_of(dict(meta={}, epoch=3), 'x')
@@ -53,9 +50,6 @@ def test_layouts_of_checkpoints():
 
 def prefixed(state):
     return {f'module.{name}': value for name, value in state.items()}
-
-
-# Strictness
 
 
 def test_fitting_weights_are_loaded_and_counted():
@@ -151,9 +145,6 @@ def test_batch_counters_may_be_missing():
     del state['body.1.running_mean']
     with pytest.raises(ValueError, match='missing: body.1.running_mean'):
         load_strictly(network(), state, None, 'k')
-
-
-# Export
 
 
 @pytest.fixture(scope='module')

@@ -88,9 +88,6 @@ def test_metadata_is_that_of_the_config() -> None:
     assert (toy['Epochs'], toy['Batch Size']) == (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size)
 
 
-# mim
-
-
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout as mim sees an installed one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.lazy import import_lazily
+from mmdistill_dense.utils.lazy import import_lazily
 from mmdistill_dense.utils.version import __version__
 
 if TYPE_CHECKING:

@@ -214,7 +214,7 @@ def frozen(option: Any, *taps: str, size: tuple[int, int] = (64, 64)) -> FrozenT
     parsed, found = TeacherOption.parse(option), [Tap.parse(tap) for tap in taps]
     with DefaultScope.overwrite_default_scope(parsed.config.scope):
         _, traced = trace_pair(nn.Identity(), [], {'t': (parsed, found)}, size)
-    return FrozenTeacher(parsed, traced['t'].plan(found))
+    return FrozenTeacher(parsed, traced['t'])
 
 
 def hooks_left(network: nn.Module) -> int:

@@ -1,8 +1,9 @@
-"""What configs hold: plain values laid flat, the data set below its wrappers, the scores of evaluators."""
+"""What configs hold: values laid flat, the data set below its wrappers, scores of evaluators, numbers of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 
@@ -117,3 +118,65 @@ def may_give(evaluator: Mapping[str, Any], score: str) -> bool:
     """Tell whether an evaluator may give a score; with ``classwise`` it also gives those of single classes."""
     names = scores_of(evaluator)
     return names is None or score in names or bool(evaluator.get('classwise') and score.endswith('_precision'))
+
+
+def pipeline_of(dataset: Any) -> list[Mapping[str, Any]]:
+    """Return the steps of a data set's pipelines."""
+    return [step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping)]
+
+
+def normalising(dataset: Any) -> list[Mapping[str, Any]]:
+    """Return the steps of a data set's pipelines that normalise pictures."""
+    return [dict(step) for step in pipeline_of(dataset) if type_name(step).endswith('Normalize')]
+
+
+# How many classes a model config says that its network predicts
+
+# where mmseg and mmdet say it
+HEADS = (
+    'decode_head', 'decode_head.kernel_generate_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head', 'mask_head',
+)  # fmt: skip
+OTHER_HEADS = ('auxiliary_head', 'decode_head.kernel_update_head', 'roi_head.mask_head')
+
+
+def with_one_more_class(model: Any) -> Any:
+    """Return the config of the same network whose heads predict one more class."""
+    wider = copy.deepcopy(model)
+    head: Any
+    for _, head in heads_with_classes(wider, (*HEADS, *OTHER_HEADS)):
+        for name in ('out_channels', 'num_classes') if head.get('out_channels') != 1 else ():  # one for two classes
+            if head.get(name) is not None:
+                head[name] += 1
+    return wider
+
+
+def num_classes(model: Mapping[str, Any]) -> int | None:
+    """Return the number of classes of a mmseg or mmdet model config, or ``None`` if it does not say."""
+    return next((count for _, count in class_counts(model, HEADS)), None)
+
+
+def ignored_labels(model: Mapping[str, Any]) -> set[int]:
+    """Return the labels of pixels that the heads of a segmentor leave out: their ``ignore_index``, 255 by default."""
+    return {head.get('ignore_index', 255) for _, head in heads_with_classes(model, HEADS)}
+
+
+def class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Yield the key and the number of classes of every head that says it."""
+    for path, head in heads_with_classes(model, heads):
+        yield path, head['num_classes']
+
+
+def heads_with_classes(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the key and the config of every head that says its number of classes, members of lists too.
+
+    A head for masks of any class (``class_agnostic``) counts none.
+    """
+    for path in heads:
+        node: Any = model
+        for name in path.split('.'):
+            node = node.get(name) if isinstance(node, Mapping) else None
+        several = isinstance(node, (list, tuple))
+        for index, head in enumerate(node if several else [node]):
+            counts = isinstance(head, Mapping) and not head.get('class_agnostic')
+            if counts and isinstance(head.get('num_classes'), int):
+                yield f'{path}.{index}' if several else path, head

@@ -5,7 +5,7 @@ A segmentation loads nothing of mmdet, which takes seconds and needs mmcv's comp
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.lazy import import_lazily
+from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
     from mmdistill_dense.datasets.box_data import CocoDataset, LoadShapesDet, ShapesDetDataset

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.losses import loss_dtype, query_terms, to_device
-from mmdistill_dense.networks.taps import DECODER, Replay, Tap
+from mmdistill_dense.networks.recording import Replay
+from mmdistill_dense.networks.taps import DECODER, Tap
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples

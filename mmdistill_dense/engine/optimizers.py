@@ -10,9 +10,9 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmdistill_dense.guards.config import below
 from mmdistill_dense.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.weights.strict_load import below
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import sys
@@ -15,21 +14,24 @@ from mmengine.dist import get_rank, get_world_size
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import bases_of, read_file, written
-from mmdistill_dense.config.values import flat, layers, type_name
+from mmdistill_dense.config.values import (
+    HEADS,
+    OTHER_HEADS,
+    class_counts,
+    flat,
+    heads_with_classes,
+    pipeline_of,
+    type_name,
+)
 from mmdistill_dense.utils.literals import Source, literal
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import HUB, local_file, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import HUB, below, local_file, read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
 
 _OPTION = 'optim_wrapper.paramwise_cfg.custom_keys'
 _PREFIX = re.compile(r'^(model\.)?(student\.)?')  # of keys of a config, which names of parameters lack
-# Where mmseg and mmdet say how many classes a network predicts.
-_HEADS = (
-    'decode_head', 'decode_head.kernel_generate_head', 'bbox_head', 'roi_head.bbox_head', 'panoptic_head', 'mask_head',
-)  # fmt: skip
-_OTHER_HEADS = ('auxiliary_head', 'decode_head.kernel_update_head', 'roi_head.mask_head')
 
 
 def check_custom_keys(runner: Runner, model: nn.Module) -> None:
@@ -239,12 +241,6 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     return state_dict_of(bare, path)
 
 
-def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
-    """Return the tensors whose names have a prefix, without it; all tensors if there is no prefix."""
-    start = f'{prefix.rstrip(".")}.' if prefix else ''
-    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
-
-
 def _kind_among(module: nn.Module, names: Collection[str]) -> type | None:
     return next((kind for kind in type(module).__mro__ if kind.__name__ in names), None)
 
@@ -285,25 +281,16 @@ def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
     return sum(key in given and given[key].shape == value.shape for key, value in own.items())
 
 
-def normalising(dataset: Any) -> list[Mapping[str, Any]]:
-    """Return the steps of a data set's pipelines that normalise pictures."""
-    return [dict(step) for step in _pipeline(dataset) if type_name(step).endswith('Normalize')]
-
-
 def _last_crop(dataset: Any) -> Any:
     """Return the size of the last crop; ``None`` without one, or if the picture is resized after it."""
     crop = None
-    for step in _pipeline(dataset):
+    for step in pipeline_of(dataset):
         kind = type_name(step)
         if kind.endswith('RandomCrop'):
             crop = step.get('crop_size')
         elif 'Resize' in kind:
             crop = None
     return crop
-
-
-def _pipeline(dataset: Any) -> list[Mapping[str, Any]]:
-    return [step for _, one in layers(dataset) for step in one.get('pipeline') or [] if isinstance(step, Mapping)]
 
 
 # Numbers of classes
@@ -320,7 +307,7 @@ def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, 
     """Refuse a network whose head does not predict as many classes as the training set has."""
     if data is None:
         return
-    for head, count in _class_counts(model, _HEADS):
+    for head, count in class_counts(model, HEADS):
         if count != len(data):
             raise _other_count(key, f'{key}.{head}', count, data)
 
@@ -332,7 +319,7 @@ def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, 
     """
     if data is None:
         return
-    for head, count in _class_counts(model, _OTHER_HEADS):
+    for head, count in class_counts(model, OTHER_HEADS):
         if count > len(data):
             raise _other_count(f'{key}.{head}', f'{key}.{head}', count, data)
 
@@ -359,7 +346,7 @@ def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
 
 def _losses(model: Mapping[str, Any]) -> Iterator[tuple[str, int, list[tuple[str, Mapping[str, Any]]]]]:
     """Yield the key of every head with a number of classes, that number, and its losses by key."""
-    for path, head in _heads(model, (*_HEADS, *_OTHER_HEADS)):
+    for path, head in heads_with_classes(model, (*HEADS, *OTHER_HEADS)):
         found = []
         for name, value in head.items():
             for index, one in enumerate(value) if isinstance(value, (list, tuple)) else [(None, value)]:
@@ -399,46 +386,3 @@ def _check_inherited(teacher: Any, same_classes: bool) -> None:
             f'model.inherit copies rows of classes of {teacher.key}, and the data set has others, or in another order: '
             f'{some(teacher.class_rows)}. Inherit the other parts of the head alone, each by its own prefix.'
         )
-
-
-def with_one_more_class(model: Any) -> Any:
-    """Return the config of the same network whose heads predict one more class."""
-    wider = copy.deepcopy(model)
-    head: Any
-    for _, head in _heads(wider, (*_HEADS, *_OTHER_HEADS)):
-        for name in ('out_channels', 'num_classes') if head.get('out_channels') != 1 else ():  # one for two classes
-            if head.get(name) is not None:
-                head[name] += 1
-    return wider
-
-
-def num_classes(model: Mapping[str, Any]) -> int | None:
-    """Return the number of classes of a mmseg or mmdet model config, or ``None`` if it does not say."""
-    return next((count for _, count in _class_counts(model, _HEADS)), None)
-
-
-def ignored_labels(model: Mapping[str, Any]) -> set[int]:
-    """Return the labels of pixels that the heads of a segmentor leave out: their ``ignore_index``, 255 by default."""
-    return {head.get('ignore_index', 255) for _, head in _heads(model, _HEADS)}
-
-
-def _class_counts(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Yield the key and the number of classes of every head that says it."""
-    for path, head in _heads(model, heads):
-        yield path, head['num_classes']
-
-
-def _heads(model: Mapping[str, Any], heads: Sequence[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the key and the config of every head that says its number of classes, members of lists too.
-
-    A head for masks of any class (``class_agnostic``) counts none.
-    """
-    for path in heads:
-        node: Any = model
-        for name in path.split('.'):
-            node = node.get(name) if isinstance(node, Mapping) else None
-        several = isinstance(node, (list, tuple))
-        for index, head in enumerate(node if several else [node]):
-            counts = isinstance(head, Mapping) and not head.get('class_agnostic')
-            if counts and isinstance(head.get('num_classes'), int):
-                yield f'{path}.{index}' if several else path, head

@@ -7,7 +7,7 @@ float64 tensors), also under autocast, and 0 where there are no pictures or no p
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.lazy import import_lazily
+from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
     from mmdistill_dense.losses.contrast import *

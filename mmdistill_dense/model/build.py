@@ -20,14 +20,13 @@ from torch import nn
 
 from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of, without_effect
 from mmdistill_dense.config.unknown_keys import check_options, hint
-from mmdistill_dense.config.values import listed
+from mmdistill_dense.config.values import ignored_labels, listed, num_classes
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.fragments import expand
-from mmdistill_dense.guards.config import ignored_labels, num_classes
 from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
-from mmdistill_dense.networks.auto_taps import Found, discover, discover_student, nothing_to_pair, pair_taps
-from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
+from mmdistill_dense.networks.building import build_network, copied
 from mmdistill_dense.networks.inputs import completed, renormaliser
 from mmdistill_dense.networks.taps import AUTO_LAST, Tap, no_scores
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, parse_inherit, with_teacher_names
@@ -96,7 +95,7 @@ def DistillModel(
         extras = [*pictures, *([BalancedStep()] if balanced_of(parts) else [])] if parts else []
         distillation = build_distillation(network, config, parts, teacher, entries, extras)
         for extra in extras:
-            extra.attach(network, parts, distillation.traced.heads)
+            extra.attach(network, parts, distillation.traced.heads or ())
     kind: Any = type(network)  # mypy takes no class for hashable, which a cached function needs
     network.__class__ = distilled_class(kind)
     assert isinstance(network, Distilled)
@@ -178,7 +177,7 @@ def build_distillation(
     normalised = completed(preprocessor, config.scope)
     teachers = {}
     for name, option in options.items():
-        copied = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
+        inherited = [(entry.source.split('.')[0],) for entry in inherit if entry.teacher == name]
         called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
         if taps[name] and traced[name].preprocessor is None:
             raise ValueError(
@@ -187,7 +186,7 @@ def build_distillation(
                 'training.'
             )
         seen = renormaliser(normalised, traced[name].preprocessor, option.key)
-        plan = traced[name].plan(taps[name], [*copied, *called], seen)
+        plan = traced[name].plan([*inherited, *called], seen)
         teachers[name] = FrozenTeacher(option, plan)
     distillation = Distillation(teachers, config, inherit=inherit, traced=student, extras=extras)
     distillation.state.ignored_labels = frozenset(ignored_labels(config.model))
@@ -218,7 +217,7 @@ def choose_taps(
         if not distiller.auto:
             continue
         teacher = teachers[name]
-        student = student or discover_student(network, size)
+        student = student or discover(lambda: copied(network), size, trains=True)
         if teacher.name not in found:
             found[teacher.name] = discover(teacher.build, size)
         chosen = pair_taps(student, found[teacher.name])

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
-from mmdistill_dense.networks.building import copied
-from mmdistill_dense.networks.modes import run_as_trained
-from mmdistill_dense.networks.recording import noting, run_parts
+from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.networks.taps import HEAD, scoring_head
-from mmdistill_dense.networks.trace import read_pass
+from mmdistill_dense.networks.trace import Output, Pass, read_pass
 from mmdistill_dense.utils.runner_internals import Network
 
 
 @dataclass(frozen=True)
-class Place:
+class MapCandidate:
     """A map that a tap names: its ``(C, H, W)``; the picture's side over the map's, to the nearest power of 2; and
     whether a loss on it would change the network, which it does not behind frozen layers alone."""
 
@@ -38,9 +34,9 @@ class Found:
 
     network: str  # the name of its class
     segments: bool = False  # whether it is a segmentor, which has a ``decode_head``
-    backbone: Sequence[Place] = ()  # its outputs, in order; of a foundation model, which has no such part, its ``map``
-    neck: Sequence[Place] = ()
-    head: Place | None = None  # the last map of a segmentation head before the dropout in front of ``conv_seg``
+    backbone: Sequence[MapCandidate] = ()  # its outputs, in order; of a foundation model its ``map``
+    neck: Sequence[MapCandidate] = ()
+    head: MapCandidate | None = None  # the last map of a segmentation head before the dropout in front of ``conv_seg``
     notes: Sequence[str] = ()  # what was left out, and why
 
 
@@ -52,124 +48,88 @@ def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains:
         size: Height and width of the training crop; ``None`` means 512 x 512.
         trains: Whether it will be trained: a student's pass has a graph, which tells the maps that training can change.
     """
-    return read_pass(build, lambda network, inputs: _Pass(network, inputs, trains).found(), size, graph=trains)
-
-
-def discover_student(network: Network, size: tuple[int, int] | None) -> Found:
-    """Return the places of a built student, which stays as it is; see :func:`discover`."""
-    return discover(lambda: copied(network), size, trains=True)
+    return read_pass(build, lambda passed: _Reader(passed, trains).found(), size, graph=trains)
 
 
 @dataclass
-class _Output:
-    """A tensor that a module gave: the tap that names it, the tensor, and its version at that moment."""
+class _Reader:
+    """Finds the places in a pass."""
 
-    tap: str
-    path: str
-    tensor: Tensor
-    version: int
-
-
-@dataclass
-class _Pass:
-    """One pass through a network, with the outputs of all its modules."""
-
-    network: Network
-    inputs: Tensor
+    passed: Pass
     trains: bool
-    outputs: list[_Output] = field(default_factory=list)
-    given: dict[str, Any] = field(default_factory=dict)  # the arguments of each module
-    calls: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def found(self) -> Found:
-        """Run the network and return its places."""
-        head = scoring_head(self.network)
-        last, _ = run_as_trained(self.network, lambda: self._run(head))
-        backbone = self._levels('backbone' if hasattr(self.network, 'backbone') else 'map')
-        levels = [place for place, _ in backbone]
+        """Run the backbone, the neck and the head, and return their places."""
+        network, head = self.passed.network, scoring_head(self.passed.network)
+        self.passed.run(lambda: self._run(head))
+        backbone = self._levels('backbone' if hasattr(network, 'backbone') else 'map')
         return Found(
-            type(self.network).__name__,
-            hasattr(self.network, HEAD),
-            levels,
-            [place for place, _ in self._levels('neck')],
-            self._head(head, last, [tensor for _, tensor in backbone]),
+            type(network).__name__,
+            hasattr(network, HEAD),
+            [self._place(output) for output in backbone],
+            [self._place(output) for output in self._levels('neck')],
+            self._head(head, backbone),
             tuple(self.notes),
         )
 
-    def _run(self, head: str | None) -> Tensor | None:
-        """Run the backbone, the neck and the head; return the head's last map."""
-        for noted in (self.outputs, self.given, self.calls):
-            noted.clear()
+    def _run(self, head: str | None) -> None:
         try:
-            with noting(self.network.named_modules(), self._note):
-                run_parts(self.network, [], self.inputs, heads=[] if head is None else [head])
+            run_parts(self.passed.network, [], self.passed.inputs, heads=[] if head is None else [head])
         except ValueError:  # a head that needs more than features
-            if not self.calls['backbone']:
+            if 'backbone' not in self.passed.calls:
                 raise
-        behind = self.given.get(f'{head}.dropout') or self.given.get(f'{head}.conv_seg')
-        return behind[0] if behind else None
 
-    def _note(self, path: str, args: Any, output: Any) -> None:
-        self.calls[path] += 1
-        self.given[path] = args
-        self.outputs += [_Output(tap, path, x, x._version) for tap, x in _members(path, output)]
+    def _once(self, path: str) -> bool:
+        return len(self.passed.calls.get(path, ())) == 1
 
-    def _levels(self, part: str) -> list[tuple[Place, Tensor]]:
+    def _levels(self, part: str) -> list[Output]:
         """Return the maps of a part that is called once, each under the tap of its final value."""
-        if self.calls[part] != 1:
-            return []
         levels = []
-        for output in self.outputs:
+        for output in self.passed.outputs if self._once(part) else ():
             if output.path == part and output.tensor.dim() == 4:
                 final = output if output.version == output.tensor._version else self._final(output.tensor)
                 if final is None:
                     self.notes.append(f'{output.tap} is changed in place later, and no module gives the final value')
                 else:
-                    levels.append((self._place(final), final.tensor))
+                    levels.append(final)
         return levels
 
-    def _head(self, head: str | None, last: Tensor | None, backbone: Sequence[Tensor]) -> Place | None:
-        if not hasattr(self.network, HEAD):
+    def _head(self, head: str | None, backbone: Sequence[Output]) -> MapCandidate | None:
+        """Return the head's last map, which its dropout or ``conv_seg`` gets."""
+        calls = self.passed.calls
+        behind, _ = (calls.get(f'{head}.dropout') or calls.get(f'{head}.conv_seg') or [((), None)])[-1]
+        if not hasattr(self.passed.network, HEAD):
             return None
         if head is None:
             self.notes.append('decode_head does not end in a plain conv_seg')
-        elif last is None:
+        elif not behind:
             self.notes.append(f'{head} does not run on features alone')
-        elif any(last is tensor for tensor in backbone):
+        elif any(behind[0] is output.tensor for output in backbone):
             self.notes.append(f'the last map of {head} is a map of the backbone')
-        elif (final := self._final(last, head)) is None or last.dim() != 4:
+        elif (final := self._final(behind[0], head)) is None or behind[0].dim() != 4:
             self.notes.append(f'no module of {head} gives its last map')
         else:
             return self._place(final)
         return None
 
-    def _final(self, tensor: Tensor, below: str = '') -> _Output | None:
+    def _final(self, tensor: Tensor, below: str = '') -> Output | None:
         """Return the outermost module that gives a tensor as it is at the end of the pass."""
         fitting = [
             output
-            for output in self.outputs
+            for output in self.passed.outputs
             if output.tensor is tensor
             and output.version == tensor._version
             and (output.path.startswith(f'{below}.') if below else output.path)
-            and self.calls[output.path] == 1
-            and 'drop' not in type(self.network.get_submodule(output.path)).__name__.lower()
+            and self._once(output.path)
+            and 'drop' not in type(self.passed.network.get_submodule(output.path)).__name__.lower()
         ]
         return min(fitting, key=lambda output: output.path.count('.'), default=None)
 
-    def _place(self, output: _Output) -> Place:
+    def _place(self, output: Output) -> MapCandidate:
         shape = tuple(output.tensor.shape[1:])
-        stride = 2 ** round(math.log2(self.inputs.shape[2] / shape[1]))
-        return Place(output.tap, shape, stride, not self.trains or output.tensor.requires_grad)
-
-
-def _members(path: str, output: Any) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(output, Tensor):
-        yield path, output
-    elif isinstance(output, (tuple, list)):
-        for index, member in enumerate(output):
-            if isinstance(member, Tensor):
-                yield f'{path}[{index}]', member
+        stride = 2 ** round(math.log2(self.passed.inputs.shape[2] / shape[1]))
+        return MapCandidate(output.tap, shape, stride, not self.trains or output.tensor.requires_grad)
 
 
 LEVELS = 3  # of each backbone
@@ -180,8 +140,8 @@ FINEST = 8  # stride of the finest level of a backbone that is compared
 class Pair:
     """A place of the student and the one of the teacher that it is compared with."""
 
-    student: Place
-    teacher: Place
+    student: MapCandidate
+    teacher: MapCandidate
 
     @property
     def obstacle(self) -> str:
@@ -221,7 +181,8 @@ def pair_taps(student: Found, teacher: Found) -> Chosen:
     if student.neck and teacher.neck and not (student.segments or teacher.segments):
         pairs = _of_equal_stride(student.neck, teacher.neck, notes)
     else:
-        pairs = _from_the_end(_deep(student.backbone), _deep(teacher.backbone))
+        levels = zip(reversed(_deep(student.backbone)), reversed(_deep(teacher.backbone)), strict=False)
+        pairs = [Pair(*places) for places in levels][::-1]
         if student.head and teacher.head:
             pairs.append(Pair(student.head, teacher.head))
     kept = [pair for pair in pairs if not pair.obstacle]
@@ -244,16 +205,12 @@ def _listed(found: Found) -> str:
     return f'({found.network}) {", ".join(map(str, places)) or "none"}'
 
 
-def _deep(levels: Sequence[Place]) -> Sequence[Place]:
+def _deep(levels: Sequence[MapCandidate]) -> Sequence[MapCandidate]:
     one_stride = len({level.stride for level in levels}) == 1
     return [level for level in levels if level.stride >= FINEST or one_stride][-LEVELS:]
 
 
-def _from_the_end(student: Sequence[Place], teacher: Sequence[Place]) -> list[Pair]:
-    return [Pair(*places) for places in zip(reversed(student), reversed(teacher), strict=False)][::-1]
-
-
-def _of_equal_stride(student: Iterable[Place], teacher: Iterable[Place], notes: list[str]) -> list[Pair]:
+def _of_equal_stride(student: Iterable[MapCandidate], teacher: Iterable[MapCandidate], notes: list[str]) -> list[Pair]:
     pairs, left = [], list(teacher)
     for ours in student:
         partner = next((theirs for theirs in left if theirs.stride == ours.stride), None)

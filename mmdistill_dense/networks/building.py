@@ -49,9 +49,10 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
 
 def complete_heads(network: nn.Module) -> None:
     """Let SSD predict: mmdet asks every dense head for ``loss_cls``, and SSD's has none."""
-    for module in network.modules():
-        if type(module).__name__ == 'SSDHead' and not hasattr(module, 'loss_cls'):
-            module.loss_cls = None
+    head: Any
+    for head in network.modules():
+        if type(head).__name__ == 'SSDHead' and not hasattr(head, 'loss_cls'):
+            head.loss_cls = None
 
 
 def class_of(option: Mapping[str, Any], scope: str | None) -> Any:

@@ -48,8 +48,8 @@ def check_groups(key: str, pairs: ClassPairs, ranks: bool) -> None:
 
 def check_complete(key: str, pairs: ClassPairs) -> None:
     """Refuse classes without a partner, for methods that have no way to leave them out."""
-    if pairs.unknown or pairs.rest:
-        left = [pairs.student[one] for one in pairs.unknown] or [pairs.teacher[one] for one in pairs.rest]
+    left = [pairs.student[one] for one in pairs.unknown] or [pairs.teacher[one] for one in pairs.rest]
+    if left:
         raise ValueError(
             f'{key} compares all classes at once, and {some(left)} have no partner on the other side '
             f"({pairs.key}). Use type='LogitKD'."
@@ -106,8 +106,8 @@ class ClassPairs:
         """Resolve the option ``classes`` by the names of both sides.
 
         Classes that it does not name are paired by equal names: without regard to case, and to ``-``, ``_`` and
-        blanks. If both sides have a class ``background`` that the option does not name, it is what no other class is,
-        on both sides: the student's classes without a partner belong to it, and the teacher's.
+        blanks. A class ``background`` of both sides that the option does not name is what no other class is: the
+        student's classes without a partner belong to it, and the teacher's.
 
         Example:
             >>> pairs = ClassPairs.of({'person': ['person', 'rider']}, ['car', 'person', 'forklift'],
@@ -168,12 +168,14 @@ class ClassPairs:
     @property
     def unknown(self) -> tuple[int, ...]:
         """The student's classes that the teacher does not know."""
-        return _left(len(self.student), (group.student for group in self.groups))
+        known = {one for group in self.groups for one in group.student}
+        return tuple(one for one in range(len(self.student)) if one not in known)
 
     @property
     def rest(self) -> tuple[int, ...]:
         """The teacher's classes that no class of the student is."""
-        return _left(len(self.teacher), (group.teacher for group in self.groups))
+        shared = {one for group in self.groups for one in group.teacher}
+        return tuple(one for one in range(len(self.teacher)) if one not in shared)
 
     @property
     def one_to_one(self) -> bool:
@@ -191,14 +193,13 @@ class ClassPairs:
 
         Where classes are merged, the largest logit of each position is taken off first, which a softmax does not see.
         """
-        return self._logits(student, 'student'), self._logits(teacher, 'teacher')
-
-    def _logits(self, x: Tensor, side: str) -> Tensor:
-        members = self._members(side)
-        if any(len(one) > 1 for one in members):
-            x = _full(x)
-            x = x - x.detach().amax(1, keepdim=True)
-        return merged(x, members, 'logsumexp')
+        scores = []
+        for x, members in ((student, self._members('student')), (teacher, self._members('teacher'))):
+            if any(len(one) > 1 for one in members):
+                x = _full(x)
+                x = x - x.detach().amax(1, keepdim=True)
+            scores.append(merged(x, members, 'logsumexp'))
+        return scores[0], scores[1]
 
     def sigmoid(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the scores (B, G, ...) of the groups from independent binary ones (B, C, ...): the largest member."""
@@ -228,31 +229,29 @@ class ClassPairs:
 
     def names(self) -> list[list[str]]:
         """Return each group in words, the student's classes and the teacher's."""
-        sides = ((self.student, 'student'), (self.teacher, 'teacher'))
-        members = [[(names, getattr(group, side)) for names, side in sides] for group in self.groups]
-        return [[', '.join(names[one] for one in found) for names, found in group] for group in members]
+        ours, theirs = self.student, self.teacher
+        return [
+            [', '.join(ours[one] for one in group.student), ', '.join(theirs[one] for one in group.teacher)]
+            for group in self.groups
+        ]
 
     def told(self) -> list[str]:
         """Return what a user should know of the pairs, in sentences."""
         shared = len(self.student) - len(self.unknown)
         found = '; '.join(f'{ours} <- {theirs}' for ours, theirs in self.names())
         lines = [f'{self.key}: {shared} of {len(self.student)} classes have a partner: {found}']
-        if self.unknown:
-            unknown = [self.student[one] for one in self.unknown]
-            asked = ''.join(f' {one}' for one in map(self._question, unknown) if one)
-            lines.append(f'{self.key}: the teacher does not know {", ".join(unknown)}: labels alone teach them.{asked}')
-        if self.rest:
-            rest = [self.teacher[one] for one in self.rest]
+        unknown, rest = [self.student[one] for one in self.unknown], [self.teacher[one] for one in self.rest]
+        if unknown:
+            lines.append(f'{self.key}: the teacher does not know {", ".join(unknown)}: labels alone teach them.')
+            normal = {_normal(name): name for name in rest}
+            for name in unknown:
+                for close in difflib.get_close_matches(_normal(name), normal, 1, _CLOSE):
+                    theirs = normal[close]
+                    question = f'{theirs!r} is a class of the teacher: write {name!r}: [{theirs!r}] if it is the same.'
+                    lines[-1] += f' {question}'
+        if rest:
             lines.append(f'{self.key}: {len(rest)} classes of the teacher are left out ({some(rest)})')
         return lines
-
-    def _question(self, name: str) -> str:
-        rest = {_normal(self.teacher[one]): self.teacher[one] for one in self.rest}
-        close = difflib.get_close_matches(_normal(name), rest, 1, _CLOSE)
-        if not close:
-            return ''
-        found = rest[close[0]]
-        return f'{found!r} is a class of the teacher: write {name!r}: [{found!r}] if it is the same.'
 
 
 def in_students_classes(samples: Samples, pairs: ClassPairs) -> Samples:
@@ -328,8 +327,3 @@ def _groups(pairs: Iterable[tuple[int, int]]) -> tuple[Group, ...]:
         groups.append(({mine}.union(*(one[0] for one in touched)), {theirs}.union(*(one[1] for one in touched))))
     found = (Group(tuple(sorted(student)), tuple(sorted(teacher))) for student, teacher in groups)
     return tuple(sorted(found, key=lambda group: group.student))
-
-
-def _left(count: int, groups: Iterable[Iterable[int]]) -> tuple[int, ...]:
-    taken = {one for group in groups for one in group}
-    return tuple(one for one in range(count) if one not in taken)

@@ -16,7 +16,7 @@ from mmengine.dist import all_gather_object
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmdistill_dense.guards.config import normalising
+from mmdistill_dense.config.values import normalising
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.validate import check_option, some
 
@@ -85,8 +85,7 @@ def _wrong_pictures(looks: Sequence[Look], shifted: bool) -> str:
     return (
         f'mean and std of its data_preprocessor have numbers up to {unit:.3g}, but the pixels of the first batch are '
         f'from {low:.3g} to {high:.3g}. Usual reasons: a Normalize step in the training pipeline, pictures from 0 to '
-        "1, another network's data_preprocessor. Let data_preprocessor alone normalise, in student and teacher, with "
-        'mean and std for the pixels that the pipeline gives.'
+        "1, another network's data_preprocessor. Let data_preprocessor alone normalise, for the pixels that it gets."
     )
 
 
@@ -95,13 +94,12 @@ def _constant_maps(looks: Sequence[Look]) -> str:
     for look in looks:
         found.update({tap: flat and found.get(tap, True) for tap, flat in look.flat.items() if look.varies})
     flat = [tap for tap, same in found.items() if same]
-    if not flat:
-        return ''
-    return (
+    told = (
         f'its maps at {some(flat)} are the same at all positions of all pictures of the first batch, so there is '
-        'nothing to learn. Usual reasons: a file of the teacher with damaged statistics (a huge running_var), pictures '
-        'in another normalisation, a tap behind layers without weights from the file.'
+        'nothing to learn. Usual reasons: damaged statistics (a huge running_var) in its file, pictures in another '
+        'normalisation, a tap behind layers without weights from the file.'
     )
+    return told if flat else ''
 
 
 def _is_flat(tensor: Tensor) -> bool | None:
@@ -145,9 +143,8 @@ def renormaliser(
 ) -> Renormaliser | None:
     """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.
 
-    Pixels that the student's preprocessor padded with 0 become the student's mean colour in the teacher's
-    normalisation. The configs of both data preprocessors have ``mean``, ``std`` and ``bgr_to_rgb``, ``rgb_to_bgr`` or
-    ``to_rgb``, or a ``data_preprocessor`` that holds them.
+    Both are configs of data preprocessors. Pixels that the student's padded with 0 become its mean colour in the
+    teacher's normalisation.
     """
     mean_s, std_s, flip_s = normalisation(student)
     mean_t, std_t, flip_t = normalisation(teacher)
@@ -155,8 +152,7 @@ def renormaliser(
     if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
         raise ValueError(
             f"The student's data_preprocessor has mean={mean_s}, std={std_s} and that of {key} mean={mean_t}, "
-            f'std={std_t}: both networks see the same pictures, so both need the same number of channels. '
-            'Give both the same number of means and standard deviations, or take a teacher for such pictures.'
+            f'std={std_t}: both see the same pictures, so give both the same number of channels.'
         )
     mean_s, std_s, mean_t, std_t = (values * (channels // len(values)) for values in (mean_s, std_s, mean_t, std_t))
     flip = flip_s != flip_t
@@ -208,18 +204,13 @@ _SHRUNK = 2 / 3
 
 @dataclass(frozen=True)
 class InputGrid:
-    """The options ``scale`` and ``fit`` of a teacher.
+    """The options ``scale`` and ``fit`` of a teacher."""
 
-    Attributes:
-        scale: Pixels of the teacher for one of the student: 0.5 halves the sides.
-        fit: ``'resize'``: resize to the nearest multiple of the divisor; ``'pad'``: pad right and below with the
-            teacher's mean colour, and bring the maps back to the picture's extent.
-        divisor: What both sides of the teacher's picture are multiples of; 1 for any size.
-    """
-
-    scale: float = 1.0
+    scale: float = 1.0  # pixels of the teacher for one of the student: 0.5 halves the sides
+    # 'resize' to the nearest multiple of the divisor, or 'pad' right and below with the teacher's mean colour and bring
+    # the maps back to the picture's extent
     fit: str = 'resize'
-    divisor: int = 1
+    divisor: int = 1  # what both sides of the teacher's picture are multiples of; 1 for any size
 
     @classmethod
     def parse(cls, option: Mapping[str, Any], key: str) -> InputGrid | None:
@@ -268,13 +259,11 @@ class InputGrid:
         padded = [side + -side % self.divisor for side in size]
         if padded == list(size):
             return tensor
-        counts = [
-            max(1, round(of * side / whole)) for of, side, whole in zip(tensor.shape[2:], size, padded, strict=True)
-        ]
-        rows, columns = (
-            (torch.arange(count, device=tensor.device) + 0.5) * (2 * side / (count * whole)) - 1
-            for count, side, whole in zip(counts, size, padded, strict=True)
-        )
+        lines = []
+        for cells_here, side, whole in zip(tensor.shape[2:], size, padded, strict=True):
+            count = max(1, round(cells_here * side / whole))
+            lines.append((torch.arange(count, device=tensor.device) + 0.5) * (2 * side / (count * whole)) - 1)
+        rows, columns = lines
         places = torch.stack(torch.meshgrid(columns, rows, indexing='xy'), -1).expand(len(tensor), -1, -1, -1)
         sampled = F.grid_sample(tensor.float(), places.to(torch.float32), padding_mode='border', align_corners=False)
         return sampled.to(tensor.dtype)

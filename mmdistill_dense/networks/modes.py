@@ -22,25 +22,28 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _CHANGES = ('EMAModule', 'Matrix_Decomposition_2D_Base', 'ROIGather', 'BiMultiHeadAttention')
 
 
-def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> tuple[Result, list[str]]:
-    """Return ``run()``, a pass through a network in training mode, and the paths of the modules in that mode.
+def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> tuple[Result, bool]:
+    """Return ``run()``, a pass through a network in training mode, and whether it was in that mode.
 
     Norms, dropout, torch's own layers, and modules that draw or remember something in training stay in eval mode. The
-    whole network does, and no path is returned, if it fails in training mode: for instance, it may need labels there.
+    whole network does if it fails in training mode: for instance, it may need labels there.
     """
     network.eval()  # not chained: mmseg's backbones return nothing from it
-    modules = followed(network)
     try:
-        with in_training(modules.values()):
-            return run(), list(modules)
+        with in_training(followed(network)):
+            return run(), True
     except Exception:  # in eval mode the pass gives a better message
         pass
-    return run(), []
+    return run(), False
 
 
-def followed(network: nn.Module) -> dict[str, nn.Module]:
-    """Return, by their paths, the modules that run in training mode where a network runs as in training."""
-    return {path: one for path, one in network.named_modules() if not (is_noise(one) or _changes(one))}
+def followed(network: nn.Module) -> list[nn.Module]:
+    """Return the modules that run in training mode where a network runs as in training."""
+    return [
+        module
+        for module in network.modules()
+        if not is_noise(module) and not any(kind.__name__ in _CHANGES for kind in type(module).__mro__)
+    ]
 
 
 @contextmanager
@@ -106,15 +109,6 @@ def train_without_noise(network: nn.Module) -> None:
 
 def is_noise(module: nn.Module) -> bool:
     """Tell whether a module uses its mode for statistics or noise only: torch's own layers, any norm, any dropout."""
-    name = type(module).__name__.lower()
-    return 'drop' in name or 'norm' in name or _is_torchs(module)
-
-
-def _changes(module: nn.Module) -> bool:
-    return any(kind.__name__ in _CHANGES for kind in type(module).__mro__)
-
-
-def _is_torchs(module: nn.Module) -> bool:
-    return not isinstance(module, _CONTAINERS) and any(
-        kind.__module__.startswith('torch.nn.modules.') and kind is not nn.Module for kind in type(module).__mro__
-    )
+    name, kinds = type(module).__name__.lower(), [kind for kind in type(module).__mro__ if kind is not nn.Module]
+    torchs = any(kind.__module__.startswith('torch.nn.modules.') for kind in kinds)
+    return 'drop' in name or 'norm' in name or (torchs and not isinstance(module, _CONTAINERS))

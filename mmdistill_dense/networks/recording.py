@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -11,26 +9,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmdistill_dense.networks.taps import (
-    DECODER,
-    HEAD,
-    DecoderHook,
-    ForwardHook,
-    MethodHook,
-    Place,
-    Replay,
-    Tap,
-    find_place,
-    run_queries,
-    semantic_scores,
-)
-from mmdistill_dense.utils.runner_internals import Network, Samples
+from mmdistill_dense.networks.taps import DECODER, Tap, TapSite, head_of, resolve_tap, semantic_scores
+from mmdistill_dense.utils.runner_internals import Samples
 
 _FEATURES = ('backbone', 'neck')
+_QUERIES = ('query', 'query_pos', 'reference_points')  # the arguments of a decoder that are queries
 
 
 def run_parts(
-    network: Network,
+    network: Any,
     taps: Sequence[Tap],
     inputs: Tensor,
     rois: bool = False,
@@ -61,37 +48,40 @@ def run_parts(
     if hasattr(network, DECODER) and any(tap.path.split('.')[0] not in _FEATURES for tap in taps):
         run_queries(network, inputs, samples)
         return []
-    tapped = _tapped_heads(network, taps) if heads is None else heads
-    whole = any(_needs_more(network, path) for path in tapped)
-    outputs: Mapping[str, Any] = {}
-    others = [path for path in tapped if not (whole and _in_decoder(path))]
-    if heads is not None and not (whole and others):  # no hooks: nothing is left to find out
-        features = _encode_decode(network, inputs, outputs) if whole else network.extract_feat(inputs)
-    else:
-        features, outputs = _noted(network, inputs, whole)
+    paths = heads if heads is not None else [resolve_tap(network, tap, 'tap').path for tap in taps]
+    tapped = {head.path: head for head in (head_of(network, path) for path in paths)}
+    whole = hasattr(network, 'encode_decode') and any(head.needs_more for head in tapped.values())
+    others = {path: head for path, head in tapped.items() if not (whole and head.in_decoder)}
+    outputs: dict[str, Any] = {}
+    # no hooks where nothing is left to find out
+    noted = network.named_children() if heads is None or (whole and others) else ()
+    with noting(noted, lambda name, _, output: outputs.update({name: output})):
+        if whole:
+            size = inputs.shape[2:]
+            meta = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, padding_size=[0] * 4)
+            network.encode_decode(inputs, [meta] * len(inputs))
+            features = outputs.get('neck', outputs.get('backbone'))
+        else:
+            features = network.extract_feat(inputs)
     if heads is None:
         heads = [path for path in tapped if path not in others or path.split('.')[0] not in outputs]
     for path in heads:
         if path in others:
-            _run_head(network.get_submodule(path), features, rois, any('.mask_' in tap.path for tap in taps))
+            _run_head(others[path].module, features, rois, any('.mask_' in tap.path for tap in taps))
     return list(heads)
 
 
-def _noted(network: Network, inputs: Tensor, whole: bool) -> tuple[Any, dict[str, Any]]:
-    """Return the features, and what each child of the network returned meanwhile."""
-    outputs: dict[str, Any] = {}
-    with noting(network.named_children(), lambda name, _, output: outputs.update({name: output})):
-        features = _encode_decode(network, inputs, outputs) if whole else network.extract_feat(inputs)
-    return features, outputs
-
-
 @contextmanager
-def noting(modules: Iterable[tuple[str, nn.Module]], note: Callable[[str, Any, Any], None]) -> Iterator[None]:
-    """Call ``note(path, args, output)`` after each call of the named modules while the context is open."""
-    handles = [
-        module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output))
-        for path, module in modules
-    ]
+def noting(
+    modules: Iterable[tuple[str, nn.Module]],
+    note: Callable[[str, Any, Any], None],
+    begin: Callable[[str], None] = lambda path: None,
+) -> Iterator[None]:
+    """Call ``begin(path)`` before and ``note(path, args, output)`` after each call of the named modules inside."""
+    handles = []
+    for path, module in modules:
+        handles.append(module.register_forward_hook(lambda _, args, output, path=path: note(path, args, output)))
+        handles.append(module.register_forward_pre_hook(lambda *_, path=path: begin(path)))
     try:
         yield
     finally:
@@ -99,32 +89,7 @@ def noting(modules: Iterable[tuple[str, nn.Module]], note: Callable[[str, Any, A
             handle.remove()
 
 
-def _encode_decode(network: Any, inputs: Tensor, outputs: Mapping[str, Any]) -> Any:
-    """Run a segmentor but for its auxiliary heads; return the features, which ``outputs`` got meanwhile."""
-    size = inputs.shape[2:]
-    meta = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, padding_size=[0, 0, 0, 0])
-    network.encode_decode(inputs, [meta] * len(inputs))
-    return outputs.get('neck', outputs.get('backbone'))
-
-
-def _needs_more(network: nn.Module, path: str) -> bool:
-    """Tell whether a segmentor's head needs more than features."""
-    kind: Any = type(network.get_submodule(path))
-    return _in_decoder(path) and hasattr(network, 'encode_decode') and _arguments(kind) > 1
-
-
-def _in_decoder(path: str) -> bool:
-    return path.split('.')[0] == HEAD
-
-
-@functools.cache
-def _arguments(kind: type[nn.Module]) -> int:
-    """Return the number of arguments that ``forward`` of a class must get."""
-    _, *parameters = inspect.signature(kind.forward).parameters.values()  # the first is self
-    return sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
-
-
-def _run_head(head: Any, features: Sequence[Tensor], rois: bool, masks: bool) -> None:
+def _run_head(head: Any, features: Any, rois: bool, masks: bool) -> None:
     roi_head = hasattr(head, '_bbox_forward')
     try:
         if rois and roi_head:
@@ -162,15 +127,49 @@ def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: in
     return results['mask_preds']
 
 
-def _tapped_heads(network: nn.Module, taps: Sequence[Tap]) -> list[str]:
-    """Return the children that hold taps, which are heads unless ``extract_feat`` calls them."""
-    heads: list[str] = []
-    for tap in taps:
-        path, *rest = find_place(network, tap, 'tap').path.split('.')
-        while isinstance(network.get_submodule(path), (nn.ModuleList, nn.ModuleDict)) and rest:
-            path = f'{path}.{rest.pop(0)}'
-        heads.append(path)
-    return list(dict.fromkeys(heads))
+# Decoders of queries: a call is kept for a step, and answered again for other queries
+
+
+class Replay(list[Tensor]):
+    """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures.
+
+    Attributes:
+        names: What the queries are called.
+    """
+
+    def __init__(self, network: nn.Module, kept: Mapping[str, Any]) -> None:
+        self.network, self.kept = network, kept
+        self.names = tuple(name for name in _QUERIES if isinstance(kept.get(name), Tensor))
+        super().__init__(kept[name] for name in self.names)
+
+    def answer(self, queries: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the class logits (L, B, M, K) and boxes (L, B, M, 4) of all layers, for queries in this order."""
+        given = {**self.kept, **dict(zip(self.names, queries, strict=True))}
+        if 'dn_mask' in given:  # of a DINO in training, whose own call has denoising queries in front
+            given['dn_mask'] = None
+        network: Any = self.network
+        return network.bbox_head.forward(**_of_head(network.forward_decoder(**given)))
+
+
+def run_queries(network: Any, inputs: Tensor, samples: Samples | None) -> None:
+    """Run a detector with queries to the end of its head, on the metadata of the samples."""
+    kept = network.forward_transformer(network.extract_feat(inputs), metainfo_only(samples, inputs))
+    network.bbox_head(**_of_head(kept))
+
+
+def _of_head(kept: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: kept[name] for name in ('hidden_states', 'references') if name in kept}
+
+
+def metainfo_only(samples: Samples | None, inputs: Tensor) -> list[Any]:
+    """Return samples of the pictures without labels; without samples, those of whole pictures."""
+    from mmengine.structures import BaseDataElement
+
+    if samples:
+        return [BaseDataElement(metainfo=sample.metainfo) for sample in samples]
+    size = tuple(inputs.shape[2:])
+    meta = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
+    return [BaseDataElement(metainfo=meta) for _ in inputs]
 
 
 class _LastTapReached(Exception):
@@ -211,38 +210,44 @@ class Recorder:
         self.methods = sorted({*methods})
         self.calls = 0
         self.tensors: dict[str, list[Any]] = {}
-        self._places: dict[str, Place] = {}
+        self._sites: dict[str, TapSite] = {}
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Any]]]:
         """Hook the taps, yield the record, which grows during the pass, and always remove the hooks."""
         self.calls = 0
         self.tensors = {text: [] for text in (*(tap.text for tap in self.taps), *self.methods)}
-        handles: list[Any] = []
+        removals: list[Callable[[], None]] = []
         try:
             for tap in self.taps:
-                place = self._places.get(tap.text)
-                if place is None or not _holds(self.network, place):
-                    place = self._places[tap.text] = find_place(self.network, tap, self.key)
-                handles.append(self._hook(tap, place))
+                site = self._sites.get(tap.text)
+                if site is None or not _holds(self.network, site):
+                    site = self._sites[tap.text] = resolve_tap(self.network, tap, self.key)
+                removals.append(self._hook(tap, site))
             for path in self.methods:
                 owner, _, name = path.rpartition('.')
-                handles.append(MethodHook(self.network.get_submodule(owner), name, self.tensors[path].append))
+                note = partial(self._note_method, path)
+                removals.append(_hook_method(self.network.get_submodule(owner), name, after=note))
             yield self.tensors
         except _LastTapReached:
             pass
         finally:
-            for handle in reversed(handles):
-                handle.remove()
+            for remove in reversed(removals):
+                remove()
 
-    def _hook(self, tap: Tap, place: Place) -> Any:
-        record = partial(self._record, tap, place)
-        if place.replays:
-            return DecoderHook(self.network, record)
-        if place.reads_scores:
-            return ForwardHook(place.module, record)
-        before = tap.argument is not None  # the module may write into its input
-        return (place.module.register_forward_pre_hook if before else place.module.register_forward_hook)(record)
+    def _hook(self, tap: Tap, site: TapSite) -> Callable[[], None]:
+        """Hook a tap, and return what removes the hook."""
+        record = partial(self._record, tap, site)
+        if site.replays:
+            return _hook_method(self.network, DECODER, before=lambda given: record((), Replay(self.network, given)))
+        if site.reads_scores:  # mmseg's segmentors call head.forward directly, so hooks of torch do not fire
+            return _hook_method(site.module, 'forward', after=record)
+        if tap.argument is not None:  # before its module runs, which may write into its input
+            return site.module.register_forward_pre_hook(lambda _, args: record(args)).remove
+        return site.module.register_forward_hook(lambda _, args, output: record(args, output)).remove
+
+    def _note_method(self, path: str, args: tuple[Any, ...], result: Any) -> None:
+        self.tensors[path].append((args, result))
 
     def check_complete(self) -> None:
         """Raise a ``ValueError`` for a tap never called; forget the record."""
@@ -258,14 +263,14 @@ class Recorder:
                 'it.'
             )
 
-    def _record(self, tap: Tap, place: Place, _: nn.Module, args: tuple[Any, ...], output: Any = None) -> None:
+    def _record(self, tap: Tap, site: TapSite, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text
-        if place.first_call and self.tensors[name]:
+        if site.first_call and self.tensors[name]:
             return
-        if place.reads_scores:
-            output = semantic_scores(place.module, output, f'{tap.key or self.key}={name!r}')
+        if site.reads_scores:
+            output = semantic_scores(site.module, output, f'{tap.key or self.key}={name!r}')
         try:
-            tensors = output if place.replays else tap.pick(args, output)
+            tensors = output if site.replays else tap.pick(args, output)
         except ValueError as error:
             raise ValueError(f'{tap.key or self.key}: {error}') from None
         self.calls += 1
@@ -278,10 +283,35 @@ class Recorder:
             raise _LastTapReached
 
 
-def _holds(network: nn.Module, place: Place) -> bool:
-    """Tell whether a place of an earlier pass is still in the network."""
+def _hook_method(
+    module: nn.Module,
+    name: str,
+    before: Callable[[Mapping[str, Any]], None] = lambda given: None,
+    after: Callable[[tuple[Any, ...], Any], None] = lambda args, result: None,
+) -> Callable[[], None]:
+    """Call functions around each call of a module's method, and return what ends that; the last one goes first."""
+    own, method = vars(module).get(name), getattr(module, name)
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        before(kwargs)
+        result = method(*args, **kwargs)
+        after(args, result)
+        return result
+
+    def remove() -> None:
+        if own is None:
+            del vars(module)[name]
+        else:
+            vars(module)[name] = own
+
+    vars(module)[name] = noted
+    return remove
+
+
+def _holds(network: nn.Module, site: TapSite) -> bool:
+    """Tell whether a site of an earlier pass is still in the network."""
     try:
-        return network.get_submodule(place.path) is place.module
+        return network.get_submodule(site.path) is site.module
     except AttributeError:
         return False
 
@@ -294,10 +324,10 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
     """
     if tap.argument is not None:
         raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')
-    place = find_place(network, tap, key)
-    if place.reads_scores:
+    site = resolve_tap(network, tap, key)
+    if site.reads_scores:
         raise ValueError(
-            f'{key}={tap.text!r}: {type(place.module).__name__} makes its class scores out of several outputs, so they '
+            f'{key}={tap.text!r}: {type(site.module).__name__} makes its class scores out of several outputs, so they '
             'cannot be replaced; tap a map inside it, or the backbone.'
         )
     seen = 0
@@ -307,7 +337,7 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         seen += 1
         return function(seen - 1, tensor)
 
-    handle = place.module.register_forward_hook(lambda _, args, output: tap.put(output, replace))
+    handle = site.module.register_forward_hook(lambda _, args, output: tap.put(output, replace))
     try:
         yield
     finally:

@@ -1,8 +1,10 @@
-"""Taps: names of tensors inside a network, what a head returns there, and the calls of a decoder of queries."""
+"""Taps: names of tensors inside a network, the modules that they lead to, and what a head returns there."""
 
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,10 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.losses.tensors import loss_dtype, without_autocast
-from mmdistill_dense.utils.runner_internals import Samples
 
 DECODER = 'forward_decoder'  # of mmdet's detectors with queries; as a tap, what this method gets
-QUERIES = ('query', 'query_pos', 'reference_points')  # those of its arguments that are queries
 _SYNTAX = re.compile(
     r'(?P<path>[A-Za-z_0-9.]*)'
     r'(?:\[(?P<index>-?[0-9]{1,9}|(?:-?[0-9]{1,9})?:(?:-?[0-9]{1,9})?)\])?'
@@ -56,9 +56,11 @@ class Tap:
                 f"{shown} is not a tap: write 'module.path', 'module.path[i]', 'module.path[a:b]', "
                 "'module.path:input' or 'module.path:input[k]'. In a list: 'auxiliary_head.0.conv_seg'."
             )
-        return cls(
-            match['path'], _parse_index(match['index']), int(match['argument'] or 0) if match['input'] else None, text
-        )
+        index: int | slice | None = None
+        if match['index'] is not None:
+            begin, *end = (int(part) if part else None for part in match['index'].split(':'))
+            index = slice(begin, *end) if end else begin
+        return cls(match['path'], index, int(match['argument'] or 0) if match['input'] else None, text)
 
     def __str__(self) -> str:
         return self.text
@@ -80,10 +82,12 @@ class Tap:
             )
         if self.index is not None:
             value = self._pick_index(value)
-        tensors = _maps_alone(flatten(value))
+        tensors = flatten(value)
         if not tensors:
             raise ValueError(f'tap {self.text!r}: found a {type(value).__name__} without any tensor.')
-        return tensors
+        maps = [tensor for tensor in tensors if tensor.dim() == 4]
+        beside = all(tensor.dim() in (2, 4) for tensor in tensors)  # class tokens (B, C) that some backbones return
+        return maps if maps and beside else tensors
 
     def put(self, output: Any, replace: Callable[[Tensor], Tensor]) -> Any:
         """Return the output of one call of the module with the tapped tensors replaced and the rest unchanged."""
@@ -107,15 +111,6 @@ class Tap:
             ) from None
 
 
-def _parse_index(text: str | None) -> int | slice | None:
-    if text is None:
-        return None
-    if ':' not in text:
-        return int(text)
-    begin, end = (int(part) if part else None for part in text.split(':'))
-    return slice(begin, end)
-
-
 def flatten(value: Any) -> list[Tensor]:
     """Return the tensors in a value and in the tuples and lists inside it."""
     if isinstance(value, Tensor):
@@ -123,12 +118,6 @@ def flatten(value: Any) -> list[Tensor]:
     if isinstance(value, (tuple, list)):
         return [tensor for item in value for tensor in flatten(item)]
     return []
-
-
-def _maps_alone(tensors: list[Tensor]) -> list[Tensor]:
-    """Leave out the class tokens (B, C) that some backbones return beside their maps."""
-    maps = [tensor for tensor in tensors if tensor.dim() == 4]
-    return maps if maps and all(tensor.dim() in (2, 4) for tensor in tensors) else tensors
 
 
 def _map_tensors(value: Any, replace: Callable[[Tensor], Tensor]) -> Any:
@@ -147,10 +136,13 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
         raise ValueError(f'{option} is empty: name at least one tap.')
     pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
     for pair in pairs:
-        if not _is_weighted_tap(pair):
-            raise ValueError(
-                f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0), got the entry {pair!r}."
-            )
+        match pair:
+            case [str(), int() | float() as weight] if weight >= 0:
+                pass
+            case _:
+                raise ValueError(
+                    f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0), got the entry {pair!r}."
+                )
     return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
 
 
@@ -163,27 +155,12 @@ def check_auto(student: TapOption, teacher: TapOption | None, method: str, refus
         raise ValueError(f"student_tap={student!r}: 'auto' stands alone, without other taps and weights.")
     if auto and refusal:
         raise ValueError(f'{method} refuses student_tap={auto!r}: {refusal}.')
-    if auto and teacher is not None:
+    if (auto and teacher is not None) or teacher in (AUTO, AUTO_LAST):
         raise ValueError(
-            f'student_tap={auto!r} chooses the taps of the teacher too, but teacher_tap={teacher!r} is given. Leave '
-            "teacher_tap out, or name the student's taps as well, e.g. student_tap=['backbone[2]', 'backbone[3]']."
-        )
-    if teacher in (AUTO, AUTO_LAST):
-        raise ValueError(
-            f"teacher_tap={teacher!r} with student_tap={student!r}: write student_tap='auto', which chooses the taps "
-            "of both networks, or name the teacher's taps."
+            f"teacher_tap={teacher!r} with student_tap={student!r}: student_tap='auto' chooses the taps of the teacher "
+            'too, so leave teacher_tap out, or name the taps of both networks.'
         )
     return auto
-
-
-def _is_weighted_tap(pair: Any) -> bool:
-    return (
-        isinstance(pair, (tuple, list))
-        and len(pair) == 2
-        and isinstance(pair[0], str)
-        and isinstance(pair[1], (int, float))
-        and pair[1] >= 0
-    )
 
 
 HEAD = 'decode_head'
@@ -191,7 +168,71 @@ SCORES = f'{HEAD}.conv_seg'  # the class scores of a segmentor, whatever makes t
 
 
 @dataclass(frozen=True)
-class Place:
+class HeadKind:
+    """What is known of a part of a network that may be a head: a child, or a member of a list of children."""
+
+    path: str
+    module: nn.Module
+    early: bool = False  # a stage of a cascade before the last, which in training runs once more for the next stage
+
+    @property
+    def called_directly(self) -> bool:
+        """Whether it is a head of mmseg, whose ``forward`` is called without module hooks in training."""
+        return hasattr(self.module, 'cls_seg')
+
+    @property
+    def ends_in_conv_seg(self) -> bool:
+        """Whether its class scores are the output of its ``conv_seg``."""
+        kind = type(self.module)
+        return isinstance(getattr(self.module, 'conv_seg', None), nn.Module) and any(
+            cls.__name__ == 'BaseDecodeHead' and cls.__dict__.get('cls_seg') is getattr(kind, 'cls_seg', None)
+            for cls in kind.__mro__
+        )
+
+    @property
+    def in_decoder(self) -> bool:
+        """Whether it is a segmentor's ``decode_head`` or a stage of it."""
+        return self.path.split('.')[0] == HEAD
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether a ``decode_head`` needs more than features: the stage before, metadata of the pictures."""
+        kind: Any = type(self.module)
+        return self.in_decoder and _arguments(kind) > 1
+
+
+@functools.cache
+def _arguments(kind: Any) -> int:
+    """Return the number of arguments that ``forward`` of a class must get."""
+    _, *parameters = inspect.signature(kind.forward).parameters.values()  # the first is self
+    return sum(one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD for one in parameters)
+
+
+def heads_of(network: nn.Module) -> list[HeadKind]:
+    """Return the children of a network, any of which may be a head; lists of children are taken apart."""
+    heads = []
+    for name, child in network.named_children():
+        members = [*child.named_children()] if isinstance(child, (nn.ModuleList, nn.ModuleDict)) else []
+        for index, member in members:
+            heads.append(HeadKind(f'{name}.{index}', member, name == HEAD and index != members[-1][0]))
+        if not members:
+            heads.append(HeadKind(name, child))
+    return heads
+
+
+def head_of(network: nn.Module, path: str) -> HeadKind:
+    """Return the one of :func:`heads_of` that a path leads to or into."""
+    heads = (one for one in heads_of(network) if f'{path}.'.startswith(f'{one.path}.'))
+    return next(heads, HeadKind(path, network.get_submodule(path)))
+
+
+def scoring_head(network: nn.Module) -> str | None:
+    """Return the path of the ``decode_head`` that ends in ``conv_seg``: of a cascade, the last such stage."""
+    return next((one.path for one in reversed(heads_of(network)) if one.in_decoder and one.ends_in_conv_seg), None)
+
+
+@dataclass(frozen=True)
+class TapSite:
     """Where a tap is recorded."""
 
     path: str
@@ -201,7 +242,7 @@ class Place:
     replays: bool = False  # whether the call of the network's decoder is kept, to be answered again for other queries
 
 
-def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
+def resolve_tap(network: nn.Module, tap: Tap, key: str) -> TapSite:
     """Return where a tap is recorded.
 
     ``decode_head`` and ``decode_head.conv_seg`` are the class scores of a segmentor. In most heads ``conv_seg`` makes
@@ -216,49 +257,38 @@ def find_place(network: nn.Module, tap: Tap, key: str) -> Place:
                 f'{key}: {type(network).__name__} has no {DECODER}: this compares detectors with queries, such as '
                 'Conditional, DAB and Deformable DETR or DINO.'
             )
-        return Place('decoder', network.get_submodule('decoder'), replays=True)
-    path = _scores_path(network, tap) or tap.path
-    module = network
+        return TapSite('decoder', network.get_submodule('decoder'), replays=True)
+    path, module = tap.path, network
+    head = getattr(network, HEAD, None)
+    if path in (HEAD, SCORES) and head is not None and not hasattr(head, 'conv_seg'):
+        stage = scoring_head(network)
+        path = f'{stage}.conv_seg' if stage else HEAD if tap.argument is None else path
     for depth, name in enumerate(part for part in path.split('.') if part):
         children = dict(module.named_children())
         if name not in children:
             raise KeyError(_unknown_path(network, tap, depth, list(children), key))
         module = children[name]
-    reads = tap.argument is None and (path == HEAD or hasattr(module, 'cls_seg'))
-    if reads and ends_in_conv_seg(module):
-        return Place(f'{path}.conv_seg', module.get_submodule('conv_seg'), first_call=_early(network, path))
-    return Place(path, module, reads, _early(network, path))
+    kind = HeadKind(path, module)
+    early = head_of(network, path).early
+    reads = tap.argument is None and (path == HEAD or kind.called_directly)
+    if reads and kind.ends_in_conv_seg:
+        return TapSite(f'{path}.conv_seg', module.get_submodule('conv_seg'), first_call=early)
+    return TapSite(path, module, reads, early)
 
 
 def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
-    """Return the tapped module; see :func:`find_place`."""
-    return find_place(network, tap, key).module
+    """Return the tapped module; see :func:`resolve_tap`."""
+    return resolve_tap(network, tap, key).module
 
 
 def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
-    """Raise a ``ValueError`` for the input of a mmseg head, whose training step calls its ``forward`` without hooks."""
-    key, module = tap.key or key, find_module(network, tap, key)
-    if tap.argument is not None and hasattr(module, 'cls_seg'):
+    """Raise a ``ValueError`` for the input of a head whose training step calls its ``forward`` without hooks."""
+    key, site = tap.key or key, resolve_tap(network, tap, key)
+    if tap.argument is not None and HeadKind(site.path, site.module).called_directly:
         raise ValueError(
-            f'{key}={tap.text!r}: {type(module).__name__} is called without module hooks in training, so its input '
-            'cannot be recorded. Tap the module before it, e.g. backbone, or the input of a module inside it.'
+            f'{key}={tap.text!r}: {type(site.module).__name__} is called without module hooks in training, so its '
+            'input cannot be recorded. Tap the module before it, e.g. backbone, or the input of a module inside it.'
         )
-
-
-def ends_in_conv_seg(head: Any) -> bool:
-    """Tell whether a head's class scores are the output of its ``conv_seg``."""
-    return isinstance(getattr(head, 'conv_seg', None), nn.Module) and any(
-        cls.__name__ == 'BaseDecodeHead' and cls.__dict__.get('cls_seg') is getattr(type(head), 'cls_seg', None)
-        for cls in type(head).__mro__
-    )
-
-
-def scoring_head(network: nn.Module) -> str | None:
-    """Return the path of the segmentation head that ends in ``conv_seg``: of a cascade, the last such stage."""
-    head = getattr(network, HEAD, None)
-    if not isinstance(head, nn.ModuleList):
-        return HEAD if ends_in_conv_seg(head) else None
-    return next((f'{HEAD}.{i}' for i in reversed(range(len(head))) if ends_in_conv_seg(head[i])), None)
 
 
 def no_scores(what: str, side: str, maps: str) -> str:
@@ -267,23 +297,6 @@ def no_scores(what: str, side: str, maps: str) -> str:
         f'{what} needs class scores or boxes, which the {side} does not predict. Compare maps instead, e.g. by '
         f"type='FeatureMatch' with {side}_tap={maps}."
     )
-
-
-def _scores_path(network: nn.Module, tap: Tap) -> str | None:
-    """Return the path that a tap of the class scores stands for, or None where its own path is meant."""
-    head = getattr(network, HEAD, None)
-    if head is None or tap.path not in (HEAD, SCORES) or hasattr(head, 'conv_seg'):
-        return None
-    if isinstance(head, nn.ModuleList) and (path := scoring_head(network)):
-        return f'{path}.conv_seg'
-    return None if tap.argument is not None else HEAD
-
-
-def _early(network: nn.Module, path: str) -> bool:
-    """Tell whether a path leads into a stage of a cascade before the last."""
-    root, *rest = path.split('.')
-    head = getattr(network, HEAD, None)
-    return root == HEAD and isinstance(head, nn.ModuleList) and bool(rest) and int(rest[0]) < len(head) - 1
 
 
 def _unknown_path(network: nn.Module, tap: Tap, depth: int, level: Sequence[str], key: str) -> str:
@@ -346,110 +359,3 @@ def mask_scores(classes: Tensor, masks: Tensor) -> Tensor:
     dtype = loss_dtype(masks)
     of_queries = classes.to(dtype).softmax(-1)[..., :-1]
     return torch.einsum('bqc,bqhw->bchw', of_queries, masks.to(dtype).sigmoid()).add(_LEAST).log()
-
-
-class ForwardHook:
-    """Calls a function with the arguments and the output of each ``forward`` of one module, until it is removed.
-
-    mmseg's segmentors call ``head.forward`` directly, so hooks of torch do not fire.
-    """
-
-    def __init__(self, module: nn.Module, function: Callable[[nn.Module, tuple[Any, ...], Any], None]) -> None:
-        self.module, self.before = module, vars(module).get('forward')
-        forward = module.forward
-
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
-            function(module, args, output)
-            return output
-
-        vars(module)['forward'] = noted
-
-    def remove(self) -> None:
-        """Call the module's own ``forward`` again; the hook that was made last goes first."""
-        if self.before is None:
-            del vars(self.module)['forward']
-        else:
-            vars(self.module)['forward'] = self.before
-
-
-# Decoders of queries: a call is kept for a step, and answered again for other queries
-
-
-class Replay(list[Tensor]):
-    """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures.
-
-    Attributes:
-        names: What the queries are called.
-    """
-
-    def __init__(self, network: nn.Module, kept: Mapping[str, Any]) -> None:
-        self.network, self.kept = network, kept
-        self.names = tuple(name for name in QUERIES if isinstance(kept.get(name), Tensor))
-        super().__init__(kept[name] for name in self.names)
-
-    def answer(self, queries: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return the class logits (L, B, M, K) and boxes (L, B, M, 4) of all layers, for queries in this order."""
-        given = {**self.kept, **dict(zip(self.names, queries, strict=True))}
-        if 'dn_mask' in given:  # of a DINO in training, whose own call has denoising queries in front
-            given['dn_mask'] = None
-        network: Any = self.network
-        return network.bbox_head.forward(**_of_head(network.forward_decoder(**given)))
-
-
-def run_queries(network: Any, inputs: Tensor, samples: Samples | None) -> None:
-    """Run a detector with queries to the end of its head, on the metadata of the samples."""
-    kept = network.forward_transformer(network.extract_feat(inputs), metainfo_only(samples, inputs))
-    network.bbox_head(**_of_head(kept))
-
-
-def _of_head(kept: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: kept[name] for name in ('hidden_states', 'references') if name in kept}
-
-
-class DecoderHook:
-    """Calls a function with the :class:`Replay` of each call of a network's decoder, until it is removed."""
-
-    def __init__(self, network: nn.Module, function: Callable[[nn.Module, tuple[Any, ...], Replay], None]) -> None:
-        self.network = network
-        decode: Any = getattr(network, DECODER)
-
-        def noted(**kwargs: Any) -> Any:
-            function(network, (), Replay(network, kwargs))
-            return decode(**kwargs)
-
-        vars(network)[DECODER] = noted
-
-    def remove(self) -> None:
-        """Call the network's own method again."""
-        del vars(self.network)[DECODER]
-
-
-class MethodHook:
-    """Calls a function with ``(args, result)`` of each call of a module's method, until it is removed."""
-
-    def __init__(self, module: nn.Module, name: str, function: Callable[[tuple[Any, Any]], None]) -> None:
-        self.module, self.name = module, name
-        method = getattr(module, name)
-
-        def noted(*args: Any, **kwargs: Any) -> Any:
-            found = method(*args, **kwargs)
-            function((args, found))
-            return found
-
-        vars(module)[name] = noted
-
-    def remove(self) -> None:
-        """Call the module's own method again."""
-        del vars(self.module)[self.name]
-
-
-def metainfo_only(samples: Samples | None, inputs: Tensor) -> list[Any]:
-    """Return samples of the pictures without labels; without samples, those of whole pictures."""
-    from mmengine.structures import BaseDataElement
-
-    if samples:
-        return [BaseDataElement(metainfo=sample.metainfo) for sample in samples]
-    size = tuple(inputs.shape[2:])
-    meta = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
-    return [BaseDataElement(metainfo=meta) for _ in inputs]

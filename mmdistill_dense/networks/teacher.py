@@ -14,19 +14,20 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmdistill_dense.guards.config import below, num_classes, with_one_more_class
+from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import Look
 from mmdistill_dense.networks.modes import followed, in_training
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
-from mmdistill_dense.networks.trace import TeacherOption, TeacherPlan
+from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.utils.reproducible import fork_rng, seed_everything, stream_states
 from mmdistill_dense.utils.runner_internals import Network, Samples
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import (
     Receipt,
+    below,
     class_names_in,
     load_strictly,
     local_file,
@@ -59,15 +60,11 @@ class FrozenTeacher:
             if the file does not; ``accelerate`` holds the options of :class:`Acceleration`, ``scale`` and ``fit`` are
             those of :class:`InputGrid`.
         plan: What is recorded, and how. Defaults to a whole pass without taps.
-
-    Raises:
-        KeyError, FileNotFoundError: As :func:`mmdistill_dense.config.resolve.load_model`.
-        TypeError, ValueError: For a wrong ``accelerate``.
     """
 
-    def __init__(self, option: Mapping[str, Any] | TeacherOption, plan: TeacherPlan | None = None) -> None:
+    def __init__(self, option: Mapping[str, Any] | TeacherOption, plan: Traced | None = None) -> None:
         self.option = option if isinstance(option, TeacherOption) else TeacherOption.parse(option)
-        self.plan = plan or TeacherPlan()
+        self.plan = plan or Traced()
         self.key, self.config = self.option.key, self.option.config
         self.network: Network | None = None
         self.receipt: Receipt | None = None
@@ -105,14 +102,8 @@ class FrozenTeacher:
     def load(self, like: Tensor, random: bool = False) -> None:
         """Build the network and load its weights, unless that is done.
 
-        Args:
-            like: A parameter of the student, whose device and dtype the teacher takes.
-            random: Draw random weights instead, for measurements that need no trained ones.
-
-        Raises:
-            ValueError: Without a checkpoint (unless ``allow_random``), with one that does not fit, or with another file
-                than the one loaded before.
-            FileNotFoundError: When the checkpoint does not exist.
+        It takes the device and dtype of ``like``, a parameter of the student. ``random`` draws random weights instead,
+        for measurements that need no trained ones.
         """
         if self.network is not None:
             return
@@ -127,7 +118,12 @@ class FrozenTeacher:
         with torch.device('cpu'):
             network = self.option.build()
             if checkpoint is None:
-                self._initialise(network)
+                with fork_rng():
+                    torch.manual_seed(0)
+                    if hasattr(network, 'init_weights'):
+                        network.init_weights()
+                source = self.config.source or getattr(network, 'source', None)
+                self.receipt = Receipt(source, None, None, 0, len(network.state_dict()), 0)
             else:
                 # Cast before loading, so that a float64 file keeps its digits beside a float64 student.
                 self._load_weights(move(network, dtype=like.dtype), checkpoint)
@@ -137,7 +133,7 @@ class FrozenTeacher:
         self.adopt(move(network, device=like.device, dtype=like.dtype))
 
     def adopt(self, network: Network) -> None:
-        """Use this network, in eval mode and with its weights, instead of the one that :meth:`load` would build."""
+        """Use this network, in eval mode and with its weights."""
         self.network = network.requires_grad_(False)
         self._recorder = None
 
@@ -149,9 +145,7 @@ class FrozenTeacher:
         """
         key = f'{self.key}.classes'
         if student is None:
-            raise ValueError(
-                f"{key} needs the names of the student's classes: set metainfo.classes of the training set."
-            )
+            raise ValueError(f"{key} needs the student's classes: set metainfo.classes of the training set.")
         if self.classes is None and self.receipt is None:
             return []
         check_names(self.key, self.classes, num_classes(self.config.model))
@@ -166,22 +160,13 @@ class FrozenTeacher:
         """Return ``pairs``, or ``None`` for a teacher of the student's classes."""
         if self.option.classes is not None and self.pairs is None:
             raise RuntimeError(
-                f'{self.key}.classes is resolved at the start of a run, which knows the names of classes; a loop of '
-                'your own calls match_classes of its teachers first.'
+                f'{self.key}.classes is resolved at the start of a run; a loop of your own calls match_classes first.'
             )
         return self.pairs
 
     def unload(self) -> None:
         """Free the network, which training does not need where the student only inherits from the teacher."""
         self.network = None
-
-    def _initialise(self, network: Network) -> None:
-        with fork_rng():
-            torch.manual_seed(0)
-            if hasattr(network, 'init_weights'):
-                network.init_weights()
-        total = len(network.state_dict())
-        self.receipt = Receipt(self.config.source or getattr(network, 'source', None), None, None, 0, total, 0)
 
     def _load_weights(self, network: Network, checkpoint: str) -> None:
         key = f'{self.key}.checkpoint'
@@ -242,11 +227,12 @@ class FrozenTeacher:
         """
         views = [inputs] if isinstance(inputs, Tensor) else inputs
         if not isinstance(views, (list, tuple)) or not all(isinstance(view, Tensor) for view in views):
+            held: Any = inputs  # a dict of semi-supervised detectors
+            named = f' of {", ".join(held)}' if isinstance(held, Mapping) else ''
             raise TypeError(
                 f'{self.key} takes one batch of pictures (a tensor) or a list of views (tensors), but '
-                f'model.student.data_preprocessor gives {_kind_of(inputs)}. As student, use the network that gets the '
-                'pictures in the end, with an ordinary data_preprocessor: for a semi-supervised detector, set '
-                "model.student to the config's model.detector."
+                f'model.student.data_preprocessor gives a {type(inputs).__name__}{named}. As student, use the network '
+                "that gets the pictures in the end: of a semi-supervised detector, the config's model.detector."
             )
         with self._own_streams(seed):
             if len(views) == 1:
@@ -271,7 +257,7 @@ class FrozenTeacher:
         if self._recorder is None:
             acceleration.prepare(self.network)
             # of the loaded network: a head made for its file may have other layers than the traced one
-            self._followed = [*followed(self.network).values()] if plan.modes else []
+            self._followed = followed(self.network) if plan.as_trained else []
             self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after)
         seen = self.renormalised(inputs)
         with ExitStack() as stack:
@@ -294,10 +280,6 @@ class FrozenTeacher:
         """Return the look at a renormalised batch and the maps that it gave; the CPU waits for the device."""
         assert self.network is not None, 'the teacher is loaded before training'
         return Look.at(inputs, self.option.preprocessor_of(self.network), maps)
-
-
-def _kind_of(inputs: Any) -> str:
-    return f'a dict of {", ".join(inputs)}' if isinstance(inputs, Mapping) else f'a {type(inputs).__name__}'
 
 
 # Parts that a student starts from
@@ -344,9 +326,8 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
     """Copy the entries' tensors from the loaded teachers into the student.
 
     The tensors below a prefix, or the one of this name, are copied by name; both sides must hold the same names and
-    shapes. There is one exception: a bias that only the student has becomes 0, which makes the two layers equal. The
-    copy is made after the student's own initialisation and before a checkpoint is resumed, which overwrites it. A run
-    that starts from ``load_from`` inherits nothing.
+    shapes, but a bias that only the student has becomes 0, which makes the two layers equal. That is done after the
+    student's own initialisation and before a checkpoint is resumed. A run from ``load_from`` inherits nothing.
     """
     own = student.state_dict()
     for entry in entries:
@@ -367,21 +348,20 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
                 logging.WARNING,
             )
         if part not in ('backbone', 'neck') and teacher.option.other_classes:
-            rows = _class_rows(teacher.option, given)
+            # tensors with a row for each class have another shape in a network for one class more
+            wider = replace(teacher.config, model=with_one_more_class(teacher.config.model))
+            with torch.device('cpu'):
+                other = replace(teacher.option, config=wider).build().state_dict()
+            rows = [name for name, value in given.items() if name not in other or other[name].shape != value.shape]
             teacher.class_rows += [name for name in rows if f'{name}.'.startswith(f'{entry.source}.')]
 
 
-def _class_rows(option: TeacherOption, state: Mapping[str, Tensor]) -> list[str]:
-    """Return the tensors with a row for each class: they have another shape in a network for one class more."""
-    other = replace(option, config=replace(option.config, model=with_one_more_class(option.config.model)))
-    with torch.device('cpu'):
-        shapes = {name: value.shape for name, value in other.build().state_dict().items()}
-    return [name for name, value in state.items() if shapes.get(name) != value.shape]
-
-
-def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit, key: str) -> None:
+def _copy(own: Mapping[str, Tensor], given: dict[str, Tensor], entry: Inherit, key: str) -> None:
     held = _below(own, entry.target)
-    given = {**_zero_biases(held, given), **given}
+    weights = {name.removesuffix('weight') for name in held.keys() & given.keys() if name.endswith('.weight')}
+    for name in held.keys() - given.keys():
+        if name.endswith('.bias') and name.removesuffix('bias') in weights:
+            given[name] = torch.zeros_like(held[name])
     for side, prefix, found in (('model.student', entry.target, held), (key, entry.source, given)):
         if not found:
             raise ValueError(f'model.inherit: no tensor of {side} has the prefix {prefix!r}.')
@@ -404,13 +384,6 @@ def _copy(own: Mapping[str, Tensor], given: Mapping[str, Tensor], entry: Inherit
     print_log(
         f'model.inherit: {len(held)} tensors of {entry.target!r} copied from {entry.source!r} of {key}', 'current'
     )
-
-
-def _zero_biases(held: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return zeros for the biases that only the student has, in layers whose weight both sides have."""
-    weights = {name.removesuffix('weight') for name in held.keys() & given.keys() if name.endswith('.weight')}
-    return {name: torch.zeros_like(held[name]) for name in held.keys() - given.keys()
-            if name.endswith('.bias') and name.removesuffix('bias') in weights}  # fmt: skip
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import re
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from mmengine.config import ConfigDict
@@ -23,7 +23,7 @@ from mmdistill_dense.networks.building import build_network, class_of, copied
 from mmdistill_dense.networks.class_pairs import check_form
 from mmdistill_dense.networks.inputs import InputGrid, completed
 from mmdistill_dense.networks.modes import run_as_trained
-from mmdistill_dense.networks.recording import Recorder, run_parts
+from mmdistill_dense.networks.recording import Recorder, noting, run_parts
 from mmdistill_dense.networks.taps import Tap, check_student_input
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network
@@ -55,17 +55,14 @@ class TeacherOption:
             check_form(classes, f'{key}.classes')
             if option.get('allow_other_classes'):
                 raise ValueError(f'{key}: classes says which classes are the same, so leave allow_other_classes out.')
+        own = ('checkpoint', 'allow_random', 'allow_other_classes', 'classes', 'class_names')
         return cls(
             key,
             name,
             load_model(network, key),
-            option.get('checkpoint'),
-            bool(option.get('allow_random', False)),
-            bool(option.get('allow_other_classes', False)),
-            classes,
-            option.get('class_names'),
-            Acceleration.parse(option.get('accelerate'), key),
-            InputGrid.parse(option, key),
+            acceleration=Acceleration.parse(option.get('accelerate'), key),
+            grid=InputGrid.parse(option, key),
+            **{one: option[one] for one in own if option.get(one) is not None},
         )
 
     @property
@@ -75,11 +72,19 @@ class TeacherOption:
 
     def build(self) -> Network:
         """Return a new network on the current default device, in eval mode and without pre-trained weights."""
+        config, preprocessor = self.config, self.config.model.get('data_preprocessor')
+        kind = class_of(config.model, config.scope) if 'data_preprocessor' in config.model else None
+        known = options_of(kind) if inspect.isclass(kind) else None
+        if known is not None and 'data_preprocessor' not in known:  # one that is given is for us then
+            kept = {name: value for name, value in config.model.items() if name != 'data_preprocessor'}
+            config = replace(config, model=ConfigDict(kept))
         with fork_rng():
-            network = build_network(_accepted(self.config), pretrained=False)
+            network = build_network(config, pretrained=False)
         network.eval()  # not chained: mmseg's backbones return nothing from it
-        if self.grid is not None:
-            network.input_grid = self.grid.whole(_divisor(network, self.config), self.key)
+        if self.grid is not None:  # its patch, or what its preprocessor pads to
+            sizes = preprocessor or {}
+            divisor = sizes.get('size_divisor') or sizes.get('pad_size_divisor') or 1
+            network.input_grid = self.grid.whole(int(getattr(network, 'size_divisor', None) or divisor), self.key)
         return network
 
     def preprocessor_of(self, network: nn.Module) -> Mapping[str, Any] | None:
@@ -90,39 +95,6 @@ class TeacherOption:
         if isinstance(own, Mapping):
             return own
         return {} if hasattr(network, 'data_preprocessor') else None  # mm* networks: raw pixels
-
-
-def _accepted(config: ModelConfig) -> ModelConfig:
-    """Return the config without a ``data_preprocessor`` that the class does not take: it is for us then."""
-    if 'data_preprocessor' not in config.model:
-        return config
-    kind = class_of(config.model, config.scope)
-    known = options_of(kind) if inspect.isclass(kind) else None
-    if known is None or 'data_preprocessor' in known:
-        return config
-    kept = {name: value for name, value in config.model.items() if name != 'data_preprocessor'}
-    return replace(config, model=ConfigDict(kept))
-
-
-def _divisor(network: nn.Module, config: ModelConfig) -> int:
-    """Return what the sides of a network's pictures are multiples of: its patch, or what its preprocessor pads to."""
-    preprocessor = config.model.get('data_preprocessor') or {}
-    own = getattr(network, 'size_divisor', None)
-    return int(own or preprocessor.get('size_divisor') or preprocessor.get('pad_size_divisor') or 1)
-
-
-@dataclass(frozen=True)
-class TeacherPlan:
-    """How a teacher runs: what the distillers need of it, and how little of the network is enough for that."""
-
-    taps: Sequence[Tap] = ()  # what is recorded
-    stop_after: int | None = None  # the pass ends after so many recorded calls; None runs the whole network
-    parts: Collection[str] | None = None  # the children whose weights the file must hold; None means all of them
-    heads: Sequence[str] | None = None  # the heads that run on the features; None lets each pass find out
-    # paths of the traced modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`; none: eval mode
-    modes: Sequence[str] = ()
-    # turns the student's normalised pixels into the teacher's; None where they are the same
-    renormalise: Callable[[Tensor], Tensor] | None = None
 
 
 Shapes = dict[str, list[torch.Size]]
@@ -145,28 +117,76 @@ class _NumbersOnCPU(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class Traced:
-    """What one pass through a network tells."""
+    """What one pass through a network tells, and how little of the network is enough for its taps."""
 
+    taps: Sequence[Tap] = ()  # what is recorded
+    stop_after: int | None = None  # the pass may end after so many recorded calls; None runs the whole network
+    parts: Collection[str] | None = None  # the children that run until then, whose weights a file must hold; None: all
+    heads: Sequence[str] | None = None  # the heads that run on the features; None lets each pass find out
+    as_trained: bool = False  # whether it ran in training mode, see :mod:`mmdistill_dense.networks.modes`
     shapes: Shapes = field(default_factory=dict)  # the shapes of each tap's tensors, for one picture
-    calls: int = 0  # the number of recorded calls
-    parts: Collection[str] = ()  # the children that ran before the last recorded call
-    heads: Sequence[str] = ()  # paths of the heads that ran on the features
-    # paths of the modules that ran in training mode, see :mod:`mmdistill_dense.networks.modes`
-    modes: Sequence[str] = ()
     preprocessor: Mapping[str, Any] | None = None  # the normalisation that a teacher sees; None where nothing says it
     features_alone: bool = False  # whether a teacher has neither class scores nor boxes
+    renormalise: Callable[[Tensor], Tensor] | None = None  # from the student's normalised pixels; None: the same
 
     def plan(
         self,
-        taps: Sequence[Tap],
         required: Iterable[Collection[str] | None] = (),
-        renormalise: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> TeacherPlan:
-        """Return the plan of a teacher."""
-        further = list(required)
-        whole = any(names is None for names in further)
-        parts = None if whole else set(self.parts).union(*(names for names in further if names is not None))
-        return TeacherPlan(taps, self.calls, parts, self.heads, self.modes, renormalise)
+        renormalise: Callable[[Tensor], Tensor] | None = None,
+    ) -> Traced:
+        """Return how a teacher runs of whom distillers also require these children; ``None`` means all of them."""
+        parts: Collection[str] | None = self.parts
+        for names in required:
+            parts = None if parts is None or names is None else {*parts, *names}
+        return replace(self, parts=parts, renormalise=renormalise)
+
+
+class Output(NamedTuple):
+    """A tensor that a module gave: the tap that names it, the tensor, and its version at that moment."""
+
+    tap: str
+    path: str
+    tensor: Tensor
+    version: int  # another one later tells that it was overwritten
+
+
+class Pass:
+    """One run of a network on a picture, as in training, with what each of its modules got and gave.
+
+    The trace, ``student_tap='auto'`` and ``mmdistill taps`` read it. The network is moved to the device.
+    """
+
+    def __init__(
+        self, network: Network, size: tuple[int, int], device: str, clock: Callable[[], int] = lambda: 0
+    ) -> None:
+        network.to(device)
+        self.network = network
+        self.inputs = torch.zeros(1, input_channels(network), *size, device=device)
+        self.clock = clock
+        self.began: dict[str, int] = {}  # what ``clock`` gave when a module first began, by path
+        self.calls: dict[str, list[tuple[Any, Any]]] = {}  # arguments and output of each call, by path
+        self.outputs: list[Output] = []  # the tensors that taps name, in order
+        self.as_trained = False  # whether it ran in training mode
+
+    def run(self, function: Callable[[], Result]) -> Result:
+        """Return ``function()``, which runs the network; what is noted is that of its last run."""
+        result, self.as_trained = run_as_trained(self.network, lambda: self._noted(function))
+        return result
+
+    def _noted(self, function: Callable[[], Result]) -> Result:
+        for noted in (self.began, self.calls, self.outputs):
+            noted.clear()
+        with noting(self.network.named_modules(remove_duplicate=False), self._note, self._begin):
+            return function()
+
+    def _begin(self, path: str) -> None:
+        self.began.setdefault(path, self.clock())
+
+    def _note(self, path: str, args: Any, output: Any) -> None:
+        self.calls.setdefault(path, []).append((args, output))
+        listed = isinstance(output, (tuple, list))
+        members = [(f'{path}[{index}]', one) for index, one in enumerate(output)] if listed else [(path, output)]
+        self.outputs += [Output(tap, path, one, one._version) for tap, one in members if isinstance(one, Tensor)]
 
 
 def trace_pair(
@@ -175,28 +195,40 @@ def trace_pair(
     teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
     size: tuple[int, int] | None,
 ) -> tuple[Traced, dict[str, Traced]]:
-    """Trace the student and each teacher, for one picture of the training size.
+    """Trace the student and each teacher on one picture of the training size, and on one device.
 
-    The pass runs on a device of :func:`_on_a_device`. No global random stream changes.
+    No global random stream changes.
     """
-    return _on_a_device(lambda size, device: _trace_all(student, student_taps, teachers, size, device), size)
+
+    def run(size: tuple[int, int], device: str) -> tuple[Traced, dict[str, Traced]]:
+        with fork_rng(), torch.no_grad():
+            copy = copied(student, shapes_alone=device == 'meta')
+            traced = _trace(copy, student_taps, size, device, 'student_tap', trains=True)
+            by_teacher = {}
+            for name, (option, taps) in teachers.items():
+                network = _built(option.build, device)
+                found = _trace(network, taps, size, device, 'teacher_tap')
+                seen, alone = option.preprocessor_of(network), getattr(network, 'features_alone', False)
+                by_teacher[name] = replace(found, preprocessor=seen, features_alone=alone)
+        return traced, by_teacher
+
+    return _on_a_device(run, size)
 
 
 def read_pass(
     build: Callable[[], Network],
-    read: Callable[[Network, Tensor], Result],
+    read: Callable[[Pass], Result],
     size: tuple[int, int] | None,
     graph: bool = False,
 ) -> Result:
-    """Return ``read(network, inputs)`` for a network that ``build`` makes and one picture.
+    """Return ``read(passed)``, which runs the :class:`Pass` of a network that ``build`` makes, with or without a graph.
 
-    It runs on a device of :func:`_on_a_device`, with or without a ``graph``. No global random stream changes.
+    No global random stream changes.
     """
 
     def run(size: tuple[int, int], device: str) -> Result:
         with fork_rng(), torch.set_grad_enabled(graph):
-            network = _built(build, device)
-            return read(network, _picture(network, size, device))
+            return read(Pass(_built(build, device), size, device))
 
     return _on_a_device(run, size)
 
@@ -204,12 +236,6 @@ def read_pass(
 def _built(build: Callable[[], Network], device: str) -> Network:
     with torch.device(device), _NumbersOnCPU():
         return build()
-
-
-def _picture(network: Network, size: tuple[int, int], device: str) -> Tensor:
-    """Move a network to a device, and return a picture for it."""
-    network.to(device)
-    return torch.zeros(1, input_channels(network), *size, device=device)
 
 
 def _on_a_device(run: Callable[[tuple[int, int], str], Result], size: tuple[int, int] | None) -> Result:
@@ -256,10 +282,7 @@ def _no_device(error: Exception, run: Callable[[tuple[int, int]], Any], size: tu
             'data_preprocessor.size and crop (new: --size), or take another network.'
         )
     else:
-        hint = (
-            'It cannot run without distillation either: where numbers of channels differ, set in_channels of the named '
-            'part to those that it is given.'
-        )
+        hint = 'Where numbers of channels differ, set in_channels of the named part to those that it is given.'
     return (
         f'The pass that finds the shapes of the taps failed on the CPU{_where(error)}, and there is no GPU here to '
         f'try: {str(error).rstrip(".")}. {hint}'
@@ -279,51 +302,27 @@ def _where(error: BaseException) -> str:
     return found
 
 
-def _trace_all(
-    student: Network,
-    student_taps: Sequence[Tap],
-    teachers: Mapping[str, tuple[TeacherOption, Sequence[Tap]]],
-    size: tuple[int, int],
-    device: str,
-) -> tuple[Traced, dict[str, Traced]]:
-    with fork_rng(), torch.no_grad():
-        copy = copied(student, shapes_alone=device == 'meta')
-        traced = _trace(copy, student_taps, size, device, 'student_tap', trains=True)
-        by_teacher = {}
-        for name, (option, taps) in teachers.items():
-            network = _built(option.build, device)
-            found = _trace(network, taps, size, device, 'teacher_tap')
-            seen, alone = option.preprocessor_of(network), getattr(network, 'features_alone', False)
-            by_teacher[name] = replace(found, preprocessor=seen, features_alone=alone)
-    return traced, by_teacher
-
-
 def _trace(
     network: Network, taps: Sequence[Tap], size: tuple[int, int], device: str, key: str, trains: bool = False
 ) -> Traced:
     if not taps:  # a teacher that is only inherited from
-        return Traced()
-    inputs = _picture(network, size, device)
+        return Traced(parts=set())
     recorder = Recorder(network, taps, key)
-    started: list[tuple[str, int]] = []
-    for name, child in network.named_children():
-        for module in child.modules():
-            module.register_forward_pre_hook(lambda *_, name=name: started.append((name, recorder.calls)))
+    passed = Pass(network, size, device, lambda: recorder.calls)
     for tap in taps if trains else ():
         check_student_input(network, tap, key)
 
     def run() -> tuple[list[str], Mapping[str, list[Tensor]]]:
-        started.clear()
         with recorder.recording() as tensors:
-            return run_parts(network, taps, inputs, rois=trains), tensors
+            return run_parts(network, taps, passed.inputs, rois=trains), tensors
 
-    (heads, tensors), modes = run_as_trained(network, run)
+    heads, tensors = passed.run(run)
     recorder.check_fired()
     if (grid := getattr(network, 'input_grid', None)) is not None:
         tensors = grid.restored(tensors, size)
     shapes = {name: [tensor.shape for tensor in found] for name, found in tensors.items()}
-    parts = {name for name, calls in started if calls < recorder.calls}
-    return Traced(shapes, recorder.calls, parts, heads, modes)
+    parts = {path.split('.')[0] for path, calls in passed.began.items() if path and calls < recorder.calls}
+    return Traced(taps, recorder.calls, parts, heads, passed.as_trained, shapes)
 
 
 def input_channels(network: nn.Module) -> int:

@@ -186,9 +186,8 @@ class Unlabelled(StepPlugin):
         assert self.batch is not None, 'the step has such pictures'
         state = model.distillation.state
         taps = [tap for one in takers.values() for tap in one.recorded_taps]
-        heads = [
-            one for one in model.distillation.traced.heads if any(f'{tap.path}.'.startswith(f'{one}.') for tap in taps)
-        ]
+        ran = model.distillation.traced.heads or ()
+        heads = [one for one in ran if any(f'{tap.path}.'.startswith(f'{one}.') for tap in taps)]
         with ExitStack() as stack:
             stack.enter_context(fork_rng())
             stack.enter_context(_part(state))

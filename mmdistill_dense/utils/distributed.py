@@ -7,7 +7,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmdistill_dense.losses.tensors import loss_dtype
 from mmdistill_dense.utils.runner_internals import Network
 
 MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in one of them
@@ -66,7 +65,7 @@ def mean_count(count: int, like: Tensor) -> Tensor:
 
     Where each process divides the sum of its rows by this, their mean is that of one process with all rows.
     """
-    own = torch.full((), float(count), dtype=loss_dtype(like), device=like.device)
+    own = torch.full((), float(count), dtype=torch.promote_types(like.dtype, torch.float32), device=like.device)
     return mean_over_ranks(own).clamp_min(MIN_COUNT)
 
 

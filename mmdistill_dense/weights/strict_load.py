@@ -412,3 +412,9 @@ def _ask(what: str, question: Callable[[Any], Any]) -> Any:
         raise OSError(
             f'{what}: the hub says: {said} Check the names and the revision; private repositories need HF_TOKEN.'
         ) from error
+
+
+def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
+    """Return the tensors whose names have a prefix, without it; all tensors if there is no prefix."""
+    start = f'{prefix.rstrip(".")}.' if prefix else ''
+    return {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.tap_list import Place, list_taps
+from mmdistill_dense.apps.check.tap_list import ModuleNode, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
@@ -16,13 +16,13 @@ from tests import toys
 from tests.foundation.files import tiny
 
 
-def places(place: Place) -> Iterator[Place]:
+def places(place: ModuleNode) -> Iterator[ModuleNode]:
     yield place
     for one in place.inside:
         yield from places(one)
 
 
-def taps_of(place: Place) -> dict[str, tuple[int, ...]]:
+def taps_of(place: ModuleNode) -> dict[str, tuple[int, ...]]:
     """Every marked tap with the shape that is listed for its first tensor."""
     if place.indexed and len(place.shapes) > 1:
         return {f'{place.path}[{index}]': shape for index, shape in enumerate(place.shapes)}

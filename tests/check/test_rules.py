@@ -19,9 +19,10 @@ from mmdistill_dense.apps.check.run import Report
 from mmdistill_dense.apps.check.tap_list import _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.distillers.feature import Level
-from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads, num_classes
+from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.validate import message_of
 from tests import toys

@@ -18,8 +18,8 @@ from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.recipes.compose import recipes
 from mmdistill_dense.config.resolve import ModelConfig, bases_of, load_model
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.distillers import AfDCD
-from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.strict_load import published_weights
 from tests.every_config import CONTROLS, FILES, name_of, named, place, read

@@ -7,7 +7,8 @@ import torch
 
 from mmdistill_dense.distillers import KDDETR
 from mmdistill_dense.losses import query_terms
-from mmdistill_dense.networks.taps import DECODER, Replay
+from mmdistill_dense.networks.recording import Replay
+from mmdistill_dense.networks.taps import DECODER
 from tests import toys
 from tests.distillers.steps import draw, resumes_as_plain, trained_children
 from tests.query_nets import CONFIGS, query_model, query_net

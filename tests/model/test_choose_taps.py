@@ -108,10 +108,10 @@ def test_methods_for_outputs_of_heads_refuse_it(method: str) -> None:
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    (dict(AUTO, teacher_tap='backbone[3]'), r'Leave teacher_tap out, or name'),
+    (dict(AUTO, teacher_tap='backbone[3]'), r'leave teacher_tap out, or name'),
     (dict(AUTO, student_tap=['auto', 'backbone[3]']), r'stands alone'),
     (dict(AUTO, student_tap=[('auto', 0.5)]), r'stands alone'),
-    (dict(type='FitNet', teacher_tap='auto'), r"write student_tap='auto'"),
+    (dict(type='FitNet', teacher_tap='auto'), r"student_tap='auto' chooses the taps of the teacher"),
 ])  # fmt: skip
 def test_mistakes_are_answered(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=rf'model.distillers.one: .*{message}'):

@@ -65,8 +65,11 @@ def test_the_step_finds_out_nothing_by_hooks_that_the_dry_run_knew(monkeypatch):
 
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
     assert toys.teacher_of(model).plan.heads == ['decode_head']
-    monkeypatch.setattr(partial_forward, '_noted', None)
+    modules = []
+    noting = partial_forward.noting
+    monkeypatch.setattr(partial_forward, 'noting', lambda named, note: noting(modules.extend(named) or [], note))
     toys.losses_of(model)
+    assert not modules
 
 
 def test_of_several_teachers_those_rest_whose_terms_have_ended():

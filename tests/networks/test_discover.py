@@ -5,8 +5,14 @@ import torch
 from torch import nn
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks.auto_taps import Found, Place, discover, discover_student, nothing_to_pair, pair_taps
-from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.networks.auto_taps import (
+    Found,
+    MapCandidate,
+    discover,
+    nothing_to_pair,
+    pair_taps,
+)
+from mmdistill_dense.networks.building import build_network, copied
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
@@ -18,6 +24,10 @@ LAST_MAP = dict(deeplabv3='bottleneck', pspnet='bottleneck', fcn='conv_cat')
 def found(option, size=(64, 64)):
     config = load_model(option, 'model')
     return discover(lambda: build_network(config), size)
+
+
+def discover_student(network, size):
+    return discover(lambda: copied(network), size, trains=True)
 
 
 def taps_of(chosen):
@@ -60,7 +70,7 @@ def test_maps_of_one_position_are_left_out():
 
 
 def places(*strides, part='backbone'):
-    return [Place(f'{part}[{i}]', (8, 256 // stride, 256 // stride), stride) for i, stride in enumerate(strides)]
+    return [MapCandidate(f'{part}[{i}]', (8, 256 // stride, 256 // stride), stride) for i, stride in enumerate(strides)]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +93,7 @@ def test_backbones_are_paired_from_the_end(student, teacher, pairs):
 
 def test_heads_of_too_different_strides_are_left_out():
     one, two = (
-        Found('S', True, places(8), head=Place('decode_head.convs', (8, 256 // stride, 256 // stride), stride))
+        Found('S', True, places(8), head=MapCandidate('decode_head.convs', (8, 256 // stride, 256 // stride), stride))
         for stride in (2, 8)
     )
     chosen = pair_taps(one, two)

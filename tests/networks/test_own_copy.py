@@ -59,7 +59,7 @@ def test_every_place_of_further_networks_gives_the_same_in_training(name):
 
 
 def test_a_pass_without_the_students_modes_is_noticed(monkeypatch):
-    monkeypatch.setattr(dryrun, 'run_as_trained', lambda network, run: (network.eval() and run(), []))
+    monkeypatch.setattr(dryrun, 'run_as_trained', lambda network, run: (network.eval() and run(), False))
     gaps = own_copy.gaps('fcos', bbox_head=dict(norm_on_bbox=True))
     assert {tap for tap, gap in gaps.items() if gap > 1e-6} >= {'bbox_head'}
 

@@ -10,7 +10,7 @@ from torch import nn
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.modes import train_without_noise
 from mmdistill_dense.networks.recording import Recorder, replacing
-from mmdistill_dense.networks.taps import Tap, find_place, mask_scores, semantic_scores
+from mmdistill_dense.networks.taps import Tap, mask_scores, resolve_tap, semantic_scores
 from tests import toys
 from tests.zoo.narrow import narrow
 
@@ -159,7 +159,7 @@ def test_what_has_no_scores_is_refused():
 def test_input_of_conv_seg_needs_one():
     network = toys.build_plain(option('mask2former'))
     with pytest.raises(KeyError, match='Mask2FormerHead makes its class scores without conv_seg') as error:
-        find_place(network, Tap.parse('decode_head.conv_seg:input'), 'student_tap')
+        resolve_tap(network, Tap.parse('decode_head.conv_seg:input'), 'student_tap')
     assert 'loss' not in str(error.value)
     with (
         pytest.raises(ValueError, match='out of several outputs'),

@@ -13,7 +13,7 @@ from mmdistill_dense.config.resolve import without_pretrained
 from mmdistill_dense.model.distill_model import run_teachers
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import TeacherPlan, Traced
+from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
@@ -21,7 +21,7 @@ from tests import toys
 
 def loaded(option, *taps, stop_after=None, parts=None):
     """A loaded teacher with taps."""
-    teacher = FrozenTeacher(option, TeacherPlan([Tap.parse(tap) for tap in taps], stop_after, parts))
+    teacher = FrozenTeacher(option, Traced([Tap.parse(tap) for tap in taps], stop_after, parts))
     teacher.load(torch.zeros(1))
     return teacher
 
@@ -314,7 +314,7 @@ def test_a_network_with_a_to_of_its_own_teaches(tmp_path):
     torch.save(Stubborn().state_dict(), tmp_path / 'stubborn.pth')
     option = dict(type='mmdistill_dense.Stubborn', accelerate=dict(channels_last=True))
     for weights in (dict(checkpoint=str(tmp_path / 'stubborn.pth')), dict(allow_random=True)):
-        teacher = FrozenTeacher({**option, **weights}, TeacherPlan([Tap.parse('after')]))
+        teacher = FrozenTeacher({**option, **weights}, Traced([Tap.parse('after')]))
         teacher.load(torch.zeros(1, dtype=torch.float64))
         teacher.follow(lambda tensor: tensor.float())
         assert teacher(torch.ones(1, 3, 2, 2))['after'][0].dtype == torch.float32
@@ -430,7 +430,7 @@ def test_parts_that_a_distiller_calls_must_be_in_the_file(tmp_path):
     torch.save(dict(state_dict={k: v for k, v in state.items() if not k.startswith('auxiliary_head')}), path)
 
     def load(*required):
-        plan = Traced(parts={'backbone'}).plan((), required)
+        plan = Traced(parts={'backbone'}).plan(required)
         teacher = FrozenTeacher(toys.seg_teacher(checkpoint=str(path)), plan)
         teacher.load(torch.zeros(1))
 

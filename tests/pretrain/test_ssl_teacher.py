@@ -8,7 +8,7 @@ import torch
 
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import TeacherPlan
+from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.pretrain import SSLTeacher
 from mmdistill_dense.pretrain.ssl_teacher import read_teacher
 from mmdistill_dense.registry import MODELS
@@ -271,14 +271,14 @@ def test_swav_has_its_own_normalisation():
 # As a teacher of a student
 
 
-def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), renormalise=None, modes=(), **options):
+def frozen(layout='mocov3', family='mocov3_r50', taps=('head',), renormalise=None, as_trained=False, **options):
     """A loaded FrozenTeacher; ``stop_after`` as the trace of these taps would set it."""
     content, row = files.synthetic(family)
     option = dict(
         type='mmdistill_dense.SSLTeacher', backbone=files.R50, layout=layout, checkpoint=files.saved(content),
         **dict(dict(head=dict(widths=files.widths_of(content, row))), **options),
     )  # fmt: skip
-    plan = TeacherPlan([Tap.parse(tap) for tap in taps], len(taps), modes=modes, renormalise=renormalise)
+    plan = Traced([Tap.parse(tap) for tap in taps], len(taps), as_trained=as_trained, renormalise=renormalise)
     teacher = FrozenTeacher(option, plan)
     teacher.load(torch.zeros(1))
     return teacher
@@ -314,7 +314,7 @@ def test_it_stays_in_eval_mode_and_has_no_gradient():
 def test_norms_of_a_head_made_for_its_file_use_their_statistics():
     """The traced head may have had another layer in the place of a norm."""
     images = torch.randn(2, 3, 64, 64)
-    (expected,), (found,) = frozen()(images)['head'], frozen(modes=['', 'head', 'head.layers.1'])(images)['head']
+    (expected,), (found,) = frozen()(images)['head'], frozen(as_trained=True)(images)['head']
     assert torch.equal(found, expected)
 
 

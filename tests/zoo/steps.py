@@ -15,7 +15,7 @@ from mmengine.structures import BaseDataElement
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
 from tests.zoo.narrow import SIDE, narrow

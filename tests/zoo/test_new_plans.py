@@ -9,7 +9,7 @@ from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.sides import Side, adapt, check_detector, det_size, read_side, seg_size
 from mmdistill_dense.apps.project.zoo_schedule import decide_loading, scaled_training
 from mmdistill_dense.config.resolve import load_model, package_root
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.utils.literals import literal
 
 CLASSES, PICTURE, PICTURES = 3, (360, 480), 100

@@ -31,7 +31,7 @@ from mmdistill_dense.config.resolve import model_of
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
-from mmdistill_dense.networks.taps import Replay
+from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.runner_internals import Network, Sample, Samples

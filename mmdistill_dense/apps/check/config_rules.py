@@ -26,7 +26,7 @@ from mmdistill_dense.apps.check.context import (
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_problem
 from mmdistill_dense.config.resolve import is_distill_model, without_effect
 from mmdistill_dense.config.unknown_keys import check_keys, check_known, check_options
-from mmdistill_dense.config.values import listed, may_give, type_name
+from mmdistill_dense.config.values import ignored_labels, listed, may_give, num_classes, type_name
 from mmdistill_dense.engine.work_folder import inherited_beside_own
 from mmdistill_dense.guards.config import (
     batch_problem,
@@ -34,8 +34,6 @@ from mmdistill_dense.guards.config import (
     check_laid_over,
     check_student_classes,
     check_top_level_distillers,
-    ignored_labels,
-    num_classes,
 )
 from mmdistill_dense.utils.runner_internals import IGNORED
 from mmdistill_dense.utils.validate import some

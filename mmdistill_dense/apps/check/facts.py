@@ -47,10 +47,11 @@ from mmdistill_dense.apps.inspect.step_cost import (
 )
 from mmdistill_dense.apps.recipes.named import classes_of, optimizer_of
 from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_model, model_of, student_option
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
 from mmdistill_dense.distillers.maskd.token_files import TokenTensors
-from mmdistill_dense.guards.config import check_pretrained, count_fitting, num_classes, pretrained_parts
+from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.class_pairs import in_students_classes

@@ -10,7 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.apps.check.context import Findings, Subject, error, note, warning
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
-from mmdistill_dense.guards.config import check_teacher_classes, num_classes
+from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.model.balanced_step import TASK
 
 # Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and

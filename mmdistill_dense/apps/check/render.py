@@ -20,7 +20,7 @@ from mmdistill_dense.apps.check.run import Report, check_config
 from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.utils.devices import device_of
 from mmdistill_dense.utils.files import without_nan, write_json
 from mmdistill_dense.utils.process import quiet

@@ -25,7 +25,7 @@ from mmdistill_dense.apps.check.facts import (
     test_teachers,
 )
 from mmdistill_dense.apps.recipes.named import read_config
-from mmdistill_dense.guards.config import num_classes
+from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import message_of
 

@@ -32,11 +32,11 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.inputs import InputGrid
-from mmdistill_dense.networks.modes import run_as_trained, train_without_noise
-from mmdistill_dense.networks.recording import Recorder, noting, run_parts
-from mmdistill_dense.networks.taps import HEAD, Tap, find_module, find_place, flatten
+from mmdistill_dense.networks.modes import train_without_noise
+from mmdistill_dense.networks.recording import Recorder, run_parts
+from mmdistill_dense.networks.taps import HEAD, Tap, find_module, flatten, heads_of, resolve_tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import DEFAULT_SIZE, SINGLE, TeacherOption, read_pass, trace_pair
+from mmdistill_dense.networks.trace import DEFAULT_SIZE, SINGLE, Pass, TeacherOption, read_pass, trace_pair
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.reproducible import fork_rng
 from mmdistill_dense.utils.runner_internals import Network, Samples
@@ -198,7 +198,7 @@ def own_copy_gaps(
     place = dict(device=first.device, dtype=first.dtype)
     with fork_rng():
         _, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (first.shape[2], first.shape[3]))
-        frozen = FrozenTeacher(option, by_teacher['copy'].plan(taps))
+        frozen = FrozenTeacher(option, by_teacher['copy'])
         frozen.adopt(move(with_weights(option, state), **place))
         train_without_noise(move(network, **place))
         recorder = Recorder(network, taps, 'tap')
@@ -245,7 +245,7 @@ def _gap(own: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 @dataclass
-class Place:
+class ModuleNode:
     """A module: where it is, the ``shapes`` that it gave in all calls, without the batch, and its taps."""
 
     path: str
@@ -255,7 +255,7 @@ class Place:
     indexed: bool = False
     good: bool = False
     chosen: list[str] = field(default_factory=list)
-    inside: list[Place] = field(default_factory=list)
+    inside: list[ModuleNode] = field(default_factory=list)
 
     @property
     def taps(self) -> str:
@@ -293,71 +293,60 @@ def list_taps(
     below: str = '',
     chosen: Collection[str] = (),
     grid: InputGrid | None = None,
-) -> Place:
+) -> ModuleNode:
     """Run one picture through a network and return the tree of its modules."""
     option = TeacherOption('model', '', config, grid=grid)  # builds any network
     preprocessor = config.model.get('data_preprocessor') or {}
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
     with DefaultScope.overwrite_default_scope(config.scope), quiet():
-        found = read_pass(option.build, lambda network, inputs: _listed(network, inputs, depth, below), (height, width))
+        found = read_pass(option.build, lambda passed: _listed(passed, depth, below), (height, width))
     _mark(found, chosen)
     return found
 
 
-def _mark(place: Place, chosen: Collection[str]) -> None:
-    place.chosen = [tap for tap in chosen if Tap.parse(tap).path == place.path]
-    for one in place.inside:
+def _mark(node: ModuleNode, chosen: Collection[str]) -> None:
+    node.chosen = [tap for tap in chosen if Tap.parse(tap).path == node.path]
+    for one in node.inside:
         _mark(one, chosen)
 
 
-def _listed(network: Network, inputs: Tensor, depth: int, below: str) -> Place:
+def _listed(passed: Pass, depth: int, below: str) -> ModuleNode:
+    network = passed.network
     modules = dict(network.named_modules())
     if below not in modules:
         raise KeyError(f'--below {below}: no such module; at the top are {", ".join(dict(network.named_children()))}.')
-    outputs, _ = run_as_trained(network, lambda: _run(network, inputs))
-    found = _place(modules[below], below, outputs, depth)
+    passed.run(lambda: _run(passed))
+    found = _node(modules[below], below, passed, depth)
     for one in [found, *found.inside]:
-        if one.path == HEAD and find_place(network, Tap.parse(HEAD), 'tap').reads_scores:
+        if one.path == HEAD and resolve_tap(network, Tap.parse(HEAD), 'tap').reads_scores:
             one.good, one.indexed = True, False  # the tap reads the class scores out of what the head returns
     return found
 
 
-def _run(network: Network, inputs: Tensor) -> dict[str, list[Any]]:
-    """Return the outputs of each module in all of its calls, by path."""
-    found: dict[str, list[Any]] = {}
-    with noting(network.named_modules(), lambda path, _, output: found.setdefault(path, []).append(output)):
-        run_parts(network, [], inputs, heads=[])
-        ran = set(found)
-        for path in _heads(network) if hasattr(network, 'extract_feat') else []:  # else it ran whole
-            if path.split('.')[0] not in ran:
-                before = {name: list(calls) for name, calls in found.items()}
-                with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
-                    run_parts(network, [], inputs, rois=True, heads=[path])
-                found.update({name: calls for name, calls in before.items() if name.split('.')[0] in ran})
-    return found
+def _run(passed: Pass) -> None:
+    """Run the network, and each of its heads that runs on features; of what ran before, the first calls count."""
+    network, calls = passed.network, passed.calls
+    run_parts(network, [], passed.inputs, heads=[])
+    ran = {path.split('.')[0] for path in calls}
+    for head in heads_of(network) if hasattr(network, 'extract_feat') else []:  # else it ran whole
+        if head.path.split('.')[0] not in ran | {'data_preprocessor'}:
+            before = {name: list(found) for name, found in calls.items() if name.split('.')[0] in ran}
+            with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
+                run_parts(network, [], passed.inputs, rois=True, heads=[head.path])
+            calls.update(before)
 
 
-def _heads(network: nn.Module) -> list[str]:
-    heads = []
-    for name, child in network.named_children():
-        if isinstance(child, nn.ModuleList):
-            heads += [f'{name}.{index}' for index in range(len(child))]
-        elif name != 'data_preprocessor':
-            heads.append(name)
-    return heads
-
-
-def _place(module: nn.Module, path: str, outputs: dict[str, list[Any]], depth: int) -> Place:
-    calls = outputs.get(path, [])
-    place = Place(path, type(module).__name__, sum(p.numel() for p in module.parameters()))
-    place.indexed = len(calls) == 1 and isinstance(calls[0], (tuple, list))
-    place.shapes = [tuple(tensor.shape[1:]) for tensor in flatten(calls)]
-    place.good = _is_good(module, path, place.shapes)
+def _node(module: nn.Module, path: str, passed: Pass, depth: int) -> ModuleNode:
+    calls = [output for _, output in passed.calls.get(path, [])]
+    node = ModuleNode(path, type(module).__name__, sum(p.numel() for p in module.parameters()))
+    node.indexed = len(calls) == 1 and isinstance(calls[0], (tuple, list))
+    node.shapes = [tuple(tensor.shape[1:]) for tensor in flatten(calls)]
+    node.good = _is_good(module, path, node.shapes)
     if depth > 0:
         children = [(f'{path}.{name}' if path else name, child) for name, child in module.named_children()]
-        place.inside = [_place(child, name, outputs, depth - 1) for name, child in children]
-        place.inside = [one for one in place.inside if one.parameters or one.shapes or one.inside]
-    return place
+        node.inside = [_node(child, name, passed, depth - 1) for name, child in children]
+        node.inside = [one for one in node.inside if one.parameters or one.shapes or one.inside]
+    return node
 
 
 def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) -> bool:
@@ -373,22 +362,22 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
     return not rest or (stage and rest != ['stem'])
 
 
-def tree(title: str, place: Place) -> Tree:
+def tree(title: str, node: ModuleNode) -> Tree:
     """Return a module and its children as a tree for a terminal, with good and with chosen taps marked."""
-    root = Tree(_line(place, title))
-    for one in place.inside:
+    root = Tree(_line(node, title))
+    for one in node.inside:
         root.add(tree(one.path.rsplit('.', 1)[-1], one))
     return root
 
 
-def _line(place: Place, title: str) -> Text:
-    shapes = ', '.join(map(size_text, place.shapes[:_LEVELS]))
-    more = f', … ({len(place.shapes)})' if len(place.shapes) > _LEVELS else ''
-    line = Text.assemble((title, 'bold'), f' {place.module}  ', (f'{place.parameters:,}', 'dim'), f'  {shapes}{more}')
-    if place.good:
-        line.append(f'   ◀ {place.taps}', 'green')
-    if place.chosen:
-        line.append('   ★ ' + ' '.join(tap.removeprefix(place.path) for tap in place.chosen), 'cyan')
+def _line(node: ModuleNode, title: str) -> Text:
+    shapes = ', '.join(map(size_text, node.shapes[:_LEVELS]))
+    more = f', … ({len(node.shapes)})' if len(node.shapes) > _LEVELS else ''
+    line = Text.assemble((title, 'bold'), f' {node.module}  ', (f'{node.parameters:,}', 'dim'), f'  {shapes}{more}')
+    if node.good:
+        line.append(f'   ◀ {node.taps}', 'green')
+    if node.chosen:
+        line.append('   ★ ' + ' '.join(tap.removeprefix(node.path) for tap in node.chosen), 'cyan')
         line.rstrip()
     return line
 

@@ -15,9 +15,8 @@ from mmengine.config import Config
 from torch import hub
 
 from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load_model
-from mmdistill_dense.config.values import mappings
+from mmdistill_dense.config.values import mappings, num_classes
 from mmdistill_dense.foundation.vit import MODELS_BY_NAME
-from mmdistill_dense.guards.config import num_classes
 from mmdistill_dense.utils.validate import close_or_all, message_of, some
 from mmdistill_dense.weights.mmengine_loader import address_of
 from mmdistill_dense.weights.strict_load import HUB

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mmdistill_dense.lazy import import_lazily
+from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
     from mmdistill_dense.distillers.maskd.maskd import MasKD

@@ -231,8 +231,8 @@ class FrozenTeacher:
             named = f' of {", ".join(held)}' if isinstance(held, Mapping) else ''
             raise TypeError(
                 f'{self.key} takes one batch of pictures (a tensor) or a list of views (tensors), but '
-                f'model.student.data_preprocessor gives a {type(inputs).__name__}{named}. As student, use the network '
-                "that gets the pictures in the end: of a semi-supervised detector, the config's model.detector."
+                f'model.student.data_preprocessor gives a {type(inputs).__name__}{named}: set model.student to the '
+                "network that gets the pictures in the end; of a semi-supervised detector, the config's model.detector."
             )
         with self._own_streams(seed):
             if len(views) == 1:

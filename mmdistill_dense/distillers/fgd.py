@@ -87,8 +87,7 @@ class FGD(FeatureDistiller):
         """Return ``alpha W_f + beta W_b`` (B, H, W), in float32 at least, for a map of the batch."""
         like = x.new_zeros((), dtype=losses.loss_dtype(x))
         height, width = x.shape[2:]
-        boxes = boxes_on_map(data_samples, (height, width), self.key, like)
-        foreground = torch.stack([losses.box_weights(one, height, width) for one in boxes])
+        foreground = losses.box_weights(boxes_on_map(data_samples, (height, width), self.key, like), height, width)
         return self.alpha * foreground + self.beta * losses.background_weights(foreground)
 
 

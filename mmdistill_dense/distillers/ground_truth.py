@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.losses import to_device
@@ -19,6 +20,9 @@ from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples
 if TYPE_CHECKING:
     from mmdistill_dense.config.resolve import ModelConfig
     from mmdistill_dense.networks.teacher import FrozenTeacher
+
+
+_OUTSIDE = -1e6  # pixels
 
 
 def semantic_labels(data_samples: Samples, size: Sequence[int], key: str, ignored: Collection[int] = ()) -> Tensor:
@@ -146,21 +150,27 @@ def boxes_in_pixels(data_samples: Samples, key: str, like: Tensor) -> list[Tenso
     return [getattr(one, 'tensor', one).to(like) for one in boxes]
 
 
-def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> list[Tensor]:
-    """Return the annotated boxes of each picture in cells of a map that covers the padded picture."""
-    return on_map(boxes_in_pixels(data_samples, key, like), data_samples, size)
+def boxes_on_map(data_samples: Samples, size: Sequence[int], key: str, like: Tensor) -> Tensor:
+    """Return the annotated boxes of the pictures, (B, R, 4), in cells of a map that covers the padded pictures.
+
+    A picture with fewer boxes than another has further ones that lie outside of every map.
+    """
+    boxes = boxes_in_pixels(data_samples, key, like)
+    strides = torch.tensor([_strides(sample, size) for sample in data_samples])
+    return pad_sequence(boxes, True, _OUTSIDE) / to_device(strides, like).to(like.dtype)[:, None]
 
 
 def on_map(boxes: Sequence[Tensor], data_samples: Samples, size: Sequence[int]) -> list[Tensor]:
     """Return the boxes of each picture, given in pixels, in cells of a map that covers the padded picture."""
-    return [one / _strides(sample, size, one) for one, sample in zip(boxes, data_samples, strict=True)]
+    strides = to_device(torch.tensor([_strides(sample, size) for sample in data_samples]), boxes[0]).to(boxes[0].dtype)
+    return [one / by for one, by in zip(boxes, strides, strict=True)]
 
 
-def _strides(sample: Sample, size: Sequence[int], like: Tensor) -> Tensor:
+def _strides(sample: Sample, size: Sequence[int]) -> list[float]:
     meta = sample.metainfo
     height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
     y, x = (_stride(*sides) for sides in zip((height, width), size, strict=True))
-    return to_device(torch.tensor([x, y, x, y]), like).to(like.dtype)
+    return [x, y, x, y]
 
 
 def _stride(pixels: int, cells: int) -> float:

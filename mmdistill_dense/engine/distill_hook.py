@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.hooks import EMAHook, Hook
@@ -35,7 +34,14 @@ from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.reproducible import ReplayedBatches, SeededBatches, WorkerSeed, mix, seed_everything
+from mmdistill_dense.utils.reproducible import (
+    ReplayedBatches,
+    SeededBatches,
+    WorkerSeed,
+    mix,
+    seed_everything,
+    seed_torch,
+)
 from mmdistill_dense.utils.runner_internals import (
     between_steps,
     built_loop,
@@ -109,7 +115,7 @@ class SeededStreams(Hook):
         if self._first and runner.iter and resumes(runner) and (why := '; '.join(_differences(runner))):
             runner.logger.warning(f'The resumed run may not end as an uninterrupted one does: {why}.')
         self._first = False
-        reseed = seed_everything if isinstance(batches, SeededBatches) else torch.manual_seed
+        reseed = seed_everything if isinstance(batches, SeededBatches) else seed_torch
         reseed(mix(runner.seed, get_rank(), runner.iter))
 
 

@@ -24,22 +24,22 @@ _CHUNK = 64  # boxes painted at once
 
 
 def box_weights(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Return for each cell (H, W) the inverse area of the smallest box that covers it, 0 outside all boxes.
+    """Return for each cell (..., H, W) the inverse area of the smallest box that covers it, 0 outside all boxes.
 
-    The boxes are (R, 4) as x1, y1, x2, y2 in cells. A box covers the columns from ``floor(x1)`` to ``ceil(x2)``, both
-    included, and its rows likewise; its area is the number of these cells, also those outside the map (FGD, eq. 5; the
-    inclusive end and the area as released).
+    The boxes are (..., R, 4) as x1, y1, x2, y2 in cells. A box covers the columns from ``floor(x1)`` to ``ceil(x2)``,
+    both included, and its rows likewise; its area is the number of these cells, also those outside the map (FGD, eq. 5;
+    the inclusive end and the area as released).
     """
-    left, top = boxes[:, :2].floor().unbind(1)
-    right, bottom = boxes[:, 2:].ceil().unbind(1)
+    left, top = boxes[..., :2].floor().unbind(-1)
+    right, bottom = boxes[..., 2:].ceil().unbind(-1)
     inverse = 1 / ((bottom - top + 1) * (right - left + 1))
     rows, columns = (torch.arange(n, device=boxes.device) for n in (height, width))
-    in_rows = (rows >= top[:, None]) & (rows <= bottom[:, None])
-    in_columns = ((columns >= left[:, None]) & (columns <= right[:, None])) * inverse[:, None]
-    painted = boxes.new_zeros(height, width)
-    for r, c in zip(in_rows.split(_CHUNK), in_columns.split(_CHUNK), strict=True):
-        if len(r):
-            painted = torch.maximum(painted, (r[:, :, None] * c[:, None]).amax(0))
+    in_rows = (rows >= top[..., None]) & (rows <= bottom[..., None])
+    in_columns = ((columns >= left[..., None]) & (columns <= right[..., None])) * inverse[..., None]
+    painted = boxes.new_zeros(*boxes.shape[:-2], height, width)
+    for r, c in zip(in_rows.split(_CHUNK, -2), in_columns.split(_CHUNK, -2), strict=True):
+        if r.numel():
+            painted = torch.maximum(painted, (r[..., None] * c[..., None, :]).amax(-3))
     return painted
 
 

@@ -45,7 +45,18 @@ def seed_everything(seed: int) -> None:
     """Seed python's, numpy's and torch's global streams."""
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    seed_torch(seed)
+
+
+def seed_torch(seed: int) -> None:
+    """Seed torch's streams on the devices in use; ``torch.manual_seed`` formats the call stack for each other kind."""
+    torch.default_generator.manual_seed(seed)
+    for kind in ('cuda', 'xpu', 'npu', 'mlu', 'musa'):
+        device = getattr(torch, kind, None)
+        if device is not None and device.is_initialized():
+            device.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 class WorkerSeed:

@@ -116,7 +116,23 @@ def test_boxes_are_scaled_by_the_strides_of_the_padded_batch():
     like = torch.zeros((), dtype=torch.float64)
     for sample, boxes in zip(samples, boxes_on_map(samples, (16, 8), 'distillers.fgd', like), strict=True):
         strides = torch.tensor([16, 4, 16, 4], dtype=torch.float64)
-        torch.testing.assert_close(boxes * strides, sample.gt_instances.bboxes.double())
+        own = sample.gt_instances.bboxes.double()
+        torch.testing.assert_close((boxes * strides)[: len(own)], own)
+
+
+def test_pictures_of_few_boxes_and_of_none_are_painted_beside_others():
+    boxes = [torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) * 64 for count in (5, 0, 2)]
+    samples = _samples(3)
+    for sample, own in zip(samples, boxes, strict=True):
+        own[:, 2:] += own[:, :2]
+        sample.gt_instances = type(sample.gt_instances)(bboxes=own)
+    distiller = FGD(alpha=1.0, beta=0.0)
+    distiller.name = 'fgd'
+    for size in ((8, 8), (1, 1), (2, 3)):
+        found = distiller.position_weights(torch.zeros(3, 4, *size), samples)
+        for own, sample in zip(found, samples, strict=True):
+            (alone,) = distiller.position_weights(torch.zeros(1, 4, *size), [sample])
+            assert torch.equal(own, alone) and own.any() == (len(sample.gt_instances) > 0)
 
 
 @pytest.mark.parametrize('padded', [(800, 1344), (640, 800), (96, 160), (1344, 672)])
@@ -182,10 +198,12 @@ def test_a_step_of_a_detector_of_unequal_pictures(kind, tap, levels):
         patch.setattr(losses, 'box_weights', note)
         found = toys.losses_of(model, copy.deepcopy(batch))
     names = [f'distill.fgd.loss_{part}' for part in ('focal', 'attention', 'relation')]
-    assert all(found[name] > 0 for name in names) and len(seen) == 2 * levels
-    for (boxes, height, width), sample in zip(seen, batch['data_samples'] * levels, strict=True):
+    assert all(found[name] > 0 for name in names) and len(seen) == levels
+    for level, height, width in seen:
         strides = torch.tensor([64 / width, 64 / height, 64 / width, 64 / height])
-        torch.testing.assert_close(boxes * strides, sample.gt_instances.bboxes)
+        for boxes, sample in zip(level * strides, batch['data_samples'], strict=True):
+            own = sample.gt_instances.bboxes
+            torch.testing.assert_close(boxes[: len(own)], own)
     toys.total({name: found[name] for name in names}).backward()
     trained = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert trained == {'backbone', 'neck', 'distillers'}

@@ -76,8 +76,7 @@ class NegativeQueue(ExactBuffers):
 
     def negatives(self) -> Tensor:
         """Return the rows that count."""
-        if self._count is None:
-            self._count = int(self.filled)  # waits for the device
+        read_counts([self])
         return self.rows[: self._count]
 
     @torch.no_grad()
@@ -103,6 +102,13 @@ class NegativeQueue(ExactBuffers):
 
     def forget_numbers(self) -> None:
         self._count = None
+
+
+def read_counts(queues: Sequence[NegativeQueue]) -> None:
+    """Read how many rows count, which waits for the device once, and not at all when all queues are full."""
+    if unread := [queue for queue in queues if queue._count is None]:
+        for queue, number in zip(unread, torch.cat([queue.filled for queue in unread]).tolist(), strict=True):
+            queue._count = number
 
 
 class ChannelCenter(nn.Module):

@@ -28,6 +28,7 @@ from mmdistill_dense.distillers.pcd.parts import (
     inside_images,
     note_of_rise,
     random_pixels,
+    read_counts,
     take_pixels,
     view_pairs,
     views_of,
@@ -185,6 +186,7 @@ class PCD(Distiller):
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_pcd`` and, every ``monitor_interval`` steps, the accuracies; then keys enter the queues."""
         levels = enumerate(self.levels(student, teacher))
+        read_counts([self._queue(level) for level in range(len(self.weights))])
         terms = [self._level(level, views, data_samples) for level, views in levels]
         for term, weight in zip(terms, self.weights, strict=True):
             term['loss_pcd'] = weight * term['loss_pcd']

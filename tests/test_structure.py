@@ -36,7 +36,7 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_340,
-    'mmdistill_dense/distillers': 5_980,
+    'mmdistill_dense/distillers': 6_000,
     'mmdistill_dense/networks': 2_610,
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_750,
@@ -44,7 +44,7 @@ MOST_LINES = {
     'mmdistill_dense/datasets': 1_030,
     'mmdistill_dense/guards': 600,
     'mmdistill_dense/config': 770,
-    'mmdistill_dense/utils': 1_310,
+    'mmdistill_dense/utils': 1_320,
     'mmdistill_dense/unlabelled': 850,
     'mmdistill_dense/pretrain': 1_000,
     'mmdistill_dense/foundation': 1_050,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 540,
     'mmdistill_dense/apps/commands': 190,
     'mmdistill_dense/apps': 13_670,
-    'mmdistill_dense': 35_150,
+    'mmdistill_dense': 35_180,
     'tools': 2_720,
-    'tests': 50_820,
+    'tests': 50_850,
 }
 MOST_CONFIGS = 592
 

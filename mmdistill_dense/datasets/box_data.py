@@ -44,7 +44,7 @@ class _CheckedFile(_CocoDataset.COCOAPI):
         super().createIndex()
         boxes = self.dataset['annotations']
         reasons = Counter(
-            left_out(one, self.imgs)
+            left_out(one, (self.imgs[one['image_id']]['height'], self.imgs[one['image_id']]['width']))
             or ('' if has_area(one) else 'have the area 0')
             or ('have the mark ignore, not iscrowd' if one.get('ignore') and not one.get('iscrowd') else '')
             for one in boxes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from mmdistill_dense.utils.validate import some
@@ -69,7 +69,8 @@ def check(content: Any, may_lack: Collection[str] = ()) -> None:
     _check_known(content['annotations'], 'category_id', categories, 0)
     _check_known(content['annotations'], 'image_id', pictures, max(0, len(content['annotations']) - 1))
     if 'images.width' not in may_lack:
-        check_shapes(content)
+        sizes = {one['id']: (one['height'], one['width']) for one in content['images']}
+        check_shapes([(one, sizes[one['image_id']]) for one in content['annotations'] if one['image_id'] in sizes])
 
 
 def _fault(entry: Any, kind: str, keys: Mapping[str, Any], may_lack: Collection[str]) -> str:
@@ -110,13 +111,14 @@ def _check_known(annotations: Collection[Content], key: str, known: Mapping[Any,
     )
 
 
-def check_shapes(content: Content) -> None:
-    """Refuse boxes that are fractions of the picture, or two corners, and outlines with numbers of no picture."""
-    sizes = {one['id']: (one.get('width') or math.inf, one.get('height') or math.inf) for one in content['images']}
-    known = [(one['bbox'], *sizes[one['image_id']]) for one in content['annotations'] if one['image_id'] in sizes]
+def check_shapes(shapes: Sequence[tuple[Content, Sequence[float]]]) -> None:
+    """Refuse boxes that are fractions of the picture, or two corners, and outlines with numbers of no picture.
+
+    ``shapes``: annotations, each with the height and width of its picture.
+    """
     boxes = [
         (x + w, y + h, width, height)
-        for (x, y, w, h), width, height in known
+        for (x, y, w, h), (height, width) in ((one['bbox'], size) for one, size in shapes)
         if min(w, h) > 0 and x < width and y < height and math.isfinite(x + y + w + h)
     ]
     if boxes and max(max(right, bottom) for right, bottom, _, _ in boxes) <= 1:
@@ -130,9 +132,10 @@ def check_shapes(content: Content) -> None:
             f'{beyond} of {len(boxes)} boxes reach beyond their picture. A bbox is [left, top, width, height] in '
             'pixels, not two corners; width and height of each picture must be those of its file.'
         )
-    for number, one in enumerate(content['annotations']):
-        if fault := outline_fault(one.get('segmentation'), max(sizes.get(one['image_id'], (FAR,)))):
-            raise ValueError(f'annotations[{number}].segmentation {fault}. Draw it again, or take it out.')
+    for one, size in shapes:
+        if fault := outline_fault(one.get('segmentation'), max(size)):
+            ids = ', '.join(f'{key} {one[key]!r}' for key in ('id', 'image_id') if key in one)
+            raise ValueError(f'the segmentation of an annotation ({ids}) {fault}. Draw it again, or take it out.')
 
 
 def outline_fault(shape: Any, side: float) -> str:
@@ -169,17 +172,14 @@ def run_lengths(counts: str | list[Any]) -> list[int] | None:
     return found
 
 
-def left_out(annotation: Content, pictures: Mapping[Any, Content]) -> str:
-    """Return why mmdet trains without an annotation, other than its area; empty if it trains with it."""
-    picture = pictures.get(annotation['image_id'])
-    if picture is None:
-        return 'have an image_id that is the id of no picture'
+def left_out(annotation: Content, size: Sequence[float]) -> str:
+    """Return why mmdet trains without an annotation of a picture (height, width), other than its area, or nothing."""
     x, y, width, height = annotation['bbox']
     if not all(abs(value) <= FAR for value in annotation['bbox']):
         return f'have a bbox with NaN, infinity or a number above {FAR}'
     if width < 1 or height < 1:
         return 'have a bbox (left, top, width, height) without width or height, less than a pixel'
-    if min(x + width, picture['width']) <= max(x, 0) or min(y + height, picture['height']) <= max(y, 0):
+    if min(x + width, size[1]) <= max(x, 0) or min(y + height, size[0]) <= max(y, 0):
         return 'have a bbox outside their picture'
     return ''
 

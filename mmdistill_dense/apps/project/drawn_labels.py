@@ -18,18 +18,11 @@ from PIL import Image
 from pycocotools import mask as coco
 from rich.progress import track
 
+from mmdistill_dense.apps.project import label_values
+from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.formats.objects import packed
-from mmdistill_dense.apps.project.label_values import (
-    COUNTED,
-    Colour,
-    Values,
-    check_several,
-    check_splits,
-    has_colours,
-    in_one_channel,
-)
-from mmdistill_dense.apps.project.picture_folders import lines_of, named, opened, repeated, size_of
+from mmdistill_dense.apps.project.label_values import Colour, Values
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.files import read_json, write_json, write_text
@@ -62,7 +55,7 @@ class Drawing:
     stamp: str  # changes with the source
 
     def __post_init__(self) -> None:
-        if twice := repeated(job.target for job in self.jobs):
+        if twice := folders.repeated(job.target for job in self.jobs):
             raise ValueError(f'--data: two pictures of one name: {some(twice, 3)}. Give each its own name.')
 
     @property
@@ -157,19 +150,19 @@ def objects_drawing(
             picture = data.root / split.pictures / image['file_name']
             make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
             jobs.append(Job(place, make))
-        drawn_now = evenly(jobs[-len(targets[part]) :], COUNTED)
+        drawn_now = evenly(jobs[-len(targets[part]) :], label_values.COUNTED)
         seen[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
-    check_several(data.root, values)
-    check_splits(data.root, seen, dict(enumerate(classes)), notes)
+    label_values.check_several(data.root, values)
+    label_values.check_splits(data.root, seen, dict(enumerate(classes)), notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
 def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:
     """Return the label image of a picture, with the polygons and masks of its objects drawn to the pixel."""
-    with opened(picture) as image:
-        size = size_of(image, stored)
+    with folders.opened(picture) as image:
+        size = folders.size_of(image, stored)
     found = np.full(size, empty, np.uint8)
-    with named(picture):
+    with folders.named(picture):
         for value, one in objects:
             found[coco.decode(packed(one['segmentation'], size)) > 0] = value
     return found
@@ -184,8 +177,8 @@ def copies_drawing(root: Path, labels: Sequence[tuple[str, Path]]) -> Drawing:
 
 
 def copied(path: Path) -> np.ndarray:
-    with opened(path) as image:
-        return in_one_channel(image, path).astype(np.uint8)
+    with folders.opened(path) as image:
+        return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
 def _drawing(
@@ -200,8 +193,8 @@ def of_colours(labels: Sequence[Path]) -> bool:
     """Tell whether most label images, of some, hold colours. Those of three equal channels hold numbers."""
     sampled, found = evenly(labels, _SAMPLED), 0
     for path in sampled:
-        with opened(path) as image:
-            found += image.mode in ('RGB', 'RGBA') and has_colours(np.asarray(image))
+        with folders.opened(path) as image:
+            found += image.mode in ('RGB', 'RGBA') and label_values.has_colours(np.asarray(image))
     return 2 * found > len(sampled)
 
 
@@ -246,7 +239,7 @@ def _strange(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[
 
 
 def _codes_in(path: Path) -> np.ndarray:
-    with opened(path) as image:
+    with folders.opened(path) as image:
         if image.mode not in ('RGB', 'RGBA'):
             raise ValueError(f'--data: {path} has the mode {image.mode}, and others are of colours. Write all alike.')
         pixels = np.asarray(image).astype(np.int64)
@@ -319,13 +312,13 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
         listed = content.items() if isinstance(content, dict) else ((one['name'], one['color']) for one in content)
         yield from ((str(name), colour) for name, colour in listed)
     elif file.name == 'label_colors.txt':  # of CamVid: ``64 128 64 Animal``
-        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in lines_of(file)))
+        yield from ((name, colour) for *colour, name in (line.split(maxsplit=3) for line in folders.lines_of(file)))
     elif file.suffix == '.txt':
-        for number, line in enumerate(line for line in lines_of(file) if not line.startswith('#')):
+        for number, line in enumerate(line for line in folders.lines_of(file) if not line.startswith('#')):
             name, colour, *_ = [*line.split(':'), '', '']
             yield name.strip(), colour.split(',') if colour else _voc_colour(number)
     else:
-        lines = lines_of(file)
+        lines = folders.lines_of(file)
         for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):
             known = {str(key).strip().lower(): value for key, value in row.items()}
             if {'name', 'r', 'g', 'b'} <= set(known):

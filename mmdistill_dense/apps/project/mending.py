@@ -1,86 +1,107 @@
-"""Make of a label file one that training and metric read alike: what is left out, completed or numbered anew."""
+"""Make of what was read a set of labels that training and metric read alike: objects left out, completed, compared."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project.formats.objects import bounds, packed
-from mmdistill_dense.apps.project.picture_folders import Size
-from mmdistill_dense.datasets.label_files import Content, check_shapes, has_area, has_mask, is_line, left_out, wrong_ids
-from mmdistill_dense.utils.validate import some
+from mmdistill_dense.apps.project.formats.objects import Labelled, Object, Reading, bounds, packed
+from mmdistill_dense.apps.project.picture_folders import named, opened, size_of
+from mmdistill_dense.datasets.label_files import check_shapes, has_area, has_mask, is_line, left_out, wrong_ids
+from mmdistill_dense.utils.validate import size_text, some
 
 _SLACK = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is
 
 
-def mended(
-    content: Content, size_of: Callable[[str], Size], drawn: bool
-) -> tuple[Content, list[str], dict[str, list[str]]]:
-    """Return the content, lines that tell its changes, and the pictures of annotations that are left out, by reason.
+def mend(reading: Reading, stored: bool, drawn: bool) -> None:
+    """Mend all pictures of a reading, which are read ``stored`` or as EXIF turns them; count and note the changes.
 
-    ``content`` has passed the check of its keys, and is given back itself if nothing changes. ``size_of`` gives height
-    and width of a picture from its ``file_name``; ``drawn``: whether label images are drawn from the outlines.
+    ``drawn``: label images are drawn from the outlines.
     """
-    changes, lost = Counter[str](), defaultdict[str, list[str]](list)
-    pictures: dict[str, dict[str, Any]] = {}
-    by_id: dict[Any, dict[str, Any]] = {}
-    for one in content['images']:
-        name = one['file_name']
-        if name in pictures:
-            changes['entries of images name a picture that is listed before; their boxes are joined'] += 1
-        elif one.get('width') is None or one.get('height') is None:
+    parts: dict[str | None, list[Labelled]] = {}
+    for one in reading.pictures:
+        parts.setdefault(one.part, []).append(one)
+    for part, pictures in parts.items():
+        with named(reading.file_of(part)):
+            _mend_part(reading, part, pictures, stored, drawn)
+        for change, count in reading.changes[part].items():
+            warning = 'WARNING: ' if 'left out' in change else ''
+            reading.notes.append(f'{warning}{reading.file_of(part).name}: {count} {change}')
+
+
+def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled], stored: bool, drawn: bool) -> None:
+    changes, outlined, apart = reading.changes[part], 0, list[str]()
+    for one in pictures:
+        with opened(one.picture) as image:
+            size = size_of(image, stored)
+        if one.size is None and reading.origins:
             changes['pictures had no width or height, and get those of their files'] += 1
-            one = {**one, **dict(zip(('height', 'width'), size_of(name), strict=True))}
-        by_id[one['id']] = pictures.setdefault(name, one)
-    check_shapes({**content, 'images': [{**one, 'id': number} for number, one in by_id.items()]})
-    kept, seen, outlined, apart = [], dict[Any, Any](), 0, list[str]()
-    for one in content['annotations']:
-        shape: Any
-        if not (reason := left_out(one, by_id)):
-            picture = by_id[one['image_id']]
-            size = picture['height'], picture['width']
-            found = _completion(one, picture['id'], changes)
-            one = {**one, **found} if found else one  # most have nothing to complete
-            key, shape = (one['image_id'], one['category_id'], *one['bbox']), one.get('segmentation')
-            if key in seen and seen[key] == shape:
-                reason = 'have class, box and outline of another one'
-            seen.setdefault(key, shape)
-            if has_mask(one) and (isinstance(shape, list) or tuple(shape['size']) == size):
-                packing = packed(shape, size) if drawn or isinstance(shape, dict) else None
-                reason = reason or ('have an outline without a pixel' if drawn and not coco.area(packing) else '')
-                outlined += not reason
-                if not reason and not _fits(one['bbox'], shape, packing):
-                    apart.append(picture['file_name'])
-        if reason:
-            lost[reason].append(by_id.get(one['image_id'], {}).get('file_name', f'image_id {one["image_id"]!r}'))
-        else:
-            kept.append(one)
-    if lost and not kept:
-        raise ValueError(f'all {len(content["annotations"])} annotations {next(iter(lost))}.')
-    notes = []
+        if one.size and one.size != size:
+            said = f'says that {one.picture.name} has {size_text(one.size)} pixels (height x width); it has'
+            raise ValueError(f'it {said} {size_text(size)}, so the boxes do not fit. Correct the label file.')
+        one.size = size
+    check_shapes([(each, one.size or ()) for one in pictures for each in one.objects])
+    reasons = Counter[str]()
+    for one in pictures:
+        size, kept, seen = one.size or (0, 0), list[Object](), dict[Any, Any]()
+        for each in one.objects:
+            if not (reason := left_out(each, size)):
+                each = _completed(each, changes)
+                key, shape = (each['name'], *each['bbox']), each.get('segmentation')
+                if key in seen and seen[key] == shape:
+                    reason = 'have class, box and outline of another one'
+                seen.setdefault(key, shape)
+            if not reason and has_mask(each):
+                if isinstance(shape, dict) and tuple(shape['size']) != size:
+                    told = f'{one.picture} has {size_text(size)} pixels, a mask of it {size_text(shape["size"])}'
+                    if drawn:
+                        raise ValueError(f'--data: {told}. Draw it again.')
+                    reading.misfits.setdefault(part, told)
+                else:
+                    packing = packed(shape, size) if drawn or isinstance(shape, dict) else None
+                    if drawn and not coco.area(packing):
+                        reason = 'have an outline without a pixel'
+                    elif not _fits(each['bbox'], shape, packing):
+                        apart.append(one.picture.name)
+                    outlined += not reason
+            if reason:
+                reasons[reason] += 1
+                reading.drop(reason, str(one.picture), each['name'], part)
+            else:
+                kept.append(each)
+        one.objects = kept
+    every = [each for one in pictures for each in one.objects]
+    if reasons and not every:
+        raise ValueError(f'all {reasons.total()} annotations {next(iter(reasons))}.')
     if apart:
         told = f'{len(apart)} of {outlined} outlines and their bbox overlap by less than half ({some(apart, 3)})'
         if len(apart) > outlined / 2:
             how = 'both are in pixels of the picture, a bbox is [left, top, width, height], run lengths go down columns'
             raise ValueError(f'{told}, so one of both is wrong: {how}. Correct them, or take out the wrong ones.')
-        notes.append(f'{told}: one of both is wrong')
-    if wrong_ids(kept):
-        changes['annotations are numbered from 1: an id was 0, missing, or there twice'] = len(kept)
-        kept = [{**one, 'id': number} for number, one in enumerate(kept, 1)]
-    categories = _without_twins(content['categories'], {one['category_id'] for one in kept})
-    if twins := len(content['categories']) - len(categories):
-        changes['categories without a box had the name of another one, and are taken out'] = twins
-    if any(type(one['id']) is str for one in categories):
-        changes['categories are numbered from 1: their ids were texts'] = len(categories)
-        numbers = {one['id']: number for number, one in enumerate(categories, 1)}
-        categories = [{**one, 'id': numbers[one['id']]} for one in categories]
-        kept = [{**one, 'category_id': numbers[one['category_id']]} for one in kept]
-    notes += [f'{count} {change}' for change, count in changes.items()]
-    clean = {'images': list(pictures.values()), 'annotations': kept, 'categories': categories}
-    return clean if lost or changes else content, notes, lost
+        reading.notes.append(f'WARNING: {reading.file_of(part).name}: {told}: one of both is wrong')
+    if reading.origins and wrong_ids(every):
+        changes['annotations are numbered from 1: an id was 0, missing, or there twice'] += len(every)
+
+
+def _completed(one: Object, changes: Counter[str]) -> Object:
+    """Return an object with what it lacks. mmdet trains without those marked by ``ignore``."""
+    found, shape = dict[str, Any](), one.get('segmentation')
+    if not has_area(one):
+        changes['annotations had no area, and get width times height of their box'] += 1
+        found['area'] = one['bbox'][2] * one['bbox'][3]
+    if isinstance(shape, list) and has_mask(one) and any(map(is_line, shape)):
+        changes['outlines had parts of fewer than three points: left out'] += 1
+        found['segmentation'] = [each for each in shape if not is_line(each)]
+    if one.get('ignore'):
+        changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
+        found |= {'iscrowd': 1, 'ignore': 0}
+    elif one.get('iscrowd') is None:
+        changes['annotations had no iscrowd, and get 0'] += 1
+        found['iscrowd'] = 0
+    return {**one, **found} if found else one
 
 
 def _fits(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
@@ -97,28 +118,3 @@ def _fits(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
     shared = max(both[0], 0) * max(both[1], 0)
     areas = ((right - left) * (bottom - top) for left, top, right, bottom in (own, other))
     return 2 * shared >= sum(areas) - shared
-
-
-def _without_twins(categories: Sequence[Content], used: Collection[Any]) -> list[Content]:
-    """Return one category of each name, and all that have boxes. The group that Roboflow writes first has none."""
-    chosen = {one['name']: one['id'] for one in sorted(categories, key=lambda one: one['id'] in used)}
-    return [one for one in categories if one['id'] in {*used, chosen[one['name']]}]
-
-
-def _completion(one: Content, picture: Any, changes: Counter[str]) -> dict[str, Any]:
-    """Return what an annotation lacks, of a picture with this id. mmdet trains without those marked by ``ignore``."""
-    found = {} if one['image_id'] == picture else {'image_id': picture}
-    if not has_area(one):
-        changes['annotations had no area, and get width times height of their box'] += 1
-        found['area'] = one['bbox'][2] * one['bbox'][3]
-    shape = one.get('segmentation')
-    if isinstance(shape, list) and has_mask(one) and any(map(is_line, shape)):
-        changes['outlines had parts of fewer than three points: left out'] += 1
-        found['segmentation'] = [part for part in shape if not is_line(part)]
-    if one.get('ignore'):
-        changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
-        found |= {'iscrowd': 1, 'ignore': 0}
-    elif one.get('iscrowd') is None:
-        changes['annotations had no iscrowd, and get 0'] += 1
-        found['iscrowd'] = 0
-    return found

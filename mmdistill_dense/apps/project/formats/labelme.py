@@ -14,23 +14,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project.formats.objects import (
-    Given,
-    Labelled,
-    Object,
-    Point,
-    Reading,
-    bounds,
-    check_count,
-    circle,
-    from_box,
-    from_mask,
-    from_points,
-    listed_names,
-    packed,
-    points_of,
-    told_size,
-)
+from mmdistill_dense.apps.project.formats import objects as common
+from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Point, Reading
 from mmdistill_dense.apps.project.picture_folders import Size, named
 
 NAMES = ('labels.txt', 'classes.txt')
@@ -50,7 +35,7 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
     For label images they stay apart, because each covers those before it. Two labels are no classes: what is drawn as
     ``__ignore__`` is ignored, ``_background_`` is the background.
     """
-    every, file = listed_names(given.root, NAMES)
+    every, file = common.listed_names(given.root, NAMES)
     classes = [name for name in every if name not in _NO_CLASSES]
     found = Reading('labelme json', next(iter(contents)).parent, classes=classes)
     found.files = [*contents, *([Path(file)] if file else [])]
@@ -69,7 +54,7 @@ def read(given: Given, contents: Mapping[Path, Any]) -> Reading:
 def _objects(
     given: Given, path: Path, content: Mapping[str, Any], picture: Path, found: Reading
 ) -> tuple[list[Object], Size | None]:
-    size = told_size(path, picture, content.get('imageHeight'), content.get('imageWidth'))
+    size = common.told_size(path, picture, content.get('imageHeight'), content.get('imageWidth'))
     groups: dict[Any, list[Object]] = defaultdict(list)
     if not isinstance(content.get('shapes'), list):
         raise ValueError(f'shapes is {content.get("shapes")!r:.60}, no list. Take the file out, or label its picture.')
@@ -92,21 +77,21 @@ def _object(where: str, shape: Any, size: Size | None, found: Reading) -> Object
     if not name:
         raise ValueError(f'--data: {where} ({kind}) has no label. Name it, or take it out.')
     where = f'{where} ({name})'
-    points = points_of(where, shape.get('points'), size)
+    points = common.points_of(where, shape.get('points'), size)
     if kind == 'mask':
         return {'name': name, **_mask(where, shape, points, size)}
     if kind not in _LEAST:
         found.drop(f'are shapes of the kind {kind!s:.40}, which has no area', where, name)
         return {}
-    check_count(where, points, _LEAST[kind], kind)
+    common.check_count(where, points, _LEAST[kind], kind)
     if kind == 'circle':
         (x, y), edge = points[:2]
-        points = points_of(where, circle(x, y, *[math.dist((x, y), edge)] * 2), size)
+        points = common.points_of(where, common.circle(x, y, *[math.dist((x, y), edge)] * 2), size)
     if kind == 'rectangle':
-        left, top, right, bottom = bounds(points)
+        left, top, right, bottom = common.bounds(points)
         corners = [left, top, right, top, right, bottom, left, bottom]
-        return {'name': name, **from_box(left, top, right, bottom), 'segmentation': [corners]}
-    return {'name': name, **from_points(points)}
+        return {'name': name, **common.from_box(left, top, right, bottom), 'segmentation': [corners]}
+    return {'name': name, **common.from_points(points)}
 
 
 def _mask(where: str, shape: Any, points: Sequence[Point], size: Size | None) -> Mapping[str, Any]:
@@ -114,7 +99,7 @@ def _mask(where: str, shape: Any, points: Sequence[Point], size: Size | None) ->
     with named(f'{where} is a mask that', 'Draw it again'):
         inside = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask'])))) > 0
         left, top = (round(value) for value in points[0])
-    return from_mask(where, inside, left, top, size)
+    return common.from_mask(where, inside, left, top, size)
 
 
 def _joined(parts: Sequence[Object], size: Size | None) -> Object:
@@ -123,10 +108,10 @@ def _joined(parts: Sequence[Object], size: Size | None) -> Object:
         return parts[0]
     shapes = [part['segmentation'] for part in parts]
     if size and any(isinstance(shape, dict) for shape in shapes):
-        inside = coco.decode(coco.merge([packed(shape, size) for shape in shapes]))
-        return {**parts[0], **from_mask('', inside, 0, 0, size)}
+        inside = coco.decode(coco.merge([common.packed(shape, size) for shape in shapes]))
+        return {**parts[0], **common.from_mask('', inside, 0, 0, size)}
     boxes = [part['bbox'] for part in parts]
     corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
     rings = [ring for part in parts for ring in part['segmentation']]
     area = sum(part['area'] for part in parts)
-    return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}
+    return {**parts[0], **common.from_box(*common.bounds(corners)), 'area': area, 'segmentation': rings}

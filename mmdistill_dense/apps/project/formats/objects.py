@@ -15,16 +15,8 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco
 
-from mmdistill_dense.apps.project.picture_folders import (
-    Names,
-    Size,
-    lines_of,
-    opened,
-    outside_labels,
-    repeated,
-    size_of,
-    split_of,
-)
+from mmdistill_dense.apps.project import picture_folders as folders
+from mmdistill_dense.apps.project.picture_folders import Names, Size
 from mmdistill_dense.datasets.label_files import FAR, outline_fault
 from mmdistill_dense.utils.validate import size_text, some
 
@@ -46,7 +38,7 @@ class Given:
 
     def part_of(self, *files: Path) -> str | None:
         """Return the part (train, val, test) that a folder above the first file names, else above the next one."""
-        return next(filter(None, (split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
+        return next(filter(None, (folders.split_of(file.relative_to(self.root).parts[:-1]) for file in files)), None)
 
     def index(self, words: Iterable[str]) -> Names:
         """Return the pictures that words of label files may name; labelme writes others beside its files.
@@ -55,7 +47,7 @@ class Given:
         """
         stems = {PureWindowsPath(word).stem for word in words}
         named = [one for one in self.pictures if one.stem in stems]
-        outside = outside_labels(self.root, named)
+        outside = folders.outside_labels(self.root, named)
         inside, known = {*named} - {*outside}, {one.stem for one in outside}
         labels = {one.parent for one in inside if one.stem in known}
         return Names(self.root, [one for one in named if one.parent not in labels], self.pictures)
@@ -75,8 +67,8 @@ def told_size(where: object, picture: Path, height: Any, width: Any) -> Size | N
     if not all(side and str(side).strip('0') for side in (height, width)):  # some tools write 0
         return None
     told = int(number(f'{where}: height', height)), int(number(f'{where}: width', width))
-    with opened(picture) as image:
-        found = size_of(image, stored=True)
+    with folders.opened(picture) as image:
+        found = folders.size_of(image, stored=True)
     if told not in (found, found[::-1]):
         said = f'{picture.name} has {size_text(told)} pixels (height x width); it has {size_text(found)}'
         raise ValueError(f'--data: {where} says that {said}, so the labels do not fit. Correct the label file.')
@@ -89,6 +81,11 @@ class Labelled:
     size: Size | None  # as its labels say; ``None``: not told
     objects: list[Object]
     part: str | None = None  # where the labels tell it; '' for none of the parts that they tell
+    image: Mapping[str, Any] = field(default_factory=dict)  # its entry in a file of COCO
+
+    def name(self, folder: Path) -> str:
+        """Return its path below the folder of its part, or however a file of COCO names it."""
+        return self.image.get('file_name') or self.picture.relative_to(folder).as_posix()
 
 
 @dataclass
@@ -104,23 +101,33 @@ class Reading:
     lost: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # annotations, by reason
     kinds: Counter[str] = field(default_factory=Counter)  # the classes of these
     notes: list[str] = field(default_factory=list)
+    # Of COCO, by part: the file and the folder of its pictures, the categories, and what was changed
+    origins: dict[str | None, tuple[Path, Path]] = field(default_factory=dict)
+    listed: dict[str | None, list[str]] = field(default_factory=dict)
+    changes: dict[str | None, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    touched: set[str | None] = field(default_factory=set)  # parts from which something was left out
+    misfits: dict[str | None, str] = field(default_factory=dict)  # by part, a mask of another size than its picture
 
-    def drop(self, reason: str, where: str, name: str) -> None:
+    def file_of(self, part: str | None) -> Path:
+        """Return the label file of a part."""
+        return self.origins.get(part, (self.source,))[0]
+
+    def drop(self, reason: str, where: str, name: str, part: str | None = None) -> None:
         """Leave out an object of a class."""
         self.lost[reason].append(where)
         self.kinds[name] += 1
+        self.touched.add(part)
 
     def content(self, root: Path, pictures: Sequence[Labelled]) -> dict[str, Any]:
         """Return some of the pictures in COCO's form; file names are relative to ``root``."""
         numbers = {name: number for number, name in enumerate(self.names, 1)}
         images, boxes = list[dict[str, Any]](), list[dict[str, Any]]()
         for number, one in enumerate(pictures, 1):
-            size = {} if one.size is None else dict(zip(('height', 'width'), one.size, strict=True))
-            images.append({'id': number, 'file_name': one.picture.relative_to(root).as_posix(), **size})
+            size = dict(zip(('height', 'width'), one.size or (), strict=False))
+            images.append({'file_name': one.name(root), **one.image, 'id': number, **size})
             for drawn in one.objects:
                 rest = {key: value for key, value in drawn.items() if key != 'name'}
-                ids = {'id': len(boxes) + 1, 'image_id': number, 'category_id': numbers[drawn['name']]}
-                boxes.append({**ids, 'iscrowd': 0, **rest})
+                boxes.append({**rest, 'id': len(boxes) + 1, 'image_id': number, 'category_id': numbers[drawn['name']]})
         return {
             'images': images,
             'annotations': boxes,
@@ -178,7 +185,7 @@ def from_points(points: Sequence[Point]) -> Mapping[str, Any]:
 
 
 def from_box(left: float, top: float, right: float, bottom: float) -> Mapping[str, Any]:
-    return {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top)}
+    return {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top), 'iscrowd': 0}
 
 
 def packed(shape: Any, size: Size) -> Any:
@@ -204,7 +211,8 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size | 
     whole[top : top + height, left : left + width] = inside
     lengths = coco.encode(whole)
     counts = {'size': list(size), 'counts': lengths['counts'].decode()}
-    return {'bbox': coco.toBbox(lengths).tolist(), 'area': float(coco.area(lengths)), 'segmentation': counts}
+    box = coco.toBbox(lengths).tolist()
+    return {'bbox': box, 'area': float(coco.area(lengths)), 'segmentation': counts, 'iscrowd': 0}
 
 
 def circle(x: float, y: float, a: float, b: float) -> list[Point]:
@@ -217,8 +225,8 @@ def listed_names(root: Path, files: Sequence[str]) -> tuple[list[str], str]:
     """Return the names in the first of some files that is in the folder, one a line, and the file's path."""
     for name in files:
         if (root / name).is_file():
-            found = lines_of(root / name)
-            if twice := repeated(found):
+            found = folders.lines_of(root / name)
+            if twice := folders.repeated(found):
                 raise ValueError(f'--data: {root / name} lists {some(twice)} twice. Each class has its own name.')
             return found, str(root / name)
     return [], ''

@@ -15,23 +15,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from mmdistill_dense.apps.project.formats.objects import (
-    Given,
-    Labelled,
-    Object,
-    Point,
-    Reading,
-    bounds,
-    check_count,
-    circle,
-    from_box,
-    from_mask,
-    from_points,
-    listed_names,
-    number,
-    points_of,
-    told_size,
-)
+from mmdistill_dense.apps.project.formats import objects as common
+from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Point, Reading
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, named, split_of
 from mmdistill_dense.utils.validate import some
 
@@ -60,7 +45,7 @@ def _root_of(path: Path) -> Any:
 
 def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
     """Read all files. Objects marked as difficult are ignored in training and scores, as VOC does."""
-    classes, file = listed_names(given.root, NAMES)
+    classes, file = common.listed_names(given.root, NAMES)
     elements = {path: _root_of(path) for path in files}
     of_voc = {path: one for path, one in elements.items() if one.tag == _ROOTS[0]}
     found = Reading('VOC xml', files[0].parent, classes=classes, files=[*of_voc, *([Path(file)] if file else [])])
@@ -71,7 +56,7 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
             sides = [of_voc[path].findtext(f'size/{side}') for side in ('height', 'width')]
             numbered = enumerate(of_voc[path].iterfind('object'), 1)
             objects = [_voc_object(f'{path}: object {place}', one) for place, one in numbered]
-            size = told_size(path, picture, *sides)
+            size = common.told_size(path, picture, *sides)
         found.pictures.append(Labelled(picture, size, objects, given.part_of(path, picture)))
     drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]
     if any(min(box[:2]) < 1 for box in drawn):
@@ -95,11 +80,11 @@ def _voc_object(where: str, element: Any) -> Object:
     sides = {side: element.findtext(f'bndbox/{side}') for side in ('xmin', 'ymin', 'xmax', 'ymax')}
     if None in sides.values():
         raise ValueError(f'--data: {where} has no bndbox with {", ".join(sides)}. Draw its box.')
-    left, top, right, bottom = (number(f'{where}: {side}', text) for side, text in sides.items())
+    left, top, right, bottom = (common.number(f'{where}: {side}', text) for side, text in sides.items())
     if right <= left or bottom <= top:
         raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
     difficult = (element.findtext('difficult') or '0').strip() == '1'
-    return {'name': name, **from_box(left, top, right, bottom), 'iscrowd': int(difficult)}
+    return {'name': name, **common.from_box(left, top, right, bottom), 'iscrowd': int(difficult)}
 
 
 # CVAT
@@ -126,7 +111,7 @@ def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
                 continue
             where = f'{path}: {picture.name}'
             with named(where):
-                size = told_size(where, picture, image.get('height'), image.get('width'))
+                size = common.told_size(where, picture, image.get('height'), image.get('width'))
                 shapes = sorted(image, key=lambda shape: _value(where, shape, 'z_order', '0'))
                 objects = [one for shape in shapes for one in _cvat_objects(where, shape, size, found)]
             subset = str(image.get('subset', '')).lower()
@@ -150,28 +135,28 @@ def _cvat_objects(where: str, shape: Any, size: Size | None, found: Reading) -> 
         return
     if kind == 'polygon':
         points: Any = [pair.split(',') for pair in shape.get('points', '').split(';') if pair]
-        check_count(where, points, 3, 'area')
+        common.check_count(where, points, 3, 'area')
     elif kind == 'box':
         left, top, right, bottom = (_value(where, shape, key) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
         if not _value(where, shape, 'rotation', '0'):
-            yield {'name': name, **from_box(left, top, right, bottom)}
+            yield {'name': name, **common.from_box(left, top, right, bottom)}
             return
         points = [(left, top), (right, top), (right, bottom), (left, bottom)]
     elif kind == 'ellipse':
-        points = circle(*(_value(where, shape, key) for key in ('cx', 'cy', 'rx', 'ry')))
+        points = common.circle(*(_value(where, shape, key) for key in ('cx', 'cy', 'rx', 'ry')))
     else:
         found.drop(f'are shapes of the kind {kind:.40}, which has no area', where, name)
         return
     turned = points if kind == 'polygon' else _turned(points, _value(where, shape, 'rotation', '0'))
-    yield {'name': name, **from_points(points_of(where, turned, size))}
+    yield {'name': name, **common.from_points(common.points_of(where, turned, size))}
 
 
 def _value(where: str, element: Any, key: str, default: str = '') -> float:
-    return number(f'{where}: {key}', element.get(key, default))
+    return common.number(f'{where}: {key}', element.get(key, default))
 
 
 def _turned(points: Sequence[Point], degrees: float) -> list[Point]:
-    left, top, right, bottom = bounds(points)
+    left, top, right, bottom = common.bounds(points)
     x0, y0 = (left + right) / 2, (top + bottom) / 2
     c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return [(x0 + (x - x0) * c - (y - y0) * s, y0 + (x - x0) * s + (y - y0) * c) for x, y in points]
@@ -184,4 +169,4 @@ def _cvat_mask(where: str, shape: Any, size: Size | None) -> Mapping[str, Any]:
     runs = [int(run) for run in text.split(',')] if re.fullmatch(r'[0-9]{1,9}(,[0-9]{1,9})*', text) else []
     if sum(runs) != width * height or (size and width * height > size[0] * size[1]):
         raise ValueError(f'--data: {where}: its runs do not fill its box, or more than the picture. Export it again.')
-    return from_mask(where, np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width), left, top, size)
+    return common.from_mask(where, np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width), left, top, size)

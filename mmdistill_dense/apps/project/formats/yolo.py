@@ -10,29 +10,10 @@ from typing import Any
 
 import yaml
 
-from mmdistill_dense.apps.project.formats.objects import (
-    Given,
-    Labelled,
-    Object,
-    Reading,
-    from_box,
-    from_points,
-    listed_names,
-)
-from mmdistill_dense.apps.project.picture_folders import (
-    SPLITS,
-    Names,
-    Size,
-    check_apart,
-    each_opened,
-    files_below,
-    lines_of,
-    named,
-    orientation,
-    outside_labels,
-    repeated,
-    size_of,
-)
+from mmdistill_dense.apps.project import picture_folders as folders
+from mmdistill_dense.apps.project.formats import objects as common
+from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Reading
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
@@ -59,7 +40,7 @@ def _begins_with_a_row(file: Path) -> bool | None:
 
 def pictures_of(given: Given) -> list[Path]:
     """Return the pictures; those in folders of label images only if text files of their own lie at their place."""
-    outside = outside_labels(given.root, given.pictures)
+    outside = folders.outside_labels(given.root, given.pictures)
     known, texts = set(outside), {label_of(one).parent for one in outside}
     inside = {one: label_of(one) for one in given.pictures if one not in known}
     named = {one.parent for one, text in inside.items() if text.parent not in texts and text.is_file()}
@@ -79,31 +60,29 @@ def label_of(picture: Path) -> Path:
 def read(given: Given, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, told = _yaml(given.root)
-    names, source = (told.get('names'), str(file)) if told else listed_names(given.root, NAMES)
-    with named(source):
+    names, source = (told.get('names'), str(file)) if told else common.listed_names(given.root, NAMES)
+    with folders.named(source):
         known = _by_number(names) if names else dict(enumerate(given.classes))
     pictures = pictures_of(given)
     found = Reading('YOLO', file or given.root)
     parts, read_for = dict[Path, str](), set[Path]()
     if file and not given.divided:
         parts = _parts(Names(given.root, pictures), pictures, file, told, found.notes)
-    for picture, image in each_opened(pictures):
-        size, turned = size_of(image, stored=given.exif == 'ignore'), orientation(image) != 1
+    for picture, image in folders.each_opened(pictures):
+        size, turned = folders.size_of(image, stored=given.exif == 'ignore'), folders.orientation(image) != 1
         label, objects = label_of(picture), list[Object]()
         if label.is_file():
             found.files.append(label)
             read_for.add(picture.with_suffix(''))
-            with named(label):
+            with folders.named(label):
                 objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape'))))
         part = parts.get(picture, '') if parts else given.part_of(picture)
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
     if bare := len(pictures) - len(found.files):
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
-    places = {one.parent for one in pictures} | {label_of(one).parent for one in pictures}
-    for text in sorted(
-        one for one in files_below(given.root, ('.txt',)) if one.parent in places and one not in {*found.files}
-    ):
-        if _begins_with_a_row(text):
+    used, places = {*found.files}, {place for one in pictures for place in (one.parent, label_of(one).parent)}
+    for text in folders.files_below(given.root, ('.txt',)):
+        if text.parent in places and text not in used and _begins_with_a_row(text):
             second = text.with_suffix('') in read_for
             found.lost_files['are second ones of a picture' if second else 'hold objects of no picture'].append(text)
     found.classes = list(known.values())
@@ -117,9 +96,9 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
 
 def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
     """Return the file that names classes and parts, and what it holds."""
-    files = files_below(root, ('.yaml', '.yml'))
+    files = folders.files_below(root, ('.yaml', '.yml'))
     for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
-        with named(path):
+        with folders.named(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.safe_load(text)
             if isinstance(content, dict) and content.get('names'):
@@ -132,7 +111,7 @@ def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
 def _by_number(names: Any) -> dict[int, str]:
     listed = isinstance(names, list)
     found = dict(enumerate(names)) if listed else names if isinstance(names, dict) else {None: names}
-    if any(type(number) is not int for number in found) or repeated(map(str, found.values())):
+    if any(type(number) is not int for number in found) or folders.repeated(map(str, found.values())):
         raise ValueError(f'names is {names!r:.80}. Give each number one name of its own.')
     return {number: str(found[number]) for number in sorted(found)}
 
@@ -154,14 +133,14 @@ def _parts(
             if place.is_dir():
                 own = [picture for picture in pictures if str(place) in above[picture.parent]]
             else:
-                listed = {line: index.find([line]) for line in lines_of(place)}
+                listed = {line: index.find([line]) for line in folders.lines_of(place)}
                 own = list(filter(None, listed.values()))
                 if lost := [line for line, picture in listed.items() if picture is None]:
                     raise FileNotFoundError(f'--data: {place} names pictures that are not there: {some(lost, 3)}.')
             if not own:
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
             found.setdefault(part, []).extend(own)
-    check_apart(found, str(file))
+    folders.check_apart(found, str(file))
     return {picture: part for part, own in found.items() for picture in own}
 
 
@@ -204,7 +183,7 @@ def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, pos
         if len(values) == 4:
             x, y, w, h = values
             corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-            yield {'name': name, **from_box(*corners)}
+            yield {'name': name, **common.from_box(*corners)}
         else:
             points = [(x * width, y * height) for x, y in zip(values[::2], values[1::2], strict=True)]
-            yield {'name': name, **from_points(points)}
+            yield {'name': name, **common.from_points(points)}

@@ -51,7 +51,10 @@ class Acceleration:
     def prepare(self, network: nn.Module) -> None:
         """Apply the options to a loaded network in place."""
         weight = next(network.parameters(), None)
-        if self.dtype == 'bfloat16' and weight is not None and not _has_bfloat16(weight.device):
+        on_cpu = weight is not None and weight.device.type == 'cpu'
+        known = [getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')]
+        units = [ask() for ask in known if ask is not None]  # torch knows the two kinds of x86
+        if self.dtype == 'bfloat16' and on_cpu and units and not any(units):
             print_log(
                 "accelerate.dtype='bfloat16': this CPU has no units for it and runs the teacher several times slower. "
                 'Leave it out here; it is for GPUs.',
@@ -71,10 +74,3 @@ class Acceleration:
             return
         with torch.autocast(inputs.device.type, DTYPES[self.dtype]):
             yield inputs
-
-
-def _has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has units for bfloat16; of CPUs torch knows the two kinds of x86."""
-    known = ('_is_avx512_bf16_supported', '_is_amx_tile_supported')
-    asked = [getattr(torch.cpu, name) for name in known if hasattr(torch.cpu, name)]
-    return device.type != 'cpu' or not asked or any(ask() for ask in asked)

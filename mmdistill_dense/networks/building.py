@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import DISTILL_KEYS, TEACHER_OPTIONS, ModelConfig, without_pretrained
 from mmdistill_dense.config.unknown_keys import explained, explained_type
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.runner_internals import Network
 from mmdistill_dense.utils.validate import text_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
@@ -42,7 +43,12 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
             raise KeyError(
                 explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
             ) from error
-    _check_pictures(network, config)
+    if any(kind.__name__ == 'BaseMOTModel' for kind in type(network).__mro__):
+        inside = f'its detector: set {config.key} to the model.detector of its config'
+        raise ValueError(
+            f'{config.key}: {type(network).__name__} sees videos, and distillation is for pictures. Use '
+            f'{inside if "detector" in config.model else "a detector of pictures with the same parts"}.'
+        )
     complete_heads(network)
     return network
 
@@ -62,15 +68,6 @@ def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
         return registry.get(kind) if isinstance(kind, str) else kind
 
 
-def _check_pictures(network: nn.Module, config: ModelConfig) -> None:
-    if any(kind.__name__ == 'BaseMOTModel' for kind in type(network).__mro__):
-        inside = f'its detector: set {config.key} to the model.detector of its config'
-        raise ValueError(
-            f'{config.key}: {type(network).__name__} sees videos, and distillation is for pictures. Use '
-            f'{inside if "detector" in config.model else "a detector of pictures with the same parts"}.'
-        )
-
-
 def copied(network: Module, shapes_alone: bool = False) -> Module:
     """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet)."""
     memo: dict[int, Any] = {
@@ -82,13 +79,10 @@ def copied(network: Module, shapes_alone: bool = False) -> Module:
     if shapes_alone:
         for value in [*network.parameters(), *network.buffers()]:
             if type(value) in (nn.Parameter, Tensor):  # a lazy parameter has no shape yet
-                memo.setdefault(id(value), _on_meta(value))
+                empty = torch.empty_like(value, device='meta')
+                parameter = isinstance(value, nn.Parameter)
+                memo.setdefault(id(value), nn.Parameter(empty, value.requires_grad) if parameter else empty)
     return copy.deepcopy(network, memo)
-
-
-def _on_meta(value: Tensor) -> Tensor:
-    empty = torch.empty_like(value, device='meta')
-    return nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
 
 
 @contextmanager
@@ -97,7 +91,12 @@ def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        named = {str(one.get('checkpoint')): path for path, one in _pretrained_parts(network)}
+        named = {
+            str(one['checkpoint']): path
+            for path, module in network.named_modules()
+            for one in listed(getattr(module, 'init_cfg', None))
+            if isinstance(one, Mapping) and one.get('checkpoint')
+        }
         places = [f'{key}.{path}.init_cfg.checkpoint={file!r}' for file, path in named.items() if file in str(error)]
         where = ', '.join(places) or f'{key} ({", ".join(named)})'
         root = os.environ.get('MMDISTILL_WEIGHTS', 'weights')
@@ -107,14 +106,6 @@ def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
             f'{where}: {error}{moved} In mmseg, {key}.pretrained may have set it. To start without weights, set '
             f'{key}.pretrained=False.'
         ) from error
-
-
-def _pretrained_parts(network: nn.Module) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for path, module in network.named_modules():
-        given = getattr(module, 'init_cfg', None)
-        for one in given if isinstance(given, (list, tuple)) else [given]:
-            if isinstance(one, Mapping) and one.get('checkpoint'):
-                yield path, one
 
 
 def move(network: Module, **place: Any) -> Module:

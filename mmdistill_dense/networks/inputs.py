@@ -138,7 +138,7 @@ class Renormaliser:
         return outputs.flip(1) if self.flip and outputs.shape[1] == 3 else outputs
 
 
-def renormaliser(
+def make_renormaliser(
     student: Mapping[str, Any] | None, teacher: Mapping[str, Any] | None, key: str = 'model.teacher'
 ) -> Renormaliser | None:
     """Return the map from the student's normalised pixels to the teacher's, or ``None`` when they are the same.

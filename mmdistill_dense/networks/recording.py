@@ -24,20 +24,18 @@ def run_parts(
     heads: Sequence[str] | None = None,
     samples: Samples | None = None,
 ) -> list[str]:
-    """Run ``extract_feat``, then call each head that holds a tap on the features.
+    """Run ``extract_feat`` on a preprocessed batch, then each head that holds a tap; return the heads' paths.
 
-    A segmentor whose tapped ``decode_head`` needs more than features (the stage before, metadata of the pictures) runs
-    its ``encode_decode`` instead, as if no picture were padded. A detector with queries and a tap behind its neck runs
-    whole, on the metadata of the ``samples``. A network without ``extract_feat``, or a tap of the network itself
-    (``''``), is called whole.
+    A segmentor whose tapped ``decode_head`` needs more than features runs its ``encode_decode`` instead, as if no
+    picture were padded. A detector with queries and a tap behind its neck runs whole, on the metadata of the
+    ``samples``. A network without ``extract_feat``, or a tap of the network itself (``''``), is called whole.
 
     Args:
         network: A network of mmseg or mmdet, or any other.
         taps: What will be recorded.
         inputs: The preprocessed batch.
         rois: Run RoI heads on one made-up RoI, to learn shapes.
-        heads: The heads that run on the features, as an earlier call returned them. Default: each head with a tap that
-            ``extract_feat`` does not call; hooks find out.
+        heads: As an earlier call returned them. Default: hooks find out which ``extract_feat`` does not call.
         samples: Those of the batch. Default: made up, as if no picture were padded.
     """
     grid = getattr(network, 'input_grid', None)  # of a teacher that sees another size

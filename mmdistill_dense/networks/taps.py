@@ -326,7 +326,8 @@ def semantic_scores(head: nn.Module, output: Any, key: str) -> Tensor:
     masks (B, Q, H, W) of Q queries, as lists or stacks over the decoder's layers, whose last counts.
     """
     scores = output if isinstance(output, Tensor) else _last(output)
-    if _is_map(scores, head):
+    channels = getattr(head, 'out_channels', 0)
+    if isinstance(scores, Tensor) and scores.dim() == 4 and scores.shape[1] == channels:
         return scores
     if isinstance(output, (tuple, list)) and len(output) == 2:
         parts = {part.dim(): part for part in map(_last, output) if isinstance(part, Tensor)}
@@ -338,10 +339,6 @@ def semantic_scores(head: nn.Module, output: Any, key: str) -> Tensor:
     )
 
 
-def _is_map(value: Any, head: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 4 and value.shape[1] == getattr(head, 'out_channels', 0)
-
-
 def _last(value: Any) -> Any:
     """Return the last of a list, or of a stack of tensors."""
     return value[-1] if isinstance(value, (tuple, list, Tensor)) and len(value) else value
@@ -349,12 +346,11 @@ def _last(value: Any) -> Any:
 
 @without_autocast
 def mask_scores(classes: Tensor, masks: Tensor) -> Tensor:
-    """Return ``log sum_q softmax(classes)_qc sigmoid(masks)_q`` of Q queries, the last class being none.
+    """Return ``log sum_q softmax(classes)_qc sigmoid(masks)_q`` (B, C, H, W), in float32 for half precision.
 
-    Its softmax over the classes is the head's semantic map (Cheng et al., "Per-Pixel Classification is Not All You Need
-    for Semantic Segmentation", 2021, https://arxiv.org/abs/2107.06278, section 3.4), made to sum to 1 at each place.
-
-    Of ``classes`` (B, Q, C + 1) and ``masks`` (B, Q, H, W) it makes (B, C, H, W), in float32 for half precision.
+    ``classes`` are (B, Q, C + 1), the last being none; ``masks`` (B, Q, H, W). Its softmax over the classes is the
+    semantic map of Cheng et al., "Per-Pixel Classification is Not All You Need for Semantic Segmentation", 2021,
+    https://arxiv.org/abs/2107.06278, section 3.4, made to sum to 1 at each place.
     """
     dtype = loss_dtype(masks)
     of_queries = classes.to(dtype).softmax(-1)[..., :-1]

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.tap_list import ModuleNode, list_taps
+from mmdistill_dense.apps.check.tap_list import ModuleNode, Watch, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
@@ -102,3 +102,12 @@ def test_a_network_without_a_teacher_is_paired_with_itself(tmp_path: Path, capsy
     toys.det_run_config(tmp_path, toys.det_net()).dump(config)
     assert main(['taps', str(config), '--auto', '--size', '256', '256']) == 0
     assert 'neck[4] (16x2x2, stride 128)\n' in capsys.readouterr().out
+
+
+def test_a_method_that_notes_calls_of_the_students_loss_is_listed_by_its_taps() -> None:
+    nets = dict(student=toys.det_net('gfl'), teacher=toys.det_teacher('gfl'), distillers=dict(ld=dict(type='LD')))
+    model = toys.distilled('mmdet', **nets)
+    assert model.distillers['ld'].noted_methods
+    with Watch(model, model.distillation.teachers).open() as watch:
+        toys.losses_of(model, toys.det_batch())
+    assert {row.student_tap for row in watch.rows()} == {str(tap) for tap in model.distillers['ld'].student_taps}

@@ -13,7 +13,7 @@ from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.networks.inputs import renormaliser
+from mmdistill_dense.networks.inputs import make_renormaliser
 from mmdistill_dense.networks.teacher import _below
 from mmdistill_dense.weights.strict_load import published_weights
 from tests.every_config import place, read
@@ -192,7 +192,7 @@ def test_both_networks_see_the_same_pixels_padded_alike(pair: str) -> None:
     cfg = leaf(f'{pair}_coco')
     mine, theirs = student(cfg).data_preprocessor, teacher(cfg).data_preprocessor
     assert mine.pad_size_divisor == theirs.pad_size_divisor == 32
-    assert renormaliser(mine, theirs) is None
+    assert make_renormaliser(mine, theirs) is None
 
 
 def test_only_fcos_tokens_are_learned_with_clipping() -> None:

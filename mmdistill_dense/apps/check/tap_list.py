@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -33,7 +34,7 @@ from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair,
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.modes import train_without_noise
-from mmdistill_dense.networks.recording import Recorder, run_parts
+from mmdistill_dense.networks.recording import Recorder, noting, run_parts
 from mmdistill_dense.networks.taps import HEAD, Tap, find_module, flatten, heads_of, resolve_tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, SINGLE, Pass, TeacherOption, read_pass, trace_pair
@@ -73,7 +74,7 @@ class Adapter:
 
 
 class Watch:
-    """Records the inputs of a model's distillers and the outputs of their modules, inside of :meth:`open`."""
+    """Notes what a model's distillers get and what their modules give, inside of :meth:`open`."""
 
     def __init__(self, model: Distilled, teachers: Mapping[str, FrozenTeacher]) -> None:
         self.model = model
@@ -85,17 +86,10 @@ class Watch:
 
     @contextmanager
     def open(self) -> Iterator[Watch]:
-        handles = []
-        try:
+        with contextlib.ExitStack() as stack:
             for name, distiller in self.distillers.items():
-                handles.append(distiller.register_forward_pre_hook(self._note_given(name)))
-                for path, module in distiller.named_modules():
-                    if path:
-                        handles.append(module.register_forward_hook(self._note_output(name, path)))
+                stack.enter_context(noting(distiller.named_modules(), partial(self._note, name)))
             yield self
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def rows(self) -> list[TapRow]:
         """Return the pairs in the order of the distillers and their taps."""
@@ -133,22 +127,20 @@ class Watch:
         own = self.outputs.get((distiller.name, f'aligns.{level}'), student)
         return [*own[:2], *teacher[2:]] if distiller.resize == 'student' else own
 
-    def _note_given(self, name: str) -> Callable[..., None]:
-        def note(_: nn.Module, given: tuple[Any, ...]) -> None:
-            student, teacher = ({tap: [list(t.shape) for t in found] for tap, found in x.items()} for x in given[:2])
-            self.given.setdefault(name, (student, teacher))  # a second call compares the pictures without labels
-            for tap in self.distillers[name].teacher_taps:
-                if all(_is_flat(tensor) for tensor in given[1][str(tap)]):
-                    self.flat[f'{name}: {tap}'] = None
-
-        return note
-
-    def _note_output(self, name: str, path: str) -> Callable[..., None]:
-        def note(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, Tensor) and not self.distillers[name].state.part:
+    def _note(self, name: str, path: str, given: tuple[Any, ...], output: Any) -> None:
+        distiller = self.distillers[name]
+        if path:
+            if isinstance(output, Tensor) and not distiller.state.part:
                 self.outputs[name, path] = list(output.shape)
-
-        return note
+            return
+        student, teacher = (
+            {str(tap): [list(tensor.shape) for tensor in found[str(tap)]] for tap in taps}
+            for found, taps in zip(given, (distiller.student_taps, distiller.teacher_taps), strict=False)
+        )
+        self.given.setdefault(name, (student, teacher))  # a second call compares the pictures without labels
+        for tap in distiller.teacher_taps:
+            if all(_is_flat(tensor) for tensor in given[1][str(tap)]):
+                self.flat[f'{name}: {tap}'] = None
 
 
 def _parts(distiller: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:

@@ -18,10 +18,9 @@ from mmdistill_dense.losses import normalize_pixels, similarity_divergence, to_d
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import (
-    gather_numbers,
+    MIN_COUNT,
     gather_rows,
     gather_rows_with_gradient,
-    mean_count,
     mean_over_ranks,
     rows_before,
 )
@@ -53,20 +52,25 @@ class ClassQueue(ExactBuffers):
         self.register_buffer('ptr', torch.zeros(classes, dtype=torch.long))
 
     @torch.no_grad()
-    def enqueue(self, keys: Tensor, labels: Tensor) -> None:
-        """Write the keys of all processes into the rings of their classes, in order of rank.
+    def enqueue(self, keys: Tensor, valid: Tensor) -> None:
+        """Write the keys (B, classes, n, C) of all processes into the rings of their classes, in order of rank.
 
-        The number of keys may differ between processes. If a class has more keys than ``size``, the last are written.
+        The number of pictures B may differ between processes. Keys that are not ``valid``, (B, classes, n), are left
+        out. If a class has more keys than ``size``, the last are written.
         """
-        keys, labels = gather_rows(keys.to(self.rows)), gather_numbers(labels, self.ptr)
-        classes, size = self.rows.shape[:2]
-        labels, order = labels.sort(stable=True)
-        number, counts = place_in_class(labels, classes)
-        kept = number >= counts[labels] - size
-        order, labels, number = to_device(torch.stack((order, labels, number))[:, kept], keys)
-        place = (self.ptr[labels] + number) % size
-        self.rows.view(-1, keys.shape[1]).index_copy_(0, labels * size + place, keys[order])
-        self.ptr.add_(to_device(counts, keys)).remainder_(size)
+        (classes, size, channels), number = self.rows.shape, valid.shape[2]
+        keys = gather_rows(keys.to(self.rows).flatten(1)).view(-1, classes, number, channels)
+        valid = gather_rows(valid.to(self.rows).flatten(1)).view(-1, classes, number).bool()
+        keys, valid = keys.transpose(0, 1).flatten(1, 2), valid.transpose(0, 1).flatten(1)
+        # As in NegativeQueue: what is left out is sorted first, and is replaced by the rows that are there.
+        order = valid.byte().argsort(dim=1, stable=True)[:, -size:]
+        added = valid.sum(1)
+        place = (self.ptr + added)[:, None] + torch.arange(-order.shape[1], 0, device=order.device)
+        place = (place % size + size * torch.arange(classes, device=order.device)[:, None]).flatten()
+        rows, written = self.rows.view(-1, channels), valid.gather(1, order).flatten()[:, None]
+        keys = keys.gather(1, order[..., None].expand(-1, -1, channels)).flatten(0, 1)
+        rows.index_copy_(0, place, torch.where(written, keys, rows[place]))
+        self.ptr.add_(added).remainder_(size)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """Return ``count`` random rows of each class, (classes * count, C), at the same places in all queues."""
@@ -96,29 +100,41 @@ class ClassMemory(nn.Module):
         return queue
 
 
-def place_in_class(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Number the members of each class."""
-    counts = torch.bincount(labels, minlength=classes)
-    first = counts.cumsum(0) - counts
-    return torch.arange(len(labels), device=labels.device) - first[labels], counts
+def choose_pixels(labels: Tensor, classes: int, count: int, shuffled: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``count`` pixels of each class of each picture, the first in an order, and which of these there are.
 
+    Args:
+        labels: (B, N).
+        classes: Their number; other labels are ignored.
+        count: Pixels of each class.
+        shuffled: (B, N), an order of the pixels of each picture.
 
-def choose_pixels(labels: Tensor, classes: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return the flat indices of at most ``count`` random pixels of each class of one picture, sorted by class."""
-    shuffled = torch.randperm(len(labels), generator=generator)
-    shuffled = shuffled[is_class(labels[shuffled], classes)]
-    chosen = shuffled[labels[shuffled].argsort(stable=True)]
-    number, _ = place_in_class(labels[chosen], classes)
-    return chosen[number < count]
+    Returns:
+        Indices and bool, (B, classes, count). Where a class has fewer pixels, the last indices mean nothing.
+    """
+    labels = labels.masked_fill(~is_class(labels, classes), classes)
+    by_class = shuffled.gather(1, labels.gather(1, shuffled).argsort(dim=1, stable=True))
+    counts = _counts(labels, classes)
+    number = torch.arange(count, device=labels.device)
+    place = (counts.cumsum(1) - counts)[..., None] + number
+    chosen = by_class.gather(1, place.clamp_max(labels.shape[1] - 1).flatten(1))
+    return chosen.view_as(place), number < counts[..., None]
 
 
 def region_means(rows: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Return the normalised mean row of each class in one picture, (n, C), and these classes, (n,)."""
-    kept = is_class(labels, classes).nonzero()[:, 0]
-    labels = labels[kept]
-    sums = rows.new_zeros(classes, rows.shape[1]).index_add_(0, to_device(labels, rows), rows[to_device(kept, rows)])
-    present = labels.unique()
-    return F.normalize(sums[to_device(present, rows)], dim=1), present
+    """Return the normalised mean row of each class in each picture, (B, classes, C), and which classes there are.
+
+    The rows are (B, N, C), their labels (B, N); labels that are no class are ignored.
+    """
+    labels = labels.masked_fill(~is_class(labels, classes), classes)
+    places = (labels + (classes + 1) * torch.arange(len(labels), device=labels.device)[:, None]).flatten()
+    sums = rows.new_zeros(len(labels) * (classes + 1), rows.shape[2]).index_add_(0, places, rows.flatten(0, 1))
+    return F.normalize(sums.view(len(labels), classes + 1, -1)[:, :-1], dim=2), _counts(labels, classes) > 0
+
+
+def _counts(labels: Tensor, classes: int) -> Tensor:
+    """Return how many labels (B, N), at most ``classes``, each class has in each picture, (B, classes)."""
+    return labels.new_zeros(len(labels), classes + 1).scatter_add_(1, labels, torch.ones_like(labels))[:, :-1]
 
 
 def is_class(labels: Tensor, classes: int) -> Tensor:
@@ -231,8 +247,7 @@ class CIRKD(FeatureDistiller):
         if self.minibatch_weight:
             terms['loss_minibatch'] = self.minibatch_weight * self.minibatch(student, teacher)
         if self.weights:
-            # the only wait for the device in a step: pixels are chosen by class on the CPU
-            labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels).cpu()
+            labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels)
             for kind, value in self.memory_terms(student, teacher, labels, level).items():
                 terms[f'loss_{kind}'] = self.weights[kind] * value
         return terms
@@ -251,23 +266,18 @@ class CIRKD(FeatureDistiller):
         return similarity_divergence(rows[0], s_keys, rows[1], t_keys, temperature=self.temperature, row_weight=weight)
 
     def memory_terms(self, student: Tensor, teacher: Tensor, labels: Tensor, level: int) -> dict[str, Tensor]:
-        """Add the teacher's vectors to the queues; return the divergence against samples from them, by kind.
-
-        The labels are on the CPU.
-        """
+        """Add the teacher's vectors to the queues; return the divergence against samples from them, by kind."""
         assert self.class_count is not None, 'found by setup'
         memory = self._memory(level)
         rows, targets = (normalize_pixels(x)[0] for x in (memory.projector(student), teacher))
         if self.training:
             self._enqueue(targets.view(len(labels), -1, targets.shape[1]), labels.flatten(1), level)
-        valid = to_device(is_class(labels.flatten(), self.class_count).nonzero()[:, 0], rows)
-        rows, targets = rows[valid], targets[valid]
-        count = mean_count(len(rows), rows)
+        counted = is_class(labels.flatten(), self.class_count).to(rows.dtype)
+        weight = counted / mean_over_ranks(counted.sum()).clamp_min(MIN_COUNT)
         terms = {}
         for kind in self.weights:
             number = self.contrast[kind] // self.class_count + 1
             keys = memory.queue(kind).sample(number, self._stream(level, kind)).to(rows.dtype)[None]
-            weight = (1 / count).expand(len(rows))
             terms[kind] = similarity_divergence(
                 rows, keys, targets, keys, temperature=self.temperature, row_weight=weight
             )
@@ -278,16 +288,15 @@ class CIRKD(FeatureDistiller):
         memory, classes = self._memory(level), self.class_count
         assert classes is not None, 'found by setup'
         if 'region' in self.weights:
-            regions = [region_means(rows, found, classes) for rows, found in zip(targets, labels, strict=True)]
-            memory.queue('region').enqueue(*(torch.cat(x) for x in zip(*regions, strict=True)))
+            means, present = region_means(targets, labels, classes)
+            memory.queue('region').enqueue(means[:, :, None], present[..., None])
         if 'pixel' in self.weights:
-            first = rows_before(len(labels), targets.device)
-            pixels = []
-            for number, (rows, found) in enumerate(zip(targets, labels, strict=True), start=first):
-                stream = self._stream(level, f'picture {number}')
-                chosen = choose_pixels(found, classes, self.pixels_per_image, stream)
-                pixels.append((rows[to_device(chosen, rows)], found[chosen]))
-            memory.queue('pixel').enqueue(*(torch.cat(x) for x in zip(*pixels, strict=True)))
+            first, pictures = rows_before(len(labels), targets.device), range(len(labels))
+            streams = [self._stream(level, f'picture {first + number}') for number in pictures]
+            shuffled = torch.stack([torch.randperm(labels.shape[1], generator=stream) for stream in streams])
+            chosen, valid = choose_pixels(labels, classes, self.pixels_per_image, to_device(shuffled, labels))
+            rows = targets[torch.arange(len(labels), device=labels.device)[:, None, None], chosen]
+            memory.queue('pixel').enqueue(rows, valid)
 
     def _memory(self, level: int) -> ClassMemory:
         memory = self.parts[level]

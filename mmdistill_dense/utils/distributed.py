@@ -26,14 +26,6 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(gathered, counts, strict=True)])
 
 
-def gather_numbers(numbers: Tensor, like: Tensor) -> Tensor:
-    """Return the (n,) integers of all processes in order of rank; they are on the CPU, as is the result.
-
-    They are sent through the device of ``like``; with several processes, the CPU waits for it.
-    """
-    return numbers if world_size() == 1 else gather_rows(numbers.to(like)[:, None])[:, 0].cpu()
-
-
 def gather_rows_with_gradient(rows: Tensor) -> Tensor:
     """Do the same as :func:`gather_rows` with gradient: that of a row is the sum of its gradients in all processes.
 

@@ -42,7 +42,6 @@ SMALL = dict(num_classes=CLASSES, pixel_memory=20, region_memory=4, pixel_contra
 
 class TestCIRKD(DistillerCase):
     option = dict(type='CIRKD', temperature=0.5, **SMALL)
-    waits = 1  # the labels go to the CPU
     samples = samples_of(label_maps(2, 16, 16))
     pair = 'deeplabv3'
 
@@ -173,13 +172,13 @@ def test_a_queue_is_a_ring_of_the_last_rows_of_each_class():
     for _ in range(8):
         labels = torch.randint(0, CLASSES - 1, (5,), generator=draw)
         keys = torch.randn(5, 2, generator=draw)
-        queue.enqueue(keys, labels)
+        queue.enqueue(keys[:, None].expand(5, CLASSES, 2)[..., None, :], F.one_hot(labels, CLASSES)[..., None].bool())
         for key, label in zip(keys.tolist(), labels.tolist(), strict=True):
             expected[label][places[label] % 2] = key
             places[label] += 1
         assert queue.ptr.tolist() == [places[kind] % 2 for kind in range(CLASSES)]
         torch.testing.assert_close(queue.rows, torch.tensor([expected[kind] for kind in range(CLASSES)]))
-    queue.enqueue(torch.zeros(0, 2), torch.zeros(0, dtype=torch.long))
+    queue.enqueue(torch.zeros(0, CLASSES, 1, 2), torch.zeros(0, CLASSES, 1, dtype=torch.bool))
     assert queue.ptr.tolist() == [places[kind] % 2 for kind in range(CLASSES)]
 
 
@@ -204,7 +203,9 @@ def test_the_number_compared_is_shared_by_the_classes():
 
 def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
     labels = torch.tensor([0] * 40 + [1] * 3 + [IGNORED] * 20 + [2] * 40)[torch.randperm(103)]
-    chosen = [choose_pixels(labels, CLASSES, 8, torch.Generator().manual_seed(seed)) for seed in range(300)]
+    orders = torch.stack([torch.randperm(103, generator=torch.Generator().manual_seed(seed)) for seed in range(300)])
+    found, valid = choose_pixels(labels.expand(300, -1), CLASSES, 8, orders)
+    chosen = [one[there] for one, there in zip(found, valid, strict=True)]
     assert all(labels[c].tolist() == [0] * 8 + [1] * 3 + [2] * 8 for c in chosen)
     counts = torch.bincount(torch.cat(chosen), minlength=103)
     assert counts[labels == IGNORED].sum() == 0 and (counts[labels == 1] == 300).all()
@@ -214,9 +215,11 @@ def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
 
 def test_regions_of_a_picture_leave_ignored_pixels_out():
     rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0], [-1.0, 0.0]])
-    means, classes = region_means(rows, torch.tensor([2, 2, IGNORED, 0]), CLASSES)
-    assert classes.tolist() == [0, 2]
-    torch.testing.assert_close(means, torch.tensor([[-1.0, 0.0], [0.5**0.5, 0.5**0.5]]))
+    labels = torch.tensor([[2, 2, IGNORED, 0], [1, 1, 1, IGNORED]])
+    means, present = region_means(torch.stack([rows, rows.flip(0)]), labels, CLASSES)
+    assert present.tolist() == [[True, False, True], [False, True, False]]
+    torch.testing.assert_close(means[0, [0, 2]], torch.tensor([[-1.0, 0.0], [0.5**0.5, 0.5**0.5]]))
+    torch.testing.assert_close(means[1, 1], F.normalize(torch.tensor([4.0, 6.0]), dim=0))
 
 
 def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():

@@ -36,7 +36,7 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_340,
-    'mmdistill_dense/distillers': 6_000,
+    'mmdistill_dense/distillers': 6_010,
     'mmdistill_dense/networks': 2_590,
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_750,
@@ -59,7 +59,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 13_560,
     'mmdistill_dense': 35_050,
     'tools': 2_720,
-    'tests': 50_870,
+    'tests': 50_880,
 }
 MOST_CONFIGS = 592
 

@@ -14,9 +14,6 @@ from mmdistill_dense.utils.literals import check_place
 from mmdistill_dense.utils.process import heartbeat
 from mmdistill_dense.utils.validate import close_or_all, counted, fraction, some
 
-_NAME = re.compile(r'[^A-Za-z0-9]+')
-_FIRST = 'data.py'  # of the files of a project, the one that is written first
-
 
 def check_first(args: argparse.Namespace) -> Path:
     """Check the data's place, patterns, the names of the methods and the folder to write; return this folder.
@@ -34,11 +31,11 @@ def check_first(args: argparse.Namespace) -> Path:
     for name in args.method:
         if name not in known:
             raise KeyError(f'--method {name}: unknown. {close_or_all(name, known)}')
-    folder = args.out or Path(f'distil_{_NAME.sub("_", Path(args.data).resolve().stem).strip("_").lower()}')
+    name = re.sub('[^a-z0-9]+', '_', Path(args.data).resolve().stem.lower()).strip('_')
+    folder = args.out or Path(f'distil_{name}')
     check_place(f'--out {folder}', str(folder.absolute()))
-    entries = folder.iterdir() if folder.is_dir() else ()
-    names = sorted(path.name for path in entries if not path.name.startswith('.'))
-    if names and SUITE not in names and _FIRST not in names:
+    names = sorted(one.name for one in folder.iterdir() if one.name[0] != '.') if folder.is_dir() else []
+    if names and SUITE not in names and 'data.py' not in names:  # the latter is written first
         found = f'it holds other files ({some(names, 3)}) and no project ({SUITE})'
         raise FileExistsError(f'--out {folder}: {found}. Give a folder that is new or empty.')
     return folder
@@ -66,56 +63,33 @@ ones, write the report, export. What is done is not done again; an interrupted t
 
 def fill_new(parser: argparse.ArgumentParser) -> None:
     parser.description, parser.formatter_class = NEW, argparse.RawDescriptionHelpFormatter
-    parser.add_argument('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
-    parser.add_argument('--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE (foundation model)')
-    parser.add_argument('--data', required=True, metavar='DIR', help='pictures and labels, see docs/your_labels.md')
-    parser.add_argument('--images', metavar='PATTERN', help="which files are pictures, as 'train/*_sat.jpg' (quoted)")
-    parser.add_argument(
-        '--labels',
-        metavar='PATTERN',
-        help="their label images, as 'train/*_mask.png': each * stands for what that of --images matched",
-    )
-    parser.add_argument('--classes', nargs='+', default=[], metavar='NAME', help='of label values 0, 1, …; - ignores')
-    parser.add_argument(
-        '--method',
-        nargs='+',
-        default=[],
-        metavar='NAME',
-        help='default: pcd; fgd for detectors, kd for two Mask R-CNNs, pkd with --unlabelled; featurematch for '
-        'MODEL:FILE',
-    )
-    parser.add_argument(
-        '--head',
-        choices=('linear', 'fcn', 'upernet', 'fpn', 'sfp'),
-        help='train this head on the frozen MODEL:FILE first, and distil from both',
-    )
-    parser.add_argument('--teacher-checkpoint', metavar='FILE', help='of a trained teacher: it is not trained here')
-    parser.add_argument(
-        '--teacher-classes',
-        nargs='+',
-        default=[],
-        metavar='MINE=THEIRS',
-        help='that teacher has other classes: auto pairs equal names; or car=car,truck forklift=',
-    )
-    parser.add_argument(
-        '--train-teacher',
-        action='store_true',
-        help='train the teacher on your data, also if its published weights know all your classes',
-    )
-    parser.add_argument('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
-    parser.add_argument('--exif', choices=('apply', 'ignore'), help='labels fit photographs as turned, or as stored')
-    parser.add_argument('--split', metavar='DIR|SHARE', help='folder with train.txt, val.txt, or the share of val')
-    parser.add_argument(
-        '--background',
-        choices=('class', 'ignore'),
-        help='pixels that no outline covers (default: a class of their own)',
-    )
-    parser.add_argument('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
-    parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='bring pictures to this size')
-    parser.add_argument('--batch', type=counted, help='pictures of a step (default: for this machine)')
-    parser.add_argument('--iters', type=counted, help="steps of each training, as 20 (default: the configs', scaled)")
-    parser.add_argument('--random-weights', action='store_true', help='fetch no weights; networks start at random')
-    parser.add_argument('--dry', action='store_true', help='print what would be written')
+    add, heads = parser.add_argument, ('linear', 'fcn', 'upernet', 'fpn', 'sfp')
+    default = 'pcd; fgd for detectors, kd for two Mask R-CNNs, pkd with --unlabelled; featurematch for MODEL:FILE'
+    add('--student', required=True, metavar='CONFIG', help='mmseg::…, mmdet::…, or your own config')
+    add('--teacher', required=True, metavar='CONFIG', help='the same, or MODEL:FILE (foundation model)')
+    add('--data', required=True, metavar='DIR', help='pictures and labels, see docs/your_labels.md')
+    add('--images', metavar='PATTERN', help="which files are pictures, as 'train/*_sat.jpg' (quoted)")
+    labels = "their label images, as 'train/*_mask.png': each * stands for what that of --images matched"
+    add('--labels', metavar='PATTERN', help=labels)
+    add('--classes', nargs='+', default=[], metavar='NAME', help='of label values 0, 1, …; - ignores')
+    add('--method', nargs='+', default=[], metavar='NAME', help=f'default: {default}')
+    add('--head', choices=heads, help='train this head on the frozen MODEL:FILE first, and distil from both')
+    add('--teacher-checkpoint', metavar='FILE', help='of a trained teacher: it is not trained here')
+    others = 'that teacher has other classes: auto pairs equal names; or car=car,truck forklift='
+    add('--teacher-classes', nargs='+', default=[], metavar='MINE=THEIRS', help=others)
+    trained = 'train the teacher on your data, also if its published weights know all your classes'
+    add('--train-teacher', action='store_true', help=trained)
+    add('--unlabelled', metavar='DIR', help='folder of pictures without labels, on which to teach too')
+    add('--exif', choices=('apply', 'ignore'), help='labels fit photographs as turned, or as stored')
+    add('--split', metavar='DIR|SHARE', help='folder with train.txt, val.txt, or the share of val')
+    uncovered = 'pixels that no outline covers (default: a class of their own)'
+    add('--background', choices=('class', 'ignore'), help=uncovered)
+    add('--out', type=Path, metavar='DIR', help='folder to write (default: distil_<name of the data>)')
+    add('--size', nargs=2, type=counted, metavar=('H', 'W'), help='bring pictures to this size')
+    add('--batch', type=counted, help='pictures of a step (default: for this machine)')
+    add('--iters', type=counted, help="steps of each training, as 20 (default: the configs', scaled)")
+    add('--random-weights', action='store_true', help='fetch no weights; networks start at random')
+    add('--dry', action='store_true', help='print what would be written')
     parser.set_defaults(run=_new, other_names=OTHER_NAMES)
 
 

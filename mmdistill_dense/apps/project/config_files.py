@@ -25,26 +25,18 @@ def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any], words: str
 
 
 def control_file(training: Training, batch: int, task: str) -> str:
-    head = _docstring('The student alone, with which every method is compared.', training)
-    return f'{head}{_recipe(training, batch, task)}'
+    return _training_file('The student alone, with which every method is compared.', training, batch, task)
 
 
 def teacher_file(training: Training, batch: int, task: str, boxes_alone: bool = False) -> str:
     """Return the text of ``teacher.py``; ``boxes_alone``: it predicts no masks, so their metric would fail."""
+    text = _training_file('Trains the teacher of pair.py, in the place of the student.', training, batch, task)
     metric = "val_evaluator = test_evaluator = dict(metric='bbox')\n" if boxes_alone else ''
     return (
-        f'{_docstring("Trains the teacher of pair.py, in the place of the student.", training)}'
-        f'{_recipe(training, batch, task)}{metric}'
+        f'{text}{metric}'
         "network = dict(_base_.model.teacher, _delete_=True)  # nothing of the student's settings stays\n"
         "network.pop('checkpoint')\nmodel = dict(student=network)\ndel network\n"
     )
-
-
-def _docstring(first: str, training: Training) -> str:
-    text = remark(f'Optimizer and schedule of {training.source}: {training.note}.')
-    text = text.replace('\\', '/').replace('"', "'")  # nothing ends the docstring
-    lines = textwrap.wrap(text, 118, break_on_hyphens=False)
-    return '\n'.join([f'"""{first}', '', *lines, '"""', '', ''])
 
 
 def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[str, Any] | None) -> str:
@@ -70,9 +62,15 @@ def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -
 _WORK_DIR = f"work_dir = '{{{{ fileDirname }}}}/{WORK}/{{{{ fileBasenameNoExtension }}}}'\n"
 
 
-def _recipe(training: Training, batch: int, task: str) -> str:
+def _training_file(first: str, training: Training, batch: int, task: str) -> str:
+    def every(times: int) -> int:
+        return max(training.steps // times, min(training.steps, FEW))
+
+    from_config = remark(f'Optimizer and schedule of {training.source}: {training.note}.')
+    from_config = from_config.replace('\\', '/').replace('"', "'")  # nothing ends the docstring
+    about = '\n'.join(textwrap.wrap(from_config, 118, break_on_hyphens=False))
     runtime = f"__import__('mmdistill_dense').base('mmdistill_dense::_base_/runtime_{task}.py')"
-    kind = {'seg': 'Seg', 'det': 'Det'}[task]
+    checkpoint = {'by_epoch': False, 'interval': every(SAVES), 'max_keep_ckpts': 2}
     settings: dict[str, Any] = {
         'optim_wrapper': training.optim_wrapper,
         'param_scheduler': training.param_scheduler,
@@ -80,7 +78,7 @@ def _recipe(training: Training, batch: int, task: str) -> str:
         'train_cfg': {
             'type': 'IterBasedTrainLoop',
             'max_iters': training.steps,
-            'val_interval': _every(training.steps, VALIDATIONS),
+            'val_interval': every(VALIDATIONS),
         },
         'val_cfg': {'type': 'ValLoop'},
         'test_cfg': {'type': 'TestLoop'},
@@ -88,22 +86,13 @@ def _recipe(training: Training, batch: int, task: str) -> str:
         'default_hooks': {
             'distill': {'type': 'mmdistill_dense.DistillHook'},
             'logger': {'type': 'LoggerHook', 'interval': 10, 'log_metric_by_epoch': False},
-            'checkpoint': {
-                'type': 'CheckpointHook',
-                'by_epoch': False,
-                'interval': _every(training.steps, SAVES),
-                'max_keep_ckpts': 2,
-            },
-            'visualization': {'type': f'{kind}VisualizationHook'},
+            'checkpoint': {'type': 'CheckpointHook', **checkpoint},
+            'visualization': {'type': {'seg': 'SegVisualizationHook', 'det': 'DetVisualizationHook'}[task]},
         },
+        **({'custom_hooks': training.hooks} if training.hooks else {}),
     }
-    if training.hooks:
-        settings['custom_hooks'] = training.hooks
-    return f"_base_ = [\n    './data.py',\n    './pair.py',\n    {runtime},\n]\n{assignments(settings)}{_WORK_DIR}"
-
-
-def _every(steps: int, times: int) -> int:
-    return max(steps // times, min(steps, FEW))
+    bases = f"_base_ = [\n    './data.py',\n    './pair.py',\n    {runtime},\n]\n"
+    return f'"""{first}\n\n{about}\n"""\n\n{bases}{assignments(settings)}{_WORK_DIR}'
 
 
 def seg_file(data: SegData, loading: Loading) -> str:
@@ -183,12 +172,7 @@ def _head(data: SegData | BoxData) -> str:
 
 
 def _loaders(
-    about: str,
-    train: list[Any],
-    test: list[Any],
-    folder: Mapping[str, Any],
-    parts: Mapping[str, Mapping[str, Any]],
-    loading: Loading,
+    about: str, train: list[Any], test: list[Any], folder: Any, parts: Mapping[str, Any], loading: Loading
 ) -> str:
     """Return the part of the file that both tasks share."""
     text = f'\n# {about}\n{assignments({"train_pipeline": train, "test_pipeline": test})}\n'

@@ -10,63 +10,17 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project import SUITE
+from mmdistill_dense.apps.project import SUITE, config_files, methods, sides, teachers, zoo_schedule
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
-from mmdistill_dense.apps.project.config_files import (
-    WORK,
-    box_file,
-    control_file,
-    method_file,
-    pair_file,
-    seg_file,
-    suite_file,
-    teacher_file,
-)
+from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
-from mmdistill_dense.apps.project.methods import (
-    MASKS_DEFAULT,
-    distillers_for,
-    methods_of,
-    on_map,
-    pair_name,
-    same_masks,
-    shipped,
-    with_enough,
-)
+from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.picture_folders import Wish
-from mmdistill_dense.apps.project.sides import (
-    Side,
-    adapt,
-    check_detector,
-    det_size,
-    joined_overrides,
-    predicts_masks,
-    read_foundation,
-    read_side,
-    seg_size,
-)
-from mmdistill_dense.apps.project.teachers import (
-    check_files,
-    check_foundation,
-    check_teacher,
-    head_side,
-    named_by_teacher,
-    names_in,
-    serves_as_it_is,
-    teacher_classes,
-    whole,
-)
-from mmdistill_dense.apps.project.zoo_schedule import (
-    Loading,
-    Training,
-    built,
-    decide_loading,
-    padding,
-    scaled_training,
-)
+from mmdistill_dense.apps.project.sides import Side
+from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.utils.files import list_text, write_text
@@ -79,8 +33,8 @@ _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on p
 
 def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData | BoxData]:
     """Return the texts of the files by name, and the data; tell what was chosen and why."""
-    check_files(args)
-    foundation = read_foundation(args.teacher)
+    teachers.check_files(args)
+    foundation = sides.read_foundation(args.teacher)
     if foundation and args.teacher_checkpoint and not args.head:
         told = f'--teacher {args.teacher} names its weights already. Leave it out'
         advice = 'or name the head of a trained network in --head'
@@ -90,17 +44,19 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     tell(f'reading  the configs {args.student} and {args.teacher}')
     student, teacher = _networks(args, foundation)
     masks = False  # whether the package has options for the mask heads of the pair
-    if teacher is not None and same_masks(student, teacher):
-        masks = 'mask_preds' in str(shipped(MASKS_DEFAULT, student, teacher)[0])
-    names = methods_of(args.method, student.task, bool(foundation), bool(args.head), bool(args.unlabelled), masks)
+    if teacher is not None and methods.same_masks(student, teacher):
+        masks = 'mask_preds' in str(methods.shipped(MASKS_DEFAULT, student, teacher)[0])
+    given = (bool(one) for one in (foundation, args.head, args.unlabelled, masks))
+    names = methods.methods_of(args.method, student.task, *given)
     if foundation:
         for name in names if teacher is None else ():
-            on_map(name, student.task)
-        check_foundation(args.teacher, foundation)
+            methods.on_map(name, student.task)
+        teachers.check_foundation(args.teacher, foundation)
 
     tell(f'reading  the data {args.data}')
     data = _find_data(args, student.task)
-    loading = decide_loading(student, data.size, data.splits['train'].count, args.batch, args.size and tuple(args.size))
+    pictures, size = data.splits['train'].count, args.size and tuple(args.size)
+    loading = zoo_schedule.decide_loading(student, data.size, pictures, args.batch, size)
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
     tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
     for note in (*data.notes, *shared(data), loading.note):
@@ -111,23 +67,23 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     _adapt(args, loading, student, True, len(data.classes))
     training = _training(args, data, loading, student)
     _tell_network('student', student, training, tell)
-    files['control.py'] = control_file(training, loading.batch, student.task)
+    files['control.py'] = config_files.control_file(training, loading.batch, student.task)
     if teacher is None:
         option = foundation or {}
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
     else:
         option = _teacher(args, data, loading, student, teacher, training.steps, files, tell)
-    files['pair.py'] = pair_file(student.option, option, pair_name(student))
+    files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
 
-    networks = [built(side) for side in (student, teacher)] if teacher else []
-    names, why = with_enough(names, bool(args.method), data.splits['train'].count, training.steps)
+    networks = [zoo_schedule.built(side) for side in (student, teacher)] if teacher else []
+    names, why = methods.with_enough(names, bool(args.method), pictures, training.steps)
     if teacher is not None and not (args.method or teacher.fixed):
-        lacks, others = (shipped(name, student, teacher, networks)[1] for name in (names[0], MASKS_DEFAULT))
+        lacks, others = (methods.shipped(name, student, teacher, networks)[1] for name in (names[0], MASKS_DEFAULT))
         if lacks and not others:
             names, why = [MASKS_DEFAULT], f'{names[0]} does not fit ({lacks}): {MASKS_DEFAULT} in its place'
     for name in names:
-        distillers = distillers_for(name, student, teacher, networks, training.steps)
-        files[f'{name}.py'] = method_file(name, distillers, free.option if free else None)
+        distillers = methods.distillers_for(name, student, teacher, networks, training.steps)
+        files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
         tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:
         tell(f'         also taught on {free.count} pictures without labels, half of a step, in {free.folder}')
@@ -136,9 +92,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
     if why:
         tell(f'         {why}')
-    predicted = student.task == 'det' and predicts_masks(student.model)
-    compared = predicted and teacher is not None and predicts_masks(teacher.model)
-    files[SUITE] = suite_file(names, 'teacher.py' in files, teacher is not None, compared)
+    predicted = student.task == 'det' and sides.predicts_masks(student.model)
+    compared = predicted and teacher is not None and sides.predicts_masks(teacher.model)
+    files[SUITE] = config_files.suite_file(names, 'teacher.py' in files, teacher is not None, compared)
     if predicted and not any('mask_preds' in files[f'{name}.py'] for name in names):
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
         tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
@@ -148,10 +104,10 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
 def _networks(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> tuple[Side, Side | None]:
     """Read the configs of both; a foundation model without a head has none."""
     with quiet():
-        student = read_side(args.student, '--student')
+        student = sides.read_side(args.student, '--student')
         if args.head or foundation:
-            return student, head_side(args.head, args.teacher, foundation, student) if args.head else None
-        teacher = read_side(args.teacher, '--teacher')
+            return student, teachers.head_side(args.head, args.teacher, foundation, student) if args.head else None
+        teacher = sides.read_side(args.teacher, '--teacher')
     if teacher.task != student.task:
         tasks = {'seg': 'segmentation', 'det': 'detection'}
         told = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
@@ -168,7 +124,7 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
         return find_box_data(Path(args.data), args.classes, args.exif, wish)
     data = find_seg_data(Path(args.data), args.classes, args.exif, wish, args.background or 'class', patterns)
     if args.teacher_checkpoint and not (args.classes or args.teacher_classes):
-        return named_by_teacher(data, args.teacher_checkpoint)
+        return teachers.named_by_teacher(data, args.teacher_checkpoint)
     return data
 
 
@@ -176,30 +132,31 @@ def _data_files(data: SegData | BoxData, loading: Loading, student: Side, teache
     """Return ``data.py``, and lists of a split that the data set does not have itself."""
     if isinstance(data, SegData):
         lists = {f'{name}.txt': list_text(split.names, '--data') for name, split in data.splits.items() if split.names}
-        return {'data.py': seg_file(data, loading), **lists}
-    sides = [side for side in (student, teacher) if side is not None]
-    for side in sides:
-        check_detector(side, data.masks)
-    loads = any(predicts_masks(side.model) for side in sides)
-    if stopped := [side for side in sides if side.model.get('type') in _NEEDS_BOXES]:
+        return {'data.py': config_files.seg_file(data, loading), **lists}
+    both = [side for side in (student, teacher) if side is not None]
+    for side in both:
+        sides.check_detector(side, data.masks)
+    loads = any(sides.predicts_masks(side.model) for side in both)
+    if stopped := [side for side in both if side.model.get('type') in _NEEDS_BOXES]:
         stopped[0].notes.append('it stops at a batch without boxes: pictures without boxes are left out of training')
-    text = box_file(data, loading, loads, predicts_masks(student.model), empty=not stopped)
+    text = config_files.box_file(data, loading, loads, sides.predicts_masks(student.model), empty=not stopped)
     written = [split for split in data.splits.values() if split.content]
     return {'data.py': text, **{Path(split.labels).name: split.content for split in written}}
 
 
 def _adapt(args: argparse.Namespace, loading: Loading, side: Side, trained: bool, classes: int | None) -> None:
     """Set what the data change in a network that predicts so many ``classes``; ``None``: as many as its config says."""
-    sizes = seg_size(side.model, loading.crop, loading.tested) if side.task == 'seg' else det_size(side.model)
+    seg, model = side.task == 'seg', side.model
+    sizes = sides.seg_size(model, loading.crop, loading.tested) if seg else sides.det_size(model)
     random = args.random_weights and not side.fixed  # the file of a foundation model is here
-    adapt(side, classes, joined_overrides(sizes, padding(side, loading.crop)), trained, random)
+    sides.adapt(side, classes, sides.joined_overrides(sizes, zoo_schedule.padding(side, loading.crop)), trained, random)
 
 
 def _training(
     args: argparse.Namespace, data: SegData | BoxData, loading: Loading, side: Side, steps: int | None = None
 ) -> Training:
-    pictures = data.splits['train'].count
-    return scaled_training(side.config, side.recipe or side.name, pictures, loading.batch, args.iters or steps)
+    pictures, name = data.splits['train'].count, side.recipe or side.name
+    return zoo_schedule.scaled_training(side.config, name, pictures, loading.batch, args.iters or steps)
 
 
 def _tell_network(what: str, side: Side, training: Training | None, tell: Tell) -> None:
@@ -226,14 +183,15 @@ def _teacher(
     tell: Tell,
 ) -> dict[str, Any]:
     """Return the teacher of the pair, and add the file of its training, if it is not trained yet."""
-    given, mapped, note = args.teacher_checkpoint, teacher_classes(args.teacher_classes), ''
+    given, mapped, note = args.teacher_checkpoint, teachers.teacher_classes(args.teacher_classes), ''
     if not (given or teacher.fixed or args.train_teacher or args.random_weights):
-        given, mapped, note = serves_as_it_is(teacher, data.classes, args.method)
-    _adapt(args, loading, teacher, not given, len(data.classes) if mapped is None else len(names_in(given)) or None)
+        given, mapped, note = teachers.serves_as_it_is(teacher, data.classes, args.method)
+    count = len(data.classes) if mapped is None else len(teachers.names_in(given)) or None
+    _adapt(args, loading, teacher, not given, count)
     teacher.notes += [note] if note else []
     if given:
-        checkpoint = whole(given)
-        classes, told = check_teacher(teacher, checkpoint, data.classes, mapped)
+        checkpoint = teachers.whole(given)
+        classes, told = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
         _tell_network('teacher', teacher, None, tell)
         for line in (f'its weights: {checkpoint}', *told):
             tell(f'         {line}')
@@ -245,8 +203,8 @@ def _teacher(
     if 2 * training.steps < steps and not teacher.fixed:
         teacher.notes.append(f'trained as long as the student, not for the {training.steps} steps of its config')
         training = _training(args, data, loading, teacher, steps)
-    boxes_alone = predicts_masks(student.model) and not predicts_masks(teacher.model)
-    files['teacher.py'] = teacher_file(training, loading.batch, student.task, boxes_alone)
+    boxes_alone = sides.predicts_masks(student.model) and not sides.predicts_masks(teacher.model)
+    files['teacher.py'] = config_files.teacher_file(training, loading.batch, student.task, boxes_alone)
     _tell_network('teacher', teacher, training, tell)
     file = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{training.steps}.pth')
     return {'cfg': teacher.name, 'checkpoint': file, **teacher.option}

@@ -26,24 +26,14 @@ def add_common(parser: argparse.ArgumentParser, description: str) -> None:
     processes = parser.add_mutually_exclusive_group()
     launchers = ['none', 'pytorch', 'slurm', 'mpi']
     processes.add_argument('--launcher', choices=launchers, default='none', help='what started the processes')
-    processes.add_argument(
-        '--processes',
-        dest='to_start',
-        type=counted,
-        metavar='N',
-        help='start N processes on this machine, one for each GPU (torchrun)',
-    )
+    text = 'start N processes on this machine, one for each GPU (torchrun)'
+    processes.add_argument('--processes', dest='to_start', type=counted, metavar='N', help=text)
 
 
 def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or METHOD:PAIR[:VARIANT]') -> None:
     parser.add_argument('config', help=text)
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=OptionsAction,
-        metavar='KEY=VALUE',
-        help='settings that replace those of the config',
-    )
+    replaced = 'settings that replace those of the config'
+    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=replaced)
 
 
 # what starts the processes of a launcher, and a variable that it sets and mmengine reads
@@ -129,13 +119,8 @@ def _value(given: str) -> Any:
 
 def fill_train(parser: argparse.ArgumentParser) -> None:
     add_common(parser, 'Train with a config')
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CHECKPOINT',
-        help='continue from this, or from the latest one in the work folder',
-    )
+    resumed = 'continue from this, or from the latest one in the work folder'
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT', help=resumed)
     parser.add_argument('--amp', action='store_true', help='train in mixed precision')
     parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate to the real batch size')
     parser.set_defaults(run=later('commands.training:train'), speaks=True, raises=True)
@@ -187,21 +172,10 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='of the picture a graph is made with')
     parser.add_argument(
-        '--backbone-only',
-        action='store_true',
-        help="write the backbone's weights alone, under the names that backbone.init_cfg=dict(type='Pretrained') takes",
+        '--backbone-only', action='store_true', help="the backbone's weights, as its init_cfg takes them"
     )
-    parser.add_argument(
-        '--names',
-        choices=('original', 'timm'),
-        help='with --backbone-only, for a VisionTransformer: names of the entries as in files of DINOv3, timm …',
-    )
-    parser.add_argument(
-        '--int8',
-        type=int,
-        metavar='N',
-        help='also write OUT.int8.onnx, calibrated on N pictures of the training data (OUT must end in .onnx)',
-    )
+    parser.add_argument('--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only')
+    parser.add_argument('--int8', type=int, metavar='N', help='also OUT.int8.onnx, calibrated on N training pictures')
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graphs on validation data')
     parser.set_defaults(run=later('export.write_student:export_command'))
 
@@ -250,7 +224,7 @@ def fill_diagnose(parser: argparse.ArgumentParser) -> None:
 
 def fill_benchmark(parser: argparse.ArgumentParser) -> None:
     """Add ``benchmark``, whose options its own program reads."""
-    parser.description = 'Measure a distilled step, a pass of the teacher, or losses; --help of a subject shows more'
+    parser.description = 'Measure a distilled step, losses or methods; --help of a subject shows more'
     parser.add_argument('words', nargs=argparse.REMAINDER, metavar='…', help='step, losses or methods')
     parser.set_defaults(run=_benchmark, speaks=True)
 

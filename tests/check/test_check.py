@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check import Options, Report, check_config, config_rules, facts
+from mmdistill_dense.apps.check import CheckReport, Options, check_config, config_rules, facts
 from mmdistill_dense.apps.check.context import Subject
 from mmdistill_dense.apps.check.facts import describe_student, predict
 from mmdistill_dense.apps.check.render import show
@@ -37,23 +37,23 @@ def seg_config(folder: Path, distillers: Mapping[str, Any] | None = None, **chan
     return toys.run_config(folder, model, **{'auto_scale_lr': dict(base_batch_size=2), **changes})
 
 
-def found(report: Report) -> dict[str, str]:
+def found(report: CheckReport) -> dict[str, str]:
     """Name and level of the findings."""
     return {finding.check: finding.level for finding in report.findings}
 
 
-def said(report: Report) -> str:
+def said(report: CheckReport) -> str:
     return ' '.join(finding.message for finding in report.findings)
 
 
-def printed(report: Report) -> str:
+def printed(report: CheckReport) -> str:
     text = io.StringIO()
     show(report, Console(file=text, width=200))
     return text.getvalue()
 
 
 @pytest.fixture(scope='module')
-def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def seg(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
     """A whole check of a run with an aligned feature and a logit distiller."""
     distillers = dict(kd=dict(type='LogitKD'), fitnet=dict(type='FitNet', student_tap='backbone[3]', align='conv'))
     folder = tmp_path_factory.mktemp('run') / 'work_dir'
@@ -62,7 +62,7 @@ def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return report
 
 
-def test_a_right_run_is_ok_and_all_is_known_of_it(seg: Report) -> None:
+def test_a_right_run_is_ok_and_all_is_known_of_it(seg: CheckReport) -> None:
     assert (seg.verdict == 'error', seg.stopped, seg.exit_code()) == (False, '', 0), seg.findings
     subject = seg.subject
     logits, maps = subject.taps
@@ -83,7 +83,7 @@ def test_a_right_run_is_ok_and_all_is_known_of_it(seg: Report) -> None:
     assert subject.cost['extra_memory'] > 0, 'a teacher stands between the steps'
 
 
-def test_everything_goes_to_json_and_to_the_terminal(seg: Report) -> None:
+def test_everything_goes_to_json_and_to_the_terminal(seg: CheckReport) -> None:
     content = json.loads(json.dumps(seg.as_dict()))
     assert len(content['taps']) == 2 and content['verdict'] == seg.verdict
     text = printed(seg)
@@ -276,7 +276,7 @@ def test_metrics_that_find_no_labels_at_the_pictures(tmp_path: Path) -> None:
     assert "Set val_evaluator.ann_file, or add 'instances' to meta_keys" in message
 
 
-def test_a_prediction_leaves_the_student_as_it_was(seg: Report) -> None:
+def test_a_prediction_leaves_the_student_as_it_was(seg: CheckReport) -> None:
     model = seg.subject.model.train()
     before, streams = toys.student_state(model), stream_states()
     init_default_scope('mmseg')  # as the stages before it do

@@ -1,6 +1,5 @@
 """What ``mmdistill taps`` lists, and that it can be tapped."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,12 +13,6 @@ from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
 from tests.foundation.files import tiny
-
-
-def places(place: ModuleNode) -> Iterator[ModuleNode]:
-    yield place
-    for one in place.inside:
-        yield from places(one)
 
 
 def taps_of(place: ModuleNode) -> dict[str, tuple[int, ...]]:
@@ -37,7 +30,7 @@ def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
     init_default_scope(config.scope)
     listed = {
         tap: shape
-        for place in places(list_taps(config, (64, 64)))
+        for place in list_taps(config, (64, 64)).nodes()
         if place.good
         for tap, shape in taps_of(place).items()
     }

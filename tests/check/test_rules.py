@@ -15,7 +15,7 @@ from mmdistill_dense.apps.check import Finding, Options, config_rules, network_r
 from mmdistill_dense.apps.check import network_rules as step_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, worst
 from mmdistill_dense.apps.check.facts import read_data
-from mmdistill_dense.apps.check.run import Report
+from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.check.tap_list import _gap, _is_flat
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
@@ -247,10 +247,10 @@ def test_pictures_that_are_repeated_count_once() -> None:
 
 
 def test_the_gravest_finding_decides() -> None:
-    note, warning, error = (Finding(level, 'x', 'y') for level in ('note', 'warning', 'error'))
+    note, warning, error = (Finding(level, 'x') for level in ('note', 'warning', 'error'))
     assert [worst(f) for f in ([], [note], [note, warning], [error, warning])] == ['ok', 'ok', 'warning', 'error']
-    assert [Report(subject(), [warning]).exit_code(strict) for strict in (False, True)] == [0, 1]
-    assert Report(subject(), [warning, error]).exit_code() == 2
+    assert [CheckReport(subject(), [warning]).exit_code(strict) for strict in (False, True)] == [0, 1]
+    assert CheckReport(subject(), [warning, error]).exit_code() == 2
 
 
 def test_messages_are_those_of_the_error_with_its_type_where_it_is_none_of_ours() -> None:

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from mmdistill_dense import distillers
-from mmdistill_dense.apps.check import Options, Report, check_config
+from mmdistill_dense.apps.check import CheckReport, Options, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.inspect.gradients import diagnose
 from mmdistill_dense.apps.recipes.compose import option_files
@@ -59,7 +59,7 @@ def taps(one: Any) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def seg(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
     """A check, with a real step, of all methods for segmentation on one pair."""
     model = toys.model_config(None, toys.seg_net(width=16, allow_random=True), auto(SEG))
     enough = dict(train_dataloader=dict(dataset=dict(num_images=12)))  # for PCD's queue
@@ -68,7 +68,7 @@ def seg(tmp_path_factory: pytest.TempPathFactory) -> Report:
 
 
 @pytest.fixture(scope='module')
-def det(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def det(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
     """The same for detection."""
     model = toys.model_config(toys.det_net(), toys.det_net(width=16, allow_random=True), auto(DET))
     options = Options(weights=False, cost=False, batch=2, size=(128, 128))
@@ -89,7 +89,7 @@ def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, requ
     assert "settings maskd: 'auto': student_tap='auto', balance={'ratio': 'auto'}, schedule={'ra" in text.getvalue()
 
 
-def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
+def test_what_the_methods_of_a_segmentor_get(seg: CheckReport) -> None:
     found = seg.subject.distillers
     assert {name for name, one in found.items() if taps(one) == LEVELS} == {
         'at', 'afdcd', 'cankd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch',
@@ -109,7 +109,7 @@ def test_what_the_methods_of_a_segmentor_get(seg: Report) -> None:
     assert {(one['pool_size'], one['groups']) for one in each} == {(0, 16)}
 
 
-def test_what_the_methods_of_a_detector_get(det: Report) -> None:
+def test_what_the_methods_of_a_detector_get(det: CheckReport) -> None:
     found = det.subject.distillers
     necks = [f'neck[{level}]' for level in range(5)]
     others = {'dist', 'logitkd', 'headoutputkd', 'queuekl', 'simreg'}

@@ -18,7 +18,7 @@ from mmengine.config import Config
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import facts
 from mmdistill_dense.apps.check.context import NOTE, WARNING, Finding, Options, Subject
-from mmdistill_dense.apps.check.run import Report
+from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.project import steps
 from mmdistill_dense.apps.suite import plan, preflight
 from mmdistill_dense.apps.suite.definition import load
@@ -154,8 +154,8 @@ def test_a_moved_project_keeps_its_results_and_another_list_of_pictures_does_not
 
 def test_a_warning_comes_with_its_advice() -> None:
     """As in the tables of `check`."""
-    found = [Finding(WARNING, 'batch', 'It is large.', 'Make it smaller.'), Finding(NOTE, 'pull', 'Not told.')]
-    lines = '\n'.join(preflight._said('kd.py', Report(Subject(Config(), Options()), found)))
+    found = [Finding(WARNING, 'It is large.', 'Make it smaller.'), Finding(NOTE, 'Not told.')]
+    lines = '\n'.join(preflight._said('kd.py', CheckReport(Subject(Config(), Options()), found)))
     assert 'warning: It is large. Make it smaller.' in lines and 'Not told' not in lines
 
 

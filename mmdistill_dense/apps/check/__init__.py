@@ -6,8 +6,8 @@ from mmdistill_dense.utils.lazy import import_lazily
 
 if TYPE_CHECKING:
     from mmdistill_dense.apps.check.context import Finding, Options
-    from mmdistill_dense.apps.check.run import Report, check_config
+    from mmdistill_dense.apps.check.run import CheckReport, check_config
 
-__all__ = ['Finding', 'Options', 'Report', 'check_config']
+__all__ = ['CheckReport', 'Finding', 'Options', 'check_config']
 
 import_lazily(__name__, __file__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config, ConfigDict
@@ -26,27 +27,15 @@ LEVELS = (ERROR, WARNING, NOTE)
 class Finding:
     """One thing that a check found."""
 
-    # ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant) or
-    # ``'note'``
+    # ``'error'`` (training would fail or be worthless), ``'warning'`` (it would run, probably not as meant), ``'note'``
     level: str
-    check: str  # name of the check; empty until the check is run
     message: str  # what was found, with the config keys
     advice: str = ''  # what to do, if the message does not say it
+    check: str = ''  # name of the check; empty until the check is run
 
 
 Findings = Iterator[Finding]
-
-
-def error(message: str, advice: str = '') -> Finding:
-    return Finding(ERROR, '', message, advice)
-
-
-def warning(message: str, advice: str = '') -> Finding:
-    return Finding(WARNING, '', message, advice)
-
-
-def note(message: str, advice: str = '') -> Finding:
-    return Finding(NOTE, '', message, advice)
+error, warning, note = (partial(Finding, level) for level in LEVELS)
 
 
 def worst(findings: Iterable[Finding]) -> str:
@@ -145,9 +134,7 @@ class StudentFacts:
 
 @dataclass
 class UnlabelledFacts:
-    """What was found out about the pictures without labels."""
-
-    pictures: int  # their number
+    pictures: int  # number of the pictures without labels
     labelled: int  # how many labelled ones were taken out
     step: int  # pictures of a step
 
@@ -181,7 +168,7 @@ class Subject:
     gaps: dict[str, float] = field(default_factory=dict)  # see :func:`~mmdistill_dense.apps.check.tap_list.pair_gaps`
     flat: list[str] = field(default_factory=list)  # teacher taps that are the same at all positions
     terms: list[Term] = field(default_factory=list)
-    unlabelled: UnlabelledFacts | None = None  # see :class:`UnlabelledFacts`
+    unlabelled: UnlabelledFacts | None = None
     cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`
 
     @property

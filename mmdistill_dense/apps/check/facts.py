@@ -33,8 +33,6 @@ from mmdistill_dense.apps.check.context import (
 from mmdistill_dense.apps.check.tap_list import Watch, pair_gaps
 from mmdistill_dense.apps.inspect.gradients import measure_gradients
 from mmdistill_dense.apps.inspect.step_cost import (
-    N,
-    Step,
     build_student,
     draw_tokens,
     extra_memory,
@@ -50,7 +48,6 @@ from mmdistill_dense.config.resolve import DISTILL_KEYS, is_distill_model, load_
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenStore
-from mmdistill_dense.distillers.maskd.token_files import TokenTensors
 from mmdistill_dense.guards.config import check_pretrained, count_fitting, pretrained_parts
 from mmdistill_dense.model.balanced_step import choose_ratios
 from mmdistill_dense.networks.building import naming_weights
@@ -139,13 +136,9 @@ def generate(subject: Subject) -> Mapping[str, Any]:
     if any(hasattr(model, name) for name in ('decode_head', 'bbox_head', 'roi_head')):
         return training_batch(model, subject.config, subject.batch_size, size)
     side: Size = size or getattr(model.data_preprocessor, 'size', None) or (VIEW_SIDE, VIEW_SIDE)
-    draw = torch.Generator().manual_seed(0)
-
-    def view() -> list[torch.Tensor]:
-        shape = (3, *side)
-        return [torch.randint(256, shape, generator=draw, dtype=torch.uint8) for _ in range(subject.batch_size)]
-
-    return {'inputs': [view(), view()], 'data_samples': [BaseDataElement() for _ in range(subject.batch_size)]}
+    draw, count = torch.Generator().manual_seed(0), subject.batch_size
+    views = [torch.randint(256, (count, 3, *side), generator=draw, dtype=torch.uint8).unbind() for _ in range(2)]
+    return {'inputs': list(map(list, views)), 'data_samples': [BaseDataElement() for _ in range(count)]}
 
 
 @torch.no_grad()
@@ -238,9 +231,14 @@ def load(subject: Subject) -> None:
             if teacher.taps:
                 first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
                 load_teacher(teacher, like, first, random=True)
+    config = subject.config
+    folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
     for name, distiller in subject.distillers.items():
         if isinstance(distiller, TokenDistiller):
-            values = _found_tokens(subject, distiller) if subject.options.whole else None
+            assert distiller.teacher is not None, 'the model sets it'
+            data = config.get('train_dataloader', {}).get('dataset')
+            places = TokenStore(distiller, distiller.teacher, folder, data) if subject.options.whole else None
+            values = places.read_known(distiller.tokens, MMLogger.get_current_instance()) if places else None
             if values is not None:
                 distiller.load_tokens(values)
             else:
@@ -249,16 +247,11 @@ def load(subject: Subject) -> None:
     for teacher in subject.frozen.values():
         network, receipt = teacher.network, teacher.receipt
         kind = str(teacher.config.model.get('type')) if network is None else type(network).__name__
-        subject.teachers.append(
-            TeacherFacts(
-                teacher.key,
-                kind,
-                0 if network is None else parameters_in_use(network),
-                receipt.as_dict() if receipt else None,
-                None if teacher.classes is None else list(teacher.classes),
-                teacher.plan.renormalise is not None,
-            )
-        )
+        facts = TeacherFacts(teacher.key, kind, 0 if network is None else parameters_in_use(network))
+        facts.receipt = receipt.as_dict() if receipt else None
+        facts.classes = None if teacher.classes is None else list(teacher.classes)
+        facts.renormalised = teacher.plan.renormalise is not None
+        subject.teachers.append(facts)
 
 
 def draw_weights(model: Network) -> None:
@@ -314,26 +307,17 @@ def _initial_weights(model: nn.Module) -> Iterator[InitialWeights]:
             yield InitialWeights(name, file)
 
 
-def _found_tokens(subject: Subject, distiller: TokenDistiller) -> TokenTensors | None:
-    config = subject.config
-    folder = config.get('work_dir') or Path('work_dirs', Path(config.filename or 'config').stem)
-    assert distiller.teacher is not None, 'the model sets it'
-    places = TokenStore(distiller, distiller.teacher, folder, config.get('train_dataloader', {}).get('dataset'))
-    return places.read_known(distiller.tokens, MMLogger.get_current_instance())
-
-
 def describe_student(model: nn.Module) -> StudentFacts:
     named = dict(model.named_parameters())
     own = {name: p for name, p in named.items() if not name.startswith(('distillers.', AUXILIARY))}
     backbone = {name: p for name, p in own.items() if name.startswith('backbone.')} or own
-    counts = [
-        (sum(p.numel() for p in part.values()), sum(p.numel() for p in part.values() if p.requires_grad))
-        for part in (own, backbone)
-    ]
+    whole, trained = (
+        [sum(p.numel() for p in part.values() if every or p.requires_grad) for part in (own, backbone)]
+        for every in (True, False)
+    )
     return StudentFacts(
         type(model).__name__.removeprefix('Distilled'),
-        *counts[0],
-        *counts[1],
+        *(whole[0], trained[0], whole[1], trained[1]),
         distillers=sum(p.numel() for n, p in named.items() if n.startswith('distillers.') and p.requires_grad),
         auxiliary=sum(p.numel() for n, p in named.items() if n.startswith(AUXILIARY)),
     )
@@ -387,7 +371,7 @@ def run_step(subject: Subject) -> None:
         teacher.looks = []
     with Watch(model, subject.frozen).open() as watch:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
-    subject.taps, subject.adapters, subject.flat = watch.rows(), watch.adapters(), list(watch.flat)
+    subject.taps, subject.adapters, subject.flat = list(watch.rows()), list(watch.adapters()), list(watch.flat)
     for teacher in subject.frozen.values():
         looks, teacher.looks = teacher.looks or [], None
         seen = looks if subject.options.whole else [replace(look, flat={}) for look in looks]
@@ -401,13 +385,13 @@ def measure_cost(subject: Subject) -> None:
     config, device, batch = subject.config, subject.options.device, subject.batch or {}
     facts: dict[str, Any] = {'device': device, 'batch': subject.batch_size}
     try:
-        distilled = _fresh(make_step(subject.model, config, batch))
+        distilled = make_step(subject.model, config, batch, fresh=True)
         if 'task' not in {term.name for term in subject.terms}:
             times = interleaved_times({'distilled': distilled}, REPEATS, device)
             facts['distilled_memory'] = peak_extra_memory(distilled, device)
         else:
             alone = build_student({**option(subject), 'distillers': {}, 'inherit': ()}).to(device)
-            control = _fresh(make_step(alone, config, batch))
+            control = make_step(alone, config, batch, fresh=True)
             times = interleaved_times({'control': control, 'distilled': distilled}, REPEATS, device)
             memory = extra_memory(control, distilled, device)
             facts |= {'distilled_memory': memory['distilled_step'], 'control_memory': memory['control_step']}
@@ -415,17 +399,6 @@ def measure_cost(subject: Subject) -> None:
         subject.cost = {**facts, **{name: asdict(timing) for name, timing in times.items()}}
     except (AssertionError, NotImplementedError, RuntimeError, TypeError) as error:
         subject.cost = {'problem': str(error)}
-
-
-class _FreshStep(Step[N]):
-    """A step that prepares a copy of its batch: samples are padded in place, and a second time would be wrong."""
-
-    def __call__(self) -> object:
-        return self.network.train_step(copy.deepcopy(self.data), self.wrapper)
-
-
-def _fresh(step: Step[N]) -> Step[N]:
-    return _FreshStep(step.network, step.wrapper, step.data)
 
 
 def predict(subject: Subject) -> None:

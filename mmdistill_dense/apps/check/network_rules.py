@@ -26,8 +26,7 @@ def teacher_classes(subject: Subject) -> Findings:
         count = num_classes(teacher.config.model)
         others = subject.data_classes is not None and count not in (None, len(subject.data_classes))
         if teacher.option.allow_other_classes and others:
-            message = f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.'
-            yield note(message)
+            yield note(f'{teacher.key} predicts {count} other classes, as allow_other_classes permits.')
 
 
 def trained(subject: Subject) -> Findings:

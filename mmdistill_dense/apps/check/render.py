@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmdistill_dense.apps.check.context import ERROR, NOTE, WARNING, Options, Subject
-from mmdistill_dense.apps.check.run import Report, check_config
-from mmdistill_dense.apps.check.tap_list import AutoTaps, list_taps, networks_of, tree
+from mmdistill_dense.apps.check.run import CheckReport, check_config
+from mmdistill_dense.apps.check.tap_list import auto_taps, list_taps, networks_of, tree
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import num_classes
@@ -37,7 +37,7 @@ def check_command(args: argparse.Namespace) -> int:
     size = tuple(args.size) if args.size else None
     device = device_of(args.device)
     options = Options(not args.no_weights, device, args.batch, size, args.val, not args.no_cost, args.processes)
-    config = _config(args)
+    config = _read(args)
     with _telling(console) as tell:
         report = check_config(config, options, tell)
     show(report, console)
@@ -48,18 +48,18 @@ def check_command(args: argparse.Namespace) -> int:
 
 def taps_command(args: argparse.Namespace) -> None:
     console = _console()
-    config = _config(args)
+    config = _read(args)
     networks = list(networks_of(config, args.student, args.teacher))
-    auto = AutoTaps(config, args.size)
+    lines, taps = auto_taps(config, args.size)
     for title, network, grid in [] if args.auto else networks:
-        found = list_taps(network, args.size, args.depth, args.below, auto.taps(title), grid)
+        found = list_taps(network, args.size, args.depth, args.below, taps.get(title, ()), grid)
         console.print(tree(title, found))
         console.print()
     if not args.below:
-        console.print('\n'.join(auto.lines), markup=False)
+        console.print('\n'.join(lines), markup=False)
 
 
-def _config(args: argparse.Namespace) -> Config:
+def _read(args: argparse.Namespace) -> Config:
     try:
         with quiet():
             return read_config(args.config, args.cfg_options)
@@ -82,7 +82,7 @@ def _telling(console: Console) -> Iterator[Callable[[str], None] | None]:
         yield lambda stage: status.update(f'{stage} …')
 
 
-def show(report: Report, console: Console) -> None:
+def show(report: CheckReport, console: Console) -> None:
     subject = report.subject
     console.print(Text(str(subject.config.filename or 'config'), style='bold'))
     for line in _lines(subject):
@@ -97,13 +97,11 @@ def show(report: Report, console: Console) -> None:
         console.print(label + Text(f'{finding.check}: {finding.message}', style='default'))
         if finding.advice:
             console.print(Text(f'         {finding.advice}', style='default'))
-    counts = {level: sum(finding.level == level for finding in report.findings) for level in (ERROR, WARNING)}
-    if counts[ERROR]:
+    if report.verdict == ERROR:
         place = f' while {report.stopped}' if report.stopped else ' in the data'
         console.print(Text(f'ERROR{place}: training would not work.', style=_STYLES[ERROR]))
-    elif counts[WARNING]:
-        plural = 's' if counts[WARNING] > 1 else ''
-        console.print(Text(f'OK, with {counts[WARNING]} warning{plural}.', style=_STYLES[WARNING]))
+    elif count := sum(finding.level == WARNING for finding in report.findings):
+        console.print(Text(f'OK, with {count} warning{"s" if count > 1 else ""}.', style=_STYLES[WARNING]))
     else:
         console.print(Text('OK', style='bold green'))
 
@@ -114,12 +112,10 @@ def _lines(subject: Subject) -> Iterable[str]:
         shapes = ' and '.join(size_text(shape) for shape in subject.batch_shape)
         yield f'batch    {shapes}, {origin}, on {subject.options.device}'
     if subject.network is not None:
-        student = num_classes(subject.network)
-        teachers = [num_classes(teacher.config.model) for teacher in subject.frozen.values()]
-        data = len(subject.data_classes) if subject.data_classes else None
-        names = [teacher.key.removeprefix('model.') for teacher in subject.frozen.values()]
-        counts = {'data set': data, 'student': student, **dict(zip(names, teachers, strict=True))}
-        if student is not None or any(teachers):
+        counts = {'data set': len(subject.data_classes or ()), 'student': num_classes(subject.network)}
+        for teacher in subject.frozen.values():
+            counts[teacher.key.removeprefix('model.')] = num_classes(teacher.config.model)
+        if any([*counts.values()][1:]):
             yield 'classes  ' + ', '.join(f'{name} {count or "-"}' for name, count in counts.items())
     loader, scaling = subject.config.get('train_dataloader') or {}, subject.config.get('auto_scale_lr') or {}
     if loader.get('batch_size'):
@@ -164,14 +160,13 @@ def _networks(subject: Subject) -> Table | None:
 
 def _taps(subject: Subject) -> Table | None:
     table = _table('distiller', 'student tap', 'module', 'shape', 'teacher tap', 'module', 'shape', 'aligned')
-    before = ('', '', '')
+    before: tuple[str, ...] = ()
     for row in subject.taps:
-        names = (row.distiller, row.student_tap, row.teacher_tap)
-        name, s_tap, t_tap = ('', '', '') if names == before else names
-        modules = ('', '') if names == before else (row.student_module, row.teacher_module)
+        names = (row.distiller, row.student_tap, row.student_module, row.teacher_tap, row.teacher_module)
+        name, s_tap, s_module, t_tap, t_module = [''] * 5 if names == before else names
         aligned = '-' if row.aligned is None else size_text(row.aligned)
         shapes = size_text(row.student_shape), size_text(row.teacher_shape)
-        table.add_row(name, s_tap, modules[0], shapes[0], t_tap, modules[1], shapes[1], aligned)
+        table.add_row(name, s_tap, s_module, shapes[0], t_tap, t_module, shapes[1], aligned)
         before = names
     return table
 
@@ -180,10 +175,9 @@ def _adapters(subject: Subject) -> Table | None:
     table = _table('distiller', 'trained beside the student', 'class', '>parameters', 'gives')
     before = ''
     for one in subject.adapters:
+        name, before = '' if one.distiller == before else one.distiller, one.distiller
         gives = size_text(one.output) if one.output else ''
-        name = '' if one.distiller == before else one.distiller
         table.add_row(name, one.name, one.module, f'{one.parameters:,}', gives)
-        before = one.distiller
     return table
 
 
@@ -205,16 +199,14 @@ def _cost(subject: Subject) -> Table | None:
     if 'distilled' not in cost:
         return None
 
-    def mib(name: str) -> str:
-        return f'{cost[name] / 2**20:,.1f}'
-
     seconds = 'GPU seconds' if str(cost['device']).startswith('cuda') else 'CPU seconds'
     table = _table('a step', f'>{seconds}', '>MiB at its peak', '>MiB more in all')
-    if 'control' in cost:
-        table.add_row('student alone', f'{cost["control"]["median"]:.3g}', mib('control_memory'), '')
-    ratio = f' ({cost["distilled"]["median"] / cost["control"]["median"]:.2f}x)' if 'control' in cost else ''
-    extra = mib('extra_memory') if 'extra_memory' in cost else ''
-    table.add_row('distilled', f'{cost["distilled"]["median"]:.3g}{ratio}', mib('distilled_memory'), extra)
+    own, alone = cost['distilled']['median'], cost['control']['median'] if 'control' in cost else None
+    mib = {name: f'{value / 2**20:,.1f}' for name, value in cost.items() if name.endswith('_memory')}
+    if alone:
+        table.add_row('student alone', f'{alone:.3g}', mib['control_memory'], '')
+    ratio = f' ({own / alone:.2f}x)' if alone else ''
+    table.add_row('distilled', f'{own:.3g}{ratio}', mib['distilled_memory'], mib.get('extra_memory', ''))
     return table
 
 

@@ -35,11 +35,10 @@ Check = Callable[[Subject], Findings | None]
 def _advice(stage: str, subject: Subject, error: Exception) -> str:
     """Return which option of the command may help after an error in a stage; empty for none."""
     command, shapes = subject.options.command, subject.batch_shape
-    if stage == READING:
-        return 'The rest can be checked on generated pictures: --size H W.' if command else ''
-    if stage == LOADING:
-        weights = command and any(word in str(error) for word in ('checkpoint', 'load_from'))
-        return 'Everything else can be checked without weights: --no-weights.' if weights else ''
+    if stage == READING and command:
+        return 'The rest can be checked on generated pictures: --size H W.'
+    if stage == LOADING and command and any(word in str(error) for word in ('checkpoint', 'load_from')):
+        return 'Everything else can be checked without weights: --no-weights.'
     if stage != STEPPING:
         return ''
     queries = getattr(subject.model, 'num_queries', None)
@@ -51,11 +50,11 @@ def _advice(stage: str, subject: Subject, error: Exception) -> str:
             f'A picture of {shapes[0][-2]}x{shapes[0][-1]} gives {places} places for {queries} queries: make pictures '
             'larger (train_dataloader.dataset.pipeline; --size of new and check), or set a smaller num_queries.'
         )
-    if 'more than 1 value per channel' not in str(error):
-        return '' if subject.options.size is None else 'Is --size too small for the network?'
-    alone = ' (the check alone takes them with --batch 2)' if command else ''
-    needs = 'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
-    return f'{needs}{alone}.' if subject.batch_size == 1 else ''
+    if 'more than 1 value per channel' in str(error) and subject.batch_size == 1:
+        alone = ' (the check alone takes them with --batch 2)' if command else ''
+        needs = 'Batch norm behind a pooling to one pixel needs two pictures: set train_dataloader.batch_size=2 or more'
+        return f'{needs}{alone}.'
+    return '' if subject.options.size is None else 'Is --size too small for the network?'
 
 
 READING, LOADING, STEPPING = 'reading the data set', 'loading the weights', 'running a step'
@@ -74,7 +73,7 @@ STAGES: Sequence[tuple[str, Callable[[Subject], None], Sequence[Check]]] = (
 
 
 @dataclass
-class Report:
+class CheckReport:
     """The result of a check: its subject with all facts, and the findings in the order of the stages."""
 
     subject: Subject
@@ -121,7 +120,7 @@ class Report:
 
 def check_config(
     config: Config | str | Path, options: Options | None = None, tell: Callable[[str], None] | None = None
-) -> Report:
+) -> CheckReport:
     """Check what would be trained: build it, load it, run one step, compare what must agree. Nothing is written.
 
     Args:
@@ -135,7 +134,7 @@ def check_config(
     """
     with quiet():
         config = config if isinstance(config, Config) else read_config(config)
-    report = Report(Subject(config, options or Options()))
+    report = CheckReport(Subject(config, options or Options()))
     for stage, work, checks in STAGES:
         if tell is not None:
             tell(stage)
@@ -145,7 +144,7 @@ def check_config(
                 found = [finding for check in checks for finding in _findings(check, report.subject)]
             except Exception as error:  # a config may run any code
                 logging.getLogger(__name__).debug('%s', stage, exc_info=error)
-                found = [Finding(ERROR, stage, message_of(error), _advice(stage, report.subject, error))]
+                found = [Finding(ERROR, message_of(error), _advice(stage, report.subject, error), stage)]
         report.findings += found
         if worst(one for one in found if one.check != _GOES_ON) == ERROR:
             report.stopped = stage
@@ -157,4 +156,4 @@ def _findings(check: Check, subject: Subject) -> list[Finding]:
     try:
         return [replace(found, check=found.check or check.__name__) for found in check(subject) or ()]
     except (KeyError, TypeError, ValueError) as error:
-        return [Finding(ERROR, check.__name__, message_of(error))]
+        return [Finding(ERROR, message_of(error), check=check.__name__)]

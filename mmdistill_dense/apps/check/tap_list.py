@@ -26,7 +26,6 @@ from mmdistill_dense.config.resolve import (
     student_option,
     teachers_of,
 )
-from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.foundation.vit import PatchMap
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
@@ -40,7 +39,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, SINGLE, Pass, TeacherOption, read_pass, trace_pair
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.runner_internals import Network, Samples
+from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import message_of, size_text
 
 Shape = list[int]
@@ -77,9 +76,7 @@ class Watch:
     """Notes what a model's distillers get and what their modules give, inside of :meth:`open`."""
 
     def __init__(self, model: Distilled, teachers: Mapping[str, FrozenTeacher]) -> None:
-        self.model = model
-        self.teachers = teachers
-        self.distillers = distillers_of(model)
+        self.model, self.teachers, self.distillers = model, teachers, distillers_of(model)
         self.given: dict[str, tuple[dict[str, list[Shape]], dict[str, list[Shape]]]] = {}
         self.outputs: dict[tuple[str, str], Shape] = {}
         self.flat: dict[str, None] = {}
@@ -90,42 +87,6 @@ class Watch:
             for name, distiller in self.distillers.items():
                 stack.enter_context(noting(distiller.named_modules(), partial(self._note, name)))
             yield self
-
-    def rows(self) -> list[TapRow]:
-        """Return the pairs in the order of the distillers and their taps."""
-        return [row for name in self.distillers if name in self.given for row in self._rows(name)]
-
-    def adapters(self) -> list[Adapter]:
-        """Return the trained modules of all distillers; module lists are taken apart."""
-        return [
-            Adapter(name, path, type(part).__name__, _count(part), self.outputs.get((name, path)))
-            for name, distiller in self.distillers.items()
-            for path, part in _parts(distiller)
-            if _count(part)
-        ]
-
-    def _rows(self, name: str) -> Iterator[TapRow]:
-        distiller = self.distillers[name]
-        student, teacher = self.given[name]
-        frozen = self.teachers[str(distiller.teacher_name)].network
-        assert frozen is not None, 'a checked teacher is loaded'
-        level, missing = 0, list[int]()
-        for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
-            modules = _class_of(self.model, s_tap), _class_of(frozen, t_tap)
-            if distiller.teacher_gives:
-                shape = student[str(s_tap)][0]
-                yield TapRow(name, str(s_tap), modules[0], shape, distiller.teacher_gives, '', shape)
-                continue
-            for s, t in zip_longest(student[str(s_tap)], teacher[str(t_tap)], fillvalue=missing):
-                aligned = self._aligned(distiller, level, s, t)
-                yield TapRow(name, str(s_tap), modules[0], s, str(t_tap), modules[1], t, aligned)
-                level += 1
-
-    def _aligned(self, distiller: Distiller, level: int, student: Shape, teacher: Shape) -> Shape | None:
-        if not isinstance(distiller, FeatureDistiller):
-            return None
-        own = self.outputs.get((distiller.name, f'aligns.{level}'), student)
-        return [*own[:2], *teacher[2:]] if distiller.resize == 'student' else own
 
     def _note(self, name: str, path: str, given: tuple[Any, ...], output: Any) -> None:
         distiller = self.distillers[name]
@@ -142,6 +103,34 @@ class Watch:
             if all(_is_flat(tensor) for tensor in given[1][str(tap)]):
                 self.flat[f'{name}: {tap}'] = None
 
+    def rows(self) -> Iterator[TapRow]:
+        """Yield the compared pairs in the order of the distillers and their taps."""
+        for name, (student, teacher) in self.given.items():
+            distiller, level = self.distillers[name], 0
+            frozen = self.teachers[str(distiller.teacher_name)].network
+            assert frozen is not None, 'a checked teacher is loaded'
+            for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
+                kind = type(find_module(self.model, s_tap, 'tap')).__name__
+                if distiller.teacher_gives:
+                    shape = student[str(s_tap)][0]
+                    yield TapRow(name, str(s_tap), kind, shape, distiller.teacher_gives, '', shape)
+                    continue
+                of_teacher = type(find_module(frozen, t_tap, 'tap')).__name__
+                for s, t in zip_longest(student[str(s_tap)], teacher[str(t_tap)], fillvalue=list[int]()):
+                    aligned = None
+                    if isinstance(distiller, FeatureDistiller):
+                        aligned = self.outputs.get((name, f'aligns.{level}'), s)
+                        aligned = [*aligned[:2], *t[2:]] if distiller.resize == 'student' else aligned
+                    yield TapRow(name, str(s_tap), kind, s, str(t_tap), of_teacher, t, aligned)
+                    level += 1
+
+    def adapters(self) -> Iterator[Adapter]:
+        """Yield the trained modules of all distillers; module lists are taken apart."""
+        for name, distiller in self.distillers.items():
+            for path, part in _parts(distiller):
+                if count := sum(one.numel() for one in part.parameters() if one.requires_grad):
+                    yield Adapter(name, path, type(part).__name__, count, self.outputs.get((name, path)))
+
 
 def _parts(distiller: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Module]]:
     for name, child in distiller.named_children():
@@ -151,14 +140,6 @@ def _parts(distiller: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Mod
             yield f'{prefix}{name}', child
 
 
-def _count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def _class_of(network: nn.Module, tap: Tap) -> str:
-    return type(find_module(network, tap, 'tap')).__name__
-
-
 def _is_flat(tensor: Tensor) -> bool:
     """Tell whether a map is the same at all its positions, so there is nothing to learn from it."""
     positions = tensor.detach().float().flatten(2) if tensor.dim() > 2 else tensor.detach().float().flatten()[None]
@@ -166,13 +147,6 @@ def _is_flat(tensor: Tensor) -> bool:
 
 
 Inputs = Tensor | Sequence[Tensor]
-
-
-def with_weights(option: TeacherOption, state: Mapping[str, Tensor]) -> Network:
-    """Return a network with these weights, in eval mode."""
-    network = option.build()
-    network.load_state_dict(state)
-    return network.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -186,17 +160,19 @@ def own_copy_gaps(
     """Compare a training pass of a network with a pass of its frozen copy; norms and dropout are as in evaluation."""
     first = inputs if isinstance(inputs, Tensor) else inputs[0]
     option = TeacherOption('the copy', SINGLE, config)
-    network: Any = with_weights(option, state)  # a student of pre-training takes views
-    place = dict(device=first.device, dtype=first.dtype)
     with fork_rng():
+        network, copied = (option.build().requires_grad_(False) for _ in range(2))
+        for one in (network, copied):
+            one.load_state_dict(state)
+            move(one, device=first.device, dtype=first.dtype)
         _, by_teacher = trace_pair(network, taps, {'copy': (option, taps)}, (first.shape[2], first.shape[3]))
         frozen = FrozenTeacher(option, by_teacher['copy'])
-        frozen.adopt(move(with_weights(option, state), **place))
-        train_without_noise(move(network, **place))
+        frozen.adopt(copied)
+        train_without_noise(network)
         recorder = Recorder(network, taps, 'tap')
         torch.manual_seed(0)
         with recorder.recording() as own:
-            network.loss(inputs, copy.deepcopy(data_samples))
+            network.loss(inputs, copy.deepcopy(data_samples))  # type: ignore[arg-type]  # pre-training takes views
         recorder.check_complete()
         torch.manual_seed(1)
         other = frozen(inputs)
@@ -225,12 +201,8 @@ def pair_gaps(model: Distilled, student: ModelConfig, inputs: Inputs, data_sampl
 def _gap(own: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     if [x.shape for x in own] != [y.shape for y in other]:
         return float('inf')
-    gaps = [
-        float((x.float() - y.float()).abs().max() / y.float().abs().max().clamp_min(1e-12))
-        for x, y in zip(own, other, strict=True)
-        if x.numel()
-    ]
-    return max(gaps, default=0.0)
+    pairs = ((x.float(), y.float()) for x, y in zip(own, other, strict=True) if x.numel())
+    return max((float((x - y).abs().max() / y.abs().max().clamp_min(1e-12)) for x, y in pairs), default=0.0)
 
 
 # A network as a tree of modules
@@ -248,6 +220,11 @@ class ModuleNode:
     good: bool = False
     chosen: list[str] = field(default_factory=list)
     inside: list[ModuleNode] = field(default_factory=list)
+
+    def nodes(self) -> Iterator[ModuleNode]:
+        yield self
+        for one in self.inside:
+            yield from one.nodes()
 
     @property
     def taps(self) -> str:
@@ -292,14 +269,9 @@ def list_taps(
     height, width = size or preprocessor.get('size') or DEFAULT_SIZE
     with DefaultScope.overwrite_default_scope(config.scope), quiet():
         found = read_pass(option.build, lambda passed: _listed(passed, depth, below), (height, width))
-    _mark(found, chosen)
+    for one in found.nodes():
+        one.chosen = [tap for tap in chosen if Tap.parse(tap).path == one.path]
     return found
-
-
-def _mark(node: ModuleNode, chosen: Collection[str]) -> None:
-    node.chosen = [tap for tap in chosen if Tap.parse(tap).path == node.path]
-    for one in node.inside:
-        _mark(one, chosen)
 
 
 def _listed(passed: Pass, depth: int, below: str) -> ModuleNode:
@@ -354,61 +326,49 @@ def _is_good(module: nn.Module, path: str, shapes: Sequence[tuple[int, ...]]) ->
     return not rest or (stage and rest != ['stem'])
 
 
-def tree(title: str, node: ModuleNode) -> Tree:
+def tree(title: str, place: ModuleNode) -> Tree:
     """Return a module and its children as a tree for a terminal, with good and with chosen taps marked."""
-    root = Tree(_line(node, title))
-    for one in node.inside:
+    shapes = ', '.join(map(size_text, place.shapes[:_LEVELS]))
+    more = f', … ({len(place.shapes)})' if len(place.shapes) > _LEVELS else ''
+    line = Text.assemble((title, 'bold'), f' {place.module}  ', (f'{place.parameters:,}', 'dim'), f'  {shapes}{more}')
+    if place.good:
+        line.append(f'   ◀ {place.taps}', 'green')
+    if place.chosen:
+        line.append('   ★ ' + ' '.join(tap.removeprefix(place.path) for tap in place.chosen), 'cyan')
+        line.rstrip()
+    root = Tree(line)
+    for one in place.inside:
         root.add(tree(one.path.rsplit('.', 1)[-1], one))
     return root
 
 
-def _line(node: ModuleNode, title: str) -> Text:
-    shapes = ', '.join(map(size_text, node.shapes[:_LEVELS]))
-    more = f', … ({len(node.shapes)})' if len(node.shapes) > _LEVELS else ''
-    line = Text.assemble((title, 'bold'), f' {node.module}  ', (f'{node.parameters:,}', 'dim'), f'  {shapes}{more}')
-    if node.good:
-        line.append(f'   ◀ {node.taps}', 'green')
-    if node.chosen:
-        line.append('   ★ ' + ' '.join(tap.removeprefix(node.path) for tap in node.chosen), 'cyan')
-        line.rstrip()
-    return line
+def auto_taps(config: Config, size: Size | None = None) -> tuple[list[str], dict[str, dict[str, None]]]:
+    """Return what ``student_tap='auto'`` chooses between the student of a config, or its only model, and each teacher.
 
+    Lines with the pairs and what was left out, or why nothing was found; and the taps by the title of their network.
+    """
+    lines, taps = list[str](), dict[str, dict[str, None]]()
 
-class AutoTaps:
-    """What ``student_tap='auto'`` chooses between the student of a config, or its only model, and each teacher."""
+    def found(option: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:
+        with DefaultScope.overwrite_default_scope(option.scope), quiet():
+            return discover(TeacherOption('model', '', option, grid=grid).build, side, trains)
 
-    def __init__(self, config: Config, size: Size | None = None) -> None:
-        self.lines: list[str] = []  # for each teacher the pairs and what was left out; or why nothing was found
-        self._taps: dict[str, dict[str, None]] = {}
-        try:
-            (own, student, _), *teachers = networks_of(config)
-            given = size or (student.model.get('data_preprocessor') or {}).get('size')
-            self._size = (int(given[0]), int(given[1])) if given else None
-            found = self._discover(student, trains=True)
-            for title, teacher, grid in teachers:
-                self._add(own, title, found, self._discover(teacher, grid))
-            if not teachers:
-                self._add(own, own, found, found)
-        except Exception as error:  # the tree of modules is shown without
-            self.lines.append(f"student_tap='auto': {message_of(error)}")
-
-    def taps(self, title: str) -> list[str]:
-        return list(self._taps.get(title, {}))
-
-    def _discover(self, config: ModelConfig, grid: InputGrid | None = None, trains: bool = False) -> Found:
-        with DefaultScope.overwrite_default_scope(config.scope), quiet():
-            return discover(TeacherOption('model', '', config, grid=grid).build, self._size, trains)
-
-    def _add(self, own: str, title: str, student: Found, teacher: Found) -> None:
-        chosen = pair_taps(student, teacher)
-        if not chosen.pairs:
-            raise nothing_to_pair('model.distillers.NAME', student, teacher, chosen)
-        for name, taps in (
-            (own, (pair.student.tap for pair in chosen.pairs)),
-            (title, (pair.teacher.tap for pair in chosen.pairs)),
-        ):
-            self._taps.setdefault(name, {}).update(dict.fromkeys(taps))
-        self.lines.append(f"★ student_tap='auto', {title}:")
-        for pair in chosen.pairs:
-            self.lines.append(f'    {pair.student}' + ('' if pair.student == pair.teacher else f' -> {pair.teacher}'))
-        self.lines += [f'    left out: {note}' for note in chosen.notes]
+    try:
+        (own, student, _), *teachers = networks_of(config)
+        given = size or (student.model.get('data_preprocessor') or {}).get('size')
+        side = (int(given[0]), int(given[1])) if given else None
+        first = found(student, trains=True)
+        for title, teacher, grid in teachers or [(own, student, None)]:
+            other = found(teacher, grid) if teachers else first
+            chosen = pair_taps(first, other)
+            if not chosen.pairs:
+                raise nothing_to_pair('model.distillers.NAME', first, other, chosen)
+            lines.append(f"★ student_tap='auto', {title}:")
+            for pair in chosen.pairs:
+                taps.setdefault(own, {})[pair.student.tap] = taps.setdefault(title, {})[pair.teacher.tap] = None
+                same = pair.student == pair.teacher
+                lines.append(f'    {pair.student}' + ('' if same else f' -> {pair.teacher}'))
+            lines += [f'    left out: {note}' for note in chosen.notes]
+    except Exception as error:  # the tree of modules is shown without
+        lines.append(f"student_tap='auto': {message_of(error)}")
+    return lines, taps

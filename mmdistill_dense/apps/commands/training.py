@@ -12,7 +12,6 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
-from torch import nn
 
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.values import listed
@@ -48,7 +47,11 @@ def test(args: argparse.Namespace) -> None:
     if not checkpoint:
         raise FileNotFoundError('the checkpoint is missing: mmdistill test CONFIG CHECKPOINT')
     cfg = load_config(args)
-    _check_tested(cfg)
+    if missing := [name for name in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(name) is None]:
+        raise ValueError(
+            f'The config does not set {", ".join(missing)}, so nothing can be tested. Set what is missing: '
+            "test_dataloader and test_evaluator as those of val, test_cfg=dict(type='TestLoop')."
+        )
     cfg.load_from = checkpoint
     if args.show or args.show_dir:
         _use_visualization(cfg, args.show, args.show_dir, args.wait_time)
@@ -57,14 +60,6 @@ def test(args: argparse.Namespace) -> None:
     if args.out:
         _keep_predictions(cfg, args.out)
     build_runner(cfg).test()
-
-
-def _check_tested(cfg: Config) -> None:
-    if missing := [name for name in ('test_dataloader', 'test_cfg', 'test_evaluator') if cfg.get(name) is None]:
-        raise ValueError(
-            f'The config does not set {", ".join(missing)}, so nothing can be tested. Set what is missing: '
-            "test_dataloader and test_evaluator as those of val, test_cfg=dict(type='TestLoop')."
-        )
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -157,7 +152,8 @@ class StopBeforeTraining(Hook):
 def learn_tokens(args: argparse.Namespace) -> None:
     """Learn the tokens that a config needs, and write them where its training finds them."""
     runner = build_runner(load_config(args))
-    distillers = learning_distillers(runner.model)
+    own = distillers_of(unwrap(runner.model)).values()
+    distillers = [one for one in own if isinstance(one, TokenDistiller) and one.tokens is None]
     if not distillers:
         raise ValueError('model.distillers of this config has no MasKD or FreeKD without tokens: nothing to learn.')
     if args.out and len(distillers) > 1:
@@ -165,18 +161,7 @@ def learn_tokens(args: argparse.Namespace) -> None:
     runner.register_hook(StopBeforeTraining())
     runner.train()
     for distiller in distillers:
-        report(distiller, runner, args.out)
-
-
-def learning_distillers(model: nn.Module) -> list[TokenDistiller]:
-    """Return those that learn tokens before the training."""
-    own = distillers_of(unwrap(model)).values()
-    return [one for one in own if isinstance(one, TokenDistiller) and one.tokens is None]
-
-
-def report(distiller: TokenDistiller, runner: Runner, out: str | None) -> None:
-    """Write the tokens to ``out`` as well, and log where they are."""
-    places = token_store_of(distiller, runner)
-    if out and is_main_process():
-        write_tokens(Path(out), distiller.mask_modules.state_dict(), places.meta)
-    runner.logger.info(f'{distiller.name}: tokens are in {places.final}' + (f' and {out}' if out else ''))
+        places = token_store_of(distiller, runner)
+        if args.out and is_main_process():
+            write_tokens(Path(args.out), distiller.mask_modules.state_dict(), places.meta)
+        runner.logger.info(f'{distiller.name}: tokens are in {places.final}' + (f' and {args.out}' if args.out else ''))

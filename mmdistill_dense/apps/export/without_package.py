@@ -37,8 +37,16 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     """Return a plain config that names nothing of this package, what was left out, and what could not be."""
     # inference of mmdet and mmseg reads pipeline and classes from ``test_dataloader``, so that stays
     flat = ConfigDict(config.to_dict())
-    _replace_data_sets(flat)
-    dropped = _drop_hooks(flat) | _drop_loop(flat, _TRAIN) | _drop_loop(flat, _VAL) | _drop_test(flat, meta)
+    for value in mappings(flat):
+        name = _short(value.get('type'))
+        if name in _SAME and not _only_here(value):
+            value['type'] = _SAME[name]
+            value.pop('label_values', None)
+    dropped = _drop_hooks(flat)
+    for keys in (_TRAIN, _VAL):
+        if names := _names([flat.get(key) for key in keys]):
+            dropped |= _drop(flat, keys, names)
+    dropped |= _drop_test(flat, meta)
     for key in ('test_pipeline', 'tta_pipeline', 'test_dataloader'):
         read_files(flat.get(key))
     for key in [key for key in flat if key not in _INFERENCE and _names(flat[key])]:
@@ -110,14 +118,6 @@ def _names(value: Any) -> list[str]:
     return list(dict.fromkeys(name for _, name in _places(value)))
 
 
-def _replace_data_sets(config: Any) -> None:
-    for value in mappings(config):
-        name = _short(value.get('type'))
-        if name in _SAME and not _only_here(value):
-            value['type'] = _SAME[name]
-            value.pop('label_values', None)
-
-
 def _drop_hooks(flat: ConfigDict) -> dict[str, list[str]]:
     dropped: dict[str, list[str]] = {}
     for key, hook in list((flat.get('default_hooks') or {}).items()):
@@ -129,11 +129,6 @@ def _drop_hooks(flat: ConfigDict) -> dict[str, list[str]]:
         flat.custom_hooks = [hook for hook in hooks if not _names(hook)]
         dropped['custom_hooks'] = names
     return dropped
-
-
-def _drop_loop(flat: ConfigDict, keys: Sequence[str]) -> dict[str, list[str]]:
-    names = _names([flat.get(key) for key in keys])
-    return _drop(flat, keys, names) if names else {}
 
 
 def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -149,11 +144,19 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
     dataset = next((one for one in reversed(chain(dataset)) if 'pipeline' in one), dataset)
     known, steps = meta.get('dataset_meta') or {}, dataset.get('pipeline') or flat.get('test_pipeline') or []
     metainfo = {key: known[key] for key in ('classes', 'palette') if known.get(key) is not None}
+    pictures = {}
+    if _short(dataset.get('type')) == 'SegFolderDataset':  # its files, without the labels
+        suffix, folder = dataset.get('img_suffix', '.jpg'), (dataset.get('data_prefix') or {}).get('img_path', '')
+        pictures = {key: dataset[key] for key in ('data_root', 'ann_file') if dataset.get(key)}
+        pictures |= {
+            'data_prefix': {'img_path': folder},
+            'img_suffix': suffix if isinstance(suffix, str) else suffix[0],
+        }
     flat.test_dataloader = {
         **{key: value for key, value in own.items() if not _names(value)},
         'dataset': {
             'type': kind,
-            **_pictures(dataset),
+            **pictures,
             'metainfo': dataset.get('metainfo') or metainfo,
             'pipeline': without_labels(steps),
             'lazy_init': True,
@@ -162,16 +165,6 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
     flat.test_cfg = {'type': 'TestLoop'}
     flat.test_evaluator = _WRITES if kind == _EMPTY['mmseg'] else []
     return dropped
-
-
-def _pictures(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the files of our folders of pictures, without the labels."""
-    if _short(dataset.get('type')) != 'SegFolderDataset':
-        return {}
-    suffix, folder = dataset.get('img_suffix', '.jpg'), (dataset.get('data_prefix') or {}).get('img_path', '')
-    kept = {key: dataset[key] for key in ('data_root', 'ann_file') if dataset.get(key)}
-    first = suffix if isinstance(suffix, str) else suffix[0]
-    return {**kept, 'data_prefix': {'img_path': folder}, 'img_suffix': first}
 
 
 def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, list[str]]:

@@ -128,7 +128,6 @@ def evaluate(
 TOLERANCE = 1e-4
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _STEP = 32  # in which feature pyramids that add maps of two strides take sizes
-_KEPT_META = ('dataset_meta', 'epoch', 'iter', 'seed')
 
 
 @dataclass
@@ -144,7 +143,7 @@ class Exported:
 
 
 def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
-    """Write a distilled student as an ordinary network: its weights, and the flattened plain config for them.
+    """Write a distilled student as an ordinary network; return the paths of its weights and of its plain config.
 
     The config runs without this package, see :func:`without_package`; its head says what had to be left out for that.
 
@@ -152,9 +151,6 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         config: The config the student was trained with (one with a ``DistillModel``, or any plain config).
         checkpoint: A checkpoint of that run.
         out: The weights' path, ``.pth`` or ``.safetensors``; the config gets the same name with ``.py``.
-
-    Returns:
-        The paths of the weights and of the config.
     """
     weights = Path(out)
     if weights.suffix not in WEIGHTS:
@@ -168,20 +164,16 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)
     else:
-        _write_safetensors(state, meta, weights)
+        from safetensors.torch import save  # type: ignore[import-not-found,unused-ignore]
+
+        data = {key: meta['student'][key] for key in ('classes', 'palette')}
+        tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
+        told = {'format': 'pt', SAFETENSORS_META: json.dumps({**meta, 'dataset_meta': data})}
+        write_whole(weights, save(tensors, told))
     bare, dropped, needed = without_package(plain, meta)
     head = head_of(weights, dropped, needed, test_command(config, checkpoint))
     write_text(path, f'{head}{assignments(bare.to_dict())}')
     return weights, path
-
-
-def _write_safetensors(state: Mapping[str, Tensor], meta: Mapping[str, Any], path: Path) -> None:
-    from safetensors.torch import save  # type: ignore[import-not-found,unused-ignore]
-
-    about = meta['student']
-    kept = {**meta, 'dataset_meta': {'classes': about['classes'], 'palette': about['palette']}}
-    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    write_whole(path, save(tensors, {'format': 'pt', SAFETENSORS_META: json.dumps(kept)}))
 
 
 def export_graph(
@@ -307,9 +299,8 @@ def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Mod
 
 
 def _meta(plain: Config, content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
-    given = content.get('meta') or {}
-    kept = {key: given[key] for key in _KEPT_META if key in given}
-    return {**kept, 'student': describe(plain, given, Path(checkpoint))}
+    given, kept = content.get('meta') or {}, ('dataset_meta', 'epoch', 'iter', 'seed')
+    return {**{key: given[key] for key in kept if key in given}, 'student': describe(plain, given, Path(checkpoint))}
 
 
 def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Sequence[Tensor]) -> float:
@@ -320,13 +311,12 @@ def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Seq
         for (name, other), one in zip(expected.items(), run(image), strict=True):
             if one.shape != other.shape:
                 raise ValueError(f'{name} has shape {tuple(one.shape)} instead of {tuple(other.shape)}')
-            if other.numel() == 0:
-                continue
-            largest = max(torch.finfo(other.dtype).tiny, other.abs().max().item())
-            difference = (one - other).abs().max().item() / largest
-            if not difference <= TOLERANCE:  # NaN too
-                raise ValueError(f'{name} differs from the network by {difference:.2e} of its largest value')
-            found = max(found, difference)
+            if other.numel() > 0:
+                largest = max(torch.finfo(other.dtype).tiny, other.abs().max().item())
+                difference = (one - other).abs().max().item() / largest
+                if not difference <= TOLERANCE:  # NaN too
+                    raise ValueError(f'{name} differs from the network by {difference:.2e} of its largest value')
+                found = max(found, difference)
     return found
 
 
@@ -423,8 +413,11 @@ def export_command(args: argparse.Namespace) -> None:
     if args.evaluate:
         for graph in (None, *graphs):
             with errors_only():  # the evaluation logs a table of classes
-                told = _scores(config, args.checkpoint, graph)
-            print(told, flush=True)
+                metrics, milliseconds = evaluate(config, args.checkpoint, graph)
+            told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+            if graph is not None:
+                told += f'; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'
+            print(f'{graph.name if graph else "network"}: {told}', flush=True)
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:
@@ -441,11 +434,3 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
     for name, keys in needs.items():
         if name in for_graphs and (missing := [key for key in keys if not config.get(key)]):
             raise ValueError(f'{name}: {args.config} has no {" and no ".join(missing)}')
-
-
-def _scores(config: Config, checkpoint: str, graph: Path | None) -> str:
-    metrics, milliseconds = evaluate(config, checkpoint, graph)
-    told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-    if graph is None:
-        return f'network: {told}'
-    return f'{graph.name}: {told}; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -150,9 +151,10 @@ class Step(Generic[N]):
     network: N
     wrapper: OptimWrapper | OptimWrapperDict
     data: Mapping[str, Any]
+    fresh: bool = False  # whether it takes a copy: preprocessors pad samples in place, a second time would be wrong
 
     def __call__(self) -> object:
-        return self.network.train_step(self.data, self.wrapper)
+        return self.network.train_step(copy.deepcopy(self.data) if self.fresh else self.data, self.wrapper)
 
 
 def build_student(model: Mapping[str, Any]) -> Any:
@@ -195,7 +197,7 @@ def draw_tokens(distiller: TokenDistiller, draw: torch.Generator) -> None:
     distiller.load_tokens({name: 0.01 * torch.randn(shape, generator=draw) for name, shape in shapes.items()})
 
 
-def make_step(network: N, config: Config, data: Mapping[str, Any]) -> Step[N]:
+def make_step(network: N, config: Config, data: Mapping[str, Any], fresh: bool = False) -> Step[N]:
     """Return the training step of a network with the optimizer of its config, at learning rate 0."""
     wrapper = build_optim_wrapper(network, config.optim_wrapper)
     first, *_ = wrappers = wrappers_of(wrapper)
@@ -204,7 +206,7 @@ def make_step(network: N, config: Config, data: Mapping[str, Any]) -> Step[N]:
     for distiller in distillers_of(network).values():
         if distiller.clip_max_norm is not None:
             first.optimizer.register_step_pre_hook(partial(_clip, distiller))
-    return Step(network, wrapper, data)
+    return Step(network, wrapper, data, fresh)
 
 
 def _clip(distiller: Distiller, optimizer: torch.optim.Optimizer, *_: Any) -> None:

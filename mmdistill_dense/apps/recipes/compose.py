@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -75,41 +76,28 @@ def best(
     ``maps`` tells whether its teacher gives maps alone, ``several`` whether it has several teachers (None: if the word
     ``and`` is in its name).
     """
-    if several is None:
-        several = _named_several(pair)
-    ranked: dict[tuple[int, int], list[Path]] = {}
-    for path in files:
-        fit = fit_of(path)
-        rank = _rank(fit, pair, task, several) if (fit.variant, fit.maps) == (variant, maps) else None
-        if rank is not None:
-            ranked.setdefault(rank, []).append(path)
-    found = ranked[max(ranked)] if ranked else []
-    if len(found) > 1:
-        names = ' and '.join(path.name for path in found)
-        raise ValueError(f"{names} fit {pair} equally well; one of them needs one more word in its line '# fits: …'.")
-    return found[0] if found else None
-
-
-def _rank(fit: Fit, pair: str, task: str, several: bool) -> tuple[int, int] | None:
-    sides = _sides(pair)
-    asked = [word for words in fit.words.values() for word in words]
-    if ('and' in asked) != several or not set(fit.tasks) <= {task}:
-        return None
-    for side, words in fit.words.items():
-        rest = iter(sides[side])
-        if not all(word in rest for word in words):  # in this order: ``in`` consumes what it passes
-            return None
-    return len(asked), len(fit.tasks)
-
-
-def _sides(pair: str) -> dict[str, list[str]]:
     words = pair.split('_')
+    several = 'and' in words if several is None else several
     teacher = student = words
     if 'to' in words:
         teacher, student = words[: words.index('to')], words[words.index('to') + 1 :]
     elif 'from' in words:
         student, teacher = words[: words.index('from')], words[words.index('from') + 1 :]
-    return {'pair': words, 'teacher': teacher, 'student': student, 'data': student}
+    sides = {'pair': words, 'teacher': teacher, 'student': student, 'data': student}
+    ranked: dict[tuple[int, int], list[Path]] = {}
+    for path in files:
+        fit = fit_of(path)
+        asked = [word for words in fit.words.values() for word in words]
+        alike = (fit.variant, fit.maps, 'and' in asked) == (variant, maps, several) and set(fit.tasks) <= {task}
+        rests = {side: iter(words) for side, words in sides.items()}
+        # in this order: ``in`` consumes what it passes
+        if alike and all(word in rests[side] for side, words in fit.words.items() for word in words):
+            ranked.setdefault((len(asked), len(fit.tasks)), []).append(path)
+    found = ranked[max(ranked)] if ranked else []
+    if len(found) > 1:
+        names = ' and '.join(path.name for path in found)
+        raise ValueError(f"{names} fit {pair} equally well; one of them needs one more word in its line '# fits: …'.")
+    return found[0] if found else None
 
 
 # Each part of a recipe is recognised by this key, which the part or a file it inherits sets.
@@ -210,23 +198,20 @@ def gives_maps(pair: Path) -> bool:
 
 def has_several(pair: Path) -> bool:
     """Tell whether a pair has several teachers; the names of our own say so, which takes no time."""
-    if pair.resolve().is_relative_to(configs().resolve()):
-        return _named_several(pair.stem)
-    try:
-        return len(teachers_of(read_file(pair).get('model') or {})) > 1
-    except Exception:  # told where the config is read
-        return _named_several(pair.stem)
-
-
-def _named_several(pair: str) -> bool:
-    return 'and' in pair.split('_')
+    if not pair.resolve().is_relative_to(configs().resolve()):
+        with suppress(Exception):  # told where the config is read
+            return len(teachers_of(read_file(pair).get('model') or {})) > 1
+    return 'and' in pair.stem.split('_')
 
 
 def sources_of(recipe: Path) -> dict[str, Path]:
     """Return the file of each part of a recipe, known by the keys that it sets: itself, or a base of it."""
     found: dict[str, Path] = {}
-    recipes = _inherited(recipe)
-    for file in [*_bases(recipes[-1]), recipe]:
+    recipes, bases = [recipe], _bases(recipe)
+    while len(bases) == 1 and bases_of(bases[0]):  # the one recipe that it inherits, and so on
+        recipes.append(bases[0])
+        bases = _bases(bases[0])
+    for file in [*bases, recipe]:
         for kind, key in _KEYS.items():
             if key in keys_of(file):
                 found.setdefault(kind, file)
@@ -255,12 +240,6 @@ def reference(path: Path, folder: Path) -> Source:
         return Source(f"__import__('mmdistill_dense').base({literal(name)})")
     relative = Path(os.path.relpath(path, folder)).as_posix()
     return Source(literal(relative if relative.startswith('.') else f'./{relative}'))
-
-
-def _inherited(recipe: Path) -> list[Path]:
-    """Return a recipe, and before the parts the one recipe that it inherits, and so on."""
-    bases = _bases(recipe)
-    return [recipe, *_inherited(bases[0])] if len(bases) == 1 and bases_of(bases[0]) else [recipe]
 
 
 def _bases(path: Path) -> list[Path]:

@@ -52,7 +52,10 @@ def classes_of(dataset: Any) -> Sequence[str] | None:
     try:
         return DATASETS.build({**dataset, 'lazy_init': True, 'pipeline': []}).metainfo.get('classes')
     except Exception:  # not a data set of mmengine, or wrong options
-        return _written_classes(dataset)
+        given, kind = (dataset.get('metainfo') or {}).get('classes'), dataset.get('type')
+        with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
+            built = registry.get(kind) if isinstance(kind, str) else kind
+        return given or (getattr(built, 'METAINFO', None) or {}).get('classes')
 
 
 def optimizer_problem(config: Config) -> str | None:
@@ -75,14 +78,6 @@ def optimizer_of(config: Config) -> Mapping[str, Any]:
     """Return the options of a config's optimizer, empty if it names none."""
     option = (config.get('optim_wrapper') or {}).get('optimizer') or {}
     return option if 'type' in option else {}
-
-
-def _written_classes(dataset: Mapping[str, Any]) -> Sequence[str] | None:
-    given = (dataset.get('metainfo') or {}).get('classes')
-    kind = dataset.get('type')
-    with DATASETS.switch_scope_and_registry(None) as registry:  # that of the config
-        built = registry.get(kind) if isinstance(kind, str) else kind
-    return given or (getattr(built, 'METAINFO', None) or {}).get('classes')
 
 
 _NAME = re.compile(r'[\w.+-]+(:[\w.+-]+)+')
@@ -127,20 +122,16 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
     config = found.config() if isinstance(found, Named) else read_file(found)
     if options:
         written = deepcopy(config)
-        _put_settings(config, options)
+        # overrides that set ``settings`` of a distiller remove its options; the other overrides stay
+        chosen = {found[1]: value for key, value in options.items() if (found := _SETTINGS.fullmatch(key))}
+        if chosen and 'distillers' in config.get('model', {}):
+            from mmdistill_dense.distillers.fragments import put_all  # imports all methods
+
+            task = TASKS.get(config.get('default_scope', ''))
+            config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))
         config.merge_from_dict(dict(options))
         check_top_level_distillers(config, written)
     return config
-
-
-def _put_settings(config: Config, options: Mapping[str, Any]) -> None:
-    """Remove the options of distillers for which the overrides set ``settings``; the other overrides stay."""
-    chosen = {found[1]: value for key, value in options.items() if (found := _SETTINGS.fullmatch(key))}
-    if chosen and 'distillers' in config.get('model', {}):
-        from mmdistill_dense.distillers.fragments import put_all  # imports all methods
-
-        task = TASKS.get(config.get('default_scope', ''))
-        config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))
 
 
 def is_name(text: str) -> bool:
@@ -197,8 +188,7 @@ def combinations(method: str) -> Iterator[Named]:
 
 def variants_of(method: str) -> list[str | None]:
     """Return the variants of a method's options; the first is None, the default."""
-    named = {fit_of(path).variant for path in option_files(method)} - {None}
-    return [None, *sorted(map(str, named))]
+    return [None, *sorted({one for path in option_files(method) if (one := fit_of(path).variant)})]
 
 
 def _recipes_of(method: str) -> dict[str, Path]:

@@ -67,7 +67,7 @@ class Predictions:
             raise Missing('No predictions: no run holds a checkpoint.')
         scenes, meta = scenes_of(shown[0], count)
         rows = [[panel(scene.image, 'input', f'The picture {scene.name}')] for scene in scenes]
-        networks = [(run.name, partial(student_of, run)) for run in shown]
+        networks: list[tuple[str, Callable[[], Any]]] = [(run.name, partial(student_of, run)) for run in shown]
         # the teacher that a control names may not exist
         teaching = sorted(shown, key=lambda run: (not run.teachers, not run.distillers))[0]
         networks += [(name, partial(teacher_of, teaching, name)) for name in teaching.teachers]

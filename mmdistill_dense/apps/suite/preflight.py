@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mmengine.config import Config
 
 from mmdistill_dense.apps.check.context import ERROR, NOTE, Options
-from mmdistill_dense.apps.check.run import Report, check_config
+from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
@@ -43,7 +43,7 @@ def check(definition: Definition, todo: Resolved) -> None:
         write_json(place, known)
 
 
-def _said(name: str, report: Report) -> Iterator[str]:
+def _said(name: str, report: CheckReport) -> Iterator[str]:
     subject = report.subject
     facts = [f'{subject.pictures} pictures'] if subject.pictures else []
     if subject.student is not None:

@@ -105,8 +105,8 @@ class Watch:
 
     def rows(self) -> Iterator[TapRow]:
         """Yield the compared pairs in the order of the distillers and their taps."""
-        for name, (student, teacher) in self.given.items():
-            distiller, level = self.distillers[name], 0
+        for name in filter(self.given.__contains__, self.distillers):
+            (student, teacher), distiller, level = self.given[name], self.distillers[name], 0
             frozen = self.teachers[str(distiller.teacher_name)].network
             assert frozen is not None, 'a checked teacher is loaded'
             for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):

@@ -123,7 +123,7 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
     if options:
         written = deepcopy(config)
         # overrides that set ``settings`` of a distiller remove its options; the other overrides stay
-        chosen = {found[1]: value for key, value in options.items() if (found := _SETTINGS.fullmatch(key))}
+        chosen = {said[1]: value for key, value in options.items() if (said := _SETTINGS.fullmatch(key))}
         if chosen and 'distillers' in config.get('model', {}):
             from mmdistill_dense.distillers.fragments import put_all  # imports all methods
 

@@ -59,15 +59,12 @@ def check_complete(key: str, pairs: ClassPairs) -> None:
 def check_names(key: str, names: Sequence[str] | None, count: int | None) -> None:
     """Refuse a teacher whose head has another count of classes than is known by name; ``None`` is not known."""
     if not names:
-        raise ValueError(
-            f"{key}.classes: the checkpoint does not say the names of the teacher's classes: set {key}.class_names to "
-            'their list, in the order of its outputs.'
-        )
-    if count not in (None, len(names)):
-        raise ValueError(
-            f'{key}.classes: {len(names)} names of teacher classes are known ({some(names)}); its head has {count}: '
-            f'set {key}.class_names, in the order of its outputs.'
-        )
+        problem = "the checkpoint does not say the names of the teacher's classes"
+    elif count not in (None, len(names)):
+        problem = f'{len(names)} names of teacher classes are known ({some(names)}); its head has {count}'
+    else:
+        return
+    raise ValueError(f'{key}.classes: {problem}: set {key}.class_names to their list, in the order of its outputs.')
 
 
 @dataclass(frozen=True)

@@ -46,19 +46,10 @@ class FrozenTeacher:
 
     ``deepcopy`` shares it. ``pickle`` leaves the network out, as :meth:`unloaded` does.
 
-    Attributes:
-        pairs: Which of its classes are which of the student's, for the option ``classes``; known when a run starts.
-        users: The ``Distillation`` of each model that runs this teacher.
-        class_rows: Names of tensors with a row for each class that a student copied; for a teacher of other classes.
-        looks: What it saw and gave in each pass, while the first step of a run lasts; ``None`` otherwise.
-
     Args:
-        option: ``dict(cfg=…, checkpoint=…, **overrides)``, or the result of :meth:`TeacherOption.parse`.
-            ``checkpoint`` is a file, an address or ``'auto'``; ``allow_random=True`` permits training without one;
-            ``allow_other_classes=True`` permits a teacher that was trained on other classes than the data set's;
-            ``classes`` says which of them are the student's (:class:`ClassPairs`), ``class_names`` what they are called
-            if the file does not; ``accelerate`` holds the options of :class:`Acceleration`, ``scale`` and ``fit`` are
-            those of :class:`InputGrid`.
+        option: ``dict(cfg=…, checkpoint=…, **overrides)`` with the keys of :class:`TeacherOption`, or the result of its
+            ``parse``. ``accelerate`` holds the options of :class:`Acceleration`, ``scale`` and ``fit`` are those of
+            :class:`InputGrid`.
         plan: What is recorded, and how. Defaults to a whole pass without taps.
     """
 
@@ -69,10 +60,10 @@ class FrozenTeacher:
         self.network: Network | None = None
         self.receipt: Receipt | None = None
         self.classes: Sequence[str] | None = self.option.class_names
-        self.pairs: ClassPairs | None = None
-        self.users: WeakSet[object] = WeakSet()
-        self.class_rows: list[str] = []
-        self.looks: list[Look] | None = None
+        self.pairs: ClassPairs | None = None  # for the option `classes`; known when a run starts
+        self.users: WeakSet[object] = WeakSet()  # the `Distillation` of each model that runs this teacher
+        self.class_rows: list[str] = []  # tensors with a row for each of its other classes that a student copied
+        self.looks: list[Look] | None = None  # what it saw and gave in each pass, in the first step of a run
         self._step_cache: dict[Hashable, Any] | None = None
         self._recorder: Recorder | None = None  # of the network, which the options of `accelerate` have prepared
         self._followed: Sequence[nn.Module] = ()  # what runs in training mode
@@ -140,8 +131,8 @@ class FrozenTeacher:
     def match_classes(self, student: Sequence[str] | None, distillers: Iterable[Any] = ()) -> Sequence[str]:
         """Resolve the option ``classes`` by the names of the data set's classes, and return what to tell of it.
 
-        Distillers of this teacher refuse pairs that they cannot compare. Before :meth:`load`, the teacher's names may
-        not be known yet; then nothing is done.
+        Distillers of this teacher refuse pairs that they cannot compare. Nothing is done while its names are unknown,
+        which :meth:`load` may read.
         """
         key = f'{self.key}.classes'
         if student is None:
@@ -205,11 +196,10 @@ class FrozenTeacher:
 
     def cached(self, question: Hashable, compute: Callable[[], Any]) -> Any:
         """Return ``compute()``, a result of parts of the frozen network; compute it once per ``question`` and step."""
-        if self._step_cache is None:
-            return compute()
-        if question not in self._step_cache:
-            self._step_cache[question] = compute()
-        return self._step_cache[question]
+        kept = {} if self._step_cache is None else self._step_cache
+        if question not in kept:
+            kept[question] = compute()
+        return kept[question]
 
     def renormalised(self, inputs: Tensor) -> Tensor:
         """Return a batch in the teacher's normalisation; the student's preprocessor normalised it."""

@@ -23,16 +23,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.registry import DISTILLERS
 
 __all__ = [
-    'DISTILLERS',
-    'DistillModel',
-    'Distiller',
-    'FeatureDistiller',
-    'FrozenTeacher',
-    'Tap',
-    '__version__',
-    'base',
-    'check_config',
-    'export_student',
-]
-
+    'DISTILLERS', 'DistillModel', 'Distiller', 'FeatureDistiller', 'FrozenTeacher', 'Tap', '__version__', 'base',
+    'check_config', 'export_student',
+]  # fmt: skip
 import_lazily(__name__, __file__)

@@ -101,15 +101,15 @@ def fill_completion(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``completion``."""
     parser.description = 'Print a script for your shell: eval "$(mmdistill completion bash)"'
     parser.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
-    parser.set_defaults(run=_completion)
 
+    def complete(args: argparse.Namespace) -> None:
+        try:
+            import shtab
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError('completion needs shtab: pip install shtab') from error
+        print(shtab.complete(whole_parser(), args.shell))
 
-def _completion(args: argparse.Namespace) -> None:
-    try:
-        import shtab
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError('completion needs shtab: pip install shtab') from error
-    print(shtab.complete(whole_parser(), args.shell))
+    parser.set_defaults(run=complete)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,14 +166,11 @@ def _main(words: list[str]) -> int:
         ours = isinstance(error, FileNotFoundError) and error.errno is None
         if isinstance(error, BrokenPipeError) or (started and getattr(args, 'raises', False) and not ours):
             raise
-        print(f'ERROR    {_told(error)}', file=sys.stderr)
+        told = text_of(error)
+        if isinstance(error, FileNotFoundError) and not ours:
+            told = f'{error.filename}: no such file (working folder {Path.cwd()}).'
+        print(f'ERROR    {told or type(error).__name__}', file=sys.stderr)
         return 2
-
-
-def _told(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError) and error.errno is not None:
-        return f'{error.filename}: no such file (working folder {Path.cwd()}).'
-    return text_of(error) or type(error).__name__
 
 
 def overview() -> Iterator[str]:

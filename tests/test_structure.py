@@ -18,7 +18,7 @@ PACKAGE = ROOT / 'mmdistill_dense'
 PAGE = ROOT / 'docs/architecture.md'
 # From the ground up. A room may import rooms below it, and those that stand before it in its own row.
 LAYERS = (
-    ('utils', 'losses', 'registry', 'ops_check', '_build'),
+    ('utils', 'losses', 'registry', 'ops_check'),
     ('config', 'datasets'),
     ('weights',),
     ('guards', 'networks'),
@@ -38,16 +38,16 @@ MOST_LINES = {
     'mmdistill_dense/losses': 2_340,
     'mmdistill_dense/distillers': 6_010,
     'mmdistill_dense/networks': 2_580,
-    'mmdistill_dense/model': 870,
-    'mmdistill_dense/engine': 1_750,
-    'mmdistill_dense/weights': 960,
-    'mmdistill_dense/datasets': 1_030,
-    'mmdistill_dense/guards': 600,
-    'mmdistill_dense/config': 770,
-    'mmdistill_dense/utils': 1_310,
+    'mmdistill_dense/model': 850,
+    'mmdistill_dense/engine': 1_660,
+    'mmdistill_dense/weights': 920,
+    'mmdistill_dense/datasets': 930,
+    'mmdistill_dense/guards': 560,
+    'mmdistill_dense/config': 730,
+    'mmdistill_dense/utils': 1_320,
     'mmdistill_dense/unlabelled': 850,
-    'mmdistill_dense/pretrain': 1_000,
-    'mmdistill_dense/foundation': 1_050,
+    'mmdistill_dense/pretrain': 950,
+    'mmdistill_dense/foundation': 980,
     'mmdistill_dense/apps/project': 5_080,
     'mmdistill_dense/apps/suite': 2_650,
     'mmdistill_dense/apps/check': 1_930,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_290,
-    'mmdistill_dense': 34_770,
+    'mmdistill_dense': 34_220,
     'tools': 2_720,
-    'tests': 50_870,
+    'tests': 50_970,
 }
 MOST_CONFIGS = 592
 

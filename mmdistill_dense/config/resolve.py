@@ -59,19 +59,10 @@ def _keys_of(path: Path, modified: int) -> dict[str, Any]:
 
 def distillers_in(path: Path) -> set[str]:
     """Return the names of the distillers that a file itself writes, below ``model`` or as a fragment does."""
-    found: set[str] = set()
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.keyword):
-            name, value = node.arg, node.value
-        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name, value = node.targets[0].id, node.value
-        else:
-            continue
-        if name == 'distillers' and isinstance(value, ast.Call):
-            found |= {one.arg for one in value.keywords if one.arg and one.arg != '_delete_'}
-        elif name == 'distillers' and isinstance(value, ast.Dict):
-            found |= {str(key.value) for key in value.keys if isinstance(key, ast.Constant)} - {'_delete_'}
-    return found
+    own: Any = written(path.read_text(encoding='utf-8'))
+    model = own.get('model')
+    several = own.get('distillers'), model.get('distillers') if isinstance(model, Mapping) else None
+    return {name for one in several if isinstance(one, Mapping) for name in one} - {'_delete_'}
 
 
 def inherited_distillers(path: Path, names: Collection[str]) -> dict[str, str]:
@@ -93,10 +84,7 @@ def _tree(path: Path) -> ast.Module:
 
 
 def written(text: Any) -> dict[str, Any]:
-    """Return the values in the text of a config without running it, an expression as its :class:`Source`.
-
-    It is a dict without entries if the text is no config.
-    """
+    """Return the values in a text without running it, an expression as its :class:`Source`; none if it is no config."""
     try:
         lines = ast.parse(text).body
     except (SyntaxError, TypeError, ValueError):
@@ -206,16 +194,13 @@ _PACKAGES = ('mmseg', 'mmdet', 'mmdistill_dense')
 
 @dataclass
 class ModelConfig:
-    """A resolved network: its model dict, the scope it is built in, the config it came from, and its config key.
-
-    ``beside`` are the keys of the user's config that stand beside this network, and were merged over it.
-    """
+    """A resolved network."""
 
     model: ConfigDict
-    scope: str | None
-    source: str | None
-    key: str = 'model'
-    beside: Mapping[str, Any] = field(default_factory=dict)
+    scope: str | None  # that it is built in
+    source: str | None  # the config it came from
+    key: str = 'model'  # of a config
+    beside: Mapping[str, Any] = field(default_factory=dict)  # keys that stood beside it, and were merged over it
 
 
 def package_root(package: str) -> Path:
@@ -227,31 +212,22 @@ def package_root(package: str) -> Path:
     for root in (folder / '.mim', folder.parent):
         if (root / 'configs').is_dir():
             return root
-    raise FileNotFoundError(
-        f'The installed {package} has no configs ({folder / ".mim"} is missing); install it with mim.'
-    )
+    raise FileNotFoundError(f'The installed {package} has no configs ({folder / ".mim"}): install it with mim.')
 
 
 def find_config(name: str, key: str = 'cfg') -> Path:
-    """Return the path of a config, named ``'package::folder/file.py'`` (``.py`` is optional) or given as a file.
-
-    Raises a ``FileNotFoundError`` with the config key and similar names of the same package when there is none.
-    """
+    """Return the path of a config, named ``'package::folder/file.py'`` (``.py`` is optional) or given as a file."""
     if '::' not in name:
         path = Path(name).expanduser()
         if not path.is_file():
-            raise FileNotFoundError(
-                f"{key}={name!r}: no such file (looked in {Path.cwd()}); a zoo config is named 'mmseg::…'."
-                f'{_in_zoo(name)}'
-            )
+            raise FileNotFoundError(f"{key}={name!r}: no such file in {Path.cwd()}, no 'mmseg::…'.{_in_zoo(name)}")
         return path
     package, _, rest = name.partition('::')
     try:
         configs = package_root(package) / 'configs'
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f'{key}={name!r}: {error} Names of configs begin with {", ".join(f"{one}::" for one in _PACKAGES)}.'
-        ) from error
+        begins = ', '.join(f'{one}::' for one in _PACKAGES)
+        raise ModuleNotFoundError(f'{key}={name!r}: {error} Names of configs begin with {begins}.') from error
     if package == 'mmdistill_dense' and rest.startswith('control/'):  # the folder of recipes until 0.1
         rest = f'_base_/recipes/{rest.removeprefix("control/")}'
     path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
@@ -291,11 +267,7 @@ def _in_zoo(name: str, packages: Sequence[str] = ('mmseg', 'mmdet')) -> str:
 
 
 def base(name: str) -> str:
-    """Return the path of a config for a ``_base_`` list in any folder.
-
-    Use it as
-    ``_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/distillers/….py')``.
-    """
+    """Return a config's path for ``_base_`` in any folder: ``__import__('mmdistill_dense').base('mmseg::….py')``."""
     return str(find_config(name, '_base_'))
 
 
@@ -305,39 +277,32 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     ``cfg`` names a config; all other keys are merged over its model. ``pretrained=False`` takes out all options that
     load pre-trained weights, also every ``init_cfg`` that does so. ``key`` is named in errors.
     """
-    found = _load_model(option, key)
-    if found.model.get('pretrained') is False:
-        found.model = ConfigDict(without_pretrained({k: v for k, v in found.model.items() if k != 'pretrained'}))
-    return found
-
-
-def _load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
-    overrides = ConfigDict({name: value for name, value in option.items() if name != 'cfg'})
-    if option.get('cfg') is None:
-        if 'type' not in overrides:
-            raise KeyError(
-                f"{key}: give cfg='mmseg::…' (or a file), or a whole model dict with its type; got {sorted(option)}."
-            )
-        scope = overrides.pop('_scope_', None) or _default_scope()
-        return ModelConfig(overrides, scope, None, key)
-    if not isinstance(option['cfg'], str):
+    name, scope = option.get('cfg'), None
+    model = ConfigDict({name: value for name, value in option.items() if name != 'cfg'})
+    if name is None:
+        if 'type' not in model:
+            raise KeyError(f"{key}: give cfg='mmseg::…' (or a file), or a dict with its type; got {sorted(option)}.")
+    elif not isinstance(name, str):
         raise TypeError(
-            f'{key}.cfg must name a config or a file, got {type(option["cfg"]).__name__}. The keys of a network stand '
-            f'beside checkpoint: {key}=dict(type=…, checkpoint=…).'
+            f'{key}.cfg must name a config or a file, got {type(name).__name__}: the keys of a network stand beside '
+            f'checkpoint, {key}=dict(type=…, checkpoint=…).'
         )
-    path = find_config(option['cfg'], f'{key}.cfg')
-    config = read_file(path)
-    if 'model' not in config:
-        raise KeyError(f'{key}.cfg={option["cfg"]!r} has no key model.')
-    model = config.model
-    if is_distill_model(model):
-        # Take the student of a pair or a method's config, so that a distilled student can teach the next one.
-        model = load_model(student_option(model), 'model.student').model
-    if 'data_preprocessor' in config:
-        model.setdefault('data_preprocessor', config.data_preprocessor)
-    model = merge(model, overrides, key)
-    scope = model.pop('_scope_', None) or config.get('default_scope') or _default_scope()
-    return ModelConfig(model, scope, option['cfg'], key)
+    else:
+        config = read_file(find_config(name, f'{key}.cfg'))
+        if 'model' not in config:
+            raise KeyError(f'{key}.cfg={name!r} has no key model.')
+        found = config.model
+        if is_distill_model(found):
+            # Take the student of a pair or a method's config, so that a distilled student can teach the next one.
+            found = load_model(student_option(found), 'model.student').model
+        if 'data_preprocessor' in config:
+            found.setdefault('data_preprocessor', config.data_preprocessor)
+        model, scope = merge(found, model, key), config.get('default_scope')
+    default = DefaultScope.get_current_instance()
+    scope = model.pop('_scope_', None) or scope or (default and default.scope_name)
+    if model.get('pretrained') is False:
+        model = ConfigDict(without_pretrained({k: v for k, v in model.items() if k != 'pretrained'}))
+    return ModelConfig(model, scope, name, key)
 
 
 def model_of(config: Mapping[str, Any]) -> ConfigDict:
@@ -373,9 +338,7 @@ def student_option(model: Mapping[str, Any]) -> Any:
     keys = {name: value for name, value in model.items() if name not in DISTILL_KEYS}
     student = model.get('student')
     if not isinstance(student, Mapping):
-        raise KeyError(
-            f"model.student must be a dict such as dict(cfg='mmseg::…'), got {student!r}: a DistillModel trains it."
-        )
+        raise KeyError(f"model.student of a DistillModel must be a dict such as dict(cfg='mmseg::…'), got {student!r}.")
     return merge(student, keys, 'model')
 
 
@@ -406,9 +369,7 @@ def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
         members = list(model)
         for name, value in overrides.items():
             if int(name) >= len(members):
-                raise KeyError(
-                    f'{key}.{name}: {key.rpartition(".")[2]} has {len(members)} members, 0 to {len(members) - 1}.'
-                )
+                raise KeyError(f'{key}.{name}: {key.rpartition(".")[2]} has the members 0 to {len(members) - 1}.')
             members[int(name)] = merge(members[int(name)], value, f'{key}.{name}')
         return members
     dicts = isinstance(model, (list, tuple)) and bool(model) and all(isinstance(one, Mapping) for one in model)
@@ -421,8 +382,3 @@ def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
     for name, value in overrides.items():
         merged[name] = merge(merged.get(name), value, f'{key}.{name}')
     return merged
-
-
-def _default_scope() -> str | None:
-    scope = DefaultScope.get_current_instance()
-    return scope.scope_name if scope is not None else None

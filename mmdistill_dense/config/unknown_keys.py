@@ -6,12 +6,14 @@ import difflib
 import inspect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import fields
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from mmdistill_dense.config.values import mappings
 from mmdistill_dense.utils.removed import removed
 
+T = TypeVar('T')
 # What the runner, its scripts and our tools read of a config besides the arguments of Runner.
 _READ = (
     'activation_checkpointing', 'compile', 'custom_imports', 'distillers', 'hooks', 'model_wrapper_cfg', 'runner_type',
@@ -38,10 +40,7 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str | Non
 
 
 def check_keys(config: Mapping[str, Any]) -> None:
-    """Refuse a config with a misspelt key of the runner or a misspelt default hook, which would have no effect.
-
-    Names that are not similar to any key are variables of the config and are allowed.
-    """
+    """Refuse a misspelt key of the runner or default hook; names that are not similar to any are variables."""
     from mmengine.runner import Runner
 
     known = {*inspect.signature(Runner.__init__).parameters, *_READ} - {'self'}
@@ -65,6 +64,18 @@ def check_known(key: str, options: Mapping[str, Any], known: Collection[str]) ->
             raise TypeError(told)
         if name not in known:
             raise TypeError(f'{key} has no option {name!r}; known: {", ".join(known)}.{hint(name, known)}')
+
+
+def read_options(kind: type[T], options: Any, key: str) -> T:
+    """Return a dataclass made of the options in a config; refuse another value, and unknown and missing names."""
+    known = [one.name for one in fields(kind)]  # type: ignore[arg-type]
+    if not isinstance(options, Mapping):
+        raise TypeError(f'{key} must be a dict of {", ".join(known)}, got {options!r}.')
+    check_known(key, options, known)
+    try:
+        return kind(**options)
+    except TypeError as error:  # of the constructor, for an option without a default
+        raise TypeError(f'{key}: {error}') from error
 
 
 def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
@@ -126,10 +137,7 @@ def explained_type(
         name = found[1]
         places = [path for path, holder in _holders(config, 'type') if holder['type'] == name]
         where = ' or '.join(_written(key, places, 'type', beside)) or key
-        return (
-            f'{where}={name!r} is not a known class.{hint(name, known)} custom_imports names the modules that register '
-            'classes of your own.'
-        )
+        return f'{where}={name!r} is not a known class.{hint(name, known)} custom_imports registers your own.'
     if 'must contain the key "type"' in text:
         return f'{key}: a part of the network has no type, so its class is not known: {text.splitlines()[0]}.'
     return f'{key}: {text}'

@@ -92,8 +92,8 @@ def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
     loader = config.get('test_dataloader') or config.get('val_dataloader')
     if not loader:
         raise ValueError(
-            'The config has neither test_dataloader nor val_dataloader, whose dataset.pipeline says how a picture is '
-            'read and resized. Set test_dataloader, e.g. that of training without random steps.'
+            'The config has neither test_dataloader nor val_dataloader, whose pipeline reads and resizes pictures: set '
+            'test_dataloader, e.g. that of training without random steps.'
         )
     return loader['dataset']
 

@@ -20,17 +20,7 @@ if TYPE_CHECKING:
     from mmdistill_dense.datasets.shapes import LoadShapes, ShapesSegDataset
 
 __all__ = [
-    'ADE20KDataset',
-    'COCOStuffDataset',
-    'CamVidDataset',
-    'CityscapesDataset',
-    'CocoDataset',
-    'LoadShapes',
-    'LoadShapesDet',
-    'PascalVOCDataset',
-    'SegFolderDataset',
-    'ShapesDetDataset',
-    'ShapesSegDataset',
-]
-
+    'ADE20KDataset', 'COCOStuffDataset', 'CamVidDataset', 'CityscapesDataset', 'CocoDataset', 'LoadShapes',
+    'LoadShapesDet', 'PascalVOCDataset', 'SegFolderDataset', 'ShapesDetDataset', 'ShapesSegDataset',
+]  # fmt: skip
 import_lazily(__name__, __file__)

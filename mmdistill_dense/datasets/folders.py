@@ -24,28 +24,24 @@ ENV = 'MMDISTILL_DATA'
 # of the classes in mmseg's order, among the 34 of labelIds.png
 _CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
-Size = tuple[int, ...]
-
 
 def require(paths: dict[str, str | None], where: str, also: str = '') -> None:
-    """Raise a ``FileNotFoundError`` for the first local path of a data set that does not exist.
+    """Raise a ``FileNotFoundError`` for the first local path of a data set, by config key, that does not exist.
 
-    ``paths`` are by config key; empty ones and addresses of remote stores are skipped. ``where`` is the data set's
-    class, ``also`` what else names the place of the data.
+    ``where`` is the data set's class, ``also`` what else names the place of the data.
     """
     for key, path in paths.items():
         if path and '://' not in path and not Path(path).exists():
             raise FileNotFoundError(
                 f'{where}: {key} = {path!r} does not exist (looked for {str(Path(path).absolute())!r}). '
-                f'{_nearest(Path(path))} Correct data_root or {key}; for a data set of this package, set the '
-                f'environment variable {ENV} to the folder of all data sets. One loader alone: --cfg-options '
+                f'{_nearest(Path(path))} Correct data_root or {key}, e.g. --cfg-options '
                 f'test_dataloader.dataset.data_root=DIR, inside another data set '
-                f'train_dataloader.dataset.datasets.0.data_root=DIR.{also}'
+                f'train_dataloader.dataset.datasets.0.data_root=DIR, or set the environment variable {ENV} to the '
+                f'folder of all data sets.{also}'
             )
 
 
 def _nearest(path: Path) -> str:
-    """Say which part of a missing path exists, and what lies there."""
     there = next(folder for folder in path.absolute().parents if folder.is_dir())
     names = sorted(entry.name for entry in there.iterdir() if not entry.name.startswith('.'))
     return f'The folder {str(there)!r} exists and holds {some(names, 5) or "nothing"}.'
@@ -78,8 +74,8 @@ class RootCheck:
     def prepare_data(self, idx: int) -> Any:
         """Read a picture as the data set does, and name the file of one that cannot be trained with.
 
-        A batch of one with a label image of another size would be trained with shifted labels. With a label value that
-        is no class the loss would fail, on a GPU with an unreadable error, and the metric would leave it out.
+        A batch of one with a label image of another size would be trained with shifted labels; for a value that is no
+        class the loss would fail, on a GPU with an unreadable error, and the metric leaves it out.
         """
         try:
             results = super().prepare_data(idx)  # type: ignore[misc]
@@ -91,54 +87,40 @@ class RootCheck:
         except (OSError, cv2.error) as error:
             what = str(error).strip().splitlines()[0]
             raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {what}') from error
-        unequal = _unequal_sizes(results)
-        if unequal:
-            raise ValueError(
-                f'{type(self).__name__}: {self._files(idx)} do not fit: after the pipeline the picture has '
-                f'{unequal[0]} pixels, its label {unequal[1]}. A label is as large as its picture, of one channel.'
-            )
-        outside = _outside(results, self)
-        if outside:
-            raise ValueError(f'{type(self).__name__}: {self._files(idx, "seg_map_path")} {outside}')
+        if fault := _label_fault(results, self):
+            raise ValueError(f'{type(self).__name__}: {self._files(idx)} {fault}')
         return results
 
-    def _files(self, idx: int, *keys: str) -> str:
+    def _files(self, idx: int) -> str:
         entry = self.get_data_info(idx)  # type: ignore[attr-defined]
-        return ' or '.join(str(entry[key]) for key in keys or ('img_path', 'seg_map_path') if entry.get(key))
+        return ' or '.join(str(entry[key]) for key in ('img_path', 'seg_map_path') if entry.get(key))
 
 
-def _outside(results: Any, dataset: Any) -> str:
-    """Say which values of a packed label map are neither a class of the data set nor ignored; empty if none is."""
-    sample = results.get('data_samples') if isinstance(results, Mapping) else None
+def _label_fault(results: Any, dataset: Any) -> str:
+    """Say what is wrong with a packed label map: its size, or values that are neither classes nor ignored.
+
+    In validation it is usually read after the picture's resize and stays as large as the file's picture.
+    """
+    packed: Any = results if isinstance(results, Mapping) else {}
+    picture, sample = packed.get('inputs'), packed.get('data_samples')
     label = getattr(sample, 'gt_sem_seg', None)
-    ignored = getattr(dataset, 'ignore_index', None)  # of mmseg's data sets alone
-    classes = dataset.metainfo.get('classes')
-    if label is None or ignored is None or not classes:
+    if label is None:
         return ''
-    values = label.data.masked_fill(label.data == ignored, 0)
-    if int(values.max()) < len(classes):
+    if isinstance(picture, Tensor):
+        shown, drawn, whole = picture.shape[-2:], label.data.shape[-2:], sample.metainfo.get('ori_shape', ())[:2]
+        if tuple(drawn) not in (tuple(shown), tuple(whole)):
+            return (
+                f'do not fit: after the pipeline the picture has {tuple(shown)} pixels, its label {tuple(drawn)}; a '
+                'label has the size of its picture, and one channel.'
+            )
+    ignored, classes = getattr(dataset, 'ignore_index', None), dataset.metainfo.get('classes')  # mmdet ignores none
+    values = label.data.masked_fill(label.data == ignored, 0) if classes and ignored is not None else label.data[:0]
+    if not values.numel() or int(values.max()) < len(classes):
         return ''
     return (
         f'has the labels {some(values[values >= len(classes)].unique().tolist())}, but metainfo.classes has '
-        f'{len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored. Name the missing classes, or '
-        'change these values in the file.'
+        f'{len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored. Name the others, or change them.'
     )
-
-
-def _unequal_sizes(results: Any) -> tuple[Size, Size] | None:
-    """Return the sizes of a packed picture and of its label map if they do not fit, else ``None``.
-
-    In validation the label map is usually read after the picture's resize and stays as large as the file's picture.
-    """
-    packed = results if isinstance(results, Mapping) else {}
-    picture: Any = packed.get('inputs')
-    sample: Any = packed.get('data_samples')
-    label = getattr(sample, 'gt_sem_seg', None)
-    if label is None or not isinstance(picture, Tensor):
-        return None
-    shown, drawn = tuple(picture.shape[-2:]), tuple(label.data.shape[-2:])
-    whole = tuple(sample.metainfo.get('ori_shape', ()))[:2]
-    return None if drawn in (shown, whole) else (shown, drawn)
 
 
 @DATASETS.register_module()
@@ -206,18 +188,25 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         self.endings = (img_suffix,) if isinstance(img_suffix, str) else tuple(img_suffix)
         if not self.endings:
             raise ValueError("SegFolderDataset: img_suffix names no ending: give '.jpg', or several in a list.")
-        self.label_values = tuple(label_values)
-        _check_values(self.label_values, bool(kwargs.get('reduce_zero_label')))
+        self.label_values = values = tuple(label_values)
+        if any(not isinstance(one, int) or not 0 <= one <= 255 for one in values) or len({*values}) < len(values):
+            raise ValueError(
+                f'SegFolderDataset: label_values={values} must be different whole numbers from 0 to 255, one a class.'
+            )
+        if values and kwargs.get('reduce_zero_label'):
+            raise ValueError(
+                f'SegFolderDataset: reduce_zero_label=True changes labels before label_values={values} are looked up: '
+                'set it to False, also in LoadAnnotations; unlisted values are ignored already.'
+            )
         super().__init__(img_suffix=self.endings[0], **kwargs)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, Any] | None:
-        """Return the class of each label value; mmseg's ``LoadAnnotations`` applies it."""
         if not self.label_values:
             return super().get_label_map(new_classes)
         if len(self.label_values) != len(new_classes or ()):
             raise ValueError(
-                f'SegFolderDataset: label_values={self.label_values} has {len(self.label_values)} values, and '
-                f'metainfo.classes {len(new_classes or ())} names: give one value for each.'
+                f'SegFolderDataset: label_values={self.label_values} must have one value for each of the '
+                f'{len(new_classes or ())} metainfo.classes, not {len(self.label_values)}.'
             )
         known = {value: number for number, value in enumerate(self.label_values)}
         return {value: known.get(value, self.ignore_index) for value in range(256)}
@@ -240,32 +229,15 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
             self.img_suffix = ending
             for one in super().load_data_list():
                 name = one['img_path'].removesuffix(ending)
-                if name not in found or (not _there(found[name]) and _there(one)):
+                if name not in found or (not Path(found[name]['img_path']).exists() and Path(one['img_path']).exists()):
                     found[name] = one
         self.img_suffix = self.endings[0]
         listed = self.ann_file and not Path(self.ann_file).is_dir()
         return list(found.values()) if listed else sorted(found.values(), key=lambda one: one['img_path'])
 
 
-def _check_values(values: Sequence[int], reduced: bool) -> None:
-    if any(not isinstance(value, int) or not 0 <= value <= 255 for value in values) or len({*values}) < len(values):
-        raise ValueError(
-            f'SegFolderDataset: label_values={tuple(values)} must be different whole numbers from 0 to 255, one for '
-            'each class: a label image has one byte for each pixel.'
-        )
-    if values and reduced:
-        raise ValueError(
-            f'SegFolderDataset: reduce_zero_label=True changes labels before label_values={tuple(values)} are looked '
-            'up. Set reduce_zero_label=False, also in LoadAnnotations: unlisted values are ignored already.'
-        )
-
-
 def _has(folder: str, ending: str) -> bool:
     return next(Path(folder).rglob(f'*{ending}'), None) is not None
-
-
-def _there(entry: dict) -> bool:
-    return Path(entry['img_path']).exists()
 
 
 def _some_names(folder: str) -> str:
@@ -288,11 +260,7 @@ class CamVidDataset(RootCheck, BaseSegDataset):
     the SegNet repository's ``train/X.png`` with ``trainannot/X.png``
     (``img_suffix='.png', data_prefix=dict(img_path='train', seg_map_path='trainannot')``).
 
-    Args:
-        img_suffix: ending of the image files.
-        seg_map_suffix: ending of the label files.
-        metainfo: as in mmseg; ``classes`` may pick fewer than the eleven.
-        **kwargs: of ``BaseSegDataset``: ``data_root``, ``data_prefix``, ``ann_file`` (names without suffix).
+    The options are those of ``BaseSegDataset``; ``metainfo.classes`` may pick fewer than the eleven.
 
     Source: Brostow, Fauqueur, Cipolla, Pattern Recognition Letters 2009; split of Badrinarayanan et al., PAMI 2017.
     """
@@ -305,12 +273,5 @@ class CamVidDataset(RootCheck, BaseSegDataset):
         ],
     )  # fmt: skip
 
-    def __init__(
-        self,
-        img_suffix: str = '.jpg',
-        seg_map_suffix: str = '.png',
-        metainfo: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        metainfo = {'classes': CLASSES, **(metainfo or {})}
-        super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, metainfo=metainfo, **kwargs)
+    def __init__(self, *, metainfo: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(metainfo={'classes': CLASSES, **(metainfo or {})}, **kwargs)

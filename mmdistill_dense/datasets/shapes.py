@@ -15,38 +15,27 @@ with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it 
     from mmseg.datasets import BaseSegDataset
 
 SHAPES = ('disc', 'square', 'triangle')
+CORNERS = (24, 4, 3)
 TEXTURES = ('striped', 'checked')
 CLASSES = ('background', *(f'{texture}_{shape}' for shape in SHAPES for texture in TEXTURES))
 
 
 @dataclass(frozen=True)
 class Instance:
-    """The visible part of one painted object.
+    """The visible part of one painted object."""
 
-    Attributes:
-        label: index into ``CLASSES``, 1 or more.
-        box: x1, y1, x2, y2 in pixels around the visible part, x2 and y2 exclusive.
-        mask: bool (H, W), true where the object is seen.
-    """
-
-    label: int
-    box: tuple[int, int, int, int]
-    mask: np.ndarray
+    label: int  # index into ``CLASSES``, 1 or more
+    box: tuple[int, int, int, int]  # x1, y1, x2, y2 in pixels around the visible part, x2 and y2 exclusive
+    mask: np.ndarray  # bool (H, W), true where the object is seen
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A painted picture.
+    """A painted picture."""
 
-    Attributes:
-        image: uint8 (H, W, 3), BGR.
-        labels: uint8 (H, W), indices into ``CLASSES``.
-        instances: the visible objects, back to front.
-    """
-
-    image: np.ndarray
-    labels: np.ndarray
-    instances: list[Instance]
+    image: np.ndarray  # uint8 (H, W, 3), BGR
+    labels: np.ndarray  # uint8 (H, W), indices into ``CLASSES``
+    instances: list[Instance]  # the visible objects, back to front
 
 
 def paint(
@@ -72,50 +61,43 @@ def paint(
         period: shortest and longest period of a texture, in pixels.
     """
     rng = np.random.default_rng([seed, index])
-    image = _background(rng, size, contrast, period)
+    # clouds of colour with one of the textures in places
+    clouds = rng.uniform(40, 215, (3, 4, 3)).astype(np.float32)
+    where = rng.uniform(-1, 1, (4, 5)).astype(np.float32)
+    image = cv2.resize(clouds, size[::-1], interpolation=cv2.INTER_CUBIC)
+    where = cv2.resize(where, size[::-1], interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    pattern = _pattern(rng, TEXTURES[int(rng.integers(len(TEXTURES)))], size, period)
+    image = image + 0.5 * contrast * (pattern * where * 1.5)[..., None]
     ids = np.zeros(size, np.uint8)
     labels = [0]
     for number in range(1, int(rng.integers(objects[0], objects[1] + 1)) + 1):
         labels.append(int(rng.integers(1, len(CLASSES))))
-        _draw(rng, image, ids, number, labels[number], float(rng.uniform(*radius)), contrast, period)
+        shape, texture = divmod(labels[number] - 1, len(TEXTURES))
+        far = float(rng.uniform(*radius))
+        centre = np.array([rng.uniform(0, size[1]), rng.uniform(0, size[0])])
+        turns = rng.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(CORNERS[shape]) / CORNERS[shape]
+        outline = centre + far * np.stack([np.cos(turns), np.sin(turns)], 1)
+        x1, y1 = np.maximum(np.floor(outline.min(0)).astype(int), 0)
+        x2, y2 = np.minimum(np.ceil(outline.max(0)).astype(int) + 1, size[::-1])
+        if x1 >= x2 or y1 >= y2:
+            continue
+        inside = np.zeros((y2 - y1, x2 - x1), np.uint8)
+        cv2.fillPoly(inside, [np.round((outline - (x1, y1)) * 16).astype(np.int32)], 1, shift=4)
+        pattern = _pattern(rng, TEXTURES[texture], inside.shape, period)
+        base, step = (rng.uniform(*ends, 3).astype(np.float32) for ends in ((60, 195), (-1, 1)))
+        colours = base + 0.5 * contrast * pattern[..., None] * (step / np.abs(step).max())
+        seen = inside.astype(bool)
+        image[y1:y2, x1:x2][seen] = colours[seen]
+        ids[y1:y2, x1:x2][seen] = number
     image += noise * rng.standard_normal((*size, 1), np.float32)
-    found = (_instance(ids == number, labels[number]) for number in range(1, len(labels)))
-    picture = image.clip(0, 255).astype(np.uint8)
-    return Picture(picture, np.asarray(labels, np.uint8)[ids], [instance for instance in found if instance is not None])
-
-
-def _draw(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    ids: np.ndarray,
-    number: int,
-    label: int,
-    radius: float,
-    contrast: float,
-    period: tuple[float, float],
-) -> None:
-    """Draw one object onto the picture, in place."""
-    height, width = ids.shape
-    shape, texture = divmod(label - 1, len(TEXTURES))
-    centre = np.array([rng.uniform(0, width), rng.uniform(0, height)])
-    outline = centre + radius * _outline(SHAPES[shape], rng.uniform(0, 2 * np.pi))
-    x1, y1 = np.maximum(np.floor(outline.min(0)).astype(int), 0)
-    x2, y2 = np.minimum(np.ceil(outline.max(0)).astype(int) + 1, (width, height))
-    if x1 >= x2 or y1 >= y2:
-        return
-    inside = np.zeros((y2 - y1, x2 - x1), np.uint8)
-    cv2.fillPoly(inside, [np.round((outline - (x1, y1)) * 16).astype(np.int32)], 1, shift=4)
-    pattern = _pattern(rng, TEXTURES[texture], inside.shape, period)
-    seen = inside.astype(bool)
-    image[y1:y2, x1:x2][seen] = _colours(rng, pattern, contrast)[seen]
-    ids[y1:y2, x1:x2][seen] = number
-
-
-def _outline(shape: str, angle: float) -> np.ndarray:
-    """Return the corners (n, 2) of a turned shape of radius 1."""
-    corners = {'disc': 24, 'square': 4, 'triangle': 3}[shape]
-    turns = angle + 2 * np.pi * np.arange(corners) / corners
-    return np.stack([np.cos(turns), np.sin(turns)], 1)
+    instances = []
+    for number in range(1, len(labels)):
+        mask = ids == number
+        columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+        if len(columns):  # not hidden by others
+            box = int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+            instances.append(Instance(labels[number], box, mask))
+    return Picture(image.clip(0, 255).astype(np.uint8), np.asarray(labels, np.uint8)[ids], instances)
 
 
 def _pattern(rng: np.random.Generator, texture: str, size: tuple[int, int], between: tuple[float, float]) -> np.ndarray:
@@ -128,34 +110,6 @@ def _pattern(rng: np.random.Generator, texture: str, size: tuple[int, int], betw
     if texture == 'striped':
         return np.sign(along)
     return np.sign(along * np.sin(scale * (np.cos(angle) * y - np.sin(angle) * x) + phases[1], dtype=np.float32))
-
-
-def _colours(rng: np.random.Generator, pattern: np.ndarray, contrast: float) -> np.ndarray:
-    """Return the pattern in two random colours, ``contrast`` grey levels apart, float32 (h, w, 3)."""
-    base = rng.uniform(60, 195, 3).astype(np.float32)
-    step = rng.uniform(-1, 1, 3).astype(np.float32)
-    return base + 0.5 * contrast * pattern[..., None] * (step / np.abs(step).max())
-
-
-def _background(
-    rng: np.random.Generator, size: tuple[int, int], contrast: float, period: tuple[float, float]
-) -> np.ndarray:
-    """Return clouds of colour with one of the textures in places, float32 (H, W, 3)."""
-    height, width = size
-    clouds = cv2.resize(
-        rng.uniform(40, 215, (3, 4, 3)).astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC
-    )
-    where = cv2.resize(rng.uniform(-1, 1, (4, 5)).astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
-    pattern = _pattern(rng, TEXTURES[int(rng.integers(len(TEXTURES)))], size, period)
-    return clouds + 0.5 * contrast * (pattern * where.clip(0, 1) * 1.5)[..., None]
-
-
-def _instance(mask: np.ndarray, label: int) -> Instance | None:
-    """Return the visible part of an object, or ``None`` if others hide it."""
-    columns, rows = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
-    if not len(columns):
-        return None
-    return Instance(label, (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1), mask)
 
 
 class PaintedPictures:
@@ -182,9 +136,6 @@ class ShapesSegDataset(PaintedPictures, BaseSegDataset):
         seed: names the series; training and validation need different ones.
         painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``.
         **kwargs: of ``BaseSegDataset``: ``pipeline``, ``metainfo``, ``indices`` ...
-
-    Raises:
-        ValueError: ``num_images`` below 1.
     """
 
     METAINFO = dict(
@@ -195,7 +146,6 @@ class ShapesSegDataset(PaintedPictures, BaseSegDataset):
     )  # fmt: skip
 
     def load_data_list(self) -> list[dict]:
-        """List the pictures; nothing is painted yet."""
         common = dict(seed=self.seed, painting=self.painting, label_map=self.label_map, reduce_zero_label=False)
         return [
             dict(img_path=f'shapes/{self.seed}/{index:06d}', index=index, seg_fields=[], **common)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
@@ -33,6 +34,8 @@ Shapes = Mapping[str, list[torch.Size]]
 class RunState:
     """Progress of the run: one object that a model shares with its distillers, and that ``DistillHook`` updates.
 
+    ``iteration`` is not the runner's where a run of epochs goes on with another batch size or number of processes: it
+    is the place in ``max_iters`` that belongs to the epochs that are done.
     ``max_iters`` is 0 while the length of the run is unknown; schedules in fractions of it then raise. In steps that
     measure gradients, ``loss_scale`` is that of float16. ``part`` is ``'unlabelled'`` while the distillers compare the
     step's pictures without labels, else empty. Pixels with ``ignored_labels`` teach the student's heads nothing.
@@ -145,7 +148,7 @@ class Distiller(nn.Module):
         self.teacher_parts: Collection[str] | None = ()
         self.loss_weight = float(loss_weight)
         self.balancer = None if balance is None else Balancer(Balance.parse(balance))
-        self.schedule = Schedule.parse(schedule or {})
+        self.schedule = read_options(Schedule, schedule or {}, 'schedule')
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
         self.state = RunState()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from statistics import median, quantiles
 from typing import Any, NamedTuple
+
+from mmdistill_dense.config.unknown_keys import read_options
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,6 @@ class Schedule:
             check_point(f'schedule.{name}', point)
         if self.ramp_down is not None:
             _check_ramp(self.ramp_down)
-
-    @classmethod
-    def parse(cls, options: Mapping[str, Any]) -> Schedule:
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f'schedule has no {", ".join(unknown)}; its options are {", ".join(known)}.')
-        return cls(**options)
 
     def factor(self, iteration: int, max_iters: int) -> float:
         """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations."""
@@ -86,7 +81,7 @@ def in_iterations(point: int | float, max_iters: int) -> float:
     if max_iters < 1:
         raise RuntimeError(
             f'schedule: {point} is a fraction of the run, but the length of the run is not known. DistillHook '
-            'sets it; without a runner, set model.distillation.state.max_iters.'
+            'sets it; a loop of your own calls model.distillation.enter_run(max_iters).'
         )
     return point * max_iters
 
@@ -156,14 +151,7 @@ class Balance:
     @classmethod
     def parse(cls, option: float | str | Mapping[str, Any]) -> Balance:
         """Make it from a config's option: the ratio alone, or a dict."""
-        if not isinstance(option, Mapping):
-            return cls(option)
-        known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(option) - set(known)):
-            raise ValueError(f'balance has no {", ".join(unknown)}; its options are {", ".join(known)}.')
-        if 'ratio' not in option:
-            raise ValueError(f'balance needs a ratio, as in balance=dict(ratio=10.0), got {dict(option)!r}.')
-        return cls(**option)
+        return read_options(cls, option, 'balance') if isinstance(option, Mapping) else cls(option)
 
 
 def auto_ratio(distillers: int, sgd: bool) -> float:

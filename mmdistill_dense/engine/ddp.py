@@ -34,17 +34,11 @@ class DistillDDP(MMDistributedDataParallel):
     def __init__(self, module: nn.Module, device_ids: Sequence[int] | None = None, **kwargs: Any) -> None:
         if all(parameter.device.type == 'cpu' for parameter in module.parameters()):
             device_ids = None
-            module = _without_sync_bn(module)
+            if count := sum('SyncBatchNorm' in type(part).__name__ for part in module.modules()):
+                message = f'{count} SyncBN layers become BN: on the CPU each process normalises its part of the batch'
+                print_log(message, logger='current', level=logging.WARNING)
+                module = revert_sync_batchnorm(module)
         super().__init__(module=module, device_ids=device_ids, **kwargs)
-
-
-def _without_sync_bn(module: nn.Module) -> nn.Module:
-    synchronised = sum('SyncBatchNorm' in type(part).__name__ for part in module.modules())
-    if not synchronised:
-        return module
-    message = f'{synchronised} SyncBN layers become BN: on the CPU each process normalises its own part of the batch'
-    print_log(message, logger='current', level=logging.WARNING)
-    return revert_sync_batchnorm(module)
 
 
 def check_equal_epochs(runner: Runner) -> None:
@@ -54,9 +48,8 @@ def check_equal_epochs(runner: Runner) -> None:
     counts = all_gather_object(len(runner.train_dataloader))
     if len(set(counts)) > 1:
         raise ValueError(
-            f'train_dataloader gives the processes {", ".join(map(str, counts))} batches an epoch (by rank), and those '
-            'with more would wait for the others forever: set train_dataloader.sampler.round_up=True, or '
-            'train_dataloader.drop_last=True if that makes them equal.'
+            f'train_dataloader gives the processes {", ".join(map(str, counts))} batches an epoch: some would wait for '
+            'the others forever. Set train_dataloader.sampler.round_up=True or, if it makes them equal, drop_last=True.'
         )
 
 
@@ -66,7 +59,7 @@ def warn_of_other_processes(runner: Runner, checkpoint: Mapping[str, Any]) -> No
     if then not in (None, now) and is_main_process():  # older files lack it
         runner.logger.warning(
             f'The run to resume had {then} process(es), this one has {now}: a step takes {now / then:g} times as many '
-            'pictures, so the result is not that of an uninterrupted run. Start as many processes as before.'
+            'pictures, so the result is another. Start as many processes as before.'
         )
 
 
@@ -99,7 +92,7 @@ def adopt_slurm_environment() -> None:
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
             raise RuntimeError(
-                f'scontrol cannot tell the first host of {nodes!r} ({error}); set MASTER_ADDR to its name'
+                f'scontrol names no host of {nodes!r} ({error}): set MASTER_ADDR to the first'
             ) from error
         os.environ['MASTER_ADDR'] = answer.stdout.split()[0]
     os.environ.setdefault('MASTER_PORT', '29500')

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset
@@ -20,8 +20,7 @@ from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
 from mmdistill_dense.engine.resume import (
-    BatchSizes,
-    EarlyStopping,
+    Counters,
     PendingValidation,
     ResumeFile,
     describe,
@@ -47,17 +46,13 @@ from mmdistill_dense.utils.runner_internals import (
     built_loop,
     resumes,
     start_file,
-    steps_of_another_loader,
     wrappers_of,
 )
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
 def average_the_student(runner: Runner) -> None:
-    """Make every ``EMAHook`` of a run average the student alone; nothing uses an average of distillers.
-
-    They are removed from both sides of the average, since the hook pairs tensors by their order.
-    """
+    """Make every ``EMAHook`` of a run average the student alone, on both sides: it pairs tensors by their order."""
     for hook in runner.hooks:
         average = getattr(hook, 'ema_model', None)
         if isinstance(hook, EMAHook) and average is not None and hasattr(average.module, 'distillers'):
@@ -87,12 +82,11 @@ class SeededStreams(Hook):
     _first = True  # whether the first step of this start is still to come
 
     def before_train(self, runner: Runner) -> None:
-        """Give the batches of an iteration-based run their own random streams."""
         loader, loop = runner.train_dataloader, runner.train_loop
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
             raise ValueError(
-                'train_dataloader.persistent_workers=True gives other augmentations after a resume in epoch-based '
-                'training: set it to False (iteration-based training may keep it).'
+                'train_dataloader.persistent_workers=True gives other augmentations after a resume in training by '
+                'epochs: set it to False.'
             )
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             place = (loader, runner.seed, get_rank())
@@ -165,7 +159,7 @@ class DistillerState(Hook):
     def __init__(self, resume_changed: bool = False) -> None:
         self.resume_changed = resume_changed
         self._state: RunState | None = None  # of a model that distils
-        self._other = 0
+        self._shift = 0
 
     def before_run(self, runner: Runner) -> None:
         """Move the distillers to their device, check their schedules; inherit nothing if a file has the weights."""
@@ -188,13 +182,13 @@ class DistillerState(Hook):
             return
         seeds = [runner.seed]
         broadcast_object_list(seeds)  # randomness.diff_rank_seed gives each process its own; ours add the rank
-        self._other = steps_of_another_loader(runner)
-        if self._other:
+        self._shift = steps_ahead(runner.train_loop)
+        if self._shift:
             runner.logger.warning(
-                f'An epoch has more or fewer steps than before: schedules of distillers go on after epoch '
-                f'{runner.epoch}, as at iteration {runner.iter - self._other} of {runner.max_iters}.'
+                f'Epoch {runner.epoch + 1} begins elsewhere than at {runner.iter}, as with another batch size: '
+                f'schedules of distillers go on as at {runner.iter - self._shift} of {runner.max_iters}.'
             )
-        model.distillation.enter_run(runner.max_iters, seeds[0], get_rank(), runner.iter - self._other)
+        model.distillation.enter_run(runner.max_iters, seeds[0], get_rank(), runner.iter - self._shift)
         average_the_student(runner)
         for distiller in model.distillers.values():
             assert distiller.teacher is not None, 'bound when the model was built'
@@ -202,9 +196,8 @@ class DistillerState(Hook):
         self._state = model.distillation.state
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Update the iteration."""
         if self._state is not None:
-            self._state.iteration = runner.iter - self._other
+            self._state.iteration = runner.iter - self._shift
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the teachers' receipts, and the distillers' state if a run can resume from the file."""
@@ -224,11 +217,9 @@ class DistillerState(Hook):
         changed = differ(then, now)
         if changed and not self.resume_changed:
             raise ValueError(
-                'This run and the checkpoint to resume differ in teachers or distillers, or in their pictures without '
-                'labels.\n'
+                'This run and the checkpoint to resume differ in teachers, distillers or pictures without labels.\n'
                 f'  checkpoint: {describe(then)}\n  this run:   {describe(now)}\n'
-                'Resume with the same teacher, distillers and pictures, start a new run from these weights with '
-                'load_from=…, or set default_hooks.distill.resume_changed=True.'
+                'Resume with the same, start anew with load_from=…, or set default_hooks.distill.resume_changed=True.'
             )
         if isinstance(model, Distilled):
             _put_in_order(runner, model, list(then.get('distillers', ())))
@@ -238,6 +229,15 @@ class DistillerState(Hook):
             model.distillers.load_state_dict(fits if changed else state, strict=not changed)
         if changed and then.get('distillers') != now.get('distillers') and 'optimizer' in checkpoint:
             _fit_optimizer(checkpoint['optimizer'], runner, model)
+
+
+def steps_ahead(loop: BaseLoop) -> int:
+    """Return by how many steps a loop's iteration is off the place in its ``max_iters`` of the epochs that are done.
+
+    mmengine goes on to count the steps of before, while ``max_iters`` is that of today's batch size and number of
+    processes: after 3 of 6 epochs, a run whose batch was doubled would be at its end.
+    """
+    return loop.iter - loop.epoch * len(loop.dataloader) if isinstance(loop, EpochBasedTrainLoop) else 0
 
 
 def _put_in_order(runner: Runner, model: Distilled, names: list[str]) -> None:
@@ -260,8 +260,8 @@ def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> N
     groups = runner.optim_wrapper.state_dict().get('param_groups', [])
     if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
         raise ValueError(
-            'resume_changed=True cannot adapt the optimizer to other distillers if it has several parameter groups '
-            '(paramwise_cfg): start a new run from these weights with load_from=….'
+            'resume_changed=True cannot adapt an optimizer of several parameter groups (paramwise_cfg) to other '
+            'distillers: start a new run from these weights with load_from=….'
         )
     students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())
     saved['param_groups'][0]['params'] = groups[0]['params']
@@ -276,7 +276,6 @@ class Balancing(Hook):
 
     def __init__(self) -> None:
         self._balanced: dict[str, tuple[Distiller, Balancer]] = {}
-        self._other = 0
 
     def before_run(self, runner: Runner) -> None:
         """Refuse a run whose weights cannot be measured, before anything is loaded."""
@@ -289,7 +288,6 @@ class Balancing(Hook):
                 runner.logger.info(line)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """On resume, restore the measurements."""
         state = checkpoint.get('balance', {}) if resumes(runner) else {}
         for name, (_, balancer) in self._balanced.items():
             if name in state:
@@ -300,10 +298,9 @@ class Balancing(Hook):
         if not self._balanced:
             return
         place, _ = balanced_place(unwrap(runner.model))
-        self._other = steps_of_another_loader(runner)
         for distiller, balancer in self._balanced.values():
-            if self._other:
-                balancer.move((runner.iter - self._other) / runner.iter)
+            if distiller.state.iteration != runner.iter:
+                balancer.move(distiller.state.iteration / runner.iter)
             balancer.start(runner.max_iters, len(self._balanced))
             plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
             told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'
@@ -312,7 +309,7 @@ class Balancing(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Say which distillers this step measures; hold weights at the end of the window."""
         for distiller, balancer in self._balanced.values():
-            iteration = runner.iter - self._other
+            iteration = distiller.state.iteration
             factor = distiller.schedule.factor(iteration, runner.max_iters)
             for level, line in balancer.begin(iteration, factor, distiller.key):
                 runner.logger.log(level, line)
@@ -343,19 +340,17 @@ def _check(runner: Runner, distiller: Distiller, balancer: Balancer) -> None:
     reason = no_single_gradients(runner, unwrap(runner.model))
     if reason:
         raise ValueError(
-            f'{key}: {reason}, so gradients of single losses cannot be taken. Switch that off; or make a short run '
-            'without it and set balance=None and loss_weight to the weight that its log prints.'
+            f'{key}: {reason}, so gradients of single losses cannot be taken. Switch that off, or set balance=None and '
+            'loss_weight to the weight that a short run without it prints.'
         )
     if not getattr(unwrap(runner.model), 'has_task', True):
         raise ValueError(
-            f'{key}: {type(unwrap(runner.model)).__name__} has no task that the ratio could refer to: set balance=None '
-            'and give loss_weight.'
+            f'{key}: {type(unwrap(runner.model)).__name__} has no task for a ratio: set balance=None and loss_weight.'
         )
     window, end = in_iterations(balancer.option.until, runner.max_iters), distiller.schedule.end(runner.max_iters)
     if window > end:
         raise ValueError(
-            f'{key}.until={balancer.option.until} is iteration {window:g}, but the schedule ends at iteration {end:g}: '
-            'measure until a point before that.'
+            f'{key}.until={balancer.option.until} is iteration {window:g}, the schedule ends at {end:g}: end it before.'
         )
 
 
@@ -364,8 +359,8 @@ class DistillHook(Hook):
     """Calls hooks that do one thing each; the ``default_hooks`` of every schedule hold it.
 
     For every model, :class:`RunGuards` refuses a config that cannot work, :class:`SeededStreams` and
-    :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`EarlyStopping` lets it end where it
-    would have, :class:`PendingValidation` runs a validation that an interruption prevented,
+    :class:`ResumeFile` make an interrupted run resume to the same bits, :class:`Counters` lets it end where it would
+    have, :class:`PendingValidation` runs a validation that an interruption prevented,
     :class:`mmdistill_dense.engine.interruption.Interruption` saves at SIGTERM and SIGUSR1, and :class:`LossGuard` stops
     at a loss that is not finite. For a ``DistillModel``, :class:`DistillerState` also tells the distillers how
     far the run is, prepares them and keeps their state in ``checkpoint['distillers']``, :class:`Balancing` plans the
@@ -375,11 +370,6 @@ class DistillHook(Hook):
     Args:
         resume_changed: Resume although teacher or distillers differ from those of the checkpoint. Distillers that are
             not in it start from scratch, and so does the optimizer's state of all distillers. Defaults to False.
-
-    Raises:
-        ValueError: At start, for the mistakes in :mod:`mmdistill_dense.guards`; on resume, for another teacher or other
-            distillers.
-        RuntimeError: For a loss that is not finite, before the step; for weights that are not, before they are saved.
     """
 
     priority = 'HIGH'
@@ -390,13 +380,12 @@ class DistillHook(Hook):
         self.resume_file = ResumeFile()
         # In this order at every event: a file is checked before its state is taken.
         before = RunGuards(), self.resume_file, SeededStreams(), DistillerState(resume_changed), Balancing()
-        after = LossGuard(), Clipping(), EarlyStopping(), BatchSizes(), PendingValidation()
+        after = LossGuard(), Clipping(), Counters(), PendingValidation()
         self._places: tuple[Sequence[Hook], Sequence[Hook]] = before, after
         self.parts: Sequence[Hook] = (*before, *after)
         self._begun = False
 
     def before_run(self, runner: Runner) -> None:
-        """Before any weight is loaded."""
         if not self._begun:
             model, (before, after) = unwrap(runner.model), self._places
             extras = model.distillation.extras if isinstance(model, Distilled) else ()
@@ -410,7 +399,6 @@ class DistillHook(Hook):
         self._begun = False
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """After the file is read, before the network is loaded."""
         if isinstance(runner, FlexibleRunner):  # which loads before its `before_run`
             self.before_run(runner)
             self._begun = True

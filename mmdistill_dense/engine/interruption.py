@@ -40,7 +40,6 @@ class Interruption(Hook):
         self._before: dict[int, Any] = {}  # the handlers that were there
 
     def before_run(self, runner: Runner) -> None:
-        """Watch the training."""
         loop = built_loop(runner)
         if loop is None:  # a run that only tests
             return
@@ -92,7 +91,6 @@ class Interruption(Hook):
             self._leave(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """The model is the trained one again."""
         self._validates = False
 
     def _note(self, number: int, _: Any) -> None:

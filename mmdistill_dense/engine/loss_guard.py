@@ -75,7 +75,6 @@ class RunGuards(Hook):
                 check_recomputed(runner, model)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check that the file belongs to this network."""
         check_loaded(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
@@ -114,8 +113,8 @@ class RunGuards(Hook):
             runner.logger.warning(told)
 
     def after_train(self, runner: Runner) -> None:
-        """Look at no more batches, if a teacher was never asked."""
-        self._stop_looking()
+        while self._handles:
+            self._handles.pop().remove()
 
     def _look(self, *_: Any) -> None:
         """Look at each teacher's first step, also in a resumed run. What hooks ask one process for is no step."""
@@ -128,14 +127,10 @@ class RunGuards(Hook):
             teacher.looks = None
         self._unseen = [teacher for teacher, found in looks if not found]
         if not self._unseen:
-            self._stop_looking()
+            self.after_train(runner)
         for teacher, found in looks:
             if found:
                 refuse_blind(teacher.key, found, runner.cfg)
-
-    def _stop_looking(self) -> None:
-        while self._handles:
-            self._handles.pop().remove()
 
 
 def _check_wrapper(runner: Runner) -> None:
@@ -143,10 +138,7 @@ def _check_wrapper(runner: Runner) -> None:
     sharded = is_model_wrapper(runner.model) and not isinstance(runner.model, DistributedDataParallel)
     if sharded or strategy not in _STRATEGIES:
         name = type(runner.model).__name__ if sharded else strategy
-        raise ValueError(
-            f'{name} shards the student, which is not supported with distillers: use DDP (--launcher pytorch), since '
-            'the student fits on one device.'
-        )
+        raise ValueError(f'{name} shards the student, which distillers do not support: use DDP (--launcher pytorch).')
 
 
 # In each step
@@ -184,23 +176,19 @@ class LossGuard(Hook):
         self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Check the steps of a runner until the training ends."""
         self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
         # Replaced on the instance: after_train deletes that, and the method of the class is back.
         for wrapper in wrappers_of(runner.optim_wrapper):
             wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
     def after_train(self, runner: Runner) -> None:
-        """Restore the runner."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        while self._handles:
+            self._handles.pop().remove()
         for wrapper in wrappers_of(runner.optim_wrapper):
             vars(wrapper).pop('backward', None)
         self._seen = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Refuse to write weights that are not finite."""
         check_saved(checkpoint, unwrap(runner.model))
 
     def _remember(self, model: nn.Module, _: Any, given: Mapping[str, Any], losses: Any) -> None:
@@ -212,18 +200,14 @@ class LossGuard(Hook):
         verdict = _Verdict(loss)
         backward(loss, *args, **kwargs)
         if verdict.bad():
+            seen, self._seen = self._seen, None
+            told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
             raise RuntimeError(
                 f'Iteration {runner.iter + 1}: the loss is not finite, and the step was not taken. '
-                f'{" ".join(self._told(runner))} Earlier checkpoints are whole. Usual reasons: a learning rate or '
-                'loss_weight that is too high, a damaged file of the teacher, half precision that overflows.'
+                f'{" ".join(told) or "Each loss is finite, but their sum is not."} Earlier checkpoints are whole. '
+                'Usual reasons: a high learning rate or loss_weight, a damaged teacher, half precision that overflows.'
             )
         self._seen = None
-
-    def _told(self, runner: Runner) -> list[str]:
-        """Return the findings of all processes, each sentence once."""
-        seen, self._seen = self._seen, None
-        told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
-        return list(told) or ['Each loss is finite, but their sum is not.']
 
 
 def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
@@ -235,8 +219,7 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     if poisoned:
         raise RuntimeError(
             f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)}), so no '
-            'checkpoint is written; earlier ones are whole. The loss was finite, but its gradient was not: lower the '
-            'learning rate, or clip the gradients (optim_wrapper.clip_grad).'
+            'checkpoint is written. Lower the learning rate, or clip the gradients (optim_wrapper.clip_grad).'
         )
 
 
@@ -313,7 +296,6 @@ class Clipping(Hook):
         self._undo: list[Callable[[], Any]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Clip in every step of a runner's optimizer until the training ends."""
         self.after_train(runner)  # remove the hooks of a training that was interrupted
         distillers = distillers_of(unwrap(runner.model))
         wrappers = wrappers_of(runner.optim_wrapper)
@@ -332,7 +314,6 @@ class Clipping(Hook):
             wrapper.clip_func = partial(_clip_students, wrapper.clip_func, owned)
 
     def after_train(self, runner: Runner) -> None:
-        """Restore the runner."""
         while self._undo:
             self._undo.pop()()
 
@@ -347,7 +328,7 @@ def _holder(name: str, distiller: Distiller, wrappers: Sequence[OptimWrapper]) -
     if hasattr(wrapper, 'loss_scaler') and 'grad_scaler' in inspect.signature(wrapper.optimizer.step).parameters:
         raise ValueError(
             f'{key}: {type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself, so the scale '
-            'of the gradients is unknown; set clip_max_norm=None, or use an optimizer of torch.'
+            'is unknown: set it to None, or use an optimizer of torch.'
         )
     return wrapper
 
@@ -369,5 +350,4 @@ def _clip(runner: Runner, name: str, distiller: Distiller, optimizer: Optimizer,
 
 
 def _clip_students(clip: Callable[..., Any], owned: set[int], parameters: Sequence[Tensor], **options: Any) -> Any:
-    """Do the user's clipping over the parameters that no distiller owns."""
     return clip([parameter for parameter in parameters if id(parameter) not in owned], **options)

@@ -20,13 +20,9 @@ class InheritedRate(DefaultOptimWrapperConstructor):
     """mmengine's constructor, with ``paramwise_cfg.inherited_lr_mult``: a factor on the rate of inherited parameters.
 
     It multiplies the factors of ``custom_keys``, and holds for a run with ``load_from`` too.
-
-    Raises:
-        ValueError: For a factor that is not a number above 0, or a model that inherits nothing.
     """
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer."""
         factor = self.paramwise_cfg.get('inherited_lr_mult')
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor <= 0:
             raise ValueError(
@@ -39,8 +35,7 @@ class InheritedRate(DefaultOptimWrapperConstructor):
         taken |= {id(value) for entry in entries for value in below(named, entry.target).values()}
         if not taken:
             raise ValueError(
-                'optim_wrapper.paramwise_cfg.inherited_lr_mult: this student inherits nothing. Set model.inherit, or '
-                'leave the constructor out.'
+                'optim_wrapper.paramwise_cfg.inherited_lr_mult: this student inherits nothing. Set model.inherit.'
             )
         wrapper = super().__call__(model)
         for group in wrapper.optimizer.param_groups:
@@ -69,20 +64,11 @@ class LARS(Optimizer):
         weight_decay: Defaults to 0; 1e-5 in the recipe.
         eta: Size of a step relative to the weights, the trust coefficient. Defaults to 1e-3.
 
-    Raises:
-        ValueError: For a negative number, or a momentum of 1 or more.
-        TypeError: At a step, for a sparse gradient.
-
     Source: You, Gitman, Ginsburg, arXiv 1708.03888; in the form used with MoCo v3 (Chen, Xie, He, ICCV 2021).
     """
 
     def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        eta: float = 1e-3,
+        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, eta: float = 1e-3
     ) -> None:
         for name, value in dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta).items():
             if value < 0 or (name == 'momentum' and value >= 1):
@@ -92,11 +78,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step.
-
-        Args:
-            closure: Computes the loss and its gradients again; its result is returned.
-        """
+        """Take one step; ``closure`` computes the loss and its gradients again, and its result is returned."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -114,16 +96,13 @@ class LARS(Optimizer):
         ids = {id(param) for param in scaled}
         plain = [param for param in params if id(param) not in ids]
         updates = _trusted(scaled, group['weight_decay'], group['eta']) + _gradients(plain)
-        buffers = [self._buffer(param) for param in scaled + plain]
+        for param in scaled + plain:
+            if 'momentum_buffer' not in self.state[param]:
+                self.state[param]['momentum_buffer'] = torch.zeros_like(param)
+        buffers = [self.state[param]['momentum_buffer'] for param in scaled + plain]
         torch._foreach_mul_(buffers, group['momentum'])
         torch._foreach_add_(buffers, updates)
         torch._foreach_add_(scaled + plain, buffers, alpha=-group['lr'])
-
-    def _buffer(self, param: Tensor) -> Tensor:
-        state = self.state[param]
-        if 'momentum_buffer' not in state:
-            state['momentum_buffer'] = torch.zeros_like(param)
-        return state['momentum_buffer']
 
 
 def _trusted(params: list[Tensor], weight_decay: float, eta: float) -> list[Tensor]:

@@ -56,7 +56,7 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     changed = [(name, old, new) for name, old, new in pairs if old != new]
     if not then or not changed:
         return
-    advice = 'To train with new ones, set load_from to the checkpoint, and leave resume out.'
+    advice = 'To train with new ones, set load_from to the checkpoint without resume.'
     for name, old, new in changed:
         if name.endswith('optimizer.type') and old.rpartition('.')[2] != new.rpartition('.')[2]:
             raise ValueError(f'{name}={new!r}, but the checkpoint to resume has the state of {old!r}. {advice}')
@@ -64,8 +64,8 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
             runner.optim_wrapper.state_dict()
         ):
             raise ValueError(
-                f'{name}={new!r} ({old!r} in the checkpoint to resume) makes other groups of parameters than the '
-                f'{len(sizes)} that its optimizer has. {advice}'
+                f'{name}={new!r} ({old!r} in the checkpoint to resume) makes other groups of parameters than its '
+                f'{len(sizes)}. {advice}'
             )
     told = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
     kept = [name for name, _, _ in changed if _RESTORED.match(name)]
@@ -127,10 +127,7 @@ def _without(told: dict[str, Any], fact: str) -> dict[str, Any]:
 
 
 def comparable(told: dict[str, Any]) -> dict[str, Any]:
-    """Return the identity without file names, and without configs where a hash is known: a moved file is the same.
-
-    Names of settings, which files of older versions hold, do not count.
-    """
+    """Return the identity without names of files and, of older ones, of settings; a hash stands for file and config."""
     teachers = {
         name: {**teacher, 'file': None, 'config': None if teacher['sha256'] else teacher['config']}
         for name, teacher in told.get('teachers', {}).items()
@@ -139,7 +136,6 @@ def comparable(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def describe(told: dict[str, Any]) -> str:
-    """Return the identity in words."""
     if not told:
         return 'no distillation'
     teachers = ', '.join(
@@ -169,53 +165,37 @@ def _classes(option: Any) -> dict[str, Any]:
     return {} if option is None else {'classes': option}
 
 
-_KEY = 'early_stopping'  # in the meta of a checkpoint
+_STOPPING, _SIZES = 'early_stopping', 'batch_sizes'  # in the meta of a checkpoint
 
 
-class EarlyStopping(Hook):
-    """Saves and restores the best score and the number of validations since; has no effect on a run without the hook.
+class Counters(Hook):
+    """Saves and restores what else counts along: mmengine's ``EarlyStoppingHook``, mmdet's ``BatchSyncRandomResize``.
 
-    mmengine keeps both in the hook alone: a resumed run would begin to wait anew.
+    The first has the best score and the number of validations since, the second a size for some steps, as for YOLOX.
     """
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the state of each such hook."""
-        hooks = _hooks(runner)
-        if hooks:
-            checkpoint['meta'][_KEY] = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in hooks]
-
-    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore the state when a run resumes. A hook that watches another score starts without it."""
-        saved = (checkpoint.get('meta') or {}).get(_KEY, ()) if resumes(runner) else ()
-        for hook, (monitor, count, best) in zip(_hooks(runner), saved, strict=False):
-            if hook.monitor == monitor:
-                hook.wait_count, hook.best_score = count, best
-
-
-def _hooks(runner: Runner) -> list[EarlyStoppingHook]:
-    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
-
-
-_SIZES = 'batch_sizes'  # in the meta of a checkpoint
-
-
-class BatchSizes(Hook):
-    """Saves and restores the size that mmdet's ``BatchSyncRandomResize`` keeps for some steps, as for YOLOX."""
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the size of each such augmentation."""
-        if resizing := _resizing(runner):
+        stopping, resizing = _counting(runner)
+        if stopping:
+            state = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in stopping]
+            checkpoint['meta'][_STOPPING] = state
+        if resizing:
             checkpoint['meta'][_SIZES] = [one._input_size for one in resizing]
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Restore the sizes when a run resumes."""
-        saved = (checkpoint.get('meta') or {}).get(_SIZES, ()) if resumes(runner) else ()
-        for one, size in zip(_resizing(runner), saved, strict=False):
+        """On resume, restore both; a hook that watches another score than before starts anew."""
+        meta = (checkpoint.get('meta') or {}) if resumes(runner) else {}
+        stopping, resizing = _counting(runner)
+        for hook, (monitor, count, best) in zip(stopping, meta.get(_STOPPING, ()), strict=False):
+            if hook.monitor == monitor:
+                hook.wait_count, hook.best_score = count, best
+        for one, size in zip(resizing, meta.get(_SIZES, ()), strict=False):
             one._input_size = size
 
 
-def _resizing(runner: Runner) -> list[Any]:
-    return [one for one in batch_augments(unwrap(runner.model)) if hasattr(one, '_input_size')]
+def _counting(runner: Runner) -> tuple[list[Any], list[Any]]:
+    resizing = [one for one in batch_augments(unwrap(runner.model)) if hasattr(one, '_input_size')]
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)], resizing
 
 
 _DONE = 'distill_validated'  # in the message hub, and so in the checkpoints
@@ -229,7 +209,6 @@ class PendingValidation(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Catch up when all other hooks are ready, before the loop asks whether the training was stopped."""
         if resumes(runner) and _place(built_loop(runner)) is not None:
             runner.register_hook(_CatchUp(), 'LOWEST')
 
@@ -244,7 +223,6 @@ class _CatchUp(Hook):
     """Validates before a resumed training, also if nothing is left to train."""
 
     def before_train(self, runner: Runner) -> None:
-        """Validate if the checkpoint was saved before its validation."""
         loop = runner.train_loop
         place = _place(loop)
         if runner.val_loop is None or place == runner.message_hub.get_info(_DONE, 0):
@@ -274,7 +252,6 @@ class ResumeFile(Hook):
     tells = True  # how the run resumes; a measurement at a checkpoint switches this off
 
     def before_run(self, runner: Runner) -> None:
-        """Choose the file."""
         if self.tells and built_loop(runner) is not None:
             if (start := _start_in_file(runner)) is not None:
                 resume_the_latest(runner, start)
@@ -312,20 +289,18 @@ class ResumeFile(Hook):
         if 'optimizer' not in checkpoint:  # mmengine would go on with a new one, and the first rates
             raise ValueError(
                 'This checkpoint holds no optimizer, as files of save_best and of save_optimizer=False: resume from an '
-                'iter_*.pth or epoch_*.pth, or start a new run from these weights with load_from=….'
+                'iter_*.pth or epoch_*.pth, or set load_from=….'
             )
         if runner.param_schedulers and 'param_schedulers' not in checkpoint:  # here too mmengine would go on
             raise ValueError(
-                'This checkpoint holds no schedules of the learning rate, which would begin again, as with '
-                'default_hooks.checkpoint.save_param_scheduler=False. Start a new run from these weights with '
-                'load_from=…, with the rates that are left.'
+                'This checkpoint holds no schedules of the learning rate (save_param_scheduler=False), which would '
+                'begin again: start a new run with load_from=… and the rates that are left.'
             )
         meta = checkpoint.get('meta') or {}
         if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
             runner.logger.warning(
                 f'The checkpoint to resume is from iteration {meta["iter"]}, within epoch {meta["epoch"] + 1}. This '
-                'epoch begins again, and iterations and schedules are ahead, so the result is not that of an '
-                'uninterrupted run. Resume from an epoch_*.pth (default_hooks.checkpoint.by_epoch=True).'
+                'epoch begins again, and schedules of rates are ahead. Resume from an epoch_*.pth (by_epoch=True).'
             )
         warn_of_other_processes(runner, checkpoint)
         if self.tells:
@@ -381,7 +356,6 @@ def _changed(path: Path) -> int:
 
 @functools.lru_cache
 def _iteration(path: Path, _: int) -> int:
-    """Return the iteration of a checkpoint; ``epoch_12`` may be later than ``iter_2000``."""
     return int(read_checkpoint(path)['meta']['iter'])
 
 
@@ -432,9 +406,8 @@ def _start_in_file(runner: Runner) -> str | None:
 def resume_from_a_whole_file(runner: Runner) -> None:
     """Let ``--resume`` without a file use the latest whole checkpoint if ``last_checkpoint`` does not name one.
 
-    mmengine writes ``last_checkpoint`` after the checkpoint, and empties it before it writes the name. A run that ends
-    in between could not be resumed, or would start from scratch in spite of its checkpoint. The name holds the
-    folder, so a copy of it would go on from the checkpoint of the original.
+    mmengine empties ``last_checkpoint`` after it saved, and writes the name then: a run may end in between. The name
+    holds the folder, so a copy of that would go on from the checkpoint of the original.
     """
     if not resumes(runner) or start_file(runner) is not None or isinstance(runner, FlexibleRunner):
         return  # a FlexibleRunner has read its file before it calls a hook
@@ -455,6 +428,5 @@ def resume_from_a_whole_file(runner: Runner) -> None:
         name_start_file(runner, str(found))
     elif pointer.is_file() and not name:
         raise ValueError(
-            f'{pointer} is empty, and there is no whole checkpoint beside it: remove it to start a new run, or name '
-            'the file to resume from with --resume FILE.'
+            f'{pointer} is empty, and no whole checkpoint is beside it: remove it, or name a file with --resume FILE.'
         )

@@ -29,14 +29,8 @@ class LinearHead(BaseDecodeHead):
     """Scores of the classes from a batch norm over all channels and a 1x1 convolution.
 
     The head with which DINOv2 (2304.07193) and DINOv3 (2508.10104) are evaluated: ``z = W BN(concat(f)) + c``. The maps
-    are resized to the first one's size.
-
-    Args:
-        in_channels: Of each map.
-        in_index: Which maps. Defaults to all.
-        dropout_ratio: Before the convolution. Defaults to 0.
-        norm_cfg: The norm. Defaults to a batch norm of one process.
-        **kwargs: Of ``BaseDecodeHead``: ``num_classes``, ``loss_decode``, ``ignore_index`` …
+    are resized to the first one's size. Options are those of ``BaseDecodeHead``; ``in_channels`` are of each map,
+    ``in_index`` says which maps, all by default.
     """
 
     def __init__(
@@ -47,16 +41,9 @@ class LinearHead(BaseDecodeHead):
         norm_cfg: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        channels = sum(in_channels)
-        super().__init__(
-            in_channels=list(in_channels),
-            in_index=list(range(len(in_channels)) if in_index is None else in_index),
-            input_transform='resize_concat',
-            channels=channels,
-            dropout_ratio=dropout_ratio,
-            norm_cfg=dict(norm_cfg or {'type': 'BN'}),
-            **kwargs,
-        )
+        channels, index = sum(in_channels), list(range(len(in_channels)) if in_index is None else in_index)
+        kwargs.update(dropout_ratio=dropout_ratio, norm_cfg=dict(norm_cfg or {'type': 'BN'}), channels=channels)
+        super().__init__(in_channels=list(in_channels), in_index=index, input_transform='resize_concat', **kwargs)
         _, self.norm = build_norm_layer(self.norm_cfg, channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
@@ -80,10 +67,6 @@ class VisionTransformer(ViT):
         frozen: Train nothing in it, and keep no activations. Defaults to False.
         ignore: As of :class:`FoundationTeacher`.
         init_cfg: For mmengine, which passes it; weights are named in ``checkpoint``.
-
-    Raises:
-        ValueError: For an unknown model, a block that is not there, an ``init_cfg``; in the first training step, for a
-            frozen network whose weights are still those drawn.
     """
 
     def __init__(
@@ -100,8 +83,7 @@ class VisionTransformer(ViT):
         super().__init__(architecture(model), norm)
         if init_cfg:
             raise ValueError(
-                'VisionTransformer takes no init_cfg: name the file in checkpoint. The names of the original code, '
-                'timm and transformers are read.'
+                'VisionTransformer takes no init_cfg: name the file, of the original code or timm, in checkpoint.'
             )
         self.stride = self.shape.patch if stride is None else stride
         self.checkpoint, self.frozen, self.ignore = checkpoint, frozen, tuple(ignore)
@@ -136,17 +118,14 @@ class VisionTransformer(ViT):
         if not self.frozen:
             return tuple(self.maps_of(pictures, self.out_blocks))
         if self.trains and self._drawn is not None:
-            self._check_loaded(self._drawn)
+            token, drawn, self._drawn = self.cls_token, self._drawn, None
+            if not token.is_meta and torch.equal(token, drawn.to(token)):
+                raise ValueError(
+                    f'backbone ({self.shape.name}) is frozen and has random weights: set backbone.checkpoint to their '
+                    'file, or load_from to a checkpoint of the whole network.'
+                )
         with torch.no_grad():
             return tuple(self.maps_of(pictures, self.out_blocks))
-
-    def _check_loaded(self, drawn: Tensor) -> None:
-        token, self._drawn = self.cls_token, None
-        if not token.is_meta and torch.equal(token, drawn.to(token)):
-            raise ValueError(
-                f'backbone ({self.shape.name}) is frozen and has random weights, so no head can learn on it: set '
-                'backbone.checkpoint to the file of its weights, or load_from to a checkpoint of the whole network.'
-            )
 
 
 @MODELS.register_module()
@@ -167,10 +146,6 @@ class FoundationTeacher(ViT):
         ignore: Prefixes of entries in the file that are to be ignored.
         data_preprocessor: Normalisation of the pictures, as ``dict(mean=…, std=…, bgr_to_rgb=…)``. Defaults to the
             model's own.
-
-    Raises:
-        ValueError: For an unknown model or a wrong description.
-        TypeError: For ``ignore`` that is no list.
     """
 
     features_alone = True
@@ -195,8 +170,8 @@ class FoundationTeacher(ViT):
         self.preprocessor = data_preprocessor or self.shape.preprocessor
         self.size_divisor = self.shape.patch
         self.tap_hint = (
-            f'A {type(self).__name__} is tapped at map, maps.0 … maps.{self.shape.depth - 1} and cls. It has no class '
-            'scores and no boxes, so methods that compare those cannot learn from it. '
+            f'A {type(self).__name__} is tapped at map, maps.0 … maps.{self.shape.depth - 1} and cls; it has no class '
+            'scores and no boxes. '
         )
         self.source = self.shape.name  # for the receipt; after loading, with the scheme of names
 
@@ -226,9 +201,6 @@ class LibraryTeacher(nn.Module):
         model: ``'timm::NAME'``; or ``'transformers::FOLDER'``, a local folder with ``config.json``. No hub is asked.
         ignore: Prefixes of entries in a file for timm that are to be ignored; those of its classifier are.
         data_preprocessor: Normalisation of the pictures. Defaults to timm's for this name; transformers needs it.
-
-    Raises:
-        ValueError: For another library, one that cannot be imported, or a network without maps; says what to do.
     """
 
     features_alone = True
@@ -260,7 +232,9 @@ class LibraryTeacher(nn.Module):
         height, width = (self.size_divisor * count for count in cells(pictures, self.size_divisor))
         pictures = resized(pictures, (height, width))
         if self.folder is None:
-            blocks = list(range(self._deepest() + 1))
+            tapped = [int(number) for number, place in self.maps.items() if place._forward_hooks]
+            last = max(tapped) if tapped and not self.map._forward_hooks else len(self.maps) - 1
+            blocks = list(range(last + 1))
             options = dict(norm=True, stop_early=True, output_fmt='NCHW', intermediates_only=True)
             found = self.network.forward_intermediates(pictures, indices=blocks, **options)
         else:
@@ -268,11 +242,6 @@ class LibraryTeacher(nn.Module):
         for place, tensor in zip(self.maps.values(), found, strict=False):
             place(tensor)
         return self.map(found[-1])
-
-    def _deepest(self) -> int:
-        """Return the last block whose map is tapped; the last of all where none is, or ``map``."""
-        tapped = [int(number) for number, place in self.maps.items() if place._forward_hooks]
-        return max(tapped) if tapped and not self.map._forward_hooks else len(self.maps) - 1
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
         """Load a file, strictly, as :meth:`FoundationTeacher.load_teacher`; for transformers, that of its folder."""
@@ -301,8 +270,8 @@ class LibraryTeacher(nn.Module):
 
 
 _OWN = (
-    "For DINO, MoCo v3, MAE, DINOv2 and DINOv3 no library is needed: name the model, e.g. model='dinov2_vits14', and "
-    'give a file of the original code or timm.'
+    "DINO, MoCo v3, MAE, DINOv2 and DINOv3 need no library: name the model, e.g. model='dinov2_vits14', and give a "
+    'file of the original code or timm.'
 )
 
 
@@ -312,8 +281,8 @@ def _imported(library: str, model: str) -> Any:
     except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
         install = '--no-deps timm' if library == 'timm' else library
         raise ValueError(
-            f'model={model!r}: {library} could not be imported ({_first_line(error)}). Install it with pip install '
-            f'{install}; timm needs the torchvision of this torch too, and another torch breaks mmcv. {_OWN}'
+            f'model={model!r}: {library} could not be imported ({_first_line(error)}): pip install {install}; timm '
+            f'needs the torchvision of this torch too. {_OWN}'
         ) from error
 
 

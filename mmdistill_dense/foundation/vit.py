@@ -24,9 +24,7 @@ _GRIDS = 16  # kept of each network: pictures of a data set have a few sizes
 class Family:
     """What all models of a family share."""
 
-    # ``'offset'``: learned, interpolated as DINO's code does; ``'size'``: learned, interpolated to the size with
-    # antialiasing; ``'rope'``: rotary
-    positions: str
+    positions: str  # learned, interpolated as DINO's code does (``'offset'``) or antialiased (``'size'``); ``'rope'``
     eps: float = 1e-6  # of the layer norms
     layer_scale: bool = False  # whether each branch of a block is multiplied by a learned vector
     native: int = 224  # side in pixels of the pictures whose position embeddings the file holds
@@ -74,7 +72,9 @@ class Architecture:
             raise ValueError(f'model.dim must be a multiple of {of} ({parts}), got {self.dim}.')
         side = FAMILIES[self.family].native // self.patch
         object.__setattr__(self, 'native', None if self.rotary else _grid(self.native, side))
-        object.__setattr__(self, 'hidden', self.hidden or self._usual_hidden())
+        wide = (6 if self.family == 'dinov3' else 4) * self.dim * 2 // 3
+        usual = 4 * self.dim if self.ffn == 'mlp' else wide + -wide % 8
+        object.__setattr__(self, 'hidden', self.hidden or usual)
 
     @property
     def rotary(self) -> bool:
@@ -92,12 +92,6 @@ class Architecture:
         """The normalisation of the pictures, as a ``data_preprocessor``."""
         mean, std = self.pixels
         return dict(mean=list(mean), std=list(std), bgr_to_rgb=True)
-
-    def _usual_hidden(self) -> int:
-        if self.ffn == 'mlp':
-            return 4 * self.dim
-        wide = (6 if self.family == 'dinov3' else 4) * self.dim * 2 // 3
-        return wide + -wide % 8
 
 
 def _grid(native: Any, side: int) -> tuple[int, int]:
@@ -153,7 +147,7 @@ def architecture(model: str | Mapping[str, Any]) -> Architecture:
     if isinstance(model, str):
         if model not in MODELS_BY_NAME:
             raise ValueError(
-                f'model={model!r} is no known vision transformer. {close_or_all(model, MODELS_BY_NAME)} Another one is '
+                f'model={model!r} is no known vision transformer. {close_or_all(model, MODELS_BY_NAME)} Others are '
                 'described: model=dict(family=…, patch=…, dim=…, depth=…, heads=…).'
             )
         return MODELS_BY_NAME[model]
@@ -163,12 +157,7 @@ def architecture(model: str | Mapping[str, Any]) -> Architecture:
             f'model must be a name (dinov2_vits14, …) or a dict of {", ".join(known)}, the first five required; got '
             f'{model!r}.'
         )
-    return Architecture(**model, name=described(model))
-
-
-def described(model: Mapping[str, Any]) -> str:
-    """Return a description as a config has it."""
-    return f'dict({", ".join(f"{name}={value!r}" for name, value in model.items())})'
+    return Architecture(**model, name=f'dict({", ".join(f"{name}={value!r}" for name, value in model.items())})')
 
 
 # The network
@@ -216,11 +205,8 @@ def resample(stored: Tensor, native: tuple[int, int], grid: tuple[int, int], rul
 class Rotary(nn.Module):
     """Rotary positions: pairs of channels are turned by angles that grow with the row, others with the column.
 
-    Rows and columns are numbered from -1 to 1 whatever the size. Computed in float32 or better.
-
-    Args:
-        channels: Of one head.
-        base: Ratio of the longest period to the shortest.
+    Rows and columns are numbered from -1 to 1 whatever the size. Computed in float32 or better. ``channels`` are those
+    of one head, ``base`` the ratio of the longest period to the shortest.
     """
 
     def __init__(self, channels: int, base: float = 100.0) -> None:
@@ -234,16 +220,13 @@ class Rotary(nn.Module):
         """Return the sines and cosines of a grid, (h w, channels) each, row by row."""
         periods = self.periods
         key = (height, width, periods.dtype, periods.device, periods._version)
-        sine, cosine = self.cache.get(key, lambda: self._of(height, width))
-        return sine, cosine
+        return self.cache.get(key, lambda: self._of(height, width))  # type: ignore[return-value]
 
     def _of(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         dtype = torch.promote_types(self.periods.dtype, torch.float32)
-        rows, columns = (
-            2 * (torch.arange(0.5, side, dtype=dtype, device=self.periods.device) / side) - 1
-            for side in (height, width)
-        )
-        places = torch.stack(torch.meshgrid(rows, columns, indexing='ij'), -1).flatten(0, 1)
+        device = self.periods.device
+        sides = [2 * torch.arange(0.5, side, dtype=dtype, device=device) / side - 1 for side in (height, width)]
+        places = torch.stack(torch.meshgrid(*sides, indexing='ij'), -1).flatten(0, 1)
         angles = 2 * math.pi * places[:, :, None] / self.periods.to(dtype)
         angles = angles.flatten(1).tile(2)
         return angles.sin(), angles.cos()
@@ -270,7 +253,6 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Cut and project."""
         return self.proj(pictures).flatten(2).mT
 
 
@@ -312,7 +294,6 @@ class MLP(nn.Module):
         self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to each token."""
         return self.fc2(F.gelu(self.fc1(x)))
 
 
@@ -324,7 +305,6 @@ class SwiGLU(nn.Module):
         self.w12, self.w3 = nn.Linear(dim, 2 * hidden), nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply to each token."""
         gate, value = self.w12(x).chunk(2, -1)
         return self.w3(F.silu(gate) * value)
 
@@ -337,7 +317,6 @@ class LayerScale(nn.Module):
         self.gamma = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Multiply."""
         return x * self.gamma
 
 
@@ -382,11 +361,7 @@ class ViT(nn.Module):
     0; ``cls`` (B, D). All have passed the final norm. ``blocks.8`` is the raw output (B, 1 + registers + h w, D).
 
     Pictures whose sides are no multiples of the patch are resized to whole patches, so that the map always covers the
-    whole picture; see :mod:`mmdistill_dense.networks.inputs`.
-
-    Args:
-        shape: The architecture.
-        norm: Apply the final norm to the maps.
+    whole picture; see :mod:`mmdistill_dense.networks.inputs`. Without ``norm`` the maps skip the final norm.
     """
 
     def __init__(self, shape: Architecture, norm: bool = True) -> None:
@@ -413,7 +388,11 @@ class ViT(nn.Module):
 
     def maps_of(self, pictures: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Return the maps behind some blocks; see :meth:`forward`."""
-        self._check(pictures)
+        patch = self.shape.patch
+        if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[2:]) < patch:
+            raise ValueError(
+                f'{self.shape.name} takes pictures (B, 3, H, W) of {patch} pixels or more, not {tuple(pictures.shape)}.'
+            )
         grid = cells(pictures, self.stride)
         tokens = self._tokens(pictures, grid)
         turn = None if self.shape.native is not None else self.rope(*grid)
@@ -434,14 +413,6 @@ class ViT(nn.Module):
         for name, parameter in self.named_parameters():
             if 'norm' not in name and not name.endswith(('.bias', '.gamma')):
                 nn.init.trunc_normal_(parameter, std=0.02)
-
-    def _check(self, pictures: Tensor) -> None:
-        patch = self.shape.patch
-        if pictures.ndim != 4 or pictures.shape[1] != 3 or min(pictures.shape[2:]) < patch:
-            raise ValueError(
-                f'{self.shape.name} cuts pictures (B, 3, H, W) into patches of {patch} x {patch} pixels, got a batch '
-                f'of shape {tuple(pictures.shape)}.'
-            )
 
     def _tokens(self, pictures: Tensor, grid: tuple[int, int]) -> Tensor:
         size = grid[0] * self.shape.patch, grid[1] * self.shape.patch

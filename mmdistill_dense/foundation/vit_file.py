@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,43 +25,40 @@ class Scheme:
 
     title: str  # for the receipt and for messages
     sign: str  # pattern of entries that no other scheme has
-    # patterns and replacements for the names of an architecture, applied in their order
-    rules: Callable[[Architecture], Rules]
+    learned: Rules  # for networks with learned positions, applied in their order
+    rotary: Rules
 
 
-def _original(shape: Architecture) -> Rules:
-    if not shape.rotary:
-        return []
-    return [
-        (r'^rope\.periods$', 'rope_embed.periods'),
-        (r'^register_tokens$', 'storage_tokens'),
-        (r'mlp\.w12\b', 'mlp.w1|mlp.w2'),
-    ]
-
-
-def _timm(shape: Architecture) -> Rules:
-    if not shape.rotary:
-        rules = [(r'mlp\.w12\b', 'mlp.fc1'), (r'mlp\.w3\b', 'mlp.fc2')]
-    else:
-        rules = [
+SCHEMES = (
+    Scheme(
+        'original',
+        r'^(storage_tokens|register_tokens)$|^rope_embed\.|\.(bias_mask|w12\.\w+|w3\.\w+)$',
+        (),
+        (
+            (r'^rope\.periods$', 'rope_embed.periods'),
+            (r'^register_tokens$', 'storage_tokens'),
+            (r'mlp\.w12\b', 'mlp.w1|mlp.w2'),
+        ),
+    ),
+    Scheme(
+        'timm',
+        r'^reg_token$|\.(gamma_1|q_bias|fc1_g\.\w+)$',
+        ((r'^register_tokens$', 'reg_token'), (r'mlp\.w12\b', 'mlp.fc1'), (r'mlp\.w3\b', 'mlp.fc2')),
+        (
+            (r'^register_tokens$', 'reg_token'),
             (r'^rope\.periods$', ''),
             (r'attn\.qkv\.bias$', 'attn.q_bias||attn.v_bias'),
             (r'ls(\d)\.gamma', r'gamma_\1'),
             (r'mlp\.w12\b', 'mlp.fc1_g|mlp.fc1_x'),
             (r'mlp\.w3\b', 'mlp.fc2'),
-        ]
-    return [(r'^register_tokens$', 'reg_token'), *rules]
-
-
-SCHEMES = (
-    Scheme('original', r'^(storage_tokens|register_tokens)$|^rope_embed\.|\.(bias_mask|w12\.\w+|w3\.\w+)$', _original),
-    Scheme('timm', r'^reg_token$|\.(gamma_1|q_bias|fc1_g\.\w+)$', _timm),
+        ),
+    ),
 )
 
 
 def entries(network: ViT, scheme: Scheme) -> dict[str, Tensor]:
     """Return the entries of a file of this scheme, each a view of the part of the network's tensor that it fills."""
-    rules = scheme.rules(network.shape)
+    rules = scheme.rotary if network.shape.rotary else scheme.learned
     found = {}
     for name, tensor in network.state_dict().items():
         names = file_names(name, rules)
@@ -97,12 +94,11 @@ def file_names(name: str, rules: Rules) -> list[str]:
         renamed = []
         for one in names:
             match = re.search(pattern, one)
-            parts = replacement.split('|') if match else []
-            renamed += (
-                [f'{one[: match.start()]}{match.expand(part)}{one[match.end() :]}' if part else '' for part in parts]
-                if match
-                else [one]
-            )
+            if match is None:
+                renamed.append(one)
+                continue
+            before, after = one[: match.start()], one[match.end() :]
+            renamed += [f'{before}{match.expand(part)}{after}' if part else '' for part in replacement.split('|')]
         names = renamed
     return names
 
@@ -137,8 +133,8 @@ def load_vit(network: ViT, content: Mapping[str, Any], ignore: Collection[str], 
     scheme = _scheme(file, network.shape, where)
     if file.prefix in _OF_MOCO and network.shape.family != 'mocov3':
         raise ValueError(
-            f'{where} is a file of MoCo v3 ({file.prefix}*), model={network.shape.name} another network, perhaps with '
-            'another number of heads, which no entry shows.'
+            f'{where} is a file of MoCo v3 ({file.prefix}*), model={network.shape.name} another network, whose heads '
+            'no entry shows: name a model of mocov3.'
         )
     state = dict(file.state)
     if scheme.title == 'original' and network.shape.rotary:
@@ -164,9 +160,8 @@ def split(state: Mapping[str, Any], ignore: Collection[str], where: str) -> VitF
     if prefix is None:
         found = dict.fromkeys(name.split('.')[0] for name in tensors)
         raise ValueError(
-            f'{where} holds no vision transformer that is read here: there is no cls_token and no '
-            f'patch_embed.proj.weight. Its entries begin with {some(found, 8) or "no tensor"}. A head, a student '
-            'or another kind of network cannot be this teacher: give the file of the backbone.'
+            f'{where} holds no vision transformer (no cls_token, no patch_embed.proj.weight); its entries begin with '
+            f'{some(found, 8) or "no tensor"}: give the file of the backbone.'
         )
     inside = {name.removeprefix(prefix): value for name, value in kept.items() if name.startswith(prefix)}
     outside = [name for name in kept if not name.startswith(prefix)]
@@ -187,8 +182,7 @@ def _scheme(file: VitFile, shape: Architecture, where: str) -> Scheme:
         titles = ' and '.join(scheme.title for scheme in found) or 'none that is known'
         prefixes = dict.fromkeys('.'.join(name.split('.')[:2]) for name in file.state)
         raise ValueError(
-            f'{where}: the names of the entries are those of {titles}, one scheme was expected. They begin with '
-            f'{some(prefixes, 12)}.'
+            f'{where}: the names of the entries are those of {titles}, one scheme was expected: {some(prefixes, 12)}.'
         )
     return found[0]
 
@@ -205,8 +199,7 @@ def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
         if mask is None or mask.is_meta or mask.shape != expected.shape or not torch.equal(mask.float(), expected):
             found = 'is missing' if mask is None else 'is not 1 for queries and values and 0 for keys'
             raise ValueError(
-                f'{where}: {name} {found}. A DINOv3 network that was never trained or loaded holds NaN there; give '
-                'the published file.'
+                f'{where}: {name} {found}: give the published file; a DINOv3 that was never loaded holds NaN there.'
             )
 
 
@@ -218,8 +211,7 @@ def _check_periods(network: ViT, state: dict[str, Tensor], where: str) -> None:
     state[_PERIODS] = given.to(state['cls_token'].dtype) if 'cls_token' in state else given
     if not torch.allclose(given.to(own), own, rtol=_ROUNDING, atol=0, equal_nan=True):
         raise ValueError(
-            f'{where}: {_PERIODS} are the periods of other rotary positions than those of DINOv3 (base 100), which are '
-            'the only ones known here.'
+            f'{where}: {_PERIODS} are of other rotary positions than those of DINOv3 (base 100), which alone are known.'
         )
 
 

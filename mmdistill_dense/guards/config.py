@@ -37,8 +37,8 @@ _PREFIX = re.compile(r'^(model\.)?(student\.)?')  # of keys of a config, which n
 def check_custom_keys(runner: Runner, model: nn.Module) -> None:
     """Refuse a key for the student that matches the name of a distiller; warn if it matches parts of a distiller.
 
-    For each parameter, mmengine uses the longest of the ``custom_keys`` that its name contains. ``head``, meant for the
-    student's head, is also in the names of all parameters of a distiller called ``head_kd``.
+    mmengine uses the longest key that a parameter's name contains: ``head`` is also in those of a distiller
+    ``head_kd``.
     """
     options = ((runner.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -68,10 +68,7 @@ def check_custom_keys(runner: Runner, model: nn.Module) -> None:
 
 
 def check_laid_over(config: Config) -> None:
-    """Refuse ``distillers=dict(cwd=dict(type='LogitKD'))`` over a base whose ``cwd`` is a ``CWD``.
-
-    The merged distiller would take over the ``loss_weight`` of the other method, for instance.
-    """
+    """Refuse ``distillers=dict(cwd=dict(type='LogitKD'))`` over a base whose ``cwd`` is a ``CWD`` with options."""
     path = Path(config.filename or '')
     if path.suffix != '.py' or not path.is_file():
         return
@@ -101,8 +98,7 @@ def _distillers_in(path: Path) -> Iterator[tuple[str, str]]:
                 yield name, kind
 
 
-# These classes of mmseg and mmdet load files themselves. With convert_weights, mmdet's rename the tensors of original
-# files by this function of their module.
+# Classes that load files themselves, and mmdet's functions that rename tensors of original files (convert_weights).
 _READ_THEMSELVES = {'SwinTransformer': 'swin_converter', 'PyramidVisionTransformer': 'pvt_convert'}
 _STRIPS = 'SwinTransformer'  # takes the prefix of a backbone off by itself
 _BACKBONE = 'backbone.'
@@ -122,8 +118,8 @@ def check_top_level_distillers(config: Config, file: Config | None = None) -> No
         return
     if config.model.get('distillers') == file.model.get('distillers'):
         raise ValueError(
-            'The top-level distillers was changed, but model.distillers was not, so the change has no effect: use '
-            '--cfg-options model.distillers.<name>.<option>=… instead.'
+            'The top-level distillers was changed, but model.distillers was not, which counts: use --cfg-options '
+            'model.distillers.<name>.<option>=… instead.'
         )
 
 
@@ -143,10 +139,7 @@ def _check_over_bases(path: Path) -> None:
         line = f'model = dict(distillers={literal(own["distillers"])})'
         if 'distillers' in (own.get('model') or {}):  # as _base_.distillers
             line = f'_base_.{options[0]} above the line of model'
-        raise ValueError(
-            f'{path.name}: {some(options)} has no effect, because the model has the distillers of the base. Write '
-            f'{line} instead.'
-        )
+        raise ValueError(f'{path.name}: {some(options)} has no effect: the base filled the model. Write {line}.')
 
 
 def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
@@ -157,17 +150,13 @@ def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
     pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
     if pair[0] < size[0] or pair[1] < size[1]:
         raise ValueError(
-            f'The training pipeline crops to {pair} but data_preprocessor.size={tuple(size)} pads it back: set '
+            f'The training pipeline crops to {pair}, and data_preprocessor.size={tuple(size)} pads it back: set '
             'RandomCrop.crop_size and model.student.data_preprocessor.size (or model.data_preprocessor.size) alike.'
         )
 
 
 def batch_problem(config: Config, processes: int) -> str | None:
-    """Return what is wrong with the batch size of a run, or ``None``.
-
-    The learning rate of a recipe is made for ``auto_scale_lr.base_batch_size`` pictures a step. On fewer GPUs the batch
-    is smaller: nothing fails, but the result may be far below the published one.
-    """
+    """Return what is wrong with a run's batch size for the recipe's learning rate, or ``None``: nothing else fails."""
     scaling = config.get('auto_scale_lr') or {}
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
     if not base or not one or scaling.get('enable'):
@@ -185,7 +174,6 @@ def batch_problem(config: Config, processes: int) -> str | None:
 
 
 def warn_of_batch(runner: Runner) -> None:
-    """Log what :func:`batch_problem` finds, in the first process only."""
     problem = batch_problem(runner.cfg, get_world_size())
     if problem and get_rank() == 0:
         runner.logger.warning(problem)
@@ -194,8 +182,8 @@ def warn_of_batch(runner: Runner) -> None:
 def check_pretrained(model: nn.Module) -> None:
     """Refuse a pre-trained file, local or of the Hugging Face hub, for another module than the one it initialises.
 
-    mmengine loads what fits and only warns. For instance, mmseg's and mmdet's MobileNetV2 share one layer name, so the
-    file of one leaves all other layers of the other random. Refuse two files for the stages of one backbone (C4).
+    mmengine loads what fits and only warns: mmseg's and mmdet's MobileNetV2 share one layer name. Refuse two files for
+    the stages of one backbone (C4).
     """
     files = {}
     for name, module, path, prefix in pretrained_parts(model):
@@ -235,8 +223,8 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
     bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not bare:
         raise ValueError(
-            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: {type(module).__name__} '
-            "would keep random weights. Save them as {'state_dict': …}."
+            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: save them as '
+            "{'state_dict': …}."
         )
     return state_dict_of(bare, path)
 
@@ -297,7 +285,7 @@ def _last_crop(dataset: Any) -> Any:
 
 
 def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) -> None:
-    """Refuse a student with a head for other classes than the training set's; see the two checks below."""
+    """Refuse a student with a head for other classes than the training set's."""
     check_num_classes(data, 'model.student', model)
     check_other_heads(data, 'model.student', model)
     check_class_weights('model.student', model)
@@ -339,8 +327,8 @@ def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
             weights = loss.get('class_weight')
             if isinstance(weights, (list, tuple)) and len(weights) not in (count, count + 1):  # with no object
                 raise ValueError(
-                    f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}: set it '
-                    f'to {count} numbers ({count + 1} where no object is a class), or to None.'
+                    f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}: give '
+                    f'{count} ({count + 1} where no object is a class), or None.'
                 )
 
 
@@ -373,8 +361,8 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
     if teacher.classes is not None and list(teacher.classes) != list(data):
         raise ValueError(
             f'{teacher.key}.checkpoint was trained on {len(teacher.classes)} classes ({some(teacher.classes)}), the '
-            f"data set has {len(data)} ({some(data)}). Set {teacher.key}.classes='auto' (docs/other_classes.md), "
-            'or model.teacher.allow_other_classes=True if only features are distilled.'
+            f"data set has {len(data)} ({some(data)}): set {teacher.key}.classes='auto' (docs/other_classes.md), "
+            f'or {teacher.key}.allow_other_classes=True if only features are distilled.'
         )
     return []
 
@@ -384,5 +372,5 @@ def _check_inherited(teacher: Any, same_classes: bool) -> None:
     if teacher.class_rows and not same_classes:
         raise ValueError(
             f'model.inherit copies rows of classes of {teacher.key}, and the data set has others, or in another order: '
-            f'{some(teacher.class_rows)}. Inherit the other parts of the head alone, each by its own prefix.'
+            f'inherit other parts than {some(teacher.class_rows)}, each by its own prefix.'
         )

@@ -16,17 +16,14 @@ from torch.utils.data import DataLoader
 from mmdistill_dense.config.unknown_keys import hint
 from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file
+from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.utils.validate import some
 
 NEEDED = ('save_optimizer', 'save_param_scheduler')  # options of CheckpointHook without which no run goes on
 
 
 def check_loaders(runner: Runner) -> None:
-    """Refuse a training or validation set without a picture, and epochs without a batch.
-
-    mmengine waits forever for the first batch of an empty set, and counts epochs without a batch as done.
-    """
+    """Refuse a set without a picture, for which mmengine waits forever, and epochs without a batch."""
     for name, loop in ((name, built_loop(runner, name)) for name in ('train', 'val')):
         loader: DataLoader | None = getattr(loop, 'dataloader', None)
         if loader is None or not hasattr(loader.dataset, '__len__'):
@@ -34,8 +31,7 @@ def check_loaders(runner: Runner) -> None:
         count = len(loader.dataset)
         if count == 0:
             raise ValueError(
-                f'{name}_dataloader.dataset holds no picture: check its folders, its ann_file and the options that '
-                'leave pictures out (indices, filter_cfg).'
+                f'{name}_dataloader.dataset holds no picture: check its folders, ann_file, indices and filter_cfg.'
             )
         if isinstance(loop, EpochBasedTrainLoop) and len(loader) == 0:
             raise ValueError(
@@ -63,29 +59,27 @@ def check_checkpoints(runner: Runner) -> None:
                 runner.logger.warning(f'default_hooks.checkpoint.{name}=False: {told}')
         if not hook.by_epoch and isinstance(built_loop(runner), EpochBasedTrainLoop):
             runner.logger.warning(
-                'CheckpointHook.by_epoch=False saves within an epoch, and a resumed run begins the epoch again: its '
-                'result is not that of an uninterrupted run. Set default_hooks.checkpoint.by_epoch=True, with interval '
-                'in epochs.'
+                'CheckpointHook.by_epoch=False saves within an epoch, which a resumed run begins again, so its result '
+                'is another: set default_hooks.checkpoint.by_epoch=True, with interval in epochs.'
             )
         if hook.max_keep_ckpts == 1:
             hook.max_keep_ckpts = 2
             runner.logger.warning(
-                'CheckpointHook.max_keep_ckpts=1 removes the last checkpoint before it writes the next one, so a '
-                'full disk would leave none: 2 are kept instead.'
+                'CheckpointHook.max_keep_ckpts=1 removes the last checkpoint before it writes the next: 2 are kept.'
             )
 
 
 def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     """Refuse a checkpoint of another network; mmengine would load what fits, warn, and go on.
 
-    A run that resumes needs every tensor. A test needs half of all tensors, because layers rename those of older files
-    while they load, none of another shape, and a tensor of each part that predicts. A run that starts from
-    ``load_from`` needs half of all tensors, because a head may be new, or the whole backbone, which is less than half
-    in many detectors.
+    A run that resumes needs every tensor. A test needs half of them, because layers rename those of older files, none
+    of another shape, and one of each part that predicts. A start by ``load_from`` needs half, because a head may be
+    new, or the whole backbone, which is less than half in many detectors.
     """
     if not isinstance(content, Mapping):
         return  # mmengine refuses that itself
-    model = _network(runner.model)
+    model: Any = unwrap(runner.model)
+    model = model.module if isinstance(model, BaseTTAModel) else model
     own = {name: value.shape for name, value in model.state_dict().items() if not name.endswith('num_batches_tracked')}
     state = content.get('state_dict', content)  # where mmengine looks
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
@@ -93,7 +87,8 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
     missing = [name for name in own if name not in given]
     shaped = [name for name, shape in own.items() if name in given and given[name] != shape]
     goes_on, tests, fits = resumes(runner), built_loop(runner) is None, len(own) - len(missing + shaped)
-    starts = not goes_on and not tests and _whole_backbone(own, missing + shaped)
+    backbone = {name for name in own if name.startswith('backbone.')}
+    starts = not goes_on and not tests and backbone and backbone.isdisjoint(missing + shaped)
     too_few = 2 * fits < len(own) and not starts
     if (goes_on and missing) or (shaped and (goes_on or tests)) or too_few:
         if not (goes_on or fits):
@@ -106,8 +101,7 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
         )
     if tests and (parts := _left_random(own, given)):
         raise ValueError(
-            f'load_from={start_file(runner)!r} holds nothing of {some(parts)}: random weights would be tested. Give '
-            'the checkpoint of a whole network.'
+            f'load_from={start_file(runner)!r} holds nothing of {some(parts)}: give the checkpoint of a whole network.'
         )
 
 
@@ -116,15 +110,14 @@ def check_trained(runner: Runner, distillers: nn.Module) -> None:
 
     mmengine's constructors take all parameters of a model; one of your own, or one of several optimizers, may not.
     """
-    groups = runner.optim_wrapper.param_groups
-    listed = [group for one in groups.values() for group in one] if isinstance(groups, dict) else groups
-    held = {id(parameter) for group in listed for parameter in group['params']}
+    groups = [group for one in wrappers_of(runner.optim_wrapper) for group in one.param_groups]
+    held = {id(parameter) for group in groups for parameter in group['params']}
     named = distillers.named_parameters()
     left = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
     if left:
         raise ValueError(
-            f'optim_wrapper: the optimizer does not train these parameters of distillers: {some(left)}. Its '
-            'constructor leaves them out: let it take those whose names begin with "distillers." as well.'
+            f'optim_wrapper: its constructor leaves out parameters of distillers: {some(left)}. Let it take those '
+            'whose names begin with "distillers." as well.'
         )
 
 
@@ -137,8 +130,8 @@ def check_recomputed(runner: Runner, model: nn.Module) -> None:
             raise ValueError(f'activation_checkpointing: {name!r} is no module of the student.{hint(name, modules)}')
         if first.startswith(f'{name}.'):
             raise ValueError(
-                f'activation_checkpointing: {name!r} sees the pictures, or only frozen layers before it, so its '
-                'parameters would get no gradient. Name later stages, or set with_cp=True in model.student.backbone.'
+                f'activation_checkpointing: {name!r} sees the pictures, or frozen layers alone, so it would get no '
+                'gradient: name later stages, or set with_cp=True in model.student.backbone.'
             )
 
 
@@ -160,25 +153,17 @@ class Reached:
         if not self._unseen:
             return None
         return (
-            f'model.student: {len(self._unseen)} parameters get no gradient, so they stay as they are, and are saved: '
-            f'{some(self._unseen)}. Those that are frozen: set frozen_stages=-1. Those behind the last student_tap: '
-            'tap backbone[-1] as well, or end the backbone there (num_stages, out_indices).'
+            f'model.student: {len(self._unseen)} parameters get no gradient: {some(self._unseen)}. If frozen, set '
+            'frozen_stages=-1; behind the last student_tap, tap backbone[-1] too or end it there (num_stages).'
         )
-
-
-def _network(model: nn.Module) -> nn.Module:
-    """Return the network inside DDP, a test-time augmentation model, or both."""
-    inner: Any = unwrap(model)
-    return inner.module if isinstance(inner, BaseTTAModel) else inner
 
 
 def _nothing_fits(runner: Runner, network: str, own: Iterable[str], held: Mapping[str, Any]) -> str:
     below_model = isinstance(held.get('model'), Mapping)
     reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
     return (
-        f'load_from={start_file(runner)!r}: no tensor would be loaded into {network}: {reason}. Expected names like '
-        f'{some(own)}; it holds {some(held["model"] if below_model else held)}. Save them as {{"state_dict": …}} under '
-        'the names of the student.'
+        f'load_from={start_file(runner)!r}: no tensor would be loaded into {network}: {reason}. It holds '
+        f'{some(held["model"] if below_model else held)}: save them as {{"state_dict": …}} with names like {some(own)}.'
     )
 
 
@@ -196,8 +181,3 @@ def _left_random(own: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
         # mmdet loads the rpn_head of a file as the bbox_head of a network
         and not {(name.partition('.')[2], shape) for name, shape in shapes.items()} <= held
     ]
-
-
-def _whole_backbone(own: Iterable[str], lacking: Iterable[str]) -> bool:
-    backbone = {name for name in own if name.startswith('backbone.')}
-    return bool(backbone) and backbone.isdisjoint(lacking)

@@ -58,8 +58,8 @@ def flat_gradients(term: Tensor, places: ParameterGroups) -> dict[str, Tensor]:
             if 'heckpoint' not in str(error):
                 raise
             raise ValueError(
-                'the student recomputes its activations (activation_checkpointing, with_cp=True), so the gradient of a '
-                'single loss cannot be taken: switch that off to measure.'
+                'the student recomputes its activations, so the gradient of a single loss cannot be taken: switch '
+                'activation_checkpointing and with_cp off.'
             ) from error
     dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
     vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
@@ -128,21 +128,17 @@ def _measured_step(
     task = split_terms(losses).get(TASK)
     if task is None:
         raise ValueError(
-            f'distillers.{next(iter(due))}.balance: the student has no loss of its own that the ratio could refer to: '
-            'set balance=None and give loss_weight.'
+            f'distillers.{next(iter(due))}.balance: the student has no own loss: set balance=None and loss_weight.'
         )
     state = next(iter(due.values()))[0].state
-    measured = _measure([task, *(_sum(compared[name], task) for name in due)], model, state.loss_scale)
+    terms = [[value for key, value in compared[name].items() if 'loss' in key] for name in due]
+    sums = [torch.stack(own).sum() if own else task.new_zeros(()) for own in terms]
+    measured = _measure([task, *sums], model, state.loss_scale)
     for (one, balancer), norm, value in zip(due.values(), measured.norms[1:], measured.values[1:], strict=True):
         warning = balancer.add(Try(state.iteration, measured.norms[0], norm), value, one.key)
         if warning:
             print_log(warning, logger='current', level=logging.WARNING)
     return _told({name: one.weight() for name, (one, _) in due.items()}, measured)
-
-
-def _sum(terms: Losses, like: Tensor) -> Tensor:
-    counted = [value for name, value in terms.items() if 'loss' in name]
-    return torch.stack(counted).sum() if counted else like.new_zeros(())
 
 
 @dataclass(frozen=True)

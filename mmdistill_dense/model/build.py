@@ -67,7 +67,12 @@ def DistillModel(
             ratio=1)``, see :class:`~mmdistill_dense.unlabelled.step.UnlabelledOption`; ignored without distillers.
         **student_keys: Further keys of the model config, which are merged over the student.
     """
-    options = distiller_options(distillers or {})
+    distillers = distillers or {}
+    if not isinstance(distillers, Mapping) or not all(isinstance(one, Mapping) for one in distillers.values()):
+        raise TypeError(
+            f"model.distillers must be a dict of dicts by name, e.g. dict(kd=dict(type='LogitKD')), got {distillers!r}."
+        )
+    options = {name: option for name, option in distillers.items() if option.get('loss_weight', 1) != 0}
     entries = parse_inherit(inherit)
     pictures: list[StepPlugin] = [] if unlabelled is None else [STEP_PLUGINS.get('Unlabelled')(unlabelled)]
     if isinstance(student, ModelConfig):
@@ -79,16 +84,13 @@ def DistillModel(
         config.beside = student_keys
     network = build_network(config)
     if pictures and not options:
-        print_log(
-            'model.unlabelled is ignored: without distillers, nothing is learnt from pictures without labels.',
-            'current',
-        )
+        print_log('model.unlabelled is ignored: without distillers, such pictures teach nothing.', 'current')
     if not options and not entries:
         return network
     if options and not hasattr(type(network), 'loss'):
         raise ValueError(
-            f'model.student: {type(network).__name__} has no method loss(inputs, data_samples). Give it one, and let '
-            "its forward return it for mode='loss', as the networks of mmseg and mmdet do."
+            f'model.student: {type(network).__name__} needs a method loss(inputs, data_samples), which its forward '
+            "returns for mode='loss', as the networks of mmseg and mmdet do."
         )
     with fork_rng():
         parts = build_distillers(options, config.scope)
@@ -103,23 +105,14 @@ def DistillModel(
     return network
 
 
-def distiller_options(distillers: Option) -> dict[str, Option]:
-    """Return the options of the distillers whose ``loss_weight`` is not 0."""
-    if not isinstance(distillers, Mapping) or not all(isinstance(option, Mapping) for option in distillers.values()):
-        raise TypeError(
-            f"model.distillers must be a dict of dicts by name, e.g. dict(kd=dict(type='LogitKD')), got {distillers!r}."
-        )
-    return {name: option for name, option in distillers.items() if option.get('loss_weight', 1) != 0}
-
-
 def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]:
     """Build the distillers in the student's scope, which tells the task for their ``settings``."""
     built = {}
     for name, option in options.items():
         if not isinstance(name, str) or not name or 'loss' in name or '.' in name or hasattr(nn.ModuleDict(), name):
             raise ValueError(
-                f'model.distillers.{name}: the name of a distiller is a text without "loss" or a dot, and no word that '
-                'torch uses for modules, such as items, training or forward.'
+                f'model.distillers.{name}: the name of a distiller is a text without "loss" or a dot, and no word of '
+                'torch such as items, training or forward.'
             )
         arguments = dict(option)
         kind = arguments.pop('type', None)
@@ -154,15 +147,19 @@ def build_distillation(
 ) -> Distillation:
     """Trace student and teachers, plan how the teachers run, and bind every distiller to its teacher.
 
-    The distillers make their parameters here; no teacher is loaded yet. One that ``extras`` ask will be loaded whole.
+    The distillers make their parameters here; no teacher is loaded yet.
     """
     options, inherit, taught_by = _used_teachers(teacher, distillers, inherit)
     preprocessor = config.model.get('data_preprocessor') or {}
-    size = _size(preprocessor)
+    size = (int(given[0]), int(given[1])) if (given := preprocessor.get('size')) else None
     with DefaultScope.overwrite_default_scope(config.scope):
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
     for key, one in distillers.items():
-        _check_size(key, one, options[taught_by[key]])
+        if options[taught_by[key]].grid is not None and one.teacher_parts != ():
+            raise ValueError(
+                f"model.distillers.{key}: {type(one).__name__} runs the teacher on places of the student's pictures: "
+                f'leave {options[taught_by[key]].key}.scale and .fit out.'
+            )
         one.check_networks(f'model.distillers.{key}', config, options[taught_by[key]].config)
     taps = {name: _unique(_keyed(key, 'teacher_tap', [*one.teacher_taps, *one.extra_teacher_taps])
                           for key, one in distillers.items() if taught_by[key] == name)
@@ -181,9 +178,8 @@ def build_distillation(
         called = [one.teacher_parts for key, one in distillers.items() if taught_by[key] == name]
         if taps[name] and traced[name].preprocessor is None:
             raise ValueError(
-                f'{option.key}: {option.config.model.get("type")} does not say in which normalisation it sees '
-                f'pictures. Set {option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its '
-                'training.'
+                f'{option.key}: {option.config.model.get("type")} does not say how its pictures are normalised: set '
+                f'{option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its training.'
             )
         seen = make_renormaliser(normalised, traced[name].preprocessor, option.key)
         plan = traced[name].plan([*inherited, *called], seen)
@@ -230,14 +226,6 @@ def choose_taps(
         print_log(f'{key}.student_tap={distiller.auto!r} compares {chosen}', 'current')
 
 
-def _check_size(key: str, distiller: Distiller, option: TeacherOption) -> None:
-    if option.grid is not None and distiller.teacher_parts != ():
-        raise ValueError(
-            f"model.distillers.{key}: {type(distiller).__name__} runs the teacher on places of the student's pictures: "
-            f'leave {option.key}.scale and {option.key}.fit out.'
-        )
-
-
 def _used_teachers(
     teacher: Option | None, distillers: Mapping[str, Distiller], inherit: Sequence[Inherit]
 ) -> tuple[dict[str, TeacherOption], list[Inherit], dict[str, str]]:
@@ -273,8 +261,3 @@ def _keyed(key: str, option: str, taps: Sequence[Tap]) -> list[Tap]:
 
 def _unique(taps: Iterable[Sequence[Tap]]) -> list[Tap]:
     return list(dict.fromkeys(itertools.chain.from_iterable(taps)))
-
-
-def _size(preprocessor: Mapping[str, Any]) -> tuple[int, int] | None:
-    size = preprocessor.get('size')
-    return (int(size[0]), int(size[1])) if size else None

@@ -75,7 +75,6 @@ class Distillation:
     """Frozen teachers, state of the run, what is inherited.
 
     A copy of the student has its own ``Distillation`` and shares the teachers until one of the two is moved or cast.
-
     """
 
     teachers: dict[str, FrozenTeacher]  # by name
@@ -101,7 +100,7 @@ class Distillation:
         return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced, extras)
 
     def enter_run(self, max_iters: int, seed: int = 0, rank: int = 0, iteration: int = 0) -> None:
-        """Set the state of the run; ``DistillHook`` calls this before training."""
+        """Set the state of the run; ``DistillHook``, or a training loop of your own, calls this before training."""
         state = self.state
         state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, rank, iteration
         self.hook_attached = True
@@ -145,13 +144,12 @@ class Distillation:
         if not self.hook_attached:
             raise RuntimeError(
                 'A DistillModel is trained without DistillHook. Add to the config: default_hooks = '
-                "dict(distill=dict(type='mmdistill_dense.DistillHook'))."
+                "dict(distill=dict(type='mmdistill_dense.DistillHook')). A loop of your own calls "
+                'model.distillation.enter_run(max_iters) before it, and sets model.distillation.state.iteration.'
             )
         for teacher in self.teachers.values():
             if teacher.network is None and teacher.receipt is None and teacher.taps:
-                raise RuntimeError(
-                    f'{teacher.key} is not loaded: call init_weights() before training, as the runner does.'
-                )
+                raise RuntimeError(f'{teacher.key} is not loaded: call model.init_weights() before training.')
 
 
 class Distilled(Network):
@@ -315,12 +313,16 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
 
 
 def _check_terms(key: str, terms: Mapping[str, Any]) -> None:
-    """Refuse terms that would teach the student nothing."""
+    """Refuse what is no loss, and terms that would teach the student nothing."""
+    if not isinstance(terms, Mapping):
+        raise TypeError(f'{key}: its loss returns {terms!r:.40}, no tensor and no dict of them by name.')
     if wrong := [f'{name}={value!r:.40}' for name, value in terms.items() if not isinstance(value, Tensor)]:
         raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
     losses = [value for name, value in terms.items() if 'loss' in name]
     if not losses:
         raise ValueError(f'{key}: its loss returns {some(terms) or "nothing"}; names of losses must hold "loss".')
+    if several := [f'{name} of shape {tuple(terms[name].shape)}' for name in terms if terms[name].numel() != 1]:
+        raise ValueError(f'{key}: its loss returns {several[0]}: return one number, such as its mean.')
     learned = not torch.is_grad_enabled() or any(value.requires_grad for value in losses)
     if not learned and any(bool(value.ne(0).any()) for value in losses):  # an empty queue gives exactly 0
         raise ValueError(f'{key}: its loss has no gradient, so the student learns nothing from it. Is it detached?')

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmdistill_dense.config.unknown_keys import check_known
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.networks.building import move
 
 DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -32,16 +32,12 @@ class Acceleration:
     @classmethod
     def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> Acceleration:
         """Read the options; ``None`` and ``False`` switch everything off."""
-        option = {} if option in (None, True, False) else option
-        known = [field.name for field in fields(cls)]
-        if not isinstance(option, Mapping):
-            raise TypeError(f'{key}.accelerate is False or a dict of {", ".join(known)}, got {option!r}.')
-        check_known(f'{key}.accelerate', option, known)
-        if option.get('dtype') not in (None, *DTYPES):
-            raise ValueError(f'{key}.accelerate.dtype must be {", ".join(DTYPES)} or None, got {option["dtype"]!r}.')
-        if not isinstance(option.get('channels_last', False), bool):
-            raise ValueError(f'{key}.accelerate.channels_last must be True or False, got {option["channels_last"]!r}.')
-        return cls(**option)
+        found = read_options(cls, {} if option in (None, True, False) else option, f'{key}.accelerate')
+        if found.dtype not in (None, *DTYPES):
+            raise ValueError(f'{key}.accelerate.dtype must be {", ".join(DTYPES)} or None, got {found.dtype!r}.')
+        if not isinstance(found.channels_last, bool):
+            raise ValueError(f'{key}.accelerate.channels_last must be True or False, got {found.channels_last!r}.')
+        return found
 
     @property
     def changes_pass(self) -> bool:

@@ -41,7 +41,8 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
     def forward(self, data: dict, training: bool = False) -> dict:
         """Return ``data`` with ``inputs`` as a list of batches, or as one batch for inputs without views."""
         inputs = data['inputs']
-        if not _has_views(inputs):
+        listed = not isinstance(inputs, Tensor) and len(inputs) > 0
+        if not (listed and (isinstance(inputs[0], (list, tuple)) or inputs[0].ndim == 4)):  # no views
             batch = super().forward(data, training)
             return {**batch, 'inputs': self._mixed([batch['inputs']])[0]} if self.mixup and training else batch
         rest = {name: value for name, value in data.items() if name != 'inputs'}
@@ -54,13 +55,6 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
     def _mixed(views: Sequence[Tensor]) -> list[Tensor]:
         share, order = float(torch.rand(())), torch.randperm(len(views[0]))
         return [torch.lerp(view[to_device(order, view)], view, share) for view in views]
-
-
-def _has_views(inputs: Any) -> bool:
-    if isinstance(inputs, Tensor) or not inputs:
-        return False
-    first = inputs[0]
-    return isinstance(first, (list, tuple)) or first.ndim == 4
 
 
 Inputs = Tensor | Sequence[Tensor]
@@ -80,15 +74,9 @@ class BackboneStudent(BaseModel):
             the published student has no zero-initialised residuals.
         data_preprocessor: Usually ``dict(type='mmdistill_dense.MultiViewPreprocessor', …)``.
         init_cfg: As everywhere in mmengine.
-
-    Attributes:
-        has_task: That it has no loss of its own.
-
-    Raises:
-        ValueError: For a backbone with ``norm_eval=True``.
     """
 
-    has_task = False
+    has_task = False  # no loss of its own
 
     def __init__(
         self, backbone: Mapping[str, Any], data_preprocessor: Mapping[str, Any] | None = None, init_cfg: Any = None
@@ -97,8 +85,7 @@ class BackboneStudent(BaseModel):
         self.backbone = MM_MODELS.build(_from_scratch(backbone))
         if getattr(self.backbone, 'norm_eval', False):
             raise ValueError(
-                'model.student.backbone.norm_eval=True keeps batch statistics as they were initialised, which is wrong '
-                'for a student that is pre-trained: set norm_eval=False.'
+                'model.student.backbone.norm_eval=True keeps batch statistics as they began: set it to False.'
             )
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
@@ -107,9 +94,7 @@ class BackboneStudent(BaseModel):
         return tuple(features) if isinstance(features, (list, tuple)) else (features,)
 
     def forward(self, inputs: Inputs, data_samples: Samples | None = None, mode: str = 'tensor') -> Any:
-        """Run :meth:`loss`, :meth:`predict` or :meth:`extract_feat`, for ``mode`` ``'loss'``, ``'predict'``,
-        ``'tensor'``.
-        """
+        """Run :meth:`loss`, :meth:`predict` or, for ``mode='tensor'``, :meth:`extract_feat`."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
         if mode == 'predict':
@@ -136,11 +121,10 @@ class BackboneStudent(BaseModel):
         return [self.predict(view) for view in inputs]
 
     def parse_losses(self, losses: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum the losses as mmengine does."""
         if not any('loss' in name for name in losses):
             raise ValueError(
-                'BackboneStudent has no loss of its own and no distiller gave one: set model.teacher and '
-                "model.distillers, e.g. dict(pcd=dict(type='PCD', …)), with a weight above 0."
+                'BackboneStudent has no loss of its own and no distiller gave one: set model.teacher and, with a '
+                "weight above 0, model.distillers, e.g. dict(pcd=dict(type='PCD', …))."
             )
         return super().parse_losses(losses)
 

@@ -77,8 +77,8 @@ class SpatialAdaptor(nn.Module):
         """Return ``[B, C, H, W]`` for a feature map ``[B, C_in, H, W]``."""
         if x.shape[1] != self.widths[0]:
             raise ValueError(
-                f'the head takes {self.widths[0]} channels and the backbone gives {x.shape[1]}: teacher.backbone or '
-                'teacher.head=dict(widths=[…]) is not that of the checkpoint.'
+                f'the head takes {self.widths[0]} channels and the backbone gives {x.shape[1]}: set teacher.backbone '
+                'or teacher.head=dict(widths=[…]) as in the checkpoint.'
             )
         return self.layers(x)
 
@@ -87,7 +87,6 @@ class SpatialAdaptor(nn.Module):
         return self(pooled[:, :, None, None]).flatten(1)
 
     def train(self, mode: bool = True) -> SpatialAdaptor:
-        """Stay in eval mode."""
         return super().train(False)
 
     def reset_parameters(self) -> None:
@@ -112,9 +111,9 @@ def read_steps(entries: Entries) -> list[Step]:
     for index, tensors in sorted(layers.items()):
         if index > expected:
             if index > expected + 1 or not steps:
+                where = '' if steps else ' before the first layer'
                 raise ValueError(
-                    f'head entries {expected} to {index - 1} are missing: one index left out is an activation, but '
-                    f'here are {index - expected}{"" if steps else " before the first layer"}.'
+                    f'head entries {expected} to {index - 1} are missing{where}: an activation leaves one out.'
                 )
             steps.append(('act', {}))
         steps.append((_kind(index, tensors), tensors))
@@ -129,15 +128,14 @@ def _kind(index: int, tensors: Mapping[str, Tensor]) -> str:
         if names in (_BN, _BN | _AFFINE):
             return 'bn0' if names == _BN else 'bn'
         missing = sorted((_BN | (_AFFINE if names & _AFFINE else set())) - names)
-        raise ValueError(f'head entry {index} is a batch norm, but {_wrong(missing, names - _BN - _AFFINE)}.')
+        wrong = (
+            f'{", ".join(missing or sorted(names - _BN - _AFFINE))} is {"missing" if missing else "not part of one"}'
+        )
+        raise ValueError(f'head entry {index} is a batch norm, but {wrong}.')
     if names - _AFFINE or 'weight' not in names or tensors['weight'].ndim != 2:
         shapes = {name: tuple(tensors[name].shape) for name in sorted(names)}
         raise ValueError(f'head entry {index} is neither a linear layer nor a complete batch norm: {shapes}.')
     return 'linear+' if 'bias' in names else 'linear'
-
-
-def _wrong(missing: Sequence[str], extra: set[str]) -> str:
-    return f'{", ".join(missing)} is missing' if missing else f'{", ".join(sorted(extra))} is not part of one'
 
 
 def step_widths(steps: Sequence[Step]) -> list[int]:

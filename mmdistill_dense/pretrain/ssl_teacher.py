@@ -46,7 +46,10 @@ def read_teacher(
     """Read a self-supervised checkpoint and split it into backbone and head."""
     content = read_checkpoint(path)
     where = f'{key}={str(path)!r}'
-    name = _detect(content, where, head) if layout == 'auto' else layout
+    found = _matches(content) if layout == 'auto' else [layout]
+    if len(found) != 1 and head:
+        raise _unfit(content, where, 'of one layout')
+    name = found[0] if len(found) == 1 else 'backbone'
     if name == 'backbone':
         return _bare(_state(content, _top(content)), ignore)
     chosen = LAYOUTS[name]
@@ -78,8 +81,8 @@ def _split(
         parts[part][key.removeprefix(prefix)] = tensor
     if parts['unknown']:
         raise ValueError(
-            f'{where} is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}. If they are not '
-            "needed, add their prefixes to teacher.ignore=['…']; or choose another layout."
+            f'{where} is read as layout {name!r}, which has no place for {some(parts["unknown"], 6)}: choose another, '
+            "or add their prefixes to teacher.ignore=['…']."
         )
     entries = indexed(parts['head'])
     if head:
@@ -124,15 +127,6 @@ def _matches(content: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def _detect(content: Mapping[str, Any], where: str, head: bool) -> str:
-    found = _matches(content)
-    if len(found) == 1:
-        return found[0]
-    if head:
-        raise _unfit(content, where, 'of one layout')
-    return 'backbone'
-
-
 def _check_named(
     content: Mapping[str, Any], state: Mapping[str, Tensor], name: str, branch: str, where: str, head: bool
 ) -> None:
@@ -149,9 +143,8 @@ def _unfit(content: Mapping[str, Any], where: str, expected: str) -> ValueError:
     found = _matches(content)
     looks = f'it looks like {" or ".join(found)}' if found else f'it is of none of {", ".join(LAYOUTS)}'
     return ValueError(
-        f'{where} is no file {expected}: {looks}. Prefixes in the file: {prefixes}. A backbone alone and a network '
-        'trained with labels have no projection head: give the full self-supervised checkpoint, or set '
-        "teacher.head=None, with which the backbone's own map is distilled."
+        f'{where} is no file {expected}: {looks}. Prefixes in the file: {prefixes}. Give the full self-supervised '
+        "checkpoint, with its projection head, or set teacher.head=None to distil the backbone's own map."
     )
 
 
@@ -165,8 +158,8 @@ def _check_form(entries: Mapping[str, Tensor], name: str, where: str) -> None:
     same_depth = [known for known in forms if known.count('linear') == form.count('linear')]
     if same_depth and form not in same_depth:
         raise ValueError(
-            f'{where}: the head of layout {name!r} is {" or ".join(map(repr, same_depth))} (+: with bias, bn0: batch '
-            f'norm without weight and bias), the file has {form!r}: entries are missing or not of this layout.'
+            f'{where}: the head of layout {name!r} is {" or ".join(map(repr, same_depth))} (+: with bias, bn0: without '
+            f'weight and bias), the file has {form!r}: entries are missing or not of this layout.'
         )
 
 
@@ -209,9 +202,6 @@ class SSLTeacher(BaseModule):
         ignore: Prefixes of entries in the file that are to be ignored.
         data_preprocessor: Normalisation of the input, as ``dict(mean=…, std=…, bgr_to_rgb=…)``. Defaults to that of the
             layout, in RGB.
-
-    Raises:
-        ValueError: For an unknown option, or widths that are not known.
     """
 
     def __init__(
@@ -250,7 +240,6 @@ class SSLTeacher(BaseModule):
     forward = extract_feat
 
     def init_weights(self) -> None:
-        """Initialise backbone and head at random; a teacher with a file is loaded instead."""
         super().init_weights()
         if isinstance(self.head, SpatialAdaptor):
             self.head.reset_parameters()
@@ -299,8 +288,7 @@ def check_invariance(head: nn.Module, where: str) -> None:
     error = float((vector - mean).abs().max() / vector.abs().max().clamp_min(1e-12))
     if not error <= _TOLERANCE:
         raise RuntimeError(
-            f'{where}: the adapted head differs from the vector head by {error:.1e} of its scale; its weights are '
-            'broken, or not finite.'
+            f'{where}: the adapted head differs from the vector head by {error:.1e} of its scale: broken weights.'
         )
 
 
@@ -317,7 +305,7 @@ def _widths(layout: str, head: str | Mapping[str, Any] | None) -> list[int]:
     if usual is None:
         known = ', '.join(name for name, one in LAYOUTS.items() if one.widths)
         raise ValueError(
-            f'layout={layout!r} does not tell the widths of the head, which must be known before the file is read: set '
+            f'layout={layout!r} does not tell the widths of the head before the file is read: set '
             f'head=dict(widths=[2048, …, channels out]), or name one of {known} as layout.'
         )
     return list(usual)

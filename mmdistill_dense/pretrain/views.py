@@ -108,9 +108,6 @@ class RandomResizedCrop(_ViewTransform):
         size: Side, or height and width, of the result in pixels.
         scale: Bounds of the share of the area. Defaults to (0.08, 1).
         ratio: Bounds of width / height. Defaults to (3/4, 4/3).
-
-    Raises:
-        ValueError: For bounds that are not positive and in order, or a share above 1.
     """
 
     def __init__(
@@ -124,7 +121,6 @@ class RandomResizedCrop(_ViewTransform):
         self.scale, self.ratio = _pair(scale), _pair(ratio)
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        """Crop and resize."""
         return crop_resize(image, self.box(*image.shape[:2]), self.size)
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -148,9 +144,6 @@ class ColorJitter(_ViewTransform):
         brightness, contrast, saturation: ``a`` draws a factor from ``max(0, 1 - a) … 1 + a``. Default to 0.4, 0.4, 0.2.
         hue: ``a`` draws a turn from ``-a … a`` of the circle, at most 0.5. Defaults to 0.1.
         prob: How often. Defaults to 0.8.
-
-    Raises:
-        ValueError: For a wrong amount.
     """
 
     def __init__(
@@ -180,17 +173,12 @@ class ColorJitter(_ViewTransform):
 
 @TRANSFORMS.register_module()
 class RandomGrayscale(_ViewTransform):
-    """Replace the colours by the luma.
-
-    Args:
-        prob: How often. Defaults to 0.2.
-    """
+    """Replace the colours by the luma; ``prob`` is how often, 0.2 by default."""
 
     def __init__(self, prob: float = 0.2) -> None:
         super().__init__(prob)
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        """Put the luma in all three channels."""
         return grayscale(image)
 
 
@@ -201,9 +189,6 @@ class GaussianBlur(_ViewTransform):
     Args:
         sigma: Bounds of the standard deviation in pixels, whatever the size of the picture. Defaults to (0.1, 2).
         prob: How often: 1 in the first view of the recipe, 0.1 in the second. Defaults to 1.
-
-    Raises:
-        ValueError: For bounds that are negative or not in order.
     """
 
     def __init__(self, sigma: Sequence[float] = (0.1, 2.0), prob: float = 1.0) -> None:
@@ -213,7 +198,6 @@ class GaussianBlur(_ViewTransform):
         self.sigma = _pair(sigma)
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        """Blur."""
         return gaussian_blur(image, np.random.uniform(*self.sigma))
 
 
@@ -231,7 +215,6 @@ class Solarize(_ViewTransform):
         self.threshold = threshold
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        """Invert the bright part."""
         return solarize(image, self.threshold)
 
 
@@ -241,9 +224,6 @@ class MultiView(BaseTransform):
 
     Args:
         views: One pipeline, a list of transforms, for each view.
-
-    Raises:
-        ValueError: Without views.
     """
 
     def __init__(self, views: Sequence[Sequence[Any]]) -> None:
@@ -266,7 +246,6 @@ class PackViews(BaseTransform):
     """
 
     def transform(self, results: dict) -> dict:
-        """Pack."""
         meta = {key: results[key] for key in ('img_path', 'ori_shape') if key in results}
         views = results.get('views')
         inputs = self._tensor(results) if views is None else [self._tensor(view) for view in views]

@@ -83,12 +83,11 @@ class UnlabelledOption:
     @classmethod
     def parse(cls, option: Mapping[str, Any]) -> UnlabelledOption:
         """Return the options of a config."""
+        files = [name for name in inspect.signature(UnlabeledImages.__init__).parameters if name not in _NOT_FILES]
         if not isinstance(option, Mapping):
             raise TypeError(f"{KEY} must be a dict, e.g. dict(data_root='data/more', ratio=1), got {option!r}.")
-        own = [one.name for one in fields(cls) if one.name != 'pictures']
-        files = [name for name in inspect.signature(UnlabeledImages.__init__).parameters if name not in _NOT_FILES]
-        check_known(KEY, option, [*files, *own])
-        given = {name: value for name, value in option.items() if name in own}
+        check_known(KEY, option, [*files, *(one.name for one in fields(cls) if one.name != 'pictures')])
+        given = {name: value for name, value in option.items() if name not in files}
         return cls({name: value for name, value in option.items() if name in files}, **given)
 
     def count(self, batch_size: int) -> int:

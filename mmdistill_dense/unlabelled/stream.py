@@ -35,7 +35,7 @@ from mmdistill_dense.unlabelled.pictures import (
 from mmdistill_dense.unlabelled.step import KEY, Unlabelled, UnlabelledOption, check_one_picture, unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix
-from mmdistill_dense.utils.runner_internals import built_loop, steps_of_another_loader
+from mmdistill_dense.utils.runner_internals import built_loop
 from mmdistill_dense.utils.validate import some
 
 _READS_FIRST = [{'type': 'LoadImageFromFile'}]
@@ -223,7 +223,6 @@ class UnlabelledStream(Hook):
         self._second: Unlabelled | None = None
         self._pictures: Pictures | None = None
         self._batches: UnlabelledBatches | None = None
-        self._other = 0
 
     def before_run(self, runner: Runner) -> None:
         """Open the pictures before anything is loaded."""
@@ -235,7 +234,6 @@ class UnlabelledStream(Hook):
     def before_train(self, runner: Runner) -> None:
         """Set up the loader, and tell about it."""
         if self._second is not None and self._pictures is not None:
-            self._other = steps_of_another_loader(runner)
             model: Any = unwrap(runner.model)
             seed = model.distillation.state.seed  # the same in all processes
             self._batches = UnlabelledBatches(runner.train_dataloader, self._pictures, self._second, seed)
@@ -247,14 +245,15 @@ class UnlabelledStream(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Draw the pictures of this step."""
-        self.draw(runner, runner.iter)
+        self.draw(runner)
 
-    def draw(self, runner: Runner, iteration: int, ahead: int = 0) -> None:
-        """Draw pictures for the model's next step, if a distiller compares them."""
+    def draw(self, runner: Runner, ahead: int = 0) -> None:
+        """Draw pictures for the model's next step, or one some steps ``ahead``, if a distiller compares them."""
         if self._second is None or self._batches is None:
             return
-        distillers = distillers_of(unwrap(runner.model))
-        begun = iteration - self._other >= in_iterations(self._second.option.start, runner.max_iters)
+        model: Any = unwrap(runner.model)
+        distillers, iteration = distillers_of(model), model.distillation.state.iteration
+        begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
         used = begun and any(distillers[name].is_active() for name in self._second.takers)
         batch = self._batches.at(iteration + ahead) if used else None
         if batch is not None and 'inputs' not in batch:

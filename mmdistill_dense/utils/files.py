@@ -18,10 +18,7 @@ from typing import Any
 
 
 def write_whole(path: Path, content: bytes, alone: bool = False, lasting: bool = True) -> None:
-    """Write a file and make its folders; a reader sees the old content or the new one.
-
-    ``lasting``: so does one after a power cut.
-    """
+    """Write a file and make its folders; a reader sees the old or the new (``lasting``: after a power cut too)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f'{path.name}.tmp' if alone else f'.{path.name}.{os.getpid()}')
     try:
@@ -47,8 +44,7 @@ def check_writable(path: Path, key: str) -> None:
             pass
     except OSError as error:
         raise ValueError(
-            f'{key}={str(path)!r} cannot be written: {error.strerror} ({place}). Give a file in a folder that you may '
-            'write to.'
+            f'{key}={str(path)!r} cannot be written: {error.strerror} ({place}). Give a file where you may write.'
         ) from error
 
 
@@ -91,8 +87,8 @@ def list_text(names: Iterable[str], option: str) -> str:
     for name in listed:
         if printable(name).strip().splitlines() != [name]:
             raise ValueError(
-                f'{option}: the file name {name!r} begins or ends with a space, or has a line break or bytes that are '
-                'no UTF-8 in it, so no list of files can hold it. Rename the file.'
+                f'{option}: the file name {name!r} begins or ends with a space, has a line break or is no UTF-8, so no '
+                'list of files can hold it: rename the file.'
             )
     return ''.join(f'{name}\n' for name in listed)
 
@@ -129,8 +125,7 @@ class FolderInUse(RuntimeError):
 def owned(folder: Path, what: str, patience: float = 0.0) -> Iterator[None]:
     """Lock a folder for this process while the context is open.
 
-    It is a POSIX lock, which workers that the process forks do not inherit: it ends with the process. Those of the
-    library filelock are inherited, so the worker of a killed process would hold the folder.
+    It is a POSIX lock, which ends with the process: workers that it forks, and which may outlive it, do not inherit it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -158,32 +153,27 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
             return
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
-                raise OSError(
-                    error.errno,
-                    f'{what} needs a folder on a file system with locks, which keep a second process out '
-                    f'({error.strerror})',
-                    str(folder),
-                ) from error
+                told = f'{what} needs a folder on a file system with locks ({error.strerror})'
+                raise OSError(error.errno, told, str(folder)) from error
             if time.monotonic() >= end:
                 file.seek(0)
                 holder = file.read().strip() or 'unknown'
-                raise FolderInUse(
-                    f'{what} already runs in {folder}, as process {holder}: wait for it, or end it.'
-                ) from error
+                raise FolderInUse(f'{what} already runs in {folder}, as process {holder}: wait, or end it.') from error
         time.sleep(0.2)
 
 
 def in_use(folder: Path) -> bool:
-    """Tell whether another process has locked a folder by :func:`owned`; also true where locks cannot be asked for."""
+    """Tell whether another process has locked a folder by :func:`owned`; also true where locks cannot be asked for.
+
+    The lock of another user is asked by reading it. One that may not be read counts as free: who takes it is told.
+    """
     try:
-        file = open(folder / '.lock', encoding='utf-8')  # noqa: SIM115 - to read it, as a lock of another user is asked
-    except (FileNotFoundError, PermissionError):  # :func:`owned` refuses the latter
-        return False
-    with file:
-        try:
+        with open(folder / '.lock', 'rb') as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
+    except (FileNotFoundError, PermissionError):
+        return False
+    except OSError:
+        return True
     return False
 
 

@@ -1,8 +1,7 @@
 """Write plain values as the Python of a config, in lines of at most 120 characters.
 
-mmengine replaces ``{{ fileDirname }}``, ``{{$NAME:default}}`` and ``{{ _base_.key }}`` in the text of a config before
-Python reads it, whatever stands there. Names of classes, files and folders come from strangers: no ``{{`` of theirs may
-stay in the text, or they become source.
+mmengine replaces ``{{ fileDirname }}``, ``{{$NAME:default}}`` and ``{{ _base_.key }}`` in a text before Python does.
+Names come from strangers: a ``{{`` of theirs would become source.
 """
 
 from __future__ import annotations

@@ -60,9 +60,7 @@ def seed_torch(seed: int) -> None:
 
 
 class WorkerSeed:
-    """A ``worker_init_fn`` that seeds a loader's worker from (seed, rank, worker, epoch); picklable for spawned
-    workers.
-    """
+    """A ``worker_init_fn``, also for spawned workers, that seeds from (seed, rank, worker, epoch)."""
 
     def __init__(self, seed: int, rank: int, epoch: int) -> None:
         self.place = (seed, rank, epoch)
@@ -73,14 +71,11 @@ class WorkerSeed:
 
 
 class SeededBatches:
-    """Endless batches, each of which restarts the random streams.
+    """Endless batches, whose random numbers depend on (seed, rank, number of the batch) alone, whoever loads them.
 
-    The random numbers of sampler and pipeline depend only on (seed, rank, number of the batch), not on earlier batches
-    or on the process that loads them. So a resumed loop skips batches without loading them. A sampler that ends starts
-    again, with the next epoch for its own seed, as in mmengine's loop; the workers go on.
-
-    The loader is not changed: the batches come from a copy. ``start`` is the number of the first batch, where the
-    sampler itself begins at that batch.
+    So a resumed loop skips batches without loading them. A sampler that ends starts again, with the next epoch for its
+    own seed, as in mmengine's loop; the workers go on. The batches come from a copy of the loader. ``start`` is the
+    number of the first batch, where the sampler itself begins at that batch.
     """
 
     def __init__(self, loader: DataLoader, seed: int, rank: int, start: int = 0) -> None:
@@ -101,7 +96,7 @@ class SeededBatches:
         if self._iterator is None:
             self._iterator = iter(self._loader)  # late, because this starts the workers
         if not self._loader.num_workers:
-            _seed_batch((*self.place, self.position))
+            seed_everything(mix(*self.place, self.position, 1))
         self.position += 1
         return next(self._iterator)
 
@@ -118,8 +113,7 @@ class SeededBatches:
 class ReplayedBatches:
     """Batches of a data set without indices: a resumed loop loads the skipped ones again, from the same streams.
 
-    Without workers, each batch restarts the random streams as in :class:`SeededBatches`; workers start them only once.
-    ``batches`` is the loop's own iterator, before its first batch; the ``worker_init_fn`` of its loader is set.
+    Workers start these only once. ``batches`` is the loop's own iterator; ``worker_init_fn`` of its loader is set.
     """
 
     def __init__(self, batches: Iterator[Any], loader: DataLoader, seed: int, rank: int) -> None:
@@ -133,7 +127,7 @@ class ReplayedBatches:
 
     def __next__(self) -> Any:
         if not self._workers:
-            _seed_batch((*self.place, self.position))
+            seed_everything(mix(*self.place, self.position, 1))
         self.position += 1
         return next(self._batches)
 
@@ -187,8 +181,8 @@ class _Indices:
             yield from batches
             if self.number == first:
                 raise ValueError(
-                    'train_dataloader gives no batch: its sampler ends before a batch is full (drop_last=True, and '
-                    'fewer pictures than batch_size). Lower batch_size, or set drop_last=False.'
+                    'train_dataloader gives no batch: its sampler ends before one is full. Lower batch_size, or set '
+                    'drop_last=False.'
                 )
 
 
@@ -203,7 +197,7 @@ class _Sent:
 
 
 def _arrived(indices: Any, place: tuple[int, ...]) -> Any:
-    _seed_batch(place)
+    seed_everything(mix(*place, 1))
     return indices
 
 
@@ -211,10 +205,6 @@ def sampler_of(loader: DataLoader) -> Any:
     """Return the sampler that orders the pictures, also from inside a batch sampler."""
     inner = getattr(loader.batch_sampler, 'sampler', None)
     return loader.sampler if inner is None else inner
-
-
-def _seed_batch(place: tuple[int, ...]) -> None:
-    seed_everything(mix(*place, 1))
 
 
 def without_workers(loader: Mapping[str, Any]) -> dict[str, Any]:

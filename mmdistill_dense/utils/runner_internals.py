@@ -50,21 +50,6 @@ def built_loop(runner: Runner, name: str = 'train') -> BaseLoop | None:
     return loop if isinstance(loop, BaseLoop) else None
 
 
-def steps_of_another_loader(runner: Runner) -> int:
-    """Return by how many steps ``runner.iter`` is off a run's place in epochs; 0 with the loader of before.
-
-    The runner goes on to count the steps of before, while its ``max_iters`` is that of today's batch size and number of
-    processes: after 3 of 6 epochs, a run whose batch was doubled would be at its end.
-    """
-    from mmengine.runner import EpochBasedTrainLoop
-
-    loop = built_loop(runner)
-    if not isinstance(loop, EpochBasedTrainLoop):
-        return 0
-    each = len(loop.dataloader)
-    return 0 if runner.iter // each == runner.epoch else runner.iter - runner.epoch * each
-
-
 def renew_val_interval(loop: BaseLoop) -> None:
     """Make a training loop update its validation interval to the current iteration (``dynamic_intervals``)."""
     loop._decide_current_val_interval()
@@ -98,16 +83,12 @@ class Sample(Protocol):
     H, W), objects ``.bboxes`` (R, 4) and ``.labels`` (R,), those that are predicted also ``.scores`` (R,).
     """
 
-    @property
-    def metainfo(self) -> Mapping[str, Any]: ...
-    @property
-    def gt_sem_seg(self) -> Any: ...
-    @property
-    def gt_instances(self) -> Any: ...
-    @property
-    def pred_sem_seg(self) -> Any: ...
-    @property
-    def pred_instances(self) -> Any: ...
+    metainfo: Mapping[str, Any]
+    gt_sem_seg: Any
+    gt_instances: Any
+    pred_sem_seg: Any
+    pred_instances: Any
+
     def __contains__(self, field: str) -> bool: ...
     def get(self, field: str, default: Any = None) -> Any: ...
 
@@ -123,6 +104,10 @@ class Network(nn.Module):
 
     # turns what a data loader gives into a batch: ``(data, training) -> dict(inputs=…, data_samples=…)``
     data_preprocessor: Callable[..., dict[str, Any]]
+    extract_feat: Callable[[Tensor], Sequence[Tensor]]  # the maps of the backbone, or of the neck where there is one
+    parse_losses: Callable[[dict[str, Any]], tuple[Tensor, dict[str, Tensor]]]  # their sum, and what is logged
+    train_step: Callable[[Mapping[str, Any], Any], dict[str, Tensor]]  # of a batch and the optimizer: what is logged
+    test_step: Callable[[Mapping[str, Any]], Samples]  # the samples with predictions
     cfg: Any  # what mmseg's and mmdet's functions for single pictures read, with dataset_meta
     dataset_meta: Any
     input_grid: Any  # of a teacher with the option ``scale`` or ``fit``: resizes its pictures
@@ -130,24 +115,8 @@ class Network(nn.Module):
     def init_weights(self) -> None:
         """Initialise by ``init_cfg``."""
 
-    def extract_feat(self, inputs: Tensor) -> Sequence[Tensor]:
-        """Return the maps of the backbone, or of the neck where there is one."""
-        raise NotImplementedError
-
     def loss(self, inputs: Tensor, data_samples: Samples, **kwargs: Any) -> dict[str, Any]:
         """Return the losses of a training batch by name."""
-        raise NotImplementedError
-
-    def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of the losses, and what is logged."""
-        raise NotImplementedError
-
-    def train_step(self, data: Mapping[str, Any], optim_wrapper: Any) -> dict[str, Tensor]:
-        """Preprocess, compute the losses, update the weights; return what is logged."""
-        raise NotImplementedError
-
-    def test_step(self, data: Mapping[str, Any]) -> Samples:
-        """Preprocess and predict; return the samples with predictions."""
         raise NotImplementedError
 
 

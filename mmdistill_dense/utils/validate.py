@@ -53,8 +53,7 @@ def close_or_all(name: str, known: Iterable[str]) -> str:
 def check_types(kind: type, options: Mapping[str, Any], place: str = '') -> None:
     """Raise a ``ValueError`` that names the option for a value of another type than a constructor is annotated with.
 
-    Numbers are finite, and ``True`` is none. The constructors of the bases of ``kind`` count too; a type that is not in
-    ``_KINDS`` is not checked. ``place`` stands before the name of the option.
+    Numbers are finite, and ``True`` is none. Constructors of bases count too, types that are not in ``_KINDS`` do not.
     """
     hints = _hints(kind)
     for name, value in options.items():
@@ -144,10 +143,8 @@ def check_share(name: str, value: Any) -> None:
 def check_weights(**weights: float) -> None:
     """Raise a ``ValueError`` that names the options if a weight is below 0 or all are 0."""
     if min(weights.values()) < 0 or not any(weights.values()):
-        raise ValueError(
-            f'{", ".join(weights)} must be >= 0 and not all 0, got {", ".join(map(str, weights.values()))}; to switch '
-            'the distiller off, set loss_weight=0.'
-        )
+        given = ', '.join(map(str, weights.values()))
+        raise ValueError(f'{", ".join(weights)} must be >= 0 and not all 0, got {given}; loss_weight=0 leaves it out.')
 
 
 def counted(text: str) -> int:
@@ -183,8 +180,7 @@ def check_map(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` with the config key and the taps unless ``shape`` (without the batch) is (C, H, W)."""
     if len(shape) != 3:
         raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W): tap a backbone stage, the '
-            "neck or a convolution, e.g. 'backbone[-1]'."
+            f"{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W): tap e.g. 'backbone[-1]'."
         )
 
 
@@ -193,8 +189,8 @@ def check_positions(key: str, name: str, *shapes: Sequence[int], least: int = 2)
     for shape in shapes:
         if math.prod(shape[1:]) < least:
             raise ValueError(
-                f'{key}: {name} has a map of {shape[1]} x {shape[2]}. The method compares the positions of a map with '
-                'each other, so its loss would be constant and teach nothing: tap a larger map.'
+                f'{key}: {name} has a map of {shape[1]} x {shape[2]}, and the method compares positions with each '
+                'other: tap a larger map.'
             )
 
 
@@ -202,8 +198,7 @@ def check_directions(key: str, name: str, channels: int) -> None:
     """Raise a ``ValueError`` for maps of one channel, for methods that compare the directions of vectors."""
     if channels < 2:
         raise ValueError(
-            f'{key}: {name} has maps of one channel. The method compares the directions of vectors, and one number has '
-            'only a sign, so there would be no gradient: tap a map of more channels.'
+            f'{key}: {name} has maps of one channel, and the method compares directions of vectors: tap a map of more.'
         )
 
 
@@ -211,8 +206,8 @@ def check_scores(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` unless ``shape`` (without the batch) has the class scores in its first axis."""
     if len(shape) not in (1, 3):
         raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch), but the method needs class scores (K, H, W) or '
-            "(K,): tap e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'."
+            f'{key}: {name} gives {tuple(shape)} (without the batch), and no class scores (K, H, W) or (K,): tap e.g. '
+            "'decode_head.conv_seg', or compare features, e.g. with type='FitNet'."
         )
 
 
@@ -220,6 +215,5 @@ def check_classes(key: str, name: str, scores: int, way_out: str) -> None:
     """Raise a ``ValueError`` for a softmax over one score; ``way_out`` says what to set instead."""
     if scores < 2:
         raise ValueError(
-            f'{key}: {name} has one class score at a place. A softmax over one score is always 1, so the loss would be '
-            f'constant and teach nothing: set {way_out}.'
+            f'{key}: {name} has one class score at a place, of which a softmax is always 1: set {way_out}.'
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import import_module
 
 __version__ = '0.2.0'
@@ -19,37 +20,27 @@ STACK = {
 
 def versions() -> Iterator[str]:
     """Yield a line for this package, Python, torch with its devices, and each package of the mm* stack."""
-    yield f'mmdistill_dense {__version__}'
-    yield f'Python {platform.python_version()}, {platform.platform()}'
-    yield _torch()
-    for name, distributions in STACK.items():
-        found = [told for one in distributions if (told := _installed(one))]
-        yield f'{name}: {", ".join(found) or "not installed"}'
-    yield f'operations of mmcv: {_operations()}'
-
-
-def _installed(distribution: str) -> str | None:
     from importlib.metadata import PackageNotFoundError, version  # slow, and the package's face imports this file
 
-    try:
-        return f'{distribution} {version(distribution)}'
-    except PackageNotFoundError:
-        return None
-
-
-def _torch() -> str:
+    yield f'mmdistill_dense {__version__}'
+    yield f'Python {platform.python_version()}, {platform.platform()}'
     try:
         import torch
     except ImportError:
-        return 'torch: not installed'
-    cuda = torch.cuda.is_available()
-    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else []
-    return f'torch {torch.__version__}, CUDA {torch.version.cuda or "no"}, GPUs: {", ".join(devices) or "none"}'
-
-
-def _operations() -> str:
+        yield 'torch: not installed'
+    else:
+        cuda = torch.cuda.is_available()
+        devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else []
+        yield f'torch {torch.__version__}, CUDA {torch.version.cuda or "no"}, GPUs: {", ".join(devices) or "none"}'
+    for name, distributions in STACK.items():
+        found = []
+        for one in distributions:
+            with suppress(PackageNotFoundError):
+                found.append(f'{one} {version(one)}')
+        yield f'{name}: {", ".join(found) or "not installed"}'
     try:
         import_module('mmcv._ext')
     except ImportError:
-        return 'missing, so detectors do not train'
-    return 'compiled'
+        yield 'operations of mmcv: missing, so detectors do not train'
+    else:
+        yield 'operations of mmcv: compiled'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,6 @@ _KEY = 'checkpoint'
 
 
 def load_from_local(filename: str, map_location: Any = None) -> Any:
-    """Read a local file."""
     path = Path(filename).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'{filename} can not be found (working folder {Path.cwd()}).')
@@ -51,15 +51,15 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
         return read_values(path, map_location=map_location)
     except Exception:
         if promised_hash(filename) is None and not is_zipfile(path):  # half a download: the next run fetches it again
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # of another user
+                path.unlink()
         raise
 
 
 def address_of(filename: str) -> str:
     """Return the address of weights that are published under a name; an address or a file stays as it is.
 
-    Most detectors of mmdet start from such a name. The mm* packages do not install torchvision, so mmengine's own list
-    of its names is enough; only the newer names (``resnet50.imagenet1k_v2``) need torchvision itself.
+    mmengine's own list of torchvision's names is enough but for newer ones (``resnet50.imagenet1k_v2``).
     """
     scheme, marker, name = filename.partition('://')
     if not marker or scheme not in _LISTS:
@@ -79,9 +79,7 @@ def _of_torchvision(filename: str) -> dict[str, str]:
             raise
         urls = load(Path(mmengine.__file__).with_name('hub') / 'torchvision_0.12.json')
         if filename.partition('://')[2] not in urls:
-            raise KeyError(
-                f'{filename!r}: mmengine does not list this name; pip install torchvision may know it.'
-            ) from error
+            raise KeyError(f'{filename!r}: mmengine does not list it; pip install torchvision may know it.') from error
         return urls
 
 
@@ -113,14 +111,12 @@ def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
 
 
 def load_from_ceph(filename: str, map_location: Any = None) -> Any:
-    """Read a file of an object store."""
     content = get_file_backend(filename, backend_args={'backend': 'petrel'}).get(filename)
     with io.BytesIO(content) as file:
         return read_values(file, filename, map_location)
 
 
 def load_from_hub(filename: str, map_location: Any = None) -> Any:
-    """Read a file of the Hugging Face hub."""
     return read_values(local_file(filename, None, _KEY), map_location=map_location)
 
 

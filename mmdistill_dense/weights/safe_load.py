@@ -150,9 +150,8 @@ def _check_sums(file: str | Path | IO[bytes]) -> None:
 
 
 def _check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    if (
-        member.compress_type != zipfile.ZIP_STORED
-    ):  # torch does not compress, and a small member could expand to any size
+    # torch does not compress, and a small member could expand to any size
+    if member.compress_type != zipfile.ZIP_STORED:
         raise zipfile.BadZipFile(f'{member.filename!r} is compressed')
     with archive.open(member) as content:
         while member.CRC and content.read(_PART):  # CRC is 0 after torch.serialization.set_crc32_options(False)
@@ -242,10 +241,9 @@ def _refusal(name: str, error: Exception) -> ValueError:
     refused = re.search(r'GLOBAL (\S+)', str(error))
     if isinstance(error, pickle.UnpicklingError) and refused:
         return ValueError(
-            f'{name!r} holds more than tensors and plain values ({refused[1]}) and was not read, because that could '
-            "run code. If you trust the file, save its state_dict alone: torch.save({'state_dict': "
-            "torch.load(FILE, weights_only=False)['state_dict']}, NEW). If the class holds only values, allow it with "
-            'torch.serialization.add_safe_globals.'
+            f'{name!r} holds more than tensors and plain values ({refused[1]}), which could run code. If you trust the '
+            "file: torch.save({'state_dict': torch.load(FILE, weights_only=False)['state_dict']}, NEW); if it holds "
+            'only values: torch.serialization.add_safe_globals.'
         )
     first = re.split(r'\n|\. ', str(error))[0][:_SHOWN] or 'it ends too early'  # the rest may be a piece of the file
     reason = 'not written by torch.save' if isinstance(error, pickle.UnpicklingError) else first

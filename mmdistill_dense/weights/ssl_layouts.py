@@ -16,8 +16,7 @@ class Layout:
     backbone: str  # prefix of the backbone's entries in the branch that the method keeps (the momentum branch)
     head: str  # prefix of that branch's head
     online: tuple[str, str] | None = None  # both prefixes of the branch that is trained by gradient, if the file has it
-    # the known heads, as `blank_entries` in pretrain/spatial_adaptor.py writes them; empty where the head depends on
-    # the run
+    # the known heads, as `blank_entries` of the spatial adaptor writes them; empty where a head depends on the run
     forms: tuple[str, ...] = ()
     # usual widths from the backbone's channels to the head's output, which the trace needs
     widths: tuple[int, ...] | None = None

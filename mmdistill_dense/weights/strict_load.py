@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,7 @@ from mmengine.config import Config, ConfigDict
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, package_root, student_option
+from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.files import write_text
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import INDEX, part_files
@@ -32,17 +33,13 @@ _HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
 def published_weights(name: str) -> str:
     """Return the address of the weights that a package's metafiles publish for ``'package::folder/file.py'``."""
     if '::' not in name:
-        raise ValueError(
-            f"checkpoint='auto' needs a zoo config such as 'mmseg::…', got cfg={name!r}; give the file instead."
-        )
+        raise ValueError(f"checkpoint='auto' needs a zoo config such as 'mmseg::…', got cfg={name!r}: give the file.")
     package, _, rest = name.partition('::')
     config = 'configs/' + (rest if rest.endswith('.py') else f'{rest}.py')
     urls = _published(package).get(config, [])
     if len(urls) != 1:
         found = 'publishes no weights' if not urls else f'publishes {len(urls)} files ({", ".join(urls)})'
-        raise ValueError(
-            f"checkpoint='auto': {package} {found} for {config}; give the file or its address as checkpoint."
-        )
+        raise ValueError(f"checkpoint='auto': {package} {found} for {config}: give the file or its address.")
     return urls[0]
 
 
@@ -79,11 +76,8 @@ def is_path(checkpoint: str) -> bool:
 def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     """Return the local file of a checkpoint option, downloaded if it is an address, its hash checked.
 
-    Args:
-        checkpoint: A file, an ``http(s)`` address with a hash (:func:`promised_hash`), ``hf://user/repo/file`` of the
-            Hugging Face hub, or ``'auto'``.
-        config: The config's zoo name, which ``'auto'`` needs.
-        key: The config key to name in an error, e.g. ``'teacher.checkpoint'``.
+    ``checkpoint`` is a file, an ``http(s)`` address with a hash (:func:`promised_hash`), ``hf://user/repo/file`` of the
+    Hugging Face hub, or ``'auto'``, which needs the config's zoo name. ``key`` is named in errors.
     """
     if checkpoint == 'auto':
         checkpoint = published_weights(config or '')
@@ -93,25 +87,21 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
         promised = promised_hash(checkpoint)
         if promised is None:
             raise ValueError(
-                f'{key}={checkpoint!r}: this address has no hash to check the file with. Add the SHA-256 of the file '
-                'to it (…#sha256=<hexadecimal digits>), or download the file, check it and give its path.'
+                f'{key}={checkpoint!r}: this address has no hash to check the file with: add its SHA-256 '
+                '(…#sha256=<hexadecimal digits>), or give the path of a downloaded file.'
             )
         path = download(checkpoint, downloads(), key)
     else:
         path = Path(checkpoint).expanduser()
         promised = promised_hash(path.name)
         if not path.is_file():
-            raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working folder {Path.cwd()}).{_beside(path)}')
+            found = sorted(one.name for one in path.parent.glob('*') if one.suffix in ('.pth', '.pt', '.safetensors'))
+            beside = f'The folder holds {some(found) or "no checkpoint"}'
+            if not path.parent.is_dir():
+                beside = f'There is no folder {str(path.parent)!r} either'
+            raise FileNotFoundError(f'{key}={checkpoint!r}: no such file (working folder {Path.cwd()}). {beside}.')
     check_promise(path, promised, key)
     return path
-
-
-def _beside(path: Path) -> str:
-    """Say which checkpoints lie where a missing one was looked for."""
-    if not path.parent.is_dir():
-        return f' There is no folder {str(path.parent)!r} either.'
-    names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix in ('.pth', '.pt', '.safetensors'))
-    return f' The folder holds {some(names) or "no checkpoint"}.'
 
 
 def promised_hash(address: str) -> str | None:
@@ -128,30 +118,34 @@ def check_promise(path: Path, promised: str | None, key: str) -> None:
     if promised and not sha256(path).startswith(promised):
         raise ValueError(
             f'{key}={str(path)!r}: the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}: '
-            'the file is damaged or another one. Delete it and download it again, or rename it if you made it.'
+            'download the damaged file again, or rename it if you made it.'
         )
 
 
 def download(url: str, folder: Path, key: str) -> Path:
-    """Download an address into a folder unless a file of that name exists, check its hash, and return its path."""
+    """Return the file of an address in a folder, downloaded unless it is there; a new file has the promised hash.
+
+    Of several addresses without a hash that end in one file name, the first one's file has that name, and a note beside
+    it (``NAME.address``) says whose it is; each other one has a folder of its own. A file without a note, as one that a
+    user put there, counts as that of any address.
+    """
     from torch import hub
 
-    address = url.partition('#')[0]
+    address, promised = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
-    origin, hashed = path.with_name(f'{path.name}.address'), promised_hash(url) is not None
-    if not hashed and origin.is_file() and origin.read_text(encoding='utf-8') != address:
-        # another address has a file of this name there, and nothing else tells the two apart
+    origin = path.with_name(f'{path.name}.address')
+    if promised is None and origin.is_file() and origin.read_text(encoding='utf-8') != address:
         path = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / path.name
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            hub.download_url_to_file(address, str(path), hash_prefix=promised_hash(url))
-            if not hashed and path.parent == folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if promised is None and path.parent == folder:
                 write_text(origin, address)
+            hub.download_url_to_file(address, str(path), hash_prefix=promised)
         except (OSError, RuntimeError) as error:
             raise OSError(
-                f'{key}: could not download {address} ({error}). Download it elsewhere, and give the file or put it '
-                f'there: {path}.'
+                f'{key}: could not download {address} to {path} ({error}): download it elsewhere, and give the file or '
+                'put it there.'
             ) from error
     return path
 
@@ -213,7 +207,6 @@ class Receipt:
         return f'{self.config} with the weights {self.file} (SHA-256 {self.sha256}), {tensors}'
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as a dict."""
         return asdict(self)
 
 
@@ -224,16 +217,8 @@ def load_strictly(
 
     Top-level children outside ``parts`` take what fits, for instance a head with other classes that no tap needs. A
     missing ``num_batches_tracked`` is no error, since evaluation does not read it. A tensor does not fit if it has
-    another shape, integers instead of floats, numbers that are not finite, or no values.
-
-    Args:
-        network: The network.
-        state: Its weights by name.
-        parts: Names of the top-level children that must be complete; ``None`` means all.
-        key: The config key to name in an error.
-
-    Returns:
-        The number of loaded tensors, and the number of given tensors that were ignored.
+    another shape, integers instead of floats, numbers that are not finite, or no values. Without ``parts`` all must
+    match. Returned are the number of loaded tensors and that of ignored ones; an error names the config's ``key``.
     """
 
     def strict(name: str) -> bool:
@@ -248,8 +233,7 @@ def load_strictly(
     missing = [n for n in result.missing_keys if strict(n) and n not in wrong and not n.endswith('num_batches_tracked')]
     unexpected = [n for n in result.unexpected_keys if strict(n)]
     remedy = (
-        'Give the checkpoint that was trained with this config (a deep-stem ResNet, a backbone-only file and a student '
-        'file are the usual mistakes), or correct the config.'
+        'Give the file that was trained with this config (no deep-stem ResNet, backbone or student), or correct it.'
     )
     name = min(missing, default='')
     # among all names of the file: those outside the parts are no longer in `unexpected`
@@ -290,8 +274,8 @@ def _refuse(
     """Raise a ``ValueError`` that lists the first tensors that do not fit, if there are any."""
     if damaged := [f'{name} {reason}' for name, reason in wrong.items() if reason.startswith(_HOLDS)]:
         raise ValueError(
-            f'{where}: {some(damaged, _SHOWN)}. The file is damaged, was written by a training that diverged, or was '
-            'cut to half precision, which has no numbers above 65504. Give an earlier or a whole file.'
+            f'{where}: {some(damaged, _SHOWN)}. The file is damaged, of a training that diverged, or was cut to half '
+            'precision, which ends at 65504: give an earlier or a whole file.'
         )
     kinds = dict(missing=missing, unexpected=unexpected, unfit=[f'{name} {reason}' for name, reason in wrong.items()])
     if any(kinds.values()):
@@ -306,14 +290,10 @@ def _refuse(
 def copy_strictly(
     targets: Mapping[str, Tensor], state: Mapping[str, Tensor], where: str, network: str, remedy: str
 ) -> None:
-    """Copy a file's entries into the tensors of their names, all of which must be there and fit.
+    """Copy a file's entries into tensors, or views of them, by the file's names; all must be there and fit.
 
-    Args:
-        targets: The tensors to fill by the file's names; views are welcome.
-        state: The entries, of one floating type but for single numbers.
-        where: The beginning of an error, which names the file.
-        network: What it does not fit, in an error.
-        remedy: The end of an error.
+    The entries have one floating type, but for single numbers. An error says ``where`` and which ``network`` they do
+    not fit, and ends with the ``remedy``.
     """
     types = Counter(given.dtype for given in state.values() if given.is_floating_point())
     usual = types.most_common(1)[0][0] if types else None
@@ -353,10 +333,8 @@ def plain_config(config: Config) -> Config:
         flat.tta_model.pop('module', None)
     if str(flat.get('model_wrapper_cfg', {}).get('type', '')).startswith('mmdistill_dense.'):
         flat.pop('model_wrapper_cfg')
-    imports = flat.get('custom_imports', {}).get('imports', [])
-    imports = [
-        name for name in ([imports] if isinstance(imports, str) else imports) if name.split('.')[0] != 'mmdistill_dense'
-    ]
+    imports = listed(flat.get('custom_imports', {}).get('imports'))
+    imports = [name for name in imports if name.split('.')[0] != 'mmdistill_dense']
     if imports:
         flat.custom_imports.imports = imports
     else:
@@ -370,48 +348,35 @@ def plain_config(config: Config) -> Config:
 def hub_file(address: str, key: str) -> Path:
     """Return the local file of ``hf://user/repo/file`` or ``hf://user/repo@revision/file``.
 
-    The files that an index lists are fetched too.
-
-    Args:
-        address: The file; ``#sha256=`` may follow, which :func:`strict_load.local_file` checks.
-        key: The config key to name in an error.
+    The parts that an index lists are fetched too. :func:`local_file` checks ``#sha256=``, which may follow.
     """
     found = _ADDRESS.fullmatch(address.partition('#')[0])
     if not found:
         raise ValueError(f'{key}={address!r}: write hf://user/repo/file, or hf://user/repo@revision/file.')
     repository, revision, name = found.groups()
+    what = f'{key}={address!r}'
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import LocalEntryNotFoundError
+    except ImportError as error:
+        raise ModuleNotFoundError(f"{what}: needs huggingface_hub: pip install 'mmdistill_dense[hub]'") from error
 
     def fetch(one: str) -> Path:
-        what = f'{key}={address!r}'
-        return Path(_ask(what, lambda hub: hub.hf_hub_download(repository, one, revision=revision)))
+        try:
+            return Path(huggingface_hub.hf_hub_download(repository, one, revision=revision))
+        except LocalEntryNotFoundError as error:
+            raise OSError(
+                f'{what}: the hub does not answer (or HF_HUB_OFFLINE is set), and its cache lacks the file: give one '
+                'that you downloaded elsewhere.'
+            ) from error
+        except Exception as error:  # its HTTP library has errors of its own
+            said = str(error).strip().partition('\n')[0] or type(error).__name__
+            raise OSError(f'{what}: the hub says: {said} Check names, revision and, if private, HF_TOKEN.') from error
 
     path = fetch(name)
     for part in part_files(path) if name.endswith(INDEX) else ():
         fetch(str(Path(name).with_name(part)))
     return path
-
-
-def _ask(what: str, question: Callable[[Any], Any]) -> Any:
-    """Return what the hub answers to a question."""
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import LocalEntryNotFoundError
-    except ImportError as error:
-        raise ModuleNotFoundError(
-            f"{what}: needs huggingface_hub: pip install 'mmdistill_dense[hub]', or pip install huggingface_hub"
-        ) from error
-    try:
-        return question(huggingface_hub)
-    except LocalEntryNotFoundError as error:
-        raise OSError(
-            f'{what}: the hub does not answer (or HF_HUB_OFFLINE is set), and the file is not in its cache. Try again '
-            'with a connection, or give a file that you downloaded elsewhere.'
-        ) from error
-    except Exception as error:  # its HTTP library has errors of its own
-        said = str(error).strip().partition('\n')[0] or type(error).__name__
-        raise OSError(
-            f'{what}: the hub says: {said} Check the names and the revision; private repositories need HF_TOKEN.'
-        ) from error
 
 
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:

@@ -66,7 +66,9 @@ def test_label_values_become_numbers_of_classes_and_others_are_ignored(root: Pat
 
 
 def test_label_values_are_as_many_as_classes(root: Path) -> None:
-    with pytest.raises(ValueError, match=r'label_values=\(0,\) has 1 values, and metainfo.classes 2 names'):
+    with pytest.raises(
+        ValueError, match=r'label_values=\(0,\) must have one value for each of the 2 metainfo.classes, not 1'
+    ):
         folder(root, label_values=(0,))
 
 

@@ -42,7 +42,7 @@ def test_parts_compose():
 @pytest.mark.parametrize('options', [dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1)])
 def test_a_fraction_of_a_run_of_unknown_length_is_refused(options):
     """It would be 0 of 0 iterations: a falling weight would be 0, and a step would not do what it does in training."""
-    with pytest.raises(RuntimeError, match=r'fraction of the run.*set model\.distillation\.state\.max_iters'):
+    with pytest.raises(RuntimeError, match=r'fraction of the run.*calls model\.distillation\.enter_run'):
         Schedule(**options).factor(0, 0)
     assert Schedule(warmup=2, ramp_down=(4, 8), stop_at=7).factor(5, 0) == 0.75
 
@@ -329,15 +329,15 @@ def test_short_and_long_forms():
 @pytest.mark.parametrize(('options', 'words'), [
     (dict(balance=0), r'balance\.ratio must be a number > 0 .*got 0; to remove a distiller, set loss_weight=0'),
     (dict(balance=-1.0), r'balance\.ratio must be a number > 0 .*got -1'),
-    (dict(balance=dict(until=0.5)), r'balance needs a ratio'),
-    (dict(balance=dict(ratio=1.0, part=3)), 'balance has no part; its options are ratio, until'),
+    (dict(balance=dict(until=0.5)), "balance: .*missing .*'ratio'"),
+    (dict(balance=dict(ratio=1.0, part=3)), "balance has no option 'part'; known: ratio, until"),
     (dict(balance=dict(ratio=1.0, until=1.5)), r'balance\.until must be an iteration'),
     (dict(balance=dict(ratio=1.0, until=0)), r'balance\.until must lie behind the first iteration, got 0'),
     (dict(balance=2.0, loss_weight=3.0), r'loss_weight=3\.0 and balance=2\.0 exclude each other'),
     (dict(balance=2.0, loss_weight=1.0), r'loss_weight=1\.0 and balance=2\.0 exclude each other'),
 ])  # fmt: skip
 def test_wrong_options(options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((TypeError, ValueError), match=words):
         toys.MaskedMimic('a', **options)
 
 

@@ -130,7 +130,7 @@ def test_measuring_changes_nothing_but_the_weights(tmp_path, monkeypatch):
 
 def test_another_ratio_is_another_run(tmp_path):
     other = {**BALANCED, 'kd': dict(BALANCED['kd'], balance=dict(ratio=6.0, until=UNTIL))}
-    with pytest.raises(ValueError, match='differ in teachers or distillers'):
+    with pytest.raises(ValueError, match='differ in teachers, distillers'):
         resumed(tmp_path / 'a', 'iter_14.pth', other)
     resumed(tmp_path / 'b', 'iter_14.pth', other, default_hooks=dict(distill=dict(resume_changed=True)))
     before, after = (logged(folder, 'kd.weight')['distill.kd.weight'][15] for folder in (whole(), tmp_path / 'b'))
@@ -196,8 +196,8 @@ CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
         (2.0, dict(compile=True), ': the model is compiled, so gradients of single losses cannot .*loss_weight'),
         (2.0, dict(activation_checkpointing=['backbone.layer4']), ': activations are recomputed .*loss_weight'),
         (2.0, dict(student=CP), ': activations are recomputed .*loss_weight'),
-        (dict(ratio=2.0, until=0.75), {}, r'\.until=0\.75 is iteration 12, but the schedule ends at iteration 8'),
-        (dict(ratio=2.0, until=9), {}, r'\.until=9 is iteration 9, but the schedule ends at iteration 8'),
+        (dict(ratio=2.0, until=0.75), {}, r'\.until=0\.75 is iteration 12, the schedule ends at 8'),
+        (dict(ratio=2.0, until=9), {}, r'\.until=9 is iteration 9, the schedule ends at 8'),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_start(tmp_path, balance, changes, words):

@@ -204,7 +204,7 @@ def streams(epochs, accumulated=1, **options):
 
 
 def test_persistent_workers_are_refused_in_epochs_alone():
-    with pytest.raises(ValueError, match=r'train_dataloader\.persistent_workers=True.*epoch-based.*False'):
+    with pytest.raises(ValueError, match=r'train_dataloader\.persistent_workers=True.*by epochs.*False'):
         streams(True, persistent_workers=True)
     assert isinstance(streams(False, persistent_workers=True).train_loop.dataloader_iterator, SeededBatches)
 
@@ -544,7 +544,7 @@ def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher
     with pytest.raises(ValueError) as error:
         resume(finished / 'iter_2.pth', tmp_path / 'a', pair(teacher=other_teacher))
     message = str(error.value)
-    assert 'differ in teachers or distillers' in message and 'resume_changed=True' in message and 'load_from' in message
+    assert 'differ in teachers, distillers' in message and 'resume_changed=True' in message and 'load_from' in message
     assert 'checkpoint: teacher mmseg::fcn' in message and 'this run:   teacher mmseg::fcn' in message
     with pytest.raises(ValueError, match='this run:   no distillation'):
         resume(finished / 'iter_2.pth', tmp_path / 'b', toys.seg_net('fcn'))
@@ -703,7 +703,7 @@ def test_too_few_pictures_for_a_method_stop_a_run_before_anything_is_prepared(tm
 
 def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):
     """They would be trained by nothing, and the student would follow a random projection."""
-    with pytest.raises(ValueError, match=r'does not train these parameters of distillers: mimic\.aligns\.0\.weight'):
+    with pytest.raises(ValueError, match=r'leaves out parameters of distillers: mimic\.aligns\.0\.weight'):
         toys.train(None, of_two(tmp_path, left_out='distillers'))
 
 

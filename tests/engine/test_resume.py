@@ -382,9 +382,7 @@ def test_load_from_of_the_config_is_for_new_runs(killed, tmp_path_factory, monke
 def test_an_empty_note_beside_nothing_says_what_to_do(tmp_path):
     assert resumed(tmp_path) is None, 'a first start with --resume begins'
     (tmp_path / 'last_checkpoint').write_text('')
-    with pytest.raises(
-        ValueError, match=r'last_checkpoint is empty, and there is no whole checkpoint beside it: remove it'
-    ):
+    with pytest.raises(ValueError, match=r'last_checkpoint is empty, and no whole checkpoint is beside it: remove it'):
         resumed(tmp_path)
 
 

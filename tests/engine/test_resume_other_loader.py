@@ -1,40 +1,95 @@
-"""A run of epochs goes on with another batch size: what follows the share of the training is right, to the end."""
+"""A run of epochs goes on with another batch size or other processes: what follows its share is right, to the end."""
+
+from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.registry import DATA_SAMPLERS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
+from mmdistill_dense.distillers.schedule import Schedule
+from mmdistill_dense.engine.distill_hook import steps_ahead
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.unlabelled.step import unlabelled_of
 from tests import toys
 
 EPOCHS, PICTURES = 6, 8
+SCHEDULES = dict(falls=dict(ramp_down=(0, 1.0)), stops=dict(stop_at=0.5), warms=dict(warmup=1.0))
+
+
+def loop_of(kind, done, of, dataloader, iteration):
+    loop = object.__new__(kind)
+    count = (
+        dict(_max_epochs=of, _max_iters=of * len(dataloader)) if kind is EpochBasedTrainLoop else dict(_max_iters=of)
+    )
+    vars(loop).update(count, _epoch=done, _iter=iteration, dataloader=dataloader)
+    return loop
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    pictures=st.integers(1, 60),
+    before=st.tuples(st.integers(1, 9), st.integers(1, 4)),
+    now=st.tuples(st.integers(1, 9), st.integers(1, 4)),
+    epochs=st.integers(1, 12),
+    data=st.data(),
+)
+def test_schedules_are_where_the_share_of_the_epochs_is(pictures, before, now, epochs, data):
+    """Loops, batch sizes, processes and schedules; also from a file within an epoch, which begins again."""
+    then, each = (-(-pictures // (batch * processes)) for batch, processes in (before, now))
+    done = data.draw(st.integers(0, epochs - 1))
+    within = data.draw(st.integers(0, then - 1))
+    loop = loop_of(EpochBasedTrainLoop, done, epochs, range(each), done * then + within)
+    iteration = loop.iter - steps_ahead(loop)
+    assert iteration == done * each and loop.max_iters - iteration == (epochs - done) * each
+    for options in SCHEDULES.values():
+        unbroken = Schedule(**options).factor(done * each, epochs * each)
+        assert Schedule(**options).factor(iteration, loop.max_iters) == unbroken
+    assert steps_ahead(loop_of(IterBasedTrainLoop, 0, epochs * then, range(each), done * then + within)) == 0
+
+
+@DATA_SAMPLERS.register_module()
+class OneOfTwo(DefaultSampler):
+    """The sampler of the first of two processes, in a run of one."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.rank, self.world_size = 0, 2
+        self.num_samples, self.total_size = len(self.dataset) // 2, len(self.dataset)
 
 
 @HOOKS.register_module()
 class NotesFactors(Hook):
-    """Notes the share of the epochs that is done at each step, and the factors of the distillers' schedules."""
+    """Notes the share of the epochs that is done at each step, the factors of the schedules, and the other pictures."""
 
-    seen: list[tuple[float, dict[str, float]]] = []
+    priority = 'LOW'
+    seen: list[SimpleNamespace] = []
 
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
         model, state = runner.model, runner.model.distillation.state
         share = (runner.epoch + batch_idx / len(runner.train_dataloader)) / EPOCHS
         factors = {
             name: one.schedule.factor(state.iteration, state.max_iters) for name, one in model.distillers.items()
         }
-        self.seen.append((share, factors))
+        more = unlabelled_of(model)
+        self.seen.append(SimpleNamespace(share=share, **factors, more=more is not None and more.batch is not None))
 
 
-def train(folder, batch, resume=None, **changes):
-    """The factors of the steps that this call trains."""
-    falls = dict(type='LogitKD', schedule=dict(ramp_down=(0, 1.0)))
-    stops = dict(type='CWD', schedule=dict(stop_at=0.5))
-    warms = dict(type='AT', student_tap='backbone[3]', schedule=dict(warmup=1.0))
-    distillers = dict(falls=falls, stops=stops, warms=warms)
-    distillers['falls'].update(changes)
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers)
+def train(folder, batch, resume=None, processes=1, unlabelled=None, **changes):
+    """What each step of this call saw."""
+    falls = dict(type='LogitKD', schedule=SCHEDULES['falls'], **changes)
+    stops = dict(type='CWD', schedule=SCHEDULES['stops'])
+    warms = dict(type='AT', student_tap='backbone[3]', schedule=SCHEDULES['warms'])
+    model = toys.model_config(
+        toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(falls=falls, stops=stops, warms=warms), unlabelled=unlabelled
+    )
     config = toys.run_config(folder, model, epochs=EPOCHS, load_from=resume, resume=bool(resume))
     config.train_dataloader.batch_size = batch
+    if processes == 2:
+        config.train_dataloader.sampler.type = 'OneOfTwo'
     config.custom_hooks = [dict(type='mmdistill_dense.NotesFactors')]
     NotesFactors.seen.clear()
     runner = Runner.from_cfg(config)
@@ -46,25 +101,26 @@ def train(folder, batch, resume=None, **changes):
 def begun(tmp_path_factory):
     folder = tmp_path_factory.mktemp('begun')
     _, seen = train(folder, 2)
-    assert [factors['falls'] for _, factors in seen] == pytest.approx([1 - share for share, _ in seen])
+    assert [one.falls for one in seen] == pytest.approx([1 - one.share for one in seen])
     return folder
 
 
-@pytest.mark.parametrize(('epoch', 'batch'), [(1, 8), (3, 1), (3, 4), (5, 1), (5, 2)])
-def test_schedules_go_on_at_the_share_of_the_epochs(begun, tmp_path, epoch, batch):
-    _, seen = train(tmp_path, batch, str(begun / f'epoch_{epoch}.pth'))
-    assert len(seen) == (EPOCHS - epoch) * (PICTURES // batch)
-    step = 1 / (EPOCHS * PICTURES // batch)
-    for share, factors in seen:
-        assert factors['falls'] == pytest.approx(1 - share)
-        assert factors['stops'] == float(share < 0.5)
-        assert factors['warms'] == pytest.approx(share + step)  # full in the last step
+@pytest.mark.parametrize(('epoch', 'batch', 'processes'), [(1, 8, 1), (3, 1, 1), (3, 2, 2), (5, 2, 1)])
+def test_schedules_go_on_at_the_share_of_the_epochs(begun, tmp_path, epoch, batch, processes):
+    _, seen = train(tmp_path, batch, str(begun / f'epoch_{epoch}.pth'), processes)
+    steps = PICTURES // (batch * processes)
+    assert len(seen) == (EPOCHS - epoch) * steps
+    for one in seen:
+        assert one.falls == pytest.approx(1 - one.share)
+        assert one.stops == float(one.share < 0.5)
+        assert one.warms == pytest.approx(one.share + 1 / (EPOCHS * steps))  # full in the last step
 
 
-def test_measurements_of_a_balance_go_on_in_steps_of_the_new_loader(tmp_path):
-    balance = dict(ratio=2.0, until=1.0)
-    train(tmp_path / 'a', 2, balance=balance)
-    runner, _ = train(tmp_path / 'b', 4, str(tmp_path / 'a' / 'epoch_3.pth'), balance=balance)
+def test_measurements_and_pictures_without_labels_go_on_in_steps_of_the_new_loader(tmp_path):
+    options = dict(balance=dict(ratio=2.0, until=1.0), unlabelled=dict(data_root=toys.picture_folder(), start=0.7))
+    train(tmp_path / 'a', 2, **options)
+    runner, seen = train(tmp_path / 'b', 4, str(tmp_path / 'a' / 'epoch_3.pth'), **options)
     found = [one.iteration for one in runner.model.distillers['falls'].balancer.tries]
     assert found == sorted(found) and found[-1] < EPOCHS * PICTURES // 4
     assert any(one < 6 for one in found) and any(one >= 6 for one in found)
+    assert [one.more for one in seen] == [one.share >= 0.7 for one in seen]

@@ -37,7 +37,7 @@ def test_training_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
         toys.train(broken, pair(), iters=4, resume=True, **KEEP_ONE)
     assert (broken / 'iter_4.pth').stat().st_size == FREE
     assert Path((broken / 'last_checkpoint').read_text()).name == 'iter_2.pth'
-    assert 'max_keep_ckpts=1 removes the last checkpoint before it writes the next one' in log_of(broken)
+    assert 'max_keep_ckpts=1 removes the last checkpoint before it writes the next' in log_of(broken)
     with pytest.raises(ValueError, match=r'iter_4\.pth.*no readable checkpoint'):
         read_checkpoint(broken / 'iter_4.pth')
     toys.train(broken, pair(), iters=4, resume=True, **KEEP_ONE)

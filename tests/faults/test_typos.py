@@ -26,7 +26,7 @@ def kd(**options) -> dict:
 @pytest.mark.parametrize(('options', 'words'), [
     (kd(loss_wieght=2), "model.distillers.kd: LogitKD has no option 'loss_wieght'; .*'loss_weight'"),
     (kd(temprature=2), "model.distillers.kd: .*'temprature'; .*Did you mean 'temperature'"),
-    (kd(schedule=dict(warmpu=2)), 'model.distillers.kd: schedule has no warmpu; .*warmup'),
+    (kd(schedule=dict(warmpu=2)), "model.distillers.kd: schedule has no option 'warmpu'; .*warmup"),
     (kd(type='LogitsKD'), "model.distillers.kd.type='LogitsKD' .*Did you mean 'LogitKD'"),
     (kd(student_tap='decod_head'), r"kd\.student_tap='decod_head'.*Close names: decode_head.*mmdistill taps"),
     (dict(decod_head=dict(num_classes=7)), "'decod_head'. Did you mean 'decode_head'"),

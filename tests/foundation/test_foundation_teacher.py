@@ -53,7 +53,7 @@ def test_methods_that_need_predictions_are_refused(method):
 
 
 def test_default_taps_of_other_networks_are_refused_with_the_reason():
-    with pytest.raises(KeyError, match=r'tapped at map, maps.0 … maps.1 and cls. It has no class scores'):
+    with pytest.raises(KeyError, match=r'tapped at map, maps.0 … maps.1 and cls; it has no class scores'):
         toys.distilled(teacher=option(), distillers=dict(d=dict(type='LogitKD')))
 
 
@@ -156,7 +156,7 @@ class Stated(Plain):
 def test_any_module_teaches_and_its_normalisation_is_asked_for():
     for kind in (Plain, Stated):
         MODELS.register_module(module=kind, force=True)
-    with pytest.raises(ValueError, match=r'model.teacher: Plain does not say in which normalisation it sees pictures'):
+    with pytest.raises(ValueError, match=r'model.teacher: Plain does not say how its pictures are normalised'):
         model_of(dict(type='Plain', allow_random=True), type='FitNet')
     path = toys.fresh_dir() / 'plain.pth'
     torch.save(Plain().state_dict(), path)

@@ -1,6 +1,7 @@
 """``DistillModel``: an ordinary student of its own class that learns from a teacher in training."""
 
 import copy
+import re
 import shutil
 import textwrap
 
@@ -17,6 +18,7 @@ from mmdistill_dense.model.distill_model import shares
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.weights.strict_load import plain_config
 from tests import toys
+from tests.docs_blocks import blocks
 
 KD = dict(type='LogitKD')
 MIMIC = dict(type='MaskedMimic')
@@ -328,7 +330,7 @@ def test_activation_checkpointing_of_the_runner(tmp_path):
 
 @pytest.mark.parametrize(('name', 'frozen', 'words'), [
     ('backbone', -1, "'backbone' sees the pictures.* no gradient.*with_cp=True"),
-    ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or only frozen layers"),
+    ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or frozen layers"),
     (
         'student.backbone.layer4',
         -1,
@@ -561,6 +563,7 @@ def test_context_parts_and_what_is_no_loss():
     (lambda x: {}, ValueError, 'its loss returns nothing'),
     (lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
     (lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
+    (lambda x: {'loss_x': x.mean((1, 2, 3))}, ValueError, r'returns loss_x of shape \(2,\): return one number'),
 ])  # fmt: skip
 def test_terms_that_teach_nothing_are_refused(returned, kind, told, monkeypatch):
     options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
@@ -585,6 +588,23 @@ def test_a_further_tap_that_is_none_is_named(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"^model\.distillers\.t: 'a\.\.b' is not a tap"):
         toys.build(toys.model_config(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative'))))
+
+
+def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
+    """A missing hook names what such a loop calls; with that, schedules follow its steps."""
+    (code,) = (block.text for block in blocks('python') if block.file == 'my_loop.py')
+    names: dict = {}
+    exec(code, names)
+    falls = dict(kd=dict(KD, schedule=dict(ramp_down=(0, 1.0))))
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), falls))
+    batch = toys.seg_batch()
+    model.init_weights()
+    with pytest.raises(RuntimeError, match=r'A loop of your own calls model\.distillation\.enter_run'):
+        model.train()(**model.data_preprocessor(batch, True), mode='loss')
+    names['train'](model, [batch] * 4, torch.optim.SGD(model.parameters(), 1e-9), 4)
+    said = [re.search(r"'distill.kd.loss_kd': ([\d.e-]+)", line)[1] for line in capsys.readouterr().out.splitlines()]
+    first, *rest = map(float, said)
+    assert rest == pytest.approx([first * share for share in (0.75, 0.5, 0.25)], rel=1e-2)
 
 
 def test_shares_of_nothing_are_zero():
@@ -618,5 +638,5 @@ def test_a_student_whose_forward_computes_the_loss_is_refused():
     network = dict(type='mmdistill_dense.LossInForward', data_preprocessor=dict(type='ImgDataPreprocessor'))
     fit = dict(type='FitNet', student_tap='body')
     option = toys.model_config(network, dict(network, allow_random=True), dict(fit=fit))
-    with pytest.raises(ValueError, match=r'model\.student: LossInForward has no method loss\(inputs, data_samples\)'):
+    with pytest.raises(ValueError, match=r'model\.student: LossInForward needs a method loss\(inputs, data_samples\)'):
         toys.build(option)

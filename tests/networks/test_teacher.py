@@ -382,7 +382,7 @@ def test_nothing_is_loaded_at_construction():
 def test_training_before_loading_is_refused():
     model = toys.build(toys.model_config()).train()
     model.distillation.hook_attached = True
-    with pytest.raises(RuntimeError, match=r'model\.teacher is not loaded: call init_weights'):
+    with pytest.raises(RuntimeError, match=r'model\.teacher is not loaded: call model\.init_weights'):
         toys.losses_of(model)
 
 

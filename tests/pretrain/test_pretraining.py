@@ -62,7 +62,7 @@ def test_parts_of_the_student_that_nothing_trains_are_named(tmp_path):
     toys.train(None, config)
     log = next(tmp_path.rglob('*.log')).read_text()
     assert log.count('WARNING - model.student: 30 parameters get no gradient') == 1
-    assert 'backbone.conv1.weight' in log and 'tap backbone[-1] as well' in log
+    assert 'backbone.conv1.weight' in log and 'tap backbone[-1] too' in log
 
 
 def test_teacher_sees_its_layouts_normalisation():

@@ -228,6 +228,6 @@ def test_a_second_run_in_a_folder_is_refused_before_it_loads_anything(tmp_path: 
     lines = [line for line in done.stderr.splitlines() if not line.startswith('import time:')]
     assert done.returncode == 2 and lines == [
         f'ERROR    this project already runs in {tmp_path}, as process {os.getpid()} on '
-        f'{socket.gethostname()}: wait for it, or end it.'
+        f'{socket.gethostname()}: wait, or end it.'
     ]
     assert '| torch' not in done.stderr

@@ -133,5 +133,5 @@ def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:
     state = {name: mask if 'bias_mask' in name else zero.expand(entry.shape) for name, entry in state.items()}
     option = {'model': 'dinov3_vits16', 'checkpoint': str(tmp_path / 'dino.pth')}
     torch.save({**state, 'rope_embed.periods': 2 * network.rope.periods}, tmp_path / 'dino.pth')
-    with pytest.raises(ValueError, match='rope_embed.periods are the periods of other rotary positions'):
+    with pytest.raises(ValueError, match='rope_embed.periods are of other rotary positions'):
         check_foundation('dinov3_vits16:dino.pth', option)

@@ -161,7 +161,7 @@ def test_the_copy_that_mmengine_wrote_is_read_as_plain_values(classes: list[str]
 @pytest.mark.parametrize('name', ['a\nb', 'a\u2028b', ' a', 'a ', 'a\udc80'])
 def test_a_name_that_no_list_can_hold_is_refused(name: str) -> None:
     assert list_text(['a b', 'ü'], '--data') == 'a b\nü\n'
-    with pytest.raises(ValueError, match='--data: the file name .* Rename the file'):
+    with pytest.raises(ValueError, match='--data: the file name .* rename the file'):
         list_text(['a', name], '--data')
 
 

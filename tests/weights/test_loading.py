@@ -276,6 +276,25 @@ def test_tokens_and_selfsupervised_teachers(evil):
         read_teacher(evil)
 
 
+def throw(error):
+    raise error
+
+
+def test_a_cache_of_another_user_is_told_and_hides_no_reason(server, cache, monkeypatch):
+    folder, address = server
+    (folder / 'half.pth').write_bytes(b'PK')
+    plain = Path.unlink
+    refused = PermissionError(13, 'denied')
+    monkeypatch.setattr(
+        Path, 'unlink', lambda self, **_: throw(refused) if self.name == 'half.pth' else plain(self, **_)
+    )
+    with pytest.raises(ValueError, match=r'half\.pth.* is no readable checkpoint'):
+        CheckpointLoader.load_checkpoint(f'{address}/half.pth')
+    monkeypatch.setattr(Path, 'mkdir', lambda self, **_: throw(PermissionError(13, 'denied', str(self))))
+    with pytest.raises(OSError, match=f'could not download .*{cache}.*denied.*download it elsewhere'):
+        CheckpointLoader.load_checkpoint(f'{address}/more.pth')
+
+
 # Addresses of teachers
 
 

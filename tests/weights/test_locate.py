@@ -89,7 +89,8 @@ def test_auto_downloads_checks_and_keeps(package, server, tmp_path, monkeypatch)
     assert locate.local_file('auto', f'{name}::net/good.py', 'k') == path, 'the second time it is there'
     for config in ('bad', 'gone'):
         with pytest.raises(
-            OSError, match=r'model.teacher.checkpoint: could not download http.*give the file or put it there: .*pth'
+            OSError,
+            match=r'model.teacher.checkpoint: could not download http.* to .*pth .*: download it elsewhere, and give',
         ):
             locate.local_file('auto', f'{name}::net/{config}.py', 'model.teacher.checkpoint')
 

@@ -89,7 +89,7 @@ def test_numbers_that_are_not_finite_are_named_with_what_they_are(name, value, h
 def test_numbers_that_are_too_large_for_the_network_are_named():
     state = filled()
     state['body.1.running_var'][0] = 7e4
-    with pytest.raises(ValueError, match=r'k: body\.1\.running_var holds infinity as torch\.float16\. .*above 65504'):
+    with pytest.raises(ValueError, match=r'k: body\.1\.running_var holds infinity as torch\.float16\. .*ends at 65504'):
         load_strictly(network().half(), state, None, 'k')
     assert load_strictly(network(), state, None, 'k') == (9, 0)
 
@@ -134,7 +134,7 @@ def test_a_prefix_without_which_all_fit_is_named(prefix, parts):
     with pytest.raises(ValueError, match=f"All of them fit without the prefix '{prefix}': cut it"):
         load_strictly(network(), state, parts, 'k')
     del state[f'{prefix}body.0.bias']
-    with pytest.raises(ValueError, match='Give the checkpoint that was trained with this config'):
+    with pytest.raises(ValueError, match='Give the file that was trained with this config'):
         load_strictly(network(), state, parts, 'k')
 
 

@@ -17,10 +17,10 @@ from typing import Any
 import yaml
 from mmengine.config import Config
 
-from mmdistill_dense._build import address_of, with_badges
 from mmdistill_dense.apps.recipes.compose import configs, methods, option_files, owners, parts_of
 from mmdistill_dense.apps.recipes.named import combinations
 from mmdistill_dense.config.resolve import bases_of
+from mmdistill_dense.utils.wheel import address_of, with_badges
 from tools.docs.targets import Target, read_targets
 
 ROWS = ('tasks', 'compares', 'needs', 'paper')

@@ -244,7 +244,7 @@ class MeasureInstead(Hook):
         streams = _unlabelled(runner)
         for number, batch in enumerate(track(data, 'batches', self.batches, console=console, transient=True)):
             for stream in streams:
-                stream.draw(runner, model.distillation.state.iteration, ahead=number)
+                stream.draw(runner, ahead=number)
             self.found.append(measure_gradients(model, batch, _stages(model) if self.stages else None))
         for stream in streams:
             stream.after_train(runner)  # ends its workers

@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from mmengine.optim import OPTIMIZERS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmdistill_dense.config.unknown_keys import hint
+from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.distillers.maskd.token_files import TOKEN, TokenTensors, level_of
 from mmdistill_dense.guards.config import check_num_classes
@@ -156,14 +156,8 @@ class LearnOptions:
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> LearnOptions:
         """Check the dict that a config holds."""
-        if not isinstance(options, Mapping):
-            raise ValueError(f'learn must be a dict of options, got {options!r}.')
-        known = [one.name for one in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise KeyError(f'learn.{name} is no option; known: {", ".join(known)}.{hint(name, known)}')
+        learn = read_options(cls, plain(options), 'learn')
         check_types(cls, options, 'learn.')
-        learn = cls(**plain(options))
         learn._check()
         return learn
 

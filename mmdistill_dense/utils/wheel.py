@@ -50,7 +50,6 @@ class EggInfo(egg_info):
     """Writes the description of the package."""
 
     def run(self) -> None:
-        """Take README with links that hold everywhere."""
         address = address_of(Path.cwd())
         self.distribution.metadata.url = address or None
         self.distribution.metadata.long_description = described(Path('README.md').read_text(encoding='utf-8'), address)
@@ -58,25 +57,17 @@ class EggInfo(egg_info):
 
 
 class BuildPy(build_py):
-    """Copies ``configs``, ``tools``, ``benchmarks`` and ``model-index.yml`` to ``mmdistill_dense/.mim`` of the wheel.
-
-    An editable install needs no copy: there mim takes the checkout itself as the package's root.
-    """
+    """Copies ``MIM_PARTS`` to ``mmdistill_dense/.mim`` of a wheel; an editable install has the checkout itself."""
 
     def run(self) -> None:
-        """Build the package, then add the copies."""
         super().run()
-        if not self.editable_mode:
-            copy_mim_parts(Path.cwd(), Path(self.build_lib) / 'mmdistill_dense' / '.mim')
-
-
-def copy_mim_parts(source: Path, target: Path) -> None:
-    """Copy the parts of the checkout ``source`` to ``target``, which is emptied first, without caches."""
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in MIM_PARTS:
-        part = source / name
-        if part.is_dir():
-            shutil.copytree(part, target / name, ignore=shutil.ignore_patterns('__pycache__', '*.py[co]'))
-        else:
-            shutil.copy2(part, target / name)
+        if self.editable_mode:
+            return
+        target = Path(self.build_lib) / 'mmdistill_dense' / '.mim'
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True)
+        for part in map(Path, MIM_PARTS):
+            if part.is_dir():
+                shutil.copytree(part, target / part, ignore=shutil.ignore_patterns('__pycache__', '*.py[co]'))
+            else:
+                shutil.copy2(part, target / part)

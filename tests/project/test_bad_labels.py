@@ -286,6 +286,8 @@ def test_pictures_of_more_than_8_bits(export: Write, task: str, mode: str, tmp_p
         file.write_bytes(cv2.imencode('.tiff', deep)[1].tobytes())
     (told,) = (note for note in READ[task](tmp_path).notes if '16 bits' in note)
     assert re.search('trainings read the upper 8: at most 1[56] levels are left', told)
+    file.write_bytes(cv2.imencode('.tiff', np.zeros((*exports.SIZE, 4), np.uint8))[1].tobytes())
+    assert f'of 1 TIFF files trainings read three channels of one page ({file})' in str(READ[task](tmp_path).notes)
     for kind in (np.float32, np.int32):
         Image.fromarray(np.ones(exports.SIZE, kind)).save(file, 'TIFF')
         with pytest.raises(ValueError, match=f'{file.name} has 32 bits a channel, which trainings cannot read'):

@@ -192,6 +192,9 @@ def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
             for kind in ('labelIds', 'labelTrainIds', 'instanceIds'):
                 label(city / f'gtFine/{split}/{name}_gtFine_{kind}.png')
     assert endings(find_seg_data(city)) == (('_leftImg8bit.png',), '_gtFine_labelTrainIds.png')
+    for file in city.rglob('*_labelTrainIds.png'):
+        file.unlink()
+    assert any('createTrainIdLabelImgs.py of cityscapesscripts' in note for note in find_seg_data(city).notes)
     for number in range(4):
         picture(voc / f'JPEGImages/{number}.jpg')
         label(voc / f'SegmentationClass/{number}.png')

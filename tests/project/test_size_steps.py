@@ -7,6 +7,7 @@ import pytest
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check import Options, check_config
+from mmdistill_dense.apps.project.picture_folders import usual_size
 from mmdistill_dense.apps.project.sides import read_side
 from mmdistill_dense.apps.project.zoo_schedule import decide_loading
 from tests.project.folders_of_data import seg_folder
@@ -44,3 +45,7 @@ def test_the_size_of_a_test_is_the_real_one(
 ) -> None:
     loading = decide_loading(read_side(name, '--student'), usual, 10, 2, size)
     assert loading.tested == tested and told in loading.note
+
+
+def test_the_usual_size_is_that_of_a_picture() -> None:
+    assert usual_size([(360, 480), (300, 400), (480, 360)]) in [(360, 480), (480, 360)]

@@ -49,22 +49,19 @@ TREES: Sequence[tuple[str, str, str]] = (
 )
 
 
-def known_trees() -> Iterator[Patterns]:
-    """Yield the patterns of each row, which may begin at any folder below the data, with each word in braces."""
+def find_tree(paths: Sequence[str]) -> Paired | None:
+    """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
+    files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
+    found: list[tuple[Patterns, dict[str, list[str]]]] = []
+    known = list[Patterns]()  # each may begin at any folder below the data; a row has each of its words in braces
     for name, *both in TREES:
         split = (re.split(r'\{(.*?)\}', text) for text in both)  # every second part is that of braces
         texts = [
             itertools.product(*(part.split(',') if n % 2 else [part] for n, part in enumerate(one))) for one in split
         ]
         for image, label in itertools.product(*(map(''.join, one) for one in texts)):
-            yield Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name)
-
-
-def find_tree(paths: Sequence[str]) -> Paired | None:
-    """Pair by the known tree that has most label images; no other one may have label images of the same pictures."""
-    files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
-    found: list[tuple[Patterns, dict[str, list[str]]]] = []
-    for patterns in known_trees():
+            known.append(Patterns(f'**/{image}.*', f'**/{label}' + ('' if label.endswith('.png') else '.*'), name))
+    for patterns in known:
         literal = (one for text in (patterns.images, patterns.labels) for one in text.split('/')[:-1] if '*' not in one)
         if (found and found[-1][0].name == patterns.name == _IN_ORDER) or not folders.issuperset(literal):
             continue

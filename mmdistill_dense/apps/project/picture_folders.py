@@ -144,18 +144,15 @@ def each_opened(pictures: Sequence[Path], labels: Iterable[Path] = ()) -> Iterat
             with opened(path) as picture:
                 if number < len(pictures):
                     yield path, picture
-                if path in sampled or not _ends_whole(path, picture.format):
+                with open(path, 'rb') as file:
+                    file.seek(-min(32, path.stat().st_size), os.SEEK_END)
+                    whole = {'JPEG': b'\xff\xd9', 'PNG': b'IEND'}.get(str(picture.format), b'') in file.read()
+                if path in sampled or not whole:
                     picture.load()
         except UnreadablePictures as error:
             broken += error.files
     if broken:
         raise UnreadablePictures(broken)
-
-
-def _ends_whole(path: Path, kind: str | None) -> bool:
-    with open(path, 'rb') as file:
-        file.seek(-min(32, path.stat().st_size), os.SEEK_END)
-        return {'JPEG': b'\xff\xd9', 'PNG': b'IEND'}.get(str(kind), b'') in file.read()
 
 
 def orientation(picture: Image.Image) -> int:

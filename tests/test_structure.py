@@ -56,10 +56,10 @@ MOST_LINES = {
     'mmdistill_dense/apps/export': 930,
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_290,
+    'mmdistill_dense/apps': 13_280,
     'mmdistill_dense': 34_220,
     'tools': 2_720,
-    'tests': 50_970,
+    'tests': 50_980,
 }
 MOST_CONFIGS = 592
 

@@ -1,7 +1,5 @@
 """Af-DCD: augmentation-free dense contrastive distillation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """AT: attention transfer."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -47,5 +45,4 @@ class AT(FeatureDistiller):
         self.reduction = reduction
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
-        """Return ``loss_at`` of one pair of maps."""
         return {'loss_at': attention_distance(student, teacher, power=self.power, reduction=self.reduction)}

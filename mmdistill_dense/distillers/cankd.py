@@ -1,7 +1,5 @@
 """CanKD: the student's positions read the whole map of the teacher."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -49,7 +47,6 @@ class CanKD(FeatureDistiller):
         return CrossRead(level.teacher[0])
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
-        """Return ``loss_cankd`` of one level."""
         return {'loss_cankd': instance_distance(self.parts[level](student, teacher), teacher)}
 
 

@@ -1,7 +1,5 @@
 """CIRKD: cross-image relational distillation, with its queues of teacher vectors by class."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """CWD: channel-wise distillation."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -63,7 +61,6 @@ class CWD(FeatureDistiller):
         return (level.student[0], level.teacher[0]) == class_lengths(self.teacher, self.state.classes)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
-        """Return ``loss_cwd`` of one pair of maps."""
         if self.pairs is not None and self.by_class(self.levels[level]):
             student, teacher = self.pairs.softmax(student, teacher)
         if self.norm:

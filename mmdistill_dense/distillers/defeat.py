@@ -1,7 +1,5 @@
 """DeFeat: objects and background of the neck's maps, imitated apart."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 import torch

@@ -1,7 +1,5 @@
 """DIST: correlation of class scores."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor

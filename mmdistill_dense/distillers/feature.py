@@ -1,7 +1,5 @@
 """Base class of the methods that compare pairs of maps: levels, alignment of channels, resizing."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

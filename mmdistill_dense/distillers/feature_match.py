@@ -1,7 +1,5 @@
 """FeatureMatch: directions and values of a standardised map, for the maps of foundation models."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 

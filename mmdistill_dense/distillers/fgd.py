@@ -1,7 +1,5 @@
 """FGD: focal and global distillation."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

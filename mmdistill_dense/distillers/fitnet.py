@@ -1,7 +1,5 @@
 """FitNet: hints from the teacher's features."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor

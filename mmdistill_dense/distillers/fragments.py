@@ -1,7 +1,5 @@
 """``settings='auto'`` and ``'canonical'``: words for config fragments, ``configs/_base_/distillers/auto/*.py``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

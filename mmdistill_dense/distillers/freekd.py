@@ -1,7 +1,5 @@
 """FreeKD: masked distillation of the frequencies of a map."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any, ClassVar
 
@@ -40,16 +38,6 @@ class FreeKD(TokenDistiller):
     https://arxiv.org/abs/2311.12079, as released, which lacks the paper's weight of channels. Ours, with the same
     values: one transform of the difference, no masked copy per token. Options:
     [docs/methods/freekd.md](../methods/freekd.md).
-
-    Example:
-        >>> import torch
-        >>> distiller = FreeKD(num_tokens=2)
-        >>> shapes = {'neck': [torch.Size((1, 4, 8, 8))]}
-        >>> distiller.setup(shapes, shapes)
-        >>> distiller.load_tokens({'0.mask_token': torch.ones(4, 2, 4)})
-        >>> maps = {'neck': [torch.ones(shape) for shape in shapes['neck']]}
-        >>> sorted(distiller(maps, maps, None))
-        ['level0', 'loss_freekd', 'loss_mse']
     """
 
     gate: ClassVar[Gate] = staticmethod(band_gate)

@@ -1,7 +1,5 @@
 """FRS: maps and scores of a detector, weighed by how rich the teacher finds a place."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,15 +29,6 @@ class FRS(Distiller):
     Source: Du et al., "Distilling Object Detectors with Feature Richness", NeurIPS 2021,
     https://arxiv.org/abs/2111.00674, and its released code. Ours: the cross-entropy from logits, and ``sum M`` over all
     processes. Options: [docs/methods/frs.md](../methods/frs.md).
-
-    Example:
-        >>> import torch
-        >>> frs = FRS(align='none')
-        >>> shapes = {'neck': [torch.Size([1, 3, 4, 4])], 'bbox_head[0]': [torch.Size([1, 5, 4, 4])]}
-        >>> frs.setup(shapes, shapes)
-        >>> maps = {name: [torch.zeros(shape)] for name, (shape,) in shapes.items()}
-        >>> {name: round(float(value), 4) for name, value in frs(maps, maps, None).items()}  # 5 ln 2 * 0.02
-        {'loss_feature': 0.0, 'loss_class': 0.0693}
     """
 
     needs_scores: ClassVar[bool] = True

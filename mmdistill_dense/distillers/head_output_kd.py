@@ -1,7 +1,5 @@
 """Distillation of dense head outputs, and the comparisons that it shares with R-CNN heads."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -39,12 +37,6 @@ class HeadOutputKD(FeatureDistiller):
 
     Source: plain output distillation; the released code of MasKD (https://arxiv.org/abs/2205.14589) adds the regression
     forms to its feature loss. Options: [docs/methods/head_output_kd.md](../methods/head_output_kd.md).
-
-    Example:
-        >>> distiller = HeadOutputKD('bbox_head.retina_reg', form='l1')  # RetinaNet <- R101
-        >>> import torch
-        >>> distiller.loss(torch.zeros(2, 36, 4, 4), torch.ones(2, 36, 4, 4), 0)
-        {'loss_head': tensor(1.)}
     """
 
     needs_scores: ClassVar[bool] = True

@@ -1,7 +1,5 @@
 """IFVD: variation of features within a class."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -62,7 +60,6 @@ class IFVD(FeatureDistiller):
             self.class_count = own or _LABELS
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> dict[str, Tensor]:
-        """Return ``loss_ifvd`` of one pair of maps."""
         assert self.class_count is not None, 'known since setup'
         labels = semantic_labels(data_samples, student.shape[2:], self.key, self.state.ignored_labels)
         distance = prototype_distance(student, teacher, labels.to(student.device), num_classes=self.class_count)

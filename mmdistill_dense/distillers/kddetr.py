@@ -1,7 +1,5 @@
 """KD-DETR: the answers of two decoders to the same queries."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 import torch

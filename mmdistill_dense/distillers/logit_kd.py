@@ -1,7 +1,5 @@
 """LogitKD: distillation of class scores."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor

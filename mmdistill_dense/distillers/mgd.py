@@ -1,7 +1,5 @@
 """MGD: masked generative distillation."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -26,15 +24,6 @@ class MGD(FeatureDistiller):
     Source: Yang et al., "Masked Generative Distillation", ECCV 2022, https://arxiv.org/abs/2205.01529, eq. 4 and 5, and
     its released code. Ours: the mask depends only on seed, process and iteration. Options:
     [docs/methods/mgd.md](../methods/mgd.md).
-
-    Example:
-        >>> import torch
-        >>> distiller = MGD('backbone[3]', mask_ratio=0.75)
-        >>> shapes = [{'backbone[3]': [torch.Size((1, channels, 8, 8))]} for channels in (4, 6)]
-        >>> distiller.setup(*shapes)
-        >>> maps = ({'backbone[3]': [torch.ones(2, channels, 8, 8)]} for channels in (4, 6))
-        >>> list(distiller(*maps, None))
-        ['loss_mgd']
     """
 
     needs: ClassVar[tuple[str, ...]] = ('map',)

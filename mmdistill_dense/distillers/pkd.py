@@ -1,7 +1,5 @@
 """PKD: distillation by Pearson's correlation of features."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -26,12 +24,6 @@ class PKD(FeatureDistiller):
     Source: Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient",
     NeurIPS 2022, https://arxiv.org/abs/2207.02039, eq. 3 to 5. The statistics are those of one process's batch, as
     released. Ours: a 1x1 convolution where channels differ. Options: [docs/methods/pkd.md](../methods/pkd.md).
-
-    Example:
-        >>> import torch
-        >>> x = torch.rand(2, 4, 8, 8)
-        >>> bool(PKD().loss(x, 3 * x + 1, 0)['loss_pkd'].abs() < 1e-6)
-        True
     """
 
     needs: ClassVar[tuple[str, ...]] = ('map',)

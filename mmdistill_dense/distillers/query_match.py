@@ -1,7 +1,5 @@
 """QueryMatch: the student's positions look up where the teacher has what they need."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

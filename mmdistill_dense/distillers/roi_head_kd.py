@@ -1,7 +1,5 @@
 """Distillation of R-CNN box and mask heads, on the RoIs that the student sampled."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 

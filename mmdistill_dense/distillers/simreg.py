@@ -1,7 +1,5 @@
 """SimReg: the vector of a picture turns into the teacher's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,7 +38,6 @@ class SimReg(VectorDistiller):
         super().__init__(student_tap, teacher_tap, head=head, **kwargs)
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
-        """Return ``loss_simreg`` of one level."""
         s, t = self.unit_vectors(student, teacher, level, data_samples)
         with torch.autocast(s.device.type, enabled=False):
             return {'loss_simreg': (s - t).square().sum() / max(len(s), 1)}

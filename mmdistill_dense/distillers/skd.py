@@ -1,7 +1,5 @@
 """SKD: structured distillation by similarities of all pairs of positions."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

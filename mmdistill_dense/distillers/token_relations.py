@@ -1,7 +1,5 @@
 """TokenRelations: similarities between the positions of a picture."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 import torch

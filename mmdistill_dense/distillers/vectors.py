@@ -1,7 +1,5 @@
 """What the methods that compare one vector a picture share: its head, and the mean over the picture."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

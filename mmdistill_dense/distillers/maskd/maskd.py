@@ -1,7 +1,5 @@
 """MasKD: masked distillation with receptive tokens."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor
@@ -29,15 +27,6 @@ class MasKD(TokenDistiller):
     Source: Huang et al., "Masked Distillation with Receptive Tokens", ICLR 2023, https://arxiv.org/abs/2205.14589, and
     its released code. Ours, with the same values: one weight map instead of a masked copy per token. Options:
     [docs/methods/maskd.md](../methods/maskd.md).
-
-    Example:
-        >>> distiller = MasKD(num_tokens=2, weight_mask=False)
-        >>> shapes = {'neck': [torch.Size((1, 4, 8, 8)), torch.Size((1, 4, 4, 4))]}
-        >>> distiller.setup(shapes, shapes)
-        >>> distiller.load_tokens({'0.mask_token': torch.ones(2, 4), '1.mask_token': torch.ones(2, 4)})
-        >>> maps = {'neck': [torch.ones(shape) for shape in shapes['neck']]}
-        >>> sorted(distiller(maps, maps, None))
-        ['level0', 'level1', 'loss_maskd']
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -47,22 +47,7 @@ if TYPE_CHECKING:
 FOLDER = 'maskd_tokens'
 
 
-class TokenHolder(Protocol):
-    """The interface of a distiller with tokens."""
-
-    name: str
-    teacher: FrozenTeacher | None
-    tokens: str | None
-    allow_other_teacher: bool
-    learn: LearnOptions
-    gated_taps: list[GatedTap]
-
-    def token_shapes(self) -> dict[str, torch.Size]: ...
-    def has_tokens_of(self, teacher: str) -> bool: ...
-    def load_tokens(self, values: TokenTensors, teacher: str | None = None) -> None: ...
-
-
-def prepare_tokens(distiller: TokenHolder, runner: Runner, teacher: FrozenTeacher) -> None:
+def prepare_tokens(distiller: TokenDistiller, runner: Runner, teacher: FrozenTeacher) -> None:
     """Load or learn the tokens of a distiller; all processes of a run call it together before the first iteration.
 
     The main process takes the first source that applies: the model has tokens (resumed); ``tokens`` names a file; the
@@ -91,7 +76,7 @@ class TokenStore:
         dataset: Config of the training set.
     """
 
-    def __init__(self, distiller: TokenHolder, teacher: FrozenTeacher, work_dir: str | Path, dataset: Any) -> None:
+    def __init__(self, distiller: TokenDistiller, teacher: FrozenTeacher, work_dir: str | Path, dataset: Any) -> None:
         self.distiller = distiller
         taps = [one.tap for one in distiller.gated_taps]
         self.teacher = teacher_fingerprint(teacher, taps)
@@ -169,7 +154,7 @@ class TokenStore:
         return {'kind': 'file', 'values': {name: value.cpu() for name, value in values.items()}}
 
 
-def token_store_of(distiller: TokenHolder, runner: Runner) -> TokenStore:
+def token_store_of(distiller: TokenDistiller, runner: Runner) -> TokenStore:
     """Return the token files of a distiller in a run."""
     assert distiller.teacher is not None, 'the model sets it'
     loader = runner.cfg.get('train_dataloader')

@@ -563,7 +563,7 @@ def test_context_parts_and_what_is_no_loss():
     (lambda x: {}, ValueError, 'its loss returns nothing'),
     (lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
     (lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
-    (lambda x: {'loss_x': x.mean((1, 2, 3))}, ValueError, r'returns loss_x of shape \(2,\): return one number'),
+    (lambda x: {'loss_x': x.mean((1, 2, 3))}, ValueError, r'its loss returns loss_x of shape \(2,\)'),
 ])  # fmt: skip
 def test_terms_that_teach_nothing_are_refused(returned, kind, told, monkeypatch):
     options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))

@@ -28,10 +28,8 @@ with redirect_stdout(io.StringIO()):  # mmdet prints a line for each part of it 
 class _CheckedFile(_CocoDataset.COCOAPI):
     """mmdet's reader, but entries that are wrong, and class names that are not the file's, in its order, raise.
 
-    Args:
-        tested: Whether the file is only tested on; the metric needs iscrowd of every annotation.
-        told: Receives what training and metric read in different ways.
-        file: The label file.
+    ``tested``: whether the file is only tested on; the metric needs iscrowd of every annotation. ``told`` receives what
+    training and metric read in different ways.
     """
 
     def __init__(self, tested: bool, told: list[str], file: str) -> None:
@@ -44,11 +42,11 @@ class _CheckedFile(_CocoDataset.COCOAPI):
         super().createIndex()
         boxes = self.dataset['annotations']
         reasons = Counter(
-            left_out(one, (self.imgs[one['image_id']]['height'], self.imgs[one['image_id']]['width']))
+            left_out(one, (picture['height'], picture['width']))
             or ('' if has_area(one) else 'have the area 0')
             or ('have the mark ignore, not iscrowd' if one.get('ignore') and not one.get('iscrowd') else '')
             for one in boxes
-            if one['image_id'] in self.imgs
+            if (picture := self.imgs.get(one['image_id']))
         )
         self._told += [f'{count} of {len(boxes)} annotations {reason}' for reason, count in reasons.items() if reason]
         if self._tested and wrong_ids(boxes):
@@ -59,10 +57,8 @@ class _CheckedFile(_CocoDataset.COCOAPI):
         names = [self.cats[number]['name'] for number in found]
         if cat_names and names != list(cat_names):
             known = [category['name'] for category in self.dataset['categories']]
-            raise ValueError(
-                f'metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {known}. Labels are '
-                'numbered in the order of the file: list classes of the file, in its order.'
-            )
+            told = f'metainfo.classes = {tuple(cat_names)}, but ann_file holds the categories {known}'
+            raise ValueError(f'{told}. Labels are numbered in the order of the file: list its classes, in its order.')
         return found
 
 
@@ -97,15 +93,11 @@ class CocoDataset(RootCheck, _CocoDataset):
         if not self.test_mode and not any(not box['ignore_flag'] for one in found for box in one['instances']):
             crowds = ['all boxes are marked by iscrowd'] if any(one['instances'] for one in found) else []
             why = f' ({"; ".join([*told, *crowds])})' if told or crowds else ''
-            raise ValueError(
-                f'{where} holds no box of the classes {self.metainfo["classes"]}: there is nothing to train with{why}.'
-            )
+            what = f'no box of the classes {self.metainfo["classes"]}'
+            raise ValueError(f'{where} holds {what}: there is nothing to train with{why}.')
         if told:
-            effect = (
-                'The metric counts them as missed: even perfect predictions do not reach the full score'
-                if self.test_mode
-                else 'They are not trained on'
-            )
+            missed = 'The metric counts them as missed: even perfect predictions do not reach the full score'
+            effect = missed if self.test_mode else 'They are not trained on'
             advice = 'Mend the file, or use the one that `mmdistill new` writes beside its data.py.'
             print_log(f'{where}: {"; ".join(told)}. {effect}. {advice}', 'current', logging.WARNING)
         return found
@@ -128,9 +120,6 @@ class ShapesDetDataset(PaintedPictures, BaseDetDataset):
         painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``.
         **kwargs: of ``BaseDetDataset``: ``pipeline``, ``metainfo``, ``indices`` ... Objects of classes that
             ``metainfo['classes']`` leaves out are painted, but not annotated.
-
-    Raises:
-        ValueError: ``num_images`` below 1, or a class that the painter does not know.
     """
 
     METAINFO = dict(classes=CLASSES[1:], palette=[tuple(c) for c in ShapesSegDataset.METAINFO['palette'][1:]])

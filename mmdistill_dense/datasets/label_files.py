@@ -15,6 +15,7 @@ from mmdistill_dense.utils.validate import some
 
 Content = Mapping[str, Any]
 MENDED = ('images.width', 'images.height', 'annotations.id', 'annotations.area', 'annotations.iscrowd')
+_FORM = 'A bbox is [left, top, width, height] in pixels'
 FAR = 10**6  # no number of a box or an outline is larger: pycocotools and OpenCV check none
 
 
@@ -22,25 +23,21 @@ def _is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
-def _is_id(value: Any) -> bool:
-    return type(value) is str or (_is_number(value) and math.isfinite(value))
-
-
-def _is_box(value: Any) -> bool:
-    return type(value) is list and len(value) == 4 and all(map(_is_number, value))
-
-
-_ID = _is_id, 'a number or a text'
+_ID = (lambda value: type(value) is str or (_is_number(value) and math.isfinite(value))), 'a number or a text'
 _NAME = (lambda value: type(value) is str and value != '' and '\0' not in value), 'a text'
 _SIZE = (lambda value: _is_number(value) and 0 < value < math.inf), 'a number above 0'
 _FLAG = (lambda value: type(value) in (bool, int, float) and value in (0, 1)), '0 or 1'
+_BOX = (
+    (lambda value: type(value) is list and len(value) == 4 and all(map(_is_number, value))),
+    ('a list of four numbers (left, top, width, height)'),
+)
 _ENTRIES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     'images': {'id': _ID, 'file_name': _NAME, 'width': _SIZE, 'height': _SIZE},
     'annotations': {
         'id': _ID,
         'image_id': _ID,
         'category_id': _ID,
-        'bbox': (_is_box, 'a list of four numbers (left, top, width, height)'),
+        'bbox': _BOX,
         'area': (_is_number, 'a number'),
         'iscrowd': _FLAG,
     },
@@ -90,10 +87,8 @@ def _by_id(content: Content, kind: str, name: str) -> dict[Any, str]:
     found: dict[Any, str] = {}
     for entry in content[kind]:
         if (other := found.setdefault(entry['id'], entry[name])) != entry[name]:
-            raise ValueError(
-                f'two {kind} have the id {entry["id"]!r}: {other} and {entry[name]}. Give each its own id, and write '
-                'it into the annotations too.'
-            )
+            told = f'two {kind} have the id {entry["id"]!r}: {other} and {entry[name]}'
+            raise ValueError(f'{told}. Give each its own id, and write it into the annotations too.')
     if len({type(number) is str for number in found}) > 1:
         raise ValueError(f'some ids of {kind} are texts, others are numbers. Write all in one way.')
     return found
@@ -105,10 +100,8 @@ def _check_known(annotations: Collection[Content], key: str, known: Mapping[Any,
         return
     kind = 'a text' if type(strays[0]) is str else 'a number'
     other = f' It is {kind} here and not there: write both in one way.' if str(strays[0]) in map(str, known) else ''
-    raise ValueError(
-        f'{len(strays)} of {len(annotations)} annotations have an unknown {key}: {strays[0]!r}; the ids are '
-        f'{some(map(repr, known)) or "none"}.{other}'
-    )
+    told = f'{len(strays)} of {len(annotations)} annotations have an unknown {key}: {strays[0]!r}'
+    raise ValueError(f'{told}; the ids are {some(map(repr, known)) or "none"}.{other}')
 
 
 def check_shapes(shapes: Sequence[tuple[Content, Sequence[float]]]) -> None:
@@ -122,16 +115,11 @@ def check_shapes(shapes: Sequence[tuple[Content, Sequence[float]]]) -> None:
         if min(w, h) > 0 and x < width and y < height and math.isfinite(x + y + w + h)
     ]
     if boxes and max(max(right, bottom) for right, bottom, _, _ in boxes) <= 1:
-        raise ValueError(
-            'all boxes are fractions of the picture: none reaches beyond 1. A bbox is [left, top, width, height] in '
-            'pixels.'
-        )
+        raise ValueError(f'all boxes are fractions of the picture: none reaches beyond 1. {_FORM}.')
     beyond = sum(right > width + 1 or bottom > height + 1 for right, bottom, width, height in boxes)
     if beyond > len(boxes) / 2:
-        raise ValueError(
-            f'{beyond} of {len(boxes)} boxes reach beyond their picture. A bbox is [left, top, width, height] in '
-            'pixels, not two corners; width and height of each picture must be those of its file.'
-        )
+        told = f'{beyond} of {len(boxes)} boxes reach beyond their picture. {_FORM}, not two corners'
+        raise ValueError(f'{told}; width and height of each picture must be those of its file.')
     for one, size in shapes:
         if fault := outline_fault(one.get('segmentation'), max(size)):
             ids = ', '.join(f'{key} {one[key]!r}' for key in ('id', 'image_id') if key in one)
@@ -142,12 +130,8 @@ def outline_fault(shape: Any, side: float) -> str:
     """Return what is wrong with the numbers of an outline, of a picture whose larger side is ``side``."""
     side = min(side, FAR)
     try:
-        for part in shape if isinstance(shape, list) else ():
-            if (
-                isinstance(part, list)
-                and part
-                and not (-side <= min(part) and max(part) <= 2 * side and not math.isnan(sum(part)))
-            ):
+        for part in [part for part in shape if isinstance(part, list) and part] if isinstance(shape, list) else ():
+            if not (-side <= min(part) and max(part) <= 2 * side) or math.isnan(sum(part)):
                 return f'has a point far beyond its picture, or one that is no number ({part!r:.60})'
         if isinstance(shape, dict) and isinstance(shape.get('counts'), (str, list)):
             runs = run_lengths(shape['counts'])

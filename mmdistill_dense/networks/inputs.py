@@ -133,6 +133,9 @@ class Renormaliser:
         if (self.moved.device, self.moved.dtype) != (inputs.device, inputs.dtype):
             self.moved = self.constants.to(inputs)  # kept, because a copy waits for the device
         factor, summand = self.moved
+        if inputs.shape[1] not in (1, factor.shape[1]) and factor.shape[1] > 1:
+            told = f'model.teacher: mean and std of both data_preprocessors are for {factor.shape[1]} channels'
+            raise ValueError(f'{told}; the pictures have {inputs.shape[1]}. Take a teacher for such pictures.')
         outputs = inputs * factor + summand
         # Preprocessors change the order of colours only, not that of other channels.
         return outputs.flip(1) if self.flip and outputs.shape[1] == 3 else outputs

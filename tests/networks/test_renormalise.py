@@ -75,6 +75,9 @@ def test_pictures_of_other_channels_are_refused():
     six = dict(mean=[0.0] * 6, std=[1.0] * 6)
     with pytest.raises(ValueError, match=r'that of model\.teacher\.big mean=.*the same number of channels'):
         make_renormaliser(RGB, six, 'model.teacher.big')
+    change = make_renormaliser(dict(mean=[110.0], std=[60.0]), RGB)
+    with pytest.raises(ValueError, match=r'model\.teacher: mean and std .* for 3 channels; the pictures have 6'):
+        change(torch.zeros(2, 6, 4, 4))
 
 
 def test_it_is_pickled():

@@ -210,7 +210,7 @@ CASES: list[Case] = [
         (text('train/b.json', r'"shapes": \[', '"shapes": [3, '), r'b.json: shapes\[0\] is 3, no dict'),
     ]),
     *of(exports.labelme, 'seg', [
-        (shape(points=[[1, 1], [2, 2]]), r'b.json: shapes\[0\] \(red cell\): 2 points make no polygon'),
+        (shape(points=[[1, 1], [2, 2]]), r'b.json: shapes\[0\] \(red cell\): 2 points make no area'),
         (shape(points=[[1, 1, 1]] * 3), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
         (shape(points=POINT), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
         (shape(label=''), r'b.json: shapes\[0\] \(polygon\) has no label'),

@@ -239,6 +239,7 @@ def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
 def _classes(reading: Reading, pictures: Sequence[Labelled], given: Sequence[str]) -> tuple[str, ...]:
     """Return the names with boxes in training, in the order of the labels, or those of them that are given."""
     every, used = reading.names, {each['name'] for one in pictures for each in one.objects}
+    file = reading.file_of(pictures[0].part)
     if unknown := [name for name in given if name not in every]:
         raise ValueError(
             f'--classes {some(unknown)}: no category of {reading.source}. {close_or_all(unknown[0], every)}'
@@ -247,7 +248,7 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], given: Sequence[str
     if not chosen:
         why = ''.join(f'; {len(own)} annotations {reason}' for reason, own in reading.lost.items())
         what = f'no box of {some(given or every)}' if given or every else 'no box'
-        raise ValueError(f'--data: {reading.source} has {what}: there is nothing to train with{why}.')
+        raise ValueError(f'--data: {file} has {what}: there is nothing to train with{why}.')
     if empty := [name for name in every if name not in used]:
         elsewhere = Counter(each['name'] for one in reading.pictures for each in one.objects) + reading.kinds
         gone = sum(elsewhere[name] for name in empty)

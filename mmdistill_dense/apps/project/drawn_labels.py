@@ -107,16 +107,6 @@ def _check_number(classes: Sequence[str]) -> None:
 # Objects
 
 
-def numbers_of(classes: Sequence[str], background: str) -> tuple[tuple[str, ...], dict[str, int], int]:
-    """Return the classes of label images, the value of each class of objects, and that of pixels without an object."""
-    if background == 'ignore':
-        return tuple(classes), {name: number for number, name in enumerate(classes)}, IGNORED
-    rest = [name for name in classes if name.lower() != BACKGROUND]
-    own = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
-    every = (own, *rest)
-    return every, {name: number for number, name in enumerate(every)}, 0
-
-
 def objects_drawing(
     data: BoxData, targets: Mapping[str, Sequence[str]], background: str, notes: list[str]
 ) -> tuple[tuple[str, ...], Drawing]:
@@ -125,7 +115,11 @@ def objects_drawing(
     ``targets``: the place in the folder of the project of each label image, by part, in the order of the pictures.
     Some are drawn and checked as label images are that are there.
     """
-    classes, numbers, empty = numbers_of(data.classes, background)
+    classes, empty = data.classes, IGNORED
+    if background == 'class':
+        own = next((name for name in classes if name.lower() == BACKGROUND), BACKGROUND)
+        classes, empty = (own, *(name for name in classes if name != own)), 0
+    numbers = {name: number for number, name in enumerate(classes)}
     _check_number(classes)
     if len(classes) < 2:
         advice = '--background class makes what no object covers a class too'
@@ -173,7 +167,7 @@ def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty
 
 def copies_drawing(root: Path, labels: Sequence[tuple[str, Path]]) -> Drawing:
     """Return the label images of numbers that are written where mmseg finds them, given as target and file."""
-    return _drawing(root, labels, lambda path: partial(copied, path), 'numbers')
+    return _drawing(root, labels, copied, 'numbers')
 
 
 def copied(path: Path) -> np.ndarray:
@@ -181,12 +175,10 @@ def copied(path: Path) -> np.ndarray:
         return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
-def _drawing(
-    root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], Callable[[], np.ndarray]], how: str
-) -> Drawing:
+def _drawing(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], np.ndarray], how: str) -> Drawing:
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in labels]
     stamp = hashlib.sha256(repr((files, how)).encode()).hexdigest()
-    return Drawing([Job(place, make(path)) for place, path in labels], str(root), stamp)
+    return Drawing([Job(place, partial(make, path)) for place, path in labels], str(root), stamp)
 
 
 def of_colours(labels: Sequence[Path]) -> bool:
@@ -210,13 +202,14 @@ def colours_drawing(
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not given or name in given)
     _check_number(classes)
-    codes = {_code(colour): classes.index(name) if name in classes else IGNORED for name, colour in table.items()}
+    numbers = {name: number for number, name in enumerate(classes)}
+    codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
     found = [_strange(path, *np.unique(_codes_in(path), return_counts=True), codes) for path in sampled]
     counts = np.sum(found, axis=0)
     if counts[0]:
         notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
     notes.append(f'{len(classes)} classes, by colour, from {source}')
-    return classes, _drawing(root, labels, lambda path: partial(recolour, path, codes), repr(sorted(codes.items())))
+    return classes, _drawing(root, labels, partial(recolour, codes=codes), repr(sorted(codes.items())))
 
 
 def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
@@ -246,10 +239,6 @@ def _codes_in(path: Path) -> np.ndarray:
     if pixels.shape[2] == 4 and (pixels[..., 3] != 255).any():
         raise ValueError(f'--data: {path} has transparent pixels. Write it without an alpha channel.')
     return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-
-
-def _code(colour: Sequence[int]) -> int:
-    return colour[0] << 16 | colour[1] << 8 | colour[2]
 
 
 def _colour(code: int) -> Colour:

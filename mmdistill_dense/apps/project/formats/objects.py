@@ -62,17 +62,11 @@ class Given:
         return {file: picture for file, picture in found.items() if picture is not None}
 
 
-def told_size(where: object, picture: Path, height: Any, width: Any) -> Size | None:
-    """Return the size that labels tell of a picture, which has it, turned or not; ``None`` where they tell none."""
-    if not all(side and str(side).strip('0') for side in (height, width)):  # some tools write 0
+def told_size(where: object, height: Any, width: Any) -> Size | None:
+    """Return the size that labels tell of a picture; ``None`` where they tell none, or 0, as some tools do."""
+    if not all(side and str(side).strip('0') for side in (height, width)):
         return None
-    told = int(number(f'{where}: height', height)), int(number(f'{where}: width', width))
-    with folders.opened(picture) as image:
-        found = folders.size_of(image, stored=True)
-    if told not in (found, found[::-1]):
-        said = f'{picture.name} has {size_text(told)} pixels (height x width); it has {size_text(found)}'
-        raise ValueError(f'--data: {where} says that {said}, so the labels do not fit. Correct the label file.')
-    return told
+    return int(number(f'{where}: height', height)), int(number(f'{where}: width', width))
 
 
 @dataclass
@@ -111,6 +105,15 @@ class Reading:
     def file_of(self, part: str | None) -> Path:
         """Return the label file of a part."""
         return self.origins.get(part, (self.source,))[0]
+
+    def add_names(self, root: Path, files: Sequence[str]) -> list[str]:
+        """Take the classes from the first of some files that is in the folder, one a line, and return them."""
+        for path in [root / name for name in files if (root / name).is_file()][:1]:
+            self.classes = folders.lines_of(path)
+            self.files.append(path)
+            if twice := folders.repeated(self.classes):
+                raise ValueError(f'--data: {path} lists {some(twice)} twice. Each class has its own name.')
+        return self.classes
 
     def drop(self, reason: str, where: str, name: str, part: str | None = None) -> None:
         """Leave out an object of a class."""
@@ -151,8 +154,8 @@ def number(where: str, text: Any) -> float:
     return value
 
 
-def points_of(where: str, pairs: Any, size: Size | None) -> list[Point]:
-    """Return points in or near a picture of this size."""
+def points_of(where: str, pairs: Any, size: Size | None, least: int = 0) -> list[Point]:
+    """Return points, at least so many, in or near a picture of this size."""
     try:
         points = [(float(x), float(y)) for x, y in pairs]
         fault = outline_fault([[value for point in points for value in point]], max(size or (FAR,)))
@@ -160,12 +163,9 @@ def points_of(where: str, pairs: Any, size: Size | None) -> list[Point]:
         fault = 'no pairs'
     if fault:
         raise ValueError(f'--data: {where}: its points are {pairs!r:.60}, no pairs of numbers near its picture.')
-    return points
-
-
-def check_count(where: str, points: Sequence[Point], least: int, what: str) -> None:
     if len(points) < least:
-        raise ValueError(f'--data: {where}: {len(points)} points make no {what}. Draw it again, or take it out.')
+        raise ValueError(f'--data: {where}: {len(points)} points make no area. Draw it again, or take it out.')
+    return points
 
 
 def bounds(points: Sequence[Point]) -> tuple[float, float, float, float]:
@@ -173,18 +173,14 @@ def bounds(points: Sequence[Point]) -> tuple[float, float, float, float]:
     return min(xs), min(ys), max(xs), max(ys)
 
 
-def from_points(points: Sequence[Point]) -> Mapping[str, Any]:
+def from_points(points: Sequence[Point]) -> Object:
     """Return box, area and polygon of some corners."""
     pairs = zip(points, [*points[1:], points[0]], strict=True)
     area = abs(sum(x * below - right * y for (x, y), (right, below) in pairs)) / 2
-    return {
-        **from_box(*bounds(points)),
-        'area': area,
-        'segmentation': [[value for point in points for value in point]],
-    }
+    return {**from_box(*bounds(points)), 'area': area, 'segmentation': [[value for point in points for value in point]]}
 
 
-def from_box(left: float, top: float, right: float, bottom: float) -> Mapping[str, Any]:
+def from_box(left: float, top: float, right: float, bottom: float) -> Object:
     return {'bbox': [left, top, right - left, bottom - top], 'area': (right - left) * (bottom - top), 'iscrowd': 0}
 
 
@@ -200,33 +196,27 @@ def packed(shape: Any, size: Size) -> Any:
     return coco.merge(found) if isinstance(found, list) else found
 
 
-def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size | None) -> Mapping[str, Any]:
+def size_for_mask(where: str, one: Labelled) -> Size:
+    """Return the size that labels tell of a picture, which takes memory: it is that of the file, turned or not."""
+    if one.size is None or {*one.size} != {*folders.stored_size(one.picture)}:
+        raise ValueError(f'--data: {where} is a mask, and its file does not tell height and width of {one.picture}.')
+    return one.size
+
+
+def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -> Object:
     """Return box, area and run lengths of a mask that fills a box of a picture."""
-    if size is None:
-        raise ValueError(f'--data: {where} is a mask, and its file tells no height and width of the picture.')
     height, width = inside.shape
     if left < 0 or top < 0 or top + height > size[0] or left + width > size[1]:
         raise ValueError(f'--data: {where} is a mask that reaches beyond its picture. Draw it again.')
     whole = np.zeros(size, np.uint8, order='F')
     whole[top : top + height, left : left + width] = inside
     lengths = coco.encode(whole)
+    x, y, w, h = coco.toBbox(lengths).tolist()
     counts = {'size': list(size), 'counts': lengths['counts'].decode()}
-    box = coco.toBbox(lengths).tolist()
-    return {'bbox': box, 'area': float(coco.area(lengths)), 'segmentation': counts, 'iscrowd': 0}
+    return {**from_box(x, y, x + w, y + h), 'area': float(coco.area(lengths)), 'segmentation': counts}
 
 
 def circle(x: float, y: float, a: float, b: float) -> list[Point]:
     """Return corners of an ellipse with these radii."""
     angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
     return list(zip((x + a * np.cos(angles)).tolist(), (y + b * np.sin(angles)).tolist(), strict=True))
-
-
-def listed_names(root: Path, files: Sequence[str]) -> tuple[list[str], str]:
-    """Return the names in the first of some files that is in the folder, one a line, and the file's path."""
-    for name in files:
-        if (root / name).is_file():
-            found = folders.lines_of(root / name)
-            if twice := folders.repeated(found):
-                raise ValueError(f'--data: {root / name} lists {some(twice)} twice. Each class has its own name.')
-            return found, str(root / name)
-    return [], ''

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
+from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Point, Reading
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Size, files_below, named, split_of
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'labels.txt')  # of VOC's classes
@@ -26,7 +26,7 @@ _ROOTS = ('annotation', 'annotations')  # of VOC and of CVAT
 
 def recognise(given: Given) -> list[Path]:
     """Return the xml files, or none if the first is of another kind."""
-    files = sorted(files_below(given.root, ('.xml',)))
+    files = sorted(folders.files_below(given.root, ('.xml',)))
     return files if files and _root_of(files[0]).tag in _ROOTS else []
 
 
@@ -36,28 +36,35 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
 
 
 def _root_of(path: Path) -> Any:
-    with named(path):
+    with folders.named(path):
         return ElementTree.parse(path).getroot()
 
 
 # VOC
 
 
+def _of_kind(files: Sequence[Path], tag: str, found: Reading) -> dict[Path, Any]:
+    """Return the elements of the files of one kind."""
+    every = {path: _root_of(path) for path in files}
+    found.files += [path for path, one in every.items() if one.tag == tag]
+    found.lost_files['are xml of another kind'] = [path for path in files if every[path].tag != tag]
+    return {path: every[path] for path in found.files}
+
+
 def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
     """Read all files. Objects marked as difficult are ignored in training and scores, as VOC does."""
-    classes, file = common.listed_names(given.root, NAMES)
-    elements = {path: _root_of(path) for path in files}
-    of_voc = {path: one for path, one in elements.items() if one.tag == _ROOTS[0]}
-    found = Reading('VOC xml', files[0].parent, classes=classes, files=[*of_voc, *([Path(file)] if file else [])])
-    found.lost_files['are no xml of VOC'] = [path for path in files if path not in of_voc]
-    names = {path: _voc_names(path, one.findtext('filename') or path.stem) for path, one in of_voc.items()}
+    found = Reading('VOC xml', files[0].parent)
+    elements = _of_kind(files, _ROOTS[0], found)
+    # the name that a file tells comes last: some tools copy it between files
+    told = {path: one.findtext('filename') or path.stem for path, one in elements.items()}
+    names = {path: [f'{path.stem}{Path(name).suffix}', path.stem, name] for path, name in told.items()}
     for path, picture in given.pictures_of(names, 'xml files').items():
-        with named(path):
-            sides = [of_voc[path].findtext(f'size/{side}') for side in ('height', 'width')]
-            numbered = enumerate(of_voc[path].iterfind('object'), 1)
+        with folders.named(path):
+            size = common.told_size(path, *(elements[path].findtext(f'size/{side}') for side in ('height', 'width')))
+            numbered = enumerate(elements[path].iterfind('object'), 1)
             objects = [_voc_object(f'{path}: object {place}', one) for place, one in numbered]
-            size = common.told_size(path, picture, *sides)
         found.pictures.append(Labelled(picture, size, objects, given.part_of(path, picture)))
+    found.add_names(given.root, NAMES)
     drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]
     if any(min(box[:2]) < 1 for box in drawn):
         found.notes.append('a box begins below 1, so corners are counted from 0; VOC itself counts from 1')
@@ -65,11 +72,6 @@ def _read_voc(given: Given, files: Sequence[Path]) -> Reading:
         for box in drawn:
             box[:2] = box[0] - 1, box[1] - 1
     return found
-
-
-def _voc_names(path: Path, told: str) -> list[str]:
-    """Return names that the picture of a file may have. ``told`` comes last: some tools copy it between files."""
-    return [f'{path.stem}{Path(told).suffix}', path.stem, told]
 
 
 def _voc_object(where: str, element: Any) -> Object:
@@ -93,15 +95,12 @@ def _voc_object(where: str, element: Any) -> Object:
 def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
     """Read all files; a picture's ``subset`` tells its part, else the name of the file."""
     found, missing = Reading('CVAT xml', files[0] if len(files) == 1 else files[0].parent), list[str]()
-    elements = {path: _root_of(path) for path in files}
-    of_cvat = {path: one for path, one in elements.items() if one.tag == _ROOTS[1]}
-    found.files = list(of_cvat)
-    found.lost_files['are no xml of CVAT'] = [path for path in files if path not in of_cvat]
-    index = given.index(image.get('name', '') for one in of_cvat.values() for image in one.iterfind('image'))
-    for path, element in of_cvat.items():
+    elements = _of_kind(files, _ROOTS[1], found)
+    index = given.index(image.get('name', '') for one in elements.values() for image in one.iterfind('image'))
+    for path, element in elements.items():
         if element.find('track') is not None:
             raise ValueError(f'--data: {path} is "CVAT for video". Export the task as "CVAT for images" or as COCO.')
-        of_file = split_of([*path.relative_to(given.root).parts[:-1], path.stem])
+        of_file = folders.split_of([*path.relative_to(given.root).parts[:-1], path.stem])
         labels = [one.text for one in element.iterfind('.//labels/label/name') if one.text]
         found.classes += [name for name in dict.fromkeys(labels) if name not in found.classes]
         for image in element.iterfind('image'):
@@ -109,36 +108,37 @@ def _read_cvat(given: Given, files: Sequence[Path]) -> Reading:
             if picture is None:
                 missing.append(image.get('name', ''))
                 continue
-            where = f'{path}: {picture.name}'
-            with named(where):
-                size = common.told_size(where, picture, image.get('height'), image.get('width'))
-                shapes = sorted(image, key=lambda shape: _value(where, shape, 'z_order', '0'))
-                objects = [one for shape in shapes for one in _cvat_objects(where, shape, size, found)]
-            subset = str(image.get('subset', '')).lower()
-            part = next((part for part, names in SPLITS.items() if subset in names), of_file)
-            found.pictures.append(Labelled(picture, size, objects, part))
+            subset, where = str(image.get('subset', '')).lower(), f'{path}: {picture.name}'
+            part = next((part for part, names in folders.SPLITS.items() if subset in names), of_file)
+            size = common.told_size(where, image.get('height'), image.get('width'))
+            one = Labelled(picture, size, [], part)
+            with folders.named(where):
+                for shape in sorted(image, key=lambda shape: _value(where, shape, 'z_order', '0')):
+                    one.objects += _cvat_objects(where, shape, one, found)
+            found.pictures.append(one)
     if missing:
         told = f'{len(missing)} pictures of {some(files, 2)} are not below {given.root}: {some(missing, 3)}'
         raise FileNotFoundError(f'--data: {told}. Add them.')
     return found
 
 
-def _cvat_objects(where: str, shape: Any, size: Size | None, found: Reading) -> Iterator[Object]:
+def _cvat_objects(where: str, shape: Any, one: Labelled, found: Reading) -> Iterator[Object]:
     name, kind = shape.get('label', '').strip(), shape.tag
     if kind == 'attribute':
         return
     if not name:
         raise ValueError(f'--data: {where}: a {kind} has no label. Name it, or take it out.')
-    where = f'{where}: {kind} of {name}'
+    where, turn = f'{where}: {kind} of {name}', _value(where, shape, 'rotation', '0')
     if kind == 'mask':
-        yield {'name': name, **_cvat_mask(where, shape, size)}
+        yield {'name': name, **_cvat_mask(where, shape, one)}
         return
     if kind == 'polygon':
-        points: Any = [pair.split(',') for pair in shape.get('points', '').split(';') if pair]
-        common.check_count(where, points, 3, 'area')
-    elif kind == 'box':
+        pairs = [pair.split(',') for pair in shape.get('points', '').split(';') if pair]
+        yield {'name': name, **common.from_points(common.points_of(where, pairs, one.size, 3))}
+        return
+    if kind == 'box':
         left, top, right, bottom = (_value(where, shape, key) for key in ('xtl', 'ytl', 'xbr', 'ybr'))
-        if not _value(where, shape, 'rotation', '0'):
+        if not turn:
             yield {'name': name, **common.from_box(left, top, right, bottom)}
             return
         points = [(left, top), (right, top), (right, bottom), (left, bottom)]
@@ -147,8 +147,7 @@ def _cvat_objects(where: str, shape: Any, size: Size | None, found: Reading) -> 
     else:
         found.drop(f'are shapes of the kind {kind:.40}, which has no area', where, name)
         return
-    turned = points if kind == 'polygon' else _turned(points, _value(where, shape, 'rotation', '0'))
-    yield {'name': name, **common.from_points(common.points_of(where, turned, size))}
+    yield {'name': name, **common.from_points(common.points_of(where, _turned(points, turn), one.size))}
 
 
 def _value(where: str, element: Any, key: str, default: str = '') -> float:
@@ -162,11 +161,11 @@ def _turned(points: Sequence[Point], degrees: float) -> list[Point]:
     return [(x0 + (x - x0) * c - (y - y0) * s, y0 + (x - x0) * s + (y - y0) * c) for x, y in points]
 
 
-def _cvat_mask(where: str, shape: Any, size: Size | None) -> Mapping[str, Any]:
+def _cvat_mask(where: str, shape: Any, one: Labelled) -> Object:
     """Return a mask whose run lengths go row by row through its own box."""
     left, top, width, height = (int(_value(where, shape, key)) for key in ('left', 'top', 'width', 'height'))
-    text = shape.get('rle', '').replace(' ', '')
+    text, size = shape.get('rle', '').replace(' ', ''), common.size_for_mask(where, one)
     runs = [int(run) for run in text.split(',')] if re.fullmatch(r'[0-9]{1,9}(,[0-9]{1,9})*', text) else []
-    if sum(runs) != width * height or (size and width * height > size[0] * size[1]):
+    if sum(runs) != width * height or sum(runs) > size[0] * size[1]:
         raise ValueError(f'--data: {where}: its runs do not fill its box, or more than the picture. Export it again.')
     return common.from_mask(where, np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width), left, top, size)

@@ -60,14 +60,21 @@ def label_of(picture: Path) -> Path:
 def read(given: Given, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, told = _yaml(given.root)
-    names, source = (told.get('names'), str(file)) if told else common.listed_names(given.root, NAMES)
-    with folders.named(source):
-        known = _by_number(names) if names else dict(enumerate(given.classes))
-    pictures = pictures_of(given)
+    pictures, read_for, parts = pictures_of(given), set[Path](), dict[Path, str]()
     found = Reading('YOLO', file or given.root)
-    parts, read_for = dict[Path, str](), set[Path]()
-    if file and not given.divided:
-        parts = _parts(Names(given.root, pictures), pictures, file, told, found.notes)
+    if file:
+        found.files.append(file)
+        names = told['names']
+        listed = dict(enumerate(names)) if isinstance(names, list) else names
+        wrong = not isinstance(listed, dict) or any(type(one) is not int for one in listed)
+        if wrong or folders.repeated(map(str, listed.values())):
+            raise ValueError(f'--data: {file}: names is {names!r:.80}. Give each number one name of its own.')
+        known = {number: str(listed[number]) for number in sorted(listed)}
+        if not given.divided:
+            parts = _parts(Names(given.root, pictures), pictures, file, told, found)
+    else:
+        known = dict(enumerate(found.add_names(given.root, NAMES) or given.classes))
+    source = str(next(iter(found.files), '--classes'))
     for picture, image in folders.each_opened(pictures):
         size, turned = folders.size_of(image, stored=given.exif == 'ignore'), folders.orientation(image) != 1
         label, objects = label_of(picture), list[Object]()
@@ -78,7 +85,7 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
                 objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape'))))
         part = parts.get(picture, '') if parts else given.part_of(picture)
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
-    if bare := len(pictures) - len(found.files):
+    if bare := len(pictures) - len(read_for):
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
     used, places = {*found.files}, {place for one in pictures for place in (one.parent, label_of(one).parent)}
     for text in folders.files_below(given.root, ('.txt',)):
@@ -90,7 +97,6 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         seen = {drawn['name'] for one in found.pictures for drawn in one.objects}
         found.classes = sorted(seen, key=lambda name: int(name.removeprefix('class_')))
         found.notes.append(f'no data.yaml and no {", ".join(NAMES)}: name the classes 0, 1, … by --classes')
-    found.files += [Path(source)] if names else []
     return found
 
 
@@ -108,16 +114,8 @@ def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
     return None, {}
 
 
-def _by_number(names: Any) -> dict[int, str]:
-    listed = isinstance(names, list)
-    found = dict(enumerate(names)) if listed else names if isinstance(names, dict) else {None: names}
-    if any(type(number) is not int for number in found) or folders.repeated(map(str, found.values())):
-        raise ValueError(f'names is {names!r:.80}. Give each number one name of its own.')
-    return {number: str(found[number]) for number in sorted(found)}
-
-
 def _parts(
-    index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any], notes: list[str]
+    index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any], reading: Reading
 ) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
     found = dict[str, list[Path]]()
@@ -128,11 +126,12 @@ def _parts(
         for entry in entries if isinstance(entries, list) else [entries]:
             place = _place(file, told, str(entry), part)
             if place is None:  # of exports without pictures for it
-                notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
+                reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
                 continue
             if place.is_dir():
                 own = [picture for picture in pictures if str(place) in above[picture.parent]]
             else:
+                reading.files.append(place)
                 listed = {line: index.find([line]) for line in folders.lines_of(place)}
                 own = list(filter(None, listed.values()))
                 if lost := [line for line, picture in listed.items() if picture is None]:
@@ -178,7 +177,7 @@ def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, pos
         if wrong := [value for value in values if not (math.isfinite(value) and -_SLACK <= value <= 1 + _SLACK)]:
             raise ValueError(f'{where}: {wrong[0]} is no share of the picture. Shares lie between 0 and 1.')
         if known and kind not in known:
-            raise ValueError(f'{where}: {source or "--classes"} names no class {kind}; it has {some(known, 12)}.')
+            raise ValueError(f'{where}: {source} names no class {kind}; it has {some(known, 12)}.')
         name = known.get(kind, f'class_{kind}')
         if len(values) == 4:
             x, y, w, h = values

@@ -1,5 +1,6 @@
 """What is said of an option that is out of its range, once for all methods."""
 
+import argparse
 import math
 
 import pytest
@@ -29,3 +30,16 @@ def test_weights_are_named_together(weights):
     validate.check_weights(a=0, b=1e-9)
     with pytest.raises(ValueError, match=r'a, b must be >= 0 and not all 0, got .*, .*; .*, set loss_weight=0\.$'):
         validate.check_weights(**weights)
+
+
+@pytest.mark.parametrize(('kind', 'right', 'wrong'), [
+    ('counted', ['1', '12'], ['0', '-1', '1.5', 'a', '']),
+    ('positive', ['1e-9', '2'], ['0', '-1', 'nan', 'inf', 'a']),
+    ('fraction', ['0', '1', '0.5'], ['-0.1', '1.1', 'nan', 'a']),
+])  # fmt: skip
+def test_words_of_a_command_line(kind, right, wrong):
+    read = getattr(validate, kind)
+    assert [read(word) for word in right] == [float(word) for word in right]
+    for word in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=f'^must be .*, got {word!r}$'):
+            read(word)

@@ -72,7 +72,6 @@ docs: setup
 
 site: setup
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
-	@$(PY) -m tests.docs_blocks
 
 results: setup
 	@$(PY) tools/results.py $(ARGS)

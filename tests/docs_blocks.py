@@ -1,8 +1,7 @@
-"""The code blocks of the guides and what the tests do with them; ``python -m tests.docs_blocks`` counts."""
+"""The code blocks of the guides and what the tests do with them."""
 
 import re
 import shlex
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +16,6 @@ INLINE = re.compile(
     r'pip install )[^`\n]*)`'
 )
 NEEDS = re.compile(r'# needs (.+)$', re.MULTILINE)
-CHECKED = 'options and files checked'
 ASSIGNMENT = re.compile(r'[A-Z_]+=')
 
 
@@ -110,27 +108,3 @@ def _command(words: list[str]) -> Command:
         name, _, value = words[0].partition('=')
         variables[name], words = value, words[1:]
     return Command(words, variables)
-
-
-def fate(block: Block) -> str:
-    """What the tests do with a block."""
-    if block.language == 'bash':
-        return CHECKED if block.needs or block.form else 'run, shortened where it trains'
-    if block.language == 'python':
-        return 'imports executed' if block.needs else 'executed'
-    return {'yaml': 'read', 'inline': CHECKED}[block.language]
-
-
-def summary() -> str:
-    """One line for each kind of block, and what those need that are not run."""
-    every = [*blocks('python', 'yaml', 'bash'), *inline()]
-    kinds = Counter((block.language, fate(block)) for block in every)
-    lines = [f'{count:4d} {language:7s}{what}' for (language, what), count in sorted(kinds.items())]
-    reasons = Counter(reason for block in every for reason in block.needs)
-    return '\n'.join(
-        [f'code blocks of {len(GUIDES)} guides', *lines, *(f'     needs {r} ({n})' for r, n in sorted(reasons.items()))]
-    )
-
-
-if __name__ == '__main__':
-    print(summary())

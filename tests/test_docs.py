@@ -29,7 +29,7 @@ from mmdistill_dense.apps.suite import definition
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import DISTILLERS
-from tests.docs_blocks import ROOT, Block, blocks, commands, inline, summary
+from tests.docs_blocks import ROOT, Block, blocks, commands, inline
 from tests.docs_check import check
 from tests.docs_run import link_clone, runs
 from tools.docs.targets import read_targets
@@ -294,10 +294,6 @@ def test_a_wrong_option_is_seen() -> None:
         (command,) = commands(line)
         with pytest.raises((AssertionError, SystemExit)):
             check(command, block)
-
-
-def test_the_count_names_every_kind() -> None:
-    assert all(word in summary() for word in ('python', 'yaml', 'bash', 'inline', 'needs'))
 
 
 # What docs/choosing.md says of the cost of a step, against the figures that were measured

@@ -160,12 +160,12 @@ def test_ld_looks_once_where_a_mask_is():
 
 
 def test_queues_of_all_levels_are_read_at_once_and_full_ones_not_at_all():
-    filling = waits.count(waits.DETECTOR, dict(pcd=dict(type='PCD', student_tap='neck', queue_size=1024)))
+    filling = count(DETECTOR, dict(pcd=dict(type='PCD', student_tap='neck', queue_size=1024)))
     assert filling.ours() == 1, filling.waits
 
 
 @pytest.mark.parametrize(('iteration', 'expected'), [(0, 1), (1, 0)], ids=['measured', 'between'])
-def test_balanced_distillers_wait_once_in_measured_stepsalone(iteration, expected):
+def test_balanced_distillers_wait_once_in_measured_steps_alone(iteration, expected):
     def begin(model):
         for one in model.distillers.values():
             one.balancer.start(1200, 2)

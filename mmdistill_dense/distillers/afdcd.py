@@ -146,7 +146,7 @@ class PlainProjector(nn.Module):
         self.conv2 = nn.Conv2d(teacher, teacher, 3, padding=1)
 
     def forward(self, feat: Tensor, keep: Tensor) -> Tensor:
-        return self.conv2(_align_and_convolve(feat, keep, self.align, self.conv1).relu_())
+        return self.conv2(losses.masked_align_conv(feat, keep, *_values(self.align, self.conv1)).relu_())
 
 
 class EnhancedProjector(nn.Module):
@@ -161,12 +161,12 @@ class EnhancedProjector(nn.Module):
         self.adaptor2 = nn.Conv2d(teacher, teacher, 3, padding=1)
 
     def forward(self, feat: Tensor, keep: Tensor) -> Tensor:
-        x1 = _align_and_convolve(feat, keep, self.align, self.block1).relu_()
+        x1 = losses.masked_align_conv(feat, keep, *_values(self.align, self.block1)).relu_()
         x2 = self.block2(x1).relu_()
-        first, second = self.adaptor1, self.adaptor2
         # one convolution over both inputs: no two maps to add
-        weight = torch.cat([first.weight, second.weight], 1) / 2
-        return F.conv2d(torch.cat([x1, x2], 1), weight, (_bias(first) + _bias(second)) / 2, padding=1)
+        first, first_bias, second, second_bias = _values(self.adaptor1, self.adaptor2)
+        weight = torch.cat([first, second], 1) / 2
+        return F.conv2d(torch.cat([x1, x2], 1), weight, (first_bias + second_bias) / 2, padding=1)
 
 
 _PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {
@@ -182,13 +182,9 @@ def _number(name: str, option: int | str, auto: int) -> int:
     raise ValueError(f"{name} must be a whole number or 'auto', got {option!r}.")
 
 
-def _align_and_convolve(feat: Tensor, keep: Tensor, align: nn.Conv2d, conv: nn.Conv2d) -> Tensor:
-    return losses.masked_align_conv(feat, keep, align.weight, _bias(align), conv.weight, _bias(conv))
-
-
-def _bias(conv: nn.Conv2d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias
+def _values(*convs: nn.Module) -> list[Any]:
+    """Return the weight and the bias of each convolution."""
+    return [value for conv in convs for value in (conv.weight, conv.bias)]
 
 
 def _check_mask(mask: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,15 +89,11 @@ class FRS(Distiller):
                     f'{self.key}: {scores} has {bare[2][0]} channels and {bare[3][0]}: both heads need the same '
                     'classes and anchors, or set class_weight=0.'
                 )
-            self.convs.append(self._conv(bare[0][0], bare[1][0], maps))
-
-    def _conv(self, own: int, theirs: int, name: str) -> nn.Module:
-        if self.align == 'none' or not self.feature_weight:
-            if own != theirs and self.feature_weight:
-                raise ValueError(f"{self.key}: {name} has {own} and {theirs} channels: set align='conv3'.")
-            return nn.Identity()
-        kernel = _KERNELS[self.align]
-        return nn.Conv2d(own, theirs, kernel, padding=kernel // 2)
+            channels, wide = bare[0][0], bare[1][0]
+            kernel = _KERNELS.get(self.align, 0) if self.feature_weight else 0
+            if self.feature_weight and not kernel and channels != wide:
+                raise ValueError(f"{self.key}: {maps} has {channels} and {wide} channels: set align='conv3'.")
+            self.convs.append(nn.Conv2d(channels, wide, kernel, padding=kernel // 2) if kernel else nn.Identity())
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_feature`` and ``loss_class``; a term of weight 0 is left out."""

@@ -86,9 +86,7 @@ class LD(Distiller):
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check that the teacher's head predicts edge distributions, and the student's head the same."""
         if self.teacher is not None:
-            model = self.teacher.config.model
-            self._check_head(model.get(self.head) or {}, self.teacher.config.scope)
-            self._check_assigner(model)
+            self._check_teacher(self.teacher.config.model, self.teacher.config.scope)
         what = {self.scores: 'classes', self.edges: 'edges x (reg_max + 1)'}
         for tap, values in what.items():
             ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
@@ -169,7 +167,8 @@ class LD(Distiller):
         s, t = (_rows(x, places).unflatten(1, (4, -1)) for x in (student, teacher))
         return losses.weighted_divergence(s, t, w[:, None].expand(-1, 4), temperature=self.temperature)
 
-    def _check_head(self, head: Mapping[str, Any], scope: str | None) -> None:
+    def _check_teacher(self, model: Mapping[str, Any], scope: str | None) -> None:
+        head = model.get(self.head) or {}
         kind, cls = head.get('type'), class_of(head, scope)
         bases = [] if cls is None else cls.__mro__
         if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
@@ -178,8 +177,6 @@ class LD(Distiller):
                 f"{self.key}: LD compares box edges that heads with reg_max predict; the teacher's {self.head} is a "
                 f"{name}. Use a GFL pair, or another method, e.g. type='PKD'."
             )
-
-    def _check_assigner(self, model: Mapping[str, Any]) -> None:
         assigner = (model.get('train_cfg') or {}).get('assigner') or {}
         if 'topk' not in assigner or 'ATSS' not in str(assigner.get('type')):
             raise ValueError(

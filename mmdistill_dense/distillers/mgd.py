@@ -55,7 +55,7 @@ class MGD(FeatureDistiller):
         block: Any = self.parts[level]
         b, _, h, w = student.shape
         generated = losses.masked_conv(student, self.keep((b, h, w), level), block[0].weight, block[0].bias)
-        generated = block[1:](generated)
+        generated = block[2](block[1](generated))
         return {'loss_mgd': self.alpha * losses.feature_mimic(generated, teacher, reduction=self.reduction)}
 
     def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:

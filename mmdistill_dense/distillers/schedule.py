@@ -32,8 +32,15 @@ class Schedule:
         points = {'warmup': self.warmup, 'stop_at': self.stop_at}
         for name, point in points.items():
             check_point(f'schedule.{name}', point)
-        if self.ramp_down is not None:
-            _check_ramp(self.ramp_down)
+        if self.ramp_down is None:
+            return
+        if not isinstance(self.ramp_down, (tuple, list)) or len(self.ramp_down) != 2:
+            raise ValueError(f'schedule.ramp_down must be a pair (begin, end), got {self.ramp_down!r}.')
+        begin, end = self.ramp_down
+        check_point('schedule.ramp_down[0]', begin)
+        check_point('schedule.ramp_down[1]', end)
+        if type(begin) is type(end) and not begin < end:
+            raise ValueError(f'schedule.ramp_down must begin before it ends, got {self.ramp_down!r}.')
 
     def factor(self, iteration: int, max_iters: int) -> float:
         """Return the factor at ``iteration`` (counted from 0) of a run of ``max_iters`` iterations."""
@@ -84,16 +91,6 @@ def in_iterations(point: int | float, max_iters: int) -> float:
             'sets it; a loop of your own calls model.distillation.enter_run(max_iters).'
         )
     return point * max_iters
-
-
-def _check_ramp(ramp: Any) -> None:
-    if not isinstance(ramp, (tuple, list)) or len(ramp) != 2:
-        raise ValueError(f'schedule.ramp_down must be a pair (begin, end), got {ramp!r}.')
-    begin, end = ramp
-    check_point('schedule.ramp_down[0]', begin)
-    check_point('schedule.ramp_down[1]', end)
-    if type(begin) is type(end) and not begin < end:
-        raise ValueError(f'schedule.ramp_down must begin before it ends, got {ramp!r}.')
 
 
 def check_point(name: str, point: int | float | None) -> None:

@@ -47,25 +47,6 @@ if TYPE_CHECKING:
 FOLDER = 'maskd_tokens'
 
 
-def prepare_tokens(distiller: TokenDistiller, runner: Runner, teacher: FrozenTeacher) -> None:
-    """Load or learn the tokens of a distiller; all processes of a run call it together before the first iteration.
-
-    The main process takes the first source that applies: the model has tokens (resumed); ``tokens`` names a file; the
-    work folder holds finished ones with the same fingerprint; they are learned, from the last unfinished state in the
-    work folder or from the beginning.
-    """
-    places = token_store_of(distiller, runner)
-    found = broadcast_from_rank0(lambda: places.find(runner.logger))
-    if found['kind'] == 'model':
-        return
-    if found['kind'] == 'learn':
-        task = TokenTask(distiller.name, teacher, distiller.gated_taps, distiller.token_shapes(), distiller.learn)
-        save = places.save_partial if is_main_process() else lambda learner: None
-        values = learn_tokens(task, runner, found['partial'], save)
-        found = broadcast_from_rank0(lambda: places.finish(values))
-    distiller.load_tokens(found['values'], places.teacher)
-
-
 class TokenStore:
     """The token files of one distiller, and the fingerprints that identify their teacher.
 
@@ -261,8 +242,22 @@ class TokenDistiller(FeatureDistiller):
             )
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
-        """Load or learn the tokens, see :func:`prepare_tokens`."""
-        prepare_tokens(self, runner, teacher)
+        """Load or learn the tokens; all processes of a run call it together before the first iteration.
+
+        The main process takes the first source that applies: the model has tokens (resumed); ``tokens`` names a file;
+        the work folder holds finished ones with the same fingerprint; they are learned, from the last unfinished state
+        in the work folder or from the beginning.
+        """
+        places = token_store_of(self, runner)
+        found = broadcast_from_rank0(lambda: places.find(runner.logger))
+        if found['kind'] == 'model':
+            return
+        if found['kind'] == 'learn':
+            task = TokenTask(self.name, teacher, self.gated_taps, self.token_shapes(), self.learn)
+            save = places.save_partial if is_main_process() else lambda learner: None
+            values = learn_tokens(task, runner, found['partial'], save)
+            found = broadcast_from_rank0(lambda: places.finish(values))
+        self.load_tokens(found['values'], places.teacher)
 
     def token_shapes(self) -> dict[str, torch.Size]:
         """Return the shapes of tokens and branches, by their names in token files."""

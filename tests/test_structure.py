@@ -36,7 +36,7 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_340,
-    'mmdistill_dense/distillers': 5_870,
+    'mmdistill_dense/distillers': 5_850,
     'mmdistill_dense/networks': 2_580,
     'mmdistill_dense/model': 850,
     'mmdistill_dense/engine': 1_660,

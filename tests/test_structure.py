@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_250,
-    'mmdistill_dense': 34_160,
+    'mmdistill_dense': 34_040,
     'tools': 2_720,
-    'tests': 50_900,
+    'tests': 50_990,
 }
 MOST_CONFIGS = 592
 

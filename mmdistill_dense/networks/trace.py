@@ -176,7 +176,7 @@ class Pass:
     def _noted(self, function: Callable[[], Result]) -> Result:
         for noted in (self.began, self.calls, self.outputs):
             noted.clear()
-        with noting(self.network.named_modules(remove_duplicate=False), self._note, self._begin):
+        with noting(self.network.named_modules(), self._note, self._begin):
             return function()
 
     def _begin(self, path: str) -> None:

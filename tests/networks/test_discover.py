@@ -137,6 +137,34 @@ def test_a_map_that_is_changed_later_is_replaced_or_left_out():
     assert 'backbone[1]' in note and 'in place' in note
 
 
+class Twice(Overwriting):
+    """Calls its backbone for each half of the picture."""
+
+    def forward(self, x):
+        return [self.backbone(half) for half in x.chunk(2, dim=3)]
+
+
+def test_maps_of_a_part_that_is_called_twice_are_left_out():
+    assert discover_student(Twice(), (64, 64)).backbone == []
+
+
+class NeedsLabels(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = Backbone()
+
+    def forward(self, x):
+        maps = self.backbone(x)
+        if self.training:
+            raise TypeError('labels')
+        return maps
+
+
+def test_a_pass_that_fails_in_training_mode_leaves_nothing_behind():
+    places = discover_student(NeedsLabels(), (64, 64))
+    assert [place.tap for place in places.backbone] == ['backbone[0]', 'backbone[1]'], 'each is called once'
+
+
 def test_frozen_levels_of_the_student_are_left_out_but_not_of_the_teacher():
     network = toys.build_plain(toys.seg_net())
     network.backbone.requires_grad_(False)

@@ -10,7 +10,7 @@ from torch import nn
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.modes import train_without_noise
 from mmdistill_dense.networks.recording import Recorder, replacing
-from mmdistill_dense.networks.taps import Tap, mask_scores, resolve_tap, semantic_scores
+from mmdistill_dense.networks.taps import Tap, heads_of, mask_scores, resolve_tap, semantic_scores
 from tests import toys
 from tests.zoo.narrow import narrow
 
@@ -146,6 +146,11 @@ def test_early_stages_of_a_cascade_count_once():
         distillers=dict(kd=dict(type='LogitKD', student_tap='decode_head.0.conv_seg')),
     )
     assert toys.losses_of(model, toys.seg_batch(side=SIDE))['distill.kd.loss_kd'] > 0
+
+
+def test_the_last_stage_of_a_cascade_is_not_early():
+    stages = [one for one in heads_of(toys.build_plain(option('ocrnet'))) if one.in_decoder]
+    assert [(one.path, one.early) for one in stages] == [('decode_head.0', True), ('decode_head.1', False)]
 
 
 def test_what_has_no_scores_is_refused():

@@ -5,7 +5,7 @@ import torch
 from mmseg.models.decode_heads import FCNHead
 from torch import nn
 
-from mmdistill_dense.networks.recording import Recorder, replacing
+from mmdistill_dense.networks.recording import Recorder, replacing, run_parts
 from mmdistill_dense.networks.taps import Tap, find_module
 from tests import toys
 
@@ -295,6 +295,41 @@ def test_replacing_one_member_leaves_the_others_and_the_kind_of_sequence():
 def test_replacing_refuses(tap, words):
     with pytest.raises(ValueError, match=words):
         replaced(TinyNet(), tap, lambda index, tensor: tensor)
+
+
+class Cascade(nn.Module):
+    """A segmentor whose head needs more than features, beside an auxiliary one."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone, self.decode_head, self.auxiliary_head = nn.Conv2d(2, 3, 1), Later(), nn.Conv2d(3, 4, 1)
+
+    def extract_feat(self, inputs):
+        return self.backbone(inputs)
+
+    def encode_decode(self, inputs, metas):
+        features = self.extract_feat(inputs)
+        return self.decode_head(features, features)
+
+
+class Later(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv2d(3, 5, 1)
+
+    def forward(self, features, before):
+        return self.body(features + before)
+
+
+def test_heads_beside_one_that_needs_more_run_on_the_same_features():
+    network, inputs = Cascade(), torch.rand(1, 2, 4, 4)
+    taps = [Tap.parse('decode_head.body'), Tap.parse('auxiliary_head')]
+    recorder, heads = Recorder(network, taps, 'teacher_tap'), None
+    for _ in range(2):  # the second pass knows the heads
+        with recorder.recording() as tensors:
+            heads = run_parts(network, taps, inputs, heads=heads)
+        assert heads == ['decode_head', 'auxiliary_head']
+        assert [tensors[tap.text][0].shape[1] for tap in taps] == [5, 4]
 
 
 def test_in_inference_mode_nothing_counts_the_writes():

@@ -86,6 +86,26 @@ def test_parts_are_what_works_before_the_last_tap(tap, parts):
     assert toys.frozen(toys.seg_teacher(), tap).plan.parts == parts
 
 
+def test_a_part_that_only_works_behind_the_last_tap_is_none():
+    assert toys.frozen(toys.det_teacher(), 'backbone[3]').plan.parts == {'backbone'}, 'the neck runs too'
+
+
+class CalledAgain(nn.Module):
+    """Calls a part before the tapped one and once more behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.tapped = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.part(self.tapped(self.part(x)))
+
+
+def test_a_part_that_runs_again_behind_the_last_tap_is_one():
+    traced, _ = trace_pair(CalledAgain(), taps('tapped'), {}, (8, 8))
+    assert traced.parts == {'part', 'tapped'}
+
+
 @pytest.mark.parametrize(('size', 'side'), [((64, 96), (8, 12)), (None, (64, 64))])
 def test_size_of_the_traced_image(size, side):
     assert trace(['backbone[3]'], size=size)[0]['backbone[3]'][0][2:] == side
@@ -145,9 +165,9 @@ def test_a_transformer_is_built_without_arithmetic_too(monkeypatch):
 
 
 def test_it_leaves_nothing_behind():
-    network = toys.build_plain(toys.seg_net()).train()
+    network, teacher = toys.build_plain(toys.seg_net()).train(), TeacherOption.parse(toys.seg_teacher())
     state, rng = toys.student_state(network), torch.get_rng_state()
-    trace(['backbone[3]'], network, teacher_names=['backbone[3]'])
+    trace(['backbone[3]'], network, teacher_names=['backbone[3]'], teacher=teacher)
     assert not toys.differing(network.state_dict(), state), 'batch statistics too'
     assert network.training and all(p.requires_grad for p in network.parameters())
     assert {p.device.type for p in network.parameters()} == {'cpu'}

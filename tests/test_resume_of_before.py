@@ -150,10 +150,9 @@ def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch
     assert printed.count(' finished ') == 9 and 'CHANGED' not in printed
 
     assert main(['suite', 'table', 'before.yaml', '--out', 'new']) == 0
-    for name in ('scores.csv', 'table.csv'):  # columns of published numbers and of costs have left the table since
-        new, before = (list(csv.DictReader(Path(place, name).read_text().splitlines())) for place in ('new', 'out'))
-        assert new[0].keys() <= before[0].keys() and {'name', 'config_hash'} & new[0].keys()
-        assert new == [{key: row[key] for key in new[0]} for row in before]
+    new, before = (list(csv.DictReader(Path(place, 'scores.csv').read_text().splitlines())) for place in ('new', 'out'))
+    assert new[0].keys() <= before[0].keys() and {'name', 'config_hash'} & new[0].keys()
+    assert new == [{key: row[key] for key in new[0]} for row in before]
     new, before = (Path(place, 'table.md').read_text().splitlines() for place in ('new', 'out'))
     scores = [[line.split('|')[:5] for line in lines if line.startswith('| ')] for lines in (new, before)]
     assert scores[0] == scores[1][: len(scores[0])]  # without costs, and without the values of a search below

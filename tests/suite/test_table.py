@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import SuiteTable, collect, make_rows
-from mmdistill_dense.apps.suite.table import BELOW, as_csv, as_markdown, gains_png, scores_as_csv, write_table
+from mmdistill_dense.apps.suite.table import BELOW, as_markdown, gains_png, scores_as_csv, write_table
 from mmdistill_dense.utils.files import read_json
 from tests.suite import made_up
 
@@ -39,10 +39,6 @@ def lines_of(text: str, first: str) -> list[list[str]]:
     """The cells of the lines of Markdown whose first cell is given."""
     found = [line.strip('|').split(' | ') for line in text.splitlines() if line.startswith(f'| {first} |')]
     return [[cell.strip() for cell in line] for line in found]
-
-
-def rows_of(text: str) -> dict[str, dict[str, str]]:
-    return {line['name']: line for line in csv.DictReader(io.StringIO(text))}
 
 
 def test_scores_gains_and_intervals(suite: Definition) -> None:
@@ -138,17 +134,6 @@ def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) ->
     assert line['test/aAcc'] == '80.0' and line['config_hash'] == plan.hash_of(suite, plan.runs(suite)[1])
 
 
-def test_csv_is_the_table_with_every_digit(suite: Definition) -> None:
-    made_up.finish(suite, 'kd', {2: 45.5}, shares={'kd': 0.25, 'more': 0.5})
-    made_up.finish(suite, 'kd', {1: 43.5}, shares={'kd': 0.125})
-    found = collect(suite)
-    rows, row = rows_of(as_csv(found)), found.row('kd')
-    assert list(rows) == ['teacher', 'control', 'kd', 'heavy']
-    assert float(rows['kd']['gain_low']) == row.gain.low and float(rows['kd']['sd']) == row.summary.sd
-    assert (rows['kd']['loss_share'], rows['control']['loss_share']) == ('0.4375', '')
-    assert (rows['heavy']['n'], rows['heavy']['planned']) == ('2', '3')
-
-
 def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition) -> None:
     for name, scores in (
         ('control', made_up.CONTROL),
@@ -173,7 +158,7 @@ def test_files_are_written_where_they_are_asked_for_and_twice_the_same(
     write_table(suite)
     assert '| **+2.83** [+2.12, +3.55] |' in capsys.readouterr().out
     write_table(suite, tmp_path / 'elsewhere')
-    for name in ('table.md', 'table.csv', 'scores.csv', 'gains.png'):
+    for name in ('table.md', 'scores.csv', 'gains.png'):
         assert (suite.out / name).read_bytes() == (tmp_path / 'elsewhere' / name).read_bytes() != b''
 
 

@@ -30,13 +30,9 @@ def filled(value: Any) -> Any:
 
 def with_options(options: Mapping[str, Any]) -> str:
     """Return `` with `key=value …` ``, or nothing without options; of a long list its beginning alone."""
-    return f' with `{" ".join(f"{key}={_short(value)}" for key, value in options.items())}`' if options else ''
-
-
-def _short(value: Any) -> Any:
-    if not isinstance(value, list) or len(value) <= 2 * _SHOWN:
-        return value
-    return f'[{some(value, _SHOWN)}]'
+    long = {key for key, value in options.items() if isinstance(value, list) and len(value) > 2 * _SHOWN}
+    told = (f'{key}={f"[{some(value, _SHOWN)}]" if key in long else value}' for key, value in options.items())
+    return f' with `{" ".join(told)}`' if options else ''
 
 
 FURTHER = 'control_'  # the beginning of the names of further controls: the student alone with other settings
@@ -49,17 +45,17 @@ LAUNCHERS = ('slurm', 'pytorch')
 
 @dataclass(frozen=True)
 class Method:
+    """A row: a shipped method, a user's config, or the student alone with other settings."""
+
     name: str
-    method: str | None  # A shipped method; ``None`` for a user's config, and for the student alone with another start
-    options_file: Path | None  # the file with the method's options; ``None`` without a shipped method
+    method: str | None  # a shipped method
+    options_file: Path | None  # that holds its options
     variant: str | None = None
-    config: Path | None = None  # the user's own config, or ``None``
+    config: Path | None = None  # the user's own config
     options: Mapping[str, Any] = field(default_factory=dict)  # settings of the row's distillers
-    # the option ``model.unlabelled`` of the row; empty without one
-    unlabelled: Mapping[str, Any] = field(default_factory=dict)
-    # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers; ``None`` for these
-    settings: str | None = None
-    data: tuple[Mapping[str, Any], ...] = ()  # its training sets, each as changes of the control's; empty for that one
+    unlabelled: Mapping[str, Any] = field(default_factory=dict)  # ``model.unlabelled`` of the row
+    settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
+    data: tuple[Mapping[str, Any], ...] = ()  # its training sets, each as changes of the control's
     length: float = 1  # its length over that of the control
     rate: float = 1  # its learning rates over those of the control
 
@@ -176,78 +172,75 @@ def _methods(top: Reader, control: Path) -> dict[str, Method]:
     }
 
 
-def _method(name: str, options: Reader, control: Path) -> Method:
+def _method(name: str, row: Reader, control: Path) -> Method:
     if name in RESERVED or not NAME.fullmatch(name):
-        raise options.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
-    options.only(Method.__dataclass_fields__.keys() - {'name', 'options_file'})
-    found = _row(name, options, control)
-    if found.distils and is_control(name):
-        raise options.error(
-            '', f'a row named {FURTHER}… is the student alone, as in control_x2: {{rate: 2}}; rename it'
-        )
-    settings = options.get('settings', str, None)
-    if not found.distils:
-        for key in ('variant', 'options', 'settings', 'unlabelled'):
-            if key in options.raw:
-                raise options.error(key, 'a row without `method` has no distillers to set it for')
-    if found.options_file is not None:
-        for key in flat(found.options):
-            if key.split('.')[-1] == 'settings':
-                text = 'the constants of the method would stay. Write it as `settings` of the row'
-                raise options.error(f'options.{key}', text)
-    data = tuple(options.get('data', list, []))
+        raise row.error('', f'a name consists of letters, digits and .+-_, and {", ".join(RESERVED)} are reserved')
+    row.only(Method.__dataclass_fields__.keys() - {'name', 'options_file'})
+    data = tuple(row.get('data', list, []))
     if not all(isinstance(one, Mapping) for one in data):
-        text = "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
-        raise options.error('data', text)
-    length, rate = options.factor('length'), options.factor('rate')
-    return replace(found, settings=settings, data=data, length=length, rate=rate)
-
-
-def _row(name: str, options: Reader, control: Path) -> Method:
-    own, more = options.options('options'), options.get('unlabelled', dict, {})
-    if 'config' in options.raw:
-        if {'method', 'variant'} & options.raw.keys():
-            raise options.error('config', 'cannot be combined with `method` or `variant`')
-        given = options.get('config', str)
-        with naming(options.at('config')):
-            found = find(given) if is_name(given) else None
-        if isinstance(found, Named):
-            if found.base.resolve() != control.resolve():
-                of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
-                raise options.error('config', of)
-            return Method(name, found.method, found.options, found.variant, None, own, more)
-        return Method(name, None, None, None, found or config_file(options, 'config', given, name), own, more)
-    if (
-        {'data', 'length', 'rate'} & options.raw.keys()
-        and name not in compose.methods()
-        and 'method' not in options.raw
-    ):
-        return Method(name, None, None)
-    method, variant = options.get('method', str, name), options.get('variant', str, None)
-    return Method(name, method, _options_file(method, variant, control, options), variant, None, own, more)
-
-
-def _options_file(method: str, variant: str | None, control: Path, options: Reader) -> Path:
-    if method not in compose.methods():
-        raise options.error('', f'{compose.unknown("method", method, compose.methods())}{_fits(control)}')
-    with naming(options.at('')):
-        found = compose.options_for(method, control, variant)
-    if found is None:
-        what = f'variant {variant!r} of {method}' if variant else method
-        raise options.error('', f'{what} does not fit {control.stem}.{_fits(control)}')
+        raise row.error(
+            'data', "is a list of training sets, each as changes of the control's, as in [{}, {ann_file: x}]"
+        )
+    changed = Method(
+        name,
+        None,
+        None,
+        options=row.options('options'),
+        unlabelled=row.get('unlabelled', dict, {}),
+        settings=row.get('settings', str, None),
+        data=data,
+        length=row.factor('length'),
+        rate=row.factor('rate'),
+    )
+    if 'config' in row.raw:
+        found = _with_config(changed, row, control)
+    elif {'data', 'length', 'rate'} & row.raw.keys() and name not in compose.methods() and 'method' not in row.raw:
+        for key in ('variant', 'options', 'settings', 'unlabelled'):
+            if key in row.raw:
+                raise row.error(key, 'a row without `method` has no distillers to set it for')
+        return changed
+    else:
+        found = _with_method(changed, row, control)
+    if is_control(name):
+        raise row.error('', f'a row named {FURTHER}… is the student alone, as in control_x2: {{rate: 2}}; rename it')
+    for key in flat(found.options) if found.options_file is not None else ():
+        if key.split('.')[-1] == 'settings':
+            said = 'the constants of the method would stay. Write it as `settings` of the row'
+            raise row.error(f'options.{key}', said)
     return found
 
 
-def _fits(control: Path) -> str:
-    return f' These fit {control.stem}: {", ".join(fitting(control)) or "none"}.'
+def _with_config(row: Method, options: Reader, control: Path) -> Method:
+    if {'method', 'variant'} & options.raw.keys():
+        raise options.error('config', 'cannot be combined with `method` or `variant`')
+    given = options.get('config', str)
+    with naming(options.at('config')):
+        found = find(given) if is_name(given) else None
+    if not isinstance(found, Named):
+        return replace(row, config=found or config_file(options, 'config', given, row.name))
+    if found.base.resolve() != control.resolve():
+        of = f'{found.name} is a config of {found.base.stem}, the control is {control.stem}'
+        raise options.error('config', of)
+    return replace(row, method=found.method, options_file=found.options, variant=found.variant)
+
+
+def _with_method(row: Method, options: Reader, control: Path) -> Method:
+    method, variant = options.get('method', str, row.name), options.get('variant', str, None)
+    if method in compose.methods():
+        with naming(options.at('')):
+            file = compose.options_for(method, control, variant)
+        if file is not None:
+            return replace(row, method=method, options_file=file, variant=variant)
+        said = f'{f"variant {variant!r} of {method}" if variant else method} does not fit {control.stem}.'
+    else:
+        said = compose.unknown('method', method, compose.methods())
+    raise options.error('', f'{said} These fit {control.stem}: {", ".join(fitting(control)) or "none"}.')
 
 
 def _slurm(top: Reader) -> dict[str, Any]:
     inner = top.inner('slurm')
-    launcher = inner.choice('launcher', LAUNCHERS)
-    processes = inner.count('processes', 1)
-    nodes = inner.count('nodes', 1)
-    if processes % nodes:
+    launcher, processes = inner.choice('launcher', LAUNCHERS), inner.count('processes', 1)
+    if processes % (nodes := inner.count('nodes', 1)):
         raise inner.error('nodes', f'{processes} processes cannot be spread evenly over {nodes} nodes')
     python, setup = inner.get('python', str, 'python'), inner.get('setup', str, '')
     own = {'launcher': launcher, 'processes': processes, 'python': python, 'setup': setup}

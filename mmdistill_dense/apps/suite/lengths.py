@@ -8,64 +8,64 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.suite.definition import Definition
-from mmdistill_dense.apps.suite.reader import naming
+from mmdistill_dense.config.values import listed
 
-_LOOP = ('max_iters', 'max_epochs', 'val_interval', 'val_begin')
-_SCHEDULER = ('begin', 'end', 'T_max', 'milestones', 'periods', 'step_size', 'total_steps')
-_DISTILLER = ('schedule.warmup', 'schedule.ramp_down', 'schedule.stop_at', 'balance.until', 'student_mask_from')
-_PLACES = ('train_cfg', 'param_scheduler', 'optim_wrapper', 'default_hooks', 'custom_hooks', 'model.distillers')
-_OTHERS = re.compile(r'default_hooks\.(checkpoint|logger|visualization)\.|model\.distillers\.\w+\.learn\.')
+_PLACES = ('train_cfg', 'param_scheduler', 'optim_wrapper', 'default_hooks', 'custom_hooks', 'model')
+_COUNTED = re.compile(
+    r'(train_cfg\.(max_iters|max_epochs|val_interval|val_begin)'
+    r'|param_scheduler(\.\w+)*?\.(begin|end|T_max|milestones|periods|step_size|total_steps)'
+    r'|model\.distillers\.[^.]+\.(schedule\.(warmup|ramp_down|stop_at)|balance\.until|student_mask_from)'
+    r'|model\.unlabelled\.start)(?=\.|$)'
+)
+# how often checkpoints and log lines are written stays, and what learns tokens
+_OTHERS = re.compile(
+    r'default_hooks\.(checkpoint|logger|visualization)\.|model\.distillers\.\w+\.learn\.|model\.(?!distillers\.)'
+)
 _LENGTH = re.compile(r'(^|_)(epochs?|iters?|iterations?|steps|begin|end|until|from)(_|$)')
 
 
-def unit_of(config: Config) -> str:
-    """Return the key of the run's length, ``'max_iters'`` or ``'max_epochs'``."""
-    return 'max_epochs' if 'max_epochs' in config.train_cfg else 'max_iters'
+def fit(config: Config, factor: float, place: str) -> None:
+    """Change the length of a run by a factor, and scale what is counted in its steps or epochs.
+
+    Fractions scale by themselves. What looks like a length and is not known is refused; ``place`` stands before that.
+    """
+    loop = config.train_cfg
+    old = loop['max_epochs' if 'max_epochs' in loop else 'max_iters']
+    new = max(round(factor * old), 1)
+    schedulers = [one for one in listed(config.get('param_scheduler')) if isinstance(one, Mapping)]
+    waves = [one for one in schedulers if one.get('T_max') == one.get('end', 0) - one.get('begin', 0)]
+    for first in _PLACES:
+        for key, holder, name, value in list(_entries(config.get(first), first)):
+            counted = _COUNTED.match(key)
+            if counted and counted[0] == key:
+                holder[name] = _scaled(value, new, old)
+            elif not counted and not _OTHERS.match(key) and _is_length(first, str(name), value, old):
+                raise ValueError(
+                    f'{place}: {key}={value} looks like a length in a run of {old}, and it is not known whether to '
+                    'scale it: leave it out of the recipe, or compare at equal lengths.'
+                )
+    for one in schedulers:
+        if 'milestones' in one and new > 1:  # one that is rounded to the end of the run would change nothing
+            one['milestones'] = [min(step, new - 1) if step <= new else step for step in one['milestones']]
+    for one in waves:  # rounded apart, the rate would rise again at the end
+        one['T_max'] = max(one.get('end', 0) - one.get('begin', 0), 1)
 
 
-def scale_run(config: Config, length: int) -> list[str]:
-    """Give a run another length; scale what is counted in its steps or epochs, and return what was changed."""
-    # fractions scale by themselves; how often checkpoints and log lines are written stays
-    old = config.train_cfg[unit_of(config)]
-    known = list(_known(config))
-    _refuse_unknown(config, old, {key for key, _, _ in known})
-    before = [holder[name] for _, holder, name in known]
-    waves = [holder for _, holder, name in known if name == 'T_max' and holder['T_max'] == _lasts(holder)]
-    for _, holder, name in known:
-        holder[name] = _scaled(holder[name], length, old)
-        if name == 'milestones':
-            holder[name] = _inside(holder[name], length)
-    for holder in waves:  # rounded apart, the rate would rise again at the end
-        holder['T_max'] = max(_lasts(holder), 1)
-    pairs = zip(known, before, strict=True)
-    return [f'{key} {was} -> {holder[name]}' for (key, holder, name), was in pairs if holder[name] != was]
+def _entries(node: Any, place: str) -> Iterator[tuple[str, Any, Any, Any]]:
+    """Yield each option below a place: its key, what holds it, under which name, and its value."""
+    pairs = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for name, value in pairs:
+        yield f'{place}.{name}', node, name, value
+        yield from _entries(value, f'{place}.{name}')
 
 
-def _lasts(scheduler: Mapping[str, Any]) -> int:
-    return scheduler.get('end', 0) - scheduler.get('begin', 0)
-
-
-def _known(config: Config) -> Iterator[tuple[str, Any, str]]:
-    """Yield the keys to scale, each with the dict that holds it."""
-    yield from _present('train_cfg', config.train_cfg, _LOOP)
-    given = config.get('param_scheduler') or []
-    several = {f'.{index}': one for index, one in enumerate(given)} if isinstance(given, list) else {'': given}
-    for index, one in several.items():
-        yield from _present(f'param_scheduler{index}', one, _SCHEDULER)
-    for distiller, option in (config.get('model', {}).get('distillers') or {}).items():
-        yield from _present(f'model.distillers.{distiller}', option, _DISTILLER)
-    yield from _present('model.unlabelled', config.get('model', {}).get('unlabelled'), ('start',))
-
-
-def _present(place: str, option: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any, str]]:
-    for name in names:
-        *path, last = name.split('.')
-        holder = option
-        for word in path:
-            holder = holder.get(word) if isinstance(holder, Mapping) else None
-        if isinstance(holder, Mapping) and last in holder:
-            yield f'{place}.{name}', holder, last
+def _is_length(first: str, name: str, value: Any, old: int) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        return False
+    named = _LENGTH.search(name) is not None
+    if value == old and (named or first == 'param_scheduler'):
+        return True
+    return first == 'train_cfg' or (named and first in ('param_scheduler', 'default_hooks', 'custom_hooks'))
 
 
 def _scaled(value: Any, new: int, old: int) -> Any:
@@ -75,51 +75,3 @@ def _scaled(value: Any, new: int, old: int) -> Any:
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     return max(round(value * new / old), min(value, 1))
-
-
-def _inside(milestones: Any, length: int) -> Any:
-    """Return rounded milestones that do not fall on the end of the run, where nothing is left to train with them."""
-    last = length - 1
-    return type(milestones)(min(one, last) if one <= length else one for one in milestones) if last else milestones
-
-
-def _refuse_unknown(config: Config, old: int, known: set[str]) -> None:
-    for place in _PLACES:
-        node = config.get('model', {}).get('distillers') if place == 'model.distillers' else config.get(place)
-        for key, value in _numbers(node, place):
-            holder, _, name = key.rpartition('.')
-            if {key, holder} & known or _OTHERS.match(key) or value <= 0:
-                continue
-            named = _LENGTH.search(name) is not None
-            whole = value == old and (named or place == 'param_scheduler')
-            if (
-                place == 'train_cfg'
-                or whole
-                or (named and place in ('param_scheduler', 'default_hooks', 'custom_hooks'))
-            ):
-                raise ValueError(
-                    f'{key}={value} looks like a length in a run of {old}, and it is not known whether to scale it: '
-                    'leave it out of the recipe, or compare at equal lengths.'
-                )
-
-
-def _numbers(node: Any, place: str) -> Iterator[tuple[str, int]]:
-    if isinstance(node, Mapping):
-        node = node.items()
-    elif isinstance(node, (list, tuple)):
-        node = enumerate(node)
-    else:
-        if isinstance(node, int) and not isinstance(node, bool):
-            yield place, node
-        return
-    for key, value in node:
-        yield from _numbers(value, f'{place}.{key}')
-
-
-def fit(definition: Definition, name: str, config: Config) -> list[str]:
-    """Give the config of a row its length; return what was changed."""
-    method = definition.methods.get(name)
-    if method is None or method.length == 1:
-        return []
-    with naming(f'{definition.path}: methods.{name}.length'):
-        return scale_run(config, max(round(method.length * config.train_cfg[unit_of(config)]), 1))

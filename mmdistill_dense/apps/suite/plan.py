@@ -124,8 +124,9 @@ def config_of(definition: Definition, run: Run) -> Config:
         config = configs.teacher_config(definition, definition.teacher)
     else:
         config = configs.row_config(definition, run.name)
-    if not run.is_teacher:
-        lengths.fit(definition, run.name, config)
+    method = definition.methods.get(run.name)
+    if method is not None and method.length != 1:
+        lengths.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     name_teacher(run, config)

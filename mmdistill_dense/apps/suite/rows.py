@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -125,17 +125,9 @@ class Row:
     @property
     def seconds_per_iteration(self) -> float | None:
         """The median of each run, averaged over the runs."""
-        return _mean(result.get('seconds_per_iteration') for result in self.results.values())
-
-    @property
-    def share(self) -> float | None:
-        """The distillers' share of the total loss, averaged over the runs."""
-        return _mean(sum(result['shares'].values()) for result in self.results.values() if result.get('shares'))
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+        found = (result.get('seconds_per_iteration') for result in self.results.values())
+        known = [seconds for seconds in found if seconds is not None]
+        return fmean(known) if known else None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The configs of a suite's runs: their hash, first weights, and names in them that nothing reads."""
+"""The configs of a suite's rows, and what of a config makes a run what it is."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,13 @@ from mmdistill_dense.weights.strict_load import sha256
 PLACES = {'MMDISTILL_DATA': 'data', 'MMDISTILL_WEIGHTS': 'weights'}  # variables in configs, and their defaults
 LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
 _OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite sets these
-_NONE = object()
-_FIRST_WEIGHTS = ('init_cfg', 'pretrained')  # keys of a network
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
+
+
+def row_config(definition: Definition, name: str) -> Config:
+    """Return the config of a row, or of the control for any other name, at the length of its recipe."""
+    method = definition.methods.get(name)
+    return control_config(definition) if method is None else method_config(definition, method)
 
 
 def control_config(definition: Definition) -> Config:
@@ -37,20 +40,38 @@ def control_config(definition: Definition) -> Config:
     return _common(config, definition, definition.options, 'options')
 
 
+def teacher_config(definition: Definition, teacher: Teacher) -> Config:
+    config = read_file(teacher.config)
+    config.merge_from_dict({'randomness.seed': teacher.seed})
+    return _common(config, definition, teacher.options, 'teacher.options')
+
+
 def method_config(definition: Definition, method: Method) -> Config:
     """Return the config of a row: the control with distillers, or the user's own with the options of the suite."""
-    config = control_config(definition) if method.config is None else _own_config(definition, method)
+    place = f'{definition.path}: methods.{method.name}'
+    if method.config is None:
+        config = control_config(definition)
+    else:
+        config = read_file(method.config)
+        _check_own(config, definition, f'{place}.config={str(method.config)!r}')
+        config = _common(config, definition, definition.options, 'options')
     if method.data:
-        config.train_dataloader.dataset = training_data(config.train_dataloader.dataset, method.data)
+        members = []
+        for changes in filled(method.data):
+            member = Config({'dataset': copy.deepcopy(config.train_dataloader.dataset)})
+            member.merge_from_dict({f'dataset.{key}': value for key, value in changes.items()})
+            members.append(member.dataset)
+        joined = ConfigDict(type='ConcatDataset', datasets=members)
+        config.train_dataloader.dataset = members[0] if len(members) == 1 else joined
     if method.rate != 1:
-        scale_rate(config, method.rate, f'{definition.path}: methods.{method.name}.rate')
+        _scale_rate(config, method.rate, f'{place}.rate')
     if not method.distils:
         return config
-    place = f'{definition.path}: methods.{method.name}'
     if method.options_file is not None:
         config.model.distillers = read_file(method.options_file).distillers
     if method.settings is not None:
-        config.model.distillers = with_settings(definition, method, config.model.distillers)
+        chosen = dict.fromkeys(config.model.distillers, method.settings)
+        config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, definition.task, place))
     if method.unlabelled:
         config.model.unlabelled = method.unlabelled
     if config.model.get('unlabelled'):
@@ -60,68 +81,8 @@ def method_config(definition: Definition, method: Method) -> Config:
     return config
 
 
-def with_settings(definition: Definition, method: Method, distillers: ConfigDict) -> ConfigDict:
-    """Return distillers with the settings of a row in place of their constants."""
-    place = f'{definition.path}: methods.{method.name}'
-    assert method.settings is not None, 'the row has some'
-    return ConfigDict(put_all(distillers, dict.fromkeys(distillers, method.settings), definition.task, place))
-
-
-def scale_rate(config: Config, factor: float, place: str) -> None:
-    """Multiply the learning rates of a config: those of its optimizers, and the ends that its schedules name."""
-    wrapper = config.optim_wrapper
-    several = [one for one in (wrapper, *wrapper.values()) if isinstance(one, ConfigDict) and 'optimizer' in one]
-    for one in several:
-        if 'lr' not in one.optimizer:
-            said = 'optim_wrapper.optimizer has no lr in the config of the control: write it there'
-            raise ValueError(f'{place}: {said}.')
-        one.optimizer.lr *= factor
-    for schedule in listed(config.get('param_scheduler')):
-        of_rates = 'Momentum' not in str(schedule.type) and schedule.get('param_name', 'lr') == 'lr'
-        for key in ('eta_min', 'eta_max') if of_rates else ():
-            if schedule.get(key):
-                schedule[key] *= factor
-
-
-def row_config(definition: Definition, name: str) -> Config:
-    """Return the config of a row, or of the control for any other name, at the length of its recipe."""
-    method = definition.methods.get(name)
-    return control_config(definition) if method is None else method_config(definition, method)
-
-
-def training_data(control: ConfigDict, changes: Sequence[Mapping[str, Any]]) -> ConfigDict:
-    """Return the training set of a row: the control's with other keys, or several of these joined."""
-    members = []
-    for one in changes:
-        config = Config({'dataset': copy.deepcopy(control)})
-        config.merge_from_dict({f'dataset.{key}': value for key, value in filled(one).items()})
-        members.append(config.dataset)
-    return members[0] if len(members) == 1 else ConfigDict(type='ConcatDataset', datasets=members)
-
-
-def _own_config(definition: Definition, method: Method) -> Config:
-    """Return the user's config of a row, which may differ from the control in its distillers and first weights."""
-    assert method.config is not None, 'it has one'
-    own, control = read_file(method.config), read_file(definition.control)
-    place = f'{definition.path}: methods.{method.name}.config={str(method.config)!r}'
-    if keys := sorted(differences(_comparable(own), _comparable(control))):
-        raise ValueError(
-            f'{place} differs from its control {definition.control.name} in more than distillers and first weights: '
-            f'{", ".join(keys)}. The gain would not be due to the method alone. Inherit the control and change only '
-            'model.distillers, or name another control.'
-        )
-    if not own.model.get('distillers') and {*differences(own.to_dict(), control.to_dict())} <= {*_APART}:
-        raise ValueError(f'{place} has no model.distillers and no weights of its own: it would be a second control.')
-    return _common(own, definition, definition.options, 'options')
-
-
-def teacher_config(definition: Definition, teacher: Teacher) -> Config:
-    config = read_file(teacher.config)
-    config.merge_from_dict({'randomness.seed': teacher.seed})
-    return _common(config, definition, teacher.options, 'teacher.options')
-
-
-def _merge(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> None:
+def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
+    """Give a config what the definition sets for all runs."""
     for key in options:
         first = key.split('.')[0]
         if first not in config:
@@ -129,28 +90,34 @@ def _merge(config: Config, definition: Definition, options: Mapping[str, Any], p
     for key in flat(options):
         if key in _OF_THE_RUN:
             raise ValueError(f'{definition.path}: {place}.{key}: the suite sets it; see `out`, `seeds`, `teacher.seed`')
-    config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
-
-
-def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:
     distillers = copy.deepcopy(config.model.get('distillers'))
-    _merge(config, definition, options, place)
+    config.merge_from_dict(copy.deepcopy(dict(options)))  # merging takes each _delete_ out of its dict
     if config.model.get('distillers') != distillers:
         raise ValueError(f'{definition.path}: {place}: model.distillers: set it in the options of a method')
     checkpoint = config.default_hooks.checkpoint
     checkpoint.interval = definition.checkpoint_every or checkpoint.get('interval', -1)
-    return _shared(config, definition)
-
-
-def _shared(config: Config, definition: Definition) -> Config:
-    if definition.workers is not None:
-        for name in LOADERS:
-            if config.get(name) is not None:
-                persistent = definition.workers > 0 and config[name].get('persistent_workers', False)
-                config[name].update(num_workers=definition.workers, persistent_workers=persistent)
-    checkpoint = config.default_hooks.checkpoint
     checkpoint.max_keep_ckpts = max(_KEPT_CHECKPOINTS, checkpoint.get('max_keep_ckpts', -1))
+    for name in LOADERS if definition.workers is not None else ():
+        if config.get(name) is not None:
+            persistent = bool(definition.workers) and config[name].get('persistent_workers', False)
+            config[name].update(num_workers=definition.workers, persistent_workers=persistent)
     return config
+
+
+def _scale_rate(config: Config, factor: float, place: str) -> None:
+    """Multiply the learning rates of a config: those of its optimizers, and the ends that its schedules name."""
+    wrapper = config.optim_wrapper
+    for one in (wrapper, *wrapper.values()):
+        if isinstance(one, ConfigDict) and 'optimizer' in one:
+            if 'lr' not in one.optimizer:
+                said = 'optim_wrapper.optimizer has no lr in the config of the control: write it there'
+                raise ValueError(f'{place}: {said}.')
+            one.optimizer.lr *= factor
+    for schedule in listed(config.get('param_scheduler')):
+        of_rates = 'Momentum' not in str(schedule.type) and schedule.get('param_name', 'lr') == 'lr'
+        for key in ('eta_min', 'eta_max') if of_rates else ():
+            if schedule.get(key):
+                schedule[key] *= factor
 
 
 def _full_key(key: str, config: Config, place: str) -> str:
@@ -179,14 +146,30 @@ def batch_of(config: Config) -> int:
     return config.train_dataloader.batch_size * config.optim_wrapper.get('accumulative_counts', 1)
 
 
+# A row's own config, which may differ from the control in its distillers and first weights
+
 _APART = ('work_dir', 'distillers', 'custom_imports')
+_FIRST_WEIGHTS = ('init_cfg', 'pretrained')  # keys of a network
+_NONE = object()
+
+
+def _check_own(own: Config, definition: Definition, place: str) -> None:
+    control = read_file(definition.control)
+    if keys := sorted(differences(_comparable(own), _comparable(control))):
+        raise ValueError(
+            f'{place} differs from its control {definition.control.name} in more than distillers and first weights: '
+            f'{", ".join(keys)}. The gain would not be due to the method alone. Inherit the control and change only '
+            'model.distillers, or name another control.'
+        )
+    if not own.model.get('distillers') and {*differences(own.to_dict(), control.to_dict())} <= {*_APART}:
+        raise ValueError(f'{place} has no model.distillers and no weights of its own: it would be a second control.')
 
 
 def _comparable(config: Config) -> dict[str, Any]:
     """Return what a row's own config must have in common with the control."""
-    plain = {key: value for key, value in config.to_dict().items() if key not in (*_APART, 'load_from')}
-    model = {key: value for key, value in plain['model'].items() if key not in ('distillers', 'unlabelled', 'inherit')}
-    return {**plain, 'model': {**model, 'student': _without_weights(model.get('student'))}}
+    found = {key: value for key, value in config.to_dict().items() if key not in (*_APART, 'load_from')}
+    model = {key: value for key, value in found['model'].items() if key not in ('distillers', 'unlabelled', 'inherit')}
+    return {**found, 'model': {**model, 'student': _without_weights(model.get('student'))}}
 
 
 def _without_weights(option: Any) -> Any:
@@ -207,6 +190,8 @@ def differences(first: Any, second: Any, place: str = '') -> Iterator[str]:
         yield place
 
 
+# What makes a run what it is
+
 # logging and resumption; they change neither weights nor score
 _OUTSIDE = {'work_dir', 'experiment_name', 'launcher', 'resume', 'log_level', 'log_processor', 'visualizer'}
 _OUTSIDE |= {'vis_backends', 'distillers'}
@@ -220,8 +205,21 @@ def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -
     ``teacher`` says how the teacher is made that the run reads. Lists of pictures in the ``folder`` of the suite, which
     may be moved, count by their content.
     """
-    own = dict.fromkeys(f'{place}/' for place in (folder.absolute(), folder.resolve())) if folder else ()
-    found = _identity(config, partial(_portable, folders=tuple(own)))
+    roots = {f'{os.environ.get(name, place).rstrip("/")}/': f'{place}/' for name, place in PLACES.items()}
+    own = {f'{place}/' for place in (folder.absolute(), folder.resolve())} if folder else set()
+
+    def portable(text: str) -> str:
+        """Return a text without the folders of this machine."""
+        for root, place in roots.items():
+            if text.startswith(root):
+                return f'{place}{text.removeprefix(root)}'
+        for root in own:
+            if text.startswith(root):
+                listed_in = text.endswith(('.txt', '.json')) and os.path.isfile(text)
+                return f'./{text.removeprefix(root)}{f" {sha256(Path(text))}" if listed_in else ""}'
+        return text
+
+    found = _identity(config, portable)
     if teacher and reads_teacher(config):
         found['model']['teacher']['checkpoint'] = teacher
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS]
@@ -251,21 +249,3 @@ def _identity(config: Config, text: Callable[[str], str]) -> dict[str, Any]:
         found['model'] = {key: value for key, value in found['model'].items() if key not in left_out}
         (found['model'].get('unlabelled') or {}).pop('workers', None)
     return found
-
-
-def _portable(text: str, folders: Sequence[str]) -> str:
-    """Return a text without the folders of this machine."""
-    for variable, default in PLACES.items():
-        root = os.environ.get(variable, default).rstrip('/') + '/'
-        if text.startswith(root):
-            return f'{default}/{text.removeprefix(root)}'
-    for place in folders:
-        if text.startswith(place):
-            return f'./{text.removeprefix(place)}{_content(text)}'
-    return text
-
-
-def _content(path: str) -> str:
-    if not path.endswith(('.txt', '.json')) or not os.path.isfile(path):
-        return ''
-    return f' {sha256(Path(path))}'

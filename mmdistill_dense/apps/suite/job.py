@@ -10,12 +10,11 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from functools import partial
 from logging import WARNING
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config
@@ -47,21 +46,16 @@ from mmdistill_dense.weights.strict_load import read_checkpoint
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmseg', 'mmdet')
 
 
-def machine(cuda: bool) -> dict[str, Any]:
-    """Return what times depend on: the GPU or the kind of CPU, and the threads."""
-    device = torch.cuda.get_device_name() if cuda else f'CPU {platform.machine()}'
-    return {'device': device, 'threads': torch.get_num_threads()}
-
-
 def facts_of(run: Run, config_hash: str) -> dict[str, Any]:
-    """Return the name of a run, and the machine and versions it ran on."""
+    """Return the name of a run, the versions, and what times depend on: the GPU or the kind of CPU, and the threads."""
     versions = {name: str(getattr(sys.modules[name], '__version__', '')) for name in PACKAGES if name in sys.modules}
     return {
         'name': run.name,
         'seed': run.seed,
         'config_hash': config_hash,
         'versions': {**versions, 'mmdistill_dense': __version__},
-        **machine(torch.cuda.is_available()),
+        'device': torch.cuda.get_device_name() if torch.cuda.is_available() else f'CPU {platform.machine()}',
+        'threads': torch.get_num_threads(),
         'processes': get_world_size(),
     }
 
@@ -110,12 +104,12 @@ def unlabelled_facts(runner: Runner) -> dict[str, Any] | None:
 
 def plain(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the metrics that are single numbers, as floats."""
-    single = {name: value for name, value in metrics.items() if isinstance(value, (int, float)) or _size(value) == 1}
-    return {name: float(value) for name, value in single.items()}
-
-
-def _size(value: Any) -> Any:
-    return value.numel() if isinstance(value, torch.Tensor) else getattr(value, 'size', None)
+    found = {}
+    for name, value in metrics.items():
+        size = value.numel() if isinstance(value, torch.Tensor) else getattr(value, 'size', None)
+        if size == 1 or isinstance(value, (int, float)):
+            found[name] = float(value)
+    return found
 
 
 EVERY = 1.0  # seconds between two writes
@@ -163,19 +157,16 @@ class Progress(Hook):
                     print_log(f'The progress of this run cannot be written ({error}). It goes on.', 'current', WARNING)
                 self.failed = True
 
-    def after_prepare_iter(self, runner: Runner, done: int, whole: int) -> None:
-        self.tell()
-
     def before_train(self, runner: Runner) -> None:
         self.tell(True, phase='training', iteration=runner.iter, iterations=runner.max_iters)
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self.tell(iteration=runner.iter + 1)
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_prepare_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         self.tell()
 
-    after_test_iter = after_val_iter
+    after_val_iter = after_test_iter = after_prepare_iter
 
 
 # the variables in which launchers give the rank and the number of processes
@@ -211,8 +202,10 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
         if rank == 0 and not attended:
             plan.write_config(run, config, config_hash)
         config.launcher = launcher
+        found: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):
-            found = {**_NOT_TRAINED, 'metrics': test_teacher(_named(config, run))}
+            found = {'iterations': 0, 'shares': {}, 'metrics': test_teacher(_named(config, run))}
+            found |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
         else:
             found = _train(run, config, progress)
         slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
@@ -229,10 +222,6 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             for file in [*run.folder.glob('iter_*.pth'), *run.folder.glob('epoch_*.pth')] if slim else []:
                 file.unlink()
     return result
-
-
-_NOTHING = ('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled')
-_NOT_TRAINED: dict[str, Any] = {**dict.fromkeys(_NOTHING), 'iterations': 0, 'shares': {}}
 
 
 def place_of(launcher: str) -> tuple[int, int]:
@@ -278,22 +267,16 @@ def test_teacher(config: Config) -> dict[str, Any]:
     runner = build_runner(config)
     teacher = FrozenTeacher(TeacherOption.parse(config.model.teacher))
     teacher.load(next(runner.model.parameters()))
-    network: Any = teacher.network
+    runner.model = network = cast('Any', teacher.network)
     if teacher.option.classes is not None:
         teacher.match_classes(runner.val_loop.dataloader.dataset.metainfo['classes'])
-        for name in ('val_step', 'test_step'):
-            setattr(network, name, partial(_step_by_pairs, getattr(network, name), teacher.pairs))
-    runner.model = network
+        pairs = cast('ClassPairs', teacher.pairs)
+        for name, step in (('val_step', network.val_step), ('test_step', network.test_step)):
+            setattr(network, name, lambda batch, step=step: in_students_classes(step(batch), pairs))
     return _scores(runner)
-
-
-def _step_by_pairs(step: Callable[[Any], Any], pairs: ClassPairs | None, batch: Any) -> Any:
-    assert pairs is not None, 'the classes are matched'
-    return in_students_classes(step(batch), pairs)
 
 
 def _tests_val(config: Config) -> bool:
     """Tell whether test and val are the same pictures, as for Cityscapes, whose test labels are not public."""
-    pairs = (('val_dataloader', 'test_dataloader'), ('val_evaluator', 'test_evaluator'))
     whole = config.to_dict()
-    return all(whole.get(val) == whole.get(test) for val, test in pairs)
+    return all(whole.get(f'val_{part}') == whole.get(f'test_{part}') for part in ('dataloader', 'evaluator'))

@@ -32,7 +32,7 @@ def fit(config: Config, factor: float, place: str) -> None:
     loop = config.train_cfg
     old = loop['max_epochs' if 'max_epochs' in loop else 'max_iters']
     new = max(round(factor * old), 1)
-    schedulers = [one for one in listed(config.get('param_scheduler')) if isinstance(one, Mapping)]
+    schedulers = [one for one in listed(config.get('param_scheduler')) if isinstance(one, dict)]
     waves = [one for one in schedulers if one.get('T_max') == one.get('end', 0) - one.get('begin', 0)]
     for first in _PLACES:
         for key, holder, name, value in list(_entries(config.get(first), first)):

@@ -228,9 +228,9 @@ def gains_png(table: SuiteTable) -> bytes:
     alone = TITLES.get(table.control, table.control)
     axes.set_xlabel(f'gain in {table.definition.metric} over the {alone}, same seeds, percentage points')
     for name in (table.control, TEACHER):
-        if found := table.row(name).summary:
-            spread = '' if found.sd is None else f' ± {found.sd:.2f} (n = {found.n})'
-            scores.append(f'{TITLES.get(name, name)} {found.mean:.2f}{spread}')
+        if summary := table.row(name).summary:
+            spread = '' if summary.sd is None else f' ± {summary.sd:.2f} (n = {summary.n})'
+            scores.append(f'{TITLES.get(name, name)} {summary.mean:.2f}{spread}')
     below = ', '.join(scores) or 'the control has not finished'
     axes.set_title(f'{table.definition.title}\n{below}', fontsize=10, loc='left')
     axes.grid(axis='x', color='#dddddd', linewidth=0.6)

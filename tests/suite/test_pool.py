@@ -148,6 +148,17 @@ def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
     assert failed == {'a seed 0': f'needs results that none of these runs gives: {tmp_path / "elsewhere"}'}
 
 
+def test_a_run_whose_config_cannot_be_written_fails_alone(tmp_path: Path) -> None:
+    def refuse(run: Run) -> list[str]:
+        if run.name == 'bad':
+            raise OSError('nothing was written')
+        return command(FINISH)(run)
+
+    failed = pool.Pool(refuse, 1, 1, print).execute(runs(tmp_path, 'bad', 'good'))
+    assert failed == {'bad seed 0': 'was not started: nothing was written'}
+    assert (tmp_path / 'good/result.json').is_file()
+
+
 SHARES = """
 import json, os, pathlib, sys, time
 from mmdistill_dense.utils.files import FolderInUse, owned

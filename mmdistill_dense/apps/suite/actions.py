@@ -45,7 +45,7 @@ def train_all(
     """
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.job import PATIENCE
-    from mmdistill_dense.apps.suite.pool import Pool, interruptible, job_command
+    from mmdistill_dense.apps.suite.pool import Pool, interruptible, job_words
 
     threads = definition.threads or threads_asked_for() or max(1, cores() // definition.jobs)
     try:
@@ -58,9 +58,11 @@ def train_all(
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
                 preflight.check(definition, todo)
 
+            program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
+
             def begin(run: Run) -> list[str]:
                 plan.write_config(run, *todo[run])
-                return job_command(definition.path, run)
+                return [*program, *job_words(definition.path, run), '--attended']
 
             failed = Pool(begin, definition.jobs, threads, _say, news, definition.stall).execute(list(todo))
     except KeyboardInterrupt:

@@ -39,7 +39,7 @@ class Pool:
 
     def __init__(
         self,
-        command: Callable[[Run], list[str]],
+        command: Callable[[Run], list[str]],  # called once, before a run begins
         jobs: int,
         threads: int,
         say: Callable[[str], None],
@@ -63,19 +63,19 @@ class Pool:
         with ThreadPoolExecutor(self.jobs) as threads:
             try:
                 while waiting or running:
-                    lost = {run: [titles[one] for one in run.after if titles.get(one) in failed] for run in waiting}
-                    for run in [run for run in waiting if lost[run]]:
-                        waiting.remove(run)
-                        self._fail(failed, run, f'needs {", ".join(lost[run])}')
+                    for run in list(waiting):
+                        if lost := [titles[one] for one in run.after if titles.get(one) in failed]:
+                            waiting.remove(run)
+                            self._fail(failed, run, f'needs {", ".join(lost)}')
                     if time.monotonic() - looked >= LOOK:
                         elsewhere, looked = {run.folder for run in waiting if in_use(run.folder)}, time.monotonic()
-                    for run in [run for run in waiting if run.folder not in elsewhere and run.result is not None]:
-                        waiting.remove(run)  # another process did it
-                        self._tell(run)
-                    ready = (run for run in waiting if run.folder not in elsewhere and not _missing(run))
-                    for run in [run for run, _ in zip(ready, range(self.jobs - len(running)), strict=False)]:
-                        waiting.remove(run)
-                        running[threads.submit(self._do, run, self.slots.get())] = run  # one is free
+                    for run in [run for run in waiting if run.folder not in elsewhere]:
+                        if run.result is not None:  # another process did it
+                            waiting.remove(run)
+                            self._tell(run)
+                        elif len(running) < self.jobs and not _missing(run):
+                            waiting.remove(run)
+                            running[threads.submit(self._do, run, self.slots.get())] = run  # one is free
                     if waiting and not running and not elsewhere:
                         for run in waiting:
                             needs = ', '.join(map(str, _missing(run)))
@@ -113,9 +113,13 @@ class Pool:
             if full := no_room(run.folder):
                 return f'was not started{full}'
             found, log = latest_checkpoint(run.folder), run.folder / 'log.txt'
+            try:
+                words = self.command(run)
+            except OSError as error:
+                return f'was not started: {error}'
             self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
             for _ in range(STALLS + 1):
-                code = self._process(run, log, device)
+                code = self._process(run, words, device)
                 if self.ended:
                     return None  # interrupted, which is no failure
                 if code == os.EX_TEMPFAIL:
@@ -133,7 +137,7 @@ class Pool:
         finally:
             self.slots.put(device)
 
-    def _process(self, run: Run, log: Path, device: str | None) -> int | None:
+    def _process(self, run: Run, words: list[str], device: str | None) -> int | None:
         """Run a process to its end and return its code, :data:`STALLED` if it told nothing for too long."""
         if self.ended:
             return None
@@ -143,16 +147,10 @@ class Pool:
         if device is not None:
             environment['CUDA_VISIBLE_DEVICES'] = device
         began, state = time.time(), run.folder / 'state.json'
-        with open(log, 'ab') as file:
+        with open(run.folder / 'log.txt', 'ab') as file:
+            given: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT)
             # in a group of its own: Ctrl-C reaches only this process, which then ends the group with its loader workers
-            process = subprocess.Popen(
-                self.command(run),
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            process = subprocess.Popen(words, env=environment, start_new_session=True, **given)
         self.processes.add(process)
         if self.ended:  # the interruption came while this process started, and ended those that it knew
             end([process])
@@ -176,19 +174,13 @@ STALLED = -1000
 def clock(seconds: float) -> str:
     """Return a duration as text."""
     minutes, rest = divmod(max(0, round(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f'{hours} h {minutes:02d} min'
+    if minutes >= 60:
+        return f'{minutes // 60} h {minutes % 60:02d} min'
     return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
 
 
 def _missing(run: Run) -> list[Path]:
     return [folder for folder in run.after if not (folder / 'result.json').is_file()]
-
-
-def job_command(definition: Path, run: Run) -> list[str]:
-    """Return the command line of a run that ends with this process."""
-    return [sys.executable, '-m', 'mmdistill_dense', 'suite', *job_words(definition, run), '--attended']
 
 
 def job_words(definition: Path, run: Run) -> list[str]:

@@ -34,10 +34,9 @@ class Gain:
     each: dict[int, float]  # the difference of each seed
     mean: float  # their mean
     sd: float | None = None  # their standard deviation, ``None`` for one pair, as the next three
-    low: float | None = None  # lower bound of the mean; ``None``, as the next two, if all differences are equal
-    high: float | None = None  # upper bound of the mean
-    # the two-sided p-value of a mean of 0, corrected for the rows of the table by :func:`paired_gains`
-    p: float | None = None
+    low: float | None = None  # bounds of the mean; ``None``, as the next, if all differences are equal
+    high: float | None = None
+    p: float | None = None  # the two-sided p-value of a mean of 0, corrected for the table by :func:`holm`
 
     @property
     def n(self) -> int:
@@ -152,10 +151,19 @@ class SuiteTable:
 
 
 def collect(definition: Definition) -> SuiteTable:
-    results = plan.results(definition)
-    shown = (run for run in plan.runs(definition) if run.seed in results.get(run.name, {}))
-    plan.check_unchanged(definition, shown)
-    _check_processes(results)
+    """Return the table of the finished runs; refuse runs of other configs, label files or numbers of processes."""
+    results, counts = plan.results(definition), dict[int, dict[str, None]]()
+    plan.check_unchanged(definition, (run for run in plan.runs(definition) if run.seed in results.get(run.name, {})))
+    for name, seeds in results.items():
+        for result in seeds.values():
+            if name != plan.TEACHER and 'processes' in result:
+                counts.setdefault(result['processes'], {})[name] = None
+    if len(counts) > 1:
+        told = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
+        raise ValueError(
+            f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
+            'Move the folders of one number away, and repeat them.'
+        )
     if changed := changed_data(results):
         raise ValueError(changed)
     return SuiteTable(definition, make_rows(definition, results))
@@ -166,11 +174,11 @@ def make_rows(definition: Definition, results: Mapping[str, Results]) -> tuple[R
     names = (plan.CONTROL, *definition.methods)
     scores = {name: Row(name, results.get(name, {})).scores for name in names}
     gains = paired_gains({name: scores[name] for name in definition.taught}, scores[best_control(results)])
-    students = []
+    rows = [Row(plan.TEACHER, results.get(plan.TEACHER, {}))]
     for name in names:
         missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
-        students.append(Row(name, results.get(name, {}), missing, gains.get(name)))
-    return (Row(plan.TEACHER, results.get(plan.TEACHER, {})), *students)
+        rows.append(Row(name, results.get(name, {}), missing, gains.get(name)))
+    return tuple(rows)
 
 
 def best_control(results: Mapping[str, Results]) -> str:
@@ -185,8 +193,8 @@ def best_control(results: Mapping[str, Results]) -> str:
 
 
 def _on_val(result: Mapping[str, Any]) -> float:
-    found = (result.get('metrics') or {}).get('val', {}).get(result.get('metric'), -math.inf)
-    return -math.inf if math.isnan(found) else float(found)
+    found = float((result.get('metrics') or {}).get('val', {}).get(result.get('metric'), -math.inf))
+    return -math.inf if math.isnan(found) else found
 
 
 def own_data(method: Method) -> str:
@@ -213,17 +221,3 @@ def changed_data(results: Mapping[str, Results]) -> str:
                         'cannot be compared. Undo the change, or remove the folders of the runs to repeat.'
                     )
     return ''
-
-
-def _check_processes(results: Mapping[str, Results]) -> None:
-    found: dict[int, dict[str, None]] = {}
-    for name, seeds in results.items():
-        for result in seeds.values():
-            if name != plan.TEACHER and 'processes' in result:
-                found.setdefault(result['processes'], {})[name] = None
-    if len(found) > 1:
-        told = '; '.join(f'{", ".join(names)}: {count}' for count, names in found.items())
-        raise ValueError(
-            f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
-            'Move the folders of one number away, and repeat them.'
-        )

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -92,21 +93,24 @@ except PermissionError as error:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason='needs a second user')
-def test_a_lock_of_another_user_is_told_and_never_waited_for(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:
+def test_a_lock_of_another_user_is_told_and_never_waited_for(request: pytest.FixtureRequest) -> None:
+    place = tempfile.TemporaryDirectory()  # not below pytest's, which each new session closes to others
+    request.addfinalizer(place.cleanup)
+    folder = Path(place.name)
+    folder.chmod(0o777)
+    for parent in folder.parents:
         if not parent.stat().st_mode & 0o001:
             parent.chmod(0o755)
-    lock = tmp_path / '.lock'
+    lock = folder / '.lock'
     lock.write_text('1 on elsewhere')
 
     def seen() -> list[str]:
-        return subprocess.check_output([sys.executable, '-c', AS_NOBODY, tmp_path], text=True).splitlines()
+        return subprocess.check_output([sys.executable, '-c', AS_NOBODY, folder], text=True).splitlines()
 
     for mode in (0o644, 0o600):
         lock.chmod(mode)
         state, told = seen()
         assert state == 'free' and f'this run may not write {lock}: it is of the user with the number 0' in told
     lock.chmod(0o644)
-    with owned(tmp_path, 'x'):
+    with owned(folder, 'x'):
         assert seen()[0] == 'in use'

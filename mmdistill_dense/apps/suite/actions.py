@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from rich.console import Console
 from rich.table import Table
@@ -64,17 +65,15 @@ def train_all(
                 plan.write_config(run, *todo[run])
                 return [*program, *job_words(definition.path, run), '--attended']
 
-            failed = Pool(begin, definition.jobs, threads, _say, news, definition.stall).execute(list(todo))
+            failed = Pool(begin, definition.jobs, threads, partial(print, flush=True), news, definition.stall).execute(
+                list(todo)
+            )
     except KeyboardInterrupt:
         print('stopped; the same command continues from the last checkpoints', flush=True)
         return INTERRUPTED
     for title, reason in failed.items():
         print(f'\n{title} {reason}', flush=True)
     return int(bool(failed))
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def suite_job(args: argparse.Namespace) -> None:
@@ -107,13 +106,13 @@ def suite_job(args: argparse.Namespace) -> None:
 def find(definition: Definition, name: str, seed: int | None) -> Run:
     runs = plan.runs(definition)
     named = [run for run in runs if run.name == name]
-    if not named:
-        raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
     for run in named:
         if seed == run.seed or (seed is None and run.is_teacher):
             return run
-    titles = ', '.join(run.title for run in named)
-    raise ValueError(f'{definition.path}: {name} has no run with --seed {seed}, but {titles}')
+    if named:
+        titles = ', '.join(run.title for run in named)
+        raise ValueError(f'{definition.path}: {name} has no run with --seed {seed}, but {titles}')
+    raise ValueError(f'{definition.path}: {compose.unknown("row", name, {run.name for run in runs})}')
 
 
 def suite_slurm(args: argparse.Namespace) -> None:

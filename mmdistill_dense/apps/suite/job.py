@@ -29,7 +29,7 @@ from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.config.resolve import read_file
-from mmdistill_dense.datasets.wrapped import count_pictures, label_stamp
+from mmdistill_dense.datasets.wrapped import label_stamp
 from mmdistill_dense.distillers.schedule import in_iterations
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.model.distill_model import distillers_of
@@ -72,20 +72,17 @@ def training_facts(runner: Runner) -> dict[str, Any]:
         'teacher': next(iter(receipts.values())) if len(receipts) == 1 else receipts or None,
         'unlabelled': unlabelled_facts(runner),
         'shares': {name: statistics.fmean(values) for name, values in shares.items()},
-        'pictures': count_pictures(runner.train_dataloader.dataset),
     }
 
 
 def data_facts(runner: Runner) -> dict[str, str]:
     """Return the stamp of the label files of each data set, by the hash of its options."""
-    loops = {'train': runner.train_loop, 'val': runner.val_loop}
-    if not _tests_val(runner.cfg):
-        loops['test'] = runner.test_loop
     found = {}
-    for name, loop in loops.items():
+    for name in ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test'):
         options = repr(runner.cfg[f'{name}_dataloader'].dataset)
         with suppress(OSError):  # a label file that is gone by now
-            found[hashlib.sha256(options.encode()).hexdigest()[:12]] = label_stamp(loop.dataloader.dataset)
+            dataset = getattr(runner, f'{name}_loop').dataloader.dataset
+            found[hashlib.sha256(options.encode()).hexdigest()[:12]] = label_stamp(dataset)
     return found
 
 

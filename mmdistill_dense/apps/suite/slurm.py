@@ -22,7 +22,7 @@ submit() {{  # NAME FOLDER DEPENDENCIES COMMAND
   echo "$job $2" >> {logs}/{jobs}
 }}
 {runs}
-sbatch --job-name=table --output={logs}/table-%j.txt{table} --wrap={table_command}
+sbatch --job-name=table --output={logs}/table-%j.txt{table}{wait} --wrap={table_command}
 """
 # since Slurm 22.05, srun does not take the number of the job by itself
 SRUN = 'srun --kill-on-bad-exit=1{tasks} ${{SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}} {command}'
@@ -64,8 +64,8 @@ def slurm_script(definition: Definition, todo: Sequence[Run]) -> str:
         placed.append(jobs[run.folder])
         words = [shlex.quote(name), shlex.quote(place), f'"{after}"', shlex.quote(_command(definition, run))]
         lines.append(f'submit {" ".join(words)}; job{number}=$job')
-    options = _flags({key: slurm[key] for key in ('partition', 'account', 'qos') if key in slurm})
-    table = f'{slurm["python"]} -m mmdistill_dense suite table {shlex.quote(str(definition.path))}'
+    setup = f'{slurm["setup"]} && ' if slurm['setup'] else ''
+    table = f'{setup}{slurm["python"]} -m mmdistill_dense suite table {shlex.quote(str(definition.path))}'
     return SCRIPT.format(
         title=definition.title,
         folder=Path.cwd(),
@@ -73,8 +73,9 @@ def slurm_script(definition: Definition, todo: Sequence[Run]) -> str:
         jobs=JOBS,
         options=_options(definition),
         runs='\n'.join(lines),
-        table=f'{options} --dependency=afterany:{":".join(jobs.values())}' if jobs else options,
-        table_command=shlex.quote(f'{slurm["setup"]} && {table}' if slurm['setup'] else table),
+        table=_flags({key: slurm[key] for key in ('partition', 'account', 'qos') if key in slurm}),
+        wait=f' --dependency=afterany:{":".join(jobs.values())}' if jobs else '',
+        table_command=shlex.quote(table),
     )
 
 

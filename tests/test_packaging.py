@@ -1,6 +1,7 @@
 """What a wheel carries, what the tree must not hold, and that versions agree."""
 
 import configparser
+import itertools
 import os
 import re
 import shutil
@@ -42,18 +43,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(source, folder / 'tree')
         elif source.name not in ('tests', 'docs'):
             shutil.copytree(source, folder / 'tree' / source.name, ignore=shutil.ignore_patterns('__pycache__'))
-    command = [
-        sys.executable,
-        '-m',
-        'pip',
-        'wheel',
-        '-q',
-        '--no-deps',
-        '--no-build-isolation',
-        '-w',
-        folder,
-        folder / 'tree',
-    ]
+    options = ['-q', '--no-deps', '--no-build-isolation', '-w', folder, folder / 'tree']
+    command = [sys.executable, '-m', 'pip', 'wheel', *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob('*.whl')
@@ -121,21 +112,14 @@ def test_no_mm_distribution_is_required() -> None:
     assert not re.search(r'mm(engine|cv|seg|det)|onedl|openmim', required)
 
 
-def test_no_import_of_a_fork_name() -> None:
-    pattern = re.compile(r'^\s*(from|import)\s+onedl', re.MULTILINE)
-    assert not [str(path) for path in text_files() if path.suffix == '.py' and pattern.search(path.read_text())]
-
-
-def test_no_machine_path() -> None:
-    pattern = re.compile(r'(?<![\w.}])/(work|farm|root|home)/')  # '{{ fileDirname }}/work' is mmengine's
-    found = [str(path) for path in text_files() if path != Path(__file__) and pattern.search(path.read_text())]
-    assert not found
-
-
-def test_no_find_unused_parameters() -> None:
-    pattern = re.compile(r'find_unused_parameters\s*=\s*True')
-    sources = [path for path in text_files() if path.suffix in {'.py', '.sh'} and path != Path(__file__)]
-    assert not [str(path) for path in sources if pattern.search(path.read_text())]
+@pytest.mark.parametrize(('kinds', 'pattern'), [
+    ({'.py'}, r'^\s*(from|import)\s+onedl'),
+    (TEXT, r'(?<![\w.}])/(work|farm|root|home)/'),  # '{{ fileDirname }}/work' is mmengine's
+    ({'.py', '.sh'}, r'find_unused_parameters\s*=\s*True'),
+], ids=['name of a fork', 'machine path', 'unused parameters'])  # fmt: skip
+def test_no_file_holds_it(kinds: set[str], pattern: str) -> None:
+    files = [path for path in text_files() if path.suffix in kinds and path != Path(__file__)]
+    assert not [str(path) for path in files if re.search(pattern, path.read_text(), re.MULTILINE)]
 
 
 def test_versions_agree() -> None:
@@ -229,12 +213,8 @@ def test_the_image_is_made_by_the_set_up() -> None:
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for path in [
-        ROOT / 'README.md',
-        ROOT / 'CONTRIBUTING.md',
-        *(ROOT / 'docs').rglob('*.md'),
-        *ROOT.glob('configs/*/*.md'),
-    ]:
+    pages = ROOT.glob('*.md'), (ROOT / 'docs').rglob('*.md'), ROOT.glob('configs/*/*.md')
+    for path in itertools.chain(*pages):
         for target in re.findall(r'\]\(([^)#:]+)\)', path.read_text()):
             assert (path.parent / target).exists(), f'{path}: {target}'
 

@@ -159,7 +159,7 @@ def merged(option: dict, overrides: Mapping[str, Any]) -> dict:
 def build_plain(option: Mapping[str, Any], seed: int = 0) -> nn.Module:
     """The vanilla network of an option, initialised under a seed."""
     config = load_model(option, 'model')
-    init_default_scope(config.scope)
+    init_default_scope(config.scope or 'mmseg')
     torch.manual_seed(seed)
     network = build_network(config)
     network.init_weights()

@@ -1,12 +1,8 @@
 """What `make docs` writes is up to date, and mim finds and downloads what the metafiles name."""
 
 import shutil
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -102,18 +98,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / 'tree'
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
-    """The address of a server on this machine that holds ``student.pth``."""
-    (tmp_path / 'served').mkdir()
-    (tmp_path / 'served/student.pth').write_bytes(b'weights')
-    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'served')
-    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f'http://127.0.0.1:{server.server_address[1]}'
-        server.shutdown()
-
-
 def info(**options: Any) -> dict[str, dict]:
     from mim.commands.search import get_model_info
 
@@ -132,11 +116,13 @@ def test_mim_search_finds_every_file(package: Path) -> None:
 
 
 def test_mim_download_brings_the_config_whole_and_its_weights(
-    package: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    package: Path, server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mim.commands.download import download
 
     monkeypatch.setenv('no_proxy', '127.0.0.1')
+    folder, address = server
+    (folder / 'student.pth').write_bytes(b'weights')
     file = package / 'configs/afdcd/metafile.yml'
     content = yaml.safe_load(file.read_text())
     (model,) = [model for model in content['Models'] if model['Name'] == 'afdcd_toy_seg']

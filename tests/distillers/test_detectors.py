@@ -48,10 +48,7 @@ PAIRS = {
         5,
     ),
     'reppoints': Pair(
-        toys.det_net('reppoints'),
-        'reppoints',
-        dict(points=dict(type='HeadOutputKD', student_tap=POINTS, beta=0.11)),
-        5,
+        toys.det_net('reppoints'), 'reppoints', dict(points=dict(type='HeadOutputKD', student_tap=POINTS, beta=0.11)), 5
     ),
 }
 ALL = pytest.mark.parametrize('pair', [pytest.param(pair, id=name) for name, pair in PAIRS.items()])

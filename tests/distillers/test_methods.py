@@ -37,10 +37,7 @@ CASES = {
     'LogitKD': dict(option=dict(type='LogitKD', temperature=2.0), **OF_SCORES),
     'MGD': dict(option=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.75, alpha=2e-4)),
     'PKD': dict(
-        option=dict(type='PKD', student_tap=SCORES),
-        student=(2, 7, 8, 8),
-        teacher=(2, 7, 8, 8),
-        zero_on_identical=True,
+        option=dict(type='PKD', student_tap=SCORES), student=(2, 7, 8, 8), teacher=(2, 7, 8, 8), zero_on_identical=True
     ),
     'PKDOfOtherWidths': dict(option=dict(type='PKD', student_tap='backbone[3]')),
     'QueryMatch': dict(option=dict(type='QueryMatch')),

@@ -363,8 +363,7 @@ def test_heads_have_the_published_numbers_of_parameters(options, channels, width
 
 
 @pytest.mark.parametrize(
-    ('layout', 'width', 'parameters'),
-    [('byol', 256, 5_267_456), ('swav', 128, 1_847_552), (None, 256, 5_259_264)],
+    ('layout', 'width', 'parameters'), [('byol', 256, 5_267_456), ('swav', 128, 1_847_552), (None, 256, 5_259_264)]
 )
 def test_a_head_without_options_is_the_one_published_for_the_teachers_layout(layout, width, parameters):
     distiller = PCD('tap', head=dict(type='mlp2'), queue_size=1)

@@ -190,16 +190,13 @@ def test_a_frozen_backbone_is_told():
 CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
 
 
-@pytest.mark.parametrize(
-    ('balance', 'changes', 'words'),
-    [
-        (2.0, dict(compile=True), ': the model is compiled, so gradients of single losses cannot .*loss_weight'),
-        (2.0, dict(activation_checkpointing=['backbone.layer4']), ': activations are recomputed .*loss_weight'),
-        (2.0, dict(student=CP), ': activations are recomputed .*loss_weight'),
-        (dict(ratio=2.0, until=0.75), {}, r'\.until=0\.75 is iteration 12, the schedule ends at 8'),
-        (dict(ratio=2.0, until=9), {}, r'\.until=9 is iteration 9, the schedule ends at 8'),
-    ],
-)
+@pytest.mark.parametrize(('balance', 'changes', 'words'), [
+    (2.0, dict(compile=True), ': the model is compiled, so gradients of single losses cannot .*loss_weight'),
+    (2.0, dict(activation_checkpointing=['backbone.layer4']), ': activations are recomputed .*loss_weight'),
+    (2.0, dict(student=CP), ': activations are recomputed .*loss_weight'),
+    (dict(ratio=2.0, until=0.75), {}, r'\.until=0\.75 is iteration 12, the schedule ends at 8'),
+    (dict(ratio=2.0, until=9), {}, r'\.until=9 is iteration 9, the schedule ends at 8'),
+])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_at_start(tmp_path, balance, changes, words):
     distillers = dict(kd=dict(type='LogitKD', balance=balance, schedule=dict(ramp_down=(0, 0.5), stop_at=10)))
     runner = toys.make_runner(tmp_path, config(tmp_path, distillers, **changes))

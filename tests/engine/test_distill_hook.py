@@ -130,19 +130,16 @@ def test_a_test_with_augmentation_may_use_several_processes():
         check_loaded(runner, dict(state_dict={'other.weight': torch.zeros(1)}))
 
 
-@pytest.mark.parametrize(
-    ('changes', 'processes', 'said'),
-    [
-        ({}, 1, None),
-        (dict(auto_scale_lr=dict(base_batch_size=2)), 1, None),
-        (dict(auto_scale_lr=dict(base_batch_size=16)), 8, None),
-        (dict(auto_scale_lr=dict(base_batch_size=16)), 1, 'set train_dataloader.batch_size=16, another number'),
-        (dict(auto_scale_lr=dict(base_batch_size=16)), 4, '4 process(es) with train_dataloader.batch_size=2 take 8 '),
-        (dict(auto_scale_lr=dict(base_batch_size=15)), 4, 'base_batch_size=15: set another number of processes'),
-        (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
-        (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'processes', 'said'), [
+    ({}, 1, None),
+    (dict(auto_scale_lr=dict(base_batch_size=2)), 1, None),
+    (dict(auto_scale_lr=dict(base_batch_size=16)), 8, None),
+    (dict(auto_scale_lr=dict(base_batch_size=16)), 1, 'set train_dataloader.batch_size=16, another number'),
+    (dict(auto_scale_lr=dict(base_batch_size=16)), 4, '4 process(es) with train_dataloader.batch_size=2 take 8 '),
+    (dict(auto_scale_lr=dict(base_batch_size=15)), 4, 'base_batch_size=15: set another number of processes'),
+    (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
+    (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
+])  # fmt: skip
 def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
     found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
     assert (found is None) == (said is None) and (said or '') in (found or '')
@@ -729,8 +726,7 @@ def norms_in_step(runner, parts):
 def parts_of(model):
     own = {id(p) for p in model.distillers.parameters()}
     return dict(
-        student=[p for p in model.parameters() if id(p) not in own],
-        mimic=list(model.distillers['mimic'].parameters()),
+        student=[p for p in model.parameters() if id(p) not in own], mimic=list(model.distillers['mimic'].parameters())
     )
 
 

@@ -18,10 +18,7 @@ DISTILLERS = dict(
 )
 
 
-BALANCED = dict(
-    kd=dict(DISTILLERS['kd'], balance=3.0),
-    mimic=dict(type='MaskedMimic', ratio=1.1, balance=0.5),
-)
+BALANCED = dict(kd=dict(DISTILLERS['kd'], balance=3.0), mimic=dict(type='MaskedMimic', ratio=1.1, balance=0.5))
 
 
 def pair(distillers=DISTILLERS):

@@ -58,14 +58,11 @@ def interrupted(folder: Path, kind: str = 'iters', workers: int = 0, changes: di
     return int(end.value.code)
 
 
-@pytest.mark.parametrize(
-    ('event', 'number', 'saved'),
-    [
-        pytest.param('before_train_iter', signal.SIGTERM, 3, marks=pytest.mark.soak),
-        pytest.param('after_train_iter', signal.SIGUSR1, 3, marks=pytest.mark.soak),
-        ('before_val_iter', signal.SIGTERM, 3),  # the model holds averaged weights, so one iteration later
-    ],
-)
+@pytest.mark.parametrize(('event', 'number', 'saved'), [
+    pytest.param('before_train_iter', signal.SIGTERM, 3, marks=pytest.mark.soak),
+    pytest.param('after_train_iter', signal.SIGUSR1, 3, marks=pytest.mark.soak),
+    ('before_val_iter', signal.SIGTERM, 3),  # the model holds averaged weights, so one iteration later
+])  # fmt: skip
 def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event: str, number: int, saved: int, tmp_path: Path) -> None:
     assert interrupted(tmp_path, event=event, number=number) == 128 + number
     found = latest_checkpoint(tmp_path)

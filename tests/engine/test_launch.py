@@ -42,15 +42,12 @@ def losses(log: str) -> list[str]:
     return re.findall(r'Iter\(train\).*? loss: ([\d.]+)', log)
 
 
-@pytest.mark.parametrize(
-    ('argv', 'launcher'),
-    [
-        (['x', '--launcher', 'slurm'], 'slurm'),
-        (['--launcher=pytorch'], 'pytorch'),
-        (['x'], None),
-        (['--launcher'], None),
-    ],
-)
+@pytest.mark.parametrize(('argv', 'launcher'), [
+    (['x', '--launcher', 'slurm'], 'slurm'),
+    (['--launcher=pytorch'], 'pytorch'),
+    (['x'], None),
+    (['--launcher'], None),
+])  # fmt: skip
 def test_requested_launcher(argv: list[str], launcher: str | None) -> None:
     assert gloo.requested_launcher(argv) == launcher
 
@@ -185,15 +182,12 @@ TORCHRUN = '-m torch.distributed.run --standalone --nproc_per_node 2'
 SBATCH = '-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4 --cpus-per-task=5 --kill-on-bad-exit=1'
 
 
-@pytest.mark.parametrize(
-    ('script', 'arguments', 'started'),
-    [
-        ('dist_train.sh', 'c.py 2 --amp', f'{TORCHRUN} TOOLS/train.py c.py --amp --launcher pytorch'),
-        ('dist_test.sh', 'c.py x.pth 2 --tta', f'{TORCHRUN} TOOLS/test.py c.py x.pth --tta --launcher pytorch'),
-        ('slurm_train.sh', 'part job c.py --amp', f'{SBATCH} PROGRAM -u TOOLS/train.py c.py --amp --launcher slurm'),
-        ('slurm_test.sh', 'part job c.py x.pth', f'{SBATCH} PROGRAM -u TOOLS/test.py c.py x.pth --launcher slurm'),
-    ],
-)
+@pytest.mark.parametrize(('script', 'arguments', 'started'), [
+    ('dist_train.sh', 'c.py 2 --amp', f'{TORCHRUN} TOOLS/train.py c.py --amp --launcher pytorch'),
+    ('dist_test.sh', 'c.py x.pth 2 --tta', f'{TORCHRUN} TOOLS/test.py c.py x.pth --tta --launcher pytorch'),
+    ('slurm_train.sh', 'part job c.py --amp', f'{SBATCH} PROGRAM -u TOOLS/train.py c.py --amp --launcher slurm'),
+    ('slurm_test.sh', 'part job c.py x.pth', f'{SBATCH} PROGRAM -u TOOLS/test.py c.py x.pth --launcher slurm'),
+])  # fmt: skip
 def test_scripts_start_the_command_line(script: str, arguments: str, started: str, tmp_path: Path) -> None:
     """``PYTHON`` and ``srun`` print what they are given; a real start of each is in the long tests."""
     program = tmp_path / 'srun'

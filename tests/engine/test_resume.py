@@ -68,17 +68,14 @@ def uninterrupted(kind, workers):
     return folder
 
 
-@pytest.mark.parametrize(
-    ('kind', 'start', 'end', 'workers'),
-    [
-        ('iters', 'iter_3', 'iter_6', 0),
-        ('epochs', 'epoch_1', 'epoch_2', 0),
-        *(
-            pytest.param(*case, marks=pytest.mark.soak)
-            for case in [('epochs', 'epoch_1', 'epoch_2', 2), ('iters', 'iter_3', 'iter_6', 2)]
-        ),
-    ],
-)
+@pytest.mark.parametrize(('kind', 'start', 'end', 'workers'), [
+    ('iters', 'iter_3', 'iter_6', 0),
+    ('epochs', 'epoch_1', 'epoch_2', 0),
+    *(
+        pytest.param(*case, marks=pytest.mark.soak)
+        for case in [('epochs', 'epoch_1', 'epoch_2', 2), ('iters', 'iter_3', 'iter_6', 2)]
+    ),
+])  # fmt: skip
 def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
     folder = uninterrupted(kind, workers)
     options = dict(resume=True, load_from=str(folder / f'{start}.pth'), log_level='WARNING')
@@ -140,17 +137,13 @@ def short(work_dir, distillers, start=None, **changes):
     return toys.run_config(work_dir, network, iters=4, **toys.merged(options, {**changes, **resumes}))
 
 
-@pytest.mark.parametrize(
-    'paramwise',
-    [
-        {},
-        *(
-            pytest.param(one, marks=pytest.mark.soak)
-            for one in (dict(bias_lr_mult=2.0), dict(custom_keys=dict(first=dict(lr_mult=3.0))))
-        ),
-    ],
-    ids=['one', 'bias', 'keys'],
-)
+@pytest.mark.parametrize('paramwise', [
+    {},
+    *(
+        pytest.param(one, marks=pytest.mark.soak)
+        for one in (dict(bias_lr_mult=2.0), dict(custom_keys=dict(first=dict(lr_mult=3.0))))
+    ),
+], ids=['one', 'bias', 'keys'])  # fmt: skip
 def test_the_order_of_distillers_in_a_config_does_not_count_on_resume(tmp_path, paramwise):
     """The optimizer's state goes by the position of a parameter, and a sum by the order of its terms."""
     changes = dict(optim_wrapper=dict(paramwise_cfg=paramwise, clip_grad=dict(max_norm=1.0))) if paramwise else {}

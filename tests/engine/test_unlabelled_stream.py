@@ -114,13 +114,7 @@ def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize(
     ('kind', 'start', 'workers', 'accumulation'),
-    [
-        ('iters', 1, 0, 1),
-        ('iters', 3, 2, 1),
-        ('epochs', 1, 0, 1),
-        ('epochs', 1, 2, 1),
-        ('iters', 2, 2, 2),
-    ],
+    [('iters', 1, 0, 1), ('iters', 3, 2, 1), ('epochs', 1, 0, 1), ('epochs', 1, 2, 1), ('iters', 2, 2, 2)],
 )
 def test_a_resumed_run_is_equal_at_every_position(tmp_path, kind, start, workers, accumulation):
     resumed(tmp_path, kind, start, workers, accumulation)
@@ -300,13 +294,10 @@ def test_a_file_that_is_listed_twice_counts_once(tmp_path, log):
         assert left == ['0.png', '1.png', '2.png'] and pictures.labelled == 1
 
 
-@pytest.mark.parametrize(
-    ('step', 'words'),
-    [
-        (dict(type='LoadAnnotations'), r"LoadAnnotations fails .*KeyError\('seg_map_path'\)"),
-        (dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75), r"RandomCrop fails .*\('gt_seg_map'\)"),
-    ],
-)
+@pytest.mark.parametrize(('step', 'words'), [
+    (dict(type='LoadAnnotations'), r"LoadAnnotations fails .*KeyError\('seg_map_path'\)"),
+    (dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75), r"RandomCrop fails .*\('gt_seg_map'\)"),
+])  # fmt: skip
 def test_a_given_pipeline_that_reads_labels_is_refused_at_start(tmp_path, step, words):
     """Whichever picture comes first: one that is damaged tells nothing."""
     shutil.copytree(toys.picture_folder(2), tmp_path / 'more')

@@ -55,15 +55,12 @@ def test_a_run_with_a_name_of_its_own_is_let_be(base: Path) -> None:
     run(base, experiment_name='again')
 
 
-@pytest.mark.parametrize(
-    ('text', 'found'),
-    [
-        (SWAP.format(''), {'kd': 'fragment.py', 'at': 'fragment.py'}),
-        (SWAP.format('_delete_=True, '), {}),
-        ("_base_ = 'base.py'\nmodel = {'distillers': {'kd': {'temperature': 2}}}\n", {}),
-        ("_base_ = 'base.py'\n", {}),
-    ],
-)
+@pytest.mark.parametrize(('text', 'found'), [
+    (SWAP.format(''), {'kd': 'fragment.py', 'at': 'fragment.py'}),
+    (SWAP.format('_delete_=True, '), {}),
+    ("_base_ = 'base.py'\nmodel = {'distillers': {'kd': {'temperature': 2}}}\n", {}),
+    ("_base_ = 'base.py'\n", {}),
+])  # fmt: skip
 def test_distillers_that_are_trained_beside_ones_own_are_said(
     text: str, found: dict, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,7 +45,5 @@ def test_one_file_for_two_distillers_is_refused(tmp_path):
     path = tmp_path / 'leaf.py'
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(a=LOGITS, b=LOGITS))
     toys.run_config(tmp_path / 'work', model, iters=2).dump(path)
-    with (
-        pytest.raises(ValueError, match='--out is one file, but the config has 2 distillers with tokens'),
-    ):
+    with pytest.raises(ValueError, match='--out is one file, but the config has 2 distillers with tokens'):
         main(['tokens', str(path), '--out', str(tmp_path / 'x.pth')])

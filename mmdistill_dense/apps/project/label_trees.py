@@ -54,8 +54,8 @@ def find_tree(paths: Sequence[str]) -> Paired | None:
     files, folders = Files(paths, fold=True), {part.lower() for path in paths for part in path.split('/')[:-1]}
     found: list[tuple[Patterns, dict[str, list[str]]]] = []
     known = list[Patterns]()  # each may begin at any folder below the data; a row has each of its words in braces
-    for name, *both in TREES:
-        split = (re.split(r'\{(.*?)\}', text) for text in both)  # every second part is that of braces
+    for name, *row in TREES:
+        split = (re.split(r'\{(.*?)\}', text) for text in row)  # every second part is that of braces
         texts = [
             itertools.product(*(part.split(',') if n % 2 else [part] for n, part in enumerate(one))) for one in split
         ]

@@ -230,6 +230,34 @@ def test_hash_does_not_depend_on_where_files_lie(
     assert here == there
 
 
+def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
+    """Not those of the momentum, nor of another option of the optimizer."""
+    ends = ({'type': 'PolyLR'}, {'type': 'CosineAnnealingMomentum'}, {'type': 'X', 'param_name': 'weight_decay'})
+    schedules = [{**one, 'eta_min': 0.5} for one in ends]
+    definition = defined(methods={'control_x2': {'rate': 2}}, options={'param_scheduler': schedules})
+    before, config = configs.control_config(definition), configs.row_config(definition, 'control_x2')
+    assert config.optim_wrapper.optimizer.lr == 2 * before.optim_wrapper.optimizer.lr
+    assert [one.eta_min for one in config.param_scheduler] == [1.0, 0.5, 0.5]
+    definition = defined(methods={'control_x2': {'rate': 2}}, options={'optim_wrapper.optimizer': {'_delete_': True}})
+    with pytest.raises(ValueError, match='methods.control_x2.rate: optim_wrapper.optimizer has no lr'):
+        configs.row_config(definition, 'control_x2')
+
+
+def test_the_hash_of_a_row_that_reads_no_teacher_knows_none() -> None:
+    definition = defined()
+    control, kd = (configs.row_config(definition, name) for name in ('control', 'kd'))
+    assert configs.config_hash(control, 'made') == configs.config_hash(control)
+    assert configs.config_hash(kd, 'made') != configs.config_hash(kd)
+
+
+@pytest.mark.parametrize(('resume', 'keys'), [(True, []), (False, ['load_from'])])
+def test_the_checkpoint_of_a_resumption_is_no_change(tmp_path: Path, resume: bool, keys: list[str]) -> None:
+    config = configs.control_config(defined())
+    written = Config(config.to_dict() | {'resume': resume, 'load_from': 'out/iter_2.pth'})
+    (tmp_path / 'config.py').write_text(written.pretty_text)
+    assert configs.changed_keys(tmp_path, config) == keys
+
+
 def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
     config = configs.control_config(defined(workers=0))
     assert [config[name].num_workers for name in configs.LOADERS] == [0, 0, 0]

@@ -139,6 +139,8 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     failed = pool.Pool(command(FINISH), 1, 1, print).execute(runs(tmp_path, 'bad', 'next', 'last'))
     assert failed['next seed 0'].startswith(f'was not started: the disk of {tmp_path / "next"} is full')
     assert not (tmp_path / 'last').exists() and failed.keys() == {'bad seed 0', 'next seed 0', 'last seed 0'}
+    monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage._replace(free=17 * 2**20))
+    assert not pool.no_room(tmp_path / 'bad')
     said = f'ended with code 1: the disk of {tmp_path / "bad"} is full, 3 MiB are left.'
     assert failed['bad seed 0'].startswith(said)
 

@@ -31,7 +31,12 @@ LANGUAGES = {'.py': 'python', '.yaml': 'yaml', '.yml': 'yaml', '.sh': 'bash', '.
 
 def outside() -> dict[str, str]:
     """Markdown files beside docs/, by their name in the repository, and their names in the site."""
-    names = {'README.md': 'index.md', 'CONTRIBUTING.md': 'contributing.md', 'CHANGELOG.md': 'changelog.md'}
+    names = {
+        'README.md': 'index.md',
+        'README_zh-CN.md': 'index_zh.md',
+        'CONTRIBUTING.md': 'contributing.md',
+        'CHANGELOG.md': 'changelog.md',
+    }
     methods = sorted(ROOT.glob('configs/*/README.md'))
     return {**names, **{path.relative_to(ROOT).as_posix(): f'configs/{path.parent.name}.md' for path in methods}}
 

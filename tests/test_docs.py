@@ -248,9 +248,28 @@ def test_the_site_leaves_no_page_out() -> None:
     text = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
     pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').rglob('*.md')}
     named = set(re.findall(r': (\S+\.md)$', text, re.MULTILINE))
-    beside = {'index.md', 'contributing.md', 'changelog.md', 'tutorial.md', 'commands.md'}  # made by docs/_site.py
+    beside = {
+        'index.md',
+        'index_zh.md',
+        'contributing.md',
+        'changelog.md',
+        'tutorial.md',
+        'commands.md',
+    }  # made by docs/_site.py
     assert {page for page in pages if not page.startswith(('methods/', 'results/'))} <= named
     assert named <= pages | beside
+
+
+def test_the_chinese_readme_has_the_same_commands_links_and_figures() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding='utf-8') for name in ('README.md', 'README_zh-CN.md'))
+    fence, link = r'```.*?```', r'\]\(((?!README)\S+?)\)'
+    assert re.findall(fence, english, re.DOTALL) == re.findall(fence, chinese, re.DOTALL)
+    assert sorted(re.findall(link, english)) == sorted(re.findall(link, chinese))
+    told = [
+        sorted(re.findall(r'[+-]?\d+\.\d+', re.sub(fence, '', text, flags=re.DOTALL))) for text in (english, chinese)
+    ]
+    assert told[0] == told[1]
+    assert english.count('\n#') == chinese.count('\n#')
 
 
 def test_the_readme_is_short() -> None:

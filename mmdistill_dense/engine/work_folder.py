@@ -36,7 +36,7 @@ def refuse_another_run(runner: Runner) -> None:
 
 def inherited_beside_own(config: Config) -> tuple[str, str] | None:
     """Return a warning and what to do if a config names distillers and trains those of its base too."""
-    file, names = Path(config.filename or ''), list(config.model.get('distillers') or {})
+    file, names = Path(config.filename or ''), list((config.get('model') or {}).get('distillers') or {})
     found = inherited_distillers(file, names) if file.is_file() and file.suffix == '.py' else {}
     if not found:
         return None

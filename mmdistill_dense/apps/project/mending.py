@@ -112,9 +112,8 @@ def _fits(bbox: Sequence[float], shape: Any, packing: Any) -> bool:
     else:
         other = bounds([point for part in shape for point in zip(part[::2], part[1::2], strict=True)])
     own = bbox[0], bbox[1], bbox[0] + bbox[2], bbox[1] + bbox[3]
-    if all(abs(one - two) <= _SLACK for one, two in zip(own, other, strict=True)):
-        return True
-    both = (min(own[2], other[2]) - max(own[0], other[0])), (min(own[3], other[3]) - max(own[1], other[1]))
-    shared = max(both[0], 0) * max(both[1], 0)
+    sides = [min(own[end], other[end]) - max(own[end - 2], other[end - 2]) for end in (2, 3)]
     areas = ((right - left) * (bottom - top) for left, top, right, bottom in (own, other))
-    return 2 * shared >= sum(areas) - shared
+    shared = max(sides[0], 0) * max(sides[1], 0)
+    near = all(abs(one - two) <= _SLACK for one, two in zip(own, other, strict=True))
+    return near or 3 * shared >= sum(areas)

@@ -246,6 +246,15 @@ def test_pictures_that_are_repeated_count_once() -> None:
     assert (made.pictures, made.length) == (8, 320)
 
 
+@pytest.mark.parametrize(('hooks', 'level'), [('default_hooks', None), ('custom_hooks', None), ('hooks', 'error')])
+def test_a_distilled_model_needs_its_hook_in_one_of_two_lists(hooks: str, level: str | None) -> None:
+    one = dict(type='mmdistill_dense.DistillHook')
+    model = dict(type='mmdistill_dense.DistillModel', distillers=dict(kd=dict(type='LogitKD')))
+    config = {'model': model, hooks: [one] if hooks == 'custom_hooks' else dict(distill=one)}
+    assert [finding.level for finding in config_rules.hook(subject(config=config))] == ([level] if level else [])
+    assert not list(config_rules.hook(subject(config=dict(model=dict(type='FCOS')))))
+
+
 def test_the_gravest_finding_decides() -> None:
     note, warning, error = (Finding(level, 'x') for level in ('note', 'warning', 'error'))
     assert [worst(f) for f in ([], [note], [note, warning], [error, warning])] == ['ok', 'ok', 'warning', 'error']

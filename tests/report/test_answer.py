@@ -205,6 +205,7 @@ def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
     assert found.sentences()[1].endswith('it has 3.5 times fewer parameters and 2.5 times its speed.')
     uses['teacher'] = Use(1_040_000, 7.2)
     assert found.sentences()[1].endswith('the plain student.'), 'no gain of 1.0 times is told'
+    assert Answer(found.numbers, {'kd': uses['kd']}).sentences()[1].endswith('the plain student.')
     assert 'seeds: [0, 1, 2]' in found.sentences()[2], 'one seed'
     costs = {'parameters': '1.00 M', 'a picture': '8 ms'}
     assert rows(found)['kd'].items() >= costs.items()

@@ -115,15 +115,10 @@ def read_data(subject: Subject) -> None:
             subject.data_problem = str(error)
         except StopIteration:
             raise ValueError(f'no batch of {subject.batch_size} in {subject.pictures} training pictures.') from None
-    read_validation(subject)
-
-
-def read_validation(subject: Subject) -> None:
-    """Read validation pictures, also those that a teacher is tested on; training reads all of them later."""
-    if subject.data_problem or not subject.config.get('val_dataloader'):
+    if subject.data_problem or not config.get('val_dataloader'):
         return
-    try:
-        subject.validation = dataset = DATASETS.build(subject.config.val_dataloader.dataset)
+    try:  # pictures of validation, also those that a teacher is tested on; training reads all of them later
+        subject.validation = dataset = DATASETS.build(config.val_dataloader.dataset)
         for place in evenly_spaced(len(dataset), max(1, subject.options.val)):
             subject.tested = dataset[place]
     except Exception as error:  # a pipeline may run any code
@@ -263,10 +258,7 @@ def draw_weights(model: Network) -> None:
             drawn = [one for one in (given if isinstance(given, list) else [given]) if 'Pretrained' not in one['type']]
             module.init_cfg = drawn or None
     distillation = getattr(model, 'distillation', None)
-    if distillation is None:
-        model.init_weights()
-        return
-    with distillation.set_aside():
+    with distillation.set_aside() if distillation else nullcontext():
         model.init_weights()
 
 

@@ -110,9 +110,7 @@ class CheckReport:
             'iteration': subject.iteration,
             'settings': subject.settings,
             'student': asdict(subject.student) if subject.student else None,
-            'teachers': [asdict(facts) for facts in subject.teachers],
-            'taps': [asdict(row) for row in subject.taps],
-            'adapters': [asdict(adapter) for adapter in subject.adapters],
+            **{name: [asdict(one) for one in getattr(subject, name)] for name in ('teachers', 'taps', 'adapters')},
             'losses': [asdict(term) for term in subject.terms],
             'cost': subject.cost,
         }

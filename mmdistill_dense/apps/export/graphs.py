@@ -30,10 +30,22 @@ _ELSE = 'Export it as pth or safetensors, or use MMDeploy.'
 
 def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
     """Return a description of a student in plain values, for JSON."""
-    data = meta.get('dataset_meta') or {}
+    data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
+    # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
+    divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
     return {
         'model': str(config.model.get('type')),
-        'input': _input(config.model.get('data_preprocessor') or {}),
+        'input': {
+            'name': 'image',
+            'layout': 'NCHW',
+            'dtype': 'float32',
+            # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
+            'channels': 'RGB' if before.get('bgr_to_rgb') or before.get('rgb_to_bgr') else 'BGR',
+            'mean': [float(value) for value in before.get('mean') or [0.0] * 3],
+            'std': [float(value) for value in before.get('std') or [1.0] * 3],
+            'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
+            'pad_size_divisor': int(divisor),
+        },
         'classes': plain(data.get('classes')),
         'palette': plain(data.get('palette')),
         'test_cfg': plain(config.model.get('test_cfg')),
@@ -43,23 +55,6 @@ def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[
             **{key: plain(meta[key]) for key in ('epoch', 'iter', 'seed') if key in meta},
             'mmdistill_dense': __version__,
         },
-    }
-
-
-def _input(preprocessor: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        'name': 'image',
-        'layout': 'NCHW',
-        'dtype': 'float32',
-        # Pictures are loaded as BGR, and stay so unless the preprocessor turns them; either option turns them.
-        'channels': 'RGB' if preprocessor.get('bgr_to_rgb') or preprocessor.get('rgb_to_bgr') else 'BGR',
-        'mean': [float(value) for value in preprocessor.get('mean') or [0.0] * 3],
-        'std': [float(value) for value in preprocessor.get('std') or [1.0] * 3],
-        'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
-        # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
-        'pad_size_divisor': int(
-            preprocessor.get('pad_size_divisor') or (preprocessor.get('test_cfg') or {}).get('size_divisor') or 1
-        ),
     }
 
 

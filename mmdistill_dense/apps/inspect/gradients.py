@@ -32,7 +32,6 @@ from mmdistill_dense.model.balanced_step import TASK, ParameterGroups, backbone_
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.modes import untouched
 from mmdistill_dense.networks.recording import Recorder
-from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.unlabelled.stream import UnlabelledStream
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.files import check_writable, without_nan, write_json
@@ -62,15 +61,6 @@ class Term:
     pulls: Mapping[str, Pull]
 
 
-def student_taps(model: nn.Module) -> list[Tap]:
-    """Return the student taps of a model's active distillers, without duplicates."""
-    return list(dict.fromkeys(tap for d in distillers_of(model).values() if d.weight() != 0 for tap in d.student_taps))
-
-
-def tapped(maps: ParameterGroups) -> dict[str, Sequence[Tensor]]:
-    return {f'{TAP}{name}': tensors for name, tensors in maps.items()}
-
-
 def pulls_of(losses: Mapping[str, Any], places: ParameterGroups, scale: float = 1.0) -> list[Term]:
     """Measure the terms of a loss by its graph, which is kept, with a backward pass each; no ``.grad`` is touched."""
     terms = split_terms(losses)
@@ -96,7 +86,9 @@ def measure_gradients(model: Network, data: Mapping[str, Any], places: Parameter
     mmseg's and mmdet's activation checkpointing (``with_cp``) is off in that pass.
     """
     model = unwrap(model)
-    recorders = [Recorder(model, student_taps(model), 'student_tap', copies=copies) for copies in (False, True)]
+    active = [one for one in distillers_of(model).values() if one.weight() != 0]
+    taps = list(dict.fromkeys(tap for one in active for tap in one.student_taps))
+    recorders = [Recorder(model, taps, 'student_tap', copies=copies) for copies in (False, True)]
     with contextlib.ExitStack() as stack:
         for context in (untouched(model), _ready(model), torch.enable_grad()):
             stack.enter_context(context)
@@ -108,19 +100,21 @@ def measure_gradients(model: Network, data: Mapping[str, Any], places: Parameter
         for name, tensors in as_recorded.items():
             if not all(map(torch.equal, tensors, maps[name])):  # overwritten after the comparison: nothing to measure
                 del maps[name]
-        return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped(maps)})
+        tapped = {f'{TAP}{name}': tensors for name, tensors in maps.items()}
+        return pulls_of(losses, {BACKBONE: backbone_parameters(model), **(places or {}), **tapped})
 
 
 def mean_terms(batches: Sequence[Sequence[Term]]) -> list[Term]:
     """Return the terms averaged over batches, each number over the batches in which it is finite."""
-    names = list(dict.fromkeys(term.name for terms in batches for term in terms))
-    return [_mean_term([term for terms in batches for term in terms if term.name == name]) for name in names]
-
-
-def _mean_term(found: Sequence[Term]) -> Term:
-    keys, first = ('norm', 'share', 'cosine'), found[0].pulls
-    pulls = {place: Pull(*(_mean(getattr(t.pulls[place], key) for t in found) for key in keys)) for place in first}
-    return Term(found[0].name, _mean(t.value for t in found), _mean(t.share for t in found), pulls)
+    by_name: dict[str, list[Term]] = {}
+    for term in itertools.chain(*batches):
+        by_name.setdefault(term.name, []).append(term)
+    keys, means = ('norm', 'share', 'cosine'), []
+    for name, found in by_name.items():
+        places = list(found[0].pulls)
+        pulls = {place: Pull(*(_mean(getattr(t.pulls[place], key) for t in found) for key in keys)) for place in places}
+        means.append(Term(name, _mean(t.value for t in found), _mean(t.share for t in found), pulls))
+    return means
 
 
 def _mean(numbers: Iterator[float]) -> float:
@@ -241,27 +235,19 @@ class MeasureInstead(Hook):
             model.distillation.state.iteration = self.iteration
         data = itertools.islice(runner.train_dataloader, self.batches)
         console = Console(stderr=True)
-        streams = _unlabelled(runner)
+        distills = isinstance(model, Distilled)
+        parts = [part for hook in runner.hooks if distills and isinstance(hook, DistillHook) for part in hook.parts]
+        streams = [part for part in parts if isinstance(part, UnlabelledStream)]
+        children = getattr(model, 'backbone', nn.Module()).named_children() if self.stages else ()
+        stages = {f'backbone.{name}': [p for p in one.parameters() if p.requires_grad] for name, one in children}
+        stages = {name: parameters for name, parameters in stages.items() if parameters}
         for number, batch in enumerate(track(data, 'batches', self.batches, console=console, transient=True)):
             for stream in streams:
                 stream.draw(runner, ahead=number)
-            self.found.append(measure_gradients(model, batch, _stages(model) if self.stages else None))
+            self.found.append(measure_gradients(model, batch, stages))
         for stream in streams:
             stream.after_train(runner)  # ends its workers
         raise _Measured
-
-
-def _unlabelled(runner: Runner) -> list[UnlabelledStream]:
-    if not isinstance(unwrap(runner.model), Distilled):
-        return []
-    parts = [part for hook in runner.hooks if isinstance(hook, DistillHook) for part in hook.parts]
-    return [part for part in parts if isinstance(part, UnlabelledStream)]
-
-
-def _stages(model: nn.Module) -> ParameterGroups:
-    backbone = getattr(model, 'backbone', nn.Module())
-    found = {f'backbone.{n}': [p for p in m.parameters() if p.requires_grad] for n, m in backbone.named_children()}
-    return {name: parameters for name, parameters in found.items() if parameters}
 
 
 def table_of(batches: Sequence[Sequence[Term]], taps: bool = False) -> Table:
@@ -277,14 +263,11 @@ def table_of(batches: Sequence[Sequence[Term]], taps: bool = False) -> Table:
         head = [term.name, f'{term.value:.4g}', f'{term.share:.1%}']
         for place, pull in term.pulls.items():
             if taps or not place.startswith(TAP):
-                cosine = '' if term.name == TASK else _cosine(batches, term.name, place)
-                table.add_row(*head, place, f'{pull.norm:.3g}', f'{pull.share:.1%}', cosine)
+                alike = (one for one in itertools.chain(*batches) if one.name == term.name)
+                cosines = [cosine for one in alike if math.isfinite(cosine := one.pulls[place].cosine)]
+                said = f'{fmean(cosines):+.3f} ± {pstdev(cosines):.3f}' if cosines else '-'
+                said = '' if term.name == TASK else said
+                table.add_row(*head, place, f'{pull.norm:.3g}', f'{pull.share:.1%}', said)
                 head = ['', '', '']
         table.add_section()
     return table
-
-
-def _cosine(batches: Sequence[Sequence[Term]], name: str, place: str) -> str:
-    found = [term.pulls[place].cosine for terms in batches for term in terms if term.name == name]
-    finite = [cosine for cosine in found if math.isfinite(cosine)]
-    return f'{fmean(finite):+.3f} ± {pstdev(finite):.3f}' if finite else '-'

@@ -40,16 +40,22 @@ BOXES = 8  # an image of COCO has 7 on average
 
 def training_batch(network: Any, config: Mapping[str, Any], images: int, size: Size | None = None) -> dict[str, Any]:
     """Return a generated batch in the form that a data loader gives."""
-    draw = torch.Generator().manual_seed(0)
+    draw, said = torch.Generator().manual_seed(0), 'step benchmark: '
     if hasattr(network, 'decode_head'):
-        size, sample = size or _crop(network), _labels
+        size, sample = size or getattr(network.data_preprocessor, 'size', None), _labels
+        said += 'the student has no data_preprocessor.size, the training crop; give --size'
     elif hasattr(network, 'bbox_head') or hasattr(network, 'roi_head'):
-        size, sample = size or _training_size(config), _boxes
+        dataset, sample = config['train_dataloader'].get('dataset', {}) if size is None else {}, _boxes
+        size = size or pipeline_size(dataset) or (picture_size(dataset) if _pipeline(dataset) else None)
+        said += 'no step of train_dataloader.dataset.pipeline has a scale; give --size'
     else:
-        said = f'must have a decode_head, bbox_head or roi_head, {type(network).__name__} has none of them'
-        raise ValueError(f'step benchmark: the student {said}')
-    samples = [sample(network, size, draw) for _ in range(images)]
-    inputs = [torch.randint(256, (3, *size), generator=draw, dtype=torch.uint8) for _ in range(images)]
+        said += 'the student must have a decode_head, bbox_head or roi_head, '
+        raise ValueError(f'{said}{type(network).__name__} has none of them')
+    if size is None:
+        raise ValueError(said)
+    shape = (size[0], size[1])
+    samples = [sample(network, shape, draw) for _ in range(images)]
+    inputs = [torch.randint(256, (3, *shape), generator=draw, dtype=torch.uint8) for _ in range(images)]
     return {'inputs': inputs, 'data_samples': samples}
 
 
@@ -57,23 +63,6 @@ def picture_size(dataset: Mapping[str, Any]) -> Size:
     """Return height and width of the first picture of a data set, after its pipeline."""
     picture = DATASETS.build(dataset)[0]['inputs']
     return picture.shape[1], picture.shape[2]
-
-
-def _crop(network: Network) -> Size:
-    size = getattr(network.data_preprocessor, 'size', None)
-    if size is None:
-        raise ValueError('step benchmark: the student has no data_preprocessor.size, the training crop; give --size')
-    return tuple(size)
-
-
-def _training_size(config: Mapping[str, Any]) -> Size:
-    dataset = config['train_dataloader'].get('dataset', {})
-    size = pipeline_size(dataset)
-    if size is None and _pipeline(dataset):  # generated at its size
-        return picture_size(dataset)
-    if size is None:
-        raise ValueError('step benchmark: no step of train_dataloader.dataset.pipeline has a scale; give --size')
-    return size
 
 
 def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
@@ -286,18 +275,17 @@ def extra_memory(control: Step[Network], distilled: Step[Distilled], device: str
     """Return, in bytes, the peaks of both steps, and what distillation adds, with what it holds between steps."""
     peaks = [peak_extra_memory(step, device) for step in (control, distilled)]
     teachers = distilled.network.distillation.teachers.values()
-    held = _held(distilled) - _held(control) + sum(_bytes(_tensors(one.network)) for one in teachers)
+    held = _held(distilled) - _held(control) + sum(_bytes(_tensors(one.network)) for one in teachers if one.network)
     return {'control_step': peaks[0], 'distilled_step': peaks[1], 'extra': peaks[1] - peaks[0] + held}
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    return [*network.parameters(), *network.buffers()]
 
 
 def _held(step: Step) -> int:
     states = [state for one in wrappers_of(step.wrapper) for state in one.optimizer.state.values()]
     return _bytes(_tensors(step.network)) + _bytes(v for state in states for v in state.values() if torch.is_tensor(v))
-
-
-def _tensors(network: nn.Module | None) -> list[Tensor]:
-    assert network is not None, 'the teacher is loaded before a step'
-    return [*network.parameters(), *network.buffers()]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

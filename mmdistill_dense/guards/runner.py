@@ -101,7 +101,7 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
         )
     if tests and (parts := _left_random(own, given)):
         raise ValueError(
-            f'load_from={start_file(runner)!r} holds nothing of {some(parts)}: give the checkpoint of a whole network.'
+            f'load_from={start_file(runner)!r} holds nothing of {some(parts)}: random weights would be tested.'
         )
 
 

@@ -181,7 +181,7 @@ def test_no_task_no_ratio():
     model = built(kd=dict(KD, balance=2.0))
     model.decode_head.loss_by_feat = lambda *_, **__: {}
     model.auxiliary_head.loss_by_feat = lambda *_, **__: {}
-    with pytest.raises(ValueError, match=r'distillers\.kd\.balance: the student has no loss of its own'):
+    with pytest.raises(ValueError, match=r'distillers\.kd\.balance: the student has no own loss'):
         step(model)
 
 

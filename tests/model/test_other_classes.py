@@ -245,7 +245,7 @@ def test_a_step_before_the_names_are_known_says_so():
 
 
 def test_an_equal_number_of_other_classes_names_the_option():
-    with pytest.raises(ValueError, match="Set model.teacher.classes='auto'"):
+    with pytest.raises(ValueError, match="set model.teacher.classes='auto'"):
         matched(toys.model_config(toys.seg_net('fcn'), teacher('fcn', ('sky', *CLASSES[1:]))))
 
 

@@ -306,7 +306,7 @@ def test_weights_of_classes_that_were_left_at_the_published_number() -> None:
     queries = dict(num_classes=3, loss_cls=dict(class_weight=[1.0] * 3 + [0.1]), loss_mask=dict(type='X'))
     check_class_weights('model.student', dict(decode_head=queries, auxiliary_head=[dict(num_classes=19)]))
     lists = dict(num_classes=3, loss_decode=[dict(type='X'), dict(class_weight=[1.0] * 19)])
-    with pytest.raises(ValueError, match=r'student\.decode_head\.0\.loss_decode\.1\.class_weight holds 19 .* num_classes=3: give 3'):
+    with pytest.raises(ValueError, match=r'head\.0\.loss_decode\.1\.class_weight holds 19 .* num_classes=3: give 3'):
         check_class_weights('model.student', dict(decode_head=[lists]))
 
 

@@ -325,7 +325,7 @@ def test_a_network_that_takes_multiples_of_8_alone_is_tested_on_padded_pictures(
     assert teacher.data_preprocessor.test_cfg == {'size_divisor': 8}
     assert 'multiples of 8: tested pictures are padded' in capsys.readouterr().out
     call(FASTSCNN, DDRNET, '--size', '30', '64', '--out', 'other', code=2)
-    assert 'it takes multiples of 8 as sizes, and the crop is 30x64. Write --size 32 64' in capsys.readouterr().err
+    assert 'multiples of 8, and the crop is 30x64. Write --size 32 64' in capsys.readouterr().err
 
 
 def test_divided_data_have_their_lists(folder: Path) -> None:

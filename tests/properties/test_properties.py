@@ -1,5 +1,7 @@
 """Every loss, and what the losses are made of, over drawn shapes, values and precisions: what a formula promises."""
 
+from __future__ import annotations
+
 import ast
 import sys
 from collections.abc import Callable

@@ -197,10 +197,10 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
 
 
 @pytest.mark.parametrize(('page', 'owner', 'prefix'), [
-    ('own_pair', 'distillers.base.Distiller', ''),
-    ('own_pair', 'distillers.feature.FeatureDistiller', ''),
-    ('own_pair', 'distillers.schedule.Schedule', 'schedule.'),
-    ('own_pair', 'networks.acceleration.Acceleration', 'accelerate.'),
+    ('options', 'distillers.base.Distiller', ''),
+    ('options', 'distillers.feature.FeatureDistiller', ''),
+    ('options', 'distillers.schedule.Schedule', 'schedule.'),
+    ('options', 'networks.acceleration.Acceleration', 'accelerate.'),
     ('methods/maskd', 'distillers.maskd.learning.LearnOptions', 'learn.'),
     ('datasets', 'unlabelled.pictures.UnlabeledImages', ''),
     ('datasets', 'datasets.shapes.ShapesSegDataset', ''),

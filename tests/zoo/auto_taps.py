@@ -1,4 +1,4 @@
-"""What ``student_tap='auto'`` chooses in networks of the zoo: the table of docs/auto_taps.md.
+"""What ``student_tap='auto'`` chooses in networks of the zoo: the table of auto_taps.md beside this file.
 
 ``python -m tests.zoo.auto_taps`` writes the table anew; it takes a minute.
 """
@@ -13,9 +13,7 @@ from mmdistill_dense.networks.auto_taps import Chosen, Found, discover, pair_tap
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.process import quiet
 
-PAGE = Path(__file__).parents[2] / 'docs' / 'auto_taps.md'
-BEGIN = '<!-- Of tests/zoo/auto_taps.py: python -m tests.zoo.auto_taps -->\n'
-END = '<!-- End of tests/zoo/auto_taps.py -->\n'
+PAGE = Path(__file__).with_suffix('.md')
 SEGMENTORS = (
     'ann/ann_r50-d8_4xb2-40k_cityscapes-512x1024',
     'apcnet/apcnet_r50-d8_4xb2-40k_cityscapes-512x1024',
@@ -110,9 +108,8 @@ def table() -> str:
 
 def shown() -> str:
     """The table as the page shows it."""
-    return PAGE.read_text(encoding='utf-8').partition(BEGIN)[2].partition(END)[0].strip('\n') + '\n'
+    return PAGE.read_text(encoding='utf-8')
 
 
 if __name__ == '__main__':
-    before, _, rest = PAGE.read_text(encoding='utf-8').partition(BEGIN)
-    PAGE.write_text(f'{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}', encoding='utf-8')
+    PAGE.write_text(table(), encoding='utf-8')

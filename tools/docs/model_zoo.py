@@ -180,7 +180,8 @@ def stem_of(target: Target, method: str) -> str:
 
 def _result(target: Target, data: str) -> dict[str, Any]:
     metric, task = TASKS.get(target.metric, (target.metric, 'Dense Prediction'))
-    return {'Task': task, 'Dataset': data, 'Metrics': {f'published {metric}': target.value}}
+    metrics = {f'published {metric}': target.value}
+    return {'Task': task, 'Dataset': data, 'Metrics': metrics, 'Source': f'{target.source} ({target.date})'}
 
 
 def _parts(file: Path) -> Iterator[tuple[str, Path]]:

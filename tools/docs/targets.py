@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import yaml
 
-REQUIRED = {'recipe', 'metric', 'method', 'source'}
+REQUIRED = {'recipe', 'metric', 'method', 'source', 'date'}
 OPTIONAL = {'student', 'teacher', 'variant'}
 BOXES, MASKS = 'coco/bbox_mAP', 'coco/segm_mAP'
 # the evaluator's key by what papers and logs write
@@ -28,6 +29,7 @@ class Target:
     teacher: float | None  # score of the teacher, from the same source
     variant: str | None  # variant of the method options, ``None`` for the default ones
     source: str  # paper and table
+    date: str  # year and, if known, month of the paper or of the repository's state
 
 
 def read_targets(path: Path) -> list[Target]:
@@ -56,6 +58,7 @@ def _target(entry: Any, where: str) -> Target:
         teacher=_score(entry['teacher'], f'{where}, teacher') if 'teacher' in entry else None,
         variant=entry.get('variant'),
         source=str(entry['source']),
+        date=_date(entry['date'], f'{where}, date'),
     )
 
 
@@ -63,3 +66,9 @@ def _score(value: Any, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
         raise ValueError(f'{where}: must be a score in percent, got {value!r}')
     return float(value)
+
+
+def _date(value: Any, where: str) -> str:
+    if not re.fullmatch(r'20\d\d(-(0[1-9]|1[0-2]))?', str(value)):
+        raise ValueError(f'{where}: must be a year or a year and month, as "2022-05", got {value!r}')
+    return str(value)

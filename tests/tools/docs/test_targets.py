@@ -8,7 +8,7 @@ from mmdistill_dense.config.resolve import package_root
 from tools.docs.targets import read_targets
 
 CONFIGS = package_root('mmdistill_dense') / 'configs'
-ENTRY = '{recipe: pair_a, metric: mIoU, student: 74.21, teacher: 78.07, method: 75.56, source: "Some paper, table 1"}'
+ENTRY = '{recipe: pair_a, metric: mIoU, student: 74.21, teacher: 78.07, method: 75.56, source: "Some paper, table 1", date: "2022-05"}'
 
 
 def write(configs: Path, text: str, method: str = 'cwd') -> Path:
@@ -25,7 +25,8 @@ def test_entries_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
         ('pair_a', 'mIoU', 75.56, None),
         ('pair_a', 'mIoU', 70, 'logits'),
     ]
-    assert (found[0].student, found[0].teacher, found[0].source) == (74.21, 78.07, 'Some paper, table 1')
+    assert (found[0].student, found[0].teacher) == (74.21, 78.07)
+    assert (found[0].source, found[0].date) == ('Some paper, table 1', '2022-05')
 
 
 @pytest.mark.parametrize('metric', ['box AP', 'bbox_mAP', 'coco/bbox_mAP'])
@@ -35,14 +36,15 @@ def test_papers_name_the_metrics_of_coco_otherwise(metric: str, tmp_path: Path) 
 
 
 def test_student_and_teacher_need_not_be_published(tmp_path: Path) -> None:
-    (found,) = read_targets(write(tmp_path, '- {recipe: pair_a, metric: mIoU, method: 75.56, source: x}\n'))
+    (found,) = read_targets(write(tmp_path, '- {recipe: pair_a, metric: mIoU, method: 75.56, source: x, date: 2022}\n'))
     assert found.student is None and found.teacher is None
 
 
 @pytest.mark.parametrize(('text', 'message'), [
     ('recipe: x', 'must be a list of published results'),
     ('- x', 'entry 1: must be a mapping'),
-    ('- {recipe: x, metric: mIoU, method: 7}', 'entry 1: no source; known: '),
+    ('- {recipe: x, metric: mIoU, method: 7}', 'entry 1: no date, source; known: '),
+    (f'- {ENTRY.replace("2022-05", "today")}', 'entry 1, date: must be a year'),
     (f'- {ENTRY[:-1]}, schedule: 1x}}', 'entry 1: unknown schedule'),
     (f'- {ENTRY}\n- {ENTRY.replace("75.56", "seventy")}', 'entry 2, method: must be a score in percent'),
     (f'- {ENTRY.replace("mIoU", "AP")}', 'entry 1, metric: must be one of mIoU, box AP, '),

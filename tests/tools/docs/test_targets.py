@@ -8,7 +8,7 @@ from mmdistill_dense.config.resolve import package_root
 from tools.docs.targets import read_targets
 
 CONFIGS = package_root('mmdistill_dense') / 'configs'
-ENTRY = '{recipe: pair_a, metric: mIoU, student: 74.21, teacher: 78.07, method: 75.56, source: "Some table", date: "2022-05"}'
+ENTRY = '{recipe: pair_a, metric: mIoU, student: 74.21, teacher: 78.07, method: 75.56, source: table, date: "2022-05"}'
 
 
 def write(configs: Path, text: str, method: str = 'cwd') -> Path:
@@ -26,7 +26,7 @@ def test_entries_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
         ('pair_a', 'mIoU', 70, 'logits'),
     ]
     assert (found[0].student, found[0].teacher) == (74.21, 78.07)
-    assert (found[0].source, found[0].date) == ('Some table', '2022-05')
+    assert (found[0].source, found[0].date) == ('table', '2022-05')
 
 
 @pytest.mark.parametrize('metric', ['box AP', 'bbox_mAP', 'coco/bbox_mAP'])

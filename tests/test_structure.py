@@ -58,8 +58,8 @@ MOST_LINES = {
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 12_980,
     'mmdistill_dense': 33_750,
-    'tools': 2_720,
-    'tests': 50_990,
+    'tools': 2_730,
+    'tests': 51_000,
 }
 MOST_CONFIGS = 592
 

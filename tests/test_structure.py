@@ -61,7 +61,7 @@ MOST_LINES = {
     'tools': 2_730,
     'tests': 51_000,
 }
-MOST_CONFIGS = 592
+MOST_CONFIGS = 595
 
 
 @cache

@@ -356,7 +356,7 @@ def _changed(path: Path) -> int:
 
 @functools.lru_cache
 def _iteration(path: Path, _: int) -> int:
-    return int(read_checkpoint(path)['meta']['iter'])
+    return int(read_checkpoint(path, lazily=True)['meta']['iter'])
 
 
 def go_on_after_restart(runner: Runner) -> None:

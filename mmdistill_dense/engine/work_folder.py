@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
 
 from mmdistill_dense.config.resolve import inherited_distillers
@@ -13,7 +15,7 @@ from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.runner_internals import resumes
 from mmdistill_dense.weights.safe_load import read_checkpoint
 
-_STAMP = re.compile(r'_\d{8}_\d{6}$')
+_STAMP = re.compile(r'_\d{8}_\d{6}$')  # mmengine's experiment_name is FILE_DAY_TIME
 
 
 def refuse_another_run(runner: Runner) -> None:
@@ -23,15 +25,27 @@ def refuse_another_run(runner: Runner) -> None:
     whose config sets ``experiment_name`` is not known by its file.
     """
     folder, own = Path(runner.work_dir), Path(runner.cfg.filename or '').stem
-    if resumes(runner) or not own or 'experiment_name' in runner.cfg or not (last := latest_checkpoint(folder)):
+    if resumes(runner) or not own or 'experiment_name' in runner.cfg:
         return
-    experiment = str(read_checkpoint(last).get('meta', {}).get('experiment_name', ''))  # FILE_DAY_TIME
-    other = _STAMP.sub('', experiment)
-    if other not in (experiment, own):
+    found = [_run_in(folder) if is_main_process() else ('', '')]
+    broadcast_object_list(found)
+    ((file, other),) = found
+    if other not in ('', own):
         raise ValueError(
-            f'work_dir={str(folder)!r} holds {last.name} of {other}.py, which this run of {own}.py would write over. '
+            f'work_dir={str(folder)!r} holds {file} of {other}.py, which this run of {own}.py would write over. '
             f'Set work_dir={f"work_dirs/{own}"!r} in {own}.py, or --work-dir; or remove the folder.'
         )
+
+
+def _run_in(folder: Path) -> tuple[str, str]:
+    """Return the last checkpoint in a folder and the config that wrote it; both are empty where none says it."""
+    if not (last := latest_checkpoint(folder)):
+        return '', ''
+    with suppress(ValueError):  # a damaged one
+        experiment = str(read_checkpoint(last, lazily=True).get('meta', {}).get('experiment_name', ''))
+        if (config := _STAMP.sub('', experiment)) != experiment:
+            return last.name, config
+    return '', ''
 
 
 def inherited_beside_own(config: Config) -> tuple[str, str] | None:

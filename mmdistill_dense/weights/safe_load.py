@@ -113,8 +113,11 @@ _STAND_INS: dict[str, Any] = {
 }
 
 
-def read_values(file: str | Path | IO[bytes], name: str | None = None, map_location: Any = 'cpu') -> Any:
-    """Read any file that ``torch.save`` or safetensors wrote.
+def read_values(
+    file: str | Path | IO[bytes], name: str | None = None, map_location: Any = 'cpu', lazily: bool = False
+) -> Any:
+    """Read any file that ``torch.save`` or safetensors wrote; ``lazily`` leaves the tensors of a zip on the disk, where
+    nothing checks their sums.
 
     ``torch.serialization.add_safe_globals`` allows a further class that holds nothing but values.
     """
@@ -124,9 +127,10 @@ def read_values(file: str | Path | IO[bytes], name: str | None = None, map_locat
             return _read_safetensors(file, map_location)
         if name.endswith(INDEX):
             return _read_parts(Path(name), map_location)
-        _check_sums(file)
+        if not lazily:
+            _check_sums(file)
         with _stand_ins():
-            return _settled(torch.load(file, map_location=map_location, weights_only=True))
+            return _settled(torch.load(file, map_location=map_location, weights_only=True, mmap=lazily))
     except (FileNotFoundError, PermissionError, IsADirectoryError, ModuleNotFoundError):
         raise
     except MemoryError as error:  # a damaged length field has the same effect
@@ -250,9 +254,9 @@ def _refusal(name: str, error: Exception) -> ValueError:
     return ValueError(f'{name!r} is no readable checkpoint (damaged, truncated or of another kind): {reason}')
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, lazily: bool = False) -> dict[str, Any]:
     """Read a checkpoint: a dictionary of tensors and plain values, or a runner's file with its history."""
-    content = read_values(path)
+    content = read_values(path, lazily=lazily)
     if not isinstance(content, dict):
         raise ValueError(f'{str(path)!r} holds a {type(content).__name__}, not a dictionary of weights.')
     if not isinstance(content.get('meta') or {}, Mapping):

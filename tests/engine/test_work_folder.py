@@ -1,13 +1,17 @@
 """A config that inherits a ready one: it neither writes over the other's run nor trains its methods unsaid."""
 
 from pathlib import Path
+from unittest import mock
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdistill_dense.config.resolve import inherited_distillers
+from mmdistill_dense.engine import work_folder
 from tests import toys
+from tests.gloo import join, start
 
 SWAP = "_base_ = 'base.py'\nmodel = dict(distillers=dict({}cwd=dict(type='CWD')))\n"
 
@@ -42,6 +46,38 @@ def test_the_run_of_another_config_is_not_written_over(base: Path) -> None:
         run(child)
     assert file.read_bytes() == before
     assert list(run(child, work_dir=str(base.parent / 'other')).model.distillers) == ['cwd']
+
+
+def start_in_both(rank: int, folder: str, file: str) -> None:
+    """Say in each process what it read of the checkpoint, and how it was refused."""
+    place, read = join(rank, folder, ''), work_folder.read_checkpoint
+    found: list[object] = []
+    work_folder.read_checkpoint = lambda *args, **more: found.append([*args, more]) or read(*args, **more)
+    config = mock.MagicMock(filename=file)
+    runner = mock.Mock(work_dir=str(place / 'work'), cfg=config, _resume=False)
+    with pytest.raises(ValueError, match='of base.py, which this run of mine.py'):
+        work_folder.refuse_another_run(runner)
+    assert len(found) == (rank == 0)
+    (place / f'refused{rank}').touch()
+
+
+def test_one_process_reads_for_all_and_leaves_the_tensors_on_the_disk(tmp_path: Path) -> None:
+    file, value = tmp_path / 'work/iter_2.pth', torch.full((999,), 7.0)
+    file.parent.mkdir()
+    torch.save({'meta': {'experiment_name': 'base_20260101_000000'}, 'state_dict': {'a': value}}, file)
+    raw = file.read_bytes()
+    assert raw.count(value.numpy().tobytes()) == 1
+    file.write_bytes(raw.replace(value.numpy().tobytes(), bytes(4 * 999)))  # its sum no longer fits
+    start(start_in_both, str(tmp_path), 'mine.py')
+    assert {path.name for path in tmp_path.glob('refused*')} == {'refused0', 'refused1'}
+
+
+def test_a_damaged_checkpoint_is_of_nobody(base: Path) -> None:
+    run(base)
+    file = base.parent / 'work/iter_2.pth'
+    raw = file.read_bytes()
+    file.write_bytes(raw.replace(b'experiment_name', b'experiment_\xff\xff\xff\xff'))
+    run(base.rename(base.parent / 'renamed.py'))
 
 
 def test_a_run_of_the_same_file_begins_again_and_goes_on(base: Path) -> None:

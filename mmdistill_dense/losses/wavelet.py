@@ -35,12 +35,17 @@ def haar(x: Tensor, steps: int = 3) -> tuple[Tensor, list[Tensor]]:
     """Return the last low band (N, C, h, w) of a map (N, C, H, W) and the details (N, C, 3, h_j, w_j) of each step, the
     finest first; ``h_j`` is H / 2^j rounded up.
     """
+    return _bands(x, x.new_zeros(()), steps)
+
+
+def _bands(x: Tensor, offset: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
+    """Return the bands of ``x + offset``: an offset of each map (N, C, 1, 1) is in no detail but of padded cells."""
     details = []
     for _ in range(steps):
-        a, b, c, d = _cells(x)
+        a, b, c, d = _cells(x, offset)
         details.append(torch.stack((a + b - c - d, a - b + c - d, a - b - c + d), 2) / 2)
-        x = _low(a, b, c, d)
-    return x, details
+        x, offset = _low(a, b, c, d), 2 * offset
+    return x + offset, details
 
 
 def inverse(low: Tensor, details: Sequence[Tensor], size: Sequence[int]) -> Tensor:
@@ -54,8 +59,11 @@ def inverse(low: Tensor, details: Sequence[Tensor], size: Sequence[int]) -> Tens
     return low
 
 
-def _cells(x: Tensor) -> list[Tensor]:
-    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
+def _cells(x: Tensor, offset: Tensor) -> list[Tensor]:
+    height, width = x.shape[2:]
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+        x[..., height:, :] = x[..., width:] = -offset  # zeros of x + offset
     return [x[..., row::2, column::2] for row in (0, 1) for column in (0, 1)]
 
 
@@ -75,12 +83,14 @@ def frequency_masks(tokens: Tensor, x: Tensor) -> list[Tensor]:
         differentiable in both arguments.
     """
     x = x.to(loss_dtype(x))
+    offset = _offset(x)
+    x = x - offset
     masks = []
     for step in tokens[1:]:
-        a, *others = _cells(x)
-        x = _low(a, *others)
+        a, *others = _cells(x, offset)
+        x, offset = _low(a, *others), 2 * offset
         masks.append(token_masks(step, 2 * a - x))  # LH + HL + HH, without making them
-    return [token_masks(tokens[0], x), *masks]
+    return [token_masks(tokens[0], x + offset), *masks]
 
 
 @without_autocast
@@ -132,7 +142,7 @@ class _WeightedBands(torch.autograd.Function):
         ctx.steps = steps
         totals = student.new_zeros(len(weights), dtype=sum_dtype(student))
         for pictures, channels in _blocks(student):
-            low, details = haar(student[pictures, channels] - teacher[pictures, channels], steps)
+            low, details = _difference(student[pictures, channels], teacher[pictures, channels], steps)
             sizes = [*(detail.abs().sum((1, 2)) for detail in details), low.abs().sum(1)]
             for index, (size, weight) in enumerate(zip(sizes, weights, strict=False)):
                 totals[index] += (size * weight[pictures]).sum()
@@ -145,11 +155,21 @@ class _WeightedBands(torch.autograd.Function):
         scaled = [weight[:, None] * scale for weight, scale in zip(weights, grad_output, strict=True)]
         grad = torch.empty_like(student)
         for pictures, channels in _blocks(student):
-            low, details = haar(student[pictures, channels] - teacher[pictures, channels], ctx.steps)
+            low, details = _difference(student[pictures, channels], teacher[pictures, channels], ctx.steps)
             signs = [detail.sign() * weight[pictures, :, None] for detail, weight in zip(details, scaled, strict=False)]
             last = low.sign() * scaled[-1][pictures] if len(scaled) > ctx.steps else torch.zeros_like(low)
             grad[pictures, channels] = inverse(last, signs, student.shape[2:])
         return grad, *([None] * (2 + len(weights)))
+
+
+def _difference(student: Tensor, teacher: Tensor, steps: int) -> tuple[Tensor, list[Tensor]]:
+    """Return the bands of ``student - teacher``, to the digits of each map around its own mean."""
+    own, other = _offset(student), _offset(teacher)
+    return _bands((student - own).sub_(teacher - other), own - other, steps)
+
+
+def _offset(x: Tensor) -> Tensor:
+    return x.detach().mean((2, 3), keepdim=True)
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[slice, slice]]:

@@ -135,6 +135,18 @@ def test_equal_details_have_no_gradient_and_numbers_that_are_none_show() -> None
     assert empty.tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize('bands', BANDS)
+@pytest.mark.parametrize('size', SIZES)
+def test_an_offset_of_one_side_costs_no_digits(size: tuple[int, int], bands: Any) -> None:
+    """In float32, with details that are smaller than the steps of numbers near 1e4; the teacher's masks too."""
+    grid = torch.randint(-1, 2, (2, 4, *size)).float() / 2**10  # exact beside 1e4
+    teacher, tokens = (1e-4 * draw(2, 4, *size)).float(), draw(4, 2, 4).float()
+    for student in (grid + 1e4, grid + 1e4 * torch.arange(-4.0, 4).view(2, 4, 1, 1)):
+        for pair in ((student, teacher), (teacher, student)):
+            exact = losses.frequency_terms(*(one.double() for one in pair), tokens.double(), bands)
+            torch.testing.assert_close(losses.frequency_terms(*pair, tokens, bands), exact.float(), rtol=1e-5, atol=0)
+
+
 def test_half_precision_is_computed_in_float32() -> None:
     student, teacher, tokens = draw(2, 4, 9, 9).half(), draw(2, 4, 9, 9, seed=1).half(), draw(4, 2, 4)
     with torch.autocast('cpu', dtype=torch.bfloat16):

@@ -35,11 +35,11 @@ OPTIONAL = ('unlabelled', 'foundation', 'pretrain')
 MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
-    'mmdistill_dense/losses': 2_340,
+    'mmdistill_dense/losses': 2_360,
     'mmdistill_dense/distillers': 5_850,
     'mmdistill_dense/networks': 2_580,
     'mmdistill_dense/model': 850,
-    'mmdistill_dense/engine': 1_660,
+    'mmdistill_dense/engine': 1_680,
     'mmdistill_dense/weights': 920,
     'mmdistill_dense/datasets': 900,
     'mmdistill_dense/guards': 560,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 12_980,
-    'mmdistill_dense': 33_750,
+    'mmdistill_dense': 33_780,
     'tools': 2_730,
-    'tests': 51_000,
+    'tests': 51_050,
 }
 MOST_CONFIGS = 595
 

@@ -110,7 +110,7 @@ def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> No
 @pytest.mark.parametrize('name', ['maskd', 'freekd'])
 def test_tokens_are_learned_no_longer_than_a_short_training(name: str) -> None:
     student, teacher = (read_side(path, f'--{path[:-3]}') for path in toy_pair())
-    short, long = (distillers_for(name, student, teacher, (None, None), steps)[name]['learn'] for steps in (20, 4000))
+    short, long = (distillers_for(name, student, teacher, steps)[name]['learn'] for steps in (20, 4000))
     assert short == {**long, 'max_iters': 20} and long.get('max_iters') != 4000
 
 

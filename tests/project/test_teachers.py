@@ -14,8 +14,8 @@ from mmdistill_dense.apps.project import teachers
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import (
-    check_files,
     check_foundation,
+    check_options,
     head_side,
     named_by_teacher,
     names_in,
@@ -33,10 +33,10 @@ def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
         unlabelled=None, teacher_checkpoint=None, train_teacher=False, teacher_classes=['auto']
     )
     with pytest.raises(ValueError, match='--teacher-classes: a teacher trained here has your classes'):
-        check_files(Namespace(**given))
-    check_files(Namespace(**given | dict(teacher_checkpoint='auto')))
+        check_options(Namespace(**given), None)
+    check_options(Namespace(**given | dict(teacher_checkpoint='auto')), None)
     with pytest.raises(ValueError, match='--train-teacher: it does not go with'):
-        check_files(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)))
+        check_options(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)), None)
 
 
 @pytest.mark.parametrize(

@@ -56,20 +56,15 @@ def with_enough(names: list[str], given: bool, pictures: int, steps: int) -> tup
     return [SMALL_DEFAULT], f'{why}: {SMALL_DEFAULT} in its place'
 
 
-def distillers_for(
-    method: str, student: Side, teacher: Side | None, networks: Sequence[Any], steps: int
-) -> dict[str, Any]:
-    """Return a method's distillers for a student and its teacher, or (``None``) for a map.
-
-    ``networks`` are those of both, whose modules are looked for; ``None`` for one that is not built.
-    """
+def distillers_for(method: str, student: Side, teacher: Side | None, steps: int) -> dict[str, Any]:
+    """Return a method's distillers for a student and its teacher, or (``None``) for a map."""
     if teacher is None:
         return {method: on_map(method, student.task)}
     if teacher.fixed and method in (FOUNDATION_DEFAULT, 'tokenrelations', 'querymatch'):  # made for such maps
         return {method: on_map(method, student.task, 'backbone[-1]')}
-    found, lacks = shipped(method, student, teacher, networks)
+    found, lacks = shipped(method, student, teacher)
     if lacks:
-        fitting = [name for name in methods() if not shipped(name, student, teacher, networks)[1]]
+        fitting = [name for name in methods() if not shipped(name, student, teacher)[1]]
         raise ValueError(f'--method {method}: {lacks}. These methods fit: {", ".join(fitting)}.')
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
 
@@ -80,9 +75,7 @@ def distillers_for(
     return {name: resolved(one, student.task, name) for name, one in found.items()}
 
 
-def shipped(
-    method: str, student: Side, teacher: Side, networks: Sequence[Any] = (None, None)
-) -> tuple[dict[str, Any], str]:
+def shipped(method: str, student: Side, teacher: Side) -> tuple[dict[str, Any], str]:
     """Return the distillers that the package has for a method and a pair, with those of masks, and what these lack."""
     masks = 'masks' if same_masks(student, teacher) else None  # other heads give masks of another size
     found = (best(option_files(method), pair_name(student), student.task, variant) for variant in (masks, None))
@@ -92,11 +85,13 @@ def shipped(
     distillers = Config.fromfile(options).to_dict()['distillers']
     for distiller in map(DISTILLERS.build, distillers.values()):
         read = (distiller.student_taps, ()), (distiller.teacher_taps, distiller.teacher_parts or ())
-        for side, network, (taps, parts) in zip((student, teacher), networks, read, strict=True):
-            missing = [part for part in parts if network is not None and not hasattr(network, part)]
-            for tap in taps if network is not None else ():
+        for side, (taps, parts) in zip((student, teacher), read, strict=True):
+            if side.network is None:
+                continue
+            missing = [part for part in parts if not hasattr(side.network, part)]
+            for tap in taps:
                 try:
-                    find_module(network, tap, 'tap')
+                    find_module(side.network, tap, 'tap')
                 except KeyError:
                     missing.insert(0, str(tap.path))
             if missing:

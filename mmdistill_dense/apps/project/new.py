@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.project import SUITE, config_files, methods, sides, teachers, zoo_schedule
+from mmdistill_dense.apps.project import SUITE, config_files, methods, sides, teachers
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
@@ -20,7 +20,7 @@ from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
 from mmdistill_dense.apps.project.picture_folders import Wish
 from mmdistill_dense.apps.project.sides import Side
-from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
+from mmdistill_dense.apps.project.zoo_schedule import Training, decide_loading, scaled_training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.utils.files import list_text, write_text
@@ -33,16 +33,20 @@ _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on p
 
 def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData | BoxData]:
     """Return the texts of the files by name, and the data; tell what was chosen and why."""
-    teachers.check_files(args)
     foundation = sides.read_foundation(args.teacher)
-    if foundation and args.teacher_checkpoint and not args.head:
-        told = f'--teacher {args.teacher} names its weights already. Leave it out'
-        advice = 'or name the head of a trained network in --head'
-        raise ValueError(f'--teacher-checkpoint {args.teacher_checkpoint}: {told}, {advice}.')
-    if foundation and args.train_teacher:
-        raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
+    teachers.check_options(args, foundation)
     tell(f'reading  the configs {args.student} and {args.teacher}')
-    student, teacher = _networks(args, foundation)
+    with quiet():
+        student = sides.read_side(args.student, '--student')
+        teacher = None
+        if args.head:
+            teacher = teachers.head_side(args.head, args.teacher, foundation, student)
+        elif not foundation:
+            teacher = sides.read_side(args.teacher, '--teacher')
+    if teacher is not None and teacher.task != student.task:
+        tasks = {'seg': 'segmentation', 'det': 'detection'}
+        told = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
+        raise ValueError(f'--teacher {args.teacher} {told}: choose two of the same task.')
     masks = False  # whether the package has options for the mask heads of the pair
     if teacher is not None and methods.same_masks(student, teacher):
         masks = 'mask_preds' in str(methods.shipped(MASKS_DEFAULT, student, teacher)[0])
@@ -55,34 +59,81 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
 
     tell(f'reading  the data {args.data}')
     data = _find_data(args, student.task)
-    pictures, size = data.splits['train'].count, args.size and tuple(args.size)
-    loading = zoo_schedule.decide_loading(student, data.size, pictures, args.batch, size)
+    pictures = data.splits['train'].count
+    loading = decide_loading(student, data.size, pictures, args.batch, args.size and tuple(args.size))
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
     tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
     for note in (*data.notes, *shared(data), loading.note):
         tell(f'         {note}')
     free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
-    files = _data_files(data, loading, student, teacher)
+    both = [side for side in (student, teacher) if side is not None]
+    if isinstance(data, SegData):
+        files = {'data.py': config_files.seg_file(data, loading)}
+        files |= {f'{name}.txt': list_text(one.names, '--data') for name, one in data.splits.items() if one.names}
+    else:
+        for side in both:
+            sides.check_detector(side, data.masks)
+        predicted = [sides.predicts_masks(side.model) for side in both]
+        if stopped := [side for side in both if side.model.get('type') in _NEEDS_BOXES]:
+            note = 'it stops at a batch without boxes: pictures without boxes are left out of training'
+            stopped[0].notes.append(note)
+        files = {'data.py': config_files.box_file(data, loading, any(predicted), predicted[0], empty=not stopped)}
+        files |= {Path(one.labels).name: one.content for one in data.splits.values() if one.content}
 
-    _adapt(args, loading, student, True, len(data.classes))
-    training = _training(args, data, loading, student)
+    def adapt(side: Side, trained: bool, classes: int | None) -> None:
+        """Set what the data change in a network of so many ``classes``; ``None``: as many as its config says."""
+        random = args.random_weights and not side.fixed  # the file of a foundation model is here
+        sides.adapt(side, classes, sides.sizes(side, loading.crop, loading.tested), trained, random)
+
+    def training_of(side: Side, least: int | None = None) -> Training:
+        name = side.recipe or side.name
+        return scaled_training(side.config, name, pictures, loading.batch, args.iters or least)
+
+    adapt(student, True, len(data.classes))
+    training = training_of(student)
     _tell_network('student', student, training, tell)
     files['control.py'] = config_files.control_file(training, loading.batch, student.task)
     if teacher is None:
         option = foundation or {}
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')
     else:
-        option = _teacher(args, data, loading, student, teacher, training.steps, files, tell)
+        checkpoint, mapped = args.teacher_checkpoint, teachers.teacher_classes(args.teacher_classes)
+        if not (checkpoint or teacher.fixed or args.train_teacher or args.random_weights):
+            checkpoint, mapped, note = teachers.serves_as_it_is(teacher, data.classes, args.method)
+            teacher.notes += [note] if note else []
+        adapt(
+            teacher, not checkpoint, len(data.classes) if mapped is None else len(teachers.names_in(checkpoint)) or None
+        )
+        if checkpoint:
+            checkpoint = teachers.whole(checkpoint)
+            classes, lines = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
+            _tell_network('teacher', teacher, None, tell)
+            for line in (f'its weights: {checkpoint}', *lines):
+                tell(f'         {line}')
+            paired = {} if classes is None else {'classes': classes}
+        else:
+            teaching = training_of(teacher)
+            # the zoo has small students with 200 epochs and teachers with 12, of which a student could learn little; a
+            # head on a frozen network needs no more passes
+            if 2 * teaching.steps < training.steps and not teacher.fixed:
+                teacher.notes.append(
+                    f'trained as long as the student, not for the {teaching.steps} steps of its config'
+                )
+                teaching = training_of(teacher, training.steps)
+            boxes_alone = sides.predicts_masks(student.model) and not sides.predicts_masks(teacher.model)
+            files['teacher.py'] = config_files.teacher_file(teaching, loading.batch, student.task, boxes_alone)
+            _tell_network('teacher', teacher, teaching, tell)
+            checkpoint, paired = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{teaching.steps}.pth'), {}
+        option = {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
     files['pair.py'] = config_files.pair_file(student.option, option, methods.pair_name(student))
 
-    networks = [zoo_schedule.built(side) for side in (student, teacher)] if teacher else []
     names, why = methods.with_enough(names, bool(args.method), pictures, training.steps)
     if teacher is not None and not (args.method or teacher.fixed):
-        lacks, others = (methods.shipped(name, student, teacher, networks)[1] for name in (names[0], MASKS_DEFAULT))
+        lacks, others = (methods.shipped(name, student, teacher)[1] for name in (names[0], MASKS_DEFAULT))
         if lacks and not others:
             names, why = [MASKS_DEFAULT], f'{names[0]} does not fit ({lacks}): {MASKS_DEFAULT} in its place'
     for name in names:
-        distillers = methods.distillers_for(name, student, teacher, networks, training.steps)
+        distillers = methods.distillers_for(name, student, teacher, training.steps)
         files[f'{name}.py'] = config_files.method_file(name, distillers, free.option if free else None)
         tell(f"method   {name}: {', '.join(one['type'] for one in distillers.values())} with settings='auto'")
     if free:
@@ -92,27 +143,13 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         tell(f'         left out of that folder: {free.left_out}; {UNLABELLED_LIST} lists the others')
     if why:
         tell(f'         {why}')
-    predicted = student.task == 'det' and sides.predicts_masks(student.model)
-    compared = predicted and teacher is not None and sides.predicts_masks(teacher.model)
+    drawn = student.task == 'det' and sides.predicts_masks(student.model)
+    compared = drawn and teacher is not None and sides.predicts_masks(teacher.model)
     files[SUITE] = config_files.suite_file(names, 'teacher.py' in files, teacher is not None, compared)
-    if predicted and not any('mask_preds' in files[f'{name}.py'] for name in names):
+    if drawn and not any('mask_preds' in files[f'{name}.py'] for name in names):
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
         tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
     return files, data
-
-
-def _networks(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> tuple[Side, Side | None]:
-    """Read the configs of both; a foundation model without a head has none."""
-    with quiet():
-        student = sides.read_side(args.student, '--student')
-        if args.head or foundation:
-            return student, teachers.head_side(args.head, args.teacher, foundation, student) if args.head else None
-        teacher = sides.read_side(args.teacher, '--teacher')
-    if teacher.task != student.task:
-        tasks = {'seg': 'segmentation', 'det': 'detection'}
-        told = f'is for {tasks[teacher.task]}, --student {args.student} for {tasks[student.task]}'
-        raise ValueError(f'--teacher {args.teacher} {told}: choose two of the same task.')
-    return student, teacher
 
 
 def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
@@ -128,37 +165,6 @@ def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:
     return data
 
 
-def _data_files(data: SegData | BoxData, loading: Loading, student: Side, teacher: Side | None) -> dict[str, str]:
-    """Return ``data.py``, and lists of a split that the data set does not have itself."""
-    if isinstance(data, SegData):
-        lists = {f'{name}.txt': list_text(split.names, '--data') for name, split in data.splits.items() if split.names}
-        return {'data.py': config_files.seg_file(data, loading), **lists}
-    both = [side for side in (student, teacher) if side is not None]
-    for side in both:
-        sides.check_detector(side, data.masks)
-    loads = any(sides.predicts_masks(side.model) for side in both)
-    if stopped := [side for side in both if side.model.get('type') in _NEEDS_BOXES]:
-        stopped[0].notes.append('it stops at a batch without boxes: pictures without boxes are left out of training')
-    text = config_files.box_file(data, loading, loads, sides.predicts_masks(student.model), empty=not stopped)
-    written = [split for split in data.splits.values() if split.content]
-    return {'data.py': text, **{Path(split.labels).name: split.content for split in written}}
-
-
-def _adapt(args: argparse.Namespace, loading: Loading, side: Side, trained: bool, classes: int | None) -> None:
-    """Set what the data change in a network that predicts so many ``classes``; ``None``: as many as its config says."""
-    seg, model = side.task == 'seg', side.model
-    sizes = sides.seg_size(model, loading.crop, loading.tested) if seg else sides.det_size(model)
-    random = args.random_weights and not side.fixed  # the file of a foundation model is here
-    sides.adapt(side, classes, sides.joined_overrides(sizes, zoo_schedule.padding(side, loading.crop)), trained, random)
-
-
-def _training(
-    args: argparse.Namespace, data: SegData | BoxData, loading: Loading, side: Side, steps: int | None = None
-) -> Training:
-    pictures, name = data.splits['train'].count, side.recipe or side.name
-    return zoo_schedule.scaled_training(side.config, name, pictures, loading.batch, args.iters or steps)
-
-
 def _tell_network(what: str, side: Side, training: Training | None, tell: Tell) -> None:
     def keys(changes: Mapping[str, Any], place: str = '') -> Iterator[str]:
         for name, value in changes.items():
@@ -170,44 +176,6 @@ def _tell_network(what: str, side: Side, training: Training | None, tell: Tell) 
     tell(f'         changed for the data: {", ".join(keys(side.changes)) or "nothing"}')
     for note in ([f'optimizer and schedule of its config: {training.note}'] if training else []) + side.notes:
         tell(f'         {note}')
-
-
-def _teacher(
-    args: argparse.Namespace,
-    data: SegData | BoxData,
-    loading: Loading,
-    student: Side,
-    teacher: Side,
-    steps: int,
-    files: dict[str, str],
-    tell: Tell,
-) -> dict[str, Any]:
-    """Return the teacher of the pair, and add the file of its training, if it is not trained yet."""
-    given, mapped, note = args.teacher_checkpoint, teachers.teacher_classes(args.teacher_classes), ''
-    if not (given or teacher.fixed or args.train_teacher or args.random_weights):
-        given, mapped, note = teachers.serves_as_it_is(teacher, data.classes, args.method)
-    count = len(data.classes) if mapped is None else len(teachers.names_in(given)) or None
-    _adapt(args, loading, teacher, not given, count)
-    teacher.notes += [note] if note else []
-    if given:
-        checkpoint = teachers.whole(given)
-        classes, told = teachers.check_teacher(teacher, checkpoint, data.classes, mapped)
-        _tell_network('teacher', teacher, None, tell)
-        for line in (f'its weights: {checkpoint}', *told):
-            tell(f'         {line}')
-        paired = {} if classes is None else {'classes': classes}
-        return {'cfg': teacher.name, 'checkpoint': checkpoint, **paired, **teacher.option}
-    training = _training(args, data, loading, teacher)
-    # the zoo has small students with 200 epochs and teachers with 12, of which a student could learn little; a head on
-    # a frozen network needs no more passes
-    if 2 * training.steps < steps and not teacher.fixed:
-        teacher.notes.append(f'trained as long as the student, not for the {training.steps} steps of its config')
-        training = _training(args, data, loading, teacher, steps)
-    boxes_alone = sides.predicts_masks(student.model) and not sides.predicts_masks(teacher.model)
-    files['teacher.py'] = config_files.teacher_file(training, loading.batch, student.task, boxes_alone)
-    _tell_network('teacher', teacher, training, tell)
-    file = Template(f'{{{{ fileDirname }}}}/{WORK}/teacher/iter_{training.steps}.pth')
-    return {'cfg': teacher.name, 'checkpoint': file, **teacher.option}
 
 
 def write(files: Mapping[str, str], folder: Path, drawing: Drawing | None = None) -> list[str]:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from torch import hub
 
 from mmdistill_dense.config.resolve import TASKS, broken_file, find_config, load_model
 from mmdistill_dense.config.values import mappings, num_classes
 from mmdistill_dense.foundation.vit import MODELS_BY_NAME
-from mmdistill_dense.utils.validate import close_or_all, message_of, some
+from mmdistill_dense.networks.building import build_network
+from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import close_or_all, message_of, size_text, some
 from mmdistill_dense.weights.mmengine_loader import address_of
 from mmdistill_dense.weights.strict_load import HUB
 
@@ -118,6 +122,12 @@ def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int
     return found
 
 
+def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what keeps a detector from padding or resizing batches to the sizes of its own data."""
+    preprocessor = model.get('data_preprocessor') or {}
+    return {'data_preprocessor': {'batch_augments': None}} if preprocessor.get('batch_augments') else {}
+
+
 def without_weights(model: Any) -> dict[str, Any]:
     """Return what takes out all start weights, and what only these allow: frozen stages and norms."""
     backbone = model.get('backbone') or {}
@@ -129,12 +139,6 @@ def without_weights(model: Any) -> dict[str, Any]:
     if (backbone.get('norm_cfg') or {}).get('requires_grad') is False:
         thawed['norm_cfg'] = {'requires_grad': True}
     return {'pretrained': False, **({'backbone': thawed} if thawed else {})}
-
-
-def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what keeps a detector from padding or resizing batches to the sizes of its own data."""
-    preprocessor = model.get('data_preprocessor') or {}
-    return {'data_preprocessor': {'batch_augments': None}} if preprocessor.get('batch_augments') else {}
 
 
 def joined_overrides(*parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,6 +198,16 @@ class Side:
     def option(self) -> dict[str, Any]:
         """The network as ``pair.py`` describes it."""
         return {'cfg': self.name, **joined_overrides(self.fixed, self.changes)}
+
+    @cached_property
+    def network(self) -> Any:
+        """The network on the meta device; ``None`` if it cannot be built there."""
+        try:
+            with quiet(), torch.device('meta'), torch.no_grad():
+                return build_network(load_model(self.option, self.key), pretrained=False).eval()
+        except Exception as error:  # a constructor that reads numbers out of tensors
+            logging.getLogger(__name__).debug('%s', self.name, exc_info=error)
+            return None
 
 
 def read_side(given: str, key: str) -> Side:
@@ -265,6 +279,32 @@ def read_foundation(given: str) -> dict[str, Any] | None:
             raise FileNotFoundError(f'--teacher {given}: no such file {file!r} (looked in {Path.cwd()}). {advice}.')
         file = str(Path(file).expanduser().resolve())
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
+
+
+def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
+    """Return what sets the sizes of pictures: crop and windows of a segmentor, and multiples that a network takes."""
+    found = seg_size(side.model, crop, picture) if side.task == 'seg' else det_size(side.model)
+    step = 1
+    for step in (1, 8, 16, 32, 64) if side.network is not None else ():
+        try:
+            with quiet(), torch.no_grad():
+                side.network.extract_feat(torch.zeros(1, 3, 165 + -165 % step, 203 + -203 % step, device='meta'))
+            break
+        except Exception:  # any code may run here; the check before the training says what is wrong
+            continue
+    else:
+        return found
+    own = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures
+    if step == 1 or (side.task == 'det' and own % step == 0):
+        return found
+    takes = f'it takes sizes that are multiples of {step}'
+    if side.task == 'seg' and any(one % step for one in crop):
+        fitting = ' '.join(str(one + -one % step) for one in crop)
+        raise ValueError(f'{side.key} {side.name}: {takes}, and the crop is {size_text(crop)}. Write --size {fitting}.')
+    what = 'tested pictures' if side.task == 'seg' else 'batches'  # the prediction is cut to the picture
+    side.notes.append(f'{takes}: {what} are padded')
+    padded = {'test_cfg': {'size_divisor': step}} if side.task == 'seg' else {'pad_size_divisor': step}
+    return joined_overrides(found, {'data_preprocessor': padded})
 
 
 def adapt(side: Side, classes: int | None, sizes: Mapping[str, Any], trained: bool, random: bool) -> None:

@@ -40,8 +40,8 @@ from mmdistill_dense.weights.strict_load import (
 # Its weights
 
 
-def check_files(args: argparse.Namespace) -> None:
-    """Raise for an option that names a file or folder that is not there."""
+def check_options(args: argparse.Namespace, foundation: Mapping[str, Any] | None) -> None:
+    """Raise for an option that names a file or folder that is not there, or does not go with the others."""
     if args.unlabelled and not Path(args.unlabelled).expanduser().is_dir():
         raise FileNotFoundError(f'--unlabelled {args.unlabelled}: no such folder (looked in {Path.cwd()}).')
     given = args.teacher_checkpoint
@@ -52,6 +52,11 @@ def check_files(args: argparse.Namespace) -> None:
         raise ValueError('--train-teacher: it does not go with --teacher-checkpoint and --teacher-classes. Choose one.')
     if args.teacher_classes and not given:
         raise ValueError('--teacher-classes: a teacher trained here has your classes. Give --teacher-checkpoint too.')
+    if foundation and given and not args.head:
+        told = f'--teacher {args.teacher} names its weights already. Leave it out'
+        raise ValueError(f'--teacher-checkpoint {given}: {told}, or name the head of a trained network in --head.')
+    if foundation and args.train_teacher:
+        raise ValueError(f'--train-teacher: --teacher {args.teacher} stays as it is; --head trains a head on it.')
 
 
 def teacher_classes(given: Sequence[str]) -> Any:

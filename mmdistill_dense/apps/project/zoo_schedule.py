@@ -1,11 +1,10 @@
-"""A network's own optimizer, schedule and batch, scaled to other data; the sizes of pictures that it takes."""
+"""A network's own optimizer, schedule and batch, scaled to other data; how their pictures are read."""
 
 from __future__ import annotations
 
-import logging
 import math
 import re
-from collections.abc import Mapping
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,26 +14,16 @@ from mmcv.image.geometric import rescale_size
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.project.sides import Side
-from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import chain, listed, mappings, type_name
-from mmdistill_dense.networks.building import build_network
-from mmdistill_dense.utils.process import cores, quiet
+from mmdistill_dense.utils.process import cores
 from mmdistill_dense.utils.validate import size_text
 
 MIN_STEPS = 2000
-PASSES = 100  # over the data, where the config's own data are unknown
-# training pictures of the zoo's data sets
-_PICTURES = {
-    'CityscapesDataset': 2975,
-    'ADE20KDataset': 20210,
-    'COCOStuffDataset': 118287,
-    'PascalVOCDataset': 10582,
-    'PascalContextDataset': 4996,
-    'PascalContextDataset59': 4996,
-    'CocoDataset': 117266,
-    'CocoPanopticDataset': 118287,
-    'LVISV1Dataset': 100170,
-}
+PASSES = 100  # over the data, where a config counts steps over data that are unknown
+_PICTURES = {  # for training in the data sets over which configs of mmseg count steps
+    'CityscapesDataset': 2975, 'ADE20KDataset': 20210, 'COCOStuffDataset': 118287, 'PascalVOCDataset': 10582,
+    'PascalContextDataset': 4996, 'PascalContextDataset59': 4996,
+}  # fmt: skip
 _WARM_SHARE = 10  # a warm-up is at most a tenth of the training
 _WARM_UPS = ('LinearLR', 'ConstantLR', 'QuadraticWarmupLR')  # where they come first, below the usual rate
 _KEPT_KEYS = ('optimizer', 'clip_grad', 'paramwise_cfg', 'constructor')
@@ -53,33 +42,32 @@ class Training:
 
 
 def scaled_training(config: Config, name: str, pictures: int, batch: int, steps: int | None = None) -> Training:
-    """Return the training of a config for other data: as many passes, ``MIN_STEPS`` to the steps of the config."""
+    """Return the training of a config for other data: as many passes over them, but at least ``MIN_STEPS``."""
     wrapper, loop = config.get('optim_wrapper') or ConfigDict(), config.get('train_cfg') or {}
-    if not wrapper.get('optimizer') or not (loop.get('max_iters') or loop.get('max_epochs')):
+    epochs, whole, own_batch = loop.get('max_epochs'), loop.get('max_iters'), batch_of(config, name)
+    if not wrapper.get('optimizer') or not (whole or epochs):
         told = 'the config has no optim_wrapper.optimizer or no train_cfg.max_iters or max_epochs'
         raise ValueError(f'{name}: {told}, so there is no schedule to take. Choose a config that trains.')
-    own_batch = batch_of(config, name)
-    found = chain((config.get('train_dataloader') or {}).get('dataset') or {})
-    repeats = math.prod(one.get('times', 1) for one in found)  # in an epoch
-    own_pictures = _PICTURES.get(type_name(found[0]))
-    epoch = math.ceil((own_pictures or _PICTURES['CocoDataset']) * repeats / own_batch)
-    whole = loop.get('max_iters') or loop['max_epochs'] * epoch
-    passes = whole * own_batch / own_pictures if own_pictures else repeats * loop.get('max_epochs', PASSES)
     if steps is None:
-        steps = min(max(MIN_STEPS, math.ceil(passes * pictures / batch)), max(whole, MIN_STEPS))
+        data = chain((config.get('train_dataloader') or {}).get('dataset') or {})
+        passes = (epochs or 0) * math.prod(one.get('times', 1) for one in data)
+        if whole:
+            own_pictures = _PICTURES.get(type_name(data[0]))
+            passes = whole * own_batch / own_pictures if own_pictures else PASSES
+        steps = max(MIN_STEPS, min(math.ceil(passes * pictures / batch), whole or sys.maxsize))
     optimizer = dict(wrapper['optimizer'])
     factor = batch / own_batch if optimizer.get('type') == 'SGD' else math.sqrt(batch / own_batch)
     given = optimizer.get('lr')
     if given is not None:
         optimizer['lr'] = rounded(given * factor)
-    length = f'{loop["max_epochs"]} epochs' if loop.get('max_epochs') else f'{whole} steps'
+    length = f'{epochs} epochs' if epochs else f'{whole} steps'
     rounds = f'{steps * batch / pictures:.0f}'
     own = f'{optimizer.get("type")} at lr {given} for {own_batch} pictures a step and {length}'
     here = f'{batch} pictures and {steps} steps ({rounds} pass{"" if rounds == "1" else "es"})'
     kept = {key: value for key, value in wrapper.to_dict().items() if key in _KEPT_KEYS and value is not None}
     return Training(
         {'type': 'OptimWrapper', **kept, 'optimizer': optimizer},
-        _schedulers(config, whole, epoch, steps, factor),
+        _schedulers(config, whole, epochs or 0, steps, factor),
         [dict(hook) for hook in config.get('custom_hooks') or [] if hook.get('type') == 'EMAHook'],
         steps,
         name if '::' in name else Path(name).name,
@@ -100,31 +88,33 @@ def batch_of(config: Config, name: str) -> int:
     return int(base or (config.get('train_dataloader') or {}).get('batch_size') or 16)
 
 
-def _schedulers(config: Config, whole: int, epoch: int, steps: int, factor: float) -> list[dict[str, Any]]:
-    """Return the schedulers of a config in ``steps`` steps: the warm-up stays as long, if it may."""
+def _schedulers(config: Config, whole: int | None, epochs: int, steps: int, factor: float) -> list[dict[str, Any]]:
+    """Return the schedulers of ``whole`` steps or ``epochs`` in ``steps``: a warm-up stays as long, if it may."""
     each = [dict(one) for one in listed(config.get('param_scheduler'))]
-    units = [epoch if one.pop('by_epoch', True) else 1 for one in each]
+    counted = [one.pop('by_epoch', True) and not whole for one in each]
     warm = 0
-    for one, unit in zip(each, units, strict=True):
+    for one, by_epoch in zip(each, counted, strict=True):
         starts = one.get('factor', one.get('start_factor', 1 / 3))  # 1/3 is mmengine's default for both
         if str(one.get('type')).endswith(_WARM_UPS) and not one.get('begin') and starts < one.get('end_factor', 1.0):
-            warm = max(warm, unit * (one.get('end') or 0))
+            warm = max(warm, 0 if by_epoch else one.get('end') or 0)
     short = min(warm, steps // _WARM_SHARE)
 
-    def moved(value: float) -> int:
+    def moved(value: float, by_epoch: bool) -> int:
+        if by_epoch:
+            return round(value * steps / epochs)
         if value <= warm:
             return round(value * short / warm) if warm else 0
-        share = (value - warm) / max(1, whole - warm)  # below 1, but where the length in epochs is a guess
+        share = (value - warm) / max(1, (whole or steps) - warm)
         return short + round(min(1.0, share) * (steps - short))
 
-    for one, unit in zip(each, units, strict=True):
+    for one, by_epoch in zip(each, counted, strict=True):
         one.pop('convert_to_iter_based', None)
         if one.get('T_max') is not None:
-            begin = unit * one.get('begin', 0)
-            one['T_max'] = max(1, moved(begin + unit * one['T_max']) - moved(begin))
-        one.update({key: moved(unit * one[key]) for key in ('begin', 'end') if one.get(key) is not None})
+            begin = one.get('begin', 0)
+            one['T_max'] = max(1, moved(begin + one['T_max'], by_epoch) - moved(begin, by_epoch))
+        one.update({key: moved(one[key], by_epoch) for key in ('begin', 'end') if one.get(key) is not None})
         if 'milestones' in one:
-            one['milestones'] = [moved(unit * value) for value in one['milestones']]
+            one['milestones'] = [moved(value, by_epoch) for value in one['milestones']]
         if one.get('eta_min'):
             one['eta_min'] = rounded(one['eta_min'] * factor)
         one['by_epoch'] = False
@@ -193,42 +183,3 @@ def _scale(student: Side) -> tuple[tuple[int, int], bool]:
             first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
             return (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
     return COCO_SCALE, True
-
-
-# The sizes that a network takes: DDRNet's are multiples of 8
-
-
-def built(side: Side) -> Any:
-    """Return a network on the meta device; ``None`` if it cannot be built there."""
-    try:
-        with quiet(), torch.device('meta'), torch.no_grad():
-            return build_network(load_model(side.option, side.key), pretrained=False).eval()
-    except Exception as error:  # a constructor that reads numbers out of tensors
-        logging.getLogger(__name__).debug('%s', side.name, exc_info=error)
-        return None
-
-
-def padding(side: Side, crop: tuple[int, int]) -> Mapping[str, Any]:
-    """Return what pads pictures to the multiples that a network takes: tested ones, or the batches of a detector."""
-    network, step = built(side), 1
-    for step in (1, 8, 16, 32, 64) if network is not None else ():
-        try:
-            with quiet(), torch.no_grad():
-                network.extract_feat(torch.zeros(1, 3, 165 + -165 % step, 203 + -203 % step, device='meta'))
-            break
-        except Exception:  # any code may run here; the check before the training says what is wrong
-            continue
-    else:
-        return {}
-    own = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures
-    if step == 1 or (side.task == 'det' and own % step == 0):
-        return {}
-    takes = f'it takes sizes that are multiples of {step}'
-    if side.task == 'det':
-        side.notes.append(f'{takes}: batches are padded')
-        return {'data_preprocessor': {'pad_size_divisor': step}}
-    if any(one % step for one in crop):
-        fitting = ' '.join(str(one + -one % step) for one in crop)
-        raise ValueError(f'{side.key} {side.name}: {takes}, and the crop is {size_text(crop)}. Write --size {fitting}.')
-    side.notes.append(f'{takes}: tested pictures are padded')  # the prediction is cut to the picture
-    return {'data_preprocessor': {'test_cfg': {'size_divisor': step}}}

@@ -14,6 +14,7 @@ from unittest import mock
 import cv2
 import numpy as np
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
@@ -47,7 +48,8 @@ def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
         for block in chosen:
             if block.language != 'bash' and block.file and '/' not in block.file:
                 Path(block.file).write_text(block.text, encoding='utf-8')
-        for block in chosen:
+        # the reader's own config last: its teacher is trained by the blocks behind it
+        for block in sorted(chosen, key=lambda block: 'my_distilled.py' in block.text):
             if block.language == 'bash' and runs(block):
                 done += [' '.join(command.words) for command in commands(block.text) if _run(command)]
     return done
@@ -134,7 +136,8 @@ def _shorten(cfg: Config, narrowed: bool) -> str:
         if 'learn' in distiller:
             distiller.learn.max_iters = STEPS
     if narrowed:
-        cfg.model = _narrowed(cfg.model)
+        with DefaultScope.overwrite_default_scope(cfg.default_scope):
+            cfg.model = _narrowed(cfg.model)
     cfg.experiment_name = cfg.visualizer.name = toys.fresh_dir().name
     return name
 

@@ -58,8 +58,8 @@ MOST_LINES = {
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 12_940,
     'mmdistill_dense': 33_740,
-    'tools': 2_730,
-    'tests': 51_040,
+    'tools': 2_790,
+    'tests': 51_090,
 }
 MOST_CONFIGS = 595
 

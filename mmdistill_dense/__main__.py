@@ -19,6 +19,7 @@ from typing import Any, NoReturn, TextIO
 
 from mmdistill_dense.apps.options import start_processes
 from mmdistill_dense.utils.files import FolderInUse
+from mmdistill_dense.utils.last_word import known_mistake, tell
 from mmdistill_dense.utils.process import heartbeat, wait_briefly
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.validate import close_or_all, text_of
@@ -47,6 +48,7 @@ GROUPS = {
 }
 COMMANDS = {name: told for group in GROUPS.values() for name, told in group.items()}
 BEFORE = {'list-taps': 'taps'}  # names of earlier versions
+_TOLD = (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse)  # whose message is enough, wherever raised
 PIPE_CLOSED = 141  # as a shell reports a program that SIGPIPE ended
 
 
@@ -162,14 +164,13 @@ def _main(words: list[str]) -> int:
         started = True
         with nullcontext() if getattr(args, 'speaks', False) else heartbeat(name):
             return args.run(args) or 0
-    except (OSError, KeyError, ValueError, ModuleNotFoundError, FolderInUse) as error:
-        ours = isinstance(error, FileNotFoundError) and error.errno is None
-        if isinstance(error, BrokenPipeError) or (started and getattr(args, 'raises', False) and not ours):
+    except Exception as error:
+        told, raises = known_mistake(error), started and getattr(args, 'raises', False)
+        if isinstance(error, BrokenPipeError) or not (told or (isinstance(error, _TOLD) and not raises)):
             raise
-        told = text_of(error)
-        if isinstance(error, FileNotFoundError) and not ours:
+        if not told and isinstance(error, FileNotFoundError) and error.errno is not None:
             told = f'{error.filename}: no such file (working folder {Path.cwd()}).'
-        print(f'ERROR    {told or type(error).__name__}', file=sys.stderr)
+        tell(told or text_of(error) or type(error).__name__)
         return 2
 
 

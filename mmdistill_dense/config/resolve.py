@@ -37,6 +37,16 @@ def _bases_of(path: Path, modified: int) -> list[Path]:
     return [(path.parent / name.replace('{{ fileDirname }}', str(path.parent))).resolve() for name in names]
 
 
+def all_bases_of(path: Path) -> Iterator[Path]:
+    """Yield the files that a config inherits, near ones first; a base of another package (``mmdet::…``) is no file."""
+    waiting = bases_of(path)
+    while waiting:
+        file = waiting.pop(0)
+        if file.is_file():
+            yield file
+            waiting += bases_of(file)
+
+
 def keys_of(path: Path) -> dict[str, Any]:
     """Return the top-level keys of a config, inherited ones too; all values but ``default_scope``'s are None."""
     return _keys_of(path, path.stat().st_mtime_ns)
@@ -70,12 +80,9 @@ def inherited_distillers(path: Path, names: Collection[str]) -> dict[str, str]:
 
     Such a config was probably meant to swap the method; mmengine merges, so it trains those of its base too.
     """
-    waiting, found = bases_of(path), dict[str, str]()
-    while waiting:
-        file = waiting.pop()
-        if file.is_file():
-            waiting += bases_of(file)
-            found |= dict.fromkeys(distillers_in(file), file.name)
+    found = dict[str, str]()
+    for file in all_bases_of(path):
+        found |= dict.fromkeys(distillers_in(file), file.name)
     return {name: found[name] for name in names if name in found} if distillers_in(path) - found.keys() else {}
 
 

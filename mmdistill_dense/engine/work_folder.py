@@ -10,12 +10,26 @@ from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.runner import Runner
 
-from mmdistill_dense.config.resolve import inherited_distillers
+from mmdistill_dense.config.resolve import all_bases_of, inherited_distillers, written
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.runner_internals import resumes
 from mmdistill_dense.weights.safe_load import read_checkpoint
 
 _STAMP = re.compile(r'_\d{8}_\d{6}$')  # mmengine's experiment_name is FILE_DAY_TIME
+
+
+def folder_of(config: Config) -> str:
+    """Return the work folder of a run: one that is inherited, and named after a base, gets the name of the file itself.
+
+    mmengine puts the name of the base into the ``{{ fileBasenameNoExtension }}`` of a base.
+    """
+    given, file = config.get('work_dir'), Path(config.filename or '')
+    if not given:
+        return str(Path('work_dirs', file.stem))
+    if file.suffix != '.py' or not file.is_file() or 'work_dir' in written(file.read_text(encoding='utf-8')):
+        return given
+    named = Path(given).name in {base.stem for base in all_bases_of(file)}
+    return str(Path(given).with_name(file.stem)) if named else given
 
 
 def refuse_another_run(runner: Runner) -> None:

@@ -8,8 +8,10 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.config.resolve import inherited_distillers
 from mmdistill_dense.engine import work_folder
+from mmdistill_dense.engine.work_folder import folder_of
 from tests import toys
 from tests.gloo import join, start
 
@@ -108,3 +110,28 @@ def test_distillers_that_are_trained_beside_ones_own_are_said(
     assert bool(said) == bool(found)
     if 'cwd' in text and said:
         assert 'beside cwd of mine.py, the run trains what it inherits: kd (of fragment.py), at' in said[0]
+
+
+@pytest.mark.parametrize(('base', 'own', 'folder'), [
+    ("work_dir = 'runs/{{ fileBasenameNoExtension }}'", '', 'runs/mine'),
+    ("work_dir = 'runs/{{ fileBasenameNoExtension }}'", "work_dir = 'runs/base'", 'runs/base'),
+    ("work_dir = 'here'", '', 'here'),
+    ('', '', 'work_dirs/mine'),
+])  # fmt: skip
+def test_an_inherited_folder_follows_the_file_that_is_run(tmp_path: Path, base: str, own: str, folder: str) -> None:
+    (tmp_path / 'base.py').write_text(f'x = 1\n{base}\n')
+    (tmp_path / 'between.py').write_text("_base_ = 'base.py'\n")
+    (tmp_path / 'mine.py').write_text(f"_base_ = 'between.py'\n{own}\n")
+    assert folder_of(Config.fromfile(tmp_path / 'mine.py')) == folder
+
+
+def test_train_swaps_beside_the_run_of_the_base(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(base.parent)
+    with base.open('a') as file:
+        file.write("work_dir = 'runs/{{ fileBasenameNoExtension }}'\n")
+    (base.parent / 'mine.py').write_text(SWAP.format('_delete_=True, '))
+    for name in ('base', 'mine'):
+        assert not main(['train', f'{name}.py'])
+    assert sorted(path.parent.name for path in Path('runs').glob('*/iter_2.pth')) == ['base', 'mine']
+    assert not main(['train', 'mine.py', '--cfg-options', 'work_dir=runs/own'])
+    assert Path('runs/own/iter_2.pth').is_file()

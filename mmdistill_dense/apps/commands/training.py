@@ -18,6 +18,7 @@ from mmdistill_dense.config.values import listed
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, token_store_of
 from mmdistill_dense.distillers.maskd.token_files import write_tokens
 from mmdistill_dense.engine.resume import resume_the_latest
+from mmdistill_dense.engine.work_folder import folder_of
 from mmdistill_dense.model.distill_model import distillers_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.validate import text_of
@@ -71,7 +72,7 @@ def load_config(args: argparse.Namespace) -> Config:
     except KeyError as error:  # a name that stands for no config
         raise FileNotFoundError(text_of(error)) from error
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs', Path(cfg.filename).stem))
+    cfg.work_dir = args.work_dir or (args.cfg_options or {}).get('work_dir') or folder_of(cfg)
     return cfg
 
 

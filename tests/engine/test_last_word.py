@@ -1,0 +1,88 @@
+"""A known mistake of a run is the last thing on the screen, whatever started it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mmseg
+import pytest
+
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.config.unknown_keys import check_known
+from mmdistill_dense.utils.last_word import known_mistake
+from mmdistill_dense.utils.validate import counted
+from tests.engine.processes import environment
+
+POOLED = """_base_ = '{}'
+head = dict(_delete_=True, type='ASPPHead', in_channels=64, channels=16, dilations=(1, 2), num_classes=7, norm_cfg=_base_.norm)
+model = dict(decode_head=head)
+train_dataloader = dict(batch_size=1)
+default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook'))
+"""  # noqa: E501
+BATCH = 'train_dataloader.batch_size=1: a batch norm behind global pooling'
+
+
+@pytest.fixture(scope='module')
+def pooled(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('pooled') / 'pooled.py'
+    path.write_text(POOLED.format(tiny_config))
+    return path
+
+
+@pytest.mark.parametrize('launched', [False, pytest.param(True, marks=pytest.mark.soak)], ids=['alone', 'torchrun'])
+def test_the_library_s_script_ends_with_the_sentence(pooled: Path, tmp_path: Path, launched: bool) -> None:
+    """As ``mim train mmseg`` calls it; torchrun prints its own box behind it, which then holds the sentence."""
+    script = str(Path(mmseg.__path__[0], '.mim/tools/train.py'))
+    words = ['-m', 'torch.distributed.run', '--standalone', script, str(pooled), '--launcher', 'pytorch']
+    done = subprocess.run(
+        [sys.executable, *(words if launched else [script, str(pooled)])],
+        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode and 'Traceback' in done.stderr
+    last = done.stderr.rindex('Traceback')
+    if launched:
+        box = done.stderr[done.stderr.index('ChildFailedError') :]
+        assert BATCH in box and BATCH in done.stderr[: done.stderr.index('ChildFailedError')]
+    else:
+        assert done.stderr.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
+        assert done.stderr.rindex(BATCH) > last
+
+
+@pytest.mark.parametrize(('option', 'told'), [
+    ('default_hooks.distill.nothing=1', "default_hooks.distill has no option 'nothing'"),
+    ('load_from=nowhere.pth', 'nowhere.pth can not be found'),
+])  # fmt: skip
+def test_train_prints_one_line(pooled: Path, tmp_path, monkeypatch, capsys, option: str, told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(['train', str(pooled), '--cfg-options', option]) == 2
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith('ERROR')]
+    assert len(lines) == 1 and told in lines[0] and 'Traceback' not in said
+
+
+def raised(act) -> BaseException:
+    with pytest.raises(BaseException) as found:
+        act()
+    return found.value
+
+
+def wrapped() -> None:
+    try:
+        check_known('key', {'wrong': 1}, ['right'])
+    except TypeError as error:
+        raise RuntimeError('class `X` in mmseg/x.py: …') from error
+
+
+def hidden() -> None:
+    try:
+        check_known('key', {'wrong': 1}, ['right'])
+    except TypeError:
+        raise RuntimeError('another') from None
+
+
+def test_what_this_package_raises_is_known_and_nothing_else() -> None:
+    assert "key has no option 'wrong'" in known_mistake(raised(lambda: check_known('key', {'wrong': 1}, ['right'])))
+    assert "key has no option 'wrong'" in known_mistake(raised(wrapped))
+    assert not known_mistake(raised(hidden))
+    assert not known_mistake(raised(lambda: counted(object())))  # int() raises inside a function of the package
+    assert not known_mistake(ValueError('never raised'))

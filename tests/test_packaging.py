@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -120,6 +121,28 @@ def test_no_mm_distribution_is_required() -> None:
 def test_no_file_holds_it(kinds: set[str], pattern: str) -> None:
     files = [path for path in text_files() if path.suffix in kinds and path != Path(__file__)]
     assert not [str(path) for path in files if re.search(pattern, path.read_text(), re.MULTILINE)]
+
+
+def test_the_source_archive_holds_no_test_that_cannot_run(tmp_path: Path) -> None:
+    for name in ('mmdistill_dense', 'tests'):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__', 'data'))
+    for path in SOURCES:
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    code = "from setuptools.build_meta import *; build_sdist('.')"
+    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, check=True)
+    with tarfile.open(*tmp_path.glob('*.tar.gz')) as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    assert 'mmdistill_dense/__main__.py' in names
+    assert not [name for name in names if name.split('/')[0] == 'tests']
+
+
+def test_the_site_is_built_with_its_extra_alone() -> None:
+    """It needs neither torch nor mmcv, and says who wrote the package."""
+    text = (ROOT / '.github/workflows/site.yml').read_text()
+    extra = setup_cfg()['options.extras_require']['docs'].split()
+    assert all(name.partition('>')[0] in text for name in extra) and 'make' not in re.findall(r'run: (\w+)', text)
+    assert setup_cfg()['metadata']['author']
 
 
 def test_versions_agree() -> None:

@@ -59,7 +59,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 12_940,
     'mmdistill_dense': 33_830,
     'tools': 2_790,
-    'tests': 51_200,
+    'tests': 51_270,
 }
 MOST_CONFIGS = 595
 

@@ -66,6 +66,7 @@ lint: setup
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(PY) -m mypy examples
 
 docs: setup
 	@$(PY) tools/catalogue.py

@@ -32,7 +32,7 @@ HARMLESS = (
 )
 BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'WANDB_MODE')
 NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
-OWN = re.compile(r'(?:configs|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
+OWN = re.compile(r'(?:configs|examples|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
 SAVED = re.compile(r'work_dirs/([\w-]+/[\w.+-]+)/(?:iter|epoch)_(\d+)\.pth$')
 
 

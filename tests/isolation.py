@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OWN = {
     '.ci', '.dockerignore', '.git', '.github', '.gitignore', '.pre-commit-config.yaml', 'CHANGELOG.md', 'CITATION.cff',
     'CONTRIBUTING.md', 'Dockerfile', 'LICENSE', 'MANIFEST.in', 'Makefile', 'README.md', 'README_zh-CN.md', 'benchmarks',
-    'configs', 'docs', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml', 'pyproject.toml', 'requirements',
-    'ruff.toml', 'setup.cfg', 'tests', 'tools',
+    'configs', 'docs', 'examples', 'mkdocs.yml', 'mmdistill_dense', 'model-index.yml', 'pyproject.toml',
+    'requirements', 'ruff.toml', 'setup.cfg', 'tests', 'tools',
 }  # fmt: skip
 # A user's data, weights and settings. Fonts, browsers and packages give the same result wherever they lie and stay.
 USERS = ('MMDISTILL_DATA', 'MMDISTILL_WEIGHTS', 'MMDISTILL_CACHE', 'XDG_CACHE_HOME', 'XDG_CONFIG_HOME', 'TORCH_HOME')

@@ -193,8 +193,7 @@ def ready(model: Any) -> Any:
     """Initialise as the runner does, and stand in for the hook."""
     model.init_weights()
     if hasattr(model, 'distillation'):
-        model.distillation.hook_attached = True
-        model.distillation.state.max_iters = 10
+        model.distillation.enter_run(max_iters=10)
     return model.train()
 
 

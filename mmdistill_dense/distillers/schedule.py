@@ -88,7 +88,7 @@ def in_iterations(point: int | float, max_iters: int) -> float:
     if max_iters < 1:
         raise RuntimeError(
             f'schedule: {point} is a fraction of the run, but the length of the run is not known. DistillHook '
-            'sets it; a loop of your own calls model.distillation.enter_run(max_iters).'
+            'sets it; a loop of your own calls model.distillation.start(max_iters=…).'
         )
     return point * max_iters
 

@@ -188,7 +188,7 @@ class DistillerState(Hook):
                 f'Epoch {runner.epoch + 1} begins elsewhere than at {runner.iter}, as with another batch size: '
                 f'schedules of distillers go on as at {runner.iter - self._shift} of {runner.max_iters}.'
             )
-        model.distillation.enter_run(runner.max_iters, seeds[0], get_rank(), runner.iter - self._shift)
+        model.distillation.enter_run(runner.max_iters, seeds[0], runner.iter - self._shift)
         average_the_student(runner)
         for distiller in model.distillers.values():
             assert distiller.teacher is not None, 'bound when the model was built'

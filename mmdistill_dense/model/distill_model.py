@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+from mmengine.dist import get_rank
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
@@ -83,7 +84,7 @@ class Distillation:
     inherit: Sequence[Inherit] = ()  # what to copy; empty once that is done, and where weights come from a file
     traced: Traced = field(default_factory=Traced)  # what the trace found in the student
     extras: Sequence[StepPlugin] = ()  # what else the step consists of, in this order
-    hook_attached: bool = False  # whether DistillHook runs with the training
+    started: bool = False  # whether DistillHook, or a loop, told the length of the run
     measured: dict[str, float] = field(default_factory=dict)  # of balanced distillers in the last step
     _recorder: Recorder | None = field(default=None, init=False, repr=False)
 
@@ -99,11 +100,24 @@ class Distillation:
         extras = [extra.copy() for extra in self.extras]
         return Distillation, (self.teachers, self.student, self.state, self.inherit, self.traced, extras)
 
-    def enter_run(self, max_iters: int, seed: int = 0, rank: int = 0, iteration: int = 0) -> None:
-        """Set the state of the run; ``DistillHook``, or a training loop of your own, calls this before training."""
+    def start(self, max_iters: int, seed: int = 0, iteration: int = 0) -> None:
+        """Begin a run of ``max_iters`` steps, or go on at ``iteration``, in a training loop of your own.
+
+        The loop calls this before its first step, and sets ``state.iteration`` in each. ``seed`` is the same in all
+        processes. With a runner, ``DistillHook`` does both.
+        """
+        if self.extras:
+            raise ValueError(
+                'model.unlabelled and balance of distillers need DistillHook, and so a runner: leave them out in a '
+                'loop of your own, and set loss_weight in place of balance.'
+            )
+        self.enter_run(max_iters, seed, iteration)
+
+    def enter_run(self, max_iters: int, seed: int = 0, iteration: int = 0) -> None:
+        """Set the state of the run."""
         state = self.state
-        state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, rank, iteration
-        self.hook_attached = True
+        state.max_iters, state.seed, state.rank, state.iteration = max_iters, seed, get_rank(), iteration
+        self.started = True
 
     def inherit_nothing(self) -> None:
         """Copy nothing from teachers any more: the weights come from a file, or were copied already."""
@@ -140,12 +154,12 @@ class Distillation:
         return self.teachers[name]
 
     def check_ready(self) -> None:
-        """Raise a ``RuntimeError`` unless ``DistillHook`` runs and every teacher is loaded."""
-        if not self.hook_attached:
+        """Raise a ``RuntimeError`` unless a run was started and every teacher is loaded."""
+        if not self.started:
             raise RuntimeError(
                 'A DistillModel is trained without DistillHook. Add to the config: default_hooks = '
-                "dict(distill=dict(type='mmdistill_dense.DistillHook')). A loop of your own calls "
-                'model.distillation.enter_run(max_iters) before it, and sets model.distillation.state.iteration.'
+                "dict(distill=dict(type='mmdistill_dense.DistillHook')); a loop of your own calls "
+                'model.distillation.start(max_iters=…, seed=…) before its first step.'
             )
         for teacher in self.teachers.values():
             if teacher.network is None and teacher.receipt is None and teacher.taps:

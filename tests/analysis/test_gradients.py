@@ -74,7 +74,7 @@ def test_shares_sum_to_one_and_a_tap_is_pulled_by_what_reads_it(model: Any) -> N
 def test_nothing_is_left_behind(model: Any) -> None:
     toys.total(toys.losses_of(model)).backward()
     model.backbone.layer1.eval()
-    model.distillation.hook_attached = False
+    model.distillation.started = False
     batch = toys.seg_batch()
 
     def everything() -> list[Any]:
@@ -84,7 +84,7 @@ def test_nothing_is_left_behind(model: Any) -> None:
         streams = [torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype(np.int64))]
         samples = [sample.gt_sem_seg.data for sample in batch['data_samples']]
         state = [x.clone() for x in (*tensors, *grads, *streams, *samples, *batch['inputs'])]
-        return [*state, modes, model.distillation.hook_attached, toys.hooks_left(model)]
+        return [*state, modes, model.distillation.started, toys.hooks_left(model)]
 
     before = everything()
     first = measure_gradients(model, batch)
@@ -94,7 +94,7 @@ def test_nothing_is_left_behind(model: Any) -> None:
     second = measure_gradients(model, batch)
     assert first[0].value != second[0].value
     model.train()
-    model.distillation.hook_attached = True
+    model.distillation.started = True
     model.zero_grad()
 
 

@@ -42,7 +42,7 @@ def test_parts_compose():
 @pytest.mark.parametrize('options', [dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1)])
 def test_a_fraction_of_a_run_of_unknown_length_is_refused(options):
     """It would be 0 of 0 iterations: a falling weight would be 0, and a step would not do what it does in training."""
-    with pytest.raises(RuntimeError, match=r'fraction of the run.*calls model\.distillation\.enter_run'):
+    with pytest.raises(RuntimeError, match=r'fraction of the run.*calls model\.distillation\.start'):
         Schedule(**options).factor(0, 0)
     assert Schedule(warmup=2, ramp_down=(4, 8), stop_at=7).factor(5, 0) == 0.75
 

@@ -114,7 +114,7 @@ def _model(arrays: Arrays, folder: Path, dtype: torch.dtype) -> Any:
     )
     model: Any = MODELS.build(ConfigDict(config)).to(dtype)
     model.init_weights()
-    model.distillation.hook_attached = True
+    model.distillation.started = True
     stored = {n: torch.from_numpy(v) for n, v in student.items()}
     missing, unexpected = model.load_state_dict(_of(stored, 'backbone.'), strict=False)
     assert not unexpected and not [name for name in missing if 'running' not in name and 'tracked' not in name]

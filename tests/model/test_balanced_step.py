@@ -222,7 +222,7 @@ def test_copies_have_measurements_of_their_own():
     model = built(kd=dict(KD, balance=2.0))
     step(model)
     other = copy.deepcopy(model)
-    other.distillation.hook_attached = True
+    other.distillation.started = True
     step(other, iteration=2)
     assert len(model.distillers['kd'].balancer.tries) == 1 and len(other.distillers['kd'].balancer.tries) == 2
     assert other.distillation.measured is not model.distillation.measured

@@ -132,14 +132,14 @@ def test_an_unpickled_model_is_trained_by_a_run_alone_and_loads_its_teacher(orig
     other = unpickled(pickled).train()
     with pytest.raises(RuntimeError, match='without DistillHook'):
         toys.losses_of(other)
-    other.distillation.hook_attached = True
+    other.distillation.started = True
     assert terms(other) == pytest.approx(expected)
     assert toys.teacher_of(other).network is not None
 
 
 def test_an_unpickled_model_says_which_file_it_lacks(pickled, tmp_path):
     other = unpickled(pickled).train()
-    other.distillation.hook_attached = True
+    other.distillation.started = True
     teacher = toys.teacher_of(other)
     teacher.option = replace(teacher.option, checkpoint=str(tmp_path / 'gone.pth'))
     with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='.*gone\.pth': no such file"):
@@ -172,5 +172,5 @@ def test_a_spawned_process_gets_the_model(original):
 
 def _train_elsewhere(content, queue):
     model = pickle.loads(content)
-    model.distillation.hook_attached = True
+    model.distillation.started = True
     queue.put(terms(model.train()))

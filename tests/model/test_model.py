@@ -599,12 +599,19 @@ def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
     model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), falls))
     batch = toys.seg_batch()
     model.init_weights()
-    with pytest.raises(RuntimeError, match=r'A loop of your own calls model\.distillation\.enter_run'):
+    with pytest.raises(RuntimeError, match=r'a loop of your own calls model\.distillation\.start\(max_iters='):
         model.train()(**model.data_preprocessor(batch, True), mode='loss')
     names['train'](model, [batch] * 4, torch.optim.SGD(model.parameters(), 1e-9), 4)
     said = [re.search(r"'distill.kd.loss_kd': ([\d.e-]+)", line)[1] for line in capsys.readouterr().out.splitlines()]
     first, *rest = map(float, said)
     assert rest == pytest.approx([first * share for share in (0.75, 0.5, 0.25)], rel=1e-2)
+
+
+def test_a_loop_of_ones_own_refuses_what_only_the_hook_runs():
+    balanced = dict(fit=dict(type='FitNet', student_tap='backbone[3]', balance=0.1))
+    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), balanced))
+    with pytest.raises(ValueError, match='need DistillHook, and so a runner.* loss_weight in place of balance'):
+        model.distillation.start(max_iters=4)
 
 
 def test_shares_of_nothing_are_zero():

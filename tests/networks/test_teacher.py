@@ -381,7 +381,7 @@ def test_nothing_is_loaded_at_construction():
 
 def test_training_before_loading_is_refused():
     model = toys.build(toys.model_config()).train()
-    model.distillation.hook_attached = True
+    model.distillation.started = True
     with pytest.raises(RuntimeError, match=r'model\.teacher is not loaded: call model\.init_weights'):
         toys.losses_of(model)
 

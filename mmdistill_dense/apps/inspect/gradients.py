@@ -155,17 +155,17 @@ def _assemble(values: Mapping[str, Sequence[float]], places: Sequence[str]) -> l
 def _ready(model: nn.Module) -> Iterator[None]:
     """Let a model run without a runner, and without recomputing activations."""
     distillation = getattr(model, 'distillation', None)
-    attached = getattr(distillation, 'hook_attached', False)
+    started = getattr(distillation, 'started', False)
     recomputing: list[Any] = [module for module in model.modules() if getattr(module, 'with_cp', False) is True]
     try:
         if distillation is not None:
-            distillation.hook_attached = True
+            distillation.started = True
         for module in recomputing:
             module.with_cp = False
         yield
     finally:
         if distillation is not None:
-            distillation.hook_attached = attached
+            distillation.started = started
         for module in recomputing:
             module.with_cp = True
 

@@ -38,7 +38,7 @@ MOST_LINES = {
     'mmdistill_dense/losses': 2_360,
     'mmdistill_dense/distillers': 5_850,
     'mmdistill_dense/networks': 2_580,
-    'mmdistill_dense/model': 850,
+    'mmdistill_dense/model': 860,
     'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 920,
     'mmdistill_dense/datasets': 900,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 12_940,
-    'mmdistill_dense': 33_830,
+    'mmdistill_dense': 33_840,
     'tools': 2_790,
-    'tests': 51_270,
+    'tests': 51_310,
 }
 MOST_CONFIGS = 595
 

@@ -238,7 +238,7 @@ CASES: list[Case] = [
     *of(exports.voc_masks, 'seg', [
         (saved('SegmentationClass/b.png', mode='RGB'), r'b.png has the mode RGB\. A label image has one channel'),
         (deep, r'b.png holds the value 1000'),
-        (gone('SegmentationClass/b.png'), r'1 of the 4 pictures in .*train.txt have no label image: .*b.jpg'),
+        (gone('SegmentationClass/b.png'), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
         (text('ImageSets/Segmentation/val.txt', r'(.|\n)*', ''), r'val.txt names no picture'),
         (titled, r'train.csv names no picture'),
         (line('ImageSets/Segmentation/val.txt', 'b'), r'1 pictures are in two parts of .*b.jpg \(train and val\)'),

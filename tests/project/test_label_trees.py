@@ -12,8 +12,8 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.config_files import seg_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.project.label_pairs import TREES as TABLE
 from mmdistill_dense.apps.project.label_pairs import Patterns
-from mmdistill_dense.apps.project.label_trees import TREES as TABLE
 from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
 

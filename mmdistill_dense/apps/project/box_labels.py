@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.project import picture_folders as folders
-from mmdistill_dense.apps.project.counts import Count, table
-from mmdistill_dense.apps.project.formats import coco, labelme, xml_files, yolo
-from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading
-from mmdistill_dense.apps.project.mending import mend
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Wish
+from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
+from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading, mend
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Wish, table
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
@@ -49,6 +47,7 @@ class BoxData:
     size: tuple[int, int]  # usual height and width of a picture
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
+    parts: Parts = field(default_factory=dict)  # what the files of the splits hold
 
 
 class NoLabels(FileNotFoundError):
@@ -82,8 +81,8 @@ def _found(given: Path, classes: Sequence[str], exif: str | None, wish: Wish, ta
     if divided := '' in parts:
         pictures = parts['']
         _check_boxes(reading, parts, names)
-        lists = folders.find_lists(root, task, wish)
-        listed = _listed(lists, root, pictures, outside)
+        known = dict.fromkeys(one.picture for one in pictures)
+        lists, listed = folders.read_lists(root, task, wish, list({**known, **dict.fromkeys(outside)}), known)
         parts = _divided(pictures, names, listed, wish, reading.source)
         used = {one.picture for own in parts.values() for one in own}
         _lose(reading, 'are in pictures of no list', [one for one in pictures if one.picture not in used])
@@ -100,7 +99,7 @@ def _found(given: Path, classes: Sequence[str], exif: str | None, wish: Wish, ta
         notes.append(f'written for training and metric: {", ".join(written)}')
     if 'val' not in splits:
         notes.append('no label file for val: that for test validates')
-        splits['val'] = splits['test']
+        splits['val'], parts['val'] = splits['test'], parts['test']
     counted = _count_pictures(reading, outside, parts)
     notes[:0] = table(
         f'{reading.form} ({reading.source})',
@@ -111,22 +110,22 @@ def _found(given: Path, classes: Sequence[str], exif: str | None, wish: Wish, ta
         notes.append(f'--unlabelled {place} teaches on pictures without labels')
     size = folders.usual_size([one.size for one in parts['train'] if one.size])
     masks = not reading.misfits and all(has_mask(each) for own in parts.values() for one in own for each in one.objects)
-    return BoxData(root, splits, names, masks, size, notes, stored)
+    return BoxData(root, splits, names, masks, size, notes, stored, parts)
 
 
 def _read(given: Given, path: Path) -> Reading:
     """Read the first format that the folder, or the file, holds."""
     files = [path] if path.is_file() else sorted(folders.files_below(given.root, ('.json',)))
-    found, shapes = coco.read(given, files, predictions=path.is_file())
+    found, shapes = json_files.read_coco(given, files, predictions=path.is_file())
     if found.pictures:
         return found
     forms = ((form, form.recognise(given)) for form in (yolo, xml_files))
     readings = (form.read(given, own) for form, own in forms if own)
-    others = labelme.read(given, shapes) if shapes else next(readings, None)
+    others = json_files.read_labelme(given, shapes) if shapes else next(readings, None)
     if others is None:
-        found, _ = coco.read(given, files, predictions=True)
+        found, _ = json_files.read_coco(given, files, predictions=True)
         if not found.pictures:
-            raise NoLabels(f'--data {given.root}: {_none_found(given.root, files)} {coco.FORMATS}')
+            raise NoLabels(f'--data {given.root}: {_none_found(given.root, files)} {json_files.FORMATS}')
         return found
     others.lost_files |= found.lost_files
     if twice := folders.repeated(one.picture for one in others.pictures):
@@ -138,7 +137,7 @@ def _read(given: Given, path: Path) -> Reading:
 def _none_found(root: Path, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
-        return f'no label file. {" ".join(coco.lacks(path, coco.load(path)) for path in files[:2])}'
+        return f'no label file. {" ".join(json_files.lacks(path, json_files.load(path)) for path in files[:2])}'
     zipped = [path.name for path in folders.files_below(root, folders.ARCHIVES)]
     told = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
     if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
@@ -165,7 +164,7 @@ def _told_parts(reading: Reading, wish: Wish) -> Parts:
         if wish != Wish():
             raise ValueError(f'--split: the files for {told} are a split. Leave the option out.')
         if 'train' not in parts:
-            raise ValueError(f'--data {reading.source}: label files for {told}, none for train. {coco.FORMATS}')
+            raise ValueError(f'--data {reading.source}: label files for {told}, none for train. {json_files.FORMATS}')
     elif 'train' not in parts or len(parts.keys() - {None}) < 2:
         parts = {None: [one for one in reading.pictures if one.part != '']}
     else:
@@ -174,35 +173,20 @@ def _told_parts(reading: Reading, wish: Wish) -> Parts:
     return {part or '': own for part, own in parts.items()}
 
 
-def _listed(
-    lists: Mapping[str, Path], root: Path, labelled: Sequence[Labelled], pictures: Sequence[Path]
-) -> dict[str, set[Path]]:
-    """Return the pictures that the lists of a split name, by part."""
-    if not lists:
-        return {}
-    known = {one.picture for one in labelled}
-    found = folders.read_lists(lists, root, list({**dict.fromkeys(known), **dict.fromkeys(pictures)}))
-    for part, own in found.items():
-        if bare := [picture for picture in own if picture not in known]:
-            told = f'{len(bare)} of the {len(own)} pictures in {lists[part]} have no labels: {some(bare, 3)}'
-            raise FileNotFoundError(f'--data: {told}. Add them, or take the lines out.')
-    folders.check_folders(found, root, lists)
-    return {part: {*own} for part, own in found.items()}
-
-
 def _divided(
-    pictures: Sequence[Labelled], names: Sequence[str], listed: Mapping[str, set[Path]], wish: Wish, source: Path
+    pictures: Sequence[Labelled], names: Sequence[str], listed: Mapping[str, Sequence[Path]], wish: Wish, source: Path
 ) -> Parts:
     """Divide the pictures as lists say, or by chance."""
+    chosen = {part: {*own} for part, own in listed.items()}
     if len(listed) < 2:
-        every = {str(one.picture): one for one in pictures if not listed or one.picture in listed['train']}
+        every = {str(one.picture): one for one in pictures if not listed or one.picture in chosen['train']}
         counts = {path: any(_counts(each, names) for each in one.objects) for path, one in every.items()}
         boxed = folders.two_parts([path for path in every if counts[path]], source, wish.share)
         bare = [path for path in every if not counts[path]]  # are divided alike
         rest = folders.two_parts(bare, source, wish.share) if len(bare) > 1 else (bare, list[str]())
-        listed = {name: {Path(one) for one in (*own, *more)}
+        chosen = {name: {Path(one) for one in (*own, *more)}
                   for name, own, more in zip(('train', 'val'), boxed, rest, strict=True)}  # fmt: skip
-    return {part: [one for one in pictures if one.picture in own] for part, own in listed.items()}
+    return {part: [one for one in pictures if one.picture in own] for part, own in chosen.items()}
 
 
 def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, kept: bool) -> BoxSplit:

@@ -21,7 +21,7 @@ from rich.progress import track
 from mmdistill_dense.apps.project import label_values
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.box_labels import BoxData
-from mmdistill_dense.apps.project.formats.objects import packed
+from mmdistill_dense.apps.project.formats.objects import Labelled, packed
 from mmdistill_dense.apps.project.label_values import Colour, Values
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.utils.evenly import evenly
@@ -126,39 +126,28 @@ def objects_drawing(
         raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
     jobs, values, seen = list[Job](), Values(sum(map(len, targets.values()))), dict[str, list[int]]()
     digest = hashlib.sha256(repr((classes, empty)).encode())
-    for part, split in data.splits.items():
-        text = split.content.encode() if split.content else (data.root / split.labels).read_bytes()
-        digest.update(text)
-        content = json.loads(text)
-        names = {one['id']: one['name'] for one in content['categories']}
-        drawn: dict[Any, list[tuple[int, Any]]] = defaultdict(list)
-        pictures = {one['id']: one for one in content['images']}
-        for one in content['annotations']:
-            if not has_mask(one):
-                file = data.root / split.pictures / pictures[one['image_id']]['file_name']
-                told = f'{file} has a box without a polygon or mask ({one["bbox"]})'
+    for part, pictures in data.parts.items():
+        for one, place in zip(pictures, targets[part], strict=True):
+            if bare := [each for each in one.objects if not has_mask(each)]:
+                told = f'{one.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
                 raise ValueError(f'--data: {told}. Outline every object; boxes alone are for networks of mmdet::.')
-            value = IGNORED if one.get('iscrowd') else numbers.get(names[one['category_id']], empty)
-            drawn[one['image_id']].append((value, one))  # one of no chosen class covers those below it
-        for image, place in zip(content['images'], targets[part], strict=True):
-            picture = data.root / split.pictures / image['file_name']
-            make = partial(paint, picture, data.stored, drawn.get(image['id'], []), empty)
-            jobs.append(Job(place, make))
-        drawn_now = evenly(jobs[-len(targets[part]) :], label_values.COUNTED)
+            jobs.append(Job(place, partial(paint, one, numbers, empty)))
+            digest.update(repr((place, one.size, one.objects)).encode())
+        drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
         seen[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
     label_values.check_several(data.root, values)
     label_values.check_splits(data.root, seen, dict(enumerate(classes)), notes)
     return classes, Drawing(jobs, str(data.root), digest.hexdigest())
 
 
-def paint(picture: Path, stored: bool, objects: Sequence[tuple[int, Any]], empty: int) -> np.ndarray:
-    """Return the label image of a picture, with the polygons and masks of its objects drawn to the pixel."""
-    with folders.opened(picture) as image:
-        size = folders.size_of(image, stored)
+def paint(one: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarray:
+    """Return the label image of a picture, with its objects drawn to the pixel; one of no class covers those below."""
+    size = one.size or (0, 0)
     found = np.full(size, empty, np.uint8)
-    with folders.named(picture):
-        for value, one in objects:
-            found[coco.decode(packed(one['segmentation'], size)) > 0] = value
+    with folders.named(one.picture):
+        for each in one.objects:
+            value = IGNORED if each['iscrowd'] else numbers.get(each['name'], empty)
+            found[coco.decode(packed(each['segmentation'], size)) > 0] = value
     return found
 
 

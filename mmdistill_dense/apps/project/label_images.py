@@ -9,36 +9,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from mmdistill_dense.apps.project import drawn_labels as drawn
+from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.box_labels import BoxData, NoLabels, find_box_data
-from mmdistill_dense.apps.project.counts import Count, table
-from mmdistill_dense.apps.project.drawn_labels import (
-    FOLDER,
-    Drawing,
-    bare,
-    colour_table,
-    colours_drawing,
-    copies_drawing,
-    objects_drawing,
-    of_colours,
-    target,
+from mmdistill_dense.apps.project.label_pairs import (
+    LABEL_ENDINGS,
+    Files,
+    Paired,
+    Patterns,
+    find_tree,
+    many_masks,
+    pair,
+    proposal,
+    tree,
 )
-from mmdistill_dense.apps.project.label_pairs import LABEL_ENDINGS, Files, Paired, Patterns, pair
-from mmdistill_dense.apps.project.label_trees import find_tree, many_masks, proposal, tree
 from mmdistill_dense.apps.project.label_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
-from mmdistill_dense.apps.project.picture_folders import (
-    SAMPLED,
-    SPLITS,
-    Wish,
-    check_folders,
-    files_below,
-    find_lists,
-    look_at,
-    pictures_below,
-    read_lists,
-    stored_size,
-    two_parts,
-    usual_size,
-)
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
@@ -71,7 +56,7 @@ class SegData:
     label_images: frozenset[str] = frozenset()  # the whole paths of all label images, also of those without a picture
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
-    drawing: Drawing | None = None  # the label images to write into the folder of the project
+    drawing: drawn.Drawing | None = None  # the label images to write into the folder of the project
 
     @property
     def unnamed(self) -> bool:
@@ -83,7 +68,7 @@ def find_seg_data(
     root: Path,
     given: Sequence[str] = (),
     exif: str | None = None,
-    wish: Wish | None = None,
+    wish: folders.Wish | None = None,
     background: str = 'class',
     patterns: Patterns | None = None,
 ) -> SegData:
@@ -92,12 +77,12 @@ def find_seg_data(
     ``given``: names of the classes; ``background``: of pixels without an object, ``'class'`` or ``'ignore'``; ``exif``:
     ``'apply'`` or ``'ignore'``, where sizes of labels do not tell it; ``patterns``: ``None`` tries the known trees.
     """
-    root, wish, notes = root.expanduser().resolve(), wish or Wish(), list[str]()
+    root, wish, notes = root.expanduser().resolve(), wish or folders.Wish(), list[str]()
     of_coco = root.suffix == '.json' and root.is_file()
     paths, paired = list[str](), None
     if patterns or not of_coco:
-        pictures_below(root)  # raises without any
-        paths = sorted(path.relative_to(root).as_posix() for path in files_below(root, LABEL_ENDINGS))
+        folders.pictures_below(root)  # raises without any
+        paths = sorted(path.relative_to(root).as_posix() for path in folders.files_below(root, LABEL_ENDINGS))
         paired = pair(Files(paths), patterns) if patterns else find_tree(paths)
     if paired is None:
         try:
@@ -114,14 +99,16 @@ def find_seg_data(
         notes.append(f'WARNING: label images of labelIds are {told} cityscapesscripts writes labelTrainIds beside them')
     partner = {picture: label for own in parts.values() for picture, label in own}
     labels = list(partner.values())
-    stored = look_at(list(partner), lambda picture: stored_size(partner[picture]), exif, notes, labels)
-    size = usual_size([stored_size(picture, stored) for picture, _ in evenly(parts['train'], SAMPLED)])
+    stored = folders.look_at(list(partner), lambda picture: folders.stored_size(partner[picture]), exif, notes, labels)
+    size = folders.usual_size(
+        [folders.stored_size(picture, stored) for picture, _ in evenly(parts['train'], folders.SAMPLED)]
+    )
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
-    drawing: Drawing | None = None
-    if of_colours(labels):
+    drawing: drawn.Drawing | None = None
+    if drawn.of_colours(labels):
         form, targets = _drawn(root, parts)
-        classes, drawing = colours_drawing(root, targets, given, notes)
+        classes, drawing = drawn.colours_drawing(root, targets, given, notes)
     else:
         found = read_values(list(parts.values()), stored)
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
@@ -129,12 +116,12 @@ def find_seg_data(
             if not given and not (root / LIST).is_file():
                 raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
             notes.append(f'WARNING: {said}')
-        classes, values = name_classes(root, found, given, notes, partial(colour_table, root))
+        classes, values = name_classes(root, found, given, notes, partial(drawn.colour_table, root))
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
         in_place = None if found.channels > 1 else _in_place(root, parts, paths)
         form, targets = (in_place, []) if in_place else _drawn(root, parts)
-        drawing = copies_drawing(root, targets) if targets else None
+        drawing = drawn.copies_drawing(root, targets) if targets else None
     if 'val' not in parts:
         parts['val'], form[0]['val'] = parts['test'], form[0]['test']
     return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing)
@@ -153,25 +140,16 @@ def _unknown(root: Path, paths: Sequence[str], what: str) -> str:
 # The parts
 
 
-def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
+def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -> Parts:
     """Divide the pairs as lists, ``--split`` or folders say, or by chance; note what was counted."""
     pairs = {root / picture: (root / picture, root / label) for picture, label in paired.labels.items()}
-    lists, why, parts = find_lists(root, 'seg', wish), 'are in no folder of a part', Parts()
-    if lists:
-        why, listed = 'are in no list', read_lists(lists, root, [root / picture for picture in paired.parts])
-        if not wish.lists:
-            check_folders(listed, root, lists)
-        for part, own in listed.items():
-            if missing := [picture for picture in own if picture not in pairs]:
-                told = f'{len(missing)} of the {len(own)} pictures in {lists[part]} have no label image'
-                raise FileNotFoundError(
-                    f'--data: {told}: {some(missing, 3)}. Add it, or take the name out of the list.'
-                )
-            parts[part] = [pairs[picture] for picture in own]
-    else:
+    lists, listed = folders.read_lists(root, 'seg', wish, [root / picture for picture in paired.parts], pairs)
+    why = 'are in no list' if lists else 'are in no folder of a part'
+    parts: Parts = {part: [pairs[picture] for picture in own] for part, own in listed.items()}
+    if not lists:
         by_folder = wish.share is None and any(paired.parts[picture] for picture in paired.labels)
         named = [(paired.parts[picture] if by_folder else 'train', picture) for picture in paired.labels]
-        every = {part: [pairs[root / picture] for own, picture in named if own == part] for part in SPLITS}
+        every = {part: [pairs[root / picture] for own, picture in named if own == part] for part in folders.SPLITS}
         parts = {part: own for part, own in every.items() if own}
     used = {picture for own in parts.values() for picture, _ in own}
     left = [pair for picture, pair in pairs.items() if picture not in used]
@@ -179,8 +157,8 @@ def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
     labels: dict[str, Sequence[object]] = {'have no picture': paired.alone}
     labels |= {'are not the first of their picture': paired.spare, why: [label for _, label in left]}
     counts = [
-        Count('pictures', len(paired.parts), len(used), pictures),
-        Count('label images', len(paired.label_images), len(used), labels),
+        folders.Count('pictures', len(paired.parts), len(used), pictures),
+        folders.Count('label images', len(paired.label_images), len(used), labels),
     ]
     if paired.bare and paired.alone:
         without = f'{len(paired.bare)} of {len(paired.parts)} pictures have no label image ({some(paired.bare, 3)})'
@@ -195,12 +173,12 @@ def _divided(root: Path, paired: Paired, wish: Wish, notes: list[str]) -> Parts:
         raise ValueError(f'--data {root}: {there}; two for train are needed. --split 0.2 draws another split.')
     kind = 'list' if lists else 'folder'
     if set(parts) == {'train'}:
-        parts['train'], parts['val'] = train, val = two_parts(parts['train'], root, wish.share)
+        parts['train'], parts['val'] = train, val = folders.two_parts(parts['train'], root, wish.share)
         notes.append(f'no {kind} for val: {len(train)} pictures train, {len(val)} validate')
     if 'val' not in parts:
         notes.append(f'no {kind} for val: that for test validates')
     name = f'the tree {paired.patterns.name}' if paired.patterns.name else str(paired.patterns)
-    notes[:0] = table(name, counts)
+    notes[:0] = folders.table(name, counts)
     if paired.bare:
         place = shlex.quote(os.path.commonpath([(root / picture).parent for picture in paired.bare]))
         notes.append(f'--unlabelled {place} teaches on pictures without a label image')
@@ -248,11 +226,11 @@ def _drawn(root: Path, parts: Parts) -> tuple[Form, list[tuple[str, Path]]]:
     splits, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
     for part, pairs in parts.items():
         folder = Path(os.path.commonpath([picture.parent for picture, _ in pairs]))
-        names = tuple(bare(picture.relative_to(folder).as_posix()) for picture, _ in pairs)
+        names = tuple(drawn.bare(picture.relative_to(folder).as_posix()) for picture, _ in pairs)
         for name, (picture, label) in zip(names, pairs, strict=True):
             stems[f'{folder}/{name}'] = picture
-            targets.append((target(part, name), label))
-        labels = Template(f'{{{{ fileDirname }}}}/{FOLDER}/{part}')
+            targets.append((drawn.target(part, name), label))
+        labels = Template(f'{{{{ fileDirname }}}}/{drawn.FOLDER}/{part}')
         splits[part] = Split(os.path.relpath(folder, root), labels, len(names), names)
     suffixes = tuple(sorted({picture.suffix for picture in stems.values()}))
     _check_read(stems, suffixes)
@@ -270,14 +248,14 @@ def _check_read(stems: Mapping[str, Path], suffixes: Sequence[str]) -> None:
 
 def _of_objects(data: BoxData, background: str) -> SegData:
     """Return a data set of objects as one of label images, which are drawn from their outlines."""
-    files = {part: [data.root / split.pictures / name for name in split.files] for part, split in data.splits.items()}
+    files = {part: [one.picture for one in own] for part, own in data.parts.items()}
     parts = {  # names may have .. in them, or be whole
         part: [(Path(os.path.realpath(one.parent), one.name), one) for one in own] for part, own in files.items()
     }
     form, _ = _drawn(data.root, parts)
-    targets = {part: [target(part, name) for name in split.names] for part, split in form[0].items()}
+    targets = {part: [drawn.target(part, name) for name in split.names] for part, split in form[0].items()}
     notes = list(data.notes)
-    classes, drawing = objects_drawing(data, targets, background, notes)
+    classes, drawing = drawn.objects_drawing(data, targets, background, notes)
     rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
     notes.append(f'label images are drawn from the outlines; pixels outside all of them {rest}')
     return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), notes, data.stored, drawing)

@@ -1,4 +1,4 @@
-"""The user's pictures: their folders, their split, and how they are turned."""
+"""The user's pictures: their folders, their split, how they are turned; how many are used, left out, and why."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import os
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -256,13 +256,12 @@ class Wish:
 
     @classmethod
     def read(cls, given: str | None) -> Wish:
-        if given is None:
-            return cls()
+        folder = Path(given or '').expanduser()
+        if given is None or folder.is_dir():
+            return cls(folder if given else None)
         try:
             share = float(given)
         except ValueError:
-            if Path(given).expanduser().is_dir():
-                return cls(lists=Path(given).expanduser())
             advice = 'Give one with train.txt and val.txt, or the share that validates, such as 0.2'
             raise FileNotFoundError(f'--split {given}: no such folder (looked in {Path.cwd()}). {advice}.') from None
         if not 0 < share < 1:
@@ -280,12 +279,16 @@ def two_parts(names: Sequence[P], place: Path, share: float | None = None) -> tu
     return sorted(shuffled[count:]), sorted(shuffled[:count])
 
 
-def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
-    """Return the list of each part: those of ``--split``, or those that lie below the data; often there are none."""
-    if wish.share is not None:
-        return {}
+def read_lists(
+    root: Path, task: str, wish: Wish, pictures: Sequence[Path], labelled: Container[Path]
+) -> tuple[dict[str, Path], dict[str, list[Path]]]:
+    """Return the list of each part and its pictures; often there are none.
+
+    Lists are those of ``--split``, or lie below the data. They name a picture a line, which may end after its first
+    word, or a row of a table.
+    """
     found: dict[Path, dict[str, Path]] = defaultdict(dict)  # by folder
-    for path in files_below(wish.lists or root, ('.txt', '.lst', '.csv')):
+    for path in files_below(wish.lists or root, ('.txt', '.lst', '.csv')) if wish.share is None else ():
         stem = path.stem.lower()
         part = next((part for part, names in SPLITS.items() if stem in names), _BOTH if stem == _BOTH else None)
         # not the label file of a picture called `test`, as YOLO has them
@@ -303,12 +306,8 @@ def find_lists(root: Path, task: str, wish: Wish) -> dict[str, Path]:
     if len({repr(sorted((part, path.read_bytes()) for part, path in found[one].items())) for one in folders}) > 1:
         places = some(sorted(map(str, folders)))
         raise ValueError(f'--data {root}: lists of a split lie in {places}. Choose one folder by --split FOLDER.')
-    return found[folders[0]] if folders else {}
-
-
-def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) -> dict[str, list[Path]]:
-    """Return the pictures of each list: one a line, which may end after its first word, or one a row of a table."""
-    index, found = Names(root, pictures), dict[str, list[Path]]()
+    lists, parts = found[folders[0]] if folders else {}, dict[str, list[Path]]()
+    index, source = Names(root, pictures), some(map(str, lists.values()))
     for part, path in lists.items():
         lines = lines_of(path)
         entries = [[line, line.split()[0]] for line in lines]
@@ -322,11 +321,20 @@ def read_lists(lists: Mapping[str, Path], root: Path, pictures: Sequence[Path]) 
         if missing := [words[0] for words, picture in zip(entries, named, strict=True) if picture is None]:
             told = f'{len(missing)} of {len(entries)} pictures that are not below {root}: {some(missing, 3)}'
             raise FileNotFoundError(f'--data: {path} names {told}. Add them, or take their lines out.')
-        found[part] = [picture for picture in dict.fromkeys(named) if picture is not None]
-    check_apart(found, ', '.join(str(path) for path in lists.values()))
-    if 'train' not in found:
-        raise ValueError(f'--data: {some(map(str, lists.values()))}: there is no train.txt beside. Add it.')
-    return found
+        parts[part] = own = [picture for picture in dict.fromkeys(named) if picture is not None]
+        if bare := [picture for picture in own if picture not in labelled]:
+            told = f'{len(bare)} of the {len(own)} pictures in {path} have no labels: {some(bare, 3)}'
+            raise FileNotFoundError(f'--data: {told}. Add them, or take the lines out.')
+    check_apart(parts, source)
+    if lists and 'train' not in parts:
+        raise ValueError(f'--data: {source}: there is no train.txt beside. Add it.')
+    told_by = {one: split_of(one.parent.relative_to(root).parts) for own in parts.values() for one in own}
+    wrong = [f'{one} is listed for {part}' for part, own in parts.items() for one in own
+             if told_by[one] not in (None, part)]  # fmt: skip
+    if wrong and not wish.lists and len({*told_by.values()} - {None}) > 1:  # darknet's obj_train_data holds all
+        what = f'the lists ({source}) and the folders tell two splits: {some(wrong, 2)}'
+        raise ValueError(f'--data {root}: {what}. Remove the lists, or choose them by --split FOLDER.')
+    return lists, parts
 
 
 def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
@@ -335,16 +343,6 @@ def check_apart(parts: Mapping[str, Iterable[Path]], source: str) -> None:
     if twice := [f'{one} ({first[one]} and {part})' for part, one in members if first.setdefault(one, part) != part]:
         told = f'{len(twice)} pictures are in two parts of {source}: {some(twice, 3)}'
         raise ValueError(f'--data: {told}. Each belongs to one; `--split 0.2` draws another split.')
-
-
-def check_folders(found: Mapping[str, Sequence[Path]], root: Path, lists: Mapping[str, Path]) -> None:
-    """Refuse a picture whose folder is of another part than its list."""
-    told = {one: split_of(one.parent.relative_to(root).parts) for own in found.values() for one in own}
-    listed = ((part, one) for part, own in found.items() for one in own)
-    wrong = [f'{one} is listed for {part}' for part, one in listed if told[one] not in (None, part)]
-    if wrong and len({*told.values()} - {None}) > 1:  # darknet's obj_train_data holds all
-        what = f'the lists ({some(map(str, lists.values()))}) and the folders tell two splits: {some(wrong, 2)}'
-        raise ValueError(f'--data {root}: {what}. Remove the lists, or choose them by --split FOLDER.')
 
 
 class Names:
@@ -390,3 +388,37 @@ class Names:
         """Tell whether a picture is of this part, and in all dropped folders that the data have: others are foreign."""
         own = picture.relative_to(self._root).parts[:-1]
         return self._folders.intersection(dropped) <= set(own) and (not part or split_of(own) in (None, part))
+
+
+Reasons = Mapping[str, Sequence[object]]  # names of what is left out, by reason
+
+
+@dataclass(frozen=True)
+class Count:
+    what: str  # ``'pictures'``
+    found: int
+    used: int
+    left_out: Reasons  # a warning each
+    unused: Reasons = field(default_factory=dict)  # because the user or the labels say so
+
+    def __post_init__(self) -> None:
+        left = sum(map(len, [*self.left_out.values(), *self.unused.values()]))
+        if self.used + left != self.found:
+            raise AssertionError(f'{self.found} {self.what} found, {self.used} used and {left} left out')
+
+    def __str__(self) -> str:
+        unused = [f'{len(own)} {reason} ({some(own, 3)})' for reason, own in self.unused.items() if own]
+        used = [] if self.used == self.found else [f'{self.used} used']
+        return ', '.join([f'{self.found} {self.what}', *used, *unused])
+
+    @property
+    def left(self) -> list[str]:
+        """A warning for each reason."""
+        left = ((reason, names) for reason, names in self.left_out.items() if names)
+        return [f'WARNING: {len(names)} of {self.found} {self.what} {reason}; they are left out ({some(names, 3)})'
+                for reason, names in left]  # fmt: skip
+
+
+def table(name: str, counts: Sequence[Count]) -> list[str]:
+    """Return a line of all counts, and the warnings."""
+    return [f'{name}: {"; ".join(map(str, counts))}', *(line for count in counts for line in count.left)]

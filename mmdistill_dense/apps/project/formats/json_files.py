@@ -1,22 +1,111 @@
-"""COCO's json files: one for each part, or one for all."""
+"""Labels in json: COCO's, one file for each part or one for all, and labelme's, one a picture with shapes of points."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import math
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+from pycocotools import mask as coco
+
 from mmdistill_dense.apps.project import picture_folders as folders
-from mmdistill_dense.apps.project.formats import labelme
-from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading
+from mmdistill_dense.apps.project.formats import objects as common
+from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Reading
 from mmdistill_dense.datasets.label_files import MENDED, check, lists_missing
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
-FORM = 'COCO'
+NAMES = ('labels.txt', 'classes.txt')
+_IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
+_NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
+# points of each kind of shape; X-AnyLabeling calls turned boxes `rotation`
+_LEAST = {'polygon': 3, 'rectangle': 2, 'circle': 2, 'mask': 1, 'oriented_rectangle': 3, 'rotation': 3}
+
+
+def read_labelme(given: Given, contents: Mapping[Path, Any]) -> Reading:
+    """Read the contents of files by their paths. Shapes of one ``group_id`` and label are one object.
+
+    For label images they stay apart, because each covers those before it. Two labels are no classes: what is drawn as
+    ``__ignore__`` is ignored, ``_background_`` is the background.
+    """
+    found = Reading('labelme json', next(iter(contents)).parent, files=[*contents])
+    found.classes = [name for name in found.add_names(given.root, NAMES) if name not in _NO_CLASSES]
+    told = {path: str(one.get('imagePath') or path.name) for path, one in contents.items()}
+    names = {path: [name.replace('\\', '/'), path.stem] for path, name in told.items()}
+    for path, picture in given.pictures_of(names, 'json files of labelme').items():
+        with folders.named(path):
+            one = Labelled(picture, None, [], given.part_of(path, picture))
+            _add_shapes(given, path, contents[path], one, found)
+        found.pictures.append(one)
+    known = next((name for name in found.names if name != _IGNORED), _IGNORED)
+    for drawn in (drawn for one in found.pictures for drawn in one.objects if drawn['name'] == _IGNORED):
+        drawn['name'] = known  # a crowd is ignored, of whichever class
+    return found
+
+
+def _add_shapes(given: Given, path: Path, content: Mapping[str, Any], one: Labelled, found: Reading) -> None:
+    """Add what a file holds to its picture."""
+    one.size = common.told_size(path, content.get('imageHeight'), content.get('imageWidth'))
+    groups: dict[Any, list[Object]] = defaultdict(list)
+    if not isinstance(content.get('shapes'), list):
+        raise ValueError(f'shapes is {content.get("shapes")!r:.60}, no list. Take the file out, or label its picture.')
+    for place, shape in enumerate(content['shapes']):
+        where = f'{path}: shapes[{place}]'
+        if not isinstance(shape, dict):
+            raise ValueError(f'--data: {where} is {shape!r:.60}, no dict of label and points. Take it out.')
+        name, kind = str(shape.get('label') or '').strip(), str(shape.get('shape_type') or 'polygon')
+        if not name:
+            raise ValueError(f'--data: {where} ({kind}) has no label. Name it, or take it out.')
+        if name in _NO_CLASSES and given.task == 'det':
+            found.lost[f'are shapes called {name}'].append(where)
+        elif kind not in _LEAST:
+            found.drop(f'are shapes of the kind {kind:.40}, which has no area', where, name)
+        else:
+            drawn = {'name': name, **_drawn(f'{where} ({name})', shape, kind, one), **_NO_CLASSES.get(name, {})}
+            group = shape.get('group_id') if given.task == 'det' else None
+            groups[place if group is None else (repr(group), name)].append(drawn)
+    one.objects = [_joined(group, one) for group in groups.values()]
+
+
+def _drawn(where: str, shape: Mapping[str, Any], kind: str, one: Labelled) -> Object:
+    points = common.points_of(where, shape.get('points'), one.size, _LEAST[kind])
+    if kind == 'mask':  # a PNG of the box between its two points
+        with folders.named(f'{where} is a mask that', 'Draw it again'):
+            inside = np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask'])))) > 0
+        x, y = points[0]
+        return common.from_mask(where, inside, round(x), round(y), common.size_for_mask(where, one))
+    if kind == 'circle':
+        (x, y), edge = points[:2]
+        points = common.points_of(where, common.circle(x, y, *[math.dist((x, y), edge)] * 2), one.size)
+    if kind == 'rectangle':
+        left, top, right, bottom = common.bounds(points)
+        points = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return common.from_points(points)
+
+
+def _joined(parts: Sequence[Object], one: Labelled) -> Object:
+    """Return one object of several polygons and masks."""
+    if len(parts) == 1:
+        return parts[0]
+    shapes = [part['segmentation'] for part in parts]
+    if one.size and any(isinstance(shape, dict) for shape in shapes):
+        inside = coco.decode(coco.merge([common.packed(shape, one.size) for shape in shapes]))
+        return {**parts[0], **common.from_mask('', inside, 0, 0, one.size)}
+    boxes = [part['bbox'] for part in parts]
+    corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
+    rings = [ring for part in parts for ring in part['segmentation']]
+    area = sum(part['area'] for part in parts)
+    return {**parts[0], **common.from_box(*common.bounds(corners)), 'area': area, 'segmentation': rings}
+
+
 FORMATS = (
     'Boxes and polygons are read from json files of COCO (one for each split, with train, val or test in its name or '
     'folder, or one for all), YOLO text files, VOC xml, CVAT xml and labelme json: docs/your_labels.md. Other '
@@ -43,16 +132,16 @@ def lacks(path: Path, content: Any) -> str:
     return f'{path.name} has {some(content)}, but no list of {", ".join(lists_missing(content))}.'
 
 
-def read(given: Given, files: Sequence[Path], predictions: bool) -> tuple[Reading, dict[Path, Any]]:
+def read_coco(given: Given, files: Sequence[Path], predictions: bool) -> tuple[Reading, dict[Path, Any]]:
     """Read the file of each part, those of ``predictions`` too or not; return the contents of labelme's files beside.
 
     The reading has no pictures if no file is COCO's.
     """
-    found, others = Reading(FORM, given.root), dict[Path, Any]()
+    found, others = Reading('COCO', given.root), dict[Path, Any]()
     chosen = dict[str | None, tuple[Path, Any]]()
     for path in files:
         content = load(path)
-        if labelme.is_labelme(content):
+        if isinstance(content, dict) and ('imagePath' in content or isinstance(content.get('shapes'), list)):  # labelme
             others[path] = {key: value for key, value in content.items() if key != 'imageData'}  # the picture itself
             continue
         part = folders.split_of([*path.relative_to(given.root).parts[:-1], path.stem])
@@ -78,11 +167,11 @@ def read(given: Given, files: Sequence[Path], predictions: bool) -> tuple[Readin
         found.lost_files['say train, val or test neither by name nor by folder'].append(left[0])
     for part in sorted(chosen, key=lambda part: part != 'train'):  # labels are numbered by the first
         with folders.named(chosen[part][0]):
-            _add(found, part, *chosen[part], given)
+            _add_part(found, part, *chosen[part], given)
     return found, others
 
 
-def _add(found: Reading, part: str | None, path: Path, content: Any, given: Given) -> None:
+def _add_part(found: Reading, part: str | None, path: Path, content: Any, given: Given) -> None:
     check(content, MENDED)
     folder = _folder_of(path, [one['file_name'] for one in content['images']], given, part)
     found.files.append(path)

@@ -14,7 +14,9 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from PIL import Image
@@ -94,9 +96,52 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
         assert drawn.shape == (*SIZE, 3) and not np.array_equal(drawn, cv2.imread(f'pictures/{name}.png'))
     out = capsys.readouterr().out
     assert '3 PNG; a value is the number of a class: 0 class 0' in out
-    told = re.search(r'time     (\d+\.\d) ms a picture in the network \(median of 2\), on cpu', out)
-    assert told and float(told[1]) > 0
+    told = re.search(r'time     (\d+\.\d) ms a picture in the network \(median of 2\), on cpu.*\n +(.*) ms with', out)
+    assert told and float(told[2]) > float(told[1]) > 0
     assert re.search(r'colours  class 0 #[0-9a-f]{6}, class 1 #', out)
+
+
+@pytest.mark.parametrize('kind', ['segmentor', 'detector'])
+def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    student = str({'segmentor': segmentor, 'detector': detector}[kind]())
+    config = Config.fromfile('student.py')
+    next(one for one in config.test_dataloader.dataset.dataset.pipeline if one.type == 'Resize').keep_ratio = True
+    config.dump('student.py')
+    for number, size in enumerate([(48, 64)] * 5 + [(40, 64)] * 2 + [(48, 64)] * 3):
+        picture(Path(f'many/{number}.png'), number)
+        Image.open(f'many/{number}.png').resize(size[::-1]).save(f'many/{number}.png')
+    batches, step = list[int](), BaseModel.test_step
+    monkeypatch.setattr(
+        BaseModel, 'test_step', lambda self, data: (batches.append(len(data['inputs'])), step(self, data))[1]
+    )
+
+    def predicted(out: str) -> dict[str, bytes]:
+        batches.clear()
+        assert main(['predict', student, 'many', '--out', out, '--device', 'cpu']) == 0
+        return {
+            str(file.relative_to(out)): file.read_bytes() for file in sorted(Path(out).rglob('*')) if file.is_file()
+        }
+
+    together = predicted('together')
+    assert batches == [1, 4, 2, 3]
+    monkeypatch.setattr(predict, 'PIXELS', 2 * 96 * 72)
+    predicted('few')
+    assert batches == [1, 2, 2, 2, 2, 1]
+    monkeypatch.setattr(predict, 'BATCH', 1)
+    alone = predicted('alone')
+    assert batches == [1] * 10 and together.keys() == alone.keys()
+    for name, found in together.items():
+        if name.endswith('.json'):
+            mine, one = (json.loads(text)['annotations'] for text in (found, alone[name]))
+            assert len(mine) == len(one) > 0
+            for a, b in zip(mine, one, strict=True):
+                assert a['bbox'] == pytest.approx(b['bbox'], abs=0.02) and a['score'] == pytest.approx(
+                    b['score'], abs=1e-3
+                )
+        elif 'labels' in name:
+            assert found == alone[name]
 
 
 def test_pictures_of_one_name_do_not_replace_each_other() -> None:
@@ -221,16 +266,16 @@ def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFi
 
 def asked(head: str, classes: int = 2) -> Student:
     """A student that nobody has to ask: what it finds is given."""
-    config = Config(dict(test_pipeline=[dict(type='LoadImageFromFile', color_type='unchanged')]))
-    network: Any = SimpleNamespace(cfg=config, **{head: None})
-    return Student(network, [f'class {number}' for number in range(classes)], 0.5)
+    load = Compose([dict(type='LoadImageFromFile', color_type='unchanged')])
+    network: Any = SimpleNamespace(**{head: None})
+    return Student(network, [f'class {number}' for number in range(classes)], 0.5, load, dict, dict)
 
 
 def test_a_picture_is_drawn_on_in_bytes_and_as_red_green_blue() -> None:
     init_default_scope('mmseg')
     cv2.imwrite('deep.png', np.full((4, 5), 257 * 40, np.uint16))
     cv2.imwrite('red.png', np.full((4, 5, 3), (0, 0, 255), np.uint8))
-    deep, red = (asked('decode_head').read(Path(name)) for name in ('deep.png', 'red.png'))
+    deep, red = (asked('decode_head').read(Path(name), name).picture for name in ('deep.png', 'red.png'))
     assert deep.shape == (4, 5, 3) and (deep == 40).all()
     assert (red == (255, 0, 0)).all()
 
@@ -254,7 +299,7 @@ def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(mmcv.VideoReader, 'frame_cnt', 5)
     kept: list[str] = []
     student = asked('decode_head')
-    monkeypatch.setattr(Student, '__call__', lambda self, picture: picture)
+    monkeypatch.setattr(Student, 'answers', lambda self, shots: ((shot, None) for shot in shots))
     monkeypatch.setattr(Student, 'draw', lambda self, picture, found: picture)
     monkeypatch.setattr(Student, 'keep', lambda self, found, name, out: kept.append(name))
     predict_video(student, Path('way.avi'), Path('out'))
@@ -329,6 +374,8 @@ def test_boxes_are_written_on_the_way_and_at_sigterm(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(predict, 'SECONDS', -1)
     monkeypatch.setattr(predict, 'SHARE', 1e9)
+    monkeypatch.setattr(predict, 'AHEAD', 0)
+    monkeypatch.setattr(predict, 'BATCH', 1)
     monkeypatch.setattr(Student, 'draw', draw)
     words = ['predict', str(detector()), 'pictures', '--out', 'out', '--device', 'cpu']
     assert main(words) == 130 and seen == [1, 2]

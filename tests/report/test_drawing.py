@@ -13,7 +13,9 @@ from mmdet.structures.bbox import HorizontalBoxes
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
+from mmseg.visualization import SegLocalVisualizer
 
+from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.report.predictions import Scene, prediction_panel, share_right, truth_panel
 from mmdistill_dense.apps.report.section import Panel
 
@@ -46,6 +48,20 @@ def test_classes_have_their_colours_and_pixels_without_a_label_do_not_count() ->
         assert np.abs(seen[rows, 8:88].reshape(-1, 3).mean(0) - colour).max() < 12
     assert share_right(segmented([0, 1], [255, 255])) is None
     assert share_right(segmented([0, 1], None)) is None
+
+
+@pytest.mark.parametrize('which', ['gt', 'pred'])
+def test_labels_are_drawn_as_mmseg_draws_them(which: str) -> None:
+    rng = np.random.default_rng(0)
+    image, labels = rng.integers(0, 256, (40, 50, 3), np.uint8), torch.from_numpy(rng.integers(0, 5, (1, 40, 50)))
+    labels[labels == 4] = 255
+    meta = {'classes': 'abcd', 'palette': [tuple(map(int, one)) for one in rng.integers(0, 256, (4, 3))]}
+    sample = SegDataSample(**{f'{which}_sem_seg': PixelData(data=labels)})
+    options = {f'draw_{other}': other == which for other in ('gt', 'pred')}
+    theirs = SegLocalVisualizer(alpha=0.5)
+    theirs.dataset_meta = meta
+    theirs.add_datasample('', image, sample, with_labels=False, **options)
+    assert np.array_equal(draw(image, sample, meta, True, **options), theirs.get_image())
 
 
 def shown(truth: InstanceData, meta: dict[str, Any] = META) -> Panel:

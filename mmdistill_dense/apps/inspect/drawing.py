@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import cv2
@@ -26,16 +27,19 @@ def shrunk(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], seg: bool, **options: Any) -> np.ndarray:
-    """Return a picture (RGB) with labels or predictions, as mmseg and mmdet draw them."""
-    visualizer: Any
-    if seg:
-        from mmseg.visualization import SegLocalVisualizer
-
-        visualizer, options = SegLocalVisualizer(alpha=0.5), {'with_labels': False, **options}
-    else:
-        from mmdet.visualization import DetLocalVisualizer
-
-        visualizer = DetLocalVisualizer()
+    """Return a picture (RGB) with labels or predictions as mmseg and mmdet draw them: ``draw_pred`` or ``draw_gt``."""
+    if seg:  # mmseg's pixels, without the figure that its visualizer draws them into
+        labels = (sample.pred_sem_seg if options.get('draw_pred', True) else sample.gt_sem_seg).data[0].cpu().numpy()
+        colours = np.array([*meta['palette'], (0, 0, 0)], np.uint16)  # black where nothing is labelled
+        return ((picture + colours[np.minimum(labels, len(colours) - 1)]) >> 1).astype(np.uint8)
+    visualizer = _visualizer()
     visualizer.dataset_meta = meta
     visualizer.add_datasample('', picture, sample, **options)
     return np.asarray(visualizer.get_image())
+
+
+@cache
+def _visualizer() -> Any:
+    from mmdet.visualization import DetLocalVisualizer
+
+    return DetLocalVisualizer()

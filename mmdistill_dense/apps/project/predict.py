@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from statistics import median
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import cv2
 import mmcv
 import numpy as np
 import torch
+from mmcv.transforms import Compose
 from mmengine.config import Config
-from mmengine.registry import TRANSFORMS
 from rich.progress import track
 
 from mmdistill_dense.apps.export.without_package import read_files, without_labels
@@ -37,6 +40,9 @@ from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.runner_internals import Network, parameters_in_use
 from mmdistill_dense.utils.validate import size_text, some
 
+T = TypeVar('T')
+READERS, AHEAD = 2, 16  # threads, and pictures or results on their way beside the network
+BATCH, PIXELS = 8, 2**21  # pictures of one size at a time, of no more pixels together
 SECONDS, SHARE = 30, 0.05  # how often the boxes so far are written, and the share of the time that this may take
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 
@@ -50,17 +56,28 @@ def predict_command(args: argparse.Namespace) -> None:
     student.take_up(args.out)
     print(f'student  {checkpoint}, {parameters_in_use(student.network) / 1e6:.2f} M parameters')
     unreadable, named = list[Path](), {Path(name) for name in args.pictures}
+
+    @contextmanager
+    def skipping(file: Path) -> Iterator[None]:
+        try:
+            yield
+        except Unreadable:
+            if file in named or len(unreadable) + 1 == len(files):
+                raise
+            unreadable.append(file)
+
+    start = time.perf_counter()
     try:
         with interruptible():  # what SIGTERM stops is written too
-            for file in files:
-                try:
-                    (predict_video if file.suffix.lower() in VIDEOS else predict_picture)(student, file, args.out)
-                except Unreadable:
-                    if file in named or len(unreadable) + 1 == len(files):
-                        raise
-                    unreadable.append(file)
+            for videos, group in groupby(files, lambda file: file.suffix.lower() in VIDEOS):
+                if not videos:
+                    predict_pictures(student, list(group), args.out, skipping)
+                for file in group:  # of videos
+                    with skipping(file):
+                        predict_video(student, file, args.out)
     finally:
         student.write(args.out)
+    student.seconds = time.perf_counter() - start
     for line in student.told(args.out):
         print(line)
     if unreadable:
@@ -119,12 +136,29 @@ class Unreadable(ValueError):
 
 
 @dataclass
+class Shot:
+    """A picture or a frame on its way."""
+
+    name: str  # where its results stand
+    picture: np.ndarray  # (H, W, 3), RGB, uint8, to be drawn on
+    data: dict[str, Any]  # as the network takes it
+
+    @property
+    def pixels(self) -> int:
+        return max(self.picture[..., 0].size, self.data['inputs'][0].numel())
+
+
+@dataclass
 class Student:
     """A network with what its predictions need to be drawn and written."""
 
     network: Network
     classes: Sequence[str]
     threshold: float  # boxes with a lower score are left out
+    load_file: Callable[[dict[str, Any]], Any]
+    load_frame: Callable[[dict[str, Any]], Any]
+    prepare: Callable[[dict[str, Any]], Any]
+    seconds: float = 0  # of all, with reading and writing
     milliseconds: list[float] = field(default_factory=list)  # of each picture, in the network alone
     boxes: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)  # by name, as of COCO
     written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
@@ -141,16 +175,14 @@ class Student:
             raise ValueError(f'{checkpoint}: its meta holds no class names (dataset_meta), so nothing can be named.')
         palette = [tuple(map(int, one)) for one in palette_of(data.get('palette'), len(classes))]
         network.dataset_meta = {'classes': tuple(classes), 'palette': palette}
-        dataset = {**chain(tested_set(plain))[0]}
-        dataset['pipeline'] = without_labels(dataset['pipeline'])
-        read_files(dataset)
-        network.cfg = Config(dict(test_pipeline=dataset['pipeline'], test_dataloader=dict(dataset=dataset)))
-        student = cls(network.to(device).eval(), tuple(classes), 0.3 if threshold is None else threshold)
+        load, *steps = without_labels(chain(tested_set(plain))[0]['pipeline'])
+        read_files(load)
+        scope = 'mmseg' if hasattr(network, 'decode_head') else 'mmdet'
+        frame = {**load, 'type': f'{scope}.LoadImageFromNDArray'}
+        loaders = Compose([load]), Compose([frame]), Compose(steps)
+        student = cls(network.to(device).eval(), tuple(classes), 0.3 if threshold is None else threshold, *loaders)
         if student.segments and threshold is not None:
             raise ValueError(f'--threshold {threshold}: is for boxes, and {checkpoint} labels pixels: leave it out.')
-        times = student.milliseconds
-        network.register_forward_pre_hook(lambda *_: times.append(_now()))
-        network.register_forward_hook(lambda *_: times.append(_now() - times.pop()))
         return student
 
     @property
@@ -180,46 +212,56 @@ class Student:
         """Tell whether it labels pixels; otherwise it finds boxes."""
         return hasattr(self.network, 'decode_head')
 
-    def __call__(self, picture: str | np.ndarray) -> Any:
-        """Return the prediction on a picture's file or a frame (BGR), as mmseg or mmdet gives it."""
-        if self.segments:
-            from mmseg.apis import inference_model as predict
-        else:
-            from mmdet.apis import inference_detector as predict
-        kept, self.network.cfg = self.network.cfg, copy.deepcopy(self.network.cfg)  # both change it for a frame
-        found = predict(self.network, picture)
-        self.network.cfg = kept
-        return found
-
-    def read(self, file: Path) -> np.ndarray:
-        """Return a picture as the student's own pipeline loads it (EXIF, depth), in RGB uint8 to be drawn on."""
-        step = TRANSFORMS.build(self.network.cfg.test_pipeline[0])
+    def read(self, given: Path | np.ndarray, name: str) -> Shot:
+        """Return a picture's file or a frame (BGR) as the student's own pipeline loads it (EXIF, depth)."""
+        framed = isinstance(given, np.ndarray)
+        told = name if framed else given
+        data: Any = {'img_id': 0, **({'img': given} if framed else {'img_path': str(given)})}
         try:
-            picture = step({'img_path': str(file)})['img']
+            data = (self.load_frame if framed else self.load_file)(data)
+            picture = data['img']
         except (cv2.error, AssertionError, AttributeError, OSError, TypeError, ValueError):
             picture = None  # the libraries read None, and fail at the next step
         if picture is None or np.prod(picture.shape[:2]) < 2:  # mmseg and matplotlib draw on no single pixel
-            raise Unreadable(f'{file}: cannot be read as a picture of two pixels or more.')
+            raise Unreadable(f'{told}: cannot be read as a picture of two pixels or more.')
         if picture.dtype == np.uint16:
             picture = picture // 257
         picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
-        return np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture[..., 2::-1]
+        picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture[..., 2::-1]
+        try:
+            return Shot(name, picture, self.prepare(data))
+        except cv2.error as error:  # so thin that a side would have no pixel
+            sides = size_text(picture.shape[:2])
+            raise Unreadable(f'{told}: its {sides} pixels cannot be brought to the student: {error.err}') from error
+
+    def answers(self, shots: Iterable[Shot]) -> Iterator[tuple[Shot, Any]]:
+        """Yield pictures with what is found in them, as mmseg and mmdet give it, on the CPU."""
+        for batch in filter(None, _batches(shots)):
+            start = time.perf_counter()
+            data = {key: [shot.data[key] for shot in batch] for key in ('inputs', 'data_samples')}
+            with torch.no_grad():
+                found = self.network.test_step(data)
+            for one in found:
+                one.pop('seg_logits', None)  # as many values as pixels times classes
+            found = [one.cpu() for one in found]  # ends when the device has
+            self.milliseconds += [1000 * (time.perf_counter() - start) / len(batch)] * len(batch)
+            yield from zip(batch, found, strict=True)
 
     def draw(self, picture: np.ndarray, found: Any) -> np.ndarray:
         options = {} if self.segments else {'pred_score_thr': self.threshold}
-        return draw(picture, found.cpu(), self.network.dataset_meta, self.segments, draw_gt=False, **options)
+        return draw(picture, found, self.network.dataset_meta, self.segments, draw_gt=False, **options)
 
     def keep(self, found: Any, name: str, out: Path) -> None:
         """Write a picture's labels, or note its boxes."""
         if self.segments:
-            labels = found.pred_sem_seg.data[0].cpu().numpy()
+            labels = found.pred_sem_seg.data[0].numpy()
             file = (out / LABELS / name).with_suffix('.png')
             if file in self.written:  # of a picture with another ending
                 file = out / LABELS / f'{name}.png'
             self.written.add(file)
             write_picture(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
             return
-        instances, boxes = found.pred_instances[found.pred_instances.scores >= self.threshold].cpu(), []
+        instances, boxes = found.pred_instances[found.pred_instances.scores >= self.threshold], []
         values = (instances.bboxes.tolist(), instances.scores.tolist(), instances.labels.tolist())
         for number, (corners, score, kind) in enumerate(zip(*values, strict=True)):
             x, y, right, low = (round(one, 2) for one in corners)
@@ -267,25 +309,61 @@ class Student:
         device = next(self.network.parameters()).device
         times = self.milliseconds[1:] or self.milliseconds  # the first one is slower
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
+        whole = f'{1000 * self.seconds / len(self.milliseconds):.1f} ms with reading and writing'
         yield f'time     {median(times):.1f} ms a picture in the network (median of {len(times)}), on {device}{threads}'
+        yield f'         {whole}'
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return 1000 * time.perf_counter()
-
-
-def predict_picture(student: Student, file: Path, out: Path) -> None:
-    picture = student.read(file)
+def _batches(shots: Iterable[Shot]) -> Iterator[list[Shot]]:
+    """Yield neighbours of one size together. The first picture comes alone: it takes longer, and is not timed."""
+    batch, most = list[Shot](), 1
     try:
-        found = student(str(file))
-    except cv2.error as error:  # so thin that a side would have no pixel
-        sides = size_text(picture.shape[:2])
-        raise Unreadable(f'{file}: its {sides} pixels cannot be brought to the student: {error.err}') from error
-    name = place_of(file)
-    student.keep(found, name, out)
-    write_picture(student.draw(picture, found)[..., ::-1], out / DRAWN / name)
+        for shot in shots:
+            if batch and (len(batch) >= most or shot.data['inputs'].shape != batch[0].data['inputs'].shape):
+                yield batch
+                batch, most = [], BATCH
+            batch.append(shot)
+            most = min(most, PIXELS // max(one.pixels for one in batch))
+    except Unreadable:  # those before it are predicted
+        yield batch
+        raise
+    yield batch
+
+
+def ahead(calls: Iterable[Callable[[], T]], threads: int) -> Iterator[Future[T]]:
+    """Yield calls that threads make, in their order. Those that were begun end, whatever happens."""
+    with ThreadPoolExecutor(threads) as pool:
+        begun = deque[Future[T]]()
+        for call in calls:
+            begun.append(pool.submit(call))
+            if len(begun) > AHEAD:
+                yield begun.popleft()
+        yield from begun
+
+
+def predict_shots(student: Student, shots: Iterable[Shot], out: Path, show: Callable[[str, np.ndarray], None]) -> None:
+    """Write what the network finds while it looks at the next ones; ``show`` takes a drawn picture (BGR)."""
+
+    def write(shot: Shot, found: Any) -> None:
+        student.keep(found, shot.name, out)
+        show(shot.name, student.draw(shot.picture, found)[..., ::-1])
+
+    with closing(ahead((partial(write, *answer) for answer in student.answers(shots)), 1)) as writes:
+        for one in writes:
+            one.result()
+
+
+Skipping = Callable[[Path], AbstractContextManager[None]]
+
+
+def predict_pictures(student: Student, files: Sequence[Path], out: Path, skipping: Skipping) -> None:
+    def readable() -> Iterator[Shot]:
+        reads = ahead((partial(student.read, file, place_of(file)) for file in files), READERS)
+        for file, shot in zip(files, reads, strict=True):
+            with skipping(file):
+                yield shot.result()
+
+    predict_shots(student, readable(), out, lambda name, picture: write_picture(picture, out / DRAWN / name))
 
 
 def predict_video(student: Student, file: Path, out: Path) -> None:
@@ -307,13 +385,17 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
     writer = cv2.VideoWriter(str(unfinished), cv2.VideoWriter.fourcc(*'mp4v'), fps, size)
     if not writer.isOpened():
         raise OSError(f'{drawn}: OpenCV cannot write it: it has no encoder for mp4v, or no right to the folder.')
+
+    def show(name: str, picture: np.ndarray) -> None:
+        nonlocal count
+        writer.write(picture)
+        count += 1
+
     # as a generator: of a video without a duration `len` is negative
-    shown = track((frame for frame in frames), str(file), max(0, frames.frame_cnt) or None, transient=True)
+    read = track((frame for frame in frames), str(file), max(0, frames.frame_cnt) or None, transient=True)
+    calls = (partial(student.read, frame, f'{stem}/{number:06d}.jpg') for number, frame in enumerate(read))
     try:
-        for count, frame in enumerate(shown, 1):
-            found = student(frame)
-            student.keep(found, f'{stem}/{count - 1:06d}.jpg', out)
-            writer.write(student.draw(frame[..., ::-1], found)[..., ::-1])
+        predict_shots(student, (shot.result() for shot in ahead(calls, 1)), out, show)
         writer.release()
         if not count:
             raise Unreadable(f'{file}: cannot be read as a video.')

@@ -6,7 +6,7 @@ import argparse
 import os
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
@@ -70,11 +70,12 @@ def predict_command(args: argparse.Namespace) -> None:
     try:
         with interruptible():  # what SIGTERM stops is written too
             for videos, group in groupby(files, lambda file: file.suffix.lower() in VIDEOS):
-                if not videos:
+                if videos:
+                    for file in group:
+                        with skipping(file):
+                            predict_video(student, file, args.out)
+                else:
                     predict_pictures(student, list(group), args.out, skipping)
-                for file in group:  # of videos
-                    with skipping(file):
-                        predict_video(student, file, args.out)
     finally:
         student.write(args.out)
     student.seconds = time.perf_counter() - start
@@ -240,7 +241,7 @@ class Student:
             start = time.perf_counter()
             data = {key: [shot.data[key] for shot in batch] for key in ('inputs', 'data_samples')}
             with torch.no_grad():
-                found = self.network.test_step(data)
+                found = cast(list[Any], self.network.test_step(data))
             for one in found:
                 one.pop('seg_logits', None)  # as many values as pixels times classes
             found = [one.cpu() for one in found]  # ends when the device has
@@ -330,7 +331,7 @@ def _batches(shots: Iterable[Shot]) -> Iterator[list[Shot]]:
     yield batch
 
 
-def ahead(calls: Iterable[Callable[[], T]], threads: int) -> Iterator[Future[T]]:
+def ahead(calls: Iterable[Callable[[], T]], threads: int) -> Generator[Future[T]]:
     """Yield calls that threads make, in their order. Those that were begun end, whatever happens."""
     with ThreadPoolExecutor(threads) as pool:
         begun = deque[Future[T]]()

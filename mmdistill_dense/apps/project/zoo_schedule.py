@@ -151,7 +151,7 @@ def decide_loading(
     own = batch_of(student.config, student.name)
     chosen = batch or max(2, min(own, GPU_BATCH if gpu else CPU_BATCH, pictures))
     workers = min(4, cores()) if gpu else min(2, cores() // 2)  # without a GPU, the training needs the cores
-    machine = f'{chosen} pictures a step (the config has {own}), {workers} reading process(es)'
+    machine = f'{chosen} pictures a step (the config has {own}), {workers} loader worker(s)'
     scale, keep_ratio = (COCO_SCALE, True) if student.task == 'seg' else _scale(student)
     if student.task == 'seg':
         read = size or usual

@@ -47,7 +47,7 @@ def _said(name: str, report: CheckReport) -> Iterator[str]:
     subject = report.subject
     facts = [f'{subject.pictures} pictures'] if subject.pictures else []
     if subject.student is not None:
-        facts.append(f'student {subject.student.parameters / 1e6:.2f} M')
+        facts.append(f'student {subject.student.parameters / 1e6:.2f} M parameters')
     for one in subject.teachers:
         if one.parameters:
             facts.append(f'{one.key.removeprefix("model.")} {one.parameters / 1e6:.2f} M')

@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
-from mmdistill_dense.apps.project.free_pictures import shared
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.picture_folders import Wish
+from mmdistill_dense.apps.project.picture_folders import Wish, shared
 from tests.project import exports
 from tests.project.folders_of_data import box_folder, label, label_file, labelled, picture, seg_folder
 
@@ -91,14 +90,14 @@ def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: 
         root = box_folder(tmp_path)
         first, other = root / 'train/0.jpg', root / 'val/1.jpg'
     find = find_seg_data if task == 'seg' else find_box_data
-    assert not list(shared(find(root)))
+    assert not list(shared(find(root).pictures))
     if how == 'same file' and task == 'det':
         change(root, 'val', lambda content: content['images'][0].update(file_name='../train/0.jpg'))
         change(root, 'val', lambda content: content['images'][1].update(file_name='../val/1.jpg'))
     else:
         other.unlink()
         (shutil.copy if how == 'copy' else os.symlink if how == 'link' else os.link)(first, other)
-    (told,) = shared(find(root))
+    (told,) = shared(find(root).pictures)
     assert told.startswith('WARNING: 1 of the 2 pictures for val also train (') and str(first) in told
 
 

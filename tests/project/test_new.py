@@ -15,10 +15,10 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
 from mmdistill_dense.apps.check.run import check_config
 from mmdistill_dense.apps.project import sides as fetched_weights
-from mmdistill_dense.apps.project.free_pictures import free_pictures
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.methods import distillers_for, methods_of, with_enough
 from mmdistill_dense.apps.project.new import write
+from mmdistill_dense.apps.project.picture_folders import free_pictures
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import check_teacher, serves_as_it_is, teacher_classes
 from mmdistill_dense.config.resolve import load_model, student_option
@@ -292,7 +292,8 @@ def test_what_predict_wrote_is_no_picture_without_labels() -> None:
         picture(Path(f'more/{number}.jpg'), 50 + number)
     picture(Path('more/drawn/more/0.jpg'))
     Path('more/drawn/.predicted').touch()
-    found = free_pictures('more', find_seg_data(seg_folder(Path('mine'))), 2)
+    data = find_seg_data(seg_folder(Path('mine')))
+    found = free_pictures('more', data.pictures, data.label_images, 2)
     assert found.names == ('0.jpg', '1.jpg', '2.jpg', '3.jpg') and found.left_out == '1 of projects and of `predict`'
 
 

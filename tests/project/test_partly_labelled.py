@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import sides as fetched_weights
 from mmdistill_dense.apps.project.box_labels import find_box_data
-from mmdistill_dense.apps.project.free_pictures import free_pictures
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
+from mmdistill_dense.apps.project.picture_folders import free_pictures
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from tests.project.folders_of_data import box_folder, label, label_file, picture, seg_folder
 from tests.project.test_new import toy_pair
@@ -79,7 +79,7 @@ def test_too_few_labels_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize('folder', ['photos', '.'])
 def test_the_tree_of_the_data_teaches_without_its_own_pictures(tmp_path: Path, folder: str) -> None:
     data = find_seg_data(partly(tmp_path, 14, 10), patterns=PHOTOS)
-    free = free_pictures(str(tmp_path / folder), data, 4)
+    free = free_pictures(str(tmp_path / folder), data.pictures, data.label_images, 4)
     assert [Path(name).stem for name in free.names] == ['frame_010', 'frame_012', 'frame_011', 'frame_013']
     assert '2 of val, 8 of train' in free.left_out and ('10 label images' in free.left_out) == (folder == '.')
 
@@ -88,11 +88,14 @@ def test_copies_of_test_pictures_are_left_out_and_a_folder_of_others_needs_no_li
     data = find_seg_data(seg_folder(tmp_path / 'mine', splits=('train', 'val', 'test')))
     for number in range(4):
         picture(tmp_path / f'more/{number}.jpg', 50 + number)
-    assert free_pictures(str(tmp_path / 'more'), data, 4).option == {'data_root': str(tmp_path / 'more'), 'ratio': 1}
+    assert free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4).option == {
+        'data_root': str(tmp_path / 'more'),
+        'ratio': 1,
+    }
     (tmp_path / 'more/copy.jpg').write_bytes((tmp_path / 'mine/images/test/1.jpg').read_bytes())
-    assert 'copy.jpg' not in free_pictures(str(tmp_path / 'more'), data, 4).names
+    assert 'copy.jpg' not in free_pictures(str(tmp_path / 'more'), data.pictures, data.label_images, 4).names
     with pytest.raises(ValueError, match='2 pictures .* of which 2 of val cannot be taught on: 0 are left; a step'):
-        free_pictures(str(tmp_path / 'mine/images/val'), data, 2)
+        free_pictures(str(tmp_path / 'mine/images/val'), data.pictures, data.label_images, 2)
 
 
 @pytest.mark.parametrize('above', ['', 'segdata/'])
@@ -101,11 +104,11 @@ def test_label_images_of_other_data_are_no_pictures(tmp_path: Path, above: str) 
     for number in range(3):
         picture(tmp_path / f'others/{above}images/{number}.jpg', 50 + number)
         label(tmp_path / f'others/{above}masks/{number}.png', seed=number)
-    free = free_pictures(str(tmp_path / 'others'), data, 2)
+    free = free_pictures(str(tmp_path / 'others'), data.pictures, data.label_images, 2)
     assert free.names == tuple(f'{above}images/{number}.jpg' for number in range(3))
     assert free.left_out == '3 label images'
     with pytest.raises(ValueError, match='0 pictures in it'):
-        free_pictures(str(tmp_path / 'mine/empty'), data, 2)
+        free_pictures(str(tmp_path / 'mine/empty'), data.pictures, data.label_images, 2)
 
 
 def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_pictures_that_no_label_file_lists(tmp_path: Path) -> None:
     assert any('2 of 11 pictures have no labels in any file' in note for note in data.notes)
     assert f'--unlabelled {tmp_path}/pictures/more teaches on pictures without labels' in data.notes
     label(tmp_path / 'masks/a.png')  # of another task: such folders are known by their names
-    free = free_pictures(str(tmp_path), data, 2)
+    free = free_pictures(str(tmp_path), data.pictures, data.label_images, 2)
     assert free.names == ('pictures/more/a.jpg', 'pictures/more/b.jpg') and '1 label images' in free.left_out
     assert not any('no label file' in note for note in find_box_data(box_folder(tmp_path / 'whole')).notes)
 

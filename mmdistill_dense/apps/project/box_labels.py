@@ -48,6 +48,11 @@ class BoxData:
     notes: list[str] = field(default_factory=list)  # what was decided, for the user
     stored: bool = False  # whether pictures are read as they are stored, whatever their EXIF orientation
     parts: Parts = field(default_factory=dict)  # what the files of the splits hold
+    label_images: frozenset[str] = frozenset()  # there are none
+
+    @property
+    def pictures(self) -> dict[str, list[str]]:
+        return {part: [str(one.picture) for one in own] for part, own in self.parts.items()}
 
 
 class NoLabels(FileNotFoundError):

@@ -96,19 +96,16 @@ def _training_file(first: str, training: Training, batch: int, task: str) -> str
 
 
 def seg_file(data: SegData, loading: Loading) -> str:
-    height, width = loading.size
-    load = _load(data)
     train = [
-        load,
         {'type': 'LoadAnnotations'},
-        {'type': 'RandomResize', 'scale': (width, height), 'ratio_range': (0.5, 2.0), 'keep_ratio': True},
+        {'type': 'RandomResize', 'scale': loading.size[::-1], 'ratio_range': (0.5, 2.0), 'keep_ratio': True},
         {'type': 'RandomCrop', 'crop_size': loading.crop, 'cat_max_ratio': 0.75},
         {'type': 'RandomFlip', 'prob': 0.5},
         {'type': 'PhotoMetricDistortion'},
         {'type': 'PackSegInputs'},
     ]
-    resize = [{'type': 'Resize', 'scale': (width, height), 'keep_ratio': True}] if loading.resize else []
-    test = [load, *resize, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}]
+    resize = [{'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': True}] if loading.resize else []
+    test = [*resize, {'type': 'LoadAnnotations'}, {'type': 'PackSegInputs'}]
     folder = {
         'type': 'mmdistill_dense.SegFolderDataset',
         'data_root': str(data.root),
@@ -121,62 +118,55 @@ def seg_file(data: SegData, loading: Loading) -> str:
     for name, split in data.splits.items():
         listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{name}.txt')} if split.names else {}
         parts[name] = {'data_prefix': {'img_path': split.pictures, 'seg_map_path': split.labels}, **listed}
-    about = 'the size of the crop is also that of data_preprocessor.size in pair.py'
     metric = {'type': 'IoUMetric', 'iou_metrics': ['mIoU']}
-    metrics = assignments({'val_evaluator': metric, 'test_evaluator': Source('val_evaluator')})
-    return f'{_head(data)}{_loaders(about, train, test, folder, parts, loading)}{metrics}del folder\n'
+    about = 'the size of the crop is also that of data_preprocessor.size in pair.py'
+    metrics = {'val_evaluator': metric, 'test_evaluator': Source('val_evaluator')}
+    return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 
 def box_file(data: BoxData, loading: Loading, masks: bool, predicted: bool, empty: bool = True) -> str:
     """Return the text of ``data.py`` for detection; ``masks`` are loaded, ``predicted``; ``empty``: trained on."""
-    height, width = loading.size
-    load = _load(data)
     boxes = {'type': 'LoadAnnotations', 'with_bbox': True, **({'with_mask': True} if masks else {})}
-    resize = {'type': 'Resize', 'scale': (width, height), 'keep_ratio': loading.keep_ratio}
-    train = [load, boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
+    resize = {'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': loading.keep_ratio}
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-    test = [load, resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
+    train = [boxes, resize, {'type': 'RandomFlip', 'prob': 0.5}, {'type': 'PackDetInputs'}]
+    test = [resize, boxes, {'type': 'PackDetInputs', 'meta_keys': keys}]
     folder = {
         'type': 'mmdistill_dense.CocoDataset',
         'data_root': str(data.root),
         # the first colour is nearly black: good for a background, bad for lines
         'metainfo': {'classes': data.classes, 'palette': distinct_colours(len(data.classes) + 1)[1:].tolist()},
     }
-    parts: dict[str, dict[str, Any]] = {}
-    for name, split in data.splits.items():
+    parts, metrics = dict[str, dict[str, Any]](), dict[str, Any]()
+    metric = ['bbox', 'segm'] if predicted else 'bbox'
+    for name in [name for name in ('train', 'val', 'test') if name in data.splits]:
+        file, folder_of = data.splits[name].labels, {'img': data.splits[name].pictures}
         kind = {'filter_cfg': {'filter_empty_gt': not empty}} if name == 'train' else {'test_mode': True}
-        parts[name] = {'ann_file': split.labels, 'data_prefix': {'img': split.pictures}, **kind}
-    metrics: dict[str, Any] = {}
-    for name in ('val', 'test'):
-        if name in data.splits:
-            file = data.splits[name].labels
+        parts[name] = {'ann_file': file, 'data_prefix': folder_of, **kind}
+        if name != 'train':
             whole = file if isinstance(file, Template) else f'{data.root}/{file}'
-            metric = ['bbox', 'segm'] if predicted else 'bbox'
             option = {'type': 'CocoMetric', 'ann_file': whole, 'metric': metric, 'classwise': True}
             metrics[f'{name}_evaluator'] = option
     metrics.setdefault('test_evaluator', Source('val_evaluator'))
     about = "pictures are only resized and mirrored, whatever the networks' own configs do"
-    text = _loaders(about, train, test, folder, parts, loading)
-    return f'{_head(data)}{text}{assignments(metrics)}del folder\n'
+    return _data_file(about, data, loading, (train, test), folder, parts, metrics)
 
 
-def _load(data: SegData | BoxData) -> dict[str, Any]:
-    kind = {'color_type': 'color_ignore_orientation'} if data.stored else {}
-    return {'type': 'LoadImageFromFile', **kind}
-
-
-def _head(data: SegData | BoxData) -> str:
-    counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
-    size = f'{data.size[0]}x{data.size[1]}'
-    return f'"""The data set: {len(data.classes)} classes, {counts} pictures, usually of {size} pixels."""\n'
-
-
-def _loaders(
-    about: str, train: list[Any], test: list[Any], folder: Any, parts: Mapping[str, Any], loading: Loading
+def _data_file(
+    about: str,
+    data: SegData | BoxData,
+    loading: Loading,
+    pipelines: tuple[list[Any], list[Any]],
+    folder: Any,
+    parts: Mapping[str, Any],
+    metrics: Mapping[str, Any],
 ) -> str:
-    """Return the part of the file that both tasks share."""
-    text = f'\n# {about}\n{assignments({"train_pipeline": train, "test_pipeline": test})}\n'
-    text += assignments({'folder': folder})
+    counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
+    told = f'{len(data.classes)} classes, {counts} pictures, usually of {data.size[0]}x{data.size[1]} pixels'
+    text = f'"""The data set: {told}."""\n\n# {about}\n'
+    load = {'type': 'LoadImageFromFile', **({'color_type': 'color_ignore_orientation'} if data.stored else {})}
+    train, test = ([load, *steps] for steps in pipelines)
+    text += f'{assignments({"train_pipeline": train, "test_pipeline": test})}\n{assignments({"folder": folder})}'
     for name in ('train', 'val', 'test'):
         if name not in parts:
             text += f'{name}_dataloader = val_dataloader  # a third split would be better\n'
@@ -190,4 +180,4 @@ def _loaders(
             f'    num_workers={loading.workers},\n    sampler=dict({sampler}),\n'
             f'    dataset=dict(\n        folder,\n{lines}    ),\n)\n'
         )
-    return text
+    return f'{text}{assignments(metrics)}del folder\n'

@@ -59,6 +59,10 @@ class SegData:
     drawing: drawn.Drawing | None = None  # the label images to write into the folder of the project
 
     @property
+    def pictures(self) -> dict[str, list[str]]:
+        return {part: [str(picture) for picture, _ in own] for part, own in self.pairs.items()}
+
+    @property
     def unnamed(self) -> bool:
         """Whether nobody named the classes."""
         return self.classes == made_up_names(self.values or range(len(self.classes)))

@@ -14,11 +14,10 @@ from mmdistill_dense.apps.project import SUITE, config_files, methods, sides, te
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.config_files import WORK
 from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
-from mmdistill_dense.apps.project.free_pictures import UNLABELLED_LIST, free_pictures, shared
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
-from mmdistill_dense.apps.project.picture_folders import Wish
+from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, Wish, free_pictures, shared
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.project.zoo_schedule import Training, decide_loading, scaled_training
 from mmdistill_dense.apps.recipes.named import check_data
@@ -63,9 +62,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     loading = decide_loading(student, data.size, pictures, args.batch, args.size and tuple(args.size))
     counts = ', '.join(f'{split.count} {name}' for name, split in data.splits.items())
     tell(f'data     {data.root}: {counts}; {len(data.classes)} classes: {", ".join(data.classes)}')
-    for note in (*data.notes, *shared(data), loading.note):
+    for note in (*data.notes, *shared(data.pictures), loading.note):
         tell(f'         {note}')
-    free = free_pictures(args.unlabelled, data, loading.batch) if args.unlabelled else None
+    free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
     both = [side for side in (student, teacher) if side is not None]
     if isinstance(data, SegData):
         files = {'data.py': config_files.seg_file(data, loading)}

@@ -18,8 +18,10 @@ import numpy as np
 from PIL import Image
 
 from mmdistill_dense.apps.project import SUITE, walk_data
-from mmdistill_dense.unlabelled.pictures import EXTENSIONS
+from mmdistill_dense.unlabelled.pictures import EXTENSIONS, same_pictures
 from mmdistill_dense.utils.evenly import evenly
+from mmdistill_dense.utils.files import walk
+from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import some
 
 T = TypeVar('T')
@@ -33,6 +35,7 @@ ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
 LABELS = ('label', 'mask', 'annot', 'gt', 'seg')  # beginnings of a part of the path of label images, or endings
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _OF_PROJECTS = {SUITE, 'data.py'}
+UNLABELLED_LIST = 'unlabelled.txt'
 
 
 def pictures_below(root: Path) -> list[Path]:
@@ -422,3 +425,56 @@ class Count:
 def table(name: str, counts: Sequence[Count]) -> list[str]:
     """Return a line of all counts, and the warnings."""
     return [f'{name}: {"; ".join(map(str, counts))}', *(line for count in counts for line in count.left)]
+
+
+# Pictures without labels, and those that two parts share
+
+
+@dataclass(frozen=True)
+class FreePictures:
+    folder: Path  # they lie in it or below it
+    count: int
+    names: tuple[str, ...]  # their paths below the folder, where it holds other pictures too
+    left_out: str  # those others, for the user
+
+    @property
+    def option(self) -> dict[str, Any]:
+        """The option ``unlabelled`` of a config in the folder of the project."""
+        listed = {'ann_file': Template(f'{{{{ fileDirname }}}}/{UNLABELLED_LIST}')} if self.names else {}
+        return {'data_root': str(self.folder), **listed, 'ratio': 1}
+
+
+def free_pictures(given: str, parts: Mapping[str, Sequence[str]], drawn: Container[str], batch: int) -> FreePictures:
+    """Return the pictures of a folder that are not among the data: in no part, and no label image (``drawn``)."""
+    folder = Path(given).expanduser().resolve()
+    pictures = sorted(files_below(folder, EXTENSIONS))
+    count = sum(name.lower().endswith(EXTENSIONS) for _, names in walk(folder) for name in names)
+    # in folders of label images; folders above all of the pictures do not count
+    starts = folder, Path(os.path.commonpath([path.parent for path in pictures] or [folder]))
+    below, inside = ({path for path in pictures if is_label(path.parent.relative_to(one).parts)} for one in starts)
+    labels = inside if inside and len(below) == len(pictures) else below
+    taken = {'label images': labels | {path for path in pictures if os.path.realpath(path) in drawn}}
+    for part in [part for part in ('val', 'test', 'train') if part in parts]:  # the same counts once
+        bare = {os.path.splitext(os.path.realpath(path))[0] for path in parts[part]}  # X.png beside X.jpg is the same
+        same = map(Path, same_pictures([str(path) for path in pictures], parts[part]))
+        taken[f'of {part}'] = {*same, *(one for one in pictures if os.path.splitext(os.path.realpath(one))[0] in bare)}
+    free, counts = pictures, {'of projects and of `predict`': count - len(pictures)}
+    for what, others in taken.items():
+        left = [path for path in free if path not in others]
+        free, counts[what] = left, len(free) - len(left)
+    left_out = ', '.join(f'{count} {what}' for what, count in counts.items() if count)
+    if len(free) < batch:
+        of_which = f', of which {left_out} cannot be taught on: {len(free)} are left' if left_out else ''
+        there = f'{count} pictures in it or below it (files that end in {", ".join(EXTENSIONS)}){of_which}'
+        raise ValueError(f'--unlabelled {given}: {there}; a step takes {batch}. Add pictures, or leave it out.')
+    names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
+    return FreePictures(folder, len(free), names, left_out)
+
+
+def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a warning for pictures of another part that also train, as the same file or as a copy."""
+    for part, own in parts.items():
+        if part != 'train' and (same := same_pictures(own, parts['train'])):
+            first = [path if path == other else f'{path} is {other}' for path, other in same.items()]
+            told = f'{len(same)} of the {len(own)} pictures for {part} also train ({some(first, 3)})'
+            yield f'WARNING: {told}: the scores will be too high'

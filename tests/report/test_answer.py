@@ -272,3 +272,18 @@ def test_scores_on_labels_that_were_changed_are_not_compared(tmp_path):
     assert said.startswith('control seed 0 and cwd seed 0: label files were changed between these runs')
     result(tmp_path / 'runs/cwd/seed0', 50.0)
     assert answer(tmp_path).sentences()[0].startswith('No sign of it.'), 'results of before tell no stamps'
+
+
+def test_further_test_sets_have_a_table_below_the_scores(tmp_path: Path) -> None:
+    suite(tmp_path, seeds=(0, 1))
+    for name, rain in (('control', (30.0, 31.0)), ('kd', (29.0, None))):
+        for seed, score in enumerate(rain):
+            sets = {'test': {'mIoU': 50.0}, 'val': {'mIoU': 50.0}, **({'rain': {'mIoU': score}} if score else {})}
+            content = dict(score=50.0, metric='mIoU', metrics=sets)
+            (tmp_path / f'runs/{name}/seed{seed}/result.json').write_text(json.dumps(content), encoding='utf-8')
+    found = answer(tmp_path).further_sets()
+    assert found is not None and found.head == ['network', 'rain']
+    assert sorted(found.rows) == [['control', '30.50'], ['kd', '29.00 (-1.00)']]
+    for file in tmp_path.rglob('result.json'):
+        file.write_text(json.dumps(dict(score=50.0, metrics={'test': {}})), encoding='utf-8')
+    assert answer(tmp_path).further_sets() is None

@@ -18,6 +18,7 @@ from tests.suite import tiny
 from tests.suite.tiny import run_of
 
 METHODS = {'kd': {}, 'none': {'method': 'kd', 'options': {'loss_weight': 0}}}
+SETS: dict[str, dict] = {'same': {}, 'others': {'seed': 77}}  # of painted shapes
 
 
 def perform(definition: Definition, title: str, **options: Any) -> dict[str, Any]:
@@ -30,7 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('whole')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        definition = load(tiny.write(Path(), methods=METHODS))
+        definition = load(tiny.write(Path(), methods=METHODS, test_sets=SETS))
         perform(definition, 'teacher')
         perform(definition, 'kd seed 0')
     return folder
@@ -48,6 +49,8 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert result['config_hash'] == plan.hash_of(definition, run_of(definition, 'kd seed 0'))
     assert result['score'] == result['metrics']['test']['mIoU'] > 0
     assert result['metrics']['val']['mIoU'] > 0 and not result['test_is_val']
+    assert list(result['metrics']) == ['test', 'val', 'same', 'others'], 'further sets, in their order'
+    assert result['metrics']['same'] == result['metrics']['test'] != result['metrics']['others']
     assert (result['name'], result['seed'], result['iterations'], result['restarts']) == ('kd', 0, 6, 0)
     assert (definition.out / 'runs/kd/seed0' / result['checkpoint']).is_file()
     assert result['processes'] == run_of(definition, 'kd seed 0').state['processes'] == 1
@@ -70,7 +73,7 @@ def test_a_training_reads_its_written_config_once(definition: Definition, monkey
         read.append(str(path))
         return fromfile(path, *args, **options)
 
-    def train(run: plan.Run, config: Config, progress: Progress) -> None:
+    def train(run: plan.Run, config: Config, progress: Progress, sets: Any) -> None:
         taken.append((config, progress.state['config_hash']))
         raise Stop
 
@@ -298,7 +301,7 @@ def test_given_teacher_is_tested_alone(
     file = tmp_path / 'work_dirs/demo/teacher/iter_700.pth'
     file.parent.mkdir(parents=True)
     file.symlink_to(whole / 'out/teacher/iter_2.pth')
-    given = load(tiny.write(tmp_path, teacher=None, test_teacher=True))
+    given = load(tiny.write(tmp_path, teacher=None, test_teacher=True, test_sets=SETS))
     found = perform(given, 'teacher')
     expected = json.loads((whole / 'out/teacher/result.json').read_text())
     assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None

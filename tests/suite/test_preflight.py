@@ -45,6 +45,14 @@ def test_unknown_rows_and_seeds_are_named() -> None:
         plan.select(defined(), [], [3])
 
 
+def test_a_test_set_that_is_not_there_is_found_first() -> None:
+    definition = defined(test_sets={'rain': {'num_imges': 3}})
+    with pytest.raises(ValueError, match="tiny.yaml: test_sets.rain: .*'num_imges'"):
+        preflight.check(definition, {plan.runs(definition)[0]: (Config(), '')})
+    with pytest.raises(ValueError, match='test_sets.val: a name consists of .* train, val, test are taken'):
+        defined(test_sets={'val': {}})
+
+
 def finish(definition: Definition, title: str, config_hash: str | None = None) -> plan.Run:
     run = next(run for run in plan.runs(definition) if run.title == title)
     tiny.write_result(run.folder, 1.0, config_hash=config_hash or plan.hash_of(definition, run))

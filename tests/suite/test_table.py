@@ -15,7 +15,7 @@ from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.rows import SuiteTable, collect, make_rows
 from mmdistill_dense.apps.suite.table import BELOW, as_markdown, gains_png, scores_as_csv, write_table
-from mmdistill_dense.utils.files import read_json
+from mmdistill_dense.utils.files import read_json, write_json
 from tests.suite import made_up
 
 
@@ -48,6 +48,23 @@ def test_scores_gains_and_intervals(suite: Definition) -> None:
     assert main[1:4] == ['3', '44.00 ± 1.32', '**+2.83** [+2.12, +3.55]']
     assert seeds[1:] == ['43.00 (+3.00)', '43.50 (+2.50)', '45.50 (+3.00)']
     assert lines_of(text, 'student alone')[0][1:4] == ['3', '41.17 ± 1.26', '–']
+
+
+def test_further_test_sets_have_a_table_of_their_own(tmp_path: Path) -> None:
+    suite = made_up.definition(tmp_path, 'test_sets: {rain: {seed: 1}, new: {}}\n')
+    for name, score, added in (('control', 40.0, 0.0), ('kd', 42.0, -1.5), ('heavy', 43.0, None)):
+        made_up.finish(suite, name, dict.fromkeys(range(3), score))
+        for run in plan.runs(suite):
+            if run.name == name and added is not None:
+                result = read_json(run.folder / 'result.json')
+                result['metrics']['rain'] = {'mIoU': 30.0 + run.seed + added + (run.seed == 2) * bool(added) / 2}
+                write_json(run.folder / 'result.json', result)
+    table = collect(suite)
+    text = as_markdown(table)
+    assert lines_of(text, 'kd')[-1][1:] == ['29.67 ± 1.26 **-1.33** [-2.05, -0.62]', 'not run –']
+    assert lines_of(text, 'student alone')[-1][1:] == ['31.00 ± 1.00 –', 'not run –']
+    assert lines_of(text, 'heavy')[-1][1] == 'not run –', 'it finished before the set was named'
+    assert '## Other test sets' in text and 'rain/mIoU' in scores_as_csv(table)
 
 
 def test_a_row_with_missing_runs_says_so_and_pairs_only_what_is_there(suite: Definition) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
@@ -113,6 +113,7 @@ def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> S
     answer = Answer(numbers, uses or {})
     section = Section('scores', 'Did it help, and what did it cost?', lead=answer.sentences())
     section.attempt(answer.table)
+    section.attempt(answer.further_sets)
     section.note = 'Gain: over the control at the same seeds. Step: time of a training step over the control’s.'
     if uses:
         threads = f'{(count := torch.get_num_threads())} thread{"s" if count > 1 else ""}'
@@ -122,6 +123,11 @@ def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> S
     if numbers.comparison.teacher is None and numbers.metric:
         section.reasons.append("The teacher's score is left out: its folder (in a suite: teacher/) holds no log.")
     return section
+
+
+def _by_seed(runs: Sequence[TrainedRun], scores: Mapping[TrainedRun, float]) -> dict[int, float]:
+    """Return the scores of runs with a known seed; others cannot be paired."""
+    return {run.seed: scores[run] for run in runs if run.seed is not None and run in scores}
 
 
 class Answer:
@@ -136,7 +142,9 @@ class Answer:
         self.apart = {run: one for run, one in pairs.items() if one and not self.found.comparable(run, one)}
         names = dict.fromkeys(run.name for run in self.comparison.runs if not run.further)
         fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
-        self.gains = holm({name: paired_gain(self._by_seed(runs), self._alone(name)) for name, runs in fair.items()})
+        self.gains = holm(
+            {name: paired_gain(_by_seed(runs, self.scores), self._alone(name)) for name, runs in fair.items()}
+        )
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
@@ -180,6 +188,25 @@ class Answer:
                 row += [f'{use.parameters / 1e6:.2f} M', f'{use.milliseconds:.0f} ms'] if use else ['', '']
         return Sheet(self.found.what, head, rows)
 
+    def further_sets(self) -> Sheet | None:
+        """Return scores and gains on a suite's further test sets."""
+        found: dict[str, dict[TrainedRun, float]] = {}
+        for run in self.scores:
+            result = run.result or {}
+            for split, values in (result.get('metrics') or {}).items():
+                if split not in ('val', 'test') and result.get('metric') in values:
+                    score = values[result['metric']] * (100 if _in_percent(result) else 1)
+                    found.setdefault(split, {})[run] = score
+        rows = [[name] for name in self.comparison.names]
+        for scores in found.values():
+            for row in rows:
+                runs = self.comparison.of(row[0])
+                own = _by_seed(runs, scores)
+                gain = paired_gain(own, _by_seed(self.comparison.controls_for(runs[0]), scores))
+                told = f' ({self._number(gain.mean, "+")})' if gain and row[0] in self.gains else ''
+                row.append(self._number(fmean(own.values())) + told if own else '')
+        return Sheet('Other test sets: score and gain', ['network', *found], rows) if found else None
+
     def _row(self, name: str) -> list[str]:
         all_runs = self.comparison.of(name)
         runs = [run for run in all_runs if run in self.scores]
@@ -215,11 +242,7 @@ class Answer:
         return f'the better student alone{row}, chosen on {where},'
 
     def _alone(self, name: str) -> dict[int, float]:
-        return self._by_seed(self.comparison.controls_for(self.comparison.of(name)[0]))
-
-    def _by_seed(self, runs: list[TrainedRun]) -> dict[int, float]:
-        """Return the scores of runs with a known seed; others cannot be paired."""
-        return {run.seed: self.scores[run] for run in runs if run.seed is not None and run in self.scores}
+        return _by_seed(self.comparison.controls_for(self.comparison.of(name)[0]), self.scores)
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
         same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]

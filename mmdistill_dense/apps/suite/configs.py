@@ -15,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
 from mmdistill_dense.config.resolve import is_distill_model, read_file
-from mmdistill_dense.config.values import flat, listed, plain
+from mmdistill_dense.config.values import chain, flat, listed, plain
 from mmdistill_dense.distillers.fragments import put_all
 from mmdistill_dense.utils.literals import BRACES
 from mmdistill_dense.weights.strict_load import sha256
@@ -79,6 +79,17 @@ def method_config(definition: Definition, method: Method) -> Config:
     options = {_full_key(key, config, f'{place}.options'): value for key, value in method.options.items()}
     config.merge_from_dict(copy.deepcopy(options))
     return config
+
+
+def with_test_set(config: Config, changes: Mapping[str, Any]) -> Config:
+    """Return a config that tests on another set, given as changes of its own."""
+    found = Config(copy.deepcopy(config.to_dict()))
+    found.merge_from_dict({f'test_dataloader.dataset.{key}': value for key, value in changes.items()})
+    for evaluator in listed(found.test_evaluator):
+        if 'ann_file' in evaluator:  # of COCO's labels, which the data set names too
+            inner = chain(found.test_dataloader.dataset)[0]
+            evaluator.ann_file = os.path.join(inner.get('data_root') or '', inner['ann_file'])
+    return found
 
 
 def _common(config: Config, definition: Definition, options: Mapping[str, Any], place: str) -> Config:

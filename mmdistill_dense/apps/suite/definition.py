@@ -36,6 +36,7 @@ def with_options(options: Mapping[str, Any]) -> str:
 
 
 FURTHER = 'control_'  # the beginning of the names of further controls: the student alone with other settings
+SPLITS = ('train', 'val', 'test')
 RESERVED = ('control', 'teacher')  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 OWN_SLURM = ('processes', 'launcher', 'python', 'setup', 'most')  # every other key is an option of sbatch
@@ -85,6 +86,7 @@ class Definition:
     task: str
     teacher: Teacher | None
     test_teacher: bool
+    test_sets: Mapping[str, Mapping[str, Any]]  # further ones, each as changes of the control's test set
     methods: Mapping[str, Method]
     seeds: tuple[int, ...]
     metric: str  # the key of the score in the result of a test
@@ -131,6 +133,7 @@ def load(path: Path | str) -> Definition:
         task=task,
         teacher=_teacher(top),
         test_teacher=top.get('test_teacher', bool, False),
+        test_sets=_test_sets(top),
         methods=_methods(top, control),
         seeds=tuple(seeds),
         metric=metric,
@@ -158,6 +161,14 @@ def _teacher(top: Reader) -> Teacher | None:
     inner.only({'config', 'options', 'seed'})
     file = config_file(inner, 'config', inner.get('config', str), 'teachers')
     return Teacher(file, inner.options('options'), inner.count('seed', 0, least=0))
+
+
+def _test_sets(top: Reader) -> dict[str, dict[str, Any]]:
+    sets = top.inner('test_sets')
+    for name in sets.raw:
+        if name in SPLITS or not NAME.fullmatch(str(name)):
+            raise sets.error(str(name), f'a name consists of letters, digits and .+-_; {", ".join(SPLITS)} are taken')
+    return {str(name): filled(sets.options(name)) for name in sets.raw}
 
 
 def _methods(top: Reader, control: Path) -> dict[str, Method]:

@@ -21,11 +21,12 @@ from mmengine.config import Config
 from mmengine.dist import barrier, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 
 from mmdistill_dense.apps.commands.training import build_runner
 from mmdistill_dense.apps.recipes.compose import remark
-from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Run
 from mmdistill_dense.config.resolve import read_file
@@ -201,10 +202,10 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
         config.launcher = launcher
         found: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):
-            found = {'iterations': 0, 'shares': {}, 'metrics': test_teacher(_named(config, run))}
+            found = {'iterations': 0, 'shares': {}, 'metrics': test_teacher(_named(config, run), definition.test_sets)}
             found |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
         else:
-            found = _train(run, config, progress)
+            found = _train(run, config, progress, definition.test_sets)
         slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
         if slim:  # under a name of its own, before the result tells it: until then the run can go on
             content = read_checkpoint(run.folder / found['checkpoint'])
@@ -227,7 +228,7 @@ def place_of(launcher: str) -> tuple[int, int]:
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
-def _train(run: Run, config: Config, progress: Progress) -> dict[str, Any]:
+def _train(run: Run, config: Config, progress: Progress, sets: Mapping[str, Any]) -> dict[str, Any]:
     found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
@@ -241,14 +242,19 @@ def _train(run: Run, config: Config, progress: Progress) -> dict[str, Any]:
     assert last is not None, 'a checkpoint is saved at the end'
     progress.tell(True, phase='testing')
     take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
-    metrics = _scores(runner)
+    metrics = _scores(runner, sets)
     facts['data'] = data_facts(runner) if is_main_process() else {}
     return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 
-def _scores(runner: Runner) -> dict[str, dict[str, float]]:
+def _scores(runner: Runner, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     val = plain(runner.val())
-    return {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
+    found = {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
+    for name, changes in sets.items():
+        config = configs.with_test_set(runner.cfg, changes)
+        given = {'runner': runner, 'dataloader': config.test_dataloader, 'evaluator': config.test_evaluator}
+        found[name] = plain(LOOPS.build({'type': 'TestLoop', **config.test_cfg}, default_args=given).run())
+    return found
 
 
 def _named(config: Config, run: Run) -> Config:
@@ -258,7 +264,7 @@ def _named(config: Config, run: Run) -> Config:
     return named
 
 
-def test_teacher(config: Config) -> dict[str, Any]:
+def test_teacher(config: Config, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the scores of the pair's teacher, loaded as strictly as for distillation."""
     config.load_from = None
     runner = build_runner(config)
@@ -270,7 +276,7 @@ def test_teacher(config: Config) -> dict[str, Any]:
         pairs = cast('ClassPairs', teacher.pairs)
         for name, step in (('val_step', network.val_step), ('test_step', network.test_step)):
             setattr(network, name, lambda batch, step=step: in_students_classes(step(batch), pairs))
-    return _scores(runner)
+    return _scores(runner, sets)
 
 
 def _tests_val(config: Config) -> bool:

@@ -204,9 +204,9 @@ def check_batch(definition: Definition, todo: Resolved, processes: int) -> None:
             raise ValueError(f'{definition.path}: {place}: {problem}')
 
 
-def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]]) -> float:
+def score_of(definition: Definition, metrics: Mapping[str, Mapping[str, float]], split: str = 'test') -> float:
     """Return the score of a run in percent."""
-    found = metrics['test']
+    found = metrics[split]
     if not found:  # mmdet returns no metric for a detector without a single detection
         return 0.0
     if definition.metric not in found:

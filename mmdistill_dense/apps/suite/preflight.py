@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmengine.config import Config
+from mmengine.registry import DATASETS, DefaultScope
 
 from mmdistill_dense.apps.check.context import ERROR, NOTE, Options
 from mmdistill_dense.apps.check.run import CheckReport, check_config
 from mmdistill_dense.apps.recipes.compose import unknown
-from mmdistill_dense.apps.suite import plan
+from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.plan import Resolved
+from mmdistill_dense.apps.suite.reader import naming
 from mmdistill_dense.config.values import listed, may_give, scores_of
 from mmdistill_dense.utils.files import read_json, write_json
 from mmdistill_dense.utils.process import heartbeat
@@ -23,6 +25,11 @@ def check(definition: Definition, todo: Resolved) -> None:
     place = definition.out / 'checked.json'
     known = read_json(place) or {}
     trained = plan.trains_teacher(definition)
+    for name, changes in definition.test_sets.items() if todo else ():
+        config = configs.with_test_set(configs.control_config(definition), changes)
+        with naming(f'{definition.path}: test_sets.{name}'), DefaultScope.overwrite_default_scope(config.default_scope):
+            if not len(DATASETS.build(config.test_dataloader.dataset)):
+                raise ValueError('the set has no pictures: its keys change the test set of the control.')
     seen = set[str]()
     for run in todo:
         config, now = todo[run][0], f'{todo[run][1]} {__version__}'

@@ -181,6 +181,18 @@ def make_rows(definition: Definition, results: Mapping[str, Results]) -> tuple[R
     return tuple(rows)
 
 
+def on_set(table: SuiteTable, name: str) -> list[Row]:
+    """Return the rows with scores and gains on a further test set; runs that finished before it was named have none."""
+    rows = []
+    for row in table.rows:
+        known = {seed: one for seed, one in row.results.items() if name in one['metrics']}
+        scores = {seed: plan.score_of(table.definition, one['metrics'], name) for seed, one in known.items()}
+        rows.append(Row(row.name, {seed: {**known[seed], 'score': score} for seed, score in scores.items()}))
+    control = next((row.scores for row in rows if row.name == table.control), {})
+    gains = paired_gains({row.name: row.scores for row in rows if row.name in table.definition.taught}, control)
+    return [replace(row, gain=gains.get(row.name)) for row in rows]
+
+
 def best_control(results: Mapping[str, Results]) -> str:
     """Return the control that is best on val by its mean over seeds; others count once they have all of its seeds."""
     first = results.get(plan.CONTROL) or {}

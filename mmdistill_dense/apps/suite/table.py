@@ -11,7 +11,7 @@ from typing import Any
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import Definition, is_control, with_options
 from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, own_data
+from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, on_set, own_data
 from mmdistill_dense.utils.files import write_text, write_whole
 
 NONE = '–'
@@ -50,8 +50,22 @@ def as_markdown(table: SuiteTable) -> str:
             seeds.append(_line([title, *(_of_seed(row, seed, control) for seed in definition.seeds)]))
     notes = ['## How to read it', '', *(f'- {line}' for line in _reading(table)), '']
     notes += ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
-    parts = [f'# {definition.title}', '\n'.join(main), '\n'.join(['## Each seed', '', *seeds]), '\n'.join(notes)]
+    parts = [f'# {definition.title}', '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
+    parts += ['\n'.join(['## Other test sets', '', *_other_sets(table)])] if definition.test_sets else []
+    parts += ['\n'.join(notes)]
     return '\n\n'.join(parts) + '\n'
+
+
+def _other_sets(table: SuiteTable) -> Iterator[str]:
+    """Yield a table of scores and gains on further test sets."""
+    sets = {name: on_set(table, name) for name in table.definition.test_sets}
+    yield from _head(['', *sets])
+    for place, row in enumerate(table.rows):
+        cells = [' '.join(filter(None, [score_cell(one[place]), gain_cell(one[place])])) for one in sets.values()]
+        yield _line([TITLES.get(row.name, row.name), *cells])
+    yield ''
+    alone = TITLES.get(table.control, table.control)
+    yield f'Score, and gain over the {alone} at the same seed [{LEVEL:.0%} interval].'
 
 
 def _head(titles: Sequence[str]) -> list[str]:
@@ -192,7 +206,7 @@ def scores_as_csv(table: SuiteTable) -> str:
             line = {'name': row.name, 'seed': seed, 'score': result['score']}
             line |= {'gain': result['score'] - own[seed] if paired else None, 'iterations': result['iterations']}
             line['config_hash'] = result['config_hash']
-            for split in ('test', 'val'):
+            for split in ('test', 'val', *table.definition.test_sets):
                 line |= {f'{split}/{key}': value for key, value in result['metrics'].get(split, {}).items()}
             lines.append(line)
     text = io.StringIO()

@@ -10,8 +10,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, fitting, load
-from mmdistill_dense.apps.suite.reader import read_file
+from mmdistill_dense.apps.suite.definition import Definition, fitting, load, read_file
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.unlabelled.pictures import picture_paths
 from tools.docs.targets import read_targets

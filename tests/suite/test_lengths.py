@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.apps.suite.lengths import fit
+from mmdistill_dense.apps.suite.configs import fit
 
 
 def config(**changes: Any) -> Config:

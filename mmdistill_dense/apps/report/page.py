@@ -7,17 +7,20 @@ import base64
 import gzip
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from mmdistill_dense.apps.report.predictions import Predictions
-from mmdistill_dense.apps.report.runs import Comparison, compare
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.scores import answer_section
-from mmdistill_dense.apps.report.section import Chart, Numbers, Section, graph_objects
-from mmdistill_dense.apps.report.settings import settings_section
+from mmdistill_dense.apps.report.section import Chart, Missing, Numbers, Section, Sheet, graph_objects
+from mmdistill_dense.config.values import flat
 from mmdistill_dense.utils.files import check_writable, write_text
 from mmdistill_dense.utils.process import errors_only, quiet
 from mmdistill_dense.utils.version import __version__
+from mmdistill_dense.weights.strict_load import read_checkpoint
 
 PICTURES = 4
 NAMED = 3  # methods in the title
@@ -90,3 +93,62 @@ def render(comparison: Comparison, sections: Sequence[Section]) -> str:
         script=script,
         plotly=base64.b64encode(packed).decode('ascii'),
     )
+
+
+_BESIDE = (  # folders and logging; the pipelines are part of the data sets
+    *('work_dir', 'experiment_name', 'launcher', 'resume', 'load_from', 'log_level', 'visualizer', 'vis_backends'),
+    *('distillers', 'train_pipeline', 'val_pipeline', 'test_pipeline'),
+)
+_LONG = 160  # characters of a printed value
+
+
+def settings_section(comparison: Comparison) -> Section:
+    """Return a table for each method: keys whose values differ from its control's."""
+    section = Section('settings', 'Settings', 'Every key of the whole config that differs from the control.')
+    for name in comparison.names:
+        run = comparison.of(name)[0]
+        if run.distillers:
+            section.attempt(partial(compared_table, run))
+        control = comparison.control_of(run)
+        if control is not None:
+            section.attempt(partial(settings_table, run, control))
+    if not comparison.controls:
+        section.reasons.append('No control to compare with: give one with --control.')
+    elif not comparison.runs:
+        section.reasons.append('All runs are controls: there is nothing to compare.')
+    return section
+
+
+def compared_table(run: TrainedRun) -> Sheet:
+    """Return what the distillers of a run compared, from its checkpoint: also what ``'auto'`` chose."""
+    if run.checkpoint is None:
+        raise Missing(f'What {run.title} compared is left out: it has no checkpoint.')
+    told = read_checkpoint(run.checkpoint).get('meta', {}).get('distill', {}).get('distillers', {})
+    rows = [
+        [name, one['type'], student, teacher, '' if place else one.get('settings', '')]
+        for name, one in told.items()
+        for place, (student, teacher) in enumerate(one.get('taps', ()))
+    ]
+    networks = [run.model.get('student', {}).get('cfg'), *(one.get('cfg') for one in run.teachers.values())]
+    names = ' and '.join(str(one) for one in networks if one)
+    caption = f'What {run.name} compared{f" in {names}" if names else ""}'
+    return Sheet(caption, ['distiller', 'method', "student's tap", "teacher's tap", 'settings'], rows)
+
+
+def settings_table(run: TrainedRun, control: TrainedRun) -> Sheet:
+    own, other = flat(run.config.to_dict()), flat(control.config.to_dict())
+    rows = []
+    for key in dict.fromkeys([*other, *own]):
+        values = other.get(key, _NONE), own.get(key, _NONE)
+        if key.split('.')[0] not in _BESIDE and values[0] != values[1]:
+            rows.append([key, *map(_shown, values)])
+    caption = f'{run.title} against {control.title}'
+    return Sheet(caption, ['key', control.title, run.title], rows or [['nothing differs', '', '']])
+
+
+_NONE = object()
+
+
+def _shown(value: Any) -> str:
+    text = '–' if value is _NONE else repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= _LONG else text[: _LONG - 1] + '…'

@@ -11,7 +11,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import unknown
-from mmdistill_dense.apps.suite import configs, lengths
+from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
@@ -126,7 +126,7 @@ def config_of(definition: Definition, run: Run) -> Config:
         config = configs.row_config(definition, run.name)
     method = definition.methods.get(run.name)
     if method is not None and method.length != 1:
-        lengths.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
+        configs.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     name_teacher(run, config)

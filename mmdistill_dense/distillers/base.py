@@ -51,6 +51,15 @@ class RunState:
     classes: int | None = None  # of the student's head, if its config says it
 
 
+def check_losses(key: str, losses: Any) -> None:
+    """Raise unless a loss is a dict of tensors by name."""
+    if not isinstance(losses, Mapping):
+        found = 'a tensor without a name' if isinstance(losses, Tensor) else f'{losses!r:.40}'
+        raise TypeError(f"{key}: its loss returns {found}: a dict such as {{'loss_x': tensor}} is needed.")
+    if wrong := [f'{name}={value!r:.40}' for name, value in losses.items() if not isinstance(value, Tensor)]:
+        raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
+
+
 class Distiller(nn.Module):
     """Base of all methods: student and teacher taps in, named weighted losses out.
 
@@ -152,6 +161,7 @@ class Distiller(nn.Module):
         self.clip_max_norm = clip_max_norm
         self.name = type(self).__name__.lower()
         self.state = RunState()
+        self.trained: Collection[str] = ()  # its parameters when it was bound, which an optimizer gets
 
     def choose_taps(self, pairs: Sequence[tuple[str, str]]) -> None:
         """Set the taps that ``student_tap='auto'`` stands for: pairs of a student's tap and a teacher's."""
@@ -166,6 +176,7 @@ class Distiller(nn.Module):
         self.name, self.state = name, state
         self.learn_from(teacher)
         self.setup(student_shapes, teacher_shapes)
+        self.trained = frozenset(name for name, _ in self.named_parameters())
 
     def learn_from(self, teacher: FrozenTeacher) -> None:
         """Set the teacher; a copy of the model may have its own."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, check_losses
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.losses import to_grid
 from mmdistill_dense.networks.taps import Tap, TapOption
@@ -149,6 +149,7 @@ class FeatureDistiller(Distiller):
                 losses = self.level_loss(*self.matched(s, t.detach(), index), index, data_samples)
                 if isinstance(losses, Tensor):
                     losses = {f'loss_{type(self).__name__.lower()}': losses}
+                check_losses(f'model.{self.key}', losses)
                 for name, value in losses.items():
                     total[name] = total.get(name, 0.0) + level.weight * value
                     weights[name] = weights.get(name, 0.0) + level.weight

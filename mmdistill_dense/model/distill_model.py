@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import ModelConfig
-from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, RunState
+from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, RunState, check_losses
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, copy_inherited
@@ -293,7 +293,7 @@ def distill_losses(
         found = {}
         for name, one in active.items():
             found[name] = one(student, taught.get(str(one.teacher_name), {}), data_samples)
-            _check_terms(f'model.distillers.{name}', found[name])
+            _check_terms(f'model.distillers.{name}', one, found[name])
     return found
 
 
@@ -326,12 +326,9 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
             )
 
 
-def _check_terms(key: str, terms: Mapping[str, Any]) -> None:
-    """Refuse what is no loss, and terms that would teach the student nothing."""
-    if not isinstance(terms, Mapping):
-        raise TypeError(f'{key}: its loss returns {terms!r:.40}, no tensor and no dict of them by name.')
-    if wrong := [f'{name}={value!r:.40}' for name, value in terms.items() if not isinstance(value, Tensor)]:
-        raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
+def _check_terms(key: str, one: Distiller, terms: Losses) -> None:
+    """Refuse what is no loss, terms that would teach the student nothing, and parameters that nothing would train."""
+    check_losses(key, terms)
     losses = [value for name, value in terms.items() if 'loss' in name]
     if not losses:
         raise ValueError(f'{key}: its loss returns {some(terms) or "nothing"}; names of losses must hold "loss".')
@@ -340,6 +337,9 @@ def _check_terms(key: str, terms: Mapping[str, Any]) -> None:
     learned = not torch.is_grad_enabled() or any(value.requires_grad for value in losses)
     if not learned and any(bool(value.ne(0).any()) for value in losses):  # an empty queue gives exactly 0
         raise ValueError(f'{key}: its loss has no gradient, so the student learns nothing from it. Is it detached?')
+    if late := [name for name, value in one.named_parameters() if value.requires_grad and name not in one.trained]:
+        told = 'after the optimizer was made, which does not train it. Make it in setup() or build_level()'
+        raise RuntimeError(f'{key}: its parameter {late[0]} was made {told}.')
 
 
 @torch.no_grad()

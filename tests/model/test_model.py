@@ -564,6 +564,8 @@ def test_context_parts_and_what_is_no_loss():
     (lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
     (lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
     (lambda x: {'loss_x': x.mean((1, 2, 3))}, ValueError, r'its loss returns loss_x of shape \(2,\)'),
+    (lambda x: x.mean(), TypeError, "its loss returns a tensor without a name: a dict such as {'loss_x': tensor}"),
+    (lambda x: None, TypeError, 'its loss returns None: a dict'),
 ])  # fmt: skip
 def test_terms_that_teach_nothing_are_refused(returned, kind, told, monkeypatch):
     options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
@@ -571,6 +573,39 @@ def test_terms_that_teach_nothing_are_refused(returned, kind, told, monkeypatch)
     monkeypatch.setattr(Talkative, 'forward', lambda self, student, *_: returned(student[self.student_taps[0].text][0]))
     with pytest.raises(kind, match=rf'^model\.distillers\.t: {told}'):
         toys.losses_of(model)
+
+
+@pytest.mark.parametrize(('returned', 'told'), [
+    (lambda x: None, 'its loss returns None'),
+    (lambda x: 1.5, r'its loss returns 1\.5'),
+    (lambda x: [x.mean()], r'its loss returns \[tensor'),
+    (lambda x: {'loss_x': None}, 'its loss returns loss_x=None, no tensor'),
+])  # fmt: skip
+def test_a_loss_of_a_level_that_is_no_tensor_is_refused(returned, told, monkeypatch):
+    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
+    model = toys.ready(toys.build(toys.model_config(**options)))
+    monkeypatch.setattr(Talkative, 'loss', lambda self, student, *_: returned(student))
+    with pytest.raises(TypeError, match=rf'^model\.distillers\.t: {told}'):
+        toys.losses_of(model)
+
+
+def test_parameters_that_an_optimizer_does_not_have_are_refused(monkeypatch):
+    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
+    model = toys.ready(toys.build(toys.model_config(**options)))
+
+    def late(self, student, *_):
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        return self.scale * student.square().mean()
+
+    monkeypatch.setattr(Talkative, 'loss', late)
+    with pytest.raises(RuntimeError, match=r'^model\.distillers\.t: its parameter scale was made after the optimizer'):
+        toys.losses_of(model)
+
+
+def test_a_class_that_is_no_distiller_is_refused():
+    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type=torch.nn.Identity)))
+    with pytest.raises(TypeError, match=r'^model\.distillers\.t: .*makes a Identity, no Distiller: derive'):
+        toys.build(toys.model_config(**options))
 
 
 def test_an_exact_zero_without_a_gradient_is_a_loss(monkeypatch):

@@ -307,6 +307,10 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
         model, scope = merge(found, model, key), config.get('default_scope')
     default = DefaultScope.get_current_instance()
     scope = model.pop('_scope_', None) or scope or (default and default.scope_name)
+    last = (model.get('roi_head') or {}).get('shared_head') or {}  # the last stage of a C4 network lies in its head
+    if isinstance(own := last.get('init_cfg'), Mapping) and own.get('checkpoint') == 'backbone':
+        file = ((model.get('backbone') or {}).get('init_cfg') or {}).get('checkpoint')
+        last['init_cfg'] = {**own, 'checkpoint': file} if file else None
     if model.get('pretrained') is False:
         model = ConfigDict(without_pretrained({k: v for k, v in model.items() if k != 'pretrained'}))
     return ModelConfig(model, scope, name, key)

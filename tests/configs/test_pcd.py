@@ -233,9 +233,14 @@ def backbone_of(cfg: Config) -> Any:
 def test_controls_differ_in_where_the_backbone_starts(name: str) -> None:
     kinds = ['pcd', 'random'] + ['supervised'] * ('camvid' not in name)
     runs = {kind: leaf(f'{name}_{kind}-init') for kind in kinds}
-    starts = {kind: plain(backbone_of(cfg).pop('init_cfg')) for kind, cfg in runs.items()}
+    starts = {kind: plain(backbone_of(cfg).init_cfg) for kind, cfg in runs.items()}
     if 'c4' in name:  # whose fourth stage is in the head
-        assert {k: plain(cfg.model.student.roi_head.shared_head.pop('init_cfg')) for k, cfg in runs.items()} == starts
+        heads = {kind: load_model(cfg.model.student, 'student').model.roi_head.shared_head for kind, cfg in runs.items()}
+        assert {kind: plain(head.init_cfg) for kind, head in heads.items()} == starts
+        for cfg in runs.values():
+            cfg.model.student.roi_head.shared_head.pop('init_cfg')
+    for cfg in runs.values():
+        backbone_of(cfg).pop('init_cfg')
     assert starts['pcd']['prefix'] == 'backbone.'
     assert starts['random'] is None
     if 'supervised' in starts:
@@ -302,14 +307,21 @@ def test_a_pretrained_backbone_arrives_whole(network: str, pretraining: str, sco
 def test_a_pretrained_backbone_arrives_in_both_parts_of_c4(tmp_path: Path) -> None:
     model = Config.fromfile(ROOT / '_base_/models/mask_rcnn_r18_c4_pcd.py').model
     expected, file = pretrained('r18_from_mocov3-r50_imagenet', tmp_path)
-    for part in (model.student.backbone, model.student.roi_head.shared_head):
-        part.init_cfg.checkpoint = file
+    model.student.backbone.init_cfg.checkpoint = file
     init_default_scope('mmdet')
     built = MODELS.build(model)
     built.init_weights()
     same({**built.backbone.state_dict(), **built.roi_head.shared_head.state_dict()}, expected)
     assert all(p.requires_grad for p in built.parameters())
     assert not built.backbone.norm_eval and not built.roi_head.shared_head.norm_eval
+
+
+def test_c4_starts_its_last_stage_as_its_backbone_or_as_it_is_told() -> None:
+    student = Config.fromfile(ROOT / '_base_/models/mask_rcnn_r18_c4_pcd.py').model.student
+    student.backbone.init_cfg = None
+    assert load_model(student, 'student').model.roi_head.shared_head.init_cfg is None
+    student.roi_head.shared_head.init_cfg.checkpoint = 'mine.pth'
+    assert load_model(student, 'student').model.roi_head.shared_head.init_cfg.checkpoint == 'mine.pth'
 
 
 def test_mask_rcnn_has_the_size_of_the_specification() -> None:

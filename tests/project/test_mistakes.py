@@ -192,7 +192,6 @@ def each(kind: str, **values: Any) -> Callable[[dict[str, Any]], object]:
     case('has no box of red, white', '', content(lambda found: found.update(annotations=[])), soak=True),
     case('a file cannot be read as pictures: ', '', wrote('mine/train/1.jpg', 'x'), soak=True),
     case('--classes Red: ', '--classes Red'),
-    case('has an SSDHead, with which mmdet cannot predict', '--student mmdet::ssd/ssd300_coco.py'),
     case('a teacher of its own (teacher_config)', '--student mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'),
     case('no label file.', '', lambda: shutil.rmtree('mine/annotations'), soak=True),
     case('has two braces in it', '',

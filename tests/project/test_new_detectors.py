@@ -52,6 +52,13 @@ def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tup
     assert loading.size == size and loading.keep_ratio is keep
 
 
+def test_a_student_of_ssd_is_taken_and_what_mmdet_lacks_for_it_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    box_folder(Path('mine'))
+    ssd = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
+    assert call(ssd, RETINANET, '--batch', '2', '--iters', '4', '--random-weights') == 0
+    assert 'set model.bbox_head.loss_cls = None before' in capsys.readouterr().out
+
+
 def steps(name: str) -> int:
     return Config.fromfile(f'project/{name}.py').train_cfg.max_iters
 

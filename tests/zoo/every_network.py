@@ -122,20 +122,24 @@ def _plain(option: ConfigDict) -> Any:
 
 
 def step(name: str, side: int) -> dict[str, float]:
-    """Take a training step; return the terms of the distillers."""
+    """Take a training step and predict; return the terms of the distillers."""
     option = _option(name)
     for one in (option.student, option.teacher):
         one.pretrained = False
         _set_size(one, side)
-    losses = learn(toys.build(option, scope=name.partition('::')[0]), _batch(name, side))
+    model = toys.build(option, scope=name.partition('::')[0])
+    losses = learn(model, _batch(name, side))
+    predict(model, _batch(name, side))
     return {key: float(value) for key, value in losses.items() if key.startswith('distill.')}
 
 
 def _plain_step(name: str, side: int) -> None:
-    """Take the step without us."""
+    """Take the step and predict without us."""
     option = ConfigDict(cfg=name, pretrained=False)
     _set_size(option, side)
-    learn(_plain(option), _batch(name, side))
+    model = _plain(option)
+    learn(model, _batch(name, side))
+    predict(model, _batch(name, side))
 
 
 def _preprocessor(option: ConfigDict) -> Any:
@@ -164,6 +168,18 @@ def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
         losses = toys.losses_of(model, batch)
         toys.total(losses).backward()
     return losses
+
+
+def predict(model: Any, batch: dict[str, Any]) -> None:
+    """Predict one picture, as an evaluation does."""
+    one = {key: values[:1] for key, values in batch.items()}
+    for sample in one['data_samples']:
+        sample.set_metainfo(dict(scale_factor=(1.0, 1.0), ori_shape=sample.img_shape, img_path='0', img_id=0))
+        for labels in ('gt_instances', 'gt_sem_seg', 'gt_edge_map', 'ignored_instances'):
+            sample.pop(labels, None)
+    with torch.no_grad():
+        (found,) = model.eval().test_step(one)
+    assert any(key.startswith('pred_') for key in found.keys()), found  # noqa: SIM118
 
 
 def _batch(name: str, side: int) -> dict[str, Any]:

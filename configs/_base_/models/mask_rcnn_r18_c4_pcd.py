@@ -18,7 +18,11 @@ model = dict(
         rpn_head=dict(in_channels=256, feat_channels=256),
         roi_head=dict(
             shared_head=dict(
-                depth=18, style='pytorch', norm_eval=False, norm_cfg=norm, init_cfg=dict(start, prefix='backbone.')
+                depth=18,
+                style='pytorch',
+                norm_eval=False,
+                norm_cfg=norm,
+                init_cfg=dict(start, checkpoint='backbone', prefix='backbone.'),  # the file that the backbone has
             ),
             bbox_roi_extractor=dict(out_channels=256),
             bbox_head=dict(in_channels=512),

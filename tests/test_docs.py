@@ -347,3 +347,10 @@ def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
     )
     assert f'took {whole} times as long as' in card
     assert f'{mimic} times with `ctr_weight=0`, and still {contrast} times with `fd_weight=0`' in card
+
+
+def test_every_package_of_mim_has_a_name_that_mim_knows() -> None:
+    """Also in prose: mim takes ``mmseg`` for one package, and ``mmdet`` for none."""
+    pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/README.md')]
+    found = {name for page in pages for name in re.findall(r'\bmim (?:train|test|run) (\w+)', page.read_text())}
+    assert 'mmseg' in found and found <= {'mmseg', 'mmdetection'}

@@ -129,7 +129,9 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)
             if not isinstance(distiller, Distiller):
-                raise TypeError(f'{kind!r} makes a {type(distiller).__name__}, no Distiller: derive your class from it.')
+                raise TypeError(
+                    f'{kind!r} makes a {type(distiller).__name__}, no Distiller: derive your class from it.'
+                )
             for side in ('extra_student_taps', 'extra_teacher_taps'):
                 setattr(distiller, side, [Tap.parse(tap) for tap in listed(getattr(distiller, side))])
         except (KeyError, TypeError, ValueError) as error:

@@ -235,7 +235,9 @@ def test_controls_differ_in_where_the_backbone_starts(name: str) -> None:
     runs = {kind: leaf(f'{name}_{kind}-init') for kind in kinds}
     starts = {kind: plain(backbone_of(cfg).init_cfg) for kind, cfg in runs.items()}
     if 'c4' in name:  # whose fourth stage is in the head
-        heads = {kind: load_model(cfg.model.student, 'student').model.roi_head.shared_head for kind, cfg in runs.items()}
+        heads = {
+            kind: load_model(cfg.model.student, 'student').model.roi_head.shared_head for kind, cfg in runs.items()
+        }
         assert {kind: plain(head.init_cfg) for kind, head in heads.items()} == starts
         for cfg in runs.values():
             cfg.model.student.roi_head.shared_head.pop('init_cfg')

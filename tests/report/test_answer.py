@@ -52,6 +52,17 @@ def test_a_run_that_stopped_early_gets_no_verdict(tmp_path):
     assert [row['last evaluation'] for row in rows(found).values()] == ['iteration 400 of 400', 'iteration 100 of 400']
 
 
+@pytest.mark.parametrize(('scores', 'constant', 'said'), [
+    ((30.7, 30.7), ('kd', 'control'), 'Next: train longer: both students predict one class everywhere'),
+    ((30.7, 30.7), ('kd',), 'Next: more seeds tell'),
+    ((0.0, 0.0), (), 'Next: train longer: both students score 0.'),
+])  # fmt: skip
+def test_students_that_have_learned_nothing_are_told_to_train_longer(tmp_path, scores, constant, said):
+    pair(tmp_path, *scores)
+    uses = {name: Use(1_000_000, 8.0, name in constant) for name in ('kd', 'control', 'teacher')}
+    assert Answer(Numbers(compare([tmp_path])), uses).sentences()[-1].startswith(said)
+
+
 @pytest.mark.parametrize(
     ('length', 'kd', 'alone', 'compared'),
     [

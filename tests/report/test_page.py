@@ -11,7 +11,8 @@ from markupsafe import escape
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.report import make_report
 from mmdistill_dense.apps.report.page import render
-from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
+from mmdistill_dense.apps.report.predictions import Predictions
+from mmdistill_dense.apps.report.runs import Comparison, TrainedRun, compare
 from mmdistill_dense.apps.report.section import Chart, Section, Sheet, Strip
 from tests import toys
 from tests.report.conftest import SEED
@@ -118,6 +119,17 @@ def test_a_damaged_checkpoint_costs_only_its_own_pictures(suite, tmp_path):
     predictions = next(section for section in sections if section.name == 'predictions')
     assert any('does not fit' in reason for reason in predictions.reasons)
     assert titles(predictions.items[0]) == ['input', 'control', 'teacher', 'truth']
+
+
+def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path):
+    for name in ('control', 'kd'):
+        shutil.copytree(suite / 'runs' / name, tmp_path / 'runs' / name)
+        (file,) = (tmp_path / f'runs/{name}/seed{SEED}').glob('*.pth')
+        content = torch.load(file, weights_only=False)
+        content['state_dict']['decode_head.conv_seg.bias'][3] = 1e4 if name == 'kd' else 0
+        torch.save(content, file)
+    predictions = Predictions(compare([tmp_path]), 2)
+    assert {name: use.one_class for name, use in predictions.uses.items()}['kd']
 
 
 def test_a_teacher_that_may_have_other_classes_has_no_pictures(suite, tmp_path):

@@ -45,6 +45,7 @@ class Scene:
 class Use:
     parameters: int  # without auxiliary heads, which only train
     milliseconds: float  # of a picture, the median; batch 1, on the CPU
+    one_class: bool = False  # whether it predicts one class everywhere, on pictures that have several
 
 
 class Predictions:
@@ -89,7 +90,7 @@ class Predictions:
         meta: Mapping[str, Any],
         rows: list[list[Panel]],
     ) -> None:
-        network, panels, seconds = load(), [], []
+        network, panels, seconds, predicted, true = load(), [], [], set[int](), set[int]()
         if not hasattr(network, 'test_step') or not any(hasattr(network, head) for head in _HEADS):
             raise Missing(f'No predictions of {name}: {type(network).__name__} has no head that segments or detects.')
         network = revert_sync_batchnorm(network)
@@ -101,9 +102,11 @@ class Predictions:
                 (found,) = network.test_step({'inputs': [scene.item['inputs']], 'data_samples': [sample]})
             seconds.append(time.perf_counter() - began)
             panels.append(prediction_panel(scene, found, name, meta))
+            for key, seen in (('pred_sem_seg', predicted), ('gt_sem_seg', true)):
+                seen |= {*found.get(key).data.unique().tolist()} - {IGNORED} if key in found else set()
         # the first picture warms up; networks that differ in weights alone take one time
         milliseconds = self._times.setdefault(repr(network), 1000 * median(seconds[1:] or seconds))
-        self.uses[name] = Use(parameters_in_use(network), milliseconds)
+        self.uses[name] = Use(parameters_in_use(network), milliseconds, len(predicted) == 1 < len(true))
         for row, one in zip(rows, panels, strict=True):
             row.append(one)
 

@@ -167,7 +167,12 @@ class Answer:
             whole = alone + gain.mean >= self.teacher
             way = 'no less than' if whole else f'{gain.mean / (self.teacher - alone):.0%} of the way to'
             said += f', {way} the teacher ({self._number(self.teacher)})'
-        return [f'{said}. {self._trust(gain)}', *self._advice(alone, gain), self._cost(best), *self._next(gain)]
+        return [
+            f'{said}. {self._trust(gain)}',
+            *self._advice(alone, gain),
+            self._cost(best),
+            *self._next(best, alone, gain),
+        ]
 
     def table(self) -> Sheet:
         if not self.scores:
@@ -287,8 +292,13 @@ class Answer:
             said += f' Compared with the teacher it has {" and ".join(parts)}.' if parts else ''
         return said
 
-    def _next(self, gain: Gain) -> list[str]:
-        if gain.told_apart and gain.mean > 0:
+    def _next(self, name: str, alone: float, gain: Gain) -> list[str]:
+        both = [name, *dict.fromkeys(run.name for run in self.comparison.controls_for(self.comparison.of(name)[0]))]
+        if all(one in self.uses and self.uses[one].one_class for one in both):
+            said = 'train longer: both students predict one class everywhere on the pictures below'
+        elif alone == 0 == gain.mean:
+            said = 'train longer: both students score 0'
+        elif gain.told_apart and gain.mean > 0:
             said = 'use it (mmdistill predict), or export it (mmdistill export)'
         elif gain.n < _FEW:
             said = 'more seeds tell whether it is chance: write seeds: [0, 1, 2] into suite.yaml, and run again'

@@ -36,9 +36,9 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_360,
-    'mmdistill_dense/distillers': 5_850,
+    'mmdistill_dense/distillers': 5_870,
     'mmdistill_dense/networks': 2_580,
-    'mmdistill_dense/model': 860,
+    'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 920,
     'mmdistill_dense/datasets': 900,
@@ -51,15 +51,15 @@ MOST_LINES = {
     'mmdistill_dense/apps/project': 4_970,
     'mmdistill_dense/apps/suite': 2_470,
     'mmdistill_dense/apps/check': 1_920,
-    'mmdistill_dense/apps/report': 1_190,
+    'mmdistill_dense/apps/report': 1_200,
     'mmdistill_dense/apps/inspect': 620,
     'mmdistill_dense/apps/export': 930,
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 12_970,
-    'mmdistill_dense': 33_870,
+    'mmdistill_dense/apps': 12_980,
+    'mmdistill_dense': 33_910,
     'tools': 2_790,
-    'tests': 51_420,
+    'tests': 51_530,
 }
 MOST_CONFIGS = 595
 

@@ -57,7 +57,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 12_980,
-    'mmdistill_dense': 33_910,
+    'mmdistill_dense': 33_900,
     'tools': 2_790,
     'tests': 51_530,
 }

@@ -44,10 +44,7 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys: pytest.Capture
     (['suite', 'run', 'x.yaml', '--jbs', '2'], '--jbs: no such option. Close: --jobs'),
     (['suite', 'run', 'x.yaml'], 'x.yaml'),
     (['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--epochs', '3'], '--epochs: it is --iters here'),
-    (
-        ['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--batchs', '3'],
-        '--batchs: no such option. Close',
-    ),
+    (['new', '--data', 'a', '--student', 'b', '--teacher', 'c', '--batchs', '3'], '--batchs: no such option. Close'),
     (['run', 'a', '--student', 'b'], '--student: `new` takes this option, `run` does not'),
     (['run', 'two', 'words'], 'words: belongs to no option'),
     (['export', 'nowhere.py', 'a.pth', 'b.onnx'], 'nowhere.py: no such file'),

@@ -181,15 +181,12 @@ def test_a_kind_of_optimizer_that_the_student_is_not_published_with() -> None:
     assert not list(config_rules.optimizer(subject(config=dict(model=dict(student=dict(type='FCN'))))))
 
 
-@pytest.mark.parametrize(
-    ('shape', 'reduction', 'said'),
-    [
-        ((2048, 64, 128), 'sum', None),
-        ((2048, 45, 45), 'sum', None),
-        ((512, 16, 16), 'sum', '0.26 in units of the mean'),
-        ((512, 16, 16), 'mean', None),
-    ],
-)
+@pytest.mark.parametrize(('shape', 'reduction', 'said'), [
+    ((2048, 64, 128), 'sum', None),
+    ((2048, 45, 45), 'sum', None),
+    ((512, 16, 16), 'sum', '0.26 in units of the mean'),
+    ((512, 16, 16), 'mean', None),
+])  # fmt: skip
 def test_a_weight_of_a_sum_on_a_map_of_another_size(shape: tuple[int, ...], reduction: str, said: str | None) -> None:
     afdcd = AfDCD(fd_weight=2e-6, fd_reduction=reduction)
     afdcd.levels = [Level(torch.Size((8, *shape[1:])), torch.Size(shape), 1.0, 'backbone[3]')]

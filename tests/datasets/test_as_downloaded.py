@@ -46,14 +46,11 @@ def test_made_label_images_are_read_where_both_are_there(tmp_path: Path) -> None
     assert labels_of(option) == [0, 18, 255, 1]
 
 
-@pytest.mark.parametrize(
-    ('name', 'folders', 'told'),
-    [
-        ('CityscapesDataset', ('leftImg8bit/train', 'gtFine/train'), 'gtFine_trainvaltest.zip'),
-        ('COCOStuffDataset', ('images/train2017', 'annotations/train2017'), 'mim run mmseg coco_stuff164k'),
-        ('ADE20KDataset', ('images/training', 'annotations/training'), 'X.png'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'folders', 'told'), [
+    ('CityscapesDataset', ('leftImg8bit/train', 'gtFine/train'), 'gtFine_trainvaltest.zip'),
+    ('COCOStuffDataset', ('images/train2017', 'annotations/train2017'), 'mim run mmseg coco_stuff164k'),
+    ('ADE20KDataset', ('images/training', 'annotations/training'), 'X.png'),
+])  # fmt: skip
 def test_pictures_without_label_images_are_met_when_the_data_set_is_made(
     name: str, folders: tuple[str, str], told: str, tmp_path: Path
 ) -> None:

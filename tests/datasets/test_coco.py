@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -76,29 +78,6 @@ def test_message_names_the_evaluator_that_reads_the_labels_too(tmp_path: Path) -
     assert cfg.test_evaluator.ann_file == 'elsewhere.json' != before
 
 
-def test_boxes_given_as_two_corners_are_refused(tmp_path: Path) -> None:
-    """mmdet trains on them in silence."""
-    write(tmp_path)
-    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
-    for box in content['annotations']:
-        box['bbox'] = [40, 30, 60, 44]
-    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
-    with pytest.raises(ValueError, match=r'labels\.json.*2 of 2 boxes .* not two corners'):
-        DATASETS.build(option(tmp_path))
-
-
-def test_entries_that_are_missing_are_named(tmp_path: Path) -> None:
-    write(tmp_path)
-    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
-    del content['annotations'][0]['area']
-    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
-    with pytest.raises(ValueError, match=r'labels\.json.*annotations\[0\] has no area.* is a dict of id, image_id'):
-        DATASETS.build(option(tmp_path))
-    (tmp_path / 'labels.json').write_text(json.dumps(content['annotations']), encoding='utf-8')
-    with pytest.raises(ValueError, match=r'labels\.json.* not in the json format of COCO'):
-        DATASETS.build(option(tmp_path))
-
-
 def test_a_folder_without_the_pictures_of_the_list_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / 'images/b.jpg').touch()
@@ -120,18 +99,15 @@ def changed(root: Path, **new: object) -> Path:
     return root
 
 
-@pytest.mark.parametrize(
-    ('new', 'test', 'told'),
-    [
-        (dict(begin=0), True, 'an annotation has the id 0.* even perfect predictions do not reach the full score'),
-        (dict(begin=0), False, ''),
-        (dict(bbox=[4, 2, 0.5, 6]), True, '2 of 2 annotations have a bbox .* without width .*counts them as missed'),
-        (dict(bbox=[90, 2, 8, 6]), True, '2 of 2 annotations have a bbox outside their picture'),
-        (dict(area=0), True, '2 of 2 annotations have the area 0'),
-        (dict(ignore=1), True, '2 of 2 annotations have the mark ignore'),
-        (dict(), True, ''),
-    ],
-)
+@pytest.mark.parametrize(('new', 'test', 'told'), [
+    (dict(begin=0), True, 'an annotation has the id 0.* even perfect predictions do not reach the full score'),
+    (dict(begin=0), False, ''),
+    (dict(bbox=[4, 2, 0.5, 6]), True, '2 of 2 annotations have a bbox .* without width .*counts them as missed'),
+    (dict(bbox=[90, 2, 8, 6]), True, '2 of 2 annotations have a bbox outside their picture'),
+    (dict(area=0), True, '2 of 2 annotations have the area 0'),
+    (dict(ignore=1), True, '2 of 2 annotations have the mark ignore'),
+    (dict(), True, ''),
+])  # fmt: skip
 def test_what_the_metric_would_count_otherwise_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new: dict, test: bool, told: str
 ) -> None:
@@ -144,12 +120,47 @@ def test_what_the_metric_would_count_otherwise_is_told(
     assert len(lines) == bool(told) and all(re.search(told, line) for line in lines)
 
 
-def test_a_file_without_a_box_to_train_with_says_why(tmp_path: Path) -> None:
+def each(kind: str, **new: object) -> Callable[[dict], None]:
+    return lambda file: [one.update(new) for one in file[kind]] and None
+
+
+REFUSED: dict[str, tuple[Callable[[dict], Any], str]] = {  # what is made of the content of the file
+    'empty': (lambda file: '', 'is damaged or not in the json format of COCO'),
+    'cut': (lambda file: json.dumps(file)[:60], 'is damaged or not in the json format of COCO'),
+    'nothing': (lambda file: '{}', 'is not in the json format of COCO.* has no list of images'),
+    'a list': (lambda file: file['annotations'], 'not in the json format of COCO'),
+    'no pictures': (lambda file: file.update(images=[], annotations=[]), 'lists no picture'),
+    'no boxes': (lambda file: file['annotations'].clear(), r"holds no box of the classes \('disc', 'bar'\)"),
+    'no annotations': (lambda file: file.pop('annotations') and None, 'holds no box'),
+    'no area': (lambda file: file['annotations'][0].pop('area') and None,
+                r'annotations\[0\] has no area.* is a dict of id, image_id'),
+    'unknown category': (each('annotations', category_id=9), 'unknown category_id: 9; the ids are 10, 11'),
+    'two corners': (each('annotations', bbox=[40, 30, 60, 44]), '2 of 2 boxes .* not two corners'),
+    'areas of 0': (each('annotations', area=0), r'nothing to train with \(2 of 2 annotations have the area 0\)'),
+    'crowds': (each('annotations', iscrowd=1), r'nothing to train with \(all boxes are marked by iscrowd\)'),
+    'texts as ids': (lambda file: [one.update(id=str(one['id'])) for one in file['categories']] and None,
+                     'the ids of categories are texts.* Number them from 1'),
+    'two pictures of one id': (lambda file: file['images'].append(dict(file['images'][0], file_name='b.jpg')),
+                               r'two images have the id 7: a\.jpg and b\.jpg'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('fault', REFUSED)
+def test_what_nobody_could_train_with_is_refused(tmp_path: Path, fault: str) -> None:
+    """Or what mmdet and pycocotools would read in silence, as other boxes."""
     write(tmp_path)
-    with pytest.raises(ValueError, match=r'nothing to train with \(2 of 2 annotations have the area 0\)'):
-        DATASETS.build(option(changed(tmp_path, area=0)))
-    with pytest.raises(ValueError, match=r'nothing to train with \(all boxes are marked by iscrowd\)'):
-        DATASETS.build(option(changed(tmp_path, area=9, iscrowd=1)))
+    change, told = REFUSED[fault]
+    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
+    changed = change(content)
+    text = changed if isinstance(changed, str) else json.dumps(content if changed is None else changed)
+    (tmp_path / 'labels.json').write_text(text, encoding='utf-8')
+    with pytest.raises(ValueError, match=rf'labels\.json.*{told}'):
+        DATASETS.build(option(tmp_path))
+
+
+def test_files_to_be_tested_on_need_no_boxes(tmp_path: Path) -> None:
+    write(tmp_path, ())
+    assert len(DATASETS.build(dict(option(tmp_path, ()), test_mode=True))) == 1  # type: ignore[arg-type]
 
 
 def test_iscrowd_is_needed_where_the_file_is_tested_on(tmp_path: Path) -> None:
@@ -159,26 +170,6 @@ def test_iscrowd_is_needed_where_the_file_is_tested_on(tmp_path: Path) -> None:
     assert len(DATASETS.build(without)) == 1  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r'labels\.json.*annotations\[0\] has no iscrowd'):
         DATASETS.build(dict(without, test_mode=True))
-
-
-def test_texts_as_ids_of_categories_are_refused(tmp_path: Path) -> None:
-    write(tmp_path)
-    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
-    for one in content['categories']:
-        one['id'] = str(one['id'])
-    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
-    with pytest.raises(ValueError, match=r'labels\.json.*the ids of categories are texts.* Number them from 1'):
-        DATASETS.build(option(tmp_path))
-
-
-def test_two_pictures_of_one_id_are_refused(tmp_path: Path) -> None:
-    """pycocotools puts the boxes of both on the last one."""
-    write(tmp_path)
-    content = json.loads((tmp_path / 'labels.json').read_text(encoding='utf-8'))
-    content['images'].append(dict(content['images'][0], file_name='b.jpg'))
-    (tmp_path / 'labels.json').write_text(json.dumps(content), encoding='utf-8')
-    with pytest.raises(ValueError, match=r'labels\.json.*two images have the id 7: a\.jpg and b\.jpg'):
-        DATASETS.build(option(tmp_path))
 
 
 def test_a_data_set_without_the_folder_of_its_pictures_is_refused(tmp_path: Path) -> None:

@@ -127,13 +127,10 @@ def test_sizes_are_known_before_painting() -> None:
     assert build()[0]['data_samples'].ori_shape == (build().get_data_info(0)['height'], 128)
 
 
-@pytest.mark.parametrize(
-    ('option', 'message'),
-    [
-        (dict(num_images=0), 'num_images must be at least 1, got 0'),
-        (dict(metainfo=dict(classes=('ship',))), "metainfo.classes has \\['ship'\\]"),
-    ],
-)
+@pytest.mark.parametrize(('option', 'message'), [
+    (dict(num_images=0), 'num_images must be at least 1, got 0'),
+    (dict(metainfo=dict(classes=('ship',))), "metainfo.classes has \\['ship'\\]"),
+])  # fmt: skip
 def test_what_cannot_be_is_an_error(option: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(**option)

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmdistill_dense.distillers import Distiller
 from mmdistill_dense.distillers.base import RunState
 from tests import toys
+from tests.faults.tools import resumed_alike
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -64,11 +65,10 @@ def resumes_as_plain(folder: Path, model: Mapping[str, Any], plain: Mapping[str,
     The checkpoint is returned.
     """
     changes = dict(options, default_hooks=dict(checkpoint=dict(interval=2)))
-    toys.train(folder, toys.det_run_config(folder / 'whole', model, iters=4, **changes))
-    again = dict(changes, resume=True, load_from=str(folder / 'whole/iter_2.pth'))
-    toys.train(folder, toys.det_run_config(folder / 'resumed', model, iters=4, **again))
-    whole, resumed = (torch.load(folder / name / 'iter_4.pth', weights_only=False) for name in ('whole', 'resumed'))
-    for part in ('state_dict', 'distillers'):
-        assert not toys.differing(whole.get(part, {}), resumed.get(part, {})), part
+
+    def run(place: Path, **more: Any) -> None:
+        toys.train(None, toys.det_run_config(place, model, iters=4, **changes, **more))
+
+    _, whole = resumed_alike(folder, run)
     assert whole['state_dict'].keys() == toys.build_plain(plain).state_dict().keys()
     return whole

@@ -73,10 +73,3 @@ def test_sides_of_one_position_are_not_pooled_and_maps_of_one_are_refused() -> N
         set_up(CanKD, [(4, 1, 1), (6, 1, 1)])
     with pytest.raises(ValueError, match='channel'):
         set_up(CanKD, [(4, 4, 4), (1, 4, 4)])
-
-
-@pytest.mark.parametrize('side', [0, 1])
-def test_maps_that_are_no_numbers_show_in_the_loss(side: int) -> None:
-    made, maps = set_up(CanKD, [(4, 4, 4), (6, 4, 4)]), [draw(2, 4, 4, 4), draw(2, 6, 4, 4)]
-    maps[side][0, 0, 0, 0] = float('nan')
-    assert made({'tap': maps[:1]}, {'tap': maps[1:]}, None)['loss_cankd'].isnan()

@@ -14,7 +14,7 @@ from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
 from mmdistill_dense.losses import aligned_scale, channel_moments, focal_entropy
 from tests import toys
-from tests.distillers.steps import draw, resumes_as_plain, trained_children
+from tests.distillers.steps import draw, trained_children
 
 KINDS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead', 'fcos': 'FCOSHead'}
 STRIDES, CLASSES, CHANNELS = (16, 32), 3, 4
@@ -319,14 +319,6 @@ def test_from_the_neck_and_behind_the_towers(reuse_from: int) -> None:
     model = network('gfl', reuse_from=reuse_from)
     toys.total(own_losses(model)).backward()
     assert trained_children(model) == {'backbone', 'neck', *(['bbox_head'] if reuse_from else [])}
-
-
-@pytest.mark.soak
-def test_resumed_run_is_equal_and_the_student_plain(tmp_path: Any) -> None:
-    teacher = toys.det_net('fcos', 16, channels=16, allow_random=True, **TWO)
-    option = dict(x=dict(type='CrossKD', reuse_from=1, settings='auto'))
-    model = toys.model_config(toys.det_net('fcos', **TWO), teacher, option)
-    resumes_as_plain(tmp_path, model, toys.det_net('fcos', **TWO))
 
 
 RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)

@@ -10,9 +10,8 @@ from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import DeFeat
 from mmdistill_dense.losses import covered_cells, decoupled_squares
-from tests import toys
 from tests.distillers.case import DistillerCase
-from tests.distillers.steps import detector_steps, draw, resumes_as_plain, set_up, trained_children
+from tests.distillers.steps import detector_steps, draw, set_up, trained_children
 from tests.distillers.test_fgd import _samples
 
 BOXES = [
@@ -113,23 +112,11 @@ def test_the_convolution_starts_near_zero():
     assert 0 < weight.abs().max() < 2e-4 and float(weight.std()) == pytest.approx(0.88e-4, rel=0.15)
 
 
-def test_a_term_of_weight_0_is_left_out():
-    defeat, maps = set_up(DeFeat, [(3, 8, 8), (3, 8, 8)], foreground_weight=0.0), {'tap': [draw(2, 3, 8, 8)]}
-    assert list(defeat(maps, maps, pictures(BOXES))) == ['loss_background']
-
-
 @pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
 def test_real_detectors_learn(kind):
     model, values = detector_steps(dict(type='DeFeat'), kind)
     assert values[-1] < values[0] and len(model.distillers['x'].levels) == 5
     assert trained_children(model) == {'backbone', 'neck'}
-
-
-@pytest.mark.soak
-def test_resumed_run_is_equal_and_the_student_plain(tmp_path):
-    model = toys.model_config(toys.det_net('fcos'), toys.det_teacher('gfl', 16, 16), dict(x=dict(type='DeFeat')))
-    whole = resumes_as_plain(tmp_path, model, toys.det_net('fcos'))
-    assert 'x.aligns.4.weight' in whole['distillers']
 
 
 def test_a_batch_without_boxes_is_refused():

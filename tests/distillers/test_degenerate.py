@@ -218,6 +218,25 @@ def test_rows_of_tokens_are_refused(name: str, way: dict[str, Any]) -> None:
         made(name, way, (2, 64, 6), (2, 64, 6))
 
 
+@pytest.mark.parametrize(('name', 'off', 'left'), [
+    ('AfDCD', 'fd_weight', ['loss_ctr']),
+    ('AfDCD', 'ctr_weight', ['loss_fd']),
+    ('DeFeat', 'foreground_weight', ['loss_background']),
+    ('DeFeat', 'background_weight', ['loss_foreground']),
+    ('FRS', 'class_weight', ['loss_feature']),
+    ('FRS', 'feature_weight', ['loss_class']),
+    ('FreeKD', 'mse_weight', ['loss_freekd']),
+])  # fmt: skip
+def test_a_term_of_weight_0_is_left_out_and_each_parameter_gets_a_gradient(name: str, off: str, left: list) -> None:
+    """DDP waits for every one of them."""
+    way = {**WAYS[name][0], off: 0.0}
+    distiller, (student, teacher) = made(name, way, *shapes_of(name, way)), maps(*shapes_of(name, way))
+    found = distiller.step({'tap': [student.requires_grad_()]}, {'tap': [teacher]}, samples())
+    assert sorted(key for key in found if key.startswith('loss')) == left
+    sum(found[key] for key in left).backward()
+    assert all(parameter.grad is not None for parameter in distiller.parameters())
+
+
 @pytest.mark.parametrize('name, way', [('SKD', {}), ('AfDCD', dict(WAYS['AfDCD'][1], pool_size=2)), ('CIRKD', CIRKD)])
 def test_a_coarse_student_is_compared_on_the_finer_grid(name: str, way: dict[str, Any]) -> None:
     """Its own 2 x 2 positions would be pooled to one; the teacher's grid is the one that counts."""

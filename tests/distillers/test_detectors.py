@@ -51,7 +51,6 @@ PAIRS = {
         toys.det_net('reppoints'), 'reppoints', dict(points=dict(type='HeadOutputKD', student_tap=POINTS, beta=0.11)), 5
     ),
 }
-ALL = pytest.mark.parametrize('pair', [pytest.param(pair, id=name) for name, pair in PAIRS.items()])
 TWO = pytest.mark.parametrize(  # and the others with make soak
     'pair',
     [
@@ -85,14 +84,6 @@ def _check_checkpoint(runner, pair, path):
     vanilla = toys.build_plain(pair.student)
     load_checkpoint(vanilla, str(path), map_location='cpu', strict=True)
     assert not toys.differing(vanilla.state_dict(), runner.model.state_dict())
-
-
-@pytest.mark.soak
-@ALL
-def test_training_through_the_runner(pair, tmp_path):
-    runner = toys.train(None, toys.det_run_config(tmp_path, _config(pair)))
-    _check_terms(runner, pair.terms)
-    _check_checkpoint(runner, pair, tmp_path / 'iter_2.pth')
 
 
 @TWO

@@ -147,12 +147,8 @@ def test_an_offset_of_one_side_costs_no_digits(size: tuple[int, int], bands: Any
             torch.testing.assert_close(losses.frequency_terms(*pair, tokens, bands), exact.float(), rtol=1e-5, atol=0)
 
 
-def test_half_precision_is_computed_in_float32() -> None:
-    student, teacher, tokens = draw(2, 4, 9, 9).half(), draw(2, 4, 9, 9, seed=1).half(), draw(4, 2, 4)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
-        found = losses.frequency_terms(student, teacher, tokens.float())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, naive(student.float(), teacher.float(), tokens.float(), 'high'))
+def test_the_gate_of_half_precision_is_computed_in_float32() -> None:
+    teacher, tokens = draw(2, 4, 9, 9, seed=1).half(), draw(4, 2, 4)
     masks = losses.frequency_masks(tokens.float(), teacher)
     gated, exact = (losses.frequency_gate(one, masks) for one in (teacher, teacher.float()))
     assert gated.dtype == torch.float16 and torch.equal(gated, exact.half())
@@ -179,9 +175,6 @@ def test_the_terms_share_the_convolution_and_are_weighted() -> None:
     squares = sum(F.mse_loss(s, t) for s, t in zip(maps, teacher['tap'], strict=True))
     torch.testing.assert_close(found['loss_mse'], 6 * squares)
     assert {name.split('.')[0] for name, _ in distiller.named_parameters()} == {'aligns'}, 'tokens are buffers'
-    assert 'loss_mse' not in set_up((9, 12), mse_weight=0.0)[0].step(
-        student | {'tap': student['tap'][:1]}, teacher | {'tap': teacher['tap'][:1]}, None
-    )
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:

@@ -123,13 +123,3 @@ def test_real_detectors_learn(kind, scores):
     for part in ('backbone', 'neck', head, 'distillers.frs.convs'):
         gradients = [one.grad for one in model.get_submodule(part).parameters() if one.grad is not None]
         assert gradients and any(one.abs().sum() > 0 for one in gradients), part
-
-
-def test_a_term_of_weight_0_is_left_out():
-    shapes = {tap: [torch.Size((1, 4, 3, 3))] for tap in TAPS}
-    maps = {tap: [draw(2, 4, 3, 3).float()] for tap in TAPS}
-    for options, left in ((dict(class_weight=0.0), ['loss_feature']), (dict(feature_weight=0.0), ['loss_class'])):
-        frs = FRS(**options)
-        frs.setup(shapes, shapes)
-        assert list(frs(maps, maps, None)) == left
-    assert not list(frs.parameters())

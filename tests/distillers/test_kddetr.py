@@ -10,7 +10,7 @@ from mmdistill_dense.losses import query_terms
 from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.taps import DECODER
 from tests import toys
-from tests.distillers.steps import draw, resumes_as_plain, trained_children
+from tests.distillers.steps import draw, trained_children
 from tests.query_nets import CONFIGS, query_model, query_net
 
 SMALL = [kind for kind in CONFIGS if kind != 'two-stage']
@@ -187,11 +187,6 @@ def test_an_error_in_a_step_leaves_no_method_behind():
     with pytest.raises(RuntimeError, match='stop'):
         toys.losses_of(model, toys.det_batch())
     assert DECODER not in vars(model) and not toys.hooks_left(model)
-
-
-@pytest.mark.soak
-def test_a_resumed_run_is_equal_and_the_student_plain(tmp_path):
-    resumes_as_plain(tmp_path, query_model('dino'), query_net('dino'))
 
 
 @pytest.mark.parametrize('student, teacher, says', [

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests import toys
-from tests.distillers.steps import resumes_as_plain
 
 MASKS = dict(
     type='RoIHeadKD', student_tap='roi_head.mask_head.conv_logits', output='mask_preds', form='sigmoid', temperature=2.0
@@ -52,20 +51,10 @@ def test_the_naive_formula_on_the_positive_rois(teacher, stage):
         assert any(one.grad is not None and one.grad.any() for one in model.get_submodule(part).parameters()), part
 
 
-@pytest.mark.soak
-def test_training_resumes_in_the_same_bits_and_leaves_the_plain_student(tmp_path):
-    resumes_as_plain(tmp_path, _config(teacher='cascade_mask_rcnn'), toys.det_net('mask_rcnn'), masks=True)
-
-
 @pytest.mark.parametrize(('student', 'teacher', 'option', 'words'), [
     ('mask_rcnn', 'faster_rcnn', {}, r"output='mask_preds', but the RoI head of model\.teacher has no mask_head"),
     ('faster_rcnn', 'mask_rcnn', {}, 'mask_head.conv_logits.*no such module in FasterRCNN'),
-    (
-        'mask_rcnn',
-        'mask_rcnn',
-        dict(form='l1', temperature=None),
-        "binary scores: set form='sigmoid', got form='l1'",
-    ),
+    ('mask_rcnn', 'mask_rcnn', dict(form='l1', temperature=None), "binary scores: set form='sigmoid', got form='l1'"),
     ('mask_rcnn', 'cascade_mask_rcnn', dict(stage=3), r'roi\.stage=3, but .* has 3 stage'),
 ])  # fmt: skip
 def test_pairs_that_do_not_fit_are_refused(student, teacher, option, words):

@@ -120,15 +120,6 @@ def test_default_mimicking_is_cityscapes_at_any_size() -> None:
     assert default.item() == pytest.approx(by_sum.item(), rel=2e-3)
 
 
-@pytest.mark.parametrize('off, left', [('fd_weight', 'loss_ctr'), ('ctr_weight', 'loss_fd')])
-def test_a_zero_weight_removes_its_part(off: str, left: str) -> None:
-    distiller = _afdcd(**{off: 0})
-    losses = distiller(*_taps(), None)
-    assert list(losses) == [left]
-    losses[left].backward()
-    assert all(p.grad is not None for p in distiller.parameters())  # DDP waits for every one
-
-
 def test_levels_have_their_own_projectors_and_weights() -> None:
     torch.manual_seed(0)
     distiller = AfDCD([('neck[0]', 1.0), ('neck[1]', 0.5)], pool_size=2, mask=dict(type='centre'))

@@ -138,10 +138,7 @@ def test_all_methods_are_there_and_their_defaults_are_taken():
     (lambda: CWD(temperature='4'), r"^temperature must be a finite number, got '4'\.$"),
     (lambda: CWD('decode_head', schedule=5), r'^schedule must be a dict or None, got 5\.$'),
     (lambda: AfDCD(mask='random'), r"^mask must be a dict or None, got 'random'\.$"),
-    (
-        lambda: AfDCD(mask=dict(type='random', ratio='0.5')),
-        r"^mask\.ratio must be a number in \[0, 1\), got '0\.5'",
-    ),
+    (lambda: AfDCD(mask=dict(type='random', ratio='0.5')), r"^mask\.ratio must be a number in \[0, 1\), got '0\.5'"),
     (lambda: AfDCD(patch_size=('4', 4)), r'^patch_size must be a list, each member a whole number or None, got \('),
     (lambda: FeatureMatch(cosine=math.nan), r'^cosine must be a finite number, got nan\.$'),
     (lambda: MasKD(learn=dict(dice_weight=math.inf)), r'^learn\.dice_weight must be a finite number, got inf\.$'),

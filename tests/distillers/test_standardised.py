@@ -69,11 +69,6 @@ def test_a_high_temperature_is_the_correlation():
     torch.testing.assert_close(loss(student, teacher, 1e3), (5 / 6 * (1 - correlation)).mean(), rtol=1e-3, atol=0)
 
 
-def test_half_precision_is_computed_in_float32():
-    student, teacher = draw(3, 6).half(), draw(3, 6, seed=1).half()
-    assert torch.equal(loss(student, teacher), loss(student.float(), teacher.float()))
-
-
 def test_two_classes_are_refused():
     with pytest.raises(ValueError, match='with 2 classes, standardised scores are constants'):
         set_up(LogitKD, [(2, 4, 4), (2, 4, 4)], standardise=True)

@@ -55,52 +55,29 @@ def test_requested_launcher(argv: list[str], launcher: str | None) -> None:
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No launcher's variables, no accelerator, and a list that fills with the backends that would be opened."""
-    for name in (
-        'RANK',
-        'WORLD_SIZE',
-        'LOCAL_RANK',
-        'MASTER_ADDR',
-        'MASTER_PORT',
-        'SLURM_PROCID',
-        'SLURM_NTASKS',
-        'SLURM_NODELIST',
-    ):
-        monkeypatch.delenv(name, raising=False)
+    for name in [*os.environ]:
+        if name.startswith(('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_', 'SLURM_')):
+            monkeypatch.delenv(name)
     monkeypatch.setattr(gloo, 'get_device', lambda: 'cpu')
     opened: list[str] = []
     monkeypatch.setattr(dist, 'init_process_group', opened.append)
     return opened
 
 
-def test_a_single_process_opens_nothing(alone: list[str]) -> None:
-    assert not gloo.open_gloo([])
-    assert not alone
-
-
-def test_torchrun_opens_gloo(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('RANK', '0')
-    monkeypatch.setenv('WORLD_SIZE', '1')
-    assert gloo.open_gloo(['--launcher', 'pytorch'])
-    assert alone == ['gloo']
-
-
-def test_a_launcher_of_none_opens_nothing(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('RANK', '0')
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    assert not gloo.open_gloo(['--launcher', 'none'])
-
-
-def test_an_accelerator_is_left_to_mmengine(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('RANK', '0')
-    monkeypatch.setenv('WORLD_SIZE', '2')
-    monkeypatch.setattr(gloo, 'get_device', lambda: 'cuda')
-    assert not gloo.open_gloo(['--launcher', 'pytorch'])
-
-
-def test_a_batch_script_without_srun_does_not_wait(alone: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (('SLURM_PROCID', '0'), ('SLURM_NTASKS', '4'), ('SLURM_NODELIST', 'a')):
+@pytest.mark.parametrize(('given', 'argv', 'device', 'opened'), [
+    ({}, [], 'cpu', []),
+    (dict(RANK='0', WORLD_SIZE='1'), ['--launcher', 'pytorch'], 'cpu', ['gloo']),
+    (dict(RANK='0', WORLD_SIZE='2'), ['--launcher', 'none'], 'cpu', []),
+    (dict(RANK='0', WORLD_SIZE='2'), [], 'cuda', []),  # left to mmengine
+    (dict(SLURM_PROCID='0', SLURM_NTASKS='4', SLURM_NODELIST='a'), [], 'cpu', []),  # a batch script without srun
+])  # fmt: skip
+def test_gloo_is_opened_for_processes_of_a_launcher_on_the_cpu_alone(
+    given: dict, argv: list[str], device: str, opened: list, alone: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in given.items():
         monkeypatch.setenv(name, value)
-    assert not gloo.open_gloo([])
+    monkeypatch.setattr(gloo, 'get_device', lambda: device)
+    assert gloo.open_gloo(argv) == bool(opened) and alone == opened
 
 
 def test_slurm_without_scontrol_names_the_way_out(

@@ -21,7 +21,7 @@ from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine.resume import ResumeFile, latest_checkpoint, resume_from_a_whole_file, tell_changes
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
-from tests.faults.tools import content
+from tests.faults.tools import content, resumed_alike
 
 DISTILLED = dict(
     kd=dict(type='LogitKD', schedule=dict(warmup=4)),
@@ -49,11 +49,6 @@ def config(work_dir, kind, workers, model, **changes):
             changes,
         ),
     )
-
-
-def same_end(folder):
-    first, second = (content(folder / name / 'iter_6.pth') for name in 'ab')
-    assert not toys.differing(first, second)
 
 
 def pair():
@@ -167,23 +162,9 @@ def test_a_flexible_runner_resumes_to_the_same_bits(tmp_path):
     """It loads before it calls ``before_run``; the measured weights and the pictures without labels count too."""
     kinds = dict(TWO, kd=dict(type='LogitKD', balance=dict(ratio=1.0, until=0.75)))
     changes = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False), runner_type='FlexibleRunner')  # its EMA fails
-    flexible(short(tmp_path / 'a', kinds, **changes))
-    flexible(short(tmp_path / 'b', kinds, tmp_path / 'a' / 'iter_2.pth', **changes))
-    files = [tmp_path / name / 'iter_4.pth' for name in 'ab']
-    first, second = map(content, files)
-    assert not toys.differing(first, second)
-    balances = [torch.load(file, weights_only=False)['balance'] for file in files]
+    resumed_alike(tmp_path, lambda folder, **more: flexible(short(folder, kinds, **changes, **more)))
+    balances = [torch.load(tmp_path / name / 'iter_4.pth', weights_only=False)['balance'] for name in 'ab']
     assert balances[0] == balances[1] and len(balances[0]['kd']['tries']) == 3
-
-
-@pytest.mark.soak
-def test_a_run_without_a_seed_resumes_in_the_same_order(tmp_path):
-    """Each start draws a seed, and mmengine builds the sampler before it reads that of the checkpoint."""
-    plain, unseeded = toys.seg_net('fcn', dropout=0.1), dict(randomness=dict(seed=None))
-    toys.train(None, config(tmp_path / 'a', 'iters', 0, plain, **unseeded))
-    start = str(tmp_path / 'a' / 'iter_3.pth')
-    toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start, **unseeded))
-    same_end(tmp_path)
 
 
 @HOOKS.register_module()
@@ -194,20 +175,6 @@ class Dice(Hook):
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         self.thrown.append((runner.iter, random.random(), np.random.rand()))
-
-
-@pytest.mark.soak
-def test_a_finite_sampler_resumes_behind_its_end(tmp_path):
-    """In an iteration-based run it begins anew; the workers began at another batch."""
-    data = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
-    changes = dict(train_dataloader=data, custom_hooks=[dict(type='mmdistill_dense.Dice')])
-    plain = toys.seg_net('fcn', dropout=0.1)
-    Dice.thrown.clear()
-    toys.train(None, config(tmp_path / 'a', 'iters', 2, plain, **changes))
-    start = str(tmp_path / 'a' / 'iter_4.pth')
-    toys.train(None, config(tmp_path / 'b', 'iters', 2, plain, resume=True, load_from=start, **changes))
-    same_end(tmp_path)
-    assert Dice.thrown[4:6] == Dice.thrown[6:] and len(set(Dice.thrown)) == 6
 
 
 @DATASETS.register_module()
@@ -226,14 +193,29 @@ class Endless(IterableDataset):
             yield self.data[int(torch.randint(len(self.data), ()))]
 
 
+FIVE = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
+DRAWN = {
+    # each start draws a seed, and mmengine builds the sampler before it reads that of the checkpoint
+    'without a seed': (3, dict(randomness=dict(seed=None))),
+    # in an iteration-based run it begins anew, and the workers began at another batch
+    'a finite sampler behind its end': (4, dict(train_dataloader=FIVE)),
+    # without workers the training draws from their stream; a resumed run loads those before it again
+    'no indices': (3, dict(train_dataloader=dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless')))),
+}
+
+
 @pytest.mark.soak
-def test_pictures_without_indices_resume(tmp_path):
-    """Without workers the training draws from the stream of the pictures; a resumed run loads those before it again."""
-    plain, data = toys.seg_net('fcn', dropout=0.1), dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))
-    toys.train(None, config(tmp_path / 'a', 'iters', 0, plain, train_dataloader=data))
-    start = str(tmp_path / 'a' / 'iter_3.pth')
-    toys.train(None, config(tmp_path / 'b', 'iters', 0, plain, resume=True, load_from=start, train_dataloader=data))
-    same_end(tmp_path)
+@pytest.mark.parametrize(('start', 'changes'), DRAWN.values(), ids=DRAWN)
+def test_it_resumes_however_pictures_are_drawn(tmp_path, start, changes):
+    plain, hooks = toys.seg_net('fcn', dropout=0.1), [dict(type='EMAHook'), dict(type='mmdistill_dense.Dice')]
+    changes = dict(changes, custom_hooks=hooks)
+    Dice.thrown.clear()
+
+    def run(folder, **more):
+        toys.train(None, config(folder, 'iters', 0, plain, **changes, **more))
+
+    resumed_alike(tmp_path, run, f'iter_{start}', 'iter_6')
+    assert Dice.thrown[start:6] == Dice.thrown[6:] and len(set(Dice.thrown)) == 6
 
 
 def test_a_runner_without_a_config_trains_and_resumes(tmp_path):
@@ -248,9 +230,7 @@ def test_a_runner_without_a_config_trains_and_resumes(tmp_path):
         given['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
         Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
 
-    run(tmp_path / 'a')
-    run(tmp_path / 'b', resume=True, load_from=str(tmp_path / 'a' / 'iter_3.pth'))
-    same_end(tmp_path)
+    resumed_alike(tmp_path, run, 'iter_3', 'iter_6')
 
 
 def test_detector_resumes(tmp_path):
@@ -263,12 +243,12 @@ def test_detector_resumes(tmp_path):
         toys.det_teacher('faster_rcnn'),
         {**sample, **neck},
     )
-    checkpoint = dict(default_hooks=dict(checkpoint=dict(interval=1)))
-    toys.train(None, toys.det_run_config(tmp_path / 'a', model, iters=3, **checkpoint))
-    again = dict(resume=True, load_from=str(tmp_path / 'a' / 'iter_1.pth'))
-    toys.train(None, toys.det_run_config(tmp_path / 'b', model, iters=3, **checkpoint, **again))
-    first, second = (content(tmp_path / name / 'iter_3.pth') for name in 'ab')
-    assert len(first) > 100 and not toys.differing(first, second)
+
+    def run(folder, **more):
+        each = dict(default_hooks=dict(checkpoint=dict(interval=1)))
+        toys.train(None, toys.det_run_config(folder, model, iters=3, **each, **more))
+
+    resumed_alike(tmp_path, run, 'iter_1', 'iter_3')
 
 
 # Which file `--resume` takes after a kill

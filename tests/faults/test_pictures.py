@@ -1,6 +1,5 @@
-"""Pictures, label images and annotation files that are missing, damaged, or do not fit."""
+"""Pictures and label images that are missing, damaged, or do not fit."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -166,34 +165,3 @@ def test_epochs_without_a_whole_batch_are_refused(tmp_path: Path) -> None:
     """mmengine takes them for done: trained, tested, nothing learned."""
     with pytest.raises(ValueError, match=r'train_dataloader gives no batch: with drop_last=True, its 8 pictures'):
         toys.train(tmp_path, toys.seg_net('fcn'), epochs=1, train_dataloader=dict(batch_size=9, drop_last=True))
-
-
-IMAGE = dict(id=7, file_name='a.jpg', width=64, height=48)
-BOX = dict(id=1, image_id=7, category_id=1, bbox=[5, 5, 20, 10], area=200, iscrowd=0)
-FILE = dict(images=[IMAGE], annotations=[BOX], categories=[dict(id=1, name='disc')])
-
-
-def coco(root: Path, text: str, **options: Any) -> Any:
-    write(root / 'images/a.jpg', np.zeros((48, 64, 3), np.uint8))
-    (root / 'labels.json').write_text(text)
-    given = dict(data_root=str(root), ann_file='labels.json', data_prefix=dict(img='images/'))
-    return built(dict(type='mmdistill_dense.CocoDataset', metainfo=dict(classes=('disc',)), **given | options), 'mmdet')
-
-
-@pytest.mark.parametrize(('text', 'words'), [
-    ('', r'labels\.json.* is damaged or not in the json format of COCO'),
-    (json.dumps(FILE)[:60], r'labels\.json.* is damaged or not in the json format of COCO'),
-    ('{}', r'labels\.json.* is not in the json format of COCO.* has no list of images'),
-    (json.dumps(FILE | dict(images=[], annotations=[])), r'labels\.json.* lists no picture'),
-    (json.dumps(FILE | dict(annotations=[])), r"labels\.json.* holds no box of the classes \('disc',\)"),
-    (json.dumps({key: FILE[key] for key in ('images', 'categories')}), r'labels\.json.* holds no box'),
-    (json.dumps(FILE | dict(annotations=[BOX | dict(category_id=9)])), r'unknown category_id: 9; the ids are 1'),
-], ids=['empty', 'cut', 'nothing', 'no pictures', 'no boxes', 'no annotations', 'unknown category'])  # fmt: skip
-def test_an_annotation_file_without_use_is_named(tmp_path: Path, text: str, words: str) -> None:
-    assert len(coco(tmp_path, json.dumps(FILE))) == 1
-    with pytest.raises(ValueError, match=words):
-        coco(tmp_path, text)
-
-
-def test_files_to_be_tested_on_need_no_boxes(tmp_path: Path) -> None:
-    assert len(coco(tmp_path, json.dumps(FILE | dict(annotations=[])), test_mode=True)) == 1

@@ -30,10 +30,7 @@ def kd(**options) -> dict:
     (kd(type='LogitsKD'), "model.distillers.kd.type='LogitsKD' .*Did you mean 'LogitKD'"),
     (kd(student_tap='decod_head'), r"kd\.student_tap='decod_head'.*Close names: decode_head.*mmdistill taps"),
     (dict(decod_head=dict(num_classes=7)), "'decod_head'. Did you mean 'decode_head'"),
-    (
-        dict(decode_head=dict(num_clases=7)),
-        "'num_classes'. It is the key model.decode_head.num_clases.",
-    ),
+    (dict(decode_head=dict(num_clases=7)), "'num_classes'. It is the key model.decode_head.num_clases."),
     (dict(backbone=dict(stem_chanels=8)), "Did you mean 'stem_channels'. .*model.backbone.stem_chanels"),
     (dict(backbone=dict(stem_width=8)), "argument 'stem_width'. It is the key model.backbone.stem_w"),
     (dict(backbone=dict(type='ResNetV1d3')), "model.backbone.type='ResNetV1d3' is not .* 'ResNetV1d'"),

@@ -1,12 +1,15 @@
 """What the tests of faults share: a full disk, what a checkpoint holds, the log."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from tests import toys
 
 
 @contextmanager
@@ -35,6 +38,21 @@ def whole(path: Path) -> dict[str, Tensor]:
     state = torch.load(path, weights_only=False)['state_dict']
     assert all(value.isfinite().all() for value in state.values())
     return state
+
+
+def resumed_alike(
+    folder: Path, run: Callable[..., Any], start: str = 'iter_2', end: str = 'iter_4'
+) -> tuple[Any, dict[str, Any]]:
+    """Train whole in ``a``, and again in ``b`` from a file of its middle: the last files are equal to the bit.
+
+    ``run`` gets a folder and what the resumed run has in its config. What it returns of the second one is returned,
+    and the last checkpoint.
+    """
+    run(folder / 'a')
+    found = run(folder / 'b', resume=True, load_from=str(folder / 'a' / f'{start}.pth'))
+    early, first, second = (content(folder / name) for name in (f'a/{start}.pth', f'a/{end}.pth', f'b/{end}.pth'))
+    assert not toys.differing(first, second) and toys.differing(early, first)
+    return found, torch.load(folder / 'b' / f'{end}.pth', weights_only=False)
 
 
 def log_of(folder: Path) -> str:

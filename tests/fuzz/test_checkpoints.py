@@ -189,16 +189,13 @@ def test_values_that_are_named_again_and_again_are_walked_once(tmp_path: Path) -
     assert found[0] is found[1]
 
 
-@pytest.mark.parametrize(
-    ('made', 'words'),
-    [
-        (lambda w: w.to('meta'), 'without values'),
-        (lambda w: w.to(torch.int8), r'torch\.int8 \(model torch\.float32\)'),
-        (lambda w: w.to(torch.complex64), r'torch\.complex64'),
-        (lambda w: w.to_sparse(), r'torch\.sparse_coo'),
-        (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), 'qint8'),
-    ],
-)
+@pytest.mark.parametrize(('made', 'words'), [
+    (lambda w: w.to('meta'), 'without values'),
+    (lambda w: w.to(torch.int8), r'torch\.int8 \(model torch\.float32\)'),
+    (lambda w: w.to(torch.complex64), r'torch\.complex64'),
+    (lambda w: w.to_sparse(), r'torch\.sparse_coo'),
+    (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), 'qint8'),
+])  # fmt: skip
 def test_tensors_that_are_no_weights_are_named(made: Any, words: str, tmp_path: Path) -> None:
     """torch casts them, or keeps what is there, and says nothing."""
     network, path = nn.Linear(3, 3), tmp_path / 'a.pth'

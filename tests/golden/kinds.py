@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -270,70 +271,40 @@ def load_npz(path: Path) -> Arrays:
 class Method:
     """How the kind of a method's files is told, what computes each kind, and how a file is read."""
 
-    kind_of: Callable[[Path, Arrays], str]
     kinds: dict[str, Kind]
+    kind_of: Callable[[Path, Arrays], str] = lambda path, arrays: str(arrays['kind'])
     load: Callable[[Path], Arrays] = load_npz
 
 
+def _of(module: ModuleType, names: str) -> dict[str, Kind]:
+    """The kinds that are functions of these names."""
+    return {name: getattr(module, name) for name in names.split()}
+
+
 METHODS = {
-    'afdcd': Method(
-        kind_of=lambda path, arrays: str(arrays['kind']),
-        kinds={'ctr': afdcd_contrast, 'module': afdcd_module, 'kd': afdcd_kd},
-    ),
-    'class_map': Method(
-        kind_of=class_map.kind_of,
-        kinds={'softmax': class_map.softmax, 'sigmoid': class_map.sigmoid, 'mass': class_map.mass},
-    ),
-    'crosskd': Method(
-        kind_of=lambda path, arrays: str(arrays['kind']),
-        kinds={'align': crosskd_align, **{kind: crosskd_head(kind) for kind in CROSSKD_HEADS}},
-    ),
-    'defeat': Method(
-        kind_of=lambda path, arrays: str(arrays['kind']), kinds={'neck': defeat_neck, 'head': defeat_head}
-    ),
-    'freekd': Method(
-        kind_of=lambda path, arrays: str(arrays['kind']),
-        kinds={'haar': freekd.haar, 'prompt': freekd.prompt, 'distill': freekd.distill},
-    ),
-    'frs': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'frs': frs}),
-    'kddetr': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'kddetr': kddetr}),
-    'logit_std': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'logit_std': logit_std}),
+    'afdcd': Method({'ctr': afdcd_contrast, 'module': afdcd_module, 'kd': afdcd_kd}),
+    'class_map': Method(_of(class_map, 'softmax sigmoid mass'), class_map.kind_of),
+    'crosskd': Method({'align': crosskd_align, **{kind: crosskd_head(kind) for kind in CROSSKD_HEADS}}),
+    'defeat': Method({'neck': defeat_neck, 'head': defeat_head}),
+    'freekd': Method(_of(freekd, 'haar prompt distill')),
+    'frs': Method({'frs': frs}),
+    'kddetr': Method({'kddetr': kddetr}),
+    'logit_std': Method({'logit_std': logit_std}),
     'maskd': Method(
-        kind_of=maskd.kind_of,
-        kinds={
-            'stage1': maskd.stage1,
-            'stage2_det': maskd.stage2_detection,
-            'stage2_seg': maskd.stage2_segmentation,
-            'dice': maskd.dice,
-            'dist': maskd.dist,
-        },
+        _of(maskd, 'stage1 dice dist')
+        | {'stage2_det': maskd.stage2_detection, 'stage2_seg': maskd.stage2_segmentation},
+        maskd.kind_of,
     ),
     'pcd': Method(
-        kind_of=lambda path, arrays: path.stem,
-        kinds={
-            'infonce': pcd.infonce,
-            'two_view': pcd.two_view,
-            'queue': pcd.queue,
-            'mhsa': pcd.mhsa,
-            'student_head': pcd.student_head,
-            'plugin': pcd.plugin,
-            'spatial_adaptor': pcd_teacher.spatial_adaptor,
-            'end_to_end': pcd_teacher.end_to_end,
-            'lars': pcd_recipe.lars,
-            'schedule': pcd_recipe.schedule,
-            'transforms': pcd_recipe.transforms,
-            'ckpt_layouts': pcd_recipe.ckpt_layouts,
-        },
-        load=lambda path: pcd_recipe.layout_arrays(path) if path.suffix == '.json' else load_npz(path),
+        _of(pcd, 'infonce two_view queue mhsa student_head plugin')
+        | _of(pcd_teacher, 'spatial_adaptor end_to_end')
+        | _of(pcd_recipe, 'lars schedule transforms ckpt_layouts'),
+        lambda path, arrays: path.stem,
+        lambda path: pcd_recipe.layout_arrays(path) if path.suffix == '.json' else load_npz(path),
     ),
-    'pcd_vector': Method(kind_of=lambda path, arrays: str(arrays['kind']), kinds={'vector': vectors.vector}),
-    'seed': Method(
-        kind_of=vectors.kind_of, kinds={'seed': vectors.seed, 'near': vectors.seed, 'simreg': vectors.simreg}
-    ),
-    'trajectories': Method(
-        kind_of=lambda path, arrays: str(arrays['kind']),
-        kinds={'afdcd': trajectories.afdcd, 'maskd': trajectories.maskd, 'pcd': trajectories.pcd},
-    ),
+    'pcd_vector': Method({'vector': vectors.vector}),
+    'seed': Method({'seed': vectors.seed, 'near': vectors.seed, 'simreg': vectors.simreg}, vectors.kind_of),
+    'trajectories': Method(_of(trajectories, 'afdcd maskd pcd')),
 }
 
 
@@ -395,37 +366,20 @@ PCD_MAPS = [
     ('schedule', ['lr']),
 ]
 PICTURES = (
-    'crop',
-    'crop_up',
-    'flip',
-    'gray',
-    'gray_luma',
-    'solarize',
-    'composite',
-    *(f'{name}_[0-9]*' for name in ('brightness', 'contrast', 'saturation', 'hue', 'blur')),
+    'crop crop_up flip gray gray_luma solarize composite '
+    'brightness_[0-9]* contrast_[0-9]* saturation_[0-9]* hue_[0-9]* blur_[0-9]*'
 )
-CLASS_LOSSES = ('loss', 'loss_weighed', 'loss_positions', 'loss_elements')
-CLASS_MAPS = ('student_groups', 'teacher_groups', 'grad_*', 'row_weight', 'best_mass')
-FREEKD_LOSSES = ('loss', 'level*_loss', 'level*_terms', 'dice')
-FREEKD_MAPS = ('ll', 'high*', 'out', '*mask*', '*grad_*')
-CROSSKD_MAPS = (
-    'aligned',
-    'grad_student',
-    'level*_cross_*',
-    'level*_teacher_score',
-    'level*_teacher_box',
-    'level*_grad_*',
-)
-COUNTS = (
-    'ptr_after',
-    'ptr_end',
-    'monitor_rank',
-    'monitor_top[15]',
-    '*_ptr[1-9]*',
-    '*_filled[1-9]*',
-    'mask',
-    '*/out_dim',
-)
+# of float64, and of float32 where it says: relative, absolute
+LOSS, MAP, WIDE_MAP = (((1e-9, one), (1e-12, other)) for one, other in ((1e-5, 1e-9), (2e-5, 1e-12), (1e-4, 1e-12)))
+CROSSKD_MAPS = 'aligned grad_student level*_cross_* level*_teacher_score level*_teacher_box level*_grad_*'
+
+
+def _rows(allowed: tuple[tuple[float, float], ...], **names: str) -> list[Tolerance]:
+    """Rows of one allowance: arrays by method, each of all its kinds."""
+    return [Tolerance(method, '*', name, *allowed) for method, found in names.items() for name in found.split()]
+
+
+COUNTS = 'ptr_after ptr_end monitor_rank monitor_top[15] *_ptr[1-9]* *_filled[1-9]* mask */out_dim'
 TOLERANCES = (
     Tolerance('afdcd', '*', 'loss', (1e-10, 2e-6)),
     Tolerance('afdcd', 'module', 'fd', (1e-10, 2e-6)),
@@ -435,22 +389,33 @@ TOLERANCES = (
     Tolerance('afdcd', 'module', 'grad_feat_s_ctr', (2e-7, 1e-3), absolute=(1e-14, 1e-6)),
     Tolerance('afdcd', 'module', 'grad_*', (2e-7, 1e-3)),
     Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
-    *(Tolerance('class_map', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in CLASS_LOSSES),
-    *(Tolerance('class_map', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CLASS_MAPS),
-    *(Tolerance('crosskd', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in ('loss', 'loss_*')),
-    *(Tolerance('crosskd', '*', name, (1e-9, 1e-4), absolute=(1e-12, 1e-12)) for name in CROSSKD_MAPS),
-    Tolerance('defeat', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
+    *_rows(
+        LOSS,
+        class_map='loss loss_weighed loss_positions loss_elements',
+        crosskd='loss loss_*',
+        defeat='loss_*',
+        freekd='loss level*_loss level*_terms dice',
+        frs='loss_*',
+        kddetr='loss*',
+        logit_std='loss',
+        pcd_vector='loss row_loss',
+    ),
+    *_rows(
+        WIDE_MAP,
+        class_map='student_groups teacher_groups grad_* row_weight best_mass',
+        crosskd=CROSSKD_MAPS,
+        logit_std='grad_student',
+    ),
+    *_rows(
+        MAP,
+        defeat='*grad_student',
+        freekd='ll high* out *mask* *grad_*',
+        frs='level*_mask level*_grad_*',
+        kddetr='grad_*',
+        pcd_vector='keys grad_*',
+    ),
     Tolerance('defeat', 'neck', 'level*_mask', (0, 0), absolute=(0.01, 0.01)),
-    Tolerance('defeat', '*', '*grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
-    *(Tolerance('freekd', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in FREEKD_LOSSES),
-    *(Tolerance('freekd', '*', name, (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in FREEKD_MAPS),
-    Tolerance('freekd', 'haar', 'x', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
-    Tolerance('frs', '*', 'loss_*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
-    *(Tolerance('frs', '*', f'level*_{name}', (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('mask', 'grad_*')),
-    Tolerance('kddetr', '*', 'loss*', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
-    Tolerance('kddetr', '*', 'grad_*', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
-    Tolerance('logit_std', '*', 'loss', (1e-9, 1e-5), absolute=(1e-12, 1e-9)),
-    Tolerance('logit_std', '*', 'grad_student', (1e-9, 1e-4), absolute=(1e-12, 1e-12)),
+    Tolerance('freekd', 'haar', 'x', *MAP),
     Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),
     Tolerance('maskd', 'dice', 'dice', (1e-9, 1e-5)),
     Tolerance('maskd', 'stage1', 'dice', (1e-6, 1e-6)),
@@ -464,18 +429,16 @@ TOLERANCES = (
     Tolerance('pcd', 'transforms', 'rrc_area_quantiles*', (0, 0), absolute=(0.03, 0.03)),
     Tolerance('pcd', 'transforms', 'rrc_center_std*', (0, 0), absolute=(0.006, 0.006)),
     Tolerance('pcd', 'transforms', 'composite_normalized', (0, 0), absolute=(0.02, 0.02)),
-    *(Tolerance('pcd', 'transforms', name, (0, 0), absolute=(1, 1)) for name in PICTURES),
-    *(Tolerance('pcd', '*', name, (0, 0), absolute=(0.01, 0.01)) for name in COUNTS),
+    *(Tolerance('pcd', 'transforms', name, (0, 0), absolute=(1, 1)) for name in PICTURES.split()),
+    *(Tolerance('pcd', '*', name, (0, 0), absolute=(0.01, 0.01)) for name in COUNTS.split()),
     *(Tolerance('pcd', 'infonce', f'easy_{name}', (1e-9, 1e-5)) for name in ('loss', 'loss_map', 'grad_s')),
     Tolerance('pcd', 'infonce', 'sharp_grad_s', (1e-9, 2e-4), absolute=(1e-10, 0)),
     *(Tolerance('pcd', kind, name, (1e-9, tight), absolute=(1e-10, tight)) for kind, name, tight in PCD_LOSSES),
     *(Tolerance('pcd', kind, name, (1e-9, 2e-5), absolute=(1e-10, 0)) for kind, names in PCD_MAPS for name in names),
-    *(Tolerance('pcd_vector', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in ('loss', 'row_loss')),
-    *(Tolerance('pcd_vector', '*', name, (1e-9, 2e-5), absolute=(1e-12, 1e-12)) for name in ('keys', 'grad_*')),
     *(Tolerance('seed', 'near', name, (1e-9, 0), absolute=(1e-12, 1e-6)) for name in ('loss', 'row_divergence')),
     Tolerance('seed', 'near', 'grad_student', (1e-9, 1e-3), absolute=(1e-12, 1e-12)),
-    *(Tolerance('seed', '*', name, (1e-9, 1e-5), absolute=(1e-12, 1e-9)) for name in ('loss', 'row_divergence')),
-    Tolerance('seed', '*', 'grad_student', (1e-9, 2e-5), absolute=(1e-12, 1e-12)),
+    *_rows(LOSS, seed='loss row_divergence'),
+    *_rows(MAP, seed='grad_student'),
     Tolerance('trajectories', '*', 'curve', (1e-10, 1e-4)),
     Tolerance('trajectories', '*', '*_after*', (1e-9, 1e-3)),
 )

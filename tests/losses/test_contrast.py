@@ -87,10 +87,7 @@ def test_whole_map_patches_of_several_images() -> None:
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize('shape, options', [
-    (
-        (2, 8, 1, 1),
-        dict(contrast='channel', groups=2),
-    ),  # one position, or one channel: lists are the map
+    ((2, 8, 1, 1), dict(contrast='channel', groups=2)),
     ((2, 1, 4, 4), dict(contrast='spatial', temperature=0.07)),
     ((2, 8, 4, 4), dict(contrast='omni', groups=2)),
 ])  # fmt: skip

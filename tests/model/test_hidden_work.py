@@ -32,11 +32,7 @@ def _calls_in_a_step(model: Any, network: nn.Module, batch: dict) -> set[str]:
     ('retinanet', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
     ('faster_rcnn', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
     ('faster_rcnn', dict(type='RoIHeadKD'), {'backbone', 'neck', 'roi_head'}),
-    (
-        'retinanet',
-        dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'),
-        {'backbone', 'neck', 'bbox_head'},
-    ),
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'), {'backbone', 'neck', 'bbox_head'}),
 ])  # fmt: skip
 def test_a_detector_runs_only_what_its_taps_need(kind, distiller, parts):
     options = dict(student=toys.det_net(kind), teacher=toys.det_teacher(kind), distillers=dict(x=distiller))

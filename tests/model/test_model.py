@@ -331,11 +331,7 @@ def test_activation_checkpointing_of_the_runner(tmp_path):
 @pytest.mark.parametrize(('name', 'frozen', 'words'), [
     ('backbone', -1, "'backbone' sees the pictures.* no gradient.*with_cp=True"),
     ('backbone.layer2', 1, "'backbone.layer2' sees the pictures, or frozen layers"),
-    (
-        'student.backbone.layer4',
-        -1,
-        "'student.backbone.layer4' is no module of the student.* 'backbone.layer4'",
-    ),
+    ('student.backbone.layer4', -1, "'student.backbone.layer4' is no module of the student.* 'backbone.layer4'"),
 ])  # fmt: skip
 def test_what_would_get_no_gradient_if_it_were_recomputed_is_refused(tmp_path, name, frozen, words):
     student = toys.seg_net('fcn', backbone=dict(frozen_stages=frozen))

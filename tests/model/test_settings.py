@@ -220,18 +220,8 @@ def test_published_is_what_the_method_has() -> None:
     ('MasKD', dict(settings='best'), 'seg', r"x\.settings='best' is unknown; MasKD has 'published', 'auto'"),
     ('FitNet', dict(settings='canonial'), 'seg', "has 'published', 'auto', 'canonical'. Did you mean 'canonical'"),
     ('MasKD', dict(settings=dict(a=1)), 'seg', r"x\.settings=\{'a': 1\} is unknown"),
-    (
-        'MasKD',
-        dict(settings='canonical'),
-        'seg',
-        "x.settings='canonical' is unknown; MasKD has 'published', 'auto'",
-    ),
-    (
-        'CIRKD',
-        dict(settings='auto'),
-        'det',
-        r'CIRKD has these settings for segmentation \(mmseg\), and the student',
-    ),
+    ('MasKD', dict(settings='canonical'), 'seg', "x.settings='canonical' is unknown; MasKD has 'published', 'auto'"),
+    ('CIRKD', dict(settings='auto'), 'det', r'CIRKD has these settings for segmentation \(mmseg\), and the student'),
     ('AT', dict(settings='auto'), None, "the student is for neither. Set the options themselves and settings='pub"),
 ])  # fmt: skip
 def test_mistakes_name_the_key(kind: str, options: dict, task: str | None, message: str) -> None:
@@ -248,22 +238,19 @@ def test_a_weight_beside_it_is_refused() -> None:
 # In place of shipped options
 
 
-@pytest.mark.parametrize(
-    ('kind', 'shipped', 'left'),
-    [
-        (
-            'MasKD',
-            dict(student_tap='decode_head.conv_seg', weight_mask=False, share_tokens=True, align='none', factor=0.5,
-                 loss_weight=7.0, learn=dict(max_iters=200), student_mask_from=100),
-            dict(learn=dict(max_iters=200), student_mask_from=100),
-        ),
-        ('LogitKD', dict(student_tap='bbox_head.gfl_cls', activation='sigmoid', loss_weight=2.0, teacher='a'),
-         dict(student_tap='bbox_head.gfl_cls', activation='sigmoid', teacher='a')),
-        ('PCD', dict(student_tap='neck', teacher_tap='neck', queue_size=9, keys_per_image=3, enqueue='pixels',
-                     temperature=0.1), dict(temperature=0.1)),
-        ('FGD', dict(schedule=dict(stop_at=0.5), settings='published'), {}),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('kind', 'shipped', 'left'), [
+    (
+        'MasKD',
+        dict(student_tap='decode_head.conv_seg', weight_mask=False, share_tokens=True, align='none', factor=0.5,
+             loss_weight=7.0, learn=dict(max_iters=200), student_mask_from=100),
+        dict(learn=dict(max_iters=200), student_mask_from=100),
+    ),
+    ('LogitKD', dict(student_tap='bbox_head.gfl_cls', activation='sigmoid', loss_weight=2.0, teacher='a'),
+     dict(student_tap='bbox_head.gfl_cls', activation='sigmoid', teacher='a')),
+    ('PCD', dict(student_tap='neck', teacher_tap='neck', queue_size=9, keys_per_image=3, enqueue='pixels',
+                 temperature=0.1), dict(temperature=0.1)),
+    ('FGD', dict(schedule=dict(stop_at=0.5), settings='published'), {}),
+])  # fmt: skip
 def test_settings_in_place_of_shipped_options(kind: str, shipped: dict, left: dict) -> None:
     found = put_all(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
     assert found == dict(left, type=kind, settings='auto')

@@ -189,17 +189,14 @@ def test_what_is_told():
     assert len(ClassPairs.of('auto', 'ab', 'ab').told()) == 1
 
 
-@pytest.mark.parametrize(
-    ('option', 'student', 'teacher', 'message'),
-    [
-        ({'cra': ['car']}, ['car'], ['car'], "'cra' is no class of the student's: car.*car"),
-        ({'car': ['cra']}, ['car'], ['car'], "'cra' is no class of the teacher's: car"),
-        ({'a': ['*'], 'b': ['*']}, 'ab', 'cd', "only one class can take the rest.*'\\*'"),
-        ('auto', ['dog'], ['cat'], r'no class of the student \(dog\) is one of the teacher \(cat\)'),
-        ({'car': []}, ['car'], ['car'], 'no class of the student'),
-        ('auto', ['a', 'A'], ['a'], "two classes named 'A'"),
-    ],
-)
+@pytest.mark.parametrize(('option', 'student', 'teacher', 'message'), [
+    ({'cra': ['car']}, ['car'], ['car'], "'cra' is no class of the student's: car.*car"),
+    ({'car': ['cra']}, ['car'], ['car'], "'cra' is no class of the teacher's: car"),
+    ({'a': ['*'], 'b': ['*']}, 'ab', 'cd', "only one class can take the rest.*'\\*'"),
+    ('auto', ['dog'], ['cat'], r'no class of the student \(dog\) is one of the teacher \(cat\)'),
+    ({'car': []}, ['car'], ['car'], 'no class of the student'),
+    ('auto', ['a', 'A'], ['a'], "two classes named 'A'"),
+])  # fmt: skip
 def test_what_cannot_be_paired_is_refused(option, student, teacher, message):
     with pytest.raises(ValueError, match=message):
         ClassPairs.of(option, student, teacher)

@@ -162,14 +162,11 @@ def test_what_is_inherited_may_learn_more_slowly_and_resumes_exactly(tmp_path):
     assert not toys.differing(toys.student_state(runner.model), toys.student_state(again.model))
 
 
-@pytest.mark.parametrize(
-    ('inherit', 'factor', 'words'),
-    [
-        (None, 0.1, 'this student inherits nothing. Set model.inherit'),
-        (BOTH, 0, 'inherited_lr_mult must be a number above 0'),
-        (BOTH, None, 'inherited_lr_mult must be a number above 0'),
-    ],
-)
+@pytest.mark.parametrize(('inherit', 'factor', 'words'), [
+    (None, 0.1, 'this student inherits nothing. Set model.inherit'),
+    (BOTH, 0, 'inherited_lr_mult must be a number above 0'),
+    (BOTH, None, 'inherited_lr_mult must be a number above 0'),
+])  # fmt: skip
 def test_a_rate_for_nothing_is_refused(inherit, factor, words, tmp_path):
     slow = dict(SLOW, paramwise_cfg=dict(inherited_lr_mult=factor))
     with pytest.raises(ValueError, match=words):
@@ -191,18 +188,15 @@ def test_several_teachers_are_told_apart():
     assert all(torch.equal(value, given[f'neck.{name}']) for name, value in model.neck.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    ('inherit', 'words'),
-    [
-        ([('nekc', 'neck')], "no tensor of model.student has the prefix 'nekc'"),
-        ([('neck', 'roi_head')], "no tensor of model.teacher has the prefix 'roi_head'"),
-        (
-            [('neck.lateral_convs.1', 'neck.lateral_convs.2')],
-            r'with another shape \(student, teacher\): conv.weight \(16, 32, 1, 1\) and \(16, 64, 1, 1\)',
-        ),
-        ([('neck', 'bbox_head')], r'only in the student: fpn_convs.*only in the teacher: cls_convs'),
-    ],
-)
+@pytest.mark.parametrize(('inherit', 'words'), [
+    ([('nekc', 'neck')], "no tensor of model.student has the prefix 'nekc'"),
+    ([('neck', 'roi_head')], "no tensor of model.teacher has the prefix 'roi_head'"),
+    (
+        [('neck.lateral_convs.1', 'neck.lateral_convs.2')],
+        r'with another shape \(student, teacher\): conv.weight \(16, 32, 1, 1\) and \(16, 64, 1, 1\)',
+    ),
+    ([('neck', 'bbox_head')], r'only in the student: fpn_convs.*only in the teacher: cls_convs'),
+])  # fmt: skip
 def test_what_does_not_fit_is_refused_before_training(inherit, words):
     with pytest.raises(ValueError, match=words):
         built(inherit)

@@ -64,17 +64,14 @@ def test_a_pass_without_the_students_modes_is_noticed(monkeypatch):
     assert {tap for tap, gap in gaps.items() if gap > 1e-6} >= {'bbox_head'}
 
 
-@pytest.mark.parametrize(
-    'tap',
-    [
-        'backbone.layer4.1.bn2',
-        'backbone.layer4.0.bn1',
-        'backbone.layer4.1.relu:input',
-        'decode_head.bottleneck.bn',
-        'auxiliary_head.convs.0.bn',
-        ['backbone.layer4.1.bn2', 'decode_head.bottleneck.bn'],
-    ],
-)
+@pytest.mark.parametrize('tap', [
+    'backbone.layer4.1.bn2',
+    'backbone.layer4.0.bn1',
+    'backbone.layer4.1.relu:input',
+    'decode_head.bottleneck.bn',
+    'auxiliary_head.convs.0.bn',
+    ['backbone.layer4.1.bn2', 'decode_head.bottleneck.bn'],
+])  # fmt: skip
 def test_a_student_that_equals_its_teacher_has_no_loss(tap):
     """The last tap ends the teacher's pass, and one before it does not."""
     distillers = dict(f=dict(type='FitNet', student_tap=tap, align='none'))

@@ -44,22 +44,19 @@ def record(network, *taps, stop_after=None, inputs=None):
     return tensors
 
 
-@pytest.mark.parametrize(
-    ('text', 'path', 'index', 'argument'),
-    [
-        ('neck', 'neck', None, None),
-        ('backbone[3]', 'backbone', 3, None),
-        ('backbone[-1]', 'backbone', -1, None),
-        ('neck[:3]', 'neck', slice(None, 3), None),
-        ('neck[1:]', 'neck', slice(1, None), None),
-        ('neck[-2:-1]', 'neck', slice(-2, -1), None),
-        ('decode_head.conv_seg:input', 'decode_head.conv_seg', None, 0),
-        ('a.b.0:input[2]', 'a.b.0', None, 2),
-        ('neck[0]:input[1]', 'neck', 0, 1),
-        ('', '', None, None),
-        ('[0]', '', 0, None),
-    ],
-)
+@pytest.mark.parametrize(('text', 'path', 'index', 'argument'), [
+    ('neck', 'neck', None, None),
+    ('backbone[3]', 'backbone', 3, None),
+    ('backbone[-1]', 'backbone', -1, None),
+    ('neck[:3]', 'neck', slice(None, 3), None),
+    ('neck[1:]', 'neck', slice(1, None), None),
+    ('neck[-2:-1]', 'neck', slice(-2, -1), None),
+    ('decode_head.conv_seg:input', 'decode_head.conv_seg', None, 0),
+    ('a.b.0:input[2]', 'a.b.0', None, 2),
+    ('neck[0]:input[1]', 'neck', 0, 1),
+    ('', '', None, None),
+    ('[0]', '', 0, None),
+])  # fmt: skip
 def test_parse(text, path, index, argument):
     tap = Tap.parse(text)
     assert (tap.path, tap.index, tap.argument, str(tap)) == (path, index, argument, text)
@@ -154,17 +151,14 @@ def test_empty_path_is_the_networks_own_output():
     assert [t.mean().item() for t in tensors['[2]']] == [3]
 
 
-@pytest.mark.parametrize(
-    ('tap', 'words'),
-    [
-        ('stages[7]', ["student_tap: tap 'stages[7]'", 'has 3 entries; stages[2] or stages[-1] is the last']),
-        ('head[0]', ["'head[0]'", 'a Tensor, not a tuple']),
-        ('stages:input[1]', ['called with 1 positional argument']),
-        ('mix', ["'mix'", 'a dict (', 'whose entries cannot be tapped: tap the modules that make them']),
-        ('mix[-1]', ["'mix[-1]'", 'a dict (']),
-        ('stages[5:]', ['without any tensor']),
-    ],
-)
+@pytest.mark.parametrize(('tap', 'words'), [
+    ('stages[7]', ["student_tap: tap 'stages[7]'", 'has 3 entries; stages[2] or stages[-1] is the last']),
+    ('head[0]', ["'head[0]'", 'a Tensor, not a tuple']),
+    ('stages:input[1]', ['called with 1 positional argument']),
+    ('mix', ["'mix'", 'a dict (', 'whose entries cannot be tapped: tap the modules that make them']),
+    ('mix[-1]', ["'mix[-1]'", 'a dict (']),
+    ('stages[5:]', ['without any tensor']),
+])  # fmt: skip
 def test_wrong_picks_are_explained(tap, words):
     with pytest.raises(ValueError) as error:
         record(TinyNet(), tap)

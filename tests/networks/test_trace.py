@@ -48,16 +48,13 @@ class Resized(nn.Module):
         return nn.functional.interpolate(self.norm(self.first(x)), **self.options)
 
 
-@pytest.mark.parametrize(
-    'options',
-    [
-        dict(size=5),
-        dict(size=(4, 9), mode='bilinear', align_corners=False),
-        dict(size=[8, 1]),
-        dict(scale_factor=1.5),
-        dict(size=torch.Size([3, 7]), mode='bicubic'),
-    ],
-)
+@pytest.mark.parametrize('options', [
+    dict(size=5),
+    dict(size=(4, 9), mode='bilinear', align_corners=False),
+    dict(size=[8, 1]),
+    dict(scale_factor=1.5),
+    dict(size=torch.Size([3, 7]), mode='bicubic'),
+])  # fmt: skip
 def test_what_is_not_computed_has_the_shape_of_a_real_pass(options):
     network = Resized(**options)
     expected = network(torch.zeros(1, 3, 12, 10)).shape
@@ -220,27 +217,21 @@ def test_a_network_of_one_size_is_traced_at_it_on_the_cpu():
     assert network.sides == [('meta', 512)] * 2 + [('cpu', 256)] * 2 + [('cpu', 512)]
 
 
-@pytest.mark.parametrize(
-    ('names', 'kind', 'words'),
-    [
-        (['backbone.layer9'], KeyError, "student_tap='backbone.layer9': no such module"),
-        (['backbone[4]'], ValueError, r"tap 'backbone\[4\]': the output has 4 entries"),
-        (['decode_head.loss_decode'], ValueError, "'decode_head.loss_decode' never fired"),
-        (['decode_head.conv_seg[0]'], ValueError, 'has an index, but the module gives a Tensor, not a tuple'),
-    ],
-)
+@pytest.mark.parametrize(('names', 'kind', 'words'), [
+    (['backbone.layer9'], KeyError, "student_tap='backbone.layer9': no such module"),
+    (['backbone[4]'], ValueError, r"tap 'backbone\[4\]': the output has 4 entries"),
+    (['decode_head.loss_decode'], ValueError, "'decode_head.loss_decode' never fired"),
+    (['decode_head.conv_seg[0]'], ValueError, 'has an index, but the module gives a Tensor, not a tuple'),
+])  # fmt: skip
 def test_wrong_taps_are_found(names, kind, words):
     with pytest.raises(kind, match=words):
         trace(names)
 
 
-@pytest.mark.parametrize(
-    ('student_tap', 'teacher_tap', 'words'),
-    [
-        ('backbone', 'backbone[:3]', ['gives 4 tensors', "'backbone[:3]' 3", 'backbone[:3]']),
-        ('backbone[1]', 'backbone[0]', ['student map of (8, 8)', 'teacher map of (16, 16)', "resize='student'"]),
-    ],
-)
+@pytest.mark.parametrize(('student_tap', 'teacher_tap', 'words'), [
+    ('backbone', 'backbone[:3]', ['gives 4 tensors', "'backbone[:3]' 3", 'backbone[:3]']),
+    ('backbone[1]', 'backbone[0]', ['student map of (8, 8)', 'teacher map of (16, 16)', "resize='student'"]),
+])  # fmt: skip
 def test_misfits_are_reported_at_construction(student_tap, teacher_tap, words):
     """Before any weight is loaded: the teacher's file does not even exist."""
     mimic = dict(type='MaskedMimic', student_tap=student_tap, teacher_tap=teacher_tap)

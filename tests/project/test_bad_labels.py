@@ -260,16 +260,13 @@ def test_a_fault_is_told(export: Write, task: str, change: Write, told: str, tmp
     assert str(found.value).startswith('--data')
 
 
-@pytest.mark.parametrize(
-    ('export', 'change', 'told'),
-    [
-        (exports.ultralytics, text(YOLO, r'(.|\n)*', ''), '2 pictures show no object: background alone'),
-        (exports.labelme, shape(shape_type='line'), '1 of 15 annotations are shapes of the kind line, which'),
-        (exports.cvat, text(CVAT, '<polygon ([^>]*)/>', r'<polyline \1/>'), '1 of 15 annotations are shapes of'),
-        (exports.roboflow_coco, entry('annotations', 0, image_id=99), '1 of 15 annotations .* they are left out'),
-        (exports.ultralytics, gone(YOLO), '2 pictures have no text file: nothing is in them'),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(('export', 'change', 'told'), [
+    (exports.ultralytics, text(YOLO, r'(.|\n)*', ''), '2 pictures show no object: background alone'),
+    (exports.labelme, shape(shape_type='line'), '1 of 15 annotations are shapes of the kind line, which'),
+    (exports.cvat, text(CVAT, '<polygon ([^>]*)/>', r'<polyline \1/>'), '1 of 15 annotations are shapes of'),
+    (exports.roboflow_coco, entry('annotations', 0, image_id=99), '1 of 15 annotations .* they are left out'),
+    (exports.ultralytics, gone(YOLO), '2 pictures have no text file: nothing is in them'),
+])  # fmt: skip
 def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tmp_path: Path) -> None:
     export(tmp_path)
     assert not any(re.search(told, note) for note in find_box_data(tmp_path).notes)

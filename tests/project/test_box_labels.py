@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.picture_folders import Wish, shared
 from tests.project import exports
-from tests.project.folders_of_data import box_folder, label, label_file, labelled, picture, seg_folder
+from tests.project.folders_of_data import box_folder, changed, label, label_file, labelled, picture, seg_folder
 
 
 def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
@@ -39,10 +38,8 @@ def test_one_label_file_is_divided(tmp_path: Path) -> None:
 
 
 def test_categories_without_boxes_are_left_out_and_said(tmp_path: Path) -> None:
-    file = box_folder(tmp_path) / 'annotations/instances_train.json'
-    content = json.loads(file.read_text())
-    content['categories'].insert(0, {'id': 9, 'name': 'everything'})
-    file.write_text(json.dumps(content))
+    everything = {'id': 9, 'name': 'everything'}
+    changed(box_folder(tmp_path), lambda content: content['categories'].insert(0, everything), ['train'])
     data = find_box_data(tmp_path)
     assert data.classes == ('red', 'white')
     assert data.notes[1:] == ['left out, no box in training: everything']
@@ -73,13 +70,6 @@ def test_splits_may_reuse_names(tmp_path: Path, layout: str) -> None:
     assert data.notes == [f'COCO ({tmp_path}): 2 files; 6 pictures; 12 annotations']
 
 
-def change(root: Path, split: str, do: Callable[[dict[str, Any]], Any]) -> None:
-    file = root / f'annotations/instances_{split}.json'
-    content = json.loads(file.read_text())
-    do(content)
-    file.write_text(json.dumps(content))
-
-
 @pytest.mark.parametrize('task', ['seg', 'det'])
 @pytest.mark.parametrize('how', ['copy', 'link', 'same file'])
 def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: str, how: str) -> None:
@@ -92,8 +82,8 @@ def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: 
     find = find_seg_data if task == 'seg' else find_box_data
     assert not list(shared(find(root).pictures))
     if how == 'same file' and task == 'det':
-        change(root, 'val', lambda content: content['images'][0].update(file_name='../train/0.jpg'))
-        change(root, 'val', lambda content: content['images'][1].update(file_name='../val/1.jpg'))
+        changed(root, lambda content: content['images'][0].update(file_name='../train/0.jpg'), ['val'])
+        changed(root, lambda content: content['images'][1].update(file_name='../val/1.jpg'), ['val'])
     else:
         other.unlink()
         (shutil.copy if how == 'copy' else os.symlink if how == 'link' else os.link)(first, other)
@@ -103,7 +93,7 @@ def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: 
 
 def test_a_split_without_boxes_measures_nothing(tmp_path: Path) -> None:
     box_folder(tmp_path)
-    change(tmp_path, 'val', lambda content: content['annotations'].clear())
+    changed(tmp_path, lambda content: content['annotations'].clear(), ['val'])
     with pytest.raises(ValueError, match='instances_val.json: no box of red, white for val, so it measures nothing'):
         find_box_data(tmp_path)
 
@@ -136,7 +126,7 @@ def test_names_relative_to_a_folder_that_holds_folders_alone(tmp_path: Path) -> 
 
 def test_masks_are_those_of_all_files(tmp_path: Path) -> None:
     assert find_box_data(box_folder(tmp_path, masks=True)).masks
-    change(tmp_path, 'val', lambda content: content['annotations'][0].pop('segmentation'))
+    changed(tmp_path, lambda content: content['annotations'][0].pop('segmentation'), ['val'])
     assert not find_box_data(tmp_path).masks
 
 
@@ -172,10 +162,10 @@ def test_a_drawn_part_has_boxes_that_count(tmp_path: Path) -> None:
 
 
 def test_classes_without_a_box_in_training_alone_are_a_warning(tmp_path: Path) -> None:
-    file = box_folder(tmp_path / 'files') / 'annotations/instances_train.json'
-    content = json.loads(file.read_text())
-    content['annotations'] = [one for one in content['annotations'] if one['category_id'] == 1]
-    file.write_text(json.dumps(content))
+    def red_alone(content: dict[str, Any]) -> None:
+        content['annotations'] = [one for one in content['annotations'] if one['category_id'] == 1]
+
+    changed(box_folder(tmp_path / 'files'), red_alone, ['train'])
     gone = '4 annotations are in other parts or left out'
     assert f'WARNING: left out, no box in training: white ({gone})' in find_box_data(tmp_path / 'files').notes
     exports.voc_xml(tmp_path / 'lists')
@@ -300,11 +290,9 @@ def test_labels_with_scores_are_read_where_they_are_the_only_ones(tmp_path: Path
 @pytest.mark.parametrize('task', ['det', 'seg'])
 def test_masks_of_another_size_are_no_masks(task: str, tmp_path: Path) -> None:
     """mmdet would put their pixels elsewhere where the sides are swapped. Boxes can be learned all the same."""
-    file = box_folder(tmp_path) / 'annotations/instances_train.json'
-    content = json.loads(file.read_text())
-    for one in content['annotations']:
-        one['segmentation'] = {'size': [64, 48], 'counts': [64 * 48]}
-    file.write_text(json.dumps(content))
+    turned = {'size': [64, 48], 'counts': [64 * 48]}
+    box_folder(tmp_path)
+    changed(tmp_path, lambda content: [one.update(segmentation=turned) for one in content['annotations']], ['train'])
     told = r'0.jpg has 48x64 pixels, a mask of it 64x48\.'
     if task == 'seg':
         with pytest.raises(ValueError, match=told):

@@ -101,16 +101,13 @@ def agreement(root: Path, task: str, exif: str | None) -> tuple[float, list[str]
 
 
 @pytest.mark.parametrize('drawn', ['apply', 'ignore'])
-@pytest.mark.parametrize(
-    ('task', 'orientation', 'square'),
-    [
-        *(('seg', one, False) for one in range(2, 9)),
-        ('det', 3, False),
-        ('det', 6, False),
-        ('seg', 6, True),
-        ('det', 8, True),
-    ],
-)
+@pytest.mark.parametrize(('task', 'orientation', 'square'), [
+    *(('seg', one, False) for one in range(2, 9)),
+    ('det', 3, False),
+    ('det', 6, False),
+    ('seg', 6, True),
+    ('det', 8, True),
+])  # fmt: skip
 def test_labels_fit_turned_pictures_or_the_user_is_asked(
     tmp_path: Path, task: str, orientation: int, drawn: str, square: bool
 ) -> None:

@@ -43,9 +43,7 @@ def test_split_before_role_a_word_after_the_name_and_subfolders(tmp_path: Path) 
 
 
 def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Path) -> None:
-    for number in range(10):
-        picture(tmp_path / f'images/{number}.jpg')
-        label(tmp_path / f'masks/{number}.png')
+    numbered(tmp_path, [*map(str, range(10))])
     first, second = find_seg_data(tmp_path), find_seg_data(tmp_path)
     assert first == second
     assert first.splits['train'].count == 8 and first.splits['val'].count == 2
@@ -53,9 +51,7 @@ def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Pat
 
 
 def test_a_picture_stays_for_training_however_large_the_share_that_validates(tmp_path: Path) -> None:
-    for number in range(3):
-        picture(tmp_path / f'images/{number}.jpg')
-        label(tmp_path / f'masks/{number}.png')
+    numbered(tmp_path, [*'012'])
     data = find_seg_data(tmp_path, wish=Wish.read('0.9'))
     assert {part: split.count for part, split in data.splits.items()} == {'train': 1, 'val': 2}
 
@@ -75,17 +71,14 @@ def test_names_come_from_a_list_and_a_dash_ignores_a_value(tmp_path: Path) -> No
     assert data.classes == ('sky', 'road') and data.values == (0, 2)
 
 
-@pytest.mark.parametrize(
-    ('found', 'values'),
-    [
-        ((0, 1, 2), (0, 1, 2)),
-        ((0, 2), (0, 1, 2)),
-        ((0, 1, 4, 255), (0, 1, 2, 3, 4)),
-        ((0, 255), (0, 255)),
-        ((0, 38, 75), (0, 38, 75)),
-        ((0,), (0, 1)),
-    ],
-)
+@pytest.mark.parametrize(('found', 'values'), [
+    ((0, 1, 2), (0, 1, 2)),
+    ((0, 2), (0, 1, 2)),
+    ((0, 1, 4, 255), (0, 1, 2, 3, 4)),
+    ((0, 255), (0, 255)),
+    ((0, 38, 75), (0, 38, 75)),
+    ((0,), (0, 1)),
+])  # fmt: skip
 def test_label_values_that_are_classes(found: tuple[int, ...], values: tuple[int, ...]) -> None:
     assert class_values(found) == values
 
@@ -161,14 +154,11 @@ def test_a_split_of_another_ending_is_read(tmp_path: Path) -> None:
     assert data.splits['val'].count == 2 and data.img_suffix == ('.jpg', '.png')
 
 
-@pytest.mark.parametrize(
-    ('pictures', 'labels'),
-    [
-        ('images/{year}/{split}/{year}{split}{number}.jpg', 'labels/{year}/{split}/{year}{split}{number}.png'),
-        ('images/{split}_{year}/{year}{number}.jpg', 'labels/{split}_{year}/{year}{number}.png'),
-        ('{split}/{year}{number}.png', '{split}/masks/{year}{number}.png'),
-    ],
-)
+@pytest.mark.parametrize(('pictures', 'labels'), [
+    ('images/{year}/{split}/{year}{split}{number}.jpg', 'labels/{year}/{split}/{year}{split}{number}.png'),
+    ('images/{split}_{year}/{year}{number}.jpg', 'labels/{split}_{year}/{year}{number}.png'),
+    ('{split}/{year}{number}.png', '{split}/masks/{year}{number}.png'),
+])  # fmt: skip
 def test_a_part_of_several_folders_reads_its_own_pictures(tmp_path: Path, pictures: str, labels: str) -> None:
     own: dict[str, set[Path]] = {'train': set(), 'val': set()}
     for split in own:
@@ -203,14 +193,11 @@ def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
     assert data.splits['train'].labels == 'SegmentationClass' and len(data.classes) == 3
 
 
-@pytest.mark.parametrize(
-    ('pictures', 'labels', 'patterns'),
-    [
-        (['4.jpg'], ['4.bmp', '4.png'], ('**/images/**.jpg', '**/masks/**.bmp')),
-        (['4.jpg'], ['4.png', '4_mask.png'], ('**/images/**.jpg', '**/masks/**.png')),
-        (['4.bmp', '4.jpg'], ['4.png'], ('**/images/**.bmp', '**/masks/**.png')),
-    ],
-)
+@pytest.mark.parametrize(('pictures', 'labels', 'patterns'), [
+    (['4.jpg'], ['4.bmp', '4.png'], ('**/images/**.jpg', '**/masks/**.bmp')),
+    (['4.jpg'], ['4.png', '4_mask.png'], ('**/images/**.jpg', '**/masks/**.png')),
+    (['4.bmp', '4.jpg'], ['4.png'], ('**/images/**.bmp', '**/masks/**.png')),
+])  # fmt: skip
 def test_several_label_images_of_one_picture_are_refused(
     tmp_path: Path, pictures: list[str], labels: list[str], patterns: tuple[str, str]
 ) -> None:
@@ -358,24 +345,15 @@ def two_cities(root: Path) -> None:
     shutil.rmtree(root / 'labels')
 
 
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (
-            lambda root: shutil.copytree(root / 'labels', root / 'masks'),
-            r'0.jpg has two label images, labels/train/0.png',
-        ),
-        (
-            lambda root: [one.rename(one.with_suffix('.npy')) for one in root.glob('labels/*/*')],
-            '.npy files are not read',
-        ),
-        (
-            lambda root: [one.rename(one.with_suffix('.jpg')) for one in root.glob('labels/*/*')],
-            'JPEG, which changes values',
-        ),
-        (lambda root: (root / 'classes.txt').write_bytes('Büsche'.encode('latin-1')), 'classes.txt is not .* UTF-8'),
-    ],
-)
+@pytest.mark.parametrize(('change', 'message'), [
+    (lambda root: shutil.copytree(root / 'labels', root / 'masks'), r'0.jpg has two label images, labels/train/0.png'),
+    (lambda root: [one.rename(one.with_suffix('.npy')) for one in root.glob('labels/*/*')], '.npy files are not read'),
+    (
+        lambda root: [one.rename(one.with_suffix('.jpg')) for one in root.glob('labels/*/*')],
+        'JPEG, which changes values',
+    ),
+    (lambda root: (root / 'classes.txt').write_bytes('Büsche'.encode('latin-1')), 'classes.txt is not .* UTF-8'),
+])  # fmt: skip
 def test_what_is_wrong_with_labels_is_said(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
     seg_folder(tmp_path, splits=('train', 'val'))
     change(tmp_path)
@@ -446,9 +424,7 @@ def test_label_images_of_one_subfolder_fit_pictures_of_several(tmp_path: Path) -
 
 def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> None:
     """Not the numbers of its rows, which spreadsheets and pandas write in front."""
-    for number in range(6):
-        picture(tmp_path / f'images/{number}.jpg')
-        label(tmp_path / f'masks/{number}.png')
+    numbered(tmp_path, [*'012345'], '.jpg')
     (tmp_path / 'train.csv').write_text(',image,mask\n0,5.jpg,5.png\n1,3.jpg,3.png\n2,1.jpg,1.png\n')
     (tmp_path / 'val.csv').write_text(',image,mask\n3,0.jpg,0.png\n4,2.jpg,2.png\n')
     splits = find_seg_data(tmp_path).splits

@@ -214,31 +214,25 @@ def test_many_masks_a_picture_are_refused_with_what_would_work(tmp_path: Path) -
             find_seg_data(tmp_path, patterns=patterns)
 
 
-@pytest.mark.parametrize(
-    ('images', 'labels', 'told'),
-    [
-        ('a/*.jpg', '*/*.png', "--labels '.*' has 2 stars, --images .* has 1"),
-        ('/a/*.jpg', '*.png', '--images .*: a pattern is a path below --data'),
-        ('a/*.jpg', '../*.png', '--labels .*: a pattern is a path below --data'),
-    ],
-)
+@pytest.mark.parametrize(('images', 'labels', 'told'), [
+    ('a/*.jpg', '*/*.png', "--labels '.*' has 2 stars, --images .* has 1"),
+    ('/a/*.jpg', '*.png', '--images .*: a pattern is a path below --data'),
+    ('a/*.jpg', '../*.png', '--labels .*: a pattern is a path below --data'),
+])  # fmt: skip
 def test_patterns_that_cannot_be_are_refused(images: str | None, labels: str | None, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Patterns.given(images, labels)
 
 
-@pytest.mark.parametrize(
-    ('images', 'labels', 'told'),
-    [
-        (
-            'pictures/*.jpg',
-            'labels/*.png',
-            "match nothing. It holds images/ .*Try --images 'images/[*].jpg' --labels 'masks",
-        ),
-        ('images/*.jpg', 'mask/*.png', 'match 4 pictures, and no label image of them. It holds'),
-        ('images/*.jpg', 'masks/1.png', r'images/0.jpg, images/1.jpg, images/2.jpg and 1 more have one label image'),
-    ],
-)
+@pytest.mark.parametrize(('images', 'labels', 'told'), [
+    (
+        'pictures/*.jpg',
+        'labels/*.png',
+        "match nothing. It holds images/ .*Try --images 'images/[*].jpg' --labels 'masks",
+    ),
+    ('images/*.jpg', 'mask/*.png', 'match 4 pictures, and no label image of them. It holds'),
+    ('images/*.jpg', 'masks/1.png', r'images/0.jpg, images/1.jpg, images/2.jpg and 1 more have one label image'),
+])  # fmt: skip
 def test_patterns_that_find_nothing_show_the_tree(tmp_path: Path, images: str, labels: str, told: str) -> None:
     drawn = np.random.default_rng(0)
     for number in range(4):

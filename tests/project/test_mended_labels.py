@@ -16,7 +16,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
-from tests.project.folders_of_data import box_folder, label_file
+from tests.project.folders_of_data import box_folder, changed, label_file
 from tests.project.mended import perfect_score, written
 
 Content = dict[str, Any]
@@ -30,16 +30,6 @@ def scope() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return box_folder(tmp_path / 'data')
-
-
-def changed(root: Path, do: Callable[[Content], Any], splits: tuple[str, ...] = ('train', 'val')) -> Path:
-    """Change the label files."""
-    for split in splits:
-        file = root / f'annotations/instances_{split}.json'
-        content = json.loads(file.read_text())
-        do(content)
-        file.write_text(json.dumps(content))
-    return root
 
 
 def all_boxes(**new: Any) -> Callable[[Content], None]:

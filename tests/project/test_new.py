@@ -395,22 +395,19 @@ def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(
         assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ('words', 'message'),
-    [
-        (('--student', 'mmseg::fastscnn/fast_scnn'), "--student='mmseg::fastscnn/fast_scnn': mmseg has no such config"),
-        (('--student', RETINANET), '--student mmdet::retinanet/retinanet_r18_fpn_1x_coco.py for detection'),
-        (('--method', 'pkd'), '--method pkd: it has no options for EncoderDecoder'),
-        (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
-        (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),
-        (('--teacher', 'dinov2_vits14:no.pth'), "--teacher dinov2_vits14:no.pth: no such file 'no.pth'"),
-        (('--teacher', 'timm::resnet50:a.pth'), '--teacher timm::resnet50:a.pth: `new` takes no network of timm. Such'),
-        (('--student', 'transformers::a'), 'network of transformers. A student is a network of mmseg:: or mmdet::'),
-        (('--student', 'timm::resnet18'), 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'),
-        (('--out', '/proc/nope'), '--out /proc/nope: cannot be written (No such file'),
-        (('--teacher', 'mmdistill_dense::_base_/models/toy_teacher.py'), 'its default_scope is'),
-    ],
-)
+@pytest.mark.parametrize(('words', 'message'), [
+    (('--student', 'mmseg::fastscnn/fast_scnn'), "--student='mmseg::fastscnn/fast_scnn': mmseg has no such config"),
+    (('--student', RETINANET), '--student mmdet::retinanet/retinanet_r18_fpn_1x_coco.py for detection'),
+    (('--method', 'pkd'), '--method pkd: it has no options for EncoderDecoder'),
+    (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
+    (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),
+    (('--teacher', 'dinov2_vits14:no.pth'), "--teacher dinov2_vits14:no.pth: no such file 'no.pth'"),
+    (('--teacher', 'timm::resnet50:a.pth'), '--teacher timm::resnet50:a.pth: `new` takes no network of timm. Such'),
+    (('--student', 'transformers::a'), 'network of transformers. A student is a network of mmseg:: or mmdet::'),
+    (('--student', 'timm::resnet18'), 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'),
+    (('--out', '/proc/nope'), '--out /proc/nope: cannot be written (No such file'),
+    (('--teacher', 'mmdistill_dense::_base_/models/toy_teacher.py'), 'its default_scope is'),
+])  # fmt: skip
 def test_mistakes_name_the_option(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:
     seg_folder(Path('mine'))
     call(FASTSCNN, SEGFORMER, *words, code=2)

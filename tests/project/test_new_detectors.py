@@ -31,20 +31,17 @@ def call(student: str, teacher: str, *words: str) -> int:
     return main(['new', '--data', 'mine', '--student', student, '--teacher', teacher, '--out', 'project', *words])
 
 
-@pytest.mark.parametrize(
-    ('name', 'size', 'keep'),
-    [
-        ('rtmdet/rtmdet_tiny_8xb32-300e_coco', (640, 640), True),
-        ('rtmdet/rtmdet_x_p6_4xb8-300e_coco', (1280, 1280), True),
-        ('yolox/yolox_s_8xb8-300e_coco', (640, 640), True),
-        ('yolox/yolox_tiny_8xb8-300e_coco', (416, 416), True),
-        ('yolo/yolov3_d53_8xb8-ms-416-273e_coco', (416, 416), True),
-        ('ssd/ssd300_coco', (300, 300), False),
-        (FCOS[7:-3], (800, 1333), True),
-        ('gfl/gfl_r50_fpn_ms-2x_coco', (800, 1333), True),
-        ('detr/detr_r18_8xb2-500e_coco', (800, 1333), True),
-    ],
-)
+@pytest.mark.parametrize(('name', 'size', 'keep'), [
+    ('rtmdet/rtmdet_tiny_8xb32-300e_coco', (640, 640), True),
+    ('rtmdet/rtmdet_x_p6_4xb8-300e_coco', (1280, 1280), True),
+    ('yolox/yolox_s_8xb8-300e_coco', (640, 640), True),
+    ('yolox/yolox_tiny_8xb8-300e_coco', (416, 416), True),
+    ('yolo/yolov3_d53_8xb8-ms-416-273e_coco', (416, 416), True),
+    ('ssd/ssd300_coco', (300, 300), False),
+    (FCOS[7:-3], (800, 1333), True),
+    ('gfl/gfl_r50_fpn_ms-2x_coco', (800, 1333), True),
+    ('detr/detr_r18_8xb2-500e_coco', (800, 1333), True),
+])  # fmt: skip
 def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tuple[int, int], keep: bool) -> None:
     """Its training may resize to twice as much and then crop, or to several sizes, the smallest first."""
     side = read_side(f'mmdet::{name}.py', '--student')
@@ -145,14 +142,11 @@ def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(teache
     assert f', {method}: {{config: {method}.py}}}}' in Path('project/suite.yaml').read_text()
 
 
-@pytest.mark.parametrize(
-    ('teacher', 'taught'),
-    [
-        (MASKS, ['cls_score', 'mask_preds']),
-        pytest.param(FASTER, ['cls_score'], marks=LONG),
-        (POINT_REND, ['cls_score']),
-    ],
-)
+@pytest.mark.parametrize(('teacher', 'taught'), [
+    (MASKS, ['cls_score', 'mask_preds']),
+    pytest.param(FASTER, ['cls_score'], marks=LONG),
+    (POINT_REND, ['cls_score']),
+])  # fmt: skip
 def test_kd_teaches_a_mask_head_by_one(teacher: str, taught: list[str], capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'), masks=True)
     assert call(MASKS, teacher, '--method', 'kd') == 0

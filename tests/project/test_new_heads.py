@@ -41,14 +41,11 @@ def read(name: str) -> Config:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize(
-    ('head', 'blocks'),
-    [
-        ('linear', (-4, -3, -2, -1)),
-        pytest.param('fcn', (-1,), marks=pytest.mark.soak),
-        pytest.param('upernet', (2, 5, 8, 11), marks=pytest.mark.soak),
-    ],
-)
+@pytest.mark.parametrize(('head', 'blocks'), [
+    ('linear', (-4, -3, -2, -1)),
+    pytest.param('fcn', (-1,), marks=pytest.mark.soak),
+    pytest.param('upernet', (2, 5, 8, 11), marks=pytest.mark.soak),
+])  # fmt: skip
 def test_a_segmentor_on_the_frozen_model(
     head: str, blocks: tuple[int, ...], weights: str, capsys: pytest.CaptureFixture
 ) -> None:
@@ -77,16 +74,13 @@ def test_a_segmentor_on_the_frozen_model(
             assert len(stops) <= 1 and all('iter_2000.pth' in one for one in stops)  # which is trained first
 
 
-@pytest.mark.parametrize(
-    ('student', 'head', 'levels', 'kind'),
-    [
-        (RETINANET, 'fpn', 5, 'FPN'),
-        pytest.param('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'fpn', 3, 'FPN', marks=pytest.mark.soak),
-        pytest.param(
-            'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'sfp', 5, 'ChannelMapper', marks=pytest.mark.soak
-        ),
-    ],
-)
+@pytest.mark.parametrize(('student', 'head', 'levels', 'kind'), [
+    (RETINANET, 'fpn', 5, 'FPN'),
+    pytest.param('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'fpn', 3, 'FPN', marks=pytest.mark.soak),
+    pytest.param(
+        'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'sfp', 5, 'ChannelMapper', marks=pytest.mark.soak
+    ),
+])  # fmt: skip
 def test_a_detector_is_the_students_own_on_the_frozen_model(
     student: str, head: str, levels: int, kind: str, weights: str
 ) -> None:
@@ -101,22 +95,14 @@ def test_a_detector_is_the_students_own_on_the_frozen_model(
     assert not [one for one in report.findings if one.level in (ERROR, WARNING)], report.findings
 
 
-@pytest.mark.parametrize(
-    ('student', 'teacher', 'words', 'said'),
-    [
-        (PSPNET, PSPNET, '--head linear', f'--head linear: --teacher {PSPNET} is a network with its own head'),
-        (PSPNET, '', '--head fpn', 'it does not predict what the student does. These do: linear, fcn, upernet'),
-        (RETINANET, '', '--head linear', 'These do: fpn, sfp'),
-        (RETINANET, '', '--head sfp', 'has stride 8: write --head fpn'),
-        (
-            'mmdet::detr/detr_r50_8xb2-150e_coco.py',
-            '',
-            '--head fpn',
-            '(DETR) has no pyramid from stride 4 or 8',
-        ),
-        (PSPNET, '', '--teacher-checkpoint dino.pth', 'or name the head of a trained network in --head'),
-    ],
-)
+@pytest.mark.parametrize(('student', 'teacher', 'words', 'said'), [
+    (PSPNET, PSPNET, '--head linear', f'--head linear: --teacher {PSPNET} is a network with its own head'),
+    (PSPNET, '', '--head fpn', 'it does not predict what the student does. These do: linear, fcn, upernet'),
+    (RETINANET, '', '--head linear', 'These do: fpn, sfp'),
+    (RETINANET, '', '--head sfp', 'has stride 8: write --head fpn'),
+    ('mmdet::detr/detr_r50_8xb2-150e_coco.py', '', '--head fpn', '(DETR) has no pyramid from stride 4 or 8'),
+    (PSPNET, '', '--teacher-checkpoint dino.pth', 'or name the head of a trained network in --head'),
+])  # fmt: skip
 def test_heads_that_do_not_fit_are_refused(
     student: str, teacher: str, words: str, said: str, weights: str, capsys: pytest.CaptureFixture
 ) -> None:

@@ -219,33 +219,27 @@ def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
     assert first == second
 
 
-@pytest.mark.parametrize(
-    ('words', 'told'),
-    [
-        (['nowhere.pth', 'pictures'], 'nowhere.pth: no such file'),
-        (['student.py', 'pictures'], 'student.py: a config needs its weights: --checkpoint FILE'),
-        (['student.pth', 'none.png'], 'none.png: no such file or folder'),
-        (['student.pth', 'student.py'], 'student.py: no picture and no video'),
-        (['pictures', 'pictures'], 'pictures: no suite.yaml in it'),
-        (['other.pth', 'pictures'], 'other.pth: its config other.py is not beside it'),
-        (['project', 'pictures'], 'project: no student_*.pth in it. `mmdistill run project` trains'),
-        (['two', 'pictures'], 'ERROR    two has the students kd, pcd; name one of them by --method'),
-        (['two', 'pictures', '--method', 'kdd'], '--method kdd: two has the students kd, pcd; name one of them'),
-        (['two', 'pictures', '--method', 'kd', '--checkpoint', 'student.pth'], 'two has its own: leave it out'),
-        (['student.pth', 'pictures', '--checkpoint', 'student.pth'], 'student.pth has its own: leave it out'),
-        (
-            ['student.pth', 'pictures', '--method', 'kd'],
-            '--method kd: names a student of a project, and student.pth',
-        ),
-        (['student.pth', 'pictures', '--threshold', '0.5'], '--threshold 0.5: is for boxes, and student.pth labels'),
-        (['student.pth', 'pictures', '--device', 'gpu'], '--device gpu: this machine has'),
-        (['student.pth', 'pictures', '--device', 'cuda:77'], '--device cuda:77: this machine has'),
-        (['student.pth', 'broken.png'], 'broken.png: cannot be read as a picture'),
-        (['student.pth', 'broken.mp4'], 'broken.mp4: cannot be read as a video'),
-        (['nameless.pth', 'pictures'], 'its meta holds no class names'),
-        (['untested.pth', 'pictures'], 'The config has neither test_dataloader nor val_dataloader'),
-    ],
-)
+@pytest.mark.parametrize(('words', 'told'), [
+    (['nowhere.pth', 'pictures'], 'nowhere.pth: no such file'),
+    (['student.py', 'pictures'], 'student.py: a config needs its weights: --checkpoint FILE'),
+    (['student.pth', 'none.png'], 'none.png: no such file or folder'),
+    (['student.pth', 'student.py'], 'student.py: no picture and no video'),
+    (['pictures', 'pictures'], 'pictures: no suite.yaml in it'),
+    (['other.pth', 'pictures'], 'other.pth: its config other.py is not beside it'),
+    (['project', 'pictures'], 'project: no student_*.pth in it. `mmdistill run project` trains'),
+    (['two', 'pictures'], 'ERROR    two has the students kd, pcd; name one of them by --method'),
+    (['two', 'pictures', '--method', 'kdd'], '--method kdd: two has the students kd, pcd; name one of them'),
+    (['two', 'pictures', '--method', 'kd', '--checkpoint', 'student.pth'], 'two has its own: leave it out'),
+    (['student.pth', 'pictures', '--checkpoint', 'student.pth'], 'student.pth has its own: leave it out'),
+    (['student.pth', 'pictures', '--method', 'kd'], '--method kd: names a student of a project, and student.pth'),
+    (['student.pth', 'pictures', '--threshold', '0.5'], '--threshold 0.5: is for boxes, and student.pth labels'),
+    (['student.pth', 'pictures', '--device', 'gpu'], '--device gpu: this machine has'),
+    (['student.pth', 'pictures', '--device', 'cuda:77'], '--device cuda:77: this machine has'),
+    (['student.pth', 'broken.png'], 'broken.png: cannot be read as a picture'),
+    (['student.pth', 'broken.mp4'], 'broken.mp4: cannot be read as a video'),
+    (['nameless.pth', 'pictures'], 'its meta holds no class names'),
+    (['untested.pth', 'pictures'], 'The config has neither test_dataloader nor val_dataloader'),
+])  # fmt: skip
 def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
     segmentor()
     Path('other.pth').touch()

@@ -90,15 +90,12 @@ def test_overrides_of_one_part_are_joined() -> None:
     assert joined == {'neck': {'in_channels': 1, 'num_outs': 3}}
 
 
-@pytest.mark.parametrize(
-    ('model', 'masks'),
-    [
-        ({'type': 'mmdet.CondInst'}, True),
-        ({'type': 'RTMDet', 'bbox_head': {'type': 'RTMDetInsSepBNHead'}}, True),
-        ({'type': 'MaskRCNN', 'roi_head': {'mask_head': {'type': 'FCNMaskHead'}}}, True),
-        ({'type': 'FCOS', 'bbox_head': {'type': 'FCOSHead'}}, False),
-    ],
-)
+@pytest.mark.parametrize(('model', 'masks'), [
+    ({'type': 'mmdet.CondInst'}, True),
+    ({'type': 'RTMDet', 'bbox_head': {'type': 'RTMDetInsSepBNHead'}}, True),
+    ({'type': 'MaskRCNN', 'roi_head': {'mask_head': {'type': 'FCNMaskHead'}}}, True),
+    ({'type': 'FCOS', 'bbox_head': {'type': 'FCOSHead'}}, False),
+])  # fmt: skip
 def test_networks_of_masks_are_known(model: dict[str, Any], masks: bool) -> None:
     assert predicts_masks(model) is masks
 

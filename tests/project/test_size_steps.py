@@ -31,15 +31,12 @@ def test_a_student_that_needs_larger_pictures_is_refused_before_it_trains() -> N
     assert re.search(r'It can predict one of \d+x\d+: set .* \(new: --size\)', report.findings[-1].message)
 
 
-@pytest.mark.parametrize(
-    ('name', 'usual', 'size', 'tested', 'told'),
-    [
-        (RTMDET, (1080, 1920), None, (360, 640), 'pictures of 360x640, in place of 1080x1920'),
-        (RETINANET, (48, 64), None, (48, 64), 'pictures of 48x64, as they are'),
-        (FASTSCNN, (360, 480), (128, 128), (96, 128), 'crops of 128x128, tested at 96x128'),
-        (FASTSCNN, (360, 480), None, (360, 480), 'tested at their own size, 360x480'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'usual', 'size', 'tested', 'told'), [
+    (RTMDET, (1080, 1920), None, (360, 640), 'pictures of 360x640, in place of 1080x1920'),
+    (RETINANET, (48, 64), None, (48, 64), 'pictures of 48x64, as they are'),
+    (FASTSCNN, (360, 480), (128, 128), (96, 128), 'crops of 128x128, tested at 96x128'),
+    (FASTSCNN, (360, 480), None, (360, 480), 'tested at their own size, 360x480'),
+])  # fmt: skip
 def test_the_size_of_a_test_is_the_real_one(
     name: str, usual: tuple[int, int], size: tuple[int, int] | None, tested: tuple[int, int], told: str
 ) -> None:

@@ -64,16 +64,13 @@ def test_a_file_tells_how_many_classes_a_teacher_has(names: str, tmp_path: Path)
     assert not [one for one in (str(file), str(tmp_path / 'no.pth'), 'auto', None) if names_in(one)]
 
 
-@pytest.mark.parametrize(
-    ('theirs', 'methods', 'found'),
-    [
-        (['a', 'b'], (), ('auto', None)),
-        (['b', 'a', 'c'], (), ('auto', 'auto')),
-        (['b', 'a', 'c'], ('dist',), (None, None)),
-        (['a', 'c'], (), (None, None)),
-        (['c'], (), (None, None)),
-    ],
-)
+@pytest.mark.parametrize(('theirs', 'methods', 'found'), [
+    (['a', 'b'], (), ('auto', None)),
+    (['b', 'a', 'c'], (), ('auto', 'auto')),
+    (['b', 'a', 'c'], ('dist',), (None, None)),
+    (['a', 'c'], (), (None, None)),
+    (['c'], (), (None, None)),
+])  # fmt: skip
 def test_published_weights_of_all_classes_serve(
     theirs: Sequence[str], methods: Sequence[str], found: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,14 +85,11 @@ def test_published_weights_of_all_classes_serve(
     assert serves_as_it_is(teacher, ['background', 'leaf'], ()) == (None, None, ''), 'only what is no class is known'
 
 
-@pytest.mark.parametrize(
-    ('head', 'model', 'task', 'told'),
-    [
-        ('fpn', True, 'seg', 'These do: linear, fcn, upernet'),
-        ('linear', True, 'det', 'These do: fpn, sfp'),
-        ('linear', False, 'seg', 'is a network with its own head'),
-    ],
-)
+@pytest.mark.parametrize(('head', 'model', 'task', 'told'), [
+    ('fpn', True, 'seg', 'These do: linear, fcn, upernet'),
+    ('linear', True, 'det', 'These do: fpn, sfp'),
+    ('linear', False, 'seg', 'is a network with its own head'),
+])  # fmt: skip
 def test_a_head_of_another_task_is_refused(head: str, model: bool, task: str, told: str) -> None:
     with pytest.raises(ValueError, match=f'--head {head}: .*{told}'):
         head_side(head, 'x', MODEL if model else None, Side('--student', 'x', Config(), {}, task))

@@ -178,22 +178,13 @@ def test_a_diverged_run_is_not_the_best(tmp_path):
     assert answer(folders[0], alone).sentences()[0].startswith('No sign of it. bad scores nan')
 
 
-@pytest.mark.parametrize(
-    ('gains', 'said'),
-    [
-        (
-            (4.0, 4.1, 3.9),
-            'Yes. kd scores 44.00, the student alone 40.00: +4.00, 40% of the way to the teacher (50.00). ',
-        ),
-        ((4.0, -3.0, 1.0), 'Perhaps. kd scores 40.67'),
-        (
-            (12.0, 12.1, 11.9),
-            'Yes. kd scores 52.00, the student alone 40.00: +12.00, no less than the teacher (50.00). ',
-        ),
-        ((-4.0, -4.1, -3.9), 'No. kd scores 36.00, the student alone 40.00: -4.00. '),
-        ((-4.0, 3.0, -1.0), 'No sign of it. kd scores 39.33'),
-    ],
-)
+@pytest.mark.parametrize(('gains', 'said'), [
+    ((4.0, 4.1, 3.9), 'Yes. kd scores 44.00, the student alone 40.00: +4.00, 40% of the way to the teacher (50.00). '),
+    ((4.0, -3.0, 1.0), 'Perhaps. kd scores 40.67'),
+    ((12.0, 12.1, 11.9), 'Yes. kd scores 52.00, the student alone 40.00: +12.00, no less than the teacher (50.00). '),
+    ((-4.0, -4.1, -3.9), 'No. kd scores 36.00, the student alone 40.00: -4.00. '),
+    ((-4.0, 3.0, -1.0), 'No sign of it. kd scores 39.33'),
+])  # fmt: skip
 def test_the_answer_is_as_sure_as_the_seeds_allow(tmp_path, gains, said):
     folders = {tmp_path / f'runs/kd/seed{seed}': 40 + gain for seed, gain in zip((0, 2, 10), gains, strict=True)}
     folders |= {tmp_path / f'runs/control/seed{seed}': 40.0 for seed in (0, 2, 10)}

@@ -153,19 +153,16 @@ def test_names_are_escaped():
     assert text.count('alert(1)') > 5
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'said'),
-    [
-        (['nowhere'], "'nowhere': no such work dir"),
-        (['.'], "'.' is no work dir"),
-        (['{kd}', '--pictures', '-1'], 'pictures must be 0 or more, got -1'),
-        (['{kd}', '--metric', 'mIuO'], "metric='mIuO' was not logged by any run"),
-        (['{kd}', '--out', '.'], 'is a folder'),
-        (['{kd}', '--out', 'my_suite.yaml'], "out='my_suite.yaml' must end in .html"),
-        (['{kd}', '--out', '{log}/page.html'], "log.txt/page.html' cannot be written: Not a directory"),
-        (['{kd}', '--out', '/proc/nowhere/page.html'], "out='/proc/nowhere/page.html' cannot be written"),
-    ],
-)
+@pytest.mark.parametrize(('arguments', 'said'), [
+    (['nowhere'], "'nowhere': no such work dir"),
+    (['.'], "'.' is no work dir"),
+    (['{kd}', '--pictures', '-1'], 'pictures must be 0 or more, got -1'),
+    (['{kd}', '--metric', 'mIuO'], "metric='mIuO' was not logged by any run"),
+    (['{kd}', '--out', '.'], 'is a folder'),
+    (['{kd}', '--out', 'my_suite.yaml'], "out='my_suite.yaml' must end in .html"),
+    (['{kd}', '--out', '{log}/page.html'], "log.txt/page.html' cannot be written: Not a directory"),
+    (['{kd}', '--out', '/proc/nowhere/page.html'], "out='/proc/nowhere/page.html' cannot be written"),
+])  # fmt: skip
 def test_a_mistake_is_told_and_nothing_is_written(suite, tmp_path, monkeypatch, capsys, arguments, said):
     monkeypatch.chdir(tmp_path)
     kd = suite / 'runs' / 'kd'

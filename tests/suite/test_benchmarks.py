@@ -113,14 +113,11 @@ def test_list_tells_every_run(suite: Definition, capsys: pytest.CaptureFixture[s
     assert all(f'{name} seed {seed}' in shown for name in suite.methods for seed in suite.seeds)
 
 
-@pytest.mark.parametrize(
-    ('name', 'methods'),
-    [
-        ('cityscapes', ['skd', 'ifvd', 'cwd_both', 'cirkd', 'afdcd']),
-        ('coco', ['pkd', 'dist', 'cwd']),
-        ('coco_gfl', ['ld', 'cwd']),
-    ],
-)
+@pytest.mark.parametrize(('name', 'methods'), [
+    ('cityscapes', ['skd', 'ifvd', 'cwd_both', 'cirkd', 'afdcd']),
+    ('coco', ['pkd', 'dist', 'cwd']),
+    ('coco_gfl', ['ld', 'cwd']),
+])  # fmt: skip
 def test_published_results_are_found_for_the_papers_pairs(name: str, methods: list[str]) -> None:
     suite = load(ROOT / 'benchmarks' / f'{name}.yaml')
     for row in methods:
@@ -130,13 +127,10 @@ def test_published_results_are_found_for_the_papers_pairs(name: str, methods: li
         assert any((one.recipe, one.metric, one.variant) == wanted for one in published), row
 
 
-@pytest.mark.parametrize(
-    ('recipe', 'control', 'score'),
-    [
-        ('retinanet_x101_1x_to_r50_coco', 'retinanet_x101_1x_to_r50_coco', 40.1),
-        ('faster_rcnn_cascade_mask_x101_to_r50_coco', 'faster_rcnn_cascade_mask_x101_to_r50_coco_dist', 41.8),
-    ],
-)
+@pytest.mark.parametrize(('recipe', 'control', 'score'), [
+    ('retinanet_x101_1x_to_r50_coco', 'retinanet_x101_1x_to_r50_coco', 40.1),
+    ('faster_rcnn_cascade_mask_x101_to_r50_coco', 'faster_rcnn_cascade_mask_x101_to_r50_coco_dist', 41.8),
+])  # fmt: skip
 def test_dist_with_mimicking_is_a_variant_of_the_published_pairs(recipe: str, control: str, score: float) -> None:
     """As released: DIST as in the plain form, and squares on the levels of the neck, with weight 1."""
     plain, found = (read_config(f'dist:{recipe}{variant}').model.distillers for variant in ('', ':mimic'))

@@ -34,15 +34,12 @@ def test_method_differs_from_its_control_in_distillers_alone() -> None:
         assert found and all(key.startswith('model.distillers') for key in found), found
 
 
-@pytest.mark.parametrize(
-    ('text', 'key'),
-    [
-        ('optim_wrapper = dict(optimizer=dict(lr=1e-3))', 'optim_wrapper.optimizer.lr'),
-        ('model["student"] = dict(decode_head=dict(channels=7))', 'model.student.decode_head'),
-        ('train_cfg = dict(max_iters=9)', 'train_cfg.max_iters'),
-        ('compile = True', 'compile'),
-    ],
-)
+@pytest.mark.parametrize(('text', 'key'), [
+    ('optim_wrapper = dict(optimizer=dict(lr=1e-3))', 'optim_wrapper.optimizer.lr'),
+    ('model["student"] = dict(decode_head=dict(channels=7))', 'model.student.decode_head'),
+    ('train_cfg = dict(max_iters=9)', 'train_cfg.max_iters'),
+    ('compile = True', 'compile'),
+])  # fmt: skip
 def test_leaf_that_differs_in_more_is_refused_with_the_keys(text: str, key: str) -> None:
     definition = defined(methods=own_leaf(text))
     with pytest.raises(ValueError, match=rf"methods.mine.config='mine.py' differs .* first weights: {key}\. The gain"):
@@ -59,15 +56,12 @@ def test_leaf_without_distillers_is_refused(options: dict) -> None:
         configs.method_config(definition, definition.methods['mine'])
 
 
-@pytest.mark.parametrize(
-    ('key', 'said'),
-    [
-        ('train_cfg.max_iters', 'options.train_cfg.max_iters would make the method differ from its control'),
-        ('model.student.x', 'options.model.student.x would make the method differ from its control'),
-        ('model.distillers.kdd.loss_weight', "distiller 'kdd': unknown. Close: kd"),
-        ('pool_size', r'does not say which distiller .*\. Write e\.g\. (kd|afdcd)\.pool_size'),
-    ],
-)
+@pytest.mark.parametrize(('key', 'said'), [
+    ('train_cfg.max_iters', 'options.train_cfg.max_iters would make the method differ from its control'),
+    ('model.student.x', 'options.model.student.x would make the method differ from its control'),
+    ('model.distillers.kdd.loss_weight', "distiller 'kdd': unknown. Close: kd"),
+    ('pool_size', r'does not say which distiller .*\. Write e\.g\. (kd|afdcd)\.pool_size'),
+])  # fmt: skip
 def test_options_of_a_method_are_its_distillers(key: str, said: str) -> None:
     definition = defined(methods={'afdcd': {'options': {key: 3}}})
     with pytest.raises(ValueError, match=said):
@@ -82,17 +76,14 @@ def test_options_of_a_method_may_be_short(key: str) -> None:
     assert config.model.distillers[name].loss_weight == 3
 
 
-@pytest.mark.parametrize(
-    ('options', 'said'),
-    [
-        ({'train_cgf.max_iters': 3}, "options: setting 'train_cgf': unknown. Close: train_cfg"),
-        ({'model.distillers.kd.loss_weight': 3}, 'set it in the options of a method'),
-        ({'model': {'distillers': {'kd': {'type': 'LogitKD'}}}}, 'set it in the options of a method'),
-        ({'randomness.seed': 3}, 'options.randomness.seed: the suite sets it'),
-        ({'randomness': {'seed': 3}}, 'options.randomness.seed: the suite sets it'),
-        ({'work_dir': 'x'}, 'options.work_dir: the suite sets it'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'said'), [
+    ({'train_cgf.max_iters': 3}, "options: setting 'train_cgf': unknown. Close: train_cfg"),
+    ({'model.distillers.kd.loss_weight': 3}, 'set it in the options of a method'),
+    ({'model': {'distillers': {'kd': {'type': 'LogitKD'}}}}, 'set it in the options of a method'),
+    ({'randomness.seed': 3}, 'options.randomness.seed: the suite sets it'),
+    ({'randomness': {'seed': 3}}, 'options.randomness.seed: the suite sets it'),
+    ({'work_dir': 'x'}, 'options.work_dir: the suite sets it'),
+])  # fmt: skip
 def test_options_of_all_runs_are_checked(options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         configs.control_config(defined(options=options))
@@ -162,13 +153,10 @@ def test_settings_of_a_row() -> None:
         assert file.model == config.model and configs.config_hash(file) == configs.config_hash(config)
 
 
-@pytest.mark.parametrize(
-    ('row', 'said'),
-    [
-        ({'settings': 'best'}, r"methods.kd.kd.settings='best' is unknown; LogitKD has 'published', 'auto', 'canon"),
-        ({'settings': 3}, 'methods.kd.settings: must be of type str, got 3'),
-    ],
-)
+@pytest.mark.parametrize(('row', 'said'), [
+    ({'settings': 'best'}, r"methods.kd.kd.settings='best' is unknown; LogitKD has 'published', 'auto', 'canon"),
+    ({'settings': 3}, 'methods.kd.settings: must be of type str, got 3'),
+])  # fmt: skip
 def test_settings_that_cannot_be(row: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         hash_of('kd', methods={'kd': row})
@@ -206,13 +194,10 @@ def test_hash_leaves_out_what_does_not_reach_the_weights(monkeypatch: pytest.Mon
     assert hash_of() == hash_of(methods={'kd': {}, 'maskd': {}})
 
 
-@pytest.mark.parametrize(
-    ('variable', 'recipe', 'place'),
-    [
-        ('MMDISTILL_DATA', 'deeplabv3_r101_to_r18_camvid', '/somewhere/else/camvid'),
-        ('MMDISTILL_WEIGHTS', 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', '/somewhere/else/mobilenet_v2_w1.0'),
-    ],
-)
+@pytest.mark.parametrize(('variable', 'recipe', 'place'), [
+    ('MMDISTILL_DATA', 'deeplabv3_r101_to_r18_camvid', '/somewhere/else/camvid'),
+    ('MMDISTILL_WEIGHTS', 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', '/somewhere/else/mobilenet_v2_w1.0'),
+])  # fmt: skip
 def test_hash_does_not_depend_on_where_files_lie(
     monkeypatch: pytest.MonkeyPatch, variable: str, recipe: str, place: str
 ) -> None:

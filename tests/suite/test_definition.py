@@ -58,61 +58,52 @@ def test_times_are_not_numbers_to_the_base_of_60(tmp_path: Path) -> None:
     assert (slurm['time'], slurm['begin'], slurm['mem']) == ('24:00:00', '12:30', 30)
 
 
-@pytest.mark.parametrize(
-    ('changes', 'said'),
-    [
-        (dict(metod={}), 'tiny.yaml: metod: unknown key. Close: methods'),
-        (dict(control=None), 'tiny.yaml: control: missing'),
-        (dict(control=3), 'control: must be of type str, got 3'),
-        (dict(methods=None), "methods: must be 'all', or options by name"),
-        (dict(methods=['kd']), "methods: must be 'all', or options by name"),
-        (dict(methods={'kdd': {}}), r"methods.kdd: method 'kdd': unknown. Close: .*kd.* These fit toy_seg: .*kd"),
-        (dict(methods={'control': {}}), 'methods.control: a name consists of letters'),
-        (dict(methods={'a b': {}}), 'methods.a b: a name consists of letters'),
-        (dict(methods={'kd': {'option': 1}}), 'methods.kd.option: unknown key. Close: options'),
-        (dict(methods={'kd': 3}), 'methods.kd: must be a mapping of keys to values, got 3'),
-        (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: variant 'mimic' of kd does not fit toy_seg"),
-        (
-            dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}),
-            'methods.kd.config: cannot be combined with `method`',
-        ),
-        (dict(methods={'kd': {'data': {}}}), 'methods.kd.data: must be of type list'),
-        (dict(methods={'kd': {'data': ['x']}}), 'methods.kd.data: is a list of training sets, each as changes'),
-        (dict(methods={'kd': {'length': 0}}), 'methods.kd.length: must be a factor above 0, got 0'),
-        (dict(methods={'long': {'length': 2, 'options': {}}}), 'methods.long.options: a row without `method`'),
-        (dict(methods={'kd': {'start': 'x'}}), 'methods.kd.start: suite start has left: '),
-        (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'tiny.yaml: grid: suite grid has left: '),
-        (dict(methods={'control_kd': {'method': 'kd'}}), 'methods.control_kd: a row named control_… is the student'),
-        (
-            dict(methods={'kd': {'options': {'kd': {'settings': 'auto'}}}}),
-            'methods.kd.options.kd.settings: the constants of the method would stay. Write it as `settings` of the row',
-        ),
-        (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
-        (dict(seeds=[]), 'seeds: must be distinct integers'),
-        (dict(seeds=[-1]), 'seeds: must be distinct integers'),
-        (dict(teacher={'config': 'teachers/toy_seg', 'seed': -1}), 'teacher.seed: must be at least 0'),
-        (dict(seeds=[True]), 'seeds: must be distinct integers'),
-        (dict(jobs=0), 'jobs: must be at least 1, got 0'),
-        (dict(workers=-1), 'workers: must be at least 0'),
-        (dict(percent='yes'), "percent: must be of type bool, got 'yes'"),
-        (dict(teacher={'file': 'x'}), 'teacher.file: unknown key'),
-        (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: must be slurm or pytorch, got 'pbs'"),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'said'), [
+    (dict(metod={}), 'tiny.yaml: metod: unknown key. Close: methods'),
+    (dict(control=None), 'tiny.yaml: control: missing'),
+    (dict(control=3), 'control: must be of type str, got 3'),
+    (dict(methods=None), "methods: must be 'all', or options by name"),
+    (dict(methods=['kd']), "methods: must be 'all', or options by name"),
+    (dict(methods={'kdd': {}}), r"methods.kdd: method 'kdd': unknown. Close: .*kd.* These fit toy_seg: .*kd"),
+    (dict(methods={'control': {}}), 'methods.control: a name consists of letters'),
+    (dict(methods={'a b': {}}), 'methods.a b: a name consists of letters'),
+    (dict(methods={'kd': {'option': 1}}), 'methods.kd.option: unknown key. Close: options'),
+    (dict(methods={'kd': 3}), 'methods.kd: must be a mapping of keys to values, got 3'),
+    (dict(methods={'kd': {'variant': 'mimic'}}), "methods.kd: variant 'mimic' of kd does not fit toy_seg"),
+    (dict(methods={'kd': {'config': 'x.py', 'method': 'kd'}}), 'methods.kd.config: cannot be combined with `method`'),
+    (dict(methods={'kd': {'data': {}}}), 'methods.kd.data: must be of type list'),
+    (dict(methods={'kd': {'data': ['x']}}), 'methods.kd.data: is a list of training sets, each as changes'),
+    (dict(methods={'kd': {'length': 0}}), 'methods.kd.length: must be a factor above 0, got 0'),
+    (dict(methods={'long': {'length': 2, 'options': {}}}), 'methods.long.options: a row without `method`'),
+    (dict(methods={'kd': {'start': 'x'}}), 'methods.kd.start: suite start has left: '),
+    (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'tiny.yaml: grid: suite grid has left: '),
+    (dict(methods={'control_kd': {'method': 'kd'}}), 'methods.control_kd: a row named control_… is the student'),
+    (
+        dict(methods={'kd': {'options': {'kd': {'settings': 'auto'}}}}),
+        'methods.kd.options.kd.settings: the constants of the method would stay. Write it as `settings` of the row',
+    ),
+    (dict(seeds=[0, 0]), r'seeds: must be distinct integers of at least 0, as in \[0, 1, 2\]; got \[0, 0\]'),
+    (dict(seeds=[]), 'seeds: must be distinct integers'),
+    (dict(seeds=[-1]), 'seeds: must be distinct integers'),
+    (dict(teacher={'config': 'teachers/toy_seg', 'seed': -1}), 'teacher.seed: must be at least 0'),
+    (dict(seeds=[True]), 'seeds: must be distinct integers'),
+    (dict(jobs=0), 'jobs: must be at least 1, got 0'),
+    (dict(workers=-1), 'workers: must be at least 0'),
+    (dict(percent='yes'), "percent: must be of type bool, got 'yes'"),
+    (dict(teacher={'file': 'x'}), 'teacher.file: unknown key'),
+    (dict(slurm={'launcher': 'pbs'}), "slurm.launcher: must be slurm or pytorch, got 'pbs'"),
+])  # fmt: skip
 def test_mistakes_are_named(tmp_path: Path, changes: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         load(tmp_path, **changes)
 
 
-@pytest.mark.parametrize(
-    ('changes', 'said'),
-    [
-        (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*_base_/recipes/toy_seg.py'),
-        (dict(control='mine.py'), "control: no file '.*mine.py' .looked for beside|control: no file"),
-        (dict(teacher='teachers/toy_sag'), r'teacher.config: .*Close: .*teachers/toy_seg.py'),
-        (dict(methods={'mine': {'config': 'leaf.py'}}), r'methods.mine.config: no file .*leaf.py'),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'said'), [
+    (dict(control='toy_segg'), r'tiny.yaml: control: .*Close: .*_base_/recipes/toy_seg.py'),
+    (dict(control='mine.py'), "control: no file '.*mine.py' .looked for beside|control: no file"),
+    (dict(teacher='teachers/toy_sag'), r'teacher.config: .*Close: .*teachers/toy_seg.py'),
+    (dict(methods={'mine': {'config': 'leaf.py'}}), r'methods.mine.config: no file .*leaf.py'),
+])  # fmt: skip
 def test_files_that_are_not_there_are_named(tmp_path: Path, changes: dict, said: str) -> None:
     with pytest.raises(FileNotFoundError, match=said):
         load(tmp_path, **changes)
@@ -205,18 +196,15 @@ def test_the_same_definition_in_other_languages(tmp_path: Path, suffix: str) -> 
     assert found.methods['other'].data[0]['ann_file'] == place
 
 
-@pytest.mark.parametrize(
-    ('name', 'text', 'said'),
-    [
-        ('own.yaml', '_base_: none.yaml', "none.yaml': no such definition"),
-        ('own.yaml', '_base_: 3', 'own.yaml: '),
-        ('own.yaml', '_base_: base.yaml\nmethods: {kd: {option: 1}}', 'own.yaml: methods.kd.option: unknown key'),
-        ('own.yaml', '_base_: base.yaml\nseeds: {a: 1}', 'own.yaml: '),
-        ('own.json', '{"control": "toy_seg",}', 'own.json: '),
-        ('own.py', 'control = ', 'own.py: '),
-        ('own.py', "control = 'toy_seg'\nmetods = {}", 'own.py: metods: unknown key. Close: methods'),
-    ],
-)
+@pytest.mark.parametrize(('name', 'text', 'said'), [
+    ('own.yaml', '_base_: none.yaml', "none.yaml': no such definition"),
+    ('own.yaml', '_base_: 3', 'own.yaml: '),
+    ('own.yaml', '_base_: base.yaml\nmethods: {kd: {option: 1}}', 'own.yaml: methods.kd.option: unknown key'),
+    ('own.yaml', '_base_: base.yaml\nseeds: {a: 1}', 'own.yaml: '),
+    ('own.json', '{"control": "toy_seg",}', 'own.json: '),
+    ('own.py', 'control = ', 'own.py: '),
+    ('own.py', "control = 'toy_seg'\nmetods = {}", 'own.py: metods: unknown key. Close: methods'),
+])  # fmt: skip
 def test_mistakes_of_a_base_and_of_other_languages_are_named(tmp_path: Path, name: str, text: str, said: str) -> None:
     (tmp_path / 'base.yaml').write_text(BASE)
     (tmp_path / name).write_text(text)

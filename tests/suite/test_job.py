@@ -211,15 +211,12 @@ def test_what_is_tested_is_the_last_file_where_weights_are_averaged(
     assert not torch.equal(raw['state_dict'][key], raw['ema_state_dict'][f'module.{key}']), 'else nothing is shown'
 
 
-@pytest.mark.parametrize(
-    ('launcher', 'given', 'place'),
-    [
-        ('none', {'RANK': '1', 'WORLD_SIZE': '2'}, (0, 1)),
-        ('pytorch', {'RANK': '1', 'WORLD_SIZE': '2'}, (1, 2)),
-        ('slurm', {'SLURM_PROCID': '3', 'SLURM_NTASKS': '8', 'RANK': '0'}, (3, 8)),
-        ('mpi', {'OMPI_COMM_WORLD_RANK': '2', 'OMPI_COMM_WORLD_SIZE': '4'}, (2, 4)),
-    ],
-)
+@pytest.mark.parametrize(('launcher', 'given', 'place'), [
+    ('none', {'RANK': '1', 'WORLD_SIZE': '2'}, (0, 1)),
+    ('pytorch', {'RANK': '1', 'WORLD_SIZE': '2'}, (1, 2)),
+    ('slurm', {'SLURM_PROCID': '3', 'SLURM_NTASKS': '8', 'RANK': '0'}, (3, 8)),
+    ('mpi', {'OMPI_COMM_WORLD_RANK': '2', 'OMPI_COMM_WORLD_SIZE': '4'}, (2, 4)),
+])  # fmt: skip
 def test_rank_is_known_before_there_is_a_group(
     launcher: str, given: dict, place: tuple, monkeypatch: pytest.MonkeyPatch
 ) -> None:

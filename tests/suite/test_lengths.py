@@ -46,16 +46,13 @@ def test_what_is_counted_in_steps_is_scaled(
     assert (found.default_hooks.checkpoint.interval, found.default_hooks.logger.interval) == (10, 1)
 
 
-@pytest.mark.parametrize(
-    ('changes', 'key'),
-    [
-        (dict(train_cfg=dict(max_epochs=4, dynamic_intervals=[[3, 1]])), 'train_cfg.dynamic_intervals.0.0=3'),
-        (dict(param_scheduler=dict(type='OneCycleLR', restart=10)), 'param_scheduler.restart=10'),
-        (dict(custom_hooks=[dict(type='X', start_from=3)]), 'custom_hooks.0.start_from=3'),
-        (dict(optim_wrapper=dict(warm_steps=10)), 'optim_wrapper.warm_steps=10'),
-        (dict(model=dict(distillers=dict(kd=dict(last_step=0, max_iters=10)))), 'model.distillers.kd.max_iters=10'),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'key'), [
+    (dict(train_cfg=dict(max_epochs=4, dynamic_intervals=[[3, 1]])), 'train_cfg.dynamic_intervals.0.0=3'),
+    (dict(param_scheduler=dict(type='OneCycleLR', restart=10)), 'param_scheduler.restart=10'),
+    (dict(custom_hooks=[dict(type='X', start_from=3)]), 'custom_hooks.0.start_from=3'),
+    (dict(optim_wrapper=dict(warm_steps=10)), 'optim_wrapper.warm_steps=10'),
+    (dict(model=dict(distillers=dict(kd=dict(last_step=0, max_iters=10)))), 'model.distillers.kd.max_iters=10'),
+])  # fmt: skip
 def test_what_may_be_a_length_is_refused(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(ValueError, match=f'methods.x.length: {key} looks like a length in a run of'):
         fit(config(**changes), 2, 'methods.x.length')

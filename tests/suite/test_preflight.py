@@ -94,17 +94,14 @@ def test_runs_of_other_processes_are_refused() -> None:
 CITYSCAPES = {'control': 'deeplabv3_r101_to_r18_cityscapes', 'teacher': None}
 
 
-@pytest.mark.parametrize(
-    ('options', 'processes', 'fits'),
-    [
-        ({}, 8, True),
-        ({}, 1, False),
-        ({'train_dataloader.batch_size': 16}, 1, True),
-        ({'optim_wrapper.accumulative_counts': 8}, 1, True),
-        ({'auto_scale_lr.enable': True}, 1, True),
-        ({'auto_scale_lr.base_batch_size': 2, 'optim_wrapper.optimizer.lr': 1e-3}, 1, True),
-    ],
-)
+@pytest.mark.parametrize(('options', 'processes', 'fits'), [
+    ({}, 8, True),
+    ({}, 1, False),
+    ({'train_dataloader.batch_size': 16}, 1, True),
+    ({'optim_wrapper.accumulative_counts': 8}, 1, True),
+    ({'auto_scale_lr.enable': True}, 1, True),
+    ({'auto_scale_lr.base_batch_size': 2, 'optim_wrapper.optimizer.lr': 1e-3}, 1, True),
+])  # fmt: skip
 def test_batch_that_the_learning_rate_is_not_for_is_refused(options: dict, processes: int, fits: bool) -> None:
     definition = defined(**CITYSCAPES, options=options)
     runs = plan.runs(definition)
@@ -153,46 +150,37 @@ def test_missing_teacher_is_named() -> None:
         preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
-@pytest.mark.parametrize(
-    ('options', 'said'),
-    [
-        ({'los_weight': 3}, 'tiny.yaml: kd: .*los_weight'),
-        ({'student_tap': 'decode_head.conf_seg'}, 'tiny.yaml: kd: .*conv_seg'),
-    ],
-)
+@pytest.mark.parametrize(('options', 'said'), [
+    ({'los_weight': 3}, 'tiny.yaml: kd: .*los_weight'),
+    ({'student_tap': 'decode_head.conf_seg'}, 'tiny.yaml: kd: .*conv_seg'),
+])  # fmt: skip
 def test_options_that_a_distiller_does_not_take_are_named_with_the_method(options: dict, said: str) -> None:
     definition = defined(methods={'kd': {'options': options}})
     with pytest.raises(ValueError, match=said):
         preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
-@pytest.mark.parametrize(
-    ('changes', 'said'),
-    [
-        (dict(metric='mIuO'), "tiny.yaml: metric: score of val_evaluator 'mIuO': unknown. Close: mIoU"),
-        (dict(metric='coco/bbox_mAP'), "score of val_evaluator 'coco/bbox_mAP': unknown"),
-        (
-            dict(options={'train_cfg.max_itrs': 3}),
-            "control: TypeError: train_cfg: IterBasedTrainLoop has no option 'max_itrs'.*max_iters",
-        ),
-        (
-            dict(options={'optim_wrapper.optimizer.lrr': 3}),
-            "control: TypeError: optim_wrapper.optimizer: .* has no option 'lrr'.*'lr'",
-        ),
-        (dict(options={'param_scheduler.1.powr': 3}), "param_scheduler.1: PolyLR has no option 'powr'.*'power'"),
-        (dict(options={'train_dataloader': {'batchsize': 3}}), "DataLoader.* unexpected keyword argument 'batchsize'"),
-        (dict(options={'randomness.determinstic': True}), 'randomness.*determinstic.*deterministic'),
-        (
-            dict(options={'train_dataloader.dataset.num_image': 3}),
-            "unexpected keyword argument 'num_image'",
-        ),
-        (
-            dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
-            "tiny.yaml: teacher: TypeError: train_cfg: .* has no option 'max_itrs'",
-        ),
-        (dict(methods={'kd': {'options': {'loss_weight': 'abc'}}}), 'tiny.yaml: kd: '),
-    ],
-)
+@pytest.mark.parametrize(('changes', 'said'), [
+    (dict(metric='mIuO'), "tiny.yaml: metric: score of val_evaluator 'mIuO': unknown. Close: mIoU"),
+    (dict(metric='coco/bbox_mAP'), "score of val_evaluator 'coco/bbox_mAP': unknown"),
+    (
+        dict(options={'train_cfg.max_itrs': 3}),
+        "control: TypeError: train_cfg: IterBasedTrainLoop has no option 'max_itrs'.*max_iters",
+    ),
+    (
+        dict(options={'optim_wrapper.optimizer.lrr': 3}),
+        "control: TypeError: optim_wrapper.optimizer: .* has no option 'lrr'.*'lr'",
+    ),
+    (dict(options={'param_scheduler.1.powr': 3}), "param_scheduler.1: PolyLR has no option 'powr'.*'power'"),
+    (dict(options={'train_dataloader': {'batchsize': 3}}), "DataLoader.* unexpected keyword argument 'batchsize'"),
+    (dict(options={'randomness.determinstic': True}), 'randomness.*determinstic.*deterministic'),
+    (dict(options={'train_dataloader.dataset.num_image': 3}), "unexpected keyword argument 'num_image'"),
+    (
+        dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
+        "tiny.yaml: teacher: TypeError: train_cfg: .* has no option 'max_itrs'",
+    ),
+    (dict(methods={'kd': {'options': {'loss_weight': 'abc'}}}), 'tiny.yaml: kd: '),
+])  # fmt: skip
 def test_names_that_nothing_takes_come_up_before_anything_starts(changes: dict, said: str) -> None:
     definition = defined(**changes)
     with pytest.raises(ValueError, match=said):

@@ -82,12 +82,7 @@ def test_a_suite_without_a_result_is_refused(tmp_path: Path) -> None:
     (PAGE, '(-2.40)', '(+2.40)', 'suite.md, heavy, 2'),
     (PAGE, '\n| heavy |', '\n| else |', 'heavy: has scores, but no line'),
     (PAGE, 'suite run benchmarks/suite.yaml\n', 'suite run\n', 'suite.md: no command runs benchmarks/suite.yaml'),
-    (
-        PAGE,
-        '# suite\n',
-        'Teacher 53.50 mIoU, student alone 41.17: +12.43 between them.\n',
-        "+12.43 between them' is",
-    ),
+    (PAGE, '# suite\n', 'Teacher 53.50 mIoU, student alone 41.17: +12.43 between them.\n', "+12.43 between them' is"),
     (README, '+2.83', '+2.93', 'README.md: suite: 53.50 | 41.17 ± 1.26 | kd | **+2.93** [+2.12, +3.55] instead of'),
     (README, '| kd |', '| heavy |', 'README.md: suite: '),
     (OTHER, '+2.83', '+2.93', 'docs/choosing.md: gains after <!-- results: ... --> differ from docs/results'),

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,16 +88,6 @@ class Drawing:
         return f'{len(self.jobs)} label images, made from {self.source}'
 
 
-def target(part: str, name: str) -> str:
-    """Return the place of a label image in the folder of the project."""
-    return f'{FOLDER}/{part}/{name}.png'
-
-
-def bare(name: str) -> str:
-    """Return the path of a picture without its ending."""
-    return str(PurePosixPath(name).with_suffix(''))
-
-
 def _check_number(classes: Sequence[str]) -> None:
     if len(classes) > IGNORED:
         told = f'{len(classes)} classes; a label image numbers at most {IGNORED}, the background included'
@@ -108,12 +98,12 @@ def _check_number(classes: Sequence[str]) -> None:
 
 
 def objects_drawing(
-    data: BoxData, targets: Mapping[str, Sequence[str]], background: str, notes: list[str]
+    data: BoxData, targets: Sequence[str], background: str, notes: list[str]
 ) -> tuple[tuple[str, ...], Drawing]:
     """Return the classes and the label images of the objects of a data set. Later objects lie above earlier ones.
 
-    ``targets``: the place in the folder of the project of each label image, by part, in the order of the pictures.
-    Some are drawn and checked as label images are that are there.
+    ``targets``: the place in the folder of the project of each label image, in the order of parts and pictures. Some
+    are drawn and checked as label images are that are there.
     """
     classes, empty = data.classes, IGNORED
     if background == 'class':
@@ -124,10 +114,10 @@ def objects_drawing(
     if len(classes) < 2:
         advice = '--background class makes what no object covers a class too'
         raise ValueError(f'--data: {classes[0]} is the only class, so there is nothing to learn. {advice}.')
-    jobs, values, seen = list[Job](), Values(sum(map(len, targets.values()))), dict[str, list[int]]()
+    jobs, values, seen = list[Job](), Values(len(targets)), dict[str, list[int]]()
     digest = hashlib.sha256(repr((classes, empty)).encode())
     for part, pictures in data.parts.items():
-        for one, place in zip(pictures, targets[part], strict=True):
+        for one, place in zip(pictures, targets[len(jobs) :], strict=False):  # those of the next parts follow
             if bare := [each for each in one.objects if not has_mask(each)]:
                 told = f'{one.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
                 raise ValueError(f'--data: {told}. Outline every object; boxes alone are for networks of mmdet::.')

@@ -230,10 +230,10 @@ def _drawn(root: Path, parts: Parts) -> tuple[Form, list[tuple[str, Path]]]:
     splits, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
     for part, pairs in parts.items():
         folder = Path(os.path.commonpath([picture.parent for picture, _ in pairs]))
-        names = tuple(drawn.bare(picture.relative_to(folder).as_posix()) for picture, _ in pairs)
+        names = tuple(os.path.splitext(picture.relative_to(folder).as_posix())[0] for picture, _ in pairs)
         for name, (picture, label) in zip(names, pairs, strict=True):
             stems[f'{folder}/{name}'] = picture
-            targets.append((drawn.target(part, name), label))
+            targets.append((f'{drawn.FOLDER}/{part}/{name}.png', label))
         labels = Template(f'{{{{ fileDirname }}}}/{drawn.FOLDER}/{part}')
         splits[part] = Split(os.path.relpath(folder, root), labels, len(names), names)
     suffixes = tuple(sorted({picture.suffix for picture in stems.values()}))
@@ -252,14 +252,12 @@ def _check_read(stems: Mapping[str, Path], suffixes: Sequence[str]) -> None:
 
 def _of_objects(data: BoxData, background: str) -> SegData:
     """Return a data set of objects as one of label images, which are drawn from their outlines."""
-    files = {part: [one.picture for one in own] for part, own in data.parts.items()}
-    parts = {  # names may have .. in them, or be whole
-        part: [(Path(os.path.realpath(one.parent), one.name), one) for one in own] for part, own in files.items()
-    }
-    form, _ = _drawn(data.root, parts)
-    targets = {part: [drawn.target(part, name) for name in split.names] for part, split in form[0].items()}
+    parts = dict[str, list[Pair]]()
+    for part, own in data.parts.items():  # names may have .. in them, or be whole
+        parts[part] = [(Path(os.path.realpath(one.picture.parent), one.picture.name), one.picture) for one in own]
+    form, targets = _drawn(data.root, parts)
     notes = list(data.notes)
-    classes, drawing = drawn.objects_drawing(data, targets, background, notes)
+    classes, drawing = drawn.objects_drawing(data, [place for place, _ in targets], background, notes)
     rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'
     notes.append(f'label images are drawn from the outlines; pixels outside all of them {rest}')
     return SegData(data.root, *form, classes, (), data.size, parts, frozenset(), notes, data.stored, drawing)

@@ -36,19 +36,17 @@ def sources_of(model: Any) -> list[str]:
 
 def missing_of(model: Any) -> list[str]:
     """Return those that cannot be had: a missing file, or an address that is neither cached nor reachable."""
-    missing = []
-    for source in dict.fromkeys(sources_of(model)):
+
+    def there(source: str) -> bool:
         try:
             address = address_of(source)
         except KeyError:  # a name that is not published
-            missing.append(source)
-            continue
+            return False
         if address.startswith(('http://', 'https://')):
-            there = fetchable(address, Path(hub.get_dir()) / 'checkpoints')
-        else:
-            there = '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
-        missing += [] if there else [source]
-    return missing
+            return fetchable(address, Path(hub.get_dir()) / 'checkpoints')
+        return '://' in address or Path(address).expanduser().is_file()  # an object store cannot be asked here
+
+    return [source for source in dict.fromkeys(sources_of(model)) if not there(source)]
 
 
 def fetchable(address: str, folder: Path) -> bool:

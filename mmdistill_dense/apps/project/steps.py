@@ -40,12 +40,6 @@ def open_project(folder: Path) -> Definition:
             ast.parse(path.read_text(encoding='utf-8'))
         except SyntaxError as error:
             raise ValueError(f'{path}: line {error.lineno} is no Python: {error.msg}.') from error
-    _check_control(folder)
-    return load(folder / SUITE)
-
-
-def _check_control(folder: Path) -> None:
-    """Check what the first screen of `run` tells: steps and data."""
     config = read_file(folder / 'control.py')
     if 'max_iters' not in config.get('train_cfg', {}):
         raise ValueError(f'{folder / "control.py"}: train_cfg has no max_iters, the number of steps. Write it there.')
@@ -53,6 +47,7 @@ def _check_control(folder: Path) -> None:
     if root and not Path(root).is_dir():
         told = f'If the data were moved, a link keeps all results: ln -s NEW_PLACE {root}'
         raise FileNotFoundError(f'{folder / "data.py"}: folder.data_root = {root!r}: no such folder. {told}.')
+    return load(folder / SUITE)
 
 
 def run_project(folder: Path) -> int:

@@ -119,6 +119,23 @@ def turned(root: Path) -> None:
     image.save(file, exif=exif)
 
 
+def of_labelme(root: Path) -> None:
+    """A picture that was labelled by another tool."""
+    (root / YOLO).unlink()
+    (root / 'images/train/b.json').write_text('{"imagePath": "b.jpg", "shapes": []}')
+
+
+def of_yolo(root: Path) -> None:
+    (root / 'train/b.txt').write_text('0 .5 .5 .1 .1')
+
+
+def listed_again(root: Path) -> None:
+    file = root / 'train/_annotations.coco.json'
+    content = json.loads(file.read_text())
+    content['images'].append({**content['images'][0], 'id': 9, 'height': 24})
+    file.write_text(json.dumps(content))
+
+
 def same_stem(root: Path) -> None:
     exports.picture(root / 'more/obj_train_data/b.jpg')
 
@@ -163,6 +180,9 @@ CASES: list[Case] = [
         (line('data.yaml', '  - [: x'), r'data.yaml cannot be read'),
         (text('data.yaml', 'images/val', 'images/eval'), r'data.yaml: val: images/eval is not there'),
         (gone('images/val/d.jpg', 'images/val/e.jpg'), r'data.yaml: val: images/val: no picture in it'),
+        (line('data.yaml', 'nc: 4'), r'data.yaml: nc is 4, and names has 3 classes'),
+        (copied('images/train/b.jpg', 'images/train/b.png'), r'b.jpg and .*b.png have one text file, .*b.txt'),
+        (text('labels/train/a b.txt', '^0', '0.0'), r"a b.txt begins with '0.0 .*no row of YOLO"),
         (turned, r'b.jpg.*--exif'),
         (zipped, r'no picture in it or below it .*It holds export.zip'),
     ]),
@@ -200,6 +220,7 @@ CASES: list[Case] = [
     *of(exports.cvat, 'seg', [
         (text(CVAT, 'points="', 'points="a,b;'), r'a b.jpg: polygon of white-cell: its points are'),
         (text(CVAT, 'points="[^"]*"', 'points="1,1;2,2"'), r'a b.jpg: polygon of white-cell: 2 points make no area'),
+        (text(CVAT, 'width="64"', 'width="640"'), r'is a mask, and its file tells 48x640 pixels of .*a b.jpg: 48x64'),
         (text(CVAT, 'rle="', 'rle="3, '), r'mask of .*: its runs do not fill its box'),
         (text(CVAT, 'rle="', 'rle="x, '), r'mask of .*: its runs do not fill its box'),
         (text(CVAT, 'left="', 'left="6'), r'mask of .* reaches beyond its picture'),
@@ -220,6 +241,7 @@ CASES: list[Case] = [
         (entry('annotations', 0, category_id=99), r'_annotations.coco.json: .*99'),
         (entry('annotations', 0, bbox=[1, 2, 3]), r'_annotations.coco.json: annotations\[0\].*bbox'),
         (gone('train/b.jpg'), r'1 of the 4 pictures of .*b.jpg'),
+        (listed_again, r'_annotations.coco.json: two entries of images tell two sizes of a b.jpg'),
     ]),
     *of(exports.roboflow_coco, 'seg', [
         (entry('annotations', 0, segmentation=[[1, 1, 2, 2]]), r'a b.jpg has a box without a polygon'),
@@ -266,6 +288,10 @@ def test_a_fault_is_told(export: Write, task: str, change: Write, told: str, tmp
     (exports.cvat, text(CVAT, '<polygon ([^>]*)/>', r'<polyline \1/>'), '1 of 15 annotations are shapes of'),
     (exports.roboflow_coco, entry('annotations', 0, image_id=99), '1 of 15 annotations .* they are left out'),
     (exports.ultralytics, gone(YOLO), '2 pictures have no text file: nothing is in them'),
+    (exports.ultralytics, of_labelme, 'WARNING: 1 of 6 files have the name of .*, and are no files of .*b.json'),
+    (exports.labelme, of_yolo, 'WARNING: 1 of 8 files have the name of .*, and are no files of .*b.txt'),
+    (exports.voc_xml, text(VOC, '</name>', '</name><difficult>True</difficult>'), ', 13 used, 2 of iscrowd=1'),
+    (exports.roboflow_coco, entry('annotations', 0, segmentation='x'), r'1 of 15 boxes have no polygon or mask \('),
 ])  # fmt: skip
 def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tmp_path: Path) -> None:
     export(tmp_path)
@@ -284,7 +310,7 @@ def test_pictures_of_more_than_8_bits(export: Write, task: str, mode: str, tmp_p
     (told,) = (note for note in READ[task](tmp_path).notes if '16 bits' in note)
     assert re.search('trainings read the upper 8: at most 1[56] levels are left', told)
     file.write_bytes(cv2.imencode('.tiff', np.zeros((*exports.SIZE, 4), np.uint8))[1].tobytes())
-    assert f'of 1 TIFF files trainings read three channels of one page ({file})' in str(READ[task](tmp_path).notes)
+    assert f'of 1 pictures trainings read three channels of one page ({file})' in str(READ[task](tmp_path).notes)
     for kind in (np.float32, np.int32):
         Image.fromarray(np.ones(exports.SIZE, kind)).save(file, 'TIFF')
         with pytest.raises(ValueError, match=f'{file.name} has 32 bits a channel, which trainings cannot read'):

@@ -225,7 +225,7 @@ def test_masks_of_one_group_are_one_object(tmp_path: Path) -> None:
     (box,) = json.loads(data.splits['val'].content)['annotations']
     assert data.masks and box['bbox'] == [2, 2, 48, 18] and box['area'] == 100 + 160 + 100
     labelled(tmp_path, *shapes, size=False)
-    with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file does not tell height'):
+    with pytest.raises(ValueError, match=r'shapes\[0\] \(leaf\) is a mask, and its file tells no height'):
         find_box_data(tmp_path)
 
 

@@ -246,6 +246,18 @@ def test_copies_of_an_object_are_left_out(tmp_path: Path) -> None:
     assert 'WARNING: 3 of 18 annotations have class, box and outline of another one; they are left out' in data.notes[1]
 
 
+@pytest.mark.parametrize('name', [str.title, str.upper])
+def test_yolo_folders_may_be_written_in_capitals(name: Callable[[str], str], tmp_path: Path) -> None:
+    exports.ultralytics(tmp_path)
+    before = annotations(find_box_data(tmp_path))
+    for folder in ('images', 'labels'):
+        (tmp_path / folder).rename(tmp_path / name(folder))
+    text('data.yaml', '(train|val): images(.*)\n(train|val): images', rf'\1: {name("images")}\2\n\3: {name("images")}')(
+        tmp_path
+    )
+    assert annotations(find_box_data(tmp_path)) == before
+
+
 @pytest.mark.parametrize('kind', ['rotation', 'oriented_rectangle'])
 def test_turned_boxes_of_labelme_are_read(kind: str, tmp_path: Path) -> None:
     exports.labelme(tmp_path)

@@ -76,9 +76,12 @@ def _found(given: Path, classes: Sequence[str], exif: str | None, wish: Wish, ta
     notes, told = reading.notes, {one.picture: one.size or (0, 0) for one in reading.pictures}
     stored = folders.look_at(list(told), told.__getitem__, exif, notes)
     mend(reading, stored, task == 'seg')
-    notes += [
-        f'WARNING: {one}. So the data have no masks for networks that predict them' for one in reading.misfits.values()
-    ]
+    flat = [one.picture.name for one in reading.pictures for each in one.objects if not has_mask(each)]
+    count = sum(len(one.objects) for one in reading.pictures)
+    why = list(reading.misfits.values())
+    if 0 < len(flat) < count:
+        why.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
+    notes += [f'WARNING: {one}. So the data have no masks for networks that predict them' for one in why]
     parts: Parts = _told_parts(reading, wish)
     lists = dict[str, Path]()
     names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
@@ -108,7 +111,7 @@ def _found(given: Path, classes: Sequence[str], exif: str | None, wish: Wish, ta
     counted = _count_pictures(reading, outside, parts)
     notes[:0] = table(
         f'{reading.form} ({reading.source})',
-        [_count_files(root, reading, lists), counted, _count_objects(reading, parts, names)],
+        [_count_files(root, reading, lists, outside), counted, _count_objects(reading, parts, names)],
     )
     if free := counted.left_out[FREE]:
         place = shlex.quote(os.path.commonpath([os.path.dirname(str(path)) for path in free]))
@@ -124,13 +127,17 @@ def _read(given: Given, path: Path) -> Reading:
     found, shapes = json_files.read_coco(given, files, predictions=path.is_file())
     if found.pictures:
         return found
-    forms = ((form, form.recognise(given)) for form in (yolo, xml_files))
-    readings = (form.read(given, own) for form, own in forms if own)
-    others = json_files.read_labelme(given, shapes) if shapes else next(readings, None)
-    if others is None:
+    rows = yolo.recognise(given)
+    if len(rows) > len(shapes):  # the form of most pictures: both may be there
+        others = yolo.read(given, rows)
+    elif shapes:
+        others = json_files.read_labelme(given, shapes)
+    elif drawn := xml_files.recognise(given):
+        others = xml_files.read(given, drawn)
+    else:
         found, _ = json_files.read_coco(given, files, predictions=True)
         if not found.pictures:
-            raise NoLabels(f'--data {given.root}: {_none_found(given.root, files)} {json_files.FORMATS}')
+            raise NoLabels(f'--data {given.root}: {_none_found(given, files)} {json_files.FORMATS}')
         return found
     others.lost_files |= found.lost_files
     if twice := folders.repeated(one.picture for one in others.pictures):
@@ -139,14 +146,19 @@ def _read(given: Given, path: Path) -> Reading:
     return others
 
 
-def _none_found(root: Path, files: Sequence[Path]) -> str:
+def _none_found(given: Given, files: Sequence[Path]) -> str:
     """Return a sentence about what the folder holds, for a folder without label files."""
     if files:
         return f'no label file. {" ".join(json_files.lacks(path, json_files.load(path)) for path in files[:2])}'
+    root, stems = given.root, {one.stem for one in given.pictures}
+    near = [path for path in folders.files_below(root, ('.txt', '.xml')) if path.stem in stems]
     zipped = [path.name for path in folders.files_below(root, folders.ARCHIVES)]
     told = [f'{some(zipped, 2)}: unpack it first.'] if zipped else []
     if any('label' in path.name or 'mask' in path.name for path in root.iterdir()):
         told += ['Label images are for networks of mmseg::.']
+    if near:
+        first = near[0].read_text(encoding='utf-8', errors='replace').strip().partition('\n')[0]
+        told.append(f'{near[0]} begins with {first[:40]!r}: that is no row of YOLO, and no xml of VOC or CVAT.')
     return ' '.join(['no label file.', *told])
 
 
@@ -246,12 +258,20 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], given: Sequence[str
     return chosen
 
 
-def _count_files(root: Path, reading: Reading, lists: Mapping[str, Path]) -> Count:
+def _count_files(root: Path, reading: Reading, lists: Mapping[str, Path], pictures: Sequence[Path]) -> Count:
     every = [one for one in folders.files_below(root, ('',)) if not one.name.lower().endswith(EXTENSIONS)]
-    left = {one for own in reading.lost_files.values() for one in own}
-    known = {*reading.files, *lists.values(), *left}
-    rest = [one.relative_to(root) for one in every if one not in known]
-    return Count('files', len(every), len(every) - len(rest) - len(left), reading.lost_files, {'not read': rest})
+    known = {*reading.files, *lists.values(), *(one for own in reading.lost_files.values() for one in own)}
+    stems = {one.stem for one in pictures}
+    reading.lost_files['have the name of a picture, and are no files of this form'] = other = [
+        one
+        for one in every
+        if one not in known
+        and one.stem in stems
+        and (one.suffix.lower() in ('.json', '.xml') or yolo.begins_with_a_row(one))
+    ]
+    rest = [one.relative_to(root) for one in every if one not in known.union(other)]
+    left = sum(map(len, reading.lost_files.values()))
+    return Count('files', len(every), len(every) - len(rest) - left, reading.lost_files, {'not read': rest})
 
 
 def _count_pictures(reading: Reading, outside: Sequence[Path], parts: Parts) -> Count:

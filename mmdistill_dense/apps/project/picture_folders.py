@@ -205,7 +205,8 @@ def look_at(
             raise ValueError(f'--data: {path} has 32 bits a channel, which trainings cannot read. Write it with 8.')
         if picture.mode.startswith('I') or ';16' in str(getattr(picture, 'tile', '')):
             deep.append(path)
-        if picture.format == 'TIFF' and (len(picture.getbands()) > 3 or getattr(picture, 'n_frames', 1) > 1):
+        pages = getattr(picture, 'n_frames', 1) if picture.format == 'TIFF' else 1
+        if pages > 1 or (len(picture.getbands()) > 3 and picture.mode != 'CMYK'):
             more.append(path)
         if orientation(picture) != 1:
             turned.append(path)
@@ -221,7 +222,7 @@ def look_at(
         left = f'at most {highest + 1} levels are left. If these are few, stretch them'
         notes.append(f'WARNING: of pictures of 16 bits trainings read the upper 8: {left}')
     if more:
-        notes.append(f'WARNING: of {len(more)} TIFF files trainings read three channels of one page ({some(more, 3)})')
+        notes.append(f'WARNING: of {len(more)} pictures trainings read three channels of one page ({some(more, 3)})')
     if not turned:
         return False
     said = f'{len(turned)} of {len(pictures)} pictures have an EXIF orientation that turns or mirrors them'

@@ -199,11 +199,13 @@ def _add_part(found: Reading, part: str | None, path: Path, content: Any, given:
     pictures = dict[str, Labelled]()
     for image in content['images']:
         name, objects = image['file_name'], drawn.pop(image['id'], [])
+        size = None if None in (sides := (image.get('height'), image.get('width'))) else sides
         if name in pictures:
+            if size and pictures[name].size not in (None, size):
+                raise ValueError(f'two entries of images tell two sizes of {name}. Correct one.')
             changes['entries of images name a picture that is listed before; their boxes are joined'] += 1
             pictures[name].objects += objects
             continue
-        size = None if None in (sides := (image.get('height'), image.get('width'))) else sides
         pictures[name] = Labelled(folder / name, size, objects, part, image)
     found.pictures += pictures.values()
     for number, strays in drawn.items():

@@ -207,8 +207,10 @@ def packed(shape: Any, size: Size) -> Any:
 
 def size_for_mask(where: str, one: Labelled) -> Size:
     """Return the size that labels tell of a picture, which takes memory: it is that of the file, turned or not."""
-    if one.size is None or {*one.size} != {*folders.stored_size(one.picture)}:
-        raise ValueError(f'--data: {where} is a mask, and its file does not tell height and width of {one.picture}.')
+    size = folders.stored_size(one.picture)
+    if one.size is None or {*one.size} != {*size}:
+        told = f'{size_text(one.size)} pixels' if one.size else 'no height and width'
+        raise ValueError(f'--data: {where} is a mask, and its file tells {told} of {one.picture}: {size_text(size)}.')
     return one.size
 
 

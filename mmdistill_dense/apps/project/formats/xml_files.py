@@ -85,7 +85,7 @@ def _voc_object(where: str, element: Any) -> Object:
     left, top, right, bottom = (common.number(f'{where}: {side}', text) for side, text in sides.items())
     if right <= left or bottom <= top:
         raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
-    difficult = (element.findtext('difficult') or '0').strip() == '1'
+    difficult = (element.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
     return {'name': name, **common.from_box(left, top, right, bottom), 'iscrowd': int(difficult)}
 
 

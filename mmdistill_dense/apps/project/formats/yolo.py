@@ -18,6 +18,7 @@ from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
 NAMES = ('classes.txt', 'obj.names', 'labels.txt')
+_BESIDE = {'images': 'labels', 'Images': 'Labels', 'IMAGES': 'LABELS'}
 _SLACK = 0.01  # by how much a share may pass 0 or 1, as Ultralytics allows
 
 
@@ -25,12 +26,12 @@ def recognise(given: Given) -> list[Path]:
     """Return the pictures with a text file, or none if these hold no rows of YOLO."""
     paired = [picture for picture in pictures_of(given) if label_of(picture).is_file()]
     for picture in evenly(paired, 20) if paired else []:
-        if (is_row := _begins_with_a_row(label_of(picture))) is not None:
+        if (is_row := begins_with_a_row(label_of(picture))) is not None:
             return paired if is_row else []
     return paired
 
 
-def _begins_with_a_row(file: Path) -> bool | None:
+def begins_with_a_row(file: Path) -> bool | None:
     """Tell whether a text file begins with an object; ``None`` if it is empty or not there."""
     if not file.is_file():
         return None
@@ -50,17 +51,18 @@ def pictures_of(given: Given) -> list[Path]:
 def label_of(picture: Path) -> Path:
     """Return the place of a picture's text file: in ``labels`` beside ``images``, else beside the picture."""
     parts, beside = list(picture.parts), picture.with_suffix('.txt')
-    if 'images' not in parts:
+    places = [place for place, one in enumerate(parts) if one in _BESIDE]
+    if not places:
         return beside
-    parts[len(parts) - 1 - parts[::-1].index('images')] = 'labels'
+    parts[places[-1]] = _BESIDE[parts[places[-1]]]
     there = Path(*parts).with_suffix('.txt')
-    return there if there.is_file() or (there.parent.is_dir() and not _begins_with_a_row(beside)) else beside
+    return there if there.is_file() or (there.parent.is_dir() and not begins_with_a_row(beside)) else beside
 
 
 def read(given: Given, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, told = _yaml(given.root)
-    pictures, read_for, parts = pictures_of(given), set[Path](), dict[Path, str]()
+    pictures, read_for, parts, shared = pictures_of(given), set[Path](), dict[Path, str](), dict[Path, Path]()
     found = Reading('YOLO', file or given.root)
     if file:
         found.files.append(file)
@@ -70,6 +72,10 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         if wrong or folders.repeated(map(str, listed.values())):
             raise ValueError(f'--data: {file}: names is {names!r:.80}. Give each number one name of its own.')
         known = {number: str(listed[number]) for number in sorted(listed)}
+        if told.get('nc') not in (None, len(known)):
+            raise ValueError(
+                f'--data: {file}: nc is {told["nc"]!r:.40}, and names has {len(known)} classes. Correct one.'
+            )
         if not given.divided:
             parts = _parts(Names(given.root, pictures), pictures, file, told, found)
     else:
@@ -79,6 +85,8 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         size, turned = folders.size_of(image, stored=given.exif == 'ignore'), folders.orientation(image) != 1
         label, objects = label_of(picture), list[Object]()
         if label.is_file():
+            if (other := shared.setdefault(label, picture)) != picture:
+                raise ValueError(f'--data: {other} and {picture} have one text file, {label}. Take one of them out.')
             found.files.append(label)
             read_for.add(picture.with_suffix(''))
             with folders.named(label):
@@ -89,7 +97,7 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
     used, places = {*found.files}, {place for one in pictures for place in (one.parent, label_of(one).parent)}
     for text in folders.files_below(given.root, ('.txt',)):
-        if text.parent in places and text not in used and _begins_with_a_row(text):
+        if text.parent in places and text not in used and begins_with_a_row(text):
             second = text.with_suffix('') in read_for
             found.lost_files['are second ones of a picture' if second else 'hold objects of no picture'].append(text)
     found.classes = list(known.values())

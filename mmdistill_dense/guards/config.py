@@ -25,7 +25,7 @@ from mmdistill_dense.config.values import (
 )
 from mmdistill_dense.utils.literals import Source, literal
 from mmdistill_dense.utils.validate import some
-from mmdistill_dense.weights.strict_load import HUB, below, local_file, read_checkpoint, state_dict_of
+from mmdistill_dense.weights.strict_load import HUB, below, local_file, prefix_of, read_checkpoint, state_dict_of
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -252,8 +252,9 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     if 2 * fits >= len(own):
         return
     reason = 'the file is for another network or package'
-    if not prefix and 2 * _fitting(own, below(state, _BACKBONE)) >= len(own):
-        reason = f"it is a checkpoint of a whole network: add prefix='backbone.' to {name}.init_cfg"
+    begins = [one for one in (_BACKBONE, prefix_of(state, own)) if one and not prefix]
+    if whole := next((one for one in begins if 2 * _fitting(own, below(state, one)) >= len(own)), ''):
+        reason = f'it is a checkpoint of a whole network: add prefix={whole!r} to {name}.init_cfg'
     raise ValueError(
         f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
         f'{reason}. Expected names like {some(own)}; it holds {some(given or state)}.'

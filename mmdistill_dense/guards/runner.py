@@ -18,6 +18,7 @@ from mmdistill_dense.config.values import listed
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.runner_internals import AUXILIARY, built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.weights.strict_load import prefix_of
 
 NEEDED = ('save_optimizer', 'save_param_scheduler')  # options of CheckpointHook without which no run goes on
 
@@ -161,6 +162,8 @@ class Reached:
 def _nothing_fits(runner: Runner, network: str, own: Iterable[str], held: Mapping[str, Any]) -> str:
     below_model = isinstance(held.get('model'), Mapping)
     reason = 'its tensors are below `model`, where mmengine does not look' if below_model else 'none of its names fits'
+    if prefix := prefix_of(held, [name for name in own if not name.startswith('distillers.')]):
+        reason = f'all of them fit without the prefix {prefix!r}: cut it'
     return (
         f'load_from={start_file(runner)!r}: no tensor would be loaded into {network}: {reason}. It holds '
         f'{some(held["model"] if below_model else held)}: save them as {{"state_dict": …}} with names like {some(own)}.'

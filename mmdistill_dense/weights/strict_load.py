@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -235,10 +235,8 @@ def load_strictly(
     remedy = (
         'Give the file that was trained with this config (no deep-stem ResNet, backbone or student), or correct it.'
     )
-    name = min(missing, default='')
     # among all names of the file: those outside the parts are no longer in `unexpected`
-    prefixes = (one.removesuffix(name) for one in state if name and one.endswith(f'.{name}'))
-    if prefix := next((one for one in prefixes if all(one + wanted in state for wanted in missing)), ''):
+    if prefix := prefix_of(state, missing):
         remedy = f'All of them fit without the prefix {prefix!r}: cut it.'
     _refuse(key, type(network).__name__, len(own), missing, unexpected, wrong, remedy)
     return len(given), len(state) - len(given)
@@ -377,6 +375,13 @@ def hub_file(address: str, key: str) -> Path:
     for part in part_files(path) if name.endswith(INDEX) else ():
         fetch(str(Path(name).with_name(part)))
     return path
+
+
+def prefix_of(state: Iterable[str], wanted: Collection[str]) -> str:
+    """Return what stands before all wanted names in a file, such as ``model.``; empty if nothing does."""
+    name, held = min(wanted, default=''), set(state)
+    prefixes = (one.removesuffix(name) for one in held if name and one.endswith(f'.{name}'))
+    return min((prefix for prefix in prefixes if held.issuperset(prefix + one for one in wanted)), default='')
 
 
 def below(state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:

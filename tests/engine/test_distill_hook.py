@@ -302,7 +302,9 @@ def test_pretrained_file_of_another_network_is_refused(tmp_path):
     right, wrong = (str(tmp_path / name) for name in ('right.pth', 'wrong.pth'))
     backbone = toys.build_plain(toys.seg_net('fcn')).backbone.state_dict()
     torch.save(dict(state_dict={f'backbone.{name}': value for name, value in backbone.items()}), right)
-    torch.save(dict(state_dict={f'other.{name}': value for name, value in backbone.items()}), wrong)
+    torch.save(dict(state_dict={f'other.{name}b': value for name, value in backbone.items()}), wrong)
+    lightning = str(tmp_path / 'lightning.ckpt')
+    torch.save(dict(state_dict={f'model.backbone.{name}': value for name, value in backbone.items()}), lightning)
 
     def student(path, prefix=None):
         return toys.seg_net('fcn', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix)))
@@ -314,6 +316,8 @@ def test_pretrained_file_of_another_network_is_refused(tmp_path):
         checks.check_pretrained(toys.build(pair(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=wrong)))))
     with pytest.raises(ValueError, match=r"a whole network: add prefix='backbone\.' to backbone\.init_cfg"):
         checks.check_pretrained(toys.build(toys.model_config(student(right), distillers={})))
+    with pytest.raises(ValueError, match=r"a whole network: add prefix='model\.backbone\.' to backbone\.init_cfg"):
+        checks.check_pretrained(toys.build(toys.model_config(student(lightning), distillers={})))
     checks.check_pretrained(toys.build(toys.model_config(student(right, 'backbone.'), distillers={})))
 
 

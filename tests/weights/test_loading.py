@@ -207,7 +207,8 @@ def test_runs(option, tmp_path, evil):
 
 @pytest.mark.parametrize(('wrap', 'reason'), [
     (lambda state: dict(model=state), r'below `model`, where mmengine does not look'),
-    (lambda state: dict(state_dict={f'net.{name}': value for name, value in state.items()}), 'none of its names'),
+    (lambda state: dict(state_dict={f'net.{name}': one for name, one in state.items()}), "without the prefix 'net.'"),
+    (lambda state: dict(state_dict={f'a{name}b': one for name, one in state.items()}), 'none of its names'),
 ])  # fmt: skip
 def test_load_from_of_which_nothing_would_be_loaded_is_refused(wrap, reason, tmp_path):
     """mmengine goes on with random weights and a line in the log, in training and in testing."""

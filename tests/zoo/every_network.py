@@ -174,7 +174,9 @@ def predict(model: Any, batch: dict[str, Any]) -> None:
     """Predict one picture, as an evaluation does."""
     one = {key: values[:1] for key, values in batch.items()}
     for sample in one['data_samples']:
-        sample.set_metainfo(dict(scale_factor=(1.0, 1.0), ori_shape=sample.img_shape, img_path='0', img_id=0))
+        size = sample.img_shape
+        own = dict(scale_factor=(1.0, 1.0), ori_shape=size, border=(0, size[0], 0, size[1]))  # CornerNet's padding
+        sample.set_metainfo(dict(own, img_path='0', img_id=0))
         for labels in ('gt_instances', 'gt_sem_seg', 'gt_edge_map', 'ignored_instances'):
             sample.pop(labels, None)
     with torch.no_grad():

@@ -163,17 +163,17 @@ def _acquire(file: Any, what: str, folder: Path, patience: float) -> None:
 
 
 def in_use(folder: Path) -> bool:
-    """Tell whether another process has locked a folder by :func:`owned`; also true where locks cannot be asked for.
+    """Tell whether another process has locked a folder by :func:`owned`.
 
-    The lock of another user is asked by reading it. One that may not be read counts as free: who takes it is told.
+    The lock of another user is asked by reading it. What cannot be asked counts as free: who takes it is told.
     """
     try:
         with open(folder / '.lock', 'rb') as file:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except (FileNotFoundError, PermissionError):
-        return False
-    except OSError:
+    except BlockingIOError:
         return True
+    except OSError:
+        return False
     return False
 
 

@@ -50,7 +50,8 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
     try:
         return read_values(path, map_location=map_location)
     except Exception:
-        if promised_hash(filename) is None and not is_zipfile(path):  # half a download: the next run fetches it again
+        ours = path.parent != folder or path.with_name(f'{path.name}.address').is_file()
+        if ours and promised_hash(filename) is None and not is_zipfile(path):  # half a download: fetched again
             with suppress(OSError):  # of another user
                 path.unlink()
         raise

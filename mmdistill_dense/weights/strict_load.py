@@ -125,16 +125,20 @@ def check_promise(path: Path, promised: str | None, key: str) -> None:
 def download(url: str, folder: Path, key: str) -> Path:
     """Return the file of an address in a folder, downloaded unless it is there; a new file has the promised hash.
 
-    Of several addresses without a hash that end in one file name, the first one's file has that name, and a note beside
-    it (``NAME.address``) says whose it is; each other one has a folder of its own. A file without a note, as one that a
-    user put there, counts as that of any address.
+    Of several addresses that end in one file name, the first one's file has that name; each other one has a folder of
+    its own. Without a hash, a note beside the file (``NAME.address``) says whose it is. A file without a note, as one
+    that a user put there, counts as that of any address.
     """
     from torch import hub
 
     address, promised = url.partition('#')[0], promised_hash(url)
     path = folder / Path(urlsplit(address).path).name
     origin = path.with_name(f'{path.name}.address')
-    if promised is None and origin.is_file() and origin.read_text(encoding='utf-8') != address:
+    if promised is None:
+        other = origin.is_file() and origin.read_text(encoding='utf-8') != address
+    else:
+        other = path.is_file() and not sha256(path).startswith(promised)
+    if other:
         path = folder / hashlib.sha256(address.encode()).hexdigest()[:16] / path.name
     if not path.is_file():
         try:

@@ -65,6 +65,7 @@ def test_a_file_system_without_locks_is_told_from_a_held_folder(tmp_path: Path, 
     monkeypatch.setattr('fcntl.lockf', refuse)
     with pytest.raises(OSError, match=f'suite needs a folder on a file system with locks.*{tmp_path}'):
         owned(tmp_path, 'suite').__enter__()
+    assert not files.in_use(tmp_path)  # what cannot be asked is not waited for
 
 
 def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path: Path) -> None:

@@ -103,6 +103,9 @@ def test_addresses_with_one_file_name_are_two_files(tmp_path, server, monkeypatc
         torch.save({'state_dict': {'w': torch.full((9,), float(value))}}, web / str(value) / 'model.pth')
     found = [load_from_http(f'{address}/{value}/model.pth')['state_dict']['w'][0].item() for value in (1, 2, 1)]
     assert found == [1, 2, 1]
+    told = [hashlib.sha256((web / f'{value}/model.pth').read_bytes()).hexdigest() for value in (1, 2)]
+    found = [locate.local_file(f'{address}/{n}/model.pth#sha256={one}', None, 'k') for n, one in enumerate(told, 1)]
+    assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] == told
 
 
 def test_half_a_download_is_fetched_again(tmp_path, server, monkeypatch):
@@ -115,6 +118,11 @@ def test_half_a_download_is_fetched_again(tmp_path, server, monkeypatch):
         load_from_http(f'{address}/cut.pth')
     (web / 'cut.pth').write_bytes(whole)
     assert load_from_http(f'{address}/cut.pth')['w'].shape == (9999,)
+    mine = tmp_path / 'cache/hub/checkpoints/mine.pth'
+    mine.write_bytes(b'put there by hand')
+    with pytest.raises(ValueError, match='is no readable checkpoint'):
+        load_from_http(f'{address}/mine.pth')
+    assert mine.is_file()
 
 
 def test_damaged_file_is_refused_by_its_name(tmp_path):

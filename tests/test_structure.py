@@ -59,7 +59,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 12_990,
     'mmdistill_dense': 33_930,
     'tools': 2_790,
-    'tests': 51_210,
+    'tests': 51_220,
 }
 MOST_CONFIGS = 595
 

@@ -1,4 +1,4 @@
-"""Write pictures of the pages from a finished project: python -m tools.docs.pictures PROJECT PREDICTIONS."""
+"""Write pictures of the pages: python -m tools.docs.pictures PROJECT/labels.png PREDICTIONS PROJECT/report.html."""
 
 import shutil
 import subprocess
@@ -46,12 +46,12 @@ def page_of(report: Path) -> Image.Image:
         return Image.open(shot).convert('P', palette=Image.Palette.ADAPTIVE, colors=64)
 
 
-def main(project: Path, predictions: Path, out: Path = FOLDER) -> None:
-    """Write labels.png, predicted.png and report.png."""
+def main(labels: Path, predictions: Path, report: Path, out: Path = FOLDER) -> None:
+    """Write labels.png, predicted.png and report.png, of a sheet of labels, a folder of ``predict`` and a report."""
     drawn = sorted((predictions / 'drawn').rglob('*.png'))[:4]
-    labels_of(Image.open(project / 'labels.png')).quantize(64).save(out / 'labels.png', optimize=True)
+    labels_of(Image.open(labels)).quantize(64).save(out / 'labels.png', optimize=True)
     row([Image.open(path) for path in drawn]).quantize(64).save(out / 'predicted.png', optimize=True)
-    page_of(project / 'report.html').save(out / 'report.png', optimize=True)
+    page_of(report).save(out / 'report.png', optimize=True)
 
 
 if __name__ == '__main__':

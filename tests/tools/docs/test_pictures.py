@@ -31,7 +31,7 @@ def greys(file: Path) -> list[tuple[int, int, int]]:
 
 def test_four_of_each_stand_beside_each_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, 'page_of', lambda report: Image.new('P', (3, len(report.read_text()))))
-    pictures.main(project, project / 'found', project)
+    pictures.main(project / 'labels.png', project / 'found', project / 'report.html', project)
     assert greys(project / 'labels.png') == [(10 + 10 * place,) * 3 for place in range(4)]
     assert greys(project / 'predicted.png') == [(0, 40 * place, 0) for place in range(4)]
     assert Image.open(project / 'report.png').size == (3, 15)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from functools import cache
+from itertools import dropwhile
 from pathlib import Path
 from types import TracebackType
 
@@ -38,8 +39,19 @@ def known_mistake(error: BaseException) -> str:
             code = trace.tb_frame.f_code
             if code.co_filename.startswith(_PACKAGE) and code.co_code[trace.tb_lasti] == _RAISE:
                 return text_of(one)
+        if ' in DataLoader worker process ' in str(one) and (told := _of_worker(str(one))):
+            return told
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     return ''
+
+
+def _of_worker(text: str) -> str:
+    """Return the message of a ``raise`` of this package in the traceback that torch makes a worker's error of."""
+    _, _, last = text.rpartition('  File "')
+    _, line, *rest = *last.splitlines(), '', ''
+    if not last.startswith(_PACKAGE) or not line.strip().startswith('raise '):
+        return ''
+    return '\n'.join(dropwhile(lambda one: one.startswith(' '), rest)).partition(': ')[2].strip()
 
 
 def tell(mistake: str) -> None:

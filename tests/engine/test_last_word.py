@@ -6,6 +6,7 @@ from pathlib import Path
 
 import mmseg
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.config.unknown_keys import check_known
@@ -78,6 +79,28 @@ def hidden() -> None:
         check_known('key', {'wrong': 1}, ['right'])
     except TypeError:
         raise RuntimeError('another') from None
+
+
+class Broken(Dataset):
+    """A data set whose pictures end in an error: of this package, or of Python inside of it."""
+
+    def __init__(self, ours: bool) -> None:
+        self.ours = ours
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        if self.ours:
+            check_known('key', {'wrong': 1}, ['right'])
+        counted(object())
+
+
+@pytest.mark.parametrize('ours', [True, False])
+def test_what_a_reading_process_says_is_known_as_well(ours: bool) -> None:
+    error = raised(lambda: list(DataLoader(Broken(ours), num_workers=1)))
+    assert 'DataLoader worker process' in str(error)
+    assert known_mistake(error) == ("key has no option 'wrong'; known: right." if ours else '')
 
 
 def test_what_this_package_raises_is_known_and_nothing_else() -> None:

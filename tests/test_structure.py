@@ -44,7 +44,7 @@ MOST_LINES = {
     'mmdistill_dense/datasets': 900,
     'mmdistill_dense/guards': 570,
     'mmdistill_dense/config': 740,
-    'mmdistill_dense/utils': 1_380,
+    'mmdistill_dense/utils': 1_390,
     'mmdistill_dense/unlabelled': 850,
     'mmdistill_dense/pretrain': 950,
     'mmdistill_dense/foundation': 980,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 12_990,
-    'mmdistill_dense': 33_930,
+    'mmdistill_dense': 33_940,
     'tools': 2_790,
-    'tests': 51_220,
+    'tests': 51_240,
 }
 MOST_CONFIGS = 595
 

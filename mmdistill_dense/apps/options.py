@@ -160,8 +160,10 @@ def fill_report(parser: argparse.ArgumentParser) -> None:
 EXPORT = """Export a distilled student: as weights with the plain config that loads them, or as a graph.
 
 The ending of OUT selects the format: .pth and .safetensors are weights; .onnx and .pt2 (torch.export) are graphs that
-run without the mm* stack. --int8 also writes an .onnx graph with 8-bit arithmetic, and --evaluate compares the scores
-of the network and of its graphs. --backbone-only writes the weights of the backbone, where ordinary configs start.
+run without the mm* stack. --whole puts resize, normalisation and what makes the answer into the .onnx graph: it takes a
+picture as it is read, and gives a label map, or boxes, scores, labels and masks. --int8 also writes an .onnx graph with
+8-bit arithmetic, and --evaluate compares the scores of the network and of its graphs. --backbone-only writes the
+weights of the backbone, where ordinary configs start.
 """
 
 
@@ -171,6 +173,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='checkpoint of that run')
     parser.add_argument('out', help='file to write; weights get a config (.py) beside them')
     parser.add_argument('--size', nargs=2, type=counted, metavar=('H', 'W'), help='of the picture a graph is made with')
+    parser.add_argument('--whole', action='store_true', help='a graph from pictures to labels, or to boxes and masks')
     parser.add_argument(
         '--backbone-only', action='store_true', help="the backbone's weights, as its init_cfg takes them"
     )

@@ -12,11 +12,14 @@ from io import BytesIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from mmdistill_dense.apps.export.prepare import preparation
 from mmdistill_dense.config.values import plain
 from mmdistill_dense.utils.files import write_whole
 from mmdistill_dense.utils.removed import removed
@@ -33,6 +36,11 @@ def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[
     data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
     # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
     divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
+    value = before.get('pad_value', before.get('pad_val', 0))
+    try:
+        prepared = preparation(config)
+    except ValueError as error:  # pipelines of other kinds, or none
+        prepared = {'resize': None, 'pad': None, 'unknown': str(error)}
     return {
         'model': str(config.model.get('type')),
         'input': {
@@ -45,6 +53,8 @@ def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[
             'std': [float(value) for value in before.get('std') or [1.0] * 3],
             'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
             'pad_size_divisor': int(divisor),
+            'padding': {'size': (before.get('test_cfg') or {}).get('size'), 'value': float(value)},
+            **prepared,
         },
         'classes': plain(data.get('classes')),
         'palette': plain(data.get('palette')),
@@ -63,6 +73,7 @@ class Graph(nn.Module):
 
     task: str
     note: str  # what is left to do with the outputs
+    decoding: Mapping[str, Any] | None = None  # what boxes are computed by
     threshold: float | None = None  # of the sigmoid of a segmentor's single channel
 
     def __init__(self, model: nn.Module) -> None:
@@ -126,6 +137,7 @@ class DetectorGraph(Graph):
             )
         # The losses of mmdet's dense heads take what the head returns, under these names.
         self.names = list(inspect.signature(head.loss_by_feat).parameters)
+        self.decoding = _decoding(head)
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
         features = self.model.extract_feat(image)
@@ -153,6 +165,25 @@ class DetectorGraph(Graph):
 
         self.model.extract_feat = lambda image: image
         self.model.bbox_head.forward = head
+
+
+def _decoding(head: Any) -> dict[str, Any]:
+    """Return what the boxes of a dense head are computed by, in plain values."""
+    priors, coder = getattr(head, 'prior_generator', None), getattr(head, 'bbox_coder', None)
+    bases = getattr(priors, 'base_anchors', None)
+    options = {
+        key: value for key, value in vars(coder or head).items() if isinstance(value, (int, float, str, tuple, list))
+    }
+    return {
+        'strides': plain(getattr(priors, 'strides', None)),  # of each level, in width and height
+        # x1, y1, x2, y2 around column * stride and row * stride; channels are anchor by anchor
+        'anchors': None if bases is None else [base.tolist() for base in bases],
+        'offset': getattr(priors, 'offset', None),  # of a point in its cell, in strides
+        'coder': {'type': type(coder).__name__, **plain(options)} if coder else type(head).__name__,
+        'bins': getattr(head, 'reg_max', None),  # of a distribution over distances in strides
+        'scores': 'sigmoid' if getattr(head, 'use_sigmoid_cls', True) else 'softmax, the last class is the background',
+        'nms': plain(head.test_cfg),
+    }
 
 
 def graph_of(model: nn.Module) -> Graph:
@@ -187,9 +218,26 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
 
 def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
     free = {AXES[name]: torch.export.Dim.DYNAMIC for name in axes}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
         warnings.simplefilter('ignore')
         return torch.export.export(graph, (image,), dynamic_shapes=(free,) if free else None)
+
+
+_POOL = F.adaptive_avg_pool2d
+
+
+def _pooled(maps: Tensor, output_size: Any) -> Tensor:
+    """Pool to a number of places by products of matrices, so that no size of the maps becomes a constant."""
+    places = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if set(places) == {1} or None in places:
+        return _POOL(maps, output_size)
+    for axis, number in zip((2, 3), places, strict=True):
+        side, ends = maps.shape[axis], torch.arange(number + 1)[:, None]
+        at, low, high = torch.arange(side), ends[:-1] * side // number, (ends[1:] * side + number - 1) // number
+        inside = ((at >= low) & (at < high)).to(maps)
+        shares = inside / inside.sum(1, keepdim=True)
+        maps = shares @ maps if axis == 2 else maps @ shares.T
+    return maps
 
 
 WEIGHTS = ('.pth', '.safetensors')
@@ -240,10 +288,11 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     with contextlib.suppress(ValueError, KeyError):  # a file that does not describe itself
         told = read_description(path)['input']
     shape, smallest = told.get('shape', ()), told.get('smallest', (1, 1))
+    sides = slice(0, 2) if told.get('name') == 'picture' else slice(2, 4)
 
     def checked(image: Tensor) -> list[Tensor]:
         fixed = any(isinstance(size, int) and size != own for size, own in zip(shape, image.shape, strict=False))
-        if fixed or any(own < least for own, least in zip(image.shape[2:], smallest, strict=True)):
+        if fixed or any(own < least for own, least in zip(image.shape[sides], smallest, strict=True)):
             least = '' if fixed else f' from {size_text(smallest)} on'
             raise ValueError(
                 f'{str(path)!r} takes pictures of the shape {", ".join(map(str, shape))}{least}, got '
@@ -263,7 +312,8 @@ def _onnx(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # a graph that fails at a size raises its reason
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    return lambda image: [torch.from_numpy(output) for output in session.run(None, {'image': image.numpy()})]
+    name = session.get_inputs()[0].name
+    return lambda image: [torch.from_numpy(output) for output in session.run(None, {name: image.numpy()})]
 
 
 def read_description(path: str | Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
+from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.export.graphs import (
@@ -100,10 +101,11 @@ def evaluate(
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()
     spent: list[float] = []
-    data = without_workers(plain.val_dataloader)
+    data, whole = without_workers(plain.val_dataloader), False
     if graph is not None:
         run, told = open_graph(graph), read_description(graph)
-        if told['input']['shape'][0] == 1:  # takes no batch
+        whole = told['input'].get('name') == 'picture'
+        if whole or told['input']['shape'][0] == 1:  # takes no batch
             data['batch_size'] = 1
 
         def timed(image: Tensor) -> list[Tensor]:
@@ -112,15 +114,38 @@ def evaluate(
             spent.append(1000 * (time.perf_counter() - start))
             return found
 
-        graph_of(network).answer_by(timed, list(told['outputs']))
+        if not whole:
+            graph_of(network).answer_by(timed, list(told['outputs']))
     loader = Runner.build_dataloader(data)
     evaluator = Evaluator(plain.val_evaluator)
     evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
-    test_step: Any = network.test_step
+    pictures: list[Any] = []  # as they are read, before the resize that a whole graph does itself
+
+    def keep(results: dict[str, Any]) -> dict[str, Any]:
+        pictures.append(results['img'])
+        return results
+
+    def answer(batch: Any) -> list[Any]:
+        found = timed(torch.from_numpy(pictures.pop()[..., ::-1].copy()))
+        return [answered(batch['data_samples'][0], list(told['outputs']), found)]
+
+    for part in getattr(loader.dataset, 'datasets', [loader.dataset]) if whole else ():
+        part.pipeline.transforms.insert(1, keep)
+    test_step: Any = answer if whole else network.test_step
     with torch.no_grad():
         for batch in loader:
             evaluator.process(data_samples=test_step(batch), data_batch=batch)
     return evaluator.evaluate(len(loader.dataset)), median(spent) if spent else None
+
+
+def answered(sample: Any, names: Sequence[str], answer: Sequence[Tensor]) -> Any:
+    """Return a data sample with the outputs of a whole graph as its prediction."""
+    found = dict(zip(names, answer, strict=True))
+    if 'boxes' in found:
+        sample.pred_instances = InstanceData(bboxes=found.pop('boxes'), **found)
+    else:
+        sample.pred_sem_seg = PixelData(data=found['labels'][None].long())
+    return sample
 
 
 # onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
@@ -238,8 +263,7 @@ def _write(
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
     full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
-    if graph.threshold is not None:
-        full['threshold'] = graph.threshold
+    full |= {key: value for key in ('threshold', 'decoding') if (value := getattr(graph, key)) is not None}
     shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
     full['input'] = told = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
     told['pad_size_divisor'] = math.lcm(step, told['pad_size_divisor'])
@@ -395,6 +419,18 @@ def export_command(args: argparse.Namespace) -> None:
         weights, plain = export_student(config, args.checkpoint, args.out)
         print(f'weights {weights}\nconfig  {plain}')
         return
+    graphs = (_export_whole if args.whole else _export_bare)(config, args)
+    if args.evaluate:
+        for graph in (None, *graphs):
+            with errors_only():  # the evaluation logs a table of classes
+                metrics, milliseconds = evaluate(config, args.checkpoint, graph)
+            told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+            if graph is not None:
+                told += f'; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'
+            print(f'{graph.name if graph else "network"}: {told}', flush=True)
+
+
+def _export_bare(config: Config, args: argparse.Namespace) -> list[Path]:
     found = export_graph(config, args.checkpoint, args.out, args.size)
     print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
     size, smallest = (f'{height}x{width}' for height, width in (found.size, found.smallest))
@@ -410,24 +446,36 @@ def export_command(args: argparse.Namespace) -> None:
     if args.int8 is not None:
         graphs.append(quantise(config, args.checkpoint, found.path, args.int8))
         print(f'int8    {graphs[-1]}')
-    if args.evaluate:
-        for graph in (None, *graphs):
-            with errors_only():  # the evaluation logs a table of classes
-                metrics, milliseconds = evaluate(config, args.checkpoint, graph)
-            told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-            if graph is not None:
-                told += f'; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'
-            print(f'{graph.name if graph else "network"}: {told}', flush=True)
+    return graphs
+
+
+def _export_whole(config: Config, args: argparse.Namespace) -> list[Path]:
+    from mmdistill_dense.apps.export.whole import export_whole
+
+    found = export_whole(config, args.checkpoint, args.out, args.size, args.int8)
+    sizes = ', '.join(f'{height}x{width}' for height, width in found.sizes)
+    print(f'graph   {found.paths[0]}, from pictures of {"this size alone" if found.alone else "any size"} to answers')
+    print(f'equal   {found.equal:.2%} of {found.compared} {found.counted} of the network, on made pictures of {sizes}')
+    for path in found.paths[1:]:
+        print(f'int8    {path}')
+    return found.paths
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:
     """Refuse options that would have no effect, or fail after the graph is written."""
-    given = {'--size': args.size, '--int8': args.int8, '--evaluate': args.evaluate or None}
+    given = {
+        '--size': args.size,
+        '--whole': args.whole or None,
+        '--int8': args.int8,
+        '--evaluate': args.evaluate or None,
+    }
     for_graphs = [name for name, value in given.items() if value is not None]
     if for_graphs and (args.backbone_only or not is_graph(args.out)):
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
     if args.names and not args.backbone_only:
         raise ValueError(f'--names {args.names}: only with --backbone-only')
+    if args.whole and not args.out.endswith('.onnx'):
+        raise ValueError(f'--whole: a whole graph ends in .onnx, got {args.out}')
     if args.int8 is not None and (args.int8 < 1 or not args.out.endswith('.onnx')):
         raise ValueError(f'--int8 {args.int8}: give the number of pictures, at least 1, and an OUT that ends in .onnx')
     needs = {'--int8': ('train_dataloader',), '--evaluate': ('val_dataloader', 'val_evaluator')}

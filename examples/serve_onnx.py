@@ -1,0 +1,89 @@
+"""Answer for a picture by an exported graph, whole or bare: ``python serve_onnx.py student.onnx photo.jpg``.
+
+It needs onnxruntime, numpy and Pillow. Bare graphs: segmentors, and detectors whose boxes are deltas of anchors.
+"""
+
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+
+def answer(graph, file):
+    session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
+    told = json.loads(session.get_modelmeta().custom_metadata_map['mmdistill_dense'])
+    picture, names = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert('RGB')), list(told['outputs'])
+    if told['input']['name'] == 'picture':
+        return dict(zip(names, session.run(names, {'picture': picture}), strict=True))
+    pixels = prepared(picture, told['input'])
+    step, (height, width) = told['input']['pad_size_divisor'], pixels.shape[1:]
+    image = np.pad(pixels, ((0, 0), (0, -height % step), (0, -width % step)))[None].astype(np.float32)
+    outputs = dict(zip(names, session.run(names, {'image': image}), strict=True))
+    if told['task'] == 'detection':
+        return boxes(outputs, told['decoding'], (height, width), picture.shape[:2])
+    logits = resized(outputs['logits'][0, :, :height, :width].transpose(1, 2, 0), *picture.shape[:2])
+    return {'labels': logits.argmax(2)}
+
+
+def prepared(picture, told):
+    height, width = picture.shape[:2]
+    if told['resize']:
+        wide, high = told['resize']['scale']
+        ratio = min(max(wide, high) / max(height, width), min(wide, high) / min(height, width))
+        kept = int(height * ratio + 0.5), int(width * ratio + 0.5)
+        picture = np.round(resized(picture, *(kept if told['resize']['keep_ratio'] else (high, wide))))
+    picture = picture if told['channels'] == 'RGB' else picture[..., ::-1]
+    return ((picture - told['mean']) / told['std']).transpose(2, 0, 1)
+
+
+def resized(pixels, *sides):
+    for axis, side in enumerate(sides):
+        last = pixels.shape[axis] - 1
+        place = np.clip((np.arange(side) + 0.5) * (last + 1) / side - 0.5, 0, last)
+        low, share = place.astype(int), np.expand_dims(place % 1, (1, 2) if axis == 0 else (0, 2))
+        pixels = pixels.take(low, axis) * (1 - share) + pixels.take(np.minimum(low + 1, last), axis) * share
+    return pixels
+
+
+def boxes(outputs, told, size, shown):
+    found = []
+    for level, (anchors, stride) in enumerate(zip(told['anchors'], told['strides'], strict=True)):
+        scores, deltas = (outputs[f'{name}_{level}'][0].transpose(1, 2, 0) for name in ('cls_scores', 'bbox_preds'))
+        rows, columns = np.mgrid[: scores.shape[0], : scores.shape[1]]
+        shifts = np.stack([columns * stride[0], rows * stride[1]] * 2, -1)[:, :, None] + np.array(anchors)
+        scores = 1 / (1 + np.exp(-scores.reshape(shifts.size // 4, -1)))
+        place, label = np.nonzero(scores > told['nms']['score_thr'])
+        best = np.argsort(-scores[place, label])[: told['nms']['nms_pre']]
+        place, label = place[best], label[best]
+        base = shifts.reshape(-1, 4)[place]
+        delta = deltas.reshape(-1, 4)[place] * told['coder']['stds'] + told['coder']['means']
+        sides = base[:, 2:] - base[:, :2]
+        middle, half = (
+            (base[:, :2] + base[:, 2:]) / 2 + delta[:, :2] * sides,
+            sides * np.exp(np.minimum(delta[:, 2:], 4.135)) / 2,
+        )
+        corners = np.concatenate([middle - half, middle + half], 1).clip(0, [size[1], size[0]] * 2)
+        found.append(
+            np.column_stack(
+                [corners / np.tile([size[1] / shown[1], size[0] / shown[0]], 2), scores[place, label], label]
+            )
+        )
+    rest, kept = np.concatenate(found), []
+    rest = rest[np.argsort(-rest[:, 4])]
+    while len(rest) and len(kept) < told['nms']['max_per_img']:
+        kept.append(rest[0])
+        low, high = np.maximum(rest[:, :2], rest[0, :2]), np.minimum(rest[:, 2:4], rest[0, 2:4])
+        inter = (high - low).clip(0).prod(1)
+        areas = (rest[:, 2:4] - rest[:, :2]).prod(1)
+        rest = rest[
+            (inter <= told['nms']['nms']['iou_threshold'] * (areas + areas[0] - inter)) | (rest[:, 5] != rest[0, 5])
+        ]
+    kept = np.reshape(kept, (-1, 6))
+    return {'boxes': kept[:, :4], 'scores': kept[:, 4], 'labels': kept[:, 5].astype(int)}
+
+
+if __name__ == '__main__':
+    for name, value in answer(*sys.argv[1:]).items():
+        print(name, value.shape, value, sep='\n')

@@ -1,0 +1,303 @@
+"""From a network's outputs to what a user asks for: a label map, or boxes and masks in a picture's pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmcv.ops import nms, roi_align
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+_MOST = 5000  # boxes of a head without ``max_per_img``
+
+
+class Labels(nn.Module):
+    """The label map (H, W) of a picture from the logits of its prepared image, as mmseg makes it."""
+
+    names = ('labels',)
+
+    def __init__(self, network: Any, threshold: float | None) -> None:
+        super().__init__()
+        self.align, self.threshold = network.align_corners, threshold
+
+    def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        logits = maps[0][:, :, : frame.shape[2], : frame.shape[3]]
+        logits = F.interpolate(logits, shown.shape[:2], mode='bilinear', align_corners=self.align)
+        found = logits.argmax(1) if self.threshold is None else logits[:, 0].sigmoid() > self.threshold
+        return (found[0].to(torch.uint8 if logits.shape[1] <= 256 else torch.int32),)
+
+
+@torch.library.custom_op('mmdistill_dense::suppress', mutates_args=())
+def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
+    """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``. Scores of 0 and less go."""
+    valid = (scores > 0).nonzero().squeeze(1)
+    kept = valid[nms(boxes[valid], scores[valid], overlap)[1][:limit]] if len(valid) else valid
+    return F.pad(kept, (0, limit - len(kept)), value=-1)
+
+
+@suppress.register_fake
+def _(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
+    return boxes.new_empty(limit, dtype=torch.long)
+
+
+@torch.library.custom_op('mmdistill_dense::pool_regions', mutates_args=())
+def pool_regions(
+    maps: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
+) -> Tensor:
+    """Return what RoIAlign takes for each region (number of the picture, x1, y1, x2, y2) from the map of its level."""
+    found = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
+    for level, (one, scale) in enumerate(zip(maps, scales, strict=True)):
+        own = (levels == level).nonzero().squeeze(1)
+        if len(own):
+            found[own] = roi_align(one, rois[own], size, scale, sampling, 'avg', aligned)
+    return found
+
+
+@pool_regions.register_fake
+def _(maps: Any, rois: Tensor, levels: Tensor, scales: Any, size: int, sampling: int, aligned: bool) -> Tensor:
+    return rois.new_empty(len(rois), maps[0].shape[1], size, size)
+
+
+def translations() -> dict[Any, Any]:
+    """Return how ONNX writes the operations of this file."""
+    from onnxscript import opset20 as op
+
+    def ints(*values: int) -> Any:
+        return op.Constant(value_ints=list(values))
+
+    def suppressed(boxes: Any, scores: Any, overlap: float, limit: int) -> Any:
+        overlaps = op.Constant(value_floats=[overlap])
+        least = op.Constant(value_floats=[0.0])
+        boxes, scores = op.Unsqueeze(boxes, ints(0)), op.Unsqueeze(scores, ints(0, 1))
+        found = op.NonMaxSuppression(boxes, scores, ints(limit), overlaps, least)
+        kept = op.Reshape(op.Gather(found, ints(2), axis=1), ints(-1))
+        filled = op.Concat(kept, op.Expand(ints(-1), ints(limit)), axis=0)
+        return op.Slice(filled, ints(0), ints(limit))
+
+    def pooled(maps: Any, rois: Any, levels: Any, scales: Any, size: int, sampling: int, aligned: bool) -> Any:
+        boxes = op.Slice(rois, ints(1), ints(5), ints(1))
+        mode = 'half_pixel' if aligned else 'output_half_pixel'
+        channels = op.Shape(maps[0], start=1, end=2)
+        whole = op.Concat(op.Shape(rois, start=0, end=1), channels, ints(size, size), axis=0)
+        found = op.Expand(op.Constant(value_float=0.0), whole)
+        for level, (one, scale) in enumerate(zip(maps, scales, strict=True)):
+            own = op.Transpose(op.NonZero(op.Equal(levels, ints(level))))
+            regions = op.GatherND(boxes, own)
+            first = op.Expand(ints(0), op.Shape(own, start=0, end=1))
+            made = op.RoiAlign(
+                one,
+                regions,
+                first,
+                coordinate_transformation_mode=mode,
+                output_height=size,
+                output_width=size,
+                sampling_ratio=sampling,
+                spatial_scale=scale,
+            )
+            found = op.ScatterND(found, own, made)
+        return found
+
+    space = torch.ops.mmdistill_dense
+    return {space.suppress.default: suppressed, space.pool_regions.default: pooled}
+
+
+class Detections(nn.Module):
+    """``boxes`` (n, 4), ``scores``, ``labels``, perhaps ``masks`` (n, H, W), from the maps of a detector's graph.
+
+    mmdet's own methods decode; only what asks for values (thresholds, suppression, regions by level) is replaced.
+    """
+
+    def __init__(self, network: Any, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.network = network
+        self.groups = [(name, len(list(some))) for name, some in groupby(outputs, lambda one: one.rpartition('_')[0])]
+        self.two_stage = self.groups[0][0] == 'features'
+        self.masks = self.two_stage and network.roi_head.with_mask
+        self.names = ('boxes', 'scores', 'labels', *(['masks'] if self.masks else []))
+        check_known(network, self.two_stage)
+
+    def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        rest = iter(maps)
+        outputs = [[next(rest) for _ in range(levels)] for _, levels in self.groups]
+        meta = {'img_shape': frame.shape[2:], 'ori_shape': shown.shape[:2], 'scale_factor': tuple(factor)}
+        network = self.network
+        with _traceable(network, self.two_stage):
+            if self.two_stage:
+                features, *outputs = outputs
+                (found,) = network.rpn_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=False)
+                (found,) = network.roi_head.predict_bbox(
+                    features, [meta], [found], network.roi_head.test_cfg, rescale=not self.masks
+                )
+                if self.masks:
+                    (found,) = network.roi_head.predict_mask(features, [meta], [found], rescale=True)
+            else:
+                (found,) = network.bbox_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=True)
+        real = (found.scores > 0).nonzero().squeeze(1)
+        boxes, scores, labels = found.bboxes[real], found.scores[real], found.labels[real]
+        if not self.masks:
+            return boxes, scores, labels
+        boxes = boxes / torch.cat([factor, factor])
+        threshold = network.roi_head.test_cfg.mask_thr_binary
+        return boxes, scores, labels, pasted(found.masks[real], boxes, *shown.shape[:2]) >= threshold
+
+
+def pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
+    """Return masks (n, s, s) of boxes as (n, height, width): bilinear, zero outside."""
+
+    def weights(low: Tensor, high: Tensor, side: int, places: int) -> Tensor:
+        middle = torch.arange(side) + 0.5
+        at = (middle - low[:, None]) / (high - low)[:, None] * places - 0.5
+        return (1 - (at[:, :, None] - torch.arange(places)).abs()).clamp(min=0)
+
+    x1, y1, x2, y2 = boxes.unbind(1)
+    rows, columns = weights(y1, y2, height, masks.shape[1]), weights(x1, x2, width, masks.shape[2])
+    return rows @ masks @ columns.transpose(1, 2)
+
+
+def check_known(network: Any, two_stage: bool) -> None:
+    """Refuse what decides in another way than these graphs do."""
+    heads = [network.rpn_head, network.roi_head] if two_stage else [network.bbox_head]
+    for head in heads:
+        options = dict(head.test_cfg or {})
+        kind = (options.get('nms') or {}).get('type', 'nms')
+        if kind != 'nms':
+            raise ValueError(f'{type(head).__name__} suppresses boxes by {kind}: ONNX has plain suppression alone')
+        if options.get('nms_pre', 1) < 1:
+            raise ValueError(
+                f'{type(head).__name__} has nms_pre={options["nms_pre"]}: set how many candidates a level has'
+            )
+    if two_stage:
+        for layer in network.roi_head.modules():
+            if type(layer).__name__ == 'GenericRoIExtractor' or type(layer).__name__ == 'RoIPool':
+                raise ValueError(f'{type(layer).__name__} of {type(network.roi_head).__name__} is not known to ONNX')
+
+
+@contextlib.contextmanager
+def _replaced(places: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    before = [(place, name, vars(place).get(name)) for place, name, _ in places]
+    for place, name, value in places:
+        setattr(place, name, value)
+    try:
+        yield
+    finally:
+        for place, name, value in before:
+            delattr(place, name) if value is None else setattr(place, name, value)
+
+
+def _traceable(network: Any, two_stage: bool) -> Any:
+    """Let mmdet's prediction keep numbers of rows that do not depend on values."""
+    places: list[tuple[Any, str, Any]] = []
+
+    def in_modules(head: Any, **values: Any) -> None:
+        for module in {sys.modules[kind.__module__] for kind in type(head).__mro__}:
+            places.extend((module, name, value) for name, value in values.items() if name in vars(module))
+
+    dense = network.rpn_head if two_stage else network.bbox_head
+    in_modules(dense, filter_scores_and_topk=_best)
+    places.append((dense, '_bbox_post_process', partial(_settled, by_level=two_stage)))
+    if type(dense).__name__ == 'YOLOXHead':
+        places.append((dense, 'predict_by_feat', partial(_yolox, dense)))
+    if two_stage:
+        from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+
+        base = BaseDenseHead._predict_by_feat_single
+        places.append((dense, '_predict_by_feat_single', partial(base, dense)))
+        for layer in network.roi_head.modules():
+            if hasattr(layer, 'map_roi_levels'):
+                places.append((layer, 'forward', partial(_regions, layer)))
+            elif hasattr(layer, 'bbox_coder') and hasattr(layer, 'fc_cls'):
+                in_modules(layer, multiclass_nms=_multiclass, scale_boxes=_scaled)
+            elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
+                places.append((layer, '_predict_by_feat_single', partial(_small_masks, layer)))
+    return _replaced(places)
+
+
+def _best(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> tuple[Any, ...]:
+    """As mmdet's ``filter_scores_and_topk``, with ``topk`` rows; those that are too many have a score of -1."""
+    classes = scores.shape[1]
+    flat = torch.where(scores > score_thr, scores, -torch.ones(())).flatten()
+    best, index = torch.cat([flat, -torch.ones(topk)]).topk(topk)
+    keep = (index // classes).clamp(max=scores.shape[0] - 1)
+    return best, index % classes, keep, None if results is None else {k: v[keep] for k, v in results.items()}
+
+
+def _scaled(boxes: Tensor, factor: Sequence[Tensor]) -> Tensor:
+    return boxes * torch.stack([*factor, *factor])
+
+
+def _kept(boxes: Tensor, scores: Tensor, groups: Tensor, options: Mapping[str, Any], limit: int) -> tuple[Tensor, ...]:
+    """Suppress within each group, as mmcv's ``batched_nms``; return rows and scores."""
+    apart = boxes if options.get('class_agnostic') else boxes + (groups * (boxes.max() + 1))[:, None]
+    kept = suppress(apart, scores, options.get('iou_threshold', options.get('iou_thr')), limit)
+    rows = kept.clamp(min=0)
+    return rows, torch.where(kept >= 0, scores[rows], -torch.ones(()))
+
+
+def _settled(
+    results: Any, cfg: Any, rescale: bool = False, img_meta: Any = None, by_level: bool = False, **_: Any
+) -> InstanceData:
+    """As the ``_bbox_post_process`` of mmdet's dense heads and RPN, with ``max_per_img`` rows."""
+    boxes, scores = results.bboxes, results.scores
+    if rescale:
+        boxes = boxes / torch.stack([*img_meta['scale_factor']] * 2)
+    if 'score_factors' in results:
+        scores = scores * results.score_factors
+    if cfg.get('min_bbox_size', -1) >= 0:
+        large = ((boxes[:, 2:] - boxes[:, :2]) > cfg.min_bbox_size).all(1)
+        scores = torch.where(large, scores, -torch.ones(()))
+    limit = cfg.get('max_per_img', _MOST)
+    # the RPN has one class, and suppresses within each level
+    groups = torch.arange(len(boxes)) // cfg.nms_pre if by_level else results.labels
+    rows, scores = _kept(boxes, scores, groups, cfg.nms, limit)
+    return InstanceData(bboxes=boxes[rows], scores=scores, labels=results.labels[rows])
+
+
+def _yolox(self: Any, cls_scores: Any, bbox_preds: Any, objectnesses: Any, batch_img_metas: Any, **_: Any) -> Any:
+    """As the ``predict_by_feat`` of mmdet's ``YOLOXHead``, which takes boxes by their scores before suppression."""
+
+    def rows(maps: Sequence[Tensor], width: int) -> Tensor:
+        return torch.cat([one[0].permute(1, 2, 0).reshape(-1, width) for one in maps])
+
+    sizes = [one.shape[2:] for one in cls_scores]
+    priors = torch.cat(self.prior_generator.grid_priors(sizes, device='cpu', with_stride=True))
+    best, labels = rows(cls_scores, self.cls_out_channels).sigmoid().max(1)
+    scores = best * rows(objectnesses, 1)[:, 0].sigmoid()
+    scores = torch.where(scores >= self.test_cfg.score_thr, scores, -torch.ones(()))
+    boxes = self._bbox_decode(priors, rows(bbox_preds, 4)[None])[0]
+    found = InstanceData(bboxes=boxes, scores=scores, labels=labels)
+    return [_settled(found, self.test_cfg, True, batch_img_metas[0])]
+
+
+def _multiclass(boxes: Tensor, scores: Tensor, score_thr: float, nms_cfg: Any, max_num: int, **_: Any) -> Any:
+    """As mmdet's ``multiclass_nms``, with ``max_num`` rows."""
+    classes = scores.shape[1] - 1
+    groups = torch.arange(classes).expand(scores.shape[0], -1).flatten()
+    boxes = boxes.view(scores.shape[0], -1, 4).expand(-1, classes, 4).reshape(-1, 4)
+    scores = scores[:, :-1].flatten()
+    scores = torch.where(scores > score_thr, scores, -torch.ones(()))
+    rows, scores = _kept(boxes, scores, groups, nms_cfg, max_num)
+    return torch.cat([boxes[rows], scores[:, None]], 1), groups[rows]
+
+
+def _regions(self: Any, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
+    """As the ``forward`` of mmdet's ``SingleRoIExtractor``."""
+    levels = self.map_roi_levels(rois, len(feats))
+    if roi_scale_factor is not None:
+        rois = self.roi_rescale(rois, roi_scale_factor)
+    scales = [layer.spatial_scale for layer in self.roi_layers[: len(feats)]]
+    layer = self.roi_layers[0]
+    (size, _) = layer.output_size
+    return pool_regions(list(feats), rois, levels, scales, size, layer.sampling_ratio, layer.aligned)
+
+
+def _small_masks(self: Any, mask_preds: Tensor, labels: Tensor, activate_map: bool = False, **_: Any) -> Tensor:
+    """As the ``_predict_by_feat_single`` of mmdet's mask heads before it pastes them into the picture."""
+    masks = mask_preds if activate_map else mask_preds.sigmoid()
+    return masks[:, 0] if self.class_agnostic else masks[torch.arange(len(labels)), labels]

@@ -1,0 +1,127 @@
+"""From a picture to a network's input, as the test pipeline and the preprocessor of a config do it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdistill_dense.config.values import layers, tested_set, type_name
+
+
+def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``resize`` and ``pad`` of a plain config's test pipeline, each ``None`` where it has no such step.
+
+    ``resize`` has ``scale`` (width, height) and ``keep_ratio``; ``pad`` has ``size`` (width, height), ``divisor``,
+    ``square`` and ``value``. A step that these words do not say raises.
+    """
+    found: dict[str, Any] = {'resize': None, 'pad': None}
+    pipelines = [one['pipeline'] for _, one in layers(tested_set(config)) if one.get('pipeline')]
+    for step in pipelines[0] if pipelines else ():
+        name, options = type_name(step), {key: value for key, value in step.items() if key != 'type'}
+        if name == 'Resize' and not any(found.values()) and _is_plain(options):
+            scale = options['scale']
+            width, height = (scale, scale) if isinstance(scale, int) else scale
+            found['resize'] = {'scale': [width, height], 'keep_ratio': bool(options.get('keep_ratio'))}
+        elif name == 'Pad' and not found['pad'] and options.get('padding_mode', 'constant') == 'constant':
+            value = options.get('pad_val', 0)
+            value = value.get('img', 0) if isinstance(value, Mapping) else value
+            values = {*value} if isinstance(value, Sequence) else {value}
+            if len(values) > 1:
+                raise ValueError(f'Pad of the test pipeline has pad_val {value}, and not one value for all channels')
+            found['pad'] = {
+                'size': list(options['size']) if options.get('size') else None,
+                'divisor': options.get('size_divisor') or 1,
+                'square': bool(options.get('pad_to_square')),
+                'value': float(values.pop()),
+            }
+        elif not name.startswith(('Load', 'Pack')):
+            given = ', '.join(f'{key}={value!r}' for key, value in options.items())
+            known = 'known are one bilinear Resize to a scale and, after it, one Pad with a constant'
+            raise ValueError(f'the test pipeline has {name}({given}); {known}')
+    return found
+
+
+def _is_plain(options: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(options.get('scale'), (int, tuple, list))
+        and options.get('interpolation', 'bilinear') == 'bilinear'
+        and options.get('backend', 'cv2') == 'cv2'
+    )
+
+
+class Prepare(nn.Module):
+    """An RGB picture (H, W, 3) in uint8 to ``image``, ``frame``, ``factor``, ``shown``, by a description's ``input``.
+
+    ``image`` is what the network takes, ``frame`` what the pipeline gives before that (boxes end at its edges),
+    ``factor`` (2) the ratio of the resize in width and height, and ``shown`` the picture.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.told = told
+        self.order = [0, 1, 2] if told['channels'] == 'RGB' else [2, 1, 0]
+        self.register_buffer('mean', torch.tensor(told['mean']).view(1, 3, 1, 1))
+        self.register_buffer('std', torch.tensor(told['std']).view(1, 3, 1, 1))
+
+    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # sizes as tensors: float64 gives the sizes that mmcv gives
+        ones = torch.ones_like(picture[:, :, 0], dtype=torch.float64)
+        sides = torch.stack([ones[:, 0].sum(), ones[0].sum()])
+        pixels, resize, factor = picture.float(), self.told['resize'], torch.ones(2)
+        if resize:
+            scale = resize['scale']
+            target = torch.tensor(scale[::-1])
+            if resize['keep_ratio']:
+                target = (sides * torch.minimum(max(scale) / sides.max(), min(scale) / sides.min()) + 0.5).long()
+            pixels = resized(pixels, sides, target)
+            factor = (target / sides).float().flip(0)
+        frame = padded(pixels.permute(2, 0, 1)[None], self.told['pad'] or {})
+        image = (frame[:, self.order] - self.mean) / self.std
+        image = padded(image, {**self.told['padding'], 'divisor': self.told['pad_size_divisor']})
+        return image, frame, factor, picture.clone()
+
+
+def resized(pixels: Tensor, sides: Tensor, target: Tensor) -> Tensor:
+    """Resize pixels (H, W, 3) of whole numbers to ``target`` (height, width) with OpenCV's steps and roundings."""
+
+    def taps(axis: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the two neighbours of each new row or column, and their weights in 2048ths."""
+        count: Any = target[axis].item()
+        torch._check(count >= 2)  # for torch.export, which reads the size from a tensor
+        last = (sides[axis] - 1).long()
+        place = ((torch.arange(count).double() + 0.5) * (1 / (target[axis] / sides[axis])) - 0.5).float()
+        first = place.floor()
+        share = place - first
+        if axis == 1:  # of columns, OpenCV takes one neighbour beyond the edges; of rows, the same one twice
+            share = torch.where((first < 0) | (first >= last), torch.zeros(()), share)
+        units = (2048 * share).round()
+        low, high = (torch.minimum((first.long() + step).clamp(min=0), last) for step in (0, 1))
+        return low, high, 2048 - units, units
+
+    left, right, near, far = taps(1)
+    wide = pixels[:, left] * near[:, None] + pixels[:, right] * far[:, None]
+    wide = (wide / 16).floor()
+    top, low, near, far = taps(0)
+    near, far = near[:, None, None] / 65536, far[:, None, None] / 65536
+    return (((wide[top] * near).floor() + (wide[low] * far).floor() + 2) / 4).floor()
+
+
+def padded(pixels: Tensor, pad: Mapping[str, Any]) -> Tensor:
+    """Pad pixels (1, 3, H, W) at the right and lower edge."""
+    sides: list[Any] = list(pixels.shape[2:])
+    if pad.get('square'):
+        sides = [torch.sym_max(*sides)] * 2
+    if pad.get('size'):
+        sides = [torch.sym_max(own, least) for own, least in zip(sides, pad['size'][::-1], strict=True)]
+    step = pad.get('divisor') or 1
+    below, right = ((own + step - 1) // step * step - old for own, old in zip(sides, pixels.shape[2:], strict=True))
+    if step == 1 and not pad.get('square') and not pad.get('size'):
+        return pixels.clone()
+    return F.pad(pixels, (0, right, 0, below), value=pad['value'])

@@ -1,0 +1,266 @@
+"""Whole graphs answer for a picture as mmseg and mmdet do."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import mmcv
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from torch import nn
+
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.export import read_description
+from mmdistill_dense.apps.export.answer import Detections, Labels, pasted
+from mmdistill_dense.apps.export.graphs import _pooled, graph_of
+from mmdistill_dense.apps.export.prepare import Prepare, preparation
+from mmdistill_dense.apps.export.whole import _sizes, paired, picture, predicted
+from mmdistill_dense.apps.export.write_student import load_student
+from tests import toys
+
+SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
+SIZES = ((96, 128), (131, 97), (60, 200))
+
+
+def made(folder, kind, pipeline=None):
+    """A config and a checkpoint of a network whose class weights give boxes and several classes."""
+    seg = kind in toys.SEG
+    option = toys.seg_net(kind) if seg else toys.det_net(kind)
+    config = toys.run_config('x', option) if seg else toys.det_run_config('x', option)
+    pack = (
+        dict(type='PackSegInputs')
+        if seg
+        else dict(type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor'))
+    )
+    steps = pipeline or [dict(type='Resize', scale=(160, 112), keep_ratio=True)]
+    pipeline = [dict(type='LoadImageFromFile'), *steps, pack]
+    config.test_dataloader = dict(dataset=dict(pipeline=pipeline))
+    network = toys.build_plain(option, seed=3)
+    for name, part in network.named_modules():
+        if isinstance(part, (nn.Conv2d, nn.Linear)) and part.bias is not None:
+            spread = 3 if name.endswith(('cls', 'cls_score', 'conv_seg')) else 0.5 if name.endswith('reg') else 0
+            if spread:
+                nn.init.normal_(part.weight, std=spread / part.weight[0].numel() ** 0.5)
+                nn.init.zeros_(part.bias)
+    torch.save(
+        dict(state_dict=network.state_dict(), meta=dict(dataset_meta=dict(classes=['a']))), folder / 'student.pth'
+    )
+    config.dump(folder / 'student_config.py')
+    return config, folder / 'student.pth'
+
+
+def told_of(config):
+    network = Config(dict(model=config.model, test_dataloader=config.test_dataloader))
+    from mmdistill_dense.apps.export.graphs import describe
+
+    return describe(network, {}, Path(__file__))['input']
+
+
+# Before the network
+
+
+@pytest.mark.parametrize(
+    'steps',
+    [
+        [dict(type='Resize', scale=(160, 112), keep_ratio=True)],
+        [dict(type='Resize', scale=(90, 70), keep_ratio=False)],
+        [
+            dict(type='Resize', scale=(128, 128), keep_ratio=True),
+            dict(type='Pad', size=(128, 128), pad_val=dict(img=(114,) * 3)),
+        ],
+        [dict(type='Pad', size_divisor=48, pad_to_square=True)],
+        [],
+    ],
+)
+def test_a_picture_is_prepared_as_the_pipeline_does(tmp_path, steps):
+    config, checkpoint = made(tmp_path, 'retinanet', steps or [dict(type='LoadAnnotations')])
+    plain, network, _, _ = load_student(config, checkpoint)
+    prepare, kept = Prepare(told_of(plain)), []
+    network.extract_feat = lambda image: kept.append(image) or 1 / 0
+    for size in (*SIZES, (112, 160)):
+        one = picture(*size)
+        with pytest.raises(ZeroDivisionError):
+            predicted(plain, network, one)
+        image, frame, factor, _ = prepare(one)
+        expected = kept.pop()
+        assert image.shape == expected.shape
+        # OpenCV computes in whole numbers, too: one step of 255 at few pixels
+        different = (image - expected).abs() * 57
+        assert different.max() < 1.1 and (different > 0.1).float().mean() < 0.005
+        if steps and steps[0].get('keep_ratio'):
+            width, height = mmcv.rescale_size(size[::-1], steps[0]['scale'])
+            assert factor.tolist() == pytest.approx([width / size[1], height / size[0]])
+        assert frame.shape[2] <= image.shape[2] and frame.shape[3] <= image.shape[3]
+
+
+@pytest.mark.parametrize(
+    ('steps', 'told'),
+    [
+        (
+            [dict(type='Resize', scale=(9, 9), interpolation='bicubic')],
+            r"Resize\(scale=\(9, 9\), interpolation='bicubic'\)",
+        ),
+        ([dict(type='RandomFlip', prob=0.5)], r'the test pipeline has RandomFlip\(prob=0.5\); known are'),
+        ([dict(type='Pad', size=(9, 9), pad_val=(1, 2, 3))], r'pad_val \(1, 2, 3\), and not one value'),
+    ],
+)
+def test_other_steps_are_refused(steps, told):
+    config = dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'), *steps])))
+    with pytest.raises(ValueError, match=told):
+        preparation(config)
+
+
+@pytest.mark.parametrize('places', [1, 2, 3, 6, (2, 5)])
+@pytest.mark.parametrize('size', [(6, 6), (13, 7), (1, 9)])
+def test_pooling_to_places_is_that_of_torch(places, size):
+    maps = torch.randn(2, 3, *size)
+    torch.testing.assert_close(_pooled(maps, places), F.adaptive_avg_pool2d(maps, places))
+
+
+# Behind it
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'gfl', 'atss', 'fcos', 'faster_rcnn', 'mask_rcnn', 'cascade_mask_rcnn'])
+def test_boxes_are_those_of_mmdet(tmp_path, kind):
+    config, checkpoint = made(tmp_path, kind)
+    plain, network, _, _ = load_student(config, checkpoint)
+    graph, prepare = graph_of(network.eval()), Prepare(told_of(plain))
+    number = 0
+    for size in SIZES:
+        one = picture(*size)
+        expected = predicted(plain, network, one).pred_instances
+        with torch.no_grad():
+            image, *between = prepare(one)
+            maps = graph.named(image)
+            answer = Detections(network, list(maps))(*between, *maps.values())
+        assert paired(expected, answer) == len(expected) == len(answer[0])
+        assert len(answer) == (4 if 'mask' in kind else 3)
+        number += len(expected)
+    assert number > 20
+    again = predicted(plain, network, one).pred_instances
+    assert torch.equal(again.bboxes, expected.bboxes), 'mmdet is as it was'
+
+
+def test_labels_are_those_of_mmseg(tmp_path):
+    config, checkpoint = made(tmp_path, 'pspnet')
+    plain, network, _, _ = load_student(config, checkpoint)
+    graph, prepare = graph_of(network.eval()), Prepare(told_of(plain))
+    for size in SIZES:
+        one = picture(*size)
+        expected = predicted(plain, network, one).pred_sem_seg.data[0]
+        with torch.no_grad():
+            image, *between = prepare(one)
+            (labels,) = Labels(network, None)(*between, *graph.named(image).values())
+        assert labels.dtype == torch.uint8 and labels.shape == expected.shape and len(expected.unique()) > 1
+        assert (labels == expected).float().mean() > 0.999
+
+
+def test_a_mask_is_pasted_where_its_box_is():
+    masks = pasted(torch.ones(1, 4, 4), torch.tensor([[2.0, 3.0, 10.0, 7.0]]), 12, 14) > 0.5
+    assert masks[0].nonzero().amin(0).tolist() == [3, 2] and masks[0].nonzero().amax(0).tolist() == [6, 9]
+
+
+def test_pairs_need_the_label_the_place_and_the_score():
+    from mmengine.structures import InstanceData
+
+    boxes = torch.tensor([[0.0, 0, 100, 100], [0, 0, 50, 50]])
+    expected = InstanceData(bboxes=boxes, scores=torch.tensor([0.9, 0.5]), labels=torch.tensor([0, 1]))
+    same = [boxes.flip(0), expected.scores.flip(0), expected.labels.flip(0)]
+    assert paired(expected, same) == 2
+    assert paired(expected, [same[0] + torch.tensor([0, 0, 0, 3.0]), *same[1:]]) == 0
+    assert paired(expected, [same[0], same[1] + 0.01, same[2]]) == 0
+    assert paired(expected, [*same[:2], torch.tensor([1, 1])]) == 1
+    twice = [boxes[[0, 0]], expected.scores[[0, 0]], expected.labels[[0, 0]]]
+    assert paired(expected, twice) == 1, 'each counts once'
+
+
+def test_heads_that_decide_otherwise_are_refused(tmp_path):
+    config, checkpoint = made(tmp_path, 'retinanet')
+    _, network, _, _ = load_student(config, checkpoint)
+    network.bbox_head.test_cfg.nms.type = 'soft_nms'
+    with pytest.raises(ValueError, match='RetinaHead suppresses boxes by soft_nms: ONNX has plain suppression alone'):
+        Detections(network, ['cls_scores_0'])
+    network.bbox_head.test_cfg.nms.type = 'nms'
+    network.bbox_head.test_cfg.nms_pre = -1
+    with pytest.raises(ValueError, match='RetinaHead has nms_pre=-1: set how many candidates'):
+        Detections(network, ['cls_scores_0'])
+
+
+def test_only_onnx_can_be_whole(tmp_path, capsys):
+    made(tmp_path, 'fcn')
+    words = [
+        'export',
+        str(tmp_path / 'student_config.py'),
+        str(tmp_path / 'student.pth'),
+        str(tmp_path / 's.pt2'),
+        '--whole',
+    ]
+    assert main(words) == 2
+    assert '--whole: a whole graph ends in .onnx' in capsys.readouterr().err
+
+
+# The file, by itself
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('kind', ['pspnet', 'retinanet', 'mask_rcnn'])
+def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind, capsys):
+    """The example reads a file, for the whole graph and (without masks) for the bare one."""
+    config, checkpoint = made(tmp_path, kind)
+    plain, network, _, _ = load_student(config, checkpoint)
+    one = picture(117, 150)
+    mmcv.imwrite(one.numpy()[..., ::-1].copy(), str(tmp_path / 'photo.png'))
+    expected = predicted(plain, network.eval(), one)
+    words = [
+        'export',
+        str(tmp_path / 'student_config.py'),
+        str(checkpoint),
+        str(tmp_path / 'whole.onnx'),
+        '--size',
+        '96',
+        '128',
+    ]
+    assert main([*words, '--whole']) == 0
+    assert 'from pictures of any size to answers\nequal   ' in capsys.readouterr().out
+    told = read_description(tmp_path / 'whole.onnx')
+    assert told['tried']['pictures'] == _sizes((96, 128), False) and told['tried']['equal'] > 0.99
+    assert told['input']['shape'] == ['height', 'width', 3] and told['network']['resize']['scale'] == [160, 112]
+    graphs = ['whole.onnx']
+    if kind != 'mask_rcnn':
+        words[3] = str(tmp_path / 'bare.onnx')
+        assert main(words) == 0
+        graphs.append('bare.onnx')
+    for graph in graphs:
+        found = served(tmp_path, graph)
+        if kind == 'pspnet':
+            assert (found[0] == expected.pred_sem_seg.data[0].numpy()).mean() > (0.999 if 'whole' in graph else 0.98)
+        else:
+            number = paired(expected.pred_instances, [torch.as_tensor(value) for value in found], score=1e-3)
+            assert number >= (0.99 if 'whole' in graph else 0.9) * len(expected.pred_instances) > 5
+
+
+def served(folder, graph):
+    """What the example finds, with the imports of everything else blocked."""
+    code = (
+        'import sys, runpy, numpy as np\n'
+        'for name in ("torch", "mmcv", "mmengine", "mmseg", "mmdet", "cv2", "mmdistill_dense"): sys.modules[name] = None\n'
+        f'found = runpy.run_path({str(SERVE)!r})["answer"]({str(folder / graph)!r}, {str(folder / "photo.png")!r})\n'
+        f'np.savez({str(folder / "found.npz")!r}, *found.values())'
+    )
+    subprocess.run([sys.executable, '-c', code], check=True)
+    with np.load(folder / 'found.npz') as found:
+        return [found[name] for name in found.files]
+
+
+def test_the_description_says_how_boxes_are_computed(tmp_path):
+    config, checkpoint = made(tmp_path, 'retinanet')
+    _, network, _, _ = load_student(config, checkpoint)
+    told = json.loads(json.dumps(graph_of(network).decoding))
+    assert told['strides'] == [[8, 8], [16, 16], [32, 32], [64, 64], [128, 128]]
+    assert len(told['anchors']) == 5 and len(told['anchors'][0]) == 9 and len(told['anchors'][0][0]) == 4
+    assert told['coder']['type'] == 'DeltaXYWHBBoxCoder' and told['coder']['stds'] == [1.0, 1.0, 1.0, 1.0]
+    assert told['scores'] == 'sigmoid' and told['nms']['nms']['iou_threshold'] == 0.5

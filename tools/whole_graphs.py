@@ -89,8 +89,10 @@ def network_of(config: Config) -> Any:
             if any(word in name.rpartition('head')[2] for word in ('cls', 'conv_seg')) and part.bias is not None:
                 nn.init.normal_(part.weight, std=3 / part.weight[0].numel() ** 0.5)
                 nn.init.zeros_(part.bias)
-            elif '.rtm_reg' in name:  # distances, which are positive where a network is trained
-                nn.init.constant_(part.bias, 2.0)
+            elif (
+                '.rtm_reg' in name and part.bias is not None
+            ):  # distances, which are positive where a network is trained
+                part.bias.data.fill_(2.0)
             elif 'head' in name and name.endswith('reg'):
                 nn.init.normal_(part.weight, std=0.5 / part.weight[0].numel() ** 0.5)
         elif isinstance(part, nn.BatchNorm2d):

@@ -141,19 +141,19 @@ class TwoStrides(FixedSize):
 
 @MODELS.register_module()
 class Pooled(FixedSize):
-    """A segmentor that pools to 3x3 places, as pyramid pooling does; a graph may keep those of one size."""
+    """A segmentor that pools to 3x3 places, as pyramid pooling does."""
 
     def encode_decode(self, inputs: Tensor, metas: list) -> Tensor:
         return inputs + F.interpolate(F.adaptive_avg_pool2d(inputs, 3), size=inputs.shape[2:])
 
 
 @pytest.mark.soak
-def test_a_graph_that_pools_to_places_takes_one_size(tmp_path):
+def test_a_graph_that_pools_to_places_takes_any_size(tmp_path):
     torch.save(dict(state_dict=Pooled().state_dict()), tmp_path / 'c.pth')
     config = Config(dict(default_scope='mmengine', model=dict(type='Pooled')))
     found = export_graph(config, tmp_path / 'c.pth', tmp_path / 's.onnx', (32, 48))
     told = read_description(found.path)['input']
-    assert found.axes == ['batch'] and told['shape'] == ['batch', 3, 32, 48] and told['smallest'] == [32, 48]
+    assert told['shape'] == ['batch', 3, 'height', 'width'] and told['smallest'] == [16, 24]
 
 
 @pytest.mark.parametrize('step', [1, 32])

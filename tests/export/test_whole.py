@@ -201,6 +201,9 @@ def test_only_onnx_can_be_whole(tmp_path, capsys):
     ]
     assert main(words) == 2
     assert '--whole: a whole graph ends in .onnx' in capsys.readouterr().err
+    words[3] = str(tmp_path / 's.onnx')
+    assert main([*words, '--cfg-options', 'model.student.test_cfg.mode=slide']) == 2
+    assert "test_cfg.mode='slide' predicts by windows" in capsys.readouterr().err
 
 
 # The file, by itself
@@ -245,10 +248,12 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
 
 def served(folder, graph):
     """What the example finds, with the imports of everything else blocked."""
+    others = ('torch', 'mmcv', 'mmengine', 'mmseg', 'mmdet', 'cv2', 'mmdistill_dense')
     code = (
         'import sys, runpy, numpy as np\n'
-        'for name in ("torch", "mmcv", "mmengine", "mmseg", "mmdet", "cv2", "mmdistill_dense"): sys.modules[name] = None\n'
-        f'found = runpy.run_path({str(SERVE)!r})["answer"]({str(folder / graph)!r}, {str(folder / "photo.png")!r})\n'
+        f'for name in {others}: sys.modules[name] = None\n'
+        f'answer = runpy.run_path({str(SERVE)!r})["answer"]\n'
+        f'found = answer({str(folder / graph)!r}, {str(folder / "photo.png")!r})\n'
         f'np.savez({str(folder / "found.npz")!r}, *found.values())'
     )
     subprocess.run([sys.executable, '-c', code], check=True)

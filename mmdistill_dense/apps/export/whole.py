@@ -60,6 +60,10 @@ def export_whole(
         check_spared(one, checkpoint)
     plain, network, _, _ = load_student(config, checkpoint)
     preparation(plain)
+    if (plain.model.get('test_cfg') or {}).get('mode') == 'slide':
+        raise ValueError(
+            "test_cfg.mode='slide' predicts by windows, a whole graph at once: set mode='whole', and measure it."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         inner = export_graph(config, checkpoint, Path(folder, 'network.onnx'), size)

@@ -180,7 +180,7 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only')
     parser.add_argument('--int8', type=int, metavar='N', help='also OUT.int8.onnx, calibrated on N training pictures')
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graphs on validation data')
-    parser.set_defaults(run=later('export.write_student:export_command'))
+    parser.set_defaults(run=later('export.cli:export_command'))
 
 
 EXIT_CODES = 'Exit code: 0 when training would work, 1 for warnings with --strict, 2 for an error.'

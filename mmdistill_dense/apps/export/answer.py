@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmcv.ops import nms, roi_align
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -37,6 +36,8 @@ class Labels(nn.Module):
 @torch.library.custom_op('mmdistill_dense::suppress', mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
     """Return the numbers of the boxes that stay, best first, then -1 up to ``limit``. Scores of 0 and less go."""
+    from mmcv.ops import nms  # which mmcv-lite has not; segmentors need none
+
     valid = (scores > 0).nonzero().squeeze(1)
     kept = valid[nms(boxes[valid], scores[valid], overlap)[1][:limit]] if len(valid) else valid
     return F.pad(kept, (0, limit - len(kept)), value=-1)
@@ -52,6 +53,8 @@ def pool_regions(
     maps: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
 ) -> Tensor:
     """Return what RoIAlign takes for each region (number of the picture, x1, y1, x2, y2) from the map of its level."""
+    from mmcv.ops import roi_align
+
     found = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
     for level, (one, scale) in enumerate(zip(maps, scales, strict=True)):
         own = (levels == level).nonzero().squeeze(1)

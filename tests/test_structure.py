@@ -53,13 +53,13 @@ MOST_LINES = {
     'mmdistill_dense/apps/check': 1_920,
     'mmdistill_dense/apps/report': 1_200,
     'mmdistill_dense/apps/inspect': 620,
-    'mmdistill_dense/apps/export': 930,
+    'mmdistill_dense/apps/export': 1_700,
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 12_990,
-    'mmdistill_dense': 33_940,
-    'tools': 2_790,
-    'tests': 51_240,
+    'mmdistill_dense/apps': 13_770,
+    'mmdistill_dense': 34_720,
+    'tools': 2_950,
+    'tests': 51_510,
 }
 MOST_CONFIGS = 595
 

@@ -267,7 +267,7 @@ CASES: list[Case] = [
     ]),
     *of(exports.roboflow_masks, 'seg', [
         (text('_classes.csv', '3, leaf', ''), r'_classes.csv: 3 names .*but the label images have the values'),
-        (text('_classes.csv', '3, leaf', '7, leaf'), r'_classes.csv: its lines are not "value, name"'),
+        (text('_classes.csv', '3, leaf', '7, leaf'), r'_classes.csv: its lines are not a number and a name'),
     ]),
 ]  # fmt: skip
 

@@ -378,7 +378,9 @@ def test_numbers_before_names_are_no_part_of_them(tmp_path: Path) -> None:
     (tmp_path / 'classes.txt').write_text('2, red\n0\tground\n1. tall leaf\n')
     assert find_seg_data(tmp_path).classes == ('ground', 'tall leaf', 'red')
     (tmp_path / 'classes.txt').write_text('1 ground\n2 red\n3 green\n')
-    with pytest.raises(ValueError, match='each line begins with a number, but they are not 0 to 2, once each'):
+    with pytest.raises(
+        ValueError, match='its lines are not a number and a name, with the numbers 0, 1, 2, …, once each'
+    ):
         find_seg_data(tmp_path)
 
 

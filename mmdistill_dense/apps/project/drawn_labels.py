@@ -122,7 +122,8 @@ def objects_drawing(
                 told = f'{one.picture} has a box without a polygon or mask ({bare[0]["bbox"]})'
                 raise ValueError(f'--data: {told}. Outline every object; boxes alone are for networks of mmdet::.')
             jobs.append(Job(place, partial(paint, one, numbers, empty)))
-            digest.update(repr((place, one.size, one.objects)).encode())
+        split = data.splits[part]
+        digest.update(split.content.encode() if split.content else (data.root / split.labels).read_bytes())
         drawn_now = evenly(jobs[-len(pictures) :], label_values.COUNTED)
         seen[part] = sorted({value for job in drawn_now for value in values.add(Path(job.target), job.make())})
     label_values.check_several(data.root, values)

@@ -164,13 +164,13 @@ def name_classes(
     """
     names, source = tuple(given), '--classes'
     if not names and (root / LIST).is_file():
-        names, source = _listed(root / LIST), f'--data: {root / LIST}'
+        names, source = _names_in(root / LIST), f'--data: {root / LIST}'
     if not names:  # Roboflow's list lies in the folder itself, else in each part's folder
         files = [root / CSV] if (root / CSV).is_file() else sorted(root.glob(f'*/{CSV}'))
-        if different := [file for file in files if _valued(file) != _valued(files[0])]:
+        if different := [file for file in files if _names_in(file) != _names_in(files[0])]:
             raise ValueError(f'--data: {different[0]} names other classes than {files[0]}. Keep the one that is right.')
         if files:
-            names, source = _valued(files[0]), f'--data: {files[0]}'
+            names, source = _names_in(files[0]), f'--data: {files[0]}'
     if not names and found.palette and (listed := colours())[0]:
         names, source = found.named_by_palette(*listed), f'--data: {listed[1]}'
         notes.append(f'classes named by the palette of the label images, from {listed[1]}')
@@ -226,27 +226,20 @@ def _check_ignored(root: Path, found: Values, notes: list[str]) -> None:
         raise ValueError(f'--data {root}: {told}, and none holds both. So 1 and {IGNORED} seem one class: {advice}.')
 
 
-def _listed(path: Path) -> tuple[str, ...]:
-    """Return the names in a file in the order of the numbers before them, or else of the lines."""
-    lines = lines_of(path)
-    parts = [line.split(maxsplit=1) for line in lines]
-    if not all(len(part) == 2 and part[0].rstrip(':.,').isdecimal() for part in parts):
+def _names_in(path: Path) -> tuple[str, ...]:
+    """Return the names in a file in the order of the numbers before them, else, but for a table, of the lines."""
+    lines, table = lines_of(path), path.suffix == '.csv'
+    rows = list(csv.reader(lines)) if table else [line.split(maxsplit=1) for line in lines]
+    numbered = [(row[0].strip().rstrip(':.,'), row[1].strip()) for row in rows if len(row) == 2]
+    numbered = [(number, name) for number, name in numbered if number.isdecimal()]  # not the titles of a table
+    if not table and len(numbered) < len(lines):
         return tuple(lines)
-    found = {int(number.rstrip(':.,')): name for number, name in parts}
-    if sorted(found) != list(range(len(lines))):
-        told = f'each line begins with a number, but they are not 0 to {len(lines) - 1}, once each'
+    found = {int(number): name for number, name in numbered}
+    if not found or sorted(found) != list(range(len(numbered))):
+        told = 'its lines are not a number and a name, with the numbers 0, 1, 2, …, once each'
         advice = 'Number them so, or write names alone in the order of the values. Names with numbers go to --classes'
         raise ValueError(f'--data: {path}: {told}. {advice}.')
-    return tuple(found[number] for number in range(len(lines)))
-
-
-def _valued(path: Path) -> tuple[str, ...]:
-    """Return the names in a list of values and names, in the order of the values from 0."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines_of(path))]
-    found = {row[0]: row[1] for row in rows if len(row) == 2 and row[0].isdigit()}
-    if list(found) != [str(value) for value in range(len(found))] or not found:
-        raise ValueError(f'--data: {path}: its lines are not "value, name" with the values 0, 1, 2, … in this order.')
-    return tuple(found.values())
+    return tuple(found[number] for number in range(len(found)))
 
 
 def made_up_names(values: Iterable[int]) -> tuple[str, ...]:

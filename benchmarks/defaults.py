@@ -1,0 +1,159 @@
+"""Is a student that `new` lets a teacher teach better than the best one without a teacher, on pairs that nobody tuned?
+
+    python benchmarks/defaults.py projects benchmarks/pairs/defaults_seg.yaml DIR   # then `mmdistill run DIR/PAIR`
+    python benchmarks/defaults.py table DIR/*/suite.yaml                            # of finished ones
+    python benchmarks/defaults.py null docs/results/camvid*.csv                     # how often chance alone says yes
+
+Of each pair the best control and the best rate of the method are chosen on val, and the gain is read on test, seed by
+seed. A pair counts once: the interval of the mean is Student's t over the pairs' gains, which is that of a
+random-effects model whose pairs are known equally well. With three seeds, weights by their own spread would be noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import yaml
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tools/, which is no installed package
+
+from mmdistill_dense.__main__ import main as command
+from mmdistill_dense.apps.suite.definition import is_control, load
+from mmdistill_dense.apps.suite.rows import Gain, paired_gain
+from mmdistill_dense.utils.files import write_text
+from tools.docs.check_results import read_scores
+
+Runs = Mapping[int, tuple[float, float]]  # val and test of each seed, in percent
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read the command line, and print."""
+    parser = argparse.ArgumentParser(prog='defaults.py', description=str(__doc__).split('\n')[0])
+    modes = parser.add_subparsers(required=True)
+    projects = modes.add_parser(
+        'projects', help='write a project of each pair, as `new` does, with further rates and seeds'
+    )
+    projects.add_argument('file', type=Path, help='defaults_….yaml')
+    projects.add_argument('out', type=Path, help='folder of the projects')
+    projects.set_defaults(run=lambda args: write_projects(args.file, args.out))
+    table = modes.add_parser('table', help='a line for each pair, and the mean')
+    table.add_argument('file', type=Path, nargs='+', help='suite.yaml of a finished project')
+    table.set_defaults(run=lambda args: print(as_markdown({one.parent.name: _of_suite(one) for one in args.file})))
+    null = modes.add_parser('null', help='the same procedure on copies of the control')
+    null.add_argument('file', type=Path, nargs='+', help='scores.csv of suites: their spreads over seeds are drawn')
+    for name, default in (('pairs', 6), ('seeds', 3), ('rounds', 2000)):
+        null.add_argument(f'--{name}', type=int, default=default)
+    null.set_defaults(run=lambda args: print(told_of_chance(args.file, args.pairs, args.seeds, args.rounds)))
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except (OSError, ValueError) as error:
+        sys.exit(f'{type(error).__name__}: {error}')
+
+
+def write_projects(file: Path, out: Path) -> None:
+    """Let ``new`` write a project of each pair, and add the rows and seeds of the definition to its suite."""
+    told = yaml.safe_load(file.read_text(encoding='utf-8'))
+    for name, own in told['pairs'].items():
+        options = {**told['all'], **own, 'data': Path(os.environ['MMDISTILL_DATA'], own['data']), 'out': out / name}
+        words = [
+            [f'--{key}', *(map(str, value) if isinstance(value, list) else [str(value)])]
+            for key, value in options.items()
+        ]
+        if command(['new', *chain.from_iterable(words)]):
+            raise ValueError(f'{file}: pairs.{name}: `new` refuses it, see above')
+        suite = yaml.safe_load((out / name / 'suite.yaml').read_text(encoding='utf-8'))
+        method, row = next((key, row) for key, row in suite['methods'].items() if not is_control(key))
+        for rate in told['rates']:
+            suite['methods'] |= {f'control_x{rate}': {'rate': rate}, f'{method}_x{rate}': {**row, 'rate': rate}}
+        write_text(out / name / 'suite.yaml', yaml.safe_dump({**suite, 'seeds': told['seeds']}, sort_keys=False))
+
+
+def scores_of(file: Path) -> dict[str, Runs]:
+    """Return val and test of each row of a ``scores.csv``, by seed; the teacher is left out."""
+    found: dict[str, Runs] = {}
+    for name, runs in read_scores(file).items():
+        val = [one['metrics']['val'] for one in runs.values()]
+        metric = next(key for key in ('mIoU', 'coco/segm_mAP', 'coco/bbox_mAP') if key in val[0])
+        factor = 1 if metric == 'mIoU' else 100
+        if name != 'teacher':
+            found[name] = {seed: (factor * one['metrics']['val'][metric], one['score']) for seed, one in runs.items()}
+    return found
+
+
+def _of_suite(path: Path) -> Gain:
+    definition = load(path)
+    rows = scores_of(definition.out / 'scores.csv')
+    if short := [name for name in ('control', *definition.methods) if rows.get(name, {}).keys() < {*definition.seeds}]:
+        raise ValueError(f'{path}: {", ".join(short)} has not finished all seeds; `mmdistill suite run {path}` does.')
+    return gain_of([rows[name] for name in rows if is_control(name)], [rows[name] for name in definition.taught])
+
+
+def gain_of(controls: Sequence[Runs], taught: Sequence[Runs]) -> Gain:
+    """Return the gain on test, by seed, of the row that is best on val over the control that is best on val."""
+    best = [max(rows, key=lambda runs: fmean(val for val, _ in runs.values())) for rows in (taught, controls)]
+    own, alone = ({seed: test for seed, (_, test) in runs.items()} for runs in best)
+    found = paired_gain(own, alone)
+    if found is None:
+        raise ValueError('no seed of the method is one of the control')
+    return found
+
+
+def mean_of(gains: Sequence[float]) -> Gain:
+    """Return the mean over pairs with its interval."""
+    found = paired_gain(dict(enumerate(gains)), dict.fromkeys(range(len(gains)), 0.0))
+    assert found is not None
+    return found
+
+
+def as_markdown(gains: Mapping[str, Gain]) -> str:
+    """Return the table of the pairs, with their mean below."""
+    lines = ['| pair | seeds | gain over the better control [95 % interval] |', '|---|--:|--:|']
+    lines += [f'| {name} | {one.n} | {_told(one)} |' for name, one in gains.items()]
+    mean = mean_of([one.mean for one in gains.values()])
+    return '\n'.join([*lines, f'| **mean of {mean.n} pairs** | | {_told(mean)} |'])
+
+
+def _told(gain: Gain) -> str:
+    return f'{gain.mean:+.2f}' + ('' if gain.low is None else f' [{gain.low:+.2f}, {gain.high:+.2f}]')
+
+
+def told_of_chance(files: Sequence[Path], pairs: int, seeds: int, rounds: int) -> str:
+    """Simulate pairs whose method is a copy of the control, and return how often the mean's interval leaves 0 out.
+
+    Val and test of a run differ from their row's mean as drawn from the suites; the second rate of a pair is better or
+    worse, by 2 points on average, for control and method alike.
+    """
+    rng, spreads = np.random.default_rng(0), list[np.ndarray]()
+    for rows in map(scores_of, files):
+        own = [np.array([*runs.values()]) for runs in rows.values() if len(runs) > 1]
+        spreads.append(np.concatenate([(one - one.mean(0)) * (len(one) / (len(one) - 1)) ** 0.5 for one in own]))
+
+    def row(spread: np.ndarray, level: float) -> Runs:
+        return {seed: (level + val, level + test) for seed, (val, test) in enumerate(rng.choice(spread, seeds))}
+
+    found = np.empty((rounds, 3))  # low end, mean and high end of each round's interval
+    for place in range(rounds):
+        gains = []
+        for _ in range(pairs):
+            spread, levels = spreads[rng.integers(len(spreads))], (0.0, rng.normal(0, 2 * (np.pi / 2) ** 0.5))
+            controls, taught = ([row(spread, level) for level in levels] for _ in range(2))
+            gains.append(gain_of(controls, taught).mean)
+        one = mean_of(gains)
+        found[place] = one.low or 0.0, one.mean, one.high or 0.0
+    low, mean, high = found.T
+    return (
+        f'{rounds} times {pairs} pairs of {seeds} seeds without any effect: yes {(low > 0).mean():.1%}, '
+        f'no {(high < 0).mean():.1%}; mean gain {mean.mean():+.2f}, interval ± {(high - mean).mean():.2f}'
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -14,7 +14,7 @@ import torch
 import yapf.yapflib.yapf_api
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, weight_init
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
@@ -24,6 +24,8 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.shapes import CLASSES, paint
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import to_device
+from mmdistill_dense.model import build as model_build
+from mmdistill_dense.networks import teacher as teacher_module
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -67,12 +69,47 @@ def _shapes_of_norm(inputs: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tens
     return torch.empty_like(inputs), inputs.new_empty(channels), inputs.new_empty(channels)
 
 
+def _trace_pairs_once() -> None:
+    """Let this process trace each pair of networks once: a pass finds shapes, which go by the options."""
+    build, plain, found = model_build.build_network, model_build.trace_pair, {}
+
+    def named(option: Any, *args: Any, **kwargs: Any) -> nn.Module:
+        network = build(option, *args, **kwargs)
+        network.made_of = f'{type(network)} {option.scope} {option.model!r}'
+        return network
+
+    def trace(student: nn.Module, taps: Any, teachers: Mapping[str, Any], size: Any) -> Any:
+        made_of, scope = getattr(student, 'made_of', None), DefaultScope.get_current_instance().scope_name
+        sides = [(name, option, [*map(str, own)]) for name, (option, own) in teachers.items()]
+        key = repr((made_of, [*map(str, taps)], sides, size, scope))
+        if made_of is None or key not in found:
+            found[key] = plain(student, taps, teachers, size)
+        return copy.deepcopy(found[key])
+
+    model_build.build_network, model_build.trace_pair = named, trace
+
+
+def _read_teachers_once() -> None:
+    """Let this process read each file of a teacher once, unless it changes; its tensors are copied into networks."""
+    plain = teacher_module.read_checkpoint
+    read = functools.lru_cache(64)(lambda path, *_: plain(path))
+
+    def copied(path: Path) -> dict[str, Any]:
+        found = os.stat(path)
+        return dict(read(path, found.st_mtime_ns, found.st_size, found.st_ino))
+
+    teacher_module.read_checkpoint = copied
+
+
 _read_zoo_configs_once()
+_trace_pairs_once()
+_read_teachers_once()
 _META = torch.library.Library('aten', 'IMPL', 'Meta')
 _META.impl('native_batch_norm', _shapes_of_norm)
 # mmengine prints each config prettily, and logs how each weight began: most of the time of a short run.
 yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
 BaseModule._dump_init_info = lambda self, *_: None
+weight_init.update_init_info = lambda *_, **__: None
 
 
 def put_files_in(folder: Path) -> None:

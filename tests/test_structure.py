@@ -59,7 +59,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 13_770,
     'mmdistill_dense': 34_720,
     'tools': 2_950,
-    'tests': 51_600,
+    'tests': 51_620,
 }
 MOST_CONFIGS = 595
 

@@ -108,9 +108,11 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     (block,) = (block for block in blocks('python') if block.file == 'energy.py')
     (tmp_path / 'energy.py').write_text(block.text, encoding='utf-8')
     monkeypatch.syspath_prepend(tmp_path)
-    DISTILLERS.module_dict.pop('Energy', None)
+    for name in ('Energy', 'LabelledEnergy'):
+        DISTILLERS.module_dict.pop(name, None)
     yield
-    DISTILLERS.module_dict.pop('Energy', None)
+    for name in ('Energy', 'LabelledEnergy'):
+        DISTILLERS.module_dict.pop(name, None)
     sys.modules.pop('energy', None)
 
 

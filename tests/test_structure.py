@@ -23,7 +23,7 @@ LAYERS = (
     ('weights',),
     ('guards', 'networks'),
     ('distillers',),
-    ('model', 'engine'),
+    ('model', 'engine', 'testing'),
     ('unlabelled', 'foundation', 'pretrain'),
     ('apps.options', 'apps.recipes', 'apps.export', 'apps.commands', 'apps.inspect'),
     ('apps.check', 'apps.suite'),

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import numpy as np
+import torch
+from PIL import Image
 from torch import Tensor
 
 from mmdistill_dense.registry import DATASETS
@@ -69,6 +72,8 @@ class RootCheck:
                 f'would be {missing[0]!r} ({", ".join(f"{name}={value!r}" for name, value in endings.items())}); there '
                 f'are {_some_names(labels)}.{self.also}'
             )
+        if looked_at and (fault := _first_label_fault(file := looked_at[0]['seg_map_path'], self)):
+            raise ValueError(f'{type(self).__name__}: {file} {fault}{self.also}')
         return found
 
     def prepare_data(self, idx: int) -> Any:
@@ -113,14 +118,31 @@ def _label_fault(results: Any, dataset: Any) -> str:
                 f'do not fit: after the pipeline the picture has {tuple(shown)} pixels, its label {tuple(drawn)}; a '
                 'label has the size of its picture, and one channel.'
             )
+    return _no_classes(label.data, dataset)
+
+
+def _no_classes(labels: Tensor, dataset: Any) -> str:
     ignored, classes = getattr(dataset, 'ignore_index', None), dataset.metainfo.get('classes')  # mmdet ignores none
-    values = label.data.masked_fill(label.data == ignored, 0) if classes and ignored is not None else label.data[:0]
+    values = labels.masked_fill(labels == ignored, 0) if classes and ignored is not None else labels[:0]
     if not values.numel() or int(values.max()) < len(classes):
         return ''
     return (
         f'has the labels {some(values[values >= len(classes)].unique().tolist())}, but metainfo.classes has '
         f'{len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored. Name the others, or change them.'
     )
+
+
+def _first_label_fault(file: str, dataset: Any) -> str:
+    """Say which values of a label image are no classes, as it will be loaded, before any network is."""
+    try:
+        with Image.open(file) as image:
+            values = torch.from_numpy(np.array(image)).unique().long()
+    except (OSError, SyntaxError, TypeError):  # told with its picture, when it is read for training
+        return ''
+    if dataset.reduce_zero_label:
+        values = torch.where(values % 255 == 0, 255, values - 1)
+    known: dict[int, int] = dataset.label_map or {}
+    return _no_classes(torch.tensor([known.get(value, value) for value in values.tolist()]), dataset)
 
 
 @DATASETS.register_module()
@@ -158,6 +180,8 @@ class PascalVOCDataset(RootCheck, _PascalVOCDataset):
 @DATASETS.register_module()
 class ADE20KDataset(RootCheck, _ADE20KDataset):
     """mmseg's ADE20K; its folders are checked."""
+
+    also = ' ADEChallengeData2016.zip holds both folders; the full ADE20K has other numbers.'
 
 
 @DATASETS.register_module()

@@ -63,3 +63,40 @@ def test_pictures_without_label_images_are_met_when_the_data_set_is_made(
     with pytest.raises(FileNotFoundError, match='1 of 1 pictures have no label image') as caught:
         DATASETS.build(dict(type=f'mmdistill_dense.{name}', data_root=str(tmp_path), data_prefix=prefix))
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'folders', 'ending', 'value', 'told'),
+    [
+        (
+            'COCOStuffDataset',
+            ('images/train2017', 'annotations/train2017'),
+            '_labelTrainIds.png',
+            181,
+            'coco_stuff164k',
+        ),
+        ('ADE20KDataset', ('images/training', 'annotations/training'), '.png', 151, 'full ADE20K has other numbers'),
+        ('PascalVOCDataset', ('JPEGImages', 'SegmentationClassAug'), '.png', 21, 'voc_aug'),
+        ('CityscapesDataset', ('leftImg8bit/train', 'gtFine/train'), '_gtFine_labelTrainIds.png', 33, 'gtFine_trainva'),
+    ],
+)
+def test_numbers_that_are_no_classes_are_met_when_the_data_set_is_made(
+    name: str, folders: tuple[str, str], ending: str, value: int, told: str, tmp_path: Path
+) -> None:
+    """Those that are ignored or reduced are none of them."""
+    init_default_scope('mmseg')
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    stem = 'X_leftImg8bit.png' if name.startswith('City') else 'X.jpg'
+    (tmp_path / folders[0] / stem).touch()
+    (tmp_path / 'list.txt').write_text('X\n')
+    listed = dict(ann_file='list.txt') if name.startswith('Pascal') else {}
+    prefix = dict(img_path=folders[0], seg_map_path=folders[1])
+    option = dict(type=f'mmdistill_dense.{name}', data_root=str(tmp_path), data_prefix=prefix, **listed)
+    labels = tmp_path / folders[1] / f'X{ending}'
+    cv2.imwrite(str(labels), np.array([[0, value - 1 if value < 180 and value != 33 else 3, 255]], np.uint8))
+    assert len(DATASETS.build(option)) == 1
+    cv2.imwrite(str(labels), np.array([[0, value, 255]], np.uint8))
+    with pytest.raises(ValueError, match=rf'{name}: .*X{ending} has the labels \d+, but .* Name the others') as caught:
+        DATASETS.build(option)
+    assert told in str(caught.value)

@@ -43,7 +43,7 @@ SMALL = dict(num_classes=CLASSES, pixel_memory=20, region_memory=4, pixel_contra
 class TestCIRKD(DistillerCase):
     option = dict(type='CIRKD', temperature=0.5, **SMALL)
     samples = samples_of(label_maps(2, 16, 16))
-    pair = 'deeplabv3'
+    net = 'deeplabv3'
 
 
 class TestMinibatch(DistillerCase):

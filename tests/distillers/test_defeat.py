@@ -26,7 +26,7 @@ class TestDeFeat(DistillerCase):
     student = (2, 6, 8, 8)
     teacher = (2, 10, 8, 8)
     samples = _samples()
-    pair = 'retinanet'
+    detects, net = True, 'retinanet'
 
 
 def pictures(boxes, padded=(64, 64)):

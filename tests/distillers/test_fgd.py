@@ -28,7 +28,7 @@ class TestFGD(DistillerCase):
     student = (2, 6, 8, 8)
     teacher = (2, 10, 8, 8)
     samples = _samples()
-    pair = 'retinanet'
+    detects, net = True, 'retinanet'
 
 
 def _model(kind, distillers):

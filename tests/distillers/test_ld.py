@@ -56,7 +56,7 @@ class TestLD(DistillerCase):
     student = teacher = (2, 36, 8, 8)
     zero_on_identical = True
     samples = _samples()
-    pair = 'gfl'
+    detects, net = True, 'gfl'
 
     def make(self, **changes: Any) -> Distiller:
         distiller = super().make(**changes)

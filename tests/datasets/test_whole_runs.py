@@ -1,0 +1,155 @@
+"""Data sets as their sites give them, and published configs on them: two steps, a resume and a test, by mim alone."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+ROOT = Path(__file__).parents[2]
+SIZE = 160, 128  # height and width of a picture
+CONFIGS = {
+    'afdcd/deeplabv3_r101_to_r18_cityscapes': (),
+    'afdcd/deeplabv3_r101_to_r18_voc': (),
+    'afdcd/deeplabv3_r101_to_r18_ade20k': (),
+    'maskd/deeplabv3_r101_to_r18_cityscapes': ('model.distillers.maskd.learn.max_iters=2',),
+    'pcd/deeplabv3_r101_to_r18_cityscapes': (),
+    'afdcd/retinanet_r101_to_r50_coco': (),
+    'maskd/retinanet_r101_to_r50_coco': ('model.distillers.maskd.learn.max_iters=2',),
+    'maskd/faster_rcnn_r101_to_r50_coco': ('model.distillers.maskd.learn.max_iters=2',),
+    'pcd/retinanet_r101_to_r50_coco': (),
+}
+pytestmark = pytest.mark.soak
+
+
+def picture(path: Path, values: range | None = None, seed: int = 0) -> None:
+    """A picture, or a label image of stripes of these values."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = np.random.default_rng(seed).integers(0, 256, (*SIZE, 3), np.uint8)
+    if values:
+        drawn = np.resize(np.repeat(np.array(values, np.uint8), 4), SIZE)
+    assert cv2.imwrite(str(path), drawn)
+
+
+def cityscapes(root: Path) -> None:
+    """leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip."""
+    for split, city, count in (('train', 'aachen', 4), ('val', 'frankfurt', 2)):
+        for number in range(count):
+            name = f'{split}/{city}/{city}_00000{number}_000019'
+            picture(root / f'leftImg8bit/{name}_leftImg8bit.png', seed=number)
+            for kind in ('labelIds', 'instanceIds'):
+                picture(root / f'gtFine/{name}_gtFine_{kind}.png', range(34))
+            (root / f'gtFine/{name}_gtFine_polygons.json').write_text('{}')
+
+
+def voc(root: Path) -> None:
+    """VOCtrainval_11-May-2012.tar with benchmark.tgz of SBD, and what the command of the page makes of them."""
+    names = {'train': [f'2007_00000{number}' for number in range(4)], 'val': ['2007_000010', '2007_000011']}
+    lists = root / 'VOCdevkit/VOC2012/ImageSets/Segmentation'
+    lists.mkdir(parents=True)
+    for split, found in names.items():
+        (lists / f'{split}.txt').write_text('\n'.join(found) + '\n')
+        for name in found:
+            picture(root / f'VOCdevkit/VOC2012/JPEGImages/{name}.jpg')
+            picture(root / f'VOCdevkit/VOC2012/SegmentationClass/{name}.png', range(21))
+    (lists / 'trainval.txt').write_text('\n'.join(names['train'] + names['val']) + '\n')
+    (root / 'SBD/dataset/cls').mkdir(parents=True)
+    extra = ['2008_000001', '2008_000002']
+    for name in extra:
+        picture(root / f'VOCdevkit/VOC2012/JPEGImages/{name}.jpg')
+        labels = np.resize(np.arange(21, dtype=np.uint8), SIZE)
+        savemat(root / f'SBD/dataset/cls/{name}.mat', {'GTcls': {'Segmentation': labels}})
+    (root / 'SBD/dataset/train.txt').write_text('\n'.join(extra[:1]) + '\n')
+    (root / 'SBD/dataset/val.txt').write_text('\n'.join(extra[1:]) + '\n')
+    mim('run', 'mmseg', 'voc_aug', root / 'VOCdevkit', root / 'SBD')
+
+
+def ade20k(root: Path) -> None:
+    """ADEChallengeData2016.zip."""
+    for split, count in (('training', 4), ('validation', 2)):
+        for number in range(count):
+            name = f'{split}/ADE_{"train" if count > 2 else "val"}_0000000{number}'
+            picture(root / f'ADEChallengeData2016/images/{name}.jpg')
+            picture(root / f'ADEChallengeData2016/annotations/{name}.png', range(151))
+
+
+def coco(root: Path) -> None:
+    """train2017.zip, val2017.zip and annotations_trainval2017.zip."""
+    from mmdet.datasets import CocoDataset
+
+    numbers = [*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83),
+               *range(84, 91)]  # fmt: skip
+    classes = zip(numbers, CocoDataset.METAINFO['classes'], strict=True)
+    categories = [dict(id=number, name=name, supercategory='thing') for number, name in classes]
+    (root / 'annotations').mkdir(parents=True)
+    for split, count in (('train', 4), ('val', 2)):
+        images = [dict(id=n, file_name=f'{n:012}.jpg', height=SIZE[0], width=SIZE[1]) for n in range(1, count + 1)]
+        boxes = [
+            dict(id=n, image_id=n, category_id=numbers[n], bbox=[20, 30, 60, 70], area=4200, iscrowd=0,
+                 segmentation=[[20, 30, 80, 30, 80, 100, 20, 100]])
+            for n in range(1, count + 1)
+        ]  # fmt: skip
+        for one in images:
+            picture(root / f'{split}2017/{one["file_name"]}')
+        told = dict(images=images, annotations=boxes, categories=categories)
+        (root / f'annotations/instances_{split}2017.json').write_text(json.dumps(told))
+
+
+def mim(*words: str | Path) -> str:
+    """What mim's program prints; it must end well."""
+    command = [Path(sys.executable).with_name('mim'), *words]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)}
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all data sets."""
+    root = tmp_path_factory.mktemp('data')
+    cityscapes(root / 'cityscapes')
+    ade20k(root / 'ade')
+    coco(root / 'coco')
+    voc(root)
+    return root
+
+
+def smaller(config: str) -> Iterator[str]:
+    """Options that shrink a run, as a user tries one."""
+    yield from ('model.student.pretrained=False', 'model.teacher.checkpoint=None', 'model.teacher.allow_random=True')
+    for loader in ('train', 'val', 'test'):
+        yield from (f'{loader}_dataloader.num_workers=0', f'{loader}_dataloader.persistent_workers=False')
+    if config.endswith('coco'):
+        yield 'train_dataloader.dataset.pipeline.2.scale=(160,128)'
+        yield from (f'{loader}_dataloader.dataset.pipeline.1.scale=(160,128)' for loader in ('val', 'test'))
+    else:
+        inner = ('dataset.datasets.0', 'dataset.datasets.1') if config.endswith('voc') else ('dataset',)
+        yield from (f'train_dataloader.{one}.pipeline.3.crop_size=(128,128)' for one in inner)
+        yield from ('model.student.data_preprocessor.size=(128,128)', 'train_cfg.val_interval=2')
+        yield 'default_hooks.checkpoint.interval=2'
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_two_steps_a_resume_and_a_test_by_mim(
+    config: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MMDISTILL_DATA', str(data))
+    detects = config.endswith('coco')
+    package, file = ('mmdet' if detects else 'mmseg'), ROOT / f'configs/{config}.py'
+    options = [*smaller(config), *CONFIGS[config]]
+    length, first, second = ('max_epochs', 1, 2) if detects else ('max_iters', 2, 4)
+    told = mim('train', package, file, '--cfg-options', *options, f'train_cfg.{length}={first}')
+    assert 'distill.' in told and 'mAP' in told if detects else 'mIoU' in told
+    mim('train', package, file, '--resume', '--cfg-options', *options, f'train_cfg.{length}={second}')
+    saved = tmp_path / f'work_dirs/{config}/{"epoch" if detects else "iter"}_{second}.pth'
+    told = mim('test', package, file, '--checkpoint', saved, '--cfg-options', *options)
+    assert ('bbox_mAP' if detects else 'mIoU') in told

@@ -41,7 +41,7 @@ MOST_LINES = {
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 930,
-    'mmdistill_dense/datasets': 900,
+    'mmdistill_dense/datasets': 930,
     'mmdistill_dense/guards': 570,
     'mmdistill_dense/config': 740,
     'mmdistill_dense/utils': 1_390,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_770,
-    'mmdistill_dense': 34_720,
+    'mmdistill_dense': 34_950,
     'tools': 2_950,
-    'tests': 51_620,
+    'tests': 51_720,
 }
 MOST_CONFIGS = 595
 

@@ -51,6 +51,11 @@ class CWD(FeatureDistiller):
         if self.by_class(level):
             return None
         align = super().build_align(level)
+        if align is not None and level.name.count('.conv_seg ') == 2:  # a convolution would mix the classes
+            raise ValueError(
+                f'{self.key}: {level.name} has {level.student[0]} class scores of the student and {level.teacher[0]} '
+                "of the teacher. A binary head needs out_channels=2, other classes model.teacher.classes='auto'."
+            )
         if align is not None:
             align.register_parameter('bias', None)
         return align

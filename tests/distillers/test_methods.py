@@ -192,6 +192,13 @@ def test_a_softmax_over_the_one_channel_of_a_binary_head_is_refused(option, way_
     assert way_out in str(error.value)
 
 
+def test_class_scores_of_other_numbers_get_no_convolution_between_them():
+    """It could give the teacher's scores while the student's are wrong."""
+    teacher = toys.seg_net('fcn', width=16, allow_random=True)
+    with pytest.raises(ValueError, match=r'conv_seg.* has 1 class scores of the student and 7 of the teacher.*=2'):
+        toys.distilled(student=binary(), teacher=teacher, distillers=dict(x=dict(type='CWD')))
+
+
 def test_a_binary_head_is_distilled_by_its_sigmoid():
     distillers = dict(
         kd=dict(type='LogitKD', activation='sigmoid'), dist=dict(type='DIST', activation='sigmoid', beta=0)

@@ -288,6 +288,7 @@ def test_a_fault_is_told(export: Write, task: str, change: Write, told: str, tmp
     (exports.cvat, text(CVAT, '<polygon ([^>]*)/>', r'<polyline \1/>'), '1 of 15 annotations are shapes of'),
     (exports.roboflow_coco, entry('annotations', 0, image_id=99), '1 of 15 annotations .* they are left out'),
     (exports.ultralytics, gone(YOLO), '2 pictures have no text file: nothing is in them'),
+    (exports.ultralytics, line('data.yaml', 'test: images/none'), 'WARNING: test: images/none of data.yaml'),
     (exports.ultralytics, of_labelme, 'WARNING: 1 of 6 files have the name of .*, and are no files of .*b.json'),
     (exports.labelme, of_yolo, 'WARNING: 1 of 8 files have the name of .*, and are no files of .*b.txt'),
     (exports.voc_xml, text(VOC, '</name>', '</name><difficult>True</difficult>'), ', 13 used, 2 of iscrowd=1'),

@@ -57,7 +57,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 500,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_770,
-    'mmdistill_dense': 34_950,
+    'mmdistill_dense': 34_960,
     'tools': 2_950,
     'tests': 51_720,
 }

@@ -116,11 +116,12 @@ def table() -> str:
         '',
         'Written by `make docs` from the cards. One config can hold several of them: [combining](../combining.md).',
         '',
-        '| method | what it does | tasks | compares | needs | configs |',
-        '|---|---|---|---|---|---|',
+        '| method | what it does | tasks | needs | configs |',
+        '|---|---|---|---|---|',
     ]
     for card in cards():
-        cells = [f'[{card.name}]({card.file.name})', card.sentence, *(card.rows[row] for row in ROWS[:3])]
+        needs = card.rows['needs'].removeprefix('nothing else').removeprefix('; ')
+        cells = [f'[{card.name}]({card.file.name})', card.sentence, card.rows['tasks'], needs]
         method = folders.get(card.name)
         lines.append(f'| {" | ".join([*cells, _number(method) if method else "part of others"])} |')
     return '\n'.join([*lines, ''])

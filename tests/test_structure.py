@@ -58,7 +58,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_770,
     'mmdistill_dense': 34_960,
-    'tools': 2_950,
+    'tools': 2_960,
     'tests': 51_720,
 }
 MOST_CONFIGS = 595

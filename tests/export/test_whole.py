@@ -19,7 +19,7 @@ from mmdistill_dense.apps.export.answer import Detections, Labels, pasted
 from mmdistill_dense.apps.export.graphs import _pooled, graph_of
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.whole import _sizes, paired, picture, predicted
-from mmdistill_dense.apps.export.write_student import load_student
+from mmdistill_dense.apps.export.write_student import answered, load_student
 from tests import toys
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
@@ -159,6 +159,15 @@ def test_labels_are_those_of_mmseg(tmp_path):
         assert (labels == expected).float().mean() > 0.999
 
 
+def test_boxes_of_a_graph_become_a_prediction_that_metrics_take():
+    from mmdet.structures import DetDataSample
+
+    answer = [torch.tensor([[1.0, 2, 3, 4]]), torch.tensor([0.5]), torch.tensor([1]), torch.ones(1, 6, 8) > 0]
+    found = answered(DetDataSample(), ['boxes', 'scores', 'labels', 'masks'], answer).pred_instances
+    assert found.bboxes is answer[0] and found.scores.tolist() == [0.5] and found.labels.tolist() == [1]
+    assert found.masks.shape == (1, 6, 8)
+
+
 def test_a_mask_is_pasted_where_its_box_is():
     masks = pasted(torch.ones(1, 4, 4), torch.tensor([[2.0, 3.0, 10.0, 7.0]]), 12, 14) > 0.5
     assert masks[0].nonzero().amin(0).tolist() == [3, 2] and masks[0].nonzero().amax(0).tolist() == [6, 9]
@@ -202,7 +211,7 @@ def test_only_onnx_can_be_whole(tmp_path, capsys):
     assert main(words) == 2
     assert '--whole: a whole graph ends in .onnx' in capsys.readouterr().err
     words[3] = str(tmp_path / 's.onnx')
-    assert main([*words, '--cfg-options', 'model.student.test_cfg.mode=slide']) == 2
+    assert main([*words, '--cfg-options', 'model.test_cfg.mode=slide']) == 2
     assert "test_cfg.mode='slide' predicts by windows" in capsys.readouterr().err
 
 
@@ -269,3 +278,20 @@ def test_the_description_says_how_boxes_are_computed(tmp_path):
     assert len(told['anchors']) == 5 and len(told['anchors'][0]) == 9 and len(told['anchors'][0][0]) == 4
     assert told['coder']['type'] == 'DeltaXYWHBBoxCoder' and told['coder']['stds'] == [1.0, 1.0, 1.0, 1.0]
     assert told['scores'] == 'sigmoid' and told['nms']['nms']['iou_threshold'] == 0.5
+
+
+@pytest.mark.soak
+def test_scores_of_whole_graphs_in_both_widths(tmp_path, capsys):
+    """On the data of the config, whose pipeline has no resize, the graph scores what the network scores."""
+    option = toys.seg_net('fcn')
+    config = toys.run_config(tmp_path, toys.model_config(option, toys.seg_net('fcn', allow_random=True)))
+    config.test_dataloader = config.val_dataloader
+    config.dump(tmp_path / 'config.py')
+    torch.save(dict(state_dict=toys.build_plain(option, seed=3).state_dict(), meta={}), tmp_path / 'student.pth')
+    words = ['export', str(tmp_path / 'config.py'), str(tmp_path / 'student.pth'), str(tmp_path / 's.onnx')]
+    assert main([*words, '--whole', '--int8', '2', '--evaluate', '--size', '64', '64']) == 0
+    printed = capsys.readouterr().out.splitlines()
+    scores = {line.partition(':')[0]: line.partition(': ')[2] for line in printed if 'mIoU' in line}
+    assert list(scores) == ['network', 's.onnx', 's.int8.onnx']
+    assert scores['s.onnx'].startswith(scores['network'])
+    assert read_description(tmp_path / 's.int8.onnx')['tried']['equal'] > 0.99

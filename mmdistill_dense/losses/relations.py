@@ -193,6 +193,8 @@ def instance_distance(student: Tensor, teacher: Tensor, *, eps: float = 1e-5) ->
     if not student.numel():
         return student.sum().to(loss_dtype(student))
     student, teacher = (x.to(loss_dtype(x)) for x in (student, teacher.detach()))
+    # twice: the rounding of a large mean is as large as small differences
+    student, teacher = (x - x.detach().mean((2, 3), keepdim=True) for x in (student, teacher))
     s, t = (
         (x - x.mean((2, 3), keepdim=True)) * (x.var((2, 3), correction=0, keepdim=True) + eps).rsqrt()
         for x in (student, teacher)

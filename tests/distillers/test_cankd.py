@@ -73,3 +73,11 @@ def test_sides_of_one_position_are_not_pooled_and_maps_of_one_are_refused() -> N
         set_up(CanKD, [(4, 1, 1), (6, 1, 1)])
     with pytest.raises(ValueError, match='channel'):
         set_up(CanKD, [(4, 4, 4), (1, 4, 4)])
+
+
+def test_an_offset_of_one_side_costs_no_digits():
+    """In float32, with differences that are as small as the rounding of a mean near 1e4."""
+    student = torch.randint(-1, 2, (2, 3, 2, 2), generator=torch.Generator().manual_seed(0)).float() / 2**10 + 1e4
+    teacher = torch.randn(2, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    exact = instance_distance(student.double(), teacher.double())
+    torch.testing.assert_close(instance_distance(student, teacher), exact.float(), rtol=1e-5, atol=0)

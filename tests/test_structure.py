@@ -59,7 +59,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 13_770,
     'mmdistill_dense': 34_960,
     'tools': 2_960,
-    'tests': 51_740,
+    'tests': 51_750,
 }
 MOST_CONFIGS = 595
 

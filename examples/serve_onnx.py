@@ -3,8 +3,8 @@
 It needs onnxruntime, numpy and Pillow. Bare graphs: segmentors, and detectors whose boxes are deltas of anchors.
 """
 
+import argparse
 import json
-import sys
 
 import numpy as np
 import onnxruntime
@@ -85,5 +85,9 @@ def boxes(outputs, told, size, shown):
 
 
 if __name__ == '__main__':
-    for name, value in answer(*sys.argv[1:]).items():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('graph')
+    parser.add_argument('picture')
+    given = parser.parse_args()
+    for name, value in answer(given.graph, given.picture).items():
         print(name, value.shape, value, sep='\n')

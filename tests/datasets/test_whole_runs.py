@@ -139,7 +139,7 @@ def test_two_steps_a_resume_and_a_test_by_mim(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('MMDISTILL_DATA', str(data))
     detects = config.endswith('coco')
-    package, file = ('mmdet' if detects else 'mmseg'), ROOT / f'configs/{config}.py'
+    package, file = ('mmdetection' if detects else 'mmseg'), ROOT / f'configs/{config}.py'
     options = [*smaller(config), *CONFIGS[config]]
     length, first, second = ('max_epochs', 1, 2) if detects else ('max_iters', 2, 4)
     told = mim('train', package, file, '--cfg-options', *options, f'train_cfg.{length}={first}')

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from mmdistill_dense.networks.recording import run_parts
@@ -34,7 +36,9 @@ class Found:
 
     network: str  # the name of its class
     segments: bool = False  # whether it is a segmentor, which has a ``decode_head``
-    backbone: Sequence[MapCandidate] = ()  # its outputs, in order; of a foundation model its ``map``
+    backbone: Sequence[MapCandidate] = ()  # its outputs, the one that a head reads last; of a foundation model ``map``
+    kind: str = ''  # the class of the backbone
+    branches: bool = False  # whether the backbone's outputs are no stages one behind the other, but of several branches
     neck: Sequence[MapCandidate] = ()
     head: MapCandidate | None = None  # the last map of a segmentation head before the dropout in front of ``conv_seg``
     notes: Sequence[str] = ()  # what was left out, and why
@@ -46,9 +50,9 @@ def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains:
     Args:
         build: Returns the network, on the current default device; it is changed.
         size: Height and width of the training crop; ``None`` means 512 x 512.
-        trains: Whether it will be trained: a student's pass has a graph, which tells the maps that training can change.
+        trains: Whether it will be trained: of a student the maps are told that training can change.
     """
-    return read_pass(build, lambda passed: _Reader(passed, trains).found(), size, graph=trains)
+    return read_pass(build, lambda passed: _Reader(passed, trains).found(), size, graph=True)
 
 
 @dataclass
@@ -64,10 +68,20 @@ class _Reader:
         network, head = self.passed.network, scoring_head(self.passed.network)
         self.passed.run(lambda: self._run(head))
         backbone = self._levels('backbone' if hasattr(network, 'backbone') else 'map')
+        alone = self._for_training_alone(head, backbone)
+        read = getattr(network.get_submodule(head or ''), 'in_index', -1)
+        if any(alone):
+            backbone = [output for _, output in sorted(zip(alone, backbone, strict=True), key=lambda one: not one[0])]
+        elif isinstance(read, int) and not getattr(network, 'neck', None) and -len(backbone) <= read < len(backbone):
+            backbone.append(backbone.pop(read))  # BiSeNet gives the map that joins its branches first
+        stages = [self._place(output) for output in backbone]
+        steps = {one.stride > other.stride for one, other in pairwise(stages) if one.stride != other.stride}
         return Found(
             type(network).__name__,
             hasattr(network, HEAD),
-            [self._place(output) for output in backbone],
+            stages,
+            type(getattr(network, 'backbone', network)).__name__,
+            len(steps) > 1 or any(alone),
             [self._place(output) for output in self._levels('neck')],
             self._head(head, backbone),
             tuple(self.notes),
@@ -94,6 +108,14 @@ class _Reader:
                 else:
                     levels.append(final)
         return levels
+
+    def _for_training_alone(self, head: str | None, backbone: Sequence[Output]) -> list[bool]:
+        """Tell which maps of the backbone the class scores do not depend on: PIDNet gives two to other losses."""
+        _, scores = (self.passed.calls.get(f'{head}.conv_seg') or [((), None)])[-1]
+        maps = [output.tensor for output in backbone]
+        if scores is None or not scores.requires_grad or not all(one.requires_grad for one in maps):
+            return [False] * len(maps)
+        return [one is None for one in torch.autograd.grad(scores.sum(), maps, allow_unused=True)]
 
     def _head(self, head: str | None, backbone: Sequence[Output]) -> MapCandidate | None:
         """Return the head's last map, which its dropout or ``conv_seg`` gets."""
@@ -173,7 +195,10 @@ def pair_taps(student: Found, teacher: Found) -> Chosen:
     Two networks with a neck and without a segmentation head (detectors): the levels of the necks that have the same
     stride. Otherwise the last three levels of stride 8 or more of each backbone, paired from the end (all levels count
     where they share one stride), and for two segmentors the last map of the head before ``conv_seg`` and its dropout. A
-    foundation model has one level, ``map``, which the last level of the student's backbone is compared with.
+    foundation model has one level, ``map``, which the last level of the student's backbone is compared with. A backbone
+    with branches (PIDNet, DDRNet, BiSeNet, STDC) is compared branch by branch with one of its class, where each has the
+    same task. With any other it is compared at the map that the head reads, in which the branches have come together:
+    of the others none is a stage, and some are there for a loss of training alone.
     Left out are pairs whose strides differ by more than a factor of 2, with a map of one position, or with a map of the
     student that only frozen layers make.
     """
@@ -181,13 +206,18 @@ def pair_taps(student: Found, teacher: Found) -> Chosen:
     if student.neck and teacher.neck and not (student.segments or teacher.segments):
         pairs = _of_equal_stride(student.neck, teacher.neck, notes)
     else:
-        levels = zip(reversed(_deep(student.backbone)), reversed(_deep(teacher.backbone)), strict=False)
-        pairs = [Pair(*places) for places in levels][::-1]
+        alike = student.kind == teacher.kind
+        sides = [side.backbone[-1:] if side.branches and not alike else side.backbone for side in (student, teacher)]
+        pairs = [Pair(*places) for places in zip(*(reversed(_deep(side)) for side in sides), strict=False)][::-1]
+        for name, side, kept in zip(('student', 'teacher'), (student, teacher), sides, strict=True):
+            if len(kept) < len(side.backbone):
+                others = ', '.join(place.tap for place in side.backbone[:-1])
+                notes.append(f'{name} {others}: branches of {side.kind}, which another backbone has not')
         if student.head and teacher.head:
             pairs.append(Pair(student.head, teacher.head))
-    kept = [pair for pair in pairs if not pair.obstacle]
+    compared = [pair for pair in pairs if not pair.obstacle]
     notes += [f'{pair.student} -> {pair.teacher}: {pair.obstacle}' for pair in pairs if pair.obstacle]
-    return Chosen(kept, tuple(notes))
+    return Chosen(compared, tuple(notes))
 
 
 def nothing_to_pair(key: str, student: Found, teacher: Found, chosen: Chosen) -> ValueError:

@@ -37,7 +37,9 @@ OWN = [
     'segformer_b4_to_b0_ade20k', 'segformer_b4_to_b0_cityscapes', 'pspnet_r101_to_pspnet_r18_cityscapes',
     'gfl_r101_to_r50_coco', 'atss_r101_to_r50_coco', 'mask_rcnn_r101_to_r50_coco', 'rtmdet_l_to_tiny_coco',
     'rtmdet_s_to_tiny_coco', 'rtmdet_m_to_s_coco', 'rtmdet_l_to_m_coco', 'rtmdet_x_to_l_coco',
-    'dino_r50_to_r18_coco', 'deformable_detr_r50_to_r18_coco_maskd',
+    'dino_r50_to_r18_coco', 'deformable_detr_r50_to_r18_coco_maskd', 'pidnet_l_to_pidnet_s_cityscapes',
+    'ddrnet_23_to_ddrnet_23-slim_cityscapes', 'deeplabv3plus_r101_to_bisenetv2_cityscapes', 'stdc2_to_stdc1_cityscapes',
+    'mask2former_swin-l_to_mask2former_r50_cityscapes', 'segnext_b_to_segnext_t_ade20k', 'yolox_l_to_s_coco',
 ]  # fmt: skip
 SIDE = 256
 
@@ -66,7 +68,8 @@ def test_every_pair_stands_in_the_table() -> None:
     assert set(rows()) == {pair for pair in PAIRS if '_to_' in pair and '_and_' not in pair}
     for pair, row in rows().items():
         parts = compose.parts_of(usual(pair))
-        assert row[3] == f'`{parts.dataset}`, `{parts.schedule}`', pair
+        schedule = 'its own' if parts.schedule == pair else f'`{parts.schedule}`'
+        assert row[3] == f'`{parts.dataset}`, {schedule}', pair
 
 
 def scores(cfg: str) -> set[float]:
@@ -114,10 +117,11 @@ def _maps(parts: str, scope: str) -> list[torch.Size]:
     with DefaultScope.overwrite_default_scope(scope), torch.device(device), _NumbersOnCPU(), torch.no_grad(), same:
         maps = torch.zeros(1, 3, SIDE, SIDE)
         for option in json.loads(parts):
+            option = {key: tuple(one) if key == 'out_indices' else one for key, one in option.items()}  # not a list
             part = MODELS.build(ConfigDict(without_pretrained(option)))
             part.eval()  # not chained: mmseg's backbones return nothing from it
             maps = part(maps)
-    return [one.shape for one in maps]
+    return [one.shape for one in ([maps] if torch.is_tensor(maps) else maps)]
 
 
 def _same(maps: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
@@ -125,9 +129,11 @@ def _same(maps: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
 
 
 def maps_of(option: Mapping[str, Any], scope: str) -> list[torch.Size]:
-    """What is compared in a network: the last stage of a segmentor's backbone, the levels of a detector's neck."""
+    """What is compared in a network: the map that a segmentor's head reads last, the levels of a detector's neck."""
     network = {key: value for key, value in option.items() if key != 'checkpoint'}
-    return _maps(_parts(json.dumps(network, sort_keys=True)), scope)[-1 if scope == 'mmseg' else 0 :]
+    maps = _maps(_parts(json.dumps(network, sort_keys=True)), scope)
+    read = load_model(network, 'network').model.get('decode_head', {}).get('in_index', -1) if scope == 'mmseg' else None
+    return maps if read is None else [maps[read if isinstance(read, int) else -1]]
 
 
 def test_foundation_models_are_as_the_table_says() -> None:
@@ -274,7 +280,7 @@ def test_distillers_learn_as_fast_as_the_new_head() -> None:
 # The data
 
 
-@pytest.mark.parametrize('name', ['coco_rtmdet', 'coco_rtmdet_m', 'coco_detr'])
+@pytest.mark.parametrize('name', ['coco_rtmdet', 'coco_rtmdet_m', 'coco_yolox', 'coco_detr'])
 def test_coco_fragments_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     if not SHARED.is_dir():
         pytest.skip('the real images are not beside this checkout (../shared/data)')
@@ -285,7 +291,11 @@ def test_coco_fragments_run_on_the_small_copy(name: str, monkeypatch: pytest.Mon
     data = DATASETS.build(cfg.train_dataloader.dataset)
     sizes = {tuple(data[index]['inputs'].shape[1:]) for index in range(8)}
     measured = DATASETS.build(cfg.test_dataloader.dataset)[0]['inputs'].shape[1:]
-    if name != 'coco_detr':
+    if name == 'coco_yolox':
+        assert sizes == {(640, 640)} and max(measured) == 640
+        data.update_skip_type_keys(('Mosaic', 'RandomAffine', 'MixUp'))  # as the hook of the recipe does
+        assert tuple(data[0]['inputs'].shape[1:]) == (640, 640)
+    elif name != 'coco_detr':
         assert sizes == {(640, 640)} == {tuple(measured)}
         (switch,) = cfg.custom_hooks
         steps = [step.type for step in switch.switch_pipeline]

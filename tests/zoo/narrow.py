@@ -15,6 +15,7 @@ from mmdistill_dense.foundation.vit import architecture
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 
 SIDE = 128  # of a training picture
+LARGE = 416  # where a layer needs more: LR-ASPP pools 49 x 49 positions of stride 8
 STEM = 8
 EMBED = 16  # of queries, in 8 heads: as wide as the necks that 256 channels become
 WIDTHS = (
@@ -25,6 +26,7 @@ WIDTHS = (
     'fc_out_channels',
     'c1_channels',
     'out_channels',
+    'ham_channels',
 )  # what a part may choose for itself
 QUERIES = dict(embed_dims=EMBED, feedforward_channels=EMBED, num_feats=EMBED // 2, num_layers=2, num_queries=20)
 QUERIES.update(num_dn_queries=10)
@@ -45,6 +47,11 @@ def narrow(config: ModelConfig) -> dict[str, Any]:
         return dict(_narrow(_plain(without_pretrained(config.model))), _scope_=config.scope)
 
 
+def side_of(model: Mapping[str, Any]) -> int:
+    """The side of a training picture of a network."""
+    return LARGE if 'LRASPP' in str(model.get('decode_head')) else SIDE
+
+
 def thin(width: int) -> int:
     """A sixteenth, in steps of 8."""
     return max(8, width // 16 // 8 * 8)
@@ -55,7 +62,7 @@ def _narrow(model: dict[str, Any]) -> dict[str, Any]:
         return {**model, **_vision_transformer(model)}
     preprocessor = model.get('data_preprocessor') or {}
     if preprocessor.get('size'):
-        preprocessor['size'] = (SIDE, SIDE)
+        preprocessor['size'] = (side_of(model),) * 2
     if model.get('type') == 'DeformableDETR':  # a second stage embeds its proposals in 4 x 128 numbers at any width
         model['as_two_stage'] = False
     if 'rpn' in (model.get('train_cfg') or {}):  # the anchors of coarse levels are larger than the picture
@@ -134,7 +141,39 @@ def _cspnext(option: Mapping[str, Any]) -> dict[str, Any]:
     return dict(widen_factor=option['widen_factor'] / 8, deepen_factor=0.1)
 
 
+def _pidnet(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(channels=STEM, ppm_channels=STEM, num_stem_blocks=1, num_branch_blocks=1)
+
+
+def _ddrnet(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(channels=STEM, ppm_channels=STEM)
+
+
+def _mscan(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(embed_dims=[width // 8 for width in option['embed_dims']], depths=[1] * len(option['depths']))
+
+
+def _bisenetv2(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(detail_channels=(8, 8, 16), semantic_channels=(8, 8, 8, 16), bga_channels=16)
+
+
+def _stdc(option: Mapping[str, Any]) -> dict[str, Any]:
+    stages = dict(option['backbone_cfg'], channels=(8, 16, 32, 64, 128))
+    fusion = dict(in_channels=48, out_channels=32, scale_factor=4)
+    return dict(backbone_cfg=stages, last_in_channels=(128, 64), out_channels=16, ffm_cfg=fusion)
+
+
+def _csp_darknet(option: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(widen_factor=option['widen_factor'] / 4, deepen_factor=0.1)
+
+
 BACKBONES = dict(
+    PIDNet=_pidnet,
+    DDRNet=_ddrnet,
+    MSCAN=_mscan,
+    BiSeNetV2=_bisenetv2,
+    STDCContextPathNet=_stdc,
+    CSPDarknet=_csp_darknet,
     ResNet=_resnet,
     ResNetV1c=_resnet,
     ResNeXt=_resnext,
@@ -153,7 +192,8 @@ def _channels(backbone: str, scope: str) -> list[int]:
     network = MODELS.build(ConfigDict(_with_tuples(json.loads(backbone)), _scope_=scope))
     network.eval()
     with torch.no_grad():
-        return [level.shape[1] for level in network(torch.zeros(1, 3, SIDE, SIDE))]
+        levels = network(torch.zeros(1, 3, SIDE, SIDE))
+    return [level.shape[1] for level in ([levels] if torch.is_tensor(levels) else levels)]
 
 
 # What follows

@@ -11,14 +11,14 @@ from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from mmengine.structures import BaseDataElement
+from mmengine.structures import BaseDataElement, PixelData
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, student_option
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.registry import DATASETS, HOOKS
 from tests import toys
-from tests.zoo.narrow import SIDE, narrow
+from tests.zoo.narrow import SIDE, narrow, side_of
 from tests.zoo.networks import key_of
 
 _WITHOUT = (
@@ -28,7 +28,6 @@ _WITHOUT = (
     'test_dataloader',
     'test_evaluator',
     'test_cfg',
-    'custom_hooks',
 )
 # what does not fit into narrow maps of a small picture, or takes long
 SMALL = dict(
@@ -47,8 +46,8 @@ _files: dict[str, str] = {}
 class ZooDataset(BaseDataset):
     """Two generated pictures for a network of any task."""
 
-    def __init__(self, kind: str, classes: int, masks: bool) -> None:
-        self.kind, self.count, self.masks = kind, classes, masks
+    def __init__(self, kind: str, classes: int, masks: bool, side: int = SIDE) -> None:
+        self.kind, self.count, self.masks, self.side = kind, classes, masks, side
         metainfo = dict(classes=tuple(f'class{index}' for index in range(classes))) if classes else {}
         super().__init__(metainfo=metainfo, serialize_data=False)
 
@@ -57,13 +56,14 @@ class ZooDataset(BaseDataset):
 
     def __getitem__(self, index: int) -> dict:
         if self.kind == 'mmdet':
-            item = toys.det_item(0, index, side=SIDE, masks=self.masks)
+            item = toys.det_item(0, index, side=self.side, masks=self.masks)
             item['data_samples'].gt_instances.labels %= self.count
             return item
-        batch = toys.seg_batch(2, side=SIDE)
+        batch = toys.seg_batch(2, side=self.side)
         picture, sample = batch['inputs'][index], batch['data_samples'][index]
         if self.kind == 'mmseg':
             sample.gt_sem_seg.data %= self.count
+            sample.gt_edge_map = PixelData(data=sample.gt_sem_seg.data % 2)  # PIDNet's
             return dict(inputs=picture, data_samples=sample)
         return dict(inputs=[picture, picture.flip(2)], data_samples=BaseDataElement())
 
@@ -83,8 +83,8 @@ class Gradients(Hook):
         runner.optim_wrapper.optimizer.register_step_pre_hook(note)
 
 
-def step(cfg: Config, work_dir: Path) -> Runner:
-    """Train a config for one iteration."""
+def step(cfg: Config, work_dir: Path, count: int = 1, saves: bool = False, resume: bool = False) -> Runner:
+    """Train a config for one iteration or several, save after each, go on from what is saved."""
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.default_scope)
     cfg.model = _model(cfg.model)
@@ -100,16 +100,20 @@ def step(cfg: Config, work_dir: Path) -> Runner:
             kind=kind,
             classes=num_classes(student) or 0,
             masks=student.data_preprocessor.get('pad_mask', False),
+            side=side_of(student),
         ),
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='pseudo_collate'),
     )
     cfg.train_cfg = (
-        dict(by_epoch=False, max_iters=1) if 'max_iters' in cfg.train_cfg else dict(by_epoch=True, max_epochs=1)
+        dict(by_epoch=False, max_iters=count) if 'max_iters' in cfg.train_cfg else dict(by_epoch=True, max_epochs=count)
     )
     cfg.default_hooks.pop('visualization', None)
-    cfg.default_hooks.update(logger=None, checkpoint=None)
-    cfg.custom_hooks = [dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
+    save = dict(type='CheckpointHook', interval=1, by_epoch='max_epochs' in cfg.train_cfg) if saves else None
+    cfg.default_hooks.update(logger=None, checkpoint=save)
+    cfg.resume = resume
+    averages = [hook for hook in cfg.pop('custom_hooks', []) if hook.type == 'EMAHook']
+    cfg.custom_hooks = [*averages, dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
     cfg.log_level = 'ERROR'
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = toys.fresh_dir().name

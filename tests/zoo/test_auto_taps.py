@@ -11,6 +11,7 @@ from tests import toys
 from tests.every_config import CONTROLS, name_of, place
 from tests.zoo.auto_taps import NAMES, SEGMENTORS, found, row, shown
 from tests.zoo.every_network import learn, segments
+from tests.zoo.every_network import names as every_name
 from tests.zoo.networks import config
 from tests.zoo.steps import step
 
@@ -58,6 +59,36 @@ def test_another_network_can_teach_it(name: str) -> None:
     assert all(
         max(p.student.stride, p.teacher.stride) <= 2 * min(p.student.stride, p.teacher.stride) for p in chosen.pairs
     )
+
+
+DEEPLAB, DDRNET, PIDNET = 'deeplabv3plus_r101-d8_4xb2-80k_cityscapes-512x1024', 'ddrnet_23', 'pidnet-l'
+BRANCHES = {
+    ('pidnet-s', 'pidnet-m'): '0 0, 2 2, 1 1, i_head.act i_head.act',
+    ('pidnet-s', PIDNET): '0 0, 2 2, 1 1, i_head.act i_head.act',
+    ('pidnet-s', DDRNET): '1 1, i_head.act head',
+    ('pidnet-s', DEEPLAB): '1 3, i_head.act sep_bottleneck',
+    ('deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024', PIDNET): '3 1, bottleneck i_head.act',
+    ('ddrnet_23-slim', DDRNET): '0 0, 1 1, head head',
+    ('ddrnet_23-slim', PIDNET): '1 1, head i_head.act',
+    ('bisenetv2_fcn_4xb4-160k', DEEPLAB): '0 3, convs sep_bottleneck',
+    ('bisenetv2_fcn_4xb4-160k', 'stdc2_in1k'): '0 3, convs convs',
+    ('bisenetv1_r18-d32_4xb4', DEEPLAB): '0 3, convs sep_bottleneck',
+    ('stdc1_in1k', 'stdc2_in1k'): '1 1, 2 2, 3 3, convs convs',
+    ('stdc1_4xb12', 'bisenetv2_fcn_4xb4-160k'): '3 0, convs convs',
+    ('segnext_mscan-t', 'segnext_mscan-l'): '1 1, 2 2, 3 3, align align',
+}
+SHORT = (('pidnet-s', PIDNET), ('ddrnet_23-slim', PIDNET), ('bisenetv2_fcn_4xb4-160k', DEEPLAB))
+
+
+@pytest.mark.parametrize('names', [pytest.param(one, marks=() if one in SHORT else LONG) for one in BRANCHES])
+def test_branches_are_compared_where_they_have_the_same_task(names: tuple[str, str]) -> None:
+    """Branch by branch with a backbone of the same class; with another the map that the scores are made of."""
+    student, teacher = (next(one for one in sorted(every_name(), key=len) if f'/{stem}' in one) for stem in names)
+    chosen = pair_taps(found(student, trains=True), found(teacher))
+    told = [f'{pair.student.tap} {pair.teacher.tap}' for pair in chosen.pairs]
+    short = [text.replace('backbone[', '').replace(']', '').replace('decode_head.', '') for text in told]
+    assert ', '.join(short) == BRANCHES[names]
+    assert ('branches of' in str(chosen.notes)) == (len(short) == 2)
 
 
 @pytest.mark.parametrize('kind', AT_FULL_WIDTH)

@@ -80,7 +80,7 @@ def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
 
 
 def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Any]:
-    return chain(dataset)[0].get('pipeline', [])
+    return [step for one in chain(dataset) for step in one.get('pipeline', [])]  # YOLOX mixes pictures in a wrapper
 
 
 def _scales(steps: Iterable[Any]) -> Iterator[Size]:
@@ -104,7 +104,8 @@ def _labels(network: Network, size: Size, draw: torch.Generator) -> Sample:
 
     head: Any = network.decode_head
     labels = torch.randint(head.num_classes, (1, *size), generator=draw)
-    return SegDataSample(gt_sem_seg=PixelData(data=labels), metainfo={'img_shape': size})
+    edges = PixelData(data=labels % 2)  # PIDNet's
+    return SegDataSample(gt_sem_seg=PixelData(data=labels), gt_edge_map=edges, metainfo={'img_shape': size})
 
 
 def _boxes(network: Network, size: Size, draw: torch.Generator) -> Sample:

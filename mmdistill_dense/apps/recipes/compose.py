@@ -90,8 +90,9 @@ def best(
         asked = [word for words in fit.words.values() for word in words]
         alike = (fit.variant, fit.maps, 'and' in asked) == (variant, maps, several) and set(fit.tasks) <= {task}
         rests = {side: iter(words) for side, words in sides.items()}
-        # in this order: ``in`` consumes what it passes
-        if alike and all(word in rests[side] for side, words in fit.words.items() for word in words):
+        # in this order: a search consumes what it passes
+        wanted = [(word.split('|'), rests[side]) for side, words in fit.words.items() for word in words]
+        if alike and all(any(given in words for given in rest) for words, rest in wanted):
             ranked.setdefault((len(asked), len(fit.tasks)), []).append(path)
     found = ranked[max(ranked)] if ranked else []
     if len(found) > 1:

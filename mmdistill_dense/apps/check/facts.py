@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.checkpoint import CheckpointLoader
@@ -199,6 +199,8 @@ def read_unlabelled(subject: Subject) -> None:
 
 def ready_batch(subject: Subject) -> dict[str, Any]:
     """Return the batch as the student sees it, made from a copy because samples are padded in place."""
+    if (hub := MessageHub.get_current_instance()).get_info('iter') is None:
+        hub.update_info('iter', 0)  # that of a runner, which YOLOX's preprocessor asks for
     return subject.model.data_preprocessor(copy.deepcopy(subject.batch), True)
 
 

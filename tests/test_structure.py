@@ -37,7 +37,7 @@ MAX_LINES = 500
 MOST_LINES = {
     'mmdistill_dense/losses': 2_360,
     'mmdistill_dense/distillers': 5_870,
-    'mmdistill_dense/networks': 2_580,
+    'mmdistill_dense/networks': 2_610,
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 930,
@@ -54,12 +54,12 @@ MOST_LINES = {
     'mmdistill_dense/apps/report': 1_200,
     'mmdistill_dense/apps/inspect': 620,
     'mmdistill_dense/apps/export': 1_700,
-    'mmdistill_dense/apps/recipes': 500,
+    'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_770,
-    'mmdistill_dense': 34_960,
+    'mmdistill_dense': 35_000,
     'tools': 2_960,
-    'tests': 51_750,
+    'tests': 51_920,
 }
 MOST_CONFIGS = 600
 

@@ -80,7 +80,7 @@ def boxes(outputs, told, size, shown):
         rest = rest[
             (inter <= told['nms']['nms']['iou_threshold'] * (areas + areas[0] - inter)) | (rest[:, 5] != rest[0, 5])
         ]
-    kept = np.reshape(kept, (-1, 6))
+    kept = np.reshape(kept, (-1, 6)).astype(np.float32)
     return {'boxes': kept[:, :4], 'scores': kept[:, 4], 'labels': kept[:, 5].astype(int)}
 
 

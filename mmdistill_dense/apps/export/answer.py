@@ -191,7 +191,7 @@ def _replaced(places: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
         yield
     finally:
         for place, name, value in before:
-            delattr(place, name) if value is None else setattr(place, name, value)
+            vars(place).pop(name, None) if value is None else setattr(place, name, value)
 
 
 def _traceable(network: Any, two_stage: bool) -> Any:

@@ -221,7 +221,7 @@ def compare(path: Path, plain: Config, network: Any, pictures: Sequence[Tensor])
 def paired(expected: Any, answer: Sequence[Tensor], overlap: float = 0.99, score: float = 1e-3) -> int:
     """Count the boxes that both have: the same label, IoU and scores as close as said; masks equal by 99 %."""
     boxes, scores, labels, *masks = answer
-    first, second = expected.bboxes[:, None], boxes[None]
+    first, second = expected.bboxes[:, None], boxes[None].to(expected.bboxes)
     low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
     areas = [(one[..., 2:] - one[..., :2]).clamp(min=0).prod(-1) for one in (first, second)]
     inter = (high - low).clamp(min=0).prod(-1)

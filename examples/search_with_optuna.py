@@ -86,8 +86,6 @@ def search(args: argparse.Namespace) -> None:
         return trained(args, method, rate, args.seed, trial)[0]
 
     study = open_study(args, args.worker)
-    for method in [ALONE, *args.methods] if args.worker == 0 and not study.trials else []:
-        study.enqueue_trial({'method': method, 'rate': 1.0})  # each once as its config has it
     enough = optuna.study.MaxTrialsCallback(args.trials, states=DONE)
     if len(study.get_trials(states=DONE)) < args.trials:
         study.optimize(objective, callbacks=[enough])
@@ -134,6 +132,9 @@ def main() -> None:
     if args.worker is not None:
         search(args)
         return
+    study = open_study(args)
+    for method in [] if study.trials else [ALONE, *args.methods]:
+        study.enqueue_trial({'method': method, 'rate': 1.0})  # each once at the config's own rate
     commands = [[sys.executable, *sys.argv, '--worker', str(number)] for number in range(args.processes)]
     workers = [subprocess.Popen(command) for command in commands]
     if sum(abs(worker.wait()) for worker in workers):  # waits for all

@@ -6,8 +6,8 @@ Networks of the zoos with random weights; class weights are drawn wide enough to
 
 from __future__ import annotations
 
+import argparse
 import copy
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -160,10 +160,13 @@ def row(name: str, whole: bool) -> str:
 
 
 if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('names', nargs='*', help='networks (default: all)')
+    parser.add_argument('--whole', action='store_true', help='write whole graphs, which takes minutes for each')
+    given = parser.parse_args()
     print('| network | compared | equal | time |\n|---|---|---|---|', flush=True)
-    whole = '--whole' in sys.argv
-    for wanted in [name for name in sys.argv[1:] if name != '--whole'] or ZOO:
+    for wanted in given.names or ZOO:
         try:
-            print(row(wanted, whole), flush=True)
+            print(row(wanted, given.whole), flush=True)
         except Exception as error:  # one network does not stop the others
             print(f'| {wanted} | {type(error).__name__}: {str(error)[:600]} | | |', flush=True)

@@ -24,7 +24,7 @@ CONFIGS = {
     'maskd/faster_rcnn_r101_to_r50_coco': ('model.distillers.maskd.learn.max_iters=2',),
     'pcd/retinanet_r101_to_r50_coco': (),
 }
-pytestmark = pytest.mark.soak
+LONG = ('afdcd/deeplabv3_r101_to_r18_cityscapes', 'maskd/retinanet_r101_to_r50_coco')  # `make test-zoo` has all of them
 
 
 def picture(path: Path, values: range | None = None, seed: int = 0) -> None:
@@ -133,7 +133,9 @@ def smaller(config: str) -> Iterator[str]:
         yield 'default_hooks.checkpoint.interval=2'
 
 
-@pytest.mark.parametrize('config', CONFIGS)
+@pytest.mark.parametrize(
+    'config', [pytest.param(one, marks=pytest.mark.soak if one in LONG else pytest.mark.zoo) for one in CONFIGS]
+)
 def test_two_steps_a_resume_and_a_test_by_mim(
     config: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ MOST_LINES = {
     'mmdistill_dense/apps': 13_770,
     'mmdistill_dense': 35_000,
     'tools': 2_960,
-    'tests': 51_920,
+    'tests': 51_930,
 }
 MOST_CONFIGS = 600
 

@@ -1,4 +1,4 @@
-"""Compare whole graphs with the forks' own inferencers: ``python tools/whole_graphs.py NAME …`` prints a row for each.
+"""Compare whole graphs with the forks' own inferencers: ``python benchmarks/whole_graphs.py NAME …``, a row for each.
 
 Networks of the zoos with random weights; class weights are drawn wide enough to give boxes and several classes.
 20 pictures of 8 sizes, both sides of each answer counted.

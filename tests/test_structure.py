@@ -58,7 +58,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_770,
     'mmdistill_dense': 35_000,
-    'tools': 2_960,
+    'tools': 2_790,
     'tests': 51_930,
 }
 MOST_CONFIGS = 600

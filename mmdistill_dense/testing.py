@@ -46,20 +46,24 @@ def pair(detects: bool = False, width: int = 8) -> dict[str, Any]:
 
 
 def batch(detects: bool = False) -> dict[str, Any]:
-    """Return 2 raw generated pictures as a loader gives them, with label maps or boxes."""
+    """Return 2 raw generated pictures of a loader, with boxes, or label maps whose upper rows are ignored."""
     task = 'Det' if detects else 'Seg'
     init_default_scope(f'mm{task.lower()}')
     packed = dict(type=f'Pack{task}Inputs', meta_keys=('img_id', 'ori_shape', 'img_shape')[not detects :])
     pipeline = [dict(type=f'mmdistill_dense.LoadShapes{"Det" if detects else ""}'), packed]
     option = dict(type=f'mmdistill_dense.Shapes{task}Dataset', num_images=2, painting=dict(size=(SIDE, SIDE)))
     pictures = DATASETS.build(dict(option, pipeline=pipeline))
-    return dict(pseudo_collate([pictures[0], pictures[1]]))
+    found = dict(pseudo_collate([pictures[0], pictures[1]]))
+    for sample in () if detects else found['data_samples']:
+        sample.gt_sem_seg.data[:, :12] = 255
+    return found
 
 
 class DistillerCase:
     """Properties that hold for any distiller, on bare maps and in a tiny pair of real networks.
 
-    A subclass sets ``option``, the distiller's options with its ``type``, and what differs from the defaults below.
+    A subclass sets ``option``, the distiller's options with its ``type``, and what differs from the defaults below. A
+    class with ``needs_labels`` gets the annotations of ``batch``.
     """
 
     option: dict[str, Any]

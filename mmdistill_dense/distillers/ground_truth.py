@@ -30,7 +30,8 @@ def semantic_labels(data_samples: Samples, size: Sequence[int], key: str, ignore
     if not data_samples or any('gt_sem_seg' not in sample for sample in data_samples):
         raise ValueError(
             f'{key} compares classes and needs label maps (gt_sem_seg), which the batch does not hold: use '
-            "segmentation data with LoadAnnotations in the pipeline, or another method, e.g. type='CWD'."
+            "segmentation data with LoadAnnotations in the pipeline, or another method, e.g. type='CWD'. "
+            'A class of your own that reads labels sets needs_labels = True.'
         )
     labels = torch.stack([sample.gt_sem_seg.data for sample in data_samples])
     labels = F.interpolate(labels.float(), tuple(size), mode='nearest')[:, 0].long()

@@ -150,7 +150,7 @@ def _ddrnet(option: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _mscan(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(embed_dims=[width // 8 for width in option['embed_dims']], depths=[1] * len(option['depths']))
+    return dict(embed_dims=[max(8, width // 8) for width in option['embed_dims']], depths=[1] * len(option['depths']))
 
 
 def _bisenetv2(option: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A known mistake of a run is the last thing on the screen, whatever started it."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,7 @@ def test_the_library_s_script_ends_with_the_sentence(pooled: Path, tmp_path: Pat
 ])  # fmt: skip
 def test_train_prints_one_line(pooled: Path, tmp_path, monkeypatch, capsys, option: str, told: str) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers of earlier tests hold streams that are closed
     assert main(['train', str(pooled), '--cfg-options', option]) == 2
     said = capsys.readouterr().err
     lines = [line for line in said.splitlines() if line.startswith('ERROR')]

@@ -117,7 +117,8 @@ class ShapesDetDataset(PaintedPictures, BaseDetDataset):
     Args:
         num_images: length of the data set.
         seed: names the series; training and validation need different ones.
-        painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``.
+        painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``,
+            ``tint``.
         **kwargs: of ``BaseDetDataset``: ``pipeline``, ``metainfo``, ``indices`` ... Objects of classes that
             ``metainfo['classes']`` leaves out are painted, but not annotated.
     """

@@ -17,6 +17,7 @@ with redirect_stdout(io.StringIO()):  # mmseg prints a line for each part of it 
 SHAPES = ('disc', 'square', 'triangle')
 CORNERS = (24, 4, 3)
 TEXTURES = ('striped', 'checked')
+TINTS = ((60, 60, 215), (60, 190, 60), (215, 90, 60))  # BGR, of the shapes
 CLASSES = ('background', *(f'{texture}_{shape}' for shape in SHAPES for texture in TEXTURES))
 
 
@@ -47,6 +48,7 @@ def paint(
     contrast: float = 80.0,
     noise: float = 8.0,
     period: tuple[float, float] = (6.0, 8.0),
+    tint: float = 0.0,
 ) -> Picture:
     """Paint picture ``index`` of the series ``seed``: the same picture in every process, in any order.
 
@@ -59,6 +61,7 @@ def paint(
         contrast: difference between a texture's two colours, in grey levels of 0 to 255.
         noise: standard deviation of the noise on every pixel, in grey levels.
         period: shortest and longest period of a texture, in pixels.
+        tint: from 0, colours tell nothing, to 1: discs are red, squares green, triangles blue.
     """
     rng = np.random.default_rng([seed, index])
     # clouds of colour with one of the textures in places
@@ -85,6 +88,7 @@ def paint(
         cv2.fillPoly(inside, [np.round((outline - (x1, y1)) * 16).astype(np.int32)], 1, shift=4)
         pattern = _pattern(rng, TEXTURES[texture], inside.shape, period)
         base, step = (rng.uniform(*ends, 3).astype(np.float32) for ends in ((60, 195), (-1, 1)))
+        base += tint * (np.float32(TINTS[shape]) - base)
         colours = base + 0.5 * contrast * pattern[..., None] * (step / np.abs(step).max())
         seen = inside.astype(bool)
         image[y1:y2, x1:x2][seen] = colours[seen]
@@ -134,7 +138,8 @@ class ShapesSegDataset(PaintedPictures, BaseSegDataset):
     Args:
         num_images: length of the data set.
         seed: names the series; training and validation need different ones.
-        painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``.
+        painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``,
+            ``tint``.
         **kwargs: of ``BaseSegDataset``: ``pipeline``, ``metainfo``, ``indices`` ...
     """
 

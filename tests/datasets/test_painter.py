@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmdistill_dense.datasets.shapes import CLASSES, SHAPES, TEXTURES, Picture, paint
+from mmdistill_dense.datasets.shapes import CLASSES, SHAPES, TEXTURES, TINTS, Picture, paint
 
 
 @pytest.fixture(scope='module')
@@ -73,3 +73,18 @@ def test_period_makes_textures_coarser_and_changes_nothing_else() -> None:
 
     assert changes((14.0, 16.0)) < 0.7 * changes((7.0, 8.0))
     assert np.array_equal(paint(0, 0, period=(20.0, 20.0)).labels, paint(0, 0).labels)
+
+
+def test_tint_brings_the_colours_of_a_shape_together_and_moves_nothing() -> None:
+    def colour(index: int, tint: float) -> tuple[int, np.ndarray]:
+        picture = paint(0, index, objects=(1, 1), noise=0.0, contrast=0.0, tint=tint)
+        (instance,) = picture.instances
+        assert np.array_equal(picture.labels, paint(0, index, objects=(1, 1)).labels)
+        return (instance.label - 1) // len(TEXTURES), picture.image[instance.mask].mean(0)
+
+    assert [colour(index, 1.0)[1].tolist() for index in range(9)] == [
+        list(TINTS[colour(index, 1.0)[0]]) for index in range(9)
+    ]
+    for index in range(9):
+        shape, plain = colour(index, 0.0)
+        assert np.abs(colour(index, 0.5)[1] - (plain + TINTS[shape]) / 2).max() <= 1

@@ -13,7 +13,7 @@ from mmdistill_dense.apps.recipes.compose import methods
 from mmdistill_dense.config.resolve import load_model, student_option
 from tests import toys
 from tests.every_config import name_of, named, place
-from tests.zoo.narrow import narrow
+from tests.zoo.narrow import LARGE, SIDE, narrow
 from tests.zoo.networks import config
 from tests.zoo.steps import step
 from tests.zoo.test_steps import check_step
@@ -63,7 +63,7 @@ def test_three_steps_a_resume_and_the_plain_student(pair: str, tmp_path: Path) -
 def test_check_passes(pair: str) -> None:
     """Networks of full width on small generated pictures; the data set is not on this machine."""
     cfg = copy.deepcopy(config(place(f'{PAIRS[pair]}/{pair}')))
-    side = 448 if 'mobilenetv3' in pair else 128
+    side = LARGE if 'mobilenetv3' in pair else SIDE
     report = check_config(cfg, Options(size=(side, side), weights=False, batch=2, cost=False))
     assert not report.stopped
     assert [

@@ -1,6 +1,7 @@
 """What the demonstration shows at its end: a table and pictures."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -15,7 +16,8 @@ from mmdistill_dense.registry import DATASETS
 from tools.demo.training import PICTURES, Result, Task
 
 CONFIDENT = 0.3  # least score of a drawn box
-ENLARGED = 3
+ENLARGED = 3  # so that a box's border is thin
+LARGE = 400  # pixels of width from which a picture is shown smaller than it is
 
 
 def make_table(task: Task, results: Sequence[Result]) -> Table:
@@ -39,23 +41,29 @@ def make_table(task: Task, results: Sequence[Result]) -> Table:
 
 def draw_picture(task: Task, results: Sequence[Result], path: Path) -> None:
     """Write a picture: input, truth and the prediction of each network, side by side, for some test pictures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = [next(result for result in results if result.name == name) for name in ('teacher', 'alone', 'distilled')]
     pictures, palette = shown_pictures(task)
     titles = ['input', 'truth', *(f'{_title(result.name)}\n{task.title} {result.score:.1f}' for result in shown)]
-    figure = Figure(figsize=(10, 1.6 * len(pictures)), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(pictures), len(titles), squeeze=False)
+    rows = []
     for row, (image, truth) in enumerate(pictures):
         samples = [truth, *(result.predictions[row] for result in shown)]
-        panels = [image, *(_panel(image, sample, palette) for sample in samples)]
-        for column, panel in enumerate(panels):
-            axes[row, column].imshow(panel, interpolation='nearest')
-            axes[row, column].set_axis_off()
-            if row == 0:
-                axes[row, column].set_title(titles[column], fontsize=10)
+        rows.append([image, *(_panel(image, sample, palette) for sample in samples)])
+    draw_grid(rows, titles, path)
+
+
+def draw_grid(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], path: Path) -> None:
+    """Write rows of pictures (H, W, 3), RGB, with a title above each column."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 1.6 * len(rows)), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for axis, panel in zip(axes.flat, chain.from_iterable(rows), strict=True):
+        axis.imshow(panel, interpolation='nearest' if panel.shape[1] < LARGE else 'antialiased')
+        axis.set_axis_off()
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=10)
     figure.savefig(path, dpi=110)
 
 
@@ -74,18 +82,19 @@ def _panel(image: np.ndarray, sample: Any, palette: np.ndarray) -> np.ndarray:
     if 'pred_sem_seg' in sample or 'gt_sem_seg' in sample:
         labels = sample.pred_sem_seg if 'pred_sem_seg' in sample else sample.gt_sem_seg
         return palette[labels.data.squeeze(0).numpy()]
+    return boxed(image, sample, palette, ENLARGED)
+
+
+def boxed(image: np.ndarray, sample: Any, palette: np.ndarray, scale: int = 1) -> np.ndarray:
+    """Return an enlarged image with a box in the colour of its class around every predicted object, or true one."""
     if 'pred_instances' in sample:
         ranked = sample.pred_instances[sample.pred_instances.scores.argsort()]  # the best is drawn last
         objects = ranked[ranked.scores > CONFIDENT]
     else:
         objects = sample.gt_instances
-    return _boxed(image, getattr(objects.bboxes, 'tensor', objects.bboxes), objects.labels, palette)
-
-
-def _boxed(image: np.ndarray, boxes: torch.Tensor, labels: torch.Tensor, palette: np.ndarray) -> np.ndarray:
-    """Return an enlarged image with a box in the colour of its class around every object."""
-    canvas = cv2.resize(np.ascontiguousarray(image), None, fx=ENLARGED, fy=ENLARGED)
-    for box, label in zip((boxes * ENLARGED).round().int().tolist(), labels.tolist(), strict=True):
+    boxes = torch.as_tensor(getattr(objects.bboxes, 'tensor', objects.bboxes))
+    canvas = cv2.resize(np.ascontiguousarray(image), None, fx=scale, fy=scale)
+    for box, label in zip((boxes * scale).round().int().tolist(), objects.labels.tolist(), strict=True):
         cv2.rectangle(canvas, box[:2], box[2:], (255, 255, 255), 7)
         cv2.rectangle(canvas, box[:2], box[2:], palette[label].tolist(), 5)
     return canvas

@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_770,
-    'mmdistill_dense': 35_000,
-    'tools': 2_790,
-    'tests': 51_930,
+    'mmdistill_dense': 35_010,
+    'tools': 2_850,
+    'tests': 51_940,
 }
 MOST_CONFIGS = 600
 

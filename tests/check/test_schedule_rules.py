@@ -64,6 +64,13 @@ def test_a_warm_up_that_ends_early_is_no_end_of_learning() -> None:
     assert not found(schedule_rules.rate, train_cfg=STEPS, param_scheduler=[warm, {**POLY, 'begin': 100, 'eta_min': 0}])
 
 
+@pytest.mark.parametrize(('begin', 'end', 'levels'), [(30, 2, ['error']), (2, 2, ['error']), (2, 3, [])])
+def test_a_schedule_without_steps(begin: int, end: int, levels: list[str]) -> None:
+    """mmengine refuses it where the run begins: of a suite, after the teacher was trained."""
+    schedule = dict(type='LinearLR', begin=begin, end=end, by_epoch=False)
+    assert [one.level for one in found(schedule_rules.rate, train_cfg=STEPS, param_scheduler=[schedule])] == levels
+
+
 @pytest.mark.parametrize(
     ('loop', 'hook', 'words'),
     [

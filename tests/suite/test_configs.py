@@ -220,17 +220,20 @@ def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
     ends = ({'type': 'PolyLR'}, {'type': 'CosineAnnealingMomentum'}, {'type': 'X', 'param_name': 'weight_decay'})
     schedules = [{**one, 'eta_min': 0.5} for one in ends]
     definition = defined(methods={'control_x2': {'rate': 2}}, options={'param_scheduler': schedules})
-    before, config = configs.control_config(definition), configs.row_config(definition, 'control_x2')
+    before, config = (
+        configs.control_config(definition),
+        configs.method_config(definition, definition.methods['control_x2']),
+    )
     assert config.optim_wrapper.optimizer.lr == 2 * before.optim_wrapper.optimizer.lr
     assert [one.eta_min for one in config.param_scheduler] == [1.0, 0.5, 0.5]
     definition = defined(methods={'control_x2': {'rate': 2}}, options={'optim_wrapper.optimizer': {'_delete_': True}})
     with pytest.raises(ValueError, match='methods.control_x2.rate: optim_wrapper.optimizer has no lr'):
-        configs.row_config(definition, 'control_x2')
+        configs.method_config(definition, definition.methods['control_x2'])
 
 
 def test_the_hash_of_a_row_that_reads_no_teacher_knows_none() -> None:
     definition = defined()
-    control, kd = (configs.row_config(definition, name) for name in ('control', 'kd'))
+    control, kd = configs.control_config(definition), configs.method_config(definition, definition.methods['kd'])
     assert configs.config_hash(control, 'made') == configs.config_hash(control)
     assert configs.config_hash(kd, 'made') != configs.config_hash(kd)
 

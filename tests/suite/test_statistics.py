@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from mmdistill_dense.apps.suite.rows import paired_gain, paired_gains, summarise
+from mmdistill_dense.apps.suite.rows import Gain, holm, paired_gain, summarise
+
+
+def gains_of(scores: dict[str, dict[int, float]], control: dict[int, float]) -> dict[str, Gain | None]:
+    return holm({name: paired_gain(own, control) for name, own in scores.items()})
+
 
 TABLE = {1: 12.70620474, 2: 4.30265273, 3: 3.18244631, 4: 2.77644511, 5: 2.57058184, 9: 2.26215716, 30: 2.04227246}
 
@@ -41,13 +46,13 @@ def test_p_values_are_holms() -> None:
     control = {0: 0.0, 1: 0.0, 2: 0.0}
     scores = {name: {0: t - 1, 1: t, 2: t + 1} for name, t in (('b', 3.0), ('a', 9.0), ('d', 0.1), ('c', 2.9))}
     alone = {name: paired_gain(own, control).p for name, own in scores.items()}
-    gains = paired_gains({**scores, 'none': {7: 1.0}, 'one': {0: 1.0}}, control)
+    gains = gains_of({**scores, 'none': {7: 1.0}, 'one': {0: 1.0}}, control)
     assert gains['none'] is None and gains['one'].p is None
     found = {name: gains[name].p for name in alone}
     holm = {'a': 4 * alone['a'], 'b': 3 * alone['b'], 'c': 3 * alone['b'], 'd': alone['d']}
     assert 2 * alone['c'] < 3 * alone['b'] and found == pytest.approx(holm)
     assert [name for name in gains if gains[name] and gains[name].told_apart] == ['a']
-    many = paired_gains({str(row): scores['d'] for row in range(9)}, control)
+    many = gains_of({str(row): scores['d'] for row in range(9)}, control)
     assert {gain.p for gain in many.values()} == {1.0}
 
 
@@ -83,4 +88,4 @@ def test_a_single_pair_has_no_interval() -> None:
 def test_a_diverged_run_stays_in_its_row() -> None:
     gain = paired_gain({0: math.nan, 1: 41.0}, {0: 40.0, 1: 40.0})
     assert gain.n == 2 and math.isnan(gain.mean) and not gain.told_apart
-    assert paired_gains({'kd': {0: math.nan, 1: 41.0}}, {0: 40.0, 1: 40.0})['kd'].p == 1
+    assert gains_of({'kd': {0: math.nan, 1: 41.0}}, {0: 40.0, 1: 40.0})['kd'].p == 1

@@ -194,7 +194,7 @@ def table(tmp_path: Path) -> SuiteTable:
         name: {seed: {'score': score, 'config_hash': 'x'} for seed, score in found.items()}
         for name, found in scores.items()
     }
-    return SuiteTable(suite, make_rows(suite, results))
+    return SuiteTable(suite, make_rows(results, suite.seeds, 'control'))
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_the_title_has_the_scores_and_the_legend_each_sign_once(
 
 
 def test_the_picture_is_a_picture_even_of_nothing(table: SuiteTable, tmp_path: Path) -> None:
-    empty = SuiteTable(table.definition, make_rows(table.definition, {}))
+    empty = SuiteTable(table.definition, make_rows({key: {} for key in ('control', *GAINS)}, [0], 'control'))
     sizes = []
     for name, one in (('some', table), ('none', empty)):
         (tmp_path / f'{name}.png').write_bytes(gains_png(one))

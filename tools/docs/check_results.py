@@ -12,9 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdistill_dense.apps.suite.definition import is_control
-from mmdistill_dense.apps.suite.plan import TEACHER
-from mmdistill_dense.apps.suite.rows import Row, best_control, paired_gains
+from mmdistill_dense.apps.suite.definition import TEACHER, is_control
+from mmdistill_dense.apps.suite.rows import Row, best_control, make_rows
 from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
 
 README = Path('README.md')
@@ -46,15 +45,8 @@ def read_scores(file: Path) -> Scores:
 def rows_of(scores: Scores, metric: str = '', seeds: tuple[int, ...] = ()) -> tuple[dict[str, Row], str]:
     """Return the rows with their gains, and the name of the control that they are compared with."""
     results = {row: {seed: {**run, 'metric': metric} for seed, run in runs.items()} for row, runs in scores.items()}
-    plain = {name: {seed: float(run['score']) for seed, run in runs.items()} for name, runs in scores.items()}
     alone = best_control(results)
-    taught = {name: own for name, own in plain.items() if name != TEACHER and not is_control(name)}
-    gains = paired_gains(taught, plain.get(alone, {}))
-    rows = {}
-    for name, own in results.items():
-        missing = () if name == TEACHER else tuple(seed for seed in seeds if seed not in own)
-        rows[name] = Row(name, own, missing, gains.get(name))
-    return rows, alone
+    return {row.name: row for row in make_rows(results, seeds, alone)}, alone
 
 
 def disagreements(root: Path) -> list[str]:

@@ -204,19 +204,23 @@ def endless(subject: Subject) -> Findings:
 
 
 def rate(subject: Subject) -> Findings:
-    """Find a learning rate that does not fall as its schedule says, or is 0 long before the end."""
+    """Find a schedule without steps, and a rate that does not fall as it says, or is 0 long before the end."""
     # a tenth is let pass: a schedule may well end a step late, so that the last step is not lost
     epochs, length = counts_epochs(subject.config), loop_length(subject.config)
     ends = []
     for key, one in schedulers(subject.config):
-        counted = one.get('by_epoch', True)
-        if counted and not epochs and not one.get('convert_to_iter_based') and 'Plateau' not in type_name(one):
+        counted, begin, end = one.get('by_epoch', True), one.get('begin', 0), one.get('end', math.inf)
+        if end <= begin:
+            yield error(
+                f'{key} ({type_name(one)}) begins at {begin} and ends at {end}: training would not start.',
+                f'Let it end after {begin}, or leave it out.',
+            )
+        elif counted and not epochs and not one.get('convert_to_iter_based') and 'Plateau' not in type_name(one):
             yield warning(
                 f'{key} ({type_name(one)}) counts epochs, but the run counts iterations: it would change nothing.',
                 f'Set {key}.by_epoch=False, and its begin and end in iterations.',
             )
         elif length and bool(counted) == epochs:
-            begin, end = one.get('begin', 0), one.get('end', math.inf)
             if 'milestones' in one:  # the later ones may well be left for a longer run
                 end = begin + min(one['milestones'], default=0)
             elif 'T_max' in one:

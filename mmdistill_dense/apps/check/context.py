@@ -102,6 +102,15 @@ class TeacherFacts:
     metric_pictures: int = 0
     metric_note: str = ''
 
+    def told(self, between: str) -> str:
+        """Return the file and, after ``between``, its hash and the numbers of tensors; empty without a file."""
+        receipt = self.receipt
+        if receipt is None or receipt['file'] is None:
+            return ''
+        ignored = f', {receipt["ignored"]} ignored' if receipt['ignored'] else ''
+        tensors = f'{receipt["matched"]} of {receipt["total"]} tensors{ignored}'
+        return f'{receipt["file"]}{between}SHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
+
 
 @dataclass
 class InitialWeights:

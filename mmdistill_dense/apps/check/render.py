@@ -144,17 +144,13 @@ def _networks(subject: Subject) -> Table | None:
     if subject.distillers:
         table.add_row('  distillers', '', f'{student.distillers:,}', f'{student.distillers:,}', '', '')
     for facts in subject.teachers:
-        receipt, weights, metric = facts.receipt, 'random', facts.metric_note
-        if receipt is not None and receipt['file'] is not None:
-            ignored = f', {receipt["ignored"]} ignored' if receipt['ignored'] else ''
-            tensors = f'{receipt["matched"]} of {receipt["total"]} tensors{ignored}'
-            weights = f'{receipt["file"]}\nSHA-256 {str(receipt["sha256"])[:8]}, {tensors}'
+        metric = facts.metric_note
         if facts.metric:
             first = sorted(facts.metric.items(), key=lambda item: item[0] != 'mIoU')[:_SHOWN_METRICS]
             metric = ', '.join(f'{name.rsplit("/", 1)[-1]} {value:.3g}' for name, value in first)
             metric += f'\non {facts.metric_pictures} validation pictures'
         name = facts.key.removeprefix('model.')
-        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', weights, metric)
+        table.add_row(name, facts.network, f'{facts.parameters:,}', '0', facts.told('\n') or 'random', metric)
     return table
 
 

@@ -13,7 +13,7 @@ import torch
 from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
-from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
 from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
 
@@ -141,10 +141,18 @@ class Answer:
         pairs = {run: self._paired(run) for run in self.comparison.runs if run in self.scores}
         self.apart = {run: one for run, one in pairs.items() if one and not self.found.comparable(run, one)}
         names = dict.fromkeys(run.name for run in self.comparison.runs if not run.further)
-        fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
-        self.gains = holm(
-            {name: paired_gain(_by_seed(runs, self.scores), self._alone(name)) for name, runs in fair.items()}
-        )
+        self.fair = {name: [run for run in self.comparison.of(name) if run not in self.apart] for name in names}
+        self.gains = self._gains(self.scores)
+
+    def _gains(self, scores: Mapping[TrainedRun, float]) -> dict[str, Gain | None]:
+        """Return the gain of each method over its controls at the same seeds."""
+        pairs = {
+            name: (_by_seed(runs, scores), _by_seed(self._controls(name), scores)) for name, runs in self.fair.items()
+        }
+        return holm({name: paired_gain(own, alone) for name, (own, alone) in pairs.items()})
+
+    def _controls(self, name: str) -> list[TrainedRun]:
+        return self.comparison.controls_for(self.comparison.of(name)[0])
 
     def sentences(self) -> list[str]:
         """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
@@ -158,7 +166,7 @@ class Answer:
             return self._not_compared()
         best = max(known, key=lambda name: (math.isfinite(known[name].mean), known[name].mean))
         gain = known[best]
-        alone = fmean(self._alone(best)[seed] for seed in gain.each)
+        alone = fmean(_by_seed(self._controls(best), self.scores)[seed] for seed in gain.each)
         several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
         scores = f'{self._number(alone + gain.mean)}, {self._alone_title(best)} {self._number(alone)}'
         verdict = ('Yes.', 'No.') if gain.told_apart else ('Perhaps.', 'No sign of it.')
@@ -204,11 +212,10 @@ class Answer:
                     found.setdefault(split, {})[run] = score
         rows = [[name] for name in self.comparison.names]
         for scores in found.values():
+            gains = self._gains(scores)
             for row in rows:
-                runs = self.comparison.of(row[0])
-                own = _by_seed(runs, scores)
-                gain = paired_gain(own, _by_seed(self.comparison.controls_for(runs[0]), scores))
-                told = f' ({self._number(gain.mean, "+")})' if gain and row[0] in self.gains else ''
+                own, gain = _by_seed(self.comparison.of(row[0]), scores), gains.get(row[0])
+                told = f' ({self._number(gain.mean, "+")})' if gain else ''
                 row.append(self._number(fmean(own.values())) + told if own else '')
         return Sheet('Other test sets: score and gain', ['network', *found], rows) if found else None
 
@@ -240,14 +247,11 @@ class Answer:
         run = self.comparison.of(name)[0]
         if not any(one.further and one.suite == run.suite for one in self.comparison.runs):
             return 'the student alone'
-        chosen = self.comparison.controls_for(run)[0]
+        chosen = self._controls(name)[0]
         row = '' if chosen.name == CONTROL else f' ({chosen.name})'
         same = any((one.result or {}).get('test_is_val') for one in self.scores) or bool(self.found.points)
         where = 'these validation pictures, which flatters it' if same else 'val'
         return f'the better student alone{row}, chosen on {where},'
-
-    def _alone(self, name: str) -> dict[int, float]:
-        return _by_seed(self.comparison.controls_for(self.comparison.of(name)[0]), self.scores)
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
         same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]
@@ -293,7 +297,7 @@ class Answer:
         return said
 
     def _next(self, name: str, alone: float, gain: Gain) -> list[str]:
-        both = [name, *dict.fromkeys(run.name for run in self.comparison.controls_for(self.comparison.of(name)[0]))]
+        both = [name, *dict.fromkeys(run.name for run in self._controls(name))]
         if all(one in self.uses and self.uses[one].one_class for one in both):
             said = 'train longer: both students predict one class everywhere on the pictures below'
         elif alone == 0 == gain.mean:

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmdistill_dense.apps.inspect.drawing import shrunk
 from mmdistill_dense.apps.report.runs import Comparison, Log, Series, TrainedRun, read_log
-from mmdistill_dense.apps.suite.plan import TEACHER
+from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.utils.validate import message_of
 
 QUALITY = 82  # of WebP: label colours stay apart, a picture of 640 pixels takes about 30 kB

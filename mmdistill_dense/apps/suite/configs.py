@@ -27,12 +27,6 @@ _OF_THE_RUN = ('work_dir', 'randomness.seed', 'resume', 'launcher')  # the suite
 _KEPT_CHECKPOINTS = 2  # the older one is whole while the newer one is being written
 
 
-def row_config(definition: Definition, name: str) -> Config:
-    """Return the config of a row, or of the control for any other name, at the length of its recipe."""
-    method = definition.methods.get(name)
-    return control_config(definition) if method is None else method_config(definition, method)
-
-
 def control_config(definition: Definition) -> Config:
     config = read_file(definition.control)
     if not is_distill_model(config.get('model')) or config.model.get('distillers'):

@@ -177,9 +177,10 @@ def with_options(options: Mapping[str, Any]) -> str:
     return f' with `{" ".join(told)}`' if options else ''
 
 
-FURTHER = 'control_'  # the beginning of the names of further controls: the student alone with other settings
+TEACHER, CONTROL = 'teacher', 'control'  # runs that are no rows of a definition
+FURTHER = f'{CONTROL}_'  # the beginning of the names of further controls: the student alone with other settings
 SPLITS = ('train', 'val', 'test')
-RESERVED = ('control', 'teacher')  # folders and keys of the suite's own
+RESERVED = (CONTROL, TEACHER)  # folders and keys of the suite's own
 METRICS = {'seg': ('mIoU', False), 'det': ('coco/bbox_mAP', True)}
 OWN_SLURM = ('processes', 'launcher', 'python', 'setup', 'most')  # every other key is an option of sbatch
 KEEPS = ('all', 'weights')
@@ -250,7 +251,7 @@ class Definition:
 
 def is_control(name: str) -> bool:
     """Whether a row is the student alone, with which others are compared."""
-    return name == 'control' or name.startswith(FURTHER)
+    return name == CONTROL or name.startswith(FURTHER)
 
 
 def load(path: Path | str) -> Definition:

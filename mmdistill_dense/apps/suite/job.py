@@ -39,7 +39,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.files import owned, read_json, read_progress, save_whole, write_json
+from mmdistill_dense.utils.files import owned, read_progress, save_whole, write_json
 from mmdistill_dense.utils.runner_internals import take_weights_from
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -182,8 +182,8 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
     ``attended``: the suite has checked and written its config, and a folder in which another process works is refused
     at once; else its end is waited for.
     """
-    if missing := [str(folder) for folder in run.after if read_json(folder / 'result.json') is None]:
-        raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(missing)}')
+    if missing := run.missing:
+        raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
     rank, processes = place_of(launcher)
     with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else PATIENCE):
         if not attended:
@@ -194,8 +194,7 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             config, config_hash = read_file(run.file), str(remark(run.file, 'config_hash'))
         else:
             plan.check_processes(run, processes)
-            config = plan.config_of(definition, run)
-            config_hash = plan.hash_of(definition, run, config)
+            config, config_hash = plan.resolved(definition, [run])[run]
         progress = Progress(run.folder, config_hash, processes, write=rank == 0)
         if rank == 0 and not attended:
             plan.write_config(run, config, config_hash)

@@ -12,15 +12,13 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
-
-TEACHER, CONTROL = 'teacher', 'control'
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,11 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """The result of the finished run; else ``None``."""
         return read_json(self.folder / 'result.json')
+
+    @property
+    def missing(self) -> list[Path]:
+        """The folders of runs that it needs and that have no result yet."""
+        return [folder for folder in self.after if read_json(folder / 'result.json') is None]
 
     @property
     def state(self) -> dict[str, Any]:
@@ -122,11 +125,12 @@ def config_of(definition: Definition, run: Run) -> Config:
     """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption."""
     if run.is_teacher and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
+    elif (method := definition.methods.get(run.name)) is None:
+        config = configs.control_config(definition)
     else:
-        config = configs.row_config(definition, run.name)
-    method = definition.methods.get(run.name)
-    if method is not None and method.length != 1:
-        configs.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
+        config = configs.method_config(definition, method)
+        if method.length != 1:
+            configs.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
     config.merge_from_dict({'randomness.seed': run.seed})
     config.work_dir = str(run.folder)
     name_teacher(run, config)

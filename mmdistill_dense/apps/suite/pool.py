@@ -73,12 +73,12 @@ class Pool:
                         if run.result is not None:  # another process did it
                             waiting.remove(run)
                             self._tell(run)
-                        elif len(running) < self.jobs and not _missing(run):
+                        elif len(running) < self.jobs and not run.missing:
                             waiting.remove(run)
                             running[threads.submit(self._do, run, self.slots.get())] = run  # one is free
                     if waiting and not running and not elsewhere:
                         for run in waiting:
-                            needs = ', '.join(map(str, _missing(run)))
+                            needs = ', '.join(map(str, run.missing))
                             self._fail(failed, run, f'needs results that none of these runs gives: {needs}')
                         break
                     for future in wait(running, LOOK if running else 0, FIRST_COMPLETED).done:
@@ -177,10 +177,6 @@ def clock(seconds: float) -> str:
     if minutes >= 60:
         return f'{minutes // 60} h {minutes % 60:02d} min'
     return f'{minutes} min {rest:02d} s' if minutes else f'{rest} s'
-
-
-def _missing(run: Run) -> list[Path]:
-    return [folder for folder in run.after if not (folder / 'result.json').is_file()]
 
 
 def job_words(definition: Path, run: Run) -> list[str]:

@@ -61,9 +61,8 @@ def _said(name: str, report: CheckReport) -> Iterator[str]:
     for start in subject.student.starts if subject.student else ():
         yield f'         student: {start.told(", ")}'
     for one in subject.teachers:
-        if one.receipt and one.receipt['file']:
-            tensors = f'{one.receipt["matched"]} of {one.receipt["total"]} tensors'
-            yield f'         teacher from {one.receipt["file"]}, SHA-256 {str(one.receipt["sha256"])[:8]}, {tensors}'
+        if told := one.told(', '):
+            yield f'         teacher from {told}'
     pairs = [f'{row.distiller} compares {row.student_tap} with {row.teacher_tap}' for row in subject.taps]
     yield from (f'         {pair}' for pair in dict.fromkeys(pairs))
     for finding in report.findings:

@@ -11,7 +11,7 @@ from typing import Any
 from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to import
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, Method, is_control, with_options
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, is_control, with_options
 from mmdistill_dense.config.values import flat
 
 LEVEL = 0.95
@@ -80,11 +80,6 @@ def paired_gain(scores: Mapping[int, float], control: Mapping[int, float]) -> Ga
     return Gain(each, mean, summary.sd, mean - half, mean + half, 1.0 if math.isnan(p) else p)
 
 
-def paired_gains(scores: Mapping[str, Mapping[int, float]], control: Mapping[int, float]) -> dict[str, Gain | None]:
-    """Return the gain of every row of a table, with p-values by :func:`holm` over the rows."""
-    return holm({name: paired_gain(own, control) for name, own in scores.items()})
-
-
 def holm(gains: Mapping[str, Gain | None]) -> dict[str, Gain | None]:
     """Return gains that are tested together, with p-values by Holm's correction."""
     corrected = dict(gains)
@@ -113,6 +108,11 @@ class Row:
         return {seed: result['score'] for seed, result in sorted(self.results.items())}
 
     @property
+    def compared(self) -> bool:
+        """Whether it is a method, and neither the teacher nor the student alone."""
+        return self.name != TEACHER and not is_control(self.name)
+
+    @property
     def summary(self) -> Summary | None:
         return summarise(list(self.scores.values()))
 
@@ -138,7 +138,7 @@ class SuiteTable:
 
     @property
     def methods(self) -> tuple[Row, ...]:
-        return tuple(row for row in self.rows if row.name != plan.TEACHER and not is_control(row.name))
+        return tuple(row for row in self.rows if row.compared)
 
     @property
     def control(self) -> str:
@@ -156,7 +156,7 @@ def collect(definition: Definition) -> SuiteTable:
     plan.check_unchanged(definition, (run for run in plan.runs(definition) if run.seed in results.get(run.name, {})))
     for name, seeds in results.items():
         for result in seeds.values():
-            if name != plan.TEACHER and 'processes' in result:
+            if name != TEACHER and 'processes' in result:
                 counts.setdefault(result['processes'], {})[name] = None
     if len(counts) > 1:
         told = '; '.join(f'{", ".join(names)}: {count}' for count, names in counts.items())
@@ -166,47 +166,45 @@ def collect(definition: Definition) -> SuiteTable:
         )
     if changed := changed_data(results):
         raise ValueError(changed)
-    return SuiteTable(definition, make_rows(definition, results))
+    every = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
+    return SuiteTable(definition, make_rows(every, definition.seeds, best_control(results)))
 
 
-def make_rows(definition: Definition, results: Mapping[str, Results]) -> tuple[Row, ...]:
-    """Return the rows, from results by name and seed."""
-    names = (plan.CONTROL, *definition.methods)
-    scores = {name: Row(name, results.get(name, {})).scores for name in names}
-    gains = paired_gains({name: scores[name] for name in definition.taught}, scores[best_control(results)])
-    rows = [Row(plan.TEACHER, results.get(plan.TEACHER, {}))]
-    for name in names:
-        missing = tuple(seed for seed in definition.seeds if seed not in scores[name])
-        rows.append(Row(name, results.get(name, {}), missing, gains.get(name)))
-    return tuple(rows)
+def make_rows(results: Mapping[str, Results], seeds: Sequence[int], control: str) -> tuple[Row, ...]:
+    """Return a row for each name, from results by name and seed; those of methods have their gain over a control."""
+    rows = [
+        Row(name, found, () if name == TEACHER else tuple(seed for seed in seeds if seed not in found))
+        for name, found in results.items()
+    ]
+    alone = next((row.scores for row in rows if row.name == control), {})
+    gains = holm({row.name: paired_gain(row.scores, alone) for row in rows if row.compared})
+    return tuple(replace(row, gain=gains.get(row.name)) for row in rows)
 
 
-def on_set(table: SuiteTable, name: str) -> list[Row]:
+def on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
     """Return the rows with scores and gains on a further test set; runs that finished before it was named have none."""
-    rows = []
-    for row in table.rows:
-        known = {seed: one for seed, one in row.results.items() if name in one['metrics']}
-        scores = {seed: plan.score_of(table.definition, one['metrics'], name) for seed, one in known.items()}
-        rows.append(Row(row.name, {seed: {**known[seed], 'score': score} for seed, score in scores.items()}))
-    control = next((row.scores for row in rows if row.name == table.control), {})
-    gains = paired_gains({row.name: row.scores for row in rows if row.name in table.definition.taught}, control)
-    return [replace(row, gain=gains.get(row.name)) for row in rows]
+    found = {
+        row.name: {
+            seed: {**one, 'score': plan.score_of(table.definition, one['metrics'], name)}
+            for seed, one in row.results.items()
+            if name in one['metrics']
+        }
+        for row in table.rows
+    }
+    return make_rows(found, table.definition.seeds, table.control)
 
 
 def best_control(results: Mapping[str, Results]) -> str:
     """Return the control that is best on val by its mean over seeds; others count once they have all of its seeds."""
-    first = results.get(plan.CONTROL) or {}
-    val = {
-        name: fmean(_on_val(found[seed]) for seed in first)
-        for name, found in results.items()
-        if is_control(name) and first and first.keys() <= found.keys()
-    }
-    return max(val, key=lambda name: (val[name], name == plan.CONTROL), default=plan.CONTROL)
+    first = results.get(CONTROL) or {}
 
+    def on_val(result: Mapping[str, Any]) -> float:
+        found = float((result.get('metrics') or {}).get('val', {}).get(result.get('metric'), math.nan))
+        return -math.inf if math.isnan(found) else found
 
-def _on_val(result: Mapping[str, Any]) -> float:
-    found = float((result.get('metrics') or {}).get('val', {}).get(result.get('metric'), -math.inf))
-    return -math.inf if math.isnan(found) else found
+    whole = {name: found for name, found in results.items() if is_control(name) and first.keys() <= found.keys()}
+    val = {name: fmean(on_val(found[seed]) for seed in first) for name, found in whole.items() if first}
+    return max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
 
 
 def own_data(method: Method) -> str:

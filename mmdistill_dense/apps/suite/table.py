@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import Definition, is_control, with_options
-from mmdistill_dense.apps.suite.plan import CONTROL, TEACHER
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, with_options
 from mmdistill_dense.apps.suite.rows import LEVEL, Row, SuiteTable, collect, on_set, own_data
 from mmdistill_dense.utils.files import write_text, write_whole
 
@@ -38,7 +37,7 @@ def write_table(definition: Definition, out: Path | None = None) -> None:
 
 def as_markdown(table: SuiteTable) -> str:
     """Return the table, with the scores by seed and the notes."""
-    definition, control = table.definition, table.row(table.control).scores
+    definition = table.definition
     head = ['', 'n', definition.metric, f'gain [{LEVEL:.0%} interval]', 's / iteration']
     main, seeds = _head(head), _head(['seed', *map(str, definition.seeds)])
     for row in table.rows:
@@ -47,7 +46,7 @@ def as_markdown(table: SuiteTable) -> str:
         title, count = TITLES.get(row.name, row.name), count_cell(row, len(definition.seeds))
         main.append(_line([title, count, score_cell(row), gain_cell(row), taken]))
         if row.name != TEACHER:
-            seeds.append(_line([title, *(_of_seed(row, seed, control) for seed in definition.seeds)]))
+            seeds.append(_line([title, *(_of_seed(row, seed) for seed in definition.seeds)]))
     notes = ['## How to read it', '', *(f'- {line}' for line in _reading(table)), '']
     notes += ['## What it was made of', '', *(f'- {line}' for line in _made_of(table))]
     parts = [f'# {definition.title}', '\n'.join(main), '\n'.join(['## Each seed', '', *seeds])]
@@ -100,12 +99,11 @@ def gain_cell(row: Row) -> str:
     return f'{bold}{gain.mean:+.2f}{bold}{bounds}{fewer}'
 
 
-def _of_seed(row: Row, seed: int, control: Mapping[int, float]) -> str:
+def _of_seed(row: Row, seed: int) -> str:
     if seed not in row.scores:
         return 'missing'
-    score = row.scores[seed]
-    paired = seed in control and not is_control(row.name)
-    return f'{score:.2f} ({score - control[seed]:+.2f})' if paired else f'{score:.2f}'
+    gains = row.gain.each if row.gain else {}
+    return f'{row.scores[seed]:.2f}' + (f' ({gains[seed]:+.2f})' if seed in gains else '')
 
 
 def _reading(table: SuiteTable) -> Iterator[str]:
@@ -199,13 +197,12 @@ def _each(table: SuiteTable, say: Callable[[Mapping[str, Any]], str]) -> str:
 
 def scores_as_csv(table: SuiteTable) -> str:
     """Return a line per run, without times, so that an interrupted suite gives the same bytes."""
-    own, lines = table.row(table.control).scores, []
+    lines = []
     for row in table.rows:
+        gains = row.gain.each if row.gain else {}
         for seed, result in sorted(row.results.items()):
-            paired = row.name != TEACHER and not is_control(row.name) and seed in own
-            line = {'name': row.name, 'seed': seed, 'score': result['score']}
-            line |= {'gain': result['score'] - own[seed] if paired else None, 'iterations': result['iterations']}
-            line['config_hash'] = result['config_hash']
+            line = {'name': row.name, 'seed': seed, 'score': result['score'], 'gain': gains.get(seed)}
+            line |= {key: result[key] for key in ('iterations', 'config_hash')}
             for split in ('test', 'val', *table.definition.test_sets):
                 line |= {f'{split}/{key}': value for key, value in result['metrics'].get(split, {}).items()}
             lines.append(line)

@@ -7,10 +7,11 @@ import torch
 from mmengine.registry import init_default_scope
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.check.tap_list import ModuleNode, Watch, list_taps
+from mmdistill_dense.apps.check.tap_list import ModuleNode, Watch, _listed, list_taps
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.trace import read_pass
 from tests import toys
 from tests.foundation.files import tiny
 
@@ -41,6 +42,27 @@ def test_marked_places_are_taps_of_the_listed_shape(option: dict) -> None:
         run_parts(network, taps, torch.zeros(1, 3, 64, 64), rois=True)
     recorder.check_complete()
     assert {name: tuple(found[0].shape[1:]) for name, found in tensors.items()} == listed
+
+
+class Chooses(torch.nn.Module):
+    """A head with an operation that the meta device lacks, as RoI heads of HTC and CrowdDet have it."""
+
+    def forward(self, features: tuple[torch.Tensor]) -> torch.Tensor:
+        return features[0][features[0].flatten(1).isfinite().all(1).nonzero()[:, 0]]
+
+
+class Detector(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head, self.fusion_head = torch.nn.Conv2d(3, 5, 1, 4), Chooses(), torch.nn.Module()
+
+    def extract_feat(self, inputs: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.backbone(inputs),)
+
+
+def test_a_head_that_the_meta_device_cannot_run_is_listed_with_its_shape() -> None:
+    found = {one.path: one.shapes for one in read_pass(Detector, lambda one: _listed(one, 1, ''), (32, 32)).nodes()}
+    assert found == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
 
 
 def test_the_command_lists_both_networks_or_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from mmdistill_dense.__main__ import Parser, fill, main
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import actions, plan
 from mmdistill_dense.apps.suite.definition import load
+from mmdistill_dense.apps.suite.pool import job_words
 from tests.suite import tiny
 
 
@@ -66,12 +67,20 @@ def test_list_tells_what_runs_and_what_does_not(capsys: pytest.CaptureFixture[st
     assert 'mgd seed 0 waits' in text
 
 
-def test_mistakes_end_with_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    path = tiny.write(Path(), methods={'kdd': {}})
-    assert main(['suite', 'run', str(path)]) == 2
-    assert 'ERROR    tiny.yaml: methods.kdd: ' in capsys.readouterr().err
-    assert main(['suite', 'table', 'none.yaml']) == 2
-    assert not Path('out/runs').exists()
+@pytest.mark.parametrize(('words', 'said'), [
+    (['run', '{file}'], 'ERROR    tiny.yaml: methods.kdd: '),
+    (['table', 'none.yaml'], "'none.yaml': no such definition"),
+    (['job', 'good/tiny.yaml', 'kd'], 'kd has no run with --seed None, but kd seed 0'),
+])  # fmt: skip
+def test_mistakes_end_with_one_line_and_status_2(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    path, good = tiny.write(Path(), methods={'kdd': {}}), Path('good')
+    good.mkdir()
+    tiny.write(good)
+    assert main(['suite', *(word.format(file=path) for word in words)]) == 2
+    assert said in capsys.readouterr().err and not Path('out/runs').exists()
 
 
 def test_batch_of_another_number_of_gpus_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,30 +99,16 @@ def test_places_are_counted_from_one(capsys: pytest.CaptureFixture[str]) -> None
     assert "--jobs: must be 1 or more, got '0'" in capsys.readouterr().err
 
 
-def test_a_run_that_is_not_there_is_told_with_those_that_are() -> None:
+def test_every_run_is_found_by_its_command_line_and_others_are_told_with_those_that_are() -> None:
     definition = load(tiny.write(Path()))
+    for run in plan.runs(definition):
+        args = fill(Parser(), 'suite').parse_args(job_words(definition.path, run))
+        assert actions.find(definition, args.name, args.seed) == run
     assert actions.find(definition, 'teacher', None).name == 'teacher'
     with pytest.raises(ValueError, match='kd has no run with --seed 5, but kd seed 0'):
         actions.find(definition, 'kd', 5)
     with pytest.raises(ValueError, match="row 'kdd': unknown. Close: kd"):
         actions.find(definition, 'kdd', 0)
-
-
-def test_a_job_without_its_seed_is_told_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    assert main(['suite', 'job', str(tiny.write(Path())), 'kd']) == 2
-    assert 'kd has no run with --seed None, but kd seed 0' in capsys.readouterr().err
-
-
-def test_every_run_is_found_again_by_its_command_line() -> None:
-    from mmdistill_dense.apps.suite.pool import job_words
-
-    definition = load(tiny.write(Path()))
-    for run in plan.runs(definition):
-        args = fill(Parser(), 'suite').parse_args(job_words(definition.path, run))
-        assert actions.find(definition, args.name, args.seed) == run
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,8 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite import configs, plan
-from mmdistill_dense.apps.suite.definition import Definition, load
 from mmdistill_dense.config.resolve import load_model
-from tests.suite import tiny
-from tests.suite.tiny import run_of
-
-
-def defined(**changes: Any) -> Definition:
-    return load(tiny.write(Path(), **changes))
+from tests.suite.tiny import defined, run_of
 
 
 def own_leaf(text: str = '') -> dict[str, Any]:
@@ -34,37 +28,36 @@ def test_method_differs_from_its_control_in_distillers_alone() -> None:
         assert found and all(key.startswith('model.distillers') for key in found), found
 
 
-@pytest.mark.parametrize(('text', 'key'), [
-    ('optim_wrapper = dict(optimizer=dict(lr=1e-3))', 'optim_wrapper.optimizer.lr'),
-    ('model["student"] = dict(decode_head=dict(channels=7))', 'model.student.decode_head'),
-    ('train_cfg = dict(max_iters=9)', 'train_cfg.max_iters'),
-    ('compile = True', 'compile'),
+MORE = r"methods.mine.config='mine.py' differs .* first weights: {}\. The gain"
+NO_METHOD = r"methods.mine.config='mine.py' has no model.distillers and no weights .* second control"
+
+
+@pytest.mark.parametrize(('text', 'options', 'said'), [
+    ('optim_wrapper = dict(optimizer=dict(lr=1e-3))', {}, MORE.format('optim_wrapper.optimizer.lr')),
+    ('model["student"] = dict(decode_head=dict(channels=7))', {}, MORE.format('model.student.decode_head')),
+    ('train_cfg = dict(max_iters=9)', {}, MORE.format('train_cfg.max_iters')),
+    ('compile = True', {}, MORE.format('compile')),
+    ('model.clear()', {}, NO_METHOD),
+    ('model.clear()', {'loss_weight': 3}, NO_METHOD),
 ])  # fmt: skip
-def test_leaf_that_differs_in_more_is_refused_with_the_keys(text: str, key: str) -> None:
-    definition = defined(methods=own_leaf(text))
-    with pytest.raises(ValueError, match=rf"methods.mine.config='mine.py' differs .* first weights: {key}\. The gain"):
-        configs.method_config(definition, definition.methods['mine'])
-
-
-@pytest.mark.parametrize('options', [{}, {'loss_weight': 3}])
-def test_leaf_without_distillers_is_refused(options: dict) -> None:
-    own_leaf('model.clear()\n')
+def test_leaf_that_differs_in_more_or_in_nothing_is_refused(text: str, options: dict, said: str) -> None:
+    own_leaf(text)
     definition = defined(methods={'mine': {'config': 'mine.py', 'options': options}})
-    with pytest.raises(
-        ValueError, match=r"methods.mine.config='mine.py' has no model.distillers and no weights .* second control"
-    ):
+    with pytest.raises(ValueError, match=said):
         configs.method_config(definition, definition.methods['mine'])
 
 
-@pytest.mark.parametrize(('key', 'said'), [
-    ('train_cfg.max_iters', 'options.train_cfg.max_iters would make the method differ from its control'),
-    ('model.student.x', 'options.model.student.x would make the method differ from its control'),
-    ('model.distillers.kdd.loss_weight', "distiller 'kdd': unknown. Close: kd"),
-    ('pool_size', r'does not say which distiller .*\. Write e\.g\. (kd|afdcd)\.pool_size'),
+@pytest.mark.parametrize(('row', 'said'), [
+    ({'options': {'train_cfg.max_iters': 3}}, 'train_cfg.max_iters would make the method differ from its control'),
+    ({'options': {'model.student.x': 3}}, 'options.model.student.x would make the method differ'),
+    ({'options': {'model.distillers.kdd.loss_weight': 3}}, "distiller 'kdd': unknown. Close: kd"),
+    ({'options': {'pool_size': 3}}, r'does not say which distiller .*\. Write e\.g\. (kd|afdcd)\.pool_size'),
+    ({'settings': 'best'}, r"methods.afdcd.*settings='best' is unknown; \w+ has 'published', 'auto', 'canon"),
+    ({'settings': 3}, 'methods.afdcd.settings: must be of type str, got 3'),
 ])  # fmt: skip
-def test_options_of_a_method_are_its_distillers(key: str, said: str) -> None:
-    definition = defined(methods={'afdcd': {'options': {key: 3}}})
+def test_options_of_a_method_are_its_distillers(row: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
+        definition = defined(methods={'afdcd': row})
         configs.method_config(definition, definition.methods['afdcd'])
 
 
@@ -153,15 +146,6 @@ def test_settings_of_a_row() -> None:
         assert file.model == config.model and configs.config_hash(file) == configs.config_hash(config)
 
 
-@pytest.mark.parametrize(('row', 'said'), [
-    ({'settings': 'best'}, r"methods.kd.kd.settings='best' is unknown; LogitKD has 'published', 'auto', 'canon"),
-    ({'settings': 3}, 'methods.kd.settings: must be of type str, got 3'),
-])  # fmt: skip
-def test_settings_that_cannot_be(row: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        hash_of('kd', methods={'kd': row})
-
-
 def hash_of(name: str = 'kd', **changes: Any) -> str:
     definition = defined(**changes)
     return plan.hash_of(definition, run_of(definition, name))
@@ -178,20 +162,22 @@ def test_hash_changes_with_what_is_trained() -> None:
         'own teacher': hash_of(teacher=None),
         'student': hash_of(options={'model.student.decode_head.channels': 12}),
         'control': hash_of('control'),
+        'size of the teacher': hash_of(options={'model.teacher.scale': 2.0}),
+        'padding of the teacher': hash_of(options={'model.teacher.fit': 'pad'}),
+        'no options': hash_of(options={}),
     }
     assert len(set(hashes.values())) == len(hashes), hashes
 
 
-def test_hash_holds_the_size_that_the_teacher_sees() -> None:
-    seen = [hash_of(options=options) for options in ({}, {'model.teacher.scale': 2.0}, {'model.teacher.fit': 'pad'})]
-    assert len(set(seen)) == 3
-
-
-def test_hash_leaves_out_what_does_not_reach_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_leaves_out_what_does_not_reach_the_weights() -> None:
     other = dict(seeds=[5], out='elsewhere', jobs=3, threads=2, checkpoint_every=1, title='x', metric='aAcc')
     assert hash_of() == hash_of(**other)
     assert hash_of('control') == hash_of('control', teacher=None), 'the control reads no teacher'
     assert hash_of() == hash_of(methods={'kd': {}, 'maskd': {}})
+    definition = defined()
+    control, kd = configs.control_config(definition), configs.method_config(definition, definition.methods['kd'])
+    assert configs.config_hash(control, 'made') == configs.config_hash(control), 'how the teacher was made'
+    assert configs.config_hash(kd, 'made') != configs.config_hash(kd)
 
 
 @pytest.mark.parametrize(('variable', 'recipe', 'place'), [
@@ -229,13 +215,6 @@ def test_rates_are_scaled_with_the_ends_that_schedules_name() -> None:
     definition = defined(methods={'control_x2': {'rate': 2}}, options={'optim_wrapper.optimizer': {'_delete_': True}})
     with pytest.raises(ValueError, match='methods.control_x2.rate: optim_wrapper.optimizer has no lr'):
         configs.method_config(definition, definition.methods['control_x2'])
-
-
-def test_the_hash_of_a_row_that_reads_no_teacher_knows_none() -> None:
-    definition = defined()
-    control, kd = configs.control_config(definition), configs.method_config(definition, definition.methods['kd'])
-    assert configs.config_hash(control, 'made') == configs.config_hash(control)
-    assert configs.config_hash(kd, 'made') != configs.config_hash(kd)
 
 
 @pytest.mark.parametrize(('resume', 'keys'), [(True, []), (False, ['load_from'])])

@@ -2,15 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition, load
 from tests.suite import tiny
-
-
-def defined(**changes: Any) -> Definition:
-    return load(tiny.write(Path(), **{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes}))
+from tests.suite.tiny import of_two as defined
 
 
 def test_runs_are_teacher_then_seed_by_seed() -> None:

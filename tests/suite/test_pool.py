@@ -53,9 +53,10 @@ def runs(folder: Path, *names: str, after: tuple[str, ...] = ()) -> list[Run]:
 def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('GOMP_SPINCOUNT', 'OMP_WAIT_POLICY'):
         monkeypatch.delenv(name, raising=False)
-    said: list[str] = []
+    said, news = list[str](), list[int]()
     todo = [*runs(tmp_path, 'late', after=('first',)), *runs(tmp_path, 'first', 'other')]
-    assert pool.Pool(command(FINISH), 2, 3, said.append).execute(todo) == {}
+    done = pool.Pool(command(FINISH), 2, 3, said.append, lambda: news.append(len([*tmp_path.glob('*/result.json')])))
+    assert done.execute(todo) == {} and len(news) == 3 and news[-1] == 3
     order = (tmp_path / 'order.txt').read_text().split()
     assert order.index('-first') < order.index('+late')
     assert order.index('+other') < order.index('-first')
@@ -66,31 +67,19 @@ def test_runs_start_when_what_they_need_is_there(tmp_path: Path, monkeypatch: py
     ]
 
 
-def test_ends_are_news(tmp_path: Path) -> None:
-    news: list[int] = []
-    one = pool.Pool(command(FINISH), 1, 1, print, lambda: news.append(len(list(tmp_path.glob('*/result.json')))))
-    one.execute(runs(tmp_path, 'first', 'second'))
-    assert news == [1, 2]
-
-
 def test_failure_stops_only_what_needs_it_and_shows_its_log(tmp_path: Path) -> None:
     todo = runs(tmp_path, 'bad', 'silent', 'good')
+    todo[0].folder.mkdir()
+    (todo[0].folder / 'state.json').write_text('{"phase": "training", "iteration": 4}')
     todo += [*runs(tmp_path, 'lost', after=('bad',)), *runs(tmp_path, 'far', after=('lost',))]
     failed = pool.Pool(command(FINISH), 1, 1, print).execute(todo)
     assert failed.keys() == {'bad seed 0', 'silent seed 0', 'lost seed 0', 'far seed 0'}
     assert failed['bad seed 0'].startswith('ended with code 1') and failed['bad seed 0'].endswith('    this went wrong')
+    assert todo[0].state == {'phase': 'training', 'iteration': 4, 'failed': 'ended with code 1'}, 'for `suite list`'
     assert failed['lost seed 0'] == 'needs bad seed 0'
     assert failed['far seed 0'] == 'needs lost seed 0'
     assert (tmp_path / 'good' / 'result.json').is_file()
     assert (tmp_path / 'order.txt').read_text().split().count('+lost') == 0
-
-
-def test_a_failure_is_kept_for_the_list(tmp_path: Path) -> None:
-    (bad,) = runs(tmp_path, 'bad')
-    bad.folder.mkdir()
-    (bad.folder / 'state.json').write_text('{"phase": "training", "iteration": 4}')
-    pool.Pool(command(FINISH), 1, 1, print).execute([bad])
-    assert bad.state == {'phase': 'training', 'iteration': 4, 'failed': 'ended with code 1'}
 
 
 STALLS = """
@@ -145,19 +134,19 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert failed['bad seed 0'].startswith(said)
 
 
-def test_nobody_waits_for_what_is_not_made(tmp_path: Path) -> None:
-    failed = pool.Pool(command(FINISH), 1, 1, print).execute(runs(tmp_path, 'a', after=('elsewhere',)))
-    assert failed == {'a seed 0': f'needs results that none of these runs gives: {tmp_path / "elsewhere"}'}
+def test_a_run_that_cannot_begin_fails_alone(tmp_path: Path) -> None:
+    """Its config cannot be written, or nobody makes what it needs."""
 
-
-def test_a_run_whose_config_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     def refuse(run: Run) -> list[str]:
         if run.name == 'bad':
             raise OSError('nothing was written')
         return command(FINISH)(run)
 
-    failed = pool.Pool(refuse, 1, 1, print).execute(runs(tmp_path, 'bad', 'good'))
-    assert failed == {'bad seed 0': 'was not started: nothing was written'}
+    todo = [*runs(tmp_path, 'bad', 'good'), *runs(tmp_path, 'a', after=('elsewhere',))]
+    assert pool.Pool(refuse, 1, 1, print).execute(todo) == {
+        'bad seed 0': 'was not started: nothing was written',
+        'a seed 0': f'needs results that none of these runs gives: {tmp_path / "elsewhere"}',
+    }
     assert (tmp_path / 'good/result.json').is_file()
 
 

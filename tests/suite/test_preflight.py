@@ -6,16 +6,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmdistill_dense.apps.suite import plan, preflight
-from mmdistill_dense.apps.suite.definition import Definition, load
+from mmdistill_dense.apps.suite.definition import Definition
 from mmdistill_dense.apps.suite.preflight import check_metric
 from tests.suite import tiny
-
-
-def defined(**changes: Any) -> Definition:
-    return load(tiny.write(Path(), **{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes}))
+from tests.suite.tiny import of_two as defined
 
 
 def titles(runs: list[plan.Run]) -> list[str]:
@@ -49,8 +47,6 @@ def test_a_test_set_that_is_not_there_is_found_first() -> None:
     definition = defined(test_sets={'rain': {'num_imges': 3}})
     with pytest.raises(ValueError, match="tiny.yaml: test_sets.rain: .*'num_imges'"):
         preflight.check(definition, {plan.runs(definition)[0]: (Config(), '')})
-    with pytest.raises(ValueError, match='test_sets.val: a name consists of .* train, val, test are taken'):
-        defined(test_sets={'val': {}})
 
 
 def finish(definition: Definition, title: str, config_hash: str | None = None) -> plan.Run:
@@ -80,15 +76,24 @@ def test_changed_runs_are_refused(tmp_path: Path) -> None:
         plan.unfinished(definition, plan.runs(definition))
 
 
-def test_runs_of_other_processes_are_refused() -> None:
+def test_a_run_goes_on_with_as_many_processes_as_it_was_begun() -> None:
+    """A finished teacher may have had others, and a run without a checkpoint has not begun."""
     definition = defined()
-    run = finish(definition, 'control seed 1')
-    tiny.write_result(run.folder, 1.0, config_hash=plan.hash_of(definition, run), processes=8)
-    runs = plan.runs(definition)
-    with pytest.raises(ValueError, match=r'control seed 1: .* made by 8 process\(es\), this would be 1'):
-        plan.unfinished(definition, runs)
-    assert 'control seed 1' not in titles(plan.unfinished(definition, runs, processes=8))
-    assert plan.unfinished(definition, [run]) == [], 'nothing is to be done'
+    runs = {run.title: run for run in plan.runs(definition)}
+    for title in ('control seed 1', 'teacher'):
+        tiny.write_result(runs[title].folder, 1.0, config_hash=plan.hash_of(definition, runs[title]), processes=8)
+    said = r'control seed 1: .* was made by 8 process\(es\), this would be 1: another batch'
+    with pytest.raises(ValueError, match=said):
+        plan.unfinished(definition, list(runs.values()))
+    assert 'control seed 1' not in titles(plan.unfinished(definition, list(runs.values()), processes=8))
+    assert plan.unfinished(definition, [runs['control seed 1']]) == [], 'nothing is to be done'
+    (begun := runs['kd seed 0']).folder.mkdir(parents=True)
+    (begun.folder / 'state.json').write_text('{"config_hash": "x", "processes": 8}')
+    plan.check_processes(begun, 1)
+    torch.save({'state_dict': {}}, begun.folder / 'iter_2.pth')
+    plan.check_processes(begun, 8)
+    with pytest.raises(ValueError, match=r'kd seed 0: .* was made by 8'):
+        plan.check_processes(begun, 1)
 
 
 CITYSCAPES = {'control': 'deeplabv3_r101_to_r18_cityscapes', 'teacher': None}
@@ -110,17 +115,36 @@ def test_batch_that_the_learning_rate_is_not_for_is_refused(options: dict, proce
         plan.check_batch(definition, plan.resolved(definition, runs), processes)
 
 
-def test_missing_data_are_named_with_their_key(monkeypatch: pytest.MonkeyPatch) -> None:
+NO_SCALE = [{'type': 'mmdistill_dense.LoadShapes'}, {'type': 'Resize', 'scale': [96, 96]}, {'type': 'PackSegInputs'}]
+MOBILENET = {'control': 'deeplabv3plus_mobilenetv2_to_r18w16_camvid', 'teacher': None, 'options': None}
+
+
+@pytest.mark.parametrize(('changes', 'said'), [
+    (MOBILENET, r"control: .* data_prefix.img_path = 'nowhere/camvid/images/train' does not"),
+    (dict(teacher=None), r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'),
+    (
+        dict(options={**tiny.SMALL, 'val_dataloader.dataset.pipeline': NO_SCALE}),
+        'tiny.yaml: control: training would stop at its first evaluation',
+    ),
+    (dict(methods={'kd': {'options': {'los_weight': 3}}}), 'tiny.yaml: kd: .*los_weight'),
+    (dict(methods={'kd': {'options': {'student_tap': 'decode_head.conf_seg'}}}), 'tiny.yaml: kd: .*conv_seg'),
+    (dict(methods={'kd': {'options': {'loss_weight': 'abc'}}}), 'tiny.yaml: kd: '),
+    (dict(metric='mIuO'), "tiny.yaml: metric: score of val_evaluator 'mIuO': unknown. Close: mIoU"),
+    (dict(options={'optim_wrapper.optimizer.lrr': 3}), "TypeError: optim_wrapper.optimizer: .* no option 'lrr'.*'lr'"),
+    (dict(options={'param_scheduler.1.powr': 3}), "param_scheduler.1: PolyLR has no option 'powr'.*'power'"),
+    (dict(options={'train_dataloader': {'batchsize': 3}}), "DataLoader.* unexpected keyword argument 'batchsize'"),
+    (dict(options={'randomness.determinstic': True}), 'randomness.*determinstic.*deterministic'),
+    (
+        dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
+        "tiny.yaml: teacher: TypeError: train_cfg: .* has no option 'max_itrs'",
+    ),
+])  # fmt: skip
+def test_what_check_finds_is_told_with_its_row_before_anything_starts(
+    changes: dict, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv('MMDISTILL_DATA', 'nowhere')
-    definition = defined(control='deeplabv3plus_mobilenetv2_to_r18w16_camvid', teacher=None, options=None)
-    with pytest.raises(ValueError, match=r"control: .* data_prefix.img_path = 'nowhere/camvid/images/train' does not"):
-        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
-
-
-def test_a_picture_of_validation_is_tried_before_the_first_run() -> None:
-    resized = [{'type': 'mmdistill_dense.LoadShapes'}, {'type': 'Resize', 'scale': [96, 96]}, {'type': 'PackSegInputs'}]
-    definition = defined(options={**tiny.SMALL, 'val_dataloader.dataset.pipeline': resized})
-    with pytest.raises(ValueError, match='tiny.yaml: control: training would stop at its first evaluation'):
+    definition = defined(**changes)
+    with pytest.raises(ValueError, match=said):
         preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
@@ -141,49 +165,6 @@ def test_missing_start_weights_are_named_before_the_teacher_is_trained(row: str)
     )
     told = rf"tiny.yaml: {row}: .*{key}.checkpoint='weights/none.pth'.* MMDISTILL_WEIGHTS names the folder weights\."
     with pytest.raises(ValueError, match=told):
-        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
-
-
-def test_missing_teacher_is_named() -> None:
-    definition = defined(teacher=None)
-    with pytest.raises(ValueError, match=r'model\.teacher\.checkpoint=.*iter_700\.pth.*no such file'):
-        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
-
-
-@pytest.mark.parametrize(('options', 'said'), [
-    ({'los_weight': 3}, 'tiny.yaml: kd: .*los_weight'),
-    ({'student_tap': 'decode_head.conf_seg'}, 'tiny.yaml: kd: .*conv_seg'),
-])  # fmt: skip
-def test_options_that_a_distiller_does_not_take_are_named_with_the_method(options: dict, said: str) -> None:
-    definition = defined(methods={'kd': {'options': options}})
-    with pytest.raises(ValueError, match=said):
-        preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
-
-
-@pytest.mark.parametrize(('changes', 'said'), [
-    (dict(metric='mIuO'), "tiny.yaml: metric: score of val_evaluator 'mIuO': unknown. Close: mIoU"),
-    (dict(metric='coco/bbox_mAP'), "score of val_evaluator 'coco/bbox_mAP': unknown"),
-    (
-        dict(options={'train_cfg.max_itrs': 3}),
-        "control: TypeError: train_cfg: IterBasedTrainLoop has no option 'max_itrs'.*max_iters",
-    ),
-    (
-        dict(options={'optim_wrapper.optimizer.lrr': 3}),
-        "control: TypeError: optim_wrapper.optimizer: .* has no option 'lrr'.*'lr'",
-    ),
-    (dict(options={'param_scheduler.1.powr': 3}), "param_scheduler.1: PolyLR has no option 'powr'.*'power'"),
-    (dict(options={'train_dataloader': {'batchsize': 3}}), "DataLoader.* unexpected keyword argument 'batchsize'"),
-    (dict(options={'randomness.determinstic': True}), 'randomness.*determinstic.*deterministic'),
-    (dict(options={'train_dataloader.dataset.num_image': 3}), "unexpected keyword argument 'num_image'"),
-    (
-        dict(teacher={'config': 'teachers/toy_seg', 'options': {'train_cfg.max_itrs': 3}}),
-        "tiny.yaml: teacher: TypeError: train_cfg: .* has no option 'max_itrs'",
-    ),
-    (dict(methods={'kd': {'options': {'loss_weight': 'abc'}}}), 'tiny.yaml: kd: '),
-])  # fmt: skip
-def test_names_that_nothing_takes_come_up_before_anything_starts(changes: dict, said: str) -> None:
-    definition = defined(**changes)
-    with pytest.raises(ValueError, match=said):
         preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
 
 
@@ -220,6 +201,6 @@ def test_a_row_is_checked_with_a_step_of_few_pictures(batch: int, few: int, monk
         return SimpleNamespace(findings=[], verdict='ready', subject=found)
 
     monkeypatch.setattr(preflight, 'check_config', checked)
-    definition = load(tiny.write(Path(), batch=batch))
+    definition = tiny.defined(batch=batch)
     preflight.check(definition, plan.resolved(definition, plan.runs(definition)))
     assert asked == [2, few, few]  # the teacher, which has a batch of its own, the control and the method

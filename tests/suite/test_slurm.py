@@ -115,11 +115,9 @@ def test_nothing_but_the_script_is_printed(
 def test_several_nodes_have_one_torchrun_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {'launcher': 'pytorch', 'processes': 16, 'nodes': 2, 'gres': 'gpu:8'}
     _, _, kd, _ = submitted(tmp_path, monkeypatch, slurm=given)
-    words = shlex.split(kd['--wrap'])
     assert (kd['--ntasks'], kd['--nodes'], kd['--cpus-per-task']) == ('2', '2', '24')
-    assert {'srun', '--ntasks-per-node=1', '--nproc_per_node=8', '--nnodes=2', '--rdzv_backend=c10d'} <= set(words)
-    with pytest.raises(ValueError, match='nodes.*16 processes cannot be spread evenly over 3 nodes'):
-        load(tiny.write(Path(), slurm={**given, 'nodes': 3}))
+    words = {'srun', '--ntasks-per-node=1', '--nproc_per_node=8', '--nnodes=2', '--rdzv_backend=c10d'}
+    assert words <= {*shlex.split(kd['--wrap'])}
 
 
 def test_a_job_in_the_queue_is_not_submitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,8 @@ from mmdistill_dense.apps.suite.table import BELOW, as_markdown, gains_png, scor
 from mmdistill_dense.utils.files import read_json, write_json
 from tests.suite import made_up
 
+KD = {0: 43.0, 1: 43.5, 2: 45.5}
+
 
 @pytest.fixture(autouse=True)
 def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +32,7 @@ def suite(tmp_path: Path) -> Definition:
     """Control and kd whole, heavy without its first seed."""
     suite = made_up.definition(tmp_path)
     made_up.finish(suite, 'control', made_up.CONTROL)
-    made_up.finish(suite, 'kd', {0: 43.0, 1: 43.5, 2: 45.5})
+    made_up.finish(suite, 'kd', KD)
     made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1})
     return suite
 
@@ -94,29 +96,25 @@ def test_another_metric_scores_finished_runs_anew(suite: Definition) -> None:
 
 def test_an_empty_suite_has_its_rows(tmp_path: Path) -> None:
     alone = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'cwd: {{}}')
-    text = as_markdown(collect(made_up.definition(tmp_path, text=alone)))
+    empty = made_up.definition(tmp_path, 'teacher: toy_seg\n', alone)
+    text = as_markdown(collect(empty))
     assert not any(word in text for word in ('Rows:', 'Batch:', 'only labelled')), 'nothing to say'
     assert [line[2] for line in lines_of(text, 'kd')] == ['not run', 'missing']
     assert lines_of(text, 'teacher')[0][1:4] == ['–', 'not tested', '–']
+    made_up.finish(empty, 'teacher', {0: 53.5})
+    assert lines_of(as_markdown(collect(empty)), 'teacher')[0][1:4] == ['1', '53.50', '–']
 
 
-def test_a_clear_loss_is_as_bold_as_a_clear_gain(suite: Definition) -> None:
-    made_up.finish(suite, 'heavy', {0: 30.0, 1: 31.1, 2: 32.4})
-    assert lines_of(as_markdown(collect(suite)), 'heavy')[0][3].startswith('**-10.00** [')
+@pytest.mark.parametrize(('scores', 'cells'), [
+    ({0: 30.0, 1: 31.1, 2: 32.4}, ['3', '31.17 ± 1.20', '**-10.00** [-10.25, -9.75]']),
+    ({0: math.nan}, ['3', 'nan ± nan', '+nan [+nan, +nan]']),
+], ids=['a clear loss is as bold as a gain', 'a diverged run is no missing one'])  # fmt: skip
+def test_losers_are_told(suite: Definition, scores: dict[int, float], cells: list[str]) -> None:
+    made_up.finish(suite, 'heavy', scores)
+    assert lines_of(as_markdown(collect(suite)), 'heavy')[0][1:4] == cells
 
 
-def test_a_diverged_run_is_no_missing_run(suite: Definition) -> None:
-    made_up.finish(suite, 'heavy', {0: math.nan})
-    assert lines_of(as_markdown(collect(suite)), 'heavy')[0][1:4] == ['3', 'nan ± nan', '+nan [+nan, +nan]']
-
-
-def test_the_teacher_has_a_row(tmp_path: Path) -> None:
-    suite = made_up.definition(tmp_path, 'teacher: toy_seg\n')
-    made_up.finish(suite, 'teacher', {0: 53.5})
-    assert lines_of(as_markdown(collect(suite)), 'teacher')[0][1:4] == ['1', '53.50', '–']
-
-
-def test_the_footer_names_what_the_rows_were_made_of(suite: Definition) -> None:
+def test_the_footer_names_what_the_rows_were_made_of_and_tells_versions_and_teachers_apart(suite: Definition) -> None:
     text = as_markdown(collect(suite))
     hashes = {run.name: plan.hash_of(suite, run) for run in plan.runs(suite)}
     assert '; '.join(f'{name} {value}' for name, value in hashes.items()) in text
@@ -124,9 +122,6 @@ def test_the_footer_names_what_the_rows_were_made_of(suite: Definition) -> None:
     assert 'Teacher: `mmdistill_dense::x.py`, iter_9.pth, sha256 abababababab…, 9 of 10 tensors\n' in text
     assert 'Versions: torch 2.0, mmengine 1.0\n' in text
     assert f'`mmdistill suite run {suite.path}`' in text
-
-
-def test_rows_of_different_versions_or_teachers_are_told_apart(suite: Definition) -> None:
     receipts = {'a': made_up.RECEIPT, 'b': {**made_up.RECEIPT, 'file': None}}
     made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1}, versions={'torch': '2.1'}, teacher=receipts)
     text = as_markdown(collect(suite))
@@ -152,11 +147,7 @@ def test_scores_have_every_digit_and_nothing_that_is_timed(suite: Definition) ->
 
 
 def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition) -> None:
-    for name, scores in (
-        ('control', made_up.CONTROL),
-        ('kd', {0: 43.0, 1: 43.5, 2: 45.5}),
-        ('heavy', {1: 40.0, 2: 40.1}),
-    ):
+    for name, scores in {'control': made_up.CONTROL, 'kd': KD, 'heavy': {1: 40.0, 2: 40.1}}.items():
         made_up.finish(suite, name, scores, processes=2)
     assert 'Batch: 2 process(es) with 8 pictures each' in as_markdown(collect(suite))
     made_up.finish(suite, 'heavy', {1: 40.0}, processes=2, data={'val': 'a'})
@@ -184,9 +175,10 @@ def test_files_are_written_where_they_are_asked_for_and_twice_the_same(
 GAINS = {'kd': [3.0, 2.5, 3.0], 'heavy': [-1.0]}
 
 
-@pytest.fixture
-def table(tmp_path: Path) -> SuiteTable:
-    suite = made_up.definition(tmp_path)
+def test_seeds_means_and_intervals_are_drawn_in_the_line_of_their_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, figures = made_up.definition(tmp_path), list[Figure]()
     scores = {'control': made_up.CONTROL, 'teacher': {0: 53.0}}
     for name, gains in GAINS.items():
         scores[name] = {seed: made_up.CONTROL[seed] + gain for seed, gain in enumerate(gains)}
@@ -194,20 +186,13 @@ def table(tmp_path: Path) -> SuiteTable:
         name: {seed: {'score': score, 'config_hash': 'x'} for seed, score in found.items()}
         for name, found in scores.items()
     }
-    return SuiteTable(suite, make_rows(results, suite.seeds, 'control'))
-
-
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """What is drawn."""
-    drawn: list[Figure] = []
-    save = Figure.savefig
-    monkeypatch.setattr(Figure, 'savefig', lambda self, *args, **kw: (drawn.append(self), save(self, *args, **kw))[1])
-    return drawn
-
-
-def test_every_seed_and_mean_is_drawn_in_its_line(table: SuiteTable, figures: list[Figure], tmp_path: Path) -> None:
-    (tmp_path / 'gains.png').write_bytes(gains_png(table))
+    save, colours = Figure.savefig, []
+    monkeypatch.setattr(Figure, 'savefig', lambda self, *args, **kw: (figures.append(self), save(self, *args, **kw))[1])
+    for found in (results, {name: {} for name in results}):
+        table = SuiteTable(suite, make_rows(found, suite.seeds, 'control'))
+        picture = cv2.imdecode(np.frombuffer(gains_png(table), np.uint8), cv2.IMREAD_COLOR)
+        colours.append(len(np.unique(picture.reshape(-1, 3), axis=0)))
+    assert colours[0] > colours[1] > 10, 'a picture even of nothing'
     (axes,) = figures[0].axes
     points = {(line.get_label(), *np.round(point, 9)) for line in axes.lines for point in line.get_xydata()}
     for place, gains in enumerate(GAINS.values()):
@@ -215,43 +200,19 @@ def test_every_seed_and_mean_is_drawn_in_its_line(table: SuiteTable, figures: li
         assert ('mean', round(float(np.mean(gains)), 9), place) in points
     assert [label.get_text() for label in axes.get_yticklabels()] == ['kd (n = 3)', 'heavy (n = 1)']
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
-
-
-def test_the_interval_is_drawn_where_there_is_one(table: SuiteTable, figures: list[Figure], tmp_path: Path) -> None:
-    (tmp_path / 'gains.png').write_bytes(gains_png(table))
-    (axes,) = figures[0].axes
     (bar,) = axes.containers
     (segment,) = bar.lines[2][0].get_segments()
-    gain = table.row('kd').gain
-    np.testing.assert_allclose(segment, [[gain.low, 0], [gain.high, 0]])
-
-
-def test_the_title_has_the_scores_and_the_legend_each_sign_once(
-    table: SuiteTable, figures: list[Figure], tmp_path: Path
-) -> None:
-    (tmp_path / 'gains.png').write_bytes(gains_png(table))
-    (axes,) = figures[0].axes
-    title = axes.get_title(loc='left')
-    assert title == 'Made up\nstudent alone 41.17 ± 1.26 (n = 3), teacher 53.00'
+    np.testing.assert_allclose(segment, [[2.1162, 0], [3.5505, 0]], atol=1e-4)
+    assert axes.get_title(loc='left') == 'Made up\nstudent alone 41.17 ± 1.26 (n = 3), teacher 53.00'
     legend = [text.get_text() for text in figures[0].legends[0].get_texts()]
     assert legend == ['one seed', 'mean', '95% interval']
-
-
-def test_the_picture_is_a_picture_even_of_nothing(table: SuiteTable, tmp_path: Path) -> None:
-    empty = SuiteTable(table.definition, make_rows({key: {} for key in ('control', *GAINS)}, [0], 'control'))
-    sizes = []
-    for name, one in (('some', table), ('none', empty)):
-        (tmp_path / f'{name}.png').write_bytes(gains_png(one))
-        picture = cv2.imread(str(tmp_path / f'{name}.png'))
-        sizes.append(len(np.unique(picture.reshape(-1, 3), axis=0)))
-    assert sizes[0] > sizes[1] > 10
 
 
 def test_gains_are_over_the_control_that_is_best_on_val(tmp_path: Path) -> None:
     text = made_up.DEFINITION.replace('heavy: {{method: kd, options: {{loss_weight: 5}}}}', 'control_x2: {{rate: 2}}')
     suite = made_up.definition(tmp_path, text=text)
     made_up.finish(suite, 'control', made_up.CONTROL)
-    made_up.finish(suite, 'kd', {0: 43.0, 1: 43.5, 2: 45.5})
+    made_up.finish(suite, 'kd', KD)
     assert collect(suite).control == 'control', 'the other has no run yet'
     metrics = {'val': {'mIoU': 99.0}, 'test': {'mIoU': 40.0}}
     made_up.finish(suite, 'control_x2', {0: 42.0, 1: 42.0}, metrics=metrics)

@@ -13,7 +13,7 @@ import yaml
 from mmcv.transforms import BaseTransform
 
 from mmdistill_dense.apps.suite import plan
-from mmdistill_dense.apps.suite.definition import Definition
+from mmdistill_dense.apps.suite.definition import Definition, load
 from tests.engine.processes import environment
 
 HOLD = """
@@ -53,6 +53,16 @@ def write(folder: Path, iters: int = 6, batch: int = 2, **changes: Any) -> Path:
     kept = {key: value for key, value in content(iters, batch, **changes).items() if value is not None}
     path.write_text(yaml.safe_dump(kept, sort_keys=False))
     return path
+
+
+def defined(**changes: Any) -> Definition:
+    """The definition, written into the working folder."""
+    return load(write(Path(), **changes))
+
+
+def of_two(**changes: Any) -> Definition:
+    """One with two methods and two seeds."""
+    return defined(**{'seeds': [0, 1], 'methods': {'kd': {}, 'afdcd': {}}, **changes})
 
 
 def write_result(folder: Path, score: float, **more: Any) -> None:

@@ -207,6 +207,7 @@ def rate(subject: Subject) -> Findings:
     """Find a schedule without steps, and a rate that does not fall as it says, or is 0 long before the end."""
     # a tenth is let pass: a schedule may well end a step late, so that the last step is not lost
     epochs, length = counts_epochs(subject.config), loop_length(subject.config)
+    unit = 'epochs' if epochs else 'iterations'
     ends = []
     for key, one in schedulers(subject.config):
         counted, begin, end = one.get('by_epoch', True), one.get('begin', 0), one.get('end', math.inf)
@@ -228,7 +229,7 @@ def rate(subject: Subject) -> Findings:
             ends.append((end, key, one))
             if 1.1 * length < end < math.inf:
                 yield warning(
-                    f'{key} ({type_name(one)}) ends at {end:g}, but the run ends at {length} {_unit(epochs)}: the '
+                    f'{key} ({type_name(one)}) ends at {end:g}, but the run ends at {length} {unit}: the '
                     'learning rate does not get where it should.',
                     f'Set its end (or T_max, milestones) to {length} or less.',
                 )
@@ -237,7 +238,7 @@ def rate(subject: Subject) -> Findings:
     if length and end < 0.9 * length and falls_to_0 and not one.get('eta_min_ratio'):
         yield warning(
             f'{key} ({type_name(one)}) brings the learning rate to 0 at {end:g}, but the run goes on until {length} '
-            f'{_unit(epochs)}: nothing is learned after it.',
+            f'{unit}: nothing is learned after it.',
             f'Set {key}.end={length}, or give it an eta_min.',
         )
 
@@ -246,6 +247,7 @@ def checkpoints(subject: Subject) -> Findings:
     """Find a run that saves no checkpoint before its end. After an interruption it must start from the beginning."""
     hook = (subject.config.get('default_hooks') or {}).get('checkpoint', {})
     epochs, length = counts_epochs(subject.config), loop_length(subject.config)
+    unit = 'epochs' if epochs else 'iterations'
     if hook is None or not length:
         return
     interval = hook.get('interval', 1 if not hook else -1)
@@ -253,7 +255,7 @@ def checkpoints(subject: Subject) -> Findings:
         problem = 'counts epochs, but the run counts iterations'
         advice = 'Set default_hooks.checkpoint.by_epoch=False, and its interval in iterations.'
     elif epochs == bool(hook.get('by_epoch', True)) and interval > length:
-        problem = f'has the interval {interval}, but the run ends at {length} {_unit(epochs)}'
+        problem = f'has the interval {interval}, but the run ends at {length} {unit}'
         advice = f'Set default_hooks.checkpoint.interval to a part of {length}.'
     else:
         return
@@ -272,10 +274,6 @@ def best(subject: Subject) -> Findings:
                 f'({some(map(type_name, metrics))}), and training would stop at the first validation.',
                 'Name a score that is in the log of an evaluation, or add its metric to val_evaluator.',
             )
-
-
-def _unit(epochs: bool) -> str:
-    return 'epochs' if epochs else 'iterations'
 
 
 CONFIG = (keys, overrides, hook, workers, crop, batch, evaluators, optimizer, endless, rate, checkpoints, best)

@@ -293,9 +293,10 @@ def _run(passed: Pass) -> None:
     run_parts(network, [], passed.inputs, heads=[])
     ran = {path.split('.')[0] for path in calls}
     for head in heads_of(network) if hasattr(network, 'extract_feat') else []:  # else it ran whole
-        if head.path.split('.')[0] not in ran | {'data_preprocessor'}:
+        runs = type(head.module).forward is not nn.Module.forward  # mmdet's fusion heads only post-process
+        if runs and head.path.split('.')[0] not in ran | {'data_preprocessor'}:
             before = {name: list(found) for name, found in calls.items() if name.split('.')[0] in ran}
-            with contextlib.suppress(ValueError, TypeError, AttributeError, NotImplementedError, KeyError):
+            with contextlib.suppress(ValueError, AttributeError):  # it needs more than features, or is no head
                 run_parts(network, [], passed.inputs, rois=True, heads=[head.path])
             calls.update(before)
 

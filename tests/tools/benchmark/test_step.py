@@ -35,21 +35,14 @@ def cost() -> step.StepCost:
     return step.measure_step(run_config(distillers=BOTH), repeats=1)
 
 
-def test_it_takes_a_step_apart(cost: step.StepCost) -> None:
+def test_it_takes_a_step_apart_and_the_section_holds_every_method(cost: step.StepCost, tmp_path: Path) -> None:
     assert (cost.batch, cost.size, cost.teacher_weights) == (2, (64, 64), 'random')
-    assert list(cost.alone) == ['kd', 'afdcd']
-    assert list(cost.adapters) == ['afdcd']  # logit KD has none
-    assert f'**{cost.overhead:.3f}** | {cost.without_adapters:.3f} |' in step.as_markdown({'both': cost})
-
-
-def test_the_memory_of_both_steps(cost: step.StepCost) -> None:
-    assert 0 < cost.control_memory < cost.distilled_memory  # at toy size a projector is not nothing
-    row = step.as_markdown({'both': cost}).splitlines()[2]
-    extra = (cost.distilled_memory - cost.control_memory) / 2**20
+    assert list(cost.alone) == ['kd', 'afdcd'] and list(cost.adapters) == ['afdcd'], 'logit KD has no adapters'
+    assert 0 < cost.control_memory < cost.distilled_memory, 'at toy size a projector is not nothing'
+    table = step.as_markdown({'both': cost})
+    assert f'**{cost.overhead:.3f}** | {cost.without_adapters:.3f} |' in table
+    row, extra = table.splitlines()[2], (cost.distilled_memory - cost.control_memory) / 2**20
     assert row.startswith('| both |') and row.endswith(f'| {extra:+.0f} |')
-
-
-def test_the_section_holds_every_method(cost: step.StepCost, tmp_path: Path) -> None:
     section = step.section({'a': cost, 'b': cost}, 'seg', 'cpu', 'command')
     assert list(section.figures) == ['a', 'b'] and section.name == 'step_seg'
     assert section.title == 'Step seg, 2 of 64x64' and section.figures['a']['overhead'] == cost.overhead

@@ -52,23 +52,17 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-@pytest.fixture(scope='module')
-def wheel_names(wheel: Path) -> set[str]:
-    """The names in it."""
+def test_wheel_carries_the_package_the_program_what_mim_looks_for_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        return set(archive.namelist())
-
-
-def test_wheel_carries_what_mim_looks_for(wheel_names: set[str]) -> None:
+        names = set(archive.namelist())
+        (entries,) = [one for one in names if one.endswith('entry_points.txt')]
+        assert 'mmdistill = mmdistill_dense.__main__:script' in archive.read(entries).decode()
     tree = [path for name in ('configs', 'tools') for path in (ROOT / name).rglob('*') if path.is_file()]
     expected = {f'mmdistill_dense/.mim/{path.relative_to(ROOT)}' for path in tree if path.suffix != '.pyc'}
-    assert expected | {'mmdistill_dense/.mim/model-index.yml'} <= wheel_names
-
-
-def test_wheel_carries_the_package_and_nothing_else(wheel_names: set[str]) -> None:
+    assert expected | {'mmdistill_dense/.mim/model-index.yml'} <= names
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / 'mmdistill_dense').rglob('*.py')}
-    assert modules | {'mmdistill_dense/py.typed'} <= wheel_names
-    assert {name.split('/')[0].split('-')[0] for name in wheel_names} == {'mmdistill_dense'}
+    assert modules | {'mmdistill_dense/py.typed'} <= names
+    assert {name.split('/')[0].split('-')[0] for name in names} == {'mmdistill_dense'}
 
 
 @pytest.mark.parametrize('address', ['', 'https://github.com/me/mine'])
@@ -100,17 +94,6 @@ def test_links_of_the_wheel_s_description_lead_somewhere(address: str, wheel: Pa
     assert all((ROOT / link).exists() for link in ours) and (len(ours) > 40) == bool(address)
     assert ('/actions/workflows/ci.yml/badge.svg' in text) == ('colab' in text) == bool(address)
     assert 'Licence: Apache-2.0' in text and (f'Home-page: {address}' in text) == bool(address)
-
-
-def test_the_program_comes_with_the_wheel(wheel: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = [one for one in archive.namelist() if one.endswith('entry_points.txt')]
-        assert 'mmdistill = mmdistill_dense.__main__:script' in archive.read(name).decode()
-
-
-def test_no_mm_distribution_is_required() -> None:
-    required = setup_cfg()['options']['install_requires']
-    assert not re.search(r'mm(engine|cv|seg|det)|onedl|openmim', required)
 
 
 @pytest.mark.parametrize(('kinds', 'pattern'), [
@@ -145,10 +128,12 @@ def test_the_site_is_built_with_its_extra_alone() -> None:
     assert setup_cfg()['metadata']['author']
 
 
-def test_versions_agree() -> None:
+def test_versions_agree_and_no_mm_distribution_is_required() -> None:
     version = mmdistill_dense.__version__
     assert f'version: {version}\n' in (ROOT / 'CITATION.cff').read_text()
     assert re.search(rf'^## {re.escape(version)}\b', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
+    required = setup_cfg()['options']['install_requires']
+    assert not re.search(r'mm(engine|cv|seg|det)|onedl|openmim', required)
 
 
 def test_tested_versions_satisfy_the_extras() -> None:

@@ -185,6 +185,7 @@ def write_dumps(work):
 def project(tmp_path, monkeypatch):
     """The stored project in the working folder, beside its pictures."""
     shutil.copytree(LATER / 'project', tmp_path, dirs_exist_ok=True)
+    shutil.copy(tmp_path / 'student.py', tmp_path / 'teacher.py')
     write_dumps(tmp_path / 'project/work')
     for file in [*tmp_path.rglob('*.py'), *tmp_path.rglob('last_checkpoint')]:
         file.write_text(file.read_text().replace('FOLDER', str(tmp_path)))

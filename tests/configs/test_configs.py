@@ -11,9 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.optim import PolyLR
 from mmengine.registry import DefaultScope, init_default_scope
 
 from mmdistill_dense.apps.recipes.compose import recipes
@@ -22,16 +20,12 @@ from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.strict_load import published_weights
-from tests.every_config import CONTROLS, FILES, name_of, named, place, read
+from tests.every_config import CONFIGS, CONTROLS, FILES, leaf, name_of, named, place, read, student
+from tests.zoo.networks import build
 
-ROOT = Path(__file__).parents[2] / 'configs'
 PARTS = sorted(
-    path for path in (ROOT / '_base_').rglob('*.py') if path.parent.name not in ('_base_', 'recipes', 'changes')
+    path for path in (CONFIGS / '_base_').rglob('*.py') if path.parent.name not in ('_base_', 'recipes', 'changes')
 )
-NAMES = [place(f'afdcd/{name}') for name in (
-    'toy_seg', 'deeplabv3_r101_to_r18_cityscapes', 'deeplabv3_r101_to_r18_camvid',
-    'deeplabv3plus_mobilenetv2_to_r18w16_camvid',
-)]  # fmt: skip
 HOMES = dict(
     pairs={'model'},
     models={'model'},
@@ -62,10 +56,6 @@ ROWS = [
 ]  # fmt: skip
 
 
-def config(name: str) -> Config:
-    return read(place(name))
-
-
 def teachers(cfg: Config) -> list[ConfigDict]:
     """The teachers of a config: the one, or all of the named ones."""
     option = cfg.model.get('teacher') if cfg.model.get('type') == 'mmdistill_dense.DistillModel' else None
@@ -90,7 +80,8 @@ _networks: dict[str, ModelConfig] = {}
 @pytest.fixture(scope='module')
 def loaded() -> dict[str, Config]:
     typed = [path for path in [*FILES, *CONTROLS] if path not in named()]
-    return {name_of(path): read(path) for path in typed + NAMES}
+    toys = [place(f'afdcd/{name}') for name in ('toy_seg', 'deeplabv3_r101_to_r18_cityscapes', *SCALES)]
+    return {name_of(path): read(path) for path in typed + toys}
 
 
 @pytest.mark.soak
@@ -102,57 +93,42 @@ def test_every_key_has_one_home() -> None:
 def of_zoo(path: Path) -> set[str]:
     """The keys of a whole config of the zoo whose model a network inherits. Nothing reads the other keys."""
     bases = bases_of(path) if path.parent.name == 'models' else []
-    return set().union(*(of_zoo(one) if ROOT in one.parents else set(Config.fromfile(one)) for one in bases))
+    return set().union(*(of_zoo(one) if CONFIGS in one.parents else set(Config.fromfile(one)) for one in bases))
 
 
 def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
+    needed = {'model', 'train_dataloader', 'test_dataloader', 'optim_wrapper', 'default_scope', 'randomness'}
     for key, cfg in loaded.items():
-        missing = {
-            'model',
-            'train_dataloader',
-            'test_dataloader',
-            'optim_wrapper',
-            'default_scope',
-            'randomness',
-        } - set(cfg)
-        assert not missing, f'{key} lacks {missing}'
+        assert not needed - set(cfg), key
         assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', key
+        own = network(cfg.model.student, cfg.default_scope) if teachers(cfg) else None
         for option in teachers(cfg):
-            student, teacher = (network(one, cfg.default_scope) for one in (cfg.model.student, option))
-            assert num_classes(student.model) is not None, key
-            assert num_classes(teacher.model) in (num_classes(student.model), None), key
-            assert {student.scope, teacher.scope} <= {None, cfg.default_scope}, key
+            taught = network(option, cfg.default_scope)
+            assert num_classes(own.model) is not None, key
+            assert num_classes(taught.model) in (num_classes(own.model), None), key
+            assert {own.scope, taught.scope} <= {None, cfg.default_scope}, key
             if option.checkpoint == 'auto':
                 assert published_weights(option.cfg).startswith('http'), key
+        if cfg.default_scope == 'mmseg':  # detection pads to the largest picture of a batch
+            model = network(cfg.model.student, 'mmseg').model if 'student' in cfg.model else cfg.model
+            crops = [step.crop_size for step in cfg.train_pipeline if step.type == 'RandomCrop']
+            crop = crops[0] if crops else cfg.train_dataloader.dataset.painting.size
+            assert tuple(model.data_preprocessor.size) == tuple(crop), key
 
 
-def test_crop_stands_the_same_in_pipeline_and_preprocessor(loaded: dict[str, Config]) -> None:
-    for key, cfg in loaded.items():
-        if cfg.default_scope != 'mmseg':  # detection pads to the largest picture of a batch
-            continue
-        student = network(cfg.model.student, 'mmseg').model if 'student' in cfg.model else cfg.model
-        crops = [step.crop_size for step in cfg.train_pipeline if step.type == 'RandomCrop']
-        crop = crops[0] if crops else cfg.train_dataloader.dataset.painting.size
-        assert tuple(student.data_preprocessor.size) == tuple(crop), key
+def test_configs_are_short_and_nothing_is_copied() -> None:
+    """No two files say the same, comments and docstrings aside.
 
-
-def test_configs_are_short() -> None:
-    """A recipe apart from the pair that it holds: the docstring, the line ``# pair: …`` and the networks."""
-    for path in [*FILES, *CONTROLS]:
-        _, held, text = path.read_text(encoding='utf-8').rpartition('\n# pair: ')
-        if held:
-            text = re.sub(r'^model = dict\(\n.*?^\)\n', '', text.partition('\n')[2], flags=re.MULTILINE | re.DOTALL)
-        lines = [line for line in text.splitlines() if line.strip()]
-        assert len(lines) <= 12, path
-
-
-def test_nothing_is_copied() -> None:
-    """No two files say the same, comments and docstrings aside."""
+    A recipe counts apart from the pair that it holds: the docstring, the line ``# pair: …`` and the networks.
+    """
     seen = defaultdict(list)
     for path in [*PARTS, *FILES, *CONTROLS]:
-        text = path.read_text(encoding='utf-8')
-        body = text.split('"""')[-1]
-        seen[''.join(body.split())].append(name_of(path))
+        whole = path.read_text(encoding='utf-8')
+        seen[''.join(whole.split('"""')[-1].split())].append(name_of(path))
+        _, held, text = whole.rpartition('\n# pair: ')
+        if held:
+            text = re.sub(r'^model = dict\(\n.*?^\)\n', '', text.partition('\n')[2], flags=re.MULTILINE | re.DOTALL)
+        assert path in PARTS or sum(bool(line.strip()) for line in text.splitlines()) <= 12, path
     assert not [names for names in seen.values() if len(names) > 1]
 
 
@@ -161,7 +137,7 @@ def test_nothing_is_copied() -> None:
 
 @pytest.mark.parametrize('row', ROWS)
 def test_a_config_for_each_published_row(row: str) -> None:
-    cfg = config(f'afdcd/deeplabv3_r101_to_{row}')
+    cfg = leaf(f'afdcd/deeplabv3_r101_to_{row}')
     kd, fd, contrast, pool, crop, classes = PAPER[row.rsplit('_', 1)[1]]
     distillers = cfg.model.distillers
     assert distillers.kd.loss_weight == kd
@@ -173,32 +149,33 @@ def test_a_config_for_each_published_row(row: str) -> None:
     )
     assert (method.mask, method.projector) == (dict(type='random', ratio=0.75), 'plain')
     assert method.clip_max_norm == 15.0
-    student = load_model(cfg.model.student, 'student').model
-    assert (student.decode_head.num_classes, tuple(student.data_preprocessor.size)) == (classes, crop)
-    for head in filter(None, (student.decode_head, student.auxiliary_head)):
-        assert head.align_corners
-        assert head.loss_decode.avg_non_ignore
-        assert head.num_classes == classes
+    net = student(cfg)
+    assert (net.decode_head.num_classes, tuple(net.data_preprocessor.size)) == (classes, crop)
+    for head in filter(None, (net.decode_head, net.auxiliary_head)):
+        assert head.align_corners and head.loss_decode.avg_non_ignore and head.num_classes == classes
     assert place(f'control/deeplabv3_r101_to_{row}').is_file()
 
 
 def test_students_are_the_papers() -> None:
-    options = {row: config(f'afdcd/deeplabv3_r101_to_{row}').model.student for row in ROWS}
-    students = {row: load_model(option, 'student').model for row, option in options.items()}
+    students = {row: student(leaf(f'afdcd/deeplabv3_r101_to_{row}')) for row in ROWS}
     assert students['mobilenetv2_cityscapes'].auxiliary_head is None
     assert {net.decode_head.channels for net in students.values()} == {128}
     assert students['pspnet_r18_voc'].decode_head.type == 'PSPHead'
     assert students['r18_ade20k'].decode_head.type == 'ASPPHead'
     assert all(net.auxiliary_head.loss_decode.loss_weight == 0.4 for row, net in students.items() if 'r18' in row)
+    model = build(leaf('afdcd/deeplabv3_r101_to_r18_cityscapes'))
+    whole, adapters = (sum(p.numel() for p in part.parameters()) for part in (model, model.distillers))
+    assert whole - adapters == 13_986_374, 'specification, section 8: 13.99 M'
+    assert adapters == (512 + 1) * 2048 + 2 * (9 * 2048 + 1) * 2048, 'section 9: 76.55 M'
 
 
 def test_variants_are_real_values() -> None:
     base = 'afdcd/deeplabv3_r101_to_r18_cityscapes'
-    enhanced, centre = (config(f'{base}_{kind}').model.distillers.afdcd for kind in ('enhanced', 'enhanced_centre'))
+    enhanced, centre = (leaf(f'{base}_{kind}').model.distillers.afdcd for kind in ('enhanced', 'enhanced_centre'))
     assert (enhanced.projector, enhanced.get('mask')) == ('enhanced', None)
     assert (centre.projector, centre.mask) == ('enhanced', dict(type='centre'))
     assert (enhanced.fd_weight, enhanced.ctr_weight) == (centre.fd_weight, centre.ctr_weight) == (2e-6, 0.005)
-    mimic, contrast = (config(f'{base}_{kind}').model.distillers for kind in ('mimic', 'contrast'))
+    mimic, contrast = (leaf(f'{base}_{kind}').model.distillers for kind in ('mimic', 'contrast'))
     assert (mimic.kd.loss_weight, mimic.afdcd.fd_weight, mimic.afdcd.ctr_weight) == (0, 2e-6, 0)
     assert (contrast.kd.loss_weight, contrast.afdcd.fd_weight, contrast.afdcd.ctr_weight) == (0, 0, 0.005)
 
@@ -208,39 +185,28 @@ def test_typed_controls_are_the_same_run_without_distillers() -> None:
     typed = [path for path in CONTROLS if path not in recipes()]
     assert typed
     for path in typed:
-        (distilled,) = ROOT.glob(f'[!_]*/{path.name}')
+        (distilled,) = CONFIGS.glob(f'[!_]*/{path.name}')
         cfg, taught = Config.fromfile(path).to_dict(), Config.fromfile(distilled).to_dict()
         assert taught['model'].pop('distillers') == taught.pop('distillers'), path
         assert cfg.pop('work_dir') != taught.pop('work_dir'), path
         assert cfg == taught, path
 
 
-def test_schedule_is_the_papers_formula() -> None:
-    cfg = config('afdcd/deeplabv3_r101_to_r18_cityscapes')
+def test_schedule_and_pipeline_are_the_papers() -> None:
+    """A rate of 0.02 (1 - i / 40000)^0.9."""
+    cfg = leaf('afdcd/deeplabv3_r101_to_r18_cityscapes')
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4)
     assert cfg.train_cfg.max_iters == 40000
     (poly,) = cfg.param_scheduler
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.02)
-    scheduler = PolyLR(optimizer, **{key: value for key, value in poly.items() if key != 'type'})
-    for iteration in range(40000):
-        lr = optimizer.param_groups[0]['lr']
-        assert abs(lr - 0.02 * (1 - iteration / 40000) ** 0.9) < 1e-11, iteration
-        if not iteration:  # the scheduler wants to see one
-            optimizer.step()
-        scheduler.step()
-
-
-def test_pipeline_is_the_papers() -> None:
+    assert poly == dict(type='PolyLR', power=0.9, eta_min=0.0, begin=0, end=40001, by_epoch=False)
+    kinds = ['LoadImageFromFile', 'LoadAnnotations', 'RandomChoice', 'RandomCrop', 'RandomFlip', 'PackSegInputs']
     for data in ('cityscapes_512x1024', 'voc12_512x512', 'camvid_360x360', 'ade20k_512x512'):
-        cfg = config(f'_base_/datasets/{data}')
-        kinds = [step.type for step in cfg.train_pipeline]
-        assert kinds == [
-            'LoadImageFromFile', 'LoadAnnotations', 'RandomChoice', 'RandomCrop', 'RandomFlip', 'PackSegInputs',
-        ]  # fmt: skip
+        cfg = leaf(f'_base_/datasets/{data}')
+        assert [step.type for step in cfg.train_pipeline] == kinds
         factors = [resize.scale_factor for (resize,) in cfg.train_pipeline[2].transforms]
         assert factors == [tenths / 10 for tenths in range(5, 21)]
         assert cfg.train_pipeline[3].cat_max_ratio == 1.0
-        assert [step.type for step in cfg.test_pipeline] == ['LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs']
+        assert [step.type for step in cfg.test_pipeline] == [*kinds[:2], kinds[-1]]
         assert cfg.train_dataloader.dataset.pipeline == cfg.train_pipeline
         assert cfg.val_dataloader.dataset.pipeline == cfg.test_pipeline
 
@@ -248,20 +214,18 @@ def test_pipeline_is_the_papers() -> None:
 # Data roots
 
 
-def test_one_variable_moves_every_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_variable_moves_every_data_set(monkeypatch: pytest.MonkeyPatch, loaded: dict[str, Config]) -> None:
+    """And no root stands where changing it does nothing."""
+    assert not [key for key, cfg in loaded.items() if 'data_root' in cfg]
+    assert loaded['afdcd/deeplabv3_r101_to_r18_cityscapes'].train_dataloader.dataset.data_root == 'data/cityscapes'
     monkeypatch.setenv('MMDISTILL_DATA', '/somewhere')
-    for path in sorted((ROOT / '_base_/datasets').glob('[!_]*.py')):
+    for path in sorted((CONFIGS / '_base_/datasets').glob('[!_]*.py')):
         cfg = Config.fromfile(path)
         for loader in filter(None, map(cfg.get, ('train_dataloader', 'val_dataloader', 'test_dataloader'))):
             for dataset in loader.dataset.get('datasets', [loader.dataset]):
                 assert dataset.get('data_root', '/somewhere/').startswith('/somewhere/')
         for evaluator in filter(None, map(cfg.get, ('val_evaluator', 'test_evaluator'))):
             assert evaluator.get('ann_file', '/somewhere/').startswith('/somewhere/')
-
-
-def test_no_root_stands_where_changing_it_does_nothing(loaded: dict[str, Config]) -> None:
-    assert not [key for key, cfg in loaded.items() if 'data_root' in cfg]
-    assert loaded['afdcd/deeplabv3_r101_to_r18_cityscapes'].train_dataloader.dataset.data_root == 'data/cityscapes'
 
 
 # Test-time augmentation
@@ -282,27 +246,28 @@ def test_augmented_pictures_are_painted(loaded: dict[str, Config]) -> None:
     assert truth.equal(plain['data_samples'].gt_sem_seg.data)
 
 
-@pytest.mark.parametrize(('name', 'middle'), [
-    ('afdcd/deeplabv3_r101_to_r18_camvid', (360, 480)),
-    ('afdcd/deeplabv3plus_mobilenetv2_to_r18w16_camvid', (180, 240)),
-])  # fmt: skip
-def test_augmented_scales_are_about_the_test_size(
-    loaded: dict[str, Config], name: str, middle: tuple[int, int], tmp_path: Path
-) -> None:
+SCALES = {
+    'deeplabv3_r101_to_r18_camvid': (360, 480),
+    'deeplabv3plus_mobilenetv2_to_r18w16_camvid': (180, 240),
+}
+
+
+@pytest.mark.parametrize('name', SCALES)
+def test_augmented_scales_are_about_the_test_size(loaded: dict[str, Config], name: str, tmp_path: Path) -> None:
     for folder, suffix, shape in (('images', 'jpg', (360, 480, 3)), ('annotations', 'png', (360, 480))):
         (tmp_path / folder / 'test').mkdir(parents=True)
         cv2.imwrite(str(tmp_path / folder / 'test' / f'a.{suffix}'), np.zeros(shape, np.uint8))
-    item = augmented(loaded[name], data_root=str(tmp_path))
+    item = augmented(loaded[f'afdcd/{name}'], data_root=str(tmp_path))
     sizes = [tuple(picture.shape[1:]) for picture in item['inputs']]
-    assert sizes[::2] == sizes[1::2] == [tuple(int(side * f / 4) for side in middle) for f in (2, 3, 4, 5, 6, 7)]
+    assert sizes[::2] == sizes[1::2] == [tuple(int(side * f / 4) for side in SCALES[name]) for f in (2, 3, 4, 5, 6, 7)]
     assert {sample.gt_sem_seg.shape for sample in item['data_samples']} == {(360, 480)}
 
 
 def test_both_list_styles_of_the_augmented_voc() -> None:
-    joined = config('_base_/datasets/voc12aug_512x512').train_dataloader.dataset.datasets
+    joined = leaf('_base_/datasets/voc12aug_512x512').train_dataloader.dataset.datasets
     assert [Path(part.ann_file).name for part in joined] == ['train.txt', 'aug.txt']
     assert [part.data_prefix.seg_map_path for part in joined] == ['SegmentationClass', 'SegmentationClassAug']
-    one = config('_base_/datasets/voc12aug_list_512x512').train_dataloader.dataset
+    one = leaf('_base_/datasets/voc12aug_list_512x512').train_dataloader.dataset
     assert (Path(one.ann_file).name, one.data_prefix.seg_map_path) == ('train_aug.txt', 'SegmentationClassAug')
     assert one.data_prefix.img_path == 'JPEGImages'
 

@@ -6,12 +6,10 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.registry import DATASETS
-from tests.every_config import place, read
+from tests.every_config import CONFIGS, leaf, student, teacher
 
-ROOT = Path(__file__).parents[2] / 'configs'
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 # images of training, validation and test; classes
 SIZES = {
@@ -20,7 +18,6 @@ SIZES = {
     'nuclei': ((267, 67, 67), 1),
     'coco_mini': ((126, 100, 100), 80),
 }
-SMALL = ['bccd', 'nuclei', 'coco_mini']
 
 
 def fragment(name: str, monkeypatch: pytest.MonkeyPatch) -> Config:
@@ -28,7 +25,7 @@ def fragment(name: str, monkeypatch: pytest.MonkeyPatch) -> Config:
         pytest.skip('the real images are not beside this checkout (../shared/data)')
     monkeypatch.setenv('MMDISTILL_DATA', str(SHARED))
     init_default_scope('mmdet')
-    return Config.fromfile(ROOT / f'_base_/datasets/{name}.py')
+    return Config.fromfile(CONFIGS / f'_base_/datasets/{name}.py')
 
 
 @pytest.mark.parametrize('name', SIZES)
@@ -61,30 +58,52 @@ def test_masks_are_loaded_where_they_are_measured(monkeypatch: pytest.MonkeyPatc
     assert 'masks' not in boxes[0]['data_samples'].gt_instances
 
 
-@pytest.mark.parametrize('name', ['coco_detection', 'coco_instance', 'coco_detection_masks', 'coco_detection_ms'])
+@pytest.mark.parametrize('name', [
+    'detection', 'instance', 'detection_masks', 'detection_ms', 'rtmdet', 'rtmdet_m', 'yolox', 'detr',
+])  # fmt: skip
 def test_coco_data_run_on_the_small_copy(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The layout is COCO's: the same files, the folder linked."""
-    fragment(name, monkeypatch)
+    fragment('coco_mini', monkeypatch)
     (tmp_path / 'coco').symlink_to(SHARED / 'coco_mini')
     monkeypatch.setenv('MMDISTILL_DATA', str(tmp_path))
-    cfg = Config.fromfile(ROOT / f'_base_/datasets/{name}.py')
-    masks = next(step.get('with_mask', False) for step in cfg.train_pipeline if step.type == 'LoadAnnotations')
-    item = DATASETS.build(cfg.train_dataloader.dataset)[0]
-    assert min(item['inputs'].shape[1:]) >= 640 or max(item['inputs'].shape[1:]) == 1333
-    assert ('masks' in item['data_samples'].gt_instances) is masks is ('mask' in name or 'instance' in name)
-    assert cfg.val_evaluator.metric == (['bbox', 'segm'] if name == 'coco_instance' else 'bbox')
+    cfg = Config.fromfile(CONFIGS / f'_base_/datasets/coco_{name}.py')
+    data, tested = (DATASETS.build(loader.dataset) for loader in (cfg.train_dataloader, cfg.test_dataloader))
+    sizes = {tuple(data[index]['inputs'].shape[1:]) for index in range(1 if name[0] in 'di' and name != 'detr' else 8)}
+    if name == 'yolox':
+        assert sizes == {(640, 640)} and max(tested[0]['inputs'].shape[1:]) == 640
+        data.update_skip_type_keys(('Mosaic', 'RandomAffine', 'MixUp'))  # as the hook of the recipe does
+        assert tuple(data[0]['inputs'].shape[1:]) == (640, 640)
+    elif name.startswith('rtmdet'):
+        assert sizes == {(640, 640)} == {tuple(tested[0]['inputs'].shape[1:])}
+        (switch,) = cfg.custom_hooks
+        steps = [step.type for step in switch.switch_pipeline]
+        assert steps == [step.type for step in cfg.train_pipeline if not step.type.startswith('Cached')]
+    elif name == 'detr':
+        assert len({min(size) for size in sizes}) > 1
+        assert all(min(size) <= 800 and max(size) <= 1333 for size in sizes)
+    else:
+        (size,) = sizes
+        assert min(size) >= 640 or max(size) == 1333
+        asked = next(step.get('with_mask', False) for step in cfg.train_pipeline if step.type == 'LoadAnnotations')
+        assert ('masks' in data[0]['data_samples'].gt_instances) is asked is ('mask' in name or 'instance' in name)
+        assert cfg.val_evaluator.metric == (['bbox', 'segm'] if name == 'instance' else 'bbox')
 
 
-@pytest.mark.parametrize('name', SMALL)
-def test_small_pairs_agree_with_their_data(name: str) -> None:
+@pytest.mark.parametrize(('pair', 'trained'), [
+    *((f'maskd/retinanet_mobilenetv2_to_r18w16_{name}', f'retinanet_mobilenetv2_{name}')
+      for name in ('bccd', 'nuclei', 'coco_mini')),
+    ('control/gfl_mobilenetv2_to_r18w16_bccd', 'gfl_mobilenetv2_bccd'),
+])  # fmt: skip
+def test_small_pairs_agree_with_their_data(pair: str, trained: str) -> None:
     """Teacher's config, teacher as the pair resolves it, and student predict the same classes at the same anchors."""
-    cfg = read(place(f'maskd/retinanet_mobilenetv2_to_r18w16_{name}'))
-    trained = Config.fromfile(ROOT / f'teachers/retinanet_mobilenetv2_{name}.py')
-    student = load_model(cfg.model.student, 'student').model
-    teacher = load_model({k: v for k, v in cfg.model.teacher.items() if k != 'checkpoint'}, 'teacher').model
-    assert teacher == trained.model
-    assert num_classes(student) == num_classes(teacher) == SIZES[name][1]
-    assert student.bbox_head.anchor_generator == teacher.bbox_head.anchor_generator
-    assert student.data_preprocessor == teacher.data_preprocessor
+    cfg, own = leaf(pair), Config.fromfile(CONFIGS / f'teachers/{trained}.py')
+    taught, taken = student(cfg), teacher(cfg)
+    assert taken == own.model and cfg.model.teacher.checkpoint.endswith(
+        f'{trained}/epoch_{own.train_cfg.max_epochs}.pth'
+    )
+    assert num_classes(taught) == num_classes(taken) == SIZES[trained.partition('netv2_')[2]][1]
+    assert taught.bbox_head.anchor_generator == taken.bbox_head.anchor_generator
+    assert 'gfl' not in pair or taught.bbox_head == taken.bbox_head, 'bins of the distributions: what LD compares'
+    assert taught.data_preprocessor == taken.data_preprocessor
     for part in ('train_dataloader', 'test_dataloader', 'test_evaluator'):
-        assert cfg[part] == trained[part], part
+        assert cfg[part] == own[part], part

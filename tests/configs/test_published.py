@@ -1,20 +1,15 @@
 """What stands in published.yml hangs on the released settings: teachers, schedules, heads, weights and taps."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from mmengine.config import Config
 from mmseg.models.decode_heads import SegformerHead
 
 from mmdistill_dense.apps.recipes.compose import methods, option_files
-from mmdistill_dense.config.resolve import load_model
-from tests.every_config import place, read
+from tests.every_config import CONFIGS, leaf, read, student, teacher
 from tests.zoo.networks import build
 from tools.docs.targets import read_targets
 
-ROOT = Path(__file__).parents[2] / 'configs'
 ONE, THREE = 'x101-64x4d_fpn_1x', 'x101-64x4d_fpn_ms-640-800-3x'
 INHERIT = [('neck', 'neck'), ('bbox_head', 'bbox_head')]
 # RetinaNet of the authors' configs: teacher, clipping, what is inherited; all at lr 0.01 with 500 steps of warm-up
@@ -25,19 +20,15 @@ RETINANET = {
     'fgd/retinanet_x101_1x_to_r50_coco_inherit': (ONE, 35, INHERIT),
     'mgd/retinanet_x101_to_r50_coco_inherit': (THREE, 35, INHERIT),
 }
-CLIPPED = ['fgd/reppoints_x101_to_r50_coco', 'fgd/gfl_r101_to_r50_coco', 'fgd/fcos_r101_to_r50_coco',
-           'mgd/reppoints_x101_to_r50_coco']  # fmt: skip
+CLIPPED = ('fgd/reppoints_x101_to_r50_coco', 'fgd/gfl_r101_to_r50_coco', 'fgd/fcos_r101_to_r50_coco',
+           'mgd/reppoints_x101_to_r50_coco')  # fmt: skip
 SEGFORMER = {'at': 'at', 'cirkd': 'cirkd', 'cwd': 'cwd_feature', 'fitnet': 'fitnet', 'ifvd': 'ifvd', 'skd': 'skd'}
-
-
-def leaf(name: str) -> Config:
-    return read(place(name))
 
 
 @pytest.mark.parametrize('name', RETINANET)
 def test_retinanet_trains_as_its_authors(name: str) -> None:
-    cfg, (teacher, clip, inherit) = leaf(name), RETINANET[name]
-    assert teacher in cfg.model.teacher.cfg
+    cfg, (taught, clip, inherit) = leaf(name), RETINANET[name]
+    assert taught in cfg.model.teacher.cfg
     assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
     assert (cfg.optim_wrapper.get('clip_grad') or {}).get('max_norm') == clip
     assert (cfg.param_scheduler[0].start_factor, cfg.param_scheduler[0].end) == (0.001, 500)
@@ -45,71 +36,55 @@ def test_retinanet_trains_as_its_authors(name: str) -> None:
     assert [tuple(entry) for entry in cfg.model.get('inherit', [])] == (inherit or [])
 
 
-@pytest.mark.parametrize('student', ['r18', 'pspnet_r18'])
-def test_dist_trains_segmentors_as_its_authors(student: str) -> None:
-    """Their ``train_kd.py`` (hunto/DIST_KD): weight decay 5e-4, rate down to 1e-4, a test every 400 steps."""
-    cfg = leaf(f'dist/deeplabv3_r101_to_{student}_cityscapes')
-    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4)
-    assert (cfg.param_scheduler[0].eta_min, cfg.train_cfg.val_interval, cfg.train_cfg.max_iters) == (1e-4, 400, 40000)
-
-
-def test_dist_trains_the_student_of_the_cascade_with_boxes_for_each_class() -> None:
-    student, base = (leaf(f'{one}/faster_rcnn_cascade_mask_x101_to_r50_coco') for one in ('dist', 'maskd'))
-    for cfg, agnostic in ((student, False), (base, True)):
-        model = load_model(cfg.model.student, 'model.student').model
-        assert model.roi_head.bbox_head.reg_class_agnostic is agnostic
-        assert model.data_preprocessor.get('pad_mask', False) is agnostic
-
-
-def test_segformer_recipes_name_the_batch_of_their_learning_rate() -> None:
-    for data, batch in (('cityscapes', 8), ('ade20k', 16)):
-        recipe = read(ROOT / f'_base_/recipes/segformer_b4_to_b0_{data}.py')
-        assert recipe.auto_scale_lr.base_batch_size == batch
-
-
-def test_no_retinanet_number_stands_on_maskds_recipe_but_its_own() -> None:
-    files = [ROOT / method / 'published.yml' for method in methods()]
+def test_no_retinanet_number_stands_on_maskds_recipe_but_its_own_and_inheriting_students_clip_at_35() -> None:
+    files = [CONFIGS / method / 'published.yml' for method in methods()]
     on = {file.parent.name for file in files if file.is_file() for target in read_targets(file)
           if target.recipe == 'retinanet_x101_to_r50_coco'}  # fmt: skip
     assert on == {'maskd'}
+    assert all(leaf(f'{name}_inherit').optim_wrapper.clip_grad.max_norm == 35 for name in CLIPPED)
 
 
-@pytest.mark.parametrize('name', CLIPPED)
-def test_inheriting_students_of_fgd_and_mgd_clip_at_35(name: str) -> None:
-    assert leaf(f'{name}_inherit').optim_wrapper.clip_grad.max_norm == 35
+def test_dist_trains_as_its_authors() -> None:
+    """Their ``train_kd.py`` (hunto/DIST_KD): weight decay 5e-4, rate down to 1e-4, a test every 400 steps.
+
+    The student of the cascade has boxes for each class, unlike MasKD's.
+    """
+    for name in ('r18', 'pspnet_r18'):
+        cfg = leaf(f'dist/deeplabv3_r101_to_{name}_cityscapes')
+        assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4)
+        schedule = cfg.param_scheduler[0].eta_min, cfg.train_cfg.val_interval, cfg.train_cfg.max_iters
+        assert schedule == (1e-4, 400, 40000)
+    for method, agnostic in (('dist', False), ('maskd', True)):
+        network = student(leaf(f'{method}/faster_rcnn_cascade_mask_x101_to_r50_coco'))
+        assert network.roi_head.bbox_head.reg_class_agnostic is agnostic
+        assert network.data_preprocessor.get('pad_mask', False) is agnostic
 
 
 def test_fcos_students_have_the_tricks_and_their_teacher_has_not() -> None:
     for method in ('fgd', 'maskd'):
-        model = leaf(f'{method}/fcos_r101_to_r50_coco_inherit').model
-        student = load_model(model.student, 'student').model
-        head = student.bbox_head
+        cfg = leaf(f'{method}/fcos_r101_to_r50_coco_inherit')
+        head, theirs = student(cfg).bbox_head, teacher(cfg).bbox_head
         assert (head.norm_on_bbox, head.center_sampling, head.loss_bbox.type) == (True, True, 'GIoULoss')
-        assert head.conv_bias is True
-        assert not head.get('centerness_on_reg') and student.test_cfg.nms.iou_threshold == 0.6
-        theirs = load_model({k: v for k, v in model.teacher.items() if k != 'checkpoint'}, 'teacher').model.bbox_head
+        assert head.conv_bias is True and not head.get('centerness_on_reg')
+        assert student(cfg).test_cfg.nms.iou_threshold == 0.6
         assert theirs.loss_bbox.type == 'IoULoss' and 'center_sampling' not in theirs
 
 
-def test_cirkd_pairs_the_pictures_of_each_process() -> None:
-    options = [*option_files('cirkd'), *(ROOT / 'cirkd').glob('*.py')]
+def test_single_numbers_of_the_released_code() -> None:
+    """CIRKD pairs the pictures of each process; SKD weighs a mean as their sum over 8; LD two pictures as three."""
+    options = [*option_files('cirkd'), *(CONFIGS / 'cirkd').glob('*.py')]
     assert options and all(Config.fromfile(path).distillers.cirkd.gather is False for path in options)
-
-
-@pytest.mark.parametrize('variant', ['', '_main'])
-def test_ld_weighs_two_pictures_as_the_authors_three(variant: str) -> None:
-    weights: dict[str, Any] = {}
-    for depth in ('r18', 'r34', 'r50'):
-        cfg = leaf(f'ld/gfl_r101_to_{depth}_coco{variant}')
-        assert cfg.train_dataloader.batch_size == 2
-        weights[depth] = (cfg.model.distillers.ld.main_weight, cfg.model.distillers.ld.valuable_weight)
-    assert weights['r50'] == (0.25, 0.0 if variant else 0.25)
-    assert weights['r18'] == weights['r34'] == tuple(1.5 * weight for weight in weights['r50'])
-
-
-def test_the_released_skd_weighs_a_mean_as_their_sum_over_8() -> None:
     released = leaf('_base_/distillers/skd_seg_released').distillers
     assert (released.kd.loss_weight, released.skd.loss_weight, released.skd.pool_scale) == (8 * 10, 0.5, 0.5)
+    for data, batch in (('cityscapes', 8), ('ade20k', 16)):
+        recipe = read(CONFIGS / f'_base_/recipes/segformer_b4_to_b0_{data}.py')
+        assert recipe.auto_scale_lr.base_batch_size == batch
+    for variant in ('', '_main'):
+        for depth, share in (('r18', 1.5), ('r34', 1.5), ('r50', 1.0)):
+            cfg = leaf(f'ld/gfl_r101_to_{depth}_coco{variant}')
+            ld = cfg.model.distillers.ld
+            assert cfg.train_dataloader.batch_size == 2
+            assert (ld.main_weight, ld.valuable_weight) == (0.25 * share, 0.0 if variant else 0.25 * share)
 
 
 @pytest.mark.parametrize('method', SEGFORMER)
@@ -130,5 +105,4 @@ def test_a_segformer_head_drops_channels_behind_the_tap_alone() -> None:
     maps = [torch.randn(2, 4, side, side) for side in (8, 4)]
     for _ in range(2):
         head(maps)
-    assert torch.equal(*seen['fused'])
-    assert not torch.equal(*seen['scored'])
+    assert torch.equal(*seen['fused']) and not torch.equal(*seen['scored'])

@@ -40,27 +40,17 @@ def build(folder: Path, **options: object) -> CamVidDataset:
     ids=['as shared', 'SegNet repository'],
 )
 def test_both_layouts(tmp_path: Path, images: str, labels: str, suffix: str) -> None:
+    """All pictures or those of a list, with colours, and with fewer classes."""
     write(tmp_path, images, labels, suffix)
-    dataset = build(tmp_path, data_prefix=dict(img_path=images, seg_map_path=labels), img_suffix=suffix)
-    assert len(dataset) == 3
-    sample = dataset[0]['data_samples']
-    assert set(sample.gt_sem_seg.data.unique().tolist()) == {*range(11), 255}  # 11, void, became 255
-
-
-def test_list_file_picks_names(tmp_path: Path) -> None:
-    write(tmp_path, 'images/train', 'annotations/train', '.jpg')
     (tmp_path / 'few.txt').write_text(f'{NAMES[2]}\n')
-    prefix = dict(img_path='images/train', seg_map_path='annotations/train')
-    dataset = build(tmp_path, data_prefix=prefix, ann_file='few.txt')
-    assert [Path(dataset[i]['data_samples'].img_path).stem for i in range(len(dataset))] == [NAMES[2]]
-
-
-def test_classes_and_palette(tmp_path: Path) -> None:
-    write(tmp_path, 'images/train', 'annotations/train', '.jpg')
-    prefix = dict(img_path='images/train', seg_map_path='annotations/train')
-    meta = build(tmp_path, data_prefix=prefix).metainfo
+    given = dict(data_prefix=dict(img_path=images, seg_map_path=labels), img_suffix=suffix)
+    dataset = build(tmp_path, **given)
+    assert len(dataset) == 3
+    assert set(dataset[0]['data_samples'].gt_sem_seg.data.unique().tolist()) == {*range(11), 255}  # 11 is void
+    listed = build(tmp_path, **given, ann_file='few.txt')
+    assert [Path(item['data_samples'].img_path).stem for item in listed] == [NAMES[2]]
+    meta = dataset.metainfo
     assert len(meta['classes']) == len(meta['palette']) == 11
-    assert meta['classes'][-1] == 'bicyclist'
-    assert meta['palette'][3] == [128, 64, 128]
-    few = build(tmp_path, data_prefix=prefix, metainfo=dict(classes=('road', 'car')))
+    assert (meta['classes'][-1], meta['palette'][3]) == ('bicyclist', [128, 64, 128])
+    few = build(tmp_path, **given, metainfo=dict(classes=('road', 'car')))
     assert set(few[0]['data_samples'].gt_sem_seg.data.unique().tolist()) == {0, 1, 255}

@@ -56,21 +56,22 @@ def test_a_launched_run_trains_with_gloo(commands_run: Path) -> None:
     assert 'SyncBN layers become BN' in log.read_text() and (commands_run / 'run' / 'iter_4.pth').is_file()
 
 
-def test_resume_continues(commands_run: Path) -> None:
+def test_resume_continues_and_test_keeps_and_augments(commands_run: Path) -> None:
     (log,) = (commands_run / 'again').glob('*/*.log')
     assert 'iter: 4' in log.read_text()
     assert (commands_run / 'again' / 'iter_8.pth').is_file() and not (commands_run / 'again' / 'iter_4.pth').exists()
-
-
-def test_test_keeps_and_augments(commands_run: Path) -> None:
     (log,) = (commands_run / 'test').glob('*/*.log')
-    assert 'mIoU' in log.read_text()
-    assert (commands_run / 'all.pkl').is_file()
+    assert 'mIoU' in log.read_text() and (commands_run / 'all.pkl').is_file()
 
 
-def test_a_missing_checkpoint_is_said(tiny_config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_checkpoint_and_a_config_without_a_test_are_said(tiny_config: Path, tmp_path, capsys) -> None:
     assert main(['test', str(tiny_config)]) == 2
     assert 'the checkpoint is missing' in capsys.readouterr().err
+    file, checkpoint = tmp_path / 'run.py', tmp_path / 'a.pth'
+    file.write_text("default_scope = 'mmseg'\nmodel = dict(type='EncoderDecoder')\ntest_cfg = dict(type='TestLoop')\n")
+    checkpoint.touch()
+    assert main(['test', str(file), str(checkpoint)]) == 2
+    assert 'does not set test_dataloader, test_evaluator, so nothing can be tested' in capsys.readouterr().err
 
 
 def test_a_config_may_name_another_runner(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,12 +132,18 @@ def test_amp_refuses_another_wrapper() -> None:
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
 
 
-def test_auto_scale_lr_needs_a_base() -> None:
+def test_auto_scale_lr_needs_a_base_and_pictures_the_hook() -> None:
     cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
     commands._use_auto_scale_lr(cfg)
     assert cfg.auto_scale_lr.enable
     with pytest.raises(KeyError, match='base_batch_size'):
         commands._use_auto_scale_lr(Config({}))
+    with pytest.raises(KeyError, match='SegVisualizationHook'):
+        commands._use_visualization(Config(dict(default_hooks=dict())), False, 'folder', 2)
+    cfg = Config(dict(default_scope='mmdet', default_hooks=dict(visualization=dict(type='DetVisualizationHook'))))
+    commands._use_visualization(cfg, True, 'folder', 2)
+    drawn = dict(draw=True, show=True, wait_time=2, test_out_dir='folder')
+    assert cfg.default_hooks.visualization == dict(type='DetVisualizationHook', **drawn)
 
 
 def test_out_follows_the_task() -> None:
@@ -151,15 +158,6 @@ def test_out_follows_the_task() -> None:
     assert [one['type'] for one in det.test_evaluator] == ['CocoMetric', 'DumpDetResults']
     with pytest.raises(ValueError, match=r'\.pkl'):
         commands._keep_predictions(det, 'folder')
-
-
-def test_a_config_without_a_test_is_refused(tmp_path, capsys) -> None:
-    file = tmp_path / 'run.py'
-    file.write_text("default_scope = 'mmseg'\nmodel = dict(type='EncoderDecoder')\ntest_cfg = dict(type='TestLoop')\n")
-    checkpoint = tmp_path / 'a.pth'
-    checkpoint.touch()
-    assert main(['test', str(file), str(checkpoint)]) == 2
-    assert 'does not set test_dataloader, test_evaluator, so nothing can be tested' in capsys.readouterr().err
 
 
 def test_tta_of_a_detector_comes_from_its_test_pipeline() -> None:
@@ -178,13 +176,3 @@ def test_tta_of_a_detector_comes_from_its_test_pipeline() -> None:
         commands._use_tta(Config(dict(default_scope='mmseg', tta_model=dict(type='SegTTAModel'))))
     with pytest.raises(KeyError, match='tta_model'):
         commands._use_tta(Config(ConfigDict(model=dict(type='RetinaNet'))))
-
-
-def test_pictures_need_the_hook() -> None:
-    with pytest.raises(KeyError, match='SegVisualizationHook'):
-        commands._use_visualization(Config(dict(default_hooks=dict())), False, 'folder', 2)
-    cfg = Config(dict(default_scope='mmdet', default_hooks=dict(visualization=dict(type='DetVisualizationHook'))))
-    commands._use_visualization(cfg, True, 'folder', 2)
-    assert cfg.default_hooks.visualization == dict(
-        type='DetVisualizationHook', draw=True, show=True, wait_time=2, test_out_dir='folder'
-    )

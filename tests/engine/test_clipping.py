@@ -114,13 +114,26 @@ def test_an_optimizer_that_takes_the_scaler_is_refused():
         del torch.optim.Old
 
 
-def test_detached_it_is_as_before():
+def test_two_limits_do_not_see_each_other_and_end_with_the_run():
+    """A distiller's own one reaches its parameters alone; to the user's, its large gradient does not count."""
     model, wrapper, logged, clipping = attached(users=True)
+    norms, parts = [], (model.student, model.distillers)
+    wrapper.optimizer.register_step_pre_hook(lambda *_: norms.append([float(norm_of(part)) for part in parts]))
+    wrapper.backward(100 * model(torch.ones(2, 4)))
+    before = float(norm_of(model.distillers))
+    wrapper.step()
+    assert norms[0] == pytest.approx([0.25, LIMIT], rel=1e-3)
+    assert logged == [('train/distill.small.grad_norm', pytest.approx(before))] and before > 1
     clip = wrapper.clip_func
     clipping.after_train(None)
     assert wrapper.clip_func is clip.args[0]
+    logged.clear()
     wrapper.update_params(model(torch.ones(2, 4)))
     assert not logged
+
+
+def norm_of(part):
+    return nn.utils.get_total_norm([parameter.grad for parameter in part.parameters()])
 
 
 def test_attached_twice_it_clips_once():
@@ -147,5 +160,4 @@ def test_the_limit_of_an_optimizer_of_distillers_alone_is_theirs():
     (100 * model(torch.ones(2, 4))).backward()
     for name, one in made.items():
         one.step()
-        norm = torch.stack([parameter.grad.norm() for parameter in parts[name].parameters()]).norm()
-        assert float(norm) == pytest.approx(0.25, rel=1e-3), name
+        assert float(norm_of(parts[name])) == pytest.approx(0.25, rel=1e-3), name

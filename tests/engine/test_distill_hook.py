@@ -83,39 +83,26 @@ def test_a_run_asks_the_guards_of_classes_and_crop(tmp_path):
     student = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
     with pytest.raises(ValueError, match=f'model.student predicts 5 classes.* has {toys.NUM_CLASSES} .*num_classes'):
         toys.train(tmp_path, pair(dict(mimic=MIMIC), **student), iters=1)
+    config = toys.run_config(tmp_path, pair(), iters=1)
+    config.train_dataloader.dataset.pipeline.insert(1, dict(type='RandomCrop', crop_size=(32, 32)))
     with pytest.raises(ValueError, match=r'crops to \(32, 32\)'):
-        toys.train(tmp_path, pair(), iters=1, **with_crop((32, 32)))
-
-
-def with_crop(crop):
-    pipeline = [
-        dict(type='mmdistill_dense.LoadShapes'),
-        dict(type='RandomCrop', crop_size=crop, cat_max_ratio=0.75),
-        dict(type='PackSegInputs'),
-    ]
-    return dict(train_dataloader=dict(dataset=dict(pipeline=pipeline)))
+        toys.train(tmp_path, config)
 
 
 @pytest.mark.parametrize('kind', ['RandomCrop', 'mmseg.RandomCrop', RandomCrop])
-@pytest.mark.parametrize('crop', [(32, 32), (64, 32)])
-def test_crop_smaller_than_the_size_is_refused(crop, kind):
-    """New configs name classes."""
-    dataset, student = with_crop(crop)['train_dataloader']['dataset'], dict(data_preprocessor=dict(size=(64, 64)))
-    dataset['pipeline'][1]['type'] = kind
-    with pytest.raises(ValueError) as error:
-        checks.check_crop(dataset, student)
-    message = str(error.value)
-    assert f'crops to {crop}' in message and 'data_preprocessor.size=(64, 64)' in message
-    assert 'model.student.data_preprocessor.size' in message and 'RandomCrop.crop_size' in message
-    checks.check_crop(dataset, dict(data_preprocessor=dict(size=(32, 32))))
-
-
-def test_a_crop_that_is_resized_afterwards_may_be_small():
-    crop, resize = dict(type='RandomCrop', crop_size=(32, 32)), dict(type='Resize', scale=(64, 64))
-    student = dict(data_preprocessor=dict(size=(64, 64)))
-    checks.check_crop(dict(pipeline=[crop, resize]), student)
-    with pytest.raises(ValueError, match=r'crops to \(32, 32\)'):
-        checks.check_crop(dict(pipeline=[resize, crop]), student)
+def test_crop_smaller_than_the_size_is_refused(kind):
+    """Unless it is resized afterwards. New configs name classes."""
+    student, resize = dict(data_preprocessor=dict(size=(64, 64))), dict(type='Resize', scale=(64, 64))
+    for size in ((32, 32), (64, 32)):
+        crop = dict(type=kind, crop_size=size)
+        for steps in ([crop], [resize, crop]):
+            with pytest.raises(ValueError) as error:
+                checks.check_crop(dict(pipeline=steps), student)
+            message = str(error.value)
+            assert f'crops to {size}' in message and 'data_preprocessor.size=(64, 64)' in message
+            assert 'model.student.data_preprocessor.size' in message and 'RandomCrop.crop_size' in message
+        checks.check_crop(dict(pipeline=[crop, resize]), student)
+        checks.check_crop(dict(pipeline=[crop]), dict(data_preprocessor=dict(size=(32, 32))))
 
 
 def test_a_test_with_augmentation_may_use_several_processes():
@@ -153,36 +140,24 @@ def test_the_batch_is_told_once_in_the_log(tmp_path):
     )
 
 
-def loaded(option):
-    """A teacher as it is before the first step."""
-    return toys.teacher_of(toys.distilled(**{k: v for k, v in pair(teacher=option).items() if k != 'type'}))
-
-
-def test_teacher_of_another_number_of_classes():
+@pytest.mark.parametrize('allowed', [False, True])
+def test_teacher_of_other_classes(tmp_path, allowed):
+    """Of another number, which is in its config; of other names, which are in the checkpoint's meta."""
     head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
-    other = toys.seg_net('fcn', 16, allow_random=True, **head)
+    fewer = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=allowed, **head)
     fit = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
     words = f'model.teacher predicts 3 classes, the training data set has {toys.NUM_CLASSES} .*background'
-    for allowed in (False, True):
-        config = pair(fit, dict(other, allow_other_classes=allowed))
-        teacher = toys.teacher_of(toys.build(config))
-        with pytest.raises(ValueError, match=words) if not allowed else nullcontext():
-            assert check_teacher_classes(CLASSES, teacher) == []
-
-
-def test_teacher_trained_on_other_classes(tmp_path):
-    """As many classes, other names: the checkpoint's meta tells."""
+    with nullcontext() if allowed else pytest.raises(ValueError, match=words):
+        assert check_teacher_classes(CLASSES, toys.teacher_of(toys.build(pair(fit, fewer)))) == []
     content = torch.load(toys.teacher_file('fcn'), weights_only=True)
     names = ['background', *(f'thing{index}' for index in range(1, toys.NUM_CLASSES))]
-    path = str(tmp_path / 't.pth')
-    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=names))), path)
-    other = toys.seg_net('fcn', 16, checkpoint=path)
-    with pytest.raises(ValueError) as error:
-        check_teacher_classes(CLASSES, loaded(other))
-    message = str(error.value)
-    assert 'model.teacher.checkpoint was trained on' in message and 'thing1' in message
-    assert 'model.teacher.allow_other_classes=True' in message
-    assert check_teacher_classes(CLASSES, loaded(dict(other, allow_other_classes=True))) == []
+    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=names))), tmp_path / 't.pth')
+    other = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 't.pth'), allow_other_classes=allowed)
+    loaded = toys.teacher_of(toys.ready(toys.build(pair(teacher=other))))
+    with nullcontext() if allowed else pytest.raises(ValueError) as error:
+        assert check_teacher_classes(CLASSES, loaded) == []
+    for word in () if allowed else ('model.teacher.checkpoint was trained on', 'thing1', 'allow_other_classes=True'):
+        assert word in str(error.value)
 
 
 def streams(epochs, accumulated=1, **options):
@@ -269,32 +244,30 @@ def before_its_run(**given):
     return types.SimpleNamespace(**parts, **given)
 
 
+class FSDPStrategy:
+    """A kind of strategy."""
+
+
+@MODEL_WRAPPERS.register_module(force=True)
+class Sharded(BaseModel):
+    """A wrapper that is no DDP."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return None
+
+
 def test_sharding_is_refused():
-    class FSDPStrategy:
-        pass
-
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-    runner = before_its_run(strategy=FSDPStrategy(), model=model)
-    with pytest.raises(ValueError, match=r'FSDPStrategy shards the student.*DDP'):
-        DistillHook().before_run(runner)
-    runner.model = toys.build_plain(toys.seg_net('fcn'))
-    DistillHook().before_run(runner)
-
-
-def test_a_sharding_wrapper_is_refused():
-    class Sharded(BaseModel):
-        def __init__(self, module):
-            super().__init__()
-            self.module = module
-
-        def forward(self, inputs, data_samples=None, mode='tensor'):
-            return None
-
-    MODEL_WRAPPERS.register_module(module=Sharded, force=True)
-    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-    runner = before_its_run(model=Sharded(model))
-    with pytest.raises(ValueError, match=r'Sharded shards the student.*DDP'):
-        DistillHook().before_run(runner)
+    sharded = dict(FSDPStrategy=dict(strategy=FSDPStrategy(), model=model), Sharded=dict(model=Sharded(model)))
+    for name, parts in sharded.items():
+        with pytest.raises(ValueError, match=rf'{name} shards the student.*DDP'):
+            DistillHook().before_run(before_its_run(**parts))
+    plain = toys.build_plain(toys.seg_net('fcn'))
+    DistillHook().before_run(before_its_run(strategy=FSDPStrategy(), model=plain))
 
 
 def test_pretrained_file_of_another_network_is_refused(tmp_path):
@@ -333,8 +306,8 @@ def test_two_files_for_the_stages_of_one_backbone_are_refused():
     checks.check_pretrained(network)
 
 
-def test_pretrained_file_below_the_home_folder_is_looked_into(tmp_path, monkeypatch):
-    """As mmengine does, and `check` too, which gets its files from pretrained_parts."""
+def test_pretrained_file_is_looked_into_as_mmengine_does(tmp_path, monkeypatch):
+    """Below the home too, and in `check`, which gets its files from pretrained_parts; not below `model`."""
     monkeypatch.setenv('HOME', str(tmp_path))
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'wrong.pth')
     student = toys.seg_net('fcn', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='~/wrong.pth')))
@@ -342,12 +315,7 @@ def test_pretrained_file_below_the_home_folder_is_looked_into(tmp_path, monkeypa
     with pytest.raises(ValueError, match=r'wrong\.pth. fits 0 of the'):
         checks.check_pretrained(model)
     assert [path for _, _, path, _ in checks.pretrained_parts(model)] == [str(tmp_path / 'wrong.pth')]
-
-
-def test_pretrained_file_that_mmengine_would_not_look_into_is_refused(tmp_path):
-    """It would load none of the tensors and say so in its log."""
-    network = toys.build_plain(toys.seg_net('fcn')).backbone
-    file = tmp_path / 'deit.pth'
+    network, file = model.backbone, tmp_path / 'deit.pth'
     network.init_cfg = dict(type='Pretrained', checkpoint=str(file))
     torch.save(dict(model=network.state_dict()), file)
     with pytest.raises(ValueError, match=r'model\.init_cfg\.checkpoint: .*deit.pth. has its tensors below `model`'):
@@ -483,14 +451,6 @@ class Peek(Hook):
 PEEK = dict(custom_hooks=[dict(type='mmdistill_dense.Peek')])
 
 
-def test_resume_restores_the_distillers(finished, tmp_path):
-    stored = torch.load(finished / 'iter_2.pth', weights_only=False)['distillers']
-    toys.train(tmp_path / 'a', pair(), iters=3, **PEEK)
-    assert toys.differing(Peek.seen, stored)
-    resume(finished / 'iter_2.pth', tmp_path / 'b', pair(), iters=3, **PEEK)
-    assert not toys.differing(Peek.seen, stored)
-
-
 OTHERS = {
     'weights': dict(teacher='other'),
     'fewer': dict(distillers=dict(kd=KD)),
@@ -526,12 +486,18 @@ def test_another_run_is_told_apart(finished, other_teacher, change):
 
 
 def test_a_moved_teacher_and_other_options_are_the_same_run(finished, tmp_path):
+    """``{{ fileDirname }}`` makes the config's path absolute; with a hash of the weights it does not matter."""
     path = tmp_path / 'moved.pth'
     shutil.copy(toys.teacher_file('fcn'), path)
     options = dict(kd=dict(KD, temperature=4.0), mimic=MIMIC)
     assert not differ(
         told(finished), identity_of(distillers=options, teacher=toys.seg_net('fcn', 16, checkpoint=str(path)))
     )
+    here, there, other = (
+        dict(teachers=dict(t=dict(config=f'{folder}/t.py', file='t.pth', sha256=sha, matched=1)), distillers={})
+        for folder, sha in (('a', '1f'), ('b', '1f'), ('a', '2f'))
+    )
+    assert comparable(here) == comparable(there) != comparable(other)
 
 
 def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher):
@@ -542,14 +508,6 @@ def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher
     assert 'checkpoint: teacher mmseg::fcn' in message and 'this run:   teacher mmseg::fcn' in message
     with pytest.raises(ValueError, match='this run:   no distillation'):
         resume(finished / 'iter_2.pth', tmp_path / 'b', toys.seg_net('fcn'))
-
-
-def test_a_moved_teacher_config_is_the_same(finished):
-    """``{{ fileDirname }}`` makes the config's path absolute; with a hash of the weights it does not matter."""
-    here = dict(teachers=dict(t=dict(config='a/t.py', file='t.pth', sha256='1f', matched=1)), distillers={})
-    there = dict(teachers=dict(t=dict(config='b/t.py', file='t.pth', sha256='1f', matched=1)), distillers={})
-    other = dict(teachers=dict(t=dict(config='a/t.py', file='t.pth', sha256='2f', matched=1)), distillers={})
-    assert comparable(here) == comparable(there) != comparable(other)
 
 
 ALLOW = dict(default_hooks=dict(distill=dict(resume_changed=True)), **PEEK)
@@ -714,61 +672,6 @@ def test_masks_may_be_infinite_and_nothing_may_be_nan():
 
 
 # Clipping
-
-
-def norms_in_step(runner, parts):
-    """Record the gradient norms of parameter groups as the optimizer sees them."""
-    seen = []
-
-    def look(*_):
-        seen.append({name: torch.stack([p.grad.norm() for p in ps]).norm().item() for name, ps in parts.items()})
-
-    runner.optim_wrapper.optimizer.register_step_pre_hook(look)
-    return seen
-
-
-def parts_of(model):
-    own = {id(p) for p in model.distillers.parameters()}
-    return dict(
-        student=[p for p in model.parameters() if id(p) not in own], mimic=list(model.distillers['mimic'].parameters())
-    )
-
-
-def run_with_norms(tmp_path, distillers, **changes):
-    """Train two iterations; return the runner and the norms at each step."""
-    runner = toys.make_runner(tmp_path, pair(distillers), iters=2, **changes)
-    notes = []
-
-    class Attach(Hook):
-        priority = 'LOWEST'
-
-        def before_train(self, runner):
-            notes.append(norms_in_step(runner, parts_of(runner.model)))
-
-    runner.register_hook(Attach())
-    runner.train()
-    return runner, notes[0]
-
-
-LARGE = dict(MIMIC, loss_weight=100.0)
-
-
-def test_two_limits_do_not_see_each_other(tmp_path):
-    """A distiller's own one reaches its parameters alone; to the user's, its large gradient must not count."""
-    _, free = run_with_norms(tmp_path / 'a', dict(mimic=LARGE))
-    user = dict(optim_wrapper=dict(clip_grad=dict(max_norm=0.25)))
-    runner, clipped = run_with_norms(tmp_path / 'b', dict(mimic=dict(LARGE, clip_max_norm=0.5)), **user)
-    assert free[0]['mimic'] > 1 and free[0]['student'] > 0.25
-    assert [step['mimic'] for step in clipped] == pytest.approx([0.5, 0.5], rel=1e-3)
-    assert [step['student'] for step in clipped] == pytest.approx([0.25, 0.25], rel=1e-3), 'the student’s alone'
-    logged = runner.message_hub.log_scalars['train/distill.mimic.grad_norm']._log_history
-    assert len(logged) == 2 and float(logged[0]) == pytest.approx(free[0]['mimic'], rel=1e-4), (
-        'the norm before clipping'
-    )
-    for parameter in runner.model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    runner.optim_wrapper.optimizer.step()
-    assert all(p.grad.eq(1).all() for p in runner.model.distillers.parameters()), 'it ends with the run'
 
 
 def test_log_lines_show_terms_and_shares(tmp_path):

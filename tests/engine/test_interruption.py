@@ -18,7 +18,7 @@ from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
-from tests.engine.processes import environment
+from tests.engine.processes import ROOT, environment
 from tests.engine.test_resume import ITERS, config, content, pair, uninterrupted
 
 NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False)))
@@ -182,13 +182,15 @@ def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: 
     assert own_checkpoint(tmp_path) == file and latest_checkpoint(tmp_path) == tmp_path / 'iter_9.pth'
 
 
-TRAIN = """
+BEGIN = """
 import os, signal, sys
 sys.path.insert(0, {root!r})
 import mmdistill_dense.engine.launch  # gloo
 from tests.engine.test_interruption import SignalAt
 from tests import toys
 from tests.engine.test_resume import config, pair
+"""
+TRAIN = """
 os.setpgrp()
 changes = dict(default_hooks=dict(checkpoint=dict(interval=1000)))
 runner = toys.make_runner(None, config({folder!r}, 'iters', 2, pair(), **changes))
@@ -201,8 +203,7 @@ runner.train()
 @pytest.mark.parametrize('event', ['before_train_iter', 'after_train_iter', 'before_val_iter'])
 def test_a_signal_to_the_whole_group_with_workers(event: str, tmp_path: Path) -> None:
     """Slurm signals all processes of a step: the loader's workers end at once."""
-    root = str(Path(__file__).parents[2])
-    text = TRAIN.format(root=root, folder=str(tmp_path), event=event)
+    text = (BEGIN + TRAIN).format(root=str(ROOT), folder=str(tmp_path), event=event)
     ended = subprocess.run([sys.executable, '-c', text], env=environment(), capture_output=True, text=True, timeout=300)
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr[-3000:]
     (found,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
@@ -212,12 +213,6 @@ def test_a_signal_to_the_whole_group_with_workers(event: str, tmp_path: Path) ->
 
 
 TOGETHER = """
-import os, sys
-sys.path.insert(0, {root!r})
-import mmdistill_dense.engine.launch  # gloo
-from tests.engine.test_interruption import SignalAt
-from tests import toys
-from tests.engine.test_resume import config, pair
 changes = dict(
     default_hooks=dict(checkpoint=dict(interval=1000)),
     launcher='pytorch',
@@ -237,7 +232,7 @@ if runner.rank == 0:
 @pytest.mark.soak
 def test_processes_leave_together_and_go_on_when_the_launcher_starts_them_again(tmp_path: Path) -> None:
     file = tmp_path / 'train.py'
-    file.write_text(TOGETHER.format(root=str(Path(__file__).parents[2]), folder=str(tmp_path)))
+    file.write_text((BEGIN + TOGETHER).format(root=str(ROOT), folder=str(tmp_path)))
     words = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=1', '--standalone']
     ended = subprocess.run(
         [*words, str(file), '--launcher', 'pytorch'], env=environment(), capture_output=True, text=True, timeout=300

@@ -104,24 +104,22 @@ def test_jobs_of_slurm_have_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) 
     assert os.environ['MASTER_PORT'] == '5'
 
 
-def test_a_job_asks_for_no_more_gpus_of_a_node_than_it_uses(tmp_path: Path) -> None:
+@pytest.fixture
+def echo(tmp_path: Path) -> dict[str, str]:
+    """The variables of a shell whose ``srun`` and ``PYTHON`` print what they are given."""
     program = tmp_path / 'srun'
     program.write_text('#!/bin/sh\necho "$@"\n')
     program.chmod(stat.S_IRWXU)
-    path = os.pathsep.join([str(tmp_path), os.environ['PATH']])
-    for count, node in ((1, 1), (2, 2), (8, 4)):
-        env = dict(os.environ, GPUS=str(count), PYTHON='python', PATH=path)
-        printed = run(['bash', ROOT / 'tools' / 'slurm_train.sh', 'part', 'job', 'c.py'], tmp_path, env)
-        assert f'--gres=gpu:{node} --ntasks={count} --ntasks-per-node={node} ' in printed
+    settings = ('GPUS', 'GRES', 'CPUS_PER_TASK', 'SRUN_ARGS', 'NNODES', 'PORT')  # a user's own
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
+    return dict(kept, PYTHON=str(program), PATH=os.pathsep.join([str(tmp_path), os.environ['PATH']]))
 
 
-@pytest.mark.soak
-def test_train_runs_in_two_processes(tiny_config: Path, tmp_path: Path) -> None:
-    start(run_as_torchrun_does, str(tmp_path), free_port(), 'train.py', str(tiny_config))
-    log = (tmp_path / '0.txt').read_text()
-    assert (tmp_path / 'work_dirs' / 'tiny' / 'iter_4.pth').is_file()
-    assert 'SyncBN layers become BN' in log
-    assert len(losses(log)) == 4
+@pytest.mark.parametrize(('count', 'node'), [(1, 1), (2, 2), (8, 4)])
+def test_a_job_asks_for_no_more_gpus_of_a_node_than_it_uses(count: int, node: int, echo: dict, tmp_path: Path) -> None:
+    command = ['bash', ROOT / 'tools' / 'slurm_train.sh', 'part', 'job', 'c.py']
+    printed = run(command, tmp_path, dict(echo, GPUS=str(count)))
+    assert f'--gres=gpu:{node} --ntasks={count} --ntasks-per-node={node} ' in printed
 
 
 @pytest.mark.soak
@@ -131,18 +129,10 @@ def test_slurm_train_gives_the_same_losses(two_processes: tuple[Path, str], tiny
         (tmp_path / name).chmod(stat.S_IRWXU)
     env = environment(MASTER_PORT=free_port())
     env['PATH'] = os.pathsep.join([str(tmp_path), env['PATH']])
-    command = [
-        'bash',
-        ROOT / 'tools' / 'slurm_train.sh',
-        'partition',
-        'job',
-        tiny_config,
-        '--work-dir',
-        tmp_path / 'run',
-    ]
+    script, words = ROOT / 'tools' / 'slurm_train.sh', ['--work-dir', tmp_path / 'run']
     expected = losses(two_processes[1])
     assert (two_processes[0] / 'iter_4.pth').is_file() and len(expected) == 4
-    assert losses(run(command, tmp_path, env)) == expected
+    assert losses(run(['bash', script, 'partition', 'job', tiny_config, *words], tmp_path, env)) == expected
 
 
 @pytest.mark.soak
@@ -165,20 +155,11 @@ SBATCH = '-p part --job-name=job --gres=gpu:4 --ntasks=4 --ntasks-per-node=4 --c
     ('slurm_train.sh', 'part job c.py --amp', f'{SBATCH} PROGRAM -u TOOLS/train.py c.py --amp --launcher slurm'),
     ('slurm_test.sh', 'part job c.py x.pth', f'{SBATCH} PROGRAM -u TOOLS/test.py c.py x.pth --launcher slurm'),
 ])  # fmt: skip
-def test_scripts_start_the_command_line(script: str, arguments: str, started: str, tmp_path: Path) -> None:
-    """``PYTHON`` and ``srun`` print what they are given; a real start of each is in the long tests."""
-    program = tmp_path / 'srun'
-    program.write_text('#!/bin/sh\necho "$@"\n')
-    program.chmod(stat.S_IRWXU)
-    settings = ('GPUS', 'GRES', 'CPUS_PER_TASK', 'SRUN_ARGS', 'NNODES', 'PORT')  # a user's own
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(settings)}
-    env = dict(kept, PYTHON=str(program), PATH=os.pathsep.join([str(tmp_path), os.environ['PATH']]))
-    printed = run(['bash', ROOT / 'tools' / script, *arguments.split()], tmp_path, env)
-    assert printed.strip() == started.replace('TOOLS', str(ROOT / 'tools')).replace('PROGRAM', str(program))
-
-
-@pytest.mark.parametrize('script', ['dist_train.sh', 'dist_test.sh', 'slurm_train.sh', 'slurm_test.sh'])
-def test_scripts_print_their_use(script: str) -> None:
+def test_scripts_start_the_command_line_and_print_their_use(
+    script: str, arguments: str, started: str, echo: dict, tmp_path: Path
+) -> None:
+    """A real start of each is in the long tests."""
+    printed = run(['bash', ROOT / 'tools' / script, *arguments.split()], tmp_path, echo)
+    assert printed.strip() == started.replace('TOOLS', str(ROOT / 'tools')).replace('PROGRAM', echo['PYTHON'])
     done = subprocess.run(['bash', str(ROOT / 'tools' / script)], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f'bash tools/{script}' in done.stderr
+    assert done.returncode == 2 and f'bash tools/{script}' in done.stderr

@@ -1,9 +1,10 @@
-"""An interrupted run ends in the same bits as an uninterrupted one; ``tests/kill`` kills real processes."""
+"""An interrupted run ends in the same bits as an uninterrupted one; tests/kill kills real processes."""
 
 import functools
 import logging
 import random
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,14 +64,8 @@ def uninterrupted(kind, workers):
     return folder
 
 
-@pytest.mark.parametrize(('kind', 'start', 'end', 'workers'), [
-    ('iters', 'iter_3', 'iter_6', 0),
-    ('epochs', 'epoch_1', 'epoch_2', 0),
-    *(
-        pytest.param(*case, marks=pytest.mark.soak)
-        for case in [('epochs', 'epoch_1', 'epoch_2', 2), ('iters', 'iter_3', 'iter_6', 2)]
-    ),
-])  # fmt: skip
+@pytest.mark.parametrize(('kind', 'start', 'end'), [('iters', 'iter_3', 'iter_6'), ('epochs', 'epoch_1', 'epoch_2')])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
     folder = uninterrupted(kind, workers)
     options = dict(resume=True, load_from=str(folder / f'{start}.pth'), log_level='WARNING')
@@ -114,7 +109,7 @@ TWO = dict(
 )
 
 
-def short(work_dir, distillers, start=None, **changes):
+def short(work_dir, distillers, **changes):
     """Four iterations with pictures without labels; all gradients are clipped by their common norm."""
     network = toys.model_config(
         toys.seg_net('fcn', dropout=0.1),
@@ -122,49 +117,28 @@ def short(work_dir, distillers, start=None, **changes):
         distillers,
         unlabelled=dict(data_root=toys.picture_folder()),
     )
-    resumes = dict(resume=True, load_from=str(start)) if start else {}
     options = dict(
         default_hooks=dict(checkpoint=dict(interval=2)),
         custom_hooks=[dict(type='EMAHook', momentum=0.5)],
         optim_wrapper=dict(clip_grad=dict(max_norm=1.0)),
         param_scheduler=[dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=8)],
     )
-    return toys.run_config(work_dir, network, iters=4, **toys.merged(options, {**changes, **resumes}))
+    return toys.run_config(work_dir, network, iters=4, **toys.merged(options, changes))
 
 
 @pytest.mark.parametrize('paramwise', [
-    {},
-    *(
-        pytest.param(one, marks=pytest.mark.soak)
-        for one in (dict(bias_lr_mult=2.0), dict(custom_keys=dict(first=dict(lr_mult=3.0))))
-    ),
-], ids=['one', 'bias', 'keys'])  # fmt: skip
+    {}, pytest.param(dict(custom_keys=dict(first=dict(lr_mult=3.0)), bias_lr_mult=2.0), marks=pytest.mark.soak),
+], ids=['one group', 'groups'])  # fmt: skip
 def test_the_order_of_distillers_in_a_config_does_not_count_on_resume(tmp_path, paramwise):
     """The optimizer's state goes by the position of a parameter, and a sum by the order of its terms."""
     changes = dict(optim_wrapper=dict(paramwise_cfg=paramwise, clip_grad=dict(max_norm=1.0))) if paramwise else {}
-    toys.train(None, short(tmp_path / 'a', TWO, **changes))
-    start, turned = tmp_path / 'a' / 'iter_2.pth', dict(reversed(TWO.items()))
-    runner = toys.train(None, short(tmp_path / 'b', turned, start, **changes))
-    expected = content(tmp_path / 'a' / 'iter_4.pth')
-    assert not toys.differing(content(tmp_path / 'b' / 'iter_4.pth'), expected)
-    assert toys.differing(content(start), expected)
+
+    def run(folder, **more):
+        methods = dict(reversed(TWO.items())) if more else TWO
+        return toys.train(None, short(folder, methods, **changes, **more))
+
+    runner, _ = resumed_alike(tmp_path, run)
     assert list(runner.model.distillers) == list(TWO)
-
-
-def flexible(config):
-    config.experiment_name = f'toy_{toys.fresh_dir().name}'
-    runner = FlexibleRunner.from_cfg(config)
-    runner.train()
-
-
-@pytest.mark.soak
-def test_a_flexible_runner_resumes_to_the_same_bits(tmp_path):
-    """It loads before it calls ``before_run``; the measured weights and the pictures without labels count too."""
-    kinds = dict(TWO, kd=dict(type='LogitKD', balance=dict(ratio=1.0, until=0.75)))
-    changes = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False), runner_type='FlexibleRunner')  # its EMA fails
-    resumed_alike(tmp_path, lambda folder, **more: flexible(short(folder, kinds, **changes, **more)))
-    balances = [torch.load(tmp_path / name / 'iter_4.pth', weights_only=False)['balance'] for name in 'ab']
-    assert balances[0] == balances[1] and len(balances[0]['kd']['tries']) == 3
 
 
 @HOOKS.register_module()
@@ -194,61 +168,73 @@ class Endless(IterableDataset):
 
 
 FIVE = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
-DRAWN = {
-    # each start draws a seed, and mmengine builds the sampler before it reads that of the checkpoint
-    'without a seed': (3, dict(randomness=dict(seed=None))),
-    # in an iteration-based run it begins anew, and the workers began at another batch
-    'a finite sampler behind its end': (4, dict(train_dataloader=FIVE)),
-    # without workers the training draws from their stream; a resumed run loads those before it again
-    'no indices': (3, dict(train_dataloader=dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless')))),
-}
 
 
-@pytest.mark.soak
-@pytest.mark.parametrize(('start', 'changes'), DRAWN.values(), ids=DRAWN)
-def test_it_resumes_however_pictures_are_drawn(tmp_path, start, changes):
-    plain, hooks = toys.seg_net('fcn', dropout=0.1), [dict(type='EMAHook'), dict(type='mmdistill_dense.Dice')]
-    changes = dict(changes, custom_hooks=hooks)
-    Dice.thrown.clear()
-
-    def run(folder, **more):
-        toys.train(None, config(folder, 'iters', 0, plain, **changes, **more))
-
-    resumed_alike(tmp_path, run, f'iter_{start}', 'iter_6')
-    assert Dice.thrown[start:6] == Dice.thrown[6:] and len(set(Dice.thrown)) == 6
+def flexible(folder, **more):
+    """It loads before it calls ``before_run``; the measured weights and the pictures without labels count too."""
+    kinds = dict(TWO, kd=dict(type='LogitKD', balance=dict(ratio=1.0, until=0.75)))
+    own = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False), runner_type='FlexibleRunner')  # its EMA fails
+    config = short(folder, kinds, **own, **more)
+    config.experiment_name = f'toy_{toys.fresh_dir().name}'
+    FlexibleRunner.from_cfg(config).train()
 
 
-def test_a_runner_without_a_config_trains_and_resumes(tmp_path):
+def without_a_config(folder, **more):
     """Built from its arguments, as on mmengine's first page; a loader of torch draws from the global stream."""
-
-    def run(folder, **changes):
-        given = config(folder, 'iters', 0, pair(), **changes)._cfg_dict.to_dict()
-        names = ('model', 'work_dir', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'default_hooks')
-        given = {name: given[name] for name in (*names, 'default_scope', 'randomness', 'log_level', *changes)}
-        init_default_scope('mmseg')
-        data = DATASETS.build(given['train_dataloader']['dataset'])
-        given['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
-        Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
-
-    resumed_alike(tmp_path, run, 'iter_3', 'iter_6')
+    given = config(folder, 'iters', 0, pair(), **more)._cfg_dict.to_dict()
+    names = ('model', 'work_dir', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'default_hooks')
+    given = {name: given[name] for name in (*names, 'default_scope', 'randomness', 'log_level', *more)}
+    init_default_scope('mmseg')
+    data = DATASETS.build(given['train_dataloader']['dataset'])
+    given['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
+    Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
 
 
-def test_detector_resumes(tmp_path):
-    """Two-stage: proposals are sampled at random; after each step the size of the next batch is drawn."""
+def two_stages(folder, **more):
+    """Proposals are sampled at random; after each step the size of the next batch is drawn."""
     resizing = dict(type='BatchSyncRandomResize', random_size_range=(96, 96), interval=1)
-    sample = dict(kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'))
-    neck = dict(mimic=dict(type='MaskedMimic', student_tap='neck[:2]'))
-    model = toys.model_config(
-        toys.det_net('faster_rcnn', data_preprocessor=dict(batch_augments=[resizing])),
-        toys.det_teacher('faster_rcnn'),
-        {**sample, **neck},
+    methods = dict(
+        kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'),
+        mimic=dict(type='MaskedMimic', student_tap='neck[:2]'),
     )
+    student = toys.det_net('faster_rcnn', data_preprocessor=dict(batch_augments=[resizing]))
+    model = toys.model_config(student, toys.det_teacher('faster_rcnn'), methods)
+    each = dict(default_hooks=dict(checkpoint=dict(interval=1)))
+    toys.train(None, toys.det_run_config(folder, model, iters=3, **each, **more))
 
-    def run(folder, **more):
-        each = dict(default_hooks=dict(checkpoint=dict(interval=1)))
-        toys.train(None, toys.det_run_config(folder, model, iters=3, **each, **more))
 
-    resumed_alike(tmp_path, run, 'iter_1', 'iter_3')
+def drawn(folder, **more):
+    """A student alone, in whose steps all streams are drawn from."""
+    hooks = dict(custom_hooks=[dict(type='EMAHook'), dict(type='mmdistill_dense.Dice')])
+    toys.train(None, config(folder, 'iters', 0, toys.seg_net('fcn', dropout=0.1), **hooks, **more))
+
+
+RUNS = {
+    'a detector': (two_stages, 1, 3),
+    'a runner without a config': (without_a_config, 3, 6),
+    'a flexible runner': (flexible, 2, 4),
+    # each start draws a seed, and mmengine builds the sampler before it reads that of the checkpoint
+    'without a seed': (partial(drawn, randomness=dict(seed=None)), 3, 6),
+    # in an iteration-based run it begins anew, and the workers began at another batch
+    'a finite sampler behind its end': (partial(drawn, train_dataloader=FIVE), 4, 6),
+    # without workers the training draws from their stream; a resumed run loads those before it again
+    'no indices': (
+        partial(drawn, train_dataloader=dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))), 3, 6
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', [
+    name if number < 2 else pytest.param(name, marks=pytest.mark.soak) for number, name in enumerate(RUNS)
+])  # fmt: skip
+def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, name):
+    run, start, end = RUNS[name]
+    Dice.thrown.clear()
+    _, last = resumed_alike(tmp_path, run, f'iter_{start}', f'iter_{end}')
+    assert Dice.thrown[start:end] == Dice.thrown[end:] and len({*Dice.thrown}) in (0, end)
+    if run is flexible:
+        first = torch.load(tmp_path / 'a' / f'iter_{end}.pth', weights_only=False)
+        assert first['balance'] == last['balance'] and len(last['balance']['kd']['tries']) == 3
 
 
 # Which file `--resume` takes after a kill
@@ -274,8 +260,15 @@ def killed(tmp_path):
     return tmp_path
 
 
-def test_what_mmengine_noted_is_taken_where_it_is_whole(killed):
+def test_what_mmengine_noted_is_taken_where_it_is_whole(killed, monkeypatch):
+    """It may name the file by another way. A file that is named and a new run are left alone."""
     assert resumed(killed) is None
+    monkeypatch.chdir(killed.parent)
+    (killed / 'last_checkpoint').write_text(f'{killed.name}/iter_2.pth')
+    assert resumed(killed) is None
+    (killed / 'last_checkpoint').unlink()
+    assert resumed(killed, _resume=False) is None
+    assert resumed(killed, _load_from='given.pth') == 'given.pth'
 
 
 def test_a_copied_folder_goes_on_from_its_own_file(killed, tmp_path_factory, caplog):
@@ -287,12 +280,6 @@ def test_a_copied_folder_goes_on_from_its_own_file(killed, tmp_path_factory, cap
     assert resumed(copy) == str(copy / 'iter_2.pth'), 'a folder that was moved'
     (copy / 'iter_2.pth').unlink()
     assert resumed(copy) == str(copy / 'iter_4.pth')
-
-
-def test_a_note_may_name_the_file_by_another_way(killed, monkeypatch):
-    monkeypatch.chdir(killed.parent)
-    (killed / 'last_checkpoint').write_text(f'{killed.name}/iter_2.pth')
-    assert resumed(killed) is None
 
 
 @pytest.mark.parametrize('content', ['', '\n', 'iter_9.pth', '{folder}/iter_6.pth', None])
@@ -310,12 +297,6 @@ def test_of_files_by_epoch_and_by_iteration_the_later_one_is_taken(tmp_path, epo
         torch.save(dict(meta=dict(iter=iteration)), tmp_path / f'{name}.pth')
     (tmp_path / 'iter_200.pth').write_bytes(b'cut off')
     assert latest_checkpoint(tmp_path) == tmp_path / f'{latest}.pth'
-
-
-def test_a_file_that_is_named_and_a_new_run_are_left_alone(killed):
-    (killed / 'last_checkpoint').unlink()
-    assert resumed(killed, _resume=False) is None
-    assert resumed(killed, _load_from='given.pth') == 'given.pth'
 
 
 @pytest.mark.parametrize('left', ['start.pth', None], ids=['by mmseg', 'by mmdet'])
@@ -542,7 +523,7 @@ def test_the_order_of_keys_inside_lists_is_no_change():
     tell_changes(SimpleNamespace(cfg=flip), dict(meta=dict(cfg=text)))  # to tell, it would ask for a logger
 
 
-def test_other_groups_of_parameters_do_not_go_on():
+def test_other_groups_of_parameters_and_another_optimizer_do_not_go_on():
     """torch stopped with an error that names no key, after a warning that the old ones stay."""
     head = dict(custom_keys=dict(decode_head=dict(lr_mult=10)))
     then, now = (Config(dict(optim_wrapper=dict(clip_grad=1, **one))) for one in ({}, dict(paramwise_cfg=head)))
@@ -554,6 +535,10 @@ def test_other_groups_of_parameters_do_not_go_on():
         tell_changes(SimpleNamespace(cfg=now, optim_wrapper=apart), checkpoint)
     same = SimpleNamespace(cfg=now, optim_wrapper=OptimWrapper(whole), logger=logging.getLogger('x'))
     tell_changes(same, checkpoint)
+    then, now = (Config(dict(optim_wrapper=dict(optimizer=dict(type=kind)))) for kind in ('SGD', 'AdamW'))
+    with pytest.raises(ValueError, match=r"optim_wrapper\.optimizer\.type='AdamW'.* state of 'SGD'.*load_from"):
+        tell_changes(SimpleNamespace(cfg=now), dict(meta=dict(cfg=then.pretty_text)))
+    tell_changes(SimpleNamespace(cfg=then), dict(meta=dict(cfg=then.pretty_text)))
 
 
 @pytest.mark.parametrize(
@@ -565,16 +550,7 @@ def test_a_file_without_what_a_run_needs_does_not_go_on(option, words, tmp_path)
     toys.train(None, short(tmp_path, {}, **parts))
     assert f'default_hooks.checkpoint.{option}=False: no run can go on from its checkpoints' in said(tmp_path)
     with pytest.raises(ValueError, match=f'{words}.*load_from'):
-        toys.train(None, short(tmp_path, {}, start=tmp_path / 'iter_2.pth'))
-
-
-def test_another_optimizer_does_not_go_on():
-    """torch took the old options, and stopped in the first step with a KeyError."""
-    then, now = (Config(dict(optim_wrapper=dict(optimizer=dict(type=kind)))) for kind in ('SGD', 'AdamW'))
-    checkpoint = dict(meta=dict(cfg=then.pretty_text))
-    with pytest.raises(ValueError, match=r"optim_wrapper\.optimizer\.type='AdamW'.* state of 'SGD'.*load_from"):
-        tell_changes(SimpleNamespace(cfg=now), checkpoint)
-    tell_changes(SimpleNamespace(cfg=then), checkpoint)
+        toys.train(None, short(tmp_path, {}, resume=True, load_from=str(tmp_path / 'iter_2.pth')))
 
 
 def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):

@@ -6,25 +6,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from tests import gloo, toys
+from tests.faults import tools  # noqa: F401  (registers Sick)
 
 ITERS = 4
-
-
-@DISTILLERS.register_module()
-class SickPart(FeatureDistiller):
-    """A term that is no number on pictures without labels, on one process, in the iterations named."""
-
-    def __init__(self, at=(), rank=0, **kwargs):
-        super().__init__('backbone[3]', align='conv', **kwargs)
-        self.at, self.rank = at, rank
-
-    def loss(self, student, teacher, level):
-        sick = self.state.part and self.state.rank == self.rank and self.state.iteration in self.at
-        return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
 
 
 def config(work_dir, pictures, distillers=None, **changes):
@@ -66,7 +52,7 @@ def process(rank, folder, teacher, pictures):
     each = dict(randomness=dict(seed=5, diff_rank_seed=True))
     runner, found['own_seeds'] = drawn(config(folder / 'd', pictures, **both, **each))
     found['seeds'] = runner.seed, runner.model.module.distillation.state.seed
-    sick = dict(sick=dict(type='SickPart', at=(1,), rank=1))
+    sick = dict(sick=dict(type='Sick', at=(1,), rank=1, part=True))
     try:
         drawn(config(folder / 'c', pictures, sick, **both))
     except RuntimeError as error:

@@ -96,7 +96,13 @@ def uninterrupted(kind='iters', workers=0, accumulation=1):
     return folder, run(folder, model(toys.picture_folder(), **MORE), kind, workers, **changes)
 
 
-def resumed(tmp_path, kind, start, workers, accumulation=1):
+@pytest.mark.parametrize(('kind', 'start', 'workers', 'accumulation'), [
+    ('iters', 2, 0, 1),
+    *(pytest.param(*one, marks=pytest.mark.soak) for one in (
+        ('iters', 3, 2, 1), ('epochs', 1, 0, 1), ('epochs', 1, 2, 1), ('iters', 2, 2, 2),
+    )),
+])  # fmt: skip
+def test_a_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, workers, accumulation):
     folder, before = uninterrupted(kind, workers, accumulation)
     changes = dict(optim_wrapper=dict(accumulative_counts=accumulation))
     file = folder / (f'iter_{start}.pth' if kind == 'iters' else f'epoch_{start}.pth')
@@ -105,19 +111,6 @@ def resumed(tmp_path, kind, start, workers, accumulation=1):
     assert after == before[-len(after) :] and len(after) < len(before)
     end = f'iter_{ITERS}.pth' if kind == 'iters' else 'epoch_2.pth'
     assert not toys.differing(content(tmp_path / end), content(folder / end))
-
-
-def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
-    resumed(tmp_path, 'iters', 2, 0)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    ('kind', 'start', 'workers', 'accumulation'),
-    [('iters', 1, 0, 1), ('iters', 3, 2, 1), ('epochs', 1, 0, 1), ('epochs', 1, 2, 1), ('iters', 2, 2, 2)],
-)
-def test_a_resumed_run_is_equal_at_every_position(tmp_path, kind, start, workers, accumulation):
-    resumed(tmp_path, kind, start, workers, accumulation)
 
 
 @pytest.mark.soak
@@ -355,22 +348,12 @@ def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
         assert any(words in text for text in warnings)
 
 
-def refused(work_dir, network):
-    folder, _ = uninterrupted()
-    with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
-        run(work_dir, network, resume=True, load_from=str(folder / 'iter_2.pth'))
-
-
 @pytest.mark.soak
-def test_another_list_is_refused_on_resume_as_another_teacher_is(tmp_path):
-    refused(tmp_path, model(toys.picture_folder(5), ratio=1.5))
-
-
-@pytest.mark.soak
-def test_another_ratio_and_no_pictures_are_refused_unless_the_user_insists(tmp_path):
-    refused(tmp_path, model(toys.picture_folder()))
-    refused(tmp_path, model(None))
+def test_another_list_another_ratio_and_none_are_refused_on_resume_unless_the_user_insists(tmp_path):
     start = dict(resume=True, load_from=str(uninterrupted()[0] / 'iter_2.pth'))
+    for network in (model(toys.picture_folder(5), ratio=1.5), model(toys.picture_folder()), model(None)):
+        with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
+            run(tmp_path, network, **start)
     hooks = dict(default_hooks=dict(distill=dict(resume_changed=True)))
     seen = run(tmp_path, model(toys.picture_folder()), **start, **hooks)
     assert [len(more) for _, _, more in seen] == [2] * 3

@@ -74,23 +74,15 @@ def test_one_process_reads_for_all_and_leaves_the_tensors_on_the_disk(tmp_path: 
     assert {path.name for path in tmp_path.glob('refused*')} == {'refused0', 'refused1'}
 
 
-def test_a_damaged_checkpoint_is_of_nobody(base: Path) -> None:
-    run(base)
-    file = base.parent / 'work/iter_2.pth'
-    raw = file.read_bytes()
-    file.write_bytes(raw.replace(b'experiment_name', b'experiment_\xff\xff\xff\xff'))
-    run(base.rename(base.parent / 'renamed.py'))
-
-
-def test_a_run_of_the_same_file_begins_again_and_goes_on(base: Path) -> None:
+def test_other_runs_are_let_be(base: Path) -> None:
+    """Of the same file, which begins again and goes on; with a name of its own; beside a damaged checkpoint."""
     run(base)
     run(base)
     run(base, resume=True, **{'train_cfg.max_iters': 3})
-
-
-def test_a_run_with_a_name_of_its_own_is_let_be(base: Path) -> None:
-    run(base)
     run(base, experiment_name='again')
+    for file in (base.parent / 'work').glob('*.pth'):
+        file.write_bytes(file.read_bytes().replace(b'experiment_name', b'experiment_\xff\xff\xff\xff'))
+    run(base.rename(base.parent / 'renamed.py'))
 
 
 @pytest.mark.parametrize(('text', 'found'), [

@@ -1,23 +1,9 @@
 """Runs on two processes in which one has a loss that is no number, for tests/engine/test_distributed.py."""
 
-from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.registry import DISTILLERS
 from tests import toys
+from tests.faults import tools  # noqa: F401  (registers Sick)
 
 WRAPPER = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
-
-
-@DISTILLERS.register_module()
-class SickRank(FeatureDistiller):
-    """A term that is no number on the second process, in the iterations named."""
-
-    def __init__(self, at=(), **kwargs):
-        super().__init__('backbone[3]', align='conv', **kwargs)
-        self.at = at
-
-    def loss(self, student, teacher, level):
-        sick = self.state.rank == 1 and self.state.iteration in self.at
-        return {'loss_sick': (student - teacher).square().mean() * (float('nan') if sick else 1.0)}
 
 
 def blind(folder):
@@ -35,7 +21,7 @@ def blind(folder):
 
 def run(folder, at):
     """Run to the end or to the error; return the student and what was said."""
-    sick = dict(sick=dict(type='SickRank', at=at))
+    sick = dict(sick=dict(type='Sick', at=at, rank=1))
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), sick)
     hooks = dict(checkpoint=dict(interval=1))
     options = dict(iters=4, launcher='pytorch', model_wrapper_cfg=WRAPPER, default_hooks=hooks)

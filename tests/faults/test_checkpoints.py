@@ -25,15 +25,11 @@ def file_of(folder: Path, **network) -> str:
     return str(path)
 
 
-def test_a_run_does_not_start_from_another_network(tmp_path: Path) -> None:
+def test_a_run_does_not_start_from_another_network_but_may_with_a_new_head(tmp_path: Path) -> None:
     words = r"load_from=.*other\.pth' fits 2 of the \d+ tensors .*backbone\.stem\.0\.weight \(8, .*\) \(model \(4, "
     with pytest.raises(ValueError, match=words):
         toys.train(tmp_path, pair(), iters=1, load_from=file_of(tmp_path, width=16))
-
-
-def test_a_run_may_start_with_a_new_head(tmp_path: Path) -> None:
-    runner = toys.train(tmp_path, pair(), iters=1, load_from=file_of(tmp_path, **HEADS))
-    assert runner.iter == 1
+    assert toys.train(tmp_path, pair(), iters=1, load_from=file_of(tmp_path, **HEADS)).iter == 1
 
 
 class Detector(nn.Module):

@@ -9,15 +9,11 @@ import torch
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_student
-from mmdistill_dense.apps.suite import job
-from mmdistill_dense.apps.suite.definition import load
-from mmdistill_dense.apps.suite.plan import runs
 from mmdistill_dense.utils.files import save_whole, write_whole
 from mmdistill_dense.weights.strict_load import read_checkpoint
 from tests import toys
 from tests.distillers.maskd.tokens import seg_model, token_files, tokens_of
 from tests.faults.tools import content, full_disk, log_of
-from tests.pretrain import runs as pretraining
 from tests.suite import tiny
 
 FREE = 100_000  # bytes: enough for logs and configs, too few for a checkpoint
@@ -45,18 +41,6 @@ def test_training_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.soak
-def test_pretraining_goes_on_from_the_last_epoch(tmp_path: Path) -> None:
-    toys.train(None, pretraining.config(tmp_path, epochs=1))
-    first = content(tmp_path / 'epoch_1.pth')
-    with full_disk(FREE), pytest.raises(OSError):
-        toys.train(None, pretraining.config(tmp_path, epochs=2, resume=True))
-    assert Path((tmp_path / 'last_checkpoint').read_text()).name == 'epoch_1.pth'
-    assert not toys.differing(content(tmp_path / 'epoch_1.pth'), first)
-    toys.train(None, pretraining.config(tmp_path, epochs=2, resume=True))
-    assert toys.differing(content(tmp_path / 'epoch_2.pth'), first)
-
-
-@pytest.mark.soak
 def test_token_learning_leaves_no_half_file(tmp_path: Path) -> None:
     learn = dict(max_iters=4, save_interval=2, log_interval=4)
     model = seg_model(dict(type='MasKD', student_tap='backbone[3]', num_tokens=40, weight_mask=False, learn=learn))
@@ -65,23 +49,6 @@ def test_token_learning_leaves_no_half_file(tmp_path: Path) -> None:
     assert token_files(tmp_path / 'broken') == []
     tokens = [tokens_of(toys.train(tmp_path / name, model, iters=1)) for name in ('broken', 'healthy')]
     assert not toys.differing(*tokens)
-
-
-def perform(folder: Path, title: str) -> dict:
-    definition = load(folder / 'tiny.yaml')
-    return job.perform(definition, next(run for run in runs(definition) if run.title == title))
-
-
-@pytest.mark.soak
-def test_a_suites_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    tiny.write(tmp_path, iters=4)
-    perform(tmp_path, 'teacher')
-    with full_disk(FREE), pytest.raises(OSError):
-        perform(tmp_path, 'kd seed 0')
-    assert not (tmp_path / 'out/runs/kd/seed0/result.json').exists()
-    found = perform(tmp_path, 'kd seed 0')
-    assert found['restarts'] == 1 and found['checkpoint'] == 'iter_4.pth' and found['score'] is not None
 
 
 def test_a_suites_folder_that_is_a_file_is_named(

@@ -8,35 +8,14 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.registry import DISTILLERS, HOOKS
+from mmdistill_dense.registry import HOOKS
 from tests import toys
 from tests.faults.tools import content, whole
 from tests.pretrain import runs as pretraining
 
 KD = dict(kd=dict(type='LogitKD'))
 EVERY = dict(default_hooks=dict(checkpoint=dict(interval=1)))
-
-
-@DISTILLERS.register_module()
-class Sick(FeatureDistiller):
-    """A term that is no number, or has a gradient that is none, in the iterations named; it keeps a running mean."""
-
-    def __init__(self, at=(), value=float('nan'), gradient_at=(), **kwargs):
-        super().__init__('backbone[3]', align='conv', **kwargs)
-        self.at, self.value, self.gradient_at = at, value, gradient_at
-        self.register_buffer('mean', torch.zeros(()))
-
-    def loss(self, student, teacher, level):
-        iteration = self.state.iteration
-        loss = (student - teacher).square().mean()
-        if iteration in self.at:
-            loss = loss * self.value
-        if iteration in self.gradient_at:
-            loss = loss + (0 * student).sum().abs().sqrt()  # 0, with a slope of 0 / 0
-        self.mean.mul_(0.9).add_(loss.detach())
-        return {'loss_sick': loss}
 
 
 @HOOKS.register_module()

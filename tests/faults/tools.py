@@ -1,4 +1,4 @@
-"""What the tests of faults share: a full disk, what a checkpoint holds, the log."""
+"""What the tests of faults share: a full disk, a loss that is no number, what a checkpoint holds, the log."""
 
 import resource
 from collections.abc import Callable, Iterator
@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmdistill_dense.distillers import FeatureDistiller
+from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 
 
@@ -58,3 +60,26 @@ def resumed_alike(
 def log_of(folder: Path) -> str:
     """All log lines of the runs in a folder."""
     return '\n'.join(path.read_text() for path in sorted(folder.rglob('*.log')))
+
+
+@DISTILLERS.register_module()
+class Sick(FeatureDistiller):
+    """A term that is no number, or has a gradient that is none, in the iterations named; it keeps a running mean.
+
+    ``rank`` is the only process where that is so; ``part=True`` says that it is so for pictures without labels alone.
+    """
+
+    def __init__(self, at=(), value=float('nan'), gradient_at=(), rank=None, part=None, **kwargs):
+        super().__init__('backbone[3]', align='conv', **kwargs)
+        self.at, self.value, self.gradient_at, self.where = at, value, gradient_at, (rank, part)
+        self.register_buffer('mean', torch.zeros(()))
+
+    def loss(self, student, teacher, level):
+        loss, state = (student - teacher).square().mean(), self.state
+        if all(wanted in (None, here) for wanted, here in zip(self.where, (state.rank, bool(state.part)), strict=True)):
+            if state.iteration in self.at:
+                loss = loss * self.value
+            if state.iteration in self.gradient_at:
+                loss = loss + (0 * student).sum().abs().sqrt()  # 0, with a slope of 0 / 0
+        self.mean.mul_(0.9).add_(loss.detach())
+        return {'loss_sick': loss}

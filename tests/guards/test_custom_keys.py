@@ -90,14 +90,10 @@ def test_a_run_is_refused_at_its_start(tmp_path):
         toys.train(tmp_path, model, iters=1, optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(head=HEAD))))
 
 
-@pytest.mark.parametrize(
-    ('key', 'right'),
-    [('student.backbone', 'backbone'), ('model.distillers.kd', 'distillers.kd'), ('model.student', None), ('x', None)],
-)
-def test_a_key_with_the_prefix_of_a_config_is_refused(key, right):
+def test_a_key_with_the_prefix_of_a_config_is_refused():
     """It is in no name, so it would have no effect without a word."""
-    if right is None:
+    for key in ('model.student', 'x'):
         look(Network(kd=nn.Linear(2, 2)), {key: HEAD})
-        return
-    with pytest.raises(ValueError, match=f"custom_keys\\['{key}'\\] is in no name of a parameter: write '{right}'"):
-        look(Network(kd=nn.Linear(2, 2)), {key: HEAD})
+    for key, right in (('student.backbone', 'backbone'), ('model.distillers.kd', 'distillers.kd')):
+        with pytest.raises(ValueError, match=f"custom_keys\\['{key}'\\] is in no name of a parameter: write '{right}'"):
+            look(Network(kd=nn.Linear(2, 2)), {key: HEAD})

@@ -2,25 +2,21 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator, Mapping, Sized
+import re
+from collections.abc import Callable, Mapping, Sized
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import DATA_SAMPLERS
-from torch import Tensor
 from torch.utils.data import WeightedRandomSampler
 
-from mmdistill_dense.apps.suite import job, plan
-from mmdistill_dense.apps.suite.definition import load
 from tests import toys
 from tests.distillers.maskd.tokens import LEARN, LOGITS
 from tests.pretrain import runs as pretrain
-from tests.suite import tiny
+from tests.weights.test_safe_load import unequal
 
 KEEP_TWO = dict(checkpoint=dict(max_keep_ckpts=2))  # as every schedule that is shipped
 EMA = [dict(type='EMAHook', momentum=0.5)]
@@ -122,56 +118,15 @@ DRAWN = {f'seg {number}': way for number, way in enumerate(draw_ways())}
 KINDS: dict[str, Callable[[Path], Config]] = dict(
     {kind: partial(seg, way) for kind, way in DRAWN.items()}, det=det, tokens=tokens, pretraining=pretraining
 )
-SUITE = ('control seed 0', 'maskd seed 0')
-"""What is run by the ordinary Runner, and the runs of a suite, which are jobs of their own."""
 
 
-def write_suite(folder: Path) -> Path:
-    """A suite of a control and MasKD, whose tokens are learned first."""
-    return tiny.write(folder, 6, methods={'maskd': {'options': {'learn.max_iters': 6}}})
+# Places in a checkpoint that hold a path, a clock or the text of the config.
+OF_THIS_RUN = re.compile(
+    r'(\.(time|cfg|experiment_name|last_ckpt|best_ckpt|exp_name|config|eta)|[/.](data_)?time\._log_history)$'
+)
 
 
-def perform(definition: Path, title: str) -> None:
-    """One job of a suite, as a process of its own does it."""
-    read = load(definition)
-    job.perform(read, next(run for run in plan.runs(read) if run.title == title))
-
-
-def content(path: Path) -> dict[str, Any]:
-    """Everything in a checkpoint that is no path, no clock and no text of the config, by its place."""
-    checkpoint = torch.load(path, weights_only=False)
-    return {place: value for place, value in _leaves(checkpoint, '') if not _is_of_this_run(place)}
-
-
-_OF_THIS_RUN = ('time', 'cfg', 'experiment_name', 'last_ckpt', 'best_ckpt', 'exp_name', 'config', 'eta')
-
-
-def _is_of_this_run(place: str) -> bool:
-    return place.split('/')[-1] in _OF_THIS_RUN or any(f'/{part}/log' in place for part in ('time', 'data_time'))
-
-
-def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, HistoryBuffer):
-        value = dict(zip(('log', 'count'), value.data, strict=True))
-    if isinstance(value, Mapping):
-        for key, member in value.items():
-            yield from _leaves(member, f'{place}/{key}')
-    elif isinstance(value, (list, tuple)) and any(isinstance(one, (Mapping, Tensor)) for one in value):
-        for index, member in enumerate(value):
-            yield from _leaves(member, f'{place}/{index}')
-    else:
-        yield place, value
-
-
-def differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """Places at which two contents are not equal bit for bit; places on one side count."""
-    names = sorted(set(first) | set(second))
-    return [n for n in names if n not in first or n not in second or not _equal(first[n], second[n])]
-
-
-def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, Tensor):
-        return isinstance(second, Tensor) and torch.equal(first, second)
-    if isinstance(first, np.ndarray):
-        return isinstance(second, np.ndarray) and np.array_equal(first, second, equal_nan=first.dtype.kind == 'f')
-    return bool(first == second)
+def differing(first: Path, second: Path) -> list[str]:
+    """Places at which the contents of two checkpoints are not equal bit for bit."""
+    found = unequal(*(torch.load(path, weights_only=False) for path in (first, second)))
+    return [place for place in (one.partition(': ')[0] for one in found) if not OF_THIS_RUN.search(place)]

@@ -114,22 +114,18 @@ def test_a_measured_step_changes_no_gradient_and_no_grad():
 
 
 def test_only_planned_steps_are_measured_and_none_without_balance():
-    model = built(kd=dict(KD, balance=2.0), mimic=dict(MIMIC, loss_weight=0.5))
+    """Outside of a run, in check, the benchmark and the diagnosis, an unmeasured model has weight 1."""
+    model, plain = built(kd=dict(KD, balance=2.0), mimic=dict(MIMIC, loss_weight=0.5)), built(kd=KD)
+    before = toys.losses_of(model)['distill.kd.loss_kd']
+    assert torch.equal(before, toys.losses_of(plain)['distill.kd.loss_kd'])
+    assert not model.distillers['kd'].balancer.tries
     for iteration in range(5):
         losses = step(model, iteration=iteration)
         assert 'distill.kd.weight' in losses and 'distill.mimic.weight' not in losses
     assert [one.iteration for one in model.distillers['kd'].balancer.tries] == [0, 2, 4]
     assert 'distill.ratio' not in model.distillation.measured, 'of one distiller it would say the same twice'
-    plain = built(kd=KD)
     own = {'decode.loss_ce', 'decode.acc_seg', 'aux.loss_ce', 'aux.acc_seg'}
     assert set(step(plain)) == own | {'distill.kd.loss_kd', 'distill.kd.share'}
-
-
-def test_an_unmeasured_model_has_weight_1():
-    """Outside of a run: check, the benchmark, the diagnosis."""
-    balanced, plain = built(kd=dict(KD, balance=2.0)), built(kd=KD)
-    assert torch.equal(*(toys.losses_of(model)['distill.kd.loss_kd'] for model in (balanced, plain)))
-    assert not balanced.distillers['kd'].balancer.tries
 
 
 def test_an_empty_queue_is_weight_0_until_it_is_filled():

@@ -190,15 +190,6 @@ def test_no_graph_is_made_again_at_each_iteration():
 
 
 @pytest.mark.soak
-def test_compile_in_the_config_of_a_run(tmp_path, compiler):
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(kd=dict(type='LogitKD')))
-    states = []
-    for name, changes in (('a', {}), ('b', dict(compile=dict(backend='eager')))):
-        states.append(toys.student_state(toys.train(tmp_path / name, model, iters=3, **changes).model))
-    torch.testing.assert_close(states[1], states[0], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.soak
 def test_the_default_compiler(compiler):
     """It needs a C++ compiler.
 

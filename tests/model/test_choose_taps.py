@@ -27,28 +27,24 @@ def names(taps):
     return [str(tap) for tap in taps]
 
 
-def test_a_segmentor_gets_explicit_taps_and_learns() -> None:
-    model = toys.ready(build())
+def test_a_segmentor_gets_explicit_taps_and_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log names the pairs; written out, the taps give the same run."""
+    lines = []
+    monkeypatch.setattr('mmdistill_dense.model.build.print_log', lambda line, *_: lines.append(line))
+    model, batch = toys.ready(build()), toys.seg_batch()
     one = model.distillers['one']
     assert names(one.student_taps) == names(one.teacher_taps) == CHOSEN and len(one.levels) == 4
     assert ', '.join(CHOSEN) in repr(one) and 'auto' not in one.extra_repr()
-    losses = toys.losses_of(model)
+    (line,) = lines
+    assert line.startswith("model.distillers.one.student_tap='auto'")
+    assert 'backbone[3] (64x8x8, stride 8) -> backbone[3] (128x8x8, stride 8)' in line
+    written = toys.ready(build(type='FitNet', student_tap=CHOSEN))
+    assert not differ(identity(model), identity(written))
+    losses, same = (toys.losses_of(one, batch) for one in (model, written))
+    assert losses['distill.one.loss_fitnet'] == same['distill.one.loss_fitnet'] > 0
     toys.total(losses).backward()
-    assert losses['distill.one.loss_fitnet'] > 0
     assert all(align.weight.grad.any() for align in one.aligns)
     assert toys.teacher_of(model).plan.parts == {'backbone', 'decode_head'}, 'the trace saw the chosen taps'
-
-
-def test_it_is_the_same_as_the_taps_written_out() -> None:
-    auto, written = (
-        toys.ready(toys.build(toys.model_config(distillers=dict(one=dict(AUTO, student_tap=tap)))))
-        for tap in ('auto', CHOSEN)
-    )
-    batch = toys.seg_batch()
-    assert [toys.losses_of(auto, batch)['distill.one.loss_fitnet']] == [
-        toys.losses_of(written, batch)['distill.one.loss_fitnet']
-    ]
-    assert not differ(identity(auto), identity(written))
 
 
 def test_a_detector_gets_the_levels_of_its_neck() -> None:
@@ -71,15 +67,6 @@ def test_a_foundation_model_has_its_map(scope: str) -> None:
     assert toys.losses_of(model, batch)['distill.one.loss_fitnet'].requires_grad
 
 
-def test_the_log_names_the_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = []
-    monkeypatch.setattr('mmdistill_dense.model.build.print_log', lambda line, *_: lines.append(line))
-    build()
-    (line,) = lines
-    assert line.startswith("model.distillers.one.student_tap='auto'")
-    assert 'backbone[3] (64x8x8, stride 8) -> backbone[3] (128x8x8, stride 8)' in line
-
-
 def test_each_teacher_is_looked_at() -> None:
     model = toys.build(
         toys.model_config(
@@ -99,12 +86,11 @@ def test_every_method_takes_it_or_says_why_not() -> None:
     known = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
     assert known == {*COMPARE_MAPS, *OTHERS, 'CrossKD', 'KDDETR', 'LD'}, 'these have no student_tap'
     assert all(not DISTILLERS.get(name).no_auto for name in COMPARE_MAPS)
-
-
-@pytest.mark.parametrize('method', OTHERS)
-def test_methods_for_outputs_of_heads_refuse_it(method: str) -> None:
-    with pytest.raises(ValueError, match=rf"model.distillers.one: {method} refuses student_tap='auto': it compares"):
-        build(type=method, student_tap='auto')
+    for method in OTHERS:  # for outputs of heads
+        with pytest.raises(
+            ValueError, match=rf"model.distillers.one: {method} refuses student_tap='auto': it compares"
+        ):
+            build(type=method, student_tap='auto')
 
 
 @pytest.mark.parametrize(('options', 'message'), [

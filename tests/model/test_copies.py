@@ -2,14 +2,11 @@
 
 import copy
 import io
-import multiprocessing
-import pickle
 from dataclasses import replace
 
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
-from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from mmdistill_dense.model.distill_model import distilled_class
@@ -61,6 +58,7 @@ def test_an_average_shares_the_teacher(original):
     model, *_ = original
     for average in (ExponentialMovingAverage(model), ExponentialMovingAverage(model, device=torch.device('cpu'))):
         assert toys.teacher_of(average.module) is toys.teacher_of(model)
+        assert all(one.teacher is toys.teacher_of(model) for one in average.module.distillers.values())
 
 
 def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
@@ -150,27 +148,3 @@ def test_an_unpickled_model_says_which_file_it_lacks(pickled, tmp_path):
     for _ in range(2):
         with pytest.raises(ValueError, match='is another file than the one loaded before'):
             toys.losses_of(other)
-
-
-def test_a_model_inside_another_is_pickled(original):
-    holder = nn.ModuleDict(dict(model=original[0]))
-    other = pickle.loads(pickle.dumps(holder))
-    assert not toys.differing(other.state_dict(), holder.state_dict())
-
-
-@pytest.mark.soak
-def test_a_spawned_process_gets_the_model(original):
-    model, _, expected = original
-    context = multiprocessing.get_context('spawn')
-    queue = context.SimpleQueue()
-    process = context.Process(target=_train_elsewhere, args=(pickle.dumps(model), queue))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
-    assert queue.get() == pytest.approx(expected)
-
-
-def _train_elsewhere(content, queue):
-    model = pickle.loads(content)
-    model.distillation.started = True
-    queue.put(terms(model.train()))

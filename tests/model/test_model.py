@@ -50,31 +50,22 @@ def test_it_is_of_the_students_class():
 
 
 def test_keys_are_the_vanilla_ones_and_load_strictly_both_ways():
+    """Also inside of a container: EMA and TTA hold the model as ``module``."""
     model, vanilla = fcn(), toys.build_plain(toys.seg_net('fcn'), seed=4)
     assert list(model.state_dict()) == list(vanilla.state_dict())
     assert len(list(model.distillers.parameters())) == 4
+    container = nn.ModuleDict(dict(module=model))
+    assert not any('distillers' in name for name in container.state_dict())
+    container.load_state_dict(container.state_dict(), strict=True)
     result = model.load_state_dict(vanilla.state_dict(), strict=True)
     assert not result.missing_keys and not result.unexpected_keys
     assert not toys.differing(model.state_dict(), vanilla.state_dict())
     toys.build_plain(toys.seg_net('fcn')).load_state_dict(model.state_dict(), strict=True)
-
-
-def test_strict_loading_still_misses_the_students_own():
-    model = fcn()
-    state = model.state_dict()
-    del state['decode_head.conv_seg.bias']
+    state = {name: value for name, value in model.state_dict().items() if name != 'decode_head.conv_seg.bias'}
     with pytest.raises(RuntimeError, match=r'Missing key.*decode_head\.conv_seg\.bias'):
         model.load_state_dict(state, strict=True)
     with pytest.raises(RuntimeError, match='Unexpected key.*other'):
         model.load_state_dict(dict(model.state_dict(), other=torch.zeros(1)), strict=True)
-
-
-def test_keys_inside_a_container():
-    """EMA and TTA hold the model as ``module``."""
-    model = fcn()
-    container = nn.ModuleDict(dict(module=model))
-    assert not any('distillers' in name for name in container.state_dict())
-    container.load_state_dict(container.state_dict(), strict=True)
 
 
 def test_predictions_are_the_vanilla_ones():
@@ -220,25 +211,19 @@ def test_construction_moves_no_random_stream():
     assert not toys.differing(*states)
 
 
-def test_same_seed_same_distillers():
-    first, second, third = (fcn_built(seed) for seed in (3, 3, 4))
-    assert not toys.differing(first, second) and toys.differing(first, third)
-
-
-def test_first_weights_depend_on_no_other_distiller():
+def test_first_weights_of_distillers_hang_on_the_seed_and_on_no_other_distiller():
     """mmengine writes the names in a config in the order of the alphabet."""
+
+    def built(seed, distillers=BOTH):
+        pair = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers)
+        return toys.student_state(toys.build(pair, seed=seed).distillers)
+
+    alone = built(3)
+    assert not toys.differing(alone, built(3)) and toys.differing(alone, built(4))
     three = dict(fit=dict(type='FitNet', student_tap='backbone[1]'), **BOTH)
-    both, turned = fcn_built(3, three), fcn_built(3, dict(reversed(three.items())))
-    assert not toys.differing(both, turned)
-    alone = fcn_built(3)
+    both = built(3, three)
+    assert not toys.differing(both, built(3, dict(reversed(three.items()))))
     assert not toys.differing(alone, {name: both[name] for name in alone})
-
-
-def fcn_built(seed, distillers=None):
-    """Parameters of the distillers of a pair built under a seed."""
-    pair = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers or BOTH)
-    model = toys.build(pair, seed=seed)
-    return toys.student_state(model.distillers)
 
 
 # The control bit for bit
@@ -349,20 +334,6 @@ def test_frozen_tap_is_refused():
 
 
 # Runs
-
-
-def test_ema(tmp_path):
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), BOTH)
-    runner = toys.train(tmp_path, model, iters=2, custom_hooks=[dict(type='EMAHook', momentum=0.5)])
-    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
-    vanilla = toys.build_plain(toys.seg_net('fcn'))
-    vanilla.load_state_dict(content['state_dict'], strict=True)
-    average = {n.removeprefix('module.'): v for n, v in content['ema_state_dict'].items() if n != 'steps'}
-    vanilla.load_state_dict(average, strict=True)
-    assert toys.differing(content['state_dict'], average)
-    averaged = next(h for h in runner.hooks if type(h).__name__ == 'EMAHook').ema_model.module
-    assert toys.teacher_of(averaged) is toys.teacher_of(runner.model)
-    assert not list(averaged.distillers.parameters()), 'nobody reads an average of the distillers'
 
 
 def test_sync_bn_of_the_zoo_configs_runs_in_one_cpu_process():
@@ -553,41 +524,38 @@ def test_context_parts_and_what_is_no_loss():
     assert log['distill.t.share'] == pytest.approx(log['distill.t.loss_talkative'] / total.item())
 
 
-@pytest.mark.parametrize(('returned', 'kind', 'told'), [
-    (lambda x: {'loss_x': x.detach().square().mean()}, ValueError, 'its loss has no gradient'),
-    (lambda x: {'energy': x.mean()}, ValueError, 'its loss returns energy; names of losses must hold "loss"'),
-    (lambda x: {}, ValueError, 'its loss returns nothing'),
-    (lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
-    (lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
-    (lambda x: {'loss_x': x.mean((1, 2, 3))}, ValueError, r'its loss returns loss_x of shape \(2,\)'),
-    (lambda x: x.mean(), TypeError, "its loss returns a tensor without a name: a dict such as {'loss_x': tensor}"),
-    (lambda x: None, TypeError, 'its loss returns None: a dict'),
+def talkative():
+    """A model of this method, ready for a step."""
+    return toys.distilled(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
+
+
+@pytest.mark.parametrize(('where', 'returned', 'kind', 'told'), [
+    ('forward', lambda x: {'loss_x': x.detach().square().mean()}, ValueError, 'its loss has no gradient'),
+    ('forward', lambda x: {'energy': x.mean()}, ValueError, 'its loss returns energy; .* must hold "loss"'),
+    ('forward', lambda x: {}, ValueError, 'its loss returns nothing'),
+    ('forward', lambda x: {'loss_x': 0.0}, TypeError, r'its loss returns loss_x=0\.0, no tensor'),
+    ('forward', lambda x: {'loss_x': x.mean(), 'seen': 3}, TypeError, 'its loss returns seen=3, no tensor'),
+    ('forward', lambda x: {'loss_x': x.mean((1, 2, 3))}, ValueError, r'its loss returns loss_x of shape \(2,\)'),
+    ('forward', lambda x: x.mean(), TypeError, r"its loss returns a tensor without a name: .*{'loss_x': tensor}"),
+    ('forward', lambda x: None, TypeError, 'its loss returns None: a dict'),
+    ('loss', lambda x: None, TypeError, 'its loss returns None'),
+    ('loss', lambda x: 1.5, TypeError, r'its loss returns 1\.5'),
+    ('loss', lambda x: [x.mean()], TypeError, r'its loss returns \[tensor'),
+    ('loss', lambda x: {'loss_x': None}, TypeError, 'its loss returns loss_x=None, no tensor'),
 ])  # fmt: skip
-def test_terms_that_teach_nothing_are_refused(returned, kind, told, monkeypatch):
-    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
-    model = toys.ready(toys.build(toys.model_config(**options)))
-    monkeypatch.setattr(Talkative, 'forward', lambda self, student, *_: returned(student[self.student_taps[0].text][0]))
+def test_terms_that_teach_nothing_are_refused(where, returned, kind, told, monkeypatch):
+    model = talkative()
+
+    def changed(self, student, *_):
+        return returned(student[self.student_taps[0].text][0] if where == 'forward' else student)
+
+    monkeypatch.setattr(Talkative, where, changed)
     with pytest.raises(kind, match=rf'^model\.distillers\.t: {told}'):
         toys.losses_of(model)
 
 
-@pytest.mark.parametrize(('returned', 'told'), [
-    (lambda x: None, 'its loss returns None'),
-    (lambda x: 1.5, r'its loss returns 1\.5'),
-    (lambda x: [x.mean()], r'its loss returns \[tensor'),
-    (lambda x: {'loss_x': None}, 'its loss returns loss_x=None, no tensor'),
-])  # fmt: skip
-def test_a_loss_of_a_level_that_is_no_tensor_is_refused(returned, told, monkeypatch):
-    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
-    model = toys.ready(toys.build(toys.model_config(**options)))
-    monkeypatch.setattr(Talkative, 'loss', lambda self, student, *_: returned(student))
-    with pytest.raises(TypeError, match=rf'^model\.distillers\.t: {told}'):
-        toys.losses_of(model)
-
-
 def test_parameters_that_an_optimizer_does_not_have_are_refused(monkeypatch):
-    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
-    model = toys.ready(toys.build(toys.model_config(**options)))
+    model = talkative()
 
     def late(self, student, *_):
         self.scale = torch.nn.Parameter(torch.ones(()))
@@ -606,8 +574,7 @@ def test_a_class_that_is_no_distiller_is_refused():
 
 def test_an_exact_zero_without_a_gradient_is_a_loss(monkeypatch):
     """A queue that is still empty gives it."""
-    options = dict(teacher=toys.seg_teacher(), distillers=dict(t=dict(type='Talkative')))
-    model = toys.ready(toys.build(toys.model_config(**options)))
+    model = talkative()
     monkeypatch.setattr(Talkative, 'forward', lambda self, *_: {'loss_x': torch.zeros(())})
     assert toys.losses_of(model)['distill.t.loss_x'] == 0
 

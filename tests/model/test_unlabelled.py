@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from mmdet.registry import MODELS as DETECTORS
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 from torch import nn
@@ -16,6 +17,7 @@ from mmdistill_dense.pretrain import BackboneStudent
 from mmdistill_dense.unlabelled.step import Unlabelled, UnlabelledOption, prepared, unlabelled_of
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
+from tests.query_nets import query_net
 
 FOLDER = dict(data_root='more')
 KD = 'loss_kd'
@@ -49,25 +51,20 @@ def losses(model, unlabelled=None, labelled=None):
 
 
 def test_the_labelled_pictures_again_give_their_loss_twice():
-    """Each part is half of the loss; so the whole does not depend on the number of pictures."""
+    """Each part is half of the loss; so the whole does not depend on the number of pictures, but on their weight."""
     model = seg_model()
     alone = losses(model)
     both = losses(model, toys.bare(toys.seg_batch()))
-    name = next(name for name in alone if name.startswith('distill.kd.loss'))
-    second = name.replace('kd.', 'kd.unlabelled_')
+    name, second = f'distill.kd.{KD}', f'distill.kd.unlabelled_{KD}'
     torch.testing.assert_close(both[name], alone[name] / 2)
     torch.testing.assert_close(both[second], alone[name] / 2)
     torch.testing.assert_close(both['distill.kd.share'], alone['distill.kd.share'])
     assert set(both) == {*alone, second}
     for key in alone:
         assert key.startswith('distill.') or torch.equal(alone[key], both[key])
-
-
-def test_a_picture_counts_as_often_as_weight_says():
     model, more = seg_model(weight=3.0), toys.bare(toys.seg_batch(4, seed=3))
-    name = f'distill.kd.{KD}'
-    alone = losses(model)[name]
-    assert losses(model, more)[name].item() == pytest.approx(alone.item() * 2 / (2 + 3 * 4))
+    one = losses(model)[name]
+    assert losses(model, more)[name].item() == pytest.approx(one.item() * 2 / (2 + 3 * 4))
 
 
 def test_nothing_else_in_the_run_changes():
@@ -103,17 +100,13 @@ def test_gradients_end_where_the_tap_is():
     assert {name for name, _ in model.backbone.named_parameters(prefix='backbone')} <= got
 
 
-def statistics(model):
-    return {name: value.clone() for name, value in model.named_buffers() if 'distillers' not in name}
-
-
 @pytest.mark.parametrize('bn', ['both', 'labelled'])
 def test_running_statistics_follow_these_pictures_or_not(bn):
     model, more = seg_model(bn=bn), toys.bare(toys.seg_batch(3, seed=3))
     plain = copy.deepcopy(model)
     losses(plain), losses(model, more)
-    changed = toys.differing(statistics(plain), statistics(model))
-    assert bool(changed) == (bn == 'both')
+    found = [{name: value for name, value in one.named_buffers() if 'distillers' not in name} for one in (plain, model)]
+    assert bool(toys.differing(*found)) == (bn == 'both')
     assert all(one.track_running_stats for one in model.modules() if isinstance(one, nn.BatchNorm2d))
     assert toys.hooks_left(model) == 0
 
@@ -246,12 +239,16 @@ def test_a_tap_on_proposals_is_refused(monkeypatch):
         det_model(dict(a=dict(type='RoIHeadKD')), 'faster_rcnn')
 
 
+def augmented(option):
+    """A detector with an augmentation of batches, and that."""
+    model = det_model(dict(fit=dict(type='FitNet', student_tap='neck')))
+    model.data_preprocessor.batch_augments = nn.ModuleList([DETECTORS.build(option)])
+    return model, model.data_preprocessor.batch_augments[0]
+
+
 def test_a_random_size_of_the_batch_stays_the_labelled_ones():
     """mmdet's resizing keeps the size between steps: the other part uses it and does not change it."""
-    resize = dict(type='BatchSyncRandomResize', random_size_range=(96, 96), interval=1)
-    model = det_model(dict(fit=dict(type='FitNet', student_tap='neck')))
-    model.data_preprocessor.batch_augments = nn.ModuleList([_built(resize)])
-    augment = model.data_preprocessor.batch_augments[0]
+    model, augment = augmented(dict(type='BatchSyncRandomResize', random_size_range=(96, 96), interval=1))
     augment._input_size = (32, 32)
     before = dict(vars(augment))
     MessageHub.get_current_instance().update_info('iter', 0)
@@ -262,18 +259,9 @@ def test_a_random_size_of_the_batch_stays_the_labelled_ones():
 
 def test_a_preprocessor_that_pads_masks_finds_none():
     """As Mask2Former's: the step with labels after it pads them again."""
-    pad = dict(type='BatchFixedSizePad', size=(128, 128), pad_mask=True, pad_seg=True)
-    model = det_model(dict(fit=dict(type='FitNet', student_tap='neck')))
-    model.data_preprocessor.batch_augments = nn.ModuleList([_built(pad)])
+    model, augment = augmented(dict(type='BatchFixedSizePad', size=(128, 128), pad_mask=True, pad_seg=True))
     inputs, _ = prepared(model, crowded())
-    augment = model.data_preprocessor.batch_augments[0]
     assert inputs.shape[-2:] == (128, 128) and augment.pad_mask and augment.pad_seg
-
-
-def _built(option):
-    from mmdet.registry import MODELS
-
-    return MODELS.build(option)
 
 
 # Options
@@ -326,16 +314,8 @@ def test_there_is_at_least_one_picture():
 
 @pytest.mark.soak
 def test_a_detector_with_queries_learns_as_far_as_its_neck():
-    backbone = dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
-    network = dict(
-        cfg='mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py',
-        backbone=backbone,
-        neck=dict(in_channels=[16, 32, 64]),
-        bbox_head=dict(num_classes=toys.NUM_CLASSES - 1),
-    )
-    fit = dict(type='FitNet', student_tap='neck')
+    network, fit = query_net('deformable'), dict(type='FitNet', student_tap='neck')
     teacher = dict(network, allow_random=True)
-    options = dict(student=network, teacher=teacher, distillers=dict(fit=fit), unlabelled=FOLDER)
-    model = toys.distilled('mmdet', **options)
+    model = toys.distilled('mmdet', student=network, teacher=teacher, distillers=dict(fit=fit), unlabelled=FOLDER)
     found = losses(model, crowded(2), toys.det_batch())
     assert found['distill.fit.unlabelled_loss_fitnet'].requires_grad and 'd0.loss_cls' in found

@@ -120,14 +120,11 @@ def test_small_logits_keep_their_digits():
 def test_names_are_compared_without_case_and_separators():
     found = groups('auto', ['Traffic_Light', 'bed', 'dog'], ['traffic light', 'bed ', 'cat'])
     assert found == [((0,), (0,)), ((1,), (1,))]
+    names = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'traffic_sign', 'street-lamp']
+    assert groups('auto', *names) == [((i,), (i,)) for i in range(3)]
     assert groups('auto', ['a'], ['A', 'a ']) == [((0,), (0, 1))], 'two of one name are merged'
     coarse = {'car': ['vehicle'], 'truck': ['vehicle']}
     assert groups(coarse, ['car', 'dog', 'truck'], ['dog', 'vehicle']) == [((0, 2), (1,)), ((1,), (0,))]
-
-
-def test_names_are_equal_whatever_separates_their_words():
-    names = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'traffic_sign', 'street-lamp']
-    assert groups('auto', *names) == [((i,), (i,)) for i in range(3)]
 
 
 def test_merged_students_have_their_largest_binary_score_and_large_logits_stay_finite():
@@ -138,9 +135,11 @@ def test_merged_students_have_their_largest_binary_score_and_large_logits_stay_f
     torch.testing.assert_close(found, coarse.softmax(z, t)[0])
 
 
-def test_the_rest_can_be_a_class():
+def test_the_rest_can_be_a_class_and_leaves_the_open_background_alone():
     option = {'other': ['*'], 'car': ['car']}
     assert groups(option, ['car', 'other'], ['sky', 'car', 'tree']) == [((0,), (1,)), ((1,), (0, 2))]
+    names = ['background', 'car', 'thing'], ['background', 'car', 'sky', 'dog']
+    assert groups({'thing': ['*']}, *names) == [((0,), (0,)), ((1,), (1,)), ((2,), (2, 3))]
 
 
 def test_no_class_is_in_two_groups():
@@ -161,11 +160,6 @@ def test_no_class_is_in_two_groups():
         if not pairs.rest:
             assert pairs.summed(torch.full((1, len(teacher)), 1 / len(teacher))).sum().item() == pytest.approx(1)
     assert resolved > 500
-
-
-def test_the_rest_leaves_the_open_background_alone():
-    pairs = ClassPairs.of({'thing': ['*']}, ['background', 'car', 'thing'], ['background', 'car', 'sky', 'dog'])
-    assert [(group.student, group.teacher) for group in pairs.groups] == [((0,), (0,)), ((1,), (1,)), ((2,), (2, 3))]
 
 
 def test_a_background_on_both_sides_is_open_unless_it_is_named():

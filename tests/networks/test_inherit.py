@@ -73,21 +73,15 @@ def test_a_bias_that_the_student_alone_has_becomes_0():
     assert all(torch.equal(own.conv.weight, their.conv.weight) for own, their in zip(convs, given, strict=True))
 
 
-def test_copies_are_the_students_own():
+def test_copies_are_the_students_own_and_initialising_again_does_not_undo_training():
+    """A second ``train()`` of a runner calls ``init_weights`` again, which leaves a trained student as it is."""
     model = built()
+    toys.losses_of(model, toys.det_batch())
     teacher = toys.teacher_of(model).network.neck.fpn_convs[0].conv.weight
     before = teacher.clone()
     with torch.no_grad():
         model.neck.fpn_convs[0].conv.weight.add_(1)
     assert torch.equal(teacher, before) and model.neck.fpn_convs[0].conv.weight.requires_grad
-
-
-def test_initialising_again_does_not_undo_training():
-    """A second ``train()`` of a runner calls ``init_weights`` again, which leaves a trained student as it is."""
-    model = built()
-    toys.losses_of(model, toys.det_batch())  # folds the teacher's norms, whose names are then others
-    with torch.no_grad():
-        model.neck.fpn_convs[0].conv.weight.add_(1)
     trained = toys.student_state(model)
     model.init_weights()
     assert not toys.differing(model.state_dict(), trained)
@@ -100,10 +94,11 @@ def test_a_copy_inherits_although_the_teacher_has_run_in_the_original():
     assert equal_parts(toys.ready(copied)) == {'neck', 'bbox_head'}
 
 
-def test_a_prefix_may_differ_between_the_two():
-    model = built([('bbox_head.cls_convs.0', 'bbox_head.reg_convs.0')])
+def test_a_prefix_may_differ_between_the_two_and_end_with_its_dot():
+    model = built([('bbox_head.cls_convs.0.', 'bbox_head.reg_convs.0')])
     own, given = model.bbox_head.cls_convs[0].conv.weight, toys.teacher_of(model).network.bbox_head
     assert torch.equal(own, given.reg_convs[0].conv.weight)
+    assert parse_inherit([['a', 'b.', 'large']]) == [Inherit('a', 'b', 'large')]
 
 
 def test_without_distillers_a_student_inherits_all_the_same():
@@ -115,30 +110,13 @@ def test_without_distillers_a_student_inherits_all_the_same():
 
 
 def test_a_run_inherits_and_load_from_does_not(tmp_path):
-    run = toys.train(
-        tmp_path / 'a',
-        toys.det_run_config(
-            tmp_path / 'a', option(), iters=1, optim_wrapper=dict(optimizer=dict(lr=0.0, momentum=0.0))
-        ),
-    )
-    assert equal_parts(run.model) == {'neck', 'bbox_head'}
     plain = tmp_path / 'plain.pth'
     network = toys.build_plain(toys.det_net('retinanet', 8, WIDTH), seed=3)
     torch.save(dict(state_dict={k: v for k, v in network.state_dict().items() if k.startswith('backbone')}), plain)
-    config = toys.det_run_config(
-        tmp_path / 'b', option(), iters=1, optim_wrapper=dict(optimizer=dict(lr=0.0, momentum=0.0))
-    )
-    config.load_from = str(plain)
-    assert equal_parts(toys.train(tmp_path / 'b', config).model) == set()
-
-
-def test_resumed_weights_win_without_distillers_too(tmp_path):
-    def train(**changes):
-        return toys.train(tmp_path, toys.det_run_config(tmp_path, option(distillers={}), iters=2, **changes)).model
-
-    first = toys.student_state(train())
-    again = train(resume=True, load_from=str(tmp_path / 'iter_2.pth'))
-    assert not toys.differing(first, toys.student_state(again))
+    still = dict(optim_wrapper=dict(optimizer=dict(lr=0.0, momentum=0.0)))
+    for name, start, parts in (('a', None, {'neck', 'bbox_head'}), ('b', str(plain), set())):
+        config = toys.det_run_config(tmp_path / name, option(), iters=1, load_from=start, **still)
+        assert equal_parts(toys.train(None, config).model) == parts
 
 
 SLOW = dict(constructor='mmdistill_dense.InheritedRate', paramwise_cfg=dict(inherited_lr_mult=0.1))
@@ -202,28 +180,17 @@ def test_what_does_not_fit_is_refused_before_training(inherit, words):
         built(inherit)
 
 
-def test_a_random_teacher_gives_nothing():
+def test_a_random_teacher_gives_nothing_and_none_is_refused():
     with pytest.raises(ValueError, match='model.teacher has no weights from a file'):
         built(checkpoint=None, allow_random=True)
+    with pytest.raises(ValueError, match='model.teacher is not set, but model.inherit copies from it'):
+        toys.build(dict(option(distillers={}), teacher=None), scope='mmdet')
 
 
 @pytest.mark.parametrize('inherit', ['neck', [('neck',)], [('', 'neck')], [('neck', 1)], dict(neck='neck')])
 def test_malformed_options_are_refused(inherit):
     with pytest.raises(TypeError, match='model.inherit must be a list of'):
         toys.build(option(inherit), scope='mmdet')
-
-
-def test_a_prefix_may_end_with_its_dot():
-    assert parse_inherit([('neck.', 'fpn.'), ['a', 'b', 'large']]) == [
-        Inherit('neck', 'fpn'),
-        Inherit('a', 'b', 'large'),
-    ]
-
-
-def test_inherit_without_teacher_is_refused():
-    options = dict(option(distillers={}), teacher=None)
-    with pytest.raises(ValueError, match='model.teacher is not set, but model.inherit copies from it'):
-        toys.build(options, scope='mmdet')
 
 
 def test_the_inherited_part_must_be_in_the_teachers_file(tmp_path):

@@ -53,14 +53,11 @@ def followed(*modules):
     return run_as_trained(network, lambda: [one.training for one in network])[0]
 
 
-def test_what_computes_something_else_in_training_is_followed():
+def test_what_computes_something_else_in_training_is_followed_but_for_noise_and_memory():
     found = followed(nn.Conv2d(2, 2, 1), Scales(), nn.Dropout(), nn.BatchNorm2d(2), nn.ReLU())
     assert found == [False, True, False, False, False]
-
-
-@pytest.mark.parametrize('module', [EMAModule(), OfItsKind(), DropPath()])
-def test_noise_and_memory_are_not(module):
-    assert followed(Scales(), module) == [True, False]
+    for module in (EMAModule(), OfItsKind(), DropPath()):
+        assert followed(Scales(), module) == [True, False]
 
 
 def test_the_listed_classes_exist():
@@ -71,18 +68,12 @@ def test_the_listed_classes_exist():
     assert all(hasattr(import_module(place), name) for place, name in zip(places, _CHANGES, strict=True))
 
 
-def test_the_result_is_that_of_training():
+def test_the_result_is_that_of_training_or_else_of_eval_mode_and_nothing_is_left():
     network = nn.Sequential(Scales(), nn.Dropout())
     found, modes = run_as_trained(network, lambda: network(torch.ones(1)))
     assert found == 1 and modes
-
-
-def test_a_network_that_does_not_run_so_stays_in_eval_mode():
     network = nn.Sequential(Scales(), NeedsLabels())
     assert run_as_trained(network, lambda: network(torch.ones(1))) == (8, False)
-
-
-def test_nothing_is_left_of_it():
     network = nn.Sequential(Scales(), EMAModule()).train()
     run_as_trained(network, lambda: network(torch.zeros(1)))
     assert not any(module.training for module in network.modules()) and network[1].bases == 0

@@ -14,35 +14,19 @@ from mmdistill_dense.engine import DistillDDP
 from tests import toys
 from tests.scale import pairs
 
-TEACHERS = ('fcn', 'gfl')
 SIZES = (4, 2, 1)
 STEPS = 3
 UNEVEN = 10  # pictures: two and one for each of four processes
 PATIENCE = timedelta(seconds=240)
 
 
-def make_files(folder: str, pipe: Any) -> None:
-    """Write the teachers, and tell where they are."""
-    _begin(Path(folder), 'files')
-    pipe.send({kind: toys.teacher_file(kind) for kind in TEACHERS})
-
-
-def work(rank: int, folder: str, files: dict[str, str], pipe: Any) -> None:
+def work(rank: int, folder: str, files: dict[str, str]) -> None:
     """Everything that this process has a part in, into ``<size>_<rank>.pth``."""
-    _begin(Path(folder), f'rank{rank}')
+    torch.set_num_threads(1)
     toys.teacher_file = lambda kind, *_, **__: files[kind]
     for size in SIZES:
         if rank < size:
             _in_group(rank, size, Path(folder))
-    pipe.send('done')
-
-
-def _begin(folder: Path, name: str) -> None:
-    with open(folder / f'{name}.txt', 'ab') as out:
-        for stream in (1, 2):
-            os.dup2(out.fileno(), stream)
-    torch.set_num_threads(1)
-    toys.put_files_in(folder)
 
 
 def _in_group(rank: int, size: int, folder: Path) -> None:

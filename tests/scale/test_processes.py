@@ -1,16 +1,11 @@
 """One, two and four gloo processes compute the same. All that needs them happens in one start."""
 
-import multiprocessing
-import os
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests import toys
-from tests.engine.processes import ROOT
-from tests.kill.server import cpu_seconds
+from tests import gloo, toys
 from tests.scale import child, pairs
 
 pytestmark = pytest.mark.soak
@@ -22,33 +17,9 @@ CASES = [(task, method) for task, methods in pairs.METHODS.items() for method in
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
     """What the processes found, by their number and rank."""
     folder = tmp_path_factory.mktemp('processes')
-    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
-    context = multiprocessing.get_context('forkserver')
-    context.set_forkserver_preload([child.__name__])
-    files = together(context, folder, child.make_files, [(str(folder),)])[0]
-    together(context, folder, child.work, [(rank, str(folder), files) for rank in range(max(child.SIZES))])
-    print(f'\n{cpu_seconds():.0f} s of CPU time in all processes')
+    files = {'fcn': toys.teacher_file('fcn'), 'gfl': toys.teacher_file('gfl')}
+    gloo.start(child.work, str(folder), files, processes=max(child.SIZES))
     return {size: [torch.load(folder / f'{size}_{rank}.pth') for rank in range(size)] for size in child.SIZES}
-
-
-def together(context: Any, folder: Path, target: Any, arguments: list[tuple]) -> list[Any]:
-    """Run a function in processes side by side; return what each sends at its end."""
-    started = []
-    for one in arguments:
-        ours, theirs = context.Pipe()
-        process = context.Process(target=target, args=(*one, theirs))
-        process.start()
-        theirs.close()
-        started.append((process, ours))
-    try:
-        return [pipe.recv() for _, pipe in started]
-    except EOFError:
-        said = '\n'.join(path.read_text(errors='replace')[-2000:] for path in folder.glob('*.txt'))
-        raise AssertionError(f'a process ended early:\n{said}') from None
-    finally:
-        for process, _ in started:
-            process.kill()
-            process.join()
 
 
 def parts(results: dict[str, Any], task: str, method: str, what: str) -> dict[str, torch.Tensor]:

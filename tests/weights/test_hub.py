@@ -63,32 +63,23 @@ def test_an_index_comes_with_the_files_that_it_lists(hub):
     assert [name for _, name, _ in asked[1:]] == ['x/one.safetensors', 'x/two.safetensors']
 
 
-def test_mmengine_reads_such_addresses_too(hub):
-    torch.save(dict(state_dict=dict(w=torch.ones(2))), hub[0] / 't.pth')
-    install_reader()
-    assert CheckpointLoader.load_checkpoint('hf://user/repo/t.pth')['state_dict']['w'].sum() == 2
-
-
-def test_a_pretrained_file_of_another_network_is_refused(hub):
+def test_mmengine_reads_such_addresses_too_and_a_file_of_another_network_is_refused(hub):
     torch.save(dict(state_dict=dict(other=torch.ones(2))), hub[0] / 't.pth')
+    install_reader()
+    assert CheckpointLoader.load_checkpoint('hf://user/repo/t.pth')['state_dict']['other'].sum() == 2
     network = toys.build_plain(toys.seg_net('fcn')).backbone
     network.init_cfg = dict(type='Pretrained', checkpoint='hf://user/repo/t.pth')
     with pytest.raises(ValueError, match=r"model\.init_cfg\.checkpoint='hf://user/repo/t\.pth' fits 0 of the"):
         check_pretrained(network)
 
 
-@pytest.mark.parametrize('address', ['hf://user/t.pth', 'hf://user/repo', 'hf://user/repo@/t.pth', 'hf://t.pth'])
-def test_another_form_is_refused(address):
-    with pytest.raises(ValueError, match='k=.*: write hf://user/repo/file, or hf://user/repo@revision/file'):
-        local_file(address, None, 'k')
-
-
-def test_what_the_hub_says_is_told(hub):
+def test_what_cannot_be_fetched_is_told(hub, monkeypatch):
+    """Another form of an address, what the hub says, and what to install without its library."""
+    for address in ('hf://user/t.pth', 'hf://user/repo', 'hf://user/repo@/t.pth', 'hf://t.pth'):
+        with pytest.raises(ValueError, match='k=.*: write hf://user/repo/file, or hf://user/repo@revision/file'):
+            local_file(address, None, 'k')
     with pytest.raises(OSError, match=r"k='hf://user/repo/no.pth': the hub says: 404: no no.pth in user/repo. Check"):
         local_file('hf://user/repo/no.pth', None, 'k')
-
-
-def test_without_the_library_the_message_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'mmdistill_dense\[hub\]'"):
         local_file('hf://user/repo/t.pth', None, 'k')

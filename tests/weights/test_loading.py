@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from mmengine.runner.checkpoint import CheckpointLoader, _load_checkpoint_with_prefix, load_checkpoint
+from mmseg.apis import init_model
 from torch import nn
 
 from mmdistill_dense.apps.export import export_student
@@ -225,16 +226,34 @@ def test_load_from_of_which_nothing_would_be_loaded_is_refused(wrap, reason, tmp
         runner._has_loaded = False
 
 
-def test_teacher(evil):
-    with refuses():
-        FrozenTeacher(toys.seg_net('fcn', checkpoint=evil)).load(torch.zeros(1))
+def tokens_run():
+    """A config of a run that distils tokens."""
+    maskd = dict(type='MasKD', student_tap='backbone[3]', num_tokens=2)
+    network = toys.seg_net('fcn')
+    return toys.run_config('x', toys.model_config(network, dict(network, allow_random=True), dict(maskd=maskd)))
 
 
-def test_check_of_a_pretrained_file(evil):
+def as_pretrained(file):
     network = nn.Module()
-    network.init_cfg = dict(type='Pretrained', checkpoint=evil)
+    network.init_cfg = dict(type='Pretrained', checkpoint=file)
+    check_pretrained(network)
+
+
+READERS = {
+    'teacher': lambda file: FrozenTeacher(toys.seg_net('fcn', checkpoint=file)).load(torch.zeros(1)),
+    'check of a pretrained file': as_pretrained,
+    'export of a student': lambda file: export_student(tokens_run(), file, Path('out.pth')),
+    'export of a backbone': lambda file: export_backbone(tokens_run(), file, Path('out.pth')),
+    'inferencer of mmseg': lambda file: init_model(tokens_run(), file, device='cpu'),
+    'tokens': lambda file: read_tokens(file, 'maskd'),
+    'self-supervised teacher': read_teacher,
+}
+
+
+@pytest.mark.parametrize('read', READERS.values(), ids=READERS)
+def test_readers(read, evil):
     with refuses():
-        check_pretrained(network)
+        read(evil)
 
 
 @pytest.mark.soak
@@ -248,34 +267,6 @@ def test_mim_test(tmp_path, evil):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode != 0
     assert re.search(r'ValueError.*evil\.pth.*holds more than tensors', done.stdout + done.stderr), done.stderr[-2000:]
-
-
-@pytest.fixture(scope='module')
-def leaf():
-    """A config of a run that distils tokens."""
-    teacher = toys.seg_net('fcn', allow_random=True)
-    maskd = dict(type='MasKD', student_tap='backbone[3]', num_tokens=2)
-    return toys.run_config('x', toys.model_config(toys.seg_net('fcn'), teacher, dict(maskd=maskd)))
-
-
-def test_tools(leaf, tmp_path, evil):
-    for export in (export_student, export_backbone):
-        with refuses():
-            export(leaf, evil, tmp_path / 'out.pth')
-
-
-def test_inferencers_of_mmseg(evil):
-    from mmseg.apis import init_model
-
-    with refuses():
-        init_model(toys.run_config('x', toys.model_config(toys.seg_net('fcn'))), evil, device='cpu')
-
-
-def test_tokens_and_selfsupervised_teachers(evil):
-    with refuses():
-        read_tokens(evil, 'maskd')
-    with refuses():
-        read_teacher(evil)
 
 
 def throw(error):

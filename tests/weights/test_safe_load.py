@@ -209,18 +209,14 @@ def test_truncated_files_are_refused(tmp_path, new_format, share):
         read_checkpoint(path)
 
 
-def test_checkpoint_is_a_dictionary(tmp_path):
+def test_checkpoint_is_a_dictionary_and_a_missing_file_is_no_damaged_one(tmp_path):
     path = saved(tmp_path / 'a.pth', [torch.zeros(1)])
     with pytest.raises(ValueError, match='holds a list, not a dictionary'):
         read_checkpoint(path)
     assert isinstance(read_values(path), list)
-
-
-def test_missing_file_is_no_damaged_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        read_values(tmp_path / 'a.pth')
-    with pytest.raises(FileNotFoundError):
-        read_values(tmp_path / 'a.safetensors')
+    for name in ('b.pth', 'b.safetensors'):
+        with pytest.raises(FileNotFoundError):
+            read_values(tmp_path / name)
 
 
 @pytest.mark.parametrize('new_format', [True, False])

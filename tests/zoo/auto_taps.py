@@ -3,6 +3,7 @@
 ``python -m tests.zoo.auto_taps`` writes the table anew; it takes a minute.
 """
 
+import re
 from functools import cache, partial
 from pathlib import Path
 
@@ -12,68 +13,16 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.networks.auto_taps import Chosen, Found, discover, pair_taps
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.process import quiet
+from tests.zoo.every_network import names as every_name
 
 PAGE = Path(__file__).with_suffix('.md')
-SEGMENTORS = (
-    'ann/ann_r50-d8_4xb2-40k_cityscapes-512x1024',
-    'apcnet/apcnet_r50-d8_4xb2-40k_cityscapes-512x1024',
-    'bisenetv1/bisenetv1_r18-d32_4xb4-160k_cityscapes-1024x1024',
-    'bisenetv2/bisenetv2_fcn_4xb4-160k_cityscapes-1024x1024',
-    'ccnet/ccnet_r50-d8_4xb2-40k_cityscapes-512x1024',
-    'cgnet/cgnet_fcn_4xb4-60k_cityscapes-680x680',
-    'danet/danet_r50-d8_4xb2-40k_cityscapes-512x1024',
-    'ddrnet/ddrnet_23-slim_in1k-pre_2xb6-120k_cityscapes-1024x1024',
-    'deeplabv3/deeplabv3_r18-d8_4xb2-80k_cityscapes-512x1024',
-    'deeplabv3plus/deeplabv3plus_r101-d8_4xb2-40k_cityscapes-512x1024',
-    'dmnet/dmnet_r50-d8_4xb2-40k_cityscapes-512x1024',
-    'dpt/dpt_vit-b16_8xb2-160k_ade20k-512x512',
-    'encnet/encnet_r50-d8_4xb2-40k_cityscapes-512x1024',
-    'erfnet/erfnet_fcn_4xb4-160k_cityscapes-512x1024',
-    'fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024',
-    'fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024',
-    'hrnet/fcn_hr18_4xb2-160k_cityscapes-512x1024',
-    'icnet/icnet_r18-d8_4xb2-80k_cityscapes-832x832',
-    'isanet/isanet_r50-d8_4xb2-40k_cityscapes-512x1024',
-    'mask2former/mask2former_r50_8xb2-90k_cityscapes-512x1024',
-    'mobilenet_v2/mobilenet-v2-d8_pspnet_4xb2-80k_cityscapes-512x1024',
-    'mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024',
-    'ocrnet/ocrnet_hr18_4xb2-160k_cityscapes-512x1024',
-    'pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes',
-    'point_rend/pointrend_r50_4xb2-80k_cityscapes-512x1024',
-    'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
-    'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512',
-    'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512',
-    'segnext/segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512',
-    'sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024',
-    'stdc/stdc1_4xb12-80k_cityscapes-512x1024',
-    'swin/swin-tiny-patch4-window7-in1k-pre_upernet_8xb2-160k_ade20k-512x512',
-    'upernet/upernet_r18_4xb2-80k_cityscapes-512x1024',
-    'vit/vit_deit-s16_upernet_8xb2-160k_ade20k-512x512',
-)
-DETECTORS = (
-    'atss/atss_r50_fpn_1x_coco',
-    'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
-    'centernet/centernet_r18_8xb16-crop512-140e_coco',
-    'cornernet/cornernet_hourglass104_10xb5-crop511-210e-mstest_coco',
-    'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
-    'detr/detr_r50_8xb2-150e_coco',
-    'dino/dino-4scale_r50_8xb2-12e_coco',
-    'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
-    'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
-    'gfl/gfl_r50_fpn_1x_coco',
-    'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco',
-    'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco',
-    'reppoints/reppoints-moment_r50_fpn-gn_head-gn_1x_coco',
-    'retinanet/retinanet_r18_fpn_1x_coco',
-    'rtmdet/rtmdet_tiny_8xb32-300e_coco',
-    'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco',
-    'ssd/ssd300_coco',
-    'tridentnet/tridentnet_r50-caffe_1x_coco',
-    'yolo/yolov3_mobilenetv2_8xb24-320-300e_coco',
-    'yolof/yolof_r50-c5_8xb8-1x_coco',
-    'yolox/yolox_s_8xb8-300e_coco',
-)
-NAMES = (*(f'mmseg::{name}.py' for name in SEGMENTORS), *(f'mmdet::{name}.py' for name in DETECTORS))
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The networks of the page, segmentors first: a line begins with the name of a config's file."""
+    files = {Path(name).stem: name for name in reversed([*every_name()])}
+    return tuple(files[stem] for stem in re.findall(r'^\| `(.+?)`', shown(), re.MULTILINE))
 
 
 @cache
@@ -102,7 +51,7 @@ def row(name: str) -> str:
 
 def table() -> str:
     """The whole table."""
-    lines = ['| network | taps | strides | left out |', '|---|---|---|---|', *map(row, NAMES)]
+    lines = ['| network | taps | strides | left out |', '|---|---|---|---|', *map(row, names())]
     return '\n'.join(lines) + '\n'
 
 

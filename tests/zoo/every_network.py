@@ -1,25 +1,15 @@
 """Walk all distinct networks of the mmseg and mmdet zoos: each is built as a student with its own copy as teacher.
 
-``python -m tests.zoo.every_network FILE`` writes a line of JSON for each network to FILE as it goes, goes on where FILE
-ends, and prints a table. ``--architectures`` takes one network of each architecture alone, ``--match TEXT`` those whose
-config's name holds the text, ``--step`` also takes a training step on two pictures of 128 x 128 pixels, or of the
-network's own size if they are too small.
-
-The outcome is ``ok``, ``refused`` (with the reason, at construction), ``failed``, ``no network`` where it cannot be
-built without us either, or ``no step`` where it cannot be trained on these pictures without us either.
+The outcome is ``ok``, ``refused`` (with the reason, at construction), ``failed``, or ``no network`` where it cannot be
+built without us either.
 
 Networks are the same that differ in pre-trained weights, numbers of classes, preprocessor, losses, ``train_cfg`` or
 ``test_cfg`` alone. The distillers are LogitKD for segmentors, and FitNet where there is a backbone, with
 their default taps.
 """
 
-import argparse
-import json
-import time
 import traceback
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -28,10 +18,8 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
-from mmdistill_dense.apps.project.sides import class_counts
 from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.networks import trace
 from mmdistill_dense.utils.process import quiet
@@ -40,7 +28,6 @@ from tests import toys
 from tests.zoo.networks import _INITIALISERS, key_of
 
 _ASIDE = ('pretrained', 'init_cfg', 'num_classes', 'data_preprocessor', 'train_cfg', 'test_cfg', 'class_weight')
-SIDE = 128
 
 
 def names() -> Iterator[str]:
@@ -121,43 +108,6 @@ def _plain(option: ConfigDict) -> Any:
     return MODELS.build(ConfigDict(config.model, _scope_=config.scope))
 
 
-def step(name: str, side: int) -> dict[str, float]:
-    """Take a training step and predict; return the terms of the distillers."""
-    option = _option(name)
-    for one in (option.student, option.teacher):
-        one.pretrained = False
-        _set_size(one, side)
-    model = toys.build(option, scope=name.partition('::')[0])
-    losses = learn(model, _batch(name, side))
-    predict(model, _batch(name, side))
-    return {key: float(value) for key, value in losses.items() if key.startswith('distill.')}
-
-
-def _plain_step(name: str, side: int) -> None:
-    """Take the step and predict without us."""
-    option = ConfigDict(cfg=name, pretrained=False)
-    _set_size(option, side)
-    model = _plain(option)
-    learn(model, _batch(name, side))
-    predict(model, _batch(name, side))
-
-
-def _preprocessor(option: ConfigDict) -> Any:
-    return load_model(option, 'model').model.get('data_preprocessor') or {}
-
-
-def _set_size(option: ConfigDict, side: int) -> None:
-    given = _preprocessor(option)
-    sizes = dict(size=(side, side), batch_augments=None)  # these may pad to 1024 pixels
-    if changed := {key: value for key, value in sizes.items() if given.get(key)}:
-        option.data_preprocessor = changed
-
-
-def _own_side(name: str) -> int:
-    """The shorter side of the pictures that a network is trained on, where its preprocessor says so."""
-    return min(_preprocessor(ConfigDict(cfg=name)).get('size') or [4 * SIDE])
-
-
 def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     """Take a step from random weights, SyncBN as BN; return the losses."""
     for module in model.modules():
@@ -170,42 +120,6 @@ def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     return losses
 
 
-def predict(model: Any, batch: dict[str, Any]) -> None:
-    """Predict one picture, as an evaluation does."""
-    one = {key: values[:1] for key, values in batch.items()}
-    for sample in one['data_samples']:
-        size = sample.img_shape
-        own = dict(scale_factor=(1.0, 1.0), ori_shape=size, border=(0, size[0], 0, size[1]))  # CornerNet's padding
-        sample.set_metainfo(dict(own, img_path='0', img_id=0))
-        for labels in ('gt_instances', 'gt_sem_seg', 'gt_edge_map', 'ignored_instances'):
-            sample.pop(labels, None)
-    with torch.no_grad():
-        (found,) = model.eval().test_step(one)
-    assert any(key.startswith('pred_') for key in found.keys()), found  # noqa: SIM118
-
-
-def _batch(name: str, side: int) -> dict[str, Any]:
-    """Pictures with all that a network may ask for, and no more classes than it has."""
-    model = load_model(dict(cfg=name), 'model').model
-    classes = min((count for count in class_counts(model) if count), default=1)
-    if name.startswith('mmseg'):
-        batch = segments(side)
-        for sample in batch['data_samples']:
-            sample.gt_sem_seg.data %= classes
-        return batch
-    masks = (model.get('bbox_head') or {}).get('type') != 'RTMDetSepBNHead'  # its assigner takes masks for boxes
-    batch = toys.det_batch(side=side, masks=masks)
-    for sample in batch['data_samples']:
-        sample.gt_instances.labels %= classes
-        sample.ignored_instances = sample.gt_instances[:0]
-        sample.proposals = InstanceData(bboxes=sample.gt_instances.bboxes)
-        inner = 'semantic_head' in (model.get('roi_head') or {})
-        if inner or 'semantic_head' in model or 'panoptic_head' in model:
-            stuff = side // 8 if inner else side  # HTC's labels are as small as its map
-            sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, stuff, stuff, dtype=torch.long))
-    return batch
-
-
 def segments(side: int) -> dict[str, Any]:
     """Pictures with the labels that a segmentor may ask for."""
     batch = toys.seg_batch(side=side)
@@ -214,75 +128,21 @@ def segments(side: int) -> dict[str, Any]:
     return batch
 
 
-def steps_of(name: str) -> dict[str, Any]:
-    """Take a step at a small size, or else at the network's own."""
-    failure: Exception | None = None
-    for side in (SIDE, _own_side(name)):
-        try:
-            return dict(terms=step(name, side), side=side)
-        except Exception as error:
-            try:
-                _plain_step(name, side)
-            except Exception as own:
-                found = dict(outcome='no step', side=side, error=f'{type(own).__name__}: {own}'[:400])
-            else:
-                failure = error
-    if failure is not None:
-        raise failure
-    return found
-
-
-def walk(name: str, steps: bool) -> dict[str, Any]:
+def walk(name: str) -> dict[str, Any]:
     """The outcome of one network."""
     init_default_scope(name.partition('::')[0])
-    begun = time.perf_counter()
-    found: dict[str, Any] = dict(name=name, outcome='ok')
     try:
         with quiet():
             model = build(name)
-            levels = {key: [list(level.student) for level in one.levels] for key, one in model.distillers.items()}
-            found['levels'] = levels
-            if steps:
-                found.update(steps_of(name))
+        return dict(outcome='ok', levels={key: len(one.levels) for key, one in model.distillers.items()})
     except Exception as error:
         try:
             with quiet(), _without_values():
                 _plain(ConfigDict(cfg=name, pretrained=False))
         except Exception as own:
-            found.update(outcome='no network', error=f'{type(own).__name__}: {own}'[:400])
-        else:
-            said = text_of(error)
-            refused = said.startswith('model.') or 'there is no GPU here' in said
-            found.update(outcome='refused' if refused else 'failed', error=f'{type(error).__name__}: {said}'[:900])
-            found['where'] = [
-                f'{f.filename.split("site-packages/")[-1]}:{f.lineno}'
-                for f in traceback.extract_tb(error.__traceback__)[-3:]
-            ]
-    found['seconds'] = round(time.perf_counter() - begun, 1)
-    return found
-
-
-def main() -> None:
-    """Walk and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('file', type=Path)
-    parser.add_argument('--architectures', action='store_true')
-    parser.add_argument('--match', default='', nargs='*')
-    parser.add_argument('--step', action='store_true')
-    args = parser.parse_args()
-    done = [json.loads(line) for line in args.file.read_text().splitlines()] if args.file.exists() else []
-    seen = {one['name'] for one in done}
-    todo = [n for n in distinct(args.architectures) if not args.match or any(m in n for m in args.match)]
-    print(f'{len(todo)} networks, {len(seen)} done', flush=True)
-    for name in todo:
-        if name in seen:
-            continue
-        done.append(walk(name, args.step))
-        with args.file.open('a') as out:
-            out.write(json.dumps(done[-1]) + '\n')
-    for package in ('mmseg', 'mmdet'):
-        print(package, dict(Counter(one['outcome'] for one in done if one['name'].startswith(package))))
-
-
-if __name__ == '__main__':
-    main()
+            return dict(outcome='no network', name=name, error=f'{type(own).__name__}: {own}'[:400])
+        said = text_of(error)
+        refused = said.startswith('model.') or 'there is no GPU here' in said
+        frames = traceback.extract_tb(error.__traceback__)[-3:]
+        where = [f'{one.filename.split("site-packages/")[-1]}:{one.lineno}' for one in frames]
+        return dict(outcome='refused' if refused else 'failed', name=name, error=said[:900], where=where)

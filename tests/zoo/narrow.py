@@ -111,79 +111,38 @@ def _resnet(option: Mapping[str, Any]) -> dict[str, Any]:
     return dict(depth=depth, base_channels=STEM, stem_channels=STEM)
 
 
-def _resnext(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(_resnet(option), groups=2, base_width=4)
-
-
-def _mobilenet(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(widen_factor=0.125)
-
-
-def _mix_transformer(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(embed_dims=option['embed_dims'] // 8, num_layers=[1] * len(option['num_layers']))
-
-
-def _swin(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(embed_dims=STEM, num_heads=[1, 2, 4, 8], depths=[1] * len(option['depths']))
-
-
-def _mobilenetv3(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(arch='small', out_indices=(1, 3, 12))  # the width is fixed
-
-
 def _vision_transformer(option: Mapping[str, Any]) -> dict[str, Any]:
     shape = architecture(option['model'])
     small = dict(family=shape.family, patch=shape.patch, dim=24, depth=shape.depth, heads=2, registers=shape.registers)
     return dict(model=small)
 
 
-def _cspnext(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(widen_factor=option['widen_factor'] / 8, deepen_factor=0.1)
-
-
-def _pidnet(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(channels=STEM, ppm_channels=STEM, num_stem_blocks=1, num_branch_blocks=1)
-
-
-def _ddrnet(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(channels=STEM, ppm_channels=STEM)
-
-
-def _mscan(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(embed_dims=[max(8, width // 8) for width in option['embed_dims']], depths=[1] * len(option['depths']))
-
-
-def _bisenetv2(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(detail_channels=(8, 8, 16), semantic_channels=(8, 8, 8, 16), bga_channels=16)
-
-
-def _stdc(option: Mapping[str, Any]) -> dict[str, Any]:
-    stages = dict(option['backbone_cfg'], channels=(8, 16, 32, 64, 128))
-    fusion = dict(in_channels=48, out_channels=32, scale_factor=4)
-    return dict(backbone_cfg=stages, last_in_channels=(128, 64), out_channels=16, ffm_cfg=fusion)
-
-
-def _csp_darknet(option: Mapping[str, Any]) -> dict[str, Any]:
-    return dict(widen_factor=option['widen_factor'] / 4, deepen_factor=0.1)
-
-
-BACKBONES = dict(
-    PIDNet=_pidnet,
-    DDRNet=_ddrnet,
-    MSCAN=_mscan,
-    BiSeNetV2=_bisenetv2,
-    STDCContextPathNet=_stdc,
-    CSPDarknet=_csp_darknet,
-    ResNet=_resnet,
-    ResNetV1c=_resnet,
-    ResNeXt=_resnext,
-    MobileNetV2=_mobilenet,
-    MobileNetV3=_mobilenetv3,
-    VisionTransformer=_vision_transformer,
-    MixVisionTransformer=_mix_transformer,
-    SwinTransformer=_swin,
-    CSPNeXt=_cspnext,
-)
+BACKBONES = {  # what becomes of the options of each
+    'PIDNet': lambda one: dict(channels=STEM, ppm_channels=STEM, num_stem_blocks=1, num_branch_blocks=1),
+    'DDRNet': lambda one: dict(channels=STEM, ppm_channels=STEM),
+    'MSCAN': lambda one: dict(
+        embed_dims=[max(8, width // 8) for width in one['embed_dims']], depths=[1] * len(one['depths'])
+    ),
+    'BiSeNetV2': lambda one: dict(detail_channels=(8, 8, 16), semantic_channels=(8, 8, 8, 16), bga_channels=16),
+    'STDCContextPathNet': lambda one: dict(
+        backbone_cfg=dict(one['backbone_cfg'], channels=(8, 16, 32, 64, 128)),
+        last_in_channels=(128, 64),
+        out_channels=16,
+        ffm_cfg=dict(in_channels=48, out_channels=32, scale_factor=4),
+    ),
+    'CSPDarknet': lambda one: dict(widen_factor=one['widen_factor'] / 4, deepen_factor=0.1),
+    'CSPNeXt': lambda one: dict(widen_factor=one['widen_factor'] / 8, deepen_factor=0.1),
+    'ResNet': _resnet,
+    'ResNetV1c': _resnet,
+    'ResNeXt': lambda one: dict(_resnet(one), groups=2, base_width=4),
+    'MobileNetV2': lambda one: dict(widen_factor=0.125),
+    'MobileNetV3': lambda one: dict(arch='small', out_indices=(1, 3, 12)),  # the width is fixed
+    'VisionTransformer': _vision_transformer,
+    'MixVisionTransformer': lambda one: dict(
+        embed_dims=one['embed_dims'] // 8, num_layers=[1] * len(one['num_layers'])
+    ),
+    'SwinTransformer': lambda one: dict(embed_dims=STEM, num_heads=[1, 2, 4, 8], depths=[1] * len(one['depths'])),
+}
 
 
 @functools.cache

@@ -14,22 +14,13 @@ SEVERAL = (
 @pytest.mark.soak
 @pytest.mark.parametrize(('name', 'outcome'), zip(SEVERAL, ('ok', 'refused', 'ok'), strict=True))
 def test_networks_of_special_kinds(name: str, outcome: str) -> None:
-    found = walk(name, steps=False)
+    found = walk(name)
     assert found['outcome'] == outcome, found
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    'name', ['mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py', 'mmdet::detr/detr_r18_8xb2-500e_coco.py']
-)
-def test_networks_learn_and_predict(name: str) -> None:
-    found = walk(name, steps=True)
-    assert found['outcome'] == 'ok' and found['terms'], found
 
 
 @pytest.mark.zoo
 def test_no_architecture_fails() -> None:
-    found = [walk(name, steps=False) for name in distinct(architectures=True)]
+    found = [walk(name) for name in distinct(architectures=True)]
     assert len(found) > 250
     assert not [one for one in found if one['outcome'] == 'failed']
     built = [one for one in found if one['outcome'] != 'no network']

@@ -12,11 +12,10 @@ from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.recipes.compose import methods
 from mmdistill_dense.config.resolve import load_model, student_option
 from tests import toys
-from tests.every_config import name_of, named, place
+from tests.every_config import named, place
 from tests.zoo.narrow import LARGE, SIDE, narrow
 from tests.zoo.networks import config
 from tests.zoo.steps import step
-from tests.zoo.test_steps import check_step
 
 PAIRS = {
     'pidnet_l_to_pidnet_s_cityscapes': 'cankd',
@@ -33,10 +32,6 @@ STAGES = {'cankd', 'freekd', 'mgd', 'pcd'}
 LEVELS = {'afdcd', 'at', 'cankd', 'cwd', 'defeat', 'fgd', 'fitnet', 'freekd', 'maskd', 'mgd', 'pcd', 'pkd'}
 FIRST = 'ddrnet_23_to_ddrnet_23-slim_cityscapes'  # the quickest; the others are long tests
 CHOSEN = [pytest.param(pair, marks=[] if pair == FIRST else pytest.mark.soak) for pair in PAIRS]
-
-
-def named_by_methods() -> list[Path]:
-    return [path for path, one in named().items() if one.pair in PAIRS]
 
 
 def test_every_method_that_fits_has_a_name() -> None:
@@ -69,9 +64,3 @@ def test_check_passes(pair: str) -> None:
     assert [
         one.message for one in report.findings if one.level == 'error' and 'does not exist' not in one.message
     ] == []
-
-
-@pytest.mark.soak
-@pytest.mark.built('path', named_by_methods, name_of)
-def test_a_step_of_every_method(path: Path, tmp_path: Path) -> None:
-    check_step(path, tmp_path)

@@ -11,7 +11,7 @@ from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import compare
 from mmdistill_dense.apps.report.scores import Answer, answer_section
 from mmdistill_dense.apps.report.section import Numbers
-from tests.report.test_runs import ALONE, DISTILLED, logged, run
+from tests.report.test_runs import ALONE, DISTILLED, logged, result, run
 
 ITERATIONS = "\ntrain_cfg = dict(type='IterBasedTrainLoop', max_iters={})"
 EPOCHS = '\ntrain_cfg = dict(by_epoch=True, max_epochs={})'
@@ -24,13 +24,6 @@ def answer(*folders: Path, metric: str | None = None, control: Path | None = Non
 def rows(found: Answer) -> dict[str, dict[str, str]]:
     table = found.table()
     return {row[0]: dict(zip(table.head, row, strict=True)) for row in table.rows}
-
-
-def result(folder: Path, score: float, more: dict[str, Any] | None = None, **test: float) -> Path:
-    """Write what a suite leaves of a run: its score, that of the test split by metric, and ``more`` keys."""
-    content = dict(score=score, metrics=dict(test=test)) | (more or {})
-    (folder / 'result.json').write_text(json.dumps(content), encoding='utf-8')
-    return folder
 
 
 def row(root: Path, name: str, *scores: Any, length: int | None = None, seed: int = 0) -> Path:

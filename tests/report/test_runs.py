@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +39,13 @@ def logged(folder: Path, *scores: float | dict[str, float], every: int = 100) ->
     return folder
 
 
+def result(folder: Path, score: float, more: dict[str, Any] | None = None, **test: float) -> Path:
+    """Write what a suite leaves of a run: its score, that of the test split by metric, and ``more`` keys."""
+    content = dict(score=score, metrics=dict(test=test)) | (more or {})
+    (folder / 'result.json').write_text(json.dumps(content), encoding='utf-8')
+    return folder
+
+
 def suite(root: Path, methods: tuple[str, ...] = ('kd',), seeds: tuple[int, ...] = (0, 2, 10)) -> Path:
     for name in ('control', *methods):
         for seed in seeds:
@@ -60,8 +68,7 @@ def test_the_suites_control_of_the_same_seed_is_taken(tmp_path):
         for name, val in (('control', 0.5), ('control_x2', 0.6)):
             folder = tmp_path / 'runs' / name / f'seed{seed}'
             folder = folder if name == 'control' else run(folder, ALONE, seed)
-            content = {'metric': 'mIoU', 'metrics': {'val': {'mIoU': val}}}
-            (folder / 'result.json').write_text(json.dumps(content), encoding='utf-8')
+            result(folder, 1.0, {'metric': 'mIoU', 'metrics': {'val': {'mIoU': val}}})
     found = compare([tmp_path / 'runs' / 'kd' / 'seed2'])
     assert found.control_of(found.runs[0]).title == 'control_x2, seed 2', 'the rate is not the gain of the method'
     shutil.rmtree(tmp_path / 'runs' / 'control_x2')
@@ -193,8 +200,7 @@ def test_each_suite_is_compared_with_its_own_control(tmp_path):
     for name, alone in (('a', 40.0), ('b', 50.0)):
         suite(tmp_path / name, seeds=(0,))
         for method, score in (('control', alone), ('kd', alone + 2)):
-            file = tmp_path / name / 'runs' / method / 'seed0' / 'result.json'
-            file.write_text(json.dumps(dict(score=score)), encoding='utf-8')
+            result(tmp_path / name / 'runs' / method / 'seed0', score)
     found = compare([tmp_path / 'a', tmp_path / 'b', run(tmp_path / 'x')])
     answer = Answer(Numbers(found))
     assert {name: gain and gain.mean for name, gain in answer.gains.items()} == {'a/kd': 2.0, 'b/kd': 2.0, 'x': None}

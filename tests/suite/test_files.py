@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 
 from mmdistill_dense.utils import files
 from mmdistill_dense.utils.files import owned
+from tests.suite import tiny
 
 
 def test_json_comes_back_and_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
@@ -30,7 +32,7 @@ def test_damaged_json_is_named(tmp_path: Path) -> None:
             files.read_json(tmp_path / 'a.json')
 
 
-HOLD = """
+LEAVES_A_CHILD = """
 import os, sys
 from pathlib import Path
 from mmdistill_dense.utils.files import owned
@@ -39,23 +41,23 @@ with owned(Path(sys.argv[1]), 'x'):
         sys.stdin.read()
         os._exit(0)
     print('held', flush=True)
-    os.kill(os.getpid(), 9) if sys.argv[2] == 'die' else sys.stdin.read()
+    os.kill(os.getpid(), 9)
 """
 
 
-@pytest.mark.parametrize('end', ['die', 'wait'])
-def test_folder_is_refused_while_its_process_lives(tmp_path: Path, end: str) -> None:
+def test_a_folder_is_refused_or_waited_for_while_its_process_lives(tmp_path: Path) -> None:
+    with tiny.held(tmp_path) as process:
+        with pytest.raises(RuntimeError, match=f'suite already runs in {tmp_path}, as process {process.pid}'):
+            owned(tmp_path, 'suite').__enter__()
+        threading.Timer(0.3, process.stdin.close).start()
+        with owned(tmp_path, 'suite', patience=30):
+            assert process.stdin.closed
     pipe = subprocess.PIPE
-    with subprocess.Popen([sys.executable, '-c', HOLD, tmp_path, end], stdin=pipe, stdout=pipe, text=True) as process:
-        assert process.stdout.readline() == 'held\n'
-        if end == 'die':
-            process.wait()
-            with owned(tmp_path, 'suite'):  # its worker is still there
-                pass
-        else:
-            with pytest.raises(RuntimeError, match=f'suite already runs in {tmp_path}, as process {process.pid}'):
-                owned(tmp_path, 'suite').__enter__()
-        process.stdin.close()
+    with subprocess.Popen([sys.executable, '-c', LEAVES_A_CHILD, tmp_path], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout.readline() == b'held\n'
+        process.wait()
+        with owned(tmp_path, 'suite'):  # its worker is still there
+            process.stdin.close()
 
 
 def test_a_file_system_without_locks_is_told_from_a_held_folder(tmp_path: Path, monkeypatch) -> None:
@@ -66,17 +68,6 @@ def test_a_file_system_without_locks_is_told_from_a_held_folder(tmp_path: Path, 
     with pytest.raises(OSError, match=f'suite needs a folder on a file system with locks.*{tmp_path}'):
         owned(tmp_path, 'suite').__enter__()
     assert not files.in_use(tmp_path)  # what cannot be asked is not waited for
-
-
-def test_waiting_for_a_folder_ends_when_it_is_free(tmp_path: Path) -> None:
-    code = HOLD.replace('sys.stdin.read()\n"""', 'time.sleep(0.3)').replace('import os', 'import time, os')
-    code = code.replace('else sys.stdin.read()', 'else time.sleep(0.3)')
-    with subprocess.Popen(
-        [sys.executable, '-c', code, tmp_path, 'wait'], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == 'held\n'
-        with owned(tmp_path, 'suite', patience=30):
-            process.stdin.close()
 
 
 AS_NOBODY = """

@@ -199,7 +199,7 @@ def test_seeds_means_and_intervals_are_drawn_in_the_line_of_their_row(
         assert {('one seed', gain, place + BELOW) for gain in gains} <= points
         assert ('mean', round(float(np.mean(gains)), 9), place) in points
     assert [label.get_text() for label in axes.get_yticklabels()] == ['kd (n = 3)', 'heavy (n = 1)']
-    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+    assert axes.get_ylim() == (1.6, -0.6) and tuple(figures[0].get_size_inches()) == (8, 2.34), 'the first on top'
     (bar,) = axes.containers
     (segment,) = bar.lines[2][0].get_segments()
     np.testing.assert_allclose(segment, [[2.1162, 0], [3.5505, 0]], atol=1e-4)

@@ -250,7 +250,7 @@ def checkpoints(subject: Subject) -> Findings:
     unit = 'epochs' if epochs else 'iterations'
     if hook is None or not length:
         return
-    interval = hook.get('interval', 1 if not hook else -1)
+    interval = hook.get('interval', 1)
     if not epochs and hook.get('by_epoch', True):
         problem = 'counts epochs, but the run counts iterations'
         advice = 'Set default_hooks.checkpoint.by_epoch=False, and its interval in iterations.'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-from mmdistill_dense.config.values import chain
+from mmdistill_dense.config.values import chain, mappings
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from mmdistill_dense.engine.loss_guard import clip_unscaled
@@ -46,7 +46,9 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
         said += 'the student has no data_preprocessor.size, the training crop; give --size'
     elif hasattr(network, 'bbox_head') or hasattr(network, 'roi_head'):
         dataset, sample = config['train_dataloader'].get('dataset', {}) if size is None else {}, _boxes
-        size = size or pipeline_size(dataset) or (picture_size(dataset) if _pipeline(dataset) else None)
+        size = size or pipeline_size(dataset)
+        if size is None and _pipeline(dataset):  # that of the first picture, after its pipeline
+            size = tuple(DATASETS.build(dataset)[0]['inputs'].shape[1:])
         said += 'no step of train_dataloader.dataset.pipeline has a scale; give --size'
     else:
         said += 'the student must have a decode_head, bbox_head or roi_head, '
@@ -59,37 +61,20 @@ def training_batch(network: Any, config: Mapping[str, Any], images: int, size: S
     return {'inputs': inputs, 'data_samples': samples}
 
 
-def picture_size(dataset: Mapping[str, Any]) -> Size:
-    """Return height and width of the first picture of a data set, after its pipeline."""
-    picture = DATASETS.build(dataset)[0]['inputs']
-    return picture.shape[1], picture.shape[2]
-
-
 def pipeline_size(dataset: Mapping[str, Any]) -> Size | None:
     """Return the height and width that a detector's pipeline crops to, else the largest that it resizes to."""
-    steps = _pipeline(dataset)
+    steps = list(mappings(_pipeline(dataset)))  # also those of branches
     for step in reversed(steps):
-        if step['type'] == 'RandomCrop' and step.get('crop_type', 'absolute') == 'absolute':
+        if step.get('type') == 'RandomCrop' and step.get('crop_type', 'absolute') == 'absolute':
             width, height = step['crop_size']  # the order of mmdet
             return height, width
-    scales = list(_scales(steps))
-    if not scales:
-        return None
-    width, height = max(scales, key=lambda scale: scale[0] * scale[1])
-    return height, width
+    scales = [pair for step in steps for pair in _pairs(step.get('scale') or step.get('scales') or [])]
+    width, height = max(scales, key=lambda scale: scale[0] * scale[1], default=(0, 0))
+    return (height, width) if scales else None
 
 
-def _pipeline(dataset: Mapping[str, Any]) -> Sequence[Any]:
+def _pipeline(dataset: Mapping[str, Any]) -> list[Any]:
     return [step for one in chain(dataset) for step in one.get('pipeline', [])]  # YOLOX mixes pictures in a wrapper
-
-
-def _scales(steps: Iterable[Any]) -> Iterator[Size]:
-    for step in steps:
-        if not isinstance(step, Mapping):  # one of several branches
-            yield from _scales(step)
-            continue
-        yield from _pairs(step.get('scale') or step.get('scales') or [])
-        yield from _scales(step.get('transforms', []))
 
 
 def _pairs(scale: Any) -> Sequence[Size]:

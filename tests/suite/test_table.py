@@ -50,6 +50,7 @@ def test_scores_gains_and_intervals(suite: Definition) -> None:
     assert main[1:4] == ['3', '44.00 ± 1.32', '**+2.83** [+2.12, +3.55]']
     assert seeds[1:] == ['43.00 (+3.00)', '43.50 (+2.50)', '45.50 (+3.00)']
     assert lines_of(text, 'student alone')[0][1:4] == ['3', '41.17 ± 1.26', '–']
+    assert 'mean of (method - student alone) at the same seed' in text, 'of one control nothing is chosen'
 
 
 def test_further_test_sets_have_a_table_of_their_own(tmp_path: Path) -> None:

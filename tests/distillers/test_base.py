@@ -6,20 +6,15 @@ from torch import nn
 
 from mmdistill_dense.distillers import Distiller, FeatureDistiller
 from mmdistill_dense.distillers.base import RunState
-from tests.distillers.case import DistillerCase
 
 
-class TestMaskedMimic(DistillerCase):
-    """The case itself, on the tests' own method with parameters and random masks."""
-
-    option = dict(type='MaskedMimic')
-
-
-class Sum(FeatureDistiller):
-    """Mean of the student's map: makes weights and levels visible."""
+class Told(FeatureDistiller):
+    """Means of both maps: makes weights, levels and sizes visible; a figure for the log that each level may have."""
 
     def loss(self, student, teacher, level):
-        return {'loss_student': student.mean(), 'loss_teacher': teacher.mean()}
+        self.sizes = student.shape[2:], teacher.shape[2:]
+        terms = {'loss_student': student.mean(), 'loss_teacher': teacher.mean(), 'seen': student.mean()}
+        return terms if level else dict(terms, once=student.mean())
 
 
 class Plain(FeatureDistiller):
@@ -31,22 +26,25 @@ def size(*shape):
     return torch.Size((1, *shape))
 
 
-def set_up(distiller, student, teacher):
-    """Set up for shapes given by tap."""
+ONE = size(2, 4, 4)
+
+
+def set_up(distiller, student, teacher=None):
+    """Set up for shapes by tap, by default those of the student on both sides."""
     distiller.name = 'x'
-    distiller.setup(student, teacher)
+    distiller.setup(student, student if teacher is None else teacher)
     return distiller
+
+
+def filled(*values):
+    return [torch.full((1, 2, 4, 4), float(value)) for value in values]
 
 
 @pytest.mark.parametrize(('arguments', 'options', 'words'), [
     (('a..b',), {}, "'a..b' is not a tap"),
     (([],), {}, 'student_tap is empty'),
     (('a', []), {}, 'teacher_tap is empty'),
-    (
-        ([('a', 'b')],),
-        {},
-        r"student_tap must be a tap or a list of taps and pairs \('tap', weight >= 0\), got the entry \('a', 'b'\)",
-    ),
+    (([('a', 'b')],), {}, r"list of taps and pairs \('tap', weight >= 0\), got the entry \('a', 'b'\)"),
     (([('a', 1, 2)],), {}, 'student_tap must be a tap or a list'),
     (([('a', -1)],), {}, r"got the entry \('a', -1\)"),
     ((('a', 0.5),), {}, 'student_tap must be a tap or a list.*got the entry 0.5'),
@@ -76,59 +74,36 @@ def test_taps_and_weights():
 def test_methods_must_be_implemented():
     with pytest.raises(NotImplementedError, match=r'Distiller must implement forward\(\)'):
         Distiller('a')({}, {}, None)
-    bare = set_up(FeatureDistiller('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
     with pytest.raises(NotImplementedError, match=r'FeatureDistiller must implement loss\(\)'):
-        bare({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.ones(1, 2, 4, 4)]}, None)
+        set_up(FeatureDistiller('a'), {'a': [ONE]})({'a': filled(1)}, {'a': filled(1)}, None)
 
 
-def test_levels_are_paired_weighted_and_summed():
-    distiller = Sum(['a', ('b', 0.5)], ['c', 'd'])
-    shapes = {'a': [size(2, 4, 4), size(2, 2, 2)], 'b': [size(2, 4, 4)]}
+def test_levels_are_paired_weighted_and_summed_and_figures_for_the_log_averaged():
+    distiller = Told(['a', ('b', 3.0)], ['c', 'd'])
+    shapes = {'a': [ONE, ONE], 'b': [ONE]}
     set_up(distiller, shapes, {'c': shapes['a'], 'd': shapes['b']})
-    assert [level.weight for level in distiller.levels] == [1, 1, 0.5]
+    assert [level.weight for level in distiller.levels] == [1, 1, 3]
     assert distiller.levels[1].name == 'a -> c (level 1)' and distiller.levels[2].student == (2, 4, 4)
-
-    def filled(*values):
-        return [torch.full((3, 2, 4, 4), float(value)) for value in values]
-
-    student = {'a': [filled(1)[0], torch.full((3, 2, 2, 2), 2.0)], 'b': filled(4)}
-    teacher = {'c': [filled(10)[0], torch.full((3, 2, 2, 2), 20.0)], 'd': filled(40)}
-    losses = distiller(student, teacher, None)
-    assert {name: value.item() for name, value in losses.items()} == {'loss_student': 5.0, 'loss_teacher': 50.0}
-
-
-def test_a_bare_loss_is_named_after_its_class():
-    distiller = set_up(Plain('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
-    losses = distiller({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.zeros(1, 2, 4, 4)]}, None)
-    assert {name: value.item() for name, value in losses.items()} == {'loss_plain': 1.0}
+    student, teacher = {'a': filled(1, 2), 'b': filled(4)}, {'c': filled(10, 20), 'd': filled(40)}
+    losses = distiller.step(student, teacher, None)
+    assert losses == {'loss_student': 15, 'loss_teacher': 150, 'seen': 15 / 5, 'once': 1}
+    off = set_up(Told([('a', 0.0)]), {'a': [ONE]})
+    assert set(off({'a': filled(1)}, {'a': filled(1)}, None).values()) == {0}
+    weighted = set_up(Told('a', loss_weight=2.0), {'a': [ONE]})
+    expected = {'loss_student': 2, 'loss_teacher': 2, 'seen': 1, 'once': 1}
+    assert weighted.step({'a': filled(1)}, {'a': filled(1)}, None) == expected, 'the weight is of losses alone'
 
 
-def test_the_weight_is_of_losses_and_not_of_figures_for_the_log():
-    class Told(Distiller):
-        def forward(self, student, teacher, data_samples):
-            return {'loss_x': student['a'][0].mean(), 'acc_x': student['a'][0].mean()}
-
-    found = Told('a', loss_weight=3.0).step({'a': [torch.ones(2)]}, {}, None)
-    assert found == {'loss_x': 3, 'acc_x': 1}
-
-
-def test_a_figure_for_the_log_is_the_mean_of_its_levels_by_their_weights():
-    """A level may have none."""
-
-    class Told(FeatureDistiller):
-        def loss(self, student, teacher, level):
-            figure = student.mean()
-            return {'loss_x': figure, 'seen': figure} if level else {'loss_x': figure, 'seen': figure, 'once': figure}
-
-    maps = {'a': [size(2, 4, 4)], 'b': [size(2, 4, 4)]}
-    distiller = set_up(Told([('a', 3.0), 'b']), maps, maps)
-    values = {'a': (1.0, 5.0), 'b': (2.0, 6.0)}
-    views = {name: [torch.full((1, 2, 4, 4), value) for value in row] for name, row in values.items()}
-    one = {name: maps[:1] for name, maps in views.items()}
-    assert distiller(one, one, None) == {'loss_x': 3 * 1 + 2, 'seen': (3 * 1 + 2) / 4, 'once': 1}
-    assert distiller(views, views, None) == {'loss_x': (5 + 3 * 5 + 6) / 2, 'seen': (5 + 3 * 5 + 6) / 8, 'once': 3}
-    off = set_up(Told([('a', 0.0)]), {'a': maps['a']}, {'a': maps['a']})
-    assert off(one, one, None) == {'loss_x': 0, 'seen': 0, 'once': 0}
+def test_views_are_compared_each_with_itself_and_averaged_and_a_bare_loss_is_named_after_its_class():
+    distiller = set_up(Plain([('a', 3.0), 'b']), {'a': [ONE] * 2, 'b': [ONE]})
+    student = {'a': filled(1, 2, 5, 6), 'b': filled(3, 7)}  # first view: 1, 2, 3
+    teacher = {'a': filled(0, 0, 0, 0), 'b': filled(0, 0)}
+    assert distiller(student, teacher, None) == {'loss_plain': (3 * (1 + 4) + 9 + 3 * (25 + 36) + 49) / 2}
+    told = set_up(Told([('a', 3.0), 'b']), {'a': [ONE], 'b': [ONE]})
+    views = {'a': filled(1, 5), 'b': filled(2, 6)}
+    assert told(views, views, None)['seen'] == (5 + 3 * 5 + 6) / 8
+    with pytest.raises(RuntimeError, match='5 student and 6 teacher maps were recorded, 3 were seen'):
+        distiller({**student, 'a': student['a'][:3]}, teacher, None)
 
 
 def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
@@ -153,26 +128,12 @@ def test_misfits_are_named(student, teacher, options, words):
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_another_number_of_maps_than_at_construction():
-    distiller = set_up(Plain('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
-    maps = [torch.ones(1, 2, 4, 4)]
+def test_other_maps_in_training_than_at_construction():
+    distiller = set_up(Plain('a'), {'a': [ONE]})
     with pytest.raises(RuntimeError, match='2 student and 1 teacher maps were recorded, 1 were seen'):
-        distiller({'a': maps * 2}, {'a': maps}, None)
-
-
-def test_views_are_compared_each_with_itself_and_averaged():
-    maps = {'a': [size(2, 4, 4)] * 2, 'b': [size(2, 4, 4)]}
-    distiller = set_up(Plain([('a', 3.0), 'b']), maps, maps)
-
-    def filled(*values):
-        return [torch.full((1, 2, 4, 4), float(value)) for value in values]
-
-    student = {'a': filled(1, 2, 5, 6), 'b': filled(3, 7)}  # first view: 1, 2, 3
-    teacher = {'a': filled(0, 0, 0, 0), 'b': filled(0, 0)}
-    (value,) = distiller(student, teacher, None).values()
-    assert value == (3 * (1 + 4) + 9 + 3 * (25 + 36) + 49) / 2
-    with pytest.raises(RuntimeError, match='5 student and 6 teacher maps were recorded, 3 were seen'):
-        distiller({**student, 'a': student['a'][:3]}, teacher, None)
+        distiller({'a': filled(1, 1)}, {'a': filled(1)}, None)
+    with pytest.raises(ValueError, match=r'student map of \(4, 4\) and a teacher map of \(6, 6\).*resize'):
+        distiller({'a': filled(1)}, {'a': [torch.ones(1, 2, 6, 6)]}, None)
 
 
 @pytest.mark.parametrize(('align', 'channels', 'kinds'), [
@@ -182,8 +143,7 @@ def test_views_are_compared_each_with_itself_and_averaged():
     ('none', (5, 5), nn.Identity),
 ])  # fmt: skip
 def test_align(align, channels, kinds):
-    distiller = Plain('a', align=align)
-    set_up(distiller, {'a': [size(channels[0], 4, 4)]}, {'a': [size(channels[1], 4, 4)]})
+    distiller = set_up(Plain('a', align=align), *({'a': [size(one, 4, 4)]} for one in channels))
     assert type(distiller.aligns[0]) is kinds
     if kinds is nn.Conv2d:
         assert distiller.aligns[0].weight.shape == (channels[1], channels[0], 1, 1)
@@ -191,22 +151,9 @@ def test_align(align, channels, kinds):
 
 @pytest.mark.parametrize(('resize', 'expected'), [('student', (8, 8)), ('teacher', (4, 4))])
 def test_resize(resize, expected):
-    seen = []
-
-    class Look(FeatureDistiller):
-        def loss(self, student, teacher, level):
-            seen.append((student.shape[2:], teacher.shape[2:]))
-            return student.mean()
-
-    distiller = set_up(Look('a', resize=resize), {'a': [size(2, 4, 4)]}, {'a': [size(3, 8, 8)]})
+    distiller = set_up(Told('a', resize=resize), {'a': [ONE]}, {'a': [size(3, 8, 8)]})
     distiller({'a': [torch.ones(2, 2, 4, 4)]}, {'a': [torch.ones(2, 3, 8, 8)]}, None)
-    assert seen == [(expected, expected)]
-
-
-def test_sizes_that_differ_only_in_training_are_refused_too():
-    distiller = set_up(Plain('a'), {'a': [size(2, 4, 4)]}, {'a': [size(2, 4, 4)]})
-    with pytest.raises(ValueError, match=r'student map of \(4, 4\) and a teacher map of \(6, 6\).*resize'):
-        distiller({'a': [torch.ones(1, 2, 4, 4)]}, {'a': [torch.ones(1, 2, 6, 6)]}, None)
+    assert distiller.sizes == (expected, expected)
 
 
 def test_methods_parameters_per_level():
@@ -214,8 +161,7 @@ def test_methods_parameters_per_level():
         def build_level(self, level):
             return nn.Linear(level.teacher[0], 1)
 
-    shapes = {'a': [size(2, 4, 4), size(3, 2, 2)]}
-    distiller = set_up(Own('a'), shapes, shapes)
+    distiller = set_up(Own('a'), {'a': [ONE, size(3, 2, 2)]})
     assert [part.in_features for part in distiller.parts] == [2, 3]
     assert list(distiller.state_dict()) == ['parts.0.weight', 'parts.0.bias', 'parts.1.weight', 'parts.1.bias']
 
@@ -227,11 +173,7 @@ def test_weight_follows_the_schedule():
         distiller.state = RunState(iteration=iteration, max_iters=10)
         weights.append(distiller.weight())
     assert weights == [1, 2, 3, 4, 4]
-
-
-def test_zero_of_a_distiller_without_parameters_is_empty():
-    distiller = Plain('a', schedule=dict(stop_at=0))
-    assert distiller.step({}, {}, None) == {}
+    assert Plain('a', schedule=dict(stop_at=0)).step({}, {}, None) == {}, 'no parameter needs a zero'
 
 
 def test_generator_depends_on_place_and_name_only():

@@ -11,11 +11,9 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD
-from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels, region_means
+from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.distillers.case import DistillerCase
 from tests.distillers.steps import draw, set_up
 
 CLASSES = 3
@@ -35,21 +33,6 @@ def samples_of(labels):
     for sample, label in zip(made, labels, strict=True):
         sample.gt_sem_seg = PixelData(data=label[None])
     return made
-
-
-SMALL = dict(num_classes=CLASSES, pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9)
-
-
-class TestCIRKD(DistillerCase):
-    option = dict(type='CIRKD', temperature=0.5, **SMALL)
-    samples = samples_of(label_maps(2, 16, 16))
-    net = 'deeplabv3'
-
-
-class TestMinibatch(DistillerCase):
-    option = dict(type='CIRKD', pixel_weight=0, region_weight=0, pool=2, temperature=0.5)
-    student = teacher = (2, 6, 8, 8)
-    zero_on_identical = True
 
 
 def make(student=(2, 4, 3, 2), teacher=(2, 5, 3, 2), **options):
@@ -114,18 +97,6 @@ def test_memory_parts_equal_loops_over_labelled_pixels(kind):
     ]
     assert 0 < len(terms) < 12
     assert losses[f'loss_{kind}'].item() == pytest.approx(0.7 * sum(terms) / len(terms), rel=1e-6)
-
-
-def test_ignored_pixels_are_no_anchors_and_enter_no_queue():
-    student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
-    found = []
-    for value in (1.0, -7.0):
-        distiller = make(minibatch_weight=0)
-        distiller.parts[0].projector.eval()
-        ignored = (labels == IGNORED)[:, None]
-        losses = run(distiller, student.masked_fill(ignored, value), teacher.masked_fill(ignored, value), labels)
-        found.append((losses, distiller.state_dict()))
-    torch.testing.assert_close(*found)
 
 
 def test_a_part_of_weight_zero_is_left_out_with_its_queue():
@@ -213,35 +184,6 @@ def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
     assert ((share - 8 / 40).abs() < 5 * math.sqrt(0.2 * 0.8 / 300)).all()
 
 
-def test_regions_of_a_picture_leave_ignored_pixels_out():
-    rows = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0], [-1.0, 0.0]])
-    labels = torch.tensor([[2, 2, IGNORED, 0], [1, 1, 1, IGNORED]])
-    means, present = region_means(torch.stack([rows, rows.flip(0)]), labels, CLASSES)
-    assert present.tolist() == [[True, False, True], [False, True, False]]
-    torch.testing.assert_close(means[0, [0, 2]], torch.tensor([[-1.0, 0.0], [0.5**0.5, 0.5**0.5]]))
-    torch.testing.assert_close(means[1, 1], F.normalize(torch.tensor([4.0, 6.0]), dim=0))
-
-
-def test_what_is_drawn_depends_on_seed_iteration_and_place_alone():
-    def state(rank=0, seed=1, iteration=3, global_seed=0):
-        torch.manual_seed(global_seed)
-        distiller = make(pixels_per_image=1)
-        distiller.state = RunState(iteration=iteration, seed=seed, rank=rank)
-        torch.manual_seed(global_seed)
-        run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), torch.zeros(2, 3, 2, dtype=torch.long))
-        return distiller.parts[0].queue('pixel').rows
-
-    assert torch.equal(state(), state(rank=1, global_seed=8))
-    assert not torch.equal(state(), state(iteration=4)) and not torch.equal(state(), state(seed=2))
-
-
-def test_evaluation_leaves_the_queues_alone():
-    distiller = make().eval()
-    before = {name: value.clone() for name, value in distiller.state_dict().items()}
-    run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
-    assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
-
-
 def test_detectors_are_refused_when_the_model_is_built():
     option = dict(type='CIRKD', student_tap='neck[0]')
     config = toys.model_config(toys.det_net(), toys.det_teacher(), dict(cirkd=option))
@@ -262,8 +204,3 @@ def test_with_a_teacher_of_other_classes_the_student_tells_their_number():
     distiller.teacher = types.SimpleNamespace(key='model.teacher', option=types.SimpleNamespace(other_classes=True))
     with pytest.raises(ValueError, match='Set num_classes to the number'):
         distiller.setup({}, {})
-
-
-def test_data_without_label_maps_are_refused():
-    with pytest.raises(ValueError, match=r'distillers\.cirkd compares classes and needs label maps \(gt_sem_seg\)'):
-        make().step({'tap': [draw(2, 4, 3, 2)]}, {'tap': [draw(2, 5, 3, 2)]}, [SegDataSample()] * 2)

@@ -22,6 +22,7 @@ TWO = dict(bbox_head=dict(stacked_convs=2))
 TRAIN = dict(
     assigner=dict(type='ATSSAssigner', topk=9), sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1
 )
+BORDER = dict(train_cfg=dict(allowed_border=8))
 TAPS = 'bbox_head.cls_convs.0', 'bbox_head.reg_convs.0'
 
 
@@ -151,11 +152,7 @@ def test_the_naive_formula(kind: str) -> None:
 
 
 def test_the_gradients() -> None:
-    student, teacher = draw(2, 3, 2, 3).requires_grad_(), draw(2, 3, 2, 3, seed=1)
-    weight = draw(2, 2, 3, seed=2).abs()
-    for beta in (0.0, 1.0, 2.5):
-        assert torch.autograd.gradcheck(lambda x, b=beta: focal_entropy(x, teacher, weight, beta=b), student)
-    others = channel_moments(teacher)[None]
+    student, others = draw(2, 3, 2, 3).requires_grad_(), channel_moments(draw(2, 3, 2, 3, seed=1))[None]
     assert torch.autograd.gradcheck(lambda x: aligned_scale(x, channel_moments(x)[None], others), student)
     made, head, own = distiller_of('gfl'), head_of('gfl'), maps(1, seed=40)[0]
     held, taught = maps(1)[0], made.predict(head, [own, own])
@@ -232,21 +229,18 @@ def own_losses(model: Any, batch: dict | None = None) -> dict[str, torch.Tensor]
     return {name[10:]: value for name, value in found.items() if name.startswith('distill.x.loss')}
 
 
-@pytest.mark.parametrize('kind', ['gfl', *(pytest.param(one, marks=pytest.mark.soak) for one in [*KINDS][1:])])
-def test_real_detectors_learn_up_to_the_held_maps(kind: str) -> None:
-    model = network(kind)
-    optimizer, values = torch.optim.Adam(model.parameters(), lr=3e-3), []
-    for _ in range(8):
-        optimizer.zero_grad()
-        losses = own_losses(model)
-        toys.total(losses).backward()
-        optimizer.step()
-        values.append(float(toys.total(losses).detach()))
+@pytest.mark.parametrize(('kind', 'reuse_from'), [
+    *(('gfl', layers) for layers in (0, 1, 2)),
+    *(pytest.param(one, 1, marks=pytest.mark.soak) for one in [*KINDS][1:]),
+])  # fmt: skip
+def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reuse_from: int) -> None:
+    model = network(kind, reuse_from=reuse_from)
+    losses = own_losses(model)
+    toys.total(losses).backward()
     assert set(losses) == {'loss_cls', 'loss_box', *(['loss_centre'] if kind == 'atss' else [])}
-    assert values[-1] < values[0]
-    assert trained_children(model) == {'backbone', 'neck', 'bbox_head'}
+    assert trained_children(model) == {'backbone', 'neck', *(['bbox_head'] if reuse_from else [])}
     trained = {name for name, p in model.bbox_head.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {name.split('.')[:2][1] for name in trained} == {'0'}, 'the first convolution of each tower'
+    assert {int(name.split('.')[1]) for name in trained} == {*range(reuse_from)}, 'the first convolutions of each tower'
     assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
 
 
@@ -266,15 +260,13 @@ def test_a_network_taught_by_its_own_copy_has_no_loss(kind: str, head: dict, tmp
     assert all(abs(float(value)) < 1e-4 for value in found.values()), found
 
 
-@pytest.mark.parametrize('kind', ['retinanet', 'fcos'])
-def test_by_scores_no_boxes_are_read(kind: str) -> None:
-    model = network(kind, normalise='scores')
-    assert not model.distillers['x'].needs_labels
-    made, batch = model.distillers['x'], toys.det_batch()
-    found = []
+def test_by_scores_no_boxes_are_read() -> None:
+    model = network('fcos', normalise='scores')
+    made, found = model.distillers['x'], []
+    assert not made.needs_labels
     forward = made.forward
     made.forward = lambda student, teacher, _: found.append(forward(student, teacher, None)) or found[0]
-    own_losses(model, batch)
+    own_losses(model)
     assert all(value > 0 for value in found[0].values())
 
 
@@ -296,12 +288,8 @@ def test_the_targets_that_the_student_assigned_are_kept(kind: str, method: str, 
 
 
 def test_heads_that_may_assign_otherwise_assign_both() -> None:
-    for teacher in (
-        gfl(anchor_generator=dict(octave_base_scale=4)),
-        toys.merged(gfl(), dict(train_cfg=dict(allowed_border=8))),
-    ):
-        made = network('gfl', teacher=teacher, type='LD')
-        assert not made.distillers['x'].noted_methods
+    for teacher in (gfl(anchor_generator=dict(octave_base_scale=4)), toys.merged(gfl(), BORDER)):
+        assert not network('gfl', teacher=teacher, type='LD').distillers['x'].noted_methods
 
 
 def test_losses_are_float32_under_autocast() -> None:
@@ -312,13 +300,6 @@ def test_losses_are_float32_under_autocast() -> None:
     for name, value in half.items():
         assert value.dtype == torch.float32 and float(value) == pytest.approx(float(full[name]), rel=0.2), name
     toys.total(half).backward()
-
-
-@pytest.mark.parametrize('reuse_from', [0, 2])
-def test_from_the_neck_and_behind_the_towers(reuse_from: int) -> None:
-    model = network('gfl', reuse_from=reuse_from)
-    toys.total(own_losses(model)).backward()
-    assert trained_children(model) == {'backbone', 'neck', *(['bbox_head'] if reuse_from else [])}
 
 
 RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
@@ -359,12 +340,6 @@ def test_a_subclass_that_predicts_in_the_same_way_is_known() -> None:
     assert form_of(None) is None
 
 
-def test_a_batch_without_boxes_is_refused() -> None:
-    made = distiller_of('fcos')
-    with pytest.raises(ValueError, match=r'distillers\.crosskd needs boxes \(gt_instances\)'):
-        made.targets(made.teacher.module(''), maps()[0], None)
-
-
 # Processes, in test_two_processes.py
 
 
@@ -388,15 +363,15 @@ def step(kind: str, pictures: slice) -> dict[str, Any]:
     return dict(losses={name: value.detach() for name, value in found.items()}, grads=grads)
 
 
-@pytest.mark.parametrize('side', [0, 1])
 @pytest.mark.parametrize('kind', KINDS)
-def test_maps_that_are_no_numbers_show_in_the_losses(kind: str, side: int) -> None:
-    made, given = distiller_of(kind), [maps(), maps(seed=40)]
-    given[side] = [[x * math.nan for x in tower] for tower in given[side]]
+def test_maps_that_are_no_numbers_show_in_the_losses(kind: str) -> None:
+    made = distiller_of(kind)
     head = made.teacher.module('')
-    crossed = made.predict(head, [made.aligned(*pair) for pair in zip(*given, strict=True)])
-    sizes = [x.shape[2:] for x in crossed[0]]
-    priors = head.prior_generator.grid_priors(sizes, dtype=torch.float64, device='cpu')
-    targets = Targets(priors, total=torch.tensor(2.5, dtype=torch.float64))
-    for found in made.compare(head, crossed, made.predict(head, given[1]), targets).values():
-        assert not found.isfinite().all()
+    priors = head.prior_generator.grid_priors([(4, 4), (2, 2)], dtype=torch.float64, device='cpu')
+    for side in (0, 1):
+        given = [maps(), maps(seed=40)]
+        given[side] = [[x * math.nan for x in tower] for tower in given[side]]
+        crossed = made.predict(head, [made.aligned(*pair) for pair in zip(*given, strict=True)])
+        targets = Targets(priors, total=torch.tensor(2.5, dtype=torch.float64))
+        found = made.compare(head, crossed, made.predict(head, given[1]), targets)
+        assert not any(value.isfinite().all() for value in found.values())

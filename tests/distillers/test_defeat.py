@@ -1,7 +1,6 @@
 """DeFeat: its formula, boxes on levels and cells, real detectors, two processes' cells, and what it refuses."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,24 +8,14 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmdistill_dense.distillers import DeFeat
-from mmdistill_dense.losses import covered_cells, decoupled_squares
-from tests.distillers.case import DistillerCase
-from tests.distillers.steps import detector_steps, draw, set_up, trained_children
-from tests.distillers.test_fgd import _samples
+from mmdistill_dense.losses import covered_cells
+from tests.distillers.steps import draw, set_up
 
 BOXES = [
     [[3.0, 9.0, 60.0, 62.5], [20.0, 20.0, 27.0, 60.0], [-5.0, -3.0, 30.0, 12.0]],
     # the last is as large as two bases of 14: on the next level
     [[60.0, 60.0, 64.0, 64.0], [0.0, 0.0, 64.0, 64.0], [64.0, 10.0, 64.0, 50.0], [0.0, 30.0, 27.0, 57.0]],
 ]
-
-
-class TestDeFeat(DistillerCase):
-    option = dict(type='DeFeat', student_tap='neck')
-    student = (2, 6, 8, 8)
-    teacher = (2, 10, 8, 8)
-    samples = _samples()
-    detects, net = True, 'retinanet'
 
 
 def pictures(boxes, padded=(64, 64)):
@@ -80,25 +69,6 @@ def test_the_naive_formula(boxes, base):
     assert bool(expected[0]) == any(boxes)
 
 
-def test_the_gradient():
-    mask = torch.tensor([[[1.0, 0.0], [1.0, 1.0]], [[0.0, 0.0], [0.0, 1.0]]], dtype=torch.float64)
-    student, teacher = draw(2, 3, 2, 2).requires_grad_(), draw(2, 3, 2, 2, seed=1)
-    assert torch.autograd.gradcheck(lambda x: decoupled_squares(x, teacher, mask), student)
-    for one in (torch.zeros_like(mask), torch.ones_like(mask)):  # without such cells
-        (grad,) = torch.autograd.grad(sum(decoupled_squares(student.float(), teacher, one)), student)
-        torch.testing.assert_close(grad, (student - teacher).detach() / (3 * 8), rtol=1e-5, atol=1e-7)
-
-
-def test_the_counts_of_all_processes_make_their_mean_the_loss_of_one():
-    mask = (draw(4, 2, 2) > 0).double()
-    student, teacher = draw(4, 3, 2, 2, seed=1), draw(4, 3, 2, 2, seed=2)
-    whole = decoupled_squares(student, teacher, mask)
-    totals = torch.stack([mask.sum(), (1 - mask).sum()]) / 2
-    parts = [decoupled_squares(student[part], teacher[part], mask[part], totals) for part in (slice(3), slice(3, 4))]
-    for one, *halves in zip(whole, *parts, strict=True):
-        torch.testing.assert_close(sum(halves) / 2, one)
-
-
 def test_boxes_that_are_not_chosen_cover_nothing():
     boxes = torch.tensor([[0.0, 0.0, 2.0, 1.0], [1.0, 1.0, 3.0, 3.0]])
     assert covered_cells(boxes, 3, 3).tolist() == [[1, 1, 0], [0, 1, 1], [0, 1, 1]]
@@ -110,21 +80,3 @@ def test_the_convolution_starts_near_zero():
     assert conv.weight.shape == (10, 6, 3, 3) and conv.padding == (1, 1)
     weight = conv.weight.detach()
     assert 0 < weight.abs().max() < 2e-4 and float(weight.std()) == pytest.approx(0.88e-4, rel=0.15)
-
-
-@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn'])
-def test_real_detectors_learn(kind):
-    model, values = detector_steps(dict(type='DeFeat'), kind)
-    assert values[-1] < values[0] and len(model.distillers['x'].levels) == 5
-    assert trained_children(model) == {'backbone', 'neck'}
-
-
-def test_a_batch_without_boxes_is_refused():
-    defeat = set_up(DeFeat, [(3, 8, 8), (3, 8, 8)])
-    with pytest.raises(ValueError, match='needs boxes .* LoadAnnotations'):
-        defeat({'tap': [draw(2, 3, 8, 8)]}, {'tap': [draw(2, 3, 8, 8)]}, [SimpleNamespace(get=lambda *_: ())] * 2)
-
-
-def test_channels_that_differ_need_the_convolution():
-    with pytest.raises(ValueError, match='channels'):
-        set_up(DeFeat, [(3, 8, 8), (4, 8, 8)], align='none')

@@ -1,16 +1,12 @@
 """FGD: the released formula step by step, boxes on levels, real detectors."""
 
-import copy
-
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdistill_dense import losses
 from mmdistill_dense.distillers import FGD
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from tests import toys
-from tests.distillers.case import DistillerCase
 
 WEIGHTS = dict(alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4)
 
@@ -21,14 +17,6 @@ def _samples(count=2, padded=(64, 64)):
     for sample in samples:
         sample.set_metainfo(dict(batch_input_shape=padded, pad_shape=(64, 64)))
     return samples
-
-
-class TestFGD(DistillerCase):
-    option = dict(type='FGD', student_tap='neck', **WEIGHTS)
-    student = (2, 6, 8, 8)
-    teacher = (2, 10, 8, 8)
-    samples = _samples()
-    detects, net = True, 'retinanet'
 
 
 def _model(kind, distillers):
@@ -165,48 +153,6 @@ def test_boxes_of_mmdets_own_type():
     like = torch.zeros(())
     for a, b in zip(*(boxes_on_map(s, (8, 8), 'distillers.fgd', like) for s in (plain, samples)), strict=True):
         assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize('samples', [None, [], 'segmentation'])
-def test_a_batch_without_boxes_is_refused(samples):
-    if samples == 'segmentation':
-        samples = toys.seg_batch()['data_samples']
-    with pytest.raises(ValueError, match=r'distillers\.fgd needs boxes .* LoadAnnotations'):
-        distiller = _distiller()
-        distiller.name = 'fgd'
-        _losses(distiller, *_maps(), samples)
-
-
-@pytest.mark.parametrize(('kind', 'tap', 'levels'), [('retinanet', 'neck', 5), ('faster_rcnn', 'neck[:4]', 4)])
-def test_a_step_of_a_detector_of_unequal_pictures(kind, tap, levels):
-    """Padded pictures: every object of both lies in the foreground of every level."""
-    model = _model(kind, dict(fgd=dict(type='FGD', student_tap=tap)))
-    assert len(model.distillers['fgd'].levels) == levels
-    batch = toys.det_batch()
-    batch['inputs'][0] = batch['inputs'][0][:, :40]
-    sample = batch['data_samples'][0]
-    sample.set_metainfo(dict(img_shape=(40, 64)))
-    sample.gt_instances.bboxes[:, 1::2].clamp_(max=40)
-    seen = []
-    original = losses.box_weights
-
-    def note(boxes, height, width):
-        seen.append((boxes, height, width))
-        return original(boxes, height, width)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(losses, 'box_weights', note)
-        found = toys.losses_of(model, copy.deepcopy(batch))
-    names = [f'distill.fgd.loss_{part}' for part in ('focal', 'attention', 'relation')]
-    assert all(found[name] > 0 for name in names) and len(seen) == levels
-    for level, height, width in seen:
-        strides = torch.tensor([64 / width, 64 / height, 64 / width, 64 / height])
-        for boxes, sample in zip(level * strides, batch['data_samples'], strict=True):
-            own = sample.gt_instances.bboxes
-            torch.testing.assert_close(boxes[: len(own)], own)
-    toys.total({name: found[name] for name in names}).backward()
-    trained = {name.split('.')[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert trained == {'backbone', 'neck', 'distillers'}
 
 
 def test_maps_of_one_channel_do_not_fit():

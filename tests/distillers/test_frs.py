@@ -7,21 +7,9 @@ import torch
 
 from mmdistill_dense.distillers import FRS
 from mmdistill_dense.losses import feature_richness, rich_entropy, rich_squares
-from tests import toys
-from tests.distillers.case import DistillerCase
+from tests.distillers.steps import draw
 
 TAPS = ('neck', 'bbox_head[0]')
-
-
-class TestFRS(DistillerCase):
-    """On a segmentor, whose scores have the size of its last stage; the detectors are below."""
-
-    option = dict(type='FRS', student_tap=['backbone[3]', 'decode_head.conv_seg'])
-    student = teacher = (2, 12, 8, 8)
-
-
-def draw(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_the_naive_formula():
@@ -72,19 +60,6 @@ def test_levels_are_summed_and_each_has_its_own_convolution():
     torch.testing.assert_close(whole['loss_feature'], sum(parts))
 
 
-@pytest.mark.parametrize(('options', 'words'), [
-    (dict(feature_weight=-1.0), 'must be numbers >= 0'),
-    (dict(feature_weight=0.0, class_weight=0.0), 'one of them above'),
-    (dict(align='conv5'), 'align'),
-    (dict(student_tap='neck'), 'must be two taps without weights, the maps and the scores'),
-    (dict(student_tap=[('neck', 0.5), 'bbox_head[0]']), 'two taps without weights'),
-    (dict(student_tap='auto'), 'it compares class scores beside the maps'),
-])  # fmt: skip
-def test_wrong_options_are_refused(options, words):
-    with pytest.raises(ValueError, match=words):
-        FRS(**options)
-
-
 @pytest.mark.parametrize(('own', 'theirs', 'options', 'words'), [
     (((8, 8), (4, 4)), ((8, 8), (4, 4)), dict(levels=1), 'gives 2 levels and .* 1: tap the levels'),
     (((8, 8),), ((4, 4),), {}, r'level 0 of .* has maps of .*\(8, 8\)'),
@@ -102,24 +77,3 @@ def test_pairs_that_do_not_fit_are_refused(own, theirs, options, words):
         student[TAPS[1]], teacher[TAPS[1]] = student[TAPS[1]][:1], teacher[TAPS[1]][:1]
     with pytest.raises(ValueError, match=words):
         frs.setup(student, teacher)
-
-
-@pytest.mark.parametrize(
-    ('kind', 'scores'), [('retinanet', TAPS[1]), ('gfl', TAPS[1]), ('fcos', TAPS[1]), ('faster_rcnn', 'rpn_head[0]')]
-)
-def test_real_detectors_learn(kind, scores):
-    model = toys.distilled(
-        'mmdet',
-        student=toys.det_net(kind),
-        teacher=toys.det_teacher(kind, 16, 16),
-        distillers=dict(frs=dict(type='FRS', student_tap=['neck', scores], schedule=dict(warmup=500))),
-    )
-    model.distillation.state.iteration = 499
-    found = toys.losses_of(model, toys.det_batch())
-    terms = {name: value for name, value in found.items() if name.startswith('distill.frs.loss')}
-    assert set(terms) == {'distill.frs.loss_feature', 'distill.frs.loss_class'}
-    sum(terms.values()).backward()
-    head = scores.split('[')[0]
-    for part in ('backbone', 'neck', head, 'distillers.frs.convs'):
-        gradients = [one.grad for one in model.get_submodule(part).parameters() if one.grad is not None]
-        assert gradients and any(one.abs().sum() > 0 for one in gradients), part

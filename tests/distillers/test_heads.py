@@ -14,6 +14,7 @@ from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_roi_head
 from tests import toys
+from tests.distillers.steps import draw
 
 CONV_SEG = 'decode_head.conv_seg'
 
@@ -31,39 +32,23 @@ def test_mmdets_check_of_class_counts_leaves_distillers_alone():
     hooks.NumClassCheckHook()._check_head(types.SimpleNamespace(model=distillers, train_dataloader=data), 'train')
 
 
-def _maps(channels=6):
-    generator = torch.Generator().manual_seed(0)
-    return 2 * torch.randn(2, 2, channels, 3, 2, generator=generator, dtype=torch.float64)
-
-
-def _loss(student, teacher, **options):
-    return HeadOutputKD('head', **options).loss(student, teacher, 0)['loss_head']
-
-
-def test_regression_forms_are_means_over_all_elements():
-    student, teacher = _maps()
-    torch.testing.assert_close(_loss(student, teacher, form='l1'), (student - teacher).abs().mean())
-    torch.testing.assert_close(_loss(student, teacher), F.smooth_l1_loss(student, teacher))
-    torch.testing.assert_close(_loss(student, teacher, beta=0.11), F.smooth_l1_loss(student, teacher, beta=0.11))
-
-
-@pytest.mark.parametrize('temperature', [None, 3.0])
-def test_softmax_over_classes_of_folded_anchors(temperature):
-    student, teacher = _maps()
-    t = temperature or 1.0
+@pytest.mark.parametrize('options', [
+    dict(form='l1'), {}, dict(beta=0.11), dict(form='sigmoid'), dict(form='softmax', num_classes=3),
+    dict(form='softmax', num_classes=3, temperature=3.0),
+], ids=str)  # fmt: skip
+def test_forms_are_means_over_elements_or_over_the_softmaxes_of_folded_anchors(options):
+    student, teacher = 2 * draw(2, 2, 6, 3, 2)
+    t = options.get('temperature', 1.0)
     # mmdet's own unfolding of (N, A * K, H, W)
     s, p = ((m.permute(0, 2, 3, 1).reshape(-1, 3) / t).softmax(1) for m in (student, teacher))
-    expected = t * t * (p * (p / s).log()).sum(1).mean()
-    torch.testing.assert_close(
-        _loss(student, teacher, form='softmax', num_classes=3, temperature=temperature), expected
-    )
-
-
-def test_sigmoid_is_the_mean_binary_divergence():
-    student, teacher = _maps()
-    s, p = student.sigmoid(), teacher.sigmoid()
-    expected = (p * (p / s).log() + (1 - p) * ((1 - p) / (1 - s)).log()).mean()
-    torch.testing.assert_close(_loss(student, teacher, form='sigmoid'), expected)
+    one, two = student.sigmoid(), teacher.sigmoid()
+    expected = {
+        'l1': (student - teacher).abs().mean(),
+        'smooth_l1': F.smooth_l1_loss(student, teacher, beta=options.get('beta', 1.0)),
+        'sigmoid': (two * (two / one).log() + (1 - two) * ((1 - two) / (1 - one)).log()).mean(),
+        'softmax': t * t * (p * (p / s).log()).sum(1).mean(),
+    }[options.get('form', 'smooth_l1')]
+    torch.testing.assert_close(HeadOutputKD('head', **options).loss(student, teacher, 0)['loss_head'], expected)
 
 
 @pytest.mark.parametrize(
@@ -154,15 +139,13 @@ def test_the_teachers_head_sees_the_students_rois():
     assert loss > 0.01
 
 
-@pytest.mark.parametrize('stage', [0, 2])
-def test_a_cascade_answers_with_one_stage(stage):
-    model = _ready(AGNOSTIC, 'cascade_mask_rcnn', stage=stage, form='l1')
-    loss, rois, output = _step(model, 'fc_reg')
-    answers = [_answer(model, rois, number, 'fc_reg') for number in range(3)]
-    assert output.shape == answers[0].shape == (len(rois), 4)
-    expected = [(output - answer).abs().mean() for answer in answers]
-    torch.testing.assert_close(loss, expected[stage])
-    assert len({round(value.item(), 6) for value in expected}) == 3
+def test_a_cascade_answers_with_one_stage():
+    for stage in (0, 2):
+        model = _ready(AGNOSTIC, 'cascade_mask_rcnn', stage=stage, form='l1')
+        loss, rois, output = _step(model, 'fc_reg')
+        expected = [(output - _answer(model, rois, number, 'fc_reg')).abs().mean() for number in range(3)]
+        torch.testing.assert_close(loss, expected[stage])
+        assert output.shape == (len(rois), 4) and len({round(value.item(), 6) for value in expected}) == 3
 
 
 def test_the_teachers_rpn_and_mask_head_do_not_run():
@@ -226,10 +209,10 @@ FORMS = {'bbox_pred': ('smooth_l1', (8,)), 'cls_score': ('softmax', (3,)), 'mask
 def roi_step(output, counts, mine):
     """The loss of some of four pictures with ``counts`` of RoIs, and the gradient of the student's outputs for them."""
     form, shape = FORMS[output]
-    draw = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(5)
     picture = torch.arange(4.0).repeat_interleave(torch.tensor(counts))
     chosen = sum(picture == number for number in range(4)[mine]).bool()
-    student, teacher = (torch.randn(len(picture), *shape, generator=draw)[chosen] for _ in range(2))
+    student, teacher = (torch.randn(len(picture), *shape, generator=generator)[chosen] for _ in range(2))
     distiller = RoIHeadKD(output=output, form=form)
     distiller.answer = lambda *_: teacher
     loss = distiller._term(student.requires_grad_(), picture[chosen, None].expand(-1, 5), [])

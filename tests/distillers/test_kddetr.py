@@ -26,21 +26,7 @@ def step(mine):
     scores, boxes, *teacher = answers(pictures=4)
     own = [x[:, mine].clone().requires_grad_() for x in (scores, boxes)]
     terms = KDDETR(reduction='mean').terms(*own, *(x[mine] for x in teacher))
-    return terms.detach(), torch.autograd.grad(terms.sum(), own)
-
-
-def real_step(mine):
-    """Losses of a real pair on some of four pictures, and their gradients at the student's first layer and decoder."""
-    model = built('dab', dict(general=0, reduction='mean'))
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.eval()  # statistics of half a batch are others
-    batch = {name: values[mine] for name, values in toys.det_batch(4).items()}
-    found = toys.losses_of(model, batch)
-    losses = {name: value for name, value in found.items() if name.startswith('distill.x.loss_')}
-    weights = model.backbone.conv1.weight, model.decoder.layers[0].self_attn.qcontent_proj.weight
-    grads = torch.autograd.grad(toys.total(losses), weights)
-    return {name: value.detach() for name, value in losses.items()}, grads
+    return dict(losses=dict(enumerate(terms.detach())), grads=torch.autograd.grad(terms.sum(), own))
 
 
 def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
@@ -115,22 +101,12 @@ def _shake(module):
 @pytest.mark.parametrize(
     'kind', [one if one == 'dab' else pytest.param(one, marks=pytest.mark.soak) for one in CONFIGS]
 )
-def test_real_detectors_learn(kind):
+def test_a_step_of_a_real_detector_trains_it_and_leaves_nothing_behind(kind):
     model = built(kind)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    values = []
-    for _ in range(4):
-        optimizer.zero_grad()
-        losses = toys.losses_of(model, toys.det_batch())
-        own = {name: value for name, value in losses.items() if name.startswith('distill.x.loss_')}
-        assert set(own) == {f'distill.x.loss_{name}' for name in ('class', 'box', 'giou')} and all(
-            map(float, own.values())
-        )
-        loss = toys.total(own)
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    assert values[-1] < values[0]
+    losses = toys.losses_of(model, toys.det_batch())
+    own = {name: value for name, value in losses.items() if name.startswith('distill.x.loss_')}
+    assert set(own) == {f'distill.x.loss_{name}' for name in ('class', 'box', 'giou')} and all(map(float, own.values()))
+    toys.total(own).backward()
     assert {'backbone', 'encoder', 'decoder', 'bbox_head'} <= trained_children(model)
     teacher = toys.teacher_of(model).network
     assert not any(p.grad is not None for p in teacher.parameters())

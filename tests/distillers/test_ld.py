@@ -1,6 +1,5 @@
 """LD: mmdet's own head as the measure, regions, normalisation over processes, pairs that are refused."""
 
-import copy
 import types
 from typing import Any
 
@@ -9,9 +8,8 @@ import torch
 from mmengine.config import ConfigDict
 
 from mmdistill_dense.distillers import LD
-from mmdistill_dense.distillers.base import Distiller, RunState
+from mmdistill_dense.distillers.base import RunState
 from tests import toys
-from tests.distillers.case import DistillerCase
 
 ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
 TRAIN = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False)
@@ -32,7 +30,7 @@ def _head(config: dict[str, Any], **options: Any) -> Any:
     return MODELS.build(ConfigDict(dict(config, train_cfg=TRAIN, **options))).eval()
 
 
-def _teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = (8,)) -> types.SimpleNamespace:
+def a_teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = (8,)) -> types.SimpleNamespace:
     """What a distiller needs of a frozen teacher."""
     head = _head_config(classes, reg_max, list(strides))
     built = _head(head)
@@ -46,30 +44,6 @@ def _samples(count: int = 2, seed: int = 0) -> list[Any]:
     for sample in samples:
         sample.set_metainfo(dict(batch_input_shape=(64, 64)))
     return samples
-
-
-class TestLD(DistillerCase):
-    """The case has one shape for both taps: 36 classes, and 4 edges of 9 values."""
-
-    option = dict(type='LD', main_weight=0.5)
-    waits = 4  # two masks, the anchors that lie inside, their number
-    student = teacher = (2, 36, 8, 8)
-    zero_on_identical = True
-    samples = _samples()
-    detects, net = True, 'gfl'
-
-    def make(self, **changes: Any) -> Distiller:
-        distiller = super().make(**changes)
-        distiller.teacher = _teacher()
-        return distiller
-
-    def test_state_round_trip(self) -> None:
-        assert not self.make().state_dict()
-
-
-def _own(losses: dict[str, Any], name: str) -> dict[str, Any]:
-    prefix = f'distill.{name}.'
-    return {key.removeprefix(prefix): value for key, value in losses.items() if key.startswith(f'{prefix}loss')}
 
 
 def _model(student: Any = None, teacher: Any = None, **distillers: Any) -> Any:
@@ -95,7 +69,7 @@ def _case(count: int = 2, seed: int = 0, classes: int = 6, reg_max: int = 6) -> 
 
 def _distiller(**options: Any) -> LD:
     distiller = LD(**options)
-    distiller.teacher = _teacher(6, 6, STRIDES)
+    distiller.teacher = a_teacher(6, 6, STRIDES)
     return distiller
 
 
@@ -154,48 +128,6 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize('left', ['main_weight', 'valuable_weight', 'class_weight'])
-def test_each_part_runs_alone_as_it_does_beside_the_others(left: str) -> None:
-    student, teacher, samples = _case()
-    weights = dict(main_weight=0.3, valuable_weight=0.7, class_weight=2.0)
-    whole = _distiller(**weights)(student, teacher, samples)
-    (alone,) = _distiller(**{name: weight * (name == left) for name, weight in weights.items()})(
-        student, teacher, samples
-    ).items()
-    assert alone[0] == dict(main_weight='loss_ld', valuable_weight='loss_vlr', class_weight='loss_kd')[left]
-    torch.testing.assert_close(alone[1], whole[alone[0]])
-
-
-def test_positives_are_those_of_the_students_own_assigner() -> None:
-    """The numbers that GFL trains its boxes with, for a batch whose pictures are padded differently."""
-    model = _model(ld=dict(type='LD'))
-    batch = toys.det_batch()
-    batch['inputs'][0] = batch['inputs'][0][:, :40]
-    batch['data_samples'][0].set_metainfo(dict(img_shape=(40, 64)))
-    batch['data_samples'][0].gt_instances.bboxes[:, 1::2].clamp_(max=40)
-    data = model.data_preprocessor(copy.deepcopy(batch), True)
-    samples = data['data_samples']
-    sizes = [x.shape[2:] for x in model.bbox_head(model.extract_feat(data['inputs']))[0]]
-    regions = model.distillers['ld'].regions(sizes, samples, torch.device('cpu'))
-    metas = [sample.metainfo for sample in samples]
-    anchors, valid = model.bbox_head.get_anchors(sizes, metas, device='cpu')
-    labels = model.bbox_head.get_targets(anchors, valid, [sample.gt_instances for sample in samples], metas)[1]
-    for region, level in zip(regions, labels, strict=True):
-        assert torch.equal(region.main, level < toys.NUM_CLASSES - 1)
-    assert sum(region.main.sum() for region in regions) >= 2
-    assert sum(region.valuable.count_nonzero() for region in regions) > sum(region.main.sum() for region in regions)
-
-
-def test_a_step_trains_head_neck_and_backbone_and_leaves_the_teacher() -> None:
-    model = _model(ld=dict(type='LD', class_weight=0))
-    toys.total(_own(toys.losses_of(model, toys.det_batch()), 'ld')).backward()
-    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
-    assert {name.split('.')[0] for name in trained} == {'backbone', 'neck', 'bbox_head'}
-    assert any(name.startswith('bbox_head.scales') for name in trained), 'the edges are compared behind the scales'
-    assert not any(name.startswith('bbox_head.gfl_cls') for name in trained)
-    assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
-
-
 RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
 ATSS = dict(cfg='mmdet::atss/atss_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
 NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4)))
@@ -219,14 +151,6 @@ def test_pairs_refused_at_construction(student, teacher, words) -> None:
 def test_a_teacher_with_another_assigner_is_refused() -> None:
     with pytest.raises(ValueError, match=r'needs the ATSSAssigner .* in model.teacher.train_cfg, got .*MaxIoUAssigner'):
         _model(teacher=toys.det_teacher('gfl', **NO_ATSS), ld=dict(type='LD'))
-
-
-@pytest.mark.parametrize('samples', [None, 'segmentation'])
-def test_a_batch_without_boxes_is_refused(samples) -> None:
-    samples = toys.seg_batch()['data_samples'] if samples else None
-    student, teacher, _ = _case()
-    with pytest.raises(ValueError, match=r'distillers\.ld needs boxes \(gt_instances\)'):
-        _distiller()(student, teacher, samples)
 
 
 def step(reduction: str, pictures: slice) -> dict[str, Any]:

@@ -7,23 +7,10 @@ import torch.nn.functional as F
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.distillers.maskd import token_distiller
-from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.distillers.case import DistillerCase
 from tests.distillers.maskd.tokens import LEARN, NECK, det_model, random_tokens, tokens_of
 
 SIZES = [(9, 12), (5, 6), (1, 3)]
-
-
-class TestCase(DistillerCase):
-    option = dict(type='MasKD', student_tap='backbone[3]', num_tokens=4, student_mask_from=0)
-
-
-class TestLogitsCase(TestCase):
-    option = dict(type='MasKD', student_tap='decode_head.conv_seg', num_tokens=8, weight_mask=False, align='none',
-                  factor=0.5, eps=1e-5)  # fmt: skip
-    student = teacher = (2, 19, 8, 16)
-    zero_on_identical = True
 
 
 def make(student=6, teacher=8, sizes=SIZES, iteration=0, taps=('neck',), **options):
@@ -186,33 +173,6 @@ def test_deeplabv3_learns_on_its_logits_and_distils_both_heads(tmp_path):
     assert logged == {f'train/distill.maskd.{name}' for name in ('loss_maskd', 'level0', 'level1', 'share')}
     content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
     toys.build_plain(toys.seg_net()).load_state_dict(content['state_dict'], strict=True)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('start', [2, 4])
-def test_student_masks_begin_at_their_iteration_after_a_resume_too(tmp_path, start):
-    """Resumed before and after that iteration, a run ends in the bits of one that was not interrupted."""
-    seen = []
-
-    class Noted(MasKD):
-        def loss(self, student, teacher, level):
-            seen.append((self.state.iteration, self.student_mask_from <= self.state.iteration))
-            return super().loss(student, teacher, level)
-
-    DISTILLERS.register_module(module=Noted, force=True)
-    model = det_model(dict(NECK, type='Noted', student_mask_from=3))
-    whole = toys.train(None, toys.det_run_config(tmp_path / 'a', model, iters=6))
-    begun = [late for iteration, late in sorted(set(seen))]
-    assert begun == [False] * 3 + [True] * 3
-    resumed = dict(resume=True, load_from=str(tmp_path / 'a' / f'iter_{start}.pth'))
-    again = toys.train(None, toys.det_run_config(tmp_path / 'b', model, iters=6, **resumed))
-    assert not toys.differing(toys.student_state(again.model), toys.student_state(whole.model))
-    other = toys.det_run_config(
-        tmp_path / 'c', det_model(dict(NECK, type='Noted', student_mask_from=4)), iters=6, **resumed
-    )
-    if start == 2:
-        differing = toys.differing(toys.student_state(toys.train(None, other).model), toys.student_state(whole.model))
-        assert differing, 'where it begins matters'
 
 
 def test_averaging_leaves_the_tokens_out(tmp_path):

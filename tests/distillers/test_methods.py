@@ -1,51 +1,17 @@
-"""Methods that hand maps or scores to one loss: the shared case of each, and what all are asked in tables."""
+"""Methods that hand maps or scores to one loss: which options reach it, and scores that do not compete."""
+
+import math
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mmdistill_dense import losses
-from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, FitNet, LogitKD
-from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, FitNet, LogitKD, RoIHeadKD
 from tests import toys
-from tests.distillers.case import DistillerCase
-from tests.distillers.steps import detector_steps, draw, set_up, trained_children
+from tests.distillers.steps import draw, set_up
 
 SCORES = 'decode_head.conv_seg'
-OF_SCORES = dict(student=(2, 5, 6, 7), teacher=(2, 5, 6, 7), zero_on_identical=True)
-OF_HEAD = dict(student=(2, 6, 6, 7), teacher=(2, 6, 6, 7), zero_on_identical=True)
-WIDE = dict(student=(2, 16, 8, 8), teacher=(2, 32, 8, 8), zero_on_identical=True)
-LABELLED = dict(WIDE, samples=toys.seg_batch()['data_samples'])
-CASES = {
-    'AT': dict(option=dict(type='AT'), zero_on_identical=True),
-    'AfDCD': dict(option=dict(type='AfDCD', pool_size=0)),
-    'AfDCDEnhanced': dict(option=dict(type='AfDCD', projector='enhanced', patch_size=None, mask=dict(type='centre'))),
-    'CWD': dict(option=dict(type='CWD'), **OF_SCORES),
-    'CWDOfFeatures': dict(option=dict(type='CWD', student_tap=f'{SCORES}:input')),
-    'DIST': dict(option=dict(type='DIST'), **OF_SCORES),
-    'FeatureMatch': dict(option=dict(type='FeatureMatch')),
-    'FeatureMatchOfTokens': dict(
-        option=dict(type='FeatureMatch', standardise='token', smooth_l1=0.0, mse=0.5, resize='teacher'),
-        teacher=(2, 128, 5, 3),
-    ),
-    'FitNet': dict(option=dict(type='FitNet')),
-    'HeadOutputKD': dict(option=dict(type='HeadOutputKD', student_tap=SCORES, beta=0.11), **OF_HEAD),
-    'HeadOutputKDSoftmax': dict(
-        option=dict(type='HeadOutputKD', student_tap=SCORES, form='softmax', temperature=2.0), **OF_HEAD
-    ),
-    'IFVD': dict(option=dict(type='IFVD'), **LABELLED),
-    'LogitKD': dict(option=dict(type='LogitKD', temperature=2.0), **OF_SCORES),
-    'MGD': dict(option=dict(type='MGD', student_tap='backbone[3]', mask_ratio=0.75, alpha=2e-4)),
-    'PKD': dict(
-        option=dict(type='PKD', student_tap=SCORES), student=(2, 7, 8, 8), teacher=(2, 7, 8, 8), zero_on_identical=True
-    ),
-    'PKDOfOtherWidths': dict(option=dict(type='PKD', student_tap='backbone[3]')),
-    'QueryMatch': dict(option=dict(type='QueryMatch')),
-    'SKD': dict(option=dict(type='SKD'), **WIDE),
-    'TokenRelations': dict(option=dict(type='TokenRelations')),
-}
-for name, found in CASES.items():
-    globals()[f'Test{name}'] = type(f'Test{name}', (DistillerCase,), found)
 
 
 def loss_of(distiller, student, teacher):
@@ -86,21 +52,6 @@ def test_options_reach_the_formula(kind, options, formula, of_formula):
     torch.testing.assert_close(loss_of(distiller, [student], [teacher]), expected)
 
 
-@pytest.mark.parametrize(('option', 'kind', 'levels'), [
-    (dict(type='AT', student_tap='neck', reduction='sum'), 'retinanet', 5),
-    (dict(type='CWD', student_tap='bbox_head.retina_cls', temperature=1.0, loss_weight=5.0), 'retinanet', 5),
-    (dict(type='MGD'), 'retinanet', 5),
-    (dict(type='CanKD', student_tap='neck[:4]'), 'retinanet', 4),
-    (dict(type='PKD', loss_weight=10), 'faster_rcnn', 4),
-], ids=lambda value: value['type'] if isinstance(value, dict) else str(value))  # fmt: skip
-def test_it_trains_a_real_detector(option, kind, levels):
-    model, values = detector_steps(option, kind)
-    assert values[-1] < values[0] and len(model.distillers['x'].levels) == levels
-    head = {'bbox_head'} if 'bbox_head' in option.get('student_tap', '') else set()
-    assert trained_children(model) == {'backbone', 'neck'} | head
-    assert all(p.grad is not None for p in model.distillers.parameters())
-
-
 @pytest.mark.parametrize(('kind', 'options', 'names'), [
     (CWD, {}, {3: ['weight'], 5: []}),
     (FitNet, {}, {3: ['weight', 'bias'], 5: ['weight', 'bias']}),
@@ -111,15 +62,6 @@ def test_the_alignment(kind, options, names):
     for channels, expected in names.items():
         distiller = set_up(kind, [(channels, 4, 4), (5, 4, 4)], **options)
         assert [name for name, _ in distiller.aligns[0].named_parameters()] == expected
-
-
-def test_levels_are_aligned_brought_to_the_teachers_size_and_summed():
-    distiller = set_up(FitNet, [(3, 4, 2), (5, 4, 2)], [(3, 2, 2), (5, 4, 4)])
-    students, teachers = [draw(2, 3, 4, 2), draw(2, 3, 2, 2)], [draw(2, 5, 4, 2, seed=1), draw(2, 5, 4, 4, seed=1)]
-    total = 0
-    for align, s, t in zip(distiller.aligns, students, teachers, strict=True):
-        total += F.mse_loss(F.interpolate(align(s), t.shape[2:], mode='bilinear', align_corners=False), t)
-    torch.testing.assert_close(loss_of(distiller, students, teachers), total)
 
 
 @pytest.mark.parametrize(('options', 'size', 'nodes'), [
@@ -136,18 +78,6 @@ def test_nodes_of_skd_are_the_largest_values_of_patches(options, size, nodes):
     x = torch.randn(2, 3, *size)
     pooled = SKD(**options).nodes(x)
     assert pooled.shape == (2, 3, *nodes) and pooled.amax() == x.amax()
-
-
-def test_weights_per_tap():
-    weighted = dict(type='LogitKD', student_tap=['decode_head', ('auxiliary_head', 0.4)])
-    options = dict(both=weighted, main=dict(type='LogitKD', student_tap='decode_head'),
-                   auxiliary=dict(type='LogitKD', student_tap='auxiliary_head'))  # fmt: skip
-    found = toys.losses_of(toys.distilled(teacher=toys.seg_teacher(), distillers=options))
-    both, main, auxiliary = (
-        next(value for key, value in found.items() if key.startswith(f'distill.{part}.loss_')) for part in options
-    )
-    torch.testing.assert_close(both, main + 0.4 * auxiliary)
-    assert auxiliary > 0
 
 
 @pytest.mark.parametrize('kind', [LogitKD, DIST])
@@ -214,17 +144,51 @@ def test_a_binary_head_is_distilled_by_its_sigmoid():
         assert grad.any(), name
 
 
-@pytest.mark.parametrize('name', ['AfDCD', 'MGD'])
-def test_masks_depend_on_seed_rank_iteration_and_level(name):
-    distiller = set_up(DISTILLERS.get(name), [(3, 16, 16), (32, 16, 16)])
-    mask = distiller.keep
-    first = mask((2, 16, 16), 0)
-    others = [mask((2, 16, 16), 1)]
-    for place in ('seed', 'rank', 'iteration'):
-        kept = getattr(distiller.state, place)
-        setattr(distiller.state, place, 7)
-        others.append(mask((2, 16, 16), 0))
-        setattr(distiller.state, place, kept)
-    assert torch.equal(first, mask((2, 16, 16), 0))
-    every = [first, *others]
-    assert all(not torch.equal(a, b) for i, a in enumerate(every) for b in every[:i])
+# Standardised scores
+
+
+def standard(student, teacher, temperature=2.0):
+    return losses.softmax_divergence(*map(losses.standardised, (student, teacher)), temperature=temperature)
+
+
+def naive_standard(student, teacher, temperature):
+    """One row in plain numbers."""
+    chances = []
+    for row in (teacher, student):
+        mean = sum(row) / len(row)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in row) / (len(row) - 1))
+        powers = [math.exp((value - mean) / (deviation + 1e-7) / temperature) for value in row]
+        chances.append([power / sum(powers) for power in powers])
+    return temperature**2 * sum(t * math.log(t / s) for t, s in zip(*chances, strict=True))
+
+
+def test_standardised_scores_give_the_example_of_the_paper_and_a_naive_loop():
+    assert naive_standard([2, -1, 0.5], [10, 1, 4], 2.0) == pytest.approx(0.010465, abs=1e-6)
+    kd = set_up(LogitKD, [(4, 2, 3), (4, 2, 3)], temperature=3.0, standardise=True)
+    student, teacher = draw(2, 4, 2, 3), 5 * draw(2, 4, 2, 3, seed=1) + 100
+    rows = [x.movedim(1, -1).reshape(-1, 4).tolist() for x in (student, teacher)]
+    expected = sum(naive_standard(s, t, 3.0) for s, t in zip(*rows, strict=True)) / 12
+    assert float(loss_of(kd, [student], [teacher])) == pytest.approx(expected, rel=1e-9)
+    assert torch.autograd.gradcheck(lambda x: standard(x, teacher[:1]), student[:1].requires_grad_())
+
+
+def test_equal_scores_get_no_gradient():
+    student = torch.cat([torch.full((1, 4), 0.3), draw(1, 4).float()]).requires_grad_()
+    standard(student, draw(2, 4, seed=1).float()).backward()
+    assert not student.grad[0].any() and student.grad[1].any()
+
+
+def test_two_classes_are_refused():
+    with pytest.raises(ValueError, match='with 2 classes, standardised scores are constants'):
+        set_up(LogitKD, [(2, 4, 4), (2, 4, 4)], standardise=True)
+    roi = RoIHeadKD('x', output='cls_score', form='softmax', standardise=True)
+    with pytest.raises(ValueError, match='with 2 classes, standardised scores are constants'):
+        roi.setup({'x': [torch.Size((1, 2))]}, {})
+
+
+def test_a_box_head_compares_standardised_rows():
+    student, teacher = draw(5, 4), 3 * draw(5, 4, seed=1)
+    roi = RoIHeadKD('x', output='cls_score', form='softmax', standardise=True, temperature=2.0)
+    roi.answer = lambda features, rois: teacher
+    found = roi({'x': [student], roi.rois: [torch.zeros(5, 5)]}, {'neck': []}, None)['loss_roi']
+    torch.testing.assert_close(found, standard(student, teacher))

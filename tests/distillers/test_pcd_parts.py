@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from mmdistill_dense.distillers.cirkd import ClassQueue
@@ -21,16 +20,6 @@ def _attention(channels=16, num_heads=4):
 def test_attention_starts_as_the_identity(layout):
     x = torch.randn(2, 16, 3, 5).to(memory_format=layout)
     assert torch.equal(PixelAttention(16)(x), x)
-
-
-def test_attention_equals_torchs_own():
-    x = torch.randn(2, 16, 3, 5, generator=torch.Generator().manual_seed(0))
-    ours = _attention()
-    theirs = nn.MultiheadAttention(16, 4, batch_first=True)
-    theirs.in_proj_weight, theirs.in_proj_bias, theirs.out_proj = ours.qkv.weight, ours.qkv.bias, ours.out
-    tokens = ours.norm(x.flatten(2).mT)
-    expected = x + (ours.gamma * theirs(tokens, tokens, tokens)[0]).mT.unflatten(2, (3, 5))
-    torch.testing.assert_close(ours(x), expected)
 
 
 def test_attention_learns_its_vector_first_and_the_rest_from_the_second_step_on():
@@ -76,17 +65,3 @@ def test_buffers_stay_in_float32_when_the_model_is_halved(kept):
         assert all(torch.equal(value, exact[name]) for name, value in copy.deepcopy(kept).to(half).named_buffers())
     double = copy.deepcopy(kept).double()
     assert {value.dtype for value in double.buffers() if value.is_floating_point()} == {torch.float64}
-
-
-def test_queue_is_a_ring():
-    """Golden files have the numbers; here any batch size against a list."""
-    queue, written = NegativeQueue(7, 3), []
-    draw = torch.Generator().manual_seed(0)
-    for size in (3, 3, 0, 5, 1, 7, 2):
-        keys = F.normalize(torch.randn(size, 3, generator=draw), dim=1)
-        queue.enqueue(keys)
-        written.extend(keys)
-        place = len(written) % 7
-        assert (int(queue.ptr), int(queue.filled)) == (place, min(7, len(written)))
-        newest = [written[-1 - ((place - 1 - row) % 7)] for row in range(int(queue.filled))]
-        torch.testing.assert_close(queue.negatives(), torch.stack(newest))

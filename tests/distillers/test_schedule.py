@@ -8,35 +8,20 @@ import pytest
 from mmdistill_dense.distillers.schedule import LARGEST, SMALLEST, Balance, Balancer, Schedule, Try, auto_ratio
 from tests import toys
 
+FALLING = [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
 
-def course(iters, **options):
+
+@pytest.mark.parametrize(('options', 'course'), [
+    ({}, [1] * 8),
+    *((dict(warmup=point), [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]) for point in (4, 0.5)),
+    *((dict(ramp_down=points), FALLING) for points in ((2, 6), (0.25, 0.75), (2, 0.75), [2, 6])),
+    *((dict(stop_at=point), [1, 1, 1, 0, 0, 0, 0, 0]) for point in (3, 0.375)),
+    (dict(stop_at=0), [0] * 8),
+    (dict(warmup=2, ramp_down=(4, 8), stop_at=7), [0.5, 1, 1, 1, 1, 0.75, 0.5, 0]),
+])  # fmt: skip
+def test_the_course_of_eight_iterations(options, course):
     schedule = Schedule(**options)
-    return [round(schedule.factor(i, iters), 6) for i in range(iters)]
-
-
-def test_constant_by_default():
-    assert course(4) == [1, 1, 1, 1]
-    assert Schedule().factor(10**9, 0) == 1
-
-
-@pytest.mark.parametrize('warmup', [4, 0.5])
-def test_warmup_rises_to_one_at_its_point(warmup):
-    assert course(8, warmup=warmup) == [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
-
-
-@pytest.mark.parametrize('ramp', [(2, 6), (0.25, 0.75), (2, 0.75), [2, 6]])
-def test_ramp_down_falls_between_its_points(ramp):
-    assert course(8, ramp_down=ramp) == [1, 1, 1, 0.75, 0.5, 0.25, 0, 0]
-
-
-@pytest.mark.parametrize('stop', [3, 0.375])
-def test_stop_is_sudden(stop):
-    assert course(8, stop_at=stop) == [1, 1, 1, 0, 0, 0, 0, 0]
-    assert course(3, stop_at=0) == [0, 0, 0]
-
-
-def test_parts_compose():
-    assert course(8, warmup=2, ramp_down=(4, 8), stop_at=7) == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0]
+    assert [round(schedule.factor(i, 8), 6) for i in range(8)] == course
 
 
 @pytest.mark.parametrize('options', [dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1)])
@@ -44,7 +29,7 @@ def test_a_fraction_of_a_run_of_unknown_length_is_refused(options):
     """It would be 0 of 0 iterations: a falling weight would be 0, and a step would not do what it does in training."""
     with pytest.raises(RuntimeError, match=r'fraction of the run.*calls model\.distillation\.start'):
         Schedule(**options).factor(0, 0)
-    assert Schedule(warmup=2, ramp_down=(4, 8), stop_at=7).factor(5, 0) == 0.75
+    assert Schedule(warmup=2, ramp_down=(4, 8), stop_at=7).factor(5, 0) == 0.75 and Schedule().factor(10**9, 0) == 1
 
 
 @pytest.mark.parametrize(('options', 'words'), [
@@ -64,11 +49,6 @@ def test_errors(options, words):
         Schedule(**options)
 
 
-def test_a_schedule_that_cannot_work_in_the_run_is_refused():
-    with pytest.raises(ValueError, match=r'schedule\.ramp_down=\(6, 0\.5\) begins at iteration 6 and ends at 4 of 8'):
-        Schedule(ramp_down=(6, 0.5)).check('model.x', 8)
-
-
 @pytest.mark.parametrize(('options', 'words'), [
     (dict(stop_at=0), 'model.x.schedule: the weight is 0 in the whole run'),
     (dict(warmup=1000), 'warmup is iteration 1000, but the weight ends at iteration 8 of 8'),
@@ -83,6 +63,8 @@ def test_a_schedule_that_cannot_work_in_the_run_is_refused():
 def test_a_part_of_a_schedule_without_effect_is_said(options, words):
     told = Schedule(**options).check('model.x', 8)
     assert words in told if words else told is None
+    with pytest.raises(ValueError, match=r'schedule\.ramp_down=\(6, 0\.5\) begins at iteration 6 and ends at 4 of 8'):
+        Schedule(ramp_down=(6, 0.5)).check('model.x', 8)
 
 
 KEY = 'distillers.x'
@@ -131,14 +113,13 @@ def noise(seed):
 # Formulas
 
 
-@pytest.mark.parametrize('seed', range(4))
-def test_the_weight_in_the_window_is_the_definitions(seed):
+def test_the_weight_in_the_window_is_the_definitions():
     found = balancer()
     for i in range(int(found.window)):
         found.begin(i, 1.0, KEY)
         if found.due:
-            found.add(Try(i, noise(seed)(i), noise(seed + 50)(i)), 1.0, KEY)
-        assert found.weight == pytest.approx(slow_weight(found.tries, 3.0), rel=1e-12)
+            found.add(Try(i, noise(3)(i), noise(53)(i)), 1.0, KEY)
+            assert found.weight == pytest.approx(slow_weight(found.tries, 3.0), rel=1e-12)
     assert len(found.tries) == 32
 
 
@@ -156,20 +137,19 @@ def test_the_held_weight_is_the_median_of_the_second_half(seed, until):
     assert found.weight == held
 
 
-def test_one_outlier_changes_nothing_that_is_held_and_little_before():
-    burst = balancer()
-    last = max(burst.plan)
-    fed(burst, own=lambda i: 1e-5 if i == last else 1.0)
-    assert burst.weight == 3.0
-    early = balancer()
-    fed(early, own=lambda i: 1e-5 if i == 16 else 1.0, end=17)
-    assert early.weight == 6.0  # a factor of 2 at most
-
-
-def test_the_first_three_measurements_may_leap():
+@pytest.mark.parametrize(
+    ('bad', 'end', 'weight'),
+    [
+        (1e-5, None, 3.0),  # the last one changes nothing that is held
+        (1e-5, 17, 6.0),  # and one before it a factor of 2 at most
+        (1e-3, 3, 139.25),  # but the first three may leap
+    ],
+)
+def test_outliers(bad, end, weight):
     found = balancer()
-    fed(found, own=lambda i: 1.0 if i == 0 else 1e-3, end=3)
-    assert found.weight > 30
+    at = {None: max(found.plan), 17: 16, 3: 2}[end]
+    fed(found, own=lambda i: bad if i == at else 1.0, end=end)
+    assert found.weight == pytest.approx(weight, rel=1e-3)
 
 
 def test_until_1_follows_to_the_end():
@@ -190,15 +170,12 @@ def test_state_resumes_to_the_bit():
     assert second.state() == whole.state() and second.weight == whole.weight
 
 
-def test_what_is_held_stays_with_another_length():
+def test_what_is_held_stays_with_another_length_and_a_plan_is_made_anew():
     whole, other = balancer(), Balancer(Balance(3.0))
     fed(whole, noise(1), noise(2))
     other.load(whole.state())
     other.start(12000, 1)
     assert not other.begin(400, 1.0, KEY) and not other.due and other.weight == whole.weight
-
-
-def test_a_plan_is_made_anew_for_another_length():
     first, longer = balancer(), Balancer(Balance(3.0))
     fed(first, end=100)
     longer.load(first.state())
@@ -266,17 +243,12 @@ def test_a_measurement_that_tells_nothing_is_dropped(task, own):
     assert restored.weight == 6.0
 
 
-def test_without_a_valid_one_the_run_ends_with_all_tries():
-    found = balancer(40)
+def test_without_a_valid_one_the_run_ends_with_all_tries_and_one_that_begins_behind_the_window_at_once():
     words = r'distillers\.x\.balance: no measurement until iteration 10 was valid.*0: 0 and 1, 2: 0 and 1.*loss_weight'
     with pytest.raises(RuntimeError, match=words):
-        fed(found, task=lambda i: 0.0)
-
-
-def test_a_run_that_begins_behind_the_window_is_told_so():
-    found = balancer(40)
+        fed(balancer(40), task=lambda i: 0.0)
     with pytest.raises(RuntimeError, match='none measured.*give loss_weight'):
-        found.begin(20, 1.0, KEY)
+        balancer(40).begin(20, 1.0, KEY)
 
 
 def test_a_distiller_without_a_gradient_ends_the_run_in_the_middle_of_the_window():
@@ -315,11 +287,6 @@ def test_a_factor_of_0_is_not_measured():
 # Options
 
 
-def test_short_and_long_forms():
-    assert Balance.parse(10) == Balance(10) and Balance.parse(dict(ratio=2.0, until=100)) == Balance(2.0, 100)
-    assert Balance(1.0).until == 0.25
-
-
 @pytest.mark.parametrize(('options', 'words'), [
     (dict(balance=0), r'balance\.ratio must be a number > 0 .*got 0; to remove a distiller, set loss_weight=0'),
     (dict(balance=-1.0), r'balance\.ratio must be a number > 0 .*got -1'),
@@ -335,7 +302,8 @@ def test_wrong_options(options, words):
         toys.MaskedMimic('a', **options)
 
 
-def test_none_is_no_option():
+def test_the_short_form_and_none():
+    assert Balance.parse(10) == Balance(10) and Balance.parse(dict(ratio=2.0, until=100)) == Balance(2.0, 100)
     plain = toys.MaskedMimic('a', balance=None, loss_weight=None)
     assert plain.balancer is None and plain.weight() == 1.0 and 'loss_weight=1.0' in repr(plain)
     assert 'Balance(ratio=2.0, until=0.25)' in repr(toys.MaskedMimic('a', balance=2.0, loss_weight=None))

@@ -101,10 +101,9 @@ def process(rank, folder, teacher):
         found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
     found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
     found['ld'] = {name: test_ld.step(name, mine_of(rank)) for name in ('sum', 'mean')}
-    found['crosskd'] = {kind: test_crosskd.step(kind, mine_of(rank)) for kind in test_crosskd.KINDS}
-    found['kddetr'] = test_kddetr.step(mine_of(rank))
+    found['heads'] = {kind: test_crosskd.step(kind, mine_of(rank)) for kind in test_crosskd.KINDS}
+    found['heads']['kddetr'] = test_kddetr.step(mine_of(rank))
     found['roi'] = {case: test_heads.roi_step(*case, mine_of(rank)) for case in ROIS}
-    found['detr'] = test_kddetr.real_step(mine_of(rank))
     pair = network()
     pair.distillation.state.rank = rank
     found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
@@ -151,20 +150,15 @@ def test_ld_averages_to_one_process_with_all_pictures(ranks):
         torch.testing.assert_close(sum(pair) / 2, value, rtol=1e-5, atol=1e-12)
 
 
-@pytest.mark.parametrize('kind', test_crosskd.KINDS)
-def test_crosskd_averages_to_one_process_with_all_pictures(ranks, kind):
-    whole, halves = test_crosskd.step(kind, slice(0, 4)), [rank['crosskd'][kind] for rank in ranks]
+@pytest.mark.parametrize('kind', [*test_crosskd.KINDS, 'kddetr'])
+def test_terms_on_heads_average_to_one_process_with_all_pictures(ranks, kind):
+    whole = test_kddetr.step(slice(0, 4)) if kind == 'kddetr' else test_crosskd.step(kind, slice(0, 4))
+    halves = [rank['heads'][kind] for rank in ranks]
     for name, value in whole['losses'].items():
         torch.testing.assert_close((halves[0]['losses'][name] + halves[1]['losses'][name]) / 2, value, msg=name)
     for one, other, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
-        torch.testing.assert_close(torch.cat([one, other]) / 2, value, rtol=1e-4, atol=1e-6)
-
-
-def test_kddetr_averages_to_one_process_with_all_pictures(ranks):
-    (losses, grads), parts = test_kddetr.step(slice(0, 4)), [rank['kddetr'] for rank in ranks]
-    torch.testing.assert_close((parts[0][0] + parts[1][0]) / 2, losses)
-    for first, second, whole in zip(parts[0][1], parts[1][1], grads, strict=True):
-        torch.testing.assert_close(torch.cat([first, second], 1) / 2, whole)
+        axis = 1 if kind == 'kddetr' else 0
+        torch.testing.assert_close(torch.cat([one, other], axis) / 2, value, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize('case', ROIS)
@@ -173,15 +167,6 @@ def test_heads_of_rois_average_to_one_process_with_all_pictures(ranks, case):
     (loss, grads), (first, second) = test_heads.roi_step(*case, slice(0, 4)), (rank['roi'][case] for rank in ranks)
     torch.testing.assert_close((first[0] + second[0]) / 2, loss)
     torch.testing.assert_close(torch.cat([first[1], second[1]]) / 2, grads)
-
-
-def test_a_real_detr_averages_to_one_process_with_all_pictures(ranks):
-    losses, grads = test_kddetr.real_step(slice(0, 4))
-    assert {name.rpartition('_')[2] for name in losses} == {'class', 'box', 'giou'}
-    for part, whole in ((0, losses), (1, dict(enumerate(grads)))):
-        for name, value in whole.items():
-            average = sum(rank['detr'][part][name] for rank in ranks) / 2
-            torch.testing.assert_close(average, value, rtol=1e-4, atol=1e-6)
 
 
 def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):

@@ -7,7 +7,6 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmdistill_dense.networks.teacher import FrozenTeacher
 from tests import toys
 from tests.faults.tools import resumed_alike
 from tests.foundation import files
@@ -33,24 +32,6 @@ def model_of(teacher, scope='mmseg', student=None, **distiller):
     tap = dict(student_tap='backbone[3]', teacher_tap='map')
     student = student or (toys.seg_net('fcn') if scope == 'mmseg' else toys.det_net())
     return toys.distilled(scope, student=student, teacher=teacher, distillers=dict(d=dict(tap, **distiller)))
-
-
-METHODS = {
-    'FitNet': {},
-    'CWD': {},
-    'PKD': {},
-    'MGD': {},
-    'AT': {},
-    'SKD': {},
-    'AfDCD': dict(patch_size=(2, 2), pool_size=0, groups=4),
-    'PCD': dict(queue_size=8, queue_init='random', center=True),
-}
-
-
-@pytest.mark.parametrize('method', ['LogitKD', 'DIST', 'HeadOutputKD', 'MasKD', 'FreeKD'])
-def test_methods_that_need_predictions_are_refused(method):
-    with pytest.raises(ValueError, match=rf'distillers.d: {method} needs class scores or boxes, which the teacher'):
-        model_of(option(), student=toys.seg_net('fcn', width=6), type=method)  # 48 channels, as the map
 
 
 def test_default_taps_of_other_networks_are_refused_with_the_reason():
@@ -149,24 +130,6 @@ class Stated(Plain):
     preprocessor = dict(mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True)
 
 
-def test_any_module_teaches_and_its_normalisation_is_asked_for():
-    for kind in (Plain, Stated):
-        MODELS.register_module(module=kind, force=True)
-    with pytest.raises(ValueError, match=r'model.teacher: Plain does not say how its pictures are normalised'):
-        model_of(dict(type='Plain', allow_random=True), type='FitNet')
-    path = toys.fresh_dir() / 'plain.pth'
-    torch.save(Plain().state_dict(), path)
-    given = dict(type='Plain', checkpoint=str(path), data_preprocessor=Stated.preprocessor)
-    pictures = torch.rand(2, 3, 64, 64)
-    maps = []
-    for teacher in (given, dict(type='Stated', checkpoint=str(path))):
-        model = model_of(teacher, type='FitNet')
-        assert torch.isfinite(toys.losses_of(model)['distill.d.loss_fitnet'])
-        maps.append(toys.teacher_of(model)(pictures)['map'][0])
-    assert torch.equal(*maps)
-    assert isinstance(toys.teacher_of(model), FrozenTeacher)
-
-
 class Bare(Plain):
     """Its constructor takes nothing, as the guide's."""
 
@@ -174,15 +137,18 @@ class Bare(Plain):
         super().__init__()
 
 
-def test_the_normalisation_of_the_config_wins_and_needs_no_option_of_the_class():
+def test_any_module_teaches_and_the_normalisation_of_the_config_wins():
     for kind in (Plain, Bare, Stated):
         MODELS.register_module(module=kind, force=True)
+    with pytest.raises(ValueError, match=r'model.teacher: Plain does not say how its pictures are normalised'):
+        model_of(dict(type='Plain', allow_random=True), type='FitNet')
     path = toys.fresh_dir() / 'plain.pth'
     torch.save(Plain().state_dict(), path)
-    pictures, maps = torch.rand(2, 3, 64, 64), []
-    for kind in ('Plain', 'Bare', 'Stated'):
-        stated = dict(mean=[10.0] * 3, std=[20.0] * 3, bgr_to_rgb=True)
-        model = model_of(dict(type=kind, checkpoint=str(path), data_preprocessor=stated), type='FitNet')
-        toys.losses_of(model)
-        maps.append(toys.teacher_of(model)(pictures)['map'][0])
-    assert torch.equal(maps[0], maps[1]) and torch.equal(maps[0], maps[2])
+    pictures = torch.rand(2, 3, 64, 64)
+    for stated in (dict(mean=[10.0] * 3, std=[20.0] * 3, bgr_to_rgb=True), Stated.preprocessor):
+        teachers, maps = [dict(type=kind, data_preprocessor=stated) for kind in ('Plain', 'Bare', 'Stated')], []
+        for teacher in [*teachers, *[dict(type='Stated')] * (stated is Stated.preprocessor)]:
+            model = model_of(dict(teacher, checkpoint=str(path)), type='FitNet')
+            assert torch.isfinite(toys.losses_of(model)['distill.d.loss_fitnet'])
+            maps.append(toys.teacher_of(model)(pictures)['map'][0])
+        assert all(torch.equal(maps[0], other) for other in maps[1:])

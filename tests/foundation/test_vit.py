@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher, VisionTransformer
 from mmdistill_dense.foundation.vit import MODELS_BY_NAME, architecture, resample
@@ -70,17 +69,6 @@ def test_maps_of_all_blocks_and_the_order_of_their_cells():
     torch.testing.assert_close(first, expected.permute(0, 3, 1, 2), rtol=0, atol=0)
     with pytest.raises(KeyError, match=r'no such module.*Modules in maps: 0, 1\.'):
         recorded(teacher, files.picture(42, 98), 'maps.2')
-
-
-def test_class_and_register_tokens_do_not_reach_the_map():
-    teacher, pictures = network(registers=4), files.picture(42, 98)
-    before = teacher(pictures)
-
-    def spoil(module, args, output):
-        return torch.cat([output[:, :5] * 0 + 1e3, output[:, 5:]], 1)
-
-    teacher.blocks[-1].register_forward_hook(spoil)
-    assert torch.equal(teacher(pictures), before)
 
 
 def test_pass_ends_behind_the_deepest_tap():
@@ -182,21 +170,6 @@ def test_table_has_the_published_sizes():
 def test_wrong_descriptions_are_refused(model, match):
     with pytest.raises(ValueError, match=match):
         architecture(model)
-
-
-@pytest.mark.parametrize('dtype', [torch.float64, torch.bfloat16])
-def test_other_types_give_the_same_up_to_their_precision(dtype):
-    for case in ('dinov2', 'dinov3'):
-        torch.manual_seed(0)
-        teacher = FoundationTeacher(files.tiny(case))
-        teacher.init_weights()
-        teacher.eval().requires_grad_(False)
-        pictures = files.picture(48, 64)
-        expected = teacher(pictures)
-        found = teacher.to(dtype)(pictures.to(dtype))
-        assert found.dtype == dtype
-        similar = nn.functional.cosine_similarity(found.float(), expected)
-        assert similar.min() > (0.99 if dtype == torch.bfloat16 else 1 - 1e-6), case
 
 
 MODEL = files.tiny('dino', family='mocov3')

@@ -106,21 +106,11 @@ class Call:
 
 def hostile(draw: Draw, content: bytes, mark: Path) -> bytes:
     """The checkpoint with a call in the place of its pickle; each call would leave the mark."""
-    call = draw(
-        st.sampled_from(
-            [
-                Payload(mark),
-                Call(os.system, (f'touch {mark}',)),
-                Call(eval, (f'open({str(mark)!r}, "w")',)),
-                Call(Path(mark).touch, ()),
-                Call(getattr, (Path, 'touch')),
-                Call(torch.load, (str(mark),)),
-            ]
-        )
-    )
-    value = draw(
-        st.sampled_from([call, [call], {'state_dict': {'w': call}}, {'meta': call}, {'state_dict': {call: 1}}])
-    )
+    touch = f'open({str(mark)!r}, "w")'
+    calls = Payload(mark), Call(os.system, (f'touch {mark}',)), Call(eval, (touch,)), Call(Path(mark).touch, ())
+    call = draw(st.sampled_from([*calls, Call(getattr, (Path, 'touch')), Call(torch.load, (str(mark),))]))
+    places = [call, [call], {'state_dict': {'w': call}}, {'meta': call}, {'state_dict': {call: 1}}]
+    value = draw(st.sampled_from(places))
     raw = pickle.dumps(value, protocol=draw(st.integers(2, 5)))
     if draw(st.booleans()):
         return raw

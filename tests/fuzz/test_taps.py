@@ -13,25 +13,25 @@ from mmdistill_dense.networks.taps import Tap, find_module
 from tests.fuzz.mutations import few, many
 
 # What the syntax is made of, in any order, and what looks like it.
-PIECES = [
-    'a',
-    'body',
-    '0',
-    '1',
-    '.',
-    '..',
-    '[',
-    ']',
-    '[0]',
-    '[-1]',
-    '[1:]',
-    '[:2]',
-    '[::2]',
+PIECES = ['a', 'body', '0', '1', '.', '..', '[', ']', '[0]', '[-1]', '[1:]', '[:2]', '[::2]']
+PIECES += [
     ':',
     ':input',
     ':input[0]',
+    ' ',
+    '\n',
+    '_',
+    '-',
+    '9' * 30,
+    '9' * 5000,
+    '٣',
+    '²',
+    'é',
+    '\x00',
+    '\ud800',
+    '$',
+    '\\',
 ]
-PIECES += [' ', '\n', '_', '-', '9' * 30, '9' * 5000, '٣', '²', 'é', '\x00', '\ud800', '$', '\\']
 texts = st.one_of(
     st.text(max_size=20), st.lists(st.sampled_from(PIECES), max_size=6).map(''.join), st.sampled_from(PIECES)
 )

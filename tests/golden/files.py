@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.golden.kinds import METHODS, Arrays, tolerances_of
+from tests.golden.kinds import METHODS, Arrays, load_npz, tolerances_of
 
 DEFAULT = Path(__file__).resolve().parents[3] / 'shared' / 'golden'
 NEXT = DEFAULT.with_name('golden_next')
@@ -23,8 +23,7 @@ def golden_dir(config: pytest.Config) -> Path:
 
 def files_of(folder: Path) -> list[Path]:
     """Return the golden files of a method's folder; whatever else lies there is ignored."""
-    names = [*folder.glob('*.npz'), *folder.glob('ckpt_layouts.json')]
-    return sorted(path for path in names if path.is_file())
+    return sorted(folder.glob('*.npz'))
 
 
 def checkable(directory: Path) -> list[Path]:
@@ -47,7 +46,7 @@ def read(path: Path) -> tuple[str, Arrays]:
     """
     method = METHODS[path.parent.name]
     try:
-        arrays = method.load(path)
+        arrays = load_npz(path)
         kind = method.kind_of(path, arrays)
     except Exception as error:
         raise ValueError(f'{path} cannot be read as a golden file of {path.parent.name}: {error!r}') from error
@@ -76,10 +75,3 @@ def differences(
         if not error <= allowed:  # NaN is wrong too
             wrong[name] = f'off by {error:.3g}, allowed {allowed:.3g}'
     return wrong
-
-
-def perturb(arrays: Arrays, name: str, by: float) -> Arrays:
-    """Return the arrays with the first element of one of them moved."""
-    changed = arrays[name].astype(np.float64, order='C')  # else reshape may copy
-    changed.reshape(-1)[0] += by
-    return {**arrays, name: changed}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -269,11 +269,10 @@ def load_npz(path: Path) -> Arrays:
 
 @dataclass(frozen=True)
 class Method:
-    """How the kind of a method's files is told, what computes each kind, and how a file is read."""
+    """How the kind of a method's files is told, and what computes each kind."""
 
     kinds: dict[str, Kind]
     kind_of: Callable[[Path, Arrays], str] = lambda path, arrays: str(arrays['kind'])
-    load: Callable[[Path], Arrays] = load_npz
 
 
 def _of(module: ModuleType, names: str) -> dict[str, Kind]:
@@ -298,9 +297,8 @@ METHODS = {
     'pcd': Method(
         _of(pcd, 'infonce two_view queue mhsa student_head plugin')
         | _of(pcd_teacher, 'spatial_adaptor end_to_end')
-        | _of(pcd_recipe, 'lars schedule transforms ckpt_layouts'),
+        | _of(pcd_recipe, 'lars schedule transforms'),
         lambda path, arrays: path.stem,
-        lambda path: pcd_recipe.layout_arrays(path) if path.suffix == '.json' else load_npz(path),
     ),
     'pcd_vector': Method({'vector': vectors.vector}),
     'seed': Method({'seed': vectors.seed, 'near': vectors.seed, 'simreg': vectors.simreg}, vectors.kind_of),
@@ -308,18 +306,11 @@ METHODS = {
 }
 
 
-@dataclass(frozen=True)
-class Tolerance:
-    """What is allowed for the arrays that match, ``max |computed - stored|``; the first match in the table counts.
+class Tolerance(NamedTuple):
+    """What is allowed: ``relative`` multiplies ``max |stored|``, ``absolute`` is added; for float64 and for float32."""
 
-    ``relative`` multiplies ``max |stored|``, ``absolute`` is added; each for float64 and for float32.
-    """
-
-    method: str
-    kind: str
-    array: str
     relative: tuple[float, float]
-    absolute: tuple[float, float] = (0.0, 0.0)
+    absolute: tuple[float, float]
 
     def allowed(self, stored: np.ndarray, dtype: torch.dtype) -> float:
         index = (torch.float64, torch.float32).index(dtype)
@@ -347,109 +338,99 @@ class Tolerance:
 # four standard errors are allowed.
 # trajectories: "the same curve (relative 1e-10) and the same weights after it (relative to the largest value, 1e-9)" in
 # float64, "measured: 5e-16 and 3e-15"; float32, of which nothing is said, adds up twelve steps.
-PCD_LOSSES = [
-    ('infonce', '*_loss', 2e-6),
-    ('two_view', 'loss_*', 2e-6),
-    ('plugin', 'sub_loss', 2e-6),
-    ('end_to_end', 'losses', 2e-6),
-]
-PCD_MAPS = [
-    ('infonce', ['*_grad_s', '*_loss_map', '*_pos', '*_lse']),
-    ('two_view', ['grad_*', 'keys', 'queue_after']),
-    ('queue', ['*_queue[1-9]*']),
-    ('mhsa', ['y']),
-    ('student_head', ['y_train', 'y_eval', 'grad_x', 'grad/*', 'after/*']),
-    ('plugin', ['*_resized', 'sub_grad_s']),
-    ('spatial_adaptor', ['*/map', '*/map_keep_last_bn', '*/head_of_pooled*']),
-    ('end_to_end', ['grad1/*', 'student_end/*', 'queue_end']),
-    ('lars', ['conv_[1-9]*', 'linear_[1-9]*', 'bias_[1-9]*', 'bn_[1-9]*', 'zero_[1-9]*']),
-    ('schedule', ['lr']),
-]
-PICTURES = (
-    'crop crop_up flip gray gray_luma solarize composite '
-    'brightness_[0-9]* contrast_[0-9]* saturation_[0-9]* hue_[0-9]* blur_[0-9]*'
-)
-# of float64, and of float32 where it says: relative, absolute
-LOSS, MAP, WIDE_MAP = (((1e-9, one), (1e-12, other)) for one, other in ((1e-5, 1e-9), (2e-5, 1e-12), (1e-4, 1e-12)))
-CROSSKD_MAPS = 'aligned grad_student level*_cross_* level*_teacher_score level*_teacher_box level*_grad_*'
-
-
-def _rows(allowed: tuple[tuple[float, float], ...], **names: str) -> list[Tolerance]:
-    """Rows of one allowance: arrays by method, each of all its kinds."""
-    return [Tolerance(method, '*', name, *allowed) for method, found in names.items() for name in found.split()]
-
-
-COUNTS = 'ptr_after ptr_end monitor_rank monitor_top[15] *_ptr[1-9]* *_filled[1-9]* mask */out_dim'
-TOLERANCES = (
-    Tolerance('afdcd', '*', 'loss', (1e-10, 2e-6)),
-    Tolerance('afdcd', 'module', 'fd', (1e-10, 2e-6)),
-    Tolerance('afdcd', 'module', 'ctr', (1e-10, 2e-6)),
-    Tolerance('afdcd', 'module', 'recon', (2e-7, 5e-5)),
-    Tolerance('afdcd', 'module', 'criterion_grad_norm', (1e-10, 1e-3)),
-    Tolerance('afdcd', 'module', 'grad_feat_s_ctr', (2e-7, 1e-3), absolute=(1e-14, 1e-6)),
-    Tolerance('afdcd', 'module', 'grad_*', (2e-7, 1e-3)),
-    Tolerance('afdcd', '*', 'grad_*', (2e-7, 5e-5)),
-    *_rows(
-        LOSS,
-        class_map='loss loss_weighed loss_positions loss_elements',
-        crosskd='loss loss_*',
-        defeat='loss_*',
-        freekd='loss level*_loss level*_terms dice',
-        frs='loss_*',
-        kddetr='loss*',
-        logit_std='loss',
-        pcd_vector='loss row_loss',
-    ),
-    *_rows(
-        WIDE_MAP,
-        class_map='student_groups teacher_groups grad_* row_weight best_mass',
-        crosskd=CROSSKD_MAPS,
-        logit_std='grad_student',
-    ),
-    *_rows(
-        MAP,
-        defeat='*grad_student',
-        freekd='ll high* out *mask* *grad_*',
-        frs='level*_mask level*_grad_*',
-        kddetr='grad_*',
-        pcd_vector='keys grad_*',
-    ),
-    Tolerance('defeat', 'neck', 'level*_mask', (0, 0), absolute=(0.01, 0.01)),
-    Tolerance('freekd', 'haar', 'x', *MAP),
-    Tolerance('maskd', '*', '*loss', (1e-9, 1e-5)),
-    Tolerance('maskd', 'dice', 'dice', (1e-9, 1e-5)),
-    Tolerance('maskd', 'stage1', 'dice', (1e-6, 1e-6)),
-    Tolerance('maskd', '*', '*grad_*', (1e-6, 1e-5)),
-    *(Tolerance('maskd', 'stage1', name, (1e-6, 1e-5)) for name in ('mask', 'prob', 'out')),
-    *(Tolerance('maskd', 'stage2_*', f'*{name}', (1e-6, 1e-5)) for name in ('weight_map', 'mask_teacher', 'mask_used')),
-    Tolerance('maskd', 'stage2_seg', 'mask', (1e-6, 1e-5)),
-    Tolerance('maskd', 'stage2_det', '*prob', (1e-6, 1e-5)),
-    Tolerance('pcd', 'transforms', 'rrc_area_mean_std', (0, 0), absolute=(0.012, 0.012)),
-    Tolerance('pcd', 'transforms', 'rrc_logratio_mean_std', (0, 0), absolute=(0.01, 0.01)),
-    Tolerance('pcd', 'transforms', 'rrc_area_quantiles*', (0, 0), absolute=(0.03, 0.03)),
-    Tolerance('pcd', 'transforms', 'rrc_center_std*', (0, 0), absolute=(0.006, 0.006)),
-    Tolerance('pcd', 'transforms', 'composite_normalized', (0, 0), absolute=(0.02, 0.02)),
-    *(Tolerance('pcd', 'transforms', name, (0, 0), absolute=(1, 1)) for name in PICTURES.split()),
-    *(Tolerance('pcd', '*', name, (0, 0), absolute=(0.01, 0.01)) for name in COUNTS.split()),
-    *(Tolerance('pcd', 'infonce', f'easy_{name}', (1e-9, 1e-5)) for name in ('loss', 'loss_map', 'grad_s')),
-    Tolerance('pcd', 'infonce', 'sharp_grad_s', (1e-9, 2e-4), absolute=(1e-10, 0)),
-    *(Tolerance('pcd', kind, name, (1e-9, tight), absolute=(1e-10, tight)) for kind, name, tight in PCD_LOSSES),
-    *(Tolerance('pcd', kind, name, (1e-9, 2e-5), absolute=(1e-10, 0)) for kind, names in PCD_MAPS for name in names),
-    *(Tolerance('seed', 'near', name, (1e-9, 0), absolute=(1e-12, 1e-6)) for name in ('loss', 'row_divergence')),
-    Tolerance('seed', 'near', 'grad_student', (1e-9, 1e-3), absolute=(1e-12, 1e-12)),
-    *_rows(LOSS, seed='loss row_divergence'),
-    *_rows(MAP, seed='grad_student'),
-    Tolerance('trajectories', '*', 'curve', (1e-10, 1e-4)),
-    Tolerance('trajectories', '*', '*_after*', (1e-9, 1e-3)),
-)
+#
+# Kind / arrays / relative of float64 and float32, absolute of both where there is one, for ``max |computed - stored|``.
+# The first row that matches counts.
+LOSS, MAP, WIDE_MAP = '1e-9 1e-5 1e-12 1e-9', '1e-9 2e-5 1e-12 1e-12', '1e-9 1e-4 1e-12 1e-12'
+PCD, TIGHT = '1e-9 2e-5 1e-10 0', '1e-9 2e-6 1e-10 2e-6'
+TOLERANCES = {
+    'afdcd': """
+        * / loss / 1e-10 2e-6
+        module / fd ctr / 1e-10 2e-6
+        module / recon / 2e-7 5e-5
+        module / criterion_grad_norm / 1e-10 1e-3
+        module / grad_feat_s_ctr / 2e-7 1e-3 1e-14 1e-6
+        module / grad_* / 2e-7 1e-3
+        * / grad_* / 2e-7 5e-5""",
+    'class_map': f"""
+        * / loss loss_weighed loss_positions loss_elements / {LOSS}
+        * / student_groups teacher_groups grad_* row_weight best_mass / {WIDE_MAP}""",
+    'crosskd': f"""
+        * / loss loss_* / {LOSS}
+        * / aligned grad_student level*_cross_* level*_teacher_score level*_teacher_box level*_grad_* / {WIDE_MAP}""",
+    'defeat': f"""
+        * / loss_* / {LOSS}
+        * / *grad_student / {MAP}
+        neck / level*_mask / 0 0 0.01 0.01""",
+    'freekd': f"""
+        * / loss level*_loss level*_terms dice / {LOSS}
+        * / ll high* out *mask* *grad_* / {MAP}
+        haar / x / {MAP}""",
+    'frs': f"""
+        * / loss_* / {LOSS}
+        * / level*_mask level*_grad_* / {MAP}""",
+    'kddetr': f"""
+        * / loss* / {LOSS}
+        * / grad_* / {MAP}""",
+    'logit_std': f"""
+        * / loss / {LOSS}
+        * / grad_student / {WIDE_MAP}""",
+    'maskd': """
+        * / *loss / 1e-9 1e-5
+        dice / dice / 1e-9 1e-5
+        stage1 / dice / 1e-6 1e-6
+        * / *grad_* / 1e-6 1e-5
+        stage1 / mask prob out / 1e-6 1e-5
+        stage2_* / *weight_map *mask_teacher *mask_used / 1e-6 1e-5
+        stage2_seg / mask / 1e-6 1e-5
+        stage2_det / *prob / 1e-6 1e-5""",
+    'pcd': f"""
+        transforms / rrc_area_mean_std / 0 0 0.012 0.012
+        transforms / rrc_logratio_mean_std / 0 0 0.01 0.01
+        transforms / rrc_area_quantiles* / 0 0 0.03 0.03
+        transforms / rrc_center_std* / 0 0 0.006 0.006
+        transforms / composite_normalized / 0 0 0.02 0.02
+        transforms / crop crop_up flip gray gray_luma solarize composite brightness_[0-9]* contrast_[0-9]* / 0 0 1 1
+        transforms / saturation_[0-9]* hue_[0-9]* blur_[0-9]* / 0 0 1 1
+        * / ptr_after ptr_end monitor_rank monitor_top[15] *_ptr[1-9]* *_filled[1-9]* mask / 0 0 0.01 0.01
+        infonce / easy_loss easy_loss_map easy_grad_s / 1e-9 1e-5
+        infonce / sharp_grad_s / 1e-9 2e-4 1e-10 0
+        infonce / *_loss / {TIGHT}
+        infonce / *_grad_s *_loss_map *_pos *_lse / {PCD}
+        two_view / loss_* / {TIGHT}
+        two_view / grad_* keys queue_after / {PCD}
+        plugin / sub_loss / {TIGHT}
+        plugin / *_resized sub_grad_s / {PCD}
+        end_to_end / losses / {TIGHT}
+        end_to_end / grad1/* student_end/* queue_end / {PCD}
+        queue / *_queue[1-9]* / {PCD}
+        mhsa / y / {PCD}
+        student_head / y_train y_eval grad_x grad/* after/* / {PCD}
+        spatial_adaptor / */map */map_keep_last_bn */head_of_pooled* / {PCD}
+        lars / conv_[1-9]* linear_[1-9]* bias_[1-9]* bn_[1-9]* zero_[1-9]* / {PCD}
+        schedule / lr / {PCD}""",
+    'pcd_vector': f"""
+        * / loss row_loss / {LOSS}
+        * / keys grad_* / {MAP}""",
+    'seed': f"""
+        near / loss row_divergence / 1e-9 0 1e-12 1e-6
+        near / grad_student / 1e-9 1e-3 1e-12 1e-12
+        * / loss row_divergence / {LOSS}
+        * / grad_student / {MAP}""",
+    'trajectories': """
+        * / curve / 1e-10 1e-4
+        * / *_after* / 1e-9 1e-3""",
+}
 
 
 def tolerances_of(method: str, kind: str, arrays: Arrays) -> dict[str, Tolerance]:
     """Return the tolerance of each stored array that is a result."""
+    rows = [line.strip().split(' / ') for line in TOLERANCES[method].strip().splitlines()]
     found = {}
     for name in arrays:
-        for row in TOLERANCES:
-            if row.method == method and fnmatch(kind, row.kind) and fnmatch(name, row.array):
-                found[name] = row
+        for kinds, patterns, numbers in rows:
+            if fnmatch(kind, kinds) and any(fnmatch(name, pattern) for pattern in patterns.split()):
+                values = [*map(float, numbers.split()), 0.0, 0.0]
+                found[name] = Tolerance((values[0], values[1]), (values[2], values[3]))
                 break
     return found

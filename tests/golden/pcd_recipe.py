@@ -1,7 +1,5 @@
-"""The kinds of PCD around the loss: optimizer, schedule, views, and the table of teachers' files."""
+"""The kinds of PCD around the loss: optimizer, schedule and views."""
 
-import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,6 @@ from torch import Tensor, nn
 
 from mmdistill_dense.engine import LARS
 from mmdistill_dense.pretrain import views as image_ops
-from mmdistill_dense.pretrain.spatial_adaptor import read_steps, step_widths
-from mmdistill_dense.pretrain.ssl_teacher import read_teacher
 from mmdistill_dense.pretrain.views import RandomResizedCrop
 from mmdistill_dense.utils.reproducible import fork_rng
 from tests.golden.arrays import Arrays, tensor
@@ -92,28 +88,3 @@ def _crops(width: int, height: int) -> dict[str, np.ndarray]:
         'rrc_area_quantiles_10_50_90': np.quantile(area, [0.1, 0.5, 0.9]),
         'rrc_center_std_yx': np.array([centre.std() for centre in centres]),
     }
-
-
-def layout_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The table as a golden file: its text, and what a reader must find out by itself."""
-    text = path.read_text()
-    found = {f'{name}/out_dim': np.array(row['out_dim']) for name, row in json.loads(text)['layouts'].items()}
-    return {'text': np.array(text), **found}
-
-
-def ckpt_layouts(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Write a file of each family, full in size though not in content, and let the reader recognise it."""
-    table = json.loads(str(arrays['text']))
-    results = {}
-    for name, row in table['layouts'].items():
-        entries = dict(row['other_keys'])
-        for prefix in row['backbone_prefixes']:
-            entries |= {f'{prefix}{key}': shape for key, shape in table['resnet50_backbone'].items()}
-        state = {key: torch.zeros((), dtype=dtype).expand(shape) for key, shape in entries.items()}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / 'teacher.pth'
-            torch.save(state if row['top'] is None else {row['top']: state}, path)
-            file = read_teacher(path)
-        assert {key: list(value.shape) for key, value in file.backbone.items()} == table['resnet50_backbone'], name
-        results[f'{name}/out_dim'] = torch.tensor(step_widths(read_steps(file.head))[-1])
-    return results

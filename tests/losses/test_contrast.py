@@ -85,35 +85,6 @@ def test_whole_map_patches_of_several_images() -> None:
     torch.testing.assert_close(*grads)
 
 
-@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize('shape, options', [
-    ((2, 8, 1, 1), dict(contrast='channel', groups=2)),
-    ((2, 1, 4, 4), dict(contrast='spatial', temperature=0.07)),
-    ((2, 8, 4, 4), dict(contrast='omni', groups=2)),
-])  # fmt: skip
-def test_maps_of_any_layout_stay_what_they_are(shape: tuple[int, ...], options: dict, layout) -> None:
-    student, teacher = (x.contiguous(memory_format=layout) for x in _maps(*shape))
-    before = student.detach().clone(), teacher.clone()
-    loss, expected = dense_contrast(student, teacher, pool_size=0, **options), _naive_of(student, teacher, options)
-    grads = [torch.autograd.grad(value, student)[0] for value in (loss, expected)]
-    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-12)
-    assert torch.equal(student, before[0]) and torch.equal(teacher, before[1])
-
-
-def test_nan_stays() -> None:
-    student, teacher = _maps(1, 32, 8, 8, dtype=torch.float32)
-    student = student.detach()
-    student[0, 3, 2, 2] = torch.nan
-    loss = dense_contrast(student.requires_grad_(), teacher, pool_size=0)
-    assert loss.isnan() and torch.autograd.grad(loss, student)[0].isnan().any()
-
-
-def test_equals_the_released_formula() -> None:
-    student, teacher = _maps(2, 32, 32, 16)
-    loss = dense_contrast(student, teacher)
-    torch.testing.assert_close(loss, reference.afdcd_contrast(student, teacher, 16, 0.07, 4, (4, 4)))
-
-
 @pytest.mark.parametrize('share, dense', [(0.0, True), (1.0, False)])
 def test_sparse_and_dense_backward_agree(share: float, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = _maps(1, 16, 4, 4)

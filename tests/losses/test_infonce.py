@@ -5,26 +5,20 @@ from torch import Tensor
 
 from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
 from mmdistill_dense.losses import key_ranks, normalize_pixels, pixel_info_nce, pixel_pairs, spatial_gate
+from tests.distillers.steps import draw
 from tools.benchmark import reference
 
 DOUBLE = torch.float64
 
 
 def _unit(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
-    rows = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE)
-    return F.normalize(rows, dim=1).to(dtype)
+    return F.normalize(draw(*shape, seed=seed), dim=1).to(dtype)
 
 
 def _rows(n: int = 30, k: int = 50, c: int = 8, dtype: torch.dtype = DOUBLE) -> tuple[Tensor, Tensor, Tensor]:
     """Student (a leaf), teacher, negatives."""
     student, teacher, negatives = (_unit(size, c, seed=seed, dtype=dtype) for seed, size in enumerate((n, n, k)))
     return student.requires_grad_(), teacher, negatives
-
-
-def _maps(*shape: int) -> tuple[Tensor, Tensor]:
-    draw = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, *shape, generator=draw, dtype=DOUBLE)
-    return student.requires_grad_(), teacher
 
 
 @pytest.mark.parametrize('sizes', [(30, 50, 8), (1, 50, 8), (30, 1, 8), (30, 50, 1)])
@@ -85,7 +79,7 @@ def test_bad_inputs_are_named() -> None:
 
 
 def test_pixels_become_unit_rows_in_any_memory_layout() -> None:
-    x = torch.randn(2, 4, 3, 5, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    x = draw(2, 4, 3, 5)
     rows, weight = normalize_pixels(x)
     assert rows.shape == (30, 4) and weight.tolist() == [1.0] * 30
     torch.testing.assert_close(rows[7], x[0, :, 1, 2] / x[0, :, 1, 2].norm())
@@ -95,7 +89,7 @@ def test_pixels_become_unit_rows_in_any_memory_layout() -> None:
 
 @pytest.mark.parametrize('side', ['student', 'teacher'])
 def test_pixels_without_direction_and_invalid_ones_have_no_part(side: str) -> None:
-    student, teacher = _maps(2, 8, 3, 5)
+    student, teacher = draw(2, 8, 3, 5).requires_grad_(), draw(2, 8, 3, 5, seed=1)
     valid = torch.ones(2, 3, 5, dtype=torch.bool)
     valid[1, 2, 4] = False
     with torch.no_grad():
@@ -111,7 +105,7 @@ def test_pixels_without_direction_and_invalid_ones_have_no_part(side: str) -> No
 
 @pytest.mark.parametrize(('kind', 'activation'), [('relu', F.relu), ('gelu', F.gelu), ('silu', F.silu)])
 def test_mean_of_a_gated_map_is_the_activation_of_the_mean(kind: str, activation) -> None:
-    x, _ = _maps(3, 6, 4, 5)
+    x = draw(3, 6, 4, 5)
     torch.testing.assert_close(spatial_gate(x, kind).mean((2, 3)), activation(x.mean((2, 3))))
     single = x[:, :, :1, :1]
     torch.testing.assert_close(spatial_gate(single, kind), activation(single))

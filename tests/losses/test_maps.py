@@ -11,29 +11,20 @@ from torch import Tensor
 from mmdistill_dense import losses
 from mmdistill_dense.losses import attention_distance, centres_inside, feature_mimic, standardized_mse, to_grid
 from mmdistill_dense.losses.maps import smooth_l1
+from tests.distillers.steps import draw
 
-
-def _maps(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, 3, 4, 5, 6, generator=generator, dtype=torch.float64).to(dtype)
-    return student.requires_grad_(), teacher.requires_grad_()
+SHAPE = (3, 4, 5, 6)
 
 
 @pytest.mark.parametrize('reduction, divisor', [('sum', 3), ('mean', 3 * 4 * 5 * 6)])
 def test_equals_the_naive_formula_of_mimic(reduction: str, divisor: int) -> None:
-    student, teacher = _maps()
+    student, teacher = draw(*SHAPE).requires_grad_(), draw(*SHAPE, seed=1).requires_grad_()
     loss = feature_mimic(student, teacher, reduction=reduction)
     pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
     assert loss.item() == pytest.approx(sum((s - t) ** 2 for s, t in pairs) / divisor, rel=1e-12)
     loss.backward()
     torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / divisor)
     assert teacher.grad is None
-
-
-def _values(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64).to(dtype)
-    return student.requires_grad_(), teacher.requires_grad_()
 
 
 def _huber(difference: float, beta: float) -> float:
@@ -43,7 +34,7 @@ def _huber(difference: float, beta: float) -> float:
 
 @pytest.mark.parametrize('beta', [1.0, 0.11, 0.0])
 def test_equals_the_naive_formula_of_regression(beta: float) -> None:
-    student, teacher = _values()
+    student, teacher = draw(3, 4, 5).requires_grad_(), draw(3, 4, 5, seed=1).requires_grad_()
     loss = smooth_l1(student, teacher, beta=beta)
     pairs = list(zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True))
     assert loss.item() == pytest.approx(sum(_huber(s - t, beta) for s, t in pairs) / 60, rel=1e-12)
@@ -54,14 +45,9 @@ def test_equals_the_naive_formula_of_regression(beta: float) -> None:
     assert teacher.grad is None
 
 
-SHAPE = (3, 4, 5, 6)
-
-
-def _maps_correlation(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, *SHAPE, generator=generator, dtype=torch.float64)
-    student = 3 * student + teacher + torch.arange(4.0)[:, None, None]
-    return student.to(dtype).requires_grad_(), teacher.to(dtype).requires_grad_()
+def _maps_correlation() -> tuple[torch.Tensor, torch.Tensor]:
+    teacher = draw(*SHAPE, seed=1)
+    return 3 * draw(*SHAPE) + teacher + torch.arange(4.0)[:, None, None], teacher
 
 
 def _channels(x: torch.Tensor) -> list[list[float]]:
@@ -90,19 +76,13 @@ def test_a_channel_of_the_student_that_does_not_vary_has_no_gradient(offset: flo
 
 @pytest.mark.parametrize('offset', [0.1, 1000.1])
 def test_channels_that_do_not_vary_have_half_a_loss_on_one_side_and_none_on_both(offset: float) -> None:
-    student, teacher = (x.detach() for x in _maps_correlation(torch.float32))
+    student, teacher = (x.float() for x in _maps_correlation())
     n, rest = 3 * 5 * 6, standardized_mse(student[:, 1:], teacher[:, 1:]) * 3
     for flat in ((student,), (student, teacher)):
         for x in flat:
             x[:, 0] = offset
         expected = rest + (n - 1) / (2 * n) * (len(flat) == 1)
         torch.testing.assert_close(standardized_mse(student, teacher) * 4, expected, rtol=1e-5, atol=0)
-
-
-def _maps_attention(batch: int = 2, size: tuple[int, int] = (3, 4)) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(batch, c, *size, generator=generator, dtype=torch.float64) for c in (3, 5))
-    return student.requires_grad_(), teacher
 
 
 def _naive(student: Tensor, teacher: Tensor, power: float) -> float:
@@ -120,13 +100,13 @@ def _naive(student: Tensor, teacher: Tensor, power: float) -> float:
 
 @pytest.mark.parametrize('power', [1.0, 2.0, 3.5])
 def test_equals_positions_one_by_one(power: float) -> None:
-    student, teacher = _maps_attention()
+    student, teacher = draw(2, 3, 3, 4), draw(2, 5, 3, 4, seed=1)
     loss = attention_distance(student, teacher, power=power)
     assert loss.item() == pytest.approx(_naive(student, teacher, power), rel=1e-9)
 
 
 def test_sum_is_free_of_the_size_and_at_most_two() -> None:
-    student, teacher = _maps_attention()
+    student, teacher = draw(2, 3, 3, 4), draw(2, 5, 3, 4, seed=1)
     total = attention_distance(student, teacher, reduction='sum')
     torch.testing.assert_close(total, 12 * attention_distance(student, teacher))
     apart = torch.eye(4).reshape(4, 1, 1, 4)

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from mmengine.config import Config
 
 from tests import toys
@@ -59,13 +58,3 @@ def test_a_resumed_run_is_equal_bit_for_bit(whole: Path, tmp_path: Path) -> None
     """The order and the share of mixup too, which come from the stream of the iteration."""
     toys.train(tmp_path, config(tmp_path, resume=True, load_from=str(whole / 'epoch_1.pth')))
     assert not toys.differing(runs.content(tmp_path / 'epoch_2.pth'), runs.content(whole / 'epoch_2.pth'))
-
-
-def test_two_views_work_as_well(tmp_path: Path) -> None:
-    cfg = config(tmp_path)
-    cfg.train_dataloader.dataset.pipeline[1].views *= 2
-    cfg.train_cfg.max_epochs = 1
-    toys.train(tmp_path, cfg)
-    content = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)['distillers']
-    assert content['queuekl_pretrain-queuekl.parts.0.filled'] == 16  # two views of 8 pictures
-    assert content['featurematch_pretrain-featurematch.parts.0.seen'] == 4

@@ -21,26 +21,22 @@ R18B = 'mmseg::deeplabv3/deeplabv3_r18b-d8_4xb2-80k_cityscapes-512x1024.py'
 
 
 @functools.cache
-def trained(workers=0):
+def trained():
     """The folder of a run that was not interrupted, and its config."""
     folder = toys.fresh_dir()
-    config = runs.config(folder, workers=workers)
+    config = runs.config(folder)
     toys.train(None, config)
     return folder, config
 
 
-@pytest.mark.soak
-def test_killed_run_resumes_to_the_same_bits(tmp_path):
-    """With loader workers; test_run has it without."""
-    folder, _ = trained(2)
-    toys.train(None, runs.config(tmp_path, workers=2, resume=True, load_from=str(folder / 'epoch_1.pth')))
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.soak)])
+def test_killed_run_resumes_to_the_same_bits(tmp_path, workers):
+    folder, _ = trained()
+    toys.train(None, runs.config(tmp_path, workers=workers, resume=True, load_from=str(folder / 'epoch_1.pth')))
     expected = runs.content(folder / 'epoch_2.pth')
-    assert {'distillers.pcd.queue.rows', 'distillers.pcd.queue.ptr', 'state_dict.backbone.conv1.weight'} <= set(
-        expected
-    )
     assert not toys.differing(runs.content(tmp_path / 'epoch_2.pth'), expected)
     changed = toys.differing(runs.content(folder / 'epoch_1.pth'), expected)
-    assert {'distillers.pcd.queue.rows', 'distillers.pcd.queue.ptr', 'state_dict.backbone.conv1.weight'} <= set(changed)
+    assert {'distillers.pcd.queue.rows', 'distillers.pcd.queue.ptr', 'state_dict.backbone.conv1.weight'} <= {*changed}
 
 
 def test_checkpoint_holds_the_student_at_the_root_and_a_receipt():
@@ -78,25 +74,6 @@ def test_teacher_sees_its_layouts_normalisation():
     mean, std = (torch.tensor(v).view(3, 1, 1) * 255 for v in ((0.485, 0.456, 0.406), (0.228, 0.224, 0.225)))
     for view, one in zip(raw, found, strict=True):
         torch.testing.assert_close(one, teacher.network((view.flip(1).float() - mean) / std), rtol=1e-4, atol=1e-4)
-
-
-def test_it_learns():
-    torch.manual_seed(0)
-    model = toys.ready(toys.build(runs.model(), scope='mmdet'))
-    views = [torch.randn(4, 3, runs.SIDE, runs.SIDE) for _ in range(2)]
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    before = toys.student_state(model)
-    losses = []
-    for _ in range(15):
-        loss, _ = model.parse_losses(model(views, None, mode='loss'))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
-    assert losses[-1] < losses[0] - 0.5
-    changed = toys.differing(model.state_dict(), before)
-    assert {n for n, _ in model.backbone.named_parameters(prefix='backbone')} <= set(changed)
-    assert int(model.backbone.bn1.num_batches_tracked) == 30, 'one pass per view'
 
 
 def same(state, folder):

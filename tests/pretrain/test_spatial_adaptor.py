@@ -41,9 +41,8 @@ def random_head(form, widths, activation='relu', seed=0):
 
 @pytest.mark.parametrize('activation', ACTIVATIONS)
 @pytest.mark.parametrize('form', FORMS)
-@pytest.mark.parametrize('size', [(1, 1), (3, 3), (2, 5)])
-def test_mean_of_the_map_is_the_head_of_the_mean(form, activation, size):
-    for seed in range(3):
+def test_mean_of_the_map_is_the_head_of_the_mean(form, activation):
+    for seed, size in enumerate([(1, 1), (3, 3), (2, 5)]):
         widths = torch.randint(1, 9, (5,), generator=torch.Generator().manual_seed(seed)).tolist()
         head, entries = random_head(form, widths, activation, seed)
         adaptor = SpatialAdaptor.from_entries(entries, activation, keep_last_bn=True)

@@ -72,11 +72,10 @@ def test_mean_of_the_map_is_the_head_of_the_mean(family):
 
 
 @pytest.mark.parametrize('family', FAMILIES)
-def test_auto_finds_the_layout(family):
+def test_auto_finds_the_layout_and_all_entries(family):
     content, row = files.synthetic(family)
     file = read_teacher(files.saved(content))
-    assert file.layout == files.NAMES[family]
-    assert len(file.backbone) == 318
+    assert file.layout == files.NAMES[family] and len(file.backbone) == 318
     unused = len(files.state_of(content, row)) - 318 - len(below(content, row, 'use_head'))
     assert (len(file.head), file.ignored) == (len(below(content, row, 'use_head')), unused)
 
@@ -85,11 +84,9 @@ def test_auto_finds_the_layout(family):
 def test_file_saved_anew_with_another_key_or_none_is_found(family, tmp_path):
     content, row = files.synthetic(family)
     state = {name.removeprefix('module.'): value for name, value in files.state_of(content, row).items()}
-    assert read_teacher(files.saved(state)).layout == files.NAMES[family]
-    assert read_teacher(files.saved(dict(state_dict=state))).layout == files.NAMES[family]
-    safetensors = pytest.importorskip('safetensors.torch')
-    safetensors.save_file(state, tmp_path / 'teacher.safetensors')
-    assert read_teacher(tmp_path / 'teacher.safetensors').layout == files.NAMES[family]
+    pytest.importorskip('safetensors.torch').save_file(state, tmp_path / 'teacher.safetensors')
+    for path in (files.saved(state), files.saved(dict(state_dict=state)), tmp_path / 'teacher.safetensors'):
+        assert read_teacher(path).layout == files.NAMES[family]
 
 
 def test_table_has_the_public_widths():
@@ -151,43 +148,65 @@ class Foreign:
 
 # Wrong files
 
-
-def test_backbone_alone_is_named():
-    bare = files.backbone().state_dict()
-    for content in (bare, dict(state_dict={f'module.backbone.{n}': v for n, v in bare.items()})):
-        refused(content, r'no file of one layout: it is of none of mocov3, .* Give the full .*teacher\.head=None')
-        words = (
-            r"no file of layout='dino' with branch='momentum', which has entries backbone\.\* and head\.mlp\.\*: it is"
-        )
-        refused(content, words, layout='dino', head=dict(widths=[64, 10, 10, 12]))
+MOCO, WIDTHS = 'module.momentum_encoder.', dict(widths=[64, 20, 12])
 
 
-def test_supervised_file_is_named():
-    bare = files.backbone().state_dict()
-    classifier = bare | {'fc.weight': torch.zeros(1000, 64), 'fc.bias': torch.zeros(1000)}
-    refused(classifier, r'layer4, fc\. .* with its projection head, or set')
-    segmentor = {f'backbone.{n}': v for n, v in bare.items()} | {'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)}
-    refused(dict(state_dict=segmentor), r'Prefixes in the file: backbone, decode_head\.')
+def bare(prefix='', **more):
+    """A backbone alone, with other entries."""
+    return {f'{prefix}{n}': v for n, v in files.backbone().state_dict().items()} | more
 
 
-def test_file_of_another_layout_is_named():
-    content, _ = files.synthetic('mocov2_r50')
-    refused(
-        content, r"no file of layout='mocov3' .* momentum_encoder\.\* and .* it looks like mocov2\.", layout='mocov3'
-    )
-
-
-def test_two_layouts_are_refused():
-    content, row = files.synthetic('barlowtwins_r50')
-    refused(files.state_of(content, row), r'no file of one layout: it looks like barlowtwins or solo_single')
-    assert read_teacher(files.saved(files.state_of(content, row)), 'barlowtwins').layout == 'barlowtwins'
-
-
-def test_widths_are_compared():
+def moco(**entries):
+    """A file of MoCo v3 with entries added, or without where they are None."""
     content, _ = files.synthetic('mocov3_r50')
-    words = r'widths \[64, 20, 12\], \[64, 24, 12\] were expected: set teacher.head=dict\(widths=\[64, 20, 12\]\)'
-    refused(content, words, head=dict(widths=[64, 24, 12]))
-    refused(content, r'widths \[64, 20, 12\], \[64, 8, 8, 12\] were expected', head=dict(widths=[64, 8, 8, 12]))
+    state = content['state_dict']
+    for name, value in entries.items():
+        for found in [one for one in state if value is None and one.startswith(name)]:
+            del state[found]
+        state.update({} if value is None else {name: value})
+    return content
+
+
+def of(family, without=None):
+    content, row = files.synthetic(family)
+    files.state_of(content, row).pop(without, None)
+    return content
+
+
+NONE = r'no file of one layout: it is of none of mocov3, .* Give the full .*teacher\.head=None'
+WORDS = r"no file of layout='dino' with branch='momentum', which has entries backbone\.\* and head\.mlp\.\*: it is"
+DINO = dict(layout='dino', head=dict(widths=[64, 10, 10, 12]))
+
+
+@pytest.mark.parametrize(('content', 'words', 'options'), [
+    (bare, NONE, {}),
+    (lambda: dict(state_dict=bare('module.backbone.')), NONE, {}),
+    (bare, WORDS, DINO),
+    (lambda: dict(state_dict=bare('module.backbone.')), WORDS, DINO),
+    (lambda: bare(**{'fc.weight': torch.zeros(9, 64)}), r'layer4, fc\. .* with its proj', {}),
+    (lambda: dict(state_dict=bare('backbone.', **{'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)})),
+     r'Prefixes in the file: backbone, decode_head\.', {}),
+    (lambda: of('mocov2_r50'), r"no file of layout='mocov3' .* momentum_encoder\.\* and .* it looks like mocov2\.",
+     dict(layout='mocov3')),
+    (lambda: files.state_of(*files.synthetic('barlowtwins_r50')), 'it looks like barlowtwins or solo_single', {}),
+    (moco, r'widths \[64, 20, 12\], \[64, 24, 12\] were expected: set teacher.head=dict\(widths=\[64, 20, 12\]\)',
+     dict(head=dict(widths=[64, 24, 12]))),
+    (moco, r'widths \[64, 20, 12\], \[64, 8, 8, 12\] were expected', dict(head=dict(widths=[64, 8, 8, 12]))),
+    (lambda: dict(a=torch.zeros(1), b=torch.zeros(1)), r'it is of none of mocov3, .*Prefixes in the file: a, b\.', {}),
+    (lambda: moco(**{'module.teacher_queue': torch.zeros(3)}),
+     r"layout 'mocov3', which has no place for teacher_queue.*teacher.ignore", {}),
+    (lambda: of('mocov2_r50', without='module.encoder_k.fc.0.bias'),
+     r"head of layout 'mocov2' is 'linear\+ act linear\+'.*the file has 'linear act linear\+'",
+     dict(head=dict(widths=[64, 64, 10]))),
+    (lambda: of('swav_r50'), "Write layout='swav'", dict(head=dict(widths=[64, 64, 10]))),
+])  # fmt: skip
+def test_files_that_do_not_fit_are_named(content, words, options):
+    refused(content(), words, **options)
+
+
+def test_a_layout_that_is_named_decides_between_two():
+    state = files.state_of(*files.synthetic('barlowtwins_r50'))
+    assert read_teacher(files.saved(state), 'barlowtwins').layout == 'barlowtwins'
 
 
 @pytest.mark.parametrize(('name', 'shape', 'message'), [
@@ -204,38 +223,14 @@ def test_widths_are_compared():
     ('fc.3.weight', (12, 21), 'takes 21 channels, the one before gives 20'),
 ])  # fmt: skip
 def test_missing_extra_and_changed_entries_are_named(name, shape, message):
-    content, _ = files.synthetic('mocov3_r50')
-    state, name = content['state_dict'], f'module.momentum_encoder.{name}'
-    for found in [one for one in state if shape is None and one.startswith(name)]:
-        del state[found]
-    if shape is not None:
-        state[name] = torch.zeros(shape)
-    refused(content, message)
+    refused(moco(**{f'{MOCO}{name}': None if shape is None else torch.zeros(shape)}), message)
 
 
-def test_entries_of_no_layout_and_a_head_of_another_form_are_named():
-    refused(dict(a=torch.zeros(1), b=torch.zeros(1)), r'it is of none of mocov3, .*Prefixes in the file: a, b\.')
-    content, _ = files.synthetic('mocov3_r50')
-    content['state_dict']['module.teacher_queue'] = torch.zeros(3)
-    refused(content, r"layout 'mocov3', which has no place for teacher_queue.*teacher.ignore")
-    content, _ = files.synthetic('mocov2_r50')
-    del content['state_dict']['module.encoder_k.fc.0.bias']
-    words = r"head of layout 'mocov2' is 'linear\+ act linear\+'.*the file has 'linear act linear\+'"
-    refused(content, words, head=dict(widths=[64, 64, 10]))
-
-
-def test_entries_can_be_ignored_by_the_user():
-    content, _ = files.synthetic('mocov3_r50')
-    content['state_dict']['module.teacher_queue'] = torch.zeros(3)
-    teacher = SSLTeacher(files.R50, 'auto', dict(widths=[64, 20, 12]), ignore=['teacher_queue'])
-    used, ignored = teacher.load_teacher(files.saved(content))
-    assert (used, ignored) == (318 + 7, len(content['state_dict']) - 325)
-
-
-def test_not_finite_head_is_refused():
-    content, _ = files.synthetic('mocov3_r50')
-    content['state_dict']['module.momentum_encoder.fc.3.weight'] = torch.full((12, 20), float('nan'))
-    refused(content, 'broken weights', RuntimeError)
+def test_entries_can_be_ignored_by_the_user_and_a_head_that_is_not_finite_is_refused():
+    content = moco(**{'module.teacher_queue': torch.zeros(3)})
+    teacher = SSLTeacher(files.R50, 'auto', WIDTHS, ignore=['teacher_queue'])
+    assert teacher.load_teacher(files.saved(content)) == (318 + 7, len(content['state_dict']) - 325)
+    refused(moco(**{f'{MOCO}fc.3.weight': torch.full((12, 20), float('nan'))}), 'broken weights', RuntimeError)
 
 
 # Options
@@ -264,8 +259,6 @@ def test_swav_has_its_own_normalisation():
     assert SSLTeacher(files.R50, 'swav').preprocessor['std'] == [58.14, 57.12, 57.375]
     assert SSLTeacher(files.R50, 'mocov3').preprocessor['std'] == [58.395, 57.12, 57.375]
     assert SSLTeacher(files.R50, 'swav', data_preprocessor=dict(mean=[0, 0, 0])).preprocessor == dict(mean=[0, 0, 0])
-    content, row = files.synthetic('swav_r50')
-    refused(content, "Write layout='swav'", head=dict(widths=files.widths_of(content, row)))
 
 
 # As a teacher of a student
@@ -305,17 +298,14 @@ def test_receipt_names_the_file():
     assert receipt.matched == receipt.total == 318 + 10
 
 
-def test_it_stays_in_eval_mode_and_has_no_gradient():
-    network = frozen().network
-    assert not any(module.training for module in network.modules()) and not network.head.train().training
-    assert not any(p.requires_grad for p in network.parameters())
-
-
 def test_norms_of_a_head_made_for_its_file_use_their_statistics():
     """The traced head may have had another layer in the place of a norm."""
     images = torch.randn(2, 3, 64, 64)
     (expected,), (found,) = frozen()(images)['head'], frozen(as_trained=True)(images)['head']
     assert torch.equal(found, expected)
+    network = frozen().network
+    assert not any(module.training for module in network.modules()) and not network.head.train().training
+    assert not any(p.requires_grad for p in network.parameters())
 
 
 def test_default_head_has_the_published_size():
@@ -328,16 +318,13 @@ def test_default_head_has_the_published_size():
 def test_without_head_a_bare_file_or_a_whole_network_gives_its_backbone():
     torch.manual_seed(3)
     own = files.backbone()
-    bare = own.state_dict()
-    whole = {f'backbone.{n}': v for n, v in bare.items()} | {'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)}
-    classifier = bare | {'fc.weight': torch.zeros(10, 64)}
-    ssl = {f'module.momentum_encoder.{n}': v for n, v in bare.items()}
-    ssl |= {n: v for n, v in files.synthetic('mocov3_r50')[0]['state_dict'].items() if 'momentum_encoder.fc' in n}
+    state = own.state_dict()
+    whole = {f'backbone.{n}': v for n, v in state.items()} | {'decode_head.conv_seg.weight': torch.zeros(3, 8, 1, 1)}
+    ssl = {f'{MOCO}{n}': v for n, v in state.items()}
+    ssl |= {n: v for n, v in moco()['state_dict'].items() if 'momentum_encoder.fc' in n}
     images = torch.randn(1, 3, 64, 64)
-    for layout in ('auto', 'backbone'):
-        for content in (bare, dict(state_dict=whole), classifier, dict(state_dict=ssl)):
-            if layout == 'backbone' and 'state_dict' in content and content['state_dict'] is ssl:
-                continue
+    for content in (state, dict(state_dict=whole), state | {'fc.weight': torch.zeros(10, 64)}, dict(state_dict=ssl)):
+        for layout in ('auto',) if content.get('state_dict') is ssl else ('auto', 'backbone'):
             teacher = SSLTeacher(files.R50, layout, head=None)
             teacher.load_teacher(files.saved(content))
             assert torch.equal(teacher.eval()(images), own(images)[-1])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.properties.cases import CASES, Case, Inputs
-from tests.properties.promises import DOUBLE, Draw, drawn, graded
+from tests.properties.promises import DOUBLE, Draw, graded
 from tests.properties.strategies import DTYPES, ORDINARY
 
 STEEP = 1e4  # how many times the ordinary gradient is too much
@@ -37,13 +37,9 @@ def _sides(case: Case, draw: Draw) -> tuple[str, ...]:
     return draw(st.sampled_from([*((name,) for name in names), tuple(names)]))
 
 
-def _floating(case: Case, draw: Draw, dtype: torch.dtype = torch.float32) -> tuple[Inputs, dict[str, Any]]:
-    return drawn(case, draw, ('normal',), dtype)
-
-
 def flat_inputs_are_no_cliff(case: Case, draw: Draw) -> None:
     """Rows without variation: finite, and a gradient of moderate size."""
-    inputs, options = _floating(case, draw)
+    inputs, options = case.draw(draw, ('normal',), torch.float32)
     ordinary = attempt(case, inputs, options)
     sides, zero = _sides(case, draw), draw(st.booleans())
     if case.learns == ('student',) and 'row_weight' in case.axes:
@@ -65,9 +61,10 @@ def flat_inputs_are_no_cliff(case: Case, draw: Draw) -> None:
 
 def one_element_or_none_is_refused_or_finite(case: Case, draw: Draw) -> None:
     """An axis of one element, or of none: no picture, no position and no row cost nothing."""
-    inputs, options = _floating(case, draw)
-    letters = sorted({letter for axes in case.axes.values() for letter in axes} & set('bhwnckdgt'))
-    letter = draw(st.sampled_from(letters))
+    inputs, options = case.draw(draw, ('normal',), torch.float32)
+    letter = draw(
+        st.sampled_from(sorted({letter for axes in case.axes.values() for letter in axes} & set('bhwnckdgt')))
+    )
     count = draw(st.sampled_from([0, 1])) if letter in 'bhwngk' else 1
     cut = {
         name: x.narrow(axes.index(letter), 0, min(count, x.shape[axes.index(letter)])) if letter in axes else x
@@ -81,7 +78,7 @@ def one_element_or_none_is_refused_or_finite(case: Case, draw: Draw) -> None:
 
 def keeps_its_digits(case: Case, draw: Draw) -> None:
     """A large offset or scale of the student or the teacher: the value that double precision gives."""
-    inputs, options = _floating(case, draw)
+    inputs, options = case.draw(draw, ('normal',), torch.float32)
     sides, factor, offset = _sides(case, draw), *draw(st.sampled_from([(1.0, 1e4), (1e4, 0.0)]))
     if 'row_weight' in case.axes:
         return  # rows of length 1
@@ -99,7 +96,7 @@ def keeps_its_digits(case: Case, draw: Draw) -> None:
 
 def overflows_in_sight(case: Case, draw: Draw) -> None:
     """Values of 1e18, whose squares no sum holds: where the loss is finite, so is its gradient."""
-    inputs, options = _floating(case, draw)
+    inputs, options = case.draw(draw, ('normal',), torch.float32)
     changed = dict(inputs, **{name: inputs[name] * 1e18 for name in _sides(case, draw)})
     if 'row_weight' not in case.axes:
         attempt(case, changed, options)
@@ -108,7 +105,7 @@ def overflows_in_sight(case: Case, draw: Draw) -> None:
 def layouts_do_not_matter(case: Case, draw: Draw) -> None:
     """Channels-last maps, views of larger tensors, expanded ones: the same loss and the same gradient, in any dtype."""
     dtype = draw(st.sampled_from(DTYPES))
-    inputs, options = drawn(case, draw, ORDINARY, dtype)
+    inputs, options = case.draw(draw, ORDINARY, dtype)
     found = attempt(case, inputs, options)
     layout = draw(st.sampled_from([_channels_last, _strided, _transposed]))
     other = attempt(case, {n: layout(x) if x.is_floating_point() else x for n, x in inputs.items()}, options)

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmdistill_dense import losses
 from mmdistill_dense.losses import tensors as blocks
 from tests.properties.cases import Case, Inputs
-from tests.properties.strategies import DTYPES, KINDS, ORDINARY, permuted, seeds, size_of
+from tests.properties.strategies import DTYPES, KINDS, ORDINARY, seeds
 
 Draw = Callable[..., Any]
 DOUBLE = torch.float64
@@ -36,17 +36,13 @@ def graded(
     return loss.detach(), {n: torch.zeros_like(inputs[n]) if grad is None else grad for n, grad in found}
 
 
-def drawn(case: Case, draw: Draw, kinds: tuple[str, ...], dtype: torch.dtype) -> tuple[Inputs, dict[str, Any]]:
-    return case.draw(draw, kinds, dtype)
-
-
 def close(ours: Tensor, theirs: Tensor, rtol: float = 1e-7) -> None:
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-9, equal_nan=False)
 
 
 def is_finite(case: Case, draw: Draw) -> None:
     """Any legal input gives a finite loss, no less than 0 where that is a distance, and finite gradients."""
-    inputs, options = drawn(case, draw, KINDS, draw(st.sampled_from([torch.float32, DOUBLE])))
+    inputs, options = case.draw(draw, KINDS, draw(st.sampled_from([torch.float32, DOUBLE])))
     loss, grads = graded(case, inputs, options)
     assert loss.ndim == 0 and math.isfinite(loss)
     assert all(bool(grad.isfinite().all()) for grad in grads.values())
@@ -58,7 +54,7 @@ def is_finite(case: Case, draw: Draw) -> None:
 def has_a_precision(case: Case, draw: Draw) -> None:
     """Half precision gives float32, the value of the lifted input; autocast outside changes nothing."""
     dtype = draw(st.sampled_from(DTYPES))
-    inputs, options = drawn(case, draw, ORDINARY, dtype)
+    inputs, options = case.draw(draw, ORDINARY, dtype)
     lifted = {name: x.float() if x.is_floating_point() and x.dtype != DOUBLE else x for name, x in inputs.items()}
     loss, grads = graded(case, inputs, options, autocast=draw(st.booleans()))
     expected, expected_grads = graded(case, lifted, options)
@@ -72,7 +68,7 @@ def has_a_precision(case: Case, draw: Draw) -> None:
 
 def has_the_gradient_of_its_values(case: Case, draw: Draw) -> None:
     """The gradient is that of the values: along a random direction it equals their difference."""
-    inputs, options = drawn(case, draw, ('normal',), DOUBLE)
+    inputs, options = case.draw(draw, ('normal',), DOUBLE)
     options |= {'student_mask': False} if 'student_mask' in options else {}  # which is taken as a constant
     if 'teacher' in inputs and torch.equal(inputs['student'], inputs['teacher']):
         inputs['teacher'] = 1.5 * inputs['teacher']  # an absolute difference of 0 has no derivative
@@ -87,7 +83,7 @@ def has_the_gradient_of_its_values(case: Case, draw: Draw) -> None:
 
 def teaches_nobody_else(case: Case, draw: Draw) -> None:
     """Only the named inputs get a gradient; without gradients the value is the same."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
+    inputs, options = case.draw(draw, ORDINARY, DOUBLE)
     leaves = {n: x.clone().requires_grad_() if x.is_floating_point() else x for n, x in inputs.items()}
     loss = case.loss(**leaves, **options)
     loss.backward()
@@ -99,57 +95,9 @@ def teaches_nobody_else(case: Case, draw: Draw) -> None:
         assert torch.equal(leaves[name].detach(), x), f'{name} was changed in place'
 
 
-def knows_no_order(case: Case, draw: Draw) -> None:
-    """Pictures, positions, channels in another order: the same loss, and the gradient in that order."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
-    letter = draw(st.sampled_from(case.orders))
-    (size,) = {size_of(x, case.axes[name], letter) for name, x in inputs.items()} - {None}
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(draw(seeds)))
-    moved = {name: permuted(x, case.axes[name], letter, order) for name, x in inputs.items()}
-    (loss, grads), (other, others) = graded(case, inputs, options), graded(case, moved, options)
-    close(other, loss)
-    for name, grad in grads.items():
-        close(others[name], permuted(grad, case.axes[name], letter, order))
-
-
-def averages(case: Case, draw: Draw) -> None:
-    """The loss of a batch is the mean of the losses of its pictures."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
-    count = len(next(iter(inputs.values())))
-    parts = [{n: x[i : i + 1] if case.axes[n].startswith('b') else x for n, x in inputs.items()} for i in range(count)]
-    close(torch.stack([case.loss(**part, **options) for part in parts]).mean(), case.loss(**inputs, **options))
-
-
-def knows_no_scale(case: Case, draw: Draw) -> None:
-    """A positive factor on one side does not matter."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
-    name, factor = draw(st.sampled_from(case.scale)), draw(st.sampled_from([0.125, 3.0, 100.0]))
-    changed = dict(inputs, **{name: inputs[name] * factor})
-    torch.testing.assert_close(case.loss(**changed, **options), case.loss(**inputs, **options), rtol=1e-3, atol=1e-4)
-
-
-def knows_no_offset(case: Case, draw: Draw) -> None:
-    """A constant per row, per channel or per position does not matter where the formula centres or normalises."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
-    name = draw(st.sampled_from(sorted(case.shift)))
-    x, kept = inputs[name], [case.axes[name].index(letter) for letter in case.shift[name]]
-    shape = [size if axis in kept else 1 for axis, size in enumerate(x.shape)]
-    offset = torch.randn(shape, generator=torch.Generator().manual_seed(draw(seeds)), dtype=DOUBLE)
-    loss = case.loss(**dict(inputs, **{name: x + offset}), **options)
-    torch.testing.assert_close(loss, case.loss(**inputs, **options), rtol=1e-6, atol=1e-7)
-
-
-def is_zero_for_equals(case: Case, draw: Draw) -> None:
-    """Equal student and teacher: nothing to learn."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
-    loss, grads = graded(case, dict(inputs, teacher=inputs['student'].clone()), options)
-    close(loss, torch.zeros_like(loss))
-    close(grads['student'], torch.zeros_like(grads['student']))
-
-
 def refuses_other_shapes(case: Case, draw: Draw) -> None:
     """A teacher of another shape is an error that names both shapes, and is never broadcast."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
+    inputs, options = case.draw(draw, ORDINARY, DOUBLE)
     axis = case.axes['student'].index(draw(st.sampled_from(case.unlike)))
     teacher = inputs['teacher']
     other = [*teacher.shape]
@@ -164,7 +112,7 @@ def refuses_other_shapes(case: Case, draw: Draw) -> None:
 
 def hides_no_nan(case: Case, draw: Draw) -> None:
     """Behind a finite loss no gradient is NaN; a loss of whole maps is not finite where a map is not."""
-    inputs, options = drawn(case, draw, ORDINARY, torch.float32)
+    inputs, options = case.draw(draw, ORDINARY, torch.float32)
     name = draw(st.sampled_from(sorted({*case.learns, *({'teacher'} & set(inputs))})))
     if not inputs[name].numel():
         return
@@ -202,7 +150,7 @@ def in_blocks(size: int) -> Iterator[None]:
 
 def knows_no_blocks(case: Case, draw: Draw) -> None:
     """Small blocks give the value and the gradient of large ones, in which the drawn maps fit whole."""
-    inputs, options = drawn(case, draw, ORDINARY, DOUBLE)
+    inputs, options = case.draw(draw, ORDINARY, DOUBLE)
     loss, grads = graded(case, inputs, options)
     with in_blocks(draw(st.sampled_from([1, 2, 7, 40]))):
         other, others = graded(case, inputs, options)
@@ -213,18 +161,12 @@ def knows_no_blocks(case: Case, draw: Draw) -> None:
 
 def promises(case: Case) -> dict[str, Callable[[Case, Draw], None]]:
     """Return what applies to a case, by name."""
-    sides = 'teacher' in case.axes and case.axes['teacher'].replace('d', 'c') == case.axes['student']
     asked = {
         'finite': is_finite,
         'precision': has_a_precision,
         'gradient': has_the_gradient_of_its_values,
         'gradients': teaches_nobody_else,
         'blocks': knows_no_blocks,
-        'order': knows_no_order if case.orders else None,
-        'parts': averages if case.averages else None,
-        'scale': knows_no_scale if case.scale else None,
-        'offset': knows_no_offset if case.shift else None,
-        'equals': is_zero_for_equals if case.zero and sides else None,
         'shapes': refuses_other_shapes if case.unlike else None,
         'NaN': hides_no_nan,
     }

@@ -11,8 +11,6 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
-Shape = tuple[int, ...]
-
 FEW, MANY = 12, 50  # examples of a property in `make test` and in `make soak`
 # All are legal: what a network gives at the start, at a dead channel, in a padded corner, before it diverges.
 KINDS = ('normal', 'zeros', 'constant', 'sparse', 'large', 'small', 'one pixel')
@@ -32,13 +30,7 @@ channels = st.integers(1, 6)
 temperatures = st.sampled_from([0.05, 0.5, 1.0, 4.0])
 
 
-@st.composite
-def map_shapes(draw: st.DrawFn) -> Shape:
-    """(B, C, H, W): odd sizes, 1 x 1 maps, one picture, one channel."""
-    return draw(batches), draw(channels), draw(sides), draw(sides)
-
-
-def tensor(seed: int, kind: str, shape: Shape, dtype: torch.dtype = torch.float32) -> Tensor:
+def tensor(seed: int, kind: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
     """Numbers of a kind; half precision never leaves its range."""
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -61,20 +53,3 @@ def tensor(seed: int, kind: str, shape: Shape, dtype: torch.dtype = torch.float3
 def values(kinds: tuple[str, ...] = KINDS) -> st.SearchStrategy[tuple[int, str]]:
     """A seed and a kind, the arguments of :func:`tensor`."""
     return st.tuples(seeds, st.sampled_from(kinds))
-
-
-def permuted(x: Tensor, axes: str, letter: str, order: Tensor) -> Tensor:
-    """A tensor with one of its named axes in another order; ``p`` is the positions, ``h`` and ``w`` together."""
-    if letter != 'p' or 'p' in axes:
-        return x.index_select(axes.index(letter), order) if letter in axes else x
-    if 'h' not in axes:
-        return x
-    first = axes.index('h')
-    return x.flatten(first, first + 1).index_select(first, order).view_as(x)
-
-
-def size_of(x: Tensor, axes: str, letter: str) -> int | None:
-    """How long a named axis is, ``None`` where the tensor has it not."""
-    if letter == 'p' and 'h' in axes:
-        return x.shape[axes.index('h')] * x.shape[axes.index('w')]
-    return x.shape[axes.index(letter)] if letter in axes else None

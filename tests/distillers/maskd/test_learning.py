@@ -26,10 +26,13 @@ from mmdistill_dense.losses import mask_dice, token_masks
 from mmdistill_dense.networks.taps import Tap
 
 
-def test_defaults_are_the_released_detection_settings():
+def test_defaults_are_the_released_detection_settings_and_the_identity_is_what_the_result_depends_on():
     learn = LearnOptions.parse({})
     assert learn.max_iters == 2000 and learn.optimizer == dict(type='Adam', lr=0.01, weight_decay=1e-3)
     assert learn.clip_grad is None and learn.dice_weight == 1 and learn.save_interval == 500
+    assert LearnOptions.parse(dict(save_interval=7, log_interval=9)).identity() == learn.identity()
+    for other in (dict(max_iters=7), dict(dice_weight=2.0), dict(schedule='poly'), dict(clip_grad=dict(max_norm=1))):
+        assert LearnOptions.parse(other).identity() != learn.identity(), other
 
 
 def test_poly_rate():
@@ -38,13 +41,6 @@ def test_poly_rate():
     assert rate(0) == 0.1 and rate(10000) == 0 and rate(2500) == pytest.approx(0.1 * 0.75**0.9)
     other = LearnOptions.parse(dict(optimizer=sgd, schedule='poly', max_iters=100, power=2.0, eta_min=0.02)).rate
     assert other(50) == pytest.approx(0.02 + 0.08 / 4)
-
-
-def test_identity_is_what_the_result_depends_on():
-    one = LearnOptions.parse(dict(save_interval=7, log_interval=9))
-    assert one.identity() == LearnOptions().identity()
-    for other in (dict(max_iters=7), dict(dice_weight=2.0), dict(schedule='poly'), dict(clip_grad=dict(max_norm=1))):
-        assert LearnOptions.parse(other).identity() != LearnOptions().identity(), other
 
 
 @pytest.mark.parametrize(('option', 'kind', 'words'), [
@@ -179,10 +175,9 @@ def learner(network=None, seed=0, shapes=None, taps=None, **options):
     return TokenLearner(task, seed, torch.device('cpu'))
 
 
-@pytest.mark.parametrize('seed', [0, 1, 2])
-def test_masks_part_and_sharpen_the_teachers_prediction(seed):
-    generator = torch.Generator().manual_seed(seed)
-    one = learner(seed=seed, max_iters=10000, schedule='poly', optimizer=SGD)  # the beginning of a Cityscapes run
+def test_masks_part_and_sharpen_the_teachers_prediction():
+    generator = torch.Generator().manual_seed(0)
+    one = learner(max_iters=10000, schedule='poly', optimizer=SGD)  # the beginning of a Cityscapes run
     first = one.step(*blobs(generator))
     for _ in range(199):
         last = one.step(*blobs(generator))
@@ -209,27 +204,19 @@ def test_initial_values():
     assert not torch.equal(values['0.mask_token'], other['0.mask_token'])
 
 
-def test_one_step_is_the_optimizers_on_the_sum_of_task_and_weighted_dice():
-    generator = torch.Generator().manual_seed(0)
-    logits, labels = blobs(generator)
-    one = learner(optimizer=dict(type='SGD', lr=0.1), dice_weight=0.3)
+def test_one_step_is_the_optimizers_on_the_sum_of_task_and_weighted_dice_and_clipping_bounds_it():
+    logits, labels = blobs(torch.Generator().manual_seed(0))
+    options = dict(optimizer=dict(type='SGD', lr=0.1), dice_weight=0.3)
+    one, clipped = learner(**options), learner(**options, clip_grad=dict(max_norm=1e-3))
     token = one.detached()['0.mask_token'].requires_grad_()
     masks = token_masks(token, logits)
     total = F.cross_entropy(logits * masks.sum(1, keepdim=True), labels) + 0.3 * mask_dice(masks)
     (gradient,) = torch.autograd.grad(total, token)
-    one.step(logits, labels)
+    for each in (one, clipped):
+        each.step(logits, labels)
     torch.testing.assert_close(one.detached()['0.mask_token'], token.detach() - 0.1 * gradient)
-
-
-def test_clipping_bounds_the_step():
-    logits, labels = blobs(torch.Generator())
-    sgd = dict(type='SGD', lr=1.0)
-    free, clipped = learner(optimizer=sgd), learner(optimizer=sgd, clip_grad=dict(max_norm=1e-3))
-    start = free.detached()['0.mask_token']
-    for one in (free, clipped):
-        one.step(logits, labels)
-    assert (free.detached()['0.mask_token'] - start).norm() > 2e-3
-    assert (clipped.detached()['0.mask_token'] - start).norm().item() == pytest.approx(1e-3, rel=1e-3)
+    length = (clipped.detached()['0.mask_token'] - token.detach()).norm().item()
+    assert gradient.norm() > 2e-3 and length == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_state_continues_to_the_same_bits():
@@ -264,7 +251,7 @@ def two():
     return learner(TwoLevels(), shapes=shapes, taps=[GatedTap(Tap.parse('head'), 0, 2)])
 
 
-def test_a_loss_that_is_not_finite_skips_the_step(two):
+def test_a_loss_that_is_not_finite_skips_the_step_and_too_many_in_a_row_end_the_learning(two):
     data = blobs(torch.Generator())
     two.step(*data)
     before = two.detached()
@@ -277,12 +264,7 @@ def test_a_loss_that_is_not_finite_skips_the_step(two):
     two.task.teacher.network.poison = False
     two.step(*data)
     assert two.skipped == 0 and all(value.isfinite().all() for value in two.detached().values())
-
-
-def test_too_many_in_a_row_end_the_learning_and_name_iteration_and_level(two):
-    data = blobs(torch.Generator())
-    two.step(*data)
     two.task.teacher.network.poison = True
-    with pytest.raises(RuntimeError, match=r'10 iterations in a row, the last is 10 \(task loss not finite, level 1\)'):
+    with pytest.raises(RuntimeError, match=r'10 iterations in a row, the last is 20 \(task loss not finite, level 1\)'):
         for _ in range(PATIENCE):
             two.step(*data)

@@ -50,23 +50,18 @@ def finished(tmp_path_factory):
 # The ladder
 
 
-def test_tokens_are_learned_once_and_kept(finished):
+def test_tokens_are_learned_once_and_kept_and_the_log_tells_how(finished):
     work_dir, tokens, _ = finished
     (name,) = token_files(work_dir)
-    assert name.startswith('maskd-t') and name.endswith('.pth')
     content = torch.load(work_dir / 'maskd_tokens' / name, weights_only=True)
     assert same({f'mask_modules.{key}': value for key, value in tokens.items()}, content['state_dict'])
     meta = content['meta']
-    assert f'maskd-{meta["fingerprint"]}.pth' == name and meta['taps'] == ['decode_head.conv_seg']
+    assert name == f'maskd-{meta["fingerprint"]}.pth' and meta['taps'] == ['decode_head.conv_seg']
     assert meta['learn']['max_iters'] == 6 and meta['receipt']['file'] == 'fcn_16.pth'
     assert str(work_dir) not in str(meta)
-
-
-def test_the_log_tells_how_learning_goes(finished):
-    lines = [line for line in log_of(finished[0]).splitlines() if 'maskd: tokens [' in line]
+    lines = [line for line in log_of(work_dir).splitlines() if 'maskd: tokens [' in line]
     assert [line.split('tokens [')[1].split(']')[0] for line in lines] == ['3/6', '6/6']
-    for word in ('lr: ', 'task loss: ', 'dice: '):
-        assert all(word in line for line in lines), word
+    assert all(word in line for line in lines for word in ('lr: ', 'task loss: ', 'dice: '))
 
 
 def test_a_run_that_learned_and_one_that_found_tokens_train_the_same_student(finished, tmp_path, learned):
@@ -74,36 +69,6 @@ def test_a_run_that_learned_and_one_that_found_tokens_train_the_same_student(fin
     shutil.copytree(work_dir / 'maskd_tokens', tmp_path / 'maskd_tokens')
     again = run(tmp_path, iters=5)
     assert not learned and same(tokens_of(again), tokens) and same(toys.student_state(again.model), student)
-
-
-def by_epoch(config):
-    """One epoch of four iterations instead."""
-    config.train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
-    config.train_dataloader.sampler.type = 'DefaultSampler'
-    config.default_hooks.checkpoint.by_epoch = config.log_processor.by_epoch = True
-
-
-def as_it_is(config):
-    """Iterations."""
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('workers', [0, 1])
-@pytest.mark.parametrize('change', [by_epoch, as_it_is])
-def test_the_same_with_a_detector_whose_learning_draws_numbers(tmp_path, learned, workers, change):
-    """Proposals are sampled at random while tokens are learned; the data are drawn by workers or not."""
-
-    def states():
-        model = det_model(NECK, 'faster_rcnn', 'faster_rcnn')
-        config = toys.det_run_config(tmp_path, model, iters=4, train_dataloader=dict(num_workers=workers))
-        change(config)
-        runner = toys.train(tmp_path, config)
-        return toys.student_state(runner.model), runner.model.distillers.state_dict()
-
-    first = states()
-    assert learned == [0, 1, 2, 3, 4, 5]
-    second = states()
-    assert len(learned) == 6 and all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -163,10 +128,7 @@ def stop_at(patched, iteration):
 
 @pytest.mark.parametrize(('kind', 'after', 'workers'), [
     ('faster_rcnn', 3, 0),
-    *(
-        pytest.param(*case, marks=pytest.mark.soak)
-        for case in [('fcn', 3, 0), ('fcn', 4, 0), ('fcn', 3, 2), ('fcn', 4, 2), ('faster_rcnn', 3, 2)]
-    ),
+    *(pytest.param(*case, marks=pytest.mark.soak) for case in [('fcn', 3, 0), ('fcn', 4, 2), ('faster_rcnn', 3, 2)]),
 ])  # fmt: skip
 def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, learned, workers, kind, after):
     """The two-stage detector's own loss samples at random."""
@@ -184,10 +146,8 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
         start('cut')
     (partial,) = token_files(tmp_path / 'cut')
     assert partial.endswith('.partial.pth') and learned == list(range(after))
-    if kind == 'fcn' and not workers:
-        given = dict(LOGITS, tokens=str(tmp_path / 'cut' / 'maskd_tokens' / partial))
-        with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is unfinished: remove tokens'):
-            run(tmp_path / 'other', seg_model(given))
+    with pytest.raises(ValueError, match=r'tokens=.*\.partial\.pth.* is unfinished: remove tokens'):
+        run(tmp_path / 'other', with_tokens(tmp_path / 'cut' / 'maskd_tokens' / partial))
     assert not multiprocessing.active_children(), 'the workers are gone, even so'
     learned.clear()
     again = start('cut')
@@ -196,15 +156,12 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert same(toys.student_state(again.model), toys.student_state(whole.model))
 
 
-@pytest.mark.parametrize('changes', [
-    dict(train_dataloader=dict(batch_size=4)),
-    pytest.param(dict(randomness=dict(seed=6)), marks=pytest.mark.soak),
-])  # fmt: skip
-def test_an_unfinished_file_of_another_seed_or_batch_size_is_not_continued(tmp_path, monkeypatch, learned, changes):
+def test_an_unfinished_file_of_another_batch_size_is_not_continued(tmp_path, monkeypatch, learned):
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
         stop_at(patched, 3)
         run(tmp_path)
     learned.clear()
+    changes = dict(train_dataloader=dict(batch_size=4))
     runner = run(tmp_path, log_level='INFO', **changes)
     assert learned == [0, 1, 2, 3, 4, 5] and 'the unfinished tokens were started with' in log_of(tmp_path)
     assert same(tokens_of(runner), tokens_of(run(tmp_path / 'alone', **changes)))
@@ -243,13 +200,6 @@ def with_tokens(path, **options):
 
 def the_file(finished):
     return next((finished[0] / 'maskd_tokens').iterdir())
-
-
-@pytest.mark.parametrize('source', ['file', 'checkpoint'])
-def test_given_tokens_are_taken(finished, tmp_path, learned, source):
-    path = the_file(finished) if source == 'file' else finished[0] / 'iter_2.pth'
-    runner = run(tmp_path, with_tokens(path))
-    assert not learned and same(tokens_of(runner), finished[1]) and not (tmp_path / 'maskd_tokens').exists()
 
 
 @pytest.mark.parametrize('source', ['file', 'checkpoint'])
@@ -303,14 +253,10 @@ def test_a_released_detection_file_is_taken(tmp_path, learned):
     assert all(torch.equal(value, state[f'neck.mask_modules.{name}']) for name, value in tokens.items())
 
 
-def test_tokens_that_do_not_fit_are_refused(finished, tmp_path):
-    with pytest.raises(ValueError) as error:
+def test_tokens_that_do_not_fit_or_are_not_there_are_refused(finished, tmp_path):
+    words = 'holds 3 tokens of 7 channels on 1 level.*needs 4 tokens of 7 channels'
+    with pytest.raises(ValueError, match=words):
         run(tmp_path, with_tokens(the_file(finished), num_tokens=4))
-    message = str(error.value)
-    assert 'holds 3 tokens of 7 channels on 1 level' in message and 'needs 4 tokens of 7 channels' in message
-
-
-def test_a_missing_file_names_the_option(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model\.distillers\.maskd\.tokens='nowhere\.pth': no such file"):
         run(tmp_path, with_tokens('nowhere.pth'))
 
@@ -360,11 +306,8 @@ def state_of(runner):
 
 
 @pytest.mark.parametrize(('kind', 'workers'), [
-    *[('retinanet', 2), ('fcn', 0)],
-    *(
-        pytest.param(*case, marks=pytest.mark.soak)
-        for case in [('cascade_mask_rcnn', 0), ('retinanet', 0), ('fcn', 2)]
-    ),
+    *(('retinanet', 2), ('fcn', 0)),
+    *(pytest.param(*case, marks=pytest.mark.soak) for case in [('cascade_mask_rcnn', 0), ('fcn', 2)]),
 ])  # fmt: skip
 def test_streams_teacher_student_and_processes_are_left_alone(tmp_path, learned, kind, workers):
     Before.seen.clear()

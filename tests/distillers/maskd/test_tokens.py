@@ -76,10 +76,9 @@ def test_released_detection_layouts(tmp_path, dump):
 
 
 @pytest.mark.parametrize('nested', [True, False])
-@pytest.mark.parametrize('parameter', [True, False])
-def test_released_segmentation_layout(tmp_path, nested, parameter):
+def test_released_segmentation_layout(tmp_path, nested):
     token = torch.randn(8, 19)
-    dump = {'mask_token': torch.nn.Parameter(token) if parameter else token}
+    dump = {'mask_token': torch.nn.Parameter(token)}
     tokens, _ = read_tokens(saved(tmp_path, {'state_dict': dump} if nested else dump), 'maskd')
     assert same(tokens, {'0.mask_token': token})
 
@@ -96,13 +95,10 @@ def test_a_checkpoint_gives_the_tokens_under_the_distillers_name(tmp_path):
         read_tokens(path, 'third')
 
 
-def test_a_file_without_tokens(tmp_path):
+def test_a_file_without_tokens_and_one_with_code(tmp_path):
     path = saved(tmp_path, {'state_dict': {'backbone.conv1.weight': torch.ones(1)}})
     with pytest.raises(ValueError, match=r"holds no tokens.*'backbone.conv1.weight'"):
         read_tokens(path, 'maskd')
-
-
-def test_a_file_with_code_is_not_run(tmp_path):
     path = saved(tmp_path, {'mask_token': torch.ones(2, 3), 'meta': types.SimpleNamespace()})
     with pytest.raises(ValueError, match='SimpleNamespace.*could run code'):
         read_tokens(path, 'maskd')
@@ -114,18 +110,16 @@ def test_fitting_leaves_out_a_branch_that_is_not_used():
 
 
 @pytest.mark.parametrize(('found', 'words'), [
-    (values(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
-    (values(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
-    (values(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
-    (values(levels=3), '3 tokens of 4 channels on 3 levels, with mask weights'),
-    (values(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
+    (dict(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
+    (dict(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
+    (dict(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
+    (dict(levels=3), '3 tokens of 4 channels on 3 levels, with mask weights'),
+    (dict(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
 ])  # fmt: skip
 def test_a_file_that_does_not_fit_is_described_beside_what_is_needed(found, words):
-    with pytest.raises(ValueError) as error:
-        fit_tokens(found, shapes(values()), "tokens='x.pth'")
-    message = str(error.value)
-    assert f"tokens='x.pth' holds {words};" in message
-    assert 'needs 3 tokens of 4 channels on 2 levels, with mask weights' in message
+    needed = 'needs 3 tokens of 4 channels on 2 levels, with mask weights'
+    with pytest.raises(ValueError, match=f"tokens='x.pth' holds {words};.*{needed}"):
+        fit_tokens(values(**found), shapes(values()), "tokens='x.pth'")
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -192,29 +186,28 @@ def test_heads_in_front_of_the_last_tap_count(teacher, changed):
         assert teacher_fingerprint(other, taps) != teacher_fingerprint(teacher, taps)
 
 
-def test_taps_settings_data_and_normalisation_count(teacher):
+def reconfigured(teacher, **changes):
+    """The same network whose config says something else."""
+    other = copy.copy(teacher)
+    other.network, other.config = teacher.network, copy.deepcopy(teacher.config)
+    for part, option in changes.items():
+        other.config.model[part].update(option)
+    return other
+
+
+def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_weights_lie(teacher):
     first = whole(teacher, settings=dict(T=6), dataset=dict(type='A'))
     assert first == whole(teacher, settings=dict(T=6), dataset=dict(type='A'))
+    brighter = reconfigured(teacher, data_preprocessor=dict(mean=[0.0, 0.0, 0.0]))
     others = [
         whole(teacher, [Tap.parse('neck[:3]')], dict(T=6), dict(type='A')),
         whole(teacher, NECK, dict(T=8), dict(type='A')),
         whole(teacher, NECK, dict(T=6), dict(type='B')),
+        whole(brighter, NECK, dict(T=6), dict(type='A')),
     ]
-    brighter = copy.copy(teacher)
-    brighter.network = teacher.network
-    brighter.config = copy.deepcopy(teacher.config)
-    brighter.config.model.data_preprocessor.mean = [0.0, 0.0, 0.0]
-    others.append(whole(brighter, NECK, dict(T=6), dict(type='A')))
-    assert len({first, *others}) == 5
-    assert teacher_fingerprint(brighter, NECK) != teacher_fingerprint(teacher, NECK)
-
-
-def test_where_pretrained_weights_lie_does_not_count(teacher):
-    other = copy.copy(teacher)
-    other.network = teacher.network
-    other.config = copy.deepcopy(teacher.config)
-    other.config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='/my/folder/resnet18.pth')
-    assert whole(other) == whole(teacher)
+    assert len({first, *others}) == 5 and teacher_fingerprint(brighter, NECK) != teacher_fingerprint(teacher, NECK)
+    moved = reconfigured(teacher, backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='/my/resnet18.pth')))
+    assert whole(moved) == whole(teacher)
 
 
 def test_the_first_pass_does_not_count():

@@ -1,0 +1,127 @@
+"""Methods that compare one vector a picture: QueueKL and SimReg against their formulas, and the queue's size."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmengine.dataset import RepeatDataset
+
+from mmdistill_dense.datasets import ShapesSegDataset
+from mmdistill_dense.distillers import QueueKL, SimReg
+from mmdistill_dense.distillers.base import RunState
+from tests.distillers.steps import draw, set_up
+
+
+def queue_of(teacher=(4, 4, 6), **options):
+    made = set_up(QueueKL, [(3, 4, 6), teacher], **dict(dict(queue_size=5, monitor_interval=1), **options))
+    made.state = RunState()
+    return made
+
+
+def run(made, student, teacher):
+    return made({'tap': [student]}, {'tap': [teacher]}, None)
+
+
+def naive(student, teacher, keys, t, s):
+    """Plain arithmetic, of one picture."""
+
+    def distribution(row, tau):
+        scores = [math.exp(sum(a * b for a, b in zip(row, key, strict=True)) / tau) for key in keys.tolist()]
+        return [score / sum(scores) for score in scores]
+
+    p, q = distribution(teacher.tolist(), t), distribution(student.tolist(), s)
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+@pytest.mark.parametrize(('init', 'own_key'), [('empty', False), ('zeros', False), ('empty', True)])
+def test_pictures_are_compared_with_those_of_their_step_and_of_earlier_ones(init, own_key):
+    """Or with themselves and earlier ones (SEED); the gradient is that of the cross-entropy."""
+    made = queue_of(temperature=0.05, student_temperature=0.2, queue_init=init, own_key=own_key)
+    earlier = torch.zeros(0, 4, dtype=torch.float64)
+    for step in range(4):
+        student, teacher = draw(2, 3, 4, 6, seed=step).requires_grad_(), draw(2, 4, 4, 6, seed=10 + step)
+        made.state.iteration = step
+        found = run(made, student, teacher)
+        s = F.normalize(F.conv2d(student, made.aligns[0][0].weight, made.aligns[0][0].bias).mean((2, 3)), dim=1)
+        t = F.normalize(teacher.mean((2, 3)), dim=1)
+        held = torch.cat([earlier, t])[-5:]
+        blank = torch.zeros((5 - len(held)) * (init == 'zeros'), 4, dtype=torch.float64)
+        keys = [torch.cat([b[None], earlier]) if own_key else torch.cat([held, blank]) for b in t]
+        each = [naive(a, b, k, 0.05, 0.2) for a, b, k in zip(s, t, keys, strict=True)]
+        assert found['loss_queue'].item() == pytest.approx(sum(each) / 2, rel=1e-8)
+        entropy = [F.cross_entropy((a @ k.t() / 0.2)[None], (b @ k.t() / 0.05).softmax(0)[None])
+                   for a, b, k in zip(s, t, keys, strict=True)]  # fmt: skip
+        losses = found['loss_queue'], sum(entropy) / 2
+        torch.testing.assert_close(*(torch.autograd.grad(one, student, retain_graph=True)[0] for one in losses))
+        if init == 'empty':
+            assert ('acc_top1' in found) == (step > 0) and int(made.parts[0].filled) == len(held)
+        if step and init == 'empty':
+            nearest = ((s * t).sum(1) >= (s @ earlier.t()).amax(1)).double().mean() * 100
+            assert found['acc_top1'] == nearest
+        earlier = held
+
+
+def test_two_views_enter_one_after_the_other():
+    made = queue_of()
+    students, teachers = ([draw(2, c, 4, 6, seed=seed) for seed in (c, c + 9)] for c in (3, 4))
+    loss = made({'tap': students}, {'tap': teachers}, None)['loss_queue']
+    made = queue_of()
+    apart = [run(made, s, t)['loss_queue'] for s, t in zip(students, teachers, strict=True)]
+    torch.testing.assert_close(loss, sum(apart) / 2)
+
+
+def test_a_broken_vector_does_not_enter():
+    made, teacher = queue_of(), draw(2, 4, 4, 6)
+    broken = torch.cat([teacher[:1] * float('nan'), teacher[1:]])
+    for x in (teacher, broken, teacher):
+        loss = run(made, draw(2, 3, 4, 6), x)['loss_queue']
+    assert loss.isfinite() and made.parts[0].filled == 5 and made.parts[0].rows.isfinite().all()
+
+
+def prepared(made, images):
+    """What it logs for a run on so many pictures."""
+    said = []
+    logger = SimpleNamespace(info=said.append, warning=said.append)
+    loader = SimpleNamespace(dataset=range(images) if isinstance(images, int) else images)
+    made.prepare(SimpleNamespace(train_dataloader=loader, logger=logger), None)
+    return said
+
+
+@pytest.mark.parametrize(
+    ('images', 'size'),
+    [(40, 16), (51, 32), (1000, 256), (20_000, 4096), (20_001, 8192),
+     (RepeatDataset(ShapesSegDataset(num_images=20), 40), 16)],
+)  # fmt: skip
+def test_the_queue_by_the_number_of_pictures_without_their_repetitions(images, size):
+    made, again = queue_of(queue_size='auto'), queue_of(queue_size='auto')
+    assert f'{size} vectors' in prepared(made, images)[0]
+    assert made.parts[0].size == made.queue_size == size
+    again.load_state_dict(made.state_dict())
+    prepared(again, 30)
+    assert again.parts[0].size == size, 'a resumed run keeps it'
+
+
+def test_a_long_queue_is_told():
+    assert 'queue_size=501 is large for 1000 training pictures' in prepared(queue_of(queue_size=501), 1000)[0]
+    assert not prepared(queue_of(queue_size=500), 1000)
+
+
+def test_taps_that_do_not_fit_queue_kl_are_named():
+    with pytest.raises(ValueError, match=r'gives \(9, 4\) .* neither a map'):
+        queue_of((9, 4))
+    with pytest.raises(ValueError, match='head=None needs equal numbers'):
+        queue_of(head=None)
+
+
+def test_simreg_is_the_angle_to_the_mean_of_the_teachers_map():
+    made = set_up(SimReg, [(3, 4, 6), (5, 2, 2)], head=dict(type='mlp4', hidden=7, bias=True))
+    shapes = [tuple(one.weight.shape[:2]) for one in made.aligns[0].modules() if isinstance(one, torch.nn.Conv2d)]
+    assert shapes == [(7, 3), (3, 7), (7, 3), (5, 7)] and made.aligns[0][1][3].bias is not None
+    student, teacher = draw(4, 3, 4, 6), draw(4, 5, 2, 2, seed=1)
+    rows = made.aligns[0](student.mean((2, 3), keepdim=True))[..., 0, 0].tolist()
+    total = 0.0
+    for s, t in zip(rows, teacher.mean((2, 3)).tolist(), strict=True):
+        total += 2 - 2 * sum(a * b for a, b in zip(s, t, strict=True)) / math.hypot(*s) / math.hypot(*t)
+    assert run(made, student, teacher)['loss_simreg'].item() == pytest.approx(total / 4, rel=1e-9)

@@ -1,0 +1,319 @@
+"""What every method promises in every way that it compares: on bare maps, degenerate ones too, and in real networks."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mmdistill_dense.losses import tensors as precision
+from mmdistill_dense.registry import DISTILLERS
+from tests import toys
+from tests.distillers.case import DistillerCase
+from tests.distillers.steps import detector_steps, trained_children
+from tests.distillers.test_ld import a_teacher
+from tests.distillers.ways import SIDE, WAYS, WHOLE, Way, maps, samples
+
+# The shared case of each method, in tiny real networks too
+
+
+def equal(*shape: int) -> dict[str, Any]:
+    return dict(student=(2, *shape), teacher=(2, *shape), zero_on_identical=True)
+
+
+SCORES = 'decode_head.conv_seg'
+WIDE = dict(student=(2, 16, 8, 8), teacher=(2, 32, 8, 8), zero_on_identical=True)
+LAST = dict(student_tap='backbone[3]')
+QUEUE = dict(queue_size=16, queue_init='random')
+NECK = dict(detects=True, net='retinanet', student=(2, 6, 8, 8), teacher=(2, 10, 8, 8))
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is the method
+    'AT': ({}, dict(zero_on_identical=True)),
+    'AfDCD': (dict(pool_size=0), {}),
+    'AfDCD enhanced': (dict(projector='enhanced', patch_size=None, mask=dict(type='centre')), {}),
+    'CIRKD': (
+        dict(temperature=0.5, num_classes=7, pixel_memory=20, region_memory=4, pixel_contrast=30),
+        dict(net='deeplabv3'),
+    ),
+    'CIRKD of a batch': (dict(pixel_weight=0, region_weight=0, pool=2, temperature=0.5), equal(6, 8, 8)),
+    'CWD': ({}, equal(5, 6, 7)),
+    'CWD of features': (dict(student_tap=f'{SCORES}:input'), {}),
+    'CanKD': (LAST, {}),
+    'DIST': ({}, equal(5, 6, 7)),
+    'DeFeat': (dict(student_tap='neck'), NECK),
+    'FGD': (dict(student_tap='neck', alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4), NECK),
+    'FRS': (dict(student_tap=['backbone[3]', SCORES]), dict(student=(2, 12, 8, 8), teacher=(2, 12, 8, 8))),
+    'FeatureMatch': ({}, {}),
+    'FeatureMatch of tokens': (
+        dict(standardise='token', smooth_l1=0.0, mse=0.5, resize='teacher'),
+        dict(teacher=(2, 128, 5, 3)),
+    ),
+    'FitNet': ({}, {}),
+    'FreeKD': (dict(LAST, num_tokens=4), {}),
+    'FreeKD of scores': (dict(student_tap=SCORES, num_tokens=2, align='none', bands='all'), equal(19, 9, 12)),
+    'HeadOutputKD': (dict(student_tap=SCORES, beta=0.11), equal(6, 6, 7)),
+    'HeadOutputKD by softmax': (dict(student_tap=SCORES, form='softmax', temperature=2.0), equal(6, 6, 7)),
+    'IFVD': ({}, WIDE),
+    'LD': (dict(main_weight=0.5), dict(equal(36, 8, 8), waits=4, detects=True, net='gfl')),  # masks, inside, number
+    'LogitKD': (dict(temperature=2.0), equal(5, 6, 7)),
+    'LogitKD standardised': (dict(temperature=2.0, standardise=True), equal(5, 6, 7)),
+    'MGD': (dict(LAST, mask_ratio=0.75, alpha=2e-4), {}),
+    'MasKD': (dict(LAST, num_tokens=4, student_mask_from=0), {}),
+    'MasKD of scores': (
+        dict(student_tap=SCORES, num_tokens=8, weight_mask=False, align='none', factor=0.5, eps=1e-5),
+        equal(19, 8, 16),
+    ),
+    'MaskedMimic': ({}, {}),  # the tests' own, with parameters and random masks
+    'PCD': (QUEUE, {}),
+    'PCD with everything': (
+        dict(QUEUE, head=dict(type='mlp2', hidden=32), attention={}, center=True, num_pixels=20),
+        {},
+    ),
+    'PKD': (dict(student_tap=SCORES), equal(7, 8, 8)),
+    'PKD of other widths': (LAST, {}),
+    'QueryMatch': ({}, {}),
+    'QueueKL': (QUEUE, {}),
+    'SKD': ({}, WIDE),
+    'SimReg': (dict(head=dict(type='linear')), {}),
+    'TokenRelations': ({}, {}),
+}
+
+
+class HeadCase(DistillerCase):
+    """With a teacher whose head says which anchors are positive."""
+
+    samples = toys.det_batch()['data_samples']
+
+    def make(self, **changes: Any) -> Any:
+        distiller = super().make(**changes)
+        distiller.teacher = a_teacher()
+        return distiller
+
+
+for title, (option, found) in CASES.items():
+    kind = title.split()[0]
+    base = HeadCase if kind == 'LD' else DistillerCase
+    name = 'Test' + title.title().replace(' ', '')
+    globals()[name] = type(name, (base,), dict(found, option=dict(option, type=kind)))
+
+ALL = pytest.mark.parametrize('way', WAYS.values(), ids=WAYS)
+FITTING = pytest.mark.parametrize(
+    'way', [pytest.param(way, id=name) for name, way in WAYS.items() if way.option is not WHOLE]
+)
+
+
+def named(*names: str) -> Any:
+    return pytest.mark.parametrize('way', [pytest.param(way, id=n) for n, way in WAYS.items() if way.name in names])
+
+
+def test_every_registered_method_is_asked() -> None:
+    ours = {name for name, kind in DISTILLERS.module_dict.items() if kind.__module__.startswith('mmdistill_dense.')}
+    assert ours == {way.name for way in WAYS.values()} | {'CrossKD', 'KDDETR'}, 'which need a head, see their own tests'
+
+
+def check_finite(loss: Tensor, grad: Tensor) -> None:
+    assert math.isfinite(loss) and grad.isfinite().all()
+
+
+@pytest.mark.parametrize('change', [dict(), dict(c=1), dict(d=1), dict(c=1, d=1), dict(side=1)], ids=str)
+@ALL
+def test_it_teaches_or_is_refused(way: Way, change: dict[str, int]) -> None:
+    """One class, one channel, one position: no training for hours with a constant loss."""
+    shapes = way.shapes(**change)
+    try:
+        distiller = way.made(*shapes)
+    except ValueError as error:
+        assert change or way.option is WHOLE, error
+        assert str(error).startswith('distillers.mine') and len(str(error).split()) > 8
+        return
+    loss, grad = way.step(distiller, *maps(*shapes), samples())
+    check_finite(loss, grad)
+    assert grad.norm() > 1e-9, 'a loss without a gradient'
+
+
+@FITTING
+def test_flat_maps_huge_ones_and_none(way: Way) -> None:
+    """Finite on constants, zeros, offsets and scales of 1e4, in half precision; no NaN behind a finite loss at 1e18."""
+    student, teacher = maps(*way.shapes())
+    flat = [x.mean((2, 3), keepdim=True).expand_as(x) for x in (student, teacher)]
+    zeros = [torch.zeros_like(x) for x in (student, teacher)]
+    for s, t in [
+        *((flat[0], teacher), (student, flat[1]), flat, (zeros[0], teacher), (student, zeros[1]), zeros),
+        *((student + 1e4, teacher), (student, teacher + 1e4), (student * 1e4, teacher), (student, teacher * 1e4)),
+        *((x.contiguous(memory_format=torch.channels_last) for x in (student, teacher)), (student.mT, teacher.mT)),
+    ]:
+        check_finite(*way.step(way.made(), s, t, samples()))
+    for s, t in ((student * 1e18, teacher), (student, teacher * 1e18), (student * 1e18, teacher * 1e18)):
+        loss, grad = way.step(way.made(), s, t, samples())
+        assert not loss.isfinite() or not grad.isnan().any()
+    exact = way.step(way.made(), student, teacher, samples())[0]
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast('cpu', dtype):
+            loss, grad = way.step(way.made(), student.to(dtype), teacher.to(dtype), samples())
+        assert loss.dtype == torch.float32 and grad.dtype == dtype
+        check_finite(loss, grad)
+        torch.testing.assert_close(loss, exact, rtol=0.1, atol=1e-2)
+
+
+@FITTING
+def test_nothing_annotated_and_no_picture(way: Way) -> None:
+    """All labels ignored and no box: finite. A batch of no picture: finite, or refused in words."""
+    student, teacher = maps(*way.shapes())
+    check_finite(*way.step(way.made(), student, teacher, samples(ignored=True)))
+    try:
+        check_finite(*way.step(way.made(), student[:0], teacher[:0], []))
+    except ValueError as error:
+        assert str(error).startswith('distillers.mine') and 'needs' in str(error)
+
+
+@FITTING
+def test_labels_are_asked_for_where_they_are_read_and_ignored_elsewhere(way: Way) -> None:
+    distiller, given = way.made(), maps(*way.shapes())
+    if not distiller.needs_labels:
+        found = [way.step(way.made(), *given, labels)[0] for labels in (samples(), None)]
+        assert torch.equal(*found)
+        return
+    distiller.teacher = a_teacher() if way.name == 'LD' else None
+    for missing in (None, [type(one)(metainfo=one.metainfo) for one in samples()]):
+        if way.name != 'RoIHeadKD':  # which reads none, and needs the proposals of a pass with labels
+            with pytest.raises(ValueError, match=r'distillers\.mine (compares classes and )?needs (label maps|boxes)'):
+                way.step(distiller, *given, missing)
+
+
+@FITTING
+def test_pictures_smaller_than_the_traced_size_stop_no_run(way: Way) -> None:
+    for side in (5, 3, 1):
+        check_finite(*way.step(way.made(), *maps(*way.shapes(side=side)), samples()))
+
+
+@named('FeatureMatch', 'PCD', 'QueryMatch', 'QueueKL', 'SimReg', 'TokenRelations')
+def test_what_lies_in_the_padding_takes_no_part(way: Way) -> None:
+    """In loss, gradient, statistics and queues; all that lies in the picture does."""
+    student, teacher = maps(*way.shapes())
+    inside = torch.ones(2, SIDE, SIDE, dtype=torch.bool)
+    inside[1, 5:] = inside[1, :, 3:] = False
+    found = []
+    for number in range(2):
+        distiller = way.made()
+        given = [torch.where(inside[:, None], x, 7.0 * number * x.flip(1)) for x in (student, teacher)]
+        for distiller.state.iteration in (0, 1):  # the second one meets the queue of the first
+            loss, grad = way.step(distiller, *given, samples(padded=True))
+        found.append((loss, grad, distiller.state_dict()))
+    torch.testing.assert_close(*found)
+    touched = found[0][1].abs().sum(1) > 0
+    drawn = way.option.get('num_pixels') or way.option.get('diagonal') is False
+    assert not touched[~inside].any() and (drawn or torch.equal(touched, inside))
+
+
+@FITTING
+def test_evaluation_leaves_no_trace(way: Way) -> None:
+    distiller = way.made().eval()
+    before = {name: value.clone() for name, value in distiller.state_dict().items()}
+    way.step(distiller, *maps(*way.shapes()), samples())
+    assert not toys.differing(before, distiller.state_dict())
+
+
+@ALL
+def test_rows_of_tokens_are_refused(way: Way) -> None:
+    """(B, N, C): a softmax over dim 1 would be one over the tokens. Plain differences need no axis of classes."""
+    if way.name in ('LD', 'RoIHeadKD') or way.option.get('form') in ('l1', 'smooth_l1'):
+        return
+    with pytest.raises(ValueError, match=r'^distillers\.mine: .*64, 6\)'):
+        way.made((2, 64, 6), (2, 64, 6))
+
+
+@pytest.mark.parametrize(('name', 'off', 'left'), [
+    ('AfDCD', 'fd_weight', ['loss_ctr']),
+    ('AfDCD', 'ctr_weight', ['loss_fd']),
+    ('DeFeat', 'foreground_weight', ['loss_background']),
+    ('DeFeat', 'background_weight', ['loss_foreground']),
+    ('FRS', 'class_weight', ['loss_feature']),
+    ('FRS', 'feature_weight', ['loss_class']),
+    ('FreeKD', 'mse_weight', ['loss_freekd']),
+    ('LD', 'main_weight', ['loss_kd', 'loss_vlr']),
+    ('LD', 'valuable_weight', ['loss_kd', 'loss_ld']),
+    ('LD', 'class_weight', ['loss_ld', 'loss_vlr']),
+])  # fmt: skip
+def test_a_term_of_weight_0_is_left_out_and_the_others_stay(name: str, off: str, left: list) -> None:
+    """Each parameter gets a gradient, since DDP waits for every one of them."""
+    way, (student, teacher), found = Way(name, {**WAYS[name].option, off: 0.0}), maps(*WAYS[name].shapes()), []
+    for one in (WAYS[name], way):
+        distiller = one.made()
+        sides = [one.recorded(distiller, x, samples()) for x in (student.clone().requires_grad_(), teacher)]
+        found.append(distiller.step(*sides, samples()))
+    whole, part = ({key: value for key, value in one.items() if key.startswith('loss')} for one in found)
+    assert sorted(part) == left and all(torch.equal(part[key], whole[key]) for key in left)
+    sum(part.values()).backward()
+    assert all(parameter.grad is not None for parameter in distiller.parameters())
+
+
+@pytest.mark.parametrize('name', ['SKD', 'AfDCD1', 'CIRKD'])
+def test_a_coarse_student_is_compared_on_the_finer_grid(name: str) -> None:
+    """Its own 2 x 2 positions would be pooled to one; the teacher's grid is the one that counts."""
+    shapes = (2, 4, 2, 2), (2, 6, SIDE, SIDE)
+    way = Way(WAYS[name].name, dict(WAYS[name].option, resize='student'))
+    assert way.step(way.made(*shapes), *maps(*shapes), samples())[1].any()
+
+
+class _NoFloat64(TorchDispatchMode):
+    """Refuses tensors of float64, as Apple's GPUs do."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        assert not any(isinstance(x, Tensor) and x.dtype == torch.float64 for x in tree_leaves(found)), func
+        return found
+
+
+@ALL
+def test_no_method_needs_float64(way: Way, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that lacks it; a stand-in for one, as there is none here."""
+    monkeypatch.setattr(precision, 'WITHOUT_FLOAT64', {'cpu'})
+    shapes = way.shapes(side=2 * SIDE)
+    distiller, given = way.made(*shapes), maps(*shapes)
+    with _NoFloat64():
+        loss, grad = way.step(distiller, *given, samples())
+    check_finite(loss, grad)
+
+
+@pytest.mark.parametrize('name', ['AfDCD', 'MGD'])
+def test_masks_depend_on_seed_rank_iteration_and_level(name: str) -> None:
+    distiller = Way(name, {}).made((2, 3, 16, 16), (2, 32, 16, 16))
+    first, others = distiller.keep((2, 16, 16), 0), [distiller.keep((2, 16, 16), 1)]
+    for place in ('seed', 'rank', 'iteration'):
+        kept = getattr(distiller.state, place)
+        setattr(distiller.state, place, 7)
+        others.append(distiller.keep((2, 16, 16), 0))
+        setattr(distiller.state, place, kept)
+    assert torch.equal(first, distiller.keep((2, 16, 16), 0))
+    every = [first, *others]
+    assert all(not torch.equal(a, b) for i, a in enumerate(every) for b in every[:i])
+
+
+# Real detectors
+
+HEAD = {'bbox_head'}
+
+
+@pytest.mark.parametrize(('option', 'kind', 'levels', 'heads'), [
+    (dict(type='AT', student_tap='neck', reduction='sum'), 'retinanet', 5, set()),
+    (dict(type='CWD', student_tap='bbox_head.retina_cls', temperature=1.0, loss_weight=5.0), 'retinanet', 5, HEAD),
+    (dict(type='MGD'), 'retinanet', 5, set()),
+    (dict(type='CanKD', student_tap='neck[:4]'), 'retinanet', 4, set()),
+    (dict(type='PKD', loss_weight=10), 'faster_rcnn', 4, set()),
+    (dict(type='DeFeat'), 'retinanet', 5, set()),
+    (dict(type='DeFeat'), 'faster_rcnn', 5, set()),
+    (dict(type='FGD', student_tap='neck'), 'retinanet', 5, set()),
+    (dict(type='FGD', student_tap='neck[:4]'), 'faster_rcnn', 4, set()),
+    (dict(type='LD'), 'gfl', 0, HEAD),
+    *((dict(type='FRS', student_tap=['neck', 'bbox_head[0]']), kind, 0, HEAD) for kind in ('retinanet', 'fcos')),
+    (dict(type='FRS', student_tap=['neck', 'rpn_head[0]']), 'faster_rcnn', 0, {'rpn_head'}),
+], ids=lambda value: value['type'] if isinstance(value, dict) else str(value))  # fmt: skip
+def test_it_trains_a_real_detector(option: dict, kind: str, levels: int, heads: set[str]) -> None:
+    model, values = detector_steps(option, kind)
+    distiller = model.distillers['x']
+    assert values[-1] < values[0] and len(getattr(distiller, 'levels', [])) == levels
+    assert trained_children(model) == {'backbone', 'neck'} | heads
+    assert all(p.grad is not None for p in distiller.parameters())
+    assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())

@@ -1,0 +1,127 @@
+"""Every method with the ways that it compares, and a step of each on bare maps of pictures of 64 pixels."""
+
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.structures import BaseDataElement, InstanceData
+from torch import Tensor
+
+from mmdistill_dense.distillers.base import RunState
+from mmdistill_dense.distillers.ld import Region
+from mmdistill_dense.registry import DISTILLERS
+from tests.distillers.maskd.tokens import random_tokens
+
+Shape = tuple[int, ...]
+SIDE = 8  # of the maps, an eighth of the pictures
+CIRKD = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9, num_classes=3)
+AFDCD = dict(groups=2, pool_size=2, patch_size=(2, 2), mask=dict(type='random', ratio=0.2))
+PCD = dict(queue_init='random', queue_size=16, monitor_interval=0)
+QUEUE = dict(queue_size=16, queue_init='random', head=None)
+FORMS = [dict(form=form) for form in ('smooth_l1', 'l1', 'softmax', 'sigmoid')]
+WHOLE = dict(patch_size=SIDE)  # one node of SKD, which has no relations
+OPTIONS: dict[str, list[dict[str, Any]]] = {  # a new method must be named too
+    'AT': [{}, dict(reduction='sum', power=1.0)],
+    'AfDCD': [AFDCD, dict(AFDCD, contrast='spatial'), dict(AFDCD, contrast='channel')],
+    'CIRKD': [CIRKD, dict(CIRKD, minibatch_weight=0.0), dict(CIRKD, pixel_weight=0.0, region_weight=0.0)],
+    'CWD': [{}],
+    'DIST': [{}, dict(activation='sigmoid'), dict(activation='sigmoid', beta=0.0)],
+    'DeFeat': [{}],
+    'FGD': [{}],
+    'FRS': [{}, dict(class_weight=0.0)],
+    'FeatureMatch': [{}, dict(standardise='token'), dict(standardise=None, smooth_l1=0.0)],
+    'CanKD': [{}],
+    'FitNet': [{}],
+    'FreeKD': [dict(num_tokens=2), dict(num_tokens=2, bands='all', mse_weight=0.0)],
+    'HeadOutputKD': FORMS,
+    'IFVD': [dict(num_classes=3)],
+    'LD': [{}, dict(class_weight=0.0)],
+    'LogitKD': [{}, dict(activation='sigmoid'), dict(standardise=True)],
+    'MGD': [{}],
+    'MasKD': [dict(num_tokens=2, weight_mask=weight) for weight in (True, False)],
+    'PCD': [PCD, dict(PCD, head=None, center=True), dict(PCD, enqueue='pixels', num_pixels=3), dict(PCD, vectors=True)],
+    'PKD': [{}],
+    'QueryMatch': [{}],
+    'QueueKL': [dict(queue_size=16, queue_init='zeros'), QUEUE, dict(QUEUE, own_key=True)],
+    'RoIHeadKD': [*FORMS, dict(form='dist')],
+    'SKD': [{}, WHOLE],
+    'SimReg': [{}, dict(head=None)],
+    'TokenRelations': [{}, dict(diagonal=False, num_pixels=9)],
+}
+EQUAL = {'DIST', 'FRS', 'HeadOutputKD', 'LD', 'LogitKD', 'RoIHeadKD'}  # whose channels mean the same on both sides
+EDGES = 'bbox_head[0]', 'bbox_head[1]'
+
+
+class Way(NamedTuple):
+    """A method with options of its own, called 'mine'."""
+
+    name: str
+    option: dict[str, Any]
+
+    def shapes(self, **changes: int) -> list[Shape]:
+        """Of both sides; other channels of the student (``c``) or teacher (``d``), or another side of the maps."""
+        equal = self.name in EQUAL or self.option.get('head', 0) is None
+        if equal and {'c', 'd'} & set(changes):
+            changes['c'] = changes['d'] = 1  # of other channels than the teacher's is another refusal
+        side = changes.get('side', SIDE)
+        return [(2, changes.get('c', 6 if equal else 4), side, side), (2, changes.get('d', 6), side, side)]
+
+    def made(self, *shapes: Shape) -> Any:
+        """The distiller, set up for maps of these shapes, by default its own, and with tokens."""
+        torch.manual_seed(0)
+        taps = {} if self.name == 'LD' else dict(student_tap=['tap', 'tap'] if self.name == 'FRS' else 'tap')
+        distiller = DISTILLERS.get(self.name)(**taps, **self.option)
+        distiller.name = 'mine'
+        distiller.state = RunState(iteration=3, max_iters=10, seed=1)
+        axes = 2 if self.name == 'RoIHeadKD' else 4  # scores of one RoI, of one picture
+        traced = (torch.Size((1, *shape[1:axes])) for shape in shapes or self.shapes())
+        distiller.setup(*({tap: [one] for tap in (EDGES if self.name == 'LD' else ('tap',))} for one in traced))
+        if hasattr(distiller, 'load_tokens'):
+            distiller.load_tokens(random_tokens(distiller))
+        return distiller
+
+    def step(self, distiller: Any, student: Tensor, teacher: Tensor, data_samples: Any) -> tuple[Tensor, Tensor]:
+        """The loss, and its gradient at the student's map."""
+        student = student.detach().requires_grad_()
+        sides = (self.recorded(distiller, x, data_samples) for x in (student, teacher))
+        found = distiller.step(*sides, data_samples)
+        loss = torch.stack([value for key, value in found.items() if 'loss' in key]).sum()
+        (grad,) = torch.autograd.grad(loss, student, allow_unused=True)
+        return loss.detach(), torch.zeros_like(student) if grad is None else grad
+
+    def recorded(self, distiller: Any, x: Tensor, data_samples: Any) -> dict[str, list[Tensor]]:
+        """What the taps of one side give for a map: for heads, what a head would make of it."""
+        if self.name == 'RoIHeadKD':
+            rows = x.movedim(1, -1).flatten(0, -2)
+            if not x.requires_grad:
+                distiller.answer = lambda features, rois: rows
+            return {'tap': [rows], distiller.rois: [rows.new_zeros(len(rows), 5)], distiller.features: [x]}
+        if self.name == 'LD' and data_samples is not None and all('gt_instances' in one for one in data_samples):
+            none = not len(x) or not len(data_samples[0].gt_instances.bboxes)
+            every = torch.arange(x.shape[2] * x.shape[3]).expand(len(x), -1)
+            region = Region((every % 3 == 0) & (not none), (every % 3 == 1) * (0.0 if none else 0.5))
+            distiller.regions = lambda *_: [region]
+        return dict(zip(EDGES, ([x], [torch.cat([x, -x], 1).repeat(1, 4, 1, 1)]), strict=True), tap=[x])
+
+
+WAYS = {
+    f'{name}{number or ""}': Way(name, option) for name, found in OPTIONS.items() for number, option in enumerate(found)
+}
+
+
+def samples(ignored: bool = False, padded: bool = False) -> list[BaseDataElement]:
+    """Two pictures, with label map and boxes, or with ignored labels and no boxes; the second one may be padded."""
+    found = []
+    for index in range(2):
+        shape = (40, 24) if padded and index else (64, 64)
+        sample = BaseDataElement(metainfo=dict(img_shape=shape, batch_input_shape=(64, 64), pad_shape=(64, 64)))
+        labels = torch.randint(0, 3, (1, 64, 64), generator=torch.Generator().manual_seed(index))
+        sample.gt_sem_seg = BaseDataElement(data=labels.fill_(255) if ignored else labels)
+        boxes = torch.tensor([[0.0, 0, 16, 24], [20, 20, 60, 50]])
+        sample.gt_instances = InstanceData(bboxes=boxes[:0] if ignored else boxes)
+        found.append(sample)
+    return found
+
+
+def maps(student: Shape, teacher: Shape) -> tuple[Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(5)
+    return torch.randn(student, generator=draw), torch.randn(teacher, generator=draw)

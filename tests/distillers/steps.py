@@ -11,6 +11,7 @@ from torch import Tensor
 from mmdistill_dense.distillers import Distiller
 from mmdistill_dense.distillers.base import RunState
 from tests import toys
+from tests.distillers.maskd.tokens import random_tokens
 from tests.faults.tools import resumed_alike
 
 
@@ -24,6 +25,8 @@ def set_up(kind: type[Distiller], *levels: Any, tap: str = 'tap', **options: Any
     distiller = kind(tap, **options)
     distiller.setup(*({tap: [torch.Size((1, *level[side])) for level in levels]} for side in (0, 1)))
     distiller.state = RunState(iteration=3, max_iters=10, seed=1)
+    if hasattr(distiller, 'load_tokens'):
+        distiller.load_tokens(random_tokens(distiller))
     return distiller.double()
 
 
@@ -34,6 +37,14 @@ def padded(number: int, mine: slice) -> tuple[Tensor, Tensor, list[Any]]:
     shapes = [(32, 32), (20, 32), (32, 32), (12, 8)][mine]
     samples = [SimpleNamespace(metainfo=dict(img_shape=shape, batch_input_shape=(32, 32))) for shape in shapes]
     return student[mine], teacher[mine], samples
+
+
+def boxed(count: int = 2, seed: int = 0, padded: tuple[int, int] = (64, 64)) -> list[Any]:
+    """Samples of generated pictures of 64 x 64 pixels with boxes, in a batch of the given size."""
+    samples = toys.det_batch(count, seed)['data_samples']
+    for sample in samples:
+        sample.set_metainfo(dict(batch_input_shape=padded, pad_shape=(64, 64)))
+    return samples
 
 
 def detector_steps(option: dict[str, Any], kind: str = 'retinanet', steps: int = 6) -> tuple[Any, list[float]]:

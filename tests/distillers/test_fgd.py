@@ -1,4 +1,4 @@
-"""FGD: the released formula step by step, boxes on levels, real detectors."""
+"""FGD: the released formula step by step, and boxes on levels."""
 
 import pytest
 import torch
@@ -6,42 +6,17 @@ import torch.nn.functional as F
 
 from mmdistill_dense.distillers import FGD
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
-from tests import toys
+from tests.distillers.steps import boxed, draw, set_up
 
 WEIGHTS = dict(alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4)
 
 
-def _samples(count=2, padded=(64, 64)):
-    """Generated pictures of 64 x 64 pixels with boxes, in a batch of the given size."""
-    samples = toys.det_batch(count)['data_samples']
-    for sample in samples:
-        sample.set_metainfo(dict(batch_input_shape=padded, pad_shape=(64, 64)))
-    return samples
+def _distiller(**options):
+    return set_up(FGD, [(4, 8, 8), (4, 8, 8)], tap='neck', **options)
 
 
-def _model(kind, distillers):
-    config = toys.model_config(toys.det_net(kind), toys.det_teacher(kind), distillers)
-    return toys.ready(toys.build(config, scope='mmdet'))
-
-
-def _distiller(channels=4, **options):
-    torch.manual_seed(0)
-    distiller = FGD('neck', **{**WEIGHTS, **options})
-    shapes = {'neck': [torch.Size((1, channels, 8, 8))]}
-    distiller.setup(shapes, shapes)
-    distiller = distiller.double()
-    for parameter in distiller.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return distiller
-
-
-def _maps(batch=2, channels=4):
-    generator = torch.Generator().manual_seed(1)
-    return list(torch.randn(2, batch, channels, 8, 8, generator=generator, dtype=torch.float64))
-
-
-def _losses(distiller, student, teacher, samples):
-    return distiller({'neck': [student]}, {'neck': [teacher]}, samples)
+def _losses(distiller, student, teacher):
+    return distiller({'neck': [student]}, {'neck': [teacher]}, boxed())
 
 
 def _context(block, x):
@@ -62,11 +37,13 @@ def _attention(x, temperature):
 
 def test_equals_masked_copies_of_the_maps():
     """Square roots of the masks and attentions multiplied into both maps, then plain squared errors."""
-    distiller, (student, teacher), samples = _distiller(temperature=0.7), _maps(), _samples()
-    found = _losses(distiller, student, teacher, samples)
+    distiller, student, teacher = _distiller(**WEIGHTS, temperature=0.7), draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
+    for parameter in distiller.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    found = _losses(distiller, student, teacher)
     (where_s, which_s), (where, which) = _attention(student, 0.7), _attention(teacher, 0.7)
     fore = torch.zeros(2, 8, 8, dtype=torch.float64)
-    for b, sample in enumerate(samples):
+    for b, sample in enumerate(boxed()):
         for x1, y1, x2, y2 in (sample.gt_instances.bboxes.double() / 8).tolist():
             top, bottom, left, right = int(y1), -int(-y2 // 1), int(x1), -int(-x2 // 1)
             area = (bottom + 1 - top) * (right + 1 - left)
@@ -87,12 +64,8 @@ def test_equals_masked_copies_of_the_maps():
 
 
 def test_both_blocks_start_without_a_shift_and_learn():
-    torch.manual_seed(0)
-    distiller = FGD()
-    shapes = {'neck': [torch.Size((1, 4, 8, 8))]}
-    distiller.setup(shapes, shapes)
-    student, teacher = (x.float() for x in _maps())
-    loss = _losses(distiller, student, teacher, _samples())['loss_relation']
+    distiller, student, teacher = _distiller(), draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
+    loss = _losses(distiller, student, teacher)['loss_relation']
     torch.testing.assert_close(loss, 5e-6 * (student - teacher).square().sum() / 2)
     loss.backward()
     for side in ('student', 'teacher'):
@@ -100,7 +73,7 @@ def test_both_blocks_start_without_a_shift_and_learn():
 
 
 def test_boxes_are_scaled_by_the_strides_of_the_padded_batch():
-    samples = _samples(padded=(64, 128))
+    samples = boxed(padded=(64, 128))
     like = torch.zeros((), dtype=torch.float64)
     for sample, boxes in zip(samples, boxes_on_map(samples, (16, 8), 'distillers.fgd', like), strict=True):
         strides = torch.tensor([16, 4, 16, 4], dtype=torch.float64)
@@ -110,7 +83,7 @@ def test_boxes_are_scaled_by_the_strides_of_the_padded_batch():
 
 def test_pictures_of_few_boxes_and_of_none_are_painted_beside_others():
     boxes = [torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) * 64 for count in (5, 0, 2)]
-    samples = _samples(3)
+    samples = boxed(3)
     for sample, own in zip(samples, boxes, strict=True):
         own[:, 2:] += own[:, :2]
         sample.gt_instances = type(sample.gt_instances)(bboxes=own)
@@ -123,31 +96,21 @@ def test_pictures_of_few_boxes_and_of_none_are_painted_beside_others():
             assert torch.equal(own, alone) and own.any() == (len(sample.gt_instances) > 0)
 
 
-@pytest.mark.parametrize('padded', [(800, 1344), (640, 800), (96, 160), (1344, 672)])
-def test_strides_are_those_of_the_anchors_where_the_padded_sides_are_no_multiples(padded):
-    model = _model('retinanet', dict(fgd=dict(type='FGD', student_tap='neck')))
-    strides = model.bbox_head.prior_generator.strides
-    with torch.no_grad():
-        levels = model.extract_feat(torch.zeros(1, 3, *padded))
-    ratios = [(padded[1] / level.shape[3], padded[0] / level.shape[2]) for level in levels]
-    assert ratios != [tuple(stride) for stride in strides]
-    samples = _samples(1, padded)
-    for level, (x, y) in zip(levels, strides, strict=True):
-        (found,) = boxes_on_map(samples, level.shape[2:], 'distillers.fgd', torch.zeros(()))
-        expected = samples[0].gt_instances.bboxes / torch.tensor([x, y, x, y])
-        torch.testing.assert_close(found, expected)
-
-
-def test_strides_that_are_no_powers_of_two_are_the_ratio_of_the_sides():
-    samples = _samples(1, padded=(60, 36))
-    (found,) = boxes_on_map(samples, (20, 6), 'distillers.fgd', torch.zeros(()))
-    torch.testing.assert_close(found, samples[0].gt_instances.bboxes / torch.tensor([6.0, 3.0, 6.0, 3.0]))
+@pytest.mark.parametrize(('padded', 'size', 'strides'), [
+    *(((800, 1344), (-(-800 // one), -(-1344 // one)), (one, one)) for one in (8, 16, 32, 64, 128)),
+    *(((96, 160), (-(-96 // one), -(-160 // one)), (one, one)) for one in (64, 128)),
+    ((60, 36), (20, 6), (6, 3)),  # no powers of two: the ratio of the sides
+])  # fmt: skip
+def test_strides_are_those_of_the_anchors_where_the_padded_sides_are_no_multiples(padded, size, strides):
+    samples = boxed(1, padded=padded)
+    (found,) = boxes_on_map(samples, size, 'distillers.fgd', torch.zeros(()))
+    torch.testing.assert_close(found, samples[0].gt_instances.bboxes / torch.tensor([*strides, *strides]))
 
 
 def test_boxes_of_mmdets_own_type():
     from mmdet.structures.bbox import HorizontalBoxes
 
-    plain, samples = _samples(), _samples()
+    plain, samples = boxed(), boxed()
     for sample in samples:
         sample.gt_instances.bboxes = HorizontalBoxes(sample.gt_instances.bboxes)
     like = torch.zeros(())

@@ -15,8 +15,8 @@ from mmdistill_dense.distillers.maskd.learning import GatedTap, gated_loss, trai
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
 from tests.distillers.maskd import test_gated
-from tests.distillers.maskd.tokens import LEARN, det_model, log_of, random_tokens, seg_model, tokens_of
-from tests.distillers.steps import draw
+from tests.distillers.maskd.tokens import LEARN, det_model, log_of, seg_model, tokens_of
+from tests.distillers.steps import draw, set_up
 
 NECK = dict(type='FreeKD', num_tokens=3, learn=LEARN)
 SIZES = [(8, 16), (13, 6), (7, 1), (1, 1)]
@@ -108,18 +108,10 @@ def test_the_gate_of_half_precision_is_computed_in_float32() -> None:
     assert gated.dtype == torch.float16 and torch.equal(gated, exact.half())
 
 
-def set_up(*sizes: tuple[int, int], channels: tuple[int, int] = (4, 6), **options: Any) -> tuple[Any, dict, dict]:
-    """A distiller with tokens, and maps of both sides."""
-    torch.manual_seed(0)
-    distiller = FreeKD('tap', num_tokens=2, **options)
-    shapes = [{'tap': [torch.Size((1, c, *size)) for size in sizes]} for c in channels]
-    distiller.setup(*shapes)
-    distiller.double().load_tokens({key: one.double() for key, one in random_tokens(distiller).items()})
-    return distiller, *({'tap': [draw(2, c, *size, seed=c) for size in sizes]} for c in channels)
-
-
 def test_the_terms_share_the_convolution_and_are_weighted() -> None:
-    distiller, student, teacher = set_up((9, 12), (5, 6), loss_weight=2.0, mse_weight=3.0, bands='all')
+    levels, options = [((4, 9, 12), (6, 9, 12)), ((4, 5, 6), (6, 5, 6))], dict(mse_weight=3.0, bands='all')
+    distiller = set_up(FreeKD, *levels, num_tokens=2, loss_weight=2.0, **options)
+    student, teacher = ({'tap': [draw(2, *one[side], seed=side) for one in levels]} for side in (0, 1))
     found = distiller.step(student, teacher, None)
     maps = [conv(x) for conv, x in zip(distiller.aligns, student['tap'], strict=True)]
     tokens = [module.mask_token for module in distiller.mask_modules]
@@ -176,15 +168,7 @@ def test_tokens_of_other_shapes_are_refused_with_both(tmp_path: Any) -> None:
 
 
 def test_what_it_refuses() -> None:
-    flat = {'neck': [torch.Size((1, 8))]}
-    with pytest.raises(ValueError, match=r'distillers\.freekd: .*no map \(C, H, W\)'):
-        FreeKD().setup(flat, flat)
     with pytest.warns(UserWarning, match='num_tokens=1: Dice'):
         FreeKD(num_tokens=1)
-    distiller = FreeKD()
-    shapes = {'neck': [torch.Size((1, 4, 8, 8))]}
-    distiller.setup(shapes, shapes)
-    with pytest.raises(RuntimeError, match=r'distillers\.freekd has no tokens yet'):
-        distiller(*({'neck': [draw(2, 4, 8, 8).float()]} for _ in range(2)), None)
     with pytest.raises(ValueError, match='student and teacher maps differ in shape'):
         losses.frequency_terms(draw(1, 2, 4, 4), draw(1, 2, 4, 5), draw(4, 2, 2))

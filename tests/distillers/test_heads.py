@@ -1,5 +1,6 @@
 """Terms on head outputs: formulas by hand, the teacher's RoI head on the student's RoIs, and the errors."""
 
+import math
 import types
 from contextlib import nullcontext
 from unittest import mock
@@ -86,16 +87,16 @@ def test_channels_that_hold_no_whole_number_of_softmaxes():
 
 # R-CNN heads
 
+MASKS = dict(
+    kind='mask_rcnn', student_tap='roi_head.mask_head.conv_logits', output='mask_preds', form='sigmoid', temperature=2.0
+)
 AGNOSTIC = dict(roi_head=dict(bbox_head=dict(reg_class_agnostic=True)))
 
 
-def _pair(student=None, teacher='faster_rcnn', option=None, **distiller):
-    """A Faster R-CNN student with one RoIHeadKD; the teacher by its kind."""
-    return toys.model_config(
-        toys.det_net('faster_rcnn', **(student or {})),
-        toys.det_teacher(teacher, **(option or {})),
-        dict(roi=dict(type='RoIHeadKD', **distiller)),
-    )
+def _pair(student=None, teacher='faster_rcnn', option=None, kind='faster_rcnn', **distiller):
+    """A student of a kind with one RoIHeadKD; the teacher by its own."""
+    nets = toys.det_net(kind, **(student or {})), toys.det_teacher(teacher, **(option or {}))
+    return toys.model_config(*nets, dict(roi=dict(type='RoIHeadKD', **distiller)))
 
 
 def _ready(*args, **kwargs):
@@ -240,9 +241,13 @@ def test_an_extractor_that_is_called_again_for_masks():
     ({}, 'retinanet', {}, 'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
     ({}, 'faster_rcnn', dict(stage=1), r'distillers.roi.stage=1, but .* has 1 stage\(s\)'),
     (AGNOSTIC, 'cascade_mask_rcnn', dict(stage=3), r'distillers.roi.stage=3, but .* has 3 stage\(s\)'),
+    ({}, 'faster_rcnn', MASKS, r"output='mask_preds', but the RoI head of model\.teacher has no mask_head"),
+    ({}, 'mask_rcnn', dict(MASKS, kind='faster_rcnn'), 'mask_head.conv_logits.*no such module in FasterRCNN'),
+    ({}, 'mask_rcnn', dict(MASKS, form='l1', temperature=None), "binary scores: set form='sigmoid', got form='l1'"),
+    ({}, 'cascade_mask_rcnn', dict(MASKS, stage=3), r'roi\.stage=3, but .* has 3 stage'),
 ])  # fmt: skip
 def test_pairs_refused_at_construction(student, teacher, option, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, KeyError), match=words):
         toys.build(_pair(student, teacher, **option), scope='mmdet')
 
 
@@ -286,3 +291,56 @@ def test_widths_of_features_are_no_number_of_scores():
     frozen = types.SimpleNamespace(config=types.SimpleNamespace(model=dict(bbox_head=yolo, decode_head=binary)))
     assert scores_of_head(frozen, 'bbox_head.convs_pred.0') == 80
     assert scores_of_head(frozen, CONV_SEG) == 1
+
+
+# Masks
+
+
+def _recorded(model, path):
+    seen = []
+    module = model.roi_head.get_submodule(path)
+    return seen, module.register_forward_hook(lambda _, args, output: seen.append((args, output)))
+
+
+@pytest.mark.parametrize(('teacher', 'stage'), [('mask_rcnn', 0), ('cascade_mask_rcnn', 2)])
+def test_masks_by_the_naive_formula_on_the_positive_rois(teacher, stage):
+    model = _ready(None, teacher, **MASKS, stage=stage)
+    (extracted, first), (made, second) = (_recorded(model, path) for path in ('mask_roi_extractor', 'mask_head'))
+    batch = toys.det_batch(masks=True)
+    losses = toys.losses_of(model, batch)
+    first.remove(), second.remove()
+    ((_, rois), _), (_, student) = extracted[0], made[0]
+    assert 0 < len(rois) == len(student) < 200, 'the positive ones'
+    network = toys.teacher_of(model).network
+    inputs = model.data_preprocessor(toys.det_batch(masks=True), True)['inputs']
+    head, extractor = network.roi_head.mask_head, network.roi_head.mask_roi_extractor
+    if teacher == 'cascade_mask_rcnn':
+        head, extractor = head[stage], extractor[stage]
+    with torch.no_grad():
+        theirs = head(extractor(network.extract_feat(inputs)[:4], rois))
+    total = 0.0
+    for own, other in zip(student.flatten().tolist(), theirs.flatten().tolist(), strict=True):
+        p, q = (1 / (1 + math.exp(-value / 2)) for value in (other, own))
+        total += 4 * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
+    expected = total / (len(rois) * student.shape[2] * student.shape[3])
+    loss = losses['distill.roi.loss_roi']
+    assert float(loss) == pytest.approx(expected, rel=1e-4) and loss > 0
+    loss.backward()
+    for part in ('backbone', 'neck', 'roi_head.mask_head'):
+        assert any(one.grad is not None and one.grad.any() for one in model.get_submodule(part).parameters()), part
+
+
+def test_masks_of_other_sizes_are_refused_in_the_first_step():
+    option = dict(roi_head=dict(mask_head=dict(num_classes=3)), checkpoint=None, allow_random=True)
+    model = _ready(None, 'mask_rcnn', option, **MASKS)
+    with pytest.raises(ValueError, match=r'distillers\.roi: the masks are \(6, 28, 28\) and \(3, 28, 28\)'):
+        toys.losses_of(model, toys.det_batch(masks=True))
+
+
+def test_a_batch_without_objects_gives_no_loss_but_a_gradient_of_zero():
+    model = _ready(None, 'mask_rcnn', **MASKS)
+    batch = toys.det_batch(masks=True)
+    for sample in batch['data_samples']:
+        sample.gt_instances = sample.gt_instances[:0]
+    losses = toys.losses_of(model, batch)
+    assert losses['distill.roi.loss_roi'] == 0 and losses['distill.roi.loss_roi'].requires_grad

@@ -10,6 +10,7 @@ from mmengine.config import ConfigDict
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import RunState
 from tests import toys
+from tests.distillers.steps import boxed, draw
 
 ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
 TRAIN = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1, debug=False)
@@ -39,32 +40,18 @@ def a_teacher(classes: int = 36, reg_max: int = 8, strides: tuple[int, ...] = (8
     return types.SimpleNamespace(config=config, module=lambda path: {'bbox_head': built}[path], **same)
 
 
-def _samples(count: int = 2, seed: int = 0) -> list[Any]:
-    samples = toys.det_batch(count, seed)['data_samples']
-    for sample in samples:
-        sample.set_metainfo(dict(batch_input_shape=(64, 64)))
-    return samples
-
-
-def _model(student: Any = None, teacher: Any = None, **distillers: Any) -> Any:
-    config = toys.model_config(student or toys.det_net('gfl'), teacher or toys.det_teacher('gfl'), distillers)
-    return toys.ready(toys.build(config, scope='mmdet'))
-
-
 STRIDES = (8, 16, 32)
 
 
-def _case(count: int = 2, seed: int = 0, classes: int = 6, reg_max: int = 6) -> tuple[dict, dict, list[Any]]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def draw(scale: float) -> dict[str, list[torch.Tensor]]:
-        shapes = [(count, 64 // stride) for stride in STRIDES]
-        return {
-            tap: [scale * torch.randn(b, channels, n, n, generator=generator, dtype=torch.float64) for b, n in shapes]
-            for tap, channels in ((SCORES, classes), (EDGES, 4 * (reg_max + 1)))
-        }
-
-    return draw(1.0), draw(3.0), _samples(count, seed)
+def _case(count: int = 2) -> tuple[dict, dict, list[Any]]:
+    """Maps of both sides, of 6 classes and of edges of 7 values, and samples."""
+    sides = []
+    for scale in (1.0, 3.0):
+        sides.append({
+            tap: [scale * draw(count, channels, 64 // n, 64 // n, seed=int(n * scale) + channels) for n in STRIDES]
+            for tap, channels in ((SCORES, 6), (EDGES, 28))
+        })  # fmt: skip
+    return *sides, boxed(count)
 
 
 def _distiller(**options: Any) -> LD:
@@ -150,7 +137,8 @@ def test_pairs_refused_at_construction(student, teacher, words) -> None:
 
 def test_a_teacher_with_another_assigner_is_refused() -> None:
     with pytest.raises(ValueError, match=r'needs the ATSSAssigner .* in model.teacher.train_cfg, got .*MaxIoUAssigner'):
-        _model(teacher=toys.det_teacher('gfl', **NO_ATSS), ld=dict(type='LD'))
+        teacher = toys.det_teacher('gfl', **NO_ATSS)
+        toys.distilled('mmdet', student=toys.det_net('gfl'), teacher=teacher, distillers=dict(ld=dict(type='LD')))
 
 
 def step(reduction: str, pictures: slice) -> dict[str, Any]:

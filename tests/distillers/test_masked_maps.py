@@ -9,25 +9,15 @@ from mmdistill_dense.distillers import MGD, AfDCD
 from mmdistill_dense.losses import dense_contrast
 from tests.distillers.steps import draw, set_up
 
-TAP = 'backbone[3]'
 
-
-def _distiller(*shapes, **options):
-    return set_up(MGD, shapes or [(3, 6, 5), (4, 6, 5)], tap=TAP, **options)
-
-
-def _maps(batch=4):
-    return draw(batch, 3, 6, 5), draw(batch, 4, 6, 5, seed=1)
-
-
-def _loss(distiller, student, teacher):
-    return distiller({TAP: [student]}, {TAP: [teacher]}, None)['loss_mgd']
+def run(distiller, student, teacher):
+    return distiller({'tap': [student]}, {'tap': [teacher]}, None)
 
 
 @pytest.mark.parametrize('reduction', ['sum', 'mean'])
 def test_equals_the_formula_of_mgd(reduction):
-    distiller = _distiller(alpha=0.5, reduction=reduction)
-    student, teacher = _maps()
+    distiller = set_up(MGD, [(3, 6, 5), (4, 6, 5)], alpha=0.5, reduction=reduction)
+    student, teacher = draw(4, 3, 6, 5), draw(4, 4, 6, 5, seed=1)
     aligned = torch.einsum('oc,bchw->bohw', distiller.aligns[0].weight[..., 0, 0], student)
     aligned = aligned + distiller.aligns[0].bias[:, None, None]
     keep = distiller.keep((4, 6, 5), 0)
@@ -37,24 +27,15 @@ def test_equals_the_formula_of_mgd(reduction):
     generated = F.conv2d(hidden, second.weight, second.bias, padding=1)
     total = sum((g - t) ** 2 for g, t in zip(generated.flatten().tolist(), teacher.flatten().tolist(), strict=True))
     expected = 0.5 * total / (4 if reduction == 'sum' else teacher.numel())
-    assert _loss(distiller, student, teacher).item() == pytest.approx(expected, rel=1e-9)
-
-
-LAST = 'backbone[-1]'
+    assert run(distiller, student, teacher)['loss_mgd'].item() == pytest.approx(expected, rel=1e-9)
 
 
 def _afdcd(student: int = 6, teacher: int = 32, size: int = 16, **options) -> AfDCD:
-    torch.manual_seed(0)
-    distiller = AfDCD(**options)
-    distiller.setup({LAST: [torch.Size((1, student, size, size))]}, {LAST: [torch.Size((1, teacher, size, size))]})
-    return distiller
+    return set_up(AfDCD, [(student, size, size), (teacher, size, size)], **options)
 
 
-def _taps(student: int = 6, teacher: int = 32, size: int = 16, batch: int = 2) -> tuple[dict, dict]:
-    generator = torch.Generator().manual_seed(1)
-    maps = (torch.randn(batch, c, size, size, generator=generator) for c in (student, teacher))
-    feat, target = maps
-    return {LAST: [feat.requires_grad_()]}, {LAST: [target.relu()]}
+def _maps(student: int = 6, teacher: int = 32, size: int = 16) -> tuple[Tensor, Tensor]:
+    return draw(2, student, size, size).requires_grad_(), draw(2, teacher, size, size, seed=1).relu()
 
 
 def _rebuilt(distiller: AfDCD, feat: Tensor, keep: Tensor) -> Tensor:
@@ -74,17 +55,16 @@ def _rebuilt(distiller: AfDCD, feat: Tensor, keep: Tensor) -> Tensor:
 def test_groups_and_pooling_by_the_map(teacher: int, size: int, groups: int, pool_size: int) -> None:
     auto = _afdcd(teacher=teacher, size=size, groups='auto', pool_size='auto')
     written = _afdcd(teacher=teacher, size=size, groups=groups, pool_size=pool_size)
-    maps = _taps(teacher=teacher, size=size)
-    assert torch.equal(auto(*maps, None)['loss_ctr'], written(*maps, None)['loss_ctr'])
+    maps = _maps(teacher=teacher, size=size)
+    assert torch.equal(run(auto, *maps)['loss_ctr'], run(written, *maps)['loss_ctr'])
 
 
 @pytest.mark.parametrize('projector', ['plain', 'enhanced'])
 @pytest.mark.parametrize('mask', [dict(type='random', ratio=0.5), dict(type='centre')])
 def test_equals_the_formula_of_afdcd(mask: dict, projector: str) -> None:
     distiller = _afdcd(mask=mask, projector=projector, fd_weight=2e-4, ctr_weight=0.3)
-    student, teacher = _taps()
-    losses = distiller(student, teacher, None)
-    (feat,), (target,) = student[LAST], teacher[LAST]
+    feat, target = _maps()
+    losses = run(distiller, feat, target)
     rebuilt = _rebuilt(distiller, feat, distiller.keep((2, 16, 16), 0))
     expected = {
         'loss_fd': 2e-4 * (rebuilt - target).square().sum() / 2,
@@ -99,31 +79,26 @@ def test_equals_the_formula_of_afdcd(mask: dict, projector: str) -> None:
 
 def test_default_mimicking_is_cityscapes_at_any_size() -> None:
     """33.6 times the mean is what 2e-6 times the sum is on the paper's 2048 x 64 x 128."""
-    student, teacher = _taps()
-    default = _afdcd()(student, teacher, None)['loss_fd']
-    by_sum = _afdcd(fd_weight=2e-6 * (2048 * 64 * 128) / (32 * 16 * 16))(student, teacher, None)['loss_fd']
+    default = run(_afdcd(), *_maps())['loss_fd']
+    by_sum = run(_afdcd(fd_weight=2e-6 * (2048 * 64 * 128) / (32 * 16 * 16)), *_maps())['loss_fd']
     assert default.item() == pytest.approx(by_sum.item(), rel=2e-3)
 
 
 def test_other_map_sizes() -> None:
-    shapes = {LAST: [torch.Size((1, 6, 8, 8))]}, {LAST: [torch.Size((1, 32, 16, 16))]}
+    levels = (6, 8, 8), (32, 16, 16)
     with pytest.raises(ValueError, match=r"map of \(8, 8\) and a teacher map of \(16, 16\).*resize='student'"):
-        AfDCD(resize=None).setup(*shapes)
-    distiller = AfDCD(fd_weight=1.0, ctr_weight=0, mask=dict(type='random', ratio=0.0))
-    distiller.setup(*shapes)
-    feat, target = torch.randn(2, 6, 8, 8), torch.randn(2, 32, 16, 16)
-    loss = distiller({LAST: [feat]}, {LAST: [target]}, None)['loss_fd']
+        set_up(AfDCD, levels, resize=None)
+    distiller = set_up(AfDCD, levels, fd_weight=1.0, ctr_weight=0, mask=dict(type='random', ratio=0.0))
+    feat, target = draw(2, 6, 8, 8), draw(2, 32, 16, 16, seed=1)
     # resizing before the align is resizing after it
     part = distiller.parts[0]
     aligned = F.interpolate(part.align(feat), (16, 16), mode='bilinear', align_corners=False)
     expected = (part.conv2(part.conv1(aligned).relu()) - target).square().sum() / 2
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(run(distiller, feat, target)['loss_fd'], expected)
 
 
 def test_shape_errors_at_construction() -> None:
-    with pytest.raises(ValueError, match=r'distillers\.afdcd: backbone\[-1\] .*: groups=16 does not divide the 30'):
+    with pytest.raises(ValueError, match=r'distillers\.afdcd: tap .*: groups=16 does not divide the 30'):
         _afdcd(teacher=30)
-    distiller = AfDCD()
-    flat = {LAST: [torch.Size((1, 32))]}
     with pytest.raises(ValueError, match=r'gives \(32,\) .*no map \(C, H, W\)'):
-        distiller.setup(flat, flat)
+        set_up(AfDCD, [(32,), (32,)])

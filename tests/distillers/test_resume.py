@@ -6,7 +6,7 @@ import torch
 from tests import toys
 from tests.distillers.steps import resumes_as_plain
 from tests.distillers.test_crosskd import TWO
-from tests.distillers.test_mask_heads import MASKS
+from tests.distillers.test_heads import MASKS
 from tests.distillers.test_pcd import WIDE_HEAD
 from tests.faults.tools import resumed_alike
 from tests.query_nets import query_model, query_net
@@ -39,10 +39,11 @@ def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
 
 
 HELD = toys.det_net('fcos', 16, channels=16, allow_random=True, **TWO)
+ROI_MASKS = {'type': 'RoIHeadKD'} | {name: value for name, value in MASKS.items() if name != 'kind'}
 DETECTORS = {  # student, what teaches it, options of the run
     'CrossKD': (toys.det_net('fcos', **TWO), (HELD, dict(type='CrossKD', reuse_from=1, settings='auto')), {}),
     'DeFeat': (toys.det_net('fcos'), (toys.det_teacher('gfl', 16, 16), dict(type='DeFeat')), {}),
-    'masks': (toys.det_net('mask_rcnn'), (toys.det_teacher('cascade_mask_rcnn'), MASKS), dict(masks=True)),
+    'masks': (toys.det_net('mask_rcnn'), (toys.det_teacher('cascade_mask_rcnn'), ROI_MASKS), dict(masks=True)),
     'KDDETR': (query_net('dino'), query_model('dino'), {}),
 }
 

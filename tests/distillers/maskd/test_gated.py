@@ -136,23 +136,6 @@ def test_the_teacher_is_left_as_it_was():
     assert toys.hooks_left(network) == 0 and not any(p.requires_grad for p in network.parameters())
 
 
-class Attentive(BaseModel):
-    """Dropout inside attention is not a module of its own."""
-
-    def __init__(self):
-        super().__init__()
-        self.attention = nn.MultiheadAttention(4, 1, dropout=0.9)
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return self.attention(inputs, inputs, inputs)[0]
-
-
-def test_dropout_in_attention_is_off():
-    network, x = Attentive(), torch.randn(5, 4)
-    with training_objective(network):
-        assert network.training and torch.equal(network(x), network(x))
-
-
 def test_other_levels_than_were_traced_are_an_error():
     network = frozen('retinanet')
     data = batch(network)
@@ -181,18 +164,28 @@ def test_mask_branch_is_off_without_masks_and_back_afterwards():
         assert not off
 
 
-def test_norms_and_dropout_that_are_no_leaves_stay_in_evaluation():
-    class NormAct(nn.BatchNorm2d):  # as timm's
-        def __init__(self):
-            super().__init__(3)
-            self.act = nn.ReLU()
+class NormAct(nn.BatchNorm2d):
+    """A norm that is no leaf, as timm's."""
 
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norm = NormAct()
+    def __init__(self):
+        super().__init__(3)
+        self.act = nn.ReLU()
 
-    network = nn.Sequential(Block(), nn.Dropout()).eval()
+
+class Block(nn.Module):
+    """Dropout inside attention is not a module of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.attention = NormAct(), nn.MultiheadAttention(4, 1, dropout=0.9)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+def test_norms_and_dropout_stay_in_evaluation_wherever_they_are():
+    network, x = nn.Sequential(Block(), nn.Dropout()).eval(), torch.randn(5, 4)
     with training_objective(network):
         assert [network[0].training, network[0].norm.training, network[1].training] == [True, False, False]
+        assert torch.equal(network[0](x), network[0](x))
     assert not any(module.training for module in network.modules())

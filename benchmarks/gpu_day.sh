@@ -30,7 +30,7 @@ START=$(date +%s)
 
 part() { # NAME SECONDS COMMAND...: the output goes to NAME.log, its end and the time to this one
     local name=$1 limit=$2; shift 2
-    timeout "$limit" "$@" >"$OUT/$name.log" 2>&1
+    timeout "$(choose "$limit" "$((6 * limit))")" "$@" >"$OUT/$name.log" 2>&1
     echo "$name: status $?, ended after $(($(date +%s) - START)) s"
 }
 benchmark() { part "$1" "$2" python3 tools/benchmark.py "${@:3}" --device "$DEVICE" --json "$OUT"; }

@@ -24,6 +24,9 @@ import contextlib
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
+from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, NamedTuple, TypeGuard
 from unittest import mock
 
@@ -114,6 +117,15 @@ ASKS = {  # operations that give the CPU a number, or whose result has a size th
 }
 COPIES = {'_to_copy', 'copy_'}
 INDEXES = {'index', 'index_put', 'index_put_', '_index_put_impl_', '_unsafe_index', '_unsafe_index_put'}
+HALF = {  # what autocast computes in its type, and what in float32; the rest takes tensors as they come
+    *('conv1d', 'conv2d', 'conv3d', 'conv_transpose2d', 'linear', 'matmul', '__matmul__', '__rmatmul__', 'mm', 'bmm'),
+    *('addmm', 'baddbmm', 'einsum', 'multi_head_attention_forward', 'scaled_dot_product_attention', 'prelu'),
+}
+FLOAT32 = {
+    *('exp', 'log', 'log1p', 'pow', '__pow__', 'rsqrt', 'softplus', 'softmax', 'log_softmax', 'logsumexp', 'norm'),
+    *('sum', 'prod', 'cumsum', 'layer_norm', 'group_norm', 'cdist', 'cosine_similarity', 'cross_entropy', 'kl_div'),
+    *('mse_loss', 'l1_loss', 'smooth_l1_loss', 'binary_cross_entropy_with_logits', 'grid_sample'),
+}
 
 
 class Operations(TorchDispatchMode):
@@ -179,6 +191,9 @@ class Calls(TorchFunctionMode):
             pinned = args[0].clone()
             pinned.fake_pinned = True
             return pinned
+        if self.device.half and (name := getattr(func, '__name__', '')) in HALF | FLOAT32:
+            dtype = self.device.half if name in HALF else torch.float32
+            return func(*tree_map(partial(_cast, dtype), args), **tree_map(partial(_cast, dtype), kwargs))
         if not args or not is_ours(args[0]):
             return func(*args, **kwargs)
         if func is Tensor.tolist:
@@ -213,6 +228,10 @@ class Calls(TorchFunctionMode):
             self.device.wait('index by Python numbers')
             return DeviceTensor(torch.as_tensor(index))
         return index
+
+
+def _cast(dtype: torch.dtype, value: Any) -> Any:
+    return value.to(dtype) if is_ours(value) and value.dtype in (torch.float32, torch.bfloat16) else value
 
 
 def _stays(kwargs: Any) -> bool:
@@ -258,25 +277,50 @@ class FakeDevice:
         self.waits: Counter[Wait] = Counter()
         self.events: list[int] = []
         self.launched = 0
+        self.half: torch.dtype | None = None  # autocast's
         self._arriving: list[tuple[Tensor, Tensor]] = []  # memory of the CPU and what will be in it
         self._sent: list[tuple[Tensor, int]] = []  # with the version that was sent
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeDevice]:
-        """Let tensors of the device work. It knows no autocast.
+        """Let tensors of the device work, in mmengine and mmcv too, which wait in operations of their own uncounted.
 
         Raises:
             RuntimeError: As CUDA does where tensors of CPU and device are mixed; and for memory that was changed after
                 it was sent.
         """
-        plain = mock.patch.multiple(
-            torch, autocast=lambda *_, **__: contextlib.nullcontext(), is_autocast_enabled=lambda *_: False
-        )
-        with plain, mock.patch('torch.cuda.current_stream', lambda *_: _Stream(self)), Operations(self), Calls(self):
+        enabled, indexes = torch.is_autocast_enabled, import_module('mmengine.structures.instance_data')
+        restored = torch.serialization.default_restore_location  # of files: here they stay on the CPU
+        with contextlib.ExitStack() as stack:
+            for target, name, value in [
+                (torch, 'autocast', partial(self._autocast, torch.autocast)),
+                (torch, 'is_autocast_enabled', lambda kind: bool(self.half) if is_device(kind) else enabled(kind)),
+                (torch.cuda, 'current_stream', lambda *_: _Stream(self)),
+                (torch.serialization, 'default_restore_location',
+                 lambda x, at: x if is_device(at) else restored(x, at)),
+                (import_module('mmengine.runner.runner'), 'get_device', lambda: DEVICE.type),
+                (indexes, 'IndexType', indexes.IndexType | DeviceTensor),
+                *((one := import_module(f'mmcv.ops.{name}'), 'ext_module', _on_values(one.ext_module))
+                  for name in ('nms', 'roi_align')),
+            ]:  # fmt: skip
+                stack.enter_context(mock.patch.object(target, name, value))
+            for mode in (Operations(self), Calls(self)):
+                stack.enter_context(mode)
             yield self
         for source, version in self._sent:
             if source._version != version:
                 raise RuntimeError(f'{tuple(source.shape)} was changed after it was sent to the device')
+
+    @contextlib.contextmanager
+    def _autocast(
+        self, plain: Any, device_type: str, dtype: Any = None, enabled: bool = True, **options: Any
+    ) -> Iterator[None]:
+        if not is_device(device_type):
+            with plain(device_type, dtype, enabled, **options):
+                yield
+        else:
+            with mock.patch.object(self, 'half', dtype if enabled else None):
+                yield
 
     def forget(self) -> None:
         """Count anew."""
@@ -303,10 +347,10 @@ class FakeDevice:
 
     def send(self, source: Tensor, non_blocking: bool, cast: bool = False) -> None:
         """Note a copy from the CPU."""
-        pinned = getattr(source, 'fake_pinned', False) and not cast
-        if not (pinned and non_blocking):
+        if non_blocking and getattr(source, 'fake_pinned', False) and not cast:
+            self._sent.append((source, source._version))
+        else:
             self.wait('copy to the device')
-        self._sent.append((source, source._version))
 
     def fetch(self, value: Tensor) -> Tensor:
         """Return memory of the CPU that will hold the values later."""
@@ -334,6 +378,17 @@ class _Event:
         self.device.events.append(self.device.launched - self.behind)
         for memory, value in self.arriving:
             memory.copy_(value)
+
+
+def _on_values(module: Any) -> Any:
+    """Return compiled operations that work on values."""
+
+    def run(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        plain = tree_map(lambda x: x.value if is_ours(x) else x, (args, kwargs))
+        made = operation(*plain[0], **plain[1])
+        return DeviceTensor(made) if isinstance(made, Tensor) else made
+
+    return SimpleNamespace(**{name: partial(run, one) for name, one in vars(module).items() if callable(one)})
 
 
 def _in_package(file: str) -> str:

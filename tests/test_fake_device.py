@@ -106,6 +106,16 @@ def test_what_is_fetched_is_there_behind_an_event(device):
     assert fetched == 66 and device.events == [1]
 
 
+def test_autocast_is_that_of_the_device(device):
+    with device.running(), torch.autocast(DEVICE.type, torch.bfloat16):
+        x, weight = on_device(X), on_device(torch.ones(2, 4))
+        half = nn.functional.linear(x, weight)
+        assert torch.is_autocast_enabled(DEVICE.type) and not torch.is_autocast_enabled('cpu')
+        assert (half.dtype, half.softmax(1).dtype, (X @ X.mT).dtype) == (torch.bfloat16, torch.float32, torch.float32)
+        with torch.autocast(DEVICE.type, enabled=False):
+            assert nn.functional.linear(x, weight).dtype == torch.float32
+
+
 def test_numbers_and_gradients_are_those_of_the_cpu(device):
     torch.manual_seed(0)
     here = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))

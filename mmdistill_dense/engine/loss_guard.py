@@ -42,6 +42,7 @@ from mmdistill_dense.guards.runner import (
     check_recomputed,
     check_trained,
 )
+from mmdistill_dense.losses.tensors import sum_dtype
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
 from mmdistill_dense.networks.inputs import refuse_blind
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -168,25 +169,31 @@ class LossGuard(Hook):
 
     It checks the loss, not the gradients: in mixed precision, an overflow of the scaled gradients is normal, and the
     scaler handles it. No step waits for the device: the result travels to the CPU while the backward pass is launched
-    and is read after that. With several optimizers, each loss is checked.
+    and is read after that. So do the numbers of the log, which mmengine would fetch one by one behind the whole step.
+    With several optimizers, each loss is checked.
     """
 
     def __init__(self) -> None:
         self._seen: Seen | None = None
+        self._log: dict[str, Any] = {}
         self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
-        self._handles.append(unwrap(runner.model).register_forward_hook(self._remember, with_kwargs=True))
+        model: Any = unwrap(runner.model)
+        self._handles.append(model.register_forward_hook(self._remember, with_kwargs=True))
         # Replaced on the instance: after_train deletes that, and the method of the class is back.
+        if hasattr(model, 'parse_losses'):
+            model.parse_losses = partial(self._parse, model.parse_losses)
         for wrapper in wrappers_of(runner.optim_wrapper):
             wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
     def after_train(self, runner: Runner) -> None:
         while self._handles:
             self._handles.pop().remove()
+        vars(unwrap(runner.model)).pop('parse_losses', None)
         for wrapper in wrappers_of(runner.optim_wrapper):
             vars(wrapper).pop('backward', None)
-        self._seen = None
+        self._seen, self._log = None, {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         check_saved(checkpoint, unwrap(runner.model))
@@ -196,8 +203,12 @@ class LossGuard(Hook):
             parts = {name: [tensor.detach() for tensor in _tensors(value)] for name, value in losses.items()}
             self._seen = parts, given.get('inputs'), given.get('data_samples')
 
+    def _parse(self, parse: Any, losses: Any) -> Any:
+        loss, self._log = parse(losses)
+        return loss, self._log
+
     def _backward(self, runner: Runner, backward: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        verdict = _Verdict(loss)
+        verdict = _Verdict(loss, self._log)
         backward(loss, *args, **kwargs)
         if verdict.bad():
             seen, self._seen = self._seen, None
@@ -224,19 +235,23 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
 
 
 class _Verdict:
-    """Whether the loss of any process is not finite; the answer is copied to the CPU without waiting."""
+    """Whether the loss of any process is not finite; the answer is copied to the CPU without waiting, with the log."""
 
-    def __init__(self, loss: Tensor) -> None:
-        found = torch.as_tensor(loss).detach().isfinite().all().logical_not().float()
+    def __init__(self, loss: Tensor, log: dict[str, Any]) -> None:
+        loss = torch.as_tensor(loss).detach()
+        found = loss.isfinite().all().logical_not().to(sum_dtype(loss))
         all_reduce(found, op='max')
-        # From a GPU, this copies into pinned memory, which holds the number once the event has happened.
-        self._found = found.to('cpu', non_blocking=found.is_cuda)
-        self._arrived = torch.cuda.current_stream(found.device).record_event() if found.is_cuda else None
+        there = {k: x for k, x in log.items() if isinstance(x, Tensor) and not x.ndim and x.device == found.device}
+        row = torch.stack([found, *(x.detach().to(found.dtype) for x in there.values())])
+        # From a GPU, this copies into pinned memory, which holds the numbers once the event has happened.
+        self._row = row.to('cpu', non_blocking=row.is_cuda)
+        self._arrived = torch.cuda.current_stream(row.device).record_event() if row.is_cuda else None
+        log.update(zip(there, self._row[1:], strict=True))
 
     def bad(self) -> bool:
         if self._arrived is not None:
             self._arrived.synchronize()
-        return bool(self._found)
+        return bool(self._row[0])
 
 
 def _reasons(runner: Runner, seen: Seen | None) -> list[str]:

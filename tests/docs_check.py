@@ -13,7 +13,7 @@ from unittest import mock
 
 from mmdistill_dense.__main__ import COMMANDS
 from mmdistill_dense.apps.recipes.named import find
-from tests.docs_blocks import ROOT, Block, Command, blocks
+from tests.docs_blocks import ROOT, Block, Command
 from tests.every_config import every, place, read
 
 HARMLESS = (
@@ -182,8 +182,3 @@ def _check_pip(words: list[str]) -> None:
     pins = (ROOT / 'requirements/constraints.txt').read_text(encoding='utf-8').split()
     for word in words:
         assert '==' not in word or word in pins, f'{word} is not the version of requirements/constraints.txt'
-
-
-def readers_files() -> set[str]:
-    """The files that the guides let a reader write."""
-    return {block.file for block in blocks('python', 'yaml') if block.file}

@@ -48,7 +48,6 @@ DET = {
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
-_KEPT: list[tempfile.TemporaryDirectory] = []
 
 
 def _read_zoo_configs_once() -> None:
@@ -110,13 +109,6 @@ _META.impl('native_batch_norm', _shapes_of_norm)
 yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
 BaseModule._dump_init_info = lambda self, *_: None
 weight_init.update_init_info = lambda *_, **__: None
-
-
-def put_files_in(folder: Path) -> None:
-    """Make new folders there. A forked process must keep the one of its parent, which goes with its last name."""
-    global _FILES
-    _KEPT.append(_FILES)
-    _FILES = tempfile.TemporaryDirectory(dir=folder)
 
 
 def fresh_dir() -> Path:

@@ -159,13 +159,11 @@ def test_what_nobody_could_train_with_is_refused(tmp_path: Path, fault: str) -> 
         DATASETS.build(option(tmp_path))
 
 
-def test_files_to_be_tested_on_need_no_boxes(tmp_path: Path) -> None:
+def test_files_to_be_tested_on_need_no_boxes_but_iscrowd(tmp_path: Path) -> None:
+    """pycocotools reads it of every annotation; the training does without."""
     write(tmp_path, ())
     assert len(DATASETS.build(dict(option(tmp_path, ()), test_mode=True))) == 1  # type: ignore[arg-type]
-
-
-def test_iscrowd_is_needed_where_the_file_is_tested_on(tmp_path: Path) -> None:
-    """pycocotools reads it of every annotation; the training does without."""
+    (tmp_path / 'images').rmdir()
     write(tmp_path)
     without = option(changed(tmp_path, iscrowd=None))
     assert len(DATASETS.build(without)) == 1  # type: ignore[arg-type]

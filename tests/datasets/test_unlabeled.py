@@ -112,12 +112,17 @@ def test_a_damaged_file_is_replaced_and_counted(root: Path, warnings: list[str],
         assert len(warnings) <= 2  # the 1st and, with bad luck in the draw, the 10th
 
 
-def test_a_mistake_in_the_pipeline_is_no_damaged_file(root: Path) -> None:
+def test_a_mistake_in_the_pipeline_is_no_damaged_file_and_a_grey_picture_neither(root: Path) -> None:
     def wrong(results: dict) -> dict:
         raise KeyError('a mistake')
 
     with pytest.raises(KeyError, match='a mistake'):
         build(root, pipeline=[*LOAD, wrong])[0]
+    (root / 'n03').mkdir()
+    cv2.imwrite(str(root / 'n03/grey.png'), np.full((40, 40), 7, np.uint8))
+    cv2.imwrite(str(root / 'n03/alpha.png'), np.full((40, 40, 4), 7, np.uint8))
+    dataset = build(root, data_prefix='n03')
+    assert [dataset[index]['img'].shape for index in range(2)] == [(40, 40, 3)] * 2
 
 
 def test_nothing_found_says_where_and_what(tmp_path: Path) -> None:
@@ -127,10 +132,3 @@ def test_nothing_found_says_where_and_what(tmp_path: Path) -> None:
         build(tmp_path / 'gone')
     with pytest.raises(FileNotFoundError, match='ann_file = .*list.txt'):
         build(tmp_path, ann_file='list.txt')
-
-
-def test_grey_and_transparent_pictures_come_in_three_channels(tmp_path: Path) -> None:
-    cv2.imwrite(str(tmp_path / 'grey.png'), np.full((40, 40), 7, np.uint8))
-    cv2.imwrite(str(tmp_path / 'alpha.png'), np.full((40, 40, 4), 7, np.uint8))
-    dataset = build(tmp_path)
-    assert {dataset[index]['img'].shape for index in range(2)} == {(40, 40, 3)}

@@ -59,13 +59,10 @@ def test_an_average_is_of_the_student_alone(model, update_buffers):
     assert not toys.differing(model.state_dict(), trained)
 
 
-def test_it_may_be_arranged_twice(model):
+def test_it_may_be_arranged_twice_and_hooks_of_other_kinds_are_left_alone(model):
     runner, hook = averaging(model, update_buffers=False)
     average_the_student(runner)
     hook.after_train_iter(runner, 0)
-
-
-def test_hooks_of_other_kinds_are_left_alone():
     other = SimpleNamespace(ema_model=SimpleNamespace(module=SimpleNamespace(distillers=1)))
     average_the_student(SimpleNamespace(hooks=[other, SimpleNamespace(), EMAHook()]))
     assert other.ema_model.module.distillers == 1

@@ -49,22 +49,16 @@ def test_a_segmentor_has_three_stages_and_the_map_before_dropout_and_scores(kind
 
 
 def test_a_detector_has_its_neck():
+    """Without maps of one position; levels of two necks are paired by stride, P3 to P7 against P2 to P6."""
     places = found(toys.det_net(), (512, 512))
     assert taps_of(pair_taps(places, places)) == [f'neck[{level}]' for level in range(5)]
     assert [place.stride for place in places.neck] == [8, 16, 32, 64, 128]
-
-
-def test_levels_of_necks_are_paired_by_stride():
-    """P3 to P7 against P2 to P6."""
-    chosen = pair_taps(found(toys.det_net('retinanet'), (512, 512)), found(toys.det_net('faster_rcnn'), (512, 512)))
+    chosen = pair_taps(places, found(toys.det_net('faster_rcnn'), (512, 512)))
     pairs = [(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs]
     assert pairs == [(f'neck[{level}]', f'neck[{level + 1}]') for level in range(4)]
     assert len(chosen.notes) == 2 and all('no level of this stride' in note for note in chosen.notes)
-
-
-def test_maps_of_one_position_are_left_out():
-    places = found(toys.det_net(), (64, 64))  # P6 and P7 are 1 x 1
-    chosen = pair_taps(places, places)
+    small = found(toys.det_net(), (64, 64))  # P6 and P7 are 1 x 1
+    chosen = pair_taps(small, small)
     assert taps_of(chosen) == ['neck[0]', 'neck[1]', 'neck[2]']
     assert [note for note in chosen.notes if 'neck[3]' in note and 'one position' in note]
 

@@ -2,12 +2,12 @@
 
 import io
 
-import pytest
 from rich.console import Console
 
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.check.render import show
 from tests import toys
+from tests.engine.test_unlabelled_stream import files
 
 
 def config(folder, pictures, **changes):
@@ -17,20 +17,12 @@ def config(folder, pictures, **changes):
     return toys.run_config(folder, model, **changes)
 
 
-@pytest.fixture(scope='module')
-def report(tmp_path_factory):
-    return check_config(config(tmp_path_factory.mktemp('run'), toys.picture_folder()), Options(val=2, cost=False))
-
-
-def test_the_step_has_both_parts(report):
+def test_both_parts_are_in_the_step_and_their_number_is_told(tmp_path):
+    report, text = check_config(config(tmp_path, toys.picture_folder()), Options(val=2, cost=False)), io.StringIO()
     names = [term.name for term in report.subject.terms]
     assert {'distill.kd.unlabelled_loss_kd', 'distill.fit.unlabelled_loss_fitnet'} < set(names)
     rows = {row.distiller: row.student_shape[0] for row in report.subject.taps}
     assert rows == dict(kd=2, fit=2), 'the shapes are those of the labelled pictures'
-
-
-def test_their_number_is_told(report):
-    text = io.StringIO()
     show(report, Console(file=text, width=200))
     assert '6 pictures without labels, 3 a step' in text.getvalue()
     assert report.as_dict()['unlabelled']['pictures'] == 6
@@ -38,8 +30,6 @@ def test_their_number_is_told(report):
 
 def test_pictures_of_validation_stop_the_check(tmp_path):
     pictures = toys.picture_folder()
-    from tests.engine.test_unlabelled_stream import files
-
     run = config(tmp_path, pictures)
     for name, value in files(pictures, 'val').items():
         run[name] = value

@@ -145,6 +145,11 @@ def optimized(kind: str) -> dict[str, Any]:
     return dict(model=former, optim_wrapper=dict(optimizer=dict(type=kind, lr=0.01)))
 
 
+def frozen(*trained: bool) -> Any:
+    backbone = torch.nn.ModuleList(torch.nn.Linear(1, 1).requires_grad_(one) for one in trained)
+    return dict(model=SimpleNamespace(backbone=backbone, distillers={'kd': 1}))
+
+
 TAUGHT = dict(distillers=dict(kd=dict(type='LogitKD')))
 OTHER_ORDER = dict(val_dataloader=dict(dataset=dict(metainfo=dict(classes=['b', 'a']))))
 PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_shape=[[2, 3, 9, 9]] * 2)
@@ -181,8 +186,10 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.optimizer, dict(config=dict(model=dict(student=dict(type='FCN')))), '', ''),
     (config_rules.hook, dict(config=model(**TAUGHT)), 'error', 'no DistillHook'),
     (config_rules.hook, dict(config=model(**TAUGHT) | dict(custom_hooks=[dict(type='DistillHook')])), '', ''),
-    (network_rules.padded, batched(1024), 'warning', r'of 200x256 to 1024x1024.*\.batch_augments to'),
-    (network_rules.padded, batched(256), '', ''),
+    (network_rules.padded, batched(340), 'warning', r'of 200x256 to 340x340.*\.batch_augments to'),
+    (network_rules.padded, batched(310), '', ''),
+    (network_rules.trained, frozen(False, False), 'warning', "nothing in the student's backbone is trained"),
+    (network_rules.trained, frozen(False, True), '', ''),
     (network_rules.padded, PAIR_OF_VIEWS, '', ''),
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=0))), 'error', 'val_dataloader.batch_size=0'),
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=-1))), 'error', 'batch_size=-1'),
@@ -197,6 +204,7 @@ def test_a_rule_finds_what_is_wrong_alone(rule: Any, facts: dict[str, Any], leve
 @pytest.mark.parametrize(('shape', 'reduction', 'said'), [
     ((2048, 64, 128), 'sum', None),
     ((2048, 45, 45), 'sum', None),
+    ((2048, 64, 64), 'sum', None),
     ((512, 16, 16), 'sum', '0.26 in units of the mean'),
     ((512, 16, 16), 'mean', None),
 ])  # fmt: skip

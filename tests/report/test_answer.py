@@ -81,10 +81,11 @@ def test_only_ended_runs_of_one_length_are_compared(tmp_path, length, kd, alone,
     assert said[0].startswith('Perhaps. kd scores 66.00' if compared else 'Not compared: kd, seed 0 (iteration 200')
 
 
-def test_the_length_of_a_run_of_epochs_is_counted_in_epochs(tmp_path):
+@pytest.mark.parametrize(('length', 'of'), [(EPOCHS.format(2), ' of 2'), ('', '')])
+def test_the_length_of_a_run_of_epochs_is_counted_in_epochs(tmp_path, length, of):
     folders = []
     for name, model, ends, steps in (('kd', DISTILLED, 2, 50), ('alone', ALONE, 2, 40), ('short', DISTILLED, 1, 50)):
-        folder = run(tmp_path / name, model + EPOCHS.format(2))
+        folder = run(tmp_path / name, model + length)
         records = []
         for epoch in range(1, ends + 1):
             records.append(dict(loss=1.0, epoch=epoch, iter=steps * epoch, step=steps * epoch))
@@ -94,7 +95,7 @@ def test_the_length_of_a_run_of_epochs_is_counted_in_epochs(tmp_path):
         folders.append(folder)
     said = answer(*folders).sentences()
     assert said[0].startswith('No sign of it. kd scores 0.300')  # by epochs, though the iterations differ
-    assert said[-1].startswith('Not compared: short, seed 0 (epoch 1 of 2) with alone, seed 0 (epoch 2 of 2).')
+    assert said[-1].startswith(f'Not compared: short, seed 0 (epoch 1{of}) with alone, seed 0 (epoch 2{of}).')
 
 
 def test_rows_of_a_suite_with_other_lengths_are_compared_by_their_test_scores(tmp_path):

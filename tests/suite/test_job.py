@@ -1,5 +1,6 @@
 """One run: what it writes, that it goes on exactly, and what it refuses; a pre-training and what starts from it."""
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -281,3 +282,25 @@ def test_given_teacher_is_tested_alone(
     expected = json.loads((whole / 'out/teacher/result.json').read_text())
     assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
     assert not list((tmp_path / 'out/teacher').glob('*.pth'))
+
+
+def test_progress_that_cannot_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Progress(tmp_path, 'abc')
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, 'Input/output error')
+
+    monkeypatch.setattr(job, 'write_json', broken)
+    report.tell(True, iteration=3)
+    report.tell(True, iteration=4)
+    monkeypatch.undo()
+    report.tell(True, iteration=5)
+    assert json.loads((tmp_path / 'state.json').read_text())['iteration'] == 5
+
+
+def test_an_evaluation_is_word_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = Progress(tmp_path, 'abc')
+    before = json.loads((tmp_path / 'state.json').read_text())['time']
+    report.written = -job.EVERY
+    report.after_val_iter(None, 0)
+    assert json.loads((tmp_path / 'state.json').read_text())['time'] > before

@@ -315,3 +315,11 @@ def test_tail_holds_the_last_lines(tmp_path: Path) -> None:
     (tmp_path / 'log.txt').write_text('\n\n'.join(map(str, range(100))))
     assert pool.tail(tmp_path / 'log.txt').split() == [str(number) for number in range(85, 100)]
     assert pool.tail(tmp_path / 'none.txt') == ''
+
+
+@pytest.mark.parametrize(
+    ('seconds', 'text'),
+    [(0, '0 s'), (59.6, '1 min 00 s'), (61, '1 min 01 s'), (3660, '1 h 01 min'), (-5, '0 s')],
+)
+def test_clock(seconds: float, text: str) -> None:
+    assert pool.clock(seconds) == text

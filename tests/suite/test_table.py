@@ -199,6 +199,7 @@ def test_seeds_means_and_intervals_are_drawn_in_the_line_of_their_row(
     for place, gains in enumerate(GAINS.values()):
         assert {('one seed', gain, place + BELOW) for gain in gains} <= points
         assert ('mean', round(float(np.mean(gains)), 9), place) in points
+    assert axes.lines[0].get_xdata() == [0, 0], 'the line of no gain'
     assert [label.get_text() for label in axes.get_yticklabels()] == ['kd (n = 3)', 'heavy (n = 1)']
     assert axes.get_ylim() == (1.6, -0.6) and tuple(figures[0].get_size_inches()) == (8, 2.34), 'the first on top'
     (bar,) = axes.containers

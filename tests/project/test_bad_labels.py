@@ -1,10 +1,14 @@
-"""Labels with one fault: the refusal or the note names the file, the line or the entry."""
+"""Labels with one fault: one line that names the file, the line or the entry, or a count of what is left out."""
 
+import base64
+import io
 import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,9 +20,8 @@ from mmdistill_dense.apps.project.label_images import find_seg_data
 from tests.project import exports
 
 Write = Callable[[Path], None]
-Case = tuple[Write, str, Write, str]  # export, task, fault, what is told
-READ = {'seg': find_seg_data, 'det': find_box_data}
-RUNS = {'size': [4, 4], 'counts': [0, 16]}
+Case = tuple[Write, str, Write, str]  # export, tasks, fault, what is told
+READ: dict[str, Callable[[Path], Any]] = {'seg': find_seg_data, 'det': find_box_data}
 
 
 def text(file: str, old: str, new: str) -> Write:
@@ -61,28 +64,40 @@ def saved(file: str, **form: str) -> Write:
     return change
 
 
-def shape(**changed: object) -> Write:
-    """Change the first shape of a file of labelme."""
+def values(file: str, *place: str | int, **changed: object) -> Write:
+    """Change what stands at a place of a json file."""
 
     def change(root: Path) -> None:
-        file = root / 'train/b.json'
-        content = json.loads(file.read_text())
-        content['shapes'][0].update(changed)
-        file.write_text(json.dumps(content))
+        content = at = json.loads((root / file).read_text())
+        for key in place:
+            at = at[key]
+        at.update(changed)
+        (root / file).write_text(json.dumps(content))
 
     return change
 
 
-def entry(place: str, number: int, **changed: object) -> Write:
-    """Change an entry of a COCO file."""
+entry = partial(values, 'train/_annotations.coco.json')
+labelme, shape, mask = (partial(values, 'train/b.json', *place) for place in ((), ('shapes', 0), ('shapes', 1)))
 
-    def change(root: Path) -> None:
-        file = root / 'train/_annotations.coco.json'
-        content = json.loads(file.read_text())
-        content[place][number].update(changed)
-        file.write_text(json.dumps(content))
 
-    return change
+def outline(shape: object) -> Write:
+    return entry('annotations', 0, segmentation=shape)
+
+
+def runs(counts: object, size: object = (48, 64)) -> Write:
+    return outline({'size': size, 'counts': counts})
+
+
+def png(pixels: np.ndarray, cut: int = 0) -> str:
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, 'PNG')
+    return base64.b64encode(held.getvalue()[: -cut or None]).decode()
+
+
+def without_data(root: Path) -> None:
+    file = root / 'masks/train/b.png'
+    file.write_bytes(file.read_bytes().replace(b'IDAT', b'ID\0T'))
 
 
 def smooth(root: Path) -> None:
@@ -161,12 +176,16 @@ def zipped(root: Path) -> None:
     (root / 'export.zip').write_bytes(b'PK')
 
 
-def of(export: Write, task: str, faults: Sequence[tuple[Write, str]]) -> list[Case]:
-    return [(export, task, *one) for one in faults]
+def of(export: Write, tasks: str, faults: Sequence[tuple[Write, str]]) -> list[Case]:
+    return [(export, tasks, *one) for one in faults]
 
 
 YOLO, VOC, CVAT, COLOURS = 'labels/train/b.txt', 'Annotations/b.xml', 'annotations.xml', 'labelmap.txt'
 POINT = [[1, 1], [float('nan'), 2], [3, 3]]
+BOMB = 'a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n'
+NUMBERS = 1e9, -1e9, 1e308, float('inf'), 10**400, float('nan'), None, 'nan', [1], {}
+TO_BOX = 'box', 'xtl="1" ytl="1" xbr="5" ybr="5" rotation="1e300"'
+TO_ELLIPSE = 'ellipse', 'cx="5" cy="5" rx="inf" ry="3"'
 CASES: list[Case] = [
     *of(exports.ultralytics, 'det', [
         (line(YOLO, '9 .5 .5 .1 .1'), r'b.txt, line 4 .*data.yaml names no class 9; it has 0, 1, 2'),
@@ -178,6 +197,12 @@ CASES: list[Case] = [
         (text('data.yaml', '  2: leaf\n', ''), r'txt, line \d .*data.yaml names no class 2'),
         (text('data.yaml', 'leaf', 'red cell'), r'data.yaml: names is .*one name of its own'),
         (line('data.yaml', '  - [: x'), r'data.yaml cannot be read'),
+        (line(YOLO, f'{"1" * 5000} .5 .5 .1 .1'), r'b.txt, line 4'),
+        (text('data.yaml', r'names:(.|\n)*', 'names: 5'), 'data.yaml: names is 5'),
+        (text('data.yaml', r'^(.|\n)*0: red cell', f'{BOMB}names:\n  0: *c'), 'data.yaml: it has aliases'),
+        (text('data.yaml', r'names:(.|\n)*', 'names: &a [*a]'), 'data.yaml: it has aliases'),
+        (text('data.yaml', 'images/val', '{a: [1]}'), 'data.yaml: val: '),
+        (text('data.yaml', 'images/val', '[[1]]'), 'data.yaml: val: '),
         (text('data.yaml', 'images/val', 'images/eval'), r'data.yaml: val: images/eval is not there'),
         (gone('images/val/d.jpg', 'images/val/e.jpg'), r'data.yaml: val: images/val: no picture in it'),
         (line('data.yaml', 'nc: 4'), r'data.yaml: nc is 4, and names has 3 classes'),
@@ -201,9 +226,13 @@ CASES: list[Case] = [
         (text(VOC, '</annotation>', ''), r'b.xml cannot be read \(ParseError'),
         (text(VOC, r'<xmax>\d+', '<xmax>1'), r'b.xml: object 1 \(red cell\): xmax must be above xmin'),
         (text(VOC, r'<xmax>\d+', '<xmax>left'), r'b.xml: .*left.*no number'),
+        (text(VOC, r'<xmax>\d+', '<xmax>1e400'), r"xmax is '1e400', no number"),
+        (text(VOC, '<width>64', '<width>1e6'), r'b.jpg has 48x1000000'),
+        (text(VOC, '^', '<?xml version="1.0" encoding="gbk"?>'), 'b.xml: multi-byte'),
+        (text(VOC, '^', '<?xml version="1.0" encoding="foo-8"?>'), 'b.xml cannot be read'),
         (text(VOC, 'bndbox>', 'box>'), r'b.xml cannot be read'),
-        (text(VOC, '<bndbox>(.*?)</bndbox>', ''), r'b.xml: object 1 \(red cell\) has no bndbox'),
-        (text(VOC, '<name>red cell', '<name>'), r'b.xml: object 1 has no name'),
+        (text(VOC, '<bndbox>(.*?)</bndbox>', ''), r'b.xml: object 1 \(red cell\): xmin is None, no number'),
+        (text(VOC, '<name>red cell', '<name>'), r'b.xml: object 1 \(box\) has no label'),
         (gone('JPEGImages/b.jpg'), r'1 of 6 xml files have no picture.*b.xml'),
         (text(VOC, '<width>64', '<width>63'), r'b.jpg has 48x63 .*it has 48x64'),
         (gone(VOC), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
@@ -212,40 +241,67 @@ CASES: list[Case] = [
     ]),
     *of(exports.cvat, 'det', [
         (text(CVAT, '<image ', '<track/><image '), r'annotations.xml is "CVAT for video"'),
-        (gone('images/b.jpg'), r'1 pictures of .*annotations.xml are not below .*b.jpg'),
+        (gone('images/b.jpg'), r'1 of 6 pictures of CVAT have no picture: .*annotations.xml: b.jpg'),
         (text(CVAT, 'height="48"', 'height="x"'), r"a b.jpg: height is 'x', no number"),
         (text(CVAT, 'z_order="0"', 'z_order="x"'), r"a b.jpg: z_order is 'x', no number"),
-        (text(CVAT, 'polygon label="[^"]*"', 'polygon'), r'a b.jpg: a polygon has no label'),
+        (text(CVAT, 'polygon label="[^"]*"', 'polygon'), r'a b.jpg: polygon .* has no label'),
     ]),
-    *of(exports.cvat, 'seg', [
-        (text(CVAT, 'points="', 'points="a,b;'), r'a b.jpg: polygon of white-cell: its points are'),
-        (text(CVAT, 'points="[^"]*"', 'points="1,1;2,2"'), r'a b.jpg: polygon of white-cell: 2 points make no area'),
+    *of(exports.cvat, 'det seg', [
+        (text(CVAT, 'points="', 'points="a,b;'), r'a b.jpg: polygon \(white-cell\): its points are'),
+        (text(CVAT, 'points="[^"]*"', 'points="1,1;2,2"'), r'a b.jpg: polygon \(white-cell\): 2 points make no area'),
         (text(CVAT, 'width="64"', 'width="640"'), r'is a mask, and its file tells 48x640 pixels of .*a b.jpg: 48x64'),
-        (text(CVAT, 'rle="', 'rle="3, '), r'mask of .*: its runs do not fill its box'),
-        (text(CVAT, 'rle="', 'rle="x, '), r'mask of .*: its runs do not fill its box'),
-        (text(CVAT, 'left="', 'left="6'), r'mask of .* reaches beyond its picture'),
+        (text(CVAT, 'rle="', 'rle="3, '), r'mask \(leaf\): its runs do not fill its box'),
+        (text(CVAT, 'rle="', 'rle="x, '), r'mask \(leaf\): its runs do not fill its box'),
+        (text(CVAT, 'width="64"', 'width="1000000000"'), 'tells 48x1000000000 pixels|width is .1000000000., no number'),
+        (text(CVAT, 'rle="', f'rle="{"9" * 5000},'), 'its runs do not fill its box'),
+        (text(CVAT, 'rle="[^"]*" left="[^"]*" top="[^"]*" width="[^"]*" height="[^"]*"',
+              'rle="10000000000" left="0" top="0" width="100000" height="100000"'), 'its runs do not fill its box'),
+        *((text(CVAT, '<polygon ([^>]*)/>', rf'<{kind} \1 {numbers}/>'), f'{kind}.*(points are|is .*, no number)')
+          for kind, numbers in (TO_BOX, TO_ELLIPSE)),
+        (text(CVAT, r'left="\d+"', 'left="40"'), r'mask \(leaf\) is a mask that reaches beyond its picture'),
     ]),
-    *of(exports.labelme, 'det', [
+    *of(exports.labelme, 'det seg', [
         (gone('train/b.jpg'), r'1 of 6 json files of labelme have no picture: .*b.json'),
         (text('train/b.json', r'\}$', ''), r'b.json'),
         (text('train/b.json', r'"shapes": \[', '"shapes": [3, '), r'b.json: shapes\[0\] is 3, no dict'),
     ]),
-    *of(exports.labelme, 'seg', [
+    *of(exports.labelme, 'det seg', [
         (shape(points=[[1, 1], [2, 2]]), r'b.json: shapes\[0\] \(red cell\): 2 points make no area'),
         (shape(points=[[1, 1, 1]] * 3), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
         (shape(points=POINT), r'b.json: shapes\[0\] \(red cell\): its points are .*no pairs of numbers'),
         (shape(label=''), r'b.json: shapes\[0\] \(polygon\) has no label'),
-        (shape(shape_type='mask', mask='AAAA'), r'b.json: shapes\[0\] .*mask that cannot be read'),
+        (shape(shape_type='circle', points=[[1, 1], [1e6, 1]]), 'its points are'),
+        (mask(points=5), 'its points are 5, no pairs'),
+        (mask(group_id=[1], points=None), 'its points are None, no pairs'),
+        (mask(mask=5), r'shapes\[1\] .* cannot be read'),
+        (mask(mask=png(np.ones((4, 4, 3), np.uint8))), 'train/b.json: '),
+        (mask(mask=png(np.ones((20, 20), bool), 30)), r'shapes\[1\] .* cannot be read'),
+        (labelme(imageHeight=10**6, imageWidth=10**6), 'tells 1000000x1000000 pixels'),
+        *((labelme(imageHeight=height), 'height is') for height in ('48px', [48])),
+        (labelme(imageHeight=-48), 'tells -48x64 pixels'),
+        (labelme(shapes={}), r'b.json: shapes is \{\}, no list'),
+        (shape(shape_type='mask', mask='AAAA'), r'b.json: shapes\[0\] .*\) cannot be read'),
     ]),
     *of(exports.roboflow_coco, 'det', [
+        (entry('annotations', 0, category_id=None), r'_annotations.coco.json: annotations\[0\] has no category_id'),
+        (entry('images', 0, file_name=None), r'_annotations.coco.json: images\[0\] has no file_name'),
+        (damaged('train/b.jpg'), 'a file cannot be read as pictures: .*b.jpg'),
         (entry('annotations', 0, category_id=99), r'_annotations.coco.json: .*99'),
         (entry('annotations', 0, bbox=[1, 2, 3]), r'_annotations.coco.json: annotations\[0\].*bbox'),
         (gone('train/b.jpg'), r'1 of the 4 pictures of .*b.jpg'),
         (listed_again, r'_annotations.coco.json: two entries of images tell two sizes of a b.jpg'),
     ]),
     *of(exports.roboflow_coco, 'seg', [
-        (entry('annotations', 0, segmentation=[[1, 1, 2, 2]]), r'a b.jpg has a box without a polygon'),
-        (entry('annotations', 0, segmentation=RUNS), r'a b.jpg has 48x64 pixels, a mask of it 4x4'),
+        (outline([[1, 1, 2, 2]]), r'a b.jpg has a box without a polygon'),
+        (runs([0, 16], [4, 4]), r'a b.jpg has 48x64 pixels, a mask of it 4x4'),
+    ]),
+    *of(exports.roboflow_coco, 'det seg', [
+        *((outline([[2, 2, 30, 2, value, 30, 2, 30]]), 'a point far beyond|is no number') for value in NUMBERS),
+        (outline([[float('nan')] * 6]), 'has a point far beyond its picture, or one that is no number'),
+        *((runs(counts), 'run lengths that do not fill its size') for counts in (
+            [5], [2**33], [-1, 48 * 64 + 1], [0.5, 48 * 64 - 0.5], [], '0', '`', '\x7f\n' * 40, [2**62])),
+        (runs([5], ['48', '64']), '_annotations.coco.json: the segmentation of an annotation'),
+        (entry('images', 0, height=10**9, width=10**9), 'has 1000000000x1000000000 pixels'),
     ]),
     *of(exports.coloured, 'seg', [
         (smooth, r'% of the pixels of .*png have a colour of no class'),
@@ -255,6 +311,7 @@ CASES: list[Case] = [
         (text(COLOURS, '0,128,0', '128,0,0'), r'labelmap.txt: white-cell or its colour .* stands twice'),
         (saved('masks/train/b.png', mode='L'), r'b.png has the mode L, and others are of colours'),
         (damaged('masks/train/b.png'), r'b.png'),
+        (without_data, r'b.png'),
         (zipped, r'no picture in it or below it .*It holds export.zip'),
     ]),
     *of(exports.voc_masks, 'seg', [
@@ -272,14 +329,17 @@ CASES: list[Case] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(('export', 'task', 'change', 'told'), CASES)
-def test_a_fault_is_told(export: Write, task: str, change: Write, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('export', 'tasks', 'change', 'told'), CASES)
+def test_a_fault_is_told_in_one_line(export: Write, tasks: str, change: Write, told: str, tmp_path: Path) -> None:
     export(tmp_path)
-    READ[task](tmp_path)
     change(tmp_path)
-    with pytest.raises((ValueError, FileNotFoundError), match=told) as found:
-        READ[task](tmp_path)
-    assert str(found.value).startswith('--data')
+    for task in tasks.split():
+        with pytest.raises((ValueError, FileNotFoundError), match=told) as found:
+            data = READ[task](tmp_path)
+            if task == 'seg' and data.drawing:
+                data.drawing.write(tmp_path / 'out')
+        said = str(found.value)
+        assert said.startswith('--data') and str(tmp_path) in said and '\n' not in said and len(said) < 800
 
 
 @pytest.mark.parametrize(('export', 'change', 'told'), [
@@ -292,7 +352,7 @@ def test_a_fault_is_told(export: Write, task: str, change: Write, told: str, tmp
     (exports.ultralytics, of_labelme, 'WARNING: 1 of 6 files have the name of .*, and are no files of .*b.json'),
     (exports.labelme, of_yolo, 'WARNING: 1 of 8 files have the name of .*, and are no files of .*b.txt'),
     (exports.voc_xml, text(VOC, '</name>', '</name><difficult>True</difficult>'), ', 13 used, 2 of iscrowd=1'),
-    (exports.roboflow_coco, entry('annotations', 0, segmentation='x'), r'1 of 15 boxes have no polygon or mask \('),
+    (exports.roboflow_coco, outline('x'), r'1 of 15 boxes have no polygon or mask \('),
 ])  # fmt: skip
 def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tmp_path: Path) -> None:
     export(tmp_path)

@@ -266,7 +266,9 @@ def test_corners_of_voc_below_1_are_counted_from_0(least: float, left: int, tmp_
         '<annotation><filename>b.jpg</filename><object><name>leaf</name><bndbox><xmin>1</xmin>'
         f'<ymin>{least}</ymin><xmax>30</xmax><ymax>20</ymax></bndbox></object></annotation>'
     )
-    content = json.loads(find_box_data(tmp_path).splits['train'].content)
+    data = find_box_data(tmp_path)
+    assert any('corners are counted from 0' in note for note in data.notes) == (least < 1)
+    content = json.loads(data.splits['train'].content)
     number = next(one['id'] for one in content['images'] if one['file_name'] == 'b.jpg')
     (box,) = [one['bbox'] for one in content['annotations'] if one['image_id'] == number]
     assert box[:2] == [left, max(least - (least == 1), 0)]

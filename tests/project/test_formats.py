@@ -328,26 +328,23 @@ def test_a_mask_may_fill_its_picture_and_no_more() -> None:
             from_mask('x', inside, left, top, (4, 6))
 
 
-def test_shapes_of_one_group_are_one_object(tmp_path: Path) -> None:
-    exports.labelme(tmp_path)
-    file = tmp_path / 'train/b.json'
-    content = json.loads(file.read_text())
-    first = {**content['shapes'][0], 'group_id': 1}
-    content['shapes'] = [{**first, 'points': [[x, 3], [x + 10, 3], [x + 10, 20], [x, 20]]} for x in (2, 40)]
-    file.write_text(json.dumps(content))
-    assert found_boxes(find_box_data(tmp_path), 'train')['b'] == [(first['label'], 2, 3, 50, 20)]
-
-
-def test_corners_are_counted_from_0_where_one_is_0(tmp_path: Path) -> None:
-    exports.voc_xml(tmp_path)
-    first = find_box_data(tmp_path)
-    for file in (tmp_path / 'Annotations').iterdir():
-        file.write_text(re.sub(r'(?<=<[xy]m..>)\d+', lambda found: str(int(found[0]) - 1), file.read_text()))
-    file = tmp_path / 'Annotations/d.xml'
-    file.write_text(re.sub(r'<ymin>\d+', '<ymin>0', file.read_text(), count=1))
-    second = find_box_data(tmp_path)
-    assert any('counted from 0' in note for note in second.notes)
-    assert found_boxes(first, 'train') == found_boxes(second, 'train')
+@pytest.mark.parametrize(('shape', 'box', 'first'), [
+    ('box {} xtl="10" ytl="10" xbr="30" ybr="20" rotation="30"', (8.84, 5.67, 22.32, 18.66), (13.84, 5.67)),
+    ('box {} xtl="10" ytl="10" xbr="30" ybr="20" rotation="90"', (15, 5, 10, 20), (25, 5)),
+    ('ellipse {} cx="30" cy="20" rx="10" ry="4"', (20, 16, 20, 8), (40, 20)),
+    ('ellipse {} cx="30" cy="20" rx="10" ry="4" rotation="90"', (26, 10, 8, 20), (30, 30)),
+    ('polygon {} points="10,10;30,10;30,20"', (10, 10, 20, 10), (10, 10)),
+])  # fmt: skip
+def test_shapes_of_cvat_are_turned_about_their_middle(
+    shape: str, box: Sequence[float], first: Sequence[float], tmp_path: Path
+) -> None:
+    exports.cvat(tmp_path)
+    file = tmp_path / 'annotations.xml'
+    drawn = shape.format('label="leaf"')
+    file.write_text(re.sub('<polygon [^>]*/>', f'<{drawn}/>', file.read_text(), count=1))
+    found = json.loads(find_box_data(tmp_path).splits['train'].content)['annotations']
+    told = [(*one['bbox'], *one['segmentation'][0][:2]) for one in found if isinstance(one['segmentation'], list)]
+    assert any(np.allclose(one, (*box, *first), atol=0.01) for one in told), told
 
 
 def test_colours_that_a_list_leaves_out_are_vocs(tmp_path: Path) -> None:
@@ -383,7 +380,7 @@ def test_a_label_file_belongs_to_the_picture_of_its_folder_or_part(layout: str, 
             voc_file(tmp_path / labels.format(part) / f'{name}.xml')  # all tell the name of the first picture
     data = find_box_data(tmp_path)
     for part, split in data.splits.items():
-        assert split.pictures == f'{pictures.format(part)}/' and split.files == ('0.jpg', '1.jpg')
+        assert split.pictures == f'{pictures.format(part)}/' and split.names == ('0.jpg', '1.jpg')
 
 
 def test_of_two_pictures_of_one_name_the_label_file_tells_the_ending(tmp_path: Path) -> None:
@@ -391,7 +388,7 @@ def test_of_two_pictures_of_one_name_the_label_file_tells_the_ending(tmp_path: P
         voc_file(tmp_path / f'{name}.xml', f'{name}.png')
         for ending in ('jpg', 'png'):
             exports.picture(tmp_path / f'{name}.{ending}')
-    assert {name for split in find_box_data(tmp_path).splits.values() for name in split.files} == {'0.png', '1.png'}
+    assert {name for split in find_box_data(tmp_path).splits.values() for name in split.names} == {'0.png', '1.png'}
 
 
 def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: Path) -> None:
@@ -408,7 +405,7 @@ def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: 
     for name in 'bd':
         (tmp_path / f'cvat/images/{name}.jpg').rename(tmp_path / f'cvat/{name}.jpg')
     file.write_text(file.read_text().replace('name="b.jpg"', 'name="images/b.jpg"'))
-    with pytest.raises(FileNotFoundError, match='1 pictures of .* are not below .*: images/b.jpg'):
+    with pytest.raises(FileNotFoundError, match='1 of 6 pictures of CVAT have no picture: .*: images/b.jpg'):
         find_box_data(tmp_path / 'cvat')
 
 
@@ -453,7 +450,7 @@ def test_pictures_in_a_folder_named_as_of_label_images_are_read(export: Write, t
     export(tmp_path / 'labelled')
     exports.picture(tmp_path / 'unlabelled/more.jpg')
     data = find_box_data(tmp_path)
-    found = {Path(file).stem for split in data.splits.values() for file in split.files}
+    found = {Path(file).stem for split in data.splits.values() for file in split.names}
     assert {name for names in PARTS.values() for name in names} == found
 
 
@@ -513,7 +510,7 @@ def test_files_of_cvat_name_their_part(tmp_path: Path) -> None:
             tmp_path / f'{part}.xml', functools.reduce(lambda text, one: text.replace(one, ''), rest, content)
         )
     data = find_box_data(tmp_path)
-    assert {part: {Path(file).stem for file in split.files} for part, split in data.splits.items()} == {
+    assert {part: {Path(file).stem for file in split.names} for part, split in data.splits.items()} == {
         part: set(names) for part, names in PARTS.items()
     }
 

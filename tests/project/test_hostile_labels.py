@@ -1,9 +1,7 @@
-"""Labels that are damaged or contradict themselves: one line that names the place, or everything is counted."""
+"""Labels that contradict themselves, and what is left out of them: refused, or counted."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections.abc import Callable
@@ -12,126 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco
 
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from tests.project import exports
-from tests.project.test_bad_labels import CVAT, VOC, YOLO, Write, entry, line, text
+from tests.project.test_bad_labels import READ, YOLO, mask, text
 from tests.project.test_formats import label_images
-
-READ: dict[str, Callable[[Path], Any]] = {'seg': find_seg_data, 'det': find_box_data}
-FULL = {'size': [48, 64], 'counts': [0, 48 * 64]}
-BOMB = 'a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n'
-
-
-def labelme(**changed: object) -> Write:
-    """Change the file of labelme, or its second shape, which is a mask."""
-
-    def change(root: Path) -> None:
-        file = root / 'train/b.json'
-        content = json.loads(file.read_text())
-        for key, value in changed.items():
-            (content if key in content else content['shapes'][1])[key] = value
-        file.write_text(json.dumps(content))
-
-    return change
-
-
-def outline(shape: object) -> Write:
-    return entry('annotations', 0, segmentation=shape)
-
-
-def runs(counts: object, size: object = (48, 64)) -> Write:
-    return outline({'size': size, 'counts': counts})
-
-
-def point(value: object) -> Write:
-    return outline([[2, 2, 30, 2, value, 30, 2, 30]])
-
-
-def written(pixels: np.ndarray, cut: int = 0) -> str:
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, 'PNG')
-    return base64.b64encode(held.getvalue()[: -cut or None]).decode()
-
-
-def broken(root: Path) -> None:
-    file = root / 'masks/train/b.png'
-    file.write_bytes(file.read_bytes().replace(b'IDAT', b'ID\0T'))
-
-
-CIRCLE = {'shape_type': 'circle', 'points': [[1, 1], [1e6, 1]]}
-COCO, LABELME = exports.roboflow_coco, exports.labelme
-REFUSED: dict[str, tuple[Write, Write]] = {
-    **{f'point {value!r:.20}': (COCO, point(value)) for value in (1e9, -1e9, 1e308, float('inf'), 10**400)},
-    **{f'point {value!r:.20}': (COCO, point(value)) for value in (float('nan'), None, 'nan', [1], {})},
-    'all points NaN': (COCO, outline([[float('nan')] * 6])),
-    'too few runs': (COCO, runs([5])),
-    'too many runs': (COCO, runs([2**33])),
-    'runs below 0': (COCO, runs([-1, 48 * 64 + 1])),
-    'runs that are no whole numbers': (COCO, runs([0.5, 48 * 64 - 0.5])),
-    'no runs': (COCO, runs([])),
-    'a text of too few runs': (COCO, runs('0')),
-    'a text that ends too early': (COCO, runs('`')),
-    'a text of other letters': (COCO, runs('\x7f\n' * 40)),
-    'a size of texts': (COCO, runs([5], ['48', '64'])),
-    'runs without end': (COCO, runs([2**62])),
-    'a huge picture': (COCO, entry('images', 0, height=10**9, width=10**9)),
-    'a huge picture of labelme': (LABELME, labelme(imageHeight=10**6, imageWidth=10**6)),
-    'a height that is a text': (LABELME, labelme(imageHeight='48px')),
-    'a height that is a list': (LABELME, labelme(imageHeight=[48])),
-    'a height below 0': (LABELME, labelme(imageHeight=-48)),
-    'shapes that are no list': (LABELME, labelme(shapes={})),
-    'points that are a number': (LABELME, labelme(points=5)),
-    'a group that is a list': (LABELME, labelme(group_id=[1], points=None)),
-    'a circle far beyond the picture': (LABELME, labelme(**CIRCLE)),
-    'a mask that is a number': (LABELME, labelme(mask=5)),
-    'a mask of colours': (LABELME, labelme(mask=written(np.ones((4, 4, 3), np.uint8)))),
-    'a mask that is cut': (LABELME, labelme(mask=written(np.ones((20, 20), bool), 30))),
-    'a mask of 10^10 pixels': (
-        exports.cvat,
-        text(CVAT, 'rle="[^"]*" left="[^"]*" top="[^"]*" width="[^"]*" height="[^"]*"',
-             'rle="10000000000" left="0" top="0" width="100000" height="100000"'),
-    ),
-    'runs of many digits': (exports.cvat, text(CVAT, 'rle="', f'rle="{"9" * 5000},')),
-    'an ellipse without end': (
-        exports.cvat, text(CVAT, '<polygon ([^>]*)/>', r'<ellipse \1 cx="5" cy="5" rx="inf" ry="3"/>')),
-    'a turn without end': (
-        exports.cvat,
-        text(CVAT, '<polygon ([^>]*)/>', r'<box \1 xtl="1" ytl="1" xbr="5" ybr="5" rotation="1e300"/>')),
-    'a huge picture of CVAT': (exports.cvat, text(CVAT, 'width="64"', 'width="1000000000"')),
-    'an encoding of many bytes': (exports.voc_xml, text(VOC, '^', '<?xml version="1.0" encoding="gbk"?>')),
-    'an unknown encoding': (exports.voc_xml, text(VOC, '^', '<?xml version="1.0" encoding="foo-8"?>')),
-    'corners without end': (exports.voc_xml, text(VOC, r'<xmax>\d+', '<xmax>1e400')),
-    'a huge picture of VOC': (exports.voc_xml, text(VOC, '<width>64', '<width>1e6')),
-    'a class of many digits': (exports.ultralytics, line(YOLO, f'{"1" * 5000} .5 .5 .1 .1')),
-    'names that are a number': (exports.ultralytics, text('data.yaml', r'names:(.|\n)*', 'names: 5')),
-    'names of aliases': (exports.ultralytics, text('data.yaml', r'^(.|\n)*0: red cell', f'{BOMB}names:\n  0: *c')),
-    'names in a circle': (exports.ultralytics, text('data.yaml', r'names:(.|\n)*', 'names: &a [*a]')),
-    'a part that is a dict': (exports.ultralytics, text('data.yaml', 'images/val', '{a: [1]}')),
-    'a part that is a list of lists': (exports.ultralytics, text('data.yaml', 'images/val', '[[1]]')),
-    'yaml that is cut': (exports.ultralytics, line('data.yaml', '  - [: x')),
-    'a damaged PNG': (exports.coloured, broken),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('fault', REFUSED)
-def test_it_is_refused_in_one_line_that_names_the_place(fault: str, tmp_path: Path) -> None:
-    export, change = REFUSED[fault]
-    export(tmp_path)
-    change(tmp_path)
-    for task in (
-        ('det', 'seg') if export in exports.OBJECTS.values() else ('seg',) if export is exports.coloured else ('det',)
-    ):
-        with pytest.raises((ValueError, FileNotFoundError)) as found:
-            data = READ[task](tmp_path)
-            if task == 'seg' and data.drawing:
-                data.drawing.write(tmp_path / 'out')
-        said = str(found.value)
-        assert said.startswith('--data: ') and f' {tmp_path}/' in said and '\n' not in said and len(said) < 800
-
 
 # Two statements of one fact
 
@@ -261,7 +146,7 @@ def test_yolo_folders_may_be_written_in_capitals(name: Callable[[str], str], tmp
 @pytest.mark.parametrize('kind', ['rotation', 'oriented_rectangle'])
 def test_turned_boxes_of_labelme_are_read(kind: str, tmp_path: Path) -> None:
     exports.labelme(tmp_path)
-    labelme(shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(tmp_path)
+    mask(shape_type=kind, points=[[5, 10], [30, 5], [33, 25], [8, 30]])(tmp_path)
     assert len(annotations(find_box_data(tmp_path))) == 15
 
 

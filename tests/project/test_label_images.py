@@ -32,16 +32,6 @@ def test_folders_of_splits_are_found(tmp_path: Path) -> None:
     )
 
 
-def test_split_before_role_a_word_after_the_name_and_subfolders(tmp_path: Path) -> None:
-    for split in ('training', 'validation'):
-        for city in ('a', 'b'):
-            picture(tmp_path / split / 'img' / city / f'{city}_1.png')
-            label(tmp_path / split / 'masks' / city / f'{city}_1_mask.png')
-    data = find_seg_data(tmp_path, ['x', 'y', 'z'])
-    assert endings(data) == (('.png',), '_mask.png')
-    assert data.splits['train'].pictures == 'training/img' and data.splits['train'].count == 2
-
-
 def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Path) -> None:
     numbered(tmp_path, [*map(str, range(10))])
     first, second = find_seg_data(tmp_path), find_seg_data(tmp_path)
@@ -172,27 +162,6 @@ def test_a_part_of_several_folders_reads_its_own_pictures(tmp_path: Path, pictur
     assert [len(split.names) for split in data.splits.values()] == [3, 3], 'the lists that a training reads'
 
 
-def test_cityscapes_and_voc_as_they_are_downloaded(tmp_path: Path) -> None:
-    """Both have label images of several kinds for each picture."""
-    city, voc = tmp_path / 'city', tmp_path / 'voc'
-    for split in ('train', 'val'):
-        for name in ('a/a_0', 'a/a_1', 'b/b_0'):
-            picture(city / f'leftImg8bit/{split}/{name}_leftImg8bit.png')
-            picture(city / f'gtFine/{split}/{name}_gtFine_color.png')
-            for kind in ('labelIds', 'labelTrainIds', 'instanceIds'):
-                label(city / f'gtFine/{split}/{name}_gtFine_{kind}.png')
-    assert endings(find_seg_data(city)) == (('_leftImg8bit.png',), '_gtFine_labelTrainIds.png')
-    for file in city.rglob('*_labelTrainIds.png'):
-        file.unlink()
-    assert any('createTrainIdLabelImgs.py of cityscapesscripts' in note for note in find_seg_data(city).notes)
-    for number in range(4):
-        picture(voc / f'JPEGImages/{number}.jpg')
-        label(voc / f'SegmentationClass/{number}.png')
-        label(voc / f'SegmentationObject/{number}.png', (0, 1, 2, 3))
-    data = find_seg_data(voc)
-    assert data.splits['train'].labels == 'SegmentationClass' and len(data.classes) == 3
-
-
 @pytest.mark.parametrize(('pictures', 'labels', 'patterns'), [
     (['4.jpg'], ['4.bmp', '4.png'], ('**/images/**.jpg', '**/masks/**.bmp')),
     (['4.jpg'], ['4.png', '4_mask.png'], ('**/images/**.jpg', '**/masks/**.png')),
@@ -271,11 +240,6 @@ def test_a_number_of_two_colours_is_no_class(tmp_path: Path) -> None:
     with_palettes(tmp_path, VOC, (0, 0, 0, 0, 128, 0, 128, 0, 0))
     with pytest.raises(ValueError, match=r' 1 is the colour \(128, 0, 0\) in .*png, and \(0, 128, 0\) in .*png\. If'):
         find_seg_data(tmp_path)
-
-
-def test_a_folder_above_all_others_has_any_name(tmp_path: Path) -> None:
-    seg_folder(tmp_path / 'segdata')
-    assert find_seg_data(tmp_path).splits['train'].labels == 'segdata/labels/train'
 
 
 def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:

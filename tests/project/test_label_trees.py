@@ -61,6 +61,9 @@ TREES = {
         'train val', 'leftImg8bit/{s}/{d}/{d}_{n}_leftImg8bit.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelTrainIds.png',
         more=['gtFine/{s}/{d}/{d}_{n}_gtFine_color.png', 'gtFine/{s}/{d}/{d}_{n}_gtFine_labelIds.png'],
         values=(0, 1, 255)),
+    'voc': Tree('', 'VOC/JPEGImages/{n}.jpg', 'VOC/SegmentationClass/{n}.png', more=['VOC/SegmentationObject/{n}.png']),
+    'words and folders': Tree(
+        'training validation', '{s}/img/{d}/{d}_{s}{n}.png', '{s}/masks/{d}/{d}_{s}{n}_mask.png'),
     'ade': Tree('training validation', 'images/{s}/ADE_{s}_{n}.jpg', 'annotations/{s}/ADE_{s}_{n}.png'),
     'loveda': Tree(
         'Train Val', '{s}/{d}/images_png/{n}.png', '{s}/{d}/masks_png/{n}.png', unlabelled='Test'),
@@ -167,6 +170,7 @@ def test_a_public_tree_is_read_pixel_by_pixel(name: str, tmp_path: Path, monkeyp
         name_colours(root / 'class_dict.csv')
     data = find_seg_data(root, patterns=patterns)
     assert set(data.splits) >= {'train', 'val'} and sum(len(own) for own in data.pairs.values()) >= len(truth)
+    assert ('createTrainIdLabelImgs.py of cityscapesscripts' in str(data.notes)) == (name == 'cityscapes')
     project.mkdir()
     if data.drawing:
         data.drawing.write(project)

@@ -57,12 +57,6 @@ def test_folders_of_splits_have_lists_where_labels_are_missing(tmp_path: Path) -
     assert data.splits['val'].names == ()
 
 
-def test_a_second_label_image_of_a_picture_is_no_label_without_picture(tmp_path: Path) -> None:
-    partly(tmp_path, 6, 4)
-    label(tmp_path / 'photo masks/cam 0/frame_000_color.png')
-    assert find_seg_data(tmp_path, patterns=PHOTOS).splits['train'].count == 3
-
-
 @pytest.mark.parametrize(('old', 'new'), [('cam 1/frame_001', 'cam 1/frame_01'), ('cam 0/frame_002', 'frame_002')])
 def test_a_label_image_of_another_name_is_refused(tmp_path: Path, old: str, new: str) -> None:
     labels = partly(tmp_path, 12, 10) / 'photo masks'

@@ -12,10 +12,11 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.export.without_package import head_of
 from mmdistill_dense.apps.project import config_files
-from mmdistill_dense.apps.project.box_labels import BoxData, BoxSplit
+from mmdistill_dense.apps.project.box_labels import BoxData
 from mmdistill_dense.apps.project.config_files import box_file, seg_file
-from mmdistill_dense.apps.project.label_images import SegData, Split
+from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.new import write
+from mmdistill_dense.apps.project.picture_folders import Split
 from mmdistill_dense.apps.project.zoo_schedule import Loading, Training
 from mmdistill_dense.apps.recipes.compose import reference
 from mmdistill_dense.apps.report.runs import TrainedRun
@@ -83,7 +84,7 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
         texts = {
             'data.py': seg_file(data, LOADING),
             'pair.py': config_files.pair_file({'cfg': file}, {'cfg': name, 'checkpoint': root}, 'toy'),
-            'control.py': config_files.control_file(schedule, 2, 'seg'),
+            'control.py': config_files.training_file('', schedule, 2, 'seg'),
             'teacher.py': config_files.teacher_file(schedule, 2, 'seg'),
             'kd.py': config_files.method_file('kd', {'kd': {'type': 'KD'}}, {'data_root': root}),
         }
@@ -107,8 +108,8 @@ def test_the_files_of_new(root: str, name: str, file: str, classes: list[str]) -
 @given(TEXTS, TEXTS, st.lists(TEXTS, min_size=1, max_size=3, unique=True))
 def test_the_data_file_of_boxes(root: str, name: str, classes: list[str]) -> None:
     splits = {
-        'train': BoxSplit(Template('{{ fileDirname }}/train.json'), name, (name, 'b')),
-        'val': BoxSplit(name, name, (name,)),
+        'train': Split(name, Template('{{ fileDirname }}/train.json'), 2, (name, 'b')),
+        'val': Split(name, name, 1, (name,)),
     }
     text = box_file(BoxData(Path('/', root), splits, tuple(classes), False, (32, 48)), LOADING, False, False)
     found = back(text)

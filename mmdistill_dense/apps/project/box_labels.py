@@ -14,34 +14,19 @@ from typing import Any
 from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import json_files, xml_files, yolo
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Reading, mend
-from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Wish, table
+from mmdistill_dense.apps.project.picture_folders import SPLITS, Count, Split, Wish, table
 from mmdistill_dense.datasets.label_files import has_mask
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.literals import Template
 from mmdistill_dense.utils.validate import close_or_all, some
 
-FREE = 'have no labels in any file'
 Parts = dict[str, list[Labelled]]
-
-
-@dataclass(frozen=True)
-class BoxSplit:
-    """Pictures with boxes: a label file and a folder, relative to the root; ``content`` of a file that is new."""
-
-    labels: str
-    pictures: str
-    files: tuple[str, ...]  # names in the folder
-    content: str = ''
-
-    @property
-    def count(self) -> int:
-        return len(self.files)
 
 
 @dataclass(frozen=True)
 class BoxData:
     root: Path
-    splits: dict[str, BoxSplit]
+    splits: dict[str, Split]
     classes: tuple[str, ...]
     masks: bool  # whether every object has one
     size: tuple[int, int]  # usual height and width of a picture
@@ -63,62 +48,55 @@ def find_box_data(
     given: Path, classes: Sequence[str] = (), exif: str | None = None, wish: Wish | None = None, task: str = 'det'
 ) -> BoxData:
     """Find out what the folder or the json file of ``--data`` holds, of the categories of ``--classes``."""
+    root = given = given.expanduser().resolve()
+    wish = wish or Wish()
     with folders.named(given):
-        return _found(given.expanduser().resolve(), classes, exif, wish or Wish(), task)
-
-
-def _found(given: Path, classes: Sequence[str], exif: str | None, wish: Wish, task: str) -> BoxData:
-    root = given
-    if given.suffix == '.json' and given.is_file():  # `annotations` holds no pictures
-        root = given.parent if folders.files_below(given.parent, EXTENSIONS) else given.parent.parent
-    every = folders.pictures_below(root)
-    reading = _read(Given(root, every, classes, exif, wish != Wish(), task), given)
-    notes, told = reading.notes, {one.picture: one.size or (0, 0) for one in reading.pictures}
-    stored = folders.look_at(list(told), told.__getitem__, exif, notes)
-    mend(reading, stored, task == 'seg')
-    flat = [one.picture.name for one in reading.pictures for each in one.objects if not has_mask(each)]
-    count = sum(len(one.objects) for one in reading.pictures)
-    why = list(reading.misfits.values())
-    if 0 < len(flat) < count:
-        why.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
-    notes += [f'WARNING: {one}. So the data have no masks for networks that predict them' for one in why]
-    parts: Parts = _told_parts(reading, wish)
-    lists = dict[str, Path]()
-    names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
-    outside = folders.outside_labels(root, every)
-    if divided := '' in parts:
-        pictures = parts['']
+        if given.suffix == '.json' and given.is_file():  # `annotations` holds no pictures
+            root = given.parent if folders.files_below(given.parent, EXTENSIONS) else given.parent.parent
+        every = folders.pictures_below(root)
+        reading = _read(Given(root, every, classes, exif, wish != Wish(), task), given)
+        notes, told = reading.notes, {one.picture: one.size or (0, 0) for one in reading.pictures}
+        stored = folders.look_at(list(told), told.__getitem__, exif, notes)
+        mend(reading, stored, task == 'seg')
+        flat = [one.picture.name for one in reading.pictures for each in one.objects if not has_mask(each)]
+        count = sum(len(one.objects) for one in reading.pictures)
+        why = list(reading.misfits.values())
+        if 0 < len(flat) < count:
+            why.append(f'{len(flat)} of {count} boxes have no polygon or mask ({some(flat, 3)})')
+        notes += [f'WARNING: {one}. So the data have no masks for networks that predict them' for one in why]
+        parts: Parts = _told_parts(reading, wish)
+        lists = dict[str, Path]()
+        names = _classes(reading, parts.get('train') or next(iter(parts.values())), classes)
+        outside = folders.outside_labels(root, every)
+        if divided := '' in parts:
+            pictures = parts['']
+            _check_boxes(reading, parts, names)
+            known = dict.fromkeys(one.picture for one in pictures)
+            lists, listed = folders.read_lists(root, task, wish, list({**known, **dict.fromkeys(outside)}), known)
+            parts = _divided(pictures, names, listed, wish, reading.source)
+            used = {one.picture for own in parts.values() for one in own}
+            _lose(reading, 'are in pictures of no list', [one for one in pictures if one.picture not in used])
+            shares = ', '.join(f'{len(own)} {part}' for part, own in parts.items())
+            notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
         _check_boxes(reading, parts, names)
-        known = dict.fromkeys(one.picture for one in pictures)
-        lists, listed = folders.read_lists(root, task, wish, list({**known, **dict.fromkeys(outside)}), known)
-        parts = _divided(pictures, names, listed, wish, reading.source)
-        used = {one.picture for own in parts.values() for one in own}
-        _lose(reading, 'are in pictures of no list', [one for one in pictures if one.picture not in used])
-        shares = ', '.join(f'{len(own)} {part}' for part, own in parts.items())
-        notes.append(f'split {f"of {some(map(str, lists.values()))}" if lists else "that is drawn"}: {shares}')
-    _check_boxes(reading, parts, names)
-    of_train = {each['name'] for one in parts['train'] for each in one.objects if not each['iscrowd']}
-    if unseen := [name for name in names if name not in of_train]:
-        notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
-    same = {part for part, own in reading.listed.items() if [name for name in own if name in names] == list(names)}
-    kept = () if divided else {part for part in same - reading.touched if not reading.changes[part]}
-    splits = {part: _split(part, parts[part], reading, root, part in kept) for part in SPLITS if part in parts}
-    if task == 'det' and (written := [f'{part}.json' for part, split in splits.items() if split.content]):
-        notes.append(f'written for training and metric: {", ".join(written)}')
-    if 'val' not in splits:
-        notes.append('no label file for val: that for test validates')
-        splits['val'], parts['val'] = splits['test'], parts['test']
-    counted = _count_pictures(reading, outside, parts)
-    notes[:0] = table(
-        f'{reading.form} ({reading.source})',
-        [_count_files(root, reading, lists, outside), counted, _count_objects(reading, parts, names)],
-    )
-    if free := counted.left_out[FREE]:
-        place = shlex.quote(os.path.commonpath([os.path.dirname(str(path)) for path in free]))
-        notes.append(f'--unlabelled {place} teaches on pictures without labels')
-    size = folders.usual_size([one.size for one in parts['train'] if one.size])
-    masks = not reading.misfits and all(has_mask(each) for own in parts.values() for one in own for each in one.objects)
-    return BoxData(root, splits, names, masks, size, notes, stored, parts)
+        of_train = {each['name'] for one in parts['train'] for each in one.objects if not each['iscrowd']}
+        if unseen := [name for name in names if name not in of_train]:
+            notes.append(f'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: {some(unseen)}')
+        same = {part for part, own in reading.listed.items() if [name for name in own if name in names] == list(names)}
+        kept = () if divided else {part for part in same - reading.touched if not reading.changes[part]}
+        splits = {part: _split(part, parts[part], reading, root, part in kept) for part in SPLITS if part in parts}
+        if task == 'det' and (written := [f'{part}.json' for part, split in splits.items() if split.content]):
+            notes.append(f'written for training and metric: {", ".join(written)}')
+        if 'val' not in splits:
+            notes.append('no label file for val: that for test validates')
+            splits['val'], parts['val'] = splits['test'], parts['test']
+        counts = _count(root, reading, lists, outside, parts, names)
+        notes[:0] = table(f'{reading.form} ({reading.source})', counts)
+        size = folders.usual_size([one.size for one in parts['train'] if one.size])
+        masks = not reading.misfits and all(
+            has_mask(each) for own in parts.values() for one in own for each in one.objects
+        )
+        return BoxData(root, splits, names, masks, size, notes, stored, parts)
 
 
 def _read(given: Given, path: Path) -> Reading:
@@ -206,16 +184,16 @@ def _divided(
     return {part: [one for one in pictures if one.picture in own] for part, own in chosen.items()}
 
 
-def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, kept: bool) -> BoxSplit:
+def _split(part: str, pictures: Sequence[Labelled], reading: Reading, root: Path, kept: bool) -> Split:
     file, folder = reading.origins.get(pictures[0].part, (reading.source, root))
     if not reading.origins:
         folder = Path(os.path.commonpath([one.picture.parent for one in pictures]))
     place = '' if folder == root else f'{os.path.relpath(folder, root)}/'
     files = tuple(one.name(folder) for one in pictures)
     if kept:
-        return BoxSplit(str(file.relative_to(root)), place, files)
+        return Split(place, str(file.relative_to(root)), len(files), files)
     content = json.dumps(reading.content(folder, pictures))
-    return BoxSplit(Template(f'{{{{ fileDirname }}}}/{part}.json'), place, files, content)
+    return Split(place, Template(f'{{{{ fileDirname }}}}/{part}.json'), len(files), files, content)
 
 
 # Classes and counts
@@ -258,41 +236,34 @@ def _classes(reading: Reading, pictures: Sequence[Labelled], given: Sequence[str
     return chosen
 
 
-def _count_files(root: Path, reading: Reading, lists: Mapping[str, Path], pictures: Sequence[Path]) -> Count:
+def _count(
+    root: Path, reading: Reading, lists: Mapping[str, Path], outside: Sequence[Path], parts: Parts, names: Sequence[str]
+) -> list[Count]:
+    """Return what became of all files, pictures and annotations."""
     every = [one for one in folders.files_below(root, ('',)) if not one.name.lower().endswith(EXTENSIONS)]
     known = {*reading.files, *lists.values(), *(one for own in reading.lost_files.values() for one in own)}
-    stems = {one.stem for one in pictures}
-    reading.lost_files['have the name of a picture, and are no files of this form'] = other = [
-        one
-        for one in every
-        if one not in known
-        and one.stem in stems
-        and (one.suffix.lower() in ('.json', '.xml') or yolo.begins_with_a_row(one))
-    ]
+    stems = {one.stem for one in outside}
+    other = [one for one in every if one not in known and one.stem in stems]
+    other = [one for one in other if one.suffix.lower() in ('.json', '.xml') or yolo.begins_with_a_row(one)]
+    reading.lost_files['have the name of a picture, and are no files of this form'] = other
     rest = [one.relative_to(root) for one in every if one not in known.union(other)]
-    left = sum(map(len, reading.lost_files.values()))
-    return Count('files', len(every), len(every) - len(rest) - left, reading.lost_files, {'not read': rest})
-
-
-def _count_pictures(reading: Reading, outside: Sequence[Path], parts: Parts) -> Count:
+    read = len(every) - len(rest) - sum(map(len, reading.lost_files.values()))
     listed = {os.path.realpath(one.picture) for one in reading.pictures}
     used = {os.path.realpath(one.picture) for own in parts.values() for one in own}
-    bare = [one.picture.name for own in parts.values() for one in own if not one.objects]
-    left = {FREE: [path for path in map(os.path.realpath, outside) if path not in listed],
-            'are in no part or list': sorted(listed - used)}  # fmt: skip
-    if bare:
+    free = [path for path in map(os.path.realpath, outside) if path not in listed]
+    if free:
+        place = shlex.quote(os.path.commonpath([os.path.dirname(path) for path in free]))
+        reading.notes.append(f'--unlabelled {place} teaches on pictures without labels')
+    if bare := [one.picture.name for own in parts.values() for one in own if not one.objects]:
         reading.notes.append(f'{len(bare)} pictures show no object: background alone ({some(bare, 3)})')
-    return Count('pictures', len(listed) + len(left[FREE]), len(used), left)
-
-
-def _count_objects(reading: Reading, parts: Parts, names: Sequence[str]) -> Count:
+    left = {'have no labels in any file': free, 'are in no part or list': sorted(listed - used)}
     shown = [(one.picture.name, each) for own in parts.values() for one in own for each in one.objects]
-    unused = {
-        'of iscrowd=1, neither learned nor scored': [
-            picture for picture, each in shown if each['name'] in names and each['iscrowd']
-        ],
-        'of no class that is used': [picture for picture, each in shown if each['name'] not in names],
-    }
-    used = sum(_counts(each, names) for _, each in shown)
+    crowds = [picture for picture, each in shown if each['name'] in names and each['iscrowd']]
+    others = [picture for picture, each in shown if each['name'] not in names]
+    unused = {'of iscrowd=1, neither learned nor scored': crowds, 'of no class that is used': others}
     there = len(shown) + sum(map(len, reading.lost.values()))
-    return Count('annotations', there, used, reading.lost, unused)
+    return [
+        Count('files', len(every), read, reading.lost_files, {'not read': rest}),
+        Count('pictures', len(listed) + len(free), len(used), left),
+        Count('annotations', there, len(shown) - len(crowds) - len(others), reading.lost, unused),
+    ]

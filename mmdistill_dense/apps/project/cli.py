@@ -41,14 +41,11 @@ def check_first(args: argparse.Namespace) -> Path:
     return folder
 
 
-OTHER_NAMES = {  # of other programs, for options of `new`
-    '--epochs': 'it is --iters here',
-    '--max-iters': 'it is --iters here',
-    '--steps': 'it is --iters here',
-    '--imgsz': 'it is --size here',
-    '--checkpoint': 'it is --teacher-checkpoint here',
-    '--weights': 'it is --teacher-checkpoint here',
-    '--unlabeled': 'it is --unlabelled here',
+_OTHER_NAMES = {  # of other programs, for options of `new`
+    '--iters': ('--epochs', '--max-iters', '--steps'),
+    '--size': ('--imgsz',),
+    '--teacher-checkpoint': ('--checkpoint', '--weights'),
+    '--unlabelled': ('--unlabeled',),
 }
 NEW = """Write the configs that distil a student from a teacher on your data, into one folder.
 
@@ -90,7 +87,8 @@ def fill_new(parser: argparse.ArgumentParser) -> None:
     add('--iters', type=counted, help="steps of each training, as 20 (default: the configs', scaled)")
     add('--random-weights', action='store_true', help='fetch no weights; networks start at random')
     add('--dry', action='store_true', help='print what would be written')
-    parser.set_defaults(run=_new, other_names=OTHER_NAMES)
+    renamed = {name: f'it is {own} here' for own, names in _OTHER_NAMES.items() for name in names}
+    parser.set_defaults(run=_new, other_names=renamed)
 
 
 def _new(args: argparse.Namespace) -> int:

@@ -24,13 +24,9 @@ def pair_file(student: Mapping[str, Any], teacher: Mapping[str, Any], words: str
     return f'"""{about}"""\n\n# pair: {words}\n{assignments({"model": model})}'
 
 
-def control_file(training: Training, batch: int, task: str) -> str:
-    return _training_file('The student alone, with which every method is compared.', training, batch, task)
-
-
 def teacher_file(training: Training, batch: int, task: str, boxes_alone: bool = False) -> str:
     """Return the text of ``teacher.py``; ``boxes_alone``: it predicts no masks, so their metric would fail."""
-    text = _training_file('Trains the teacher of pair.py, in the place of the student.', training, batch, task)
+    text = training_file('Trains the teacher of pair.py, in the place of the student.', training, batch, task)
     metric = "val_evaluator = test_evaluator = dict(metric='bbox')\n" if boxes_alone else ''
     return (
         f'{text}{metric}'
@@ -62,7 +58,7 @@ def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -
 _WORK_DIR = f"work_dir = '{{{{ fileDirname }}}}/{WORK}/{{{{ fileBasenameNoExtension }}}}'\n"
 
 
-def _training_file(first: str, training: Training, batch: int, task: str) -> str:
+def training_file(first: str, training: Training, batch: int, task: str) -> str:
     def every(times: int) -> int:
         return max(training.steps // times, min(training.steps, FEW))
 

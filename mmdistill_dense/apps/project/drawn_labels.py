@@ -145,17 +145,13 @@ def paint(one: Labelled, numbers: Mapping[str, int], empty: int) -> np.ndarray:
 # Label images that are there
 
 
-def copies_drawing(root: Path, labels: Sequence[tuple[str, Path]]) -> Drawing:
-    """Return the label images of numbers that are written where mmseg finds them, given as target and file."""
-    return _drawing(root, labels, copied, 'numbers')
-
-
 def copied(path: Path) -> np.ndarray:
     with folders.opened(path) as image:
         return label_values.in_one_channel(image, path).astype(np.uint8)
 
 
-def _drawing(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], np.ndarray], how: str) -> Drawing:
+def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[Path], np.ndarray], how: str) -> Drawing:
+    """Return the label images that are made from files, given as target and file; ``how`` changes with ``make``."""
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, path in labels]
     stamp = hashlib.sha256(repr((files, how)).encode()).hexdigest()
     return Drawing([Job(place, partial(make, path)) for place, path in labels], str(root), stamp)
@@ -189,7 +185,7 @@ def colours_drawing(
     if counts[0]:
         notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
     notes.append(f'{len(classes)} classes, by colour, from {source}')
-    return classes, _drawing(root, labels, partial(recolour, codes=codes), repr(sorted(codes.items())))
+    return classes, drawing_of(root, labels, partial(recolour, codes=codes), repr(sorted(codes.items())))
 
 
 def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
@@ -245,12 +241,6 @@ def _ask_for_names(root: Path, paths: Sequence[Path]) -> str:
     return f'{start}Found in {looked} of them: {told}. Name them in {file.absolute()}, and put this file into {root}.'
 
 
-def _voc_colour(number: int) -> Colour:
-    """Return the colour that VOC gives to a class, whose bits are spread over the three channels."""
-    bits = [(number >> (3 * place + channel) & 1) << (7 - place) for channel in range(3) for place in range(8)]
-    return sum(bits[:8]), sum(bits[8:16]), sum(bits[16:])
-
-
 def colour_table(root: Path) -> tuple[dict[str, Colour], str]:
     """Return the colour of each class, from the first list of colours in the folder, and the list's path."""
     tables = [file for name in _TABLES if (file := root / name).is_file()]
@@ -285,7 +275,9 @@ def _rows(file: Path) -> Iterator[tuple[str, Sequence[Any]]]:
     elif file.suffix == '.txt':
         for number, line in enumerate(line for line in folders.lines_of(file) if not line.startswith('#')):
             name, colour, *_ = [*line.split(':'), '', '']
-            yield name.strip(), colour.split(',') if colour else _voc_colour(number)
+            # VOC spreads the bits of a class over the three channels
+            bits = [[(number >> 3 * place + channel & 1) << 7 - place for place in range(8)] for channel in range(3)]
+            yield name.strip(), colour.split(',') if colour else [*map(sum, bits)]
     else:
         lines = folders.lines_of(file)
         for row in csv.DictReader(lines, delimiter=';' if lines and ';' in lines[0] else ','):

@@ -24,6 +24,7 @@ from mmdistill_dense.apps.project.label_pairs import (
     tree,
 )
 from mmdistill_dense.apps.project.label_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
+from mmdistill_dense.apps.project.picture_folders import Split
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.literals import Template
@@ -31,16 +32,6 @@ from mmdistill_dense.utils.validate import some
 
 Parts = dict[str, list[Pair]]
 _LEAST = 3  # labelled pictures: two for train, one for val
-
-
-@dataclass(frozen=True)
-class Split:
-    """Pictures with their label images: two folders below the root, and the names if not all files belong to it."""
-
-    pictures: str
-    labels: str
-    count: int
-    names: tuple[str, ...] = ()  # without the ending
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,7 @@ def find_seg_data(
     values: tuple[int, ...] = ()
     drawing: drawn.Drawing | None = None
     if drawn.of_colours(labels):
-        form, targets = _drawn(root, parts)
+        form, targets = _form(root, parts)
         classes, drawing = drawn.colours_drawing(root, targets, given, notes)
     else:
         found = read_values(list(parts.values()), stored)
@@ -123,9 +114,8 @@ def find_seg_data(
         classes, values = name_classes(root, found, given, notes, partial(drawn.colour_table, root))
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
-        in_place = None if found.channels > 1 else _in_place(root, parts, paths)
-        form, targets = (in_place, []) if in_place else _drawn(root, parts)
-        drawing = drawn.copies_drawing(root, targets) if targets else None
+        form, targets = _form(root, parts, () if found.channels > 1 else paths)
+        drawing = drawn.drawing_of(root, targets, drawn.copied, 'numbers') if targets else None
     if 'val' not in parts:
         parts['val'], form[0]['val'] = parts['test'], form[0]['test']
     return SegData(root, *form, classes, values, size, parts, label_images, notes, stored, drawing)
@@ -195,59 +185,44 @@ def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -
 Form = tuple[dict[str, Split], tuple[str, ...], str]  # splits, and endings of pictures and label images
 
 
-def _in_place(root: Path, parts: Parts, paths: Sequence[str]) -> Form | None:
-    """Return the form of pictures and label images that have the same names below two folders."""
-    splits, stems, ends = dict[str, Split](), dict[str, Path](), set[str]()
-    for part, pairs in parts.items():
-        folders = [Path(os.path.commonpath([one.parent for one in side])) for side in zip(*pairs, strict=True)]
-        names = list[str]()
-        for picture, label in pairs:
-            own, other = picture.relative_to(folders[0]).as_posix(), label.relative_to(folders[1]).as_posix()
-            name = os.path.commonprefix([os.path.splitext(own)[0], os.path.splitext(other)[0]])  # noqa: RUF071
-            name = name[:-1] if name.endswith(('_', '-')) and not own.startswith('.', len(name)) else name
-            ends.add(other[len(name) :])
-            names.append(name)
-            stems[f'{folders[0]}/{name}'] = picture
-        places = [str(folder.relative_to(root)) for folder in folders]
-        splits[part] = Split(places[0], places[1], len(names), tuple(names))
-    suffixes = tuple(dict.fromkeys(str(picture)[len(stem) :] for stem, picture in stems.items()))
-    if len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems):
-        return None
-    _check_read(stems, suffixes)
-    for part, split in splits.items():
-        folder = f'{split.pictures}/'
-        inside = [path.removeprefix(folder) for path in paths if path.startswith(folder)]
-        if {path.removesuffix(end) for path in inside for end in suffixes if path.endswith(end)} == {*split.names}:
-            splits[part] = replace(split, names=())
-    return splits, suffixes, ends.pop()
+def _form(root: Path, parts: Parts, paths: Sequence[str] = ()) -> tuple[Form, list[tuple[str, Path]]]:
+    """Return the form of the data, and where in the folder of the project which label images are to be written.
 
-
-def _drawn(root: Path, parts: Parts) -> tuple[Form, list[tuple[str, Path]]]:
-    """Return the form of pictures whose label images are written into the folder of the project.
-
-    Beside it the place of each label image there, and its source.
+    ``paths`` of all files: none are written if all have the names of their pictures, below two folders.
     """
     splits, stems, targets = dict[str, Split](), dict[str, Path](), list[tuple[str, Path]]()
+    ends = set[str]() if paths else {'.png'}
     for part, pairs in parts.items():
-        folder = Path(os.path.commonpath([picture.parent for picture, _ in pairs]))
-        names = tuple(os.path.splitext(picture.relative_to(folder).as_posix())[0] for picture, _ in pairs)
-        for name, (picture, label) in zip(names, pairs, strict=True):
-            stems[f'{folder}/{name}'] = picture
+        above, other = (Path(os.path.commonpath([one.parent for one in side])) for side in zip(*pairs, strict=True))
+        names = list[str]()
+        for picture, label in pairs:
+            own = picture.relative_to(above).as_posix()
+            name, there = os.path.splitext(own)[0], str(label)
+            if paths:
+                there = label.relative_to(other).as_posix()
+                name = os.path.commonprefix([name, os.path.splitext(there)[0]])  # noqa: RUF071
+                name = name[:-1] if name.endswith(('_', '-')) and not own.startswith('.', len(name)) else name
+                ends.add(there[len(name) :])
+            names.append(name)
+            stems[f'{above}/{name}'] = picture
             targets.append((f'{drawn.FOLDER}/{part}/{name}.png', label))
-        labels = Template(f'{{{{ fileDirname }}}}/{drawn.FOLDER}/{part}')
-        splits[part] = Split(os.path.relpath(folder, root), labels, len(names), names)
-    suffixes = tuple(sorted({picture.suffix for picture in stems.values()}))
-    _check_read(stems, suffixes)
-    return (splits, suffixes, '.png'), targets
-
-
-def _check_read(stems: Mapping[str, Path], suffixes: Sequence[str]) -> None:
-    """Refuse a picture in whose place mmseg would read another one, because it names them without endings."""
-    for stem, picture in stems.items():
+        labels = str(other.relative_to(root)) if paths else Template(f'{{{{ fileDirname }}}}/{drawn.FOLDER}/{part}')
+        splits[part] = Split(os.path.relpath(above, root), labels, len(names), tuple(names))
+    found = dict.fromkeys(str(picture)[len(stem) :] for stem, picture in stems.items())
+    suffixes = tuple(found if paths else sorted(found))
+    if paths and (len(ends) > 1 or len(suffixes) > len(EXTENSIONS) or any(stem.endswith('/') for stem in stems)):
+        return _form(root, parts)
+    for stem, picture in stems.items():  # mmseg names pictures without their endings
         read = next((stem + end for end in suffixes if os.path.isfile(stem + end)), str(picture))
         if read != str(picture):
             told = f'{picture} is listed, but mmseg names pictures without their endings, and would read {read}'
             raise ValueError(f'--data: {told}. Give this one another name, or take it out.')
+    for part, split in splits.items() if paths else ():
+        folder = f'{split.pictures}/'
+        inside = [path.removeprefix(folder) for path in paths if path.startswith(folder)]
+        if {path.removesuffix(end) for path in inside for end in suffixes if path.endswith(end)} == {*split.names}:
+            splits[part] = replace(split, names=())
+    return (splits, suffixes, ends.pop()), [] if paths else targets
 
 
 def _of_objects(data: BoxData, background: str) -> SegData:
@@ -255,7 +230,7 @@ def _of_objects(data: BoxData, background: str) -> SegData:
     parts = dict[str, list[Pair]]()
     for part, own in data.parts.items():  # names may have .. in them, or be whole
         parts[part] = [(Path(os.path.realpath(one.picture.parent), one.picture.name), one.picture) for one in own]
-    form, targets = _drawn(data.root, parts)
+    form, targets = _form(data.root, parts)
     notes = list(data.notes)
     classes, drawing = drawn.objects_drawing(data, [place for place, _ in targets], background, notes)
     rest = 'are ignored' if background == 'ignore' else f'are the class {classes[0]}'

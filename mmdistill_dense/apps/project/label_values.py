@@ -163,14 +163,12 @@ def name_classes(
     ``colours`` reads the list of colours, by which palettes are named.
     """
     names, source = tuple(given), '--classes'
-    if not names and (root / LIST).is_file():
-        names, source = _names_in(root / LIST), f'--data: {root / LIST}'
-    if not names:  # Roboflow's list lies in the folder itself, else in each part's folder
-        files = [root / CSV] if (root / CSV).is_file() else sorted(root.glob(f'*/{CSV}'))
-        if different := [file for file in files if _names_in(file) != _names_in(files[0])]:
-            raise ValueError(f'--data: {different[0]} names other classes than {files[0]}. Keep the one that is right.')
-        if files:
-            names, source = _names_in(files[0]), f'--data: {files[0]}'
+    # Roboflow's list lies in the folder itself, else in each part's folder
+    lists = [file for file in (root / LIST, root / CSV) if file.is_file()][:1] or sorted(root.glob(f'*/{CSV}'))
+    if lists and not names:
+        names, source = _names_in(lists[0]), f'--data: {lists[0]}'
+        if different := [file for file in lists if _names_in(file) != names]:
+            raise ValueError(f'--data: {different[0]} names other classes than {lists[0]}. Keep the one that is right.')
     if not names and found.palette and (listed := colours())[0]:
         names, source = found.named_by_palette(*listed), f'--data: {listed[1]}'
         notes.append(f'classes named by the palette of the label images, from {listed[1]}')

@@ -91,7 +91,8 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     adapt(student, True, len(data.classes))
     training = training_of(student)
     _tell_network('student', student, training, tell)
-    files['control.py'] = config_files.control_file(training, loading.batch, student.task)
+    about = 'The student alone, with which every method is compared.'
+    files['control.py'] = config_files.training_file(about, training, loading.batch, student.task)
     if teacher is None:
         option = foundation or {}
         tell(f'teacher  {option["model"]}, a foundation model; its weights: {option["checkpoint"]}')

@@ -428,7 +428,18 @@ def table(name: str, counts: Sequence[Count]) -> list[str]:
     return [f'{name}: {"; ".join(map(str, counts))}', *(line for count in counts for line in count.left)]
 
 
-# Pictures without labels, and those that two parts share
+# Pictures of a part, without labels, and those that two parts share
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where a training finds the pictures and labels of a part: two places, whole or below the root."""
+
+    pictures: str
+    labels: str
+    count: int
+    names: tuple[str, ...] = ()  # of the pictures; of label images without endings, if not all files are of this part
+    content: str = ''  # of a label file that is new
 
 
 @dataclass(frozen=True)

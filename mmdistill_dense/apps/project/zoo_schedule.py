@@ -152,7 +152,14 @@ def decide_loading(
     chosen = batch or max(2, min(own, GPU_BATCH if gpu else CPU_BATCH, pictures))
     workers = min(4, cores()) if gpu else min(2, cores() // 2)  # without a GPU, the training needs the cores
     machine = f'{chosen} pictures a step (the config has {own}), {workers} loader worker(s)'
-    scale, keep_ratio = (COCO_SCALE, True) if student.task == 'seg' else _scale(student)
+    scale, keep_ratio = COCO_SCALE, True
+    # at which a detector is tested: the training may resize to several sizes, or to a larger one that it then crops
+    loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
+    for step in mappings([one.get('dataset') for one in loaders]) if student.task == 'det' else ():
+        if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
+            first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
+            scale, keep_ratio = (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
+            break
     if student.task == 'seg':
         read = size or usual
         own_crop = (student.model.get('data_preprocessor') or {}).get('size') or (512, 512)
@@ -172,14 +179,3 @@ def decide_loading(
         why = 'as they are' if tested == usual else f'in place of {size_text(usual)}'
         note = f'pictures of {size_text(tested)}, {why} (the config has {max(scale)}x{min(scale)}; --size H W sets it)'
     return Loading(read, tested, crop, resize, keep_ratio, chosen, workers, f'{note}; {machine}')
-
-
-def _scale(student: Side) -> tuple[tuple[int, int], bool]:
-    """Return the size at which a detector's own config tests, and whether pictures keep their shape."""
-    # the training may resize to several sizes, or to a larger one that it then crops (RTMDet: 1280, cropped to 640)
-    loaders = (student.config.get(f'{name}_dataloader') or {} for name in ('test', 'train'))
-    for step in mappings([loader.get('dataset') for loader in loaders]):
-        if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
-            first = step['scale'][0] if isinstance(step['scale'][0], (tuple, list)) else step['scale']
-            return (int(first[0]), int(first[1])), bool(step.get('keep_ratio', False))
-    return COCO_SCALE, True

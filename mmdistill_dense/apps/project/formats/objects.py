@@ -1,13 +1,15 @@
 """What every reader is given and gives, and what is made of it: labels that training and metric read alike.
 
-A reader has ``recognise(given)``, which returns its files, empty if the folder is of another format, and
-``read(given, files)``, which returns a :class:`Reading`.
+Readers return a :class:`Reading`. Those of shapes that were drawn by hand give one :class:`Entry` a picture, and
+:meth:`Reading.add` does the rest for all of them.
 """
 
 from __future__ import annotations
 
+import cmath
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -30,6 +32,9 @@ from mmdistill_dense.datasets.label_files import (
 from mmdistill_dense.utils.validate import size_text, some
 
 _CORNERS = 72  # of an ellipse
+# Points of each kind of shape that has an area; X-AnyLabeling calls turned boxes `rotation`
+_LEAST = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}
+_LEAST |= dict.fromkeys(('box', 'rectangle', 'circle', 'ellipse'), 2)
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
 
@@ -61,22 +66,6 @@ class Given:
         labels = {one.parent for one in inside if one.stem in known}
         return Names(self.root, [one for one in named if one.parent not in labels], self.pictures)
 
-    def pictures_of(self, names: Mapping[Path, Sequence[str]], kind: str) -> dict[Path, Path]:
-        """Return the picture of each label file: the one whose name is among the file's ``names``."""
-        index = self.index(word for file, words in names.items() for word in (file.name, *words))
-        found = {file: index.find(words, file.parent) for file, words in names.items()}
-        if alone := [file for file, picture in found.items() if picture is None]:
-            told = f'{len(alone)} of {len(found)} {kind} have no picture: {some(alone, 3)}'
-            raise FileNotFoundError(f'--data: {told}. Add the pictures, or take these files out.')
-        return {file: picture for file, picture in found.items() if picture is not None}
-
-
-def told_size(where: object, height: Any, width: Any) -> Size | None:
-    """Return the size that labels tell of a picture; ``None`` where they tell none, or 0, as some tools do."""
-    if not all(side and str(side).strip('0') for side in (height, width)):
-        return None
-    return int(number(f'{where}: height', height)), int(number(f'{where}: width', width))
-
 
 @dataclass
 class Labelled:
@@ -89,6 +78,32 @@ class Labelled:
     def name(self, folder: Path) -> str:
         """Return its path below the folder of its part, or however a file of COCO names it."""
         return self.image.get('file_name') or self.picture.relative_to(folder).as_posix()
+
+
+@dataclass
+class Shape:
+    """What somebody drew."""
+
+    where: str
+    name: str | None  # of its class
+    kind: str  # of ``_LEAST``; others have no area
+    points: Any = ()  # of an ellipse its middle and its radii, of a circle its middle and one on it
+    turn: float = 0.0  # of a box or an ellipse, in degrees
+    mask: Callable[[], Any] = list  # gives an array (height, width), which begins at the first point
+    marks: Mapping[str, Any] = field(default_factory=dict)  # for its annotation
+    group: Any = None  # shapes of one group and class are one object
+
+
+@dataclass
+class Entry:
+    """A picture as a label file describes it."""
+
+    file: Path
+    where: str  # the file, and the place in it
+    words: Sequence[str]  # that may name the picture
+    size: Mapping[str, Any]  # ``height`` and ``width`` as they are written; nothing or 0 where the tool tells none
+    shapes: Iterable[Shape]
+    part: str | None = None  # ``None``: that of a folder of the file or the picture
 
 
 @dataclass
@@ -114,6 +129,31 @@ class Reading:
     def file_of(self, part: str | None) -> Path:
         """Return the label file of a part."""
         return self.origins.get(part, (self.source,))[0]
+
+    def add(self, given: Given, kind: str, entries: Sequence[Entry]) -> None:
+        """Take pictures and their objects; a shape without an area is left out."""
+        index = given.index(word for one in entries for word in (one.file.name, *one.words))
+        pictures = [index.find(one.words, one.file.parent) for one in entries]
+        if alone := [one.where for one, picture in zip(entries, pictures, strict=True) if picture is None]:
+            told = f'{len(alone)} of {len(entries)} {kind} have no picture: {some(alone, 3)}'
+            raise FileNotFoundError(f'--data: {told}. Add the pictures, or take these out.')
+        for entry, picture in zip(entries, filter(None, pictures), strict=True):
+            one = Labelled(picture, None, [], entry.part or given.part_of(entry.file, picture))
+            groups = defaultdict[Any, list[Object]](list)
+            with named(entry.where):
+                if all(side and str(side).strip('0') for side in entry.size.values()):
+                    height, width = (int(number(f'{entry.where}: {key}', side)) for key, side in entry.size.items())
+                    one.size = height, width
+                for place, shape in enumerate(entry.shapes):
+                    if not (name := str(shape.name or '').strip()):
+                        raise ValueError(f'--data: {shape.where} ({shape.kind}) has no label. Name it, or take it out.')
+                    if shape.kind in _LEAST:
+                        drawn = {'name': name, **_drawn(f'{shape.where} ({name})', shape, one), **shape.marks}
+                        groups[place if shape.group is None else (repr(shape.group), name)].append(drawn)
+                    else:
+                        self.drop(f'are shapes of the kind {shape.kind:.40}, which has no area', shape.where, name)
+                one.objects = [_joined(group, one) for group in groups.values()]
+            self.pictures.append(one)
 
     def add_names(self, root: Path, files: Sequence[str]) -> list[str]:
         """Take the classes from the first of some files that is in the folder, one a line, and return them."""
@@ -227,10 +267,43 @@ def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -
     return {**from_box(x, y, x + w, y + h), 'area': float(coco.area(lengths)), 'segmentation': counts}
 
 
-def circle(x: float, y: float, a: float, b: float) -> list[Point]:
-    """Return corners of an ellipse with these radii."""
-    angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
-    return list(zip((x + a * np.cos(angles)).tolist(), (y + b * np.sin(angles)).tolist(), strict=True))
+def _drawn(where: str, shape: Shape, one: Labelled) -> Object:
+    """Return box, area and outline of a shape; a box that is not turned has no outline."""
+    if shape.kind == 'box' and not shape.turn:
+        return from_box(*(number(where, value) for point in shape.points for value in point))
+    points = points_of(where, shape.points, one.size, _LEAST[shape.kind])
+    if shape.kind == 'mask':
+        size = size_for_mask(where, one)
+        with named(where, 'Draw it again'):
+            inside = shape.mask()
+        return from_mask(where, inside, round(points[0][0]), round(points[0][1]), size)
+    if shape.kind in ('circle', 'ellipse'):
+        (x, y), (a, b) = points[:2] if shape.kind == 'ellipse' else (points[0], [math.dist(*points[:2])] * 2)
+        angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)
+        points = list(zip((x + a * np.cos(angles)).tolist(), (y + b * np.sin(angles)).tolist(), strict=True))
+    left, top, right, bottom = bounds(points)
+    if shape.kind in ('box', 'rectangle'):
+        points = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    if shape.turn:
+        middle, turn = complex(left + right, top + bottom) / 2, cmath.rect(1, math.radians(shape.turn))
+        turned = [middle + (complex(*point) - middle) * turn for point in points]
+        points = [(point.real, point.imag) for point in turned]
+    return from_points(points_of(where, points, one.size))
+
+
+def _joined(parts: Sequence[Object], one: Labelled) -> Object:
+    """Return one object of several polygons and masks."""
+    if len(parts) == 1:
+        return parts[0]
+    shapes = [part['segmentation'] for part in parts]
+    if one.size and any(isinstance(shape, dict) for shape in shapes):
+        inside = coco.decode(coco.merge([packed(shape, one.size) for shape in shapes]))
+        return {**parts[0], **from_mask('', inside, 0, 0, one.size)}
+    boxes = [part['bbox'] for part in parts]
+    corners = [corner for x, y, w, h in boxes for corner in ((x, y), (x + w, y + h))]
+    rings = [ring for part in parts for ring in part['segmentation']]
+    area = sum(part['area'] for part in parts)
+    return {**parts[0], **from_box(*bounds(corners)), 'area': area, 'segmentation': rings}
 
 
 _SLACK = 2  # pixels by which the box of an outline and its bbox may differ, however small the object is

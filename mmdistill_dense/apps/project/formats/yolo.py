@@ -126,16 +126,22 @@ def _parts(
     index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any], reading: Reading
 ) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
-    found = dict[str, list[Path]]()
+    found, starts = dict[str, list[Path]](), [file.parent / str(told.get('path') or ''), file.parent]
     # where each folder and those above it lead, because any of them may be a link
     above = {one: {os.path.realpath(each) for each in (one, *one.parents)} for one in {one.parent for one in pictures}}
     for part, words in SPLITS.items():
         entries: Any = next((told[word] for word in words if told.get(word)), [])
         for entry in entries if isinstance(entries, list) else [entries]:
-            place = _place(file, told, str(entry), part)
-            if place is None:  # of exports without pictures for it
+            # exports write ../train/images for the folder beside the file
+            inside = PurePosixPath(*[one for one in PurePosixPath(str(entry)).parts if one not in ('..', '.')])
+            tried = [start / one for one in (str(entry), inside) for start in starts]
+            place = next((one.resolve() for one in tried if one.exists()), None)
+            if place is None and part == 'test':  # of exports without pictures for it
                 reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
                 continue
+            if place is None:
+                told_of = some(dict.fromkeys(tried), 3)
+                raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({told_of}).')
             if place.is_dir():
                 own = [picture for picture in pictures if str(place) in above[picture.parent]]
             else:
@@ -149,22 +155,6 @@ def _parts(
             found.setdefault(part, []).extend(own)
     folders.check_apart(found, str(file))
     return {picture: part for part, own in found.items() for picture in own}
-
-
-def _place(file: Path, told: Mapping[str, Any], entry: str, part: str) -> Path | None:
-    """Return what an entry names; ``None`` for pictures to test on that are not there.
-
-    Exports write ``../train/images`` for the folder beside the file.
-    """
-    inside = PurePosixPath(*[one for one in PurePosixPath(entry).parts if one not in ('..', '.')])
-    starts = [file.parent / str(told.get('path') or ''), file.parent]
-    tried = [start / one for one in (entry, inside) for start in starts]
-    for place in tried:
-        if place.exists():
-            return place.resolve()
-    if part == 'test':
-        return None
-    raise FileNotFoundError(f'--data: {file}: {part}: {entry} is not there ({some(dict.fromkeys(tried), 3)}).')
 
 
 def _objects(label: Path, size: Size, known: Mapping[int, str], source: str, posed: bool) -> Iterator[Object]:

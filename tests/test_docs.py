@@ -279,8 +279,8 @@ def test_the_readme_is_short() -> None:
 
 
 def test_every_command_of_the_readme_is_run() -> None:
-    """By .ci/run, tests/test_door.py or, what these words tell, tests/test_install_lines.py."""
-    run = re.compile(r'mmdistill --help|pip install|distil_leaves|my_distilled')
+    """By .ci/run, tests/test_door.py or, what these words tell, tests/test_install_lines.py and tests/tools/docs."""
+    run = re.compile(r'mmdistill --help|pip install|distil_leaves|my_distilled|first_picture')
     own = [block for block in [*blocks('bash'), *inline()] if block.guide == ROOT / 'README.md']
     left = [block.needs for block in own if not runs(block) and not run.search(block.text)]
     assert left == [['Cityscapes or COCO, GPUs']], 'their configs are trained by make test-zoo'

@@ -87,19 +87,15 @@ class Small(nn.Module):
 
 def test_calibration_pictures_get_the_size_of_a_graph(tmp_path):
     config, checkpoint = made(tmp_path)
+    plain, network, _, _ = load_student(config, checkpoint)
     told = dict(shape=[1, 3, 48, 32], pad_size_divisor=1, smallest=[48, 32])
     write_onnx(Small(), torch.zeros(1, 3, 48, 32), [], tmp_path / 's.onnx', dict(outputs=['logits'], input=told))
-    assert quantise(config, checkpoint, tmp_path / 's.onnx', 2).is_file()
+    quantise(plain, network, tmp_path / 's.onnx', tmp_path / 's.int8.onnx', 2)
+    assert open_graph(tmp_path / 's.int8.onnx')(torch.zeros(1, 3, 48, 32))[0].shape == (1, 4, 46, 30)
     free = dict(shape=['batch', 3, 'height', 'width'], pad_size_divisor=32, smallest=[32, 32])
     picture = torch.zeros(1, 3, 33, 64)
     assert fitted(picture, dict(free, smallest=[64, 96])).shape == (1, 3, 64, 96)
     assert fitted(picture, free).shape == (1, 3, 64, 64) and fitted(picture, dict(free, pad_size_divisor=1)) is picture
-
-
-@pytest.mark.parametrize(('graph', 'pictures'), [('student.pt2', 8), ('student.onnx', 0)])
-def test_a_mistake_is_named(graph, pictures):
-    with pytest.raises(ValueError, match=f"int8 needs an .onnx file.*, got '{graph}' and {pictures}"):
-        quantise(None, 'c.pth', graph, pictures)
 
 
 @pytest.mark.soak

@@ -18,8 +18,8 @@ from mmdistill_dense.apps.export import read_description
 from mmdistill_dense.apps.export.answer import Detections, Labels, pasted
 from mmdistill_dense.apps.export.graphs import _pooled, graph_of
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
-from mmdistill_dense.apps.export.whole import _sizes, paired, picture, predicted
-from mmdistill_dense.apps.export.write_student import answered, load_student
+from mmdistill_dense.apps.export.whole import paired, picture, predicted
+from mmdistill_dense.apps.export.write_student import _sizes, answered, load_student
 from tests import toys
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
@@ -209,7 +209,7 @@ def test_only_onnx_can_be_whole(tmp_path, capsys):
         '--whole',
     ]
     assert main(words) == 2
-    assert '--whole: a whole graph ends in .onnx' in capsys.readouterr().err
+    assert 'whole graphs, and graphs in 8 bits, end in .onnx' in capsys.readouterr().err
     words[3] = str(tmp_path / 's.onnx')
     assert main([*words, '--cfg-options', 'model.test_cfg.mode=slide']) == 2
     assert "test_cfg.mode='slide' predicts by windows" in capsys.readouterr().err
@@ -239,7 +239,7 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
     assert main([*words, '--whole']) == 0
     assert 'from pictures of any size to answers\nequal   ' in capsys.readouterr().out
     told = read_description(tmp_path / 'whole.onnx')
-    assert told['tried']['pictures'] == _sizes((96, 128), False) and told['tried']['equal'] > 0.99
+    assert told['tried']['pictures'] == [[96, 128], *_sizes((96, 128), 1)] and told['tried']['equal'] > 0.99
     assert told['input']['shape'] == ['height', 'width', 3] and told['network']['resize']['scale'] == [160, 112]
     graphs = ['whole.onnx']
     if kind != 'mask_rcnn':

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -48,24 +49,17 @@ def _(boxes: Tensor, scores: Tensor, overlap: float, limit: int) -> Tensor:
     return boxes.new_empty(limit, dtype=torch.long)
 
 
-@torch.library.custom_op('mmdistill_dense::pool_regions', mutates_args=())
-def pool_regions(
-    maps: list[Tensor], rois: Tensor, levels: Tensor, scales: list[float], size: int, sampling: int, aligned: bool
-) -> Tensor:
-    """Return what RoIAlign takes for each region (number of the picture, x1, y1, x2, y2) from the map of its level."""
+@torch.library.custom_op('mmdistill_dense::align', mutates_args=())
+def align(maps: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
+    """Return what RoIAlign takes from maps for each region (number of the picture, x1, y1, x2, y2)."""
     from mmcv.ops import roi_align
 
-    found = maps[0].new_zeros(len(rois), maps[0].shape[1], size, size)
-    for level, (one, scale) in enumerate(zip(maps, scales, strict=True)):
-        own = (levels == level).nonzero().squeeze(1)
-        if len(own):
-            found[own] = roi_align(one, rois[own], size, scale, sampling, 'avg', aligned)
-    return found
+    return roi_align(maps, rois, size, scale, sampling, 'avg', aligned)
 
 
-@pool_regions.register_fake
-def _(maps: Any, rois: Tensor, levels: Tensor, scales: Any, size: int, sampling: int, aligned: bool) -> Tensor:
-    return rois.new_empty(len(rois), maps[0].shape[1], size, size)
+@align.register_fake
+def _(maps: Tensor, rois: Tensor, size: int, scale: float, sampling: int, aligned: bool) -> Tensor:
+    return maps.new_empty(rois.shape[0], maps.shape[1], size, size)
 
 
 def translations() -> dict[Any, Any]:
@@ -84,31 +78,20 @@ def translations() -> dict[Any, Any]:
         filled = op.Concat(kept, op.Expand(ints(-1), ints(limit)), axis=0)
         return op.Slice(filled, ints(0), ints(limit))
 
-    def pooled(maps: Any, rois: Any, levels: Any, scales: Any, size: int, sampling: int, aligned: bool) -> Any:
-        boxes = op.Slice(rois, ints(1), ints(5), ints(1))
-        mode = 'half_pixel' if aligned else 'output_half_pixel'
-        channels = op.Shape(maps[0], start=1, end=2)
-        whole = op.Concat(op.Shape(rois, start=0, end=1), channels, ints(size, size), axis=0)
-        found = op.Expand(op.Constant(value_float=0.0), whole)
-        for level, (one, scale) in enumerate(zip(maps, scales, strict=True)):
-            own = op.Transpose(op.NonZero(op.Equal(levels, ints(level))))
-            regions = op.GatherND(boxes, own)
-            first = op.Expand(ints(0), op.Shape(own, start=0, end=1))
-            made = op.RoiAlign(
-                one,
-                regions,
-                first,
-                coordinate_transformation_mode=mode,
-                output_height=size,
-                output_width=size,
-                sampling_ratio=sampling,
-                spatial_scale=scale,
-            )
-            found = op.ScatterND(found, own, made)
-        return found
+    def taken(maps: Any, rois: Any, size: int, scale: float, sampling: int, aligned: bool) -> Any:
+        return op.RoiAlign(
+            maps,
+            op.Slice(rois, ints(1), ints(5), ints(1)),
+            op.Cast(op.Reshape(op.Slice(rois, ints(0), ints(1), ints(1)), ints(-1)), to=7),  # int64
+            coordinate_transformation_mode='half_pixel' if aligned else 'output_half_pixel',
+            output_height=size,
+            output_width=size,
+            sampling_ratio=sampling,
+            spatial_scale=scale,
+        )
 
     space = torch.ops.mmdistill_dense
-    return {space.suppress.default: suppressed, space.pool_regions.default: pooled}
+    return {space.suppress.default: suppressed, space.align.default: taken}
 
 
 class Detections(nn.Module):
@@ -166,35 +149,20 @@ def pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 def check_known(network: Any, two_stage: bool) -> None:
     """Refuse what decides in another way than these graphs do."""
-    heads = [network.rpn_head, network.roi_head] if two_stage else [network.bbox_head]
-    for head in heads:
-        options = dict(head.test_cfg or {})
-        kind = (options.get('nms') or {}).get('type', 'nms')
+    for head in [network.rpn_head, network.roi_head] if two_stage else [network.bbox_head]:
+        name, options = type(head).__name__, dict(head.test_cfg or {})
+        kind, candidates = (options.get('nms') or {}).get('type', 'nms'), options.get('nms_pre', 1)
         if kind != 'nms':
-            raise ValueError(f'{type(head).__name__} suppresses boxes by {kind}: ONNX has plain suppression alone')
-        if options.get('nms_pre', 1) < 1:
-            raise ValueError(
-                f'{type(head).__name__} has nms_pre={options["nms_pre"]}: set how many candidates a level has'
-            )
-    if two_stage:
-        for layer in network.roi_head.modules():
-            if type(layer).__name__ == 'GenericRoIExtractor' or type(layer).__name__ == 'RoIPool':
-                raise ValueError(f'{type(layer).__name__} of {type(network.roi_head).__name__} is not known to ONNX')
+            raise ValueError(f'{name} suppresses boxes by {kind}: ONNX has plain suppression alone')
+        if candidates < 1:
+            raise ValueError(f'{name} has nms_pre={candidates}: set how many candidates a level has')
+    for layer in network.roi_head.modules() if two_stage else ():
+        if type(layer).__name__ in ('GenericRoIExtractor', 'RoIPool'):
+            raise ValueError(f'{type(layer).__name__} of {type(network.roi_head).__name__} is not known to ONNX')
 
 
 @contextlib.contextmanager
-def _replaced(places: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    before = [(place, name, vars(place).get(name)) for place, name, _ in places]
-    for place, name, value in places:
-        setattr(place, name, value)
-    try:
-        yield
-    finally:
-        for place, name, value in before:
-            vars(place).pop(name, None) if value is None else setattr(place, name, value)
-
-
-def _traceable(network: Any, two_stage: bool) -> Any:
+def _traceable(network: Any, two_stage: bool) -> Iterator[None]:
     """Let mmdet's prediction keep numbers of rows that do not depend on values."""
     places: list[tuple[Any, str, Any]] = []
 
@@ -219,7 +187,10 @@ def _traceable(network: Any, two_stage: bool) -> Any:
                 in_modules(layer, multiclass_nms=_multiclass, scale_boxes=_scaled)
             elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
                 places.append((layer, '_predict_by_feat_single', partial(_small_masks, layer)))
-    return _replaced(places)
+    with contextlib.ExitStack() as stack:
+        for place in places:
+            stack.enter_context(mock.patch.object(*place))
+        yield
 
 
 def _best(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> tuple[Any, ...]:
@@ -294,10 +265,12 @@ def _regions(self: Any, feats: Sequence[Tensor], rois: Tensor, roi_scale_factor:
     levels = self.map_roi_levels(rois, len(feats))
     if roi_scale_factor is not None:
         rois = self.roi_rescale(rois, roi_scale_factor)
-    scales = [layer.spatial_scale for layer in self.roi_layers[: len(feats)]]
-    layer = self.roi_layers[0]
-    (size, _) = layer.output_size
-    return pool_regions(list(feats), rois, levels, scales, size, layer.sampling_ratio, layer.aligned)
+    (size, _) = self.roi_layers[0].output_size
+    found = feats[0].new_zeros(rois.shape[0], feats[0].shape[1], size, size)
+    for level, (maps, layer) in enumerate(zip(feats, self.roi_layers, strict=False)):
+        own = (levels == level).nonzero().squeeze(1)
+        found[own] = align(maps, rois[own], size, layer.spatial_scale, layer.sampling_ratio, layer.aligned)
+    return found
 
 
 def _small_masks(self: Any, mask_preds: Tensor, labels: Tensor, activate_map: bool = False, **_: Any) -> Tensor:

@@ -201,26 +201,37 @@ def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path,
 
 
 def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    program = torch.onnx.export(
-        _program(graph, image, axes),
-        dynamo=True,
-        input_names=['image'],
-        output_names=list(about['outputs']),
-        verbose=False,
-        dynamic_shapes={'image': {AXES[name]: name for name in axes}},
-    )
-    assert program is not None
-    for node in program.model.graph.all_nodes():
+    names = {'image': {AXES[name]: name for name in axes}}
+    made = onnx_of(_program(graph, image, axes), ['image'], list(about['outputs']), dynamic_shapes=names)
+    made.model.metadata_props[ENTRY] = json.dumps(about)
+    made.save(str(path), external_data=False)
+
+
+def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str], **options: Any) -> Any:
+    """Return a traced program as ONNX with these names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        made = torch.onnx.export(
+            program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False, **options
+        )
+    assert made is not None
+    for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
-    program.model.metadata_props[ENTRY] = json.dumps(about)
-    program.save(str(path), external_data=False)
+    return made
 
 
 def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
-    free = {AXES[name]: torch.export.Dim.DYNAMIC for name in axes}
-    with warnings.catch_warnings(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
+    return traced(graph, {image: [AXES[name] for name in axes]})
+
+
+def traced(module: nn.Module, given: Mapping[Tensor, Sequence[int]]) -> torch.export.ExportedProgram:
+    """Return the program of a module for inputs like these, each with the axes that may have any size."""
+    free = torch.export.ShapesCollection()
+    for value, axes in given.items():
+        free[value] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
+    with warnings.catch_warnings(), torch.no_grad(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):
         warnings.simplefilter('ignore')
-        return torch.export.export(graph, (image,), dynamic_shapes=(free,) if free else None)
+        return torch.export.export(module, tuple(given), dynamic_shapes=free)
 
 
 _POOL = F.adaptive_avg_pool2d

@@ -22,10 +22,10 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
     pipelines = [one['pipeline'] for _, one in layers(tested_set(config)) if one.get('pipeline')]
     for step in pipelines[0] if pipelines else ():
         name, options = type_name(step), {key: value for key, value in step.items() if key != 'type'}
-        if name == 'Resize' and not any(found.values()) and _is_plain(options):
-            scale = options['scale']
-            width, height = (scale, scale) if isinstance(scale, int) else scale
-            found['resize'] = {'scale': [width, height], 'keep_ratio': bool(options.get('keep_ratio'))}
+        scale, how = options.get('scale'), (options.get('interpolation', 'bilinear'), options.get('backend', 'cv2'))
+        if name == 'Resize' and scale and how == ('bilinear', 'cv2') and not any(found.values()):
+            scale = [scale] * 2 if isinstance(scale, int) else [*scale]
+            found['resize'] = {'scale': scale, 'keep_ratio': bool(options.get('keep_ratio'))}
         elif name == 'Pad' and not found['pad'] and options.get('padding_mode', 'constant') == 'constant':
             value = options.get('pad_val', 0)
             value = value.get('img', 0) if isinstance(value, Mapping) else value
@@ -43,14 +43,6 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
             known = 'known are one bilinear Resize to a scale and, after it, one Pad with a constant'
             raise ValueError(f'the test pipeline has {name}({given}); {known}')
     return found
-
-
-def _is_plain(options: Mapping[str, Any]) -> bool:
-    return (
-        isinstance(options.get('scale'), (int, tuple, list))
-        and options.get('interpolation', 'bilinear') == 'bilinear'
-        and options.get('backend', 'cv2') == 'cv2'
-    )
 
 
 class Prepare(nn.Module):

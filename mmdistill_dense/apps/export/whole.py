@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,88 +16,79 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmdistill_dense.apps.export.answer import Detections, Labels, translations
-from mmdistill_dense.apps.export.graphs import ENTRY, check_spared, open_graph, read_description, require_onnx
+from mmdistill_dense.apps.export.graphs import ENTRY, onnx_of, open_graph, read_description, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.without_package import without_labels
-from mmdistill_dense.apps.export.write_student import ENDING, Exported, export_graph, load_student, quantise
 from mmdistill_dense.config.values import layers, tested_set
 from mmdistill_dense.utils.files import write_whole
 
 _LEAST = 0.98  # of labels or boxes that must be equal; rounding moves pixels between classes and boxes over thresholds
+_OUTPUTS = {
+    'boxes': 'x1, y1, x2, y2 in pixels of the picture (n, 4), best first',
+    'scores': 'of each box (n)',
+    'labels': 'the class of each box (n), or of each pixel (height, width)',
+    'masks': 'of each box, at the size of the picture (n, height, width), bool',
+}
 
 
-@dataclass
-class Whole:
-    paths: list[Path]  # the graph, and perhaps that in 8 bits
-    network: Exported  # what was found of the network inside
-    equal: float  # the share of labels or boxes that are those of the network
-    compared: int  # how many labels or boxes
-    sizes: list[list[int]]  # of the pictures that were tried
-    alone: bool  # whether the graph takes pictures of one size
-    counted: str  # ``'labels'`` or ``'boxes'``
-
-
-def export_whole(
-    config: Config, checkpoint: str | Path, out: str | Path, size: Sequence[int] | None = None, int8: int | None = None
-) -> Whole:
-    """Write a graph that takes an RGB picture (H, W, 3) in uint8 and gives what mmseg or mmdet predicts for it.
-
-    Args:
-        config: As of :func:`export_graph`.
-        checkpoint: As there.
-        out: The file, ``.onnx``.
-        size: As there; also the size of the pictures if the graph takes one alone.
-        int8: Pictures for a second graph whose backbone, neck and dense heads are in 8 bits.
-    """
-    path = Path(out)
-    if path.suffix != '.onnx':
-        raise ValueError(f'out={str(out)!r}: a whole graph ends in .onnx.')
-    require_onnx()
-    paths = [path] if int8 is None else [path, path.with_suffix(ENDING)]
-    for one in paths:
-        check_spared(one, checkpoint)
-    plain, network, _, _ = load_student(config, checkpoint)
+def check_possible(plain: Config) -> None:
+    """Refuse a config whose pictures no whole graph prepares, or predicts, as it says."""
     preparation(plain)
     if (plain.model.get('test_cfg') or {}).get('mode') == 'slide':
         raise ValueError(
             "test_cfg.mode='slide' predicts by windows, a whole graph at once: set mode='whole', and measure it."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        inner = export_graph(config, checkpoint, Path(folder, 'network.onnx'), size)
-        graphs = [inner.path] if int8 is None else [inner.path, quantise(config, checkpoint, inner.path, int8)]
-        told = read_description(inner.path)
-        ends = Ends(network, told)
-        alone = _takes_one(ends.prepare, told)
-        sizes = _sizes(inner.size, alone)
-        told = {**told, 'network': told.pop('input'), **ends.described(inner.size if alone else None)}
-        unfinished = Path(folder, 'whole.onnx')
-        ends.join(inner.path, unfinished, told)
-        equal, compared = compare(unfinished, plain, network, [picture(*one) for one in sizes])
-        if equal < _LEAST:
-            raise ValueError(f'the graph gives {equal:.1%} of the {compared} {ends.counted} that the network gives.')
-        told['tried'] = {'pictures': sizes, 'compared': compared, 'counted': ends.counted, 'equal': equal}
-        for graph, one in zip(graphs, paths, strict=True):
-            ends.join(graph, unfinished, told)
-            unfinished.replace(one)
-    return Whole(paths, inner, equal, compared, sizes, alone, ends.counted)
+
+
+def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> None:
+    """Put a picture's preparation before graphs of a network, and its answer behind them.
+
+    Args:
+        files: The graph, and perhaps that in 8 bits; they are replaced.
+        plain: The config of the network.
+        network: What the first graph is compared with.
+        sizes: Of the pictures of the comparison, first that of the graph.
+    """
+    told = read_description(files[0])
+    ends = Ends(network, told)
+    alone, counted = _takes_one(ends.prepare, told), 'labels' if told['task'] == 'segmentation' else 'boxes'
+    shape, sizes = ([*sizes[0], 3], sizes[:1]) if alone else (['height', 'width', 3], sizes)
+    about = {
+        **told,
+        'network': told['input'],
+        'input': {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape},
+        'outputs': {name: _OUTPUTS[name] for name in ends.answer.names},
+        'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
+    }
+    trial = files[0].with_name(f'trial.{files[0].name}')
+    ends.join(files[0], trial, about)
+    network.eval()
+    pictures = [picture(*size) for size in sizes]
+    equal, compared = agreement(open_graph(trial), partial(predicted, plain, network), pictures)
+    if equal < _LEAST:
+        raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
+    about['tried'] = {'pictures': [*sizes], 'compared': compared, 'counted': counted, 'equal': equal}
+    for file in files:
+        ends.join(file, file, about)
 
 
 class Ends:
     """What a whole graph has before and behind the network."""
 
     def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
-        self.prepare = Prepare(told['input'])
+        self.prepare, names = Prepare(told['input']), list(told['outputs'])
         segments = told['task'] == 'segmentation'
-        self.counted = 'labels' if segments else 'boxes'
-        names = list(told['outputs'])
         self.answer: Any = Labels(network, told.get('threshold')) if segments else Detections(network, names)
-        maps = [torch.rand(1, *_shape(name, shape)) for name, shape in told['outputs'].items()]
-        self.front = _onnx(self.prepare, {'picture': picture(40, 56)}, ['image', 'frame', 'factor', 'shown'])
-        between = {'frame': torch.rand(1, 3, 37, 53), 'factor': torch.rand(2), 'shown': picture(40, 56)}
-        self.back = _onnx(self.answer, {**between, **dict(zip(names, maps, strict=True))}, self.answer.names)
+        shown, between = picture(40, 56), ['frame', 'factor', 'shown']
+        maps = []
+        for name, shape in told['outputs'].items():  # sides above 1 that differ from those of other levels
+            level = int(name.rpartition('_')[2]) if name[-1].isdigit() else 0
+            maps.append(torch.rand(1, shape[1], 23 - 2 * level, 29 - 3 * level))
+        self.front = _onnx(self.prepare, [shown], ['picture'], ['image', *between])
+        given = [torch.rand(1, 3, 37, 53), torch.rand(2), shown, *maps]
+        self.back = _onnx(self.answer, given, [*between, *names], self.answer.names)
 
-    def join(self, inner: Path, out: Path, told: Mapping[str, Any]) -> None:
+    def join(self, inner: Path, out: Path, about: Mapping[str, Any]) -> None:
         """Write the graph of a network between both ends."""
         import onnx
 
@@ -113,52 +102,14 @@ class Ends:
         whole.graph.input[0].name = 'picture'
         for node in whole.graph.node:
             node.input[:] = ['picture' if name == 'prepare/picture' else name for name in node.input]
-        onnx.helper.set_model_props(whole, {ENTRY: json.dumps(told)})
+        onnx.helper.set_model_props(whole, {ENTRY: json.dumps(about)})
         write_whole(out, whole.SerializeToString())
 
-    def described(self, size: Sequence[int] | None) -> dict[str, Any]:
-        shape = ['height', 'width', 3] if size is None else [*size, 3]
-        notes = {
-            'boxes': 'x1, y1, x2, y2 in pixels of the picture (n, 4), best first',
-            'scores': 'of each box (n)',
-            'labels': 'the class of each box (n)',
-            'masks': 'of each box, at the size of the picture (n, height, width), bool',
-        }
-        if self.counted == 'labels':
-            notes['labels'] = 'the class of each pixel (height, width)'
-        return {
-            'input': {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape},
-            'outputs': {name: notes[name] for name in self.answer.names},
-            'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
-        }
 
-
-def _shape(name: str, shape: Sequence[int]) -> tuple[int, int, int]:
-    """Return a shape for a map with sides above 1 that differ from those of other levels."""
-    level = int(name.rpartition('_')[2]) if name[-1].isdigit() else 0
-    return shape[1], 23 - 2 * level, 29 - 3 * level
-
-
-def _onnx(module: nn.Module, given: Mapping[str, Tensor], names: Sequence[str]) -> Any:
+def _onnx(module: nn.Module, given: Sequence[Tensor], inputs: list[str], outputs: Sequence[str]) -> Any:
     sides: Any = {1: (), 3: (0, 1), 4: (2, 3)}  # of factor, pictures and maps
-    free: Any = tuple(dict.fromkeys(sides[value.ndim], torch.export.Dim.DYNAMIC) for value in given.values())
-    if len(given) > 1 and 'frame' in given:  # forward takes the maps as *maps
-        free = (*free[:3], tuple(free[3:]))
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter('ignore')
-        program = torch.export.export(module, tuple(given.values()), dynamic_shapes=free)
-        made = torch.onnx.export(
-            program,
-            dynamo=True,
-            input_names=list(given),
-            output_names=list(names),
-            verbose=False,
-            custom_translation_table=translations(),
-        )
-    assert made is not None
-    for node in made.model.graph.all_nodes():
-        node.metadata_props.clear()
-    return made.model_proto
+    program = traced(module, {value: sides[value.ndim] for value in given})
+    return onnx_of(program, inputs, list(outputs), custom_translation_table=translations()).model_proto
 
 
 def _takes_one(prepare: Prepare, told: Mapping[str, Any]) -> bool:
@@ -175,12 +126,6 @@ def _takes_one(prepare: Prepare, told: Mapping[str, Any]) -> bool:
             f'{"x".join(map(str, made[0]))} of them: --size H W with the size that the pipeline makes.'
         )
     return made != [shape] * 3
-
-
-def _sizes(size: Sequence[int], alone: bool) -> list[list[int]]:
-    height, width = size
-    others = [[height + 7, width - 5], [width, height], [height // 2, width], [2 * height, 3 * width // 2]]
-    return [[height, width], *([] if alone else others)]
 
 
 def picture(height: int, width: int, seed: int = 0) -> Tensor:
@@ -203,15 +148,16 @@ def predicted(plain: Config, network: Any, one: Tensor) -> Any:
         return network.test_step({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]})[0]
 
 
-def compare(path: Path, plain: Config, network: Any, pictures: Sequence[Tensor]) -> tuple[float, int]:
-    """Return the share of labels or boxes of the network that a whole graph gives too, and how many there were."""
-    run, same, number = open_graph(path), 0, 0
-    network.eval()
+def agreement(
+    run: Callable[[Tensor], Sequence[Tensor]], expected: Callable[[Tensor], Any], pictures: Sequence[Tensor]
+) -> tuple[float, int]:
+    """Return the share of the labels or boxes of predictions that a whole graph gives too, and how many there were."""
+    same, number = 0, 0
     for one in pictures:
-        sample, answer = predicted(plain, network, one), run(one)
+        sample, answer = expected(one), run(one)
         if 'pred_sem_seg' in sample:
-            expected = sample.pred_sem_seg.data[0]
-            same, number = same + int((answer[0] == expected).sum()), number + expected.numel()
+            labels = sample.pred_sem_seg.data[0]
+            same, number = same + int((answer[0] == labels).sum()), number + labels.numel()
         else:
             boxes = sample.pred_instances
             same, number = same + paired(boxes, answer), number + max(len(boxes), len(answer[0]))

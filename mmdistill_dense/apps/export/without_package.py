@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from mmdistill_dense.config.values import chain, mappings, type_name
+from mmdistill_dense.config.values import chain, listed, mappings, type_name
 from mmdistill_dense.utils.literals import remark
 
 PACKAGE = 'mmdistill_dense.'
@@ -42,7 +42,13 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
         if name in _SAME and not _only_here(value):
             value['type'] = _SAME[name]
             value.pop('label_values', None)
-    dropped = _drop_hooks(flat)
+    hooks = flat.get('default_hooks') or {}
+    dropped = {f'default_hooks.{key}': names for key, hook in hooks.items() if (names := _names(hook))}
+    for key in dropped:
+        hooks.pop(key.partition('.')[2])
+    if names := _names(flat.get('custom_hooks')):
+        flat.custom_hooks = [hook for hook in flat.custom_hooks if not _names(hook)]
+        dropped['custom_hooks'] = names
     for keys in (_TRAIN, _VAL):
         if names := _names([flat.get(key) for key in keys]):
             dropped |= _drop(flat, keys, names)
@@ -56,16 +62,13 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
 
 def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequence[str], command: str) -> str:
     lines = [f'The network of {weights.name}, {_ORIGIN}']
-    if needed:
-        lines.append(f'It runs only where mmdistill_dense is installed, because of {", ".join(needed)}.')
-    else:
-        lines.append('It runs without mmdistill_dense.')
+    because = f'It runs only where mmdistill_dense is installed, because of {", ".join(needed)}.'
+    lines.append(because if needed else 'It runs without mmdistill_dense.')
     if dropped:
-        reasons = dict.fromkeys(', '.join(classes) for classes in dropped.values())
         lines.append('Left out, since mmdistill_dense is needed for it:')
-        for reason in reasons:
-            keys = [key for key, classes in dropped.items() if ', '.join(classes) == reason]
-            lines.append(f'  {", ".join(keys)} ({reason})')
+    for classes in dict.fromkeys(map(tuple, dropped.values())):
+        keys = [key for key, own in dropped.items() if tuple(own) == classes]
+        lines.append(f'  {", ".join(keys)} ({", ".join(classes)})')
     if 'test_evaluator' in dropped:
         lines += [
             'Inference works, also by `mim test`, which measures nothing: the labels need mmdistill_dense.',
@@ -84,7 +87,7 @@ def test_command(config: Config, checkpoint: str | Path) -> str:
     """Return the command that tests a checkpoint with its own config."""
     # Of the forks, mim finds mmdet ambiguous; a config given by name has no file.
     scope = str(config.get('default_scope', 'mmseg'))
-    package = {'mmdet': 'mmdetection'}.get(scope, scope)
+    package = 'mmdetection' if scope == 'mmdet' else scope
     file = config.filename if config.filename and Path(config.filename).is_file() else 'CONFIG'
     return shlex.join(['mim', 'test', package, str(file), '--checkpoint', str(checkpoint)])
 
@@ -110,25 +113,12 @@ def _places(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
 
 def _only_here(dataset: Mapping[str, Any]) -> list[str]:
     """Return the options of a data set that the plain ones do not have."""
-    several = not isinstance(dataset.get('img_suffix', ''), str) and len(dataset['img_suffix']) > 1
+    several = len(listed(dataset.get('img_suffix'))) > 1
     return [*(['label_values'] if dataset.get('label_values') else []), *(['several img_suffix'] if several else [])]
 
 
 def _names(value: Any) -> list[str]:
     return list(dict.fromkeys(name for _, name in _places(value)))
-
-
-def _drop_hooks(flat: ConfigDict) -> dict[str, list[str]]:
-    dropped: dict[str, list[str]] = {}
-    for key, hook in list((flat.get('default_hooks') or {}).items()):
-        if names := _names(hook):
-            flat.default_hooks.pop(key)
-            dropped[f'default_hooks.{key}'] = names
-    hooks = flat.get('custom_hooks') or []
-    if names := _names(hooks):
-        flat.custom_hooks = [hook for hook in hooks if not _names(hook)]
-        dropped['custom_hooks'] = names
-    return dropped
 
 
 def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -148,10 +138,7 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
     if _short(dataset.get('type')) == 'SegFolderDataset':  # its files, without the labels
         suffix, folder = dataset.get('img_suffix', '.jpg'), (dataset.get('data_prefix') or {}).get('img_path', '')
         pictures = {key: dataset[key] for key in ('data_root', 'ann_file') if dataset.get(key)}
-        pictures |= {
-            'data_prefix': {'img_path': folder},
-            'img_suffix': suffix if isinstance(suffix, str) else suffix[0],
-        }
+        pictures |= {'data_prefix': {'img_path': folder}, 'img_suffix': listed(suffix)[0]}
     flat.test_dataloader = {
         **{key: value for key, value in own.items() if not _names(value)},
         'dataset': {
@@ -168,10 +155,7 @@ def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]
 
 
 def _drop(flat: ConfigDict, keys: Sequence[str], names: list[str]) -> dict[str, list[str]]:
-    found = [key for key in keys if flat.get(key) is not None]
-    for key in keys:
-        flat.pop(key, None)
-    return dict.fromkeys(found, names)
+    return {key: names for key in keys if flat.pop(key, None) is not None}
 
 
 def without_labels(steps: Sequence[Any]) -> list[Any]:

@@ -9,7 +9,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
@@ -41,15 +41,15 @@ from mmdistill_dense.apps.export.graphs import (
     read_description,
     require_onnx,
 )
+from mmdistill_dense.apps.export.whole import check_possible, make_whole
 from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
-from mmdistill_dense.config.values import layers
+from mmdistill_dense.config.values import layers, type_name
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import named
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.reproducible import without_workers
-from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
 from mmdistill_dense.weights.strict_load import (
     load_strictly,
@@ -59,8 +59,6 @@ from mmdistill_dense.weights.strict_load import (
     state_dict_of,
 )
 
-_PREFIX = 'backbone.'
-
 
 def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
     """Write the weights of a student's backbone as ``init_cfg=dict(type='Pretrained', checkpoint=out)`` takes them."""
@@ -69,25 +67,13 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
     if path.suffix != '.pth':
         raise ValueError(f'out={str(out)!r} must end in .pth.')
     check_spared(path, checkpoint)
-    plain = plain_config(config)
-    content = read_checkpoint(checkpoint)
-    state = state_dict_of(content, checkpoint)
-    backbone = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
-    key = f'checkpoint={str(checkpoint)!r}'
-    if not backbone:
-        raise ValueError(f'{key} holds no entries {_PREFIX}*; it begins with {some(state)}.')
-    init_default_scope(plain.get('default_scope', 'mmengine'))
-    with torch.device('cpu'):
-        network = MODELS.build(plain.model).backbone
-        load_strictly(network, backbone, None, key)
-    if names is not None:
-        if not isinstance(network, ViT):
-            kind = type(network).__name__
-            raise ValueError(f'names={names!r}: {kind} has one set of names; the option is for VisionTransformer.')
-        backbone = named(network, names)
-    meta = _meta(plain, content, checkpoint)
+    _, network, _, meta = load_student(config, checkpoint, ['backbone'])
+    backbone: Any = network.backbone
+    if names is not None and not isinstance(backbone, ViT):
+        kind = type(backbone).__name__
+        raise ValueError(f'names={names!r}: {kind} has one set of names; the option is for VisionTransformer.')
     meta.pop('dataset_meta', None)  # classes are of the head
-    save_whole({'meta': meta, 'state_dict': backbone}, path)
+    save_whole({'meta': meta, 'state_dict': named(backbone, names) if names else backbone.state_dict()}, path)
     return path
 
 
@@ -98,10 +84,11 @@ def evaluate(
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()
     spent: list[float] = []
-    data, whole = without_workers(plain.val_dataloader), False
+    data = without_workers(plain.val_dataloader)
+    test_step: Any = network.test_step
     if graph is not None:
         run, told = open_graph(graph), read_description(graph)
-        whole = told['input'].get('name') == 'picture'
+        names, whole = list(told['outputs']), told['input'].get('name') == 'picture'
         if whole or told['input']['shape'][0] == 1:  # takes no batch
             data['batch_size'] = 1
 
@@ -111,24 +98,20 @@ def evaluate(
             spent.append(1000 * (time.perf_counter() - start))
             return found
 
+        def answer(batch: Any) -> list[Any]:
+            picture = batch['inputs'][0].permute(1, 2, 0).flip(2).contiguous()
+            return [answered(batch['data_samples'][0], names, timed(picture))]
+
         if not whole:
-            graph_of(network).answer_by(timed, list(told['outputs']))
+            graph_of(network).answer_by(timed, names)
+        else:
+            test_step, same = answer, {'scale_factor': 1.0}
+            for dataset in (one for _, one in layers(data['dataset']) if 'pipeline' in one):  # leaves pictures as read
+                steps = [step for step in dataset['pipeline'] if type_name(step) != 'Pad']
+                dataset['pipeline'] = [{'type': s['type'], **same} if type_name(s) == 'Resize' else s for s in steps]
     loader = Runner.build_dataloader(data)
     evaluator = Evaluator(plain.val_evaluator)
     evaluator.dataset_meta = getattr(loader.dataset, 'metainfo', None)
-    pictures: list[Any] = []  # as they are read, before the resize that a whole graph does itself
-
-    def keep(results: dict[str, Any]) -> dict[str, Any]:
-        pictures.append(results['img'])
-        return results
-
-    def answer(batch: Any) -> list[Any]:
-        found = timed(torch.from_numpy(pictures.pop()[..., ::-1].copy()))
-        return [answered(batch['data_samples'][0], list(told['outputs']), found)]
-
-    for part in getattr(loader.dataset, 'datasets', [loader.dataset]) if whole else ():
-        part.pipeline.transforms.insert(1, keep)
-    test_step: Any = answer if whole else network.test_step
     with torch.no_grad():
         for batch in loader:
             evaluator.process(data_samples=test_step(batch), data_batch=batch)
@@ -155,13 +138,14 @@ _STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 @dataclass
 class Exported:
     path: Path
-    outputs: list[str]
+    outputs: list[str]  # of the network
     difference: float  # largest difference to the network's output, over the largest value of that output
     smallest: list[int]  # height and width that it takes
     axes: list[str]  # that may have any size
     reasons: list[str]  # why not more axes are free
     size: tuple[int, int]  # of the pictures that it was made with
     step: int  # free sides are multiples of it
+    int8: Path | None = None  # the graph in 8 bits
 
 
 def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> tuple[Path, Path]:
@@ -199,7 +183,12 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
 
 
 def export_graph(
-    config: Config, checkpoint: str | Path, out: str | Path, size: Sequence[int] | None = None
+    config: Config,
+    checkpoint: str | Path,
+    out: str | Path,
+    size: Sequence[int] | None = None,
+    whole: bool = False,
+    int8: int | None = None,
 ) -> Exported:
     """Write the graph of a distilled student in one self-describing file, and compare its outputs.
 
@@ -211,45 +200,64 @@ def export_graph(
         out: The file: ``.onnx`` or ``.pt2`` (``torch.export``).
         size: Height and width of the image that is used for it, and the only size if none is free. Default: that of
             the data preprocessor; else that of the test pipeline, rounded up to multiples of 32; else 512 x 512.
+        whole: The graph takes an RGB picture (H, W, 3) in uint8 and gives what mmseg or mmdet predicts for it.
+        int8: Training pictures to calibrate a second graph with, in 8 bits, ``.int8.onnx``.
     """
     path = Path(out)
     if not is_graph(path):
         raise ValueError(f'out={str(out)!r}: {path.suffix} holds weights; graphs are {" and ".join(GRAPHS)}.')
+    if path.suffix != '.onnx' and (whole or int8 is not None):
+        raise ValueError(f'out={str(out)!r}: whole graphs, and graphs in 8 bits, end in .onnx.')
     if path.suffix == '.onnx':
         require_onnx()
-    check_spared(path, checkpoint)
+    files = [path] if int8 is None else [path, path.with_suffix('.int8.onnx')]
+    for file in files:
+        check_spared(file, checkpoint)
     plain, network, _, meta = load_student(config, checkpoint)
-    graph, about = graph_of(network), meta['student']
-    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or _tested(plain) or (512, 512)
-    image = _picture(height, width, 2)  # two, since one is a size that torch.export takes for a constant
+    if whole:
+        check_possible(plain)
+    graph, resize = graph_of(network), meta['student']['input']['resize'] or {'scale': (512, 512)}
+    tested = [-(-side // _STEP) * _STEP for side in resize['scale'][::-1]]
+    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
     try:
         with torch.no_grad():
-            graph(image)
+            graph(_picture(height, width))
     except Exception as error:  # a network may raise anything
         if isinstance(error, ValueError):
             raise
         said = f'{type(network).__name__} takes no pictures of {height}x{width}: {_first_line(error)}'
         raise ValueError(f'{said}. --size H W sets another size.') from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished, failures = path.with_name(f'unfinished.{path.name}'), []
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        made = [Path(folder, file.name) for file in files]
+        found = _freest(graph, (height, width), made[0], meta['student'])
+        if int8 is not None:
+            quantise(plain, network, made[0], made[1], int8)
+        if whole:
+            make_whole(made, plain, network, [[height, width], *_sizes((height, width), 1)])
+        for unfinished, file in zip(made, files, strict=True):
+            unfinished.replace(file)
+    return replace(found, path=path, int8=None if int8 is None else files[1])
+
+
+def _freest(graph: Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
+    """Write a graph with as many free axes as its network allows."""
+    failures: list[str] = []
     for axes, step in ((list(AXES), 1), (list(AXES), _STEP), (['batch'], 1), ([], 1)):
-        if step > 1 and (height % step or width % step):
+        if any(side % step for side in size):
             continue
+        image = _picture(*size, 2 if axes else 1)  # two, since one is a size that torch.export takes for a constant
         try:
-            found = _write(graph, image if axes else image[:1], axes, step, unfinished, about)
+            return Exported(path, *_write(graph, image, axes, step, path, about), axes, failures, size, step)
         except Exception as error:  # each exporter has its own
-            multiples = f' in multiples of {step}' if step > 1 else ''
-            failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
-            unfinished.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in _FULL:
                 error.filename = error.filename or str(path)
                 raise
-            continue
-        unfinished.replace(path)
-        return Exported(path, *found, axes, failures, (height, width), step)
+            multiples = f' in multiples of {step}' if step > 1 else ''
+            failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
     raise ValueError(
-        f'{type(network).__name__} could not be written as {path.suffix}. {" | ".join(failures)}. Try another ending '
-        f'({", ".join(one for one in (*WEIGHTS, *GRAPHS) if one != path.suffix)}); MMDeploy knows more networks.'
+        f'{type(graph.model).__name__} could not be written as {path.suffix}. {" | ".join(failures)}. Try another '
+        f'ending ({", ".join(one for one in (*WEIGHTS, *GRAPHS) if one != path.suffix)}); MMDeploy knows more networks.'
     )
 
 
@@ -294,34 +302,26 @@ def _picture(height: int, width: int, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def _tested(plain: Config) -> tuple[int, int] | None:
-    """Return height and width of a config's test pictures, rounded up to what networks take."""
-    for _, dataset in layers((plain.get('test_dataloader') or {}).get('dataset')):
-        for step in dataset.get('pipeline') or []:
-            if str(step.get('type')).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
-                width, height = (-(-int(side) // _STEP) * _STEP for side in step['scale'])
-                return height, width
-    return None
+def load_student(
+    config: Config, checkpoint: str | Path, parts: Sequence[str] | None = None
+) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
+    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta.
 
-
-def load_student(config: Config, checkpoint: str | Path) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
-    """Return the plain config, the loaded network, its weights and what is kept of the checkpoint's meta."""
+    ``parts`` are those that the checkpoint must have (default: all).
+    """
     plain = plain_config(config)
-    checkpoint = local_file(str(checkpoint), None, 'checkpoint')
-    content = read_checkpoint(checkpoint)
-    state = state_dict_of(content, checkpoint)
+    file = local_file(str(checkpoint), None, 'checkpoint')
+    content = read_checkpoint(file)
+    state = state_dict_of(content, file)
     init_default_scope(plain.get('default_scope', 'mmengine'))
     with torch.device('cpu'):
         # DETRs of mmdet write into their options, and refuse such options later
         network = MODELS.build(copy.deepcopy(plain.model))
         complete_heads(network)
-        load_strictly(network, state, None, f'checkpoint={str(checkpoint)!r}')
-    return plain, network, state, _meta(plain, content, checkpoint)
-
-
-def _meta(plain: Config, content: Mapping[str, Any], checkpoint: str | Path) -> dict[str, Any]:
+        load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
     given, kept = content.get('meta') or {}, ('dataset_meta', 'epoch', 'iter', 'seed')
-    return {**{key: given[key] for key in kept if key in given}, 'student': describe(plain, given, Path(checkpoint))}
+    meta = {key: given[key] for key in kept if key in given}
+    return plain, network, state, {**meta, 'student': describe(plain, given, file)}
 
 
 def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Sequence[Tensor]) -> float:
@@ -345,45 +345,30 @@ def _first_line(error: Exception) -> str:
     return f'{type(error).__name__}: {next(iter(str(error).strip().splitlines()), "")[:200]}'
 
 
-ENDING = '.int8.onnx'
-
-
-def quantise(config: Config, checkpoint: str | Path, graph: str | Path, pictures: int) -> Path:
-    """Write the 8-bit graph of an exported one beside it, by onnxruntime's static quantisation."""
+def quantise(plain: Config, network: Any, source: Path, out: Path, pictures: int) -> None:
+    """Write the 8-bit graph of an exported one, by onnxruntime's static quantisation."""
     # int8 weights with a scale for each output channel, uint8 activations in the range of the calibration pictures
-    source = Path(graph)
-    if pictures < 1 or source.suffix != '.onnx':
-        raise ValueError(f'int8 needs an .onnx file and at least 1 picture, got {str(graph)!r} and {pictures}.')
-    require_onnx()
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    out = source.with_suffix(ENDING)
-    check_spared(out, checkpoint)
-    plain, network, _, _ = load_student(config, checkpoint)
-    told = read_description(source)
-    feeds = (
-        {'image': fitted(picture, told['input']).numpy()} for picture in training_pictures(plain, network, pictures)
+    told, folded = read_description(source), source.with_name(f'folded.{source.name}')
+    calibrating = training_pictures(plain, network, pictures)
+    feeds = ({'image': fitted(picture, told['input']).numpy()} for picture in calibrating)
+    quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
+    quantize_static(
+        str(folded),
+        str(out),
+        SimpleNamespace(get_next=partial(next, feeds, None)),  # as a CalibrationDataReader
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        activation_type=QuantType.QUInt8,
+        calibrate_method=CalibrationMethod.MinMax,
     )
-    with tempfile.TemporaryDirectory(dir=source.parent) as folder:
-        folded, done = Path(folder, 'folded.onnx'), Path(folder, 'int8.onnx')
-        quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
-        quantize_static(
-            str(folded),
-            str(done),
-            SimpleNamespace(get_next=partial(next, feeds, None)),  # as a CalibrationDataReader
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            weight_type=QuantType.QInt8,
-            activation_type=QuantType.QUInt8,
-            calibrate_method=CalibrationMethod.MinMax,
-        )
-        quantised = onnx.load(str(done))
-        onnx.helper.set_model_props(quantised, {ENTRY: json.dumps(told)})
-        onnx.save(quantised, str(done))
-        done.replace(out)
-    return out
+    quantised = onnx.load(str(out))
+    onnx.helper.set_model_props(quantised, {ENTRY: json.dumps(told)})
+    onnx.save(quantised, str(out))
 
 
 def fitted(pictures: Tensor, told: Mapping[str, Any]) -> Tensor:

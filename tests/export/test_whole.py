@@ -14,13 +14,13 @@ from mmengine.config import Config
 from torch import nn
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import read_description
-from mmdistill_dense.apps.export.answer import Detections, Labels, pasted
+from mmdistill_dense.apps.export import export_graph, open_graph, read_description
+from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, pasted
 from mmdistill_dense.apps.export.graphs import _pooled, graph_of
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.whole import paired, picture, predicted
 from mmdistill_dense.apps.export.write_student import _sizes, answered, load_student
-from tests import toys
+from tests import query_nets, toys
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
 SIZES = ((96, 128), (131, 97), (60, 200))
@@ -29,7 +29,8 @@ SIZES = ((96, 128), (131, 97), (60, 200))
 def made(folder, kind, pipeline=None):
     """A config and a checkpoint of a network whose class weights give boxes and several classes."""
     seg = kind in toys.SEG
-    option = toys.seg_net(kind) if seg else toys.det_net(kind)
+    build = toys.seg_net if seg else toys.det_net
+    option = query_nets.query_net(kind, test_cfg=dict(max_per_img=20)) if kind in query_nets.CONFIGS else build(kind)
     config = toys.run_config('x', option) if seg else toys.det_run_config('x', option)
     pack = (
         dict(type='PackSegInputs')
@@ -124,7 +125,9 @@ def test_pooling_to_places_is_that_of_torch(places, size):
 # Behind it
 
 
-@pytest.mark.parametrize('kind', ['retinanet', 'gfl', 'atss', 'fcos', 'faster_rcnn', 'mask_rcnn', 'cascade_mask_rcnn'])
+@pytest.mark.parametrize(
+    'kind', ['retinanet', 'gfl', 'atss', 'fcos', 'faster_rcnn', 'mask_rcnn', 'cascade_mask_rcnn', 'dino']
+)
 def test_boxes_are_those_of_mmdet(tmp_path, kind):
     config, checkpoint = made(tmp_path, kind)
     plain, network, _, _ = load_student(config, checkpoint)
@@ -136,7 +139,8 @@ def test_boxes_are_those_of_mmdet(tmp_path, kind):
         with torch.no_grad():
             image, *between = prepare(one)
             maps = graph.named(image)
-            answer = Detections(network, list(maps))(*between, *maps.values())
+            kept = (Queries if kind == 'dino' else Detections)(network, dict(outputs=maps))
+            answer = kept(*between, *maps.values())
         assert paired(expected, answer) == len(expected) == len(answer[0])
         assert len(answer) == (4 if 'mask' in kind else 3)
         number += len(expected)
@@ -154,7 +158,7 @@ def test_labels_are_those_of_mmseg(tmp_path):
         expected = predicted(plain, network, one).pred_sem_seg.data[0]
         with torch.no_grad():
             image, *between = prepare(one)
-            (labels,) = Labels(network, None)(*between, *graph.named(image).values())
+            (labels,) = Labels(network, {})(*between, *graph.named(image).values())
         assert labels.dtype == torch.uint8 and labels.shape == expected.shape and len(expected.unique()) > 1
         assert (labels == expected).float().mean() > 0.999
 
@@ -192,11 +196,11 @@ def test_heads_that_decide_otherwise_are_refused(tmp_path):
     _, network, _, _ = load_student(config, checkpoint)
     network.bbox_head.test_cfg.nms.type = 'soft_nms'
     with pytest.raises(ValueError, match='RetinaHead suppresses boxes by soft_nms: ONNX has plain suppression alone'):
-        Detections(network, ['cls_scores_0'])
+        Detections(network, dict(outputs=['cls_scores_0']))
     network.bbox_head.test_cfg.nms.type = 'nms'
     network.bbox_head.test_cfg.nms_pre = -1
     with pytest.raises(ValueError, match='RetinaHead has nms_pre=-1: set how many candidates'):
-        Detections(network, ['cls_scores_0'])
+        Detections(network, dict(outputs=['cls_scores_0']))
 
 
 def test_only_onnx_can_be_whole(tmp_path, capsys):
@@ -253,6 +257,19 @@ def test_a_graph_answers_where_neither_torch_nor_this_package_is(tmp_path, kind,
         else:
             number = paired(expected.pred_instances, [torch.as_tensor(value) for value in found], score=1e-3)
             assert number >= (0.99 if 'whole' in graph else 0.9) * len(expected.pred_instances) > 5
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('kind', ['deformable', 'conditional'])
+def test_a_detr_is_a_graph_of_one_size(tmp_path, kind):
+    config, checkpoint = made(tmp_path, kind, [dict(type='Resize', scale=(128, 96), keep_ratio=False)])
+    found = export_graph(config, checkpoint, tmp_path / 'whole.onnx', (96, 128), whole=True)
+    assert (found.axes, found.outputs) == ([], ['cls_scores', 'bbox_preds']) and found.difference < 1e-5
+    plain, network, _, _ = load_student(config, checkpoint)
+    run = open_graph(found.path)
+    for size in SIZES:
+        expected = predicted(plain, network.eval(), picture(*size)).pred_instances
+        assert paired(expected, run(picture(*size))) == len(expected) > 10
 
 
 def served(folder, graph):

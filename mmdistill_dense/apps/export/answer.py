@@ -23,9 +23,9 @@ class Labels(nn.Module):
 
     names = ('labels',)
 
-    def __init__(self, network: Any, threshold: float | None) -> None:
+    def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
         super().__init__()
-        self.align, self.threshold = network.align_corners, threshold
+        self.align, self.threshold = network.align_corners, told.get('threshold')
 
     def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
         logits = maps[0][:, :, : frame.shape[2], : frame.shape[3]]
@@ -100,9 +100,9 @@ class Detections(nn.Module):
     mmdet's own methods decode; only what asks for values (thresholds, suppression, regions by level) is replaced.
     """
 
-    def __init__(self, network: Any, outputs: Sequence[str]) -> None:
+    def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
         super().__init__()
-        self.network = network
+        self.network, outputs = network, told['outputs']
         self.groups = [(name, len(list(some))) for name, some in groupby(outputs, lambda one: one.rpartition('_')[0])]
         self.two_stage = self.groups[0][0] == 'features'
         self.masks = self.two_stage and network.roi_head.with_mask
@@ -132,6 +132,21 @@ class Detections(nn.Module):
         boxes = boxes / torch.cat([factor, factor])
         threshold = network.roi_head.test_cfg.mask_thr_binary
         return boxes, scores, labels, pasted(found.masks[real], boxes, *shown.shape[:2]) >= threshold
+
+
+class Queries(nn.Module):
+    """``boxes`` (n, 4), ``scores`` and ``labels`` from the outputs of a DETR, as mmdet makes them."""
+
+    names = ('boxes', 'scores', 'labels')
+
+    def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.head = network.bbox_head
+
+    def forward(self, frame: Tensor, factor: Tensor, shown: Tensor, *maps: Tensor) -> tuple[Tensor, ...]:
+        meta = {'img_shape': frame.shape[2:]}
+        found = self.head._predict_by_feat_single(maps[0][0], maps[1][0], meta, rescale=False)
+        return found.bboxes / factor.repeat(2), found.scores, found.labels
 
 
 def pasted(masks: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:

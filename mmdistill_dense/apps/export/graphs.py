@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,8 @@ from mmdistill_dense.utils.validate import size_text
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import sha256
 
+AXES = {'batch': 0, 'height': 2, 'width': 3}
+STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata
 _ELSE = 'Export it as pth or safetensors, or use MMDeploy.'
 
@@ -75,10 +78,13 @@ class Graph(nn.Module):
     note: str  # what is left to do with the outputs
     decoding: Mapping[str, Any] | None = None  # what boxes are computed by
     threshold: float | None = None  # of the sigmoid of a segmentor's single channel
+    # axes that are tried free, the freest first, and what their sides are multiples of
+    freedoms: Sequence[tuple[Sequence[str], int]] = ((tuple(AXES), 1), (tuple(AXES), STEP), (('batch',), 1), ((), 1))
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model: Any = model.eval().requires_grad_(False)
+        self.model: Any = model.requires_grad_(False)
+        self.eval()
 
     def named(self, image: Tensor) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -133,7 +139,7 @@ class DetectorGraph(Graph):
         if not hasattr(head, 'loss_by_feat') or not bases & {'SingleStageDetector', 'TwoStageDetector'}:
             raise ValueError(
                 f'a {type(model).__name__} cannot be exported as a graph; segmentors with encode_decode, single-stage '
-                f'detectors and two-stage detectors up to their RPN can. {_ELSE}'
+                f'detectors, two-stage detectors up to their RPN, and DETRs can. {_ELSE}'
             )
         # The losses of mmdet's dense heads take what the head returns, under these names.
         self.names = list(inspect.signature(head.loss_by_feat).parameters)
@@ -167,10 +173,40 @@ class DetectorGraph(Graph):
         self.model.bbox_head.forward = head
 
 
+class QueryGraph(Graph):
+    """Of the last layer of a DETR ``cls_scores`` (B, queries, classes) and ``bbox_preds`` (B, queries, 4)."""
+
+    task = 'detection'
+    note = 'class logits of each query, and its box: centre, width and height as shares of those of the picture'
+    freedoms = (((), 1),)  # their encoders read the sizes of maps as values
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+        self.decoding = _decoding(self.model.bbox_head)
+
+    def named(self, image: Tensor) -> dict[str, Tensor]:
+        shape = tuple(image.shape[2:])
+        about = SimpleNamespace(metainfo={}, batch_input_shape=shape, img_shape=shape)
+        inputs = self.model.forward_transformer(self.model.extract_feat(image), [about] * len(image))
+        scores, boxes, *_ = self.model.bbox_head(**inputs)
+        return {'cls_scores': scores[-1], 'bbox_preds': boxes[-1]}
+
+    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+        """Replace all but what mmdet makes of scores and boxes."""
+
+        def predict(found: Sequence[Tensor], batch_data_samples: Any, rescale: bool) -> Any:
+            metas = [sample.metainfo for sample in batch_data_samples]
+            return self.model.bbox_head.predict_by_feat(*(one[None] for one in found), metas, rescale=rescale)
+
+        self.model.extract_feat, self.model.bbox_head.predict = run, predict
+        self.model.forward_transformer = lambda found, samples: {'found': found}
+
+
 def _decoding(head: Any) -> dict[str, Any]:
     """Return what the boxes of a dense head are computed by, in plain values."""
     priors, coder = getattr(head, 'prior_generator', None), getattr(head, 'bbox_coder', None)
     bases = getattr(priors, 'base_anchors', None)
+    sigmoid = getattr(head, 'use_sigmoid_cls', getattr(getattr(head, 'loss_cls', None), 'use_sigmoid', True))
     options = {
         key: value for key, value in vars(coder or head).items() if isinstance(value, (int, float, str, tuple, list))
     }
@@ -181,17 +217,18 @@ def _decoding(head: Any) -> dict[str, Any]:
         'offset': getattr(priors, 'offset', None),  # of a point in its cell, in strides
         'coder': {'type': type(coder).__name__, **plain(options)} if coder else type(head).__name__,
         'bins': getattr(head, 'reg_max', None),  # of a distribution over distances in strides
-        'scores': 'sigmoid' if getattr(head, 'use_sigmoid_cls', True) else 'softmax, the last class is the background',
+        'scores': 'sigmoid' if sigmoid else 'softmax, the last class is the background',
         'nms': plain(head.test_cfg),
     }
 
 
 def graph_of(model: nn.Module) -> Graph:
-    return SegmentorGraph(model) if hasattr(model, 'encode_decode') else DetectorGraph(model)
+    if hasattr(model, 'encode_decode'):
+        return SegmentorGraph(model)
+    return QueryGraph(model) if hasattr(model, 'forward_transformer') else DetectorGraph(model)
 
 
-AXES = {'batch': 0, 'height': 2, 'width': 3}
-_SIDE_FILE = f'{ENTRY}.json'
+_SIDE_FILE, _OPSET = f'{ENTRY}.json', 20
 
 
 def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
@@ -201,23 +238,33 @@ def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path,
 
 
 def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
-    names = {'image': {AXES[name]: name for name in axes}}
-    made = onnx_of(_program(graph, image, axes), ['image'], list(about['outputs']), dynamic_shapes=names)
-    made.model.metadata_props[ENTRY] = json.dumps(about)
-    made.save(str(path), external_data=False)
+    import onnx
+
+    outputs = list(about['outputs'])
+    if isinstance(graph, QueryGraph):  # deformable attention takes sizes from values, which torch.export refuses
+        content = BytesIO()
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            given: Any = {'f': content, 'input_names': ['image'], 'output_names': outputs, 'opset_version': _OPSET}
+            torch.onnx.export(graph, (image,), dynamo=False, **given)
+        made = onnx.load_from_string(content.getvalue())
+    else:
+        names = {'image': {AXES[name]: name for name in axes}}
+        made = onnx_of(_program(graph, image, axes), ['image'], outputs, dynamic_shapes=names)
+    onnx.helper.set_model_props(made, {ENTRY: json.dumps(about)})
+    write_whole(path, made.SerializeToString())
 
 
 def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str], **options: Any) -> Any:
     """Return a traced program as ONNX with these names."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        made = torch.onnx.export(
-            program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False, **options
-        )
+        options |= {'input_names': inputs, 'output_names': outputs, 'opset_version': _OPSET}
+        made = torch.onnx.export(program, dynamo=True, verbose=False, **options)
     assert made is not None
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
-    return made
+    return made.model_proto
 
 
 def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
@@ -226,7 +273,7 @@ def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.E
 
 def traced(module: nn.Module, given: Mapping[Tensor, Sequence[int]]) -> torch.export.ExportedProgram:
     """Return the program of a module for inputs like these, each with the axes that may have any size."""
-    free = torch.export.ShapesCollection()
+    free: Any = torch.export.ShapesCollection()
     for value, axes in given.items():
         free[value] = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     with warnings.catch_warnings(), torch.no_grad(), mock.patch.object(F, 'adaptive_avg_pool2d', _pooled):

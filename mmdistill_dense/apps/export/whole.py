@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from mmcv.transforms import Compose
 from mmengine.config import Config
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmdistill_dense.apps.export.answer import Detections, Labels, translations
+from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, translations
 from mmdistill_dense.apps.export.graphs import ENTRY, onnx_of, open_graph, read_description, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.without_package import without_labels
@@ -36,7 +36,8 @@ def check_possible(plain: Config) -> None:
     preparation(plain)
     if (plain.model.get('test_cfg') or {}).get('mode') == 'slide':
         raise ValueError(
-            "test_cfg.mode='slide' predicts by windows, a whole graph at once: set mode='whole', and measure it."
+            "test_cfg.mode='slide' predicts by windows, as many as the picture needs: set mode='whole' and measure it, "
+            'or run the graph without --whole on each window.'
         )
 
 
@@ -77,22 +78,28 @@ class Ends:
 
     def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
         self.prepare, names = Prepare(told['input']), list(told['outputs'])
-        segments = told['task'] == 'segmentation'
-        self.answer: Any = Labels(network, told.get('threshold')) if segments else Detections(network, names)
+        kind: Any = Labels if told['task'] == 'segmentation' else Detections
+        self.answer = (Queries if 'bbox_preds' in names else kind)(network, told)
         shown, between = picture(40, 56), ['frame', 'factor', 'shown']
-        maps = []
-        for name, shape in told['outputs'].items():  # sides above 1 that differ from those of other levels
-            level = int(name.rpartition('_')[2]) if name[-1].isdigit() else 0
-            maps.append(torch.rand(1, shape[1], 23 - 2 * level, 29 - 3 * level))
-        self.front = _onnx(self.prepare, [shown], ['picture'], ['image', *between])
-        given = [torch.rand(1, 3, 37, 53), torch.rand(2), shown, *maps]
-        self.back = _onnx(self.answer, given, [*between, *names], self.answer.names)
+        frame, factor = torch.rand(1, 3, 37, 53), torch.rand(2)
+        maps: dict[Tensor, Sequence[int]] = {}
+        for name, shape in told['outputs'].items():
+            if len(shape) == 4:  # sides above 1 that differ from those of other levels
+                level = int(name.rpartition('_')[2]) if name[-1].isdigit() else 0
+                maps[torch.rand(1, shape[1], 23 - 2 * level, 29 - 3 * level)] = (2, 3)
+            else:
+                maps[torch.rand(shape)] = ()
+        self.front = onnx_of(traced(self.prepare, {shown: (0, 1)}), ['picture'], ['image', *between])
+        behind = traced(self.answer, {frame: (2, 3), factor: (), shown: (0, 1), **maps})
+        more = {'custom_translation_table': translations()}
+        self.back = onnx_of(behind, [*between, *names], list(self.answer.names), **more)
 
     def join(self, inner: Path, out: Path, about: Mapping[str, Any]) -> None:
         """Write the graph of a network between both ends."""
         import onnx
 
         network = onnx.load(str(inner))
+        network.ir_version = self.front.ir_version
         before, passed = ['frame', 'factor', 'shown'], [one.name for one in network.graph.output]
         first = onnx.compose.merge_models(
             self.front, network, [('image', 'image')], prefix1='prepare/', prefix2='network/'
@@ -104,12 +111,6 @@ class Ends:
             node.input[:] = ['picture' if name == 'prepare/picture' else name for name in node.input]
         onnx.helper.set_model_props(whole, {ENTRY: json.dumps(about)})
         write_whole(out, whole.SerializeToString())
-
-
-def _onnx(module: nn.Module, given: Sequence[Tensor], inputs: list[str], outputs: Sequence[str]) -> Any:
-    sides: Any = {1: (), 3: (0, 1), 4: (2, 3)}  # of factor, pictures and maps
-    program = traced(module, {value: sides[value.ndim] for value in given})
-    return onnx_of(program, inputs, list(outputs), custom_translation_table=translations()).model_proto
 
 
 def _takes_one(prepare: Prepare, told: Mapping[str, Any]) -> bool:

@@ -31,6 +31,7 @@ from mmdistill_dense.apps.export.graphs import (
     AXES,
     ENTRY,
     GRAPHS,
+    STEP,
     WEIGHTS,
     Graph,
     check_spared,
@@ -106,7 +107,8 @@ def evaluate(
             graph_of(network).answer_by(timed, names)
         else:
             test_step, same = answer, {'scale_factor': 1.0}
-            for dataset in (one for _, one in layers(data['dataset']) if 'pipeline' in one):  # leaves pictures as read
+            readers: list[Any] = [one for _, one in layers(data['dataset']) if 'pipeline' in one]
+            for dataset in readers:  # leaves pictures as read
                 steps = [step for step in dataset['pipeline'] if type_name(step) != 'Pad']
                 dataset['pipeline'] = [{'type': s['type'], **same} if type_name(s) == 'Resize' else s for s in steps]
     loader = Runner.build_dataloader(data)
@@ -132,7 +134,6 @@ def answered(sample: Any, names: Sequence[str], answer: Sequence[Tensor]) -> Any
 # 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
 TOLERANCE = 1e-4
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 
 
 @dataclass
@@ -217,7 +218,7 @@ def export_graph(
     if whole:
         check_possible(plain)
     graph, resize = graph_of(network), meta['student']['input']['resize'] or {'scale': (512, 512)}
-    tested = [-(-side // _STEP) * _STEP for side in resize['scale'][::-1]]
+    tested = [-(-side // STEP) * STEP for side in resize['scale'][::-1]]
     height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
     try:
         with torch.no_grad():
@@ -243,12 +244,12 @@ def export_graph(
 def _freest(graph: Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
     """Write a graph with as many free axes as its network allows."""
     failures: list[str] = []
-    for axes, step in ((list(AXES), 1), (list(AXES), _STEP), (['batch'], 1), ([], 1)):
+    for axes, step in graph.freedoms:
         if any(side % step for side in size):
             continue
         image = _picture(*size, 2 if axes else 1)  # two, since one is a size that torch.export takes for a constant
         try:
-            return Exported(path, *_write(graph, image, axes, step, path, about), axes, failures, size, step)
+            return Exported(path, *_write(graph, image, axes, step, path, about), list(axes), failures, size, step)
         except Exception as error:  # each exporter has its own
             if isinstance(error, OSError) and error.errno in _FULL:
                 error.filename = error.filename or str(path)

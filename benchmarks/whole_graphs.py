@@ -32,6 +32,7 @@ PAGE = Path(__file__).parents[1] / 'docs' / 'results' / 'whole_graphs.md'
 HEAD = """# Whole graphs
 
 ```bash
+# needs hours
 python benchmarks/whole_graphs.py
 ```
 

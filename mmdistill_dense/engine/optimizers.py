@@ -63,18 +63,28 @@ class LARS(Optimizer):
         momentum: Defaults to 0.9.
         weight_decay: Defaults to 0; 1e-5 in the recipe.
         eta: Size of a step relative to the weights, the trust coefficient. Defaults to 1e-3.
+        released: Take the steps of PCD's released code, to compare with its curves: ``mu`` holds ``g + weight_decay *
+            w`` unscaled and starts at that, so that the first step is ``1 + momentum`` times as long, and the step of
+            ``mu`` is scaled by ``eta * |w| / (|g| + weight_decay * |w|)``. Defaults to False.
 
     Source: You, Gitman, Ginsburg, arXiv 1708.03888; in the form used with MoCo v3 (Chen, Xie, He, ICCV 2021).
     """
 
     def __init__(
-        self, params: Iterable[Any], lr: float, momentum: float = 0.9, weight_decay: float = 0.0, eta: float = 1e-3
+        self,
+        params: Iterable[Any],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        eta: float = 1e-3,
+        released: bool = False,
     ) -> None:
         for name, value in dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta).items():
             if value < 0 or (name == 'momentum' and value >= 1):
                 raise ValueError(f'LARS: {name} must be 0 or more, momentum below 1, got {name}={value}.')
         defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta, lars_exclude=False)
         super().__init__(params, defaults)
+        self.released = released
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -95,24 +105,30 @@ class LARS(Optimizer):
         scaled = [param for param in params if param.ndim > 1 and not group['lars_exclude']]
         ids = {id(param) for param in scaled}
         plain = [param for param in params if id(param) not in ids]
-        updates = _trusted(scaled, group['weight_decay'], group['eta']) + _gradients(plain)
-        for param in scaled + plain:
+        decay, buffers = group['weight_decay'], []
+        updates = list(torch._foreach_add(_gradients(scaled), scaled, alpha=decay)) if scaled else []
+        trusts = self._trusts(scaled, updates, decay, group['eta'])
+        if not self.released:
+            updates = [update * trust for update, trust in zip(updates, trusts, strict=True)]
+        for param, update in zip(scaled + plain, updates + _gradients(plain), strict=True):
             if 'momentum_buffer' not in self.state[param]:
-                self.state[param]['momentum_buffer'] = torch.zeros_like(param)
-        buffers = [self.state[param]['momentum_buffer'] for param in scaled + plain]
+                self.state[param]['momentum_buffer'] = update.clone() if self.released else torch.zeros_like(param)
+            buffers.append(self.state[param]['momentum_buffer'])
         torch._foreach_mul_(buffers, group['momentum'])
-        torch._foreach_add_(buffers, updates)
+        torch._foreach_add_(buffers, updates + _gradients(plain))
+        if self.released:
+            buffers = [mu * trust for mu, trust in zip(buffers, trusts, strict=False)] + buffers[len(scaled) :]
         torch._foreach_add_(scaled + plain, buffers, alpha=-group['lr'])
 
-
-def _trusted(params: list[Tensor], weight_decay: float, eta: float) -> list[Tensor]:
-    """Return the decayed gradients, scaled to ``eta`` times the norms of the weights; no value leaves its device."""
-    if not params:
-        return []
-    updates = torch._foreach_add(_gradients(params), params, alpha=weight_decay)
-    for update, w, u in zip(updates, _norms(params), _norms(updates), strict=True):
-        update.mul_(torch.where((w > 0) & (u > 0), eta * w / u, 1.0))
-    return list(updates)
+    def _trusts(self, params: list[Tensor], updates: list[Tensor], decay: float, eta: float) -> list[Tensor]:
+        """Return what each step is scaled by; no value leaves its device."""
+        if not params:
+            return []
+        weights, lengths = _norms(params), _norms(_gradients(params) if self.released else updates)
+        pairs = zip(weights, lengths, strict=True)
+        return [
+            torch.where((w > 0) & (u > 0), eta * w / (u + decay * w if self.released else u), 1.0) for w, u in pairs
+        ]
 
 
 def _gradients(params: list[Tensor]) -> list[Tensor]:

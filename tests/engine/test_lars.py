@@ -9,34 +9,37 @@ from torch import nn
 from mmdistill_dense.engine import LARS
 
 
-def formula(w, g, mu, lr, momentum, decay, eta, excluded):
+def formula(w, g, mu, lr, momentum, decay, eta, excluded, released):
     """One tensor, one step, in python floats of numpy's."""
-    u = g
+    u, trust = g, 1.0
     if w.ndim > 1 and not excluded:
         u = g + decay * w
-        norm_w, norm_u = np.sqrt((w**2).sum()), np.sqrt((u**2).sum())
-        if norm_w > 0 and norm_u > 0:
-            u = u * (eta * norm_w / norm_u)
-    mu = momentum * mu + u
+        norm_w, norm_u, norm_g = (np.sqrt((x**2).sum()) for x in (w, u, g))
+        trust = eta * norm_w / (norm_g + decay * norm_w if released else norm_u)
+    if released:
+        mu = momentum * (u if mu is None else mu) + u
+        return w - lr * trust * mu, mu
+    mu = momentum * (0 if mu is None else mu) + u * trust
     return w - lr * mu, mu
 
 
-def test_steps_follow_the_formula() -> None:
+@pytest.mark.parametrize('released', [False, True])
+def test_steps_follow_the_formula(released: bool) -> None:
     rng = np.random.default_rng(0)
     shapes = [(3, 4), (5,), (2, 3, 3, 3), (1,), (4, 4)]
     values = [rng.standard_normal(shape) for shape in shapes]
     excluded = [False, False, False, False, True]
     params = [nn.Parameter(torch.from_numpy(value.copy())) for value in values]
     groups = [dict(params=params[:4]), dict(params=params[4:], lars_exclude=True, lr=0.5)]
-    optimizer = LARS(groups, lr=0.3, momentum=0.8, weight_decay=0.1, eta=0.02)
-    buffers = [np.zeros(shape) for shape in shapes]
+    optimizer = LARS(groups, lr=0.3, momentum=0.8, weight_decay=0.1, eta=0.02, released=released)
+    buffers = [None] * len(shapes)
     for _ in range(4):
         for index, param in enumerate(params):
             grad = rng.standard_normal(param.shape)
             param.grad = torch.from_numpy(grad)
             rate = 0.5 if excluded[index] else 0.3
             values[index], buffers[index] = formula(
-                values[index], grad, buffers[index], rate, 0.8, 0.1, 0.02, excluded[index]
+                values[index], grad, buffers[index], rate, 0.8, 0.1, 0.02, excluded[index], released
             )
         optimizer.step()
         for param, value in zip(params, values, strict=True):

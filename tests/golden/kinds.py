@@ -407,7 +407,7 @@ TOLERANCES = {
         mhsa / y / {PCD}
         student_head / y_train y_eval grad_x grad/* after/* / {PCD}
         spatial_adaptor / */map */map_keep_last_bn */head_of_pooled* / {PCD}
-        lars / conv_[1-9]* linear_[1-9]* bias_[1-9]* bn_[1-9]* zero_[1-9]* / {PCD}
+        lars / conv_[1-9]* linear_[1-9]* bias_[1-9]* bn_[1-9]* zero_[1-9]* released_* / {PCD}
         schedule / lr / {PCD}""",
     'pcd_vector': f"""
         * / loss row_loss / {LOSS}

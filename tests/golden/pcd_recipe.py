@@ -20,17 +20,21 @@ DRAWS = 40_000
 
 
 def lars(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {**_lars(arrays, dtype, ''), **_lars(arrays, dtype, 'released_')}
+
+
+def _lars(arrays: Arrays, dtype: torch.dtype, rule: str) -> dict[str, Tensor]:
     names = [name.removesuffix('_0') for name in arrays if name.endswith('_0')]
-    parameters = {name: nn.Parameter(tensor(arrays[f'{name}_0'], dtype)) for name in names}
+    parameters = {name: nn.Parameter(tensor(arrays[f'{name}_0'], dtype).clone()) for name in names}
     options = {name: float(arrays[name]) for name in ('momentum', 'weight_decay', 'eta')}
-    optimizer = LARS(parameters.values(), lr=1.0, **options)
+    optimizer = LARS(parameters.values(), lr=1.0, released=bool(rule), **options)
     results = {}
     for step, rate in enumerate(arrays['lr'].tolist(), start=1):
         optimizer.param_groups[0]['lr'] = rate
         for name, parameter in parameters.items():
             parameter.grad = tensor(arrays[f'{name}_grad{step}'], dtype)
         optimizer.step()
-        results |= {f'{name}_{step}': parameter.detach().clone() for name, parameter in parameters.items()}
+        results |= {f'{rule}{name}_{step}': parameter.detach().clone() for name, parameter in parameters.items()}
     return results
 
 

@@ -39,7 +39,7 @@ MOST_LINES = {
     'mmdistill_dense/distillers': 5_870,
     'mmdistill_dense/networks': 2_610,
     'mmdistill_dense/model': 870,
-    'mmdistill_dense/engine': 1_710,
+    'mmdistill_dense/engine': 1_720,
     'mmdistill_dense/weights': 930,
     'mmdistill_dense/datasets': 930,
     'mmdistill_dense/guards': 570,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_600,
-    'mmdistill_dense': 34_850,
+    'mmdistill_dense': 34_870,
     'tools': 2_840,
-    'tests': 47_670,
+    'tests': 47_680,
 }
 MOST_CONFIGS = 600
 

@@ -48,6 +48,9 @@ def test_errors_equal_the_naive_formulas() -> None:
     assert losses.focal_error(student, teacher, position, channel).item() == pytest.approx(focal, rel=1e-10)
     assert losses.shifted_error(student, teacher, shift).item() == pytest.approx(shifted, rel=1e-10)
     assert losses.absolute_error(student, teacher).item() == pytest.approx(absolute, rel=1e-10)
+    one, other = student[:, :1], teacher[:, :1]  # of a channel, where all is foreground
+    apart = losses.decoupled_squares(one, other, torch.ones(B, H, W))
+    torch.testing.assert_close(apart, torch.stack([(one - other).square().mean() / 2, one.sum() * 0]))
 
 
 def test_shifted_error_does_not_cancel() -> None:

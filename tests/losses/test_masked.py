@@ -13,6 +13,7 @@ from mmdistill_dense.losses import (
     token_masks,
     weighted_mse,
 )
+from tests.distillers.steps import draw
 from tools.benchmark import reference
 
 SHAPES = {
@@ -32,10 +33,10 @@ def _inputs(
 ) -> tuple[Tensor, Tensor, Tensor, Branch]:
     """Student (a leaf), teacher, tokens, branch."""
     n, c, h, w, t = shape
-    draw = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=draw, dtype=torch.float64).to(dtype)
+        return torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
 
     branch = Branch(normal(c, c, 3, 3), normal(c), normal(t, c, 1, 1), normal(t))
     return normal(n, c, h, w).requires_grad_(), normal(n, c, h, w), normal(t, c), branch
@@ -77,10 +78,11 @@ def test_masks_weights_and_gate_equal_the_released_formulas(shape: tuple[int, ..
 
 
 def test_dice_equals_the_broadcast_formula() -> None:
-    masks = torch.rand(2, 6, 7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
-    results = [(dice, *torch.autograd.grad(dice, masks)) for dice in (mask_dice(masks), reference.maskd_dice(masks))]
-    torch.testing.assert_close(*results)
-    torch.testing.assert_close(mask_dice(masks.flatten(2)), mask_dice(masks))
+    for count in (2, 6):
+        masks = draw(2, count, 7, 9).sigmoid().requires_grad_()
+        dices = mask_dice(masks), reference.maskd_dice(masks)
+        torch.testing.assert_close(*((dice, *torch.autograd.grad(dice, masks)) for dice in dices))
+        torch.testing.assert_close(mask_dice(masks.flatten(2)), mask_dice(masks))
 
 
 def test_dice_of_equal_disjoint_single_and_no_masks() -> None:

@@ -515,6 +515,20 @@ def test_files_of_cvat_name_their_part(tmp_path: Path) -> None:
     }
 
 
+def test_folders_of_cvats_pictures_name_their_part(tmp_path: Path) -> None:
+    exports.cvat(tmp_path)
+    file = tmp_path / 'annotations.xml'
+    file.write_text(re.sub(' subset="[^"]*"', '', file.read_text()))
+    for part, names in PARTS.items():
+        (tmp_path / 'images' / part).mkdir()
+        for name in names:
+            (tmp_path / f'images/{name}.jpg').rename(tmp_path / f'images/{part}/{name}.jpg')
+    data = find_box_data(tmp_path)
+    assert {part: {Path(one).stem for one in split.names} for part, split in data.splits.items()} == {
+        part: set(names) for part, names in PARTS.items()
+    }
+
+
 def test_lists_of_names_are_kept_and_the_rest_is_told(tmp_path: Path) -> None:
     exports.voc_masks(tmp_path)
     exports.picture(tmp_path / 'JPEGImages/more.jpg')

@@ -8,13 +8,7 @@ student's default scope, so that they can build parts of mmseg or mmdet by their
 import importlib
 from typing import Any
 
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine import registry as of_mmengine
 from mmengine.registry import Registry
 
 from mmdistill_dense.utils.removed import removed
@@ -65,13 +59,13 @@ class _Methods(_ByName):
         return super().module_dict
 
 
-MODELS = _Child(MMENGINE_MODELS, 'model', 'foundation.foundation_teacher', 'pretrain')
-DATASETS = _Child(MMENGINE_DATASETS, 'datasets', 'unlabelled.pictures')
-TRANSFORMS = _Child(MMENGINE_TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
-HOOKS = _Child(MMENGINE_HOOKS, 'engine', 'unlabelled.stream')
-OPTIMIZERS = _Child(MMENGINE_OPTIMIZERS, 'engine')
-OPTIM_WRAPPER_CONSTRUCTORS = _Child(MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
-MODEL_WRAPPERS = _Child(MMENGINE_MODEL_WRAPPERS, 'engine')
+MODELS = _Child(of_mmengine.MODELS, 'model', 'foundation.foundation_teacher', 'pretrain')
+DATASETS = _Child(of_mmengine.DATASETS, 'datasets', 'unlabelled.pictures')
+TRANSFORMS = _Child(of_mmengine.TRANSFORMS, 'datasets', 'unlabelled.pictures', 'pretrain.views')
+HOOKS = _Child(of_mmengine.HOOKS, 'engine', 'unlabelled.stream')
+OPTIMIZERS = _Child(of_mmengine.OPTIMIZERS, 'engine')
+OPTIM_WRAPPER_CONSTRUCTORS = _Child(of_mmengine.OPTIM_WRAPPER_CONSTRUCTORS, 'engine')
+MODEL_WRAPPERS = _Child(of_mmengine.MODEL_WRAPPERS, 'engine')
 DISTILLERS = _Methods('distiller', scope='mmdistill_dense', locations=['mmdistill_dense.distillers'])
 # What a model adds to its training step besides the distillers, see `model.distill_model.StepPlugin`.
 STEP_PLUGINS = Registry('extra', scope='mmdistill_dense', locations=['mmdistill_dense.unlabelled.step'])

@@ -27,6 +27,7 @@ import mmdistill_dense.distillers
 import mmdistill_dense.registry
 from mmdistill_dense.apps.suite import definition
 from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.distillers import FeatureDistiller, MasKD
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import DISTILLERS
 from tests.docs_blocks import ROOT, Block, blocks, commands, inline
@@ -192,8 +193,12 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
     table = card.partition('\n## Options\n\n')[2].partition('\n\n')[0]
     rows = dict(re.findall(r'^\| `(.+?)` \| (.+?) \| [^|]+ \|$', table, re.MULTILINE))
     shown = {key: value for keys, values in rows.items() for key, value in _pairs(keys.split('`, `'), values)}
+    # docs/options.md has those of all, and the card of FreeKD refers to that of MasKD
+    of_all = inspect.signature(MasKD if name == 'FreeKD' else FeatureDistiller).parameters
     for option in inspect.signature(method).parameters.values():
-        assert option.name == 'kwargs' or any(key.partition('.')[0] == option.name for key in shown)
+        if option.name in of_all and option.default in (of_all[option.name].default, option.empty):
+            continue
+        assert any(key.partition('.')[0] == option.name for key in shown), option
         if isinstance(option.default, (int, float, str)) and not option.name.endswith('_tap'):
             assert ast.literal_eval(shown[option.name].strip('`')) == option.default
 
@@ -212,9 +217,7 @@ def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -
     module, _, name = f'mmdistill_dense.{owner}'.rpartition('.')
     text = (ROOT / f'docs/{page}.md').read_text(encoding='utf-8')
     made = getattr(importlib.import_module(module), name)
-    for option in list(inspect.signature(made.__init__ if isinstance(made, type) else made).parameters)[
-        isinstance(made, type) :
-    ]:
+    for option in list(inspect.signature(made).parameters):
         assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
 
 

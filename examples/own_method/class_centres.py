@@ -14,9 +14,7 @@ class ClassCentres(FeatureDistiller):
     """Mean over classes of ``|m_s - m_t|^2 / C``, with a class's mean feature ``m`` in a picture, of unit length."""
 
     needs_labels = True  # so it gets no pictures without labels
-
-    def __init__(self, student_tap: Any = 'backbone[3]', teacher_tap: Any = None, **kwargs: Any) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
+    student_tap = 'backbone[3]'
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Any) -> dict[str, Tensor]:
         """Compare one pair of maps (B, C, H, W), of one size and number of channels."""

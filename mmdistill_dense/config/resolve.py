@@ -30,7 +30,7 @@ def bases_of(path: Path) -> list[Path]:
 @cache
 def _bases_of(path: Path, modified: int) -> list[Path]:
     value: Any = []
-    for node in _tree(path).body:
+    for node in ast.parse(path.read_text(encoding='utf-8')).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == '_base_' for t in node.targets):
             value = eval(compile(ast.Expression(node.value), str(path), 'eval'))
     names = [value] if isinstance(value, str) else value
@@ -48,7 +48,7 @@ def all_bases_of(path: Path) -> Iterator[Path]:
 
 
 def keys_of(path: Path) -> dict[str, Any]:
-    """Return the top-level keys of a config, inherited ones too; all values but ``default_scope``'s are None."""
+    """Return the top-level keys of a config, inherited ones too, with the values as :func:`written` reads them."""
     return _keys_of(path, path.stat().st_mtime_ns)
 
 
@@ -60,11 +60,7 @@ def _keys_of(path: Path, modified: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for base in bases:
         found |= keys_of(base)
-    for node in _tree(path).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            name = node.targets[0].id
-            found[name] = ast.literal_eval(node.value) if name == 'default_scope' else None
-    return found
+    return found | written(path.read_text(encoding='utf-8'))
 
 
 def distillers_in(path: Path) -> set[str]:
@@ -84,10 +80,6 @@ def inherited_distillers(path: Path, names: Collection[str]) -> dict[str, str]:
     for file in all_bases_of(path):
         found |= dict.fromkeys(distillers_in(file), file.name)
     return {name: found[name] for name in names if name in found} if distillers_in(path) - found.keys() else {}
-
-
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding='utf-8'))
 
 
 def written(text: Any) -> dict[str, Any]:
@@ -242,18 +234,12 @@ def find_config(name: str, key: str = 'cfg') -> Path:
         known = [file.relative_to(configs) for file in configs.rglob('*.py')]
         names = [str(file) for file in known if package == 'mmdistill_dense' or '_base_' not in file.parts]
         close = difflib.get_close_matches(str(path.relative_to(configs)), names, n=3)
-        hint = f' Close: {", ".join(f"{package}::{c}" for c in close)}.' if close else _elsewhere(package, rest)
-        hint = hint or _in_zoo(rest, (package,))
+        others = [one for one in _PACKAGES if one != package and importlib.util.find_spec(one) is not None]
+        others = [one for one in others if (package_root(one) / path.relative_to(configs.parent)).is_file()]
+        hint = f' {others[0]} has one: {others[0]}::{rest}.' if others else _in_zoo(rest, (package,))
+        hint = f' Close: {", ".join(f"{package}::{one}" for one in close)}.' if close else hint
         raise FileNotFoundError(f'{key}={name!r}: {package} has no such config.{hint}')
     return path
-
-
-def _elsewhere(package: str, rest: str) -> str:
-    """Say which other package has a config of this name."""
-    others = [one for one in _PACKAGES if one != package and importlib.util.find_spec(one) is not None]
-    path = rest if rest.endswith('.py') else f'{rest}.py'
-    found = [one for one in others if (package_root(one) / 'configs' / path).is_file()]
-    return f' {found[0]} has one: {found[0]}::{rest}.' if found else ''
 
 
 def _in_zoo(name: str, packages: Sequence[str] = ('mmseg', 'mmdet')) -> str:
@@ -290,10 +276,8 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
         if 'type' not in model:
             raise KeyError(f"{key}: give cfg='mmseg::…' (or a file), or a dict with its type; got {sorted(option)}.")
     elif not isinstance(name, str):
-        raise TypeError(
-            f'{key}.cfg must name a config or a file, got {type(name).__name__}: the keys of a network stand beside '
-            f'checkpoint, {key}=dict(type=…, checkpoint=…).'
-        )
+        told = f'{key}.cfg must name a config or a file, got {type(name).__name__}'
+        raise TypeError(f'{told}: the keys of a network stand beside checkpoint, {key}=dict(type=…, checkpoint=…).')
     else:
         config = read_file(find_config(name, f'{key}.cfg'))
         if 'model' not in config:

@@ -80,15 +80,14 @@ def read_options(kind: type[T], options: Any, key: str) -> T:
 
 def check_options(kind: type, options: Mapping[str, Any], key: str) -> None:
     """Refuse options that the constructors of a class do not take."""
-    known = options_of(kind)
-    for name in options:
-        if known is not None and name not in known:
-            listed = ', '.join(dict.fromkeys(known))
-            raise TypeError(f'{key}: {kind.__name__} has no option {name!r}; known: {listed}.{hint(name, known)}')
+    if (known := options_of(kind)) is not None:
+        check_known(f'{key}: {kind.__name__}', options, list(dict.fromkeys(known)))
 
 
 def options_of(kind: type) -> list[str] | None:
     """Return the options that a class and its bases take; ``None`` if they take any name."""
+    if '__signature__' in vars(kind):  # a distiller, whose options are declared
+        return list(inspect.signature(kind).parameters)
     names: list[str] = []
     for cls in kind.__mro__:
         constructor = vars(cls).get('__init__')

@@ -91,10 +91,8 @@ def tested_set(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the options of the test set. A config without one gives those of validation, else a ``ValueError``."""
     loader = config.get('test_dataloader') or config.get('val_dataloader')
     if not loader:
-        raise ValueError(
-            'The config has neither test_dataloader nor val_dataloader, whose pipeline reads and resizes pictures: set '
-            'test_dataloader, e.g. that of training without random steps.'
-        )
+        told = 'The config has neither test_dataloader nor val_dataloader'
+        raise ValueError(f'{told}: set test_dataloader, e.g. that of training without random steps.')
     return loader['dataset']
 
 

@@ -114,13 +114,8 @@ class ShapesDetDataset(PaintedPictures, BaseDetDataset):
     ``dict(type='mmdistill_dense.LoadShapesDet')``; a test pipeline that packs ``instances`` among its ``meta_keys``
     lets ``CocoMetric`` score boxes and masks without an annotation file.
 
-    Args:
-        num_images: length of the data set.
-        seed: names the series; training and validation need different ones.
-        painting: further options of ``paint``: ``size``, ``objects``, ``radius``, ``contrast``, ``noise``, ``period``,
-            ``tint``.
-        **kwargs: of ``BaseDetDataset``: ``pipeline``, ``metainfo``, ``indices`` ... Objects of classes that
-            ``metainfo['classes']`` leaves out are painted, but not annotated.
+    The options are those of ``ShapesSegDataset`` and ``BaseDetDataset``. Objects of classes that
+    ``metainfo['classes']`` leaves out are painted, but not annotated.
     """
 
     METAINFO = dict(classes=CLASSES[1:], palette=[tuple(c) for c in ShapesSegDataset.METAINFO['palette'][1:]])

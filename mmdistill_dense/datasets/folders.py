@@ -85,10 +85,9 @@ class RootCheck:
         try:
             results = super().prepare_data(idx)  # type: ignore[misc]
         except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f'{type(self).__name__}: {error.filename or self._files(idx)} does not exist: see data_root, '
-                f'data_prefix and ann_file. {_nearest(Path(error.filename or "."))}'
-            ) from error
+            told = f'{error.filename or self._files(idx)} does not exist: see data_root, data_prefix and ann_file'
+            where = _nearest(Path(error.filename or '.'))
+            raise FileNotFoundError(f'{type(self).__name__}: {told}. {where}') from error
         except (OSError, cv2.error) as error:
             what = str(error).strip().splitlines()[0]
             raise OSError(f'{type(self).__name__}: {self._files(idx)} cannot be read: {what}') from error
@@ -214,24 +213,19 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
             raise ValueError("SegFolderDataset: img_suffix names no ending: give '.jpg', or several in a list.")
         self.label_values = values = tuple(label_values)
         if any(not isinstance(one, int) or not 0 <= one <= 255 for one in values) or len({*values}) < len(values):
-            raise ValueError(
-                f'SegFolderDataset: label_values={values} must be different whole numbers from 0 to 255, one a class.'
-            )
+            told = 'must be different whole numbers from 0 to 255, one a class'
+            raise ValueError(f'SegFolderDataset: label_values={values} {told}.')
         if values and kwargs.get('reduce_zero_label'):
-            raise ValueError(
-                f'SegFolderDataset: reduce_zero_label=True changes labels before label_values={values} are looked up: '
-                'set it to False, also in LoadAnnotations; unlisted values are ignored already.'
-            )
+            told = f'reduce_zero_label=True changes labels before label_values={values} are looked up'
+            raise ValueError(f'SegFolderDataset: {told}: set it to False, also in LoadAnnotations.')
         super().__init__(img_suffix=self.endings[0], **kwargs)
 
     def get_label_map(self, new_classes: Sequence[str] | None = None) -> dict[int, Any] | None:
         if not self.label_values:
             return super().get_label_map(new_classes)
-        if len(self.label_values) != len(new_classes or ()):
-            raise ValueError(
-                f'SegFolderDataset: label_values={self.label_values} must have one value for each of the '
-                f'{len(new_classes or ())} metainfo.classes, not {len(self.label_values)}.'
-            )
+        if len(self.label_values) != (count := len(new_classes or ())):
+            told = f'must have one value for each of the {count} metainfo.classes, not {len(self.label_values)}'
+            raise ValueError(f'SegFolderDataset: label_values={self.label_values} {told}.')
         known = {value: number for number, value in enumerate(self.label_values)}
         return {value: known.get(value, self.ignore_index) for value in range(256)}
 
@@ -240,10 +234,8 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         found = super().load_data_list() if len(self.endings) == 1 else self._of_all_endings()
         where = self.data_prefix.get('img_path')
         if not found:
-            raise FileNotFoundError(
-                f'SegFolderDataset: no file in {where!r} ends with img_suffix={" or ".join(map(repr, self.endings))}; '
-                f'there are {_some_names(where)}.'
-            )
+            told = f'no file in {where!r} ends with img_suffix={" or ".join(map(repr, self.endings))}'
+            raise FileNotFoundError(f'SegFolderDataset: {told}; there are {_some_names(where)}.')
         return found
 
     def _of_all_endings(self) -> list[dict]:

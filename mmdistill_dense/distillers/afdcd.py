@@ -15,8 +15,9 @@ from mmdistill_dense.losses.contrast import TEMPERATURE
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.validate import (
+    Positive,
     Reduction,
-    Resize,
+    Whole,
     check_option,
     check_positions,
     check_share,
@@ -46,56 +47,43 @@ class AfDCD(FeatureDistiller):
     needs: ClassVar[tuple[str, ...]] = ('map',)
     aligns_channels: ClassVar[bool] = False  # the projector does, because the mask comes between the two
 
+    fixed: ClassVar[tuple[str, ...]] = ('align',)
+    student_tap, resize = 'backbone[-1]', 'student'
+    contrast: Literal['omni', 'channel', 'spatial'] = 'omni'
+    negatives: Literal['other_groups', 'all'] = 'other_groups'
+    groups: int | Literal['auto'] = 16
+    temperature: Positive | None = None
+    pool_size: Whole | Literal['auto'] = 4
+    patch_size: Sequence[int] | None = (4, 4)
+    projector: Literal['plain', 'enhanced'] = 'plain'
+    fd_weight: float | None = None
+    fd_reduction: Reduction = 'sum'
+    ctr_weight: float = 0.005
+
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        contrast: Literal['omni', 'channel', 'spatial'] = 'omni',
-        negatives: Literal['other_groups', 'all'] = 'other_groups',
-        groups: int | Literal['auto'] = 16,
-        temperature: float | None = None,
-        pool_size: int | Literal['auto'] = 4,
-        patch_size: Sequence[int] | None = (4, 4),
+        *taps: TapOption | None,
         mask: Mapping[str, Any] | None = None,
-        projector: Literal['plain', 'enhanced'] = 'plain',
-        fd_weight: float | None = None,
-        fd_reduction: Reduction = 'sum',
-        ctr_weight: float = 0.005,
-        clip_max_norm: float | None = 15.0,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
+        clip_max_norm: Positive | None = 15.0,
+        **options: Any,
     ) -> None:
-        super().__init__(student_tap, teacher_tap, align='conv', clip_max_norm=clip_max_norm, resize=resize, **kwargs)
-        losses.check_contrast(
-            contrast,
-            negatives,
-            _number('groups', groups, _GROUPS),
-            temperature,
-            _number('pool_size', pool_size, _POOL),
-            patch_size,
-        )
-        if fd_weight is None:
-            fd_weight, fd_reduction = 33.6, 'mean'
-        check_weights(fd_weight=fd_weight, ctr_weight=ctr_weight)
-        if temperature is None and contrast != 'spatial':
-            temperature = TEMPERATURE  # for any number of channels
+        super().__init__(*taps, clip_max_norm=clip_max_norm, **options)
+        losses.check_contrast(**self._contrast_of(_GROUPS, _POOL))
+        if self.fd_weight is None:
+            self.fd_weight, self.fd_reduction = 33.6, 'mean'
+        check_weights(fd_weight=self.fd_weight, ctr_weight=self.ctr_weight)
+        if self.temperature is None and self.contrast != 'spatial':
+            self.temperature = TEMPERATURE  # for any number of channels
         self.mask = _check_mask({'type': 'random'} if mask is None else mask)
-        self.projector = projector
-        self.fd_weight = fd_weight
-        self.fd_reduction = fd_reduction
-        self.ctr_weight = ctr_weight
-        self.contrast: dict[str, Any] = dict(contrast=contrast, negatives=negatives, groups=groups)
-        self.contrast |= dict(temperature=temperature, pool_size=pool_size, patch_size=patch_size)
 
     def build_level(self, level: Level) -> nn.Module:
         if self.ctr_weight:
             try:
-                losses.check_contrast(**self._contrast_of(level), channels=level.teacher[0])
+                losses.check_contrast(**self._options_of(level), channels=level.teacher[0])
             except ValueError as error:
                 raise ValueError(f'{self.key}: {level.name}: {error}') from None
-            if self.contrast['contrast'] == 'spatial':
-                pool = max(self._contrast_of(level)['pool_size'], 1)
+            if self.contrast == 'spatial':
+                pool = max(self._options_of(level)['pool_size'], 1)
                 pooled = (1, *(max(side // pool, 1) for side in self.grid(level)))
                 check_positions(self.key, f'{level.name} after pool_size={pool}', pooled)
         return _PROJECTORS[self.projector](level.student[0], level.teacher[0])
@@ -107,27 +95,24 @@ class AfDCD(FeatureDistiller):
         if self.fd_weight:
             terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
         if self.ctr_weight:
-            options = self._contrast_of(self.levels[level])
-            contrast = losses.dense_contrast(rebuilt, teacher, **options)
-            terms['loss_ctr'] = self.ctr_weight * self._gradient_scale(teacher.shape[1]) * contrast
+            contrast = losses.dense_contrast(rebuilt, teacher, **self._options_of(self.levels[level]))
+            scale = 1.0  # which makes the gradient of the spatial contrast as large as that of the others
+            if self.contrast == 'spatial':
+                temperature = self.temperature or losses.contrast_temperature('spatial', teacher.shape[1])
+                scale = temperature / TEMPERATURE
+            terms['loss_ctr'] = self.ctr_weight * scale * contrast
         return terms
 
-    def _contrast_of(self, level: Level) -> dict[str, Any]:
-        """Return the options of the contrast, with the groups and the pooling of this level."""
-        groups = math.gcd(_GROUPS, level.teacher[0])
+    def _options_of(self, level: Level) -> dict[str, Any]:
+        """Return the options of the contrast of a level."""
         pool_size = _POOL if min(self.grid(level)) >= _POOLED else 0
-        return {
-            **self.contrast,
-            'groups': _number('groups', self.contrast['groups'], groups),
-            'pool_size': _number('pool_size', self.contrast['pool_size'], pool_size),
-        }
+        return self._contrast_of(math.gcd(_GROUPS, level.teacher[0]), pool_size)
 
-    def _gradient_scale(self, channels: int) -> float:
-        """Return the factor that makes the gradient of the spatial contrast as large as that of the others."""
-        if self.contrast['contrast'] != 'spatial':
-            return 1.0
-        temperature = self.contrast['temperature'] or losses.contrast_temperature('spatial', channels)
-        return temperature / TEMPERATURE
+    def _contrast_of(self, groups: int, pool_size: int) -> dict[str, Any]:
+        """Return the options of the contrast, with these numbers where the options say ``'auto'``."""
+        found = {name: getattr(self, name) for name in ('contrast', 'negatives', 'temperature', 'patch_size')}
+        found['groups'] = groups if self.groups == 'auto' else self.groups
+        return {**found, 'pool_size': pool_size if self.pool_size == 'auto' else self.pool_size}
 
     def keep(self, shape: tuple[int, int, int], level: int) -> Tensor:
         """Return this iteration's (B, 1, H, W) mask of a level, True where kept."""
@@ -173,13 +158,6 @@ _PROJECTORS: dict[str, type[PlainProjector] | type[EnhancedProjector]] = {
     'plain': PlainProjector,
     'enhanced': EnhancedProjector,
 }
-
-
-def _number(name: str, option: int | str, auto: int) -> int:
-    """Return an option, or the number that ``'auto'`` stands for."""
-    if isinstance(option, int) or option == 'auto':
-        return option if isinstance(option, int) else auto
-    raise ValueError(f"{name} must be a whole number or 'auto', got {option!r}.")
 
 
 def _values(*convs: nn.Module) -> list[Any]:

@@ -1,14 +1,13 @@
 """AT: attention transfer."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.losses import attention_distance
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Reduction, Resize
+from mmdistill_dense.utils.validate import OneOrMore, Reduction
 
 
 @DISTILLERS.register_module()
@@ -28,21 +27,10 @@ class AT(FeatureDistiller):
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions')
     aligns_channels: ClassVar[bool] = False  # attention maps have none
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        power: float = 2.0,
-        reduction: Reduction = 'mean',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
-        if power < 1:
-            raise ValueError(f'power must be >= 1, got {power}.')
-        self.power = power
-        self.reduction = reduction
+    fixed: ClassVar[tuple[str, ...]] = ('align',)
+    student_tap, resize = 'backbone[-1]', 'student'
+    power: OneOrMore = 2.0
+    reduction: Reduction = 'mean'
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         return {'loss_at': attention_distance(student, teacher, power=self.power, reduction=self.reduction)}

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from mmdistill_dense.config.unknown_keys import read_options
+from mmdistill_dense.config.unknown_keys import check_known, read_options
 from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
 from mmdistill_dense.utils.removed import removed
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import check_types
+from mmdistill_dense.utils.validate import NotNegative, Positive, check_types
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -60,6 +60,26 @@ def check_losses(key: str, losses: Any) -> None:
         raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
 
 
+def _signature(kind: type[Distiller]) -> inspect.Signature:
+    """Return the options of a method: those of its constructors, and those that it and its bases declare."""
+    found: dict[str, inspect.Parameter] = {}
+    for cls in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+        constructor = vars(cls).get('__init__')
+        own = list(inspect.signature(constructor).parameters.values())[1:] if constructor else []
+        for one in own:
+            if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
+                default = getattr(kind, one.name, None) if one.default is None else one.default
+                found.setdefault(one.name, one.replace(default=default))
+        for name, hint in inspect.get_annotations(cls).items():
+            if name in vars(cls) and 'ClassVar' not in str(hint):
+                one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+                found.setdefault(name, one.replace(default=getattr(kind, name)))
+        if constructor and not any(one.kind is one.VAR_KEYWORD for one in own):
+            break
+    taken = (one for one in found.values() if one.name not in kind.fixed)
+    return inspect.Signature(sorted(taken, key=lambda one: one.kind))
+
+
 class Distiller(nn.Module):
     """Base of all methods: student and teacher taps in, named weighted losses out.
 
@@ -82,6 +102,10 @@ class Distiller(nn.Module):
         teacher_parts: Children of the teacher that this distiller calls itself, which must therefore be loaded
             strictly; ``None`` is the whole network.
 
+    A method's further options are its class attributes with a type, such as ``temperature: Positive = 4.0``: the value
+    is the default, and :func:`check_types` checks what is given. ``student_tap = …`` sets the default of that option.
+    A constructor of one's own may take options as well.
+
     Args:
         student_tap: Tap or list of taps in the student; an entry ``(tap, weight)`` weighs that tap's losses. ``'auto'``
             chooses the taps of both networks, see :func:`mmdistill_dense.networks.auto_taps.pair_taps`.
@@ -92,10 +116,12 @@ class Distiller(nn.Module):
             training, in place of ``loss_weight``. Defaults to ``None``.
         schedule: Options of :class:`Schedule`. Defaults to a constant weight.
         clip_max_norm: Largest L2 norm of the gradients of this distiller's own parameters. Defaults to no clipping.
+        **options: Those that the class declares.
     """
 
-    needs_labels: bool = False
+    needs_labels = False
     needs_scores: ClassVar[bool] = False
+    fixed: ClassVar[tuple[str, ...]] = ()  # options of its bases that the method does not take
     teacher_gives: ClassVar[str] = ''
     __signature__: ClassVar[inspect.Signature]
     no_auto: ClassVar[str] = "it does not say that it compares any maps; a class of your own says so by no_auto = ''"
@@ -104,8 +130,7 @@ class Distiller(nn.Module):
         super().__init_subclass__()
         if 'SETTINGS' in vars(cls):
             raise TypeError(f'{cls.__name__}: {removed("SETTINGS")}')
-        _, *options = inspect.signature(cls.__init__).parameters.values()
-        cls.__signature__ = inspect.Signature(options)  # what help() shows; it would take that of __new__
+        cls.__signature__ = _signature(cls)  # what help() shows, and what a config may hold
 
     if not TYPE_CHECKING:  # for which the constructor says what a method takes
 
@@ -116,17 +141,22 @@ class Distiller(nn.Module):
 
     def __init__(
         self,
-        student_tap: TapOption,
+        student_tap: TapOption | None = None,
         teacher_tap: TapOption | None = None,
         *,
         teacher: str | None = None,
-        loss_weight: float | None = None,
+        loss_weight: NotNegative | None = None,
         balance: float | Literal['auto'] | Mapping[str, Any] | None = None,
         schedule: Mapping[str, Any] | None = None,
-        clip_max_norm: float | None = None,
+        clip_max_norm: Positive | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
+        check_known(type(self).__name__, options, self.__signature__.parameters)
+        for name, value in options.items():
+            setattr(self, name, value)
         self.settings = ''  # what this word of a config stood for
+        student_tap = self.__signature__.parameters['student_tap'].default if student_tap is None else student_tap
         self.auto = check_auto(student_tap, teacher_tap, type(self).__name__, self.no_auto)
         self.student_taps, self.tap_weights = ([], []) if self.auto else parse_taps('student_tap', student_tap)
         self.teacher_taps = self.student_taps
@@ -135,27 +165,18 @@ class Distiller(nn.Module):
             if any(weight != 1 for weight in weights):
                 raise ValueError(f'teacher_tap={teacher_tap!r} holds a weight; weights belong in student_tap.')
         if len(self.student_taps) != len(self.teacher_taps):
-            raise ValueError(
-                f'student_tap has {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}: '
-                'they are compared in pairs, so give both the same number.'
-            )
+            found = f'student_tap has {len(self.student_taps)} taps and teacher_tap {len(self.teacher_taps)}'
+            raise ValueError(f'{found}: they are compared in pairs, so give both the same number.')
         if loss_weight is not None and balance is not None:
-            raise ValueError(
-                f'loss_weight={loss_weight!r} and balance={balance!r} exclude each other: balance finds the weight. '
-                'Set loss_weight=None, or balance=None.'
-            )
-        loss_weight = 1.0 if loss_weight is None else loss_weight
-        if loss_weight < 0:
-            raise ValueError(f'loss_weight must be a number >= 0, got {loss_weight!r}.')
-        if clip_max_norm is not None and clip_max_norm <= 0:
-            raise ValueError(f'clip_max_norm must be > 0 or None, got {clip_max_norm}.')
+            found = f'loss_weight={loss_weight!r} and balance={balance!r} exclude each other'
+            raise ValueError(f'{found}: balance finds the weight. Set loss_weight=None, or balance=None.')
         self.teacher_name = teacher
         self.teacher: FrozenTeacher | None = None
-        self.extra_student_taps: list[Any] = []  # a constructor may set texts, which a model parses
+        self.extra_student_taps: list[Any] = []  # a constructor sets texts, which a model parses
         self.extra_teacher_taps: list[Any] = []
         self.noted_methods: list[str] = []
         self.teacher_parts: Collection[str] | None = ()
-        self.loss_weight = float(loss_weight)
+        self.loss_weight = 1.0 if loss_weight is None else float(loss_weight)
         self.balancer = None if balance is None else Balancer(Balance.parse(balance))
         self.schedule = read_options(Schedule, schedule or {}, 'schedule')
         self.clip_max_norm = clip_max_norm
@@ -198,9 +219,7 @@ class Distiller(nn.Module):
     ) -> Iterator[tuple[float, str, list[torch.Size], list[torch.Size]]]:
         """Yield for each pair of taps its weight, its name for messages, and the traced shapes of both sides."""
         if not self.student_taps:
-            raise RuntimeError(
-                f"{self.key}.student_tap='auto': only a DistillModel, which has both networks, chooses taps."
-            )
+            raise RuntimeError(f"{self.key}.student_tap='auto': only a DistillModel chooses taps.")
         for s_tap, t_tap, weight in zip(self.student_taps, self.teacher_taps, self.tap_weights, strict=True):
             s_shapes, t_shapes = student[str(s_tap)], teacher[str(t_tap)]
             if len(s_shapes) != len(t_shapes):
@@ -289,3 +308,6 @@ class Distiller(nn.Module):
         weight = f'loss_weight={self.loss_weight}' if self.balancer is None else str(self.balancer.option)
         settings = f', settings={self.settings}' if self.settings else ''
         return f'student_tap={student!r}, teacher_tap={teacher!r}, {weight}{settings}'
+
+
+Distiller.__signature__ = _signature(Distiller)

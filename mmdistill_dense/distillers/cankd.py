@@ -1,6 +1,6 @@
 """CanKD: the student's positions read the whole map of the teacher."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,9 +8,8 @@ from torch import Tensor, nn
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import instance_distance, linear_read
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Resize, check_directions
+from mmdistill_dense.utils.validate import check_directions
 
 
 @DISTILLERS.register_module()
@@ -32,15 +31,7 @@ class CanKD(FeatureDistiller):
 
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions')
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck',
-        teacher_tap: TapOption | None = None,
-        *,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
+    student_tap, resize = 'neck', 'student'
 
     def build_level(self, level: Level) -> nn.Module:
         check_directions(self.key, level.name, level.teacher[0])

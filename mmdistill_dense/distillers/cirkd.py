@@ -23,14 +23,7 @@ from mmdistill_dense.utils.distributed import (
     rows_before,
 )
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import (
-    Resize,
-    check_count,
-    check_directions,
-    check_positions,
-    check_positive,
-    check_weights,
-)
+from mmdistill_dense.utils.validate import Count, Positive, check_directions, check_positions, check_weights
 
 
 class ClassQueue(ExactBuffers):
@@ -101,14 +94,8 @@ class ClassMemory(nn.Module):
 def choose_pixels(labels: Tensor, classes: int, count: int, shuffled: Tensor) -> tuple[Tensor, Tensor]:
     """Return ``count`` pixels of each class of each picture, the first in an order, and which of these there are.
 
-    Args:
-        labels: (B, N).
-        classes: Their number; other labels are ignored.
-        count: Pixels of each class.
-        shuffled: (B, N), an order of the pixels of each picture.
-
-    Returns:
-        Indices and bool, (B, classes, count). Where a class has fewer pixels, the last indices mean nothing.
+    Labels and order, ``shuffled``, are (B, N); labels that are no class are ignored. The result is indices and bool,
+    (B, classes, count); where a class has fewer pixels, the last indices mean nothing.
     """
     labels = labels.masked_fill(~is_class(labels, classes), classes)
     by_class = shuffled.gather(1, labels.gather(1, shuffled).argsort(dim=1, stable=True))
@@ -165,43 +152,28 @@ class CIRKD(FeatureDistiller):
     needs: ClassVar[tuple[str, ...]] = ('map',)
     aligns_channels: ClassVar[bool] = False  # similarities have none
     needs_labels = True
+    fixed: ClassVar[tuple[str, ...]] = ('align',)
+    student_tap, resize = 'decode_head.conv_seg:input', 'teacher'
+    minibatch_weight: float = 1.0
+    pixel_weight: float = 0.1
+    region_weight: float = 0.1
+    temperature: Positive = 0.1
+    pool: Count = 1
+    gather: bool = True
+    pixel_memory: Count = 20000
+    region_memory: Count = 2000
+    pixel_contrast: Count = 4096
+    region_contrast: Count = 1024
+    pixels_per_image: Count = 16
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'decode_head.conv_seg:input',
-        teacher_tap: TapOption | None = None,
-        *,
-        minibatch_weight: float = 1.0,
-        pixel_weight: float = 0.1,
-        region_weight: float = 0.1,
-        temperature: float = 0.1,
-        pool: int = 1,
-        gather: bool = True,
-        num_classes: int | None = None,
-        pixel_memory: int = 20000,
-        region_memory: int = 2000,
-        pixel_contrast: int = 4096,
-        region_contrast: int = 1024,
-        pixels_per_image: int = 16,
-        resize: Resize | None = 'teacher',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
-        check_weights(minibatch_weight=minibatch_weight, pixel_weight=pixel_weight, region_weight=region_weight)
-        check_positive('temperature', temperature)
-        counts = {'pixel_memory': pixel_memory, 'region_memory': region_memory, 'pixel_contrast': pixel_contrast}
-        counts |= {'region_contrast': region_contrast, 'pixels_per_image': pixels_per_image, 'pool': pool}
-        for name, value in {**counts, 'num_classes': 1 if num_classes is None else num_classes}.items():
-            check_count(name, value, 1)
-        self.minibatch_weight = minibatch_weight
-        self.weights = {k: w for k, w in (('pixel', pixel_weight), ('region', region_weight)) if w}
+    def __init__(self, *taps: TapOption | None, num_classes: Count | None = None, **options: Any) -> None:
+        super().__init__(*taps, **options)
+        weights = {'pixel': self.pixel_weight, 'region': self.region_weight}
+        check_weights(minibatch_weight=self.minibatch_weight, **{f'{name}_weight': w for name, w in weights.items()})
+        self.weights = {name: weight for name, weight in weights.items() if weight}
         self.needs_labels = bool(self.weights)
-        self.memory = {'pixel': pixel_memory, 'region': region_memory}
-        self.contrast = {'pixel': pixel_contrast, 'region': region_contrast}
-        self.pixels_per_image = pixels_per_image
-        self.temperature = temperature
-        self.pool = pool
-        self.gather = gather
+        self.memory = {'pixel': self.pixel_memory, 'region': self.region_memory}
+        self.contrast = {'pixel': self.pixel_contrast, 'region': self.region_contrast}
         self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     # Construction

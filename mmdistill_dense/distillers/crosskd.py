@@ -15,7 +15,7 @@ from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import check_count, check_positive, check_weights
+from mmdistill_dense.utils.validate import NotNegative, Positive, Whole, check_weights
 
 if TYPE_CHECKING:
     from mmdistill_dense.config.resolve import ModelConfig
@@ -77,32 +77,20 @@ class CrossKD(Distiller):
     needs_scores: ClassVar[bool] = True
     teacher_gives: ClassVar[str] = "the teacher's head on both maps"
 
-    def __init__(
-        self,
-        head: str = 'bbox_head',
-        *,
-        reuse_from: int = 3,
-        class_weight: float = 1.0,
-        box_weight: float | None = None,
-        centre_weight: float = 1.0,
-        beta: float = 1.0,
-        normalise: Literal['positives', 'scores'] = 'positives',
-        eps: float = 1e-6,
-        **kwargs: Any,
-    ) -> None:
-        check_count('reuse_from', reuse_from, 0)
+    class_weight: float = 1.0
+    box_weight: float | None = None
+    centre_weight: float = 1.0
+    beta: NotNegative = 1.0
+    normalise: Literal['positives', 'scores'] = 'positives'
+    eps: Positive = 1e-6
+
+    def __init__(self, head: str = 'bbox_head', *, reuse_from: Whole = 3, **options: Any) -> None:
         self.held = [f'{head}.{tower}.{reuse_from - 1}' for tower in TOWERS] if reuse_from else ['neck']
-        super().__init__([*self.held, head], **kwargs)  # of the student, the head's output is not read
-        boxes = 1.0 if box_weight is None else box_weight
-        check_weights(class_weight=class_weight, box_weight=boxes, centre_weight=centre_weight)
-        if beta < 0:
-            raise ValueError(f'beta must be >= 0, got {beta!r}.')
-        check_positive('eps', eps)
-        self.teacher_parts = (head.split('.')[0],)
-        self.needs_labels = normalise == 'positives'
-        self.head, self.reuse_from, self.normalise = head, reuse_from, normalise
-        self.class_weight, self.box_weight, self.centre_weight = class_weight, box_weight, centre_weight
-        self.beta, self.eps = beta, eps
+        super().__init__([*self.held, head], **options)  # of the student, the head's output is not read
+        boxes = 1.0 if self.box_weight is None else self.box_weight
+        check_weights(class_weight=self.class_weight, box_weight=boxes, centre_weight=self.centre_weight)
+        self.head, self.reuse_from, self.teacher_parts = head, reuse_from, (head.split('.')[0],)
+        self.needs_labels = self.normalise == 'positives'
 
     def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
         """Refuse heads whose rest cannot be run, or that differ in classes, anchors, coder or targets."""
@@ -126,10 +114,8 @@ class CrossKD(Distiller):
             read.append({f'{self.head}.type': forms[-1], **options, 'train_cfg.assigner': assigner})
         differing = [name for name, value in read[0].items() if value != read[1][name]]
         if differing:
-            raise ValueError(
-                f'{key}: student and teacher differ in {", ".join(differing)}. CrossKD reads one set of anchors and '
-                'targets for both predictions: give model.student and model.teacher the same.'
-            )
+            told = f'student and teacher differ in {", ".join(differing)}'
+            raise ValueError(f'{key}: {told}. CrossKD reads one set of anchors and targets: give both the same.')
         if self.needs_labels:
             self.noted_methods = assigned_by_student(self.head, student, teacher)
 
@@ -138,10 +124,8 @@ class CrossKD(Distiller):
         for tap in self.held:
             ours, theirs = ([tuple(shape[1:]) for shape in shapes[tap]] for shapes in (student, teacher))
             if ours != theirs:
-                raise ValueError(
-                    f'{self.key}: {tap} has levels of {ours} (channels, height, width) in the student and {theirs} in '
-                    "the teacher: give model.student the teacher's feat_channels and strides."
-                )
+                told = f'{tap} has levels of {ours} (C, H, W) in the student and {theirs} in the teacher'
+                raise ValueError(f"{self.key}: {told}: give model.student the teacher's feat_channels and strides.")
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return those of ``loss_cls``, ``loss_box`` and ``loss_centre`` that have a weight."""

@@ -1,6 +1,6 @@
 """CWD: channel-wise distillation."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,9 +9,8 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.losses.tensors import loss_dtype
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Resize, check_positive
+from mmdistill_dense.utils.validate import Positive
 
 
 @DISTILLERS.register_module()
@@ -33,19 +32,9 @@ class CWD(FeatureDistiller):
 
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions')
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'decode_head.conv_seg',
-        teacher_tap: TapOption | None = None,
-        *,
-        temperature: float = 4.0,
-        norm: bool = False,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
-        check_positive('temperature', temperature)
-        self.temperature, self.norm = temperature, norm
+    student_tap, resize = 'decode_head.conv_seg', 'student'
+    temperature: Positive = 4.0
+    norm: bool = False
 
     def build_align(self, level: Level) -> nn.Module | None:
         if self.by_class(level):

@@ -14,7 +14,7 @@ from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Align, Resize, check_positive, check_weights
+from mmdistill_dense.utils.validate import Positive, check_weights
 
 
 @DISTILLERS.register_module()
@@ -36,24 +36,16 @@ class DeFeat(FeatureDistiller):
     needs: ClassVar[tuple[str, ...]] = ('map',)
     needs_labels = True
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck',
-        teacher_tap: TapOption | None = None,
-        *,
-        foreground_weight: float = 3.0,
-        background_weight: float = 12.0,
-        base_size: float = 56.0,
-        align: Literal['conv3', 'none'] = 'conv3',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        kind: Align = 'none' if align == 'none' else 'conv'
-        super().__init__(student_tap, teacher_tap, align=kind, resize=resize, **kwargs)
-        check_weights(foreground_weight=foreground_weight, background_weight=background_weight)
-        check_positive('base_size', base_size)
-        self.weights = foreground_weight, background_weight
-        self.base_size = base_size
+    student_tap, resize = 'neck', 'student'
+    foreground_weight: float = 3.0
+    background_weight: float = 12.0
+    base_size: Positive = 56.0
+    align: Literal['conv3', 'none'] = 'conv3'  # type: ignore[assignment]
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
+        self.weights = self.foreground_weight, self.background_weight
+        check_weights(foreground_weight=self.foreground_weight, background_weight=self.background_weight)
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return a 3x3 convolution whose output starts near 0, as released."""

@@ -9,14 +9,7 @@ from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_complete
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import (
-    Activation,
-    Resize,
-    check_classes,
-    check_positive,
-    check_scores,
-    check_weights,
-)
+from mmdistill_dense.utils.validate import Activation, Positive, check_classes, check_scores, check_weights
 
 
 @DISTILLERS.register_module()
@@ -38,34 +31,25 @@ class DIST(FeatureDistiller):
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'decode_head.conv_seg',
-        teacher_tap: TapOption | None = None,
-        *,
-        temperature: float = 1.0,
-        beta: float = 1.0,
-        gamma: float = 1.0,
-        activation: Activation = 'softmax',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
-        check_positive('temperature', temperature)
-        check_weights(beta=beta, gamma=gamma)
-        self.options: dict[str, Any] = dict(temperature=temperature, beta=beta, gamma=gamma, activation=activation)
+    fixed: ClassVar[tuple[str, ...]] = ('align',)  # a mix of class scores has no meaning
+    student_tap, align, resize = 'decode_head.conv_seg', 'none', 'student'
+    temperature: Positive = 1.0
+    beta: float = 1.0
+    gamma: float = 1.0
+    activation: Activation = 'softmax'
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
+        check_weights(beta=self.beta, gamma=self.gamma)
 
     def build_level(self, level: Level) -> None:
         """Check that the level holds class scores that can be correlated."""
         check_scores(self.key, level.name, level.student)
-        if self.options['activation'] == 'softmax' or self.options['beta']:
+        if self.activation == 'softmax' or self.beta:
             remedy = f"{self.key}.activation='sigmoid' and {self.key}.beta=0"
             check_classes(self.key, level.name, level.student[0], remedy)
-
         if self.maps_classes and self.scores(level) > 1:
-            raise ValueError(
-                f'{self.key}: {level.name} has several anchors, whose classes it cannot pair: use LogitKD.'
-            )
+            raise ValueError(f'{self.key}: {level.name} has several anchors, of other classes: use LogitKD.')
 
     def by_class(self, level: Level) -> bool:
         return self.maps_classes
@@ -75,6 +59,7 @@ class DIST(FeatureDistiller):
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         if self.pairs is not None:
-            merge = self.pairs.softmax if self.options['activation'] == 'softmax' else self.pairs.sigmoid
+            merge = self.pairs.softmax if self.activation == 'softmax' else self.pairs.sigmoid
             student, teacher = merge(student, teacher)
-        return {'loss_dist': correlation_distance(student, teacher, **self.options)}
+        options: dict[str, Any] = dict(temperature=self.temperature, activation=self.activation)
+        return {'loss_dist': correlation_distance(student, teacher, beta=self.beta, gamma=self.gamma, **options)}

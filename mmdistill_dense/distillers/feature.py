@@ -55,18 +55,11 @@ class FeatureDistiller(Distiller):
     aligns_channels: ClassVar[bool] = True  # False where maps of different channels are compared as they are
     needs: ClassVar[tuple[str, ...]] = ()  # 'map', and 'positions' or 'directions' (channels), two or more of them
 
-    def __init__(
-        self,
-        student_tap: TapOption,
-        teacher_tap: TapOption | None = None,
-        *,
-        align: Align = 'auto',
-        resize: Resize | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
-        self.align = align
-        self.resize = resize
+    align: Align = 'auto'
+    resize: Resize | None = None
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
         self.levels: list[Level] = []
         self.counts: list[int] = []  # levels of each pair of taps
         self.aligns = nn.ModuleList()
@@ -161,11 +154,9 @@ class FeatureDistiller(Distiller):
         students, teachers = self._views(student, self.student_taps), self._views(teacher, self.teacher_taps)
         lengths = {len(view) for view in (*students, *teachers)}
         if len(students) != len(teachers) or lengths != {len(self.levels)}:
-            found = [sum(map(len, views)) for views in (students, teachers)]
-            raise RuntimeError(
-                f'{self.key}: {found[0]} student and {found[1]} teacher maps were recorded, '
-                f'{len(self.levels)} were seen when the model was built.'
-            )
+            ours, theirs = (sum(map(len, one)) for one in (students, teachers))
+            found = f'{ours} student and {theirs} teacher maps were recorded'
+            raise RuntimeError(f'{self.key}: {found}, {len(self.levels)} were seen when the model was built.')
         return list(zip(students, teachers, strict=True))
 
     def _views(self, recorded: Recorded, taps: Sequence[Tap]) -> list[list[Tensor]]:
@@ -193,10 +184,7 @@ class FeatureDistiller(Distiller):
     def _check_level(self, level: Level) -> None:
         s, t = level.student, level.teacher
         if len(s) != len(t):
-            raise ValueError(
-                f'{self.key}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)} '
-                '(without the batch); choose taps of the same kind.'
-            )
+            raise ValueError(f'{self.key}: {level.name} compares maps of different rank, {tuple(s)} and {tuple(t)}.')
         if self.align == 'none' and s[0] != t[0] and not self.by_class(level):
             if self.needs_scores:
                 raise ValueError(

@@ -15,13 +15,7 @@ from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks, world_size
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import (
-    Align,
-    Resize,
-    check_count,
-    check_directions,
-    check_weights,
-)
+from mmdistill_dense.utils.validate import Count, check_directions, check_weights
 
 
 @DISTILLERS.register_module()
@@ -45,26 +39,17 @@ class FeatureMatch(FeatureDistiller):
     averages: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ('map',)
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        cosine: float = 0.5,
-        smooth_l1: float = 0.5,
-        mse: float = 0.0,
-        standardise: Literal['channel', 'token'] | None = 'channel',
-        steps: int = 1000,
-        align: Align = 'conv',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
-        check_weights(cosine=cosine, smooth_l1=smooth_l1, mse=mse)
-        check_count('steps', steps, 1)
-        self.weights = dict(cosine=cosine, smooth_l1=smooth_l1, mse=mse)
-        self.standardise = standardise
-        self.steps = steps
+    student_tap, align, resize = 'backbone[-1]', 'conv', 'student'
+    cosine: float = 0.5
+    smooth_l1: float = 0.5
+    mse: float = 0.0
+    standardise: Literal['channel', 'token'] | None = 'channel'
+    steps: Count = 1000
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
+        self.weights = dict(cosine=self.cosine, smooth_l1=self.smooth_l1, mse=self.mse)
+        check_weights(**self.weights)
 
     def build_level(self, level: Level) -> nn.Module | None:
         """Return the statistics of the teacher's map."""

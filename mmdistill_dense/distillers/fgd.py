@@ -9,10 +9,9 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Resize, check_positive
+from mmdistill_dense.utils.validate import NotNegative, Positive
 
 
 @DISTILLERS.register_module()
@@ -36,34 +35,16 @@ class FGD(FeatureDistiller):
     needs: ClassVar[tuple[str, ...]] = ('map',)
     needs_labels = True
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck',
-        teacher_tap: TapOption | None = None,
-        *,
-        temperature: float = 0.5,
-        alpha: float = 1e-3,
-        beta: float = 5e-4,
-        gamma: float = 5e-4,
-        lambda_: float = 5e-6,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
-        weights = dict(alpha=alpha, beta=beta, gamma=gamma, lambda_=lambda_)
-        check_positive('temperature', temperature)
-        for name, value in weights.items():
-            if value < 0:
-                raise ValueError(f'{name} must be >= 0, got {value!r}.')
-        self.temperature = temperature
-        self.alpha, self.beta, self.gamma, self.lambda_ = weights.values()
+    student_tap, resize = 'neck', 'student'
+    temperature: Positive = 0.5
+    alpha: NotNegative = 1e-3
+    beta: NotNegative = 5e-4
+    gamma: NotNegative = 5e-4
+    lambda_: NotNegative = 5e-6
 
     def build_level(self, level: Level) -> nn.Module:
         if level.teacher[0] < 2:
-            raise ValueError(
-                f'{self.key}: {level.name} must hold maps of at least 2 channels, got '
-                f'{tuple(level.teacher)}; tap the neck.'
-            )
+            raise ValueError(f'{self.key}: {level.name} must hold maps of at least 2 channels: tap the neck.')
         return nn.ModuleDict({side: GlobalContext(level.teacher[0]) for side in ('student', 'teacher')})
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:

@@ -1,14 +1,12 @@
 """FitNet: hints from the teacher's features."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.losses import feature_mimic
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Align, Resize
 
 
 @DISTILLERS.register_module()
@@ -25,17 +23,7 @@ class FitNet(FeatureDistiller):
     """
 
     needs: ClassVar[tuple[str, ...]] = ('map',)
-
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        align: Align = 'conv',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
+    student_tap, align, resize = 'backbone[-1]', 'conv', 'student'
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         return {'loss_fitnet': feature_mimic(student, teacher, reduction='mean')}

@@ -13,7 +13,7 @@ from mmdistill_dense.losses import feature_mimic, frequency_gate, frequency_mask
 from mmdistill_dense.losses.wavelet import Bands
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_count
+from mmdistill_dense.utils.validate import Count, NotNegative
 
 
 def band_gate(values: TokenTensors, level: int, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -42,25 +42,14 @@ class FreeKD(TokenDistiller):
 
     gate: ClassVar[Gate] = staticmethod(band_gate)
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck',
-        teacher_tap: TapOption | None = None,
-        *,
-        steps: int = 3,
-        bands: Bands = 'high',
-        mse_weight: float = 5.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
-        check_count('steps', steps, 1)
-        if mse_weight < 0:
-            raise ValueError(f'mse_weight must be >= 0, got {mse_weight}.')
+    steps: Count = 3
+    bands: Bands = 'high'
+    mse_weight: NotNegative = 5.0
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
         if self.num_tokens == 1:
             warnings.warn('num_tokens=1: Dice, which keeps the masks of a band apart, is 0 for one mask.', stacklevel=2)
-        self.steps = steps
-        self.bands: Bands = bands
-        self.mse_weight = mse_weight
 
     def token_module(self, channels: int) -> TokenModule:
         return TokenModule(self.steps + 1, self.num_tokens, channels)

@@ -11,7 +11,7 @@ from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import check_map, check_option
+from mmdistill_dense.utils.validate import check_map, check_weights
 
 _KERNELS = {'conv3': 3, 'conv': 1}
 
@@ -37,29 +37,17 @@ class FRS(Distiller):
         "'rpn_head[0]'] for a two-stage detector"
     )
 
-    def __init__(
-        self,
-        student_tap: TapOption = ('neck', 'bbox_head[0]'),
-        teacher_tap: TapOption | None = None,
-        *,
-        feature_weight: float = 0.005,
-        class_weight: float = 0.02,
-        align: Literal['conv3', 'conv', 'none'] = 'conv3',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(list(student_tap) if isinstance(student_tap, tuple) else student_tap, teacher_tap, **kwargs)
-        check_option('align', align, (*_KERNELS, 'none'))
+    student_tap = ('neck', 'bbox_head[0]')
+    feature_weight: float = 0.005
+    class_weight: float = 0.02
+    align: Literal['conv3', 'conv', 'none'] = 'conv3'
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
         if len(self.student_taps) != 2 or any(weight != 1 for weight in self.tap_weights):
-            raise ValueError(
-                f"student_tap must be two taps without weights, the maps and the scores, e.g. ['neck', 'bbox_head[0]'],"
-                f' got {student_tap!r}.'
-            )
-        if min(feature_weight, class_weight) < 0 or feature_weight + class_weight == 0:
-            raise ValueError(
-                f'feature_weight and class_weight must be numbers >= 0, one of them above, got {feature_weight!r} and '
-                f'{class_weight!r}.'
-            )
-        self.feature_weight, self.class_weight, self.align = feature_weight, class_weight, align
+            given = [(str(tap), weight) for tap, weight in zip(self.student_taps, self.tap_weights, strict=True)]
+            raise ValueError(f'student_tap must be two taps without weights, e.g. {self.student_tap}, got {given}.')
+        check_weights(feature_weight=self.feature_weight, class_weight=self.class_weight)
         self.convs = nn.ModuleList()
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
@@ -71,24 +59,19 @@ class FRS(Distiller):
                 "head gets, and its list of scores, as in ['neck', 'bbox_head[0]']."
             )
         if self.class_weight and self.maps_classes:
-            raise ValueError(
-                f'{self.key}: the scores of a teacher of other classes have other channels: set class_weight=0.'
-            )
+            raise ValueError(f'{self.key}: scores of other classes have other channels: set class_weight=0.')
         for level, shapes in enumerate(zip(own, theirs, own_scores, their_scores, strict=True)):
             bare = [shape[1:] for shape in shapes]
             for name, shape in zip((maps, maps, scores, scores), bare, strict=True):
                 check_map(self.key, name, shape)
             sizes = {tuple(shape[1:]) for shape in bare}
             if len(sizes) > 1:
-                raise ValueError(
-                    f'{self.key}: level {level} of {maps} and {scores} has maps of {" and ".join(map(str, sizes))}: '
-                    'tap levels of the same stride on both sides.'
-                )
+                found = f'level {level} of {maps} and {scores} has maps of {" and ".join(map(str, sizes))}'
+                raise ValueError(f'{self.key}: {found}: tap levels of the same stride on both sides.')
             if self.class_weight and bare[2][0] != bare[3][0]:
-                raise ValueError(
-                    f'{self.key}: {scores} has {bare[2][0]} channels and {bare[3][0]}: both heads need the same '
-                    'classes and anchors, or set class_weight=0.'
-                )
+                found = f'{scores} has {bare[2][0]} channels and {bare[3][0]}'
+                way = 'both heads need the same classes and anchors, or set class_weight=0'
+                raise ValueError(f'{self.key}: {found}: {way}.')
             channels, wide = bare[0][0], bare[1][0]
             kernel = _KERNELS.get(self.align, 0) if self.feature_weight else 0
             if self.feature_weight and not kernel and channels != wide:

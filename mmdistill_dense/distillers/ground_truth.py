@@ -131,10 +131,8 @@ def _of_all_levels(found: Any) -> Tensor:
 def annotated(data_samples: Samples, name: str) -> tuple[list[Any], list[Any], list[Any]]:
     """Return metadata, annotated instances and ignored ones of each picture, as the heads of mmdet take them."""
     if not data_samples or any('gt_instances' not in sample for sample in data_samples):
-        raise ValueError(
-            f'distillers.{name} needs boxes (gt_instances), which the batch does not hold: use detection data with '
-            'LoadAnnotations(with_bbox=True) in the pipeline.'
-        )
+        told = f'distillers.{name} needs boxes (gt_instances), which the batch does not hold'
+        raise ValueError(f'{told}: use detection data with LoadAnnotations(with_bbox=True) in the pipeline.')
     keys = ('metainfo', 'gt_instances')
     metas, instances = ([getattr(sample, key) for sample in data_samples] for key in keys)
     return metas, instances, [sample.get('ignored_instances') for sample in data_samples]
@@ -168,16 +166,13 @@ def on_map(boxes: Sequence[Tensor], data_samples: Samples, size: Sequence[int]) 
 
 
 def _strides(sample: Sample, size: Sequence[int]) -> list[float]:
-    meta = sample.metainfo
-    height, width = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
-    y, x = (_stride(*sides) for sides in zip((height, width), size, strict=True))
-    return [x, y, x, y]
-
-
-def _stride(pixels: int, cells: int) -> float:
-    """Return the stride of a map: the power of two that divides ``pixels`` into ``cells``, rounded up, else the ratio.
+    """Return the strides of a map: the power of two that divides a side into its cells, rounded up, else the ratio.
 
     If the side is no multiple of the stride, as at the coarse levels of an FPN, the last cell lies partly outside.
     """
-    stride = 2.0 ** math.ceil(math.log2(pixels / cells))
-    return stride if math.ceil(pixels / stride) == cells else pixels / cells
+    meta, found = sample.metainfo, []
+    whole = meta.get('batch_input_shape') or meta.get('pad_shape') or meta['img_shape']
+    for pixels, cells in zip(whole[:2], size, strict=True):
+        stride = 2.0 ** math.ceil(math.log2(pixels / cells))
+        found.append(stride if math.ceil(pixels / stride) == cells else pixels / cells)
+    return found[::-1] * 2

@@ -45,23 +45,24 @@ class HeadOutputKD(FeatureDistiller):
         "'bbox_head.retina_reg', which mmdistill taps CONFIG marks"
     )
 
+    fixed: ClassVar[tuple[str, ...]] = ('align',)  # a mix of outputs has no meaning
+    align = 'none'
+    form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid'] = 'smooth_l1'
+
     def __init__(
         self,
         student_tap: TapOption,
         teacher_tap: TapOption | None = None,
         *,
-        form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid'] = 'smooth_l1',
         beta: float | None = None,
         temperature: float | None = None,
         num_classes: int | None = None,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        # no alignment: a mix of outputs has no meaning
-        super().__init__(student_tap, teacher_tap, align='none', **kwargs)
-        self.compare = comparison(form, beta, temperature)
-        if num_classes is not None and (form != 'softmax' or num_classes < 2):
-            raise ValueError(f"num_classes >= 2 belongs to form='softmax', got {num_classes} with form={form!r}.")
-        self.form = form
+        super().__init__(student_tap, teacher_tap, **options)
+        self.compare = comparison(self.form, beta, temperature)
+        if num_classes is not None and (self.form != 'softmax' or num_classes < 2):
+            raise ValueError(f"num_classes >= 2 belongs to form='softmax', got {num_classes} with form={self.form!r}.")
         self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
@@ -100,10 +101,8 @@ class HeadOutputKD(FeatureDistiller):
             self.scores(level, self._lengths())
             return None
         if self.class_count is not None and level.student[0] % self.class_count:
-            raise ValueError(
-                f'{self.key}: {level.name} has {level.student[0]} channels, no multiple of '
-                f'num_classes={self.class_count}; set num_classes to the length of one softmax.'
-            )
+            told = f'has {level.student[0]} channels, no multiple of num_classes={self.class_count}'
+            raise ValueError(f'{self.key}: {level.name} {told}; set num_classes to the length of one softmax.')
         return None
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:

@@ -11,7 +11,7 @@ from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Resize, check_count
+from mmdistill_dense.utils.validate import Count
 
 _LABELS = 255  # classes of an 8-bit label map, whose last value usually marks ignored pixels
 
@@ -36,19 +36,11 @@ class IFVD(FeatureDistiller):
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions', 'directions')
     aligns_channels: ClassVar[bool] = False  # cosines have none
     needs_labels = True
+    fixed: ClassVar[tuple[str, ...]] = ('align',)
+    student_tap, resize = 'decode_head.conv_seg:input', 'student'
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'decode_head.conv_seg:input',
-        teacher_tap: TapOption | None = None,
-        *,
-        num_classes: int | None = None,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
-        if num_classes is not None:
-            check_count('num_classes', num_classes, 1)
+    def __init__(self, *taps: TapOption | None, num_classes: Count | None = None, **options: Any) -> None:
+        super().__init__(*taps, **options)
         self.class_count = num_classes  # mmdet's NumClassCheckHook compares each `num_classes` with the data
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:

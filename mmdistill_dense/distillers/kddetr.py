@@ -8,11 +8,11 @@ from torch import Tensor
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.losses import loss_dtype, query_terms, to_device
 from mmdistill_dense.networks.recording import Replay
-from mmdistill_dense.networks.taps import DECODER, Tap
+from mmdistill_dense.networks.taps import DECODER
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Reduction, check_count, check_option, check_positive, check_weights
+from mmdistill_dense.utils.validate import Positive, Reduction, Whole, check_weights
 
 SCORES, BOXES = 'bbox_head[0]', 'bbox_head[1]'
 
@@ -38,33 +38,24 @@ class KDDETR(Distiller):
     teacher_gives: ClassVar[str] = 'the answers of its decoder to the same queries'
     no_auto: ClassVar[str] = 'it compares answers to queries, not maps: leave student_tap out'
 
-    def __init__(
-        self,
-        *,
-        specific: bool = True,
-        general: int = 300,
-        temperature: float = 10.0,
-        class_weight: float = 1.0,
-        box_weight: float = 5.0,
-        giou_weight: float = 2.0,
-        layers: Literal['all', 'last'] = 'all',
-        reduction: Reduction = 'sum',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__([SCORES, BOXES], **kwargs)
-        check_count('general', general, 0)
-        check_positive('temperature', temperature)
-        check_weights(class_weight=class_weight, box_weight=box_weight, giou_weight=giou_weight)
-        check_option('layers', layers, ('all', 'last'))
-        check_option('reduction', reduction, ('sum', 'mean'))
-        if not specific and not general:
+    specific: bool = True
+    general: Whole = 300
+    temperature: Positive = 10.0
+    class_weight: float = 1.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    layers: Literal['all', 'last'] = 'all'
+    reduction: Reduction = 'sum'
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__([SCORES, BOXES], **options)
+        weights = dict(class_weight=self.class_weight, box_weight=self.box_weight, giou_weight=self.giou_weight)
+        check_weights(**weights)
+        if not self.specific and not self.general:
             raise ValueError('specific=False and general=0 leave no queries to compare.')
-        self.extra_student_taps = [Tap.parse(DECODER)]
-        self.extra_teacher_taps = self.extra_student_taps
+        self.extra_student_taps = self.extra_teacher_taps = [DECODER]
         self.teacher_parts = None  # the queries are weights that no module of the network returns
-        self.specific, self.general, self.temperature = specific, general, temperature
-        self.weights = {'loss_class': class_weight, 'loss_box': box_weight, 'loss_giou': giou_weight}
-        self.layers, self.reduction = layers, reduction
+        self.weights = {f'loss_{name.partition("_")[0]}': weight for name, weight in weights.items()}
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check that the student's decoder takes the teacher's queries, and that the classes are the same."""
@@ -74,34 +65,29 @@ class KDDETR(Distiller):
                 f'{self.key}: the queries of the student have {ours} channels and those of the teacher {theirs}: both '
                 'need the same kind of detector, embed_dims, and two-stage or refined boxes in both or neither.'
             )
-        if self.maps_classes or student[SCORES][0][-1] != teacher[SCORES][0][-1]:
-            raise ValueError(
-                f'{self.key}: the heads score {student[SCORES][0][-1]} and {teacher[SCORES][0][-1]} classes of their '
-                'own: it compares heads of the same classes, so take a teacher of the same data.'
-            )
+        own, other = (side[SCORES][0][-1] for side in (student, teacher))
+        if self.maps_classes or own != other:
+            told = f'the heads score {own} and {other} classes of their own'
+            raise ValueError(f'{self.key}: {told}: it compares heads of the same classes.')
         if self.teacher is None:
             return
         if self.teacher.option.acceleration.changes_pass:
-            raise ValueError(
-                f'{self.key} runs the decoder of the teacher once more, which {self.teacher.key}.accelerate does not '
-                'prepare: leave it out.'
-            )
+            told = f'{self.key} runs the decoder of the teacher once more'
+            raise ValueError(f'{told}, which {self.teacher.key}.accelerate does not prepare: leave it out.')
         classes = self.teacher.config.model['bbox_head'].get('num_classes')
-        if classes not in (None, teacher[SCORES][0][-1]):
-            raise ValueError(
-                f'{self.key}: the head scores {teacher[SCORES][0][-1]} values for {classes} classes, one for "no '
-                'object": it needs heads of binary scores, as Conditional, DAB and Deformable DETR and DINO have.'
-            )
+        if classes not in (None, other):
+            told = f'the head scores {other} values for {classes} classes, one for "no object"'
+            way = 'it needs heads of binary scores, as Conditional, DAB and Deformable DETR and DINO have'
+            raise ValueError(f'{self.key}: {told}: {way}.')
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_class``, ``loss_box`` and ``loss_giou``; a term of weight 0 is left out."""
         ours, theirs = student[DECODER], teacher[DECODER]
         assert isinstance(ours, Replay) and isinstance(theirs, Replay), 'the tap of the decoder records them'
         if ours.names != theirs.names:
-            raise ValueError(
-                f'{self.key}: the decoder of the student gets {", ".join(ours.names)} and that of the teacher '
-                f'{", ".join(theirs.names)}: both need the same kind of detector.'
-            )
+            student_s, teacher_s = (', '.join(side.names) for side in (ours, theirs))
+            found = f'the decoder of the student gets {student_s} and that of the teacher {teacher_s}'
+            raise ValueError(f'{self.key}: {found}: both need the same kind of detector.')
         terms = []
         if self.specific:
             terms.append(self._terms(ours, theirs, (teacher[SCORES][0], teacher[BOXES][0])))

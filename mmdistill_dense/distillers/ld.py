@@ -17,7 +17,7 @@ from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, mean_over_ranks
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Reduction, check_classes, check_positive, check_share, check_weights
+from mmdistill_dense.utils.validate import Positive, Reduction, Share, check_classes, check_weights
 
 if TYPE_CHECKING:
     from mmdistill_dense.config.resolve import ModelConfig
@@ -51,34 +51,21 @@ class LD(Distiller):
 
     needs_labels = True
 
-    def __init__(
-        self,
-        head: str = 'bbox_head',
-        *,
-        temperature: float = 10.0,
-        class_temperature: float = 2.0,
-        main_weight: float = 0.25,
-        valuable_weight: float = 0.25,
-        class_weight: float = 10.0,
-        ratio: float = 0.25,
-        reduction: Reduction = 'sum',
-        **kwargs: Any,
-    ) -> None:
+    temperature: Positive = 10.0
+    class_temperature: Positive = 2.0
+    main_weight: float = 0.25
+    valuable_weight: float = 0.25
+    class_weight: float = 10.0
+    ratio: Share = 0.25
+    reduction: Reduction = 'sum'
+
+    def __init__(self, head: str = 'bbox_head', **options: Any) -> None:
         self.scores, self.edges = f'{head}[0]', f'{head}[1]'
-        super().__init__([self.scores, self.edges], **kwargs)
-        check_positive('temperature', temperature)
-        check_positive('class_temperature', class_temperature)
-        check_weights(main_weight=main_weight, valuable_weight=valuable_weight, class_weight=class_weight)
-        check_share('ratio', ratio)
+        super().__init__([self.scores, self.edges], **options)
+        weights = ('main_weight', 'valuable_weight', 'class_weight')
+        check_weights(**{name: getattr(self, name) for name in weights})
         self.teacher_parts = (head.split('.')[0],)
         self.head = head
-        self.temperature = temperature
-        self.class_temperature = class_temperature
-        self.main_weight = main_weight
-        self.valuable_weight = valuable_weight
-        self.class_weight = class_weight
-        self.ratio = ratio
-        self.reduction = reduction
 
     def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
         self.noted_methods = assigned_by_student(self.head, student, teacher)
@@ -97,10 +84,8 @@ class LD(Distiller):
                     raise ValueError(f'{self.key}: {tap} has other channels than the classes of its head.')
                 ours, theirs = ([shape[1:] for shape in shapes] for shapes in (ours, theirs))
             if ours != theirs:
-                raise ValueError(
-                    f'{self.key}: the student has levels of {ours} ({values}, height, width) and the teacher of '
-                    f'{theirs}: set model.student.{self.head} to the options of the teacher.'
-                )
+                told = f'the student has levels of {ours} ({values}, height, width) and the teacher of {theirs}'
+                raise ValueError(f'{self.key}: {told}: set model.student.{self.head} to the options of the teacher.')
         if self.class_weight:
             check_classes(self.key, self.scores, student[self.scores][0][1], f'{self.key}.class_weight=0')
 
@@ -129,12 +114,12 @@ class LD(Distiller):
             theirs = _rows(teacher[self.scores], main)
             if self.pairs is not None:
                 positives, theirs = self.pairs.softmax(positives, theirs)
-            found['loss_kd'] = self.class_weight * losses.weighted_divergence(
-                positives,
-                theirs,
-                _level_shares([region.main for region in regions], positives),
-                temperature=self.class_temperature,
-            )
+            # 1 / (positives of a level), their number averaged over the processes
+            numbers = torch.stack([region.main.sum() for region in regions])
+            shares = 1 / mean_over_ranks(numbers.float()).clamp_min(MIN_COUNT)
+            shares = shares.repeat_interleave(numbers, output_size=len(positives))
+            term = losses.weighted_divergence(positives, theirs, shares, temperature=self.class_temperature)
+            found['loss_kd'] = self.class_weight * term
         return found
 
     @torch.no_grad()
@@ -173,16 +158,12 @@ class LD(Distiller):
         bases = [] if cls is None else cls.__mro__
         if not any('reg_max' in inspect.signature(base.__init__).parameters for base in bases):
             name = getattr(kind, '__name__', kind)
-            raise ValueError(
-                f"{self.key}: LD compares box edges that heads with reg_max predict; the teacher's {self.head} is a "
-                f"{name}. Use a GFL pair, or another method, e.g. type='PKD'."
-            )
+            told = f"LD compares box edges that heads with reg_max predict; the teacher's {self.head} is a {name}"
+            raise ValueError(f"{self.key}: {told}. Use a GFL pair, or another method, e.g. type='PKD'.")
         assigner = (model.get('train_cfg') or {}).get('assigner') or {}
         if 'topk' not in assigner or 'ATSS' not in str(assigner.get('type')):
-            raise ValueError(
-                f'{self.key}: LD needs the ATSSAssigner of a GFL config in model.teacher.train_cfg, got '
-                f'{dict(assigner) or None}.'
-            )
+            told = 'LD needs the ATSSAssigner of a GFL config in model.teacher.train_cfg'
+            raise ValueError(f'{self.key}: {told}, got {dict(assigner) or None}.')
 
 
 def _by_level(values: Sequence[Tensor]) -> Tensor:
@@ -193,10 +174,3 @@ def _by_level(values: Sequence[Tensor]) -> Tensor:
 def _rows(maps: Sequence[Tensor], places: Tensor) -> Tensor:
     """Gather (R, C) from maps (B, C, H, W) at places in the order of :func:`_by_level`."""
     return torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in maps]).index_select(0, places)
-
-
-def _level_shares(masks: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Give each of the R positives 1 / (positives of its level), their number averaged over the processes."""
-    numbers = torch.stack([mask.sum() for mask in masks])
-    shares = 1 / mean_over_ranks(numbers.float()).clamp_min(MIN_COUNT)
-    return shares.repeat_interleave(numbers, output_size=len(like))

@@ -9,7 +9,7 @@ from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence, stand
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Activation, Resize, check_classes, check_positive, check_scores
+from mmdistill_dense.utils.validate import Activation, Positive, check_classes, check_scores
 
 
 @DISTILLERS.register_module()
@@ -35,30 +35,20 @@ class LogitKD(FeatureDistiller):
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = SCORES_HAVE_NAMES
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'decode_head.conv_seg',
-        teacher_tap: TapOption | None = None,
-        *,
-        temperature: float = 1.0,
-        activation: Activation = 'softmax',
-        standardise: bool = False,
-        rest_rows: Literal['keep', 'weigh'] = 'keep',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        # no alignment: a mix of class scores has no meaning
-        super().__init__(student_tap, teacher_tap, align='none', resize=resize, **kwargs)
-        check_positive('temperature', temperature)
-        self.temperature = temperature
-        self.activation = activation
-        if standardise and activation != 'softmax':
+    fixed: ClassVar[tuple[str, ...]] = ('align',)  # a mix of class scores has no meaning
+    student_tap, align, resize = 'decode_head.conv_seg', 'none', 'student'
+    temperature: Positive = 1.0
+    activation: Activation = 'softmax'
+    standardise: bool = False
+    rest_rows: Literal['keep', 'weigh'] = 'keep'
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
+        if self.standardise and self.activation != 'softmax':
             raise ValueError("standardise needs class scores that compete: activation='softmax'.")
-        self.standardise = standardise
-        if rest_rows == 'weigh' and activation != 'softmax':
+        if self.rest_rows == 'weigh' and self.activation != 'softmax':
             raise ValueError("rest_rows='weigh' belongs to activation='softmax'.")
-        self.rest_rows = rest_rows
-        self.divergence = softmax_divergence if activation == 'softmax' else sigmoid_divergence
+        self.divergence = softmax_divergence if self.activation == 'softmax' else sigmoid_divergence
 
     def build_level(self, level: Level) -> None:
         """Check that the level holds class scores that the activation can compare."""

@@ -1,15 +1,13 @@
 """PKD: distillation by Pearson's correlation of features."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Resize
 
 
 @DISTILLERS.register_module()
@@ -28,15 +26,7 @@ class PKD(FeatureDistiller):
 
     needs: ClassVar[tuple[str, ...]] = ('map',)
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck[:4]',
-        teacher_tap: TapOption | None = None,
-        *,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
+    student_tap, resize = 'neck[:4]', 'student'
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> Losses:
         return {'loss_pkd': losses.standardized_mse(student, teacher)}

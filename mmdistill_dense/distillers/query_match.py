@@ -1,6 +1,6 @@
 """QueryMatch: the student's positions look up where the teacher has what they need."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +9,8 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.pcd.parts import inside_on_device
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Resize
 
 
 @DISTILLERS.register_module()
@@ -34,15 +32,8 @@ class QueryMatch(FeatureDistiller):
     averages: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ('map', 'directions')  # the layer norm of one channel is 0
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align='conv', resize=resize, **kwargs)
+    fixed: ClassVar[tuple[str, ...]] = ('align',)
+    student_tap, resize = 'backbone[-1]', 'student'
 
     def build_align(self, level: Level) -> nn.Module:
         """Return the layers of queries and values."""

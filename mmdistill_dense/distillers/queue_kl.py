@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,12 +11,12 @@ from mmdistill_dense import losses
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import Level
-from mmdistill_dense.distillers.pcd.parts import AUTO_SIZE, HEAD, NegativeQueue, warning
+from mmdistill_dense.distillers.pcd.parts import AUTO_SIZE, NegativeQueue, warning
 from mmdistill_dense.distillers.vectors import VectorDistiller
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import check_count, check_positive
+from mmdistill_dense.utils.validate import Count, Positive, Whole
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -47,32 +46,16 @@ class QueueKL(VectorDistiller):
     [docs/methods/queue_kl.md](../methods/queue_kl.md).
     """
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        temperature: float = 0.07,
-        student_temperature: float | None = None,
-        queue_size: int | Literal['auto'] = 'auto',
-        queue_init: Literal['empty', 'random', 'zeros'] = 'empty',
-        own_key: bool = False,
-        head: Mapping[str, Any] | None = HEAD,
-        monitor_interval: int = 50,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, head=head, **kwargs)
-        check_positive('temperature', temperature)
-        if student_temperature is not None:
-            check_positive('student_temperature', student_temperature)
-        self.temperature = temperature
-        self.sharper = 1.0 if student_temperature is None else temperature / student_temperature
-        if queue_size != AUTO_SIZE:
-            check_count('queue_size', queue_size, 1)
-        check_count('monitor_interval', monitor_interval, 0)
+    temperature: Positive = 0.07
+    student_temperature: Positive | None = None
+    queue_init: Literal['empty', 'random', 'zeros'] = 'empty'
+    own_key: bool = False
+    monitor_interval: Whole = 50
+
+    def __init__(self, *taps: TapOption | None, queue_size: Count | Literal['auto'] = 'auto', **options: Any) -> None:
+        super().__init__(*taps, **options)
+        self.sharper = self.temperature / (self.student_temperature or self.temperature)
         self.queue_size = LONGEST if queue_size == AUTO_SIZE else int(queue_size)
-        self.queue_init, self.own_key = queue_init, own_key
-        self.monitor_interval = monitor_interval
         self.chosen_size: Tensor | None  # of 'auto', 0 until prepare(); a resumed run keeps it
         self.register_buffer('chosen_size', torch.zeros(1, dtype=torch.long) if queue_size == AUTO_SIZE else None)
 

@@ -13,7 +13,6 @@ from mmdistill_dense.distillers.logit_kd import check_standardised
 from mmdistill_dense.losses import standardised
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_mask_head, run_roi_head
-from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_count
 from mmdistill_dense.utils.runner_internals import Samples
@@ -50,36 +49,33 @@ class RoIHeadKD(Distiller):
         "'roi_head.bbox_head.fc_cls'"
     )
 
+    rois: str | None = None
+    output: Literal['bbox_pred', 'cls_score', 'mask_preds'] = 'bbox_pred'
+    stage: int = 0
+    form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'] = 'smooth_l1'
+    standardise: bool = False
+
     def __init__(
         self,
         student_tap: str = 'roi_head.bbox_head.fc_reg',
         *,
-        rois: str | None = None,
         features: str = 'neck',
-        output: Literal['bbox_pred', 'cls_score', 'mask_preds'] = 'bbox_pred',
-        stage: int = 0,
-        form: Literal['smooth_l1', 'l1', 'softmax', 'sigmoid', 'dist'] = 'smooth_l1',
         beta: float | None = None,
         temperature: float | None = None,
-        standardise: bool = False,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
         if not isinstance(student_tap, str):
             raise TypeError(f'student_tap must be one tap, got {student_tap!r}; use a distiller for each.')
-        if output == MASKS and form != 'sigmoid':
-            raise ValueError(f"output='mask_preds' are binary scores: set form='sigmoid', got form={form!r}.")
-        if standardise and form != 'softmax':
-            raise ValueError(f"standardise needs class scores that compete: form='softmax', got form={form!r}.")
-        self.standardise = standardise
-        rois = rois or f'roi_head.{"mask" if output == MASKS else "bbox"}_roi_extractor:input[1]'
-        super().__init__(student_tap, features, **kwargs)
-        self.compare = comparison(form, beta, temperature)
-        self.extra_student_taps = [Tap.parse(rois)]
+        super().__init__(student_tap, features, **options)
+        if self.output == MASKS and self.form != 'sigmoid':
+            raise ValueError(f"output='mask_preds' are binary scores: set form='sigmoid', got form={self.form!r}.")
+        if self.standardise and self.form != 'softmax':
+            raise ValueError(f"standardise needs class scores that compete: form='softmax', got form={self.form!r}.")
+        self.compare = comparison(self.form, beta, temperature)
+        self.rois = self.rois or f'roi_head.{"mask" if self.output == MASKS else "bbox"}_roi_extractor:input[1]'
+        self.extra_student_taps = [self.rois]
         self.teacher_parts = ('roi_head',)
-        self.tap, self.rois, self.features = student_tap, rois, features
-        self.form = form
-        self.output = output
-        self.stage = stage
+        self.tap, self.features = student_tap, features
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check the student's scores, and the teacher's head by its config."""
@@ -107,7 +103,7 @@ class RoIHeadKD(Distiller):
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_roi``, summed over the calls of the tapped head."""
         # an extractor that the mask head shares is called again, after the box head
-        calls = zip(student[self.tap], student[self.rois], strict=False)
+        calls = zip(student[self.tap], student[str(self.rois)], strict=False)
         terms = [self._term(output, rois, teacher[self.features]) for output, rois in calls]
         return {'loss_roi': torch.stack(terms).sum()}
 
@@ -130,10 +126,8 @@ class RoIHeadKD(Distiller):
 
     def _term(self, student: Tensor, rois: Tensor, features: Sequence[Tensor]) -> Tensor:
         if len(student) != len(rois):
-            raise ValueError(
-                f'{self.key}: student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} '
-                f'{len(rois)}; tap the RoIs of the same head.'
-            )
+            found = f'student_tap={self.tap!r} has {len(student)} rows, but rois={self.rois!r} {len(rois)}'
+            raise ValueError(f'{self.key}: {found}; tap the RoIs of the same head.')
         count = mean_count(len(rois), student)  # also without RoIs: the processes wait for each other
         if not len(rois):
             return 0.0 * student.float().sum()
@@ -152,11 +146,10 @@ class RoIHeadKD(Distiller):
     def check_classes(self, pairs: ClassPairs) -> None:
         """Refuse a box for each class where classes are merged."""
         head = self._head_config(self.teacher.config.model['roi_head']) if self.teacher else {}
-        if self.output == 'bbox_pred' and not head.get('reg_class_agnostic') and not pairs.one_to_one:
-            raise ValueError(
-                f'{self.key}: the heads regress a box for each class, and merged classes ({pairs.key}) have several '
-                'boxes. Compare cls_score, or use heads with reg_class_agnostic=True.'
-            )
+        merged = any(len(group.student) > 1 or len(group.teacher) > 1 for group in pairs.groups)
+        if self.output == 'bbox_pred' and not head.get('reg_class_agnostic') and merged:
+            told = f'the heads regress a box for each class, and merged classes ({pairs.key}) have several boxes'
+            raise ValueError(f'{self.key}: {told}. Compare cls_score, or use heads with reg_class_agnostic=True.')
 
     def _paired(self, pairs: ClassPairs, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         """Return the outputs of shared classes; one box for all classes stays as it is."""

@@ -10,6 +10,7 @@ from statistics import median, quantiles
 from typing import Any, NamedTuple
 
 from mmdistill_dense.config.unknown_keys import read_options
+from mmdistill_dense.utils.validate import is_number
 
 
 @dataclass(frozen=True)
@@ -86,10 +87,8 @@ def in_iterations(point: int | float, max_iters: int) -> float:
     if not isinstance(point, float):
         return point
     if max_iters < 1:
-        raise RuntimeError(
-            f'schedule: {point} is a fraction of the run, but the length of the run is not known. DistillHook '
-            'sets it; a loop of your own calls model.distillation.start(max_iters=…).'
-        )
+        told = f'schedule: {point} is a fraction of the run, but the length of the run is not known'
+        raise RuntimeError(f'{told}: a loop of your own calls model.distillation.start(max_iters=…).')
     return point * max_iters
 
 
@@ -100,9 +99,8 @@ def check_point(name: str, point: int | float | None) -> None:
     is_iteration = isinstance(point, int) and not isinstance(point, bool) and point >= 0
     is_fraction = isinstance(point, float) and 0 < point <= 1
     if not (is_iteration or is_fraction):
-        raise ValueError(
-            f'{name} must be an iteration (int >= 0) or a fraction of the run (float in (0, 1]), got {point!r}.'
-        )
+        what = 'an iteration (int >= 0) or a fraction of the run (float in (0, 1])'
+        raise ValueError(f'{name} must be {what}, got {point!r}.')
 
 
 AUTO = 'auto'  # a ratio
@@ -135,12 +133,9 @@ class Balance:
     until: int | float = 0.25
 
     def __post_init__(self) -> None:
-        number = isinstance(self.ratio, (int, float)) and not isinstance(self.ratio, bool)
-        if self.ratio != AUTO and not (number and 0 < float(self.ratio) < math.inf):
-            raise ValueError(
-                f"balance.ratio must be a number > 0 or 'auto', got {self.ratio!r}; to remove a distiller, set "
-                'loss_weight=0.'
-            )
+        if self.ratio != AUTO and not (is_number(self.ratio) and float(self.ratio) > 0):
+            told = f"balance.ratio must be a number > 0 or 'auto', got {self.ratio!r}"
+            raise ValueError(f'{told}; to remove a distiller, set loss_weight=0.')
         check_point('balance.until', self.until)
         if not self.until:
             raise ValueError(f'balance.until must lie behind the first iteration, got {self.until!r}.')

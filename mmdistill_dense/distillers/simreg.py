@@ -8,11 +8,8 @@ from torch import Tensor
 
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.vectors import VectorDistiller
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-
-RELEASED: dict[str, Any] = {'type': 'mlp4', 'hidden': 1024, 'bias': True}
 
 
 @DISTILLERS.register_module()
@@ -27,15 +24,7 @@ class SimReg(VectorDistiller):
     without its projection head. Options: [docs/methods/simreg.md](../methods/simreg.md).
     """
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        head: Mapping[str, Any] | None = RELEASED,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, head=head, **kwargs)
+    head: Mapping[str, Any] | None = {'type': 'mlp4', 'hidden': 1024, 'bias': True}
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
         s, t = self.unit_vectors(student, teacher, level, data_samples)

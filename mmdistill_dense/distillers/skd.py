@@ -1,6 +1,6 @@
 """SKD: structured distillation by similarities of all pairs of positions."""
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import pairwise_distance
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Resize, check_count, check_positions
+from mmdistill_dense.utils.validate import Count, check_positions
 
 
 @DISTILLERS.register_module()
@@ -30,24 +30,16 @@ class SKD(FeatureDistiller):
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions', 'directions')
     aligns_channels: ClassVar[bool] = False  # similarities have none
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'decode_head.conv_seg:input',
-        teacher_tap: TapOption | None = None,
-        *,
-        patch_size: int | None = None,
-        pool_scale: float | None = None,
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align='auto', resize=resize, **kwargs)
-        if patch_size is not None and pool_scale is not None:
-            raise ValueError(f'patch_size={patch_size} and pool_scale={pool_scale} both set the patch: give only one.')
-        if pool_scale is not None and not 0 < pool_scale <= 1:
-            raise ValueError(f'pool_scale must be above 0 and at most 1, got {pool_scale}.')
-        self.patch_size = 2 if patch_size is None else patch_size
-        check_count('patch_size', self.patch_size, 1)
-        self.pool_scale = pool_scale
+    fixed: ClassVar[tuple[str, ...]] = ('align',)
+    student_tap, resize = 'decode_head.conv_seg:input', 'student'
+    patch_size: Count | None = None  # 2 without either
+    pool_scale: Annotated[float, '> 0 and <= 1', lambda value: 0 < value <= 1] | None = None
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
+        if self.patch_size is not None and self.pool_scale is not None:
+            given = f'patch_size={self.patch_size} and pool_scale={self.pool_scale}'
+            raise ValueError(f'{given} both set the patch: give only one.')
 
     def build_level(self, level: Level) -> None:
         """Check that two nodes are left of the level."""
@@ -56,11 +48,9 @@ class SKD(FeatureDistiller):
 
     def nodes(self, x: Tensor) -> Tensor:
         """Return the map max-pooled to its nodes; an incomplete last patch is a node too."""
-        if self.pool_scale is None:
-            patch = (min(self.patch_size, x.shape[2]), min(self.patch_size, x.shape[3]))
-        else:
-            patch = (max(1, int(self.pool_scale * x.shape[2])), max(1, int(self.pool_scale * x.shape[3])))
-        return x if patch == (1, 1) else F.max_pool2d(x, patch, patch, ceil_mode=True)
+        scale, size = self.pool_scale, self.patch_size or 2
+        patch = [min(size, side) if scale is None else max(1, int(scale * side)) for side in x.shape[2:]]
+        return x if patch == [1, 1] else F.max_pool2d(x, patch, patch, ceil_mode=True)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         return {'loss_skd': pairwise_distance(self.nodes(student), self.nodes(teacher))}

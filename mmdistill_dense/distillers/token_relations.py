@@ -1,6 +1,6 @@
 """TokenRelations: similarities between the positions of a picture."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -9,17 +9,9 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.distillers.pcd.parts import inside_on_device
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import (
-    Align,
-    Resize,
-    check_count,
-    check_directions,
-    check_positions,
-    check_positive,
-)
+from mmdistill_dense.utils.validate import Count, Positive, check_directions, check_positions
 
 
 @DISTILLERS.register_module()
@@ -41,25 +33,10 @@ class TokenRelations(FeatureDistiller):
     averages: ClassVar[bool] = True
     needs: ClassVar[tuple[str, ...]] = ('map',)
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        temperature: float = 0.07,
-        diagonal: bool = True,
-        num_pixels: int | None = 2048,
-        align: Align = 'conv',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
-        check_positive('temperature', temperature)
-        if num_pixels is not None:
-            check_count('num_pixels', num_pixels, 1)
-        self.temperature = temperature
-        self.diagonal = diagonal
-        self.num_pixels = num_pixels
+    student_tap, align, resize = 'backbone[-1]', 'conv', 'student'
+    temperature: Positive = 0.07
+    diagonal: bool = True
+    num_pixels: Count | None = 2048
 
     def build_level(self, level: Level) -> None:
         """Check that the level has positions and directions to compare."""

@@ -26,16 +26,12 @@ class VectorDistiller(FeatureDistiller):
     Vectors (B, D), such as ``'cls'`` of a foundation model, are taken as they are; padding takes no part.
     """
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        head: Mapping[str, Any] | None = HEAD,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
-        self.head = None if head is None else check_head(head)
+    student_tap = 'backbone[-1]'
+    head: Mapping[str, Any] | None = HEAD
+
+    def __init__(self, *taps: TapOption | None, **options: Any) -> None:
+        super().__init__(*taps, **options)
+        self.head = None if self.head is None else check_head(self.head)
 
     def build_align(self, level: Level) -> nn.Module | None:
         """Return the head, 1x1 convolutions on the pooled vector."""

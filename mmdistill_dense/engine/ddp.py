@@ -23,12 +23,8 @@ class DistillDDP(MMDistributedDataParallel):
     """mmengine's DDP that also wraps a model whose parameters lie on the CPU.
 
     On a GPU it behaves as mmengine's class. On the CPU it drops ``device_ids``, which torch refuses there, and turns
-    SyncBN, which needs GPUs, into BN: each process then normalises with its own part of the batch, as the log says.
-
-    Args:
-        module: The model.
-        device_ids: The GPU of this process, as mmengine's runner passes it; ignored on the CPU. Default None.
-        **kwargs: Options of torch's DistributedDataParallel, such as ``broadcast_buffers``.
+    SyncBN, which needs GPUs, into BN: each process then normalises with its own part of the batch, as the log says. The
+    options are those of torch's DistributedDataParallel.
     """
 
     def __init__(self, module: nn.Module, device_ids: Sequence[int] | None = None, **kwargs: Any) -> None:
@@ -91,9 +87,8 @@ def adopt_slurm_environment() -> None:
         try:
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
         except (OSError, subprocess.CalledProcessError) as error:
-            raise RuntimeError(
-                f'scontrol names no host of {nodes!r} ({error}): set MASTER_ADDR to the first'
-            ) from error
+            told = f'scontrol names no host of {nodes!r} ({error})'
+            raise RuntimeError(f'{told}: set MASTER_ADDR to the first') from error
         os.environ['MASTER_ADDR'] = answer.stdout.split()[0]
     os.environ.setdefault('MASTER_PORT', '29500')
     os.environ['RANK'] = os.environ['SLURM_PROCID']

@@ -19,14 +19,7 @@ from mmdistill_dense.distillers.base import Distiller, RunState
 from mmdistill_dense.distillers.schedule import Balancer, in_iterations
 from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.loss_guard import Clipping, LossGuard, RunGuards, loss_scale, no_single_gradients
-from mmdistill_dense.engine.resume import (
-    Counters,
-    PendingValidation,
-    ResumeFile,
-    describe,
-    differ,
-    identity,
-)
+from mmdistill_dense.engine.resume import Counters, PendingValidation, ResumeFile, describe, differ, identity
 from mmdistill_dense.engine.work_folder import inherited_beside_own, refuse_another_run
 from mmdistill_dense.model.balanced_step import balanced_of, balanced_place, choose_ratios
 from mmdistill_dense.model.distill_model import Distilled, distillers_of
@@ -41,13 +34,7 @@ from mmdistill_dense.utils.reproducible import (
     seed_everything,
     seed_torch,
 )
-from mmdistill_dense.utils.runner_internals import (
-    between_steps,
-    built_loop,
-    resumes,
-    start_file,
-    wrappers_of,
-)
+from mmdistill_dense.utils.runner_internals import between_steps, built_loop, resumes, start_file, wrappers_of
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
@@ -84,10 +71,8 @@ class SeededStreams(Hook):
     def before_train(self, runner: Runner) -> None:
         loader, loop = runner.train_dataloader, runner.train_loop
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
-            raise ValueError(
-                'train_dataloader.persistent_workers=True gives other augmentations after a resume in training by '
-                'epochs: set it to False.'
-            )
+            told = 'in training by epochs, it gives other augmentations after a resume'
+            raise ValueError(f'train_dataloader.persistent_workers=True: {told}: set it to False.')
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             place = (loader, runner.seed, get_rank())
             indexed = not isinstance(loader.dataset, IterableDataset)
@@ -166,10 +151,11 @@ class DistillerState(Hook):
         model = unwrap(runner.model)
         complete_heads(model)
         if isinstance(model, Distilled):
+            trains = built_loop(runner) is not None
             place_distillers(runner, model)
-            if built_loop(runner) is not None and (found := inherited_beside_own(runner.cfg)):
+            if trains and (found := inherited_beside_own(runner.cfg)):
                 runner.logger.warning(' '.join(found))
-            for distiller in model.distillers.values() if built_loop(runner) is not None else ():
+            for distiller in model.distillers.values() if trains else ():
                 if told := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
                     runner.logger.warning(told)
             if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
@@ -259,10 +245,8 @@ def _fit_optimizer(saved: dict[str, Any], runner: Runner, model: nn.Module) -> N
     """Keep only the student's part of a saved optimizer state, since the distillers have changed."""
     groups = runner.optim_wrapper.state_dict().get('param_groups', [])
     if len(groups) != 1 or len(saved.get('param_groups', [])) != 1:
-        raise ValueError(
-            'resume_changed=True cannot adapt an optimizer of several parameter groups (paramwise_cfg) to other '
-            'distillers: start a new run from these weights with load_from=….'
-        )
+        told = 'cannot adapt an optimizer of several parameter groups (paramwise_cfg) to other distillers'
+        raise ValueError(f'resume_changed=True {told}: start a new run from these weights with load_from=….')
     students = sum(not name.startswith('distillers.') for name, _ in model.named_parameters())
     saved['param_groups'][0]['params'] = groups[0]['params']
     saved['state'] = {index: state for index, state in saved['state'].items() if index < students}
@@ -339,19 +323,14 @@ def _check(runner: Runner, distiller: Distiller, balancer: Balancer) -> None:
     key = f'model.{distiller.key}.balance'
     reason = no_single_gradients(runner, unwrap(runner.model))
     if reason:
-        raise ValueError(
-            f'{key}: {reason}, so gradients of single losses cannot be taken. Switch that off, or set balance=None and '
-            'loss_weight to the weight that a short run without it prints.'
-        )
+        way = 'switch that off, or set balance=None and loss_weight to the weight that a short run without it prints'
+        raise ValueError(f'{key}: {reason}, so gradients of single losses cannot be taken: {way}.')
     if not getattr(unwrap(runner.model), 'has_task', True):
-        raise ValueError(
-            f'{key}: {type(unwrap(runner.model)).__name__} has no task for a ratio: set balance=None and loss_weight.'
-        )
+        raise ValueError(f'{key}: the student has no task for a ratio: set balance=None and loss_weight.')
     window, end = in_iterations(balancer.option.until, runner.max_iters), distiller.schedule.end(runner.max_iters)
     if window > end:
-        raise ValueError(
-            f'{key}.until={balancer.option.until} is iteration {window:g}, the schedule ends at {end:g}: end it before.'
-        )
+        told = f'{key}.until={balancer.option.until} is iteration {window:g}'
+        raise ValueError(f'{told}, the schedule ends at {end:g}: end it before.')
 
 
 @HOOKS.register_module()

@@ -228,10 +228,9 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     masks = {name.removeprefix('distillers.') for name, _ in model.named_buffers() if 'running_' not in name}
     poisoned = [name for name, value in state.items() if not (_number if name in masks else _finite)(value)]
     if poisoned:
-        raise RuntimeError(
-            f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)}), so no '
-            'checkpoint is written. Lower the learning rate, or clip the gradients (optim_wrapper.clip_grad).'
-        )
+        told = f'After iteration {checkpoint["meta"]["iter"]} the weights are not finite ({some(poisoned)})'
+        way = 'Lower the learning rate, or clip the gradients (optim_wrapper.clip_grad)'
+        raise RuntimeError(f'{told}, so no checkpoint is written. {way}.')
 
 
 class _Verdict:
@@ -284,10 +283,8 @@ def _paths(samples: Samples | None) -> list[str]:
 
 def _teachers(model: nn.Module, inputs: Inputs) -> Iterator[str]:
     for teacher in model.distillation.teachers.values() if isinstance(model, Distilled) else ():
-        if teacher.network is None or inputs is None:
-            continue
-        taps = [tap for tap, tensors in teacher(inputs).items() if not all(map(_finite, tensors))]
-        if taps:
+        found = {} if teacher.network is None or inputs is None else teacher(inputs)
+        if taps := [tap for tap, tensors in found.items() if not all(map(_finite, tensors))]:
             yield f'{teacher.key} gives values that are not finite at {some(taps)}.'
 
 
@@ -341,10 +338,8 @@ def _holder(name: str, distiller: Distiller, wrappers: Sequence[OptimWrapper]) -
         raise ValueError(f'{key} is for parameters of one optimizer, but {len(holders)} train them: set it to None.')
     (wrapper,) = holders
     if hasattr(wrapper, 'loss_scaler') and 'grad_scaler' in inspect.signature(wrapper.optimizer.step).parameters:
-        raise ValueError(
-            f'{key}: {type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself, so the scale '
-            'is unknown: set it to None, or use an optimizer of torch.'
-        )
+        told = f'{type(wrapper.optimizer).__name__}.step uses the scaler of mixed precision itself'
+        raise ValueError(f'{key}: {told}, so the scale is unknown: set it to None, or use an optimizer of torch.')
     return wrapper
 
 

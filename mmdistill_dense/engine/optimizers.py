@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from mmdistill_dense.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIMIZERS
 from mmdistill_dense.utils.distributed import unwrap
+from mmdistill_dense.utils.validate import is_number
 from mmdistill_dense.weights.strict_load import below
 
 
@@ -24,19 +25,16 @@ class InheritedRate(DefaultOptimWrapperConstructor):
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         factor = self.paramwise_cfg.get('inherited_lr_mult')
-        if isinstance(factor, bool) or not isinstance(factor, (int, float)) or factor <= 0:
-            raise ValueError(
-                f'optim_wrapper.paramwise_cfg.inherited_lr_mult must be a number above 0, e.g. 0.1, got {factor!r}.'
-            )
+        key = 'optim_wrapper.paramwise_cfg.inherited_lr_mult'
+        if not is_number(factor) or factor <= 0:
+            raise ValueError(f'{key} must be a number above 0, e.g. 0.1, got {factor!r}.')
         network: Any = unwrap(model)
         entries = getattr(getattr(network, 'distillation', None), 'inherit', ())
         named = dict(network.named_parameters(remove_duplicate=False))
         taken = {id(named[entry.target]) for entry in entries if entry.target in named}
         taken |= {id(value) for entry in entries for value in below(named, entry.target).values()}
         if not taken:
-            raise ValueError(
-                'optim_wrapper.paramwise_cfg.inherited_lr_mult: this student inherits nothing. Set model.inherit.'
-            )
+            raise ValueError(f'{key}: this student inherits nothing. Set model.inherit.')
         wrapper = super().__call__(model)
         for group in wrapper.optimizer.param_groups:
             if all(id(one) in taken for one in group['params']):  # mmengine makes a group for each parameter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import json
@@ -29,12 +30,10 @@ from mmdistill_dense.utils.reproducible import sampler_of
 from mmdistill_dense.utils.runner_internals import (
     batch_augments,
     built_loop,
-    name_start_file,
     renew_val_interval,
-    resume_from,
     resumes,
     start_file,
-    take_weights_from,
+    start_from,
 )
 from mmdistill_dense.utils.validate import some
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -60,13 +59,10 @@ def tell_changes(runner: Runner, checkpoint: Mapping[str, Any]) -> None:
     for name, old, new in changed:
         if name.endswith('optimizer.type') and old.rpartition('.')[2] != new.rpartition('.')[2]:
             raise ValueError(f'{name}={new!r}, but the checkpoint to resume has the state of {old!r}. {advice}')
-        if 'paramwise_cfg' in name and (sizes := _group_sizes(checkpoint['optimizer'])) != _group_sizes(
-            runner.optim_wrapper.state_dict()
-        ):
-            raise ValueError(
-                f'{name}={new!r} ({old!r} in the checkpoint to resume) makes other groups of parameters than its '
-                f'{len(sizes)}. {advice}'
-            )
+        groups = (checkpoint['optimizer'], runner.optim_wrapper.state_dict()) if 'paramwise_cfg' in name else ()
+        if len({tuple(_group_sizes(one)) for one in groups}) > 1:
+            told = f'{name}={new!r} ({old!r} in the checkpoint to resume)'
+            raise ValueError(f'{told} makes other groups of parameters than its own. {advice}')
     told = some([f'{name} {old} -> {new}' for name, old, new in changed], 8)
     kept = [name for name, _, _ in changed if _RESTORED.match(name)]
     without = (
@@ -119,10 +115,8 @@ def differ(then: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def _without(told: dict[str, Any], fact: str) -> dict[str, Any]:
-    found = {
-        name: {key: value for key, value in distiller.items() if key != fact}
-        for name, distiller in told.get('distillers', {}).items()
-    }
+    distillers = told.get('distillers', {}).items()
+    found = {name: {key: value for key, value in one.items() if key != fact} for name, one in distillers}
     return {**told, 'distillers': found} if told else {}
 
 
@@ -252,6 +246,8 @@ class ResumeFile(Hook):
     tells = True  # how the run resumes; a measurement at a checkpoint switches this off
 
     def before_run(self, runner: Runner) -> None:
+        if isinstance(runner, FlexibleRunner):
+            return  # it has read its file before it calls a hook
         if self.tells and built_loop(runner) is not None:
             if (start := _start_in_file(runner)) is not None:
                 resume_the_latest(runner, start)
@@ -267,9 +263,8 @@ class ResumeFile(Hook):
             else (loop.iter, loop.max_iters, 'iteration')
         )
         if self.tells and resumes(runner) and done >= last:
-            runner.logger.warning(
-                f'The checkpoint to resume is from {unit} {done} of {last}: nothing is left to train.'
-            )
+            told = f'The checkpoint to resume is from {unit} {done} of {last}'
+            runner.logger.warning(f'{told}: nothing is left to train.')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the number of processes, the sampler's seed, and whether the epoch has only begun."""
@@ -287,15 +282,11 @@ class ResumeFile(Hook):
         if not resumes(runner):
             return
         if 'optimizer' not in checkpoint:  # mmengine would go on with a new one, and the first rates
-            raise ValueError(
-                'This checkpoint holds no optimizer, as files of save_best and of save_optimizer=False: resume from an '
-                'iter_*.pth or epoch_*.pth, or set load_from=….'
-            )
+            told = 'This checkpoint holds no optimizer, as files of save_best and of save_optimizer=False'
+            raise ValueError(f'{told}: resume from an iter_*.pth or epoch_*.pth, or set load_from=….')
         if runner.param_schedulers and 'param_schedulers' not in checkpoint:  # here too mmengine would go on
-            raise ValueError(
-                'This checkpoint holds no schedules of the learning rate (save_param_scheduler=False), which would '
-                'begin again: start a new run with load_from=… and the rates that are left.'
-            )
+            told = 'This checkpoint holds no schedules of the learning rate (save_param_scheduler=False)'
+            raise ValueError(f'{told}: start a new run with load_from=… and the rates that are left.')
         meta = checkpoint.get('meta') or {}
         if meta.get('within_epoch') and isinstance(built_loop(runner), EpochBasedTrainLoop):
             runner.logger.warning(
@@ -314,19 +305,14 @@ def own_checkpoint(folder: Path) -> Path | None:
     """Return the latest checkpoint of the last run in a folder, which may hold checkpoints of earlier runs."""
     begun = folder / _BEGUN
     since = begun.stat().st_mtime_ns if begun.is_file() else 0
-    return latest_checkpoint(folder, since) or _pointed_at(folder, since)
+    noted = Path(_noted(folder))  # elsewhere, where `out_dir` or `filename_tmpl` is set
+    return latest_checkpoint(folder, since) or (noted if _is_whole(noted, since) else None)
 
 
 def _noted(folder: Path) -> str:
     """Return what mmengine noted as the last checkpoint of a folder; empty without a note."""
     pointer = folder / 'last_checkpoint'
     return pointer.read_text(encoding='utf-8').strip() if pointer.is_file() else ''
-
-
-def _pointed_at(folder: Path, since: int) -> Path | None:
-    """Return the file that mmengine names as the last one, as where ``out_dir`` or ``filename_tmpl`` is set."""
-    file = Path(_noted(folder))
-    return file if zipfile.is_zipfile(file) and _changed(file) >= since else None
 
 
 def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
@@ -338,20 +324,20 @@ def latest_checkpoint(folder: Path, since: int = 0) -> Path | None:
     for kind in ('iter', 'epoch'):
         files = [path for path in folder.glob(f'{kind}_*.pth') if path.stem.removeprefix(f'{kind}_').isdigit()]
         files.sort(key=lambda path: int(path.stem.rpartition('_')[2]), reverse=True)
-        # is_zipfile finds the archive's directory, which is written last
-        whole = (path for path in files if zipfile.is_zipfile(path) and (not since or _changed(path) >= since))
-        found += itertools.islice(whole, 1)
+        found += itertools.islice((path for path in files if _is_whole(path, since)), 1)
     if len(found) < 2:
         return found[0] if found else None
     return max(found, key=lambda path: _iteration(path, path.stat().st_mtime_ns))
 
 
-def _changed(path: Path) -> int:
-    """Return when a file was last changed; 0 for one that another process has removed."""
-    try:
-        return path.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
+def _is_whole(path: Path, since: int) -> bool:
+    """Tell whether a checkpoint was changed since a time, and its archive's directory, which is written last, is there.
+
+    Another process may have removed it.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return zipfile.is_zipfile(path) and path.stat().st_mtime_ns >= since
+    return False
 
 
 @functools.lru_cache
@@ -361,15 +347,13 @@ def _iteration(path: Path, _: int) -> int:
 
 def go_on_after_restart(runner: Runner) -> None:
     """Resume from the run's last checkpoint if torchrun or Slurm started the run again."""
-    if isinstance(runner, FlexibleRunner):
-        return  # it has read its file before it calls a hook
     begun = Path(runner.work_dir, _BEGUN)
     again = any(os.environ.get(name, '0') not in ('', '0') for name in _RESTARTS)
     if again and not resumes(runner) and begun.is_file():
         last = own_checkpoint(begun.parent)
         if last is not None:
             runner.logger.warning(f'The launcher started this run again: it goes on from {last.name}.')
-            resume_from(runner, str(last))
+            start_from(runner, str(last))
     barrier()  # all have looked
     if not resumes(runner) and is_main_process():
         begun.touch()
@@ -379,10 +363,10 @@ def resume_the_latest(runner: Runner, start: str | None) -> None:
     """Resume from the work folder; while it has no checkpoint, begin a new run from the weights in ``start``."""
     folder = Path(runner.work_dir)
     if latest_checkpoint(folder) is not None or (folder / 'last_checkpoint').is_file():
-        name_start_file(runner, None)
+        start_from(runner, None)
     else:
         runner.logger.info(f'{folder} has no checkpoint to resume: a new run begins, with load_from={start!r}.')
-        take_weights_from(runner, start)
+        start_from(runner, start, resume=False)
 
 
 def _start_in_file(runner: Runner) -> str | None:
@@ -392,8 +376,8 @@ def _start_in_file(runner: Runner) -> str | None:
     also that of ``--cfg-options``, so the first start of a run would have random weights.
     """
     path = runner.cfg.filename
-    if not resumes(runner) or isinstance(runner, FlexibleRunner) or not path or not Path(path).is_file():
-        return None  # a FlexibleRunner has read its file before it calls a hook
+    if not resumes(runner) or not path or not Path(path).is_file():
+        return None
     options = [match[1].strip('"\'') for word in sys.argv if (match := _LOAD_FROM.fullmatch(word))]
     if options and start_file(runner) is None:
         return options[-1] if options[-1] not in ('', 'None') else None
@@ -409,8 +393,8 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     mmengine empties ``last_checkpoint`` after it saved, and writes the name then: a run may end in between. The name
     holds the folder, so a copy of that would go on from the checkpoint of the original.
     """
-    if not resumes(runner) or start_file(runner) is not None or isinstance(runner, FlexibleRunner):
-        return  # a FlexibleRunner has read its file before it calls a hook
+    if not resumes(runner) or start_file(runner) is not None:
+        return
     pointer = Path(runner.work_dir, 'last_checkpoint')
     name = _noted(pointer.parent)
     if '://' in name:
@@ -418,15 +402,14 @@ def resume_from_a_whole_file(runner: Runner) -> None:
     own = pointer.parent / Path(name).name
     if zipfile.is_zipfile(own) and not (Path(name).exists() and own.samefile(name)):
         runner.logger.warning(f'{pointer} names {name!r} of another folder: the run goes on from {own}.')
-        name_start_file(runner, str(own))
+        start_from(runner, str(own))
         return
     if (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
         return
     found = latest_checkpoint(pointer.parent)
     if found is not None:
         runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {found.name}.')
-        name_start_file(runner, str(found))
+        start_from(runner, str(found))
     elif pointer.is_file() and not name:
-        raise ValueError(
-            f'{pointer} is empty, and no whole checkpoint is beside it: remove it, or name a file with --resume FILE.'
-        )
+        told = f'{pointer} is empty, and no whole checkpoint is beside it'
+        raise ValueError(f'{told}: remove it, or name a file with --resume FILE.')

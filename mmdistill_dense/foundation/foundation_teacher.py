@@ -82,9 +82,7 @@ class VisionTransformer(ViT):
     ) -> None:
         super().__init__(architecture(model), norm)
         if init_cfg:
-            raise ValueError(
-                'VisionTransformer takes no init_cfg: name the file, of the original code or timm, in checkpoint.'
-            )
+            raise ValueError('VisionTransformer takes no init_cfg: name the file of its weights in checkpoint.')
         self.stride = self.shape.patch if stride is None else stride
         self.checkpoint, self.frozen, self.ignore = checkpoint, frozen, tuple(ignore)
         self.trains = True
@@ -94,9 +92,7 @@ class VisionTransformer(ViT):
             self.train()
         depth = self.shape.depth
         if not out_blocks or not all(-depth <= block < depth for block in out_blocks):
-            raise ValueError(
-                f'out_blocks must hold blocks of 0 to {depth - 1}, or -1 for the last, got {out_blocks!r}.'
-            )
+            raise ValueError(f'out_blocks must hold blocks of 0 to {depth - 1}, or -1, got {out_blocks!r}.')
         self.out_blocks = [block % depth for block in out_blocks]
 
     def init_weights(self) -> None:
@@ -120,10 +116,8 @@ class VisionTransformer(ViT):
         if self.trains and self._drawn is not None:
             token, drawn, self._drawn = self.cls_token, self._drawn, None
             if not token.is_meta and torch.equal(token, drawn.to(token)):
-                raise ValueError(
-                    f'backbone ({self.shape.name}) is frozen and has random weights: set backbone.checkpoint to their '
-                    'file, or load_from to a checkpoint of the whole network.'
-                )
+                told = f'backbone ({self.shape.name}) is frozen and has random weights'
+                raise ValueError(f'{told}: set backbone.checkpoint, or load_from to a file of the whole network.')
         with torch.no_grad():
             return tuple(self.maps_of(pictures, self.out_blocks))
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.inputs import cells, resized
-from mmdistill_dense.utils.validate import check_count, check_option, close_or_all
+from mmdistill_dense.utils.validate import Count, Whole, check_count, check_option, check_types, close_or_all
 
 IMAGENET = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 SATELLITE = ((109.65, 104.805, 75.48), (54.315, 39.78, 36.465))  # .430 .411 .296 and .213 .156 .143 of 255
-FFNS = ('mlp', 'swiglu')
 _GRIDS = 16  # kept of each network: pictures of a data set have a few sizes
 
 
@@ -44,14 +43,14 @@ class Architecture:
     """One vision transformer."""
 
     family: str  # A name of :data:`FAMILIES`
-    patch: int  # side of a patch in pixels
-    dim: int  # channels
-    depth: int  # number of blocks
-    heads: int  # number of attention heads
-    registers: int = 0  # number of register tokens; DINOv3 calls them storage tokens
+    patch: Count  # side of a patch in pixels
+    dim: Count  # channels
+    depth: Count  # number of blocks
+    heads: Count  # number of attention heads
+    registers: Whole = 0  # number of register tokens; DINOv3 calls them storage tokens
     # height and width, in tokens, of the file's position embeddings. Defaults to the family's.
     native: tuple[int, int] | None = None
-    ffn: str = 'mlp'  # ``'mlp'`` or ``'swiglu'``
+    ffn: Literal['mlp', 'swiglu'] = 'mlp'
     # hidden channels of the FFN. Defaults to 4 x dim, for SwiGLU to 2/3 of 4 x dim (DINOv2) or of 6 x dim (DINOv3),
     # rounded up to a multiple of 8.
     hidden: int = 0
@@ -62,10 +61,8 @@ class Architecture:
 
     def __post_init__(self) -> None:
         check_option('model.family', self.family, tuple(FAMILIES))
-        check_option('model.ffn', self.ffn, FFNS)
-        for name in ('patch', 'dim', 'depth', 'heads'):
-            check_count(f'model.{name}', getattr(self, name), 1)
-        check_count('model.registers', self.registers, 0)
+        sizes = ('patch', 'dim', 'depth', 'heads', 'registers', 'ffn')
+        check_types(Architecture, {name: getattr(self, name) for name in sizes}, 'model.')
         parts = 4 * self.heads if self.rotary else self.heads
         if self.dim % parts:
             of = '4 x heads, for the rotary positions' if self.rotary else 'heads'
@@ -153,10 +150,8 @@ def architecture(model: str | Mapping[str, Any]) -> Architecture:
         return MODELS_BY_NAME[model]
     known = [field.name for field in fields(Architecture) if field.name not in ('pixels', 'name')]
     if not isinstance(model, Mapping) or not set(known[:5]) <= set(model) <= set(known):
-        raise ValueError(
-            f'model must be a name (dinov2_vits14, …) or a dict of {", ".join(known)}, the first five required; got '
-            f'{model!r}.'
-        )
+        what = f'a name (dinov2_vits14, …) or a dict of {", ".join(known)}, the first five required'
+        raise ValueError(f'model must be {what}; got {model!r}.')
     return Architecture(**model, name=f'dict({", ".join(f"{name}={value!r}" for name, value in model.items())})')
 
 

@@ -117,10 +117,8 @@ def check_top_level_distillers(config: Config, file: Config | None = None) -> No
     if file is None or config.distillers == file.get('distillers'):
         return
     if config.model.get('distillers') == file.model.get('distillers'):
-        raise ValueError(
-            'The top-level distillers was changed, but model.distillers was not, which counts: use --cfg-options '
-            'model.distillers.<name>.<option>=… instead.'
-        )
+        way = 'use --cfg-options model.distillers.<name>.<option>=… instead'
+        raise ValueError(f'The top-level distillers was changed, but model.distillers was not, which counts: {way}.')
 
 
 def _check_over_bases(path: Path) -> None:
@@ -149,10 +147,8 @@ def check_crop(dataset: Any, student: Mapping[str, Any]) -> None:
         return
     pair = (crop, crop) if isinstance(crop, int) else tuple(crop)
     if pair[0] < size[0] or pair[1] < size[1]:
-        raise ValueError(
-            f'The training pipeline crops to {pair}, and data_preprocessor.size={tuple(size)} pads it back: set '
-            'RandomCrop.crop_size and model.student.data_preprocessor.size (or model.data_preprocessor.size) alike.'
-        )
+        told = f'The training pipeline crops to {pair}, and data_preprocessor.size={tuple(size)} pads it back'
+        raise ValueError(f'{told}: set RandomCrop.crop_size and model.student.data_preprocessor.size alike.')
 
 
 def batch_problem(config: Config, processes: int) -> str | None:
@@ -206,8 +202,8 @@ def pretrained_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, st
 
 def count_fitting(module: nn.Module, path: str, prefix: str | None) -> tuple[int, int]:
     """Return how many tensors of a module a file initialises, and how many the module has."""
-    own = _counted(module)
-    return _fitting(own, _given(module, initial_state(module, path), prefix)), len(own)
+    own, given = _own_and_given(module, initial_state(module, path), prefix)
+    return _fitting(own, given), len(own)
 
 
 def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
@@ -222,20 +218,13 @@ def initial_state(module: nn.Module, path: str | Path) -> dict[str, Tensor]:
         return state_dict_of(content, path)
     bare = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not bare:
-        raise ValueError(
-            f'{str(path)!r} has its tensors below `model`, where mmengine does not look: save them as '
-            "{'state_dict': …}."
-        )
+        told = f'{str(path)!r} has its tensors below `model`, where mmengine does not look'
+        raise ValueError(f"{told}: save them as {{'state_dict': …}}.")
     return state_dict_of(bare, path)
 
 
 def _kind_among(module: nn.Module, names: Collection[str]) -> type | None:
     return next((kind for kind in type(module).__mro__ if kind.__name__ in names), None)
-
-
-def _given(module: nn.Module, state: Mapping[str, Tensor], prefix: str | None) -> dict[str, Tensor]:
-    whole = _kind_among(module, [_STRIPS]) and not prefix and any(key.startswith(_BACKBONE) for key in state)
-    return below(state, _BACKBONE if whole else prefix)
 
 
 def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None) -> None:
@@ -246,8 +235,7 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
         state = initial_state(module, file)
     except ValueError as error:
         raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
-    given = _given(module, state, prefix)
-    own = _counted(module)
+    own, given = _own_and_given(module, state, prefix)
     fits = _fitting(own, given)
     if 2 * fits >= len(own):
         return
@@ -261,9 +249,13 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     )
 
 
-def _counted(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a module without the counters of batches, which no result depends on."""
-    return {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
+def _own_and_given(
+    module: nn.Module, state: Mapping[str, Tensor], prefix: str | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return the tensors of a module, without counters of batches, on which no result depends, and those for it."""
+    strips = _kind_among(module, [_STRIPS]) and not prefix and any(key.startswith(_BACKBONE) for key in state)
+    own = {key: value for key, value in module.state_dict().items() if not key.endswith('num_batches_tracked')}
+    return own, below(state, _BACKBONE if strips else prefix)
 
 
 def _fitting(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int:
@@ -327,10 +319,8 @@ def check_class_weights(key: str, model: Mapping[str, Any]) -> None:
         for place, loss in losses:
             weights = loss.get('class_weight')
             if isinstance(weights, (list, tuple)) and len(weights) not in (count, count + 1):  # with no object
-                raise ValueError(
-                    f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}: give '
-                    f'{count} ({count + 1} where no object is a class), or None.'
-                )
+                told = f'{key}.{place}.class_weight holds {len(weights)} weights, {head} has num_classes={count}'
+                raise ValueError(f'{told}: give {count} ({count + 1} where no object is a class), or None.')
 
 
 def _losses(model: Mapping[str, Any]) -> Iterator[tuple[str, int, list[tuple[str, Mapping[str, Any]]]]]:
@@ -371,7 +361,6 @@ def check_teacher_classes(data: Sequence[str] | None, teacher: Any, distillers: 
 def _check_inherited(teacher: Any, same_classes: bool) -> None:
     """Refuse copied weights of classes that are not the student's."""
     if teacher.class_rows and not same_classes:
-        raise ValueError(
-            f'model.inherit copies rows of classes of {teacher.key}, and the data set has others, or in another order: '
-            f'inherit other parts than {some(teacher.class_rows)}, each by its own prefix.'
-        )
+        told = f'copies rows of classes of {teacher.key}, and the data set has others, or in another order'
+        way = f'inherit other parts than {some(teacher.class_rows)}, each by its own prefix'
+        raise ValueError(f'model.inherit {told}: {way}.')

@@ -31,14 +31,10 @@ def check_loaders(runner: Runner) -> None:
             continue
         count = len(loader.dataset)
         if count == 0:
-            raise ValueError(
-                f'{name}_dataloader.dataset holds no picture: check its folders, ann_file, indices and filter_cfg.'
-            )
+            raise ValueError(f'{name}_dataloader.dataset holds no picture: check folders, ann_file and filter_cfg.')
         if isinstance(loop, EpochBasedTrainLoop) and len(loader) == 0:
-            raise ValueError(
-                f'{name}_dataloader gives no batch: with drop_last=True, its {count} pictures do not fill a batch on '
-                'each process. Lower batch_size, or set drop_last=False.'
-            )
+            told = f'with drop_last=True, its {count} pictures do not fill a batch on each process'
+            raise ValueError(f'{name}_dataloader gives no batch: {told}. Lower batch_size, or set drop_last=False.')
 
 
 def check_checkpoints(runner: Runner) -> None:
@@ -100,10 +96,8 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
             f'{key} fits {fits} of the {len(own)} tensors of {type(model).__name__}: it belongs to another network or '
             f'class list. Missing or with another shape: {some(words + missing)}; the file holds {some(given)}.'
         )
-    if tests and (parts := _left_random(own, given)):
-        raise ValueError(
-            f'load_from={start_file(runner)!r} holds nothing of {some(parts)}: random weights would be tested.'
-        )
+    if tests and (parts := some(_left_random(own, given))):
+        raise ValueError(f'load_from={start_file(runner)!r} holds nothing of {parts}: random weights would be tested.')
 
 
 def check_trained(runner: Runner, distillers: nn.Module) -> None:
@@ -116,10 +110,8 @@ def check_trained(runner: Runner, distillers: nn.Module) -> None:
     named = distillers.named_parameters()
     left = [name for name, parameter in named if parameter.requires_grad and id(parameter) not in held]
     if left:
-        raise ValueError(
-            f'optim_wrapper: its constructor leaves out parameters of distillers: {some(left)}. Let it take those '
-            'whose names begin with "distillers." as well.'
-        )
+        told = f'its constructor leaves out parameters of distillers: {some(left)}'
+        raise ValueError(f'optim_wrapper: {told}. Let it take those whose names begin with "distillers." as well.')
 
 
 def check_recomputed(runner: Runner, model: nn.Module) -> None:
@@ -130,10 +122,9 @@ def check_recomputed(runner: Runner, model: nn.Module) -> None:
         if name not in modules:
             raise ValueError(f'activation_checkpointing: {name!r} is no module of the student.{hint(name, modules)}')
         if first.startswith(f'{name}.'):
-            raise ValueError(
-                f'activation_checkpointing: {name!r} sees the pictures, or frozen layers alone, so it would get no '
-                'gradient: name later stages, or set with_cp=True in model.student.backbone.'
-            )
+            told = f'{name!r} sees the pictures, or frozen layers alone, so it would get no gradient'
+            way = 'name later stages, or set with_cp=True in model.student.backbone'
+            raise ValueError(f'activation_checkpointing: {told}: {way}.')
 
 
 class Reached:

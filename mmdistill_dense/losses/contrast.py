@@ -272,9 +272,7 @@ def check_contrast(
         if patch_size is not None and tuple(patch_size) == (1, 1):
             raise ValueError("patch_size must hold two positions or more for contrast='spatial', got (1, 1)")
     elif groups < 2:
-        raise ValueError(
-            f'groups must be at least 2 for contrast={contrast!r} (needs >= 2 groups for negatives), got {groups}'
-        )
+        raise ValueError(f'groups must be at least 2 for contrast={contrast!r}, got {groups}')
     elif channels is not None and channels % groups:
         raise ValueError(f'groups={groups} does not divide the {channels} channels of the maps')
 

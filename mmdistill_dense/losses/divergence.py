@@ -205,10 +205,9 @@ def _check_shapes(student: Tensor, student_keys: Tensor, teacher: Tensor, teache
         if rows.ndim != 2 or keys.ndim != 3 or rows.shape[1] != keys.shape[2]:
             raise ValueError(f'{side} rows must be (N, C) and keys (G, K, C), got {rows.shape} and {keys.shape}')
     if len(student) != len(teacher) or student_keys.shape[:2] != teacher_keys.shape[:2]:
-        raise ValueError(
-            f'student and teacher differ in rows or keys: {len(student)} rows with {tuple(student_keys.shape[:2])} '
-            f'keys, {len(teacher)} with {tuple(teacher_keys.shape[:2])}'
-        )
+        own, other = tuple(student_keys.shape[:2]), tuple(teacher_keys.shape[:2])
+        found = f'{len(student)} rows with {own} keys, {len(teacher)} with {other}'
+        raise ValueError(f'student and teacher differ in rows or keys: {found}')
 
 
 @torch.no_grad()

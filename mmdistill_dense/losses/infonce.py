@@ -9,12 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdistill_dense.losses.tensors import (
-    check_same_shape,
-    loss_dtype,
-    wants_gradient,
-    with_gradients,
-)
+from mmdistill_dense.losses.tensors import check_same_shape, loss_dtype, wants_gradient, with_gradients
 
 MIN_NORM = 1e-6  # shorter vectors count as zero
 

@@ -8,13 +8,7 @@ from torch import Tensor
 
 from mmdistill_dense.losses.divergence import divergence_sum
 from mmdistill_dense.losses.infonce import MIN_NORM, normalize_pixels
-from mmdistill_dense.losses.tensors import (
-    check_same_grid,
-    check_same_shape,
-    loss_dtype,
-    mean_weight,
-    without_autocast,
-)
+from mmdistill_dense.losses.tensors import check_same_grid, check_same_shape, loss_dtype, mean_weight, without_autocast
 
 
 @without_autocast
@@ -31,7 +25,8 @@ def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
         student, teacher: (B, C_s, H, W) and (B, C_t, H, W) maps. A position of zeros has similarity 0 to all.
     """
     check_same_grid(student, teacher)
-    s, t = (x * inverse_norms(x) for x in (_lists(student), _lists(teacher.detach())))  # (B, C, N) each
+    maps = (x.to(loss_dtype(x)).flatten(2) for x in (student, teacher.detach()))
+    s, t = (x * inverse_norms(x) for x in maps)  # (B, C, N) each
     nodes, (c_s, c_t) = s.shape[2], (s.shape[1], t.shape[1])
     if nodes**2 <= c_s**2 + c_t**2 + c_s * c_t:
         total = (torch.bmm(s.mT, s) - torch.bmm(t.mT, t)).square().sum()
@@ -39,10 +34,6 @@ def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
         squares = [torch.bmm(x, y.mT).square().sum() for x, y in ((s, s), (t, t), (s, t))]
         total = squares[0] + squares[1] - 2 * squares[2]
     return total / max(len(s) * nodes**2, 1)
-
-
-def _lists(x: Tensor) -> Tensor:
-    return x.to(loss_dtype(x)).flatten(2)
 
 
 def inverse_norms(x: Tensor) -> Tensor:

@@ -40,17 +40,15 @@ def without_autocast(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
 def check_same_shape(student: Tensor, teacher: Tensor, *, what: str = 'maps') -> None:
     """Raise ``ValueError`` with both shapes unless they are equal (a loss never broadcasts)."""
     if student.shape != teacher.shape:
-        raise ValueError(
-            f'student and teacher {what} differ in shape: {tuple(student.shape)} and {tuple(teacher.shape)}'
-        )
+        shapes = f'{tuple(student.shape)} and {tuple(teacher.shape)}'
+        raise ValueError(f'student and teacher {what} differ in shape: {shapes}')
 
 
 def check_same_grid(student: Tensor, teacher: Tensor) -> None:
     """Raise ``ValueError`` with both shapes unless maps (B, C, ...) have equal batch and size; channels may differ."""
     if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:
-        raise ValueError(
-            f'student and teacher maps differ in batch or size: {tuple(student.shape)} and {tuple(teacher.shape)}'
-        )
+        shapes = f'{tuple(student.shape)} and {tuple(teacher.shape)}'
+        raise ValueError(f'student and teacher maps differ in batch or size: {shapes}')
 
 
 _BLOCK = {'cpu': 2**19}  # elements of a buffer: 2 MiB of float32, about one core's cache

@@ -57,10 +57,8 @@ def flat_gradients(term: Tensor, places: ParameterGroups) -> dict[str, Tensor]:
         except RuntimeError as error:
             if 'heckpoint' not in str(error):
                 raise
-            raise ValueError(
-                'the student recomputes its activations, so the gradient of a single loss cannot be taken: switch '
-                'activation_checkpointing and with_cp off.'
-            ) from error
+            told = 'the student recomputes its activations, so the gradient of a single loss cannot be taken'
+            raise ValueError(f'{told}: switch activation_checkpointing and with_cp off.') from error
     dense = [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
     vectors = iter([x.flatten().to(loss_dtype(x)) for x in dense])
     return {
@@ -127,9 +125,8 @@ def _measured_step(
     """Give each distiller its measurement; return the ratios and cosines."""
     task = split_terms(losses).get(TASK)
     if task is None:
-        raise ValueError(
-            f'distillers.{next(iter(due))}.balance: the student has no own loss: set balance=None and loss_weight.'
-        )
+        key = f'distillers.{next(iter(due))}.balance'
+        raise ValueError(f'{key}: the student has no own loss: set balance=None and loss_weight.')
     state = next(iter(due.values()))[0].state
     terms = [[value for key, value in compared[name].items() if 'loss' in key] for name in due]
     sums = [torch.stack(own).sum() if own else task.new_zeros(()) for own in terms]

@@ -129,9 +129,8 @@ def build_distillers(options: Option, scope: str | None) -> dict[str, Distiller]
             with DefaultScope.overwrite_default_scope(scope):
                 distiller = cls(**arguments)
             if not isinstance(distiller, Distiller):
-                raise TypeError(
-                    f'{kind!r} makes a {type(distiller).__name__}, no Distiller: derive your class from it.'
-                )
+                made = type(distiller).__name__
+                raise TypeError(f'{kind!r} makes a {made}, no Distiller: derive your class from it.')
             for side in ('extra_student_taps', 'extra_teacher_taps'):
                 setattr(distiller, side, [Tap.parse(tap) for tap in listed(getattr(distiller, side))])
         except (KeyError, TypeError, ValueError) as error:
@@ -160,10 +159,9 @@ def build_distillation(
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
     for key, one in distillers.items():
         if options[taught_by[key]].grid is not None and one.teacher_parts != ():
-            raise ValueError(
-                f"model.distillers.{key}: {type(one).__name__} runs the teacher on places of the student's pictures: "
-                f'leave {options[taught_by[key]].key}.scale and .fit out.'
-            )
+            told = f"{type(one).__name__} runs the teacher on places of the student's pictures"
+            way = f'leave {options[taught_by[key]].key}.scale and .fit out'
+            raise ValueError(f'model.distillers.{key}: {told}: {way}.')
         one.check_networks(f'model.distillers.{key}', config, options[taught_by[key]].config)
     taps = {name: _unique(_keyed(key, 'teacher_tap', [*one.teacher_taps, *one.extra_teacher_taps])
                           for key, one in distillers.items() if taught_by[key] == name)
@@ -186,8 +184,7 @@ def build_distillation(
                 f'{option.key}.data_preprocessor=dict(mean=[…], std=[…], bgr_to_rgb=True) as in its training.'
             )
         seen = make_renormaliser(normalised, traced[name].preprocessor, option.key)
-        plan = traced[name].plan([*inherited, *called], seen)
-        teachers[name] = FrozenTeacher(option, plan)
+        teachers[name] = FrozenTeacher(option, replace(traced[name].plan([*inherited, *called]), renormalise=seen))
     distillation = Distillation(teachers, config, inherit=inherit, traced=student, extras=extras)
     distillation.state.ignored_labels = frozenset(ignored_labels(config.model))
     distillation.state.classes = num_classes(config.model)

@@ -8,6 +8,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Collection, ItemsView, Iterable, Iterator, Mapping, Sequence, ValuesView
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, RunState, check_losses
 from mmdistill_dense.networks.building import naming_weights
+from mmdistill_dense.networks.modes import attributes
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, copy_inherited
 from mmdistill_dense.networks.trace import Traced
@@ -107,10 +109,8 @@ class Distillation:
         processes. With a runner, ``DistillHook`` does both.
         """
         if self.extras:
-            raise ValueError(
-                'model.unlabelled and balance of distillers need DistillHook, and so a runner: leave them out in a '
-                'loop of your own, and set loss_weight in place of balance.'
-            )
+            told = 'model.unlabelled and balance of distillers need DistillHook, and so a runner'
+            raise ValueError(f'{told}: leave them out in a loop of your own, and set loss_weight.')
         self.enter_run(max_iters, seed, iteration)
 
     def enter_run(self, max_iters: int, seed: int = 0, iteration: int = 0) -> None:
@@ -123,15 +123,9 @@ class Distillation:
         """Copy nothing from teachers any more: the weights come from a file, or were copied already."""
         self.inherit = ()
 
-    @contextlib.contextmanager
-    def set_aside(self) -> Iterator[None]:
+    def set_aside(self) -> AbstractContextManager[None]:
         """Load no teacher and inherit nothing while the context is open: the student initialises itself alone."""
-        kept = self.teachers, self.inherit
-        self.teachers, self.inherit = {}, ()
-        try:
-            yield
-        finally:
-            self.teachers, self.inherit = kept
+        return attributes(self, teachers={}, inherit=())
 
     def recorder(self, student: nn.Module, active: Iterable[Distiller]) -> Recorder:
         """Return a recorder of what distillers read of the student."""
@@ -198,7 +192,7 @@ class Distilled(Network):
         self.distillation.inherit_nothing()  # a second call after training must not copy again
         for teacher in self.distillation.teachers.values():
             if not teacher.taps:
-                teacher.unload()
+                teacher.network = None  # the student only inherits from it
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distilled:
         before = next(self.parameters())

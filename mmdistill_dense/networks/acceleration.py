@@ -6,7 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.logging import print_log
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import read_options
 from mmdistill_dense.networks.building import move
-
-DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
+from mmdistill_dense.utils.validate import check_types
 
 
 @dataclass(frozen=True)
@@ -27,16 +26,13 @@ class Acceleration:
     channels_last: bool = False
     # ``'bfloat16'`` or ``'float16'`` runs convolutions and products in that type, the rest by autocast's rules (3e-2 of
     # the largest value in bfloat16); the taps are returned in the inputs' own. Defaults to the surrounding autocast.
-    dtype: str | None = None
+    dtype: Literal['bfloat16', 'float16'] | None = None
 
     @classmethod
     def parse(cls, option: Mapping[str, Any] | bool | None, key: str) -> Acceleration:
         """Read the options; ``None`` and ``False`` switch everything off."""
         found = read_options(cls, {} if option in (None, True, False) else option, f'{key}.accelerate')
-        if found.dtype not in (None, *DTYPES):
-            raise ValueError(f'{key}.accelerate.dtype must be {", ".join(DTYPES)} or None, got {found.dtype!r}.')
-        if not isinstance(found.channels_last, bool):
-            raise ValueError(f'{key}.accelerate.channels_last must be True or False, got {found.channels_last!r}.')
+        check_types(cls, vars(found), f'{key}.accelerate.')
         return found
 
     @property
@@ -51,12 +47,8 @@ class Acceleration:
         known = [getattr(torch.cpu, name, None) for name in ('_is_avx512_bf16_supported', '_is_amx_tile_supported')]
         units = [ask() for ask in known if ask is not None]  # torch knows the two kinds of x86
         if self.dtype == 'bfloat16' and on_cpu and units and not any(units):
-            print_log(
-                "accelerate.dtype='bfloat16': this CPU has no units for it and runs the teacher several times slower. "
-                'Leave it out here; it is for GPUs.',
-                'current',
-                logging.WARNING,
-            )
+            told = 'this CPU has no units for it and runs the teacher several times slower: leave it out here'
+            print_log(f"accelerate.dtype='bfloat16': {told}.", 'current', logging.WARNING)
         if self.channels_last:
             move(network, memory_format=torch.channels_last)
 
@@ -68,5 +60,5 @@ class Acceleration:
         if self.dtype is None:
             yield inputs
             return
-        with torch.autocast(inputs.device.type, DTYPES[self.dtype]):
+        with torch.autocast(inputs.device.type, getattr(torch, self.dtype)):
             yield inputs

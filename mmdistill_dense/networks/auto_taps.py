@@ -45,12 +45,9 @@ class Found:
 
 
 def discover(build: Callable[[], Network], size: tuple[int, int] | None, trains: bool = False) -> Found:
-    """Run one picture through a network and return its places.
+    """Run one picture, of the size of the training crop, through a network that ``build`` makes; return its places.
 
-    Args:
-        build: Returns the network, on the current default device; it is changed.
-        size: Height and width of the training crop; ``None`` means 512 x 512.
-        trains: Whether it will be trained: of a student the maps are told that training can change.
+    ``trains`` asks which maps training can change.
     """
     return read_pass(build, lambda passed: _Reader(passed, trains).found(), size, graph=True)
 

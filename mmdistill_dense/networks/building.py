@@ -40,15 +40,12 @@ def build_network(config: ModelConfig, pretrained: bool = True) -> Network:
         raise TypeError(explained(error, model, config.key, known, config.beside)) from error
     except KeyError as error:
         with MODELS.switch_scope_and_registry(config.scope) as registry:
-            raise KeyError(
-                explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
-            ) from error
+            told = explained_type(text_of(error), model, config.key, registry.module_dict, config.beside)
+        raise KeyError(told) from error
     if any(kind.__name__ == 'BaseMOTModel' for kind in type(network).__mro__):
         inside = f'its detector: set {config.key} to the model.detector of its config'
-        raise ValueError(
-            f'{config.key}: {type(network).__name__} sees videos, and distillation is for pictures. Use '
-            f'{inside if "detector" in config.model else "a detector of pictures with the same parts"}.'
-        )
+        way = inside if 'detector' in config.model else 'a detector of pictures with the same parts'
+        raise ValueError(f'{config.key}: {type(network).__name__} sees videos, not single pictures. Use {way}.')
     complete_heads(network)
     return network
 
@@ -102,10 +99,8 @@ def naming_weights(network: nn.Module, key: str) -> Iterator[None]:
         root = os.environ.get('MMDISTILL_WEIGHTS', 'weights')
         moved = f' MMDISTILL_WEIGHTS names the folder {root}.' if any(one.startswith(root) for one in named) else ''
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        raise kind(
-            f'{where}: {error}{moved} In mmseg, {key}.pretrained may have set it. To start without weights, set '
-            f'{key}.pretrained=False.'
-        ) from error
+        told = f'{where}: {error}{moved} In mmseg, {key}.pretrained may have set it'
+        raise kind(f'{told}. To start without weights, set {key}.pretrained=False.') from error
 
 
 def move(network: Module, **place: Any) -> Module:

@@ -30,10 +30,9 @@ def check_form(option: Any, key: str) -> None:
         isinstance(names, (list, tuple)) and all(isinstance(one, str) for one in names) for names in option.values()
     )
     if option != AUTO and not lists:
-        raise TypeError(
-            f"{key} must be 'auto', or a dict from the student's classes to lists of the teacher's, as in "
-            f"{{'car': ['car', 'truck'], 'forklift': []}}; got {option!r}."
-        )
+        example = "{'car': ['car', 'truck'], 'forklift': []}"
+        what = f"'auto', or a dict from the student's classes to lists of the teacher's, as in {example}"
+        raise TypeError(f'{key} must be {what}; got {option!r}.')
 
 
 def check_groups(key: str, pairs: ClassPairs, ranks: bool) -> None:
@@ -50,10 +49,8 @@ def check_complete(key: str, pairs: ClassPairs) -> None:
     """Refuse classes without a partner, for methods that have no way to leave them out."""
     left = [pairs.student[one] for one in pairs.unknown] or [pairs.teacher[one] for one in pairs.rest]
     if left:
-        raise ValueError(
-            f'{key} compares all classes at once, and {some(left)} have no partner on the other side '
-            f"({pairs.key}). Use type='LogitKD'."
-        )
+        told = f'{some(left)} have no partner on the other side ({pairs.key})'
+        raise ValueError(f"{key} compares all classes at once, and {told}. Use type='LogitKD'.")
 
 
 def check_names(key: str, names: Sequence[str] | None, count: int | None) -> None:
@@ -173,11 +170,6 @@ class ClassPairs:
         """The teacher's classes that no class of the student is."""
         shared = {one for group in self.groups for one in group.teacher}
         return tuple(one for one in range(len(self.teacher)) if one not in shared)
-
-    @property
-    def one_to_one(self) -> bool:
-        """Whether each group is one class on both sides."""
-        return all(len(group.student) == len(group.teacher) == 1 for group in self.groups)
 
     @property
     def same(self) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmdistill_dense.config.values import normalising
 from mmdistill_dense.utils.reproducible import fork_rng
-from mmdistill_dense.utils.validate import check_option, some
+from mmdistill_dense.utils.validate import Positive, check_types, some
 
 # The largest number in a preprocessor's mean and std, its unit, says which pixels it is for: above 58 for pixels from 0
 # to 255, at most 1 for pixels from 0 to 1. Pixels that were normalised before, or are from 0 to 1, are at most 5.
@@ -153,10 +153,9 @@ def make_renormaliser(
     mean_t, std_t, flip_t = normalisation(teacher)
     channels = max(map(len, (mean_s, std_s, mean_t, std_t)))
     if any(len(values) not in (1, channels) for values in (mean_s, std_s, mean_t, std_t)):
-        raise ValueError(
-            f"The student's data_preprocessor has mean={mean_s}, std={std_s} and that of {key} mean={mean_t}, "
-            f'std={std_t}: both see the same pictures, so give both the same number of channels.'
-        )
+        own = f'mean={mean_s}, std={std_s}'
+        told = f"The student's data_preprocessor has {own}; that of {key} mean={mean_t}, std={std_t}"
+        raise ValueError(f'{told}: both see the same pictures, so give both the same number of channels.')
     mean_s, std_s, mean_t, std_t = (values * (channels // len(values)) for values in (mean_s, std_s, mean_t, std_t))
     flip = flip_s != flip_t
     if flip and channels == 3:
@@ -209,34 +208,28 @@ _SHRUNK = 2 / 3
 class InputGrid:
     """The options ``scale`` and ``fit`` of a teacher."""
 
-    scale: float = 1.0  # pixels of the teacher for one of the student: 0.5 halves the sides
+    scale: Positive = 1.0  # pixels of the teacher for one of the student: 0.5 halves the sides
     # 'resize' to the nearest multiple of the divisor, or 'pad' right and below with the teacher's mean colour and bring
     # the maps back to the picture's extent
-    fit: str = 'resize'
+    fit: Literal['resize', 'pad'] = 'resize'
     divisor: int = 1  # what both sides of the teacher's picture are multiples of; 1 for any size
 
     @classmethod
     def parse(cls, option: Mapping[str, Any], key: str) -> InputGrid | None:
         """Return the grid of a teacher's option without its divisor, or None where neither option is set."""
-        scale, fit = option.get('scale', 1.0), option.get('fit', 'resize')
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)) or not 0 < scale < math.inf:
-            raise ValueError(
-                f'{key}.scale must be a number > 0, got {scale!r}: 0.5 shows the teacher half as many pixels a side.'
-            )
-        check_option(f'{key}.fit', fit, ('resize', 'pad'))
-        if fit == 'pad' and scale != 1:
-            raise ValueError(
-                f"{key}.fit='pad' keeps every pixel, so it does not go with {key}.scale={scale!r}: leave one out."
-            )
-        return None if scale == 1 and fit == 'resize' else cls(float(scale), fit)
+        given = {name: option[name] for name in ('scale', 'fit') if name in option}
+        check_types(cls, given, f'{key}.')
+        grid = cls(**given)
+        if grid.fit == 'pad' and grid.scale != 1:
+            told = f"{key}.fit='pad' keeps every pixel, so it does not go with {key}.scale={grid.scale!r}"
+            raise ValueError(f'{told}: leave one out.')
+        return None if grid == cls() else grid
 
     def whole(self, divisor: int, key: str) -> InputGrid:
         """Return the grid for a network whose pictures have sides that are multiples of ``divisor``."""
         if self.fit == 'pad' and divisor == 1:
-            raise ValueError(
-                f"{key}.fit='pad': nothing says to which multiple the pictures are padded. Set "
-                f'{key}.data_preprocessor=dict(size_divisor=32), or leave fit out: the network takes any size.'
-            )
+            way = f'set {key}.data_preprocessor=dict(size_divisor=32), or leave fit out'
+            raise ValueError(f"{key}.fit='pad': nothing says to which multiple the pictures are padded: {way}.")
         return replace(self, divisor=divisor)
 
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -246,10 +239,8 @@ class InputGrid:
             return F.pad(pictures, (0, width, 0, height))
         height, width = cells(pictures, self.divisor, self.scale)
         if height * width < _LEAST:
-            raise ValueError(
-                f'teacher.scale={self.scale} leaves {height} x {width} cells of {self.divisor} pixels of pictures of '
-                f'{tuple(pictures.shape[2:])}: use a larger scale, or larger pictures.'
-            )
+            left = f'{height} x {width} cells of {self.divisor} pixels of pictures of {tuple(pictures.shape[2:])}'
+            raise ValueError(f'teacher.scale={self.scale} leaves {left}: use a larger scale, or larger pictures.')
         return resized(pictures, (height * self.divisor, width * self.divisor))
 
     def restored(self, recorded: Mapping[str, Sequence[Tensor]], size: Sequence[int]) -> dict[str, list[Tensor]]:

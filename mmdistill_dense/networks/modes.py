@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ def run_as_trained(network: nn.Module, run: Callable[[], Result]) -> tuple[Resul
     """
     network.eval()  # not chained: mmseg's backbones return nothing from it
     try:
-        with in_training(followed(network)):
+        with attributes(*followed(network), training=True):
             return run(), True
     except Exception:  # in eval mode the pass gives a better message
         pass
@@ -63,21 +63,22 @@ def kept(modules: Iterable[nn.Module], buffers: Iterable[Tensor] = (), streams: 
 
 
 @contextmanager
-def in_training(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Put these modules, but no module inside them, into training mode while the context is open."""
-    modules = list(modules)
-    with kept(modules):
-        for module in modules:
-            module.training = True
+def attributes(*owners: Any, **values: Any) -> Iterator[None]:
+    """Give objects other values of attributes that they have while the context is open, such as ``training=True``."""
+    before = [(one, {name: getattr(one, name) for name in values}) for one in owners]
+    try:
+        for one in owners:
+            vars(one).update(values)  # not train(), which does more in backbones of mm*
         yield
+    finally:
+        for one, own in before:
+            vars(one).update(own)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a network into eval mode while the context is open; random numbers that are drawn do not count."""
-    with kept(model.modules(), streams=True):
-        for module in model.modules():
-            module.training = False
+    with attributes(*model.modules(), training=False), fork_rng():
         yield
 
 

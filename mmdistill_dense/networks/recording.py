@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from mmdistill_dense.networks.taps import DECODER, Tap, TapSite, head_of, resolve_tap, semantic_scores
@@ -28,15 +29,9 @@ def run_parts(
 
     A segmentor whose tapped ``decode_head`` needs more than features runs its ``encode_decode`` instead, as if no
     picture were padded. A detector with queries and a tap behind its neck runs whole, on the metadata of the
-    ``samples``. A network without ``extract_feat``, or a tap of the network itself (``''``), is called whole.
-
-    Args:
-        network: A network of mmseg or mmdet, or any other.
-        taps: What will be recorded.
-        inputs: The preprocessed batch.
-        rois: Run RoI heads on one made-up RoI, to learn shapes.
-        heads: As an earlier call returned them. Default: hooks find out which ``extract_feat`` does not call.
-        samples: Those of the batch. Default: made up, as if no picture were padded.
+    ``samples``, by default as if no picture were padded. A network without ``extract_feat``, or a tap of the network
+    itself (``''``), is called whole. ``rois`` runs RoI heads on one made-up RoI, to learn shapes. ``heads`` are those
+    that an earlier call returned; without, hooks find out which ``extract_feat`` does not call.
     """
     grid = getattr(network, 'input_grid', None)  # of a teacher that sees another size
     inputs = inputs if grid is None else grid(inputs)
@@ -44,7 +39,9 @@ def run_parts(
         network(inputs)
         return []
     if hasattr(network, DECODER) and any(tap.path.split('.')[0] not in _FEATURES for tap in taps):
-        run_queries(network, inputs, samples)
+        metas = [sample.metainfo for sample in samples] if samples else _unpadded(inputs)  # no labels
+        elements = [BaseDataElement(metainfo=meta) for meta in metas]
+        network.bbox_head(**_of_head(network.forward_transformer(network.extract_feat(inputs), elements)))
         return []
     paths = heads if heads is not None else [resolve_tap(network, tap, 'tap').path for tap in taps]
     tapped = {head.path: head for head in (head_of(network, path) for path in paths)}
@@ -55,9 +52,7 @@ def run_parts(
     noted = network.named_children() if heads is None or (whole and others) else ()
     with noting(noted, lambda name, _, output: outputs.update({name: output})):
         if whole:
-            size = inputs.shape[2:]
-            meta = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, padding_size=[0] * 4)
-            network.encode_decode(inputs, [meta] * len(inputs))
+            network.encode_decode(inputs, _unpadded(inputs))
             features = outputs.get('neck', outputs.get('backbone'))
         else:
             features = network.extract_feat(inputs)
@@ -99,10 +94,8 @@ def _run_head(head: Any, features: Any, rois: bool, masks: bool) -> None:
             head(features)
     except TypeError as error:
         otherwise = 'or compare RoI heads with the distiller RoIHeadKD' if roi_head else 'or a dense head'
-        raise ValueError(
-            f'{type(head).__name__} does not run on features alone ({error}): tap the backbone or the neck, '
-            f'{otherwise}.'
-        ) from error
+        told = f'{type(head).__name__} does not run on features alone ({error})'
+        raise ValueError(f'{told}: tap the backbone or the neck, {otherwise}.') from error
 
 
 def run_roi_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: int | None = None) -> dict[str, Tensor]:
@@ -129,15 +122,11 @@ def run_mask_head(head: Any, features: Sequence[Tensor], rois: Tensor, stage: in
 
 
 class Replay(list[Tensor]):
-    """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures.
-
-    Attributes:
-        names: What the queries are called.
-    """
+    """The queries of one call of a network's decoder, (B, M, ...) each, which answers others on the same pictures."""
 
     def __init__(self, network: nn.Module, kept: Mapping[str, Any]) -> None:
         self.network, self.kept = network, kept
-        self.names = tuple(name for name in _QUERIES if isinstance(kept.get(name), Tensor))
+        self.names = tuple(name for name in _QUERIES if isinstance(kept.get(name), Tensor))  # of the queries
         super().__init__(kept[name] for name in self.names)
 
     def answer(self, queries: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -149,25 +138,14 @@ class Replay(list[Tensor]):
         return network.bbox_head.forward(**_of_head(network.forward_decoder(**given)))
 
 
-def run_queries(network: Any, inputs: Tensor, samples: Samples | None) -> None:
-    """Run a detector with queries to the end of its head, on the metadata of the samples."""
-    kept = network.forward_transformer(network.extract_feat(inputs), metainfo_only(samples, inputs))
-    network.bbox_head(**_of_head(kept))
-
-
 def _of_head(kept: Mapping[str, Any]) -> dict[str, Any]:
     return {name: kept[name] for name in ('hidden_states', 'references') if name in kept}
 
 
-def metainfo_only(samples: Samples | None, inputs: Tensor) -> list[Any]:
-    """Return samples of the pictures without labels; without samples, those of whole pictures."""
-    from mmengine.structures import BaseDataElement
-
-    if samples:
-        return [BaseDataElement(metainfo=sample.metainfo) for sample in samples]
-    size = tuple(inputs.shape[2:])
-    meta = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
-    return [BaseDataElement(metainfo=meta) for _ in inputs]
+def _unpadded(inputs: Tensor) -> list[dict[str, Any]]:
+    """Return the metadata of pictures without padding."""
+    shapes = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape', 'batch_input_shape'), tuple(inputs.shape[2:]))
+    return [dict(shapes, padding_size=[0] * 4, scale_factor=(1.0, 1.0))] * len(inputs)
 
 
 class _LastTapReached(Exception):
@@ -181,14 +159,10 @@ class Recorder:
     record is a copy, but for the call that ends the pass. The network itself keeps the original tensor, because some
     networks rely on what their in-place operations have written.
 
-    Args:
-        network: The network. A path is resolved once, and again if wrappers or copies have replaced its module.
-        taps: What to record.
-        key: The config key to name in errors.
-        stop_after: End the forward pass after this many recorded calls; :meth:`recording` then ends its context without
-            an error. ``None`` runs to the end.
-        copies: Without copies, gradients of all that the network computes from a tap can be taken at the record.
-        methods: Methods of modules, e.g. ``bbox_head.get_targets``: ``(args, result)`` of each call are recorded.
+    A path is resolved once, and again if wrappers or copies have replaced its module. ``stop_after`` so many recorded
+    calls the pass ends, and :meth:`recording` its context, without an error. Without ``copies``, gradients of all that
+    the network computes from a tap can be taken at the record. Of ``methods`` of modules, e.g.
+    ``bbox_head.get_targets``, ``(args, result)`` of each call are recorded. ``key`` is named in errors.
     """
 
     def __init__(
@@ -224,7 +198,7 @@ class Recorder:
                 removals.append(self._hook(tap, site))
             for path in self.methods:
                 owner, _, name = path.rpartition('.')
-                note = partial(self._note_method, path)
+                note = partial(lambda noted, *call: noted.append(call), self.tensors[path])
                 removals.append(_hook_method(self.network.get_submodule(owner), name, after=note))
             yield self.tensors
         except _LastTapReached:
@@ -244,9 +218,6 @@ class Recorder:
             return site.module.register_forward_pre_hook(lambda _, args: record(args)).remove
         return site.module.register_forward_hook(lambda _, args, output: record(args, output)).remove
 
-    def _note_method(self, path: str, args: tuple[Any, ...], result: Any) -> None:
-        self.tensors[path].append((args, result))
-
     def check_complete(self) -> None:
         """Raise a ``ValueError`` for a tap never called; forget the record."""
         self.check_fired()
@@ -255,11 +226,10 @@ class Recorder:
     def check_fired(self) -> None:
         """Raise a ``ValueError`` for a tap whose module was never called."""
         for tap in (tap for tap in self.taps if not self.tensors.get(tap.text)):
-            raise ValueError(
-                f'{tap.key or self.key}={str(tap)!r} never fired in the forward pass of '
-                f'{type(self.network).__name__}: the module exists but is not called as a module. Tap a module inside '
-                'it.'
+            told = (
+                f'{tap.key or self.key}={str(tap)!r} never fired in the forward pass of {type(self.network).__name__}'
             )
+            raise ValueError(f'{told}: it exists but is not called as a module: tap a module inside it.')
 
     def _record(self, tap: Tap, site: TapSite, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text
@@ -308,10 +278,9 @@ def _hook_method(
 
 def _holds(network: nn.Module, site: TapSite) -> bool:
     """Tell whether a site of an earlier pass is still in the network."""
-    try:
+    with suppress(AttributeError):
         return network.get_submodule(site.path) is site.module
-    except AttributeError:
-        return False
+    return False
 
 
 @contextmanager
@@ -324,10 +293,8 @@ def replacing(network: nn.Module, tap: Tap, function: Callable[[int, Tensor], Te
         raise ValueError(f'{key}={tap.text!r}: an input cannot be replaced; tap the output of the module before it.')
     site = resolve_tap(network, tap, key)
     if site.reads_scores:
-        raise ValueError(
-            f'{key}={tap.text!r}: {type(site.module).__name__} makes its class scores out of several outputs, so they '
-            'cannot be replaced; tap a map inside it, or the backbone.'
-        )
+        told = f'{type(site.module).__name__} makes its class scores out of several outputs, so they cannot be replaced'
+        raise ValueError(f'{key}={tap.text!r}: {told}; tap a map inside it, or the backbone.')
     seen = 0
 
     def replace(tensor: Tensor) -> Tensor:

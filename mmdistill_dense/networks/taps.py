@@ -76,12 +76,19 @@ class Tap:
                 raise ValueError(f'tap {self.text!r}: the module was called with {len(args)} positional arguments.')
             value = args[self.argument]
         if isinstance(value, Mapping):
-            raise ValueError(
-                f'tap {self.text!r}: this is a dict ({", ".join(map(str, value))}), whose entries cannot be tapped: '
-                'tap the modules that make them.'
-            )
-        if self.index is not None:
-            value = self._pick_index(value)
+            held = ', '.join(map(str, value))
+            raise ValueError(f'tap {self.text!r}: this is a dict ({held}): tap the modules that make its entries.')
+        if self.index is not None and not (self.index == -1 and isinstance(value, Tensor)):
+            if not isinstance(value, (tuple, list)):
+                found = f'has an index, but the module gives a {type(value).__name__}, not a tuple'
+                raise ValueError(f'tap {self.text!r} {found}: write {self.path!r}.')
+            try:
+                value = value[self.index]
+            except IndexError:
+                found = (
+                    f'the output has {len(value)} entries; {self.path}[{len(value) - 1}] or {self.path}[-1] is the last'
+                )
+                raise ValueError(f'tap {self.text!r}: {found}.') from None
         tensors = flatten(value)
         if not tensors:
             raise ValueError(f'tap {self.text!r}: found a {type(value).__name__} without any tensor.')
@@ -93,22 +100,6 @@ class Tap:
         """Return the output of one call of the module with the tapped tensors replaced and the rest unchanged."""
         chosen = {id(tensor) for tensor in self.pick((), output)}
         return _map_tensors(output, lambda tensor: replace(tensor) if id(tensor) in chosen else tensor)
-
-    def _pick_index(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and self.index == -1:
-            return value
-        if not isinstance(value, (tuple, list)):
-            raise ValueError(
-                f'tap {self.text!r} has an index, but the module gives a {type(value).__name__}, not a tuple: write '
-                f'{self.path!r}.'
-            )
-        try:
-            return value[self.index]  # type: ignore[index]
-        except IndexError:
-            raise ValueError(
-                f'tap {self.text!r}: the output has {len(value)} entries; {self.path}[{len(value) - 1}] or '
-                f'{self.path}[-1] is the last.'
-            ) from None
 
 
 def flatten(value: Any) -> list[Tensor]:
@@ -136,13 +127,11 @@ def parse_taps(option: str, taps: TapOption) -> tuple[list[Tap], list[float]]:
         raise ValueError(f'{option} is empty: name at least one tap.')
     pairs = [(entry, 1.0) if isinstance(entry, str) else entry for entry in entries]
     for pair in pairs:
-        match pair:
-            case [str(), int() | float() as weight] if weight >= 0:
-                pass
-            case _:
-                raise ValueError(
-                    f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0), got the entry {pair!r}."
-                )
+        if not (isinstance(pair, (list, tuple)) and len(pair) == 2 and isinstance(pair[0], str)) or not (
+            isinstance(pair[1], (int, float)) and pair[1] >= 0
+        ):
+            told = f"{option} must be a tap or a list of taps and pairs ('tap', weight >= 0)"
+            raise ValueError(f'{told}, got the entry {pair!r}.')
     return [Tap.parse(tap) for tap, _ in pairs], [float(weight) for _, weight in pairs]
 
 
@@ -156,10 +145,8 @@ def check_auto(student: TapOption, teacher: TapOption | None, method: str, refus
     if auto and refusal:
         raise ValueError(f'{method} refuses student_tap={auto!r}: {refusal}.')
     if (auto and teacher is not None) or teacher in (AUTO, AUTO_LAST):
-        raise ValueError(
-            f"teacher_tap={teacher!r} with student_tap={student!r}: student_tap='auto' chooses the taps of the teacher "
-            'too, so leave teacher_tap out, or name the taps of both networks.'
-        )
+        told = "student_tap='auto' chooses the taps of the teacher too, so leave teacher_tap out"
+        raise ValueError(f'teacher_tap={teacher!r} with student_tap={student!r}: {told}, or name those of both.')
     return auto
 
 
@@ -253,10 +240,8 @@ def resolve_tap(network: nn.Module, tap: Tap, key: str) -> TapSite:
     key = tap.key or key
     if tap.path == DECODER:
         if not hasattr(network, DECODER):
-            raise ValueError(
-                f'{key}: {type(network).__name__} has no {DECODER}: this compares detectors with queries, such as '
-                'Conditional, DAB and Deformable DETR or DINO.'
-            )
+            told = 'this compares detectors with queries, such as Conditional, DAB and Deformable DETR or DINO'
+            raise ValueError(f'{key}: {type(network).__name__} has no {DECODER}: {told}.')
         return TapSite('decoder', network.get_submodule('decoder'), replays=True)
     path, module = tap.path, network
     head = getattr(network, HEAD, None)
@@ -274,11 +259,6 @@ def resolve_tap(network: nn.Module, tap: Tap, key: str) -> TapSite:
     if reads and kind.ends_in_conv_seg:
         return TapSite(f'{path}.conv_seg', module.get_submodule('conv_seg'), first_call=early)
     return TapSite(path, module, reads, early)
-
-
-def find_module(network: nn.Module, tap: Tap, key: str) -> nn.Module:
-    """Return the tapped module; see :func:`resolve_tap`."""
-    return resolve_tap(network, tap, key).module
 
 
 def check_student_input(network: nn.Module, tap: Tap, key: str) -> None:
@@ -333,10 +313,8 @@ def semantic_scores(head: nn.Module, output: Any, key: str) -> Tensor:
         parts = {part.dim(): part for part in map(_last, output) if isinstance(part, Tensor)}
         if set(parts) == {3, 4}:
             return mask_scores(parts[3], parts[4])
-    raise ValueError(
-        f'{key}: no map of class scores can be read out of what {type(head).__name__} returns. Compare maps instead, '
-        "e.g. by type='CWD' with student_tap='auto'."
-    )
+    told = f'{key}: no map of class scores can be read out of what {type(head).__name__} returns'
+    raise ValueError(f"{told}. Compare maps instead, e.g. by type='CWD' with student_tap='auto'.")
 
 
 def _last(value: Any) -> Any:

@@ -18,7 +18,7 @@ from mmdistill_dense.config.values import num_classes, with_one_more_class
 from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_names
 from mmdistill_dense.networks.inputs import Look
-from mmdistill_dense.networks.modes import followed, in_training
+from mmdistill_dense.networks.modes import attributes, followed
 from mmdistill_dense.networks.recording import Recorder, run_parts
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.trace import TeacherOption, Traced
@@ -101,9 +101,8 @@ class FrozenTeacher:
         before, checkpoint = self.receipt, None if random else self.option.checkpoint
         if checkpoint is None and not (random or self.option.allow_random):
             raise ValueError(
-                f'{self.key}.checkpoint is not set: distilling from random weights teaches nothing. Give a file, or '
-                f"'auto' for the weights published for {self.config.source or 'a zoo config'} (allow_random=True is "
-                'for tests).'
+                f'{self.key}.checkpoint is not set: random weights teach nothing. Give a file, or '
+                f"'auto' for the weights published for {self.config.source or 'a zoo config'} (or allow_random=True)."
             )
         # A runner may build under another default device; the weights come from files on the CPU.
         with torch.device('cpu'):
@@ -150,14 +149,9 @@ class FrozenTeacher:
     def class_pairs(self) -> ClassPairs | None:
         """Return ``pairs``, or ``None`` for a teacher of the student's classes."""
         if self.option.classes is not None and self.pairs is None:
-            raise RuntimeError(
-                f'{self.key}.classes is resolved at the start of a run; a loop of your own calls match_classes first.'
-            )
+            told = f'{self.key}.classes is resolved at the start of a run'
+            raise RuntimeError(f'{told}; a loop of your own calls match_classes first.')
         return self.pairs
-
-    def unload(self) -> None:
-        """Free the network, which training does not need where the student only inherits from the teacher."""
-        self.network = None
 
     def _load_weights(self, network: Network, checkpoint: str) -> None:
         key = f'{self.key}.checkpoint'
@@ -251,7 +245,7 @@ class FrozenTeacher:
             self._recorder = Recorder(self.network, plan.taps, f'{self.key} tap', plan.stop_after)
         seen = self.renormalised(inputs)
         with ExitStack() as stack:
-            stack.enter_context(in_training(self._followed))
+            stack.enter_context(attributes(*self._followed, training=True))
             prepared = stack.enter_context(acceleration.running(seen)) if acceleration.changes_pass else seen
             tensors = stack.enter_context(self._recorder.recording())
             run_parts(self.network, plan.taps, prepared, heads=plan.heads, samples=samples)
@@ -292,10 +286,8 @@ def parse_inherit(option: Sequence[Sequence[str]] | None) -> list[Inherit]:
         for entry in entries
     )
     if not valid:
-        raise TypeError(
-            "model.inherit must be a list of (student prefix, teacher prefix), e.g. [('neck', 'neck')]; with several "
-            f'teachers the third member names one. Got {option!r}.'
-        )
+        told = "model.inherit must be a list of (student prefix, teacher prefix), e.g. [('neck', 'neck')]"
+        raise TypeError(f'{told}; with several teachers the third member names one. Got {option!r}.')
     return [Inherit(*(part.rstrip('.') for part in entry)) for entry in entries]
 
 
@@ -305,10 +297,8 @@ def with_teacher_names(entries: Sequence[Inherit], teachers: Collection[str]) ->
     named = [replace(entry, teacher=only) if entry.teacher is None else entry for entry in entries]
     for entry in named:
         if entry.teacher not in teachers:
-            raise ValueError(
-                f'model.inherit={(entry.target, entry.source, entry.teacher)!r}: name one of the teachers '
-                f'{", ".join(teachers)} as the third member.'
-            )
+            given, known = (entry.target, entry.source, entry.teacher), ', '.join(teachers)
+            raise ValueError(f'model.inherit={given!r}: name one of the teachers {known} as the third member.')
     return named
 
 
@@ -323,10 +313,7 @@ def copy_inherited(student: nn.Module, entries: Sequence[Inherit], teachers: Map
     for entry in entries:
         teacher = teachers[str(entry.teacher)]
         if teacher.receipt is None or teacher.receipt.file is None:
-            raise ValueError(
-                f'model.inherit: {teacher.key} has no weights from a file to inherit (allow_random); '
-                f'give {teacher.key}.checkpoint.'
-            )
+            raise ValueError(f'model.inherit: {teacher.key} has no weights from a file: give {teacher.key}.checkpoint.')
         given = teacher.module('').state_dict()
         _copy(own, _below(given, entry.source), entry, teacher.key)
         part = entry.source.split('.')[0]
@@ -364,10 +351,8 @@ def _copy(own: Mapping[str, Tensor], given: dict[str, Tensor], entry: Inherit, k
     }
     if any(problems.values()):
         lines = '; '.join(f'{title}: {some(names)}' for title, names in problems.items() if names)
-        raise ValueError(
-            f'model.inherit={(entry.target, entry.source)!r}: the student and {key} differ here, so nothing can be '
-            f'copied. {lines}. Inherit a part that both networks share.'
-        )
+        told = f'the student and {key} differ here, so nothing can be copied. {lines}'
+        raise ValueError(f'model.inherit={(entry.target, entry.source)!r}: {told}. Inherit a part that both share.')
     with torch.no_grad():
         for name, value in held.items():
             value.copy_(given[name])

@@ -129,16 +129,12 @@ class Traced:
     features_alone: bool = False  # whether a teacher has neither class scores nor boxes
     renormalise: Callable[[Tensor], Tensor] | None = None  # from the student's normalised pixels; None: the same
 
-    def plan(
-        self,
-        required: Iterable[Collection[str] | None] = (),
-        renormalise: Callable[[Tensor], Tensor] | None = None,
-    ) -> Traced:
+    def plan(self, required: Iterable[Collection[str] | None] = ()) -> Traced:
         """Return how a teacher runs of whom distillers also require these children; ``None`` means all of them."""
         parts: Collection[str] | None = self.parts
         for names in required:
             parts = None if parts is None or names is None else {*parts, *names}
-        return replace(self, parts=parts, renormalise=renormalise)
+        return replace(self, parts=parts)
 
 
 class Output(NamedTuple):

@@ -84,9 +84,7 @@ class BackboneStudent(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MM_MODELS.build(_from_scratch(backbone))
         if getattr(self.backbone, 'norm_eval', False):
-            raise ValueError(
-                'model.student.backbone.norm_eval=True keeps batch statistics as they began: set it to False.'
-            )
+            raise ValueError('model.student.backbone.norm_eval=True keeps batch statistics as they began: set False.')
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the backbone's maps of one batch ``[B, 3, H, W]``."""

@@ -76,10 +76,8 @@ class SpatialAdaptor(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return ``[B, C, H, W]`` for a feature map ``[B, C_in, H, W]``."""
         if x.shape[1] != self.widths[0]:
-            raise ValueError(
-                f'the head takes {self.widths[0]} channels and the backbone gives {x.shape[1]}: set teacher.backbone '
-                'or teacher.head=dict(widths=[…]) as in the checkpoint.'
-            )
+            told = f'the head takes {self.widths[0]} channels and the backbone gives {x.shape[1]}'
+            raise ValueError(f'{told}: set teacher.backbone or teacher.head=dict(widths=[…]) as in the checkpoint.')
         return self.layers(x)
 
     def vector(self, pooled: Tensor) -> Tensor:

@@ -56,7 +56,10 @@ def read_teacher(
     if branch == 'online' and chosen.online is None:
         raise ValueError(f"branch='online': files of layout {name!r} hold one branch only; leave branch at 'momentum'.")
     state = _state(content, _find_top(content, chosen, branch))
-    _check_named(content, state, name, branch, where, head)
+    wanted = chosen.prefixes(branch)[: 1 + head]
+    if not all(any(key.startswith(prefix) for key in state) for prefix in wanted):
+        held = ' and '.join(f'{prefix}*' for prefix in wanted)
+        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {held}')
     return _split(state, name, branch, where, head, ignore)
 
 
@@ -125,15 +128,6 @@ def _matches(content: Mapping[str, Any]) -> list[str]:
         if present and not any(key.startswith(layout.forbids) for key in state if layout.forbids):
             found.append(name)
     return found
-
-
-def _check_named(
-    content: Mapping[str, Any], state: Mapping[str, Tensor], name: str, branch: str, where: str, head: bool
-) -> None:
-    wanted = LAYOUTS[name].prefixes(branch)[: 1 + head]
-    if not all(any(key.startswith(prefix) for key in state) for prefix in wanted):
-        held = ' and '.join(f'{prefix}*' for prefix in wanted)
-        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {held}')
 
 
 def _unfit(content: Mapping[str, Any], where: str, expected: str) -> ValueError:
@@ -249,14 +243,16 @@ class SSLTeacher(BaseModule):
         file = read_teacher(path, self.layout, self.branch, bool(self.widths), self.ignore, key)
         where = f'{key}={str(path)!r} (layout {file.layout!r})'
         if self.normalised_by_layout and self.preprocessor != _preprocessor(file.layout):
-            raise ValueError(
-                f'{where}: networks of this layout see their input normalised in their own way. Write '
-                f'layout={file.layout!r}, or give data_preprocessor.'
-            )
+            told = f'{where}: networks of this layout see their input normalised in their own way'
+            raise ValueError(f'{told}. Write layout={file.layout!r}, or give data_preprocessor.')
         load_strictly(self.backbone, file.backbone, None, where)
         self.source = f'layout {file.layout}'
         if self.widths:
-            self.head = self._adapted(file, where)
+            activation = LAYOUTS[file.layout].activation
+            self.head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
+            if self.head.widths != self.widths:
+                told = f'{where} has a head of widths {self.head.widths}, {self.widths} were expected'
+                raise ValueError(f'{told}: set teacher.head=dict(widths={self.head.widths}).')
             if not self.per_pixel:
                 check_invariance(self.head, where)
         given = len(file.backbone) + len(file.head)
@@ -265,16 +261,6 @@ class SSLTeacher(BaseModule):
         head = ' -> '.join(map(str, self.widths)) if self.widths else 'none'
         print_log(f'{where}: {used} tensors used, {ignored} ignored, head {head}', 'current')
         return used, ignored
-
-    def _adapted(self, file: TeacherFile, where: str) -> SpatialAdaptor:
-        activation = LAYOUTS[file.layout].activation
-        head = SpatialAdaptor.from_entries(file.head, activation, self.keep_last_bn, self.per_pixel)
-        if head.widths != self.widths:
-            raise ValueError(
-                f'{where} has a head of widths {head.widths}, {self.widths} were expected: set '
-                f'teacher.head=dict(widths={head.widths}).'
-            )
-        return head
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,9 @@ def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
             try:
                 results = step(results)
             except Exception as error:  # a transform may run any code
-                raise ValueError(
-                    f'{key}.pipeline: {type(step).__name__} fails on a picture without labels ({error!r}). Give '
-                    f'{key}.pipeline as a list without it and without what reads labels (LoadAnnotations, '
-                    'cat_max_ratio of a crop).'
-                ) from error
+                told = f'{key}.pipeline: {type(step).__name__} fails on a picture without labels ({error!r})'
+                way = f'Give {key}.pipeline as a list without it and without what reads labels (LoadAnnotations)'
+                raise ValueError(f'{told}. {way}.') from error
             if results is None:
                 break
 
@@ -152,9 +150,7 @@ class UnlabeledImages(BaseDataset):
             Defaults to True.
         **kwargs: Of mmengine's ``BaseDataset``: ``pipeline``, ``indices``, ``max_refetch``, ``lazy_init`` ...
 
-    Raises:
-        FileNotFoundError: For a folder or list that does not exist, or without a picture that can be used.
-        ValueError: For a list together with several folders.
+    A folder or list that does not exist, or without a picture that can be used, is a ``FileNotFoundError``.
     """
 
     def __init__(
@@ -211,7 +207,11 @@ class UnlabeledImages(BaseDataset):
         try:
             results = read(entry)
         except Exception as error:  # a decoder may raise anything
-            self._count_damaged(entry['img_path'], error)
+            self.damaged += 1
+            count, path = int(self.damaged), entry['img_path']
+            if str(count).strip('0') == '1':
+                told = f'{count} damaged files read so far, others taken instead; now {path}: {error!r}'
+                print_log(f'UnlabeledImages: {told}', 'current', logging.WARNING)
             return None
         for transform in rest:
             if results is None:
@@ -220,8 +220,9 @@ class UnlabeledImages(BaseDataset):
         return results
 
     def _below(self, folder: str) -> list[str]:
-        files = [path for path in _files(folder) if path.lower().endswith(self.extensions)]
-        return [os.path.join(folder, path) for path in sorted(files)]
+        """Return the files that are not hidden, in the order of their paths in the folder, with forward slashes."""
+        found = ((parent.relative_to(folder) / name).as_posix() for parent, names in walk(folder) for name in names)
+        return [os.path.join(folder, path) for path in sorted(found) if path.lower().endswith(self.extensions)]
 
     def _usable(self, paths: Sequence[str]) -> list[str]:
         dropped: dict[str, list[str]] = defaultdict(list)
@@ -242,17 +243,3 @@ class UnlabeledImages(BaseDataset):
         except Exception:
             return 'unreadable'
         return f'smaller than {self.min_size} pixels' if tiny else ''
-
-    def _count_damaged(self, path: str, error: Exception) -> None:
-        self.damaged += 1
-        count = int(self.damaged)
-        if str(count).strip('0') == '1':
-            message = f'UnlabeledImages: {count} damaged files read so far, others taken instead; now {path}: {error!r}'
-            print_log(message, 'current', logging.WARNING)
-
-
-def _files(folder: str) -> Iterator[str]:
-    """Yield the paths of the files that are not hidden, relative to ``folder``, with forward slashes."""
-    for parent, names in walk(folder):
-        start = parent.relative_to(folder)
-        yield from ((start / name).as_posix() for name in names)

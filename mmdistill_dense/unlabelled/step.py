@@ -6,9 +6,9 @@ import copy
 import inspect
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from mmengine.hooks import Hook
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from mmdistill_dense.config.unknown_keys import check_known
-from mmdistill_dense.distillers.base import Distiller, Losses, RunState
+from mmdistill_dense.distillers.base import Distiller, Losses
 from mmdistill_dense.distillers.schedule import check_point
 from mmdistill_dense.model.distill_model import (
     Distilled,
@@ -29,12 +29,13 @@ from mmdistill_dense.model.distill_model import (
     recording,
     run_teachers,
 )
+from mmdistill_dense.networks.modes import attributes
 from mmdistill_dense.networks.recording import run_parts
 from mmdistill_dense.registry import DISTILLERS, HOOKS, STEP_PLUGINS
 from mmdistill_dense.unlabelled.pictures import UnlabeledImages
 from mmdistill_dense.utils.reproducible import fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples, batch_augments
-from mmdistill_dense.utils.validate import check_count, check_option, is_number
+from mmdistill_dense.utils.validate import Positive, Whole, check_types
 
 KEY = 'model.unlabelled'
 _HIGH_RATIO = 8
@@ -60,25 +61,20 @@ class UnlabelledOption:
     """
 
     pictures: Mapping[str, Any]
-    ratio: float = 1
-    weight: float = 1
+    ratio: Positive = 1
+    weight: Positive = 1
     start: int | float = 0
-    bn: str = 'both'
+    bn: Literal['both', 'labelled'] = 'both'
     pipeline: Any = 'auto'
-    workers: int | None = None
+    workers: Whole | None = None
 
     def __post_init__(self) -> None:
         if not any(self.pictures.get(name) for name in ('data_root', 'data_prefix', 'ann_file')):
             raise ValueError(f"{KEY} names no pictures: set data_root, e.g. {KEY}=dict(data_root='data/more').")
-        for name, value in (('ratio', self.ratio), ('weight', self.weight)):
-            if not is_number(value) or value <= 0:
-                raise ValueError(f'{KEY}.{name} must be a number > 0, got {value!r}; to switch it off, remove {KEY}.')
+        check_types(type(self), vars(self), f'{KEY}.')
         check_point(f'{KEY}.start', self.start)
-        check_option(f'{KEY}.bn', self.bn, ('both', 'labelled'))
         if self.pipeline != 'auto' and not (isinstance(self.pipeline, (list, tuple)) and self.pipeline):
             raise ValueError(f"{KEY}.pipeline must be 'auto' or a list of transforms, got {self.pipeline!r}.")
-        if self.workers is not None:
-            check_count(f'{KEY}.workers', self.workers, 0)
 
     @classmethod
     def parse(cls, option: Mapping[str, Any]) -> UnlabelledOption:
@@ -113,17 +109,13 @@ class Unlabelled(StepPlugin):
     def attach(self, student: nn.Module, distillers: Mapping[str, Distiller], heads: Sequence[str]) -> None:
         """Decide which distillers compare the pictures without labels."""
         if not getattr(student, 'has_task', True):
-            raise ValueError(
-                f'{KEY}: {type(student).__name__} is pre-trained without labels already: put these pictures into '
-                'train_dataloader.dataset.'
-            )
+            told = f'{type(student).__name__} is pre-trained without labels already'
+            raise ValueError(f'{KEY}: {told}: put these pictures into train_dataloader.dataset.')
         takers = [name for name, one in distillers.items() if not one.needs_labels]
         if not takers:
             able = ', '.join(sorted(name for name, kind in DISTILLERS.module_dict.items() if not kind.needs_labels))
-            raise ValueError(
-                f'{KEY}: {_named(distillers)} needs labels, so no distiller can learn from pictures without them. '
-                f'Methods that can: {able}.'
-            )
+            told = f'{_named(distillers)} needs labels, so no distiller can learn from pictures without them'
+            raise ValueError(f'{KEY}: {told}. Methods that can: {able}.')
         rest = {name: one for name, one in distillers.items() if one.needs_labels}
         if rest:
             print_log(f'{KEY}: {_named(rest)} needs labels and sees the labelled pictures alone.', 'current')
@@ -189,12 +181,14 @@ class Unlabelled(StepPlugin):
         heads = [one for one in ran if any(f'{tap.path}.'.startswith(f'{one}.') for tap in taps)]
         with ExitStack() as stack:
             stack.enter_context(fork_rng())
-            stack.enter_context(_part(state))
+            stack.enter_context(attributes(state, part=PART))
             seed_everything(mix(state.seed, state.rank, state.iteration, _TAG))
             inputs, samples = prepared(model, self.batch)
             taught = run_teachers(takers, inputs, next(model.parameters()))
-            if self.option.bn == 'labelled':
-                stack.enter_context(_kept_statistics(model))
+            if self.option.bn == 'labelled':  # the batch's statistics normalise, as in training; the running ones stay
+                norms = [one for one in model.modules() if isinstance(one, _NormBase) and one.training]
+                norms = [one for one in norms if one.track_running_stats]
+                stack.enter_context(attributes(*norms, track_running_stats=False))
             with recording(model, takers) as student:
                 run_parts(model, taps, inputs, heads=heads)
             return distill_losses(takers, student, taught, samples)
@@ -276,27 +270,3 @@ def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]
 
 def _times(factor: float, terms: Losses, prefix: str = '') -> Losses:
     return {f'{prefix}{name}': factor * value if 'loss' in name else value for name, value in terms.items()}
-
-
-@contextmanager
-def _part(state: RunState) -> Iterator[None]:
-    state.part = PART
-    try:
-        yield
-    finally:
-        state.part = ''
-
-
-@contextmanager
-def _kept_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise with the statistics of the batch, as in training, but leave the running ones as they are."""
-    norms: Sequence[_NormBase] = [
-        one for one in model.modules() if isinstance(one, _NormBase) and one.training and one.track_running_stats
-    ]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True

@@ -66,10 +66,8 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     A file that is listed twice, also by a link, counts once.
     """
     if 'train_dataloader' not in config:
-        raise ValueError(
-            f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test: build the '
-            'runner with Runner.from_cfg(config).'
-        )
+        told = f'{KEY} needs the config of the run, whose loaders name the pictures of validation and test'
+        raise ValueError(f'{told}: build the runner with Runner.from_cfg(config).')
     dataset = UnlabeledImages(**option.pictures, pipeline=_READS_FIRST)
     listed = [dataset.get_data_info(number)['img_path'] for number in range(len(dataset))]
     first: dict[str, int] = {}
@@ -79,10 +77,8 @@ def open_pictures(option: UnlabelledOption, config: Mapping[str, Any], labelled:
     known = same_pictures(paths, _comparable(picture_paths(labelled), 'train_dataloader'))
     left = [number for number in first.values() if listed[number] not in known]
     if not left:
-        raise ValueError(
-            f'{KEY}: all {len(paths)} pictures are those of train_dataloader, which the distillers see already: name '
-            f'other pictures, or remove {KEY}.'
-        )
+        told = f'all {len(paths)} pictures are those of train_dataloader, which the distillers see already'
+        raise ValueError(f'{KEY}: {told}: name other pictures, or remove {KEY}.')
     if len(left) < len(listed):
         dataset.get_subset_(left)
     paths = [listed[number] for number in left]
@@ -197,7 +193,11 @@ class UnlabelledBatches:
         with fork_rng():
             if self._batches is None or self._batches.position != iteration:
                 self.close()
-                self._batches = self._from(iteration)
+                rank, world = get_rank(), get_world_size()
+                sampler = PassSampler(len(self.dataset), self.seed, rank, world, iteration * self.count)
+                options = dict(self._options, sampler=sampler, collate_fn=pseudo_collate)
+                loader: DataLoader = DataLoader(self.dataset, self.count, **options)
+                self._batches = SeededBatches(loader, mix(self.seed, _TAG), rank, start=iteration)
             return next(self._batches)
 
     def close(self) -> None:
@@ -205,14 +205,6 @@ class UnlabelledBatches:
         if self._batches is not None:
             self._batches.close()
         self._batches = None
-
-    def _from(self, iteration: int) -> SeededBatches:
-        rank, world = get_rank(), get_world_size()
-        sampler = PassSampler(len(self.dataset), self.seed, rank, world, iteration * self.count)
-        loader: DataLoader = DataLoader(
-            self.dataset, self.count, sampler=sampler, collate_fn=pseudo_collate, **self._options
-        )
-        return SeededBatches(loader, mix(self.seed, _TAG), rank, start=iteration)
 
 
 @HOOKS.register_module()

@@ -43,9 +43,8 @@ def check_writable(path: Path, key: str) -> None:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise ValueError(
-            f'{key}={str(path)!r} cannot be written: {error.strerror} ({place}). Give a file where you may write.'
-        ) from error
+        told = f'{key}={str(path)!r} cannot be written: {error.strerror} ({place})'
+        raise ValueError(f'{told}. Give a file where you may write.') from error
 
 
 def save_whole(content: Any, path: Path) -> None:
@@ -86,10 +85,8 @@ def list_text(names: Iterable[str], option: str) -> str:
     listed = list(names)
     for name in listed:
         if printable(name).strip().splitlines() != [name]:
-            raise ValueError(
-                f'{option}: the file name {name!r} begins or ends with a space, has a line break or is no UTF-8, so no '
-                'list of files can hold it: rename the file.'
-            )
+            why = 'begins or ends with a space, has a line break or is no UTF-8, so no list of files can hold it'
+            raise ValueError(f'{option}: the file name {name!r} {why}: rename the file.')
     return ''.join(f'{name}\n' for name in listed)
 
 

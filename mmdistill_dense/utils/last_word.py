@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dis
 import os
 import sys
 import time
+import traceback
 from functools import cache
 from itertools import dropwhile
 from pathlib import Path
@@ -15,7 +15,6 @@ from mmdistill_dense.utils.files import write_json
 from mmdistill_dense.utils.validate import text_of
 
 _PACKAGE = f'{Path(__file__).parents[1]}{os.sep}'
-_RAISE = dis.opmap['RAISE_VARARGS']
 # what others raise for a mistake of a config, by a part of their text
 _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
@@ -32,26 +31,15 @@ def known_mistake(error: BaseException) -> str:
     while one is not None:
         if told := next((told for part, told in _OF_OTHERS.items() if part in str(one)), ''):
             return told
-        trace = one.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        if trace is not None:
-            code = trace.tb_frame.f_code
-            if code.co_filename.startswith(_PACKAGE) and code.co_code[trace.tb_lasti] == _RAISE:
+        # of a reading process, whose error torch tells with its whole traceback, the last place is in that text
+        _, _, last = ''.join(traceback.format_exception(one, chain=False)).rpartition('  File "')
+        _, line, *rest = *last.splitlines(), '', ''
+        if last.startswith(_PACKAGE) and line.strip().startswith('raise '):
+            if ' in DataLoader worker process ' not in str(one):
                 return text_of(one)
-        if ' in DataLoader worker process ' in str(one) and (told := _of_worker(str(one))):
-            return told
+            return '\n'.join(dropwhile(lambda one: one.startswith(' '), rest)).partition(': ')[2].strip()
         one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
     return ''
-
-
-def _of_worker(text: str) -> str:
-    """Return the message of a ``raise`` of this package in the traceback that torch makes a worker's error of."""
-    _, _, last = text.rpartition('  File "')
-    _, line, *rest = *last.splitlines(), '', ''
-    if not last.startswith(_PACKAGE) or not line.strip().startswith('raise '):
-        return ''
-    return '\n'.join(dropwhile(lambda one: one.startswith(' '), rest)).partition(': ')[2].strip()
 
 
 def tell(mistake: str) -> None:

@@ -180,10 +180,8 @@ class _Indices:
             first = self.number
             yield from batches
             if self.number == first:
-                raise ValueError(
-                    'train_dataloader gives no batch: its sampler ends before one is full. Lower batch_size, or set '
-                    'drop_last=False.'
-                )
+                told = 'its sampler ends before one is full'
+                raise ValueError(f'train_dataloader gives no batch: {told}. Lower batch_size, or set drop_last=False.')
 
 
 class _Sent:

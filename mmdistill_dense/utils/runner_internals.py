@@ -22,19 +22,9 @@ def start_file(runner: Runner) -> str | None:
     return runner._load_from
 
 
-def name_start_file(runner: Runner, path: str | None) -> None:
-    """Set the file to load for a runner that has loaded nothing yet."""
-    runner._load_from = path
-
-
-def resume_from(runner: Runner, path: str) -> None:
-    """Make a runner that has loaded nothing yet resume from a file."""
-    runner._resume, runner._load_from = True, path
-
-
-def take_weights_from(runner: Runner, path: str | None) -> None:
-    """Make a runner load only the weights of a file, if one is given, although it may have loaded others."""
-    runner._resume, runner._load_from, runner._has_loaded = False, path, False
+def start_from(runner: Runner, path: str | None, resume: bool = True) -> None:
+    """Make a runner resume from a file, or load its weights alone, although it may have loaded others."""
+    runner._resume, runner._load_from, runner._has_loaded = resume, path, False
 
 
 def has_loaded(runner: Runner) -> bool:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import inspect
 import math
 import numbers
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-# Values of options that several methods have.
+# Values of options that several methods have; :func:`check_types` asks for the ranges of numbers too.
+Positive = Annotated[float, '> 0', lambda value: value > 0]
+NotNegative = Annotated[float, '>= 0', lambda value: value >= 0]
+OneOrMore = Annotated[float, '>= 1', lambda value: value >= 1]
+Share = Annotated[float, 'in [0, 1)', lambda value: 0 <= value < 1]
+Count = Annotated[int, '>= 1', lambda value: value >= 1]
+Whole = Annotated[int, '>= 0', lambda value: value >= 0]
 Align = Literal['auto', 'conv', 'none']
 Resize = Literal['student', 'teacher']
 Reduction = Literal['sum', 'mean']
@@ -51,9 +58,10 @@ def close_or_all(name: str, known: Iterable[str]) -> str:
 
 
 def check_types(kind: type, options: Mapping[str, Any], place: str = '') -> None:
-    """Raise a ``ValueError`` that names the option for a value of another type than a constructor is annotated with.
+    """Raise a ``ValueError`` for an option of another type, or out of the range, than a class is annotated with.
 
-    Numbers are finite, and ``True`` is none. Constructors of bases count too, types that are not in ``_KINDS`` do not.
+    Numbers are finite, and ``True`` is none. Constructors and classes of bases count too, types that are not in
+    ``_KINDS`` do not.
     """
     hints = _hints(kind)
     for name, value in options.items():
@@ -80,6 +88,9 @@ def _is_number(value: Any, kind: type) -> bool:
 def _is(value: Any, hint: Any) -> bool:
     if get_origin(hint) is Literal:
         return any(type(value) is type(one) and value == one for one in get_args(hint))
+    if get_origin(hint) is Annotated:
+        kind, _, within = get_args(hint)
+        return _is(value, kind) and within(value)
     outer = get_origin(hint) or hint
     members = get_args(hint)[:1] if outer is Sequence else ()
     fits = outer not in _KINDS or _KINDS[outer][1](value)
@@ -94,6 +105,8 @@ def _told(hint: Any) -> str:
     if get_origin(hint) is Literal:
         values = ', '.join(map(repr, get_args(hint)))
         return f'one of {values}' if len(get_args(hint)) > 1 else values
+    if get_origin(hint) is Annotated:
+        return f'{_told(get_args(hint)[0])} {get_args(hint)[1]}'
     if get_origin(hint) is Sequence:
         return f'a list, each member {" or ".join(map(_told, _members(get_args(hint)[0])))}'
     return _KINDS[get_origin(hint) or hint][0]
@@ -105,14 +118,13 @@ def _members(hint: Any) -> Sequence[Any]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Return the annotations of the constructors of a class; none of one that names types which its module lacks."""
+    """Return the annotations of a class and of its constructors; none where one names types which its module lacks."""
     hints: dict[str, Any] = {}
     for cls in reversed(kind.__mro__):
-        if '__init__' in vars(cls):
-            try:
-                hints |= get_type_hints(vars(cls)['__init__'])
-            except (NameError, TypeError):
-                continue
+        declares = '__signature__' in vars(cls)  # a distiller
+        for one in (*([cls] if declares else []), vars(cls).get('__init__', cls)):
+            with suppress(NameError, TypeError):  # the latter from constructors in C
+                hints |= inspect.get_annotations(one, eval_str=True)
     return hints
 
 
@@ -179,41 +191,34 @@ def is_number(value: Any) -> bool:
 def check_map(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` with the config key and the taps unless ``shape`` (without the batch) is (C, H, W)."""
     if len(shape) != 3:
-        raise ValueError(
-            f"{key}: {name} gives {tuple(shape)} (without the batch) and no map (C, H, W): tap e.g. 'backbone[-1]'."
-        )
+        found = f'{name} gives {tuple(shape)} (without the batch) and no map (C, H, W)'
+        raise ValueError(f"{key}: {found}: tap e.g. 'backbone[-1]'.")
 
 
 def check_positions(key: str, name: str, *shapes: Sequence[int], least: int = 2) -> None:
     """Raise a ``ValueError`` for a map (C, H, W) of fewer positions, for methods that compare positions."""
     for shape in shapes:
         if math.prod(shape[1:]) < least:
-            raise ValueError(
-                f'{key}: {name} has a map of {shape[1]} x {shape[2]}, and the method compares positions with each '
-                'other: tap a larger map.'
-            )
+            found = f'{name} has a map of {shape[1]} x {shape[2]}'
+            raise ValueError(f'{key}: {found}, and the method compares positions with each other: tap a larger map.')
 
 
 def check_directions(key: str, name: str, channels: int) -> None:
     """Raise a ``ValueError`` for maps of one channel, for methods that compare the directions of vectors."""
     if channels < 2:
-        raise ValueError(
-            f'{key}: {name} has maps of one channel, and the method compares directions of vectors: tap a map of more.'
-        )
+        found = f'{name} has maps of one channel, and the method compares directions of vectors'
+        raise ValueError(f'{key}: {found}: tap a map of more.')
 
 
 def check_scores(key: str, name: str, shape: Sequence[int]) -> None:
     """Raise a ``ValueError`` unless ``shape`` (without the batch) has the class scores in its first axis."""
     if len(shape) not in (1, 3):
-        raise ValueError(
-            f'{key}: {name} gives {tuple(shape)} (without the batch), and no class scores (K, H, W) or (K,): tap e.g. '
-            "'decode_head.conv_seg', or compare features, e.g. with type='FitNet'."
-        )
+        found = f'{name} gives {tuple(shape)} (without the batch), and no class scores (K, H, W) or (K,)'
+        way = "tap e.g. 'decode_head.conv_seg', or compare features, e.g. with type='FitNet'"
+        raise ValueError(f'{key}: {found}: {way}.')
 
 
 def check_classes(key: str, name: str, scores: int, way_out: str) -> None:
     """Raise a ``ValueError`` for a softmax over one score; ``way_out`` says what to set instead."""
     if scores < 2:
-        raise ValueError(
-            f'{key}: {name} has one class score at a place, of which a softmax is always 1: set {way_out}.'
-        )
+        raise ValueError(f'{key}: {name} has one class score, of which a softmax is always 1: set {way_out}.')

@@ -92,14 +92,9 @@ def _attribute(owner: Any, name: Any) -> Any:
     raise pickle.UnpicklingError('GLOBAL builtins.getattr')
 
 
-def _no_bytes(*_: Any) -> bytes:
-    """Stand in for ``bytes``, which pickles of protocol 2 call only for empty ones."""
-    return b''
-
-
 _STAND_INS: dict[str, Any] = {
     'argparse.Namespace': Namespace,
-    'builtins.bytes': _no_bytes,
+    'builtins.bytes': lambda *_: b'',  # pickles of protocol 2 call it for empty ones alone
     'builtins.getattr': _attribute,
     'builtins.slice': slice,
     'mmengine.config.config.ConfigDict': ConfigDict,
@@ -149,24 +144,21 @@ def _check_sums(file: str | Path | IO[bytes]) -> None:
                 if len({member.filename for member in members}) < len(members):
                     raise zipfile.BadZipFile('two members have one name')
                 for member in members:
-                    _check_sum(archive, member)
+                    # torch does not compress, and a small member could expand to any size
+                    if member.compress_type != zipfile.ZIP_STORED:
+                        raise zipfile.BadZipFile(f'{member.filename!r} is compressed')
+                    with archive.open(member) as content:
+                        while member.CRC and content.read(_PART):  # 0 after torch's set_crc32_options(False)
+                            pass
         opened.seek(place)
-
-
-def _check_sum(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    # torch does not compress, and a small member could expand to any size
-    if member.compress_type != zipfile.ZIP_STORED:
-        raise zipfile.BadZipFile(f'{member.filename!r} is compressed')
-    with archive.open(member) as content:
-        while member.CRC and content.read(_PART):  # CRC is 0 after torch.serialization.set_crc32_options(False)
-            pass
 
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
     """Make torch use the stand-ins, even where the real classes were allowed before."""
     before = torch.serialization.get_safe_globals()
-    kept = [one for one in before if _name_of(one) not in _STAND_INS]
+    names = (one[1] if isinstance(one, tuple) else f'{one.__module__}.{one.__qualname__}' for one in before)
+    kept = [one for one, name in zip(before, names, strict=True) if name not in _STAND_INS]
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals([*kept, *((value, name) for name, value in _STAND_INS.items())])
     try:
@@ -174,10 +166,6 @@ def _stand_ins() -> Iterator[None]:
     finally:
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(before)
-
-
-def _name_of(allowed: Any) -> str:
-    return allowed[1] if isinstance(allowed, tuple) else f'{allowed.__module__}.{allowed.__qualname__}'
 
 
 def _settled(value: Any, seen: dict[int, tuple[Any, Any]] | None = None) -> Any:

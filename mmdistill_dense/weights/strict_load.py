@@ -86,10 +86,8 @@ def local_file(checkpoint: str, config: str | None, key: str) -> Path:
     elif re.match(r'https?://', checkpoint):
         promised = promised_hash(checkpoint)
         if promised is None:
-            raise ValueError(
-                f'{key}={checkpoint!r}: this address has no hash to check the file with: add its SHA-256 '
-                '(…#sha256=<hexadecimal digits>), or give the path of a downloaded file.'
-            )
+            way = 'add its SHA-256 (…#sha256=<hexadecimal digits>), or give the path of a downloaded file'
+            raise ValueError(f'{key}={checkpoint!r}: this address has no hash to check the file with: {way}.')
         path = download(checkpoint, downloads(), key)
     else:
         path = Path(checkpoint).expanduser()
@@ -116,10 +114,8 @@ def promised_hash(address: str) -> str | None:
 def check_promise(path: Path, promised: str | None, key: str) -> None:
     """Raise a ``ValueError`` for a file that has another SHA-256 than one that was promised."""
     if promised and not sha256(path).startswith(promised):
-        raise ValueError(
-            f'{key}={str(path)!r}: the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}: '
-            'download the damaged file again, or rename it if you made it.'
-        )
+        found = f'the content has SHA-256 {sha256(path)[:8]}…, but its name promises {promised}'
+        raise ValueError(f'{key}={str(path)!r}: {found}: download it again, or rename it if you made it.')
 
 
 def download(url: str, folder: Path, key: str) -> Path:
@@ -147,10 +143,8 @@ def download(url: str, folder: Path, key: str) -> Path:
                 write_text(origin, address)
             hub.download_url_to_file(address, str(path), hash_prefix=promised)
         except (OSError, RuntimeError) as error:
-            raise OSError(
-                f'{key}: could not download {address} to {path} ({error}): download it elsewhere, and give the file or '
-                'put it there.'
-            ) from error
+            told = f'{key}: could not download {address} to {path} ({error})'
+            raise OSError(f'{told}: download it elsewhere, and give the file or put it there.') from error
     return path
 
 
@@ -210,8 +204,7 @@ class Receipt:
         tensors = f'{self.matched} of {self.total} tensors{left_out}'
         return f'{self.config} with the weights {self.file} (SHA-256 {self.sha256}), {tensors}'
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    as_dict = asdict
 
 
 def load_strictly(
@@ -367,10 +360,8 @@ def hub_file(address: str, key: str) -> Path:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, one, revision=revision))
         except LocalEntryNotFoundError as error:
-            raise OSError(
-                f'{what}: the hub does not answer (or HF_HUB_OFFLINE is set), and its cache lacks the file: give one '
-                'that you downloaded elsewhere.'
-            ) from error
+            told = 'the hub does not answer (or HF_HUB_OFFLINE is set), and its cache lacks the file'
+            raise OSError(f'{what}: {told}: give one that you downloaded elsewhere.') from error
         except Exception as error:  # its HTTP library has errors of its own
             said = str(error).strip().partition('\n')[0] or type(error).__name__
             raise OSError(f'{what}: the hub says: {said} Check names, revision and, if private, HF_TOKEN.') from error

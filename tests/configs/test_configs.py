@@ -144,7 +144,7 @@ def test_a_config_for_each_published_row(row: str) -> None:
     options = {key: value for key, value in distillers.afdcd.items() if key != 'type'}
     method = AfDCD(**options)
     assert (method.fd_weight, method.fd_reduction, method.ctr_weight) == (fd, 'sum', contrast)
-    assert method.contrast == dict(
+    assert method._contrast_of(0, 0) == dict(
         contrast='omni', negatives='other_groups', groups=16, temperature=0.07, pool_size=pool, patch_size=(4, 4)
     )
     assert (method.mask, method.projector) == (dict(type='random', ratio=0.75), 'plain')

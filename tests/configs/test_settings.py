@@ -56,7 +56,7 @@ def test_other_pairs_have_the_papers_weights_in_units_of_the_mean(data: str) -> 
     method = afdcd(options)
     elements = 2048 * math.ceil(height / 8) * math.ceil(width / 8)
     assert (method.fd_reduction, method.fd_weight) == ('mean', pytest.approx(fd * elements, rel=5e-3))
-    assert (method.ctr_weight, method.contrast['pool_size']) == (contrast, pool)
+    assert (method.ctr_weight, method.pool_size) == (contrast, pool)
 
 
 @pytest.mark.soak

@@ -52,9 +52,9 @@ def filled(*values):
     ((['a', 'b'], 'c'), {}, 'student_tap has 2 taps and teacher_tap 1'),
     ((None,), {}, r'student_tap must be a tap or a list of taps.*got the entry None'),
     (('a', 3), {}, r'teacher_tap must be a tap or a list of taps.*got the entry 3'),
-    (('a',), dict(loss_weight=-1), 'loss_weight must be a number >= 0, got -1'),
+    (('a',), dict(loss_weight=-1), 'loss_weight must be a finite number >= 0 or None, got -1'),
     (('a',), dict(schedule=dict(warm=3)), "schedule has no option 'warm'; known: warmup, ramp_down, stop_at"),
-    (('a',), dict(clip_max_norm=0), 'clip_max_norm must be > 0 or None, got 0'),
+    (('a',), dict(clip_max_norm=0), 'clip_max_norm must be a finite number > 0 or None, got 0'),
     (('a',), dict(schedule=dict(warmup=-3)), r'schedule\.warmup'),
 ])  # fmt: skip
 def test_wrong_options(arguments, options, words):

@@ -2,13 +2,14 @@
 
 import inspect
 import math
-from typing import Literal, get_origin
+from typing import Annotated, ClassVar, Literal, get_args, get_origin
 
 import pytest
 
-from mmdistill_dense.distillers import CWD, AfDCD, Distiller, FeatureMatch, MasKD
+from mmdistill_dense.config.unknown_keys import options_of
+from mmdistill_dense.distillers import CWD, MGD, AfDCD, Distiller, FeatureDistiller, FeatureMatch, MasKD
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import _hints, _members, check_types
+from mmdistill_dense.utils.validate import Positive, _hints, _members, check_types
 from tests import toys
 
 METHODS = {
@@ -18,15 +19,16 @@ WRONG = ('4', True, math.nan, math.inf, -math.inf, [1.0], dict(a=1), None)
 
 
 def options(kinds):
-    """Method, option and annotation of all options that take one of these types."""
+    """Method, option and types of all options that take one of these types, in a range or not."""
     for method, kind in METHODS.items():
-        for name, hint in _hints(kind).items():
-            if {get_origin(one) or one for one in _members(hint)} & kinds and name != 'return':
-                yield pytest.param(kind, name, _members(hint), id=f'{method}.{name}')
+        for name in inspect.signature(kind).parameters:
+            hints = [get_args(one)[0] if get_origin(one) is Annotated else one for one in _members(_hints(kind)[name])]
+            if {get_origin(one) or one for one in hints} & kinds:
+                yield pytest.param(kind, name, hints, id=f'{method}.{name}')
 
 
 def made(kind, **given):
-    taps = {name: 'neck' for name, one in inspect.signature(kind.__init__).parameters.items()
+    taps = {name: 'neck' for name, one in inspect.signature(kind).parameters.items()
             if name == 'student_tap' and one.default is one.empty}  # fmt: skip
     return kind(**{**taps, **given})
 
@@ -101,7 +103,9 @@ VALUES = [
     ('LD', dict(main_weight=0, valuable_weight=0, class_weight=0), f'main_weight, .* {NOT_ALL_0}, got 0, 0, 0'),
     ('LogitKD', dict(standardise=True, activation='sigmoid'), 'standardise needs class scores that compete'),
     ('RoIHeadKD', dict(standardise=True), 'standardise needs class scores that compete'),
-    ('MasKD', dict(eps=-1e-5), 'factor must be > 0 and eps >= 0'),
+    ('MasKD', dict(eps=-1e-5), 'eps must be a finite number >= 0, got -1e-05'),
+    ('FRS', dict(feature_weight=0, class_weight=0), f'feature_weight, class_weight {NOT_ALL_0}, got 0, 0'),
+    ('DIST', dict(align='conv'), "DIST has no option 'align'"),
     ('MasKD', dict(learn=dict(iterations=5)), "learn has no option 'iterations'"),
     ('PCD', dict(attention=dict(heads=8)), 'attention has no heads; its keys are num_heads'),
     ('PCD', dict(head=dict(bias='hidden')), "head.bias must be one of None, True, False, got 'hidden'"),
@@ -141,15 +145,17 @@ def test_all_methods_are_there_and_their_defaults_are_taken():
 
 
 @pytest.mark.parametrize(('make', 'words'), [
-    (lambda: CWD(temperature='4'), r"^temperature must be a finite number, got '4'\.$"),
+    (lambda: CWD(temperature='4'), r"^temperature must be a finite number > 0, got '4'\.$"),
+    (lambda: MasKD(student_mask_from=-1), r'^student_mask_from must be a whole number >= 0 or None, got -1\.$'),
+    (lambda: MGD(mask_ratio=1.0), r'^mask_ratio must be a (finite )?number in \[0, 1\), got 1\.0\.$'),
     (lambda: CWD('decode_head', schedule=5), r'^schedule must be a dict or None, got 5\.$'),
     (lambda: AfDCD(mask='random'), r"^mask must be a dict or None, got 'random'\.$"),
     (lambda: AfDCD(mask=dict(type='random', ratio='0.5')), r"^mask\.ratio must be a number in \[0, 1\), got '0\.5'"),
     (lambda: AfDCD(patch_size=('4', 4)), r'^patch_size must be a list, each member a whole number or None, got \('),
     (lambda: FeatureMatch(cosine=math.nan), r'^cosine must be a finite number, got nan\.$'),
-    (lambda: MasKD(learn=dict(dice_weight=math.inf)), r'^learn\.dice_weight must be a finite number, got inf\.$'),
+    (lambda: MasKD(learn=dict(dice_weight=math.inf)), r'^learn\.dice_weight must be a finite number >= 0, got inf\.$'),
     (lambda: MasKD(learn=dict(optimizer='Adam')), r"^learn\.optimizer must be a dict, got 'Adam'\.$"),
-    (lambda: CWD(clip_max_norm=math.nan), r'^clip_max_norm must be a finite number or None, got nan\.$'),
+    (lambda: CWD(clip_max_norm=math.nan), r'^clip_max_norm must be a finite number > 0 or None, got nan\.$'),
 ])  # fmt: skip
 def test_the_message_says_option_type_and_value(make, words):
     with pytest.raises(ValueError, match=words):
@@ -180,7 +186,9 @@ def test_names_of_distillers_that_are_none(name):
 
 
 def test_a_config_names_the_distiller_too():
-    with pytest.raises(ValueError, match=r"^model\.distillers\.kd: temperature must be a finite number, got '4'\.$"):
+    with pytest.raises(
+        ValueError, match=r"^model\.distillers\.kd: temperature must be a finite number > 0, got '4'\.$"
+    ):
         toys.build(toys.model_config(toys.seg_net('fcn'), distillers=dict(kd=dict(type='LogitKD', temperature='4'))))
 
 
@@ -192,6 +200,28 @@ def test_pictures_without_labels_that_nothing_packs(tmp_path):
 
 
 @pytest.mark.parametrize('kind', METHODS.values(), ids=list(METHODS))
-def test_help_shows_the_options_of_the_constructor(kind):
+def test_help_shows_the_options_that_a_config_may_hold(kind):
     shown = list(inspect.signature(kind).parameters)
-    assert ['self', *shown] == list(inspect.signature(kind.__init__).parameters) and shown[0] != 'args'
+    assert shown == options_of(kind) and {'loss_weight', 'schedule'} <= {*shown}
+    assert not {'args', 'taps', 'options', 'kwargs'} & {*shown}
+
+
+def test_an_option_is_declared_with_its_default_and_checked():
+    class Own(FeatureDistiller):
+        student_tap = 'neck'
+        power: Positive = 2.0
+        words: ClassVar[str] = 'of no option'
+
+    class Louder(Own):
+        power = 3.0
+        fixed = ('align',)
+
+    assert (Own().power, Louder().power, Louder(power=4).power) == (2, 3, 4)
+    assert str(Louder().student_taps[0]) == 'neck' and str(Louder('backbone').student_taps[0]) == 'backbone'
+    assert inspect.signature(Louder).parameters['power'].default == 3
+    assert {*options_of(Own)} - {*options_of(Louder)} == {'align'} and 'words' not in options_of(Own)
+    with pytest.raises(ValueError, match='power must be a finite number > 0, got 0'):
+        Louder(power=0)
+    for wrong in (dict(align='conv'), dict(pwoer=3), dict(words='more')):
+        with pytest.raises(TypeError, match='Louder has no option .*known: student_tap, .*power'):
+            Louder(**wrong)

@@ -70,7 +70,7 @@ def test_a_run_with_a_file_resumes_bit_for_bit_and_keeps_the_receipt(tmp_path):
 
 
 def test_loading_says_what_is_wrong():
-    with pytest.raises(ValueError, match=r'model.teacher.checkpoint is not set: distilling from random weights'):
+    with pytest.raises(ValueError, match=r'model.teacher.checkpoint is not set: random weights'):
         model_of(option(allow_random=False), type='FitNet')
     wrong = from_file('dinov2')
     wrong['model'] = files.tiny('dinov2_reg')

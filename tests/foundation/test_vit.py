@@ -217,5 +217,5 @@ def test_it_returns_the_maps_that_were_asked_for():
     first, last = backbone.eval()(files.picture(32, 48))
     assert first.shape == last.shape == (1, 48, 2, 3) and not torch.equal(first, last)
     for blocks in ((2,), (), (-3, 0)):
-        with pytest.raises(ValueError, match=r'out_blocks must hold blocks of 0 to 1, or -1 for the last'):
+        with pytest.raises(ValueError, match=r'out_blocks must hold blocks of 0 to 1, or -1, got'):
             VisionTransformer(MODEL, out_blocks=blocks)

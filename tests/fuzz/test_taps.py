@@ -9,7 +9,7 @@ from hypothesis import example, given
 from torch import nn
 
 from mmdistill_dense.networks.recording import Recorder
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.taps import Tap, resolve_tap
 from tests.fuzz.mutations import few, many
 
 # What the syntax is made of, in any order, and what looks like it.
@@ -73,7 +73,7 @@ def _brackets(index: int | slice | None) -> str:
 def _is_found_or_not(tap: Tap) -> None:
     network = Net()
     try:
-        module = find_module(network, tap, 'student_tap')
+        module = resolve_tap(network, tap, 'student_tap').module
     except KeyError as error:
         head = tap.path.split('.')[0].endswith('_head')  # of a network without one
         assert 'student_tap=' in str(error)

@@ -279,7 +279,7 @@ def test_without_distillers_it_is_ignored():
     ('data/more', 'model.unlabelled must be a dict'),
     (dict(ratio=1), 'model.unlabelled names no pictures: set data_root'),
     (dict(FOLDER, ratoi=1), "no option 'ratoi'.*Did you mean 'ratio'"),
-    (dict(FOLDER, ratio=0), 'model.unlabelled.ratio must be a number > 0, got 0'),
+    (dict(FOLDER, ratio=0), 'model.unlabelled.ratio must be a finite number > 0, got 0'),
     (dict(FOLDER, weight=-1), 'model.unlabelled.weight must be'),
     (dict(FOLDER, start=1.5), 'model.unlabelled.start must be'),
     (dict(FOLDER, bn='none'), "model.unlabelled.bn must be one of 'both', 'labelled'"),

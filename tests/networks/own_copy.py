@@ -13,7 +13,7 @@ from mmdistill_dense.apps.check.tap_list import own_copy_gaps
 from mmdistill_dense.config.resolve import ModelConfig, load_model
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.recording import run_parts
-from mmdistill_dense.networks.taps import Tap, check_student_input, find_module
+from mmdistill_dense.networks.taps import Tap, check_student_input, resolve_tap
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.zoo.narrow import narrow
@@ -61,7 +61,7 @@ def taps(network: nn.Module, inputs: torch.Tensor) -> Iterator[Tap]:
         for text in (path, f'{path}:input'):
             tap = Tap.parse(text)
             with suppress(ValueError):
-                find_module(network, tap, 'tap')
+                resolve_tap(network, tap, 'tap')
                 check_student_input(network, tap, 'tap')
                 for args, output in calls:
                     tap.pick(args, output)

@@ -57,7 +57,7 @@ def test_options_alone_and_together(options: dict) -> None:
     (dict(fold=True), "model.teacher.accelerate has no option 'fold'; known: channels_last, dtype"),
     (dict(fold_bn=True), 'accelerate.fold_bn has left: leave it out'),
     ('all', 'model.teacher.accelerate must be a dict of channels_last, dtype'),
-    (dict(dtype='float8'), "accelerate.dtype must be bfloat16, float16 or None, got 'float8'"),
+    (dict(dtype='float8'), "accelerate.dtype must be one of 'bfloat16', 'float16' or None, got 'float8'"),
     (dict(channels_last='yes'), "accelerate.channels_last must be True or False, got 'yes'"),
 ])  # fmt: skip
 def test_wrong_options(option: object, message: str) -> None:

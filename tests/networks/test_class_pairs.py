@@ -84,7 +84,7 @@ def test_a_permutation_is_that_of_the_teacher_bit_for_bit():
     torch.manual_seed(3)
     z, t = torch.randn(2, 3, 5, 5), torch.randn(2, 3, 5, 5)
     pairs = ClassPairs.of('auto', 'abc', 'cab')
-    assert pairs.one_to_one and not pairs.unknown and not pairs.rest and pairs.mass(t) is None
+    assert not pairs.unknown and not pairs.rest and pairs.mass(t) is None
     permuted = t[:, [1, 2, 0]]
     for merge, loss in ((pairs.softmax, softmax_divergence), (pairs.sigmoid, sigmoid_divergence)):
         assert torch.equal(loss(*merge(z, t)), loss(z, permuted))

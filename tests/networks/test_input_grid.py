@@ -74,8 +74,8 @@ def test_padding_is_the_mean_colour_and_tensors_that_are_no_maps_stay():
 
 
 @pytest.mark.parametrize(('changes', 'match'), [
-    (dict(scale=0), r'model.teacher.scale must be a number > 0, got 0'),
-    (dict(scale=True), r'model.teacher.scale must be a number > 0, got True'),
+    (dict(scale=0), r'model.teacher.scale must be a finite number > 0, got 0'),
+    (dict(scale=True), r'model.teacher.scale must be a finite number > 0, got True'),
     (dict(fit='crop'), r"model.teacher.fit must be one of 'resize', 'pad', got 'crop'"),
     (dict(fit='pad', scale=0.5), r"fit='pad' keeps every pixel, so it does not go with model.teacher.scale=0.5"),
     (dict(scale=0.01), r'teacher.scale=0.01 leaves 1 x 1 cells of 14 pixels'),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdistill_dense.networks.modes import _CHANGES, in_training, run_as_trained, train_without_noise
+from mmdistill_dense.networks.modes import _CHANGES, attributes, run_as_trained, train_without_noise
 
 
 class Scales(nn.Module):
@@ -82,7 +82,7 @@ def test_the_result_is_that_of_training_or_else_of_eval_mode_and_nothing_is_left
 def test_modes_are_set_for_the_modules_alone():
     inner = nn.Sequential(nn.Dropout(), Scales())
     outer = nn.Sequential(inner, Scales()).eval()
-    with pytest.raises(KeyError), in_training([inner]):
+    with pytest.raises(KeyError), attributes(inner, training=True):
         assert inner.training and not inner[0].training and not inner[1].training and not outer.training
         raise KeyError
     assert not inner.training

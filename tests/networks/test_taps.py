@@ -6,7 +6,7 @@ from mmseg.models.decode_heads import FCNHead
 from torch import nn
 
 from mmdistill_dense.networks.recording import Recorder, replacing, run_parts
-from mmdistill_dense.networks.taps import Tap, find_module
+from mmdistill_dense.networks.taps import Tap, resolve_tap
 from tests import toys
 
 
@@ -149,7 +149,7 @@ def test_what_ends_the_pass_is_not_copied():
     ('stages[7]', ["student_tap: tap 'stages[7]'", 'has 3 entries; stages[2] or stages[-1] is the last']),
     ('head[0]', ["'head[0]'", 'a Tensor, not a tuple']),
     ('stages:input[1]', ['called with 1 positional argument']),
-    ('mix', ["'mix'", 'a dict (', 'whose entries cannot be tapped: tap the modules that make them']),
+    ('mix', ["'mix'", 'a dict (', 'tap the modules that make its entries']),
     ('mix[-1]', ["'mix[-1]'", 'a dict (']),
     ('stages[5:]', ['without any tensor']),
 ])  # fmt: skip
@@ -162,13 +162,13 @@ def test_wrong_picks_are_explained(tap, words):
 def test_unknown_path_names_close_ones_and_the_level():
     network = toys.build_plain(toys.seg_net())
     with pytest.raises(KeyError) as error:
-        find_module(network, Tap.parse('backbone.layer5'), 'student_tap')
+        resolve_tap(network, Tap.parse('backbone.layer5'), 'student_tap')
     message = str(error.value)
     assert "student_tap='backbone.layer5'" in message and 'EncoderDecoder' in message
     assert 'Close names: backbone.layer' in message
     assert 'Modules in backbone: stem, maxpool, layer1, layer2, layer3, layer4' in message
     with pytest.raises(KeyError, match='Modules in EncoderDecoder: data_preprocessor, backbone, decode_head'):
-        find_module(network, Tap.parse('neck'), 'student_tap')
+        resolve_tap(network, Tap.parse('neck'), 'student_tap')
 
 
 def test_a_module_that_is_not_called_is_refused():
@@ -180,7 +180,7 @@ def test_a_module_that_is_not_called_is_refused():
 def test_decode_head_means_its_logits(kind):
     network = toys.build_plain(toys.seg_net(kind)).eval()
     for name in ('decode_head', 'auxiliary_head'):
-        assert find_module(network, Tap.parse(name), 'k') is getattr(network, name).conv_seg
+        assert resolve_tap(network, Tap.parse(name), 'k').module is getattr(network, name).conv_seg
     inputs = torch.randn(1, 3, 64, 64)
     logits = record(network, 'decode_head', inputs=inputs)['decode_head']
     assert torch.equal(logits[0], network(inputs))

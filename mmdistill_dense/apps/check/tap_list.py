@@ -34,7 +34,7 @@ from mmdistill_dense.networks.building import move
 from mmdistill_dense.networks.inputs import InputGrid
 from mmdistill_dense.networks.modes import train_without_noise
 from mmdistill_dense.networks.recording import Recorder, noting, run_parts
-from mmdistill_dense.networks.taps import HEAD, Tap, find_module, flatten, heads_of, resolve_tap
+from mmdistill_dense.networks.taps import HEAD, Tap, flatten, heads_of, resolve_tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import DEFAULT_SIZE, SINGLE, Pass, TeacherOption, read_pass, trace_pair
 from mmdistill_dense.utils.process import quiet
@@ -110,12 +110,12 @@ class Watch:
             frozen = self.teachers[str(distiller.teacher_name)].network
             assert frozen is not None, 'a checked teacher is loaded'
             for s_tap, t_tap in zip(distiller.student_taps, distiller.teacher_taps, strict=True):
-                kind = type(find_module(self.model, s_tap, 'tap')).__name__
+                kind = type(resolve_tap(self.model, s_tap, 'tap').module).__name__
                 if distiller.teacher_gives:
                     shape = student[str(s_tap)][0]
                     yield TapRow(name, str(s_tap), kind, shape, distiller.teacher_gives, '', shape)
                     continue
-                of_teacher = type(find_module(frozen, t_tap, 'tap')).__name__
+                of_teacher = type(resolve_tap(frozen, t_tap, 'tap').module).__name__
                 for s, t in zip_longest(student[str(s_tap)], teacher[str(t_tap)], fillvalue=list[int]()):
                     aligned = None
                     if isinstance(distiller, FeatureDistiller):

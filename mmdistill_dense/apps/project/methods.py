@@ -14,7 +14,7 @@ from mmdistill_dense.apps.recipes.compose import best, methods, option_files
 from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.distillers.fragments import AUTO, put_all, resolved
-from mmdistill_dense.networks.taps import find_module
+from mmdistill_dense.networks.taps import resolve_tap
 from mmdistill_dense.registry import DISTILLERS
 
 DEFAULTS = {'seg': 'pcd', 'det': 'fgd'}  # docs/results.md
@@ -91,7 +91,7 @@ def shipped(method: str, student: Side, teacher: Side) -> tuple[dict[str, Any], 
             missing = [part for part in parts if not hasattr(side.network, part)]
             for tap in taps:
                 try:
-                    find_module(side.network, tap, 'tap')
+                    resolve_tap(side.network, tap, 'tap')
                 except KeyError:
                     missing.insert(0, str(tap.path))
             if missing:

@@ -40,7 +40,7 @@ from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
 from mmdistill_dense.utils.files import owned, read_progress, save_whole, write_json
-from mmdistill_dense.utils.runner_internals import take_weights_from
+from mmdistill_dense.utils.runner_internals import start_from
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
 
@@ -240,7 +240,7 @@ def _train(run: Run, config: Config, progress: Progress, sets: Mapping[str, Any]
     last = latest_checkpoint(run.folder)
     assert last is not None, 'a checkpoint is saved at the end'
     progress.tell(True, phase='testing')
-    take_weights_from(runner, str(last))  # with EMA, only the file holds the averaged ones
+    start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
     metrics = _scores(runner, sets)
     facts['data'] = data_facts(runner) if is_main_process() else {}
     return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}

@@ -29,7 +29,7 @@ from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.utils.distributed import mean_over_ranks, unwrap
 from mmdistill_dense.utils.reproducible import SeededBatches, fork_rng, mix, seed_everything
 from mmdistill_dense.utils.runner_internals import Network, Samples
-from mmdistill_dense.utils.validate import check_count, check_types
+from mmdistill_dense.utils.validate import Count, NotNegative, check_types
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -143,37 +143,30 @@ class LearnOptions:
         log_interval: Iterations between two log lines; for each, the teacher also runs once without masks.
     """
 
-    max_iters: int = 2000
+    max_iters: Count = 2000
     optimizer: Mapping[str, Any] = field(default_factory=lambda: {'type': 'Adam', 'lr': 0.01, 'weight_decay': 1e-3})
     schedule: Literal['cosine', 'poly'] = 'cosine'
     eta_min: float | None = None
     power: float | None = None
     clip_grad: Mapping[str, Any] | None = None
-    dice_weight: float = 1.0
-    save_interval: int = 500
-    log_interval: int = 50
+    dice_weight: NotNegative = 1.0
+    save_interval: Count = 500
+    log_interval: Count = 50
 
     @classmethod
     def parse(cls, options: Mapping[str, Any]) -> LearnOptions:
         """Check the dict that a config holds."""
         learn = read_options(cls, plain(options), 'learn')
         check_types(cls, options, 'learn.')
-        learn._check()
-        return learn
-
-    def _check(self) -> None:
-        for name in ('max_iters', 'save_interval', 'log_interval'):
-            check_count(f'learn.{name}', getattr(self, name), 1)
-        if self.power is not None and self.schedule != 'poly':
+        if learn.power is not None and learn.schedule != 'poly':
             raise ValueError("learn.power has an effect only with learn.schedule='poly'; set that or leave power out.")
-        if not {'type', 'lr'} <= set(self.optimizer):
-            raise ValueError(f"learn.optimizer must be dict(type='Adam', lr=…, …), got {self.optimizer!r}.")
-        self.build_optimizer([torch.zeros(1, requires_grad=True)])  # fails now, not hours later
-        clip = self.clip_grad
+        if not {'type', 'lr'} <= set(learn.optimizer):
+            raise ValueError(f"learn.optimizer must be dict(type='Adam', lr=…, …), got {learn.optimizer!r}.")
+        learn.build_optimizer([torch.zeros(1, requires_grad=True)])  # fails now, not hours later
+        clip = learn.clip_grad
         if clip is not None and not {'max_norm'} <= set(clip) <= {'max_norm', 'norm_type'}:
             raise ValueError(f'learn.clip_grad must be None or dict(max_norm=…, norm_type=2), got {clip!r}.')
-        if self.dice_weight < 0:
-            raise ValueError(f'learn.dice_weight must be >= 0, got {self.dice_weight!r}.')
+        return learn
 
     def build_optimizer(self, parameters: list[Tensor]) -> torch.optim.Optimizer:
         """Build the optimizer."""
@@ -220,13 +213,7 @@ class TokenStepLog:
 
 
 class TokenLearner:
-    """The values, their optimizer and the progress of the learning.
-
-    Args:
-        task: What is learned.
-        seed: Seed of the initial values.
-        device: Device of the teacher.
-    """
+    """The values, which begin at a seed on the teacher's device, their optimizer and the progress of the learning."""
 
     def __init__(self, task: TokenTask, seed: int, device: torch.device) -> None:
         self.task = task
@@ -253,11 +240,7 @@ class TokenLearner:
         for parameter, mean in zip(parameters, means, strict=True):
             parameter.grad = mean.view_as(parameter)
         task, *levels = scalars.tolist()
-        step = TokenStepLog(rate, task, levels)
-        self._advance(step, bool(flat.isfinite().all()))
-        return step
-
-    def _advance(self, step: TokenStepLog, finite: bool) -> None:
+        step, finite = TokenStepLog(rate, task, levels), bool(flat.isfinite().all())
         self.skipped = 0 if finite else self.skipped + 1
         if self.skipped >= PATIENCE:
             raise RuntimeError(
@@ -265,10 +248,11 @@ class TokenLearner:
                 f'{self.iteration} ({self._where(step)}). Lower learn.optimizer.lr or set learn.clip_grad.'
             )
         if finite:
-            if self.task.options.clip_grad is not None:
-                torch.nn.utils.clip_grad_norm_(self.values.values(), **self.task.options.clip_grad)
+            if options.clip_grad is not None:
+                torch.nn.utils.clip_grad_norm_(parameters, **options.clip_grad)
             self.optimizer.step()
         self.iteration += 1
+        return step
 
     def _where(self, step: TokenStepLog) -> str:
         bad = {int(name.split('.')[0]) for name, v in self.values.items() if not v.grad.isfinite().all()}  # type: ignore[union-attr]
@@ -317,10 +301,9 @@ def learn_tokens(
     """
     network: Any = task.teacher.network
     if not hasattr(network, 'loss'):
-        raise ValueError(
-            f'distillers.{task.name}: tokens are learned through the training loss of {task.teacher.key}, but '
-            f'{type(network).__name__} has none; set tokens to a file of learned ones.'
-        )
+        told = f'tokens are learned through the training loss of {task.teacher.key}, but'
+        way = 'set tokens to a file of learned ones'
+        raise ValueError(f'distillers.{task.name}: {told} {type(network).__name__} has none; {way}.')
     _check_classes(task, runner)
     learner = _begin(task, runner, partial)
     seed, first, whole = learner.origin['seed'], learner.iteration, task.options.max_iters

@@ -1,15 +1,12 @@
 """MasKD: masked distillation with receptive tokens."""
 
-from typing import Any
-
 from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller, TokenModule
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import check_count
+from mmdistill_dense.utils.validate import NotNegative, Positive, Whole
 
 
 @DISTILLERS.register_module()
@@ -29,26 +26,10 @@ class MasKD(TokenDistiller):
     [docs/methods/maskd.md](../methods/maskd.md).
     """
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck',
-        teacher_tap: TapOption | None = None,
-        *,
-        weight_mask: bool = True,
-        student_mask_from: int | None = None,
-        factor: float = 1.0,
-        eps: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
-        if factor <= 0 or eps < 0:
-            raise ValueError(f'factor must be > 0 and eps >= 0, got {factor} and {eps}.')
-        if student_mask_from is not None:
-            check_count('student_mask_from', student_mask_from, 0)
-        self.weight_mask = weight_mask
-        self.student_mask_from = student_mask_from
-        self.factor = factor
-        self.eps = eps
+    weight_mask: bool = True
+    student_mask_from: Whole | None = None
+    factor: Positive = 1.0
+    eps: NotNegative = 0.0
 
     def token_module(self, channels: int) -> TokenModule:
         return TokenModule(self.num_tokens, channels, weight_mask=self.weight_mask)

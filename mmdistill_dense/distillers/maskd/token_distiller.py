@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -36,7 +36,7 @@ from mmdistill_dense.distillers.maskd.token_files import (
 )
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import Align, Resize, check_count
+from mmdistill_dense.utils.validate import Count
 from mmdistill_dense.weights.strict_load import local_file, read_checkpoint
 
 if TYPE_CHECKING:
@@ -48,14 +48,7 @@ FOLDER = 'maskd_tokens'
 
 
 class TokenStore:
-    """The token files of one distiller, and the fingerprints that identify their teacher.
-
-    Args:
-        distiller: A distiller after :meth:`setup`.
-        teacher: Its loaded teacher.
-        work_dir: Folder of the run.
-        dataset: Config of the training set.
-    """
+    """The token files of one distiller in a run, and the fingerprints that identify their loaded teacher."""
 
     def __init__(self, distiller: TokenDistiller, teacher: FrozenTeacher, work_dir: str | Path, dataset: Any) -> None:
         self.distiller = distiller
@@ -107,9 +100,8 @@ class TokenStore:
         path = local_file(given, None, key)
         values, meta = read_tokens(path, self.distiller.name)
         if meta.get('unfinished'):
-            raise ValueError(
-                f'{key}={given!r} is unfinished: remove tokens and run again in the same work_dir to finish it.'
-            )
+            way = 'remove tokens and run again in the same work_dir to finish it'
+            raise ValueError(f'{key}={given!r} is unfinished: {way}.')
         theirs = meta.get('teacher') if isinstance(meta.get('teacher'), str) else None
         if theirs is None:
             logger.warning(f'{key}={given!r} does not name the teacher it was learned on, so this was not checked.')
@@ -125,8 +117,9 @@ class TokenStore:
         return fit_tokens(read_tokens(path, self.distiller.name)[0], self.distiller.token_shapes(), repr(str(path)))
 
     def save_partial(self, learner: TokenLearner) -> None:
-        """Write the state of unfinished learning."""
-        write_tokens(self.partial, learner.values, self.meta, learner=learner.state_dict())
+        """Write the state of unfinished learning; the main process does."""
+        if is_main_process():
+            write_tokens(self.partial, learner.values, self.meta, learner=learner.state_dict())
 
     def finish(self, values: TokenTensors) -> dict[str, Any]:
         """Write the learned tokens and remove the unfinished file."""
@@ -179,28 +172,16 @@ class TokenDistiller(FeatureDistiller):
     needs_scores: ClassVar[bool] = True  # tokens are learned through the teacher's loss
     gate: ClassVar[Gate] = staticmethod(token_gate)
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck',
-        teacher_tap: TapOption | None = None,
-        *,
-        num_tokens: int = 6,
-        share_tokens: bool = False,
-        align: Align = 'conv',
-        resize: Resize | None = 'student',
-        tokens: str | None = None,
-        allow_other_teacher: bool = False,
-        learn: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, align=align, resize=resize, **kwargs)
-        check_count('num_tokens', num_tokens, 1)
-        self.num_tokens = num_tokens
-        self.share_tokens = share_tokens
-        self.tokens = tokens
-        self.allow_other_teacher = allow_other_teacher
+    student_tap, align, resize = 'neck', 'conv', 'student'
+    num_tokens: Count = 6
+    share_tokens: bool = False
+    tokens: str | None = None
+    allow_other_teacher: bool = False
+
+    def __init__(self, *taps: TapOption | None, learn: Mapping[str, Any] | None = None, **options: Any) -> None:
+        super().__init__(*taps, **options)
         self.learn = LearnOptions.parse(learn or {})
-        self.teacher_parts = None if tokens is None else ()  # learning runs the whole teacher
+        self.teacher_parts = None if self.tokens is None else ()  # learning runs the whole teacher
         self.gated_taps: list[GatedTap] = []
         self.mask_modules = nn.ModuleList()
         # 0 without tokens, else their teacher's fingerprint as a number (1 if that is unknown)
@@ -221,7 +202,11 @@ class TokenDistiller(FeatureDistiller):
             first += count
         if self.share_tokens:
             del self.gated_taps[1:]
-            self._check_shared(counts)
+            channels = [level.teacher[0] for level in self.levels]
+            if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
+                found = f'{", ".join(map(str, self.teacher_taps))} have {counts} levels of {channels} channels'
+                told = f'{self.key}.share_tokens=True needs the same levels and channels in each tap'
+                raise ValueError(f'{told}; {found}.')
         for level in self.levels[: self.gated_taps[-1].first + self.gated_taps[-1].count]:
             self.mask_modules.append(self.token_module(level.teacher[0]))
         for level in self.levels:
@@ -232,14 +217,6 @@ class TokenDistiller(FeatureDistiller):
                     'current',
                     logging.WARNING,
                 )
-
-    def _check_shared(self, counts: Sequence[int]) -> None:
-        channels = [level.teacher[0] for level in self.levels]
-        if len(set(counts)) > 1 or channels != channels[: counts[0]] * len(counts):
-            raise ValueError(
-                f'{self.key}.share_tokens=True needs the same levels and channels in each tap; '
-                f'{", ".join(map(str, self.teacher_taps))} have {counts} levels of {channels} channels.'
-            )
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Load or learn the tokens; all processes of a run call it together before the first iteration.
@@ -254,8 +231,7 @@ class TokenDistiller(FeatureDistiller):
             return
         if found['kind'] == 'learn':
             task = TokenTask(self.name, teacher, self.gated_taps, self.token_shapes(), self.learn)
-            save = places.save_partial if is_main_process() else lambda learner: None
-            values = learn_tokens(task, runner, found['partial'], save)
+            values = learn_tokens(task, runner, found['partial'], places.save_partial)
             found = broadcast_from_rank0(lambda: places.finish(values))
         self.load_tokens(found['values'], places.teacher)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdistill_dense.losses import Branch
 from mmdistill_dense.networks.taps import Tap
@@ -39,14 +39,16 @@ def teacher_fingerprint(teacher: FrozenTeacher, taps: Iterable[Tap]) -> str:
     It covers the class, the normalisation of pixels, the taps, and the weights of the children up to the last tapped
     one. The heads after it are left out: they may differ between two runs that share tokens.
     """
-    taps = list(taps)
-    model = teacher.config.model
+    taps, model, network = list(taps), teacher.config.model, teacher.module('')
     preprocessor = model.get('data_preprocessor') or {}
+    names, tapped = [name for name, _ in network.named_children()], {tap.path.split('.')[0] for tap in taps}
+    behind = set() if '' in tapped else set(names[1 + max(map(names.index, tapped)) :])
+    weights = {name: one for name, one in network.state_dict().items() if name.split('.')[0] not in behind}
     parts = {
         'type': model.get('type'),
         'normalisation': {name: preprocessor.get(name) for name in _NORMALISATION},
         'taps': [str(tap) for tap in taps],
-        'weights': _hash_tensors(_children_up_to(teacher.module(''), taps)),
+        'weights': _hash_tensors(weights),
     }
     return digest(parts)
 
@@ -95,14 +97,6 @@ def _portable(value: Any, root: str = '') -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     return getattr(value, '__qualname__', type(value).__qualname__)
-
-
-def _children_up_to(network: nn.Module, taps: Iterable[Tap]) -> dict[str, Tensor]:
-    names = [name for name, _ in network.named_children()]
-    tapped = {tap.path.split('.')[0] for tap in taps}
-    last = len(names) if '' in tapped else 1 + max(names.index(name) for name in tapped)
-    behind = set(names[last:])
-    return {name: value for name, value in network.state_dict().items() if name.split('.')[0] not in behind}
 
 
 def _hash_tensors(tensors: Mapping[str, Tensor]) -> str:

@@ -141,18 +141,13 @@ LEAST_TRAINING = 3 * LEAST_PICTURES
 STEPS = 4  # the queue holds the keys of at most so many steps
 
 
-def check_queue_size(size: int | str, keys_per_image: int) -> int:
+def rows_of_memory(size: int | str, keys_per_image: int) -> int:
     """Return the rows of memory that the options ask for."""
-    if isinstance(size, str) and size != AUTO_SIZE:
-        raise ValueError(f"queue_size must be a whole number >= 1 or 'auto', got {size!r}.")
     if size != AUTO_SIZE:
-        check_count('queue_size', size, 1)
         return int(size)
     if keys_per_image != 1:
-        raise ValueError(
-            f"queue_size='auto' chooses keys_per_image too, but keys_per_image={keys_per_image} is given: leave it out "
-            'or name queue_size as well.'
-        )
+        told = f"queue_size='auto' chooses keys_per_image too, but keys_per_image={keys_per_image} is given"
+        raise ValueError(f'{told}: leave it out or name queue_size as well.')
     return ROWS
 
 
@@ -167,10 +162,8 @@ def choose_size(images: int, per_step: int, key: str) -> tuple[int, int]:
         rows     = min(1024, keys * pictures)
     """
     if images < LEAST_TRAINING:
-        raise ValueError(
-            f"{key}.queue_size='auto' needs {LEAST_TRAINING} training pictures or more, found {images}: use more, or "
-            "another method, e.g. type='CWD'."
-        )
+        told = f"{key}.queue_size='auto' needs {LEAST_TRAINING} training pictures or more, found {images}"
+        raise ValueError(f"{told}: use more, or another method, e.g. type='CWD'.")
     pictures = min(images // 3, STEPS * per_step)
     keys = min(max(ROWS // pictures, FEWEST_KEYS), MOST_KEYS)
     return min(ROWS, keys * pictures), keys
@@ -243,10 +236,8 @@ class PixelAttention(nn.Module):
         super().__init__()
         if num_heads < 1 or channels % num_heads:
             divisors = [n for n in range(1, min(channels, 64) + 1) if channels % n == 0]
-            raise ValueError(
-                f'attention.num_heads={num_heads} does not divide the {channels} channels of the tapped map; '
-                f'choose one of {divisors}.'
-            )
+            told = f'attention.num_heads={num_heads} does not divide the {channels} channels of the tapped map'
+            raise ValueError(f'{told}; choose one of {divisors}.')
         self.num_heads = num_heads
         self.norm = nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -276,9 +267,8 @@ def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
     check_option('head.bias', checked['bias'], (None, True, False) if linear else (None, True, False, 'hidden'))
     for name in ('hidden', 'layers'):
         if linear and checked[name] != HEAD[name]:
-            raise ValueError(
-                f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {name}={checked[name]} with 'linear'."
-            )
+            found = f"{name}={checked[name]} with 'linear'"
+            raise ValueError(f"head.{name} needs type='mlp', 'mlp2' or 'mlp4', got {found}.")
         if checked[name] is not None:
             check_count(f'head.{name}', checked[name], 1)
     return checked
@@ -287,10 +277,8 @@ def check_head(head: Mapping[str, Any]) -> dict[str, Any]:
 def check_no_head(key: str, taps: str, student: int, teacher: int) -> None:
     """Refuse maps of different channels for ``head=None``."""
     if student != teacher:
-        raise ValueError(
-            f'{key}: {taps} has {student} student and {teacher} teacher channels; '
-            "head=None needs equal numbers, use head=dict(type='linear')."
-        )
+        found = f'{taps} has {student} student and {teacher} teacher channels'
+        raise ValueError(f"{key}: {found}; head=None needs equal numbers, use head=dict(type='linear').")
 
 
 def check_keys(name: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,9 +318,8 @@ def view_pairs(pairing: str | None, views: int, key: str) -> list[tuple[int, int
     """Return the pairs (student's view, teacher's view) to compare."""
     pairing = pairing or ('cross' if views == 2 else 'same')
     if pairing == 'cross' and views != 2:
-        raise ValueError(
-            f"{key}.view_pairing='cross' needs two views, the step has {views}; use 'same', or data with MultiView."
-        )
+        told = f"{key}.view_pairing='cross' needs two views, the step has {views}"
+        raise ValueError(f"{told}; use 'same', or data with MultiView.")
     return [(0, 1), (1, 0)] if pairing == 'cross' else [(view, view) for view in range(views)]
 
 

@@ -23,12 +23,12 @@ from mmdistill_dense.distillers.pcd.parts import (
     check_head,
     check_keys,
     check_no_head,
-    check_queue_size,
     choose_size,
     inside_images,
     note_of_rise,
     random_pixels,
     read_counts,
+    rows_of_memory,
     take_pixels,
     view_pairs,
     views_of,
@@ -39,13 +39,7 @@ from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import world_size
 from mmdistill_dense.utils.runner_internals import Samples
-from mmdistill_dense.utils.validate import (
-    Resize,
-    check_count,
-    check_directions,
-    check_map,
-    check_positive,
-)
+from mmdistill_dense.utils.validate import Count, Positive, Resize, Whole, check_count, check_directions, check_map
 
 if TYPE_CHECKING:
     from mmengine.runner import Runner
@@ -73,45 +67,33 @@ class PCD(Distiller):
 
     no_auto: ClassVar[str] = ''
 
+    student_tap = 'backbone[-1]'
+    temperature: Positive = 0.2
+    queue_init: Literal['empty', 'random'] = 'empty'
+    enqueue: Literal['pooled', 'pixels'] = 'pooled'
+    keys_per_image: Count = 1
+    head: Mapping[str, Any] | None = HEAD
+    view_pairing: Literal['cross', 'same'] | None = None
+    resize: Resize = 'teacher'
+    num_pixels: Count | None = 1024
+    vectors: bool = False
+    monitor_interval: Whole = 50
+
     def __init__(
         self,
-        student_tap: TapOption = 'backbone[-1]',
-        teacher_tap: TapOption | None = None,
-        *,
-        temperature: float = 0.2,
-        queue_size: int | Literal['auto'] = 1024,
-        queue_init: Literal['empty', 'random'] = 'empty',
-        enqueue: Literal['pooled', 'pixels'] = 'pooled',
-        keys_per_image: int = 1,
-        head: Mapping[str, Any] | None = HEAD,
+        *taps: TapOption | None,
+        queue_size: Count | Literal['auto'] = 1024,
         attention: Mapping[str, Any] | None = None,
-        view_pairing: Literal['cross', 'same'] | None = None,
-        resize: Resize = 'teacher',
-        num_pixels: int | None = 1024,
-        vectors: bool = False,
         center: bool = False,
-        monitor_interval: int = 50,
-        **kwargs: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(student_tap, teacher_tap, **kwargs)
-        check_positive('temperature', temperature)
-        counts = {'keys_per_image': keys_per_image, 'monitor_interval': monitor_interval}
-        for name, value in {**counts, 'num_pixels': 1 if num_pixels is None else num_pixels}.items():
-            check_count(name, value, 0 if name == 'monitor_interval' else 1)
-        self.head = None if head is None else check_head(head)
+        super().__init__(*taps, **options)
+        self.head = None if self.head is None else check_head(self.head)
         self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
         check_count('attention.num_heads', (self.attend or {}).get('num_heads', 1), 1)
-        self.temperature = temperature
-        self.queue_size = check_queue_size(queue_size, keys_per_image)
-        self.queue_init = queue_init
-        self.enqueue = 'pixels' if queue_size == AUTO_SIZE else enqueue
-        self.keys_per_image = keys_per_image
-        self.view_pairing = view_pairing
-        self.resize = resize
-        self.num_pixels = num_pixels
-        self.vectors = vectors
+        self.queue_size = rows_of_memory(queue_size, self.keys_per_image)
+        self.enqueue = 'pixels' if queue_size == AUTO_SIZE else self.enqueue
         self.centered = center
-        self.monitor_interval = monitor_interval
         self.weights: list[float] = []
         self.traced: dict[str, list[tuple[str, int]]] = {}  # taps and how many maps each gives
         self.chosen_size: Tensor | None  # rows and keys of 'auto', 0 until prepare(); a resumed run keeps them
@@ -124,7 +106,11 @@ class PCD(Distiller):
         parts: dict[str, list[nn.Module]] = {}
         for weight, taps, s_shapes, t_shapes in self.paired_shapes(student, teacher):
             for s, t in zip(s_shapes, t_shapes, strict=True):
-                self._check_shapes(s, t, taps)
+                check_map(self.key, taps, s[1:])
+                check_map(self.key, taps, t[1:])
+                check_directions(self.key, taps, t[1])
+                if self.head is None:
+                    check_no_head(self.key, taps, s[1], t[1])
                 try:
                     built = self._build_level(s[1], t[1])
                 except ValueError as error:
@@ -136,13 +122,6 @@ class PCD(Distiller):
         self.traced['teacher'] = [(str(tap), len(teacher[str(tap)])) for tap in self.teacher_taps]
         for name, found in parts.items():
             self.add_module(name, found[0] if len(found) == 1 else nn.ModuleList(found))
-
-    def _check_shapes(self, student: torch.Size, teacher: torch.Size, taps: str) -> None:
-        check_map(self.key, taps, student[1:])
-        check_map(self.key, taps, teacher[1:])
-        check_directions(self.key, taps, teacher[1])
-        if self.head is None:
-            check_no_head(self.key, taps, student[1], teacher[1])
 
     def _build_level(self, channels: int, out: int) -> dict[str, nn.Module]:
         parts: dict[str, nn.Module] = {'queue': NegativeQueue(self.queue_size, out, self.queue_init)}

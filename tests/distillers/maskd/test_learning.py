@@ -56,7 +56,7 @@ def test_poly_rate():
     (dict(clip_grad=35), ValueError, r'learn\.clip_grad must be a dict or None, got 35'),
     (dict(clip_grad=dict(norm=3)), ValueError, r'learn\.clip_grad'),
     (dict(dice_weight=-1), ValueError, r'learn\.dice_weight'),
-    (dict(dice_weight='a'), ValueError, r"learn\.dice_weight must be a finite number, got 'a'"),
+    (dict(dice_weight='a'), ValueError, r"learn\.dice_weight must be a finite number >= 0, got 'a'"),
     (5, TypeError, 'learn must be a dict of .*, got 5'),
 ])  # fmt: skip
 def test_refused(option, kind, words):

@@ -102,7 +102,7 @@ def test_what_the_methods_of_a_segmentor_get(seg: CheckReport) -> None:
     assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == found['freekd'].learn.schedule == 'poly'
     assert found['pcd'].chosen_size is not None and found['pcd'].num_pixels == 512
     assert found['afdcd'].fd_reduction == 'mean'
-    each = [found['afdcd']._contrast_of(level) for level in found['afdcd'].levels]
+    each = [found['afdcd']._options_of(level) for level in found['afdcd'].levels]
     assert {(one['pool_size'], one['groups']) for one in each} == {(0, 16)}
 
 

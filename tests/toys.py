@@ -78,9 +78,9 @@ def _trace_pairs_once() -> None:
         return network
 
     def trace(student: nn.Module, taps: Any, teachers: Mapping[str, Any], size: Any) -> Any:
-        made_of, scope = getattr(student, 'made_of', None), DefaultScope.get_current_instance().scope_name
+        made_of, scope = getattr(student, 'made_of', None), DefaultScope.get_current_instance()
         sides = [(name, option, [*map(str, own)]) for name, (option, own) in teachers.items()]
-        key = repr((made_of, [*map(str, taps)], sides, size, scope))
+        key = repr((made_of, [*map(str, taps)], sides, size, scope and scope.scope_name))
         if made_of is None or key not in found:
             found[key] = plain(student, taps, teachers, size)
         return copy.deepcopy(found[key])

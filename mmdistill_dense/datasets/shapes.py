@@ -88,7 +88,7 @@ def paint(
         cv2.fillPoly(inside, [np.round((outline - (x1, y1)) * 16).astype(np.int32)], 1, shift=4)
         pattern = _pattern(rng, TEXTURES[texture], inside.shape, period)
         base, step = (rng.uniform(*ends, 3).astype(np.float32) for ends in ((60, 195), (-1, 1)))
-        base += tint * (np.float32(TINTS[shape]) - base)
+        base += tint * (np.array(TINTS[shape], np.float32) - base)
         colours = base + 0.5 * contrast * pattern[..., None] * (step / np.abs(step).max())
         seen = inside.astype(bool)
         image[y1:y2, x1:x2][seen] = colours[seen]

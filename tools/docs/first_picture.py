@@ -40,6 +40,7 @@ def draw(folder: Path, out: Path) -> None:
     palette = np.asarray(meta['palette'], np.uint8)
     rows = [[scene.image, boxed(scene.image, scene.item['data_samples'], palette)] for scene in scenes]
     for network in networks.values():
+        assert network is not None  # the checkpoints of the suite are there
         network.eval()
         for scene, row in zip(scenes, rows, strict=True):
             inputs, sample = scene.item['inputs'], scene.item['data_samples'].clone()

@@ -58,7 +58,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_600,
     'mmdistill_dense': 34_060,
-    'tools': 2_840,
+    'tools': 2_850,
     'tests': 47_730,
 }
 MOST_CONFIGS = 600

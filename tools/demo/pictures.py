@@ -85,11 +85,13 @@ def _panel(image: np.ndarray, sample: Any, palette: np.ndarray) -> np.ndarray:
     return boxed(image, sample, palette, ENLARGED)
 
 
-def boxed(image: np.ndarray, sample: Any, palette: np.ndarray, scale: int = 1) -> np.ndarray:
+def boxed(
+    image: np.ndarray, sample: Any, palette: np.ndarray, scale: int = 1, confident: float = CONFIDENT
+) -> np.ndarray:
     """Return an enlarged image with a box in the colour of its class around every predicted object, or true one."""
     if 'pred_instances' in sample:
         ranked = sample.pred_instances[sample.pred_instances.scores.argsort()]  # the best is drawn last
-        objects = ranked[ranked.scores > CONFIDENT]
+        objects = ranked[ranked.scores > confident]
     else:
         objects = sample.gt_instances
     boxes = torch.as_tensor(getattr(objects.bboxes, 'tensor', objects.bboxes))

@@ -17,6 +17,7 @@ from tools.demo.pictures import boxed, draw_grid
 
 SUITE, METHOD, SEED = 'bccd_51_detectors', 'fgd', 13  # the first seed of the suite
 PICTURES = 3
+CONFIDENT = 0.5  # least score of a drawn box
 OUT = Path('docs/images/cells.jpg')
 
 
@@ -46,7 +47,7 @@ def draw(folder: Path, out: Path) -> None:
             inputs, sample = scene.item['inputs'], scene.item['data_samples'].clone()
             with torch.no_grad():
                 (found,) = network.test_step({'inputs': [inputs], 'data_samples': [sample]})
-            row.append(boxed(scene.image, found, palette))
+            row.append(boxed(scene.image, found, palette, confident=CONFIDENT))
     draw_grid(rows, ['input', 'truth', *networks], out)
 
 

@@ -28,7 +28,7 @@ from mmdistill_dense.apps.export.write_student import export_graph
 from mmdistill_dense.networks.building import complete_heads
 from mmdistill_dense.utils.files import write_text
 
-PAGE = Path(__file__).parents[1] / 'docs' / 'results' / 'whole_graphs.md'
+PAGE = Path(__file__).parents[1] / 'docs' / 'whole_graphs.md'
 HEAD = """# Whole graphs
 
 ```bash

@@ -27,6 +27,7 @@ from mmdistill_dense.registry import HOOKS
 from tests import toys
 
 DATA = Path(__file__).parent / 'data'
+CONFIGS = Path(__file__).parents[1] / 'configs'
 BEFORE, LATER = DATA / 'resume_93433c5', DATA / 'resume_c987ebc1'
 COLOURS = ((40, 40, 220), (220, 60, 40))  # of the classes 1 and 2, the boxes 'red' and 'blue'
 TOLERANCE = dict(rel=1e-4, abs=1e-7)  # of another machine
@@ -143,6 +144,13 @@ def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch
     shutil.copytree(BEFORE / 'suite', tmp_path / 'suite')
     monkeypatch.chdir(tmp_path / 'suite')
     monkeypatch.setenv('COLUMNS', '200')
+    stored, scenes = (
+        Config.fromfile(path)
+        for path in ('out/runs/half_cwd/seed0/config.py', CONFIGS / '_base_/datasets/shapes_seg.py')
+    )
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):  # the demo's scenes are others since then
+        stored[loader].dataset.painting = scenes[loader].dataset.get('painting')
+    stored.dump('out/runs/half_cwd/seed0/config.py')
     assert main(['suite', 'run', 'before.yaml']) == 0
     assert '9 runs, 0 to do' in capsys.readouterr().out
     assert main(['suite', 'list', 'before.yaml']) == 0

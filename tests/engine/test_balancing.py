@@ -208,7 +208,9 @@ def test_what_cannot_be_measured_is_refused_at_start(tmp_path, balance, changes,
 def test_pretraining_has_no_task(tmp_path):
     config = pretraining.config(tmp_path)
     config.model.distillers.pcd.balance = 2.0
-    with pytest.raises(ValueError, match=r'model\.distillers\.pcd\.balance: .*BackboneStudent has no task'):
+    with pytest.raises(
+        ValueError, match=r'model\.distillers\.pcd\.balance: the student has no task .*: set balance=None'
+    ):
         toys.train(None, config)
 
 

@@ -132,7 +132,7 @@ def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learne
 
 
 @pytest.mark.parametrize(('options', 'words'), [
-    (dict(indices=0), r'train_dataloader\.dataset holds no picture: check its folders, ann_file'),
+    (dict(indices=0), r'train_dataloader\.dataset holds no picture: check folders, ann_file'),
     (dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
 ])  # fmt: skip
 def test_a_set_without_pictures_stops_at_the_start(root: Path, options: dict, words: str) -> None:

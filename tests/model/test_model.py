@@ -608,7 +608,7 @@ def test_a_loop_of_ones_own_trains_as_the_page_says(capsys):
 def test_a_loop_of_ones_own_refuses_what_only_the_hook_runs():
     balanced = dict(fit=dict(type='FitNet', student_tap='backbone[3]', balance=0.1))
     model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), balanced))
-    with pytest.raises(ValueError, match='need DistillHook, and so a runner.* loss_weight in place of balance'):
+    with pytest.raises(ValueError, match='balance of distillers need DistillHook, and so a runner: .* set loss_weight'):
         model.distillation.start(max_iters=4)
 
 

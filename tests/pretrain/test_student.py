@@ -35,7 +35,7 @@ def test_it_starts_from_scratch_as_published(kind):
 
 
 def test_frozen_statistics_are_refused():
-    with pytest.raises(ValueError, match=r'backbone.norm_eval=True .* set it to False'):
+    with pytest.raises(ValueError, match=r'backbone.norm_eval=True keeps batch statistics .*: set False'):
         student(norm_eval=True)
     assert student(zero_init_residual=True).backbone.zero_init_residual is True, 'an own choice stays'
 

@@ -100,7 +100,8 @@ def _value(node: ast.expr) -> Any:
             str(word.arg): _value(word.value) for word in node.keywords
         }
     if isinstance(node, ast.Dict):
-        return {_value(name): _value(value) for name, value in zip(node.keys, node.values, strict=True) if name}
+        pairs = [(_value(name), _value(value)) for name, value in zip(node.keys, node.values, strict=True) if name]
+        return {tuple(name) if isinstance(name, list) else name: value for name, value in pairs}
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_value(member) for member in node.elts]
     try:

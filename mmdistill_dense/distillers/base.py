@@ -60,20 +60,33 @@ def check_losses(key: str, losses: Any) -> None:
         raise TypeError(f'{key}: its loss returns {wrong[0]}, no tensor. Where nothing is compared return 0 * x.sum().')
 
 
+def _classes(kind: type[Distiller]) -> tuple[type, ...]:
+    return kind.__mro__[: kind.__mro__.index(nn.Module)]
+
+
+def _declared(cls: type) -> dict[str, Any]:
+    """Return the options that a class itself declares, with their types; what a Distiller says of itself is none."""
+    hints = inspect.get_annotations(cls).items()
+    own = {name: hint for name, hint in hints if name in vars(cls) and 'ClassVar' not in str(hint)}
+    return {name: hint for name, hint in own.items() if name not in vars(Distiller)}
+
+
 def _signature(kind: type[Distiller]) -> inspect.Signature:
-    """Return the options of a method: those of its constructors, and those that it and its bases declare."""
+    """Return the options that a config may give: those of its constructors, and those that it and its bases declare.
+
+    A constructor without ``**options`` hides those of its bases, to which it may give values itself.
+    """
     found: dict[str, inspect.Parameter] = {}
-    for cls in kind.__mro__[: kind.__mro__.index(nn.Module)]:
+    for cls in _classes(kind):
         constructor = vars(cls).get('__init__')
         own = list(inspect.signature(constructor).parameters.values())[1:] if constructor else []
         for one in own:
             if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY):
-                default = getattr(kind, one.name, None) if one.default is None else one.default
+                default = getattr(kind, 'student_tap', one.default) if one.name == 'student_tap' else one.default
                 found.setdefault(one.name, one.replace(default=default))
-        for name, hint in inspect.get_annotations(cls).items():
-            if name in vars(cls) and 'ClassVar' not in str(hint):
-                one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
-                found.setdefault(name, one.replace(default=getattr(kind, name)))
+        for name, hint in _declared(cls).items():
+            one = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint)
+            found.setdefault(name, one.replace(default=getattr(kind, name)))
         if constructor and not any(one.kind is one.VAR_KEYWORD for one in own):
             break
     taken = (one for one in found.values() if one.name not in kind.fixed)
@@ -152,13 +165,17 @@ class Distiller(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        check_known(type(self).__name__, options, self.__signature__.parameters)
+        kind = type(self)
+        declared = dict.fromkeys(name for cls in _classes(kind) for name in _declared(cls) if name not in kind.fixed)
+        check_known(kind.__name__, options, {**self.__signature__.parameters, **declared})
         for name, value in options.items():
             setattr(self, name, value)
+        final = {name: getattr(self, name) for name in declared}  # also what a subclass gives, or sets as a default
+        check_types(kind, {**final, 'loss_weight': loss_weight, 'clip_max_norm': clip_max_norm})
         self.settings = ''  # what this word of a config stood for
-        student_tap = self.__signature__.parameters['student_tap'].default if student_tap is None else student_tap
-        self.auto = check_auto(student_tap, teacher_tap, type(self).__name__, self.no_auto)
-        self.student_taps, self.tap_weights = ([], []) if self.auto else parse_taps('student_tap', student_tap)
+        tap: Any = getattr(kind, 'student_tap', None) if student_tap is None else student_tap
+        self.auto = check_auto(tap, teacher_tap, kind.__name__, self.no_auto)
+        self.student_taps, self.tap_weights = ([], []) if self.auto else parse_taps('student_tap', tap)
         self.teacher_taps = self.student_taps
         if teacher_tap is not None:
             self.teacher_taps, weights = parse_taps('teacher_tap', teacher_tap)

@@ -74,6 +74,7 @@ class CrossKD(Distiller):
     """
 
     needs_labels = True
+    fixed: ClassVar[tuple[str, ...]] = ('student_tap', 'teacher_tap')
     needs_scores: ClassVar[bool] = True
     teacher_gives: ClassVar[str] = "the teacher's head on both maps"
 

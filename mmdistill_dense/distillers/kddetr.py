@@ -36,6 +36,7 @@ class KDDETR(Distiller):
     needs_labels = True  # the call of the student's decoder, which its own loss makes
     needs_scores: ClassVar[bool] = True
     teacher_gives: ClassVar[str] = 'the answers of its decoder to the same queries'
+    fixed: ClassVar[tuple[str, ...]] = ('student_tap', 'teacher_tap')
     no_auto: ClassVar[str] = 'it compares answers to queries, not maps: leave student_tap out'
 
     specific: bool = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class LD(Distiller):
     """
 
     needs_labels = True
+    fixed: ClassVar[tuple[str, ...]] = ('student_tap', 'teacher_tap')
 
     temperature: Positive = 10.0
     class_temperature: Positive = 2.0

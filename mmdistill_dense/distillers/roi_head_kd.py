@@ -43,6 +43,7 @@ class RoIHeadKD(Distiller):
 
     needs_labels = True  # the proposals, which the student's RPN makes in its own loss
     needs_scores: ClassVar[bool] = True
+    fixed: ClassVar[tuple[str, ...]] = ('align', 'teacher_tap')
     teacher_gives: ClassVar[str] = 'roi_head on the same RoIs'
     no_auto: ClassVar[str] = (
         "it compares an output of the RoI head: leave student_tap out for 'roi_head.bbox_head.fc_reg', or name "

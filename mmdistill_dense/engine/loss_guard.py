@@ -176,6 +176,7 @@ class LossGuard(Hook):
     def __init__(self) -> None:
         self._seen: Seen | None = None
         self._log: dict[str, Any] = {}
+        self._verdict: _Verdict | None = None
         self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
@@ -184,6 +185,7 @@ class LossGuard(Hook):
         # Replaced on the instance: after_train deletes that, and the method of the class is back.
         if hasattr(model, 'parse_losses'):
             model.parse_losses = partial(self._parse, model.parse_losses)
+        runner.model.train_step = partial(self._step, runner.model.train_step)
         for wrapper in wrappers_of(runner.optim_wrapper):
             wrapper.backward = partial(self._backward, runner, wrapper.backward)
 
@@ -191,9 +193,10 @@ class LossGuard(Hook):
         while self._handles:
             self._handles.pop().remove()
         vars(unwrap(runner.model)).pop('parse_losses', None)
+        vars(runner.model).pop('train_step', None)
         for wrapper in wrappers_of(runner.optim_wrapper):
             vars(wrapper).pop('backward', None)
-        self._seen, self._log = None, {}
+        self._seen, self._log, self._verdict = None, {}, None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         check_saved(checkpoint, unwrap(runner.model))
@@ -203,12 +206,20 @@ class LossGuard(Hook):
             parts = {name: [tensor.detach() for tensor in _tensors(value)] for name, value in losses.items()}
             self._seen = parts, given.get('inputs'), given.get('data_samples')
 
-    def _parse(self, parse: Any, losses: Any) -> Any:
-        loss, self._log = parse(losses)
-        return loss, self._log
+    def _parse(self, parse: Any, *args: Any, **kwargs: Any) -> Any:
+        found = parse(*args, **kwargs)
+        self._log = next((one for one in found if isinstance(one, dict)), {}) if isinstance(found, tuple) else {}
+        return found
+
+    def _step(self, step: Any, *args: Any, **kwargs: Any) -> Any:
+        log = step(*args, **kwargs)
+        if self._verdict is not None and log is self._log:
+            log.update(self._verdict.numbers())
+        self._verdict, self._log = None, {}
+        return log
 
     def _backward(self, runner: Runner, backward: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        verdict = _Verdict(loss, self._log)
+        self._verdict = verdict = _Verdict(loss, self._log)
         backward(loss, *args, **kwargs)
         if verdict.bad():
             seen, self._seen = self._seen, None
@@ -236,7 +247,7 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
 class _Verdict:
     """Whether the loss of any process is not finite; the answer is copied to the CPU without waiting, with the log."""
 
-    def __init__(self, loss: Tensor, log: dict[str, Any]) -> None:
+    def __init__(self, loss: Tensor, log: Mapping[str, Any]) -> None:
         loss = torch.as_tensor(loss).detach()
         found = loss.isfinite().all().logical_not().to(sum_dtype(loss))
         all_reduce(found, op='max')
@@ -245,12 +256,16 @@ class _Verdict:
         # From a GPU, this copies into pinned memory, which holds the numbers once the event has happened.
         self._row = row.to('cpu', non_blocking=row.is_cuda)
         self._arrived = torch.cuda.current_stream(row.device).record_event() if row.is_cuda else None
-        log.update(zip(there, self._row[1:], strict=True))
+        self._names = list(there)
 
     def bad(self) -> bool:
         if self._arrived is not None:
             self._arrived.synchronize()
         return bool(self._row[0])
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Return the log's numbers, on the CPU; once :meth:`bad` was asked, they are there."""
+        return dict(zip(self._names, self._row[1:], strict=True))
 
 
 def _reasons(runner: Runner, seen: Seen | None) -> list[str]:

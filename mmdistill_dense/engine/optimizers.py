@@ -80,9 +80,15 @@ class LARS(Optimizer):
         for name, value in dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta).items():
             if value < 0 or (name == 'momentum' and value >= 1):
                 raise ValueError(f'LARS: {name} must be 0 or more, momentum below 1, got {name}={value}.')
-        defaults = dict(lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta, lars_exclude=False)
+        defaults = dict(
+            lr=lr, momentum=momentum, weight_decay=weight_decay, eta=eta, lars_exclude=False, released=released
+        )
         super().__init__(params, defaults)
-        self.released = released
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of a checkpoint from before this option
+            group.setdefault('released', False)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -103,30 +109,29 @@ class LARS(Optimizer):
         scaled = [param for param in params if param.ndim > 1 and not group['lars_exclude']]
         ids = {id(param) for param in scaled}
         plain = [param for param in params if id(param) not in ids]
-        decay, buffers = group['weight_decay'], []
+        decay, released, buffers = group['weight_decay'], group['released'], []
         updates = list(torch._foreach_add(_gradients(scaled), scaled, alpha=decay)) if scaled else []
-        trusts = self._trusts(scaled, updates, decay, group['eta'])
-        if not self.released:
+        trusts = _trusts(scaled, updates, group)
+        if not released:
             updates = [update * trust for update, trust in zip(updates, trusts, strict=True)]
         for param, update in zip(scaled + plain, updates + _gradients(plain), strict=True):
             if 'momentum_buffer' not in self.state[param]:
-                self.state[param]['momentum_buffer'] = update.clone() if self.released else torch.zeros_like(param)
+                self.state[param]['momentum_buffer'] = update.clone() if released else torch.zeros_like(param)
             buffers.append(self.state[param]['momentum_buffer'])
         torch._foreach_mul_(buffers, group['momentum'])
         torch._foreach_add_(buffers, updates + _gradients(plain))
-        if self.released:
+        if released:
             buffers = [mu * trust for mu, trust in zip(buffers, trusts, strict=False)] + buffers[len(scaled) :]
         torch._foreach_add_(scaled + plain, buffers, alpha=-group['lr'])
 
-    def _trusts(self, params: list[Tensor], updates: list[Tensor], decay: float, eta: float) -> list[Tensor]:
-        """Return what each step is scaled by; no value leaves its device."""
-        if not params:
-            return []
-        weights, lengths = _norms(params), _norms(_gradients(params) if self.released else updates)
-        pairs = zip(weights, lengths, strict=True)
-        return [
-            torch.where((w > 0) & (u > 0), eta * w / (u + decay * w if self.released else u), 1.0) for w, u in pairs
-        ]
+
+def _trusts(params: list[Tensor], updates: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """Return what each step is scaled by; no value leaves its device."""
+    if not params:
+        return []
+    decay = group['weight_decay'] if group['released'] else 0.0
+    pairs = zip(_norms(params), _norms(_gradients(params) if group['released'] else updates), strict=True)
+    return [torch.where((w > 0) & (u > 0), group['eta'] * w / (u + decay * w), 1.0) for w, u in pairs]
 
 
 def _gradients(params: list[Tensor]) -> list[Tensor]:

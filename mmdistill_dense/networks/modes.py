@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from itertools import product
 from typing import Any, TypeVar
 
 import torch
@@ -67,12 +68,13 @@ def attributes(*owners: Any, **values: Any) -> Iterator[None]:
     """Give objects other values of attributes that they have while the context is open, such as ``training=True``."""
     before = [(one, {name: getattr(one, name) for name in values}) for one in owners]
     try:
-        for one in owners:
-            vars(one).update(values)  # not train(), which does more in backbones of mm*
+        for one, value in product(owners, values.items()):
+            setattr(one, *value)  # not train(), which does more in backbones of mm*
         yield
     finally:
         for one, own in before:
-            vars(one).update(own)
+            for value in own.items():
+                setattr(one, *value)
 
 
 @contextmanager

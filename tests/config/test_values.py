@@ -36,6 +36,7 @@ def test_the_text_of_a_config_is_read_without_running_it():
     values = dict(a=1, b=[dict(c='x', d=None), (1.5, -2)], e={'f.g': dict(h=True), 'i': 1e-05}, j='two\nlines', k={})
     assert written(Config(values).pretty_text) == plain(values)
     assert written("import os\nos.remove('x')\na = f(1)") == dict(a='f(1)')
+    assert written("palette = {(0, 0, 0): 'x'}") == dict(palette={(0, 0, 0): 'x'})
     assert written(None) == written('a = (') == written('') == {}
 
 

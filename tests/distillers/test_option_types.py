@@ -224,3 +224,35 @@ def test_an_option_is_declared_with_its_default_and_checked():
     for wrong in (dict(align='conv'), dict(pwoer=3), dict(words='more')):
         with pytest.raises(TypeError, match='Louder has no option .*known: student_tap, .*power'):
             Louder(**wrong)
+
+
+class Closed(CWD):
+    """A constructor without options, which gives its base values that no config gives."""
+
+    def __init__(self):
+        super().__init__(temperature=2.0)
+
+
+class Renamed(CWD):
+    needs_labels: bool = True
+
+    def __init__(self, tau=4.0, **options):
+        super().__init__(temperature=tau, **options)
+
+
+def test_a_constructor_of_ones_own_gives_its_base_what_it_likes():
+    assert Closed().temperature == 2.0 and options_of(Closed) == [] and Closed().student_taps == CWD().student_taps
+    assert Renamed(tau=3.0, norm=True).temperature == 3.0 and 'needs_labels' not in options_of(Renamed)
+    with pytest.raises(TypeError, match="no option 'temprature'.*temperature"):
+        Renamed(temprature=3.0)
+
+
+@pytest.mark.parametrize(('given', 'words'), [
+    (dict(tau=0), 'temperature must be a finite number > 0, got 0'),
+    (dict(loss_weight=-1), 'loss_weight must be .* >= 0'),
+])  # fmt: skip
+def test_what_a_subclass_gives_its_base_is_in_range(given, words):
+    with pytest.raises(ValueError, match=words):
+        Renamed(**given)
+    with pytest.raises(ValueError, match='temperature must be a finite number > 0, got 0'):
+        type('Cold', (CWD,), dict(temperature=0))()

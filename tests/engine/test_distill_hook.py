@@ -588,7 +588,8 @@ class StepsTwice(EncoderDecoder):
 
     def train_step(self, data, optim_wrapper):
         loss, told = self.parse_losses(self._run_forward(self.data_preprocessor(data, True), mode='loss'))
-        optim_wrapper['body'].backward(loss * float('nan') if self.poisoned else loss)
+        optim_wrapper['body'].backward(loss * float('nan') if self.poisoned else loss, retain_graph=True)
+        optim_wrapper['head'].backward(0 * told['loss'])  # what goes to the log may be trained on too
         for one in optim_wrapper.values():
             one.step()
             one.zero_grad()
@@ -606,6 +607,7 @@ def of_two(tmp_path, left_out='nothing', **changes):
 def test_a_loss_that_is_not_finite_stops_a_run_of_several_optimizers(tmp_path, monkeypatch):
     model = toys.train(None, of_two(tmp_path / 'a')).model
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
+    assert not {'train_step', 'parse_losses'} & {*vars(model)}
     monkeypatch.setattr(StepsTwice, 'poisoned', True)
     with pytest.raises(RuntimeError, match='Iteration 1: the loss is not finite, and the step was not taken'):
         toys.train(None, of_two(tmp_path / 'b'))

@@ -1,5 +1,7 @@
 """LARS against the formula, and as mmengine builds it; the golden steps are in tests/golden."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,21 @@ def test_saved_state_goes_on_where_it_was() -> None:
     again, _ = run(2, half)
     assert torch.equal(again, whole)
     assert set(state['state'][0]) == {'momentum_buffer'}
+    half = run(2)
+    for group in half[1]['param_groups']:  # as saved before there was this option
+        del group['released']
+    assert torch.equal(run(2, half)[0], whole)
+
+
+def test_a_copy_takes_the_same_steps() -> None:
+    param = nn.Parameter(torch.ones(2, 2))
+    param.grad = torch.ones(2, 2)
+    original = LARS([param], lr=0.1, released=True)
+    again = copy.deepcopy(original)
+    again.param_groups[0]['params'][0].grad = param.grad
+    for one in (original, again):
+        one.step()
+    assert torch.equal(again.param_groups[0]['params'][0], param)
 
 
 def test_half_precision_takes_its_norms_in_float32() -> None:

@@ -36,10 +36,10 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_340,
-    'mmdistill_dense/distillers': 5_430,
+    'mmdistill_dense/distillers': 5_450,
     'mmdistill_dense/networks': 2_500,
     'mmdistill_dense/model': 850,
-    'mmdistill_dense/engine': 1_670,
+    'mmdistill_dense/engine': 1_690,
     'mmdistill_dense/weights': 910,
     'mmdistill_dense/datasets': 920,
     'mmdistill_dense/guards': 550,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_600,
-    'mmdistill_dense': 34_060,
+    'mmdistill_dense': 34_100,
     'tools': 2_850,
-    'tests': 47_740,
+    'tests': 47_790,
 }
 MOST_CONFIGS = 600
 

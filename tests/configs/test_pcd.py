@@ -39,6 +39,7 @@ def test_every_pretraining_is_complete() -> None:
         assert not {'val_dataloader', 'val_cfg', 'val_evaluator', 'test_dataloader'} & set(cfg), name
         assert cfg.default_hooks.distill.type == 'mmdistill_dense.DistillHook', name
         assert not cfg.train_dataloader.persistent_workers, 'refused in epochs'
+        assert cfg.auto_scale_lr.enable != ('_from_dinov' in name and '_folder' in name), 'the rate follows the batch'
         assert cfg.train_dataloader.drop_last is ('_folder' not in name), 'which may hold less than one batch'
         assert cfg.model.distillers == cfg.distillers, name
         own, teaches = cfg.model.student, cfg.model.teacher

@@ -103,6 +103,15 @@ def test_a_channel_far_from_zero_keeps_its_digits_and_a_constant_one_is_divided_
     assert torch.equal(part(x)[0, 0], torch.zeros(3, 3)) and part(x + 1)[0, 0, 0, 0].item() == pytest.approx(1e3)
 
 
+def test_two_views_enter_the_statistics_as_one_step():
+    made = match_of()
+    students, teachers = ([draw(2, *size, seed=seed) for seed in range(2)] for size in ((3, 2, 3), (4, 4, 6)))
+    made({'tap': students}, {'tap': teachers}, None)
+    both, part = torch.cat(teachers), made.parts[0]
+    assert int(part.seen) == 1
+    torch.testing.assert_close((part.mean, part.var), (both.mean((0, 2, 3)), both.var((0, 2, 3), correction=0)))
+
+
 def test_a_broken_map_does_not_stay_in_the_statistics():
     made, teacher = match_of(), draw(2, 4, 4, 6)
     for x in (teacher, teacher * float('nan'), teacher):

@@ -125,9 +125,10 @@ def test_size_is_fixed_where_the_network_has_one(tmp_path):
     config.model.data_preprocessor = None
     with pytest.raises(ValueError, match=r'FixedSize takes no pictures of 512x512: .*\(512\)'):
         export_graph(config, checkpoint, tmp_path / 'other.pt2')
-    config.test_dataloader = dict(dataset=dict(pipeline=[dict(type='Resize', scale=(40, 100), keep_ratio=True)]))
-    with pytest.raises(ValueError, match=r'size of tensor a \(64\)'):  # not 512: 100x40, in multiples of 32
-        export_graph(config, checkpoint, tmp_path / 'other.pt2')
+    for kind in ('Resize', 'FixScaleResize'):  # the second is of no form that a whole graph has
+        config.test_dataloader = dict(dataset=dict(pipeline=[dict(type=kind, scale=(40, 100), keep_ratio=True)]))
+        with pytest.raises(ValueError, match=r'size of tensor a \(64\)'):  # not 512: 100x40, in multiples of 32
+            export_graph(config, checkpoint, tmp_path / 'other.pt2')
 
 
 @MODELS.register_module()

@@ -1,5 +1,6 @@
 """``settings='auto'`` and ``'canonical'``: what each method gets, on a pair for segmentation and one for detection."""
 
+import hashlib
 import io
 import json
 import math
@@ -14,6 +15,7 @@ from rich.console import Console
 from mmdistill_dense import distillers
 from mmdistill_dense.apps.check import CheckReport, Options, check_config
 from mmdistill_dense.apps.check.render import show
+from mmdistill_dense.apps.recipes.compose import option_files
 from mmdistill_dense.distillers.fragments import expand, put_all, resolved
 from mmdistill_dense.distillers.schedule import AUTO_RATIO, AUTO_RATIO_SGD
 from mmdistill_dense.engine.resume import comparable, differ, identity
@@ -153,6 +155,20 @@ def test_every_method_gets_what_it_got() -> None:
                 else:
                     with pytest.raises(ValueError, match='settings'):
                         resolved(dict(type=kind, settings=word), task, KEY)
+
+
+def test_shipped_options_with_settings_are_what_they_were() -> None:
+    """A digest for each file of options, of its distillers with ``'auto'`` for each task that has it."""
+    stored = {name for names, _ in STORED['methods'] for name in names.split(' | ')}
+    for file in option_files():
+        found, shipped = {}, Config.fromfile(file).distillers.to_dict()
+        for name, option in shipped.items():
+            for task in ('seg', 'det'):
+                if f'auto {option["type"]} {task}' in stored:
+                    one = put_all(shipped, {name: 'auto'}, task, 'k')[name]
+                    found[f'{name} {task}'] = plain(resolved(one, task, KEY))
+        digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:8]
+        assert STORED['shipped'].get(file.stem, digest) == digest, file
 
 
 def test_a_config_inherits_a_fragment(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def export_command(args: argparse.Namespace) -> None:
         return
     found = export_graph(config, args.checkpoint, args.out, args.size, args.whole, args.int8)
     print(*_lines_of(found, args.whole), sep='\n')
-    for graph in (None, found.path, found.int8) if args.evaluate else ():
+    made = [found.path] if found.int8 is None else [found.path, found.int8]
+    for graph in (None, *made) if args.evaluate else ():
         with errors_only():  # the evaluation logs a table of classes
             metrics, milliseconds = evaluate(config, args.checkpoint, graph)
         told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())

@@ -217,9 +217,8 @@ def export_graph(
     plain, network, _, meta = load_student(config, checkpoint)
     if whole:
         check_possible(plain)
-    graph, resize = graph_of(network), meta['student']['input']['resize'] or {'scale': (512, 512)}
-    tested = [-(-side // STEP) * STEP for side in resize['scale'][::-1]]
-    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
+    graph = graph_of(network)
+    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or _tested(plain) or (512, 512)
     try:
         with torch.no_grad():
             graph(_picture(height, width))
@@ -301,6 +300,16 @@ def _sizes(own: Sequence[int], step: int) -> list[list[int]]:
 
 def _picture(height: int, width: int, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def _tested(plain: Config) -> tuple[int, int] | None:
+    """Return height and width of a config's test pictures, rounded up to what networks take."""
+    for _, dataset in layers((plain.get('test_dataloader') or {}).get('dataset')):
+        for step in dataset.get('pipeline') or []:
+            if type_name(step).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
+                width, height = (-(-int(side) // STEP) * STEP for side in step['scale'])
+                return height, width
+    return None
 
 
 def load_student(

@@ -156,12 +156,14 @@ def test_interrupted_learning_continues_to_the_same_bits(tmp_path, monkeypatch, 
     assert same(toys.student_state(again.model), toys.student_state(whole.model))
 
 
-def test_an_unfinished_file_of_another_batch_size_is_not_continued(tmp_path, monkeypatch, learned):
+@pytest.mark.parametrize('changes', [
+    dict(train_dataloader=dict(batch_size=4)), pytest.param(dict(randomness=dict(seed=6)), marks=pytest.mark.soak),
+], ids=['batch size', 'seed'])  # fmt: skip
+def test_an_unfinished_file_of_another_batch_size_or_seed_is_not_continued(tmp_path, monkeypatch, learned, changes):
     with monkeypatch.context() as patched, pytest.raises(Interrupt):
         stop_at(patched, 3)
         run(tmp_path)
     learned.clear()
-    changes = dict(train_dataloader=dict(batch_size=4))
     runner = run(tmp_path, log_level='INFO', **changes)
     assert learned == [0, 1, 2, 3, 4, 5] and 'the unfinished tokens were started with' in log_of(tmp_path)
     assert same(tokens_of(runner), tokens_of(run(tmp_path / 'alone', **changes)))

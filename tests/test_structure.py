@@ -53,13 +53,13 @@ MOST_LINES = {
     'mmdistill_dense/apps/check': 1_930,
     'mmdistill_dense/apps/report': 1_200,
     'mmdistill_dense/apps/inspect': 600,
-    'mmdistill_dense/apps/export': 1_650,
+    'mmdistill_dense/apps/export': 1_660,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_600,
-    'mmdistill_dense': 34_100,
+    'mmdistill_dense/apps': 13_610,
+    'mmdistill_dense': 34_110,
     'tools': 2_850,
-    'tests': 47_790,
+    'tests': 47_820,
 }
 MOST_CONFIGS = 600
 

@@ -405,8 +405,42 @@ def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: 
     for name in 'bd':
         (tmp_path / f'cvat/images/{name}.jpg').rename(tmp_path / f'cvat/{name}.jpg')
     file.write_text(file.read_text().replace('name="b.jpg"', 'name="images/b.jpg"'))
-    with pytest.raises(FileNotFoundError, match='1 of 6 pictures of CVAT have no picture: .*: images/b.jpg'):
+    with pytest.raises(FileNotFoundError, match='1 of 6 entries of CVAT have no picture: .*: images/b.jpg'):
         find_box_data(tmp_path / 'cvat')
+
+
+@pytest.mark.parametrize(
+    'layout', ['training_set:training_set/images/{}', 'xml:pictures/{}', 'train:more', '.:train/a']
+)
+def test_pictures_of_cvat_may_lie_anywhere(layout: str, tmp_path: Path) -> None:
+    exports.cvat(tmp_path)
+    file, pictures = layout.split(':')
+    exports.picture(tmp_path / file / 'cover.jpg')
+    (tmp_path / 'annotations.xml').rename(tmp_path / file / 'annotations.xml')
+    for part, names in PARTS.items():
+        for name in names:
+            place = tmp_path / pictures.format({'val': 'Validation'}.get(part, part)) / f'{name}.jpg'
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / f'images/{name}.jpg').rename(place)
+    data = find_box_data(tmp_path)
+    assert {part: set(found_boxes(data, part)) for part in PARTS} == {part: set(names) for part, names in PARTS.items()}
+
+
+def test_of_two_pictures_of_one_name_cvats_are_below_its_file(tmp_path: Path) -> None:
+    for task in ('one', 'two'):
+        exports.cvat(tmp_path / task)
+    names = find_box_data(tmp_path).splits['val'].names
+    assert sorted(names) == [f'{task}/images/{name}.jpg' for task in ('one', 'two') for name in PARTS['val']]
+    (tmp_path / 'two/annotations.xml').rename(tmp_path / 'annotations.xml')
+    with pytest.raises(ValueError, match='may be .*one/images/a b.jpg, .*two/images/a b.jpg'):
+        find_box_data(tmp_path)
+
+
+def test_numbers_of_cvat_may_have_a_point(tmp_path: Path) -> None:
+    exports.cvat(tmp_path)
+    before, file = find_box_data(tmp_path).splits, tmp_path / 'annotations.xml'
+    file.write_text(re.sub(r'(left|top|width|height)="(\d+)"', r'\1="\2.0"', file.read_text()))
+    assert find_box_data(tmp_path).splits == before
 
 
 def test_a_label_file_may_name_a_picture_of_another_folder(tmp_path: Path) -> None:

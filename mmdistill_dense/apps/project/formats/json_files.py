@@ -21,6 +21,7 @@ from mmdistill_dense.datasets.label_files import MENDED, check, lists_missing
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
+_KINDS = ('polygon', 'rectangle', 'circle', 'mask', 'oriented_rectangle', 'rotation')  # the last of X-AnyLabeling
 NAMES = ('labels.txt', 'classes.txt')
 _IGNORED, _BACKGROUND = '__ignore__', '_background_'  # of labelme's own labels.txt
 _NO_CLASSES: Mapping[str, Object] = {_IGNORED: {'iscrowd': 1}, _BACKGROUND: {'name': 'background'}}
@@ -48,6 +49,7 @@ def read_labelme(given: Given, contents: Mapping[Path, Any]) -> Reading:
                 found.lost[f'are shapes called {name}'].append(where)
                 continue
             kind, marks = str(one.get('shape_type') or 'polygon'), _NO_CLASSES.get(name, {})
+            where += f' ({name or kind})'
             yield Shape(where, name, kind, one.get('points'), 0, partial(_pixels, one), marks, group)
 
     entries = []
@@ -55,7 +57,7 @@ def read_labelme(given: Given, contents: Mapping[Path, Any]) -> Reading:
         words = [str(one.get('imagePath') or path.name).replace('\\', '/'), path.stem]
         size = {'height': one.get('imageHeight'), 'width': one.get('imageWidth')}
         entries.append(Entry(path, str(path), words, size, shapes(path)))
-    found.add(given, 'json files of labelme', entries)
+    found.add(given, 'json files of labelme', entries, _KINDS)
     known = next((name for name in found.names if name != _IGNORED), _IGNORED)
     for drawn in (drawn for one in found.pictures for drawn in one.objects if drawn['name'] == _IGNORED):
         drawn['name'] = known  # a crowd is ignored, of whichever class
@@ -64,7 +66,9 @@ def read_labelme(given: Given, contents: Mapping[Path, Any]) -> Reading:
 
 def _pixels(shape: Mapping[str, Any]) -> np.ndarray:
     """Return a mask, which is a PNG of the box between two points."""
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask'])))) > 0
+    if (pixels := np.asarray(Image.open(io.BytesIO(base64.b64decode(shape['mask']))))).ndim != 2:
+        raise ValueError('its mask has colours, and not one channel. Draw it again.')
+    return pixels > 0
 
 
 FORMATS = (

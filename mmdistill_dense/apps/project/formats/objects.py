@@ -9,7 +9,7 @@ from __future__ import annotations
 import cmath
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -32,9 +32,7 @@ from mmdistill_dense.datasets.label_files import (
 from mmdistill_dense.utils.validate import size_text, some
 
 _CORNERS = 72  # of an ellipse
-# Points of each kind of shape that has an area; X-AnyLabeling calls turned boxes `rotation`
-_LEAST = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}
-_LEAST |= dict.fromkeys(('box', 'rectangle', 'circle', 'ellipse'), 2)
+_LEAST = {'polygon': 3, 'oriented_rectangle': 3, 'rotation': 3, 'mask': 1}  # points of a kind of shape, of others 2
 Point = tuple[float, float]
 Object = dict[str, Any]  # an annotation of COCO with the ``name`` of its class in place of numbers
 
@@ -84,9 +82,9 @@ class Labelled:
 class Shape:
     """What somebody drew."""
 
-    where: str
-    name: str | None  # of its class
-    kind: str  # of ``_LEAST``; others have no area
+    where: str  # with its class
+    name: str  # of its class
+    kind: str
     points: Any = ()  # of an ellipse its middle and its radii, of a circle its middle and one on it
     turn: float = 0.0  # of a box or an ellipse, in degrees
     mask: Callable[[], Any] = list  # gives an array (height, width), which begins at the first point
@@ -104,6 +102,7 @@ class Entry:
     size: Mapping[str, Any]  # ``height`` and ``width`` as they are written; nothing or 0 where the tool tells none
     shapes: Iterable[Shape]
     part: str | None = None  # ``None``: that of a folder of the file or the picture
+    anywhere: bool = False  # whether the picture may lie in a folder of another part than the file
 
 
 @dataclass
@@ -130,12 +129,12 @@ class Reading:
         """Return the label file of a part."""
         return self.origins.get(part, (self.source,))[0]
 
-    def add(self, given: Given, kind: str, entries: Sequence[Entry]) -> None:
-        """Take pictures and their objects; a shape without an area is left out."""
+    def add(self, given: Given, what: str, entries: Sequence[Entry], kinds: Collection[str]) -> None:
+        """Take pictures and their objects; shapes of other ``kinds``, which have no area, are left out."""
         index = given.index(word for one in entries for word in (one.file.name, *one.words))
-        pictures = [index.find(one.words, one.file.parent) for one in entries]
+        pictures = [index.find(one.words, one.file.parent, one.anywhere) for one in entries]
         if alone := [one.where for one, picture in zip(entries, pictures, strict=True) if picture is None]:
-            told = f'{len(alone)} of {len(entries)} {kind} have no picture: {some(alone, 3)}'
+            told = f'{len(alone)} of {len(entries)} {what} have no picture: {some(alone, 3)}'
             raise FileNotFoundError(f'--data: {told}. Add the pictures, or take these out.')
         for entry, picture in zip(entries, filter(None, pictures), strict=True):
             one = Labelled(picture, None, [], entry.part or given.part_of(entry.file, picture))
@@ -145,10 +144,10 @@ class Reading:
                     height, width = (int(number(f'{entry.where}: {key}', side)) for key, side in entry.size.items())
                     one.size = height, width
                 for place, shape in enumerate(entry.shapes):
-                    if not (name := str(shape.name or '').strip()):
-                        raise ValueError(f'--data: {shape.where} ({shape.kind}) has no label. Name it, or take it out.')
-                    if shape.kind in _LEAST:
-                        drawn = {'name': name, **_drawn(f'{shape.where} ({name})', shape, one), **shape.marks}
+                    if not (name := shape.name):
+                        raise ValueError(f'--data: {shape.where} has no label. Name it, or take it out.')
+                    if shape.kind in kinds:
+                        drawn = {'name': name, **_drawn(shape.where, shape, one), **shape.marks}
                         groups[place if shape.group is None else (repr(shape.group), name)].append(drawn)
                     else:
                         self.drop(f'are shapes of the kind {shape.kind:.40}, which has no area', shape.where, name)
@@ -245,15 +244,6 @@ def packed(shape: Any, size: Size) -> Any:
     return coco.merge(found) if isinstance(found, list) else found
 
 
-def size_for_mask(where: str, one: Labelled) -> Size:
-    """Return the size that labels tell of a picture, which takes memory: it is that of the file, turned or not."""
-    size = folders.stored_size(one.picture)
-    if one.size is None or {*one.size} != {*size}:
-        told = f'{size_text(one.size)} pixels' if one.size else 'no height and width'
-        raise ValueError(f'--data: {where} is a mask, and its file tells {told} of {one.picture}: {size_text(size)}.')
-    return one.size
-
-
 def from_mask(where: str, inside: np.ndarray, left: int, top: int, size: Size) -> Object:
     """Return box, area and run lengths of a mask that fills a box of a picture."""
     height, width = inside.shape
@@ -271,12 +261,16 @@ def _drawn(where: str, shape: Shape, one: Labelled) -> Object:
     """Return box, area and outline of a shape; a box that is not turned has no outline."""
     if shape.kind == 'box' and not shape.turn:
         return from_box(*(number(where, value) for point in shape.points for value in point))
-    points = points_of(where, shape.points, one.size, _LEAST[shape.kind])
+    points = points_of(where, shape.points, one.size, _LEAST.get(shape.kind, 2))
     if shape.kind == 'mask':
-        size = size_for_mask(where, one)
+        size = folders.stored_size(one.picture)  # turned or not; another one may take any memory
+        if one.size is None or {*one.size} != {*size}:
+            told = f'{size_text(one.size)} pixels' if one.size else 'no height and width'
+            raise ValueError(
+                f'--data: {where} is a mask, and its file tells {told} of {one.picture}: {size_text(size)}.'
+            )
         with named(where, 'Draw it again'):
-            inside = shape.mask()
-        return from_mask(where, inside, round(points[0][0]), round(points[0][1]), size)
+            return from_mask(where, shape.mask(), round(points[0][0]), round(points[0][1]), one.size)
     if shape.kind in ('circle', 'ellipse'):
         (x, y), (a, b) = points[:2] if shape.kind == 'ellipse' else (points[0], [math.dist(*points[:2])] * 2)
         angles = np.linspace(0, 2 * np.pi, _CORNERS, endpoint=False)

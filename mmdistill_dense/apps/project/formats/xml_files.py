@@ -7,9 +7,8 @@ VOC has a file for each picture, with boxes between corners that are counted fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -40,10 +39,10 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     found = Reading('VOC xml' if kind == _VOC else 'CVAT xml', source, files=[*kept])
     found.lost_files['are xml of another kind'] = [path for path in files if path not in kept]
     if kind == _CVAT:
-        every_entry = (_cvat_entries(given, found, path, root) for path, root in kept.items())
-        found.add(given, 'pictures of CVAT', [*chain(*every_entry)])
+        entries = [one for path, root in kept.items() for one in _cvat_entries(given, found, path, root)]
+        found.add(given, 'entries of CVAT', entries, [*_POINTS, 'polygon'])
         return found
-    found.add(given, 'xml files', [_voc_entry(path, root) for path, root in kept.items()])
+    found.add(given, 'xml files', [_voc_entry(path, root) for path, root in kept.items()], ['box'])
     found.add_names(given.root, NAMES)
     drawn = [one['bbox'] for picture in found.pictures for one in picture.objects]
     if any(min(box[:2]) < 1 for box in drawn):
@@ -69,10 +68,14 @@ def _voc_entry(path: Path, root: Any) -> Entry:
 def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
     """Yield boxes. Those marked as difficult are ignored in training and scores, as VOC does."""
     for place, one in enumerate(root.iterfind('object'), 1):
-        name, where = one.findtext('name'), f'{path}: object {place}'
-        sides = [number(f'{where} ({name}): {side}', one.findtext(f'bndbox/{side}')) for side in _SIDES]
+        if not (name := (one.findtext('name') or '').strip()):
+            raise ValueError(f'--data: {path}: object {place} has no name. Name it, or take it out.')
+        where, told = f'{path}: object {place} ({name})', {side: one.findtext(f'bndbox/{side}') for side in _SIDES}
+        if missing := [side for side, value in told.items() if value is None]:
+            raise ValueError(f'--data: {where} has no bndbox with {", ".join(missing)}. Draw its box.')
+        sides = [number(f'{where}: {side}', value) for side, value in told.items()]
         if sides[2] <= sides[0] or sides[3] <= sides[1]:
-            raise ValueError(f'--data: {where} ({name}): xmax must be above xmin, and ymax above ymin.')
+            raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
         crowd = (one.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
         yield Shape(where, name, 'box', (sides[:2], sides[2:]), marks={'iscrowd': int(crowd)})
 
@@ -88,25 +91,28 @@ def _cvat_entries(given: Given, found: Reading, path: Path, root: Any) -> Iterat
         name, subset = image.get('name', ''), image.get('subset', '').lower()
         part = next((part for part, names in folders.SPLITS.items() if subset in names), of_file)
         size = {side: image.get(side) for side in ('height', 'width')}
-        yield Entry(path, f'{path}: {name}', [name], size, _cvat_shapes(f'{path}: {name}', image), part)
+        yield Entry(path, f'{path}: {name}', [name], size, _cvat_shapes(f'{path}: {name}', image), part, True)
 
 
 def _cvat_shapes(picture: str, image: Any) -> Iterator[Shape]:
     for shape in sorted(image, key=lambda shape: number(f'{picture}: z_order', shape.get('z_order', '0'))):
-        where, name = f'{picture}: {shape.tag}', shape.get('label')
+        name = shape.get('label', '').strip()
+        where = f'{picture}: {shape.tag}' + f' ({name})' * bool(name)
         values = [number(f'{where}: {key}', shape.get(key)) for key in _POINTS.get(shape.tag, ())]
         points: Any = [values[:2], values[2:]][: len(values) // 2]
         if shape.tag == 'polygon':
             points = [pair.split(',') for pair in shape.get('points', '').split(';') if pair]
         if shape.tag != 'attribute':
             turn = number(f'{where}: rotation', shape.get('rotation', '0'))
-            yield Shape(where, name, shape.tag, points, turn, partial(_pixels, shape.attrib, image.attrib))
+            yield Shape(where, name, shape.tag, points, turn, partial(_pixels, where, shape, image))
 
 
-def _pixels(shape: Mapping[str, str], image: Mapping[str, str]) -> np.ndarray:
+def _pixels(where: str, shape: Any, image: Any) -> np.ndarray:
     """Return a mask, whose run lengths go row by row through its own box."""
-    text, width, height = shape.get('rle', '').replace(' ', ''), int(shape['width']), int(shape['height'])
+    sides = [int(number(f'{where}: {side}', one.get(side))) for one in (shape, image) for side in ('width', 'height')]
+    width, height, *most = sides
+    text = shape.get('rle', '').replace(' ', '')
     runs = [int(run) for run in text.split(',')] if re.fullmatch(r'[0-9]{1,9}(,[0-9]{1,9})*', text) else []
-    if sum(runs) != width * height or sum(runs) > int(image['width']) * int(image['height']):
+    if sum(runs) != width * height or sum(runs) > most[0] * most[1]:
         raise ValueError('its runs do not fill its box, or more than the picture. Export it again.')
     return np.repeat(np.arange(len(runs)) % 2, runs).reshape(height, width)

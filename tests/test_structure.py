@@ -56,10 +56,10 @@ MOST_LINES = {
     'mmdistill_dense/apps/export': 1_660,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_610,
-    'mmdistill_dense': 34_110,
+    'mmdistill_dense/apps': 13_620,
+    'mmdistill_dense': 34_120,
     'tools': 2_850,
-    'tests': 47_820,
+    'tests': 47_870,
 }
 MOST_CONFIGS = 600
 

@@ -415,11 +415,12 @@ def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: 
 def test_pictures_of_cvat_may_lie_anywhere(layout: str, tmp_path: Path) -> None:
     exports.cvat(tmp_path)
     file, pictures = layout.split(':')
-    exports.picture(tmp_path / file / 'cover.jpg')
+    (tmp_path / file).mkdir(exist_ok=True)
     (tmp_path / 'annotations.xml').rename(tmp_path / file / 'annotations.xml')
     for part, names in PARTS.items():
         for name in names:
-            place = tmp_path / pictures.format({'val': 'Validation'}.get(part, part)) / f'{name}.jpg'
+            folder = file if name == 'b' else pictures.format({'val': 'Validation'}.get(part, part))
+            place = tmp_path / folder / f'{name}.jpg'
             place.parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / f'images/{name}.jpg').rename(place)
     data = find_box_data(tmp_path)

@@ -47,7 +47,7 @@ def put_all(distillers: Options, chosen: Mapping[str, str], task: str | None, pl
     Those of an unknown type stay as they are, and fail when the model is built. ``place`` holds them, for errors.
     """
     found = dict(distillers)
-    for name in chosen.keys() & found.keys():
+    for name in filter(chosen.__contains__, distillers):
         cls, gone = _class_of(found[name]), {'settings'}
         if cls is None:
             continue

@@ -91,13 +91,15 @@ def training_file(first: str, training: Training, batch: int, task: str) -> str:
     return f'"""{first}\n\n{about}\n"""\n\n{bases}{assignments(settings)}{_WORK_DIR}'
 
 
-def seg_file(data: SegData, loading: Loading) -> str:
+def seg_file(data: SegData, loading: Loading, edges: Sequence[Mapping[str, Any]] = ()) -> str:
+    """Return the text of ``data.py`` for segmentation; ``edges``: the step that draws what PIDNet's loss needs."""
     train = [
         {'type': 'LoadAnnotations'},
         {'type': 'RandomResize', 'scale': loading.size[::-1], 'ratio_range': (0.5, 2.0), 'keep_ratio': True},
         {'type': 'RandomCrop', 'crop_size': loading.crop, 'cat_max_ratio': 0.75},
         {'type': 'RandomFlip', 'prob': 0.5},
         {'type': 'PhotoMetricDistortion'},
+        *edges,
         {'type': 'PackSegInputs'},
     ]
     resize = [{'type': 'Resize', 'scale': loading.size[::-1], 'keep_ratio': True}] if loading.resize else []

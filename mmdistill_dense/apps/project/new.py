@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.project.zoo_schedule import Training, decide_loading, scaled_training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
+from mmdistill_dense.config.values import mappings
 from mmdistill_dense.utils.files import list_text, write_text
 from mmdistill_dense.utils.literals import BRACES, Template
 from mmdistill_dense.utils.process import quiet
@@ -67,7 +69,9 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     free = free_pictures(args.unlabelled, data.pictures, data.label_images, loading.batch) if args.unlabelled else None
     both = [side for side in (student, teacher) if side is not None]
     if isinstance(data, SegData):
-        files = {'data.py': config_files.seg_file(data, loading)}
+        steps = chain.from_iterable(mappings(side.config.get('train_dataloader')) for side in both)
+        edges = [dict(step) for step in steps if step.get('type') == 'GenerateEdge'][:1]
+        files = {'data.py': config_files.seg_file(data, loading, edges)}
         files |= {f'{name}.txt': list_text(one.names, '--data') for name, one in data.splits.items() if one.names}
     else:
         for side in both:

@@ -88,13 +88,15 @@ def test_heads_inside_heads_and_their_class_weights_are_set() -> None:
     assert [head.num_classes for head in heads] == [3] * 4 and teacher.auxiliary_head.num_classes == 3
 
 
-@pytest.mark.soak
-def test_weights_of_classes_go_where_their_number_is_that_of_the_data() -> None:
-    """They are those of Cityscapes, not of these 19 classes."""
+def test_a_pidnet_gets_its_edges_and_no_weights_of_other_classes() -> None:
+    """Its weights are those of Cityscapes, not of these 19 classes; its loss needs edges drawn from the labels."""
     seg_folder(Path('mine'), range(19))
     call(FASTSCNN, PIDNET)
     _, teacher = models('control')
     assert all(loss.get('class_weight') is None for loss in teacher.decode_head.loss_decode)
+    for name in ('control', 'teacher'):
+        *_, edges, pack = read(name).train_dataloader.dataset.pipeline
+        assert edges == {'type': 'GenerateEdge', 'edge_width': 4} and pack.type == 'PackSegInputs'
 
 
 def test_methods_are_those_given_once_or_the_default_of_task_and_teacher() -> None:

@@ -10,6 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmseg.datasets import CityscapesDataset
+from mmseg.structures import SegDataSample
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.check.context import Options
@@ -317,6 +318,20 @@ def test_weights_of_a_hub_are_read_at_once_and_named_by_their_address(monkeypatc
     assert pair.model.teacher.checkpoint == 'hf://user/repo@v1/mine.pth'
     assert list(pair.train_dataloader.dataset.metainfo.classes) == ['sky', 'road', 'leaf']
     call(student, 'dinov2_vitb14:hf://user/repo/dino.pth', code=2)
+
+
+@pytest.mark.soak
+def test_a_network_of_one_size_takes_the_crop_and_is_tested_in_windows() -> None:
+    """BEiT's table of relative places has the size of its config, 640x640; any other failed at the first step."""
+    side = read_side('mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py', '--student')
+    fetched_weights.adapt(side, 3, fetched_weights.sizes(side, (32, 64), (48, 64)), True, random=True)
+    assert 'it takes one size, 32x64' in side.notes[0] and side.changes['test_cfg']['crop_size'] == (32, 64)
+    network = build_network(load_model(side.option, 'student'), pretrained=False).eval()
+    samples = [SegDataSample(metainfo={'ori_shape': shape, 'img_shape': shape}) for shape in [(48, 80), (20, 64)]]
+    for sample in samples:  # larger and smaller than the crop
+        data = {'inputs': [torch.zeros(3, *sample.img_shape)], 'data_samples': [sample]}
+        with torch.no_grad():
+            assert network.test_step(data)[0].pred_sem_seg.shape == sample.ori_shape
 
 
 @pytest.mark.soak

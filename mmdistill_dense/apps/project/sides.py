@@ -113,11 +113,15 @@ def seg_size(model: Mapping[str, Any], crop: tuple[int, int], picture: tuple[int
     slides = (model.get('test_cfg') or {}).get('mode') == 'slide'
     inside = picture[0] <= crop[0] and picture[1] <= crop[1]
     if picture[0] * picture[1] > _LARGE or (slides and not inside):
-        stride = tuple(max(1, 2 * side // 3) for side in crop)
-        found['test_cfg'] = {'_delete_': True, 'mode': 'slide', 'crop_size': crop, 'stride': stride}
+        found['test_cfg'] = _windows(crop)
     elif slides:
         found['test_cfg'] = {'_delete_': True, 'mode': 'whole'}
     return found
+
+
+def _windows(crop: tuple[int, int]) -> dict[str, Any]:
+    stride = tuple(max(1, 2 * side // 3) for side in crop)
+    return {'_delete_': True, 'mode': 'slide', 'crop_size': crop, 'stride': stride}
 
 
 def det_size(model: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,7 +296,13 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int]) -> dict[s
         except Exception:  # any code may run here; the check before the training says what is wrong
             continue
     else:
-        return found
+        if 'img_size' not in (side.model.get('backbone') or {}):
+            return found
+        side.notes.append(
+            f'it takes one size, {size_text(crop)}: larger pictures are tested in windows, smaller ones padded'
+        )
+        fixed = {'backbone': {'img_size': crop}, 'data_preprocessor': {'test_cfg': {'size': crop}}}
+        return joined_overrides(found, {**fixed, 'test_cfg': _windows(crop)})
     own = (side.model.get('data_preprocessor') or {}).get('pad_size_divisor') or 1  # of RTMDet, all pictures
     if step == 1 or (side.task == 'det' and own % step == 0):
         return found

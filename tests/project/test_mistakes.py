@@ -114,6 +114,8 @@ def cut(path: str) -> None:
          lambda: Path('a.py').write_text("_base_ = 'b.py'") and Path('b.py').write_text('x = 1\ny = (\n')),
     case('--student a.py: line 1 of the config is no', '--student a.py', wrote('a.py', 'x = (\n')),
     case('--student a.py: the config cannot be read', '--student a.py', wrote('a.py', 'x = y\n')),
+    case('data_preprocessor.mean is for 6 channels, pictures have 3',
+         '--student mmseg::swin/swin-tiny-patch4-window7_upernet_1xb8-20k_levir-256x256.py'),
     case('the config has no model', '--student a.py', wrote('a.py', "default_scope = 'mmseg'")),
     case('--student a.json: the config cannot', '--student a.json', wrote('a.json', 'hello'), soak=True),
     case('--student a.py: a config in the new style (read_base)', '--student a.py',

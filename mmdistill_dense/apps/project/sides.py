@@ -252,6 +252,8 @@ def read_side(given: str, key: str) -> Side:
     if taught := next((one for one in model if one.startswith('teacher_')), None):  # LD and LAD of mmdet
         told = f'it has a teacher of its own ({taught}). Choose the network alone, as mmdet::gfl/gfl_r50_fpn_1x_coco.py'
         raise ValueError(f'{where}: {told}.')
+    if (channels := len((model.get('data_preprocessor') or {}).get('mean') or ())) > 3:
+        raise ValueError(f'{where}: its data_preprocessor.mean is for {channels} channels, pictures have 3.')
     return Side(key, name, config, model, task)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/defaults.py projects benchmarks/pairs/defaults_seg.yaml DIR   # then `mmdistill run DIR/PAIR`
     python benchmarks/defaults.py faster DIR/*/suite.yaml  # adds four times the rate where twice was better
-    python benchmarks/defaults.py table DIR/*/suite.yaml                            # of finished ones
+    python benchmarks/defaults.py table benchmarks/pairs/scores/*.csv   # scores.csv that `mmdistill suite table` wrote
     python benchmarks/defaults.py null docs/results/camvid*.csv                     # how often chance alone says yes
 
 Of each pair the best control and the best rate of the method are chosen on val, and the gain is read on test, seed by
@@ -18,6 +18,7 @@ import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import fmean
@@ -49,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     projects.set_defaults(run=lambda args: write_projects(args.file, args.out))
     faster = modes.add_parser('faster', help='rows at 4 times the rate, where twice is better on val for the control')
     faster.add_argument('file', type=Path, nargs='+', help='suite.yaml of a finished project')
-    faster.set_defaults(run=lambda args: [add_faster(one) for one in args.file])
+    faster.set_defaults(run=lambda args: add_faster(args.file))
     table = modes.add_parser('table', help='a line for each pair, and the mean')
-    table.add_argument('file', type=Path, nargs='+', help='suite.yaml of a finished project')
-    table.set_defaults(run=lambda args: print(as_markdown({one.parent.name: _of_suite(one) for one in args.file})))
+    table.add_argument('file', type=Path, nargs='+', help='scores.csv of a finished project, by the name of its pair')
+    table.set_defaults(run=lambda args: print(as_markdown({one.stem: outcome_of(one) for one in args.file})))
     null = modes.add_parser('null', help='the same procedure on copies of the control')
     null.add_argument('file', type=Path, nargs='+', help='scores.csv of suites: their spreads over seeds are drawn')
     for name, default in (('pairs', 6), ('seeds', 3), ('rounds', 2000)):
@@ -114,17 +115,17 @@ def write_part(data: Path, part: str, told: Sequence[Any], folder: Path) -> None
         (folder / place).symlink_to(path)
 
 
-def add_faster(path: Path) -> None:
-    """Add control and method at four times the rate to a suite whose control is better at twice the rate, on val."""
-    definition = load(path)
-    rows = scores_of(definition.out / 'scores.csv')
-    once, twice = (fmean(val for val, _ in rows[name].values()) for name in ('control', 'control_x2'))
-    if twice > once:
-        suite = yaml.safe_load(path.read_text(encoding='utf-8'))
-        method, row = next((name, row) for name, row in suite['methods'].items() if not is_control(name))
-        suite['methods'] |= {'control_x4': {'rate': 4}, f'{method}_x4': {**row, 'rate': 4}}
-        write_text(path, yaml.safe_dump(suite, sort_keys=False))
-    print(f'{path.parent.name}: val of the student alone {once:.2f}, at twice the rate {twice:.2f}')
+def add_faster(files: Sequence[Path]) -> None:
+    """Add control and method at four times the rate to suites whose control is better at twice the rate, on val."""
+    for path in files:
+        rows = scores_of(load(path).out / 'scores.csv')
+        once, twice = (fmean(val for val, _ in rows[name].values()) for name in ('control', 'control_x2'))
+        if twice > once:
+            suite = yaml.safe_load(path.read_text(encoding='utf-8'))
+            method, row = next((name, row) for name, row in suite['methods'].items() if not is_control(name))
+            suite['methods'] |= {'control_x4': {'rate': 4}, f'{method}_x4': {**row, 'rate': 4}}
+            write_text(path, yaml.safe_dump(suite, sort_keys=False))
+        print(f'{path.parent.name}: val of the student alone {once:.2f}, at twice the rate {twice:.2f}')
 
 
 def scores_of(file: Path) -> dict[str, Runs]:
@@ -139,22 +140,39 @@ def scores_of(file: Path) -> dict[str, Runs]:
     return found
 
 
-def _of_suite(path: Path) -> Gain:
-    definition = load(path)
-    rows = scores_of(definition.out / 'scores.csv')
-    if short := [name for name in ('control', *definition.methods) if rows.get(name, {}).keys() < {*definition.seeds}]:
-        raise ValueError(f'{path}: {", ".join(short)} has not finished all seeds; `mmdistill suite run {path}` does.')
-    return gain_of([rows[name] for name in rows if is_control(name)], [rows[name] for name in definition.taught])
+@dataclass(frozen=True)
+class Outcome:
+    """What a pair says: the rows that are best on val, and the gain on test."""
+
+    control: str
+    taught: str
+    gain: Gain
+    alone: float  # mean of the control on test
+    teacher: float  # its score on test
 
 
-def gain_of(controls: Sequence[Runs], taught: Sequence[Runs]) -> Gain:
-    """Return the gain on test, by seed, of the row that is best on val over the control that is best on val."""
-    best = [max(rows, key=lambda runs: fmean(val for val, _ in runs.values())) for rows in (taught, controls)]
-    own, alone = ({seed: test for seed, (_, test) in runs.items()} for runs in best)
-    found = paired_gain(own, alone)
-    if found is None:
+def outcome_of(file: Path) -> Outcome:
+    """Return what the scores of a finished pair say; refuse those of an unfinished one."""
+    rows, teacher = scores_of(file), read_scores(file)['teacher']
+    if short := [name for name, runs in rows.items() if runs.keys() != rows['control'].keys()]:
+        raise ValueError(f'{file}: {", ".join(short)} has other seeds than control')
+    controls = {name: runs for name, runs in rows.items() if is_control(name)}
+    alone, own, gain = chosen(controls, {name: runs for name, runs in rows.items() if name not in controls})
+    (score,) = (one['score'] for one in teacher.values())
+    return Outcome(alone, own, gain, fmean(test for _, test in rows[alone].values()), score)
+
+
+def chosen(controls: Mapping[str, Runs], taught: Mapping[str, Runs]) -> tuple[str, str, Gain]:
+    """Return the control and the method that are best on val, and the method's gain on test, by seed."""
+    best = [max(rows, key=lambda name: fmean(val for val, _ in rows[name].values())) for rows in (controls, taught)]
+    alone, own = (
+        {seed: test for seed, (_, test) in rows[name].items()}
+        for rows, name in zip((controls, taught), best, strict=True)
+    )
+    gain = paired_gain(own, alone)
+    if gain is None:
         raise ValueError('no seed of the method is one of the control')
-    return found
+    return *best, gain  # type: ignore[return-value]
 
 
 def mean_of(gains: Sequence[float]) -> Gain:
@@ -164,12 +182,15 @@ def mean_of(gains: Sequence[float]) -> Gain:
     return found
 
 
-def as_markdown(gains: Mapping[str, Gain]) -> str:
+def as_markdown(pairs: Mapping[str, Outcome]) -> str:
     """Return the table of the pairs, with their mean below."""
-    lines = ['| pair | seeds | gain over the better control [95 % interval] |', '|---|--:|--:|']
-    lines += [f'| {name} | {one.n} | {_told(one)} |' for name, one in gains.items()]
-    mean = mean_of([one.mean for one in gains.values()])
-    return '\n'.join([*lines, f'| **mean of {mean.n} pairs** | | {_told(mean)} |'])
+    head = ['pair', 'teacher', 'better control', 'student alone', 'method', 'gain [95 % interval]']
+    lines = [f'| {" | ".join(head)} |', '|---|--:|---|--:|---|--:|']
+    for name, one in pairs.items():
+        cells = [name, f'{one.teacher:.2f}', one.control, f'{one.alone:.2f}', one.taught, _told(one.gain)]
+        lines.append(f'| {" | ".join(cells)} |')
+    mean = mean_of([one.gain.mean for one in pairs.values()])
+    return '\n'.join([*lines, f'| **mean of {mean.n} pairs** | | | | | {_told(mean)} |'])
 
 
 def _told(gain: Gain) -> str:
@@ -195,8 +216,8 @@ def told_of_chance(files: Sequence[Path], pairs: int, seeds: int, rounds: int) -
         gains = []
         for _ in range(pairs):
             spread, levels = spreads[rng.integers(len(spreads))], (0.0, rng.normal(0, 2 * (np.pi / 2) ** 0.5))
-            controls, taught = ([row(spread, level) for level in levels] for _ in range(2))
-            gains.append(gain_of(controls, taught).mean)
+            controls, taught = ({str(level): row(spread, level) for level in levels} for _ in range(2))
+            gains.append(chosen(controls, taught)[2].mean)
         one = mean_of(gains)
         found[place] = one.low or 0.0, one.mean, one.high or 0.0
     low, mean, high = found.T

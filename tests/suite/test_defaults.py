@@ -15,22 +15,35 @@ from benchmarks import defaults
 ROOT = Path(__file__).resolve().parents[2]
 
 
+CONTROLS = {'control': {1: (50.0, 40.0), 2: (52.0, 41.0)}, 'control_x2': {1: (53.0, 39.0), 2: (52.0, 42.0)}}
+TAUGHT = {'pcd_x2': {1: (54.0, 60.0), 2: (54.0, 60.0)}, 'pcd': {2: (56.0, 45.0), 1: (55.0, 40.0)}}
+
+
 def test_rows_are_chosen_on_val_and_the_gain_is_read_on_test() -> None:
-    first, second = {1: (50.0, 40.0), 2: (52.0, 41.0)}, {1: (53.0, 39.0), 2: (52.0, 42.0)}
-    taught, worse = {2: (56.0, 45.0), 1: (55.0, 40.0)}, {1: (54.0, 60.0), 2: (54.0, 60.0)}
-    gain = defaults.gain_of([first, second], [worse, taught])
-    assert gain is not None and gain.each == {1: 1.0, 2: 3.0} and gain.mean == 2
+    control, method, gain = defaults.chosen(CONTROLS, TAUGHT)
+    assert (control, method) == ('control_x2', 'pcd') and gain.each == {1: 1.0, 2: 3.0} and gain.mean == 2
 
 
-def test_the_interval_of_the_mean_is_student_s_over_pairs() -> None:
-    gains = [1.0, 2.5, -0.5, 3.0, 0.25, 1.75]
-    found = defaults.mean_of(gains)
+def test_the_table_is_that_of_the_scores_and_its_interval_student_s_over_pairs(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    gains, files = [2.0, 2.5, -0.5, 3.0, 0.25, 1.75], []
+    for pair, own in enumerate(gains):
+        lines = ['name,seed,score,val/mIoU', 'teacher,0,70.0,71.0']
+        for name, runs in (CONTROLS | TAUGHT).items():
+            more = own - 2 if name == 'pcd' else 0
+            lines += [f'{name},{seed},{test + more},{val}' for seed, (val, test) in runs.items()]
+        files.append(tmp_path / f'pair{pair}.csv')
+        files[-1].write_text('\n'.join(lines))
+    defaults.main(['table', *map(str, files)])
     low, high = stats.t.interval(0.95, 5, np.mean(gains), stats.sem(gains))
-    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    table = defaults.as_markdown(
-        {f'pair {number}': defaults.mean_of([one, one + 1]) for number, one in enumerate(gains)}
-    )
-    assert f'| **mean of 6 pairs** | | +1.83 [{low + 0.5:+.2f}, {high + 0.5:+.2f}] |' in table
+    table = capsys.readouterr().out.splitlines()
+    within = stats.t.interval(0.95, 1, 2, 1)
+    assert table[2] == f'| pair0 | 70.00 | control_x2 | 40.50 | pcd | +2.00 [{within[0]:+.2f}, {within[1]:+.2f}] |'
+    assert table[-1] == f'| **mean of 6 pairs** | | | | | +1.50 [{low:+.2f}, {high:+.2f}] |'
+    files[0].write_text(files[0].read_text().rpartition('\n')[0])
+    with pytest.raises(SystemExit, match='pcd has other seeds than control'):
+        defaults.main(['table', str(files[0])])
 
 
 def test_chance_alone_says_yes_in_no_more_than_one_of_twenty() -> None:

@@ -161,10 +161,19 @@ def test_detectors_that_take_multiples_as_sizes_get_padded_batches(capsys: pytes
     assert read('control').train_pipeline[1].with_mask and read('control').val_evaluator.metric == ['bbox', 'segm']
 
 
-def test_a_detector_that_reads_its_own_test_pipeline_is_refused(capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ('name', 'said'),
+    [
+        (CENTERNET, 'CenterNet needs the step RandomCenterCropPad of its own tests'),
+        ('mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py', 'FastRCNN needs a file of proposals'),
+    ],
+)
+def test_a_detector_that_reads_more_than_new_writes_is_refused(
+    name: str, said: str, capsys: pytest.CaptureFixture
+) -> None:
     box_folder(Path('mine'))
-    call(RETINANET, CENTERNET, code=2)
-    assert 'needs the step RandomCenterCropPad of its own tests' in capsys.readouterr().err
+    call(RETINANET, name, code=2)
+    assert said in capsys.readouterr().err
 
 
 def test_a_network_of_masks_needs_masks(capsys: pytest.CaptureFixture) -> None:

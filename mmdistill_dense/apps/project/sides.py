@@ -172,6 +172,8 @@ def check_detector(side: Side, masks: bool) -> None:
     elif (model.get('roi_head') or {}).get('semantic_head') or model.get('semantic_head'):
         told = 'has a semantic_head, which needs maps of stuff that the data do not have. Choose a config without it '
         told += '(htc-without-semantic for HTC)'
+    elif model.get('type') == 'FastRCNN':
+        told = 'needs a file of proposals, which `new` does not write. Choose a config of faster_rcnn'
     elif any(str(step.get('type')).endswith('RandomCenterCropPad') for step in tests):  # CornerNet, CenterNet, …
         told = 'needs the step RandomCenterCropPad of its own tests to predict, which `new` does not write. Write the '
         told += 'pair by hand: docs/own_pair.md'

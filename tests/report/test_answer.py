@@ -160,8 +160,27 @@ def test_a_diverged_run_is_not_the_best(tmp_path):
     scores = dict(bad=math.nan, good=66.0)
     folders = [logged(run(tmp_path / name), score) for name, score in scores.items()]
     alone = logged(run(tmp_path / 'alone', ALONE), 60.0)
-    assert answer(*folders, alone).sentences()[0].startswith('Perhaps. Best of 2 methods: good scores 66.00')
+    assert (
+        answer(*folders, alone)
+        .sentences()[0]
+        .startswith('Perhaps. Best of 2 methods on these pictures, which flatters it: good scores 66.00')
+    )
     assert answer(folders[0], alone).sentences()[0].startswith('No sign of it. bad scores nan')
+
+
+@pytest.mark.parametrize(('val', 'fields', 'said'), [
+    ((52.0, 51.0), {}, 'kd scores 61.00'),
+    ((51.0, 52.0), {}, 'other scores 64.00'),
+    ((52.0, None), {}, 'other scores 64.00'),
+    ((52.0, 51.0), {'test_is_val': True}, 'other scores 64.00'),
+])  # fmt: skip
+def test_the_best_of_several_methods_is_chosen_on_val_where_that_is_another_set(tmp_path, val, fields, said):
+    known = None not in val and not fields
+    for name, own, score in (('control', 50.0, 60.0), ('kd', val[0], 61.0), ('other', val[1], 64.0)):
+        metrics = {'val': {} if own is None else {'mIoU': own}, 'test': {'mIoU': score}}
+        result(row(tmp_path, name), score, {'metric': 'mIoU', 'metrics': metrics, **fields})
+    where = 'val' if known else 'these pictures, which flatters it'
+    assert answer(tmp_path).sentences()[0].startswith(f'Perhaps. Best of 2 methods on {where}: {said}')
 
 
 @pytest.mark.parametrize(('gains', 'said'), [

@@ -14,7 +14,7 @@ from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gain, summarise
+from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, on_val, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
 
 _FEW = 3  # seeds
@@ -164,10 +164,9 @@ class Answer:
         known = {name: gain for name, gain in self.gains.items() if gain}
         if not known:
             return self._not_compared()
-        best = max(known, key=lambda name: (math.isfinite(known[name].mean), known[name].mean))
+        best, several = self._best(known)
         gain = known[best]
         alone = fmean(_by_seed(self._controls(best), self.scores)[seed] for seed in gain.each)
-        several = f' Best of {len(known)} methods:' if len(known) > 1 else ''
         scores = f'{self._number(alone + gain.mean)}, {self._alone_title(best)} {self._number(alone)}'
         verdict = ('Yes.', 'No.') if gain.told_apart else ('Perhaps.', 'No sign of it.')
         said = f'{verdict[not gain.mean > 0]}{several} {best} scores {scores}: {self._number(gain.mean, "+")}'
@@ -181,6 +180,21 @@ class Answer:
             self._cost(best),
             *self._next(best, alone, gain),
         ]
+
+    def _best(self, known: Mapping[str, Gain]) -> tuple[str, str]:
+        """Return the best method, of a suite that which is best on val; and of several, words that say so."""
+        chosen, told = self.numbers.chosen, f' Best of {len(known)} methods'
+        val = {name: on_val([run.result or {} for run in self.fair[name]], chosen) for name in known}
+        if self._flattered() or -math.inf in val.values():
+            val = {name: gain.mean if math.isfinite(gain.mean) else -math.inf for name, gain in known.items()}
+            told += ' on these pictures, which flatters it:'
+        else:
+            told += ' on val:'
+        return max(val, key=val.__getitem__), told if len(known) > 1 else ''
+
+    def _flattered(self) -> bool:
+        """Whether the scores are of val, on which rows are chosen."""
+        return any((run.result or {}).get('test_is_val') for run in self.scores) or bool(self.found.points)
 
     def table(self) -> Sheet:
         if not self.scores:
@@ -249,8 +263,7 @@ class Answer:
             return 'the student alone'
         chosen = self._controls(name)[0]
         row = '' if chosen.name == CONTROL else f' ({chosen.name})'
-        same = any((one.result or {}).get('test_is_val') for one in self.scores) or bool(self.found.points)
-        where = 'these validation pictures, which flatters it' if same else 'val'
+        where = 'these validation pictures, which flatters it' if self._flattered() else 'val'
         return f'the better student alone{row}, chosen on {where},'
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:

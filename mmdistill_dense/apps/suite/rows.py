@@ -197,14 +197,16 @@ def on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
 def best_control(results: Mapping[str, Results]) -> str:
     """Return the control that is best on val by its mean over seeds; others count once they have all of its seeds."""
     first = results.get(CONTROL) or {}
-
-    def on_val(result: Mapping[str, Any]) -> float:
-        found = float((result.get('metrics') or {}).get('val', {}).get(result.get('metric'), math.nan))
-        return -math.inf if math.isnan(found) else found
-
     whole = {name: found for name, found in results.items() if is_control(name) and first.keys() <= found.keys()}
-    val = {name: fmean(on_val(found[seed]) for seed in first) for name, found in whole.items() if first}
+    val = {name: on_val([found[seed] for seed in first]) for name, found in whole.items() if first}
     return max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
+
+
+def on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:
+    """Return the mean over runs of a metric, by default that of the score, on val; -inf where a run has none."""
+    found = [(one.get('metrics') or {}).get('val', {}).get(metric or one.get('metric'), math.nan) for one in results]
+    mean = fmean(map(float, found)) if found else math.nan
+    return -math.inf if math.isnan(mean) else mean
 
 
 def own_data(method: Method) -> str:

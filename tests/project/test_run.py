@@ -182,9 +182,9 @@ def test_the_page_of_the_middle_is_written_anew_at_the_end(place: Path, monkeypa
             raise ValueError('nothing is there yet')
 
     monkeypatch.setattr(steps, 'make_report', make_report)
-    steps._report_so_far(place, definition)
+    steps._news(place, definition)
     assert written == [{'pictures': 0}] and not steps.newer(place / 'report.html', definition.out)
-    steps._report_so_far(place, definition)
+    steps._news(place, definition)
     assert len(written) == 2, 'a page that cannot be written stops no training'
 
 
@@ -205,6 +205,21 @@ def test_methods_are_compared_with_the_better_student_alone_on_val(place: Path) 
     lines = '\n'.join(steps.ending(definition))
     assert '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
     assert '39.00  control_x2 (better on val: methods are compared with it)' in lines
+
+
+def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place: Path) -> None:
+    definition = load(place / 'suite.yaml')
+
+    def finish(name: str, score: float) -> str:
+        metrics = {'val': {'mIoU': score}, 'test': {'mIoU': score}}
+        write_result(definition.out / name, score, metric='mIoU', metrics=metrics)
+        return steps.close_teacher(definition)
+
+    assert finish('teacher', 44.0) == finish('runs/control/seed0', 40.2) == '', 'the other control may be better'
+    assert finish('runs/control_x2/seed0', 39.9).startswith('WARNING  The teacher scores 44.00, control 40.20')
+    assert finish('runs/control_x2/seed0', 40.3).startswith('WARNING  The teacher scores 44.00, control_x2 40.30')
+    assert finish('runs/control_x2/seed0', 40.0) and not finish('teacher', 44.2)
+    assert finish('teacher', 44.0) and not finish('runs/kd/seed0', 41.0)
 
 
 def test_the_file_of_a_row_that_is_no_method_is_named(place: Path, capsys: pytest.CaptureFixture) -> None:

@@ -14,10 +14,10 @@ from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.project import SUITE
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.apps.report.page import make_report
+from mmdistill_dense.apps.report.scores import CLOSE
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
-from mmdistill_dense.apps.suite.definition import Definition, is_control, load
-from mmdistill_dense.apps.suite.plan import CONTROL
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, load
 from mmdistill_dense.apps.suite.rows import best_control, changed_data, own_data
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
@@ -57,7 +57,7 @@ def run_project(folder: Path) -> int:
             definition = open_project(folder)
             lines = list(screen(definition))
         print('\n'.join(lines), flush=True)
-        code = train_all(definition, news=partial(_report_so_far, folder, definition))
+        code = train_all(definition, news=partial(_news, folder, definition))
     if code:
         return code
     _report(folder, definition)
@@ -83,12 +83,30 @@ def screen(definition: Definition) -> Iterator[str]:
     yield f'results  {definition.out}; the log of each training is log.txt in its folder'
 
 
-def _report_so_far(folder: Path, definition: Definition) -> None:
-    """Write the page without pictures, so that it can be opened in the middle; a run goes on without it."""
+def _news(folder: Path, definition: Definition) -> None:
+    """After each run: write the page without pictures, so that it can be opened; a run goes on without it."""
+    if told := close_teacher(definition):
+        print(told, flush=True)
     page = folder / 'report.html'
     with suppress(ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError), quiet():
         make_report([definition.out], page, pictures=0)
         os.utime(page, (0, 0))  # older than any result: the end writes it whole
+
+
+def close_teacher(definition: Definition) -> str:
+    """Warn of a teacher that is hardly better than the student alone, once both are known and before methods train."""
+    found = plan.results(definition)
+    controls = [name for name in (CONTROL, *definition.methods) if is_control(name)]
+    if [*found] != [TEACHER, *controls] or len(found[CONTROL]) > 1:
+        return ''
+    best = best_control(found)
+    (teacher,), (alone, *_) = ([one['score'] for one in found[name].values()] for name in (TEACHER, best))
+    if teacher - alone >= CLOSE:
+        return ''
+    return (
+        f'WARNING  The teacher scores {teacher:.2f}, {best} {alone:.2f}: from a teacher as close as that our students '
+        'learned nothing. Stop here (Ctrl-C), and train it longer or take a better one.'
+    )
 
 
 def _report(folder: Path, definition: Definition) -> None:

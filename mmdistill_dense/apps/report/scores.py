@@ -18,7 +18,7 @@ from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, on_val, pa
 from mmdistill_dense.utils.validate import some
 
 _FEW = 3  # seeds
-_CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
+CLOSE = 4.0  # points: with teachers as close as that our students gained nothing (docs/results.md, six pairs)
 
 _MORE = 1.1  # times: what is less is told as no difference
 
@@ -291,7 +291,7 @@ class Answer:
     def _advice(self, alone: float, gain: Gain) -> list[str]:
         """Return a likely reason if a distilled student is no better than the student alone."""
         ahead = math.inf if self.teacher is None else (100 if self.digits == 3 else 1) * (self.teacher - alone)
-        if gain.mean > 0 or ahead >= _CLOSE:
+        if gain.mean > 0 or ahead >= CLOSE:
             return []
         found = 'no better' if ahead <= 0 else f'only {ahead:.1f} points better'
         told = f'The teacher is {found} than the student alone, which may be the reason'

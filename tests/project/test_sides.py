@@ -62,6 +62,9 @@ def test_random_weights_are_not_frozen(stages: int) -> None:
     thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
     assert without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
     assert without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
+    for given, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
+        backbone = {'type': 'EfficientNet', 'frozen_stages': given}
+        assert without_weights({'backbone': backbone}) == {'pretrained': False, **left}
 
 
 @pytest.mark.parametrize('random', [True, False])

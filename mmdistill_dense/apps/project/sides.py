@@ -134,8 +134,9 @@ def without_weights(model: Any) -> dict[str, Any]:
     """Return what takes out all start weights, and what only these allow: frozen stages and norms."""
     backbone = model.get('backbone') or {}
     thawed: dict[str, Any] = {}
-    if backbone.get('frozen_stages', -1) >= 0:  # 0 freezes the stem
-        thawed['frozen_stages'] = -1
+    free = 0 if backbone.get('type') == 'EfficientNet' else -1  # 0 freezes the stem of others
+    if backbone.get('frozen_stages', free) > free:
+        thawed['frozen_stages'] = free
     if backbone.get('norm_eval'):
         thawed['norm_eval'] = False
     if (backbone.get('norm_cfg') or {}).get('requires_grad') is False:

@@ -15,6 +15,7 @@ from mmdistill_dense.utils.files import write_json
 from mmdistill_dense.utils.validate import text_of
 
 _PACKAGE = f'{Path(__file__).parents[1]}{os.sep}'
+_BUGS = (AttributeError, IndexError, NameError, ZeroDivisionError)  # which a `raise` may end in, and none names
 # what others raise for a mistake of a config, by a part of their text
 _OF_OTHERS = {
     'Expected more than 1 value per channel when training': 'train_dataloader.batch_size=1: a batch norm behind global '
@@ -34,7 +35,7 @@ def known_mistake(error: BaseException) -> str:
         # of a reading process, whose error torch tells with its whole traceback, the last place is in that text
         _, _, last = ''.join(traceback.format_exception(one, chain=False)).rpartition('  File "')
         _, line, *rest = *last.splitlines(), '', ''
-        if last.startswith(_PACKAGE) and line.strip().startswith('raise '):
+        if last.startswith(_PACKAGE) and line.strip().startswith('raise ') and not isinstance(one, _BUGS):
             if ' in DataLoader worker process ' not in str(one):
                 return text_of(one)
             return '\n'.join(dropwhile(lambda one: one.startswith(' '), rest)).partition(': ')[2].strip()

@@ -1,5 +1,6 @@
 """A known mistake of a run is the last thing on the screen, whatever started it."""
 
+import linecache
 import logging
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import mmseg
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+import mmdistill_dense
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.utils.last_word import known_mistake
@@ -83,6 +85,13 @@ def hidden() -> None:
         raise RuntimeError('another') from None
 
 
+def inside(line: str) -> None:
+    """Run a line as if it stood in the package."""
+    name = f'{mmdistill_dense.__path__[0]}/made_up.py'
+    linecache.cache[name] = (len(line), None, [line], name)
+    exec(compile(line, name, 'exec'))
+
+
 class Broken(Dataset):
     """A data set whose pictures end in an error: of this package, or of Python inside of it."""
 
@@ -111,3 +120,5 @@ def test_what_this_package_raises_is_known_and_nothing_else() -> None:
     assert not known_mistake(raised(hidden))
     assert not known_mistake(raised(lambda: counted(object())))  # int() raises inside a function of the package
     assert not known_mistake(ValueError('never raised'))
+    assert known_mistake(raised(lambda: inside('raise ValueError("user")'))) == 'user'
+    assert not known_mistake(raised(lambda: inside('raise ValueError(None.name)'))), 'a bug of the message itself'

@@ -43,7 +43,6 @@ GROUPS = {
         'suite': ('apps.suite.cli:fill_suite', 'compare methods over several seeds in one table'),
         'diagnose': ('apps.options:fill_diagnose', 'measure what each term of the loss does'),
         'benchmark': ('apps.options:fill_benchmark', 'measure the time of a distilled step'),
-        'completion': ('__main__:fill_completion', 'print a script that completes these words in your shell'),
     },
 }
 COMMANDS = {name: told for group in GROUPS.values() for name, told in group.items()}
@@ -88,30 +87,6 @@ def fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
     module, _, function = COMMANDS[name][0].partition(':')
     getattr(import_module(f'mmdistill_dense.{module}'), function)(parser)
     return parser
-
-
-def whole_parser() -> argparse.ArgumentParser:
-    """Return a parser of all commands, for completion and for the pages of options."""
-    parser = Parser(prog='mmdistill', formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar='COMMAND')
-    for name, (_, text) in COMMANDS.items():
-        fill(commands.add_parser(name, help=text), name)
-    return parser
-
-
-def fill_completion(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``completion``."""
-    parser.description = 'Print a script for your shell: eval "$(mmdistill completion bash)"'
-    parser.add_argument('shell', choices=('bash', 'zsh', 'tcsh'))
-
-    def complete(args: argparse.Namespace) -> None:
-        try:
-            import shtab
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError('completion needs shtab: pip install shtab') from error
-        print(shtab.complete(whole_parser(), args.shell))
-
-    parser.set_defaults(run=complete)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdistill_dense.__main__ import BEFORE, COMMANDS, Parser, fill, main, whole_parser
+from mmdistill_dense.__main__ import BEFORE, COMMANDS, Parser, main
 
 
 @pytest.mark.parametrize('name', [*COMMANDS, *BEFORE])
@@ -91,20 +91,6 @@ def test_a_pipe_that_breaks_in_the_work_is_not_hidden(monkeypatch: pytest.Monkey
     monkeypatch.setattr('mmdistill_dense.apps.options.fill_report', breaks)
     with pytest.raises(BrokenPipeError, match='a worker'):
         main(['report'])
-
-
-@pytest.mark.parametrize('shell', ['bash', 'zsh', 'tcsh'])
-def test_completion_knows_commands_and_options(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['completion', shell]) == 0
-    out = capsys.readouterr().out
-    assert 'diagnose' in out and 'random-weights' in out
-
-
-def test_all_options_stand_in_one_parser_as_in_those_of_the_commands() -> None:
-    (commands,) = [one.choices for one in whole_parser()._actions if one.choices]
-    for name, parser in commands.items():
-        alone = fill(Parser(), name)
-        assert parser._option_string_actions.keys() == alone._option_string_actions.keys()
 
 
 @pytest.mark.parametrize('file', sorted(Path(__file__).parents[1].glob('tools/*.py')), ids=lambda file: file.stem)

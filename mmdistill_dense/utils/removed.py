@@ -19,6 +19,7 @@ REMOVED: dict[str, str] = {
     'suite race': 'remove the key; add the rows control_x2: {rate: 2}, control_x4: {rate: 4} and the methods.',
     'MonitorHook': 'leave it out; every run logs distill.NAME.share, and mmdistill diagnose measures gradients.',
     'DenseMonitor': 'leave it out; PCD logs acc_top1 and acc_top5.',
+    'completion': 'leave it out: `--help` lists the options.',
     'config': 'a config with a method is named METHOD:PAIR; to edit one, write its three lines.',
     'new-config': 'a config with a method is named METHOD:PAIR; to edit one, write its three lines.',
     'visualize': 'set default_hooks.visualization.draw=True: mmengine draws predictions while a run trains.',

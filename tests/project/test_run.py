@@ -72,6 +72,7 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     assert main(['run', str(place)]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ('check    teacher: ok', 'check    kd: ok', 'the student alone', 'report'))
+    assert 'times the learning rate, as the better control' in out
     assert 'mmengine - INFO' not in out
     written = [place / 'report.html', place / 'student_kd.pth', place / 'student_kd.py']
     times = [path.stat().st_mtime for path in written]

@@ -68,6 +68,8 @@ def test_numbers_have_exponents_and_times_are_no_numbers_to_the_base_of_60(tmp_p
     (dict(methods={'kd': {'data': ['x']}}), 'methods.kd.data: is a list of training sets, each as changes'),
     (dict(methods={'kd': {'length': 0}}), 'methods.kd.length: must be a factor above 0, got 0'),
     (dict(methods={'long': {'length': 2, 'options': {}}}), 'methods.long.options: a row without `method`'),
+    (dict(methods={'control_x': {'rate': 'control'}}), 'methods.control_x.rate: control: the row is the student alone'),
+    (dict(methods={'kd': {'rate': 'x'}}), "methods.kd.rate: must be a factor above 0, got 'x'"),
     (dict(methods={'kd': {'start': 'x'}}), 'methods.kd.start: suite start has left: '),
     (dict(grid={'kd': {'loss_weight': [1, 2]}}), 'tiny.yaml: grid: suite grid has left: '),
     (dict(methods={'control_kd': {'method': 'kd'}}), 'methods.control_kd: a row named control_… is the student'),

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mmdistill_dense.apps.suite.definition import TEACHER, is_control
-from mmdistill_dense.apps.suite.rows import Row, best_control, make_rows
+from mmdistill_dense.apps.suite.plan import best_control
+from mmdistill_dense.apps.suite.rows import Row, make_rows
 from mmdistill_dense.apps.suite.table import NONE, TITLES, count_cell, gain_cell, score_cell
 
 README = Path('README.md')

@@ -47,11 +47,11 @@ def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[st
 def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -> str:
     """Return the text of ``suite.yaml``, which `run` trains; networks that predict ``masks`` are compared by them."""
     lines = ['# What `mmdistill run` trains, see docs/suite.md. One seed says little: try [0, 1, 2].']
-    lines += ['# control_x2: the student alone at twice the rate. Methods are compared with the better one on val.']
+    lines += ['# control_x2: the student alone at twice the rate. The better one on val gives methods their rate.']
     lines += [f'out: ./{WORK}', 'control: control.py']
     lines += ['teacher: teacher.py'] if trains else ['test_teacher: true'] if tests else []
     lines += ['metric: coco/segm_mAP  # that of the boxes: coco/bbox_mAP'] if masks else []
-    rows = ', '.join(['control_x2: {rate: 2}', *(f'{name}: {{config: {name}.py}}' for name in methods)])
+    rows = ', '.join(['control_x2: {rate: 2}', *(f'{name}: {{config: {name}.py, rate: control}}' for name in methods)])
     return '\n'.join([*lines, f'methods: {{{rows}}}', 'seeds: [0]', ''])
 
 

@@ -18,7 +18,8 @@ from mmdistill_dense.apps.report.scores import CLOSE
 from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, load
-from mmdistill_dense.apps.suite.rows import best_control, changed_data, own_data
+from mmdistill_dense.apps.suite.plan import best_control
+from mmdistill_dense.apps.suite.rows import changed_data, own_data
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 

@@ -16,7 +16,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_control
-from mmdistill_dense.apps.suite.rows import best_control
+from mmdistill_dense.apps.suite.plan import best_control
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json

@@ -14,7 +14,8 @@ from mmdistill_dense.apps.report.predictions import Use
 from mmdistill_dense.apps.report.runs import Log, TrainedRun
 from mmdistill_dense.apps.report.section import Missing, Numbers, Section, Sheet, legend_of
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER
-from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, on_val, paired_gain, summarise
+from mmdistill_dense.apps.suite.plan import on_val
+from mmdistill_dense.apps.suite.rows import Gain, changed_data, holm, paired_gain, summarise
 from mmdistill_dense.utils.validate import some
 
 _FEW = 3  # seeds

@@ -42,7 +42,7 @@ def train_all(
     """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption.
 
     The config of each run is resolved once, checked, and written when the run begins: what is changed meanwhile does
-    not reach the runs of this command.
+    not reach the runs of this command, but those whose learning rate waits for the controls.
     """
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.job import PATIENCE
@@ -62,7 +62,11 @@ def train_all(
             program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
 
             def begin(run: Run) -> list[str]:
-                plan.write_config(run, *todo[run])
+                method, told = definition.methods.get(run.name), todo[run]
+                if method is not None and method.rate is None:
+                    told = plan.resolved(definition, [run])[run]
+                    print(f'{run.title}: {plan.rate_of(definition):g} times the learning rate, as the better control')
+                plan.write_config(run, *told)
                 return [*program, *job_words(definition.path, run), '--attended']
 
             failed = Pool(begin, definition.jobs, threads, partial(print, flush=True), news, definition.stall).execute(

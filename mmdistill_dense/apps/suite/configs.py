@@ -58,7 +58,7 @@ def method_config(definition: Definition, method: Method) -> Config:
             members.append(member.dataset)
         joined = ConfigDict(type='ConcatDataset', datasets=members)
         config.train_dataloader.dataset = members[0] if len(members) == 1 else joined
-    if method.rate != 1:
+    if method.rate is not None and method.rate != 1:
         _scale_rate(config, method.rate, f'{place}.rate')
     if not method.distils:
         return config

@@ -201,7 +201,7 @@ class Method:
     settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
     data: tuple[Mapping[str, Any], ...] = ()  # its training sets, each as changes of the control's
     length: float = 1  # its length over that of the control
-    rate: float = 1  # its learning rates over those of the control
+    rate: float | None = 1  # its learning rates over those of the control; ``None``: as the better control's
 
     @property
     def distils(self) -> bool:
@@ -344,7 +344,7 @@ def _method(name: str, row: Reader, control: Path) -> Method:
         settings=row.get('settings', str, None),
         data=data,
         length=row.factor('length'),
-        rate=row.factor('rate'),
+        rate=None if row.raw.get('rate') == CONTROL else row.factor('rate'),
     )
     if 'config' in row.raw:
         found = _with_config(changed, row, control)
@@ -352,6 +352,8 @@ def _method(name: str, row: Reader, control: Path) -> Method:
         for key in ('variant', 'options', 'settings', 'unlabelled'):
             if key in row.raw:
                 raise row.error(key, 'a row without `method` has no distillers to set it for')
+        if changed.rate is None:
+            raise row.error('rate', f'{CONTROL}: the row is the student alone itself; give a factor')
         return changed
     else:
         found = _with_method(changed, row, control)

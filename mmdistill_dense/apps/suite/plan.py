@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes.compose import unknown
 from mmdistill_dense.apps.suite import configs
-from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition
+from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
@@ -31,6 +33,11 @@ class Run:
     @property
     def is_teacher(self) -> bool:
         return self.name == TEACHER
+
+    @property
+    def teacher(self) -> Path | None:
+        """The folder of the teacher, if it waits for that."""
+        return next((folder for folder in self.after if folder.name == TEACHER), None)
 
     @property
     def file(self) -> Path:
@@ -65,12 +72,29 @@ def runs(definition: Definition) -> list[Run]:
     seed = definition.teacher.seed if definition.teacher is not None else 0
     trained = trains_teacher(definition)
     teachers = [Run(TEACHER, seed, definition.out / TEACHER)] if trained or definition.test_teacher else []
-    before, students = ((definition.out / TEACHER,) if trained else ()), []
+    before: tuple[Path, ...] = (definition.out / TEACHER,) if trained else ()
+    students = list[Run]()
     all_wait = before and configs.reads_teacher(configs.control_config(definition))
     for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
-        waits = all_wait or (name != CONTROL and definition.methods[name].distils)
-        students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', before if waits else ()))
+        method = definition.methods.get(name)
+        after = before if all_wait or (method is not None and method.distils) else ()
+        after += tuple(controls_of(definition).values()) if method is not None and method.rate is None else ()
+        students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', after))
     return [*teachers, *students]
+
+
+def controls_of(definition: Definition) -> dict[str, Path]:
+    """Return the folders of the runs at the first seed of the student alone, by row."""
+    names = [name for name in (CONTROL, *definition.methods) if is_control(name)]
+    return {name: definition.out / 'runs' / name / f'seed{definition.seeds[0]}' for name in names}
+
+
+def rate_of(definition: Definition) -> float:
+    """Return the rate of the control that is best on val at the first seed; 1 until all of them have ended."""
+    found = {name: read_json(folder / 'result.json') for name, folder in controls_of(definition).items()}
+    ended = {name: {definition.seeds[0]: result} for name, result in found.items() if result is not None}
+    best = best_control(ended) if len(ended) == len(found) else CONTROL
+    return 1 if best == CONTROL else definition.methods[best].rate or 1
 
 
 def trains_teacher(definition: Definition) -> bool:
@@ -113,7 +137,7 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     todo = [run for run in chosen if run.result is None]
     for run in runs(definition) if todo else ():
         check_processes(run, processes)
-    needed = {folder for run in todo for folder in run.after}
+    needed = {run.teacher for run in todo}
     for run in chosen:  # results without weights were restored or tidied up
         name = (run.result or {}).get('checkpoint')
         if run.folder in needed and name is not None and not (run.folder / name).is_file():
@@ -128,7 +152,9 @@ def config_of(definition: Definition, run: Run) -> Config:
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
-        config = configs.method_config(definition, method)
+        config = configs.method_config(
+            definition, replace(method, rate=rate_of(definition)) if method.rate is None else method
+        )
         if method.length != 1:
             configs.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
     config.merge_from_dict({'randomness.seed': run.seed})
@@ -145,16 +171,15 @@ def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
 
 def name_teacher(run: Run, config: Config) -> None:
     """Let a student read the teacher that the suite trains. Before that has ended, the name of the file is a guess."""
-    if run.after and configs.reads_teacher(config):
-        (folder,) = run.after
-        result = read_json(folder / 'result.json') or {'checkpoint': 'missing.pth'}
-        config.model.teacher.checkpoint = str(folder / result['checkpoint'])
+    if run.teacher and configs.reads_teacher(config):
+        result = read_json(run.teacher / 'result.json') or {'checkpoint': 'missing.pth'}
+        config.model.teacher.checkpoint = str(run.teacher / result['checkpoint'])
 
 
 def hash_of(definition: Definition, run: Run, config: Config | None = None) -> str:
     """Return the hash of a run's config. It covers how its teacher is made."""
     folder, made = definition.path.parent, ''
-    if run.after and definition.teacher is not None:
+    if run.teacher and definition.teacher is not None:
         teacher = configs.teacher_config(definition, definition.teacher)
         made = f'{configs.config_hash(teacher, folder=folder)} seed {definition.teacher.seed}'
     return configs.config_hash(config or config_of(definition, run), made, folder)
@@ -237,3 +262,18 @@ def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
         if (result := scored(definition, run)) is not None:
             found.setdefault(run.name, {})[run.seed] = result
     return {name: found[name] for name in (TEACHER, CONTROL, *definition.methods) if name in found}
+
+
+def best_control(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
+    """Return the control that is best on val by its mean over seeds; others count once they have all of its seeds."""
+    first = results.get(CONTROL) or {}
+    whole = {name: found for name, found in results.items() if is_control(name) and first.keys() <= found.keys()}
+    val = {name: on_val([found[seed] for seed in first]) for name, found in whole.items() if first}
+    return max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
+
+
+def on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:
+    """Return the mean over runs of a metric, by default that of the score, on val; -inf where a run has none."""
+    found = [(one.get('metrics') or {}).get('val', {}).get(metric or one.get('metric'), math.nan) for one in results]
+    mean = fmean(map(float, found)) if found else math.nan
+    return -math.inf if math.isnan(mean) else mean

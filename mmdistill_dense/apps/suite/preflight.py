@@ -38,7 +38,7 @@ def check(definition: Definition, todo: Resolved) -> None:
         seen.add(run.name)
         few = min(2, config.train_dataloader.batch_size)  # the step of a whole batch may take minutes on a CPU
         # the file of a teacher that is trained first is not there yet
-        options = Options(batch=few, val=0, cost=False, command=False, teachers=not run.after)
+        options = Options(batch=few, val=0, cost=False, command=False, teachers=run.teacher is None)
         with heartbeat(f'checking {run.name}'):
             report = check_config(config, options, lambda stage: None)
         if wrong := [finding for finding in report.findings if finding.level == ERROR]:

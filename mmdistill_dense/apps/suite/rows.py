@@ -12,6 +12,7 @@ from scipy.special import stdtr, stdtrit  # scipy.stats.t takes seconds to impor
 
 from mmdistill_dense.apps.suite import plan
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, Method, is_control, with_options
+from mmdistill_dense.apps.suite.plan import best_control
 from mmdistill_dense.config.values import flat
 
 LEVEL = 0.95
@@ -194,27 +195,13 @@ def on_set(table: SuiteTable, name: str) -> tuple[Row, ...]:
     return make_rows(found, table.definition.seeds, table.control)
 
 
-def best_control(results: Mapping[str, Results]) -> str:
-    """Return the control that is best on val by its mean over seeds; others count once they have all of its seeds."""
-    first = results.get(CONTROL) or {}
-    whole = {name: found for name, found in results.items() if is_control(name) and first.keys() <= found.keys()}
-    val = {name: on_val([found[seed] for seed in first]) for name, found in whole.items() if first}
-    return max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
-
-
-def on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:
-    """Return the mean over runs of a metric, by default that of the score, on val; -inf where a run has none."""
-    found = [(one.get('metrics') or {}).get('val', {}).get(metric or one.get('metric'), math.nan) for one in results]
-    mean = fmean(map(float, found)) if found else math.nan
-    return -math.inf if math.isnan(mean) else mean
-
-
 def own_data(method: Method) -> str:
     """Return in words which data, length and learning rate a row has of its own; empty without."""
     sets = [f"the control's training set{with_options(flat(changes))}" for changes in method.data]
     data = f' on {" and ".join(sets)}' if sets else ''
     data += f', {method.length:g} times as long' if method.length != 1 else ''
-    return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
+    data += ', at the learning rate of the better control' if method.rate is None else ''
+    return data + (f', {method.rate:g} times the learning rate' if method.rate not in (None, 1) else '')
 
 
 def changed_data(results: Mapping[str, Results]) -> str:

@@ -2,7 +2,7 @@
 
     python benchmarks/defaults.py projects benchmarks/pairs/defaults_seg.yaml DIR   # then `mmdistill run DIR/PAIR`
     python benchmarks/defaults.py faster DIR/*/suite.yaml  # adds four times the rate where twice was better
-    python benchmarks/defaults.py table benchmarks/pairs/scores/*.csv   # scores.csv that `mmdistill suite table` wrote
+    python benchmarks/defaults.py table benchmarks/pairs/scores/seg/*.csv  # scores.csv of `mmdistill suite table`
     python benchmarks/defaults.py null docs/results/camvid*.csv                     # how often chance alone says yes
 
 Of each pair the best control and the best rate of the method are chosen on val, and the gain is read on test, seed by

@@ -70,6 +70,14 @@ def test_the_page_tells_what_its_commands_print(capsys: pytest.CaptureFixture, m
     ]
 
 
+def test_the_page_has_the_table_of_the_pairs_that_have_ended(capsys: pytest.CaptureFixture) -> None:
+    scores = ROOT / 'benchmarks/pairs/scores'
+    defined = yaml.safe_load((ROOT / 'benchmarks/pairs/defaults_seg.yaml').read_text(encoding='utf-8'))['pairs']
+    assert {file.stem for file in scores.glob('seg/*')} <= defined.keys() and list(scores.glob('seg/*'))
+    defaults.main(['table', *sorted(map(str, scores.glob('seg/*.csv')))])
+    assert capsys.readouterr().out in (ROOT / 'docs/results.md').read_text(encoding='utf-8')
+
+
 @pytest.fixture
 def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Write projects of two pairs in parts into ``out``, with ``new`` replaced; return what it was called with."""

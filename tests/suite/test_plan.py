@@ -46,8 +46,8 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
     definition = defined(methods=methods)
     found = {run.title: run for run in plan.runs(definition)}
     teacher, *alone = (found[title].folder for title in ('teacher', 'control seed 0', 'control_x2 seed 0'))
-    assert found['kd seed 1'].after == (teacher, *alone) and found['afdcd seed 1'].after == (teacher,)
-    assert found['kd seed 1'].teacher == teacher and found['control_x2 seed 1'].after == ()
+    assert found['kd seed 1'].after == found['afdcd seed 1'].after == (teacher,)
+    assert found['kd seed 1'].heeds == (*alone,) and not found['afdcd seed 1'].heeds
     run, (rate, before) = found['kd seed 1'], (0.0, '')
 
     def now() -> tuple[float, str]:
@@ -55,8 +55,8 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
         return config.optim_wrapper.optimizer.lr, config_hash
 
     tiny.write_result(teacher, 90.0)
-    tiny.write_result(alone[1], 31.0, metric='mIoU')
     rate, before = now()
+    tiny.write_result(alone[1], 31.0, metric='mIoU')
     tiny.write_result(alone[0], 32.0, metric='mIoU')
     assert now() == (rate, before), 'the first is better'
     tiny.write_result(alone[0], 30.0, metric='mIoU')
@@ -64,6 +64,10 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
     assert plan.unfinished(definition, [run]) == [run]
     todo = plan.unfinished(definition, plan.select(definition, ['kd'], [1]))
     assert [one.title for one in todo] == ['teacher', 'kd seed 1'], 'of the controls no weights are needed'
+    plan.write_config(run, *plan.resolved(definition, [run])[run], plan.rate_of(definition, run))
+    kept = now()
+    tiny.write_result(alone[0], 32.0, metric='mIoU')
+    assert now() == kept, 'a run that has begun keeps its rate'
 
 
 def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:

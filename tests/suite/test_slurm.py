@@ -46,6 +46,13 @@ def test_jobs_wait_for_what_they_need_and_the_table_for_all(tmp_path: Path, monk
     assert kd['--output'] == 'my out/slurm/kd-seed-0-%j.txt'
 
 
+def test_a_job_waits_for_the_controls_whose_rate_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    methods = {'kd': {'rate': 'control'}, 'control_x2': {'rate': 2}}
+    _, _, twice, kd, _ = submitted(tmp_path, monkeypatch, methods=methods)
+    assert twice['--job-name'] == 'control_x2-seed-0' and '--dependency' not in twice
+    assert kd['--dependency'] == 'afterok:101,afterany:102,afterany:103', 'also if one of them fails'
+
+
 def test_at_most_so_many_jobs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = submitted(tmp_path, monkeypatch, seeds=[0, 1], slurm={**GIVEN, 'most': 2})
     waits = [job.get('--dependency') for job in jobs[:-1]]

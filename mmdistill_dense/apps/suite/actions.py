@@ -62,11 +62,11 @@ def train_all(
             program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
 
             def begin(run: Run) -> list[str]:
-                method, told = definition.methods.get(run.name), todo[run]
-                if method is not None and method.rate is None:
-                    told = plan.resolved(definition, [run])[run]
-                    print(f'{run.title}: {plan.rate_of(definition):g} times the learning rate, as the better control')
-                plan.write_config(run, *told)
+                told, rate = todo[run], None
+                if run.heeds:
+                    told, rate = plan.resolved(definition, [run])[run], plan.rate_of(definition, run)
+                    print(f'{run.title}: {rate:g} times the learning rate, as the better control', flush=True)
+                plan.write_config(run, *told, rate)
                 return [*program, *job_words(definition.path, run), '--attended']
 
             failed = Pool(begin, definition.jobs, threads, partial(print, flush=True), news, definition.stall).execute(

@@ -197,7 +197,7 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             config, config_hash = plan.resolved(definition, [run])[run]
         progress = Progress(run.folder, config_hash, processes, write=rank == 0)
         if rank == 0 and not attended:
-            plan.write_config(run, config, config_hash)
+            plan.write_config(run, config, config_hash, plan.rate_of(definition, run) if run.heeds else None)
         config.launcher = launcher
         found: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):

@@ -12,7 +12,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmdistill_dense.apps.recipes.compose import unknown
+from mmdistill_dense.apps.recipes.compose import remark, unknown
 from mmdistill_dense.apps.suite import configs
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control
 from mmdistill_dense.config.resolve import read_file, teachers_of
@@ -29,6 +29,7 @@ class Run:
     seed: int  # the seed of the run
     folder: Path  # the work folder
     after: tuple[Path, ...] = ()  # the folders of the runs whose results it needs
+    heeds: tuple[Path, ...] = ()  # of those that it waits for, and goes on without if they fail
 
     @property
     def is_teacher(self) -> bool:
@@ -68,18 +69,19 @@ Resolved = Mapping[Run, tuple[Config, str]]
 
 
 def runs(definition: Definition) -> list[Run]:
-    """Return all runs in their order: the teacher, then the rows seed by seed."""
+    """Return all runs in their order: the teacher, then the rows seed by seed, those of the student alone first."""
     seed = definition.teacher.seed if definition.teacher is not None else 0
     trained = trains_teacher(definition)
     teachers = [Run(TEACHER, seed, definition.out / TEACHER)] if trained or definition.test_teacher else []
     before: tuple[Path, ...] = (definition.out / TEACHER,) if trained else ()
     students = list[Run]()
     all_wait = before and configs.reads_teacher(configs.control_config(definition))
-    for seed, name in itertools.product(definition.seeds, (CONTROL, *definition.methods)):
+    names = sorted((CONTROL, *definition.methods), key=lambda name: not is_control(name))  # which others may heed
+    for seed, name in itertools.product(definition.seeds, names):
         method = definition.methods.get(name)
         after = before if all_wait or (method is not None and method.distils) else ()
-        after += tuple(controls_of(definition).values()) if method is not None and method.rate is None else ()
-        students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', after))
+        heeds = tuple(controls_of(definition).values()) if method is not None and method.rate is None else ()
+        students.append(Run(name, seed, definition.out / 'runs' / name / f'seed{seed}', after, heeds))
     return [*teachers, *students]
 
 
@@ -89,11 +91,12 @@ def controls_of(definition: Definition) -> dict[str, Path]:
     return {name: definition.out / 'runs' / name / f'seed{definition.seeds[0]}' for name in names}
 
 
-def rate_of(definition: Definition) -> float:
-    """Return the rate of the control that is best on val at the first seed; 1 until all of them have ended."""
+def rate_of(definition: Definition, run: Run) -> float:
+    """Return the rate that a run began with, else that of the best control on val at the first seed that has ended."""
+    if run.file.is_file() and (told := remark(run.file, 'rate')):
+        return float(told)
     found = {name: read_json(folder / 'result.json') for name, folder in controls_of(definition).items()}
-    ended = {name: {definition.seeds[0]: result} for name, result in found.items() if result is not None}
-    best = best_control(ended) if len(ended) == len(found) else CONTROL
+    best = best_control({name: {definition.seeds[0]: one} for name, one in found.items() if one is not None})
     return 1 if best == CONTROL else definition.methods[best].rate or 1
 
 
@@ -127,7 +130,7 @@ def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int
     wanted = {run.folder for run in fits if not seeds or run.seed in seeds or (only and run.is_teacher)}
     for run in reversed(every):  # what is needed stands before
         if run.folder in wanted:
-            wanted.update(run.after)
+            wanted.update(run.after + run.heeds)
     return [run for run in every if run.folder in wanted]
 
 
@@ -152,9 +155,8 @@ def config_of(definition: Definition, run: Run) -> Config:
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
-        config = configs.method_config(
-            definition, replace(method, rate=rate_of(definition)) if method.rate is None else method
-        )
+        rate = rate_of(definition, run) if method.rate is None else method.rate
+        config = configs.method_config(definition, replace(method, rate=rate))
         if method.length != 1:
             configs.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
     config.merge_from_dict({'randomness.seed': run.seed})
@@ -185,11 +187,15 @@ def hash_of(definition: Definition, run: Run, config: Config | None = None) -> s
     return configs.config_hash(config or config_of(definition, run), made, folder)
 
 
-def write_config(run: Run, config: Config, config_hash: str) -> None:
-    """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too."""
+def write_config(run: Run, config: Config, config_hash: str, rate: float | None = None) -> None:
+    """Write the whole config of a run with its hash; its training reads this file, and ``mim train`` takes it too.
+
+    ``rate``: of its controls, if it takes that: it is kept, whatever these do later.
+    """
     name_teacher(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
-    write_text(run.file, f'# config_hash: {config_hash}\n{assignments(values)}')
+    chosen = '' if rate is None else f'# rate: {rate:g}\n'
+    write_text(run.file, f'# config_hash: {config_hash}\n{chosen}{assignments(values)}')
 
 
 def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:

@@ -57,6 +57,7 @@ def slurm_script(definition: Definition, todo: Sequence[Run]) -> str:
             lines.append(f'# {run.title}: job {ended[place]} has ended without a result. {log} ends with:')
             lines += [f'# {line}' for line in tail(log).splitlines()]
         waits = [f'afterok:{jobs[folder]}' for folder in run.after if folder in jobs]
+        waits += [f'afterany:{jobs[folder]}' for folder in run.heeds if folder in jobs]
         if slurm['most'] and len(placed) >= slurm['most']:
             waits.append(f'afterany:{placed[-slurm["most"]]}')
         after = f'--dependency={",".join(waits)} --kill-on-invalid-dep=yes' if waits else ''

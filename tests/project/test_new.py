@@ -334,6 +334,9 @@ def test_a_network_of_one_size_takes_the_crop_and_is_tested_in_windows() -> None
     """BEiT's table of relative places has the size of its config, 640x640; any other failed at the first step."""
     side = read_side('mmseg::beit/beit-base_upernet_8xb2-160k_ade20k-640x640.py', '--student')
     fetched_weights.adapt(side, 3, fetched_weights.sizes(side, (32, 64), (48, 64)), True, random=True)
+    assert 'backbone' not in fetched_weights.sizes(side, (32, 64), (48, 64), trained=False)
+    other = read_side('mmseg::segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py', '--student')
+    assert 'backbone' not in fetched_weights.sizes(other, (32, 64), (48, 64)), 'it takes any size'
     assert 'it takes one size, 32x64' in side.notes[0] and side.changes['test_cfg']['crop_size'] == (32, 64)
     network = build_network(load_model(side.option, 'student'), pretrained=False).eval()
     samples = [SegDataSample(metainfo={'ori_shape': shape, 'img_shape': shape}) for shape in [(48, 80), (20, 64)]]

@@ -171,16 +171,26 @@ def test_a_diverged_run_is_not_the_best(tmp_path):
 @pytest.mark.parametrize(('val', 'fields', 'said'), [
     ((52.0, 51.0), {}, 'kd scores 61.00'),
     ((51.0, 52.0), {}, 'other scores 64.00'),
-    ((52.0, None), {}, 'other scores 64.00'),
+    ((52.0, None), {}, 'kd scores 61.00'),
+    ((None, None), {}, 'other scores 64.00'),
     ((52.0, 51.0), {'test_is_val': True}, 'other scores 64.00'),
 ])  # fmt: skip
 def test_the_best_of_several_methods_is_chosen_on_val_where_that_is_another_set(tmp_path, val, fields, said):
-    known = None not in val and not fields
+    known = val[0] is not None and not fields
     for name, own, score in (('control', 50.0, 60.0), ('kd', val[0], 61.0), ('other', val[1], 64.0)):
         metrics = {'val': {} if own is None else {'mIoU': own}, 'test': {'mIoU': score}}
         result(row(tmp_path, name), score, {'metric': 'mIoU', 'metrics': metrics, **fields})
     where = 'val' if known else 'these pictures, which flatters it'
     assert answer(tmp_path).sentences()[0].startswith(f'Perhaps. Best of 2 methods on {where}: {said}')
+
+
+def test_methods_of_two_suites_are_compared_by_their_gains_on_val(tmp_path):
+    for suite, scores in (('easy', {'control': 80.0, 'kd': 80.5}), ('hard', {'control': 20.0, 'pcd': 27.0})):
+        for name, score in scores.items():
+            metrics = {split: {'mIoU': score} for split in ('val', 'test')}
+            result(row(tmp_path / suite, name), score, {'metric': 'mIoU', 'metrics': metrics})
+    said = answer(tmp_path / 'easy', tmp_path / 'hard').sentences()[0]
+    assert said.startswith('Perhaps. Best of 2 methods on val: pcd scores 27.00')
 
 
 @pytest.mark.parametrize(('gains', 'said'), [

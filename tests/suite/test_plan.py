@@ -1,7 +1,10 @@
 """Which runs there are, what they wait for, and their results."""
 
 import json
+import shutil
 from pathlib import Path
+
+import pytest
 
 from mmdistill_dense.apps.suite import plan
 from tests.suite import tiny
@@ -48,26 +51,31 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
     teacher, *alone = (found[title].folder for title in ('teacher', 'control seed 0', 'control_x2 seed 0'))
     assert found['kd seed 1'].after == found['afdcd seed 1'].after == (teacher,)
     assert found['kd seed 1'].heeds == (*alone,) and not found['afdcd seed 1'].heeds
-    run, (rate, before) = found['kd seed 1'], (0.0, '')
+    run = found['kd seed 1']
 
     def now() -> tuple[float, str]:
-        config, config_hash = plan.resolved(definition, [run])[run]
+        config, config_hash = plan.resolved(definition, [run], plan.rate_of(definition, run))[run]
         return config.optim_wrapper.optimizer.lr, config_hash
 
     tiny.write_result(teacher, 90.0)
-    rate, before = now()
+    with pytest.raises(ValueError, match='the student alone, of which no run has ended'):
+        now()
     tiny.write_result(alone[1], 31.0, metric='mIoU')
+    rate, before = now()
     tiny.write_result(alone[0], 32.0, metric='mIoU')
-    assert now() == (rate, before), 'the first is better'
-    tiny.write_result(alone[0], 30.0, metric='mIoU')
-    assert now()[0] == 2 * rate and now()[1] != before
-    assert plan.unfinished(definition, [run]) == [run]
+    assert 2 * now()[0] == rate and now()[1] != before, 'twice the rate was the only one, and is now the worse one'
+    assert plan.rates(definition, run) == [1, 2]
     todo = plan.unfinished(definition, plan.select(definition, ['kd'], [1]))
     assert [one.title for one in todo] == ['teacher', 'kd seed 1'], 'of the controls no weights are needed'
-    plan.write_config(run, *plan.resolved(definition, [run])[run], plan.rate_of(definition, run))
-    kept = now()
-    tiny.write_result(alone[0], 32.0, metric='mIoU')
-    assert now() == kept, 'a run that has begun keeps its rate'
+    other = found['kd seed 0']
+    for rates, begun in (([2], True), ([1, 2], False)):  # a row that has begun keeps its rate for all seeds
+        told = plan.resolved(definition, [other], 2)[other]
+        plan.write_config(other, *told, 2)
+        if begun:
+            tiny.write_result(other.folder, 1.0, config_hash=told[1])
+        assert plan.rates(definition, run) == rates and plan.rate_of(definition, run) == rates[0]
+        plan.check_unchanged(definition, [other])
+        shutil.rmtree(other.folder)
 
 
 def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:

@@ -86,7 +86,7 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
     def adapt(side: Side, trained: bool, classes: int | None) -> None:
         """Set what the data change in a network of so many ``classes``; ``None``: as many as its config says."""
         random = args.random_weights and not side.fixed  # the file of a foundation model is here
-        sides.adapt(side, classes, sides.sizes(side, loading.crop, loading.tested), trained, random)
+        sides.adapt(side, classes, sides.sizes(side, loading.crop, loading.tested, trained), trained, random)
 
     def training_of(side: Side, least: int | None = None) -> Training:
         name = side.recipe or side.name

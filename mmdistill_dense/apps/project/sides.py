@@ -289,8 +289,14 @@ def read_foundation(given: str) -> dict[str, Any] | None:
     return {'type': 'mmdistill_dense.FoundationTeacher', 'model': model, 'checkpoint': file}
 
 
-def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int]) -> dict[str, Any]:
-    """Return what sets the sizes of pictures: crop and windows of a segmentor, and multiples that a network takes."""
+_OF_ONE_SIZE = ('BEiT', 'MAE')  # backbones with a table of relative places
+
+
+def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: bool = True) -> dict[str, Any]:
+    """Return what sets the sizes of pictures: crop and windows of a segmentor, and multiples that a network takes.
+
+    A network that is not ``trained`` here keeps the one size that its weights are for.
+    """
     found = seg_size(side.model, crop, picture) if side.task == 'seg' else det_size(side.model)
     step = 1
     for step in (1, 8, 16, 32, 64) if side.network is not None else ():
@@ -301,7 +307,7 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int]) -> dict[s
         except Exception:  # any code may run here; the check before the training says what is wrong
             continue
     else:
-        if 'img_size' not in (side.model.get('backbone') or {}):
+        if not trained or side.model.get('backbone', {}).get('type') not in _OF_ONE_SIZE:
             return found
         side.notes.append(
             f'it takes one size, {size_text(crop)}: larger pictures are tested in windows, smaller ones padded'

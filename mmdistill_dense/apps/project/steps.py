@@ -23,6 +23,8 @@ from mmdistill_dense.apps.suite.rows import changed_data, own_data
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 
+# what a page or a warning may fail by, without which a run goes on
+_BESIDE = (ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 _ALWAYS = ('data.py', 'pair.py', 'control.py')
 
 
@@ -58,6 +60,7 @@ def run_project(folder: Path) -> int:
             definition = open_project(folder)
             lines = list(screen(definition))
         print('\n'.join(lines), flush=True)
+        _warn(definition)
         code = train_all(definition, news=partial(_news, folder, definition))
     if code:
         return code
@@ -85,13 +88,18 @@ def screen(definition: Definition) -> Iterator[str]:
 
 
 def _news(folder: Path, definition: Definition) -> None:
-    """After each run: write the page without pictures, so that it can be opened; a run goes on without it."""
-    if told := close_teacher(definition):
-        print(told, flush=True)
+    """After each run: warn, and write the page without pictures, so that it can be opened; a run goes on without."""
     page = folder / 'report.html'
-    with suppress(ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError), quiet():
+    _warn(definition)
+    with suppress(*_BESIDE), quiet():
         make_report([definition.out], page, pictures=0)
         os.utime(page, (0, 0))  # older than any result: the end writes it whole
+
+
+def _warn(definition: Definition) -> None:
+    with suppress(*_BESIDE):
+        if told := close_teacher(definition):
+            print(told, flush=True)
 
 
 def close_teacher(definition: Definition) -> str:
@@ -102,7 +110,7 @@ def close_teacher(definition: Definition) -> str:
         return ''
     best = best_control(found)
     (teacher,), (alone, *_) = ([one['score'] for one in found[name].values()] for name in (TEACHER, best))
-    if teacher - alone >= CLOSE:
+    if not (teacher - alone < CLOSE and teacher > 1):  # not a number, or a fraction
         return ''
     return (
         f'WARNING  The teacher scores {teacher:.2f}, {best} {alone:.2f}: from a teacher as close as that our students '

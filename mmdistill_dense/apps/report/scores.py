@@ -183,15 +183,23 @@ class Answer:
         ]
 
     def _best(self, known: Mapping[str, Gain]) -> tuple[str, str]:
-        """Return the best method, of a suite that which is best on val; and of several, words that say so."""
-        chosen, told = self.numbers.chosen, f' Best of {len(known)} methods'
-        val = {name: on_val([run.result or {} for run in self.fair[name]], chosen) for name in known}
-        if self._flattered() or -math.inf in val.values():
+        """Return the best method, of suites that whose gain is largest on val; and of several, words that say so."""
+        told, val = f' Best of {len(known)} methods', {name: self._gain_on_val(name) for name in known}
+        if self._flattered() or all(one == -math.inf for one in val.values()):
             val = {name: gain.mean if math.isfinite(gain.mean) else -math.inf for name, gain in known.items()}
             told += ' on these pictures, which flatters it:'
         else:
             told += ' on val:'
         return max(val, key=val.__getitem__), told if len(known) > 1 else ''
+
+    def _gain_on_val(self, name: str) -> float:
+        """Return the mean gain of a method on val over its controls at the same seeds; -inf without scores on val."""
+        both = [(run, self._paired(run)) for run in self.fair[name]]
+        own, alone = (
+            on_val([run.result or {} for run in some if run], self.numbers.chosen)
+            for some in zip(*(pair for pair in both if pair[1]), strict=True)
+        )
+        return own - alone if math.isfinite(own) and math.isfinite(alone) else -math.inf
 
     def _flattered(self) -> bool:
         """Whether the scores are of val, on which rows are chosen."""

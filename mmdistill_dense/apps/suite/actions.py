@@ -42,7 +42,7 @@ def train_all(
     """Do all unfinished runs, or those of some rows and seeds; return 1 if one failed, 130 after an interruption.
 
     The config of each run is resolved once, checked, and written when the run begins: what is changed meanwhile does
-    not reach the runs of this command, but those whose learning rate waits for the controls.
+    not reach the runs of this command.
     """
     from mmdistill_dense.apps.suite import preflight
     from mmdistill_dense.apps.suite.job import PATIENCE
@@ -58,15 +58,18 @@ def train_all(
                     plan.check_batch(definition, todo, 1)
                 print(f'{definition.title}: {len(chosen)} runs, {len(todo)} to do, in {definition.out}', flush=True)
                 preflight.check(definition, todo)
+                waits = {run: plan.rates(definition, run) for run in todo if run.heeds}
+                at = {
+                    (run, one): plan.resolved(definition, [run], one)[run] for run, own in waits.items() for one in own
+                }
 
             program = [sys.executable, '-m', 'mmdistill_dense', 'suite']
 
             def begin(run: Run) -> list[str]:
-                told, rate = todo[run], None
-                if run.heeds:
-                    told, rate = plan.resolved(definition, [run])[run], plan.rate_of(definition, run)
+                rate = plan.rate_of(definition, run) if run in waits else None
+                if rate is not None:
                     print(f'{run.title}: {rate:g} times the learning rate, as the better control', flush=True)
-                plan.write_config(run, *told, rate)
+                plan.write_config(run, *(todo[run] if rate is None else at[run, rate]), rate)
                 return [*program, *job_words(definition.path, run), '--attended']
 
             failed = Pool(begin, definition.jobs, threads, partial(print, flush=True), news, definition.stall).execute(

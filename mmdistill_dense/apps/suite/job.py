@@ -39,7 +39,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.unlabelled.step import unlabelled_of
 from mmdistill_dense.utils.distributed import unwrap
-from mmdistill_dense.utils.files import owned, read_progress, save_whole, write_json
+from mmdistill_dense.utils.files import in_use, owned, read_progress, save_whole, write_json
 from mmdistill_dense.utils.runner_internals import start_from
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import read_checkpoint
@@ -184,6 +184,8 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
     """
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
+    if busy := [str(folder) for folder in run.heeds if not attended and in_use(folder)]:
+        raise RuntimeError(f'{run.title} takes a learning rate of runs that still train: {", ".join(busy)}')
     rank, processes = place_of(launcher)
     with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else PATIENCE):
         if not attended:
@@ -194,10 +196,11 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             config, config_hash = read_file(run.file), str(remark(run.file, 'config_hash'))
         else:
             plan.check_processes(run, processes)
-            config, config_hash = plan.resolved(definition, [run])[run]
+            rate = plan.rate_of(definition, run) if run.heeds else None
+            config, config_hash = plan.resolved(definition, [run], rate)[run]
         progress = Progress(run.folder, config_hash, processes, write=rank == 0)
         if rank == 0 and not attended:
-            plan.write_config(run, config, config_hash, plan.rate_of(definition, run) if run.heeds else None)
+            plan.write_config(run, config, config_hash, rate)
         config.launcher = launcher
         found: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):

@@ -18,7 +18,7 @@ from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, 
 from mmdistill_dense.config.resolve import read_file, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.guards.config import batch_problem
-from mmdistill_dense.utils.files import read_json, read_progress, write_json, write_text
+from mmdistill_dense.utils.files import in_use, read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
 
@@ -91,13 +91,38 @@ def controls_of(definition: Definition) -> dict[str, Path]:
     return {name: definition.out / 'runs' / name / f'seed{definition.seeds[0]}' for name in names}
 
 
+def rate_begun(run: Run) -> float | None:
+    """Return the rate of its controls with which a seed of a run's row has begun; ``None`` before that."""
+    for file in sorted(run.folder.parent.glob('seed*/run.py')):
+        folder = file.parent
+        begun = (
+            latest_checkpoint(folder) or read_json(folder / 'result.json') or (folder != run.folder and in_use(folder))
+        )
+        if begun and (told := remark(file, 'rate')):
+            return float(told)
+    return None
+
+
 def rate_of(definition: Definition, run: Run) -> float:
-    """Return the rate that a run began with, else that of the best control on val at the first seed that has ended."""
-    if run.file.is_file() and (told := remark(run.file, 'rate')):
-        return float(told)
+    """Return the rate that a run takes of its controls: that with which its row has begun, else the best one.
+
+    The best on val at the first seed, of those that have ended.
+    """
+    if (begun := rate_begun(run)) is not None:
+        return begun
     found = {name: read_json(folder / 'result.json') for name, folder in controls_of(definition).items()}
-    best = best_control({name: {definition.seeds[0]: one} for name, one in found.items() if one is not None})
+    val = {name: on_val([one], definition.metric) for name, one in found.items() if one is not None}
+    if not val:
+        raise ValueError('it takes the learning rate of the student alone, of which no run has ended')
+    best = max(val, key=lambda name: (val[name], name == CONTROL))
     return 1 if best == CONTROL else definition.methods[best].rate or 1
+
+
+def rates(definition: Definition, run: Run) -> list[float]:
+    """Return the rates that a run may take of its controls."""
+    begun = rate_begun(run)
+    further = [one.rate for name, one in definition.methods.items() if is_control(name) and one.rate]
+    return [1, *further] if begun is None else [begun]
 
 
 def trains_teacher(definition: Definition) -> bool:
@@ -148,15 +173,18 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     return [run for run in chosen if run.result is None]
 
 
-def config_of(definition: Definition, run: Run) -> Config:
-    """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption."""
+def config_of(definition: Definition, run: Run, rate: float | None = None) -> Config:
+    """Return the config of a run, with its seed, folder and teacher, and without the settings of a resumption.
+
+    ``rate``: of its controls, if it takes that. Default: the one that its row has begun with, else 1.
+    """
     if run.is_teacher and definition.teacher is not None and trains_teacher(definition):
         config = configs.teacher_config(definition, definition.teacher)
     elif (method := definition.methods.get(run.name)) is None:
         config = configs.control_config(definition)
     else:
-        rate = rate_of(definition, run) if method.rate is None else method.rate
-        config = configs.method_config(definition, replace(method, rate=rate))
+        taken = (rate or rate_begun(run) or 1) if method.rate is None else method.rate
+        config = configs.method_config(definition, replace(method, rate=taken))
         if method.length != 1:
             configs.fit(config, method.length, f'{definition.path}: methods.{run.name}.length')
     config.merge_from_dict({'randomness.seed': run.seed})
@@ -165,9 +193,9 @@ def config_of(definition: Definition, run: Run) -> Config:
     return config
 
 
-def resolved(definition: Definition, todo: Iterable[Run]) -> Resolved:
-    """Return the config of each run, and its hash."""
-    found = {run: config_of(definition, run) for run in todo}
+def resolved(definition: Definition, todo: Iterable[Run], rate: float | None = None) -> Resolved:
+    """Return the config of each run, and its hash; ``rate`` as in :func:`config_of`."""
+    found = {run: config_of(definition, run, rate) for run in todo}
     return {run: (config, hash_of(definition, run, config)) for run, config in found.items()}
 
 
@@ -194,7 +222,7 @@ def write_config(run: Run, config: Config, config_hash: str, rate: float | None 
     """
     name_teacher(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
-    chosen = '' if rate is None else f'# rate: {rate:g}\n'
+    chosen = '' if rate is None else f'# rate: {rate!r}\n'
     write_text(run.file, f'# config_hash: {config_hash}\n{chosen}{assignments(values)}')
 
 

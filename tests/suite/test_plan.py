@@ -76,6 +76,9 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
         assert plan.rates(definition, run) == rates and plan.rate_of(definition, run) == rates[0]
         plan.check_unchanged(definition, [other])
         shutil.rmtree(other.folder)
+    plan.write_config(other, *plan.resolved(definition, [other], 1)[other])
+    tiny.write_result(other.folder, 1.0)
+    assert plan.rates(definition, run) == [1], 'it began before the definition named the rate'
 
 
 def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:

@@ -98,8 +98,8 @@ def rate_begun(run: Run) -> float | None:
         begun = (
             latest_checkpoint(folder) or read_json(folder / 'result.json') or (folder != run.folder and in_use(folder))
         )
-        if begun and (told := remark(file, 'rate')):
-            return float(told)
+        if begun:  # without the remark, the row had no such rate when it began
+            return float(remark(file, 'rate') or 1)
     return None
 
 

@@ -307,7 +307,7 @@ def sizes(side: Side, crop: tuple[int, int], picture: tuple[int, int], trained: 
         except Exception:  # any code may run here; the check before the training says what is wrong
             continue
     else:
-        if not trained or side.model.get('backbone', {}).get('type') not in _OF_ONE_SIZE:
+        if not trained or (side.model.get('backbone') or {}).get('type') not in _OF_ONE_SIZE:
             return found
         side.notes.append(
             f'it takes one size, {size_text(crop)}: larger pictures are tested in windows, smaller ones padded'

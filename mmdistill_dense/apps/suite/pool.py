@@ -120,7 +120,7 @@ class Pool:
             found, log = latest_checkpoint(run.folder), run.folder / 'log.txt'
             try:
                 words = self.command(run)
-            except (OSError, ValueError) as error:
+            except (OSError, LookupError, ValueError) as error:
                 return f'was not started: {error}'
             self.say(f'{run.title}: {f"goes on from {found.name}" if found else "starts"}')
             for _ in range(STALLS + 1):

@@ -95,8 +95,8 @@ def write_part(data: Path, part: str, told: Sequence[Any], folder: Path) -> None
     """Link a part into a folder: ``[COCO file or folder of pictures, first, last]`` of the shuffled names."""
     source, first, last = told
     whole = json.loads((data / source).read_text(encoding='utf-8')) if source.endswith('.json') else None
-    names = sorted(one['file_name'] for one in whole['images']) if whole else os.listdir(data / source)
-    chosen = set(random.Random(0).sample(sorted(names), len(names))[first:last])
+    names = sorted([one['file_name'] for one in whole['images']] if whole else os.listdir(data / source))
+    chosen = set(random.Random(0).sample(names, len(names))[first:last])
     links = {f'images/{part}/{path.name}': path for path in data.rglob('*') if path.name in chosen}
     if whole:
         images = [one for one in whole['images'] if one['file_name'] in chosen]
@@ -105,11 +105,9 @@ def write_part(data: Path, part: str, told: Sequence[Any], folder: Path) -> None
         text = json.dumps({**whole, 'images': images, 'annotations': boxes})
         write_text(folder / 'annotations' / f'instances_{part}.json', text)
     else:
+        labels = [f'{Path(name).stem}.png' for name in chosen]
         links |= {
-            f'annotations/{part}/{Path(name).stem}.png': data
-            / source.replace('images', 'annotations')
-            / f'{Path(name).stem}.png'
-            for name in chosen
+            f'annotations/{part}/{name}': data / source.replace('images', 'annotations') / name for name in labels
         }
     for place, path in links.items():
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +151,7 @@ class Outcome:
 
 
 def outcome_of(file: Path) -> Outcome:
-    """Return what the scores of a finished pair say; refuse those of an unfinished one."""
+    """Return what the scores of a finished pair say. A row with other seeds than the control is refused."""
     rows, teacher = scores_of(file), read_scores(file)['teacher']
     if short := [name for name, runs in rows.items() if runs.keys() != rows['control'].keys()]:
         raise ValueError(f'{file}: {", ".join(short)} has other seeds than control')
@@ -165,15 +163,13 @@ def outcome_of(file: Path) -> Outcome:
 
 def chosen(controls: Mapping[str, Runs], taught: Mapping[str, Runs]) -> tuple[str, str, Gain]:
     """Return the control and the method that are best on val, and the method's gain on test, by seed."""
-    best = [max(rows, key=lambda name: fmean(val for val, _ in rows[name].values())) for rows in (controls, taught)]
     alone, own = (
-        {seed: test for seed, (_, test) in rows[name].items()}
-        for rows, name in zip((controls, taught), best, strict=True)
+        max(rows, key=lambda name: fmean(val for val, _ in rows[name].values())) for rows in (controls, taught)
     )
-    gain = paired_gain(own, alone)
+    gain = paired_gain(*({seed: test for seed, (_, test) in one.items()} for one in (taught[own], controls[alone])))
     if gain is None:
         raise ValueError('no seed of the method is one of the control')
-    return *best, gain  # type: ignore[return-value]
+    return alone, own, gain
 
 
 def mean_of(gains: Sequence[float]) -> Gain:

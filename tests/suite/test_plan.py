@@ -58,7 +58,7 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
         return config.optim_wrapper.optimizer.lr, config_hash
 
     tiny.write_result(teacher, 90.0)
-    with pytest.raises(ValueError, match='the student alone, of which no run has ended'):
+    with pytest.raises(ValueError, match='the learning rate of the student alone, and no run of that has ended'):
         now()
     tiny.write_result(alone[1], 31.0, metric='mIoU')
     rate, before = now()

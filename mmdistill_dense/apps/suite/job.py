@@ -184,8 +184,6 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
     """
     if missing := run.missing:
         raise RuntimeError(f'{run.title} needs results that are not there yet: {", ".join(map(str, missing))}')
-    if busy := [str(folder) for folder in run.heeds if not attended and in_use(folder)]:
-        raise RuntimeError(f'{run.title} takes a learning rate of runs that still train: {", ".join(busy)}')
     rank, processes = place_of(launcher)
     with nullcontext() if rank else owned(run.folder, run.title, 0.0 if attended else PATIENCE):
         if not attended:
@@ -196,6 +194,8 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
             config, config_hash = read_file(run.file), str(remark(run.file, 'config_hash'))
         else:
             plan.check_processes(run, processes)
+            if busy := [str(folder) for folder in run.heeds if in_use(folder)]:
+                raise RuntimeError(f'{run.title} takes a learning rate of runs that still train: {", ".join(busy)}')
             rate = plan.rate_of(definition, run) if run.heeds else None
             config, config_hash = plan.resolved(definition, [run], rate)[run]
         progress = Progress(run.folder, config_hash, processes, write=rank == 0)

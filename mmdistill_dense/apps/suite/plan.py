@@ -69,7 +69,7 @@ Resolved = Mapping[Run, tuple[Config, str]]
 
 
 def runs(definition: Definition) -> list[Run]:
-    """Return all runs in their order: the teacher, then the rows seed by seed, those of the student alone first."""
+    """Return all runs in order: the teacher, then for each seed the student alone and the other rows."""
     seed = definition.teacher.seed if definition.teacher is not None else 0
     trained = trains_teacher(definition)
     teachers = [Run(TEACHER, seed, definition.out / TEACHER)] if trained or definition.test_teacher else []
@@ -113,7 +113,7 @@ def rate_of(definition: Definition, run: Run) -> float:
     found = {name: read_json(folder / 'result.json') for name, folder in controls_of(definition).items()}
     val = {name: on_val([one], definition.metric) for name, one in found.items() if one is not None}
     if not val:
-        raise ValueError('it takes the learning rate of the student alone, of which no run has ended')
+        raise ValueError('it takes the learning rate of the student alone, and no run of that has ended')
     best = max(val, key=lambda name: (val[name], name == CONTROL))
     return 1 if best == CONTROL else definition.methods[best].rate or 1
 
@@ -307,7 +307,7 @@ def best_control(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
 
 
 def on_val(results: Sequence[Mapping[str, Any]], metric: str | None = None) -> float:
-    """Return the mean over runs of a metric, by default that of the score, on val; -inf where a run has none."""
+    """Return the mean of a metric on val over runs, -inf if a run has none. Default: the metric of the score."""
     found = [(one.get('metrics') or {}).get('val', {}).get(metric or one.get('metric'), math.nan) for one in results]
     mean = fmean(map(float, found)) if found else math.nan
     return -math.inf if math.isnan(mean) else mean

@@ -200,10 +200,9 @@ def own_data(method: Method) -> str:
     sets = [f"the control's training set{with_options(flat(changes))}" for changes in method.data]
     data = f' on {" and ".join(sets)}' if sets else ''
     data += f', {method.length:g} times as long' if method.length != 1 else ''
-    data += (
-        ', at the rate at which the student alone was better on val at the first seed' if method.rate is None else ''
-    )
-    return data + (f', {method.rate:g} times the learning rate' if method.rate not in (None, 1) else '')
+    if method.rate is None:
+        return f'{data}, at the rate at which the student alone was better on val at the first seed'
+    return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 
 def changed_data(results: Mapping[str, Results]) -> str:

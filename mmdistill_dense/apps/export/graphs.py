@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import json
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from itertools import groupby
@@ -386,10 +387,11 @@ def read_description(path: str | Path) -> dict[str, Any]:
 
         properties = onnx.load(str(path), load_external_data=False).metadata_props
         found = next((json.loads(one.value) for one in properties if one.key == ENTRY), None)
-    else:
-        files: dict[str, Any] = {_SIDE_FILE: ''}
-        torch.export.load(path, extra_files=files)
-        found = json.loads(files[_SIDE_FILE] or 'null')
+    else:  # a zip file: torch.export.load would build the whole program
+        with zipfile.ZipFile(path) as members:
+            found = next(
+                (json.loads(members.read(one)) for one in members.namelist() if one.endswith(_SIDE_FILE)), None
+            )
     if not found:
         raise ValueError(f'{str(path)!r} has no description: it was not written by mmdistill export.')
     return found

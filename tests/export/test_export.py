@@ -41,6 +41,31 @@ def segmentor(tmp_path_factory):
     return config, *checkpoint_of(option, tmp_path_factory.mktemp('seg'), meta)
 
 
+@MODELS.register_module()
+class OneLayer(nn.Module):
+    """A backbone of one convolution: what a test asks of the export itself needs no more to trace."""
+
+    def __init__(self, channels=8):
+        super().__init__()
+        self.layer = nn.Conv2d(3, channels, 3, 2, 1)
+
+    def forward(self, image):
+        return (self.layer(image),)
+
+
+def one_layer(**head):
+    """The option of mmseg's own segmentor on that backbone."""
+    option = toys.seg_net('fcn', auxiliary_head=None)
+    head = {**option['decode_head'], 'in_channels': 8, 'channels': 8, 'in_index': 0, 'num_convs': 1, **head}
+    return {**option, 'backbone': dict(_delete_=True, type='mmengine.OneLayer'), 'decode_head': head}
+
+
+@pytest.fixture(scope='module')
+def small(tmp_path_factory):
+    """As ``segmentor``, of few operations."""
+    return toys.run_config('x', one_layer()), *checkpoint_of(one_layer(), tmp_path_factory.mktemp('small'))
+
+
 @pytest.fixture(scope='module')
 def detector(tmp_path_factory, request):
     option = toys.det_net(request.param)
@@ -233,9 +258,8 @@ def test_values_that_are_no_numbers_are_no_answer():
 
 def test_a_single_channel_comes_with_its_threshold(tmp_path):
     """It is no class score: the argmax of one channel is 0 everywhere."""
-    binary = dict(out_channels=1, num_classes=2, loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
-    option = toys.seg_net('fcn')
-    option = {**option, 'decode_head': {**option['decode_head'], **binary}, 'auxiliary_head': None}
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    option = one_layer(out_channels=1, num_classes=2, loss_decode=loss)
     network, checkpoint = checkpoint_of(option, tmp_path)
     told = read_description(export_graph(toys.run_config('x', option), checkpoint, tmp_path / 's.pt2').path)
     assert told['threshold'] == network.decode_head.threshold and told['outputs']['logits'][1] == 1
@@ -485,8 +509,8 @@ def test_only_an_earlier_export_is_replaced(segmentor, tmp_path):
 
 
 @pytest.mark.parametrize('ending', ['.pt2', pytest.param('.onnx', marks=pytest.mark.soak)])
-def test_a_full_disk_is_no_fault_of_the_format(segmentor, tmp_path, monkeypatch, ending):
-    config, _, checkpoint = segmentor
+def test_a_full_disk_is_no_fault_of_the_format(small, tmp_path, monkeypatch, ending):
+    config, _, checkpoint = small
     tried, writer = [], GRAPHS[ending]
     monkeypatch.setitem(GRAPHS, ending, lambda *words: [tried.append(words[2]), writer(*words)])
     with full_disk(2000), pytest.raises(OSError, match=f'File too large.*s{ending}'):
@@ -494,8 +518,8 @@ def test_a_full_disk_is_no_fault_of_the_format(segmentor, tmp_path, monkeypatch,
     assert len(tried) == 1 and not list(tmp_path.iterdir())
 
 
-def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(segmentor, tmp_path, monkeypatch):
-    config, _, checkpoint = segmentor
+def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(small, tmp_path, monkeypatch):
+    config, _, checkpoint = small
     asked = []
 
     def opened(path):
@@ -514,9 +538,9 @@ def test_a_backbone_is_written_alone_under_its_own_names(segmentor, tmp_path):
     assert state.keys() == network.backbone.state_dict().keys()
 
 
-def test_a_graph_of_one_size_refuses_others(segmentor, tmp_path, monkeypatch):
+def test_a_graph_of_one_size_refuses_others(small, tmp_path, monkeypatch):
     """Another runtime may answer something else, without an error."""
-    config, _, checkpoint = segmentor
+    config, _, checkpoint = small
 
     def written(graph, image, axes, *rest):
         if axes:

@@ -32,9 +32,8 @@ PIECES += [
     '$',
     '\\',
 ]
-texts = st.one_of(
-    st.text(max_size=20), st.lists(st.sampled_from(PIECES), max_size=6).map(''.join), st.sampled_from(PIECES)
-)
+any_text = st.text(st.characters(exclude_categories=['Cs']), max_size=20)  # text() takes seconds for the same ones
+texts = st.one_of(any_text, st.lists(st.sampled_from(PIECES), max_size=6).map(''.join), st.sampled_from(PIECES))
 things = st.one_of(texts, st.none(), st.integers(), st.lists(texts, max_size=2), st.binary(max_size=5), st.floats())
 
 

@@ -30,7 +30,8 @@ PIECES = (
     '_base_.a', '#', '\udc80', '%s', ' ', '((', '))', ',', 'é', 'e\u0301', 'ﬁ', '{\\x7b',
     '''{{$A:X|\\\',"((",1/0)),#}}''',
 )  # fmt: skip
-TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=5).map(''.join)
+ANY = st.text(st.characters(exclude_categories=['Cs']), max_size=3)  # text() takes seconds for the same characters
+TEXTS = st.lists(st.one_of(st.sampled_from(PIECES), ANY), max_size=5).map(''.join)
 PLAIN = st.one_of(TEXTS, st.integers(), st.booleans(), st.none(), st.floats(allow_nan=False))
 KEYS = TEXTS.filter(lambda text: text not in ('_delete_', '_scope_'))
 VALUES = st.recursive(

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,17 +69,47 @@ def test_a_row_takes_the_rate_of_the_better_control_once_these_have_ended() -> N
     todo = plan.unfinished(definition, plan.select(definition, ['kd'], [1]))
     assert [one.title for one in todo] == ['teacher', 'kd seed 1'], 'of the controls no weights are needed'
     other = found['kd seed 0']
+    tiny.write_result(alone[0], 30.0, metric='mIoU')
     for rates, begun in (([2], True), ([1, 2], False)):  # a row that has begun keeps its rate for all seeds
         told = plan.resolved(definition, [other], 2)[other]
         plan.write_config(other, *told, 2)
         if begun:
             tiny.write_result(other.folder, 1.0, config_hash=told[1])
-        assert plan.rates(definition, run) == rates and plan.rate_of(definition, run) == rates[0]
+        assert plan.rates(definition, run) == rates and plan.rate_of(definition, run) == 2
         plan.check_unchanged(definition, [other])
+        if begun:
+            tiny.write_result(alone[0], 32.0, metric='mIoU')
+            for refused in (lambda: plan.rate_of(definition, run), lambda: plan.check_unchanged(definition, [other])):
+                with pytest.raises(
+                    ValueError, match=r'began at 2 times .* control, at 1 times, is better .* `rate: 2\.0`'
+                ):
+                    refused()
+            tiny.write_result(alone[0], 30.0, metric='mIoU')
         shutil.rmtree(other.folder)
     plan.write_config(other, *plan.resolved(definition, [other], 1)[other])
     tiny.write_result(other.folder, 1.0)
+    (other.folder.parent / 'seed9_old').mkdir()
+    shutil.copy(found['kd seed 0'].file, other.folder.parent / 'seed9_old')
     assert plan.rates(definition, run) == [1], 'it began before the definition named the rate'
+    with pytest.raises(ValueError, match='began at 1 times'):
+        plan.check_unchanged(definition, [other])
+
+
+def test_a_network_in_a_file_of_the_user_s_is_part_of_its_runs(tmp_path: Path) -> None:
+    own = tmp_path / 'own.py'
+    own.write_text("model = dict(type='EncoderDecoder', decode_head=dict(dropout_ratio=0.1))")
+    Path('recipe.py').write_text(
+        f"_base_ = ['{defined().control}']\nmodel = dict(student=dict(_delete_=True, cfg='{own}'))\n"
+    )
+    definition = defined(control='recipe.py', methods={'kd': {}})
+    run = next(run for run in plan.runs(definition) if run.name == 'control')
+    plan.write_config(run, *plan.resolved(definition, [run])[run])
+    plan.check_unchanged(definition, [run])
+    own.write_text(own.read_text().replace('0.1', '0.7'))
+    plan.check_unchanged(definition, [run])  # it has not begun
+    tiny.write_result(run.folder, 1.0, config_hash=plan.hash_of(definition, run))
+    with pytest.raises(ValueError, match='control seed 0: .* was made with other networks: a file that the pair names'):
+        plan.check_unchanged(definition, [run])
 
 
 def test_results_are_those_of_finished_runs_in_the_order_of_the_table() -> None:
@@ -103,6 +134,21 @@ def test_students_read_the_teacher_that_the_suite_trains() -> None:
     assert plan.config_of(definition, runs['kd seed 1']).model.teacher.checkpoint == 'out/teacher/iter_2.pth'
     assert plan.config_of(definition, runs['kd seed 1']).randomness.seed == 1
     assert plan.config_of(definition, runs['teacher']).train_cfg.max_iters == 2
+
+
+def test_a_teacher_of_an_earlier_out_is_trained_anew(tmp_path: Path) -> None:
+    """It may be of other settings, or of other data."""
+    base = (
+        f"_base_ = ['{defined().control}']\nmodel = dict(teacher=dict(checkpoint='{tmp_path}/work/teacher/iter_2.pth'))"
+    )
+    Path('recipe.py').write_text(base)
+    tiny.write_result(tmp_path / 'work/teacher', 1, checkpoint='iter_2.pth')
+    (tmp_path / 'work/teacher/iter_2.pth').touch()
+    definition = replace(defined(control='recipe.py'), path=tmp_path / 'suite.yaml')
+    assert not plan.trains_teacher(definition)
+    (tmp_path / 'work/teacher/state.json').write_text('{}')
+    assert plan.trains_teacher(definition)
+    assert not plan.trains_teacher(replace(definition, path=tmp_path / 'elsewhere/suite.yaml'))
 
 
 def test_teacher_that_is_there_is_not_trained_unless_that_had_begun() -> None:

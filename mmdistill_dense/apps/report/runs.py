@@ -16,13 +16,11 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_control
-from mmdistill_dense.apps.suite.plan import best_control
+from mmdistill_dense.apps.suite.plan import LISTED, SEED, best_control
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.utils.literals import BRACES
-
-_SEED = re.compile(r'seed\d+')  # the folder of one seed of a method
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class TrainedRun:
     @property
     def home(self) -> Path:
         """The folder of the method: the one above ``seed<k>``, else the run's own."""
-        return self.folder.parent if _SEED.fullmatch(self.folder.name) else self.folder
+        return self.folder.parent if SEED.fullmatch(self.folder.name) else self.folder
 
     @cached_property
     def config(self) -> Config:
@@ -102,9 +100,17 @@ def control_in(suite: Path) -> str:
     """Return the name of a suite's student alone; of several the best one on val."""
     found: dict[str, dict[int, dict[str, Any]]] = {}
     for file in suite.glob(f'runs/{CONTROL}*/seed*/result.json'):
-        if (result := read_json(file)) is not None:
+        if in_suite(file.parent) and (result := read_json(file)) is not None:
             found.setdefault(file.parent.parent.name, {})[int(file.parent.name.removeprefix('seed'))] = result
     return best_control(found)
+
+
+def in_suite(folder: Path) -> bool:
+    """Tell whether a folder ``runs/<name>/seed<k>`` is a run of its suite, as its newest start lists them."""
+    suite = folder.parents[2]
+    listed = read_json(suite / LISTED)
+    known = listed is None or str(folder.relative_to(suite)) in listed['runs']
+    return known and SEED.fullmatch(folder.name) is not None
 
 
 def find_runs(folder: str | Path) -> list[TrainedRun]:
@@ -114,8 +120,9 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
         raise FileNotFoundError(f'{str(folder)!r}: no such work dir (working folder {Path.cwd()})')
     root = root.resolve()
     found = [_run(root)] if is_run(root) else []
-    for pattern in ('seed*', '*/seed*', 'runs/*/seed*'):
+    for pattern in ('seed*', '*/seed*'):
         found = found or seeds_in(root, pattern)
+    found = found or [run for run in seeds_in(root, 'runs/*/seed*') if in_suite(run.folder)]
     if not found:
         raise ValueError(
             f"{str(folder)!r} is no work dir: it has neither <timestamp>/vis_data/config.py nor seed<k>, nor a suite's "
@@ -126,7 +133,7 @@ def find_runs(folder: str | Path) -> list[TrainedRun]:
 
 def seeds_in(root: Path, pattern: str) -> list[TrainedRun]:
     """Return the runs below a folder whose own folders are called ``seed<k>``, in the order of the numbers."""
-    found = [path for path in root.glob(pattern) if _SEED.fullmatch(path.name) and is_run(path)]
+    found = [path for path in root.glob(pattern) if SEED.fullmatch(path.name) and is_run(path)]
     return [_run(path) for path in sorted(found, key=lambda path: (path.parent, int(path.name.removeprefix('seed'))))]
 
 
@@ -221,7 +228,7 @@ def _distinct(runs: Sequence[TrainedRun]) -> dict[Path, str]:
 def _suite_controls(runs: Sequence[TrainedRun]) -> Iterator[TrainedRun]:
     """Yield the controls of the runs' suites at the same seeds, or all controls if no seed is the same."""
     for suite in dict.fromkeys(run.suite for run in runs if run.suite):
-        own = seeds_in(suite / 'runs' / control_in(suite), 'seed*')
+        own = [run for run in seeds_in(suite, f'runs/{control_in(suite)}/seed*') if in_suite(run.folder)]
         seeds = {run.seed for run in runs if run.suite == suite}
         yield from [run for run in own if run.seed in seeds] or own
 

@@ -267,11 +267,11 @@ class Answer:
 
     def _alone_title(self, name: str) -> str:
         """Return what a method is compared with; of several controls of its suite, how that one was chosen."""
-        run = self.comparison.of(name)[0]
-        if not any(one.further and one.suite == run.suite for one in self.comparison.runs):
+        run, chosen = self.comparison.of(name)[0], self._controls(name)[0]
+        other = chosen.suite is not None and chosen.home.name != CONTROL
+        if not other and not any(one.further and one.suite == run.suite for one in self.comparison.runs):
             return 'the student alone'
-        chosen = self._controls(name)[0]
-        row = '' if chosen.name == CONTROL else f' ({chosen.name})'
+        row = f' ({chosen.name})' if other else ''
         where = 'these validation pictures, which flatters it' if self._flattered() else 'val'
         return f'the better student alone{row}, chosen on {where},'
 

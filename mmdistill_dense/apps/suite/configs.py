@@ -15,7 +15,7 @@ from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.suite.definition import Definition, Method, Teacher, filled
-from mmdistill_dense.config.resolve import is_distill_model, read_file
+from mmdistill_dense.config.resolve import is_distill_model, load_model, read_file, teachers_of
 from mmdistill_dense.config.values import chain, flat, listed, plain
 from mmdistill_dense.distillers.fragments import put_all
 from mmdistill_dense.utils.literals import BRACES
@@ -232,18 +232,28 @@ def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -
 
 
 def changed_keys(folder: Path, config: Config) -> list[str]:
-    """Return the keys in which a config differs from the one that mmengine wrote into a run's folder, if that is there.
-
-    Of places the last two names count: a folder that was moved is the same.
-    """
+    """Return the keys in which a config differs from the one that mmengine wrote into a run's folder, if it did."""
     file = folder / 'config.py'
     if not file.is_file():
         return []
     # mmengine takes a `{{` in a name for a template when it reads its own file again
     written = Config.fromstring(file.read_text(encoding='utf-8').replace('{{', BRACES), '.py')
-    before, now = (_identity(one, lambda text: '/'.join(text.split('/')[-2:])) for one in (written, config))
+    before, now = (_identity(one, _last_names) for one in (written, config))
     resumed = ('load_from',) if written.get('resume') else ()
     return [key for key in differences(before, now) if key not in resumed]
+
+
+def networks_hash(config: Config) -> str:
+    """Return digits that change with the networks that a config names by files of the user's own; empty without any."""
+    options = [config.model.get('student'), *(teachers_of(config.model).values() if reads_teacher(config) else ())]
+    own = [one for one in options if isinstance(one, Mapping) and os.path.isfile(str(one.get('cfg')))]
+    found = [plain(load_model(one, 'model').model, _last_names) for one in own]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS] if own else ''
+
+
+def _last_names(text: str) -> str:
+    """Return the last two names of a place: a folder that was moved is the same."""
+    return '/'.join(text.split('/')[-2:])
 
 
 def _identity(config: Config, text: Callable[[str], str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ from mmdistill_dense.guards.config import batch_problem
 from mmdistill_dense.utils.files import in_use, read_json, read_progress, write_json, write_text
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.validate import some
+
+SEED = re.compile(r'seed\d+')  # the folder of one seed of a row
+LISTED = 'runs.json'  # the folders of a suite's runs at its newest start, which a report reads
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def rate_begun(run: Run) -> float | None:
     """Return the rate of its controls with which a seed of a run's row has begun; ``None`` before that."""
     for file in sorted(run.folder.parent.glob('seed*/run.py')):
         folder = file.parent
-        begun = (
+        begun = SEED.fullmatch(folder.name) and (
             latest_checkpoint(folder) or read_json(folder / 'result.json') or (folder != run.folder and in_use(folder))
         )
         if begun:  # without the remark, the row had no such rate when it began
@@ -106,16 +110,23 @@ def rate_begun(run: Run) -> float | None:
 def rate_of(definition: Definition, run: Run) -> float:
     """Return the rate that a run takes of its controls: that with which its row has begun, else the best one.
 
-    The best on val at the first seed, of those that have ended.
+    The best on val at the first seed, of those that have ended. Refuse a row that has begun with another one than all
+    of them give.
     """
-    if (begun := rate_begun(run)) is not None:
-        return begun
-    found = {name: read_json(folder / 'result.json') for name, folder in controls_of(definition).items()}
+    begun, controls = rate_begun(run), controls_of(definition)
+    found = {name: read_json(folder / 'result.json') for name, folder in controls.items()}
     val = {name: on_val([one], definition.metric) for name, one in found.items() if one is not None}
-    if not val:
+    if not val and begun is None:
         raise ValueError('it takes the learning rate of the student alone, and no run of that has ended')
-    best = max(val, key=lambda name: (val[name], name == CONTROL))
-    return 1 if best == CONTROL else definition.methods[best].rate or 1
+    chosen = max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
+    best = 1 if chosen == CONTROL else definition.methods[chosen].rate or 1
+    if begun not in (None, best) and val.keys() == controls.keys():
+        raise ValueError(
+            f'{run.title}: {run.folder.parent} began at {begun:g} times the learning rate, and of the student alone '
+            f'{chosen}, at {best:g} times, is better on val now: the comparison would not be fair. To keep its runs as '
+            f'they are, write `rate: {begun!r}` into the row; to repeat them, remove that folder.'
+        )
+    return best if begun is None else begun
 
 
 def rates(definition: Definition, run: Run) -> list[float]:
@@ -138,8 +149,10 @@ def trains_teacher(definition: Definition) -> bool:
     if definition.teacher is None:
         return False
     (option,) = found.values()
-    file = option.get('checkpoint')
-    return (definition.out / TEACHER / 'state.json').is_file() or not (file and Path(file).is_file())
+    file = Path(option.get('checkpoint') or '')
+    # one that an earlier `out` of this suite has trained may be of other settings, or of other data
+    older = file.is_relative_to(definition.path.absolute().parent) and (file.parent / 'state.json').is_file()
+    return (definition.out / TEACHER / 'state.json').is_file() or older or not file.is_file()
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
@@ -163,8 +176,10 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     """Return the runs without a result, with a teacher whose weights they need and whose file is gone."""
     check_unchanged(definition, chosen)
     todo = [run for run in chosen if run.result is None]
-    for run in runs(definition) if todo else ():
+    every = runs(definition)
+    for run in every if todo else ():
         check_processes(run, processes)
+    write_json(definition.out / LISTED, {'runs': [str(run.folder.relative_to(definition.out)) for run in every]})
     needed = {run.teacher for run in todo}
     for run in chosen:  # results without weights were restored or tidied up
         name = (run.result or {}).get('checkpoint')
@@ -222,15 +237,28 @@ def write_config(run: Run, config: Config, config_hash: str, rate: float | None 
     """
     name_teacher(run, config)
     values = {key: value for key, value in config.to_dict().items() if key != 'distillers'}
-    chosen = '' if rate is None else f'# rate: {rate!r}\n'
-    write_text(run.file, f'# config_hash: {config_hash}\n{chosen}{assignments(values)}')
+    told = {'config_hash': config_hash, 'networks': configs.networks_hash(config), 'rate': rate}
+    lines = [f'# {name}: {value}\n' for name, value in told.items() if value not in (None, '')]
+    write_text(run.file, f'{"".join(lines)}{assignments(values)}')
 
 
 def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
     """Refuse runs that were begun with another config than the definition gives now."""
     known: dict[str, str] = {}
+    networks: dict[str, str] = {}
     for run in chosen:
         begun = run.state if latest_checkpoint(run.folder) else None
+        if run.heeds and rate_begun(run) is not None:
+            rate_of(definition, run)
+        kept = remark(run.file, 'networks') if (begun or run.result) and run.file.is_file() else None
+        if kept is not None:
+            if run.name not in networks:
+                networks[run.name] = configs.networks_hash(config_of(definition, run))
+            if kept != networks[run.name]:
+                raise ValueError(
+                    f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
+                    'changed. Undo the change, or remove that folder to repeat the run.'
+                )
         hashes = {str(one['config_hash']): None for one in (run.result, begun) if one and 'config_hash' in one}
         if hashes and run.name not in known:
             known[run.name] = hash_of(definition, run)
@@ -299,10 +327,10 @@ def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def best_control(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
-    """Return the control that is best on val by its mean over seeds; others count once they have all of its seeds."""
-    first = results.get(CONTROL) or {}
-    whole = {name: found for name, found in results.items() if is_control(name) and first.keys() <= found.keys()}
-    val = {name: on_val([found[seed] for seed in first]) for name, found in whole.items() if first}
+    """Return the control that is best on val by its mean over the seeds that all controls have by now."""
+    controls = {name: found for name, found in results.items() if is_control(name) and found}
+    seeds = set.intersection(*map(set, controls.values())) if CONTROL in controls else set[int]()
+    val = {name: on_val([found[seed] for seed in seeds]) for name, found in controls.items() if seeds}
     return max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
 
 

@@ -31,7 +31,8 @@ def check(definition: Definition, todo: Resolved) -> None:
                 raise ValueError('the set has no pictures: its keys change the test set of the control.')
     seen = set[str]()
     for run in todo:
-        config, now = todo[run][0], f'{todo[run][1]} {__version__}'
+        config = todo[run][0]
+        now = f'{todo[run][1]} {configs.networks_hash(config)} {__version__}'
         check_metric(config, definition.metric, str(definition.path))
         if run.name in seen or (run.is_teacher and not trained) or known.get(run.name) == now:
             continue  # a teacher that is there is only tested

@@ -206,18 +206,22 @@ def own_data(method: Method) -> str:
 
 
 def changed_data(results: Mapping[str, Results]) -> str:
-    """Name two runs of one data set whose label files were changed between them; empty without any.
+    """Name two runs of one data set whose label files were changed between them, or two of a row with other teachers.
 
-    Results of earlier versions hold no stamps of their data.
+    Empty without any. Results of earlier versions hold no stamps of their data.
     """
     first: dict[str, tuple[str, str]] = {}
     for name, by_seed in results.items():
         for seed, result in by_seed.items():
-            for options, stamp in (result.get('data') or {}).items():
-                other, known = first.setdefault(options, (f'{name} seed {seed}', stamp))
+            told = result.get('teacher') or {}
+            weights = [one.get('sha256') for one in ([told] if 'sha256' in told else told.values())]
+            taught = {f'teacher of {name}': str(weights)} if weights else {}
+            for what, stamp in {**(result.get('data') or {}), **taught}.items():
+                other, known = first.setdefault(what, (f'{name} seed {seed}', stamp))
                 if known != stamp:
+                    changed = "the teacher's weights" if what in taught else 'label files'
                     return (
-                        f'{other} and {name} seed {seed}: label files were changed between these runs, so their scores '
+                        f'{other} and {name} seed {seed}: {changed} were changed between these runs, so their scores '
                         'cannot be compared. Undo the change, or remove the folders of the runs to repeat.'
                     )
     return ''

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmdistill_dense.guards.runner import NEEDED
 from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_ONCE = 5.0  # seconds in which signals are one: torchrun hands on what a cluster sends to every process as well
 _TOGETHER = 10  # iterations between two questions whether any process was told to end
 _OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
 
@@ -35,6 +37,8 @@ class Interruption(Hook):
 
     def __init__(self) -> None:
         self._number = 0  # of the signal that came
+        self._since = 0.0  # when it came
+        self._agreed = 0  # what all processes know of it
         self._inside = False  # whether the model is between two whole states
         self._validates = False
         self._before: dict[int, Any] = {}  # the handlers that were there
@@ -72,13 +76,14 @@ class Interruption(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Leave if a signal came, all processes after the same iteration."""
         self._inside = False
-        if get_world_size() > 1:
-            if (runner.iter + 1) % _TOGETHER:
-                return
+        if get_world_size() == 1:
+            self._agreed = self._number
+        elif (runner.iter + 1) % _TOGETHER == 0:
             told = torch.tensor(self._number)
             all_reduce(told, 'max')
-            self._number = int(told)
-        if self._number and between_steps(runner):
+            self._agreed = int(told)
+        if self._agreed and between_steps(runner):
+            self._number = self._agreed
             self._leave(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -94,10 +99,12 @@ class Interruption(Hook):
         self._validates = False
 
     def _note(self, number: int, _: Any) -> None:
-        if self._number:  # told twice: end at once
+        now = time.monotonic()
+        if self._number and now - self._since > _ONCE:  # told twice: end at once
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._number = number
+        if not self._number:
+            self._number, self._since = number, now
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise when the loader's workers end first
 
     def _leave(self, runner: Runner, done: int) -> None:

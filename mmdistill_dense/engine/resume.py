@@ -248,7 +248,8 @@ class ResumeFile(Hook):
     def before_run(self, runner: Runner) -> None:
         if isinstance(runner, FlexibleRunner):
             return  # it has read its file before it calls a hook
-        if self.tells and built_loop(runner) is not None:
+        loop = built_loop(runner)
+        if self.tells and loop is not None and loop.iter == 0:  # not a test after the training
             if (start := _start_in_file(runner)) is not None:
                 resume_the_latest(runner, start)
             go_on_after_restart(runner)
@@ -267,9 +268,10 @@ class ResumeFile(Hook):
             runner.logger.warning(f'{told}: nothing is left to train.')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the number of processes, the sampler's seed, and whether the epoch has only begun."""
+        """Add the number of processes, the sampler's seed, the length, and whether the epoch has only begun."""
         meta, seed = checkpoint['meta'], getattr(sampler_of(runner.train_dataloader), 'seed', None)
         meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
+        meta['max_iters'] = runner.max_iters
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             meta['within_epoch'] = meta['epoch'] == runner.epoch  # one more at the end of the epoch
 
@@ -349,13 +351,13 @@ def go_on_after_restart(runner: Runner) -> None:
     """Resume from the run's last checkpoint if torchrun or Slurm started the run again."""
     begun = Path(runner.work_dir, _BEGUN)
     again = any(os.environ.get(name, '0') not in ('', '0') for name in _RESTARTS)
-    if again and not resumes(runner) and begun.is_file():
-        last = own_checkpoint(begun.parent)
-        if last is not None:
-            runner.logger.warning(f'The launcher started this run again: it goes on from {last.name}.')
-            start_from(runner, str(last))
+    starts = not resumes(runner) or start_file(runner) is not None  # a file that is named is as far as it was then
+    if again and starts and begun.is_file() and (last := own_checkpoint(begun.parent)) is not None:
+        runner.logger.warning(f'The launcher started this run again: it goes on from {last.name}.')
+        start_from(runner, str(last))
+        starts = False
     barrier()  # all have looked
-    if not resumes(runner) and is_main_process():
+    if starts and is_main_process():
         begun.touch()
 
 
@@ -406,7 +408,7 @@ def resume_from_a_whole_file(runner: Runner) -> None:
         return
     if (name and Path(name).is_dir()) or zipfile.is_zipfile(name):
         return
-    found = latest_checkpoint(pointer.parent)
+    found = own_checkpoint(pointer.parent) or latest_checkpoint(pointer.parent)
     if found is not None:
         runner.logger.warning(f'{pointer} names no whole file ({name!r}): the run goes on from {found.name}.')
         start_from(runner, str(found))

@@ -218,11 +218,22 @@ class FrozenTeacher:
                 f'model.student.data_preprocessor gives a {type(inputs).__name__}{named}: set model.student to the '
                 "network that gets the pictures in the end; of a semi-supervised detector, the config's model.detector."
             )
+        first = self._draws is None
         with self._own_streams(seed):
             if len(views) == 1:
-                return self._record(views[0], samples)
-            found = [self._record(view) for view in views]
-            return {tap.text: [tensor for view in found for tensor in view[tap.text]] for tap in self.plan.taps}
+                found = self._record(views[0], samples)
+            else:
+                each = [self._record(view) for view in views]
+                found = {tap.text: [tensor for view in each for tensor in view[tap.text]] for tap in self.plan.taps}
+        if first and self._draws and (as_trained := self._followed):  # or is it random in training alone?
+            self._followed, self._draws = [], None
+            quiet = self(inputs, seed, samples)
+            if not self._draws:
+                told = 'draws random numbers in training, so its taps are those of eval mode'
+                print_log(f'{self.key} {told}.', 'current', logging.WARNING)
+                return quiet
+            self._followed = as_trained
+        return found
 
     @contextmanager
     def _own_streams(self, seed: int) -> Iterator[None]:

@@ -27,7 +27,7 @@ from mmdistill_dense.weights.safe_load import read_checkpoint as read_checkpoint
 
 HUB = 'hf://'
 _ADDRESS = re.compile(r'hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)')
-_HASHED_NAME = re.compile(r'-([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')
+_HASHED_NAME = re.compile(r'-(?!20\d{6}\.)([0-9a-f]{8,64})\.(?:pth|pt|safetensors)$')  # and no date
 
 
 def published_weights(name: str) -> str:

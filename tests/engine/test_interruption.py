@@ -14,6 +14,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from mmdistill_dense.engine import interruption
+from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint, own_checkpoint
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
@@ -161,8 +163,9 @@ def test_a_restart_goes_on_from_files_of_any_name_place_and_kind(
 def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, found = tmp_path / 'iter_3.pth', []
 
-    def start() -> None:
-        runner = SimpleNamespace(work_dir=str(tmp_path), _resume=False, _load_from=None, logger=logging.getLogger('x'))
+    def start(named: str | None = None) -> None:
+        given = dict(_resume=named is not None, _load_from=named, logger=logging.getLogger('x'))
+        runner = SimpleNamespace(work_dir=str(tmp_path), **given)
         go_on_after_restart(runner)
         found.append(runner._load_from)
 
@@ -180,6 +183,54 @@ def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: 
     start()
     assert found == [None, None, str(file), None, str(file)]
     assert own_checkpoint(tmp_path) == file and latest_checkpoint(tmp_path) == tmp_path / 'iter_9.pth'
+
+    monkeypatch.delenv('SLURM_RESTART_COUNT')
+    start('named.pth')  # `--resume FILE`, which the launcher repeats
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    os.utime(file, (1, 1))
+    start('named.pth')
+    for _ in range(2):
+        os.utime(file)
+        start('named.pth')
+    assert found[5:] == ['named.pth', 'named.pth', str(file), str(file)]
+
+
+def test_a_test_after_the_training_begins_no_run(tmp_path: Path) -> None:
+    options = config(tmp_path, 'iters', 0, pair())
+    same = {f'test_{part}': options[f'val_{part}'] for part in ('dataloader', 'evaluator')}
+    options.merge_from_dict({**same, 'test_cfg': dict(type='TestLoop')})
+    runner = toys.train(None, options)
+    own = own_checkpoint(tmp_path)
+    runner.test()
+    assert own_checkpoint(tmp_path) == own is not None
+    assert [type(hook).__name__ for hook in runner.hooks].count('Interruption') == 1
+
+
+def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under torchrun, which hands on what every process of a job gets as well; a later one ends at once."""
+    killed, now = list[int](), [100.0]
+    monkeypatch.setattr(os, 'kill', lambda _, number: killed.append(number))
+    monkeypatch.setattr(signal, 'signal', lambda *_: None)
+    monkeypatch.setattr('time.monotonic', lambda: now[0])
+    hook = Interruption()
+    for later, expected in ((0.0, []), (0.001, []), (9.0, [signal.SIGTERM])):
+        now[0] += later
+        hook._note(signal.SIGTERM, None)
+        assert killed == expected
+
+
+def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where gradients are gathered over a number of steps at which nobody asks."""
+    left = list[int]()
+    monkeypatch.setattr(interruption, 'get_world_size', lambda: 2)
+    monkeypatch.setattr(interruption, 'all_reduce', lambda *_: None)
+    monkeypatch.setattr(interruption, 'between_steps', lambda runner: (runner.iter + 1) % 4 == 0)
+    hook = Interruption()
+    hook._number = signal.SIGTERM
+    monkeypatch.setattr(hook, '_leave', lambda runner, done: left.append(done))
+    for number in range(14):
+        hook.after_train_iter(SimpleNamespace(iter=number), number)
+    assert left == [12]
 
 
 BEGIN = """

@@ -124,3 +124,40 @@ def test_measurements_and_pictures_without_labels_go_on_in_steps_of_the_new_load
     assert found == sorted(found) and found[-1] < EPOCHS * PICTURES // 4
     assert any(one < 6 for one in found) and any(one >= 6 for one in found)
     assert [one.more for one in seen] == [one.share >= 0.7 for one in seen]
+
+
+def test_measurements_stay_where_they_are_in_steps_of_the_same_loader(begun, tmp_path):
+    """Also at a second resumption, after the first had another loader: the steps of before it go on to be counted."""
+    balance = dict(balance=dict(ratio=2.0, until=1.0))
+    train(tmp_path / 'a', 2, **balance)
+    moved = {}
+    for name, file in (('b', 'a/epoch_2.pth'), ('c', 'b/epoch_3.pth')):
+        runner, _ = train(tmp_path / name, 4, str(tmp_path / file), **balance)
+        moved[name] = [one.iteration for one in runner.model.distillers['falls'].balancer.tries]
+    assert moved['b'] == moved['c']
+
+
+@pytest.mark.parametrize('batch', [2, 4, 8])
+def test_gathered_gradients_are_divided_by_their_number(begun, tmp_path, batch):
+    """mmengine counts from the steps of before, and would take the last of them for the rest of an epoch."""
+    seen = []
+
+    @HOOKS.register_module(force=True)
+    class NotesDivisor(Hook):
+        def before_train(self, runner):
+            scale = runner.optim_wrapper.scale_loss
+            runner.optim_wrapper.scale_loss = lambda loss: seen.append(float(loss / scale(loss))) or scale(loss)
+
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'))
+    for resume in (None, str(tmp_path / 'a/epoch_3.pth')):
+        config = toys.run_config(
+            tmp_path / 'ab'[bool(resume)], model, epochs=EPOCHS, load_from=resume, resume=bool(resume)
+        )
+        config.train_dataloader.batch_size = batch if resume else 1
+        config.optim_wrapper.accumulative_counts = 2
+        config.custom_hooks = [dict(type='mmdistill_dense.NotesDivisor')]
+        Runner.from_cfg(config).train()
+        if resume is None:
+            seen.clear()
+    steps = (EPOCHS - 3) * (PICTURES // batch)
+    assert seen == pytest.approx([2.0] * steps)

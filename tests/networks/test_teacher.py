@@ -13,7 +13,7 @@ from mmdistill_dense.config.resolve import without_pretrained
 from mmdistill_dense.model.distill_model import run_teachers
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.networks.trace import Traced
+from mmdistill_dense.networks.trace import TeacherOption, Traced
 from mmdistill_dense.registry import MODELS
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
@@ -144,6 +144,31 @@ def test_random_numbers_of_a_teacher_are_its_own():
         assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
         assert expected is None or torch.equal(found[0], expected), 'nor does the place in it matter'
         expected = found[0]
+
+
+class Thinning(nn.Module):
+    """Drops by torch's function, and by a module that no name of dropout tells; with ``always`` in evaluation too."""
+
+    def __init__(self, always):
+        super().__init__()
+        self.layer, self.always = nn.Conv2d(3, 3, 1), always
+
+    def forward(self, x):
+        return nn.functional.dropout(self.layer(x), 0.5, self.training or self.always)
+
+
+@pytest.mark.parametrize('always', [False, True])
+def test_a_network_that_is_random_in_training_alone_teaches_in_eval_mode(always, monkeypatch):
+    told = []
+    monkeypatch.setattr('mmdistill_dense.networks.teacher.print_log', lambda text, *_: told.append(text))
+    MODELS.register_module(module=Thinning, force=True)
+    option = dict(type='mmdistill_dense.Thinning', always=always, allow_random=True)
+    teacher = FrozenTeacher(TeacherOption.parse(option), Traced([Tap.parse('')], None, None, as_trained=True))
+    teacher.load(torch.zeros(1))
+    inputs = torch.ones(1, 3, 9, 9)
+    first, second = (teacher(inputs, seed)[''][0] for seed in (1, 2))
+    assert torch.equal(first, teacher.network(inputs)) is torch.equal(first, second) is not always
+    assert len(told) == (not always) and all('draws random numbers in training' in text for text in told)
 
 
 def test_a_teacher_that_draws_nothing_leaves_the_streams_untouched(monkeypatch):

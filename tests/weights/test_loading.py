@@ -117,10 +117,11 @@ def test_downloads_have_the_promised_hash(server, cache):
     torch.save(dict(w=torch.ones(1)), folder / 'a.pth')
     digest = hashlib.sha256((folder / 'a.pth').read_bytes()).hexdigest()
     assert CheckpointLoader.load_checkpoint(f'{address}/a.pth#sha256={digest}')['w'].item() == 1
-    good, bad = f'a-{digest[:8]}.pth', 'a-00000000.pth'
-    for name in (good, bad):
+    good, bad, dated = f'a-{digest[:8]}.pth', 'a-00000000.pth', 'a-20240115.pth'
+    for name in (good, bad, dated):
         (folder / name).write_bytes((folder / 'a.pth').read_bytes())
     assert CheckpointLoader.load_checkpoint(f'{address}/{good}?x=1')['w'].item() == 1
+    assert CheckpointLoader.load_checkpoint(f'{address}/{dated}')['w'].item() == 1
     with pytest.raises(OSError, match='could not download'):
         CheckpointLoader.load_checkpoint(f'{address}/{bad}')
     assert not (cache / bad).exists()

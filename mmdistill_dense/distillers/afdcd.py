@@ -70,6 +70,8 @@ class AfDCD(FeatureDistiller):
         super().__init__(*taps, clip_max_norm=clip_max_norm, **options)
         losses.check_contrast(**self._contrast_of(_GROUPS, _POOL))
         if self.fd_weight is None:
+            if options.get('fd_reduction') == 'sum':
+                raise ValueError("fd_reduction='sum' needs fd_weight: the default is for the mean.")
             self.fd_weight, self.fd_reduction = 33.6, 'mean'
         check_weights(fd_weight=self.fd_weight, ctr_weight=self.ctr_weight)
         if self.temperature is None and self.contrast != 'spatial':
@@ -95,7 +97,9 @@ class AfDCD(FeatureDistiller):
         if self.fd_weight:
             terms['loss_fd'] = self.fd_weight * losses.feature_mimic(rebuilt, teacher, reduction=self.fd_reduction)
         if self.ctr_weight:
-            contrast = losses.dense_contrast(rebuilt, teacher, **self._options_of(self.levels[level]))
+            contrast = losses.dense_contrast(
+                rebuilt, teacher, **self._options_of(self.levels[level], rebuilt.shape[2:])
+            )
             scale = 1.0  # which makes the gradient of the spatial contrast as large as that of the others
             if self.contrast == 'spatial':
                 temperature = self.temperature or losses.contrast_temperature('spatial', teacher.shape[1])
@@ -103,9 +107,9 @@ class AfDCD(FeatureDistiller):
             terms['loss_ctr'] = self.ctr_weight * scale * contrast
         return terms
 
-    def _options_of(self, level: Level) -> dict[str, Any]:
-        """Return the options of the contrast of a level."""
-        pool_size = _POOL if min(self.grid(level)) >= _POOLED else 0
+    def _options_of(self, level: Level, size: Sequence[int] = ()) -> dict[str, Any]:
+        """Return the options of the contrast of a level, for maps of a size; by default that of the trace."""
+        pool_size = _POOL if min(size or self.grid(level)) >= _POOLED else 0
         return self._contrast_of(math.gcd(_GROUPS, level.teacher[0]), pool_size)
 
     def _contrast_of(self, groups: int, pool_size: int) -> dict[str, Any]:

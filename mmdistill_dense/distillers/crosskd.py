@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
-from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated, assigned_by_student
+from mmdistill_dense.distillers.ground_truth import anchor_targets, annotated, assigned_by_student, check_independent
 from mmdistill_dense.networks.building import class_of
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import MIN_COUNT, gather_rows_with_gradient, mean_over_ranks
@@ -105,6 +105,7 @@ class CrossKD(Distiller):
                     f'{key}: CrossKD runs the last layers of a {", a ".join(FORMS)}, but {self.head} of the {side} '
                     f"({config.model.get('type')}) is {found}. Use RoIHeadKD for RoI heads, else e.g. type='PKD'."
                 )
+            check_independent(key, side, head)
             if (depth := head.get('stacked_convs', 4)) < self.reuse_from:
                 raise ValueError(
                     f'{key}.reuse_from={self.reuse_from}, but the towers of the {side} have {depth} convolutions '

@@ -56,7 +56,7 @@ class CWD(FeatureDistiller):
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
         if self.pairs is not None and self.by_class(self.levels[level]):
-            student, teacher = self.pairs.softmax(student, teacher)
+            student, teacher = self.pairs.softmax(student, teacher, shift=False)
         if self.norm:
             student, teacher = (
                 F.batch_norm(one.to(loss_dtype(one)), None, None, training=True) for one in (student, teacher)

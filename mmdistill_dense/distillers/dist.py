@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
+from mmdistill_dense.distillers.ground_truth import check_competing
 from mmdistill_dense.losses import correlation_distance
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_complete
 from mmdistill_dense.networks.taps import TapOption
@@ -48,6 +49,8 @@ class DIST(FeatureDistiller):
         if self.activation == 'softmax' or self.beta:
             remedy = f"{self.key}.activation='sigmoid' and {self.key}.beta=0"
             check_classes(self.key, level.name, level.student[0], remedy)
+        if self.activation == 'softmax':
+            check_competing(self.key, self.teacher, self.teacher_taps)
         if self.maps_classes and self.scores(level) > 1:
             raise ValueError(f'{self.key}: {level.name} has several anchors, of other classes: use LogitKD.')
 

@@ -1,17 +1,20 @@
 """Base class of the methods that compare pairs of maps: levels, alignment of channels, resizing."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes, check_losses
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.losses import to_grid
+from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import Align, Resize, check_directions, check_map, check_positions
@@ -53,6 +56,7 @@ class FeatureDistiller(Distiller):
     no_auto: ClassVar[str] = ''
     averages: ClassVar[bool] = False  # a map that shrinks: interpolation alone would skip positions
     aligns_channels: ClassVar[bool] = True  # False where maps of different channels are compared as they are
+    tells_sizes: ClassVar[bool] = False  # whether maps of other sizes are told of a single level too
     needs: ClassVar[tuple[str, ...]] = ()  # 'map', and 'positions' or 'directions' (channels), two or more of them
 
     align: Align = 'auto'
@@ -78,6 +82,13 @@ class FeatureDistiller(Distiller):
                 self.levels.append(Level(s[1:], t[1:], weight, f'{taps} (level {index})'))
         for level in self.levels:
             self._check_level(level)
+            if level.student[1:] != level.teacher[1:] and (self.tells_sizes or len(self.levels) > 1):
+                told = f'the student map is {tuple(level.student[1:])}, the teacher map {tuple(level.teacher[1:])}'
+                print_log(
+                    f"{self.key}: {level.name}: {told}; the {self.resize}'s is resized bilinearly.",
+                    'current',
+                    logging.WARNING,
+                )
             if 'map' in self.needs:
                 check_map(self.key, level.name, level.student)
             if 'positions' in self.needs:
@@ -101,6 +112,16 @@ class FeatureDistiller(Distiller):
     def by_class(self, level: Level) -> bool:
         """Tell whether a level holds class scores, which are compared by the pairs of a teacher of other classes."""
         return False
+
+    def check_classes(self, pairs: ClassPairs) -> None:
+        """Refuse class scores that are compared channel by channel, while the classes stand in another order."""
+        for level, align in zip(self.levels, self.aligns, strict=True):
+            scores = level.name.count('.conv_seg') == 2 and ':input' not in level.name
+            if scores and not pairs.same and isinstance(align, nn.Identity) and not self.by_class(level):
+                told = "compares channels one by one, and the teacher's classes have another order"
+                raise ValueError(
+                    f'{self.key}: {level.name}: {type(self).__name__} {told}. Tap features, or use LogitKD.'
+                )
 
     def scores(self, level: Level, lengths: tuple[int, int] | None = None) -> int:
         """Return the anchors of a level of class scores where the teacher has other classes.

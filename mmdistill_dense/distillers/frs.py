@@ -6,7 +6,9 @@ import torch
 from torch import nn
 
 from mmdistill_dense import losses
+from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
+from mmdistill_dense.distillers.ground_truth import check_independent
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_over_ranks
@@ -49,6 +51,10 @@ class FRS(Distiller):
             raise ValueError(f'student_tap must be two taps without weights, e.g. {self.student_tap}, got {given}.')
         check_weights(feature_weight=self.feature_weight, class_weight=self.class_weight)
         self.convs = nn.ModuleList()
+
+    def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
+        for side, config, taps in (('student', student, self.student_taps), ('teacher', teacher, self.teacher_taps)):
+            check_independent(key, side, config.model.get(taps[1].path.partition('.')[0]) or {})
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Check the levels, and make the convolutions."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +19,7 @@ from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples
 
 if TYPE_CHECKING:
     from mmdistill_dense.config.resolve import ModelConfig
+    from mmdistill_dense.networks.taps import Tap
     from mmdistill_dense.networks.teacher import FrozenTeacher
 
 
@@ -71,6 +72,28 @@ def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] 
     model = {} if teacher is None else teacher.config.model
     head = model.get(path.split('.')[0])
     return head if isinstance(head, Mapping) and 'num_classes' in head else None
+
+
+_OTHER_SCORES = ('TOODHead', 'SSDHead', 'YOLOV3Head', 'CenterNetHead')  # probabilities, a background, boxes among them
+
+
+def check_independent(key: str, side: str, head: Mapping[str, Any]) -> None:
+    """Refuse a dense head whose class scores are not the logits of independent yes/no decisions."""
+    kind = getattr(head.get('type'), '__name__', str(head.get('type'))).rpartition('.')[2]
+    if kind in _OTHER_SCORES or not (head.get('loss_cls') or {}).get('use_sigmoid', True):
+        told = (
+            f'scores of the {side} ({kind}) are no logits of independent yes/no decisions, as the method compares them'
+        )
+        raise ValueError(f"{key}: {told}. Compare the neck, e.g. by type='PKD'.")
+
+
+def check_competing(key: str, teacher: FrozenTeacher | None, taps: Iterable[Tap]) -> None:
+    """Refuse a softmax over the independent yes/no scores of a dense head."""
+    for tap in taps:
+        head = _head_config(teacher, tap.path) or {}
+        if (head.get('loss_cls') or {}).get('use_sigmoid'):
+            told = 'are independent yes/no scores (loss_cls.use_sigmoid of their head), which do not compete'
+            raise ValueError(f"{key}: {tap} {told}: set {key}.activation='sigmoid'.")
 
 
 class AnchorTargets(NamedTuple):

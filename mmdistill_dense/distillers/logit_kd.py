@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from mmdistill_dense.distillers.feature import SCORES_HAVE_NAMES, FeatureDistiller, Level
+from mmdistill_dense.distillers.ground_truth import check_competing
 from mmdistill_dense.losses import sigmoid_divergence, softmax_divergence, standardised
 from mmdistill_dense.networks.class_pairs import ClassPairs, check_groups
 from mmdistill_dense.networks.taps import TapOption
@@ -55,6 +56,7 @@ class LogitKD(FeatureDistiller):
         check_scores(self.key, level.name, level.student)
         if self.activation == 'softmax':
             check_classes(self.key, level.name, level.student[0], f"{self.key}.activation='sigmoid'")
+            check_competing(self.key, self.teacher, self.teacher_taps)
         if self.standardise:
             check_standardised(self.key, level.student[0], self.maps_classes)
         if self.maps_classes and self.scores(level) > 1 and self.activation == 'softmax':

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from mmdistill_dense import losses
 from mmdistill_dense.distillers.base import Losses
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
-from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
-from mmdistill_dense.utils.validate import Reduction, Resize, check_positive, check_share
+from mmdistill_dense.utils.validate import Positive, Reduction, Share
 
 
 @DISTILLERS.register_module()
@@ -28,23 +27,10 @@ class MGD(FeatureDistiller):
 
     needs: ClassVar[tuple[str, ...]] = ('map',)
 
-    def __init__(
-        self,
-        student_tap: TapOption = 'neck',
-        teacher_tap: TapOption | None = None,
-        *,
-        mask_ratio: float = 0.65,
-        alpha: float = 2e-5,
-        reduction: Reduction = 'sum',
-        resize: Resize | None = 'student',
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(student_tap, teacher_tap, resize=resize, **kwargs)
-        check_share('mask_ratio', mask_ratio)
-        check_positive('alpha', alpha)
-        self.mask_ratio = mask_ratio
-        self.alpha = alpha
-        self.reduction = reduction
+    student_tap, resize = 'neck', 'student'
+    mask_ratio: Share = 0.65
+    alpha: Positive = 2e-5
+    reduction: Reduction = 'sum'
 
     def build_level(self, level: Level) -> nn.Module:
         channels = level.teacher[0]

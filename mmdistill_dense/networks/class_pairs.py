@@ -177,14 +177,15 @@ class ClassPairs:
         own = [(group.student, group.teacher) for group in self.groups]
         return own == [((one,), (one,)) for one in range(len(self.teacher))] and not self.unknown
 
-    def softmax(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def softmax(self, student: Tensor, teacher: Tensor, shift: bool = True) -> tuple[Tensor, Tensor]:
         """Return the scores (B, G, ...) of the groups from logits (B, C, ...) of both sides.
 
-        Where classes are merged, the largest logit of each position is taken off first, which a softmax does not see.
+        Where classes are merged, the largest logit of each position is taken off first, which a softmax over classes
+        does not see; one over positions does: without ``shift``.
         """
         scores = []
         for x, members in ((student, self._members('student')), (teacher, self._members('teacher'))):
-            if any(len(one) > 1 for one in members):
+            if shift and any(len(one) > 1 for one in members):
                 x = _full(x)
                 x = x - x.detach().amax(1, keepdim=True)
             scores.append(merged(x, members, 'logsumexp'))

@@ -140,12 +140,6 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f'{name} must be a whole number >= {least}, got {value!r}.')
 
 
-def check_positive(name: str, value: float) -> None:
-    """Raise a ``ValueError`` that names the option, for instance a temperature, unless it is above 0."""
-    if not value > 0:
-        raise ValueError(f'{name} must be > 0, got {value!r}.')
-
-
 def check_share(name: str, value: Any) -> None:
     """Raise a ``ValueError`` that names the option unless it is a number from 0 to below 1."""
     if not is_number(value) or not 0 <= value < 1:

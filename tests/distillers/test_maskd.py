@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdistill_dense.distillers import MasKD
-from mmdistill_dense.distillers.maskd import token_distiller
+from mmdistill_dense.distillers import MasKD, feature
 from tests import toys
 from tests.distillers.maskd.tokens import LEARN, NECK, det_model, random_tokens, tokens_of
 from tests.distillers.steps import draw, set_up
@@ -87,7 +86,7 @@ def test_shared_tokens_serve_every_tap_and_are_learned_on_the_first():
 
 def test_maps_of_other_sizes_are_resized_with_a_warning(monkeypatch):
     told = []
-    monkeypatch.setattr(token_distiller, 'print_log', lambda text, *_: told.append(text))
+    monkeypatch.setattr(feature, 'print_log', lambda text, *_: told.append(text))
     distiller = make([((4, 4), (9, 12)), (5, 6)])
     assert len(told) == 1 and '(4, 4)' in told[0] and '(9, 12)' in told[0] and "the student's is resized" in told[0]
     student, teacher = maps(6, [(4, 4), (5, 6)]), maps(8, [(9, 12), (5, 6)])

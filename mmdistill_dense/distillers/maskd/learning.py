@@ -339,9 +339,11 @@ def learn_tokens(
 
 def _check_classes(task: TokenTask, runner: Runner) -> None:
     """Refuse labels that mean other classes to the teacher; ``allow_other_classes`` lets it pass up to here."""
-    metainfo = getattr(runner.train_dataloader.dataset, 'metainfo', {})
+    metainfo, pairs = getattr(runner.train_dataloader.dataset, 'metainfo', {}), task.teacher.pairs
     try:
         check_num_classes(metainfo.get('classes'), task.teacher.key, task.teacher.config.model)
+        if pairs is not None and not pairs.same:
+            raise ValueError(f'{task.teacher.key}.classes maps classes that stand in another order.')
     except ValueError as error:
         raise ValueError(
             f'distillers.{task.name}: tokens are learned on the labels of this run, but {task.teacher.key} has other '

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdistill_dense import losses
@@ -170,6 +168,7 @@ class TokenDistiller(FeatureDistiller):
 
     needs: ClassVar[tuple[str, ...]] = ('map',)
     needs_scores: ClassVar[bool] = True  # tokens are learned through the teacher's loss
+    tells_sizes: ClassVar[bool] = True
     gate: ClassVar[Gate] = staticmethod(token_gate)
 
     student_tap, align, resize = 'neck', 'conv', 'student'
@@ -209,14 +208,6 @@ class TokenDistiller(FeatureDistiller):
                 raise ValueError(f'{told}; {found}.')
         for level in self.levels[: self.gated_taps[-1].first + self.gated_taps[-1].count]:
             self.mask_modules.append(self.token_module(level.teacher[0]))
-        for level in self.levels:
-            if level.student[1:] != level.teacher[1:]:
-                print_log(
-                    f'{self.key}: {level.name}: the student map is {tuple(level.student[1:])}, the teacher '
-                    f"map {tuple(level.teacher[1:])}; the {self.resize}'s is resized bilinearly.",
-                    'current',
-                    logging.WARNING,
-                )
 
     def prepare(self, runner: Runner, teacher: FrozenTeacher) -> None:
         """Load or learn the tokens; all processes of a run call it together before the first iteration.

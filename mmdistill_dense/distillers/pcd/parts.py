@@ -130,7 +130,8 @@ class ChannelCenter(nn.Module):
         pixels = centred.movedim(1, -1).flatten(0, 2)  # (B H W, C)
         weight = pixels.new_ones(len(pixels), 1) if valid is None else valid.reshape(-1, 1).to(pixels.dtype)
         sums = mean_over_ranks(torch.cat([(weight * pixels).sum(0), weight.sum(0)]))
-        self.mean.add_(self.momentum * (sums[:-1] / sums[-1].clamp_min(MIN_COUNT)).to(self.mean))
+        moved = self.momentum * (sums[:-1] / sums[-1].clamp_min(MIN_COUNT)).to(self.mean)
+        self.mean.add_(torch.where(moved.isfinite(), moved, 0))  # a broken map, whose step is skipped, leaves no trace
 
 
 AUTO_SIZE = 'auto'

@@ -92,7 +92,10 @@ class PCD(Distiller):
         self.attend = None if attention is None else check_keys('attention', attention, {'num_heads': 8})
         check_count('attention.num_heads', (self.attend or {}).get('num_heads', 1), 1)
         self.queue_size = rows_of_memory(queue_size, self.keys_per_image)
-        self.enqueue = 'pixels' if queue_size == AUTO_SIZE else self.enqueue
+        if queue_size == AUTO_SIZE:
+            if options.get('enqueue') == 'pooled':
+                raise ValueError("queue_size='auto' keeps pixels, but enqueue='pooled' is given: leave one out.")
+            self.enqueue = 'pixels'
         self.centered = center
         self.weights: list[float] = []
         self.traced: dict[str, list[tuple[str, int]]] = {}  # taps and how many maps each gives
@@ -249,4 +252,4 @@ class PCD(Distiller):
         else:
             keys = random_pixels(seen.own, seen.inside, self.keys_per_image, self.generator(level))
         norms = keys.norm(dim=1, keepdim=True)
-        return torch.where(norms > MIN_NORM, keys / norms, 0)
+        return torch.where((norms > MIN_NORM) & norms.isfinite(), keys / norms, 0)

@@ -142,7 +142,8 @@ def _divided(root: Path, paired: Paired, wish: folders.Wish, notes: list[str]) -
     parts: Parts = {part: [pairs[picture] for picture in own] for part, own in listed.items()}
     if not lists:
         by_folder = wish.share is None and any(paired.parts[picture] for picture in paired.labels)
-        named = [(paired.parts[picture] if by_folder else 'train', picture) for picture in paired.labels]
+        bare = None if 'train' in paired.parts.values() else 'train'  # of no part, as trainval beside test
+        named = [(paired.parts[picture] or bare if by_folder else 'train', picture) for picture in paired.labels]
         every = {part: [pairs[root / picture] for own, picture in named if own == part] for part in folders.SPLITS}
         parts = {part: own for part, own in every.items() if own}
     used = {picture for own in parts.values() for picture, _ in own}

@@ -250,6 +250,8 @@ def check_splits(root: Path, found: Mapping[str, Sequence[int]], names: Mapping[
         if seen == [IGNORED] and IGNORED not in names:
             told = f'all pixels of the label images for {name} are {IGNORED}, which is ignored'
             raise ValueError(f'--data {root}: {told}. Take this split out of the folder, or add its labels.')
+        if name != 'train' and len(shown := [names[value] for value in seen if value in names]) == 1:
+            notes.append(f'WARNING: the label images for {name} that were looked at show {shown[0]} alone')
         if alone := [f'{names[value]} ({value})' for value in seen if value in names and value not in found['train']]:
             where = f'in label images for {name}, and in none of those for train that were looked at'
             notes.append(f'WARNING: {where}: {some(alone)}. Nobody can learn it, and its score of 0 enters the mean')

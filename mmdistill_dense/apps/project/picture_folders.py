@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -209,6 +210,9 @@ def look_at(
         if pages > 1 or (len(picture.getbands()) > 3 and picture.mode != 'CMYK'):
             more.append(path)
         if orientation(picture) != 1:
+            if picture.format == 'TIFF':
+                way = 'is a TIFF with an orientation, which one library follows and another does not'
+                raise ValueError(f'--data: {path} {way}. Take it out (exiftool -Orientation= FILE), or write a PNG.')
             turned.append(path)
             sizes = {'apply': size_of(picture), 'ignore': size_of(picture, stored=True)}
             fits = [way for way in WAYS if sizes[way] == drawn(path)]
@@ -277,10 +281,15 @@ def two_parts(names: Sequence[P], place: Path, share: float | None = None) -> tu
     """Divide pictures into training and validation, always in the same way."""
     if len(names) < 2:
         raise ValueError(f'--data: {place} holds {len(names)} labelled picture; train and val need one each. Add some.')
-    shuffled = sorted(names)
+    versions: dict[str, list[P]] = defaultdict(list)  # Roboflow writes several of one picture, NAME.rf.HASH.jpg
+    for name in sorted(names):
+        versions[str(name).partition('.rf.')[0]].append(name)
+    shuffled: list[list[P]] = list(versions.values()) if len(versions) > 1 else [[name] for name in sorted(names)]
     random.Random(0).shuffle(shuffled)
-    count = min(max(1, round((share or VAL_SHARE) * len(shuffled))), len(shuffled) - 1)
-    return sorted(shuffled[count:]), sorted(shuffled[:count])
+    count, val = min(max(1, round((share or VAL_SHARE) * len(names))), len(names) - 1), list[P]()
+    while len(val) < count and len(shuffled) > 1:
+        val += shuffled.pop(0)
+    return sorted(chain(*shuffled)), sorted(val)
 
 
 def read_lists(
@@ -486,9 +495,11 @@ def free_pictures(given: str, parts: Mapping[str, Sequence[str]], drawn: Contain
 
 
 def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a warning for pictures of another part that also train, as the same file or as a copy."""
-    for part, own in parts.items():
-        if part != 'train' and (same := same_pictures(own, parts['train'])):
-            first = [path if path == other else f'{path} is {other}' for path, other in same.items()]
-            told = f'{len(same)} of the {len(own)} pictures for {part} also train ({some(first, 3)})'
+    """Yield a warning for pictures that two parts share, as the same file or as a copy."""
+    for part, other in (('val', 'train'), ('test', 'train'), ('test', 'val')):
+        own, others = parts.get(part, ()), parts.get(other, ())
+        if own != others and (same := same_pictures(own, others)):  # without a third part, val is test
+            first = [path if path == one else f'{path} is {one}' for path, one in same.items()]
+            also = 'train' if other == 'train' else 'validate'
+            told = f'{len(same)} of the {len(own)} pictures for {part} also {also} ({some(first, 3)})'
             yield f'WARNING: {told}: the scores will be too high'

@@ -36,10 +36,10 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_340,
-    'mmdistill_dense/distillers': 5_450,
-    'mmdistill_dense/networks': 2_500,
+    'mmdistill_dense/distillers': 5_490,
+    'mmdistill_dense/networks': 2_520,
     'mmdistill_dense/model': 850,
-    'mmdistill_dense/engine': 1_690,
+    'mmdistill_dense/engine': 1_710,
     'mmdistill_dense/weights': 910,
     'mmdistill_dense/datasets': 920,
     'mmdistill_dense/guards': 550,
@@ -48,18 +48,18 @@ MOST_LINES = {
     'mmdistill_dense/unlabelled': 800,
     'mmdistill_dense/pretrain': 930,
     'mmdistill_dense/foundation': 970,
-    'mmdistill_dense/apps/project': 4_940,
-    'mmdistill_dense/apps/suite': 2_540,
+    'mmdistill_dense/apps/project': 4_960,
+    'mmdistill_dense/apps/suite': 2_580,
     'mmdistill_dense/apps/check': 1_930,
-    'mmdistill_dense/apps/report': 1_220,
+    'mmdistill_dense/apps/report': 1_230,
     'mmdistill_dense/apps/inspect': 600,
     'mmdistill_dense/apps/export': 1_660,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_780,
-    'mmdistill_dense': 34_250,
+    'mmdistill_dense/apps': 13_850,
+    'mmdistill_dense': 34_390,
     'tools': 2_850,
-    'tests': 47_080,
+    'tests': 47_450,
 }
 MOST_CONFIGS = 600
 

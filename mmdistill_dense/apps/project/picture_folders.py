@@ -439,7 +439,7 @@ def table(name: str, counts: Sequence[Count]) -> list[str]:
     return [f'{name}: {"; ".join(map(str, counts))}', *(line for count in counts for line in count.left)]
 
 
-# Pictures of a part, without labels, and those that two parts share
+# Pictures of a part, and without labels
 
 
 @dataclass(frozen=True)
@@ -492,14 +492,3 @@ def free_pictures(given: str, parts: Mapping[str, Sequence[str]], drawn: Contain
         raise ValueError(f'--unlabelled {given}: {there}; a step takes {batch}. Add pictures, or leave it out.')
     names = tuple(path.relative_to(folder).as_posix() for path in free) if left_out else ()
     return FreePictures(folder, len(free), names, left_out)
-
-
-def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a warning for pictures that two parts share, as the same file or as a copy."""
-    for part, other in (('val', 'train'), ('test', 'train'), ('test', 'val')):
-        own, others = parts.get(part, ()), parts.get(other, ())
-        if own != others and (same := same_pictures(own, others)):  # without a third part, val is test
-            first = [path if path == one else f'{path} is {one}' for path, one in same.items()]
-            also = 'train' if other == 'train' else 'validate'
-            told = f'{len(same)} of the {len(own)} pictures for {part} also {also} ({some(first, 3)})'
-            yield f'WARNING: {told}: the scores will be too high'

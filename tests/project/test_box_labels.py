@@ -14,7 +14,8 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.picture_folders import Wish, shared
+from mmdistill_dense.apps.project.new import shared
+from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
 from tests.project.folders_of_data import box_folder, changed, label, label_file, labelled, picture, seg_folder
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.picture_folders import shared, two_parts
+from mmdistill_dense.apps.project.new import shared
+from mmdistill_dense.apps.project.picture_folders import two_parts
 from tests.project.folders_of_data import label, labelled, picture, seg_folder
 
 

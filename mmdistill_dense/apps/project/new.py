@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,17 @@ from mmdistill_dense.apps.project.drawn_labels import FOLDER, Drawing
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.methods import MASKS_DEFAULT
-from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, Wish, free_pictures, shared
+from mmdistill_dense.apps.project.picture_folders import UNLABELLED_LIST, Wish, free_pictures
 from mmdistill_dense.apps.project.sides import Side
 from mmdistill_dense.apps.project.zoo_schedule import Training, decide_loading, scaled_training
 from mmdistill_dense.apps.recipes.named import check_data
 from mmdistill_dense.config.resolve import TASKS
 from mmdistill_dense.config.values import mappings
+from mmdistill_dense.unlabelled.pictures import same_pictures
 from mmdistill_dense.utils.files import list_text, write_text
 from mmdistill_dense.utils.literals import BRACES, Template
 from mmdistill_dense.utils.process import quiet
+from mmdistill_dense.utils.validate import some
 
 Tell = Callable[[str], None]
 _NEEDS_BOXES = ('PointRend',)  # of all of mmdet's networks that were tried on pictures without boxes
@@ -154,6 +156,17 @@ def plan(args: argparse.Namespace, tell: Tell) -> tuple[dict[str, str], SegData 
         also = f'; --method {MASKS_DEFAULT} teaches it too' if masks else ''
         tell(f'         the methods teach features and boxes; the mask head learns from its labels alone{also}')
     return files, data
+
+
+def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Yield a warning for pictures that two parts share, as the same file or as a copy."""
+    for part, other in (('val', 'train'), ('test', 'train'), ('test', 'val')):
+        own, others = parts.get(part, ()), parts.get(other, ())
+        if own != others and (same := same_pictures(own, others)):  # without a third part, val is test
+            first = [path if path == one else f'{path} is {one}' for path, one in same.items()]
+            also = 'train' if other == 'train' else 'validate'
+            told = f'{len(same)} of the {len(own)} pictures for {part} also {also} ({some(first, 3)})'
+            yield f'WARNING: {told}: the scores will be too high'
 
 
 def _find_data(args: argparse.Namespace, task: str) -> SegData | BoxData:

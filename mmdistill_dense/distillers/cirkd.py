@@ -256,9 +256,9 @@ class CIRKD(FeatureDistiller):
     @torch.no_grad()
     def _enqueue(self, targets: Tensor, labels: Tensor, level: int) -> None:
         memory, classes = self._memory(level), self.class_count
+        assert classes is not None, 'found by setup'
         whole = targets.isfinite().all(2)  # of a broken map, whose step is skipped, nothing must stay
         targets, labels = torch.where(whole[..., None], targets, 0), labels.masked_fill(~whole, -1)
-        assert classes is not None, 'found by setup'
         if 'region' in self.weights:
             means, present = region_means(targets, labels, classes)
             memory.queue('region').enqueue(means[:, :, None], present[..., None])

@@ -118,7 +118,7 @@ class FeatureDistiller(Distiller):
         for level, align in zip(self.levels, self.aligns, strict=True):
             scores = level.name.count('.conv_seg') == 2 and ':input' not in level.name
             if scores and not pairs.same and isinstance(align, nn.Identity) and not self.by_class(level):
-                told = "compares channels one by one, and the teacher's classes have another order"
+                told = "compares channels one by one, and the teacher's classes are others, or in another order"
                 raise ValueError(
                     f'{self.key}: {level.name}: {type(self).__name__} {told}. Tap features, or use LogitKD.'
                 )

@@ -73,7 +73,7 @@ class SeededStreams(Hook):
         if _is_epoch_based(runner) and loader.num_workers > 0 and loader.persistent_workers:
             told = 'in training by epochs, it gives other augmentations after a resume'
             raise ValueError(f'train_dataloader.persistent_workers=True: {told}: set it to False.')
-        if ahead := steps_ahead(loop):  # mmengine's wrapper has counted from the steps of before
+        if resumes(runner) and (ahead := steps_ahead(loop)):  # mmengine's wrapper has counted from the steps of before
             runner.optim_wrapper.initialize_count_status(runner.model, loop.iter - ahead, loop.max_iters)
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             place = (loader, runner.seed, get_rank())
@@ -262,7 +262,7 @@ class Balancing(Hook):
 
     def __init__(self) -> None:
         self._balanced: dict[str, tuple[Distiller, Balancer]] = {}
-        self._counted: int | None = None  # the length of the run in whose steps a checkpoint's measurements count
+        self._steps: int | None = None  # of an epoch, in which a checkpoint's measurements count
 
     def before_run(self, runner: Runner) -> None:
         """Refuse a run whose weights cannot be measured, before anything is loaded."""
@@ -276,7 +276,7 @@ class Balancing(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         state = checkpoint.get('balance', {}) if resumes(runner) else {}
-        self._counted = checkpoint.get('meta', {}).get('max_iters') if state else None
+        self._steps = checkpoint.get('meta', {}).get('epoch_steps') if state else None
         for name, (_, balancer) in self._balanced.items():
             if name in state:
                 balancer.load(state[name])
@@ -287,8 +287,8 @@ class Balancing(Hook):
             return
         place, _ = balanced_place(unwrap(runner.model))
         for distiller, balancer in self._balanced.values():
-            if self._counted not in (None, runner.max_iters):
-                balancer.move(runner.max_iters / self._counted)
+            if self._steps and _is_epoch_based(runner) and self._steps != len(runner.train_dataloader):
+                balancer.move(len(runner.train_dataloader) / self._steps)
             balancer.start(runner.max_iters, len(self._balanced))
             plan = f'{len(balancer.plan)} measurements until iteration {balancer.window:g}, gradients of {place}'
             told = plan if balancer.unit is None else f'weight {balancer.weight:g}, measured before'

@@ -14,7 +14,7 @@ from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmdistill_dense.engine.resume import own_checkpoint
+from mmdistill_dense.engine.resume import latest_checkpoint, own_checkpoint
 from mmdistill_dense.guards.runner import NEEDED
 from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 
@@ -131,5 +131,5 @@ def _saver(runner: Runner) -> Any:
 
 
 def _way_on(runner: Runner) -> str:
-    last = own_checkpoint(Path(runner.work_dir))
+    last = own_checkpoint(Path(runner.work_dir)) or latest_checkpoint(Path(runner.work_dir))
     return f'the same command with --resume goes on from {last.name}' if last else 'no checkpoint was written yet'

@@ -249,7 +249,7 @@ class ResumeFile(Hook):
         if isinstance(runner, FlexibleRunner):
             return  # it has read its file before it calls a hook
         loop = built_loop(runner)
-        if self.tells and loop is not None and loop.iter == 0:  # not a test after the training
+        if self.tells and loop is not None and not getattr(loop, 'iter', 0):  # not a test after the training
             if (start := _start_in_file(runner)) is not None:
                 resume_the_latest(runner, start)
             go_on_after_restart(runner)
@@ -268,12 +268,12 @@ class ResumeFile(Hook):
             runner.logger.warning(f'{told}: nothing is left to train.')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the number of processes, the sampler's seed, the length, and whether the epoch has only begun."""
+        """Add the number of processes, the sampler's seed, the length of an epoch, and whether it has only begun."""
         meta, seed = checkpoint['meta'], getattr(sampler_of(runner.train_dataloader), 'seed', None)
         meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
-        meta['max_iters'] = runner.max_iters
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
             meta['within_epoch'] = meta['epoch'] == runner.epoch  # one more at the end of the epoch
+            meta['epoch_steps'] = len(runner.train_dataloader)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """On resume, tell what has changed, and restore the sampler's seed.

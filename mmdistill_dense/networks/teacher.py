@@ -78,7 +78,8 @@ class FrozenTeacher:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None, '_recorder': None, '_followed': ()}
+        state = {**vars(self), 'network': None, 'looks': None, '_step_cache': None}
+        state |= {'_recorder': None, '_followed': (), '_draws': None}
         del state['users']
         return state
 
@@ -125,7 +126,7 @@ class FrozenTeacher:
     def adopt(self, network: Network) -> None:
         """Use this network, in eval mode and with its weights."""
         self.network = network.requires_grad_(False)
-        self._recorder = None
+        self._recorder = self._draws = None
 
     def match_classes(self, student: Sequence[str] | None, distillers: Iterable[Any] = ()) -> Sequence[str]:
         """Resolve the option ``classes`` by the names of the data set's classes, and return what to tell of it.

@@ -60,6 +60,7 @@ def test_pictures_for_test_that_validate_are_told(tmp_path: Path) -> None:
     files = find_seg_data(root).pictures
     assert [one for one in shared(files) if 'for test also validate' in one]
     assert not [*shared({'train': files['train'], 'val': files['val'], 'test': files['val']})]
+    assert len([*shared({'train': files['val'], 'val': files['val']})]) == 1
 
 
 def test_a_part_that_shows_one_class_is_told(tmp_path: Path) -> None:

@@ -217,6 +217,8 @@ def test_gains_are_over_the_control_that_is_best_on_val(tmp_path: Path) -> None:
     made_up.finish(suite, 'kd', KD)
     assert collect(suite).control == 'control', 'the other has no run yet'
     metrics = {'val': {'mIoU': 99.0}, 'test': {'mIoU': 40.0}}
+    made_up.finish(suite, 'control_x2', {0: 42.0}, metrics=metrics)
+    assert collect(suite).control == 'control', 'most of its seeds are missing'
     made_up.finish(suite, 'control_x2', {0: 42.0, 1: 42.0}, metrics=metrics)
     table = collect(suite)
     assert table.control == 'control_x2', 'by the seeds that both have: a page that is written meanwhile stays as it is'

@@ -439,7 +439,7 @@ def table(name: str, counts: Sequence[Count]) -> list[str]:
     return [f'{name}: {"; ".join(map(str, counts))}', *(line for count in counts for line in count.left)]
 
 
-# Pictures of a part, and without labels
+# Pictures of a part, and those without labels
 
 
 @dataclass(frozen=True)

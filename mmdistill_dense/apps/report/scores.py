@@ -160,7 +160,7 @@ class Answer:
         by_seed: dict[str, dict[int, dict[str, Any]]] = {}
         for number, run in enumerate(self.comparison.students):
             by_seed.setdefault(run.name, {})[number if run.seed is None else run.seed] = run.result or {}
-        if changed := changed_data(by_seed):
+        if changed := changed_data(by_seed, self.comparison.teacher is None):
             return [changed]
         known = {name: gain for name, gain in self.gains.items() if gain}
         if not known:

@@ -247,7 +247,7 @@ def networks_hash(config: Config) -> str:
     """Return digits that change with the networks that a config names by files of the user's own; empty without any."""
     options = [config.model.get('student'), *(teachers_of(config.model).values() if reads_teacher(config) else ())]
     own = [one for one in options if isinstance(one, Mapping) and os.path.isfile(str(one.get('cfg')))]
-    found = [plain(load_model(one, 'model').model, _last_names) for one in own]
+    found = [plain(load_model({'cfg': one['cfg']}, 'model').model, _last_names) for one in own]
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS] if own else ''
 
 

@@ -152,7 +152,9 @@ def trains_teacher(definition: Definition) -> bool:
     file = Path(option.get('checkpoint') or '')
     # one that an earlier `out` of this suite has trained may be of other settings, or of other data
     older = file.is_relative_to(definition.path.absolute().parent) and (file.parent / 'state.json').is_file()
-    return (definition.out / TEACHER / 'state.json').is_file() or older or not file.is_file()
+    taught = (one for one in definition.out.glob('runs/*/seed*/run.py') if not is_control(one.parent.parent.name))
+    anew = not file.is_file() or (older and not any(taught))
+    return (definition.out / TEACHER / 'state.json').is_file() or anew
 
 
 def select(definition: Definition, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[Run]:
@@ -250,15 +252,6 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
         begun = run.state if latest_checkpoint(run.folder) else None
         if run.heeds and rate_begun(run) is not None:
             rate_of(definition, run)
-        kept = remark(run.file, 'networks') if (begun or run.result) and run.file.is_file() else None
-        if kept is not None:
-            if run.name not in networks:
-                networks[run.name] = configs.networks_hash(config_of(definition, run))
-            if kept != networks[run.name]:
-                raise ValueError(
-                    f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
-                    'changed. Undo the change, or remove that folder to repeat the run.'
-                )
         hashes = {str(one['config_hash']): None for one in (run.result, begun) if one and 'config_hash' in one}
         if hashes and run.name not in known:
             known[run.name] = hash_of(definition, run)
@@ -271,6 +264,15 @@ def check_unchanged(definition: Definition, chosen: Iterable[Run]) -> None:
                     f'{run.title}: {run.folder} was made with another config than the definition gives now '
                     f'({some(keys) or "its teacher"}). Undo the change, set another `out`, or remove that folder to '
                     'repeat the run.'
+                )
+        kept = remark(run.file, 'networks') if (begun or run.result) and run.file.is_file() else None
+        if kept is not None:
+            if run.name not in networks:
+                networks[run.name] = configs.networks_hash(config_of(definition, run))
+            if kept != networks[run.name]:
+                raise ValueError(
+                    f'{run.title}: {run.folder} was made with other networks: a file that the pair names by `cfg` has '
+                    'changed. Undo the change, or remove that folder to repeat the run.'
                 )
 
 
@@ -327,10 +329,16 @@ def results(definition: Definition) -> dict[str, dict[int, dict[str, Any]]]:
 
 
 def best_control(results: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> str:
-    """Return the control that is best on val by its mean over the seeds that all controls have by now."""
-    controls = {name: found for name, found in results.items() if is_control(name) and found}
-    seeds = set.intersection(*map(set, controls.values())) if CONTROL in controls else set[int]()
-    val = {name: on_val([found[seed] for seed in seeds]) for name, found in controls.items() if seeds}
+    """Return the control that is best on val by its mean over the seeds that all have.
+
+    Others may lack one seed of the first, so that the choice stays as it was between two runs of a seed.
+    """
+    first = set(results.get(CONTROL) or ())
+    near = {
+        name: found for name, found in results.items() if found and is_control(name) and len(first - found.keys()) < 2
+    }
+    seeds = first.intersection(*near.values())
+    val = {name: on_val([found[seed] for seed in seeds]) for name, found in near.items() if seeds}
     return max(val, key=lambda name: (val[name], name == CONTROL), default=CONTROL)
 
 

@@ -205,17 +205,19 @@ def own_data(method: Method) -> str:
     return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 
-def changed_data(results: Mapping[str, Results]) -> str:
+def changed_data(results: Mapping[str, Results], teachers: bool = True) -> str:
     """Name two runs of one data set whose label files were changed between them, or two of a row with other teachers.
 
-    Empty without any. Results of earlier versions hold no stamps of their data.
+    Empty without any. Results of earlier versions hold no stamps of their data. A teacher that the suite trains may be
+    trained again, to the same weights in another file: such ``teachers`` are not compared.
     """
+    teachers &= not any(one.get('iterations') for one in results.get(TEACHER, {}).values())
     first: dict[str, tuple[str, str]] = {}
     for name, by_seed in results.items():
         for seed, result in by_seed.items():
             told = result.get('teacher') or {}
             weights = [one.get('sha256') for one in ([told] if 'sha256' in told else told.values())]
-            taught = {f'teacher of {name}': str(weights)} if weights else {}
+            taught = {f'teacher of {name}': str(weights)} if weights and teachers else {}
             for what, stamp in {**(result.get('data') or {}), **taught}.items():
                 other, known = first.setdefault(what, (f'{name} seed {seed}', stamp))
                 if known != stamp:

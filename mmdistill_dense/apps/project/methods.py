@@ -65,7 +65,7 @@ def distillers_for(method: str, student: Side, teacher: Side | None, steps: int)
     found, lacks = shipped(method, student, teacher)
     if lacks:
         fitting = [name for name in methods() if not shipped(name, student, teacher)[1]]
-        raise ValueError(f'--method {method}: {lacks}. These methods fit: {", ".join(fitting)}.')
+        raise ValueError(f'--method {method}: {lacks}. These methods fit: {", ".join(fitting) or "none"}.')
     from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller  # loaded only where it is used
 
     found = put_all(found, dict.fromkeys(found, AUTO), student.task, f'--method {method}')

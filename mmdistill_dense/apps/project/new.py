@@ -162,9 +162,8 @@ def shared(parts: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield a warning for pictures that two parts share, as the same file or as a copy."""
     for part, other in (('val', 'train'), ('test', 'train'), ('test', 'val')):
         own, others = parts.get(part, ()), parts.get(other, ())
-        if (other == 'train' or own != others) and (
-            same := same_pictures(own, others)
-        ):  # without a third part, val is test
+        apart = other == 'train' or own != others  # without a third part, val is test
+        if apart and (same := same_pictures(own, others)):
             first = [path if path == one else f'{path} is {one}' for path, one in same.items()]
             also = 'train' if other == 'train' else 'validate'
             told = f'{len(same)} of the {len(own)} pictures for {part} also {also} ({some(first, 3)})'

@@ -181,7 +181,9 @@ def unfinished(definition: Definition, chosen: Sequence[Run], processes: int = 1
     every = runs(definition)
     for run in every if todo else ():
         check_processes(run, processes)
-    write_json(definition.out / LISTED, {'runs': [str(run.folder.relative_to(definition.out)) for run in every]})
+    listed = {'runs': [str(run.folder.relative_to(definition.out)) for run in every]}
+    if read_json(definition.out / LISTED) != listed:
+        write_json(definition.out / LISTED, listed)
     needed = {run.teacher for run in todo}
     for run in chosen:  # results without weights were restored or tidied up
         name = (run.result or {}).get('checkpoint')

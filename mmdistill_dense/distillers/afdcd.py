@@ -108,7 +108,7 @@ class AfDCD(FeatureDistiller):
         return terms
 
     def _options_of(self, level: Level, size: Sequence[int] = ()) -> dict[str, Any]:
-        """Return the options of the contrast of a level, for maps of a size; by default that of the trace."""
+        """Return the options of the contrast for a level whose maps have this size. Default: the traced size."""
         pool_size = _POOL if min(size or self.grid(level)) >= _POOLED else 0
         return self._contrast_of(math.gcd(_GROUPS, level.teacher[0]), pool_size)
 

@@ -114,6 +114,5 @@ def is_noise(module: nn.Module) -> bool:
     """Tell whether a module uses its mode for statistics or noise only: torch's own layers, any norm, any dropout."""
     name, kinds = type(module).__name__.lower(), [kind for kind in type(module).__mro__ if kind is not nn.Module]
     torchs = any(kind.__module__.startswith('torch.nn.modules.') for kind in kinds)
-    return any(part in name for part in ('drop', 'norm', 'stochastic')) or (
-        torchs and not isinstance(module, _CONTAINERS)
-    )
+    named = any(part in name for part in ('drop', 'norm', 'stochasticdepth'))
+    return named or (torchs and not isinstance(module, _CONTAINERS))

@@ -66,7 +66,7 @@ def test_class_scores_in_another_order_are_not_compared_channel_by_channel() -> 
 
 
 def test_merged_classes_of_equal_scores_are_equal_to_cwd(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A softmax over the positions sees what is taken off each of them."""
+    """CWD compares positions, so no value may be taken off single ones."""
     pairs = ClassPairs.of(
         {'person': ['person', 'rider'], 'road': ['road']}, ('person', 'road'), ('person', 'rider', 'road')
     )

@@ -1,4 +1,4 @@
-"""No picture is in two parts: what the folders tell, what is drawn, and what is only told."""
+"""The parts train, val and test share no picture, or `new` warns of it."""
 
 import json
 import shutil

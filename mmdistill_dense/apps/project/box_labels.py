@@ -154,8 +154,7 @@ def _told_parts(reading: Reading, wish: Wish) -> Parts:
     for one in reading.pictures:
         parts.setdefault(one.part if wish == Wish() or reading.origins else None, []).append(one)
     outside = parts.pop('', [])
-    if len(parts) > 1 and None in parts and 'train' not in parts:  # as trainval beside test
-        parts['train'] = parts.pop(None)
+    folders.let_the_rest_train(parts)
     if reading.origins and len(parts) > 1:
         told = ', '.join(map(str, parts))
         if wish != Wish():

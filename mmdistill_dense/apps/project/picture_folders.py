@@ -96,6 +96,12 @@ def split_of(parts: Iterable[str]) -> str | None:
     return next((split for word in words for split, names in SPLITS.items() if word in names), None)
 
 
+def let_the_rest_train(parts: dict[str | None, T]) -> None:
+    """Let what is of no part train beside parts that are named, as trainval beside test."""
+    if len(parts) > 1 and None in parts and 'train' not in parts:
+        parts['train'] = parts.pop(None)
+
+
 Size = tuple[int, int]  # height and width
 SAMPLED = 50  # pictures that are read whole
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the tag of a photograph that viewers, and mmcv, turn by 90 degrees

@@ -128,8 +128,7 @@ def read_coco(given: Given, files: Sequence[Path], predictions: bool) -> tuple[R
             found.lost_files['are for the part of another file'].append(known if better[0] == path else path)
             if better[0] == path:
                 chosen[part] = path, content
-    if len(chosen) > 1 and None in chosen and 'train' not in chosen:  # as trainval beside test
-        chosen['train'] = chosen.pop(None)
+    folders.let_the_rest_train(chosen)
     if len(chosen) > 1 and (left := chosen.pop(None, None)):
         found.lost_files['say train, val or test neither by name nor by folder'].append(left[0])
     for part in sorted(chosen, key=lambda part: part != 'train'):  # labels are numbered by the first

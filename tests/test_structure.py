@@ -56,8 +56,8 @@ MOST_LINES = {
     'mmdistill_dense/apps/export': 1_660,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_860,
-    'mmdistill_dense': 34_400,
+    'mmdistill_dense/apps': 13_870,
+    'mmdistill_dense': 34_410,
     'tools': 2_850,
     'tests': 47_450,
 }

@@ -84,7 +84,8 @@ def write_projects(file: Path, out: Path) -> None:
             raise ValueError(f'{file}: pairs.{name}: `new` refuses it, see above')
         suite = yaml.safe_load((out / name / 'suite.yaml').read_text(encoding='utf-8'))
         method, row = next((key, row) for key, row in suite['methods'].items() if not is_control(key))
-        suite['methods'][method] = row = {key: value for key, value in row.items() if key != 'rate'}
+        row = {key: value for key, value in row.items() if key != 'rate'}
+        suite['methods'] = {method: row}  # rates are those of the definition
         for rate in told['rates']:
             suite['methods'] |= {f'control_x{rate}': {'rate': rate}, f'{method}_x{rate}': {**row, 'rate': rate}}
         suite |= {'seeds': told['seeds'], 'jobs': 2, 'threads': 1}

@@ -454,7 +454,7 @@ def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.Capture
     )
     assert (
         list(read('cwd').model.distillers) == ['cwd']
-        and 'methods: {control_x2: {rate: 2}, cwd: ' in Path('project/suite.yaml').read_text()
+        and '  control_x4: {rate: 4}\n  cwd: {config: cwd.py, rate: control}\n' in Path('project/suite.yaml').read_text()
     )
     call(*pair, '--method', 'pcd', '--out', 'other', code=2)
     assert '--method pcd: pcd needs 12 training pictures' in capsys.readouterr().err

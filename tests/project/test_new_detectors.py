@@ -67,7 +67,7 @@ def test_a_race_tries_the_methods_that_are_made_for_the_heads(student: str, file
     definition = load('project/suite.yaml')
     found = options_for('frs', definition.control)
     assert found is not None and found.name == file
-    assert [*definition.methods] == ['control_x2', 'fgd'] and [*definition.taught] == ['fgd']
+    assert [*definition.methods] == ['control_x2', 'control_x4', 'fgd'] and [*definition.taught] == ['fgd']
 
 
 @pytest.mark.parametrize('student', [FCOS, RETINANET])
@@ -138,7 +138,7 @@ def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.Captu
 def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(teacher: str, method: str) -> None:
     box_folder(Path('mine'), masks=True)
     assert call(MASKS, teacher) == 0
-    assert Path(f'project/{method}.py').is_file()
+    assert f'  {method}: {{config: {method}.py, rate: control}}\n' in Path('project/suite.yaml').read_text()
     assert f', {method}: {{config: {method}.py, rate: control}}}}' in Path('project/suite.yaml').read_text()
 
 

@@ -72,7 +72,7 @@ def test_a_project_is_done_and_not_done_again(capsys: pytest.CaptureFixture) -> 
     assert main(['run', str(place)]) == 0
     out = capsys.readouterr().out
     assert all(word in out for word in ('check    teacher: ok', 'check    kd: ok', 'the student alone', 'report'))
-    assert 'times the learning rate, as the better control' in out
+    assert 'times the learning rate, as the best control' in out
     assert 'mmengine - INFO' not in out
     written = [place / 'report.html', place / 'student_kd.pth', place / 'student_kd.py']
     times = [path.stat().st_mtime for path in written]
@@ -107,8 +107,9 @@ def test_a_start_reads_each_file_and_resolves_and_builds_each_row_once(
         for run in todo:
             started.append(run)
             assert pool.command(run)[-1] == '--attended'
-            if run.name.startswith('control'):  # the second is better, so kd takes its rate
-                write_result(run.folder, 40.0, metric='mIoU', metrics={'val': {'mIoU': float(len(run.name))}})
+            if run.name.startswith('control'):  # the second is best, so kd takes its rate
+                val = {'mIoU': float(run.name == 'control_x2')}
+                write_result(run.folder, 40.0, metric='mIoU', metrics={'val': val})
         return {'teacher': 'stops here'}
 
     monkeypatch.setattr(Config, 'fromfile', counting('read', Config.fromfile))
@@ -118,12 +119,13 @@ def test_a_start_reads_each_file_and_resolves_and_builds_each_row_once(
     monkeypatch.setattr(facts, 'build_student', counting('built', facts.build_student))
     monkeypatch.setattr(Pool, 'execute', execute)
     assert main(['run', str(place)]) == 1
-    assert [run.title for run in started] == ['teacher', 'control seed 0', 'control_x2 seed 0', 'kd seed 0']
+    alone = [f'{name} seed 0' for name in ('control', 'control_x2', 'control_x4')]
+    assert [run.title for run in started] == ['teacher', *alone, 'kd seed 0']
     assert set(files.values()) == {1}, 'no file is read twice'
     assert {Path(file).name for file in files} == {'control.py', 'pair.py', 'teacher.py', 'kd.py', 'student.py'}
-    assert done == {'read': 6, 'resolved': 4 + 1, 'built': 4}, 'each student, and the teacher of kd'
+    assert done == {'read': 6, 'resolved': 5 + 1, 'built': 5}, 'each student, and the teacher of kd'
     written = [Config.fromfile(run.file) for run in started]
-    assert [one.optim_wrapper.optimizer.lr for one in written[1:]] == [0.00125, 0.0025, 0.0025]
+    assert [one.optim_wrapper.optimizer.lr for one in written[1:]] == [0.00125, 0.0025, 0.005, 0.0025]
     assert [one.work_dir for one in written] == [str(run.folder) for run in started]
 
 
@@ -207,7 +209,7 @@ def test_methods_are_compared_with_the_better_student_alone_on_val(place: Path) 
         write_result(definition.out / f'runs/{name}/seed0', score, metric='mIoU', metrics=metrics)
     lines = '\n'.join(steps.ending(definition))
     assert '40.00  the student alone\n' in lines and '42.50  kd (+3.50)' in lines
-    assert '39.00  control_x2 (better on val: methods are compared with it)' in lines
+    assert '39.00  control_x2 (best on val: methods are compared with it)' in lines
 
 
 def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place: Path) -> None:
@@ -218,7 +220,8 @@ def test_a_teacher_that_is_hardly_better_is_told_before_the_methods_train(place:
         write_result(definition.out / name, score, metric='mIoU', metrics=metrics)
         return steps.close_teacher(definition)
 
-    assert finish('teacher', 44.0) == finish('runs/control/seed0', 40.2) == '', 'the other control may be better'
+    assert finish('teacher', 44.0) == finish('runs/control/seed0', 40.2) == '', 'another control may be better'
+    assert not finish('runs/control_x4/seed0', 39.0)
     assert finish('runs/control_x2/seed0', 39.9).startswith('WARNING  The teacher scores 44.00, control 40.20')
     assert finish('runs/control_x2/seed0', 40.3).startswith('WARNING  The teacher scores 44.00, control_x2 40.30')
     assert finish('runs/control_x2/seed0', 40.0) and not finish('teacher', 44.2)

@@ -246,9 +246,9 @@ def test_without_a_control_there_is_no_answer(tmp_path):
 
 
 @pytest.mark.parametrize(('rate', 'same', 'said'), [
-    (52.0, False, 'the better student alone (control_x2), chosen on val, 49.00: +6.00'),
-    (48.0, False, 'the better student alone, chosen on val, 51.00: +4.00'),
-    (52.0, True, 'the better student alone (control_x2), chosen on these validation pictures, which flatters it, 49'),
+    (52.0, False, 'the best student alone (control_x2), chosen on val, 49.00: +6.00'),
+    (48.0, False, 'the best student alone, chosen on val, 51.00: +4.00'),
+    (52.0, True, 'the best student alone (control_x2), chosen on these validation pictures, which flatters it, 49'),
 ])  # fmt: skip
 def test_a_method_is_compared_with_the_better_student_alone_on_val(tmp_path, rate, same, said):
     """The first has 50 on val, the second ``rate``."""

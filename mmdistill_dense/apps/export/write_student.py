@@ -168,6 +168,8 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         said = f'the config is written beside it, and {path} is a config of yours'
         raise FileExistsError(f'out={str(out)!r}: {said}. Choose another name.')
     plain, _, state, meta = load_student(config, checkpoint)
+    bare, dropped, needed = without_package(plain, meta)
+    head = head_of(weights, dropped, needed, test_command(config, checkpoint))
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)
     else:
@@ -177,8 +179,6 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
         told = {'format': 'pt', SAFETENSORS_META: json.dumps({**meta, 'dataset_meta': data})}
         write_whole(weights, save(tensors, told))
-    bare, dropped, needed = without_package(plain, meta)
-    head = head_of(weights, dropped, needed, test_command(config, checkpoint))
     write_text(path, f'{head}{assignments(bare.to_dict())}')
     return weights, path
 

@@ -47,12 +47,13 @@ def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[st
 def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -> str:
     """Return the text of ``suite.yaml``, which `run` trains; networks that predict ``masks`` are compared by them."""
     lines = ['# What `mmdistill run` trains, see docs/suite.md. One seed says little: try [0, 1, 2].']
-    lines += ['# control_x2: the student alone at twice the rate. The better one on val gives methods their rate.']
+    lines += ['# control_x2, control_x4: the student alone at more rates. The best one on val gives methods their rate.']
     lines += [f'out: ./{WORK}', 'control: control.py']
     lines += ['teacher: teacher.py'] if trains else ['test_teacher: true'] if tests else []
     lines += ['metric: coco/segm_mAP  # that of the boxes: coco/bbox_mAP'] if masks else []
-    rows = ', '.join(['control_x2: {rate: 2}', *(f'{name}: {{config: {name}.py, rate: control}}' for name in methods)])
-    return '\n'.join([*lines, f'methods: {{{rows}}}', 'seeds: [0]', ''])
+    lines += ['methods:', '  control_x2: {rate: 2}', '  control_x4: {rate: 4}']
+    lines += [f'  {name}: {{config: {name}.py, rate: control}}' for name in methods]
+    return '\n'.join([*lines, 'seeds: [0]', ''])
 
 
 _WORK_DIR = f"work_dir = '{{{{ fileDirname }}}}/{WORK}/{{{{ fileBasenameNoExtension }}}}'\n"

@@ -168,5 +168,5 @@ def ending(definition: Definition) -> Iterator[str]:
     for name, mean in means.items():
         title = 'the student alone' if name == CONTROL else name
         gain = f' ({mean - means[best]:+.2f})' if name in definition.taught and best in means else ''
-        compared = ' (better on val: methods are compared with it)' if several and name == best else ''
+        compared = ' (best on val: methods are compared with it)' if several and name == best else ''
         yield f'{definition.metric:<8} {mean:6.2f}  {title}{gain}{compared}'

@@ -273,7 +273,7 @@ class Answer:
             return 'the student alone'
         row = f' ({chosen.name})' if other else ''
         where = 'these validation pictures, which flatters it' if self._flattered() else 'val'
-        return f'the better student alone{row}, chosen on {where},'
+        return f'the best student alone{row}, chosen on {where},'
 
     def _paired(self, run: TrainedRun) -> TrainedRun | None:
         same = [one for one in self.comparison.controls_for(run) if one.seed == run.seed and run.seed is not None]

@@ -68,7 +68,7 @@ def train_all(
             def begin(run: Run) -> list[str]:
                 rate = plan.rate_of(definition, run) if run in waits else None
                 if rate is not None:
-                    print(f'{run.title}: {rate:g} times the learning rate, as the better control', flush=True)
+                    print(f'{run.title}: {rate:g} times the learning rate, as the best control', flush=True)
                 plan.write_config(run, *(todo[run] if rate is None else at[run, rate]), rate)
                 return [*program, *job_words(definition.path, run), '--attended']
 

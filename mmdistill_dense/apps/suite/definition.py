@@ -201,7 +201,7 @@ class Method:
     settings: str | None = None  # ``'auto'`` or ``'canonical'`` in place of the constants of its distillers
     data: tuple[Mapping[str, Any], ...] = ()  # its training sets, each as changes of the control's
     length: float = 1  # its length over that of the control
-    rate: float | None = 1  # its learning rates over those of the control; ``None``: as the better control's
+    rate: float | None = 1  # its learning rates over those of the control; ``None``: as the best control's
 
     @property
     def distils(self) -> bool:

@@ -201,7 +201,7 @@ def own_data(method: Method) -> str:
     data = f' on {" and ".join(sets)}' if sets else ''
     data += f', {method.length:g} times as long' if method.length != 1 else ''
     if method.rate is None:
-        return f'{data}, at the rate at which the student alone was better on val at the first seed'
+        return f'{data}, at the rate at which the student alone was best on val at the first seed'
     return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 

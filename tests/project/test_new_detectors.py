@@ -138,6 +138,7 @@ def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.Captu
 def test_two_mask_heads_of_one_kind_are_compared_unless_a_method_is_named(teacher: str, method: str) -> None:
     box_folder(Path('mine'), masks=True)
     assert call(MASKS, teacher) == 0
+    assert Path(f'project/{method}.py').is_file()
     assert f'  {method}: {{config: {method}.py, rate: control}}\n' in Path('project/suite.yaml').read_text()
 
 

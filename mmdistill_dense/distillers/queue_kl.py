@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmdistill_dense import losses
 from mmdistill_dense.datasets.wrapped import count_pictures
-from mmdistill_dense.distillers.base import Losses
+from mmdistill_dense.distillers.base import Losses, Recorded
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.distillers.pcd.parts import AUTO_SIZE, NegativeQueue, warning
 from mmdistill_dense.distillers.vectors import VectorDistiller
@@ -58,6 +58,7 @@ class QueueKL(VectorDistiller):
         self.queue_size = LONGEST if queue_size == AUTO_SIZE else int(queue_size)
         self.chosen_size: Tensor | None  # of 'auto', 0 until prepare(); a resumed run keeps it
         self.register_buffer('chosen_size', torch.zeros(1, dtype=torch.long) if queue_size == AUTO_SIZE else None)
+        self._waiting = list[tuple[NegativeQueue, Tensor]]()  # with `own_key`, until all views are compared
 
     def build_level(self, level: Level) -> nn.Module:
         """Return the queue."""
@@ -76,10 +77,18 @@ class QueueKL(VectorDistiller):
         elif long := warning(self.queue_size, images, 1, self.key):
             runner.logger.warning(long)
 
+    def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
+        """Return the loss of all levels and views; with ``own_key``, no view of a step is a key of another."""
+        self._waiting.clear()
+        terms = super().forward(student, teacher, data_samples)
+        for queue, vectors in self._waiting:
+            queue.enqueue(vectors)
+        return terms
+
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
         """Return ``loss_queue`` of one level, and every ``monitor_interval`` steps the accuracy.
 
-        The teacher's vectors enter before it, with ``own_key`` after it.
+        The teacher's vectors enter before it, with ``own_key`` after the step.
         """
         s, t = self.unit_vectors(student, teacher, level, data_samples)
         queue = self._queue(level)
@@ -100,7 +109,7 @@ class QueueKL(VectorDistiller):
                 s * self.sharper, keys, t, keys, temperature=self.temperature, own_key=self.own_key
             )
             if self.training and self.own_key:
-                queue.enqueue(kept)
+                self._waiting.append((queue, kept))
         return terms
 
     def _queue(self, level: int) -> NegativeQueue:

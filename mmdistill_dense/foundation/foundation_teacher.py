@@ -287,6 +287,8 @@ def _of_timm(timm: Any, name: str) -> tuple[Any, int, int, dict[str, Any]]:
         network = timm.create_model(name, pretrained=False, num_classes=0)
         if hasattr(network, 'patch_embed'):
             raise
+    if getattr(getattr(network, 'patch_embed', None), 'strict_img_size', False):  # Swin, of some versions
+        network = timm.create_model(name, pretrained=False, num_classes=0, strict_img_size=False)
     data = timm.data.resolve_model_data_config(network)
     pixels = {key: [255 * value for value in data[key]] for key in ('mean', 'std')}
     # Transformers take whole patches, or windows of them.

@@ -264,9 +264,9 @@ class Attention(nn.Module):
         """Return (B, N, D) for (B, N, D)."""
         batch, count, dim = x.shape
         bias = self.qkv.bias
-        if self.key_bias or bias is None or not bias.requires_grad:
+        if self.key_bias or bias is None:
             mixed = self.qkv(x)
-        else:  # in training, where the zeros of a file would not stay
+        else:  # the zeros of a file would not stay in a training, and random weights have none
             mixed = F.linear(x, self.qkv.weight, bias * key_mask(bias))
         q, k, v = mixed.reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         if turn is not None:

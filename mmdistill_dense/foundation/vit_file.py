@@ -76,6 +76,8 @@ def named(network: ViT, names: str) -> dict[str, Tensor]:
     if names not in schemes:
         raise ValueError(f'names={names!r}: choose one of {", ".join(schemes)}.')
     found = {name: tensor.clone() for name, tensor in entries(network, schemes[names]).items()}
+    if holds_class_row(network.shape, schemes[names]):
+        found['cls_token'] += network.pos_embed[:, :1].detach()
     if names == 'original' and network.shape.rotary and network.shape.qkv_bias:
         mask = key_mask(torch.empty(3 * network.shape.dim))
         found |= {f'blocks.{number}.attn.qkv.bias_mask': mask.clone() for number in range(network.shape.depth)}
@@ -198,6 +200,9 @@ def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
         mask = state.pop(name, None)
         if mask is None or mask.is_meta or mask.shape != expected.shape or not torch.equal(mask.float(), expected):
             found = 'is missing' if mask is None else 'is not 1 for queries and values and 0 for keys'
+            if 'rope.periods' in state:
+                way = 'write the public ones by `mmdistill export CONFIG CHECKPOINT OUT.pth --backbone-only`'
+                raise ValueError(f'{where}: the names of its entries are those of a training with this package: {way}.')
             raise ValueError(
                 f'{where}: {name} {found}: give the published file; a DINOv3 that was never loaded holds NaN there.'
             )

@@ -46,7 +46,7 @@ def read_teacher(
     """Read a self-supervised checkpoint and split it into backbone and head."""
     content = read_checkpoint(path)
     where = f'{key}={str(path)!r}'
-    found = _matches(content) if layout == 'auto' else [layout]
+    found = (_matches(content) or _matches(content, branch)) if layout == 'auto' else [layout]
     if len(found) != 1 and head:
         raise _unfit(content, where, 'of one layout')
     name = found[0] if len(found) == 1 else 'backbone'
@@ -119,12 +119,12 @@ def _state(content: Mapping[str, Any], top: str | None) -> dict[str, Tensor]:
     return tensors_of(content if top is None else content[top])
 
 
-def _matches(content: Mapping[str, Any]) -> list[str]:
+def _matches(content: Mapping[str, Any], branch: str = 'momentum') -> list[str]:
     found = []
     for name, layout in LAYOUTS.items():
-        state = _state(content, _find_top(content, layout, 'momentum'))
-        signs = layout.signs or (layout.head,)
-        present = all(any(key.startswith(sign) for key in state) for sign in (*signs, layout.backbone))
+        state = _state(content, _find_top(content, layout, branch))
+        backbone, head = layout.prefixes(branch)
+        present = all(any(key.startswith(sign) for key in state) for sign in (*(layout.signs or (head,)), backbone))
         if present and not any(key.startswith(layout.forbids) for key in state if layout.forbids):
             found.append(name)
     return found
@@ -136,6 +136,9 @@ def _unfit(content: Mapping[str, Any], where: str, expected: str) -> ValueError:
     prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'
     found = _matches(content)
     looks = f'it looks like {" or ".join(found)}' if found else f'it is of none of {", ".join(LAYOUTS)}'
+    if not found and (online := _matches(content, 'online')):  # MoCo v2's published file holds that branch alone
+        told = f"it has the branch of {' or '.join(online)} that was trained by gradient: set teacher.branch='online'"
+        return ValueError(f'{where} is no file {expected}: {told}.')
     return ValueError(
         f'{where} is no file {expected}: {looks}. Prefixes in the file: {prefixes}. Give the full self-supervised '
         "checkpoint, with its projection head, or set teacher.head=None to distil the backbone's own map."

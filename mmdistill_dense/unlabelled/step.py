@@ -254,7 +254,8 @@ def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]
     modules = batch_augments(model)
     states = [dict(vars(one)) for one in modules]
     for sample in batch['data_samples'] if modules else ():
-        sample.gt_instances = InstanceData(bboxes=torch.zeros(0, 4))  # they scale boxes, also where there are none
+        for name in ('gt_instances', 'ignored_instances'):  # they scale boxes, also where there are none
+            setattr(sample, name, InstanceData(bboxes=torch.zeros(0, 4)))
     for one in modules:
         vars(one).update({name: False for name in ('pad_mask', 'pad_seg') if hasattr(one, name)})  # there are none
     data = model.data_preprocessor(dict(batch), True)
@@ -262,7 +263,7 @@ def prepared(model: Network, batch: Mapping[str, Any]) -> tuple[Tensor, Samples]
         vars(one).update(state)  # the size that the labelled pictures have until they draw another
     for sample in data['data_samples']:
         if modules:
-            sample.gt_instances = InstanceData()
+            sample.gt_instances = sample.ignored_instances = InstanceData()
         if sample.metainfo.get('pad_shape', ()) is None:  # mmseg sets it from the label map
             sample.set_metainfo({'pad_shape': tuple(data['inputs'].shape[-2:])})
     return data['inputs'], data['data_samples']

@@ -1,5 +1,6 @@
 """Methods that compare one vector a picture: QueueKL and SimReg against their formulas, and the queue's size."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -63,13 +64,19 @@ def test_pictures_are_compared_with_those_of_their_step_and_of_earlier_ones(init
         earlier = held
 
 
-def test_two_views_enter_one_after_the_other():
-    made = queue_of()
-    students, teachers = ([draw(2, c, 4, 6, seed=seed) for seed in (c, c + 9)] for c in (3, 4))
-    loss = made({'tap': students}, {'tap': teachers}, None)['loss_queue']
-    made = queue_of()
-    apart = [run(made, s, t)['loss_queue'] for s, t in zip(students, teachers, strict=True)]
-    torch.testing.assert_close(loss, sum(apart) / 2)
+@pytest.mark.parametrize('own_key', [False, True])
+def test_two_views_enter_one_after_the_other_or_behind_the_step(own_key):
+    made = queue_of(own_key=own_key)
+    views = [[draw(2, c, 4, 6, seed=seed) for seed in (c, c + 9)] for c in (3, 4)]
+    for step in range(2):
+        made.state.iteration, before = step, copy.deepcopy(made)
+        loss = made({'tap': views[0]}, {'tap': views[1]}, None)['loss_queue']
+        apart = []
+        for student, teacher in zip(*views, strict=True):
+            one = copy.deepcopy(before) if own_key else before
+            apart.append(run(one, student, teacher)['loss_queue'])
+        torch.testing.assert_close(loss, sum(apart) / 2)
+        assert made.parts[0].filled == min(4 * (step + 1), 5) and (loss > 0 or (own_key and not step))
 
 
 def test_a_broken_vector_does_not_enter():

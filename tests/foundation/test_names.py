@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher
-from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit
+from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit, named
 from mmdistill_dense.weights.strict_load import sha256
 from tests.foundation import files
 from tests.toys import fresh_dir
@@ -112,6 +112,27 @@ def test_masks_of_key_biases_are_applied_and_checked():
     name = f'blocks.1.attn.qkv.{MASK}'
     for wrong in (torch.full((144,), float('nan')), torch.ones(144)):
         refused('dinov3', {**content, name: wrong}, rf'{name} is not 1 for queries and values and 0 for keys')
+
+
+def test_keys_have_no_bias_in_a_network_that_no_file_has_filled():
+    """Frozen as in training: a student from random weights that becomes a teacher stays the same network."""
+    network, picture = blank('dinov3').eval(), files.picture(48, 64)
+    trained = network(picture)
+    assert trained.requires_grad and torch.equal(network.requires_grad_(False)(picture), trained)
+    network.blocks[0].attn.qkv.bias.chunk(3)[1].add_(1)
+    assert torch.equal(network(picture), trained)
+
+
+def test_timms_class_token_holds_its_position():
+    original = loaded('dinov2_reg', files.state('dinov2_reg', 'original'))
+    again = loaded('dinov2_reg', named(original, 'timm'))
+    first, second = (one.cls_token + one.pos_embed[:, :1] for one in (original, again))
+    assert torch.equal(first, second) and original.pos_embed[:, :1].abs().sum() > 0
+
+
+def test_a_file_of_our_own_names_tells_how_to_write_the_public_ones():
+    content = loaded('dinov3', files.state('dinov3', 'original')).state_dict()
+    refused('dinov3', content, 'a training with this package: write the public ones by .*--backbone-only')
 
 
 def test_periods_are_the_files_where_they_are_rounded():

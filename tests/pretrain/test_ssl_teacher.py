@@ -204,6 +204,19 @@ def test_files_that_do_not_fit_are_named(content, words, options):
     refused(content(), words, **options)
 
 
+@pytest.mark.parametrize('layout', ['mocov2', 'auto'])
+def test_a_file_of_the_online_branch_alone_is_read_as_that(layout):
+    """MoCo v2's published file is one."""
+    content, row = files.synthetic('mocov2_r50')
+    state = files.state_of(content, row)
+    kept = dict(state_dict={name: one for name, one in state.items() if name.startswith('module.encoder_q.')})
+    options = dict(layout=layout, head=dict(widths=files.widths_of(content, row)))
+    refused(kept, "has the branch of mocov2 that was trained by gradient: set teacher.branch='online'", **options)
+    file = read_teacher(files.saved(kept), layout, 'online')
+    assert file.layout == 'mocov2' and len(file.backbone) == 318 and file.ignored == 0
+    assert torch.equal(file.head['0.weight'], state['module.encoder_q.fc.0.weight'])
+
+
 def test_a_layout_that_is_named_decides_between_two():
     state = files.state_of(*files.synthetic('barlowtwins_r50'))
     assert read_teacher(files.saved(state), 'barlowtwins').layout == 'barlowtwins'

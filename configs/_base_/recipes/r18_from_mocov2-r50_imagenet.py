@@ -7,4 +7,7 @@ _base_ = [
     '../schedules/pcd_100e.py',
     '../runtime_pretrain.py',
 ]
-model = dict(teacher=dict(layout='mocov2', checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/mocov2_r50.pth'))
+# The published file holds the branch that was trained by gradient alone.
+model = dict(
+    teacher=dict(layout='mocov2', branch='online', checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/mocov2_r50.pth')
+)

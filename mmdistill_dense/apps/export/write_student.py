@@ -63,7 +63,7 @@ from mmdistill_dense.weights.strict_load import (
 
 def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
     """Write the weights of a student's backbone as ``init_cfg=dict(type='Pretrained', checkpoint=out)`` takes them."""
-    # ``names``: as in a vision transformer's public files (original, timm)
+    # ``names``: as in a vision transformer's public files (original, timm), by default the original ones
     path = Path(out)
     if path.suffix != '.pth':
         raise ValueError(f'out={str(out)!r} must end in .pth.')
@@ -73,6 +73,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
     if names is not None and not isinstance(backbone, ViT):
         kind = type(backbone).__name__
         raise ValueError(f'names={names!r}: {kind} has one set of names; the option is for VisionTransformer.')
+    names = names or ('original' if isinstance(backbone, ViT) else None)  # a file of our names is read by no one
     meta.pop('dataset_meta', None)  # classes are of the head
     save_whole({'meta': meta, 'state_dict': named(backbone, names) if names else backbone.state_dict()}, path)
     return path

@@ -63,7 +63,7 @@ class FeatureMatch(FeatureDistiller):
             views = [teachers for _, teachers in self.views(student, teacher)]
             for part, maps in zip(self.parts, zip(*views, strict=True), strict=True):
                 assert isinstance(part, ChannelStatistics)
-                part.update(maps, inside_on_device(data_samples, maps[0]))
+                part.update(maps, inside_on_device(data_samples, maps[0]), counts=not self.state.part)
         return super().forward(student, teacher, data_samples)
 
     def matched(self, student: Tensor, teacher: Tensor, level: int) -> tuple[Tensor, Tensor]:
@@ -109,8 +109,8 @@ class ChannelStatistics(ExactBuffers):
         return (x - self.mean.to(x.dtype)[:, None, None]) / scale[:, None, None]
 
     @torch.no_grad()
-    def update(self, maps: Sequence[Tensor], inside: Tensor | None) -> None:
-        """Let the maps of one step enter, at the positions inside the pictures, unless all steps have."""
+    def update(self, maps: Sequence[Tensor], inside: Tensor | None, counts: bool = True) -> None:
+        """Let the maps of one step, or a part of it, enter at the positions inside the pictures, unless all steps have."""
         if self._seen is None:
             self._seen = int(self.seen)  # waits for the device
         if self._seen >= self.steps:
@@ -129,8 +129,8 @@ class ChannelStatistics(ExactBuffers):
         finite = (mean + var).isfinite().all()  # a broken map, whose step is skipped, must not stay in here
         for own, new in zip((self.mean, self.var, self.count), (*joined, self.count + positions), strict=True):
             own.copy_(torch.where(finite, new, own))
-        self.seen.add_(1)
-        self._seen += 1
+        self.seen.add_(int(counts))
+        self._seen += counts
 
     def forget_numbers(self) -> None:
         self._seen = None

@@ -188,8 +188,8 @@ class LibraryTeacher(nn.Module):
     """A network of timm (``'timm::NAME'``) or transformers (``'transformers::FOLDER'``); taps ``map``, ``maps.<i>``.
 
     ``FoundationTeacher(model='timm::…')`` makes it. The maps are those that the library returns for its blocks or
-    stages, behind the final norm; ``map`` is the last. timm's pass ends behind the deepest tap, transformers' at the
-    end.
+    stages, behind the final norm, but where that belongs to the classifier (timm's ConvNeXt); ``map`` is the last.
+    timm's pass ends behind the deepest tap, transformers' at the end.
 
     Args:
         model: ``'timm::NAME'``; or ``'transformers::FOLDER'``, a local folder with ``config.json``. No hub is asked.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import bases_of, read_file, written
@@ -155,11 +157,14 @@ def batch_problem(config: Config, processes: int) -> str | None:
     """Return what is wrong with a run's batch size for the recipe's learning rate, or ``None``: nothing else fails."""
     scaling = config.get('auto_scale_lr') or {}
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
-    if not base or not one or scaling.get('enable'):
+    if not base or not one:
         return None
     steps = (config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
+    if scaling.get('enable') and steps > 1:
+        told = f'auto_scale_lr.enable=True scales the learning rate as if a step took one batch, and it takes {steps}'
+        return f'{told} (optim_wrapper.accumulative_counts): set auto_scale_lr.base_batch_size={max(base // steps, 1)}.'
     real = one * steps * processes
-    if real == base:
+    if real == base or scaling.get('enable'):
         return None
     fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
     return (
@@ -237,16 +242,16 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
         raise ValueError(f'{name}.init_cfg.checkpoint: {error}') from error
     own, given = _own_and_given(module, state, prefix)
     fits = _fitting(own, given)
+    told = f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}'
     if 2 * fits >= len(own):
+        if 10 * fits < 9 * len(own):
+            print_log(f'{told}: the others start at random. Is it for another depth?', 'current', logging.WARNING)
         return
     reason = 'the file is for another network or package'
     begins = [one for one in (_BACKBONE, prefix_of(state, own)) if one and not prefix]
     if whole := next((one for one in begins if 2 * _fitting(own, below(state, one)) >= len(own)), ''):
         reason = f'it is a checkpoint of a whole network: add prefix={whole!r} to {name}.init_cfg'
-    raise ValueError(
-        f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}: '
-        f'{reason}. Expected names like {some(own)}; it holds {some(given or state)}.'
-    )
+    raise ValueError(f'{told}: {reason}. Expected names like {some(own)}; it holds {some(given or state)}.')
 
 
 def _own_and_given(

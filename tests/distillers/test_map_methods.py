@@ -107,7 +107,9 @@ def test_two_views_enter_the_statistics_as_one_step():
     made = match_of()
     students, teachers = ([draw(2, *size, seed=seed) for seed in range(2)] for size in ((3, 2, 3), (4, 4, 6)))
     made({'tap': students}, {'tap': teachers}, None)
-    both, part = torch.cat(teachers), made.parts[0]
+    made.state.part = 'unlabelled'  # of the same step
+    made({'tap': students[:1]}, {'tap': teachers[:1]}, None)
+    both, part = torch.cat([*teachers, teachers[0]]), made.parts[0]
     assert int(part.seen) == 1
     torch.testing.assert_close((part.mean, part.var), (both.mean((0, 2, 3)), both.var((0, 2, 3), correction=0)))
 

@@ -126,6 +126,8 @@ def test_a_test_with_augmentation_may_use_several_processes():
     (dict(auto_scale_lr=dict(base_batch_size=15)), 4, 'base_batch_size=15: set another number of processes'),
     (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
+    (dict(auto_scale_lr=dict(base_batch_size=16, enable=True), optim_wrapper=dict(accumulative_counts=8)), 1,
+     'as if a step took one batch, and it takes 8 (optim_wrapper.accumulative_counts): set auto_scale_lr.base_batch_size=2.'),
 ])  # fmt: skip
 def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
     found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
@@ -292,6 +294,20 @@ def test_pretrained_file_of_another_network_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"a whole network: add prefix='model\.backbone\.' to backbone\.init_cfg"):
         checks.check_pretrained(toys.build(toys.model_config(student(lightning), distillers={})))
     checks.check_pretrained(toys.build(toys.model_config(student(right, 'backbone.'), distillers={})))
+
+
+def test_a_file_of_a_shallower_network_is_told(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(checks, 'print_log', lambda text, *_: said.append(text))
+    deep = toys.build_plain(toys.seg_net('fcn')).backbone
+    state = deep.state_dict()
+    deep.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'shallow.pth'))
+    for share, told in ((1, 0), (0.7, 1)):
+        kept = list(state)[: int(share * len(state))]
+        torch.save(dict(state_dict={name: state[name] for name in kept}), tmp_path / 'shallow.pth')
+        checks.check_pretrained(deep)
+        assert len(said) == told
+    assert said[0].endswith('the others start at random. Is it for another depth?')
 
 
 def test_two_files_for_the_stages_of_one_backbone_are_refused():

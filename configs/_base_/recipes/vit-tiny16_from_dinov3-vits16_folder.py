@@ -8,3 +8,4 @@ _base_ = [
     '../runtime_pretrain.py',
 ]
 model = dict(student=dict(backbone=dict(_delete_=True, type='mmdistill_dense.VisionTransformer', model='vit_tiny16')))
+optim_wrapper = dict(optimizer=dict(weight_decay=0.04))  # the schedule's is for students with batch norm

@@ -1,4 +1,6 @@
-"""100 epochs of LARS on 1024 images, as PCD's code: 10 epochs of warm-up, then cosine to 0, both per iteration.
+"""100 epochs of LARS on 1024 images, as PCD's code: 10 epochs of warm-up, then cosine to 0, here at each iteration.
+
+The code moves the rate once an epoch.
 
 The learning rate follows the batch: 4.0 x images in all / 1024, by auto_scale_lr.
 """

@@ -1,6 +1,7 @@
 """Answer for a picture by an exported graph, whole or bare: ``python serve_onnx.py student.onnx photo.jpg``.
 
-It needs onnxruntime, numpy and Pillow. Bare graphs: segmentors, and detectors whose boxes are deltas of anchors.
+It needs onnxruntime, numpy and Pillow. Bare graphs: segmentors, and detectors with sigmoid scores whose boxes are
+deltas of anchors; others are refused.
 """
 
 import argparse
@@ -14,9 +15,11 @@ from PIL import Image, ImageOps
 def answer(graph, file):
     session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
     told = json.loads(session.get_modelmeta().custom_metadata_map['mmdistill_dense'])
-    picture, names = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert('RGB')), list(told['outputs'])
+    picture, names = read(file), list(told['outputs'])
     if told['input']['name'] == 'picture':
         return dict(zip(names, session.run(names, {'picture': picture}), strict=True))
+    if needs := beyond(told, names):
+        raise SystemExit(f'{graph} needs {needs}, which is not done here: export it with --whole.')
     pixels = prepared(picture, told['input'])
     step, (height, width) = told['input']['pad_size_divisor'], pixels.shape[1:]
     image = np.pad(pixels, ((0, 0), (0, -height % step), (0, -width % step)))[None].astype(np.float32)
@@ -24,7 +27,32 @@ def answer(graph, file):
     if told['task'] == 'detection':
         return boxes(outputs, told['decoding'], (height, width), picture.shape[:2])
     logits = resized(outputs['logits'][0, :, :height, :width].transpose(1, 2, 0), *picture.shape[:2])
+    if logits.shape[2] == 1:
+        return {'labels': (1 / (1 + np.exp(-logits[..., 0])) > told['threshold']).astype(int)}
     return {'labels': logits.argmax(2)}
+
+
+def read(file):
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode.startswith('I'):  # 16 bits, of which OpenCV takes the higher half
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    return np.asarray(image.convert('RGB'))
+
+
+def beyond(told, names):
+    given, decoding = told['input'], told.get('decoding') or {}
+    nms, coder = decoding.get('nms') or {}, decoding.get('coder')
+    anchored = {name.rpartition('_')[0] for name in names} == {'cls_scores', 'bbox_preds'}
+    needs = {
+        'another preparation': given.get('unknown') or given['pad'] or given['padding']['size'],
+        'padding of another value': given['padding']['value'],
+        'windows': (told.get('test_cfg') or {}).get('mode') == 'slide',
+    }
+    if told['task'] == 'detection':
+        needs['another decoding'] = not anchored or decoding.get('scores') != 'sigmoid' or 'score_thr' not in nms
+        needs['another coder'] = not isinstance(coder, dict) or coder['type'] != 'DeltaXYWHBBoxCoder'
+        needs['another suppression'] = (nms.get('nms') or {}).get('class_agnostic')
+    return ' and '.join(name for name, found in needs.items() if found)
 
 
 def prepared(picture, told):

@@ -110,7 +110,7 @@ class ChannelStatistics(ExactBuffers):
 
     @torch.no_grad()
     def update(self, maps: Sequence[Tensor], inside: Tensor | None, counts: bool = True) -> None:
-        """Let the maps of one step, or a part of it, enter at the positions inside the pictures, unless all steps have."""
+        """Let the maps of a step, or of a part of it, enter at the positions inside the pictures, unless all have."""
         if self._seen is None:
             self._seen = int(self.seen)  # waits for the device
         if self._seen >= self.steps:

@@ -258,15 +258,17 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.key_bias = heads, key_bias
         self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        if qkv_bias and not key_bias:
+            nn.init.zeros_(self.qkv.bias.data.chunk(3)[1])
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, turn: Turn = None) -> Tensor:
         """Return (B, N, D) for (B, N, D)."""
         batch, count, dim = x.shape
         bias = self.qkv.bias
-        if self.key_bias or bias is None:
+        if self.key_bias or bias is None or not bias.requires_grad:
             mixed = self.qkv(x)
-        else:  # the zeros of a file would not stay in a training, and random weights have none
+        else:  # in training, where the zeros would not stay
             mixed = F.linear(x, self.qkv.weight, bias * key_mask(bias))
         q, k, v = mixed.reshape(batch, count, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         if turn is not None:

@@ -127,7 +127,7 @@ def test_a_test_with_augmentation_may_use_several_processes():
     (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=16, enable=True), optim_wrapper=dict(accumulative_counts=8)), 1,
-     'as if a step took one batch, and it takes 8 (optim_wrapper.accumulative_counts): set auto_scale_lr.base_batch_size=2.'),
+     'one batch, and it takes 8 (optim_wrapper.accumulative_counts): set auto_scale_lr.base_batch_size=2.'),
 ])  # fmt: skip
 def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
     found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)

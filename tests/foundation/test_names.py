@@ -119,8 +119,6 @@ def test_keys_have_no_bias_in_a_network_that_no_file_has_filled():
     network, picture = blank('dinov3').eval(), files.picture(48, 64)
     trained = network(picture)
     assert trained.requires_grad and torch.equal(network.requires_grad_(False)(picture), trained)
-    network.blocks[0].attn.qkv.bias.chunk(3)[1].add_(1)
-    assert torch.equal(network(picture), trained)
 
 
 def test_timms_class_token_holds_its_position():

@@ -454,7 +454,8 @@ def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.Capture
     )
     assert (
         list(read('cwd').model.distillers) == ['cwd']
-        and '  control_x4: {rate: 4}\n  cwd: {config: cwd.py, rate: control}\n' in Path('project/suite.yaml').read_text()
+        and '  control_x4: {rate: 4}\n  cwd: {config: cwd.py, rate: control}\n'
+        in Path('project/suite.yaml').read_text()
     )
     call(*pair, '--method', 'pcd', '--out', 'other', code=2)
     assert '--method pcd: pcd needs 12 training pictures' in capsys.readouterr().err

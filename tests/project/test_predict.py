@@ -98,7 +98,10 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
         assert drawn.shape == (*SIZE, 3) and not np.array_equal(drawn, cv2.imread(f'pictures/{name}.png'))
     out = capsys.readouterr().out
     assert '3 PNG; a value is the number of a class: 0 class 0' in out
-    told = re.search(r'time     (\d+\.\d) ms a picture in the network \(median of 2\), on cpu.*\n +(.*) ms with', out)
+    told = re.search(
+        r'time     (\d+\.\d) ms a picture in the network \(median of 2, up to 8 at once\), on cpu.*\n +(.*) ms with',
+        out,
+    )
     assert told and min(map(float, told.groups())) > 0
     assert re.search(r'colours  class 0 #[0-9a-f]{6}, class 1 #', out)
 
@@ -150,6 +153,19 @@ def test_pictures_of_one_name_do_not_replace_each_other() -> None:
     Image.open('pictures/a/0.png').save('pictures/a/0.bmp')
     assert main(['predict', str(segmentor()), 'pictures/a', '--out', 'out']) == 0
     assert sorted(path.name for path in Path('out/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
+    for name in ('0.bmp', '0.png'):  # one call each
+        assert main(['predict', str(segmentor()), f'pictures/a/{name}', '--out', 'apart']) == 0
+    assert sorted(path.name for path in Path('apart/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
+
+
+def test_labels_of_other_classes_are_not_mixed(capsys: pytest.CaptureFixture) -> None:
+    student = segmentor()
+    for name, code in (('class 0', 0), ('another', 2)):
+        content = torch.load(student, weights_only=True)
+        content['meta']['dataset_meta']['classes'] = (name, *content['meta']['dataset_meta']['classes'][1:])
+        torch.save(content, student)
+        assert main(['predict', str(student), 'pictures/a', '--out', 'out']) == code
+    assert '--out out: its labels are of other classes (Classes: class 0, class 1' in capsys.readouterr().err
 
 
 def test_results_of_pictures_above_the_working_folder_stay_in_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -205,7 +221,7 @@ def test_a_video_is_drawn_and_each_frame_kept() -> None:
     reader = cv2.VideoCapture('way.avi')
     for number in range(3):
         expected = theirs('mmseg', reader.read()[1]).pred_sem_seg.data[0].numpy()
-        found = cv2.imread(f'out/labels/way/{number:06d}.png', cv2.IMREAD_UNCHANGED)
+        found = cv2.imread(f'out/labels/way.avi/{number:06d}.png', cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(found, expected)
     assert Path('out/labels/pictures/a/0.png').is_file(), 'a picture after a video'
 
@@ -299,7 +315,7 @@ def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Student, 'draw', lambda self, picture, found: picture)
     monkeypatch.setattr(Student, 'keep', lambda self, found, name, out: kept.append(name))
     predict_video(student, Path('way.avi'), Path('out'))
-    assert kept == ['way/000000.jpg', 'way/000001.jpg']
+    assert kept == ['way.avi/000000.jpg', 'way.avi/000001.jpg']
 
 
 @pytest.mark.parametrize('turned', [6, 1])
@@ -332,7 +348,10 @@ def test_a_detector_finds_boxes_in_videos_of_one_name_and_in_a_picture_after_the
     video('way.mp4', 'mp4v', 3)
     words = ['way.avi', 'way.mp4', 'pictures/a/0.png', '--out', 'out', '--device', 'cpu']
     assert main(['predict', str(detector()), *words]) == 0
-    frames = [*(f'way/{number:06d}.jpg' for number in range(2)), *(f'way.mp4/{number:06d}.jpg' for number in range(3))]
+    frames = [
+        *(f'way.avi/{number:06d}.jpg' for number in range(2)),
+        *(f'way.mp4/{number:06d}.jpg' for number in range(3)),
+    ]
     assert boxes_of('out') == [*frames, 'pictures/a/0.png']
     for name, count in {'way.mp4': 2, 'way.mp4.mp4': 3}.items():
         assert cv2.VideoCapture(f'out/drawn/{name}').get(cv2.CAP_PROP_FRAME_COUNT) == count
@@ -496,7 +515,9 @@ def test_a_video_of_unknown_length(fps: int) -> None:
     Path('pictures/a/way.mkv').write_bytes(content)
     assert mmcv.VideoReader('pictures/a/way.mkv').frame_cnt < 0
     assert main(['predict', str(segmentor()), 'pictures/a', 'pictures/b', '--out', 'out']) == 0
-    assert len(list(Path('out/labels/pictures/a/way').iterdir())) == 3 and Path('out/labels/pictures/b/1.png').exists()
+    assert (
+        len(list(Path('out/labels/pictures/a/way.mkv').iterdir())) == 3 and Path('out/labels/pictures/b/1.png').exists()
+    )
     drawn = cv2.VideoCapture('out/drawn/pictures/a/way.mp4')
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and drawn.get(cv2.CAP_PROP_FPS) <= 30000
 

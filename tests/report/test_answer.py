@@ -218,8 +218,10 @@ def test_the_cost_in_use_is_compared_with_the_teacher(tmp_path):
     uses = {'kd': Use(1_000_000, 8.0), 'teacher': Use(3_500_000, 20.0)}
     found = Answer(Numbers(compare([tmp_path])), uses)
     assert found.sentences()[1].endswith('it has 3.5 times fewer parameters and 2.5 times its speed.')
-    uses['teacher'] = Use(1_040_000, 7.2)
+    uses['teacher'] = Use(1_040_000, 7.6)
     assert found.sentences()[1].endswith('the plain student.'), 'no gain of 1.0 times is told'
+    uses['teacher'] = Use(3_500_000, 4.0)
+    assert found.sentences()[1].endswith('3.5 times fewer parameters. It takes 2.0 times as long as the teacher.')
     assert Answer(found.numbers, {'kd': uses['kd']}).sentences()[1].endswith('the plain student.')
     assert 'seeds: [0, 1, 2]' in found.sentences()[2], 'one seed'
     costs = {'parameters': '1.00 M', 'a picture': '8 ms'}

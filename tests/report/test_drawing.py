@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -16,6 +17,7 @@ from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
 
 from mmdistill_dense.apps.inspect.drawing import draw
+from mmdistill_dense.apps.report import predictions
 from mmdistill_dense.apps.report.predictions import Scene, prediction_panel, share_right, truth_panel
 from mmdistill_dense.apps.report.section import Panel
 
@@ -62,6 +64,22 @@ def test_labels_are_drawn_as_mmseg_draws_them(which: str) -> None:
     theirs.dataset_meta = meta
     theirs.add_datasample('', image, sample, with_labels=False, **options)
     assert np.array_equal(draw(image, sample, meta, True, **options), theirs.get_image())
+    sample = SegDataSample(**{f'{which}_sem_seg': PixelData(data=labels.float())})  # as of one channel
+    assert np.array_equal(draw(image, sample, meta, True, **options), theirs.get_image())
+
+
+def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = torch.zeros(3, 640, 640, dtype=torch.uint8)
+    inputs[:, :480] = 200
+    about = {'ori_shape': (240, 320), 'img_shape': (640, 640), 'scale_factor': (2.0, 2.0)}
+    item = {'inputs': inputs, 'data_samples': DetDataSample(metainfo=about)}
+
+    class Data(list):
+        metainfo: dict[str, Any] = {}
+
+    monkeypatch.setattr(predictions.DATASETS, 'build', lambda option: Data([item]))
+    (scene,), _ = predictions.scenes_of(SimpleNamespace(config={'val_dataloader': SimpleNamespace(dataset={})}), 1)
+    assert scene.image.shape == (240, 320, 3) and (scene.image == 200).all()
 
 
 def shown(truth: InstanceData, meta: dict[str, Any] = META) -> Panel:

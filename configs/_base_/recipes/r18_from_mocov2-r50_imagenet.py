@@ -8,6 +8,4 @@ _base_ = [
     '../runtime_pretrain.py',
 ]
 # The published file holds the branch that was trained by gradient alone.
-model = dict(
-    teacher=dict(layout='mocov2', branch='online', checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/mocov2_r50.pth')
-)
+model = dict(teacher=dict(layout='mocov2', branch='online', checkpoint='{{$MMDISTILL_WEIGHTS:weights}}/mocov2_r50.pth'))

@@ -50,7 +50,8 @@ def _lines_of(found: Exported, whole: bool) -> Iterator[str]:
         sizes = ', '.join(map(size_text, tried['pictures']))
         compared = f'{tried["compared"]} {tried["counted"]} of the network, on made pictures of {sizes}'
         yield f'graph   {found.path}, from pictures of {"this size alone" if one else "any size"} to answers'
-        yield f'equal   {tried["equal"]:.2%} of {compared}'
+        share = f'{tried["equal"]:.2%}' if tried['compared'] else 'not known'
+        yield f'equal   {share} of {compared}'
     else:
         size, smallest = size_text(found.size), size_text(found.smallest)
         sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
@@ -62,7 +63,8 @@ def _lines_of(found: Exported, whole: bool) -> Iterator[str]:
         yield from (f'        not {reason}' for reason in found.reasons)
         yield f'differs from the network by {found.difference:.1e} of its largest value'
     if found.int8:
-        yield f'int8    {found.int8}'
+        share = f', equal {read_description(found.int8)["tried"]["equal"]:.2%}' if whole else ''
+        yield f'int8    {found.int8}{share}'
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:

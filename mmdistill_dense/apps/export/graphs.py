@@ -40,7 +40,7 @@ def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[
     data, before = meta.get('dataset_meta') or {}, config.model.get('data_preprocessor') or {}
     # mmdet's preprocessor always pads, mmseg's in a test as its test_cfg says.
     divisor = before.get('pad_size_divisor') or (before.get('test_cfg') or {}).get('size_divisor') or 1
-    value = before.get('pad_value', before.get('pad_val', 0))
+    value, size = before.get('pad_value', before.get('pad_val', 0)), (before.get('test_cfg') or {}).get('size')
     try:
         prepared = preparation(config)
     except ValueError as error:  # pipelines of other kinds, or none
@@ -57,7 +57,7 @@ def describe(config: Config, meta: Mapping[str, Any], checkpoint: Path) -> dict[
             'std': [float(value) for value in before.get('std') or [1.0] * 3],
             'normalised': '(pixel - mean) / std, for pixels from 0 to 255, in the order of channels',
             'pad_size_divisor': int(divisor),
-            'padding': {'size': (before.get('test_cfg') or {}).get('size'), 'value': float(value)},
+            'padding': {'size': size and [*size[::-1]], 'value': float(value)},  # (width, height), as all sizes
             **prepared,
         },
         'classes': plain(data.get('classes')),

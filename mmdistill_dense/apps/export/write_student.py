@@ -171,6 +171,7 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
     plain, _, state, meta = load_student(config, checkpoint)
     bare, dropped, needed = without_package(plain, meta)
     head = head_of(weights, dropped, needed, test_command(config, checkpoint))
+    write_text(path, f'{head}{assignments(bare.to_dict())}')  # first: weights alone would pass for both
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)
     else:
@@ -180,7 +181,6 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
         told = {'format': 'pt', SAFETENSORS_META: json.dumps({**meta, 'dataset_meta': data})}
         write_whole(weights, save(tensors, told))
-    write_text(path, f'{head}{assignments(bare.to_dict())}')
     return weights, path
 
 

@@ -29,7 +29,8 @@ def shrunk(image: np.ndarray, side: int) -> np.ndarray:
 def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], seg: bool, **options: Any) -> np.ndarray:
     """Return a picture (RGB) with labels or predictions as mmseg and mmdet draw them: ``draw_pred`` or ``draw_gt``."""
     if seg:  # mmseg's pixels, without the figure that its visualizer draws them into
-        labels = (sample.pred_sem_seg if options.get('draw_pred', True) else sample.gt_sem_seg).data[0].cpu().numpy()
+        labels = (sample.pred_sem_seg if options.get('draw_pred', True) else sample.gt_sem_seg).data[0]
+        labels = labels.cpu().numpy().astype(np.int64)  # floats where one channel tells two classes
         colours = np.array([*meta['palette'], (0, 0, 0)], np.uint16)  # black where nothing is labelled
         return ((picture + colours[np.minimum(labels, len(colours) - 1)]) >> 1).astype(np.uint8)
     visualizer = _visualizer()

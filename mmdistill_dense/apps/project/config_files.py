@@ -47,7 +47,7 @@ def method_file(name: str, distillers: Mapping[str, Any], unlabelled: Mapping[st
 def suite_file(methods: Sequence[str], trains: bool, tests: bool, masks: bool) -> str:
     """Return the text of ``suite.yaml``, which `run` trains; networks that predict ``masks`` are compared by them."""
     lines = ['# What `mmdistill run` trains, see docs/suite.md. One seed says little: try [0, 1, 2].']
-    lines += ['# control_x2, control_x4: the student alone at more rates. The best one on val gives methods their rate.']
+    lines += ['# control_x2, control_x4: the student alone at more rates. The best on val gives methods their rate.']
     lines += [f'out: ./{WORK}', 'control: control.py']
     lines += ['teacher: teacher.py'] if trains else ['test_teacher: true'] if tests else []
     lines += ['metric: coco/segm_mAP  # that of the boxes: coco/bbox_mAP'] if masks else []

@@ -205,8 +205,14 @@ class Student:
             for one in before['annotations']:
                 boxes[one['image_id']].append(one)
             self.boxes = {one['file_name']: (one, boxes[one['id']]) for one in before['images']}
+        text = 'Results of `mmdistill predict`, which may replace them and add to them.\n'
         for folder in set(marks.values()):
-            write_text(out / folder / MARK, 'Results of `mmdistill predict`, which may replace them and add to them.\n')
+            mark = out / folder / MARK
+            told = f'{text}Classes: {", ".join(self.classes)}\n' if folder == LABELS else text
+            if mark.exists() and (before := mark.read_text(encoding='utf-8')) not in (told, text):
+                was = before.splitlines()[-1]
+                raise ValueError(f'--out {out}: its {folder} are of other classes ({was}). Give another.')
+            write_text(mark, told)
 
     @property
     def segments(self) -> bool:
@@ -257,8 +263,10 @@ class Student:
         if self.segments:
             labels = found.pred_sem_seg.data[0].numpy()
             file = (out / LABELS / name).with_suffix('.png')
-            if file in self.written:  # of a picture with another ending
-                file = out / LABELS / f'{name}.png'
+            drawn = out / DRAWN / name
+            others = (one for one in EXTENSIONS if one != drawn.suffix.lower())
+            if file in self.written or (file.exists() and any(drawn.with_suffix(one).exists() for one in others)):
+                file = out / LABELS / f'{name}.png'  # beside that of a picture with another ending
             self.written.add(file)
             write_picture(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
             return
@@ -311,7 +319,8 @@ class Student:
         times = self.milliseconds[1:] or self.milliseconds  # the first one is slower
         threads = f', {torch.get_num_threads()} threads' if device.type == 'cpu' else ''
         whole = f'{1000 * self.seconds / len(self.milliseconds):.1f} ms with reading and writing'
-        yield f'time     {median(times):.1f} ms a picture in the network (median of {len(times)}), on {device}{threads}'
+        measured = f'median of {len(times)}, up to {BATCH} at once'
+        yield f'time     {median(times):.1f} ms a picture in the network ({measured}), on {device}{threads}'
         yield f'         {whole}'
 
 
@@ -394,7 +403,7 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
 
     # as a generator: of a video without a duration `len` is negative
     read = track((frame for frame in frames), str(file), max(0, frames.frame_cnt) or None, transient=True)
-    calls = (partial(student.read, frame, f'{stem}/{number:06d}.jpg') for number, frame in enumerate(read))
+    calls = (partial(student.read, frame, f'{place}/{number:06d}.jpg') for number, frame in enumerate(read))
     try:
         predict_shots(student, (shot.result() for shot in ahead(calls, 1)), out, show)
         writer.release()

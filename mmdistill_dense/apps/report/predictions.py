@@ -123,6 +123,9 @@ def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]
             item = dataset[index]
             image, told = image_of(item['inputs']), item['data_samples'].metainfo
             height, width = told.get('ori_shape', image.shape)[:2]
+            if 'scale_factor' in told:  # without what `Pad` added
+                wide, high = told['scale_factor'][:2]
+                image = image[: round(height * high), : round(width * wide)]
             image = image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
             scenes.append(Scene(Path(told.get('img_path') or '').stem or f'picture {index}', image, item))
     classes = tuple(dataset.metainfo.get('classes') or ())

@@ -316,6 +316,7 @@ class Answer:
             parts = [f'{smaller:.1f} times fewer parameters'] if smaller >= _MORE else []
             parts += [f'{faster:.1f} times its speed'] if faster >= _MORE else []
             said += f' Compared with the teacher it has {" and ".join(parts)}.' if parts else ''
+            said += f' It takes {1 / faster:.1f} times as long as the teacher.' if faster <= 1 / _MORE else ''
         return said
 
     def _next(self, name: str, alone: float, gain: Gain) -> list[str]:

@@ -209,8 +209,8 @@ class Student:
         for folder in set(marks.values()):
             mark = out / folder / MARK
             told = f'{text}Classes: {", ".join(self.classes)}\n' if folder == LABELS else text
-            if mark.exists() and (before := mark.read_text(encoding='utf-8')) not in (told, text):
-                was = before.splitlines()[-1]
+            if mark.exists() and (said := mark.read_text(encoding='utf-8')) not in (told, text):
+                was = said.splitlines()[-1]
                 raise ValueError(f'--out {out}: its {folder} are of other classes ({was}). Give another.')
             write_text(mark, told)
 

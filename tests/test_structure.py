@@ -36,7 +36,7 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_340,
-    'mmdistill_dense/distillers': 5_490,
+    'mmdistill_dense/distillers': 5_500,
     'mmdistill_dense/networks': 2_520,
     'mmdistill_dense/model': 850,
     'mmdistill_dense/engine': 1_710,
@@ -46,20 +46,20 @@ MOST_LINES = {
     'mmdistill_dense/config': 730,
     'mmdistill_dense/utils': 1_370,
     'mmdistill_dense/unlabelled': 800,
-    'mmdistill_dense/pretrain': 930,
-    'mmdistill_dense/foundation': 970,
-    'mmdistill_dense/apps/project': 4_960,
+    'mmdistill_dense/pretrain': 940,
+    'mmdistill_dense/foundation': 980,
+    'mmdistill_dense/apps/project': 4_970,
     'mmdistill_dense/apps/suite': 2_590,
     'mmdistill_dense/apps/check': 1_930,
-    'mmdistill_dense/apps/report': 1_230,
-    'mmdistill_dense/apps/inspect': 600,
+    'mmdistill_dense/apps/report': 1_240,
+    'mmdistill_dense/apps/inspect': 610,
     'mmdistill_dense/apps/export': 1_660,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_870,
-    'mmdistill_dense': 34_410,
+    'mmdistill_dense/apps': 13_890,
+    'mmdistill_dense': 34_450,
     'tools': 2_850,
-    'tests': 47_450,
+    'tests': 47_610,
 }
 MOST_CONFIGS = 600
 

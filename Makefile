@@ -18,7 +18,7 @@ help:
 	@echo 'make test [ARGS=...]     run the tests (ARGS goes to pytest; JOBS=0: one process)'
 	@echo 'make test-zoo            build all configs that can be named, and train each for a step at reduced width'
 	@echo 'make test-upstream       the contracts that need no fork, with the upstream packages in .venv-upstream'
-	@echo 'make soak                run the long tests as well'
+	@echo 'make soak                run the long tests alone'
 	@echo 'make golden              compare with the stored reference values'
 	@echo 'make docs                write the table of methods and the metafiles anew'
 	@echo 'make results ARGS=YAML   write the page of a finished suite to docs/results/'

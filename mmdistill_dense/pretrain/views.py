@@ -18,16 +18,6 @@ from mmdistill_dense.registry import TRANSFORMS
 Array = np.ndarray
 
 
-def crop_resize(image: Array, box: tuple[int, int, int, int], size: tuple[int, int]) -> Array:
-    """Cut ``box`` (top, left, height, width) out, then resize it to ``size`` (height, width), bilinear, antialiased.
-
-    Pixels outside of the box do not affect the result, as they would if the resize came first.
-    """
-    top, left, height, width = box
-    part = _picture(image[top : top + height, left : left + width])
-    return np.asarray(part.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
 def enhance(image: Array, factor: float, kind: Callable[[Image.Image], Any]) -> Array:
     """Blend with what Pillow's ``kind`` gives for 0: black, the mean luma, or each pixel's luma; 1 changes nothing."""
     return np.asarray(kind(_picture(image)).enhance(factor))
@@ -41,26 +31,6 @@ def adjust_hue(image: Array, shift: float) -> Array:
     hue, saturation, value = _picture(image).convert('HSV').split()
     turned = np.asarray(hue) + np.uint8(int(255 * shift) % 256)  # wraps around
     return np.asarray(Image.merge('HSV', (Image.fromarray(turned), saturation, value)).convert('RGB'))
-
-
-def luma(image: Array) -> Array:
-    """Return the brightness (H, W): ``(19595 R + 38470 G + 7471 B + 32768) >> 16``."""
-    return np.asarray(_picture(image).convert('L'))
-
-
-def grayscale(image: Array) -> Array:
-    """Put the luma in all three channels."""
-    return np.repeat(luma(image)[..., None], 3, axis=2)
-
-
-def gaussian_blur(image: Array, sigma: float) -> Array:
-    """Blur by a Gaussian of ``sigma`` pixels, which Pillow composes of box filters."""
-    return np.asarray(_picture(image).filter(ImageFilter.GaussianBlur(float(sigma))))
-
-
-def solarize(image: Array, threshold: int = 128) -> Array:
-    """Invert every value that is at least ``threshold``."""
-    return np.asarray(ImageOps.solarize(_picture(image), threshold))
 
 
 JITTERS: dict[str, Callable[[Array, float], Array]] = dict(
@@ -121,7 +91,13 @@ class RandomResizedCrop(_ViewTransform):
         self.scale, self.ratio = _pair(scale), _pair(ratio)
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        return crop_resize(image, self.box(*image.shape[:2]), self.size)
+        return self.cut(image, self.box(*image.shape[:2]))
+
+    def cut(self, image: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray:
+        """Cut a box out, then resize it; pixels outside have no effect, as they would if the resize came first."""
+        top, left, height, width = box
+        part = _picture(image[top : top + height, left : left + width])
+        return np.asarray(part.resize(self.size[::-1], Image.Resampling.BILINEAR))
 
     def box(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Draw the crop of a picture of that size: top, left, height, width."""
@@ -173,18 +149,18 @@ class ColorJitter(_ViewTransform):
 
 @TRANSFORMS.register_module()
 class RandomGrayscale(_ViewTransform):
-    """Replace the colours by the luma; ``prob`` is how often, 0.2 by default."""
+    """Replace the colours by ``(19595 R + 38470 G + 7471 B + 32768) >> 16``; ``prob`` is how often, 0.2 by default."""
 
     def __init__(self, prob: float = 0.2) -> None:
         super().__init__(prob)
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        return grayscale(image)
+        return np.repeat(np.asarray(_picture(image).convert('L'))[..., None], 3, axis=2)
 
 
 @TRANSFORMS.register_module()
 class GaussianBlur(_ViewTransform):
-    """Blur by a Gaussian of random width.
+    """Blur by a Gaussian of random width, which Pillow composes of box filters.
 
     Args:
         sigma: Bounds of the standard deviation in pixels, whatever the size of the picture. Defaults to (0.1, 2).
@@ -198,7 +174,7 @@ class GaussianBlur(_ViewTransform):
         self.sigma = _pair(sigma)
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        return gaussian_blur(image, np.random.uniform(*self.sigma))
+        return np.asarray(_picture(image).filter(ImageFilter.GaussianBlur(np.random.uniform(*self.sigma))))
 
 
 @TRANSFORMS.register_module()
@@ -215,7 +191,7 @@ class Solarize(_ViewTransform):
         self.threshold = threshold
 
     def change(self, image: np.ndarray) -> np.ndarray:
-        return solarize(image, self.threshold)
+        return np.asarray(ImageOps.solarize(_picture(image), self.threshold))
 
 
 @TRANSFORMS.register_module()

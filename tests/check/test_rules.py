@@ -16,7 +16,7 @@ from mmdistill_dense.apps.check import network_rules as step_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, worst
 from mmdistill_dense.apps.check.facts import read_data
 from mmdistill_dense.apps.check.run import CheckReport
-from mmdistill_dense.apps.check.tap_list import _gap, _is_flat
+from mmdistill_dense.apps.check.tap_list import _gap
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.config.values import num_classes
@@ -232,11 +232,6 @@ def test_labels_that_the_student_has_no_class_for() -> None:
     assert '[255]' in finding.message and 'ignore_index: 11' in finding.message
     samples[0].gt_sem_seg.data.fill_(11)
     assert not list(config_rules.labels(made))
-
-
-def test_flat_maps_are_told_from_others() -> None:
-    assert _is_flat(torch.full((2, 3, 4, 4), 0.5)) and not _is_flat(torch.rand(2, 3, 4, 4))
-    assert not _is_flat(torch.rand(2, 3, 1, 1)), 'a single position is neither'
 
 
 def test_the_gap_of_a_tap_is_that_of_its_worst_map() -> None:

@@ -10,8 +10,7 @@ from mmengine.registry import PARAM_SCHEDULERS
 from torch import Tensor, nn
 
 from mmdistill_dense.engine import LARS
-from mmdistill_dense.pretrain import views as image_ops
-from mmdistill_dense.pretrain.views import RandomResizedCrop
+from mmdistill_dense.pretrain.views import JITTERS, GaussianBlur, RandomGrayscale, RandomResizedCrop, Solarize
 from mmdistill_dense.utils.reproducible import fork_rng
 from tests.golden.arrays import Arrays, tensor
 
@@ -58,21 +57,21 @@ def schedule(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
 
 def transforms(arrays: Arrays, dtype: torch.dtype) -> dict[str, Tensor]:
     size, crop = tuple(arrays['crop_size'].tolist()), arrays['crop']
-    results: dict[str, np.ndarray] = {'flip': crop[:, ::-1], 'gray': image_ops.grayscale(crop)}
-    results |= {'gray_luma': image_ops.luma(crop), 'solarize': image_ops.solarize(crop, 128)}
+    results: dict[str, np.ndarray] = {'flip': crop[:, ::-1], 'gray': RandomGrayscale().change(crop)}
+    results |= {'gray_luma': results['gray'][..., 0], 'solarize': Solarize(128).change(crop)}
     for name in ('crop', 'crop_up'):
         box = tuple(arrays[f'{name}_box_ijhw'].tolist())
-        results[name] = image_ops.crop_resize(arrays['image_rgb'], box, size)
-    for name, change in image_ops.JITTERS.items():
+        results[name] = RandomResizedCrop(size).cut(arrays['image_rgb'], box)
+    for name, change in JITTERS.items():
         for number, factor in enumerate(arrays[f'{name}_factors'].tolist()):
             results[f'{name}_{number}'] = change(crop, factor)
     for number, sigma in enumerate(arrays['blur_sigmas'].tolist()):
-        results[f'blur_{number}'] = image_ops.gaussian_blur(crop, sigma)
+        results[f'blur_{number}'] = GaussianBlur((sigma, sigma)).change(crop)
     *factors, sigma, threshold = arrays['composite_params'].tolist()
     image = crop
     for name, factor in zip(('brightness', 'hue', 'contrast', 'saturation'), factors, strict=True):
-        image = image_ops.JITTERS[name](image, factor)
-    image = image_ops.solarize(image_ops.gaussian_blur(image, sigma), int(threshold))
+        image = JITTERS[name](image, factor)
+    image = Solarize(int(threshold)).change(GaussianBlur((sigma, sigma)).change(image))
     mean, std = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
     results |= {'composite': image, 'composite_normalized': ((image - mean) / std).transpose(2, 0, 1)}
     results |= _crops(*arrays['rrc_image_wh'].tolist())

@@ -175,7 +175,6 @@ class Subject:
     taps: list[TapRow] = field(default_factory=list)
     adapters: list[Adapter] = field(default_factory=list)
     gaps: dict[str, float] = field(default_factory=dict)  # see :func:`~mmdistill_dense.apps.check.tap_list.pair_gaps`
-    flat: list[str] = field(default_factory=list)  # teacher taps that are the same at all positions
     terms: list[Term] = field(default_factory=list)
     unlabelled: UnlabelledFacts | None = None
     cost: dict[str, Any] = field(default_factory=dict)  # as :func:`mmdistill_dense.apps.check.facts.measure_cost`

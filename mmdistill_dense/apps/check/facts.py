@@ -365,7 +365,7 @@ def run_step(subject: Subject) -> None:
         teacher.looks = []
     with Watch(model, subject.frozen).open() as watch:
         subject.terms = measure_gradients(model, subject.batch)  # type: ignore[arg-type]
-    subject.taps, subject.adapters, subject.flat = list(watch.rows()), list(watch.adapters()), list(watch.flat)
+    subject.taps, subject.adapters = list(watch.rows()), list(watch.adapters())
     for teacher in subject.frozen.values():
         looks, teacher.looks = teacher.looks or [], None
         seen = looks if subject.options.whole else [replace(look, flat={}) for look in looks]

@@ -203,15 +203,6 @@ def pull(subject: Subject) -> Findings:
             yield told(message, f'If it stays so later ({LATER}), lower {key}.loss_weight.')
 
 
-def flat_taps(subject: Subject) -> Findings:
-    """Check that the teacher's maps are not the same at all positions."""
-    for place in subject.flat if subject.options.whole else []:
-        yield warning(
-            f'model.distillers.{place} of the teacher is the same at all positions: there is nothing to learn.',
-            'Tap another place (mmdistill taps), or correct the weights of the teacher.',
-        )
-
-
 def own_copy(subject: Subject) -> Findings:
     """Check that at its taps a network gives the same in training as its frozen copy."""
     for place, gap in subject.gaps.items():
@@ -240,5 +231,5 @@ def cost(subject: Subject) -> Findings:
 MODEL = (trained, random_and_fixed, teacher_classes, padded, summed, weights_over_the_run, enough_pictures)
 WEIGHTS = (start, learned_classes, random_teacher, normalisation)
 METRIC = (teacher_metric,)
-STEP = (finite, pull, flat_taps, own_copy)
+STEP = (finite, pull, own_copy)
 COST = (memory, cost)

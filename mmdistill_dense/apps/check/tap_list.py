@@ -79,7 +79,6 @@ class Watch:
         self.model, self.teachers, self.distillers = model, teachers, distillers_of(model)
         self.given: dict[str, tuple[dict[str, list[Shape]], dict[str, list[Shape]]]] = {}
         self.outputs: dict[tuple[str, str], Shape] = {}
-        self.flat: dict[str, None] = {}
 
     @contextmanager
     def open(self) -> Iterator[Watch]:
@@ -99,9 +98,6 @@ class Watch:
             for found, taps in zip(given, (distiller.student_taps, distiller.teacher_taps), strict=False)
         )
         self.given.setdefault(name, (student, teacher))  # a second call compares the pictures without labels
-        for tap in distiller.teacher_taps:
-            if all(_is_flat(tensor) for tensor in given[1][str(tap)]):
-                self.flat[f'{name}: {tap}'] = None
 
     def rows(self) -> Iterator[TapRow]:
         """Yield the compared pairs in the order of the distillers and their taps."""
@@ -138,12 +134,6 @@ def _parts(distiller: nn.Module, prefix: str = '') -> Iterator[tuple[str, nn.Mod
             yield from _parts(child, f'{prefix}{name}.')
         else:
             yield f'{prefix}{name}', child
-
-
-def _is_flat(tensor: Tensor) -> bool:
-    """Tell whether a map is the same at all its positions, so there is nothing to learn from it."""
-    positions = tensor.detach().float().flatten(2) if tensor.dim() > 2 else tensor.detach().float().flatten()[None]
-    return positions.shape[-1] > 1 and bool((torch.amax(positions, -1) == torch.amin(positions, -1)).all())
 
 
 Inputs = Tensor | Sequence[Tensor]

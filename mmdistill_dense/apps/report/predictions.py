@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -17,18 +17,16 @@ import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DefaultScope, init_default_scope
 
+from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Strip, panel
-from mmdistill_dense.config.resolve import ModelConfig, is_distill_model, load_model, student_option
-from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.colours import palette_of
 from mmdistill_dense.utils.evenly import evenly_spaced
 from mmdistill_dense.utils.runner_internals import IGNORED, Network, Sample, parameters_in_use
-from mmdistill_dense.weights.strict_load import load_strictly, read_checkpoint, state_dict_of
 
 _HEADS = ('decode_head', 'bbox_head', 'roi_head')
 _MOST_KEYS = 30
@@ -137,15 +135,7 @@ def student_of(run: TrainedRun) -> Network:
     """Return the plain student of a run with the weights of its last checkpoint."""
     path = run.checkpoint
     assert path is not None, 'such runs alone are shown'
-    scope = run.config.get('default_scope', 'mmengine')
-    init_default_scope(scope)
-    if is_distill_model(run.model):
-        option = load_model(student_option(run.model), 'model.student')
-    else:
-        option = ModelConfig(copy.deepcopy(run.config.model), scope, None)
-    network = build_network(option, pretrained=False)
-    load_strictly(network, state_dict_of(read_checkpoint(path), path), None, f'checkpoint={str(path)!r}')
-    return network
+    return cast(Network, load_student(run.config, path)[1])
 
 
 def teacher_of(run: TrainedRun, name: str) -> Network | None:

@@ -1,7 +1,6 @@
 """Label files with faults: what ``new`` writes in their place, and that training and metric read the same boxes."""
 
 import codecs
-import copy
 import json
 import math
 import random
@@ -16,6 +15,7 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
+from tests.fuzz.test_labels import mutated
 from tests.project.folders_of_data import box_folder, changed, label_file
 from tests.project.mended import perfect_score, written
 
@@ -215,42 +215,11 @@ def test_of_two_categories_without_boxes_the_last_stays(root: Path) -> None:
     assert find_box_data(root).classes == ('red', 'white')
 
 
-VALUES: list[Any] = [
-    None, True, 0, -1, 3, 2.5, 1e300, math.nan, math.inf, 10**400, '', '0', 'ä\0', 'x' * 300, [], [1], ['a', 2, 3, 4],
-    [[0, 0, 1]], {}, {'a': 1},
-]  # fmt: skip
-
-
-def mutated(content: Content, generator: random.Random) -> Content:
-    """Replace, remove or repeat something at a random place."""
-    content = copy.deepcopy(content)
-    place: Any = content
-    for _ in range(generator.choice([1, 2, 3, 3, 3, 4])):
-        keys = list(place) if isinstance(place, dict) else list(range(len(place))) if isinstance(place, list) else []
-        if not keys:
-            break
-        parent, key = place, generator.choice(keys)
-        place = parent[key]
-    action = generator.choice(['replace', 'replace', 'remove', 'repeat'])
-    if action == 'remove':
-        del parent[key]
-    elif action == 'repeat' and isinstance(parent, list):
-        parent.append(copy.deepcopy(place))
-    else:
-        parent[key] = copy.deepcopy(generator.choice(VALUES))
-    return content
-
-
 def survives(root: Path, out: Path, number: int) -> str:
     """Return '' for a mutation that is read, else the message."""
     file = root / f'annotations/instances_{"train" if number % 2 else "val"}.json'
-    content = json.loads(file.read_text())
-    generator = random.Random(number)
-    for _ in range(generator.choice([1, 1, 3])):
-        content = mutated(content, generator)
-    sound = file.read_text()
-    file.write_text(json.dumps(content))
-    said = ''
+    sound, said = file.read_bytes(), ''
+    file.write_bytes(mutated(random.Random(number), file, sound))
     try:
         option = dict(
             type='mmdistill_dense.CocoDataset', ann_file=str(file), metainfo=dict(classes=('red', 'white')),
@@ -266,7 +235,7 @@ def survives(root: Path, out: Path, number: int) -> str:
     else:
         assert perfect_score(config) == 1, number
     finally:
-        file.write_text(sound)
+        file.write_bytes(sound)
     assert not said or str(root) in said or file.name in said, said
     return said
 

@@ -464,6 +464,13 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         assert told in capsys.readouterr().err
 
 
+def test_scores_of_a_two_stage_detector_without_its_heads_are_refused_first(tmp_path, capsys):
+    toys.det_run_config('x', toys.det_net('faster_rcnn')).dump(tmp_path / 'a.py')
+    (tmp_path / 'a.pth').touch()
+    assert main(['export', *(str(tmp_path / name) for name in ('a.py', 'a.pth', 'b.onnx')), '--evaluate']) == 2
+    assert 'ends before its RoI heads: add --whole' in capsys.readouterr().err
+
+
 def test_no_config_of_the_user_is_replaced(segmentor, tmp_path):
     """But that of an earlier export is."""
     config, _, checkpoint = segmentor

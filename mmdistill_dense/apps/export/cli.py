@@ -18,6 +18,7 @@ from mmdistill_dense.apps.export.write_student import (
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import size_text
+from mmdistill_dense.weights.strict_load import plain_config
 
 
 def export_command(args: argparse.Namespace) -> None:
@@ -75,6 +76,8 @@ def _check_options(args: argparse.Namespace, config: Config) -> None:
         raise ValueError(f'{", ".join(for_graphs)}: only for graphs (.onnx, .pt2), and {args.out} gets weights')
     if args.names and not args.backbone_only:
         raise ValueError(f'--names {args.names}: only with --backbone-only')
+    if args.evaluate and not args.whole and 'roi_head' in plain_config(config).model:
+        raise ValueError('--evaluate: the graph of a two-stage detector ends before its RoI heads: add --whole')
     needs = {'--int8': ('train_dataloader',), '--evaluate': ('val_dataloader', 'val_evaluator')}
     for name, keys in needs.items():
         if name in for_graphs and (missing := [key for key in keys if not config.get(key)]):

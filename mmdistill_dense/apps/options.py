@@ -177,7 +177,9 @@ def fill_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--backbone-only', action='store_true', help="the backbone's weights, as its init_cfg takes them"
     )
-    parser.add_argument('--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only')
+    parser.add_argument(
+        '--names', choices=('original', 'timm'), help='of a VisionTransformer, with --backbone-only (default: original)'
+    )
     parser.add_argument('--int8', type=counted, metavar='N', help='also OUT.int8.onnx, from N training pictures')
     parser.add_argument('--evaluate', action='store_true', help='print scores of network and graphs on validation data')
     parser.set_defaults(run=later('export.cli:export_command'))

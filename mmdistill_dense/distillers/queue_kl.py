@@ -79,16 +79,17 @@ class QueueKL(VectorDistiller):
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return the loss of all levels and views; with ``own_key``, no view of a step is a key of another."""
-        self._waiting.clear()
+        self._waiting.clear()  # of a call that ended in an error
         terms = super().forward(student, teacher, data_samples)
-        for queue, vectors in self._waiting:
+        while self._waiting:
+            queue, vectors = self._waiting.pop(0)
             queue.enqueue(vectors)
         return terms
 
     def level_loss(self, student: Tensor, teacher: Tensor, level: int, data_samples: Samples) -> Losses:
         """Return ``loss_queue`` of one level, and every ``monitor_interval`` steps the accuracy.
 
-        The teacher's vectors enter before it, with ``own_key`` after the step.
+        The teacher's vectors enter before it, with ``own_key`` after all views.
         """
         s, t = self.unit_vectors(student, teacher, level, data_samples)
         queue = self._queue(level)

@@ -157,14 +157,11 @@ def batch_problem(config: Config, processes: int) -> str | None:
     """Return what is wrong with a run's batch size for the recipe's learning rate, or ``None``: nothing else fails."""
     scaling = config.get('auto_scale_lr') or {}
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
-    if not base or not one:
+    if not base or not one or scaling.get('enable'):
         return None
     steps = (config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
-    if scaling.get('enable') and steps > 1:
-        told = f'auto_scale_lr.enable=True scales the learning rate as if a step took one batch, and it takes {steps}'
-        return f'{told} (optim_wrapper.accumulative_counts): set auto_scale_lr.base_batch_size={max(base // steps, 1)}.'
     real = one * steps * processes
-    if real == base or scaling.get('enable'):
+    if real == base:
         return None
     fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
     return (
@@ -244,8 +241,10 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     fits = _fitting(own, given)
     told = f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}'
     if 2 * fits >= len(own):
-        if 10 * fits < 9 * len(own):
-            print_log(f'{told}: the others start at random. Is it for another depth?', 'current', logging.WARNING)
+        absent = [key for key in own if key not in given and 'relative_position' not in key and 'offset' not in key]
+        if 10 * len(absent) > len(own):
+            said = f'it lacks {len(absent)} others, which keep their first values: {some(absent)}'
+            print_log(f'{told}; {said}.', 'current', logging.WARNING)
         return
     reason = 'the file is for another network or package'
     begins = [one for one in (_BACKBONE, prefix_of(state, own)) if one and not prefix]

@@ -48,7 +48,7 @@ def read_teacher(
     where = f'{key}={str(path)!r}'
     found = (_matches(content) or _matches(content, branch)) if layout == 'auto' else [layout]
     if len(found) != 1 and head:
-        raise _unfit(content, where, 'of one layout')
+        raise _unfit(content, where, 'of one layout', branch)
     name = found[0] if len(found) == 1 else 'backbone'
     if name == 'backbone':
         return _bare(_state(content, _top(content)), ignore)
@@ -59,7 +59,7 @@ def read_teacher(
     wanted = chosen.prefixes(branch)[: 1 + head]
     if not all(any(key.startswith(prefix) for key in state) for prefix in wanted):
         held = ' and '.join(f'{prefix}*' for prefix in wanted)
-        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {held}')
+        raise _unfit(content, where, f'of layout={name!r} with branch={branch!r}, which has entries {held}', branch)
     return _split(state, name, branch, where, head, ignore)
 
 
@@ -130,15 +130,17 @@ def _matches(content: Mapping[str, Any], branch: str = 'momentum') -> list[str]:
     return found
 
 
-def _unfit(content: Mapping[str, Any], where: str, expected: str) -> ValueError:
+def _unfit(content: Mapping[str, Any], where: str, expected: str, branch: str) -> ValueError:
     """Return the error for a file that is not what was expected, which tells what it looks like."""
     state = _state(content, _top(content)) or content
     prefixes = ', '.join(dict.fromkeys(str(key).split('.')[0] for key in state)) or 'none'
     found = _matches(content)
     looks = f'it looks like {" or ".join(found)}' if found else f'it is of none of {", ".join(LAYOUTS)}'
     if not found and (online := _matches(content, 'online')):  # MoCo v2's published file holds that branch alone
-        told = f"it has the branch of {' or '.join(online)} that was trained by gradient: set teacher.branch='online'"
-        return ValueError(f'{where} is no file {expected}: {told}.')
+        ways = [f'layout={online[0]!r}'] if f'{online[0]!r}' not in expected and len(online) == 1 else []
+        ways += ["branch='online'"] if branch != 'online' else []
+        told = f'it has the branch of {" or ".join(online)} that was trained by gradient: set teacher.'
+        return ValueError(f'{where} is no file {expected}: {told}{" and teacher.".join(ways)}.')
     return ValueError(
         f'{where} is no file {expected}: {looks}. Prefixes in the file: {prefixes}. Give the full self-supervised '
         "checkpoint, with its projection head, or set teacher.head=None to distil the backbone's own map."

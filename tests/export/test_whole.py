@@ -365,4 +365,6 @@ def test_scores_of_whole_graphs_in_both_widths(tmp_path, capsys):
     assert list(scores) == ['network', 's.onnx', 's.int8.onnx']
     assert scores['s.onnx'].startswith(scores['network'])
     wide, narrow = (read_description(tmp_path / name)['tried']['equal'] for name in ('s.onnx', 's.int8.onnx'))
-    assert wide > 0.99 and 0 < narrow < wide and any(f's.int8.onnx, equal {narrow:.2%}' in one for one in printed)
+    assert (
+        wide > 0.99 and 0 < narrow < wide and any(f's.int8.onnx, nearly equal: {narrow:.2%}' in one for one in printed)
+    )

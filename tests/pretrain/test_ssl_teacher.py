@@ -211,7 +211,8 @@ def test_a_file_of_the_online_branch_alone_is_read_as_that(layout):
     state = files.state_of(content, row)
     kept = dict(state_dict={name: one for name, one in state.items() if name.startswith('module.encoder_q.')})
     options = dict(layout=layout, head=dict(widths=files.widths_of(content, row)))
-    refused(kept, "has the branch of mocov2 that was trained by gradient: set teacher.branch='online'", **options)
+    way = "branch='online'" if layout == 'mocov2' else "layout='mocov2' and teacher.branch='online'"
+    refused(kept, f'has the branch of mocov2 that was trained by gradient: set teacher.{way}', **options)
     file = read_teacher(files.saved(kept), layout, 'online')
     assert file.layout == 'mocov2' and len(file.backbone) == 318 and file.ignored == 0
     assert torch.equal(file.head['0.weight'], state['module.encoder_q.fc.0.weight'])

@@ -193,6 +193,20 @@ def test_the_page_of_the_middle_is_written_anew_at_the_end(place: Path, monkeypa
     assert len(written) == 2, 'a page that cannot be written stops no training'
 
 
+@pytest.mark.parametrize(('lacks', 'code', 'written'), [('control_x4', 1, 2), ('kd', 1, 0), ('control_x4', 130, 0)])
+def test_a_student_alone_that_diverges_at_a_high_rate_stops_no_report(
+    place: Path, monkeypatch: pytest.MonkeyPatch, lacks: str, code: int, written: int
+) -> None:
+    for run in plan.runs(load(place / 'suite.yaml')):
+        if run.name != lacks:
+            write_result(run.folder, 40.0)
+    done: list[Any] = []
+    monkeypatch.setattr(steps, 'train_all', lambda *_, **__: code)
+    for name in ('_report', '_export'):
+        monkeypatch.setattr(steps, name, lambda *_: done.append(None))
+    assert steps.run_project(place) == code and len(done) == written
+
+
 def test_the_end_tells_scores_and_gains(place: Path) -> None:
     definition = load(place / 'suite.yaml')
     write_result(definition.out / 'teacher', 50.0)

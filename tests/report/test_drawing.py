@@ -78,7 +78,9 @@ def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.Monkey
         metainfo: dict[str, Any] = {}
 
     monkeypatch.setattr(predictions.DATASETS, 'build', lambda option: Data([item]))
-    (scene,), _ = predictions.scenes_of(SimpleNamespace(config={'val_dataloader': SimpleNamespace(dataset={})}), 1)
+    (scene,), _ = predictions.scenes_of(
+        SimpleNamespace(config={'val_dataloader': SimpleNamespace(dataset={'pipeline': [{'type': 'Pad'}]})}), 1
+    )
     assert scene.image.shape == (240, 320, 3) and (scene.image == 200).all()
 
 

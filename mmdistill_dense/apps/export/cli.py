@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from mmengine.config import Config
 
@@ -51,8 +52,7 @@ def _lines_of(found: Exported, whole: bool) -> Iterator[str]:
         sizes = ', '.join(map(size_text, tried['pictures']))
         compared = f'{tried["compared"]} {tried["counted"]} of the network, on made pictures of {sizes}'
         yield f'graph   {found.path}, from pictures of {"this size alone" if one else "any size"} to answers'
-        share = f'{tried["equal"]:.2%}' if tried['compared'] else 'not known'
-        yield f'equal   {share} of {compared}'
+        yield f'equal   {_share(tried)} of {compared}'
     else:
         size, smallest = size_text(found.size), size_text(found.smallest)
         sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
@@ -64,8 +64,12 @@ def _lines_of(found: Exported, whole: bool) -> Iterator[str]:
         yield from (f'        not {reason}' for reason in found.reasons)
         yield f'differs from the network by {found.difference:.1e} of its largest value'
     if found.int8:
-        share = f', equal {read_description(found.int8)["tried"]["equal"]:.2%}' if whole else ''
-        yield f'int8    {found.int8}{share}'
+        near = f', nearly equal: {_share(read_description(found.int8)["tried"])}' if whole else ''
+        yield f'int8    {found.int8}{near}'
+
+
+def _share(tried: Mapping[str, Any]) -> str:
+    return f'{tried["equal"]:.2%}' if tried['compared'] else 'not known'
 
 
 def _check_options(args: argparse.Namespace, config: Config) -> None:

@@ -143,6 +143,7 @@ class Shot:
     name: str  # where its results stand
     picture: np.ndarray  # (H, W, 3), RGB, uint8, to be drawn on
     data: dict[str, Any]  # as the network takes it
+    label: str  # the name of its label image
 
     @property
     def pixels(self) -> int:
@@ -164,6 +165,7 @@ class Student:
     boxes: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = field(default_factory=dict)  # by name, as of COCO
     written: set[Path] = field(default_factory=set)  # label images, or pictures whose boxes were found
     videos: set[Path] = field(default_factory=set)  # their places, without endings
+    firsts: dict[Path, dict[str, str]] = field(default_factory=dict)  # by folder, the first picture of each stem
     due: float = field(default_factory=lambda: time.monotonic() + SECONDS)  # when the boxes so far are written next
 
     @classmethod
@@ -209,8 +211,9 @@ class Student:
         for folder in set(marks.values()):
             mark = out / folder / MARK
             told = f'{text}Classes: {", ".join(self.classes)}\n' if folder == LABELS else text
-            if mark.exists() and (said := mark.read_text(encoding='utf-8')) not in (told, text):
-                was = said.splitlines()[-1]
+            said = mark.read_text(encoding='utf-8') if mark.exists() else text
+            if said not in (told, text) and any(mark.parent.rglob('*.png')):
+                was = some(said.partition('Classes: ')[2].rstrip().split(', '))
                 raise ValueError(f'--out {out}: its {folder} are of other classes ({was}). Give another.')
             write_text(mark, told)
 
@@ -236,10 +239,18 @@ class Student:
         picture = np.atleast_3d(picture).clip(0, 255).astype(np.uint8)
         picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture[..., 2::-1]
         try:
-            return Shot(name, picture, self.prepare(data))
+            return Shot(name, picture, self.prepare(data), self.label_of(given, name))
         except cv2.error as error:  # so thin that a side would have no pixel
             sides = size_text(picture.shape[:2])
             raise Unreadable(f'{told}: its {sides} pixels cannot be brought to the student: {error.err}') from error
+
+    def label_of(self, given: Path | np.ndarray, name: str) -> str:
+        """Return the name of a label image; of pictures with one stem, those behind the first keep their endings."""
+        if isinstance(given, Path) and given.parent not in self.firsts:
+            names = (one for one in sorted(os.listdir(given.parent), reverse=True) if one.lower().endswith(EXTENSIONS))
+            self.firsts[given.parent] = {Path(one).stem: one for one in names}
+        first = not isinstance(given, Path) or self.firsts[given.parent].get(given.stem, given.name) == given.name
+        return str(Path(name).with_suffix('.png')) if first else f'{name}.png'
 
     def answers(self, shots: Iterable[Shot]) -> Iterator[tuple[Shot, Any]]:
         """Yield pictures with what is found in them, as mmseg and mmdet give it, on the CPU."""
@@ -258,15 +269,11 @@ class Student:
         options = {} if self.segments else {'pred_score_thr': self.threshold}
         return draw(picture, found, self.network.dataset_meta, self.segments, draw_gt=False, **options)
 
-    def keep(self, found: Any, name: str, out: Path) -> None:
+    def keep(self, found: Any, name: str, out: Path, label: str) -> None:
         """Write a picture's labels, or note its boxes."""
         if self.segments:
             labels = found.pred_sem_seg.data[0].numpy()
-            file = (out / LABELS / name).with_suffix('.png')
-            drawn = out / DRAWN / name
-            others = (one for one in EXTENSIONS if one != drawn.suffix.lower())
-            if file in self.written or (file.exists() and any(drawn.with_suffix(one).exists() for one in others)):
-                file = out / LABELS / f'{name}.png'  # beside that of a picture with another ending
+            file = out / LABELS / label
             self.written.add(file)
             write_picture(labels.astype(np.uint8 if len(self.classes) <= 256 else np.uint16), file)
             return
@@ -355,7 +362,7 @@ def predict_shots(student: Student, shots: Iterable[Shot], out: Path, show: Call
     """Write what the network finds while it looks at the next ones; ``show`` takes a drawn picture (BGR)."""
 
     def write(shot: Shot, found: Any) -> None:
-        student.keep(found, shot.name, out)
+        student.keep(found, shot.name, out, shot.label)
         show(shot.name, student.draw(shot.picture, found)[..., ::-1])
 
     with closing(ahead((partial(write, *answer) for answer in student.answers(shots)), 1)) as writes:

@@ -21,6 +21,7 @@ from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import CONFIDENT, draw, image_of
 from mmdistill_dense.apps.report.runs import Comparison, TrainedRun
 from mmdistill_dense.apps.report.section import Key, Missing, Panel, Section, Strip, panel
+from mmdistill_dense.config.values import layers, type_name
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption
 from mmdistill_dense.registry import DATASETS
@@ -115,13 +116,15 @@ def scenes_of(run: TrainedRun, count: int) -> tuple[list[Scene], dict[str, Any]]
     if loader is None:
         raise Missing('No predictions: the config has neither val_dataloader nor test_dataloader.')
     scenes = []
+    steps = (step for _, one in layers(loader.dataset) for step in one.get('pipeline') or ())
+    pads = any(type_name(step).endswith('Pad') for step in steps)
     with DefaultScope.overwrite_default_scope(run.config.get('default_scope', 'mmengine')):
         dataset = DATASETS.build(loader.dataset)
         for index in evenly_spaced(len(dataset), count):
             item = dataset[index]
             image, told = image_of(item['inputs']), item['data_samples'].metainfo
             height, width = told.get('ori_shape', image.shape)[:2]
-            if 'scale_factor' in told:  # without what `Pad` added
+            if pads and 'scale_factor' in told:  # without what that added
                 wide, high = told['scale_factor'][:2]
                 image = image[: round(height * high), : round(width * wide)]
             image = image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))

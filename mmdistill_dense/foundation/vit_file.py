@@ -202,7 +202,7 @@ def _take_masks(network: ViT, state: dict[str, Tensor], where: str) -> None:
             found = 'is missing' if mask is None else 'is not 1 for queries and values and 0 for keys'
             if 'rope.periods' in state:
                 way = 'write the public ones by `mmdistill export CONFIG CHECKPOINT OUT.pth --backbone-only`'
-                raise ValueError(f'{where}: the names of its entries are those of a training with this package: {way}.')
+                raise ValueError(f'{where}: its entries have the names of a training with this package: {way}.')
             raise ValueError(
                 f'{where}: {name} {found}: give the published file; a DINOv3 that was never loaded holds NaN there.'
             )

@@ -97,7 +97,7 @@ def split_of(parts: Iterable[str]) -> str | None:
 
 
 def let_the_rest_train(parts: dict[str | None, T]) -> None:
-    """Let what is of no part train beside parts that are named, as trainval beside test."""
+    """Pictures of no part train, where other pictures have one: those of `trainval` beside `test`."""
     if len(parts) > 1 and None in parts and 'train' not in parts:
         parts['train'] = parts.pop(None)
 

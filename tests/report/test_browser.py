@@ -38,6 +38,7 @@ model = dict(
         mask_head=dict(in_channels=c, conv_out_channels=c, num_convs=1),
     ),
 )
+optim_wrapper = dict(clip_grad=dict(max_norm=1.0))
 del w, c
 """
 # Texts of less contrast than WCAG's AA asks for: 4.5, or 3 for large ones.

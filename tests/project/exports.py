@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,7 @@ SIZE = (48, 64)  # height and width
 CLASSES = ('red cell', 'white-cell', 'leaf')
 COLOURS = ((128, 0, 0), (0, 128, 0), (7, 9, 250))
 PARTS = {'train': ('a b', 'b', 'c', 'ü'), 'val': ('d', 'e')}
+NAMES = {part: {*names} for part, names in PARTS.items()}
 Shape = tuple[str, list[tuple[int, int]]]
 
 
@@ -53,9 +55,54 @@ def picture(path: Path) -> None:
     Image.fromarray(np.random.default_rng(seed).integers(0, 255, (*SIZE, 3), dtype=np.uint8)).save(path)
 
 
+def pictures(root: Path, form: str) -> list[tuple[str, Path]]:
+    """Write the pictures; ``{part}`` is train or val, ``{folder}`` what Roboflow calls it. Returns names and places."""
+    folders = {'train': 'train', 'val': 'valid'}
+    found = [
+        (name, root / form.format(part=part, folder=folders[part], name=name))
+        for part, names in PARTS.items()
+        for name in names
+    ]
+    for _, path in found:
+        picture(path)
+    return found
+
+
 def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding='utf-8')
+
+
+def save(path: Path, pixels: np.ndarray | Image.Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path)
+
+
+def lists(root: Path, form: str, line: str = '{}') -> None:
+    """A list of the names of each part."""
+    for part, names in PARTS.items():
+        write(root / form.format(part), ''.join(f'{line.format(name)}\n' for name in names))
+
+
+def png(pixels: np.ndarray, cut: int = 0) -> str:
+    """The text of a picture in a json file, without its last bytes."""
+    held = io.BytesIO()
+    Image.fromarray(pixels).save(held, 'PNG')
+    return base64.b64encode(held.getvalue()[: -cut or None]).decode()
+
+
+def corner(points: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The L as a mask that fills its box."""
+    left, top, right, bottom = box(points)
+    mask = np.zeros((bottom - top, right - left), bool)
+    mask[: points[2][1] - top] = mask[:, : points[3][0] - left] = True
+    return mask
+
+
+def runs(flat: np.ndarray) -> list[int]:
+    """The lengths of equal values in a row, the first of zeros."""
+    edges = [0, *(np.flatnonzero(np.diff(flat.astype(int))) + 1).tolist(), flat.size]
+    return [0] * int(flat[0]) + np.diff(edges).tolist()
 
 
 def coco(root: Path, names: Sequence[str], file: Path, start: int = 1) -> None:
@@ -83,21 +130,16 @@ def coco(root: Path, names: Sequence[str], file: Path, start: int = 1) -> None:
 
 
 def roboflow_coco(root: Path) -> None:
-    for part, names in PARTS.items():
-        folder = root / {'val': 'valid'}.get(part, part)
-        for name in names:
-            picture(folder / f'{name}.jpg')
-        coco(root, names, folder / '_annotations.coco.json')
+    pictures(root, '{folder}/{name}.jpg')
+    for folder, names in zip(('train', 'valid'), PARTS.values(), strict=True):
+        coco(root, names, root / folder / '_annotations.coco.json')
 
 
 def cvat_coco(root: Path) -> None:
     """One file without a split, and lists of names."""
-    for names in PARTS.values():
-        for name in names:
-            picture(root / f'images/{name}.jpg')
-    coco(root, [name for names in PARTS.values() for name in names], root / 'annotations/instances_default.json')
-    for part, names in PARTS.items():
-        write(root / f'splits/{part}.txt', ''.join(f'images/{name}.jpg\n' for name in names))
+    names = [name for name, _ in pictures(root, 'images/{name}.jpg')]
+    coco(root, names, root / 'annotations/instances_default.json')
+    lists(root, 'splits/{}.txt', 'images/{}.jpg')
 
 
 def _rows(name: str, polygons: bool) -> str:
@@ -117,111 +159,87 @@ def _rows(name: str, polygons: bool) -> str:
 
 
 def ultralytics(root: Path, polygons: bool = True) -> None:
-    for part, names in PARTS.items():
-        for name in names:
-            picture(root / f'images/{part}/{name}.jpg')
-            if shapes(name):
-                write(root / f'labels/{part}/{name}.txt', _rows(name, polygons))
+    for name, path in pictures(root, 'images/{part}/{name}.jpg'):
+        if shapes(name):
+            write(root / f'labels/{path.parent.name}/{name}.txt', _rows(name, polygons))
     names = ''.join(f'  {number}: {name}\n' for number, name in enumerate(CLASSES))
     write(root / 'data.yaml', f'path: .\ntrain: images/train\nval: images/val\nnames:\n{names}')
 
 
 def roboflow_yolo(root: Path) -> None:
-    for part, names in PARTS.items():
-        folder = root / {'val': 'valid'}.get(part, part)
-        for name in names:
-            picture(folder / f'images/{name}.jpg')
-            write(folder / f'labels/{name}.txt', _rows(name, False))
+    for name, path in pictures(root, '{folder}/images/{name}.jpg'):
+        write(path.parents[1] / f'labels/{name}.txt', _rows(name, False))
     write(root / 'data.yaml', f'train: ../train/images\nval: ../valid/images\nnc: 3\nnames: {list(CLASSES)}\n')
 
 
 def darknet(root: Path) -> None:
-    for part, names in PARTS.items():
-        for name in names:
-            picture(root / f'obj_train_data/{name}.jpg')
-            write(root / f'obj_train_data/{name}.txt', _rows(name, True))
-        write(root / f'{part}.txt', ''.join(f'data/obj_train_data/{name}.jpg\n' for name in names))
+    for name, path in pictures(root, 'obj_train_data/{name}.jpg'):
+        write(path.with_suffix('.txt'), _rows(name, True))
+    lists(root, '{}.txt', 'data/obj_train_data/{}.jpg')
     write(root / 'obj.names', '\n'.join(CLASSES))
 
 
 def voc_xml(root: Path) -> None:
-    for part, names in PARTS.items():
-        for name in names:
-            picture(root / f'JPEGImages/{name}.jpg')
-            objects = ''.join(
-                f'<object><name>{label}</name><difficult>{int((name, label) == ("b", "leaf"))}</difficult><bndbox>'
-                f'<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right + 1}</xmax><ymax>{bottom + 1}</ymax>'
-                '</bndbox></object>'
-                for label, points in shapes(name)
-                for left, top, right, bottom in [box(points)]
-            )
-            size = f'<size><width>{SIZE[1]}</width><height>{SIZE[0]}</height><depth>3</depth></size>'
-            text = f'<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>'
-            write(root / f'Annotations/{name}.xml', text)
-        write(root / f'ImageSets/Main/{part}.txt', ''.join(f'{name}\n' for name in names))
+    for name, _ in pictures(root, 'JPEGImages/{name}.jpg'):
+        objects = ''.join(
+            f'<object><name>{label}</name><difficult>{int((name, label) == ("b", "leaf"))}</difficult><bndbox>'
+            f'<xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right + 1}</xmax><ymax>{bottom + 1}</ymax>'
+            '</bndbox></object>'
+            for label, points in shapes(name)
+            for left, top, right, bottom in [box(points)]
+        )
+        size = f'<size><width>{SIZE[1]}</width><height>{SIZE[0]}</height><depth>3</depth></size>'
+        text = f'<annotation><filename>{name}.jpg</filename>{size}{objects}</annotation>'
+        write(root / f'Annotations/{name}.xml', text)
+    lists(root, 'ImageSets/Main/{}.txt')
     write(root / 'classes.txt', '\n'.join(CLASSES))
 
 
 def voc_masks(root: Path) -> None:
     """Numbers with VOC's palette, as the tools of VOC write them, and its own split."""
-    for part, names in PARTS.items():
-        for name in names:
-            picture(root / f'JPEGImages/{name}.jpg')
-            image = Image.fromarray(truth(name)).convert('P')
-            image.putpalette([0, 0, 0, *(value for colour in COLOURS for value in colour)])
-            (root / 'SegmentationClass').mkdir(exist_ok=True)
-            image.save(root / f'SegmentationClass/{name}.png')
-        write(root / f'ImageSets/Segmentation/{part}.txt', ''.join(f'{name}\n' for name in names))
+    for name, _ in pictures(root, 'JPEGImages/{name}.jpg'):
+        image = Image.fromarray(truth(name)).convert('P')
+        image.putpalette([0, 0, 0, *(value for colour in COLOURS for value in colour)])
+        save(root / f'SegmentationClass/{name}.png', image)
+    lists(root, 'ImageSets/Segmentation/{}.txt')
+    for part in PARTS:
         write(root / f'ImageSets/Main/{part}.txt', 'no picture\n')  # of another task
 
 
 def labelme(root: Path) -> None:
-    for part, names in PARTS.items():
-        for name in names:
-            picture(root / part / f'{name}.jpg')
-            drawn = [{'label': label, 'points': points, 'shape_type': 'polygon'} for label, points in shapes(name)]
-            if drawn:  # as a mask, and as a rectangle
-                (label, points), last = shapes(name)[1], shapes(name)[2]
-                drawn[2] = {'label': last[0], 'points': [last[1][2], last[1][0]], 'shape_type': 'rectangle'}
-                left, top, right, bottom = box(points)
-                mask = np.zeros((bottom - top, right - left), bool)
-                mask[: points[2][1] - top] = mask[:, : points[3][0] - left] = True
-                held = io.BytesIO()
-                Image.fromarray(mask).save(held, 'PNG')
-                corners = [[left, top], [right - 1, bottom - 1]]
-                text = base64.b64encode(held.getvalue()).decode()
-                drawn[1] = {'label': label, 'points': corners, 'shape_type': 'mask', 'mask': text}
-            content = {'version': '5.5.0', 'flags': {}, 'shapes': drawn, 'imagePath': f'{name}.jpg', 'imageData': None}
-            write(root / part / f'{name}.json', json.dumps({**content, 'imageHeight': SIZE[0], 'imageWidth': SIZE[1]}))
+    for name, path in pictures(root, '{part}/{name}.jpg'):
+        drawn: list[dict[str, Any]] = [
+            {'label': label, 'points': points, 'shape_type': 'polygon'} for label, points in shapes(name)
+        ]
+        if drawn:  # as a mask, and as a rectangle
+            (_, points), (_, last) = shapes(name)[1:]
+            left, top, right, bottom = box(points)
+            drawn[1] |= {'points': [[left, top], [right - 1, bottom - 1]], 'shape_type': 'mask'}
+            drawn[1]['mask'] = png(corner(points))
+            drawn[2] |= {'points': [last[2], last[0]], 'shape_type': 'rectangle'}
+        content = {'version': '5.5.0', 'flags': {}, 'shapes': drawn, 'imagePath': f'{name}.jpg', 'imageData': None}
+        sides = {'imageHeight': SIZE[0], 'imageWidth': SIZE[1]}
+        write(path.with_suffix('.json'), json.dumps({**content, **sides}))
     write(root / 'labels.txt', '\n'.join(['__ignore__', '_background_', *CLASSES]))
 
 
 def cvat(root: Path) -> None:
     labels = ''.join(f'<label><name>{name}</name></label>' for name in CLASSES)
     images = []
-    for part, names in PARTS.items():
-        for name in names:
-            picture(root / f'images/{name}.jpg')
-            drawn = list(enumerate(shapes(name)))
-            inside = []
-            for order, (label, points) in reversed(drawn):  # z_order tells what lies above
-                if order == 1:
-                    left, top, right, bottom = box(points)
-                    mask = np.zeros((bottom - top, right - left), int)
-                    mask[: points[2][1] - top] = mask[:, : points[3][0] - left] = 1
-                    flat = [0, *mask.ravel(), 2]
-                    edges = [0, *(np.flatnonzero(np.diff(flat[1:-1])) + 1).tolist(), mask.size]
-                    runs = [0] * int(mask[0, 0]) + np.diff(edges).tolist()
-                    place = f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
-                    inside.append(
-                        f'<mask label="{label}" rle="{", ".join(map(str, runs))}" {place} z_order="{order}"/>'
-                    )
-                else:
-                    text = ';'.join(f'{x:.2f},{y:.2f}' for x, y in points)
-                    inside.append(f'<polygon label="{label}" points="{text}" z_order="{order}"/>')
-            size = f'width="{SIZE[1]}" height="{SIZE[0]}"'
-            subset = {'val': 'Validation'}.get(part, 'Train')
-            images.append(f'<image id="0" name="{name}.jpg" subset="{subset}" {size}>{"".join(inside)}</image>')
+    for name, _ in pictures(root, 'images/{name}.jpg'):
+        inside = []
+        for order, (label, points) in reversed(list(enumerate(shapes(name)))):  # z_order tells what lies above
+            if order == 1:
+                left, top, right, bottom = box(points)
+                rle = ', '.join(map(str, runs(corner(points).ravel())))
+                place = f'left="{left}" top="{top}" width="{right - left}" height="{bottom - top}"'
+                inside.append(f'<mask label="{label}" rle="{rle}" {place} z_order="{order}"/>')
+            else:
+                text = ';'.join(f'{x:.2f},{y:.2f}' for x, y in points)
+                inside.append(f'<polygon label="{label}" points="{text}" z_order="{order}"/>')
+        size = f'width="{SIZE[1]}" height="{SIZE[0]}"'
+        subset = 'Validation' if name in PARTS['val'] else 'Train'
+        images.append(f'<image id="0" name="{name}.jpg" subset="{subset}" {size}>{"".join(inside)}</image>')
     meta = f'<meta><task><labels>{labels}</labels></task></meta>'
     write(root / 'annotations.xml', f'<annotations><version>1.1</version>{meta}{"".join(images)}</annotations>')
 
@@ -229,11 +247,8 @@ def cvat(root: Path) -> None:
 def coloured(root: Path, table: str = 'labelmap.txt') -> None:
     """Masks of colours in CVAT's way, with a split by folders."""
     palette = np.array([(0, 0, 0), *COLOURS], np.uint8)
-    for part, names in PARTS.items():
-        for name in names:
-            picture(root / f'images/{part}/{name}.jpg')
-            (root / f'masks/{part}').mkdir(parents=True, exist_ok=True)
-            Image.fromarray(palette[truth(name)]).save(root / f'masks/{part}/{name}.png')
+    for name, path in pictures(root, 'images/{part}/{name}.jpg'):
+        save(root / f'masks/{path.parent.name}/{name}.png', palette[truth(name)])
     named = dict(zip(('background', *CLASSES), ((0, 0, 0), *COLOURS), strict=True))
     texts = {
         'labelmap.txt': '# label:color_rgb:parts:actions\n'
@@ -246,14 +261,11 @@ def coloured(root: Path, table: str = 'labelmap.txt') -> None:
 
 
 def roboflow_masks(root: Path) -> None:
-    for part, names in PARTS.items():
-        folder = root / {'val': 'valid'}.get(part, part)
-        for name in names:
-            picture(folder / f'{name}.jpg')
-            Image.fromarray(truth(name)).save(folder / f'{name}_mask.png')
+    for name, path in pictures(root, '{folder}/{name}.jpg'):
+        save(path.with_name(f'{name}_mask.png'), truth(name))
     lines = ['Pixel Value, Class', *(f'{number}, {name}' for number, name in enumerate(('background', *CLASSES)))]
-    write(root / 'train/_classes.csv', '\n'.join(lines))
-    write(root / '_classes.csv', '\n'.join(lines))
+    for file in ('train/_classes.csv', '_classes.csv'):
+        write(root / file, '\n'.join(lines))
 
 
 OBJECTS: dict[str, Callable[[Path], None]] = {

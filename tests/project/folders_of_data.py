@@ -8,7 +8,19 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tests.project.faults import content
+
 SIZE = (48, 64)
+
+
+def counts(data: Any) -> dict[str, int]:
+    """How many pictures a part has."""
+    return {part: split.count for part, split in data.splits.items()}
+
+
+def stems(data: Any) -> dict[str, set[str]]:
+    """What the pictures of a part are called."""
+    return {part: {Path(name).stem for name in split.names} for part, split in data.splits.items()}
 
 
 def picture(path: Path, seed: int = 0) -> None:
@@ -61,10 +73,7 @@ def labelled(root: Path, names: Sequence[str]) -> dict:
 def changed(root: Path, do: Callable[[dict[str, Any]], Any], splits: Sequence[str] = ('train', 'val')) -> Path:
     """Change the label files of :func:`box_folder`; what ``do`` returns does not count."""
     for split in splits:
-        file = root / f'annotations/instances_{split}.json'
-        content = json.loads(file.read_text())
-        do(content)
-        file.write_text(json.dumps(content))
+        content(f'annotations/instances_{split}.json', do)(root)
     return root
 
 

@@ -1,8 +1,5 @@
 """Labels with one fault: one line that names the file, the line or the entry, or a count of what is left out."""
 
-import base64
-import io
-import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -18,66 +15,28 @@ from PIL import Image
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from tests.project import exports
+from tests.project.exports import png
+from tests.project.faults import (
+    Write,
+    all_boxes,
+    both,
+    content,
+    copied,
+    first_boxes,
+    gone,
+    line,
+    painted,
+    renamed,
+    text,
+    values,
+    wrote,
+)  # fmt: skip
+from tests.project.folders_of_data import box_folder, label, seg_folder
 
-Write = Callable[[Path], None]
 Case = tuple[Write, str, Write, str]  # export, tasks, fault, what is told
 READ: dict[str, Callable[[Path], Any]] = {'seg': find_seg_data, 'det': find_box_data}
-
-
-def text(file: str, old: str, new: str) -> Write:
-    """Exchange a text that the file has."""
-
-    def change(root: Path) -> None:
-        content = (root / file).read_text(encoding='utf-8')
-        assert re.search(old, content)
-        (root / file).write_text(re.sub(old, new, content, count=1), encoding='utf-8')
-
-    return change
-
-
-def line(file: str, words: str) -> Write:
-    """Add a line at the end."""
-
-    def change(root: Path) -> None:
-        with (root / file).open('a', encoding='utf-8') as stream:
-            stream.write(f'\n{words}')
-
-    return change
-
-
-def gone(*files: str) -> Write:
-    def change(root: Path) -> None:
-        for file in files:
-            place = root / file
-            shutil.rmtree(place) if place.is_dir() else place.unlink()
-
-    return change
-
-
-def saved(file: str, **form: str) -> Write:
-    """Write a label image or picture in another mode."""
-
-    def change(root: Path) -> None:
-        image = Image.open(root / file).convert(form['mode'])
-        image.save(root / file)
-
-    return change
-
-
-def values(file: str, *place: str | int, **changed: object) -> Write:
-    """Change what stands at a place of a json file."""
-
-    def change(root: Path) -> None:
-        content = at = json.loads((root / file).read_text())
-        for key in place:
-            at = at[key]
-        at.update(changed)
-        (root / file).write_text(json.dumps(content))
-
-    return change
-
-
-entry = partial(values, 'train/_annotations.coco.json')
+COCO, INSTANCES = 'train/_annotations.coco.json', 'annotations/instances_*.json'
+entry = partial(values, COCO)
 labelme, shape, mask = (partial(values, 'train/b.json', *place) for place in ((), ('shapes', 0), ('shapes', 1)))
 
 
@@ -89,10 +48,9 @@ def runs(counts: object, size: object = (48, 64)) -> Write:
     return outline({'size': size, 'counts': counts})
 
 
-def png(pixels: np.ndarray, cut: int = 0) -> str:
-    held = io.BytesIO()
-    Image.fromarray(pixels).save(held, 'PNG')
-    return base64.b64encode(held.getvalue()[: -cut or None]).decode()
+def saved(file: str, mode: str) -> Write:
+    """Write a label image in another mode."""
+    return painted(file, lambda image: image.convert(mode))
 
 
 def without_data(root: Path) -> None:
@@ -100,29 +58,14 @@ def without_data(root: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b'IDAT', b'ID\0T'))
 
 
-def smooth(root: Path) -> None:
+def smoothed(image: Image.Image) -> Image.Image:
     """Mix colours at edges, as anti-aliasing does."""
-    for file in (root / 'masks/train').iterdir():
-        image = Image.open(file)
-        image.resize((32, 24), Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BILINEAR).save(file)
+    return image.resize((32, 24), Image.Resampling.BILINEAR).resize(image.size, Image.Resampling.BILINEAR)
 
 
-def clear(root: Path) -> None:
-    file = root / 'masks/train/b.png'
-    pixels = np.asarray(Image.open(file).convert('RGBA')).copy()
-    pixels[:5, :5, 3] = 0
-    Image.fromarray(pixels).save(file)
-
-
-def deep(root: Path) -> None:
-    file = root / 'SegmentationClass/b.png'
-    Image.fromarray(np.full(exports.SIZE, 1000, np.uint16)).save(file)
-
-
-def titled(root: Path) -> None:
-    """A list of titles alone."""
-    (root / 'ImageSets/Segmentation/train.txt').unlink()
-    (root / 'ImageSets/Segmentation/train.csv').write_text('image,label\n')
+def clear(image: Image.Image) -> Image.Image:
+    image.putalpha(Image.fromarray(255 - 255 * np.eye(*exports.SIZE, dtype=np.uint8)))
+    return image
 
 
 def turned(root: Path) -> None:
@@ -134,45 +77,16 @@ def turned(root: Path) -> None:
     image.save(file, exif=exif)
 
 
-def of_labelme(root: Path) -> None:
-    """A picture that was labelled by another tool."""
-    (root / YOLO).unlink()
-    (root / 'images/train/b.json').write_text('{"imagePath": "b.jpg", "shapes": []}')
+def listed_again(found: dict[str, Any]) -> None:
+    found['images'].append({**found['images'][0], 'id': 9, 'height': 24})
 
 
-def of_yolo(root: Path) -> None:
-    (root / 'train/b.txt').write_text('0 .5 .5 .1 .1')
-
-
-def listed_again(root: Path) -> None:
-    file = root / 'train/_annotations.coco.json'
-    content = json.loads(file.read_text())
-    content['images'].append({**content['images'][0], 'id': 9, 'height': 24})
-    file.write_text(json.dumps(content))
-
-
-def same_stem(root: Path) -> None:
-    exports.picture(root / 'more/obj_train_data/b.jpg')
-
-
-def copied(file: str, place: str) -> Write:
-    def change(root: Path) -> None:
-        (root / place).parent.mkdir(exist_ok=True)
-        shutil.copy(root / file, root / place)
-
-    return change
-
-
-def damaged(file: str) -> Write:
-    def change(root: Path) -> None:
-        (root / file).write_text('no picture')
-
-    return change
+def red_alone(found: dict[str, Any]) -> None:
+    found['annotations'] = [one for one in found['annotations'] if one['category_id'] == 1]
 
 
 def zipped(root: Path) -> None:
-    for place in list(root.iterdir()):
-        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    gone(*(place.name for place in root.iterdir()))(root)
     (root / 'export.zip').write_bytes(b'PK')
 
 
@@ -181,11 +95,28 @@ def of(export: Write, tasks: str, faults: Sequence[tuple[Write, str]]) -> list[C
 
 
 YOLO, VOC, CVAT, COLOURS = 'labels/train/b.txt', 'Annotations/b.xml', 'annotations.xml', 'labelmap.txt'
+LISTS, OF_LABELME = 'ImageSets/Segmentation', '{"imagePath": "b.jpg", "shapes": []}'
 POINT = [[1, 1], [float('nan'), 2], [3, 3]]
 BOMB = 'a: &a [x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\n'
 NUMBERS = 1e9, -1e9, 1e308, float('inf'), 10**400, float('nan'), None, 'nan', [1], {}
 TO_BOX = 'box', 'xtl="1" ytl="1" xbr="5" ybr="5" rotation="1e300"'
 TO_ELLIPSE = 'ellipse', 'cx="5" cy="5" rx="inf" ry="3"'
+CONTENTS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda found: found['images'][1].update(id=0), 'two images have the id 0: 0.jpg and 1.jpg'),
+    (lambda found: found['categories'][1].update(id=1), 'two categories .* the id 1'),
+    (first_boxes(category_id='1'), r"category_id: '1'; the ids are 1, 2. It is a text here"),
+    (lambda found: [one.update(image_id=str(one['image_id'])) for one in found['annotations']],
+     "unknown image_id: '0'; the ids are 0, 1.* It is a text here"),
+    (first_boxes(category_id=7), '2 of 16 .* an unknown category_id: 7; the ids are 1, 2'),
+    (lambda found: found['categories'].append('red'), r"categories\[2\] is 'red'. Each entry"),
+    (first_boxes(bbox=['1', '2', '3', '4']), r'annotations\[0\].bbox is .*, not a list of four numbers'),
+    (first_boxes(bbox=None), r'annotations\[0\] has no bbox'),
+    (first_boxes(image_id=[1]), r'annotations\[0\].image_id is \[1\], not a number or a text'),
+    (all_boxes(bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
+    (all_boxes(bbox=[40, 30, 60, 44]), 'reach beyond their picture.* not two corners'),
+    (all_boxes(iscrowd=1), 'all boxes of .* have iscrowd=1 for train, so it measures nothing'),
+    (all_boxes(bbox=[5, 5, 0, 0]), 'all .* annotations have .* without width or height'),
+]  # fmt: skip
 CASES: list[Case] = [
     *of(exports.ultralytics, 'det', [
         (line(YOLO, '9 .5 .5 .1 .1'), r'b.txt, line 4 .*data.yaml names no class 9; it has 0, 1, 2'),
@@ -220,7 +151,7 @@ CASES: list[Case] = [
         (gone('obj_train_data/b.jpg'), r'train.txt names 1 of 4 pictures .*obj_train_data/b.jpg'),
         (line('val.txt', 'data/obj_train_data/b.jpg'), r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
         (line('obj.names', 'leaf'), r'obj.names lists leaf twice'),
-        (same_stem, r"'data/obj_train_data/b.jpg' may be"),
+        (lambda root: exports.picture(root / 'more/obj_train_data/b.jpg'), r"'data/obj_train_data/b.jpg' may be"),
     ]),
     *of(exports.voc_xml, 'det', [
         (text(VOC, '</annotation>', ''), r'b.xml cannot be read \(ParseError'),
@@ -240,6 +171,8 @@ CASES: list[Case] = [
         (gone(VOC), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
         (line('classes.txt', 'leaf'), r'classes.txt lists leaf twice'),
         (copied(VOC, 'Annotations/more/b.xml'), r'1 pictures have labels twice in .*Annotations: .*b.jpg'),
+        *((both(*(text(f'Annotations/{name}.xml', '<object>.*</object>|$', '') for name in names)),
+           f'no box of .* for {part}, so it measures nothing') for part, names in exports.PARTS.items()),
     ]),
     *of(exports.cvat, 'det', [
         (text(CVAT, '<image ', '<track/><image '), r'annotations.xml is "CVAT for video"'),
@@ -289,15 +222,17 @@ CASES: list[Case] = [
     *of(exports.roboflow_coco, 'det', [
         (entry('annotations', 0, category_id=None), r'_annotations.coco.json: annotations\[0\] has no category_id'),
         (entry('images', 0, file_name=None), r'_annotations.coco.json: images\[0\] has no file_name'),
-        (damaged('train/b.jpg'), 'a file cannot be read as pictures: .*b.jpg'),
+        (wrote('train/b.jpg'), 'a file cannot be read as pictures: .*b.jpg'),
         (entry('annotations', 0, category_id=99), r'_annotations.coco.json: .*99'),
         (entry('annotations', 0, bbox=[1, 2, 3]), r'_annotations.coco.json: annotations\[0\].*bbox'),
         (gone('train/b.jpg'), r'1 of the 4 pictures of .*b.jpg'),
-        (listed_again, r'_annotations.coco.json: two entries of images tell two sizes of a b.jpg'),
+        (content(COCO, listed_again), r'_annotations.coco.json: two entries of images tell two sizes of a b.jpg'),
     ]),
     *of(exports.roboflow_coco, 'seg', [
         (outline([[1, 1, 2, 2]]), r'a b.jpg has a box without a polygon'),
         (runs([0, 16], [4, 4]), r'a b.jpg has 48x64 pixels, a mask of it 4x4'),
+        (both(text(COCO, '"b.jpg', '"b.png'), lambda root: exports.picture(root / 'train/b.png')),
+         r'train/b.png is listed, but mmseg .* would read \S*/train/b.jpg. Give'),
     ]),
     *of(exports.roboflow_coco, 'det seg', [
         *((outline([[2, 2, 30, 2, value, 30, 2, 30]]), 'a point far beyond|is no number') for value in NUMBERS),
@@ -308,27 +243,47 @@ CASES: list[Case] = [
         (entry('images', 0, height=10**9, width=10**9), 'has 1000000000x1000000000 pixels'),
     ]),
     *of(exports.coloured, 'seg', [
-        (smooth, r'% of the pixels of .*png have a colour of no class'),
-        (clear, r'b.png has transparent pixels'),
+        (painted('masks/train/*', smoothed), r'% of the pixels of .*png have a colour of no class'),
+        (painted('masks/train/b.png', clear), r'b.png has transparent pixels'),
         (text(COLOURS, '128,0,0', 'red'), r'labelmap.txt: red cell has the colour .*red'),
         (text(COLOURS, r'(.|\n)*', ''), r'labelmap.txt lists no colour'),
         (text(COLOURS, '0,128,0', '128,0,0'), r'labelmap.txt: white-cell or its colour .* stands twice'),
-        (saved('masks/train/b.png', mode='L'), r'b.png has the mode L, and others are of colours'),
-        (damaged('masks/train/b.png'), r'b.png'),
+        (saved('masks/train/b.png', 'L'), r'b.png has the mode L, and others are of colours'),
+        (wrote('masks/train/b.png'), r'b.png'),
         (without_data, r'b.png'),
         (zipped, r'no picture in it or below it .*It holds export.zip'),
+        (both(wrote('train.txt', 'a b\nd\n'), wrote('val.txt', 'e\n')),
+         'the folders tell two splits: .*d.jpg is listed for train'),
     ]),
     *of(exports.voc_masks, 'seg', [
-        (saved('SegmentationClass/b.png', mode='RGB'), r'b.png has the mode RGB\. A label image has one channel'),
-        (deep, r'b.png holds the value 1000'),
+        (saved('SegmentationClass/b.png', 'RGB'), r'b.png has the mode RGB\. A label image has one channel'),
+        (painted('SegmentationClass/b.png', lambda _: Image.fromarray(np.full(exports.SIZE, 1000, np.uint16))),
+         r'b.png holds the value 1000'),
         (gone('SegmentationClass/b.png'), r'1 of the 4 pictures in .*train.txt have no labels: .*b.jpg'),
-        (text('ImageSets/Segmentation/val.txt', r'(.|\n)*', ''), r'val.txt names no picture'),
-        (titled, r'train.csv names no picture'),
-        (line('ImageSets/Segmentation/val.txt', 'b'), r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
+        (text(f'{LISTS}/val.txt', r'(.|\n)*', ''), r'val.txt names no picture'),
+        (both(gone(f'{LISTS}/train.txt'), wrote(f'{LISTS}/train.csv', 'image,label\n')), r'train.csv names no picture'),
+        (gone(f'{LISTS}/train.txt'), 'there is no train.txt beside'),
+        (line(f'{LISTS}/val.txt', 'b'), r'1 pictures are in two parts of .*b.jpg \(train and val\)'),
     ]),
     *of(exports.roboflow_masks, 'seg', [
         (text('_classes.csv', '3, leaf', ''), r'_classes.csv: 3 names .*but the label images have the values'),
         (text('_classes.csv', '3, leaf', '7, leaf'), r'_classes.csv: its lines are not a number and a name'),
+    ]),
+    *of(partial(seg_folder, splits=('train', 'val', 'test')), 'seg', [
+        (lambda root: shutil.copytree(root / 'labels', root / 'masks'),
+         '0.jpg has two label images, labels/test/0.png'),
+        (renamed('labels/*/*', lambda path: f'{path.stem}.npy'), '.npy files are not read'),
+        (renamed('labels/*/*', lambda path: f'{path.stem}.jpg'), 'JPEG, which changes values'),
+        (lambda root: (root / 'classes.txt').write_bytes('Büsche'.encode('latin-1')), 'classes.txt is not .* UTF-8'),
+        (wrote('classes.txt', '1 ground\n2 red\n3 green\n'),
+         'its lines are not a number and a name, with the numbers 0, 1, 2, …, once each'),
+        (lambda root: [label(root / f'labels/test/{number}.png', (255,)) for number in range(2)],
+         'label images for test are 255, which is ignored'),
+    ]),
+    *of(box_folder, 'det', [
+        (content('annotations/instances_val.json', lambda found: found['annotations'].clear()),
+         'instances_val.json: no box of red, white for val, so it measures nothing'),
+        *((content(INSTANCES, do), rf'instances_train\.json: .*{told}') for do, told in CONTENTS),
     ]),
 ]  # fmt: skip
 
@@ -343,7 +298,8 @@ def test_a_fault_is_told_in_one_line(export: Write, tasks: str, change: Write, t
             if task == 'seg' and data.drawing:
                 data.drawing.write(tmp_path / 'out')
         said = str(found.value)
-        assert said.startswith('--data') and str(tmp_path) in said and '\n' not in said and len(said) < 800
+        assert str(tmp_path) in said or ' Choose: --images' in said, 'the place is named, or what shows it'
+        assert said.startswith('--data') and '\n' not in said and len(said) < 800
 
 
 @pytest.mark.parametrize(('export', 'change', 'told'), [
@@ -357,10 +313,29 @@ def test_a_fault_is_told_in_one_line(export: Write, tasks: str, change: Write, t
     (exports.roboflow_coco, entry('annotations', 0, image_id=99), '1 of 15 annotations .* they are left out'),
     (exports.ultralytics, gone(YOLO), '2 pictures have no text file: nothing is in them'),
     (exports.ultralytics, line('data.yaml', 'test: images/none'), 'WARNING: test: images/none of data.yaml'),
-    (exports.ultralytics, of_labelme, 'WARNING: 1 of 6 files have the name of .*, and are no files of .*b.json'),
-    (exports.labelme, of_yolo, 'WARNING: 1 of 8 files have the name of .*, and are no files of .*b.txt'),
+    (exports.ultralytics, both(gone(YOLO), wrote('images/train/b.json', OF_LABELME)),
+     'WARNING: 1 of 6 files have the name of .*, and are no files of .*b.json'),
+    (exports.labelme, wrote('train/b.txt', '0 .5 .5 .1 .1'),
+     'WARNING: 1 of 8 files have the name of .*, and are no files of .*b.txt'),
     (exports.voc_xml, text(VOC, '</name>', '</name><difficult>True</difficult>'), ', 13 used, 2 of iscrowd=1'),
     (exports.roboflow_coco, outline('x'), r'1 of 15 boxes have no polygon or mask \('),
+    (exports.ultralytics, both(renamed('images/train/b.jpg', lambda _: 'b.gif'),
+                               renamed('labels/val/d.txt', lambda _: 'd.TXT')),
+     '^WARNING: 2 of 7 files hold objects of no picture; they are left out .*train/b.txt.*val/d.TXT'),
+    (exports.voc_xml, both(*(text(f'Annotations/{name}.xml', '>leaf<', '>red cell<') for name in ('a b', 'b', 'ü'))),
+     '^WARNING: no box in training but those of iscrowd=1, so nobody can learn it: leaf$'),
+    (box_folder, content('annotations/instances_train.json', red_alone),
+     r'^WARNING: left out, no box in training: white \(4 annotations are in other parts or left out\)$'),
+    (box_folder, content('annotations/instances_train.json',
+                         lambda found: found['categories'].insert(0, {'id': 9, 'name': 'everything'})),
+     '^left out, no box in training: everything$'),
+    (box_folder, content('annotations/instances_train.json',
+                         all_boxes(segmentation={'size': [64, 48], 'counts': [64 * 48]})),
+     r'0.jpg has 48x64 pixels, a mask of it 64x48\.'),
+    (box_folder, content('annotations/instances_val.json', lambda found: found.pop('annotations')),
+     r'^WARNING: 1 of 2 files have images, but no list of annotations; they are left out \(\S*instances_val.json'),
+    (box_folder, renamed('annotations/instances_val.json', lambda _: 'instances_eval.json'),
+     r'^WARNING: 1 of 2 files say train, val or test neither by name nor .*/instances_eval.json'),
 ])  # fmt: skip
 def test_what_is_left_out_is_counted(export: Write, change: Write, told: str, tmp_path: Path) -> None:
     export(tmp_path)

@@ -3,11 +3,9 @@
 import codecs
 import json
 import os
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -17,7 +15,8 @@ from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.apps.project.new import shared
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
-from tests.project.folders_of_data import box_folder, changed, label, label_file, labelled, picture, seg_folder
+from tests.project.faults import text
+from tests.project.folders_of_data import box_folder, changed, counts, label, label_file, labelled, picture, seg_folder
 
 
 def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
@@ -36,14 +35,6 @@ def test_one_label_file_is_divided(tmp_path: Path) -> None:
     assert [len(part['images']) for part in parts] == [8, 2]
     assert [len(part['annotations']) for part in parts] == [16, 4]
     assert data.splits['train'].pictures == ''
-
-
-def test_categories_without_boxes_are_left_out_and_said(tmp_path: Path) -> None:
-    everything = {'id': 9, 'name': 'everything'}
-    changed(box_folder(tmp_path), lambda content: content['categories'].insert(0, everything), ['train'])
-    data = find_box_data(tmp_path)
-    assert data.classes == ('red', 'white')
-    assert data.notes[1:] == ['left out, no box in training: everything']
 
 
 def test_a_folder_without_label_files_says_what_is_needed(tmp_path: Path) -> None:
@@ -92,13 +83,6 @@ def test_pictures_of_training_that_validate_are_warned_of(tmp_path: Path, task: 
     assert told.startswith('WARNING: 1 of the 2 pictures for val also train (') and str(first) in told
 
 
-def test_a_split_without_boxes_measures_nothing(tmp_path: Path) -> None:
-    box_folder(tmp_path)
-    changed(tmp_path, lambda content: content['annotations'].clear(), ['val'])
-    with pytest.raises(ValueError, match='instances_val.json: no box of red, white for val, so it measures nothing'):
-        find_box_data(tmp_path)
-
-
 def test_pictures_with_boxes_are_in_both_parts_of_a_divided_file(tmp_path: Path) -> None:
     """A picture that is listed once for each of its boxes is in one part."""
     names = [f'{number}.jpg' for number in range(10)]
@@ -138,20 +122,6 @@ def test_linked_label_files_are_found(tmp_path: Path) -> None:
     assert find_box_data(tmp_path / 'mine').splits['train'].count == 4
 
 
-def voc_without_boxes(root: Path, part: str) -> None:
-    exports.voc_xml(root)
-    for name in exports.PARTS[part]:
-        file = root / f'Annotations/{name}.xml'
-        file.write_text(re.sub('<object>.*</object>', '', file.read_text()))
-
-
-@pytest.mark.parametrize('part', ['train', 'val'])
-def test_a_part_of_a_list_without_boxes_is_refused(part: str, tmp_path: Path) -> None:
-    voc_without_boxes(tmp_path, part)
-    with pytest.raises(ValueError, match=rf'no box of .* for {part}, so it measures nothing'):
-        find_box_data(tmp_path)
-
-
 def test_a_drawn_part_has_boxes_that_count(tmp_path: Path) -> None:
     """Crowds are neither learned nor scored."""
     content = labelled(tmp_path, [f'{number}.jpg' for number in range(12)])
@@ -160,21 +130,6 @@ def test_a_drawn_part_has_boxes_that_count(tmp_path: Path) -> None:
     (tmp_path / 'labels.json').write_text(json.dumps(content))
     for split in find_box_data(tmp_path).splits.values():
         assert not all(one['iscrowd'] for one in json.loads(split.content)['annotations'])
-
-
-def test_classes_without_a_box_in_training_alone_are_a_warning(tmp_path: Path) -> None:
-    def red_alone(content: dict[str, Any]) -> None:
-        content['annotations'] = [one for one in content['annotations'] if one['category_id'] == 1]
-
-    changed(box_folder(tmp_path / 'files'), red_alone, ['train'])
-    gone = '4 annotations are in other parts or left out'
-    assert f'WARNING: left out, no box in training: white ({gone})' in find_box_data(tmp_path / 'files').notes
-    exports.voc_xml(tmp_path / 'lists')
-    for name in exports.PARTS['train']:
-        voc = tmp_path / f'lists/Annotations/{name}.xml'
-        voc.write_text(voc.read_text().replace('>leaf<', '>red cell<'))
-    told = find_box_data(tmp_path / 'lists').notes
-    assert 'WARNING: no box in training but those of iscrowd=1, so nobody can learn it: leaf' in told
 
 
 def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
@@ -207,22 +162,12 @@ def test_what_predict_wrote_is_no_data(tmp_path: Path) -> None:
 def test_a_split_of_the_user_takes_the_place_of_yolos(tmp_path: Path) -> None:
     """Ultralytics' first examples validate on the pictures that they train on."""
     exports.ultralytics(tmp_path)
-    file = tmp_path / 'data.yaml'
-    file.write_text(file.read_text().replace('images/val', 'images/train'))
+    text('data.yaml', 'images/val', 'images/train')(tmp_path)
     with pytest.raises(ValueError, match='pictures are in two parts of .*data.yaml.*--split 0.2'):
         find_box_data(tmp_path)
-    splits = find_box_data(tmp_path, wish=Wish.read('0.4')).splits
-    assert {part: split.count for part, split in splits.items()} == {'train': 4, 'val': 2}
-
-
-def test_text_files_of_yolo_without_a_picture_are_counted(tmp_path: Path) -> None:
-    exports.ultralytics(tmp_path)
-    (tmp_path / 'images/train/b.jpg').rename(tmp_path / 'images/train/b.gif')
-    text = tmp_path / 'labels/val/d.txt'
-    text.rename(text.with_suffix('.TXT'))
-    told = next(note for note in find_box_data(tmp_path).notes if 'no picture' in note)
-    assert told.startswith('WARNING: 2 of 7 files hold objects of no picture; they are left out')
-    assert 'train/b.txt' in told and 'val/d.TXT' in told
+    assert counts(find_box_data(tmp_path, wish=Wish.read('0.4'))) == {'train': 4, 'val': 2}
+    with pytest.raises(ValueError, match='--split: the files for train, val are a split. Leave'):
+        find_box_data(box_folder(tmp_path / 'files'), wish=Wish.read('0.4'))
 
 
 @pytest.mark.parametrize('beside', [False, True])
@@ -248,7 +193,7 @@ def test_pictures_may_lie_in_a_folder_called_as_label_images_are(tmp_path: Path)
     for name in ('a b', 'c'):
         (tmp_path / 'JPEGImages/mask').mkdir(exist_ok=True)
         (tmp_path / f'JPEGImages/{name}.jpg').rename(tmp_path / f'JPEGImages/mask/{name}.jpg')
-    assert {part: split.count for part, split in find_box_data(tmp_path).splits.items()} == {'train': 4, 'val': 2}
+    assert counts(find_box_data(tmp_path)) == {'train': 4, 'val': 2}
 
 
 def test_a_label_file_may_lie_in_a_folder_beside_the_pictures(tmp_path: Path) -> None:
@@ -288,21 +233,6 @@ def test_labels_with_scores_are_read_where_they_are_the_only_ones(tmp_path: Path
         data = find_box_data(given)
         assert data.splits['train'].count == 3
         assert any('all.json: its annotations have a score' in note and 'passed' not in note for note in data.notes)
-
-
-@pytest.mark.parametrize('task', ['det', 'seg'])
-def test_masks_of_another_size_are_no_masks(task: str, tmp_path: Path) -> None:
-    """mmdet would put their pixels elsewhere where the sides are swapped. Boxes can be learned all the same."""
-    turned = {'size': [64, 48], 'counts': [64 * 48]}
-    box_folder(tmp_path)
-    changed(tmp_path, lambda content: [one.update(segmentation=turned) for one in content['annotations']], ['train'])
-    told = r'0.jpg has 48x64 pixels, a mask of it 64x48\.'
-    if task == 'seg':
-        with pytest.raises(ValueError, match=told):
-            find_box_data(tmp_path, task=task)
-    else:
-        data = find_box_data(tmp_path)
-        assert not data.masks and any(re.search(told, note) for note in data.notes)
 
 
 def test_a_refused_label_image_leaves_those_of_before(tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from pycocotools import mask as coco
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from tests.project import exports
-from tests.project.test_bad_labels import READ, YOLO, mask, text
+from tests.project.faults import content, text
+from tests.project.test_bad_labels import READ, YOLO, mask
 from tests.project.test_formats import label_images
+
+COCO = '*/_annotations.coco.json'
 
 # Two statements of one fact
 
@@ -30,11 +33,7 @@ def annotations(data: BoxData) -> list[dict[str, Any]]:
 def changed(root: Path, change: Callable[[dict[str, Any]], Any], each: int = 1) -> Path:
     """Roboflow's COCO with each n-th annotation changed."""
     exports.roboflow_coco(root)
-    for file in root.glob('*/_annotations.coco.json'):
-        content = json.loads(file.read_text())
-        for one in content['annotations'][each // 2 :: each]:
-            change(one)
-        file.write_text(json.dumps(content))
+    content(COCO, lambda found: [change(one) for one in found['annotations'][each // 2 :: each]])(root)
     return root
 
 
@@ -46,10 +45,7 @@ def filled(box: list[int]) -> np.ndarray:
 
 
 def lengths(mask: np.ndarray) -> dict[str, Any]:
-    flat = mask.ravel(order='F')
-    edges = (np.flatnonzero(np.diff(flat)) + 1).tolist()
-    counts = np.diff([0, *edges, flat.size]).tolist()
-    return {'size': list(exports.SIZE), 'counts': [0] * int(flat[0]) + counts}
+    return {'size': list(exports.SIZE), 'counts': exports.runs(mask.ravel(order='F'))}
 
 
 def corners(one: dict[str, Any]) -> None:
@@ -152,12 +148,8 @@ def test_turned_boxes_of_labelme_are_read(kind: str, tmp_path: Path) -> None:
 
 def test_a_class_that_loses_all_its_objects_is_warned_of(tmp_path: Path) -> None:
     exports.labelme(tmp_path)
-    for file in tmp_path.glob('*/*.json'):
-        content = json.loads(file.read_text())
-        for one in content['shapes']:
-            if one['label'] == 'leaf':
-                one.update(shape_type='line')
-        file.write_text(json.dumps(content))
+    leaf = '"label": "leaf", "points": (.*?), "shape_type": "'
+    text('*/[abdeü]*.json', f'{leaf}[a-z]*', r'"label": "leaf", "points": \1, "shape_type": "line')(tmp_path)
     notes = find_box_data(tmp_path).notes
     assert 'WARNING: left out, no box in training: leaf (5 annotations are in other parts or left out)' in notes
 
@@ -180,15 +172,7 @@ def test_drawn_label_images_are_checked_as_those_that_are_there(tmp_path: Path) 
         one.update(segmentation=[[0, 0, 64, 0, 64, 48, 0, 48]], bbox=[0, 0, 64, 48])
 
     root = changed(tmp_path, whole)
-    for name in ('train/c.jpg', 'train/_annotations.coco.json'):
-        assert (root / name).is_file()
-    file = root / 'train/_annotations.coco.json'
-    content = json.loads(file.read_text())
-    content['images'] = [one for one in content['images'] if one['file_name'] != 'c.jpg']
-    file.write_text(json.dumps(content))
-    for one in root.glob('*/*.json'):
-        content = json.loads(one.read_text())
-        content['annotations'].sort(key=lambda entry: -entry['category_id'])
-        one.write_text(json.dumps(content))
+    content('train/*.json', lambda found: found['images'].pop(2))(root)  # which has no objects
+    content(COCO, lambda found: found['annotations'].sort(key=lambda one: -one['category_id']))(root)
     with pytest.raises(ValueError, match='label images that were looked at hold the value 1 alone'):
         find_seg_data(root)

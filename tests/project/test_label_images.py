@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.label_values import class_values
 from mmdistill_dense.apps.project.picture_folders import Wish
-from tests.project.folders_of_data import label, picture, seg_folder
+from tests.project.folders_of_data import counts, label, picture, seg_folder
 
 
 def endings(data: SegData) -> tuple[tuple[str, ...], str]:
@@ -23,13 +23,12 @@ def endings(data: SegData) -> tuple[tuple[str, ...], str]:
 
 def test_folders_of_splits_are_found(tmp_path: Path) -> None:
     data = find_seg_data(seg_folder(tmp_path, splits=('train', 'val', 'test')))
-    assert {name: split.count for name, split in data.splits.items()} == {'train': 4, 'val': 2, 'test': 2}
+    assert counts(data) == {'train': 4, 'val': 2, 'test': 2}
     assert data.splits['val'].pictures == 'images/val' and data.splits['val'].labels == 'labels/val'
     assert endings(data) == (('.jpg',), '.png') and data.size == (48, 64)
     assert data.classes == ('class_0', 'class_1', 'class_2') and data.values == ()
-    assert (
-        data.notes[0] == 'the tree images and labels: 8 pictures; 8 label images' and 'name them with' in data.notes[1]
-    )
+    assert data.notes[0] == 'the tree images and labels: 8 pictures; 8 label images'
+    assert 'name them with' in data.notes[1]
 
 
 def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Path) -> None:
@@ -43,7 +42,7 @@ def test_a_folder_without_splits_is_divided_always_in_the_same_way(tmp_path: Pat
 def test_a_picture_stays_for_training_however_large_the_share_that_validates(tmp_path: Path) -> None:
     numbered(tmp_path, [*'012'])
     data = find_seg_data(tmp_path, wish=Wish.read('0.9'))
-    assert {part: split.count for part, split in data.splits.items()} == {'train': 1, 'val': 2}
+    assert counts(data) == {'train': 1, 'val': 2}
 
 
 def test_pictures_without_labels_of_another_split_are_left_out_and_test_may_validate(tmp_path: Path) -> None:
@@ -122,9 +121,7 @@ def test_a_missing_label_pairs_no_picture_with_that_of_another_one(tmp_path: Pat
     data = find_seg_data(tmp_path)
     assert endings(data) == (('.png',), '.png') and sum(split.count for split in data.splits.values()) == 19
     assert 'the tree images and masks: 20 pictures, 19 used; 19 label images' in data.notes
-    assert any(
-        '1 of 20 pictures have no label image; they are left out (images/A_0.png)' in note for note in data.notes
-    )
+    assert '1 of 20 pictures have no label image; they are left out (images/A_0.png)' in str(data.notes)
     assert all('A_0' not in split.names for split in data.splits.values())
 
 
@@ -250,7 +247,7 @@ def test_links_to_folders_are_followed_and_circles_end(tmp_path: Path) -> None:
         (tmp_path / f'elsewhere/{name}/test').symlink_to(tmp_path / f'elsewhere/{name}/val')
     (tmp_path / 'mine/again').symlink_to(tmp_path / 'mine')
     data = find_seg_data(tmp_path / 'mine')
-    assert {name: split.count for name, split in data.splits.items()} == {'train': 4, 'val': 2, 'test': 2}
+    assert counts(data) == {'train': 4, 'val': 2, 'test': 2}
 
 
 @pytest.mark.parametrize('splits', [('train',), ('train', 'val')])
@@ -264,14 +261,6 @@ def test_a_project_in_the_folder_of_the_data_is_none_of_them(tmp_path: Path, spl
     for part in ('train', 'val'):
         (tmp_path / f'distil/{part}.txt').write_text(f'{part}\n')
     assert find_seg_data(tmp_path) == data
-
-
-def test_a_split_of_ignored_pixels_measures_nothing(tmp_path: Path) -> None:
-    seg_folder(tmp_path, splits=('train', 'val', 'test'))
-    for number in range(2):
-        label(tmp_path / f'labels/test/{number}.png', (255,))
-    with pytest.raises(ValueError, match='label images for test are 255, which is ignored'):
-        find_seg_data(tmp_path)
 
 
 def test_names_of_a_list_that_windows_wrote(tmp_path: Path) -> None:
@@ -309,22 +298,6 @@ def two_cities(root: Path) -> None:
     shutil.rmtree(root / 'labels')
 
 
-@pytest.mark.parametrize(('change', 'message'), [
-    (lambda root: shutil.copytree(root / 'labels', root / 'masks'), r'0.jpg has two label images, labels/train/0.png'),
-    (lambda root: [one.rename(one.with_suffix('.npy')) for one in root.glob('labels/*/*')], '.npy files are not read'),
-    (
-        lambda root: [one.rename(one.with_suffix('.jpg')) for one in root.glob('labels/*/*')],
-        'JPEG, which changes values',
-    ),
-    (lambda root: (root / 'classes.txt').write_bytes('Büsche'.encode('latin-1')), 'classes.txt is not .* UTF-8'),
-])  # fmt: skip
-def test_what_is_wrong_with_labels_is_said(tmp_path: Path, change: Callable[[Path], object], message: str) -> None:
-    seg_folder(tmp_path, splits=('train', 'val'))
-    change(tmp_path)
-    with pytest.raises((FileNotFoundError, ValueError), match=message):
-        find_seg_data(tmp_path)
-
-
 def test_the_folders_of_a_tree_may_lie_below_others_and_letters_be_composed_in_two_ways(tmp_path: Path) -> None:
     seg_folder(tmp_path)
     (tmp_path / 'images/train/0.jpg').rename(tmp_path / 'images/train/\u00e9.jpg')
@@ -341,11 +314,6 @@ def test_numbers_before_names_are_no_part_of_them(tmp_path: Path) -> None:
     assert find_seg_data(tmp_path).classes == ('ground', 'red leaf', '3')
     (tmp_path / 'classes.txt').write_text('2, red\n0\tground\n1. tall leaf\n')
     assert find_seg_data(tmp_path).classes == ('ground', 'tall leaf', 'red')
-    (tmp_path / 'classes.txt').write_text('1 ground\n2 red\n3 green\n')
-    with pytest.raises(
-        ValueError, match='its lines are not a number and a name, with the numbers 0, 1, 2, …, once each'
-    ):
-        find_seg_data(tmp_path)
 
 
 def test_smoothed_edges_are_no_classes_and_many_classes_are_no_smoothed_edges(tmp_path: Path) -> None:
@@ -383,9 +351,7 @@ def test_label_images_of_one_subfolder_fit_pictures_of_several(tmp_path: Path) -
     data = find_seg_data(tmp_path)
     assert data.splits['train'].labels == 'labels/train/a' and data.splits['train'].count == 3
     assert all(one.is_file() for pairs in data.pairs.values() for pair in pairs for one in pair)
-    assert any(
-        '6 of 12 pictures have no label image; they are left out (images/train/b/0.jpg' in note for note in data.notes
-    )
+    assert '6 of 12 pictures have no label image; they are left out (images/train/b/0.jpg' in str(data.notes)
 
 
 def test_the_column_of_a_table_that_names_pictures_is_read(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mmdistill_dense.apps.project.label_pairs import TREES as TABLE
 from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
+from tests.project.folders_of_data import counts
 
 SIDE = 16
 RGB = ((0, 0, 0), (255, 0, 0), (0, 255, 255))
@@ -202,7 +203,7 @@ def test_parts_are_named_by_what_the_stars_matched(tmp_path: Path) -> None:
         number, part, _ = file.stem.split('_')
         file.rename(file.with_name(f'{part}_{number}_m.png'))
     data = find_seg_data(tmp_path, patterns=Patterns.given('p/*_*.png', 'q/*_*_m.png'))
-    assert {name: split.count for name, split in data.splits.items()} == {'train': 3, 'val': 3}
+    assert counts(data) == {'train': 3, 'val': 3}
     assert data.notes[0] == "--images 'p/*_*.png' --labels 'q/*_*_m.png': 6 pictures; 6 label images"
 
 

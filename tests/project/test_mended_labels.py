@@ -4,7 +4,6 @@ import codecs
 import json
 import math
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
 from mmdistill_dense.registry import DATASETS
 from tests.fuzz.test_labels import mutated
+from tests.project.faults import all_boxes, first_boxes
 from tests.project.folders_of_data import box_folder, changed, label_file
 from tests.project.mended import perfect_score, written
 
@@ -32,16 +32,8 @@ def root(tmp_path: Path) -> Path:
     return box_folder(tmp_path / 'data')
 
 
-def all_boxes(**new: Any) -> Callable[[Content], None]:
-    return lambda content: [one.update(new) for one in content['annotations']]  # type: ignore[func-returns-value]
-
-
 def without(kind: str, *keys: str) -> Callable[[Content], None]:
     return lambda content: [one.pop(key) for one in content[kind] for key in keys]  # type: ignore[func-returns-value]
-
-
-def first_boxes(**new: Any) -> Callable[[Content], None]:
-    return lambda content: [one.update(new) for one in content['annotations'][:2]]  # type: ignore[func-returns-value]
 
 
 def listed_twice(content: Content) -> None:
@@ -156,52 +148,6 @@ def test_one_file_is_mended_before_it_is_divided(root: Path, tmp_path: Path) -> 
         (root / f'annotations/instances_{split}.json').unlink()
     _, config = written(root, tmp_path / 'out')
     assert perfect_score(config) == 1
-
-
-def same_id(content: Content) -> None:
-    content['images'][1]['id'] = content['images'][0]['id']
-
-
-REFUSED: dict[str, tuple[Callable[[Content], Any], str]] = {
-    'one id for two pictures': (same_id, 'two images have the id 0: 0.jpg and 1.jpg'),
-    'one id for two categories': (lambda content: content['categories'][1].update(id=1), 'two categories .* the id 1'),
-    'other types of ids': (first_boxes(category_id='1'), r"category_id: '1'; the ids are 1, 2. It is a text here"),
-    'texts as image_id': (
-        lambda content: [one.update(image_id=str(one['image_id'])) for one in content['annotations']],
-        "unknown image_id: '0'; the ids are 0, 1.* It is a text here",
-    ),
-    'unlisted category': (first_boxes(category_id=7), '2 of 16 .* an unknown category_id: 7; the ids are 1, 2'),
-    'no name': (lambda content: content['categories'].append('red'), r"categories\[2\] is 'red'. Each entry"),
-    'text as box': (first_boxes(bbox=['1', '2', '3', '4']), r'annotations\[0\].bbox is .*, not a list of four numbers'),
-    'no box': (first_boxes(bbox=None), r'annotations\[0\] has no bbox'),
-    'list as id': (first_boxes(image_id=[1]), r'annotations\[0\].image_id is \[1\], not a number or a text'),
-    'fractions': (all_boxes(bbox=[0.1, 0.1, 0.4, 0.5]), 'all boxes are fractions of the picture'),
-    'two corners': (all_boxes(bbox=[40, 30, 60, 44]), 'reach beyond their picture.* not two corners'),
-    'crowds alone': (all_boxes(iscrowd=1), 'all boxes of .* have iscrowd=1 for train, so it measures nothing'),
-    'nothing left': (all_boxes(bbox=[5, 5, 0, 0]), 'all .* annotations have .* without width or height'),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('fault', REFUSED)
-def test_what_cannot_be_mended_is_refused_and_named(root: Path, fault: str) -> None:
-    change, message = REFUSED[fault]
-    changed(root, change)
-    with pytest.raises(ValueError, match=rf'--data: .*instances_train\.json: .*{message}'):
-        find_box_data(root)
-
-
-def test_a_label_file_that_is_passed_over_is_named(root: Path) -> None:
-    changed(root, lambda content: content.pop('annotations'), ('val',))
-    notes = find_box_data(root).notes
-    lacking = (
-        r'WARNING: 1 of 2 files have images, but no list of annotations; they are left out \(\S*instances_val.json'
-    )
-    assert any(re.match(lacking, note) for note in notes)
-    (root / 'annotations/instances_val.json').write_text(json.dumps(label_file(['0.jpg', '1.jpg'], ['red', 'white'])))
-    assert len(find_box_data(root).notes) == 1
-    (root / 'annotations/instances_val.json').rename(root / 'annotations/instances_eval.json')
-    unnamed = r'WARNING: 1 of 2 files say train, val or test neither by name nor .*/instances_eval.json'
-    assert any(re.match(unnamed, note) for note in find_box_data(root).notes)
 
 
 def test_of_two_categories_without_boxes_the_last_stays(root: Path) -> None:

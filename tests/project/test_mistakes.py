@@ -12,7 +12,8 @@ from PIL import Image
 
 from mmdistill_dense.__main__ import main
 from tests.project.folders_of_data import box_folder, label, seg_folder
-from tests.project.test_new import FASTSCNN, RETINANET, own_network
+from tests.project.test_new import CASCADE, FASTSCNN, RETINANET, own_network
+from tests.project.test_new_detectors import FASTER, GFL
 from tests.project.test_run import project
 
 Do = Callable[[], object]
@@ -20,6 +21,7 @@ SCHEDULE = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))\ntrain_cfg
 
 
 TAUGHT = '--teacher-checkpoint mine.pth'
+THREE = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
 NEW_STYLE = """
 from mmengine.config import read_base
 with read_base():
@@ -134,6 +136,17 @@ def cut(path: str) -> None:
     case('--teacher-classes: a teacher trained here has your classes', '--teacher-classes auto'),
     case('It was trained on the classes sky, road, leaf; the data have road, sky, leaf, in this order',
          f'{TAUGHT} --classes road sky leaf', trained_on('sky', 'road', 'leaf')),
+    case("--student='mmseg::fastscnn/fast_scnn': mmseg has no such config", '--student mmseg::fastscnn/fast_scnn'),
+    case(f'--student {RETINANET} for detection', f'--student {RETINANET}'),
+    case('--method pkd: it has no options for EncoderDecoder', '--method pkd'),
+    case('--unlabelled nowhere: no such folder', '--unlabelled nowhere'),
+    case('--teacher-checkpoint no.pth: no such file', '--teacher-checkpoint no.pth'),
+    case("--teacher dinov2_vits14:no.pth: no such file 'no.pth'", '--teacher dinov2_vits14:no.pth'),
+    case('--teacher timm::resnet50:a.pth: `new` takes no network of timm. Such', '--teacher timm::resnet50:a.pth'),
+    case('network of transformers. A student is a network of mmseg:: or mmdet::', '--student transformers::a'),
+    case('its backbone may be from timm: docs/own_pair.md, "A backbone of timm"', '--student timm::resnet18'),
+    case('--out /proc/nope: cannot be written (No such file', '--out /proc/nope'),
+    case('its default_scope is', '--teacher mmdistill_dense::_base_/models/toy_teacher.py'),
     case('2 of another shape .* on the classes sky, road, leaf; .* add --teacher-classes auto', TAUGHT,
          lambda: [trained_on('sky', 'road', 'leaf')(), every('labels/*/*', lambda p: label(p, (0, 1, 2, 3)))]),
 ])  # fmt: skip
@@ -178,13 +191,24 @@ def content(change: Callable[[dict[str, Any]], object], split: str = 'train') ->
     case('instances_train.json cannot be read (JSON', '', lambda: cut('mine/annotations/instances_train.json')),
     case('--classes Red: ', '--classes Red'),
     case('a teacher of its own (teacher_config)', '--student mmdet::ld/ld_r18-gflv1-r101_fpn_1x_coco.py'),
+    case('--teacher: CascadeRCNN is trained on masks', f'--teacher {CASCADE}'),
+    case('CenterNet needs the step RandomCenterCropPad of its own tests',
+         '--teacher mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py'),
+    case('FastRCNN needs a file of proposals', '--teacher mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py'),
+    *(case(f'--method {method}: --teacher {GFL} has no bbox_head.retina_cls to compare with. These methods fit: .* pkd',
+           f'--teacher {GFL} --method pkd {method}') for method in ('kd', 'dist')),
+    # the options of R-CNNs name its one box head; a cascade has three
+    case(f'--method kd: --student {THREE} has no roi_head.bbox_head.fc_cls to compare with.',
+         f'--student {THREE} --teacher {FASTER} --method kd'),
     case('has two braces in it', '',
          lambda: every('annotations/*', lambda p: p.write_text(p.read_text().replace('red', '{{$A:red}}')))),
 ])  # fmt: skip
 def test_detection(mistake: Do, words: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     box_folder(Path('mine'))
     mistake()
-    assert message in refused(capsys, *words, student=RETINANET, teacher=RETINANET)
+    said = refused(capsys, *words, student=RETINANET, teacher=RETINANET)
+    assert all(part in said for part in message.split(' .* ')), said
+    assert ' kd' not in said.partition('methods fit:')[2], 'a method that is refused'
 
 
 def break_file(name: str, old: str, new: str) -> Do:

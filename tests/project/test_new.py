@@ -38,7 +38,6 @@ RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
 CASCADE = 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py'
 RTMDET_INS = 'mmdet::rtmdet/rtmdet-ins_tiny_8xb32-300e_coco.py'
-CENTERNET = 'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py'
 DETR = 'mmdet::detr/detr_r18_8xb2-500e_coco.py'
 
 
@@ -159,28 +158,6 @@ def test_detectors_that_take_multiples_as_sizes_get_padded_batches(capsys: pytes
     assert student.data_preprocessor.pad_size_divisor == 32 == teacher.data_preprocessor.pad_size_divisor
     assert capsys.readouterr().out.count('multiples of 32: batches are padded') == 1
     assert read('control').train_pipeline[1].with_mask and read('control').val_evaluator.metric == ['bbox', 'segm']
-
-
-@pytest.mark.parametrize(
-    ('name', 'said'),
-    [
-        (CENTERNET, 'CenterNet needs the step RandomCenterCropPad of its own tests'),
-        ('mmdet::fast_rcnn/fast-rcnn_r50_fpn_1x_coco.py', 'FastRCNN needs a file of proposals'),
-    ],
-)
-def test_a_detector_that_reads_more_than_new_writes_is_refused(
-    name: str, said: str, capsys: pytest.CaptureFixture
-) -> None:
-    box_folder(Path('mine'))
-    call(RETINANET, name, code=2)
-    assert said in capsys.readouterr().err
-
-
-def test_a_network_of_masks_needs_masks(capsys: pytest.CaptureFixture) -> None:
-    box_folder(Path('mine'))
-    call(RETINANET, CASCADE, code=2)
-    assert '--teacher: CascadeRCNN is trained on masks' in capsys.readouterr().err
-    assert not Path('project').exists()
 
 
 def test_a_detector_with_queries_builds_with_its_settings() -> None:
@@ -422,26 +399,6 @@ def test_what_is_wrong_in_the_command_line_is_told_before_anything_is_imported(
     for words, message in cases.items():
         call(FASTSCNN, SEGFORMER, *words, code=2)
         assert message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(('words', 'message'), [
-    (('--student', 'mmseg::fastscnn/fast_scnn'), "--student='mmseg::fastscnn/fast_scnn': mmseg has no such config"),
-    (('--student', RETINANET), '--student mmdet::retinanet/retinanet_r18_fpn_1x_coco.py for detection'),
-    (('--method', 'pkd'), '--method pkd: it has no options for EncoderDecoder'),
-    (('--unlabelled', 'nowhere'), '--unlabelled nowhere: no such folder'),
-    (('--teacher-checkpoint', 'no.pth'), '--teacher-checkpoint no.pth: no such file'),
-    (('--teacher', 'dinov2_vits14:no.pth'), "--teacher dinov2_vits14:no.pth: no such file 'no.pth'"),
-    (('--teacher', 'timm::resnet50:a.pth'), '--teacher timm::resnet50:a.pth: `new` takes no network of timm. Such'),
-    (('--student', 'transformers::a'), 'network of transformers. A student is a network of mmseg:: or mmdet::'),
-    (('--student', 'timm::resnet18'), 'its backbone may be from timm: docs/own_pair.md, "A backbone of timm"'),
-    (('--out', '/proc/nope'), '--out /proc/nope: cannot be written (No such file'),
-    (('--teacher', 'mmdistill_dense::_base_/models/toy_teacher.py'), 'its default_scope is'),
-])  # fmt: skip
-def test_mistakes_name_the_option(words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture) -> None:
-    seg_folder(Path('mine'))
-    call(FASTSCNN, SEGFORMER, *words, code=2)
-    assert message in capsys.readouterr().err
-    assert not Path('project').exists()
 
 
 def test_another_default_where_the_usual_one_does_not_fit(capsys: pytest.CaptureFixture) -> None:

@@ -101,25 +101,6 @@ def test_scores_by_class_are_there_from_the_start(tmp_path: Path) -> None:
     assert scores['coco/red_precision'] == scores['coco/white_precision'] == 1
 
 
-@pytest.mark.parametrize('method', ['kd', 'dist'])
-def test_methods_whose_scores_the_teacher_does_not_have_are_refused(method: str, capsys: pytest.CaptureFixture) -> None:
-    box_folder(Path('mine'))
-    assert call(RETINANET, GFL, '--method', 'pkd', method) == 2
-    said = capsys.readouterr().err
-    assert f'--method {method}: --teacher {GFL} has no bbox_head.retina_cls to compare with. These methods fit:' in said
-    assert 'pkd' in said and ' kd' not in said.split('fit:')[1] and not Path('project').exists()
-
-
-def test_a_student_that_has_not_what_a_method_reads_is_refused(capsys: pytest.CaptureFixture) -> None:
-    """The options of R-CNNs name its one box head; a cascade has three."""
-    box_folder(Path('mine'))
-    cascade = 'mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py'
-    assert call(cascade, FASTER, '--method', 'kd') == 2
-    said = capsys.readouterr().err
-    assert f'--method kd: --student {cascade} has no roi_head.bbox_head.fc_cls to compare with.' in said
-    assert ' kd' not in said.split('fit:')[1] and not Path('project').exists()
-
-
 def test_networks_of_masks_and_one_that_stops_without_boxes(capsys: pytest.CaptureFixture) -> None:
     """They are compared by their masks; pictures without boxes do not train."""
     box_folder(Path('mine'), masks=True)

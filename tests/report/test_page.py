@@ -33,6 +33,18 @@ def test_all_parts_of_a_whole_suite_are_there(made):
     assert all(section.items for section in sections.values())
 
 
+def copied(suite: Path, root: Path) -> None:
+    """The runs of the control and of one method, to change them."""
+    for name in ('control', 'kd'):
+        shutil.copytree(suite / 'runs' / name, root / 'runs' / name)
+
+
+def made_of(root: Path) -> Section:
+    """The pictures of a page about them."""
+    _, sections = make_report([root], root / 'page.html', pictures=1)
+    return next(section for section in sections if section.name == 'predictions')
+
+
 def titles(strip: Strip) -> list[str]:
     return [panel.caption.split(':')[0] for panel in strip.panels]
 
@@ -110,20 +122,17 @@ def test_missing_pieces_are_left_out_with_a_reason(suite, tmp_path):
 
 
 def test_a_damaged_checkpoint_costs_only_its_own_pictures(suite, tmp_path):
-    runs = tmp_path / 'runs'
-    for name in ('control', 'kd'):
-        shutil.copytree(suite / 'runs' / name, runs / name)
-    (file,) = (runs / 'kd' / f'seed{SEED}').glob('*.pth')
+    copied(suite, tmp_path)
+    (file,) = (tmp_path / f'runs/kd/seed{SEED}').glob('*.pth')
     torch.save(dict(state_dict={'backbone.conv1.weight': torch.zeros(1)}), file)
-    _, sections = make_report([tmp_path], tmp_path / 'page.html', pictures=1)
-    predictions = next(section for section in sections if section.name == 'predictions')
+    predictions = made_of(tmp_path)
     assert any('does not fit' in reason for reason in predictions.reasons)
     assert titles(predictions.items[0]) == ['input', 'control', 'teacher', 'truth']
 
 
 def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path):
+    copied(suite, tmp_path)
     for name in ('control', 'kd'):
-        shutil.copytree(suite / 'runs' / name, tmp_path / 'runs' / name)
         (file,) = (tmp_path / f'runs/{name}/seed{SEED}').glob('*.pth')
         content = torch.load(file, weights_only=False)
         content['state_dict']['decode_head.conv_seg.bias'][3] = 1e4 if name == 'kd' else 0
@@ -133,14 +142,12 @@ def test_a_student_that_predicts_one_class_everywhere_is_noticed(suite, tmp_path
 
 
 def test_a_teacher_that_may_have_other_classes_has_no_pictures(suite, tmp_path):
-    for name in ('control', 'kd'):
-        shutil.copytree(suite / 'runs' / name, tmp_path / 'runs' / name)
+    copied(suite, tmp_path)
     for config in tmp_path.glob('runs/*/*/*/vis_data/config.py'):
         config.write_text(config.read_text() + "\nmodel['teacher']['allow_other_classes'] = True\n")
-    _, sections = make_report([tmp_path], tmp_path / 'page.html', pictures=1)
-    found = {section.name: section for section in sections}
-    assert any('model.teacher sets allow_other_classes' in reason for reason in found['predictions'].reasons)
-    assert titles(found['predictions'].items[0]) == ['input', 'control', 'kd', 'truth']
+    predictions = made_of(tmp_path)
+    assert any('model.teacher sets allow_other_classes' in reason for reason in predictions.reasons)
+    assert titles(predictions.items[0]) == ['input', 'control', 'kd', 'truth']
 
 
 def test_names_are_escaped():

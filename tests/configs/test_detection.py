@@ -30,32 +30,25 @@ def fragment(name: str, monkeypatch: pytest.MonkeyPatch) -> Config:
 
 @pytest.mark.parametrize('name', SIZES)
 def test_real_images_load(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And masks where they are measured."""
     cfg = fragment(name, monkeypatch)
     sizes, classes = SIZES[name]
     loaders = (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader)
     sets = [DATASETS.build(loader.dataset) for loader in loaders]
     assert tuple(map(len, sets)) == sizes
     for data, evaluator in zip(sets[1:], (cfg.val_evaluator, cfg.test_evaluator), strict=True):
+        assert evaluator.metric == (['bbox', 'segm'] if name == 'nuclei' else 'bbox')
         assert Path(evaluator.ann_file).samefile(data.ann_file)  # the metric reads the set's own labels
     for data in sets:
         assert len(data.metainfo['classes']) == classes
         item = data[0]['data_samples']
         truth = item.gt_instances
         assert len(truth.bboxes) == len(truth.labels) > 0
+        assert truth.masks.areas.min() > 0 if name == 'nuclei' else 'masks' not in truth
         assert int(truth.labels.max()) < classes
         frame = item.img_shape if data is sets[0] else item.ori_shape  # a test truth stays at native size
         height, width = frame
         assert bool((truth.bboxes.tensor[:, 2:] <= truth.bboxes.tensor.new_tensor([width, height]) + 1).all())
-
-
-def test_masks_are_loaded_where_they_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    cfg = fragment('nuclei', monkeypatch)
-    assert cfg.val_evaluator.metric == ['bbox', 'segm']
-    for loader in (cfg.train_dataloader, cfg.val_dataloader):
-        truth = DATASETS.build(loader.dataset)[0]['data_samples'].gt_instances
-        assert truth.masks.areas.min() > 0
-    boxes = DATASETS.build(fragment('nuclei_detection', monkeypatch).train_dataloader.dataset)
-    assert 'masks' not in boxes[0]['data_samples'].gt_instances
 
 
 @pytest.mark.parametrize('name', [

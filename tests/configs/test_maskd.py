@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 from mmdistill_dense.apps.recipes.compose import option_files
 from mmdistill_dense.apps.recipes.named import read_config
@@ -115,11 +116,18 @@ def test_detection_is_the_authors(pair: str, inherits: bool) -> None:
     assert make_renormaliser(mine, theirs) is None, 'both networks see the same pixels'
 
 
-@pytest.mark.parametrize(('pair', 'count'), [*((name, row.taken) for name, row in PAIRS.items()),
-                                             ('deformable_detr_r50_to_r18', 293)])  # fmt: skip
+QUERIES = {  # with parameters, in millions, that the student takes over
+    'maskd:deformable_detr_r50_to_r18_coco': (293, 12.07),
+    'pkd:dino_r50_to_r18_coco': (297, 18.687),
+}
+INHERITED = {**{f'maskd:{pair}_coco': row.taken for pair, row in PAIRS.items()},
+             **{pair: taken for pair, (taken, _) in QUERIES.items()}}  # fmt: skip
+
+
+@pytest.mark.parametrize(('pair', 'count'), INHERITED.items())
 def test_what_is_inherited_has_the_same_shapes(pair: str, count: int) -> None:
-    cfg = leaf(f'maskd/{pair}_coco_inherit')
-    own, theirs = shapes(cfg.model.student), shapes({**cfg.model.teacher, 'checkpoint': None})
+    cfg = leaf(f'{pair.replace(":", "/")}_inherit')
+    own, theirs = shapes(cfg.model.student), shapes(cfg.model.teacher)
     taken = 0
     for target, source in cfg.model.inherit:
         mine, given = _below(own, target), _below(theirs, source)
@@ -132,37 +140,48 @@ def test_what_is_inherited_has_the_same_shapes(pair: str, count: int) -> None:
 
 def shapes(option: dict) -> dict[str, torch.Size]:
     network = {key: value for key, value in option.items() if key != 'checkpoint'}
-    with torch.device('meta'):
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
         built = build_network(load_model(network, 'model'), pretrained=False)
     return {name: value.shape for name, value in built.state_dict().items()}
 
 
-def test_deformable_detr_is_its_authors() -> None:
-    """It inherits all but backbone and neck: 12.07 of 24.7 million parameters."""
-    cfg, plain = (
-        leaf('maskd/deformable_detr_r50_to_r18_coco_inherit'),
-        read_config('maskd:deformable_detr_r50_to_r18_coco'),
-    )
-    own, inherited = shapes(cfg.model.student), {entry[0] for entry in cfg.model.pop('inherit')}
-    assert dict(cfg.model) == dict(plain.model), 'and changes nothing else'
+@pytest.mark.parametrize('pair', QUERIES)
+def test_a_detector_with_queries_starts_from_all_of_its_teacher_but_backbone_and_neck(pair: str) -> None:
+    """And changes nothing else; what DINO takes over learns at a tenth of the rate."""
+    cfg, plain = leaf(f'{pair.replace(":", "/")}_inherit'), read_config(pair)
+    own, inherited = shapes(cfg.model.student), {target for target, _ in cfg.model.pop('inherit')}
     assert inherited == {name.split('.')[0] for name in own} - {'backbone', 'neck'}
     count = sum(shape.numel() for name, shape in own.items() if name.split('.')[0] in inherited)
-    assert count == pytest.approx(12.07e6, abs=5e3)
-    maskd = plain.model.distillers.maskd
+    assert count == pytest.approx(QUERIES[pair][1] * 1e6, abs=5e3)
+    if 'dino' in pair:
+        assert cfg.optim_wrapper.pop('constructor') and cfg.optim_wrapper.paramwise_cfg.pop('inherited_lr_mult') == 0.1
+    assert (cfg.model, cfg.optim_wrapper) == (plain.model, plain.optim_wrapper)
+
+
+def test_deformable_detr_is_its_authors() -> None:
+    cfg = read_config('maskd:deformable_detr_r50_to_r18_coco')
+    maskd = cfg.model.distillers.maskd
     assert (maskd.loss_weight, maskd.student_mask_from, maskd.student_tap) == (140.0, 9000, 'backbone')
-    assert plain.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, weight_decay=1e-4)
-    assert plain.optim_wrapper.clip_grad.max_norm == 0.1
-    assert (plain.train_cfg.max_epochs, plain.param_scheduler[-1].milestones) == (50, [40])
+    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, weight_decay=1e-4)
+    assert cfg.optim_wrapper.clip_grad.max_norm == 0.1
+    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[-1].milestones) == (50, [40])
 
 
 def test_faster_rcnn_regresses_as_its_teacher() -> None:
-    """A cascade stage regresses one box for all classes, so its student does; masks are padded for the teacher."""
+    """A cascade stage regresses one box for all classes, so its student does; masks are padded for the teacher.
+
+    DIST compares scores alone, and its student has boxes for each class.
+    """
     cfg, plain = leaf('maskd/faster_rcnn_cascade_mask_x101_to_r50_coco'), leaf('maskd/faster_rcnn_r101_to_r50_coco')
+    scores = leaf('dist/faster_rcnn_cascade_mask_x101_to_r50_coco')
     assert student(cfg).roi_head.bbox_head.reg_class_agnostic and teacher(cfg).roi_head.bbox_head[0].reg_class_agnostic
     assert student(cfg).data_preprocessor.pad_mask and cfg.train_pipeline[1].with_mask
     assert cfg.val_evaluator.metric == 'bbox'
     assert student(plain).roi_head.bbox_head.reg_class_agnostic is teacher(plain).roi_head.bbox_head.reg_class_agnostic
     assert not plain.train_pipeline[1].get('with_mask')
+    assert not student(scores).roi_head.bbox_head.reg_class_agnostic
+    assert not student(scores).data_preprocessor.get('pad_mask', False)
+    assert not scores.train_pipeline[1].get('with_mask')
 
 
 def test_fcos_learns_as_its_teacher_did() -> None:

@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_metafiles() -> None:
 
 
 @cache
-def _parts(option: str, names: tuple[str, ...] = ('backbone', 'neck')) -> str:
+def _parts(option: str, names: tuple[str, ...]) -> str:
     model = load_model(json.loads(option), 'network').model
     text = json.dumps([model[key].to_dict() for key in names if model.get(key)], sort_keys=True)
     return text.replace('"depth": 101', '"depth": 50')  # same maps, less work
@@ -121,66 +121,42 @@ def _same(maps: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return maps
 
 
-def maps_of(option: Mapping[str, Any], scope: str) -> list[torch.Size]:
-    """What is compared in a network: the map that a segmentor's head reads last, the levels of a detector's neck."""
+def maps_of(option: Mapping[str, Any], scope: str, maps_alone: bool) -> list[tuple[int, int]]:
+    """Channels and stride of what is compared in a network.
+
+    That is the map which a segmentor's head reads last, the levels of a detector's neck, the map of a foundation model
+    and, beside it, the student's last stage.
+    """
+    if 'model' in option:
+        found = architecture(option['model'])
+        return [(found.dim, round(found.patch / option.get('scale', 1)))]
     network = {key: value for key, value in option.items() if key != 'checkpoint'}
-    maps = _maps(_parts(json.dumps(network, sort_keys=True)), scope)
-    read = load_model(network, 'network').model.get('decode_head', {}).get('in_index', -1) if scope == 'mmseg' else None
-    return maps if read is None else [maps[read if isinstance(read, int) else -1]]
+    parts = ('backbone',) if maps_alone else ('backbone', 'neck')
+    maps = [(one[1], SIDE // one[2]) for one in _maps(_parts(json.dumps(network, sort_keys=True), parts), scope)]
+    if scope == 'mmdet' and not maps_alone:
+        return maps
+    read = -1 if maps_alone else load_model(network, 'network').model.get('decode_head', {}).get('in_index', -1)
+    return [maps[read if isinstance(read, int) else -1]]
 
 
-def test_foundation_models_are_as_the_table_says() -> None:
-    """Channels and strides of the student's last stage and of the teacher's map."""
-    found = {pair: row for pair, row in rows().items() if compose.parts_of(usual(pair)).maps}
-    assert len(found) == 7
-    for pair, row in found.items():
+@pytest.mark.parametrize('maps_alone', [True, pytest.param(False, marks=pytest.mark.soak)])
+def test_levels_are_as_the_table_says(maps_alone: bool) -> None:
+    """Channels, strides and number of levels of both networks; two detectors have as many levels."""
+    found = {pair: row[2] for pair, row in rows().items() if compose.parts_of(usual(pair)).maps == maps_alone}
+    assert len(found) == 7 or not maps_alone
+    for pair, told in found.items():
         cfg = recipe(usual(pair))
-        student, teacher = cfg.model.student, cfg.model.teacher
-        own = _maps(_parts(json.dumps(student, sort_keys=True), ('backbone',)), cfg.default_scope)[-1]
-        taught = architecture(teacher.model)
-        strides = f'strides {SIDE // own[2]} and {round(taught.patch / teacher.get("scale", 1))}'
-        assert row[2] == f'{own[1]} → {taught.dim}; {strides}', pair
-
-
-@pytest.mark.soak
-def test_levels_are_as_the_table_says() -> None:
-    """Channels, strides and number of levels of both networks; the two have as many levels."""
-    for pair, row in rows().items():
-        if compose.parts_of(usual(pair)).maps:
-            continue
-        cfg = recipe(usual(pair))
-        own, taught = maps_of(cfg.model.student, cfg.default_scope), maps_of(cfg.model.teacher, cfg.default_scope)
-        channels, _, strides = row[2].partition('; ')
-        assert channels == f'{own[0][1]} → {taught[0][1]}', pair
-        steps = [[SIDE // one[2] for one in maps] for maps in (own, taught)]
-        if cfg.default_scope == 'mmdet':
-            assert steps[0] == steps[1], pair
-            assert strides == f'{len(own)} level{"s" * (len(own) > 1)} from stride {steps[0][0]}', pair
-        elif steps[0] == steps[1]:
-            assert strides == f'stride {steps[0][0]}', pair
+        own, taught = (maps_of(side, cfg.default_scope, maps_alone) for side in (cfg.model.student, cfg.model.teacher))
+        channels = f'{own[0][0]} → {taught[0][0]}'
+        strides = [[stride for _, stride in maps] for maps in (own, taught)]
+        first, second = (one[0] for one in strides)
+        if strides[0] != strides[1]:
+            assert maps_alone or cfg.default_scope == 'mmseg', pair
+            assert told == f'{channels}; strides {first} and {second}', pair
+        elif cfg.default_scope == 'mmdet':
+            assert told == f'{channels}; {len(own)} level{"s" * (len(own) > 1)} from stride {first}', pair
         else:
-            assert strides == f'strides {steps[0][0]} and {steps[1][0]}', pair
-
-
-@pytest.mark.soak
-def test_dino_starts_from_all_of_its_teacher_but_backbone_and_neck() -> None:
-    """18.69 of 31.28 million parameters, which then learn at a tenth of the rate."""
-    cfg = Config.fromfile(CONFIGS / 'pkd/dino_r50_to_r18_coco_inherit.py')
-    plain = recipe('dino_r50_to_r18_coco')
-    shapes = []
-    for side in (cfg.model.student, {key: value for key, value in cfg.model.teacher.items() if key != 'checkpoint'}):
-        with torch.device('meta'), DefaultScope.overwrite_default_scope('mmdet'):
-            network = build_network(load_model(side, 'model'), pretrained=False)
-        shapes.append({name: value.shape for name, value in network.state_dict().items()})
-    own, theirs = shapes
-    parts = {target for target, _ in cfg.model.pop('inherit')}
-    assert parts == {name.split('.')[0] for name in own} - {'backbone', 'neck'}
-    taken = {name: shape for name, shape in own.items() if name.split('.')[0] in parts}
-    assert all(theirs[name] == shape for name, shape in taken.items())
-    assert sum(shape.numel() for shape in taken.values()) == pytest.approx(18.687e6, abs=1e3)
-    assert cfg.model.pop('distillers') and cfg.model == plain.model
-    assert cfg.optim_wrapper.pop('constructor') and cfg.optim_wrapper.paramwise_cfg.pop('inherited_lr_mult') == 0.1
-    assert cfg.optim_wrapper == plain.optim_wrapper
+            assert told == f'{channels}; stride {first}', pair
 
 
 @pytest.mark.soak

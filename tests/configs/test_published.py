@@ -44,22 +44,6 @@ def test_no_retinanet_number_stands_on_maskds_recipe_but_its_own_and_inheriting_
     assert all(leaf(f'{name}_inherit').optim_wrapper.clip_grad.max_norm == 35 for name in CLIPPED)
 
 
-def test_dist_trains_as_its_authors() -> None:
-    """Their ``train_kd.py`` (hunto/DIST_KD): weight decay 5e-4, rate down to 1e-4, a test every 400 steps.
-
-    The student of the cascade has boxes for each class, unlike MasKD's.
-    """
-    for name in ('r18', 'pspnet_r18'):
-        cfg = leaf(f'dist/deeplabv3_r101_to_{name}_cityscapes')
-        assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4)
-        schedule = cfg.param_scheduler[0].eta_min, cfg.train_cfg.val_interval, cfg.train_cfg.max_iters
-        assert schedule == (1e-4, 400, 40000)
-    for method, agnostic in (('dist', False), ('maskd', True)):
-        network = student(leaf(f'{method}/faster_rcnn_cascade_mask_x101_to_r50_coco'))
-        assert network.roi_head.bbox_head.reg_class_agnostic is agnostic
-        assert network.data_preprocessor.get('pad_mask', False) is agnostic
-
-
 def test_fcos_students_have_the_tricks_and_their_teacher_has_not() -> None:
     for method in ('fgd', 'maskd'):
         cfg = leaf(f'{method}/fcos_r101_to_r50_coco_inherit')
@@ -87,13 +71,12 @@ def test_single_numbers_of_the_released_code() -> None:
             assert (ld.main_weight, ld.valuable_weight) == (0.25 * share, 0.0 if variant else 0.25 * share)
 
 
-@pytest.mark.parametrize('method', SEGFORMER)
-def test_segformer_features_are_taken_before_the_dropout(method: str) -> None:
-    cfg = leaf(f'{method}/segformer_b4_to_b0_cityscapes')
-    assert cfg.model.distillers[SEGFORMER[method]].student_tap == 'decode_head.fusion_conv'
-    distiller = build(cfg).distillers[SEGFORMER[method]]  # the tap is there in both networks
-    (level,) = distiller.levels
-    assert (len(level.student), level.student[0], level.teacher[0]) == (3, 256, 256)
+def test_segformer_features_are_taken_before_the_dropout() -> None:
+    for method, name in SEGFORMER.items():
+        cfg = leaf(f'{method}/segformer_b4_to_b0_cityscapes')
+        assert cfg.model.distillers[name].student_tap == 'decode_head.fusion_conv', method
+        (level,) = build(cfg).distillers[name].levels  # the tap is there in both networks
+        assert (len(level.student), level.student[0], level.teacher[0]) == (3, 256, 256), method
 
 
 def test_a_segformer_head_drops_channels_behind_the_tap_alone() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.distillers import PCD
 from mmdistill_dense.distillers.pcd.parts import choose_size
+from mmdistill_dense.weights.ssl_layouts import LAYOUTS
 from tests.distillers.steps import draw, set_up
 from tools.benchmark import reference
 
@@ -291,16 +292,18 @@ def test_bad_shapes_are_named():
 
 
 @pytest.mark.parametrize(('options', 'channels', 'width', 'parameters', 'layout'), [
-    (dict(hidden=4096), 512, 256, 5_259_264, None),
+    ({}, 512, 256, 5_259_264, 'mocov3'),  # without options, that of the teacher's layout
     (dict(hidden=4096, bias='hidden'), 960, 256, 7_102_464, None),
     (dict(hidden=2048, bias=True), 960, 128, 2_765_056, None),
     (dict(hidden=8192, layers=3), 960, 8192, 343_474_176, None),
-    ({}, 512, 256, 5_267_456, 'byol'),  # without options, that of the teacher's layout
+    ({}, 512, 256, 5_267_456, 'byol'),
     ({}, 512, 128, 1_847_552, 'swav'),
+    (dict(layers=3), 512, 8192, 339_804_160, 'barlowtwins'),
 ])  # fmt: skip
 def test_heads_have_the_published_numbers_of_parameters(options, channels, width, parameters, layout):
     distiller = PCD('tap', head=dict(type='mlp2', **options), queue_size=1)
     distiller.teacher = SimpleNamespace(config=SimpleNamespace(model=dict(layout=layout)))
+    assert layout is None or LAYOUTS[layout].widths[-1] == width
     with torch.device('meta'):
         distiller.setup({'tap': [torch.Size((1, channels, 7, 7))]}, {'tap': [torch.Size((1, width, 7, 7))]})
     assert sum(parameter.numel() for parameter in distiller.parameters()) == parameters

@@ -40,34 +40,14 @@ def filled(*values):
     return [torch.full((1, 2, 4, 4), float(value)) for value in values]
 
 
-@pytest.mark.parametrize(('arguments', 'options', 'words'), [
-    (('a..b',), {}, "'a..b' is not a tap"),
-    (([],), {}, 'student_tap is empty'),
-    (('a', []), {}, 'teacher_tap is empty'),
-    (([('a', 'b')],), {}, r"list of taps and pairs \('tap', weight >= 0\), got the entry \('a', 'b'\)"),
-    (([('a', 1, 2)],), {}, 'student_tap must be a tap or a list'),
-    (([('a', -1)],), {}, r"got the entry \('a', -1\)"),
-    ((('a', 0.5),), {}, 'student_tap must be a tap or a list.*got the entry 0.5'),
-    (('a', [('b', 2)]), {}, 'teacher_tap=.* holds a weight; weights belong in student_tap'),
-    ((['a', 'b'], 'c'), {}, 'student_tap has 2 taps and teacher_tap 1'),
-    ((None,), {}, r'student_tap must be a tap or a list of taps.*got the entry None'),
-    (('a', 3), {}, r'teacher_tap must be a tap or a list of taps.*got the entry 3'),
-    (('a',), dict(loss_weight=-1), 'loss_weight must be a finite number >= 0 or None, got -1'),
-    (('a',), dict(schedule=dict(warm=3)), "schedule has no option 'warm'; known: warmup, ramp_down, stop_at"),
-    (('a',), dict(clip_max_norm=0), 'clip_max_norm must be a finite number > 0 or None, got 0'),
-    (('a',), dict(schedule=dict(warmup=-3)), r'schedule\.warmup'),
-])  # fmt: skip
-def test_wrong_options(arguments, options, words):
-    with pytest.raises((TypeError, ValueError), match=words):
-        Plain(*arguments, **options)
-
-
 def test_taps_and_weights():
     distiller = Plain(['a', ('b[1]', 0.4)])
     assert [str(tap) for tap in distiller.student_taps] == ['a', 'b[1]'] and distiller.tap_weights == [1.0, 0.4]
     assert distiller.teacher_taps == distiller.student_taps
     assert [str(tap) for tap in Plain('a', 'c').teacher_taps] == ['c']
     assert [str(tap) for tap in Plain(['a', ['b', 2]]).student_taps] == ['a', 'b'], 'configs turn tuples into lists'
+    with pytest.raises(ValueError, match=r'student_tap must be a tap or a list of taps.*got the entry None'):
+        Plain(None)
     assert "student_tap='a'" in repr(Plain('a', 'c')) and "teacher_tap='c'" in repr(Plain('a', 'c'))
 
 
@@ -117,8 +97,6 @@ def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
 
 @pytest.mark.parametrize(('student', 'teacher', 'options', 'words'), [
     ([(2, 4, 4)] * 3, [(2, 4, 4)] * 2, {}, ['gives 3 tensors', "tap 'a' 2", 'index']),
-    ([(2, 4, 4)], [(16,)], {}, ['different rank', '(2, 4, 4) and (16,)']),
-    ([(2, 4, 4)], [(3, 4, 4)], dict(align='none'), ['2 student and 3 teacher channels', "align='auto'"]),
     ([(2, 4, 4)], [(2, 8, 8)], {}, ['(4, 4)', '(8, 8)', "resize='student' or resize='teacher'"]),
 ])  # fmt: skip
 def test_misfits_are_named(student, teacher, options, words):

@@ -184,16 +184,6 @@ def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
     assert ((share - 8 / 40).abs() < 5 * math.sqrt(0.2 * 0.8 / 300)).all()
 
 
-def test_detectors_are_refused_when_the_model_is_built():
-    option = dict(type='CIRKD', student_tap='neck[0]')
-    config = toys.model_config(toys.det_net(), toys.det_teacher(), dict(cirkd=option))
-    with pytest.raises(
-        ValueError, match='distillers.cirkd: CIRKD needs the number of classes .*RetinaNet.*num_classes'
-    ) as error:
-        toys.build(config, scope='mmdet')
-    assert "type='PKD'" in str(error.value)
-
-
 def test_with_a_teacher_of_other_classes_the_student_tells_their_number():
     head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
     teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=True, **head)

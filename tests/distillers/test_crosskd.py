@@ -302,36 +302,8 @@ def test_losses_are_float32_under_autocast() -> None:
     toys.total(half).backward()
 
 
-RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
-VFNET = dict(cfg='mmdet::vfnet/vfnet_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
-
-
 def gfl(**head: Any) -> dict:
     return toys.det_net('gfl', allow_random=True, bbox_head=dict(dict(stacked_convs=2), **head))
-
-
-@pytest.mark.parametrize(('teacher', 'words'), [
-    (RTMDET, r'bbox_head of the teacher \(RTMDet\) is RTMDetSepBNHead. Use RoIHeadKD'),
-    (VFNET, 'bbox_head of the teacher .VFNet. is VFNetHead'),
-    (toys.det_net('faster_rcnn', allow_random=True), r'bbox_head of the teacher \(FasterRCNN\) is None'),
-    (toys.det_net('atss', allow_random=True, **TWO), 'differ in bbox_head.type'),
-    (gfl(stacked_convs=0), r'reuse_from=1, but the towers of the teacher have 0 convolutions'),
-    (gfl(num_classes=2), 'differ in bbox_head.num_classes'),
-    (gfl(reg_max=8), 'differ in bbox_head.reg_max. CrossKD reads one set of anchors'),
-    (gfl(anchor_generator=dict(octave_base_scale=4)), 'differ in bbox_head.anchor_generator'),
-    (toys.merged(gfl(), dict(train_cfg=dict(assigner=dict(topk=5)))), 'differ in train_cfg.assigner'),
-    (gfl(feat_channels=32), r'cls_convs.0 has levels of \[\(16, .*\(32, .*feat_channels'),
-])  # fmt: skip
-def test_heads_that_do_not_fit_are_refused(teacher: dict, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        network('gfl', teacher)
-
-
-def test_a_student_of_another_kind_is_refused_before_its_taps_are_looked_up() -> None:
-    for student in (dict(RTMDET), toys.det_net('faster_rcnn')):
-        student.pop('allow_random', None)
-        with pytest.raises(ValueError, match=r'model\.distillers\.x: CrossKD runs the last layers .* of the student'):
-            toys.distilled('mmdet', student=student, teacher=gfl(), distillers=dict(x=dict(type='CrossKD')))
 
 
 def test_a_subclass_that_predicts_in_the_same_way_is_known() -> None:

@@ -116,9 +116,3 @@ def test_boxes_of_mmdets_own_type():
     like = torch.zeros(())
     for a, b in zip(*(boxes_on_map(s, (8, 8), 'distillers.fgd', like) for s in (plain, samples)), strict=True):
         assert torch.equal(a, b)
-
-
-def test_maps_of_one_channel_do_not_fit():
-    shapes = {'neck': [torch.Size((1, 1, 8, 8))]}
-    with pytest.raises(ValueError, match='must hold maps of at least 2 channels'):
-        FGD().setup(shapes, shapes)

@@ -64,27 +64,6 @@ def test_classes_come_from_the_head(loss):
     assert model.distillers['kd'].class_count == model.bbox_head.cls_out_channels
 
 
-def test_a_softmax_over_one_class_is_refused():
-    """A one-class detector with a sigmoid: K is 1, and a softmax over it always 1."""
-    options = dict(bbox_head=dict(num_classes=1))
-    kd = dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='softmax')
-    with pytest.raises(
-        ValueError, match=r"bbox_head\.retina_cls.* one class score, .*set distillers\.kd\.form='sigmoid'"
-    ):
-        toys.distilled(
-            'mmdet',
-            student=toys.det_net(**options),
-            teacher=toys.det_net(width=16, channels=32, allow_random=True, **options),
-            distillers=dict(kd=kd),
-        )
-
-
-def test_channels_that_hold_no_whole_number_of_softmaxes():
-    shapes = {'head': [torch.Size((1, 6, 3, 2))]}
-    with pytest.raises(ValueError, match=r'head -> head \(level 0\) has 6 channels, no multiple of num_classes=4'):
-        HeadOutputKD('head', form='softmax', num_classes=4).setup(shapes, shapes)
-
-
 # R-CNN heads
 
 MASKS = dict(
@@ -233,22 +212,6 @@ def test_an_extractor_that_is_called_again_for_masks():
     }
     loss = _bare(answer)(student, {'neck': [torch.zeros(1, 2, 4, 4)]}, None)['loss_roi']
     torch.testing.assert_close(loss, F.smooth_l1_loss(output, answer))
-
-
-@pytest.mark.parametrize(('student', 'teacher', 'option', 'words'), [
-    ({}, 'cascade_mask_rcnn', {}, 'gives 24 values .* bbox_pred 4.*model.student.*reg_class_agnostic=True'),
-    (AGNOSTIC, 'faster_rcnn', {}, 'gives 4 values .* bbox_pred 24.*model.student.*reg_class_agnostic=False'),
-    ({}, 'retinanet', {}, 'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
-    ({}, 'faster_rcnn', dict(stage=1), r'distillers.roi.stage=1, but .* has 1 stage\(s\)'),
-    (AGNOSTIC, 'cascade_mask_rcnn', dict(stage=3), r'distillers.roi.stage=3, but .* has 3 stage\(s\)'),
-    ({}, 'faster_rcnn', MASKS, r"output='mask_preds', but the RoI head of model\.teacher has no mask_head"),
-    ({}, 'mask_rcnn', dict(MASKS, kind='faster_rcnn'), 'mask_head.conv_logits.*no such module in FasterRCNN'),
-    ({}, 'mask_rcnn', dict(MASKS, form='l1', temperature=None), "binary scores: set form='sigmoid', got form='l1'"),
-    ({}, 'cascade_mask_rcnn', dict(MASKS, stage=3), r'roi\.stage=3, but .* has 3 stage'),
-])  # fmt: skip
-def test_pairs_refused_at_construction(student, teacher, option, words):
-    with pytest.raises((ValueError, KeyError), match=words):
-        toys.build(_pair(student, teacher, **option), scope='mmdet')
 
 
 def test_other_classes_are_refused_at_the_first_step():

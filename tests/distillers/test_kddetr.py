@@ -11,7 +11,7 @@ from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.taps import DECODER
 from tests import toys
 from tests.distillers.steps import draw, trained_children
-from tests.query_nets import CONFIGS, query_model, query_net
+from tests.query_nets import CONFIGS, query_model
 
 SMALL = [kind for kind in CONFIGS if kind != 'two-stage']
 
@@ -163,22 +163,6 @@ def test_an_error_in_a_step_leaves_no_method_behind():
     with pytest.raises(RuntimeError, match='stop'):
         toys.losses_of(model, toys.det_batch())
     assert DECODER not in vars(model) and not toys.hooks_left(model)
-
-
-@pytest.mark.parametrize('student, teacher, says', [
-    (toys.det_net(), query_net('dab', allow_random=True), 'RetinaNet has no forward_decoder: .* DINO'),
-    (query_net('dab'), toys.det_net(allow_random=True), 'RetinaNet has no forward_decoder'),
-    (query_net('dab'), query_net('deformable', allow_random=True), 'queries of the student have .* the same kind'),
-    (
-        query_net('deformable'),
-        query_net('deformable', allow_random=True, bbox_head=dict(num_classes=3)),
-        'score 6 and 3 classes',
-    ),
-    (query_net('dab'), query_net('dab', allow_random=True, accelerate=dict(dtype='bfloat16')), 'accelerate'),
-])  # fmt: skip
-def test_networks_that_do_not_fit_are_refused(student, teacher, says):
-    with pytest.raises(ValueError, match=says):
-        toys.distilled('mmdet', student=student, teacher=teacher, distillers=dict(x=dict(type='KDDETR')))
 
 
 def test_queries_of_other_widths_are_refused():

@@ -9,7 +9,6 @@ from mmengine.config import ConfigDict
 
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import RunState
-from tests import toys
 from tests.distillers.steps import boxed, draw
 
 ANCHORS = dict(type='AnchorGenerator', ratios=[1.0], octave_base_scale=4, scales_per_octave=1)
@@ -113,32 +112,6 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
     assert set(found) == set(expected)
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-5, atol=0)
-
-
-RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', allow_random=True)
-ATSS = dict(cfg='mmdet::atss/atss_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
-NO_ATSS = dict(train_cfg=dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4)))
-
-
-@pytest.mark.parametrize(('student', 'teacher', 'words'), [
-    ({}, 'retinanet', "distillers.ld: .* heads with reg_max .* teacher's bbox_head is a RetinaHead"),
-    ({}, RTMDET, 'bbox_head is a RTMDetSepBNHead'),
-    ({}, ATSS, 'bbox_head is a ATSSHead'),
-    ('retinanet', 'gfl', r'student has levels of .*\(classes, height, width\)|edges x'),
-    (dict(num_classes=3), 'gfl', r'levels of \[\(3, 64, 64\), .*set model.student.bbox_head'),
-    (dict(reg_max=8), 'gfl', r'levels of \[\(36, 64, 64\), .*\(edges x \(reg_max \+ 1\), height, width\)'),
-])  # fmt: skip
-def test_pairs_refused_at_construction(student, teacher, words) -> None:
-    student = toys.det_net(student) if isinstance(student, str) else toys.det_net('gfl', bbox_head=student)
-    teacher = toys.det_teacher(teacher) if isinstance(teacher, str) else teacher
-    with pytest.raises(ValueError, match=words):
-        toys.build(toys.model_config(student, teacher, dict(ld=dict(type='LD'))), scope='mmdet')
-
-
-def test_a_teacher_with_another_assigner_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'needs the ATSSAssigner .* in model.teacher.train_cfg, got .*MaxIoUAssigner'):
-        teacher = toys.det_teacher('gfl', **NO_ATSS)
-        toys.distilled('mmdet', student=toys.det_net('gfl'), teacher=teacher, distillers=dict(ld=dict(type='LD')))
 
 
 def step(reduction: str, pictures: slice) -> dict[str, Any]:

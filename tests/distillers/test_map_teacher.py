@@ -1,4 +1,4 @@
-"""A teacher that gives maps only teaches segmentors and detectors; what needs class scores says that it has none."""
+"""A teacher that gives maps only teaches segmentors and detectors."""
 
 import pytest
 import torch
@@ -54,14 +54,3 @@ def test_methods_that_compare_maps_reach_the_stem(task: str) -> None:
     toys.total(losses).backward()
     assert all(parameter.grad is None for parameter in toys.teacher_of(model).network.parameters())
     assert not any('blocks' in name for name in model.state_dict())
-
-
-@pytest.mark.parametrize(('scope', 'option'), [
-    *(('mmseg', dict(type=name)) for name in ('LogitKD', 'DIST', 'CIRKD', 'IFVD', 'SKD')),
-    ('mmdet', dict(type='LD')),
-    ('mmdet', dict(type='HeadOutputKD', student_tap='bbox_head.gfl_cls', form='sigmoid')),
-], ids=lambda value: value['type'] if isinstance(value, dict) else value)  # fmt: skip
-def test_what_needs_class_scores_says_that_there_are_none(scope: str, option: dict) -> None:
-    student = toys.seg_net('fcn') if scope == 'mmseg' else toys.det_net('gfl')
-    with pytest.raises(KeyError, match='(needs|has no) class scores (or|and no) boxes'):
-        toys.build(toys.model_config(student=student, teacher=TEACHER, distillers=dict(x=option)), scope=scope)

@@ -10,8 +10,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, FitNet, LogitKD, RoIHeadKD
 from tests import toys
 from tests.distillers.steps import draw, set_up
-
-SCORES = 'decode_head.conv_seg'
+from tests.distillers.test_pairs_that_cannot_be_compared import BINARY
 
 
 def loss_of(distiller, student, teacher):
@@ -93,47 +92,11 @@ def test_scores_of_another_stride_are_resized_the_students_unless_told_otherwise
     assert torch.equal(loss_of(distiller, [student], [teacher]), expected)
 
 
-def test_other_classes_are_refused_at_construction():
-    teacher = toys.seg_teacher(decode_head=dict(num_classes=4))
-    words = (
-        rf'distillers\.kd: {SCORES} -> {SCORES} \(level 0\) has {toys.NUM_CLASSES} class scores of the student and 4'
-    )
-    with pytest.raises(ValueError, match=words):
-        toys.build(toys.model_config(teacher=teacher))
-
-
-def binary(**options):
-    """A segmentor with one channel of scores for two classes."""
-    loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
-    head = dict(num_classes=2, out_channels=1, threshold=0.5, loss_decode=loss)
-    return toys.seg_net('fcn', decode_head=head, auxiliary_head=head, **options)
-
-
-@pytest.mark.parametrize(('option', 'way_out'), [
-    (dict(type='LogitKD'), "distillers.x.activation='sigmoid'"),
-    (dict(type='DIST'), "distillers.x.activation='sigmoid' and distillers.x.beta=0"),
-    (dict(type='DIST', activation='sigmoid'), 'distillers.x.beta=0'),
-    (dict(type='HeadOutputKD', student_tap=SCORES, form='softmax'), "distillers.x.form='sigmoid'"),
-])  # fmt: skip
-def test_a_softmax_over_the_one_channel_of_a_binary_head_is_refused(option, way_out):
-    """It is always 1: training would go on for hours with a loss of 0."""
-    with pytest.raises(ValueError, match=r'distillers\.x: decode_head\.conv_seg.* has one class score') as error:
-        toys.distilled(student=binary(), teacher=binary(width=16, allow_random=True), distillers=dict(x=option))
-    assert way_out in str(error.value)
-
-
-def test_class_scores_of_other_numbers_get_no_convolution_between_them():
-    """It could give the teacher's scores while the student's are wrong."""
-    teacher = toys.seg_net('fcn', width=16, allow_random=True)
-    with pytest.raises(ValueError, match=r'conv_seg.* has 1 class scores of the student and 7 of the teacher.*=2'):
-        toys.distilled(student=binary(), teacher=teacher, distillers=dict(x=dict(type='CWD')))
-
-
 def test_a_binary_head_is_distilled_by_its_sigmoid():
     distillers = dict(
         kd=dict(type='LogitKD', activation='sigmoid'), dist=dict(type='DIST', activation='sigmoid', beta=0)
     )
-    model = toys.distilled(student=binary(), teacher=binary(width=16, allow_random=True), distillers=distillers)
+    model = toys.distilled(student=BINARY[0], teacher=BINARY[1], distillers=distillers)
     batch = toys.seg_batch()
     for sample in batch['data_samples']:
         sample.gt_sem_seg.data = (sample.gt_sem_seg.data > 2).long()
@@ -178,9 +141,7 @@ def test_equal_scores_get_no_gradient():
     assert not student.grad[0].any() and student.grad[1].any()
 
 
-def test_two_classes_are_refused():
-    with pytest.raises(ValueError, match='with 2 classes, standardised scores are constants'):
-        set_up(LogitKD, [(2, 4, 4), (2, 4, 4)], standardise=True)
+def test_two_classes_of_a_box_head_are_refused():
     roi = RoIHeadKD('x', output='cls_score', form='softmax', standardise=True)
     with pytest.raises(ValueError, match='with 2 classes, standardised scores are constants'):
         roi.setup({'x': [torch.Size((1, 2))]}, {})

@@ -1,22 +1,192 @@
 """What looks like a pair of maps and is none: scores of another kind, classes in another order, other strides."""
 
+import re
 from typing import Any
 
 import pytest
 import torch
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.distillers import CWD, FRS, PCD, PKD, AfDCD, CrossKD
+from mmdistill_dense.distillers import CWD, FRS, PKD, AfDCD, CrossKD, TokenRelations
 from mmdistill_dense.distillers.ground_truth import check_competing, check_independent
-from mmdistill_dense.distillers.pcd.parts import ChannelCenter
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.registry import DISTILLERS
+from mmdistill_dense.utils.validate import text_of
 from tests import toys
-from tests.distillers import test_two_processes as two
-from tests.distillers.steps import padded, set_up
+from tests.distillers.steps import set_up
+from tests.foundation.test_foundation_teacher import option
+from tests.query_nets import query_net
 
 SCORES = 'decode_head.conv_seg'
+
+
+# Maps of bare shapes
+
+SHAPES: list[tuple[str, dict[str, Any], tuple[int, ...], tuple[int, ...], str]] = [
+    ('AfDCD', {}, (6, 16, 16), (30, 16, 16), r'^distillers\.afdcd: tap .*: groups=16 does not divide the 30'),
+    ('AfDCD', {}, (32,), (32,), r'gives \(32,\) .*no map \(C, H, W\)'),
+    ('AfDCD', dict(resize=None), (6, 8, 8), (32, 16, 16),
+     r"map of \(8, 8\) and a teacher map of \(16, 16\).*set resize='student' or resize='teacher'"),
+    ('CanKD', {}, (4, 1, 1), (6, 1, 1), 'map of 1 x 1, and the method compares positions'),
+    ('CanKD', {}, (4, 4, 4), (1, 4, 4), 'maps of one channel'),
+    ('FGD', {}, (1, 8, 8), (1, 8, 8), 'must hold maps of at least 2 channels'),
+    ('FitNet', {}, (2, 4, 4), (16,), r'different rank, \(2, 4, 4\) and \(16,\)'),
+    ('FitNet', dict(align='none'), (2, 4, 4), (3, 4, 4), "2 student and 3 teacher channels.*align='auto'"),
+    ('HeadOutputKD', dict(form='softmax', num_classes=4), (6, 3, 2), (6, 3, 2),
+     r'tap -> tap \(level 0\) has 6 channels, no multiple of num_classes=4'),
+    ('LogitKD', dict(standardise=True), (2, 4, 4), (2, 4, 4), 'with 2 classes, standardised scores are constants'),
+    ('PCD', dict(head=None), (6, 3, 5), (9, 3, 5), '6 student and 9 teacher channels; head=None'),
+    ('PCD', dict(head=None, attention={}), (6, 3, 5), (6, 3, 5),
+     r'num_heads=8 does not divide the 6 channels .* one of \[1, 2, 3, 6\]'),
+    ('QueueKL', {}, (3, 4, 6), (9, 4), r'gives \(9, 4\) .* neither a map'),
+    ('QueueKL', dict(head=None), (3, 4, 6), (4, 4, 6), 'head=None needs equal numbers'),
+    ('TokenRelations', {}, (3, 1, 1), (3, 1, 1), 'map of 1 x 1'),
+    ('TokenRelations', dict(diagonal=False), (3, 1, 2), (3, 1, 2), 'map of 1 x 2'),
+]  # fmt: skip
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    for method, options, student, teacher, words in SHAPES:
+        with pytest.raises(ValueError, match=words):
+            set_up(DISTILLERS.get(method), (student, teacher), **options)
+            pytest.fail(f'{method} takes {student} and {teacher}: {words}')
+    set_up(TokenRelations, ((3, 1, 2), (3, 1, 2)))
+
+
+# Networks
+
+RTMDET = dict(cfg='mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py')
+ATSS, VFNET = (dict(cfg=f'mmdet::{kind}/{kind}_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
+               for kind in ('atss', 'vfnet'))  # fmt: skip
+MAX_IOU = dict(assigner=dict(_delete_=True, type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4))
+AGNOSTIC = toys.det_net('faster_rcnn', roi_head=dict(bbox_head=dict(reg_class_agnostic=True)))
+MASKS = dict(student_tap='roi_head.mask_head.conv_logits', output='mask_preds', form='sigmoid', temperature=2.0)
+ONE_CLASS = dict(bbox_head=dict(num_classes=1))
+FOUNDATION = option()
+
+
+def gfl(**head: Any) -> dict[str, Any]:
+    """A random teacher with towers of two convolutions."""
+    return toys.det_net('gfl', allow_random=True, bbox_head=dict(dict(stacked_convs=2), **head))
+
+
+def binary(**options: Any) -> dict[str, Any]:
+    """A segmentor with one channel of scores for two classes."""
+    loss = dict(type='CrossEntropyLoss', use_sigmoid=True)
+    head = dict(num_classes=2, out_channels=1, threshold=0.5, loss_decode=loss)
+    return toys.seg_net('fcn', decode_head=head, auxiliary_head=head, **options)
+
+
+BINARY = binary(), binary(width=16, allow_random=True)
+TWO = gfl()
+TWO.pop('allow_random')
+Network = str | dict[str, Any]  # the kind of a small detector, or an option
+PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
+    'CIRKD': [
+        (dict(student_tap='neck[0]'), 'retinanet', 'retinanet',
+         r"distillers\.x: CIRKD needs the number of classes .*RetinaNet.*num_classes.*type='PKD'"),
+    ],
+    'CWD': [({}, *BINARY[:1], toys.seg_net('fcn', width=16, allow_random=True),
+             r'conv_seg.* has 1 class scores of the student and 7 of the teacher.*=2')],
+    'CrossKD': [
+        *((dict(reuse_from=1), TWO, teacher, words) for teacher, words in [
+            (dict(RTMDET, allow_random=True),
+             r'bbox_head of the teacher \(RTMDet\) is RTMDetSepBNHead. Use RoIHeadKD'),
+            (VFNET, 'bbox_head of the teacher .VFNet. is VFNetHead'),
+            ('faster_rcnn', r'bbox_head of the teacher \(FasterRCNN\) is None'),
+            (toys.det_net('atss', allow_random=True, bbox_head=dict(stacked_convs=2)), 'differ in bbox_head.type'),
+            (gfl(stacked_convs=0), r'reuse_from=1, but the towers of the teacher have 0 convolutions'),
+            (gfl(num_classes=2), 'differ in bbox_head.num_classes'),
+            (gfl(reg_max=8), 'differ in bbox_head.reg_max. CrossKD reads one set of anchors'),
+            (gfl(anchor_generator=dict(octave_base_scale=4)), 'differ in bbox_head.anchor_generator'),
+            (toys.merged(gfl(), dict(train_cfg=dict(assigner=dict(topk=5)))), 'differ in train_cfg.assigner'),
+            (gfl(feat_channels=32), r'cls_convs.0 has levels of \[\(16, .*\(32, .*feat_channels'),
+        ]),
+        *(({}, student, gfl(), r'model\.distillers\.x: CrossKD runs the last layers .* of the student')
+          for student in (RTMDET, 'faster_rcnn')),
+    ],
+    'DIST': [
+        ({}, *BINARY, "one class score.*distillers.x.activation='sigmoid' and distillers.x.beta=0"),
+        (dict(activation='sigmoid'), *BINARY, 'one class score.*distillers.x.beta=0'),
+    ],
+    'HeadOutputKD': [
+        (dict(student_tap=SCORES, form='softmax'), *BINARY, "one class score.*distillers.x.form='sigmoid'"),
+        (dict(student_tap='bbox_head.retina_cls', form='softmax'), toys.det_net(**ONE_CLASS),
+         toys.det_net(width=16, allow_random=True, **ONE_CLASS),
+         r"bbox_head\.retina_cls.* one class score, .*set distillers\.x\.form='sigmoid'"),
+    ],
+    'KDDETR': [
+        ({}, 'retinanet', query_net('dab', allow_random=True), 'RetinaNet has no forward_decoder: .* DINO'),
+        ({}, query_net('dab'), 'retinanet', 'RetinaNet has no forward_decoder'),
+        ({}, query_net('dab'), query_net('deformable', allow_random=True),
+         'queries of the student have .* the same kind'),
+        ({}, query_net('deformable'), query_net('deformable', allow_random=True, bbox_head=dict(num_classes=3)),
+         'score 6 and 3 classes'),
+        ({}, query_net('dab'), query_net('dab', allow_random=True, accelerate=dict(dtype='bfloat16')), 'accelerate'),
+    ],
+    'LD': [
+        ({}, 'gfl', 'retinanet', r"distillers\.x: .* heads with reg_max .* teacher's bbox_head is a RetinaHead"),
+        ({}, 'gfl', dict(RTMDET, allow_random=True), 'bbox_head is a RTMDetSepBNHead'),
+        ({}, 'gfl', ATSS, 'bbox_head is a ATSSHead'),
+        ({}, 'retinanet', 'gfl', r'student has levels of .*\(classes, height, width\)|edges x'),
+        ({}, toys.det_net('gfl', bbox_head=dict(num_classes=3)), 'gfl',
+         r'levels of \[\(3, 64, 64\), .*set model.student.bbox_head'),
+        ({}, toys.det_net('gfl', bbox_head=dict(reg_max=8)), 'gfl',
+         r'levels of \[\(36, 64, 64\), .*\(edges x \(reg_max \+ 1\), height, width\)'),
+        ({}, 'gfl', toys.det_net('gfl', allow_random=True, train_cfg=MAX_IOU),
+         r'needs the ATSSAssigner .* in model.teacher.train_cfg, got .*MaxIoUAssigner'),
+    ],
+    'LogitKD': [
+        ({}, *BINARY, "one class score.*distillers.x.activation='sigmoid'"),
+        ({}, toys.seg_net(), toys.seg_net(width=16, allow_random=True, decode_head=dict(num_classes=4)),
+         rf'distillers\.x: {SCORES} -> {SCORES} \(level 0\) has 7 class scores of the student and 4'),
+    ],
+    'RoIHeadKD': [
+        ({}, 'faster_rcnn', 'cascade_mask_rcnn',
+         'gives 24 values .* bbox_pred 4.*model.student.*reg_class_agnostic=True'),
+        ({}, AGNOSTIC, 'faster_rcnn', 'gives 4 values .* bbox_pred 24.*model.student.*reg_class_agnostic=False'),
+        ({}, 'faster_rcnn', 'retinanet',
+         'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
+        (dict(stage=1), 'faster_rcnn', 'faster_rcnn', r'distillers.x.stage=1, but .* has 1 stage\(s\)'),
+        (dict(stage=3), AGNOSTIC, 'cascade_mask_rcnn', r'distillers.x.stage=3, but .* has 3 stage\(s\)'),
+        (MASKS, 'mask_rcnn', 'faster_rcnn',
+         r"output='mask_preds', but the RoI head of model\.teacher has no mask_head"),
+        (MASKS, 'faster_rcnn', 'mask_rcnn', 'mask_head.conv_logits.*no such module in FasterRCNN'),
+        (dict(MASKS, form='l1', temperature=None), 'mask_rcnn', 'mask_rcnn',
+         "binary scores: set form='sigmoid', got form='l1'"),
+        (dict(MASKS, stage=3), 'mask_rcnn', 'cascade_mask_rcnn', r'x\.stage=3, but .* has 3 stage'),
+    ],
+}  # fmt: skip
+NO_SCORES = '(needs|has no) class scores (or|and no) boxes'  # of a teacher that gives maps alone
+for method in ('LogitKD', 'DIST', 'CIRKD', 'IFVD', 'SKD'):
+    PAIRS.setdefault(method, []).append(({}, toys.seg_net('fcn'), FOUNDATION, NO_SCORES))
+PAIRS['MasKD'] = [(dict(student_tap='backbone[3]', teacher_tap='map'), toys.seg_net('fcn'), FOUNDATION, NO_SCORES)]
+PAIRS['LD'].append(({}, 'gfl', FOUNDATION, NO_SCORES))
+PAIRS['HeadOutputKD'].append((dict(student_tap='bbox_head.gfl_cls', form='sigmoid'), 'gfl', FOUNDATION, NO_SCORES))
+
+
+def refusal(distiller: dict[str, Any], student: Network, teacher: Network) -> str:
+    """What is said of a pair when its model is built, or nothing."""
+    student = toys.det_net(student) if isinstance(student, str) else student
+    teacher = toys.det_teacher(teacher) if isinstance(teacher, str) else teacher
+    scope = 'mmseg' if 'decode_head' in student else 'mmdet'
+    try:
+        toys.build(toys.model_config(student, teacher, dict(x=distiller)), scope=scope)
+    except (KeyError, ValueError) as error:
+        return text_of(error)
+    return ''
+
+
+@pytest.mark.parametrize('method', PAIRS)
+def test_networks_that_do_not_fit_are_refused_when_the_model_is_built(method: str) -> None:
+    for options, student, teacher, words in PAIRS[method]:
+        told = refusal(dict(options, type=method), student, teacher)
+        assert re.search(words, told), (words, told)
+
+
+# Scores and classes
 
 
 def test_scores_with_a_background_or_probabilities_are_no_independent_logits() -> None:
@@ -90,36 +260,6 @@ def test_the_pool_of_the_contrast_is_that_of_the_maps_of_the_step() -> None:
     whole.load_state_dict(made.state_dict())
     for name, value in made.loss(*small, 0).items():
         assert value == whole.loss(*small, 0)[name]
-
-
-@pytest.mark.parametrize(('method', 'options', 'told'), [
-    (AfDCD, dict(fd_reduction='sum'), "fd_reduction='sum' needs fd_weight"),
-    (PCD, dict(queue_size='auto', enqueue='pooled'), "queue_size='auto' keeps pixels"),
-])  # fmt: skip
-def test_options_that_would_be_changed_without_a_word_are_refused(method: Any, options: Any, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
-        method(**options)
-
-
-@pytest.mark.parametrize('value', [float('nan'), float('inf')])
-def test_a_broken_map_of_a_skipped_step_stays_in_no_memory(value: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    center = ChannelCenter(3)
-    for bad in (True, False):
-        maps = torch.ones(2, 3, 4, 4)
-        maps[0, 1, 0, 0] = value if bad else 1.0
-        center.update(maps, None)
-    assert center.mean.isfinite().all() and (center.mean > 0).all()
-
-    def broken(number: int, mine: slice) -> tuple[Any, ...]:
-        student, teacher, samples = padded(number, mine)
-        teacher[0, :, 1, 2] = value
-        return student, teacher, samples
-
-    monkeypatch.setattr(two, 'padded', broken)
-    for name in ('pcd', 'cirkd'):
-        made = two.distiller(name)
-        two.step(made, 0, slice(None))
-        assert all(buffer.isfinite().all() for buffer in made.buffers() if buffer.is_floating_point())
 
 
 def test_levels_of_other_strides_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,14 +79,6 @@ def test_two_views_enter_one_after_the_other_or_behind_the_step(own_key):
         assert made.parts[0].filled == min(4 * (step + 1), 5) and (loss > 0 or (own_key and not step))
 
 
-def test_a_broken_vector_does_not_enter():
-    made, teacher = queue_of(), draw(2, 4, 4, 6)
-    broken = torch.cat([teacher[:1] * float('nan'), teacher[1:]])
-    for x in (teacher, broken, teacher):
-        loss = run(made, draw(2, 3, 4, 6), x)['loss_queue']
-    assert loss.isfinite() and made.parts[0].filled == 5 and made.parts[0].rows.isfinite().all()
-
-
 def prepared(made, images):
     """What it logs for a run on so many pictures."""
     said = []
@@ -113,13 +105,6 @@ def test_the_queue_by_the_number_of_pictures_without_their_repetitions(images, s
 def test_a_long_queue_is_told():
     assert 'queue_size=501 is large for 1000 training pictures' in prepared(queue_of(queue_size=501), 1000)[0]
     assert not prepared(queue_of(queue_size=500), 1000)
-
-
-def test_taps_that_do_not_fit_queue_kl_are_named():
-    with pytest.raises(ValueError, match=r'gives \(9, 4\) .* neither a map'):
-        queue_of((9, 4))
-    with pytest.raises(ValueError, match='head=None needs equal numbers'):
-        queue_of(head=None)
 
 
 def test_simreg_is_the_angle_to_the_mean_of_the_teachers_map():

@@ -208,11 +208,21 @@ def test_what_lies_in_the_padding_takes_no_part(way: Way) -> None:
 
 
 @FITTING
-def test_evaluation_leaves_no_trace(way: Way) -> None:
+def test_evaluation_and_the_broken_map_of_a_skipped_step_leave_no_trace(way: Way) -> None:
+    """In no queue and no statistics; those of batch norms are broken in the student too."""
+    student, teacher = maps(*way.shapes())
     distiller = way.made().eval()
     before = {name: value.clone() for name, value in distiller.state_dict().items()}
-    way.step(distiller, *maps(*way.shapes()), samples())
+    way.step(distiller, student, teacher, samples())
     assert not toys.differing(before, distiller.state_dict())
+    for value in (math.nan, math.inf):
+        distiller, broken = way.made(), teacher.clone()
+        broken[0, :, 1, 2] = value
+        for given in (broken, teacher):
+            found = way.step(distiller, student, given, samples())
+            kept = {name: x for name, x in distiller.named_buffers() if 'running' not in name}
+            assert not [name for name, x in kept.items() if not x.isfinite().all()]
+        check_finite(*found)
 
 
 @ALL

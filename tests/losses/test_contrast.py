@@ -178,19 +178,3 @@ def test_memory_is_a_quarter_of_the_released_formula() -> None:
     student.grad = None
     released = peak_extra_memory(lambda: reference.afdcd_contrast(student, teacher, 16, 0.07, 0, (4, 4)).backward())
     assert ours <= 0.25 * released
-
-
-@pytest.mark.parametrize('shape, options, message', [
-    ((1, 32, 8, 8), dict(groups=1), r'groups must be at least 2 .* got 1'),
-    ((1, 32, 8, 8), dict(groups=1, contrast='channel'), r'groups must be at least 2'),
-    ((1, 30, 8, 8), dict(), r'groups=16 does not divide the 30 channels'),
-    ((1, 32, 8, 8), dict(pool_size=-1), r'pool_size must be 0'),
-    ((1, 32, 8, 8), dict(patch_size=(0, 4)), r'patch_size must be \(height, width\)'),
-    ((1, 32, 8, 8), dict(contrast='spatial', patch_size=(1, 1)), r'patch_size must hold two positions'),
-    ((1, 32, 8, 8), dict(contrast='pixel'), r"contrast must be one of .*'omni'.* got 'pixel'"),
-    ((1, 32, 8, 8), dict(negatives='some'), r"negatives must be one of .* got 'some'"),
-    ((1, 32, 8, 8), dict(temperature=0.0), r'temperature must be above 0, got 0.0'),
-])  # fmt: skip
-def test_errors(shape: tuple[int, ...], options: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        dense_contrast(torch.zeros(shape), torch.zeros(shape), **{'pool_size': 0, **options})

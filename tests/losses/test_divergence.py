@@ -118,17 +118,6 @@ def test_memory_does_not_grow_with_rows_times_keys() -> None:
     assert peak_extra_memory(step) < 128 * 2**20
 
 
-@pytest.mark.parametrize(('change', 'words'), [
-    (dict(row_weight=torch.ones(3)), r'row_weight must be \(5,\), got \(3,\)'),
-    (dict(teacher=_unit(4, 6)), 'student and teacher differ in rows or keys: 5 rows'),
-    (dict(student_keys=_unit(3, 4, 7)), 'student rows must be'),
-])  # fmt: skip
-def test_errors_of_similarity(change: dict, words: str) -> None:
-    names = ('student', 'student_keys', 'teacher', 'teacher_keys')
-    with pytest.raises(ValueError, match=words):
-        similarity_divergence(**{**dict(zip(names, _inputs(), strict=True)), **change})
-
-
 def _naive_correlation(
     student: Tensor, teacher: Tensor, temperature: float, beta: float, gamma: float, activation: str
 ) -> Tensor:

@@ -132,11 +132,3 @@ def test_memory_is_a_tenth_of_the_released_form() -> None:
     ]
     assert peaks[0] <= 0.1 * peaks[1]
     assert peaks[0] <= 1.25 * student.nbytes + 16 * 2**20
-
-
-def test_errors() -> None:
-    student, teacher, tokens, _ = _inputs()
-    with pytest.raises(ValueError, match=r'tokens must be \(T, 8\) for a map of .* got \(6, 7\)'):
-        masked_feature_loss(student, teacher, tokens[:, :7])
-    with pytest.raises(ValueError, match=r'weight must be \(N, 1, H, W\)'):
-        weighted_mse(student, teacher, torch.ones(2, 7, 9))

@@ -1,6 +1,7 @@
 """What tests of methods share: maps, a distiller that is set up, halves of a batch, and a real detector."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,17 @@ from tests.faults.tools import resumed_alike
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def dot(u: Sequence[float], v: Sequence[float]) -> float:
+    return sum(a * b for a, b in zip(u, v, strict=True))
+
+
+def divergence(student: Sequence[float], teacher: Sequence[float], t: float, s: float | None = None) -> float:
+    """``KL(softmax(teacher / t) || softmax(student / s))`` of one row of scores, in plain numbers."""
+    powers = [math.exp(z / t) for z in teacher], [math.exp(z / (s or t)) for z in student]
+    p, q = ([power / sum(row) for power in row] for row in powers)
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
 def set_up(kind: type[Distiller], *levels: Any, tap: str = 'tap', **options: Any) -> Any:

@@ -14,7 +14,7 @@ from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.distillers.steps import draw, set_up
+from tests.distillers.steps import divergence, dot, draw, set_up
 
 CLASSES = 3
 IGNORED = 255
@@ -51,20 +51,15 @@ def unit(vector):
     return [v / length for v in vector]
 
 
+def apart(student, student_keys, teacher, teacher_keys, tau):
+    """KL of two softmaxes over similarities, of one pixel, in plain numbers."""
+    scores = ([dot(row, key) for key in keys] for row, keys in ((student, student_keys), (teacher, teacher_keys)))
+    return divergence(*scores, tau)
+
+
 def pixels_of(x):
     """For each picture its pixels' unit vectors, as lists."""
     return [[unit(pixel.tolist()) for pixel in picture.flatten(1).t()] for picture in x]
-
-
-def divergence(student, student_keys, teacher, teacher_keys, tau):
-    """KL of two softmaxes over similarities, of one pixel, in plain numbers."""
-
-    def softmax(row, keys):
-        scores = [math.exp(sum(a * b for a, b in zip(row, key, strict=True)) / tau) for key in keys]
-        return [score / sum(scores) for score in scores]
-
-    p, q = softmax(teacher, teacher_keys), softmax(student, student_keys)
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
 @pytest.mark.parametrize('pool', [1, 2])
@@ -72,9 +67,7 @@ def test_minibatch_equals_loops_over_pictures_and_pixels(pool):
     student, teacher = draw(3, 4, 3, 2), draw(3, 5, 3, 2, seed=1)
     distiller = make(pixel_weight=0, region_weight=0, minibatch_weight=2.0, temperature=0.3, pool=pool)
     s, t = (pixels_of(F.avg_pool2d(x, pool, ceil_mode=True)) for x in (student, teacher))
-    terms = [
-        divergence(s[i][p], s[j], t[i][p], t[j], 0.3) for i in range(3) for j in range(3) for p in range(len(s[0]))
-    ]
+    terms = [apart(s[i][p], s[j], t[i][p], t[j], 0.3) for i in range(3) for j in range(3) for p in range(len(s[0]))]
     assert len(terms) == 9 * (6 if pool == 1 else 2)
     (loss,) = run(distiller, student, teacher).values()
     assert loss.item() == pytest.approx(2 * sum(terms) / len(terms), rel=1e-9)
@@ -90,7 +83,7 @@ def test_memory_parts_equal_loops_over_labelled_pixels(kind):
     targets = pixels_of(teacher)
     keys = [row.tolist() for rows in memory.queue(kind).rows for row in rows]  # those of this step among them
     terms = [
-        divergence(embedded[i][p], keys, targets[i][p], keys, 0.3)
+        apart(embedded[i][p], keys, targets[i][p], keys, 0.3)
         for i in range(2)
         for p, label in enumerate(labels[i].flatten().tolist())
         if label != IGNORED

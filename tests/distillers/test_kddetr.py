@@ -10,7 +10,7 @@ from mmdistill_dense.losses import query_terms
 from mmdistill_dense.networks.recording import Replay
 from mmdistill_dense.networks.taps import DECODER
 from tests import toys
-from tests.distillers.steps import draw, trained_children
+from tests.distillers.steps import divergence, draw, trained_children
 from tests.query_nets import CONFIGS, query_model
 
 SMALL = [kind for kind in CONFIGS if kind != 'two-stage']
@@ -37,12 +37,8 @@ def naive(own_scores, own_boxes, scores, boxes, temperature, mean):
             for m in range(scores.shape[1]):
                 weight = max(1 / (1 + math.exp(-z)) for z in scores[b, m].tolist())
                 weights += weight if not layer else 0
-                p, q = (
-                    [math.exp(z / temperature) for z in x.tolist()] for x in (scores[b, m], own_scores[layer, b, m])
-                )
-                p, q = ([value / sum(x) for value in x] for x in (p, q))
-                kl = sum(one * math.log(one / other) for one, other in zip(p, q, strict=True)) / len(p)
-                terms[0] += weight * temperature**2 * kl
+                kl = divergence(own_scores[layer, b, m].tolist(), scores[b, m].tolist(), temperature)
+                terms[0] += weight * temperature**2 * kl / scores.shape[2]
                 s, t = own_boxes[layer, b, m].tolist(), boxes[b, m].tolist()
                 terms[1] += weight * sum(abs(one - other) for one, other in zip(s, t, strict=True)) / 4
                 (x1, y1, x2, y2), (u1, v1, u2, v2) = (

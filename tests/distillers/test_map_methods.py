@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmdistill_dense.distillers import FeatureMatch, QueryMatch, TokenRelations
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
 from mmdistill_dense.losses import feature_match, query_match, token_relations
-from tests.distillers.steps import draw, set_up
+from tests.distillers.steps import divergence, dot, draw, set_up
 
 MASK = torch.tensor([[1, 1, 1, 1, 0, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]]).bool().view(2, 2, 5)
 PARTS = pytest.mark.parametrize('inside', [None, MASK, torch.zeros_like(MASK)], ids=['all', 'some', 'none'])
@@ -24,10 +24,6 @@ def rows_of(inside, *maps):
 
 def mean(values):
     return sum(values) / len(values) if values else 0.0
-
-
-def dot(u, v):
-    return sum(p * q for p, q in zip(u, v, strict=True))
 
 
 def run(made, student, teacher):
@@ -125,10 +121,9 @@ def relations_naive(student, teacher, tau, diagonal=True, chosen=None, inside=No
         values = []
         for m, (number,) in enumerate(own):
             columns = [n for n in range(len(own)) if diagonal or n != m]
-            p, q = ([math.exp(dot(x[m], x[n]) / math.hypot(*x[m]) / math.hypot(*x[n]) / tau) for n in columns]
-                    for x in (t, s))  # fmt: skip
+            scores = ([dot(x[m], x[n]) / math.hypot(*x[m]) / math.hypot(*x[n]) for n in columns] for x in (s, t))
             if chosen is None or number in chosen:
-                values.append(sum(a / sum(p) * math.log(a / sum(p) / b * sum(q)) for a, b in zip(p, q, strict=True)))
+                values.append(divergence(*scores, tau))
         pictures.append(mean(values))
     return mean(pictures)
 

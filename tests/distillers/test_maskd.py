@@ -8,6 +8,7 @@ from mmdistill_dense.distillers import MasKD, feature
 from tests import toys
 from tests.distillers.maskd.tokens import LEARN, NECK, det_model, random_tokens, tokens_of
 from tests.distillers.steps import draw, set_up
+from tools.benchmark import reference
 
 SIZES = [(9, 12), (5, 6), (1, 3)]
 
@@ -24,23 +25,12 @@ def maps(channels, sizes=SIZES, tap='neck'):
     return {tap: [draw(2, channels, *size, seed=channels).requires_grad_() for size in sizes]}
 
 
-def naive(distiller, level, module, student, teacher, student_mask=False):
-    """Loops over images and tokens, in the released form: masked maps, no weight map."""
-    s = distiller.aligns[level](student)
-    total = 0
-    for n in range(len(s)):
-        weights = torch.full((3,), 1 / 3, dtype=torch.float64)
-        if distiller.weight_mask:
-            conv, fc = module.prob['0'], module.prob['2']
-            pooled = F.conv2d(teacher[n : n + 1], conv.weight, conv.bias, padding=1).mean((2, 3), keepdim=True)
-            weights = F.conv2d(pooled, fc.weight, fc.bias).flatten().softmax(0)
-        for i, token in enumerate(module.mask_token):
-            mask = torch.sigmoid((token[:, None, None] * teacher[n]).sum(0))
-            if student_mask:
-                mask = mask * torch.sigmoid((token[:, None, None] * s[n]).sum(0)).detach()
-            errors = (mask * s[n] - mask * teacher[n]).square().sum((1, 2)) / (mask.sum() + distiller.eps)
-            total = total + weights[i] * errors.mean() / len(s)
-    return distiller.factor * total
+def naive(distiller, level, student, teacher, student_mask=False):
+    """The released form of the aligned map."""
+    slot, options = distiller.mask_modules[level], dict(eps=distiller.eps, factor=distiller.factor)
+    branch = slot.branch() if distiller.weight_mask else None
+    aligned = distiller.aligns[level](student)
+    return reference.maskd_loss(aligned, teacher, slot.mask_token, branch, student_mask=student_mask, **options)
 
 
 @pytest.mark.parametrize(
@@ -51,8 +41,8 @@ def naive(distiller, level, module, student, teacher, student_mask=False):
 def test_equals_the_formula(options):
     distiller = make(**options)
     student, teacher = maps(6), maps(8)
-    pairs = zip(distiller.mask_modules, student['neck'], teacher['neck'], strict=True)
-    each = [naive(distiller, i, m, s, t, 'student_mask_from' in options) for i, (m, s, t) in enumerate(pairs)]
+    pairs = zip(student['neck'], teacher['neck'], strict=True)
+    each = [naive(distiller, i, s, t, 'student_mask_from' in options) for i, (s, t) in enumerate(pairs)]
     found = distiller.step(student, teacher, None)
     torch.testing.assert_close(found.pop('loss_maskd'), distiller.loss_weight * sum(each))
     torch.testing.assert_close(found, {f'level{i}': value for i, value in enumerate(each)})
@@ -93,7 +83,7 @@ def test_maps_of_other_sizes_are_resized_with_a_warning(monkeypatch):
     larger = F.interpolate(distiller.aligns[0](student['neck'][0]), (9, 12), mode='bilinear', align_corners=False)
     found = distiller(student, teacher, None)['level0']
     distiller.aligns[0] = torch.nn.Identity()
-    torch.testing.assert_close(found, naive(distiller, 0, distiller.mask_modules[0], larger, teacher['neck'][0]))
+    torch.testing.assert_close(found, naive(distiller, 0, larger, teacher['neck'][0]))
 
 
 def test_names_are_those_of_the_released_files():

@@ -1,6 +1,6 @@
 """Methods that hand maps or scores to one loss: which options reach it, and scores that do not compete."""
 
-import math
+import statistics
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmdistill_dense import losses
 from mmdistill_dense.distillers import AT, CWD, DIST, MGD, PKD, SKD, FitNet, LogitKD, RoIHeadKD
 from tests import toys
-from tests.distillers.steps import draw, set_up
+from tests.distillers.steps import divergence, draw, set_up
 from tests.distillers.test_pairs_that_cannot_be_compared import BINARY
 
 
@@ -116,13 +116,9 @@ def standard(student, teacher, temperature=2.0):
 
 def naive_standard(student, teacher, temperature):
     """One row in plain numbers."""
-    chances = []
-    for row in (teacher, student):
-        mean = sum(row) / len(row)
-        deviation = math.sqrt(sum((value - mean) ** 2 for value in row) / (len(row) - 1))
-        powers = [math.exp((value - mean) / (deviation + 1e-7) / temperature) for value in row]
-        chances.append([power / sum(powers) for power in powers])
-    return temperature**2 * sum(t * math.log(t / s) for t, s in zip(*chances, strict=True))
+    rows = [[(value - statistics.fmean(row)) / (statistics.stdev(row) + 1e-7) for value in row]
+            for row in (student, teacher)]  # fmt: skip
+    return temperature**2 * divergence(*rows, temperature)
 
 
 def test_standardised_scores_give_the_example_of_the_paper_and_a_naive_loop():

@@ -12,7 +12,7 @@ from mmengine.dataset import RepeatDataset
 from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.distillers import QueueKL, SimReg
 from mmdistill_dense.distillers.base import RunState
-from tests.distillers.steps import draw, set_up
+from tests.distillers.steps import divergence, draw, set_up
 
 
 def queue_of(teacher=(4, 4, 6), **options):
@@ -23,17 +23,6 @@ def queue_of(teacher=(4, 4, 6), **options):
 
 def run(made, student, teacher):
     return made({'tap': [student]}, {'tap': [teacher]}, None)
-
-
-def naive(student, teacher, keys, t, s):
-    """Plain arithmetic, of one picture."""
-
-    def distribution(row, tau):
-        scores = [math.exp(sum(a * b for a, b in zip(row, key, strict=True)) / tau) for key in keys.tolist()]
-        return [score / sum(scores) for score in scores]
-
-    p, q = distribution(teacher.tolist(), t), distribution(student.tolist(), s)
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
 @pytest.mark.parametrize(('init', 'own_key'), [('empty', False), ('zeros', False), ('empty', True)])
@@ -50,7 +39,7 @@ def test_pictures_are_compared_with_those_of_their_step_and_of_earlier_ones(init
         held = torch.cat([earlier, t])[-5:]
         blank = torch.zeros((5 - len(held)) * (init == 'zeros'), 4, dtype=torch.float64)
         keys = [torch.cat([b[None], earlier]) if own_key else torch.cat([held, blank]) for b in t]
-        each = [naive(a, b, k, 0.05, 0.2) for a, b, k in zip(s, t, keys, strict=True)]
+        each = [divergence((k @ a).tolist(), (k @ b).tolist(), 0.05, 0.2) for a, b, k in zip(s, t, keys, strict=True)]
         assert found['loss_queue'].item() == pytest.approx(sum(each) / 2, rel=1e-8)
         entropy = [F.cross_entropy((a @ k.t() / 0.2)[None], (b @ k.t() / 0.05).softmax(0)[None])
                    for a, b, k in zip(s, t, keys, strict=True)]  # fmt: skip

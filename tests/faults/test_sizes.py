@@ -10,34 +10,18 @@ from mmengine.registry import init_default_scope
 from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.registry import DATASETS, DISTILLERS
 from tests import toys
+from tests.distillers.test_ways import CASES
 from tests.faults.tools import whole
 
 ODD = (53, 47)
-CONV_SEG = 'decode_head.conv_seg'
 LEARN = dict(max_iters=2, save_interval=2, log_interval=2)
-SEG: dict[str, dict[str, Any]] = dict(
-    afdcd=dict(type='AfDCD', pool_size=0),
-    at=dict(type='AT', student_tap='backbone[3]'),
-    cirkd=dict(type='CIRKD', gather=False),
-    cwd=dict(type='CWD'),
-    dist=dict(type='DIST'),
-    fitnet=dict(type='FitNet', student_tap='backbone[3]'),
-    freekd=dict(type='FreeKD', student_tap='backbone[3]', num_tokens=2, learn=LEARN),
-    head=dict(type='HeadOutputKD', student_tap=CONV_SEG, form='l1'),
-    ifvd=dict(type='IFVD'),
-    kd=dict(type='LogitKD'),
-    maskd=dict(type='MasKD', student_tap='backbone[3]', num_tokens=2, learn=LEARN),
-    mgd=dict(type='MGD', student_tap='backbone[3]'),
-    cankd=dict(type='CanKD', student_tap='backbone[3]'),
-    pcd=dict(type='PCD', queue_size=8, queue_init='random'),
-    pkd=dict(type='PKD', student_tap='backbone[3]'),
-    skd=dict(type='SKD'),
-    match=dict(type='FeatureMatch'),
-    query=dict(type='QueryMatch'),
-    queue=dict(type='QueueKL', queue_size=8),
-    relations=dict(type='TokenRelations'),
-    simreg=dict(type='SimReg', head=dict(type='linear')),
-)
+SEG: dict[str, dict[str, Any]] = {}  # every way of each method in a segmentor
+for title, (option, more) in CASES.items():
+    if not more.get('detects') and title != 'MaskedMimic':
+        SEG[title.replace(' ', '_')] = dict(option, type=title.split()[0])
+for option in SEG.values():
+    option.pop('num_classes', None)
+    option.update(dict(learn=LEARN) if 'num_tokens' in option else {})
 ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
 DENSE: dict[str, dict[str, Any]] = dict(
     afdcd=dict(type='AfDCD', student_tap='neck[:2]', pool_size=0),
@@ -75,7 +59,9 @@ def segmentation(classes: int) -> tuple[dict, dict]:
     student = toys.seg_net('fcn', **heads, **size)
     teacher = toys.seg_net('fcn', width=16, allow_random=True, **heads, **size)
     dataset = dict(painting=dict(size=ODD), metainfo=dict(classes=CLASSES[:classes]))
-    distillers = SEG if classes > 1 else toys.merged(SEG, dict(kd=dict(activation='sigmoid'), dist=ONE_SCORE))
+    distillers = SEG if classes > 1 else toys.merged(SEG, dict(LogitKD=dict(activation='sigmoid'), DIST=ONE_SCORE))
+    for way in ('HeadOutputKD_by_softmax', 'LogitKD_standardised') if classes == 1 else ():
+        del distillers[way]
     return toys.model_config(student, teacher, distillers), dict(train_dataloader=dict(batch_size=1, dataset=dataset))
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmdistill_dense.losses import pairwise_distance, prototype_distance
 from tests.distillers.steps import draw
+from tools.benchmark import reference
 
 # positions, channels of student and teacher: the first is cheaper by positions, the second by channels
 SHAPES = pytest.mark.parametrize(('size', 'c_s', 'c_t'), [((2, 3), 4, 9), ((5, 4), 2, 3)])
@@ -15,21 +16,10 @@ def _maps(size: tuple[int, int], c_s: int, c_t: int, batch: int = 2) -> tuple[Te
     return draw(batch, c_s, *size).requires_grad_(), draw(batch, c_t, *size, seed=1)
 
 
-def _naive(student: Tensor, teacher: Tensor) -> Tensor:
-    """Pair by pair, by torch's cosine similarity."""
-    terms = []
-    for s, t in zip(student.flatten(2), teacher.flatten(2), strict=True):
-        for i in range(s.shape[1]):
-            for j in range(s.shape[1]):
-                a_s, a_t = (torch.cosine_similarity(x[:, i], x[:, j], dim=0) for x in (s, t))
-                terms.append((a_s - a_t) ** 2)
-    return torch.stack(terms).mean()
-
-
 @SHAPES
-def test_equals_pairs_one_by_one_with_its_gradient(size: tuple[int, int], c_s: int, c_t: int) -> None:
+def test_equals_the_released_formula_with_its_gradient(size: tuple[int, int], c_s: int, c_t: int) -> None:
     student, teacher = _maps(size, c_s, c_t)
-    loss, naive = pairwise_distance(student, teacher), _naive(student, teacher)
+    loss, naive = pairwise_distance(student, teacher), reference.skd(student, teacher)
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
 
@@ -57,22 +47,9 @@ def _loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return prototype_distance(student, teacher, labels, num_classes=CLASSES)
 
 
-def _naive_prototypes(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Class by class, by means over masks and torch's cosine similarity."""
-    total = student.sum() * 0
-    for s, t, label in zip(student, teacher, labels, strict=True):
-        for k in range(CLASSES):
-            mask = label == k
-            if mask.any():
-                members = [x[:, mask] for x in (s, t)]
-                cosines = [torch.cosine_similarity(x, x.mean(1, keepdim=True), dim=0) for x in members]
-                total = total + (cosines[0] - cosines[1]).square().sum()
-    return total / labels.numel()
-
-
-def test_equals_classes_one_by_one_with_its_gradient() -> None:
+def test_equals_maps_of_class_means_with_its_gradient() -> None:
     student, teacher, labels = _batch()
-    loss, naive = _loss(student, teacher, labels), _naive_prototypes(student, teacher, labels)
+    loss, naive = _loss(student, teacher, labels), reference.ifvd(student, teacher, labels, CLASSES)
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
 

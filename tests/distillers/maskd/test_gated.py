@@ -19,6 +19,7 @@ from mmdistill_dense.distillers.maskd.learning import (
 from mmdistill_dense.losses import mask_dice
 from mmdistill_dense.networks.taps import Tap
 from tests import toys
+from tools.benchmark import reference
 
 T = 3
 LEVELS = 5
@@ -50,17 +51,10 @@ def neck_tokens(channels=16, branch=True, seed=0):
 
 
 def naive_gate(values, level, x):
-    """``sum_i p_i m_i x`` with an ordinary convolution and a loop over tokens."""
-    tokens = values[f'{level}.mask_token']
-    masks = torch.stack([torch.sigmoid((token[None, :, None, None] * x).sum(1)) for token in tokens], 1)
-    weights = torch.ones(len(x), T)
-    if f'{level}.prob.0.weight' in values:
-        conv, conv_bias, fc, fc_bias = (
-            values[f'{level}.prob.{n}'] for n in ('0.weight', '0.bias', '2.weight', '2.bias')
-        )
-        pooled = F.conv2d(x, conv, conv_bias, padding=1).mean((2, 3), keepdim=True)
-        weights = F.conv2d(pooled, fc, fc_bias).flatten(1).softmax(1)
-    return sum(weights[:, i, None, None, None] * masks[:, i, None] * x for i in range(T)), masks
+    """The gated map and its masks, with an ordinary convolution."""
+    masks = reference.maskd_masks(values[f'{level}.mask_token'], x)
+    branch = [value for name, value in values.items() if name.startswith(f'{level}.prob.')]
+    return reference.maskd_gate(x, masks, reference.maskd_mask_weights(x, *branch) if branch else None), masks
 
 
 @pytest.mark.parametrize('branch', [True, False])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib import import_module
 
-__version__ = '0.2.0'
+__version__ = '0.3.0'
 
 # The maintained forks and the upstream packages share their import names; the one that is installed is shown.
 STACK = {

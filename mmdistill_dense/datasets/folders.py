@@ -233,6 +233,9 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         """List the pictures; raise if there are none, where mmseg fails later."""
         found = super().load_data_list() if len(self.endings) == 1 else self._of_all_endings()
         where = self.data_prefix.get('img_path')
+        if not self.ann_file:  # hidden folders, as .ipynb_checkpoints, are no data
+            above = len(Path(where or '').parts)
+            found = [one for one in found if not any(part[0] == '.' for part in Path(one['img_path']).parts[above:])]
         if not found:
             told = f'no file in {where!r} ends with img_suffix={" or ".join(map(repr, self.endings))}'
             raise FileNotFoundError(f'SegFolderDataset: {told}; there are {_some_names(where)}.')

@@ -176,9 +176,14 @@ def _divided(
     chosen = {part: {*own} for part, own in listed.items()}
     if len(listed) < 2:
         every = {str(one.picture): one for one in pictures if not listed or one.picture in chosen['train']}
-        counts = {path: any(_counts(each, names) for each in one.objects) for path, one in every.items()}
-        boxed = folders.two_parts([path for path in every if counts[path]], source, wish.share)
-        bare = [path for path in every if not counts[path]]  # are divided alike
+        counts = {
+            path.partition('.rf.')[0]
+            for path, one in every.items()
+            if any(_counts(each, names) for each in one.objects)
+        }
+        shown = [path for path in every if path.partition('.rf.')[0] in counts]  # with all versions of Roboflow
+        boxed = folders.two_parts(shown, source, wish.share)
+        bare = [path for path in every if path.partition('.rf.')[0] not in counts]  # are divided alike
         rest = folders.two_parts(bare, source, wish.share) if len(bare) > 1 else (bare, list[str]())
         chosen = {name: {Path(one) for one in (*own, *more)}
                   for name, own, more in zip(('train', 'val'), boxed, rest, strict=True)}  # fmt: skip
@@ -213,7 +218,14 @@ def _check_boxes(reading: Reading, parts: Parts, names: Sequence[str]) -> None:
             what = f'all boxes of {some(names)} have iscrowd=1' if boxes else f'no box of {some(names)}'
             told = f'{what}{f" for {part}" if part else ""}, so it measures nothing'
             path = reading.file_of(pictures[0].part)
-            raise ValueError(f'--data: {path}: {told}. Add boxes, take this part out, or divide anew (--split).')
+            ways = (
+                ', or take this part out'
+                if len(reading.origins) > 1
+                else ', take this part out, or divide anew (--split)'
+            )
+            if boxes and reading.form == 'COCO':  # CVAT's brush
+                ways += '. CVAT marks what its brush drew so: export "CVAT for images"'
+            raise ValueError(f'--data: {path}: {told}. Add boxes{ways}.')
 
 
 def _classes(reading: Reading, pictures: Sequence[Labelled], given: Sequence[str]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,35 +157,62 @@ def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[P
     return Drawing([Job(place, partial(make, path)) for place, path in labels], str(root), stamp)
 
 
-def of_colours(labels: Sequence[Path]) -> bool:
-    """Tell whether most label images, of some, hold colours. Those of three equal channels hold numbers."""
-    sampled, found = evenly(labels, _SAMPLED), 0
+def of_colours(root: Path, labels: Sequence[Path]) -> bool:
+    """Tell whether label images, of some, hold colours: most of them, or one where all are RGB.
+
+    Those of three equal channels hold numbers, unless the list of colours has all their grays.
+    """
+    sampled, found, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
     for path in sampled:
         with folders.opened(path) as image:
-            found += image.mode in ('RGB', 'RGBA') and label_values.has_colours(np.asarray(image))
-    return 2 * found > len(sampled)
+            if image.mode in ('RGB', 'RGBA'):
+                pixels, of_rgb = np.asarray(image), of_rgb + 1
+                found += label_values.has_colours(pixels)
+                grays |= {*np.unique(pixels[..., 0]).tolist()}
+    if of_rgb < len(sampled) or found:
+        return 2 * found > len(sampled) or (found > 0 and of_rgb == len(sampled))
+    listed = set(colour_table(root)[0].values())
+    return all((gray, gray, gray) in listed for gray in grays)
 
 
 def colours_drawing(
-    root: Path, labels: Sequence[tuple[str, Path]], given: Sequence[str], notes: list[str]
+    root: Path,
+    parts: Mapping[str, Sequence[Path]],
+    targets: Sequence[tuple[str, Path]],
+    given: Sequence[str],
+    notes: list[str],
 ) -> tuple[tuple[str, ...], Drawing]:
-    """Return the classes of coloured label images, given as target and file, and the images to write."""
-    sampled = evenly([path for _, path in labels], _SAMPLED)
+    """Return the classes of coloured label images and the images to write, given as target and file."""
     table, source = colour_table(root)
     if not table:
-        raise ValueError(_ask_for_names(root, sampled))
+        raise ValueError(_ask_for_names(root, evenly([path for _, path in targets], _SAMPLED)))
     if unknown := [name for name in given if name not in table]:
         raise ValueError(f'--classes {some(unknown)}: not in {source}. {close_or_all(unknown[0], list(table))}')
     classes = tuple(name for name in table if not given or name in given)
     _check_number(classes)
+    if len(classes) < 2:
+        told = f'{classes[0]} is the only class, and pixels of other colours are ignored, so there is nothing to learn'
+        raise ValueError(f'--classes: {told}. Name the background too: {source} has {some(table)}.')
     numbers = {name: number for number, name in enumerate(classes)}
     codes = {r << 16 | g << 8 | b: numbers.get(name, IGNORED) for name, (r, g, b) in table.items()}
-    found = [_strange(path, *np.unique(_codes_in(path), return_counts=True), codes) for path in sampled]
-    counts = np.sum(found, axis=0)
-    if counts[0]:
-        notes.append(f'WARNING: {counts[0] / counts[1]:.2%} of the pixels have a colour of no class; they are ignored')
+    pixels, strange, seen = Counter[int](), 0, dict[str, list[int]]()
+    for part, paths in parts.items():
+        here = Counter[int]()
+        for path in evenly(paths, _SAMPLED):
+            values, counts = np.unique(_codes_in(path), return_counts=True)
+            strange += _strange(path, values, counts, codes)
+            for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+                here[codes.get(value, IGNORED)] += count
+        pixels, seen[part] = pixels + here, sorted(here)
+    if strange:
+        told = f'{strange / pixels.total():.2%} of the pixels have a colour of no class'
+        notes.append(f'WARNING: {told}; they are ignored')
+    if ignored := [name for name in table if name not in numbers]:
+        share = (pixels[IGNORED] - strange) / pixels.total()
+        notes.append(f'ignored, because --classes leaves them out: {some(ignored)} ({share:.1%} of the pixels)')
+    label_values.check_splits(root, seen, dict(enumerate(classes)), notes)
     notes.append(f'{len(classes)} classes, by colour, from {source}')
-    return classes, drawing_of(root, labels, partial(recolour, codes=codes), repr(sorted(codes.items())))
+    return classes, drawing_of(root, targets, partial(recolour, codes=codes), repr(sorted(codes.items())))
 
 
 def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
@@ -196,15 +223,15 @@ def recolour(path: Path, codes: Mapping[int, int]) -> np.ndarray:
     return np.array([codes.get(int(value), IGNORED) for value in values], np.uint8)[places].reshape(found.shape)
 
 
-def _strange(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> np.ndarray:
-    """Return the number of pixels of unknown colours, and of all; raise if they are many."""
+def _strange(path: Path, values: np.ndarray, counts: np.ndarray, codes: Mapping[int, int]) -> int:
+    """Return the number of pixels of unknown colours; raise if they are many."""
     strange = np.array([int(value) not in codes for value in values])
     lost = int(counts[strange].sum())
     if lost > _STRANGE * counts.sum():
         most = _colour(int(values[strange][counts[strange].argmax()]))
         told = f'{lost / counts.sum():.1%} of the pixels of {path} have a colour of no class, most often {most}'
         raise ValueError(f'--data: {told}. Add it to the list of colours, or write without smoothed edges (no JPEG).')
-    return np.array([lost, counts.sum()])
+    return lost
 
 
 def _codes_in(path: Path) -> np.ndarray:

@@ -23,7 +23,16 @@ from mmdistill_dense.apps.project.label_pairs import (
     proposal,
     tree,
 )
-from mmdistill_dense.apps.project.label_values import LIST, Pair, check_splits, made_up_names, name_classes, read_values
+from mmdistill_dense.apps.project.label_values import (
+    LIST,
+    NO_CLASS,
+    Pair,
+    check_splits,
+    listed_names,
+    made_up_names,
+    name_classes,
+    read_values,
+)
 from mmdistill_dense.apps.project.picture_folders import Split
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
@@ -101,17 +110,19 @@ def find_seg_data(
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
     drawing: drawn.Drawing | None = None
-    if drawn.of_colours(labels):
+    if drawn.of_colours(root, labels):
         form, targets = _form(root, parts)
-        classes, drawing = drawn.colours_drawing(root, targets, given, notes)
+        files = {part: [label for _, label in own] for part, own in parts.items()}
+        classes, drawing = drawn.colours_drawing(root, files, targets, given, notes)
     else:
-        found = read_values(list(parts.values()), stored)
+        names = listed_names(root, given)
+        found = read_values(list(parts.values()), stored, NO_CLASS in names[0])
         if lossy := [label for label in labels if label.suffix.lower() in ('.jpg', '.jpeg', '.jfif')]:
             said = f'{len(lossy)} label images are JPEG, which changes values at edges ({lossy[0]}). Write them as .png'
             if not given and not (root / LIST).is_file():
                 raise ValueError(f'--data {root}: {said}; or name the classes by --classes, if no value was changed.')
             notes.append(f'WARNING: {said}')
-        classes, values = name_classes(root, found, given, notes, partial(drawn.colour_table, root))
+        classes, values = name_classes(root, found, names, notes, partial(drawn.colour_table, root))
         by_value = dict(zip(values or range(len(classes)), classes, strict=True))
         check_splits(root, {name: found.of(own) for name, own in parts.items()}, by_value, notes)
         form, targets = _form(root, parts, () if found.channels > 1 else paths)

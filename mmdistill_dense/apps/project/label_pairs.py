@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from mmdistill_dense.apps.project.picture_folders import LABELS, SPLITS, opened, split_of
+from mmdistill_dense.apps.project.picture_folders import SPLITS, opened, split_of
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
@@ -153,6 +153,7 @@ def pair(files: Files, patterns: Patterns) -> Paired:
     return Paired(patterns, own, parts, bare, alone, spare)
 
 
+_LABELS = ('label', 'mask', 'annot', 'gt', 'seg', 'truth')  # in the places of label images, the likeliest first
 _SAMPLED, _LOOKED = 500, 12  # pictures on which patterns are tried, and folders and names from which they are made
 _PART = re.compile(rf'(?i)(?<![a-z])(?:{"|".join(word for words in SPLITS.values() for word in words)})(?![a-z])')
 _IN_ORDER = 'Cityscapes'  # of its label images of several kinds the first row counts
@@ -252,7 +253,7 @@ def proposal(root: Path, paths: Sequence[str]) -> str:
         # the more pictures they pair, the likelier their label images hold classes, the fewer stars
         both, labels = (patterns.images + patterns.labels).lower(), patterns.labels.lower()
         for_the_eye = any(word in both for word in ('color', 'colour', 'instance'))
-        word = next((place for place, word in enumerate((*LABELS, 'truth')) if word in labels), 9)
+        word = next((place for place, word in enumerate(_LABELS) if word in labels), 9)
         if own:
             scored.append(((len(own), not for_the_eye, -word, -len(both)), patterns, next(iter(own.items()))))
     for _, patterns, (picture, label) in sorted(scored, key=lambda one: one[0], reverse=True):

@@ -6,6 +6,7 @@ import csv
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,7 +48,7 @@ class Values:
     files: dict[int, list[Path]] = field(default_factory=dict)  # the label images of each value
     pixels: Counter[int] = field(default_factory=Counter)  # how many pixels have each value
     colours: dict[int, tuple[Colour, Path]] = field(default_factory=dict)  # by palettes, and where they were first seen
-    palette: Sequence[Colour] = ()  # the first one that has colours
+    palette: Sequence[Colour] = ()  # the longest one that has colours
 
     def read(self, label: Path) -> Size:
         """Add the values of a label image, and return its size."""
@@ -70,7 +71,7 @@ class Values:
             self.pixels[value] += int(every[value])
         shown = {value: palette[value] for value in values if value < min(len(palette), IGNORED)}
         if any(colour != (value, value, value) for value, colour in shown.items()):  # grays tell no colours
-            self.palette = self.palette or palette
+            self.palette = max(self.palette, palette, key=len)  # writers leave unused colours out
             for value, colour in shown.items():
                 other, first = self.colours.setdefault(value, (colour, label))
                 if colour != other:
@@ -94,6 +95,12 @@ class Values:
         every = values if _far_apart(values) else range(max(named) + 1)
         return tuple(named.get(value, NO_CLASS) for value in every)
 
+    def named_by_grays(self, table: Mapping[str, Colour]) -> tuple[str, ...]:
+        """Return the name of each value, where a list of colours has all of them as grays, else nothing."""
+        grays = {colour[0]: name for name, colour in table.items() if len({*colour}) == 1}
+        known = all(value in grays for value in self.files)
+        return tuple(grays.get(value, NO_CLASS) for value in class_values(sorted(self.files))) if known else ()
+
     def of(self, pairs: Iterable[Pair]) -> list[int]:
         """Return the values in the label images of a split, of those that were read."""
         labels = {label for _, label in pairs}
@@ -112,10 +119,11 @@ class Values:
         return f'{told} of the pixels: the others seem to come from smoothed edges. {advice}'
 
 
-def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
+def read_values(splits: Sequence[Sequence[Pair]], stored: bool, some_ignored: bool) -> Values:
     """Read some pairs of each split; pictures as they are ``stored``, or as EXIF turns them.
 
-    More label images are read where values are far apart: one that was missed would be ignored in training.
+    More label images are read where values are far apart, or ``some_ignored`` by name: one that was missed would be
+    ignored in training.
     """
     found = Values(sum(map(len, splits)))
     looked = [pair for split in splits for pair in evenly(split, COUNTED)]
@@ -127,7 +135,7 @@ def read_values(splits: Sequence[Sequence[Pair]], stored: bool) -> Values:
                 advice = 'Its sides are swapped: turn it as the picture is turned.'
             sizes = f'{size_text(own)} pixels, its label image {label} has {size_text(size)}'
             raise ValueError(f'--data: {path} has {sizes}. {advice}')
-    if _far_apart(class_values(sorted(found.files))):
+    if some_ignored or _far_apart(class_values(sorted(found.files))):
         further = {label for split in splits for _, label in evenly(split, MOST)} - {label for _, label in looked}
         for label in track(sorted(further), 'label images', transient=True):
             found.read(label)
@@ -151,27 +159,39 @@ def has_colours(drawn: np.ndarray) -> bool:
     return bool((drawn[..., :3] != drawn[..., :1]).any() or (drawn[..., 3:] != 255).any())
 
 
+def listed_names(root: Path, given: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """Return the names that are ``given``, or stand in a list in the folder, and where they stand."""
+    # Roboflow's list lies in the folder itself, else in each part's folder
+    lists = [file for file in (root / LIST, root / CSV) if file.is_file()][:1] or sorted(root.glob(f'*/{CSV}'))
+    if given or not lists:
+        return tuple(given), '--classes'
+    names = _names_in(lists[0])
+    if different := [file for file in lists if _names_in(file) != names]:
+        raise ValueError(f'--data: {different[0]} names other classes than {lists[0]}. Keep the one that is right.')
+    return names, f'--data: {lists[0]}'
+
+
 def name_classes(
     root: Path,
     found: Values,
-    given: Sequence[str],
+    given: tuple[tuple[str, ...], str],
     notes: list[str],
     colours: Callable[[], tuple[Mapping[str, Colour], str]],
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """Return class names and label values; see :class:`mmdistill_dense.apps.project.label_images.SegData`.
 
-    ``colours`` reads the list of colours, by which palettes are named.
+    ``given``: as from :func:`listed_names`; ``colours`` reads the list of colours, by which palettes are named.
     """
-    names, source = tuple(given), '--classes'
-    # Roboflow's list lies in the folder itself, else in each part's folder
-    lists = [file for file in (root / LIST, root / CSV) if file.is_file()][:1] or sorted(root.glob(f'*/{CSV}'))
-    if lists and not names:
-        names, source = _names_in(lists[0]), f'--data: {lists[0]}'
-        if different := [file for file in lists if _names_in(file) != names]:
-            raise ValueError(f'--data: {different[0]} names other classes than {lists[0]}. Keep the one that is right.')
+    names, source = given
     if not names and found.palette and (listed := colours())[0]:
         names, source = found.named_by_palette(*listed), f'--data: {listed[1]}'
         notes.append(f'classes named by the palette of the label images, from {listed[1]}')
+    elif not names:
+        with suppress(ValueError):  # a list of something else
+            by_colour, path = colours()
+            if names := found.named_by_grays(by_colour):
+                source = f'--data: {path}'
+                notes.append(f'classes named by their grays, from {path}')
     check_several(root, found)
     values = class_values(tuple(found.files))
     if IGNORED in found.files and IGNORED not in values:

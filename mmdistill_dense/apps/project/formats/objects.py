@@ -278,11 +278,15 @@ def _drawn(where: str, shape: Shape, one: Labelled) -> Object:
     left, top, right, bottom = bounds(points)
     if shape.kind in ('box', 'rectangle'):
         points = [(left, top), (right, top), (right, bottom), (left, bottom)]
-    if shape.turn:
-        middle, turn = complex(left + right, top + bottom) / 2, cmath.rect(1, math.radians(shape.turn))
-        turned = [middle + (complex(*point) - middle) * turn for point in points]
-        points = [(point.real, point.imag) for point in turned]
-    return from_points(points_of(where, points, one.size))
+    return from_points(points_of(where, _turned(points, shape.turn) if shape.turn else points, one.size))
+
+
+def _turned(points: Sequence[Point], degrees: float) -> list[Point]:
+    """Return points that are turned around the middle of their box."""
+    left, top, right, bottom = bounds(points)
+    middle, turn = complex(left + right, top + bottom) / 2, cmath.rect(1, math.radians(degrees))
+    turned = [middle + (complex(*point) - middle) * turn for point in points]
+    return [(point.real, point.imag) for point in turned]
 
 
 def _joined(parts: Sequence[Object], one: Labelled) -> Object:
@@ -382,6 +386,12 @@ def _completed(one: Object, changes: Counter[str]) -> Object:
     if isinstance(shape, list) and has_mask(one) and any(map(is_line, shape)):
         changes['outlines had parts of fewer than three points: left out'] += 1
         found['segmentation'] = [each for each in shape if not is_line(each)]
+    marks = one.get('attributes')
+    turn = marks.get('rotation') if isinstance(marks, dict) and not has_mask(one) else None
+    if turn and isinstance(turn, (int, float)) and turn % 360:  # CVAT exports the box before it was turned
+        x, y, w, h = one['bbox']
+        found['bbox'] = from_points(_turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], turn))['bbox']
+        changes['boxes are turned (rotation in attributes): the box around the turned one is taken'] += 1
     if one.get('ignore'):
         changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
         found |= {'iscrowd': 1, 'ignore': 0}

@@ -77,7 +77,9 @@ def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
         if sides[2] <= sides[0] or sides[3] <= sides[1]:
             raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
         crowd = (one.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
-        yield Shape(where, name, 'box', (sides[:2], sides[2:]), marks={'iscrowd': int(crowd)})
+        marks = {mark.findtext('name'): mark.findtext('value') for mark in one.iterfind('attributes/attribute')}
+        turn = number(f'{where}: rotation', marks.get('rotation') or '0')  # CVAT writes the box before it was turned
+        yield Shape(where, name, 'box', (sides[:2], sides[2:]), turn, marks={'iscrowd': int(crowd)})
 
 
 def _cvat_entries(given: Given, found: Reading, path: Path, root: Any) -> Iterator[Entry]:

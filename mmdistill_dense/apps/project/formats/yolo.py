@@ -62,7 +62,8 @@ def label_of(picture: Path) -> Path:
 def read(given: Given, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
     file, told = _yaml(given.root)
-    pictures, read_for, parts, shared = pictures_of(given), set[Path](), dict[Path, str](), dict[Path, Path]()
+    pictures, read_for, shared = pictures_of(given), set[Path](), dict[Path, Path]()
+    parts = dict[Path, str]()
     found = Reading('YOLO', file or given.root)
     if file:
         found.files.append(file)
@@ -76,8 +77,10 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
             raise ValueError(
                 f'--data: {file}: nc is {told["nc"]!r:.40}, and names has {len(known)} classes. Correct one.'
             )
-        if not given.divided:
-            parts = _parts(Names(given.root, pictures), pictures, file, told, found)
+        parts = _parts(given, pictures, file, told, found)
+        if given.divided:  # anew; what neither the file names nor has labels is no part of the data
+            named, parts = {*parts} or {*pictures}, {}
+            pictures = [one for one in pictures if one in named or label_of(one).is_file()]
     else:
         known = dict(enumerate(found.add_names(given.root, NAMES) or given.classes))
     source = str(next(iter(found.files), '--classes'))
@@ -93,8 +96,11 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
                 objects = list(_objects(label, size, known, source, bool(told.get('kpt_shape'))))
         part = parts.get(picture, '') if parts else given.part_of(picture)
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
-    if bare := len(pictures) - len(read_for):
-        found.notes.append(f'{bare} pictures have no text file: nothing is in them, as YOLO takes it')
+    if bare := [one for one in pictures if one.with_suffix('') not in read_for]:
+        if others := [each for one in bare for each in _of_another_form(one)]:
+            said = f'{len(others)} pictures have no text file, and their objects in another form ({others[0]})'
+            raise ValueError(f'--data: {said}. Export all in one form, or take these files and pictures out.')
+        found.notes.append(f'{len(bare)} pictures have no text file: nothing is in them, as YOLO takes it')
     used, places = {*found.files}, {place for one in pictures for place in (one.parent, label_of(one).parent)}
     for text in folders.files_below(given.root, ('.txt',)):
         if text.parent in places and text not in used and begins_with_a_row(text):
@@ -108,24 +114,40 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     return found
 
 
+def _of_another_form(picture: Path) -> list[Path]:
+    """Return the files of VOC or labelme with the name of a picture that hold an object."""
+    places = [
+        file.with_suffix(end) for file in dict.fromkeys((picture, label_of(picture))) for end in ('.xml', '.json')
+    ]
+    marks = b'<object>', b'"points"'
+    return [file for file in dict.fromkeys(places) if file.is_file() and any(one in file.read_bytes() for one in marks)]
+
+
 def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
-    """Return the file that names classes and parts, and what it holds."""
-    files = folders.files_below(root, ('.yaml', '.yml'))
+    """Return the file that names classes and parts, and what it holds; refuse a second one with other names."""
+    files, found = folders.files_below(root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
     for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
+        if found and path.name != found[0][0].name:
+            continue
         with folders.named(path):
             text = path.read_text(encoding='utf-8')
             content = yaml.safe_load(text)
             if isinstance(content, dict) and content.get('names'):
                 if any(isinstance(one, yaml.AliasEvent) for one in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
-                return path, content
-    return None, {}
+                # datumaro writes the names of parts as they were given
+                found.append((path, {str(key).lower(): value for key, value in content.items()}))
+    if other := [path for path, content in found if content['names'] != found[0][1]['names']]:
+        advice = 'Give one of their folders as --data, or number the classes alike and keep one file'
+        raise ValueError(f'--data: {other[0]} and {found[0][0]} name other classes. {advice}.')
+    return found[0] if found else (None, {})
 
 
 def _parts(
-    index: Names, pictures: Sequence[Path], file: Path, told: Mapping[str, Any], reading: Reading
+    given: Given, pictures: Sequence[Path], file: Path, told: Mapping[str, Any], reading: Reading
 ) -> dict[Path, str]:
     """Return the part of each picture that ``train``, ``val`` and ``test`` of a yaml file name."""
+    index, root = Names(given.root, pictures), given.root.resolve()
     found, starts = dict[str, list[Path]](), [file.parent / str(told.get('path') or ''), file.parent]
     # where each folder and those above it lead, because any of them may be a link
     above = {one: {os.path.realpath(each) for each in (one, *one.parents)} for one in {one.parent for one in pictures}}
@@ -135,8 +157,10 @@ def _parts(
             # exports write ../train/images for the folder beside the file
             inside = PurePosixPath(*[one for one in PurePosixPath(str(entry)).parts if one not in ('..', '.')])
             tried = [start / one for one in (str(entry), inside) for start in starts]
-            place = next((one.resolve() for one in tried if one.exists()), None)
-            if place is None and part == 'test':  # of exports without pictures for it
+            there = [one.resolve() for one in tried if one.exists()]
+            there.sort(key=lambda one: not one.is_relative_to(root))  # path may lead to what this is a copy of
+            place = next(iter(there), None)
+            if place is None and (part == 'test' or given.divided):  # of exports without pictures for it
                 reading.notes.append(f'WARNING: {part}: {entry} of {file.name} is not there')
                 continue
             if place is None:
@@ -153,7 +177,8 @@ def _parts(
             if not own:
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
             found.setdefault(part, []).extend(own)
-    folders.check_apart(found, str(file))
+    if not given.divided:
+        folders.check_apart(found, str(file))
     return {picture: part for part, own in found.items() for picture in own}
 
 

@@ -1,0 +1,203 @@
+"""What annotation tools and their users leave in folders, where reading it plainly would train on something else."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.project.picture_folders import Wish, free_pictures, split_of
+from mmdistill_dense.datasets.folders import SegFolderDataset
+from tests.project.folders_of_data import SIZE, box_folder, changed, label, labelled, picture, seg_folder
+
+RED, BLACK, WHITE = (250, 50, 83), (0, 0, 0), (255, 255, 255)
+TURNED = [20 + 9, 20 - 9, 6, 24]  # the box [20, 20, 24, 6] by 90 degrees around its middle
+VOC = (
+    '<annotation><filename>{0}.jpg</filename><size><width>64</width><height>48</height><depth>3</depth></size><object>'
+    '<name>a</name><bndbox><xmin>20.0</xmin><ymin>20.0</ymin><xmax>44.0</xmax><ymax>26.0</ymax></bndbox>{1}'
+    '</object></annotation>'
+)
+SHAPES = {'imagePath': 'x.jpg', 'shapes': [{'label': 'a', 'points': [[1, 1], [9, 9]], 'shape_type': 'rectangle'}]}
+
+
+def coloured(root: Path, colours: Callable[[str, int], Sequence[tuple[int, int, int]]], mode: str = 'RGB') -> Path:
+    """Label images whose halves, above and below, have the colours of their part and number."""
+    for part, count in (('train', 4), ('val', 2)):
+        for number in range(count):
+            picture(root / f'images/{part}/{number}.jpg', 10 * len(part) + number)
+            drawn = np.zeros((*SIZE, 3), np.uint8)
+            drawn[: SIZE[0] // 2], drawn[SIZE[0] // 2 :] = colours(part, number)
+            place = root / f'labels/{part}/{number}.png'
+            place.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawn).convert(mode).save(place)
+    return root
+
+
+def table(root: Path, **colours: tuple[int, int, int]) -> Path:
+    rows = [f'{name},{r},{g},{b}\n' for name, (r, g, b) in colours.items()]
+    (root / 'class_dict.csv').write_text('name,r,g,b\n' + ''.join(rows))
+    return root
+
+
+@pytest.mark.parametrize('mode', ['RGB', 'L'])
+def test_black_and_white_go_by_their_list(mode: str, tmp_path: Path) -> None:
+    found = find_seg_data(table(coloured(tmp_path, lambda *_: (BLACK, WHITE), mode), road=WHITE, rest=BLACK))
+    assert dict(zip(found.classes, found.values or (255, 0), strict=True)) == {'rest': 0, 'road': 255}
+    if mode == 'RGB':  # names choose among those of the list, in its order
+        found = find_seg_data(tmp_path, ['rest', 'road'])
+        assert found.classes == ('road', 'rest') and found.drawing is not None
+        assert np.unique(found.drawing.jobs[0].make()[0]).tolist() == [1]
+
+
+def test_one_coloured_label_image_is_enough_where_all_are_rgb(tmp_path: Path) -> None:
+    root = coloured(tmp_path, lambda part, number: (BLACK, RED if (part, number) == ('train', 0) else BLACK))
+    assert find_seg_data(table(root, rest=BLACK, defect=RED)).classes == ('rest', 'defect')
+
+
+def test_colours_are_checked_as_numbers_are(tmp_path: Path) -> None:
+    def colours(part: str, _: int) -> Sequence[tuple[int, int, int]]:
+        return (BLACK, WHITE) if part == 'train' else (BLACK, RED)
+
+    root = table(coloured(tmp_path, colours), rest=BLACK, road=WHITE, rust=RED)
+    assert any('rust (2). Nobody can learn it' in note for note in find_seg_data(root).notes)
+    with pytest.raises(ValueError, match='--classes: rust is the only class'):
+        find_seg_data(root, ['rust'])
+    notes = find_seg_data(root, ['rest', 'road']).notes
+    assert 'ignored, because --classes leaves them out: rust (16.7% of the pixels)' in notes
+    coloured(root, lambda part, _: (BLACK, WHITE) if part == 'train' else (RED, RED))
+    with pytest.raises(ValueError, match='all pixels of the label images for val are 255'):
+        find_seg_data(root, ['rest', 'road'])
+
+
+def test_a_palette_may_lack_colours_that_one_picture_does_not_use(tmp_path: Path) -> None:
+    root, palette = seg_folder(tmp_path), [*BLACK, *RED, *WHITE]
+    for place in root.glob('labels/*/*.png'):
+        values = np.asarray(Image.open(place))
+        short = place.stem == '0'
+        image = Image.fromarray(values.clip(0, 1) if short else values, 'P')
+        image.putpalette(palette[: 6 if short else 9])
+        image.save(place)
+    assert find_seg_data(table(root, rest=BLACK, rust=RED, road=WHITE)).classes == ('rest', 'rust', 'road')
+
+
+def test_every_label_image_is_read_where_a_name_ignores_a_value(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr('mmdistill_dense.apps.project.label_values.COUNTED', 1)
+    root = seg_folder(tmp_path)
+    label(root / 'labels/train/2.png', (0, 1, 2, 3))
+    with pytest.raises(ValueError, match='3 names'):
+        find_seg_data(root, ['-', 'wall', 'floor'])
+
+
+@pytest.mark.parametrize('form', ['coco', 'voc'])
+def test_a_turned_box_of_cvat_has_the_box_around_it(form: str, tmp_path: Path) -> None:
+    if form == 'coco':
+
+        def turn(content: dict) -> None:
+            for number, one in enumerate(content['annotations']):
+                one |= {'bbox': [20 + number / 8, 20, 24, 6], 'attributes': {'rotation': 90.0}, 'segmentation': []}
+
+        changed(box_folder(tmp_path), turn)
+    else:
+        for number in range(6):
+            picture(tmp_path / f'{number}.jpg', number)
+            mark = '<attributes><attribute><name>rotation</name><value>90.0</value></attribute></attributes>'
+            (tmp_path / f'{number}.xml').write_text(VOC.format(number, mark))
+    found = find_box_data(tmp_path)
+    first = found.parts['train'][0].objects[0]['bbox']
+    assert first == pytest.approx(TURNED, abs=1.01), 'VOC counts from 1'
+    assert found.splits['train'].content, 'the file as it lies has the box before it was turned'
+
+
+def test_versions_of_a_photograph_stay_together_where_some_show_no_object(tmp_path: Path) -> None:
+    content = labelled(tmp_path, [f'im{number}_jpg.rf.{version}.jpg' for number in range(20) for version in 'abc'])
+    bare = {one['id'] for one in content['images'] if one['id'] % 9 == 2}
+    content['annotations'] = [one for one in content['annotations'] if one['image_id'] not in bare]
+    (tmp_path / '_annotations.coco.json').write_text(json.dumps(content))
+    parts = find_box_data(tmp_path).pictures
+    originals = [{Path(one).name.partition('.rf.')[0] for one in parts[part]} for part in ('train', 'val')]
+    assert all(originals) and originals[0].isdisjoint(originals[1])
+
+
+def yolo(root: Path, names: Sequence[str], kind: int = 0) -> Path:
+    for number, name in enumerate(names):
+        picture(root / f'{name}.jpg', hash((str(root), number)) % 1000)
+        (root / f'{name}.txt').write_text(f'{kind} 0.5 0.5 0.3 0.3\n')
+    return root
+
+
+@pytest.mark.parametrize('other', ['6.xml', '6.json'])
+def test_pictures_of_a_second_form_are_no_background(other: str, tmp_path: Path) -> None:
+    yolo(tmp_path, '012345')
+    picture(tmp_path / '6.jpg', 6)
+    empty, full = ('<annotation/>', VOC.format(6, '')) if other == '6.xml' else ('{}', json.dumps(SHAPES))
+    (tmp_path / other).write_text(empty)
+    assert find_box_data(tmp_path, ['class_0']).notes, 'a file without an object is no reason'
+    (tmp_path / other).write_text(full)
+    with pytest.raises(ValueError, match=f'1 pictures have no text file, .*{other}'):
+        find_box_data(tmp_path, ['a'])
+
+
+def with_share(root: Path) -> BoxData:
+    return find_box_data(root, wish=Wish.read('0.3'))
+
+
+def test_a_new_split_keeps_to_what_the_yaml_file_names(tmp_path: Path) -> None:
+    yolo(tmp_path / 'train', '01234567')
+    picture(tmp_path / 'runs/detect/train_batch0.jpg')
+    (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
+    parts = with_share(tmp_path).pictures
+    assert sorted(Path(one).stem for own in parts.values() for one in own) == [*'01234567']
+
+
+def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
+    for folder, names in (('v1', '[cat, dog]'), ('v2', '[dog, cat]')):
+        yolo(tmp_path / folder, '0123')
+        (tmp_path / folder / 'data.yaml').write_text(f'names: {names}\n')
+    with pytest.raises(ValueError, match='name other classes'):
+        with_share(tmp_path)
+    (tmp_path / 'v2/data.yaml').write_text('names: [cat, dog]\n')
+    assert with_share(tmp_path).classes == ('cat',)
+
+
+def test_parts_of_a_yaml_file_in_any_case_and_below_the_folder_first(tmp_path: Path) -> None:
+    yolo(tmp_path / 'elsewhere/a', '01')
+    root = tmp_path / 'here'
+    yolo(root / 'a', '0123'), yolo(root / 'b', '45')
+    (root / 'data.yaml').write_text(f'path: {tmp_path}/elsewhere\nnames: [cat]\ntrain: a\nValidation: b\n')
+    assert {part: len(own) for part, own in find_box_data(root).pictures.items()} == {'train': 4, 'val': 2}
+
+
+@pytest.mark.parametrize(('path', 'part'), [
+    ('images/train/test_track', 'train'), ('val/dev_board', 'val'), ('train2017', 'train'), ('a_val', 'val'),
+    ('training/set_test', 'train'), ('my_train/x', 'train'), ('trainer', None),
+])  # fmt: skip
+def test_a_whole_name_of_a_part_counts_before_a_word(path: str, part: str | None) -> None:
+    assert split_of(path.split('/')) == part
+
+
+@pytest.mark.parametrize(('name', 'used'), [
+    ('segment-1001', 4), ('gta5', 4), ('masked_day', 4), ('labelled', 4), ('seg_day', 0), ('labels', 0), ('gtFine', 0),
+])  # fmt: skip
+def test_which_folders_hold_label_images_is_told_by_their_names(name: str, used: int, tmp_path: Path) -> None:
+    for number in range(4):
+        picture(tmp_path / name / f'{number}.jpg', number)
+        picture(tmp_path / 'day' / f'{number}.jpg', 10 + number)
+    assert free_pictures(str(tmp_path), {}, set(), 2).count == 4 + used
+
+
+def test_a_hidden_folder_is_no_data(tmp_path: Path) -> None:
+    root = seg_folder(tmp_path)
+    for kind in ('images', 'labels'):
+        first = next(root.glob(f'{kind}/train/0.*'))
+        hidden = first.parent / '.ipynb_checkpoints'
+        hidden.mkdir()
+        (hidden / f'0-checkpoint{first.suffix}').write_bytes(first.read_bytes())
+    found = find_seg_data(root)
+    split, classes = found.splits['train'], {'classes': found.classes}
+    places = {'img_path': split.pictures, 'seg_map_path': split.labels}
+    listed = SegFolderDataset(data_root=str(root), metainfo=classes, data_prefix=places, pipeline=[])
+    assert len(listed) == split.count == 4

@@ -28,7 +28,8 @@ class _ByName(Registry):
         """Return a class by its name."""
         name = key.rpartition('.')[2]
         self.import_from_location()
-        self.load(name)
+        if name not in self._module_dict:  # one that the user registered under this name counts
+            self.load(name)
         if name not in self._module_dict and (told := removed(name)):
             raise KeyError(told)
         return super().get(name if name in self._module_dict else key)
@@ -55,7 +56,8 @@ class _Methods(_ByName):
     def module_dict(self) -> dict[str, Any]:
         """All classes by their names."""
         for name in importlib.import_module(self._locations[0]).__all__:
-            self.load(name)
+            if name not in self._module_dict:
+                self.load(name)
         return super().module_dict
 
 

@@ -4,6 +4,7 @@ Fails on those that requirements/accepted_vulnerabilities.txt does not accept. I
 reached, it prints that and passes.
 """
 
+import argparse
 import json
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def ask() -> Mapping[str, Any] | str:
 
 def main() -> int:
     """Audit and print; return the exit status."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     known = accepted()
     report = ask()
     if isinstance(report, str):

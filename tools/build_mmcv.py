@@ -6,6 +6,7 @@ Nearly all of the compiler's time goes into torch's headers, which every file re
 many of mmcv's, which stay as they are. A build for CUDA, ROCm or another accelerator is left alone.
 """
 
+import argparse
 import os
 import runpy
 import sys
@@ -55,7 +56,9 @@ def write_units(sources: Sequence[str], count: int, folder: Path) -> list[str]:
 
 def main() -> None:
     """Run mmcv's own setup.py with the list of C++ files replaced."""
-    out = Path(sys.argv[1]).resolve()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('out', type=Path, help='folder for the wheel')
+    out = parser.parse_args().out.resolve()
     count = int(os.environ.get('MAX_JOBS', '1'))
     plain = cpp_extension.CppExtension
 

@@ -289,7 +289,8 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
             found = load_model(student_option(found), 'model.student').model
         if 'data_preprocessor' in config:
             found.setdefault('data_preprocessor', config.data_preprocessor)
-        model, scope = merge(found, model, key), config.get('default_scope')
+        scope = config.get('default_scope')
+        model = merge(found, _without_scope(model, f'{scope}.'), key)
     default = DefaultScope.get_current_instance()
     scope = model.pop('_scope_', None) or scope or (default and default.scope_name)
     last = (model.get('roi_head') or {}).get('shared_head') or {}  # the last stage of a C4 network lies in its head
@@ -299,6 +300,14 @@ def load_model(option: Mapping[str, Any], key: str) -> ModelConfig:
     if model.get('pretrained') is False:
         model = ConfigDict(without_pretrained({k: v for k, v in model.items() if k != 'pretrained'}))
     return ModelConfig(model, scope, name, key)
+
+
+def _without_scope(value: Any, scope: str) -> Any:
+    """Return overrides whose types name no scope where it is the default one, so that they are compared by name."""
+    if isinstance(value, Mapping):
+        found = {name: _without_scope(one, scope) for name, one in value.items()}
+        return {**found, 'type': found['type'].removeprefix(scope)} if isinstance(found.get('type'), str) else found
+    return [_without_scope(one, scope) for one in value] if type(value) in (list, tuple) else value
 
 
 def model_of(config: Mapping[str, Any]) -> ConfigDict:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -25,6 +26,8 @@ SCORES_HAVE_NAMES = (
     "'decode_head.conv_seg'; for a detector name the convolution that makes them, e.g. 'bbox_head.retina_cls', which "
     '`mmdistill taps CONFIG` marks'
 )
+
+_SCORES = re.compile(r'\.(?:conv_seg|\w+_cls)\b')  # modules that give class scores, in the name of a level
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class FeatureDistiller(Distiller):
     def check_classes(self, pairs: ClassPairs) -> None:
         """Refuse class scores that are compared channel by channel, while the classes stand in another order."""
         for level, align in zip(self.levels, self.aligns, strict=True):
-            scores = level.name.count('.conv_seg') == 2 and ':input' not in level.name
+            scores = len(_SCORES.findall(level.name)) == 2 and ':input' not in level.name
             if scores and not pairs.same and isinstance(align, nn.Identity) and not self.by_class(level):
                 told = "compares channels one by one, and the teacher's classes are others, or in another order"
                 raise ValueError(

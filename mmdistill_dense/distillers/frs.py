@@ -53,6 +53,7 @@ class FRS(Distiller):
         self.convs = nn.ModuleList()
 
     def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
+        super().check_networks(key, student, teacher)
         for side, config, taps in (('student', student, self.student_taps), ('teacher', teacher, self.teacher_taps)):
             check_independent(key, side, config.model.get(taps[1].path.partition('.')[0]) or {})
 

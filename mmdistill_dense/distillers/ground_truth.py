@@ -45,6 +45,21 @@ def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
     return None if head is None else int(head['num_classes'])
 
 
+def check_priors(key: str, taps: Iterable[tuple[Tap, Tap]], student: ModelConfig, teacher: ModelConfig) -> None:
+    """Refuse outputs of dense heads that belong to other anchors, or boxes that are coded otherwise."""
+    for pair in taps:
+        names = [tap.path.split('.') for tap in pair]
+        heads = [side.model.get(name[0]) for side, name in zip((student, teacher), names, strict=True)]
+        if not all(isinstance(head, Mapping) for head in heads):
+            continue
+        options = ['anchor_generator', *([] if 'cls' in names[0][-1] else ['bbox_coder', 'reg_max'])]
+        for option in options:
+            ours, theirs = (head.get(option) for head in heads)
+            if None not in (ours, theirs) and ours != theirs:
+                told = f'the student has {names[0][0]}.{option}={ours}, the teacher {theirs}'
+                raise ValueError(f'{key}: {told}: their outputs mean something else. Give both the same.')
+
+
 def class_lengths(teacher: FrozenTeacher | None, classes: int | None) -> tuple[int, int]:
     """Return the numbers of classes of the student, which a model tells, and of the teacher."""
     theirs = None if teacher is None else num_classes(teacher.config.model)
@@ -140,6 +155,7 @@ def anchor_targets(
     else:
         anchors, flags = head.get_anchors(sizes, metas, device=device)
         targets = head.get_targets(anchors, flags, instances, metas, batch_gt_instances_ignore=ignored)
+    targets = targets[:-1] if isinstance(targets[-1], list) else targets  # PISA's sampling results come last
     *_, label_weights, _, box_weights, positives = targets  # ATSS and GFL put anchors before their labels
     flat, *_ = (_of_all_levels(one) for one in anchors)
     levels = list(flat.split([x.shape[1] for x in label_weights]))

@@ -1,11 +1,14 @@
 """Distillation of R-CNN box and mask heads, on the RoIs that the student sampled."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from mmdistill_dense.config.values import type_name
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import class_lengths
 from mmdistill_dense.distillers.head_output_kd import comparison
@@ -17,6 +20,9 @@ from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_count
 from mmdistill_dense.utils.runner_internals import Samples
 from mmdistill_dense.utils.validate import check_classes
+
+if TYPE_CHECKING:
+    from mmdistill_dense.config.resolve import ModelConfig
 
 OUTPUTS = ('bbox_pred', 'cls_score')
 MASKS = 'mask_preds'
@@ -93,13 +99,34 @@ class RoIHeadKD(Distiller):
         if self.output == MASKS and not model['roi_head'].get('mask_head'):
             found = f'the RoI head of {self.teacher.key} has no mask_head'
             raise ValueError(f"{self.key}.output='mask_preds', but {found}.")
+        if branch := next((one for one in ('semantic_head', 'glbctx_head') if model['roi_head'].get(one)), None):
+            found = f'the RoI head of {self.teacher.key} has a {branch}'
+            raise ValueError(f'{self.key}: {found}, without which it does not answer: take a standard or cascade one.')
         head = self._head_config(model['roi_head'])
+        loss = head.get('loss_cls') or {}
+        competing = type_name(loss) != 'SeesawLoss' and not loss.get('use_sigmoid')  # Seesaw's last two are apart
+        if self.output == 'cls_score' and self.form != 'sigmoid' and not competing:
+            found = f'form={self.form!r}, but the scores of {self.teacher.key} do not compete ({dict(loss)})'
+            raise ValueError(f'{self.key}: {found}. Compare bbox_pred or maps of the neck.')
         if self.output == 'bbox_pred' and 'num_classes' in head:
             width, theirs = student[self.tap][0][-1], head['num_classes']
             specific = 4 * (class_lengths(self.teacher, self.state.classes)[0] if self.maps_classes else theirs)
             expected = 4 if head.get('reg_class_agnostic') else specific
             if width != expected and width in (4, specific):
                 raise ValueError(self._shape_message(width, expected))
+
+    def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
+        """Refuse boxes that the two heads code otherwise."""
+        theirs, ours = (config.model.get('roi_head') or {} for config in (teacher, student))
+        if self.output != 'bbox_pred' or not theirs.get('bbox_head') or not ours.get('bbox_head'):
+            return
+        number = next((int(one) for one in self.tap.split('.') if one.isdigit()), 0)
+        pairs = (ours['bbox_head'], number), (theirs['bbox_head'], self.stage)
+        chosen = [one[at : at + 1] if isinstance(one, Sequence) else [one] for one, at in pairs]
+        coders = [one.get('bbox_coder') for one in [*chosen[0], *chosen[1]]]
+        if len(coders) == 2 and all(coders) and coders[0] != coders[1]:
+            told = f'the student has bbox_coder={dict(coders[0])}, the teacher {dict(coders[1])}'
+            raise ValueError(f'{key}: {told}: their boxes mean something else. Give both heads one coder.')
 
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return ``loss_roi``, summed over the calls of the tapped head."""

@@ -127,7 +127,7 @@ class FoundationTeacher(ViT):
     """DINO, MoCo v3, MAE, DINOv2 or DINOv3; taps ``map``, ``maps.<block>`` and ``cls``, see :class:`ViT`.
 
     Use it as ``teacher=dict(type='mmdistill_dense.FoundationTeacher', model='dinov2_vits14', checkpoint=FILE)``. The
-    file may have the names of the original code, of timm or of transformers.
+    file may have the names of the original code or of timm.
 
     It has no ``extract_feat`` on purpose: :func:`run_parts` would take its modules for heads.
 
@@ -251,7 +251,10 @@ class LibraryTeacher(nn.Module):
         return loaded, len(given) - len(state)
 
     def _load_folder(self, path: Path, where: str) -> tuple[int, int]:
-        if not path.name.endswith(('.safetensors', INDEX)) or path.resolve().parent != Path(str(self.folder)).resolve():
+        if (
+            not path.name.endswith(('.safetensors', INDEX))
+            or path.absolute().parent.resolve() != Path(str(self.folder)).resolve()
+        ):
             raise ValueError(f'{where}: give the model.safetensors beside the config.json of {self.source!r}.')
         # transformers renames entries as it reads them.
         options = dict(config=self.network.config, local_files_only=True, use_safetensors=True)

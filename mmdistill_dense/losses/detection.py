@@ -12,6 +12,7 @@ from mmdistill_dense.losses.divergence import divergence_sum
 from mmdistill_dense.losses.tensors import (
     block_elements,
     check_same_shape,
+    check_shape,
     loss_dtype,
     sum_dtype,
     tiles,
@@ -96,6 +97,8 @@ def absolute_error(student: Tensor, teacher: Tensor) -> Tensor:
 def focal_error(student: Tensor, teacher: Tensor, position: Tensor, channel: Tensor) -> Tensor:
     """``sum_{b,h,w} position[b, h, w] sum_c channel[b, c] (student - teacher)^2 / B`` of maps (FGD, eq. 11)."""
     check_same_shape(student, teacher)
+    check_shape('position', position, (len(student), *student.shape[2:]))
+    check_shape('channel', channel, student.shape[:2])
     dtype = loss_dtype(student)
     squares = (student.to(dtype) - teacher.detach().to(dtype)).square().flatten(2)
     per_channel = torch.bmm(squares, position.detach().to(dtype).flatten(1)[..., None])[..., 0]
@@ -109,6 +112,7 @@ def shifted_error(student: Tensor, teacher: Tensor, shift: Tensor) -> Tensor:
     Student and shift get a gradient.
     """
     check_same_shape(student, teacher)
+    check_shape('shift', shift, student.shape[:2])
     dtype = loss_dtype(student)
     positions = student.shape[2] * student.shape[3]
     if not student.numel():
@@ -135,8 +139,7 @@ def weighted_divergence(student: Tensor, teacher: Tensor, weight: Tensor, *, tem
         temperature: T, above 0.
     """
     check_same_shape(student, teacher, what='logits')
-    if weight.shape != student.shape[:-1]:
-        raise ValueError(f'weight must be {tuple(student.shape[:-1])}, one per row, got {tuple(weight.shape)}')
+    check_shape('weight', weight, student.shape[:-1])
     dtype = loss_dtype(student)
     if not student.numel():
         return student.to(dtype).sum()

@@ -9,6 +9,7 @@ from torch import Tensor
 from mmdistill_dense.losses.tensors import (
     block_elements,
     check_same_shape,
+    check_shape,
     loss_dtype,
     sum_dtype,
     tiles,
@@ -81,6 +82,8 @@ def softmax_divergence(
         weight: (B, ...), a factor on each position; the mean stays that over all positions. Defaults to 1.
     """
     student, teacher = _prepare(student, teacher, temperature)
+    if weight is not None:
+        check_shape('weight', weight, (len(student), *student.shape[2:]))
     if not student.numel():
         return student.sum()
     s, t = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))  # (B, C, N), N = 1 for rows

@@ -44,6 +44,12 @@ def check_same_shape(student: Tensor, teacher: Tensor, *, what: str = 'maps') ->
         raise ValueError(f'student and teacher {what} differ in shape: {shapes}')
 
 
+def check_shape(name: str, value: Tensor, shape: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless a further argument of a loss has this shape."""
+    if tuple(value.shape) != tuple(shape):
+        raise ValueError(f'{name} must be {tuple(shape)}, got {tuple(value.shape)}')
+
+
 def check_same_grid(student: Tensor, teacher: Tensor) -> None:
     """Raise ``ValueError`` with both shapes unless maps (B, C, ...) have equal batch and size; channels may differ."""
     if student.shape[0] != teacher.shape[0] or student.shape[2:] != teacher.shape[2:]:

@@ -68,6 +68,8 @@ def DistillModel(
         **student_keys: Further keys of the model config, which are merged over the student.
     """
     distillers = distillers or {}
+    if isinstance(distillers, Mapping):  # mmengine leaves the word where the base has no such key
+        distillers = {name: option for name, option in distillers.items() if name != '_delete_'}
     if not isinstance(distillers, Mapping) or not all(isinstance(one, Mapping) for one in distillers.values()):
         raise TypeError(
             f"model.distillers must be a dict of dicts by name, e.g. dict(kd=dict(type='LogitKD')), got {distillers!r}."

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
+from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.structures import InstanceData
@@ -126,7 +127,7 @@ class Unlabelled(StepPlugin):
                 'current',
                 logging.WARNING,
             )
-        if self.option.bn == 'labelled':
+        if self.option.bn == 'labelled' or get_world_size() > 1:
             _check_recomputed(student)
         for name in takers:
             _check_taps(name, distillers[name], student, heads)
@@ -205,12 +206,15 @@ def _named(distillers: Mapping[str, Distiller]) -> str:
 
 
 def _check_recomputed(student: nn.Module) -> None:
-    """Refuse recomputed activations: in the backward pass running statistics follow all pictures again."""
+    """Refuse recomputed activations: in the backward pass running statistics follow all pictures again.
+
+    And a part that runs twice in a step, both times recomputed, is ready twice for ``DistributedDataParallel``.
+    """
     found = [name for name, one in student.named_modules() if getattr(one, 'with_cp', False) is True]
     if found:
         raise ValueError(
-            f"{KEY}.bn='labelled': {found[0]} of the student recomputes its activations (with_cp=True), and then its "
-            f'running statistics follow the other pictures too: set with_cp=False, or remove {KEY}.bn.'
+            f'{KEY}: {found[0]} of the student recomputes its activations (with_cp=True). With several processes, or '
+            f"{KEY}.bn='labelled', the pictures without labels cannot run through it too: set with_cp=False."
         )
 
 

@@ -8,6 +8,7 @@ import functools
 import inspect
 import math
 import numbers
+import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -118,13 +119,16 @@ def _members(hint: Any) -> Sequence[Any]:
 
 @functools.cache
 def _hints(kind: type) -> dict[str, Any]:
-    """Return the annotations of a class and of its constructors; none where one names types which its module lacks."""
+    """Return the annotations of a class and of its constructors, without those that name types its module lacks."""
     hints: dict[str, Any] = {}
     for cls in reversed(kind.__mro__):
         declares = '__signature__' in vars(cls)  # a distiller
         for one in (*([cls] if declares else []), vars(cls).get('__init__', cls)):
-            with suppress(NameError, TypeError):  # the latter from constructors in C
-                hints |= inspect.get_annotations(one, eval_str=True)
+            with suppress(TypeError):  # from constructors in C
+                for name, hint in inspect.get_annotations(one).items():
+                    names = getattr(one, '__globals__', None) or vars(sys.modules[one.__module__])
+                    with suppress(NameError):
+                        hints[name] = eval(hint, names, dict(vars(cls))) if isinstance(hint, str) else hint
     return hints
 
 

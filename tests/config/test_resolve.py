@@ -118,6 +118,12 @@ def test_without_pretrained_weights_of_any_kind():
     assert 'Pretrained' not in str(resolve.load_model(dict(cfg=toys.DET['retinanet'], pretrained=False), 'k').model)
 
 
+@pytest.mark.parametrize(('kind', 'kept'), [('mmdet.ResNet', True), ('ResNet', True), ('mmseg.ResNet', False)])
+def test_the_default_scope_before_a_type_changes_nothing(kind, kept):
+    option = dict(cfg='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', backbone=dict(type=kind, depth=101))
+    assert ('norm_eval' in resolve.load_model(option, 'model.student').model.backbone) is kept
+
+
 def test_merge_rules():
     model = ConfigDict(a=dict(type='A', x=1, y=dict(z=1)), b=[dict(type='B', x=1), dict(type='B', x=2)], c=(1, 2))
     merged = resolve.merge(model, dict(a=dict(x=2)))

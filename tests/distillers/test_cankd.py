@@ -64,3 +64,13 @@ def test_the_gradients() -> None:
 def test_sides_of_one_position_are_not_pooled() -> None:
     made = set_up(CanKD, [(4, 1, 5), (6, 1, 5)])
     assert made({'tap': [draw(2, 4, 1, 5)]}, {'tap': [draw(2, 6, 1, 5)]}, None)['loss_cankd'] > 0
+
+
+def test_one_position_has_a_gradient_of_zero_for_each_parameter() -> None:
+    """Processes wait for the gradients of all of them."""
+    made = set_up(CanKD, [(4, 2, 2), (4, 2, 2)])
+    student, teacher = torch.randn(2, 1, 4, 1, 1, dtype=torch.float64)
+    read = made.parts[0](student, teacher)
+    assert torch.equal(read, student)
+    read.sum().backward()
+    assert all(one.grad is not None and not one.grad.any() for one in made.parts[0].parameters())

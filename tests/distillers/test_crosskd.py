@@ -244,6 +244,20 @@ def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reus
     assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())
 
 
+def test_targets_with_sampling_results_behind_them_are_read() -> None:
+    """PISA's loss asks ``get_targets`` for them."""
+    pisa = dict(train_cfg=dict(isr=dict(k=2.0, bias=0.0), carl=dict(k=1.0, bias=0.2)))
+    made = [toys.det_net('retinanet', bbox_head=dict(type=kind, stacked_convs=2), **pisa)
+            for kind in ('RetinaHead', 'PISARetinaHead')]  # fmt: skip
+    found = []
+    for option in made:
+        teacher = dict(option, allow_random=True)
+        distillers = dict(x=dict(type='CrossKD', reuse_from=1))
+        model = toys.distilled('mmdet', student=option, teacher=teacher, distillers=distillers)
+        found.append([value.item() for value in own_losses(model).values()])
+    assert found[0] == pytest.approx(found[1], rel=1e-3) and all(found[0])
+
+
 @pytest.mark.parametrize(('kind', 'head'), [('gfl', {}), ('fcos', dict(norm_on_bbox=True)), ('fcos', {})])
 def test_a_network_taught_by_its_own_copy_has_no_loss(kind: str, head: dict, tmp_path: Any) -> None:
     option = toys.det_net(kind, bbox_head=dict(head, stacked_convs=2))

@@ -119,12 +119,25 @@ def test_the_teachers_head_sees_the_students_rois():
 
 
 def test_a_cascade_answers_with_one_stage():
-    for stage in (0, 2):
-        model = _ready(AGNOSTIC, 'cascade_mask_rcnn', stage=stage, form='l1')
+    for stage, deviations in ((0, [0.1, 0.1, 0.2, 0.2]), (2, [0.033, 0.033, 0.067, 0.067])):
+        coded = dict(roi_head=dict(bbox_head=dict(bbox_coder=dict(target_stds=deviations))))
+        model = _ready(toys.merged(AGNOSTIC, coded), 'cascade_mask_rcnn', stage=stage, form='l1')
         loss, rois, output = _step(model, 'fc_reg')
         expected = [(output - _answer(model, rois, number, 'fc_reg')).abs().mean() for number in range(3)]
         torch.testing.assert_close(loss, expected[stage])
         assert output.shape == (len(rois), 4) and len({round(value.item(), 6) for value in expected}) == 3
+
+
+def test_calls_of_a_sampler_without_gradients_are_not_compared():
+    """OHEM asks the head for the loss of all negatives before it chooses."""
+    found = []
+    for kind in ('RandomSampler', 'OHEMSampler'):
+        sampler = dict(type=kind, num=16, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True)
+        student = toys.det_net('faster_rcnn', train_cfg=dict(rcnn=dict(sampler=sampler)))
+        loss, rois, output = _step(_ready(student), 'fc_reg')
+        found.append((len(rois), len(output)))
+        assert loss.requires_grad and loss > 0
+    assert found[0] == found[1]
 
 
 def test_the_teachers_rpn_and_mask_head_do_not_run():

@@ -192,14 +192,16 @@ def test_values_that_no_method_takes_are_named():
 
 def test_a_method_of_ones_own_is_checked_by_its_annotations():
     class Own(Distiller):
-        def __init__(self, power: float = 2, tokens: 'list | NoSuchName' = (), **kwargs):  # noqa: F821
+        def __init__(self, tokens: 'list | NoSuchName' = (), power: 'float' = 2, **kwargs):  # noqa: F821
             super().__init__('backbone', **kwargs)
 
     class Known(Distiller):
         def __init__(self, power: float = 2, extra=None, things: set = frozenset(), **kwargs):
             super().__init__('backbone', **kwargs)
 
-    Own(power='two')  # its annotations cannot be read
+    Own(tokens='two')  # its annotation cannot be read
+    with pytest.raises(ValueError, match="must be a finite number.*'two'"):
+        Own(power='two')
     Known(3, extra=object(), things={1}, loss_weight=2)
     for wrong in (dict(power='two'), dict(loss_weight='two')):
         with pytest.raises(ValueError, match="must be a finite number.*'two'"):

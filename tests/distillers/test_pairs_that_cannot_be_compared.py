@@ -80,6 +80,12 @@ def binary(**options: Any) -> dict[str, Any]:
 
 
 BINARY = binary(), binary(width=16, allow_random=True)
+SMALL = toys.det_net('retinanet', bbox_head=dict(anchor_generator=dict(octave_base_scale=2)))
+OTHER_CODE = toys.det_net('retinanet', bbox_head=dict(bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2])))
+HALVED = toys.det_net('faster_rcnn', roi_head=dict(bbox_head=dict(bbox_coder=dict(target_stds=[0.05, 0.05, 0.1, 0.1]))))
+ROI_SCORES = dict(student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax')
+HTC = dict(cfg='mmdet::htc/htc_r50_fpn_1x_coco.py', backbone=dict(init_cfg=None), allow_random=True)
+SEESAW = dict(roi_head=dict(bbox_head=dict(loss_cls=dict(_delete_=True, type='SeesawLoss', num_classes=6))))
 TWO = gfl()
 TWO.pop('allow_random')
 Network = str | dict[str, Any]  # the kind of a small detector, or an option
@@ -111,7 +117,9 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
         ({}, *BINARY, "one class score.*distillers.x.activation='sigmoid' and distillers.x.beta=0"),
         (dict(activation='sigmoid'), *BINARY, 'one class score.*distillers.x.beta=0'),
     ],
+    'FRS': [({}, SMALL, 'retinanet', r'model\.distillers\.x: the student has bbox_head\.anchor_generator=.*same')],
     'HeadOutputKD': [
+        (dict(student_tap='bbox_head.retina_reg', form='l1'), OTHER_CODE, 'retinanet', 'has bbox_head.bbox_coder='),
         (dict(student_tap=SCORES, form='softmax'), *BINARY, "one class score.*distillers.x.form='sigmoid'"),
         (dict(student_tap='bbox_head.retina_cls', form='softmax'), toys.det_net(**ONE_CLASS),
          toys.det_net(width=16, allow_random=True, **ONE_CLASS),
@@ -139,6 +147,7 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
          r'needs the ATSSAssigner .* in model.teacher.train_cfg, got .*MaxIoUAssigner'),
     ],
     'LogitKD': [
+        (dict(student_tap='bbox_head.retina_cls', activation='sigmoid'), SMALL, 'retinanet', 'anchor_generator='),
         ({}, *BINARY, "one class score.*distillers.x.activation='sigmoid'"),
         ({}, toys.seg_net(), toys.seg_net(width=16, allow_random=True, decode_head=dict(num_classes=4)),
          rf'distillers\.x: {SCORES} -> {SCORES} \(level 0\) has 7 class scores of the student and 4'),
@@ -149,6 +158,10 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
         ({}, AGNOSTIC, 'faster_rcnn', 'gives 4 values .* bbox_pred 24.*model.student.*reg_class_agnostic=False'),
         ({}, 'faster_rcnn', 'retinanet',
          'model.teacher is a RetinaNet and has no roi_head; for dense heads use HeadOutputKD'),
+        ({}, HALVED, 'faster_rcnn', 'the student has bbox_coder=.*0.05.* the teacher .*0.1.* one coder'),
+        (ROI_SCORES, *(toys.det_net('faster_rcnn', **SEESAW, **one) for one in ({}, dict(allow_random=True))),
+         "form='softmax', but the scores of model.teacher do not compete .*SeesawLoss"),
+        ({}, AGNOSTIC, HTC, 'the RoI head of model.teacher has a semantic_head'),
         (dict(stage=1), 'faster_rcnn', 'faster_rcnn', r'distillers.x.stage=1, but .* has 1 stage\(s\)'),
         (dict(stage=3), AGNOSTIC, 'cascade_mask_rcnn', r'distillers.x.stage=3, but .* has 3 stage\(s\)'),
         (MASKS, 'mask_rcnn', 'faster_rcnn',
@@ -231,6 +244,9 @@ def test_class_scores_in_another_order_are_not_compared_channel_by_channel() -> 
     with pytest.raises(ValueError, match='PKD compares channels one by one'):
         made.check_classes(swapped())
     made.check_classes(ClassPairs.of('auto', 'abc', 'abc'))
+    with pytest.raises(ValueError, match='PKD compares channels one by one'):  # of 2 anchors
+        set_up(PKD, [(6, 8, 8), (6, 8, 8)], tap='bbox_head.retina_cls').check_classes(swapped())
+    set_up(PKD, [(6, 8, 8), (6, 8, 8)], tap='bbox_head.cls_convs[0]').check_classes(swapped())
     set_up(PKD, [(3, 8, 8), (3, 8, 8)], tap='backbone[3]').check_classes(swapped())
     set_up(PKD, [(3, 8, 8), (3, 8, 8)], tap=SCORES, align='conv').check_classes(swapped())
 

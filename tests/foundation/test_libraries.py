@@ -112,5 +112,9 @@ def test_transformers_where_it_is_installed(tmp_path):
     teacher.load_teacher(tmp_path / 'model.safetensors')
     assert teacher(torch.rand(1, 3, 64, 80)).shape == (1, 48, 5, 6)
     assert len(teacher.maps) == 2
+    (tmp_path / 'hub').mkdir()
+    for name in ('config.json', 'model.safetensors'):  # as the hub's own cache
+        (tmp_path / 'hub' / name).symlink_to(tmp_path / name)
+    FoundationTeacher(f'transformers::{tmp_path}/hub').load_teacher(tmp_path / 'hub/model.safetensors')
     with pytest.raises(ValueError, match=r'give the model.safetensors beside the config.json'):
         teacher.load_teacher(tmp_path / 'other.bin')

@@ -32,7 +32,12 @@ dense = partial(losses.dense_contrast, pool_size=0)
     (losses.masked_align_conv, (MAP, zeros(2, 1, 7, 8), zeros(4, 8, 1, 1), zeros(4), zeros(4, 4, 3, 3), zeros(4)), {},
      r'keep must be \(2, 1, 7, 9\)'),
     (losses.channel_divergence, (ROWS, ROWS), {}, r'at least one axis of positions, got \(5, 8\)'),
-    (losses.weighted_divergence, (LOGITS, LOGITS, zeros(5)), {}, r'weight must be \(5, 4\), one per row, got \(5,\)'),
+    (losses.weighted_divergence, (LOGITS, LOGITS, zeros(5)), {}, r'weight must be \(5, 4\), got \(5,\)'),
+    *((losses.softmax_divergence, (MAP, MAP), dict(weight=zeros(*shape)), r'weight must be \(2, 7, 9\), got')
+      for shape in ((2,), (2, 1), (2, 9, 7))),
+    (losses.focal_error, (MAP, MAP, zeros(2, 63), zeros(2, 8)), {}, r'position must be \(2, 7, 9\)'),
+    (losses.focal_error, (MAP, MAP, zeros(2, 7, 9), zeros(8)), {}, r'channel must be \(2, 8\)'),
+    (losses.shifted_error, (MAP, MAP, zeros(2, 1)), {}, r'shift must be \(2, 8\)'),
     (losses.similarity_divergence, (ROWS, KEYS, ROWS, KEYS), dict(row_weight=zeros(3)),
      r'row_weight must be \(5,\), got \(3,\)'),
     (losses.similarity_divergence, (ROWS, KEYS, ROWS[1:], KEYS), {}, 'differ in rows or keys: 5 rows'),

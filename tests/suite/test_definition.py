@@ -55,6 +55,7 @@ def test_numbers_have_exponents_and_times_are_no_numbers_to_the_base_of_60(tmp_p
     (dict(metod={}), 'tiny.yaml: metod: unknown key. Close: methods'),
     (dict(control=None), 'tiny.yaml: control: missing'),
     (dict(control=3), 'control: must be of type str, got 3'),
+    (dict(control='r18w16_from_mobilenetv2_small'), 'control: .* is of the task pretrain, which has no score'),
     (dict(methods=None), "methods: must be 'all', or options by name"),
     (dict(methods=['kd']), "methods: must be 'all', or options by name"),
     (dict(methods={'kdd': {}}), r"methods.kdd: method 'kdd': unknown. Close: .*kd.* These fit toy_seg: .*kd"),

@@ -4,6 +4,7 @@ It needs the data BCCD and a start weight (docs/datasets.md). The pictures are e
 above them are those on test.
 """
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ OUT = Path('docs/images/cells.jpg')
 
 def main() -> None:
     """Train, then draw."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     train = [sys.executable, '-m', 'mmdistill_dense', 'suite', 'run', f'benchmarks/{SUITE}.yaml', '--seeds', str(SEED)]
     subprocess.run([*train, '--only', 'control', METHOD], check=True)
     draw(Path('work_dirs/suites', SUITE, 'runs', METHOD), OUT)

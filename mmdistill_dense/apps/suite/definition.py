@@ -263,6 +263,9 @@ def load(path: Path | str) -> Definition:
     control = config_file(top, 'control', top.get('control', str), 'control')
     with naming(top.at('control')):
         task = compose.parts_of(control).task
+    if task not in METRICS:
+        told = f'{top.get("control", str)} is of the task {task}, which has no score'
+        raise top.error('control', f'{told}: name a recipe with labels, and a pre-training by the config: of a row')
     metric, percent = METRICS[task]
     metric, seeds = top.get('metric', str, metric), top.get('seeds', list, [0, 1, 2])
     whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)

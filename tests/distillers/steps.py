@@ -1,8 +1,7 @@
 """What tests of methods share: maps, a distiller that is set up, halves of a batch, and a real detector."""
 
 import math
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +12,6 @@ from mmdistill_dense.distillers import Distiller
 from mmdistill_dense.distillers.base import RunState
 from tests import toys
 from tests.distillers.maskd.tokens import random_tokens
-from tests.faults.tools import resumed_alike
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -80,18 +78,3 @@ def trained_children(model: Any) -> set[str]:
     """The student's children that the last backward pass gave a gradient."""
     named = model.named_parameters()
     return {name.split('.')[0] for name, p in named if p.grad is not None and p.grad.any()} - {'distillers'}
-
-
-def resumes_as_plain(folder: Path, model: Mapping[str, Any], plain: Mapping[str, Any], **options: Any) -> Any:
-    """Train a detector whole, and again from its middle: equal to the bit, and the student has the plain one's keys.
-
-    The checkpoint is returned.
-    """
-    changes = dict(options, default_hooks=dict(checkpoint=dict(interval=2)))
-
-    def run(place: Path, **more: Any) -> None:
-        toys.train(None, toys.det_run_config(place, model, iters=4, **changes, **more))
-
-    _, whole = resumed_alike(folder, run)
-    assert whole['state_dict'].keys() == toys.build_plain(plain).state_dict().keys()
-    return whole

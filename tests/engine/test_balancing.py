@@ -8,13 +8,13 @@ from unittest import mock
 
 import pytest
 import torch
-from mmengine.optim.optimizer import amp_optimizer_wrapper
 
 from mmdistill_dense.apps.inspect.gradients import diagnose
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.model.balanced_step import balanced_place
 from tests import toys
-from tests.faults.tools import content, log_of
+from tests.engine.resumption import half_on_the_cpu
+from tests.faults.tools import content, log_of, resumed_alike
 from tests.pretrain import runs as pretraining
 
 ITERS, UNTIL = 16, 12
@@ -68,9 +68,12 @@ def whole():
     return folder
 
 
+def train(folder, distillers=BALANCED, **changes):
+    toys.train(None, config(folder, distillers, **changes))
+
+
 def resumed(folder, start, distillers=BALANCED, **changes):
-    toys.train(None, config(folder, distillers, resume=True, load_from=str(whole() / start), **changes))
-    return folder
+    train(folder, distillers, resume=True, load_from=str(whole() / start), **changes)
 
 
 def test_it_is_measured_as_planned_held_and_logged():
@@ -97,11 +100,7 @@ def test_it_is_measured_as_planned_held_and_logged():
 
 @pytest.mark.parametrize('start', [5, *(pytest.param(one, marks=pytest.mark.soak) for one in (UNTIL, 14))])
 def test_a_resumed_run_is_equal_to_the_bit(tmp_path, start):
-    resumed(tmp_path, f'iter_{start}.pth')
-    last = f'iter_{ITERS}.pth'
-    assert not toys.differing(content(tmp_path / last), content(whole() / last))
-    assert balance_of(tmp_path / last) == balance_of(whole() / last)
-    assert toys.differing(content(whole() / f'iter_{start}.pth'), content(whole() / last))
+    resumed_alike(tmp_path, train, f'iter_{start}', f'iter_{ITERS}', whole())
     assert ('measured before' in log_of(tmp_path)) == (start > UNTIL)
 
 
@@ -154,24 +153,18 @@ def test_with_accumulated_gradients_a_part_is_measured(tmp_path):
 
 
 @pytest.mark.soak
-def test_float16_with_its_scaler(tmp_path, monkeypatch):
-    """mmengine lets it run on accelerators alone; on the CPU autocast is bfloat16. The first scales overflow."""
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
+def test_float16_with_its_scaler(tmp_path):
+    """The first scales overflow; a run that resumes measures the same."""
     half = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(init_scale=2.0**127))
     heavy = toys.seg_net('fcn', decode_head=dict(loss_decode=dict(loss_weight=50.0)))
     changes = dict(student=heavy, optim_wrapper=dict(half, optimizer=dict(lr=1e-5)))
-    last = f'iter_{ITERS}.pth'
-    toys.train(None, config(tmp_path / 'a', **changes))
-    found = balance_of(tmp_path / 'a' / last)
+    with half_on_the_cpu():
+        _, last = resumed_alike(tmp_path, functools.partial(train, **changes), 'iter_5', f'iter_{ITERS}')
+    found = last['balance']
     valid = [math.isfinite(one[1]) for one in found['kd']['tries']]
     assert not valid[0] and all(valid[-4:]) and found['kd']['unit'] > 0
     weights = logged(tmp_path / 'a', 'kd.weight')['distill.kd.weight']
     assert weights[0] == 0 and weights[UNTIL - 1] > 0
-    again = dict(resume=True, load_from=str(tmp_path / 'a' / 'iter_5.pth'))
-    toys.train(None, config(tmp_path / 'b', **changes, **again))
-    first, second = (content(tmp_path / folder / last) for folder in 'ab')
-    assert not toys.differing(first, second) and repr(balance_of(tmp_path / 'b' / last)) == repr(found)
 
 
 def test_a_frozen_backbone_is_told():

@@ -7,7 +7,9 @@ from torch import nn
 
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
+from tests.engine import resumption
 from tests.faults import ranks as sick
+from tests.faults.tools import content
 
 BATCH = 4
 DISTILLERS = dict(
@@ -57,20 +59,11 @@ def balanced_step(rank, size, wrap=lambda model: model):
     return dict(tries=tries, weights=weights, told=model.distillation.measured, gradients=found['gradients'])
 
 
-def run_config(folder, **changes):
-    distillers = dict(
-        kd=dict(type='LogitKD', balance=dict(ratio=2.0, until=3)), mimic=dict(type='MaskedMimic', clip_max_norm=1.0)
-    )
-    model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), distillers)
-    return toys.run_config(
-        folder,
-        model,
-        iters=4,
-        launcher='pytorch',
-        custom_hooks=[dict(type='EMAHook', momentum=0.5)],
-        model_wrapper_cfg=dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False),
-        **changes,
-    )
+def trained(folder, **resume):
+    """A run that measures, and clips gradients."""
+    kd = dict(type='LogitKD', balance=dict(ratio=2.0, until=3))
+    methods = dict(kd=kd, mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
+    resumption.train(folder, resumption.pair(methods), **resumption.TOGETHER, **resume)
 
 
 def process(rank, folder, teacher):
@@ -83,8 +76,8 @@ def process(rank, folder, teacher):
     found['stopped'] = one_step(wrapped, student, rank, 2)
     found['balanced'] = balanced_step(rank, 2, lambda model: DistillDDP(model, broadcast_buffers=False))
     torch.save(found, folder / f'rank{rank}.pth')
-    toys.train(None, run_config(folder / 'a'))
-    toys.train(None, run_config(folder / 'b', resume=True, load_from=str(folder / 'a' / 'iter_2.pth')))
+    trained(folder / 'a')
+    trained(folder / 'b', resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
     torch.save(sick.runs(folder), folder / f'sick{rank}.pth')
     dist.destroy_process_group()
 
@@ -140,9 +133,11 @@ def test_scheduled_zero_needs_no_search_for_unused_parameters(alone, ranks):
 
 
 def test_a_distributed_run_resumes_bit_for_bit_and_writes_a_student(folder):
-    first, second = (torch.load(folder / name / 'iter_4.pth', weights_only=False) for name in 'ab')
-    for part in ('state_dict', 'ema_state_dict', 'distillers'):
-        assert first[part] and not toys.differing(first[part], second[part]), part
+    first, second = (folder / name / 'iter_4.pth' for name in 'ab')
+    expected = content(first)
+    assert {name.split('.')[0] for name in expected} == {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'}
+    assert not toys.differing(content(second), expected)
+    first, second = (torch.load(file, weights_only=False) for file in (first, second))
     assert first['balance'] == second['balance'] and first['balance']['kd']['unit'] > 0
     toys.build_plain(toys.seg_net('fcn')).load_state_dict(first['state_dict'], strict=True)
 

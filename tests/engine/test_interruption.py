@@ -21,33 +21,38 @@ from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
 from tests.engine.processes import ROOT, environment
-from tests.engine.test_resume import ITERS, config, content, pair, uninterrupted
+from tests.engine.resumption import GATHERED, ITERS, config, noted, pair, train, uninterrupted
+from tests.faults.tools import content
 
 NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False)))
 
 
 @HOOKS.register_module()
 class SignalAt(Hook):
-    """Sends this process a signal, in the middle of an event."""
+    """Sends this process a signal, in the middle of an event, which fails then where an ``error`` is given."""
 
-    def __init__(self, event: str, number: int = signal.SIGTERM, at: int = 2, group: bool = False) -> None:
+    def __init__(
+        self, event: str, number: int = signal.SIGTERM, at: int = 2, group: bool = False, error: Any = None
+    ) -> None:
         self.sent = False
 
         def send(runner: Any, batch_idx: int, **_: Any) -> None:
             if runner.iter == at and not self.sent:
                 self.sent = True
                 (os.killpg if group else os.kill)(os.getpid(), number)
+                if error:
+                    raise error('worker')
 
         setattr(self, event, send)
 
 
-def last(folder: Path) -> dict[str, Any]:
-    return content(folder / f'iter_{ITERS}.pth')
+def ends_alike(folder: Path, name: str = 'iters') -> bool:
+    last = 'epoch_2.pth' if name == 'epochs' else f'iter_{ITERS}.pth'
+    return not toys.differing(content(folder / last), content(uninterrupted(name)[0] / last))
 
 
-def interrupted(folder: Path, kind: str = 'iters', workers: int = 0, changes: dict = NEVER, **hook: Any) -> int:
-    whole = config(folder, kind, workers, pair(), **changes)
-    runner = toys.make_runner(None, whole)
+def interrupted(folder: Path, kind: str = 'iters', changes: dict = NEVER, **hook: Any) -> int:
+    runner = toys.make_runner(None, config(folder, kind, 0, pair(), **changes))
     runner.register_hook(SignalAt(**hook))
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
     try:
@@ -60,26 +65,28 @@ def interrupted(folder: Path, kind: str = 'iters', workers: int = 0, changes: di
     return int(end.value.code)
 
 
-@pytest.mark.parametrize(('event', 'number', 'saved'), [
-    pytest.param('before_train_iter', signal.SIGTERM, 3, marks=pytest.mark.soak),
-    pytest.param('after_train_iter', signal.SIGUSR1, 3, marks=pytest.mark.soak),
-    ('before_val_iter', signal.SIGTERM, 3),  # the model holds averaged weights, so one iteration later
+@pytest.mark.parametrize(('event', 'number', 'kind', 'changes', 'saved'), [
+    ('before_val_iter', signal.SIGTERM, 'iters', NEVER, ['iter_3']),  # the model holds averaged weights: one step later
+    *(pytest.param(*one, marks=pytest.mark.soak) for one in (
+        ('before_train_iter', signal.SIGTERM, 'iters', NEVER, ['iter_3']),
+        ('after_train_iter', signal.SIGUSR1, 'iters', NEVER, ['iter_3']),
+        # a file of the same iteration is not written again, and a validation ends at once if its iteration is saved
+        ('before_train_iter', signal.SIGTERM, 'iters', {}, ['iter_1', 'iter_2', 'iter_3']),
+        ('before_val_iter', signal.SIGTERM, 'iters', {}, ['iter_1', 'iter_2']),
+        # a checkpoint holds no gradients, so those that wait are stepped first
+        ('before_train_iter', signal.SIGTERM, 'iters', {**NEVER, **GATHERED}, ['iter_4']),
+        ('before_train_iter', signal.SIGTERM, 'epochs', {}, ['epoch_1']),  # epochs end with their last file
+    )),
 ])  # fmt: skip
-def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event: str, number: int, saved: int, tmp_path: Path) -> None:
-    assert interrupted(tmp_path, event=event, number=number) == 128 + number
-    found = latest_checkpoint(tmp_path)
-    assert found is not None and found.name == f'iter_{saved}.pth'
-    toys.train(None, config(tmp_path, 'iters', 0, pair(), resume=True))
-    assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
-
-
-@pytest.mark.soak
-def test_a_file_of_the_same_iteration_is_not_written_again(tmp_path: Path) -> None:
-    """A validation ends at once if its iteration is saved."""
-    interrupted(tmp_path / 'a', event='before_train_iter', changes={})
-    assert sorted(path.name for path in (tmp_path / 'a').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
-    interrupted(tmp_path / 'b', event='before_val_iter', changes={})
-    assert sorted(path.name for path in (tmp_path / 'b').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
+def test_a_signal_saves_and_the_run_ends_in_the_same_bits(
+    event: str, number: int, kind: str, changes: dict[str, Any], saved: list[str], tmp_path: Path
+) -> None:
+    at = 6 if kind == 'epochs' else 2
+    assert interrupted(tmp_path, kind, changes, event=event, number=number, at=at) == 128 + number
+    assert sorted(path.stem for path in tmp_path.glob('*.pth')) == saved
+    if 'optim_wrapper' not in changes:
+        train(tmp_path, kind=kind, resume=True)
+        assert ends_alike(tmp_path, kind)
 
 
 SOAK = [pytest.param(one, marks=pytest.mark.soak) for one in (ConnectionResetError, EOFError, FileNotFoundError)]
@@ -101,18 +108,9 @@ def test_a_loader_whose_workers_ended_first_is_no_error(
     assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
 
 
-@pytest.mark.soak
-def test_gradients_that_wait_are_stepped_first(tmp_path: Path) -> None:
-    """A checkpoint holds no gradients."""
-    changes = {**NEVER, 'optim_wrapper': dict(accumulative_counts=2)}
-    interrupted(tmp_path, event='before_train_iter', changes=changes)
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_4.pth']
-
-
-@pytest.mark.soak
-def test_epochs_end_with_their_last_file(tmp_path: Path) -> None:
-    interrupted(tmp_path, 'epochs', changes={}, event='before_train_iter', at=6)
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+def test_a_validation_whose_workers_ended_first_saves_no_averaged_weights(tmp_path: Path) -> None:
+    assert interrupted(tmp_path, event='before_val_iter', error=RuntimeError) == 128 + signal.SIGTERM
+    assert not list(tmp_path.glob('*.pth'))
 
 
 def test_another_error_is_told_as_it_is(tmp_path: Path) -> None:
@@ -128,18 +126,11 @@ def test_another_error_is_told_as_it_is(tmp_path: Path) -> None:
         runner.train()
 
 
-def test_a_restart_of_the_launcher_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupted(tmp_path, event='before_train_iter')
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    runner = toys.train(None, config(tmp_path, 'iters', 0, pair()))
-    assert runner._resume and runner.iter == ITERS
-    assert not toys.differing(last(uninterrupted('iters', 0)), last(tmp_path))
-
-
-@pytest.mark.parametrize(
-    'option', [dict(filename_tmpl='step_{}.pth'), dict(out_dir='files'), dict(save_optimizer=False)]
-)
-def test_a_restart_goes_on_from_files_of_any_name_place_and_kind(
+@pytest.mark.parametrize('option', [
+    dict(interval=1, save_last=True),
+    *(dict(filename_tmpl='step_{}.pth'), dict(out_dir='files'), dict(interval=1, save_optimizer=False)),
+])  # fmt: skip
+def test_a_restart_of_the_launcher_goes_on_from_files_of_any_name_place_and_kind(
     option: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = {**NEVER['default_hooks']['checkpoint'], **option}
@@ -148,16 +139,8 @@ def test_a_restart_goes_on_from_files_of_any_name_place_and_kind(
     changes = dict(default_hooks=dict(checkpoint=checkpoint))
     interrupted(tmp_path, event='before_train_iter', changes=changes)
     monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
-    runner = toys.make_runner(None, config(tmp_path, 'iters', 0, pair(), **changes))
-    first: list[int] = []
-
-    class Look(Hook):
-        def before_train_iter(self, runner: Any, *_: Any, **__: Any) -> None:
-            first.append(runner.iter)
-
-    runner.register_hook(Look())
-    runner.train()
-    assert first == [3, 4, 5]
+    assert [step for step, *_ in noted(train, tmp_path, **changes)] == [3, 4, 5]
+    assert 'save_last' not in option or ends_alike(tmp_path)
 
 
 def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +222,7 @@ sys.path.insert(0, {root!r})
 import mmdistill_dense.engine.launch  # gloo
 from tests.engine.test_interruption import SignalAt
 from tests import toys
-from tests.engine.test_resume import config, pair
+from tests.engine.resumption import config, pair
 """
 TRAIN = """
 os.setpgrp()
@@ -259,8 +242,8 @@ def test_a_signal_to_the_whole_group_with_workers(event: str, tmp_path: Path) ->
     assert ended.returncode == 128 + signal.SIGTERM, ended.stderr[-3000:]
     (found,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
     assert found.name in ('iter_2.pth', 'iter_3.pth')
-    toys.train(None, config(tmp_path, 'iters', 2, pair(), resume=True))
-    assert not toys.differing(last(uninterrupted('iters', 2)), last(tmp_path))
+    train(tmp_path, workers=2, resume=True)
+    assert ends_alike(tmp_path, 'iters, workers')
 
 
 TOGETHER = """

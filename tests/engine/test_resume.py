@@ -1,240 +1,75 @@
 """An interrupted run ends in the same bits as an uninterrupted one; tests/kill kills real processes."""
 
-import functools
 import logging
-import random
 import shutil
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.dataset import pseudo_collate
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
-from mmengine.registry import LOOPS, init_default_scope
-from mmengine.runner import BaseLoop, FlexibleRunner, Runner, ValLoop
-from torch.utils.data import DataLoader, IterableDataset
+from mmengine.registry import LOOPS
+from mmengine.runner import BaseLoop, ValLoop
 
-from mmdistill_dense.datasets import ShapesSegDataset
 from mmdistill_dense.engine.resume import ResumeFile, latest_checkpoint, resume_from_a_whole_file, tell_changes
-from mmdistill_dense.registry import DATASETS, HOOKS
+from mmdistill_dense.registry import HOOKS
 from tests import toys
-from tests.faults.tools import content, resumed_alike
-
-DISTILLED = dict(
-    kd=dict(type='LogitKD', schedule=dict(warmup=4)),
-    mimic=dict(type='MaskedMimic', clip_max_norm=1.0),
-    afdcd=dict(type='AfDCD', pool_size=0, student_tap='backbone[2]'),
+from tests.engine.resumption import (
+    ITERS,
+    LONG,
+    PLAIN,
+    QUICK,
+    RUNS,
+    config,
+    files_of,
+    noted,
+    train,
+    uninterrupted,
 )
-ITERS, PER_EPOCH = 6, 4
+from tests.faults.tools import content, log_of, resumed_alike
 
 
-def config(work_dir, kind, workers, model, **changes):
-    """A run with dropout, EMA, a falling rate, augmentation and a validation in between."""
-    by_epoch = kind == 'epochs'
-    return toys.run_config(
-        work_dir,
-        model,
-        **(dict(epochs=2) if by_epoch else dict(iters=ITERS)),
-        **toys.merged(
-            dict(
-                train_dataloader=dict(num_workers=workers),
-                train_cfg=dict(val_interval=1 if by_epoch else 2),
-                default_hooks=dict(checkpoint=dict(interval=1)),
-                custom_hooks=[dict(type='EMAHook', momentum=0.5)],
-                param_scheduler=[dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=8)],
-            ),
-            changes,
-        ),
-    )
+@pytest.mark.parametrize('name', [*QUICK, *(pytest.param(name, marks=pytest.mark.soak) for name in LONG)])
+def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, name):
+    """And its steps see what those of the uninterrupted one saw."""
+    folder, seen = uninterrupted(name)
+    again = partial(noted, RUNS[name][0], log_level='WARNING')
+    after, _ = resumed_alike(tmp_path, again, *files_of(name), whole=folder)
+    assert after == seen[len(seen) - len(after) :] and (len(after) < len(seen) or name == 'a flexible runner')
 
 
-def pair():
-    return toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), DISTILLED)
+def test_what_methods_keep_is_in_the_files():
+    parts = {name.split('.')[0] for name in content(uninterrupted()[0] / f'iter_{ITERS}.pth')}
+    assert parts == {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'}
+    early, kept = (torch.load(uninterrupted('methods that keep something')[0] / f'iter_{number}.pth',
+                              weights_only=False)['distillers'] for number in (2, 4))  # fmt: skip
+    assert (kept['pcd.queue.ptr'], kept['match.parts.0.seen'], kept['queue.parts.0.ptr']) == (3, 4, 2)
+    assert kept['auto.chosen_size'].tolist() == [256, 64]
+    assert kept['cirkd.parts.0.queues.region.rows'].shape[:2] == (toys.NUM_CLASSES, 3)
+    assert {'cirkd.parts.0.queues.pixel.rows', 'mgd.parts.0.0.weight'} <= set(toys.differing(early, kept))
 
 
-@functools.cache
-def uninterrupted(kind, workers):
-    """The folder of a run that was not interrupted."""
-    folder = toys.fresh_dir()
-    toys.train(None, config(folder, kind, workers, pair()))
-    return folder
-
-
-@pytest.mark.parametrize(('kind', 'start', 'end'), [('iters', 'iter_3', 'iter_6'), ('epochs', 'epoch_1', 'epoch_2')])
-@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.soak)])
-def test_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, end, workers):
-    folder = uninterrupted(kind, workers)
-    options = dict(resume=True, load_from=str(folder / f'{start}.pth'), log_level='WARNING')
-    toys.train(None, config(tmp_path, kind, workers, pair(), **options))
-    expected = content(folder / f'{end}.pth')
-    assert {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'} == {name.split('.')[0] for name in expected}
-    assert not toys.differing(content(tmp_path / f'{end}.pth'), expected)
-    assert 'may not end as' not in said(tmp_path)
-    assert toys.differing(content(folder / f'{start}.pth'), expected)
-
-
-@HOOKS.register_module()
-class Album(Hook):
-    """Keeps the pictures that training sees."""
-
-    seen: list = []
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        for picture, sample in zip(data_batch['inputs'], data_batch['data_samples'], strict=True):
-            self.seen.append((sample.img_path, picture.clone()))
+@pytest.mark.soak
+@pytest.mark.parametrize('way', ['half precision', 'compiled'])
+def test_a_run_in_another_way_is_close_to_the_plain_one(way):
+    (folder, seen), (plain_folder, plain_seen) = uninterrupted(way), uninterrupted('more pictures')
+    found, plain = (content(one / f'iter_{ITERS}.pth') for one in (folder, plain_folder))
+    assert seen == plain_seen and (toys.differing(found, plain) or way == 'compiled')
+    for name, value in plain.items():
+        torch.testing.assert_close(found[name], value, rtol=0.1, atol=0.1)
 
 
 @pytest.mark.parametrize('workers', [pytest.param(0, marks=pytest.mark.soak), 1])
-@pytest.mark.parametrize('length', [dict(epochs=2), dict(iters=8)], ids=['epochs', 'iters'])
+@pytest.mark.parametrize('length', [dict(max_epochs=2), dict(max_iters=8)], ids=['epochs', 'iters'])
 def test_a_picture_is_augmented_anew_each_time(tmp_path, length, workers):
-    Album.seen.clear()
-    in_order = dict(
-        num_workers=workers, sampler=dict(shuffle=False)
-    )  # so that the same numbers would give the same pictures
-    changes = dict(train_dataloader=in_order, custom_hooks=[dict(type='mmdistill_dense.Album')])
-    toys.train(tmp_path, toys.seg_net('fcn'), **length, **changes)
-    first, second = dict(Album.seen[:8]), dict(Album.seen[8:])
-    assert len(first) == len(second) == 8
-    assert not any(torch.equal(first[path], second[path]) for path in first)
-
-
-TWO = dict(
-    first=dict(type='FitNet', student_tap='backbone[3]'),
-    second=dict(type='MaskedMimic', clip_max_norm=1.0),
-    kd=dict(type='LogitKD'),
-)
-
-
-def short(work_dir, distillers, **changes):
-    """Four iterations with pictures without labels; all gradients are clipped by their common norm."""
-    network = toys.model_config(
-        toys.seg_net('fcn', dropout=0.1),
-        toys.seg_teacher('fcn'),
-        distillers,
-        unlabelled=dict(data_root=toys.picture_folder()),
-    )
-    options = dict(
-        default_hooks=dict(checkpoint=dict(interval=2)),
-        custom_hooks=[dict(type='EMAHook', momentum=0.5)],
-        optim_wrapper=dict(clip_grad=dict(max_norm=1.0)),
-        param_scheduler=[dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=8)],
-    )
-    return toys.run_config(work_dir, network, iters=4, **toys.merged(options, changes))
-
-
-@pytest.mark.parametrize('paramwise', [
-    {}, pytest.param(dict(custom_keys=dict(first=dict(lr_mult=3.0)), bias_lr_mult=2.0), marks=pytest.mark.soak),
-], ids=['one group', 'groups'])  # fmt: skip
-def test_the_order_of_distillers_in_a_config_does_not_count_on_resume(tmp_path, paramwise):
-    """The optimizer's state goes by the position of a parameter, and a sum by the order of its terms."""
-    changes = dict(optim_wrapper=dict(paramwise_cfg=paramwise, clip_grad=dict(max_norm=1.0))) if paramwise else {}
-
-    def run(folder, **more):
-        methods = dict(reversed(TWO.items())) if more else TWO
-        return toys.train(None, short(folder, methods, **changes, **more))
-
-    runner, _ = resumed_alike(tmp_path, run)
-    assert list(runner.model.distillers) == list(TWO)
-
-
-@HOOKS.register_module()
-class Dice(Hook):
-    """Draws as a model may that changes the size of its pictures: from Python's stream, and from numpy's."""
-
-    thrown: list = []
-
-    def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.thrown.append((runner.iter, random.random(), np.random.rand()))
-
-
-@DATASETS.register_module()
-class Endless(IterableDataset):
-    """Pictures without indices, drawn from torch's stream."""
-
-    def __init__(self, **options):
-        self.data = ShapesSegDataset(**options)
-        self.metainfo = self.data.metainfo
-
-    def __len__(self):  # mmengine's logger asks
-        return 100
-
-    def __iter__(self):
-        while True:
-            yield self.data[int(torch.randint(len(self.data), ()))]
-
-
-FIVE = dict(num_workers=2, sampler=dict(type='DefaultSampler'), dataset=dict(num_images=5))
-
-
-def flexible(folder, **more):
-    """It loads before it calls ``before_run``; the measured weights and the pictures without labels count too."""
-    kinds = dict(TWO, kd=dict(type='LogitKD', balance=dict(ratio=1.0, until=0.75)))
-    own = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False), runner_type='FlexibleRunner')  # its EMA fails
-    config = short(folder, kinds, **own, **more)
-    config.experiment_name = f'toy_{toys.fresh_dir().name}'
-    FlexibleRunner.from_cfg(config).train()
-
-
-def without_a_config(folder, **more):
-    """Built from its arguments, as on mmengine's first page; a loader of torch draws from the global stream."""
-    given = config(folder, 'iters', 0, pair(), **more)._cfg_dict.to_dict()
-    names = ('model', 'work_dir', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'default_hooks')
-    given = {name: given[name] for name in (*names, 'default_scope', 'randomness', 'log_level', *more)}
-    init_default_scope('mmseg')
-    data = DATASETS.build(given['train_dataloader']['dataset'])
-    given['train_dataloader'] = DataLoader(data, batch_size=2, shuffle=True, collate_fn=pseudo_collate)
-    Runner(**given, experiment_name=folder.name + toys.fresh_dir().name).train()
-
-
-def two_stages(folder, **more):
-    """Proposals are sampled at random; after each step the size of the next batch is drawn."""
-    resizing = dict(type='BatchSyncRandomResize', random_size_range=(96, 96), interval=1)
-    methods = dict(
-        kd=dict(type='LogitKD', student_tap='rpn_head.rpn_cls', activation='sigmoid'),
-        mimic=dict(type='MaskedMimic', student_tap='neck[:2]'),
-    )
-    student = toys.det_net('faster_rcnn', data_preprocessor=dict(batch_augments=[resizing]))
-    model = toys.model_config(student, toys.det_teacher('faster_rcnn'), methods)
-    each = dict(default_hooks=dict(checkpoint=dict(interval=1)))
-    toys.train(None, toys.det_run_config(folder, model, iters=3, **each, **more))
-
-
-def drawn(folder, **more):
-    """A student alone, in whose steps all streams are drawn from."""
-    hooks = dict(custom_hooks=[dict(type='EMAHook'), dict(type='mmdistill_dense.Dice')])
-    toys.train(None, config(folder, 'iters', 0, toys.seg_net('fcn', dropout=0.1), **hooks, **more))
-
-
-RUNS = {
-    'a detector': (two_stages, 1, 3),
-    'a runner without a config': (without_a_config, 3, 6),
-    'a flexible runner': (flexible, 2, 4),
-    # each start draws a seed, and mmengine builds the sampler before it reads that of the checkpoint
-    'without a seed': (partial(drawn, randomness=dict(seed=None)), 3, 6),
-    # in an iteration-based run it begins anew, and the workers began at another batch
-    'a finite sampler behind its end': (partial(drawn, train_dataloader=FIVE), 4, 6),
-    # without workers the training draws from their stream; a resumed run loads those before it again
-    'no indices': (
-        partial(drawn, train_dataloader=dict(sampler=None, dataset=dict(type='mmdistill_dense.Endless'))), 3, 6
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize('name', [
-    name if number < 2 else pytest.param(name, marks=pytest.mark.soak) for number, name in enumerate(RUNS)
-])  # fmt: skip
-def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, name):
-    run, start, end = RUNS[name]
-    Dice.thrown.clear()
-    _, last = resumed_alike(tmp_path, run, f'iter_{start}', f'iter_{end}')
-    assert Dice.thrown[start:end] == Dice.thrown[end:] and len({*Dice.thrown}) in (0, end)
-    if run is flexible:
-        first = torch.load(tmp_path / 'a' / f'iter_{end}.pth', weights_only=False)
-        assert first['balance'] == last['balance'] and len(last['balance']['kd']['tries']) == 3
+    """In order, so that the same numbers would give the same pictures."""
+    kind, in_order = ('epochs' if 'max_epochs' in length else 'iters'), dict(sampler=dict(shuffle=False))
+    seen = noted(train, tmp_path, PLAIN, kind, workers, train_cfg=length, train_dataloader=in_order)
+    pictures = [picture for _, labelled, _ in seen for picture in labelled]
+    first, second = dict(pictures[:8]), dict(pictures[8:])
+    assert len(first) == len(second) == 8 and not any(first[name] == second[name] for name in first)
 
 
 # Which file `--resume` takes after a kill
@@ -343,8 +178,7 @@ def test_an_empty_note_beside_nothing_says_what_to_do(tmp_path):
 def test_a_run_goes_on_from_the_whole_file(tmp_path):
     """Through the runner, as after a kill between the emptying of the note and its writing; by more processes, as the
     file says."""
-    plain = toys.seg_net('fcn', dropout=0.1)
-    toys.train(None, config(tmp_path, 'iters', 0, plain))
+    train(tmp_path, PLAIN)
     expected = content(tmp_path / 'iter_6.pth')
     for number in (4, 5, 6):
         (tmp_path / f'iter_{number}.pth').unlink()
@@ -352,9 +186,9 @@ def test_a_run_goes_on_from_the_whole_file(tmp_path):
     saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
     assert saved['meta'].pop('processes') == 1
     torch.save(dict(saved, meta=dict(saved['meta'], processes=4)), tmp_path / 'iter_3.pth')
-    toys.train(None, config(tmp_path, 'iters', 0, plain, resume=True, log_level='WARNING'))
+    train(tmp_path, PLAIN, resume=True, log_level='WARNING')
     assert not toys.differing(content(tmp_path / 'iter_6.pth'), expected)
-    log = '\n'.join(path.read_text() for path in tmp_path.rglob('*.log'))
+    log = log_of(tmp_path)
     assert 'goes on from iter_3.pth' in log
     assert 'had 4 process(es), this one has 1: a step takes 0.25 times as many' in log
 
@@ -363,20 +197,16 @@ class Ended(Exception):
     """The end of a process, seen from inside."""
 
 
-@functools.cache
-def validated():
-    """The folder of a run that was not interrupted, and its scores."""
-    folder, keep = toys.fresh_dir(), dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')))
-    run = toys.train(None, config(folder, 'iters', 0, toys.seg_net('fcn', dropout=0.1), **keep))
-    return folder, list(run.message_hub.log_scalars['val/mIoU'].data[0])
+def validated(folder, **more):
+    """Trains; returns the scores, and the names of the best files."""
+    run = train(folder, PLAIN, default_hooks=dict(checkpoint=dict(save_best='mIoU')), **more)
+    return list(run.message_hub.log_scalars['val/mIoU'].data[0]), [path.name for path in folder.glob('best_*.pth')]
 
 
 @pytest.mark.parametrize('turn', [pytest.param(1, marks=pytest.mark.soak), 3], ids=['first', 'last'])
 def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkeypatch, turn):
     """Behind the last iteration too, where nothing is left to train; its score would be lost, and the best file."""
-    plain = toys.seg_net('fcn', dropout=0.1)
-    keep = dict(default_hooks=dict(checkpoint=dict(save_best='mIoU')))
-    folder, expected = validated()
+    expected = validated(tmp_path / 'whole')
     run, turns = ValLoop.run, []
 
     def ended(self):
@@ -387,13 +217,10 @@ def test_a_validation_that_a_run_did_not_come_to_is_made_up_for(tmp_path, monkey
 
     monkeypatch.setattr(ValLoop, 'run', ended)
     with pytest.raises(Ended):
-        toys.train(None, config(tmp_path / 'cut', 'iters', 0, plain, **keep))
+        validated(tmp_path / 'cut')
     monkeypatch.setattr(ValLoop, 'run', run)
-    again = toys.train(None, config(tmp_path / 'cut', 'iters', 0, plain, resume=True, **keep))
-    scores = list(again.message_hub.log_scalars['val/mIoU'].data[0])
-    assert scores == expected and len(expected) == ITERS // 2
-    best = [[path.name for path in place.glob('best_*.pth')] for place in (tmp_path / 'cut', folder)]
-    assert best[0] == best[1] != []
+    assert validated(tmp_path / 'cut', resume=True) == expected
+    assert len(expected[0]) == ITERS // 2 and expected[1]
 
 
 def test_an_own_loop_resumes_and_validates_as_it_likes(tmp_path):
@@ -455,7 +282,7 @@ def test_a_run_that_stops_early_stops_there_when_it_is_resumed(tmp_path, kind, s
     changes = dict(custom_hooks=[stop], train_cfg=length)
 
     def run(folder, **more):
-        return toys.train(None, config(folder, kind, 0, toys.seg_net('fcn', dropout=0.1), **changes, **more))
+        return train(folder, PLAIN, kind, **changes, **more)
 
     place = run(tmp_path / 'a').iter
     assert place == (12 if kind == 'epochs' else 6)
@@ -488,28 +315,25 @@ def said(folder):
 
 
 def test_the_log_says_how_to_go_on_what_was_changed_and_when_nothing_is_left(tmp_path):
-    plain = toys.seg_net('fcn')
-
     def start(at=99, **changes):
         hook = dict(custom_hooks=[dict(type='mmdistill_dense.Interrupting', at=at)])
-        options = toys.merged(dict(log_level='WARNING', train_cfg=dict(val_interval=99), **hook), changes)
-        return config(tmp_path, 'iters', 0, plain, **options)
+        train(tmp_path, PLAIN, **hook, log_level='WARNING', train_cfg=dict(val_interval=99), **changes)
 
     with pytest.raises(KeyboardInterrupt):
-        toys.train(None, start(at=0))
+        start(at=0)
     assert 'Interrupted in iteration 1 of 6: no checkpoint was written yet.' in said(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        toys.train(None, start(at=2))
+        start(at=2)
     told = said(tmp_path)
     assert 'Interrupted in iteration 3 of 6: the same command with --resume goes on from iter_2.pth.' in told
     assert 'The config differs from that of' not in told and 'nothing is left' not in told
-    toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
+    start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02)))
     changed = 'custom_hooks.0.at 2 -> 99, optim_wrapper.optimizer.lr 0.01 -> 0.02.'
     kept = 'The checkpoint holds optimizer and schedules, so the old optim_wrapper.optimizer.lr stay.'
     assert f'The config differs from that of the checkpoint to resume: {changed} {kept}' in said(tmp_path)
     (group,) = torch.load(tmp_path / 'iter_6.pth', weights_only=False)['optimizer']['param_groups']
     assert group['initial_lr'] == 0.01, 'what the log says'
-    toys.train(None, start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02))))
+    start(resume=True, optim_wrapper=dict(optimizer=dict(lr=0.02)))
     told = said(tmp_path)
     assert 'The checkpoint to resume is from iteration 6 of 6: nothing is left to train.' in told
     assert 'The config differs from that of' not in told, 'what differs between two starts of one config is no change'
@@ -547,19 +371,17 @@ def test_other_groups_of_parameters_and_another_optimizer_do_not_go_on():
 def test_a_file_without_what_a_run_needs_does_not_go_on(option, words, tmp_path):
     """Without schedules mmengine went on with the first rates."""
     parts = dict(default_hooks=dict(checkpoint={option: False}), log_level='WARNING')
-    toys.train(None, short(tmp_path, {}, **parts))
+    train(tmp_path, PLAIN, **parts)
     assert f'default_hooks.checkpoint.{option}=False: no run can go on from its checkpoints' in said(tmp_path)
     with pytest.raises(ValueError, match=f'{words}.*load_from'):
-        toys.train(None, short(tmp_path, {}, resume=True, load_from=str(tmp_path / 'iter_2.pth')))
+        train(tmp_path, PLAIN, resume=True, load_from=str(tmp_path / 'iter_2.pth'))
 
 
 def test_a_checkpoint_from_within_an_epoch_is_warned_of(tmp_path):
     """mmengine begins the epoch again and counts on: here 10 steps of 8."""
-    plain, within = toys.seg_net('fcn'), dict(default_hooks=dict(checkpoint=dict(by_epoch=False, interval=3)))
-    changes = dict(log_level='WARNING', train_cfg=dict(val_interval=99), **within)
-    toys.train(None, config(tmp_path, 'epochs', 0, plain, **changes))
+    within = dict(default_hooks=dict(checkpoint=dict(by_epoch=False, interval=3)))
+    again = partial(train, tmp_path, PLAIN, 'epochs', log_level='WARNING', train_cfg=dict(val_interval=99), **within)
+    again()
     assert 'CheckpointHook.by_epoch=False saves within an epoch' in said(tmp_path)
-    toys.train(
-        None, config(tmp_path, 'epochs', 0, plain, resume=True, load_from=str(tmp_path / 'iter_6.pth'), **changes)
-    )
+    again(resume=True, load_from=str(tmp_path / 'iter_6.pth'))
     assert 'The checkpoint to resume is from iteration 6, within epoch 2. This epoch begins again' in said(tmp_path)

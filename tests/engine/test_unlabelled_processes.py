@@ -1,60 +1,37 @@
 """Pictures without labels on two processes, and with a loss that is no number."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 
-from mmdistill_dense.unlabelled.step import unlabelled_of
 from tests import gloo, toys
+from tests.engine.resumption import TOGETHER, Diary, pair, train
 from tests.faults import tools  # noqa: F401  (registers Sick)
 
 ITERS = 4
+METHODS = dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
 
 
-def config(work_dir, pictures, distillers=None, **changes):
-    distillers = distillers or dict(kd=dict(type='LogitKD'), mimic=dict(type='MaskedMimic', clip_max_norm=1.0))
-    student, teacher = toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn')
-    model = toys.model_config(student, teacher, distillers, unlabelled=dict(data_root=pictures, ratio=1))
-    hooks = [dict(type='EMAHook', momentum=0.5)]
-    return toys.run_config(work_dir, model, **toys.merged(dict(iters=ITERS, custom_hooks=hooks), changes))
-
-
-def drawn(config):
+def drawn(folder, pictures, distillers=METHODS, **changes):
     """Train; return the names of the pictures of each step beside the runner."""
-    runner = toys.make_runner(config.work_dir, config)
-    names = []
-    step = runner.model.register_forward_pre_hook
-
-    def note(*_):
-        model = getattr(runner.model, 'module', runner.model)
-        names.append([Path(one.img_path).name for one in unlabelled_of(model).batch['data_samples']])
-
-    handle = step(note)
-    try:
-        runner.train()
-    finally:
-        handle.remove()
-    return runner, names
+    Diary.seen.clear()
+    runner = train(folder, pair(distillers, pictures, ratio=1), **TOGETHER, **changes)
+    return runner, [[name for name, _ in more] for _, _, more in Diary.seen]
 
 
 def process(rank, folder, teacher, pictures):
     """What each of the two processes does."""
     folder = gloo.join(rank, folder, teacher)
-    wrapper = dict(type='mmdistill_dense.DistillDDP', broadcast_buffers=False)
-    both = dict(launcher='pytorch', model_wrapper_cfg=wrapper)
-    runner, names = drawn(config(folder / 'a', pictures, **both))
+    runner, names = drawn(folder / 'a', pictures)
     student = {name: value.detach().clone() for name, value in runner.model.module.named_parameters()}
     resume = dict(resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
-    again, later = drawn(config(folder / 'b', pictures, **both, **resume))
+    again, later = drawn(folder / 'b', pictures, **resume)
     found = dict(names=names, later=later, student=student, again=dict(again.model.module.named_parameters()))
-    each = dict(randomness=dict(seed=5, diff_rank_seed=True))
-    runner, found['own_seeds'] = drawn(config(folder / 'd', pictures, **both, **each))
+    runner, found['own_seeds'] = drawn(folder / 'd', pictures, randomness=dict(seed=5, diff_rank_seed=True))
     found['seeds'] = runner.seed, runner.model.module.distillation.state.seed
     sick = dict(sick=dict(type='Sick', at=(1,), rank=1, part=True))
     try:
-        drawn(config(folder / 'c', pictures, sick, **both))
+        drawn(folder / 'c', pictures, sick)
     except RuntimeError as error:
         found['words'] = str(error)
     torch.save(found, folder / f'rank{rank}.pth')
@@ -86,7 +63,7 @@ def test_processes_with_seeds_of_their_own_share_the_order(ranks):
 @pytest.mark.soak
 def test_two_processes_resume_exactly(ranks):
     for rank in ranks:
-        assert rank['later'] == rank['names'][2:]
+        assert rank['later'] == rank['names'][2:] and len(rank['names']) == ITERS
         assert not toys.differing(rank['student'], rank['again'])
 
 

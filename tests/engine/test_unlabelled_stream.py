@@ -8,20 +8,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mmcv.transforms import BaseTransform
-from mmengine.hooks import Hook
-from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import DATASETS, DefaultScope
 
-from mmdistill_dense.registry import HOOKS, TRANSFORMS
+from mmdistill_dense.registry import TRANSFORMS
 from mmdistill_dense.unlabelled.step import UnlabelledOption, unlabelled_of
 from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
 from tests import toys
+from tests.engine.resumption import ITERS, MORE, WITH_MORE, noted, pair, train, uninterrupted
 from tests.faults.tools import content
 
-ITERS = 5
-MORE = dict(ratio=1.5)
+run = functools.partial(noted, train)
 
 
 def first(sampler, count):
@@ -49,93 +46,13 @@ def test_processes_take_the_positions_in_turn():
 # Runs
 
 
-@HOOKS.register_module()
-class Diary(Hook):
-    """Writes down which labelled and which other pictures each step gets, with a sum over their pixels."""
-
-    seen: list = []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        model = getattr(runner.model, 'module', runner.model)
-        second = unlabelled_of(model)
-        more = second.batch if second else None
-        self.seen.append((runner.iter, _pictures(data_batch), _pictures(more)))
-
-
-def _pictures(batch):
-    if batch is None:
-        return None
-    pairs = zip(batch['inputs'], batch['data_samples'], strict=True)
-    return [(Path(sample.img_path).name, int(picture.long().sum())) for picture, sample in pairs]
-
-
 def model(folder, distillers=None, **option):
-    student, teacher = toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn')
-    distillers = distillers or dict(kd=dict(type='LogitKD', schedule=dict(warmup=4)), mimic=dict(type='MaskedMimic'))
-    unlabelled = {} if folder is None else dict(unlabelled=dict(data_root=folder, **option))
-    return toys.model_config(student, teacher, distillers, **unlabelled)
-
-
-def run(work_dir, network, kind='iters', workers=0, **changes):
-    """A run of which the diary is returned."""
-    length = dict(epochs=2) if kind == 'epochs' else dict(iters=ITERS)
-    options = dict(
-        train_dataloader=dict(num_workers=workers),
-        default_hooks=dict(checkpoint=dict(interval=1)),
-        custom_hooks=[dict(type='EMAHook', momentum=0.5), dict(type='mmdistill_dense.Diary')],
-    )
-    Diary.seen.clear()
-    toys.train(None, toys.run_config(work_dir, network, **length, **toys.merged(options, changes)))
-    return list(Diary.seen)
-
-
-@functools.cache
-def uninterrupted(kind='iters', workers=0, accumulation=1):
-    folder = toys.fresh_dir()
-    changes = dict(optim_wrapper=dict(accumulative_counts=accumulation))
-    return folder, run(folder, model(toys.picture_folder(), **MORE), kind, workers, **changes)
-
-
-@pytest.mark.parametrize(('kind', 'start', 'workers', 'accumulation'), [
-    ('iters', 2, 0, 1),
-    *(pytest.param(*one, marks=pytest.mark.soak) for one in (
-        ('iters', 3, 2, 1), ('epochs', 1, 0, 1), ('epochs', 1, 2, 1), ('iters', 2, 2, 2),
-    )),
-])  # fmt: skip
-def test_a_resumed_run_is_equal_bit_for_bit(tmp_path, kind, start, workers, accumulation):
-    folder, before = uninterrupted(kind, workers, accumulation)
-    changes = dict(optim_wrapper=dict(accumulative_counts=accumulation))
-    file = folder / (f'iter_{start}.pth' if kind == 'iters' else f'epoch_{start}.pth')
-    network = model(toys.picture_folder(), **MORE)
-    after = run(tmp_path, network, kind, workers, resume=True, load_from=str(file), **changes)
-    assert after == before[-len(after) :] and len(after) < len(before)
-    end = f'iter_{ITERS}.pth' if kind == 'iters' else 'epoch_2.pth'
-    assert not toys.differing(content(tmp_path / end), content(folder / end))
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('way', ['half precision', 'compiled'])
-def test_a_run_in_another_way_resumes_to_the_same_bits(tmp_path, monkeypatch, way):
-    """With a loss scale; on the CPU, where mmengine does not let it run, autocast is bfloat16."""
-    monkeypatch.setattr(amp_optimizer_wrapper, 'is_cuda_available', lambda: True)
-    monkeypatch.setattr(amp_optimizer_wrapper, 'GradScaler', functools.partial(torch.amp.GradScaler, 'cpu'))
-    half = dict(type='AmpOptimWrapper', dtype='bfloat16', loss_scale=dict(init_scale=2.0**8))
-    changes = dict(optim_wrapper=half) if way == 'half precision' else dict(compile=dict(backend='eager'))
-    network = model(toys.picture_folder(), **MORE)
-    seen = run(tmp_path / 'a', network, **changes)
-    again = dict(resume=True, load_from=str(tmp_path / 'a' / 'iter_2.pth'))
-    assert run(tmp_path / 'b', network, **changes, **again) == seen[2:] == uninterrupted()[1][2:]
-    folders = tmp_path / 'a', tmp_path / 'b', uninterrupted()[0]
-    first, second, plain = (content(folder / f'iter_{ITERS}.pth') for folder in folders)
-    assert not toys.differing(first, second)
-    assert toys.differing(first, plain) or way == 'compiled'
-    for name, value in plain.items():
-        torch.testing.assert_close(first[name], value, rtol=0.1, atol=0.1)
+    return pair(distillers or WITH_MORE, folder, **option)
 
 
 @pytest.mark.soak
 def test_workers_read_what_the_main_process_reads():
-    assert uninterrupted('iters', 2)[1] == uninterrupted('iters', 0)[1]
+    assert uninterrupted('more pictures, workers')[1] == uninterrupted('more pictures')[1]
 
 
 @pytest.mark.soak
@@ -143,7 +60,7 @@ def test_labelled_pictures_are_those_of_a_run_without():
     """In an epoch-based loop without workers, the pictures of a step come from the streams that the last one left."""
     folder = toys.fresh_dir()
     without = run(folder, model(None), 'epochs')
-    _, with_more = uninterrupted('epochs')
+    _, with_more = uninterrupted('more pictures, epochs')
     assert [one[:2] for one in with_more] == [one[:2] for one in without]
     assert all(len(more) == 3 for _, _, more in with_more) and {one[2] for one in without} == {None}
 
@@ -172,7 +89,7 @@ def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, ne
 @pytest.mark.soak
 def test_a_stream_that_begins_late_is_that_of_the_others(tmp_path):
     seen = run(tmp_path, model(toys.picture_folder(), **MORE, start=2))
-    assert [one[2] for one in seen] == [None, None, *(one[2] for one in uninterrupted()[1][2:])]
+    assert [one[2] for one in seen] == [None, None, *(one[2] for one in uninterrupted('more pictures')[1][2:])]
 
 
 @pytest.fixture
@@ -350,18 +267,18 @@ def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
 
 @pytest.mark.soak
 def test_another_list_another_ratio_and_none_are_refused_on_resume_unless_the_user_insists(tmp_path):
-    start = dict(resume=True, load_from=str(uninterrupted()[0] / 'iter_2.pth'))
+    start = dict(resume=True, load_from=str(uninterrupted('more pictures')[0] / 'iter_2.pth'))
     for network in (model(toys.picture_folder(5), ratio=1.5), model(toys.picture_folder()), model(None)):
         with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
             run(tmp_path, network, **start)
     hooks = dict(default_hooks=dict(distill=dict(resume_changed=True)))
     seen = run(tmp_path, model(toys.picture_folder()), **start, **hooks)
-    assert [len(more) for _, _, more in seen] == [2] * 3
+    assert [len(more) for _, _, more in seen] == [2] * (ITERS - 2)
 
 
 @pytest.mark.soak
 def test_a_moved_folder_is_the_same(tmp_path):
-    folder, before = uninterrupted()
+    folder, before = uninterrupted('more pictures')
     shutil.copytree(toys.picture_folder(), tmp_path / 'moved')
     network = model(str(tmp_path / 'moved'), **MORE)
     assert run(tmp_path, network, resume=True, load_from=str(folder / 'iter_4.pth')) == before[4:]

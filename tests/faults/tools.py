@@ -43,18 +43,24 @@ def whole(path: Path) -> dict[str, Tensor]:
 
 
 def resumed_alike(
-    folder: Path, run: Callable[..., Any], start: str = 'iter_2', end: str = 'iter_4'
+    folder: Path, run: Callable[..., Any], start: str = 'iter_2', end: str = 'iter_4', whole: Path | None = None
 ) -> tuple[Any, dict[str, Any]]:
     """Train whole in ``a``, and again in ``b`` from a file of its middle: the last files are equal to the bit.
 
-    ``run`` gets a folder and what the resumed run has in its config. What it returns of the second one is returned,
-    and the last checkpoint.
+    ``run`` gets a folder and what the resumed run has in its config; ``whole`` is the folder of a run that was not
+    interrupted, where there is one. What ``run`` returns of the second one is returned, and the last checkpoint.
     """
-    run(folder / 'a')
-    found = run(folder / 'b', resume=True, load_from=str(folder / 'a' / f'{start}.pth'))
-    early, first, second = (content(folder / name) for name in (f'a/{start}.pth', f'a/{end}.pth', f'b/{end}.pth'))
+    if whole is None:
+        run(whole := folder / 'a')
+    found = run(folder / 'b', resume=True, load_from=str(whole / f'{start}.pth'))
+    early, first, second = (content(path / f'{name}.pth') for path, name in (
+        (whole, start), (whole, end), (folder / 'b', end)
+    ))  # fmt: skip
     assert not toys.differing(first, second) and toys.differing(early, first)
-    return found, torch.load(folder / 'b' / f'{end}.pth', weights_only=False)
+    kept, last = (torch.load(path / f'{end}.pth', weights_only=False) for path in (whole, folder / 'b'))
+    assert repr(kept.get('balance')) == repr(last.get('balance'))
+    assert 'may not end as' not in log_of(folder / 'b')
+    return found, last
 
 
 def log_of(folder: Path) -> str:

@@ -35,20 +35,20 @@ OPTIONAL = ('unlabelled', 'foundation', 'pretrain')
 MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
-    'mmdistill_dense/losses': 2_340,
-    'mmdistill_dense/distillers': 5_500,
-    'mmdistill_dense/networks': 2_520,
-    'mmdistill_dense/model': 850,
+    'mmdistill_dense/losses': 2_350,
+    'mmdistill_dense/distillers': 5_550,
+    'mmdistill_dense/networks': 2_530,
+    'mmdistill_dense/model': 860,
     'mmdistill_dense/engine': 1_710,
     'mmdistill_dense/weights': 910,
     'mmdistill_dense/datasets': 920,
     'mmdistill_dense/guards': 550,
-    'mmdistill_dense/config': 730,
+    'mmdistill_dense/config': 740,
     'mmdistill_dense/utils': 1_370,
     'mmdistill_dense/unlabelled': 800,
     'mmdistill_dense/pretrain': 920,
     'mmdistill_dense/foundation': 980,
-    'mmdistill_dense/apps/project': 4_980,
+    'mmdistill_dense/apps/project': 5_090,
     'mmdistill_dense/apps/suite': 2_590,
     'mmdistill_dense/apps/check': 1_910,
     'mmdistill_dense/apps/report': 1_230,
@@ -56,10 +56,10 @@ MOST_LINES = {
     'mmdistill_dense/apps/export': 1_680,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 13_880,
-    'mmdistill_dense': 34_420,
-    'tools': 2_850,
-    'tests': 47_590,
+    'mmdistill_dense/apps': 13_990,
+    'mmdistill_dense': 34_640,
+    'tools': 2_860,
+    'tests': 47_300,
 }
 MOST_CONFIGS = 600
 

@@ -358,6 +358,18 @@ def without_effect(model: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def normalised_anew(student: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if a preprocessor beside ``model.student`` normalises otherwise than that of its ``cfg``."""
+    given = beside.get('data_preprocessor')
+    if 'cfg' not in student or not isinstance(given, Mapping):
+        return []
+    own = load_model(student, 'model.student').model.get('data_preprocessor') or {}
+    shared = [key for key in ('mean', 'std', 'bgr_to_rgb') if key in own and key in given]
+    differing = [f'{key}={given[key]!r} in place of {own[key]!r}' for key in shared if given[key] != own[key]]
+    told = f'model.data_preprocessor counts, perhaps of a base, not that of {student["cfg"]}'
+    return [f'{told}: {", ".join(differing)}.'] if differing else []
+
+
 def merge(model: Any, overrides: Mapping[str, Any], key: str = '') -> Any:
     """Return ``model`` with ``overrides`` merged in as mmengine's ``_base_`` does, with four additional rules.
 

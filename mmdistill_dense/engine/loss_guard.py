@@ -29,6 +29,7 @@ from mmdistill_dense.guards.config import (
     check_custom_keys,
     check_laid_over,
     check_pretrained,
+    check_retyped,
     check_student_classes,
     check_teacher_classes,
     check_top_level_distillers,
@@ -69,6 +70,7 @@ class RunGuards(Hook):
         if is_distill_model(runner.cfg.get('model')):
             check_top_level_distillers(runner.cfg)
             check_laid_over(runner.cfg)
+            check_retyped(runner.cfg)
             model = unwrap(runner.model)
             if isinstance(model, Distilled):
                 _check_wrapper(runner)

@@ -106,6 +106,19 @@ _STRIPS = 'SwinTransformer'  # takes the prefix of a backbone off by itself
 _BACKBONE = 'backbone.'
 
 
+def check_retyped(config: Config, file: Config | None = None) -> None:
+    """Refuse ``--cfg-options model.distillers.cwd.type=DIST``, which would keep the options of ``CWD``."""
+    if file is None and config.filename and os.path.isfile(config.filename):
+        file = read_file(config.filename)
+    before, now = (((one or {}).get('model') or {}).get('distillers') or {} for one in (file, config))
+    for name, old in before.items():
+        new = now.get(name) or {}
+        kept = [key for key in new if key != 'type' and key in old and new[key] == old[key]]
+        if new.get('type', old.get('type')) != old.get('type') and kept:
+            told = f'model.distillers.{name}.type={new["type"]!r} would keep options of {old["type"]}: {some(kept)}'
+            raise ValueError(f'{told}. Name a config of {new["type"]}, or set these options too.')
+
+
 def check_top_level_distillers(config: Config, file: Config | None = None) -> None:
     """Refuse a run in which a file over its bases, or ``--cfg-options``, changed only the top-level ``distillers``.
 

@@ -18,7 +18,15 @@ from mmengine.logging import print_log
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from mmdistill_dense.config.resolve import TASKS, ModelConfig, load_model, merge, teachers_of, without_effect
+from mmdistill_dense.config.resolve import (
+    TASKS,
+    ModelConfig,
+    load_model,
+    merge,
+    normalised_anew,
+    teachers_of,
+    without_effect,
+)
 from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.config.values import ignored_labels, listed, num_classes
 from mmdistill_dense.distillers.base import Distiller
@@ -80,7 +88,10 @@ def DistillModel(
     if isinstance(student, ModelConfig):
         config = student
     else:
-        for sentence in without_effect({'student': student, **student_keys}):
+        for sentence in [
+            *without_effect({'student': student, **student_keys}),
+            *normalised_anew(student, student_keys),
+        ]:
             print_log(sentence, 'current', logging.WARNING)
         config = load_model(merge(student, student_keys, 'model.student'), 'model.student')
         config.beside = student_keys

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from mmdistill_dense.guards.config import check_laid_over, check_top_level_distillers
+from mmdistill_dense.guards.config import check_laid_over, check_retyped, check_top_level_distillers
 
 BASE = "model = dict(distillers=dict(cwd=dict(type='CWD', loss_weight=3.0), kd=dict(type='LogitKD')))\n"
 
@@ -43,6 +43,20 @@ def test_what_changes_options_alone_is_not(text: str, tmp_path: Path) -> None:
 
 def test_a_config_without_a_file_is_not_looked_at() -> None:
     check_laid_over(Config(dict(model=dict(distillers=dict(cwd=dict(type='CWD'))))))
+
+
+@pytest.mark.parametrize(('change', 'refused'), [
+    ({'type': 'DIST'}, True), ({'type': 'DIST', 'loss_weight': 1.0}, False), ({'loss_weight': 1.0}, False),
+    ({'type': 'CWD'}, False),
+])  # fmt: skip
+def test_another_method_on_the_command_line_keeps_no_options(change: dict, refused: bool, tmp_path: Path) -> None:
+    config = written(tmp_path, 'x = 1')
+    config.merge_from_dict({f'model.distillers.cwd.{key}': value for key, value in change.items()})
+    if not refused:
+        check_retyped(config)
+        return
+    with pytest.raises(ValueError, match=r"cwd\.type='DIST' would keep options of CWD: loss_weight\. Name a config"):
+        check_retyped(config)
 
 
 OPTIONS = "distillers = dict(cwd=dict(type='CWD', loss_weight=3.0))\n"

@@ -12,7 +12,7 @@ from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
-from mmdistill_dense.config.resolve import student_option, without_effect
+from mmdistill_dense.config.resolve import normalised_anew, student_option, without_effect
 from mmdistill_dense.distillers import FeatureDistiller
 from mmdistill_dense.model.distill_model import shares
 from mmdistill_dense.registry import DISTILLERS
@@ -97,6 +97,15 @@ def test_student_keys_are_merged():
         'counts.'
     ]
     assert not without_effect(dict(option, decode_head=dict(num_convs=1)))
+
+
+def test_a_base_that_normalises_otherwise_is_told():
+    student = dict(cfg='mmseg::segmenter/segmenter_vit-s_mask_8xb1-160k_ade20k-512x512.py')
+    given = dict(mean=[123.675, 116.28, 103.53], std=[127.5, 127.5, 127.5], size=(64, 64))
+    (told,) = normalised_anew(student, dict(data_preprocessor=given))
+    assert 'mean=[123.675, 116.28, 103.53] in place of [127.5, 127.5, 127.5]' in told and 'std' not in told
+    assert not normalised_anew(student, dict(data_preprocessor=dict(size=(64, 64))))
+    assert not normalised_anew(dict(type='X'), dict(data_preprocessor=given))
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from mmdistill_dense.guards.config import (
     batch_problem,
     check_crop,
     check_laid_over,
+    check_retyped,
     check_student_classes,
     check_top_level_distillers,
 )
@@ -65,6 +66,7 @@ def overrides(subject: Subject) -> Findings:
     """Find changes of distillers or of the student that have no effect, or another than they look like."""
     check_top_level_distillers(subject.config)
     check_laid_over(subject.config)
+    check_retyped(subject.config)
     if is_distill_model(subject.config.model):
         for sentence in without_effect(subject.config.model):
             yield warning(sentence, 'Write it without .student.')

@@ -27,7 +27,7 @@ from mmdistill_dense.apps.recipes.compose import (
 )
 from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_file, student_option
 from mmdistill_dense.config.values import chain
-from mmdistill_dense.guards.config import check_crop, check_student_classes, check_top_level_distillers
+from mmdistill_dense.guards.config import check_crop, check_retyped, check_student_classes, check_top_level_distillers
 from mmdistill_dense.utils.validate import some
 
 
@@ -131,6 +131,7 @@ def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> C
             config.model.distillers = ConfigDict(put_all(config.model.distillers, chosen, task, 'model.distillers'))
         config.merge_from_dict(dict(options))
         check_top_level_distillers(config, written)
+        check_retyped(config, written)
     return config
 
 

@@ -47,7 +47,7 @@ class Block:
     @property
     def file(self) -> str | None:
         """The name in the block's first line, which makes it a file of the reader's."""
-        found = re.match(r'# ([\w/]+\.(?:py|yaml))\b', self.text)
+        found = re.match(r'(?:# |<!-- )([\w/]+\.(?:py|yaml|md))\b', self.text)
         return found[1] if found else None
 
 

@@ -48,20 +48,8 @@ def check(command: Command, block: Block) -> None:
     program, *words = [_filled(word) for word in command.words] or ['cd']
     for word in words:
         _check_file(word, block)
-    if program == 'python':
-        _check_python(words)
-    elif program == 'mmdistill':
-        _check_program(words)
-    elif program == 'mim':
-        _check_mim(words)
-    elif program == 'make':
-        _check_make(words)
-    elif program == 'bash':
-        assert (ROOT / words[0]).is_file(), words[0]
-    elif program in ('torchrun', 'srun'):
-        _check_program(words[next(n for n, word in enumerate(words) if word in ('mmdistill', 'mmdistill_dense')) + 1 :])
-    elif program == 'pip':
-        _check_pip(words)
+    if program in CHECKS:
+        CHECKS[program](words)
     elif program.startswith('--'):
         _check_program(['train', 'CONFIG', program, *words])
     else:
@@ -123,10 +111,16 @@ def _check_python(words: list[str]) -> None:
         assert importlib.util.find_spec(words[1]), words[1]
         if words[1] == 'mmdistill_dense':
             _check_program(words[2:])
-    elif len(words) == 2 and words[1].isalpha() and words[1].islower():  # the name of a subcommand in a sentence
-        parse(ROOT / words[0], [words[1], '--help'])
-    elif len(words) > 1:  # a tool alone is its name
-        parse(ROOT / words[0], words[1:])
+    else:
+        _check_words(ROOT / words[0], words[1:])
+
+
+def _check_words(script: Path, words: list[str], *before: str) -> None:
+    """Of a script, behind the name of its command; a script or a command alone is its name."""
+    if len(words) == 1 and words[0].isalpha() and words[0].islower():  # the name of a subcommand in a sentence
+        words = [*words, '--help']
+    if words:
+        parse(script, [*before, *words])
 
 
 def _check_program(words: list[str]) -> None:
@@ -135,10 +129,8 @@ def _check_program(words: list[str]) -> None:
     assert words[0] in COMMANDS, words[0]
     if words[0] == 'benchmark':
         parse(ROOT / 'tools/benchmark.py', words[1:])
-    elif len(words) == 2 and words[1].isalpha() and words[1].islower():  # the name of a subcommand in a sentence
-        parse(ROOT / 'mmdistill_dense/__main__.py', [*words, '--help'])
-    elif len(words) > 1:  # a command alone is its name
-        parse(ROOT / 'mmdistill_dense/__main__.py', words)
+    else:
+        _check_words(ROOT / 'mmdistill_dense/__main__.py', words[1:], words[0])
 
 
 def _check_mim(words: list[str]) -> None:
@@ -182,3 +174,17 @@ def _check_pip(words: list[str]) -> None:
     pins = (ROOT / 'requirements/constraints.txt').read_text(encoding='utf-8').split()
     for word in words:
         assert '==' not in word or word in pins, f'{word} is not the version of requirements/constraints.txt'
+
+
+def _check_bash(words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file(), words[0]
+
+
+def _check_launcher(words: list[str]) -> None:
+    _check_program(words[next(n for n, word in enumerate(words) if word in ('mmdistill', 'mmdistill_dense')) + 1 :])
+
+
+CHECKS = {
+    **dict(python=_check_python, mmdistill=_check_program, mim=_check_mim, make=_check_make, bash=_check_bash),
+    **dict(torchrun=_check_launcher, srun=_check_launcher, pip=_check_pip),
+}

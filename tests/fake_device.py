@@ -295,7 +295,7 @@ class FakeDevice:
             for target, name, value in [
                 (torch, 'autocast', partial(self._autocast, torch.autocast)),
                 (torch, 'is_autocast_enabled', lambda kind: bool(self.half) if is_device(kind) else enabled(kind)),
-                (torch.cuda, 'current_stream', lambda *_: _Stream(self)),
+                (torch.cuda, 'current_stream', lambda *_: SimpleNamespace(record_event=self.event)),
                 (torch.serialization, 'default_restore_location',
                  lambda x, at: x if is_device(at) else restored(x, at)),
                 (import_module('mmengine.runner.runner'), 'get_device', lambda: DEVICE.type),
@@ -358,26 +358,16 @@ class FakeDevice:
         self._arriving.append((memory, value.clone()))
         return memory
 
+    def event(self) -> Any:
+        """Return an event behind what was launched so far."""
+        behind, arriving = self.launched, list(self._arriving)
 
-class _Stream:
-    """What is used of a stream: events behind what was launched so far."""
+        def synchronize() -> None:
+            self.events.append(self.launched - behind)
+            for memory, value in arriving:
+                memory.copy_(value)
 
-    def __init__(self, device: FakeDevice) -> None:
-        self.device = device
-
-    def record_event(self) -> _Event:
-        return _Event(self.device)
-
-
-class _Event:
-    def __init__(self, device: FakeDevice) -> None:
-        self.device, self.behind = device, device.launched
-        self.arriving = list(device._arriving)
-
-    def synchronize(self) -> None:
-        self.device.events.append(self.device.launched - self.behind)
-        for memory, value in self.arriving:
-            memory.copy_(value)
+        return SimpleNamespace(synchronize=synchronize)
 
 
 def _on_values(module: Any) -> Any:

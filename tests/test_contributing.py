@@ -11,27 +11,21 @@ from typing import Any
 
 import pytest
 
+from tests.docs_blocks import ROOT, blocks
+
 pytestmark = pytest.mark.soak
 
-ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
 TOUCHED = {
     'mmdistill_dense/distillers/energy.py', 'mmdistill_dense/distillers/__init__.py', 'docs/methods/energy.md',
     'configs/_base_/distillers/energy_seg.py', 'tests/distillers/test_energy.py',
 }  # fmt: skip
 
 
-def blocks() -> dict[str, str]:
-    """The files of the guide by their name, which stands in their first line."""
-    found = {}
-    for block in re.findall(r'```(?:python|markdown)\n(.*?)```', TEXT, re.DOTALL):
-        first, _, rest = block.partition('\n')
-        name = re.fullmatch(r'(?:# |<!-- )(\S+/\S+?)(?: -->)?', first)
-        if name:
-            found[name[1]] = rest
-        else:
-            found['mmdistill_dense/distillers/__init__.py'] = f'{first}\n{rest}'
-    return found
+def files() -> dict[str, str]:
+    """The files of the guide by their name, which stands in their first line; the line to add to one has none."""
+    own = [block for block in blocks('python', 'markdown') if block.guide.name == 'CONTRIBUTING.md']
+    named = {block.file: block.text.partition('\n')[2] if block.file else block.text for block in own}
+    return {name or 'mmdistill_dense/distillers/__init__.py': text for name, text in named.items()}
 
 
 @pytest.fixture(scope='module')
@@ -42,9 +36,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('*.pyc.*'))
     for name in ('README.md', 'model-index.yml', 'setup.cfg'):
         shutil.copy(ROOT / name, folder / name)
-    files = blocks()
-    assert set(files) == TOUCHED
-    for name, text in files.items():
+    assert set(files()) == TOUCHED
+    for name, text in files().items():
         file = folder / name
         assert file.exists() is name.endswith('__init__.py')
         if file.exists():

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from unittest import mock
 
 import mmdet.registry
 import mmengine.registry
@@ -43,6 +44,11 @@ OWN_BASES = {  # what a reader has whom the guides tell to inherit it
     './my_student.py': 'recipes/toy_seg', './my_pair_control.py': 'recipes/toy_seg',
     './my_distilled.py': 'recipes/toy_seg', './my_pair.py': 'pairs/toy_seg', './my_data.py': 'datasets/shapes_seg',
 }  # fmt: skip
+
+
+def text_of(name: str) -> str:
+    """The text of a file of the project."""
+    return (ROOT / name).read_text(encoding='utf-8')
 
 
 class _Names(dict):
@@ -109,11 +115,10 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     (block,) = (block for block in blocks('python') if block.file == 'energy.py')
     (tmp_path / 'energy.py').write_text(block.text, encoding='utf-8')
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ('Energy', 'LabelledEnergy'):
-        DISTILLERS.module_dict.pop(name, None)
-    yield
-    for name in ('Energy', 'LabelledEnergy'):
-        DISTILLERS.module_dict.pop(name, None)
+    with mock.patch.dict(DISTILLERS.module_dict):
+        for name in ('Energy', 'LabelledEnergy'):
+            DISTILLERS.module_dict.pop(name, None)
+        yield
     sys.modules.pop('energy', None)
 
 
@@ -140,15 +145,9 @@ def test_python_runs_and_names_what_exists(
 def test_a_shipped_config_is_shown_as_it_is(block: Block) -> None:
     assert block.file
     if (ROOT / block.file).is_file():
-        shipped, shown = (
-            ast.parse(text).body for text in ((ROOT / block.file).read_text(encoding='utf-8'), block.text)
-        )
-        shipped = [
-            node
-            for node in shipped
-            if not isinstance(getattr(node, 'value', None), ast.Constant) or node in shipped[1:]
-        ]
-        assert [ast.dump(node) for node in shipped] == [ast.dump(node) for node in shown]
+        shipped, shown = (ast.parse(one).body for one in (text_of(block.file), block.text))
+        title = isinstance(getattr(shipped[0], 'value', None), ast.Constant)
+        assert [ast.dump(node) for node in shipped[title:]] == [ast.dump(node) for node in shown]
 
 
 def whole(block: Block) -> dict[str, Any]:
@@ -189,7 +188,7 @@ def test_the_method_of_the_guide_runs() -> None:
 @pytest.mark.parametrize('name', [name for name in DISTILLERS.module_dict if name in vars(mmdistill_dense.distillers)])
 def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> None:
     method = DISTILLERS.get(name)
-    card = (ROOT / f'docs/methods/{method.__module__.rpartition(".")[2]}.md').read_text(encoding='utf-8')
+    card = text_of(f'docs/methods/{method.__module__.rpartition(".")[2]}.md')
     table = card.partition('\n## Options\n\n')[2].partition('\n\n')[0]
     rows = dict(re.findall(r'^\| `(.+?)` \| (.+?) \| [^|]+ \|$', table, re.MULTILINE))
     shown = {key: value for keys, values in rows.items() for key, value in _pairs(keys.split('`, `'), values)}
@@ -215,7 +214,7 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
 ])  # fmt: skip
 def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -> None:
     module, _, name = f'mmdistill_dense.{owner}'.rpartition('.')
-    text = (ROOT / f'docs/{page}.md').read_text(encoding='utf-8')
+    text = text_of(f'docs/{page}.md')
     made = getattr(importlib.import_module(module), name)
     for option in list(inspect.signature(made).parameters):
         assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
@@ -226,7 +225,7 @@ def _pairs(keys: list[str], values: str) -> Iterator[tuple[str, str]]:
 
 
 def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
-    page = (ROOT / 'docs/choosing.md').read_text(encoding='utf-8')
+    page = text_of('docs/choosing.md')
     files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}
     rows = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| (.+) \|$', page, re.MULTILINE)
     gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
@@ -241,16 +240,16 @@ def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
 
 
 def test_the_choice_asks_for_results_of_rows_that_are_run() -> None:
-    page = (ROOT / 'docs/choosing.md').read_text(encoding='utf-8')
+    page = text_of('docs/choosing.md')
     asked = [one.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for one in comment.split(', ')]
     assert len(asked) > 5
     for suite, row in asked:
-        definition = yaml.safe_load((ROOT / f'benchmarks/{suite}.yaml').read_text(encoding='utf-8'))
+        definition = yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))
         assert row in definition['methods'], (suite, row)
 
 
 def test_the_site_leaves_no_page_out() -> None:
-    text = (ROOT / 'mkdocs.yml').read_text(encoding='utf-8')
+    text = text_of('mkdocs.yml')
     pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').rglob('*.md')}
     named = set(re.findall(r': (\S+\.md)$', text, re.MULTILINE))
     beside = {
@@ -266,7 +265,7 @@ def test_the_site_leaves_no_page_out() -> None:
 
 
 def test_the_chinese_readme_has_the_same_commands_links_and_figures() -> None:
-    english, chinese = ((ROOT / name).read_text(encoding='utf-8') for name in ('README.md', 'README_zh-CN.md'))
+    english, chinese = map(text_of, ('README.md', 'README_zh-CN.md'))
     fence, link = r'```.*?```', r'\]\(((?!README)\S+?)\)'
     assert re.findall(fence, english, re.DOTALL) == re.findall(fence, chinese, re.DOTALL)
     assert sorted(re.findall(link, english)) == sorted(re.findall(link, chinese))
@@ -278,7 +277,7 @@ def test_the_chinese_readme_has_the_same_commands_links_and_figures() -> None:
 
 
 def test_the_readme_is_short() -> None:
-    assert len((ROOT / 'README.md').read_text(encoding='utf-8').splitlines()) <= 150
+    assert len(text_of('README.md').splitlines()) <= 150
 
 
 def test_every_command_of_the_readme_is_run() -> None:
@@ -323,14 +322,14 @@ def test_a_wrong_option_is_seen() -> None:
 # What docs/choosing.md says of the cost of a step, against the figures that were measured
 
 
-CHOOSING = (ROOT / 'docs/choosing.md').read_text(encoding='utf-8').partition('## What a step costs')[2]
+CHOOSING = text_of('docs/choosing.md').partition('## What a step costs')[2]
 COLUMNS = {'LogitKD': 'kd', 'CWD on features': 'cwd_feature', 'MasKD': 'maskd', 'PCD': 'pcd', 'Af-DCD': 'afdcd'}
 
 
 def factors(suite: str) -> dict[str, float]:
     """How many times as long as the control's a step of each row took, in our published runs."""
     seconds: dict[str, list[float]] = {}
-    for line in (ROOT / f'docs/results/{suite}.jsonl').read_text(encoding='utf-8').splitlines():
+    for line in text_of(f'docs/results/{suite}.jsonl').splitlines():
         result = json.loads(line).get('result') or {}
         if result.get('seconds_per_iteration'):
             seconds.setdefault(result['name'], []).append(result['seconds_per_iteration'])
@@ -346,7 +345,7 @@ def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suit
 
 
 def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
-    card = ' '.join((ROOT / 'docs/methods/afdcd.md').read_text(encoding='utf-8').split())
+    card = ' '.join(text_of('docs/methods/afdcd.md').split())
     whole, mimic, contrast = (
         f'{factors("camvid_1of8")[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast')
     )

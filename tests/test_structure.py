@@ -38,12 +38,12 @@ MOST_LINES = {
     'mmdistill_dense/losses': 2_350,
     'mmdistill_dense/distillers': 5_550,
     'mmdistill_dense/networks': 2_530,
-    'mmdistill_dense/model': 860,
+    'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_710,
     'mmdistill_dense/weights': 910,
     'mmdistill_dense/datasets': 920,
-    'mmdistill_dense/guards': 550,
-    'mmdistill_dense/config': 740,
+    'mmdistill_dense/guards': 570,
+    'mmdistill_dense/config': 750,
     'mmdistill_dense/utils': 1_370,
     'mmdistill_dense/unlabelled': 800,
     'mmdistill_dense/pretrain': 920,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 13_990,
-    'mmdistill_dense': 34_640,
+    'mmdistill_dense': 34_680,
     'tools': 2_860,
-    'tests': 47_300,
+    'tests': 47_310,
 }
 MOST_CONFIGS = 600
 

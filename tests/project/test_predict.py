@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ from mmdistill_dense.apps.project import predict
 from mmdistill_dense.apps.project.predict import Student, predict_video
 from tests import toys
 from tests.faults.tools import full_disk
+from tests.project.faults import values
 from tests.project.folders_of_data import SIZE, picture
 
 pytestmark = pytest.mark.usefixtures('folder')
@@ -40,39 +42,45 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def exported(net: dict, scope: str, classes: int, pack: str) -> Path:
-    """Weights with their plain config beside them, as `export` writes them."""
+@cache
+def exported(kind: str) -> Path:
+    """A folder with weights and their plain config, as `export` writes them; made once."""
+    few = dict(max_per_img=8)  # each is drawn
+    seg = kind == 'segmentor'
+    net = toys.seg_net('fcn') if seg else toys.det_net(kind, test_cfg=few if kind == 'retinanet' else dict(rcnn=few))
+    scope, classes = ('mmseg', toys.NUM_CLASSES) if seg else ('mmdet', toys.NUM_CLASSES - 1)
     init_default_scope(scope)
-    network = toys.build_plain(net)
+    network, folder = toys.build_plain(net), toys.fresh_dir()
     with torch.no_grad():
         for one in network.modules():  # an untrained head finds nothing
             if hasattr(one, 'retina_cls'):
                 one.retina_cls.bias.fill_(-0.5)
     names = [f'class {number}' for number in range(classes)]
-    file = Path('student.pth')
-    torch.save({'state_dict': network.state_dict(), 'meta': {'dataset_meta': {'classes': names}}}, file)
-    pipeline = [
-        dict(type='LoadImageFromFile'),
-        dict(type='Resize', scale=(96, 72)),
-        dict(type='LoadAnnotations'),
-        dict(type=pack),
-    ]
-    if scope == 'mmdet':
-        pipeline[-1]['meta_keys'] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
-        del pipeline[2]
+    torch.save(
+        {'state_dict': network.state_dict(), 'meta': {'dataset_meta': {'classes': names}}}, folder / 'student.pth'
+    )
+    steps = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(96, 72))]
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    packed = [dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
+    pipeline = [*steps, *packed] if seg else [*steps, dict(type='PackDetInputs', meta_keys=keys)]
     loader = dict(batch_size=1, dataset=dict(type='RepeatDataset', dataset=dict(type='X', pipeline=pipeline)))
-    Config(dict(default_scope=scope, model=toys._as_model(net), test_dataloader=loader)).dump('student.py')
-    return file
+    Config(dict(default_scope=scope, model=toys._as_model(net), test_dataloader=loader)).dump(folder / 'student.py')
+    return folder
 
 
-def segmentor() -> Path:
-    return exported(toys.seg_net('fcn'), 'mmseg', toys.NUM_CLASSES, 'PackSegInputs')
+def student(kind: str = 'segmentor', keep_ratio: bool = False) -> str:
+    """A copy of an exported student in the working folder."""
+    for file in exported(kind).iterdir():
+        shutil.copy(file, file.name)
+    if keep_ratio:
+        config = Config.fromfile('student.py')
+        config.test_dataloader.dataset.dataset.pipeline[1].keep_ratio = True
+        config.dump('student.py')
+    return 'student.pth'
 
 
-def detector(kind: str = 'retinanet') -> Path:
-    few = dict(max_per_img=8)  # each is drawn
-    option = toys.det_net(kind, test_cfg=few if kind == 'retinanet' else dict(rcnn=few))
-    return exported(option, 'mmdet', toys.NUM_CLASSES - 1, 'PackDetInputs')
+def call(*words: str, out: str = 'out', code: int = 0) -> None:
+    assert main(['predict', *words, '--out', out, '--device', 'cpu']) == code
 
 
 def theirs(scope: str, file: str) -> Any:
@@ -89,7 +97,7 @@ def theirs(scope: str, file: str) -> Any:
 
 
 def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.CaptureFixture) -> None:
-    assert main(['predict', str(segmentor()), 'pictures', '--out', 'out', '--device', 'cpu']) == 0
+    call(student(), 'pictures')
     for name in ('a/0', 'b/1', 'c/2'):
         found = cv2.imread(f'out/labels/pictures/{name}.png', cv2.IMREAD_UNCHANGED)
         expected = theirs('mmseg', f'pictures/{name}.png').pred_sem_seg.data[0].numpy()
@@ -106,14 +114,11 @@ def test_a_folder_becomes_label_images_and_drawn_pictures(capsys: pytest.Capture
     assert re.search(r'colours  class 0 #[0-9a-f]{6}, class 1 #', out)
 
 
-@pytest.mark.parametrize('kind', ['segmentor', 'detector'])
+@pytest.mark.parametrize('kind', ['segmentor', 'retinanet'])
 def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    student = str({'segmentor': segmentor, 'detector': detector}[kind]())
-    config = Config.fromfile('student.py')
-    next(one for one in config.test_dataloader.dataset.dataset.pipeline if one.type == 'Resize').keep_ratio = True
-    config.dump('student.py')
+    given = student(kind, keep_ratio=True)
     for number, size in enumerate([(48, 64)] * 5 + [(40, 64)] * 2 + [(48, 64)] * 3):
         picture(Path(f'many/{number}.png'), number)
         Image.open(f'many/{number}.png').resize(size[::-1]).save(f'many/{number}.png')
@@ -124,16 +129,16 @@ def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
 
     def predicted(out: str) -> dict[str, bytes]:
         batches.clear()
-        assert main(['predict', student, 'many', '--out', out, '--device', 'cpu']) == 0
-        return {
-            str(file.relative_to(out)): file.read_bytes() for file in sorted(Path(out).rglob('*')) if file.is_file()
-        }
+        call(given, 'many', out=out)
+        files = sorted(file for file in Path(out).rglob('*') if file.is_file())
+        return {str(file.relative_to(out)): file.read_bytes() for file in files}
 
     together = predicted('together')
     assert batches == [1, 4, 2, 3]
-    monkeypatch.setattr(predict, 'PIXELS', 2 * 96 * 72)
-    predicted('few')
-    assert batches == [1, 2, 2, 2, 2, 1]
+    if kind == 'segmentor':
+        monkeypatch.setattr(predict, 'PIXELS', 2 * 96 * 72)
+        predicted('few')
+        assert batches == [1, 2, 2, 2, 2, 1]
     monkeypatch.setattr(predict, 'BATCH', 1)
     alone = predicted('alone')
     assert batches == [1] * 10 and together.keys() == alone.keys()
@@ -142,46 +147,43 @@ def test_pictures_of_mixed_sizes_come_in_batches_and_give_what_each_gives_alone(
             mine, one = (json.loads(text)['annotations'] for text in (found, alone[name]))
             assert len(mine) == len(one) > 0
             for a, b in zip(mine, one, strict=True):
-                assert a['bbox'] == pytest.approx(b['bbox'], abs=0.02) and a['score'] == pytest.approx(
-                    b['score'], abs=1e-3
-                )
+                assert a['bbox'] == pytest.approx(b['bbox'], abs=0.02)
+                assert a['score'] == pytest.approx(b['score'], abs=1e-3)
         elif 'labels' in name:
             assert found == alone[name]
 
 
 def test_pictures_of_one_name_do_not_replace_each_other() -> None:
     Image.open('pictures/a/0.png').save('pictures/a/0.bmp')
-    assert main(['predict', str(segmentor()), 'pictures/a', '--out', 'out']) == 0
-    assert sorted(path.name for path in Path('out/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
+    call(student(), 'pictures/a')
     for name in ('0.png', '0.bmp', '0.png'):  # one call each
-        assert main(['predict', str(segmentor()), f'pictures/a/{name}', '--out', 'apart']) == 0
-    assert sorted(path.name for path in Path('apart/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
+        call('student.pth', f'pictures/a/{name}', out='apart')
+    for out in ('out', 'apart'):
+        assert sorted(path.name for path in Path(f'{out}/labels/pictures/a').iterdir()) == ['0.png', '0.png.png']
 
 
 def test_labels_of_other_classes_are_not_mixed(capsys: pytest.CaptureFixture) -> None:
-    student = segmentor()
-    for name, code in (('class 0', 0), ('another', 2)):
-        content = torch.load(student, weights_only=True)
-        content['meta']['dataset_meta']['classes'] = (name, *content['meta']['dataset_meta']['classes'][1:])
-        torch.save(content, student)
-        assert main(['predict', str(student), 'pictures/a', '--out', 'out']) == code
+    call(student(), 'pictures/a')
+    content = torch.load('student.pth', weights_only=True)
+    content['meta']['dataset_meta']['classes'][0] = 'another'
+    torch.save(content, 'student.pth')
+    call('student.pth', 'pictures/a', code=2)
     assert '--out out: its labels are of other classes (class 0, class 1' in capsys.readouterr().err
 
 
 def test_results_of_pictures_above_the_working_folder_stay_in_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    student, picture = segmentor().resolve(), Path('pictures/a/0.png').resolve()
+    weights, picture = Path(student()).resolve(), Path('pictures/a/0.png').resolve()
     before = picture.read_bytes()
     Path('deep').mkdir()
     monkeypatch.chdir('deep')
-    assert main(['predict', str(student), '../pictures/a', '--out', 'out']) == 0
+    call(str(weights), '../pictures/a')
     place = Path(*picture.parts[1:])
     assert cv2.imread(str(Path('out/labels', place)), cv2.IMREAD_UNCHANGED).shape == SIZE
     assert Path('out/drawn', place).is_file() and picture.read_bytes() == before
 
 
 def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
-    words = ['pictures/a/0.png', 'pictures/b', '--out', 'out', '--threshold', '0.35']
-    assert main(['predict', str(detector()), *words]) == 0
+    call(student('retinanet'), 'pictures/a/0.png', 'pictures/b', '--threshold', '0.35')
     with open('out/predictions.json', encoding='utf-8') as file:
         told = json.load(file)
     assert [one['file_name'] for one in told['images']] == ['pictures/a/0.png', 'pictures/b/1.png']
@@ -201,7 +203,7 @@ def test_boxes_are_coco_json(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_masks_are_run_lengths() -> None:
-    assert main(['predict', str(detector('cascade_mask_rcnn')), 'pictures/a/0.png', '--threshold', '0']) == 0
+    assert main(['predict', student('cascade_mask_rcnn'), 'pictures/a/0.png', '--threshold', '0']) == 0
     coco = COCO('predictions/predictions.json')
     masks = np.stack([coco.annToMask(one) for one in coco.dataset['annotations']])
     expected = theirs('mmdet', 'pictures/a/0.png').pred_instances.masks.numpy()
@@ -210,12 +212,8 @@ def test_masks_are_run_lengths() -> None:
 
 
 def test_a_video_is_drawn_and_each_frame_kept() -> None:
-    frames = [cv2.imread(str(path)) for path in sorted(Path('pictures').rglob('*.png'))]
-    writer = cv2.VideoWriter('way.avi', cv2.VideoWriter_fourcc(*'MJPG'), 10, SIZE[::-1])
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
-    assert main(['predict', str(segmentor()), 'way.avi', 'pictures/a/0.png', '--out', 'out']) == 0
+    video('way.avi', 'MJPG', 3)
+    call(student(), 'way.avi', 'pictures/a/0.png')
     drawn = cv2.VideoCapture('out/drawn/way.mp4')
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and drawn.get(cv2.CAP_PROP_FPS) == pytest.approx(10)
     reader = cv2.VideoCapture('way.avi')
@@ -227,12 +225,12 @@ def test_a_video_is_drawn_and_each_frame_kept() -> None:
 
 
 def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
-    weights = segmentor()
+    weights = student()
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'))
     plain = Config.fromfile('student.py')
     Config(dict(default_scope='mmseg', model=model, test_dataloader=plain.test_dataloader)).dump('run.py')
-    assert main(['predict', 'run.py', 'pictures/a/0.png', '--checkpoint', str(weights), '--out', 'run']) == 0
-    assert main(['predict', str(weights), 'pictures/a/0.png', '--out', 'plain']) == 0
+    call('run.py', 'pictures/a/0.png', '--checkpoint', weights, out='run')
+    call(weights, 'pictures/a/0.png', out='plain')
     first, second = (Path(f'{name}/labels/pictures/a/0.png').read_bytes() for name in ('run', 'plain'))
     assert first == second
 
@@ -259,7 +257,7 @@ def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
     (['untested.pth', 'pictures'], 'The config has neither test_dataloader nor val_dataloader'),
 ])  # fmt: skip
 def test_mistakes_are_told(words: list[str], told: str, capsys: pytest.CaptureFixture) -> None:
-    segmentor()
+    student()
     Path('other.pth').touch()
     for name in ('broken.png', 'broken.mp4'):
         Path(name).write_text('no picture')
@@ -325,7 +323,7 @@ def test_a_photograph_is_drawn_as_the_student_reads_it(turned: int) -> None:
     exif = image.getexif()
     exif[0x0112] = turned
     image.save('photo.jpg', exif=exif, quality=95)
-    assert main(['predict', str(segmentor()), 'photo.jpg', '--out', 'out']) == 0
+    call(student(), 'photo.jpg')
     shape = SIZE[::-1] if turned == 6 else SIZE
     assert cv2.imread('out/labels/photo.png', cv2.IMREAD_UNCHANGED).shape == shape
     assert cv2.imread('out/drawn/photo.jpg').shape[:2] == shape
@@ -346,12 +344,8 @@ def test_a_detector_finds_boxes_in_videos_of_one_name_and_in_a_picture_after_the
     """mmdet writes into the pipeline of a network that predicts a frame."""
     video('way.avi', 'MJPG')
     video('way.mp4', 'mp4v', 3)
-    words = ['way.avi', 'way.mp4', 'pictures/a/0.png', '--out', 'out', '--device', 'cpu']
-    assert main(['predict', str(detector()), *words]) == 0
-    frames = [
-        *(f'way.avi/{number:06d}.jpg' for number in range(2)),
-        *(f'way.mp4/{number:06d}.jpg' for number in range(3)),
-    ]
+    call(student('retinanet'), 'way.avi', 'way.mp4', 'pictures/a/0.png')
+    frames = [f'{name}/{number:06d}.jpg' for name, count in (('way.avi', 2), ('way.mp4', 3)) for number in range(count)]
     assert boxes_of('out') == [*frames, 'pictures/a/0.png']
     for name, count in {'way.mp4': 2, 'way.mp4.mp4': 3}.items():
         assert cv2.VideoCapture(f'out/drawn/{name}').get(cv2.CAP_PROP_FRAME_COUNT) == count
@@ -362,19 +356,18 @@ def test_a_folder_s_damaged_pictures_are_named_and_its_hidden_files_and_results_
 ) -> None:
     for name in ('a/._0.png', 'a/broken.jpg'):
         Path('pictures', name).write_text('no picture')
-    words = ['predict', str(detector()), 'pictures', '--device', 'cpu', '--out', 'pictures']
     for _ in range(2):
-        assert main(words) == 0
+        call(student('retinanet'), 'pictures', out='pictures')
         assert boxes_of('pictures') == ['pictures/a/0.png', 'pictures/b/1.png', 'pictures/c/2.png']
         assert 'skipped  1 that cannot be read: pictures/a/broken.jpg' in capsys.readouterr().out
     shutil.rmtree('pictures/a')
     Path('pictures/b/1.png').write_text('no picture')
-    assert main(['predict', 'student.pth', 'pictures/b', '--out', 'out']) == 2, 'nothing else is there'
+    call('student.pth', 'pictures/b', code=2), 'nothing else is there'
 
 
 def test_what_was_found_before_an_error_is_kept() -> None:
     Path('broken.png').write_text('no picture')
-    assert main(['predict', str(detector()), 'pictures', 'broken.png', '--out', 'out', '--device', 'cpu']) == 2
+    call(student('retinanet'), 'pictures', 'broken.png', code=2)
     assert len(boxes_of('out')) == 3
 
 
@@ -392,84 +385,76 @@ def test_boxes_are_written_on_the_way_and_at_sigterm(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(predict, 'AHEAD', 0)
     monkeypatch.setattr(predict, 'BATCH', 1)
     monkeypatch.setattr(Student, 'draw', draw)
-    words = ['predict', str(detector()), 'pictures', '--out', 'out', '--device', 'cpu']
-    assert main(words) == 130 and seen == [1, 2]
-    assert boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png']
-    assert main(words) == 0 and len(boxes_of('out')) == 3, 'a second call completes'
+    call(student('retinanet'), 'pictures', code=130)
+    assert seen == [1, 2] and boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png']
+    call('student.pth', 'pictures')
+    assert len(boxes_of('out')) == 3, 'a second call completes'
 
 
 @pytest.mark.parametrize(('load', 'labels'), [('LoadImageFromFile', 'mmseg.'), ('mmdistill_dense.LoadShapes', '')])
 def test_a_test_pipeline_may_load_labels_and_paint_pictures(load: str, labels: str) -> None:
     """As mmseg's name with its scope does, which mmseg itself overlooks, and as the generated shapes do."""
-    assert main(['predict', str(segmentor()), 'pictures/a', '--out', 'plain']) == 0
+    call(student(), 'pictures/a', out='plain')
     config = Config.fromfile('student.py')
     pipeline = [dict(type=load), dict(type='Resize', scale=(96, 72)), dict(type=f'{labels}LoadAnnotations')]
     config.test_dataloader.dataset.dataset.pipeline = [*pipeline, dict(type='PackSegInputs')]
     config.dump('student.py')
-    assert main(['predict', 'student.pth', 'pictures/a', '--out', 'out']) == 0
+    call('student.pth', 'pictures/a')
     assert Path('out/labels/pictures/a/0.png').read_bytes() == Path('plain/labels/pictures/a/0.png').read_bytes()
 
 
-def test_a_picture_too_thin_to_be_resized_is_named(capsys: pytest.CaptureFixture) -> None:
-    detector()
-    config = Config.fromfile('student.py')
-    next(one for one in config.test_dataloader.dataset.dataset.pipeline if one.type == 'Resize').keep_ratio = True
-    config.dump('student.py')
-    Image.new('RGB', (20000, 1)).save('pictures/b/thin.png')  # would be less than a pixel high
-    assert main(['predict', 'student.pth', 'pictures', '--out', 'out', '--device', 'cpu']) == 0
-    assert 'skipped  1 that cannot be read: pictures/b/thin.png' in capsys.readouterr().out
-    assert len(boxes_of('out')) == 3
+@pytest.mark.parametrize(('kind', 'size'), [('retinanet', (20000, 1)), ('segmentor', (1, 1))])
+def test_a_picture_too_small_for_the_network_is_named(
+    kind: str, size: tuple[int, int], capsys: pytest.CaptureFixture
+) -> None:
+    """One that would be less than a pixel high where it keeps its ratio, and one of a single pixel."""
+    Image.new('RGB', size).save('pictures/b/small.png')
+    call(student(kind, keep_ratio=kind == 'retinanet'), 'pictures')
+    assert 'skipped  1 that cannot be read: pictures/b/small.png\n' in capsys.readouterr().out
+    assert len(list(Path('out/drawn').rglob('*.png'))) == 3
 
 
 # Files of the user stay, and a failure is told
 
 
-@pytest.mark.parametrize(
-    ('kind', 'name'),
-    [('segmentor', 'labels/mine.png'), ('segmentor', 'drawn/mine.png'), ('detector', 'predictions.json')],
-)
+@pytest.mark.parametrize(('kind', 'name'), [
+    ('segmentor', 'labels/mine.png'), ('segmentor', 'drawn/mine.png'), ('retinanet', 'predictions.json'),
+])  # fmt: skip
 def test_labels_of_the_user_s_are_not_replaced(kind: str, name: str, capsys: pytest.CaptureFixture) -> None:
-    student = {'segmentor': segmentor, 'detector': detector}[kind]()
     own = Path('data', name)
     own.parent.mkdir(parents=True)
     own.write_text('mine')
     before = sorted(Path('data').rglob('*'))
-    assert main(['predict', str(student), 'pictures', '--out', 'data']) == 2
-    assert (
-        f'--out data: it holds {own.relative_to("data").parts[0]}, which would be replaced' in capsys.readouterr().err
-    )
+    call(student(kind), 'pictures', out='data', code=2)
+    told = f'--out data: it holds {Path(name).parts[0]}, which would be replaced'
+    assert told in capsys.readouterr().err
     assert sorted(Path('data').rglob('*')) == before and own.read_text() == 'mine'
 
 
 def test_results_are_added_to_and_are_no_pictures_of_another_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    student = segmentor().resolve()
+    weights = str(Path(student()).resolve())
     monkeypatch.chdir('pictures')
     for out, names in {'predictions': ['a', 'b'], 'second': ['a', 'b', 'c'], 'predictions/': ['.']}.items():
-        assert main(['predict', str(student), *names, '--out', out]) == 0
+        call(weights, *names, out=out)
     for out in ('predictions', 'second'):
         found = sorted(str(path.relative_to(out)) for path in Path(out).rglob('*.png') if 'labels' in path.parts)
         assert found == ['labels/a/0.png', 'labels/b/1.png', 'labels/c/2.png']
 
 
 def test_boxes_of_earlier_calls_are_kept(capsys: pytest.CaptureFixture) -> None:
-    student = str(detector())
-    for names in (['a', 'b'], ['c'], ['a']):
-        words = [f'pictures/{name}' for name in names]
-        assert main(['predict', student, *words, '--out', 'out', '--threshold', '0']) == 0
+    for names in ('ab', 'c', 'a'):
+        call(student('retinanet'), *(f'pictures/{name}' for name in names), '--threshold', '0')
     assert boxes_of('out') == ['pictures/a/0.png', 'pictures/b/1.png', 'pictures/c/2.png']
     assert 'in 1; boxes in 2 earlier ones are kept' in capsys.readouterr().out
-    assert main(['predict', student, 'pictures', '--out', 'once', '--threshold', '0']) == 0
+    call('student.pth', 'pictures', '--threshold', '0', out='once')
     assert Path('out/predictions.json').read_text() == Path('once/predictions.json').read_text()
-    told = json.loads(Path('out/predictions.json').read_text())
-    told['categories'][0]['name'] = 'another'
-    Path('out/predictions.json').write_text(json.dumps(told))
-    assert main(['predict', student, 'pictures/c', '--out', 'out']) == 2
+    values('predictions.json', 'categories', 0, name='another')(Path('out'))
+    call('student.pth', 'pictures/c', code=2)
     assert 'its predictions.json has other classes (another, class 1' in capsys.readouterr().err
 
 
 def test_a_picture_that_is_given_twice_is_one(capsys: pytest.CaptureFixture) -> None:
-    words = ['pictures/a/0.png', 'pictures/a', 'pictures/b/../a/0.png', '--out', 'out']
-    assert main(['predict', str(detector()), *words]) == 0
+    call(student('retinanet'), 'pictures/a/0.png', 'pictures/a', 'pictures/b/../a/0.png')
     assert boxes_of('out') == ['pictures/a/0.png'] and 'or more, in 1\n' in capsys.readouterr().out
 
 
@@ -479,15 +464,14 @@ def test_what_cannot_be_written_is_an_error(capsys: pytest.CaptureFixture) -> No
     with full_disk(100), pytest.raises(OSError, match=r'nothing was written: .*own/labels/x\.png'):
         asked('decode_head').keep(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('own'), 'x.png')
     assert not list(Path('own/labels').iterdir())
-    student = str(segmentor())
     video('way.avi', 'MJPG', 20)
-    assert main(['predict', student, 'pictures', '--out', 'out']) == 0
+    call(student(), 'pictures')
     Path('out/drawn/way.mp4').mkdir(parents=True)
-    assert main(['predict', student, 'way.avi', '--out', 'out']) == 2
+    call('student.pth', 'way.avi', code=2)
     assert 'out/drawn/way.mp4: a folder is where the drawn video belongs' in capsys.readouterr().err
     Path('out/drawn/way.mp4').rmdir()
     with full_disk(20_000):  # the labels of a frame have their place, the video has not
-        assert main(['predict', student, 'way.avi', '--out', 'out']) == 2
+        call('student.pth', 'way.avi', code=2)
     assert re.search(r'way.mp4: \d+x\d+ pixels, 0 of 20 frames could be written', capsys.readouterr().err)
     assert sorted(path.name for path in Path('out/drawn').iterdir()) == ['.predicted', 'pictures']
 
@@ -498,10 +482,10 @@ def test_names_of_any_bytes(capsys: pytest.CaptureFixture) -> None:
     shutil.copy('pictures/a/0.png', picture)
     video('way.avi', 'MJPG')
     shutil.move('way.avi', clip)
-    assert main(['predict', str(segmentor()), 'pictures/a', '--out', 'out']) == 0
+    call(student(), 'pictures/a')
     assert 'skipped  1 that cannot be read: pictures/a/?.avi' in capsys.readouterr().out
     assert Path('out/labels', picture).read_bytes() == Path('out/labels/pictures/a/0.png').read_bytes()
-    assert main(['predict', 'student.pth', clip, '--out', 'out']) == 2
+    call('student.pth', clip, code=2)
     assert 'must be UTF-8' in capsys.readouterr().err
 
 
@@ -514,7 +498,7 @@ def test_a_video_of_unknown_length(fps: int) -> None:
     content[start : start + 3] = 0xEC, 0x81 + (content[start + 2] & 0x7F), 0
     Path('pictures/a/way.mkv').write_bytes(content)
     assert mmcv.VideoReader('pictures/a/way.mkv').frame_cnt < 0
-    assert main(['predict', str(segmentor()), 'pictures/a', 'pictures/b', '--out', 'out']) == 0
+    call(student(), 'pictures/a', 'pictures/b')
     assert (
         len(list(Path('out/labels/pictures/a/way.mkv').iterdir())) == 3 and Path('out/labels/pictures/b/1.png').exists()
     )
@@ -522,18 +506,11 @@ def test_a_video_of_unknown_length(fps: int) -> None:
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and drawn.get(cv2.CAP_PROP_FPS) <= 30000
 
 
-def test_a_picture_of_one_pixel_is_named(capsys: pytest.CaptureFixture) -> None:
-    Image.new('RGB', (1, 1)).save('pictures/b/one.png')
-    assert main(['predict', str(segmentor()), 'pictures', '--out', 'out']) == 0
-    assert 'skipped  1 that cannot be read: pictures/b/one.png\n' in capsys.readouterr().out
-    assert len(list(Path('out/labels').rglob('*.png'))) == 3
-
-
 def test_files_with_other_endings_are_named(capsys: pytest.CaptureFixture) -> None:
     Image.open('pictures/b/1.png').save('pictures/b/2.jfif', 'JPEG')
     for name in ('x.HEIC', 'y.heic', 'z.gif', 'notes'):
         Path('pictures/c', name).touch()
-    assert main(['predict', str(segmentor()), 'pictures', '--out', 'out']) == 0
+    call(student(), 'pictures')
     out = capsys.readouterr().out
     assert out.endswith('left out 4 files with endings of no picture or video: .gif, .heic, notes\n')
     assert Image.open('out/drawn/pictures/b/2.jfif').format == 'JPEG'

@@ -24,6 +24,13 @@ class _ByName(Registry):
         """Import the file of a name, if it is one of ours; a face does that when it is asked for the name."""
         getattr(importlib.import_module(self._locations[0]), name, None)
 
+    def _register_module(self, module: Any, module_name: Any = None, force: bool = False) -> None:
+        """Register a class; one of the user under a shipped name, which came first, stays."""
+        name = module_name if isinstance(module_name, str) else module.__name__
+        ours = f'{module.__module__}.'.startswith('mmdistill_dense.')
+        if force or not ours or name not in self._module_dict:
+            super()._register_module(module, module_name, force)
+
     def get(self, key: str) -> Any:
         """Return a class by its name."""
         name = key.rpartition('.')[2]

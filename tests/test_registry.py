@@ -12,6 +12,11 @@ from mmdistill_dense import DISTILLERS, Distiller
 class CWD(Distiller):
     pass
 
+@DISTILLERS.register_module()
+class LogitKD(Distiller):  # which files of other methods import
+    pass
+
+assert DISTILLERS.get('RoIHeadKD') and DISTILLERS.get('LogitKD') is LogitKD
 assert DISTILLERS.get('CWD') is CWD and DISTILLERS.module_dict['CWD'] is CWD and DISTILLERS.get('PKD')
 """
     subprocess.run([sys.executable, '-c', code], check=True)

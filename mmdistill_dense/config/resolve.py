@@ -307,7 +307,7 @@ def _without_scope(value: Any, scope: str) -> Any:
     if isinstance(value, Mapping):
         found = {name: _without_scope(one, scope) for name, one in value.items()}
         return {**found, 'type': found['type'].removeprefix(scope)} if isinstance(found.get('type'), str) else found
-    return [_without_scope(one, scope) for one in value] if type(value) in (list, tuple) else value
+    return type(value)(_without_scope(one, scope) for one in value) if type(value) in (list, tuple) else value
 
 
 def model_of(config: Mapping[str, Any]) -> ConfigDict:
@@ -365,7 +365,10 @@ def normalised_anew(student: Mapping[str, Any], beside: Mapping[str, Any]) -> li
         return []
     own = load_model(student, 'model.student').model.get('data_preprocessor') or {}
     shared = [key for key in ('mean', 'std', 'bgr_to_rgb') if key in own and key in given]
-    differing = [f'{key}={given[key]!r} in place of {own[key]!r}' for key in shared if given[key] != own[key]]
+    ours, theirs = (
+        {key: [*one[key]] if isinstance(one[key], tuple) else one[key] for key in shared} for one in (given, own)
+    )
+    differing = [f'{key}={ours[key]!r} in place of {theirs[key]!r}' for key in shared if ours[key] != theirs[key]]
     told = f'model.data_preprocessor counts, perhaps of a base, not that of {student["cfg"]}'
     return [f'{told}: {", ".join(differing)}.'] if differing else []
 

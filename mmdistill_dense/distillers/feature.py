@@ -27,7 +27,7 @@ SCORES_HAVE_NAMES = (
     '`mmdistill taps CONFIG` marks'
 )
 
-_SCORES = re.compile(r'\.(?:conv_seg|\w+_cls)\b')  # modules that give class scores, in the name of a level
+_SCORES = re.compile(r'\.(?:conv_seg|(?!rpn_)\w+_cls)\b')  # modules that give class scores, in the name of a level
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,9 @@ class RoIHeadKD(Distiller):
             raise ValueError(f'{self.key}: {found}, without which it does not answer: take a standard or cascade one.')
         head = self._head_config(model['roi_head'])
         loss = head.get('loss_cls') or {}
-        competing = type_name(loss) != 'SeesawLoss' and not loss.get('use_sigmoid')  # Seesaw's last two are apart
-        if self.output == 'cls_score' and self.form != 'sigmoid' and not competing:
+        kind = type_name(loss)
+        apart = kind == 'SeesawLoss' or loss.get('use_sigmoid', 'Focal' in kind)  # Seesaw's last two tell objectness
+        if self.output == 'cls_score' and self.form in ('softmax', 'dist') and apart:
             found = f'form={self.form!r}, but the scores of {self.teacher.key} do not compete ({dict(loss)})'
             raise ValueError(f'{self.key}: {found}. Compare bbox_pred or maps of the neck.')
         if self.output == 'bbox_pred' and 'num_classes' in head:

@@ -111,10 +111,14 @@ def check_retyped(config: Config, file: Config | None = None) -> None:
     if file is None and config.filename and os.path.isfile(config.filename):
         file = read_file(config.filename)
     before, now = (((one or {}).get('model') or {}).get('distillers') or {} for one in (file, config))
+    if not isinstance(before, Mapping) or not isinstance(now, Mapping):
+        return
     for name, old in before.items():
-        new = now.get(name) or {}
-        kept = [key for key in new if key != 'type' and key in old and new[key] == old[key]]
-        if new.get('type', old.get('type')) != old.get('type') and kept:
+        new = now.get(name)
+        if not isinstance(old, Mapping) or not isinstance(new, Mapping) or type_name(new) == type_name(old):
+            continue
+        kept = [key for key in old if key != 'type']
+        if kept and all(key in new and new[key] == old[key] for key in kept):
             told = f'model.distillers.{name}.type={new["type"]!r} would keep options of {old["type"]}: {some(kept)}'
             raise ValueError(f'{told}. Name a config of {new["type"]}, or set these options too.')
 

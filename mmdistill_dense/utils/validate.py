@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import difflib
 import functools
 import inspect
@@ -125,8 +126,9 @@ def _hints(kind: type) -> dict[str, Any]:
         declares = '__signature__' in vars(cls)  # a distiller
         for one in (*([cls] if declares else []), vars(cls).get('__init__', cls)):
             with suppress(TypeError):  # from constructors in C
-                for name, hint in inspect.get_annotations(one).items():
-                    names = getattr(one, '__globals__', None) or vars(sys.modules[one.__module__])
+                plain = inspect.unwrap(one) if callable(one) else one
+                for name, hint in inspect.get_annotations(plain).items():
+                    names = getattr(plain, '__globals__', None) or vars(sys.modules.get(plain.__module__, builtins))
                     with suppress(NameError):
                         hints[name] = eval(hint, names, dict(vars(cls))) if isinstance(hint, str) else hint
     return hints

@@ -122,6 +122,8 @@ def test_without_pretrained_weights_of_any_kind():
 def test_the_default_scope_before_a_type_changes_nothing(kind, kept):
     option = dict(cfg='mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', backbone=dict(type=kind, depth=101))
     assert ('norm_eval' in resolve.load_model(option, 'model.student').model.backbone) is kept
+    option = dict(option, backbone=dict(type=kind, of_mine=(1, 2)))
+    assert resolve.load_model(option, 'model.student').model.backbone.of_mine == (1, 2), 'a tuple stays one'
 
 
 def test_merge_rules():

@@ -44,6 +44,15 @@ def test_no_retinanet_number_stands_on_maskds_recipe_but_its_own_and_inheriting_
     assert all(leaf(f'{name}_inherit').optim_wrapper.clip_grad.max_norm == 35 for name in CLIPPED)
 
 
+def test_dist_trains_as_its_authors() -> None:
+    """Their ``train_kd.py`` (hunto/DIST_KD): weight decay 5e-4, rate down to 1e-4, a test every 400 steps."""
+    for name in ('r18', 'pspnet_r18'):
+        cfg = leaf(f'dist/deeplabv3_r101_to_{name}_cityscapes')
+        assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4)
+        schedule = cfg.param_scheduler[0].eta_min, cfg.train_cfg.val_interval, cfg.train_cfg.max_iters
+        assert schedule == (1e-4, 400, 40000)
+
+
 def test_fcos_students_have_the_tricks_and_their_teacher_has_not() -> None:
     for method in ('fgd', 'maskd'):
         cfg = leaf(f'{method}/fcos_r101_to_r50_coco_inherit')

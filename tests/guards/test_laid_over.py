@@ -47,7 +47,7 @@ def test_a_config_without_a_file_is_not_looked_at() -> None:
 
 @pytest.mark.parametrize(('change', 'refused'), [
     ({'type': 'DIST'}, True), ({'type': 'DIST', 'loss_weight': 1.0}, False), ({'loss_weight': 1.0}, False),
-    ({'type': 'CWD'}, False),
+    ({'type': 'CWD'}, False), ({'type': 'mmdistill_dense.CWD'}, False),
 ])  # fmt: skip
 def test_another_method_on_the_command_line_keeps_no_options(change: dict, refused: bool, tmp_path: Path) -> None:
     config = written(tmp_path, 'x = 1')
@@ -57,6 +57,11 @@ def test_another_method_on_the_command_line_keeps_no_options(change: dict, refus
         return
     with pytest.raises(ValueError, match=r"cwd\.type='DIST' would keep options of CWD: loss_weight\. Name a config"):
         check_retyped(config)
+
+
+def test_what_holds_no_distillers_by_name_is_left_to_the_model(tmp_path: Path) -> None:
+    for value in ("dict(_delete_=True, kd=dict(type='LogitKD'))", '[1]', 'None'):
+        check_retyped(written(tmp_path, f'model = dict(distillers={value})', 'x = 1'))
 
 
 OPTIONS = "distillers = dict(cwd=dict(type='CWD', loss_weight=3.0))\n"

@@ -105,6 +105,7 @@ def test_a_base_that_normalises_otherwise_is_told():
     (told,) = normalised_anew(student, dict(data_preprocessor=given))
     assert 'mean=[123.675, 116.28, 103.53] in place of [127.5, 127.5, 127.5]' in told and 'std' not in told
     assert not normalised_anew(student, dict(data_preprocessor=dict(size=(64, 64))))
+    assert not normalised_anew(student, dict(data_preprocessor=dict(mean=(127.5, 127.5, 127.5))))
     assert not normalised_anew(dict(type='X'), dict(data_preprocessor=given))
 
 

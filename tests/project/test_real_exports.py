@@ -51,6 +51,9 @@ def test_black_and_white_go_by_their_list(mode: str, tmp_path: Path) -> None:
         found = find_seg_data(tmp_path, ['rest', 'road'])
         assert found.classes == ('road', 'rest') and found.drawing is not None
         assert np.unique(found.drawing.jobs[0].make()[0]).tolist() == [1]
+        assert find_seg_data(tmp_path, ['nothing', 'nucleus']).values == (0, 255), 'other names than those of the list'
+        (tmp_path / 'class_dict.csv').write_text('id,name\n0,a\n1,b\n')  # a list of something else
+        assert find_seg_data(tmp_path, ['nothing', 'nucleus']).values == (0, 255)
 
 
 def test_one_coloured_label_image_is_enough_where_all_are_rgb(tmp_path: Path) -> None:
@@ -139,6 +142,9 @@ def test_pictures_of_a_second_form_are_no_background(other: str, tmp_path: Path)
     (tmp_path / other).write_text(full)
     with pytest.raises(ValueError, match=f'1 pictures have no text file, .*{other}'):
         find_box_data(tmp_path, ['a'])
+    for one in '0123':  # most were converted, and what became nothing has no text file
+        (tmp_path / f'{one}{Path(other).suffix}').write_text(full)
+    assert find_box_data(tmp_path, ['class_0']).notes
 
 
 def with_share(root: Path) -> BoxData:
@@ -149,6 +155,7 @@ def test_a_new_split_keeps_to_what_the_yaml_file_names(tmp_path: Path) -> None:
     yolo(tmp_path / 'train', '01234567')
     picture(tmp_path / 'runs/detect/train_batch0.jpg')
     (tmp_path / 'data.yaml').write_text('names: [cat]\ntrain: train\nval: valid\n')
+    (tmp_path / 'valid').mkdir()  # empty
     parts = with_share(tmp_path).pictures
     assert sorted(Path(one).stem for own in parts.values() for one in own) == [*'01234567']
 
@@ -159,7 +166,7 @@ def test_two_files_that_name_other_classes_are_refused(tmp_path: Path) -> None:
         (tmp_path / folder / 'data.yaml').write_text(f'names: {names}\n')
     with pytest.raises(ValueError, match='name other classes'):
         with_share(tmp_path)
-    (tmp_path / 'v2/data.yaml').write_text('names: [cat, dog]\n')
+    (tmp_path / 'v2/data.yaml').write_text('names: {0: cat, 1: dog}\n')
     assert with_share(tmp_path).classes == ('cat',)
 
 
@@ -181,6 +188,7 @@ def test_a_whole_name_of_a_part_counts_before_a_word(path: str, part: str | None
 
 @pytest.mark.parametrize(('name', 'used'), [
     ('segment-1001', 4), ('gta5', 4), ('masked_day', 4), ('labelled', 4), ('seg_day', 0), ('labels', 0), ('gtFine', 0),
+    ('LabeledApproved_full', 0), ('gtAll', 0), ('labelled_day', 4),
 ])  # fmt: skip
 def test_which_folders_hold_label_images_is_told_by_their_names(name: str, used: int, tmp_path: Path) -> None:
     for number in range(4):

@@ -157,10 +157,10 @@ def drawing_of(root: Path, labels: Sequence[tuple[str, Path]], make: Callable[[P
     return Drawing([Job(place, partial(make, path)) for place, path in labels], str(root), stamp)
 
 
-def of_colours(root: Path, labels: Sequence[Path]) -> bool:
+def of_colours(root: Path, labels: Sequence[Path], given: Sequence[str]) -> bool:
     """Tell whether label images, of some, hold colours: most of them, or one where all are RGB.
 
-    Those of three equal channels hold numbers, unless the list of colours has all their grays.
+    Those of three equal channels hold numbers, unless the list of colours has all their grays, and the names ``given``.
     """
     sampled, found, of_rgb, grays = evenly(labels, _SAMPLED), 0, 0, set[int]()
     for path in sampled:
@@ -168,11 +168,15 @@ def of_colours(root: Path, labels: Sequence[Path]) -> bool:
             if image.mode in ('RGB', 'RGBA'):
                 pixels, of_rgb = np.asarray(image), of_rgb + 1
                 found += label_values.has_colours(pixels)
-                grays |= {*np.unique(pixels[..., 0]).tolist()}
+                if not found:
+                    grays |= {*np.unique(pixels[..., 0]).tolist()}
     if of_rgb < len(sampled) or found:
         return 2 * found > len(sampled) or (found > 0 and of_rgb == len(sampled))
-    listed = set(colour_table(root)[0].values())
-    return all((gray, gray, gray) in listed for gray in grays)
+    try:
+        table = colour_table(root)[0]
+    except ValueError:  # a list of something else
+        return False
+    return {*given} <= table.keys() and all((gray, gray, gray) in table.values() for gray in grays)
 
 
 def colours_drawing(
@@ -198,7 +202,7 @@ def colours_drawing(
     pixels, strange, seen = Counter[int](), 0, dict[str, list[int]]()
     for part, paths in parts.items():
         here = Counter[int]()
-        for path in evenly(paths, _SAMPLED):
+        for path in evenly(paths, _SAMPLED // len(parts)):
             values, counts = np.unique(_codes_in(path), return_counts=True)
             strange += _strange(path, values, counts, codes)
             for value, count in zip(values.tolist(), counts.tolist(), strict=True):

@@ -110,7 +110,7 @@ def find_seg_data(
     label_images = frozenset(os.path.realpath(root / label) for label in paired.label_images)
     values: tuple[int, ...] = ()
     drawing: drawn.Drawing | None = None
-    if drawn.of_colours(root, labels):
+    if drawn.of_colours(root, labels, given):
         form, targets = _form(root, parts)
         files = {part: [label for _, label in own] for part, own in parts.items()}
         classes, drawing = drawn.colours_drawing(root, files, targets, given, notes)

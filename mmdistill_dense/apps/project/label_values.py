@@ -98,8 +98,9 @@ class Values:
     def named_by_grays(self, table: Mapping[str, Colour]) -> tuple[str, ...]:
         """Return the name of each value, where a list of colours has all of them as grays, else nothing."""
         grays = {colour[0]: name for name, colour in table.items() if len({*colour}) == 1}
-        known = all(value in grays for value in self.files)
-        return tuple(grays.get(value, NO_CLASS) for value in class_values(sorted(self.files))) if known else ()
+        values = class_values(sorted(self.files))
+        known = all(value in grays for value in self.files) and (IGNORED in values or IGNORED not in self.files)
+        return tuple(grays.get(value, NO_CLASS) for value in values) if known else ()
 
     def of(self, pairs: Iterable[Pair]) -> list[int]:
         """Return the values in the label images of a split, of those that were read."""

@@ -33,7 +33,7 @@ SPLITS: Mapping[str, Sequence[str]] = {
     'test': ('test', 'testing'),
 }
 ARCHIVES = ('.zip', '.tar', '.gz', '.tgz', '.rar', '.7z')
-_OF_LABELS = re.compile(r'(label(?!l?ed)|mask(?!ed)|annot|gt(?!a)|seg(?!ment[-_ ]?\d)).*|.*(annot|labels|masks)')
+_LABELS = r'(label(?!l?ed(?![a-z]))|mask(?!ed)|annot|gt(?!av?\d?(?![a-z]))|seg(?!ment\W?_?\d)).*|.*(annot|labels|masks)'
 VAL_SHARE = 0.2  # of the pictures, where the data have no split of their own
 _OF_PROJECTS = {SUITE, 'data.py'}
 UNLABELLED_LIST = 'unlabelled.txt'
@@ -81,7 +81,7 @@ def repeated(names: Iterable[T]) -> list[T]:
 
 def is_label(parts: Sequence[str]) -> bool:
     """Tell whether the parts of a path name a folder of label images."""
-    return any(_OF_LABELS.fullmatch(part.lower()) for part in parts)
+    return any(re.fullmatch(_LABELS, part.lower()) for part in parts)
 
 
 def outside_labels(root: Path, pictures: Iterable[Path]) -> list[Path]:
@@ -92,7 +92,7 @@ def outside_labels(root: Path, pictures: Iterable[Path]) -> list[Path]:
 def split_of(parts: Iterable[str]) -> str | None:
     """Return the split that the parts of a path name, whole names first, then inner ones; ``train2017`` is train."""
     found = [re.findall('[a-z]+', part.lower()) for part in reversed(list(parts))]
-    words = [one[0] for one in found if len(one) == 1] + [word for one in found for word in one]
+    words = [one[0] for one in found if len(one) == 1 and one != ['dev']] + [word for one in found for word in one]
     return next((split for word in words for split, names in SPLITS.items() if word in names), None)
 
 

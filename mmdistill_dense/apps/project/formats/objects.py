@@ -339,6 +339,7 @@ def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled],
     for one in pictures:
         size, kept, seen = one.size or (0, 0), list[Object](), dict[Any, Any]()
         for each in one.objects:
+            each = _turned_box(each, changes)
             if not (reason := left_out(each, size)):
                 each = _completed(each, changes)
                 key, shape = (each['name'], *each['bbox']), each.get('segmentation')
@@ -377,6 +378,17 @@ def _mend_part(reading: Reading, part: str | None, pictures: Sequence[Labelled],
         changes['annotations are numbered from 1: an id was 0, missing, or there twice'] += len(every)
 
 
+def _turned_box(one: Object, changes: Counter[str]) -> Object:
+    """Return an object of CVAT, which exports the box before it was turned, with the box around the turned one."""
+    marks = one.get('attributes')
+    turn: Any = marks.get('rotation') if isinstance(marks, dict) and not has_mask(one) else None
+    if type(turn) not in (int, float) or not turn % 360:
+        return one
+    changes['boxes are turned (rotation in attributes): the box around the turned one is taken'] += 1
+    x, y, w, h = one['bbox']
+    return {**one, 'bbox': from_points(_turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], turn))['bbox']}
+
+
 def _completed(one: Object, changes: Counter[str]) -> Object:
     """Return an object with what it lacks. mmdet trains without those marked by ``ignore``."""
     found, shape = dict[str, Any](), one.get('segmentation')
@@ -386,12 +398,6 @@ def _completed(one: Object, changes: Counter[str]) -> Object:
     if isinstance(shape, list) and has_mask(one) and any(map(is_line, shape)):
         changes['outlines had parts of fewer than three points: left out'] += 1
         found['segmentation'] = [each for each in shape if not is_line(each)]
-    marks = one.get('attributes')
-    turn = marks.get('rotation') if isinstance(marks, dict) and not has_mask(one) else None
-    if turn and isinstance(turn, (int, float)) and turn % 360:  # CVAT exports the box before it was turned
-        x, y, w, h = one['bbox']
-        found['bbox'] = from_points(_turned([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], turn))['bbox']
-        changes['boxes are turned (rotation in attributes): the box around the turned one is taken'] += 1
     if one.get('ignore'):
         changes['annotations had the mark ignore, and get iscrowd, which training and metric both read'] += 1
         found |= {'iscrowd': 1, 'ignore': 0}

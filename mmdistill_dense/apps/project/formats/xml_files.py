@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,9 @@ def _voc_shapes(path: Path, root: Any) -> Iterator[Shape]:
             raise ValueError(f'--data: {where}: xmax must be above xmin, and ymax above ymin.')
         crowd = (one.findtext('difficult') or '').strip().lower() in ('1', 'true', 'yes')
         marks = {mark.findtext('name'): mark.findtext('value') for mark in one.iterfind('attributes/attribute')}
-        turn = number(f'{where}: rotation', marks.get('rotation') or '0')  # CVAT writes the box before it was turned
+        turn = 0.0
+        with suppress(TypeError, ValueError):  # of a user's own attribute
+            turn = number(where, marks.get('rotation'))  # CVAT writes the box before it was turned
         yield Shape(where, name, 'box', (sides[:2], sides[2:]), turn, marks={'iscrowd': int(crowd)})
 
 

@@ -14,6 +14,7 @@ from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Reading
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
+from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
@@ -68,11 +69,10 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
     if file:
         found.files.append(file)
         names = told['names']
-        listed = dict(enumerate(names)) if isinstance(names, list) else names
-        wrong = not isinstance(listed, dict) or any(type(one) is not int for one in listed)
-        if wrong or folders.repeated(map(str, listed.values())):
+        wrong = not isinstance(names, dict) or any(type(one) is not int for one in names)
+        if wrong or folders.repeated(map(str, names.values())):
             raise ValueError(f'--data: {file}: names is {names!r:.80}. Give each number one name of its own.')
-        known = {number: str(listed[number]) for number in sorted(listed)}
+        known = {number: str(names[number]) for number in sorted(names)}
         if told.get('nc') not in (None, len(known)):
             raise ValueError(
                 f'--data: {file}: nc is {told["nc"]!r:.40}, and names has {len(known)} classes. Correct one.'
@@ -97,8 +97,10 @@ def read(given: Given, files: Sequence[Path]) -> Reading:
         part = parts.get(picture, '') if parts else given.part_of(picture)
         found.pictures.append(Labelled(picture, None if turned else size, objects, part))
     if bare := [one for one in pictures if one.with_suffix('') not in read_for]:
-        if others := [each for one in bare for each in _of_another_form(one)]:
-            said = f'{len(others)} pictures have no text file, and their objects in another form ({others[0]})'
+        read = evenly([one for one in pictures if one.with_suffix('') in read_for] or bare, 20)
+        converted = sum(bool(_of_another_form(one)) for one in read)  # the text files were made from the others
+        if (others := [*filter(None, map(_of_another_form, bare))]) and 2 * converted < len(read):
+            said = f'{len(others)} pictures have no text file, and their objects in another form ({others[0][0]})'
             raise ValueError(f'--data: {said}. Export all in one form, or take these files and pictures out.')
         found.notes.append(f'{len(bare)} pictures have no text file: nothing is in them, as YOLO takes it')
     used, places = {*found.files}, {place for one in pictures for place in (one.parent, label_of(one).parent)}
@@ -135,9 +137,13 @@ def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
             if isinstance(content, dict) and content.get('names'):
                 if any(isinstance(one, yaml.AliasEvent) for one in yaml.parse(text)):  # few may stand for millions
                     raise ValueError('it has aliases (*name). Write what they stand for.')
+                names = content['names']
+                content['names'] = dict(enumerate(names)) if isinstance(names, list) else names
                 # datumaro writes the names of parts as they were given
                 found.append((path, {str(key).lower(): value for key, value in content.items()}))
-    if other := [path for path, content in found if content['names'] != found[0][1]['names']]:
+    below = {folder for one in folders.files_below(root, EXTENSIONS) for folder in one.parents}
+    other = [path for path, one in found if path.parent in below and one['names'] != found[0][1]['names']]
+    if other:
         advice = 'Give one of their folders as --data, or number the classes alike and keep one file'
         raise ValueError(f'--data: {other[0]} and {found[0][0]} name other classes. {advice}.')
     return found[0] if found else (None, {})
@@ -172,9 +178,10 @@ def _parts(
                 reading.files.append(place)
                 listed = {line: index.find([line]) for line in folders.lines_of(place)}
                 own = list(filter(None, listed.values()))
-                if lost := [line for line, picture in listed.items() if picture is None]:
+                lost = [line for line, picture in listed.items() if picture is None]
+                if lost and not given.divided:
                     raise FileNotFoundError(f'--data: {place} names pictures that are not there: {some(lost, 3)}.')
-            if not own:
+            if not own and not given.divided:
                 raise ValueError(f'--data: {file}: {part}: {entry}: no picture in it.')
             found.setdefault(part, []).extend(own)
     if not given.divided:

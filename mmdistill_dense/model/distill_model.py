@@ -21,7 +21,7 @@ from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, RunState, check_losses
 from mmdistill_dense.networks.building import naming_weights
 from mmdistill_dense.networks.modes import attributes
-from mmdistill_dense.networks.recording import NO_GRADIENT, Recorder
+from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.teacher import FrozenTeacher, Inherit, copy_inherited
 from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.utils.reproducible import mix
@@ -111,10 +111,6 @@ class Distillation:
         if self.extras:
             told = 'model.unlabelled and balance of distillers need DistillHook, and so a runner'
             raise ValueError(f'{told}: leave them out in a loop of your own, and set loss_weight.')
-        for one in getattr(self.student, 'distillers', {}).values():
-            if getattr(one, 'chosen_size', None) is not None and not one.chosen_size.any():
-                told = "queue_size='auto' goes by the number of pictures, which only a runner tells"
-                raise ValueError(f'{one.key}: {told}: give a number of rows in a loop of your own.')
         self.enter_run(max_iters, seed, iteration)
 
     def enter_run(self, max_iters: int, seed: int = 0, iteration: int = 0) -> None:
@@ -318,7 +314,10 @@ def _check_gradients(student: Mapping[str, list[Tensor]], compared: Collection[s
         return
     for name, tensors in student.items():
         if name in compared and not all(tensor.requires_grad for tensor in tensors):
-            raise ValueError(NO_GRADIENT.format(name))
+            raise ValueError(
+                f'student_tap={name!r} has no gradient. Inside a block with activation checkpointing (with_cp=True) '
+                'tap its stage, e.g. backbone[3]; behind frozen layers (frozen_stages) tap a later module.'
+            )
 
 
 def _check_terms(key: str, one: Distiller, terms: Losses) -> None:

@@ -149,12 +149,6 @@ def _unpadded(inputs: Tensor) -> list[dict[str, Any]]:
     return [dict(shapes, padding_size=[0] * 4, scale_factor=(1.0, 1.0))] * len(inputs)
 
 
-NO_GRADIENT = (
-    'student_tap={!r} has no gradient. Inside a block with activation checkpointing (with_cp=True) tap its stage, e.g. '
-    'backbone[3]; behind frozen layers (frozen_stages) tap a later module.'
-)
-
-
 class _LastTapReached(Exception):
     """Ends a forward pass when all taps are recorded."""
 
@@ -190,13 +184,12 @@ class Recorder:
         self.calls = 0
         self.tensors: dict[str, list[Any]] = {}
         self.graded = False  # whether gradients are taken where the recording began
-        self.apart: set[str] = set()  # taps that were called without gradients then, as samplers of hard examples do
         self._sites: dict[str, TapSite] = {}
 
     @contextmanager
     def recording(self) -> Iterator[dict[str, list[Any]]]:
         """Hook the taps, yield the record, which grows during the pass, and always remove the hooks."""
-        self.calls, self.graded, self.apart = 0, torch.is_grad_enabled(), set()
+        self.calls, self.graded = 0, torch.is_grad_enabled()
         self.tensors = {text: [] for text in (*(tap.text for tap in self.taps), *self.methods)}
         removals: list[Callable[[], None]] = []
         try:
@@ -238,17 +231,14 @@ class Recorder:
             told = (
                 f'{tap.key or self.key}={str(tap)!r} never fired in the forward pass of {type(self.network).__name__}'
             )
-            if tap.text in self.apart:
-                raise ValueError(NO_GRADIENT.format(tap.text))
             raise ValueError(f'{told}: it exists but is not called as a module: tap a module inside it.')
 
     def _record(self, tap: Tap, site: TapSite, args: tuple[Any, ...], output: Any = None) -> None:
         name = tap.text
         if site.first_call and self.tensors[name]:
             return
-        if self.graded and not torch.is_grad_enabled():
-            self.apart.add(name)
-            return
+        if self.graded and not torch.is_grad_enabled() and name.startswith('roi_head.'):
+            return  # samplers of hard examples ask the head before they choose
         if site.reads_scores:
             output = semantic_scores(site.module, output, f'{tap.key or self.key}={name!r}')
         try:

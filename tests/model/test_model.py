@@ -609,10 +609,6 @@ def test_a_loop_of_ones_own_refuses_what_only_the_hook_runs():
     model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), balanced))
     with pytest.raises(ValueError, match='balance of distillers need DistillHook, and so a runner: .* set loss_weight'):
         model.distillation.start(max_iters=4)
-    counted = dict(pcd=dict(type='PCD', student_tap='backbone[3]', queue_size='auto'))
-    model = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), counted))
-    with pytest.raises(ValueError, match=r"distillers\.pcd: queue_size='auto' goes by the number of pictures"):
-        model.distillation.start(max_iters=4)
 
 
 def test_a_word_that_deletes_what_the_base_lacks_is_no_distiller():

@@ -63,6 +63,7 @@ CHOSEN = {
     'camvid_other_classes': ('kd pcd', ''),  # one for scores, one for features, as in camvid_1of8
     'bccd_51_detectors': ('pkd fgd frs defeat crosskd freekd cankd fitnet pcd', 'alone_2x'),
     'bccd_51_dino': ('kddetr pkd fgd', 'alone_2x inherited kddetr_inherited'),
+    'nuclei_masks_neck': ('fgd', ''),
     'nuclei_masks': ('kd fgd pkd fitnet', 'alone_2x roi_masks roi_boxes'),
     'camvid_foundation_head': ('kd', 'alone_2x kd_2x kd_more'),
     'camvid_starts': ('', 'supervised pcd_pretrained pcd_vectors_pretrained seed_pretrained simreg_pretrained'),

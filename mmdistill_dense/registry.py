@@ -35,8 +35,7 @@ class _ByName(Registry):
         """Return a class by its name."""
         name = key.rpartition('.')[2]
         self.import_from_location()
-        if name not in self._module_dict:  # one that the user registered under this name counts
-            self.load(name)
+        self.load(name)
         if name not in self._module_dict and (told := removed(name)):
             raise KeyError(told)
         return super().get(name if name in self._module_dict else key)
@@ -63,8 +62,7 @@ class _Methods(_ByName):
     def module_dict(self) -> dict[str, Any]:
         """All classes by their names."""
         for name in importlib.import_module(self._locations[0]).__all__:
-            if name not in self._module_dict:
-                self.load(name)
+            self.load(name)
         return super().module_dict
 
 

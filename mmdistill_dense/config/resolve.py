@@ -359,7 +359,7 @@ def without_effect(model: Mapping[str, Any]) -> list[str]:
 
 
 def normalised_anew(student: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
-    """Return a sentence if a preprocessor beside ``model.student`` normalises otherwise than that of its ``cfg``."""
+    """Return a sentence if the preprocessor beside ``model.student`` and that of its ``cfg`` normalise differently."""
     given = beside.get('data_preprocessor')
     if 'cfg' not in student or not isinstance(given, Mapping):
         return []

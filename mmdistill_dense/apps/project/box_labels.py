@@ -176,14 +176,10 @@ def _divided(
     chosen = {part: {*own} for part, own in listed.items()}
     if len(listed) < 2:
         every = {str(one.picture): one for one in pictures if not listed or one.picture in chosen['train']}
-        counts = {
-            path.partition('.rf.')[0]
-            for path, one in every.items()
-            if any(_counts(each, names) for each in one.objects)
-        }
-        shown = [path for path in every if path.partition('.rf.')[0] in counts]  # with all versions of Roboflow
-        boxed = folders.two_parts(shown, source, wish.share)
-        bare = [path for path in every if path.partition('.rf.')[0] not in counts]  # are divided alike
+        originals = {path: path.partition('.rf.')[0] for path in every}  # of all versions that Roboflow writes
+        counts = {originals[path] for path, one in every.items() if any(_counts(each, names) for each in one.objects)}
+        boxed = folders.two_parts([path for path in every if originals[path] in counts], source, wish.share)
+        bare = [path for path in every if originals[path] not in counts]  # are divided alike
         rest = folders.two_parts(bare, source, wish.share) if len(bare) > 1 else (bare, list[str]())
         chosen = {name: {Path(one) for one in (*own, *more)}
                   for name, own, more in zip(('train', 'val'), boxed, rest, strict=True)}  # fmt: skip

@@ -170,8 +170,10 @@ def of_colours(root: Path, labels: Sequence[Path], given: Sequence[str]) -> bool
                 found += label_values.has_colours(pixels)
                 if not found:
                     grays |= {*np.unique(pixels[..., 0]).tolist()}
-    if of_rgb < len(sampled) or found:
-        return 2 * found > len(sampled) or (found > 0 and of_rgb == len(sampled))
+    if of_rgb < len(sampled):
+        return 2 * found > len(sampled)
+    if found:
+        return True
     try:
         table = colour_table(root)[0]
     except ValueError:  # a list of something else

@@ -14,7 +14,6 @@ from mmdistill_dense.apps.project import picture_folders as folders
 from mmdistill_dense.apps.project.formats import objects as common
 from mmdistill_dense.apps.project.formats.objects import Given, Labelled, Object, Reading
 from mmdistill_dense.apps.project.picture_folders import SPLITS, Names, Size
-from mmdistill_dense.unlabelled.pictures import EXTENSIONS
 from mmdistill_dense.utils.evenly import evenly
 from mmdistill_dense.utils.validate import some
 
@@ -62,7 +61,7 @@ def label_of(picture: Path) -> Path:
 
 def read(given: Given, files: Sequence[Path]) -> Reading:
     """Read all pictures. One without a text file has no object, as YOLO's trainings take it."""
-    file, told = _yaml(given.root)
+    file, told = _yaml(given)
     pictures, read_for, shared = pictures_of(given), set[Path](), dict[Path, Path]()
     parts = dict[Path, str]()
     found = Reading('YOLO', file or given.root)
@@ -125,9 +124,9 @@ def _of_another_form(picture: Path) -> list[Path]:
     return [file for file in dict.fromkeys(places) if file.is_file() and any(one in file.read_bytes() for one in marks)]
 
 
-def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
-    """Return the file that names classes and parts, and what it holds; refuse a second one with other names."""
-    files, found = folders.files_below(root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
+def _yaml(given: Given) -> tuple[Path | None, Mapping[str, Any]]:
+    """Return the file that names classes and parts, and its content. A second one with other names is refused."""
+    files, found = folders.files_below(given.root, ('.yaml', '.yml')), list[tuple[Path, Mapping[str, Any]]]()
     for path in sorted(files, key=lambda path: (len(path.parts), path.name != 'data.yaml')):
         if found and path.name != found[0][0].name:
             continue
@@ -141,7 +140,7 @@ def _yaml(root: Path) -> tuple[Path | None, Mapping[str, Any]]:
                 content['names'] = dict(enumerate(names)) if isinstance(names, list) else names
                 # datumaro writes the names of parts as they were given
                 found.append((path, {str(key).lower(): value for key, value in content.items()}))
-    below = {folder for one in folders.files_below(root, EXTENSIONS) for folder in one.parents}
+    below = {folder for one in given.pictures for folder in one.parents}
     other = [path for path, one in found if path.parent in below and one['names'] != found[0][1]['names']]
     if other:
         advice = 'Give one of their folders as --data, or number the classes alike and keep one file'

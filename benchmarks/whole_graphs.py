@@ -106,10 +106,10 @@ def network_of(config: Config) -> Any:
         if isinstance(part, (nn.Conv2d, nn.Linear)) and 'conv_seg' in name:
             nn.init.normal_(part.weight, std=3 / part.weight[0].numel() ** 0.5)
             nn.init.zeros_(part.bias)
-        elif isinstance(part, nn.BatchNorm2d):
-            part.momentum = None
-    graph = graph_of(network)
-    network.train()
+    graph = graph_of(network.eval())
+    for part in network.modules():  # alone: some networks have other outputs in training
+        if isinstance(part, nn.BatchNorm2d):
+            part.train().momentum = None
     with torch.no_grad():  # gives normalisation the statistics of its inputs
         for index in range(3):
             graph.named(torch.randn(2, 3, 192, 256) + index)

@@ -63,9 +63,9 @@ def test_labels_are_drawn_as_mmseg_draws_them(which: str) -> None:
     theirs = SegLocalVisualizer(alpha=0.5)
     theirs.dataset_meta = meta
     theirs.add_datasample('', image, sample, with_labels=False, **options)
-    assert np.array_equal(draw(image, sample, meta, True, **options), theirs.get_image())
+    assert np.array_equal(draw(image, sample, meta, which), theirs.get_image())
     sample = SegDataSample(**{f'{which}_sem_seg': PixelData(data=labels.float())})  # as of one channel
-    assert np.array_equal(draw(image, sample, meta, True, **options), theirs.get_image())
+    assert np.array_equal(draw(image, sample, meta, which), theirs.get_image())
 
 
 def test_a_padded_picture_is_shown_without_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,6 +111,19 @@ def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray],
     assert red[130:190, 130:190].mean() > 80, 'red in the mask'
     assert red[130:190, 230:290].mean() < 20, 'black in the box beside the mask'
     assert found.caption == 'truth: 1 masks'
+
+
+def test_boxes_beyond_the_picture_and_names_of_any_script_are_drawn() -> None:
+    odd = torch.tensor([[-50.0, 10, 5000, 30], [float('nan')] * 4, [40, 50, 40, 50]])
+    sample = DetDataSample(
+        pred_instances=InstanceData(bboxes=odd, labels=torch.tensor([0, 1, 1]), scores=torch.tensor([0.9, 0.8, 0.7]))
+    )
+    picture = np.zeros((60, 80, 3), np.uint8)
+    for names in (('Straße', 'кошка'), ('Strae', 'x')):
+        found = draw(picture, sample, {**META, 'classes': names}, 'pred', 0.85)
+        assert (found[10, 60:] == (250, 0, 0)).all() and (found[30, 1:] == (250, 0, 0)).all() and not found[33:].any()
+    drawn = [draw(picture, sample, {**META, 'classes': (name, 'x')}, 'pred') for name in ('Straße', 'Stra?e')]
+    assert not np.array_equal(*drawn) and not picture.any()
 
 
 def test_objects_below_the_score_are_not_counted() -> None:

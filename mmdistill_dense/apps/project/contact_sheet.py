@@ -32,8 +32,8 @@ def describe(folder: Path) -> Iterator[str]:
     with quiet():
         init_default_scope(config.default_scope)
         seg = config.default_scope == 'mmseg'
-        built = {name: _read(one, seg) for name, one in parts.items()}
-        write_picture(sheet(built['train'], seg)[..., ::-1], folder / SHEET)
+        built = {name: _read(one) for name, one in parts.items()}
+        write_picture(sheet(built['train'])[..., ::-1], folder / SHEET)
         counted = {name: counts(one, seg) for name, one in built.items()}
     classes, train = built['train'].metainfo['classes'], counted['train']
     yield f'labels   {folder / SHEET}: {min(SHOWN, len(built["train"]))} pictures with their labels; look at them'
@@ -66,14 +66,12 @@ def write_picture(picture: np.ndarray, file: Path) -> None:
     write_whole(file, code.tobytes(), lasting=False)
 
 
-def _read(option: Any, seg: bool) -> Any:
+def _read(option: Any) -> Any:
     """Return a data set that reads pictures and labels as a training does, and changes neither."""
     steps = [dict(one) for one in option.pipeline if one['type'].startswith(('Load', 'Pack'))]
     for step in steps:
         if step['type'].startswith('Pack'):
             step['meta_keys'] = ('img_path', 'ori_shape', 'img_shape')
-        elif step['type'] == 'LoadAnnotations' and not seg:
-            step['box_type'] = None  # arrays, as they are drawn
     return DATASETS.build({**option, 'pipeline': steps})
 
 
@@ -95,7 +93,7 @@ def counts(dataset: Any, seg: bool) -> dict[str, Any]:
     return {'amount': amount, 'pictures': pictures, 'looked': len(places)}
 
 
-def sheet(dataset: Any, seg: bool) -> np.ndarray:
+def sheet(dataset: Any) -> np.ndarray:
     """Return some pictures with their labels side by side, (height, width, 3), RGB."""
     meta = {**dataset.metainfo, 'palette': [tuple(map(int, colour)) for colour in dataset.metainfo['palette']]}
     places = evenly_spaced(len(dataset), SHOWN)
@@ -104,7 +102,7 @@ def sheet(dataset: Any, seg: bool) -> np.ndarray:
     for number, item in enumerate(dataset[place] for place in places):
         picture = np.ascontiguousarray(item['inputs'].numpy().transpose(1, 2, 0)[..., 2::-1])
         picture = np.repeat(picture, 3, 2) if picture.shape[2] == 1 else picture
-        picture = draw(picture, item['data_samples'], meta, seg, draw_pred=False)
+        picture = draw(picture, item['data_samples'], meta, 'gt')
         scale = SIDE / max(picture.shape[:2])
         size = [max(1, round(side * scale)) for side in picture.shape[1::-1]]
         small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)

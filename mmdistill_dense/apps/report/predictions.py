@@ -95,7 +95,7 @@ class Predictions:
         network = revert_sync_batchnorm(network)
         network.eval()  # not chained: mmseg's backbones return nothing from it
         for scene in scenes:
-            sample = copy.deepcopy(scene.item['data_samples'])
+            sample = scene.item['data_samples']
             began = time.perf_counter()
             with torch.no_grad():
                 (found,) = network.test_step({'inputs': [scene.item['inputs']], 'data_samples': [sample]})
@@ -160,27 +160,26 @@ def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str
     if 'pred_sem_seg' in sample:
         right = share_right(sample)
         caption = title if right is None else f'{title}: {right:.1%} of the labelled pixels right'
-        return panel(draw(scene.image, sample, meta, True, draw_gt=False), caption, f'{caption}, in {scene.name}')
+        return panel(draw(scene.image, sample, meta, 'pred'), caption, f'{caption}, in {scene.name}')
     if 'pred_instances' not in sample:
         raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
     found = sample.pred_instances
     kind = 'masks' if 'masks' in found else 'boxes'
     caption = f'{title}: {int((found.scores > CONFIDENT).sum())} {kind}'
-    drawn = draw(scene.image, sample, meta, False, draw_gt=False, pred_score_thr=CONFIDENT)
+    drawn = draw(scene.image, sample, meta, 'pred', CONFIDENT)
     return panel(drawn, caption, f'{caption}, in {scene.name}')
 
 
 def truth_panel(scene: Scene, meta: Mapping[str, Any]) -> Panel | None:
     """Return a picture with its true classes or objects; ``None`` if the pipeline loads none."""
-    sample = copy.deepcopy(scene.item['data_samples'])
-    if 'gt_sem_seg' in sample:
-        return panel(draw(scene.image, sample, meta, True, draw_pred=False), 'truth', f'Truth of {scene.name}')
+    sample = scene.item['data_samples']
+    if 'gt_sem_seg' in sample and 'gt_instances' not in sample:
+        return panel(draw(scene.image, sample, meta, 'gt'), 'truth', f'Truth of {scene.name}')
     if not len(getattr(sample, 'gt_instances', ())):
         return None
     found = sample.gt_instances
-    found.bboxes = getattr(found.bboxes, 'tensor', found.bboxes)  # mmdet draws no boxes of its own type
     caption = f'truth: {len(found)} {"masks" if "masks" in found else "boxes"}'
-    return panel(draw(scene.image, sample, meta, False, draw_pred=False), caption, f'{caption}, in {scene.name}')
+    return panel(draw(scene.image, sample, meta, 'gt'), caption, f'{caption}, in {scene.name}')
 
 
 def share_right(sample: Sample) -> float | None:

@@ -46,8 +46,9 @@ END
 AMP=$([ "$DEVICE" = cpu ] && echo OptimWrapper || echo AmpOptimWrapper)
 ITERS=$(choose 500 2)
 BATCH=$(choose 16 2)
+FEWER=$(choose '' ', val_dataloader.dataset.indices: 4, test_dataloader.dataset.indices: 4')
 OPTIONS="{train_dataloader.batch_size: $BATCH, auto_scale_lr.base_batch_size: $BATCH, train_cfg.max_iters: $ITERS, train_cfg.val_interval: $ITERS,
-    param_scheduler.0.end: $((ITERS + 1)), optim_wrapper.type: $AMP, model.student.pretrained: null}"
+    param_scheduler.0.end: $((ITERS + 1)), optim_wrapper.type: $AMP, model.student.pretrained: null$FEWER}"
 cat >"$OUT/camvid_row.yaml" <<END
 title: CamVid, DeepLabV3 R-101 to R-18, $ITERS iterations without start weights
 control: deeplabv3_r101_to_r18_camvid

@@ -58,6 +58,7 @@ class QueueKL(VectorDistiller):
         self.queue_size = LONGEST if queue_size == AUTO_SIZE else int(queue_size)
         self.chosen_size: Tensor | None  # of 'auto', 0 until prepare(); a resumed run keeps it
         self.register_buffer('chosen_size', torch.zeros(1, dtype=torch.long) if queue_size == AUTO_SIZE else None)
+        self._ranked = set[int]()  # levels, by the first view: the keys of later ones are of this step
         self._waiting = list[tuple[NegativeQueue, Tensor]]()  # with `own_key`, until all views are compared
 
     def build_level(self, level: Level) -> nn.Module:
@@ -80,6 +81,7 @@ class QueueKL(VectorDistiller):
     def forward(self, student: Recorded, teacher: Recorded, data_samples: Samples) -> Losses:
         """Return the loss of all levels and views; with ``own_key``, no view of a step is a key of another."""
         self._waiting.clear()  # of a call that ended in an error
+        self._ranked.clear()
         terms = super().forward(student, teacher, data_samples)
         while self._waiting:
             queue, vectors = self._waiting.pop(0)
@@ -97,7 +99,8 @@ class QueueKL(VectorDistiller):
         with torch.autocast(s.device.type, enabled=False):
             step = self.state.iteration  # in the first one, the first view finds an empty queue
             due = step > 0 and self.monitor_interval > 0 and step % self.monitor_interval == 0
-            if due and len(queue.negatives()) > 0:
+            if due and level not in self._ranked and len(queue.negatives()) > 0:
+                self._ranked.add(level)
                 ranks = losses.key_ranks(s.detach(), t, queue.negatives())
                 terms['acc_top1'] = 100 * (ranks < 1).to(s.dtype).mean()
             # a broken vector, whose step is skipped, must not stay in there; zeros do not enter

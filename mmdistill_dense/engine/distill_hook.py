@@ -160,6 +160,11 @@ class DistillerState(Hook):
             for distiller in model.distillers.values() if trains else ():
                 if told := distiller.schedule.check(f'model.{distiller.key}', runner.max_iters):
                     runner.logger.warning(told)
+            if trains and not getattr(model, 'has_task', True):
+                last = max(one.schedule.end(runner.max_iters) for one in model.distillers.values())
+                if last < runner.max_iters:
+                    told = f'nothing teaches this student behind iteration {last:g} of {runner.max_iters}'
+                    raise ValueError(f'model.distillers: {told}: let a schedule last to the end.')
             if start_file(runner) and not resumes(runner):  # a resumed run still needs the teacher's receipt
                 model.distillation.inherit_nothing()
 

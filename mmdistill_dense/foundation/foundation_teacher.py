@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
-from mmdistill_dense.foundation.vit import ViT, architecture
+from mmdistill_dense.foundation.vit import SATELLITE, ViT, architecture
 from mmdistill_dense.foundation.vit_file import load_vit
 from mmdistill_dense.networks.inputs import cells, resized
 from mmdistill_dense.registry import MODELS
@@ -171,6 +171,10 @@ class FoundationTeacher(ViT):
 
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
         """Load a file, strictly; return the number of tensors loaded and of entries ignored."""
+        other = 'lvd1689m' if self.shape.pixels == SATELLITE else 'sat493m'  # both have one architecture
+        if other in Path(path).name and self.preprocessor == self.shape.preprocessor:
+            told = f'the file is of {other}, whose pictures have another mean and std than those of {self.shape.name}'
+            raise ValueError(f'{key}={str(path)!r}: {told}: name that model, or data_preprocessor.')
         ignored, self.source = _load(self, path, self.ignore, f'{key}={str(path)!r}')
         return len(self.state_dict()), ignored
 

@@ -44,7 +44,14 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
         listed = not isinstance(inputs, Tensor) and len(inputs) > 0
         if not (listed and (isinstance(inputs[0], (list, tuple)) or inputs[0].ndim == 4)):  # no views
             batch = super().forward(data, training)
+            around = tuple(batch['inputs'].shape[2:])
+            for image, sample in zip(inputs, batch.get('data_samples') or (), strict=False):  # padding takes no part
+                sample.set_metainfo({'img_shape': tuple(image.shape[1:]), 'batch_input_shape': around})
             return {**batch, 'inputs': self._mixed([batch['inputs']])[0]} if self.mixup and training else batch
+        for sizes in ({tuple(image.shape) for image in view} for view in inputs):
+            if len(sizes) > 1:
+                told = f'a view has pictures of several sizes ({", ".join(map(str, sorted(sizes)[:3]))})'
+                raise ValueError(f'{told}: let its pipeline in MultiView end with one size, e.g. by RandomResizedCrop.')
         rest = {name: value for name, value in data.items() if name != 'inputs'}
         batches = [super(MultiViewPreprocessor, self).forward(dict(inputs=view), training) for view in inputs]
         others = self.cast_data({'data_samples': None, **rest})

@@ -67,10 +67,10 @@ def not_on_disk(paths: Iterable[str]) -> list[str]:
 
 
 Step = dict[str, Any]
-_READS_A_FILE = re.compile('LoadImageFromFile$')
+_READS_A_FILE = re.compile('Load(?!.*(Annotation|Proposal|NDArray|Webcam|Shapes))')
 # Steps that read labels or other pictures; which they are in the zoo was found by running every step of its pipelines.
 _LABELS = re.compile(
-    'Load(?!ImageFrom)|Annotations|CopyPaste|InstaBoost|Mosaic|MixUp|MinIoURandomCrop|RandomCenterCropPad|RandomAffine|'
+    'Load|Annotations|CopyPaste|InstaBoost|Mosaic|MixUp|MinIoURandomCrop|RandomCenterCropPad|RandomAffine|'
     'RandomShift|RandomSamplingNegPos|Albu|GenerateEdge|Proposal'
 )
 
@@ -86,11 +86,12 @@ def without_labels(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
 
     A crop no longer looks for other classes (``cat_max_ratio``).
     """
-    reads = [dict(step) for step in steps if _READS_A_FILE.search(type_name(step))]
-    rest = [step for step in steps if not _READS_A_FILE.search(type_name(step))]
+    reads = [step for step in steps if _READS_A_FILE.search(type_name(step))][:1]
+    rest = [step for step in steps if step not in reads]
     dropped = [step for step in rest if any(_LABELS.search(type_name(one)) for one in mappings(step))]
     kept = [_without_classes(step) for step in rest if step not in dropped]
-    return [*(reads[:1] or [{'type': 'LoadImageFromFile'}]), *kept], [type_name(step) for step in dropped]
+    reads = [dict(step) for step in reads] or [{'type': 'LoadImageFromFile'}]
+    return [*reads, *kept], [type_name(step) for step in dropped]
 
 
 def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
@@ -114,7 +115,9 @@ def try_steps(steps: Sequence[Any], pictures: Iterable[str], key: str) -> None:
                 way = f'Give {key}.pipeline as a list without it and without what reads labels (LoadAnnotations)'
                 raise ValueError(f'{told}. {way}.') from error
             if results is None:
-                break
+                return
+    if 'inputs' not in results:
+        raise ValueError(f'{key}.pipeline gives no inputs ({", ".join(results)}): let its last step pack them.')
 
 
 def _without_classes(step: Any) -> Any:
@@ -240,6 +243,8 @@ class UnlabeledImages(BaseDataset):
         try:
             with Image.open(path) as image:  # reads the header only
                 tiny = min(image.size) < self.min_size
+        except Image.DecompressionBombError:  # too large for Pillow alone
+            return ''
         except Exception:
             return 'unreadable'
         return f'smaller than {self.min_size} pixels' if tiny else ''

@@ -91,6 +91,17 @@ class UnlabelledOption:
         """Return the number of pictures without labels beside a batch of labelled ones."""
         return max(1, round(self.ratio * batch_size))
 
+    def refuse_recomputed(self, named: str) -> None:
+        """Refuse recomputed activations: in the backward pass running statistics follow all pictures again.
+
+        And a part that runs twice in a step, both times recomputed, is ready twice for ``DistributedDataParallel``.
+        """
+        if self.bn == 'labelled' or get_world_size() > 1:
+            raise ValueError(
+                f'{KEY}: {named} recomputes activations of the student. With several processes, or '
+                f"{KEY}.bn='labelled', the pictures without labels cannot run through it too: leave it out."
+            )
+
 
 @STEP_PLUGINS.register_module()
 class Unlabelled(StepPlugin):
@@ -127,8 +138,8 @@ class Unlabelled(StepPlugin):
                 'current',
                 logging.WARNING,
             )
-        if self.option.bn == 'labelled' or get_world_size() > 1:
-            _check_recomputed(student)
+        if found := [name for name, one in student.named_modules() if getattr(one, 'with_cp', False) is True]:
+            self.option.refuse_recomputed(f'with_cp=True of {found[0]}')
         for name in takers:
             _check_taps(name, distillers[name], student, heads)
         self.takers = takers
@@ -203,19 +214,6 @@ def unlabelled_of(model: nn.Module) -> Unlabelled | None:
 
 def _named(distillers: Mapping[str, Distiller]) -> str:
     return ', '.join(f'{name} ({type(one).__name__})' for name, one in distillers.items())
-
-
-def _check_recomputed(student: nn.Module) -> None:
-    """Refuse recomputed activations: in the backward pass running statistics follow all pictures again.
-
-    And a part that runs twice in a step, both times recomputed, is ready twice for ``DistributedDataParallel``.
-    """
-    found = [name for name, one in student.named_modules() if getattr(one, 'with_cp', False) is True]
-    if found:
-        raise ValueError(
-            f'{KEY}: {found[0]} of the student recomputes its activations (with_cp=True). With several processes, or '
-            f"{KEY}.bn='labelled', the pictures without labels cannot run through it too: set with_cp=False."
-        )
 
 
 def check_one_picture(student: nn.Module, taps: Sequence[str]) -> None:

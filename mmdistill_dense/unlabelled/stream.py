@@ -220,6 +220,8 @@ class UnlabelledStream(Hook):
         """Open the pictures before anything is loaded."""
         self._second = unlabelled_of(unwrap(runner.model)) if built_loop(runner) is not None else None
         if self._second is not None:
+            if named := runner.cfg.get('activation_checkpointing'):
+                self._second.option.refuse_recomputed(f'activation_checkpointing={named!r}')
             self._pictures = open_pictures(self._second.option, runner.cfg, runner.train_dataloader.dataset)
             self._second.files = {**self._pictures.identity(), 'ratio': self._second.option.ratio}
 
@@ -247,10 +249,7 @@ class UnlabelledStream(Hook):
         distillers, iteration = distillers_of(model), model.distillation.state.iteration
         begun = iteration >= in_iterations(self._second.option.start, runner.max_iters)
         used = begun and any(distillers[name].is_active() for name in self._second.takers)
-        batch = self._batches.at(iteration + ahead) if used else None
-        if batch is not None and 'inputs' not in batch:
-            raise ValueError(f'{KEY}.pipeline gives no inputs ({", ".join(batch)}): let its last step pack them.')
-        self._second.batch = batch
+        self._second.batch = self._batches.at(iteration + ahead) if used else None
 
     def after_train(self, runner: Runner) -> None:
         """End the workers."""
@@ -267,6 +266,10 @@ class UnlabelledStream(Hook):
             f'{KEY}: {found} pictures{out}; {step} of them a step, each once in {found / step:.4g} steps; they teach '
             f'{", ".join(self._second.takers)}{left}'
         )
+        distillers, last = distillers_of(unwrap(runner.model)), runner.max_iters
+        ends = [last, max(distillers[name].schedule.end(last) for name in self._second.takers)]
+        if (begin := in_iterations(self._second.option.start, last)) >= min(ends):
+            runner.logger.warning(f'{KEY}.start: no step takes these pictures, from {begin:g} on, of {min(ends):g}.')
         if found < FEW * step:
             runner.logger.warning(
                 f'{KEY}: {found} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '

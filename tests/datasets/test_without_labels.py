@@ -81,6 +81,18 @@ def test_generated_pictures_are_read_as_files():
     assert names(kept) == ['LoadImageFromFile', 'PackSegInputs']
 
 
+@pytest.mark.parametrize('reader', ['LoadSingleRSImageFromFile', 'LoadTiff16'])
+def test_a_reader_of_another_form_stays(reader):
+    kept, dropped = made([dict(type=reader), *SEG[1:]], 'mmseg')
+    assert names(kept)[0] == reader and dropped == made(SEG, 'mmseg')[1]
+
+
+def test_a_pipeline_that_packs_nothing_is_refused_at_once():
+    init_default_scope('mmseg')
+    with pytest.raises(ValueError, match='model.unlabelled.pipeline gives no inputs .*img_path'):
+        try_steps(SEG[:1] + SEG[4:5], [toys.picture_folder() + '/0.png'], 'model.unlabelled')
+
+
 def test_wrappers_add_their_steps():
     inner = dict(type='ConcatDataset', datasets=[dict(pipeline=SEG[:2]), dict(pipeline=SEG)])
     assert training_steps(dict(type='X', dataset=inner, pipeline=SEG[-1:])) == [*SEG[:2], SEG[-1]]

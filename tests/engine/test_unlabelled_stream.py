@@ -256,10 +256,16 @@ def test_one_picture_in_a_pooling_head_is_refused_at_start(tmp_path):
     assert len(run(tmp_path, backbone)) == ITERS
 
 
+def test_recomputed_stages_are_refused_where_statistics_stay_those_of_the_labelled_pictures():
+    with pytest.raises(ValueError, match="activation_checkpointing=.*layer2.* recomputes .*bn='labelled'"):
+        opened(None, model=model(toys.picture_folder(), bn='labelled'), activation_checkpointing=['backbone.layer2'])
+
+
 def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
-    opened(toys.picture_folder(), log_level='INFO')
+    opened(None, model=model(toys.picture_folder(), start=1.0), log_level='INFO')
     warnings = [text for level, text in log if level == logging.WARNING and text.startswith('model.unlabelled')]
-    assert any(re.search('6 pictures are few for 2 a step', text) for text in warnings)
+    for words in ('6 pictures are few for 2 a step', 'no step takes these pictures, from 1 on, of 1'):
+        assert any(re.search(words, text) for text in warnings)
     for name, count in (('val', 2), ('train', 8)):
         words = f'{name}_dataloader: {count} of its {count} pictures are no files here, e.g. shapes/'
         assert any(words in text for text in warnings)

@@ -156,6 +156,14 @@ def test_table_has_the_published_sizes():
     assert MODELS_BY_NAME['dinov3_vitl16_sat493m'].preprocessor['std'] == [54.315, 39.78, 36.465]
 
 
+def test_a_file_of_a_model_for_other_pictures_is_refused(tmp_path):
+    file = tmp_path / 'dinov3_vitl16_pretrain_sat493m-eadcf0ff.pth'
+    with pytest.raises(ValueError, match='is of sat493m, whose pictures have another mean'):
+        FoundationTeacher(files.tiny('dinov3')).load_teacher(file)
+    with pytest.raises(FileNotFoundError):
+        FoundationTeacher(files.tiny('dinov3'), data_preprocessor=dict(mean=[1.0] * 3)).load_teacher(file)
+
+
 @pytest.mark.parametrize(('model', 'match'), [
     ('dinov2_s14', r"model='dinov2_s14' is no known vision transformer. Close: .*dinov2_vits14"),
     (dict(family='dinov2', dim=48), 'the first five required'),

@@ -7,6 +7,7 @@ from mmengine.model import ImgDataPreprocessor
 from mmengine.structures import BaseDataElement
 from torch import nn
 
+from mmdistill_dense.distillers.pcd.parts import inside_images
 from mmdistill_dense.pretrain import MultiViewPreprocessor
 from mmdistill_dense.registry import MODELS
 from tests import toys
@@ -101,6 +102,16 @@ def test_plain_batch_is_mmengines(collate):
     classes = (MultiViewPreprocessor, ImgDataPreprocessor)
     ours, theirs = (cls(**NORM, pad_size_divisor=4)(batch)['inputs'] for cls in classes)
     assert isinstance(ours, torch.Tensor) and torch.equal(ours, theirs)
+
+
+def test_padding_is_told_and_views_of_several_sizes_are_refused():
+    items = [dict(inputs=picture(i, 8, 6 + i), data_samples=BaseDataElement()) for i in range(2)]
+    data = MultiViewPreprocessor(**NORM)(pseudo_collate(items))
+    inside = inside_images(data['data_samples'], data['inputs'])
+    assert inside.sum((1, 2)).tolist() == [48, 56] and inside.shape == (2, 8, 7)
+    views = [dict(inputs=[picture(i), picture(i, 8, 6 + i)]) for i in range(2)]
+    with pytest.raises(ValueError, match=r'several sizes .*8, 6.*8, 7'):
+        MultiViewPreprocessor(**NORM)(pseudo_collate(views))
 
 
 def test_data_samples_pass_and_the_batch_is_left_as_it_was():

@@ -39,6 +39,12 @@ def test_killed_run_resumes_to_the_same_bits(tmp_path, workers):
     assert {'distillers.pcd.queue.rows', 'distillers.pcd.queue.ptr', 'state_dict.backbone.conv1.weight'} <= {*changed}
 
 
+def test_a_schedule_that_ends_before_the_run_is_refused_at_start(tmp_path):
+    changes = dict(model=dict(distillers=dict(pcd=dict(schedule=dict(stop_at=0.5)))))
+    with pytest.raises(ValueError, match='nothing teaches this student behind iteration 4 of 8'):
+        toys.train(None, runs.config(tmp_path, **changes))
+
+
 def test_checkpoint_holds_the_student_at_the_root_and_a_receipt():
     folder, _ = trained()
     checkpoint = torch.load(folder / 'epoch_2.pth', weights_only=False)

@@ -42,15 +42,17 @@ def test_on_a_gpu_seconds_lie_between_two_events_of_the_device(monkeypatch: pyte
         def __init__(self, enable_timing: bool) -> None:
             self.synchronize = lambda: go(1000.0)  # what is waited for afterwards does not count
 
-        def record(self) -> None:
+        def record(self, stream: str) -> None:
+            assert stream == 'of cuda:1'
             self.at = clock[0]
 
         def elapsed_time(self, end: 'Event') -> float:
             return end.at - self.at
 
     monkeypatch.setattr(torch.cuda, 'Event', Event)
-    monkeypatch.setattr(torch.cuda, 'synchronize', lambda: None)
-    assert interleaved_times({'step': lambda: go(250.0)}, 3, 'cuda:0') == {'step': Timing(0.25, 0.25, 0.25)}
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: None)
+    monkeypatch.setattr(torch.cuda, 'current_stream', 'of {}'.format)
+    assert interleaved_times({'step': lambda: go(250.0)}, 3, 'cuda:1') == {'step': Timing(0.25, 0.25, 0.25)}
 
 
 def test_on_a_gpu_the_peak_is_above_what_was_held_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,13 +62,13 @@ def test_on_a_gpu_the_peak_is_above_what_was_held_before(monkeypatch: pytest.Mon
         peak[0] = max(peak[0], 8 * MIB)
 
     for name, found in dict(
-        synchronize=lambda: None,
-        reset_peak_memory_stats=lambda: peak.__setitem__(0, 5 * MIB),
-        memory_allocated=lambda: 5 * MIB,
-        max_memory_allocated=lambda: peak[0],
+        synchronize=lambda device: None,
+        reset_peak_memory_stats=lambda device: peak.__setitem__(0, 5 * MIB),
+        memory_allocated=lambda device: 5 * MIB if device == 'cuda:1' else 0,
+        max_memory_allocated=lambda device: peak[0] if device == 'cuda:1' else 0,
     ).items():
         monkeypatch.setattr(torch.cuda, name, found)
-    assert peak_extra_memory(work, 'cuda') == 3 * MIB
+    assert peak_extra_memory(work, 'cuda:1') == 3 * MIB
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')

@@ -303,7 +303,7 @@ def test_what_is_kept_of_a_prediction() -> None:
     assert (cv2.imread('out/labels/x.png', cv2.IMREAD_UNCHANGED) == 299).all()
 
 
-def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Whatever number of frames its container promises."""
     video('way.avi', 'MJPG')
     monkeypatch.setattr(mmcv.VideoReader, 'frame_cnt', 5)
@@ -314,6 +314,7 @@ def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Student, 'keep', lambda self, found, name, *_: kept.append(name))
     predict_video(student, Path('way.avi'), Path('out'))
     assert kept == ['way.avi/000000.jpg', 'way.avi/000001.jpg']
+    assert 'WARNING: way.avi: 2 of about 5 frames could be read' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize('turned', [6, 1])

@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.bbox import HorizontalBoxes
-from mmdet.structures.mask import BitmapMasks
+from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from mmseg.visualization import SegLocalVisualizer
@@ -101,7 +101,17 @@ def test_boxes_stand_where_they_were_in_a_large_picture(kind: Callable[[torch.Te
     assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), {'classes': None, 'palette': None}).source
 
 
-@pytest.mark.parametrize('kind', [torch.from_numpy, lambda masks: BitmapMasks(masks, 960, 1280)])
+OUTLINE = np.array([200.0, 200, 400, 200, 400, 400, 200, 400])
+
+
+@pytest.mark.parametrize(
+    'kind',
+    [
+        torch.from_numpy,
+        lambda masks: BitmapMasks(masks, 960, 1280),
+        lambda _: PolygonMasks([[OUTLINE]], 960, 1280),
+    ],
+)
 def test_masks_are_filled_at_the_size_that_is_shown(kind: Callable[[np.ndarray], Any]) -> None:
     """Masks of predictions are tensors; those of the labels are mmdet's own."""
     masks = np.zeros((1, 960, 1280), bool)
@@ -124,6 +134,8 @@ def test_boxes_beyond_the_picture_and_names_of_any_script_are_drawn() -> None:
         assert (found[10, 60:] == (250, 0, 0)).all() and (found[30, 1:] == (250, 0, 0)).all() and not found[33:].any()
     drawn = [draw(picture, sample, {**META, 'classes': (name, 'x')}, 'pred') for name in ('Straße', 'Stra?e')]
     assert not np.array_equal(*drawn) and not picture.any()
+    drawn = [draw(picture, sample, {**META, 'classes': (name, 'x')}, 'pred') for name in ('猫', 'class 0')]
+    assert np.array_equal(*drawn), 'a number where the font has no such letters'
 
 
 def test_objects_below_the_score_are_not_counted() -> None:

@@ -58,7 +58,8 @@ def test_result_tells_what_was_run(definition: Definition) -> None:
     assert result['teacher']['file'] == 'iter_2.pth' and len(result['teacher']['sha256']) == 64
     assert 0 < result['shares']['kd'] < 1
     assert result['seconds_per_iteration'] > 0 and result['minutes'] > 0
-    assert {*map(len, result['data'].values())} == {12} and len(result['data']) > 1, 'the labels of each data set'
+    assert {*map(len, result['data'].values())} == {12, 29}, 'the labels of each data set; further sets with options'
+    assert [name for name in result['data'] if name.startswith('test_sets.')] == ['test_sets.same', 'test_sets.others']
     assert {'torch', 'mmengine', 'mmcv', 'mmseg', 'mmdistill_dense'} <= result['versions'].keys()
     config = plan.config_of(definition, run_of(definition, 'kd seed 0'))
     assert not job._tests_val(config)
@@ -282,6 +283,10 @@ def test_given_teacher_is_tested_alone(
     expected = json.loads((whole / 'out/teacher/result.json').read_text())
     assert found['metrics'] == expected['metrics'] and found['iterations'] == 0 and found['checkpoint'] is None
     assert not list((tmp_path / 'out/teacher').glob('*.pth'))
+    options = {**tiny.content()['options'], 'model.teacher.checkpoint': 'other.pth'}
+    other = tiny.write(tmp_path, teacher=None, test_teacher=True, options=options)
+    with pytest.raises(ValueError, match='teacher: .* was made with another config .*its teacher'):
+        plan.check_unchanged(load(other), plan.runs(load(other))[:1])
 
 
 def test_progress_that_cannot_be_written_ends_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

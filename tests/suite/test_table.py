@@ -155,6 +155,10 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
     made_up.finish(suite, 'kd', {2: 45.5}, processes=2, data={'val': 'b'})
     with pytest.raises(ValueError, match=r'kd seed 2 and heavy seed 1: label files were changed between these runs'):
         collect(suite)
+    for name, seed, stamp in (('heavy', 1, 'a'), ('kd', 2, 'b')):
+        made_up.finish(suite, name, {seed: 40.0}, processes=2, data={'test_sets.rain': stamp})
+    with pytest.raises(ValueError, match=r'heavy seed 1: test_sets.rain or its label files were changed between'):
+        collect(suite)
     made_up.finish(suite, 'kd', {2: 45.5}, processes=2)
     made_up.finish(suite, 'kd', {1: 43.5}, processes=8)
     with pytest.raises(ValueError, match=r'different numbers of processes.*control, kd, heavy: 2; kd: 8'):

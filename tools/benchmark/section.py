@@ -41,7 +41,7 @@ class Section:
 def machine(device: str) -> str:
     """Return device, threads, clock, version and load of the machine, in words."""
     if torch.device(device).type == 'cuda':
-        unit, clock = torch.cuda.get_device_name(), 'time between two events of the device'
+        unit, clock = torch.cuda.get_device_name(device), 'time between two events of the device'
     else:
         unit, clock = _processor(), 'process CPU time'
     busy = f'load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores'

@@ -35,8 +35,15 @@ def read_scores(file: Path) -> Scores:
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
     try:
         for line in csv.DictReader(file.read_text(encoding='utf-8').splitlines()):
-            val = {key.removeprefix('val/'): float(line[key]) for key in line if key.startswith('val/') and line[key]}
-            run = {'score': float(line['score']), 'metrics': {'val': val}}
+            val, test = (
+                {key.removeprefix(part): float(line[key]) for key in line if key.startswith(part) and line[key]}
+                for part in ('val/', 'test/')
+            )
+            score = float(line['score'])
+            named = (
+                key for key, value in test.items() if math.isclose(score, value) or math.isclose(score, 100 * value)
+            )
+            run = {'score': score, 'metric': next(named, ''), 'metrics': {'val': val}}
             found.setdefault(line['name'], {})[int(line['seed'])] = run
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{file}: no scores of a suite ({error!r})') from error
@@ -44,8 +51,14 @@ def read_scores(file: Path) -> Scores:
 
 
 def rows_of(scores: Scores, metric: str = '', seeds: tuple[int, ...] = ()) -> tuple[dict[str, Row], str]:
-    """Return the rows with their gains, and the name of the control that they are compared with."""
-    results = {row: {seed: {**run, 'metric': metric} for seed, run in runs.items()} for row, runs in scores.items()}
+    """Return the rows with their gains, and the name of the control that they are compared with.
+
+    ``metric`` on val chooses it. Default: the one of the score.
+    """
+    results = {
+        row: {seed: {**run, 'metric': metric or run['metric']} for seed, run in runs.items()}
+        for row, runs in scores.items()
+    }
     alone = best_control(results)
     return {row.name: row for row in make_rows(results, seeds, alone)}, alone
 

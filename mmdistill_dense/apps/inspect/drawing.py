@@ -11,9 +11,11 @@ import cv2
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+_FILE = str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf'))
 CONFIDENT = 0.3  # score above which a box is drawn
 
 
@@ -47,12 +49,14 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
     height, width = picture.shape[:2]
     boxes = np.round(boxes).clip(0, (width - 1, height - 1) * 2).astype(int)
     picture = picture.copy()
-    for mask, shade in zip(found.masks if 'masks' in found else (), shades, strict=False):
+    masks: Any = found.masks if 'masks' in found else ()
+    for mask, shade in zip(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, shades, strict=False):
         _fill(picture, mask.astype(bool), shade)
     for box, shade in zip(boxes, shades, strict=True):
         cv2.rectangle(picture, box[:2].tolist(), box[2:].tolist(), shade, 2)
     for number, (left, top, right, low) in enumerate(boxes):  # over all boxes
-        name = classes[found.labels[number]] if classes else f'class {found.labels[number]}'
+        name = f'class {found.labels[number]}'
+        name = classes[found.labels[number]] if classes and _has(classes[found.labels[number]]) else name
         text = f'{name}: {100 * found.scores[number]:.1f}' if 'scores' in found else str(name)
         size = min(18, min(width, height) / 25) * min(1, 0.5 + (right - left) * (low - top) / 3e4)
         _write(picture, text, max(8, round(size)), left + 2, top + 2)
@@ -85,4 +89,10 @@ def _letters(text: str, size: int) -> np.ndarray:
 
 @lru_cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), 'fonts', 'ttf', 'DejaVuSans.ttf')), size)
+    return ImageFont.truetype(_FILE, size)
+
+
+@lru_cache
+def _has(text: str) -> bool:
+    """Tell whether the font has all characters of a text; it has none of Chinese, for example."""
+    return {*map(ord, text)} <= FT2Font(_FILE).get_charmap().keys()

@@ -206,7 +206,7 @@ class Timing:
 def interleaved_times(works: Mapping[str, Work], repeats: int, device: str | torch.device = 'cpu') -> dict[str, Timing]:
     """Time several works in turns, after one untimed turn, so that all see the same machine."""
     # process CPU time leaves out other programs; on a GPU it would measure launches only, so events are timed
-    seconds_of = _cuda_seconds if torch.device(device).type == 'cuda' else _process_seconds
+    seconds_of = partial(_cuda_seconds, device) if torch.device(device).type == 'cuda' else _process_seconds
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(repeats + 1):
         for name, work in works.items():
@@ -222,12 +222,12 @@ def _process_seconds(work: Work) -> float:
     return time.process_time() - begin
 
 
-def _cuda_seconds(work: Work) -> float:
+def _cuda_seconds(device: str | torch.device, work: Work) -> float:
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()  # what was launched before on other streams
-    begin.record()
+    torch.cuda.synchronize(device)  # what was launched before on other streams
+    begin.record(torch.cuda.current_stream(device))
     work()
-    end.record()
+    end.record(torch.cuda.current_stream(device))
     end.synchronize()
     return begin.elapsed_time(end) / 1000
 
@@ -235,7 +235,7 @@ def _cuda_seconds(work: Work) -> float:
 def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
     """Return the most bytes that torch held at once on the device beyond the start, without scratch of libraries."""
     if torch.device(device).type == 'cuda':
-        return _cuda_peak(work)
+        return _cuda_peak(work, device)
     with quiet_profiler(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         work()
     assert record.profiler is not None and record.profiler.kineto_results is not None
@@ -248,13 +248,13 @@ def peak_extra_memory(work: Work, device: str | torch.device = 'cpu') -> int:
     return peak
 
 
-def _cuda_peak(work: Work) -> int:
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
+def _cuda_peak(work: Work, device: str | torch.device) -> int:
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
     work()
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def extra_memory(control: Step[Network], distilled: Step[Distilled], device: str) -> dict[str, int]:

@@ -44,6 +44,7 @@ T = TypeVar('T')
 READERS, AHEAD = 2, 16  # threads, and pictures or results on their way beside the network
 BATCH, PIXELS = 8, 2**21  # pictures of one size at a time, of no more pixels together
 SECONDS, SHARE = 30, 0.05  # how often the boxes so far are written, and the share of the time that this may take
+SHORT = 0.9  # of the frames that a video tells
 VIDEOS = ('.mp4', '.avi', '.mov', '.mkv', '.webm', '.m4v')
 
 
@@ -421,6 +422,8 @@ def predict_video(student: Student, file: Path, out: Path) -> None:
         writer.release()
         if not count:
             raise Unreadable(f'{file}: cannot be read as a video.')
+        if count < SHORT * frames.frame_cnt:  # which is told by its size and its rate in some files
+            print(f'WARNING: {file}: {count} of about {frames.frame_cnt} frames could be read')
         held = max(0, int(cv2.VideoCapture(str(unfinished)).get(cv2.CAP_PROP_FRAME_COUNT)))  # OpenCV tells no error
         if held < count:
             told = f'{size_text(size[::-1])} pixels, {held} of {count} frames could be'

@@ -211,10 +211,23 @@ def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -
     ``teacher`` says how the teacher is made that the run reads. Lists of pictures in the ``folder`` of the suite, which
     may be moved, count by their content.
     """
+    found = _identity(config, portable(folder))
+    if teacher and reads_teacher(config):
+        found['model']['teacher']['checkpoint'] = teacher
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def options_hash(options: Any, folder: Path | None = None) -> str:
+    """Return digits that change with options, such as those of a data set, but for places, as :func:`config_hash`."""
+    return hashlib.sha256(json.dumps(plain(options, portable(folder)), sort_keys=True).encode()).hexdigest()[:DIGITS]
+
+
+def portable(folder: Path | None = None) -> Callable[[str], str]:
+    """Return what takes the folders of this machine out of a text; lists in ``folder`` count by their content."""
     roots = {f'{os.environ.get(name, place).rstrip("/")}/': f'{place}/' for name, place in PLACES.items()}
     own = {f'{place}/' for place in (folder.absolute(), folder.resolve())} if folder else set()
 
-    def portable(text: str) -> str:
+    def shown(text: str) -> str:
         """Return a text without the folders of this machine."""
         for root, place in roots.items():
             if text.startswith(root):
@@ -225,10 +238,7 @@ def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -
                 return f'./{text.removeprefix(root)}{f" {sha256(Path(text))}" if listed_in else ""}'
         return text
 
-    found = _identity(config, portable)
-    if teacher and reads_teacher(config):
-        found['model']['teacher']['checkpoint'] = teacher
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:DIGITS]
+    return shown
 
 
 def changed_keys(folder: Path, config: Config) -> list[str]:

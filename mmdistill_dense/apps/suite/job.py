@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -80,10 +79,9 @@ def data_facts(runner: Runner) -> dict[str, str]:
     """Return the stamp of the label files of each data set, by the hash of its options."""
     found = {}
     for name in ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test'):
-        options = repr(runner.cfg[f'{name}_dataloader'].dataset)
         with suppress(OSError):  # a label file that is gone by now
             dataset = getattr(runner, f'{name}_loop').dataloader.dataset
-            found[hashlib.sha256(options.encode()).hexdigest()[:12]] = label_stamp(dataset)
+            found[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset)] = label_stamp(dataset)
     return found
 
 
@@ -204,7 +202,7 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
         config.launcher = launcher
         found: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):
-            found = {'iterations': 0, 'shares': {}, 'metrics': test_teacher(_named(config, run), definition.test_sets)}
+            found = {'iterations': 0, 'shares': {}, **test_teacher(_named(config, run), definition.test_sets)}
             found |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
         else:
             found = _train(run, config, progress, definition.test_sets)
@@ -244,19 +242,23 @@ def _train(run: Run, config: Config, progress: Progress, sets: Mapping[str, Any]
     assert last is not None, 'a checkpoint is saved at the end'
     progress.tell(True, phase='testing')
     start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
-    metrics = _scores(runner, sets)
-    facts['data'] = data_facts(runner) if is_main_process() else {}
-    return {'metrics': metrics, 'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
+    facts |= _scores(runner, sets)
+    facts['data'] |= data_facts(runner) if is_main_process() else {}
+    return {'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 
-def _scores(runner: Runner, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+def _scores(runner: Runner, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return ``metrics`` by data set, and as ``data`` what stands for the pictures of each further one."""
+    data = {}
     val = plain(runner.val())
     found = {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
     for name, changes in sets.items():
         config = configs.with_test_set(runner.cfg, changes)
         given = {'runner': runner, 'dataloader': config.test_dataloader, 'evaluator': config.test_evaluator}
-        found[name] = plain(LOOPS.build({'type': 'TestLoop', **config.test_cfg}, default_args=given).run())
-    return found
+        loop = LOOPS.build({'type': 'TestLoop', **config.test_cfg}, default_args=given)
+        found[name] = plain(loop.run())
+        data[f'test_sets.{name}'] = f'{configs.options_hash(changes)} {label_stamp(loop.dataloader.dataset)}'
+    return {'metrics': found, 'data': data}
 
 
 def _named(config: Config, run: Run) -> Config:
@@ -267,7 +269,7 @@ def _named(config: Config, run: Run) -> Config:
 
 
 def test_teacher(config: Config, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the scores of the pair's teacher, loaded as strictly as for distillation."""
+    """Return the scores of the pair's teacher, loaded as strictly as for distillation, as :func:`_scores`."""
     config.load_from = None
     runner = build_runner(config)
     teacher = FrozenTeacher(TeacherOption.parse(config.model.teacher))

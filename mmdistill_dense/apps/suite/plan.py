@@ -231,7 +231,11 @@ def hash_of(definition: Definition, run: Run, config: Config | None = None) -> s
     if run.teacher and definition.teacher is not None:
         teacher = configs.teacher_config(definition, definition.teacher)
         made = f'{configs.config_hash(teacher, folder=folder)} seed {definition.teacher.seed}'
-    return configs.config_hash(config or config_of(definition, run), made, folder)
+    config = config or config_of(definition, run)
+    found = configs.config_hash(config, made, folder)
+    # a teacher that is tested alone has the control's config, whose hash leaves out what no distiller reads
+    tested = run.is_teacher and not trains_teacher(definition)
+    return configs.options_hash([found, config.model.teacher], folder) if tested else found
 
 
 def write_config(run: Run, config: Config, config_hash: str, rate: float | None = None) -> None:

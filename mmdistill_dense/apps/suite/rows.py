@@ -222,6 +222,7 @@ def changed_data(results: Mapping[str, Results], teachers: bool = True) -> str:
                 other, known = first.setdefault(what, (f'{name} seed {seed}', stamp))
                 if known != stamp:
                     changed = "the teacher's weights" if what in taught else 'label files'
+                    changed = f'{what} or its label files' if what.startswith('test_sets.') else changed
                     return (
                         f'{other} and {name} seed {seed}: {changed} were changed between these runs, so their scores '
                         'cannot be compared. Undo the change, or remove the folders of the runs to repeat.'

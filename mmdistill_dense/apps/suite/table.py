@@ -64,7 +64,7 @@ def _other_sets(table: SuiteTable) -> Iterator[str]:
         yield _line([TITLES.get(row.name, row.name), *cells])
     yield ''
     alone = TITLES.get(table.control, table.control)
-    yield f'Score, and gain over the {alone} at the same seed [{LEVEL:.0%} interval].'
+    yield f'Score, and gain over the {alone} at the same seed [{LEVEL:.0%} interval]; bold: within each set.'
 
 
 def _head(titles: Sequence[str]) -> list[str]:

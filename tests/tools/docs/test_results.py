@@ -155,5 +155,10 @@ def test_what_stands_behind_a_mark_is_written_anew(
     right = text.format(f' {told}')
     assert filled(text.format(' an old gain of +9.99'), scores) == right
     assert filled(text.format(''), scores) == filled(right, scores) == right
+    runs = ['name,seed,score,test/aAcc,test/mIoU,val/aAcc,val/mIoU', 'control,0,40,80,40,90,30']
+    runs += ['control_x2,0,41,70,41,80,31', 'kd,0,42,75,42,85,32']
+    (tmp_path / 'one.csv').write_text('\n'.join(runs))
+    best = filled('<!-- results: one kd -->', {'one': read_scores(tmp_path / 'one.csv')})
+    assert best.endswith('one: kd +1.00'), 'over the control that is better on val by the metric of the score'
     quoted = 'A mark is written as `<!-- results: one kd -->` in a cell.\n'
     assert filled(quoted, scores) == quoted

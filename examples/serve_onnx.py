@@ -42,6 +42,7 @@ def read(file):
 def beyond(told, names):
     given, decoding = told['input'], told.get('decoding') or {}
     nms, coder = decoding.get('nms') or {}, decoding.get('coder')
+    kind, coder = nms.get('nms') or {}, coder if isinstance(coder, dict) else {}
     anchored = {name.rpartition('_')[0] for name in names} == {'cls_scores', 'bbox_preds'}
     needs = {
         'another preparation': given.get('unknown') or given['pad'] or given['padding']['size'],
@@ -50,8 +51,8 @@ def beyond(told, names):
     }
     if told['task'] == 'detection':
         needs['another decoding'] = not anchored or decoding.get('scores') != 'sigmoid' or 'score_thr' not in nms
-        needs['another coder'] = not isinstance(coder, dict) or coder['type'] != 'DeltaXYWHBBoxCoder'
-        needs['another suppression'] = (nms.get('nms') or {}).get('class_agnostic')
+        needs['another coder'] = coder.get('type') != 'DeltaXYWHBBoxCoder' or coder.get('add_ctr_clamp')
+        needs['another suppression'] = kind.get('class_agnostic') or kind.get('type', 'nms') != 'nms'
     return ' and '.join(name for name, found in needs.items() if found)
 
 

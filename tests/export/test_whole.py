@@ -266,6 +266,10 @@ def test_a_preprocessor_s_size_is_height_and_width(tmp_path):
 ANCHORS = dict(scores='sigmoid', coder=dict(type='DeltaXYWHBBoxCoder'), nms=dict(score_thr=0.05, nms=dict(type='nms')))
 
 
+CLAMPED = dict(ANCHORS, coder=dict(ANCHORS['coder'], add_ctr_clamp=True))  # as YOLOF's
+SOFT = dict(ANCHORS, nms=dict(score_thr=0.05, nms=dict(type='soft_nms')))
+
+
 @pytest.mark.parametrize(('given', 'told', 'names', 'needs'), [
     ({}, {}, ['logits'], ''),
     (dict(unknown='ResizeToMultiple'), {}, ['logits'], 'another preparation'),
@@ -276,6 +280,8 @@ ANCHORS = dict(scores='sigmoid', coder=dict(type='DeltaXYWHBBoxCoder'), nms=dict
     ({}, dict(decoding=dict(ANCHORS, scores='softmax, …')), ['cls_scores_0', 'bbox_preds_0'], 'another decoding'),
     ({}, dict(decoding=dict(ANCHORS, nms={})), ['cls_scores_0', 'bbox_preds_0'], 'another decoding'),
     ({}, dict(decoding=dict(ANCHORS, coder='FCOSHead')), ['cls_scores_0', 'bbox_preds_0'], 'another coder'),
+    ({}, dict(decoding=CLAMPED), ['cls_scores_0', 'bbox_preds_0'], 'another coder'),
+    ({}, dict(decoding=SOFT), ['cls_scores_0', 'bbox_preds_0'], 'another suppression'),
 ])  # fmt: skip
 def test_the_example_refuses_what_it_does_not_do(given, told, names, needs):
     given = dict(pad=None, padding=dict(size=None, value=0.0)) | given

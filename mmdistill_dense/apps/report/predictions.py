@@ -165,7 +165,7 @@ def prediction_panel(scene: Scene, sample: Sample, title: str, meta: Mapping[str
         raise Missing(f'No predictions of {title}: it predicts neither classes of pixels nor boxes.')
     found = sample.pred_instances
     kind = 'masks' if 'masks' in found else 'boxes'
-    caption = f'{title}: {int((found.scores > CONFIDENT).sum())} {kind}'
+    caption = f'{title}: {int((found.scores >= CONFIDENT).sum())} {kind}'
     drawn = draw(scene.image, sample, meta, 'pred', CONFIDENT)
     return panel(drawn, caption, f'{caption}, in {scene.name}')
 

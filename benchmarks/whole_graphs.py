@@ -32,7 +32,7 @@ PAGE = Path(__file__).parents[1] / 'docs' / 'whole_graphs.md'
 HEAD = """# Whole graphs
 
 ```bash
-# needs hours
+# needs an hour
 python benchmarks/whole_graphs.py
 ```
 
@@ -144,7 +144,7 @@ def settle(network: Any) -> None:
 
 
 def row(name: str) -> str:
-    """Return a network's row of the table."""
+    """Return the cells of a network, without its name."""
     config = config_of(name)
     network = network_of(config)
     scale = next((one['scale'] for one in config.test_pipeline if one['type'] == 'Resize'), (256, 192))
@@ -158,21 +158,25 @@ def row(name: str) -> str:
     equal, number = agreement(run, lambda one: infer(network, one.numpy()[..., ::-1].copy()), pictures)
     masks = ' and masks' if getattr(network, 'with_mask', False) else ''
     kind = 'labels' if config.default_scope == 'mmseg' else f'boxes{masks}'
-    return f'| {name} | {number:,} {kind} | {equal:.2%} |'
+    return f'{number:,} {kind} | {equal:.2%} |'
 
 
 def page(rows: Mapping[str, str]) -> str:
-    """Return the text of the page from the rows of networks."""
-    missing = [name for name in ZOO if name not in rows]
+    """Return the text of the page from the cells of networks; those with equal ones share a row."""
+    missing, shared = [name for name in ZOO if name not in rows], dict[str, list[str]]()
+    for name in ZOO:
+        if name in rows:
+            shared.setdefault(rows[name], []).append(name)
     rest = f'\nNot measured yet: {len(missing)} others that the script names.\n' if missing else ''
-    return HEAD + ''.join(f'{rows[name]}\n' for name in ZOO if name in rows) + rest
+    return HEAD + ''.join(f'| {", ".join(names)} | {cells}\n' for cells, names in shared.items()) + rest
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('names', nargs='*', help=f'networks (default: those that the page lacks): {", ".join(ZOO)}')
     lines = PAGE.read_text(encoding='utf-8').splitlines() if PAGE.exists() else []
-    rows = {name: line for name in ZOO for line in lines if line.startswith(f'| {name} |')}
+    cells = (line.removeprefix('| ').partition(' | ') for line in lines if line.startswith('| '))
+    rows = {name: rest for names, _, rest in cells for name in names.split(', ') if name in ZOO}
     for name in parser.parse_args().names or [name for name in ZOO if name not in rows]:
         rows[name] = row(name)
         write_text(PAGE, page(rows))

@@ -36,7 +36,7 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_350,
-    'mmdistill_dense/distillers': 5_550,
+    'mmdistill_dense/distillers': 5_560,
     'mmdistill_dense/networks': 2_520,
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_710,
@@ -45,21 +45,21 @@ MOST_LINES = {
     'mmdistill_dense/guards': 570,
     'mmdistill_dense/config': 750,
     'mmdistill_dense/utils': 1_370,
-    'mmdistill_dense/unlabelled': 800,
+    'mmdistill_dense/unlabelled': 810,
     'mmdistill_dense/pretrain': 920,
     'mmdistill_dense/foundation': 980,
     'mmdistill_dense/apps/project': 5_110,
-    'mmdistill_dense/apps/suite': 2_590,
+    'mmdistill_dense/apps/suite': 2_610,
     'mmdistill_dense/apps/check': 1_910,
     'mmdistill_dense/apps/report': 1_230,
-    'mmdistill_dense/apps/inspect': 650,
+    'mmdistill_dense/apps/inspect': 660,
     'mmdistill_dense/apps/export': 1_680,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
-    'mmdistill_dense/apps': 14_060,
-    'mmdistill_dense': 34_750,
-    'tools': 2_860,
-    'tests': 47_330,
+    'mmdistill_dense/apps': 14_090,
+    'mmdistill_dense': 34_800,
+    'tools': 2_870,
+    'tests': 47_420,
 }
 MOST_CONFIGS = 600
 

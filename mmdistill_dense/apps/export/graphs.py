@@ -234,7 +234,8 @@ _SIDE_FILE, _OPSET = f'{ENTRY}.json', 20
 
 def write_exported(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, about: Mapping[str, Any]) -> None:
     content = BytesIO()  # torch itself ends the process on a full disk
-    torch.export.save(_program(graph, image, axes), content, extra_files={_SIDE_FILE: json.dumps(about)})
+    program = traced(graph, {image: [AXES[name] for name in axes]})
+    torch.export.save(program, content, extra_files={_SIDE_FILE: json.dumps(about)})
     write_whole(path, content.getvalue())
 
 
@@ -251,9 +252,16 @@ def write_onnx(graph: Graph, image: Tensor, axes: Sequence[str], path: Path, abo
         made = onnx.load_from_string(content.getvalue())
     else:
         names = {'image': {AXES[name]: name for name in axes}}
-        made = onnx_of(_program(graph, image, axes), ['image'], outputs, dynamic_shapes=names)
-    onnx.helper.set_model_props(made, {ENTRY: json.dumps(about)})
-    write_whole(path, made.SerializeToString())
+        program = traced(graph, {image: [AXES[name] for name in axes]})
+        made = onnx_of(program, ['image'], outputs, dynamic_shapes=names)
+    save_onnx(made, path, about)
+
+
+def save_onnx(model: Any, path: Path, about: Mapping[str, Any]) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(model, {ENTRY: json.dumps(about)})
+    write_whole(path, model.SerializeToString())
 
 
 def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str], **options: Any) -> Any:
@@ -266,10 +274,6 @@ def onnx_of(program: torch.export.ExportedProgram, inputs: list[str], outputs: l
     for node in made.model.graph.all_nodes():
         node.metadata_props.clear()  # torch notes the stack of each, with the folders of this machine
     return made.model_proto
-
-
-def _program(graph: Graph, image: Tensor, axes: Sequence[str]) -> torch.export.ExportedProgram:
-    return traced(graph, {image: [AXES[name] for name in axes]})
 
 
 def traced(module: nn.Module, given: Mapping[Tensor, Sequence[int]]) -> torch.export.ExportedProgram:

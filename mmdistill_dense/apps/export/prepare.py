@@ -19,8 +19,8 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
     ``square`` and ``value``. A step that these words do not say raises.
     """
     found: dict[str, Any] = {'resize': None, 'pad': None}
-    pipelines = [one['pipeline'] for _, one in layers(tested_set(config)) if one.get('pipeline')]
-    for step in pipelines[0] if pipelines else ():
+    pipelines = (one['pipeline'] for _, one in layers(tested_set(config)) if one.get('pipeline'))
+    for step in next(pipelines, ()):
         name, options = type_name(step), {key: value for key, value in step.items() if key != 'type'}
         scale, how = options.get('scale'), (options.get('interpolation', 'bilinear'), options.get('backend', 'cv2'))
         if name == 'Resize' and scale and how == ('bilinear', 'cv2') and not any(found.values()):
@@ -52,15 +52,11 @@ class Prepare(nn.Module):
     ``factor`` (2) the ratio of the resize in width and height, and ``shown`` the picture.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, told: Mapping[str, Any]) -> None:
         super().__init__()
         self.told = told
         self.order = [0, 1, 2] if told['channels'] == 'RGB' else [2, 1, 0]
-        self.register_buffer('mean', torch.tensor(told['mean']).view(1, 3, 1, 1))
-        self.register_buffer('std', torch.tensor(told['std']).view(1, 3, 1, 1))
+        self.mean, self.std = (torch.tensor(told[name]).view(1, 3, 1, 1) for name in ('mean', 'std'))
 
     def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # sizes as tensors: float64 gives the sizes that mmcv gives

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +15,13 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, translations
-from mmdistill_dense.apps.export.graphs import ENTRY, onnx_of, open_graph, read_description, traced
+from mmdistill_dense.apps.export.graphs import onnx_of, open_graph, read_description, save_onnx, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.without_package import without_labels
 from mmdistill_dense.config.values import layers, tested_set
-from mmdistill_dense.utils.files import write_whole
 
 _LEAST = 0.98  # of labels or boxes that must be equal; rounding moves pixels between classes and boxes over thresholds
+_BETWEEN = ('frame', 'factor', 'shown')  # pass by the network
 _OUTPUTS = {
     'boxes': 'x1, y1, x2, y2 in pixels of the picture (n, 4), best first',
     'scores': 'of each box (n)',
@@ -50,68 +49,65 @@ def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequen
         network: What the first graph is compared with.
         sizes: Of the pictures of the comparison, first that of the graph.
     """
+    import onnx
+
     told = read_description(files[0])
-    ends = Ends(network, told)
-    alone, counted = _takes_one(ends.prepare, told), 'labels' if told['task'] == 'segmentation' else 'boxes'
-    shape, sizes = ([*sizes[0], 3], sizes[:1]) if alone else (['height', 'width', 3], sizes)
+    kind: Any = Queries if 'bbox_preds' in told['outputs'] else Detections
+    kind, counted = (Labels, 'labels') if told['task'] == 'segmentation' else (kind, 'boxes')
+    prepare, answer = Prepare(told['input']), kind(network, told)
+    shape: list[Any] = ['height', 'width', 3]
+    if _takes_one(prepare, told):
+        shape, sizes = [*sizes[0], 3], sizes[:1]
     about = {
         **told,
         'network': told['input'],
         'input': {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape},
-        'outputs': {name: _OUTPUTS[name] for name in ends.answer.names},
+        'outputs': {name: _OUTPUTS[name] for name in answer.names},
         'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
     }
+    front, back = _ends(prepare, answer, told['outputs'])
     network.eval()
     pictures = [picture(*size) for size in sizes]
     for file in files:
-        trial = file.with_name(f'trial.{file.name}')
-        ends.join(file, trial, about)
+        whole = _joined(front, onnx.load(str(file)), back)
+        save_onnx(whole, file, about)
         near = {} if file == files[0] else {'overlap': 0.9, 'score': 0.05}  # eight bits differ
-        equal, compared = agreement(open_graph(trial), partial(predicted, plain, network), pictures, **near)
+        equal, compared = agreement(open_graph(file), partial(predicted, plain, network), pictures, **near)
         if compared and equal < _LEAST and not near:
             raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
         tried = {'pictures': [*sizes], 'compared': compared, 'counted': counted, 'equal': equal}
-        ends.join(file, file, {**about, 'tried': tried})
+        save_onnx(whole, file, {**about, 'tried': tried})
 
 
-class Ends:
-    """What a whole graph has before and behind the network."""
+def _ends(prepare: Prepare, answer: Any, outputs: Mapping[str, Sequence[int]]) -> tuple[Any, Any]:
+    """Return what a whole graph has before and behind a network with these outputs, as ONNX."""
+    shown, frame, factor = picture(40, 56), torch.rand(1, 3, 37, 53), torch.rand(2)
+    maps: dict[Tensor, Sequence[int]] = {}
+    for name, shape in outputs.items():
+        if len(shape) == 4:  # sides above 1 that differ from those of other levels
+            level = int(name.rpartition('_')[2]) if name[-1].isdigit() else 0
+            maps[torch.rand(1, shape[1], 23 - 2 * level, 29 - 3 * level)] = (2, 3)
+        else:
+            maps[torch.rand(shape)] = ()
+    front = onnx_of(traced(prepare, {shown: (0, 1)}), ['picture'], ['image', *_BETWEEN])
+    behind = traced(answer, {frame: (2, 3), factor: (), shown: (0, 1), **maps})
+    own = {'custom_translation_table': translations()}
+    return front, onnx_of(behind, [*_BETWEEN, *outputs], list(answer.names), **own)
 
-    def __init__(self, network: Any, told: Mapping[str, Any]) -> None:
-        self.prepare, names = Prepare(told['input']), list(told['outputs'])
-        kind: Any = Labels if told['task'] == 'segmentation' else Detections
-        self.answer = (Queries if 'bbox_preds' in names else kind)(network, told)
-        shown, between = picture(40, 56), ['frame', 'factor', 'shown']
-        frame, factor = torch.rand(1, 3, 37, 53), torch.rand(2)
-        maps: dict[Tensor, Sequence[int]] = {}
-        for name, shape in told['outputs'].items():
-            if len(shape) == 4:  # sides above 1 that differ from those of other levels
-                level = int(name.rpartition('_')[2]) if name[-1].isdigit() else 0
-                maps[torch.rand(1, shape[1], 23 - 2 * level, 29 - 3 * level)] = (2, 3)
-            else:
-                maps[torch.rand(shape)] = ()
-        self.front = onnx_of(traced(self.prepare, {shown: (0, 1)}), ['picture'], ['image', *between])
-        behind = traced(self.answer, {frame: (2, 3), factor: (), shown: (0, 1), **maps})
-        more = {'custom_translation_table': translations()}
-        self.back = onnx_of(behind, [*between, *names], list(self.answer.names), **more)
 
-    def join(self, inner: Path, out: Path, about: Mapping[str, Any]) -> None:
-        """Write the graph of a network between both ends."""
-        import onnx
+def _joined(front: Any, network: Any, back: Any) -> Any:
+    """Return the graph of a network between both ends."""
+    from onnx.compose import merge_models
 
-        network = onnx.load(str(inner))
-        network.ir_version = self.front.ir_version
-        before, passed = ['frame', 'factor', 'shown'], [one.name for one in network.graph.output]
-        first = onnx.compose.merge_models(
-            self.front, network, [('image', 'image')], prefix1='prepare/', prefix2='network/'
-        )
-        links = [(f'prepare/{name}', name) for name in before] + [(f'network/{name}', name) for name in passed]
-        whole = onnx.compose.merge_models(first, self.back, links)
-        whole.graph.input[0].name = 'picture'
-        for node in whole.graph.node:
-            node.input[:] = ['picture' if name == 'prepare/picture' else name for name in node.input]
-        onnx.helper.set_model_props(whole, {ENTRY: json.dumps(about)})
-        write_whole(out, whole.SerializeToString())
+    network.ir_version = front.ir_version
+    links = [(f'network/{one.name}', one.name) for one in network.graph.output]
+    links += [(f'prepare/{name}', name) for name in _BETWEEN]
+    whole = merge_models(front, network, [('image', 'image')], prefix1='prepare/', prefix2='network/')
+    whole = merge_models(whole, back, links)
+    whole.graph.input[0].name = 'picture'
+    for node in whole.graph.node:
+        node.input[:] = ['picture' if name == 'prepare/picture' else name for name in node.input]
+    return whole
 
 
 def _takes_one(prepare: Prepare, told: Mapping[str, Any]) -> bool:
@@ -171,21 +167,21 @@ def agreement(
 
 def paired(expected: Any, answer: Sequence[Tensor], overlap: float = 0.99, score: float = 1e-3) -> int:
     """Count the boxes that both have: the same label, IoU and scores as close as said; masks equal by 99 %."""
+    from mmdet.structures.bbox import bbox_overlaps
+
     boxes, scores, labels, *masks = answer
-    first, second = expected.bboxes[:, None], boxes[None].to(expected.bboxes)
-    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
-    areas = [(one[..., 2:] - one[..., :2]).clamp(min=0).prod(-1) for one in (first, second)]
-    inter = (high - low).clamp(min=0).prod(-1)
-    close = (inter >= overlap * (sum(areas) - inter) - 1e-6) | torch.isclose(first, second).all(-1)
+    boxes = boxes.to(expected.bboxes)
+    close = torch.isclose(expected.bboxes[:, None], boxes[None]).all(-1)  # those without an area have no IoU
+    close |= bbox_overlaps(expected.bboxes, boxes) >= overlap
     close &= (expected.scores[:, None] - scores[None]).abs() <= score
     close &= expected.labels[:, None] == labels[None]
     for own in masks:
         flat, other = expected.masks.flatten(1).float(), own.flatten(1).float()
         both = flat @ other.T
         close &= both >= 0.99 * (flat.sum(1)[:, None] + other.sum(1)[None] - both) - 1
-    free, found = [True] * len(boxes), 0
-    for row in close.tolist():
-        index = next((place for place, fits in enumerate(row) if fits and free[place]), None)
-        if index is not None:
-            free[index], found = False, found + 1
+    found = 0
+    for row in close:  # each counts once
+        if row.any():
+            close[:, row.nonzero()[0]] = False
+            found += 1
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import errno
 import json
 import math
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from mmengine.runner.utils import set_random_seed
 from mmengine.structures import InstanceData, PixelData
@@ -29,7 +28,6 @@ from torch import Tensor, nn
 
 from mmdistill_dense.apps.export.graphs import (
     AXES,
-    ENTRY,
     GRAPHS,
     STEP,
     WEIGHTS,
@@ -41,13 +39,15 @@ from mmdistill_dense.apps.export.graphs import (
     open_graph,
     read_description,
     require_onnx,
+    save_onnx,
 )
 from mmdistill_dense.apps.export.whole import check_possible, make_whole
 from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
-from mmdistill_dense.config.values import layers, type_name
+from mmdistill_dense.config.resolve import ModelConfig
+from mmdistill_dense.config.values import layers, pipeline_of, type_name
 from mmdistill_dense.foundation.vit import ViT
 from mmdistill_dense.foundation.vit_file import named
-from mmdistill_dense.networks.building import complete_heads
+from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.reproducible import without_workers
@@ -305,11 +305,10 @@ def _picture(height: int, width: int, batch: int = 1) -> Tensor:
 
 def _tested(plain: Config) -> tuple[int, int] | None:
     """Return height and width of a config's test pictures, rounded up to what networks take."""
-    for _, dataset in layers((plain.get('test_dataloader') or {}).get('dataset')):
-        for step in dataset.get('pipeline') or []:
-            if type_name(step).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
-                width, height = (-(-int(side) // STEP) * STEP for side in step['scale'])
-                return height, width
+    for step in pipeline_of((plain.get('test_dataloader') or {}).get('dataset')):
+        if type_name(step).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
+            width, height = (-(-int(side) // STEP) * STEP for side in step['scale'])
+            return height, width
     return None
 
 
@@ -326,9 +325,7 @@ def load_student(
     state = state_dict_of(content, file)
     init_default_scope(plain.get('default_scope', 'mmengine'))
     with torch.device('cpu'):
-        # DETRs of mmdet write into their options, and refuse such options later
-        network = MODELS.build(copy.deepcopy(plain.model))
-        complete_heads(network)
+        network = build_network(ModelConfig(plain.model, None, None))
         load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
     given, kept = content.get('meta') or {}, ('dataset_meta', 'epoch', 'iter', 'seed')
     meta = {key: given[key] for key in kept if key in given}
@@ -377,9 +374,7 @@ def quantise(plain: Config, network: Any, source: Path, out: Path, pictures: int
         activation_type=QuantType.QUInt8,
         calibrate_method=CalibrationMethod.MinMax,
     )
-    quantised = onnx.load(str(out))
-    onnx.helper.set_model_props(quantised, {ENTRY: json.dumps(told)})
-    onnx.save(quantised, str(out))
+    save_onnx(onnx.load(str(out)), out, told)
 
 
 def fitted(pictures: Tensor, told: Mapping[str, Any]) -> Tensor:

@@ -61,9 +61,6 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path):
         (found, *_) = network.test_step(batch)
     assert len(expected.pred_instances) > 0
     assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
-    graph.two_stage = True
-    with pytest.raises(ValueError, match=r'RetinaNet ends before its RoI heads.*single-stage'):
-        graph.answer_by(lambda image: kept, names)
 
 
 def test_calibration_takes_the_same_training_pictures_again(tmp_path):

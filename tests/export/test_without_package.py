@@ -13,8 +13,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from mmdistill_dense.apps.export import export_student
-from mmdistill_dense.apps.export.without_package import test_command as command_of
-from mmdistill_dense.apps.export.without_package import without_package
+from mmdistill_dense.apps.export.without_package import head_of, without_package
 from tests import toys
 from tests.project.folders_of_data import box_folder, seg_folder
 
@@ -144,7 +143,8 @@ def test_the_command_of_the_head_finds_its_package_and_config(tmp_path):
         ('mmseg', None, 'mmseg CONFIG'),
     ):
         config = Config(dict(default_scope=scope), cfg_text='#', filename=name and str(name))
-        assert command_of(config, 'c.pth') == f'mim test {words} --checkpoint c.pth'
+        head = head_of(tmp_path / 's.pth', {'test_evaluator': ['X']}, [], config, 'c.pth')
+        assert head.endswith(f': mim test {words} --checkpoint c.pth\n')
 
 
 @pytest.mark.parametrize('options', [dict(label_values=[0, 1, 2, 3, 4, 5, 9]), dict(img_suffix=['.jpg', '.png'])])

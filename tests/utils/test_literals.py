@@ -144,8 +144,8 @@ def test_a_config_is_found_below_a_folder_of_any_name(name: str) -> None:
 
 @few
 @given(TEXTS, TEXTS)
-def test_the_head_of_an_exported_config(name: str, command: str) -> None:
-    head = head_of(Path(f'{name}.pth'), {'test_evaluator': [name]}, [], command)
+def test_the_head_of_an_exported_config(name: str, checkpoint: str) -> None:
+    head = head_of(Path(f'{name}.pth'), {'test_evaluator': [name]}, [], Config(), checkpoint)
     assert back(f'{head}x = 1\n') == {'x': 1}
     assert all(line.startswith('# ') for line in head.splitlines())
 

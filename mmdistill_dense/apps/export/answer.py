@@ -118,18 +118,17 @@ class Detections(nn.Module):
             if self.two_stage:
                 features, *outputs = outputs
                 (found,) = network.rpn_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=False)
-                (found,) = network.roi_head.predict_bbox(
-                    features, [meta], [found], network.roi_head.test_cfg, rescale=not self.masks
-                )
+                (found,) = network.roi_head.predict_bbox(features, [meta], [found], network.roi_head.test_cfg)
                 if self.masks:
                     (found,) = network.roi_head.predict_mask(features, [meta], [found], rescale=True)
             else:
                 (found,) = network.bbox_head.predict_by_feat(*outputs, batch_img_metas=[meta], rescale=True)
         real = (found.scores > 0).nonzero().squeeze(1)
         boxes, scores, labels = found.bboxes[real], found.scores[real], found.labels[real]
+        if self.two_stage:
+            boxes = boxes / torch.cat([factor, factor])
         if not self.masks:
             return boxes, scores, labels
-        boxes = boxes / torch.cat([factor, factor])
         threshold = network.roi_head.test_cfg.mask_thr_binary
         return boxes, scores, labels, pasted(found.masks[real], boxes, *shown.shape[:2]) >= threshold
 
@@ -199,7 +198,7 @@ def _traceable(network: Any, two_stage: bool) -> Iterator[None]:
             if hasattr(layer, 'map_roi_levels'):
                 places.append((layer, 'forward', partial(_regions, layer)))
             elif hasattr(layer, 'bbox_coder') and hasattr(layer, 'fc_cls'):
-                in_modules(layer, multiclass_nms=_multiclass, scale_boxes=_scaled)
+                in_modules(layer, multiclass_nms=_multiclass)
             elif hasattr(layer, 'conv_logits') and hasattr(layer, 'class_agnostic'):
                 places.append((layer, '_predict_by_feat_single', partial(_small_masks, layer)))
     with contextlib.ExitStack() as stack:
@@ -215,10 +214,6 @@ def _best(scores: Tensor, score_thr: float, topk: int, results: Any = None) -> t
     best, index = torch.cat([flat, -torch.ones(topk)]).topk(topk)
     keep = (index // classes).clamp(max=scores.shape[0] - 1)
     return best, index % classes, keep, None if results is None else {k: v[keep] for k, v in results.items()}
-
-
-def _scaled(boxes: Tensor, factor: Sequence[Tensor]) -> Tensor:
-    return boxes * torch.stack([*factor, *factor])
 
 
 def _kept(boxes: Tensor, scores: Tensor, groups: Tensor, options: Mapping[str, Any], limit: int) -> tuple[Tensor, ...]:

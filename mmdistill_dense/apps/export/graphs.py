@@ -160,11 +160,6 @@ class DetectorGraph(Graph):
 
     def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
         """Replace backbone, neck and dense head."""
-        if self.two_stage:
-            raise ValueError(
-                f'the graph of a {type(self.model).__name__} ends before its RoI heads, so it has no score of its own; '
-                'segmentors and single-stage detectors can be evaluated.'
-            )
 
         def head(image: Tensor) -> tuple[list[Tensor], ...]:
             named = zip(names, run(image), strict=True)
@@ -346,10 +341,10 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     """
     if not is_graph(path):
         raise ValueError(f'{str(path)!r} holds weights and no graph.')
-    run: Any = _onnx(path) if Path(path).suffix == '.onnx' else torch.export.load(path).module()
     told: Mapping[str, Any] = {}
     with contextlib.suppress(ValueError, KeyError):  # a file that does not describe itself
         told = read_description(path)['input']
+    run: Any = _onnx(path) if Path(path).suffix == '.onnx' else torch.export.load(path).module()
     shape, smallest = told.get('shape', ()), told.get('smallest', (1, 1))
     sides = slice(0, 2) if told.get('name') == 'picture' else slice(2, 4)
 
@@ -368,7 +363,6 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
 
 
 def _onnx(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
-    require_onnx()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
 from mmdistill_dense.config.values import chain, listed, mappings, type_name
+from mmdistill_dense.config.values import flat as values_of
 from mmdistill_dense.utils.literals import remark
 
 PACKAGE = 'mmdistill_dense.'
@@ -29,7 +30,7 @@ _VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
 _TEST = ('test_cfg', 'test_evaluator')  # and test_dataloader, which inference reads
 _INFERENCE = ('model', 'test_pipeline', 'test_dataloader')
 _WRITES = {'type': 'IoUMetric', 'format_only': True, 'output_dir': 'predictions'}
-_ORIGIN = 'written by mmdistill_dense.'  # ends the first line
+ORIGIN = 'written by mmdistill_dense.'  # ends the first line
 _EMPTY = {'mmseg': 'mmseg.BaseSegDataset', 'mmdet': 'mmdet.CocoDataset'}
 
 
@@ -57,11 +58,15 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
         read_files(flat.get(key))
     for key in [key for key in flat if key not in _INFERENCE and _names(flat[key])]:
         dropped |= _drop(flat, [key], _names(flat[key]))
-    return Config(flat), dropped, [f'{place} ({name})' for place, name in _places(flat)]
+    kinds = ((*key.rpartition('.'), _short(kind)) for key, kind in values_of(flat).items())
+    return Config(flat), dropped, [f'{place} ({name})' for place, _, key, name in kinds if key == 'type' and name]
 
 
-def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequence[str], command: str) -> str:
-    lines = [f'The network of {weights.name}, {_ORIGIN}']
+def head_of(
+    weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequence[str], config: Config, checkpoint: str | Path
+) -> str:
+    """Return what stands at the head of a written config, also how to test the checkpoint with its own one."""
+    lines = [f'The network of {weights.name}, {ORIGIN}']
     because = f'It runs only where mmdistill_dense is installed, because of {", ".join(needed)}.'
     lines.append(because if needed else 'It runs without mmdistill_dense.')
     if dropped:
@@ -70,45 +75,19 @@ def head_of(weights: Path, dropped: Mapping[str, Sequence[str]], needed: Sequenc
         keys = [key for key, own in dropped.items() if tuple(own) == classes]
         lines.append(f'  {", ".join(keys)} ({", ".join(classes)})')
     if 'test_evaluator' in dropped:
-        lines += [
-            'Inference works, also by `mim test`, which measures nothing: the labels need mmdistill_dense.',
-            f'To measure on the same data: {command}',
-        ]
+        lines.append('Inference works, also by `mim test`, which measures nothing: the labels need mmdistill_dense.')
+        # Of the forks, mim finds mmdet ambiguous; a config given by name has no file.
+        scope, file = str(config.get('default_scope', 'mmseg')), config.filename
+        words = ['mim', 'test', 'mmdetection' if scope == 'mmdet' else scope]
+        words += [str(file) if file and Path(file).is_file() else 'CONFIG', '--checkpoint', str(checkpoint)]
+        lines.append(f'To measure on the same data: {shlex.join(words)}')
     return ''.join(f'# {remark(line)}\n' for line in lines)
-
-
-def written_here(path: Path) -> bool:
-    """Tell whether an export wrote this config, which the next one may replace."""
-    with path.open(encoding='utf-8', errors='replace') as file:
-        return file.readline().rstrip().endswith(_ORIGIN)
-
-
-def test_command(config: Config, checkpoint: str | Path) -> str:
-    """Return the command that tests a checkpoint with its own config."""
-    # Of the forks, mim finds mmdet ambiguous; a config given by name has no file.
-    scope = str(config.get('default_scope', 'mmseg'))
-    package = 'mmdetection' if scope == 'mmdet' else scope
-    file = config.filename if config.filename and Path(config.filename).is_file() else 'CONFIG'
-    return shlex.join(['mim', 'test', package, str(file), '--checkpoint', str(checkpoint)])
 
 
 def _short(kind: Any) -> str | None:
     """Return the name of a class of this package, given in a config by its name or itself; ``None`` for others."""
     name = kind if isinstance(kind, str) else f'{getattr(kind, "__module__", "")}.{getattr(kind, "__qualname__", "")}'
     return name.rsplit('.', 1)[-1] if name.startswith(PACKAGE) else None
-
-
-def _places(value: Any, place: str = '') -> Iterator[tuple[str, str]]:
-    """Yield the place and the name of each class of this package below a value of a config."""
-    if isinstance(value, Mapping):
-        name = _short(value.get('type'))
-        if name is not None:
-            yield place, ' with '.join([name, *_only_here(value)])
-        for key, member in value.items():
-            yield from _places(member, f'{place}.{key}' if place else str(key))
-    elif isinstance(value, (list, tuple)):
-        for number, member in enumerate(value):
-            yield from _places(member, f'{place}[{number}]')
 
 
 def _only_here(dataset: Mapping[str, Any]) -> list[str]:
@@ -118,7 +97,9 @@ def _only_here(dataset: Mapping[str, Any]) -> list[str]:
 
 
 def _names(value: Any) -> list[str]:
-    return list(dict.fromkeys(name for _, name in _places(value)))
+    """Return the classes of this package below a value of a config, each with the options that plain ones lack."""
+    named = ((name, one) for one in mappings(value) if (name := _short(one.get('type'))))
+    return list(dict.fromkeys(' with '.join([name, *_only_here(one)]) for name, one in named))
 
 
 def _drop_test(flat: ConfigDict, meta: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -42,7 +42,7 @@ from mmdistill_dense.apps.export.graphs import (
     save_onnx,
 )
 from mmdistill_dense.apps.export.whole import check_possible, make_whole
-from mmdistill_dense.apps.export.without_package import head_of, test_command, without_package, written_here
+from mmdistill_dense.apps.export.without_package import ORIGIN, head_of, without_package
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.config.values import layers, pipeline_of, type_name
 from mmdistill_dense.foundation.vit import ViT
@@ -165,12 +165,12 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
     check_spared(weights, checkpoint)
     path = weights.with_suffix('.py')
-    if path.is_file() and not written_here(path):
+    if path.is_file() and not path.read_text('utf-8', 'replace').partition('\n')[0].rstrip().endswith(ORIGIN):
         said = f'the config is written beside it, and {path} is a config of yours'
         raise FileExistsError(f'out={str(out)!r}: {said}. Choose another name.')
     plain, _, state, meta = load_student(config, checkpoint)
     bare, dropped, needed = without_package(plain, meta)
-    head = head_of(weights, dropped, needed, test_command(config, checkpoint))
+    head = head_of(weights, dropped, needed, config, checkpoint)
     write_text(path, f'{head}{assignments(bare.to_dict())}')  # first: weights alone would pass for both
     if weights.suffix == '.pth':
         save_whole({'meta': meta, 'state_dict': state}, weights)

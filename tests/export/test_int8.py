@@ -8,7 +8,7 @@ from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import open_graph, read_description
 from mmdistill_dense.apps.export import write_student as evaluating
 from mmdistill_dense.apps.export.graphs import graph_of, write_onnx
-from mmdistill_dense.apps.export.write_student import evaluate, fitted, load_student, quantise, training_pictures
+from mmdistill_dense.apps.export.write_student import evaluate, fitted, load_student, quantise
 from tests import toys
 
 
@@ -63,14 +63,6 @@ def test_a_detector_s_graph_gives_its_boxes(tmp_path):
     assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
 
 
-def test_calibration_takes_the_same_training_pictures_again(tmp_path):
-    config, checkpoint = made(tmp_path)
-    plain, network, _, _ = load_student(config, checkpoint)
-    one, other = (list(training_pictures(plain, network, 3)) for _ in range(2))
-    assert [image.shape for image in one] == [(1, 3, toys.SIDE, toys.SIDE)] * 3
-    assert all(map(torch.equal, one, other)) and not torch.equal(one[0], one[1])
-
-
 class Small(nn.Module):
     """Stands for a network."""
 
@@ -82,12 +74,17 @@ class Small(nn.Module):
         return (self.conv(image),)
 
 
-def test_calibration_pictures_get_the_size_of_a_graph(tmp_path):
+def test_calibration_takes_the_same_pictures_again_in_the_size_of_a_graph(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(evaluating, 'fitted', lambda image, told: kept.append(image) or fitted(image, told))
     config, checkpoint = made(tmp_path)
     plain, network, _, _ = load_student(config, checkpoint)
     told = dict(shape=[1, 3, 48, 32], pad_size_divisor=1, smallest=[48, 32])
     write_onnx(Small(), torch.zeros(1, 3, 48, 32), [], tmp_path / 's.onnx', dict(outputs=['logits'], input=told))
-    quantise(plain, network, tmp_path / 's.onnx', tmp_path / 's.int8.onnx', 2)
+    for _ in range(2):
+        quantise(plain, network, tmp_path / 's.onnx', tmp_path / 's.int8.onnx', 2)
+    assert [image.shape for image in kept] == [(1, 3, toys.SIDE, toys.SIDE)] * 4
+    assert all(map(torch.equal, kept[:2], kept[2:])) and not torch.equal(*kept[:2])
     assert open_graph(tmp_path / 's.int8.onnx')(torch.zeros(1, 3, 48, 32))[0].shape == (1, 4, 46, 30)
     free = dict(shape=['batch', 3, 'height', 'width'], pad_size_divisor=32, smallest=[32, 32])
     picture = torch.zeros(1, 3, 33, 64)

@@ -9,13 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmdistill_dense.apps.export.graphs import is_graph, read_description
-from mmdistill_dense.apps.export.write_student import (
-    Exported,
-    evaluate,
-    export_backbone,
-    export_graph,
-    export_student,
-)
+from mmdistill_dense.apps.export.write_student import Exported, evaluate, export_backbone, export_graph, export_student
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import size_text

@@ -79,6 +79,9 @@ class Graph(nn.Module):
     note: str  # what is left to do with the outputs
     decoding: Mapping[str, Any] | None = None  # what boxes are computed by
     threshold: float | None = None  # of the sigmoid of a segmentor's single channel
+    named: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
+    # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
+    answer_by: Callable[[Callable[[Tensor], list[Tensor]], Sequence[str]], None]
     # axes that are tried free, the freest first, and what their sides are multiples of
     freedoms: Sequence[tuple[Sequence[str], int]] = ((tuple(AXES), 1), (tuple(AXES), STEP), (('batch',), 1), ((), 1))
 
@@ -86,13 +89,6 @@ class Graph(nn.Module):
         super().__init__()
         self.model: Any = model.requires_grad_(False)
         self.eval()
-
-    def named(self, image: Tensor) -> dict[str, Tensor]:
-        raise NotImplementedError
-
-    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
-        """Let the network predict from the outputs of a written graph with these names, from now on."""
-        raise NotImplementedError
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.named(image).values())
@@ -384,12 +380,10 @@ def read_description(path: str | Path) -> dict[str, Any]:
         import onnx
 
         properties = onnx.load(str(path), load_external_data=False).metadata_props
-        found = next((json.loads(one.value) for one in properties if one.key == ENTRY), None)
+        found = next((one.value for one in properties if one.key == ENTRY), None)
     else:  # a zip file: torch.export.load would build the whole program
         with zipfile.ZipFile(path) as members:
-            found = next(
-                (json.loads(members.read(one)) for one in members.namelist() if one.endswith(_SIDE_FILE)), None
-            )
+            found = next((members.read(one) for one in members.namelist() if one.endswith(_SIDE_FILE)), None)
     if not found:
         raise ValueError(f'{str(path)!r} has no description: it was not written by mmdistill export.')
-    return found
+    return found if isinstance(found, dict) else json.loads(found)

@@ -7,7 +7,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -52,13 +52,7 @@ from mmdistill_dense.utils.files import save_whole, write_text, write_whole
 from mmdistill_dense.utils.literals import assignments
 from mmdistill_dense.utils.reproducible import without_workers
 from mmdistill_dense.weights.safe_load import SAFETENSORS_META
-from mmdistill_dense.weights.strict_load import (
-    load_strictly,
-    local_file,
-    plain_config,
-    read_checkpoint,
-    state_dict_of,
-)
+from mmdistill_dense.weights.strict_load import load_strictly, local_file, plain_config, read_checkpoint, state_dict_of
 
 
 def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, names: str | None = None) -> Path:
@@ -219,7 +213,11 @@ def export_graph(
     if whole:
         check_possible(plain)
     graph = graph_of(network)
-    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or _tested(plain) or (512, 512)
+    size = size or (plain.model.get('data_preprocessor') or {}).get('size')
+    steps = pipeline_of((plain.get('test_dataloader') or {}).get('dataset'))
+    scales = (step.get('scale') for step in steps if type_name(step).endswith('Resize'))
+    tested = ([-(-int(side) // STEP) * STEP for side in one[::-1]] for one in scales if isinstance(one, (tuple, list)))
+    height, width = size or next(tested, (512, 512))
     try:
         with torch.no_grad():
             graph(_picture(height, width))
@@ -303,15 +301,6 @@ def _picture(height: int, width: int, batch: int = 1) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def _tested(plain: Config) -> tuple[int, int] | None:
-    """Return height and width of a config's test pictures, rounded up to what networks take."""
-    for step in pipeline_of((plain.get('test_dataloader') or {}).get('dataset')):
-        if type_name(step).endswith('Resize') and isinstance(step.get('scale'), (tuple, list)):
-            width, height = (-(-int(side) // STEP) * STEP for side in step['scale'])
-            return height, width
-    return None
-
-
 def load_student(
     config: Config, checkpoint: str | Path, parts: Sequence[str] | None = None
 ) -> tuple[Config, nn.Module, dict[str, Tensor], dict[str, Any]]:
@@ -361,8 +350,11 @@ def quantise(plain: Config, network: Any, source: Path, out: Path, pictures: int
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     told, folded = read_description(source), source.with_name(f'folded.{source.name}')
-    calibrating = training_pictures(plain, network, pictures)
-    feeds = ({'image': fitted(picture, told['input']).numpy()} for picture in calibrating)
+    set_random_seed(0)
+    # One by one, padded as in training: a graph that takes no batch takes them too.
+    loader = Runner.build_dataloader({**without_workers(plain.train_dataloader), 'batch_size': 1}, seed=0)
+    prepared = (network.data_preprocessor(batch, training=True)['inputs'] for batch in islice(loader, pictures))
+    feeds = ({'image': fitted(image, told['input']).numpy()} for image in prepared)
     quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
     quantize_static(
         str(folded),
@@ -383,11 +375,3 @@ def fitted(pictures: Tensor, told: Mapping[str, Any]) -> Tensor:
     for own, side, least in zip(pictures.shape[2:], told['shape'][2:], told['smallest'], strict=True):
         size.append(side if isinstance(side, int) else max(least, own + -own % step))
     return pictures if size == [*pictures.shape[2:]] else F.interpolate(pictures, size, mode='bilinear')
-
-
-def training_pictures(config: Config, network: Any, count: int) -> Iterator[Tensor]:
-    """Yield normalised training pictures (1, 3, H, W), the same ones at each call."""
-    set_random_seed(0)
-    # One by one, padded as in training: a graph that takes no batch takes them too.
-    loader = Runner.build_dataloader({**without_workers(config.train_dataloader), 'batch_size': 1}, seed=0)
-    return islice((network.data_preprocessor(batch, training=True)['inputs'] for batch in loader), count)

@@ -13,7 +13,7 @@ from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import export_graph, export_student, open_graph, read_description
+from mmdistill_dense.apps.export import export_graph, export_student, graphs, open_graph, read_description
 from mmdistill_dense.apps.export import write_student as exporting
 from mmdistill_dense.apps.export.graphs import GRAPHS, describe, graph_of, is_graph, write_exported
 from mmdistill_dense.apps.export.write_student import export_backbone
@@ -82,7 +82,7 @@ def detector(tmp_path_factory, request):
 def opened(monkeypatch):
     """The graphs that an export opens to compare their answers: to open one takes as long as to write it."""
     found = []
-    monkeypatch.setattr(exporting, 'open_graph', lambda path: found.append(open_graph(path)) or found[-1])
+    monkeypatch.setattr(graphs, 'open_graph', lambda path: found.append(open_graph(path)) or found[-1])
     return found
 
 
@@ -535,7 +535,7 @@ def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(small, tmp_path, m
         run = open_graph(path)
         return lambda image: [asked.append(tuple(image.shape)), *run(image)][1:]
 
-    monkeypatch.setattr(exporting, 'open_graph', opened)
+    monkeypatch.setattr(graphs, 'open_graph', opened)
     export_graph(config, checkpoint, tmp_path / 'student.pt2')
     half, *others = ((1, 3, *size) for size in exporting._sizes((64, 64), 1))
     assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), *others, half]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import open_graph, read_description
+from mmdistill_dense.apps.export import graphs, open_graph, read_description
 from mmdistill_dense.apps.export import write_student as evaluating
 from mmdistill_dense.apps.export.graphs import graph_of, write_onnx
 from mmdistill_dense.apps.export.write_student import evaluate, fitted, load_student, quantise
@@ -30,9 +30,9 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
         seen.append(image.shape)
         return [torch.eye(toys.NUM_CLASSES)[2].view(1, -1, 1, 1).expand(len(image), -1, *image.shape[2:])]
 
-    monkeypatch.setattr(evaluating, 'open_graph', lambda path: everywhere)
+    monkeypatch.setattr(graphs, 'open_graph', lambda path: everywhere)
     told = dict(outputs=dict(logits=[]), input=dict(shape=['batch', 3, 'height', 'width']))
-    monkeypatch.setattr(evaluating, 'read_description', lambda path: told)
+    monkeypatch.setattr(graphs, 'read_description', lambda path: told)
     metrics, milliseconds = evaluate(config, checkpoint, 'student.onnx')
     loader = toys.Runner.build_dataloader(config.val_dataloader)
     labels = torch.cat([batch['data_samples'][0].gt_sem_seg.data.flatten() for batch in loader])

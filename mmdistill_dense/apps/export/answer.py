@@ -264,8 +264,7 @@ def _multiclass(boxes: Tensor, scores: Tensor, score_thr: float, nms_cfg: Any, m
     classes = scores.shape[1] - 1
     groups = torch.arange(classes).expand(scores.shape[0], -1).flatten()
     boxes = boxes.view(scores.shape[0], -1, 4).expand(-1, classes, 4).reshape(-1, 4)
-    scores = scores[:, :-1].flatten()
-    scores = torch.where(scores > score_thr, scores, -torch.ones(()))
+    scores = torch.where(scores > score_thr, scores, -torch.ones(()))[:, :-1].flatten()
     rows, scores = _kept(boxes, scores, groups, nms_cfg, max_num)
     return torch.cat([boxes[rows], scores[:, None]], 1), groups[rows]
 

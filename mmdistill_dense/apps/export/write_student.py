@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import tempfile
@@ -26,21 +25,7 @@ from mmengine.runner.utils import set_random_seed
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmdistill_dense.apps.export.graphs import (
-    AXES,
-    GRAPHS,
-    STEP,
-    WEIGHTS,
-    Graph,
-    check_spared,
-    describe,
-    graph_of,
-    is_graph,
-    open_graph,
-    read_description,
-    require_onnx,
-    save_onnx,
-)
+from mmdistill_dense.apps.export import graphs
 from mmdistill_dense.apps.export.whole import check_possible, make_whole
 from mmdistill_dense.apps.export.without_package import ORIGIN, head_of, without_package
 from mmdistill_dense.config.resolve import ModelConfig
@@ -61,7 +46,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
     path = Path(out)
     if path.suffix != '.pth':
         raise ValueError(f'out={str(out)!r} must end in .pth.')
-    check_spared(path, checkpoint)
+    graphs.check_spared(path, checkpoint)
     _, network, _, meta = load_student(config, checkpoint, ['backbone'])
     backbone: Any = network.backbone
     if names is not None and not isinstance(backbone, ViT):
@@ -83,7 +68,7 @@ def evaluate(
     data = without_workers(plain.val_dataloader)
     test_step: Any = network.test_step
     if graph is not None:
-        run, told = open_graph(graph), read_description(graph)
+        run, told = graphs.open_graph(graph), graphs.read_description(graph)
         names, whole = list(told['outputs']), told['input'].get('name') == 'picture'
         if whole or told['input']['shape'][0] == 1:  # takes no batch
             data['batch_size'] = 1
@@ -99,7 +84,7 @@ def evaluate(
             return [answered(batch['data_samples'][0], names, timed(picture))]
 
         if not whole:
-            graph_of(network).answer_by(timed, names)
+            graphs.graph_of(network).answer_by(timed, names)
         else:
             test_step, same = answer, {'scale_factor': 1.0}
             readers: list[Any] = [one for _, one in layers(data['dataset']) if 'pipeline' in one]
@@ -128,7 +113,6 @@ def answered(sample: Any, names: Sequence[str], answer: Sequence[Tensor]) -> Any
 # onnxruntime folds normalisation into convolutions and sums in another order: about 1e-7 a layer of the largest value,
 # 1e-5 over a deep network. What is wrong shows above 1e-3: adaptive pooling at another size gave 5e-3 for a PSPNet.
 TOLERANCE = 1e-4
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass
@@ -155,9 +139,9 @@ def export_student(config: Config, checkpoint: str | Path, out: str | Path) -> t
         out: The weights' path, ``.pth`` or ``.safetensors``; the config gets the same name with ``.py``.
     """
     weights = Path(out)
-    if weights.suffix not in WEIGHTS:
+    if weights.suffix not in graphs.WEIGHTS:
         raise ValueError(f'out={str(out)!r} must end in .pth or .safetensors; the config is written beside it (.py).')
-    check_spared(weights, checkpoint)
+    graphs.check_spared(weights, checkpoint)
     path = weights.with_suffix('.py')
     if path.is_file() and not path.read_text('utf-8', 'replace').partition('\n')[0].rstrip().endswith(ORIGIN):
         said = f'the config is written beside it, and {path} is a config of yours'
@@ -200,24 +184,24 @@ def export_graph(
         int8: Training pictures to calibrate a second graph with, in 8 bits, ``.int8.onnx``.
     """
     path = Path(out)
-    if not is_graph(path):
-        raise ValueError(f'out={str(out)!r}: {path.suffix} holds weights; graphs are {" and ".join(GRAPHS)}.')
+    if not graphs.is_graph(path):
+        raise ValueError(f'out={str(out)!r}: {path.suffix} holds weights; graphs are {" and ".join(graphs.GRAPHS)}.')
     if path.suffix != '.onnx' and (whole or int8 is not None):
         raise ValueError(f'out={str(out)!r}: whole graphs, and graphs in 8 bits, end in .onnx.')
     if path.suffix == '.onnx':
-        require_onnx()
+        graphs.require_onnx()
     files = [path] if int8 is None else [path, path.with_suffix('.int8.onnx')]
     for file in files:
-        check_spared(file, checkpoint)
+        graphs.check_spared(file, checkpoint)
     plain, network, _, meta = load_student(config, checkpoint)
     if whole:
         check_possible(plain)
-    graph = graph_of(network)
-    size = size or (plain.model.get('data_preprocessor') or {}).get('size')
+    graph = graphs.graph_of(network)
     steps = pipeline_of((plain.get('test_dataloader') or {}).get('dataset'))
     scales = (step.get('scale') for step in steps if type_name(step).endswith('Resize'))
-    tested = ([-(-int(side) // STEP) * STEP for side in one[::-1]] for one in scales if isinstance(one, (tuple, list)))
-    height, width = size or next(tested, (512, 512))
+    wide, high = next((one for one in scales if isinstance(one, (tuple, list))), (512, 512))
+    tested = (-(-int(side) // graphs.STEP) * graphs.STEP for side in (high, wide))
+    height, width = size or (plain.model.get('data_preprocessor') or {}).get('size') or tested
     try:
         with torch.no_grad():
             graph(_picture(height, width))
@@ -239,7 +223,7 @@ def export_graph(
     return replace(found, path=path, int8=None if int8 is None else files[1])
 
 
-def _freest(graph: Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
+def _freest(graph: graphs.Graph, size: tuple[int, int], path: Path, about: Mapping[str, Any]) -> Exported:
     """Write a graph with as many free axes as its network allows."""
     failures: list[str] = []
     for axes, step in graph.freedoms:
@@ -249,26 +233,27 @@ def _freest(graph: Graph, size: tuple[int, int], path: Path, about: Mapping[str,
         try:
             return Exported(path, *_write(graph, image, axes, step, path, about), list(axes), failures, size, step)
         except Exception as error:  # each exporter has its own
-            if isinstance(error, OSError) and error.errno in _FULL:
+            if isinstance(error, OSError) and error.errno:  # a full disk is no fault of the format
                 error.filename = error.filename or str(path)
                 raise
             multiples = f' in multiples of {step}' if step > 1 else ''
             failures.append(f'{", ".join(axes) or "nothing"} free{multiples}: {_first_line(error)}')
+    others = [one for one in (*graphs.WEIGHTS, *graphs.GRAPHS) if one != path.suffix]
     raise ValueError(
         f'{type(graph.model).__name__} could not be written as {path.suffix}. {" | ".join(failures)}. Try another '
-        f'ending ({", ".join(one for one in (*WEIGHTS, *GRAPHS) if one != path.suffix)}); MMDeploy knows more networks.'
+        f'ending ({", ".join(others)}); MMDeploy knows more networks.'
     )
 
 
 def _write(
-    graph: Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
+    graph: graphs.Graph, image: Tensor, axes: Sequence[str], step: int, path: Path, about: Mapping[str, Any]
 ) -> tuple[list[str], float, list[int]]:
     """Write a graph with these free axes; return its outputs, the difference to the network, and its smallest size."""
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
     full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
     full |= {key: value for key in ('threshold', 'decoding') if (value := getattr(graph, key)) is not None}
-    shape = [name if name in axes else image.shape[axis] for name, axis in AXES.items()]
+    shape = [name if name in axes else image.shape[axis] for name, axis in graphs.AXES.items()]
     full['input'] = told = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
     told['pad_size_divisor'] = math.lcm(step, told['pad_size_divisor'])
     own = list(image.shape[2:])
@@ -276,8 +261,8 @@ def _write(
 
     def written(smallest: list[int]) -> Callable[[Tensor], list[Tensor]]:
         told['smallest'] = smallest
-        GRAPHS[path.suffix](graph, image, axes, path, full)
-        return open_graph(path)
+        graphs.GRAPHS[path.suffix](graph, image, axes, path, full)
+        return graphs.open_graph(path)
 
     run = written(half)
     single = [image[:1]] if 'batch' in axes else []
@@ -318,10 +303,10 @@ def load_student(
         load_strictly(network, state, parts, f'checkpoint={str(file)!r}')
     given, kept = content.get('meta') or {}, ('dataset_meta', 'epoch', 'iter', 'seed')
     meta = {key: given[key] for key in kept if key in given}
-    return plain, network, state, {**meta, 'student': describe(plain, given, file)}
+    return plain, network, state, {**meta, 'student': graphs.describe(plain, given, file)}
 
 
-def _difference(run: Callable[[Tensor], list[Tensor]], graph: Graph, images: Sequence[Tensor]) -> float:
+def _difference(run: Callable[[Tensor], list[Tensor]], graph: graphs.Graph, images: Sequence[Tensor]) -> float:
     found = 0.0
     for image in images:
         with torch.no_grad():
@@ -346,27 +331,19 @@ def quantise(plain: Config, network: Any, source: Path, out: Path, pictures: int
     """Write the 8-bit graph of an exported one, by onnxruntime's static quantisation."""
     # int8 weights with a scale for each output channel, uint8 activations in the range of the calibration pictures
     import onnx
-    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+    from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    told, folded = read_description(source), source.with_name(f'folded.{source.name}')
+    told, folded = graphs.read_description(source), source.with_name(f'folded.{source.name}')
     set_random_seed(0)
     # One by one, padded as in training: a graph that takes no batch takes them too.
     loader = Runner.build_dataloader({**without_workers(plain.train_dataloader), 'batch_size': 1}, seed=0)
     prepared = (network.data_preprocessor(batch, training=True)['inputs'] for batch in islice(loader, pictures))
     feeds = ({'image': fitted(image, told['input']).numpy()} for image in prepared)
     quant_pre_process(str(source), str(folded), skip_symbolic_shape=True)  # folds norms into convolutions
-    quantize_static(
-        str(folded),
-        str(out),
-        SimpleNamespace(get_next=partial(next, feeds, None)),  # as a CalibrationDataReader
-        quant_format=QuantFormat.QDQ,
-        per_channel=True,
-        weight_type=QuantType.QInt8,
-        activation_type=QuantType.QUInt8,
-        calibrate_method=CalibrationMethod.MinMax,
-    )
-    save_onnx(onnx.load(str(out)), out, told)
+    reader = SimpleNamespace(get_next=partial(next, feeds, None))  # as a CalibrationDataReader
+    quantize_static(str(folded), str(out), reader, per_channel=True, activation_type=QuantType.QUInt8)
+    graphs.save_onnx(onnx.load(str(out)), out, told)
 
 
 def fitted(pictures: Tensor, told: Mapping[str, Any]) -> Tensor:

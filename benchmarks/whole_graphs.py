@@ -155,7 +155,8 @@ def row(name: str) -> str:
         run = open_graph(out)
     pictures = [picture(*SIZES[index % 8], seed=index) for index in range(20)]
     infer = inference_model if config.default_scope == 'mmseg' else inference_detector
-    equal, number = agreement(run, lambda one: infer(network, one.numpy()[..., ::-1].copy()), pictures)
+    samples = (infer(network, one.numpy()[..., ::-1].copy()) for one in pictures)
+    equal, number = agreement(run, samples, pictures)
     masks = ' and masks' if getattr(network, 'with_mask', False) else ''
     kind = 'labels' if config.default_scope == 'mmseg' else f'boxes{masks}'
     return f'{number:,} {kind} | {equal:.2%} |'

@@ -38,7 +38,7 @@ def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
     labels = torch.cat([batch['data_samples'][0].gt_sem_seg.data.flatten() for batch in loader])
     assert metrics['aAcc'] == pytest.approx(100 * (labels == 2).float().mean().item(), abs=0.01)
     assert len(seen) == 2 and milliseconds is not None and milliseconds > 0
-    own, untimed = evaluate(config, checkpoint)
+    own, untimed = evaluate(config, checkpoint, None)
     assert own != metrics and untimed is None and len(seen) == 2
     config.val_dataloader.batch_size = 2
     assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics

@@ -29,6 +29,7 @@ from mmdistill_dense.utils.validate import size_text
 from mmdistill_dense.utils.version import __version__
 from mmdistill_dense.weights.strict_load import sha256
 
+Run = Callable[[Tensor], list[Tensor]]  # a written graph: from an image to its outputs
 AXES = {'batch': 0, 'height': 2, 'width': 3}
 STEP = 32  # in which feature pyramids that add maps of two strides take sizes
 ENTRY = 'mmdistill_dense'  # the name of the description in every format's metadata
@@ -81,7 +82,7 @@ class Graph(nn.Module):
     threshold: float | None = None  # of the sigmoid of a segmentor's single channel
     named: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
-    answer_by: Callable[[Callable[[Tensor], list[Tensor]], Sequence[str]], None]
+    answer_by: Callable[[Run, Sequence[str]], None]
     # axes that are tried free, the freest first, and what their sides are multiples of
     freedoms: Sequence[tuple[Sequence[str], int]] = ((tuple(AXES), 1), (tuple(AXES), STEP), (('batch',), 1), ((), 1))
 
@@ -113,7 +114,7 @@ class SegmentorGraph(Graph):
         # The pictures of a batch have one size; a list of as many members would fix their number in the graph.
         return {'logits': self.model.encode_decode(image, [{'img_shape': tuple(image.shape[2:])}])}
 
-    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+    def answer_by(self, run: Run, names: Sequence[str]) -> None:
         """Replace ``encode_decode``, which whole-picture and sliding inference call."""
         self.model.encode_decode = lambda image, metas: run(image)[0]
 
@@ -154,7 +155,7 @@ class DetectorGraph(Graph):
             found.update({f'{name}_{level}': tensor for level, tensor in enumerate(levels)})
         return found
 
-    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+    def answer_by(self, run: Run, names: Sequence[str]) -> None:
         """Replace backbone, neck and dense head."""
 
         def head(image: Tensor) -> tuple[list[Tensor], ...]:
@@ -183,7 +184,7 @@ class QueryGraph(Graph):
         scores, boxes, *_ = self.model.bbox_head(**inputs)
         return {'cls_scores': scores[-1], 'bbox_preds': boxes[-1]}
 
-    def answer_by(self, run: Callable[[Tensor], list[Tensor]], names: Sequence[str]) -> None:
+    def answer_by(self, run: Run, names: Sequence[str]) -> None:
         """Replace all but what mmdet makes of scores and boxes."""
 
         def predict(found: Sequence[Tensor], batch_data_samples: Any, rescale: bool) -> Any:
@@ -330,7 +331,7 @@ def require_onnx() -> None:
         raise ModuleNotFoundError(f'.onnx needs {", ".join(missing)}: {install}.')
 
 
-def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
+def open_graph(path: str | Path) -> Run:
     """Return a function from a normalised image ``(B, 3, H, W)`` to the outputs of an exported graph, on the CPU.
 
     Files of graphs are programs: open only those whose source you trust.
@@ -358,7 +359,7 @@ def open_graph(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
     return checked
 
 
-def _onnx(path: str | Path) -> Callable[[Tensor], list[Tensor]]:
+def _onnx(path: str | Path) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mmengine.config import Config
 from torch import Tensor
 
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, translations
-from mmdistill_dense.apps.export.graphs import onnx_of, open_graph, read_description, save_onnx, traced
+from mmdistill_dense.apps.export.graphs import Run, onnx_of, open_graph, read_description, save_onnx, traced
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.without_package import without_labels
 from mmdistill_dense.config.values import layers, tested_set
@@ -72,7 +71,8 @@ def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequen
         whole = _joined(front, onnx.load(str(file)), back)
         save_onnx(whole, file, about)
         near = {} if file == files[0] else {'overlap': 0.9, 'score': 0.05}  # eight bits differ
-        equal, compared = agreement(open_graph(file), partial(predicted, plain, network), pictures, **near)
+        samples = (predicted(plain, network, one) for one in pictures)
+        equal, compared = agreement(open_graph(file), samples, pictures, **near)
         if compared and equal < _LEAST and not near:
             raise ValueError(f'the graph gives {equal:.1%} of the {compared} {counted} that the network gives.')
         tried = {'pictures': [*sizes], 'compared': compared, 'counted': counted, 'equal': equal}
@@ -146,16 +146,11 @@ def predicted(plain: Config, network: Any, one: Tensor) -> Any:
         return network.test_step({'inputs': [data['inputs']], 'data_samples': [data['data_samples']]})[0]
 
 
-def agreement(
-    run: Callable[[Tensor], Sequence[Tensor]],
-    expected: Callable[[Tensor], Any],
-    pictures: Sequence[Tensor],
-    **near: float,
-) -> tuple[float, int]:
+def agreement(run: Run, samples: Iterable[Any], pictures: Sequence[Tensor], **near: float) -> tuple[float, int]:
     """Return the share of the labels or boxes of predictions that a whole graph gives too, and how many there were."""
     same, number = 0, 0
-    for one in pictures:
-        sample, answer = expected(one), run(one)
+    for one, sample in zip(pictures, samples, strict=True):
+        answer = run(one)
         if 'pred_sem_seg' in sample:
             labels = sample.pred_sem_seg.data[0]
             same, number = same + int((answer[0] == labels).sum()), number + labels.numel()

@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
@@ -58,9 +58,7 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
     return path
 
 
-def evaluate(
-    config: Config, checkpoint: str | Path, graph: str | Path | None = None
-) -> tuple[dict[str, float], float | None]:
+def evaluate(config: Config, checkpoint: str | Path, graph: Path | None) -> tuple[dict[str, float], float | None]:
     """Evaluate a student, or a graph of it in its place, on the validation data of its config, on the CPU."""
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()
@@ -259,7 +257,7 @@ def _write(
     own = list(image.shape[2:])
     half, *others = _sizes(own, step) if 'height' in axes else [own]
 
-    def written(smallest: list[int]) -> Callable[[Tensor], list[Tensor]]:
+    def written(smallest: list[int]) -> graphs.Run:
         told['smallest'] = smallest
         graphs.GRAPHS[path.suffix](graph, image, axes, path, full)
         return graphs.open_graph(path)
@@ -306,7 +304,7 @@ def load_student(
     return plain, network, state, {**meta, 'student': graphs.describe(plain, given, file)}
 
 
-def _difference(run: Callable[[Tensor], list[Tensor]], graph: graphs.Graph, images: Sequence[Tensor]) -> float:
+def _difference(run: graphs.Run, graph: graphs.Graph, images: Sequence[Tensor]) -> float:
     found = 0.0
     for image in images:
         with torch.no_grad():

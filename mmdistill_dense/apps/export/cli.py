@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
 
 from mmdistill_dense.apps.export.graphs import is_graph, read_description
-from mmdistill_dense.apps.export.write_student import Exported, evaluate, export_backbone, export_graph, export_student
+from mmdistill_dense.apps.export.write_student import evaluate, export_backbone, export_graph, export_student
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.utils.process import errors_only
 from mmdistill_dense.utils.validate import size_text
@@ -28,38 +28,35 @@ def export_command(args: argparse.Namespace) -> None:
         print(f'weights {weights}\nconfig  {plain}')
         return
     found = export_graph(config, args.checkpoint, args.out, args.size, args.whole, args.int8)
-    print(*_lines_of(found, args.whole), sep='\n')
-    made = [found.path] if found.int8 is None else [found.path, found.int8]
-    for graph in (None, *made) if args.evaluate else ():
-        with errors_only():  # the evaluation logs a table of classes
-            metrics, milliseconds = evaluate(config, args.checkpoint, graph)
-        told = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-        if graph is not None:
-            told += f'; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'
-        print(f'{graph.name if graph else "network"}: {told}', flush=True)
-
-
-def _lines_of(found: Exported, whole: bool) -> Iterator[str]:
-    if whole:
+    if args.whole:
         told = read_description(found.path)
         tried, one = told['tried'], told['input']['shape'][0] != 'height'
         sizes = ', '.join(map(size_text, tried['pictures']))
         compared = f'{tried["compared"]} {tried["counted"]} of the network, on made pictures of {sizes}'
-        yield f'graph   {found.path}, from pictures of {"this size alone" if one else "any size"} to answers'
-        yield f'equal   {_share(tried)} of {compared}'
+        print(f'graph   {found.path}, from pictures of {"this size alone" if one else "any size"} to answers')
+        print(f'equal   {_share(tried)} of {compared}')
     else:
         size, smallest = size_text(found.size), size_text(found.smallest)
         sides = f'multiples of {found.step} as height and width' if found.step > 1 else 'any height and width'
         alone = f'pictures of {size} alone: --size H W sets another size'
         taken = f'{sides} from {smallest} on (tried up to twice {size})' if 'height' in found.axes else alone
-        yield f'graph   {found.path}\noutputs {", ".join(found.outputs)}'
-        yield f'made    with pictures of {size}; the graph takes {taken}'
-        yield f'free    {", ".join(found.axes) or "nothing: one picture of this size"}'
-        yield from (f'        not {reason}' for reason in found.reasons)
-        yield f'differs from the network by {found.difference:.1e} of its largest value'
+        print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
+        print(f'made    with pictures of {size}; the graph takes {taken}')
+        print(f'free    {", ".join(found.axes) or "nothing: one picture of this size"}')
+        for reason in found.reasons:
+            print(f'        not {reason}')
+        print(f'differs from the network by {found.difference:.1e} of its largest value')
     if found.int8:
-        near = f', nearly equal: {_share(read_description(found.int8)["tried"])}' if whole else ''
-        yield f'int8    {found.int8}{near}'
+        near = f', nearly equal: {_share(read_description(found.int8)["tried"])}' if args.whole else ''
+        print(f'int8    {found.int8}{near}')
+    made = [found.path] if found.int8 is None else [found.path, found.int8]
+    for graph in (None, *made) if args.evaluate else ():
+        with errors_only():  # the evaluation logs a table of classes
+            metrics, milliseconds = evaluate(config, args.checkpoint, graph)
+        scores = ', '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+        if graph is not None:
+            scores += f'; {graph.stat().st_size / 2**20:.2f} MB, {milliseconds:.1f} ms a call'
+        print(f'{graph.name if graph else "network"}: {scores}', flush=True)
 
 
 def _share(tried: Mapping[str, Any]) -> str:

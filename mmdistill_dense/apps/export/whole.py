@@ -40,13 +40,10 @@ def check_possible(plain: Config) -> None:
 
 
 def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequence[Sequence[int]]) -> None:
-    """Put a picture's preparation before graphs of a network, and its answer behind them.
+    """Put a picture's preparation before graphs of a network, and its answer behind them, in the same files.
 
-    Args:
-        files: The graph, and perhaps that in 8 bits; they are replaced.
-        plain: The config of the network.
-        network: What the first graph is compared with.
-        sizes: Of the pictures of the comparison, first that of the graph.
+    They are the graph, and perhaps that in 8 bits. ``sizes`` are those of the pictures that both are compared with the
+    network on, first that of the graph; only the first one is refused where it differs.
     """
     import onnx
 

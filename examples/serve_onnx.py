@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 def answer(graph, file):
     session = onnxruntime.InferenceSession(graph, providers=['CPUExecutionProvider'])
     told = json.loads(session.get_modelmeta().custom_metadata_map['mmdistill_dense'])
-    picture, names = read(file), list(told['outputs'])
+    picture, names = read(file, told['input'].get('orientation')), list(told['outputs'])
     if told['input']['name'] == 'picture':
         return dict(zip(names, session.run(names, {'picture': picture}), strict=True))
     if needs := beyond(told, names):
@@ -26,14 +26,15 @@ def answer(graph, file):
     outputs = dict(zip(names, session.run(names, {'image': image}), strict=True))
     if told['task'] == 'detection':
         return boxes(outputs, told['decoding'], (height, width), picture.shape[:2])
-    logits = resized(outputs['logits'][0, :, :height, :width].transpose(1, 2, 0), *picture.shape[:2])
+    logits = outputs['logits'][0, :, :height, :width].transpose(1, 2, 0)
+    logits = resized(logits, *picture.shape[:2], corners=told.get('align_corners'))
     if logits.shape[2] == 1:
         return {'labels': (1 / (1 + np.exp(-logits[..., 0])) > told['threshold']).astype(int)}
     return {'labels': logits.argmax(2)}
 
 
-def read(file):
-    image = ImageOps.exif_transpose(Image.open(file))
+def read(file, orientation):
+    image = Image.open(file) if orientation == 'stored' else ImageOps.exif_transpose(Image.open(file))
     if image.mode.startswith('I'):  # 16 bits, of which OpenCV takes the higher half
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
     return np.asarray(image.convert('RGB'))
@@ -67,10 +68,11 @@ def prepared(picture, told):
     return ((picture - told['mean']) / told['std']).transpose(2, 0, 1)
 
 
-def resized(pixels, *sides):
+def resized(pixels, *sides, corners=False):
     for axis, side in enumerate(sides):
         last = pixels.shape[axis] - 1
         place = np.clip((np.arange(side) + 0.5) * (last + 1) / side - 0.5, 0, last)
+        place = np.linspace(0, last, side) if corners else place
         low, share = place.astype(int), np.expand_dims(place % 1, (1, 2) if axis == 0 else (0, 2))
         pixels = pixels.take(low, axis) * (1 - share) + pixels.take(np.minimum(low + 1, last), axis) * share
     return pixels

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from PIL import Image
 from torch import nn
 
 from mmdistill_dense.__main__ import main
@@ -292,10 +293,28 @@ def test_the_example_refuses_what_it_does_not_do(given, told, names, needs):
 def test_the_example_reads_as_opencv_does(tmp_path):
     grey = np.linspace(0, 65535, 48).astype(np.uint16).reshape(6, 8)
     colour = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    example = runpy.run_path(str(SERVE))
     for name, pixels in (('grey', grey), ('colour', colour)):
         file = str(tmp_path / f'{name}.png')
         mmcv.imwrite(pixels, file)
-        assert np.array_equal(runpy.run_path(str(SERVE))['read'](file), mmcv.imread(file, channel_order='rgb'))
+        assert np.array_equal(example['read'](file, 'turned'), mmcv.imread(file, channel_order='rgb'))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(colour).save(tmp_path / 'turned.png', exif=exif)
+    for color_type, shape in (('color', (8, 6, 3)), ('color_ignore_orientation', (6, 8, 3))):
+        config, _ = made(tmp_path, 'fcn')
+        config.test_dataloader.dataset.pipeline[0].color_type = color_type
+        found = example['read'](tmp_path / 'turned.png', told_of(config)['orientation'])
+        assert found.shape == shape
+        assert np.array_equal(found, mmcv.imread(str(tmp_path / 'turned.png'), color_type)[..., ::-1])
+
+
+@pytest.mark.parametrize('corners', [True, False])
+def test_the_example_resizes_as_mmseg_does(corners):
+    maps = torch.randn(1, 3, 5, 7, generator=torch.Generator().manual_seed(0)).double()
+    found = runpy.run_path(str(SERVE))['resized'](maps[0].permute(1, 2, 0).numpy(), 17, 12, corners=corners)
+    expected = F.interpolate(maps, (17, 12), mode='bilinear', align_corners=corners)[0].permute(1, 2, 0)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
 
 
 def test_the_example_takes_one_channel_as_two_classes(tmp_path, monkeypatch):

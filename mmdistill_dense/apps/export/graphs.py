@@ -80,6 +80,7 @@ class Graph(nn.Module):
     note: str  # what is left to do with the outputs
     decoding: Mapping[str, Any] | None = None  # what boxes are computed by
     threshold: float | None = None  # of the sigmoid of a segmentor's single channel
+    align_corners: bool | None = None  # where a segmentor's scores are resized to the picture
     named: Callable[[Tensor], dict[str, Tensor]]  # the outputs for an image
     # from now on, lets the network predict from what a written graph gives: its function, and its outputs' names
     answer_by: Callable[[Run, Sequence[str]], None]
@@ -108,6 +109,7 @@ class SegmentorGraph(Graph):
         super().__init__(model)
         heads: Any = getattr(model, 'decode_head', None)
         head = heads[-1] if isinstance(heads, nn.ModuleList) else heads
+        self.align_corners = getattr(model, 'align_corners', None)
         self.threshold = getattr(head, 'threshold', None) if getattr(head, 'out_channels', None) == 1 else None
 
     def named(self, image: Tensor) -> dict[str, Tensor]:

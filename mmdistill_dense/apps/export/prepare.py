@@ -13,17 +13,18 @@ from mmdistill_dense.config.values import layers, tested_set, type_name
 
 
 def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``resize`` and ``pad`` of a plain config's test pipeline, each ``None`` where it has no such step.
+    """Return ``orientation``, ``resize`` and ``pad`` of a plain config's test pipeline, ``None`` without such a step.
 
-    ``resize`` has ``scale`` (width, height) and ``keep_ratio``; ``pad`` has ``size`` (width, height), ``divisor``,
-    ``square`` and ``value``. A step that these words do not say raises.
+    Photographs are read as ``'turned'`` by EXIF, or as ``'stored'``. ``resize`` has ``scale`` (width, height) and
+    ``keep_ratio``; ``pad`` has ``size`` (width, height), ``divisor``, ``square`` and ``value``. A step that these words
+    do not say raises.
     """
-    found: dict[str, Any] = {'resize': None, 'pad': None}
+    found: dict[str, Any] = {'orientation': 'turned', 'resize': None, 'pad': None}
     pipelines = (one['pipeline'] for _, one in layers(tested_set(config)) if one.get('pipeline'))
     for step in next(pipelines, ()):
         name, options = type_name(step), {key: value for key, value in step.items() if key != 'type'}
         scale, how = options.get('scale'), (options.get('interpolation', 'bilinear'), options.get('backend', 'cv2'))
-        if name == 'Resize' and scale and how == ('bilinear', 'cv2') and not any(found.values()):
+        if name == 'Resize' and scale and how == ('bilinear', 'cv2') and not (found['resize'] or found['pad']):
             scale = [scale] * 2 if isinstance(scale, int) else [*scale]
             found['resize'] = {'scale': scale, 'keep_ratio': bool(options.get('keep_ratio'))}
         elif name == 'Pad' and not found['pad'] and options.get('padding_mode', 'constant') == 'constant':
@@ -38,6 +39,10 @@ def preparation(config: Mapping[str, Any]) -> dict[str, Any]:
                 'square': bool(options.get('pad_to_square')),
                 'value': float(values.pop()),
             }
+        elif name.startswith('LoadImage') and 'color_type' in options:
+            if options['color_type'] == 'grayscale':
+                raise ValueError('the test pipeline reads pictures as grayscale; known are three channels')
+            found['orientation'] = 'turned' if options['color_type'] == 'color' else 'stored'
         elif not name.startswith(('Load', 'Pack')):
             given = ', '.join(f'{key}={value!r}' for key, value in options.items())
             known = 'known are one bilinear Resize to a scale and, after it, one Pad with a constant'

@@ -57,7 +57,14 @@ def make_whole(files: Sequence[Path], plain: Config, network: Any, sizes: Sequen
     about = {
         **told,
         'network': told['input'],
-        'input': {'name': 'picture', 'layout': 'HWC', 'dtype': 'uint8', 'channels': 'RGB', 'shape': shape},
+        'input': {
+            'name': 'picture',
+            'layout': 'HWC',
+            'dtype': 'uint8',
+            'channels': 'RGB',
+            'orientation': told['input']['orientation'],
+            'shape': shape,
+        },
         'outputs': {name: _OUTPUTS[name] for name in answer.names},
         'note': 'all is inside: resize, normalisation, padding, network, and what makes the answer',
     }

@@ -250,7 +250,9 @@ def _write(
     with torch.no_grad():
         outputs = {name: list(value.shape) for name, value in graph.named(image).items()}
     full = {**about, 'task': graph.task, 'made_with': list(image.shape), 'outputs': outputs, 'note': graph.note}
-    full |= {key: value for key in ('threshold', 'decoding') if (value := getattr(graph, key)) is not None}
+    full |= {
+        key: value for key in ('threshold', 'align_corners', 'decoding') if (value := getattr(graph, key)) is not None
+    }
     shape = [name if name in axes else image.shape[axis] for name, axis in graphs.AXES.items()]
     full['input'] = told = {**about['input'], 'shape': [shape[0], 3, *shape[1:]]}
     told['pad_size_divisor'] = math.lcm(step, told['pad_size_divisor'])

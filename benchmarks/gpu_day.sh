@@ -15,7 +15,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p "$1"
 OUT=$(cd "$1" && pwd)
-rm -f "$OUT"/*.json "$OUT"/*.log  # of an earlier call
+rm -f "$OUT/gpu_day.json"  # of an earlier call, whose other parts stay
 CARRIED=${2:-.gpu} DEVICE=${DEVICE:-cuda} SHORT=${SHORT:-}
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 if [ -d "$CARRIED/wheels" ]; then

@@ -82,7 +82,7 @@ def config_of(name: str) -> Config:
             part.pop('pretrained', None)
     for step in config.test_dataloader.dataset.pipeline:
         if step['type'] == 'Resize':
-            if name in ('DDRNet', 'PIDNet', 'STDC'):  # take sides that 8 divides, or one size
+            if name in ('DDRNet', 'PIDNet', 'STDC'):  # they need sides that 8 divides, or one size
                 step['keep_ratio'] = False
             step['scale'] = (320, 320) if not step.get('keep_ratio') or name in ('RTMDet', 'YOLOX') else (256, 192)
         elif step['type'] == 'Pad' and step.get('size'):

@@ -86,7 +86,7 @@ class RunGuards(Hook):
         check_equal_epochs(runner)
         model = unwrap(runner.model)
         if not has_loaded(runner):
-            check_pretrained(model)
+            check_pretrained(model, loaded=not (runner.cfg.get('model') or {}).get('inherit'))
         if not isinstance(model, Distilled):
             return
         check_trained(runner, model.distillers)

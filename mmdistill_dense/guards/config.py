@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config
 from mmengine.dist import get_rank, get_world_size
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import Tensor, equal, nn
 
 from mmdistill_dense.config.resolve import bases_of, read_file, written
 from mmdistill_dense.config.values import (
@@ -117,10 +117,9 @@ def check_retyped(config: Config, file: Config | None = None) -> None:
         new = now.get(name)
         if not isinstance(old, Mapping) or not isinstance(new, Mapping) or type_name(new) == type_name(old):
             continue
-        kept = [key for key in old if key != 'type']
-        if kept and all(key in new and new[key] == old[key] for key in kept):
+        if kept := [key for key in old if key != 'type' and key in new and new[key] == old[key]]:
             told = f'model.distillers.{name}.type={new["type"]!r} would keep options of {old["type"]}: {some(kept)}'
-            raise ValueError(f'{told}. Name a config of {new["type"]}, or set these options too.')
+            raise ValueError(f'{told}. Name a config of {new["type"]}, or add model.distillers.{name}._delete_=True.')
 
 
 def check_top_level_distillers(config: Config, file: Config | None = None) -> None:
@@ -174,11 +173,14 @@ def batch_problem(config: Config, processes: int) -> str | None:
     """Return what is wrong with a run's batch size for the recipe's learning rate, or ``None``: nothing else fails."""
     scaling = config.get('auto_scale_lr') or {}
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
-    if not base or not one or scaling.get('enable'):
+    if not base or not one:
         return None
     steps = (config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
     real = one * steps * processes
-    if real == base:
+    if scaling.get('enable') and steps > 1:
+        told = f'auto_scale_lr.enable=True scales the learning rate to {one * processes} pictures, a step takes {real}'
+        return f'{told} (accumulative_counts={steps}): set optim_wrapper.optimizer.lr instead.'
+    if real == base or scaling.get('enable'):
         return None
     fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
     return (
@@ -194,16 +196,17 @@ def warn_of_batch(runner: Runner) -> None:
         runner.logger.warning(problem)
 
 
-def check_pretrained(model: nn.Module) -> None:
+def check_pretrained(model: nn.Module, loaded: bool = False) -> None:
     """Refuse a pre-trained file, local or of the Hugging Face hub, for another module than the one it initialises.
 
     mmengine loads what fits and only warns: mmseg's and mmdet's MobileNetV2 share one layer name. Refuse two files for
-    the stages of one backbone (C4).
+    the stages of one backbone (C4). With ``loaded``, files must have been read, which some backbones do in another way.
     """
-    files = {}
+    files = dict[str, str]()
     for name, module, path, prefix in pretrained_parts(model):
+        above = any(name.startswith(f'{one}.' if one else '') for one in files if one != name)  # whose file counts
+        _check_pretrained(name or 'model', module, path, prefix, loaded and not above)
         files[name] = path
-        _check_pretrained(name or 'model', module, path, prefix)
     first, last = files.get('backbone'), files.get('roi_head.shared_head')
     if first and last and first != last:
         both = f'backbone.init_cfg.checkpoint={first!r}, roi_head.shared_head.init_cfg.checkpoint={last!r}'
@@ -246,7 +249,7 @@ def _kind_among(module: nn.Module, names: Collection[str]) -> type | None:
     return next((kind for kind in type(module).__mro__ if kind.__name__ in names), None)
 
 
-def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None) -> None:
+def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | None, loaded: bool) -> None:
     file = local_file(path, None, f'{name}.init_cfg.checkpoint') if path.startswith(HUB) else Path(path)
     if not file.is_file():
         return
@@ -259,9 +262,19 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
     told = f'{name}.init_cfg.checkpoint={path!r} fits {fits} of the {len(own)} tensors of {type(module).__name__}'
     if 2 * fits >= len(own):
         absent = [key for key in own if key not in given and 'relative_position' not in key and 'offset' not in key]
-        if 10 * len(absent) > len(own):
+        held = {key.partition('.')[0] for key in own.keys() - absent}
+        gone = any(own[key].dim() > 1 and key.partition('.')[0] not in held for key in absent)  # as a deep stem
+        if gone or 10 * len(absent) > len(own):
             said = f'it lacks {len(absent)} others, which keep their first values: {some(absent)}'
             print_log(f'{told}; {said}.', 'current', logging.WARNING)
+        taken = [
+            equal(value, given[key].to(value))
+            for key, value in own.items()
+            if value.is_floating_point() and key in given and given[key].shape == value.shape
+        ]
+        if loaded and 2 * sum(taken) < len(taken):
+            way = f'save its tensors alone, under names like {some(own)}, without `state_dict` and prefix'
+            raise ValueError(f'{told}, but {type(module).__name__} read {sum(taken)} of {len(taken)}: {way}.')
         return
     reason = 'the file is for another network or package'
     begins = [one for one in (_BACKBONE, prefix_of(state, own)) if one and not prefix]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import Tensor, nn
@@ -98,6 +100,14 @@ def check_loaded(runner: Runner, content: Mapping[str, Any]) -> None:
         )
     if tests and (parts := some(_left_random(own, given))):
         raise ValueError(f'load_from={start_file(runner)!r} holds nothing of {parts}: random weights would be tested.')
+    # a layer of an older file has another name there, which is unknown
+    weights = {name for name, _ in model.named_parameters() if not name.startswith(('distillers.', AUXILIARY))}
+    known = all(name in own or name.endswith('num_batches_tracked') for name in given)
+    if (absent := [name for name in missing if name in weights]) and known and not goes_on:
+        told = f'load_from={start_file(runner)!r} lacks {len(absent)} of {len(weights)} weights: {some(absent)}'
+        if tests:
+            raise ValueError(f'{told}. They are random: give the file of this network.')
+        print_log(f'{told}. They keep their first values.', 'current', logging.WARNING)
 
 
 def check_trained(runner: Runner, distillers: nn.Module) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from mmengine.model import BaseModel, ImgDataPreprocessor
 from mmengine.registry import MODELS as MM_MODELS
+from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from mmdistill_dense.losses import to_device
@@ -45,8 +46,10 @@ class MultiViewPreprocessor(ImgDataPreprocessor):
         if not (listed and (isinstance(inputs[0], (list, tuple)) or inputs[0].ndim == 4)):  # no views
             batch = super().forward(data, training)
             around = tuple(batch['inputs'].shape[2:])
-            for image, sample in zip(inputs, batch.get('data_samples') or (), strict=False):  # padding takes no part
-                sample.set_metainfo({'img_shape': tuple(image.shape[1:]), 'batch_input_shape': around})
+            samples = batch.get('data_samples')
+            for image, sample in zip(inputs, samples if isinstance(samples, list) else (), strict=False):
+                if isinstance(sample, BaseDataElement):  # padding takes no part
+                    sample.set_metainfo({'img_shape': tuple(image.shape[1:]), 'batch_input_shape': around})
             return {**batch, 'inputs': self._mixed([batch['inputs']])[0]} if self.mixup and training else batch
         for sizes in ({tuple(image.shape) for image in view} for view in inputs):
             if len(sizes) > 1:

@@ -269,7 +269,8 @@ class UnlabelledStream(Hook):
         distillers, last = distillers_of(unwrap(runner.model)), runner.max_iters
         ends = [last, max(distillers[name].schedule.end(last) for name in self._second.takers)]
         if (begin := in_iterations(self._second.option.start, last)) >= min(ends):
-            runner.logger.warning(f'{KEY}.start: no step takes these pictures, from {begin:g} on, of {min(ends):g}.')
+            told = f'they begin after step {begin:g} of {min(ends):g}'
+            runner.logger.warning(f'{KEY}.start: no step takes these pictures: {told}.')
         if found < FEW * step:
             runner.logger.warning(
                 f'{KEY}: {found} pictures are few for {step} a step, each is seen again within {FEW} steps: lower '

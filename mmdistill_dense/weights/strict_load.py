@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 from collections import Counter
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 import torch
 import yaml
 from mmengine.config import Config, ConfigDict
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdistill_dense.config.resolve import is_distill_model, load_model, model_of, package_root, student_option
@@ -171,9 +173,14 @@ _HOLDS = 'holds '
 
 
 def tensors_of(entries: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """Return the tensors among a file's entries, without what DDP and torch.compile put into their names."""
+    """Return the tensors among a file's entries, without what DDP and torch.compile put into their names.
+
+    mmcv 1.x keeps the weights of the last step beside their averages, as ``ema_backbone_conv1_weight``: left out.
+    """
     named = ((name, one) for name, one in entries.items() if isinstance(name, str) and isinstance(one, Tensor))
-    return {name.replace('_orig_mod.', '').removeprefix('module.'): one for name, one in named}
+    found = {name.replace('_orig_mod.', '').removeprefix('module.'): one for name, one in named}
+    raw = {f'ema_{name.replace(".", "_")}' for name in found}
+    return {name: one for name, one in found.items() if '.' in name or name not in raw}
 
 
 def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
@@ -182,6 +189,9 @@ def state_dict_of(checkpoint: Mapping[str, Any], path: str | Path) -> dict[str, 
     tensors = tensors_of(next((one for one in held if isinstance(one, Mapping)), checkpoint))
     if not tensors:
         raise ValueError(f'{str(path)!r} holds no weights; its entries are {sorted(map(str, checkpoint))[:_SHOWN]}.')
+    for key in ('state_dict_ema', 'model_ema'):
+        if checkpoint.get(key):
+            print_log(f'{str(path)!r}: {key} is left out; what is read is not averaged.', 'current', logging.WARNING)
     return tensors
 
 

@@ -49,6 +49,7 @@ BYTES = r'label_values=.* must be different whole numbers from 0 to 255'
     (dict(label_values=(-1, 0)), ValueError, BYTES),
     (dict(label_values=('0', '1')), ValueError, BYTES),
     # mmseg reduces first: class 1 of the file would be ignored, and its name given to class 2.
+    (dict(label_values=(1, 2), ignore_index=0), ValueError, r'ignore_index=0 is the number of a class, and the label'),
     (dict(label_values=(1, 2), reduce_zero_label=True), ValueError, r'=True changes labels before .*values=\(1, 2\)'),
 ])  # fmt: skip
 def test_options_that_do_not_match_the_folder_are_refused(root: Path, options: dict, kind: type, words: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.logging import MMLogger
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmdistill_dense.registry import DATASETS
@@ -81,7 +82,9 @@ def test_a_list_is_taken_in_its_order(root: Path) -> None:
         build(root, data_prefix=['n01', 'n02'], ann_file='list.txt')
 
 
-def test_useless_files_are_left_out_with_one_line(root: Path, warnings: list[str]) -> None:
+def test_useless_files_are_left_out_with_one_line(
+    root: Path, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (root / 'broken.jpg').write_bytes(b'')
     (root / 'text.png').write_text('no picture either')
     write(root / 'dot.png', size=(8, 300))
@@ -92,6 +95,8 @@ def test_useless_files_are_left_out_with_one_line(root: Path, warnings: list[str
     assert '2 unreadable, e.g.' in line
     assert '1 smaller than 32 pixels, e.g.' in line
     assert len(build(root, min_size=8)) == 5
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
+    assert len(build(root, min_size=8)) == 5, 'a size that Pillow refuses is none that OpenCV does'
     assert len(build(root, check=False)) == 7
 
 

@@ -126,6 +126,8 @@ def test_a_test_with_augmentation_may_use_several_processes():
     (dict(auto_scale_lr=dict(base_batch_size=15)), 4, 'base_batch_size=15: set another number of processes'),
     (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
+    (dict(auto_scale_lr=dict(base_batch_size=16, enable=True), optim_wrapper=dict(accumulative_counts=8)), 2,
+     'scales the learning rate to 4 pictures, a step takes 32 (accumulative_counts=8)'),
 ])  # fmt: skip
 def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
     found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
@@ -305,6 +307,9 @@ def test_a_file_of_a_shallower_network_is_told(tmp_path, monkeypatch):
         torch.save(dict(state_dict={name: state[name] for name in kept}), tmp_path / 'shallow.pth')
         checks.check_pretrained(deep)
         assert len(said) == told
+    torch.save({name: value for name, value in state.items() if not name.startswith('stem.')}, tmp_path / 'shallow.pth')
+    checks.check_pretrained(deep)
+    assert 'it lacks 15 others' in said.pop(), 'few of all, but the whole stem'
     assert 'others, which keep their first values: ' in said[0]
 
 
@@ -336,6 +341,22 @@ def test_pretrained_file_is_looked_into_as_mmengine_does(tmp_path, monkeypatch):
         checks.check_pretrained(network)
     torch.save(dict(state_dict=network.state_dict(), model={}), file)
     checks.check_pretrained(network)
+
+
+def test_a_backbone_that_reads_its_file_in_another_way_is_not_trained_at_random(tmp_path):
+    """PIDNet, for one, looks for its names at the top of a file."""
+    network, file = toys.build_plain(toys.seg_net('fcn'), seed=1).backbone, tmp_path / 'mine.pth'
+    network.init_cfg = dict(type='Pretrained', checkpoint=str(file))
+    torch.save(dict(state_dict={name: value + 1 for name, value in network.state_dict().items()}), file)
+    checks.check_pretrained(network)
+    with pytest.raises(ValueError, match=r'but ResNet\w* read \d+ of \d+: save its tensors alone'):
+        checks.check_pretrained(network, loaded=True)
+    whole = nn.ModuleDict(dict(backbone=network))
+    whole.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'whole.pth'))
+    checks.check_pretrained(whole, loaded=True)
+    network._is_init = False
+    network.init_weights()
+    checks.check_pretrained(network, loaded=True)
 
 
 SWIN = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2)

@@ -264,7 +264,10 @@ def test_recomputed_stages_are_refused_where_statistics_stay_those_of_the_labell
 def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
     opened(None, model=model(toys.picture_folder(), start=1.0), log_level='INFO')
     warnings = [text for level, text in log if level == logging.WARNING and text.startswith('model.unlabelled')]
-    for words in ('6 pictures are few for 2 a step', 'no step takes these pictures, from 1 on, of 1'):
+    for words in (
+        '6 pictures are few for 2 a step',
+        'no step takes these pictures: they begin after step 1 of 1',
+    ):
         assert any(re.search(words, text) for text in warnings)
     for name, count in (('val', 2), ('train', 8)):
         words = f'{name}_dataloader: {count} of its {count} pictures are no files here, e.g. shapes/'

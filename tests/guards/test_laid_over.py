@@ -55,8 +55,20 @@ def test_another_method_on_the_command_line_keeps_no_options(change: dict, refus
     if not refused:
         check_retyped(config)
         return
-    with pytest.raises(ValueError, match=r"cwd\.type='DIST' would keep options of CWD: loss_weight\. Name a config"):
+    with pytest.raises(
+        ValueError,
+        match=r"cwd\.type='DIST' would keep options of CWD: .*Name a config of DIST, or add .*cwd._delete_=True",
+    ):
         check_retyped(config)
+
+
+def test_one_option_that_is_kept_is_enough(tmp_path: Path) -> None:
+    config = written(tmp_path, "model = dict(distillers=dict(cwd=dict(student_tap='x')))")
+    config.merge_from_dict({'model.distillers.cwd': {'type': 'DIST', 'loss_weight': 1.0}})
+    with pytest.raises(ValueError, match='would keep options of CWD: student_tap'):
+        check_retyped(config)
+    config.merge_from_dict({'model.distillers.cwd': {'type': 'DIST', 'loss_weight': 1.0, '_delete_': True}})
+    check_retyped(config)
 
 
 def test_what_holds_no_distillers_by_name_is_left_to_the_model(tmp_path: Path) -> None:

@@ -109,6 +109,9 @@ def test_padding_is_told_and_views_of_several_sizes_are_refused():
     data = MultiViewPreprocessor(**NORM)(pseudo_collate(items))
     inside = inside_images(data['data_samples'], data['inputs'])
     assert inside.sum((1, 2)).tolist() == [48, 56] and inside.shape == (2, 8, 7)
+    for collate in (pseudo_collate, default_collate):
+        batch = collate([dict(inputs=picture(i), data_samples=i) for i in range(2)])
+        assert list(MultiViewPreprocessor(**NORM)(batch)['data_samples']) == [0, 1], 'numbers stay as they are'
     views = [dict(inputs=[picture(i), picture(i, 8, 6 + i)]) for i in range(2)]
     with pytest.raises(ValueError, match=r'several sizes .*8, 6.*8, 7'):
         MultiViewPreprocessor(**NORM)(pseudo_collate(views))

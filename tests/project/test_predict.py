@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,7 @@ from pycocotools.coco import COCO
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.project import predict
-from mmdistill_dense.apps.project.predict import Student, predict_video
+from mmdistill_dense.apps.project.predict import Student, ahead, predict_video
 from tests import toys
 from tests.faults.tools import full_disk
 from tests.project.faults import values
@@ -301,6 +302,17 @@ def test_what_is_kept_of_a_prediction() -> None:
     labels = SimpleNamespace(data=torch.full((1, 2, 2), 299))
     asked('decode_head', 300).keep(SimpleNamespace(pred_sem_seg=labels), 'x.png', Path('out'), 'x.png')
     assert (cv2.imread('out/labels/x.png', cv2.IMREAD_UNCHANGED) == 299).all()
+
+
+def test_readers_leave_torch_its_threads() -> None:
+    own = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        seen = [one.result() for one in ahead([torch.get_num_threads] * 3, 2)]
+        with ThreadPoolExecutor(1) as pool:
+            assert (seen, torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == ([1] * 3, 2, 2)
+    finally:
+        torch.set_num_threads(own)
 
 
 def test_a_video_ends_where_its_frames_end(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -101,6 +101,17 @@ def test_boxes_stand_where_they_were_in_a_large_picture(kind: Callable[[torch.Te
     assert shown(InstanceData(bboxes=BOX, labels=torch.tensor([7])), {'classes': None, 'palette': None}).source
 
 
+def test_a_mask_without_a_box_is_framed_and_named() -> None:
+    """As SOLO finds them, and labels of masks alone."""
+    masks = torch.zeros(1, 60, 80, dtype=torch.bool)
+    masks[0, 20:40, 30:70] = True
+    picture, found = np.zeros((60, 80, 3), np.uint8), InstanceData(labels=torch.tensor([0]), masks=masks)
+    bare = draw(picture, DetDataSample(pred_instances=found), META, 'pred')
+    found.bboxes = torch.zeros(1, 4)
+    assert np.array_equal(draw(picture, DetDataSample(pred_instances=found), META, 'pred'), bare)
+    assert (bare[20, 30:70] == (250, 0, 0)).all() and not bare[:18].any() and not bare[:, :28].any()
+
+
 OUTLINE = np.array([200.0, 200, 400, 200, 400, 400, 200, 400])
 
 

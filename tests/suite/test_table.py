@@ -157,6 +157,8 @@ def test_runs_of_different_numbers_of_processes_make_no_table(suite: Definition)
         collect(suite)
     for name, seed, stamp in (('heavy', 1, 'a'), ('kd', 2, 'b')):
         made_up.finish(suite, name, {seed: 40.0}, processes=2, data={'test_sets.rain': stamp})
+    collect(suite)  # names no such set
+    suite = replace(suite, test_sets={'rain': {}})
     with pytest.raises(ValueError, match=r'heavy seed 1: test_sets.rain or its label files were changed between'):
         collect(suite)
     made_up.finish(suite, 'kd', {2: 45.5}, processes=2)

@@ -32,7 +32,8 @@ def read_scores(file: Path) -> Scores:
     Raises:
         ValueError: If it has another format.
     """
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    metrics: set[str] | None = None  # of which each run's score may be
     try:
         for line in csv.DictReader(file.read_text(encoding='utf-8').splitlines()):
             val, test = (
@@ -40,13 +41,16 @@ def read_scores(file: Path) -> Scores:
                 for part in ('val/', 'test/')
             )
             score = float(line['score'])
-            named = (
+            fits = {
                 key for key, value in test.items() if math.isclose(score, value) or math.isclose(score, 100 * value)
-            )
-            run = {'score': score, 'metric': next(named, ''), 'metrics': {'val': val}}
+            }
+            metrics = fits if metrics is None else metrics & fits
+            run = {'score': score, 'metrics': {'val': val}}
             found.setdefault(line['name'], {})[int(line['seed'])] = run
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f'{file}: no scores of a suite ({error!r})') from error
+    for run in (run for runs in found.values() for run in runs.values()):
+        run['metric'] = min(metrics or {''})
     return found
 
 

@@ -277,6 +277,7 @@ def _load_weights(subject: Subject) -> None:
     with naming_weights(model, key) if distillation is None else distillation.set_aside() if alone else nullcontext():
         model.init_weights()
     if start is None:
+        check_pretrained(model, loaded=not subject.config.model.get('inherit'))
         subject.student.starts += _initial_weights(model)
         return
     if is_path(str(start)):

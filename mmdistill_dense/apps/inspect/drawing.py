@@ -45,13 +45,18 @@ def draw(picture: np.ndarray, sample: Any, meta: Mapping[str, Any], which: str, 
     found = getattr(sample, f'{which}_instances')
     found = found[found.scores >= least].cpu().numpy() if 'scores' in found else found.cpu().numpy()
     shades = [tuple(map(int, palette[int(label) % len(palette)])) for label in found.labels]
-    boxes = np.nan_to_num(getattr(found.bboxes, 'tensor', found.bboxes))  # of mmdet's own type where they are labels
-    height, width = picture.shape[:2]
-    boxes = np.round(boxes).clip(0, (width - 1, height - 1) * 2).astype(int)
-    picture = picture.copy()
     masks: Any = found.masks if 'masks' in found else ()
-    for mask, shade in zip(masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks, shades, strict=False):
-        _fill(picture, mask.astype(bool), shade)
+    masks = [mask.astype(bool) for mask in (masks.to_ndarray() if hasattr(masks, 'to_ndarray') else masks)]
+    boxes = getattr(found, 'bboxes', ())
+    boxes = np.nan_to_num(getattr(boxes, 'tensor', boxes))  # of mmdet's own type where they are labels
+    if masks and not boxes.any():  # SOLO finds none
+        sides = np.array([cv2.boundingRect(mask.astype(np.uint8)) for mask in masks])
+        boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], 1)
+    height, width = picture.shape[:2]
+    boxes = np.round(boxes.reshape(-1, 4)).clip(0, (width - 1, height - 1) * 2).astype(int)
+    picture = picture.copy()
+    for mask, shade in zip(masks, shades, strict=False):
+        _fill(picture, mask, shade)
     for box, shade in zip(boxes, shades, strict=True):
         cv2.rectangle(picture, box[:2].tolist(), box[2:].tolist(), shade, 2)
     for number, (left, top, right, low) in enumerate(boxes):  # over all boxes

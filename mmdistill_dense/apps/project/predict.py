@@ -233,7 +233,7 @@ class Student:
             picture = data['img']
         except (cv2.error, AssertionError, AttributeError, OSError, TypeError, ValueError):
             picture = None  # the libraries read None, and fail at the next step
-        if picture is None or np.prod(picture.shape[:2]) < 2:  # mmseg and matplotlib draw on no single pixel
+        if picture is None or np.prod(picture.shape[:2]) < 2:
             raise Unreadable(f'{told}: cannot be read as a picture of two pixels or more.')
         if picture.dtype == np.uint16:
             picture = picture // 257
@@ -354,14 +354,18 @@ def _batches(shots: Iterable[Shot]) -> Iterator[list[Shot]]:
 
 def ahead(calls: Iterable[Callable[[], T]], threads: int) -> Generator[Future[T]]:
     """Yield calls that threads make, in their order. Those that were begun end, whatever happens."""
-    # a thread with a second one of torch would take the processors from the network
-    with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
-        begun = deque[Future[T]]()
-        for call in calls:
-            begun.append(pool.submit(call))
-            if len(begun) > AHEAD:
-                yield begun.popleft()
-        yield from begun
+    own = torch.get_num_threads()  # asked first, this thread keeps it; others would take what is set last
+    try:
+        # a thread with a second one of torch would take the processors from the network
+        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+            begun = deque[Future[T]]()
+            for call in calls:
+                begun.append(pool.submit(call))
+                if len(begun) > AHEAD:
+                    yield begun.popleft()
+            yield from begun
+    finally:
+        torch.set_num_threads(own)
 
 
 def predict_shots(student: Student, shots: Iterable[Shot], out: Path, show: Callable[[str, np.ndarray], None]) -> None:

@@ -155,12 +155,15 @@ class Answer:
     def _controls(self, name: str) -> list[TrainedRun]:
         return self.comparison.controls_for(self.comparison.of(name)[0])
 
-    def sentences(self) -> list[str]:
-        """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
+    def _results(self) -> dict[str, dict[int, dict[str, Any]]]:
         by_seed: dict[str, dict[int, dict[str, Any]]] = {}
         for number, run in enumerate(self.comparison.students):
             by_seed.setdefault(run.name, {})[number if run.seed is None else run.seed] = run.result or {}
-        if changed := changed_data(by_seed, self.comparison.teacher is None):
+        return by_seed
+
+    def sentences(self) -> list[str]:
+        """Return whether the best method helped, how sure that is, its cost, and what cannot be compared."""
+        if changed := changed_data(self._results(), self.comparison.teacher is None):
             return [changed]
         known = {name: gain for name, gain in self.gains.items() if gain}
         if not known:
@@ -233,6 +236,7 @@ class Answer:
                 if split not in ('val', 'test') and result.get('metric') in values:
                     score = values[result['metric']] * (100 if _in_percent(result) else 1)
                     found.setdefault(split, {})[run] = score
+        found = {name: one for name, one in found.items() if not changed_data(self._results(), False, name)}
         rows = [[name] for name in self.comparison.names]
         for scores in found.values():
             gains = self._gains(scores)

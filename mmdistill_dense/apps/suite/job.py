@@ -75,13 +75,13 @@ def training_facts(runner: Runner) -> dict[str, Any]:
     }
 
 
-def data_facts(runner: Runner) -> dict[str, str]:
+def data_facts(runner: Runner, folder: Path) -> dict[str, str]:
     """Return the stamp of the label files of each data set, by the hash of its options."""
     found = {}
     for name in ('train', 'val') if _tests_val(runner.cfg) else ('train', 'val', 'test'):
         with suppress(OSError):  # a label file that is gone by now
             dataset = getattr(runner, f'{name}_loop').dataloader.dataset
-            found[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset)] = label_stamp(dataset)
+            found[configs.options_hash(runner.cfg[f'{name}_dataloader'].dataset, folder)] = label_stamp(dataset)
     return found
 
 
@@ -202,10 +202,10 @@ def perform(definition: Definition, run: Run, launcher: str = 'none', attended: 
         config.launcher = launcher
         found: dict[str, Any]
         if run.is_teacher and not plan.trains_teacher(definition):
-            found = {'iterations': 0, 'shares': {}, **test_teacher(_named(config, run), definition.test_sets)}
+            found = {'iterations': 0, 'shares': {}, **test_teacher(_named(config, run), definition)}
             found |= dict.fromkeys(('checkpoint', 'seconds_per_iteration', 'teacher', 'unlabelled'))
         else:
-            found = _train(run, config, progress, definition.test_sets)
+            found = _train(run, config, progress, definition)
         slim = definition.keep == 'weights' and found['checkpoint'] and is_main_process()
         if slim:  # under a name of its own, before the result tells it: until then the run can go on
             content = read_checkpoint(run.folder / found['checkpoint'])
@@ -228,7 +228,7 @@ def place_of(launcher: str) -> tuple[int, int]:
     return int(os.environ.get(rank, '0')), int(os.environ.get(size, '1'))
 
 
-def _train(run: Run, config: Config, progress: Progress, sets: Mapping[str, Any]) -> dict[str, Any]:
+def _train(run: Run, config: Config, progress: Progress, definition: Definition) -> dict[str, Any]:
     found = latest_checkpoint(run.folder)
     if found is not None:
         config.resume, config.load_from = True, str(found)
@@ -242,22 +242,25 @@ def _train(run: Run, config: Config, progress: Progress, sets: Mapping[str, Any]
     assert last is not None, 'a checkpoint is saved at the end'
     progress.tell(True, phase='testing')
     start_from(runner, str(last), resume=False)  # with EMA, only the file holds the averaged ones
-    facts |= _scores(runner, sets)
-    facts['data'] |= data_facts(runner) if is_main_process() else {}
+    facts |= _scores(runner, definition)
+    facts['data'] |= data_facts(runner, definition.path.parent) if is_main_process() else {}
     return {'test_is_val': _tests_val(config), 'checkpoint': last.name, **facts}
 
 
-def _scores(runner: Runner, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _scores(runner: Runner, definition: Definition) -> dict[str, Any]:
     """Return ``metrics`` by data set, and as ``data`` what stands for the pictures of each further one."""
+    folder = definition.path.parent
     data = {}
     val = plain(runner.val())
     found = {'test': val if _tests_val(runner.cfg) else plain(runner.test()), 'val': val}
-    for name, changes in sets.items():
+    for name, changes in definition.test_sets.items():
         config = configs.with_test_set(runner.cfg, changes)
         given = {'runner': runner, 'dataloader': config.test_dataloader, 'evaluator': config.test_evaluator}
         loop = LOOPS.build({'type': 'TestLoop', **config.test_cfg}, default_args=given)
         found[name] = plain(loop.run())
-        data[f'test_sets.{name}'] = f'{configs.options_hash(changes)} {label_stamp(loop.dataloader.dataset)}'
+        with suppress(OSError):  # labels that are no files here
+            stamp = label_stamp(loop.dataloader.dataset)
+            data[f'test_sets.{name}'] = f'{configs.options_hash(changes, folder)} {stamp}'
     return {'metrics': found, 'data': data}
 
 
@@ -268,7 +271,7 @@ def _named(config: Config, run: Run) -> Config:
     return named
 
 
-def test_teacher(config: Config, sets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def test_teacher(config: Config, definition: Definition) -> dict[str, Any]:
     """Return the scores of the pair's teacher, loaded as strictly as for distillation, as :func:`_scores`."""
     config.load_from = None
     runner = build_runner(config)
@@ -280,7 +283,7 @@ def test_teacher(config: Config, sets: Mapping[str, Mapping[str, Any]]) -> dict[
         pairs = cast('ClassPairs', teacher.pairs)
         for name, step in (('val_step', network.val_step), ('test_step', network.test_step)):
             setattr(network, name, lambda batch, step=step: in_students_classes(step(batch), pairs))
-    return _scores(runner, sets)
+    return _scores(runner, definition)
 
 
 def _tests_val(config: Config) -> bool:

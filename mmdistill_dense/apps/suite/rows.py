@@ -165,8 +165,9 @@ def collect(definition: Definition) -> SuiteTable:
             f'runs with different numbers of processes, and so different batches, cannot share a table ({told}). '
             'Move the folders of one number away, and repeat them.'
         )
-    if changed := changed_data(results):
-        raise ValueError(changed)
+    for found in (changed_data(results), *(changed_data(results, False, name) for name in definition.test_sets)):
+        if found:
+            raise ValueError(found)
     every = {name: results.get(name, {}) for name in (TEACHER, CONTROL, *definition.methods)}
     return SuiteTable(definition, make_rows(every, definition.seeds, best_control(results)))
 
@@ -205,20 +206,23 @@ def own_data(method: Method) -> str:
     return data + (f', {method.rate:g} times the learning rate' if method.rate != 1 else '')
 
 
-def changed_data(results: Mapping[str, Results], teachers: bool = True) -> str:
+def changed_data(results: Mapping[str, Results], teachers: bool = True, test_set: str = '') -> str:
     """Name two runs of one data set whose label files were changed between them, or two of a row with other teachers.
 
     Empty without any. Results of earlier versions hold no stamps of their data. A teacher that the suite trains may be
-    trained again, to the same weights in another file: such ``teachers`` are not compared.
+    trained again, to the same weights in another file: such ``teachers`` are not compared. With a further ``test_set``,
+    that alone is compared, of students: the teacher's may have its own classes.
     """
     teachers &= not any(one.get('iterations') for one in results.get(TEACHER, {}).values())
     first: dict[str, tuple[str, str]] = {}
     for name, by_seed in results.items():
-        for seed, result in by_seed.items():
+        for seed, result in by_seed.items() if not test_set or name != TEACHER else ():
             told = result.get('teacher') or {}
             weights = [one.get('sha256') for one in ([told] if 'sha256' in told else told.values())]
             taught = {f'teacher of {name}': str(weights)} if weights and teachers else {}
-            for what, stamp in {**(result.get('data') or {}), **taught}.items():
+            stamps = (result.get('data') or {}).items()
+            stamps = {what: stamp for what, stamp in stamps if what.partition('test_sets.')[2] == test_set}
+            for what, stamp in {**stamps, **taught}.items():
                 other, known = first.setdefault(what, (f'{name} seed {seed}', stamp))
                 if known != stamp:
                     changed = "the teacher's weights" if what in taught else 'label files'

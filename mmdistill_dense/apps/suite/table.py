@@ -64,7 +64,8 @@ def _other_sets(table: SuiteTable) -> Iterator[str]:
         yield _line([TITLES.get(row.name, row.name), *cells])
     yield ''
     alone = TITLES.get(table.control, table.control)
-    yield f'Score, and gain over the {alone} at the same seed [{LEVEL:.0%} interval]; bold: within each set.'
+    told = "Holm's correction is within one set."
+    yield f'Score, and gain over the {alone} at the same seed [{LEVEL:.0%} interval]; {told}'
 
 
 def _head(titles: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +10,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-import yapf.yapflib.yapf_api
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
-from mmengine.model import BaseModule, weight_init
 from mmengine.registry import DefaultScope, init_default_scope
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
@@ -24,14 +21,13 @@ from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.shapes import CLASSES, paint
 from mmdistill_dense.distillers.feature import FeatureDistiller, Level
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.model import build as model_build
-from mmdistill_dense.networks import teacher as teacher_module
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption, trace_pair
 from mmdistill_dense.registry import DATASETS, DISTILLERS, MODELS
 from mmdistill_dense.utils.reproducible import SeededBatches
+from tests import quick  # noqa: F401
 
 SIDE = 64
 NUM_CLASSES = len(CLASSES)
@@ -48,67 +44,6 @@ DET = {
     'cascade_mask_rcnn': 'mmdet::cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
 }
 _FILES = tempfile.TemporaryDirectory(prefix='mmdistill_dense_tests_')
-
-
-def _read_zoo_configs_once() -> None:
-    """Let this process read and run each config of an installed package once; callers get copies."""
-    plain = Config._file2dict
-    read = functools.cache(plain)
-
-    def file2dict(filename: str, *args: Any, **kwargs: Any) -> tuple[dict, str, dict]:
-        installed = f'{os.sep}.mim{os.sep}' in str(filename)
-        return copy.deepcopy(read(filename, *args, **kwargs)) if installed else plain(filename, *args, **kwargs)
-
-    Config._file2dict = staticmethod(file2dict)
-
-
-def _shapes_of_norm(inputs: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """What batch norm returns on the meta device; torch computes it in Python there, two thirds of building a pair."""
-    channels = inputs.shape[1] if options[4] else 0
-    return torch.empty_like(inputs), inputs.new_empty(channels), inputs.new_empty(channels)
-
-
-def _trace_pairs_once() -> None:
-    """Let this process trace each pair of networks once: a pass finds shapes, which go by the options."""
-    build, plain, found = model_build.build_network, model_build.trace_pair, {}
-
-    def named(option: Any, *args: Any, **kwargs: Any) -> nn.Module:
-        network = build(option, *args, **kwargs)
-        network.made_of = f'{type(network)} {option.scope} {option.model!r}'
-        return network
-
-    def trace(student: nn.Module, taps: Any, teachers: Mapping[str, Any], size: Any) -> Any:
-        made_of, scope = getattr(student, 'made_of', None), DefaultScope.get_current_instance()
-        sides = [(name, option, [*map(str, own)]) for name, (option, own) in teachers.items()]
-        key = repr((made_of, [*map(str, taps)], sides, size, scope and scope.scope_name))
-        if made_of is None or key not in found:
-            found[key] = plain(student, taps, teachers, size)
-        return copy.deepcopy(found[key])
-
-    model_build.build_network, model_build.trace_pair = named, trace
-
-
-def _read_teachers_once() -> None:
-    """Let this process read each file of a teacher once, unless it changes; its tensors are copied into networks."""
-    plain = teacher_module.read_checkpoint
-    read = functools.lru_cache(64)(lambda path, *_: plain(path))
-
-    def copied(path: Path) -> dict[str, Any]:
-        found = os.stat(path)
-        return dict(read(path, found.st_mtime_ns, found.st_size, found.st_ino))
-
-    teacher_module.read_checkpoint = copied
-
-
-_read_zoo_configs_once()
-_trace_pairs_once()
-_read_teachers_once()
-_META = torch.library.Library('aten', 'IMPL', 'Meta')
-_META.impl('native_batch_norm', _shapes_of_norm)
-# mmengine prints each config prettily, and logs how each weight began: most of the time of a short run.
-yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
-BaseModule._dump_init_info = lambda self, *_: None
-weight_init.update_init_info = lambda *_, **__: None
 
 
 def fresh_dir() -> Path:
@@ -269,6 +204,8 @@ class MaskedMimic(FeatureDistiller):
 
 # Batches
 
+painted = functools.cache(paint)  # what is taken of it is copied
+
 
 def seg_batch(count: int = 2, seed: int = 0, side: int = SIDE) -> dict:
     """A raw batch of generated pictures, as a loader gives it."""
@@ -276,7 +213,7 @@ def seg_batch(count: int = 2, seed: int = 0, side: int = SIDE) -> dict:
 
     inputs, samples = [], []
     for index in range(count):
-        picture = paint(seed, index, size=(side, side))
+        picture = painted(seed, index, size=(side, side))
         sample = SegDataSample(metainfo=dict(img_path=str(index), img_shape=(side, side), ori_shape=(side, side)))
         sample.gt_sem_seg = PixelData(data=torch.from_numpy(picture.labels.astype(np.int64))[None])
         inputs.append(torch.from_numpy(picture.image.transpose(2, 0, 1).copy()))
@@ -289,7 +226,7 @@ def det_item(seed: int, index: int, side: int = SIDE, masks: bool = False) -> di
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
-    picture = paint(seed, index, size=(side, side), objects=(2, 4))
+    picture = painted(seed, index, size=(side, side), objects=(2, 4))
     boxes = torch.tensor([list(i.box) for i in picture.instances], dtype=torch.float32).reshape(-1, 4)
     labels = torch.tensor([i.label - 1 for i in picture.instances], dtype=torch.long)
     shape = (side, side)

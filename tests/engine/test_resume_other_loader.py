@@ -137,27 +137,38 @@ def test_measurements_stay_where_they_are_in_steps_of_the_same_loader(begun, tmp
     assert moved['b'] == moved['c']
 
 
-@pytest.mark.parametrize('batch', [2, 4, 8])
-def test_gathered_gradients_are_divided_by_their_number(begun, tmp_path, batch):
-    """mmengine counts from the steps of before, and would take the last of them for the rest of an epoch."""
-    seen = []
+@HOOKS.register_module()
+class NotesDivisor(Hook):
+    """Notes what each loss is divided by."""
 
-    @HOOKS.register_module(force=True)
-    class NotesDivisor(Hook):
-        def before_train(self, runner):
-            scale = runner.optim_wrapper.scale_loss
-            runner.optim_wrapper.scale_loss = lambda loss: seen.append(float(loss / scale(loss))) or scale(loss)
+    seen: list[float] = []
 
+    def before_train(self, runner):
+        scale = runner.optim_wrapper.scale_loss
+        runner.optim_wrapper.scale_loss = lambda loss: self.seen.append(float(loss / scale(loss))) or scale(loss)
+
+
+def gather(folder, batch, resume=None):
+    """What each step of this call divides by."""
     model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'))
-    for resume in (None, str(tmp_path / 'a/epoch_3.pth')):
-        config = toys.run_config(
-            tmp_path / 'ab'[bool(resume)], model, epochs=EPOCHS, load_from=resume, resume=bool(resume)
-        )
-        config.train_dataloader.batch_size = batch if resume else 1
-        config.optim_wrapper.accumulative_counts = 2
-        config.custom_hooks = [dict(type='mmdistill_dense.NotesDivisor')]
-        Runner.from_cfg(config).train()
-        if resume is None:
-            seen.clear()
-    steps = (EPOCHS - 3) * (PICTURES // batch)
-    assert seen == pytest.approx([2.0] * steps)
+    config = toys.run_config(folder, model, epochs=EPOCHS, load_from=resume, resume=bool(resume))
+    config.train_dataloader.batch_size = batch
+    config.optim_wrapper.accumulative_counts = 2
+    config.custom_hooks = [dict(type='mmdistill_dense.NotesDivisor')]
+    NotesDivisor.seen.clear()
+    Runner.from_cfg(config).train()
+    return list(NotesDivisor.seen)
+
+
+@pytest.fixture(scope='module')
+def gathered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('gathered')
+    gather(folder, 1)
+    return folder
+
+
+@pytest.mark.parametrize('batch', [2, 4, 8])
+def test_gathered_gradients_are_divided_by_their_number(gathered, tmp_path, batch):
+    """mmengine counts from the steps of before, and would take the last of them for the rest of an epoch."""
+    seen = gather(tmp_path, batch, str(gathered / 'epoch_3.pth'))
+    assert seen == pytest.approx([2.0] * ((EPOCHS - 3) * (PICTURES // batch)))

@@ -1,0 +1,121 @@
+"""What a process of tests does once, or leaves out, of what the mm* stack and torch do again and again."""
+
+import copy
+import functools
+import itertools
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import yapf.yapflib.yapf_api
+from mmengine.config import Config
+from mmengine.dataset import base_dataset
+from mmengine.model import BaseModule, base_module
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from mmdistill_dense.model import build as model_build
+from mmdistill_dense.networks import teacher as teacher_module
+from tests.isolation import ROOT, USERS
+
+_KNOWN = f'{os.sep}.mim{os.sep}', f'{ROOT}{os.sep}configs{os.sep}'  # parts of the places of configs that stay
+
+
+def _read_known_configs_once() -> None:
+    """Let this process read and run each config of an installed package or of ours once; callers get copies."""
+    plain, plain_kind = Config._file2dict, functools.cache(Config._is_lazy_import)
+    read = functools.cache(lambda places, filename, *args, **kwargs: plain(filename, *args, **kwargs))
+
+    def known(filename: Any) -> bool:
+        return any(part in str(filename) for part in _KNOWN)
+
+    def file2dict(filename: str, *args: Any, **kwargs: Any) -> tuple[dict, str, dict]:
+        if not known(filename):
+            return plain(filename, *args, **kwargs)
+        places = tuple(map(os.environ.get, USERS))  # ours read some of them
+        return copy.deepcopy(read(places, filename, *args, **kwargs))
+
+    def is_lazy_import(filename: str) -> bool:
+        return (plain_kind if known(filename) else plain_kind.__wrapped__)(filename)
+
+    Config._file2dict, Config._is_lazy_import = staticmethod(file2dict), staticmethod(is_lazy_import)
+
+
+def _trace_pairs_once() -> None:
+    """Let this process trace each pair of networks once: a pass finds shapes, which go by the options."""
+    build, plain, found = model_build.build_network, model_build.trace_pair, {}
+
+    def named(option: Any, *args: Any, **kwargs: Any) -> nn.Module:
+        network = build(option, *args, **kwargs)
+        network.made_of = f'{type(network)} {option.scope} {option.model!r}'
+        return network
+
+    def trace(student: nn.Module, taps: Any, teachers: Mapping[str, Any], size: Any) -> Any:
+        made_of, scope = getattr(student, 'made_of', None), DefaultScope.get_current_instance()
+        sides = [(name, option, [*map(str, own)]) for name, (option, own) in teachers.items()]
+        key = repr((made_of, [*map(str, taps)], sides, size, scope and scope.scope_name))
+        if made_of is None or key not in found:
+            found[key] = plain(student, taps, teachers, size)
+        return copy.deepcopy(found[key])
+
+    model_build.build_network, model_build.trace_pair = named, trace
+
+
+def _read_teachers_once() -> None:
+    """Let this process read each file of a teacher once, unless it changes; its tensors are copied into networks."""
+    plain = teacher_module.read_checkpoint
+    read = functools.lru_cache(64)(lambda path, *_: plain(path))
+
+    def copied(path: Path) -> dict[str, Any]:
+        found = os.stat(path)
+        return dict(read(path, found.st_mtime_ns, found.st_size, found.st_ino))
+
+    teacher_module.read_checkpoint = copied
+
+
+def _leave_scopes_quickly() -> None:
+    """Overwrite mmengine's scope without its pause for a name of its own, and without copies of all before it."""
+    numbers = itertools.count()
+
+    @contextmanager
+    def overwrite(cls: Any, scope_name: str | None) -> Iterator[None]:
+        if scope_name is None:
+            yield
+            return
+        before = cls._instance_dict.copy()
+        cls.get_instance(f'overwrite-{next(numbers)}', scope_name=scope_name)
+        try:
+            yield
+        finally:
+            cls._instance_dict = before
+
+    DefaultScope.overwrite_default_scope = classmethod(overwrite)
+
+
+def _shapes_of_norm(inputs: Tensor, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """What batch norm returns on the meta device; torch computes it in Python there, two thirds of building a pair."""
+    channels = inputs.shape[1] if options[4] else 0
+    return torch.empty_like(inputs), inputs.new_empty(channels), inputs.new_empty(channels)
+
+
+_read_known_configs_once()
+_trace_pairs_once()
+_read_teachers_once()
+_leave_scopes_quickly()
+_META = torch.library.Library('aten', 'IMPL', 'Meta')
+_META.impl('native_batch_norm', _shapes_of_norm)
+for _drawn in ('uniform_', 'normal_'):
+    _META.impl(_drawn, lambda inputs, *_, **__: inputs)
+# mmengine prints each config prettily, logs how each weight began and where each class lies, and collects garbage
+# for each data set: most of the time of a short run.
+yapf.yapflib.yapf_api.FormatCode = lambda text, **_: (text, True)
+BaseModule._dump_init_info = base_module.update_init_info = lambda *_, **__: None
+logging.disable(logging.DEBUG)
+base_dataset.gc = SimpleNamespace(collect=int)
+if not torch.cuda.is_available():  # torch notes each seed for later, with the stack of calls
+    torch.cuda.manual_seed_all = torch.xpu.manual_seed_all = torch.mtia.manual_seed_all = lambda seed: None

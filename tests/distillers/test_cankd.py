@@ -7,6 +7,7 @@ from torch import Tensor
 from mmdistill_dense.distillers import CanKD
 from mmdistill_dense.losses import instance_distance, linear_read
 from tests.distillers.steps import draw, set_up
+from tools.benchmark import reference
 
 
 def naive(part: torch.nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
@@ -23,11 +24,7 @@ def naive(part: torch.nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
         for conv in (part.phi, part.g)
         for height, width in [teacher.shape[2:]]
     )
-    rows = []
-    for picture, query in enumerate(one(part.theta, student)):
-        scores = query.flatten(1).T @ key[picture].flatten(1) / key[picture][0].numel()
-        rows.append((value[picture].flatten(1) @ scores.T).view_as(query))
-    read = one(part.out, torch.stack(rows))
+    read = one(part.out, reference.cankd_read(one(part.theta, student), key, value))
     mean, variance = read.mean((0, 2, 3), keepdim=True), read.var((0, 2, 3), correction=0, keepdim=True)
     read = (read - mean) / (variance + part.norm.eps).sqrt() * part.norm.weight[:, None, None]
     read = read + part.norm.bias[:, None, None]

@@ -14,7 +14,8 @@ from mmdistill_dense.distillers import CIRKD
 from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.distillers.steps import divergence, dot, draw, set_up
+from tests.distillers.steps import draw, set_up
+from tools.benchmark import reference
 
 CLASSES = 3
 IGNORED = 255
@@ -51,45 +52,32 @@ def unit(vector):
     return [v / length for v in vector]
 
 
-def apart(student, student_keys, teacher, teacher_keys, tau):
-    """KL of two softmaxes over similarities, of one pixel, in plain numbers."""
-    scores = ([dot(row, key) for key in keys] for row, keys in ((student, student_keys), (teacher, teacher_keys)))
-    return divergence(*scores, tau)
-
-
 def pixels_of(x):
     """For each picture its pixels' unit vectors, as lists."""
     return [[unit(pixel.tolist()) for pixel in picture.flatten(1).t()] for picture in x]
 
 
 @pytest.mark.parametrize('pool', [1, 2])
-def test_minibatch_equals_loops_over_pictures_and_pixels(pool):
+def test_minibatch_equals_the_released_loop_over_pictures(pool):
     student, teacher = draw(3, 4, 3, 2), draw(3, 5, 3, 2, seed=1)
     distiller = make(pixel_weight=0, region_weight=0, minibatch_weight=2.0, temperature=0.3, pool=pool)
-    s, t = (pixels_of(F.avg_pool2d(x, pool, ceil_mode=True)) for x in (student, teacher))
-    terms = [apart(s[i][p], s[j], t[i][p], t[j], 0.3) for i in range(3) for j in range(3) for p in range(len(s[0]))]
-    assert len(terms) == 9 * (6 if pool == 1 else 2)
+    pooled = (F.avg_pool2d(x, pool, ceil_mode=True) for x in (student, teacher))
     (loss,) = run(distiller, student, teacher).values()
-    assert loss.item() == pytest.approx(2 * sum(terms) / len(terms), rel=1e-9)
+    assert loss.item() == pytest.approx(2 * reference.cirkd_minibatch(*pooled, 0.3).item(), rel=1e-9)
 
 
 @pytest.mark.parametrize('kind', ['pixel', 'region'])
-def test_memory_parts_equal_loops_over_labelled_pixels(kind):
+def test_memory_parts_equal_the_released_formula_of_labelled_pixels(kind):
     student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     distiller = make(**{f'{kind}_weight': 0.7}, temperature=0.3)
     losses = run(distiller, student, teacher, labels)
     memory = distiller.parts[0]
-    embedded = pixels_of(memory.projector(student).detach())
-    targets = pixels_of(teacher)
-    keys = [row.tolist() for rows in memory.queue(kind).rows for row in rows]  # those of this step among them
-    terms = [
-        apart(embedded[i][p], keys, targets[i][p], keys, 0.3)
-        for i in range(2)
-        for p, label in enumerate(labels[i].flatten().tolist())
-        if label != IGNORED
-    ]
-    assert 0 < len(terms) < 12
-    assert losses[f'loss_{kind}'].item() == pytest.approx(0.7 * sum(terms) / len(terms), rel=1e-6)
+    labelled = labels.flatten() != IGNORED
+    rows = (x.movedim(1, -1).flatten(0, 2)[labelled] for x in (memory.projector(student), teacher))
+    keys = memory.queue(kind).rows.flatten(0, 1)  # those of this step among them
+    assert 0 < labelled.sum() < 12
+    expected = 0.7 * reference.cirkd_memory(*rows, keys, 0.3).item()
+    assert losses[f'loss_{kind}'].item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_part_of_weight_zero_is_left_out_with_its_queue():

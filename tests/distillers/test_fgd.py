@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from mmdistill_dense.distillers import FGD
 from mmdistill_dense.distillers.ground_truth import boxes_on_map
 from tests.distillers.steps import boxed, draw, set_up
+from tools.benchmark import reference
 
 WEIGHTS = dict(alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4)
 
@@ -20,19 +21,10 @@ def _losses(distiller, student, teacher):
 
 
 def _context(block, x):
-    """The block written as a layer on maps: the map with the context added."""
-    weight = F.conv2d(x, block.mask.weight)
-    share = weight.flatten(1).softmax(1)
-    pooled = torch.stack([(x[b].flatten(1) * share[b]).sum(1) for b in range(len(x))])
+    """The map with the block's context added."""
     first, norm, _, last = block.transform
-    hidden = F.layer_norm(F.linear(pooled, first.weight, first.bias), norm.normalized_shape, norm.weight, norm.bias)
-    return x + F.linear(hidden.clamp(min=0), last.weight, last.bias)[..., None, None]
-
-
-def _attention(x, temperature):
-    batch, channels, height, width = x.shape
-    where = (x.abs().mean(1).flatten(1) / temperature).softmax(1).view(batch, height, width) * height * width
-    return where, (x.abs().mean((2, 3)) / temperature).softmax(1) * channels
+    own = (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
+    return x + reference.fgd_context(x, block.mask.weight, *own)[..., None, None]
 
 
 def test_equals_masked_copies_of_the_maps():
@@ -41,14 +33,9 @@ def test_equals_masked_copies_of_the_maps():
     for parameter in distiller.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     found = _losses(distiller, student, teacher)
-    (where_s, which_s), (where, which) = _attention(student, 0.7), _attention(teacher, 0.7)
-    fore = torch.zeros(2, 8, 8, dtype=torch.float64)
-    for b, sample in enumerate(boxed()):
-        for x1, y1, x2, y2 in (sample.gt_instances.bboxes.double() / 8).tolist():
-            top, bottom, left, right = int(y1), -int(-y2 // 1), int(x1), -int(-x2 // 1)
-            area = (bottom + 1 - top) * (right + 1 - left)
-            cells = fore[b, top : bottom + 1, left : right + 1]
-            cells.copy_(cells.clamp(min=1 / area))
+    (where_s, which_s), (where, which) = (reference.fgd_attention(x, 0.7) for x in (student, teacher))
+    boxes = [sample.gt_instances.bboxes.double() / 8 for sample in boxed()]
+    fore = torch.stack([reference.fgd_foreground(one, student) for one in boxes])
     back = torch.stack([(one == 0).double() / max((one == 0).sum(), 1) for one in fore])
     assert 0 < (fore > 0).double().mean() < 1
     focal = 0

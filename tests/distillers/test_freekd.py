@@ -17,27 +17,20 @@ from tests import toys
 from tests.distillers.maskd import test_gated
 from tests.distillers.maskd.tokens import LEARN, det_model, log_of, seg_model, tokens_of
 from tests.distillers.steps import draw, set_up
+from tools.benchmark import reference
 
 NECK = dict(type='FreeKD', num_tokens=3, learn=LEARN)
 SIZES = [(8, 16), (13, 6), (7, 1), (1, 1)]
 BANDS = ['high', 'all']
 
 
-def one_step(x: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Low band, LH, HL and HH by four strided convolutions with zero padding."""
-    x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))
-    kernels = torch.tensor([[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]) / 2
-    low, *details = (F.conv2d(x.flatten(0, 1)[:, None], k[None, None].to(x), stride=2)[:, 0] for k in kernels)
-    return low.unflatten(0, x.shape[:2]), [one.unflatten(0, x.shape[:2]) for one in details]
-
-
 def naive(student: Tensor, teacher: Tensor, tokens: Tensor, bands: str) -> Tensor:
     """The released form: both maps are transformed, and each of their coefficients multiplied by each mask."""
     terms, s, t = [], student, teacher
     for token in tokens[1:]:
-        (s, ours), (t, theirs) = one_step(s), one_step(t)
-        mask = torch.einsum('tc,nchw->nthw', token, sum(theirs)).sigmoid()[:, :, None, None]
-        ours, theirs = (torch.stack(one, 2)[:, None].expand(-1, len(token), -1, -1, -1, -1) for one in (ours, theirs))
+        (s, ours), (t, theirs) = reference.haar_step(s), reference.haar_step(t)
+        mask = torch.einsum('tc,nchw->nthw', token, theirs.sum(1)).sigmoid()[:, :, None, None]
+        ours, theirs = (one[:, None].expand(-1, len(token), -1, -1, -1, -1) for one in (ours, theirs))
         terms.append((ours * mask - theirs * mask).abs().mean())
     if bands == 'all':
         mask = torch.einsum('tc,nchw->nthw', tokens[0], t).sigmoid()[:, :, None]
@@ -49,8 +42,8 @@ def naive(student: Tensor, teacher: Tensor, tokens: Tensor, bands: str) -> Tenso
 def test_the_inverse_gives_the_map_back_and_is_the_gradient(size: tuple[int, int]) -> None:
     x = draw(2, 3, *size).requires_grad_()
     low, details = losses.haar(x)
-    expected, first = one_step(x)
-    torch.testing.assert_close(details[0], torch.stack(first, 2))
+    expected, first = reference.haar_step(x)
+    torch.testing.assert_close(details[0], first.transpose(1, 2))
     torch.testing.assert_close(losses.haar(x, 1)[0], expected)
     assert [tuple(one.shape[3:]) for one in details] == [tuple(-(-n // 2**j) for n in size) for j in (1, 2, 3)]
     torch.testing.assert_close(losses.inverse(low, details, size), x)

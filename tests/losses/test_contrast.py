@@ -1,4 +1,3 @@
-import itertools
 import math
 
 import pytest
@@ -19,43 +18,17 @@ VARIANTS = {
 }
 
 
-def naive(student: Tensor, teacher: Tensor, *, rule: str, groups: int, tau: float, pool: int, patch: tuple[int, int]):
-    """Row by row, candidate by candidate, each token cut out of the map by hand."""
-    if pool:
-        student, teacher = F.max_pool2d(student, pool), F.max_pool2d(teacher, pool)
-    b, c, h, w = student.shape
-    rows, cols = h // patch[0], w // patch[1]
-    d = c // groups
-    total = student.new_zeros(())
-    for image, top, left in itertools.product(range(b), range(rows), range(cols)):
-        places = [
-            (m, top * patch[0] + y, left * patch[1] + x)
-            for y, x, m in itertools.product(range(patch[0]), range(patch[1]), range(groups))
-        ]
-        for anchor in places:
-            m, y, x = anchor
-            token = student[image, m * d : (m + 1) * d, y, x]
-            logits = {}
-            for other in places:
-                if rule == 'all' or other == anchor or other[0] != m:
-                    n, v, u = other
-                    logits[other] = -(token - teacher[image, n * d : (n + 1) * d, v, u]).abs().sum() / tau
-            total = total + torch.stack(list(logits.values())).logsumexp(0) - logits[anchor]
-    return total / (rows * patch[0] * cols * patch[1]) / b
-
-
 def _naive_of(student: Tensor, teacher: Tensor, options: dict) -> Tensor:
-    contrast = options['contrast']
-    patch = (1, 1) if contrast == 'channel' else options.get('patch_size', (4, 4))
-    return naive(
-        student,
-        teacher,
-        rule='all' if contrast == 'spatial' or options.get('negatives') == 'all' else 'other_groups',
-        groups=1 if contrast == 'spatial' else options['groups'],
-        tau=options.get('temperature', 0.07),
-        pool=options.get('pool_size', 0),
-        patch=patch or (student.shape[2], student.shape[3]),
-    )
+    """The released form; where all tokens of a patch are candidates, each is a group of its own."""
+    contrast, size = options['contrast'], options.get('pool_size') or 1
+    student, teacher = (F.max_pool2d(x, size) for x in (student, teacher))
+    patch = (1, 1) if contrast == 'channel' else options.get('patch_size', (4, 4)) or student.shape[2:]
+    groups = 1 if contrast == 'spatial' else options['groups']
+    tokens = [reference.afdcd_tokens(x, groups, patch) for x in (student, teacher)]
+    if contrast == 'spatial' or options.get('negatives') == 'all':
+        groups = tokens[0].shape[1]
+    total = reference.afdcd_token_contrast(*tokens, groups, options.get('temperature', 0.07))
+    return total / student[:, 0].numel()
 
 
 def _maps(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -180,6 +180,13 @@ def frozen(option: Any, *taps: str, size: tuple[int, int] = (64, 64)) -> FrozenT
     return FrozenTeacher(parsed, traced['t'])
 
 
+def still_norms(model: nn.Module) -> None:
+    """Let the batch norms of a network in training use their running statistics."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
 def hooks_left(network: nn.Module) -> int:
     """The number of forward hooks in a network."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())

@@ -75,9 +75,7 @@ def network():
     """A real pair whose norms use their running statistics: batch statistics of half a batch are others."""
     option = dict(type='CIRKD', pixel_memory=30, region_memory=4)
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=dict(cirkd=option))
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    toys.still_norms(model)
     return model
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-from torch import nn
 
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
@@ -26,9 +25,7 @@ BALANCED = dict(kd=dict(DISTILLERS['kd'], balance=3.0), mimic=dict(type='MaskedM
 def pair(distillers=DISTILLERS):
     """A pair whose norms use their running statistics: batch statistics of half a batch are others."""
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=distillers)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    toys.still_norms(model)
     return model
 
 

@@ -91,9 +91,7 @@ def test_recomputed_activations_change_nothing(usual):
 @pytest.mark.parametrize('scope', SCOPES)
 def test_accumulated_steps_are_the_mean_of_their_gradients(scope):
     model = _make(scope)
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    toys.still_norms(model)
     batches = [BATCHES[scope](seed=seed) for seed in (0, 1)]
     expected = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for batch in batches:
@@ -103,9 +101,7 @@ def test_accumulated_steps_are_the_mean_of_their_gradients(scope):
             expected[name] += 0 if parameter.grad is None else parameter.grad / 2
         _follow(model, other)
     model = _make(scope)
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    toys.still_norms(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0), accumulative_counts=2)
     wrapper.initialize_count_status(model, 0, 2)

@@ -155,9 +155,7 @@ def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
     student = toys.seg_net(kind) if seg else toys.det_net(kind)
     model = matched(toys.model_config(student, own, dict(one=option)), 'mmseg' if seg else 'mmdet')
     model.load_state_dict(plain.state_dict())
-    for one in model.modules():
-        if isinstance(one, torch.nn.BatchNorm2d):
-            one.eval()  # as the teacher's
+    toys.still_norms(model)  # as the teacher's
     found = model(**model.data_preprocessor(toys.seg_batch() if seg else toys.det_batch(), True), mode='loss')
     terms = {name: value for name, value in found.items() if name.startswith('distill.one.loss')}
     assert terms and all(value.abs() < 2e-6 for value in terms.values()), terms

@@ -81,9 +81,7 @@ def test_a_student_that_equals_its_teacher_has_no_loss(tap):
         for parameter in model.backbone.parameters():
             parameter.add_(0.1 * torch.rand_like(parameter))
     toys.teacher_of(model).network.load_state_dict(model.state_dict())
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    toys.still_norms(model)
     loss = toys.losses_of(model)['distill.f.loss_fitnet']
     assert loss == 0
     with torch.no_grad():

@@ -7,7 +7,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
 from tests import toys
@@ -77,9 +76,7 @@ def pair(task: str) -> Any:
     for distiller in model.distillers.values():
         if isinstance(distiller, TokenDistiller):
             distiller.load_tokens(random_tokens(distiller))
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
+    toys.still_norms(model)
     return model
 
 

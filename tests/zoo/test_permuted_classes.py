@@ -71,9 +71,7 @@ def gap(config: str, scope: str, names: tuple, layers: dict[str, int], distiller
     check_teacher_classes(names, own, model.distillers.values())
     model.load_state_dict(plain.state_dict())
     train_without_noise(model)
-    for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.eval()
+    toys.still_norms(model)
     batch = toys.seg_batch(side=SIDE) if scope == 'mmseg' else toys.det_batch(side=SIDE)
     terms = [value for name, value in toys.losses_of(model, batch).items() if name.startswith('distill.one.loss')]
     own.pairs = None  # as it is, the order is wrong, and something is taught

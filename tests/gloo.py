@@ -34,3 +34,15 @@ def join(rank: int, folder: str, teacher: str) -> Path:
     rendezvous = f'file://{folder}/rendezvous'
     dist.init_process_group('gloo', init_method=rendezvous, rank=rank, world_size=2, timeout=timedelta(seconds=120))
     return Path(folder)
+
+
+def results(function: Callable[..., Any], folder: Path, *args: Any) -> list[Any]:
+    """What ``function(rank, folder, *args)`` returns in each of two processes that have joined."""
+    start(_keep, function, str(folder), toys.teacher_file('fcn'), *args)
+    return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
+
+
+def _keep(rank: int, function: Callable[..., Any], folder: str, teacher: str, *args: Any) -> None:
+    place = join(rank, folder, teacher)
+    torch.save(function(rank, place, *args), place / f'rank{rank}.pth')
+    dist.destroy_process_group()

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from mmdistill_dense.engine import DistillDDP
 from tests import gloo, toys
@@ -63,33 +62,28 @@ def trained(folder, **resume):
     resumption.train(folder, resumption.pair(methods), **resumption.TOGETHER, **resume)
 
 
-def process(rank, folder, teacher):
+def process(rank, folder):
     """What each of the two processes does."""
-    folder = gloo.join(rank, folder, teacher)
     student = pair()
     wrapped = DistillDDP(student, broadcast_buffers=False)
     found = one_step(wrapped, student, rank, 2)
     student.distillation.state.iteration = 6
     found['stopped'] = one_step(wrapped, student, rank, 2)
     found['balanced'] = balanced_step(rank, 2, lambda model: DistillDDP(model, broadcast_buffers=False))
-    torch.save(found, folder / f'rank{rank}.pth')
     trained(folder / 'a')
     trained(folder / 'b', resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
-    torch.save(sick.runs(folder), folder / f'sick{rank}.pth')
-    dist.destroy_process_group()
+    return found | dict(sick=sick.runs(folder))
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """The folder in which two processes left their results."""
-    path = tmp_path_factory.mktemp('two')
-    gloo.start(process, str(path), toys.teacher_file('fcn'))
-    return path
+    return tmp_path_factory.mktemp('two')
 
 
 @pytest.fixture(scope='module')
 def ranks(folder):
-    return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
+    return gloo.results(process, folder)
 
 
 @pytest.fixture(scope='module')
@@ -129,7 +123,7 @@ def test_scheduled_zero_needs_no_search_for_unused_parameters(alone, ranks):
         torch.testing.assert_close(ranks[0]['stopped']['gradients'][name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
-def test_a_distributed_run_resumes_bit_for_bit_and_writes_a_student(folder):
+def test_a_distributed_run_resumes_bit_for_bit_and_writes_a_student(ranks, folder):
     first, second = (folder / name / 'iter_4.pth' for name in 'ab')
     expected = content(first)
     assert {name.split('.')[0] for name in expected} == {'distillers', 'ema_state_dict', 'optimizer', 'state_dict'}
@@ -154,17 +148,12 @@ def test_balanced_weights_are_those_of_one_process_with_the_whole_batch(ranks):
         torch.testing.assert_close(first['gradients'][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
 
-@pytest.fixture(scope='module')
-def spoiled(folder):
-    return [torch.load(folder / f'sick{rank}.pth') for rank in range(2)]
-
-
-def test_both_processes_stop_and_name_the_loss_of_the_one(spoiled, folder):
-    first, second = (rank['stopping']['words'] for rank in spoiled)
+def test_both_processes_stop_and_name_the_loss_of_the_one(ranks, folder):
+    first, second = (rank['sick']['stopping']['words'] for rank in ranks)
     assert first == second and 'Iteration 3: the loss is not finite' in first and 'loss_sick is nan' in first
     assert sorted(path.name for path in (folder / 'stopping').glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
 
 
-def test_both_processes_stop_at_pictures_that_the_teacher_does_not_know(spoiled):
-    first, second = (rank['blind'] for rank in spoiled)
+def test_both_processes_stop_at_pictures_that_the_teacher_does_not_know(ranks):
+    first, second = (rank['sick']['blind'] for rank in ranks)
     assert first == second and 'mean and std of its data_preprocessor' in first and "{'type': 'Normalize'" in first

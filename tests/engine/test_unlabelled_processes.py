@@ -1,8 +1,6 @@
 """Pictures without labels on two processes, and with a loss that is no number."""
 
 import pytest
-import torch
-import torch.distributed as dist
 
 from tests import gloo, toys
 from tests.engine.resumption import TOGETHER, Diary, pair, train
@@ -19,9 +17,8 @@ def drawn(folder, pictures, distillers=METHODS, **changes):
     return runner, [[name for name, _ in more] for _, _, more in Diary.seen]
 
 
-def process(rank, folder, teacher, pictures):
+def process(rank, folder, pictures):
     """What each of the two processes does."""
-    folder = gloo.join(rank, folder, teacher)
     runner, names = drawn(folder / 'a', pictures)
     student = {name: value.detach().clone() for name, value in runner.model.module.named_parameters()}
     resume = dict(resume=True, load_from=str(folder / 'a' / 'iter_2.pth'))
@@ -34,15 +31,12 @@ def process(rank, folder, teacher, pictures):
         drawn(folder / 'c', pictures, sick)
     except RuntimeError as error:
         found['words'] = str(error)
-    torch.save(found, folder / f'rank{rank}.pth')
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
-    path = tmp_path_factory.mktemp('two')
-    gloo.start(process, str(path), toys.teacher_file('fcn'), toys.picture_folder(16))
-    return [torch.load(path / f'rank{rank}.pth') for rank in range(2)]
+    return gloo.results(process, tmp_path_factory.mktemp('two'), toys.picture_folder(16))
 
 
 @pytest.mark.soak

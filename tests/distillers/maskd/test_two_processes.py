@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from tests import gloo, toys
@@ -64,9 +63,8 @@ def one_learning_step(rank, size):
     return dict(tokens=one.detached()['0.mask_token'], told=[step.task, *step.dice])
 
 
-def process(rank, folder, teacher):
+def process(rank, folder):
     """What each of the two processes does."""
-    folder = gloo.join(rank, folder, teacher)
     seen = []
     gated = token_learner.gated_loss
     token_learner.gated_loss = lambda *args: (seen.append(args[3].sum()), gated(*args))[1]
@@ -79,16 +77,13 @@ def process(rank, folder, teacher):
     found['error'] = error_of(folder / 'error')
     token_learner.gated_loss = gated
     found['learning'] = one_learning_step(rank, 2)
-    torch.save(found, folder / f'rank{rank}.pth')
-    dist.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     """What two processes found."""
-    folder = tmp_path_factory.mktemp('two')
-    gloo.start(process, str(folder), toys.teacher_file('fcn'))
-    return [torch.load(folder / f'rank{rank}.pth') for rank in range(2)]
+    return gloo.results(process, tmp_path_factory.mktemp('two'))
 
 
 def same(first, second):

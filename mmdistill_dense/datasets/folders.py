@@ -226,7 +226,7 @@ class SegFolderDataset(RootCheck, BaseSegDataset):
         if len(self.label_values) != (count := len(new_classes or ())):
             told = f'must have one value for each of the {count} metainfo.classes, not {len(self.label_values)}'
             raise ValueError(f'SegFolderDataset: label_values={self.label_values} {told}.')
-        if 0 <= self.ignore_index < count:
+        if 0 <= self.ignore_index < count < 256:
             told = f'is the number of a class, and the label of all values but {self.label_values}'
             raise ValueError(f'SegFolderDataset: ignore_index={self.ignore_index} {told}: leave it at 255.')
         known = {value: number for number, value in enumerate(self.label_values)}

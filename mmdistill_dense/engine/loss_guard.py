@@ -86,7 +86,8 @@ class RunGuards(Hook):
         check_equal_epochs(runner)
         model = unwrap(runner.model)
         if not has_loaded(runner):
-            check_pretrained(model, loaded=not (runner.cfg.get('model') or {}).get('inherit'))
+            begins = runner.iter == 0 and not (runner.cfg.get('model') or {}).get('inherit')
+            check_pretrained(model, loaded=begins)
         if not isinstance(model, Distilled):
             return
         check_trained(runner, model.distillers)

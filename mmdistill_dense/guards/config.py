@@ -117,7 +117,8 @@ def check_retyped(config: Config, file: Config | None = None) -> None:
         new = now.get(name)
         if not isinstance(old, Mapping) or not isinstance(new, Mapping) or type_name(new) == type_name(old):
             continue
-        if kept := [key for key in old if key != 'type' and key in new and new[key] == old[key]]:
+        # a merge removes no key: what lacks one was written anew
+        if set(old) <= set(new) and (kept := [key for key in old if key != 'type' and new[key] == old[key]]):
             told = f'model.distillers.{name}.type={new["type"]!r} would keep options of {old["type"]}: {some(kept)}'
             raise ValueError(f'{told}. Name a config of {new["type"]}, or add model.distillers.{name}._delete_=True.')
 
@@ -173,14 +174,11 @@ def batch_problem(config: Config, processes: int) -> str | None:
     """Return what is wrong with a run's batch size for the recipe's learning rate, or ``None``: nothing else fails."""
     scaling = config.get('auto_scale_lr') or {}
     base, one = scaling.get('base_batch_size'), (config.get('train_dataloader') or {}).get('batch_size')
-    if not base or not one:
+    if not base or not one or scaling.get('enable'):
         return None
     steps = (config.get('optim_wrapper') or {}).get('accumulative_counts', 1)
     real = one * steps * processes
-    if scaling.get('enable') and steps > 1:
-        told = f'auto_scale_lr.enable=True scales the learning rate to {one * processes} pictures, a step takes {real}'
-        return f'{told} (accumulative_counts={steps}): set optim_wrapper.optimizer.lr instead.'
-    if real == base or scaling.get('enable'):
+    if real == base:
         return None
     fitting = f'train_dataloader.batch_size={base // (processes * steps)}, ' if base % (processes * steps) == 0 else ''
     return (
@@ -202,10 +200,12 @@ def check_pretrained(model: nn.Module, loaded: bool = False) -> None:
     mmengine loads what fits and only warns: mmseg's and mmdet's MobileNetV2 share one layer name. Refuse two files for
     the stages of one backbone (C4). With ``loaded``, files must have been read, which some backbones do in another way.
     """
-    files = dict[str, str]()
-    for name, module, path, prefix in pretrained_parts(model):
-        above = any(name.startswith(f'{one}.' if one else '') for one in files if one != name)  # whose file counts
-        _check_pretrained(name or 'model', module, path, prefix, loaded and not above)
+    files, parts = dict[str, str](), list(pretrained_parts(model))
+    for number, (name, module, path, prefix) in enumerate(parts, 1):
+        # the file of a module around it counts, and the last of several
+        other = any(name.startswith(f'{one}.' if one else '') for one in files if one != name)
+        other |= any(one[0] == name for one in parts[number:])
+        _check_pretrained(name or 'model', module, path, prefix, loaded and not other)
         files[name] = path
     first, last = files.get('backbone'), files.get('roi_head.shared_head')
     if first and last and first != last:
@@ -274,7 +274,8 @@ def _check_pretrained(name: str, module: nn.Module, path: str, prefix: str | Non
         ]
         if loaded and 2 * sum(taken) < len(taken):
             way = f'save its tensors alone, under names like {some(own)}, without `state_dict` and prefix'
-            raise ValueError(f'{told}, but {type(module).__name__} read {sum(taken)} of {len(taken)}: {way}.')
+            told = f'{told}, but {type(module).__name__} read {sum(taken)} of {len(taken)}'
+            raise ValueError(f'{told}: {way}; or use load_from.')
         return
     reason = 'the file is for another network or package'
     begins = [one for one in (_BACKBONE, prefix_of(state, own)) if one and not prefix]

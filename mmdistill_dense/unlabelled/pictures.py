@@ -68,7 +68,7 @@ def not_on_disk(paths: Iterable[str]) -> list[str]:
 
 Step = dict[str, Any]
 _READS_A_FILE = re.compile('LoadImageFromFile$')
-_READS_ANOTHER = re.compile('Load(?!.*(Annotation|Proposal|NDArray|Webcam|Shapes))')  # as the first step alone
+_READS_ANOTHER = re.compile('Load(?!.*(Annotation|Proposal|NDArray|Webcam|Shapes|Mask|Label|Seg|Depth|Box))')
 # Steps that read labels or other pictures; which they are in the zoo was found by running every step of its pipelines.
 _LABELS = re.compile(
     'Load(?!ImageFrom)|Annotations|CopyPaste|InstaBoost|Mosaic|MixUp|MinIoURandomCrop|RandomCenterCropPad|RandomAffine|'
@@ -88,7 +88,7 @@ def without_labels(steps: Sequence[Step]) -> tuple[list[Step], list[str]]:
     A crop no longer looks for other classes (``cat_max_ratio``).
     """
     reads = [step for step in steps if _READS_A_FILE.search(type_name(step))]
-    reads = reads or [step for step in steps[:1] if _READS_ANOTHER.match(type_name(step))]
+    reads = reads or [step for step in steps if _READS_ANOTHER.search(type_name(step))][:1]
     rest = [step for step in steps if step not in reads]
     dropped = [step for step in rest if any(_LABELS.search(type_name(one)) for one in mappings(step))]
     kept = [_without_classes(step) for step in rest if step not in dropped]

@@ -86,7 +86,9 @@ def test_a_reader_of_another_form_stays(reader):
     kept, dropped = made([dict(type=reader), *SEG[1:]], 'mmseg')
     assert names(kept)[0] == reader and dropped == made(SEG, 'mmseg')[1]
     kept, dropped = made([dict(type='ReadTiff'), dict(type='LoadMask'), SEG[-1]], 'mmseg')
-    assert dropped == ['LoadMask'], 'a reader of labels stands behind the first step'
+    assert dropped == ['LoadMask'], 'it reads labels'
+    kept, dropped = made([dict(type='Note'), dict(type='FastLoadTiff'), SEG[-1]], 'mmseg')
+    assert names(kept) == ['FastLoadTiff', 'Note', SEG[-1]['type']] and not dropped
 
 
 def test_a_pipeline_that_packs_nothing_is_refused_at_once():

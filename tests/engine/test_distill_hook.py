@@ -126,8 +126,6 @@ def test_a_test_with_augmentation_may_use_several_processes():
     (dict(auto_scale_lr=dict(base_batch_size=15)), 4, 'base_batch_size=15: set another number of processes'),
     (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
     (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
-    (dict(auto_scale_lr=dict(base_batch_size=16, enable=True), optim_wrapper=dict(accumulative_counts=8)), 2,
-     'scales the learning rate to 4 pictures, a step takes 32 (accumulative_counts=8)'),
 ])  # fmt: skip
 def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
     found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
@@ -356,6 +354,9 @@ def test_a_backbone_that_reads_its_file_in_another_way_is_not_trained_at_random(
     checks.check_pretrained(whole, loaded=True)
     network._is_init = False
     network.init_weights()
+    checks.check_pretrained(network, loaded=True)
+    torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn'), seed=3).backbone.state_dict()), tmp_path / 'first')
+    network.init_cfg = [dict(type='Pretrained', checkpoint=str(tmp_path / 'first')), network.init_cfg]
     checks.check_pretrained(network, loaded=True)
 
 

@@ -67,7 +67,7 @@ def test_one_option_that_is_kept_is_enough(tmp_path: Path) -> None:
     config.merge_from_dict({'model.distillers.cwd': {'type': 'DIST', 'loss_weight': 1.0}})
     with pytest.raises(ValueError, match='would keep options of CWD: student_tap'):
         check_retyped(config)
-    config.merge_from_dict({'model.distillers.cwd': {'type': 'DIST', 'loss_weight': 1.0, '_delete_': True}})
+    config.merge_from_dict({'model.distillers.cwd': {'type': 'DIST', 'student_tap': 'x', '_delete_': True}})
     check_retyped(config)
 
 

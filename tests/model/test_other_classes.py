@@ -2,6 +2,7 @@
 
 import functools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -296,11 +297,11 @@ def test_classes_that_the_student_does_not_have_are_misses():
 @pytest.mark.soak
 def test_check_and_suites_test_a_teacher_by_the_pairs(tmp_path):
     own, _ = permuted('fcn')
-    scores = {}
+    scores, suite = {}, SimpleNamespace(test_sets={}, path=tmp_path / 'suite.yaml')
     for name, change in (('paired', {}), ('as it is', dict(classes=None, class_names=None))):
         config = toys.run_config(tmp_path / name, toys.model_config(toys.seg_net('fcn'), {**own, **change}))
         config.update(test_dataloader=config.val_dataloader, test_evaluator=config.val_evaluator, test_cfg=dict())
-        scores[name] = job.test_teacher(config, {})['val']['mIoU']
+        scores[name] = job.test_teacher(config, suite)['metrics']['val']['mIoU']
     assert scores['paired'] > scores['as it is'] + 1  # of the same network
     config = toys.run_config(tmp_path / 'c', toys.model_config(toys.seg_net('fcn'), own))
     config.dump(tmp_path / 'pair.py')

@@ -159,6 +159,8 @@ class DetectorGraph(Graph):
 
     def answer_by(self, run: Run, names: Sequence[str]) -> None:
         """Replace backbone, neck and dense head."""
+        if self.two_stage:
+            raise ValueError(f'the graph of a {type(self.model).__name__} ends before its RoI heads: it has no score')
 
         def head(image: Tensor) -> tuple[list[Tensor], ...]:
             named = zip(names, run(image), strict=True)

@@ -59,7 +59,8 @@ def without_package(config: Config, meta: Mapping[str, Any]) -> tuple[Config, di
     for key in [key for key in flat if key not in _INFERENCE and _names(flat[key])]:
         dropped |= _drop(flat, [key], _names(flat[key]))
     kinds = ((*key.rpartition('.'), _short(kind)) for key, kind in values_of(flat).items())
-    return Config(flat), dropped, [f'{place} ({name})' for place, _, key, name in kinds if key == 'type' and name]
+    needed = [f'{place} ({name})' for place, _, key, name in kinds if key == 'type' and name]
+    return Config(flat), dropped, needed or _names(flat)  # also those in lists of lists
 
 
 def head_of(

@@ -58,7 +58,9 @@ def export_backbone(config: Config, checkpoint: str | Path, out: str | Path, nam
     return path
 
 
-def evaluate(config: Config, checkpoint: str | Path, graph: Path | None) -> tuple[dict[str, float], float | None]:
+def evaluate(
+    config: Config, checkpoint: str | Path, graph: Path | None = None
+) -> tuple[dict[str, float], float | None]:
     """Evaluate a student, or a graph of it in its place, on the validation data of its config, on the CPU."""
     plain, network, _, _ = load_student(config, checkpoint)
     network.eval()

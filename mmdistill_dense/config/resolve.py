@@ -359,7 +359,7 @@ def without_effect(model: Mapping[str, Any]) -> list[str]:
 
 
 def normalised_anew(student: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
-    """Return a sentence if the preprocessor beside ``model.student`` and that of its ``cfg`` normalise differently."""
+    """Return a sentence if ``model.data_preprocessor`` normalises otherwise than the student's config does."""
     given = beside.get('data_preprocessor')
     if 'cfg' not in student or not isinstance(given, Mapping):
         return []

@@ -161,7 +161,7 @@ class FoundationTeacher(ViT):
         if isinstance(ignore, str):
             raise TypeError(f'ignore is a list of prefixes, got {ignore!r}.')
         self.ignore = tuple(ignore)
-        self.preprocessor, self.told = data_preprocessor or self.shape.preprocessor, data_preprocessor is not None
+        self.preprocessor, self.own_pixels = data_preprocessor or self.shape.preprocessor, data_preprocessor is not None
         self.size_divisor = self.shape.patch
         self.tap_hint = (
             f'A {type(self).__name__} is tapped at map, maps.0 … maps.{self.shape.depth - 1} and cls; it has no class '
@@ -172,7 +172,7 @@ class FoundationTeacher(ViT):
     def load_teacher(self, path: str | Path, key: str = 'model.teacher.checkpoint') -> tuple[int, int]:
         """Load a file, strictly; return the number of tensors loaded and of entries ignored."""
         other = 'lvd1689m' if self.shape.pixels == SATELLITE else 'sat493m'  # both have one architecture
-        if other in Path(path).name and not self.told:
+        if other in Path(path).name and not self.own_pixels:
             told = f'the file is of {other}, whose pictures have another mean and std than those of {self.shape.name}'
             raise ValueError(f'{key}={str(path)!r}: {told}: name that model, or data_preprocessor.')
         ignored, self.source = _load(self, path, self.ignore, f'{key}={str(path)!r}')

@@ -236,7 +236,8 @@ class Answer:
                 if split not in ('val', 'test') and result.get('metric') in values:
                     score = values[result['metric']] * (100 if _in_percent(result) else 1)
                     found.setdefault(split, {})[run] = score
-        found = {name: one for name, one in found.items() if not changed_data(self._results(), False, name)}
+        results = self._results()
+        found = {name: one for name, one in found.items() if not changed_data(results, False, name)}
         rows = [[name] for name in self.comparison.names]
         for scores in found.values():
             gains = self._gains(scores)

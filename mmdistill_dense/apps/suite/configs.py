@@ -218,7 +218,7 @@ def config_hash(config: Config, teacher: str = '', folder: Path | None = None) -
 
 
 def options_hash(options: Any, folder: Path | None = None) -> str:
-    """Return digits that change with options, such as those of a data set, but for places, as :func:`config_hash`."""
+    """Return digits that change with options, and not with the folders of this machine."""
     return hashlib.sha256(json.dumps(plain(options, portable(folder)), sort_keys=True).encode()).hexdigest()[:DIGITS]
 
 

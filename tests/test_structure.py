@@ -48,7 +48,7 @@ MOST_LINES = {
     'mmdistill_dense/unlabelled': 810,
     'mmdistill_dense/pretrain': 930,
     'mmdistill_dense/foundation': 980,
-    'mmdistill_dense/apps/project': 5_120,
+    'mmdistill_dense/apps/project': 5_110,
     'mmdistill_dense/apps/suite': 2_620,
     'mmdistill_dense/apps/check': 1_910,
     'mmdistill_dense/apps/report': 1_230,

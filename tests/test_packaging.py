@@ -212,6 +212,11 @@ def test_hooks_before_a_commit_are_those_of_make_lint() -> None:
     assert len(lint) == len(entries) and all(f'-m {tool}' in entry for tool, entry in zip(lint, entries, strict=True))
 
 
+def test_make_names_tests_that_are_there() -> None:
+    named = re.findall(r'\btests/[\w/.]+', (ROOT / 'Makefile').read_text())
+    assert len(named) > 5 and all((ROOT / name).exists() for name in named)
+
+
 def test_the_image_is_made_by_the_set_up() -> None:
     text = (ROOT / 'Dockerfile').read_text()
     arguments = dict(re.findall(r'^ARG (\w+)=(\S+)$', text, re.MULTILINE))

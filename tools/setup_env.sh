@@ -16,7 +16,7 @@ case $LEVEL in
     det) enough='det test' EXTRA=onedl ;;
     test) enough='test' EXTRA=onedl,test,docs ;;
     upstream)
-        enough=upstream EXTRA=tb MMCV_NAME=mmcv MORE='-r requirements/upstream.txt hypothesis pytest safetensors'
+        enough=upstream EXTRA=tb MMCV_NAME=mmcv MORE='-r requirements/upstream.txt hypothesis pytest pytest-xdist safetensors'
         VENV=${VENV:-.venv-upstream} PINS="$PINS requirements/upstream.txt" ;;
     *) printf "setup: say demo, det, test or upstream, not '%s'\n" "$LEVEL" >&2; exit 1 ;;
 esac

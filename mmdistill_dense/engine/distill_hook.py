@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.hooks import EMAHook, Hook
@@ -31,6 +32,7 @@ from mmdistill_dense.utils.reproducible import (
     SeededBatches,
     WorkerSeed,
     mix,
+    sampler_of,
     seed_everything,
     seed_torch,
 )
@@ -77,11 +79,17 @@ class SeededStreams(Hook):
             runner.optim_wrapper.initialize_count_status(runner.model, loop.iter - ahead, loop.max_iters)
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             place = (loader, runner.seed, get_rank())
-            indexed = not isinstance(loader.dataset, IterableDataset)
-            # In place of mmengine's iterator, which neither seeds each batch nor skips one without loading it.
-            loop.dataloader_iterator = (
-                SeededBatches(*place) if indexed else ReplayedBatches(loop.dataloader_iterator, *place)
-            )
+            own, sampler = loop.dataloader_iterator, sampler_of(loader)
+            # In place of mmengine's iterator, which does not seed each batch. That of mmengine 0.10.7 has started
+            # workers, and drawn for them from the sampler, whose generator ends with them.
+            loader._iterator = None
+            if isinstance(sampler, InfiniteSampler):
+                sampler.indices = sampler._indices_of_rank()
+            if isinstance(loader.dataset, IterableDataset):
+                loop.dataloader_iterator = ReplayedBatches(type(own), *place)
+            else:
+                drops = type(loop) is IterBasedTrainLoop and not hasattr(own, 'skip_iter')
+                loop.dataloader_iterator = SeededBatches(*place, dropped=loop.iter if drops else 0)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Restart the random streams of the data pipeline; an iteration-based run is one long epoch."""

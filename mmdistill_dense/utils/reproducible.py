@@ -75,12 +75,13 @@ class SeededBatches:
 
     So a resumed loop skips batches without loading them. A sampler that ends starts again, with the next epoch for its
     own seed, as in mmengine's loop; the workers go on. The batches come from a copy of the loader. ``start`` is the
-    number of the first batch, where the sampler itself begins at that batch.
+    number of the first batch, where the sampler itself begins at that batch. A loop without ``skip_iter``
+    (mmengine 0.10.7) asks for ``dropped`` batches that it does not use: they are skipped too.
     """
 
-    def __init__(self, loader: DataLoader, seed: int, rank: int, start: int = 0) -> None:
+    def __init__(self, loader: DataLoader, seed: int, rank: int, start: int = 0, dropped: int = 0) -> None:
         self.place = (seed, rank)
-        self.position = start
+        self.position, self.dropped = start, dropped
         self._indices = _Indices(loader, self.place, start)
         self._loader = copy(loader)
         name = 'sampler' if loader.batch_sampler is None else 'batch_sampler'
@@ -93,6 +94,9 @@ class SeededBatches:
         return self
 
     def __next__(self) -> Any:
+        if self.dropped:
+            self.dropped -= 1
+            return self.skip_iter(1)
         if self._iterator is None:
             self._iterator = iter(self._loader)  # late, because this starts the workers
         if not self._loader.num_workers:
@@ -113,14 +117,16 @@ class SeededBatches:
 class ReplayedBatches:
     """Batches of a data set without indices: a resumed loop loads the skipped ones again, from the same streams.
 
-    Workers start these only once. ``batches`` is the loop's own iterator; ``worker_init_fn`` of its loader is set.
+    Workers start these only once. ``endless`` makes the loop's iterator; ``worker_init_fn`` of its loader is set.
     """
 
-    def __init__(self, batches: Iterator[Any], loader: DataLoader, seed: int, rank: int) -> None:
+    def __init__(
+        self, endless: Callable[[DataLoader], Iterator[Any]], loader: DataLoader, seed: int, rank: int
+    ) -> None:
         self.place = (seed, rank)
         self.position = 0
-        self._batches, self._workers = batches, loader.num_workers
         loader.worker_init_fn = WorkerSeed(seed, rank, 0)
+        self._batches, self._workers = endless(loader), loader.num_workers
 
     def __iter__(self) -> ReplayedBatches:
         return self

@@ -1,6 +1,7 @@
 """An interrupted run ends in the same bits as an uninterrupted one; tests/kill kills real processes."""
 
 import logging
+import multiprocessing
 import shutil
 from functools import partial
 from types import SimpleNamespace
@@ -11,10 +12,12 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS
-from mmengine.runner import BaseLoop, ValLoop
+from mmengine.runner import BaseLoop, ValLoop, loops
+from torch.utils.data import DataLoader
 
 from mmdistill_dense.engine.resume import ResumeFile, latest_checkpoint, resume_from_a_whole_file, tell_changes
 from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
 from tests.engine.resumption import (
     ITERS,
@@ -38,6 +41,43 @@ def test_every_kind_of_run_resumes_to_the_same_bits(tmp_path, name):
     again = partial(noted, RUNS[name][0], log_level='WARNING')
     after, _ = resumed_alike(tmp_path, again, *files_of(name), whole=folder)
     assert after == seen[len(seen) - len(after) :] and (len(after) < len(seen) or name == 'a flexible runner')
+
+
+class Eager:
+    """The endless batches of mmengine 0.10.7: workers begin at once, and nothing is skipped."""
+
+    def __init__(self, loader):
+        self.batches = iter(loader)
+
+    def __next__(self):
+        return next(self.batches)
+
+
+def run_of_before(loop):
+    """The loop of mmengine 0.10.7."""
+    loop.runner.call_hook('before_train')
+    loop.runner.call_hook('before_train_epoch')
+    for _ in range(loop.iter):
+        next(loop.dataloader_iterator)
+    while loop.iter < loop.max_iters:
+        loop.runner.model.train()
+        loop.run_iter(next(loop.dataloader_iterator))
+
+
+@pytest.mark.parametrize('persistent', [False, True])
+def test_the_loop_of_the_mmengine_that_most_have_gives_the_same_batches(tmp_path, monkeypatch, persistent):
+    """Its first workers end, and what they drew is drawn again; those before a resumption are not loaded."""
+    folder, seen = uninterrupted('iters, workers')
+    monkeypatch.setattr(loops, '_InfiniteDataloaderIterator', Eager)
+    monkeypatch.setattr(loops.IterBasedTrainLoop, 'run', run_of_before)
+    loader = dict(persistent_workers=persistent)
+    assert noted(train, tmp_path / 'whole', workers=1, train_dataloader=loader, log_level='ERROR') == seen
+    assert not multiprocessing.active_children()
+    again = partial(noted, train, workers=2, train_dataloader=loader)
+    after, _ = resumed_alike(tmp_path / 'again', again, 'iter_3', 'iter_6', whole=folder)
+    assert after == seen[3:]
+    dropped = SeededBatches(DataLoader([0, 1, 2, 3], 2), 1, 0, dropped=1)
+    assert (next(dropped), next(dropped).tolist(), dropped.position) == (None, [2, 3], 2)
 
 
 def test_what_methods_keep_is_in_the_files():

@@ -44,7 +44,7 @@ MOST_LINES = {
     'mmdistill_dense/datasets': 930,
     'mmdistill_dense/guards': 590,
     'mmdistill_dense/config': 750,
-    'mmdistill_dense/utils': 1_370,
+    'mmdistill_dense/utils': 1_380,
     'mmdistill_dense/unlabelled': 810,
     'mmdistill_dense/pretrain': 930,
     'mmdistill_dense/foundation': 980,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 14_030,
-    'mmdistill_dense': 34_790,
+    'mmdistill_dense': 34_800,
     'tools': 2_870,
-    'tests': 47_500,
+    'tests': 47_540,
 }
 MOST_CONFIGS = 600
 

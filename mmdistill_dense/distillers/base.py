@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdistill_dense.config.unknown_keys import check_known, read_options
-from mmdistill_dense.distillers.ground_truth import check_priors
+from mmdistill_dense.distillers.ground_truth import check_outputs
 from mmdistill_dense.distillers.schedule import Balance, Balancer, Schedule
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.taps import Tap, TapOption, check_auto, parse_taps
@@ -228,8 +228,10 @@ class Distiller(nn.Module):
 
     def check_networks(self, key: str, student: ModelConfig, teacher: ModelConfig) -> None:
         """Refuse networks that the method cannot compare, before taps are looked up; ``key`` names it in errors."""
-        if self.needs_scores:
-            check_priors(key, [*zip(self.student_taps, self.teacher_taps, strict=False)], student, teacher)
+        if self.needs_scores and self.teacher_parts == ():
+            activation = getattr(self, 'activation', getattr(self, 'form', None))
+            taps = zip(self.student_taps, self.teacher_taps, strict=False)
+            check_outputs(key, taps, student, teacher, activation)
 
     def setup(self, student: Shapes, teacher: Shapes) -> None:
         """Make the parameters from the taps' traced shapes (batch 1); called once, at model construction."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import reduce
@@ -12,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.config.values import num_classes, plain
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.building import class_of
+from mmdistill_dense.networks.taps import DECODER
 from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples
 
 if TYPE_CHECKING:
@@ -45,19 +47,67 @@ def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
     return None if head is None else int(head['num_classes'])
 
 
-def check_priors(key: str, taps: Iterable[tuple[Tap, Tap]], student: ModelConfig, teacher: ModelConfig) -> None:
-    """Refuse outputs of dense heads that belong to other anchors, or boxes that are coded otherwise."""
+_PLACES = ('anchor_generator', 'strides', 'regress_ranges')  # of a dense head: which objects a level finds where
+_BOXES = ('bbox_coder', 'reg_max', 'norm_on_bbox', 'exp_on_reg')  # what its numbers mean
+
+
+def check_outputs(
+    key: str, taps: Iterable[tuple[Tap, Tap]], student: ModelConfig, teacher: ModelConfig, activation: str | None
+) -> None:
+    """Refuse outputs of heads that mean something else on both sides, though their shapes are equal."""
     for pair in taps:
-        names = [tap.path.split('.') for tap in pair]
-        heads = [side.model.get(name[0]) for side, name in zip((student, teacher), names, strict=True)]
-        if not all(isinstance(head, Mapping) for head in heads):
+        sides = [*zip(('student', 'teacher'), pair, (student, teacher), strict=True)]
+        for side, tap, config in sides:
+            inside = tap.path.startswith('bbox_head') and tap.argument is None
+            if inside and hasattr(class_of(config.model, config.scope), DECODER):
+                told = f'{tap} of the {side} are answers to queries, whose numbers mean nothing'
+                raise ValueError(f"{key}: {told}. Use type='KDDETR' or 'QueryMatch', or tap the neck.")
+        heads = [dense_head(tap, config) for _, tap, config in sides]
+        if activation == 'sigmoid':
+            for (side, tap, _), head in zip(sides, heads, strict=True):
+                check_independent(key, side, head or {}, '.' not in tap.path)
+        if None in heads:
             continue
-        options = ['anchor_generator', *([] if 'cls' in names[0][-1] else ['bbox_coder', 'reg_max'])]
-        for option in options:
-            ours, theirs = (head.get(option) for head in heads)
-            if None not in (ours, theirs) and ours != theirs:
-                told = f'the student has {names[0][0]}.{option}={ours}, the teacher {theirs}'
+        path, scores = pair[0].path, 'cls' in pair[0].path.rpartition('.')[2] or pair[0].index == 0
+        ours, theirs = (
+            _meaning(head, config, _PLACES if scores else _PLACES + _BOXES)
+            for head, (_, _, config) in zip(heads, sides, strict=True)
+        )
+        for option in (one for one in ours if one in theirs):
+            if ours[option] != theirs[option] and _built(ours[option]) != _built(theirs[option]):
+                name = f'{path.partition(".")[0]}.{option}'
+                told = f'the student has {name}={ours[option]}, the teacher {theirs[option]}'
                 raise ValueError(f'{key}: {told}: their outputs mean something else. Give both the same.')
+
+
+def dense_head(tap: Tap, config: ModelConfig) -> Mapping[str, Any] | None:
+    """Return the config of the dense detection head whose output, or that of its convolution, a tap is."""
+    head = config.model.get(tap.path.partition('.')[0])
+    if tap.argument is not None or not isinstance(head, Mapping):
+        return None
+    kind = class_of(head, config.scope)
+    return head if any(one.__name__ == 'BaseDenseHead' for one in getattr(kind, '__mro__', ())) else None
+
+
+def _meaning(head: Any, config: ModelConfig, names: Sequence[str]) -> dict[str, Any]:
+    """Return those of these options that a dense head has, completed by the defaults of its class."""
+    defaults = {
+        name: parameter.default
+        for kind in reversed(class_of(head, config.scope).__mro__)
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+    }
+    return {name: plain(head.get(name, defaults.get(name))) for name in names if name in {**defaults, **head}}
+
+
+def _built(value: Any) -> Any:
+    """Return what an option means: one that is written out, and one that is left to its default, may mean the same."""
+    if not isinstance(value, dict):
+        return value
+    from mmdet.registry import TASK_UTILS
+
+    made = TASK_UTILS.build({**value, '_scope_': 'mmdet'})
+    read = ('strides', 'base_anchors', 'offset', 'means', 'stds', 'normalizer')
+    return type(made), *(str(getattr(made, name, None)) for name in read)
 
 
 def class_lengths(teacher: FrozenTeacher | None, classes: int | None) -> tuple[int, int]:
@@ -89,13 +139,15 @@ def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] 
     return head if isinstance(head, Mapping) and 'num_classes' in head else None
 
 
-_OTHER_SCORES = ('TOODHead', 'SSDHead', 'YOLOV3Head', 'CenterNetHead')  # probabilities, a background, boxes among them
+_OTHER_SCORES = ('SSDHead', 'YOLOV3Head')  # a background, boxes among them
+_PROBABILITIES = ('TOODHead', 'CenterNetHead')  # as outputs; their convolutions give logits
 
 
-def check_independent(key: str, side: str, head: Mapping[str, Any]) -> None:
+def check_independent(key: str, side: str, head: Mapping[str, Any], output: bool = True) -> None:
     """Refuse a dense head whose class scores are not the logits of independent yes/no decisions."""
     kind = getattr(head.get('type'), '__name__', str(head.get('type'))).rpartition('.')[2]
-    if kind in _OTHER_SCORES or not (head.get('loss_cls') or {}).get('use_sigmoid', True):
+    others = _OTHER_SCORES + (_PROBABILITIES if output else ())
+    if kind in others or not (head.get('loss_cls') or {}).get('use_sigmoid', True):
         told = (
             f'scores of the {side} ({kind}) are no logits of independent yes/no decisions, as the method compares them'
         )

@@ -41,8 +41,8 @@ class HeadOutputKD(FeatureDistiller):
 
     needs_scores: ClassVar[bool] = True
     no_auto: ClassVar[str] = (
-        'it compares one output of a head, and only you can say which: name the convolution that makes it, e.g. '
-        "'bbox_head.retina_reg', which mmdistill taps CONFIG marks"
+        'it compares one output of a head, and only you can say which: name it, e.g. '
+        "'bbox_head.retina_reg', which mmdistill taps CONFIG marks, or 'bbox_head[1]' for boxes that a head scales"
     )
 
     fixed: ClassVar[tuple[str, ...]] = ('align',)  # a mix of outputs has no meaning

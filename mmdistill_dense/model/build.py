@@ -31,6 +31,7 @@ from mmdistill_dense.config.unknown_keys import check_options, hint
 from mmdistill_dense.config.values import ignored_labels, listed, num_classes
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.distillers.fragments import expand
+from mmdistill_dense.distillers.ground_truth import dense_head
 from mmdistill_dense.model.balanced_step import BalancedStep, balanced_of
 from mmdistill_dense.model.distill_model import Distillation, Distilled, StepPlugin, distilled_class
 from mmdistill_dense.networks.auto_taps import Found, discover, nothing_to_pair, pair_taps
@@ -171,11 +172,15 @@ def build_distillation(
     with DefaultScope.overwrite_default_scope(config.scope):
         choose_taps(network, distillers, {key: options[name] for key, name in taught_by.items()}, size)
     for key, one in distillers.items():
-        if options[taught_by[key]].grid is not None and one.teacher_parts != ():
+        option = options[taught_by[key]]
+        if option.grid is not None and one.teacher_parts != ():
             told = f"{type(one).__name__} runs the teacher on places of the student's pictures"
-            way = f'leave {options[taught_by[key]].key}.scale and .fit out'
-            raise ValueError(f'model.distillers.{key}: {told}: {way}.')
-        one.check_networks(f'model.distillers.{key}', config, options[taught_by[key]].config)
+            raise ValueError(f'model.distillers.{key}: {told}: leave {option.key}.scale and .fit out.')
+        scaled = one.teacher_taps if option.grid and option.grid.scale != 1 and one.needs_scores else ()
+        if found := [str(tap) for tap in scaled if dense_head(tap, option.config)]:
+            told = f'with {option.key}.scale, a level of {", ".join(found)} finds objects of another size'
+            raise ValueError(f'model.distillers.{key}: {told}: leave scale out, or compare the neck.')
+        one.check_networks(f'model.distillers.{key}', config, option.config)
     taps = {name: _unique(_keyed(key, 'teacher_tap', [*one.teacher_taps, *one.extra_teacher_taps])
                           for key, one in distillers.items() if taught_by[key] == name)
             for name in options}  # fmt: skip

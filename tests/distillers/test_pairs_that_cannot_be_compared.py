@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.distillers import CWD, FRS, PKD, AfDCD, CrossKD, TokenRelations
+from mmdistill_dense.distillers import CWD, FRS, PKD, AfDCD, CrossKD, HeadOutputKD, TokenRelations
 from mmdistill_dense.distillers.ground_truth import check_competing, check_independent
 from mmdistill_dense.losses import channel_divergence
 from mmdistill_dense.networks.class_pairs import ClassPairs
@@ -81,6 +81,9 @@ def binary(**options: Any) -> dict[str, Any]:
 
 BINARY = binary(), binary(width=16, allow_random=True)
 SMALL = toys.det_net('retinanet', bbox_head=dict(anchor_generator=dict(octave_base_scale=2)))
+RETINA = dict(student_tap='bbox_head.retina_cls', activation='sigmoid')
+EXPONENT, IN_STRIDES, FINER = dict(exp_on_reg=True), dict(norm_on_bbox=True), dict(strides=[4, 8, 16, 32, 64])
+QUERIES = r'bbox_head\[\d\] of the student are answers to queries.*KDDETR'
 OTHER_CODE = toys.det_net('retinanet', bbox_head=dict(bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2])))
 HALVED = toys.det_net('faster_rcnn', roi_head=dict(bbox_head=dict(bbox_coder=dict(target_stds=[0.05, 0.05, 0.1, 0.1]))))
 ROI_SCORES = dict(student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax')
@@ -120,6 +123,13 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
     'FRS': [({}, SMALL, 'retinanet', r'model\.distillers\.x: the student has bbox_head\.anchor_generator=.*same')],
     'HeadOutputKD': [
         (dict(student_tap='bbox_head.retina_reg', form='l1'), OTHER_CODE, 'retinanet', 'has bbox_head.bbox_coder='),
+        (dict(student_tap='bbox_head.rtm_reg.0'), RTMDET, dict(RTMDET, allow_random=True, bbox_head=EXPONENT),
+         'has bbox_head.exp_on_reg=False, the teacher True'),
+        (dict(student_tap='bbox_head.conv_reg'), 'fcos', toys.det_net('fcos', allow_random=True, bbox_head=IN_STRIDES),
+         'has bbox_head.norm_on_bbox=False, the teacher True'),
+        (dict(student_tap='bbox_head.conv_reg', teacher_tap='bbox_head.atss_reg'), 'fcos', ATSS,
+         "has bbox_head.bbox_coder={'type': 'DistancePointBBoxCoder'"),
+        (dict(student_tap='bbox_head[1]', form='l1'), query_net('dino'), query_net('dino', allow_random=True), QUERIES),
         (dict(student_tap=SCORES, form='softmax'), *BINARY, "one class score.*distillers.x.form='sigmoid'"),
         (dict(student_tap='bbox_head.retina_cls', form='softmax'), toys.det_net(**ONE_CLASS),
          toys.det_net(width=16, allow_random=True, **ONE_CLASS),
@@ -147,7 +157,13 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
          r'needs the ATSSAssigner .* in model.teacher.train_cfg, got .*MaxIoUAssigner'),
     ],
     'LogitKD': [
-        (dict(student_tap='bbox_head.retina_cls', activation='sigmoid'), SMALL, 'retinanet', 'anchor_generator='),
+        (RETINA, SMALL, 'retinanet', 'anchor_generator='),
+        (RETINA, 'retinanet', toys.det_net(width=16, allow_random=True, scale=2.0),
+         r'with model\.teacher\.scale, a level of bbox_head\.retina_cls finds objects of another size'),
+        (dict(student_tap='bbox_head.conv_cls', activation='sigmoid'), toys.det_net('fcos', bbox_head=FINER), 'fcos',
+         r'has bbox_head\.strides=\[4, 8, 16, 32, 64\]'),
+        (dict(student_tap='bbox_head[0]', activation='sigmoid'), query_net('dab'),
+         query_net('dab', allow_random=True), QUERIES),
         ({}, *BINARY, "one class score.*distillers.x.activation='sigmoid'"),
         ({}, toys.seg_net(), toys.seg_net(width=16, allow_random=True, decode_head=dict(num_classes=4)),
          rf'distillers\.x: {SCORES} -> {SCORES} \(level 0\) has 7 class scores of the student and 4'),
@@ -199,6 +215,19 @@ def test_networks_that_do_not_fit_are_refused_when_the_model_is_built(method: st
         assert re.search(words, told), (words, told)
 
 
+def test_what_means_the_same_is_taken() -> None:
+    """Anchors whose defaults are written out; and boxes of another code, where scores alone are compared."""
+    written = toys.det_net('retinanet', bbox_head=dict(anchor_generator=dict(center_offset=0.0)))
+    assert not refusal(dict(RETINA, type='LogitKD'), written, 'retinanet')
+    assert not refusal(dict(type='FRS'), OTHER_CODE, 'retinanet')
+
+
+def test_richness_needs_scores_that_are_trained_everywhere() -> None:
+    head = load_model(dict(type='RetinaNet', bbox_head=dict(type='mmdet.YOLOXHead', num_classes=3)), 'model')
+    with pytest.raises(ValueError, match='learns class scores where objects are alone'):
+        FRS().check_networks('d', head, head)
+
+
 # Scores and classes
 
 
@@ -210,9 +239,14 @@ def test_scores_with_a_background_or_probabilities_are_no_independent_logits() -
     for head in (softmax, dict(type='mmdet.TOODHead'), dict(type='SSDHead'), dict(type='YOLOV3Head')):
         with pytest.raises(ValueError, match=r'^d: scores of the teacher \(\w+\) are no logits of independent'):
             check_independent('d', 'teacher', head)
+    check_independent('d', 'teacher', dict(type='mmdet.TOODHead'), output=False)
 
 
-@pytest.mark.parametrize('made', [FRS(), CrossKD(reuse_from=1)], ids=['FRS', 'CrossKD'])
+SIGMOIDS = [DISTILLERS.get(name)('bbox_head[0]', activation='sigmoid') for name in ('LogitKD', 'DIST')]
+SIGMOIDS += [FRS(), CrossKD(reuse_from=1), HeadOutputKD('bbox_head.retina_cls', form='sigmoid')]
+
+
+@pytest.mark.parametrize('made', SIGMOIDS, ids=lambda one: type(one).__name__)
 def test_methods_on_independent_scores_ask_both_heads(made: Any) -> None:
     good = load_model(toys.det_net('retinanet'), 'model')
     other = load_model(toys.det_net('retinanet', bbox_head=dict(loss_cls=dict(use_sigmoid=False))), 'model')

@@ -234,6 +234,7 @@ def test_a_run_s_own_config_and_checkpoint_serve_too() -> None:
     call(weights, 'pictures/a/0.png', out='plain')
     first, second = (Path(f'{name}/labels/pictures/a/0.png').read_bytes() for name in ('run', 'plain'))
     assert first == second
+    assert predict.find_student(Path('kd:toy_seg'), weights) == (Path('kd:toy_seg'), Path(weights))  # and a name
 
 
 @pytest.mark.parametrize(('words', 'told'), [

@@ -52,6 +52,14 @@ def test_a_run_that_stopped_early_gets_no_verdict(tmp_path):
     assert [row['last evaluation'] for row in rows(found).values()] == ['iteration 400 of 400', 'iteration 100 of 400']
 
 
+@pytest.mark.parametrize('seed', [None, 1])
+def test_runs_of_other_seeds_are_told(tmp_path, seed):
+    kd = logged(run(tmp_path / 'kd', DISTILLED, seed), 66.0)
+    (said,) = answer(kd, logged(run(tmp_path / 'alone', ALONE), 60.0)).sentences()
+    assert said.startswith('Not compared: kd') and 'randomness=dict(seed=0)' in said
+    assert not answer(kd).sentences()
+
+
 @pytest.mark.parametrize(('scores', 'constant', 'said'), [
     ((30.7, 30.7), ('kd', 'control'), 'Next: train longer: both students predict one class everywhere'),
     ((30.7, 30.7), ('kd',), 'Next: more seeds tell'),

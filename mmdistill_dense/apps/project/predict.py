@@ -29,7 +29,7 @@ from mmdistill_dense.apps.export.write_student import load_student
 from mmdistill_dense.apps.inspect.drawing import draw
 from mmdistill_dense.apps.project import BOXES, DRAWN, LABELS, MARK, SUITE, walk_data
 from mmdistill_dense.apps.project.contact_sheet import write_picture
-from mmdistill_dense.apps.recipes.named import read_config
+from mmdistill_dense.apps.recipes.named import is_name, read_config
 from mmdistill_dense.apps.suite.pool import interruptible
 from mmdistill_dense.config.values import chain, tested_set
 from mmdistill_dense.unlabelled.pictures import EXTENSIONS
@@ -107,12 +107,13 @@ def find_student(given: Path, checkpoint: str | None = None, method: str | None 
             wrong = f'--method {method}: ' if method else ''
             raise ValueError(f'{wrong}{given} has the students {", ".join(found)}; name one of them by --method.')
         given, weights = found[name], True
-    if not given.is_file():
+    named = is_name(str(given)) and not given.is_file()
+    if not (named or given.is_file()):
         raise FileNotFoundError(f'{given}: no such file (working folder {Path.cwd()}).')
     if not weights and checkpoint is None:
         raise FileNotFoundError(f'{given}: a config needs its weights: --checkpoint FILE.')
     config, file = (given.with_suffix('.py'), given) if weights else (given, Path(str(checkpoint)))
-    if not config.is_file():
+    if not (named or config.is_file()):
         raise FileNotFoundError(f'{given}: its config {config.name} is not beside it: give one, and --checkpoint.')
     return config, file
 

@@ -285,11 +285,14 @@ class Answer:
         return next((one for one in same if one in self.scores), None)
 
     def _not_compared(self) -> list[str]:
-        """Return which runs have no gain because they, or their controls, stopped early or are of another length."""
+        """Return which runs have no gain: they, or their controls, stopped early or differ in length, or in seed."""
         points = self.found.points
         listed = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.apart.items())
         if not listed:
-            return []
+            ended = [run for run in self.comparison.runs if run in self.scores]
+            alone = some(a.title for a in ended if {*self.comparison.controls_for(a)} & self.scores.keys())
+            way = 'Give both configs the same randomness=dict(seed=0), and train again'
+            return [f'Not compared: {alone}: no control has the same seed. {way}.'] if alone else []
         return [
             f'Not compared: {listed}. Both must have ended, and their last evaluations must be at the same point. Let '
             'a training that stopped go on with --resume, or give runs of one length.'
@@ -338,7 +341,7 @@ class Answer:
             said = 'a longer training or more seeds'
         else:
             said = 'another method, a smaller weight, or a better teacher (docs/choosing.md)'
-        return [f'Next: {said}.', *self._not_compared()]
+        return [f'Next: {said}.', *(self._not_compared() if self.apart else ())]
 
     def _number(self, value: float, sign: str = '') -> str:
         return f'{value:{sign}.{self.digits}f}'

@@ -36,7 +36,7 @@ MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
     'mmdistill_dense/losses': 2_350,
-    'mmdistill_dense/distillers': 5_560,
+    'mmdistill_dense/distillers': 5_620,
     'mmdistill_dense/networks': 2_520,
     'mmdistill_dense/model': 870,
     'mmdistill_dense/engine': 1_720,
@@ -51,15 +51,15 @@ MOST_LINES = {
     'mmdistill_dense/apps/project': 5_110,
     'mmdistill_dense/apps/suite': 2_620,
     'mmdistill_dense/apps/check': 1_910,
-    'mmdistill_dense/apps/report': 1_230,
+    'mmdistill_dense/apps/report': 1_240,
     'mmdistill_dense/apps/inspect': 660,
     'mmdistill_dense/apps/export': 1_590,
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 14_030,
-    'mmdistill_dense': 34_800,
+    'mmdistill_dense': 34_870,
     'tools': 2_870,
-    'tests': 47_540,
+    'tests': 47_590,
 }
 MOST_CONFIGS = 600
 

@@ -52,6 +52,15 @@ def test_a_run_that_stopped_early_gets_no_verdict(tmp_path):
     assert [row['last evaluation'] for row in rows(found).values()] == ['iteration 400 of 400', 'iteration 100 of 400']
 
 
+def test_the_time_of_a_step_is_that_over_the_control_s(tmp_path):
+    pair(tmp_path, 20.0, 30.0)
+    log = tmp_path / 'runs/kd/seed0/20260101_000000/vis_data/scalars.json'
+    for folder in ('control', 'kd'):
+        logged(tmp_path / f'runs/{folder}/seed0', 20.0)
+    log.write_text(log.read_text().replace('"time": 0.1', '"time": 0.15'))
+    assert rows(answer(tmp_path))['kd']['step'] == '1.50 x'
+
+
 @pytest.mark.parametrize('seed', [None, 1])
 def test_runs_of_other_seeds_are_told(tmp_path, seed):
     kd = logged(run(tmp_path / 'kd', DISTILLED, seed), 66.0)

@@ -229,6 +229,9 @@ def test_workers_apply_to_every_loader_and_two_checkpoints_are_kept() -> None:
     config = configs.control_config(defined(workers=0))
     assert [config[name].num_workers for name in configs.LOADERS] == [0, 0, 0]
     assert not any(config[name].persistent_workers for name in configs.LOADERS)
+    for persistent in (False, True):  # as it was
+        of_old = defined(workers=2, options={'train_dataloader.persistent_workers': persistent})
+        assert configs.control_config(of_old).train_dataloader.persistent_workers is persistent
     assert config.default_hooks.checkpoint.max_keep_ckpts == 2
     assert config.default_hooks.checkpoint.interval == 2
     assert configs.control_config(defined(checkpoint_every=None)).default_hooks.checkpoint.interval == 450

@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from mmengine.dataset import InfiniteSampler
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.hooks import EMAHook, Hook
@@ -32,11 +31,17 @@ from mmdistill_dense.utils.reproducible import (
     SeededBatches,
     WorkerSeed,
     mix,
-    sampler_of,
     seed_everything,
     seed_torch,
 )
-from mmdistill_dense.utils.runner_internals import between_steps, built_loop, resumes, start_file, wrappers_of
+from mmdistill_dense.utils.runner_internals import (
+    between_steps,
+    built_loop,
+    resumes,
+    start_file,
+    undrawn,
+    wrappers_of,
+)
 from mmdistill_dense.weights.mmengine_loader import install_reader
 
 
@@ -78,13 +83,11 @@ class SeededStreams(Hook):
         if resumes(runner) and (ahead := steps_ahead(loop)):  # mmengine's wrapper has counted from the steps of before
             runner.optim_wrapper.initialize_count_status(runner.model, loop.iter - ahead, loop.max_iters)
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
+            own = loop.dataloader_iterator
+            if getattr(own, '_iterator', own) is not None or isinstance(own, (SeededBatches, ReplayedBatches)):
+                loop.dataloader = loader = undrawn(runner, loader)
             place = (loader, runner.seed, get_rank())
-            own, sampler = loop.dataloader_iterator, sampler_of(loader)
-            # In place of mmengine's iterator, which does not seed each batch. That of mmengine 0.10.7 has started
-            # workers, and drawn for them from the sampler, whose generator ends with them.
-            loader._iterator = None
-            if isinstance(sampler, InfiniteSampler):
-                sampler.indices = sampler._indices_of_rank()
+            # In place of mmengine's iterator, which does not seed each batch.
             if isinstance(loader.dataset, IterableDataset):
                 loop.dataloader_iterator = ReplayedBatches(type(own), *place)
             else:

@@ -9,8 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.dist import all_reduce, barrier, get_world_size
+from mmengine.dist import barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
@@ -20,7 +19,6 @@ from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _ONCE = 5.0  # seconds in which signals are one: torchrun hands on what a cluster sends to every process as well
-_TOGETHER = 10  # iterations between two questions whether any process was told to end
 _OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
 
 
@@ -36,9 +34,9 @@ class Interruption(Hook):
     priority = 'LOWEST'  # after the hook that saves
 
     def __init__(self) -> None:
-        self._number = 0  # of the signal that came
+        self.number = 0  # of the signal that came
         self._since = 0.0  # when it came
-        self._agreed = 0  # what all processes know of it
+        self.agreed = 0  # what all processes know of it; LossGuard asks them in each step
         self._inside = False  # whether the model is between two whole states
         self._validates = False
         self._before: dict[int, Any] = {}  # the handlers that were there
@@ -47,6 +45,7 @@ class Interruption(Hook):
         loop = built_loop(runner)
         if loop is None:  # a run that only tests
             return
+        self.number, self.agreed, self._before = 0, 0, {}
         run = loop.run  # replaced on the instance: mmengine calls no hook at signals and exceptions
 
         def watched() -> Any:
@@ -58,7 +57,7 @@ class Interruption(Hook):
                 runner.logger.warning(f'{place}: {_way_on(runner)}.')
                 raise
             except _OF_WORKERS:  # that got the signal too
-                if not self._number or self._inside or get_world_size() > 1:
+                if not self.number or self._inside or get_world_size() > 1:
                     raise
                 self._leave(runner, runner.iter)
             finally:
@@ -77,13 +76,9 @@ class Interruption(Hook):
         """Leave if a signal came, all processes after the same iteration."""
         self._inside = False
         if get_world_size() == 1:
-            self._agreed = self._number
-        elif (runner.iter + 1) % _TOGETHER == 0:
-            told = torch.tensor(self._number)
-            all_reduce(told, 'max')
-            self._agreed = int(told)
-        if self._agreed and between_steps(runner):
-            self._number = self._agreed
+            self.agreed = self.number
+        if self.agreed and between_steps(runner):
+            self.number = self.agreed
             self._leave(runner, runner.iter + 1)
 
     def before_val_epoch(self, runner: Runner) -> None:
@@ -92,7 +87,7 @@ class Interruption(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Leave in the middle of a validation if this iteration is saved; the next start repeats the validation."""
-        if self._number and get_world_size() == 1 and self._saved(runner, runner.iter):
+        if self.number and get_world_size() == 1 and self._saved(runner, runner.iter):
             self._leave(runner, runner.iter)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
@@ -100,11 +95,11 @@ class Interruption(Hook):
 
     def _note(self, number: int, _: Any) -> None:
         now = time.monotonic()
-        if self._number and now - self._since > _ONCE:  # told twice: end at once
+        if self.number and now - self._since > _ONCE:  # told twice: end at once
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        if not self._number:
-            self._number, self._since = number, now
+        if not self.number:
+            self.number, self._since = number, now
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own would raise when the loader's workers end first
 
     def _leave(self, runner: Runner, done: int) -> None:
@@ -113,9 +108,9 @@ class Interruption(Hook):
             vars(hook).update(dict.fromkeys(NEEDED, True))  # all that a run needs, whatever the config's files hold
             hook._save_checkpoint_with_step(runner, done, meta={'epoch': runner.epoch, 'iter': done})
         barrier()  # a launcher ends the others when one process leaves
-        name = signal.Signals(self._number).name
+        name = signal.Signals(self.number).name
         runner.logger.warning(f'{name} after iteration {done} of {runner.max_iters}: {_way_on(runner)}.')
-        raise SystemExit(128 + self._number)
+        raise SystemExit(128 + self.number)
 
     def _saved(self, runner: Runner, done: int) -> bool | None:
         """Tell whether an iteration is saved; ``None`` where it cannot be."""

@@ -24,6 +24,7 @@ from mmdistill_dense.config.unknown_keys import check_keys
 from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.distillers.base import Distiller
 from mmdistill_dense.engine.ddp import check_equal_epochs
+from mmdistill_dense.engine.interruption import Interruption
 from mmdistill_dense.guards.config import (
     check_crop,
     check_custom_keys,
@@ -134,7 +135,7 @@ class RunGuards(Hook):
             self.after_train(runner)
         for teacher, found in looks:
             if found:
-                refuse_blind(teacher.key, found, runner.cfg)
+                torch.compiler.disable(refuse_blind)(teacher.key, found, runner.cfg)
 
 
 def _check_wrapper(runner: Runner) -> None:
@@ -172,18 +173,20 @@ class LossGuard(Hook):
 
     It checks the loss, not the gradients: in mixed precision, an overflow of the scaled gradients is normal, and the
     scaler handles it. No step waits for the device: the result travels to the CPU while the backward pass is launched
-    and is read after that. So do the numbers of the log, which mmengine would fetch one by one behind the whole step.
-    With several optimizers, each loss is checked.
+    and is read after that. So do the numbers of the log, which mmengine would fetch one by one behind the whole step,
+    and a signal that one of several processes got. With several optimizers, each loss is checked.
     """
 
     def __init__(self) -> None:
         self._seen: Seen | None = None
         self._log: dict[str, Any] = {}
         self._verdict: _Verdict | None = None
+        self._interruption: Interruption | None = None
         self._handles: list[RemovableHandle] = []
 
     def before_train(self, runner: Runner) -> None:
         model: Any = unwrap(runner.model)
+        self._interruption = next((hook for hook in runner.hooks if isinstance(hook, Interruption)), None)
         self._handles.append(model.register_forward_hook(self._remember, with_kwargs=True))
         # Replaced on the instance: after_train deletes that, and the method of the class is back.
         if hasattr(model, 'parse_losses'):
@@ -222,16 +225,20 @@ class LossGuard(Hook):
         return log
 
     def _backward(self, runner: Runner, backward: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        self._verdict = verdict = _Verdict(loss, self._log)
+        told = self._interruption
+        self._verdict = verdict = _Verdict(loss, self._log, told.number if told else 0)
         backward(loss, *args, **kwargs)
         if verdict.bad():
             seen, self._seen = self._seen, None
-            told = dict.fromkeys(reason for found in all_gather_object(_reasons(runner, seen)) for reason in found)
+            found = torch.compiler.disable(all_gather_object)(_reasons(runner, seen))
+            reasons = dict.fromkeys(reason for one in found for reason in one)
             raise RuntimeError(
                 f'Iteration {runner.iter + 1}: the loss is not finite, and the step was not taken. '
-                f'{" ".join(told) or "Each loss is finite, but their sum is not."} Earlier checkpoints are whole. '
+                f'{" ".join(reasons) or "Each loss is finite, but their sum is not."} Earlier checkpoints are whole. '
                 'Usual reasons: a high learning rate or loss_weight, a damaged teacher, half precision that overflows.'
             )
+        if told and verdict.signal():
+            told.agreed = verdict.signal()
         self._seen = None
 
 
@@ -247,12 +254,15 @@ def check_saved(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
         raise RuntimeError(f'{told}, so no checkpoint is written. {way}.')
 
 
+_BAD = 1000.0  # above all numbers of signals
+
+
 class _Verdict:
     """Whether the loss of any process is not finite; the answer is copied to the CPU without waiting, with the log."""
 
-    def __init__(self, loss: Tensor, log: Mapping[str, Any]) -> None:
+    def __init__(self, loss: Tensor, log: Mapping[str, Any], signal: int = 0) -> None:
         loss = torch.as_tensor(loss).detach()
-        found = loss.isfinite().all().logical_not().to(sum_dtype(loss))
+        found = loss.isfinite().all().logical_not().to(sum_dtype(loss)) * _BAD + signal
         all_reduce(found, op='max')
         there = {k: x for k, x in log.items() if isinstance(x, Tensor) and not x.ndim and x.device == found.device}
         row = torch.stack([found, *(x.detach().to(found.dtype) for x in there.values())])
@@ -264,7 +274,11 @@ class _Verdict:
     def bad(self) -> bool:
         if self._arrived is not None:
             self._arrived.synchronize()
-        return bool(self._row[0])
+        return bool(self._row[0] >= _BAD)
+
+    def signal(self) -> int:
+        """Return the signal that any process has got, once :meth:`bad` was asked and said no."""
+        return int(self._row[0])
 
     def numbers(self) -> dict[str, Tensor]:
         """Return the log's numbers, on the CPU; once :meth:`bad` was asked, they are there."""

@@ -11,12 +11,13 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import asdict
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import barrier, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, barrier, get_world_size, is_main_process
 from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
 
@@ -168,10 +169,22 @@ class Counters(Hook):
     The first has the best score and the number of validations since, the second a size for some steps, as for YOLOX.
     """
 
+    _scores: Mapping[str, float] = {}  # of a validation since the last step
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._scores = {}
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._scores = metrics or {}
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         stopping, resizing = _counting(runner)
         if stopping:
-            state = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in stopping]
+            counted = [copy(one) for one in stopping]
+            for one in counted:  # the hooks themselves count after a best file is written
+                if one.monitor in self._scores:
+                    one._check_stop_condition(self._scores[one.monitor])
+            state = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in counted]
             checkpoint['meta'][_STOPPING] = state
         if resizing:
             checkpoint['meta'][_SIZES] = [one._input_size for one in resizing]
@@ -244,6 +257,7 @@ class ResumeFile(Hook):
     """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know."""
 
     tells = True  # how the run resumes; a measurement at a checkpoint switches this off
+    _validated = False  # since the last step
 
     def before_run(self, runner: Runner) -> None:
         if isinstance(runner, FlexibleRunner):
@@ -256,8 +270,13 @@ class ResumeFile(Hook):
         resume_from_a_whole_file(runner)
 
     def before_train(self, runner: Runner) -> None:
-        """Tell if nothing is left to train."""
+        """Refuse processes that begin at different steps; tell if nothing is left to train."""
         loop = runner.train_loop
+        begins = all_gather_object((runner.epoch, runner.iter))
+        if len({*begins}) > 1:
+            told = ', '.join(f'epoch {epoch}, iteration {iteration}' for epoch, iteration in begins)
+            way = 'work_dir must be a folder that all machines share, or hold the same checkpoint on each'
+            raise ValueError(f'The processes begin at different steps ({told}): {way}.')
         done, last, unit = (
             (loop.epoch, loop.max_epochs, 'epoch')
             if isinstance(loop, EpochBasedTrainLoop)
@@ -267,12 +286,21 @@ class ResumeFile(Hook):
             told = f'The checkpoint to resume is from {unit} {done} of {last}'
             runner.logger.warning(f'{told}: nothing is left to train.')
 
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._validated = False
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._validated = True
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the number of processes, the sampler's seed, the length of an epoch, and whether it has only begun."""
         meta, seed = checkpoint['meta'], getattr(sampler_of(runner.train_dataloader), 'seed', None)
         meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
+        if isinstance(runner, FlexibleRunner) and self._validated:  # it counts a step that is counted already
+            meta.update(epoch=runner.epoch, iter=runner.iter)
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            meta['within_epoch'] = meta['epoch'] == runner.epoch  # one more at the end of the epoch
+            # the file of a validation's best score is written again when the epoch is counted
+            meta['within_epoch'] = meta['epoch'] == runner.epoch and not self._validated
             meta['epoch_steps'] = len(runner.train_dataloader)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -54,7 +54,7 @@ class StepPlugin:
         """Get the student, its bound distillers, and the paths of its heads that hold taps."""
 
     def hooks(self) -> Sequence[Hook]:
-        """Return what ``DistillHook`` calls for it at every event."""
+        """Return what ``DistillHook`` calls for it at the events that it gets itself, but no others of a hook."""
         return ()
 
     def identity(self) -> dict[str, Any]:

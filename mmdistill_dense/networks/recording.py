@@ -203,8 +203,8 @@ class Recorder:
                 note = partial(lambda noted, *call: noted.append(call), self.tensors[path])
                 removals.append(_hook_method(self.network.get_submodule(owner), name, after=note))
             yield self.tensors
-        except _LastTapReached:
-            pass
+        except _LastTapReached as reached:
+            reached.__traceback__ = None  # from Python 3.12 on, its frames and their maps would wait for the collector
         finally:
             for remove in reversed(removals):
                 remove()

@@ -13,12 +13,15 @@ MIN_COUNT = 1e-6  # smaller than the mean over processes of a count that is 1 in
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Return the rows of all processes, in order of rank; their numbers may differ."""
+    """Return the rows of all processes, in order of rank; their numbers may differ, their lengths may not."""
     if world_size() == 1:
         return rows
-    sizes = [torch.zeros(1, dtype=torch.long, device=rows.device) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.full((1,), len(rows), device=rows.device))
-    counts = [int(size) for size in sizes]
+    sizes = [torch.zeros(2, dtype=torch.long, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(sizes, torch.tensor(rows.shape, device=rows.device))
+    counts, lengths = zip(*torch.stack(sizes).tolist(), strict=True)
+    if len({*lengths}) > 1:
+        told = f'rows of {", ".join(map(str, lengths))} values: pictures of other sizes'
+        raise ValueError(f'The processes compare {told}. Set a fixed crop, or gather=False where the method has it.')
     padded = rows.new_zeros(max(counts), rows.shape[1])
     padded[: len(rows)] = rows
     gathered = [torch.empty_like(padded) for _ in counts]

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mmdistill_dense.utils.reproducible import sampler_of
 
 if TYPE_CHECKING:  # methods need these types alone, and the list of a suite no runner
     from mmengine.optim import OptimWrapper, OptimWrapperDict
@@ -55,6 +58,38 @@ def wrappers_of(wrapper: OptimWrapper | OptimWrapperDict) -> list[OptimWrapper]:
 def between_steps(runner: Runner) -> bool:
     """Tell whether no gradients wait for the optimizer's next step; a checkpoint holds none."""
     return all(wrapper.should_update() for wrapper in wrappers_of(runner.optim_wrapper))
+
+
+class _Kept:
+    """A data set that mmengine copies with the options of a loader, which would double it."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __deepcopy__(self, _: Any) -> Any:
+        return self.dataset
+
+
+def undrawn(runner: Runner, loader: DataLoader) -> DataLoader:
+    """Return a run's loader anew, with the same data set: what has drawn from its samplers is forgotten.
+
+    mmengine 0.10.7 starts workers when it builds the loop, and a training that was interrupted may begin again. An
+    infinite sampler ends with who draws from it, and one that sorts by shape keeps what it has begun.
+    """
+    from mmengine.dataset import InfiniteSampler
+
+    options, seed = runner.cfg.get('train_dataloader'), getattr(sampler_of(loader), 'seed', None)
+    loader._iterator = None  # ends workers that persist
+    if isinstance(options, Mapping):
+        options = {**options, 'dataset': _Kept(loader.dataset)}
+        diff_rank_seed = (runner.cfg.get('randomness') or {}).get('diff_rank_seed', False)
+        loader = runner.build_dataloader(options, seed=runner.seed, diff_rank_seed=diff_rank_seed)
+    sampler = sampler_of(loader)
+    if seed is not None:  # that of a checkpoint, where the run has none
+        sampler.seed = seed
+    if isinstance(sampler, InfiniteSampler):
+        sampler.indices = sampler._indices_of_rank()
+    return loader
 
 
 def batch_augments(network: Any) -> list[Any]:

@@ -8,7 +8,7 @@ from mmseg.structures import SegDataSample
 from mmdistill_dense.distillers import CIRKD, PCD, DeFeat, FeatureMatch, QueueKL, SimReg
 from mmdistill_dense.distillers.base import RunState
 from mmdistill_dense.engine import DistillDDP
-from mmdistill_dense.utils.distributed import gather_rows_with_gradient, rows_before
+from mmdistill_dense.utils.distributed import gather_rows, gather_rows_with_gradient, rows_before
 from tests import gloo, toys
 from tests.distillers import test_crosskd, test_heads, test_kddetr, test_ld
 from tests.distillers.steps import padded, set_up
@@ -90,8 +90,15 @@ def network_step(model, student, mine):
     )
 
 
+def refused(rank):
+    """What is said of rows of other lengths, for which a collective would end the process, or wait for ever."""
+    with pytest.raises(ValueError, match='rows of 3, 4 values') as told:
+        gather_rows(torch.zeros(2 - rank, 3 + rank))
+    return str(told.value)
+
+
 def process(rank, folder):
-    found = dict(gathered=gathered(rank))
+    found = dict(gathered=gathered(rank), refused=refused(rank))
     for name, (*_, split) in OPTIONS.items():
         made = distiller(name, rank)
         found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]

@@ -167,7 +167,7 @@ def streams(epochs, accumulated=1, **options):
     wrapper = OptimWrapper(torch.optim.SGD([nn.Parameter(torch.ones(1))], 1.0), accumulative_counts=accumulated)
     wrapper.initialize_count_status(nn.Linear(1, 1), 3, 99)
     parts = dict(train_dataloader=loader, train_loop=loop, optim_wrapper=wrapper)
-    runner = types.SimpleNamespace(**parts, seed=5, epoch=0, _resume=False)
+    runner = types.SimpleNamespace(**parts, cfg={}, seed=5, epoch=0, _resume=False)
     hook = SeededStreams()
     with fork_rng():
         hook.before_train(runner)

@@ -1,6 +1,7 @@
 """SIGTERM and SIGUSR1 end a run with a checkpoint, from which it goes on to the same bits."""
 
 import logging
+import math
 import os
 import re
 import signal
@@ -14,8 +15,9 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmdistill_dense.engine import interruption
+from mmdistill_dense.engine import interruption, loss_guard
 from mmdistill_dense.engine.interruption import Interruption
+from mmdistill_dense.engine.loss_guard import LossGuard
 from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint, own_checkpoint
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
@@ -203,17 +205,21 @@ def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatc
 
 
 def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where gradients are gathered over a number of steps at which nobody asks."""
+    """The signal of one travels with the losses of all. Gathered gradients come first."""
     left = list[int]()
     monkeypatch.setattr(interruption, 'get_world_size', lambda: 2)
-    monkeypatch.setattr(interruption, 'all_reduce', lambda *_: None)
     monkeypatch.setattr(interruption, 'between_steps', lambda runner: (runner.iter + 1) % 4 == 0)
-    hook = Interruption()
-    hook._number = signal.SIGTERM
+    hook, guard = Interruption(), LossGuard()
     monkeypatch.setattr(hook, '_leave', lambda runner, done: left.append(done))
-    for number in range(14):
+    guard._interruption = hook
+    for number in range(13):
+        other = signal.SIGTERM if number == 9 else 0
+        monkeypatch.setattr(loss_guard, 'all_reduce', lambda found, op, other=other: found.clamp_(min=other))
+        guard._backward(SimpleNamespace(iter=number), lambda loss: None, torch.ones(()))
         hook.after_train_iter(SimpleNamespace(iter=number), number)
     assert left == [12]
+    own = loss_guard._Verdict(torch.tensor(math.nan), {}, signal.SIGTERM)
+    assert own.bad() and not loss_guard._Verdict(torch.ones(()), {}, signal.SIGTERM).bad()
 
 
 BEGIN = """

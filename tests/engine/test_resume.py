@@ -5,17 +5,25 @@ import multiprocessing
 import shutil
 from functools import partial
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import LOOPS
-from mmengine.runner import BaseLoop, ValLoop, loops
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, ValLoop, loops
 from torch.utils.data import DataLoader
 
-from mmdistill_dense.engine.resume import ResumeFile, latest_checkpoint, resume_from_a_whole_file, tell_changes
+from mmdistill_dense.engine import resume
+from mmdistill_dense.engine.resume import (
+    Counters,
+    ResumeFile,
+    latest_checkpoint,
+    resume_from_a_whole_file,
+    tell_changes,
+)
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
@@ -329,6 +337,40 @@ def test_a_run_that_stops_early_stops_there_when_it_is_resumed(tmp_path, kind, s
     for start in starts:
         again = run(tmp_path / start, resume=True, load_from=str(tmp_path / 'a' / f'{start}.pth'))
         assert again.iter == place, start
+
+
+def test_a_best_file_holds_the_count_of_its_own_validation():
+    """mmengine writes it before ``EarlyStoppingHook`` counts."""
+    stop, counters, checkpoint = EarlyStoppingHook('score', rule='greater', patience=2), Counters(), dict(meta={})
+    runner = SimpleNamespace(hooks=[stop], model=toys.nn.Module())
+    stop.best_score, stop.wait_count = 50.0, 1
+    counters.after_val_epoch(runner, dict(score=60.0))
+    counters.before_save_checkpoint(runner, checkpoint)
+    assert checkpoint['meta']['early_stopping'] == [('score', 0, 60.0)]
+    assert (stop.best_score, stop.wait_count) == (50.0, 1)
+    counters.before_train_iter(runner, 0)
+    counters.before_save_checkpoint(runner, checkpoint)
+    assert checkpoint['meta']['early_stopping'] == [('score', 1, 50.0)]
+
+
+def test_a_file_that_is_written_again_after_a_validation_is_whole(monkeypatch):
+    """That of the best score: mmengine's FlexibleRunner counts a step too many, and its epoch has ended."""
+    loop = mock.Mock(spec=EpochBasedTrainLoop)
+    loader = DataLoader([0, 1, 2, 3], 2)
+    runner = mock.Mock(spec=FlexibleRunner, epoch=1, iter=2, train_loop=loop, train_dataloader=loader)
+    hook, first, again = ResumeFile(), dict(epoch=1, iter=1), dict(epoch=2, iter=2)
+    hook.before_save_checkpoint(runner, dict(meta=first))
+    hook.after_val_epoch(runner)
+    hook.before_save_checkpoint(runner, dict(meta=again))
+    assert first['within_epoch'] and not again['within_epoch'] and (again['epoch'], again['iter']) == (1, 2)
+
+
+def test_processes_that_begin_at_other_steps_are_refused(monkeypatch):
+    """Machines that share no folder."""
+    monkeypatch.setattr(resume, 'all_gather_object', lambda own: [own, (0, 0)])
+    runner = mock.Mock(epoch=0, iter=4)
+    with pytest.raises(ValueError, match=r'iteration 4, epoch 0, iteration 0\): work_dir must be a folder that all'):
+        ResumeFile().before_train(runner)
 
 
 # What the log says

@@ -1,16 +1,21 @@
 """Random streams."""
 
+import itertools
 import pickle
 import random
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
+from mmengine.runner import Runner
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, WeightedRandomSampler
 
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng, mix, seed_everything
+from mmdistill_dense.utils.runner_internals import undrawn
 
 
 def draw():
@@ -181,3 +186,24 @@ def test_a_sampler_without_a_batch_is_refused():
     data = Draws()
     with pytest.raises(ValueError, match=r'train_dataloader gives no batch.*drop_last'):
         next(SeededBatches(DataLoader(data, 8, sampler=DefaultSampler(data), drop_last=True), 1, 0))
+
+
+class Shaped(Draws):
+    """Wide pictures and tall ones, in turn."""
+
+    def get_data_info(self, index):
+        return dict(width=1 + index % 2, height=2 - index % 2)
+
+
+def test_samplers_that_have_drawn_begin_anew():
+    """What is kept of shapes would else never come; a data set is no option, and is not copied."""
+    kinds = dict(sampler=dict(type='InfiniteSampler'), batch_sampler=dict(type='mmdet.AspectRatioBatchSampler'))
+    cfg = Config(dict(train_dataloader=dict(batch_size=2, num_workers=0, dataset=dict(type='Shaped'), **kinds)))
+    runner = SimpleNamespace(cfg=cfg, seed=3, build_dataloader=Runner.build_dataloader)
+    loader = Runner.build_dataloader(dict(cfg.train_dataloader, dataset=Shaped()), seed=5)
+    first = list(itertools.islice(expected := iter(loader.batch_sampler), 6))
+    again = undrawn(runner, loader)
+    assert again.dataset is loader.dataset and list(itertools.islice(again.batch_sampler, 6)) == first
+    by_hand = undrawn(SimpleNamespace(cfg=Config(), seed=3), again)
+    assert by_hand is again and next(iter(by_hand.sampler)) is not None
+    del expected

@@ -39,12 +39,12 @@ MOST_LINES = {
     'mmdistill_dense/distillers': 5_620,
     'mmdistill_dense/networks': 2_520,
     'mmdistill_dense/model': 870,
-    'mmdistill_dense/engine': 1_720,
+    'mmdistill_dense/engine': 1_760,
     'mmdistill_dense/weights': 920,
     'mmdistill_dense/datasets': 930,
     'mmdistill_dense/guards': 590,
     'mmdistill_dense/config': 750,
-    'mmdistill_dense/utils': 1_380,
+    'mmdistill_dense/utils': 1_420,
     'mmdistill_dense/unlabelled': 810,
     'mmdistill_dense/pretrain': 930,
     'mmdistill_dense/foundation': 980,
@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 14_030,
-    'mmdistill_dense': 34_870,
+    'mmdistill_dense': 34_950,
     'tools': 2_870,
-    'tests': 47_590,
+    'tests': 47_700,
 }
 MOST_CONFIGS = 600
 

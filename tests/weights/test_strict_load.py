@@ -182,6 +182,13 @@ def test_plain_config_holds_nothing_of_the_distillation(run):
     assert not is_distill_model(flat.model) and is_distill_model(config.model)
 
 
+@pytest.mark.parametrize('default', ['mmseg', 'mmdet', None])
+def test_plain_config_names_the_scope_of_a_student_of_another_one(default):
+    student = dict(cfg='mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py', pretrained=False)
+    config = Config(dict(default_scope=default, model=toys.model_config(student)))
+    assert plain_config(config).model.get('_scope_') == (None if default == 'mmseg' else 'mmseg')
+
+
 def test_plain_config_keeps_the_users_imports():
     config = toys.run_config(
         'x', toys.model_config(), custom_imports=dict(imports=['mmdistill_dense.engine.launch', 'mine'])

@@ -47,42 +47,37 @@ def classes_of_head(teacher: FrozenTeacher | None, path: str) -> int | None:
     return None if head is None else int(head['num_classes'])
 
 
-_PLACES = ('anchor_generator', 'strides', 'regress_ranges')  # of a dense head: which objects a level finds where
-_BOXES = ('bbox_coder', 'reg_max', 'norm_on_bbox', 'exp_on_reg')  # what its numbers mean
-
-
 def check_outputs(
     key: str, taps: Iterable[tuple[Tap, Tap]], student: ModelConfig, teacher: ModelConfig, activation: str | None
 ) -> None:
     """Refuse outputs of heads that mean something else on both sides, though their shapes are equal."""
     for pair in taps:
         sides = [*zip(('student', 'teacher'), pair, (student, teacher), strict=True)]
-        for side, tap, config in sides:
-            inside = tap.path.startswith('bbox_head') and tap.argument is None
-            if inside and hasattr(class_of(config.model, config.scope), DECODER):
+        heads = [dense_head(tap, config) for _, tap, config in sides]
+        for (side, tap, config), head in zip(sides, heads, strict=True):
+            output = tap.path == 'bbox_head' and tap.argument is None
+            if output and hasattr(class_of(config.model, config.scope), DECODER):
                 told = f'{tap} of the {side} are answers to queries, whose numbers mean nothing'
                 raise ValueError(f"{key}: {told}. Use type='KDDETR' or 'QueryMatch', or tap the neck.")
-        heads = [dense_head(tap, config) for _, tap, config in sides]
-        if activation == 'sigmoid':
-            for (side, tap, _), head in zip(sides, heads, strict=True):
-                check_independent(key, side, head or {}, '.' not in tap.path)
+            if activation == 'sigmoid':
+                check_independent(key, side, head or {}, output)
         if None in heads:
             continue
-        path, scores = pair[0].path, 'cls' in pair[0].path.rpartition('.')[2] or pair[0].index == 0
-        ours, theirs = (
-            _meaning(head, config, _PLACES if scores else _PLACES + _BOXES)
-            for head, (_, _, config) in zip(heads, sides, strict=True)
-        )
-        for option in (one for one in ours if one in theirs):
-            if ours[option] != theirs[option] and _built(ours[option]) != _built(theirs[option]):
-                name = f'{path.partition(".")[0]}.{option}'
-                told = f'the student has {name}={ours[option]}, the teacher {theirs[option]}'
+        name, inside = pair[0].path.partition('.')[::2]
+        options = ['anchor_generator', 'strides']  # which objects a level finds where
+        if any(part in inside for part in ('reg', 'bbox')) if inside else pair[0].index == 1:
+            options += ['bbox_coder', 'reg_max', 'norm_on_bbox', *(['exp_on_reg'] if inside else [])]
+        ours, theirs = (_meaning(head, config, options) for head, (_, _, config) in zip(heads, sides, strict=True))
+        for option in (one for one in options if one in ours and one in theirs):
+            if _built(ours[option], student) != _built(theirs[option], teacher):
+                told = f'the student has {name}.{option}={ours[option]}, the teacher {theirs[option]}'
                 raise ValueError(f'{key}: {told}: their outputs mean something else. Give both the same.')
 
 
 def dense_head(tap: Tap, config: ModelConfig) -> Mapping[str, Any] | None:
     """Return the config of the dense detection head whose output, or that of its convolution, a tap is."""
-    head = config.model.get(tap.path.partition('.')[0])
+    name = tap.path.partition('.')[0]
+    head = config.model.get(name) if name in ('bbox_head', 'rpn_head') else None
     if tap.argument is not None or not isinstance(head, Mapping):
         return None
     kind = class_of(head, config.scope)
@@ -90,24 +85,26 @@ def dense_head(tap: Tap, config: ModelConfig) -> Mapping[str, Any] | None:
 
 
 def _meaning(head: Any, config: ModelConfig, names: Sequence[str]) -> dict[str, Any]:
-    """Return those of these options that a dense head has, completed by the defaults of its class."""
-    defaults = {
-        name: parameter.default
-        for kind in reversed(class_of(head, config.scope).__mro__)
-        for name, parameter in inspect.signature(kind.__init__).parameters.items()
-    }
-    return {name: plain(head.get(name, defaults.get(name))) for name in names if name in {**defaults, **head}}
+    """Return those of these options that a dense head has; one of mmdet's has the defaults of its class too."""
+    kind, defaults = class_of(head, config.scope), {}
+    if kind.__module__.startswith('mmdet.'):  # a class of the user's may fix an option in its constructor
+        for one in reversed(kind.__mro__):
+            defaults.update({k: v.default for k, v in inspect.signature(one.__init__).parameters.items()})
+    return {name: head.get(name, defaults.get(name)) for name in names if name in {**defaults, **head}}
 
 
-def _built(value: Any) -> Any:
+def _built(value: Any, config: ModelConfig) -> Any:
     """Return what an option means: one that is written out, and one that is left to its default, may mean the same."""
-    if not isinstance(value, dict):
-        return value
-    from mmdet.registry import TASK_UTILS
+    if isinstance(value, Mapping):
+        from mmdet.registry import TASK_UTILS
 
-    made = TASK_UTILS.build({**value, '_scope_': 'mmdet'})
-    read = ('strides', 'base_anchors', 'offset', 'means', 'stds', 'normalizer')
-    return type(made), *(str(getattr(made, name, None)) for name in read)
+        try:
+            made = TASK_UTILS.build({**value, '_scope_': config.scope or 'mmdet'})
+        except Exception:  # not to be built alone
+            return plain(value)
+        read = ('strides', 'base_anchors', 'offset', 'means', 'stds', 'normalizer')
+        return type(made), *(str(getattr(made, name, None)) for name in read)
+    return plain(value)
 
 
 def class_lengths(teacher: FrozenTeacher | None, classes: int | None) -> tuple[int, int]:

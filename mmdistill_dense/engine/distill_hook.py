@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.dataset import worker_init_fn as mmengine_worker_init_fn
 from mmengine.dist import broadcast_object_list, get_rank, is_main_process
 from mmengine.hooks import EMAHook, Hook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, FlexibleRunner, IterBasedTrainLoop, Runner, loops
 from torch import nn
 from torch.optim import SGD
 from torch.utils.data import DataLoader, IterableDataset
@@ -83,15 +83,18 @@ class SeededStreams(Hook):
         if resumes(runner) and (ahead := steps_ahead(loop)):  # mmengine's wrapper has counted from the steps of before
             runner.optim_wrapper.initialize_count_status(runner.model, loop.iter - ahead, loop.max_iters)
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
-            own = loop.dataloader_iterator
-            if getattr(own, '_iterator', own) is not None or isinstance(own, (SeededBatches, ReplayedBatches)):
+            own, endless = loop.dataloader_iterator, loops._InfiniteDataloaderIterator
+            begun = isinstance(own, (SeededBatches, ReplayedBatches))
+            if begun or getattr(own, '_iterator', own) is not None:
                 loop.dataloader = loader = undrawn(runner, loader)
             place = (loader, runner.seed, get_rank())
             # In place of mmengine's iterator, which does not seed each batch.
             if isinstance(loader.dataset, IterableDataset):
-                loop.dataloader_iterator = ReplayedBatches(type(own), *place)
+                anew = begun or isinstance(own, endless)
+                loop.dataloader_iterator = ReplayedBatches(endless if anew else lambda _: own, *place)
             else:
-                drops = type(loop) is IterBasedTrainLoop and not hasattr(own, 'skip_iter')
+                as_usual = getattr(type(loop), 'run', None) is IterBasedTrainLoop.run
+                drops = as_usual and not hasattr(endless, 'skip_iter')
                 loop.dataloader_iterator = SeededBatches(*place, dropped=loop.iter if drops else 0)
 
     def before_train_epoch(self, runner: Runner) -> None:

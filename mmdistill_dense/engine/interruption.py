@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import barrier, get_world_size
+import torch
+from mmengine.dist import all_reduce, barrier, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
@@ -19,6 +20,7 @@ from mmdistill_dense.utils.runner_internals import between_steps, built_loop
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _ONCE = 5.0  # seconds in which signals are one: torchrun hands on what a cluster sends to every process as well
+_TOGETHER = 10  # iterations between two questions in a step of your own, without the wrapper's ``backward``
 _OF_WORKERS = (RuntimeError, ConnectionError, FileNotFoundError, EOFError)  # a loader whose workers end while it reads
 
 
@@ -36,7 +38,8 @@ class Interruption(Hook):
     def __init__(self) -> None:
         self.number = 0  # of the signal that came
         self._since = 0.0  # when it came
-        self.agreed = 0  # what all processes know of it; LossGuard asks them in each step
+        self.agreed = 0  # what all processes know of it
+        self.asked = False  # whether LossGuard has asked them in this step
         self._inside = False  # whether the model is between two whole states
         self._validates = False
         self._before: dict[int, Any] = {}  # the handlers that were there
@@ -45,7 +48,6 @@ class Interruption(Hook):
         loop = built_loop(runner)
         if loop is None:  # a run that only tests
             return
-        self.number, self.agreed, self._before = 0, 0, {}
         run = loop.run  # replaced on the instance: mmengine calls no hook at signals and exceptions
 
         def watched() -> Any:
@@ -63,6 +65,7 @@ class Interruption(Hook):
             finally:
                 for number, handler in self._before.items():
                     signal.signal(number, handler)
+                self.number, self.agreed, self._before = 0, 0, {}
 
         loop.run = watched
 
@@ -77,6 +80,11 @@ class Interruption(Hook):
         self._inside = False
         if get_world_size() == 1:
             self.agreed = self.number
+        elif not self.asked and (runner.iter + 1) % _TOGETHER == 0:
+            told = torch.tensor(self.number)
+            all_reduce(told, 'max')
+            self.agreed = int(told)
+        self.asked = False
         if self.agreed and between_steps(runner):
             self.number = self.agreed
             self._leave(runner, runner.iter + 1)

@@ -237,8 +237,8 @@ class LossGuard(Hook):
                 f'{" ".join(reasons) or "Each loss is finite, but their sum is not."} Earlier checkpoints are whole. '
                 'Usual reasons: a high learning rate or loss_weight, a damaged teacher, half precision that overflows.'
             )
-        if told and verdict.signal():
-            told.agreed = verdict.signal()
+        if told:
+            told.asked, told.agreed = True, told.agreed or verdict.signal()
         self._seen = None
 
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import asdict
 from numbers import Integral
@@ -170,19 +170,21 @@ class Counters(Hook):
     """
 
     _scores: Mapping[str, float] = {}  # of a validation since the last step
+    _then: Sequence[tuple[float, float]] = ()  # what the first ones had counted before it
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self._scores = {}
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._scores = metrics or {}
+        self._then = [(one.wait_count, one.best_score) for one in _counting(runner)[0]]
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         stopping, resizing = _counting(runner)
         if stopping:
             counted = [copy(one) for one in stopping]
-            for one in counted:  # the hooks themselves count after a best file is written
-                if one.monitor in self._scores:
+            for one, then in zip(counted, self._then, strict=False):  # they count after a best file is written
+                if one.monitor in self._scores and (one.wait_count, one.best_score) == then:
                     one._check_stop_condition(self._scores[one.monitor])
             state = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in counted]
             checkpoint['meta'][_STOPPING] = state
@@ -257,7 +259,8 @@ class ResumeFile(Hook):
     """Chooses the file to resume from, and adds to each checkpoint what the next start needs to know."""
 
     tells = True  # how the run resumes; a measurement at a checkpoint switches this off
-    _validated = False  # since the last step
+    _epoch: int | None = None  # that has begun
+    _step: int | None = None
 
     def before_run(self, runner: Runner) -> None:
         if isinstance(runner, FlexibleRunner):
@@ -286,21 +289,22 @@ class ResumeFile(Hook):
             told = f'The checkpoint to resume is from {unit} {done} of {last}'
             runner.logger.warning(f'{told}: nothing is left to train.')
 
-    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self._validated = False
+    def before_train_epoch(self, runner: Runner) -> None:
+        self._epoch = runner.epoch
 
-    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        self._validated = True
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        self._step = runner.iter
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Add the number of processes, the sampler's seed, the length of an epoch, and whether it has only begun."""
         meta, seed = checkpoint['meta'], getattr(sampler_of(runner.train_dataloader), 'seed', None)
         meta.update(processes=get_world_size(), sampler_seed=int(seed) if isinstance(seed, Integral) else None)
-        if isinstance(runner, FlexibleRunner) and self._validated:  # it counts a step that is counted already
-            meta.update(epoch=runner.epoch, iter=runner.iter)
+        # The file of a validation's best score is written again when epoch and step are counted.
+        if isinstance(runner, FlexibleRunner):  # it adds one then too
+            now = {'epoch': (runner.epoch, self._epoch), 'iter': (runner.iter, self._step)}
+            meta.update({name: own for name, (own, begun) in now.items() if own != begun})
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            # the file of a validation's best score is written again when the epoch is counted
-            meta['within_epoch'] = meta['epoch'] == runner.epoch and not self._validated
+            meta['within_epoch'] = meta['epoch'] == runner.epoch == self._epoch
             meta['epoch_steps'] = len(runner.train_dataloader)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:

@@ -71,25 +71,33 @@ class _Kept:
 
 
 def undrawn(runner: Runner, loader: DataLoader) -> DataLoader:
-    """Return a run's loader anew, with the same data set: what has drawn from its samplers is forgotten.
+    """Return a run's loader as if nothing had drawn from its samplers, with the same data set.
 
     mmengine 0.10.7 starts workers when it builds the loop, and a training that was interrupted may begin again. An
-    infinite sampler ends with who draws from it, and one that sorts by shape keeps what it has begun.
+    infinite sampler ends with who draws from it, and one that sorts by shape keeps what it has begun. A loader that the
+    config does not describe stays; of it, an infinite sampler begins anew.
     """
     from mmengine.dataset import InfiniteSampler
 
-    options, seed = runner.cfg.get('train_dataloader'), getattr(sampler_of(loader), 'seed', None)
     loader._iterator = None  # ends workers that persist
+    options, sampler = runner.cfg.get('train_dataloader'), sampler_of(loader)
     if isinstance(options, Mapping):
         options = {**options, 'dataset': _Kept(loader.dataset)}
         diff_rank_seed = (runner.cfg.get('randomness') or {}).get('diff_rank_seed', False)
-        loader = runner.build_dataloader(options, seed=runner.seed, diff_rank_seed=diff_rank_seed)
-    sampler = sampler_of(loader)
-    if seed is not None:  # that of a checkpoint, where the run has none
-        sampler.seed = seed
-    if isinstance(sampler, InfiniteSampler):
+        fresh = runner.build_dataloader(options, seed=runner.seed, diff_rank_seed=diff_rank_seed)
+        if _kind(fresh) == _kind(loader):
+            if hasattr(sampler, 'seed'):  # that of a checkpoint, where the run has none
+                sampler_of(fresh).seed = sampler.seed
+            return fresh
+    if type(sampler) is InfiniteSampler:
         sampler.indices = sampler._indices_of_rank()
     return loader
+
+
+def _kind(loader: DataLoader) -> tuple[Any, ...]:
+    batches = loader.batch_sampler
+    size = getattr(batches, 'batch_size', loader.batch_size)
+    return type(sampler_of(loader)), type(batches), size, loader.drop_last, loader.num_workers, type(loader.collate_fn)
 
 
 def batch_augments(network: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from mmdistill_dense.apps.recipes.compose import recipes
 from mmdistill_dense.config.resolve import ModelConfig, bases_of, load_model
 from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.distillers import AfDCD
-from mmdistill_dense.registry import DATASETS
+from mmdistill_dense.registry import DATASETS, DISTILLERS
 from mmdistill_dense.weights.strict_load import published_weights
 from tests.every_config import CONFIGS, CONTROLS, FILES, leaf, name_of, named, place, read, student
 from tests.zoo.networks import build
@@ -114,6 +114,19 @@ def test_configs_are_complete_and_resolve(loaded: dict[str, Config]) -> None:
             crops = [step.crop_size for step in cfg.train_pipeline if step.type == 'RandomCrop']
             crop = crops[0] if crops else cfg.train_dataloader.dataset.painting.size
             assert tuple(model.data_preprocessor.size) == tuple(crop), key
+
+
+def test_outputs_of_the_shipped_pairs_mean_the_same() -> None:
+    """In all pairs of dense heads, whose networks methods look at before they are built."""
+    seen = 0
+    for path, one in named().items():
+        if path.parent.name not in ('kd', 'dist', 'frs') or (cfg := one.config()).default_scope != 'mmdet':
+            continue
+        own, other = (network(cfg.model[side], 'mmdet') for side in ('student', 'teacher'))
+        for key, option in cfg.model.distillers.items():
+            DISTILLERS.build(dict(option)).check_networks(key, own, other)
+            seen += 1
+    assert seen > 30
 
 
 def test_configs_are_short_and_nothing_is_copied() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.models.dense_heads import FCOSHead
 
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import CWD, FRS, PKD, AfDCD, CrossKD, HeadOutputKD, TokenRelations
@@ -220,6 +221,28 @@ def test_what_means_the_same_is_taken() -> None:
     written = toys.det_net('retinanet', bbox_head=dict(anchor_generator=dict(center_offset=0.0)))
     assert not refusal(dict(RETINA, type='LogitKD'), written, 'retinanet')
     assert not refusal(dict(type='FRS'), OTHER_CODE, 'retinanet')
+    faster = toys.det_net('fcos', allow_random=True, bbox_head=IN_STRIDES)
+    assert not refusal(dict(type='HeadOutputKD', student_tap='bbox_head.conv_centerness'), 'fcos', faster)
+
+
+def test_rtmdet_s_scores_and_decoded_boxes_are_compared_across_sizes() -> None:
+    """Its sizes differ in how convolutions code boxes."""
+    small, large = (load_model(dict(RTMDET, bbox_head=one), 'model') for one in ({}, EXPONENT))
+    for tap in ('bbox_head.rtm_cls.0', 'bbox_head[1]', 'bbox_head[0]'):
+        HeadOutputKD(tap).check_networks('d', small, large)
+    with pytest.raises(ValueError, match='exp_on_reg'):
+        HeadOutputKD('bbox_head.rtm_reg.0').check_networks('d', small, large)
+
+
+def test_heads_of_the_users_own_are_asked_for_what_their_config_says() -> None:
+    class Finer(FCOSHead):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, strides=(8, 16, 32, 64, 128), **options)
+
+    own, usual = (load_model(dict(type='mmdet.FCOS', bbox_head=head), 'model') for head in (
+        dict(type=Finer, num_classes=3), dict(type='mmdet.FCOSHead', num_classes=3, strides=[8, 16, 32, 64, 128])
+    ))  # fmt: skip
+    HeadOutputKD('bbox_head.conv_reg').check_networks('d', own, usual)
 
 
 def test_richness_needs_scores_that_are_trained_everywhere() -> None:

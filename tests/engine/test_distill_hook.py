@@ -17,13 +17,13 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, loops
 from mmseg.datasets.transforms import RandomCrop
 from mmseg.models import EncoderDecoder, SegTTAModel
 from mmseg.registry import MODELS
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.datasets.shapes import CLASSES
@@ -179,6 +179,24 @@ def test_persistent_workers_are_refused_in_epochs_alone():
     with pytest.raises(ValueError, match=r'train_dataloader\.persistent_workers=True.*by epochs.*False'):
         streams(True, persistent_workers=True)
     assert isinstance(streams(False, persistent_workers=True).train_loop.dataloader_iterator, SeededBatches)
+
+
+class Stream(IterableDataset):
+    """Without indices."""
+
+    def __iter__(self):
+        return iter(range(8))
+
+
+def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_own_iterator():
+    loader = DataLoader(Stream(), 2)
+    loop = mock.Mock(spec=IterBasedTrainLoop, dataloader_iterator=loops._InfiniteDataloaderIterator(loader))
+    runner = types.SimpleNamespace(train_dataloader=loader, train_loop=loop, cfg={}, seed=5, _resume=False)
+    for own in (loop.dataloader_iterator, None, iter(loader)):
+        loop.dataloader_iterator = loop.dataloader_iterator if own is None else own
+        with fork_rng():
+            SeededStreams().before_train(runner)
+            assert next(loop.dataloader_iterator).tolist() == [0, 1]
 
 
 def own_worker_init(worker_id):

@@ -218,6 +218,11 @@ def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch: pytest
         guard._backward(SimpleNamespace(iter=number), lambda loss: None, torch.ones(()))
         hook.after_train_iter(SimpleNamespace(iter=number), number)
     assert left == [12]
+    for number in range(13):  # a step of one's own, without the wrapper's backward
+        monkeypatch.setattr(interruption, 'all_reduce', lambda told, op: told.clamp_(min=signal.SIGUSR1))
+        hook.agreed = 0 if number == 0 else hook.agreed
+        hook.after_train_iter(SimpleNamespace(iter=number), number)
+    assert left == [12, 12]
     own = loss_guard._Verdict(torch.tensor(math.nan), {}, signal.SIGTERM)
     assert own.bad() and not loss_guard._Verdict(torch.ones(()), {}, signal.SIGTERM).bad()
 

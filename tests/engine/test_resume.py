@@ -348,21 +348,33 @@ def test_a_best_file_holds_the_count_of_its_own_validation():
     counters.before_save_checkpoint(runner, checkpoint)
     assert checkpoint['meta']['early_stopping'] == [('score', 0, 60.0)]
     assert (stop.best_score, stop.wait_count) == (50.0, 1)
+    stop._check_stop_condition(55.0)  # it has counted by itself
+    counters.before_save_checkpoint(runner, checkpoint)
+    assert checkpoint['meta']['early_stopping'] == [('score', 0, 55.0)]
     counters.before_train_iter(runner, 0)
+    stop.best_score, stop.wait_count = 50.0, 1
     counters.before_save_checkpoint(runner, checkpoint)
     assert checkpoint['meta']['early_stopping'] == [('score', 1, 50.0)]
 
 
-def test_a_file_that_is_written_again_after_a_validation_is_whole(monkeypatch):
+def test_a_file_that_is_written_again_after_a_validation_is_whole():
     """That of the best score: mmengine's FlexibleRunner counts a step too many, and its epoch has ended."""
-    loop = mock.Mock(spec=EpochBasedTrainLoop)
     loader = DataLoader([0, 1, 2, 3], 2)
-    runner = mock.Mock(spec=FlexibleRunner, epoch=1, iter=2, train_loop=loop, train_dataloader=loader)
-    hook, first, again = ResumeFile(), dict(epoch=1, iter=1), dict(epoch=2, iter=2)
-    hook.before_save_checkpoint(runner, dict(meta=first))
-    hook.after_val_epoch(runner)
-    hook.before_save_checkpoint(runner, dict(meta=again))
-    assert first['within_epoch'] and not again['within_epoch'] and (again['epoch'], again['iter']) == (1, 2)
+    runner = mock.Mock(spec=FlexibleRunner, train_loop=mock.Mock(spec=EpochBasedTrainLoop), train_dataloader=loader)
+    hook = ResumeFile()
+
+    def saved(now, told):
+        (runner.epoch, runner.iter), meta = now, dict(zip(('epoch', 'iter'), told, strict=True))
+        hook.before_save_checkpoint(runner, dict(meta=meta))
+        return meta['epoch'], meta['iter'], meta['within_epoch']
+
+    runner.epoch, runner.iter = 1, 3
+    hook.before_train_epoch(runner)
+    hook.before_train_iter(runner, 1)
+    assert saved((1, 3), (1, 4)) == (1, 4, True)  # in the step's own hooks
+    assert saved((1, 4), (2, 4)) == (2, 4, False)  # at the end of the epoch
+    assert saved((2, 4), (3, 4)) == (2, 4, False)  # the best one, behind its validation
+    assert saved((2, 4), (2, 5)) == (2, 4, False)
 
 
 def test_processes_that_begin_at_other_steps_are_refused(monkeypatch):

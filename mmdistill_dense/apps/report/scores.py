@@ -289,8 +289,9 @@ class Answer:
         points = self.found.points
         listed = some(f'{a.title} ({points[a]}) with {b.title} ({points[b]})' for a, b in self.apart.items())
         if not listed:
-            ended = [run for run in self.comparison.runs if run in self.scores]
-            alone = some(a.title for a in ended if {*self.comparison.controls_for(a)} & self.scores.keys())
+            ended = [run for run in self.comparison.runs if run in self.scores and not run.suite]
+            controls = {run: self.comparison.controls_for(run) for run in ended}
+            alone = some(a.title for a, b in controls.items() if b and a.seed not in {one.seed for one in b} - {None})
             way = 'Give both configs the same randomness=dict(seed=0), and train again'
             return [f'Not compared: {alone}: no control has the same seed. {way}.'] if alone else []
         return [

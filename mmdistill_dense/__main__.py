@@ -145,6 +145,9 @@ def _main(words: list[str]) -> int:
             raise
         if not told and isinstance(error, FileNotFoundError) and error.errno is not None:
             told = f'{error.filename}: no such file (working folder {Path.cwd()}).'
+        if not told and isinstance(error, ModuleNotFoundError) and error.name == 'mmcv._ext':
+            needs = "detection and upstream's mmseg need them: build it (docs/install.md#detection)"
+            told = f'mmcv is installed without its compiled operations; {needs}.'
         tell(told or text_of(error) or type(error).__name__)
         return 2
 

@@ -3,11 +3,14 @@
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from mmdistill_dense.__main__ import BEFORE, COMMANDS, Parser, main
+from mmdistill_dense.utils.version import for_mim
 
 
 @pytest.mark.parametrize('name', [*COMMANDS, *BEFORE])
@@ -31,6 +34,25 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys: pytest.Capture
     for name in ('mmdistill_dense ', 'Python ', 'torch ', 'CUDA ', 'mmengine: ', 'mmcv: ', 'mmseg: ', 'mmdet: '):
         assert re.search(rf'^.*{name}\S', out, re.MULTILINE), name
     assert 'not installed' not in out
+
+
+def test_detection_has_another_name_for_mim_with_the_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert for_mim('mmseg') == 'mmseg'
+    for there, word in ((False, 'mmdetection'), (True, 'mmdet')):
+        found = mock.Mock(return_value='3.3.0') if there else mock.Mock(side_effect=metadata.PackageNotFoundError)
+        monkeypatch.setattr(metadata, 'version', found)
+        assert for_mim('mmdet') == word
+
+
+def test_an_mmcv_without_operations_is_told_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lacking(name: str) -> None:
+        raise ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
+
+    monkeypatch.setattr('mmdistill_dense.apps.recipes.named.find', lacking)
+    assert main(['export', 'kd:toy_seg', 'a.pth', 'b.onnx']) == 2
+    assert 'mmcv is installed without its compiled operations' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('words', 'told'), [

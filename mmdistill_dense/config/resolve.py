@@ -252,7 +252,7 @@ def _in_zoo(name: str, packages: Sequence[str] = ('mmseg', 'mmdet')) -> str:
         if importlib.util.find_spec(package) is not None
         for root in [package_root(package) / 'configs']
         for path in sorted(root.rglob('*.py'))
-        if '_base_' not in path.parts
+        if '_base_' not in path.parts and not path.stem.endswith('_tta')  # which is no network
     ]
     found = [full for stem, full in known if stem == word]
     if not found and not name.endswith('.py'):

@@ -18,6 +18,18 @@ STACK = {
 }
 
 
+def for_mim(scope: str) -> str:
+    """Return what mim calls ``'mmseg'`` or ``'mmdet'``: detection has another name with the forks than upstream."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    if scope == 'mmdet':
+        try:
+            version('mmdet')
+        except PackageNotFoundError:
+            return 'mmdetection'
+    return scope
+
+
 def versions() -> Iterator[str]:
     """Yield a line for this package, Python, torch with its devices, and each package of the mm* stack."""
     from importlib.metadata import PackageNotFoundError, version  # slow, and the package's face imports this file

@@ -155,8 +155,8 @@ def test_a_student_of_labels_that_no_plain_data_set_reads_predicts_and_is_not_me
     plain = Config.fromfile('s.py')
     plain.work_dir, plain.load_from = 'work', 's.pth'
     assert Runner.from_cfg(plain).test() == {}
-    written = Image.open('predictions/1.png')
-    assert len(list(Path('predictions').iterdir())) == 2 and written.size == (64, 48)
+    written = Image.open('test_labels/1.png')
+    assert len(list(Path('test_labels').iterdir())) == 2 and written.size == (64, 48)
 
 
 @pytest.mark.parametrize('name', ['CityscapesDataset', 'ADE20KDataset', 'PascalVOCDataset', 'COCOStuffDataset'])

@@ -18,6 +18,12 @@ from tools.docs.targets import read_targets
 PAIR = 'deeplabv3_r101_to_r18_cityscapes'
 
 
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr('mmdistill_dense.apps.recipes.named.find_spec', lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match='kd:toy_seg is for mmseg, .*pip install mmsegmentation, or onedl-'):
+        read_config('kd:toy_seg')
+
+
 def test_a_file_with_a_name_is_its_recipe_and_its_options() -> None:
     for path in FILES:
         if path in named():

@@ -12,6 +12,7 @@ from mmengine.config import Config, ConfigDict
 from mmdistill_dense.config.values import chain, listed, mappings, type_name
 from mmdistill_dense.config.values import flat as values_of
 from mmdistill_dense.utils.literals import remark
+from mmdistill_dense.utils.version import for_mim
 
 PACKAGE = 'mmdistill_dense.'
 # Classes that only check the files of the class they derive from: the same data without them.
@@ -29,7 +30,7 @@ _TRAIN = ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler')
 _VAL = ('val_dataloader', 'val_cfg', 'val_evaluator')
 _TEST = ('test_cfg', 'test_evaluator')  # and test_dataloader, which inference reads
 _INFERENCE = ('model', 'test_pipeline', 'test_dataloader')
-_WRITES = {'type': 'IoUMetric', 'format_only': True, 'output_dir': 'predictions'}
+_WRITES = {'type': 'IoUMetric', 'format_only': True, 'output_dir': 'test_labels'}
 ORIGIN = 'written by mmdistill_dense.'  # ends the first line
 _EMPTY = {'mmseg': 'mmseg.BaseSegDataset', 'mmdet': 'mmdet.CocoDataset'}
 
@@ -77,9 +78,8 @@ def head_of(
         lines.append(f'  {", ".join(keys)} ({", ".join(classes)})')
     if 'test_evaluator' in dropped:
         lines.append('Inference works, also by `mim test`, which measures nothing: the labels need mmdistill_dense.')
-        # Of the forks, mim finds mmdet ambiguous; a config given by name has no file.
-        scope, file = str(config.get('default_scope', 'mmseg')), config.filename
-        words = ['mim', 'test', 'mmdetection' if scope == 'mmdet' else scope]
+        scope, file = str(config.get('default_scope', 'mmseg')), config.filename  # none where a name was given
+        words = ['mim', 'test', for_mim(scope)]
         words += [str(file) if file and Path(file).is_file() else 'CONFIG', '--checkpoint', str(checkpoint)]
         lines.append(f'To measure on the same data: {shlex.join(words)}')
     return ''.join(f'# {remark(line)}\n' for line in lines)

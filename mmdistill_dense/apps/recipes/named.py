@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,10 +117,18 @@ class Named(NamedTuple):
         return Config(content, cfg_text=base.text, filename=str(self.file), env_variables=base.env_variables)
 
 
+_PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet'}
+_FORKS = {'mmseg': 'onedl-mmsegmentation', 'mmdet': 'onedl-mmdetection'}
+
+
 def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Return a config given as a file or by name, with the overrides of a command line."""
     found = find(str(name))
     config = found.config() if isinstance(found, Named) else read_file(found)
+    scope = config.get('default_scope')
+    if scope in _PACKAGES and find_spec(scope) is None:
+        told = f'{name} is for {scope}, which is not installed'
+        raise ModuleNotFoundError(f'{told}: pip install {_PACKAGES[scope]}, or {_FORKS[scope]} beside the other forks.')
     if options:
         written = deepcopy(config)
         # overrides that set ``settings`` of a distiller remove its options; the other overrides stay

@@ -51,6 +51,7 @@ def test_an_mmcv_without_operations_is_told_with_the_remedy(
         raise ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
 
     monkeypatch.setattr('mmdistill_dense.apps.recipes.named.find', lacking)
+    Path('a.pth').touch()
     assert main(['export', 'kd:toy_seg', 'a.pth', 'b.onnx']) == 2
     assert 'mmcv is installed without its compiled operations' in capsys.readouterr().err
 

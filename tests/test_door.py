@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from mmdistill_dense.__main__ import BEFORE, COMMANDS, Parser, main
-from mmdistill_dense.utils.version import for_mim
+from mmdistill_dense.utils.version import for_mim, versions
 
 
 @pytest.mark.parametrize('name', [*COMMANDS, *BEFORE])
@@ -42,6 +42,7 @@ def test_detection_has_another_name_for_mim_with_the_forks(monkeypatch: pytest.M
         found = mock.Mock(return_value='3.3.0') if there else mock.Mock(side_effect=metadata.PackageNotFoundError)
         monkeypatch.setattr(metadata, 'version', found)
         assert for_mim('mmdet') == word
+    assert sum(line.endswith('uninstall all, and install one anew)') for line in versions()) == 4
 
 
 def test_an_mmcv_without_operations_is_told_with_the_remedy(

@@ -49,7 +49,8 @@ def versions() -> Iterator[str]:
         for one in distributions:
             with suppress(PackageNotFoundError):
                 found.append(f'{one} {version(one)}')
-        yield f'{name}: {", ".join(found) or "not installed"}'
+        mixed = ' (in one folder: uninstall all, and install one anew)' if len(found) > 1 else ''
+        yield f'{name}: {", ".join(found) or "not installed"}{mixed}'
     try:
         import_module('mmcv._ext')
     except ImportError:

@@ -43,7 +43,7 @@ def export_command(args: argparse.Namespace) -> None:
         print(f'graph   {found.path}\noutputs {", ".join(found.outputs)}')
         print(f'made    with pictures of {size}; the graph takes {taken}')
         print(f'free    {", ".join(found.axes) or "nothing: one picture of this size"}')
-        for reason in found.reasons:
+        for reason in found.reasons if 'height' not in found.axes else ():  # else the line above says enough
             print(f'        not {reason}')
         print(f'differs from the network by {found.difference:.1e} of its largest value')
     if found.int8:

@@ -283,4 +283,4 @@ def test_processes_leave_together_and_go_on_when_the_launcher_starts_them_again(
         [*words, str(file), '--launcher', 'pytorch'], env=environment(), capture_output=True, text=True, timeout=300
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    assert re.search(r'ENDED 1 True .*iter_10.pth', ended.stdout), ended.stdout[-3000:]
+    assert re.search(r'ENDED 1 True .*iter_3.pth', ended.stdout), ended.stdout[-3000:]

@@ -232,7 +232,7 @@ def find_config(name: str, key: str = 'cfg') -> Path:
         rest = f'_base_/recipes/{rest.removeprefix("control/")}'
     path = configs / (rest if rest.endswith('.py') else f'{rest}.py')
     if not path.is_file():
-        known = [file.relative_to(configs) for file in configs.rglob('*.py')]
+        known = [file.relative_to(configs) for file in configs.rglob('*.py') if not file.stem.endswith('_tta')]
         names = [str(file) for file in known if package == 'mmdistill_dense' or '_base_' not in file.parts]
         close = difflib.get_close_matches(str(path.relative_to(configs)), names, n=3)
         others = [one for one in _PACKAGES if one != package and importlib.util.find_spec(one) is not None]

@@ -55,17 +55,18 @@ def check_outputs(
         sides = [*zip(('student', 'teacher'), pair, (student, teacher), strict=True)]
         heads = [dense_head(tap, config) for _, tap, config in sides]
         for (side, tap, config), head in zip(sides, heads, strict=True):
-            output = tap.path == 'bbox_head' and tap.argument is None
-            if output and hasattr(class_of(config.model, config.scope), DECODER):
+            name, inside = tap.path.partition('.')[::2]
+            of_queries = name == 'bbox_head' and tap.argument is None
+            if of_queries and hasattr(class_of(config.model, config.scope), DECODER):
                 told = f'{tap} of the {side} are answers to queries, whose numbers mean nothing'
                 raise ValueError(f"{key}: {told}. Use type='KDDETR' or 'QueryMatch', or tap the neck.")
             if activation == 'sigmoid':
-                check_independent(key, side, head or {}, output)
+                check_independent(key, side, head or {}, not inside)
         if None in heads:
             continue
         name, inside = pair[0].path.partition('.')[::2]
         options = ['anchor_generator', 'strides']  # which objects a level finds where
-        if any(part in inside for part in ('reg', 'bbox')) if inside else pair[0].index == 1:
+        if any(part in inside for part in ('reg', 'bbox')) if inside else pair[0].index not in (0, 2):
             options += ['bbox_coder', 'reg_max', 'norm_on_bbox', *(['exp_on_reg'] if inside else [])]
         ours, theirs = (_meaning(head, config, options) for head, (_, _, config) in zip(heads, sides, strict=True))
         for option in (one for one in options if one in ours and one in theirs):

@@ -84,13 +84,14 @@ class SeededStreams(Hook):
             runner.optim_wrapper.initialize_count_status(runner.model, loop.iter - ahead, loop.max_iters)
         if isinstance(loop, IterBasedTrainLoop) and _has_default_workers(loader):
             own, endless = loop.dataloader_iterator, loops._InfiniteDataloaderIterator
+            indexed = not isinstance(loader.dataset, IterableDataset)
             begun = isinstance(own, (SeededBatches, ReplayedBatches))
-            if begun or getattr(own, '_iterator', own) is not None:
+            anew = begun or isinstance(own, endless)
+            if begun or ((indexed or anew) and getattr(own, '_iterator', own) is not None):
                 loop.dataloader = loader = undrawn(runner, loader)
             place = (loader, runner.seed, get_rank())
             # In place of mmengine's iterator, which does not seed each batch.
-            if isinstance(loader.dataset, IterableDataset):
-                anew = begun or isinstance(own, endless)
+            if not indexed:
                 loop.dataloader_iterator = ReplayedBatches(endless if anew else lambda _: own, *place)
             else:
                 as_usual = getattr(type(loop), 'run', None) is IterBasedTrainLoop.run
@@ -421,6 +422,7 @@ for _event in (
     'before_train_epoch',
     'before_train_iter',
     'after_train_iter',
+    'before_val_epoch',
     'after_val_epoch',
     'before_save_checkpoint',
     'after_train',

@@ -66,6 +66,7 @@ class Interruption(Hook):
                 for number, handler in self._before.items():
                     signal.signal(number, handler)
                 self.number, self.agreed, self._before = 0, 0, {}
+                self.asked = self._inside = self._validates = False
 
         loop.run = watched
 

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import asdict
 from numbers import Integral
@@ -170,21 +170,23 @@ class Counters(Hook):
     """
 
     _scores: Mapping[str, float] = {}  # of a validation since the last step
-    _then: Sequence[tuple[float, float]] = ()  # what the first ones had counted before it
+    _then: Mapping[int, tuple[float, float]] = {}  # what the first ones had counted before it
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self._scores = {}
 
+    def before_val_epoch(self, runner: Runner) -> None:
+        self._then = {id(one): (one.wait_count, one.best_score) for one in _counting(runner)[0]}
+
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._scores = metrics or {}
-        self._then = [(one.wait_count, one.best_score) for one in _counting(runner)[0]]
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         stopping, resizing = _counting(runner)
         if stopping:
             counted = [copy(one) for one in stopping]
-            for one, then in zip(counted, self._then, strict=False):  # they count after a best file is written
-                if one.monitor in self._scores and (one.wait_count, one.best_score) == then:
+            for own, one in zip(stopping, counted, strict=True):  # they count after a best file is written
+                if one.monitor in self._scores and self._then.get(id(own)) == (one.wait_count, one.best_score):
                     one._check_stop_condition(self._scores[one.monitor])
             state = [(one.monitor, int(one.wait_count), float(one.best_score)) for one in counted]
             checkpoint['meta'][_STOPPING] = state

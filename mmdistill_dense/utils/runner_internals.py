@@ -84,20 +84,24 @@ def undrawn(runner: Runner, loader: DataLoader) -> DataLoader:
     if isinstance(options, Mapping):
         options = {**options, 'dataset': _Kept(loader.dataset)}
         diff_rank_seed = (runner.cfg.get('randomness') or {}).get('diff_rank_seed', False)
-        fresh = runner.build_dataloader(options, seed=runner.seed, diff_rank_seed=diff_rank_seed)
-        if _kind(fresh) == _kind(loader):
+        try:
+            fresh = runner.build_dataloader(options, seed=runner.seed, diff_rank_seed=diff_rank_seed)
+        except Exception:  # a sampler of the config, on a data set that is another
+            fresh = None
+        if fresh is not None and _kind(fresh) == _kind(loader):
             if hasattr(sampler, 'seed'):  # that of a checkpoint, where the run has none
                 sampler_of(fresh).seed = sampler.seed
             return fresh
-    if type(sampler) is InfiniteSampler:
+    if isinstance(sampler, InfiniteSampler):
         sampler.indices = sampler._indices_of_rank()
     return loader
 
 
 def _kind(loader: DataLoader) -> tuple[Any, ...]:
-    batches = loader.batch_sampler
-    size = getattr(batches, 'batch_size', loader.batch_size)
-    return type(sampler_of(loader)), type(batches), size, loader.drop_last, loader.num_workers, type(loader.collate_fn)
+    sampler, batches = sampler_of(loader), loader.batch_sampler
+    sizes = [getattr(batches, name, None) for name in ('batch_size', 'drop_last')]
+    collate = getattr(loader.collate_fn, 'func', loader.collate_fn)
+    return type(sampler), getattr(sampler, 'shuffle', None), type(batches), *sizes, loader.num_workers, collate
 
 
 def batch_augments(network: Any) -> list[Any]:

@@ -84,7 +84,7 @@ BINARY = binary(), binary(width=16, allow_random=True)
 SMALL = toys.det_net('retinanet', bbox_head=dict(anchor_generator=dict(octave_base_scale=2)))
 RETINA = dict(student_tap='bbox_head.retina_cls', activation='sigmoid')
 EXPONENT, IN_STRIDES, FINER = dict(exp_on_reg=True), dict(norm_on_bbox=True), dict(strides=[4, 8, 16, 32, 64])
-QUERIES = r'bbox_head\[\d\] of the student are answers to queries.*KDDETR'
+QUERIES = r'bbox_head\S+ of the student are answers to queries.*KDDETR'
 OTHER_CODE = toys.det_net('retinanet', bbox_head=dict(bbox_coder=dict(target_stds=[0.1, 0.1, 0.2, 0.2])))
 HALVED = toys.det_net('faster_rcnn', roi_head=dict(bbox_head=dict(bbox_coder=dict(target_stds=[0.05, 0.05, 0.1, 0.1]))))
 ROI_SCORES = dict(student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='softmax')
@@ -130,7 +130,11 @@ PAIRS: dict[str, list[tuple[dict[str, Any], Network, Network, str]]] = {
          'has bbox_head.norm_on_bbox=False, the teacher True'),
         (dict(student_tap='bbox_head.conv_reg', teacher_tap='bbox_head.atss_reg'), 'fcos', ATSS,
          "has bbox_head.bbox_coder={'type': 'DistancePointBBoxCoder'"),
-        (dict(student_tap='bbox_head[1]', form='l1'), query_net('dino'), query_net('dino', allow_random=True), QUERIES),
+        *((dict(student_tap=tap, form='l1'), query_net('dino'), query_net('dino', allow_random=True), QUERIES)
+          for tap in ('bbox_head[1]', 'bbox_head.reg_branches.0')),
+        *((dict(student_tap=f'bbox_head{index}'), 'fcos',
+           toys.det_net('fcos', allow_random=True, bbox_head=IN_STRIDES), 'has bbox_head.norm_on_bbox=False')
+          for index in ('', '[0:2]', '[-2]')),
         (dict(student_tap=SCORES, form='softmax'), *BINARY, "one class score.*distillers.x.form='sigmoid'"),
         (dict(student_tap='bbox_head.retina_cls', form='softmax'), toys.det_net(**ONE_CLASS),
          toys.det_net(width=16, allow_random=True, **ONE_CLASS),

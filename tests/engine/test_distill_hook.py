@@ -192,11 +192,13 @@ def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_ow
     loader = DataLoader(Stream(), 2)
     loop = mock.Mock(spec=IterBasedTrainLoop, dataloader_iterator=loops._InfiniteDataloaderIterator(loader))
     runner = types.SimpleNamespace(train_dataloader=loader, train_loop=loop, cfg={}, seed=5, _resume=False)
-    for own in (loop.dataloader_iterator, None, iter(loader)):
-        loop.dataloader_iterator = loop.dataloader_iterator if own is None else own
+    own = iter(loader)
+    next(own)
+    for batches, first in ((loop.dataloader_iterator, [0, 1]), (None, [0, 1]), (own, [2, 3])):
+        loop.dataloader_iterator = loop.dataloader_iterator if batches is None else batches
         with fork_rng():
             SeededStreams().before_train(runner)
-            assert next(loop.dataloader_iterator).tolist() == [0, 1]
+            assert next(loop.dataloader_iterator).tolist() == first
 
 
 def own_worker_init(worker_id):

@@ -344,6 +344,7 @@ def test_a_best_file_holds_the_count_of_its_own_validation():
     stop, counters, checkpoint = EarlyStoppingHook('score', rule='greater', patience=2), Counters(), dict(meta={})
     runner = SimpleNamespace(hooks=[stop], model=toys.nn.Module())
     stop.best_score, stop.wait_count = 50.0, 1
+    counters.before_val_epoch(runner)
     counters.after_val_epoch(runner, dict(score=60.0))
     counters.before_save_checkpoint(runner, checkpoint)
     assert checkpoint['meta']['early_stopping'] == [('score', 0, 60.0)]

@@ -204,7 +204,11 @@ def test_samplers_that_have_drawn_begin_anew():
     first = list(itertools.islice(expected := iter(loader.batch_sampler), 6))
     again = undrawn(runner, loader)
     assert again.dataset is loader.dataset and list(itertools.islice(again.batch_sampler, 6)) == first
-    own = DataLoader(Shaped(), 5, sampler=InfiniteSampler(Shaped(), seed=3))
+
+    class Own(InfiniteSampler):
+        pass
+
+    own = DataLoader(Shaped(), 5, sampler=Own(Shaped(), seed=3))
     drawn = iter(own.sampler)
     order = list(itertools.islice(drawn, 4))
     assert undrawn(runner, own) is own and list(itertools.islice(own.sampler, 4)) == order, 'no loader of the config'

@@ -57,9 +57,9 @@ MOST_LINES = {
     'mmdistill_dense/apps/recipes': 520,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 14_040,
-    'mmdistill_dense': 34_990,
+    'mmdistill_dense': 35_000,
     'tools': 2_870,
-    'tests': 47_810,
+    'tests': 47_820,
 }
 MOST_CONFIGS = 600
 

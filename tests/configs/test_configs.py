@@ -120,7 +120,7 @@ def test_outputs_of_the_shipped_pairs_mean_the_same() -> None:
     """In all pairs of dense heads, whose networks methods look at before they are built."""
     seen = 0
     for path, one in named().items():
-        if path.parent.name not in ('kd', 'dist', 'frs') or (cfg := one.config()).default_scope != 'mmdet':
+        if path.parent.name not in ('kd', 'frs') or (cfg := one.config()).default_scope != 'mmdet':
             continue
         own, other = (network(cfg.model[side], 'mmdet') for side in ('student', 'teacher'))
         for key, option in cfg.model.distillers.items():

@@ -72,7 +72,7 @@ def run_of_before(loop):
         loop.run_iter(next(loop.dataloader_iterator))
 
 
-@pytest.mark.parametrize('persistent', [False, True])
+@pytest.mark.parametrize('persistent', [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_the_loop_of_the_mmengine_that_most_have_gives_the_same_batches(tmp_path, monkeypatch, persistent):
     """Its first workers end, and what they drew is drawn again; those before a resumption are not loaded."""
     folder, seen = uninterrupted('iters, workers')

@@ -24,7 +24,7 @@ FINISH = """
 import json, os, pathlib, sys, time
 folder = pathlib.Path(sys.argv[1])
 open(folder.parent / 'order.txt', 'a').write(f'+{folder.name} ')
-time.sleep(0.3)
+time.sleep(0.2)
 print('threads', os.environ['OMP_NUM_THREADS'], 'spins', os.environ.get('GOMP_SPINCOUNT'))
 print('device', os.environ.get('CUDA_VISIBLE_DEVICES'))
 if folder.name == 'bad':
@@ -211,7 +211,7 @@ def test_a_run_of_another_process_is_waited_for(tmp_path: Path, monkeypatch: pyt
             (first.folder / 'result.json').write_text('{"score": 1.0, "minutes": 1.0}')
             held.stdin.close()
 
-        threading.Timer(1.0, release).start()
+        threading.Timer(0.4, release).start()
         assert pool.Pool(command(FINISH), 1, 1, said.append).execute([first, after]) == {}
     assert {'first seed 0: 1.00 on test after 1 min 00 s', 'after seed 0: starts'} < {*said}
     assert 'first seed 0: starts' not in said

@@ -72,7 +72,7 @@ def server(tmp_path):
             pass
 
     http = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=http.serve_forever, daemon=True).start()
+    threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()  # seconds that its end takes
     yield folder, f'http://127.0.0.1:{http.server_port}'
     http.shutdown()
     http.server_close()

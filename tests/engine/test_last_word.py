@@ -2,6 +2,8 @@
 
 import linecache
 import logging
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from mmdistill_dense.config.unknown_keys import check_known
 from mmdistill_dense.utils.last_word import known_mistake
 from mmdistill_dense.utils.validate import counted
 from tests.engine.processes import environment
+from tests.gloo import start
 
 POOLED = """_base_ = '{}'
 head = dict(_delete_=True, type='ASPPHead', in_channels=64, channels=16, dilations=(1, 2), num_classes=7, norm_cfg=_base_.norm)
@@ -33,23 +36,38 @@ def pooled(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize('launched', [False, pytest.param(True, marks=pytest.mark.soak)], ids=['alone', 'torchrun'])
-def test_the_library_s_script_ends_with_the_sentence(pooled: Path, tmp_path: Path, launched: bool) -> None:
-    """As ``mim train mmseg`` calls it; torchrun prints its own box behind it, which then holds the sentence."""
-    script = str(Path(mmseg.__path__[0], '.mim/tools/train.py'))
-    words = ['-m', 'torch.distributed.run', '--standalone', script, str(pooled), '--launcher', 'pytorch']
+SCRIPT = str(Path(mmseg.__path__[0], '.mim/tools/train.py'))
+
+
+def as_python_does(_: int, folder: str, *words: str) -> None:
+    """Run a script in a folder; what it prints, and what Python does with its error, goes to a file there."""
+    os.chdir(folder)
+    output = os.open('said.txt', os.O_CREAT | os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.argv = [*words]
+    try:
+        runpy.run_path(words[0], run_name='__main__')
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+
+
+def test_the_library_s_script_ends_with_the_sentence(pooled: Path, tmp_path: Path) -> None:
+    """As ``mim train mmseg`` calls it."""
+    start(as_python_does, str(tmp_path), SCRIPT, str(pooled), processes=1)
+    said = (tmp_path / 'said.txt').read_text()
+    assert said.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
+    assert said.rindex(BATCH) > said.rindex('Traceback')
+
+
+@pytest.mark.soak
+def test_torchrun_s_own_box_behind_it_holds_the_sentence(pooled: Path, tmp_path: Path) -> None:
+    words = ['-m', 'torch.distributed.run', '--standalone', SCRIPT, str(pooled), '--launcher', 'pytorch']
     done = subprocess.run(
-        [sys.executable, *(words if launched else [script, str(pooled)])],
-        cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode and 'Traceback' in done.stderr
-    last = done.stderr.rindex('Traceback')
-    if launched:
-        box = done.stderr[done.stderr.index('ChildFailedError') :]
-        assert BATCH in box and BATCH in done.stderr[: done.stderr.index('ChildFailedError')]
-    else:
-        assert done.stderr.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
-        assert done.stderr.rindex(BATCH) > last
+        [sys.executable, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300
+    )
+    before, _, box = done.stderr.partition('ChildFailedError')
+    assert done.returncode and 'Traceback' in before and BATCH in before and BATCH in box
 
 
 @pytest.mark.parametrize(('option', 'told'), [

@@ -9,7 +9,7 @@ from mmdistill_dense import losses
 from mmdistill_dense.config.resolve import ModelConfig
 from mmdistill_dense.distillers.base import Distiller, Losses, Recorded, Shapes
 from mmdistill_dense.distillers.ground_truth import check_independent
-from mmdistill_dense.networks.building import class_of
+from mmdistill_dense.networks.building import derives
 from mmdistill_dense.networks.taps import TapOption
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.distributed import mean_over_ranks
@@ -58,7 +58,7 @@ class FRS(Distiller):
         for side, config, taps in (('student', student, self.student_taps), ('teacher', teacher, self.teacher_taps)):
             head = config.model.get(taps[1].path.partition('.')[0]) or {}
             check_independent(key, side, head)
-            if any(one.__name__ == 'YOLOXHead' for one in getattr(class_of(head, config.scope), '__mro__', ())):
+            if derives(head, config.scope, 'YOLOXHead'):
                 told = (
                     f'the {side} learns class scores where objects are alone, and says by another score where that is'
                 )

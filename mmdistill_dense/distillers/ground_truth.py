@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmdistill_dense.config.values import num_classes, plain
 from mmdistill_dense.losses import to_device
-from mmdistill_dense.networks.building import class_of
+from mmdistill_dense.networks.building import class_of, derives
 from mmdistill_dense.networks.taps import DECODER
 from mmdistill_dense.utils.runner_internals import IGNORED, Sample, Samples
 
@@ -76,17 +76,16 @@ def check_outputs(
 
 
 def dense_head(tap: Tap, config: ModelConfig) -> Mapping[str, Any] | None:
-    """Return the config of the dense detection head whose output, or that of its convolution, a tap is."""
+    """Return the config of the dense detection head that a tap reads, or ``None`` for other taps."""
     name = tap.path.partition('.')[0]
     head = config.model.get(name) if name in ('bbox_head', 'rpn_head') else None
     if tap.argument is not None or not isinstance(head, Mapping):
         return None
-    kind = class_of(head, config.scope)
-    return head if any(one.__name__ == 'BaseDenseHead' for one in getattr(kind, '__mro__', ())) else None
+    return head if derives(head, config.scope, 'BaseDenseHead') else None
 
 
 def _meaning(head: Any, config: ModelConfig, names: Sequence[str]) -> dict[str, Any]:
-    """Return those of these options that a dense head has; one of mmdet's has the defaults of its class too."""
+    """Return the named options of a dense head, with the defaults of its class where that is mmdet's."""
     kind, defaults = class_of(head, config.scope), {}
     if kind.__module__.startswith('mmdet.'):  # a class of the user's may fix an option in its constructor
         for one in reversed(kind.__mro__):

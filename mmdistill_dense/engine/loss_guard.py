@@ -225,8 +225,8 @@ class LossGuard(Hook):
         return log
 
     def _backward(self, runner: Runner, backward: Any, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        told = self._interruption
-        self._verdict = verdict = _Verdict(loss, self._log, told.number if told else 0)
+        hook = self._interruption
+        self._verdict = verdict = _Verdict(loss, self._log, hook.number if hook else 0)
         backward(loss, *args, **kwargs)
         if verdict.bad():
             seen, self._seen = self._seen, None
@@ -237,8 +237,8 @@ class LossGuard(Hook):
                 f'{" ".join(reasons) or "Each loss is finite, but their sum is not."} Earlier checkpoints are whole. '
                 'Usual reasons: a high learning rate or loss_weight, a damaged teacher, half precision that overflows.'
             )
-        if told:
-            told.asked, told.agreed = True, told.agreed or verdict.signal()
+        if hook:
+            hook.asked, hook.agreed = True, hook.agreed or verdict.signal()
         self._seen = None
 
 

@@ -65,6 +65,11 @@ def class_of(option: Mapping[str, Any], scope: str | None) -> Any:
         return registry.get(kind) if isinstance(kind, str) else kind
 
 
+def derives(option: Mapping[str, Any], scope: str | None, name: str) -> bool:
+    """Tell whether an option's class is that of this name, or derives from it."""
+    return any(one.__name__ == name for one in getattr(class_of(option, scope), '__mro__', ()))
+
+
 def copied(network: Module, shapes_alone: bool = False) -> Module:
     """Return a deep copy of a network, also of one that holds computed tensors, which torch does not copy (CLRNet)."""
     memo: dict[int, Any] = {

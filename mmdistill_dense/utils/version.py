@@ -18,22 +18,24 @@ STACK = {
 }
 
 
+def installed(name: str) -> dict[str, str]:
+    """Return the versions of the distributions that are installed of a package of ``STACK``, by their names."""
+    from importlib.metadata import PackageNotFoundError, version  # slow, and the package's face imports this file
+
+    found = {}
+    for one in STACK[name]:
+        with suppress(PackageNotFoundError):
+            found[one] = version(one)
+    return found
+
+
 def for_mim(scope: str) -> str:
     """Return what mim calls ``'mmseg'`` or ``'mmdet'``: detection has another name with the forks than upstream."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    if scope == 'mmdet':
-        try:
-            version('mmdet')
-        except PackageNotFoundError:
-            return 'mmdetection'
-    return scope
+    return 'mmdetection' if scope == 'mmdet' and 'mmdet' not in installed('mmdet') else scope
 
 
 def versions() -> Iterator[str]:
     """Yield a line for this package, Python, torch with its devices, and each package of the mm* stack."""
-    from importlib.metadata import PackageNotFoundError, version  # slow, and the package's face imports this file
-
     yield f'mmdistill_dense {__version__}'
     yield f'Python {platform.python_version()}, {platform.platform()}'
     try:
@@ -44,11 +46,8 @@ def versions() -> Iterator[str]:
         cuda = torch.cuda.is_available()
         devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())] if cuda else []
         yield f'torch {torch.__version__}, CUDA {torch.version.cuda or "no"}, GPUs: {", ".join(devices) or "none"}'
-    for name, distributions in STACK.items():
-        found = []
-        for one in distributions:
-            with suppress(PackageNotFoundError):
-                found.append(f'{one} {version(one)}')
+    for name in STACK:
+        found = [f'{one} {number}' for one, number in installed(name).items()]
         mixed = ' (in one folder: uninstall all, and install one anew)' if len(found) > 1 else ''
         yield f'{name}: {", ".join(found) or "not installed"}{mixed}'
     try:

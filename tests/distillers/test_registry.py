@@ -7,7 +7,7 @@ from tests.gloo import start
 
 
 def register(_: int) -> None:
-    """Register two classes. The process has loaded neither method."""
+    """Register two classes in a process that has loaded neither method."""
     assert not {f'mmdistill_dense.distillers.{name}' for name in ('cwd', 'logit_kd', 'roi_head_kd')} & {*sys.modules}
 
     @DISTILLERS.register_module(force=True)

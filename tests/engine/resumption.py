@@ -166,9 +166,8 @@ def flexible(folder, **more):
     """It loads before it calls ``before_run``; the measured weights and the pictures without labels count too."""
     kinds = dict(THREE, kd=dict(type='LogitKD', balance=dict(ratio=1.0, until=0.75)))
     best = dict(checkpoint=dict(interval=1, save_best='mIoU'))  # written again, with one step too many
-    own = dict(
-        custom_hooks=[], env_cfg=dict(cudnn_benchmark=False), default_hooks=best, runner_type='FlexibleRunner'
-    )  # its EMA fails
+    own = dict(custom_hooks=[], env_cfg=dict(cudnn_benchmark=False))  # its EMA fails
+    own |= dict(default_hooks=best, runner_type='FlexibleRunner')
     given = config(folder, 'iters', 0, pair(kinds, toys.picture_folder()), **own, **more)
     given.experiment_name = f'toy_{toys.fresh_dir().name}'
     FlexibleRunner.from_cfg(given).train()

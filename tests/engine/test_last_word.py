@@ -40,7 +40,7 @@ SCRIPT = str(Path(mmseg.__path__[0], '.mim/tools/train.py'))
 
 
 def as_python_does(_: int, folder: str, *words: str) -> None:
-    """Run a script in a folder; what it prints, and what Python does with its error, goes to a file there."""
+    """Run a script in a folder. A file there gets its output, and what Python prints of its error."""
     os.chdir(folder)
     output = os.open('said.txt', os.O_CREAT | os.O_WRONLY)
     for stream in (1, 2):

@@ -74,7 +74,7 @@ def run_of_before(loop):
 
 @pytest.mark.parametrize('persistent', [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_the_loop_of_the_mmengine_that_most_have_gives_the_same_batches(tmp_path, monkeypatch, persistent):
-    """Its first workers end, and what they drew is drawn again; those before a resumption are not loaded."""
+    """Its first workers end, and what they drew is drawn again. A resumed run loads no earlier batch."""
     folder, seen = uninterrupted('iters, workers')
     monkeypatch.setattr(loops, '_InfiniteDataloaderIterator', Eager)
     monkeypatch.setattr(loops.IterBasedTrainLoop, 'run', run_of_before)
@@ -359,7 +359,7 @@ def test_a_best_file_holds_the_count_of_its_own_validation():
 
 
 def test_a_file_that_is_written_again_after_a_validation_is_whole():
-    """That of the best score: mmengine's FlexibleRunner counts a step too many, and its epoch has ended."""
+    """The file of the best score. Its epoch has ended, and mmengine's FlexibleRunner counts a step too many."""
     loader = DataLoader([0, 1, 2, 3], 2)
     runner = mock.Mock(spec=FlexibleRunner, train_loop=mock.Mock(spec=EpochBasedTrainLoop), train_dataloader=loader)
     hook = ResumeFile()

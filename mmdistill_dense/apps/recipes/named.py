@@ -30,6 +30,7 @@ from mmdistill_dense.config.resolve import TASKS, find_config, load_model, read_
 from mmdistill_dense.config.values import chain
 from mmdistill_dense.guards.config import check_crop, check_retyped, check_student_classes, check_top_level_distillers
 from mmdistill_dense.utils.validate import some
+from mmdistill_dense.utils.version import STACK
 
 
 def check_data(config: Config, task: str) -> None:
@@ -117,18 +118,15 @@ class Named(NamedTuple):
         return Config(content, cfg_text=base.text, filename=str(self.file), env_variables=base.env_variables)
 
 
-_PACKAGES = {'mmseg': 'mmsegmentation', 'mmdet': 'mmdet'}
-_FORKS = {'mmseg': 'onedl-mmsegmentation', 'mmdet': 'onedl-mmdetection'}
-
-
 def read_config(name: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """Return a config given as a file or by name, with the overrides of a command line."""
     found = find(str(name))
     config = found.config() if isinstance(found, Named) else read_file(found)
     scope = config.get('default_scope')
-    if scope in _PACKAGES and find_spec(scope) is None:
+    if scope in STACK and find_spec(scope) is None:
+        fork, upstream, *_ = STACK[scope]
         told = f'{name} is for {scope}, which is not installed'
-        raise ModuleNotFoundError(f'{told}: pip install {_PACKAGES[scope]}, or {_FORKS[scope]} beside the other forks.')
+        raise ModuleNotFoundError(f'{told}: pip install {upstream}, or {fork} beside the other forks.')
     if options:
         written = deepcopy(config)
         # overrides that set ``settings`` of a distiller remove its options; the other overrides stay

@@ -54,7 +54,7 @@ MOST_LINES = {
     'mmdistill_dense/apps/report': 1_240,
     'mmdistill_dense/apps/inspect': 660,
     'mmdistill_dense/apps/export': 1_590,
-    'mmdistill_dense/apps/recipes': 520,
+    'mmdistill_dense/apps/recipes': 510,
     'mmdistill_dense/apps/commands': 170,
     'mmdistill_dense/apps': 14_040,
     'mmdistill_dense': 35_000,

@@ -3,7 +3,7 @@
 #   demo  segmentation and mim; mmcv without its compiled operations, so that nothing is compiled
 #   det   detection as well: mmcv with compiled operations (built once, then kept in the user's cache)
 #   test  all of it: det, the test tools and what builds the documentation
-#   upstream  the upstream packages (mmengine, mmcv, mmsegmentation, mmdet) in place of the maintained forks, and pytest
+#   upstream  the upstream packages (mmengine, mmcv, mmsegmentation, mmdet) in place of the maintained forks, and the test tools
 # Settings, all optional: VENV (default .venv; for upstream .venv-upstream), PYTHON, MAX_JOBS, UV_TORCH_BACKEND, MMDISTILL_WHEELS (folder of compiled wheels).
 set -eu
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ case $LEVEL in
     det) enough='det test' EXTRA=onedl ;;
     test) enough='test' EXTRA=onedl,test,docs ;;
     upstream)
-        enough=upstream EXTRA=tb MMCV_NAME=mmcv MORE='-r requirements/upstream.txt hypothesis pytest pytest-xdist safetensors'
+        enough=upstream EXTRA=test MMCV_NAME=mmcv MORE='-r requirements/upstream.txt'
         VENV=${VENV:-.venv-upstream} PINS="$PINS requirements/upstream.txt" ;;
     *) printf "setup: say demo, det, test or upstream, not '%s'\n" "$LEVEL" >&2; exit 1 ;;
 esac

@@ -2,7 +2,8 @@
 
     python examples/plain_loop.py --steps 300 --out work_dirs/plain_loop
 
-Called again, it goes on from its checkpoints. ``out/kd.pth`` then holds the plain student and, apart, the distillers.
+Called again with the same seed and steps, it goes on from its checkpoints. ``out/kd.pth`` then holds the plain student
+and, apart, the distillers.
 """
 
 import argparse
@@ -52,6 +53,8 @@ def train(model: Any, option: Config, file: Path, steps: int, seed: int, save_ev
     first = 0
     if file.exists():
         saved = torch.load(file, weights_only=True)
+        if saved['run'] != [steps, seed]:
+            raise SystemExit(f'{file} is of (steps, seed) = {saved["run"]}, not {[steps, seed]}: give another --out.')
         first = saved['step']
         for name, part in parts.items():
             part.load_state_dict(saved[name])
@@ -69,7 +72,10 @@ def train(model: Any, option: Config, file: Path, steps: int, seed: int, save_ev
         rate.step()
         if (step + 1) % save_every == 0 or step + 1 == steps:
             print(f'{file.stem}: step {step + 1},', ', '.join(f'{key} {value:.3f}' for key, value in logged.items()))
-            torch.save({'step': step + 1} | {name: part.state_dict() for name, part in parts.items()}, file)
+            torch.save(
+                {'run': [steps, seed], 'step': step + 1} | {name: part.state_dict() for name, part in parts.items()},
+                file,
+            )
     return model
 
 

@@ -25,7 +25,7 @@ def add_common(parser: argparse.ArgumentParser, description: str) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by launchers')
     processes = parser.add_mutually_exclusive_group()
     launchers = ['none', 'pytorch', 'slurm', 'mpi']
-    processes.add_argument('--launcher', choices=launchers, default='none', help='what started the processes')
+    processes.add_argument('--launcher', choices=launchers, help='what started the processes (default: none)')
     text = 'start N processes on this machine, one for each GPU (torchrun)'
     processes.add_argument('--processes', dest='to_start', type=counted, metavar='N', help=text)
 
@@ -36,23 +36,31 @@ def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or MET
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=replaced)
 
 
-# what starts the processes of a launcher, and a variable that it sets and mmengine reads
+# what starts the processes of a launcher, a variable that it sets and mmengine reads, and one for their number
 _STARTERS = {
-    'pytorch': ('torchrun', 'RANK'),
-    'slurm': ('srun', 'SLURM_PROCID'),
-    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK'),
+    'pytorch': ('torchrun', 'RANK', 'WORLD_SIZE'),
+    'slurm': ('srun', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
+    'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
 }
 
 
 def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Become torchrun where ``--processes`` asks for it; in a process that torchrun has started, say so.
 
-    Raises a ``ValueError`` for ``--launcher`` in a process that the launcher did not start.
+    Raises a ``ValueError`` for ``--launcher`` in a process that the launcher did not start, and for one of several
+    processes without it: each would train a network of its own in the same folder.
     """
     if 'to_start' not in args:
         return
     if args.to_start is None:
-        starter, variable = _STARTERS.get(args.launcher, ('', ''))
+        for launcher, (starter, variable, number) in _STARTERS.items() if args.launcher is None else ():
+            if variable in os.environ and os.environ.get(number, '1') != '1':
+                raise ValueError(
+                    f'{starter} started {os.environ[number]} processes: give --launcher {launcher}, so that they train '
+                    'one network together, or --launcher none for trainings of their own.'
+                )
+        args.launcher = args.launcher or 'none'
+        starter, variable, _ = _STARTERS.get(args.launcher, ('', '', ''))
         if starter and variable not in os.environ:
             raise ValueError(
                 f'--launcher {args.launcher}: this process was not started by {starter}, which sets {variable}. Start '

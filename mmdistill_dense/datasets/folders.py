@@ -127,7 +127,8 @@ def _no_classes(labels: Tensor, dataset: Any) -> str:
         return ''
     return (
         f'has the labels {some(values[values >= len(classes)].unique().tolist())}, but metainfo.classes has '
-        f'{len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored. Name the others, or change them.'
+        f'{len(classes)} classes: 0 to {len(classes) - 1}, and {ignored} is ignored. Name the others, or '
+        f'make them {ignored}.'
     )
 
 

@@ -200,8 +200,12 @@ class FeatureDistiller(Distiller):
         raise ValueError(self._size_message(self.levels[level], student.shape[2:], teacher.shape[2:]))
 
     def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
-        """Return a map (B, C, H, W) of another size, bilinear; one that shrinks is averaged if ``averages`` is set."""
-        if self.averages:
+        """Return a map (B, C, H, W) of another size, bilinear.
+
+        One that shrinks is averaged if ``averages`` is set, or if it shrinks to less than half: interpolation would
+        skip most of its positions. At half both are the same.
+        """
+        if self.averages or any(2 * to < side for to, side in zip(size, x.shape[2:], strict=True)):
             return to_grid(x, size)
         return F.interpolate(x, size, mode='bilinear', align_corners=False)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mmdistill_dense.config.values import num_classes, plain
+from mmdistill_dense.config.values import listed, num_classes, plain, type_name
 from mmdistill_dense.losses import to_device
 from mmdistill_dense.networks.building import class_of, derives
 from mmdistill_dense.networks.taps import DECODER
@@ -137,6 +137,7 @@ def _head_config(teacher: FrozenTeacher | None, path: str) -> Mapping[str, Any] 
 
 
 _OTHER_SCORES = ('SSDHead', 'YOLOV3Head')  # a background, boxes among them
+_SEGMENTATION = ('CrossEntropyLoss', 'OhemCrossEntropy', 'FocalLoss')  # losses that say whether classes compete
 _PROBABILITIES = ('TOODHead', 'CenterNetHead')  # as outputs; their convolutions give logits
 
 
@@ -152,11 +153,14 @@ def check_independent(key: str, side: str, head: Mapping[str, Any], output: bool
 
 
 def check_competing(key: str, teacher: FrozenTeacher | None, taps: Iterable[Tap]) -> None:
-    """Refuse a softmax over the independent yes/no scores of a dense head."""
+    """Refuse a softmax over the independent yes/no scores of a head."""
     for tap in taps:
         head = _head_config(teacher, tap.path) or {}
-        if (head.get('loss_cls') or {}).get('use_sigmoid'):
-            told = 'are independent yes/no scores (loss_cls.use_sigmoid of their head), which do not compete'
+        decode = [one for one in listed(head.get('loss_decode')) if type_name(one) in _SEGMENTATION]
+        independent = [type_name(one) == 'FocalLoss' or one.get('use_sigmoid', False) for one in decode]
+        if (head.get('loss_cls') or {}).get('use_sigmoid') or (decode and all(independent)):
+            place = 'loss_decode' if decode else 'loss_cls.use_sigmoid'
+            told = f'are independent yes/no scores ({place} of their head), which do not compete'
             raise ValueError(f"{key}: {tap} {told}: set {key}.activation='sigmoid'.")
 
 

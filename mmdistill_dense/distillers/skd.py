@@ -23,8 +23,8 @@ class SKD(FeatureDistiller):
 
     Source: Liu et al., "Structured Knowledge Distillation for Semantic Segmentation", CVPR 2019,
     https://arxiv.org/abs/1903.04197, the pair-wise loss. Nodes are patches of 2 x 2 positions as in CIRKD's runs
-    (``patch_size``), or a share of the map's sides as in the authors' code (``pool_scale=0.5``). Options:
-    [docs/methods/skd.md](../methods/skd.md).
+    (``patch_size``), or a share of the map's sides as in the authors' code (``pool_scale=0.5``), whose gradient does
+    not pass through the norms of the cosine. Options: [docs/methods/skd.md](../methods/skd.md).
     """
 
     needs: ClassVar[tuple[str, ...]] = ('map', 'positions', 'directions')
@@ -53,4 +53,5 @@ class SKD(FeatureDistiller):
         return x if patch == [1, 1] else F.max_pool2d(x, patch, patch, ceil_mode=True)
 
     def loss(self, student: Tensor, teacher: Tensor, level: int) -> dict[str, Tensor]:
-        return {'loss_skd': pairwise_distance(self.nodes(student), self.nodes(teacher))}
+        own = self.pool_scale is None
+        return {'loss_skd': pairwise_distance(self.nodes(student), self.nodes(teacher), through_norm=own)}

@@ -311,6 +311,8 @@ def _last_crop(dataset: Any) -> Any:
 
 # Numbers of classes
 
+_READ_LABELS = 'FCNHead', 'DepthwiseSeparableFCNHead', 'FCNMaskHead'  # further heads, for the data's own classes
+
 
 def check_student_classes(data: Sequence[str] | None, model: Mapping[str, Any]) -> None:
     """Refuse a student with a head for other classes than the training set's."""
@@ -331,13 +333,15 @@ def check_num_classes(data: Sequence[str] | None, key: str, model: Mapping[str, 
 def check_other_heads(data: Sequence[str] | None, key: str, model: Mapping[str, Any]) -> None:
     """Refuse an auxiliary or mask head with more classes than the data: it would train outputs that never occur.
 
-    Fewer are left to the loss: some auxiliary heads have classes of their own, such as STDC's head for edges.
+    Fewer are refused of a head that reads the same labels, since its loss would stop at the first of the others; some
+    auxiliary heads have classes of their own, such as STDC's head for edges.
     """
     if data is None:
         return
-    for head, count in class_counts(model, OTHER_HEADS):
-        if count > len(data):
-            raise _other_count(f'{key}.{head}', f'{key}.{head}', count, data)
+    for path, head in heads_with_classes(model, OTHER_HEADS):
+        count, reads_labels = head['num_classes'], type_name(head) in _READ_LABELS
+        if count > len(data) or (count < len(data) and reads_labels):
+            raise _other_count(f'{key}.{path}', f'{key}.{path}', count, data)
 
 
 def _other_count(what: str, head: str, count: int, data: Sequence[str]) -> ValueError:

@@ -12,7 +12,7 @@ from mmdistill_dense.losses.tensors import check_same_grid, check_same_shape, lo
 
 
 @without_autocast
-def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
+def pairwise_distance(student: Tensor, teacher: Tensor, *, through_norm: bool = True) -> Tensor:
     """``mean (a_s - a_t)^2`` over the images and all pairs of their positions; ``a`` is the cosine of two positions.
 
     With few channels the N x N similarities are never made: for unit columns S, T (C, N) it is
@@ -23,10 +23,12 @@ def pairwise_distance(student: Tensor, teacher: Tensor) -> Tensor:
 
     Args:
         student, teacher: (B, C_s, H, W) and (B, C_t, H, W) maps. A position of zeros has similarity 0 to all.
+        through_norm: Whether the gradient passes through the norms of the student's positions. The authors' code stops
+            it there.
     """
     check_same_grid(student, teacher)
     maps = (x.to(loss_dtype(x)).flatten(2) for x in (student, teacher.detach()))
-    s, t = (x * inverse_norms(x) for x in maps)  # (B, C, N) each
+    s, t = (x * inverse_norms(x if through_norm else x.detach()) for x in maps)  # (B, C, N) each
     nodes, (c_s, c_t) = s.shape[2], (s.shape[1], t.shape[1])
     if nodes**2 <= c_s**2 + c_t**2 + c_s * c_t:
         total = (torch.bmm(s.mT, s) - torch.bmm(t.mT, t)).square().sum()

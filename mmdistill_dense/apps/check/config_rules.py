@@ -105,12 +105,20 @@ def crop(subject: Subject) -> None:
 
 
 def evaluators(subject: Subject) -> Findings:
-    """Check that a metric which reads labels itself reads those of its loader's data set."""
+    """Check that a metric which reads labels itself reads those of its data set, and ignores what the heads ignore."""
+    count = num_classes(subject.network) or 0
+    ignored = sorted(one for one in ignored_labels(subject.network) if not 0 <= one < count)
     for split in ('val', 'test'):
         dataset = (subject.config.get(f'{split}_dataloader') or {}).get('dataset') or {}
         path = dataset.get('ann_file')
         own = os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
         for one in listed(subject.config.get(f'{split}_evaluator')):
+            if type_name(one) == 'IoUMetric' and set(ignored) - {counted := one.get('ignore_index', IGNORED)}:
+                yield warning(
+                    f'the heads of the student ignore the label {some(ignored)}, {split}_evaluator ignores {counted}: '
+                    'what is predicted there counts as wrong.',
+                    f'Set {split}_evaluator.ignore_index={ignored[0]}.',
+                )
             file = one.get('ann_file')
             if file and own and os.path.normpath(file) != own:
                 told = warning if os.path.isfile(file) else error

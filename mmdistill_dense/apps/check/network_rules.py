@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import Any
 
 import torch
@@ -14,9 +15,14 @@ from mmdistill_dense.config.values import num_classes
 from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.model.balanced_step import TASK
 
-# Sizes of the teacher's map for which the published weights of Af-DCD's sum were chosen: Cityscapes; VOC, ADE20K and
-# COCO-Stuff; CamVid.
+# Sizes of the teacher's map for which the published weights of Af-DCD's and MGD's sums were chosen: Cityscapes; VOC,
+# ADE20K and COCO-Stuff; CamVid.
 SUMMED = (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45)
+# the options of such a weight and its reduction, published weights in units of the mean, and what to set
+_WEIGHTS = (
+    ('fd_weight', 'fd_reduction', '8.4 to 42', '33.6 (8.4 on VOC and ADE20K)'),  # Af-DCD's
+    ('alpha', 'reduction', '168', '168'),  # MGD's, for segmentation
+)
 
 
 def teacher_classes(subject: Subject) -> Findings:
@@ -81,18 +87,18 @@ def padded(subject: Subject) -> Findings:
 
 def summed(subject: Subject) -> Findings:
     """Check that the weight of a sum over a map was made for a map of this size; not on generated pictures."""
-    for name, distiller in subject.distillers.items() if subject.options.size is None else ():
-        weight = getattr(distiller, 'fd_weight', 0) if getattr(distiller, 'fd_reduction', 'mean') == 'sum' else 0
-        levels: Any = distiller.levels if weight else ()  # AfDCD's
-        for level in levels:
-            if level.teacher.numel() not in SUMMED:
-                key = f'model.distillers.{name}'
-                yield warning(
-                    f'{key}.fd_weight={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
-                    f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
-                    'are for other maps, where they are 8.4 to 42 in units of the mean.',
-                    f"Set {key}.fd_reduction='mean' and {key}.fd_weight=33.6 (8.4 on VOC and ADE20K).",
-                )
+    rows = product(subject.distillers.items() if subject.options.size is None else (), _WEIGHTS)
+    for (name, distiller), (option, reduction, published, advised) in rows:
+        weight = getattr(distiller, option, 0) if getattr(distiller, reduction, 'mean') == 'sum' else 0
+        levels: Any = distiller.levels if weight else ()
+        if len(levels) == 1 and levels[0].teacher.numel() not in SUMMED:
+            key, level = f'model.distillers.{name}', levels[0]
+            yield warning(
+                f'{key}.{option}={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
+                f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
+                f'are for other maps, where they are {published} in units of the mean.',
+                f"Set {key}.{reduction}='mean' and {key}.{option}={advised}.",
+            )
 
 
 def weights_over_the_run(subject: Subject) -> Findings:

@@ -19,7 +19,7 @@ from mmdistill_dense.apps.suite import configs, plan
 from mmdistill_dense.apps.suite.actions import train_all
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, Definition, is_control, load
 from mmdistill_dense.apps.suite.plan import best_control
-from mmdistill_dense.apps.suite.rows import changed_data, own_data
+from mmdistill_dense.apps.suite.rows import changed_data, make_rows, own_data
 from mmdistill_dense.config.resolve import read_file, reading_once
 from mmdistill_dense.utils.process import heartbeat, quiet
 
@@ -162,13 +162,14 @@ def _export(folder: Path, definition: Definition) -> None:
 def ending(definition: Definition) -> Iterator[str]:
     """Yield the scores: teacher, student alone, each method with its gain. The report says what they mean."""
     found = plan.results(definition)
-    means = {name: fmean(one['score'] for one in seeds.values()) for name, seeds in found.items()}
     best = best_control(found)
+    rows = make_rows(found, definition.seeds, best)
     if changed := changed_data(found):
         yield f'WARNING: {changed}'
-    several = sum(map(is_control, means)) > 1
-    for name, mean in means.items():
-        title = 'the student alone' if name == CONTROL else name
-        gain = f' ({mean - means[best]:+.2f})' if name in definition.taught and best in means else ''
-        compared = ' (best on val: methods are compared with it)' if several and name == best else ''
-        yield f'{definition.metric:<8} {mean:6.2f}  {title}{gain}{compared}'
+    several = sum(map(is_control, found)) > 1
+    for row in rows:
+        title = 'the student alone' if row.name == CONTROL else row.name
+        some = '' if not row.gain or row.gain.n == len(row.results) else f' at {row.gain.n} of {len(row.results)} seeds'
+        gain = f' ({row.gain.mean:+.2f}{some})' if row.gain else ''
+        compared = ' (best on val: methods are compared with it)' if several and row.name == best else ''
+        yield f'{definition.metric:<8} {fmean(row.scores.values()):6.2f}  {title}{gain}{compared}'

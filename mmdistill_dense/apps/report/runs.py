@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from mmengine.config import Config
 from mmdistill_dense.apps.suite.definition import CONTROL, TEACHER, is_control
 from mmdistill_dense.apps.suite.plan import LISTED, SEED, best_control
 from mmdistill_dense.config.resolve import is_distill_model, teachers_of
+from mmdistill_dense.config.values import type_name
 from mmdistill_dense.engine.resume import latest_checkpoint
 from mmdistill_dense.utils.files import read_json
 from mmdistill_dense.utils.literals import BRACES
@@ -207,9 +209,7 @@ def compare(folders: Sequence[str | Path], control: str | Path | None = None) ->
     rest = [run for run in runs if run not in controls]
     names = _distinct([*rest, *controls])
     rest, controls = ([replace(run, name=names[run.home]) for run in some] for some in (rest, controls))
-    places = _teacher_places([*rest, *controls])
-    teacher = next((TrainedRun(place, TEACHER) for place in places if is_run(place)), None)
-    return Comparison(tuple(rest), tuple(controls), teacher)
+    return Comparison(tuple(rest), tuple(controls), _only_teacher([*rest, *controls]))
 
 
 def _distinct(runs: Sequence[TrainedRun]) -> dict[Path, str]:
@@ -234,8 +234,35 @@ def _suite_controls(runs: Sequence[TrainedRun]) -> Iterator[TrainedRun]:
 
 
 def _teacher_places(runs: Sequence[TrainedRun]) -> list[Path]:
+    return [*(run.suite / TEACHER for run in runs if run.suite), *(file.parent for file in teacher_files(runs))]
+
+
+def teacher_files(runs: Sequence[TrainedRun]) -> list[Path]:
+    """Return the checkpoints of the runs' teachers."""
     files = [str(option.get('checkpoint') or '') for run in runs for option in run.teachers.values()]
-    return [*(run.suite / TEACHER for run in runs if run.suite), *(Path(one).resolve().parent for one in files if one)]
+    return [Path(one).resolve() for one in files if one]
+
+
+def _only_teacher(runs: Sequence[TrainedRun]) -> TrainedRun | None:
+    """Return the run of the teacher: of suites theirs, else one that was evaluated on the runs' pictures.
+
+    ``None`` for several whose scores differ: each leads its own students.
+    """
+    found = list(dict.fromkeys(place for place in _teacher_places(runs) if is_run(place)))
+    of_suites = [place for place in found if any(run.suite and place == run.suite / TEACHER for run in runs)]
+    teachers = [TrainedRun(place, TEACHER) for place in of_suites or found]
+    if of_suites:
+        known = len(teachers) == 1 or len({(one.result or {}).get('score', one.folder) for one in teachers}) == 1
+    else:
+        known = len(teachers) == 1 and {_pictures(run) for run in runs} == {_pictures(teachers[0])}
+    return teachers[0] if known else None
+
+
+def _pictures(run: TrainedRun) -> str:
+    """Name the pictures of a run's evaluation."""
+    dataset = (run.config.get('val_dataloader') or {}).get('dataset') or {}
+    root = os.path.normpath(dataset.get('data_root') or '.')
+    return str([type_name(dataset), root, dataset.get('ann_file'), dataset.get('data_prefix')])
 
 
 # What mmengine logged

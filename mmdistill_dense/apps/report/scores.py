@@ -71,13 +71,23 @@ def scores_of(numbers: Numbers) -> Scores:
         name = chosen or (f'Scores ({numbers.scored})' if numbers.scored else 'Scores')
         fractions = _small(tested) and not any(_in_percent(run.result or {}) for run in tested if chosen is None)
         split = 'validation' if any((run.result or {}).get('test_is_val') for run in tested) else 'test'
+        _check_alike(list(tested), chosen)
         return Scores(tested, teacher, f'{name} on the {split} split, last checkpoint', fractions)
     what = f'{metric} of the last evaluation, val split'
     if tested:
         what += f' (no test score: {some(lacking)})'
     points = {run: _point(run, numbers.logs[run], metric) for run in logged}
-    of_teacher = numbers.teacher_log.metrics.get(metric) if numbers.teacher_log else None
-    return Scores(logged, of_teacher.last if of_teacher else None, what, _small(logged), points)
+    return Scores(logged, numbers.teacher_score(metric), what, _small(logged), points)
+
+
+def _check_alike(runs: Sequence[TrainedRun], chosen: str | None) -> None:
+    """Refuse results of several metrics or splits on one page, as suites may have them."""
+    for told, key in {'metric': 'metric', 'split': 'test_is_val'}.items():
+        results = [(run.title, (run.result or {}).get(key)) for run in runs if chosen is None or key != 'metric']
+        found = {value: title for title, value in results if value is not None}
+        if len(found) > 1:
+            each = ', '.join(f'{title} by {key}={value!r}' for value, title in found.items())
+            raise ValueError(f'The runs were scored by another {told} ({each}): write a page for each suite.')
 
 
 def _test_score(run: TrainedRun, chosen: str | None) -> float | None:
@@ -122,7 +132,8 @@ def answer_section(numbers: Numbers, uses: Mapping[str, Use] | None = None) -> S
     section.attempt(lambda: numbers.metric_chart(numbers.metric))
     section.legend = legend_of(numbers.comparison)
     if numbers.comparison.teacher is None and numbers.metric:
-        section.reasons.append("The teacher's score is left out: its folder (in a suite: teacher/) holds no log.")
+        lacks = 'its folder (in a suite: teacher/) holds no log of these pictures, or there are several'
+        section.reasons.append(f"The teacher's score is left out: {lacks}.")
     return section
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import cv2
 import numpy as np
 
 from mmdistill_dense.apps.inspect.drawing import shrunk
-from mmdistill_dense.apps.report.runs import Comparison, Log, Series, TrainedRun, read_log
+from mmdistill_dense.apps.report.runs import Comparison, Log, Series, TrainedRun, read_log, teacher_files
 from mmdistill_dense.apps.suite.definition import TEACHER
 from mmdistill_dense.utils.validate import message_of
 
@@ -185,9 +186,21 @@ class Numbers:
         if name is None:
             raise Missing('No chart of a metric: no evaluation was logged.')
         lines = {run: log.metrics[name] for run, log in self.logs.items() if name in log.metrics}
-        of_teacher = self.teacher_log.metrics.get(name) if self.teacher_log else None
-        levels = {TEACHER: of_teacher.last} if of_teacher else {}
+        score = self.teacher_score(name)
+        levels = {} if score is None else {TEACHER: score}
         return line_chart(f'{name}, val split', self.comparison, lines, levels)
+
+    def teacher_score(self, metric: str) -> float | None:
+        """Return the teacher's score on val at the checkpoint that taught, else at its last evaluation."""
+        if self.teacher_log is None or metric not in self.teacher_log.metrics:
+            return None
+        series, ends = self.teacher_log.metrics[metric], {at: last for last, at in self.teacher_log.epochs.items()}
+        for file in teacher_files(self.comparison.students):
+            if named := re.search(r'(iter|epoch)_(\d+)$', file.stem):
+                step = float(named[2]) if named[1] == 'iter' else ends.get(float(named[2]), float(named[2]))
+                if step in series.steps:
+                    return series.values[series.steps.index(step)]
+        return series.last
 
     def curves(self) -> Section:
         """Return a chart of each further metric, of each term of the loss and of the distillers' shares."""

@@ -78,3 +78,14 @@ def trained_children(model: Any) -> set[str]:
     """The student's children that the last backward pass gave a gradient."""
     named = model.named_parameters()
     return {name.split('.')[0] for name, p in named if p.grad is not None and p.grad.any()} - {'distillers'}
+
+
+def run(distiller: Any, student: Tensor, teacher: Tensor, samples: Any = None) -> dict[str, Tensor]:
+    """The losses of one map of each side."""
+    return distiller({'tap': [student]}, {'tap': [teacher]}, samples)
+
+
+def loss_of(distiller: Any, student: Tensor, teacher: Tensor, samples: Any = None) -> Tensor:
+    """The only loss of one map of each side."""
+    (loss,) = run(distiller, student, teacher, samples).values()
+    return loss

@@ -1,11 +1,15 @@
-"""What all distillers share."""
+"""What all distillers share, and classes by their names."""
+
+import sys
 
 import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense import DISTILLERS
 from mmdistill_dense.distillers import Distiller, FeatureDistiller
 from mmdistill_dense.distillers.base import RunState
+from tests.gloo import start
 
 
 class Told(FeatureDistiller):
@@ -95,18 +99,9 @@ def test_gradients_are_clipped_by_the_norm_before_the_loss_scale():
     torch.testing.assert_close(distiller.own.grad, 8 * torch.tensor([0.6, 0.8]))
 
 
-@pytest.mark.parametrize(('student', 'teacher', 'options', 'words'), [
-    ([(2, 4, 4)] * 3, [(2, 4, 4)] * 2, {}, ['gives 3 tensors', "tap 'a' 2", 'index']),
-    ([(2, 4, 4)], [(2, 8, 8)], {}, ['(4, 4)', '(8, 8)', "resize='student' or resize='teacher'"]),
-])  # fmt: skip
-def test_misfits_are_named(student, teacher, options, words):
-    with pytest.raises(ValueError) as error:
-        set_up(Plain('a', **options), {'a': [size(*s) for s in student]}, {'a': [size(*t) for t in teacher]})
-    assert 'distillers.x: ' in str(error.value)
-    assert all(word in str(error.value) for word in words), error.value
-
-
-def test_other_maps_in_training_than_at_construction():
+def test_other_maps_than_the_others_or_than_at_construction():
+    with pytest.raises(ValueError, match=r"distillers\.x: .*gives 3 tensors.*tap 'a' 2.*index"):
+        set_up(Plain('a'), {'a': [ONE] * 3}, {'a': [ONE] * 2})
     distiller = set_up(Plain('a'), {'a': [ONE]})
     with pytest.raises(RuntimeError, match='2 student and 1 teacher maps were recorded, 1 were seen'):
         distiller({'a': filled(1, 1)}, {'a': filled(1)}, None)
@@ -114,24 +109,16 @@ def test_other_maps_in_training_than_at_construction():
         distiller({'a': filled(1)}, {'a': [torch.ones(1, 2, 6, 6)]}, None)
 
 
-@pytest.mark.parametrize(('align', 'channels', 'kinds'), [
-    ('auto', (2, 5), nn.Conv2d),
-    ('auto', (5, 5), nn.Identity),
-    ('conv', (5, 5), nn.Conv2d),
-    ('none', (5, 5), nn.Identity),
-])  # fmt: skip
-def test_align(align, channels, kinds):
-    distiller = set_up(Plain('a', align=align), *({'a': [size(one, 4, 4)]} for one in channels))
-    assert type(distiller.aligns[0]) is kinds
-    if kinds is nn.Conv2d:
-        assert distiller.aligns[0].weight.shape == (channels[1], channels[0], 1, 1)
-
-
-@pytest.mark.parametrize(('resize', 'expected'), [('student', (8, 8)), ('teacher', (4, 4))])
-def test_resize(resize, expected):
-    distiller = set_up(Told('a', resize=resize), {'a': [ONE]}, {'a': [size(3, 8, 8)]})
-    distiller({'a': [torch.ones(2, 2, 4, 4)]}, {'a': [torch.ones(2, 3, 8, 8)]}, None)
-    assert distiller.sizes == (expected, expected)
+def test_align_and_resize():
+    for align, own, kind in (('auto', 2, nn.Conv2d), ('auto', 5, nn.Identity), ('conv', 5, nn.Conv2d),
+                             ('none', 5, nn.Identity)):  # fmt: skip
+        distiller = set_up(Plain('a', align=align), *({'a': [size(one, 4, 4)]} for one in (own, 5)))
+        assert type(distiller.aligns[0]) is kind
+        assert kind is nn.Identity or distiller.aligns[0].weight.shape == (5, own, 1, 1)
+    for resize, expected in (('student', (8, 8)), ('teacher', (4, 4))):
+        distiller = set_up(Told('a', resize=resize), {'a': [ONE]}, {'a': [size(3, 8, 8)]})
+        distiller({'a': [torch.ones(2, 2, 4, 4)]}, {'a': [torch.ones(2, 3, 8, 8)]}, None)
+        assert distiller.sizes == (expected, expected)
 
 
 def test_methods_parameters_per_level():
@@ -167,3 +154,23 @@ def test_generator_depends_on_place_and_name_only():
     assert numbers() == base == numbers(max_iters=100)
     others = {numbers(iteration=2), numbers(seed=3), numbers(rank=0), numbers('y')}
     assert len(others | {base}) == 5
+
+
+def register(_: int) -> None:
+    """Register two classes in a process that has loaded neither method."""
+    assert not {f'mmdistill_dense.distillers.{name}' for name in ('cwd', 'logit_kd', 'roi_head_kd')} & {*sys.modules}
+
+    @DISTILLERS.register_module(force=True)
+    class CWD(Distiller):
+        pass
+
+    @DISTILLERS.register_module()
+    class LogitKD(Distiller):  # which files of other methods import
+        pass
+
+    assert DISTILLERS.get('RoIHeadKD') and DISTILLERS.get('LogitKD') is LogitKD
+    assert DISTILLERS.get('CWD') is CWD and DISTILLERS.module_dict['CWD'] is CWD and DISTILLERS.get('PKD')
+
+
+def test_a_class_of_the_user_counts_before_a_shipped_one_of_its_name() -> None:
+    start(register, processes=1)

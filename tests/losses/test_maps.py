@@ -1,4 +1,4 @@
-"""Distances of two feature maps: mimicking, smooth L1, correlation (PKD), attention (AT), grids."""
+"""Distances of two feature maps, their relations, masks over them, and the convolutions of masked maps."""
 
 import math
 
@@ -6,8 +6,30 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
-from mmdistill_dense.losses import attention_distance, centres_inside, feature_mimic, standardized_mse, to_grid
+from mmdistill_dense.apps.inspect.step_cost import peak_extra_memory
+from mmdistill_dense.losses import (
+    Branch,
+    attention_distance,
+    centre_keep,
+    centres_inside,
+    feature_mimic,
+    gate,
+    mask_dice,
+    mask_weights,
+    masked_align_conv,
+    masked_conv,
+    masked_feature_loss,
+    pairwise_distance,
+    pixel_weights,
+    prototype_distance,
+    random_keep,
+    standardized_mse,
+    to_grid,
+    token_masks,
+    weighted_mse,
+)
 from mmdistill_dense.losses.maps import smooth_l1
 from tests.distillers.steps import draw
 from tools.benchmark import reference
@@ -76,7 +98,7 @@ def test_channels_that_do_not_vary_have_half_a_loss_on_one_side_and_none_on_both
         torch.testing.assert_close(standardized_mse(student, teacher) * 4, expected, rtol=1e-5, atol=0)
 
 
-def _naive(student: Tensor, teacher: Tensor, power: float) -> float:
+def _naive_attention(student: Tensor, teacher: Tensor, power: float) -> float:
     """Attention maps position by position, in Python's floats; mean over images and positions."""
 
     def attention(image: Tensor) -> list[float]:
@@ -90,10 +112,10 @@ def _naive(student: Tensor, teacher: Tensor, power: float) -> float:
 
 
 @pytest.mark.parametrize('power', [1.0, 2.0, 3.5])
-def test_equals_positions_one_by_one(power: float) -> None:
+def test_attention_equals_positions_one_by_one(power: float) -> None:
     student, teacher = draw(2, 3, 3, 4), draw(2, 5, 3, 4, seed=1)
     loss = attention_distance(student, teacher, power=power)
-    assert loss.item() == pytest.approx(_naive(student, teacher, power), rel=1e-9)
+    assert loss.item() == pytest.approx(_naive_attention(student, teacher, power), rel=1e-9)
 
 
 def test_sum_is_free_of_the_size_and_at_most_two() -> None:
@@ -120,3 +142,255 @@ def test_a_smaller_grid_averages_and_one_larger_on_an_axis_interpolates(size: tu
 
 def test_channels_of_an_image_shape_are_ignored() -> None:
     assert torch.equal(centres_inside([(20, 20, 3)], (32, 32), (4, 4)), centres_inside([(20, 20)], (32, 32), (4, 4)))
+
+
+# Relations within a picture: pairs of positions (SKD) and class prototypes (IFVD)
+
+
+# positions, channels of student and teacher: the first is cheaper by positions, the second by channels
+SIZES = pytest.mark.parametrize(('size', 'c_s', 'c_t'), [((2, 3), 4, 9), ((5, 4), 2, 3)])
+
+
+def _maps(size: tuple[int, int], c_s: int, c_t: int, batch: int = 2) -> tuple[Tensor, Tensor]:
+    return draw(batch, c_s, *size).requires_grad_(), draw(batch, c_t, *size, seed=1)
+
+
+@SIZES
+def test_relations_equal_the_released_formula_with_its_gradient(size: tuple[int, int], c_s: int, c_t: int) -> None:
+    student, teacher = _maps(size, c_s, c_t)
+    loss, naive = pairwise_distance(student, teacher), reference.skd(student, teacher)
+    torch.testing.assert_close(loss, naive)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
+
+
+def test_with_few_channels_no_matrix_of_positions_is_kept() -> None:
+    student, teacher = (x.detach().float() for x in _maps((32, 32), 4, 8, batch=1))
+    sizes: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+        loss = pairwise_distance(student.requires_grad_(), teacher)
+    loss.backward()
+    assert max(sizes) <= 32 * 32 * 8, 'the maps themselves are the largest'
+
+
+CLASSES = 4
+IGNORED = 255
+
+
+def _batch() -> tuple[Tensor, Tensor, Tensor]:
+    labels = torch.randint(0, CLASSES, (2, 3, 4), generator=torch.Generator().manual_seed(0))
+    labels[:, 0, 0] = IGNORED
+    return *_maps((3, 4), 3, 5), labels
+
+
+def _loss(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    return prototype_distance(student, teacher, labels, num_classes=CLASSES)
+
+
+def test_equals_maps_of_class_means_with_its_gradient() -> None:
+    student, teacher, labels = _batch()
+    loss, naive = _loss(student, teacher, labels), reference.ifvd(student, teacher, labels, CLASSES)
+    torch.testing.assert_close(loss, naive)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
+
+
+@pytest.mark.parametrize('label', [IGNORED, CLASSES, -1])
+def test_positions_without_a_class_change_nothing(label: int) -> None:
+    student, teacher, labels = _batch()
+    labels[:, 0, 0] = label
+    before = _loss(student, teacher, labels)
+    (gradient,) = torch.autograd.grad(before, student)
+    assert not gradient[:, :, 0, 0].any() and gradient[:, :, 1:].any()
+    changed = student.detach().clone()
+    changed[:, :, 0, 0] = 100.0
+    torch.testing.assert_close(_loss(changed, teacher, labels), before)
+
+
+# Masks of tokens (MasKD)
+
+
+SHAPES = {
+    'usual': (2, 8, 7, 9, 6),
+    'one row': (2, 8, 1, 9, 6),
+    'one column': (2, 8, 7, 1, 6),
+    'one position': (2, 8, 1, 1, 6),
+    'one image': (1, 8, 7, 9, 6),
+    'one token': (2, 8, 7, 9, 1),
+    'one channel': (2, 1, 7, 9, 6),
+}
+EVERY_SHAPE = pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+
+
+def _masked(
+    shape: tuple[int, ...] = SHAPES['usual'], dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, Branch]:
+    """Student (a leaf), teacher, tokens, branch."""
+    n, c, h, w, t = shape
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator, dtype=torch.float64).to(dtype)
+
+    branch = Branch(normal(c, c, 3, 3), normal(c), normal(t, c, 1, 1), normal(t))
+    return normal(n, c, h, w).requires_grad_(), normal(n, c, h, w), normal(t, c), branch
+
+
+def _parameters(tokens: Tensor, branch: Branch) -> tuple[Tensor, Branch]:
+    return tokens.requires_grad_(), Branch(*(part.requires_grad_() for part in branch))
+
+
+@EVERY_SHAPE
+@pytest.mark.parametrize('student_mask', [False, True])
+@pytest.mark.parametrize('with_branch', [False, True])
+def test_loss_equals_the_released_formula(shape: tuple[int, ...], with_branch: bool, student_mask: bool) -> None:
+    student, teacher, tokens, branch = _masked(shape)
+    results = []
+    for function in (masked_feature_loss, reference.maskd_loss):
+        loss = function(
+            student, teacher, tokens, branch if with_branch else None, student_mask=student_mask, eps=0.1, factor=0.5
+        )
+        results.append((loss, *torch.autograd.grad(3 * loss, student)))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-14)
+
+
+@EVERY_SHAPE
+def test_masks_weights_and_gate_equal_the_released_formulas(shape: tuple[int, ...]) -> None:
+    """Values, and the gradients that learn the tokens: of tokens, branch and map."""
+    x, upstream, tokens, branch = _masked(shape)
+    tokens, branch = _parameters(tokens, branch)
+    masks, expected_masks = token_masks(tokens, x), reference.maskd_masks(tokens, x)
+    weights, expected_weights = mask_weights(branch, x), reference.maskd_mask_weights(x, *branch)
+    torch.testing.assert_close(masks, expected_masks)
+    torch.testing.assert_close(weights, expected_weights)
+    for p, expected_p in ((weights, expected_weights), (None, None)):
+        gated, expected = gate(x, masks, p), reference.maskd_gate(x, expected_masks, expected_p)
+        leaves = [x, tokens, *(branch if p is not None else ())]
+        grads = torch.autograd.grad(gated, leaves, upstream, retain_graph=True)
+        expected_grads = torch.autograd.grad(expected, leaves, upstream, retain_graph=True)
+        torch.testing.assert_close((gated, *grads), (expected, *expected_grads))
+
+
+def test_dice_equals_the_broadcast_formula() -> None:
+    for count in (2, 6):
+        masks = draw(2, count, 7, 9).sigmoid().requires_grad_()
+        dices = mask_dice(masks), reference.maskd_dice(masks)
+        torch.testing.assert_close(*((dice, *torch.autograd.grad(dice, masks)) for dice in dices))
+        torch.testing.assert_close(mask_dice(masks.flatten(2)), mask_dice(masks))
+
+
+def test_dice_of_equal_disjoint_single_and_no_masks() -> None:
+    rows = torch.eye(4).expand(2, 4, 4)
+    assert mask_dice(rows).item() == 0
+    assert mask_dice(rows[:, :1].expand(2, 3, 4)).item() == pytest.approx(1)
+    assert mask_dice(torch.zeros(2, 3, 4)).item() == 0
+    for shape in ((2, 1, 5), (0, 3, 5)):
+        masks = torch.ones(shape, requires_grad=True)
+        mask_dice(masks).backward()
+        assert mask_dice(masks).item() == 0 and not masks.grad.any()
+
+
+def test_students_own_mask_is_a_constant() -> None:
+    student, teacher, tokens, _ = _masked()
+    loss = masked_feature_loss(student, teacher, tokens, student_mask=True)
+    frozen = pixel_weights(token_masks(tokens, teacher) * token_masks(tokens, student.detach()))
+    expected = weighted_mse(student, teacher, frozen)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(expected, student))
+    assert loss < masked_feature_loss(student, teacher, tokens)  # smaller masks
+
+
+def test_masks_without_area_count_nothing() -> None:
+    """The released form divides 0 by 0."""
+    student, teacher, tokens, branch = _masked(dtype=torch.float32)
+    teacher, tokens = teacher.abs() + 1, tokens.clone()
+    tokens[:] = -1e4
+    for some in (None, branch):
+        loss = masked_feature_loss(student, teacher, tokens, some)
+        loss.backward()
+        assert loss.item() == 0 and not student.grad.any()
+    tokens[0] = 0  # one mask of 1/2
+    loss = masked_feature_loss(student, teacher, tokens)
+    alone = masked_feature_loss(student, teacher, tokens[:1])
+    torch.testing.assert_close(loss, alone / 6)
+
+
+@pytest.mark.soak
+def test_memory_is_a_tenth_of_the_released_form() -> None:
+    """One level of a detector at 800x1333."""
+    student, teacher, tokens, branch = _masked((1, 256, 100, 168, 6), dtype=torch.float32)
+    peaks = [
+        peak_extra_memory(
+            lambda loss=loss: torch.autograd.grad(loss(student, teacher, tokens, branch, student_mask=True), student)
+        )
+        for loss in (masked_feature_loss, reference.maskd_loss)
+    ]
+    assert peaks[0] <= 0.1 * peaks[1]
+    assert peaks[0] <= 1.25 * student.nbytes + 16 * 2**20
+
+
+# Convolutions of masked maps
+
+
+def _convolved(dtype: torch.dtype, *, cs: int = 5, ct: int = 24, height: int = 11, width: int = 13) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, cs, height, width), (ct, cs, 1, 1), (ct,), (ct, ct, 3, 3), (ct,)]
+    return [torch.randn(s, generator=generator, dtype=torch.float64).to(dtype).requires_grad_() for s in shapes]
+
+
+@pytest.mark.parametrize('kernel', [1, 3, 5])
+def test_products_of_the_kept_positions_alone(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Taps beyond every border, and the output can be changed in place; a mask that is not bool goes the other way."""
+    feat, align, bias, *_ = _convolved(torch.float64)
+    weight = torch.randn(24, 24, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    parameters = [feat, align, bias, weight, torch.randn(24, dtype=torch.float64, requires_grad=True)]
+    keep = random_keep((2, 11, 13), 0.5, torch.Generator().manual_seed(1))
+    keep[:, :, 0, 0] = keep[:, :, -1, -1] = True
+    calls = []
+    convolve = F.conv2d
+    monkeypatch.setattr(F, 'conv2d', lambda x, *args, **kwargs: calls.append(x.shape) or convolve(x, *args, **kwargs))
+    results = []
+    for mask in (keep, keep.double()):
+        output = masked_align_conv(parameters[0], mask, *parameters[1:]).relu_()
+        results.append([output.detach(), *torch.autograd.grad(output.square().sum(), parameters)])
+    assert [shape[0] for shape in calls] == [24, 24, 2]  # maps were convolved once
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize('ratio', [0.75, 0.25])
+@pytest.mark.parametrize('cs', [5, 24], ids=['folded', 'rows'])
+def test_the_cheaper_order_of_the_positions_that_are_kept(cs: int, ratio: float) -> None:
+    """Forward and backward pass: at most 1.3 times the multiply-adds of the cheaper of both orders."""
+    feat, *weights = _convolved(torch.float32, cs=cs, height=16, width=16)
+    keep = random_keep((2, 16, 16), ratio, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        masked_align_conv(feat, keep, *weights).sum().backward()
+    n, ct = int(keep.sum()) if ratio > 0.4 else keep.numel(), 24
+    orders = n * ct * (cs + 9 * ct), 9 * ct * (cs + 1) * (n + ct)
+    assert counter.get_total_flops() <= 1.3 * 3 * 2 * min(orders)
+
+
+def test_a_convolution_without_an_align() -> None:
+    """The products of dropped positions are left out where they are many, and only with a mask that can be read."""
+    feat, *_, weight, bias = _convolved(torch.float64, cs=24)
+    for ratio in (0.75, 0.25):
+        keep = random_keep((2, 11, 13), ratio, torch.Generator().manual_seed(1))
+        results = []
+        for mask in (keep, keep.double()):
+            output = masked_conv(feat, mask, weight, bias)
+            results.append([output, *torch.autograd.grad(output.square().sum(), [feat, weight, bias])])
+        torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
+        with FlopCounterMode(display=False) as counter:
+            masked_conv(feat, keep, weight, bias)
+        assert counter.get_total_flops() == 2 * 9 * 24 * 24 * (int(keep.sum()) if ratio > 0.4 else keep.numel())
+
+
+def test_random_mask_statistics() -> None:
+    keep = random_keep((10, 100, 100), 0.75, torch.Generator().manual_seed(0))
+    assert keep.shape == (10, 1, 100, 100) and keep.dtype == torch.bool
+    assert abs(keep.float().mean().item() - 0.25) < 0.01
+    assert not torch.equal(keep[0], keep[1])
+
+
+def test_centre_mask() -> None:
+    keep = centre_keep((2, 16, 32))
+    expected = torch.ones(2, 1, 16, 32, dtype=torch.bool)
+    expected[:, :, 5:10, 10:21] = False
+    assert torch.equal(keep, expected)

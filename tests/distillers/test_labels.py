@@ -1,4 +1,4 @@
-"""CIRKD: the shared case, each part against loops, the queues, resuming, and what is refused."""
+"""Methods that read label maps: CIRKD, each part against loops, and its queues; IFVD; which labels count."""
 
 import math
 import types
@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmdistill_dense.distillers import CIRKD
+from mmdistill_dense.distillers import CIRKD, IFVD
 from mmdistill_dense.distillers.cirkd import ClassQueue, choose_pixels
+from mmdistill_dense.losses import prototype_distance
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
-from tests.distillers.steps import draw, set_up
+from tests.distillers import steps
+from tests.distillers.steps import draw, loss_of, set_up
 from tools.benchmark import reference
 
 CLASSES = 3
@@ -43,8 +45,7 @@ def make(student=(2, 4, 3, 2), teacher=(2, 5, 3, 2), **options):
 
 
 def run(distiller, student, teacher, labels=None):
-    samples = None if labels is None else samples_of(labels)
-    return distiller({'tap': [student]}, {'tap': [teacher]}, samples)
+    return steps.run(distiller, student, teacher, None if labels is None else samples_of(labels))
 
 
 def unit(vector):
@@ -62,8 +63,8 @@ def test_minibatch_equals_the_released_loop_over_pictures(pool):
     student, teacher = draw(3, 4, 3, 2), draw(3, 5, 3, 2, seed=1)
     distiller = make(pixel_weight=0, region_weight=0, minibatch_weight=2.0, temperature=0.3, pool=pool)
     pooled = (F.avg_pool2d(x, pool, ceil_mode=True) for x in (student, teacher))
-    (loss,) = run(distiller, student, teacher).values()
-    assert loss.item() == pytest.approx(2 * reference.cirkd_minibatch(*pooled, 0.3).item(), rel=1e-9)
+    expected = 2 * reference.cirkd_minibatch(*pooled, 0.3).item()
+    assert loss_of(distiller, student, teacher).item() == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize('kind', ['pixel', 'region'])
@@ -81,17 +82,16 @@ def test_memory_parts_equal_the_released_formula_of_labelled_pixels(kind):
 
 
 def test_a_part_of_weight_zero_is_left_out_with_its_queue():
-    labels = label_maps(2, 3, 2)
+    student, teacher, labels = draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2)
     for weights, names, queues in (
         (dict(pixel_weight=0), {'loss_minibatch', 'loss_region'}, ['region']),
         (dict(minibatch_weight=0, region_weight=0), {'loss_pixel'}, ['pixel']),
     ):
         distiller = make(**weights)
-        assert set(run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), labels)) == names
+        assert set(run(distiller, student, teacher, labels)) == names
         assert list(distiller.parts[0].queues) == queues
     alone = make(pixel_weight=0, region_weight=0, num_classes=None)
-    assert set(run(alone, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1))) == {'loss_minibatch'}
-    assert not alone.state_dict()
+    assert set(run(alone, student, teacher)) == {'loss_minibatch'} and not alone.state_dict()
 
 
 def test_a_step_writes_pixels_of_their_class_and_the_mean_of_each_class_and_picture():
@@ -165,13 +165,63 @@ def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():
     assert ((share - 8 / 40).abs() < 5 * math.sqrt(0.2 * 0.8 / 300)).all()
 
 
-def test_with_a_teacher_of_other_classes_the_student_tells_their_number():
-    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
-    teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=True, **head)
-    option = dict(type='CIRKD', pixel_memory=20, region_memory=4)
-    model = toys.build(toys.model_config(toys.seg_net('fcn'), teacher, dict(cirkd=option)))
-    assert model.distillers['cirkd'].class_count == toys.NUM_CLASSES
-    distiller = DISTILLERS.build(dict(option, student_tap='tap'))
+def test_a_teacher_of_other_classes_says_nothing_about_the_labels():
+    """With its number of classes, the labels above it would be taken for ignored ones."""
+    head = dict(decode_head=dict(num_classes=2), auxiliary_head=dict(num_classes=2))
+    options = dict(ifvd=dict(type='IFVD'), cirkd=dict(type='CIRKD', pixel_memory=20, region_memory=4))
+    for others, expected in ((False, 2), (True, toys.NUM_CLASSES)):  # which the student says
+        teacher = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=others, **head)
+        made = toys.build(toys.model_config(toys.seg_net('fcn'), teacher, options)).distillers
+        assert [made[name].class_count for name in options] == [expected] * 2
+    distiller = DISTILLERS.build(dict(options['cirkd'], student_tap='tap'))
     distiller.teacher = types.SimpleNamespace(key='model.teacher', option=types.SimpleNamespace(other_classes=True))
     with pytest.raises(ValueError, match='Set num_classes to the number'):
         distiller.setup({}, {})
+
+
+# IFVD, and what counts as a class
+
+
+def test_labels_are_those_of_the_nearest_pixels_and_the_last_ones_count_as_classes():
+    distiller = set_up(IFVD, [(3, 8, 8), (5, 8, 8)])
+    assert distiller.class_count == 255 and not list(distiller.parameters())
+    student, teacher = draw(2, 3, 8, 8), draw(2, 5, 8, 8, seed=1)
+    samples = toys.seg_batch()['data_samples']
+    samples[0].gt_sem_seg.data[:, :16] = 254
+    samples[1].gt_sem_seg.data[:, :16] = 255
+    labels = torch.stack([sample.gt_sem_seg.data[0, ::8, ::8] for sample in samples])
+    loss = loss_of(distiller, student, teacher, samples)
+    torch.testing.assert_close(loss, prototype_distance(student, teacher, labels, num_classes=255))
+    samples[0].gt_sem_seg.data[:, :16] = 255
+    assert loss_of(distiller, student, teacher, samples) < loss
+
+
+@pytest.mark.parametrize(
+    'option',
+    [
+        dict(type='IFVD'),
+        dict(
+            type='CIRKD', minibatch_weight=0.0, pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9
+        ),
+    ],
+    ids=['ifvd', 'cirkd'],
+)
+def test_labels_that_the_students_head_ignores_are_no_class(option):
+    """The head ignores label 0. The loss equals that of label maps with 255 in its place."""
+    heads = dict(decode_head=dict(ignore_index=0), auxiliary_head=dict(ignore_index=0))
+    teacher, batch = toys.seg_teacher('fcn'), toys.seg_batch()
+    for sample in batch['data_samples']:
+        labels = sample.gt_sem_seg.data
+        assert 0 < (labels == 0).sum() < labels.numel()
+
+    def loss(**changes):
+        model = toys.distilled(student=toys.seg_net('fcn', **changes), teacher=teacher, distillers=dict(one=option))
+        toys.losses_of(model, batch)  # fills the queues
+        found = toys.losses_of(model, batch)
+        return {name: value for name, value in found.items() if 'distill.one.loss' in name}
+
+    ignored, background = loss(**heads), loss()
+    for sample in batch['data_samples']:
+        sample.gt_sem_seg.data[sample.gt_sem_seg.data == 0] = 255
+    torch.testing.assert_close(ignored, loss(), rtol=0, atol=0)
+    assert all(ignored[name] != background[name] for name in background), background

@@ -1,4 +1,4 @@
-"""Terms on head outputs: formulas by hand, the teacher's RoI head on the student's RoIs, and the errors."""
+"""Terms on head outputs: formulas by hand, the teacher's RoI head on the student's RoIs, published pairs, errors."""
 
 import types
 from contextlib import nullcontext
@@ -14,6 +14,7 @@ from mmdistill_dense.distillers.ground_truth import scores_of_head
 from mmdistill_dense.networks.class_pairs import ClassPairs
 from mmdistill_dense.networks.recording import run_roi_head
 from tests import toys
+from tests.distillers.maskd.tokens import tokens_of
 from tests.distillers.steps import draw
 
 CONV_SEG = 'decode_head.conv_seg'
@@ -81,22 +82,24 @@ def _ready(*args, **kwargs):
     return toys.ready(toys.build(_pair(*args, **kwargs), scope='mmdet'))
 
 
-def _step(model, output):
-    """The losses of one step, and what the student's head saw and gave in it."""
-    seen = {}
-    roi_head = model.roi_head
-    handles = [
-        roi_head.bbox_roi_extractor.register_forward_hook(lambda _, args, __: seen.update(rois=args[1])),
-        getattr(roi_head.bbox_head, output).register_forward_hook(lambda _, __, out: seen.update(output=out)),
-    ]
+def _recorded(network, *paths):
+    """What each call of modules by path is given and gives, from now on: path, arguments, output."""
+    calls = []
+    for path in paths:
+        network.get_submodule(path).register_forward_hook(lambda _, *call, path=path: calls.append((path, *call)))
+    return calls
+
+
+def _step(model):
+    """The loss of one step, the RoIs that the student's head saw, and its boxes."""
+    calls = _recorded(model.roi_head, 'bbox_roi_extractor', 'bbox_head.fc_reg')
     losses = toys.losses_of(model, toys.det_batch())
-    for handle in handles:
-        handle.remove()
-    return losses['distill.roi.loss_roi'], seen['rois'], seen['output']
+    *_, (_, (_, rois), _), (_, _, output) = calls
+    return losses['distill.roi.loss_roi'], rois, output
 
 
-def _answer(model, rois, stage, layer):
-    """The teacher's output by its own modules, one after the other."""
+def _answer(model, rois, stage=None):
+    """The teacher's boxes by its own modules, one after the other."""
     network = toys.teacher_of(model).network
     batch = model.data_preprocessor(toys.det_batch(), True)
     extractor, head = network.roi_head.bbox_roi_extractor, network.roi_head.bbox_head
@@ -105,25 +108,28 @@ def _answer(model, rois, stage, layer):
     hidden = extractor(network.extract_feat(batch['inputs'])[:4], rois).flatten(1)
     for linear in head.shared_fcs:
         hidden = linear(hidden).relu()
-    return getattr(head, layer)(hidden)
+    return head.fc_reg(hidden)
 
 
 def test_the_teachers_head_sees_the_students_rois():
     model = _ready()
-    loss, rois, output = _step(model, 'fc_reg')
+    loss, rois, output = _step(model)
     assert output.shape == (len(rois), 4 * (toys.NUM_CLASSES - 1)) and len(rois) > 100
     assert set(rois[:, 0].tolist()) == {0, 1}, 'of both images'
-    expected = F.smooth_l1_loss(output, _answer(model, rois, None, 'fc_reg'))
-    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(loss, F.smooth_l1_loss(output, _answer(model, rois)))
     assert loss > 0.01
 
 
-def test_a_cascade_answers_with_one_stage():
+def test_a_cascade_answers_with_one_stage_and_nothing_else_of_it_runs():
+    names = 'rpn_head', 'roi_head.mask_head.0', *(f'roi_head.bbox_head.{stage}' for stage in range(3))
     for stage, deviations in ((0, [0.1, 0.1, 0.2, 0.2]), (2, [0.033, 0.033, 0.067, 0.067])):
         coded = dict(roi_head=dict(bbox_head=dict(bbox_coder=dict(target_stds=deviations))))
         model = _ready(toys.merged(AGNOSTIC, coded), 'cascade_mask_rcnn', stage=stage, form='l1')
-        loss, rois, output = _step(model, 'fc_reg')
-        expected = [(output - _answer(model, rois, number, 'fc_reg')).abs().mean() for number in range(3)]
+        calls = _recorded(toys.teacher_of(model).network, *names)
+        loss, rois, output = _step(model)
+        ((path, _, (_, boxes)),) = calls
+        assert path == f'roi_head.bbox_head.{stage}' and not boxes.requires_grad, 'once, without a graph'
+        expected = [(output - _answer(model, rois, number)).abs().mean() for number in range(3)]
         torch.testing.assert_close(loss, expected[stage])
         assert output.shape == (len(rois), 4) and len({round(value.item(), 6) for value in expected}) == 3
 
@@ -134,24 +140,10 @@ def test_calls_of_a_sampler_without_gradients_are_not_compared():
     for kind in ('RandomSampler', 'OHEMSampler'):
         sampler = dict(type=kind, num=16, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True)
         student = toys.det_net('faster_rcnn', train_cfg=dict(rcnn=dict(sampler=sampler)))
-        loss, rois, output = _step(_ready(student), 'fc_reg')
+        loss, rois, output = _step(_ready(student))
         found.append((len(rois), len(output)))
         assert loss.requires_grad and loss > 0
     assert found[0] == found[1]
-
-
-def test_the_teachers_rpn_and_mask_head_do_not_run():
-    model = _ready(AGNOSTIC, 'cascade_mask_rcnn')
-    network = toys.teacher_of(model).network
-    calls = []
-    for name in ('rpn_head', 'roi_head.mask_head.0', 'roi_head.bbox_head.1', 'roi_head.bbox_head.0'):
-
-        def note(*_, name=name):
-            calls.append((name, torch.is_grad_enabled()))
-
-        network.get_submodule(name).register_forward_hook(note)
-    _step(model, 'fc_reg')
-    assert calls == [('roi_head.bbox_head.0', False)], 'once, without a graph'
 
 
 def test_the_roi_head_is_loaded_strictly(tmp_path):
@@ -162,17 +154,6 @@ def test_the_roi_head_is_loaded_strictly(tmp_path):
     with pytest.raises(ValueError, match=r'roi_head\.bbox_head\.fc_reg\.bias') as error:
         model.init_weights()
     assert 'rpn_reg' not in str(error.value), 'which nobody runs'
-
-
-def _bare(output):
-    """A distiller beside a teacher whose head answers ``output``."""
-    distiller = RoIHeadKD()
-    head = nn.Module()
-    head.bbox_head = nn.Identity()
-    head._bbox_forward = lambda features, rois: dict(bbox_pred=output, cls_score=None)
-    same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
-    distiller.teacher = types.SimpleNamespace(module=lambda _: head, cached=lambda _, compute: compute(), **same)
-    return distiller
 
 
 @pytest.mark.parametrize('form', ['softmax', 'dist', 'sigmoid'])
@@ -211,31 +192,26 @@ def roi_step(output, counts, mine):
     return loss.detach(), *torch.autograd.grad(loss, student)
 
 
-def _forward(distiller, output, rois):
-    student = {'roi_head.bbox_head.fc_reg': [output], 'roi_head.bbox_roi_extractor:input[1]': [rois]}
-    return distiller(student, {'neck': [torch.zeros(1, 2, 4, 4)]}, None)['loss_roi']
-
-
-def test_an_extractor_that_is_called_again_for_masks():
-    output, answer = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0))
-    student = {
-        'roi_head.bbox_head.fc_reg': [output],
-        'roi_head.bbox_roi_extractor:input[1]': [torch.zeros(6, 5), torch.zeros(2, 5)],
-    }
-    loss = _bare(answer)(student, {'neck': [torch.zeros(1, 2, 4, 4)]}, None)['loss_roi']
+def test_rois_are_those_of_the_first_call_of_the_extractor_and_of_the_same_head():
+    """It is called again for masks."""
+    output, answer = draw(2, 6, 4)
+    distiller, head = RoIHeadKD(), nn.Module()
+    head.bbox_head = nn.Identity()
+    head._bbox_forward = lambda features, rois: dict(bbox_pred=answer, cls_score=None)
+    same = dict(option=types.SimpleNamespace(classes=None), class_pairs=lambda: None)
+    distiller.teacher = types.SimpleNamespace(module=lambda _: head, cached=lambda _, compute: compute(), **same)
+    student, neck = {'roi_head.bbox_head.fc_reg': [output]}, {'neck': [torch.zeros(1, 2, 4, 4)]}
+    rois = 'roi_head.bbox_roi_extractor:input[1]'
+    loss = distiller({**student, rois: [torch.zeros(6, 5), torch.zeros(2, 5)]}, neck, None)['loss_roi']
     torch.testing.assert_close(loss, F.smooth_l1_loss(output, answer))
+    with pytest.raises(ValueError, match=r'has 6 rows, but rois=.* 5; tap the RoIs of the same head'):
+        distiller({**student, rois: [torch.zeros(5, 5)]}, neck, None)
 
 
 def test_other_classes_are_refused_at_the_first_step():
     option = dict(roi_head=dict(bbox_head=dict(num_classes=3)), checkpoint=None, allow_random=True)
-    model = _ready(option=option)
     with pytest.raises(ValueError, match=r'gives 24 values per RoI and the teacher.s bbox_pred 12\. Tap the same kind'):
-        _step(model, 'fc_reg')
-
-
-def test_rois_of_another_head_are_refused():
-    with pytest.raises(ValueError, match=r'has 6 rows, but rois=.* 5; tap the RoIs of the same head'):
-        _forward(_bare(None), torch.zeros(6, 4), torch.zeros(5, 5))
+        _step(_ready(option=option))
 
 
 def test_terms_of_a_step_share_one_pass_of_the_teachers_head():
@@ -271,20 +247,12 @@ def test_widths_of_features_are_no_number_of_scores():
 # Masks
 
 
-def _recorded(model, path):
-    seen = []
-    module = model.roi_head.get_submodule(path)
-    return seen, module.register_forward_hook(lambda _, args, output: seen.append((args, output)))
-
-
 @pytest.mark.parametrize(('teacher', 'stage'), [('mask_rcnn', 0), ('cascade_mask_rcnn', 2)])
 def test_masks_by_the_naive_formula_on_the_positive_rois(teacher, stage):
     model = _ready(None, teacher, **MASKS, stage=stage)
-    (extracted, first), (made, second) = (_recorded(model, path) for path in ('mask_roi_extractor', 'mask_head'))
-    batch = toys.det_batch(masks=True)
-    losses = toys.losses_of(model, batch)
-    first.remove(), second.remove()
-    ((_, rois), _), (_, student) = extracted[0], made[0]
+    calls = _recorded(model.roi_head, 'mask_roi_extractor', 'mask_head')
+    losses = toys.losses_of(model, toys.det_batch(masks=True))
+    (_, (_, rois), _), (_, _, student) = calls
     assert 0 < len(rois) == len(student) < 200, 'the positive ones'
     network = toys.teacher_of(model).network
     inputs = model.data_preprocessor(toys.det_batch(masks=True), True)['inputs']
@@ -317,3 +285,43 @@ def test_a_batch_without_objects_gives_no_loss_but_a_gradient_of_zero():
         sample.gt_instances = sample.gt_instances[:0]
     losses = toys.losses_of(model, batch)
     assert losses['distill.roi.loss_roi'] == 0 and losses['distill.roi.loss_roi'].requires_grad
+
+
+# Every detector family with the terms of its published pair: real mmdet models at tiny width
+
+POINTS = [('bbox_head.reppoints_pts_refine_out', 0.2), ('bbox_head.reppoints_pts_init_out', 0.1)]
+CASCADE_SCORES = dict(student_tap='roi_head.bbox_head.fc_cls', output='cls_score', form='dist')
+PAIRS = {  # the kinds of student and teacher, and the terms on the heads
+    'faster': ('faster_rcnn', 'faster_rcnn', [dict(type='RoIHeadKD')]),
+    'cascade': ('faster_rcnn', 'cascade_mask_rcnn', [dict(type='RoIHeadKD'), dict(CASCADE_SCORES, type='RoIHeadKD')]),
+    'retinanet': ('retinanet', 'retinanet', [
+        dict(type='HeadOutputKD', student_tap='bbox_head.retina_reg', form='l1'),
+        dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid'),
+    ]),
+    'fcos': ('fcos', 'fcos', [dict(type='HeadOutputKD', student_tap='bbox_head.conv_cls', form='sigmoid')]),
+    'reppoints': ('reppoints', 'reppoints', [dict(type='HeadOutputKD', student_tap=POINTS, beta=0.11)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('pair', [
+    name if name in ('faster', 'retinanet') else pytest.param(name, marks=pytest.mark.soak) for name in PAIRS
+])  # fmt: skip
+def test_published_terms_beside_tokens_that_are_learned(pair, tmp_path):
+    student, teacher, terms = PAIRS[pair]
+    student = toys.det_net(student, **(AGNOSTIC if pair == 'cascade' else {}))
+    learned = dict(type='MasKD', num_tokens=3, student_mask_from=1, learn=dict(max_iters=3, log_interval=3))
+    named = dict({f'term{n}': term for n, term in enumerate(terms)}, maskd=learned)
+    model = toys.model_config(student, toys.det_teacher(teacher), named)
+    runner = toys.train(None, toys.det_run_config(tmp_path, model))
+    scalars = runner.message_hub.log_scalars
+    for name in named:
+        (loss,) = (key for key in scalars if key.startswith(f'train/distill.{name}.loss_'))
+        assert 0 < scalars[loss].current() < float('inf')
+        assert 0 < scalars[f'train/distill.{name}.share'].current() < 1
+    assert len([key for key in scalars if 'distill.maskd.level' in key]) == 5
+    assert len(tokens_of(runner)) == 25 and all(value.any() for value in tokens_of(runner).values())
+    saved = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    assert saved['distillers']['maskd.tokens_ready'] > 1
+    toys.build_plain(student).load_state_dict(saved['state_dict'], strict=True)
+    assert not toys.differing(saved['state_dict'], toys.student_state(runner.model))
+    assert all(p.grad is None for p in toys.teacher_of(runner.model).network.parameters())

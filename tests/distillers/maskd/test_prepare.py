@@ -1,4 +1,4 @@
-"""Where a run's tokens come from, and that nothing else notices."""
+"""Where a run's tokens come from, that nothing else notices, and the command that only learns them."""
 
 import multiprocessing
 import random
@@ -10,6 +10,7 @@ import torch
 from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
+from mmdistill_dense.__main__ import main
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.registry import HOOKS, MODELS
@@ -91,9 +92,8 @@ def test_what_tokens_depend_on_is_learned_anew_beside_the_first(
 
 def test_a_preprocessor_with_a_state_is_left_to_the_run(finished, tmp_path, learned):
     """One that counts batches: the run's own begins at its first batch, whether tokens were learned or found."""
-    model = dict(
-        seg_model(), data_preprocessor=dict(type='mmdistill_dense.CountingPreprocessor', size=(toys.SIDE, toys.SIDE))
-    )
+    counting = dict(type='mmdistill_dense.CountingPreprocessor', size=(toys.SIDE, toys.SIDE))
+    model = dict(seg_model(), data_preprocessor=counting)
     first = run(tmp_path, model)
     again = run(tmp_path, model)
     assert len(learned) == 6 and 0 < first.model.data_preprocessor.batches == again.model.data_preprocessor.batches
@@ -326,3 +326,39 @@ def test_streams_teacher_student_and_processes_are_left_alone(tmp_path, learned,
     for part in ('weights', 'student'):
         assert same(before.pop(part), after.pop(part)), part
     assert before == after
+
+
+# The command
+
+
+def command(tmp_path, model, *options):
+    """The command on the config file of a run that has not begun."""
+    toys.run_config(tmp_path / 'work', model, iters=2, log_level='INFO').dump(tmp_path / 'leaf.py')
+    return main(['tokens', str(tmp_path / 'leaf.py'), *map(str, options)])
+
+
+@pytest.mark.soak
+def test_learning_alone_leaves_what_training_finds(tmp_path):
+    out = tmp_path / 'shared' / 'tokens.pth'
+    command(tmp_path, seg_model(), '--out', out)
+    (name,) = token_files(tmp_path / 'work')
+    assert not list((tmp_path / 'work').glob('*.pth')), 'no student was trained'
+    learned = torch.load(tmp_path / 'work' / 'maskd_tokens' / name, weights_only=True)
+    again = torch.load(out, weights_only=True)
+    assert learned['meta'] == again['meta'] and not toys.differing(learned['state_dict'], again['state_dict'])
+    before = (tmp_path / 'work' / 'maskd_tokens' / name).stat()
+    config = toys.run_config(tmp_path / 'work', seg_model(), iters=2)
+    own = tokens_of(toys.train(None, config))
+    assert (tmp_path / 'work' / 'maskd_tokens' / name).stat().st_mtime_ns == before.st_mtime_ns
+    given = toys.train(tmp_path / 'other', seg_model(dict(LOGITS, tokens=str(out))), iters=1)
+    assert not toys.differing(own, tokens_of(given))
+
+
+def test_nothing_to_learn_and_one_file_for_two_distillers_are_refused(tmp_path, capsys):
+    two = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(a=LOGITS, b=LOGITS))
+    for model, words in (
+        *((seg_model(one), 'nothing to learn') for one in (dict(type='LogitKD'), dict(LOGITS, tokens='x.pth'))),
+        (two, '--out is one file, but the config has 2 distillers with tokens'),
+    ):
+        assert command(tmp_path, model, '--out', tmp_path / 'x.pth') == 2
+        assert words in capsys.readouterr().err

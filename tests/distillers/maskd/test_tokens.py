@@ -2,6 +2,7 @@
 
 import copy
 import types
+from unittest import mock
 
 import pytest
 import torch
@@ -75,12 +76,11 @@ def test_released_detection_layouts(tmp_path, dump):
     assert same(tokens, values()) and 'teacher' not in meta
 
 
-@pytest.mark.parametrize('nested', [True, False])
-def test_released_segmentation_layout(tmp_path, nested):
+def test_released_segmentation_layout(tmp_path):
     token = torch.randn(8, 19)
     dump = {'mask_token': torch.nn.Parameter(token)}
-    tokens, _ = read_tokens(saved(tmp_path, {'state_dict': dump} if nested else dump), 'maskd')
-    assert same(tokens, {'0.mask_token': token})
+    for nested in (dump, {'state_dict': dump}):
+        assert same(read_tokens(saved(tmp_path, nested), 'maskd')[0], {'0.mask_token': token})
 
 
 def test_a_checkpoint_gives_the_tokens_under_the_distillers_name(tmp_path):
@@ -126,10 +126,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'file.pth'
     write_tokens(path, values(), {})
 
-    def fail(*_):
-        raise OSError('no space left')
-
-    monkeypatch.setattr(torch, 'save', fail)
+    monkeypatch.setattr(torch, 'save', mock.Mock(side_effect=OSError('no space left')))
     with pytest.raises(OSError, match='no space'):
         write_tokens(path, values(levels=1), {})
     monkeypatch.undo()
@@ -141,14 +138,9 @@ NECK = [Tap.parse('neck')]
 
 @pytest.fixture(scope='module')
 def teacher():
-    return toys.teacher_of(
-        toys.distilled(
-            'mmdet',
-            student=toys.det_net(),
-            teacher=toys.det_teacher(),
-            distillers=dict(m=dict(type='MaskedMimic', student_tap='neck')),
-        )
-    )
+    options = dict(student=toys.det_net(), teacher=toys.det_teacher())
+    distillers = dict(m=dict(type='MaskedMimic', student_tap='neck'))
+    return toys.teacher_of(toys.distilled('mmdet', distillers=distillers, **options))
 
 
 @pytest.fixture
@@ -200,10 +192,9 @@ def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_wei
     assert first == whole(teacher, settings=dict(T=6), dataset=dict(type='A'))
     brighter = reconfigured(teacher, data_preprocessor=dict(mean=[0.0, 0.0, 0.0]))
     others = [
+        *(whole(network, NECK, dict(T=6), dict(type='A')) for network in (teacher, brighter)),
         whole(teacher, [Tap.parse('neck[:3]')], dict(T=6), dict(type='A')),
-        whole(teacher, NECK, dict(T=8), dict(type='A')),
-        whole(teacher, NECK, dict(T=6), dict(type='B')),
-        whole(brighter, NECK, dict(T=6), dict(type='A')),
+        *(whole(teacher, NECK, settings, data) for settings, data in ((dict(T=8), dict(type='A')), (dict(T=6), None))),
     ]
     assert len({first, *others}) == 5 and teacher_fingerprint(brighter, NECK) != teacher_fingerprint(teacher, NECK)
     moved = reconfigured(teacher, backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='/my/resnet18.pth')))
@@ -212,11 +203,8 @@ def test_taps_settings_data_and_normalisation_count_and_not_where_pretrained_wei
 
 def test_the_first_pass_does_not_count():
     """It puts the weights in another order in memory; the teacher is that of its file all the same."""
-    teacher = toys.teacher_of(
-        toys.distilled(
-            student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn', accelerate=dict(channels_last=True))
-        )
-    )
+    fast = toys.seg_teacher('fcn', accelerate=dict(channels_last=True))
+    teacher = toys.teacher_of(toys.distilled(student=toys.seg_net('fcn'), teacher=fast))
     taps = [Tap.parse('backbone[3]')]
     before = whole(teacher, taps), teacher_fingerprint(teacher, taps)
     weight = teacher.network.backbone.layer1[0].conv1.weight

@@ -6,6 +6,7 @@ import torch
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from tests import gloo, toys
 from tests.distillers.maskd.test_learning import blobs, learner
+from tests.distillers.maskd.test_prepare import Interrupt, same, stop_at
 from tests.distillers.maskd.tokens import seg_model, tokens_of
 
 BATCH = 4
@@ -28,30 +29,18 @@ def learned(folder, **changes):
 
 def interrupted(folder, at):
     """Run until a step of the learning, where every process fails."""
-    step = token_learner.TokenLearner.step
-
-    def stop(self, *args):
-        if self.iteration == at:
-            raise InterruptedError
-        return step(self, *args)
-
-    token_learner.TokenLearner.step = stop
-    try:
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(Interrupt):
+        stop_at(patched, at)
         toys.train(None, run_config(folder))
-    except InterruptedError:
-        return True
-    finally:
-        token_learner.TokenLearner.step = step
 
 
 def error_of(folder):
     """What a process says about tokens that are not there."""
     config = run_config(folder)
     config.model.distillers.maskd.tokens = 'nowhere.pth'
-    try:
+    with pytest.raises(FileNotFoundError) as error:
         toys.train(None, config)
-    except FileNotFoundError as error:
-        return str(error)
+    return str(error.value)
 
 
 def one_learning_step(rank, size):
@@ -71,7 +60,7 @@ def process(rank, folder):
     found = dict(whole=learned(folder / 'whole'))
     found['seen'] = torch.stack(seen)
     found['cached'] = learned(folder / 'whole')
-    found['stopped'] = interrupted(folder / 'cut', 4)
+    interrupted(folder / 'cut', 4)
     found['files'] = [path.name for path in (folder / 'cut' / 'maskd_tokens').iterdir()]
     found['continued'] = learned(folder / 'cut')
     found['error'] = error_of(folder / 'error')
@@ -84,10 +73,6 @@ def process(rank, folder):
 def ranks(tmp_path_factory):
     """What two processes found."""
     return gloo.results(process, tmp_path_factory.mktemp('two'))
-
-
-def same(first, second):
-    return not toys.differing(first, second)
 
 
 def test_tokens_are_equal_on_both_though_the_data_are_not(ranks):
@@ -104,7 +89,7 @@ def test_the_student_is_the_same_with_tokens_found(ranks):
 
 def test_interrupted_learning_continues_to_the_same_bits(ranks):
     for rank in ranks:
-        assert rank['stopped'] and rank['files'][0].endswith('.partial.pth')
+        assert rank['files'][0].endswith('.partial.pth')
         for part in ('tokens', 'student'):
             assert same(rank['whole'][part], rank['continued'][part])
 

@@ -15,6 +15,7 @@ from mmdistill_dense.distillers.crosskd import FORMS, Targets, form_of
 from mmdistill_dense.losses import aligned_scale, channel_moments, focal_entropy
 from tests import toys
 from tests.distillers.steps import draw, trained_children
+from tests.distillers.test_pairs_that_cannot_be_compared import gfl
 
 KINDS = {'gfl': 'GFLHead', 'retinanet': 'RetinaHead', 'atss': 'ATSSHead', 'fcos': 'FCOSHead'}
 STRIDES, CLASSES, CHANNELS = (16, 32), 3, 4
@@ -48,8 +49,7 @@ def head_of(kind: str) -> Any:
 
 
 def distiller_of(kind: str, **options: Any) -> CrossKD:
-    made = CrossKD(reuse_from=1, **options)
-    head = head_of(kind)
+    made, head = CrossKD(reuse_from=1, **options), head_of(kind)
     made.teacher = SimpleNamespace(module=lambda path: head, option=SimpleNamespace(classes=None))
     made.state = RunState(seed=1)
     return made
@@ -149,6 +149,11 @@ def test_the_naive_formula(kind: str) -> None:
     for name, value in zip(names, terms, strict=False):
         expected = value / (mass if (kind, name) == ('gfl', 'loss_box') else 2.5)
         torch.testing.assert_close(found[name], expected, rtol=1e-7, atol=1e-10)
+    broken = [[x * math.nan for x in tower] for tower in student], teacher
+    for own, other in (broken, (student, broken[0])):  # shows in every term
+        crossed = made.predict(head, [made.aligned(*pair) for pair in zip(own, other, strict=True)])
+        found = made.compare(head, crossed, made.predict(head, other), targets)
+        assert not any(value.isfinite().all() for value in found.values())
 
 
 def test_the_gradients() -> None:
@@ -217,8 +222,8 @@ def test_targets_are_those_of_the_head(kind: str) -> None:
     assert all(torch.equal(one, two < CLASSES) for one, two in zip(found.positives, labels, strict=True))
 
 
-def network(kind: str, teacher: dict | None = None, **option: Any) -> Any:
-    net = toys.det_net(kind, **TWO)
+def network(kind: str | dict, teacher: dict | None = None, **option: Any) -> Any:
+    net = toys.det_net(kind, **TWO) if isinstance(kind, str) else kind
     teacher = toys.det_net(kind, 16, channels=16, allow_random=True, **TWO) if teacher is None else teacher
     option = option if 'type' in option else dict(type='CrossKD', reuse_from=1) | option
     return toys.distilled('mmdet', student=net, teacher=teacher, distillers=dict(x=option))
@@ -247,13 +252,10 @@ def test_a_step_of_a_real_detector_trains_it_up_to_the_held_maps(kind: str, reus
 def test_targets_with_sampling_results_behind_them_are_read() -> None:
     """PISA's loss asks ``get_targets`` for them."""
     pisa = dict(train_cfg=dict(isr=dict(k=2.0, bias=0.0), carl=dict(k=1.0, bias=0.2)))
-    made = [toys.det_net('retinanet', bbox_head=dict(type=kind, stacked_convs=2), **pisa)
-            for kind in ('RetinaHead', 'PISARetinaHead')]  # fmt: skip
     found = []
-    for option in made:
-        teacher = dict(option, allow_random=True)
-        distillers = dict(x=dict(type='CrossKD', reuse_from=1))
-        model = toys.distilled('mmdet', student=option, teacher=teacher, distillers=distillers)
+    for kind in ('RetinaHead', 'PISARetinaHead'):
+        option = toys.det_net('retinanet', bbox_head=dict(type=kind, stacked_convs=2), **pisa)
+        model = network(option, dict(option, allow_random=True))
         found.append([value.item() for value in own_losses(model).values()])
     assert found[0] == pytest.approx(found[1], rel=1e-3) and all(found[0])
 
@@ -266,8 +268,7 @@ def test_a_network_taught_by_its_own_copy_has_no_loss(kind: str, head: dict, tmp
         plain.bbox_head.conv_reg.bias.data.fill_(2.0)
     torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'own.pth')
     teacher = dict(option, checkpoint=str(tmp_path / 'own.pth'), accelerate=False)
-    distillers = dict(x=dict(type='CrossKD', reuse_from=1, eps=1e-12))
-    model = toys.distilled('mmdet', student=option, teacher=teacher, distillers=distillers)
+    model = network(option, teacher, eps=1e-12)
     model.load_state_dict(plain.state_dict(), strict=False)
     model.backbone.eval()
     found = own_losses(model)
@@ -316,10 +317,6 @@ def test_losses_are_float32_under_autocast() -> None:
     toys.total(half).backward()
 
 
-def gfl(**head: Any) -> dict:
-    return toys.det_net('gfl', allow_random=True, bbox_head=dict(dict(stacked_convs=2), **head))
-
-
 def test_a_subclass_that_predicts_in_the_same_way_is_known() -> None:
     register_all_modules(init_default_scope=False)
     assert form_of(MODELS.get('LDHead')) is FORMS['GFLHead'] and form_of(MODELS.get('PAAHead')) is None
@@ -347,17 +344,3 @@ def step(kind: str, pictures: slice) -> dict[str, Any]:
     torch.stack(list(found.values())).sum().backward()
     grads = [x.grad for tower in leaves for x in tower]
     return dict(losses={name: value.detach() for name, value in found.items()}, grads=grads)
-
-
-@pytest.mark.parametrize('kind', KINDS)
-def test_maps_that_are_no_numbers_show_in_the_losses(kind: str) -> None:
-    made = distiller_of(kind)
-    head = made.teacher.module('')
-    priors = head.prior_generator.grid_priors([(4, 4), (2, 2)], dtype=torch.float64, device='cpu')
-    for side in (0, 1):
-        given = [maps(), maps(seed=40)]
-        given[side] = [[x * math.nan for x in tower] for tower in given[side]]
-        crossed = made.predict(head, [made.aligned(*pair) for pair in zip(*given, strict=True)])
-        targets = Targets(priors, total=torch.tensor(2.5, dtype=torch.float64))
-        found = made.compare(head, crossed, made.predict(head, given[1]), targets)
-        assert not any(value.isfinite().all() for value in found.values())

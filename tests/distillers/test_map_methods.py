@@ -1,4 +1,4 @@
-"""Methods for teachers that give maps alone against their formulas: FeatureMatch, TokenRelations, QueryMatch."""
+"""Methods for teachers that give maps alone: FeatureMatch, TokenRelations, QueryMatch; all others with one."""
 
 import math
 
@@ -6,10 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdistill_dense.distillers import FeatureMatch, QueryMatch, TokenRelations
+from mmdistill_dense.distillers import FeatureMatch, FitNet, QueryMatch, QueueKL, TokenRelations
 from mmdistill_dense.distillers.feature_match import ChannelStatistics
 from mmdistill_dense.losses import feature_match, query_match, token_relations
-from tests.distillers.steps import divergence, dot, draw, set_up
+from tests import toys
+from tests.distillers.steps import divergence, dot, draw, loss_of, run, set_up
+from tests.foundation.test_foundation_teacher import option
 
 MASK = torch.tensor([[1, 1, 1, 1, 0, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]]).bool().view(2, 2, 5)
 PARTS = pytest.mark.parametrize('inside', [None, MASK, torch.zeros_like(MASK)], ids=['all', 'some', 'none'])
@@ -24,11 +26,6 @@ def rows_of(inside, *maps):
 
 def mean(values):
     return sum(values) / len(values) if values else 0.0
-
-
-def run(made, student, teacher):
-    (loss,) = made({'tap': [student]}, {'tap': [teacher]}, None).values()
-    return loss
 
 
 # FeatureMatch
@@ -67,11 +64,13 @@ def test_a_step_compares_with_the_standardised_map_and_a_map_that_shrinks_is_ave
     made = match_of(cosine=0.3, mse=0.2)
     target = (teacher - teacher.mean((0, 2, 3))[:, None, None]) / teacher.std((0, 2, 3), correction=0)[:, None, None]
     aligned = F.interpolate(made.aligns[0](student), (4, 6), mode='bilinear')
-    assert run(made, student, teacher).item() == pytest.approx(match_naive(aligned, target, 0.3, 0.5, 0.2), rel=1e-9)
+    assert loss_of(made, student, teacher).item() == pytest.approx(
+        match_naive(aligned, target, 0.3, 0.5, 0.2), rel=1e-9
+    )
     made = match_of(resize='teacher', standardise=None)
     pooled = teacher.unflatten(3, (3, 2)).unflatten(2, (2, 2)).mean((3, 5))
     expected = match_naive(made.aligns[0](student), pooled, 0.5, 0.5, 0.0)
-    assert run(made, student, teacher).item() == pytest.approx(expected, rel=1e-9)
+    assert loss_of(made, student, teacher).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_statistics_are_of_all_positions_of_the_first_steps():
@@ -79,7 +78,7 @@ def test_statistics_are_of_all_positions_of_the_first_steps():
     maps = [(step + 1) * draw(2, 4, 4, 6, seed=step) + 10 * step for step in range(5)]
     for step, teacher in enumerate(maps):
         made.train(step != 1)  # a step in evaluation leaves them
-        run(made, draw(2, 3, 2, 3), teacher)
+        loss_of(made, draw(2, 3, 2, 3), teacher)
         seen = torch.stack([x for number, x in enumerate(maps[: step + 1]) if number != 1][:3])
         torch.testing.assert_close(made.parts[0].mean, seen.mean((0, 1, 3, 4)))
         torch.testing.assert_close(made.parts[0].var, seen.var((0, 1, 3, 4), correction=0))
@@ -139,15 +138,12 @@ def test_relations_are_their_formula(diagonal, rows, inside):
 
 
 def test_rows_are_drawn_anew_and_their_mean_is_the_whole():
-    made, student, teacher = (
-        set_up(TokenRelations, [(3, 4, 6), (4, 4, 6)], num_pixels=6),
-        draw(2, 3, 4, 6),
-        draw(2, 4, 4, 6, seed=1),
-    )
-    whole = run(set_up(TokenRelations, [(3, 4, 6), (4, 4, 6)], num_pixels=None), student, teacher).item()
+    sizes, student, teacher = [(3, 4, 6), (4, 4, 6)], draw(2, 3, 4, 6), draw(2, 4, 4, 6, seed=1)
+    made = set_up(TokenRelations, sizes, num_pixels=6)
+    whole = loss_of(set_up(TokenRelations, sizes, num_pixels=None), student, teacher).item()
     found = []
     for made.state.iteration in range(100):
-        found.append(run(made, student, teacher).item())
+        found.append(loss_of(made, student, teacher).item())
     assert len(set(found)) > 75 and mean(found) == pytest.approx(whole, rel=0.06)
 
 
@@ -183,4 +179,101 @@ def test_queries_and_values_are_linear_in_the_normalised_map():
     normal = (tokens - tokens.mean(2, keepdim=True)) / spread * part.norm.weight
     q, v = (normal @ layer.weight.t() + layer.bias for layer in (part.query, part.value))
     expected = query_naive(*(x.mT.reshape(2, 4, 4, 6) for x in (q, v)), teacher)
-    assert run(made, student, teacher).item() == pytest.approx(expected, rel=1e-10)
+    assert loss_of(made, student, teacher).item() == pytest.approx(expected, rel=1e-10)
+
+
+# lightly-train's
+
+
+# The losses of lightly-train's three distillation methods, by ours, on the same tensors. The numbers come from the loss
+# classes of lightly-train 0.18.0 (v1, v2 and v3 with temperatures of 0.07), run once in float64 under torch 2.13 on the
+# tensors that are made here: projected, resized (bilinear) and normalised as its methods do. Nothing here is its code.
+LOCAL, SQUARES = 11.120906053718654, 0.9018471721562636
+GLOBAL, GLOBAL_WRITTEN_ROWS = 7.025826581990008, 7.005538943416677
+
+
+def wave(step, *shape):
+    return torch.sin(step * torch.arange(1, math.prod(shape) + 1, dtype=torch.float64)).view(shape)
+
+
+STUDENT, TEACHER, BLOCK = wave(1.3, 2, 3, 2, 3), wave(1.9, 2, 5, 4, 6), wave(2.9, 2, 5, 4, 6)
+FIRST, SECOND = wave(0.7, 5, 3), wave(0.9, 5, 3)  # projections
+
+
+def project(convolution, weight):
+    with torch.no_grad():
+        convolution.weight.copy_(weight[:, :, None, None])
+        convolution.bias.zero_()
+
+
+def test_the_local_term_of_v3():
+    ours = set_up(TokenRelations, (STUDENT.shape[1:], TEACHER.shape[1:]))
+    project(ours.aligns[0], FIRST)
+    assert loss_of(ours, STUDENT, TEACHER).item() == pytest.approx(LOCAL, rel=1e-6)
+
+
+@pytest.mark.parametrize(('init', 'expected'), [('zeros', GLOBAL), ('empty', GLOBAL_WRITTEN_ROWS)])
+def test_v1_and_the_global_term_of_v3(init, expected):
+    """Two steps, of 2 and 3 pictures; of the 12 rows of the queue 7 are empty."""
+    ours = set_up(QueueKL, ((6, 1, 1), (6,)), queue_size=12, queue_init=init, head=None)
+    run(ours, wave(0.3, 2, 6, 1, 1), wave(1.1, 2, 6))
+    found = run(ours, wave(2.3, 3, 6)[:, :, None, None], wave(1.7, 3, 6))
+    assert found['loss_queue'].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_v2_is_fitnet_with_two_taps():
+    """Two blocks of the teacher, one projection each: half the sum of the means is the mean over both."""
+    ours = FitNet([('tap', 0.5), ('tap', 0.5)], ['maps.0', 'maps.1'])
+    shapes = {name: [torch.Size((1, *TEACHER.shape[1:]))] for name in ('maps.0', 'maps.1')}
+    ours.setup({'tap': [torch.Size((1, *STUDENT.shape[1:]))]}, shapes)
+    for convolution, weight in zip(ours.double().aligns, (FIRST, SECOND), strict=True):
+        project(convolution, weight)
+    found = ours({'tap': [STUDENT]}, {'maps.0': [TEACHER], 'maps.1': [BLOCK]}, None)['loss_fitnet']
+    assert found.item() == pytest.approx(SQUARES, rel=1e-6)
+
+
+# Segmentors and detectors
+
+
+FOUNDATION = option()
+QUEUE = dict(type='QueueKL', teacher_tap='cls', queue_size=4)
+NEW = dict(
+    match=dict(type='FeatureMatch'),
+    blocks=dict(type='FeatureMatch', student_tap=['backbone[2]', 'backbone[3]'], teacher_tap=['maps.0', 'maps.1']),
+    relations=dict(type='TokenRelations', resize='teacher'),
+    query=dict(type='QueryMatch'),
+    queue=QUEUE,
+)
+OTHERS = dict(
+    fitnet=dict(type='FitNet'),
+    mgd=dict(type='MGD', student_tap='backbone[3]'),
+    pkd=dict(type='PKD', student_tap='backbone[3]'),
+    cwd=dict(type='CWD', student_tap='backbone[3]'),
+    pcd=dict(type='PCD', center=True, queue_size=8, queue_init='random'),
+    at=dict(type='AT', student_tap='backbone[3]'),
+    skd=dict(type='SKD', student_tap='backbone[2]', patch_size=1),
+    ifvd=dict(type='IFVD', student_tap='backbone[2]', num_classes=toys.NUM_CLASSES),
+    afdcd=dict(type='AfDCD', student_tap='backbone[2]', resize='student', pool_size=0, groups=8),
+)
+DENSE = dict(
+    {name: NEW[name] for name in ('match', 'relations', 'query')},
+    queue=dict(QUEUE, student_tap='neck[2]'),
+    neck=dict(type='FeatureMatch', student_tap='neck[0]'),
+    fgd=dict(type='FGD', student_tap='neck[1]', resize='student'),
+)
+
+
+@pytest.mark.parametrize('task', ['seg', 'det'])
+def test_methods_that_compare_maps_reach_the_stem(task: str) -> None:
+    net, methods = (toys.seg_net('fcn'), {**NEW, **OTHERS}) if task == 'seg' else (toys.det_net('gfl'), DENSE)
+    on_map = {name: {'teacher_tap': 'map', **option} for name, option in methods.items()}
+    model = toys.distilled(f'mm{task}', student=net, teacher=FOUNDATION, distillers=on_map)
+    losses = toys.losses_of(model, toys.seg_batch() if task == 'seg' else toys.det_batch())
+    stem = model.backbone.stem[0].weight if task == 'seg' else model.backbone.conv1.weight
+    for name in model.distillers:
+        loss = sum(value for key, value in losses.items() if key.startswith(f'distill.{name}.loss_'))
+        (grad,) = torch.autograd.grad(loss, stem, retain_graph=True)
+        assert loss.isfinite() and loss > 0 and grad.isfinite().all() and grad.abs().sum() > 0, name
+    toys.total(losses).backward()
+    assert all(parameter.grad is None for parameter in toys.teacher_of(model).network.parameters())
+    assert not any('blocks' in name for name in model.state_dict())

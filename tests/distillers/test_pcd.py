@@ -1,5 +1,7 @@
-"""PCD: views and pairs, masks, sampled pixels, levels, and what it does in real networks."""
+"""Contrasts with queues: PCD, its queue, centre and heads, and the methods that compare one vector a picture."""
 
+import copy
+import math
 import re
 from types import SimpleNamespace
 
@@ -10,10 +12,13 @@ from mmengine.dataset import RepeatDataset
 from torch import nn
 
 from mmdistill_dense.datasets import ShapesSegDataset
-from mmdistill_dense.distillers import PCD
-from mmdistill_dense.distillers.pcd.parts import choose_size
+from mmdistill_dense.distillers import PCD, QueueKL, SimReg
+from mmdistill_dense.distillers.base import RunState
+from mmdistill_dense.distillers.cirkd import ClassQueue
+from mmdistill_dense.distillers.feature_match import ChannelStatistics
+from mmdistill_dense.distillers.pcd.parts import NegativeQueue, PixelAttention, choose_size
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
-from tests.distillers.steps import draw, set_up
+from tests.distillers.steps import divergence, draw, run, set_up
 from tools.benchmark import reference
 
 WIDE_HEAD = dict(type='mlp2', hidden=32)
@@ -25,8 +30,9 @@ def _make(student=(4, 6, 3, 5), teacher=None, count=1, **options):
     return set_up(PCD, *[(student[1:], (teacher or student)[1:])] * count, **options)
 
 
-def _run(distiller, students, teachers, samples=None):
-    return distiller({'tap': list(students)}, {'tap': list(teachers)}, samples)
+def _loss(distiller, students, teachers, samples=None):
+    """Of some views."""
+    return distiller({'tap': students}, {'tap': teachers}, samples)['loss_pcd']
 
 
 def _plain(student, teacher, negatives, tau=0.2):
@@ -42,10 +48,10 @@ def test_two_views_are_crossed_unless_told_otherwise_and_one_is_compared_with_it
     queue = distiller.queue.rows.clone()
     pairs = [(s1, t1), (s2, t2)] if pairing == 'same' else [(s1, t2), (s2, t1)]
     expected = sum(_plain(s, t, queue, 0.07) for s, t in pairs) / 2
-    torch.testing.assert_close(_run(distiller, [s1, s2], [t1, t2])['loss_pcd'], expected)
+    torch.testing.assert_close(_loss(distiller, [s1, s2], [t1, t2]), expected)
     if pairing is None:
         distiller.queue.rows.copy_(queue)
-        torch.testing.assert_close(_run(distiller, [s1], [t1])['loss_pcd'], _plain(s1, t1, queue, 0.07))
+        torch.testing.assert_close(_loss(distiller, [s1], [t1]), _plain(s1, t1, queue, 0.07))
 
 
 @pytest.mark.parametrize('resize', ['teacher', 'student'])
@@ -57,29 +63,28 @@ def test_maps_of_different_size_are_brought_together(resize):
         'teacher': (student, F.interpolate(teacher, (6, 8), mode='bilinear', align_corners=False)),
         'student': (F.avg_pool2d(student, 2), teacher),
     }
-    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(*pair[resize], queue))
+    torch.testing.assert_close(_loss(distiller, [student], [teacher]), _plain(*pair[resize], queue))
 
 
 def test_wrong_numbers_of_views_are_named():
     maps = [draw(2, 6, 3, 5, seed=seed) for seed in range(4)]
     with pytest.raises(ValueError, match="view_pairing='cross' needs two views, the step has 1"):
-        _run(_make(view_pairing='cross'), maps[:1], maps[:1])
+        _loss(_make(view_pairing='cross'), maps[:1], maps[:1])
     with pytest.raises(RuntimeError, match='2 views of the student, 1 of the teacher'):
-        _run(_make(), maps[:2], maps[:1])
-    several = PCD(['a', 'b'], head=None)
-    shapes = {'a': [torch.Size((1, 6, 3, 5))], 'b': [torch.Size((1, 6, 3, 5))]}
-    several.setup(shapes, shapes)
+        _loss(_make(), maps[:2], maps[:1])
+    several, levels = PCD(['a', 'b'], head=None), [torch.Size((1, 6, 3, 5))]
+    several.setup({'a': levels, 'b': levels}, {'a': levels, 'b': levels})
     with pytest.raises(RuntimeError, match=r'the student taps recorded different numbers of views \(a: 2, b: 1\)'):
         several({'a': maps[:2], 'b': maps[:1]}, {'a': maps[:2], 'b': maps[:2]}, None)
+    with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; select the same number"):
+        PCD('neck').setup({'neck': levels * 2}, {'neck': levels * 3})
 
 
 def test_levels_have_their_own_parts_and_are_averaged():
-    sizes = [(2, 6, 4, 4), (2, 6, 2, 2)]
     distiller = PCD([('a', 3.0), 'b'], queue_size=5, queue_init='random', head=WIDE_HEAD)
-    shapes = {name: [torch.Size((1, *size[1:]))] for name, size in zip('ab', sizes, strict=True)}
-    distiller.setup(shapes, shapes)
+    maps = [{name: [draw(2, 6, side, side, seed=seed)] for name, side in (('a', 4), ('b', 2))} for seed in (0, 1)]
+    distiller.setup(*({name: [x[:1].shape] for name, (x,) in one.items()} for one in maps))
     distiller.eval().double()
-    maps = [{name: [draw(*size, seed=seed)] for name, size in zip('ab', sizes, strict=True)} for seed in (0, 1)]
     losses = []
     for level, name in enumerate('ab'):
         head = nn.Sequential(distiller.projector[level], distiller.predictor[level])
@@ -103,7 +108,7 @@ def test_padded_pixels_have_no_part(key):
     distiller = _make()
     queue = distiller.queue.rows.clone()
     samples = _samples([(32, 32), (20, 16)], (32, 32), key)
-    terms = _run(distiller, [student], [teacher], samples)
+    terms = run(distiller, student, teacher, samples)
     rows = [torch.cat([x[0].flatten(1), x[1, :, :2, :2].flatten(1)], 1).T for x in (student, teacher)]
     expected = reference.pcd_info_nce(*(F.normalize(x, dim=1) for x in rows), queue, 0.2)
     torch.testing.assert_close(terms['loss_pcd'], expected)
@@ -112,19 +117,14 @@ def test_padded_pixels_have_no_part(key):
     assert not student.grad[1, :, 2:].any() and not student.grad[1, :, :, 2:].any()
 
 
-def test_an_image_without_a_valid_pixel_gives_no_key():
+def test_keys_are_of_valid_pixels():
     teacher = draw(2, 6, 4, 4)
-    samples = _samples([(32, 32), (3, 3)], (32, 32))
     for enqueue, keys in (('pooled', 1), ('pixels', 3)):
         distiller = _make(queue_init='empty', enqueue=enqueue, keys_per_image=3)
-        _run(distiller, [teacher], [teacher], samples)
-        assert int(distiller.queue.filled) == keys
-
-
-def test_pixel_keys_are_valid_pixels():
-    teacher = draw(2, 6, 4, 4)
+        run(distiller, teacher, teacher, _samples([(32, 32), (3, 3)], (32, 32)))
+        assert int(distiller.queue.filled) == keys, 'none of an image without a valid pixel'
     distiller = _make(queue_init='empty', enqueue='pixels', keys_per_image=4)
-    _run(distiller, [teacher], [teacher], _samples([(32, 32), (9, 9)], (32, 32)))
+    run(distiller, teacher, teacher, _samples([(32, 32), (9, 9)], (32, 32)))
     pixels = F.normalize(teacher, dim=1)
     rows = distiller.queue.rows
     assert torch.allclose(rows[4:8], pixels[1, :, 0, 0])
@@ -143,7 +143,7 @@ def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pic
         where = distiller.positions(20, 0)
         assert len(set(where.tolist())) == 7
         expected = _plain(student.flatten(2)[..., where, None], teacher.flatten(2)[..., where, None], queue)
-        torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], expected)
+        torch.testing.assert_close(_loss(distiller, [student], [teacher]), expected)
         drawn.append(where.tolist())
     assert drawn[0] == drawn[1] != drawn[2]
     assert distiller.positions(7, 0) is None
@@ -156,12 +156,12 @@ def test_sampled_pixels_are_drawn_anew_in_each_iteration_and_the_same_in_all_pic
 def test_an_empty_queue_gives_nothing_at_first_and_is_filled_after_the_loss():
     student, teacher = draw(4, 6, 3, 5).requires_grad_(), draw(4, 6, 3, 5, seed=1)
     distiller = _make(queue_init='empty')
-    first = _run(distiller, [student], [teacher])['loss_pcd']
+    first = _loss(distiller, [student], [teacher])
     first.backward()
     assert first.item() == 0 and not student.grad.any()
     keys = F.normalize(teacher.mean((2, 3)), dim=1)
     torch.testing.assert_close(distiller.queue.negatives(), keys)
-    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(student, teacher, keys))
+    torch.testing.assert_close(_loss(distiller, [student], [teacher]), _plain(student, teacher, keys))
     assert int(distiller.queue.filled) == 8
 
 
@@ -169,7 +169,7 @@ def test_keys_come_from_the_first_view_and_need_a_direction():
     views = [draw(3, 6, 3, 5, seed=seed) for seed in range(2)]
     views[0][1] = 0
     distiller = _make(queue_init='empty')
-    _run(distiller, views, views)
+    _loss(distiller, views, views)
     torch.testing.assert_close(distiller.queue.negatives(), F.normalize(views[0][[0, 2]].mean((2, 3)), dim=1))
 
 
@@ -178,28 +178,27 @@ def test_center_subtracts_the_mean_of_the_steps_before():
     student = draw(4, 6, 3, 5)
     distiller = _make(center=True)
     queue = distiller.queue.rows.clone()
-    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(student, teacher, queue))
+    torch.testing.assert_close(_loss(distiller, [student], [teacher]), _plain(student, teacher, queue))
     mean = 0.01 * teacher.mean((0, 2, 3))
     torch.testing.assert_close(distiller.center.mean, mean)
     queue = distiller.queue.rows.clone()
     centred = teacher - mean[:, None, None]
-    torch.testing.assert_close(_run(distiller, [student], [teacher])['loss_pcd'], _plain(student, centred, queue))
+    torch.testing.assert_close(_loss(distiller, [student], [teacher]), _plain(student, centred, queue))
     torch.testing.assert_close(distiller.queue.rows[4:8], F.normalize(centred.mean((2, 3)), dim=1))
     torch.testing.assert_close(distiller.center.mean, 0.99 * mean + mean)
 
 
 def test_monitor_looks_now_and_then_before_the_keys_enter():
     teacher = draw(4, 6, 3, 5)
-    assert list(_run(_make(monitor_interval=5), [teacher], [teacher])) == ['loss_pcd']
+    assert list(run(_make(monitor_interval=5), teacher, teacher)) == ['loss_pcd']
     for sign, top in ((1, 100), (-1, 0)):
         distiller = _make(monitor_interval=5, queue_size=100)
         distiller.state.iteration = 10
-        terms = _run(distiller, [sign * teacher], [teacher])
-        del terms['loss_pcd']
-        assert {name: float(value) for name, value in terms.items()} == {'acc_top1': top, 'acc_top5': top}
+        terms = run(distiller, sign * teacher, teacher)
+        assert {name: float(terms[name]) for name in terms if 'loss' not in name} == dict(acc_top1=top, acc_top5=top)
     empty = _make(queue_init='empty', monitor_interval=1)
-    assert list(_run(empty, [teacher], [teacher])) == ['loss_pcd']
-    assert len(_run(empty, [teacher], [teacher])) == 3
+    assert list(run(empty, teacher, teacher)) == ['loss_pcd']
+    assert len(run(empty, teacher, teacher)) == 3
 
 
 def _prepare(distiller, images):
@@ -265,7 +264,7 @@ def test_auto_bounds_the_ring_and_is_saved():
     before = distiller.queue.rows[256:].clone()
     for number in range(1, 4):  # 3 x 2 x 64 keys
         maps = [draw(2, 6, 8, 8, seed=number)]
-        _run(distiller, maps, maps)
+        _loss(distiller, maps, maps)
         assert len(distiller.queue.negatives()) == min(128 * number, 256)
     assert int(distiller.queue.ptr) == 3 * 128 - 256 and torch.equal(distiller.queue.rows[256:], before)
     resumed.load_state_dict(distiller.state_dict())
@@ -274,14 +273,7 @@ def test_auto_bounds_the_ring_and_is_saved():
     assert torch.equal(resumed.queue.negatives(), distiller.queue.negatives())
 
 
-# Options and shapes
-
-
-def test_other_numbers_of_levels_are_named():
-    distiller = PCD('neck')
-    two, three = ([torch.Size((1, 4, 2, 2))] * n for n in (2, 3))
-    with pytest.raises(ValueError, match="gives 2 tensors and teacher tap 'neck' 3; select the same number"):
-        distiller.setup({'neck': two}, {'neck': three})
+# Heads and parts
 
 
 @pytest.mark.parametrize(('options', 'channels', 'width', 'parameters', 'layout'), [
@@ -300,3 +292,134 @@ def test_heads_have_the_published_numbers_of_parameters(options, channels, width
     with torch.device('meta'):
         distiller.setup({'tap': [torch.Size((1, channels, 7, 7))]}, {'tap': [torch.Size((1, width, 7, 7))]})
     assert sum(parameter.numel() for parameter in distiller.parameters()) == parameters
+
+
+def test_attention_starts_as_the_identity_and_learns_its_vector_first_and_the_rest_from_the_second_step_on():
+    torch.manual_seed(0)
+    attention, x = PixelAttention(16), torch.randn(2, 16, 3, 5)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        assert torch.equal(attention(x.to(memory_format=layout)), x)
+    optimizer = torch.optim.SGD(attention.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        attention(x).square().sum().backward()
+        moved = {name for name, parameter in attention.named_parameters() if parameter.grad.any()}
+        assert moved == ({'gamma'} if step == 0 else {name for name, _ in attention.named_parameters()})
+        optimizer.step()
+
+
+def test_attention_runs_under_autocast_and_warns_of_large_maps():
+    attention = PixelAttention(16, 4)
+    nn.init.normal_(attention.gamma)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = attention(torch.randn(1, 16, 3, 5))
+    assert y.isfinite().all()
+    with torch.device('meta'):
+        meta = PixelAttention(16)
+    with pytest.warns(UserWarning, match='computes attention over 65 x 64 = 4160 pixels'):
+        meta(torch.empty(1, 16, 65, 64, device='meta'))
+
+
+def test_random_rows_are_unit_and_the_same_everywhere():
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    queue = NegativeQueue(40, 6, 'random')
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert torch.equal(NegativeQueue(40, 6, 'random').rows, queue.rows)
+    torch.testing.assert_close(queue.rows.norm(dim=1), torch.ones(40))
+    assert len(queue.negatives()) == 40 and len(NegativeQueue(40, 6).negatives()) == 0
+
+
+@pytest.mark.parametrize(
+    'kept', [NegativeQueue(8, 3, 'random'), ClassQueue(2, 4, 3), ChannelStatistics(3, 5)], ids=type
+)
+def test_buffers_stay_in_float32_when_the_model_is_halved(kept):
+    exact = {name: value.clone() for name, value in kept.named_buffers()}
+    for half in (torch.float16, torch.bfloat16):
+        assert all(torch.equal(value, exact[name]) for name, value in copy.deepcopy(kept).to(half).named_buffers())
+    double = copy.deepcopy(kept).double()
+    assert {value.dtype for value in double.buffers() if value.is_floating_point()} == {torch.float64}
+
+
+# One vector a picture: QueueKL and SimReg
+
+
+def queue_of(teacher=(4, 4, 6), **options):
+    made = set_up(QueueKL, [(3, 4, 6), teacher], **dict(dict(queue_size=5, monitor_interval=1), **options))
+    made.state = RunState()
+    return made
+
+
+@pytest.mark.parametrize(('init', 'own_key'), [('empty', False), ('zeros', False), ('empty', True)])
+def test_pictures_are_compared_with_those_of_their_step_and_of_earlier_ones(init, own_key):
+    """Or with themselves and earlier ones (SEED); the gradient is that of the cross-entropy."""
+    made = queue_of(temperature=0.05, student_temperature=0.2, queue_init=init, own_key=own_key)
+    earlier = torch.zeros(0, 4, dtype=torch.float64)
+    for step in range(4):
+        student, teacher = draw(2, 3, 4, 6, seed=step).requires_grad_(), draw(2, 4, 4, 6, seed=10 + step)
+        made.state.iteration = step
+        found = run(made, student, teacher)
+        s = F.normalize(F.conv2d(student, made.aligns[0][0].weight, made.aligns[0][0].bias).mean((2, 3)), dim=1)
+        t = F.normalize(teacher.mean((2, 3)), dim=1)
+        held = torch.cat([earlier, t])[-5:]
+        blank = torch.zeros((5 - len(held)) * (init == 'zeros'), 4, dtype=torch.float64)
+        keys = [torch.cat([b[None], earlier]) if own_key else torch.cat([held, blank]) for b in t]
+        each = [divergence((k @ a).tolist(), (k @ b).tolist(), 0.05, 0.2) for a, b, k in zip(s, t, keys, strict=True)]
+        assert found['loss_queue'].item() == pytest.approx(sum(each) / 2, rel=1e-8)
+        entropy = [F.cross_entropy((a @ k.t() / 0.2)[None], (b @ k.t() / 0.05).softmax(0)[None])
+                   for a, b, k in zip(s, t, keys, strict=True)]  # fmt: skip
+        losses = found['loss_queue'], sum(entropy) / 2
+        torch.testing.assert_close(*(torch.autograd.grad(one, student, retain_graph=True)[0] for one in losses))
+        if init == 'empty':
+            assert ('acc_top1' in found) == (step > 0) and int(made.parts[0].filled) == len(held)
+        if step and init == 'empty':
+            nearest = ((s * t).sum(1) >= (s @ earlier.t()).amax(1)).double().mean() * 100
+            assert found['acc_top1'] == nearest
+        earlier = held
+
+
+@pytest.mark.parametrize('own_key', [False, True])
+def test_two_views_enter_one_after_the_other_or_behind_the_step(own_key):
+    made = queue_of(own_key=own_key)
+    views = [[draw(2, c, 4, 6, seed=seed) for seed in (c, c + 9)] for c in (3, 4)]
+    for made.state.iteration in range(3):
+        step, before = made.state.iteration, copy.deepcopy(made)
+        found, apart = made({'tap': views[0]}, {'tap': views[1]}, None), []
+        loss = found['loss_queue']
+        if step:  # the accuracy is of the first view against earlier steps
+            first, second = (run(copy.deepcopy(before), *pair)['acc_top1'] for pair in zip(*views, strict=True))
+            assert found['acc_top1'] == first != second
+        for student, teacher in zip(*views, strict=True):
+            one = copy.deepcopy(before) if own_key else before
+            apart.append(run(one, student, teacher)['loss_queue'])
+        torch.testing.assert_close(loss, sum(apart) / 2)
+        assert made.parts[0].filled == min(4 * (step + 1), 5) and (loss > 0 or (own_key and not step))
+
+
+@pytest.mark.parametrize(
+    ('images', 'size'),
+    [(40, 16), (51, 32), (1000, 256), (20_000, 4096), (20_001, 8192),
+     (REPEATED, 16)],
+)  # fmt: skip
+def test_the_queue_by_the_number_of_pictures_without_their_repetitions(images, size):
+    made, again = queue_of(queue_size='auto'), queue_of(queue_size='auto')
+    assert f'{size} vectors' in _prepare(made, images)[0]
+    assert made.parts[0].size == made.queue_size == size
+    again.load_state_dict(made.state_dict())
+    _prepare(again, 30)
+    assert again.parts[0].size == size, 'a resumed run keeps it'
+    assert 'queue_size=501 is large for 1000 training pictures' in _prepare(queue_of(queue_size=501), 1000)[0]
+    assert not _prepare(queue_of(queue_size=500), 1000)
+
+
+def test_simreg_is_the_angle_to_the_mean_of_the_teachers_map():
+    made = set_up(SimReg, [(3, 4, 6), (5, 2, 2)], head=dict(type='mlp4', hidden=7, bias=True))
+    shapes = [tuple(one.weight.shape[:2]) for one in made.aligns[0].modules() if isinstance(one, torch.nn.Conv2d)]
+    assert shapes == [(7, 3), (3, 7), (7, 3), (5, 7)] and made.aligns[0][1][3].bias is not None
+    student, teacher = draw(4, 3, 4, 6), draw(4, 5, 2, 2, seed=1)
+    rows = made.aligns[0](student.mean((2, 3), keepdim=True))[..., 0, 0].tolist()
+    total = 0.0
+    for s, t in zip(rows, teacher.mean((2, 3)).tolist(), strict=True):
+        total += 2 - 2 * sum(a * b for a, b in zip(s, t, strict=True)) / math.hypot(*s) / math.hypot(*t)
+    assert run(made, student, teacher)['loss_simreg'].item() == pytest.approx(total / 4, rel=1e-9)

@@ -287,20 +287,6 @@ def test_no_method_needs_float64(way: Way, monkeypatch: pytest.MonkeyPatch) -> N
     check_finite(loss, grad)
 
 
-@pytest.mark.parametrize('name', ['AfDCD', 'MGD'])
-def test_masks_depend_on_seed_rank_iteration_and_level(name: str) -> None:
-    distiller = Way(name, {}).made((2, 3, 16, 16), (2, 32, 16, 16))
-    first, others = distiller.keep((2, 16, 16), 0), [distiller.keep((2, 16, 16), 1)]
-    for place in ('seed', 'rank', 'iteration'):
-        kept = getattr(distiller.state, place)
-        setattr(distiller.state, place, 7)
-        others.append(distiller.keep((2, 16, 16), 0))
-        setattr(distiller.state, place, kept)
-    assert torch.equal(first, distiller.keep((2, 16, 16), 0))
-    every = [first, *others]
-    assert all(not torch.equal(a, b) for i, a in enumerate(every) for b in every[:i])
-
-
 # Real detectors
 
 HEAD = {'bbox_head'}

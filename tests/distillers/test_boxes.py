@@ -1,0 +1,230 @@
+"""Methods that weigh maps by boxes or by the teacher's scores: DeFeat, FGD and FRS, and boxes on levels and cells."""
+
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from mmdet.structures.bbox import HorizontalBoxes
+from mmengine.structures import InstanceData
+
+from mmdistill_dense.distillers import FGD, FRS, DeFeat
+from mmdistill_dense.distillers.ground_truth import boxes_on_map
+from mmdistill_dense.losses import covered_cells, feature_richness, rich_entropy, rich_squares
+from tests.distillers.steps import boxed, draw, run, set_up
+from tools.benchmark import reference
+
+# DeFeat
+
+
+BOXES = [
+    [[3.0, 9.0, 60.0, 62.5], [20.0, 20.0, 27.0, 60.0], [-5.0, -3.0, 30.0, 12.0]],
+    # the last is as large as two bases of 14: on the next level
+    [[60.0, 60.0, 64.0, 64.0], [0.0, 0.0, 64.0, 64.0], [64.0, 10.0, 64.0, 50.0], [0.0, 30.0, 27.0, 57.0]],
+]
+
+
+def pictures(boxes):
+    found = boxed(len(boxes))
+    for sample, one in zip(found, boxes, strict=True):
+        sample.gt_instances = InstanceData(bboxes=torch.tensor(one).reshape(-1, 4))
+    return found
+
+
+def naive_mask(boxes, side, stride, level, levels, base):
+    """Loops over boxes and cells in plain numbers."""
+    mask = [[0.0] * side for _ in range(side)]
+    for x1, y1, x2, y2 in boxes:
+        size = math.log2(math.sqrt((x2 - x1 + 1) * (y2 - y1 + 1)) / base + 1e-6)
+        if min(max(math.floor(size), 0), levels - 1) != level:
+            continue
+        columns = range(max(int(x1 / stride), 0), min(int(x2 / stride), side))
+        rows = range(max(int(y1 / stride), 0), min(int(y2 / stride), side))
+        if not columns or not rows:
+            columns, rows = ([min(max(int(start / stride), 0), side - 1)] for start in (x1, y1))
+        for row in rows:
+            for column in columns:
+                mask[row][column] = 1.0
+    return mask
+
+
+@pytest.mark.parametrize('base', [56.0, 14.0])
+@pytest.mark.parametrize('boxes', [BOXES, [BOXES[0], []], [[], []]], ids=['boxes', 'one without', 'none'])
+def test_defeat_is_its_formula(boxes, base):
+    sides = [8, 4, 2]
+    levels = [((3, side, side), (3, side, side)) for side in sides]
+    defeat = set_up(DeFeat, *levels, align='none', base_size=base, foreground_weight=0.7, background_weight=1.3)
+    student, teacher = ([draw(2, 3, side, side, seed=seed + side) for side in sides] for seed in (0, 50))
+    found = defeat({'tap': student}, {'tap': teacher}, pictures(boxes))
+    expected = [0.0, 0.0]
+    for level, side in enumerate(sides):
+        masks = [naive_mask(one, side, 64 // side, level, 3, base) for one in boxes]
+        for kind, weight in enumerate((0.7, 1.3)):
+            total = count = 0.0
+            for b, y, x in itertools.product(range(2), range(side), range(side)):
+                if masks[b][y][x] == 1 - kind:
+                    count += 1
+                    error = student[level][b, :, y, x] - teacher[level][b, :, y, x]
+                    total += sum(float(value) ** 2 for value in error)
+            expected[kind] += weight / 3 * total / max(1, 2 * 3 * count)
+    assert [float(found[f'loss_{name}']) for name in ('foreground', 'background')] == pytest.approx(expected, rel=1e-12)
+    assert bool(expected[0]) == any(boxes)
+
+
+def test_boxes_that_are_not_chosen_cover_nothing():
+    boxes = torch.tensor([[0.0, 0.0, 2.0, 1.0], [1.0, 1.0, 3.0, 3.0]])
+    assert covered_cells(boxes, 3, 3).tolist() == [[1, 1, 0], [0, 1, 1], [0, 1, 1]]
+    assert covered_cells(boxes, 3, 3, torch.tensor([True, False])).tolist() == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_the_convolution_starts_near_zero():
+    conv = set_up(DeFeat, [(6, 8, 8), (10, 8, 8)]).aligns[0]
+    assert conv.weight.shape == (10, 6, 3, 3) and conv.padding == (1, 1)
+    weight = conv.weight.detach()
+    assert 0 < weight.abs().max() < 2e-4 and float(weight.std()) == pytest.approx(0.88e-4, rel=0.15)
+
+
+# FGD
+
+
+WEIGHTS = dict(alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4)
+
+
+def _fgd(**options):
+    return set_up(FGD, [(4, 8, 8), (4, 8, 8)], **options)
+
+
+def _context(block, x):
+    """The map with the block's context added."""
+    first, norm, _, last = block.transform
+    own = (first.weight, first.bias, norm.weight, norm.bias, last.weight, last.bias)
+    return x + reference.fgd_context(x, block.mask.weight, *own)[..., None, None]
+
+
+def test_equals_masked_copies_of_the_maps():
+    """Square roots of the masks and attentions multiplied into both maps, then plain squared errors."""
+    distiller, student, teacher = _fgd(**WEIGHTS, temperature=0.7), draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
+    for parameter in distiller.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    found = run(distiller, student, teacher, boxed())
+    (where_s, which_s), (where, which) = (reference.fgd_attention(x, 0.7) for x in (student, teacher))
+    boxes = [sample.gt_instances.bboxes.double() / 8 for sample in boxed()]
+    fore = torch.stack([reference.fgd_foreground(one, student) for one in boxes])
+    back = torch.stack([(one == 0).double() / max((one == 0).sum(), 1) for one in fore])
+    assert 0 < (fore > 0).double().mean() < 1
+    focal = 0
+    for weight, mask in ((0.1, fore), (0.2, back)):
+        scale = (mask[:, None] * where[:, None] * which[..., None, None]).sqrt()
+        focal += weight * F.mse_loss(student * scale, teacher * scale, reduction='sum') / 2
+    torch.testing.assert_close(found['loss_focal'], focal)
+    attention = ((where_s - where).abs().sum() + (which_s - which).abs().sum()) / 2
+    torch.testing.assert_close(found['loss_attention'], 0.3 * attention)
+    blocks = distiller.parts[0]
+    out_s, out_t = _context(blocks['student'], student), _context(blocks['teacher'], teacher)
+    torch.testing.assert_close(found['loss_relation'], 0.4 * (out_s - out_t).square().sum() / 2)
+
+
+def test_both_blocks_start_without_a_shift_and_learn():
+    distiller, student, teacher = _fgd(), draw(2, 4, 8, 8), draw(2, 4, 8, 8, seed=1)
+    loss = run(distiller, student, teacher, boxed())['loss_relation']
+    torch.testing.assert_close(loss, 5e-6 * (student - teacher).square().sum() / 2)
+    loss.backward()
+    for side in ('student', 'teacher'):
+        assert distiller.parts[0][side].transform[3].weight.grad.any()
+
+
+def test_pictures_of_few_boxes_and_of_none_are_painted_beside_others():
+    boxes = [torch.rand(count, 4, generator=torch.Generator().manual_seed(count)) * 64 for count in (5, 0, 2)]
+    samples = boxed(3)
+    for sample, own in zip(samples, boxes, strict=True):
+        own[:, 2:] += own[:, :2]
+        sample.gt_instances = type(sample.gt_instances)(bboxes=own)
+    distiller = FGD(alpha=1.0, beta=0.0)
+    distiller.name = 'fgd'
+    for size in ((8, 8), (1, 1), (2, 3)):
+        found = distiller.position_weights(torch.zeros(3, 4, *size), samples)
+        for own, sample in zip(found, samples, strict=True):
+            (alone,) = distiller.position_weights(torch.zeros(1, 4, *size), [sample])
+            assert torch.equal(own, alone) and own.any() == (len(sample.gt_instances) > 0)
+
+
+@pytest.mark.parametrize(('padded', 'size', 'strides'), [
+    *(((800, 1344), (-(-800 // one), -(-1344 // one)), (one, one)) for one in (8, 16, 32, 64, 128)),
+    *(((96, 160), (-(-96 // one), -(-160 // one)), (one, one)) for one in (64, 128)),
+    ((60, 36), (20, 6), (6, 3)),  # no powers of two: the ratio of the sides
+    ((64, 128), (16, 8), (16, 4)),
+])  # fmt: skip
+def test_strides_are_those_of_the_anchors_where_the_padded_sides_are_no_multiples(padded, size, strides):
+    samples = boxed(padded=padded)
+    for sample, found in zip(samples, boxes_on_map(samples, size, 'fgd', torch.zeros(())), strict=True):
+        own = sample.gt_instances.bboxes
+        torch.testing.assert_close(found[: len(own)], own / torch.tensor([*strides, *strides]))
+
+
+def test_boxes_of_mmdets_own_type():
+    plain, samples = boxed(), boxed()
+    for sample in samples:
+        sample.gt_instances.bboxes = HorizontalBoxes(sample.gt_instances.bboxes)
+    like = torch.zeros(())
+    for a, b in zip(*(boxes_on_map(s, (8, 8), 'distillers.fgd', like) for s in (plain, samples)), strict=True):
+        assert torch.equal(a, b)
+
+
+# FRS
+
+
+TAPS = ('neck', 'bbox_head[0]')
+
+
+def test_frs_is_its_formula():
+    """Loops over pictures, cells and channels, with math of plain numbers."""
+    own, theirs, z, t = (draw(2, channels, 2, 3, seed=seed) for seed, channels in enumerate((3, 3, 4, 4)))
+    squares = entropy = total = 0.0
+    for b, y, x in itertools.product(range(2), range(2), range(3)):
+        chances = [1 / (1 + math.exp(-float(value))) for value in t[b, :, y, x]]
+        rich = max(chances)
+        total += rich
+        squares += rich * sum(float(a - c) ** 2 for a, c in zip(own[b, :, y, x], theirs[b, :, y, x], strict=True))
+        for score, chance in zip(z[b, :, y, x], chances, strict=True):
+            mine = 1 / (1 + math.exp(-float(score)))
+            entropy -= rich * (chance * math.log(mine) + (1 - chance) * math.log(1 - mine))
+    rich = feature_richness(t)
+    assert float(rich.sum()) == pytest.approx(total, rel=1e-12)
+    halved = rich_squares(own, theirs, rich, 2 * rich.sum()), rich_entropy(z, t, rich, 2 * rich.sum())
+    assert [float(value) for value in halved] == pytest.approx([squares / total / 2, entropy / total / 2], rel=1e-12)
+    assert float(rich_squares(own, theirs, rich)) == pytest.approx(squares / total, rel=1e-12)
+    assert float(rich_entropy(z, t, rich)) == pytest.approx(entropy / total, rel=1e-12)
+
+
+def test_a_wrong_score_that_is_certain_still_learns():
+    """A probability of it rounds to 1 in float32."""
+    z, t = torch.full((1, 1, 1, 1), 30.0, requires_grad=True), torch.full((1, 1, 1, 1), -30.0)
+    loss = rich_entropy(z, t, feature_richness(t) + 1)
+    loss.backward()
+    assert float(loss) == pytest.approx(30) and float(z.grad) == pytest.approx(1)
+
+
+def test_levels_are_summed_and_each_has_its_own_convolution():
+    frs = FRS(feature_weight=1.0, class_weight=1.0, align='conv')
+    shapes = {tap: [torch.Size((1, 4, side, side)) for side in (4, 2)] for tap in TAPS}
+    frs.setup(shapes, shapes)
+    assert len(frs.convs) == 2 and frs.convs[0].kernel_size == (1, 1)
+    own, theirs, scores = ([draw(2, 4, n, n, seed=seed + n).float() for n in (4, 2)] for seed in (0, 9, 18))
+    whole = frs(dict.fromkeys(TAPS, own), dict(zip(TAPS, (theirs, scores), strict=True)), None)
+    levels = zip(frs.convs, own, theirs, scores, strict=True)
+    parts = [rich_squares(conv(a), b, feature_richness(c)) for conv, a, b, c in levels]
+    torch.testing.assert_close(whole['loss_feature'], sum(parts))
+
+
+def test_pairs_that_do_not_fit_are_refused():
+    small, maps = [(4, 4, 4)], [(4, 8, 8)]
+    for student, teacher, words in (  # of neck and head
+        ((maps + small, maps), (maps + small, maps), 'gives 2 levels and .* 1: tap the levels'),
+        ((maps, maps), (small, small), r'level 0 of .* has maps of .*\(8, 8\)'),
+        ((maps, maps), (maps, [(6, 8, 8)]), 'has 4 channels and 6: both heads need the same classes and anchors'),
+        ((maps, maps), ([(5, 8, 8)], maps), 'has 4 and 5 channels: set align'),
+    ):
+        sides = ([[torch.Size((1, *one)) for one in levels] for levels in side] for side in (student, teacher))
+        with pytest.raises(ValueError, match=words):
+            FRS(align='none').setup(*(dict(zip(TAPS, side, strict=True)) for side in sides))

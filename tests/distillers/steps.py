@@ -57,23 +57,6 @@ def boxed(count: int = 2, seed: int = 0, padded: tuple[int, int] = (64, 64)) -> 
     return samples
 
 
-def detector_steps(option: dict[str, Any], kind: str = 'retinanet', steps: int = 6) -> tuple[Any, list[float]]:
-    """Train a detector by one distiller alone on one batch; returns the model and the distiller's losses."""
-    model = toys.distilled(
-        'mmdet', student=toys.det_net(kind), teacher=toys.det_teacher(kind), distillers={'x': option}
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    values = []
-    for _ in range(steps):
-        optimizer.zero_grad()
-        losses = toys.losses_of(model, toys.det_batch())
-        loss = toys.total({name: value for name, value in losses.items() if name.startswith('distill.x.loss_')})
-        loss.backward()
-        optimizer.step()
-        values.append(loss.item())
-    return model, values
-
-
 def trained_children(model: Any) -> set[str]:
     """The student's children that the last backward pass gave a gradient."""
     named = model.named_parameters()

@@ -180,7 +180,7 @@ FORMS = {'bbox_pred': ('smooth_l1', (8,)), 'cls_score': ('softmax', (3,)), 'mask
 
 
 def roi_step(output, counts, mine):
-    """The loss of some of four pictures with ``counts`` of RoIs, and the gradient of the student's outputs for them."""
+    """The loss of some of four pictures with ``counts`` of RoIs, and its gradient; see test_two_processes.py."""
     form, shape = FORMS[output]
     generator = torch.Generator().manual_seed(5)
     picture = torch.arange(4.0).repeat_interleave(torch.tensor(counts))
@@ -189,7 +189,7 @@ def roi_step(output, counts, mine):
     distiller = RoIHeadKD(output=output, form=form)
     distiller.answer = lambda *_: teacher
     loss = distiller._term(student.requires_grad_(), picture[chosen, None].expand(-1, 5), [])
-    return loss.detach(), *torch.autograd.grad(loss, student)
+    return dict(losses={'loss_roi': loss.detach()}, grads=torch.autograd.grad(loss, student))
 
 
 def test_rois_are_those_of_the_first_call_of_the_extractor_and_of_the_same_head():

@@ -59,10 +59,6 @@ def _distiller(**options: Any) -> LD:
     return distiller
 
 
-def _part(maps: dict, pictures: slice) -> dict:
-    return {tap: [x[pictures] for x in levels] for tap, levels in maps.items()}
-
-
 def test_main_region_equals_mmdets_own_head() -> None:
     student, teacher, samples = _case()
     kl = dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10)
@@ -117,11 +113,10 @@ def test_every_term_equals_loops_over_the_anchors(reduction: str) -> None:
 def step(reduction: str, pictures: slice) -> dict[str, Any]:
     """Losses of some of the pictures, and the gradient of their sum."""
     student, teacher, samples = _case(4)
-    leaves = [x for levels in student.values() for x in levels]
-    for x in leaves:
-        x.requires_grad_()
+    student, teacher = ({tap: [x[pictures] for x in maps] for tap, maps in side.items()} for side in (student, teacher))
+    leaves = [x.requires_grad_() for levels in student.values() for x in levels]
     distiller = _distiller(reduction=reduction)
     distiller.state = RunState(seed=1)
-    found = distiller(_part(student, pictures), _part(teacher, pictures), samples[pictures])
+    found = distiller(student, teacher, samples[pictures])
     torch.stack(list(found.values())).sum().backward()
     return dict(losses={k: v.detach() for k, v in found.items()}, grads=[x.grad for x in leaves])

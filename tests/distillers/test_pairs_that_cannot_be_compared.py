@@ -225,6 +225,7 @@ def test_what_means_the_same_is_taken() -> None:
     written = toys.det_net('retinanet', bbox_head=dict(anchor_generator=dict(center_offset=0.0)))
     assert not refusal(dict(RETINA, type='LogitKD'), written, 'retinanet')
     assert not refusal(dict(type='FRS'), OTHER_CODE, 'retinanet')
+    assert not refusal(dict(type='FRS', student_tap=['neck', 'rpn_head[0]']), 'faster_rcnn', 'faster_rcnn')
     faster = toys.det_net('fcos', allow_random=True, bbox_head=IN_STRIDES)
     assert not refusal(dict(type='HeadOutputKD', student_tap='bbox_head.conv_centerness'), 'fcos', faster)
 

@@ -1,5 +1,7 @@
 """Two gloo processes keep one queue and one set of statistics, and average to what one process computes."""
 
+from functools import partial
+
 import pytest
 import torch
 from mmengine.structures import InstanceData, PixelData
@@ -25,7 +27,13 @@ OPTIONS = {
     'defeat': (DeFeat, {}, SPLIT),
     'cirkd': (CIRKD, dict(num_classes=CLASSES, temperature=0.5, **SIZES), SPLIT),
 }
-ROIS = [(output, counts) for output in test_heads.FORMS for counts in ((5, 1, 0, 2), (3, 1, 2, 0))]  # of each picture
+ON_HEADS = {  # losses and gradients of some of four pictures; the last ones by numbers of RoIs of each picture
+    **{kind: partial(test_crosskd.step, kind) for kind in test_crosskd.KINDS},
+    **{('ld', reduction): partial(test_ld.step, reduction) for reduction in ('sum', 'mean')},
+    'kddetr': test_kddetr.step,
+    **{(output, counts): partial(test_heads.roi_step, output, counts)
+       for output in test_heads.FORMS for counts in ((5, 1, 0, 2), (3, 1, 2, 0))},
+}  # fmt: skip
 
 
 def distiller(name, rank=0, **more):
@@ -103,10 +111,7 @@ def process(rank, folder):
         made = distiller(name, rank)
         found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
     found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
-    found['ld'] = {name: test_ld.step(name, mine_of(rank)) for name in ('sum', 'mean')}
-    found['heads'] = {kind: test_crosskd.step(kind, mine_of(rank)) for kind in test_crosskd.KINDS}
-    found['heads']['kddetr'] = test_kddetr.step(mine_of(rank))
-    found['roi'] = {case: test_heads.roi_step(*case, mine_of(rank)) for case in ROIS}
+    found['heads'] = {case: step(mine_of(rank)) for case, step in ON_HEADS.items()}
     pair = network()
     pair.distillation.state.rank = rank
     found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
@@ -137,36 +142,20 @@ def test_state_is_one_and_losses_and_gradients_average(ranks, name):
         assert not torch.isclose(begin[rows], first['state'][rows]).all(2).any(), 'each row was written'
 
 
-def test_ld_averages_to_one_process_with_all_pictures(ranks):
-    """With 'mean' exactly; with 'sum', as released, the edges count half as much, and the classes exactly."""
-    for reduction in ('sum', 'mean'):
-        whole = test_ld.step(reduction, slice(0, 4))
-        halves = [rank['ld'][reduction] for rank in ranks]
-        for name, value in whole['losses'].items():
-            factor = 0.5 if reduction == 'sum' and name != 'loss_kd' else 1.0
-            average = (halves[0]['losses'][name] + halves[1]['losses'][name]) / 2
-            torch.testing.assert_close(average, factor * value, rtol=1e-6, atol=0)
-    for *pair, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
-        torch.testing.assert_close(sum(pair) / 2, value, rtol=1e-5, atol=1e-12)
-
-
-@pytest.mark.parametrize('kind', [*test_crosskd.KINDS, 'kddetr'])
-def test_terms_on_heads_average_to_one_process_with_all_pictures(ranks, kind):
-    whole = test_kddetr.step(slice(0, 4)) if kind == 'kddetr' else test_crosskd.step(kind, slice(0, 4))
-    halves = [rank['heads'][kind] for rank in ranks]
+@pytest.mark.parametrize('case', ON_HEADS, ids=str)
+def test_terms_on_heads_average_to_one_process_with_all_pictures(ranks, case):
+    """Also where a process has more RoIs than the other, or none. Summed edges, as released, count half as much."""
+    whole, halves = ON_HEADS[case](slice(0, 4)), [rank['heads'][case] for rank in ranks]
     for name, value in whole['losses'].items():
-        torch.testing.assert_close((halves[0]['losses'][name] + halves[1]['losses'][name]) / 2, value, msg=name)
+        factor = 0.5 if case == ('ld', 'sum') and name != 'loss_kd' else 1.0
+        average = (halves[0]['losses'][name] + halves[1]['losses'][name]) / 2
+        torch.testing.assert_close(average, factor * value, rtol=1e-6, atol=0, msg=name)
+    of_towers = dict(rtol=1e-4, atol=1e-6) if isinstance(case, str) else {}
+    allowed = dict(rtol=1e-5, atol=1e-12) if case[0] == 'ld' else of_towers
     for one, other, value in zip(*(half['grads'] for half in halves), whole['grads'], strict=True):
-        axis = 1 if kind == 'kddetr' else 0
-        torch.testing.assert_close(torch.cat([one, other], axis) / 2, value, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize('case', ROIS)
-def test_heads_of_rois_average_to_one_process_with_all_pictures(ranks, case):
-    """Also where a process has more RoIs than the other, which has none in the second case."""
-    (loss, grads), (first, second) = test_heads.roi_step(*case, slice(0, 4)), (rank['roi'][case] for rank in ranks)
-    torch.testing.assert_close((first[0] + second[0]) / 2, loss)
-    torch.testing.assert_close(torch.cat([first[1], second[1]]) / 2, grads)
+        if case != ('ld', 'sum'):
+            average = torch.cat([one, other], axis=1 if case == 'kddetr' else 0) / 2
+            torch.testing.assert_close(average, value, **allowed)
 
 
 def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):

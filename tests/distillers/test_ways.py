@@ -13,7 +13,6 @@ from mmdistill_dense.losses import tensors as precision
 from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.distillers.case import DistillerCase
-from tests.distillers.steps import detector_steps, trained_children
 from tests.distillers.test_ld import a_teacher
 from tests.distillers.ways import SIDE, WAYS, WHOLE, Way, maps, samples
 
@@ -44,7 +43,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # the first word is
     'DIST': ({}, equal(5, 6, 7)),
     'DeFeat': (dict(student_tap='neck'), NECK),
     'FGD': (dict(student_tap='neck', alpha=0.1, beta=0.2, gamma=0.3, lambda_=0.4), NECK),
-    'FRS': (dict(student_tap=['backbone[3]', SCORES]), dict(student=(2, 12, 8, 8), teacher=(2, 12, 8, 8))),
+    'FRS': ({}, dict(NECK, student=(2, 12, 8, 8), teacher=(2, 12, 8, 8))),
     'FeatureMatch': ({}, {}),
     'FeatureMatch of tokens': (
         dict(standardise='token', smooth_l1=0.0, mse=0.5, resize='teacher'),
@@ -93,9 +92,8 @@ class HeadCase(DistillerCase):
 
 
 for title, (option, found) in CASES.items():
-    kind = title.split()[0]
+    kind, name = title.split()[0], 'Test' + title.title().replace(' ', '')
     base = HeadCase if kind == 'LD' else DistillerCase
-    name = 'Test' + title.title().replace(' ', '')
     globals()[name] = type(name, (base,), dict(found, option=dict(option, type=kind)))
 
 ALL = pytest.mark.parametrize('way', WAYS.values(), ids=WAYS)
@@ -288,28 +286,3 @@ def test_no_method_needs_float64(way: Way, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 # Real detectors
-
-HEAD = {'bbox_head'}
-
-
-@pytest.mark.parametrize(('option', 'kind', 'levels', 'heads'), [
-    (dict(type='AT', student_tap='neck', reduction='sum'), 'retinanet', 5, set()),
-    (dict(type='CWD', student_tap='bbox_head.retina_cls', temperature=1.0, loss_weight=5.0), 'retinanet', 5, HEAD),
-    (dict(type='MGD'), 'retinanet', 5, set()),
-    (dict(type='CanKD', student_tap='neck[:4]'), 'retinanet', 4, set()),
-    (dict(type='PKD', loss_weight=10), 'faster_rcnn', 4, set()),
-    (dict(type='DeFeat'), 'retinanet', 5, set()),
-    (dict(type='DeFeat'), 'faster_rcnn', 5, set()),
-    (dict(type='FGD', student_tap='neck'), 'retinanet', 5, set()),
-    (dict(type='FGD', student_tap='neck[:4]'), 'faster_rcnn', 4, set()),
-    (dict(type='LD'), 'gfl', 0, HEAD),
-    *((dict(type='FRS', student_tap=['neck', 'bbox_head[0]']), kind, 0, HEAD) for kind in ('retinanet', 'fcos')),
-    (dict(type='FRS', student_tap=['neck', 'rpn_head[0]']), 'faster_rcnn', 0, {'rpn_head'}),
-], ids=lambda value: value['type'] if isinstance(value, dict) else str(value))  # fmt: skip
-def test_it_trains_a_real_detector(option: dict, kind: str, levels: int, heads: set[str]) -> None:
-    model, values = detector_steps(option, kind)
-    distiller = model.distillers['x']
-    assert values[-1] < values[0] and len(getattr(distiller, 'levels', [])) == levels
-    assert trained_children(model) == {'backbone', 'neck'} | heads
-    assert all(p.grad is not None for p in distiller.parameters())
-    assert all(p.grad is None for p in toys.teacher_of(model).network.parameters())

@@ -1,7 +1,6 @@
 """Terms on head outputs: formulas by hand, the teacher's RoI head on the student's RoIs, published pairs, errors."""
 
 import types
-from contextlib import nullcontext
 from unittest import mock
 
 import pytest
@@ -52,16 +51,17 @@ def test_forms_are_means_over_elements_or_over_the_softmaxes_of_folded_anchors(o
     torch.testing.assert_close(HeadOutputKD('head', **options).loss(student, teacher, 0)['loss_head'], expected)
 
 
-@pytest.mark.parametrize(
-    'loss', [dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='CrossEntropyLoss'), dict(type='FocalLoss')]
-)
-def test_classes_come_from_the_head(loss):
-    loss_cls = dict(loss, _delete_=True)
+def test_classes_come_from_the_head():
     distillers = dict(kd=dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='softmax'))
-    option = dict(bbox_head=dict(loss_cls=loss_cls))
-    config = toys.model_config(toys.det_net(**option), toys.det_net(width=16, allow_random=True, **option), distillers)
-    model = toys.build(config, scope='mmdet')
-    assert model.distillers['kd'].class_count == model.bbox_head.cls_out_channels
+    for loss in (
+        dict(type='CrossEntropyLoss', use_sigmoid=True),
+        dict(type='CrossEntropyLoss'),
+        dict(type='FocalLoss'),
+    ):
+        option = dict(bbox_head=dict(loss_cls=dict(loss, _delete_=True)))
+        nets = toys.det_net(**option), toys.det_net(width=16, allow_random=True, **option)
+        model = toys.build(toys.model_config(*nets, distillers), scope='mmdet')
+        assert model.distillers['kd'].class_count == model.bbox_head.cls_out_channels, loss
 
 
 # R-CNN heads
@@ -156,20 +156,19 @@ def test_the_roi_head_is_loaded_strictly(tmp_path):
     assert 'rpn_reg' not in str(error.value), 'which nobody runs'
 
 
-@pytest.mark.parametrize('form', ['softmax', 'dist', 'sigmoid'])
-def test_scores_that_compete_need_two_classes(form):
-    distiller = RoIHeadKD('roi_head.bbox_head.fc_cls', output='cls_score', form=form)
-    shapes = {'roi_head.bbox_head.fc_cls': [torch.Size((5, 1))]}
-    with nullcontext() if form == 'sigmoid' else pytest.raises(ValueError, match="form='sigmoid'"):
-        distiller.setup(shapes, {})
+def test_scores_that_compete_need_two_classes():
+    sigmoid, *others = (RoIHeadKD('cls', output='cls_score', form=form) for form in ('sigmoid', 'softmax', 'dist'))
+    sigmoid.setup({'cls': [torch.Size((5, 1))]}, {})
+    for distiller in others:
+        with pytest.raises(ValueError, match="form='sigmoid'"):
+            distiller.setup({'cls': [torch.Size((5, 1))]}, {})
 
 
 def test_merged_classes_need_one_box_for_all_classes():
     pairs = ClassPairs.of({'dog': ['poodle', 'collie']}, ['dog', 'cat'], ['poodle', 'collie', 'cat'])
-    distiller = RoIHeadKD()
-    head = {'reg_class_agnostic': True}
-    model = {'roi_head': {'bbox_head': head}}
-    distiller.teacher = types.SimpleNamespace(config=types.SimpleNamespace(model=model))
+    distiller, head = RoIHeadKD(), {'reg_class_agnostic': True}
+    config = types.SimpleNamespace(model={'roi_head': {'bbox_head': head}})
+    distiller.teacher = types.SimpleNamespace(config=config)
     distiller.check_classes(pairs)
     head['reg_class_agnostic'] = False
     with pytest.raises(ValueError, match='merged classes'):
@@ -208,10 +207,15 @@ def test_rois_are_those_of_the_first_call_of_the_extractor_and_of_the_same_head(
         distiller({**student, rois: [torch.zeros(5, 5)]}, neck, None)
 
 
-def test_other_classes_are_refused_at_the_first_step():
-    option = dict(roi_head=dict(bbox_head=dict(num_classes=3)), checkpoint=None, allow_random=True)
-    with pytest.raises(ValueError, match=r'gives 24 values per RoI and the teacher.s bbox_pred 12\. Tap the same kind'):
-        _step(_ready(option=option))
+@pytest.mark.parametrize(('head', 'option', 'words'), [
+    ('bbox_head', {}, r'gives 24 values per RoI and the teacher.s bbox_pred 12\. Tap the same kind'),
+    ('mask_head', MASKS, r'distillers\.roi: the masks are \(6, 28, 28\) and \(3, 28, 28\)'),
+])  # fmt: skip
+def test_other_classes_are_refused_at_the_first_step(head, option, words):
+    other = dict(roi_head={head: dict(num_classes=3)}, checkpoint=None, allow_random=True)
+    model = _ready(None, option.get('kind', 'faster_rcnn'), other, **option)
+    with pytest.raises(ValueError, match=words):
+        toys.losses_of(model, toys.det_batch(masks=bool(option)))
 
 
 def test_terms_of_a_step_share_one_pass_of_the_teachers_head():
@@ -269,13 +273,6 @@ def test_masks_by_the_naive_formula_on_the_positive_rois(teacher, stage):
     loss.backward()
     for part in ('backbone', 'neck', 'roi_head.mask_head'):
         assert any(one.grad is not None and one.grad.any() for one in model.get_submodule(part).parameters()), part
-
-
-def test_masks_of_other_sizes_are_refused_in_the_first_step():
-    option = dict(roi_head=dict(mask_head=dict(num_classes=3)), checkpoint=None, allow_random=True)
-    model = _ready(None, 'mask_rcnn', option, **MASKS)
-    with pytest.raises(ValueError, match=r'distillers\.roi: the masks are \(6, 28, 28\) and \(3, 28, 28\)'):
-        toys.losses_of(model, toys.det_batch(masks=True))
 
 
 def test_a_batch_without_objects_gives_no_loss_but_a_gradient_of_zero():

@@ -56,12 +56,9 @@ def test_the_naive_formula(mean):
     given = answers()
     found = query_terms(*given, temperature=3.0, mean=mean)
     assert found.tolist() == pytest.approx(naive(*given, 3.0, mean), rel=1e-12)
-
-
-def test_the_gradient():
     scores, boxes, *teacher = answers(layers=2, queries=3)
     own = (scores.clone().requires_grad_(), boxes.clone().requires_grad_())
-    assert torch.autograd.gradcheck(lambda *x: query_terms(*x, *teacher), own)
+    assert torch.autograd.gradcheck(lambda *x: query_terms(*x, *teacher, mean=mean), own)
 
 
 def test_equal_answers_cost_nothing_and_half_precision_is_computed_in_float32():
@@ -72,13 +69,9 @@ def test_equal_answers_cost_nothing_and_half_precision_is_computed_in_float32():
         found = query_terms(*half)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, query_terms(*(x.float() for x in half)))
-
-
-@pytest.mark.parametrize('part', range(4))
-def test_answers_that_are_no_numbers_show_in_the_terms(part):
-    given = list(answers())
-    given[part] = given[part] * math.nan
-    assert not query_terms(*given).isfinite().all()
+    for part in range(4):
+        given = [x * math.nan if number == part else x for number, x in enumerate(answers())]
+        assert not query_terms(*given).isfinite().all(), 'what is no number shows'
 
 
 def built(kind, option=None, **student):
@@ -161,13 +154,10 @@ def test_an_error_in_a_step_leaves_no_method_behind():
     assert DECODER not in vars(model) and not toys.hooks_left(model)
 
 
-def test_queries_of_other_widths_are_refused():
+def test_decoders_of_other_queries_or_widths_are_refused():
     ours, theirs = ({DECODER: [torch.Size((1, 9, width)), torch.Size((1, 9, 4))]} for width in (16, 32))
     with pytest.raises(ValueError, match=r'student have \[\(16,\), \(4,\)\] channels .* teacher \[\(32,\), \(4,\)\]'):
         KDDETR().setup(ours, theirs)
-
-
-def test_decoders_of_other_queries_are_refused():
     ours, theirs = (Replay(torch.nn.Identity(), {name: torch.zeros(1, 2, 4)}) for name in ('query', 'query_pos'))
     with pytest.raises(ValueError, match='student gets query and that of the teacher query_pos'):
         KDDETR()({DECODER: ours}, {DECODER: theirs}, [])

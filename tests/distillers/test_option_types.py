@@ -199,16 +199,15 @@ def test_a_method_of_ones_own_is_checked_by_its_annotations():
     check_types(Known, dict(unknown='two'))
 
 
-@pytest.mark.parametrize('name', ['items', 'training', 'forward', 'state_dict', '_modules', 'a.b', 'my_loss', '', 3])
-def test_names_of_distillers_that_are_none(name):
-    with pytest.raises(ValueError, match=rf'model\.distillers\.{name}: the name of a distiller is a text'):
-        toys.build(toys.model_config(toys.seg_net('fcn'), distillers={name: dict(type='LogitKD')}))
-
-
-def test_a_config_names_the_distiller_too():
-    words = r"^model\.distillers\.kd: temperature must be a finite number > 0, got '4'\.$"
-    with pytest.raises(ValueError, match=words):
-        toys.build(toys.model_config(toys.seg_net('fcn'), distillers=dict(kd=dict(type='LogitKD', temperature='4'))))
+def test_a_config_names_the_distiller_too_and_not_by_words_that_are_none():
+    kd = dict(type='LogitKD')
+    for name, option, words in (
+        ('kd', dict(kd, temperature='4'), r"temperature must be a finite number > 0, got '4'\.$"),
+        *((name, kd, 'the name of a distiller is a text')
+          for name in ('items', 'training', 'forward', 'state_dict', '_modules', 'a.b', 'my_loss', '', 3)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf'^model\.distillers\.{name}: {words}'):
+            toys.build(toys.model_config(toys.seg_net('fcn'), distillers={name: option}))
 
 
 def test_an_option_is_declared_with_its_default_and_checked():

@@ -284,40 +284,34 @@ def test_methods_on_independent_scores_ask_both_heads(made: Any) -> None:
             made.check_networks('d', *pair)
 
 
-@pytest.mark.parametrize('method', ['LogitKD', 'DIST'])
-def test_a_softmax_over_independent_scores_is_refused(method: str) -> None:
-    def build(**options: Any) -> None:
-        distiller = dict(type=method, student_tap='bbox_head.retina_cls', **options)
-        net = toys.det_net('retinanet')
-        toys.build(toys.model_config(net, {**net, 'allow_random': True}, dict(kd=distiller)), scope='mmdet')
-
-    with pytest.raises(ValueError, match=r"retina_cls are independent yes/no scores .*: set .*activation='sigmoid'"):
-        build()
-    build(activation='sigmoid', **(dict(beta=0) if method == 'DIST' else {}))
+def test_a_softmax_over_independent_scores_is_refused() -> None:
+    for method, more in (('LogitKD', {}), ('DIST', dict(beta=0))):
+        option = dict(type=method, student_tap='bbox_head.retina_cls', **more)
+        told = refusal(option, 'retinanet', 'retinanet')
+        assert re.search(r"retina_cls are independent yes/no scores .*: set .*activation='sigmoid'", told)
+        assert not refusal(dict(option, activation='sigmoid'), 'retinanet', 'retinanet')
     check_competing('d', None, [Tap.parse(SCORES)])
 
 
-def swapped() -> ClassPairs:
-    return ClassPairs.of('auto', 'abc', 'bac')
-
-
 def test_class_scores_in_another_order_are_not_compared_channel_by_channel() -> None:
-    made = set_up(PKD, [(3, 8, 8), (3, 8, 8)], tap=SCORES)
-    with pytest.raises(ValueError, match='PKD compares channels one by one'):
-        made.check_classes(swapped())
-    made.check_classes(ClassPairs.of('auto', 'abc', 'abc'))
-    with pytest.raises(ValueError, match='PKD compares channels one by one'):  # of 2 anchors
-        set_up(PKD, [(6, 8, 8), (6, 8, 8)], tap='bbox_head.retina_cls').check_classes(swapped())
-    set_up(PKD, [(6, 8, 8), (6, 8, 8)], tap='bbox_head.cls_convs[0]').check_classes(swapped())
-    set_up(PKD, [(3, 8, 8), (3, 8, 8)], tap='backbone[3]').check_classes(swapped())
-    set_up(PKD, [(3, 8, 8), (3, 8, 8)], tap=SCORES, align='conv').check_classes(swapped())
+    swapped = ClassPairs.of('auto', 'abc', 'bac')
+    for tap, channels in ((SCORES, 3), ('bbox_head.retina_cls', 6)):  # of 2 anchors
+        made = set_up(PKD, [(channels, 8, 8)] * 2, tap=tap)
+        made.check_classes(ClassPairs.of('auto', 'abc', 'abc'))
+        with pytest.raises(ValueError, match='PKD compares channels one by one'):
+            made.check_classes(swapped)
+    for tap, channels, more in (
+        ('bbox_head.cls_convs[0]', 6, {}),
+        ('backbone[3]', 3, {}),
+        (SCORES, 3, dict(align='conv')),
+    ):
+        set_up(PKD, [(channels, 8, 8)] * 2, tap=tap, **more).check_classes(swapped)
 
 
 def test_merged_classes_of_equal_scores_are_equal_to_cwd(monkeypatch: pytest.MonkeyPatch) -> None:
     """CWD compares positions, so no value may be taken off single ones."""
-    pairs = ClassPairs.of(
-        {'person': ['person', 'rider'], 'road': ['road']}, ('person', 'road'), ('person', 'rider', 'road')
-    )
+    wanted = {'person': ['person', 'rider'], 'road': ['road']}
+    pairs = ClassPairs.of(wanted, ('person', 'road'), ('person', 'rider', 'road'))
     teacher = 3 * torch.randn(2, 3, 5, 6, dtype=torch.float64)
     student = torch.stack([teacher[:, :2].logsumexp(1), teacher[:, 2]], 1)
     ours, theirs = pairs.softmax(student, teacher, shift=False)

@@ -128,20 +128,14 @@ def test_sum_is_free_of_the_size_and_at_most_two() -> None:
     torch.testing.assert_close(attention_distance(*both, reduction='sum'), total)
 
 
-def test_a_map_of_the_size_is_returned_as_it_is() -> None:
-    x = torch.randn(1, 2, 3, 4)
-    assert to_grid(x, (3, 4)) is x
-
-
 @pytest.mark.parametrize(('size', 'averaged'), [((3, 2), True), ((2, 4), True), ((7, 4), False), ((3, 5), False)])
 def test_a_smaller_grid_averages_and_one_larger_on_an_axis_interpolates(size: tuple[int, int], averaged: bool) -> None:
     x = torch.randn(1, 2, 6, 4)
     bilinear = F.interpolate(x, size, mode='bilinear', align_corners=False)
     torch.testing.assert_close(to_grid(x, size), F.adaptive_avg_pool2d(x, size) if averaged else bilinear)
-
-
-def test_channels_of_an_image_shape_are_ignored() -> None:
-    assert torch.equal(centres_inside([(20, 20, 3)], (32, 32), (4, 4)), centres_inside([(20, 20)], (32, 32), (4, 4)))
+    assert to_grid(x, (6, 4)) is x
+    inside = [centres_inside([shape], (32, 32), (4, 4)) for shape in ((20, 20, 3), (20, 20))]
+    assert torch.equal(*inside), 'channels of an image shape are ignored'
 
 
 # Relations within a picture: pairs of positions (SKD) and class prototypes (IFVD)
@@ -382,14 +376,11 @@ def test_a_convolution_without_an_align() -> None:
         assert counter.get_total_flops() == 2 * 9 * 24 * 24 * (int(keep.sum()) if ratio > 0.4 else keep.numel())
 
 
-def test_random_mask_statistics() -> None:
+def test_random_and_centre_masks() -> None:
     keep = random_keep((10, 100, 100), 0.75, torch.Generator().manual_seed(0))
     assert keep.shape == (10, 1, 100, 100) and keep.dtype == torch.bool
     assert abs(keep.float().mean().item() - 0.25) < 0.01
     assert not torch.equal(keep[0], keep[1])
-
-
-def test_centre_mask() -> None:
     keep = centre_keep((2, 16, 32))
     expected = torch.ones(2, 1, 16, 32, dtype=torch.bool)
     expected[:, :, 5:10, 10:21] = False

@@ -3,6 +3,7 @@
 import math
 import types
 from collections import Counter
+from unittest import mock
 
 import pytest
 import torch
@@ -145,12 +146,10 @@ def test_a_sample_has_the_asked_number_of_different_rows_of_each_class():
 
 
 def test_the_number_compared_is_shared_by_the_classes():
-    distiller, asked = make(pixel_contrast=7, region_contrast=3), []
-    for kind in ('pixel', 'region'):
-        queue = distiller.parts[0].queue(kind)
-        queue.sample = lambda count, generator, of=queue.sample: asked.append(count) or of(count, generator)
-    run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
-    assert asked == [7 // CLASSES + 1, 3 // CLASSES + 1]
+    with mock.patch.object(ClassQueue, 'sample', autospec=True, side_effect=ClassQueue.sample) as sample:
+        distiller = make(pixel_contrast=7, region_contrast=3)
+        run(distiller, draw(2, 4, 3, 2), draw(2, 5, 3, 2, seed=1), label_maps(2, 3, 2))
+    assert [call.args[1] for call in sample.call_args_list] == [7 // CLASSES + 1, 3 // CLASSES + 1]
 
 
 def test_pixels_are_drawn_anew_for_each_generator_and_all_classes_alike():

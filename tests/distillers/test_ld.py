@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
+from mmengine.registry import init_default_scope
 
 from mmdistill_dense.distillers import LD
 from mmdistill_dense.distillers.base import RunState
@@ -23,9 +25,6 @@ def _head_config(classes: int, reg_max: int, strides: list[int]) -> dict[str, An
 
 
 def _head(config: dict[str, Any], **options: Any) -> Any:
-    from mmdet.registry import MODELS
-    from mmengine.registry import init_default_scope
-
     init_default_scope('mmdet')
     return MODELS.build(ConfigDict(dict(config, train_cfg=TRAIN, **options))).eval()
 

@@ -245,12 +245,8 @@ NEW = dict(
     queue=QUEUE,
 )
 OTHERS = dict(
-    fitnet=dict(type='FitNet'),
     mgd=dict(type='MGD', student_tap='backbone[3]'),
-    pkd=dict(type='PKD', student_tap='backbone[3]'),
-    cwd=dict(type='CWD', student_tap='backbone[3]'),
     pcd=dict(type='PCD', center=True, queue_size=8, queue_init='random'),
-    at=dict(type='AT', student_tap='backbone[3]'),
     skd=dict(type='SKD', student_tap='backbone[2]', patch_size=1),
     ifvd=dict(type='IFVD', student_tap='backbone[2]', num_classes=toys.NUM_CLASSES),
     afdcd=dict(type='AfDCD', student_tap='backbone[2]', resize='student', pool_size=0, groups=8),

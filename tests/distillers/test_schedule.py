@@ -98,11 +98,9 @@ def noise(seed):
 
 def test_the_weight_in_the_window_is_the_definitions():
     found = balancer()
-    for i in range(int(found.window)):
-        found.begin(i, 1.0, KEY)
-        if found.due:
-            found.add(Try(i, noise(3)(i), noise(53)(i)), 1.0, KEY)
-            assert found.weight == pytest.approx(slow_weight(found.tries, 3.0), rel=1e-12)
+    for end in range(1, int(found.window) + 1):
+        fed(found, noise(53), noise(3), end, begin=end - 1)
+        assert found.weight == pytest.approx(slow_weight(found.tries, 3.0), rel=1e-12)
     assert len(found.tries) == 32
 
 

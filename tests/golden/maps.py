@@ -257,7 +257,7 @@ def freekd_distill(file: File) -> Results:
     students, teachers, tokens = file.leaves('student'), file.levels('teacher'), file.levels('tokens')
     options = dict(steps=int(file['levels']), bands=str(file['bands']), mse_weight=0.0, align='none')
     distiller = FreeKD('tap', num_tokens=len(tokens[0][0]), **file.numbers('loss_weight'), **options)
-    set_up(distiller, students, teachers).load_tokens(numbered_tokens(tokens))
+    set_up(distiller, students, teachers).load_tokens({f'{n}.mask_token': one for n, one in enumerate(tokens)})
     terms = distiller.step({'tap': students}, {'tap': teachers}, None)
     terms['loss_freekd'].backward()
     found = {'loss': terms['loss_freekd']}
@@ -267,10 +267,6 @@ def freekd_distill(file: File) -> Results:
         pieces |= numbered('mask', losses.frequency_masks(tokens[n], teacher))
         found |= {f'level{n}_{name}': value for name, value in pieces.items()}
     return found
-
-
-def numbered_tokens(tokens: list[Tensor]) -> Results:
-    return {f'{n}.mask_token': one for n, one in enumerate(tokens)}
 
 
 # MasKD

@@ -181,11 +181,14 @@ WARM = dict(temperature=temperatures)
 TOKENS = dict(student_mask=st.booleans(), eps=some(0.0, 1e-5), factor=some(0.5, 1.0))
 BRANCH = dict(conv_weight='xc33', conv_bias='x', fc_weight='tx11', fc_bias='t')
 CASES: dict[str, Case] = {
+    **{name: Case(getattr(losses, name), MAPS) for name in ('absolute_error', 'instance_distance', 'standardized_mse')},
+    **{f'{name}_divergence': Case(getattr(losses, f'{name}_divergence'), MAPS, WARM)
+       for name in ('channel', 'softmax', 'sigmoid')},
+    **{name: Case(getattr(losses, name), {**MAPS, 'richness': 'bhw'}) for name in ('rich_squares', 'rich_entropy')},
     'attention_distance': Case(
         losses.attention_distance, FREE, dict(power=some(1.0, 1.5, 2.0, 4.0), reduction=some('mean', 'sum')),
         unlike='bhw',
     ),
-    'channel_divergence': Case(losses.channel_divergence, MAPS, WARM),
     'dense_contrast': Case(
         _contrast, MAPS,
         dict(
@@ -197,20 +200,12 @@ CASES: dict[str, Case] = {
     'correlation_distance': Case(
         losses.correlation_distance, MAPS, dict(WARM, activation=some('softmax', 'sigmoid'))
     ),
-    'softmax_divergence': Case(losses.softmax_divergence, MAPS, WARM),
-    'sigmoid_divergence': Case(losses.sigmoid_divergence, MAPS, WARM),
-    'spatial attention': Case(
-        _attended, MAPS, dict(WARM, attention=st.just(losses.spatial_attention)), unlike='bhw', any_rank=False
-    ),
-    'channel attention': Case(
-        _attended, MAPS, dict(WARM, attention=st.just(losses.channel_attention)), unlike='bc', any_rank=False
-    ),
-    'absolute_error': Case(losses.absolute_error, MAPS),
+    **{f'{what} attention': Case(
+        _attended, MAPS, dict(WARM, attention=some(getattr(losses, f'{what}_attention'))), unlike=axes, any_rank=False
+    ) for what, axes in (('spatial', 'bhw'), ('channel', 'bc'))},
     'focal_entropy': Case(losses.focal_entropy, {**MAPS, 'weight': 'bhw'}, dict(beta=some(0.0, 1.0, 2.0))),
     'focal_error': Case(losses.focal_error, {**MAPS, 'position': 'bhw', 'channel': 'bc'}, shows_nan=False),
     'decoupled_squares': Case(lambda *_, **maps: losses.decoupled_squares(**maps).sum(), {**MAPS, 'mask': 'bhw'}),
-    'rich_squares': Case(losses.rich_squares, {**MAPS, 'richness': 'bhw'}),
-    'rich_entropy': Case(losses.rich_entropy, {**MAPS, 'richness': 'bhw'}),
     'shifted_error': Case(losses.shifted_error, {**MAPS, 'shift': 'bc'}, learns=('student', 'shift')),
     'pixel_info_nce': Case(
         lambda *_, **given: losses.pixel_info_nce(**given)[0],
@@ -237,7 +232,6 @@ CASES: dict[str, Case] = {
         {**MAPS, 'bands': 'jtc'}, dict(which=some('high', 'all')),
     ),
     'feature_mimic': Case(losses.feature_mimic, MAPS, dict(reduction=some('sum', 'mean'))),
-    'instance_distance': Case(losses.instance_distance, MAPS),
     'feature_match': Case(
         lambda student, teacher, inside, weights: losses.feature_match(student, teacher, inside=inside, **weights),
         {**MAPS, 'inside': 'bhw'}, dict(weights=some({}, dict(cosine=0.0, mse=1.0), dict(smooth_l1=0.0))),
@@ -263,5 +257,4 @@ CASES: dict[str, Case] = {
         dict(temperature=some(0.1, 1.0), block=some(None, 1, 4)),
         learns=('student', 'student_keys'), kinds=('normal', 'sparse'), unlike='nc', shows_nan=False,
     ),
-    'standardized_mse': Case(losses.standardized_mse, MAPS),
 }  # fmt: skip

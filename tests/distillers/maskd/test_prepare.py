@@ -11,7 +11,6 @@ from mmengine.hooks import Hook
 from mmseg.models import SegDataPreProcessor
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.distillers.maskd import learning as token_learner
 from mmdistill_dense.registry import HOOKS, MODELS
 from tests import toys
@@ -240,19 +239,6 @@ def test_tokens_are_not_learned_from_labels_of_other_classes(tmp_path, learned):
     with pytest.raises(ValueError, match='tokens are learned on the labels of this run, but .* has other classes'):
         run(tmp_path, dict(seg_model(dict(NECK, student_tap='backbone[3]')), teacher=other))
     assert not learned
-
-
-def test_a_released_detection_file_is_taken(tmp_path, learned):
-    first = MasKD(num_tokens=3)
-    shapes = {'neck': [torch.Size((1, 32, 8 // 2**i, 8 // 2**i)) for i in range(3)] + [torch.Size((1, 32, 1, 1))] * 2}
-    first.setup(shapes, shapes)
-    state = {f'neck.mask_modules.{n}': torch.randn(s) for n, s in first.token_shapes().items()}
-    path = tmp_path / 'released.pth'
-    torch.save({'state_dict': {**state, 'backbone.conv1.weight': torch.ones(1)}, 'meta': {'epoch': 1}}, path)
-    config = toys.det_run_config(tmp_path, det_model(dict(NECK, tokens=str(path))))
-    tokens = tokens_of(toys.train(tmp_path, config))
-    assert len(tokens) == 25 and not learned
-    assert all(torch.equal(value, state[f'neck.mask_modules.{name}']) for name, value in tokens.items())
 
 
 def test_tokens_that_do_not_fit_or_are_not_there_are_refused(finished, tmp_path):

@@ -41,7 +41,7 @@ def shapes(tokens):
 
 
 def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return not toys.differing(first, second)
 
 
 def prefixed(prefix, tokens):
@@ -62,22 +62,17 @@ def test_written_files_come_back_with_what_was_noted(tmp_path):
     assert torch.load(path, weights_only=True)['learner'] == {'iteration': 3}
 
 
-@pytest.mark.parametrize('dump', [
-    prefixed('mask_modules.', values()),
-    {'state_dict': prefixed('mask_modules.', values()), 'meta': {'epoch': 1}},
-    {'state_dict': prefixed('neck.mask_modules.', values()) | {'backbone.conv1.weight': torch.ones(2)}},
-    {
-        'state_dict': prefixed('module.mask_modules.', values()) | {'neck.0.conv.bias': torch.ones(2)},
-        'optimizer': {},
-    },
-], ids=['flat', 'state_dict', 'whole detector', 'data parallel'])  # fmt: skip
-def test_released_detection_layouts(tmp_path, dump):
-    tokens, meta = read_tokens(saved(tmp_path, dump), 'maskd')
-    assert same(tokens, values()) and 'teacher' not in meta
-
-
-def test_released_segmentation_layout(tmp_path):
-    token = torch.randn(8, 19)
+def test_released_layouts(tmp_path):
+    detector, neck = {'backbone.conv1.weight': torch.ones(2)}, {'neck.0.conv.bias': torch.ones(2)}
+    for dump in (
+        prefixed('mask_modules.', values()),
+        {'state_dict': prefixed('mask_modules.', values()), 'meta': {'epoch': 1}},
+        {'state_dict': prefixed('neck.mask_modules.', values()) | detector},
+        {'state_dict': prefixed('module.mask_modules.', values()) | neck, 'optimizer': {}},  # data parallel
+    ):
+        tokens, meta = read_tokens(saved(tmp_path, dump), 'maskd')
+        assert same(tokens, values()) and 'teacher' not in meta, list(dump)
+    token = torch.randn(8, 19)  # of segmentation
     dump = {'mask_token': torch.nn.Parameter(token)}
     for nested in (dump, {'state_dict': dump}):
         assert same(read_tokens(saved(tmp_path, nested), 'maskd')[0], {'0.mask_token': token})
@@ -104,28 +99,24 @@ def test_a_file_without_tokens_and_one_with_code(tmp_path):
         read_tokens(path, 'maskd')
 
 
-def test_fitting_leaves_out_a_branch_that_is_not_used():
+def test_a_file_fits_without_its_branch_or_is_described_beside_what_is_needed():
     tokens = {name: value for name, value in values().items() if name.endswith('mask_token')}
     assert len(tokens) == 2 and same(fit_tokens(values(), shapes(tokens), 'x'), tokens)
-
-
-@pytest.mark.parametrize(('found', 'words'), [
-    (dict(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
-    (dict(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
-    (dict(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
-    (dict(levels=3), '3 tokens of 4 channels on 3 levels, with mask weights'),
-    (dict(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
-])  # fmt: skip
-def test_a_file_that_does_not_fit_is_described_beside_what_is_needed(found, words):
     needed = 'needs 3 tokens of 4 channels on 2 levels, with mask weights'
-    with pytest.raises(ValueError, match=f"tokens='x.pth' holds {words};.*{needed}"):
-        fit_tokens(values(**found), shapes(values()), "tokens='x.pth'")
+    for found, words in (
+        (dict(tokens=5), '5 tokens of 4 channels on 2 levels, with mask weights'),
+        (dict(channels=6), '3 tokens of 6 channels on 2 levels, with mask weights'),
+        (dict(levels=1), '3 tokens of 4 channels on 1 level, with mask weights'),
+        (dict(levels=3), '3 tokens of 4 channels on 3 levels, with mask weights'),
+        (dict(branch=False), '3 tokens of 4 channels on 2 levels, without mask weights'),
+    ):
+        with pytest.raises(ValueError, match=f"tokens='x.pth' holds {words};.*{needed}"):
+            fit_tokens(values(**found), shapes(values()), "tokens='x.pth'")
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'file.pth'
     write_tokens(path, values(), {})
-
     monkeypatch.setattr(torch, 'save', mock.Mock(side_effect=OSError('no space left')))
     with pytest.raises(OSError, match='no space'):
         write_tokens(path, values(levels=1), {})
@@ -214,21 +205,17 @@ def test_the_first_pass_does_not_count():
     assert (whole(teacher, taps), teacher_fingerprint(teacher, taps)) == before
 
 
-def test_a_machines_folders_do_not_count():
+def test_classes_count_by_name_and_never_by_address_nor_a_machines_folders():
+    class Pipeline:
+        pass
+
     def dataset(root):
         inner = dict(type='X', data_root=root, ann_file=f'{root}/annotations/train.json', img='images/')
         return dict(type='RepeatDataset', times=2, dataset=inner, table=f'/disk3{root}/table.txt')
 
     assert digest(dataset('/data/coco')) == digest(dataset('/mnt/disk2/coco')) == digest(dataset('data/coco'))
     assert digest(dataset('/data/coco')) != digest(dict(dataset('/data/coco'), times=3))
-
-
-def test_classes_count_by_name_and_never_by_address():
-    class Pipeline:
-        pass
-
-    assert digest([Pipeline, Pipeline()]) == digest([Pipeline, Pipeline()])
-    assert digest([Pipeline]) != digest([dict])
+    assert digest([Pipeline, Pipeline()]) == digest([Pipeline, Pipeline()]) and digest([Pipeline]) != digest([dict])
 
 
 def test_numbers():

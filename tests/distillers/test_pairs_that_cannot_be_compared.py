@@ -332,13 +332,3 @@ def test_the_pool_of_the_contrast_is_that_of_the_maps_of_the_step() -> None:
     whole.load_state_dict(made.state_dict())
     for name, value in made.loss(*small, 0).items():
         assert value == whole.loss(*small, 0)[name]
-
-
-def test_levels_of_other_strides_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr('mmdistill_dense.distillers.feature.print_log', lambda text, *_: told.append(text))
-    net = toys.det_net('retinanet')
-    for scale in (1.0, 0.5):
-        teacher = {**net, 'allow_random': True, 'scale': scale}
-        toys.build(toys.model_config(net, teacher, dict(d=dict(type='PKD', student_tap='neck'))), scope='mmdet')
-        assert len(told) == (0 if scale == 1 else 5)

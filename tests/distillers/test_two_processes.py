@@ -9,9 +9,8 @@ from mmseg.structures import SegDataSample
 
 from mmdistill_dense.distillers import CIRKD, PCD, DeFeat, FeatureMatch, QueueKL, SimReg
 from mmdistill_dense.distillers.base import RunState
-from mmdistill_dense.engine import DistillDDP
 from mmdistill_dense.utils.distributed import gather_rows, gather_rows_with_gradient, rows_before
-from tests import gloo, toys
+from tests import gloo
 from tests.distillers import test_crosskd, test_heads, test_kddetr, test_ld
 from tests.distillers.steps import padded, set_up
 
@@ -78,43 +77,15 @@ def gathered(rank):
     return dict(rows=all_rows.detach(), before=rows_before(len(rows), 'cpu'), grad=rows.grad)
 
 
-def network():
-    """A real pair whose norms use their running statistics: batch statistics of half a batch are others."""
-    option = dict(type='CIRKD', pixel_memory=30, region_memory=4)
-    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=dict(cirkd=option))
-    toys.still_norms(model)
-    return model
-
-
-def network_step(model, student, mine):
-    """Losses of CIRKD and all gradients of a training step of a real network on some of the pictures."""
-    batch = {name: values[mine] for name, values in toys.seg_batch(4).items()}
-    losses = model(**student.data_preprocessor(batch, True), mode='loss')
-    student.zero_grad()
-    toys.total(losses).backward()
-    return dict(
-        losses={name: value.detach() for name, value in losses.items() if 'cirkd.loss' in name},
-        gradients=[parameter.grad.clone() for parameter in student.parameters()],
-    )
-
-
-def refused(rank):
-    """Rows of other lengths: a collective would end the process, or wait for ever."""
-    with pytest.raises(ValueError, match='rows of 3, 4 values'):
-        gather_rows(torch.zeros(2 - rank, 3 + rank))
-
-
 def process(rank, folder):
-    refused(rank)
+    with pytest.raises(ValueError, match='rows of 3, 4 values'):  # a collective would end the process, or wait for ever
+        gather_rows(torch.zeros(2 - rank, 3 + rank))
     found = dict(gathered=gathered(rank))
     for name, (*_, split) in OPTIONS.items():
         made = distiller(name, rank)
         found[name] = [step(made, number, mine_of(rank, split)) for number in range(STEPS)]
     found['own'] = step(distiller('cirkd', rank, gather=False), 0, mine_of(rank))['averaged']['loss_minibatch']
     found['heads'] = {case: step(mine_of(rank)) for case, step in ON_HEADS.items()}
-    pair = network()
-    pair.distillation.state.rank = rank
-    found['real'] = network_step(DistillDDP(pair, broadcast_buffers=False), pair, slice(2 * rank, 2 * rank + 2))
     return found
 
 
@@ -156,16 +127,6 @@ def test_terms_on_heads_average_to_one_process_with_all_pictures(ranks, case):
         if case != ('ld', 'sum'):
             average = torch.cat([one, other], axis=1 if case == 'kddetr' else 0) / 2
             torch.testing.assert_close(average, value, **allowed)
-
-
-def test_a_real_network_in_ddp_gets_the_gradients_of_one_process(ranks):
-    model = network()
-    whole = network_step(model, model, slice(None))
-    assert set(whole['losses']) == {f'distill.cirkd.loss_{part}' for part in ('minibatch', 'pixel', 'region')}
-    for name, value in whole['losses'].items():
-        torch.testing.assert_close(torch.stack([rank['real']['losses'][name] for rank in ranks]).mean(), value)
-    for rank in ranks:
-        torch.testing.assert_close(rank['real']['gradients'], whole['gradients'], rtol=1e-4, atol=1e-6)
 
 
 def test_without_gathering_a_process_compares_its_own_pictures(ranks):

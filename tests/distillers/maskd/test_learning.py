@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from mmdet.datasets.samplers import AspectRatioBatchSampler
+from mmengine.config import ConfigDict
 from mmengine.dataset import DefaultSampler
 from mmengine.model import BaseModel
 from torch import nn
@@ -46,6 +47,14 @@ def test_poly_rate():
 def test_refused(option, kind, words):
     with pytest.raises(kind, match=words):
         LearnOptions.parse(option)
+
+
+def test_options_of_a_config_file_become_plain():
+    """They are kept in token files, which are read without mmengine's classes."""
+    given = ConfigDict(optimizer=dict(type='Adam', lr=0.1, betas=[0.9, 0.99]), clip_grad=dict(max_norm=35))
+    learn = LearnOptions.parse(given)
+    assert type(learn.optimizer) is dict and type(learn.clip_grad) is dict and type(learn.optimizer['betas']) is list
+    assert learn.optimizer == given.optimizer.to_dict() and learn.clip_grad == dict(max_norm=35)
 
 
 class Numbered(Dataset):

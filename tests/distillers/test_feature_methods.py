@@ -1,6 +1,7 @@
 """Methods that hand maps or scores to one loss: which options reach it, scores that do not compete; three more."""
 
 import statistics
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from tests.distillers.test_pairs_that_cannot_be_compared import BINARY
 from tools.benchmark import reference
 
 
-def released_nodes(student, teacher):
+def nodes_of_cirkd(student, teacher):
     return losses.pairwise_distance(*(F.max_pool2d(x, 4, ceil_mode=True) for x in (student, teacher)))
 
 
@@ -37,7 +38,7 @@ def standardised_channels(student, teacher):
     (DIST, dict(beta=0.5, gamma=2.0), losses.correlation_distance, None),
     (DIST, dict(activation='sigmoid'), losses.correlation_distance, None),
     (PKD, {}, losses.standardized_mse, None),
-    (SKD, dict(patch_size=4), released_nodes, {}),
+    (SKD, dict(patch_size=4), nodes_of_cirkd, {}),
     (FitNet, dict(align='none'), F.mse_loss, {}),
 ])  # fmt: skip
 def test_options_reach_the_formula(kind, options, formula, of_formula):
@@ -85,6 +86,41 @@ def test_scores_of_another_stride_are_resized_the_students_unless_told_otherwise
     size = (4, 4) if resize == 'teacher' else (8, 8)
     resized = [F.interpolate(x, size, mode='bilinear', align_corners=False) for x in (student, teacher)]
     assert torch.equal(loss_of(distiller, student, teacher), *kind('a').loss(*resized, 0).values())
+
+
+def test_the_released_skd_has_no_gradient_through_the_norms():
+    student, teacher = draw(1, 3, 4, 4), draw(1, 3, 4, 4, seed=1)
+    along = {}
+    for option in (dict(pool_scale=0.25), dict(patch_size=1)):
+        x = student.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(loss_of(set_up(SKD, [(3, 4, 4)] * 2, **option), x, teacher), x)
+        along[next(iter(option))] = (grad * x).sum(1).abs().max()
+    assert along['patch_size'] < 1e-12 < 1e-3 * along['pool_scale']
+
+
+@pytest.mark.parametrize('kind', [FitNet, LogitKD])
+def test_a_map_that_shrinks_to_less_than_half_is_averaged(kind):
+    """Interpolation would teach a quarter of the positions of a map of stride 8 beside one of stride 32."""
+    for side in (16, 13, 8, 7):
+        x = draw(1, 3, side, side).requires_grad_()
+        distiller = set_up(kind, [(3, side, side), (3, 4, 4)], **({'align': 'none'} if kind is FitNet else {}))
+        (grad,) = torch.autograd.grad(loss_of(distiller, x, draw(1, 3, 4, 4, seed=1)), x)
+        assert side < 8 or grad.any(1).all()
+        resized = F.interpolate(x, (4, 4), mode='bilinear', align_corners=False)
+        torch.testing.assert_close(distiller.resized(x, (4, 4)), resized if side <= 8 else F.adaptive_avg_pool2d(x, 4))
+
+
+@pytest.mark.parametrize(('loss', 'refused'), [
+    (dict(type='FocalLoss'), True),
+    ([dict(type='CrossEntropyLoss', use_sigmoid=True), dict(type='DiceLoss')], True),
+    ([dict(type='FocalLoss'), dict(type='CrossEntropyLoss')], False),
+    (dict(type='LovaszLoss', reduction='none'), False),
+])  # fmt: skip
+def test_scores_that_a_segmentor_decides_one_by_one_do_not_compete(loss, refused):
+    teacher = toys.seg_teacher('fcn')
+    teacher['decode_head'] = dict(teacher.get('decode_head') or {}, loss_decode=loss)
+    with pytest.raises(ValueError, match="loss_decode.*activation='sigmoid'") if refused else nullcontext():
+        toys.distilled(teacher=teacher, distillers=dict(kd=dict(type='LogitKD')))
 
 
 def test_a_binary_head_is_distilled_by_its_sigmoid():

@@ -155,6 +155,11 @@ def test_relations_equal_the_released_formula_with_its_gradient(size: tuple[int,
     loss, naive = pairwise_distance(student, teacher), reference.skd(student, teacher)
     torch.testing.assert_close(loss, naive)
     torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
+    unit, target = (x.flatten(2) / x.detach().flatten(2).norm(dim=1, keepdim=True) for x in (student, teacher))
+    naive = (unit.mT @ unit - target.mT @ target).square().mean()  # the authors' code stops the gradient at the norms
+    loss = pairwise_distance(student, teacher, through_norm=False)
+    torch.testing.assert_close(loss, naive)
+    torch.testing.assert_close(torch.autograd.grad(loss, student), torch.autograd.grad(naive, student))
 
 
 def test_with_few_channels_no_matrix_of_positions_is_kept() -> None:

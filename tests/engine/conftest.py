@@ -1,7 +1,6 @@
 """A run small enough for many processes: a ResNet-18 of width 8 with SyncBN on generated pictures, no distiller."""
 
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -40,7 +39,7 @@ tta_pipeline = [
 
 
 @pytest.fixture(scope='session')
-def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_config(tmp_path_factory):
     """The config as a file."""
     path = tmp_path_factory.mktemp('tiny') / 'tiny.py'
     path.write_text(TINY.format(root=ROOT))
@@ -48,7 +47,7 @@ def tiny_config(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def two_processes(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def two_processes(tiny_config, tmp_path_factory):
     """The work folder and the output of a run of two gloo processes, started from a folder that is not the checkout."""
     folder = tmp_path_factory.mktemp('dist')
     command = [sys.executable, '-m', 'mmdistill_dense', 'train', tiny_config, '--processes', 2]

@@ -4,13 +4,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
 
-def environment(**extra: str) -> dict[str, str]:
+def environment(**extra):
     """The variables of a process that sees this checkout, one thread and no GPU."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     return dict(
@@ -18,14 +17,14 @@ def environment(**extra: str) -> dict[str, str]:
     )
 
 
-def free_port() -> str:
+def free_port():
     """A port that nobody has at this moment: another suite may run on this machine."""
     with socket.socket() as one:
         one.bind(('127.0.0.1', 0))
         return str(one.getsockname()[1])
 
 
-def run(command: Sequence[object], cwd: Path, env: dict[str, str]) -> str:
+def run(command, cwd, env):
     """Runs a command that must succeed; returns all it printed."""
     done = subprocess.run(
         [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=300

@@ -1,6 +1,8 @@
-"""Runs with ``balance``: resumed to the bit, repeated with the printed weights, or refused."""
+"""``balance``: runs resumed to the bit, repeated with the printed weights, or refused; and what a step measures."""
 
+import copy
 import functools
+import itertools
 import json
 import math
 import re
@@ -9,9 +11,10 @@ from unittest import mock
 import pytest
 import torch
 
-from mmdistill_dense.apps.inspect.gradients import diagnose
 from mmdistill_dense.distillers.base import Distiller
+from mmdistill_dense.distillers.feature import FeatureDistiller
 from mmdistill_dense.model.balanced_step import balanced_place
+from mmdistill_dense.registry import DISTILLERS
 from tests import toys
 from tests.engine.resumption import half_on_the_cpu
 from tests.faults.tools import content, log_of, resumed_alike
@@ -136,14 +139,6 @@ def test_another_ratio_is_another_run(tmp_path):
     assert after == pytest.approx(2 * before, rel=1e-3)
 
 
-def test_a_diagnosis_uses_the_weights_of_the_checkpoint(tmp_path):
-    (terms,) = diagnose(config(tmp_path), str(whole() / 'iter_14.pth'), batches=1)
-    (fresh,) = diagnose(config(tmp_path), batches=1)
-    norms = {term.name.split('.')[1] if '.' in term.name else 'task': term.pulls['backbone'].norm for term in terms}
-    assert all(norms.values()) and set(norms) == {'task', *BALANCED}
-    assert {term.name for term in fresh} == {term.name for term in terms}
-
-
 def test_with_accumulated_gradients_a_part_is_measured(tmp_path):
     one = dict(kd=dict(type='LogitKD', balance=dict(ratio=3.0, until=4)))
     toys.train(None, config(tmp_path, one, iters=5, optim_wrapper=dict(accumulative_counts=2)))
@@ -167,19 +162,6 @@ def test_float16_with_its_scaler(tmp_path):
     assert weights[0] == 0 and weights[UNTIL - 1] > 0
 
 
-def test_a_frozen_backbone_is_told():
-    model = toys.distilled(
-        student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=dict(kd=BALANCED['kd'])
-    )
-    assert balanced_place(model)[0] == 'backbone'
-    for parameter in model.backbone.parameters():
-        parameter.requires_grad_(False)
-    place, found = balanced_place(model)
-    assert place == 'neck and heads, because the whole backbone is frozen'
-    assert {id(one) for one in found} == {id(one) for name in ('decode_head', 'auxiliary_head')
-                                          for one in getattr(model, name).parameters()}  # fmt: skip
-
-
 CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
 
 
@@ -189,27 +171,188 @@ CP = toys.seg_net('fcn', backbone=dict(with_cp=True))
     (2.0, dict(student=CP), ': activations are recomputed .*loss_weight'),
     (dict(ratio=2.0, until=0.75), {}, r'\.until=0\.75 is iteration 12, the schedule ends at 8'),
     (dict(ratio=2.0, until=9), {}, r'\.until=9 is iteration 9, the schedule ends at 8'),
+    (2.0, None, ': the student has no task .*: set balance=None'),  # a pre-training
 ])  # fmt: skip
 def test_what_cannot_be_measured_is_refused_at_start(tmp_path, balance, changes, words):
     distillers = dict(kd=dict(type='LogitKD', balance=balance, schedule=dict(ramp_down=(0, 0.5), stop_at=10)))
-    runner = toys.make_runner(tmp_path, config(tmp_path, distillers, **changes))
-    with pytest.raises(ValueError, match=rf'model\.distillers\.kd\.balance{words}'):
-        runner.train()
+    given = pretraining.config(tmp_path) if changes is None else config(tmp_path, distillers, **changes)
+    if changes is None:
+        given.model.distillers.pcd.balance = balance
+    with pytest.raises(ValueError, match=rf'model\.distillers\.(kd|pcd)\.balance{words}'):
+        toys.make_runner(tmp_path, given).train()
     assert not list(tmp_path.glob('*.pth'))
 
 
-def test_pretraining_has_no_task(tmp_path):
-    config = pretraining.config(tmp_path)
-    config.model.distillers.pcd.balance = 2.0
-    with pytest.raises(
-        ValueError, match=r'model\.distillers\.pcd\.balance: the student has no task .*: set balance=None'
-    ):
-        toys.train(None, config)
+# One step, against plain backward passes
 
 
-def test_both_weights_are_refused_with_the_key_and_0_still_removes_one():
-    """In the way that every control does it; the ratio of a base config stays."""
-    both = dict(type='LogitKD', balance=2.0)
-    with pytest.raises(ValueError, match=r'model\.distillers\.kd: loss_weight=1\.0 and balance=2\.0 exclude'):
-        toys.build(toys.model_config(distillers=dict(kd=dict(both, loss_weight=1.0))))
-    assert not hasattr(toys.build(toys.model_config(distillers=dict(kd=dict(both, loss_weight=0)))), 'distillation')
+KD, MIMIC = dict(type='LogitKD'), dict(type='MaskedMimic')
+PCD = dict(type='PCD', queue_size=8, num_pixels=16)
+
+
+@DISTILLERS.register_module()
+class Untaught(FeatureDistiller):
+    """A term without a gradient, and a number that is no loss."""
+
+    def loss(self, student, teacher, level):
+        return {'loss_untaught': (0 * student).sum() + 1, 'size': student.square().mean()}
+
+
+def built(scope='mmseg', student=None, teacher=None, **distillers):
+    pair = dict(student=student or toys.seg_net('fcn'), teacher=teacher or toys.seg_teacher('fcn'))
+    model = toys.distilled(scope, **pair, distillers=distillers)
+    balanced = [one for one in model.distillers.values() if one.balancer is not None]
+    for one in balanced:
+        one.balancer.start(1200, len(balanced))
+        one.state.max_iters = 1200
+    return model
+
+
+def step(model, batch=None, iteration=0):
+    """The losses of one training step, as the hook prepares it."""
+    for one in model.distillers.values():
+        one.state.iteration = iteration
+        if one.balancer is not None:
+            one.balancer.begin(iteration, one.schedule.factor(iteration, 1200), one.key)
+    return toys.losses_of(model, batch)
+
+
+def vector(loss, parameters):
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    dense = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return torch.cat([g.flatten() for g in dense])
+
+
+def part(losses, start):
+    """The sum of some losses: those of the task, or those of one distiller."""
+    return toys.total({k: v for k, v in losses.items() if (k.startswith(start) if start else 'distill.' not in k)})
+
+
+def gradients(model, batch, names):
+    """The gradients at the backbone of the task and of distillers of weight 1, from a plain step."""
+    losses = toys.losses_of(model, batch)
+    own = {k: v for k, v in losses.items() if not k.startswith('distill.')}
+    parts = [own, *({k: v for k, v in losses.items() if k.startswith(f'distill.{name}.')} for name in names)]
+    return [vector(toys.total(one), list(model.backbone.parameters())) for one in parts]
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
+def test_norms_ratios_and_cosines_are_those_of_plain_backward_passes(scope):
+    if scope == 'mmseg':
+        pair = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+        options, batch = dict(kd=KD, mimic=MIMIC, at=dict(type='AT', student_tap='backbone[2]')), toys.seg_batch()
+    else:
+        pair = dict(student=toys.det_net(), teacher=toys.det_teacher())
+        options = {name: dict(type='PKD', student_tap=tap) for name, tap in dict(a='neck', b='backbone[2]').items()}
+        batch = toys.det_batch()
+    plain = built(scope, **pair, **options).double()
+    ratios = dict(zip(options, (3.0, 0.5, 10.0), strict=False))
+    model = built(scope, **pair, **{name: dict(one, balance=ratios[name]) for name, one in options.items()}).double()
+    model.load_state_dict(plain.state_dict())
+    model.distillers.load_state_dict(plain.distillers.state_dict())
+    task, *own = gradients(plain, batch, options)
+    losses = step(model, batch)
+    measured = model.distillation.measured
+    total = 0
+    for (name, one), g in zip(model.distillers.items(), own, strict=True):
+        (tried,) = one.balancer.tries
+        assert tried.task == pytest.approx(float(task.norm()), rel=1e-9)
+        assert tried.own == pytest.approx(float(g.norm()), rel=1e-9)
+        weight = ratios[name] * float(task.norm() / g.norm())
+        assert one.weight() == pytest.approx(weight, rel=1e-9)
+        assert losses[f'distill.{name}.weight'].item() == pytest.approx(weight, rel=1e-6)
+        assert measured[f'distill.{name}.ratio'] == pytest.approx(ratios[name], rel=1e-9)
+        pulled = vector(part(losses, f'distill.{name}.loss'), list(model.backbone.parameters()))
+        assert float(pulled.norm() / task.norm()) == pytest.approx(ratios[name], rel=1e-6)
+        total = total + pulled
+    assert measured['distill.ratio'] == pytest.approx(float(total.norm() / task.norm()), rel=1e-6)
+    for (first, a), (second, b) in itertools.combinations(zip(options, own, strict=True), 2):
+        expected = float(a @ b / a.norm() / b.norm())
+        assert measured[f'distill.{first}.cosine.{second}'] == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+def test_only_planned_steps_are_measured_and_none_without_balance():
+    """Outside of a run, in check, the benchmark and the diagnosis, an unmeasured model has weight 1. Copies have
+    measurements of their own."""
+    model, plain = built(kd=dict(KD, balance=2.0), mimic=dict(MIMIC, loss_weight=0.5)), built(kd=KD)
+    before = toys.losses_of(model)['distill.kd.loss_kd']
+    assert torch.equal(before, toys.losses_of(plain)['distill.kd.loss_kd'])
+    assert not model.distillers['kd'].balancer.tries
+    other = copy.deepcopy(model)
+    for iteration in range(5):
+        losses = step(model, iteration=iteration)
+        assert 'distill.kd.weight' in losses and 'distill.mimic.weight' not in losses
+    step(other, iteration=2)
+    tried, copied = ([one.iteration for one in each.distillers['kd'].balancer.tries] for each in (model, other))
+    assert tried == [0, 2, 4] and copied == [2]
+    assert other.distillation.measured is not model.distillation.measured
+    assert 'distill.ratio' not in model.distillation.measured, 'of one distiller it would say the same twice'
+    own = {'decode.loss_ce', 'decode.acc_seg', 'aux.loss_ce', 'aux.acc_seg'}
+    assert set(step(plain)) == own | {'distill.kd.loss_kd', 'distill.kd.share'}
+
+
+def test_an_empty_queue_is_weight_0_until_it_is_filled():
+    model = built(pcd=dict(PCD, balance=2.0, student_tap='backbone[3]', queue_init='empty'))
+    losses = step(model)
+    (tried,) = model.distillers['pcd'].balancer.tries
+    assert tried.own == 0 and losses['distill.pcd.loss_off'] == 0
+    losses['distill.pcd.loss_off'].backward()
+    assert all(p.grad is not None and not p.grad.any() for p in model.distillers.parameters() if p.requires_grad)
+    assert 'distill.pcd.loss_off' in step(model, iteration=1)
+    assert step(model, iteration=2)['distill.pcd.weight'] > 0
+
+
+def test_a_factor_of_0_skips_the_work_and_the_teacher():
+    model = built(kd=dict(KD, balance=2.0, schedule=dict(stop_at=300)))
+    step(model, iteration=0)
+    model.distillers['kd'].balancer._hold('kd')
+    ran = []
+    model.distillers['kd'].register_forward_hook(lambda *_: ran.append('terms'))
+    toys.teacher_of(model).network.register_forward_hook(lambda *_: ran.append('teacher'))
+    toys.teacher_of(model).network.backbone.register_forward_hook(lambda *_: ran.append('teacher'))
+    assert step(model, iteration=299)['distill.kd.weight'] > 0 and ran
+    ran.clear()
+    assert step(model, iteration=300)['distill.kd.weight'] == 0 and not ran
+
+
+def test_a_distiller_or_a_task_without_a_gradient():
+    bad = dict(type='Untaught', student_tap='backbone[3]', align='conv', balance=2.0)
+    model = built(bad=bad, kd=dict(KD, balance=1.0))
+    step(model)
+    measured, one = model.distillation.measured, pytest.approx(1.0)
+    assert measured == {'distill.bad.ratio': 0.0, 'distill.kd.ratio': one, 'distill.ratio': one}
+    with pytest.raises(RuntimeError, match=r'distillers\.bad gives no gradient at the backbone'):
+        step(model, iteration=max(model.distillers['bad'].balancer.plan))
+    model = built(kd=dict(KD, balance=2.0))
+    for head in (model.decode_head, model.auxiliary_head):
+        head.loss_by_feat = lambda *_, **__: {}
+    with pytest.raises(ValueError, match=r'distillers\.kd\.balance: the student has no own loss'):
+        step(model)
+
+
+def test_a_frozen_backbone_is_measured_at_neck_and_heads():
+    model = built(kd=dict(KD, balance=2.0), student=toys.seg_net('fcn', backbone=dict(frozen_stages=4)))
+    for parameter in model.backbone.parameters():
+        parameter.requires_grad_(False)
+    assert balanced_place(model)[0] == 'neck and heads, because the whole backbone is frozen'
+    losses = step(model)
+    heads = [p for n, p in model.named_parameters() if not n.startswith(('backbone.', 'distillers.'))]
+    (tried,) = model.distillers['kd'].balancer.tries
+    assert tried.task == pytest.approx(float(vector(part(losses, ''), heads).norm()), rel=1e-5)
+    assert losses['distill.kd.weight'] == pytest.approx(2.0 * tried.task / tried.own)
+
+
+@pytest.mark.parametrize('precision', [torch.float32, torch.bfloat16])
+def test_the_loss_scale_of_half_precision_is_divided_out_and_an_overflow_by_it_dropped(precision):
+    found = []
+    for scale in (1.0, 2.0**14, 2.0**140):
+        model = built(kd=dict(KD, balance=2.0), mimic=dict(MIMIC, balance=3.0))
+        model.distillation.state.loss_scale = scale
+        with torch.autocast('cpu', torch.bfloat16, enabled=precision == torch.bfloat16):
+            losses = step(model)
+        toys.total(losses).backward()
+        found.append([*(one.balancer.tries[0] for one in model.distillers.values())])
+    for one, other, overflown in zip(*found, strict=True):
+        assert other == pytest.approx(one, rel=1e-5) and not math.isfinite(overflown.task)
+    assert losses['distill.kd.weight'] == 0 and toys.total(losses).isfinite() and not model.distillation.measured
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)

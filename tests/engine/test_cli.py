@@ -1,25 +1,33 @@
-"""``train`` and ``test``: real runs of a tiny model, and what their options do to a config."""
+"""``train`` and ``test``: real runs of a tiny model, what their options do to a config, and their last word."""
 
+import linecache
 import logging
 import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import mmseg
 import pytest
 import torch.distributed as dist
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader, Dataset
 
+import mmdistill_dense
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.commands import training as commands
-from tests.engine.processes import ROOT, free_port
+from mmdistill_dense.config.unknown_keys import check_known
+from mmdistill_dense.utils.last_word import known_mistake
+from mmdistill_dense.utils.validate import counted
+from tests.engine.processes import ROOT, environment, free_port
 from tests.gloo import start
 
 
-def run_commands(_: int, folder: str, config: str) -> None:
+def run_commands(_, folder, config):
     """Train, resume and test, one after the other, as a person would in a folder.
 
     Each has a name of its own: in one process, mmengine lets runs of the same name and second share a log file. The
@@ -43,7 +51,7 @@ def run_commands(_: int, folder: str, config: str) -> None:
 
 
 @pytest.fixture(scope='module')
-def commands_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def commands_run(tiny_config, tmp_path_factory):
     """The folder of :func:`run_commands`, in a process of its own."""
     folder = tmp_path_factory.mktemp('commands')
     start(run_commands, str(folder), str(tiny_config), processes=1)
@@ -51,12 +59,12 @@ def commands_run(tiny_config: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.mark.soak
-def test_a_launched_run_trains_with_gloo(commands_run: Path) -> None:
+def test_a_launched_run_trains_with_gloo(commands_run):
     (log,) = (commands_run / 'run').glob('*/*.log')
     assert 'SyncBN layers become BN' in log.read_text() and (commands_run / 'run' / 'iter_4.pth').is_file()
 
 
-def test_resume_continues_and_test_keeps_and_augments(commands_run: Path) -> None:
+def test_resume_continues_and_test_keeps_and_augments(commands_run):
     (log,) = (commands_run / 'again').glob('*/*.log')
     assert 'iter: 4' in log.read_text()
     assert (commands_run / 'again' / 'iter_8.pth').is_file() and not (commands_run / 'again' / 'iter_4.pth').exists()
@@ -64,7 +72,10 @@ def test_resume_continues_and_test_keeps_and_augments(commands_run: Path) -> Non
     assert 'mIoU' in log.read_text() and (commands_run / 'all.pkl').is_file()
 
 
-def test_a_missing_checkpoint_and_a_config_without_a_test_are_said(tiny_config: Path, tmp_path, capsys) -> None:
+def test_another_runner_may_be_named_and_what_is_missing_for_a_test_is_said(monkeypatch, tmp_path, tiny_config, capsys):
+    other = type('Other', (Runner,), dict(from_cfg=classmethod(lambda cls, cfg: f'other {cfg.x}')))
+    monkeypatch.setitem(RUNNERS.module_dict, 'Other', other)
+    assert commands.build_runner(Config(dict(runner_type='Other', x=3))) == 'other 3'
     assert main(['test', str(tiny_config)]) == 2
     assert 'the checkpoint is missing' in capsys.readouterr().err
     file, checkpoint = tmp_path / 'run.py', tmp_path / 'a.pth'
@@ -74,22 +85,12 @@ def test_a_missing_checkpoint_and_a_config_without_a_test_are_said(tiny_config: 
     assert 'does not set test_dataloader, test_evaluator, so nothing can be tested' in capsys.readouterr().err
 
 
-def test_a_config_may_name_another_runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(Runner):
-        @classmethod
-        def from_cfg(cls, cfg: Config) -> str:
-            return f'other {cfg.x}'
-
-    monkeypatch.setitem(RUNNERS.module_dict, 'Other', Other)
-    assert commands.build_runner(Config(dict(runner_type='Other', x=3))) == 'other 3'
-
-
 @pytest.mark.parametrize('words', [[], ['--cfg-options', 'load_from=other.pth']])
-def test_a_first_start_with_resume_keeps_load_from(tmp_path, monkeypatch, caplog, words) -> None:
+def test_a_first_start_with_resume_keeps_load_from(tmp_path, monkeypatch, caplog, words):
     """Jobs that always pass ``--resume``; a named file is resumed from, whatever the folder holds."""
     runner = SimpleNamespace(logger=logging.getLogger('run'), work_dir=str(tmp_path / 'run'), train=lambda: None)
 
-    def build(cfg: Config) -> SimpleNamespace:
+    def build(cfg):
         runner._resume, runner._load_from = cfg.get('resume', False), cfg.get('load_from')
         return runner
 
@@ -111,7 +112,7 @@ def test_a_first_start_with_resume_keeps_load_from(tmp_path, monkeypatch, caplog
 
 
 @pytest.mark.parametrize(('launcher', 'starter'), [('pytorch', 'torchrun'), ('slurm', 'srun'), ('mpi', 'mpirun')])
-def test_a_launcher_that_started_nothing_is_told(tiny_config: Path, monkeypatch, capsys, launcher, starter) -> None:
+def test_a_launcher_that_started_nothing_is_told(tiny_config, monkeypatch, capsys, launcher, starter):
     for name in ('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_LOCAL_RANK'):
         monkeypatch.delenv(name, raising=False)
     assert main(['train', str(tiny_config), '--launcher', launcher]) == 2
@@ -119,60 +120,174 @@ def test_a_launcher_that_started_nothing_is_told(tiny_config: Path, monkeypatch,
     assert f'Start this command with {starter}, or give --processes N' in said and said.startswith('ERROR ')
 
 
-def test_amp_refuses_another_wrapper() -> None:
-    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
-    commands._use_amp(cfg)
-    assert cfg.optim_wrapper == dict(type='AmpOptimWrapper', loss_scale='dynamic')
-    with pytest.raises(ValueError, match="this config has 'Mine'"):
-        commands._use_amp(Config(dict(optim_wrapper=dict(type='Mine'))))
-    with pytest.raises(ValueError, match='Parts builds the optimizers itself: set the type there'):
-        commands._use_amp(Config(dict(optim_wrapper=dict(constructor='Parts'))))
-    cfg = Config(dict(optim_wrapper=dict(constructor='LayerDecay', optimizer=dict(type='SGD'))))  # takes the usual type
-    commands._use_amp(cfg)
-    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+SEG, DET = dict(default_scope='mmseg'), dict(default_scope='mmdet')
 
 
-def test_auto_scale_lr_needs_a_base_and_pictures_the_hook() -> None:
-    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
-    commands._use_auto_scale_lr(cfg)
-    assert cfg.auto_scale_lr.enable
-    with pytest.raises(KeyError, match='base_batch_size'):
-        commands._use_auto_scale_lr(Config({}))
-    with pytest.raises(KeyError, match='SegVisualizationHook'):
-        commands._use_visualization(Config(dict(default_hooks=dict())), False, 'folder', 2)
-    cfg = Config(dict(default_scope='mmdet', default_hooks=dict(visualization=dict(type='DetVisualizationHook'))))
-    commands._use_visualization(cfg, True, 'folder', 2)
-    drawn = dict(draw=True, show=True, wait_time=2, test_out_dir='folder')
-    assert cfg.default_hooks.visualization == dict(type='DetVisualizationHook', **drawn)
+def changed(use, *options, **config):
+    """A config after what an option of the command does to it."""
+    cfg = Config(config)
+    use(cfg, *options)
+    return cfg
 
 
-def test_out_follows_the_task() -> None:
-    seg = Config(dict(default_scope='mmseg', test_evaluator=dict(type='IoUMetric')))
-    commands._keep_predictions(seg, 'folder')
-    assert seg.test_evaluator.output_dir == 'folder'
-    several = Config(dict(default_scope='mmseg', test_evaluator=[dict(type='IoUMetric'), dict(type='Mine')]))
-    commands._keep_predictions(several, 'folder')
-    assert several.test_evaluator == [dict(type='IoUMetric', output_dir='folder'), dict(type='Mine')]
-    det = Config(dict(default_scope='mmdet', test_evaluator=dict(type='CocoMetric')))
-    commands._keep_predictions(det, 'x.pkl')
-    assert [one['type'] for one in det.test_evaluator] == ['CocoMetric', 'DumpDetResults']
-    with pytest.raises(ValueError, match=r'\.pkl'):
-        commands._keep_predictions(det, 'folder')
+def test_what_options_do_to_a_config():
+    for wrapper in (dict(type='OptimWrapper'), dict(constructor='LayerDecay', optimizer=dict(type='SGD'))):
+        found = changed(commands._use_amp, optim_wrapper=wrapper).optim_wrapper
+        assert found == dict(wrapper, type='AmpOptimWrapper', loss_scale='dynamic')
+    base = dict(base_batch_size=16, enable=False)
+    assert changed(commands._use_auto_scale_lr, auto_scale_lr=base).auto_scale_lr.enable
+    hook = dict(type='DetVisualizationHook')
+    found = changed(commands._use_visualization, True, 'folder', 2, **DET, default_hooks=dict(visualization=hook))
+    assert found.default_hooks.visualization == dict(hook, draw=True, show=True, wait_time=2, test_out_dir='folder')
+    miou, kept = dict(type='IoUMetric'), dict(type='IoUMetric', output_dir='folder')
+    for given, expected in ((miou, kept), ([miou, dict(type='Mine')], [kept, dict(type='Mine')])):
+        assert changed(commands._keep_predictions, 'folder', **SEG, test_evaluator=given).test_evaluator == expected
+    found = changed(commands._keep_predictions, 'x.pkl', **DET, test_evaluator=dict(type='CocoMetric'))
+    assert [one['type'] for one in found.test_evaluator] == ['CocoMetric', 'DumpDetResults']
+    dataset = dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackDetInputs')])
+    model, tta = dict(type='RetinaNet'), dict(type='DetTTAModel')
+    found = changed(commands._use_tta, model=model, tta_model=tta, test_dataloader=dict(dataset=dataset))
+    assert found.model == dict(tta, module=model)
+    assert [step['type'] for step in found.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
 
 
-def test_tta_of_a_detector_comes_from_its_test_pipeline() -> None:
-    pipeline = [dict(type='LoadImageFromFile'), dict(type='PackDetInputs')]
-    cfg = Config(
-        dict(
-            model=dict(type='RetinaNet'),
-            tta_model=dict(type='DetTTAModel'),
-            test_dataloader=dict(dataset=dict(pipeline=pipeline)),
-        )
-    )
-    commands._use_tta(cfg)
-    assert cfg.model == dict(type='DetTTAModel', module=dict(type='RetinaNet'))
-    assert [step['type'] for step in cfg.test_dataloader.dataset.pipeline] == ['LoadImageFromFile', 'TestTimeAug']
-    with pytest.raises(KeyError, match='tta_pipeline'):
-        commands._use_tta(Config(dict(default_scope='mmseg', tta_model=dict(type='SegTTAModel'))))
-    with pytest.raises(KeyError, match='tta_model'):
-        commands._use_tta(Config(ConfigDict(model=dict(type='RetinaNet'))))
+@pytest.mark.parametrize(('use', 'options', 'config', 'words'), [
+    (commands._use_amp, (), dict(optim_wrapper=dict(type='Mine')), "this config has 'Mine'"),
+    (commands._use_amp, (), dict(optim_wrapper=dict(constructor='Parts')), 'Parts builds the optimizers itself: set'),
+    (commands._use_auto_scale_lr, (), {}, 'base_batch_size'),
+    (commands._use_visualization, (False, 'folder', 2), dict(default_hooks={}), 'SegVisualizationHook'),
+    (commands._keep_predictions, ('folder',), dict(DET, test_evaluator=dict(type='CocoMetric')), r'\.pkl'),
+    (commands._use_tta, (), dict(SEG, tta_model=dict(type='SegTTAModel')), 'tta_pipeline'),
+    (commands._use_tta, (), dict(model=dict(type='RetinaNet')), 'tta_model'),
+])  # fmt: skip
+def test_what_options_need_is_said(use, options, config, words):
+    with pytest.raises((KeyError, ValueError), match=words):
+        changed(use, *options, **config)
+
+
+# A known mistake of a run is the last thing on the screen, whatever started it
+
+
+POOLED = """_base_ = '{}'
+head = dict(_delete_=True, type='ASPPHead', in_channels=64, channels=16, dilations=(1, 2), num_classes=7, norm_cfg=_base_.norm)
+model = dict(decode_head=head)
+train_dataloader = dict(batch_size=1)
+default_hooks = dict(distill=dict(type='mmdistill_dense.DistillHook'))
+"""  # noqa: E501
+BATCH = 'train_dataloader.batch_size=1: a batch norm behind global pooling'
+
+
+@pytest.fixture(scope='module')
+def pooled(tiny_config, tmp_path_factory):
+    path = tmp_path_factory.mktemp('pooled') / 'pooled.py'
+    path.write_text(POOLED.format(tiny_config))
+    return path
+
+
+SCRIPT = str(Path(mmseg.__path__[0], '.mim/tools/train.py'))
+
+
+def as_python_does(_, folder, *words):
+    """Run a script in a folder. A file there gets its output, and what Python prints of its error."""
+    os.chdir(folder)
+    output = os.open('said.txt', os.O_CREAT | os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(output, stream)
+    sys.argv = [*words]
+    try:
+        runpy.run_path(words[0], run_name='__main__')
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+
+
+def test_the_library_s_script_ends_with_the_sentence(pooled, tmp_path):
+    """As ``mim train mmseg`` calls it."""
+    start(as_python_does, str(tmp_path), SCRIPT, str(pooled), processes=1)
+    said = (tmp_path / 'said.txt').read_text()
+    assert said.rstrip().splitlines()[-1].startswith(f'ERROR    {BATCH}')
+    assert said.rindex(BATCH) > said.rindex('Traceback')
+
+
+@pytest.mark.soak
+def test_torchrun_s_own_box_behind_it_holds_the_sentence(pooled, tmp_path):
+    words = ['-m', 'torch.distributed.run', '--standalone', SCRIPT, str(pooled), '--launcher', 'pytorch']
+    settings = dict(cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, *words], **settings)
+    before, _, box = done.stderr.partition('ChildFailedError')
+    assert done.returncode and 'Traceback' in before and BATCH in before and BATCH in box
+
+
+@pytest.mark.parametrize(('option', 'told'), [
+    ('default_hooks.distill.nothing=1', "default_hooks.distill has no option 'nothing'"),
+    ('load_from=nowhere.pth', 'nowhere.pth can not be found'),
+])  # fmt: skip
+def test_train_prints_one_line(pooled, tmp_path, monkeypatch, capsys, option, told):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers of earlier tests hold streams that are closed
+    assert main(['train', str(pooled), '--cfg-options', option]) == 2
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith('ERROR')]
+    assert len(lines) == 1 and told in lines[0] and 'Traceback' not in said
+
+
+def raised(act):
+    with pytest.raises(BaseException) as found:
+        act()
+    return found.value
+
+
+def inside(line):
+    """Run a line as if it stood in the package."""
+    name = f'{mmdistill_dense.__path__[0]}/made_up.py'
+    linecache.cache[name] = (len(line), None, [line], name)
+    exec(compile(line, name, 'exec'))
+
+
+class Broken(Dataset):
+    """A data set whose pictures end in an error: of this package, or of Python inside of it."""
+
+    def __init__(self, ours):
+        self.ours = ours
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        if self.ours:
+            wrong()
+        counted(object())
+
+
+@pytest.mark.parametrize('ours', [True, False])
+def test_what_a_reading_process_says_is_known_as_well(ours):
+    pictures = iter(DataLoader(Broken(ours), num_workers=1))
+    error = raised(lambda: next(pictures))
+    pictures._shutdown_workers()  # within a cycle of garbage, torch waits 5 s for the worker
+    assert 'DataLoader worker process' in str(error)
+    assert known_mistake(error) == ("key has no option 'wrong'; known: right." if ours else '')
+
+
+def wrong():
+    check_known('key', {'wrong': 1}, ['right'])
+
+
+def behind(cause):
+    """Another error, raised from that of a wrong key or hiding it."""
+    try:
+        wrong()
+    except TypeError as error:
+        raise RuntimeError('class `X` in mmseg/x.py: …') from (error if cause else None)
+
+
+def test_what_this_package_raises_is_known_and_nothing_else():
+    for act, known in (
+        (wrong, "key has no option 'wrong'"),
+        (lambda: behind(True), "key has no option 'wrong'"),
+        (lambda: behind(False), ''),
+        (lambda: counted(object()), ''),  # int() raises inside a function of the package
+        (lambda: inside('raise ValueError("user")'), 'user'),
+        (lambda: inside('raise ValueError(None.name)'), ''),  # a bug of the message itself
+    ):
+        found = known_mistake(raised(act))
+        assert bool(found) == bool(known) and known in found
+    assert not known_mistake(ValueError('never raised'))

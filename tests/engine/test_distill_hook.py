@@ -1,4 +1,4 @@
-"""``DistillHook``: what it refuses at start, what it writes, what it restores and whose gradients it clips."""
+"""``DistillHook``: what it draws, writes, restores and averages, and whose gradients it clips."""
 
 import copy
 import functools
@@ -11,31 +11,22 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config, ConfigDict
 from mmengine.dataset import Compose
-from mmengine.hooks import Hook
-from mmengine.model import BaseModel
+from mmengine.hooks import EMAHook, Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, loops
-from mmseg.datasets.transforms import RandomCrop
-from mmseg.models import EncoderDecoder, SegTTAModel
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, IterBasedTrainLoop, loops
+from mmseg.models import EncoderDecoder
 from mmseg.registry import MODELS
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, IterableDataset
 
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.datasets.shapes import CLASSES
 from mmdistill_dense.distillers import FeatureDistiller
-from mmdistill_dense.engine import DistillHook
-from mmdistill_dense.engine.distill_hook import SeededStreams, _fit_optimizer
+from mmdistill_dense.engine.distill_hook import SeededStreams, _fit_optimizer, average_the_student, place_distillers
 from mmdistill_dense.engine.loss_guard import check_saved
 from mmdistill_dense.engine.resume import comparable, describe, differ, identity
-from mmdistill_dense.guards import config as checks
-from mmdistill_dense.guards.config import check_teacher_classes
-from mmdistill_dense.guards.runner import check_loaded
-from mmdistill_dense.registry import DISTILLERS, HOOKS, MODEL_WRAPPERS
+from mmdistill_dense.registry import DISTILLERS, HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches, WorkerSeed, fork_rng
 from tests import toys
 
@@ -61,105 +52,6 @@ def resume(path, work_dir, model, iters=4, **changes):
     return toys.train(work_dir, model, iters=iters, resume=True, load_from=str(path), **changes)
 
 
-# At start
-
-
-def test_changing_the_carrier_alone_is_refused(tmp_path):
-    """A leaf with a carrier, as our configs are written."""
-    toys.run_config(tmp_path / 'work', pair({}), iters=1).dump(tmp_path / 'base.py')
-    (tmp_path / 'fragment.py').write_text("distillers = dict(kd=dict(type='LogitKD', temperature=1.0))\n")
-    path = tmp_path / 'leaf.py'
-    path.write_text("_base_ = ['./base.py', './fragment.py']\nmodel = dict(distillers=_base_.distillers)\n")
-    config = Config.fromfile(path)
-    config.merge_from_dict({'distillers.kd.temperature': 3.0})
-    with pytest.raises(ValueError, match=r'top-level distillers was changed.*--cfg-options model\.distillers\.<name>'):
-        checks.check_top_level_distillers(config)
-    config.merge_from_dict({'model.distillers.kd.temperature': 3.0})
-    checks.check_top_level_distillers(config)
-    checks.check_top_level_distillers(Config.fromfile(path))
-
-
-def test_a_run_asks_the_guards_of_classes_and_crop(tmp_path):
-    student = dict(decode_head=dict(num_classes=5), auxiliary_head=dict(num_classes=5))
-    with pytest.raises(ValueError, match=f'model.student predicts 5 classes.* has {toys.NUM_CLASSES} .*num_classes'):
-        toys.train(tmp_path, pair(dict(mimic=MIMIC), **student), iters=1)
-    config = toys.run_config(tmp_path, pair(), iters=1)
-    config.train_dataloader.dataset.pipeline.insert(1, dict(type='RandomCrop', crop_size=(32, 32)))
-    with pytest.raises(ValueError, match=r'crops to \(32, 32\)'):
-        toys.train(tmp_path, config)
-
-
-@pytest.mark.parametrize('kind', ['RandomCrop', 'mmseg.RandomCrop', RandomCrop])
-def test_crop_smaller_than_the_size_is_refused(kind):
-    """Unless it is resized afterwards. New configs name classes."""
-    student, resize = dict(data_preprocessor=dict(size=(64, 64))), dict(type='Resize', scale=(64, 64))
-    for size in ((32, 32), (64, 32)):
-        crop = dict(type=kind, crop_size=size)
-        for steps in ([crop], [resize, crop]):
-            with pytest.raises(ValueError) as error:
-                checks.check_crop(dict(pipeline=steps), student)
-            message = str(error.value)
-            assert f'crops to {size}' in message and 'data_preprocessor.size=(64, 64)' in message
-            assert 'model.student.data_preprocessor.size' in message and 'RandomCrop.crop_size' in message
-        checks.check_crop(dict(pipeline=[crop, resize]), student)
-        checks.check_crop(dict(pipeline=[crop]), dict(data_preprocessor=dict(size=(32, 32))))
-
-
-def test_a_test_with_augmentation_may_use_several_processes():
-    """The network is inside of two wrappers then."""
-    network = toys.build_plain(toys.seg_net('fcn'))
-    both = DistributedDataParallel.__new__(DistributedDataParallel)
-    nn.Module.__init__(both)
-    both.module = SegTTAModel(network)
-    runner = before_its_run(model=both, _load_from='iter_4.pth')
-    check_loaded(runner, dict(state_dict=network.state_dict()))
-    with pytest.raises(ValueError, match='no tensor would be loaded into EncoderDecoder'):
-        check_loaded(runner, dict(state_dict={'other.weight': torch.zeros(1)}))
-
-
-@pytest.mark.parametrize(('changes', 'processes', 'said'), [
-    ({}, 1, None),
-    (dict(auto_scale_lr=dict(base_batch_size=2)), 1, None),
-    (dict(auto_scale_lr=dict(base_batch_size=16)), 8, None),
-    (dict(auto_scale_lr=dict(base_batch_size=16)), 1, 'set train_dataloader.batch_size=16, another number'),
-    (dict(auto_scale_lr=dict(base_batch_size=16)), 4, '4 process(es) with train_dataloader.batch_size=2 take 8 '),
-    (dict(auto_scale_lr=dict(base_batch_size=15)), 4, 'base_batch_size=15: set another number of processes'),
-    (dict(auto_scale_lr=dict(base_batch_size=16, enable=True)), 1, None),
-    (dict(auto_scale_lr=dict(base_batch_size=16), optim_wrapper=dict(accumulative_counts=8)), 1, None),
-])  # fmt: skip
-def test_batch_that_the_learning_rate_is_not_for_is_told(tmp_path, changes, processes, said):
-    found = checks.batch_problem(toys.run_config(tmp_path, pair(), **changes), processes)
-    assert (found is None) == (said is None) and (said or '') in (found or '')
-
-
-def test_the_batch_is_told_once_in_the_log(tmp_path):
-    toys.train(tmp_path, pair({}), iters=1, log_level='WARNING', auto_scale_lr=dict(base_batch_size=16))
-    (log,) = tmp_path.glob('*/*.log')
-    assert (
-        log.read_text().count('take 2 pictures a step, but the learning rate is for auto_scale_lr.base_batch_size') == 1
-    )
-
-
-@pytest.mark.parametrize('allowed', [False, True])
-def test_teacher_of_other_classes(tmp_path, allowed):
-    """Of another number, which is in its config; of other names, which are in the checkpoint's meta."""
-    head = dict(decode_head=dict(num_classes=3), auxiliary_head=dict(num_classes=3))
-    fewer = toys.seg_net('fcn', 16, allow_random=True, allow_other_classes=allowed, **head)
-    fit = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
-    words = f'model.teacher predicts 3 classes, the training data set has {toys.NUM_CLASSES} .*background'
-    with nullcontext() if allowed else pytest.raises(ValueError, match=words):
-        assert check_teacher_classes(CLASSES, toys.teacher_of(toys.build(pair(fit, fewer)))) == []
-    content = torch.load(toys.teacher_file('fcn'), weights_only=True)
-    names = ['background', *(f'thing{index}' for index in range(1, toys.NUM_CLASSES))]
-    torch.save(dict(content, meta=dict(dataset_meta=dict(classes=names))), tmp_path / 't.pth')
-    other = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 't.pth'), allow_other_classes=allowed)
-    loaded = toys.teacher_of(toys.ready(toys.build(pair(teacher=other))))
-    with nullcontext() if allowed else pytest.raises(ValueError) as error:
-        assert check_teacher_classes(CLASSES, loaded) == []
-    for word in () if allowed else ('model.teacher.checkpoint was trained on', 'thing1', 'allow_other_classes=True'):
-        assert word in str(error.value)
-
-
 def streams(epochs, accumulated=1, **options):
     """What a run's random streams make of a loader, as when training starts."""
     loader = DataLoader(toys.ToyDetDataset(2), num_workers=1, **options)
@@ -175,20 +67,11 @@ def streams(epochs, accumulated=1, **options):
     return runner
 
 
-def test_persistent_workers_are_refused_in_epochs_alone():
-    with pytest.raises(ValueError, match=r'train_dataloader\.persistent_workers=True.*by epochs.*False'):
-        streams(True, persistent_workers=True)
-    assert isinstance(streams(False, persistent_workers=True).train_loop.dataloader_iterator, SeededBatches)
-
-
-class Stream(IterableDataset):
-    """Without indices."""
-
-    def __iter__(self):
-        return iter(range(8))
-
-
 def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_own_iterator():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(range(8))
+
     loader = DataLoader(Stream(), 2)
     loop = mock.Mock(spec=IterBasedTrainLoop, dataloader_iterator=loops._InfiniteDataloaderIterator(loader))
     runner = types.SimpleNamespace(train_dataloader=loader, train_loop=loop, cfg={}, seed=5, _resume=False)
@@ -201,17 +84,17 @@ def test_batches_without_indices_come_anew_in_a_second_training_and_from_ones_ow
             assert next(loop.dataloader_iterator).tolist() == first
 
 
-def own_worker_init(worker_id):
-    """A user's."""
-
-
 @pytest.mark.parametrize('epochs', [True, False])
-def test_a_users_worker_init_fn_stays(epochs):
-    own = functools.partial(own_worker_init)  # as mmengine's runner builds it
+def test_a_users_worker_init_fn_stays_and_persistent_workers_are_refused_in_epochs_alone(epochs):
+    own = functools.partial(lambda worker_id: None)  # as mmengine's runner builds it
     runner = streams(epochs, worker_init_fn=own)
     assert runner.train_dataloader.worker_init_fn is own
     assert not isinstance(runner.train_loop.dataloader_iterator, SeededBatches)
     assert 'train_dataloader.worker_init_fn is your own' in told_on_resume(runner)
+    words = r'train_dataloader\.persistent_workers=True.*by epochs.*False'
+    with pytest.raises(ValueError, match=words) if epochs else nullcontext():
+        usual = streams(epochs, persistent_workers=True)
+        assert isinstance(usual.train_loop.dataloader_iterator, SeededBatches)
     assert isinstance(streams(True).train_dataloader.worker_init_fn, WorkerSeed)
 
 
@@ -224,8 +107,8 @@ def told_on_resume(runner):
 
 
 @pytest.mark.parametrize(('epochs', 'workers', 'kept'), [(True, 0, True), (True, 1, False), (False, 1, True)])
-def test_a_step_that_keeps_pictures_is_told(epochs, workers, kept):
-    """But where workers begin without any at each epoch."""
+def test_what_a_resumed_run_cannot_repeat_is_told(epochs, workers, kept):
+    """Pictures that a step keeps, but where workers begin without any at each epoch; gradients that were not saved."""
     steps = [dict(type='RandomApply', transforms=[dict(type='mmdet.CachedMosaic', img_scale=(64, 64))])]
     inner = types.SimpleNamespace(pipeline=Compose(steps), datasets=None)
     joined = types.SimpleNamespace(datasets=[inner, types.SimpleNamespace(pipeline=len)])
@@ -235,9 +118,6 @@ def test_a_step_that_keeps_pictures_is_told(epochs, workers, kept):
     assert ('CachedMosaic kept pictures of earlier batches' in told_on_resume(runner)) == kept
     runner.train_loop.fast_forward_on_resume = True
     assert 'train_cfg.fast_forward_on_resume=True' in told_on_resume(runner)
-
-
-def test_gradients_that_were_not_saved_are_told():
     assert 'accumulative_counts: the gradients that waited' in told_on_resume(streams(True, accumulated=2))
     assert told_on_resume(streams(True, accumulated=3)) == ''
 
@@ -250,182 +130,6 @@ def test_each_epoch_and_each_step_has_streams_of_its_own():
             SeededStreams().before_train_iter(runner, 0)
             drawn.append((np.random.rand(), float(torch.rand(()))))
     assert drawn[0][0] != drawn[1][0] == drawn[2][0] and drawn[0][1] == drawn[1][1] != drawn[2][1]
-
-
-def before_its_run(**given):
-    parts = dict(
-        _resume=False,
-        hooks=[],
-        register_hook=lambda hook: None,
-        _train_loop=None,
-        _val_loop=None,
-        cfg=Config(dict(model=pair())),
-    )
-    return types.SimpleNamespace(**parts, **given)
-
-
-class FSDPStrategy:
-    """A kind of strategy."""
-
-
-@MODEL_WRAPPERS.register_module(force=True)
-class Sharded(BaseModel):
-    """A wrapper that is no DDP."""
-
-    def __init__(self, module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, inputs, data_samples=None, mode='tensor'):
-        return None
-
-
-def test_sharding_is_refused():
-    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-    sharded = dict(FSDPStrategy=dict(strategy=FSDPStrategy(), model=model), Sharded=dict(model=Sharded(model)))
-    for name, parts in sharded.items():
-        with pytest.raises(ValueError, match=rf'{name} shards the student.*DDP'):
-            DistillHook().before_run(before_its_run(**parts))
-    plain = toys.build_plain(toys.seg_net('fcn'))
-    DistillHook().before_run(before_its_run(strategy=FSDPStrategy(), model=plain))
-
-
-def test_pretrained_file_of_another_network_is_refused(tmp_path):
-    """mmengine would warn and leave the rest random."""
-    right, wrong = (str(tmp_path / name) for name in ('right.pth', 'wrong.pth'))
-    backbone = toys.build_plain(toys.seg_net('fcn')).backbone.state_dict()
-    torch.save(dict(state_dict={f'backbone.{name}': value for name, value in backbone.items()}), right)
-    torch.save(dict(state_dict={f'other.{name}b': value for name, value in backbone.items()}), wrong)
-    lightning = str(tmp_path / 'lightning.ckpt')
-    torch.save(dict(state_dict={f'model.backbone.{name}': value for name, value in backbone.items()}), lightning)
-
-    def student(path, prefix=None):
-        return toys.seg_net('fcn', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix)))
-
-    words = r'backbone\.init_cfg\.checkpoint=.*wrong.pth. fits 0 of the.*it holds other\.'
-    with pytest.raises(ValueError, match=words):
-        toys.train(tmp_path / 'run', student(wrong), iters=1)
-    with pytest.raises(ValueError, match=words):
-        checks.check_pretrained(toys.build(pair(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint=wrong)))))
-    with pytest.raises(ValueError, match=r"a whole network: add prefix='backbone\.' to backbone\.init_cfg"):
-        checks.check_pretrained(toys.build(toys.model_config(student(right), distillers={})))
-    with pytest.raises(ValueError, match=r"a whole network: add prefix='model\.backbone\.' to backbone\.init_cfg"):
-        checks.check_pretrained(toys.build(toys.model_config(student(lightning), distillers={})))
-    checks.check_pretrained(toys.build(toys.model_config(student(right, 'backbone.'), distillers={})))
-
-
-def test_a_file_of_a_shallower_network_is_told(tmp_path, monkeypatch):
-    said = []
-    monkeypatch.setattr(checks, 'print_log', lambda text, *_: said.append(text))
-    deep = toys.build_plain(toys.seg_net('fcn')).backbone
-    state = deep.state_dict()
-    deep.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'shallow.pth'))
-    for share, told in ((1, 0), (0.7, 1)):
-        kept = list(state)[: int(share * len(state))]
-        torch.save(dict(state_dict={name: state[name] for name in kept}), tmp_path / 'shallow.pth')
-        checks.check_pretrained(deep)
-        assert len(said) == told
-    torch.save({name: value for name, value in state.items() if not name.startswith('stem.')}, tmp_path / 'shallow.pth')
-    checks.check_pretrained(deep)
-    assert 'it lacks 15 others' in said.pop(), 'few of all, but the whole stem'
-    assert 'others, which keep their first values: ' in said[0]
-
-
-def test_two_files_for_the_stages_of_one_backbone_are_refused():
-    """The last stage of a C4 network is part of its RoI head, with a key of its own."""
-    network = nn.ModuleDict(dict(backbone=nn.Module(), roi_head=nn.Module()))
-    network.roi_head.shared_head = nn.Module()
-    for part, file in ((network.backbone, 'mine.pth'), (network.roi_head.shared_head, 'theirs.pth')):
-        part.init_cfg = dict(type='Pretrained', checkpoint=file)
-    with pytest.raises(ValueError, match=r"='mine.pth', roi_head.shared_head.*='theirs.pth': the stages of one"):
-        checks.check_pretrained(network)
-    network.roi_head.shared_head.init_cfg['checkpoint'] = 'mine.pth'
-    checks.check_pretrained(network)
-
-
-def test_pretrained_file_is_looked_into_as_mmengine_does(tmp_path, monkeypatch):
-    """Below the home too, and in `check`, which gets its files from pretrained_parts; not below `model`."""
-    monkeypatch.setenv('HOME', str(tmp_path))
-    torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'wrong.pth')
-    student = toys.seg_net('fcn', backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='~/wrong.pth')))
-    model = toys.build(toys.model_config(student, distillers={}))
-    with pytest.raises(ValueError, match=r'wrong\.pth. fits 0 of the'):
-        checks.check_pretrained(model)
-    assert [path for _, _, path, _ in checks.pretrained_parts(model)] == [str(tmp_path / 'wrong.pth')]
-    network, file = model.backbone, tmp_path / 'deit.pth'
-    network.init_cfg = dict(type='Pretrained', checkpoint=str(file))
-    torch.save(dict(model=network.state_dict()), file)
-    with pytest.raises(ValueError, match=r'model\.init_cfg\.checkpoint: .*deit.pth. has its tensors below `model`'):
-        checks.check_pretrained(network)
-    torch.save(dict(state_dict=network.state_dict(), model={}), file)
-    checks.check_pretrained(network)
-
-
-def test_a_backbone_that_reads_its_file_in_another_way_is_not_trained_at_random(tmp_path):
-    """PIDNet, for one, looks for its names at the top of a file."""
-    network, file = toys.build_plain(toys.seg_net('fcn'), seed=1).backbone, tmp_path / 'mine.pth'
-    network.init_cfg = dict(type='Pretrained', checkpoint=str(file))
-    torch.save(dict(state_dict={name: value + 1 for name, value in network.state_dict().items()}), file)
-    checks.check_pretrained(network)
-    with pytest.raises(ValueError, match=r'but ResNet\w* read \d+ of \d+: save its tensors alone'):
-        checks.check_pretrained(network, loaded=True)
-    whole = nn.ModuleDict(dict(backbone=network))
-    whole.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'whole.pth'))
-    checks.check_pretrained(whole, loaded=True)
-    network._is_init = False
-    network.init_weights()
-    checks.check_pretrained(network, loaded=True)
-    torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn'), seed=3).backbone.state_dict()), tmp_path / 'first')
-    network.init_cfg = [dict(type='Pretrained', checkpoint=str(tmp_path / 'first')), network.init_cfg]
-    checks.check_pretrained(network, loaded=True)
-
-
-SWIN = dict(embed_dims=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), window_size=2)
-SWIN_NAMES = {
-    'stages.': 'layers.',
-    'attn.w_msa.': 'attn.',
-    'ffn.layers.0.0.': 'mlp.fc1.',
-    'ffn.layers.1.': 'mlp.fc2.',
-    'embed.projection': 'embed.proj',
-}
-
-
-def test_mmdets_swin_renames_the_original_files(tmp_path):
-    """``convert_weights=True``, in most of mmdet's configs: the check reads the file as the backbone does."""
-    network = toys.build_plain(dict(type='mmdet.SwinTransformer', convert_weights=True, **SWIN))
-    state = {name: value + 1 for name, value in network.state_dict().items()}
-    for own, original in SWIN_NAMES.items():
-        state = {name.replace(own, original): value for name, value in state.items()}
-    network.init_cfg = ConfigDict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
-    torch.save(dict(model={**state, 'head.weight': torch.zeros(1)}), tmp_path / 'swin.pth')
-    before = network.stages[0].blocks[0].ffn.layers[1].bias.clone()
-    network.init_weights()
-    assert torch.equal(network.stages[0].blocks[0].ffn.layers[1].bias, before + 1)
-    checks.check_pretrained(network)
-    torch.save(dict(model={f'other.{name}': value for name, value in state.items()}), tmp_path / 'swin.pth')
-    with pytest.raises(ValueError, match='fits 0 of the'):
-        checks.check_pretrained(network)
-
-
-@pytest.mark.parametrize(('package', 'wrap'), [
-    ('mmseg', lambda state: dict(model=state)),
-    *((package, lambda state: dict(state_dict={
-        'head.weight': torch.zeros(1), **{f'backbone.{name}': value for name, value in state.items()}
-    })) for package in ('mmseg', 'mmdet')),
-])  # fmt: skip
-def test_swin_takes_its_file_out_of_what_holds_it_by_itself(tmp_path, package, wrap):
-    """Below `model`, or the backbone of a whole network."""
-    network = toys.build_plain(dict(type=f'{package}.SwinTransformer', **SWIN))
-    torch.save(wrap({name: value + 1 for name, value in network.state_dict().items()}), tmp_path / 'swin.pth')
-    network.init_cfg = ConfigDict(type='Pretrained', checkpoint=str(tmp_path / 'swin.pth'))
-    before = network.patch_embed.projection.bias.clone()
-    network.init_weights()
-    assert torch.equal(network.patch_embed.projection.bias, before + 1)
-    checks.check_pretrained(network)
-    assert checks.count_fitting(network, str(tmp_path / 'swin.pth'), None)[0] > 60
-
-
-# Progress
 
 
 class Diary(FeatureDistiller):
@@ -442,17 +146,17 @@ class Diary(FeatureDistiller):
 
 
 def test_distillers_are_prepared_and_know_the_place(tmp_path):
+    """Each with the teacher that it is used with."""
     DISTILLERS.register_module(module=Diary, force=True)
     Diary.notes.clear()
-    distillers = dict(diary=dict(type='Diary', student_tap='backbone[3]', align='conv'))
-    toys.train(tmp_path, pair(distillers), iters=3)
-    assert Diary.notes == [('prepare', 0, True, 'model.teacher'), *((i, 3, 5, 0) for i in range(3))]
+    diary = dict(type='Diary', student_tap='backbone[3]', align='conv', teacher='b')
+    distillers = dict(kd=dict(KD, teacher='a'), diary=diary)
+    model = pair(distillers, dict(a=toys.seg_teacher('fcn'), b=toys.seg_teacher('pspnet')))
+    toys.train(tmp_path, model, iters=3)
+    assert Diary.notes == [('prepare', 0, True, 'model.teacher.b'), *((i, 3, 5, 0) for i in range(3))]
     Diary.notes.clear()
-    toys.train(tmp_path, pair(distillers), epochs=1)
+    toys.train(tmp_path, model, epochs=1)
     assert Diary.notes[1:] == [(i, 4, 5, 0) for i in range(4)]
-
-
-# Checkpoints
 
 
 def test_receipt_and_distillers_are_written(finished):
@@ -483,16 +187,6 @@ def test_best_checkpoints_are_students_alone_and_no_run_resumes_from_them(tmp_pa
         resume(path, tmp_path / 'b', toys.seg_net('fcn'))
 
 
-def test_starting_from_a_plain_students_weights(tmp_path):
-    path = tmp_path / 'plain.pth'
-    plain = toys.build_plain(toys.seg_net('fcn'), seed=11)
-    torch.save(dict(state_dict=plain.state_dict()), path)
-    still = dict(optim_wrapper=dict(optimizer=dict(lr=0.0)))
-    runner = toys.train(tmp_path / 'run', pair(), iters=1, load_from=str(path), **still)
-    weights = {n: v for n, v in plain.state_dict().items() if 'running' not in n and 'num_batches' not in n}
-    assert not toys.differing({n: runner.model.state_dict()[n] for n in weights}, weights)
-
-
 @HOOKS.register_module()
 class Peek(Hook):
     """Keeps the distillers' state as training begins."""
@@ -504,18 +198,6 @@ class Peek(Hook):
         Peek.seen = toys.student_state(runner.model.distillers)
 
 
-PEEK = dict(custom_hooks=[dict(type='mmdistill_dense.Peek')])
-
-
-OTHERS = {
-    'weights': dict(teacher='other'),
-    'fewer': dict(distillers=dict(kd=KD)),
-    'names': dict(distillers=dict(kd=KD, other=MIMIC)),
-    'types': dict(distillers=dict(kd=dict(type='AfDCD', pool_size=0), mimic=MIMIC)),
-    'shapes': dict(distillers=dict(kd=KD, mimic=dict(MIMIC, student_tap='backbone[1]'))),
-}
-
-
 @pytest.fixture(scope='module')
 def other_teacher(tmp_path_factory):
     """A teacher like the usual one with other numbers."""
@@ -524,31 +206,27 @@ def other_teacher(tmp_path_factory):
     return toys.seg_net('fcn', 16, checkpoint=str(path))
 
 
-def told(finished):
-    return torch.load(finished / 'iter_2.pth', weights_only=False)['meta']['distill']
+def identity_of(teacher=None, **distillers):
+    return identity(toys.ready(toys.build(pair(distillers, teacher))))
 
 
-def identity_of(**options):
-    return identity(toys.ready(toys.build(pair(**options))))
-
-
-@pytest.mark.parametrize('change', OTHERS.values(), ids=OTHERS)
-def test_another_run_is_told_apart(finished, other_teacher, change):
-    now = identity_of(**{name: other_teacher if value == 'other' else value for name, value in change.items()})
-    assert differ(told(finished), now)
-    then, words = describe(told(finished)), describe(now)
+def test_another_run_is_told_apart(finished, other_teacher, tmp_path):
+    """A moved teacher and other options are the same run: a config's path is absolute with ``{{ fileDirname }}``."""
+    told = torch.load(finished / 'iter_2.pth', weights_only=False)['meta']['distill']
+    then = describe(told)
     assert then.startswith('teacher mmseg::fcn') and 'mimic: MaskedMimic (4 tensors; taps backbone[3])' in then
-    assert then != words and ('other.pth' in words or 'fcn_16.pth' in words)
-
-
-def test_a_moved_teacher_and_other_options_are_the_same_run(finished, tmp_path):
-    """``{{ fileDirname }}`` makes the config's path absolute; with a hash of the weights it does not matter."""
-    path = tmp_path / 'moved.pth'
-    shutil.copy(toys.teacher_file('fcn'), path)
-    options = dict(kd=dict(KD, temperature=4.0), mimic=MIMIC)
-    assert not differ(
-        told(finished), identity_of(distillers=options, teacher=toys.seg_net('fcn', 16, checkpoint=str(path)))
-    )
+    for now in (
+        identity_of(other_teacher, kd=KD, mimic=MIMIC),
+        identity_of(kd=KD),
+        identity_of(kd=KD, other=MIMIC),
+        identity_of(kd=dict(type='AfDCD', pool_size=0), mimic=MIMIC),
+        identity_of(kd=KD, mimic=dict(MIMIC, student_tap='backbone[1]')),
+    ):
+        words = describe(now)
+        assert differ(told, now) and then != words and ('other.pth' in words or 'fcn_16.pth' in words), words
+    shutil.copy(toys.teacher_file('fcn'), tmp_path / 'moved.pth')
+    moved = toys.seg_net('fcn', 16, checkpoint=str(tmp_path / 'moved.pth'))
+    assert not differ(told, identity_of(moved, kd=dict(KD, temperature=4.0), mimic=MIMIC))
     here, there, other = (
         dict(teachers=dict(t=dict(config=f'{folder}/t.py', file='t.pth', sha256=sha, matched=1)), distillers={})
         for folder, sha in (('a', '1f'), ('b', '1f'), ('a', '2f'))
@@ -566,45 +244,27 @@ def test_resume_with_something_else_is_refused(finished, tmp_path, other_teacher
         resume(finished / 'iter_2.pth', tmp_path / 'b', toys.seg_net('fcn'))
 
 
-ALLOW = dict(default_hooks=dict(distill=dict(resume_changed=True)), **PEEK)
+def changed(file, folder, model, **changes):
+    return resume(file, folder, model, default_hooks=dict(distill=dict(resume_changed=True)), **changes)
 
 
-def test_resume_changed_on_request(finished, tmp_path, other_teacher):
-    stored = torch.load(finished / 'iter_2.pth', weights_only=False)['distillers']
-    resume(finished / 'iter_2.pth', tmp_path, pair(teacher=other_teacher), **ALLOW)
-    assert not toys.differing(Peek.seen, stored)
-    told = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['meta']['distill']
-    assert next(iter(told['teachers'].values()))['file'] == 'other.pth', 'the next receipt is the new one'
-
-
-def test_resume_with_one_distiller_more(finished, tmp_path):
+def test_resume_with_another_teacher_and_one_distiller_more_on_request(finished, tmp_path, other_teacher):
     """What was there is restored, with its optimizer state; what is new starts anew."""
     stored = torch.load(finished / 'iter_2.pth', weights_only=False)
-    more = dict(kd=KD, mimic=MIMIC, more=dict(MIMIC, student_tap='backbone[1]'))
-    runner = resume(finished / 'iter_2.pth', tmp_path / 'a', pair(more), **ALLOW)
+    more = pair(dict(kd=KD, mimic=MIMIC, more=dict(MIMIC, student_tap='backbone[1]')), other_teacher)
+    peek = dict(custom_hooks=[dict(type='mmdistill_dense.Peek')])
+    runner = changed(finished / 'iter_2.pth', tmp_path / 'a', more, **peek)
     assert runner.iter == 4
     restored = {name: value for name, value in Peek.seen.items() if name.startswith('mimic.')}
     assert len(Peek.seen) == 8 and not toys.differing(restored, stored['distillers'])
-    again = torch.load(tmp_path / 'a' / 'iter_4.pth', weights_only=False)['optimizer']
+    again = torch.load(tmp_path / 'a' / 'iter_4.pth', weights_only=False)
+    (teacher,) = again['meta']['distill']['teachers'].values()
+    assert teacher['file'] == 'other.pth', 'the next receipt is the new one'
     count = len(list(runner.model.parameters()))
-    assert len(again['param_groups'][0]['params']) == count == len(stored['optimizer']['param_groups'][0]['params']) + 4
-    fewer = resume(finished / 'iter_2.pth', tmp_path / 'b', pair(dict(kd=KD)), **ALLOW)
+    held, before = (one['optimizer']['param_groups'][0]['params'] for one in (again, stored))
+    assert len(held) == count == len(before) + 4
+    fewer = changed(finished / 'iter_2.pth', tmp_path / 'b', pair(dict(kd=KD)))
     assert fewer.iter == 4 and not list(fewer.model.distillers.parameters())
-
-
-def test_new_distillers_do_not_get_the_optimizers_state_of_others():
-    model = nn.ModuleDict(dict(student=nn.Linear(2, 2), distillers=nn.ModuleDict(dict(new=nn.Linear(2, 3)))))
-    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
-    saved = dict(param_groups=[dict(params=[0, 1, 2])], state={index: {} for index in range(3)})
-    _fit_optimizer(saved, types.SimpleNamespace(optim_wrapper=wrapper), model)
-    assert saved == dict(param_groups=[dict(params=[0, 1, 2, 3])], state={0: {}, 1: {}})
-
-
-def test_resume_with_other_distillers_and_several_groups_is_refused(tmp_path):
-    groups = dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))))
-    toys.train(tmp_path / 'a', pair(dict(kd=KD)), iters=2, **groups)
-    with pytest.raises(ValueError, match='several parameter groups.*load_from'):
-        resume(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'b', pair(), **ALLOW, **groups)
 
 
 def test_a_control_resumes_as_a_distilled_run_if_asked(tmp_path):
@@ -615,10 +275,20 @@ def test_a_control_resumes_as_a_distilled_run_if_asked(tmp_path):
     assert 'distillers' not in content and 'distill' not in content['meta']
     with pytest.raises(ValueError, match='checkpoint: no distillation'):
         resume(file, tmp_path / 'b', pair())
-    assert resume(file, tmp_path / 'b', pair(), **ALLOW).iter == 4
+    assert changed(file, tmp_path / 'b', pair()).iter == 4
 
 
-# Several optimizers
+def test_new_distillers_do_not_get_the_optimizers_state_of_others(tmp_path):
+    """Which of several groups is theirs cannot be told."""
+    model = nn.ModuleDict(dict(student=nn.Linear(2, 2), distillers=nn.ModuleDict(dict(new=nn.Linear(2, 3)))))
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    saved = dict(param_groups=[dict(params=[0, 1, 2])], state={index: {} for index in range(3)})
+    _fit_optimizer(saved, types.SimpleNamespace(optim_wrapper=wrapper), model)
+    assert saved == dict(param_groups=[dict(params=[0, 1, 2, 3])], state={0: {}, 1: {}})
+    groups = dict(optim_wrapper=dict(paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.1)))))
+    toys.train(tmp_path / 'a', pair(dict(kd=KD)), iters=2, **groups)
+    with pytest.raises(ValueError, match='several parameter groups.*load_from'):
+        changed(tmp_path / 'a' / 'iter_2.pth', tmp_path / 'b', pair(), **groups)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -661,12 +331,15 @@ def of_two(tmp_path, left_out='nothing', **changes):
 
 
 def test_a_loss_that_is_not_finite_stops_a_run_of_several_optimizers(tmp_path, monkeypatch):
+    """And parameters of distillers that none holds: the student would follow a random projection."""
     model = toys.train(None, of_two(tmp_path / 'a')).model
     assert all(bool(value.isfinite().all()) for value in model.state_dict().values())
     assert not {'train_step', 'parse_losses'} & {*vars(model)}
     monkeypatch.setattr(StepsTwice, 'poisoned', True)
     with pytest.raises(RuntimeError, match='Iteration 1: the loss is not finite, and the step was not taken'):
         toys.train(None, of_two(tmp_path / 'b'))
+    with pytest.raises(ValueError, match=r'leaves out parameters of distillers: mimic\.aligns\.0\.weight'):
+        toys.train(None, of_two(tmp_path / 'c', left_out='distillers'))
 
 
 def test_limits_and_measurements_work_with_several_optimizers(tmp_path):
@@ -698,28 +371,6 @@ def test_limits_and_measurements_work_with_several_optimizers(tmp_path):
     assert runner.model.distillers['kd'].balancer.ratio == 2.0, 'both optimizers are SGD'
 
 
-def test_too_few_pictures_for_a_method_stop_a_run_before_anything_is_prepared(tmp_path, monkeypatch):
-    def check_data(self, pictures):
-        if pictures < 9:
-            raise ValueError(f'{self.key} needs 9 pictures, got {pictures}.')
-
-    monkeypatch.setattr(toys.MaskedMimic, 'check_data', check_data)
-    monkeypatch.setattr(toys.MaskedMimic, 'prepare', lambda *_: pytest.fail('prepared'))
-    config = toys.run_config(tmp_path, pair(dict(mimic=MIMIC)), iters=1)
-    config.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=config.train_dataloader.dataset)
-    with pytest.raises(ValueError, match=r'distillers\.mimic needs 9 pictures, got 8'):
-        toys.train(tmp_path, config)
-
-
-def test_parameters_of_distillers_that_no_optimizer_holds_are_named(tmp_path):
-    """They would be trained by nothing, and the student would follow a random projection."""
-    with pytest.raises(ValueError, match=r'leaves out parameters of distillers: mimic\.aligns\.0\.weight'):
-        toys.train(None, of_two(tmp_path, left_out='distillers'))
-
-
-# Steps that are left out, and what is saved
-
-
 def test_masks_may_be_infinite_and_nothing_may_be_nan():
     model = nn.Module()
     model.register_buffer('mask', torch.tensor([0.0, -torch.inf]))
@@ -727,9 +378,6 @@ def test_masks_may_be_infinite_and_nothing_may_be_nan():
     for name, value in (('mask', torch.nan), ('weight', torch.inf)):
         with pytest.raises(RuntimeError, match=f'the weights are not finite .{name}'):
             check_saved(dict(state_dict={name: torch.tensor(value)}, meta=dict(iter=1)), model)
-
-
-# Clipping
 
 
 def test_log_lines_show_terms_and_shares(tmp_path):
@@ -770,3 +418,64 @@ def test_a_step_leaves_no_tensor_behind(tmp_path):
     Census.seen.clear()
     toys.train(tmp_path, pair(three), iters=16, custom_hooks=[dict(type='mmdistill_dense.Census')])
     assert len(set(Census.seen[8:])) == 1, Census.seen
+
+
+# Averages of the weights
+
+
+@pytest.fixture
+def model():
+    return toys.distilled(student=toys.seg_net('fcn'), distillers=dict(mimic=dict(type='MaskedMimic')))
+
+
+def averaging(model, update_buffers):
+    """A runner's stand-in with an ``EMAHook``, as it is when training starts."""
+    hook = EMAHook(momentum=0.5, update_buffers=update_buffers)
+    runner = types.SimpleNamespace(model=model, hooks=[hook], iter=0)
+    hook.before_run(runner)
+    average_the_student(runner)
+    return runner, hook
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_an_average_is_of_the_student_alone(model, update_buffers):
+    runner, hook = averaging(model, update_buffers)
+    held = {*dict(hook.ema_model.module.named_parameters()), *dict(hook.ema_model.module.named_buffers())}
+    assert not any(name.startswith('distillers') for name in [*held, *hook.ema_model.avg_parameters])
+    assert len(list(model.distillers.parameters())) == 4, 'the model itself keeps them'
+
+    plain = toys.build_plain(toys.seg_net('fcn'))
+    plain.load_state_dict(model.state_dict())
+    reference = EMAHook(momentum=0.5, update_buffers=update_buffers)
+    reference.before_run(types.SimpleNamespace(model=plain))
+    for iteration in range(3):
+        runner.iter = iteration
+        for one, of in ((model, hook), (plain, reference)):
+            torch.manual_seed(iteration)
+            with torch.no_grad():
+                for value in one.state_dict().values():
+                    value.add_(torch.randn(value.shape).to(value.dtype))
+            of.after_train_iter(runner, iteration)
+    ours, theirs = hook.ema_model.state_dict(), reference.ema_model.state_dict()
+    assert not toys.differing(ours, theirs), 'to the bit what the plain student has'
+
+    trained, own = toys.student_state(model), toys.student_state(model.distillers)
+    hook.before_val_epoch(runner)
+    reference.before_val_epoch(runner)
+    assert not toys.differing(model.state_dict(), plain.state_dict()) and toys.differing(model.state_dict(), trained)
+    assert not toys.differing(model.distillers.state_dict(), own)
+    hook.after_val_epoch(runner)
+    assert not toys.differing(model.state_dict(), trained)
+
+    average_the_student(runner)  # twice is once
+    hook.after_train_iter(runner, 0)
+    other = types.SimpleNamespace(ema_model=types.SimpleNamespace(module=types.SimpleNamespace(distillers=1)))
+    average_the_student(types.SimpleNamespace(hooks=[other, types.SimpleNamespace(), EMAHook()]))
+    assert other.ema_model.module.distillers == 1, 'hooks of other kinds are left alone'
+
+
+def test_distillers_lie_on_the_device_where_they_train(model):
+    model.backbone.to('meta')
+    for loop, device in ((dict(type='IterBasedTrainLoop'), 'cpu'), (None, 'cpu'), (mock.Mock(BaseLoop), 'meta')):
+        place_distillers(types.SimpleNamespace(_train_loop=loop), model)
+        assert {value.device.type for value in model.distillers.state_dict().values()} == {device}

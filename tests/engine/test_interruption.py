@@ -5,15 +5,13 @@ import math
 import os
 import re
 import signal
-import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from mmengine.hooks import Hook
+from torch.multiprocessing import ProcessExitedException
 
 from mmdistill_dense.engine import interruption, loss_guard
 from mmdistill_dense.engine.interruption import Interruption
@@ -22,9 +20,10 @@ from mmdistill_dense.engine.resume import go_on_after_restart, latest_checkpoint
 from mmdistill_dense.registry import HOOKS
 from mmdistill_dense.utils.reproducible import SeededBatches
 from tests import toys
-from tests.engine.processes import ROOT, environment
+from tests.engine.processes import ROOT, environment, run
 from tests.engine.resumption import GATHERED, ITERS, config, noted, pair, train, uninterrupted
 from tests.faults.tools import content
+from tests.gloo import start
 
 NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False)))
 
@@ -33,12 +32,10 @@ NEVER = dict(default_hooks=dict(checkpoint=dict(interval=1000, save_last=False))
 class SignalAt(Hook):
     """Sends this process a signal, in the middle of an event, which fails then where an ``error`` is given."""
 
-    def __init__(
-        self, event: str, number: int = signal.SIGTERM, at: int = 2, group: bool = False, error: Any = None
-    ) -> None:
+    def __init__(self, event, number=signal.SIGTERM, at=2, group=False, error=None):
         self.sent = False
 
-        def send(runner: Any, batch_idx: int, **_: Any) -> None:
+        def send(runner, batch_idx, **_):
             if runner.iter == at and not self.sent:
                 self.sent = True
                 (os.killpg if group else os.kill)(os.getpid(), number)
@@ -48,12 +45,12 @@ class SignalAt(Hook):
         setattr(self, event, send)
 
 
-def ends_alike(folder: Path, name: str = 'iters') -> bool:
+def ends_alike(folder, name='iters'):
     last = 'epoch_2.pth' if name == 'epochs' else f'iter_{ITERS}.pth'
     return not toys.differing(content(folder / last), content(uninterrupted(name)[0] / last))
 
 
-def interrupted(folder: Path, kind: str = 'iters', changes: dict = NEVER, **hook: Any) -> int:
+def interrupted(folder, kind='iters', changes=NEVER, **hook):
     runner = toys.make_runner(None, config(folder, kind, 0, pair(), **changes))
     runner.register_hook(SignalAt(**hook))
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
@@ -80,9 +77,7 @@ def interrupted(folder: Path, kind: str = 'iters', changes: dict = NEVER, **hook
         ('before_train_iter', signal.SIGTERM, 'epochs', {}, ['epoch_1']),  # epochs end with their last file
     )),
 ])  # fmt: skip
-def test_a_signal_saves_and_the_run_ends_in_the_same_bits(
-    event: str, number: int, kind: str, changes: dict[str, Any], saved: list[str], tmp_path: Path
-) -> None:
+def test_a_signal_saves_and_the_run_ends_in_the_same_bits(event, number, kind, changes, saved, tmp_path):
     at = 6 if kind == 'epochs' else 2
     assert interrupted(tmp_path, kind, changes, event=event, number=number, at=at) == 128 + number
     assert sorted(path.stem for path in tmp_path.glob('*.pth')) == saved
@@ -91,38 +86,33 @@ def test_a_signal_saves_and_the_run_ends_in_the_same_bits(
         assert ends_alike(tmp_path, kind)
 
 
-SOAK = [pytest.param(one, marks=pytest.mark.soak) for one in (ConnectionResetError, EOFError, FileNotFoundError)]
+@pytest.mark.parametrize('error', [RuntimeError, *(
+    pytest.param(one, marks=pytest.mark.soak) for one in (ConnectionResetError, EOFError, FileNotFoundError)
+)])  # fmt: skip
+def test_a_loader_whose_workers_ended_first_is_no_error(error, tmp_path, monkeypatch):
+    """And of a validation, no averaged weights are saved."""
 
-
-@pytest.mark.parametrize('error', [RuntimeError, *SOAK])
-def test_a_loader_whose_workers_ended_first_is_no_error(
-    error: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load(batches: SeededBatches) -> None:
+    def load(batches):
         if batches.position == 2:
             os.kill(os.getpid(), signal.SIGTERM)
             raise error('worker')
         return following(batches)
 
     following = SeededBatches.__next__
+    assert interrupted(tmp_path / 'a', event='before_val_iter', error=error) == 128 + signal.SIGTERM
+    assert not list((tmp_path / 'a').glob('*.pth'))
     monkeypatch.setattr(SeededBatches, '__next__', load)
-    assert interrupted(tmp_path, event='before_train_iter', at=99) == 128 + signal.SIGTERM
-    assert [path.name for path in tmp_path.glob('*.pth')] == ['iter_2.pth']
+    assert interrupted(tmp_path / 'b', event='before_train_iter', at=99) == 128 + signal.SIGTERM
+    assert [path.name for path in (tmp_path / 'b').glob('*.pth')] == ['iter_2.pth']
 
 
-def test_a_validation_whose_workers_ended_first_saves_no_averaged_weights(tmp_path: Path) -> None:
-    assert interrupted(tmp_path, event='before_val_iter', error=RuntimeError) == 128 + signal.SIGTERM
-    assert not list(tmp_path.glob('*.pth'))
-
-
-def test_another_error_is_told_as_it_is(tmp_path: Path) -> None:
-    runner = toys.make_runner(None, config(tmp_path, 'iters', 0, pair()))
-
+def test_another_error_is_told_as_it_is(tmp_path):
     class Fault(Hook):
-        def after_train_iter(self, *_: Any, **__: Any) -> None:
+        def after_train_iter(self, *_, **__):
             os.kill(os.getpid(), signal.SIGTERM)
             raise RuntimeError('out of memory')
 
+    runner = toys.make_runner(None, config(tmp_path, 'iters', 0, pair()))
     runner.register_hook(Fault(), 'HIGH')
     with pytest.raises(RuntimeError, match='out of memory'):
         runner.train()
@@ -132,9 +122,7 @@ def test_another_error_is_told_as_it_is(tmp_path: Path) -> None:
     dict(interval=1, save_last=True),
     *(dict(filename_tmpl='step_{}.pth'), dict(out_dir='files'), dict(interval=1, save_optimizer=False)),
 ])  # fmt: skip
-def test_a_restart_of_the_launcher_goes_on_from_files_of_any_name_place_and_kind(
-    option: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restart_of_the_launcher_goes_on_from_files_of_any_name_place_and_kind(option, tmp_path, monkeypatch):
     checkpoint = {**NEVER['default_hooks']['checkpoint'], **option}
     if 'out_dir' in option:
         checkpoint['out_dir'] = str(tmp_path / 'files')
@@ -145,42 +133,40 @@ def test_a_restart_of_the_launcher_goes_on_from_files_of_any_name_place_and_kind
     assert 'save_last' not in option or ends_alike(tmp_path)
 
 
-def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, found = tmp_path / 'iter_3.pth', []
+def test_a_restart_takes_no_file_of_an_earlier_run(tmp_path, monkeypatch):
+    file, further, restarts = tmp_path / 'iter_3.pth', tmp_path / 'iter_9.pth', 'SLURM_RESTART_COUNT'
 
-    def start(named: str | None = None) -> None:
+    def start(named=None):
         given = dict(_resume=named is not None, _load_from=named, logger=logging.getLogger('x'))
         runner = SimpleNamespace(work_dir=str(tmp_path), **given)
         go_on_after_restart(runner)
-        found.append(runner._load_from)
+        return runner._load_from
 
-    start()
+    assert start() is None
     torch.save(dict(state_dict={}), file)
-    start()  # not by the launcher: it begins anew
+    assert start() is None, 'not by the launcher: it begins anew'
     os.utime(file)
-    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
-    start()
+    monkeypatch.setenv(restarts, '1')
+    assert start() == str(file)
     os.utime(file, (1, 1))
-    start()
-    torch.save(dict(state_dict={}), tmp_path / 'iter_9.pth')
-    os.utime(tmp_path / 'iter_9.pth', (1, 1))  # further than this run is
+    assert start() is None
+    torch.save(dict(state_dict={}), further)
+    os.utime(further, (1, 1))  # further than this run is
     os.utime(file)
-    start()
-    assert found == [None, None, str(file), None, str(file)]
-    assert own_checkpoint(tmp_path) == file and latest_checkpoint(tmp_path) == tmp_path / 'iter_9.pth'
+    assert start() == str(file)
+    assert own_checkpoint(tmp_path) == file and latest_checkpoint(tmp_path) == further
 
-    monkeypatch.delenv('SLURM_RESTART_COUNT')
-    start('named.pth')  # `--resume FILE`, which the launcher repeats
-    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    monkeypatch.delenv(restarts)
+    assert start('named.pth') == 'named.pth'  # `--resume FILE`, which the launcher repeats
+    monkeypatch.setenv(restarts, '1')
     os.utime(file, (1, 1))
-    start('named.pth')
+    assert start('named.pth') == 'named.pth'
     for _ in range(2):
         os.utime(file)
-        start('named.pth')
-    assert found[5:] == ['named.pth', 'named.pth', str(file), str(file)]
+        assert start('named.pth') == str(file)
 
 
-def test_a_test_after_the_training_begins_no_run(tmp_path: Path) -> None:
+def test_a_test_after_the_training_begins_no_run(tmp_path):
     options = config(tmp_path, 'iters', 0, pair())
     same = {f'test_{part}': options[f'val_{part}'] for part in ('dataloader', 'evaluator')}
     options.merge_from_dict({**same, 'test_cfg': dict(type='TestLoop')})
@@ -191,7 +177,7 @@ def test_a_test_after_the_training_begins_no_run(tmp_path: Path) -> None:
     assert [type(hook).__name__ for hook in runner.hooks].count('Interruption') == 1
 
 
-def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch):
     """As under torchrun, which hands on what every process of a job gets as well; a later one ends at once."""
     killed, now = list[int](), [100.0]
     monkeypatch.setattr(os, 'kill', lambda _, number: killed.append(number))
@@ -204,7 +190,7 @@ def test_a_signal_that_comes_twice_at_once_is_one(monkeypatch: pytest.MonkeyPatc
         assert killed == expected
 
 
-def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch):
     """The signal of one travels with the losses of all. Gathered gradients come first."""
     left = list[int]()
     monkeypatch.setattr(interruption, 'get_world_size', lambda: 2)
@@ -227,30 +213,21 @@ def test_processes_leave_at_the_first_step_after_they_agreed(monkeypatch: pytest
     assert own.bad() and not loss_guard._Verdict(torch.ones(()), {}, signal.SIGTERM).bad()
 
 
-BEGIN = """
-import os, signal, sys
-sys.path.insert(0, {root!r})
-import mmdistill_dense.engine.launch  # gloo
-from tests.engine.test_interruption import SignalAt
-from tests import toys
-from tests.engine.resumption import config, pair
-"""
-TRAIN = """
-os.setpgrp()
-changes = dict(default_hooks=dict(checkpoint=dict(interval=1000)))
-runner = toys.make_runner(None, config({folder!r}, 'iters', 2, pair(), **changes))
-runner.register_hook(SignalAt({event!r}, group=True))
-runner.train()
-"""
+def signalled_in_a_group(_, folder, event):
+    """Train with workers, and signal them all: Slurm signals all processes of a step, and the workers end at once."""
+    os.setpgrp()
+    changes = dict(default_hooks=dict(checkpoint=dict(interval=1000)))
+    runner = toys.make_runner(None, config(folder, 'iters', 2, pair(), **changes))
+    runner.register_hook(SignalAt(event, group=True))
+    runner.train()
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize('event', ['before_train_iter', 'after_train_iter', 'before_val_iter'])
-def test_a_signal_to_the_whole_group_with_workers(event: str, tmp_path: Path) -> None:
-    """Slurm signals all processes of a step: the loader's workers end at once."""
-    text = (BEGIN + TRAIN).format(root=str(ROOT), folder=str(tmp_path), event=event)
-    ended = subprocess.run([sys.executable, '-c', text], env=environment(), capture_output=True, text=True, timeout=300)
-    assert ended.returncode == 128 + signal.SIGTERM, ended.stderr[-3000:]
+def test_a_signal_to_the_whole_group_with_workers(event, tmp_path):
+    with pytest.raises(ProcessExitedException) as ended:
+        start(signalled_in_a_group, str(tmp_path), event, processes=1)
+    assert ended.value.exit_code == 128 + signal.SIGTERM
     (found,) = tmp_path.glob('*.pth')  # iter_2 if the next batch was not loaded yet
     assert found.name in ('iter_2.pth', 'iter_3.pth')
     train(tmp_path, workers=2, resume=True)
@@ -258,6 +235,12 @@ def test_a_signal_to_the_whole_group_with_workers(event: str, tmp_path: Path) ->
 
 
 TOGETHER = """
+import os, sys
+sys.path.insert(0, {root!r})
+import mmdistill_dense.engine.launch  # gloo
+from tests.engine.test_interruption import SignalAt
+from tests import toys
+from tests.engine.resumption import config, pair
 changes = dict(
     default_hooks=dict(checkpoint=dict(interval=1000)),
     launcher='pytorch',
@@ -275,12 +258,9 @@ if runner.rank == 0:
 
 
 @pytest.mark.soak
-def test_processes_leave_together_and_go_on_when_the_launcher_starts_them_again(tmp_path: Path) -> None:
+def test_processes_leave_together_and_go_on_when_the_launcher_starts_them_again(tmp_path):
     file = tmp_path / 'train.py'
-    file.write_text((BEGIN + TOGETHER).format(root=str(ROOT), folder=str(tmp_path)))
-    words = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=1', '--standalone']
-    ended = subprocess.run(
-        [*words, str(file), '--launcher', 'pytorch'], env=environment(), capture_output=True, text=True, timeout=300
-    )
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    assert re.search(r'ENDED 1 True .*iter_3.pth', ended.stdout), ended.stdout[-3000:]
+    file.write_text(TOGETHER.format(root=str(ROOT), folder=str(tmp_path)))
+    launch = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--max-restarts=1', '--standalone']
+    said = run([*launch, file, '--launcher', 'pytorch'], tmp_path, environment())
+    assert re.search(r'ENDED 1 True .*iter_3.pth', said), said[-3000:]

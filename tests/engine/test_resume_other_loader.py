@@ -5,9 +5,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from mmengine.registry import DATA_SAMPLERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 
 from mmdistill_dense.distillers.schedule import Schedule
@@ -21,22 +19,14 @@ SCHEDULES = dict(falls=dict(ramp_down=(0, 1.0)), stops=dict(stop_at=0.5), warms=
 
 
 def loop_of(kind, done, of, dataloader, iteration):
-    loop = object.__new__(kind)
-    count = (
-        dict(_max_epochs=of, _max_iters=of * len(dataloader)) if kind is EpochBasedTrainLoop else dict(_max_iters=of)
-    )
+    loop, by_epoch = object.__new__(kind), kind is EpochBasedTrainLoop
+    count = dict(_max_epochs=of, _max_iters=of * len(dataloader)) if by_epoch else dict(_max_iters=of)
     vars(loop).update(count, _epoch=done, _iter=iteration, dataloader=dataloader)
     return loop
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    pictures=st.integers(1, 60),
-    before=st.tuples(st.integers(1, 9), st.integers(1, 4)),
-    now=st.tuples(st.integers(1, 9), st.integers(1, 4)),
-    epochs=st.integers(1, 12),
-    data=st.data(),
-)
+@given(st.integers(1, 60), *[st.tuples(st.integers(1, 9), st.integers(1, 4))] * 2, st.integers(1, 12), st.data())
 def test_schedules_are_where_the_share_of_the_epochs_is(pictures, before, now, epochs, data):
     """Loops, batch sizes, processes and schedules; also from a file within an epoch, which begins again."""
     then, each = (-(-pictures // (batch * processes)) for batch, processes in (before, now))
@@ -51,22 +41,22 @@ def test_schedules_are_where_the_share_of_the_epochs_is(pictures, before, now, e
     assert steps_ahead(loop_of(IterBasedTrainLoop, 0, epochs * then, range(each), done * then + within)) == 0
 
 
-@DATA_SAMPLERS.register_module()
-class OneOfTwo(DefaultSampler):
-    """The sampler of the first of two processes, in a run of one."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.rank, self.world_size = 0, 2
-        self.num_samples, self.total_size = len(self.dataset) // 2, len(self.dataset)
-
-
 @HOOKS.register_module()
 class NotesFactors(Hook):
-    """Notes the share of the epochs that is done at each step, the factors of the schedules, and the other pictures."""
+    """Notes, for each step, the share of the epochs that is done, the factors of the schedules, the other pictures, and
+    what the loss is divided by."""
 
     priority = 'LOW'
     seen: list[SimpleNamespace] = []
+
+    def before_train(self, runner):
+        scale = runner.optim_wrapper.scale_loss
+
+        def noted(loss):
+            self.seen[-1].divisor = float(loss / scale(loss))
+            return scale(loss)
+
+        runner.optim_wrapper.scale_loss = noted
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         model, state = runner.model, runner.model.distillation.state
@@ -78,18 +68,15 @@ class NotesFactors(Hook):
         self.seen.append(SimpleNamespace(share=share, **factors, more=more is not None and more.batch is not None))
 
 
-def train(folder, batch, resume=None, processes=1, unlabelled=None, **changes):
+def train(folder, batch, resume=None, gathered=1, unlabelled=None, **changes):
     """What each step of this call saw."""
     falls = dict(type='LogitKD', schedule=SCHEDULES['falls'], **changes)
     stops = dict(type='CWD', schedule=SCHEDULES['stops'])
     warms = dict(type='AT', student_tap='backbone[3]', schedule=SCHEDULES['warms'])
-    model = toys.model_config(
-        toys.seg_net('fcn'), toys.seg_teacher('fcn'), dict(falls=falls, stops=stops, warms=warms), unlabelled=unlabelled
-    )
+    methods = dict(falls=falls, stops=stops, warms=warms)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), methods, unlabelled=unlabelled)
     config = toys.run_config(folder, model, epochs=EPOCHS, load_from=resume, resume=bool(resume))
-    config.train_dataloader.batch_size = batch
-    if processes == 2:
-        config.train_dataloader.sampler.type = 'OneOfTwo'
+    config.train_dataloader.batch_size, config.optim_wrapper.accumulative_counts = batch, gathered
     config.custom_hooks = [dict(type='mmdistill_dense.NotesFactors')]
     NotesFactors.seen.clear()
     runner = Runner.from_cfg(config)
@@ -105,10 +92,10 @@ def begun(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(('epoch', 'batch', 'processes'), [(1, 8, 1), (3, 1, 1), (3, 2, 2)])
-def test_schedules_go_on_at_the_share_of_the_epochs(begun, tmp_path, epoch, batch, processes):
-    _, seen = train(tmp_path, batch, str(begun / f'epoch_{epoch}.pth'), processes)
-    steps = PICTURES // (batch * processes)
+@pytest.mark.parametrize(('epoch', 'batch'), [(1, 8), (3, 1)])
+def test_schedules_go_on_at_the_share_of_the_epochs(begun, tmp_path, epoch, batch):
+    _, seen = train(tmp_path, batch, str(begun / f'epoch_{epoch}.pth'))
+    steps = PICTURES // batch
     assert len(seen) == (EPOCHS - epoch) * steps
     for one in seen:
         assert one.falls == pytest.approx(1 - one.share)
@@ -137,38 +124,9 @@ def test_measurements_stay_where_they_are_in_steps_of_the_same_loader(begun, tmp
     assert moved['b'] == moved['c']
 
 
-@HOOKS.register_module()
-class NotesDivisor(Hook):
-    """Notes what each loss is divided by."""
-
-    seen: list[float] = []
-
-    def before_train(self, runner):
-        scale = runner.optim_wrapper.scale_loss
-        runner.optim_wrapper.scale_loss = lambda loss: self.seen.append(float(loss / scale(loss))) or scale(loss)
-
-
-def gather(folder, batch, resume=None):
-    """What each step of this call divides by."""
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'))
-    config = toys.run_config(folder, model, epochs=EPOCHS, load_from=resume, resume=bool(resume))
-    config.train_dataloader.batch_size = batch
-    config.optim_wrapper.accumulative_counts = 2
-    config.custom_hooks = [dict(type='mmdistill_dense.NotesDivisor')]
-    NotesDivisor.seen.clear()
-    Runner.from_cfg(config).train()
-    return list(NotesDivisor.seen)
-
-
-@pytest.fixture(scope='module')
-def gathered(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('gathered')
-    gather(folder, 1)
-    return folder
-
-
-@pytest.mark.parametrize('batch', [2, 4, 8])
-def test_gathered_gradients_are_divided_by_their_number(gathered, tmp_path, batch):
+def test_gathered_gradients_are_divided_by_their_number(tmp_path):
     """mmengine counts from the steps of before, and would take the last of them for the rest of an epoch."""
-    seen = gather(tmp_path, batch, str(gathered / 'epoch_3.pth'))
-    assert seen == pytest.approx([2.0] * ((EPOCHS - 3) * (PICTURES // batch)))
+    train(tmp_path / '1', 1, gathered=2)
+    for batch in (2, 4, 8):
+        _, seen = train(tmp_path / f'{batch}', batch, str(tmp_path / '1' / 'epoch_3.pth'), gathered=2)
+        assert [one.divisor for one in seen] == pytest.approx([2.0] * ((EPOCHS - 3) * (PICTURES // batch)))

@@ -1,22 +1,34 @@
-"""The stream of pictures without labels in a run: its order, its resumption, and what it leaves alone."""
+"""Pictures without labels: their order in a run, its resumption, and what a step on them adds or refuses."""
 
+import copy
 import functools
 import logging
+import pickle
+import random
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from mmcv.transforms import BaseTransform
+from mmdet.registry import MODELS as DETECTORS
+from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, DefaultScope
+from mmengine.structures import InstanceData
+from torch import nn
 
+from mmdistill_dense.distillers.roi_head_kd import RoIHeadKD
+from mmdistill_dense.pretrain import BackboneStudent
 from mmdistill_dense.registry import TRANSFORMS
-from mmdistill_dense.unlabelled.step import UnlabelledOption, unlabelled_of
+from mmdistill_dense.unlabelled.step import Unlabelled, UnlabelledOption, prepared, unlabelled_of
 from mmdistill_dense.unlabelled.stream import PassSampler, open_pictures
+from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
 from tests.engine.resumption import ITERS, MORE, WITH_MORE, noted, pair, train, uninterrupted
 from tests.faults.tools import content
+from tests.query_nets import query_net
 
 run = functools.partial(noted, train)
 
@@ -26,18 +38,13 @@ def first(sampler, count):
 
 
 def test_each_pass_shows_every_picture_in_a_new_order():
-    taken = first(PassSampler(7, seed=3), 21)
+    """A later start goes on where the first would be; processes take the positions in turn."""
+    taken = first(PassSampler(7, seed=3), 29)
     passes = [taken[start : start + 7] for start in (0, 7, 14)]
     assert all(sorted(one) == list(range(7)) for one in passes)
-    assert passes[0] != passes[1] != passes[2] and taken != first(PassSampler(7, seed=4), 21)
-
-
-@pytest.mark.parametrize('start', [0, 1, 6, 7, 20])
-def test_a_later_start_goes_on_where_the_first_would_be(start):
-    assert first(PassSampler(7, 3, start=start), 9) == first(PassSampler(7, 3), start + 9)[start:]
-
-
-def test_processes_take_the_positions_in_turn():
+    assert passes[0] != passes[1] != passes[2] and taken[:21] != first(PassSampler(7, seed=4), 21)
+    for start in (0, 1, 6, 7, 20):
+        assert first(PassSampler(7, 3, start=start), 9) == taken[start : start + 9]
     whole, parts = first(PassSampler(9, 3), 18), [first(PassSampler(9, 3, rank, 2), 9) for rank in (0, 1)]
     assert [one for pair in zip(*parts, strict=True) for one in pair] == whole
     assert not set(parts[0][:4]) & set(parts[1][:4])
@@ -51,18 +58,17 @@ def model(folder, distillers=None, **option):
 
 
 @pytest.mark.soak
-def test_workers_read_what_the_main_process_reads():
-    assert uninterrupted('more pictures, workers')[1] == uninterrupted('more pictures')[1]
-
-
-@pytest.mark.soak
-def test_labelled_pictures_are_those_of_a_run_without():
-    """In an epoch-based loop without workers, the pictures of a step come from the streams that the last one left."""
-    folder = toys.fresh_dir()
-    without = run(folder, model(None), 'epochs')
+def test_labelled_pictures_are_those_of_a_run_without(tmp_path):
+    """In an epoch-based loop without workers, the pictures of a step come from the streams that the last one left.
+    Workers read what the main process reads, and a stream that begins late is that of the others."""
+    without = run(toys.fresh_dir(), model(None), 'epochs')
     _, with_more = uninterrupted('more pictures, epochs')
     assert [one[:2] for one in with_more] == [one[:2] for one in without]
     assert all(len(more) == 3 for _, _, more in with_more) and {one[2] for one in without} == {None}
+    plain = uninterrupted('more pictures')[1]
+    assert uninterrupted('more pictures, workers')[1] == plain
+    late = run(tmp_path, model(toys.picture_folder(), **MORE, start=2))
+    assert [one[2] for one in late] == [None, None, *(one[2] for one in plain[2:])]
 
 
 def test_the_same_picture_looks_different_in_another_pass(tmp_path):
@@ -84,12 +90,6 @@ def test_a_run_without_such_steps_equals_the_one_without_the_option(tmp_path, ne
     assert used == ([False] * ITERS if network == 'start' else [True] + [False] * (ITERS - 1))
     same = not toys.differing(*(content(tmp_path / one / f'iter_{ITERS}.pth') for one in 'ab'))
     assert same == (network == 'start')
-
-
-@pytest.mark.soak
-def test_a_stream_that_begins_late_is_that_of_the_others(tmp_path):
-    seen = run(tmp_path, model(toys.picture_folder(), **MORE, start=2))
-    assert [one[2] for one in seen] == [None, None, *(one[2] for one in uninterrupted('more pictures')[1][2:])]
 
 
 @pytest.fixture
@@ -166,13 +166,6 @@ def test_pictures_of_validation_are_refused(tmp_path, how):
     assert ('renamed.png (= ' in str(error.value)) == (how != 'same path')
 
 
-def test_a_name_alone_is_no_picture(tmp_path):
-    """000001.jpg is in every data set."""
-    for seed, name in ((1, 'tested'), (2, 'more')):
-        shutil.copytree(toys.picture_folder(2, seed=seed), tmp_path / name)
-    opened(str(tmp_path / 'more'), **files(tmp_path / 'tested', 'test'))
-
-
 def test_labelled_pictures_are_taken_out_and_counted(tmp_path, log):
     train, more = Path(toys.picture_folder(4, seed=41)), tmp_path / 'more'
     shutil.copytree(toys.picture_folder(3, seed=42), more)
@@ -224,10 +217,11 @@ def test_a_given_pipeline_that_reads_labels_is_refused_at_start(tmp_path, step, 
     assert np.random.get_state()[2] == before
 
 
-def test_label_images_are_no_pictures(tmp_path):
-    """A folder of a data set has them beside the pictures."""
+def test_label_images_are_no_pictures_and_a_name_alone_is_none(tmp_path):
+    """A folder of a data set has them beside the pictures, and 000001.jpg is in every data set."""
     for name in ('train', 'labels'):
         shutil.copytree(toys.picture_folder(2, seed=len(name)), tmp_path / name)
+    opened(str(tmp_path / 'labels'), **files(tmp_path / 'train', 'test'))
     changes = files(tmp_path / 'train', 'train')
     changes['train_dataloader']['dataset']['data_prefix']['seg_map_path'] = str(tmp_path / 'labels')
     with pytest.raises(ValueError, match='2 of 2 pictures are label images of train_dataloader: .*labels/0.png'):
@@ -254,10 +248,12 @@ def test_one_picture_in_a_pooling_head_is_refused_at_start(tmp_path):
         run(tmp_path, heads)
     backbone = toys.model_config(*pair, dict(fit=dict(type='FitNet', student_tap='backbone[3]')), unlabelled=more)
     assert len(run(tmp_path, backbone)) == ITERS
-
-
-def test_recomputed_stages_are_refused_where_statistics_stay_those_of_the_labelled_pictures():
-    with pytest.raises(ValueError, match="activation_checkpointing=.*layer2.* recomputes .*bn='labelled'"):
+    student = toys.seg_net('fcn', backbone=dict(with_cp=True))
+    option = dict(data_root='more', bn='labelled')
+    with pytest.raises(ValueError, match="with_cp=True of backbone.* recomputes activations.*bn='labelled'"):
+        toys.build(toys.model_config(student, toys.seg_teacher('fcn'), unlabelled=option))
+    words = "activation_checkpointing=.*layer2.* recomputes .*bn='labelled'"
+    with pytest.raises(ValueError, match=words):  # statistics cannot stay those of the labelled pictures
         opened(None, model=model(toys.picture_folder(), bn='labelled'), activation_checkpointing=['backbone.layer2'])
 
 
@@ -276,18 +272,249 @@ def test_few_pictures_and_unknown_test_pictures_are_warned_of(log):
 
 @pytest.mark.soak
 def test_another_list_another_ratio_and_none_are_refused_on_resume_unless_the_user_insists(tmp_path):
-    start = dict(resume=True, load_from=str(uninterrupted('more pictures')[0] / 'iter_2.pth'))
+    """A moved folder is the same."""
+    folder, before = uninterrupted('more pictures')
+    start = dict(resume=True, load_from=str(folder / 'iter_2.pth'))
     for network in (model(toys.picture_folder(5), ratio=1.5), model(toys.picture_folder()), model(None)):
         with pytest.raises(ValueError, match='6 pictures without labels .*ratio 1.5'):
-            run(tmp_path, network, **start)
+            run(tmp_path / 'a', network, **start)
     hooks = dict(default_hooks=dict(distill=dict(resume_changed=True)))
-    seen = run(tmp_path, model(toys.picture_folder()), **start, **hooks)
+    seen = run(tmp_path / 'b', model(toys.picture_folder()), **start, **hooks)
     assert [len(more) for _, _, more in seen] == [2] * (ITERS - 2)
-
-
-@pytest.mark.soak
-def test_a_moved_folder_is_the_same(tmp_path):
-    folder, before = uninterrupted('more pictures')
     shutil.copytree(toys.picture_folder(), tmp_path / 'moved')
-    network = model(str(tmp_path / 'moved'), **MORE)
-    assert run(tmp_path, network, resume=True, load_from=str(folder / 'iter_4.pth')) == before[4:]
+    assert run(tmp_path / 'c', model(str(tmp_path / 'moved'), **MORE), **start) == before[2:]
+
+
+# A step on pictures without labels
+
+
+FOLDER = dict(data_root='more')
+KD = 'loss_kd'
+FITNET = dict(type='FitNet', student_tap='backbone[3]')
+
+
+def seg_model(distillers=None, dropout=0.0, **option):
+    pair = dict(student=toys.seg_net('fcn', dropout=dropout), teacher=toys.seg_teacher('fcn'))
+    distillers = distillers or dict(kd=dict(type='LogitKD'))
+    return toys.distilled(**pair, distillers=distillers, unlabelled=dict(FOLDER, **option))
+
+
+def det_model(distillers, student='retinanet', **option):
+    pair = dict(student=toys.det_net(student), teacher=toys.det_teacher(student, 16, 16))
+    return toys.distilled('mmdet', **pair, distillers=distillers, unlabelled=dict(FOLDER, **option))
+
+
+def losses(model, unlabelled=None, labelled=None):
+    """A step; a model's statistics and queues change as in training."""
+    unlabelled_of(model).batch = copy.deepcopy(unlabelled)
+    return toys.losses_of(model, labelled)
+
+
+def test_the_labelled_pictures_again_give_their_loss_twice():
+    """Each part is half of the loss; so the whole does not depend on the number of pictures, but on their weight."""
+    model = seg_model()
+    alone = losses(model)
+    both = losses(model, toys.bare(toys.seg_batch()))
+    name, second = f'distill.kd.{KD}', f'distill.kd.unlabelled_{KD}'
+    torch.testing.assert_close(both[name], alone[name] / 2)
+    torch.testing.assert_close(both[second], alone[name] / 2)
+    torch.testing.assert_close(both['distill.kd.share'], alone['distill.kd.share'])
+    assert set(both) == {*alone, second}
+    for key in alone:
+        assert key.startswith('distill.') or torch.equal(alone[key], both[key])
+    model, more = seg_model(weight=3.0), toys.bare(toys.seg_batch(4, seed=3))
+    one = losses(model)[name]
+    assert losses(model, more)[name].item() == pytest.approx(one.item() * 2 / (2 + 3 * 4))
+
+
+def test_nothing_else_in_the_run_changes():
+    """Neither the random streams, from which the student's dropout and later pictures are drawn, nor the queue's. The
+    same pictures get another mask than the labelled ones; and the same in a step that is repeated."""
+    distillers = dict(mimic=dict(type='MaskedMimic'), cwd=dict(type='CWD'))
+    model, seen = seg_model(distillers, dropout=0.5), []
+    model.decode_head.dropout.register_forward_hook(lambda *_: seen.append(1))
+    states, found = [], []
+    for more in (None, toys.bare(toys.seg_batch(3, seed=3))):
+        random.seed(1), np.random.seed(1), torch.manual_seed(1)
+        found.append(losses(model, more))
+        states.append(stream_states())
+    assert states[0] == states[1] and len(seen) == 3  # cwd's tap is behind the dropout, in both parts
+    assert torch.equal(found[0]['decode.loss_ce'], found[1]['decode.loss_ce'])
+    name, second = (f'distill.mimic.{part}loss_mimic' for part in ('', 'unlabelled_'))
+    torch.testing.assert_close(found[1][name] * 5 / 2, found[0][name])
+    again, repeated = (losses(model, toys.bare(toys.seg_batch())) for _ in range(2))
+    assert not torch.equal(again[name], again[second]) and torch.equal(again[second], repeated[second])
+
+
+def test_gradients_end_where_the_tap_is_and_nothing_runs_while_all_weights_are_zero():
+    model, more = seg_model(dict(fit=dict(FITNET, schedule=dict(stop_at=5)))), toys.bare(toys.seg_batch(3, seed=3))
+    losses(model, more)['distill.fit.unlabelled_loss_fitnet'].backward()
+    got = {name for name, one in model.named_parameters() if one.grad is not None}
+    assert any(name.startswith('distillers.fit.') for name in got)
+    assert {name.split('.')[0] for name in got} == {'backbone', 'distillers'}
+    assert {name for name, _ in model.backbone.named_parameters(prefix='backbone')} <= got
+    model.distillation.state.iteration, calls = 6, []
+    model.backbone.register_forward_hook(lambda *_: calls.append(1))
+    losses(model, more)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize('bn', ['both', 'labelled'])
+def test_running_statistics_follow_these_pictures_or_not(bn):
+    model, more = seg_model(bn=bn), toys.bare(toys.seg_batch(3, seed=3))
+    plain = copy.deepcopy(model)
+    losses(plain), losses(model, more)
+    found = [{name: value for name, value in one.named_buffers() if 'distillers' not in name} for one in (plain, model)]
+    assert bool(toys.differing(*found)) == (bn == 'both')
+    assert all(one.track_running_stats for one in model.modules() if isinstance(one, nn.BatchNorm2d))
+    assert toys.hooks_left(model) == 0
+
+
+def test_a_method_that_needs_labels_keeps_its_weight():
+    """CIRKD needs them for its queues alone."""
+    cirkd = dict(type='CIRKD', pixel_memory=8, region_memory=4, pixel_contrast=8, region_contrast=8)
+    with pytest.raises(ValueError, match=r'model.unlabelled: c \(CIRKD\) needs labels.*LogitKD'):
+        seg_model(dict(c=cirkd))
+    batchwise = dict(cirkd, pixel_weight=0, region_weight=0)
+    model = seg_model(dict(ifvd=dict(type='IFVD'), kd=dict(type='LogitKD'), c=batchwise))
+    alone, both = losses(model), losses(model, toys.bare(toys.seg_batch(2, seed=3)))
+    assert torch.equal(alone['distill.ifvd.loss_ifvd'], both['distill.ifvd.loss_ifvd'])
+    assert {f'distill.kd.unlabelled_{KD}', 'distill.c.unlabelled_loss_minibatch'} <= {*both}
+    assert not any('ifvd.unlabelled' in name for name in both)
+
+
+def test_pcd_compares_and_stores_both_parts_without_padding():
+    pcd = dict(type='PCD', queue_size=64, student_tap='backbone[3]', enqueue='pooled')
+    model = seg_model(dict(pcd=pcd))
+    more = toys.bare(toys.seg_batch(3, seed=3, side=48))  # padded to 64
+    _, samples = prepared(model, more)
+    assert [tuple(one.metainfo['pad_shape']) for one in samples] == [(64, 64)] * 3
+    masks = []
+    compare = model.distillers['pcd'].compare
+    model.distillers['pcd'].compare = lambda *args: (masks.append(compare(*args).mask), compare(*args))[1]
+    losses(model, more)
+    assert masks[0] is None and masks[1].float().mean().item() == pytest.approx((48 / 64) ** 2, abs=0.1)
+    assert len(model.distillers['pcd'].queue.negatives()) == 5
+
+
+def test_balance_measures_the_sum_of_both_parts():
+    model, more = seg_model(dict(kd=dict(type='LogitKD', balance=2.0))), toys.bare(toys.seg_batch(2, seed=3))
+    balancer = model.distillers['kd'].balancer
+    balancer.start(1200, 1)
+    balancer.begin(0, 1.0, 'kd')
+    found = losses(model, more)
+    both = [found[f'distill.kd.{name}'] for name in (KD, f'unlabelled_{KD}')]
+    parts = [value / found['distill.kd.weight'] for value in both]
+    gradients = torch.autograd.grad(sum(parts), list(model.backbone.parameters()))
+    norm = torch.cat([one.flatten() for one in gradients]).norm().item()
+    assert balancer.tries[0][2] == pytest.approx(norm, rel=1e-4)
+
+
+# Detection
+
+
+def crowded(count=4):
+    """Pictures full of objects, which nobody has annotated."""
+    batch = toys.det_batch(count, seed=4)
+    for sample in batch['data_samples']:
+        sample.gt_instances = InstanceData()
+    return batch
+
+
+@pytest.mark.parametrize('student', ['retinanet', 'gfl'])
+def test_an_unlabelled_object_is_no_background(student):
+    """The losses of the head are those of the labelled pictures, to the bit; the neck and the head's scores learn."""
+    scores = dict(retinanet='bbox_head.retina_cls', gfl='bbox_head.gfl_cls')[student]
+    kd = dict(type='HeadOutputKD', student_tap=scores, form='sigmoid')
+    model = det_model(dict(fit=dict(type='FitNet', student_tap='neck'), kd=kd), student)
+    alone, both = losses(model, None, toys.det_batch()), losses(model, crowded(), toys.det_batch())
+    own = [name for name in alone if not name.startswith('distill.')]
+    assert len(own) >= 2
+    for name in own:
+        for one, other in zip(alone[name], both[name], strict=True):
+            assert torch.equal(one, other)
+    added = [name for name in both if 'unlabelled_loss' in name]
+    assert len(added) == 2
+    sum(both[name] for name in added).backward()
+    assert all(one.grad is not None for one in model.neck.parameters())
+    regression = 'retina_reg' if student == 'retinanet' else 'gfl_reg'
+    assert getattr(model.bbox_head, regression).weight.grad is None
+
+
+@pytest.mark.parametrize('student', ['faster_rcnn', pytest.param('deformable', marks=pytest.mark.soak)])
+def test_two_stages_and_queries_learn_as_far_as_their_neck(student):
+    network = query_net(student) if student == 'deformable' else toys.det_net(student)
+    fit = dict(fit=dict(type='FitNet', student_tap='neck'))
+    pair = dict(student=network, teacher=dict(network, allow_random=True))
+    model = toys.distilled('mmdet', **pair, distillers=fit, unlabelled=FOLDER)
+    assert losses(model, crowded(2), toys.det_batch())['distill.fit.unlabelled_loss_fitnet'].requires_grad
+
+
+def test_methods_that_read_boxes_or_proposals_are_refused_alone(monkeypatch):
+    """A method of somebody else may tap proposals and not say that it needs labels."""
+    for kind, student in (('DeFeat', 'retinanet'), ('FGD', 'retinanet'), ('RoIHeadKD', 'faster_rcnn'), ('LD', 'gfl')):
+        with pytest.raises(ValueError, match=rf'model.unlabelled: a \({kind}\) needs labels'):
+            det_model(dict(a=dict(type=kind)), student)
+    monkeypatch.setattr(RoIHeadKD, 'needs_labels', False)
+    with pytest.raises(ValueError, match=r"a.student_tap='roi_head.bbox_head.fc_reg' runs on proposals.*the neck"):
+        det_model(dict(a=dict(type='RoIHeadKD')), 'faster_rcnn')
+
+
+@pytest.mark.parametrize(('option', 'size'), [
+    (dict(type='BatchSyncRandomResize', random_size_range=(96, 96), interval=1), 32),
+    (dict(type='BatchFixedSizePad', size=(128, 128), pad_mask=True, pad_seg=True), 128),  # as Mask2Former's
+])  # fmt: skip
+def test_an_augmentation_of_batches_stays_the_labelled_ones(option, size):
+    """mmdet's resizing keeps the size between steps: the other part uses it and does not change it. What pads masks
+    finds none, and pads them again in the step with labels after it."""
+    model, augment = det_model(dict(fit=dict(type='FitNet', student_tap='neck'))), DETECTORS.build(option)
+    model.data_preprocessor.batch_augments = nn.ModuleList([augment])
+    augment._input_size = (32, 32)
+    before = dict(vars(augment))
+    MessageHub.get_current_instance().update_info('iter', 0)
+    batch = crowded()
+    for sample in batch['data_samples']:
+        sample.ignored_instances = InstanceData()  # as mmdet's PackDetInputs leaves it where there are no labels
+    inputs, samples = prepared(model, batch)
+    assert inputs.shape[-2:] == (size, size) and vars(augment) == before
+    assert not any('bboxes' in part for one in samples for part in (one.gt_instances, one.ignored_instances))
+
+
+@pytest.mark.parametrize(('option', 'words'), [
+    ('data/more', 'model.unlabelled must be a dict'),
+    (dict(ratio=1), 'model.unlabelled names no pictures: set data_root'),
+    (dict(FOLDER, ratoi=1), "no option 'ratoi'.*Did you mean 'ratio'"),
+    (dict(FOLDER, ratio=0), 'model.unlabelled.ratio must be a finite number > 0, got 0'),
+    (dict(FOLDER, weight=-1), 'model.unlabelled.weight must be'),
+    (dict(FOLDER, start=1.5), 'model.unlabelled.start must be'),
+    (dict(FOLDER, bn='none'), "model.unlabelled.bn must be one of 'both', 'labelled'"),
+    (dict(FOLDER, pipeline='same'), "model.unlabelled.pipeline must be 'auto' or a list"),
+    (dict(FOLDER, workers=-1), 'model.unlabelled.workers must be'),
+    (dict(FOLDER, pseudo={}), 'unlabelled.pseudo has left: '),
+    (dict(FOLDER, strong=True), 'unlabelled.strong has left: '),
+])  # fmt: skip
+def test_a_wrong_option_is_named(option, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        toys.build(toys.model_config(toys.seg_net('fcn'), distillers={}, unlabelled=option))
+
+
+def test_a_high_ratio_is_warned_of_and_there_is_at_least_one_picture(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmdistill_dense.unlabelled.step.print_log', lambda text, *_: said.append(text))
+    seg_model(ratio=8)
+    assert not said
+    seg_model(ratio=9)
+    assert 'model.unlabelled.ratio=9: a step takes 10 times as long' in said[0]
+    counts = [UnlabelledOption(FOLDER, ratio=ratio).count(8) for ratio in (0.01, 0.5, 1, 3)]
+    assert counts == [1, 4, 8, 24]
+
+
+def test_copies_keep_the_option_alone_and_a_pretraining_reads_such_pictures_already():
+    model = seg_model()
+    unlabelled_of(model).batch = toys.bare(toys.seg_batch())
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        second = unlabelled_of(other)
+        assert second.option == unlabelled_of(model).option and second.batch is None
+    student = BackboneStudent(dict(type='mmdet.ResNet', depth=18, base_channels=8))
+    with pytest.raises(ValueError, match='BackboneStudent is pre-trained without labels already.*train_dataloader'):
+        Unlabelled(UnlabelledOption(FOLDER)).attach(student, {}, ())

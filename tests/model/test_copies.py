@@ -1,15 +1,20 @@
-"""Copies of a distilled model: cast, moved, averaged, pickled. None of them touches the original or its teacher."""
+"""A distilled student is copied, cast, averaged, pickled and called as one of its class."""
 
 import copy
+import inspect
 import io
 from dataclasses import replace
 
+import mmdet.models  # noqa: F401
+import mmseg.models  # noqa: F401
 import pytest
 import torch
+from mmdet.registry import MODELS as DETECTORS
 from mmengine.model import ExponentialMovingAverage
+from mmseg.registry import MODELS as SEGMENTORS
 from torch.optim.swa_utils import AveragedModel
 
-from mmdistill_dense.model.distill_model import distilled_class
+from mmdistill_dense.model.distill_model import _batch, distilled_class
 from tests import toys
 
 
@@ -54,11 +59,12 @@ def test_a_moved_copy_leaves_the_original_alone(original, move):
     del copied
 
 
-def test_an_average_shares_the_teacher(original):
+def test_an_average_and_a_copy_that_moves_nowhere_share_the_teacher(original):
     model, *_ = original
-    for average in (ExponentialMovingAverage(model), ExponentialMovingAverage(model, device=torch.device('cpu'))):
-        assert toys.teacher_of(average.module) is toys.teacher_of(model)
-        assert all(one.teacher is toys.teacher_of(model) for one in average.module.distillers.values())
+    averages = (ExponentialMovingAverage(model), ExponentialMovingAverage(model, device=torch.device('cpu')))
+    for one in (*(average.module for average in averages), copy.deepcopy(model).to('cpu').float()):
+        assert toys.teacher_of(one) is toys.teacher_of(model)
+        assert all(distiller.teacher is toys.teacher_of(model) for distiller in one.distillers.values())
 
 
 def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
@@ -80,6 +86,8 @@ def test_a_cast_copy_is_trained_with_a_teacher_of_its_own(original):
 def test_the_original_moves_and_its_copy_stays():
     model = pair()
     copied = copy.deepcopy(model)
+    assert copied.distillation.state is not model.distillation.state
+    assert copied.distillers['mimic'].state is copied.distillation.state
     network, expected = toys.teacher_of(copied).network, terms(copied)
     model.double()
     assert {p.dtype for p in network.parameters()} == {torch.float32} and terms(copied) == expected
@@ -87,13 +95,9 @@ def test_the_original_moves_and_its_copy_stays():
     assert terms(model) == pytest.approx(expected)
     assert toys.teacher_of(model) is not toys.teacher_of(copied)
     assert all(distiller.teacher is toys.teacher_of(model) for distiller in model.distillers.values())
-
-
-def test_a_move_that_changes_nothing_is_none(original):
-    model, *_ = original
-    copied = copy.deepcopy(model)
-    copied.to('cpu').float()
-    assert toys.teacher_of(copied) is toys.teacher_of(model)
+    with torch.no_grad():
+        copied.decode_head.conv_seg.weight.fill_(0.1)
+    assert terms(model) == pytest.approx(expected) and terms(copied) != expected
 
 
 @pytest.fixture(scope='module')
@@ -125,26 +129,101 @@ def test_a_pickled_model_is_the_same_without_its_teacher(original, pickled):
     assert torch.equal(ours[0].seg_logits.data, theirs[0].seg_logits.data)
 
 
-def test_an_unpickled_model_is_trained_by_a_run_alone_and_loads_its_teacher(original, pickled):
+def test_an_unpickled_model_is_trained_by_a_run_alone_and_loads_its_teacher(original, pickled, tmp_path):
+    """Or it says which file it lacks."""
     *_, expected = original
-    other = unpickled(pickled).train()
+    other, lacking = unpickled(pickled).train(), unpickled(pickled).train()
     with pytest.raises(RuntimeError, match='without DistillHook'):
         toys.losses_of(other)
-    other.distillation.started = True
+    other.distillation.started = lacking.distillation.started = True
     assert terms(other) == pytest.approx(expected)
     assert toys.teacher_of(other).network is not None
-
-
-def test_an_unpickled_model_says_which_file_it_lacks(pickled, tmp_path):
-    other = unpickled(pickled).train()
-    other.distillation.started = True
-    teacher = toys.teacher_of(other)
-    teacher.option = replace(teacher.option, checkpoint=str(tmp_path / 'gone.pth'))
+    teacher, path = toys.teacher_of(lacking), str(tmp_path / 'gone.pth')
+    teacher.option = replace(teacher.option, checkpoint=path)
     with pytest.raises(FileNotFoundError, match=r"model\.teacher\.checkpoint='.*gone\.pth': no such file"):
-        toys.losses_of(other)
-    torch.save(
-        dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=1).state_dict()), teacher.option.checkpoint
-    )
+        toys.losses_of(lacking)
+    torch.save(dict(state_dict=toys.build_plain(toys.seg_net('fcn', 16), seed=1).state_dict()), path)
     for _ in range(2):
         with pytest.raises(ValueError, match='is another file than the one loaded before'):
-            toys.losses_of(other)
+            toys.losses_of(lacking)
+
+
+# Calls by position or by the names of the class
+
+
+FIT = dict(fit=dict(type='FitNet', student_tap='backbone[-1]'))
+NETWORKS = [
+    kind
+    for registry in (DETECTORS, SEGMENTORS)
+    for kind in registry.module_dict.values()
+    if inspect.isclass(kind) and callable(getattr(kind, 'loss', None)) and hasattr(kind, 'extract_feat')
+]
+
+
+def detr():
+    """A DETR of one encoder and one decoder layer; its class has a ``loss`` of its own."""
+    layers = dict(num_layers=1, layer_cfg=dict(ffn_cfg=dict(feedforward_channels=32)))
+    backbone = dict(depth=18, base_channels=8, frozen_stages=-1, norm_eval=False, init_cfg=None)
+    parts = dict(backbone=backbone, neck=dict(in_channels=[64]), encoder=layers, decoder=layers, num_queries=6)
+    parts.update(test_cfg=dict(max_per_img=6))
+    return dict(cfg='mmdet::detr/detr_r50_8xb2-150e_coco.py', bbox_head=dict(num_classes=toys.NUM_CLASSES - 1), **parts)
+
+
+PAIRS = {
+    'fcn': ('mmseg', lambda: toys.seg_net('fcn'), toys.seg_batch),
+    'retinanet': ('mmdet', toys.det_net, toys.det_batch),
+    'faster_rcnn': ('mmdet', lambda: toys.det_net('faster_rcnn'), toys.det_batch),
+    'detr': ('mmdet', detr, toys.det_batch),
+}
+
+
+@pytest.mark.parametrize('name', PAIRS)
+def test_every_form_of_a_call_gives_the_same_losses(name):
+    scope, network, batch = PAIRS[name]
+    model = toys.distilled(scope, student=network(), teacher=dict(network(), allow_random=True), distillers=FIT)
+    plain = toys.build_plain(network())
+    pictures, samples = list(inspect.signature(plain.loss).parameters)[:2]
+    data = model.data_preprocessor(batch(), True)
+
+    def losses(form):
+        given = copy.deepcopy(data)
+        forms = dict(
+            positions=lambda: model.loss(given['inputs'], given['data_samples']),
+            names=lambda: model.loss(**{pictures: given['inputs'], samples: given['data_samples']}),
+            turned=lambda: model.loss(**{samples: given['data_samples'], pictures: given['inputs']}),
+            mixed=lambda: model.loss(given['inputs'], **{samples: given['data_samples']}),
+            forward=lambda: model(**given, mode='loss'),
+        )
+        found = forms[form]()
+        assert found['distill.fit.loss_fitnet'] > 0
+        return {key.split('.')[0] for key in found}, found['distill.fit.loss_fitnet'].item()
+
+    first = losses('positions')
+    assert list(model.state_dict()) == list(plain.state_dict())
+    for form in ('names', 'turned', 'mixed', 'forward'):
+        assert losses(form) == first, form
+    model.eval()
+    found = model.loss(**{pictures: data['inputs'], samples: copy.deepcopy(data['data_samples'])})
+    assert found and not any(key.startswith('distill.') for key in found), "a validation loss is the student's alone"
+    with torch.no_grad():
+        assert len(model.test_step(batch())) == 2, 'and it predicts'
+    with pytest.raises(TypeError, match=f'missing a required argument: .{pictures}'):
+        model.train().loss(no_such_name=data['inputs'], **{samples: data['data_samples']})
+
+
+def test_the_signature_is_that_of_the_class():
+    assert len(NETWORKS) > 60
+    for kind in NETWORKS:
+        distilled = distilled_class(kind)
+        assert issubclass(distilled, kind) and inspect.signature(distilled.loss) == inspect.signature(kind.loss), kind
+
+
+def test_pictures_and_samples_are_found_whatever_a_class_calls_them():
+    def free(*args, **kwargs): ...
+    def named(images, targets, weight=1.0, *, scale=2.0): ...
+
+    for loss in (free, named):
+        assert _batch(loss, (1, 2), {}) == (1, 2)
+        assert _batch(loss, (1,), dict(targets=2)) == (1, 2)
+        assert _batch(loss, (), dict(images=1, targets=2, weight=3)) == (1, 2)
+    assert _batch(named, (), dict(scale=5, targets=2, images=1)) == (1, 2)

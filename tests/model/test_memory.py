@@ -1,19 +1,17 @@
-"""What a distilled step holds: nothing after it, and of the teacher only its taps while the student runs."""
+"""What a distilled step holds and runs: of the teacher its taps alone while the student runs, nothing after it."""
 
 import gc
 import weakref
-from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mmdistill_dense.networks import recording
 from mmdistill_dense.networks.teacher import FrozenTeacher
-from mmdistill_dense.utils.runner_internals import Samples
 from tests import toys
 
 PCD = dict(type='PCD', queue_size=16, queue_init='empty', head=dict(type='linear'))
@@ -34,17 +32,17 @@ DETECTION = dict(
 ROIS = dict(boxes=dict(type='RoIHeadKD'), scores=dict(type='RoIHeadKD', **SCORES))
 
 
-def _segmentor() -> tuple[Any, dict]:
+def _segmentor():
     model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'), distillers=SEGMENTATION)
     return _with_tokens(model), toys.seg_batch()
 
 
-def _detector(kind: str, distillers: dict) -> tuple[Any, dict]:
+def _detector(kind, distillers):
     options = dict(student=toys.det_net(kind), teacher=toys.det_teacher(kind), distillers=distillers)
     return _with_tokens(toys.distilled('mmdet', **options)), toys.det_batch()
 
 
-def _with_tokens(model: Any) -> Any:
+def _with_tokens(model):
     for distiller in model.distillers.values():
         if hasattr(distiller, 'load_tokens'):
             shapes = distiller.token_shapes()
@@ -60,14 +58,14 @@ MODELS = {
 
 
 @pytest.fixture(scope='module', params=MODELS)  # not among the long tests: graphs compiled there leave tensors
-def trained(request) -> tuple[Any, dict]:
+def trained(request):
     """A model after its first step, which may prepare something for good, and its batch."""
     model, batch = MODELS[request.param]()
     toys.losses_of(model, batch)
     return model, batch
 
 
-def _live() -> tuple[int, int]:
+def _live():
     """The number and the bytes of all tensors that Python can reach."""
     gc.collect()
     storages = {}
@@ -81,7 +79,7 @@ def _live() -> tuple[int, int]:
 
 
 @contextmanager
-def _uncollected() -> Iterator[None]:
+def _uncollected():
     """Without the collector: what a step leaves must go when its last name does, not some time later."""
     gc.collect()
     gc.disable()
@@ -110,47 +108,52 @@ def test_nothing_stays_alive_after_a_step(trained):
 def test_a_graph_goes_with_its_losses(trained):
     """As part of a cycle it would stay until the collector runs, with all its maps."""
     model, batch = trained
-    refs, handles = _maps_of(model)
-    with _uncollected():
+    with _maps_of(model) as refs, _uncollected():
         losses = toys.losses_of(model, batch)
         assert any(ref() is not None for ref in refs)
         del losses
         assert not any(ref() is not None for ref in refs)
+
+
+@contextmanager
+def _hooked(modules, note):
+    """Call a function of name and output for each of these modules, by name, that runs while the context is open."""
+    handles = [
+        module.register_forward_hook(lambda _, __, output, name=name: note(name, output)) for name, module in modules
+    ]
+    yield
     for handle in handles:
         handle.remove()
 
 
-def _maps_of(network: nn.Module) -> tuple[list[weakref.ref], list]:
-    """Weak references to the layers' outputs, growing with each forward pass; and the handles."""
-    refs: list[weakref.ref] = []
+@contextmanager
+def _maps_of(network):
+    """Weak references to the layers' outputs, growing with each forward pass while the context is open."""
+    refs = []
 
-    def note(_: Any, __: Any, output: Any) -> None:
+    def note(_, output):
         refs.extend(weakref.ref(x) for x in (output if isinstance(output, (tuple, list)) else [output]))
 
-    leaves = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d, nn.ReLU))]
-    return refs, [leaf.register_forward_hook(note) for leaf in leaves]
+    kinds = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU)
+    with _hooked([(name, one) for name, one in network.named_modules() if isinstance(one, kinds)], note):
+        yield refs
 
 
 def test_teachers_maps_are_gone_before_the_student_runs(trained):
     model, batch = trained
-    teacher = toys.teacher_of(model)
-    refs, handles = _maps_of(teacher.network)
-    taps: list[Tensor] = []
-    alive: list[Tensor] = []
+    teacher, taps, alive = toys.teacher_of(model), [], []
 
-    def look(*_: Any) -> None:
-        alive.extend(ref() for ref in refs if ref() is not None)
-
-    def record(inputs: Tensor, samples: Samples | None) -> dict[str, list[Tensor]]:
+    def record(inputs, samples):
         recorded = FrozenTeacher._record(teacher, inputs, samples)
         taps.extend(tensor for found in recorded.values() for tensor in found)
         return recorded
 
-    handles.append(model.backbone.register_forward_pre_hook(look))
-    with _uncollected(), mock.patch.object(teacher, '_record', record):
+    with _maps_of(teacher.network) as refs, _uncollected(), mock.patch.object(teacher, '_record', record):
+        handle = model.backbone.register_forward_pre_hook(
+            lambda *_: alive.extend(ref() for ref in refs if ref() is not None)
+        )
         toys.losses_of(model, batch)
-    for handle in handles:
-        handle.remove()
+    handle.remove()
     assert len(refs) > len(alive)
     assert {tensor.data_ptr() for tensor in alive} <= {tensor.data_ptr() for tensor in taps}
 
@@ -161,3 +164,32 @@ def test_answers_of_the_teachers_head_are_forgotten():
     with mock.patch.object(FrozenTeacher, 'cached', autospec=True, side_effect=FrozenTeacher.cached) as asked:
         toys.losses_of(model, batch)
     assert asked.call_count == 2 and teacher._step_cache is None
+
+
+# What does not run
+
+
+@pytest.mark.parametrize(('kind', 'distiller', 'parts'), [
+    ('retinanet', dict(type='FitNet', student_tap='backbone[3]'), {'backbone'}),
+    ('retinanet', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
+    ('faster_rcnn', dict(type='FitNet', student_tap='neck'), {'backbone', 'neck'}),
+    ('faster_rcnn', dict(type='RoIHeadKD'), {'backbone', 'neck', 'roi_head'}),
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls'), {'backbone', 'neck', 'bbox_head'}),
+])  # fmt: skip
+def test_a_detector_runs_only_what_its_taps_need(kind, distiller, parts):
+    model, batch = _detector(kind, dict(x=distiller))
+    toys.losses_of(model, batch)
+    called = set()
+    with _hooked(toys.teacher_of(model).network.named_modules(), lambda name, _: called.add(name)):
+        toys.losses_of(model, batch)
+    assert {name.split('.')[0] for name in called if name} == parts
+
+
+def test_the_step_finds_out_nothing_by_hooks_that_the_dry_run_knew(monkeypatch):
+    model = toys.distilled(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
+    assert toys.teacher_of(model).plan.heads == ['decode_head']
+    modules = []
+    noting = recording.noting
+    monkeypatch.setattr(recording, 'noting', lambda named, note: noting(modules.extend(named) or [], note))
+    toys.losses_of(model)
+    assert not modules

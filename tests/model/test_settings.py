@@ -5,7 +5,6 @@ import io
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from mmdistill_dense import distillers
-from mmdistill_dense.apps.check import CheckReport, Options, check_config
+from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.recipes.compose import option_files
 from mmdistill_dense.distillers.fragments import expand, put_all, resolved
@@ -45,38 +44,21 @@ HEAD = 'decode_head.bottleneck'
 LEVELS = ['backbone[1]', 'backbone[2]', 'backbone[3]', HEAD]
 
 
-def auto(methods: dict[str, dict]) -> dict:
+def auto(methods):
     return {name.lower(): dict(type=name, settings='auto', **options) for name, options in methods.items()}
 
 
-def method(kind: str) -> Any:
+def method(kind):
     return DISTILLERS.get(kind)
 
 
-def taps(one: Any) -> list[str]:
+def taps(one):
     return [str(tap) for tap in one.student_taps]
 
 
-@pytest.fixture(scope='module')
-def seg(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
-    """A check, with a real step, of all methods for segmentation on one pair."""
-    model = toys.model_config(None, toys.seg_net(width=16, allow_random=True), auto(SEG))
-    enough = dict(train_dataloader=dict(dataset=dict(num_images=12)))  # for PCD's queue
-    config = toys.run_config(tmp_path_factory.mktemp('seg'), model, iters=40, **enough)
-    return check_config(config, Options(weights=False, cost=False))
-
-
-@pytest.fixture(scope='module')
-def det(tmp_path_factory: pytest.TempPathFactory) -> CheckReport:
-    """The same for detection."""
-    model = toys.model_config(toys.det_net(), toys.det_net(width=16, allow_random=True), auto(DET))
-    options = Options(weights=False, cost=False, batch=2, size=(128, 128))
-    return check_config(toys.det_run_config(tmp_path_factory.mktemp('det'), model, iters=40), options)
-
-
-@pytest.mark.parametrize(('pair', 'methods'), [('seg', SEG), ('det', DET)])
-def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, request: pytest.FixtureRequest) -> None:
-    report = request.getfixturevalue(pair)
+def checked(config, methods, **options):
+    """The distillers of a check, with a real step, of all methods of a task on one pair."""
+    report = check_config(config, Options(weights=False, cost=False, **options))
     assert report.verdict != 'error', report.findings
     named = {name.lower() for name in methods}
     assert set(report.subject.settings) == named == set(report.as_dict()['settings'])
@@ -86,64 +68,57 @@ def test_every_method_makes_a_step_and_is_checked(pair: str, methods: dict, requ
     text = io.StringIO()
     show(report, Console(file=text, width=400))
     assert "settings maskd: 'auto': student_tap='auto', balance={'ratio': 'auto'}, schedule={'ra" in text.getvalue()
+    return report.subject.distillers
 
 
-def test_what_the_methods_of_a_segmentor_get(seg: CheckReport) -> None:
-    found = seg.subject.distillers
+def test_every_method_for_segmentors_makes_a_step(tmp_path):
+    model = toys.model_config(None, toys.seg_net(width=16, allow_random=True), auto(SEG))
+    enough = dict(train_dataloader=dict(dataset=dict(num_images=12)))  # for PCD's queue
+    found = checked(toys.run_config(tmp_path, model, iters=40, **enough), SEG)
     assert {name for name, one in found.items() if taps(one) == LEVELS} == {
         'at', 'afdcd', 'cankd', 'featurematch', 'fitnet', 'freekd', 'ifvd', 'mgd', 'maskd', 'pcd', 'pkd', 'querymatch',
         'skd', 'tokenrelations',
     }  # fmt: skip
     assert {tuple(taps(found[name])) for name in ('cwd', 'dist', 'logitkd')} == {('decode_head.conv_seg',)}
     assert taps(found['cirkd']) == ['decode_head.conv_seg:input'] and taps(found['queuekl']) == ['backbone[-1]']
-    assert all(one.schedule.ramp_down == (0, 1.0) for one in found.values())
     ratios = {name: one.balancer.ratio for name, one in found.items()}
     assert ratios.pop('logitkd') == ratios.pop('dist') == 1.0
     each = {round(ratio * math.sqrt(len(ratios)), 6) for ratio in ratios.values()}
     assert each == {AUTO_RATIO_SGD}, 'the toy run has SGD'
-    assert found['maskd'].num_tokens == 8 and found['maskd'].learn.schedule == found['freekd'].learn.schedule == 'poly'
     assert found['pcd'].chosen_size is not None and found['pcd'].num_pixels == 512
-    assert found['afdcd'].fd_reduction == 'mean'
     each = [found['afdcd']._options_of(level) for level in found['afdcd'].levels]
     assert {(one['pool_size'], one['groups']) for one in each} == {(0, 16)}
 
 
-def test_what_the_methods_of_a_detector_get(det: CheckReport) -> None:
-    found = det.subject.distillers
+def test_every_method_for_detectors_makes_a_step(tmp_path):
+    model = toys.model_config(toys.det_net(), toys.det_net(width=16, allow_random=True), auto(DET))
+    found = checked(toys.det_run_config(tmp_path, model, iters=40), DET, batch=2, size=(128, 128))
     necks = [f'neck[{level}]' for level in range(5)]
     others = {'dist', 'logitkd', 'headoutputkd', 'queuekl', 'simreg'}
     assert all(set(taps(one)) <= set(necks) for name, one in found.items() if name not in others)
-    assert found['maskd'].num_tokens == 6 and found['maskd'].learn.schedule == 'cosine'
-
-
-def test_every_method_has_them() -> None:
-    assert {*SEG, *DET, *ELSEWHERE} == METHODS
 
 
 @pytest.mark.parametrize('kind', ELSEWHERE)
-def test_methods_of_other_detectors(kind: str) -> None:
+def test_methods_of_other_detectors(kind):
+    assert {*SEG, *DET, *ELSEWHERE} == METHODS
     net = ELSEWHERE[kind]
-    model = toys.distilled(
-        'mmdet', student=net, teacher=dict(net, allow_random=True), distillers=dict(x=dict(type=kind, settings='auto'))
-    )
+    pair, methods = dict(student=net, teacher=dict(net, allow_random=True)), dict(x=dict(type=kind, settings='auto'))
+    model = toys.distilled('mmdet', **pair, distillers=methods)
     losses = toys.losses_of(model, toys.det_batch(side=128))
     assert any(name.startswith('distill.x.loss') and torch.isfinite(value) for name, value in losses.items())
     assert model.distillers['x'].balancer is not None
-
-
-# As in version 0.2
 
 
 STORED = json.loads((Path(__file__).parent / 'settings_of_0_2.json').read_text())
 FORCED = ('keys_per_image', 'enqueue')  # by queue_size='auto'; the fragment names them
 
 
-def plain(option: dict) -> dict:
+def plain(option):
     kept = {name: value for name, value in option.items() if value is not None and name not in (*FORCED, 'type')}
     return json.loads(json.dumps(kept))
 
 
-def test_every_method_gets_what_it_got() -> None:
+def test_every_method_gets_what_it_got():
     """The table holds every method, task and word that 0.2 knew; what it refused is refused still."""
     stored = {name: options for names, options in STORED['methods'] for name in names.split(' | ')}
     for kind in METHODS:
@@ -157,7 +132,7 @@ def test_every_method_gets_what_it_got() -> None:
                         resolved(dict(type=kind, settings=word), task, KEY)
 
 
-def test_shipped_options_with_settings_are_what_they_were() -> None:
+def test_shipped_options_with_settings_are_what_they_were():
     """A digest for each file of options, of its distillers with ``'auto'`` for each task that has it."""
     stored = {name for names, _ in STORED['methods'] for name in names.split(' | ')}
     for file in option_files():
@@ -171,7 +146,7 @@ def test_shipped_options_with_settings_are_what_they_were() -> None:
         assert STORED['shipped'].get(file.stem, digest) == digest, file
 
 
-def test_a_config_inherits_a_fragment(tmp_path: Path) -> None:
+def test_a_config_inherits_a_fragment(tmp_path):
     (tmp_path / 'mine.py').write_text(
         "_base_ = __import__('mmdistill_dense').base('mmdistill_dense::_base_/distillers/auto/maskd_seg.py')\n"
         'distillers = dict(maskd=dict(num_tokens=4))\n'
@@ -180,7 +155,7 @@ def test_a_config_inherits_a_fragment(tmp_path: Path) -> None:
     assert mine == resolved(dict(type='MasKD', settings='auto', num_tokens=4), 'seg', KEY)
 
 
-def test_a_class_of_ones_own_gets_those_of_its_base_and_no_table_of_its_own() -> None:
+def test_a_class_of_ones_own_gets_those_of_its_base_and_no_table_of_its_own():
     class Mine(method('FitNet')):
         pass
 
@@ -193,10 +168,7 @@ def test_a_class_of_ones_own_gets_those_of_its_base_and_no_table_of_its_own() ->
         type('Other', (method('FitNet'),), dict(SETTINGS={}))
 
 
-# What is given beside it
-
-
-def test_what_is_given_wins_and_options_within_are_merged() -> None:
+def test_what_is_given_wins_and_options_within_are_merged():
     given = dict(settings='auto', num_tokens=3, balance=dict(until=0.5), learn=dict(max_iters=9), student_tap='neck')
     found, told = expand(method('MasKD'), given, 'seg', KEY)
     assert found['num_tokens'] == 3 and found['student_tap'] == 'neck'
@@ -207,12 +179,17 @@ def test_what_is_given_wins_and_options_within_are_merged() -> None:
     assert expand(method('AT'), dict(settings='auto', balance=3.0), 'det', KEY)[0]['balance'] == 3.0
     kept, _ = expand(method('AT'), dict(settings='auto', balance=None, loss_weight=0.8), 'det', KEY)
     assert kept['loss_weight'] == 0.8 and kept['balance'] is None
+    weighed = dict(x=dict(type='AT', settings='auto', loss_weight=3.0))
+    with pytest.raises(ValueError, match=r'x: loss_weight=3\.0 and balance=.* exclude .* or balance=None'):
+        toys.build(toys.model_config(distillers=weighed))
 
 
-def test_published_is_what_the_method_has() -> None:
+def test_published_is_what_the_method_has_and_in_place_of_shipped_options_these():
     for options in ({}, dict(settings='published')):
         assert expand(method('MasKD'), dict(options, num_tokens=2), 'seg', KEY) == (dict(num_tokens=2), '')
     assert method('MasKD')().settings == ''
+    shipped = dict(type='AT', loss_weight=3.0)
+    assert put_all(dict(x=dict(shipped, settings='auto')), dict(x='published'), 'det', 'k') == dict(x=shipped)
 
 
 @pytest.mark.parametrize(('kind', 'options', 'task', 'message'), [
@@ -223,21 +200,13 @@ def test_published_is_what_the_method_has() -> None:
     ('CIRKD', dict(settings='auto'), 'det', r'CIRKD has these settings for segmentation \(mmseg\), and the student'),
     ('AT', dict(settings='auto'), None, "the student is for neither. Set the options themselves and settings='pub"),
 ])  # fmt: skip
-def test_mistakes_name_the_key(kind: str, options: dict, task: str | None, message: str) -> None:
+def test_mistakes_name_the_key(kind, options, task, message):
     with pytest.raises(ValueError, match=message):
         expand(method(kind), options, task, KEY)
 
 
-def test_a_weight_beside_it_is_refused() -> None:
-    option = dict(x=dict(type='AT', settings='auto', loss_weight=3.0))
-    with pytest.raises(ValueError, match=r'x: loss_weight=3\.0 and balance=.* exclude .* or balance=None'):
-        toys.distilled('mmseg', student=toys.seg_net(), teacher=toys.seg_net(allow_random=True), distillers=option)
-
-
-# In place of shipped options
-
-
 @pytest.mark.parametrize(('kind', 'shipped', 'left'), [
+    ('MasKD', dict(learn=dict(max_iters=200)), dict(learn=dict(max_iters=200))),  # the length of learning stays
     (
         'MasKD',
         dict(student_tap='decode_head.conv_seg', weight_mask=False, share_tokens=True, align='none', factor=0.5,
@@ -250,67 +219,41 @@ def test_a_weight_beside_it_is_refused() -> None:
                  temperature=0.1), dict(temperature=0.1)),
     ('FGD', dict(schedule=dict(stop_at=0.5), settings='published'), {}),
 ])  # fmt: skip
-def test_settings_in_place_of_shipped_options(kind: str, shipped: dict, left: dict) -> None:
+def test_settings_in_place_of_shipped_options(kind, shipped, left):
     found = put_all(dict(x=dict(shipped, type=kind)), dict(x='auto'), 'det', 'k')['x']
     assert found == dict(left, type=kind, settings='auto')
     assert resolved(found, 'det', KEY)['balance'], 'and they can be expanded'
 
 
-def test_published_in_place_of_shipped_options_is_these_and_the_length_of_learning_stays() -> None:
-    shipped = dict(type='AT', loss_weight=3.0)
-    assert put_all(dict(x=dict(shipped, settings='auto')), dict(x='published'), 'det', 'k') == dict(x=shipped)
-    learns = dict(type='MasKD', learn=dict(max_iters=200))
-    assert put_all(dict(x=learns), dict(x='auto'), 'seg', 'k') == dict(x=dict(learns, settings='auto'))
-
-
-# A run
-
-
-CANONICAL = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
 ATTENTION = dict(type='AT', student_tap='backbone[3]')
 
 
-def run(folder: Any, chosen: dict, optimizer: str, iters: int = 4) -> Any:
-    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), chosen)
-    config = toys.run_config(folder, model, iters=iters, log_level='INFO')
-    config.optim_wrapper.optimizer = dict(type=optimizer, lr=0.001)
-    return toys.train(None, config)
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    """The folder and the runner of the two canonical forms beside a third method, trained by Adam."""
-    folder = tmp_path_factory.mktemp('run')
-    return folder, run(folder, dict(CANONICAL, at=dict(ATTENTION, balance='auto')), 'AdamW')
-
-
-def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(trained: tuple[Any, Any]) -> None:
-    folder, runner = trained
+def test_a_run_gets_the_ratio_of_its_optimizer_and_says_what_it_chose(tmp_path):
+    """The two canonical forms beside a third method; written out, the same options are the same distillers."""
+    forms = dict(kd=dict(type='LogitKD', settings='canonical'), mimic=dict(type='FitNet', settings='canonical'))
+    methods = dict(forms, at=dict(ATTENTION, balance='auto'))
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), methods)
+    config = toys.run_config(tmp_path, model, log_level='INFO')
+    config.optim_wrapper.optimizer = dict(type='AdamW', lr=0.001)
+    runner, ratio = toys.train(None, config), AUTO_RATIO / math.sqrt(2)
     kd, mimic, at = runner.model.distillers.values()
-    assert kd.balancer.ratio == 1.0 and mimic.balancer.ratio == at.balancer.ratio == AUTO_RATIO / math.sqrt(2)
+    assert kd.balancer.ratio == 1.0 and mimic.balancer.ratio == at.balancer.ratio == ratio
     assert kd.temperature == 1 and kd.schedule.ramp_down is None and mimic.schedule.ramp_down is None
-    assert taps(mimic) == ['decode_head.conv_cat'] and taps(kd) == ['decode_head.conv_seg']
-    text = log_of(folder)
+    text = log_of(tmp_path)
     assert "distillers.mimic.balance='auto': ratio 7.07, shared by 2 distillers" in text
     assert "model.distillers.mimic.settings='canonical': student_tap='auto[-1]', balance={'ratio': 'auto'}" in text
     assert "settings='canonical': student_tap='auto[-1]'" in repr(mimic) and 'ratio=7.07' in repr(mimic)
-    told = torch.load(folder / 'iter_4.pth', weights_only=False)['meta']['distill']
+    told = torch.load(tmp_path / 'iter_4.pth', weights_only=False)['meta']['distill']
     then = {**told, 'distillers': {name: dict(one, settings='x') for name, one in told['distillers'].items()}}
     assert comparable(then) == comparable(told), 'files of version 0.2 hold the word'
     assert told['balance'] == {
         name: dict(ratio=one.balancer.ratio, until=0.25) for name, one in runner.model.distillers.items()
     }
-
-
-def test_the_same_options_written_out_are_the_same_distillers(trained: tuple[Any, Any]) -> None:
-    _, runner = trained
-    ratio = AUTO_RATIO / math.sqrt(2)
     written = dict(
         kd=dict(type='LogitKD', balance=1.0),
         mimic=dict(type='FitNet', student_tap='decode_head.conv_cat', balance=ratio),
         at=dict(ATTENTION, balance=ratio),
     )
-    config = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), written)
-    plain = toys.build(config)
+    plain = toys.build(toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), written))
     plain.init_weights()
     assert not differ(identity(runner.model), identity(plain))

@@ -12,10 +12,7 @@ from mmdistill_dense.networks.class_pairs import ClassPairs, Group, check_comple
 STUDENT, TEACHER = ('car', 'person', 'forklift'), ('person', 'rider', 'car', 'sky')
 MAP = {'person': ['person', 'rider']}
 PAIRS = ClassPairs.of(MAP, STUDENT, TEACHER)
-
-
-def groups(option, student, teacher):
-    return [(one.student, one.teacher) for one in ClassPairs.of(option, student, teacher).groups]
+COARSE = ClassPairs.of({'car': ['vehicle'], 'truck': ['vehicle']}, ['car', 'dog', 'truck'], ['dog', 'vehicle'])
 
 
 def test_the_worked_example():
@@ -69,7 +66,7 @@ def test_chain_rule_of_the_kl():
     torch.testing.assert_close(whole, binary + shared, rtol=1e-12, atol=0)
 
 
-def test_halves_of_a_class_and_the_order_of_the_names_change_nothing():
+def test_halves_of_a_class_and_the_order_of_the_names_change_nothing_and_large_logits_stay_finite():
     torch.manual_seed(2)
     z, t = torch.randn(2, 3, 4, 4, dtype=torch.float64), torch.randn(2, 3, 4, 4, dtype=torch.float64)
     one = ClassPairs.of({'a': ['a'], 'b': ['b']}, 'abc', 'abx')
@@ -78,6 +75,9 @@ def test_halves_of_a_class_and_the_order_of_the_names_change_nothing():
     two = ClassPairs.of({'b': ['b'], 'a': ['a2', 'a']}, 'abc', ['a', 'b', 'x', 'a2'])
     found = [softmax_divergence(*pairs.softmax(z, side), temperature=4.0) for pairs, side in ((one, t), (two, halves))]
     torch.testing.assert_close(*found, rtol=1e-12, atol=0)
+    z, t = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
+    assert [x.tolist() for x in COARSE.sigmoid(z, t)] == [[[3, 1]], [[4, 0]]], 'the largest binary score'
+    torch.testing.assert_close(COARSE.softmax(z + 1e6, t)[0], COARSE.softmax(z, t)[0])
 
 
 def test_a_permutation_is_that_of_the_teacher_bit_for_bit():
@@ -117,29 +117,34 @@ def test_small_logits_keep_their_digits():
     assert torch.isfinite(softmax_divergence(*PAIRS.softmax(z[:1], far), weight=PAIRS.mass(far)))
 
 
-def test_names_are_compared_without_case_and_separators():
-    found = groups('auto', ['Traffic_Light', 'bed', 'dog'], ['traffic light', 'bed ', 'cat'])
-    assert found == [((0,), (0,)), ((1,), (1,))]
-    names = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'traffic_sign', 'street-lamp']
-    assert groups('auto', *names) == [((i,), (i,)) for i in range(3)]
-    assert groups('auto', ['a'], ['A', 'a ']) == [((0,), (0, 1))], 'two of one name are merged'
-    coarse = {'car': ['vehicle'], 'truck': ['vehicle']}
-    assert groups(coarse, ['car', 'dog', 'truck'], ['dog', 'vehicle']) == [((0, 2), (1,)), ((1,), (0,))]
+OPEN = ['background', 'car', 'forklift'], ['car', 'background', 'dog']
+REST = ['background', 'car', 'thing'], ['background', 'car', 'sky', 'dog']
+LAMPS = ['traffic-light', 'traffic sign', 'Street_Lamp'], ['traffic light', 'traffic_sign', 'street-lamp']
 
 
-def test_merged_students_have_their_largest_binary_score_and_large_logits_stay_finite():
-    coarse = ClassPairs.of({'car': ['vehicle'], 'truck': ['vehicle']}, ['car', 'dog', 'truck'], ['dog', 'vehicle'])
-    z, t = torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([[0.0, 4.0]])
-    assert [x.tolist() for x in coarse.sigmoid(z, t)] == [[[3, 1]], [[4, 0]]]
-    found, _ = coarse.softmax(z + 1e6, t)
-    torch.testing.assert_close(found, coarse.softmax(z, t)[0])
+@pytest.mark.parametrize(('option', 'student', 'teacher', 'groups'), [
+    # names are compared without case and separators
+    ('auto', ['Traffic_Light', 'bed', 'dog'], ['traffic light', 'bed ', 'cat'], [((0,), (0,)), ((1,), (1,))]),
+    ('auto', *LAMPS, [((i,), (i,)) for i in range(3)]),
+    ('auto', ['a'], ['A', 'a '], [((0,), (0, 1))]),  # two of one name are merged
+    # the rest can be a class and leaves the open background alone
+    ({'other': ['*'], 'car': ['car']}, ['car', 'other'], ['sky', 'car', 'tree'], [((0,), (1,)), ((1,), (0, 2))]),
+    ({'thing': ['*']}, *REST, [((0,), (0,)), ((1,), (1,)), ((2,), (2, 3))]),
+    # a background on both sides is open unless it is named
+    ('auto', *OPEN, [((0, 2), (1, 2)), ((1,), (0,))]),
+    ({'background': ['background']}, *OPEN, [((0,), (1,)), ((1,), (0,))]),
+    ({'background': ['dog']}, *OPEN, [((0,), (2,)), ((1,), (0,))]),
+    ({'background': ['background', '*']}, *OPEN, [((0,), (1, 2)), ((1,), (0,))]),  # forklifts are none of it
+])  # fmt: skip
+def test_groups(option, student, teacher, groups):
+    assert ClassPairs.of(option, student, teacher).groups == tuple(Group(*one) for one in groups)
 
 
-def test_the_rest_can_be_a_class_and_leaves_the_open_background_alone():
-    option = {'other': ['*'], 'car': ['car']}
-    assert groups(option, ['car', 'other'], ['sky', 'car', 'tree']) == [((0,), (1,)), ((1,), (0, 2))]
-    names = ['background', 'car', 'thing'], ['background', 'car', 'sky', 'dog']
-    assert groups({'thing': ['*']}, *names) == [((0,), (0,)), ((1,), (1,)), ((2,), (2, 3))]
+def test_groups_of_several_students_and_with_a_background():
+    assert COARSE.groups == (Group((0, 2), (1,)), Group((1,), (0,)))
+    rows = PAIRS.with_background()
+    assert rows.groups == (Group((0,), (2,)), Group((1,), (0, 1)), Group((2, 3), (3, 4)))
+    assert not rows.unknown and not rows.rest and rows.mass(torch.zeros(1, 5)) is None
 
 
 def test_no_class_is_in_two_groups():
@@ -162,18 +167,6 @@ def test_no_class_is_in_two_groups():
     assert resolved > 500
 
 
-def test_a_background_on_both_sides_is_open_unless_it_is_named():
-    student, teacher = ['background', 'car', 'forklift'], ['car', 'background', 'dog']
-    assert groups('auto', student, teacher) == [((0, 2), (1, 2)), ((1,), (0,))]
-    assert groups({'background': ['background']}, student, teacher) == [((0,), (1,)), ((1,), (0,))]
-    assert groups({'background': ['dog']}, student, teacher) == [((0,), (2,)), ((1,), (0,))]
-    named = groups({'background': ['background', '*']}, student, teacher)
-    assert named == [((0,), (1, 2)), ((1,), (0,))], 'forklifts are none of it'
-    rows = PAIRS.with_background()
-    assert rows.groups == (Group((0,), (2,)), Group((1,), (0, 1)), Group((2, 3), (3, 4)))
-    assert not rows.unknown and not rows.rest and rows.mass(torch.zeros(1, 5)) is None
-
-
 def test_what_is_told():
     pairs = ClassPairs.of('auto', ['car', 'pallet', 'crate'], ['car', 'pallets', 'sky'], 'model.teacher.classes')
     first, second, third = pairs.told()
@@ -194,12 +187,9 @@ def test_what_is_told():
 def test_what_cannot_be_paired_is_refused(option, student, teacher, message):
     with pytest.raises(ValueError, match=message):
         ClassPairs.of(option, student, teacher)
-
-
-@pytest.mark.parametrize('option', ['all', ['car'], {'car': 'car'}, {'car': [1]}, 3])
-def test_the_form_is_checked(option):
-    with pytest.raises(TypeError, match="classes must be 'auto', or a dict"):
-        check_form(option, 'model.teacher.classes')
+    for form in ('all', ['car'], {'car': 'car'}, {'car': [1]}, 3):
+        with pytest.raises(TypeError, match="classes must be 'auto', or a dict"):
+            check_form(form, 'model.teacher.classes')
 
 
 def test_methods_refuse_what_they_cannot_compare():

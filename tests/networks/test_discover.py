@@ -1,21 +1,20 @@
-"""What ``student_tap='auto'`` stands for: the maps that a pass finds, and how those of two networks are paired."""
+"""What ``student_tap='auto'`` stands for: the maps that a pass finds, the pairs of two networks, and models."""
 
 import pytest
 import torch
 from torch import nn
 
+from mmdistill_dense import distillers
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks.auto_taps import (
-    Found,
-    MapCandidate,
-    discover,
-    nothing_to_pair,
-    pair_taps,
-)
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from mmdistill_dense.engine.resume import describe, differ, identity
+from mmdistill_dense.networks.auto_taps import Found, MapCandidate, discover, pair_taps
 from mmdistill_dense.networks.building import build_network, copied
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.registry import DISTILLERS
 from tests import toys
+from tests.foundation.files import tiny
 
 STAGES = ['backbone[1]', 'backbone[2]', 'backbone[3]']
 LAST_MAP = dict(deeplabv3='bottleneck', pspnet='bottleneck', fcn='conv_cat')
@@ -67,38 +66,23 @@ def places(*strides, part='backbone'):
     return [MapCandidate(f'{part}[{i}]', (8, 256 // stride, 256 // stride), stride) for i, stride in enumerate(strides)]
 
 
-@pytest.mark.parametrize(
-    ('student', 'teacher', 'pairs'),
-    [
-        ((4, 8, 16, 32), (4, 8, 16, 32), [(1, 1), (2, 2), (3, 3)]),
-        ((4, 8, 8, 8), (4, 8, 16, 32), [(1, 1), (2, 2)]),  # 8 and 32 differ by more than 2
-        ((4, 8, 8, 8), (16, 16, 16, 16), [(1, 1), (2, 2), (3, 3)]),
-        ((8, 32), (4, 8, 16, 32), [(0, 2), (1, 3)]),
-        ((4, 4), (4, 4), [(0, 0), (1, 1)]),  # one stride: all levels count
-        ((2, 4), (4, 8), []),
-    ],
-)
+@pytest.mark.parametrize(('student', 'teacher', 'pairs'), [
+    ((4, 8, 16, 32), (4, 8, 16, 32), [(1, 1), (2, 2), (3, 3)]),
+    ((4, 8, 8, 8), (4, 8, 16, 32), [(1, 1), (2, 2)]),  # 8 and 32 differ by more than 2
+    ((4, 8, 8, 8), (16, 16, 16, 16), [(1, 1), (2, 2), (3, 3)]),
+    ((8, 32), (4, 8, 16, 32), [(0, 2), (1, 3)]),
+    ((4, 4), (4, 4), [(0, 0), (1, 1)]),  # one stride: all levels count
+    ((2, 4), (4, 8), []),
+])  # fmt: skip
 def test_backbones_are_paired_from_the_end(student, teacher, pairs):
+    """And a head with a head whose stride differs by a factor of 2 at most."""
     chosen = pair_taps(Found('S', backbone=places(*student)), Found('T', backbone=places(*teacher)))
     assert [(pair.student.tap, pair.teacher.tap) for pair in chosen.pairs] == [
         (f'backbone[{s}]', f'backbone[{t}]') for s, t in pairs
     ]
-
-
-def test_heads_of_too_different_strides_are_left_out():
-    one, two = (
-        Found('S', True, places(8), head=MapCandidate('decode_head.convs', (8, 256 // stride, 256 // stride), stride))
-        for stride in (2, 8)
-    )
+    one, two = (Found('S', True, places(8), head=places(stride, part='decode_head')[0]) for stride in (2, 8))
     chosen = pair_taps(one, two)
     assert [pair.student.tap for pair in chosen.pairs] == ['backbone[0]'] and 'factor of 2' in chosen.notes[0]
-
-
-def test_without_a_pair_the_error_lists_both_sides():
-    one, two = Found('Small', backbone=places(2, 4)), Found('Large', backbone=places(4, 32))
-    message = str(nothing_to_pair('model.distillers.kd', one, two, pair_taps(one, two)))
-    for part in ("model.distillers.kd.student_tap='auto'", 'Small', 'backbone[1] (8x64x64, stride 4)', 'stride 32'):
-        assert part in message
 
 
 class Backbone(nn.Module):
@@ -124,22 +108,14 @@ class Overwriting(nn.Module):
         return self.act(first), second
 
 
-def test_a_map_that_is_changed_later_is_replaced_or_left_out():
+def test_a_map_that_is_changed_later_is_replaced_or_left_out_and_one_of_a_part_that_is_called_twice():
     places = discover_student(Overwriting(), (64, 64))
     assert [place.tap for place in places.backbone] == ['act'], 'the module that gives the final value'
     (note,) = places.notes
     assert 'backbone[1]' in note and 'in place' in note
-
-
-class Twice(Overwriting):
-    """Calls its backbone for each half of the picture."""
-
-    def forward(self, x):
-        return [self.backbone(half) for half in x.chunk(2, dim=3)]
-
-
-def test_maps_of_a_part_that_is_called_twice_are_left_out():
-    assert discover_student(Twice(), (64, 64)).backbone == []
+    twice = dict(forward=lambda self, x: [self.backbone(half) for half in x.chunk(2, 3)])
+    halves = type('Twice', (Overwriting,), twice)
+    assert discover_student(halves(), (64, 64)).backbone == []
 
 
 class NeedsLabels(nn.Module):
@@ -160,18 +136,134 @@ def test_a_pass_that_fails_in_training_mode_leaves_nothing_behind():
 
 
 def test_frozen_levels_of_the_student_are_left_out_but_not_of_the_teacher():
-    network = toys.build_plain(toys.seg_net())
+    network = toys.build_plain(toys.seg_net()).train()
     network.backbone.requires_grad_(False)
     network.backbone.layer4.requires_grad_(True)
-    student, teacher = discover_student(network, (64, 64)), discover(lambda: network, (64, 64))
+    before = torch.get_rng_state()
+    student, teacher = discover_student(network, (64, 64)), discover(lambda: copied(network), (64, 64))
+    assert network.training and not next(network.parameters()).is_meta and not toys.hooks_left(network)
+    assert torch.equal(before, torch.get_rng_state()), 'the network stays as it is'
     chosen = pair_taps(student, teacher)
     assert taps_of(chosen) == ['backbone[3]', 'decode_head.bottleneck']
     assert len(chosen.notes) == 2 and all('frozen' in note for note in chosen.notes)
 
 
-def test_the_student_stays_as_it_is():
-    network = toys.build_plain(toys.seg_net()).train()
-    before = torch.get_rng_state()
-    discover_student(network, (64, 64))
-    assert network.training and not next(network.parameters()).is_meta and not toys.hooks_left(network)
-    assert torch.equal(before, torch.get_rng_state())
+# In a model
+
+
+AUTO = dict(type='FitNet', student_tap='auto')
+CHOSEN = ['backbone[1]', 'backbone[2]', 'backbone[3]', 'decode_head.bottleneck']
+COMPARE_MAPS = (
+    *('AfDCD', 'AT', 'CanKD', 'CIRKD', 'CWD', 'DeFeat', 'FeatureMatch', 'FGD', 'FitNet', 'FreeKD', 'IFVD', 'MasKD'),
+    *('MGD', 'PCD', 'PKD', 'QueryMatch', 'QueueKL', 'SimReg', 'SKD', 'TokenRelations'),
+)
+OTHERS = ('DIST', 'FRS', 'HeadOutputKD', 'LogitKD', 'RoIHeadKD')
+
+
+def build(**options):
+    return toys.build(toys.model_config(distillers=dict(one=options or AUTO)))
+
+
+def names(taps):
+    return [str(tap) for tap in taps]
+
+
+def test_a_segmentor_gets_explicit_taps_and_learns(monkeypatch):
+    """The log names the pairs; written out, the taps give the same run."""
+    lines = []
+    monkeypatch.setattr('mmdistill_dense.model.build.print_log', lambda line, *_: lines.append(line))
+    model, batch = toys.ready(build()), toys.seg_batch()
+    one = model.distillers['one']
+    assert names(one.student_taps) == names(one.teacher_taps) == CHOSEN and len(one.levels) == 4
+    assert ', '.join(CHOSEN) in repr(one) and 'auto' not in one.extra_repr()
+    (line,) = lines
+    assert line.startswith("model.distillers.one.student_tap='auto'")
+    assert 'backbone[3] (64x8x8, stride 8) -> backbone[3] (128x8x8, stride 8)' in line
+    written = toys.ready(build(type='FitNet', student_tap=CHOSEN))
+    assert not differ(identity(model), identity(written))
+    losses, same = (toys.losses_of(one, batch) for one in (model, written))
+    assert losses['distill.one.loss_fitnet'] == same['distill.one.loss_fitnet'] > 0
+    toys.total(losses).backward()
+    assert all(align.weight.grad.any() for align in one.aligns)
+    assert toys.teacher_of(model).plan.parts == {'backbone', 'decode_head'}, 'the trace saw the chosen taps'
+
+
+def test_a_detector_gets_the_levels_of_its_neck_and_each_teacher_is_looked_at():
+    teachers = dict(a=toys.det_net('fcos', 16, allow_random=True), b=toys.det_net('faster_rcnn', 16, allow_random=True))
+    methods = dict(one=dict(AUTO, teacher='a'), two=dict(AUTO, teacher='b'))
+    model = toys.distilled('mmdet', student=toys.det_net(), teacher=teachers, distillers=methods)
+    one, two = model.distillers.values()
+    assert names(one.student_taps) == names(one.teacher_taps) == [f'neck[{level}]' for level in range(5)]
+    assert names(two.teacher_taps) == [f'neck[{level}]' for level in range(1, 5)]
+    toys.total(toys.losses_of(model, toys.det_batch(side=256))).backward()
+    assert model.neck.lateral_convs[0].conv.weight.grad.any()
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
+def test_a_foundation_model_has_its_map(scope):
+    teacher = dict(type='mmdistill_dense.FoundationTeacher', model=tiny('dinov2'), allow_random=True)
+    student, batch = (toys.seg_net(), None) if scope == 'mmseg' else (toys.det_net(), toys.det_batch())
+    methods = dict(one=AUTO, match=dict(type='FeatureMatch', settings='auto'))
+    model = toys.distilled(scope, student=student, teacher=teacher, distillers=methods)
+    for one in model.distillers.values():
+        assert (names(one.student_taps), names(one.teacher_taps)) == (['backbone[3]'], ['map'])
+    assert toys.losses_of(model, batch)['distill.one.loss_fitnet'].requires_grad
+
+
+def test_every_method_takes_it_or_says_why_not():
+    known = {name for name in DISTILLERS.module_dict if name in vars(distillers)}
+    assert known == {*COMPARE_MAPS, *OTHERS, 'CrossKD', 'KDDETR', 'LD'}, 'these have no student_tap'
+    assert all(not DISTILLERS.get(name).no_auto for name in COMPARE_MAPS)
+    for method in OTHERS:  # for outputs of heads
+        with pytest.raises(
+            ValueError, match=rf"model.distillers.one: {method} refuses student_tap='auto': it compares"
+        ):
+            build(type=method, student_tap='auto')
+
+
+@pytest.mark.parametrize(('options', 'message'), [
+    (dict(AUTO, teacher_tap='backbone[3]'), r'leave teacher_tap out, or name'),
+    (dict(AUTO, student_tap=['auto', 'backbone[3]']), r'stands alone'),
+    (dict(AUTO, student_tap=[('auto', 0.5)]), r'stands alone'),
+    (dict(type='FitNet', teacher_tap='auto'), r"student_tap='auto' chooses the taps of the teacher"),
+])  # fmt: skip
+def test_mistakes_are_answered(options, message):
+    with pytest.raises(ValueError, match=rf'model.distillers.one: .*{message}'):
+        build(**options)
+
+
+def test_two_networks_without_a_pair_are_refused():
+    tall = toys.seg_net(width=16, allow_random=True, backbone=dict(strides=(1, 1, 1, 1), dilations=(1, 1, 1, 1)))
+    small = toys.seg_net(backbone=dict(strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1), out_indices=(2, 3)))
+    small.update(decode_head=dict(small['decode_head'], in_index=1), auxiliary_head=None)
+    with pytest.raises(ValueError, match="^model.distillers.one.student_tap='auto' finds no two maps") as error:
+        toys.build(toys.model_config(small, tall, dict(one=AUTO)))
+    for word in ('backbone[1] (64x2x2, stride 32)', 'backbone[3] (128x16x16, stride 4)'):
+        assert word in str(error.value)
+    with pytest.raises(RuntimeError, match='only a DistillModel'):  # outside of a model there are no taps
+        distillers.FitNet('auto').setup({}, {})
+
+
+def test_taps_of_different_size_are_resized_where_the_method_leaves_it_open():
+    class Difference(FeatureDistiller):
+        def loss(self, student, teacher, level):
+            return (student - teacher).square().mean()
+
+    coarse = toys.seg_net(backbone=dict(strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)))
+    config = toys.model_config(coarse, distillers=dict(one=dict(type=Difference, student_tap='auto')))
+    model = toys.ready(toys.build(config))
+    assert model.distillers['one'].resize == 'student'
+    assert toys.losses_of(model)['distill.one.loss_difference'].isfinite()
+
+
+def test_a_resumed_run_must_choose_the_same():
+    """Other taps of the same width have the same tensors. A file of an older version has no taps to compare."""
+    other = [*CHOSEN[:3], 'decode_head.conv_seg:input']
+    auto, changed = (identity(build(type='FitNet', student_tap=taps)) for taps in ('auto', other))
+    one = auto['distillers']['one']
+    assert [tap for tap, _ in one['taps']] == CHOSEN
+    assert one['tensors'] == changed['distillers']['one']['tensors'] and differ(auto, changed)
+    assert ', '.join(CHOSEN) in describe(auto) and ', '.join(other) in describe(changed)
+    then = {**auto, 'distillers': {'one': {k: v for k, v in one.items() if k != 'taps'}}}
+    assert not differ(then, auto) and differ({}, auto)
+    assert differ({**then, 'distillers': {'one': {**then['distillers']['one'], 'type': 'CWD'}}}, auto)

@@ -17,14 +17,8 @@ WIDTH = 16  # channels of neck and head in both networks
 
 def option(inherit=BOTH, distillers=None, **teacher):
     distillers = dict(kd=dict(type='MaskedMimic', student_tap='neck')) if distillers is None else distillers
-    return dict(
-        toys.model_config(
-            student=toys.det_net('retinanet', 8, WIDTH),
-            teacher=toys.det_teacher('retinanet', 8, WIDTH, **teacher),
-            distillers=distillers,
-        ),
-        inherit=inherit,
-    )
+    pair = toys.det_net('retinanet', 8, WIDTH), toys.det_teacher('retinanet', 8, WIDTH, **teacher)
+    return dict(toys.model_config(*pair, distillers), inherit=inherit)
 
 
 def built(inherit=BOTH, **options):
@@ -39,14 +33,12 @@ def equal_parts(model):
     return {part for part in ('backbone', 'neck', 'bbox_head') if {n for n in own if n.startswith(part)} <= names}
 
 
-def test_the_named_parts_are_copied_and_only_those():
-    model = built(BOTH[:1])
-    assert equal_parts(model) == {'neck'}
-    assert equal_parts(built()) == {'neck', 'bbox_head'} and equal_parts(built(None)) == set()
-
-
-def test_a_single_tensor_is_copied_by_its_name():
+def test_a_single_tensor_is_copied_by_its_name_and_a_prefix_may_differ_and_end_with_its_dot():
     """As DETR's level_embed, which is a parameter of the network itself."""
+    model = built([('bbox_head.cls_convs.0.', 'bbox_head.reg_convs.0')])
+    own, given = model.bbox_head.cls_convs[0].conv.weight, toys.teacher_of(model).network.bbox_head
+    assert torch.equal(own, given.reg_convs[0].conv.weight)
+    assert parse_inherit([['a', 'b.', 'large']]) == [Inherit('a', 'b', 'large')]
     name = 'bbox_head.retina_cls.weight'
     model, alone = built([(name, name)]), built(None)
     given = toys.teacher_of(model).network.state_dict()[name]
@@ -73,10 +65,22 @@ def test_a_bias_that_the_student_alone_has_becomes_0():
     assert all(torch.equal(own.conv.weight, their.conv.weight) for own, their in zip(convs, given, strict=True))
 
 
+def test_the_named_parts_alone_are_copied_also_without_distillers():
+    for inherit, parts in ((BOTH[:1], {'neck'}), (BOTH, {'neck', 'bbox_head'}), (None, set())):
+        assert equal_parts(built(inherit)) == parts
+    model = built(distillers={})
+    assert equal_parts(model) == {'neck', 'bbox_head'}
+    assert toys.teacher_of(model).network is None, 'nothing else needs it'
+    losses = model(**model.data_preprocessor(toys.det_batch(), True), mode='loss')
+    assert set(losses) == {'loss_cls', 'loss_bbox'}
+
+
 def test_copies_are_the_students_own_and_initialising_again_does_not_undo_training():
-    """A second ``train()`` of a runner calls ``init_weights`` again, which leaves a trained student as it is."""
-    model = built()
-    toys.losses_of(model, toys.det_batch())
+    """A second ``train()`` of a runner calls ``init_weights`` again, which leaves a trained student as it is. A copy of
+    the model inherits although the teacher has run in the original."""
+    model = toys.build(option(), scope='mmdet')
+    copied = copy.deepcopy(model)
+    toys.losses_of(toys.ready(model), toys.det_batch())
     teacher = toys.teacher_of(model).network.neck.fpn_convs[0].conv.weight
     before = teacher.clone()
     with torch.no_grad():
@@ -85,28 +89,7 @@ def test_copies_are_the_students_own_and_initialising_again_does_not_undo_traini
     trained = toys.student_state(model)
     model.init_weights()
     assert not toys.differing(model.state_dict(), trained)
-
-
-def test_a_copy_inherits_although_the_teacher_has_run_in_the_original():
-    model = toys.build(option(), scope='mmdet')
-    copied = copy.deepcopy(model)
-    toys.losses_of(toys.ready(model), toys.det_batch())
     assert equal_parts(toys.ready(copied)) == {'neck', 'bbox_head'}
-
-
-def test_a_prefix_may_differ_between_the_two_and_end_with_its_dot():
-    model = built([('bbox_head.cls_convs.0.', 'bbox_head.reg_convs.0')])
-    own, given = model.bbox_head.cls_convs[0].conv.weight, toys.teacher_of(model).network.bbox_head
-    assert torch.equal(own, given.reg_convs[0].conv.weight)
-    assert parse_inherit([['a', 'b.', 'large']]) == [Inherit('a', 'b', 'large')]
-
-
-def test_without_distillers_a_student_inherits_all_the_same():
-    model = built(distillers={})
-    assert equal_parts(model) == {'neck', 'bbox_head'}
-    assert toys.teacher_of(model).network is None, 'nothing else needs it'
-    losses = model(**model.data_preprocessor(toys.det_batch(), True), mode='loss')
-    assert set(losses) == {'loss_cls', 'loss_bbox'}
 
 
 def test_a_run_inherits_and_load_from_does_not(tmp_path):
@@ -140,15 +123,14 @@ def test_what_is_inherited_may_learn_more_slowly_and_resumes_exactly(tmp_path):
     assert not toys.differing(toys.student_state(runner.model), toys.student_state(again.model))
 
 
-@pytest.mark.parametrize(('inherit', 'factor', 'words'), [
-    (None, 0.1, 'this student inherits nothing. Set model.inherit'),
-    (BOTH, 0, 'inherited_lr_mult must be a number above 0'),
-    (BOTH, None, 'inherited_lr_mult must be a number above 0'),
-])  # fmt: skip
-def test_a_rate_for_nothing_is_refused(inherit, factor, words, tmp_path):
-    slow = dict(SLOW, paramwise_cfg=dict(inherited_lr_mult=factor))
-    with pytest.raises(ValueError, match=words):
-        toys.train(None, toys.det_run_config(tmp_path, option(inherit), iters=1, optim_wrapper=slow))
+def test_a_rate_for_nothing_is_refused(tmp_path):
+    number = 'inherited_lr_mult must be a number above 0'
+    for inherit, factor, words in (
+        (None, 0.1, 'this student inherits nothing. Set model.inherit'), (BOTH, 0, number), (BOTH, None, number),
+    ):  # fmt: skip
+        slow = dict(SLOW, paramwise_cfg=dict(inherited_lr_mult=factor))
+        with pytest.raises(ValueError, match=words):
+            toys.train(None, toys.det_run_config(tmp_path, option(inherit), iters=1, optim_wrapper=slow))
 
 
 def test_several_teachers_are_told_apart():
@@ -180,17 +162,14 @@ def test_what_does_not_fit_is_refused_before_training(inherit, words):
         built(inherit)
 
 
-def test_a_random_teacher_gives_nothing_and_none_is_refused():
+def test_a_random_teacher_none_and_malformed_options_are_refused():
     with pytest.raises(ValueError, match='model.teacher has no weights from a file'):
         built(checkpoint=None, allow_random=True)
     with pytest.raises(ValueError, match='model.teacher is not set, but model.inherit copies from it'):
         toys.build(dict(option(distillers={}), teacher=None), scope='mmdet')
-
-
-@pytest.mark.parametrize('inherit', ['neck', [('neck',)], [('', 'neck')], [('neck', 1)], dict(neck='neck')])
-def test_malformed_options_are_refused(inherit):
-    with pytest.raises(TypeError, match='model.inherit must be a list of'):
-        toys.build(option(inherit), scope='mmdet')
+    for inherit in ('neck', [('neck',)], [('', 'neck')], [('neck', 1)], dict(neck='neck')):
+        with pytest.raises(TypeError, match='model.inherit must be a list of'):
+            toys.build(option(inherit), scope='mmdet')
 
 
 def test_the_inherited_part_must_be_in_the_teachers_file(tmp_path):
@@ -205,7 +184,6 @@ def test_the_inherited_part_must_be_in_the_teachers_file(tmp_path):
 
 
 HEAD = [('decode_head', 'decode_head')]
-OF_CLASSES = ['decode_head.conv_seg.weight', 'decode_head.conv_seg.bias']
 
 
 def segmentor(inherit, student=None, **teacher):
@@ -218,21 +196,15 @@ def segmentor(inherit, student=None, **teacher):
 def test_rows_of_other_classes_are_not_copied(option):
     """A head of as many classes in another order has the same shapes; its layers below the classes may be copied."""
     teacher = toys.teacher_of(segmentor(HEAD, **option))
-    assert teacher.class_rows == OF_CLASSES
+    assert teacher.class_rows == [f'decode_head.conv_seg.{name}' for name in ('weight', 'bias')]
     check_teacher_classes(toys.CLASSES, teacher)
-    with pytest.raises(
-        ValueError, match=r'model\.inherit copies rows .*other parts than decode_head\.conv_seg\.weight'
-    ):
+    words = r'model\.inherit copies rows .*other parts than decode_head\.conv_seg\.weight'
+    with pytest.raises(ValueError, match=words):
         check_teacher_classes(toys.CLASSES[::-1], teacher)
     below = toys.teacher_of(segmentor([('decode_head.convs', 'decode_head.convs')], **option))
     check_teacher_classes(toys.CLASSES[::-1], below)
-
-
-def test_a_detector_s_rows_are_those_of_each_anchor_and_class():
-    assert toys.teacher_of(built(allow_other_classes=True)).class_rows == [
-        'bbox_head.retina_cls.weight',
-        'bbox_head.retina_cls.bias',
-    ]
+    detector = toys.teacher_of(built(allow_other_classes=True))
+    assert detector.class_rows == [f'bbox_head.retina_cls.{name}' for name in ('weight', 'bias')]
 
 
 def test_a_backbone_for_other_pixels_is_warned_of(monkeypatch):

@@ -1,16 +1,35 @@
-"""The trace: shapes of taps before any weight is loaded, and nothing left behind."""
+"""Networks before they teach: traced for shapes before any weight is loaded, in their modes, with whole heads."""
+
+from __future__ import annotations
 
 import copy
+from contextlib import suppress
+from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.structures import DetDataSample
+from mmengine.config import Config, ConfigDict
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmdistill_dense.apps.export.write_student import load_student
+from mmdistill_dense.apps.inspect.step_cost import build_student
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks.building import build_network, copied
+from mmdistill_dense.engine.distill_hook import DistillerState
+from mmdistill_dense.networks.acceleration import Acceleration
+from mmdistill_dense.networks.building import build_network, complete_heads, copied
+from mmdistill_dense.networks.modes import _CHANGES, attributes, run_as_trained, train_without_noise
 from mmdistill_dense.networks.taps import Tap
+from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import TeacherOption, trace_pair
+from mmdistill_dense.utils.process import quiet
 from tests import toys
+from tests.zoo.every_network import _plain as plain_network
+from tests.zoo.every_network import distinct
 
 
 def taps(*names):
@@ -37,6 +56,11 @@ def test_shapes_are_those_of_a_real_pass():
         assert [shape[1:] for shape in traced['backbone']] == [f.shape[1:] for f in features]
         assert traced['decode_head'] == [network.decode_head(features)[:1].shape]
         assert all(shape[0] == 1 for found in traced.values() for shape in found)
+    for size, side in (((64, 96), (8, 12)), (None, (64, 64))):
+        assert trace(['backbone[3]'], size=size)[0]['backbone[3]'][0][2:] == side
+    shapes, _ = trace(['neck', 'bbox_head.retina_cls', 'neck[:2]'], toys.build_plain(toys.det_net()), (128, 128))
+    assert [tuple(s[1:]) for s in shapes['neck']] == [(16, side, side) for side in (16, 8, 4, 2, 1)]
+    assert len(shapes['bbox_head.retina_cls']) == 5 and shapes['neck[:2]'] == shapes['neck'][:2]
 
 
 class Resized(nn.Module):
@@ -48,21 +72,15 @@ class Resized(nn.Module):
         return nn.functional.interpolate(self.norm(self.first(x)), **self.options)
 
 
-@pytest.mark.parametrize('options', [
-    dict(size=5),
-    dict(size=(4, 9), mode='bilinear', align_corners=False),
-    dict(size=[8, 1]),
-    dict(scale_factor=1.5),
-    dict(size=torch.Size([3, 7]), mode='bicubic'),
-])  # fmt: skip
-def test_what_is_not_computed_has_the_shape_of_a_real_pass(options):
-    network = Resized(**options)
-    expected = network(torch.zeros(1, 3, 12, 10)).shape
-    shapes, _ = trace(['first', 'norm', ''], network, (12, 10))
-    assert shapes == {'first': [torch.Size([1, 6, 10, 8])], 'norm': [torch.Size([1, 6, 10, 8])], '': [expected]}
-
-
-def test_what_torch_refuses_is_refused():
+def test_what_is_not_computed_has_the_shape_of_a_real_pass_and_what_torch_refuses_is_refused():
+    for options in (
+        dict(size=5), dict(size=(4, 9), mode='bilinear', align_corners=False), dict(size=[8, 1]),
+        dict(scale_factor=1.5), dict(size=torch.Size([3, 7]), mode='bicubic'),
+    ):  # fmt: skip
+        network, own = Resized(**options), torch.Size([1, 6, 10, 8])
+        expected = network(torch.zeros(1, 3, 12, 10)).shape
+        shapes, _ = trace(['first', 'norm', ''], network, (12, 10))
+        assert shapes == {'first': [own], 'norm': [own], '': [expected]}, options
     for options in (dict(size=0), dict(size=(2, 3, 4)), dict(), dict(size=3, scale_factor=2)):
         with pytest.raises((RuntimeError, ValueError), match='size'):
             trace(['norm'], Resized(**options))
@@ -74,34 +92,27 @@ def test_what_torch_refuses_is_refused():
         trace(['1'], nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(5)))
 
 
-@pytest.mark.parametrize(('tap', 'parts'), [
-    ((), set()), (('backbone[3]',), {'backbone'}), (('decode_head',), {'backbone', 'decode_head'}),
-    (('backbone.layer1',), {'backbone'}),
+@pytest.mark.parametrize(('names', 'parts', 'calls'), [
+    ((), set(), 0), (('backbone[3]',), {'backbone'}, 1), (('decode_head',), {'backbone', 'decode_head'}, 1),
+    (('backbone.layer1',), {'backbone'}, 1), (('backbone[1]', 'backbone.layer1'), {'backbone'}, 2),
 ])  # fmt: skip
-def test_parts_are_what_works_before_the_last_tap(tap, parts):
-    assert toys.frozen(toys.seg_teacher(), *tap).plan.parts == parts
+def test_parts_are_what_works_before_the_last_tap_and_a_pass_stops_after_so_many_calls(names, parts, calls):
+    plan = toys.frozen(toys.seg_teacher(), *names).plan
+    assert plan.parts == parts and (plan.stop_after == calls or not names)
+
+
+def test_parts_that_run_again_or_behind_the_last_tap():
+    class CalledAgain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part, self.tapped = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return self.part(self.tapped(self.part(x)))
+
     assert toys.frozen(toys.det_teacher(), 'backbone[3]').plan.parts == {'backbone'}, 'the neck runs too'
-
-
-class CalledAgain(nn.Module):
-    """Calls a part before the tapped one and once more behind it."""
-
-    def __init__(self):
-        super().__init__()
-        self.part, self.tapped = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
-
-    def forward(self, x):
-        return self.part(self.tapped(self.part(x)))
-
-
-def test_a_part_that_runs_again_behind_the_last_tap_is_one():
     traced, _ = trace_pair(CalledAgain(), taps('tapped'), {}, (8, 8))
     assert traced.parts == {'part', 'tapped'}
-
-
-@pytest.mark.parametrize(('size', 'side'), [((64, 96), (8, 12)), (None, (64, 64))])
-def test_size_of_the_traced_image(size, side):
-    assert trace(['backbone[3]'], size=size)[0]['backbone[3]'][0][2:] == side
 
 
 @pytest.mark.parametrize('mean', [None, [128.0]])
@@ -113,16 +124,8 @@ def test_pictures_have_as_many_channels_as_the_network_expects(bands, mean):
     assert trace(['backbone[3]'], network)[0]['backbone[3]'] == [torch.Size([1, 64, 8, 8])]
 
 
-def test_detector_levels():
-    network = toys.build_plain(toys.det_net())
-    shapes, _ = trace(['neck', 'bbox_head.retina_cls', 'neck[:2]'], network, (128, 128))
-    assert [tuple(s[1:]) for s in shapes['neck']] == [(16, 16, 16), (16, 8, 8), (16, 4, 4), (16, 2, 2), (16, 1, 1)]
-    assert len(shapes['bbox_head.retina_cls']) == 5 and shapes['neck[:2]'] == shapes['neck'][:2]
-
-
-def test_it_costs_no_arithmetic():
+def test_it_costs_no_arithmetic_and_leaves_nothing_behind():
     """Everything runs on the meta device: no tensor of the pass holds a number."""
-    network = toys.build_plain(toys.seg_net())
     devices = set()
 
     class Spy(nn.Identity):
@@ -130,9 +133,15 @@ def test_it_costs_no_arithmetic():
             devices.add(x.device.type)
             return x
 
+    network, teacher = toys.build_plain(toys.seg_net()).train(), TeacherOption.parse(toys.seg_teacher())
     network.backbone.maxpool = Spy()
-    trace(['backbone[3]'], network)
+    state, rng = toys.student_state(network), torch.get_rng_state()
+    trace(['backbone[3]'], network, teacher_names=['backbone[3]'], teacher=teacher)
     assert devices == {'meta'}
+    assert not toys.differing(network.state_dict(), state), 'batch statistics too'
+    assert network.training and all(p.requires_grad for p in network.parameters())
+    assert {p.device.type for p in network.parameters()} == {'cpu'}
+    assert toys.hooks_left(network) == 0 and torch.equal(torch.get_rng_state(), rng)
 
 
 def test_a_transformer_is_built_without_arithmetic_too(monkeypatch):
@@ -150,21 +159,6 @@ def test_a_transformer_is_built_without_arithmetic_too(monkeypatch):
     _, shapes = trace(['backbone[3]'], teacher_names=['backbone[3]'], teacher=teacher)
     assert shapes['backbone[3]'] == [(1, 8, 2, 2)]
     assert devices == [{'meta'}]
-
-
-def test_it_leaves_nothing_behind():
-    network, teacher = toys.build_plain(toys.seg_net()).train(), TeacherOption.parse(toys.seg_teacher())
-    state, rng = toys.student_state(network), torch.get_rng_state()
-    trace(['backbone[3]'], network, teacher_names=['backbone[3]'], teacher=teacher)
-    assert not toys.differing(network.state_dict(), state), 'batch statistics too'
-    assert network.training and all(p.requires_grad for p in network.parameters())
-    assert {p.device.type for p in network.parameters()} == {'cpu'}
-    assert toys.hooks_left(network) == 0 and torch.equal(torch.get_rng_state(), rng)
-
-
-def test_place_to_stop_counts_recorded_calls():
-    for names, calls in ((['backbone[1]'], 1), (['backbone[1]', 'backbone.layer1', 'decode_head'], 3)):
-        assert toys.frozen(toys.seg_teacher(), *names).plan.stop_after == calls
 
 
 class NotOnMeta(nn.Module):
@@ -203,8 +197,7 @@ def test_a_network_of_one_size_is_traced_at_it_on_the_cpu():
             return super().forward(x) + torch.zeros(1, 5, 160, 256)
 
     network = OneSize()
-    shapes, _ = trace(['body'], network, (320, 512))
-    assert shapes['body'] == [torch.Size((1, 5, 160, 256))]
+    assert trace(['body'], network, (320, 512))[0]['body'] == [torch.Size((1, 5, 160, 256))]
     assert network.sides == [('meta', 512)] * 2 + [('cpu', 256)] * 2 + [('cpu', 512)]
 
 
@@ -220,38 +213,29 @@ def test_wrong_taps_are_found(names, kind, words):
 
 
 @pytest.mark.parametrize(('student_tap', 'teacher_tap', 'words'), [
-    ('backbone', 'backbone[:3]', ['gives 4 tensors', "'backbone[:3]' 3", 'backbone[:3]']),
-    ('backbone[1]', 'backbone[0]', ['student map of (8, 8)', 'teacher map of (16, 16)', "resize='student'"]),
+    ('backbone', 'backbone[:3]', r"gives 4 tensors.*'backbone\[:3\]' 3"),
+    ('backbone[1]', 'backbone[0]', r"student map of \(8, 8\).*teacher map of \(16, 16\).*resize='student'"),
 ])  # fmt: skip
 def test_misfits_are_reported_at_construction(student_tap, teacher_tap, words):
     """Before any weight is loaded: the teacher's file does not even exist."""
     mimic = dict(type='MaskedMimic', student_tap=student_tap, teacher_tap=teacher_tap)
     config = toys.model_config(teacher=toys.seg_net(width=16, checkpoint='nowhere.pth'), distillers=dict(mimic=mimic))
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf'distillers\.mimic.*{words}'):
         toys.build(config)
-    assert 'distillers.mimic' in str(error.value)
-    assert all(word in str(error.value) for word in words), error.value
 
 
 @pytest.mark.parametrize(('kind', 'path'), [('faster_rcnn', ''), ('cascade_mask_rcnn', '.0')])
-def test_taps_inside_a_students_roi_head_are_traced(kind, path):
-    names = [
-        f'roi_head.bbox_roi_extractor{path}:input[1]',
-        f'roi_head.bbox_head{path}.fc_reg',
-        f'roi_head.bbox_head{path}.fc_cls',
-    ]
+def test_taps_inside_a_students_roi_head_are_traced_and_a_teachers_refused(kind, path):
+    """No proposals are made for a teacher, so it has no RoIs of its own."""
+    parts = (f'bbox_roi_extractor{path}:input[1]', f'bbox_head{path}.fc_reg', f'bbox_head{path}.fc_cls')
+    names = [f'roi_head.{part}' for part in parts]
     network = toys.build_plain(toys.det_net(kind))
     shapes, _ = trace(names, network)
     outputs = network.roi_head.bbox_head[0] if path else network.roi_head.bbox_head
     sizes = (5, outputs.fc_reg.out_features, outputs.fc_cls.out_features)
     assert [shapes[name] for name in names] == [[torch.Size((1, size))] for size in sizes]
-
-
-def test_taps_inside_a_teachers_roi_head_are_refused():
-    """No proposals are made for a teacher, so it has no RoIs of its own."""
-    teacher = TeacherOption.parse(toys.det_teacher('faster_rcnn'))
-    with pytest.raises(ValueError, match='StandardRoIHead does not run on features alone.*RoIHeadKD'):
-        trace(['neck'], toys.build_plain(toys.det_net()), (64, 64), ['roi_head.bbox_head.fc_cls'], teacher)
+    with pytest.raises(ValueError, match='RoIHead does not run on features alone.*RoIHeadKD'):
+        trace(['neck'], network, (64, 64), names[-1:], TeacherOption.parse(toys.det_teacher(kind)))
 
 
 def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
@@ -260,10 +244,8 @@ def test_a_network_for_gpus_alone_is_refused_with_the_reason(monkeypatch):
             raise NotImplementedError('carafe_forward_impl: implementation for device cpu not found.')
 
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    with pytest.raises(
-        RuntimeError,
-        match=r'failed on the CPU in 0 of the student, and there is no GPU .* carafe_forward_impl.* a GPU\.',
-    ):
+    words = r'failed on the CPU in 0 of the student, and there is no GPU .* carafe_forward_impl.* a GPU\.'
+    with pytest.raises(RuntimeError, match=words):
         trace(['0'], nn.Sequential(OnGPUs()))
 
 
@@ -306,3 +288,183 @@ def test_a_network_that_needs_larger_pictures_says_which(monkeypatch):
     with pytest.raises(RuntimeError, match=words) as error:
         toys.build(toys.model_config(option, toys.seg_net(allow_random=True)))
     assert 'GPUs' not in str(error.value)
+
+
+# Modes of a frozen network
+
+
+class Scales(nn.Module):
+    """Like FCOS' head: scaled in evaluation alone."""
+
+    def forward(self, x):
+        return x if self.training else 8 * x
+
+
+class EMAModule(nn.Module):
+    """Moves a buffer of its own in training, as EMANet's."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('bases', torch.zeros(1))
+
+    def forward(self, x):
+        if self.training:
+            self.bases.add_(1)
+        return x
+
+
+class NeedsLabels(nn.Module):
+    def forward(self, x):
+        if self.training:
+            raise TypeError('labels')
+        return x
+
+
+class DropPath(nn.Module):
+    """Noise by name, though nothing is random here."""
+
+    def forward(self, x):
+        return x if self.training else 0 * x
+
+
+def followed(*modules):
+    network = nn.Sequential(*modules)
+    run_as_trained(network, lambda: network(torch.zeros(1, 2, 4, 4)))
+    return run_as_trained(network, lambda: [one.training for one in network])[0]
+
+
+def test_what_computes_something_else_in_training_is_followed_but_for_noise_and_memory():
+    found = followed(nn.Conv2d(2, 2, 1), Scales(), nn.Dropout(), nn.BatchNorm2d(2), nn.ReLU())
+    assert found == [False, True, False, False, False]
+    of_its_kind = type('OfItsKind', (EMAModule,), {})
+    for module in (EMAModule(), of_its_kind(), DropPath()):
+        assert followed(Scales(), module) == [True, False]
+    network = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout(), DropPath(), Scales()).eval()
+    train_without_noise(network)
+    assert [module.training for module in network] == [False, False, False, True] and network.training
+
+
+def test_the_listed_classes_exist():
+    places = (
+        'mmseg.models.decode_heads.ema_head', 'mmseg.models.decode_heads.ham_head',
+        'mmdet.models.dense_heads.clr_head.utils.roi_gather', 'mmdet.models.utils.vlfuse_helper',
+    )  # fmt: skip
+    assert all(hasattr(import_module(place), name) for place, name in zip(places, _CHANGES, strict=True))
+
+
+def test_the_result_is_that_of_training_or_else_of_eval_mode_and_nothing_is_left():
+    network = nn.Sequential(Scales(), nn.Dropout())
+    found, modes = run_as_trained(network, lambda: network(torch.ones(1)))
+    assert found == 1 and modes
+    network = nn.Sequential(Scales(), NeedsLabels())
+    assert run_as_trained(network, lambda: network(torch.ones(1))) == (8, False)
+    network = nn.Sequential(Scales(), EMAModule()).train()
+    run_as_trained(network, lambda: network(torch.zeros(1)))
+    assert not any(module.training for module in network.modules()) and network[1].bases == 0
+
+
+def test_modes_are_set_for_the_modules_alone():
+    inner = nn.Sequential(nn.Dropout(), Scales())
+    outer = nn.Sequential(inner, Scales()).eval()
+    with pytest.raises(KeyError), attributes(inner, training=True):
+        assert inner.training and not inner[0].training and not inner[1].training and not outer.training
+        raise KeyError
+    assert not inner.training
+
+
+# What makes a teacher cheaper
+
+
+ROUNDING = 1e-5  # of the largest value, as Acceleration states
+HALF = 3e-2
+
+
+def traced(**accelerate):
+    """A loaded teacher of a student, its statistics far from their initial values."""
+    fit = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
+    teacher = toys.teacher_of(toys.distilled(teacher=toys.seg_teacher(accelerate=accelerate or False), distillers=fit))
+    draw = torch.Generator().manual_seed(3)
+    for module in teacher.network.modules():
+        if isinstance(module, _BatchNorm):
+            for value in (module.running_mean, module.weight, module.bias):
+                value.data.add_(0.3 * torch.randn(value.shape, generator=draw).to(value))
+            module.running_var.uniform_(0.3, 3, generator=draw)
+    return teacher
+
+
+@pytest.mark.parametrize('options', [
+    dict(channels_last=True), dict(dtype='bfloat16'), dict(channels_last=True, dtype='bfloat16'),
+], ids=str)  # fmt: skip
+def test_options_alone_and_together(options):
+    """Given to a student's teacher, they leave what it records as it was within the stated tolerance."""
+    inputs = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    ((expected,), (found,)) = (traced(**given)(inputs)['backbone[3]'] for given in ({}, options))
+    assert found.dtype == expected.dtype
+    gap, largest = float((found - expected).abs().max()), float(expected.abs().max())
+    assert gap <= (HALF if 'dtype' in options else ROUNDING) * largest
+    assert (gap > 1e-4 * largest) == ('dtype' in options)
+    assert found.is_contiguous(memory_format=torch.channels_last) or 'channels_last' not in options
+
+
+@pytest.mark.parametrize(('option', 'message'), [
+    (dict(fold=True), "model.teacher.accelerate has no option 'fold'; known: channels_last, dtype"),
+    (dict(fold_bn=True), 'accelerate.fold_bn has left: leave it out'),
+    ('all', 'model.teacher.accelerate must be a dict of channels_last, dtype'),
+    (dict(dtype='float8'), "accelerate.dtype must be one of 'bfloat16', 'float16' or None, got 'float8'"),
+    (dict(channels_last='yes'), "accelerate.channels_last must be True or False, got 'yes'"),
+])  # fmt: skip
+def test_wrong_options(option, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        FrozenTeacher(dict(toys.seg_teacher(), accelerate=option))
+    assert Acceleration.parse(None, '') == Acceleration() == Acceleration.parse(False, '')
+
+
+# mmdet's heads predict although they lack what they are asked for
+
+
+SSD = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
+
+
+def trained(option, folder):
+    network = MODELS.build(option)
+    return DistillerState().before_run(SimpleNamespace(model=network)) or network
+
+
+def exported(option, folder):
+    torch.save(dict(state_dict=MODELS.build(option).state_dict()), folder / 'c.pth')
+    return load_student(Config(dict(default_scope='mmdet', model=option)), folder / 'c.pth')[1]
+
+
+WAYS = dict(
+    student=lambda option, folder: toys.build(dict(type='mmdistill_dense.DistillModel', student=option), scope='mmdet'),
+    check=lambda option, folder: build_student(option),
+    trained=trained,
+    exported=exported,
+)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_ssd(way, tmp_path):
+    init_default_scope('mmdet')
+    option = load_model(dict(cfg=SSD, pretrained=False), 'model').model
+    network, size = WAYS[way](option, tmp_path).eval(), (320, 320)
+    sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1, 1), batch_input_shape=size))
+    with torch.no_grad():
+        assert 'pred_instances' in network.predict(torch.zeros(1, 3, *size), [sample])[0]
+
+
+@pytest.mark.zoo
+def test_every_dense_head_of_the_zoo_has_what_its_prediction_asks_for():
+    seen = {}
+    for name in distinct(architectures=True):
+        if name.startswith('mmdet::'):
+            with quiet(), suppress(Exception):  # what cannot be built without us either
+                network = plain_network(ConfigDict(cfg=name, pretrained=False))
+                complete_heads(network)
+                seen |= {type(head).__name__: head for head in network.modules() if isinstance(head, BaseDenseHead)}
+    assert {'SSDHead', 'RetinaHead', 'RPNHead'} <= set(seen) and len(seen) > 20
+    by_base = [
+        one for one in seen.values() if type(one)._predict_by_feat_single is BaseDenseHead._predict_by_feat_single
+    ]
+    lacking = {type(one).__name__ for one in by_base if not hasattr(one, 'loss_cls')}
+    assert lacking <= {'YOLOXHead', 'CascadeRPNHead'}, 'these predict by functions of their own'

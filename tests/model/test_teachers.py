@@ -1,4 +1,4 @@
-"""A teacher of other classes: each method compares those that both have, or is refused at the start."""
+"""Teachers of other classes, of which methods compare those that both have, and several teachers at once."""
 
 import functools
 import json
@@ -25,18 +25,15 @@ OUTPUTS = ('conv_seg', 'fc_cls', 'fc_reg', 'retina_cls', 'retina_reg', 'gfl_cls'
 MAP = {CLASSES[1]: [SEG_NAMES[2], 'sea']}
 
 
-def heads(kind: str, count: int) -> dict:
+def heads(kind, count):
     """The overrides that give a network another number of classes."""
     if kind in toys.SEG:
         return dict(decode_head=dict(num_classes=count), auxiliary_head=dict(num_classes=count))
-    return (
-        dict(roi_head=dict(bbox_head=dict(num_classes=count)))
-        if 'rcnn' in kind
-        else dict(bbox_head=dict(num_classes=count))
-    )
+    head = dict(bbox_head=dict(num_classes=count))
+    return dict(roi_head=head) if 'rcnn' in kind else head
 
 
-def outspoken(network: torch.nn.Module) -> torch.nn.Module:
+def outspoken(network):
     """The outputs of fresh heads are almost constant."""
     torch.manual_seed(4)
     with torch.no_grad():
@@ -47,7 +44,7 @@ def outspoken(network: torch.nn.Module) -> torch.nn.Module:
 
 
 @functools.cache
-def teacher(kind: str, names: tuple[str, ...], told: bool = True, **options: object) -> dict:
+def teacher(kind, names, told=True, **options):
     net = toys.seg_net if kind in toys.SEG else toys.det_net
     option = net(kind, 16, **heads(kind, len(names)))
     network = outspoken(toys.build_plain(option, seed=3))
@@ -57,15 +54,15 @@ def teacher(kind: str, names: tuple[str, ...], told: bool = True, **options: obj
     return dict(option, checkpoint=str(path))
 
 
-def seg_pair(distillers: dict, classes: object = MAP, **keys: object) -> dict:
+def seg_pair(distillers, classes=MAP, **keys):
     return toys.model_config(toys.seg_net('fcn'), dict(teacher('fcn', SEG_NAMES), classes=classes), distillers, **keys)
 
 
-def det_pair(kind: str, distillers: dict, names: tuple[str, ...] = DET_NAMES, classes: object = 'auto') -> dict:
+def det_pair(kind, distillers, names=DET_NAMES, classes='auto'):
     return toys.model_config(toys.det_net(kind), dict(teacher(kind, names), classes=classes), distillers)
 
 
-def matched(config: dict, scope: str = 'mmseg') -> object:
+def matched(config, scope='mmseg'):
     """A model whose classes are paired, as the start of a run does it."""
     model = toys.ready(toys.build(config, scope=scope))
     one = toys.teacher_of(model)
@@ -109,63 +106,65 @@ def test_unknown_classes_get_no_gradient_and_weighed_rows_count_less():
 
 
 ROI_SCORES = dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_cls', output='cls_score')
-BOTH = [
-    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
-    ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
-    ('gfl', dict(type='LD')),
-    ('faster_rcnn', dict(ROI_SCORES, form='softmax')),
-]
 OWN_COPIES = [
     ('fcn', dict(type='LogitKD')),
     ('fcn', dict(type='CWD')),
     ('fcn', dict(type='DIST')),
-    *BOTH,
+    ('retinanet', dict(type='HeadOutputKD', student_tap='bbox_head.retina_cls', form='sigmoid')),
+    ('retinanet', dict(type='LogitKD', student_tap='bbox_head.retina_cls', activation='sigmoid')),
+    ('gfl', dict(type='LD')),
+    ('faster_rcnn', dict(ROI_SCORES, form='softmax')),
     ('fcos', dict(type='HeadOutputKD', student_tap='bbox_head.conv_cls', form='sigmoid')),
     ('faster_rcnn', dict(type='RoIHeadKD', student_tap='roi_head.bbox_head.fc_reg', form='l1')),
 ]
 
 
-def permuted(kind: str) -> tuple[dict, torch.nn.Module]:
+def net_of(kind, **options):
+    return (toys.seg_net if kind in toys.SEG else toys.det_net)(kind, **options)
+
+
+def batch_of(kind):
+    return toys.seg_batch() if kind in toys.SEG else toys.det_batch()
+
+
+def permuted(kind):
     """A teacher that is the student itself, with its classes in another order."""
-    seg = kind in toys.SEG
-    plain = outspoken(toys.build_plain(toys.seg_net(kind) if seg else toys.det_net(kind), seed=1))
-    names = CLASSES if seg else CLASSES[1:]
+    plain = outspoken(toys.build_plain(net_of(kind), seed=1))
+    names = CLASSES if kind in toys.SEG else CLASSES[1:]
     order = [*range(2, len(names)), 0, 1]
     state = dict(plain.state_dict())
     for name, value in state.items():
         layer = name.split('.')[-2]
-        rows = {'conv_seg': 1, 'fc_cls': 1, 'fc_reg': 4}.get(layer)
-        anchors = 1
+        rows, anchors = {'conv_seg': 1, 'fc_cls': 1, 'fc_reg': 4}.get(layer), 1
         if layer in ('retina_cls', 'gfl_cls', 'conv_cls'):
             rows, anchors = 1, value.shape[0] // len(names)
         if rows:
-            body = (
-                value[: anchors * len(names) * rows].unflatten(0, (anchors, len(names), rows))[:, order].flatten(0, 2)
-            )
-            state[name] = torch.cat([body, value[anchors * len(names) * rows :]])
+            count = anchors * len(names) * rows
+            body = value[:count].unflatten(0, (anchors, len(names), rows))[:, order].flatten(0, 2)
+            state[name] = torch.cat([body, value[count:]])
     path = toys.fresh_dir() / 'own.pth'
     torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=[names[one] for one in order]))), path)
-    option = toys.seg_net(kind, checkpoint=str(path)) if seg else toys.det_net(kind, checkpoint=str(path))
-    return dict(option, classes='auto'), plain
+    return dict(net_of(kind, checkpoint=str(path)), classes='auto'), plain
 
 
 @pytest.mark.parametrize(('kind', 'option'), OWN_COPIES, ids=lambda one: one if isinstance(one, str) else one['type'])
 def test_a_copy_of_the_student_with_other_names_teaches_nothing(kind, option):
     own, plain = permuted(kind)
-    seg = kind in toys.SEG
-    student = toys.seg_net(kind) if seg else toys.det_net(kind)
-    model = matched(toys.model_config(student, own, dict(one=option)), 'mmseg' if seg else 'mmdet')
+    model = matched(toys.model_config(net_of(kind), own, dict(one=option)), 'mmseg' if kind in toys.SEG else 'mmdet')
     model.load_state_dict(plain.state_dict())
     toys.still_norms(model)  # as the teacher's
-    found = model(**model.data_preprocessor(toys.seg_batch() if seg else toys.det_batch(), True), mode='loss')
-    terms = {name: value for name, value in found.items() if name.startswith('distill.one.loss')}
-    assert terms and all(value.abs() < 2e-6 for value in terms.values()), terms
+
+    def terms():
+        found = toys.losses_of(model, batch_of(kind))
+        return [value for name, value in found.items() if name.startswith('distill.one.loss')]
+
+    same = terms()
+    assert same and all(value.abs() < 2e-6 for value in same), same
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.split('.')[-2] in OUTPUTS:
                 parameter.add_(torch.randn_like(parameter))
-    again = model(**model.data_preprocessor(toys.seg_batch() if seg else toys.det_batch(), True), mode='loss')
-    assert sum(value for name, value in again.items() if name in terms) > 1e-4, 'the test can fail'
+    assert sum(terms()) > 1e-4, 'the test can fail'
 
 
 DET_METHODS = [  # beside those above
@@ -209,14 +208,6 @@ def test_what_cannot_be_compared_is_refused_at_the_start(kind, option, classes, 
             matched(det_pair(kind, dict(one=option), classes=classes), 'mmdet')
 
 
-def test_both_options_and_weighing_without_a_map_are_refused():
-    other = dict(teacher('fcn', SEG_NAMES), classes='auto', allow_other_classes=True)
-    with pytest.raises(ValueError, match='leave allow_other_classes out'):
-        toys.build(toys.model_config(toys.seg_net('fcn'), other))
-    with pytest.raises(ValueError, match=r"rest_rows='weigh' is for a teacher of other classes"):
-        toys.distilled(distillers=dict(kd=dict(type='LogitKD', rest_rows='weigh')))
-
-
 def test_names_come_from_the_option_where_the_file_does_not_say_them():
     other = dict(teacher('fcn', SEG_NAMES, told=False), classes='auto')
 
@@ -228,14 +219,13 @@ def test_names_come_from_the_option_where_the_file_does_not_say_them():
     with pytest.raises(ValueError, match=f'2 names of teacher classes are known.*head has {len(SEG_NAMES)}'):
         start(class_names=['a', 'b'])
     assert toys.teacher_of(start(class_names=SEG_NAMES)).pairs is not None
-
-
-def test_a_step_before_the_names_are_known_says_so():
-    model = toys.distilled(
-        **{key: value for key, value in seg_pair(dict(kd=dict(type='LogitKD'))).items() if key != 'type'}
-    )
+    with pytest.raises(ValueError, match='leave allow_other_classes out'):
+        start(class_names=SEG_NAMES, allow_other_classes=True)
+    with pytest.raises(ValueError, match=r"rest_rows='weigh' is for a teacher of other classes"):
+        toys.distilled(distillers=dict(kd=dict(type='LogitKD', rest_rows='weigh')))
+    early = toys.ready(toys.build(seg_pair(dict(kd=dict(type='LogitKD')))))
     with pytest.raises(RuntimeError, match='model.teacher.classes is resolved at the start of a run'):
-        toys.losses_of(model)
+        toys.losses_of(early)
 
 
 def test_other_pairs_are_another_run():
@@ -257,25 +247,21 @@ def test_check_tells_the_pairs_and_takes_a_step(tmp_path):
 def test_what_a_teacher_predicts_is_scored_in_the_students_classes(kind):
     """A copy with its classes in another order predicts the same through the pairs."""
     own, plain = permuted(kind)
-    seg = kind in toys.SEG
-    model = matched(toys.model_config(toys.seg_net(kind) if seg else toys.det_net(kind), own,
-                                      dict(fit=dict(type='FitNet', student_tap='backbone[3]'))),
-                    'mmseg' if seg else 'mmdet')  # fmt: skip
-    one = toys.teacher_of(model)
-    batch = toys.seg_batch() if seg else toys.det_batch()
+    fit = dict(fit=dict(type='FitNet', student_tap='backbone[3]'))
+    model = matched(toys.model_config(net_of(kind), own, fit), 'mmseg' if kind in toys.SEG else 'mmdet')
     network = toys.build_plain({key: value for key, value in own.items() if key not in ('checkpoint', 'classes')})
     network.load_state_dict(torch.load(own['checkpoint'])['state_dict'])
-    expected = plain.eval().val_step(batch)
-    found = in_students_classes(network.eval().val_step(batch), one.pairs)
+    expected = plain.eval().val_step(batch_of(kind))
+    found = in_students_classes(network.eval().val_step(batch_of(kind)), toys.teacher_of(model).pairs)
     for mine, theirs in zip(found, expected, strict=True):
-        if seg:
+        if kind in toys.SEG:
             assert torch.equal(mine.pred_sem_seg.data, theirs.pred_sem_seg.data)
         else:
             assert torch.equal(mine.pred_instances.labels, theirs.pred_instances.labels)
             assert torch.equal(mine.pred_instances.bboxes, theirs.pred_instances.bboxes)
 
 
-def scored(labels: list[int], pairs: ClassPairs) -> list[int]:
+def scored(labels, pairs):
     """What a teacher's labels count as in the student's classes."""
     sample = SegDataSample(pred_sem_seg=PixelData(data=torch.tensor([[labels]])))
     (found,) = in_students_classes([sample], pairs)
@@ -309,16 +295,77 @@ def test_check_and_suites_test_a_teacher_by_the_pairs(tmp_path):
     assert facts.metric['mIoU'] == pytest.approx(scores['paired'])
 
 
-def test_an_old_student_teaches_its_classes_beside_new_ones(tmp_path):
-    """The page on classes learned earlier: the same network, inherited, with a head for more classes."""
-    old = CLASSES[:4]
-    config = toys.model_config(
-        toys.seg_net('fcn', 16),
-        dict(teacher('fcn', old), classes='auto'),
-        dict(kd=dict(type='LogitKD')),
-        inherit=[('backbone', 'backbone')],
-    )
-    runner = toys.train(tmp_path, config, iters=2)
-    one = toys.teacher_of(runner.model)
-    assert [group.student for group in one.pairs.groups] == [(0, 4, 5, 6), (1,), (2,), (3,)], 'an open background'
-    assert runner.message_hub.get_scalar('train/distill.kd.loss_kd').current() > 0
+# Several teachers: what each gives is what it would give alone
+
+
+STUDENT = toys.seg_net('fcn')
+# another head, another width, another normalisation
+OTHER_PIXELS = dict(data_preprocessor=dict(mean=[100.0, 110.0, 120.0], std=[50.0, 55.0, 60.0], bgr_to_rgb=False))
+TEACHERS = dict(wide=toys.seg_teacher('fcn'), deep=toys.seg_teacher('pspnet', 24, **OTHER_PIXELS))
+KD = dict(type='LogitKD')
+TERMS = dict(
+    kd=dict(KD, teacher='wide', loss_weight=0.5),
+    kd_deep=dict(KD, teacher='deep', loss_weight=0.5),
+    mimic=dict(type='MaskedMimic', teacher='deep'),
+)
+
+
+def pair(distillers=None, **changes):
+    return toys.model_config(STUDENT, dict(TEACHERS, **changes), TERMS if distillers is None else distillers)
+
+
+def test_each_term_is_what_its_teacher_alone_gives():
+    def terms_of(model):
+        losses = toys.losses_of(model)
+        return {name: value for name, value in losses.items() if name.startswith('distill.') and '.loss_' in name}
+
+    idle = dict(cfg='nowhere.py')
+    together = toys.distilled(student=STUDENT, teacher=dict(TEACHERS, idle=idle), distillers=TERMS)
+    assert {name: one.key for name, one in together.distillation.teachers.items()} == {
+        name: f'model.teacher.{name}' for name in TEACHERS
+    }, 'one that nobody asks is not built'
+    found = terms_of(together)
+    assert len(found) == len(TERMS)
+    for name, option in TERMS.items():
+        teacher = TEACHERS[option['teacher']]
+        distillers = {name: {key: value for key, value in option.items() if key != 'teacher'}}
+        alone = toys.distilled(student=STUDENT, teacher=teacher, distillers=distillers)
+        alone.load_state_dict(together.state_dict())
+        alone.distillers[name].load_state_dict(together.distillers[name].state_dict())
+        ((key, value),) = terms_of(alone).items()
+        torch.testing.assert_close(found[key], value)
+    assert not torch.isclose(found['distill.kd.loss_kd'], found['distill.kd_deep.loss_kd'])
+
+
+def test_each_teacher_runs_once_in_a_step_and_rests_when_its_terms_have_ended():
+    ends, mimic = dict(schedule=dict(stop_at=5)), TERMS['mimic']
+    terms = dict(kd=dict(TERMS['kd'], **ends), mimic=mimic, early=dict(mimic, student_tap='backbone[2]', **ends))
+    model = toys.distilled(student=STUDENT, teacher=TEACHERS, distillers=terms)
+    calls, parts = [], {'early': model.distillers['early']}
+    for name, teacher in model.distillation.teachers.items():
+        parts |= {name: teacher.network.backbone, f'{name} head': teacher.network.decode_head.conv_seg}
+    for name, part in parts.items():
+        part.register_forward_hook(lambda *_, name=name: calls.append(name))
+    for iteration, expected in ((5, ['deep']), (4, ['wide', 'wide head', 'deep', 'early'])):  # recorded again
+        model.distillation.state.iteration = iteration
+        losses = toys.losses_of(model)
+        assert calls == expected
+        calls.clear()
+        toys.total(losses).backward()
+        assert all(p.grad is not None for p in model.distillers.parameters()), 'connected, for DDP'
+        model.zero_grad()
+
+
+def test_a_checkpoint_is_the_student_with_the_receipts_of_both(tmp_path):
+    """Exchanged teachers are another run."""
+    toys.train(tmp_path, pair(), iters=2)
+    content = torch.load(tmp_path / 'iter_2.pth', weights_only=False)
+    then = content['meta']['distill']
+    told = then['teachers']
+    assert [told[name]['file'] for name in TEACHERS] == ['fcn_16.pth', 'pspnet_24.pth']
+    assert told['wide']['sha256'] != told['deep']['sha256']
+    assert all(receipt['matched'] == receipt['total'] > 0 for receipt in told.values())
+    toys.build_plain(STUDENT).load_state_dict(content['state_dict'], strict=True)
+    same, other = (identity(toys.ready(toys.build(pair(**change)))) for change in
+                   ({}, dict(wide=TEACHERS['deep'], deep=TEACHERS['wide'])))  # fmt: skip
+    assert not differ(then, same) and differ(then, other) and 'pspnet' in describe(other)

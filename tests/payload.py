@@ -1,9 +1,9 @@
 """Files that run code when they are read carelessly: the code creates a file, which a test then looks for."""
 
 import os
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -26,15 +26,6 @@ def write(path: Path, mark: Path, state: dict | None = None, new_format: bool = 
     return path
 
 
-@contextmanager
 def trusting_torch() -> Any:
     """The setting by which a user makes torch run whatever a file holds, where the caller leaves the choice to it."""
-    name = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
-    before = os.environ.get(name)
-    os.environ[name] = '1'
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+    return mock.patch.dict(os.environ, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD='1')

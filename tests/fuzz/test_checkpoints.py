@@ -100,36 +100,15 @@ def anything(draw: Draw, files: dict[str, bytes], folder: Path) -> None:
     reads(path)
 
 
-PROMISES = {function.__name__: function for function in (bytes_change, members_change, calls_are_refused, anything)}
-
-
-def _try(name: str, files: dict[str, bytes], folder: Path, effort: Any) -> None:
+@pytest.mark.parametrize('effort', [few, pytest.param(many, marks=pytest.mark.soak)], ids=['few', 'many'])
+@pytest.mark.parametrize('promise', [bytes_change, members_change, calls_are_refused, anything])
+def test_promise(promise: Callable[..., None], effort: Any, files: dict[str, bytes], tmp_path: Path) -> None:
     @effort
     @given(st.data())
     def holds(data: st.DataObject) -> None:
-        PROMISES[name](data.draw, files, folder)
+        promise(data.draw, files, tmp_path)
 
     holds()
-
-
-@pytest.mark.parametrize('name', PROMISES)
-def test_promise(name: str, files: dict[str, bytes], tmp_path: Path) -> None:
-    _try(name, files, tmp_path, few)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('name', PROMISES)
-def test_promise_at_length(name: str, files: dict[str, bytes], tmp_path: Path) -> None:
-    _try(name, files, tmp_path, many)
-
-
-def test_unchanged_files_are_read(content: dict[str, Any], files: dict[str, bytes], tmp_path: Path) -> None:
-    for name, raw in files.items():
-        (tmp_path / name).write_bytes(raw)
-        found = reads(tmp_path / name)
-        assert not toys.differing(found['state_dict'], dict(content['state_dict']))
-        if name.endswith('.pth'):
-            assert not unequal(found, torch.load(tmp_path / name, weights_only=False))
 
 
 # What came out of it
@@ -160,16 +139,12 @@ def test_a_damaged_name_of_a_device_matters_only_without_map_location(tmp_path: 
         CheckpointLoader.load_checkpoint(str(path))
 
 
-def test_a_file_without_checksums_is_read(tmp_path: Path) -> None:
-    before = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)
-    try:
-        torch.save(dict(w=torch.ones(3)), tmp_path / 'a.pth')
-    finally:
-        torch.serialization.set_crc32_options(before)
-    assert read_values(tmp_path / 'a.pth')['w'].tolist() == [1, 1, 1]
+def test_a_file_without_checksums_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.serialization, 'get_crc32_options', lambda: False)
+    torch.save(dict(w=torch.ones(3)), tmp_path / 'a.pth')
     with open(tmp_path / 'a.pth', 'rb') as file:
-        assert read_values(file)['w'].tolist() == [1, 1, 1]
+        for source in (tmp_path / 'a.pth', file):
+            assert read_values(source)['w'].tolist() == [1, 1, 1]
 
 
 def test_a_compressed_file_is_refused(files: dict[str, bytes], tmp_path: Path) -> None:
@@ -206,9 +181,10 @@ def test_tensors_that_are_no_weights_are_named(made: Any, words: str, tmp_path: 
 
 def test_names_that_are_no_text_and_a_meta_that_is_no_dictionary(tmp_path: Path) -> None:
     path = tmp_path / 'a.pth'
-    torch.save(dict(state_dict={0: torch.ones(1)}), path)
-    with pytest.raises(ValueError, match='holds no weights'):
-        state_dict_of(read_checkpoint(path), path)
-    torch.save(dict(state_dict=dict(w=torch.ones(1)), meta=[1]), path)
-    with pytest.raises(ValueError, match=r"a\.pth' is damaged: its 'meta' is a list"):
-        read_checkpoint(path)
+    for content, told in (
+        (dict(state_dict={0: torch.ones(1)}), 'holds no weights'),
+        (dict(state_dict=dict(w=torch.ones(1)), meta=[1]), r"a\.pth' is damaged: its 'meta' is a list"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=told):
+            state_dict_of(read_checkpoint(path), path)

@@ -1,7 +1,7 @@
 """Reading files without running what they hold."""
 
+import io
 import pickle
-import random
 from argparse import Namespace
 from collections.abc import Mapping
 
@@ -141,12 +141,10 @@ def test_safetensors(tmp_path):
 def test_code_is_refused_and_not_run(tmp_path, name, new_format):
     mark = tmp_path / 'mark'
     path = payload.write(tmp_path / name, mark, new_format=new_format)
-    with payload.trusting_torch(), pytest.raises(ValueError) as error:
+    told = '' if name.endswith('.safetensors') else 'more than tensors.*exec.*could run code.*If you trust the file'
+    with payload.trusting_torch(), pytest.raises(ValueError, match=rf"^'{path}'.*{told}"):
         read_checkpoint(path)
-    assert repr(str(path)) in str(error.value) and not mark.exists()
-    if not name.endswith('.safetensors'):
-        for words in ('more than tensors', 'exec', 'could run code', 'If you trust the file'):
-            assert words in str(error.value)
+    assert not mark.exists()
     torch.load(path.rename(tmp_path / 'b.pth'), weights_only=False)
     assert mark.exists(), 'the file would have run code'
 
@@ -161,18 +159,12 @@ def test_getattr_of_a_file_reaches_nothing_else(tmp_path, owner, name):
         read_values(saved(tmp_path / 'a.pth', content))
 
 
-def forged_type():
-    """numpy's type of objects, whose state says that it holds plain bytes: reading would follow any address."""
-    return Reduced(np.dtype, 'O8', False, True, state=(3, '|', None, None, None, -1, -1, 0))
-
-
 @pytest.mark.parametrize('code', ['O8', 'V8', 'M8'])
 def test_numpy_types_that_may_hold_pointers_are_refused(tmp_path, code):
-    state = (1, (1,), Reduced(np.dtype, code, False, True, state=forged_type().answer[2]), False, b'A' * 8)
-    rebuild = np.ones(1).__reduce__()[0]
-    path = saved(tmp_path / 'a.pth', Reduced(rebuild, np.ndarray, (0,), b'b', state=state))
+    """Their state says that they hold plain bytes: reading would follow any address."""
+    forged = Reduced(np.dtype, code, False, True, state=(3, '|', None, None, None, -1, -1, 0))
     with pytest.raises(ValueError, match=rf"a\.pth' holds more than tensors.*numpy\.dtype\('{code}'\)"):
-        read_values(path)
+        read_values(saved(tmp_path / 'a.pth', array_of(forged, 1)))
 
 
 def test_numpy_types_keep_to_their_code_whatever_state_is_given(tmp_path):
@@ -183,30 +175,26 @@ def test_numpy_types_keep_to_their_code_whatever_state_is_given(tmp_path):
     assert read_values(path) == np.dtype('f8') and read_values(path).flags == np.dtype('f8').flags
 
 
-def test_array_shorter_than_its_shape_is_refused(tmp_path):
-    rebuild = np.ones(1).__reduce__()[0]
-    state = (1, (9,), np.dtype('f8'), False, b'A' * 8)
-    path = saved(tmp_path / 'a.pth', Reduced(rebuild, np.ndarray, (0,), b'b', state=state))
-    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint"):
-        read_values(path)
+def array_of(kind, length):
+    """An array of eight bytes that says what they are."""
+    state = (1, (length,), kind, False, b'A' * 8)
+    return Reduced(np.ones(1).__reduce__()[0], np.ndarray, (0,), b'b', state=state)
 
 
-@pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'version https://git-lfs', b'PK\x03\x04 no'])
-def test_other_files_are_refused(tmp_path, content):
+def written(content, **options):
+    torch.save(content, file := io.BytesIO(), **options)
+    return file.getvalue()
+
+
+def test_other_and_damaged_files_are_refused(tmp_path):
+    new, old = (written(dict(w=torch.zeros(999)), _use_new_zipfile_serialization=flag) for flag in (True, False))
+    cut = [whole[: int(share * len(whole))] for whole in (new, old) for share in (0.02, 0.5, 0.97)]
+    short = written(array_of(np.dtype('f8'), 9))
     path = tmp_path / 'a.pth'
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint"):
-        read_checkpoint(path)
-
-
-@pytest.mark.parametrize('new_format', [True, False])
-@pytest.mark.parametrize('share', [0.02, 0.5, 0.97])
-def test_truncated_files_are_refused(tmp_path, new_format, share):
-    path = saved(tmp_path / 'a.pth', dict(w=torch.zeros(999)), _use_new_zipfile_serialization=new_format)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*truncated"):
-        read_checkpoint(path)
+    for content in (b'', b'<html>404</html>', b'version https://git-lfs', b'PK\x03\x04 no', *cut, short):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*truncated"):
+            read_checkpoint(path)
 
 
 def test_checkpoint_is_a_dictionary_and_a_missing_file_is_no_damaged_one(tmp_path):
@@ -217,25 +205,3 @@ def test_checkpoint_is_a_dictionary_and_a_missing_file_is_no_damaged_one(tmp_pat
     for name in ('b.pth', 'b.safetensors'):
         with pytest.raises(FileNotFoundError):
             read_values(tmp_path / name)
-
-
-@pytest.mark.parametrize('new_format', [True, False])
-def test_changed_bytes_give_an_error_that_names_the_file(tmp_path, new_format):
-    """A file of the old format has no sums: what it holds may come out changed."""
-    content = dict(
-        state_dict=dict(w=torch.ones(3)), buffer=HistoryBuffer([1.0], [1]), meta=dict(a=(1, 'b', np.ones(2)))
-    )
-    path = saved(tmp_path / 'a.pth', content, _use_new_zipfile_serialization=new_format)
-    whole, draw, refused = path.read_bytes(), random.Random(0), 0
-    for _ in range(60):
-        changed = bytearray(whole)
-        for _ in range(draw.choice([1, 1, 3])):
-            changed[draw.randrange(len(changed))] = draw.randrange(256)
-        path.write_bytes(changed)
-        try:
-            found = read_values(path)
-            assert not new_format or torch.equal(found['state_dict']['w'], content['state_dict']['w'])
-        except ValueError as error:
-            refused += 1
-            assert repr(str(path)) in str(error)
-    assert 3 < refused < 60, 'some bytes matter, and some do not'

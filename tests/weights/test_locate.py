@@ -2,15 +2,23 @@
 
 import hashlib
 import itertools
+import json
+import sys
 import textwrap
+from pathlib import Path
+from unittest import mock
 
+import huggingface_hub
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors.torch import save_file
 
 from mmdistill_dense.config.resolve import load_model
+from mmdistill_dense.guards.config import check_pretrained
 from mmdistill_dense.weights import strict_load as locate
-from mmdistill_dense.weights.mmengine_loader import load_from_http
+from mmdistill_dense.weights.mmengine_loader import install_reader, load_from_http
 from tests import toys
 
 _numbers = itertools.count()
@@ -53,28 +61,32 @@ def test_auto_needs_one_published_file(package):
           - {Name: d, Config: configs/net/none.py}
         """,
     )
-    assert (
-        locate.published_weights(f'{name}::net/one.py')
-        == 'https://h/c.pth'
-        == locate.published_weights(f'{name}::net/one')
-    )
-    with pytest.raises(ValueError, match=r'publishes 2 files \(https://h/a.pth, https://h/b.pth\)'):
-        locate.published_weights(f'{name}::net/two.py')
-    for rest in ('net/none.py', 'net/net_small.py'):
-        with pytest.raises(ValueError, match="checkpoint='auto'.*publishes no weights for configs/net"):
-            locate.published_weights(f'{name}::{rest}')
-    with pytest.raises(ValueError, match="checkpoint='auto' needs a zoo config.*got cfg='mine.py'"):
-        locate.published_weights('mine.py')
+    for config in ('net/one.py', 'net/one'):
+        assert locate.published_weights(f'{name}::{config}') == 'https://h/c.pth'
+    for config, told in (
+        (f'{name}::net/two.py', r'publishes 2 files \(https://h/a.pth, https://h/b.pth\)'),
+        (f'{name}::net/none.py', "checkpoint='auto'.*publishes no weights for configs/net"),
+        (f'{name}::net/net_small.py', "checkpoint='auto'.*publishes no weights for configs/net"),
+        ('mine.py', "checkpoint='auto' needs a zoo config.*got cfg='mine.py'"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            locate.published_weights(config)
 
 
-def test_auto_downloads_checks_and_keeps(package, server, tmp_path, monkeypatch):
-    (name, mim), (web, address) = package, server
+@pytest.fixture
+def web(server, tmp_path, monkeypatch):
+    """(folder, address) of a web server; what is fetched from it goes below ``cache`` in the test's folder."""
     monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
-    content = b'weights'
-    digest = hashlib.sha256(content).hexdigest()[:8]
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
+    return server
+
+
+def test_auto_downloads_checks_and_keeps(package, web, tmp_path):
+    (name, mim), (folder, address) = package, web
+    digest = hashlib.sha256(b'weights').hexdigest()[:8]
     good, bad = f'good-{digest}.pth', 'bad-00000000.pth'
     for file in (good, bad):
-        (web / file).write_bytes(content)
+        (folder / file).write_bytes(b'weights')
     publish(
         mim,
         f"""
@@ -84,70 +96,99 @@ def test_auto_downloads_checks_and_keeps(package, server, tmp_path, monkeypatch)
         """,
     )
     path = locate.local_file('auto', f'{name}::net/good.py', 'model.teacher.checkpoint')
-    assert path.read_bytes() == content and path.is_relative_to(tmp_path / 'cache')
-    (web / good).unlink()
+    assert path.read_bytes() == b'weights' and path.is_relative_to(tmp_path / 'cache')
+    (folder / good).unlink()
     assert locate.local_file('auto', f'{name}::net/good.py', 'k') == path, 'the second time it is there'
     for config in ('bad', 'gone'):
         with pytest.raises(
-            OSError,
-            match=r'model.teacher.checkpoint: could not download http.* to .*pth .*: download it elsewhere, and give',
+            OSError, match=r'key: could not download http.* to .*pth .*: download it elsewhere, and give'
         ):
-            locate.local_file('auto', f'{name}::net/{config}.py', 'model.teacher.checkpoint')
+            locate.local_file('auto', f'{name}::net/{config}.py', 'key')
 
 
-def test_addresses_with_one_file_name_are_two_files(tmp_path, server, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
-    web, address = server
+def test_address_of_a_teacher_says_what_it_must_hold(web, tmp_path):
+    folder, address = web
+    (folder / 'a.pth').write_bytes(b'weights')
+    digest = hashlib.sha256(b'weights').hexdigest()
+    for promise, error, told in (
+        ('', ValueError, r"^k='http.*/a\.pth': this address has no hash.*#sha256="),
+        ('#sha256=me', ValueError, "must be followed by 8 to 64 hexadecimal digits, got 'me'"),
+        (f'#sha256={"0" * 64}', OSError, 'k: could not download .*invalid hash'),
+    ):
+        with pytest.raises(error, match=told):
+            locate.local_file(f'{address}/a.pth{promise}', None, 'k')
+        assert promise or not (tmp_path / 'cache').exists(), 'it is not fetched'
+    assert locate.local_file(f'{address}/a.pth#sha256={digest.upper()}', None, 'k').read_bytes() == b'weights'
+
+
+def test_addresses_with_one_file_name_are_two_files(web):
+    folder, address = web
     for value in (1, 2):
-        (web / str(value)).mkdir()
-        torch.save({'state_dict': {'w': torch.full((9,), float(value))}}, web / str(value) / 'model.pth')
+        (folder / str(value)).mkdir()
+        torch.save({'state_dict': {'w': torch.full((9,), float(value))}}, folder / str(value) / 'model.pth')
     found = [load_from_http(f'{address}/{value}/model.pth')['state_dict']['w'][0].item() for value in (1, 2, 1)]
     assert found == [1, 2, 1]
-    told = [hashlib.sha256((web / f'{value}/model.pth').read_bytes()).hexdigest() for value in (1, 2)]
-    found = [locate.local_file(f'{address}/{n}/model.pth#sha256={one}', None, 'k') for n, one in enumerate(told, 1)]
-    assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in found] == told
+    for value in (1, 2):
+        told = locate.sha256(folder / f'{value}/model.pth')
+        assert locate.sha256(locate.local_file(f'{address}/{value}/model.pth#sha256={told}', None, 'k')) == told
 
 
-def test_half_a_download_is_fetched_again(tmp_path, server, monkeypatch):
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
-    web, address = server
-    torch.save({'w': torch.ones(9999)}, web / 'cut.pth')
-    whole = (web / 'cut.pth').read_bytes()
-    (web / 'cut.pth').write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match='is no readable checkpoint'):
-        load_from_http(f'{address}/cut.pth')
-    (web / 'cut.pth').write_bytes(whole)
-    assert load_from_http(f'{address}/cut.pth')['w'].shape == (9999,)
+def test_half_a_download_is_fetched_again(web, tmp_path):
+    folder, address = web
+    torch.save({'w': torch.ones(9999)}, folder / 'cut.pth')
+    whole = (folder / 'cut.pth').read_bytes()
+    (folder / 'cut.pth').write_bytes(whole[: len(whole) // 2])
     mine = tmp_path / 'cache/hub/checkpoints/mine.pth'
+    mine.parent.mkdir(parents=True)
     mine.write_bytes(b'put there by hand')
-    with pytest.raises(ValueError, match='is no readable checkpoint'):
-        load_from_http(f'{address}/mine.pth')
-    assert mine.is_file()
+    for name in ('cut', 'mine'):
+        with pytest.raises(ValueError, match='is no readable checkpoint'):
+            load_from_http(f'{address}/{name}.pth')
+    (folder / 'cut.pth').write_bytes(whole)
+    assert load_from_http(f'{address}/cut.pth')['w'].shape == (9999,) and mine.is_file()
+
+
+def test_a_cache_of_another_user_is_told_and_hides_no_reason(web, monkeypatch):
+    folder, address = web
+    (folder / 'half.pth').write_bytes(b'PK')
+    refused, plain = PermissionError(13, 'denied', 'the cache'), Path.unlink
+
+    def unlink(self, **options):
+        if self.name == 'half.pth':
+            raise refused
+        plain(self, **options)
+
+    monkeypatch.setattr(Path, 'unlink', unlink)
+    with pytest.raises(ValueError, match=r'half\.pth.* is no readable checkpoint'):
+        load_from_http(f'{address}/half.pth')
+    monkeypatch.setattr(Path, 'mkdir', mock.Mock(side_effect=refused))
+    with pytest.raises(OSError, match=r'could not download .*denied.*the cache.*download it elsewhere'):
+        load_from_http(f'{address}/more.pth')
 
 
 def test_damaged_file_is_refused_by_its_name(tmp_path):
-    content = b'weights'
-    path = tmp_path / f'net-{hashlib.sha256(content).hexdigest()[:8]}.pth'
-    path.write_bytes(content)
+    path = tmp_path / f'net-{hashlib.sha256(b"weights").hexdigest()[:8]}.pth'
+    path.write_bytes(b'weights')
     assert locate.local_file(str(path), None, 'k') == path
     path.write_bytes(b'weightX and more')
-    with pytest.raises(ValueError) as error:
-        locate.local_file(str(path), None, 'model.teacher.checkpoint')
-    assert 'model.teacher.checkpoint' in str(error.value) and 'its name promises' in str(error.value)
-    assert hashlib.sha256(b'weightX and more').hexdigest()[:8] in str(error.value)
+    found = hashlib.sha256(b'weightX and more').hexdigest()[:8]
+    with pytest.raises(ValueError, match=rf'^k=.*{found}.*its name promises'):
+        locate.local_file(str(path), None, 'k')
 
 
 def test_missing_file_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError) as error:
-        locate.local_file('t.pth', None, 'model.teacher.checkpoint')
-    assert "model.teacher.checkpoint='t.pth'" in str(error.value) and str(tmp_path) in str(error.value)
-    assert str(error.value).endswith('The folder holds no checkpoint.')
-    (tmp_path / 'iter_100.pth').touch()
-    with pytest.raises(FileNotFoundError, match=r'The folder holds iter_100\.pth\.$'):
-        locate.local_file('t.pth', None, 'model.teacher.checkpoint')
-    with pytest.raises(FileNotFoundError, match=r"There is no folder 'runs' either\.$"):
-        locate.local_file('runs/t.pth', None, 'model.teacher.checkpoint')
+    for file, words in (
+        ('t.pth', rf"^key='t\.pth'.*{tmp_path}.*The folder holds no checkpoint\.$"),
+        ('iter_100.pth', None),
+        ('t.pth', r'The folder holds iter_100\.pth\.$'),
+        ('runs/t.pth', r"There is no folder 'runs' either\.$"),
+    ):
+        if words is None:
+            Path(file).touch()
+            continue
+        with pytest.raises(FileNotFoundError, match=words):
+            locate.local_file(file, None, 'key')
 
 
 def test_auto_reaches_the_teacher(package, tmp_path, monkeypatch):
@@ -167,3 +208,92 @@ def test_auto_reaches_the_teacher(package, tmp_path, monkeypatch):
     teacher = toys.teacher_of(model)
     assert teacher.receipt.sha256.startswith(digest) and teacher.receipt.config == f'{name}::net/toy.py'
     assert torch.equal(teacher.network.backbone.layer1[0].conv1.weight, network.backbone.layer1[0].conv1.weight)
+
+
+# The Hugging Face hub, which cannot be reached here: its functions are replaced, or it is offline
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The folder of a repository whose files are handed out, and what was asked for."""
+    asked = []
+
+    def download(repository, name, revision=None):
+        asked.append((repository, name, revision))
+        if not (tmp_path / name).is_file():
+            raise RuntimeError(f'404: no {name} in {repository}.\nRequest ID: 1')
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub, 'hf_hub_download', download)
+    return tmp_path, asked
+
+
+def test_a_teacher_comes_from_the_hub_with_its_hash_in_the_receipt(hub):
+    folder, asked = hub
+    option = toys.seg_net('fcn')
+    torch.save(toys.build_plain(option).state_dict(), folder / 't.pth')
+    model = toys.build(toys.model_config(option, {**option, 'checkpoint': 'hf://user/repo@v1/t.pth'}))
+    (teacher,) = model.distillation.teachers.values()
+    teacher.load(torch.zeros(1))
+    assert teacher.receipt.file == 't.pth' and teacher.receipt.sha256 == locate.sha256(folder / 't.pth')
+    assert asked == [('user/repo', 't.pth', 'v1')]
+
+
+def test_a_hash_in_the_address_is_checked(hub):
+    folder, asked = hub
+    (folder / 'a').mkdir()
+    (folder / 'a/t.pth').write_bytes(b'x')
+    digest = locate.sha256(folder / 'a/t.pth')
+    assert locate.local_file(f'hf://user/repo/a/t.pth#sha256={digest[:9]}', None, 'k') == folder / 'a/t.pth'
+    assert asked == [('user/repo', 'a/t.pth', None)]
+    with pytest.raises(ValueError, match='its name promises 00000000'):
+        locate.local_file('hf://user/repo/a/t.pth#sha256=00000000', None, 'k')
+
+
+def test_an_index_comes_with_the_files_that_it_lists(hub):
+    folder, asked = hub
+    (folder / 'x').mkdir()
+    index = dict(weight_map=dict(a='one.safetensors', b='two.safetensors'))
+    (folder / 'x/model.safetensors.index.json').write_text(json.dumps(index))
+    for name, entry in (('one', 'a'), ('two', 'b')):
+        save_file({entry: torch.ones(1)}, folder / f'x/{name}.safetensors')
+    locate.local_file('hf://user/repo/x/model.safetensors.index.json', None, 'k')
+    assert [name for _, name, _ in asked[1:]] == ['x/one.safetensors', 'x/two.safetensors']
+
+
+def test_mmengine_reads_such_addresses_too_and_a_file_of_another_network_is_refused(hub):
+    torch.save(dict(state_dict=dict(other=torch.ones(2))), hub[0] / 't.pth')
+    install_reader()
+    assert CheckpointLoader.load_checkpoint('hf://user/repo/t.pth')['state_dict']['other'].sum() == 2
+    network = toys.build_plain(toys.seg_net('fcn')).backbone
+    network.init_cfg = dict(type='Pretrained', checkpoint='hf://user/repo/t.pth')
+    with pytest.raises(ValueError, match=r"model\.init_cfg\.checkpoint='hf://user/repo/t\.pth' fits 0 of the"):
+        check_pretrained(network)
+
+
+def test_what_cannot_be_fetched_is_told(hub, monkeypatch):
+    """Another form of an address, what the hub says, and what to install without its library."""
+    for address in ('hf://user/t.pth', 'hf://user/repo', 'hf://user/repo@/t.pth', 'hf://t.pth'):
+        with pytest.raises(ValueError, match='k=.*: write hf://user/repo/file, or hf://user/repo@revision/file'):
+            locate.local_file(address, None, 'k')
+    with pytest.raises(OSError, match=r"k='hf://user/repo/no.pth': the hub says: 404: no no.pth in user/repo. Check"):
+        locate.local_file('hf://user/repo/no.pth', None, 'k')
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'mmdistill_dense\[hub\]'"):
+        locate.local_file('hf://user/repo/t.pth', None, 'k')
+
+
+def test_offline_the_cache_serves_and_the_rest_is_refused(tmp_path, monkeypatch):
+    """The library itself, with the layout of its cache."""
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
+    commit = 40 * 'a'
+    kept = tmp_path / 'models--user--repo' / 'snapshots' / commit / 't.pth'
+    for file, text in ((kept, 'x'), (tmp_path / 'models--user--repo/refs/main', commit)):
+        file.parent.mkdir(parents=True)
+        file.write_text(text)
+    assert locate.local_file('hf://user/repo/t.pth', None, 'k') == locate.local_file(
+        f'hf://user/repo@{commit}/t.pth', None, 'k'
+    )
+    with pytest.raises(OSError, match=r'the hub does not answer \(or HF_HUB_OFFLINE is set\)'):
+        locate.local_file('hf://user/repo/other.pth', None, 'k')

@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,18 +23,21 @@ import torch
 import yaml
 from mmdet.utils import register_all_modules as register_mmdet
 from mmengine.config import Config
+from mmengine.registry import VISBACKENDS
+from mmengine.visualization import BaseVisBackend
 from mmseg.utils import register_all_modules as register_mmseg
 
 import mmdistill_dense.distillers
 import mmdistill_dense.registry
 from mmdistill_dense.apps.suite import definition
-from mmdistill_dense.config.resolve import find_config
+from mmdistill_dense.config.resolve import find_config, load_model
 from mmdistill_dense.distillers import FeatureDistiller, MasKD
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import DISTILLERS
+from tests import notebook, toys
 from tests.docs_blocks import ROOT, Block, blocks, commands, inline
 from tests.docs_check import check
-from tests.docs_run import link_clone, runs
+from tests.docs_run import CLONE, PROJECT, link_clone, make_pictures, run_notebook, runs, walk
 from tools.docs.targets import read_targets
 
 OTHERS = ROOT / 'CONTRIBUTING.md'  # tests/test_contributing.py puts its blocks into a copy of the tree
@@ -358,3 +362,125 @@ def test_every_package_of_mim_has_a_name_that_mim_knows() -> None:
     pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/README.md')]
     found = {name for page in pages for name in re.findall(r'\bmim (?:train|test|run) (\w+)', page.read_text())}
     assert 'mmseg' in found and found <= {'mmseg', 'mmdetection'}
+
+
+def plain() -> str:
+    """The arguments of a dict: a student of mmseg for three classes."""
+    classes = dict(num_classes=3)
+    option = dict(
+        cfg='mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py', data_preprocessor=dict(size=(512, 512))
+    )
+    model = load_model(dict(option, decode_head=classes, auxiliary_head=classes), 'model').model
+    return ', '.join(f'{key}={value!r}' for key, value in model.to_dict().items())
+
+
+@pytest.mark.soak
+def test_own_data_own_pair_own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the reader has already is written first: pictures, a student that trains, a teacher's weights."""
+    make_pictures(tmp_path / 'data/leaves')
+    monkeypatch.delenv('MMDISTILL_DATA', raising=False)
+    (tmp_path / 'my_student.py').write_text(
+        f"_base_ = './my_pair_control.py'\nmodel = dict({plain()}, _delete_=True)\n"
+    )
+    (tmp_path / 'my_teacher.pth').symlink_to('work_dirs/my_teacher/iter_40000.pth')
+    done = walk(PROJECT, tmp_path)
+    assert len([line for line in done if ' train ' in line]) >= 4
+    assert (tmp_path / 'work_dirs/my_energy/iter_40000.pth').is_file()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('guide', CLONE)
+def test_commands_of_a_guide_in_a_clone(guide: str, tmp_path: Path) -> None:
+    assert walk((guide,), tmp_path)
+
+
+@pytest.mark.soak
+def test_the_tutorial_from_folder_to_report(tmp_path: Path) -> None:
+    outputs = run_notebook(tmp_path)
+    stored = [cell['outputs'] for cell in notebook.read()['cells'] if cell['cell_type'] == 'code']
+    assert [[one['output_type'] for one in some] for some in outputs] == [
+        [one['output_type'] for one in some] for some in stored
+    ]
+    assert (tmp_path / 'distil_mine/report.html').is_file() and (tmp_path / 'distil_mine/student_pcd.py').is_file()
+    assert notebook.NOTEBOOK.stat().st_size < 300_000
+
+
+PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 'wandb', 'MLflowVisBackend': 'mlflow'}
+WRITTEN = {'mlflow': 'mlflow.db', 'tensorboard': '*/vis_data/events.*', 'wandb': '*/vis_data/wandb/*/*.wandb'}
+
+
+def backends(package: str) -> list[dict[str, Any]]:
+    """The list that the page tells a reader to paste."""
+    texts = [block.text for block in blocks('python') if block.guide.name == 'trackers.md']
+    found = []
+    for text in texts:
+        names: dict[str, Any] = {}
+        exec(compile(ast.parse(text), 'trackers.md', 'exec'), names)
+        found.append(names['visualizer']['vis_backends'])
+    (own,) = [one for one in found if PACKAGES[one[-1]['type']] == package]
+    return own
+
+
+@pytest.mark.parametrize('package', PACKAGES.values())
+def test_a_run_is_tracked_or_the_missing_package_is_named(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('WANDB_MODE', 'offline')
+    teacher = toys.seg_net('fcn', allow_random=True)
+    model = toys.model_config(toys.seg_net('fcn'), teacher, dict(kd=dict(type='LogitKD')))
+    visualizer = dict(type='SegLocalVisualizer', vis_backends=backends(package))  # the type is the base's
+    config = toys.run_config(tmp_path, model, iters=2, visualizer=visualizer)
+    if find_spec(package) is None:
+        with pytest.raises(ImportError, match=f'pip install {package}'):
+            toys.train(tmp_path, config)
+        return
+    toys.train(tmp_path, config)
+    assert list(tmp_path.glob('*/vis_data/scalars.json'))
+    assert list(tmp_path.glob(WRITTEN[package]))
+    if package == 'tensorboard':
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+        (folder,) = tmp_path.glob('*/vis_data')
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        assert {'distill.kd.loss_kd', 'distill.kd.share', 'loss'} <= set(events.Tags()['scalars'])
+
+
+CALLS: list[tuple[dict[str, Any], int]] = []  # what the last run wrote, with the iteration that W&B would draw it at
+
+
+@VISBACKENDS.register_module()
+class CountingBackend(BaseVisBackend):
+    """As mmengine's backend for W&B: it drops ``step``; a value without ``iter`` stands at the last one given."""
+
+    last = 0
+
+    def _init_env(self) -> None:
+        pass
+
+    @property
+    def experiment(self) -> None:
+        return None
+
+    def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, *rest: Any, **kwargs: Any) -> None:
+        CountingBackend.last = scalar_dict.get('iter', self.last)
+        CALLS.append((dict(scalar_dict, at=self.last), step))
+
+    def add_image(self, name: str, image: Any, step: int = 0, *rest: Any, **kwargs: Any) -> None:
+        CALLS.append(({name: image, 'at': self.last}, step))
+
+
+def test_a_tracker_that_drops_the_step_draws_all_at_their_iteration(tmp_path: Path) -> None:
+    """The training logs rarely: what a balanced method measures cannot lean on its iteration."""
+    distillers = dict(fit=dict(type='FitNet', student_tap='backbone[3]', align='conv', balance=1.0))
+    CALLS.clear()
+    toys.train(
+        tmp_path,
+        toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers),
+        iters=4,
+        default_hooks=dict(logger=dict(interval=100)),
+        visualizer=dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend'), dict(type='CountingBackend')]),
+    )
+    assert [step for values, step in CALLS if 'distill.fit.ratio' in values]
+    assert all(values['at'] == step for values, step in CALLS)

@@ -1,16 +1,24 @@
 """The program ``mmdistill``: its commands, and how it tells mistakes."""
 
+import json
 import re
 import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
+import mmengine
 import pytest
+from mmengine.config import Config
 
+import mmdistill_dense.distillers
+import mmdistill_dense.ops_check as ops_check
 from mmdistill_dense.__main__ import BEFORE, COMMANDS, Parser, main
+from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.version import for_mim, versions
+from tests.docs_blocks import ROOT
 
 
 @pytest.mark.parametrize('name', [*COMMANDS, *BEFORE])
@@ -128,3 +136,121 @@ def test_guides_and_messages_name_the_program_and_no_file_of_tools() -> None:
     texts = [root / 'README.md', *root.glob('docs/**/*.md'), *root.glob('docs/**/*.ipynb')]
     found = [file.name for file in [*texts, *root.glob('mmdistill_dense/**/*.py')] if 'tools/' in file.read_text()]
     assert found == ['tasks.md']  # the page that tells of them
+
+
+NOTE = 'Could not import'  # a part of mmseg or mmdet that is not installed
+MODULES = [['-m', 'mmdistill_dense'], *(['-m', 'mmdistill_dense', name] for name in COMMANDS)]
+TOOLS = ('demo', 'results')  # for developers: no command of the program
+
+
+def printed(*command: str) -> str:
+    """The standard output of a new process; the note is in neither of its outputs."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    assert NOTE not in done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.soak
+def test_a_script_for_slurm_is_the_script_alone() -> None:
+    script = printed('-m', 'mmdistill_dense', 'suite', 'slurm', str(ROOT / 'benchmarks/toy.yaml'))
+    assert script.startswith('#!/bin/sh\n')
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('words', [*MODULES, *([f'tools/{tool}.py'] for tool in TOOLS)], ids=' '.join)
+def test_a_command_begins_with_its_own_words(words: list[str]) -> None:
+    command = words if words[0] == '-m' else [str(ROOT / words[0])]
+    assert printed(*command, '--help').startswith('usage: ')
+
+
+WORDS = """
+import json, sys
+{}
+names = [name for name in sys.modules if name.startswith('mmdistill_dense')]
+slow = ('torch', 'mmengine', 'mmengine.runner', 'mmcv', 'mmseg', 'mmdet')
+print(json.dumps([names, [name for name in slow if name in sys.modules]]))
+"""
+
+
+def loaded(code: str) -> tuple[list[str], list[str]]:
+    """Return the modules of the package, and the slow libraries, that a fresh process has loaded after some code."""
+    done = subprocess.run([sys.executable, '-c', WORDS.format(code)], capture_output=True, text=True, check=True)
+    names, slow = json.loads(done.stdout.splitlines()[-1])
+    return names, slow
+
+
+@pytest.mark.parametrize('command', ['new', 'run', 'check', 'list-taps', 'suite', 'train', 'test'])
+def test_help_waits_for_no_library(command: str) -> None:
+    code = f"""
+from contextlib import suppress
+from mmdistill_dense.__main__ import main
+with suppress(SystemExit):
+    main([{command!r}, '--help'])"""
+    names, slow = loaded(code)
+    assert not slow and len(names) < 20
+
+
+def test_new_loads_no_training() -> None:
+    names, slow = loaded('import mmdistill_dense.apps.project.new')
+    assert len(names) <= 120 and 'mmdet' not in slow  # it takes a second, which segmentation need not wait
+    others = ('model.distill_model', 'engine', 'losses.detection', 'distillers.maskd.token_distiller')
+    assert not {f'mmdistill_dense.{one}' for one in others} & {*names}
+
+
+@pytest.mark.soak
+def test_a_model_loads_the_files_of_its_methods_alone() -> None:
+    code = "from mmdistill_dense.registry import DISTILLERS, MODELS; MODELS.get('DistillModel'); DISTILLERS.get('CWD')"
+    names, _ = loaded(code)
+    rooms = {name.split('.')[1] for name in names if '.' in name}
+    assert 'mmdistill_dense.distillers.cwd' in names and 'mmdistill_dense.distillers.pcd' not in names
+    assert not rooms & {'apps', 'pretrain', 'foundation', 'unlabelled'}
+
+
+@pytest.mark.parametrize(('registry', 'old', 'new'), [
+    ('MODELS', 'model.distill_model.DistillModel', 'model.build'),
+    ('MODELS', 'pretrain.preprocessor.MultiViewPreprocessor', 'pretrain.backbone_student'),
+    ('MODELS', 'foundation.vision_transformer.VisionTransformer', 'foundation.foundation_teacher'),
+    ('DATASETS', 'datasets.unlabeled.UnlabeledImages', 'unlabelled.pictures'),
+    ('DATASETS', 'datasets.camvid.CamVidDataset', 'datasets.folders'),
+])  # fmt: skip
+def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, new: str) -> None:
+    found = getattr(mmengine.registry, registry).get(f'mmdistill_dense.{old}')
+    assert found.__module__ == f'mmdistill_dense.{new}' and found.__name__ == old.rpartition('.')[2]
+
+
+def test_faces_list_their_names_before_they_import_them() -> None:
+    """Or a shell and a notebook would complete none of them."""
+    faces = ('', '.datasets', '.losses', '.distillers', '.distillers.maskd', '.distillers.pcd', '.apps.check')
+    told = 'import mmdistill_dense{} as face\nassert {{*face.__all__}} <= {{*dir(face)}}\n'
+    names, _ = loaded(''.join(map(told.format, faces)))
+    assert 'mmdistill_dense.losses.detection' not in names
+
+
+def test_methods_are_found_by_name_by_scope_and_by_their_old_place() -> None:
+    for name in ('CIRKD', 'mmdistill_dense.CIRKD', 'mmdistill_dense.distillers.cirkd.cirkd.CIRKD'):
+        assert DISTILLERS.get(name).__name__ == 'CIRKD'
+    assert {*DISTILLERS.module_dict} >= {*mmdistill_dense.distillers.__all__} - {'Distiller', 'FeatureDistiller'}
+
+
+def test_passes_with_compiled_operations() -> None:
+    ops_check.require_ops()
+
+
+def test_detection_config_stops_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    monkeypatch.delitem(sys.modules, 'mmdistill_dense.ops_check')
+    with pytest.raises(RuntimeError, match='make setup') as caught:
+        Config.fromfile(ROOT / 'configs' / '_base_' / 'runtime_det.py')
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize(('package', 'told'), [
+    ('onedl-mmcv', 'make setup'), ('mmcv', "--no-build-isolation.* 'mmcv>=2.1,<2.2'"), ('mmcv-lite', 'uninstall it'),
+])  # fmt: skip
+def test_the_remedy_is_that_of_the_installed_package(package: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fork would be installed over the upstream package, beside its mmseg and mmdet."""
+    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    monkeypatch.setattr(ops_check, 'distributions', lambda: [SimpleNamespace(metadata={'Name': package})])
+    with pytest.raises(RuntimeError, match=told) as caught:
+        ops_check.require_ops()
+    assert ('onedl' in str(caught.value)) == (package == 'onedl-mmcv')

@@ -3,6 +3,7 @@
 import configparser
 import itertools
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -15,9 +16,8 @@ import pytest
 import yaml
 
 import mmdistill_dense
-from tests.isolation import OWN
+from tests.isolation import OWN, ROOT, USERS
 
-ROOT = Path(__file__).parents[1]
 SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
 TEXT = {'.py', '.md', '.yml', '.yaml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
 
@@ -236,3 +236,19 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
     code = 'import sys, mmdistill_dense; print({name.split(".")[0] for name in sys.modules})'
     loaded = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout
     assert not [name for name in ('torch', 'numpy', 'mmengine', 'mmcv', 'mmseg', 'mmdet') if f"'{name}'" in loaded]
+
+
+def test_a_test_begins_in_an_empty_folder_with_an_empty_home() -> None:
+    assert not Path.cwd().is_relative_to(ROOT) and not list(Path.cwd().iterdir())
+    assert not list(Path.home().iterdir())
+    assert Path.home() != Path(pwd.getpwuid(os.getuid()).pw_dir)
+    assert not set(USERS) & set(os.environ)
+    Path('left').touch()
+
+
+def test_what_another_test_left_is_gone() -> None:
+    assert not list(Path.cwd().iterdir())
+
+
+def test_the_projects_own_files_are_there() -> None:
+    assert all((ROOT / name).exists() for name in OWN - {'.git'})  # a release has none

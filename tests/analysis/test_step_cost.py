@@ -3,15 +3,26 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, TRANSFORMS, DefaultScope
 from torch import nn
 
 from mmdistill_dense.apps.inspect import step_cost
+from mmdistill_dense.apps.inspect import step_cost as timing
+from mmdistill_dense.apps.inspect.step_cost import (
+    BOXES,
+    Timing,
+    interleaved_times,
+    peak_extra_memory,
+    pipeline_size,
+    training_batch,
+)
 from mmdistill_dense.networks.trace import TeacherOption
+from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.weights.strict_load import sha256
 from tests import toys
 from tools.benchmark.step import prepare_steps
@@ -88,3 +99,148 @@ def test_a_step_of_several_optimizers_is_measured() -> None:
     step()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
     assert step_cost._held(step) == 2 * _bytes(network)  # the weights and their momentum
+
+
+MIB = 2**20
+
+
+def test_peak_counts_what_is_held_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        first = torch.zeros(MIB, dtype=torch.uint8)
+        del first
+        torch.zeros(2 * MIB, dtype=torch.uint8).sum()  # converted to int64 inside the operation
+
+    assert 18 * MIB <= peak_extra_memory(work) < 18.1 * MIB
+    assert not capfd.readouterr().err, 'some versions of torch report the start of their profiler there'
+
+
+def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = [0.0], []
+    monkeypatch.setattr(timing.time, 'process_time', lambda: clock[0])
+
+    def work(name: str, *seconds: float) -> None:
+        clock[0] += seconds[calls.count(name)]
+        calls.append(name)
+
+    works = {'slow': lambda: work('slow', 64.0, 4.0, 1.0, 2.0), 'idle': lambda: work('idle', 8.0, 0.0, 0.0, 0.0)}
+    times = interleaved_times(works, repeats=3)
+    assert calls == ['slow', 'idle'] * 4
+    assert times == {'slow': Timing(2.0, 1.0, 4.0), 'idle': Timing(0.0, 0.0, 0.0)}
+
+
+def test_on_a_gpu_seconds_lie_between_two_events_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for its clock, which goes on with the work and not with the process."""
+    clock = [0.0]
+
+    def go(milliseconds: float) -> None:
+        clock[0] += milliseconds
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.synchronize = lambda: go(1000.0)  # what is waited for afterwards does not count
+
+        def record(self, stream: str) -> None:
+            assert stream == 'of cuda:1'
+            self.at = clock[0]
+
+        def elapsed_time(self, end: 'Event') -> float:
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, 'Event', Event)
+    monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: None)
+    monkeypatch.setattr(torch.cuda, 'current_stream', 'of {}'.format)
+    assert interleaved_times({'step': lambda: go(250.0)}, 3, 'cuda:1') == {'step': Timing(0.25, 0.25, 0.25)}
+
+
+def test_on_a_gpu_the_peak_is_above_what_was_held_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    peak = [99 * MIB]
+
+    def work() -> None:
+        peak[0] = max(peak[0], 8 * MIB)
+
+    for name, found in dict(
+        synchronize=lambda device: None,
+        reset_peak_memory_stats=lambda device: peak.__setitem__(0, 5 * MIB),
+        memory_allocated=lambda device: 5 * MIB if device == 'cuda:1' else 0,
+        max_memory_allocated=lambda device: peak[0] if device == 'cuda:1' else 0,
+    ).items():
+        monkeypatch.setattr(torch.cuda, name, found)
+    assert peak_extra_memory(work, 'cuda:1') == 3 * MIB
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_a_gpu_is_measured() -> None:
+    def work() -> None:
+        torch.zeros(MIB, dtype=torch.uint8, device='cuda')
+
+    assert peak_extra_memory(work, 'cuda') >= MIB
+    assert interleaved_times({'step': work}, 2, 'cuda')['step'].low > 0
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _loader(**dataset) -> dict:
+    return {'train_dataloader': {'dataset': dataset}}
+
+
+def test_a_segmenter_gets_labels_of_all_its_classes_in_its_crop() -> None:
+    network = toys.build_plain(toys.seg_net())
+    batch = training_batch(network, {}, 3)
+    assert [x.shape for x in batch['inputs']] == [(3, toys.SIDE, toys.SIDE)] * 3
+    labels = torch.stack([sample.gt_sem_seg.data for sample in batch['data_samples']])
+    assert labels.unique().tolist() == list(range(toys.NUM_CLASSES))
+
+
+@pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn', 'cascade_mask_rcnn'])
+def test_a_detector_gets_boxes_inside_the_image_that_it_can_train_on(kind: str) -> None:
+    network = toys.build_plain(toys.det_net(kind)).train()
+    batch = training_batch(network, {}, 2, (64, 96))
+    for sample in batch['data_samples']:
+        boxes, labels = sample.gt_instances.bboxes, sample.gt_instances.labels
+        assert boxes.shape == (BOXES, 4) and labels.max() < toys.NUM_CLASSES - 1
+        assert boxes.min() >= 0 and (boxes <= torch.tensor([96, 64, 96, 64])).all()
+        assert (boxes[:, 2:] - boxes[:, :2] >= torch.tensor([6, 4])).all()
+    assert toys.total(toys.losses_of(network, batch)).isfinite()
+    assert ('masks' in batch['data_samples'][0].gt_instances) == (kind == 'cascade_mask_rcnn')
+
+
+SCALES = [[{'type': 'RandomChoiceResize', 'scales': [(20, 10), (60, 50)]}], [{'type': 'Resize', 'scale': (9, 8)}]]
+BRANCHES = {'type': 'RandomChoice', 'transforms': SCALES}
+CROP = {'type': 'RandomCrop', 'crop_size': (48, 32)}
+
+
+@pytest.mark.parametrize(('pipeline', 'size'), [
+    ([BRANCHES], (50, 60)),
+    ([BRANCHES, CROP], (32, 48)),
+    ([BRANCHES, {**CROP, 'crop_type': 'relative', 'crop_size': (0.5, 0.5)}], (50, 60)),
+    ([{'type': 'RandomResize', 'scale': [(2048, 800), (2048, 1024)]}], (1024, 2048)),  # mmdet's Cityscapes
+    ([{'type': 'Resize', 'scale': 320}], (320, 320)),
+    ([{'type': 'Resize', 'scale': None}], None),
+    (Config.fromfile(ROOT / 'configs/_base_/datasets/coco_detection_ms.py').train_pipeline, (800, 1333)),
+])  # fmt: skip
+def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list, size: tuple | None) -> None:
+    assert pipeline_size({'dataset': {'pipeline': pipeline}}) == size
+    if pipeline == [BRANCHES, CROP]:
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            cut = TRANSFORMS.build(CROP)(dict(img=np.zeros((90, 90, 3)), img_shape=(90, 90)))
+        assert cut['img'].shape[:2] == size, 'the order of mmdet'
+
+
+def test_generated_pictures_have_their_own_size() -> None:
+    config = Config.fromfile(ROOT / 'configs/_base_/datasets/shapes_det.py')
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        first = DATASETS.build(config.train_dataloader.dataset)[0]
+    network = toys.build_plain(toys.det_net())
+    assert training_batch(network, config, 1)['inputs'][0].shape == first['inputs'].shape
+
+
+def test_errors() -> None:
+    with pytest.raises(ValueError, match='has a scale; give --size'):
+        training_batch(toys.build_plain(toys.det_net()), _loader(pipeline=[]), 1)
+    segmenter = toys.build_plain(toys.seg_net())
+    segmenter.data_preprocessor.size = None
+    with pytest.raises(ValueError, match='no data_preprocessor.size, the training crop; give --size'):
+        training_batch(segmenter, {}, 1)
+    with pytest.raises(ValueError, match='must have a decode_head, bbox_head or roi_head, Linear has none'):
+        training_batch(torch.nn.Linear(1, 1), {}, 1)

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmdistill_dense.networks.recording import Recorder
 from mmdistill_dense.networks.taps import Tap, resolve_tap
-from tests.fuzz.mutations import few, many
+from tests.fuzz.test_checkpoints import few, many
 
 # What the syntax is made of, in any order, and what looks like it.
 PIECES = ['a', 'body', '0', '1', '.', '..', '[', ']', '[0]', '[-1]', '[1:]', '[:2]', '[::2]']

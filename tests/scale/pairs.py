@@ -1,14 +1,20 @@
 """Pairs with every method that averages over pictures, and what one training step of them gives."""
 
+import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import mmdet.models  # noqa: F401  (everything that a step needs is there before the fork)
+import mmseg.models  # noqa: F401
 import torch
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import get_rank
 from torch import Tensor
 
 from mmdistill_dense.distillers.maskd.token_distiller import TokenDistiller
+from mmdistill_dense.engine import DistillDDP
 from tests import toys
 from tests.distillers.maskd.tokens import LOGITS, NECK, random_tokens
 
@@ -154,3 +160,58 @@ def _token_file(folder: Path) -> Path:
     path = folder.with_name(f'{folder.name}_{get_rank()}.pth')
     torch.save({'mask_token': torch.randn(3, toys.NUM_CLASSES, generator=torch.Generator().manual_seed(1))}, path)
     return path
+
+
+SIZES = (4, 2, 1)
+STEPS = 3
+UNEVEN = 10  # pictures: two and one for each of four processes
+PATIENCE = timedelta(seconds=240)
+
+
+def work(rank: int, folder: str, files: dict[str, str]) -> None:
+    """Everything that this process has a part in, into ``<size>_<rank>.pth``."""
+    torch.set_num_threads(1)
+    toys.teacher_file = lambda kind, *_, **__: files[kind]
+    for size in SIZES:
+        if rank < size:
+            _in_group(rank, size, Path(folder))
+
+
+def _in_group(rank: int, size: int, folder: Path) -> None:
+    os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(size))
+    place = f'file://{folder}/rendezvous{size}'
+    dist.init_process_group('gloo', init_method=place, rank=rank, world_size=size, timeout=PATIENCE)
+    found: dict[str, Any] = {task: _step(task, rank, size) for task in METHODS}
+    each = BATCH // size
+    found['run'] = _trained(run(folder / f'run{size}', size, each, STEPS))
+    if size < 4:
+        parts = each // 2
+        options = {'optim_wrapper.accumulative_counts': parts}
+        found['accumulated'] = _trained(run(folder / f'parts{size}', size, 2, parts * STEPS, **options))
+    if size == 4:
+        found['uneven'] = _trained(epoch(folder / 'uneven', size, UNEVEN))
+        found['refused'] = _refused(epoch(folder / 'refused', size, UNEVEN, round_up=False))
+    torch.save(found, folder / f'{size}_{rank}.pth')
+    dist.destroy_process_group()
+
+
+def _step(task: str, rank: int, size: int) -> dict[str, Any]:
+    student = pair(task)
+    model = DistillDDP(student, broadcast_buffers=False) if size > 1 else student
+    return one_step(task, model, student, rank, size)
+
+
+def _trained(config: Any) -> dict[str, Any]:
+    """Weights and queues at the end, and the number of iterations."""
+    runner = toys.train(None, config)
+    model = getattr(runner.model, 'module', runner.model)
+    weights = {**model.state_dict(), **{f'distillers.{name}': v for name, v in model.distillers.state_dict().items()}}
+    return dict(weights={name: value.clone() for name, value in weights.items()}, iterations=runner.iter)
+
+
+def _refused(config: Any) -> str:
+    try:
+        toys.train(None, config)
+    except ValueError as error:
+        return str(error)
+    return 'not refused'

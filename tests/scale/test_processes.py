@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import gloo, toys
-from tests.scale import child, pairs
+from tests.scale import pairs
 
 pytestmark = pytest.mark.soak
 
@@ -18,8 +18,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, 
     """What the processes found, by their number and rank."""
     folder = tmp_path_factory.mktemp('processes')
     files = {'fcn': toys.teacher_file('fcn'), 'gfl': toys.teacher_file('gfl')}
-    gloo.start(child.work, str(folder), files, processes=max(child.SIZES))
-    return {size: [torch.load(folder / f'{size}_{rank}.pth') for rank in range(size)] for size in child.SIZES}
+    gloo.start(pairs.work, str(folder), files, processes=max(pairs.SIZES))
+    return {size: [torch.load(folder / f'{size}_{rank}.pth') for rank in range(size)] for size in pairs.SIZES}
 
 
 def parts(results: dict[str, Any], task: str, method: str, what: str) -> dict[str, torch.Tensor]:
@@ -72,7 +72,7 @@ def test_runs_end_with_the_same_student(found: Any, size: int) -> None:
     """The ordinary runner, with GN, one clipping of the gradient and data in the same order."""
     (alone,) = found[1]
     for rank in found[size]:
-        assert rank['run']['iterations'] == child.STEPS
+        assert rank['run']['iterations'] == pairs.STEPS
         assert not toys.differing(rank['run']['weights'], found[size][0]['run']['weights']), 'one student'
         assert_same_student(rank['run']['weights'], alone['run']['weights'])
 
@@ -81,7 +81,7 @@ def test_runs_end_with_the_same_student(found: Any, size: int) -> None:
 def test_accumulated_steps_are_one_step(found: Any, size: int) -> None:
     (alone,) = found[1]
     for rank in found[size]:
-        assert rank['accumulated']['iterations'] > child.STEPS
+        assert rank['accumulated']['iterations'] > pairs.STEPS
         assert_same_student(rank['accumulated']['weights'], alone['run']['weights'])
 
 

@@ -11,7 +11,10 @@ from mmdistill_dense.apps.inspect import step_cost
 from mmdistill_dense.apps.inspect.step_cost import Timing
 from tests import toys
 from tests.query_nets import query_model
-from tools.benchmark import step
+from tools.benchmark import command, compare_losses, on_device, step
+from tools.benchmark import command as benchmark
+from tools.benchmark.command import composed
+from tools.benchmark.loss_cases import METHODS
 
 
 def run_config(scope: str = 'mmseg', **options) -> Config:
@@ -195,3 +198,129 @@ def test_a_segmenter_is_measured_at_the_size_that_is_asked_for(size: tuple[int, 
     """Its preprocessor would pad to the crop that it trains on."""
     steps = step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}}), image_size=size)
     assert steps.size == size
+
+
+ROWS = {
+    'afdcd': [
+        'contrast core, near convergence',
+        'contrast core, at the start',
+        'contrast with pooling',
+        'align + first conv',
+    ],
+    'maskd': ['loss of all levels', 'branch alone, forward', 'gate and Dice, to the tokens'],
+    'pcd': ['pixels against the queue'],
+}
+SAVES = set(ROWS)  # where small sizes show less memory too
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command.torch, 'set_num_threads', lambda threads: None)
+
+
+@pytest.mark.soak
+def test_the_command_measures_and_keeps_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ['--size', 'small', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
+    command.main(['losses', '--method', *ROWS, *options])
+    said = capsys.readouterr().out
+    rows = json.loads((tmp_path / 'out' / 'losses.json').read_text())['figures']
+    assert [(row['method'], row['name']) for row in rows] == [(key, name) for key in ROWS for name in ROWS[key]]
+    for row in rows:
+        assert f'| {row["method"]} | {row["name"]} |' in said
+        assert 0 < row['ours_error'] < 1e-4 and row['result_bytes'] <= row['ours_bytes'] < row['released_bytes']
+    assert '- pcd: 16 pictures, 256 channels of 7x7, keys 16384' in said
+
+
+def test_a_size_of_another_method_is_refused() -> None:
+    with pytest.raises(SystemExit, match='^--size of maskd must be one of detection, small, got cityscapes$'):
+        command.main(['losses', '--method', 'maskd', '--size', 'cityscapes'])
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_every_size_is_described(method: str) -> None:
+    sizes = METHODS[method].sizes
+    assert 'small' in sizes and next(iter(sizes)) != 'small'
+    assert all('channels' in str(size) for size in sizes.values())
+
+
+def test_a_row_prints_the_ratios() -> None:
+    ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
+    row = compare_losses.Row('kd', 'scores', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
+    table = compare_losses.as_markdown([row])
+    assert '| kd | scores |' in table and '| **40x** | 8.0 | 1.0 | **0.12** | 0.5 | 2.0e-07 | 1.0e-07 |' in table
+
+
+@pytest.mark.parametrize('method', [*sorted({*METHODS} - {'pcd'}), pytest.param('pcd', marks=pytest.mark.soak)])
+def test_ours_is_the_released_formula(method: str) -> None:
+    """Values and gradients in float64, or the comparison would mean nothing."""
+    for case in METHODS[method].cases(METHODS[method].sizes['small']):
+        ours, released = (compare_losses.one_pass(f, case, torch.float64)() for f in (case.ours, case.released))
+        torch.testing.assert_close(ours, released, rtol=1e-6, atol=1e-9)
+        for level in zip(*case.inputs, *case.constants, strict=True):
+            level = [x.double() for x in level]
+            torch.testing.assert_close(case.ours(*level), case.released(*level), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('method', sorted(set(METHODS) - SAVES))
+def test_rows_are_complete(method: str) -> None:
+    for case in METHODS[method].cases(METHODS[method].sizes['small']):
+        row = compare_losses.measure(method, case, 3)
+        assert row.name == case.name and 0 < row.ours_error < 1e-4
+        assert row.result_bytes <= row.ours_bytes and row.ours_time.median > 0
+
+
+def test_the_command_of_a_section_leaves_out_where_it_is_kept() -> None:
+    assert benchmark._again(['losses', '--json', 'a b', '--size', 'small']) == (
+        'python tools/benchmark.py losses --size small'
+    )
+
+
+@pytest.mark.soak
+def test_step_command_measures_several_methods(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = toys.seg_teacher()  # beside a config of plain values, as a file cannot hold more
+    config = Config({
+        'model': toys.model_config(teacher=teacher, distillers={'kd': {'type': 'LogitKD'}}),
+        'default_scope': 'mmseg',
+        'train_dataloader': {'batch_size': 2},
+        'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
+    })  # fmt: skip
+    files = [tmp_path / name for name in ('one.py', 'two.py')]
+    for file in files:
+        config.dump(str(file))
+    monkeypatch.setattr(benchmark.torch, 'set_num_threads', lambda threads: None)
+    options = ['--name', 'toy', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
+    benchmark.main(['step', '--config', *map(str, files), *options])
+    figures = json.loads((tmp_path / 'out' / 'step_toy.json').read_text())['figures']
+    assert list(figures) == ['one', 'two'] and figures['one']['overhead'] > 0
+    out = capsys.readouterr().out
+    assert 'one: ' in out and '| one |' in out and '| two |' in out
+
+
+def test_a_step_on_the_cpu_equals_itself(monkeypatch) -> None:
+    monkeypatch.setattr(on_device, 'SIDE', 64)
+    config = composed(on_device.SEG, 'cwd')
+    config.merge_from_dict({'model.teacher.checkpoint': 'random.pth'})
+    row = on_device.measure(config, 'cpu')
+    assert row['difference'] == 0 and {'loss', 'distill.cwd.loss_cwd'} <= row['losses'].keys()
+    assert (row['waits_control'], row['waits_distilled']) == (0, 0)  # only a GPU warns
+
+
+def test_dropout_draws_nothing() -> None:
+    options = on_device._without_dropout({'head': [{'dropout_ratio': 0.1}, {'ffn': {'dropout': 0.3}}], 'lr': 0.1})
+    assert options == {'head': [{'dropout_ratio': 0.0}, {'ffn': {'dropout': 0.0}}], 'lr': 0.1}
+
+
+def test_a_section_shows_what_failed_and_what_was_refused(tmp_path: Path) -> None:
+    whole = {'difference': 1e-7, 'bf16': None, 'fp16': 0.5, 'waits_control': 3, 'waits_distilled': 5}
+    rows = {'cwd:a': {**whole, 'places_distilled': {'head.py:7': 2}}, 'kd:a': {'error': 'RuntimeError: two devices'}}
+    section = on_device.section(rows, 'methods', 'cpu', 'a command')
+    assert '| cwd:a | 1.0e-07 | refused | 5.0e-01 | 3 | 5 |' in section.markdown
+    assert '| kd:a | RuntimeError: two devices |' in section.markdown
+    assert json.loads(section.save(tmp_path).read_text())['figures'] == rows
+
+
+def test_a_loss_that_is_not_finite_is_infinitely_far() -> None:
+    assert on_device._difference({'loss': float('nan')}, {'loss': 1.0}) == float('inf')
+    assert on_device._difference({'loss': 1.5}, {'loss': 2.0}) == 0.25

@@ -1,0 +1,156 @@
+"""What is said of an option that is out of its range, once for all methods."""
+
+import argparse
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmseg.datasets import BaseSegDataset
+
+from mmdistill_dense.__main__ import main
+from mmdistill_dense.apps.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.config_files import box_file, seg_file
+from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.config.unknown_keys import check_known
+from mmdistill_dense.registry import HOOKS
+from mmdistill_dense.utils import process, required, validate
+from mmdistill_dense.utils.colours import distinct_colours, palette_of
+from mmdistill_dense.utils.process import SPINS, threads_asked_for, wait_briefly
+from mmdistill_dense.utils.removed import REMOVED
+from tests.project.folders_of_data import box_folder, seg_folder
+from tests.utils.test_literals import LOADING, back
+
+
+@pytest.mark.parametrize(('rule', 'given', 'taken', 'words'), [
+    ('check_option', ('a', 'x', [None, 'y']), ('a', 'y', [None, 'y']), "a must be one of None, 'y', got 'x'."),
+    ('check_count', ('a', 0, 1), ('a', 1, 1), 'a must be a whole number >= 1, got 0.'),
+    ('check_count', ('a', 2.0, 1), ('a', 2, 1), 'a must be a whole number >= 1, got 2.0.'),
+    ('check_count', ('a', True, 1), ('a', 5, 5), 'a must be a whole number >= 1, got True.'),
+    ('check_share', ('a', 1), ('a', 0), 'a must be a number in [0, 1), got 1.'),
+    ('check_share', ('a', -0.1), ('a', 0.99), 'a must be a number in [0, 1), got -0.1.'),
+])  # fmt: skip
+def test_a_rule_names_the_option_what_would_work_and_what_was_given(rule, given, taken, words):
+    getattr(validate, rule)(*taken)
+    with pytest.raises(ValueError) as error:
+        getattr(validate, rule)(*given)
+    assert str(error.value) == words
+
+
+@pytest.mark.parametrize('weights', [dict(a=0, b=0.0), dict(a=-1, b=2)])
+def test_weights_are_named_together(weights):
+    validate.check_weights(a=0, b=1e-9)
+    with pytest.raises(ValueError, match=r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'):
+        validate.check_weights(**weights)
+
+
+@pytest.mark.parametrize(('kind', 'right', 'wrong'), [
+    ('counted', ['1', '12'], ['0', '-1', '1.5', 'a', '']),
+    ('positive', ['1e-9', '2'], ['0', '-1', 'nan', 'inf', 'a']),
+    ('fraction', ['0', '1', '0.5'], ['-0.1', '1.1', 'nan', 'a']),
+])  # fmt: skip
+def test_words_of_a_command_line(kind, right, wrong):
+    read = getattr(validate, kind)
+    assert [read(word) for word in right] == [float(word) for word in right]
+    for word in wrong:
+        with pytest.raises(argparse.ArgumentTypeError, match=f'^must be .*, got {word!r}$'):
+            read(word)
+
+
+def test_lines_come_until_a_long_step_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setattr(process, 'EVERY', 0.01)
+    written = ''
+    with process.heartbeat('exporting'):
+        while written.count('exporting …') < 2:
+            time.sleep(0.01)
+            written += capsys.readouterr().err
+    capsys.readouterr()
+    time.sleep(0.05)
+    assert capsys.readouterr().err == ''
+    with pytest.raises(KeyError), process.heartbeat('exporting'):
+        raise KeyError
+
+
+def test_what_the_user_chose_of_waiting_stays() -> None:
+    for given in ({'OMP_WAIT_POLICY': 'ACTIVE'}, {'GOMP_SPINCOUNT': '7'}):
+        environment = dict(given)
+        wait_briefly(environment)
+        assert environment == given
+    wait_briefly(environment := {})
+    assert environment == {'GOMP_SPINCOUNT': SPINS}
+
+
+@pytest.mark.parametrize(('given', 'count'), [('3', 3), (' 4,2', 4), ('', 0), ('many', 0), (None, 0)])
+def test_threads_that_the_shell_asks_for(monkeypatch: pytest.MonkeyPatch, given: str | None, count: int) -> None:
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    if given is not None:
+        monkeypatch.setenv('OMP_NUM_THREADS', given)
+    assert threads_asked_for() == count
+
+
+def test_a_missing_stack_is_answered_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    required.require_stack()
+    monkeypatch.setattr(required, 'find_spec', lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'mmengine and mmcv. In its checkout run `make setup`'):
+        required.require_stack()
+
+
+PAGE = Path(__file__).parents[2] / 'docs/removed.md'
+
+
+@pytest.fixture
+def row(monkeypatch):
+    for name in ('shine', 'run --shine', 'Shiner', 'accelerate.shine'):
+        monkeypatch.setitem(REMOVED, name, 'polish by hand.')
+
+
+def test_commands_and_options(row, capsys):
+    assert main(['shine']) == 2
+    assert capsys.readouterr().err == 'ERROR    shine has left: polish by hand. (docs/removed.md)\n'
+    with pytest.raises(SystemExit, match='2'):
+        main(['run', '--shine=3', 'folder'])
+    assert 'run --shine has left: polish by hand.' in capsys.readouterr().err
+
+
+def test_classes_and_keys(row):
+    with pytest.raises(KeyError, match='Shiner has left: polish by hand'):
+        HOOKS.build(dict(type='mmdistill_dense.Shiner'))
+    with pytest.raises(TypeError, match='accelerate.shine has left: polish by hand'):
+        check_known('accelerate', {'shine': True}, ['bf16'])
+
+
+def test_each_name_stands_on_the_page():
+    text = PAGE.read_text()
+    assert not [name for name in REMOVED if f'`{name}`' not in text]
+    assert len(text.split()) <= 700
+
+
+def nearest(colours: np.ndarray) -> float:
+    """The smallest difference of two colours in CIE Lab, in which 2 can just be seen."""
+    lab = cv2.cvtColor((colours / 255).astype(np.float32)[None], cv2.COLOR_RGB2LAB)[0]
+    apart = np.linalg.norm(lab[:, None] - lab, axis=-1)
+    return float(apart[~np.eye(len(lab), dtype=bool)].min())
+
+
+@pytest.mark.parametrize(('classes', 'least'), [(2, 60), (11, 30), (30, 20), (150, 8)])
+def test_classes_without_colours_get_distinct_ones(classes: int, least: float) -> None:
+    names = [f'class {number}' for number in range(classes)]
+    drawn = BaseSegDataset(metainfo={'classes': names}, lazy_init=True, test_mode=True, data_root='.').metainfo
+    assert nearest(np.asarray(drawn['palette'])) < least, 'those that mmseg draws'
+    for given in (None, [], drawn['palette'], [[0, 0, 0]]):
+        found = palette_of(given, classes)
+        assert nearest(found) > least and (found == distinct_colours(classes)).all()
+    own = np.random.default_rng(0).integers(0, 255, (classes, 3)).tolist()
+    assert palette_of(own, classes).tolist() == own
+    assert len(palette_of(None, 0)) == 1 and len(distinct_colours(600)) == 600
+
+
+def test_new_writes_the_colours(tmp_path: Path) -> None:
+    found = back(seg_file(find_seg_data(seg_folder(tmp_path, (0, 1))), LOADING))['train_dataloader']['dataset']
+    assert found['metainfo']['palette'] == distinct_colours(2).tolist()
+
+
+def test_no_class_of_objects_is_nearly_black(tmp_path: Path) -> None:
+    found = back(box_file(find_box_data(box_folder(tmp_path)), LOADING, False, False))['train_dataloader']['dataset']
+    assert np.max(found['metainfo']['palette'], axis=1).min() > 200

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -12,22 +14,15 @@ from mmdistill_dense.apps.inspect.step_cost import Timing
 from tests import toys
 from tests.query_nets import query_model
 from tools.benchmark import command, compare_losses, on_device, step
-from tools.benchmark import command as benchmark
 from tools.benchmark.command import composed
 from tools.benchmark.loss_cases import METHODS
 
 
 def run_config(scope: str = 'mmseg', **options) -> Config:
     """A config of toys that a step can be built from."""
-    model = toys.model_config(**options)
-    return Config(
-        {
-            'model': model,
-            'default_scope': scope,
-            'train_dataloader': {'batch_size': 2},
-            'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
-        }
-    )
+    wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+    shared = dict(default_scope=scope, train_dataloader=dict(batch_size=2), optim_wrapper=wrapper)
+    return Config(dict(model=toys.model_config(**options), **shared))
 
 
 BOTH = {'kd': {'type': 'LogitKD'}, 'afdcd': {'type': 'AfDCD', 'pool_size': 0}}
@@ -59,76 +54,61 @@ def test_a_detector(kind: str) -> None:
     distillers = {'maskd': {'type': 'MasKD', 'student_mask_from': 5}}
     options = {'student': toys.det_net(kind), 'teacher': toys.det_teacher(kind, 8), 'inherit': [('neck', 'neck')]}
     config = run_config('mmdet', distillers=distillers, **options)
-    cost = step.measure_step(config, repeats=1, image_size=(64, 96))
-    assert (cost.batch, cost.size) == (2, (64, 96)) and cost.teacher_weights.endswith('.pth')
+    cost = step.measure_step(config, batch=3, repeats=1, image_size=(64, 96))
+    assert (cost.batch, cost.size) == (3, (64, 96)) and cost.teacher_weights.endswith('.pth')
     assert list(cost.adapters) == ['maskd']
-    with pytest.raises(ValueError, match='no step of train_dataloader.dataset.pipeline has a scale; give --size'):
-        step.measure_step(config, repeats=1)
+
+
+def gradients_alone(steps: step.Steps, name: str) -> tuple[Any, Any]:
+    """The tensors for which a distiller that is timed alone computes gradients, and these."""
+    (alone, _), real, seen = step._parts(steps.distilled), torch.autograd.grad, []
+    with mock.patch.object(torch.autograd, 'grad', lambda *a, **kw: seen.append((a[1], real(*a, **kw)))):
+        alone[name]()
+    return seen[0]
 
 
 @pytest.mark.soak
 def test_a_distiller_alone_gives_the_gradients_of_its_part_of_the_step() -> None:
     steps = step.prepare_steps(run_config(distillers={'afdcd': BOTH['afdcd']}))
-    alone, _ = step._parts(steps.distilled)
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        real = torch.autograd.grad
-        patch.setattr(torch.autograd, 'grad', lambda *args, **kw: seen.append(real(*args, **kw)))
-        alone['afdcd']()
-    own = list(steps.distilled.network.distillers.parameters())
+    _, seen = gradients_alone(steps, 'afdcd')
+    student = steps.distilled.network
+    own = list(student.distillers.parameters())
     steps.distilled.wrapper.zero_grad()
-    losses = steps.distilled.network.loss(steps.inputs, _samples(steps))
+    losses = student.loss(steps.inputs, student.data_preprocessor(steps.distilled.data, True)['data_samples'])
     sum(value for name, value in losses.items() if name.startswith('distill.') and 'loss' in name).backward()
-    torch.testing.assert_close(list(seen[0][-len(own) :]), [parameter.grad for parameter in own])
-    assert 'step' not in vars(steps.distilled.network.distillers['afdcd'])
+    torch.testing.assert_close(list(seen[-len(own) :]), [parameter.grad for parameter in own])
+    assert 'step' not in vars(student.distillers['afdcd'])
 
 
 @pytest.mark.soak
 def test_a_distiller_that_asks_a_decoder_again_is_timed_with_its_gradients() -> None:
     """KD-DETR alone gives the memory of the pictures and the decoder of the student the gradients of its step."""
-    config = query_model('dab')
-    run = Config({**run_config('mmdet'), 'model': config})
-    steps = step.prepare_steps(run, image_size=(64, 64))
-    alone, _ = step._parts(steps.distilled)
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        real = torch.autograd.grad
-        patch.setattr(torch.autograd, 'grad', lambda *args, **kw: seen.append((args[1], real(*args, **kw))))
-        alone['x']()
-    ((leaves, gradients),) = seen
+    steps = step.prepare_steps(Config({**run_config('mmdet'), 'model': query_model('dab')}), image_size=(64, 64))
+    leaves, gradients = gradients_alone(steps, 'x')
     parameters = {id(one): name for name, one in steps.distilled.network.named_parameters()}
     found = {parameters.get(id(leaf), 'memory') for leaf, one in zip(leaves, gradients, strict=True) if one is not None}
     assert 'memory' in found and {name.partition('.')[0] for name in found} == {'memory', 'decoder', 'bbox_head'}
 
 
-def test_both_steps_have_one_students_weights() -> None:
-    """Else NMS and sampled RoIs of random weights would take other times."""
+def test_both_steps_have_one_students_weights_which_stay_as_they_are() -> None:
+    """Else NMS and sampled RoIs of random weights would take other times, and steps on noise end in infinities."""
     steps = step.prepare_steps(run_config(distillers=BOTH))
-    distilled = steps.distilled.network.state_dict()
-    assert all(torch.equal(value, distilled[name]) for name, value in steps.control.network.state_dict().items())
-
-
-def _samples(steps: step.Steps) -> list:
-    data = steps.distilled.network.data_preprocessor(steps.distilled.data, True)
-    return data['data_samples']
-
-
-def test_random_weights_stay_what_they_are() -> None:
-    """Else steps on noise would end in infinities, and two benchmarks would not measure the same network."""
-    config = run_config(distillers={})
-    network = step_cost.build_student(config.model)
-    before = [parameter.clone() for parameter in network.parameters()]
-    step_cost.make_step(network, config, toys.seg_batch())()
-    assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
+    control, distilled = (one.network.state_dict() for one in (steps.control, steps.distilled))
+    assert all(torch.equal(value, distilled[name]) for name, value in control.items())
+    before = [parameter.clone() for parameter in steps.control.network.parameters()]
+    steps.control()
+    assert all(torch.equal(*pair) for pair in zip(before, steps.control.network.parameters(), strict=True))
 
 
 @pytest.mark.soak
-def test_a_random_teacher_is_calibrated() -> None:
-    teacher = toys.seg_net(width=16, allow_random=True)
-    steps = step.prepare_steps(run_config(distillers=BOTH, teacher=teacher))
-    assert (
-        float(steps.teachers[0](steps.inputs)['backbone[-1]'][0].std()) > 0.1
-    )  # statistics of the batch, not those of the start
+def test_a_random_teacher_is_calibrated_and_a_segmenter_measured_at_the_size_that_is_asked_for() -> None:
+    """Its preprocessor would pad to the crop that it trains on."""
+    config = run_config(distillers=BOTH, teacher=toys.seg_net(width=16, allow_random=True))
+    for size in ((32, 96), (128, 64)):
+        steps = step.prepare_steps(config, image_size=size)
+        assert steps.size == size
+        features = steps.teachers[0](steps.inputs)['backbone[-1]'][0]
+        assert float(features.std()) > 0.1, 'statistics of the batch, not those of the start'
 
 
 def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
@@ -138,27 +118,25 @@ def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
 
 
 @pytest.mark.parametrize('schedule', [
-    dict(stop_at=6),
-    *(
-        pytest.param(one, marks=pytest.mark.soak)
-        for one in (dict(ramp_down=(0, 1.0)), dict(stop_at=0.5), dict(warmup=0.1))
-    ),
+    dict(stop_at=6), pytest.param(dict(ramp_down=(0, 1.0)), marks=pytest.mark.soak),
+    pytest.param(dict(stop_at=0.5), marks=pytest.mark.soak), pytest.param(dict(warmup=0.1), marks=pytest.mark.soak),
 ])  # fmt: skip
 def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -> None:
     """Also where MasKD's student masks begin later than another distiller ends."""
     maskd = {'type': 'MasKD', 'student_tap': 'backbone[3]', 'student_mask_from': 9}
-    config = run_config(distillers={'kd': {'type': 'LogitKD', 'schedule': schedule}, 'maskd': maskd})
-    steps = step.prepare_steps(config)
-    distillers = steps.distilled.network.distillers.values()
-    assert all(distiller.weight() > 0 for distiller in distillers)
+    steps = step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD', 'schedule': schedule}, 'maskd': maskd}))
+    assert all(distiller.weight() > 0 for distiller in steps.distilled.network.distillers.values())
     assert steps.distilled.network.distillation.state.max_iters == step_cost.DEFAULT_ITERATIONS
 
 
-@pytest.mark.soak
-def test_a_distiller_that_never_works_is_not_timed() -> None:
-    off = {'type': 'LogitKD', 'schedule': {'stop_at': 0}}
-    with pytest.raises(ValueError, match=r'distillers\.off is off at the start of the run by its schedule'):
-        step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}, 'off': off}))
+@pytest.mark.parametrize(('distillers', 'told'), [
+    pytest.param({'kd': {'type': 'LogitKD'}, 'off': {'type': 'LogitKD', 'schedule': {'stop_at': 0}}},
+                 r'distillers\.off is off at the start of the run by its schedule', marks=pytest.mark.soak),
+    ({}, 'has no teacher and distillers'),
+])  # fmt: skip
+def test_a_step_without_a_distiller_is_not_timed(distillers: dict, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        step.prepare_steps(run_config(distillers=distillers))
 
 
 def test_the_length_of_a_run() -> None:
@@ -180,37 +158,19 @@ def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
         step.check_whole({**times, 'distilled': seconds}, 'distilled', ['control', 'teacher'])
 
 
-@pytest.mark.soak
-def test_the_teachers_file_is_used() -> None:
-    cost = step.measure_step(run_config(teacher=toys.seg_teacher()), batch=3, repeats=1)
-    assert cost.batch == 3 and cost.teacher_weights.endswith('.pth')
-    assert cost.adapters == {}
+# The losses that are compared: each is the released formula, and its row is complete
 
-
-def test_it_needs_distillers() -> None:
-    with pytest.raises(ValueError, match='has no teacher and distillers'):
-        step.measure_step(run_config(distillers={}))
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize('size', [(32, 96), (128, 64)])
-def test_a_segmenter_is_measured_at_the_size_that_is_asked_for(size: tuple[int, int]) -> None:
-    """Its preprocessor would pad to the crop that it trains on."""
-    steps = step.prepare_steps(run_config(distillers={'kd': {'type': 'LogitKD'}}), image_size=size)
-    assert steps.size == size
-
-
+CONTRAST = (
+    'contrast core, near convergence',
+    'contrast core, at the start',
+    'contrast with pooling',
+    'align + first conv',
+)
 ROWS = {
-    'afdcd': [
-        'contrast core, near convergence',
-        'contrast core, at the start',
-        'contrast with pooling',
-        'align + first conv',
-    ],
+    'afdcd': [*CONTRAST],
     'maskd': ['loss of all levels', 'branch alone, forward', 'gate and Dice, to the tokens'],
     'pcd': ['pixels against the queue'],
 }
-SAVES = set(ROWS)  # where small sizes show less memory too
 
 
 @pytest.fixture(autouse=True)
@@ -236,66 +196,47 @@ def test_a_size_of_another_method_is_refused() -> None:
         command.main(['losses', '--method', 'maskd', '--size', 'cityscapes'])
 
 
-@pytest.mark.parametrize('method', METHODS)
-def test_every_size_is_described(method: str) -> None:
-    sizes = METHODS[method].sizes
-    assert 'small' in sizes and next(iter(sizes)) != 'small'
-    assert all('channels' in str(size) for size in sizes.values())
-
-
 def test_a_row_prints_the_ratios() -> None:
     ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
     row = compare_losses.Row('kd', 'scores', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
     table = compare_losses.as_markdown([row])
     assert '| kd | scores |' in table and '| **40x** | 8.0 | 1.0 | **0.12** | 0.5 | 2.0e-07 | 1.0e-07 |' in table
+    for method in METHODS.values():
+        assert 'small' in method.sizes and next(iter(method.sizes)) != 'small'
+        assert all('channels' in str(size) for size in method.sizes.values())
 
 
 @pytest.mark.parametrize('method', [*sorted({*METHODS} - {'pcd'}), pytest.param('pcd', marks=pytest.mark.soak)])
 def test_ours_is_the_released_formula(method: str) -> None:
-    """Values and gradients in float64, or the comparison would mean nothing."""
+    """Values and gradients in float64, or the comparison would mean nothing; at small sizes rows are complete."""
     for case in METHODS[method].cases(METHODS[method].sizes['small']):
         ours, released = (compare_losses.one_pass(f, case, torch.float64)() for f in (case.ours, case.released))
         torch.testing.assert_close(ours, released, rtol=1e-6, atol=1e-9)
         for level in zip(*case.inputs, *case.constants, strict=True):
             level = [x.double() for x in level]
             torch.testing.assert_close(case.ours(*level), case.released(*level), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize('method', sorted(set(METHODS) - SAVES))
-def test_rows_are_complete(method: str) -> None:
-    for case in METHODS[method].cases(METHODS[method].sizes['small']):
-        row = compare_losses.measure(method, case, 3)
-        assert row.name == case.name and 0 < row.ours_error < 1e-4
-        assert row.result_bytes <= row.ours_bytes and row.ours_time.median > 0
-
-
-def test_the_command_of_a_section_leaves_out_where_it_is_kept() -> None:
-    assert benchmark._again(['losses', '--json', 'a b', '--size', 'small']) == (
-        'python tools/benchmark.py losses --size small'
-    )
+        if method not in ROWS:  # those show less memory too, and the command measures them
+            row = compare_losses.measure(method, case, 3)
+            assert row.name == case.name and 0 < row.ours_error < 1e-4
+            assert row.result_bytes <= row.ours_bytes and row.ours_time.median > 0
 
 
 @pytest.mark.soak
-def test_step_command_measures_several_methods(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    teacher = toys.seg_teacher()  # beside a config of plain values, as a file cannot hold more
-    config = Config({
-        'model': toys.model_config(teacher=teacher, distillers={'kd': {'type': 'LogitKD'}}),
-        'default_scope': 'mmseg',
-        'train_dataloader': {'batch_size': 2},
-        'optim_wrapper': {'type': 'OptimWrapper', 'optimizer': {'type': 'SGD', 'lr': 0.01}},
-    })  # fmt: skip
+def test_step_command_measures_several_methods(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / name for name in ('one.py', 'two.py')]
     for file in files:
-        config.dump(str(file))
-    monkeypatch.setattr(benchmark.torch, 'set_num_threads', lambda threads: None)
+        run_config(teacher=toys.seg_teacher()).dump(str(file))
     options = ['--name', 'toy', '--repeats', '1', '--device', 'cpu', '--json', str(tmp_path / 'out')]
-    benchmark.main(['step', '--config', *map(str, files), *options])
+    command.main(['step', '--config', *map(str, files), *options])
     figures = json.loads((tmp_path / 'out' / 'step_toy.json').read_text())['figures']
     assert list(figures) == ['one', 'two'] and figures['one']['overhead'] > 0
     out = capsys.readouterr().out
     assert 'one: ' in out and '| one |' in out and '| two |' in out
+    again = command._again(['losses', '--json', 'a b', '--size', 'small'])
+    assert again == 'python tools/benchmark.py losses --size small', 'it leaves out where it is kept'
+
+
+# Methods on a device: a row of a method on the CPU, and what a section makes of rows
 
 
 def test_a_step_on_the_cpu_equals_itself(monkeypatch) -> None:
@@ -307,11 +248,6 @@ def test_a_step_on_the_cpu_equals_itself(monkeypatch) -> None:
     assert (row['waits_control'], row['waits_distilled']) == (0, 0)  # only a GPU warns
 
 
-def test_dropout_draws_nothing() -> None:
-    options = on_device._without_dropout({'head': [{'dropout_ratio': 0.1}, {'ffn': {'dropout': 0.3}}], 'lr': 0.1})
-    assert options == {'head': [{'dropout_ratio': 0.0}, {'ffn': {'dropout': 0.0}}], 'lr': 0.1}
-
-
 def test_a_section_shows_what_failed_and_what_was_refused(tmp_path: Path) -> None:
     whole = {'difference': 1e-7, 'bf16': None, 'fp16': 0.5, 'waits_control': 3, 'waits_distilled': 5}
     rows = {'cwd:a': {**whole, 'places_distilled': {'head.py:7': 2}}, 'kd:a': {'error': 'RuntimeError: two devices'}}
@@ -319,8 +255,7 @@ def test_a_section_shows_what_failed_and_what_was_refused(tmp_path: Path) -> Non
     assert '| cwd:a | 1.0e-07 | refused | 5.0e-01 | 3 | 5 |' in section.markdown
     assert '| kd:a | RuntimeError: two devices |' in section.markdown
     assert json.loads(section.save(tmp_path).read_text())['figures'] == rows
-
-
-def test_a_loss_that_is_not_finite_is_infinitely_far() -> None:
     assert on_device._difference({'loss': float('nan')}, {'loss': 1.0}) == float('inf')
     assert on_device._difference({'loss': 1.5}, {'loss': 2.0}) == 0.25
+    options = on_device._without_dropout({'head': [{'dropout_ratio': 0.1}, {'ffn': {'dropout': 0.3}}], 'lr': 0.1})
+    assert options == {'head': [{'dropout_ratio': 0.0}, {'ffn': {'dropout': 0.0}}], 'lr': 0.1}

@@ -20,86 +20,53 @@ SEG, DET = TASKS['seg'], TASKS['det']
 
 
 def seg_sample() -> SegDataSample:
-    sample = SegDataSample()
-    sample.pred_sem_seg = PixelData(data=torch.zeros(1, 96, 128, dtype=torch.long))
-    return sample
+    labels = torch.zeros(1, 96, 128, dtype=torch.long)
+    return SegDataSample(pred_sem_seg=PixelData(data=labels))
 
 
 def det_sample(score: float = 0.9) -> DetDataSample:
     boxes = torch.tensor([[10.0, 20.0, 60.0, 70.0]])
-    sample = DetDataSample()
-    sample.pred_instances = InstanceData(bboxes=boxes, labels=torch.tensor([2]), scores=torch.tensor([score]))
-    return sample
+    found = InstanceData(bboxes=boxes, labels=torch.tensor([2]), scores=torch.tensor([score]))
+    return DetDataSample(pred_instances=found)
 
 
 def results(seeds: list[int], sample: object = None) -> list[Result]:
-    samples = [sample] * PICTURES
-
-    def result(name: str, seed: int, score: float) -> Result:
-        return Result(name, seed, score, 1000, 61.4, samples, 'x.pth')
-
-    students = [
-        result(name, seed, score + seed) for seed in seeds for name, score in (('alone', 40), ('distilled', 45))
-    ]
-    return [result('teacher', seeds[0], 60.0), *students]
+    scores = [(name, seed, score + seed) for seed in seeds for name, score in (('alone', 40.0), ('distilled', 45.0))]
+    runs = [('teacher', seeds[0], 60.0), *scores]
+    return [Result(*run, 1000, 61.4, [sample] * PICTURES, 'x.pth') for run in runs]
 
 
-def text(seeds: list[int]) -> str:
+@pytest.mark.parametrize(('seeds', 'shown'), [
+    ([0], ('box mAP', '60.0', '61 s', '+5.0')),
+    ([0, 1, 2], ('40.0', '41.0', '42.0', '45.0', '46.0', '47.0', '41.0 ± 1.0', '46.0 ± 1.0', '+5.0, +5.0, +5.0')),
+])  # fmt: skip
+def test_a_table_shows_every_number(seeds: list[int], shown: tuple[str, ...]) -> None:
     console = Console(width=120)
     with console.capture() as captured:
         console.print(make_table(DET, results(seeds)))
-    return captured.get()
+    table = captured.get()
+    assert all(value in table for value in shown), table
+    assert ('mean' in table) == (len(seeds) > 1)
 
 
-def test_table_of_one_seed() -> None:
-    table = text([0])
-    assert 'box mAP' in table
-    assert '60.0' in table
-    assert '61 s' in table
-    assert '+5.0' in table
-    assert 'mean' not in table
-
-
-def test_table_of_several_seeds_shows_every_number() -> None:
-    table = text([0, 1, 2])
-    for value in ('40.0', '41.0', '42.0', '45.0', '46.0', '47.0', '41.0 ± 1.0', '46.0 ± 1.0', '+5.0, +5.0, +5.0'):
-        assert value in table
-
-
-def one_picture(task: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the first test picture be all of them: a row of panels takes its time."""
-    found = shown_pictures(task, 1)
-    monkeypatch.setattr(pictures, 'shown_pictures', lambda task: found)
-
-
-@pytest.mark.parametrize(('task', 'sample'), [(SEG, seg_sample()), (DET, det_sample())], ids=['seg', 'det'])
-def test_picture_shows_what_is_predicted(
-    task: object, sample: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_pictures_are_those_of_the_test_set_and_show_what_is_sure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_picture(task, monkeypatch)
-    draw_picture(task, results([0], sample), tmp_path / 'demo.png')
-    picture = cv2.imread(str(tmp_path / 'demo.png'))
-    assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
-
-
-def test_boxes_without_confidence_are_not_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one_picture(DET, monkeypatch)
-
-    def drawn(score: float) -> np.ndarray:
-        draw_picture(DET, results([0], det_sample(score)), tmp_path / 'demo.png')
+    def drawn(task: object, sample: object) -> np.ndarray:
+        draw_picture(task, results([0], sample), tmp_path / 'demo.png')
         return cv2.imread(str(tmp_path / 'demo.png'))
 
-    low, medium, high = map(drawn, (0.1, 0.2, 0.9))
-    assert np.array_equal(low, medium)
-    assert not np.array_equal(low, high)
-
-
-@pytest.mark.parametrize('task', [SEG, DET], ids=['seg', 'det'])
-def test_pictures_are_those_of_the_test_set(task: object) -> None:
-    shown, palette = shown_pictures(task)
-    size = tuple(task.config('alone').test_dataloader.dataset.get('painting', {}).get('size', (96, 128)))
-    assert [image.shape for image, _ in shown] == [(*size, 3)] * PICTURES
-    assert palette.shape[1] == 3
+    for task, sample in ((SEG, seg_sample()), (DET, det_sample())):
+        shown, palette = shown_pictures(task)
+        size = tuple(task.config('alone').test_dataloader.dataset.get('painting', {}).get('size', (96, 128)))
+        assert [image.shape for image, _ in shown] == [(*size, 3)] * PICTURES and palette.shape[1] == 3
+        one = shown_pictures(task, 1)  # a row of panels takes its time
+        monkeypatch.setattr(pictures, 'shown_pictures', lambda task, found=one: found)
+        assert len(np.unique(drawn(task, sample).reshape(-1, 3), axis=0)) > 100
+        monkeypatch.undo()
+    monkeypatch.setattr(pictures, 'shown_pictures', lambda task: one)
+    low, medium, high = (drawn(DET, det_sample(score)) for score in (0.1, 0.2, 0.9))
+    assert np.array_equal(low, medium) and not np.array_equal(low, high)
 
 
 def test_pairs_look_for_the_teacher_where_the_demo_leaves_it() -> None:
@@ -110,13 +77,16 @@ def test_pairs_look_for_the_teacher_where_the_demo_leaves_it() -> None:
 
 def test_students_wait_for_what_they_start_from() -> None:
     """The student alone needs nothing; the distilled one the teacher, and for further seeds MasKD's tokens."""
-    teacher, first = {('teacher', 3): None}, {('teacher', 3): None, ('distilled', 3): None}
-    assert _is_ready(SEG, ('alone', 3), 3, {})
-    assert not _is_ready(SEG, ('distilled', 3), 3, {})
-    assert _is_ready(SEG, ('distilled', 4), 3, teacher)
-    assert _is_ready(DET, ('distilled', 3), 3, teacher)
-    assert not _is_ready(DET, ('distilled', 4), 3, teacher)
-    assert _is_ready(DET, ('distilled', 4), 3, first)
+    teacher = {('teacher', 3): None}
+    for task, run, done, ready in (
+        (SEG, ('alone', 3), {}, True),
+        (SEG, ('distilled', 3), {}, False),
+        (SEG, ('distilled', 4), teacher, True),
+        (DET, ('distilled', 3), teacher, True),
+        (DET, ('distilled', 4), teacher, False),
+        (DET, ('distilled', 4), {**teacher, ('distilled', 3): None}, True),
+    ):
+        assert _is_ready(task, run, 3, done) is ready, (run, done)
 
 
 def test_without_a_terminal_a_line_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,9 +110,8 @@ def test_without_a_terminal_a_line_says_how_far_it_is(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize('task', [SEG, DET], ids=['seg', 'det'])
 def test_short_demo_runs(task: object, tmp_path: Path) -> None:
     found = run_demo(task, [0, 1], tmp_path, Console(quiet=True), short=True)
-    assert [(r.name, r.seed) for r in found] == [
-        ('teacher', 0), ('alone', 0), ('distilled', 0), ('alone', 1), ('distilled', 1),
-    ]  # fmt: skip
+    runs = [(name, seed) for seed in (0, 1) for name in ('alone', 'distilled')]
+    assert [(r.name, r.seed) for r in found] == [('teacher', 0), *runs]
     assert found[1].parameters == found[2].parameters < found[0].parameters
     assert all(Path(r.checkpoint).is_file() and len(r.predictions) == PICTURES for r in found)
     draw_picture(task, found, tmp_path / 'demo.png')

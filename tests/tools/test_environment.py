@@ -1,13 +1,13 @@
 """How the C++ files of mmcv are divided into units."""
 
-import importlib.util
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
-from tests.test_packaging import ROOT
+from tools import audit
 from tools.build_mmcv import APART, AT_THE_END, LONGEST, group, write_units
 
 
@@ -40,56 +40,39 @@ def test_a_unit_includes_its_files(sources: list[str], tmp_path: Path) -> None:
     assert sorted(included) == sorted(str(Path(path).resolve()) for path in sources)
 
 
-spec = importlib.util.spec_from_file_location('audit', ROOT / 'tools' / 'audit.py')
-audit = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(audit)
+# What the audit of the dependencies makes of a report, and of none
+
 
 HOLE = dict(id='PYSEC-1', aliases=['CVE-2'], fix_versions=['2.0'])
-REPORT = dict(
-    dependencies=[
-        dict(name='a', version='1.0', vulns=[HOLE]),
-        dict(name='b', version='1.0', vulns=[]),
-        dict(name='c', skip_reason='not on PyPI'),
-    ]
-)
+PACKAGES = dict(name='a', version='1.0', vulns=[HOLE]), dict(name='b', version='1.0', vulns=[])
+REPORT = dict(dependencies=[*PACKAGES, dict(name='c', skip_reason='not on PyPI')])
 
 
-def test_known_hole_fails_and_names_the_version_without_it():
-    lines, bad = audit.judge(REPORT, {})
-    assert bad and 'a 1.0 PYSEC-1 NOT ACCEPTED, fixed in 2.0' in lines[0]
-    assert lines[-1].endswith('2 packages looked up, 1 unknown to the index; failed')
+def test_a_report_is_judged_by_what_is_accepted():
+    clean, unknown = (dict(dependencies=[one]) for one in REPORT['dependencies'][1:])
+    for report, accepted, failed, place, words in (
+        (REPORT, {}, True, 0, 'a 1.0 PYSEC-1 NOT ACCEPTED, fixed in 2.0'),
+        (REPORT, {}, True, -1, '2 packages looked up, 1 unknown to the index; failed'),
+        (REPORT, {'PYSEC-1': 'we do not call it'}, False, 0, 'accepted: we do not call it'),
+        (REPORT, {'CVE-2': 'we do not call it'}, False, 0, 'accepted: we do not call it'),
+        (clean, {'CVE-2': 'why'}, False, 0, 'CVE-2 is accepted but no longer found'),
+        (unknown, {}, False, 0, 'skipped, the index knows none of the 1 packages'),
+    ):
+        lines, bad = audit.judge(report, accepted)
+        assert bad == failed and words in lines[place], (lines, words)
+        assert bad or report is unknown or lines[-1].endswith('ok')
 
 
-@pytest.mark.parametrize('name', ['PYSEC-1', 'CVE-2'])
-def test_accepted_hole_passes_with_its_reason_and_one_that_is_gone_is_named(name):
-    lines, bad = audit.judge(REPORT, {name: 'we do not call it'})
-    assert not bad and 'accepted: we do not call it' in lines[0] and lines[-1].endswith('ok')
-    lines, bad = audit.judge(dict(dependencies=[dict(name='b', version='1', vulns=[])]), {name: 'why'})
-    assert not bad and f'{name} is accepted but no longer found' in lines[0]
-
-
-def test_index_that_knows_nothing_is_no_clean_report():
-    lines, bad = audit.judge(dict(dependencies=[dict(name='a', skip_reason='404')]), {})
-    assert not bad and 'skipped, the index knows none of the 1 packages' in lines[0]
-
-
-@pytest.mark.parametrize('answer', ['offline', 'slow', 'no uv'])
-def test_unreachable_index_passes_with_a_line(answer, monkeypatch, capsys):
-    def run(*_, **__):
-        if answer == 'slow':
-            raise subprocess.TimeoutExpired('uv', 1)
-        if answer == 'no uv':
-            raise FileNotFoundError('uv')
-        return SimpleNamespace(stdout='', stderr='a\nConnection refused\n')
-
-    monkeypatch.setattr(subprocess, 'run', run)
+@pytest.mark.parametrize('answer', [
+    dict(return_value=SimpleNamespace(stdout='', stderr='a\nConnection refused\n')),
+    dict(side_effect=subprocess.TimeoutExpired('uv', 1)), dict(side_effect=FileNotFoundError('uv')),
+], ids=['offline', 'slow', 'no uv'])  # fmt: skip
+def test_unreachable_index_passes_with_a_line_and_a_hole_ends_with_an_error(answer, monkeypatch, capsys):
+    monkeypatch.setattr(subprocess, 'run', mock.Mock(**answer))
     assert audit.main() == 0
     printed = capsys.readouterr().out
     assert 'skipped, the index of vulnerabilities could not be reached (' in printed
-    assert answer != 'offline' or 'Connection refused' in printed
-
-
-def test_report_with_a_hole_ends_with_an_error(monkeypatch):
+    assert 'return_value' not in answer or 'Connection refused' in printed
     monkeypatch.setattr(audit, 'ask', lambda: REPORT)
     assert audit.main() == 1
 

@@ -3,7 +3,6 @@
 import shutil
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -11,7 +10,6 @@ from mmengine.config import Config
 
 from mmdistill_dense.apps.recipes import compose
 from mmdistill_dense.apps.recipes.compose import methods
-from mmdistill_dense.config.resolve import package_root
 from tests.every_config import every
 from tools.docs import model_zoo
 from tools.docs.model_zoo import card_of, cards, configs_of, metafile, read_card, stale, stem_of, table
@@ -33,18 +31,14 @@ def test_every_method_has_a_card_and_stands_in_the_table_with_its_configs() -> N
         assert f'{len(configs_of(method))} files in `{method}`' in lines[card_of(method).name]
 
 
-@pytest.mark.parametrize('card', cards(), ids=lambda card: card.name)
-def test_a_card_names_a_paper_or_none(card: model_zoo.Card) -> None:
-    assert set(card.rows['tasks'].split(', ')) <= {'segmentation', 'detection', 'pre-training'}
-    assert card.sentence.endswith('.')
-    assert card.paper is not None or card.rows['paper'].startswith('none')
-
-
-def test_a_card_of_another_form_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / 'odd.md'
-    file.write_text('# Odd\n\nOne sentence.\n\n| | |\n|---|---|\n| tasks | detection |\n')
+def test_a_card_names_a_paper_or_none_and_another_form_is_refused(tmp_path: Path) -> None:
+    for card in cards():
+        assert set(card.rows['tasks'].split(', ')) <= {'segmentation', 'detection', 'pre-training'}, card.name
+        assert card.sentence.endswith('.'), card.name
+        assert card.paper is not None or card.rows['paper'].startswith('none'), card.name
+    (tmp_path / 'odd.md').write_text('# Odd\n\nOne sentence.\n\n| | |\n|---|---|\n| tasks | detection |\n')
     with pytest.raises(ValueError, match='this one has the rows tasks'):
-        read_card(file)
+        read_card(tmp_path / 'odd.md')
 
 
 def test_every_published_number_belongs_to_a_config_and_that_of_a_file_stands_in_the_metafile() -> None:
@@ -54,33 +48,29 @@ def test_every_published_number_belongs_to_a_config_and_that_of_a_file_stands_in
         known = {path.stem for path in every() if path.parent.name == method}
         assert {stem_of(target, method) for target in targets} <= known, method
         stems = {path.stem for path in configs_of(method)}
-        targets = [target for target in targets if stem_of(target, method) in stems]
-        models = yaml.safe_load(metafile(method))['Models'] if targets else []
-        found = [
-            value for model in models for result in model.get('Results', ()) for value in result['Metrics'].values()
-        ]
-        assert sorted(found) == sorted(target.value for target in targets), method
+        values = [target.value for target in targets if stem_of(target, method) in stems]
+        models = yaml.safe_load(metafile(method))['Models'] if values else []
+        results = [result for model in models for result in model.get('Results', ())]
+        assert sorted(value for one in results for value in one['Metrics'].values()) == sorted(values), method
 
 
-def test_numbers_of_the_first_three_methods() -> None:
+def test_numbers_of_the_first_three_methods_and_their_metadata() -> None:
     """As they stood before metafiles were generated."""
-    results = {model['Name']: model['Results'] for method in ('afdcd', 'maskd', 'pcd')
-               for model in yaml.safe_load(metafile(method))['Models'] if 'Results' in model}  # fmt: skip
+    models = {model['Name']: model for method in ('afdcd', 'maskd', 'pcd')
+              for model in yaml.safe_load(metafile(method))['Models']}  # fmt: skip
+    results = {name: model['Results'] for name, model in models.items() if 'Results' in model}
     source = "authors' repository (OSVAI/Af-DCD), best of 50 evaluations (2024-03)"
     assert results['afdcd_deeplabv3_r101_to_r18_ade20k'] == [
         dict(Task='Semantic Segmentation', Dataset='ADE20K', Metrics={'published mIoU': 36.21}, Source=source)
     ]
-    assert results['maskd_fcos_r101_to_r50_coco_inherit'][0]['Metrics'] == {'published box AP': 42.9}
-    assert results['maskd_deeplabv3_r101_to_r18_cityscapes'][0]['Metrics'] == {'published mIoU': 77.0}
-    assert [result['Metrics'] for result in results['pcd_mask-rcnn_r18_fpn_2x_coco_pcd-init']] == [
-        {'published box AP': 37.4}, {'published mask AP': 34.0},
-    ]  # fmt: skip
+    for name, metrics in (
+        ('maskd_fcos_r101_to_r50_coco_inherit', [{'published box AP': 42.9}]),
+        ('maskd_deeplabv3_r101_to_r18_cityscapes', [{'published mIoU': 77.0}]),
+        ('pcd_mask-rcnn_r18_fpn_2x_coco_pcd-init', [{'published box AP': 37.4}, {'published mask AP': 34.0}]),
+    ):
+        assert [result['Metrics'] for result in results[name]] == metrics
     assert len(results) == 5 + 16 + 1  # Af-DCD's on CamVid and COCO-Stuff have a name and no file
-
-
-def test_metadata_is_that_of_the_config() -> None:
-    models = {model['Name']: model['Metadata'] for model in yaml.safe_load(metafile('maskd'))['Models']}
-    coco, toy = models['maskd_fcos_r101_to_r50_coco_inherit'], models['maskd_toy_det']
+    coco, toy = (models[f'maskd_{name}']['Metadata'] for name in ('fcos_r101_to_r50_coco_inherit', 'toy_det'))
     assert coco == {'Training Data': 'COCO', 'Epochs': 24, 'Batch Size': 16, 'Pair': 'fcos_r101_to_r50_coco'}
     cfg = Config.fromfile(ROOT / 'configs/maskd/toy_det.py')
     assert (toy['Epochs'], toy['Batch Size']) == (cfg.train_cfg.max_epochs, cfg.train_dataloader.batch_size)
@@ -90,29 +80,25 @@ def test_metadata_is_that_of_the_config() -> None:
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout as mim sees an installed one."""
     pytest.importorskip('mim')
-    for name in ('configs', 'model-index.yml'):
-        (shutil.copytree if name == 'configs' else shutil.copy)(ROOT / name, tmp_path / 'tree' / name)
-    modules = {name: import_module(f'mim.commands.{name}') for name in ('search', 'download')}
-    for module in modules.values():
+    shutil.copytree(ROOT / 'configs', tmp_path / 'tree/configs')
+    shutil.copy(ROOT / 'model-index.yml', tmp_path / 'tree')
+    for module in (import_module(f'mim.commands.{name}') for name in ('search', 'download')):
         monkeypatch.setattr(module, 'is_installed', lambda name: True)
         monkeypatch.setattr(module, 'get_installed_path', lambda name: str(tmp_path / 'tree'))
-    monkeypatch.setattr(modules['download'], 'module_full_name', lambda name: name)
+    monkeypatch.setattr(module, 'module_full_name', lambda name: name)
     return tmp_path / 'tree'
 
 
-def info(**options: Any) -> dict[str, dict]:
+@pytest.mark.usefixtures('package')
+def test_mim_search_finds_every_file() -> None:
     from mim.commands.search import get_model_info
 
-    return get_model_info('mmdistill_dense', to_dict=True, **options)
-
-
-def test_mim_search_finds_every_file(package: Path) -> None:
-    found = info()
-    names = {f'{method}_{path.stem}' for method in methods() for path in configs_of(method)}
-    assert set(found) == names
+    found = get_model_info('mmdistill_dense', to_dict=True)
+    assert set(found) == {f'{method}_{path.stem}' for method in methods() for path in configs_of(method)}
     assert found['afdcd_toy_seg']['config'] == 'configs/afdcd/toy_seg.py'
     assert found['afdcd_deeplabv3_r101_to_r18_cityscapes']['cityscapes/published_miou'] == 77.03
-    voc = info(models=['afdcd'], training_datasets=['pascal voc 2012 + aug'])
+    chosen = dict(models=['afdcd'], training_datasets=['pascal voc 2012 + aug'])
+    voc = get_model_info('mmdistill_dense', to_dict=True, **chosen)
     assert 'afdcd_deeplabv3_r101_to_r18_voc' in voc
     assert all(name.startswith('afdcd_') and name.endswith('voc') for name in voc)
 
@@ -132,11 +118,8 @@ def test_mim_download_brings_the_config_whole_and_its_weights(
     file.write_text(yaml.safe_dump(content))
     assert download('mmdistill_dense', ['afdcd_toy_seg'], str(tmp_path / 'got')) == ['student.pth']
     assert (tmp_path / 'got/student.pth').read_bytes() == b'weights'
-    got, leaf = (Config.fromfile(path) for path in (
-        tmp_path / 'got/afdcd_toy_seg.py', ROOT / 'configs/afdcd/toy_seg.py'
-    ))  # fmt: skip
-    assert got.model == leaf.model
-    assert got.train_cfg == leaf.train_cfg
+    got, leaf = map(Config.fromfile, (tmp_path / 'got/afdcd_toy_seg.py', ROOT / 'configs/afdcd/toy_seg.py'))
+    assert got.model == leaf.model and got.train_cfg == leaf.train_cfg
 
 
 @pytest.mark.soak
@@ -152,37 +135,29 @@ def test_write_touches_what_is_stale_alone(package: Path, monkeypatch: pytest.Mo
     assert readme.read_text() == table()
 
 
-CONFIGS = package_root('mmdistill_dense') / 'configs'
 ENTRY = '{recipe: pair_a, metric: mIoU, student: 74.21, teacher: 78.07, method: 75.56, source: table, date: "2022-05"}'
 
 
-def write(configs: Path, text: str, method: str = 'cwd') -> Path:
-    path = configs / method / 'published.yml'
-    path.parent.mkdir()
+def write(configs: Path, text: str) -> Path:
+    path = configs / 'cwd' / 'published.yml'
+    path.parent.mkdir(parents=True)
     path.write_text(text)
     return path
 
 
 def test_entries_stand_in_the_order_of_the_file(tmp_path: Path) -> None:
+    """Student and teacher need not be published; papers name the metrics of COCO otherwise."""
     variant = ENTRY.replace('method: 75.56', 'method: 70, variant: logits')
-    found = read_targets(write(tmp_path, f'- {ENTRY}\n- {variant}\n'))
-    assert [(one.recipe, one.metric, one.value, one.variant) for one in found] == [
-        ('pair_a', 'mIoU', 75.56, None),
-        ('pair_a', 'mIoU', 70, 'logits'),
-    ]
-    assert (found[0].student, found[0].teacher) == (74.21, 78.07)
-    assert (found[0].source, found[0].date) == ('table', '2022-05')
-
-
-@pytest.mark.parametrize('metric', ['box AP', 'bbox_mAP', 'coco/bbox_mAP'])
-def test_papers_name_the_metrics_of_coco_otherwise(metric: str, tmp_path: Path) -> None:
-    (found,) = read_targets(write(tmp_path, f'- {ENTRY.replace("mIoU", metric)}\n'))
-    assert found.metric == 'coco/bbox_mAP'
-
-
-def test_student_and_teacher_need_not_be_published(tmp_path: Path) -> None:
-    (found,) = read_targets(write(tmp_path, '- {recipe: pair_a, metric: mIoU, method: 75.56, source: x, date: 2022}\n'))
-    assert found.student is None and found.teacher is None
+    bare = '{recipe: pair_b, metric: box AP, method: 75.56, source: x, date: 2022}'
+    for metric in ('box AP', 'bbox_mAP', 'coco/bbox_mAP'):
+        text = f'- {ENTRY}\n- {variant}\n- {bare.replace("box AP", metric)}\n'
+        found = read_targets(write(tmp_path / metric, text))
+        assert [(one.recipe, one.metric, one.value, one.variant, one.student, one.teacher) for one in found] == [
+            ('pair_a', 'mIoU', 75.56, None, 74.21, 78.07),
+            ('pair_a', 'mIoU', 70, 'logits', 74.21, 78.07),
+            ('pair_b', 'coco/bbox_mAP', 75.56, None, None, None),
+        ]
+        assert (found[0].source, found[0].date) == ('table', '2022-05')
 
 
 @pytest.mark.parametrize(('text', 'message'), [
@@ -202,10 +177,10 @@ def test_a_damaged_file_says_what_is_wrong(text: str, message: str, tmp_path: Pa
 
 
 def test_every_shipped_file_is_read_and_names_recipes() -> None:
-    shipped = sorted(CONFIGS.glob('*/published.yml'))
+    shipped = sorted(ROOT.glob('configs/*/published.yml'))
     assert shipped
     for path in shipped:
+        # a config of the method's own is no row of a suite: PCD's pre-training
+        folders = ROOT / 'configs/_base_/recipes', path.parent
         for target in read_targets(path):
-            # a config of the method's own is no row of a suite: PCD's pre-training
-            files = [folder / f'{target.recipe}.py' for folder in (CONFIGS / '_base_/recipes', path.parent)]
-            assert any(file.is_file() for file in files), f'{path}: no recipe {target.recipe}'
+            assert any((folder / f'{target.recipe}.py').is_file() for folder in folders), f'{path}: {target.recipe}'

@@ -27,34 +27,31 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def greys(file: Path) -> list[tuple[int, int, int]]:
-    picture = Image.open(file).convert('RGB')
-    assert picture.size == (4 * pictures.TILE + 3 * pictures.GAP, pictures.TILE)
-    return [picture.getpixel((place * (pictures.TILE + pictures.GAP) + 120, 120)) for place in range(4)]
-
-
 def test_four_of_each_stand_beside_each_other(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match='none of chromium, .* is installed'):
+        patch.setenv('PATH', '')
+        pictures.page_of(project / 'report.html')
     monkeypatch.setattr(pictures, 'page_of', lambda report: Image.new('P', (3, len(report.read_text()))))
     pictures.main(project / 'labels.png', project / 'found', project / 'report.html', project)
-    assert greys(project / 'labels.png') == [(10 + 10 * place,) * 3 for place in range(4)]
-    assert greys(project / 'predicted.png') == [(0, 40 * place, 0) for place in range(4)]
+    for name, colours in (
+        ('labels', [(10 + 10 * place,) * 3 for place in range(4)]),
+        ('predicted', [(0, 40 * place, 0) for place in range(4)]),
+    ):
+        picture = Image.open(project / f'{name}.png').convert('RGB')
+        assert picture.size == (4 * pictures.TILE + 3 * pictures.GAP, pictures.TILE)
+        seen = [picture.getpixel((place * (pictures.TILE + pictures.GAP) + 120, 120)) for place in range(4)]
+        assert seen == colours, name
     assert Image.open(project / 'report.png').size == (3, 15)
 
 
-def test_a_page_needs_a_browser(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv('PATH', '')
-    with pytest.raises(ValueError, match='none of chromium, .* is installed'):
-        pictures.page_of(project / 'report.html')
+# README's first picture: which networks of a suite's folder are drawn, and under which title
 
 
 SEED = 5
 KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'instances')
-PIPELINE = [
-    dict(type='mmdistill_dense.LoadShapesDet'),
-    dict(type='Resize', scale_factor=1.0),
-    dict(type='PackDetInputs', meta_keys=KEYS),
-]
-DATA = dict(type='mmdistill_dense.ShapesDetDataset', num_images=5, painting=dict(size=(64, 64)), pipeline=PIPELINE)
+STEPS = dict(type='Resize', scale_factor=1.0), dict(type='PackDetInputs', meta_keys=KEYS)
+DATA = dict(type='mmdistill_dense.ShapesDetDataset', num_images=5, painting=dict(size=(64, 64)),
+            pipeline=[dict(type='mmdistill_dense.LoadShapesDet'), *STEPS])  # fmt: skip
 LOADER = dict(batch_size=1, num_workers=0, dataset=DATA, sampler=dict(type='DefaultSampler', shuffle=False))
 VALIDATION = dict(val_dataloader=LOADER, val_cfg=dict(type='ValLoop'), val_evaluator=dict(type='CocoMetric'))
 

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,9 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Definition:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, 'hash_of', made_up.hash_of)
         suite = made_up.definition(root / 'benchmarks', 'teacher: toy_seg\n')
-        made_up.finish(suite, 'teacher', {0: 53.5})
-        made_up.finish(suite, 'control', made_up.CONTROL)
-        made_up.finish(suite, 'kd', {0: 43.0, 1: 43.5, 2: 45.5})
-        made_up.finish(suite, 'heavy', {1: 40.0, 2: 40.1})
+        kd, heavy = {0: 43.0, 1: 43.5, 2: 45.5}, {1: 40.0, 2: 40.1}
+        for name, scores in dict(teacher={0: 53.5}, control=made_up.CONTROL, kd=kd, heavy=heavy).items():
+            made_up.finish(suite, name, scores)
         (root / README).write_text(f'{README_ROW}\n\nBest: the largest mean gain among heavy, kd.\n')
         (root / OTHER).write_text('| KD | <!-- results: suite kd --> see there |\n')
         results.main([str(suite.path), '--root', str(root)])
@@ -116,21 +116,22 @@ def test_files_that_miss_and_files_too_many_are_found(tmp_path: Path) -> None:
 @pytest.mark.usefixtures('published')
 def test_a_table_of_version_0_2_is_read_too(tmp_path: Path) -> None:
     """It has settings, where a bar is escaped, and a column for each seed."""
-    head = '|  | settings | n | mIoU | gain [95% interval] | seed 0 | seed 1 | seed 2 | minutes |\n| :-- |\n'
-    kd = '| [kd](methods/logit_kd.md) | `a\\|b` | 3 | 44.00 ± 1.32 | **+2.83** [+2.12, +3.55] |'
-    row = f'{kd} +3.00 | +2.50 | {{}} | 1.0 |'
-    rows = ['| teacher | – | 1 | 53.50 | – | – | – | – | 1.0 |', row]
-    rows += ['| student alone | – | 3 | 41.17 ± 1.26 | – | 40.00 | 41.00 | 42.50 | 1.0 |']
-    rows += ['| heavy | – | 2 of 3 | 40.05 ± 0.07 | -1.70 [-10.59, +7.19] | missing | -1.00 | -2.40 | 1.0 |']
-    whole = (
-        f'```\nmmdistill suite run benchmarks/suite.yaml\n```\n\ntest; seeds 0, 1, 2. {{}}\n\n{head}'
-        + '\n'.join(rows)
-        + '\n'
-    )
-    lead = 'Teacher 53.50 mIoU, student alone 41.17: +12.33 between them.'
-    (tmp_path / PAGE).write_text(whole.format(lead, '+3.00'))
+    whole = """```
+mmdistill suite run benchmarks/suite.yaml
+```
+
+test; seeds 0, 1, 2. Teacher 53.50 mIoU, student alone 41.17: +12.33 between them.
+
+|  | settings | n | mIoU | gain [95% interval] | seed 0 | seed 1 | seed 2 | minutes |
+| :-- |
+| teacher | – | 1 | 53.50 | – | – | – | – | 1.0 |
+| [kd](methods/logit_kd.md) | `a\\|b` | 3 | 44.00 ± 1.32 | **+2.83** [+2.12, +3.55] | +3.00 | +2.50 | +3.00 | 1.0 |
+| student alone | – | 3 | 41.17 ± 1.26 | – | 40.00 | 41.00 | 42.50 | 1.0 |
+| heavy | – | 2 of 3 | 40.05 ± 0.07 | -1.70 [-10.59, +7.19] | missing | -1.00 | -2.40 | 1.0 |
+"""
+    (tmp_path / PAGE).write_text(whole)
     assert disagreements(tmp_path) == []
-    (tmp_path / PAGE).write_text(whole.format(lead, '+3.10'))
+    (tmp_path / PAGE).write_text(whole.replace('+2.50 | +3.00', '+2.50 | +3.10'))
     assert disagreements(tmp_path) == ["docs/results/suite.md, kd, seed 2: '+3.10' instead of '+3.00'"]
 
 
@@ -148,17 +149,18 @@ def test_the_pages_of_this_repository_follow_from_its_scores() -> None:
 def test_what_stands_behind_a_mark_is_written_anew(
     mark: str, told: str, before: str, after: str, tmp_path: Path
 ) -> None:
-    runs = ['name,seed,score', 'control,0,40', 'control,1,41', 'kd,0,42.0001', 'kd,1,42.9999', 'cwd,1,40.5']
-    (tmp_path / 'one.csv').write_text('\n'.join(runs))
-    scores = {'one': read_scores(tmp_path / 'one.csv')}
+    def scores(*runs: str) -> dict[str, Any]:
+        (tmp_path / 'one.csv').write_text('\n'.join(runs))
+        return {'one': read_scores(tmp_path / 'one.csv')}
+
+    one = scores('name,seed,score', 'control,0,40', 'control,1,41', 'kd,0,42.0001', 'kd,1,42.9999', 'cwd,1,40.5')
     text = f'{before}<!-- results: {mark} -->{{}}{after}'
     right = text.format(f' {told}')
-    assert filled(text.format(' an old gain of +9.99'), scores) == right
-    assert filled(text.format(''), scores) == filled(right, scores) == right
-    runs = ['name,seed,score,test/aAcc,test/mIoU,val/aAcc,val/mIoU', 'control,0,40,80,40,90,30']
-    runs += ['control_x2,0,41,70,41,80,31', 'kd,0,42,75,42,85,32']
-    (tmp_path / 'one.csv').write_text('\n'.join(runs))
-    best = filled('<!-- results: one kd -->', {'one': read_scores(tmp_path / 'one.csv')})
+    assert filled(text.format(' an old gain of +9.99'), one) == right
+    assert filled(text.format(''), one) == filled(right, one) == right
+    head, control = 'name,seed,score,test/aAcc,test/mIoU,val/aAcc,val/mIoU', 'control,0,40,80,40,90,30'
+    wide = scores(head, control, 'control_x2,0,41,70,41,80,31', 'kd,0,42,75,42,85,32')
+    best = filled('<!-- results: one kd -->', wide)
     assert best.endswith('one: kd +1.00'), 'over the control that is better on val by the metric of the score'
     quoted = 'A mark is written as `<!-- results: one kd -->` in a cell.\n'
-    assert filled(quoted, scores) == quoted
+    assert filled(quoted, one) == quoted

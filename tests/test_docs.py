@@ -4,14 +4,12 @@ import ast
 import copy
 import importlib
 import inspect
-import json
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from statistics import mean
 from typing import Any
 from unittest import mock
 
@@ -75,33 +73,25 @@ def evaluated(block: Block, folder: Path) -> Mapping[str, Any]:
         names = _Names()
         exec(compile(text, block.key, 'exec'), names)
         return {name: value for name, value in names.items() if name != '__builtins__'}
-    for base in BASE.findall(text):
-        text = text.replace(f"'{base}'", repr(str(_base(base, block))))
+    beside = (ROOT / (block.file or 'configs/kd/x.py')).parent
+    folders = [beside, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
+    for name in BASE.findall(text):
+        own = [ROOT / f'configs/_base_/{OWN_BASES[name]}.py'] if name in OWN_BASES else []
+        found = [path for path in (*own, *(folder / name for folder in folders)) if path.is_file()]
+        assert found, f'{name}: no folder has it'
+        text = text.replace(f"'{name}'", repr(str(found[0].resolve())))
     file = folder / 'block.py'
     file.write_text(text, encoding='utf-8')
     return Config.fromfile(file)
 
 
-def _base(name: str, block: Block) -> Path:
-    if name in OWN_BASES:
-        return ROOT / f'configs/_base_/{OWN_BASES[name]}.py'
-    place = Path(block.file or 'configs/kd/x.py').parent
-    folders = [ROOT / place, *(ROOT / 'configs/_base_').iterdir(), ROOT / 'configs/kd']
-    found = [path for path in (folder / name for folder in folders) if path.is_file()]
-    assert found, f'{name}: no folder has it'
-    return found[0].resolve()
-
-
 def options(value: Any) -> Iterator[Mapping[str, Any]]:
     """All dicts with a ``type``, at any depth."""
-    if isinstance(value, Mapping):
-        if isinstance(value.get('type'), str):
-            yield value
-        for inner in value.values():
-            yield from options(inner)
-    elif isinstance(value, (list, tuple)):
-        for inner in value:
-            yield from options(inner)
+    if isinstance(value, Mapping) and isinstance(value.get('type'), str):
+        yield value
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    for one in inner:
+        yield from options(one)
 
 
 @pytest.fixture(scope='module')
@@ -194,8 +184,10 @@ def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> N
     method = DISTILLERS.get(name)
     card = text_of(f'docs/methods/{method.__module__.rpartition(".")[2]}.md')
     table = card.partition('\n## Options\n\n')[2].partition('\n\n')[0]
-    rows = dict(re.findall(r'^\| `(.+?)` \| (.+?) \| [^|]+ \|$', table, re.MULTILINE))
-    shown = {key: value for keys, values in rows.items() for key, value in _pairs(keys.split('`, `'), values)}
+    shown = {}
+    for keys, values in re.findall(r'^\| `(.+?)` \| (.+?) \| [^|]+ \|$', table, re.MULTILINE):
+        several = keys.split('`, `')
+        shown.update(zip(several, values.split(', ') if len(several) > 1 else [values], strict=True))
     # docs/options.md has those of all, and the card of FreeKD refers to that of MasKD
     of_all = inspect.signature(MasKD if name == 'FreeKD' else FeatureDistiller).parameters
     for option in inspect.signature(method).parameters.values():
@@ -224,64 +216,40 @@ def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -
         assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
 
 
-def _pairs(keys: list[str], values: str) -> Iterator[tuple[str, str]]:
-    return zip(keys, values.split(', ') if len(keys) > 1 else [values], strict=True)
-
-
-def test_published_gains_of_the_choice_are_those_of_the_files() -> None:
+def test_what_the_choice_says_of_gains_is_in_files_and_of_results_in_suites() -> None:
     page = text_of('docs/choosing.md')
     files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}
     rows = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| (.+) \|$', page, re.MULTILINE)
     gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
     assert len(gains) > 20
     for recipe, method, gain in gains:
-        entries = [
-            one
-            for one in files[method.lower()]
-            if re.sub('_(maskd|dist)$', '', one['recipe']) == recipe and one.get('student')
-        ]
-        assert any(f'{one["method"] - one["student"]:+.2f}'.startswith(gain) for one in entries), (recipe, method, gain)
-
-
-def test_the_choice_asks_for_results_of_rows_that_are_run() -> None:
-    page = text_of('docs/choosing.md')
+        entries = [one for one in files[method.lower()] if re.sub('_(maskd|dist)$', '', one['recipe']) == recipe]
+        found = [f'{one["method"] - one["student"]:+.2f}' for one in entries if one.get('student')]
+        assert any(one.startswith(gain) for one in found), (recipe, method, gain)
     asked = [one.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for one in comment.split(', ')]
     assert len(asked) > 5
     for suite, row in asked:
-        definition = yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))
-        assert row in definition['methods'], (suite, row)
+        assert row in yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))['methods'], (suite, row)
 
 
 def test_the_site_leaves_no_page_out() -> None:
-    text = text_of('mkdocs.yml')
     pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').rglob('*.md')}
-    named = set(re.findall(r': (\S+\.md)$', text, re.MULTILINE))
-    beside = {
-        'index.md',
-        'index_zh.md',
-        'contributing.md',
-        'changelog.md',
-        'tutorial.md',
-        'commands.md',
-    }  # made by docs/_site.py
+    named = set(re.findall(r': (\S+\.md)$', text_of('mkdocs.yml'), re.MULTILINE))
+    made = {f'{name}.md' for name in ('index', 'index_zh', 'contributing', 'changelog', 'tutorial', 'commands')}
     assert {page for page in pages if not page.startswith(('methods/', 'results/'))} <= named
-    assert named <= pages | beside
+    assert named <= pages | made, 'docs/_site.py makes the others'
 
 
 def test_the_chinese_readme_has_the_same_commands_links_and_figures() -> None:
-    english, chinese = map(text_of, ('README.md', 'README_zh-CN.md'))
-    fence, link = r'```.*?```', r'\]\(((?!README)\S+?)\)'
-    assert re.findall(fence, english, re.DOTALL) == re.findall(fence, chinese, re.DOTALL)
-    assert sorted(re.findall(link, english)) == sorted(re.findall(link, chinese))
-    told = [
-        sorted(re.findall(r'[+-]?\d+\.\d+', re.sub(fence, '', text, flags=re.DOTALL))) for text in (english, chinese)
-    ]
-    assert told[0] == told[1]
-    assert english.count('\n#') == chinese.count('\n#')
+    fence = re.compile(r'```.*?```', re.DOTALL)
 
+    def said(name: str) -> tuple[Any, ...]:
+        text = text_of(name)
+        links, figures = (sorted(re.findall(one, fence.sub('', text)))
+                          for one in (r'\]\(((?!README)\S+?)\)', r'[+-]?\d+\.\d+'))  # fmt: skip
+        return fence.findall(text), links, figures, text.count('\n#')
 
-def test_the_readme_is_short() -> None:
-    assert len(text_of('README.md').splitlines()) <= 150
+    assert said('README.md') == said('README_zh-CN.md')
 
 
 def test_every_command_of_the_readme_is_run() -> None:
@@ -301,60 +269,20 @@ def test_a_block_is_understood_and_is_run_or_says_what_it_needs(block: Block) ->
     assert found
     for command in found:
         check(command, block)
-    assert runs(block) or block.needs or block.form, (
-        f'{block.key}: no test runs this block, so a comment in it must say what it needs (`# needs GPUs`), or '
-        'tests/docs_run.py must run its guide.'
-    )
+    told = f'{block.key}: a comment must say what it needs (`# needs GPUs`), or tests/docs_run.py must run its guide'
+    assert runs(block) or block.needs or block.form, told
 
 
-@pytest.mark.parametrize('guide', sorted({block.guide for block in inline()}, key=str), ids=lambda path: path.stem)
-def test_options_and_files_of_commands_in_sentences(guide: object) -> None:
+def test_options_and_files_of_commands_in_sentences() -> None:
     for block in inline():
-        if block.guide == guide:
-            for command in commands(block.text):
-                check(command, block)
-
-
-def test_a_wrong_option_is_seen() -> None:
-    block = blocks('bash')[0]
-    for line in ('mmdistill train CONFIG --work-dirs x', 'mim train mmseg CONFIG --no-such-option', 'make no-demo'):
-        (command,) = commands(line)
-        with pytest.raises((AssertionError, SystemExit)):
+        for command in commands(block.text):
             check(command, block)
 
 
-# What docs/choosing.md says of the cost of a step, against the figures that were measured
-
-
-CHOOSING = text_of('docs/choosing.md').partition('## What a step costs')[2]
-COLUMNS = {'LogitKD': 'kd', 'CWD on features': 'cwd_feature', 'MasKD': 'maskd', 'PCD': 'pcd', 'Af-DCD': 'afdcd'}
-
-
-def factors(suite: str) -> dict[str, float]:
-    """How many times as long as the control's a step of each row took, in our published runs."""
-    seconds: dict[str, list[float]] = {}
-    for line in text_of(f'docs/results/{suite}.jsonl').splitlines():
-        result = json.loads(line).get('result') or {}
-        if result.get('seconds_per_iteration'):
-            seconds.setdefault(result['name'], []).append(result['seconds_per_iteration'])
-    return {name: mean(times) / mean(seconds['control']) for name, times in seconds.items()}
-
-
-@pytest.mark.parametrize(('labels', 'suite'), [('all', 'camvid'), ('46', 'camvid_1of8')])
-def test_the_factors_of_camvid_are_those_of_the_published_runs(labels: str, suite: str) -> None:
-    head, row = (re.search(rf'^\| {first} \|(.*)\|$', CHOOSING, re.MULTILINE) for first in ('labels', labels))
-    told = dict(zip(*([cell.strip() for cell in line[1].split('|')] for line in (head, row)), strict=True))
-    found = factors(suite)
-    assert told == {name: f'{found[method]:.2f}' for name, method in COLUMNS.items()}
-
-
-def test_the_card_of_afdcd_says_what_leaving_a_term_out_saves() -> None:
-    card = ' '.join(text_of('docs/methods/afdcd.md').split())
-    whole, mimic, contrast = (
-        f'{factors("camvid_1of8")[name]:.2f}' for name in ('afdcd', 'afdcd_mimic', 'afdcd_contrast')
-    )
-    assert f'took {whole} times as long as' in card
-    assert f'{mimic} times with `ctr_weight=0`, and still {contrast} times with `fd_weight=0`' in card
+def test_a_wrong_option_is_seen() -> None:
+    for line in ('mmdistill train CONFIG --work-dirs x', 'mim train mmseg CONFIG --no-such-option', 'make no-demo'):
+        with pytest.raises((AssertionError, SystemExit)):
+            check(*commands(line), blocks('bash')[0])
 
 
 def test_every_package_of_mim_has_a_name_that_mim_knows() -> None:
@@ -364,23 +292,16 @@ def test_every_package_of_mim_has_a_name_that_mim_knows() -> None:
     assert 'mmseg' in found and found <= {'mmseg', 'mmdetection'}
 
 
-def plain() -> str:
-    """The arguments of a dict: a student of mmseg for three classes."""
-    classes = dict(num_classes=3)
-    option = dict(
-        cfg='mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py', data_preprocessor=dict(size=(512, 512))
-    )
-    model = load_model(dict(option, decode_head=classes, auxiliary_head=classes), 'model').model
-    return ', '.join(f'{key}={value!r}' for key, value in model.to_dict().items())
-
-
 @pytest.mark.soak
 def test_own_data_own_pair_own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the reader has already is written first: pictures, a student that trains, a teacher's weights."""
     make_pictures(tmp_path / 'data/leaves')
     monkeypatch.delenv('MMDISTILL_DATA', raising=False)
+    classes = dict(num_classes=3)
+    option = dict(cfg=toys.SEG['pspnet'], data_preprocessor=dict(size=(512, 512)))
+    student = load_model(dict(option, decode_head=classes, auxiliary_head=classes), 'model').model.to_dict()
     (tmp_path / 'my_student.py').write_text(
-        f"_base_ = './my_pair_control.py'\nmodel = dict({plain()}, _delete_=True)\n"
+        f"_base_ = './my_pair_control.py'\nmodel = {dict(student, _delete_=True)!r}\n"
     )
     (tmp_path / 'my_teacher.pth').symlink_to('work_dirs/my_teacher/iter_40000.pth')
     done = walk(PROJECT, tmp_path)
@@ -396,53 +317,46 @@ def test_commands_of_a_guide_in_a_clone(guide: str, tmp_path: Path) -> None:
 
 @pytest.mark.soak
 def test_the_tutorial_from_folder_to_report(tmp_path: Path) -> None:
-    outputs = run_notebook(tmp_path)
     stored = [cell['outputs'] for cell in notebook.read()['cells'] if cell['cell_type'] == 'code']
-    assert [[one['output_type'] for one in some] for some in outputs] == [
-        [one['output_type'] for one in some] for some in stored
-    ]
+    kinds = ([[one['output_type'] for one in some] for some in outputs] for outputs in (run_notebook(tmp_path), stored))
+    assert next(kinds) == next(kinds)
     assert (tmp_path / 'distil_mine/report.html').is_file() and (tmp_path / 'distil_mine/student_pcd.py').is_file()
     assert notebook.NOTEBOOK.stat().st_size < 300_000
 
 
-PACKAGES = {'TensorboardVisBackend': 'tensorboard', 'WandbVisBackend': 'wandb', 'MLflowVisBackend': 'mlflow'}
-WRITTEN = {'mlflow': 'mlflow.db', 'tensorboard': '*/vis_data/events.*', 'wandb': '*/vis_data/wandb/*/*.wandb'}
+# The blocks of docs/trackers.md: a distilled run writes its values to each tracker whose package is installed
 
 
-def backends(package: str) -> list[dict[str, Any]]:
-    """The list that the page tells a reader to paste."""
-    texts = [block.text for block in blocks('python') if block.guide.name == 'trackers.md']
-    found = []
-    for text in texts:
-        names: dict[str, Any] = {}
-        exec(compile(ast.parse(text), 'trackers.md', 'exec'), names)
-        found.append(names['visualizer']['vis_backends'])
-    (own,) = [one for one in found if PACKAGES[one[-1]['type']] == package]
-    return own
+TRACKERS = {
+    'TensorboardVisBackend': ('tensorboard', '*/vis_data/events.*'),
+    'WandbVisBackend': ('wandb', '*/vis_data/wandb/*/*.wandb'),
+    'MLflowVisBackend': ('mlflow', 'mlflow.db'),
+}
 
 
-@pytest.mark.parametrize('package', PACKAGES.values())
+@pytest.mark.parametrize('kind', TRACKERS)
 def test_a_run_is_tracked_or_the_missing_package_is_named(
-    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('WANDB_MODE', 'offline')
-    teacher = toys.seg_net('fcn', allow_random=True)
-    model = toys.model_config(toys.seg_net('fcn'), teacher, dict(kd=dict(type='LogitKD')))
-    visualizer = dict(type='SegLocalVisualizer', vis_backends=backends(package))  # the type is the base's
+    package, written = TRACKERS[kind]
+    page = [evaluated(block, tmp_path) for block in blocks('python') if block.guide.name == 'trackers.md']
+    told = [names['visualizer']['vis_backends'] for names in page]
+    (backends,) = [one for one in told if one[-1]['type'] == kind]
+    visualizer = dict(type='SegLocalVisualizer', vis_backends=backends)  # the type is the base's
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_net('fcn', allow_random=True))
     config = toys.run_config(tmp_path, model, iters=2, visualizer=visualizer)
     if find_spec(package) is None:
         with pytest.raises(ImportError, match=f'pip install {package}'):
             toys.train(tmp_path, config)
         return
     toys.train(tmp_path, config)
-    assert list(tmp_path.glob('*/vis_data/scalars.json'))
-    assert list(tmp_path.glob(WRITTEN[package]))
+    assert list(tmp_path.glob('*/vis_data/scalars.json')) and list(tmp_path.glob(written))
     if package == 'tensorboard':
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        (folder,) = tmp_path.glob('*/vis_data')
-        events = EventAccumulator(str(folder))
+        events = EventAccumulator(*map(str, tmp_path.glob('*/vis_data')))
         events.Reload()
         assert {'distill.kd.loss_kd', 'distill.kd.share', 'loss'} <= set(events.Tags()['scalars'])
 
@@ -454,21 +368,14 @@ CALLS: list[tuple[dict[str, Any], int]] = []  # what the last run wrote, with th
 class CountingBackend(BaseVisBackend):
     """As mmengine's backend for W&B: it drops ``step``; a value without ``iter`` stands at the last one given."""
 
-    last = 0
-
-    def _init_env(self) -> None:
-        pass
-
-    @property
-    def experiment(self) -> None:
-        return None
+    _init_env = experiment = None
 
     def add_scalars(self, scalar_dict: dict[str, Any], step: int = 0, *rest: Any, **kwargs: Any) -> None:
-        CountingBackend.last = scalar_dict.get('iter', self.last)
-        CALLS.append((dict(scalar_dict, at=self.last), step))
+        last = CALLS[-1][0]['at'] if CALLS else 0
+        CALLS.append((dict(scalar_dict, at=scalar_dict.get('iter', last)), step))
 
     def add_image(self, name: str, image: Any, step: int = 0, *rest: Any, **kwargs: Any) -> None:
-        CALLS.append(({name: image, 'at': self.last}, step))
+        self.add_scalars({name: image}, step)
 
 
 def test_a_tracker_that_drops_the_step_draws_all_at_their_iteration(tmp_path: Path) -> None:

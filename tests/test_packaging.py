@@ -14,12 +14,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import mmdistill_dense
+import mmdistill_dense.distillers
+from mmdistill_dense.registry import DISTILLERS
 from tests.isolation import OWN, ROOT, USERS
 
 SOURCES = [ROOT / name for name in sorted(OWN - {'.git'})]
 TEXT = {'.py', '.md', '.yml', '.yaml', '.txt', '.sh', '.cfg', '.toml', '.cff', '.in', ''}
+
+
+SETUP = configparser.ConfigParser()
+SETUP.read(ROOT / 'setup.cfg')
 
 
 def text_files() -> list[Path]:
@@ -28,25 +36,29 @@ def text_files() -> list[Path]:
     return [path for path in files if path.is_file() and path.suffix in TEXT]
 
 
-def setup_cfg() -> configparser.ConfigParser:
-    parser = configparser.ConfigParser()
-    parser.read(ROOT / 'setup.cfg')
-    return parser
+def copied(folder: Path, *left_out: str) -> Path:
+    """A copy of the tree in a folder, some of its folders left out."""
+    for source in SOURCES:
+        if source.is_file():
+            shutil.copy(source, folder)
+        elif source.name not in left_out:
+            shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns('__pycache__', 'data'))
+    return folder
+
+
+def setuptools(folder: Path, call: str) -> str:
+    """What a function of its backend returns in a folder."""
+    code = f'from setuptools.build_meta import *; print({call})'
+    done = subprocess.run([sys.executable, '-c', code], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the tree, without the network."""
-    folder = tmp_path_factory.mktemp('wheel')
-    (folder / 'tree').mkdir()
-    for source in SOURCES:
-        if source.is_file():
-            shutil.copy(source, folder / 'tree')
-        elif source.name not in ('tests', 'docs'):
-            shutil.copytree(source, folder / 'tree' / source.name, ignore=shutil.ignore_patterns('__pycache__'))
-    options = ['-q', '--no-deps', '--no-build-isolation', '-w', folder, folder / 'tree']
-    command = [sys.executable, '-m', 'pip', 'wheel', *options]
-    done = subprocess.run(command, capture_output=True, text=True)
+    folder, tree = tmp_path_factory.mktemp('wheel'), copied(tmp_path_factory.mktemp('tree'), 'tests', 'docs')
+    options = ['-q', '--no-deps', '--no-build-isolation', '-w', folder, tree]
+    done = subprocess.run([sys.executable, '-m', 'pip', 'wheel', *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = folder.glob('*.whl')
     return wheel
@@ -73,25 +85,18 @@ def test_links_of_the_wheel_s_description_lead_somewhere(address: str, wheel: Pa
             (name,) = [one for one in archive.namelist() if one.endswith('METADATA')]
             text = archive.read(name).decode()
     else:
-        for name in ('README.md', 'setup.cfg', 'pyproject.toml', 'LICENSE'):
-            shutil.copy(ROOT / name, tmp_path)
-        shutil.copytree(ROOT / 'mmdistill_dense', tmp_path / 'mmdistill_dense')
+        copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense'})
         setup = (tmp_path / 'setup.cfg').read_text()
         assert setup.count('\nurl =\n') == 1
         (tmp_path / 'setup.cfg').write_text(setup.replace('\nurl =\n', f'\nurl = {address}\n'))
         (tmp_path / 'out').mkdir()
-        code = "from setuptools.build_meta import *; print(prepare_metadata_for_build_wheel('out'))"
-        done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=True)
-        text = (tmp_path / 'out' / done.stdout.splitlines()[-1] / 'METADATA').read_text()
+        made = setuptools(tmp_path, "prepare_metadata_for_build_wheel('out')")
+        text = (tmp_path / 'out' / made / 'METADATA').read_text()
     links = re.findall(r'\]\(([^)]+)\)', text)
     assert not [link for link in links if not link.startswith(('https://', '#'))]
-    ours = {
-        link.removeprefix(f'{address}/{kind}/main/').partition('#')[0]
-        for link in links
-        for kind in ('blob', 'raw')
-        if address and link.startswith(f'{address}/{kind}/')
-    }
-    assert all((ROOT / link).exists() for link in ours) and (len(ours) > 40) == bool(address)
+    ours = [re.match(rf'{address}/(?:blob|raw)/main/([^#]*)', link) for link in links if address]
+    places = {found[1] for found in ours if found}
+    assert all((ROOT / place).exists() for place in places) and (len(places) > 40) == bool(address)
     assert ('/actions/workflows/ci.yml/badge.svg' in text) == ('colab' in text) == bool(address)
     assert 'Licence: Apache-2.0' in text and (f'Home-page: {address}' in text) == bool(address)
 
@@ -107,53 +112,31 @@ def test_no_file_holds_it(kinds: set[str], pattern: str) -> None:
 
 
 def test_the_source_archive_holds_no_test_that_cannot_run(tmp_path: Path) -> None:
-    for name in ('mmdistill_dense', 'tests'):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns('__pycache__', 'data'))
-    for path in SOURCES:
-        if path.is_file():
-            shutil.copy(path, tmp_path)
-    code = "from setuptools.build_meta import *; build_sdist('.')"
-    subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, check=True)
+    copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense', 'tests'})
+    setuptools(tmp_path, "build_sdist('.')")
     with tarfile.open(*tmp_path.glob('*.tar.gz')) as archive:
         names = {name.partition('/')[2] for name in archive.getnames()}
     assert 'mmdistill_dense/__main__.py' in names
     assert not [name for name in names if name.split('/')[0] == 'tests']
 
 
-def test_the_site_is_built_with_its_extra_alone() -> None:
-    """It needs neither torch nor mmcv, and says who wrote the package."""
-    text = (ROOT / '.github/workflows/site.yml').read_text()
-    extra = setup_cfg()['options.extras_require']['docs'].split()
-    assert all(name.partition('>')[0] in text for name in extra) and 'make' not in re.findall(r'run: (\w+)', text)
-    assert setup_cfg()['metadata']['author']
-
-
 def test_versions_agree_and_no_mm_distribution_is_required() -> None:
     version = mmdistill_dense.__version__
     assert f'version: {version}\n' in (ROOT / 'CITATION.cff').read_text()
     assert re.search(rf'^## {re.escape(version)}\b', (ROOT / 'CHANGELOG.md').read_text(), re.MULTILINE)
-    required = setup_cfg()['options']['install_requires']
-    assert not re.search(r'mm(engine|cv|seg|det)|onedl|openmim', required)
+    assert not re.search(r'mm(engine|cv|seg|det)|onedl|openmim', SETUP['options']['install_requires'])
+    assert SETUP['metadata']['author']
 
 
 def test_tested_versions_satisfy_the_extras() -> None:
-    from packaging.requirements import Requirement
-    from packaging.utils import canonicalize_name
-
-    pins = {}
-    for line in (ROOT / 'requirements/constraints.txt').read_text().splitlines():
-        if line and not line.startswith('#'):
-            pin = Requirement(line)
-            if pin.marker is None or pin.marker.evaluate():
-                pins[canonicalize_name(pin.name)] = str(pin.specifier).removeprefix('==')
-    config = setup_cfg()
-    extras = [config['options.extras_require'][name] for name in ('onedl', 'test')] + [
-        config['options']['install_requires']
-    ]
-    wanted = [Requirement(line) for lines in extras for line in lines.split('\n') if line.strip()]
-    assert wanted
-    for requirement in wanted:
-        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), requirement
+    lines = (ROOT / 'requirements/constraints.txt').read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith('#')]
+    tested = {canonicalize_name(pin.name): str(pin.specifier).removeprefix('==') for pin in pins
+              if pin.marker is None or pin.marker.evaluate()}  # fmt: skip
+    extras = SETUP['options.extras_require']
+    wanted = '\n'.join([extras['onedl'], extras['test'], SETUP['options']['install_requires']]).split('\n')
+    for requirement in [Requirement(line) for line in wanted if line.strip()]:
+        assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
 
 
 def test_the_setup_needs_no_home(tmp_path: Path) -> None:
@@ -165,56 +148,48 @@ def test_the_setup_needs_no_home(tmp_path: Path) -> None:
 
 
 def test_every_distiller_has_a_card() -> None:
-    import mmdistill_dense.distillers  # noqa: F401
-    from mmdistill_dense.registry import DISTILLERS
-
     cards = {path.stem: path.read_text() for path in (ROOT / 'docs' / 'methods').glob('[!R]*.md')}
     # Other tests register methods of their own.
     ours = {name for name, kind in DISTILLERS.module_dict.items() if kind.__module__.startswith('mmdistill_dense.')}
     named = {name for name in ours for text in cards.values() if text.startswith(f'# {name}')}
-    assert named == ours
-    assert len(cards) == len(named)
+    assert named == ours and len(cards) == len(named)
 
 
 def test_metafiles_name_existing_configs_and_their_names() -> None:
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
     names = []
-    for metafile in index['Import']:
+    for metafile in yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']:
         content = yaml.safe_load((ROOT / metafile).read_text())
         collections = {one['Name'] for one in content['Collections']}
         assert all((ROOT / one['README']).is_file() for one in content['Collections'])
         for model in content['Models']:
-            assert (ROOT / model['Config']).is_file()
-            config = Path(model['Config'])
-            assert model['Name'] == f'{config.parent.name}_{config.stem}'
+            config = ROOT / model['Config']
+            assert config.is_file() and model['Name'] == f'{config.parent.name}_{config.stem}'
             assert model['In Collection'] in collections
             names.append(model['Name'])
     # mim knows a model by its name alone, written small
-    assert len(names) == len(set(names)) > 0
-    assert names == [name.lower() for name in names]
+    assert len(names) == len(set(names)) > 0 and names == [name.lower() for name in names]
 
 
-def test_the_workflow_runs_the_whole_check_and_keeps_the_compiled_wheel() -> None:
+def test_the_workflows_run_the_whole_check_and_keep_the_compiled_wheel() -> None:
+    """The site is built with its extra alone: it needs neither torch nor mmcv."""
     job = yaml.safe_load((ROOT / '.github/workflows/ci.yml').read_text())['jobs']['run']
     cached = next(step['with'] for step in job['steps'] if 'cache@' in step.get('uses', ''))
     setup = (ROOT / 'tools/setup_env.sh').read_text()
     assert job['steps'][-1] == {'run': 'bash .ci/run'}
     assert '/.cache}/mmdistill_dense/wheels' in setup and '~/.cache/mmdistill_dense/wheels' in cached['path'].split()
     assert all((ROOT / name).is_file() for name in re.findall(r"'([\w/.]+)'", cached['key']))
+    site, extra = (ROOT / '.github/workflows/site.yml').read_text(), SETUP['options.extras_require']['docs'].split()
+    assert all(name.partition('>')[0] in site for name in extra) and 'make' not in re.findall(r'run: (\w+)', site)
 
 
-def test_hooks_before_a_commit_are_those_of_make_lint() -> None:
+def test_make_names_tests_that_are_there_and_hooks_before_a_commit_are_those_of_make_lint() -> None:
+    makefile = (ROOT / 'Makefile').read_text()
+    named = re.findall(r'\btests/[\w/.]+', makefile)
+    assert len(named) > 5 and all((ROOT / name).exists() for name in named)
     (local,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
-    lint = re.findall(
-        r'-m (mypy|ruff \w+)', (ROOT / 'Makefile').read_text().partition('\nlint:')[2].partition('\n\n')[0]
-    )
+    lint = re.findall(r'-m (mypy|ruff \w+)', makefile.partition('\nlint:')[2].partition('\n\n')[0])
     entries = [hook['entry'] for hook in local['hooks']]
     assert len(lint) == len(entries) and all(f'-m {tool}' in entry for tool, entry in zip(lint, entries, strict=True))
-
-
-def test_make_names_tests_that_are_there() -> None:
-    named = re.findall(r'\btests/[\w/.]+', (ROOT / 'Makefile').read_text())
-    assert len(named) > 5 and all((ROOT / name).exists() for name in named)
 
 
 def test_the_image_is_made_by_the_set_up() -> None:
@@ -232,17 +207,12 @@ def test_links_between_documents_lead_somewhere() -> None:
             assert (path.parent / target).exists(), f'{path}: {target}'
 
 
-def test_a_test_begins_in_an_empty_folder_with_an_empty_home() -> None:
+@pytest.mark.parametrize('turn', ['first', 'second'])
+def test_a_test_begins_in_an_empty_folder_with_an_empty_home(turn: str) -> None:
+    """No test sees what a user keeps at home, or what another test left; the project's own files are there."""
     assert not Path.cwd().is_relative_to(ROOT) and not list(Path.cwd().iterdir())
     assert not list(Path.home().iterdir())
     assert Path.home() != Path(pwd.getpwuid(os.getuid()).pw_dir)
     assert not set(USERS) & set(os.environ)
-    Path('left').touch()
-
-
-def test_what_another_test_left_is_gone() -> None:
-    assert not list(Path.cwd().iterdir())
-
-
-def test_the_projects_own_files_are_there() -> None:
     assert all((ROOT / name).exists() for name in OWN - {'.git'})  # a release has none
+    Path('left').touch()

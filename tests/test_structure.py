@@ -29,9 +29,7 @@ LAYERS = (
     ('apps.check', 'apps.suite'),
     ('apps.report', 'apps.project', '__main__'),
 )
-HEIGHT = {room: place for place, row in enumerate(LAYERS) for room in row}
-# What a training needs, what it may use, and the programs around it: a group imports those before it alone.
-OPTIONAL = ('unlabelled', 'foundation', 'pretrain')
+PLACES = {room: place for place, room in enumerate(room for row in LAYERS for room in row)}
 MAX_LINES = 500
 # Lines of Python in each folder. These numbers may only shrink: who must raise one says why in the commit.
 MOST_LINES = {
@@ -74,9 +72,10 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(path: Path) -> Iterator[str]:
+def imported(path: Path, top: bool = False) -> Iterator[str]:
     """The dotted names that a module imports, wherever in it; of a name out of a package, the module that it may be."""
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    tree = ast.parse(path.read_text(encoding='utf-8'))
+    for node in tree.body if top else ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -100,47 +99,25 @@ def room(module: str) -> str:
     return '.'.join(parts[1:3]) if parts[1] == 'apps' else parts[1]
 
 
-def group(module: str) -> int:
-    """0 for the core, 1 for what a training may use, 2 for the programs around it."""
-    return 2 if room(module).startswith(('apps', '__main__')) else int(room(module) in OPTIONAL)
-
-
 def inner() -> dict[str, set[str]]:
     """The arrows without those of the package's face, which hands names of all rooms on."""
     faces = 'mmdistill_dense', 'mmdistill_dense.apps'
     return {name: targets for name, targets in arrows().items() if name not in faces}
 
 
-def test_the_core_knows_nothing_of_what_stands_around_it() -> None:
-    assert not [(name, one) for name, targets in inner().items() for one in targets if group(one) > group(name)]
-
-
 def test_every_room_has_a_layer() -> None:
-    assert {room(name) for name in inner()} == set(HEIGHT)
+    assert {room(name) for name in inner()} == set(PLACES)
 
 
-def test_no_arrow_runs_up() -> None:
+def test_no_arrow_runs_up_or_to_the_right() -> None:
+    """So the core knows nothing of what a training may use, and this nothing of the programs around it."""
     up = [
         f'{name} imports {target}'
         for name, targets in inner().items()
         for target in targets
-        if HEIGHT[room(target)] > HEIGHT[room(name)]
+        if PLACES[room(target)] > PLACES[room(name)]
     ]
     assert not up
-
-
-def test_rooms_of_one_layer_know_each_other_one_way() -> None:
-    """In a row, a room may import those that stand before it."""
-    rows = [list(row) for row in LAYERS]
-    wrong = [
-        f'{name} imports {target}'
-        for name, targets in inner().items()
-        for target in targets
-        if room(name) != room(target)
-        for row in rows
-        if room(name) in row and room(target) in row and row.index(room(target)) > row.index(room(name))
-    ]
-    assert not wrong
 
 
 def test_the_house_has_few_floors() -> None:
@@ -172,9 +149,9 @@ def test_no_module_is_in_a_circle() -> None:
         visit(name, ())
 
 
-@pytest.mark.parametrize('what', ['tools', 'tests', 'docs'])
-def test_the_package_knows_nothing_outside_of_it(what: str) -> None:
-    assert not [name for name, path in modules().items() if what in {one.split('.')[0] for one in imported(path)}]
+def test_the_package_knows_nothing_outside_of_it() -> None:
+    found = {name: {one.split('.')[0] for one in imported(path)} for name, path in modules().items()}
+    assert not {name for name, heads in found.items() if heads & {'tools', 'tests', 'docs'}}
 
 
 def test_losses_import_torch_alone() -> None:
@@ -190,44 +167,22 @@ def test_optional_libraries_are_imported_where_they_are_used() -> None:
     """At the top of a module they would be loaded, and could fail, for everyone who has them."""
     optional = {'timm', 'transformers', 'torchvision', 'safetensors', 'onnx', 'onnxruntime'}
     for name, path in modules().items():
-        top = [
-            node
-            for node in ast.parse(path.read_text(encoding='utf-8')).body
-            if isinstance(node, ast.Import | ast.ImportFrom)
-        ]
-        found = {part.split('.')[0] for node in top for part in _names(node)}
-        assert not found & optional, name
+        assert not {part for one in imported(path, top=True) for part in one.split('.')} & optional, name
 
 
-def _names(node: ast.Import | ast.ImportFrom) -> list[str]:
-    return [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
-
-
-def test_no_two_modules_share_a_name() -> None:
-    """But the packages' faces, the command lines, and a method's main module, which bears the name of its folder."""
-    names = Counter(path.stem for path in modules().values() if path.stem not in ('__init__', 'cli', path.parent.name))
-    assert not [name for name, count in names.items() if count > 1]
-
-
-def test_no_module_says_a_constant_twice() -> None:
-    """Where files are joined, the second value would silently take the place of the first."""
-    twice = []
-    for name, path in modules().items():
-        body = [node for node in ast.parse(path.read_text(encoding='utf-8')).body if isinstance(node, ast.Assign)]
-        found = Counter(one.id for node in body for one in node.targets if isinstance(one, ast.Name))
-        twice += [f'{name}.{constant}' for constant, count in found.items() if count > 1]
-    assert not twice
-
-
-def test_no_two_classes_share_a_name() -> None:
-    """One name means one thing."""
-    found: dict[str, list[str]] = {}
+def test_no_name_means_two_things() -> None:
+    """Two modules, but the packages' faces, command lines and a method's main module; two classes; two constants of a
+    module: where files are joined, the second value would silently take the place of the first."""
+    stems = Counter(path.stem for path in modules().values() if path.stem not in ('__init__', 'cli', path.parent.name))
+    classes: Counter[str] = Counter()
+    constants: Counter[tuple[str, str]] = Counter()
     for name, path in modules().items():
         for node in ast.parse(path.read_text(encoding='utf-8')).body:
             if isinstance(node, ast.ClassDef):
-                found.setdefault(node.name, []).append(name)
-    shared = {name: where for name, where in found.items() if len(where) > 1}
-    assert not shared
+                classes[node.name] += 1
+            elif isinstance(node, ast.Assign):
+                constants.update((name, one.id) for one in node.targets if isinstance(one, ast.Name))
+    assert not [name for found in (stems, classes, constants) for name, count in found.items() if count > 1]
 
 
 def test_files_are_written_whole() -> None:
@@ -254,7 +209,7 @@ def test_no_folder_grows(folder: str) -> None:
 
 def test_no_room_is_without_a_number() -> None:
     rooms = {
-        f'mmdistill_dense/{room.replace(".", "/")}' for room in HEIGHT if (PACKAGE / room.replace('.', '/')).is_dir()
+        f'mmdistill_dense/{room.replace(".", "/")}' for room in PLACES if (PACKAGE / room.replace('.', '/')).is_dir()
     }
     assert rooms <= MOST_LINES.keys()
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,26 +33,22 @@ def model() -> Any:
     )
 
 
-def by_name(terms: list[Term]) -> dict[str, Term]:
-    return {term.name: term for term in terms}
-
-
-def vector(gradients: Any) -> torch.Tensor:
-    return torch.cat([gradient.flatten().double() for gradient in gradients])
+def by_name(model: Any) -> dict[str, Term]:
+    return {term.name: term for term in measure_gradients(model, toys.seg_batch())}
 
 
 def test_each_term_is_what_a_backward_of_it_alone_gives() -> None:
     model = toys.distilled(teacher=toys.seg_teacher(), distillers=dict(kd=KD, mimic=MIMIC)).double()
-    batch = toys.seg_batch()
-    found = by_name(measure_gradients(model, batch))
+    found = by_name(model)
     assert list(found) == ['task', 'distill.kd.loss_kd', 'distill.mimic.loss_mimic']
     parameters = list(model.backbone.parameters())
     alone = {}
     for name in found:
-        losses = toys.losses_of(model, batch)
+        losses = toys.losses_of(model)
         chosen = {k: v for k, v in losses.items() if (k == name) or (name == 'task' and not k.startswith('distill.'))}
         assert found[name].value == pytest.approx(float(toys.total(chosen).detach()), rel=1e-12)
-        alone[name] = vector(torch.autograd.grad(toys.total(chosen), parameters))
+        gradients = torch.autograd.grad(toys.total(chosen), parameters)
+        alone[name] = torch.cat([gradient.flatten() for gradient in gradients])
     whole, task = sum(float(g.norm()) for g in alone.values()), alone['task']
     for name, term in found.items():
         pull, expected = term.pulls['backbone'], alone[name]
@@ -61,14 +58,13 @@ def test_each_term_is_what_a_backward_of_it_alone_gives() -> None:
 
 
 def test_shares_sum_to_one_and_a_tap_is_pulled_by_what_reads_it(model: Any) -> None:
-    found = by_name(measure_gradients(model, toys.seg_batch()))
+    found = by_name(model)
     assert sum(term.share for term in found.values()) == pytest.approx(1)
     for place in found['task'].pulls:
         assert sum(term.pulls[place].share for term in found.values()) == pytest.approx(1)
-    assert found['distill.mimic.loss_mimic'].pulls['tap decode_head.conv_seg'].norm == 0
-    assert math.isnan(found['distill.mimic.loss_mimic'].pulls['tap decode_head.conv_seg'].cosine)
-    assert found['distill.mimic.loss_mimic'].pulls['tap backbone[3]'].norm > 0
-    assert found['distill.kd.loss_kd'].pulls['tap decode_head.conv_seg'].norm > 0
+    mimic, kd = (found[f'distill.{name}'].pulls for name in ('mimic.loss_mimic', 'kd.loss_kd'))
+    assert mimic['tap decode_head.conv_seg'].norm == 0 and math.isnan(mimic['tap decode_head.conv_seg'].cosine)
+    assert mimic['tap backbone[3]'].norm > 0 and kd['tap decode_head.conv_seg'].norm > 0
 
 
 def test_nothing_is_left_behind(model: Any) -> None:
@@ -153,14 +149,12 @@ def test_a_tap_that_is_overwritten_after_the_comparison_has_no_gradient_of_its_o
 
 
 def test_means_leave_out_what_is_no_number() -> None:
-    def term(value: float, cosine: float) -> Term:
-        return Term('task', value, 1.0, {'backbone': Pull(value, 1.0, cosine)})
+    def term(value: float, cosine: float) -> list[Term]:
+        return [Term('task', value, 1.0, {'backbone': Pull(value, 1.0, cosine)})]
 
-    mean, *others = mean_terms([[term(1.0, math.nan)], [term(2.0, 0.5)], [term(6.0, 0.25)]])
-    assert not others
+    (mean,) = mean_terms([term(1.0, math.nan), term(2.0, 0.5), term(6.0, 0.25)])
     assert (mean.value, mean.pulls['backbone'].norm, mean.pulls['backbone'].cosine) == (3.0, 3.0, 0.375)
-    (empty,) = mean_terms([[term(1.0, math.nan)]])
-    assert math.isnan(empty.pulls['backbone'].cosine)
+    assert math.isnan(mean_terms([term(1.0, math.nan)])[0].pulls['backbone'].cosine)
 
 
 @pytest.fixture(scope='module')
@@ -203,45 +197,36 @@ def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run
     distillers = dict(kd=dict(KD, schedule=dict(ramp_down=(0, 1.0))))
     config = toys.run_config(tmp_path, toys.model_config(teacher=toys.seg_teacher(), distillers=distillers), iters=2)
     toys.train(tmp_path, copy.deepcopy(config))
-    said: list[str] = []
-    monkeypatch.setattr('logging.Logger.warning', lambda self, message, *_, **__: said.append(str(message)))
-    (begun,) = diagnose(copy.deepcopy(config), str(tmp_path / 'iter_2.pth'), batches=1, iteration=0)
-    (terms,) = diagnose(config, str(tmp_path / 'iter_2.pth'), batches=1)
-    assert not [message for message in said if 'holds no distillers' in message or 'to resume' in message]
+    warn = mock.Mock()
+    monkeypatch.setattr('logging.Logger.warning', warn)
+    checkpoint = str(tmp_path / 'iter_2.pth')
+    (begun,) = diagnose(copy.deepcopy(config), checkpoint, batches=1, iteration=0)
+    (terms,) = diagnose(config, checkpoint, batches=1)
+    assert not re.search('holds no distillers|to resume', str(warn.mock_calls))
     assert {term.name for term in terms} == {'task'}, 'it stands at the end of the ramp, where the weight is 0'
     assert {term.name for term in begun} == {'task', 'distill.kd.loss_kd'}, 'the iteration that was asked for'
 
 
-@pytest.fixture
-def written(trained: tuple[Config, Path], tmp_path: Path) -> str:
-    """The config as a file."""
-    trained[0].dump(tmp_path / 'config.py')
-    return str(tmp_path / 'config.py')
-
-
 def test_the_command_prints_each_term_and_writes_its_numbers(
-    trained: tuple[Config, Path], written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    numbers = tmp_path / 'numbers.json'
-    arguments = [written, '--checkpoint', str(trained[1]), '--batches', '1', '--taps', '--json', str(numbers)]
-    with mock.patch.dict('os.environ', COLUMNS='150'):
-        main(['diagnose', *arguments])
+    """Their file is checked before the measurement, and is JSON whatever the numbers are."""
+    monkeypatch.setenv('COLUMNS', '150')
+    written, numbers = str(tmp_path / 'config.py'), tmp_path / 'new' / 'numbers.json'  # its folder is made
+    trained[0].dump(written)
+    options = ['--batches', '1', '--taps', '--json', str(numbers)]
+    main(['diagnose', written, '--checkpoint', str(trained[1]), *options])
     shown = capsys.readouterr().out
     (terms,) = json.loads(numbers.read_text())
     assert all(term['name'] in shown for term in terms)
     assert f'{terms[1]["pulls"]["backbone"]["cosine"]:+.3f}' in shown
     assert main(['diagnose', written, '--batches', '0']) == 2
     assert '--batches must be at least 1, got 0' in capsys.readouterr().err
-
-
-def test_the_file_of_numbers_is_checked_before_the_measurement_and_holds_json(
-    written: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    numbers = tmp_path / 'new' / 'numbers.json'
     found = [[Term('kd', math.inf, 0.5, dict(backbone=Pull(0.0, 0.0, math.nan)))]]
-    with mock.patch('mmdistill_dense.apps.inspect.gradients.diagnose', return_value=found) as measured:
-        assert main(['diagnose', written, '--json', f'{written}/numbers.json']) == 2 and not measured.called
-        assert "numbers.json' cannot be written: Not a directory" in capsys.readouterr().err
-        main(['diagnose', written, '--json', str(numbers)])  # its folder is made
+    measured = mock.Mock(return_value=found)
+    monkeypatch.setattr('mmdistill_dense.apps.inspect.gradients.diagnose', measured)
+    assert main(['diagnose', written, '--json', f'{written}/numbers.json']) == 2 and not measured.called
+    assert "numbers.json' cannot be written: Not a directory" in capsys.readouterr().err
+    main(['diagnose', written, '--json', str(numbers)])
     ((term,),) = json.loads(numbers.read_text(), parse_constant=lambda name: pytest.fail(f'{name} is no JSON'))
     assert term['value'] is None and term['pulls']['backbone']['cosine'] is None and term['share'] == 0.5

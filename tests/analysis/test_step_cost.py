@@ -83,22 +83,22 @@ class BackboneAndRest:
 
 
 def test_a_step_of_several_optimizers_is_measured() -> None:
-    class Several(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone, self.head, self.distillers = nn.Linear(2, 2), nn.Linear(2, 2), nn.ModuleDict()
+    def train_step(data: Any, wrappers: OptimWrapperDict) -> None:
+        network.head(network.backbone(data)).sum().backward()
+        for one in wrappers.values():
+            one.step()
 
-        def train_step(self, data: Any, wrappers: OptimWrapperDict) -> None:
-            self.head(self.backbone(data)).sum().backward()
-            for one in wrappers.values():
-                one.step()
-
-    network = Several()
+    network = nn.ModuleDict(dict(backbone=nn.Linear(2, 2), head=nn.Linear(2, 2), distillers=nn.ModuleDict()))
+    network.backbone, network.head, network.distillers = network.values()
+    network.train_step = train_step
     before = [one.clone() for one in network.parameters()]
     step = step_cost.make_step(network, Config({'optim_wrapper': {'constructor': 'BackboneAndRest'}}), torch.ones(1, 2))
     step()
     assert all(torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True))
     assert step_cost._held(step) == 2 * _bytes(network)  # the weights and their momentum
+
+
+# Seconds and the peak of memory
 
 
 MIB = 2**20
@@ -128,16 +128,19 @@ def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch: pyt
     assert times == {'slow': Timing(2.0, 1.0, 4.0), 'idle': Timing(0.0, 0.0, 0.0)}
 
 
-def test_on_a_gpu_seconds_lie_between_two_events_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for its clock, which goes on with the work and not with the process."""
-    clock = [0.0]
-
-    def go(milliseconds: float) -> None:
-        clock[0] += milliseconds
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+def test_on_a_gpu_are_measured_seconds_between_two_events_and_the_peak_above_what_was_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for its clock, which goes on with the work and not with the process, and for its memory."""
+    clock, peak = [0.0], [99 * MIB]
 
     class Event:
         def __init__(self, enable_timing: bool) -> None:
-            self.synchronize = lambda: go(1000.0)  # what is waited for afterwards does not count
+            pass
+
+        def synchronize(self) -> None:
+            clock[0] += 1000.0  # what is waited for afterwards does not count
 
         def record(self, stream: str) -> None:
             assert stream == 'of cuda:1'
@@ -146,25 +149,20 @@ def test_on_a_gpu_seconds_lie_between_two_events_of_the_device(monkeypatch: pyte
         def elapsed_time(self, end: 'Event') -> float:
             return end.at - self.at
 
-    monkeypatch.setattr(torch.cuda, 'Event', Event)
-    monkeypatch.setattr(torch.cuda, 'synchronize', lambda device: None)
-    monkeypatch.setattr(torch.cuda, 'current_stream', 'of {}'.format)
-    assert interleaved_times({'step': lambda: go(250.0)}, 3, 'cuda:1') == {'step': Timing(0.25, 0.25, 0.25)}
-
-
-def test_on_a_gpu_the_peak_is_above_what_was_held_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    peak = [99 * MIB]
-
     def work() -> None:
+        clock[0] += 250.0
         peak[0] = max(peak[0], 8 * MIB)
 
     for name, found in dict(
+        Event=Event,
         synchronize=lambda device: None,
+        current_stream='of {}'.format,
         reset_peak_memory_stats=lambda device: peak.__setitem__(0, 5 * MIB),
-        memory_allocated=lambda device: 5 * MIB if device == 'cuda:1' else 0,
-        max_memory_allocated=lambda device: peak[0] if device == 'cuda:1' else 0,
+        memory_allocated={'cuda:1': 5 * MIB}.get,
+        max_memory_allocated=lambda device: {'cuda:1': peak[0]}[device],
     ).items():
         monkeypatch.setattr(torch.cuda, name, found)
+    assert interleaved_times({'step': work}, 3, 'cuda:1') == {'step': Timing(0.25, 0.25, 0.25)}
     assert peak_extra_memory(work, 'cuda:1') == 3 * MIB
 
 
@@ -177,11 +175,10 @@ def test_a_gpu_is_measured() -> None:
     assert interleaved_times({'step': work}, 2, 'cuda')['step'].low > 0
 
 
+# Batches that are made up for a network
+
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _loader(**dataset) -> dict:
-    return {'train_dataloader': {'dataset': dataset}}
 
 
 def test_a_segmenter_gets_labels_of_all_its_classes_in_its_crop() -> None:
@@ -190,6 +187,19 @@ def test_a_segmenter_gets_labels_of_all_its_classes_in_its_crop() -> None:
     assert [x.shape for x in batch['inputs']] == [(3, toys.SIDE, toys.SIDE)] * 3
     labels = torch.stack([sample.gt_sem_seg.data for sample in batch['data_samples']])
     assert labels.unique().tolist() == list(range(toys.NUM_CLASSES))
+    network.data_preprocessor.size = None
+    config = Config.fromfile(ROOT / 'configs/_base_/datasets/shapes_det.py')
+    detector = toys.build_plain(toys.det_net())
+    for wrong, given, told in (
+        (detector, {'train_dataloader': {'dataset': {'pipeline': []}}}, 'has a scale; give --size'),
+        (network, {}, 'no data_preprocessor.size, the training crop; give --size'),
+        (nn.Linear(1, 1), {}, 'must have a decode_head, bbox_head or roi_head, Linear has none'),
+    ):
+        with pytest.raises(ValueError, match=told):
+            training_batch(wrong, given, 1)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        first = DATASETS.build(config.train_dataloader.dataset)[0]
+    assert training_batch(detector, config, 1)['inputs'][0].shape == first['inputs'].shape, 'generated: their own size'
 
 
 @pytest.mark.parametrize('kind', ['retinanet', 'faster_rcnn', 'cascade_mask_rcnn'])
@@ -225,22 +235,3 @@ def test_the_size_is_the_crop_or_the_largest_scale_in_any_branch(pipeline: list,
         with DefaultScope.overwrite_default_scope('mmdet'):
             cut = TRANSFORMS.build(CROP)(dict(img=np.zeros((90, 90, 3)), img_shape=(90, 90)))
         assert cut['img'].shape[:2] == size, 'the order of mmdet'
-
-
-def test_generated_pictures_have_their_own_size() -> None:
-    config = Config.fromfile(ROOT / 'configs/_base_/datasets/shapes_det.py')
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        first = DATASETS.build(config.train_dataloader.dataset)[0]
-    network = toys.build_plain(toys.det_net())
-    assert training_batch(network, config, 1)['inputs'][0].shape == first['inputs'].shape
-
-
-def test_errors() -> None:
-    with pytest.raises(ValueError, match='has a scale; give --size'):
-        training_batch(toys.build_plain(toys.det_net()), _loader(pipeline=[]), 1)
-    segmenter = toys.build_plain(toys.seg_net())
-    segmenter.data_preprocessor.size = None
-    with pytest.raises(ValueError, match='no data_preprocessor.size, the training crop; give --size'):
-        training_batch(segmenter, {}, 1)
-    with pytest.raises(ValueError, match='must have a decode_head, bbox_head or roi_head, Linear has none'):
-        training_batch(torch.nn.Linear(1, 1), {}, 1)

@@ -20,6 +20,9 @@ LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
 LETTERS = dict(classes=tuple('abcdefg'), palette=[(10 * index, 0, 0) for index in range(toys.NUM_CLASSES)])
 
 
+CROP = dict(type='RandomCrop', crop_size=(64, 64))
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Two pictures with their label images."""
@@ -43,27 +46,17 @@ def folder(root: Path, *steps: dict, **options: Any) -> dict:
     return dict(type='mmdistill_dense.SegFolderDataset', **given | options)
 
 
-def built(option: dict, scope: str = 'mmseg') -> Any:
-    init_default_scope(scope)
+def built(option: dict) -> Any:
+    init_default_scope('mmseg')
     return DATASETS.build(option)
 
 
-def train(root: Path, *steps: dict, workers: int = 0, **options: Any) -> Any:
+def train(root: Path, workers: int = 0, **options: Any) -> Any:
     """Train on a folder for two iterations."""
-    distillers = dict(kd=dict(type='LogitKD'))
-    config = toys.run_config(root / 'run', toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers))
-    config.train_dataloader.dataset = folder(root, *steps, **options)
+    config = toys.run_config(root / 'run', toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn')), iters=2)
+    config.train_dataloader.dataset = folder(root, CROP, **options)
     config.train_dataloader.num_workers = workers
-    config.train_cfg.max_iters = 2
     return toys.train(None, config)
-
-
-CROP = dict(type='RandomCrop', crop_size=(64, 64))
-
-
-def cut(path: Path, share: float) -> None:
-    data = path.read_bytes()
-    path.write_bytes(data[: int(share * len(data))])
 
 
 @pytest.mark.parametrize('share', [0, 0.3, 0.95])
@@ -74,11 +67,16 @@ def test_a_damaged_file_is_named(root: Path, name: str, share: float) -> None:
         built(folder(root))[0]
 
 
+def cut(path: Path, share: float) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+
+
 @pytest.mark.soak
 def test_a_damaged_picture_stops_a_run_from_its_worker(root: Path) -> None:
     cut(root / 'labels/0.png', 0.3)
     with pytest.raises(OSError, match=r'labels/0\.png cannot be read: '):
-        train(root, CROP, workers=1)
+        train(root, workers=1)
 
 
 def test_a_picture_of_a_list_that_is_missing_is_named(root: Path) -> None:
@@ -88,59 +86,38 @@ def test_a_picture_of_a_list_that_is_missing_is_named(root: Path) -> None:
         built(folder(root, ann_file='list.txt'))[1]
 
 
-@pytest.mark.parametrize('shape', [(20, 30), (*SIDE, 3)], ids=['smaller', 'in colour'])
-def test_a_label_image_that_does_not_fit_its_picture_is_named(root: Path, shape: tuple[int, ...]) -> None:
+def test_a_label_image_that_does_not_fit_its_picture_is_named(root: Path) -> None:
     """In batches of one it would be stretched over the picture, and learned."""
-    write(root / 'labels/0.png', np.zeros(shape, np.uint8))
-    with pytest.raises(ValueError, match=r'images/0\.jpg or .*labels/0\.png do not fit: after the pipeline'):
-        built(folder(root))[0]
+    for shape in ((20, 30), (*SIDE, 3)):
+        write(root / 'labels/0.png', np.zeros(shape, np.uint8))
+        with pytest.raises(ValueError, match=r'images/0\.jpg or .*labels/0\.png do not fit: after the pipeline'):
+            built(folder(root))[0]
 
 
-@pytest.mark.parametrize('side', [SIDE, (20, 30), (30, 20)], ids=['as the file', 'as the resized picture', 'neither'])
-def test_in_validation_a_label_image_may_stay_as_large_as_the_file(root: Path, side: tuple[int, int]) -> None:
+def test_in_validation_a_label_image_may_stay_as_large_as_the_file(root: Path) -> None:
     """The pipelines of mmseg read it behind the picture's resize, since scores are of the file's pixels."""
-    write(root / 'labels/0.png', np.zeros(side, np.uint8))
     steps = [LOAD[0], dict(type='Resize', scale=(30, 20), keep_ratio=True), LOAD[1], dict(type='PackSegInputs')]
     data = built(folder(root, pipeline=steps))
-    if side == (30, 20):
-        with pytest.raises(ValueError, match='do not fit: after the pipeline'):
-            data[0]
-    else:
+    for side in (SIDE, (20, 30)):  # as the file, as the resized picture
+        write(root / 'labels/0.png', np.zeros(side, np.uint8))
         assert data[0]['data_samples'].gt_sem_seg.shape == side
+    write(root / 'labels/0.png', np.zeros((30, 20), np.uint8))
+    with pytest.raises(ValueError, match='do not fit: after the pipeline'):
+        data[0]
 
 
-def test_a_label_that_is_no_class_stops_the_run(root: Path) -> None:
-    write(root / 'labels/0.png', np.full(SIDE, 200, np.uint8))
-    write(root / 'labels/1.png', np.full(SIDE, 200, np.uint8))
-    with pytest.raises(ValueError, match=r'labels/[01]\.png has the labels 200, but metainfo\.classes has 7 classes'):
-        train(root, CROP)
-
-
-def test_pictures_without_a_labelled_pixel_are_no_fault(root: Path) -> None:
-    """The task has nothing to say, the teacher has."""
-    for index in range(2):
-        write(root / f'labels/{index}.png', np.full(SIDE, 255, np.uint8))
-    train(root, CROP)
-    whole(root / 'run/iter_2.pth')
-
-
-def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learned(root: Path) -> None:
-    runner = train(root, CROP)
-    loader = runner.train_dataloader
-    batch = runner.model.data_preprocessor(loader.collate_fn([loader.dataset[0]]), True)
-    assert batch['inputs'].shape[-2:] == (64, 64)
-    label = batch['data_samples'][0].gt_sem_seg.data[0]
-    assert label.shape == (64, 64) and (label[SIDE[0] :] == 255).all() and (label[:, SIDE[1] :] == 255).all()
-    assert (label[: SIDE[0], : SIDE[1]] != 255).all()
-
-
-@pytest.mark.parametrize(('options', 'words'), [
-    (dict(indices=0), r'train_dataloader\.dataset holds no picture: check folders, ann_file'),
-    (dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
+@pytest.mark.parametrize(('filled', 'options', 'words'), [
+    (200, {}, r'labels/[01]\.png has the labels 200, but metainfo\.classes has 7 classes'),
+    (None, dict(indices=0), r'train_dataloader\.dataset holds no picture: check folders, ann_file'),
+    (None, dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
 ])  # fmt: skip
-def test_a_set_without_pictures_stops_at_the_start(root: Path, options: dict, words: str) -> None:
+def test_a_run_stops_on_labels_of_no_class_and_without_pictures(
+    root: Path, filled: int | None, options: dict, words: str
+) -> None:
+    for index in range(2 if filled else 0):
+        write(root / f'labels/{index}.png', np.full(SIDE, filled, np.uint8))
     with pytest.raises((FileNotFoundError, ValueError), match=words):
-        train(root, CROP, serialize_data=False, **options)
+        train(root, serialize_data=False, **options)
 
 
 @pytest.mark.parametrize(('changes', 'words'), [
@@ -148,43 +125,66 @@ def test_a_set_without_pictures_stops_at_the_start(root: Path, options: dict, wo
     # mmengine takes such epochs for done: trained, tested, nothing learned
     (dict(epochs=1, train_dataloader=dict(batch_size=9, drop_last=True)),
      r'train_dataloader gives no batch: with drop_last=True, its 8 pictures'),
+    # the pooled branch has one value a channel in batches of one picture
+    (dict(kind='deeplabv3', train_dataloader=dict(batch_size=1)), 'Expected more than 1 value per channel when train'),
 ])  # fmt: skip
-def test_loaders_that_give_nothing_are_refused(tmp_path: Path, changes: dict, words: str) -> None:
+def test_loaders_that_give_nothing_or_too_little_for_a_norm_are_refused(
+    tmp_path: Path, changes: dict, words: str
+) -> None:
+    network = toys.seg_net(changes.pop('kind', 'fcn'))
     with pytest.raises(ValueError, match=words):
-        toys.train(tmp_path, toys.seg_net('fcn'), **changes)
+        toys.train(tmp_path, network, **changes)
+
+
+def test_pictures_without_a_labelled_pixel_are_no_fault(root: Path) -> None:
+    """The task has nothing to say, the teacher has."""
+    for index in range(2):
+        write(root / f'labels/{index}.png', np.full(SIDE, 255, np.uint8))
+    train(root)
+    whole(root / 'run/iter_2.pth')
+
+
+def test_a_picture_smaller_than_the_crop_is_padded_and_the_padding_is_not_learned(root: Path) -> None:
+    runner = train(root)
+    loader = runner.train_dataloader
+    batch = runner.model.data_preprocessor(loader.collate_fn([loader.dataset[0]]), True)
+    label = batch['data_samples'][0].gt_sem_seg.data[0]
+    assert batch['inputs'].shape[-2:] == label.shape == (64, 64)
+    learned = torch.zeros(64, 64, dtype=torch.bool)
+    learned[: SIDE[0], : SIDE[1]] = True
+    assert torch.equal(label != 255, learned)
+
+
+# Batches at the edge of what there is: one picture of an odd size, one class, no box. Every method trains on them, or
+# says why not
 
 
 ODD = (53, 47)
-LEARN = dict(max_iters=2, save_interval=2, log_interval=2)
-SEG: dict[str, dict[str, Any]] = {}  # every way of each method in a segmentor
-for title, (option, more) in CASES.items():
-    if not more.get('detects') and title != 'MaskedMimic':
-        SEG[title.replace(' ', '_')] = dict(option, type=title.split()[0])
-for option in SEG.values():
-    option.pop('num_classes', None)
-    option.update(dict(learn=LEARN) if 'num_tokens' in option else {})
+LEARN = dict(learn=dict(max_iters=2, save_interval=2, log_interval=2))
+SEG = {  # every way of each method in a segmentor
+    title.replace(' ', '_'): {key: one for key, one in option.items() if key != 'num_classes'}
+    | dict(LEARN if 'num_tokens' in option else {}, type=title.split()[0])
+    for title, (option, more) in CASES.items()
+    if not more.get('detects') and title != 'MaskedMimic'
+}
 ONE_SCORE = dict(activation='sigmoid', beta=0.0)  # a softmax over one score is always 1
-DENSE: dict[str, dict[str, Any]] = dict(
-    afdcd=dict(type='AfDCD', student_tap='neck[:2]', pool_size=0),
-    at=dict(type='AT', student_tap='neck'),
-    cwd=dict(type='CWD', student_tap='neck'),
-    dist=dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
-    defeat=dict(type='DeFeat'),
-    fgd=dict(type='FGD', student_tap='neck'),
-    frs=dict(type='FRS'),
-    fitnet=dict(type='FitNet', student_tap='neck'),
-    kd=dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
-    ld=dict(type='LD', class_weight=0.0),
-    freekd=dict(type='FreeKD', num_tokens=2, learn=LEARN),
-    maskd=dict(type='MasKD', num_tokens=2, learn=LEARN),
-    mgd=dict(type='MGD', student_tap='neck'),
-    cankd=dict(type='CanKD'),
-    pcd=dict(type='PCD', student_tap='neck[:2]', queue_size=8, queue_init='random'),
-    pkd=dict(type='PKD', student_tap='neck'),
-    match=dict(type='FeatureMatch', student_tap='neck'),
-    relations=dict(type='TokenRelations', student_tap='neck[:2]', diagonal=False),
-)
-REGIONS: dict[str, dict[str, Any]] = dict(roi=dict(type='RoIHeadKD'), pkd=dict(type='PKD', student_tap='neck'))
+NECK = {'student_tap': 'neck'}
+FINE = {'student_tap': 'neck[:2]'}
+PLAIN = [dict(type=name) for name in ('DeFeat', 'FGD', 'FRS', 'CanKD')]
+ON_NECK = [dict(NECK, type=name) for name in ('AT', 'CWD', 'FitNet', 'MGD', 'PKD', 'FeatureMatch')]
+DENSE = {one['type']: one for one in [
+    *PLAIN,
+    *ON_NECK,
+    dict(FINE, type='AfDCD', pool_size=0),
+    dict(type='DIST', student_tap='bbox_head.gfl_cls', **ONE_SCORE),
+    dict(type='LogitKD', student_tap='bbox_head.gfl_cls', activation='sigmoid'),
+    dict(type='LD', class_weight=0.0),
+    dict(LEARN, type='FreeKD', num_tokens=2),
+    dict(LEARN, type='MasKD', num_tokens=2),
+    dict(FINE, type='PCD', queue_size=8, queue_init='random'),
+    dict(FINE, type='TokenRelations', diagonal=False),
+]}  # fmt: skip
+REGIONS = dict(RoIHeadKD=dict(type='RoIHeadKD'), PKD=dict(NECK, type='PKD'))
 
 
 def test_every_method_is_tried() -> None:
@@ -193,23 +193,18 @@ def test_every_method_is_tried() -> None:
     assert tried == shipped - {'CrossKD', 'KDDETR'}, 'whose teacher has the channels of the student'
 
 
-def segmentation(classes: int) -> tuple[dict, dict]:
-    """A pair with every method, and the changes to its run for pictures of an odd size, one at a time."""
-    heads = dict(decode_head=dict(num_classes=classes), auxiliary_head=dict(num_classes=classes))
-    size = dict(data_preprocessor=dict(size=ODD))
-    student = toys.seg_net('fcn', **heads, **size)
-    teacher = toys.seg_net('fcn', width=16, allow_random=True, **heads, **size)
-    dataset = dict(painting=dict(size=ODD), metainfo=dict(classes=CLASSES[:classes]))
-    distillers = SEG if classes > 1 else toys.merged(SEG, dict(LogitKD=dict(activation='sigmoid'), DIST=ONE_SCORE))
-    for way in ('HeadOutputKD_by_softmax', 'LogitKD_standardised') if classes == 1 else ():
-        del distillers[way]
-    return toys.model_config(student, teacher, distillers), dict(train_dataloader=dict(batch_size=1, dataset=dataset))
-
-
 @pytest.mark.parametrize('classes', [toys.NUM_CLASSES, 1])
 def test_segmentation_of_one_odd_picture(tmp_path: Any, classes: int) -> None:
-    model, changes = segmentation(classes)
-    toys.train(tmp_path, model, iters=2, **changes)
+    changed = dict(num_classes=classes)
+    networks = dict(decode_head=changed, auxiliary_head=changed, data_preprocessor=dict(size=ODD))
+    distillers = SEG
+    if classes == 1:
+        distillers = toys.merged(SEG, dict(LogitKD=dict(activation='sigmoid'), DIST=ONE_SCORE))
+        del distillers['HeadOutputKD_by_softmax'], distillers['LogitKD_standardised']
+    teacher = toys.seg_net('fcn', width=16, allow_random=True, **networks)
+    dataset = dict(painting=dict(size=ODD), metainfo=dict(classes=CLASSES[:classes]))
+    model = toys.model_config(toys.seg_net('fcn', **networks), teacher, distillers)
+    toys.train(tmp_path, model, iters=2, train_dataloader=dict(batch_size=1, dataset=dataset))
     assert whole(tmp_path / 'iter_2.pth')['decode_head.conv_seg.weight'].shape[0] == classes
 
 
@@ -240,14 +235,6 @@ def test_detection_of_one_odd_picture(tmp_path: Any, kind: str, distillers: dict
     heads = dict(roi_head=heads) if kind == 'faster_rcnn' else heads
     teacher = toys.det_net(kind, 16, allow_random=True, **heads)
     config = toys.det_run_config(tmp_path, toys.model_config(toys.det_net(kind, **heads), teacher, distillers))
-    config.train_dataloader.batch_size = 1
-    config.train_dataloader.dataset = dict(type='mmdistill_dense.Odd', boxes=boxes)
+    config.train_dataloader.update(batch_size=1, dataset=dict(type='mmdistill_dense.Odd', boxes=boxes))
     toys.train(None, config)
     whole(tmp_path / 'iter_2.pth')
-
-
-def test_a_norm_over_one_value_is_an_error(tmp_path: Any) -> None:
-    """The pooled branch of DeepLabV3 has one value a channel in batches of one picture."""
-    model = toys.model_config(teacher=toys.seg_teacher())
-    with pytest.raises(ValueError, match=r'Expected more than 1 value per channel when training'):
-        toys.train(tmp_path, model, iters=1, train_dataloader=dict(batch_size=1))

@@ -19,6 +19,7 @@ from mmdistill_dense.utils import process, required, validate
 from mmdistill_dense.utils.colours import distinct_colours, palette_of
 from mmdistill_dense.utils.process import SPINS, threads_asked_for, wait_briefly
 from mmdistill_dense.utils.removed import REMOVED
+from tests.isolation import ROOT
 from tests.project.folders_of_data import box_folder, seg_folder
 from tests.utils.test_literals import LOADING, back
 
@@ -38,11 +39,13 @@ def test_a_rule_names_the_option_what_would_work_and_what_was_given(rule, given,
     assert str(error.value) == words
 
 
-@pytest.mark.parametrize('weights', [dict(a=0, b=0.0), dict(a=-1, b=2)])
-def test_weights_are_named_together(weights):
+def test_weights_are_named_together():
     validate.check_weights(a=0, b=1e-9)
-    with pytest.raises(ValueError, match=r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'):
-        validate.check_weights(**weights)
+    for weights in (dict(a=0, b=0.0), dict(a=-1, b=2)):
+        with pytest.raises(
+            ValueError, match=r'a, b must be >= 0 and not all 0, got .*, .*; loss_weight=0 leaves it out'
+        ):
+            validate.check_weights(**weights)
 
 
 @pytest.mark.parametrize(('kind', 'right', 'wrong'), [
@@ -58,27 +61,20 @@ def test_words_of_a_command_line(kind, right, wrong):
             read(word)
 
 
+# What is asked of the process: a stack that is there, threads that wait briefly, a sign of life in long steps
+
+
 def test_lines_come_until_a_long_step_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(process, 'EVERY', 0.01)
     written = ''
-    with process.heartbeat('exporting'):
+    with pytest.raises(KeyError), process.heartbeat('exporting'):
         while written.count('exporting …') < 2:
             time.sleep(0.01)
             written += capsys.readouterr().err
+        raise KeyError
     capsys.readouterr()
     time.sleep(0.05)
     assert capsys.readouterr().err == ''
-    with pytest.raises(KeyError), process.heartbeat('exporting'):
-        raise KeyError
-
-
-def test_what_the_user_chose_of_waiting_stays() -> None:
-    for given in ({'OMP_WAIT_POLICY': 'ACTIVE'}, {'GOMP_SPINCOUNT': '7'}):
-        environment = dict(given)
-        wait_briefly(environment)
-        assert environment == given
-    wait_briefly(environment := {})
-    assert environment == {'GOMP_SPINCOUNT': SPINS}
 
 
 @pytest.mark.parametrize(('given', 'count'), [('3', 3), (' 4,2', 4), ('', 0), ('many', 0), (None, 0)])
@@ -87,6 +83,10 @@ def test_threads_that_the_shell_asks_for(monkeypatch: pytest.MonkeyPatch, given:
     if given is not None:
         monkeypatch.setenv('OMP_NUM_THREADS', given)
     assert threads_asked_for() == count
+    spins = {'GOMP_SPINCOUNT': SPINS}
+    for chosen in ({'OMP_WAIT_POLICY': 'ACTIVE'}, {'GOMP_SPINCOUNT': '7'}, {}):
+        wait_briefly(environment := dict(chosen))
+        assert environment == (chosen or spins), 'what the user chose stays'
 
 
 def test_a_missing_stack_is_answered_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,34 +96,23 @@ def test_a_missing_stack_is_answered_with_the_command(monkeypatch: pytest.Monkey
         required.require_stack()
 
 
-PAGE = Path(__file__).parents[2] / 'docs/removed.md'
-
-
-@pytest.fixture
-def row(monkeypatch):
+def test_what_has_left_answers_with_what_to_do_instead(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Wherever its name is given, and each stands on the page."""
+    page = (ROOT / 'docs/removed.md').read_text()
+    assert not [name for name in REMOVED if f'`{name}`' not in page] and len(page.split()) <= 700
     for name in ('shine', 'run --shine', 'Shiner', 'accelerate.shine'):
         monkeypatch.setitem(REMOVED, name, 'polish by hand.')
-
-
-def test_commands_and_options(row, capsys):
     assert main(['shine']) == 2
     assert capsys.readouterr().err == 'ERROR    shine has left: polish by hand. (docs/removed.md)\n'
     with pytest.raises(SystemExit, match='2'):
         main(['run', '--shine=3', 'folder'])
     assert 'run --shine has left: polish by hand.' in capsys.readouterr().err
-
-
-def test_classes_and_keys(row):
     with pytest.raises(KeyError, match='Shiner has left: polish by hand'):
         HOOKS.build(dict(type='mmdistill_dense.Shiner'))
     with pytest.raises(TypeError, match='accelerate.shine has left: polish by hand'):
         check_known('accelerate', {'shine': True}, ['bf16'])
-
-
-def test_each_name_stands_on_the_page():
-    text = PAGE.read_text()
-    assert not [name for name in REMOVED if f'`{name}`' not in text]
-    assert len(text.split()) <= 700
 
 
 def nearest(colours: np.ndarray) -> float:
@@ -146,11 +135,8 @@ def test_classes_without_colours_get_distinct_ones(classes: int, least: float) -
     assert len(palette_of(None, 0)) == 1 and len(distinct_colours(600)) == 600
 
 
-def test_new_writes_the_colours(tmp_path: Path) -> None:
-    found = back(seg_file(find_seg_data(seg_folder(tmp_path, (0, 1))), LOADING))['train_dataloader']['dataset']
-    assert found['metainfo']['palette'] == distinct_colours(2).tolist()
-
-
-def test_no_class_of_objects_is_nearly_black(tmp_path: Path) -> None:
-    found = back(box_file(find_box_data(box_folder(tmp_path)), LOADING, False, False))['train_dataloader']['dataset']
-    assert np.max(found['metainfo']['palette'], axis=1).min() > 200
+def test_new_writes_the_colours_and_no_class_of_objects_is_nearly_black(tmp_path: Path) -> None:
+    seg = seg_file(find_seg_data(seg_folder(tmp_path / 'seg', (0, 1))), LOADING)
+    box = box_file(find_box_data(box_folder(tmp_path / 'box')), LOADING, False, False)
+    drawn, boxes = (back(text)['train_dataloader']['dataset']['metainfo']['palette'] for text in (seg, box))
+    assert drawn == distinct_colours(2).tolist() and np.max(boxes, axis=1).min() > 200

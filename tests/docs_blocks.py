@@ -78,33 +78,20 @@ def inline() -> list[Block]:
 def commands(text: str) -> list[Command]:
     """The commands of a shell text; what stands in square brackets, and may be left out, is there without them."""
     found = []
-    for line in text.replace('\\\n', ' ').splitlines():
-        plain = re.sub(
-            r'\[(-[^]]*|[A-Z]+)\]',
-            r'\1',
-            re.sub(r'(?<= )…', 'KEY=VALUE', line).replace('<this repository>', 'REPOSITORY'),
-        )
+    for line in text.replace('\\\n', ' ').replace('<this repository>', 'REPOSITORY').splitlines():
+        plain = re.sub(r'\[(-[^]]*|[A-Z]+)\]', r'\1', re.sub(r'(?<= )…', 'KEY=VALUE', line))
         lexer = shlex.shlex(plain, posix=True, punctuation_chars='&;|>')
         lexer.whitespace_split, lexer.commenters = True, '#'
         words: list[str] = []
         for word in [*lexer, ';']:
-            if set(word) - set('&;|>'):
+            if set(word) - set('&;|>') or (words and word[0] == '>'):
                 words.append(word)
-            elif words and word[0] == '>':
-                words.append('>')
             elif words:
-                found.append(_command(words))
-                words = []
+                command, words = Command(words[: words.index('>')] if '>' in words else words), []
+                if command.words[0] in ('do', 'done', 'for'):
+                    command.words = command.words[1:] if command.words[0] == 'do' else []
+                while command.words and ASSIGNMENT.match(command.words[0]):
+                    name, _, value = command.words.pop(0).partition('=')
+                    command.variables[name] = value
+                found.append(command)
     return [command for command in found if command.words]
-
-
-def _command(words: list[str]) -> Command:
-    if '>' in words:
-        words = words[: words.index('>')]
-    if words[0] in ('do', 'done', 'for'):
-        words = [] if words[0] in ('for', 'done') else words[1:]
-    variables = {}
-    while words and ASSIGNMENT.match(words[0]):
-        name, _, value = words[0].partition('=')
-        variables[name], words = value, words[1:]
-    return Command(words, variables)

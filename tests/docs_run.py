@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -32,18 +31,23 @@ STEPS = 2
 def runs(block: Block) -> bool:
     """Tell whether a test runs a block: one of these guides, or what .ci/run does."""
     steps = (ROOT / '.ci/run').read_text(encoding='utf-8')
-    found = commands(block.text)
-    if all(command.words[0] == 'make' and f'make {command.words[1]}' in steps for command in found):
+    if all(one.words[0] == 'make' and f'make {one.words[1]}' in steps for one in commands(block.text)):
         return True
     inside = block.guide.parent == ROOT / 'docs' and block.guide.stem in (*PROJECT, *CLONE)
     return inside and not block.needs and not block.form
 
 
-def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
-    """Run the blocks of some guides in a folder, their files written before; returns the commands."""
+def link_clone(folder: Path) -> None:
+    """Make a folder one from which the commands of the guides find the project's files, and no others."""
+    for name in ('configs', 'tools', 'benchmarks'):
+        (folder / name).symlink_to(ROOT / name)
+
+
+def walk(guides: tuple[str, ...]) -> list[str]:
+    """Run the blocks of some guides in the working folder, their files written before; returns the commands."""
     done = []
-    with _at(folder), _short(narrowed=guides == PROJECT):
-        link_clone(folder)
+    with _short(narrowed=guides == PROJECT):
+        link_clone(Path())
         chosen = [block for name in guides for block in blocks('bash', 'python', 'yaml') if block.guide.stem == name]
         for block in chosen:
             if block.language != 'bash' and block.file and '/' not in block.file:
@@ -55,8 +59,8 @@ def walk(guides: tuple[str, ...], folder: Path) -> list[str]:
     return done
 
 
-def run_notebook(folder: Path) -> list[list[dict[str, Any]]]:
-    """Run the cells of the tutorial in a folder, their trainings shortened; returns their outputs."""
+def run_notebook() -> list[list[dict[str, Any]]]:
+    """Run the cells of the tutorial in the working folder, their trainings shortened; returns their outputs."""
 
     def shell(line: str) -> str:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -64,14 +68,8 @@ def run_notebook(folder: Path) -> list[list[dict[str, Any]]]:
                 assert _run(command), line
         return '' if '>' in line else printed.getvalue()
 
-    with _at(folder), _short(narrowed=False):
+    with _short(narrowed=False):
         return notebook.execute(notebook.read()['cells'], shell)
-
-
-def link_clone(folder: Path) -> None:
-    """Make a folder one from which the commands of the guides find the project's files, and no others."""
-    for name in ('configs', 'tools', 'benchmarks'):
-        (folder / name).symlink_to(ROOT / name)
 
 
 def _run(command: Command) -> bool:
@@ -87,16 +85,6 @@ def _run(command: Command) -> bool:
     with mock.patch.object(sys, 'argv', ['mmdistill', *words]), mock.patch.object(sys, 'path', path):
         assert not main(words), ' '.join(command.words)
     return True
-
-
-@contextmanager
-def _at(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
 
 
 @contextmanager
@@ -143,19 +131,19 @@ def _shorten(cfg: Config, narrowed: bool) -> str:
 
 
 def _narrowed(model: Any) -> ConfigDict:
+    def network(option: Any, key: str) -> dict[str, Any]:
+        made = narrow(load_model(option, key))
+        made['data_preprocessor']['size'] = (SIDE, SIDE)
+        return made
+
     if not is_distill_model(model):
-        return ConfigDict(_sized(narrow(load_model(model, 'model'))))
-    options = {'type': model.type, 'student': _sized(narrow(load_model(student_option(model), 'model.student')))}
+        return ConfigDict(network(model, 'model'))
+    options = {'type': model.type, 'student': network(student_option(model), 'model.student')}
     if model.get('teacher') and model.get('distillers'):
-        network = {key: value for key, value in model.teacher.items() if key not in TEACHER_OPTIONS}
-        kept = {key: model.teacher[key] for key in TEACHER_OPTIONS if key in model.teacher}
-        options['teacher'] = {**_sized(narrow(load_model(network, 'model.teacher'))), **kept}
+        own, kept = ({key: value for key, value in model.teacher.items() if (key in TEACHER_OPTIONS) == flag}
+                     for flag in (False, True))  # fmt: skip
+        options['teacher'] = {**network(own, 'model.teacher'), **kept}
     return ConfigDict(options, distillers=model.get('distillers') or {})
-
-
-def _sized(network: dict[str, Any]) -> dict[str, Any]:
-    network['data_preprocessor']['size'] = (SIDE, SIDE)
-    return network
 
 
 def make_pictures(folder: Path) -> None:

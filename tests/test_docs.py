@@ -295,32 +295,31 @@ def test_every_package_of_mim_has_a_name_that_mim_knows() -> None:
 @pytest.mark.soak
 def test_own_data_own_pair_own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the reader has already is written first: pictures, a student that trains, a teacher's weights."""
-    make_pictures(tmp_path / 'data/leaves')
-    monkeypatch.delenv('MMDISTILL_DATA', raising=False)
+    monkeypatch.chdir(tmp_path)
+    make_pictures(Path('data/leaves'))
     classes = dict(num_classes=3)
     option = dict(cfg=toys.SEG['pspnet'], data_preprocessor=dict(size=(512, 512)))
     student = load_model(dict(option, decode_head=classes, auxiliary_head=classes), 'model').model.to_dict()
-    (tmp_path / 'my_student.py').write_text(
-        f"_base_ = './my_pair_control.py'\nmodel = {dict(student, _delete_=True)!r}\n"
-    )
-    (tmp_path / 'my_teacher.pth').symlink_to('work_dirs/my_teacher/iter_40000.pth')
-    done = walk(PROJECT, tmp_path)
-    assert len([line for line in done if ' train ' in line]) >= 4
-    assert (tmp_path / 'work_dirs/my_energy/iter_40000.pth').is_file()
+    Path('my_student.py').write_text(f"_base_ = './my_pair_control.py'\nmodel = {dict(student, _delete_=True)!r}\n")
+    Path('my_teacher.pth').symlink_to('work_dirs/my_teacher/iter_40000.pth')
+    assert sum(' train ' in line for line in walk(PROJECT)) >= 4
+    assert Path('work_dirs/my_energy/iter_40000.pth').is_file()
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize('guide', CLONE)
-def test_commands_of_a_guide_in_a_clone(guide: str, tmp_path: Path) -> None:
-    assert walk((guide,), tmp_path)
+def test_commands_of_a_guide_in_a_clone(guide: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert walk((guide,))
 
 
 @pytest.mark.soak
-def test_the_tutorial_from_folder_to_report(tmp_path: Path) -> None:
+def test_the_tutorial_from_folder_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     stored = [cell['outputs'] for cell in notebook.read()['cells'] if cell['cell_type'] == 'code']
-    kinds = ([[one['output_type'] for one in some] for some in outputs] for outputs in (run_notebook(tmp_path), stored))
+    kinds = ([[one['output_type'] for one in some] for some in outputs] for outputs in (run_notebook(), stored))
     assert next(kinds) == next(kinds)
-    assert (tmp_path / 'distil_mine/report.html').is_file() and (tmp_path / 'distil_mine/student_pcd.py').is_file()
+    assert Path('distil_mine/report.html').is_file() and Path('distil_mine/student_pcd.py').is_file()
     assert notebook.NOTEBOOK.stat().st_size < 300_000
 
 

@@ -27,13 +27,20 @@ exec {uv} pip install --python {venv} $DRY "$@"
 """
 LINES = [one for one in [*blocks('bash'), *inline()] if re.search(r'\b(?:pip|mim) (?:install|wheel)\b', one.text)]
 CLONE, WHEEL = ('git clone', 'mmdistill --version', 'LDFLAGS'), ('pip wheel', 'dist/', '$(ls mmdistill_dense-')
-SHORT = '--iters 12 --batch 2 --size 128 128 --random-weights'
 
 
 def text_of(word: str) -> str:
     """The one block with a word."""
     (found,) = [block.text for block in LINES if word in block.text]
     return found.replace('<this repository>', 'source/mmdistill_dense')
+
+
+def short(block: Block) -> str:
+    """The text of a block of the README, with short trainings."""
+    text = re.sub('(?<=iter_)[0-9]+', '12', block.text)
+    if block.language == 'python':
+        return f'python - <<END\n{text}END'
+    return text.replace('mmdistill new ', 'mmdistill new --iters 12 --batch 2 --size 128 128 --random-weights ')
 
 
 class Shell:
@@ -90,14 +97,6 @@ def test_the_lines_for_a_clone(tmp_path: Path) -> None:
         shell.paste('\n'.join(lines), folder, DRY='--dry-run' if 'torch' in lines[0] else '')
     told = shell.paste(f'{UV} pip check --python {shell.venv} 2>&1 || true')
     assert told.count('The package') == told.count('`timm` requires `torchvision`') == 1, told  # it has --no-deps
-
-
-def short(block: Block) -> str:
-    """The text of a block of the README, with short trainings."""
-    text = re.sub('(?<=iter_)[0-9]+', '12', block.text)
-    if block.language == 'python':
-        return f'python - <<END\n{text}END'
-    return re.sub(r'(?<=mmdistill new )', f'{SHORT} ', text)
 
 
 def test_the_readme_works_with_the_wheel_alone(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from tests import toys
 DATA = Path(__file__).parent / 'data'
 CONFIGS = Path(__file__).parents[1] / 'configs'
 BEFORE, LATER = DATA / 'resume_93433c5', DATA / 'resume_c987ebc1'
-COLOURS = ((40, 40, 220), (220, 60, 40))  # of the classes 1 and 2, the boxes 'red' and 'blue'
 TOLERANCE = dict(rel=1e-4, abs=1e-7)  # of another machine
 
 
@@ -38,18 +37,37 @@ class BeforeTheFirstStep(Hook):
     """Keeps what a checkpoint would hold before the first step of the resumed run, and the state of the run."""
 
     priority = 'LOWEST'
-
-    def __init__(self):
-        self.content, self.run = None, None
+    content = run = None
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if self.content is None:
             self.run = vars(runner.model.distillation.state).copy()
-            checkpoint = dict(
-                meta={}, state_dict=runner.model.state_dict(), optimizer=runner.optim_wrapper.state_dict()
-            )
-            runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+            parts = dict(state_dict=runner.model.state_dict(), optimizer=runner.optim_wrapper.state_dict())
+            runner.call_hook('before_save_checkpoint', checkpoint=(checkpoint := dict(meta={}, **parts)))
             self.content = copy.deepcopy(checkpoint)
+
+
+def write_pictures(images, labels, numbers):
+    """Two rectangles on noise each, the same with every version of numpy, and their labels; returns the content of a
+    label file with their boxes."""
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    objects = []
+    for number in numbers:
+        random = np.random.RandomState(number)
+        image = random.randint(90, 160, (64, 64, 3)).astype(np.uint8)
+        mask = np.zeros((64, 64), np.uint8)
+        for kind, colour in enumerate(((40, 40, 220), (220, 60, 40))):  # of the classes 1 and 2
+            (x, y), (w, h) = random.randint(0, 34, 2).tolist(), random.randint(12, 28, 2).tolist()
+            place = slice(y, y + h), slice(x, x + w)
+            image[place], mask[place] = colour, kind + 1
+            size = dict(bbox=[x, y, w, h], area=w * h, iscrowd=0)
+            objects.append(dict(id=len(objects), image_id=number, category_id=kind, **size))
+        cv2.imwrite(str(images / f'{number}.png'), image)
+        cv2.imwrite(str(labels / f'{number}.png'), mask)
+    files = [dict(id=number, file_name=f'{number}.png', height=64, width=64) for number in numbers]
+    names = [dict(id=kind, name=name) for kind, name in enumerate(('red', 'blue'))]
+    return dict(images=files, annotations=objects, categories=names)
 
 
 def flat(value, name=''):
@@ -58,37 +76,6 @@ def flat(value, name=''):
         return {name: value.tolist()}
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
     return {k: v for key, item in items for k, v in flat(item, f'{name}.{key}').items()} or {name: value}
-
-
-def drawn(number):
-    """A picture of two rectangles on noise, its labels and its boxes: the same with every version of numpy."""
-    random = np.random.RandomState(number)
-    image = random.randint(90, 160, (64, 64, 3)).astype(np.uint8)
-    labels = np.zeros((64, 64), np.uint8)
-    boxes = []
-    for kind, colour in enumerate(COLOURS):
-        (x, y), (w, h) = random.randint(0, 34, 2).tolist(), random.randint(12, 28, 2).tolist()
-        image[y : y + h, x : x + w] = colour
-        labels[y : y + h, x : x + w] = kind + 1
-        boxes.append((kind, [x, y, w, h]))
-    return image, labels, boxes
-
-
-def write_pictures(images, labels, numbers):
-    """Pictures and label images; return the content of a label file with their boxes."""
-    images.mkdir(parents=True)
-    labels.mkdir(parents=True)
-    objects = []
-    for number in numbers:
-        image, mask, boxes = drawn(number)
-        cv2.imwrite(str(images / f'{number}.png'), image)
-        cv2.imwrite(str(labels / f'{number}.png'), mask)
-        for kind, box in boxes:
-            size = dict(bbox=box, area=box[2] * box[3], iscrowd=0)
-            objects.append(dict(id=len(objects), image_id=number, category_id=kind, **size))
-    files = [dict(id=number, file_name=f'{number}.png', height=64, width=64) for number in numbers]
-    names = [dict(id=kind, name=name) for kind, name in enumerate(('red', 'blue'))]
-    return dict(images=files, annotations=objects, categories=names)
 
 
 TRAININGS = {
@@ -164,15 +151,6 @@ def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch
     new, before = (Path(place, 'table.md').read_text().splitlines() for place in ('new', 'out'))
     scores = [[line.split('|')[:5] for line in lines if line.startswith('| ')] for lines in (new, before)]
     assert scores[0] == scores[1][: len(scores[0])]  # without costs, and without the values of a search below
-
-
-def test_suite_notices_another_setting(tmp_path, monkeypatch, capsys):
-    shutil.copytree(BEFORE / 'suite', tmp_path / 'suite')
-    monkeypatch.chdir(tmp_path / 'suite')
-    definition = Path('before.yaml')
-    definition.write_text(definition.read_text().replace('loss_weight: 1.5', 'loss_weight: 1.6'))
-    assert main(['suite', 'run', 'before.yaml']) == 2
-    assert 'half_cwd' in capsys.readouterr().err
 
 
 def write_dumps(work):

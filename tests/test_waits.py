@@ -308,14 +308,7 @@ def test_devices_do_not_mix(device):
             mix(on_device(X))
 
 
-def test_memory_that_is_sent_must_stay_as_it_is(device):
-    with pytest.raises(RuntimeError, match='was changed after it was sent'), device.running():
-        memory = X.pin_memory()
-        memory.to(DEVICE, non_blocking=True)
-        memory.add_(1)
-
-
-def test_what_is_fetched_is_there_behind_an_event(device):
+def test_what_is_sent_must_stay_and_what_is_fetched_is_there_behind_an_event(device):
     with device.running():
         x = on_device(X)
         early, fetched = (x.sum().to('cpu', non_blocking=True) for _ in range(2))
@@ -324,19 +317,13 @@ def test_what_is_fetched_is_there_behind_an_event(device):
         assert early.isnan()
         event.synchronize()
     assert fetched == 66 and device.events == [1]
+    with pytest.raises(RuntimeError, match='was changed after it was sent'), device.running():
+        memory = X.pin_memory()
+        memory.to(DEVICE, non_blocking=True)
+        memory.add_(1)
 
 
-def test_autocast_is_that_of_the_device(device):
-    with device.running(), torch.autocast(DEVICE.type, torch.bfloat16):
-        x, weight = on_device(X), on_device(torch.ones(2, 4))
-        half = nn.functional.linear(x, weight)
-        assert torch.is_autocast_enabled(DEVICE.type) and not torch.is_autocast_enabled('cpu')
-        assert (half.dtype, half.softmax(1).dtype, (X @ X.mT).dtype) == (torch.bfloat16, torch.float32, torch.float32)
-        with torch.autocast(DEVICE.type, enabled=False):
-            assert nn.functional.linear(x, weight).dtype == torch.float32
-
-
-def test_numbers_and_gradients_are_those_of_the_cpu(device):
+def test_numbers_and_gradients_are_those_of_the_cpu_and_autocast_that_of_the_device(device):
     torch.manual_seed(0)
     here = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 2))
     expected = torch.autograd.grad(here(X).square().sum(), list(here.parameters()))
@@ -344,6 +331,12 @@ def test_numbers_and_gradients_are_those_of_the_cpu(device):
         here.to(DEVICE)
         device.forget()
         here(on_device(X)).square().sum().backward()
+        with torch.autocast(DEVICE.type, torch.bfloat16):
+            half = here(on_device(X))
+            assert torch.is_autocast_enabled(DEVICE.type) and not torch.is_autocast_enabled('cpu')
+            assert (half.dtype, half.softmax(1).dtype) == (torch.bfloat16, torch.float32)
+            with torch.autocast(DEVICE.type, enabled=False):
+                assert here(on_device(X)).dtype == torch.float32
     found = on_cpu({str(number): parameter.grad for number, parameter in enumerate(here.parameters())})
     assert all(torch.equal(found[str(number)], value) for number, value in enumerate(expected))
     assert not device.waits

@@ -20,8 +20,7 @@ from mmdistill_dense.weights.mmengine_loader import install_reader
 from mmdistill_dense.weights.safe_load import read_checkpoint, read_values
 from mmdistill_dense.weights.strict_load import load_strictly, state_dict_of
 from tests import payload, toys
-from tests.payload import Payload
-from tests.weights.test_safe_load import unequal
+from tests.weights.test_safe_load import Reduced, unequal, written
 
 Draw = Callable[..., Any]
 FEW, MANY = 60, 1000
@@ -45,22 +44,18 @@ def changed_bytes(draw: Draw, content: bytes) -> bytes:
     """Truncated, bits flipped, a stretch overwritten, left out, doubled or exchanged with another."""
     raw = bytearray(content)
     for _ in range(draw(st.integers(1, 3))):
-        place = draw(st.integers(0, max(len(raw) - 1, 0)))
+        place, other = (draw(st.integers(0, max(len(raw) - 1, 0))) for _ in range(2))
         end = min(place + draw(st.integers(1, 64)), len(raw))
         kind = draw(st.sampled_from(['cut', 'flip', 'write', 'drop', 'double', 'swap']))
         if kind == 'cut':
             del raw[place:]
         elif kind == 'flip' and raw:
             raw[place] ^= 1 << draw(st.integers(0, 7))
-        elif kind == 'write':
-            raw[place:end] = draw(st.binary(min_size=1, max_size=16))
-        elif kind == 'drop':
-            del raw[place:end]
-        elif kind == 'double':
-            raw[end:end] = raw[place:end]
-        else:
-            other = draw(st.integers(0, max(len(raw) - 1, 0)))
+        elif kind == 'swap':
             raw[place:end], raw[other : other + 8] = raw[other : other + 8], raw[place:end]
+        else:
+            new = draw(st.binary(min_size=1, max_size=16)) if kind == 'write' else 2 * raw[place:end]
+            raw[place:end] = b'' if kind == 'drop' else new
     return bytes(raw)
 
 
@@ -103,24 +98,19 @@ def changed_zip(draw: Draw, content: bytes) -> bytes:
     return zipped(members)
 
 
-class Call:
-    """Pickles as a call of anything."""
-
-    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
-        self.answer = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.answer
-
-
 def hostile(draw: Draw, content: bytes, mark: Path) -> bytes:
     """The checkpoint with a call in the place of its pickle; each call would leave the mark."""
     touch = f'open({str(mark)!r}, "w")'
-    calls = Payload(mark), Call(os.system, (f'touch {mark}',)), Call(eval, (touch,)), Call(Path(mark).touch, ())
-    call = draw(st.sampled_from([*calls, Call(getattr, (Path, 'touch')), Call(torch.load, (str(mark),))]))
+    calls = [
+        (exec, touch),
+        (eval, touch),
+        (os.system, f'touch {mark}'),
+        (torch.load, str(mark)),
+        (getattr, Path, 'touch'),
+    ]
+    call = draw(st.sampled_from([Reduced(*call) for call in calls] + [Reduced(Path(mark).touch)]))
     places = [call, [call], {'state_dict': {'w': call}}, {'meta': call}, {'state_dict': {call: 1}}]
-    value = draw(st.sampled_from(places))
-    raw = pickle.dumps(value, protocol=draw(st.integers(2, 5)))
+    raw = pickle.dumps(draw(st.sampled_from(places)), protocol=draw(st.integers(2, 5)))
     if draw(st.booleans()):
         return raw
     members = members_of(content)
@@ -145,13 +135,9 @@ def content() -> dict[str, Any]:
 @pytest.fixture(scope='module')
 def files(content: dict[str, Any]) -> dict[str, bytes]:
     """It in every format."""
-    made = {}
-    for name, new_format in (('new.pth', True), ('old.pth', False)):
-        buffer = io.BytesIO()
-        torch.save(content, buffer, _use_new_zipfile_serialization=new_format)
-        made[name] = buffer.getvalue()
+    new, old = (written(content, _use_new_zipfile_serialization=flag) for flag in (True, False))
     tensors = {name: value.clone() for name, value in content['state_dict'].items()}
-    return {**made, 'a.safetensors': save(tensors)}
+    return {'new.pth': new, 'old.pth': old, 'a.safetensors': save(tensors)}
 
 
 def reads(path: Path) -> Any:

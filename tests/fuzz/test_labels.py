@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -46,7 +47,7 @@ def mutated(dice: random.Random, file: Path, content: bytes) -> bytes:
             elif kind < 0.8:
                 del parent[key]
             elif isinstance(parent, list):
-                parent.append(json.loads(json.dumps(parent[key])))
+                parent.append(copy.deepcopy(parent[key]))
             else:
                 parent[dice.choice(KEYS)] = dice.choice(VALUES)
         return json.dumps(held).encode('utf-8', 'surrogatepass')

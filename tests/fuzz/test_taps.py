@@ -5,7 +5,7 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import example, given
+from hypothesis import given
 from torch import nn
 
 from mmdistill_dense.networks.recording import Recorder
@@ -13,25 +13,12 @@ from mmdistill_dense.networks.taps import Tap, resolve_tap
 from tests.fuzz.test_checkpoints import few, many
 
 # What the syntax is made of, in any order, and what looks like it.
-PIECES = ['a', 'body', '0', '1', '.', '..', '[', ']', '[0]', '[-1]', '[1:]', '[:2]', '[::2]']
-PIECES += [
-    ':',
-    ':input',
-    ':input[0]',
-    ' ',
-    '\n',
-    '_',
-    '-',
-    '9' * 30,
-    '9' * 5000,
-    '٣',
-    '²',
-    'é',
-    '\x00',
-    '\ud800',
-    '$',
-    '\\',
-]
+PIECES = [
+    'a', 'body', '0', '1', '.', '..', '[', ']', '[0]', '[-1]', '[1:]', '[:2]', '[::2]', ':', ':input', ':input[0]', ' ',
+    '\n', '_', '-', '9' * 30, '9' * 5000, '٣', '²', 'é', '\x00', '\ud800', '$', '\\',
+]  # fmt: skip
+ODD = ['a\n', 'a[-:]', 'body[٣]', *(f'{start}{"9" * count}]' for start, count in (('body[', 5000), ('body[', 30)))]
+ODD += [f'a:input[{"9" * 30}]', 'a' * 100_000, '_head']
 any_text = st.text(st.characters(exclude_categories=['Cs']), max_size=20)  # text() takes seconds for the same ones
 texts = st.one_of(any_text, st.lists(st.sampled_from(PIECES), max_size=6).map(''.join), st.sampled_from(PIECES))
 things = st.one_of(texts, st.none(), st.integers(), st.lists(texts, max_size=2), st.binary(max_size=5), st.floats())
@@ -57,16 +44,13 @@ def parses(text: Any) -> None:
         return
     assert str(tap) == text and Tap.parse(str(tap)) == tap and hash(tap) == hash(Tap.parse(text))
     assert text.isascii() and text.isprintable() and ' ' not in text
-    written = tap.path + _brackets(tap.index) + ('' if tap.argument is None else f':input[{tap.argument}]')
-    again = Tap.parse(written)
+    index = tap.index
+    if isinstance(index, slice):
+        index = f'{"" if index.start is None else index.start}:{"" if index.stop is None else index.stop}'
+    written = tap.path + ('' if index is None else f'[{index}]')
+    again = Tap.parse(written + ('' if tap.argument is None else f':input[{tap.argument}]'))
     assert (again.path, again.index, again.argument) == (tap.path, tap.index, tap.argument)
     _is_found_or_not(tap)
-
-
-def _brackets(index: int | slice | None) -> str:
-    if isinstance(index, slice):
-        return f'[{"" if index.start is None else index.start}:{"" if index.stop is None else index.stop}]'
-    return '' if index is None else f'[{index}]'
 
 
 def _is_found_or_not(tap: Tap) -> None:
@@ -91,22 +75,8 @@ def _is_found_or_not(tap: Tap) -> None:
     assert not any(one._forward_hooks for one in network.modules())
 
 
-@few
-@given(things)
-@example('a\n')
-@example('a[-:]')
-@example('body[٣]')
-@example('body[' + '9' * 5000 + ']')
-@example('body[' + '9' * 30 + ']')
-@example('a:input[' + '9' * 30 + ']')
-@example('a' * 100_000)
-@example('_head')
-def test_any_text(text: Any) -> None:
-    parses(text)
-
-
-@pytest.mark.soak
-@many
-@given(things)
-def test_any_text_at_length(text: Any) -> None:
-    parses(text)
+@pytest.mark.parametrize('effort', [few, pytest.param(many, marks=pytest.mark.soak)], ids=['few', 'many'])
+def test_any_text(effort: Any) -> None:
+    for text in ODD:
+        parses(text)
+    effort(given(things)(parses))()

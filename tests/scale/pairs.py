@@ -70,13 +70,9 @@ SUMS = ('fgd', 'mgd')
 def pair(task: str) -> Any:
     """A pair with all methods at once; batch statistics of a part of a batch are others, so norms use running ones."""
     methods = {name: {'loss_weight': 1e-3, **one} if name in SUMS else one for name, one in METHODS[task].items()}
-    if task == 'seg':
-        networks = dict(student=toys.seg_net('fcn'), teacher=toys.seg_teacher('fcn'))
-        model = toys.build(toys.model_config(distillers=methods, **networks))
-    else:
-        networks = dict(student=toys.det_net('gfl'), teacher=toys.det_teacher('gfl'))
-        model = toys.build(toys.model_config(distillers=methods, **networks), scope='mmdet')
-    toys.ready(model)
+    kind, scope = ('fcn', 'mmseg') if task == 'seg' else ('gfl', 'mmdet')
+    net, taught = (toys.seg_net, toys.seg_teacher) if task == 'seg' else (toys.det_net, toys.det_teacher)
+    model = toys.distilled(scope, student=net(kind), teacher=taught(kind), distillers=methods)
     if task == 'det':  # scores so low as at the start would be divided by 1, whatever the number of processes
         torch.nn.init.zeros_(model.bbox_head.gfl_cls.bias)
     for distiller in model.distillers.values():
@@ -86,17 +82,15 @@ def pair(task: str) -> Any:
     return model
 
 
-def batch(task: str, rank: int, size: int) -> dict[str, Any]:
-    """This process's share of one global batch."""
+def one_step(task: str, rank: int, size: int) -> dict[str, dict[str, Tensor]]:
+    """Of this process's share of one global batch: losses, gradients of a training step, and that of each method alone
+    at the student's first layer."""
+    student = pair(task)
+    model = DistillDDP(student, broadcast_buffers=False) if size > 1 else student
     raw = toys.seg_batch(BATCH) if task == 'seg' else toys.det_batch(BATCH)
-    share = slice(rank * BATCH // size, (rank + 1) * BATCH // size)
-    return {name: values[share] for name, values in raw.items()}
-
-
-def one_step(task: str, model: Any, student: Any, rank: int, size: int) -> dict[str, dict[str, Tensor]]:
-    """Losses, gradients of a training step, and that of each method alone at the student's first layer."""
+    share = {name: values[rank * BATCH // size : (rank + 1) * BATCH // size] for name, values in raw.items()}
     student.distillation.state.rank = rank
-    losses = model(**student.data_preprocessor(batch(task, rank, size), True), mode='loss')
+    losses = model(**student.data_preprocessor(share, True), mode='loss')
     first = next(student.backbone.parameters())
     alone = {name: toys.total({k: v for k, v in losses.items() if f'.{name}.' in k}) for name in METHODS[task]}
     stem = {name: torch.autograd.grad(total, first, retain_graph=True)[0] for name, total in alone.items()}
@@ -120,31 +114,22 @@ def run(folder: Path, processes: int, each: int, steps: int, **changes: Any) -> 
     student = toys.seg_net('fcn', backbone=dict(norm_cfg=GN), **heads)
     methods = {name: SEG[name] for name in ('kd', 'afdcd', 'cwd', 'fitnet')}
     methods['maskd'] = dict(LOGITS, tokens=str(_token_file(folder)))
-    config = toys.run_config(
-        folder,
-        toys.model_config(student, toys.seg_teacher('fcn'), methods),
-        iters=steps,
-        train_dataloader=dict(batch_size=each, dataset=dict(num_images=2 * BATCH), sampler=dict(seed=3)),
-        optim_wrapper=dict(clip_grad=dict(max_norm=5.0)),
-    )
-    pipeline = config.train_dataloader.dataset.pipeline
-    config.train_dataloader.dataset.pipeline = [pipeline[0], pipeline[-1]]
+    data = dict(batch_size=each, dataset=dict(num_images=2 * BATCH), sampler=dict(seed=3))
+    clip = dict(clip_grad=dict(max_norm=5.0))
+    model = toys.model_config(student, toys.seg_teacher('fcn'), methods)
+    config = toys.run_config(folder, model, iters=steps, train_dataloader=data, optim_wrapper=clip)
+    del config.train_dataloader.dataset.pipeline[1:-1]
     config.merge_from_dict(changes)
     return on_processes(config, processes)
 
 
 def epoch(folder: Path, processes: int, images: int, **sampler: Any) -> Config:
     """An epoch of two pictures a step, the last of which may be one, with everything that processes exchange."""
-    methods = {name: SEG[name] for name in ('kd', 'pcd', 'cirkd')} | dict(
-        afdcd=dict(SEG['afdcd'], mask=dict(type='random'))
-    )
-    config = toys.run_config(
-        folder,
-        toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), methods),
-        epochs=1,
-        train_dataloader=dict(dataset=dict(num_images=images), sampler=sampler),
-    )
-    return on_processes(config, processes)
+    methods = {name: SEG[name] for name in ('kd', 'pcd', 'cirkd')}
+    methods['afdcd'] = dict(SEG['afdcd'], mask=dict(type='random'))
+    model = toys.model_config(toys.seg_net('fcn', dropout=0.1), toys.seg_teacher('fcn'), methods)
+    data = dict(dataset=dict(num_images=images), sampler=sampler)
+    return on_processes(toys.run_config(folder, model, epochs=1, train_dataloader=data), processes)
 
 
 def on_processes(config: Config, processes: int) -> Config:
@@ -181,7 +166,7 @@ def _in_group(rank: int, size: int, folder: Path) -> None:
     os.environ.update(LOCAL_RANK=str(rank), RANK=str(rank), WORLD_SIZE=str(size))
     place = f'file://{folder}/rendezvous{size}'
     dist.init_process_group('gloo', init_method=place, rank=rank, world_size=size, timeout=PATIENCE)
-    found: dict[str, Any] = {task: _step(task, rank, size) for task in METHODS}
+    found: dict[str, Any] = {task: one_step(task, rank, size) for task in METHODS}
     each = BATCH // size
     found['run'] = _trained(run(folder / f'run{size}', size, each, STEPS))
     if size < 4:
@@ -190,15 +175,12 @@ def _in_group(rank: int, size: int, folder: Path) -> None:
         found['accumulated'] = _trained(run(folder / f'parts{size}', size, 2, parts * STEPS, **options))
     if size == 4:
         found['uneven'] = _trained(epoch(folder / 'uneven', size, UNEVEN))
-        found['refused'] = _refused(epoch(folder / 'refused', size, UNEVEN, round_up=False))
+        try:
+            toys.train(None, epoch(folder / 'refused', size, UNEVEN, round_up=False))
+        except ValueError as error:
+            found['refused'] = str(error)
     torch.save(found, folder / f'{size}_{rank}.pth')
     dist.destroy_process_group()
-
-
-def _step(task: str, rank: int, size: int) -> dict[str, Any]:
-    student = pair(task)
-    model = DistillDDP(student, broadcast_buffers=False) if size > 1 else student
-    return one_step(task, model, student, rank, size)
 
 
 def _trained(config: Any) -> dict[str, Any]:
@@ -207,11 +189,3 @@ def _trained(config: Any) -> dict[str, Any]:
     model = getattr(runner.model, 'module', runner.model)
     weights = {**model.state_dict(), **{f'distillers.{name}': v for name, v in model.distillers.state_dict().items()}}
     return dict(weights={name: value.clone() for name, value in weights.items()}, iterations=runner.iter)
-
-
-def _refused(config: Any) -> str:
-    try:
-        toys.train(None, config)
-    except ValueError as error:
-        return str(error)
-    return 'not refused'

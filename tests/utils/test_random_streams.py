@@ -60,10 +60,10 @@ def test_worker_seed_depends_on_everything_and_travels():
         pickle.loads(pickle.dumps(WorkerSeed(*place)))(worker)
         return draw()
 
+    places = [(0, 1, 2, 3), (1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 2, 0)]
     with fork_rng():
-        base = stream(0, 1, 2, 3)
-        assert stream(0, 1, 2, 3) == base
-        assert len({base, stream(1, 1, 2, 3), stream(0, 0, 2, 3), stream(0, 1, 0, 3), stream(0, 1, 2, 0)}) == 5
+        first, again = ([stream(*place) for place in places] for _ in range(2))
+    assert first == again and len(set(first)) == 5
 
 
 class Draws(Dataset):
@@ -148,10 +148,7 @@ def test_no_draw_comes_twice_and_others_differ(whole, kind):
     with fork_rng():
         for other in (batches(kind, seed=2), batches(kind, rank=1)):
             assert not torch.equal(rows(other, 1)[:, :3], whole[kind][:2, :3])
-
-
-def test_passes_of_a_finite_sampler_are_ordered_anew(whole):
-    order = whole['finite'][:, 3].tolist()
+    order = whole['finite'][:, 3].tolist()  # each pass of a finite sampler is ordered anew
     assert sorted(order[:5]) == sorted(order[5:10]) == [0, 1, 2, 3, 4] and order[:5] != order[5:10]
 
 
@@ -165,12 +162,8 @@ def test_the_loader_and_the_streams_of_the_training_are_left_alone():
         seed_everything(4)
         mine.skip_iter(7)
         assert draw() == expected
-        assert isinstance(loader.batch_sampler, BatchSampler) and loader.generator is None and len(loader) == 3
-
-
-def test_a_sampler_without_a_batch_is_refused():
-    """mmengine's iterator would end the run with a StopIteration."""
-    data = Draws()
+    assert isinstance(loader.batch_sampler, BatchSampler) and loader.generator is None and len(loader) == 3
+    data = Draws()  # mmengine's iterator would end the run with a StopIteration
     with pytest.raises(ValueError, match=r'train_dataloader gives no batch.*drop_last'):
         next(SeededBatches(DataLoader(data, 8, sampler=DefaultSampler(data), drop_last=True), 1, 0))
 
@@ -191,12 +184,7 @@ def test_samplers_that_have_drawn_begin_anew():
     first = list(itertools.islice(expected := iter(loader.batch_sampler), 6))
     again = undrawn(runner, loader)
     assert again.dataset is loader.dataset and list(itertools.islice(again.batch_sampler, 6)) == first
-
-    class Own(InfiniteSampler):
-        pass
-
-    own = DataLoader(Shaped(), 5, sampler=Own(Shaped(), seed=3))
-    drawn = iter(own.sampler)
-    order = list(itertools.islice(drawn, 4))
+    own = DataLoader(Shaped(), 5, sampler=type('Own', (InfiniteSampler,), {})(Shaped(), seed=3))
+    order = list(itertools.islice(drawn := iter(own.sampler), 4))
     assert undrawn(runner, own) is own and list(itertools.islice(own.sampler, 4)) == order, 'no loader of the config'
     del expected, drawn

@@ -22,7 +22,7 @@ class Reduced:
     """Pickles as a call."""
 
     def __init__(self, function, *arguments, state=None):
-        self.answer = function, arguments, state
+        self.answer = (function, arguments, state) if state else (function, arguments)
 
     def __reduce__(self):
         return self.answer

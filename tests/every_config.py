@@ -21,22 +21,12 @@ CONTROLS = sorted(
 
 # The data set in the name of a pair, between its networks and its variants.
 DATA = re.compile('_(ade20k|bccd|camvid|cityscapes|coco_mini|coco|cocostuff|folder|imagenet|nuclei|small|voc)(?:_|$)')
-FAMILIES = dict(
-    rcnn='two-stage',
-    dino='queries',
-    detr='queries',
-    segformer='transformer',
-    segnext='transformer',
-    mask2former='transformer',
-    pidnet='convolutional',
-    ddrnet='convolutional',
-    stdc2='convolutional',
-    swin='transformer',
-    deeplabv3='convolutional',
-    deeplabv3plus='convolutional',
-    pspnet='convolutional',
-    seg='convolutional',
-)  # by the first of these words in the name of a pair; the other pairs are one-stage detectors or backbones
+FAMILIES = {  # by the first of these words in the name of a pair; the other pairs are one-stage detectors or backbones
+    'rcnn': 'two-stage',
+    **dict.fromkeys(('dino', 'detr'), 'queries'),
+    **dict.fromkeys(('segformer', 'segnext', 'mask2former', 'swin'), 'transformer'),
+    **dict.fromkeys(('pidnet', 'ddrnet', 'stdc2', 'deeplabv3', 'deeplabv3plus', 'pspnet', 'seg'), 'convolutional'),
+}
 
 
 @functools.cache

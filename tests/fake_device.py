@@ -54,9 +54,6 @@ class DeviceTensor(Tensor):
         made.value = value
         return made
 
-    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
-        return f'DeviceTensor({self.value})'
-
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._has_compatible_shallow_copy_type.default:  # x.data = y, of resize_

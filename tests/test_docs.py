@@ -118,9 +118,7 @@ def own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 
 @pytest.mark.usefixtures('own_method')
 @pytest.mark.parametrize('block', PYTHON)
-def test_python_runs_and_names_what_exists(
-    block: Block, registries: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_python_runs_and_names_what_exists(block, registries, tmp_path, monkeypatch):
     link_clone(tmp_path)
     monkeypatch.chdir(tmp_path)
     known = {name: value for name, value in evaluated(block, tmp_path).items() if not name.startswith('_')}
@@ -334,9 +332,7 @@ TRACKERS = {
 
 
 @pytest.mark.parametrize('kind', TRACKERS)
-def test_a_run_is_tracked_or_the_missing_package_is_named(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_is_tracked_or_the_missing_package_is_named(kind, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('WANDB_MODE', 'offline')
     package, written = TRACKERS[kind]

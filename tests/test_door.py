@@ -36,9 +36,7 @@ def test_the_overview_names_every_command_once(capsys: pytest.CaptureFixture[str
     assert main([]) == 2
 
 
-def test_the_version_names_what_a_report_of_a_fault_needs(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_version_names_what_a_report_of_a_fault_needs(capsys, monkeypatch):
     """Detection has another name for mim with the forks."""
     assert main(['--version']) == 0
     out = capsys.readouterr().out
@@ -51,9 +49,7 @@ def test_the_version_names_what_a_report_of_a_fault_needs(
     assert sum(line.endswith('uninstall all, and install one anew)') for line in versions()) == 4
 
 
-def test_an_mmcv_without_operations_is_told_with_the_remedy(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_mmcv_without_operations_is_told_with_the_remedy(monkeypatch, capsys):
     lacking = ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
     monkeypatch.setattr('mmdistill_dense.apps.recipes.named.find', mock.Mock(side_effect=lacking))
     Path('a.pth').touch()
@@ -80,9 +76,7 @@ def test_an_mmcv_without_operations_is_told_with_the_remedy(
     (['train', 'nowhere.py', '--processes', '2'], 'nowhere.py: no such file'),
     (['train', 'control:toy_seg', '--processes', '2', '--launcher', 'slurm'], 'not allowed with'),
 ])  # fmt: skip
-def test_a_mistake_is_one_line(
-    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_line(words, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     try:
         code = main(words)
@@ -193,11 +187,9 @@ def test_faces_list_their_names_before_they_import_them() -> None:
     ('DATASETS', 'datasets.camvid.CamVidDataset', 'datasets.folders'),
 ])  # fmt: skip
 def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, new: str) -> None:
+    """And methods by name, by scope and by their old place."""
     found = getattr(mmengine.registry, registry).get(f'mmdistill_dense.{old}')
     assert found.__module__ == f'mmdistill_dense.{new}' and found.__name__ == old.rpartition('.')[2]
-
-
-def test_methods_are_found_by_name_by_scope_and_by_their_old_place() -> None:
     for name in ('CIRKD', 'mmdistill_dense.CIRKD', 'mmdistill_dense.distillers.cirkd.cirkd.CIRKD'):
         assert DISTILLERS.get(name).__name__ == 'CIRKD'
     assert {*DISTILLERS.module_dict} >= {*mmdistill_dense.distillers.__all__} - {'Distiller', 'FeatureDistiller'}

@@ -131,19 +131,14 @@ def test_finished_suite_trains_nothing_and_gives_its_table(tmp_path, monkeypatch
     shutil.copytree(BEFORE / 'suite', tmp_path / 'suite')
     monkeypatch.chdir(tmp_path / 'suite')
     monkeypatch.setenv('COLUMNS', '200')
-    stored, scenes = (
-        Config.fromfile(path)
-        for path in ('out/runs/half_cwd/seed0/config.py', CONFIGS / '_base_/datasets/shapes_seg.py')
-    )
+    files = 'out/runs/half_cwd/seed0/config.py', CONFIGS / '_base_/datasets/shapes_seg.py'
+    stored, scenes = map(Config.fromfile, files)
     for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):  # the demo's scenes are others since then
         stored[loader].dataset.painting = scenes[loader].dataset.get('painting')
-    stored.dump('out/runs/half_cwd/seed0/config.py')
-    assert main(['suite', 'run', 'before.yaml']) == 0
-    assert '9 runs, 0 to do' in capsys.readouterr().out
-    assert main(['suite', 'list', 'before.yaml']) == 0
+    stored.dump(files[0])
+    assert main(['suite', 'run', 'before.yaml']) == main(['suite', 'list', 'before.yaml']) == 0
     printed = capsys.readouterr().out
-    assert printed.count(' finished ') == 9 and 'CHANGED' not in printed
-
+    assert '9 runs, 0 to do' in printed and printed.count(' finished ') == 9 and 'CHANGED' not in printed
     assert main(['suite', 'table', 'before.yaml', '--out', 'new']) == 0
     new, before = (list(csv.DictReader(Path(place, 'scores.csv').read_text().splitlines())) for place in ('new', 'out'))
     assert new[0].keys() <= before[0].keys() and {'name', 'config_hash'} & new[0].keys()
@@ -182,33 +177,23 @@ def project(tmp_path, monkeypatch):
     return Path('project')
 
 
-def test_the_suite_of_a_project_is_read(project, capsys):
-    """Six of its seven runs have finished, one was killed after 20 of 40 iterations."""
-    definition = str(project / 'suite.yaml')
-    assert main(['suite', 'list', definition]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count(' finished ') == 6 and 'CHANGED' not in printed, printed
-
-    finished = project / 'work/runs/kd/seed1'
-    shutil.copytree(LATER / 'finished', finished, dirs_exist_ok=True)
-    assert main(['suite', 'list', definition]) == 0
-    assert capsys.readouterr().out.count(' finished ') == 7
-    assert main(['suite', 'run', definition]) == 0
-    assert '7 runs, 0 to do' in capsys.readouterr().out
-    assert main(['suite', 'table', definition, '--out', 'table']) == 0
-    rows = list(csv.DictReader(Path('table/scores.csv').read_text().splitlines()))
-    runs = [('teacher', '0'), *((name, seed) for name in ('control', 'kd', 'fitnet') for seed in '01')]
-    assert sorted((row['name'], row['seed']) for row in rows) == sorted(runs)
-    assert [float(row['score']) for row in rows] == pytest.approx(7 * [27.85])
-
-
 def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
-    """``run`` trains the rest of one run, reports and exports; ``report`` and ``predict`` take what it wrote."""
+    """Of its seven runs one was killed after 20 of 40 iterations. ``run`` trains its rest, reports and exports; ``suite
+    table``, ``report`` and ``predict`` take what it wrote."""
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '-1')
-    before = {file: file.stat().st_mtime_ns for file in project.rglob('result.json')}
-    assert main(['run', str(project)]) == 0
-    printed = capsys.readouterr().out
-    assert '7 runs, 1 to do' in printed and 'iter_20.pth' in printed, printed
+
+    def printed(*words):
+        assert main([str(word) for word in words]) == 0
+        return capsys.readouterr().out
+
+    definition, before = (
+        project / 'suite.yaml',
+        {file: file.stat().st_mtime_ns for file in project.rglob('result.json')},
+    )
+    listed = printed('suite', 'list', definition)
+    assert listed.count(' finished ') == 6 and 'CHANGED' not in listed, listed
+    told = printed('run', project)
+    assert '7 runs, 1 to do' in told and 'iter_20.pth' in told, told
     assert before == {file: file.stat().st_mtime_ns for file in before}, 'nothing is trained twice'
     resumed = project / 'work/runs/kd/seed1'
     assert 'resumed epoch: 0, iter: 20' in (resumed / 'log.txt').read_text()
@@ -217,9 +202,17 @@ def test_a_project_goes_on_to_its_student(project, capsys, monkeypatch):
     assert {name: value.double().norm().item() for name, value in end.items()} == pytest.approx(recorded, **TOLERANCE)
     assert all((project / name).is_file() for name in ('report.html', 'student_kd.pth', 'student_fitnet.pth'))
 
-    assert main(['report', str(project / 'work'), '--out', 'page.html']) == 0
+    shutil.copytree(LATER / 'finished', resumed, dirs_exist_ok=True)
+    assert printed('suite', 'list', definition).count(' finished ') == 7
+    assert '7 runs, 0 to do' in printed('suite', 'run', definition)
+    printed('suite', 'table', definition, '--out', 'table')
+    rows = list(csv.DictReader(Path('table/scores.csv').read_text().splitlines()))
+    runs = [('teacher', '0'), *((name, seed) for name in ('control', 'kd', 'fitnet') for seed in '01')]
+    assert sorted((row['name'], row['seed']) for row in rows) == sorted(runs)
+    assert [float(row['score']) for row in rows] == pytest.approx(7 * [27.85])
+    printed('report', project / 'work', '--out', 'page.html')
     assert '27.85' in Path('page.html').read_text()
-    assert main(['predict', str(project), 'mine/images/val', '--method', 'kd', '--out', 'found']) == 0
+    printed('predict', project, 'mine/images/val', '--method', 'kd', '--out', 'found')
     assert len(list(Path('found').rglob('8*.png'))) >= 1
 
 

@@ -3,8 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,9 +16,7 @@ LOADS = re.compile(
 )
 
 
-def test_a_page_opened_from_a_folder_has_a_search_and_loads_nothing_from_elsewhere(
-    tmp_path: Path, browser: Any
-) -> None:
+def test_a_page_opened_from_a_folder_has_a_search_and_loads_nothing_from_elsewhere(tmp_path, browser):
     subprocess.run([sys.executable, '-m', 'mkdocs', 'build', '-q', '-d', tmp_path], cwd=ROOT, check=True)
     pages = list(tmp_path.rglob('*.html'))
     assert len(pages) > 100

@@ -191,9 +191,7 @@ def test_a_checkpoint_brings_student_distillers_and_iteration(trained: tuple[Con
 
 
 @pytest.mark.soak
-def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run(tmp_path, monkeypatch):
     distillers = dict(kd=dict(KD, schedule=dict(ramp_down=(0, 1.0))))
     config = toys.run_config(tmp_path, toys.model_config(teacher=toys.seg_teacher(), distillers=distillers), iters=2)
     toys.train(tmp_path, copy.deepcopy(config))
@@ -207,9 +205,7 @@ def test_a_checkpoint_of_distillers_without_parameters_is_one_of_a_distilled_run
     assert {term.name for term in begun} == {'task', 'distill.kd.loss_kd'}, 'the iteration that was asked for'
 
 
-def test_the_command_prints_each_term_and_writes_its_numbers(
-    trained: tuple[Config, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_each_term_and_writes_its_numbers(trained, tmp_path, capsys, monkeypatch):
     """Their file is checked before the measurement, and is JSON whatever the numbers are."""
     monkeypatch.setenv('COLUMNS', '150')
     written, numbers = str(tmp_path / 'config.py'), tmp_path / 'new' / 'numbers.json'  # its folder is made

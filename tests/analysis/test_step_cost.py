@@ -40,9 +40,7 @@ def _bytes(network: nn.Module) -> int:
     return sum(4 * p.numel() for p in network.parameters()) + sum(b.numel() * b.itemsize for b in network.buffers())
 
 
-def test_the_teacher_of_an_address_is_fetched_and_a_missing_file_is_random(
-    server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_teacher_of_an_address_is_fetched_and_a_missing_file_is_random(server, monkeypatch, tmp_path):
     folder, address = server
     monkeypatch.setenv('MMDISTILL_CACHE', str(tmp_path / 'cache'))
     teacher = toys.seg_net(width=16)
@@ -129,9 +127,7 @@ def test_times_are_of_this_process_and_leave_out_the_first_turn(monkeypatch: pyt
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
-def test_on_a_gpu_are_measured_seconds_between_two_events_and_the_peak_above_what_was_held(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_on_a_gpu_are_measured_seconds_between_two_events_and_the_peak_above_what_was_held(monkeypatch):
     """A stand-in for its clock, which goes on with the work and not with the process, and for its memory."""
     clock, peak = [0.0], [99 * MIB]
 

@@ -169,9 +169,7 @@ def test_an_export_is_whole_or_the_old_one(tmp_path: Path, name: str) -> None:
     assert out.read_bytes() == before
 
 
-def test_a_folder_that_cannot_be_made_is_named_at_the_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_folder_that_cannot_be_made_is_named_at_the_start(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path('out').write_text('in the way')
     for place in ('out', 'out/below'):

@@ -111,9 +111,7 @@ def test_in_validation_a_label_image_may_stay_as_large_as_the_file(root: Path) -
     (None, dict(indices=0), r'train_dataloader\.dataset holds no picture: check folders, ann_file'),
     (None, dict(img_suffix='.tif'), r"no file in .* ends with img_suffix='\.tif'"),
 ])  # fmt: skip
-def test_a_run_stops_on_labels_of_no_class_and_without_pictures(
-    root: Path, filled: int | None, options: dict, words: str
-) -> None:
+def test_a_run_stops_on_labels_of_no_class_and_without_pictures(root, filled, options, words):
     for index in range(2 if filled else 0):
         write(root / f'labels/{index}.png', np.full(SIDE, filled, np.uint8))
     with pytest.raises((FileNotFoundError, ValueError), match=words):
@@ -128,9 +126,7 @@ def test_a_run_stops_on_labels_of_no_class_and_without_pictures(
     # the pooled branch has one value a channel in batches of one picture
     (dict(kind='deeplabv3', train_dataloader=dict(batch_size=1)), 'Expected more than 1 value per channel when train'),
 ])  # fmt: skip
-def test_loaders_that_give_nothing_or_too_little_for_a_norm_are_refused(
-    tmp_path: Path, changes: dict, words: str
-) -> None:
+def test_loaders_that_give_nothing_or_too_little_for_a_norm_are_refused(tmp_path, changes, words):
     network = toys.seg_net(changes.pop('kind', 'fcn'))
     with pytest.raises(ValueError, match=words):
         toys.train(tmp_path, network, **changes)

@@ -24,9 +24,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, 
 
 @pytest.mark.parametrize('size', [2, 4])
 @pytest.mark.parametrize(('task', 'method'), CASES)
-def test_losses_and_gradient_of_a_method_average_to_those_of_one_process(
-    found: Any, task: str, method: str, size: int
-) -> None:
+def test_losses_and_gradient_of_a_method_average_to_those_of_one_process(found, task, method, size):
     """The gradient at the student's first layer, of each method alone; the documents name the exceptions."""
     (alone,), own_batch = found[1], method in pairs.OWN_BATCH
     whole = {name: v for name, v in alone[task]['losses'].items() if name.startswith(f'distill.{method}.')}

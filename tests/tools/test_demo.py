@@ -49,9 +49,7 @@ def test_a_table_shows_every_number(seeds: list[int], shown: tuple[str, ...]) ->
     assert ('mean' in table) == (len(seeds) > 1)
 
 
-def test_pictures_are_those_of_the_test_set_and_show_what_is_sure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_are_those_of_the_test_set_and_show_what_is_sure(tmp_path, monkeypatch):
     def drawn(task: object, sample: object) -> np.ndarray:
         draw_picture(task, results([0], sample), tmp_path / 'demo.png')
         return cv2.imread(str(tmp_path / 'demo.png'))

@@ -96,9 +96,7 @@ def test_a_missing_stack_is_answered_with_the_command(monkeypatch: pytest.Monkey
         required.require_stack()
 
 
-def test_what_has_left_answers_with_what_to_do_instead(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_what_has_left_answers_with_what_to_do_instead(monkeypatch, capsys):
     """Wherever its name is given, and each stands on the page."""
     page = (ROOT / 'docs/removed.md').read_text()
     assert not [name for name in REMOVED if f'`{name}`' not in page] and len(page.split()) <= 700

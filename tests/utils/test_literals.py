@@ -114,47 +114,32 @@ def test_the_data_file_of_boxes(root: str, name: str, classes: list[str]) -> Non
 
 
 @few
-@given(TEXTS)
-def test_the_config_of_a_run_of_a_suite(name: str) -> None:
-    values = {'work_dir': name, 'model': {'student': {'cfg': name, 'data_root': [name]}}}
+@given(TEXTS, TEXTS)
+def test_other_writers(name: str, checkpoint: str) -> None:
+    """The config of a run of a suite, a base below a folder of any name, the head of an exported config, and the copy
+    that mmengine wrote of a run's config, which is read as plain values."""
+    values = {'work_dir': name, 'model': {'student': {'cfg': name, 'data_root': [checkpoint]}}}
     with tempfile.TemporaryDirectory() as folder:
-        run = Run('kd', 0, Path(folder))
+        root = Path(folder)
+        run = Run('kd', 0, root)
         write_config(run, Config(values), 'abc')
         assert Config.fromfile(run.file).to_dict() == values
-
-
-@few
-@given(TEXTS)
-def test_a_config_is_found_below_a_folder_of_any_name(name: str) -> None:
-    name = f'a{name}'.replace('/', '').replace('\0', '').replace('::', '')
-    with tempfile.TemporaryDirectory() as root:
-        base = Path(root, name, 'base.py')
-        base.parent.mkdir()
+        base = root / f'a{name}'.replace('/', '').replace('\0', '').replace('::', '') / 'base.py'
+        copy = root / '20260101_000000/vis_data/config.py'
+        for file in (base, copy):
+            file.parent.mkdir(parents=True)
         base.write_text('x = 1\n')
-        Path(root, 'mine.py').write_text(f'_base_ = [{reference(base, Path(root))}]\n', encoding='utf-8')
-        assert Config.fromfile(Path(root, 'mine.py')).to_dict() == {'x': 1}
-
-
-@few
-@given(TEXTS, TEXTS)
-def test_the_head_of_an_exported_config(name: str, checkpoint: str) -> None:
+        (root / 'mine.py').write_text(f'_base_ = [{reference(base, root)}]\n', encoding='utf-8')
+        assert Config.fromfile(root / 'mine.py').to_dict() == {'x': 1}
+        Config({'classes': [name, checkpoint]}).dump(copy)
+        assert TrainedRun(root, 'a').config.to_dict() == {'classes': [name, checkpoint]}
     head = head_of(Path(f'{name}.pth'), {'test_evaluator': [name]}, [], Config(), checkpoint)
     assert back(f'{head}x = 1\n') == {'x': 1}
     assert all(line.startswith('# ') for line in head.splitlines())
 
 
-@settings(few, max_examples=8)
-@given(st.lists(TEXTS, max_size=3))
-def test_the_copy_that_mmengine_wrote_is_read_as_plain_values(classes: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as root:
-        file = Path(root, '20260101_000000/vis_data/config.py')
-        file.parent.mkdir(parents=True)
-        Config({'classes': classes}).dump(file)
-        assert TrainedRun(Path(root), 'a').config.to_dict() == {'classes': classes}
-
-
-@pytest.mark.parametrize('name', ['a\nb', 'a\u2028b', ' a', 'a ', 'a\udc80'])
-def test_a_name_that_no_list_can_hold_is_refused(name: str) -> None:
+def test_a_name_that_no_list_can_hold_is_refused() -> None:
     assert list_text(['a b', 'ü'], '--data') == 'a b\nü\n'
-    with pytest.raises(ValueError, match='--data: the file name .* rename the file'):
-        list_text(['a', name], '--data')
+    for name in ('a\nb', 'a\u2028b', ' a', 'a ', 'a\udc80'):
+        with pytest.raises(ValueError, match='--data: the file name .* rename the file'):
+            list_text(['a', name], '--data')

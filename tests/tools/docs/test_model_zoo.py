@@ -103,9 +103,7 @@ def test_mim_search_finds_every_file() -> None:
     assert all(name.startswith('afdcd_') and name.endswith('voc') for name in voc)
 
 
-def test_mim_download_brings_the_config_whole_and_its_weights(
-    package: Path, server: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mim_download_brings_the_config_whole_and_its_weights(package, server, tmp_path, monkeypatch):
     from mim.commands.download import download
 
     monkeypatch.setenv('no_proxy', '127.0.0.1')

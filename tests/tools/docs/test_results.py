@@ -146,9 +146,7 @@ def test_the_pages_of_this_repository_follow_from_its_scores() -> None:
     ('two kd', 'not measured yet'),
 ])  # fmt: skip
 @pytest.mark.parametrize(('before', 'after'), [('| a | ', ' | b |\n| c |'), ('So: ', '\nand more')])
-def test_what_stands_behind_a_mark_is_written_anew(
-    mark: str, told: str, before: str, after: str, tmp_path: Path
-) -> None:
+def test_what_stands_behind_a_mark_is_written_anew(mark, told, before, after, tmp_path):
     def scores(*runs: str) -> dict[str, Any]:
         (tmp_path / 'one.csv').write_text('\n'.join(runs))
         return {'one': read_scores(tmp_path / 'one.csv')}

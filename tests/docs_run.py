@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cv2
-import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -144,15 +142,3 @@ def _narrowed(model: Any) -> ConfigDict:
                      for flag in (False, True))  # fmt: skip
         options['teacher'] = {**network(own, 'model.teacher'), **kept}
     return ConfigDict(options, distillers=model.get('distillers') or {})
-
-
-def make_pictures(folder: Path) -> None:
-    """The data set of the guides: pictures and label images of three classes."""
-    random = np.random.default_rng(0)
-    for split in ('train', 'val'):
-        for name in ('images', 'labels'):
-            (folder / name / split).mkdir(parents=True)
-        for index in range(4):
-            label = random.integers(0, 3, (4, 6)).repeat(32, 0).repeat(32, 1).astype(np.uint8)
-            cv2.imwrite(str(folder / f'labels/{split}/{index}.png'), label)
-            cv2.imwrite(str(folder / f'images/{split}/{index}.jpg'), np.stack([label * 80] * 3, -1))

@@ -35,7 +35,8 @@ from mmdistill_dense.registry import DISTILLERS
 from tests import notebook, toys
 from tests.docs_blocks import ROOT, Block, blocks, commands, inline
 from tests.docs_check import check
-from tests.docs_run import CLONE, PROJECT, link_clone, make_pictures, run_notebook, runs, walk
+from tests.docs_run import CLONE, PROJECT, link_clone, run_notebook, runs, walk
+from tests.project.folders_of_data import seg_folder
 from tools.docs.targets import read_targets
 
 OTHERS = ROOT / 'CONTRIBUTING.md'  # tests/test_contributing.py puts its blocks into a copy of the tree
@@ -271,20 +272,14 @@ def test_a_block_is_understood_and_is_run_or_says_what_it_needs(block: Block) ->
     assert runs(block) or block.needs or block.form, told
 
 
-def test_options_and_files_of_commands_in_sentences() -> None:
+def test_options_and_files_of_commands_in_sentences_and_a_wrong_one_is_seen() -> None:
+    """Every package of mim has a name that mim knows: it takes ``mmseg`` for one, and ``mmdet`` for none."""
     for block in inline():
         for command in commands(block.text):
             check(command, block)
-
-
-def test_a_wrong_option_is_seen() -> None:
     for line in ('mmdistill train CONFIG --work-dirs x', 'mim train mmseg CONFIG --no-such-option', 'make no-demo'):
         with pytest.raises((AssertionError, SystemExit)):
             check(*commands(line), blocks('bash')[0])
-
-
-def test_every_package_of_mim_has_a_name_that_mim_knows() -> None:
-    """Also in prose: mim takes ``mmseg`` for one package, and ``mmdet`` for none."""
     pages = [*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/README.md')]
     found = {name for page in pages for name in re.findall(r'\bmim (?:train|test|run) (\w+)', page.read_text())}
     assert 'mmseg' in found and found <= {'mmseg', 'mmdetection'}
@@ -294,7 +289,7 @@ def test_every_package_of_mim_has_a_name_that_mim_knows() -> None:
 def test_own_data_own_pair_own_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the reader has already is written first: pictures, a student that trains, a teacher's weights."""
     monkeypatch.chdir(tmp_path)
-    make_pictures(Path('data/leaves'))
+    seg_folder(Path('data/leaves'))
     classes = dict(num_classes=3)
     option = dict(cfg=toys.SEG['pspnet'], data_preprocessor=dict(size=(512, 512)))
     student = load_model(dict(option, decode_head=classes, auxiliary_head=classes), 'model').model.to_dict()

@@ -21,18 +21,14 @@ from mmdistill_dense.utils.version import for_mim, versions
 from tests.docs_blocks import ROOT
 
 
-@pytest.mark.parametrize('name', [*COMMANDS, *BEFORE])
-def test_every_command_shows_its_options(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as end:
-        main([name, '--help'])
-    assert end.value.code == 0
-    assert capsys.readouterr().out.startswith(f'usage: mmdistill {BEFORE.get(name, name)} ')
-
-
-def test_the_overview_names_every_command_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_shows_its_options_and_the_overview_names_each_once(capsys) -> None:
+    for name in (*COMMANDS, *BEFORE):
+        with pytest.raises(SystemExit, match='0'):
+            main([name, '--help'])
+        assert capsys.readouterr().out.startswith(f'usage: mmdistill {BEFORE.get(name, name)} ')
     assert main(['--help']) == 0
-    out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines() if line.startswith('  ')] == [*COMMANDS]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith('  ')] == [*COMMANDS]
     assert main([]) == 2
 
 
@@ -47,14 +43,6 @@ def test_the_version_names_what_a_report_of_a_fault_needs(capsys, monkeypatch):
         monkeypatch.setattr(metadata, 'version', mock.Mock(side_effect=found, return_value='3.3.0'))
         assert (for_mim('mmseg'), for_mim('mmdet')) == ('mmseg', word)
     assert sum(line.endswith('uninstall all, and install one anew)') for line in versions()) == 4
-
-
-def test_an_mmcv_without_operations_is_told_with_the_remedy(monkeypatch, capsys):
-    lacking = ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
-    monkeypatch.setattr('mmdistill_dense.apps.recipes.named.find', mock.Mock(side_effect=lacking))
-    Path('a.pth').touch()
-    assert main(['export', 'kd:toy_seg', 'a.pth', 'b.onnx']) == 2
-    assert 'mmcv is installed without its compiled operations' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(('words', 'told'), [
@@ -91,15 +79,12 @@ def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert main(['predict']) == 130 and capsys.readouterr().err == 'stopped\n'
 
 
-def test_a_reader_that_has_read_enough_is_no_error() -> None:
+def test_only_a_reader_of_the_output_may_close_a_pipe(monkeypatch) -> None:
+    """One that has read enough is no error; a pipe that breaks in the work, as that of a loader's worker, is told."""
     shell = f'{sys.executable} -m mmdistill_dense {{}} | head -1'
     for words in ('--help', 'new --help'):
         done = subprocess.run(['bash', '-c', shell.format(words)], capture_output=True, text=True)
         assert done.stdout.startswith('usage: ') and not done.stderr
-
-
-def test_a_pipe_that_breaks_in_the_work_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As that of a worker of a loader; only one that reads the output may close it."""
     breaks = mock.Mock(side_effect=BrokenPipeError('a worker'))
     monkeypatch.setattr('mmdistill_dense.apps.options.fill_report', lambda parser: parser.set_defaults(run=breaks))
     with pytest.raises(BrokenPipeError, match='a worker'):
@@ -150,13 +135,10 @@ def loaded(code: str) -> tuple[list[str], list[str]]:
     return names, slow
 
 
-def test_help_waits_for_no_library() -> None:
+def test_help_waits_for_no_library_and_new_loads_no_training() -> None:
     """Those of the stack would print notes, too."""
     names, slow = loaded(HELP)
     assert not slow and len(names) < 20
-
-
-def test_new_loads_no_training() -> None:
     names, slow = loaded('import mmdistill_dense.apps.project.new')
     assert len(names) <= 120 and 'mmdet' not in slow  # it takes a second, which segmentation need not wait
     others = ('model.distill_model', 'engine', 'losses.detection', 'distillers.maskd.token_distiller')
@@ -198,21 +180,25 @@ def test_dumped_configs_of_before_find_their_classes(registry: str, old: str, ne
 # The check for compiled operations: silent with them, one line with the remedy without
 
 
-def test_detection_config_stops_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_compiled_operations_the_remedy_is_told_in_one_line(monkeypatch, capsys) -> None:
+    """That of the installed package: the fork would be installed over the upstream one, beside its mmseg and mmdet."""
     ops_check.require_ops()
+    lacking = ModuleNotFoundError("No module named 'mmcv._ext'", name='mmcv._ext')
+    with monkeypatch.context() as patch:
+        patch.setattr('mmdistill_dense.apps.recipes.named.find', mock.Mock(side_effect=lacking))
+        Path('a.pth').touch()
+        assert main(['export', 'kd:toy_seg', 'a.pth', 'b.onnx']) == 2
+        assert 'mmcv is installed without its compiled operations' in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
+    for package, told in (
+        ('onedl-mmcv', 'make setup'),
+        ('mmcv', "--no-build-isolation.* 'mmcv>=2.1,<2.2'"),
+        ('mmcv-lite', 'uninstall it'),
+    ):
+        monkeypatch.setattr(ops_check, 'distributions', lambda name=package: [SimpleNamespace(metadata={'Name': name})])
+        with pytest.raises(RuntimeError, match=told) as caught:
+            ops_check.require_ops()
+        assert ('onedl' in str(caught.value)) == (package == 'onedl-mmcv')
     monkeypatch.delitem(sys.modules, 'mmdistill_dense.ops_check')
     with pytest.raises(RuntimeError, match=r'^[^\n]*make setup[^\n]*$'):
         Config.fromfile(ROOT / 'configs' / '_base_' / 'runtime_det.py')
-
-
-@pytest.mark.parametrize(('package', 'told'), [
-    ('onedl-mmcv', 'make setup'), ('mmcv', "--no-build-isolation.* 'mmcv>=2.1,<2.2'"), ('mmcv-lite', 'uninstall it'),
-])  # fmt: skip
-def test_the_remedy_is_that_of_the_installed_package(package: str, told: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fork would be installed over the upstream package, beside its mmseg and mmdet."""
-    monkeypatch.setitem(sys.modules, 'mmcv._ext', None)
-    monkeypatch.setattr(ops_check, 'distributions', lambda: [SimpleNamespace(metadata={'Name': package})])
-    with pytest.raises(RuntimeError, match=told) as caught:
-        ops_check.require_ops()
-    assert ('onedl' in str(caught.value)) == (package == 'onedl-mmcv')

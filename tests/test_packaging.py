@@ -1,7 +1,6 @@
 """What a wheel carries, what the tree must not hold, and that versions agree."""
 
 import configparser
-import itertools
 import os
 import pwd
 import re
@@ -79,19 +78,21 @@ def test_wheel_carries_the_package_the_program_what_mim_looks_for_and_nothing_el
 
 @pytest.mark.parametrize('address', ['', 'https://github.com/me/mine'])
 def test_links_of_the_wheel_s_description_lead_somewhere(address: str, wheel: Path, tmp_path: Path) -> None:
-    """With a public address all are absolute, and there are badges; without one, text stays."""
+    """With a public address all are absolute, and there are badges; without one, text stays. The source archive holds
+    no test, which could not run."""
     if not address:
         with zipfile.ZipFile(wheel) as archive:
             (name,) = [one for one in archive.namelist() if one.endswith('METADATA')]
             text = archive.read(name).decode()
     else:
-        copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense'})
+        copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense', 'tests'})
         setup = (tmp_path / 'setup.cfg').read_text()
         assert setup.count('\nurl =\n') == 1
         (tmp_path / 'setup.cfg').write_text(setup.replace('\nurl =\n', f'\nurl = {address}\n'))
-        (tmp_path / 'out').mkdir()
-        made = setuptools(tmp_path, "prepare_metadata_for_build_wheel('out')")
-        text = (tmp_path / 'out' / made / 'METADATA').read_text()
+        text = (tmp_path / setuptools(tmp_path, "prepare_metadata_for_build_wheel('.')") / 'METADATA').read_text()
+        with tarfile.open(tmp_path / setuptools(tmp_path, "build_sdist('.')")) as archive:
+            names = {name.partition('/')[2] for name in archive.getnames()}
+        assert 'mmdistill_dense/__main__.py' in names and not [name for name in names if name.startswith('tests')]
     links = re.findall(r'\]\(([^)]+)\)', text)
     assert not [link for link in links if not link.startswith(('https://', '#'))]
     ours = [re.match(rf'{address}/(?:blob|raw)/main/([^#]*)', link) for link in links if address]
@@ -111,15 +112,6 @@ def test_no_file_holds_it(kinds: set[str], pattern: str) -> None:
     assert not [str(path) for path in files if re.search(pattern, path.read_text(), re.MULTILINE)]
 
 
-def test_the_source_archive_holds_no_test_that_cannot_run(tmp_path: Path) -> None:
-    copied(tmp_path, *{source.name for source in SOURCES} - {'mmdistill_dense', 'tests'})
-    setuptools(tmp_path, "build_sdist('.')")
-    with tarfile.open(*tmp_path.glob('*.tar.gz')) as archive:
-        names = {name.partition('/')[2] for name in archive.getnames()}
-    assert 'mmdistill_dense/__main__.py' in names
-    assert not [name for name in names if name.split('/')[0] == 'tests']
-
-
 def test_versions_agree_and_no_mm_distribution_is_required() -> None:
     version = mmdistill_dense.__version__
     assert f'version: {version}\n' in (ROOT / 'CITATION.cff').read_text()
@@ -137,22 +129,6 @@ def test_tested_versions_satisfy_the_extras() -> None:
     wanted = '\n'.join([extras['onedl'], extras['test'], SETUP['options']['install_requires']]).split('\n')
     for requirement in [Requirement(line) for line in wanted if line.strip()]:
         assert requirement.specifier.contains(tested[canonicalize_name(requirement.name)]), requirement
-
-
-def test_the_setup_needs_no_home(tmp_path: Path) -> None:
-    """Cron and some containers set none; it goes on to look for a Python."""
-    command = ['env', '-u', 'HOME', '-u', 'MMDISTILL_WHEELS', 'sh', str(ROOT / 'tools/setup_env.sh'), 'demo']
-    environment = {**os.environ, 'VENV': str(tmp_path), 'PYTHON': 'absent'}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert 'Python 3.10 or newer is needed' in done.stderr
-
-
-def test_every_distiller_has_a_card() -> None:
-    cards = {path.stem: path.read_text() for path in (ROOT / 'docs' / 'methods').glob('[!R]*.md')}
-    # Other tests register methods of their own.
-    ours = {name for name, kind in DISTILLERS.module_dict.items() if kind.__module__.startswith('mmdistill_dense.')}
-    named = {name for name in ours for text in cards.values() if text.startswith(f'# {name}')}
-    assert named == ours and len(cards) == len(named)
 
 
 def test_metafiles_name_existing_configs_and_their_names() -> None:
@@ -192,19 +168,27 @@ def test_make_names_tests_that_are_there_and_hooks_before_a_commit_are_those_of_
     assert len(lint) == len(entries) and all(f'-m {tool}' in entry for tool, entry in zip(lint, entries, strict=True))
 
 
-def test_the_image_is_made_by_the_set_up() -> None:
-    text = (ROOT / 'Dockerfile').read_text()
+def test_the_image_is_made_by_the_set_up_which_needs_no_home(tmp_path: Path) -> None:
+    """Cron and some containers set none; it goes on to look for a Python."""
+    text, setup = (ROOT / 'Dockerfile').read_text(), ROOT / 'tools/setup_env.sh'
     arguments = dict(re.findall(r'^ARG (\w+)=(\S+)$', text, re.MULTILINE))
-    assert f'    {arguments["LEVEL"]})' in (ROOT / 'tools/setup_env.sh').read_text()
+    assert f'    {arguments["LEVEL"]})' in setup.read_text()
     assert 'RUN tools/setup_env.sh ${LEVEL}' in text and text.rstrip().endswith('CMD ["make", "demo"]')
     assert set(re.findall(r'--build-arg (\w+)=', text)) == {*arguments, 'TORCH_CUDA_ARCH_LIST'}
+    command = ['env', '-u', 'HOME', '-u', 'MMDISTILL_WHEELS', f'VENV={tmp_path}', 'PYTHON=absent', 'sh', setup, 'demo']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert 'Python 3.10 or newer is needed' in done.stderr
 
 
-def test_links_between_documents_lead_somewhere() -> None:
-    pages = ROOT.glob('*.md'), (ROOT / 'docs').rglob('*.md'), ROOT.glob('configs/*/*.md')
-    for path in itertools.chain(*pages):
+def test_links_between_documents_lead_somewhere_and_every_distiller_has_a_card() -> None:
+    for path in (*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), *ROOT.glob('configs/*/*.md')):
         for target in re.findall(r'\]\(([^)#:]+)\)', path.read_text()):
             assert (path.parent / target).exists(), f'{path}: {target}'
+    cards = [path.read_text() for path in (ROOT / 'docs' / 'methods').glob('[!R]*.md')]
+    # Other tests register methods of their own.
+    ours = {name for name, kind in DISTILLERS.module_dict.items() if kind.__module__.startswith('mmdistill_dense.')}
+    named = {name for name in ours for text in cards if text.startswith(f'# {name}')}
+    assert named == ours and len(cards) == len(named)
 
 
 @pytest.mark.parametrize('turn', ['first', 'second'])

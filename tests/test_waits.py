@@ -24,8 +24,6 @@ from tests.project.folders_of_data import picture
 
 SEGMENTOR, DETECTOR = 'fcn', 'retinanet'
 QUEUE = dict(queue_init='random', queue_size=16)
-HEAD = dict(type='mlp2', hidden=32)
-MEMORY = dict(pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9)
 SCORES = dict(student_tap='bbox_head.retina_cls', form='sigmoid')
 # Method, option, pair; how often we wait, and how often the mm* packages do, beside the student's own.
 PIXELS = dict(enqueue='pixels', keys_per_image=2, num_pixels=20)
@@ -174,7 +172,7 @@ def test_the_answer_of_the_guard_and_the_log_leave_the_device_its_backward_pass(
 METHODS = dict(
     kd=dict(type='LogitKD'),
     pcd=dict(type='PCD', queue_size=16, num_pixels=20),
-    cirkd=dict(type='CIRKD', **MEMORY),
+    cirkd=dict(type='CIRKD', pixel_memory=20, region_memory=4, pixel_contrast=30, region_contrast=9),
 )
 STUDENT = toys.seg_net('fcn', dropout=0.1)
 

@@ -75,26 +75,24 @@ def test_nothing_is_left_behind(model: Any) -> None:
 
     def everything() -> list[Any]:
         tensors = [*model.state_dict().values(), *model.distillers.state_dict().values()]
-        grads = [p.grad for p in model.parameters() if p.grad is not None]
+        tensors += [p.grad for p in model.parameters() if p.grad is not None]
+        tensors += [torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype(np.int64))]
+        tensors += [*batch['inputs'], *(sample.gt_sem_seg.data for sample in batch['data_samples'])]
         modes = [module.training for module in model.modules()]
-        streams = [torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype(np.int64))]
-        samples = [sample.gt_sem_seg.data for sample in batch['data_samples']]
-        state = [x.clone() for x in (*tensors, *grads, *streams, *samples, *batch['inputs'])]
-        return [*state, modes, model.distillation.started, toys.hooks_left(model)]
+        return [*(x.clone() for x in tensors), modes, model.distillation.started, toys.hooks_left(model)]
 
     before = everything()
     first = measure_gradients(model, batch)
     after = everything()
     assert all(torch.equal(a, b) if torch.is_tensor(a) else a == b for a, b in zip(before, after, strict=True))
     torch.rand(3)  # another random stream, hence other dropout
-    second = measure_gradients(model, batch)
-    assert first[0].value != second[0].value
+    assert first[0].value != measure_gradients(model, batch)[0].value
     model.train()
     model.distillation.started = True
     model.zero_grad()
 
 
-def test_a_loss_scale_changes_no_number(model: Any) -> None:
+def test_a_loss_scale_changes_no_number_and_without_a_task_there_is_no_cosine(model: Any) -> None:
     losses = toys.losses_of(model)
     places = {'backbone': backbone_parameters(model)}
     plain, scaled = pulls_of(losses, places), pulls_of(losses, places, scale=2.0**12)
@@ -104,27 +102,29 @@ def test_a_loss_scale_changes_no_number(model: Any) -> None:
             expected = getattr(one.pulls['backbone'], key)
             assert getattr(other.pulls['backbone'], key) == pytest.approx(expected, rel=1e-5, nan_ok=True)
     assert all(parameter.grad is None for parameter in model.parameters())
+    found = pulls_of({name: value for name, value in losses.items() if name.startswith('distill.')}, places)
+    assert all(math.isnan(term.pulls['backbone'].cosine) for term in found)
+    assert sum(term.share for term in found) == pytest.approx(1)
 
 
-def test_a_detectors_losses_are_one_task() -> None:
+def test_a_task_alone_is_all_and_a_detectors_losses_are_one_task() -> None:
+    (task,) = measure_gradients(toys.build_plain(toys.seg_net()), toys.seg_batch())
+    assert task.share == task.pulls['backbone'].share == 1 and task.pulls['backbone'].cosine == pytest.approx(1)
     neck = dict(type='PKD', student_tap='neck')
     model = toys.distilled('mmdet', student=toys.det_net(), teacher=toys.det_teacher(), distillers=dict(pkd=neck))
     batch = toys.det_batch()
     task, pkd = measure_gradients(model, batch)
-    losses = toys.losses_of(model, batch)
-    own = {name: value for name, value in losses.items() if 'distill' not in name}
+    own = {name: value for name, value in toys.losses_of(model, batch).items() if 'distill' not in name}
     assert task.value == pytest.approx(float(toys.total(own).detach()))
     assert task.pulls['tap neck'].norm > 0 and pkd.pulls['tap neck'].norm > 0
     assert -1 <= pkd.pulls['backbone'].cosine <= 1
 
 
-def test_without_a_task_there_is_no_cosine_and_a_task_alone_is_all(model: Any) -> None:
-    losses = {name: value for name, value in toys.losses_of(model).items() if name.startswith('distill.')}
-    found = pulls_of(losses, {'backbone': backbone_parameters(model)})
-    assert all(math.isnan(term.pulls['backbone'].cosine) for term in found)
-    assert sum(term.share for term in found) == pytest.approx(1)
-    (task,) = measure_gradients(toys.build_plain(toys.seg_net()), toys.seg_batch())
-    assert task.share == task.pulls['backbone'].share == 1 and task.pulls['backbone'].cosine == pytest.approx(1)
+def test_a_tap_that_is_overwritten_after_the_comparison_has_no_gradient_of_its_own() -> None:
+    """The norm's output, which the block's ReLU works on in place."""
+    distillers = dict(fit=dict(type='FitNet', student_tap='backbone.layer1.0.bn1', align='conv'))
+    task, fit = measure_gradients(toys.distilled(distillers=distillers), toys.seg_batch())
+    assert set(task.pulls) == set(fit.pulls) == {'backbone'} and fit.pulls['backbone'].norm > 0
 
 
 def test_with_cp_is_measured_without_it() -> None:
@@ -138,14 +138,6 @@ def test_with_cp_is_measured_without_it() -> None:
     places = {'backbone': backbone_parameters(recomputing)}
     with pytest.raises(ValueError, match='with_cp off'):
         pulls_of(toys.losses_of(recomputing), places)
-
-
-def test_a_tap_that_is_overwritten_after_the_comparison_has_no_gradient_of_its_own() -> None:
-    """The norm's output, which the block's ReLU works on in place."""
-    distillers = dict(fit=dict(type='FitNet', student_tap='backbone.layer1.0.bn1', align='conv'))
-    model = toys.distilled(teacher=toys.seg_teacher(), distillers=distillers)
-    task, fit = measure_gradients(model, toys.seg_batch())
-    assert set(task.pulls) == set(fit.pulls) == {'backbone'} and fit.pulls['backbone'].norm > 0
 
 
 def test_means_leave_out_what_is_no_number() -> None:

@@ -71,6 +71,14 @@ ANEW, RESUMED, TESTED = {}, dict(_resume=True), dict(_train_loop=None)
     (ANEW, {**BACKBONE, 'backbone.1.weight': torch.zeros(3, 2)}, r"^load_from='given\.pth' fits 3 of the 22 .*Detecto"),
     (ANEW, dict(list(BACKBONE.items())[1:]), 'fits 3 of the 22 tensors'),
     (ANEW, HEAD, 'fits 2 of the 22 tensors'),
+    # what mmengine would load nothing of, and go on with random weights and a line in the log
+    *((run, given, rf"^load_from='given\.pth': no tensor would be loaded into Detector: .*{told}.*backbone\.")
+      for run in (ANEW, TESTED)
+      for given, told in (
+          (dict(model=STATE), 'below `model`, where mmengine does not look'),
+          ({f'net.{name}': value for name, value in STATE.items()}, "without the prefix 'net.'"),
+          ({f'a{name}b': value for name, value in STATE.items()}, 'none of its names'),
+      )),
     (RESUMED, BACKBONE, 'fits 4 of the 22 tensors'),
     (TESTED, BACKBONE, 'fits 4 of the 22 tensors'),
     (ANEW, SHALLOW, None),
@@ -84,7 +92,9 @@ ANEW, RESUMED, TESTED = {}, dict(_resume=True), dict(_train_loop=None)
 def test_how_much_of_a_file_must_fit(run: dict, given: dict, told: str | None) -> None:
     options = {'_load_from': 'given.pth', '_resume': False, '_train_loop': object.__new__(IterBasedTrainLoop), **run}
     with pytest.raises(ValueError, match=told) if told else nullcontext():
-        check_loaded(SimpleNamespace(model=Detector(), **options), dict(state_dict=given))
+        check_loaded(
+            SimpleNamespace(model=Detector(), **options), given if 'model' in given else dict(state_dict=given)
+        )
 
 
 @pytest.fixture(scope='module')

@@ -15,8 +15,6 @@ from tests import toys
 from tests.faults.tools import content, whole
 from tests.pretrain import runs as pretraining
 
-EVERY = dict(default_hooks=dict(checkpoint=dict(interval=1)))
-
 
 @HOOKS.register_module()
 class Spoil(Hook):
@@ -92,15 +90,12 @@ def test_the_message_says_where_it_comes_from(tmp_path, what, words):
     assert last_of(tmp_path) == 'iter_2.pth'
 
 
-def test_pretraining_is_guarded_as_well(tmp_path):
+def test_pretraining_and_detectors_are_guarded_as_well(tmp_path):
     config = pretraining.config(tmp_path, epochs=2, **spoiled('weights', [5]))
     words = r'Iteration 6: the loss is not finite.*distill\.pcd\.loss_pcd is nan.* since an earlier step: backbone\.'
     with pytest.raises(RuntimeError, match=words):
         toys.train(None, config)
     assert last_of(tmp_path) == 'epoch_1.pth'
-
-
-def test_a_detectors_lists_of_losses_are_named(tmp_path):
     model = toys.model_config(toys.det_net(), toys.det_teacher(), dict(sick=dict(type='Sick')))
     with pytest.raises(RuntimeError, match=r'Iteration 2.*loss_cls is nan, loss_bbox is nan, distill\.sick\.loss_sick'):
         toys.train(tmp_path, toys.det_run_config(tmp_path, model, iters=2, **spoiled('picture', [1])))
@@ -108,8 +103,9 @@ def test_a_detectors_lists_of_losses_are_named(tmp_path):
 
 def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
     """A gradient may be none where the loss is one: the file before stays the last."""
+    every = dict(default_hooks=dict(checkpoint=dict(interval=1)))
     with pytest.raises(RuntimeError, match=r'After iteration 3 the weights are not finite \(.*\), so no checkpoint'):
-        toys.train(tmp_path, sick(gradient_at=[2]), iters=4, **EVERY)
+        toys.train(tmp_path, sick(gradient_at=[2]), iters=4, **every)
     assert sorted(path.name for path in tmp_path.glob('*.pth')) == ['iter_1.pth', 'iter_2.pth']
     assert last_of(tmp_path) == 'iter_2.pth'
 

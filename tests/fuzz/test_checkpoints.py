@@ -207,15 +207,18 @@ def test_promise(promise: Callable[..., None], effort: Any, files: dict[str, byt
 # What came out of it
 
 
-def test_a_flipped_bit_of_a_weight_is_found(tmp_path: Path) -> None:
-    """torch writes a checksum and does not look at it."""
+def test_a_flipped_bit_of_a_weight_is_found_and_a_compressed_file_refused(tmp_path: Path) -> None:
+    """torch writes a checksum and does not look at it; a few compressed bytes could ask for any memory."""
     weight, path = torch.arange(100.0), tmp_path / 'a.pth'
-    torch.save(dict(state_dict=dict(w=weight)), path)
-    raw = bytearray(path.read_bytes())
+    whole = written(dict(state_dict=dict(w=weight)))
+    raw = bytearray(whole)
     raw[raw.index(weight.numpy().tobytes()) + 41] ^= 1
     path.write_bytes(raw)
     assert not torch.equal(torch.load(path)['state_dict']['w'], weight), 'torch reads it as it is'
-    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*Bad CRC-32 for file 'a/data/0'"):
+    with pytest.raises(ValueError, match=r"a\.pth' is no readable checkpoint .*Bad CRC-32 for file '.*/data/0'"):
+        read_values(path)
+    path.write_bytes(zipped(members_of(whole), zipfile.ZIP_DEFLATED))
+    with pytest.raises(ValueError, match=r'no readable checkpoint .*is compressed'):
         read_values(path)
 
 
@@ -240,14 +243,6 @@ def test_a_file_without_checksums_is_read(tmp_path: Path, monkeypatch: pytest.Mo
             assert read_values(source)['w'].tolist() == [1, 1, 1]
 
 
-def test_a_compressed_file_is_refused(files: dict[str, bytes], tmp_path: Path) -> None:
-    """A few bytes of it could ask for any memory."""
-    path = tmp_path / 'a.pth'
-    path.write_bytes(zipped(members_of(files['new.pth']), zipfile.ZIP_DEFLATED))
-    with pytest.raises(ValueError, match=r'no readable checkpoint .*is compressed'):
-        read_values(path)
-
-
 def test_values_that_are_named_again_and_again_are_walked_once(tmp_path: Path) -> None:
     value: Any = (torch.ones(1),)
     for _ in range(80):
@@ -257,27 +252,20 @@ def test_values_that_are_named_again_and_again_are_walked_once(tmp_path: Path) -
     assert found[0] is found[1]
 
 
-@pytest.mark.parametrize(('made', 'words'), [
-    (lambda w: w.to('meta'), 'without values'),
-    (lambda w: w.to(torch.int8), r'torch\.int8 \(model torch\.float32\)'),
-    (lambda w: w.to(torch.complex64), r'torch\.complex64'),
-    (lambda w: w.to_sparse(), r'torch\.sparse_coo'),
-    (lambda w: torch.quantize_per_tensor(w, 0.1, 0, torch.qint8), 'qint8'),
+@pytest.mark.parametrize(('content', 'words'), [
+    *((dict(state_dict=dict(weight=weight, bias=torch.ones(3))),
+       rf'(?s)k does not fit Linear.*1 of another shape or kind.*unfit: .*{words}') for weight, words in (
+        (torch.ones(3, 3, device='meta'), 'without values'),
+        (torch.ones(3, 3, dtype=torch.int8), r'torch\.int8 \(model torch\.float32\)'),
+        (torch.ones(3, 3, dtype=torch.complex64), r'torch\.complex64'),
+        (torch.ones(3, 3).to_sparse(), r'torch\.sparse_coo'),
+        (torch.quantize_per_tensor(torch.ones(3, 3), 0.1, 0, torch.qint8), 'qint8'))),
+    (dict(state_dict={0: torch.ones(1)}), 'holds no weights'),
+    (dict(state_dict=dict(w=torch.ones(1)), meta=[1]), r"a\.pth' is damaged: its 'meta' is a list"),
 ])  # fmt: skip
-def test_tensors_that_are_no_weights_are_named(made: Any, words: str, tmp_path: Path) -> None:
-    """torch casts them, or keeps what is there, and says nothing."""
-    network, path = nn.Linear(3, 3), tmp_path / 'a.pth'
-    torch.save(dict(state_dict=dict(weight=made(torch.ones(3, 3)), bias=torch.ones(3))), path)
-    with pytest.raises(ValueError, match=rf'(?s)k does not fit Linear.*1 of another shape or kind.*unfit: .*{words}'):
-        load_strictly(network, state_dict_of(read_checkpoint(path), path), None, 'k')
-
-
-def test_names_that_are_no_text_and_a_meta_that_is_no_dictionary(tmp_path: Path) -> None:
+def test_what_is_no_weight_is_named(content: Any, words: str, tmp_path: Path) -> None:
+    """torch casts such tensors, or keeps what is there, and says nothing; a name may be no text."""
     path = tmp_path / 'a.pth'
-    for content, told in (
-        (dict(state_dict={0: torch.ones(1)}), 'holds no weights'),
-        (dict(state_dict=dict(w=torch.ones(1)), meta=[1]), r"a\.pth' is damaged: its 'meta' is a list"),
-    ):
-        torch.save(content, path)
-        with pytest.raises(ValueError, match=told):
-            state_dict_of(read_checkpoint(path), path)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=words):
+        load_strictly(nn.Linear(3, 3), state_dict_of(read_checkpoint(path), path), None, 'k')

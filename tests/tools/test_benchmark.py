@@ -1,6 +1,7 @@
 """The step benchmark takes a step apart without changing it."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -160,17 +161,7 @@ def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
 
 # The losses that are compared: each is the released formula, and its row is complete
 
-CONTRAST = (
-    'contrast core, near convergence',
-    'contrast core, at the start',
-    'contrast with pooling',
-    'align + first conv',
-)
-ROWS = {
-    'afdcd': [*CONTRAST],
-    'maskd': ['loss of all levels', 'branch alone, forward', 'gate and Dice, to the tokens'],
-    'pcd': ['pixels against the queue'],
-}
+ROWS = {'afdcd': 4, 'maskd': 3, 'pcd': 1}
 
 
 @pytest.fixture(autouse=True)
@@ -184,7 +175,8 @@ def test_the_command_measures_and_keeps_every_row(tmp_path: Path, capsys: pytest
     command.main(['losses', '--method', *ROWS, *options])
     said = capsys.readouterr().out
     rows = json.loads((tmp_path / 'out' / 'losses.json').read_text())['figures']
-    assert [(row['method'], row['name']) for row in rows] == [(key, name) for key in ROWS for name in ROWS[key]]
+    assert Counter(row['method'] for row in rows) == ROWS
+    assert len({(row['method'], row['name']) for row in rows}) == len(rows)
     for row in rows:
         assert f'| {row["method"]} | {row["name"]} |' in said
         assert 0 < row['ours_error'] < 1e-4 and row['result_bytes'] <= row['ours_bytes'] < row['released_bytes']

@@ -67,12 +67,6 @@ def test_pictures_are_those_of_the_test_set_and_show_what_is_sure(tmp_path, monk
     assert np.array_equal(low, medium) and not np.array_equal(low, high)
 
 
-def test_pairs_look_for_the_teacher_where_the_demo_leaves_it() -> None:
-    seg, det = (task.config('teacher') for task in (SEG, DET))
-    assert SEG.config('distilled').model.teacher.checkpoint == f'{seg.work_dir}/iter_{seg.train_cfg.max_iters}.pth'
-    assert DET.config('distilled').model.teacher.checkpoint == f'{det.work_dir}/epoch_{det.train_cfg.max_epochs}.pth'
-
-
 def test_students_wait_for_what_they_start_from() -> None:
     """The student alone needs nothing; the distilled one the teacher, and for further seeds MasKD's tokens."""
     teacher = {('teacher', 3): None}
@@ -85,23 +79,25 @@ def test_students_wait_for_what_they_start_from() -> None:
         (DET, ('distilled', 4), {**teacher, ('distilled', 3): None}, True),
     ):
         assert _is_ready(task, run, 3, done) is ready, (run, done)
+    seg, det = (task.config('teacher') for task in (SEG, DET))
+    assert SEG.config('distilled').model.teacher.checkpoint == f'{seg.work_dir}/iter_{seg.train_cfg.max_iters}.pth'
+    assert DET.config('distilled').model.teacher.checkpoint == f'{det.work_dir}/epoch_{det.train_cfg.max_epochs}.pth'
 
 
-def test_without_a_terminal_a_line_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_terminal_a_line_says_how_far_it_is(monkeypatch) -> None:
     console = Console(width=120)
     lines = Lines(console)
     with console.capture() as captured:
         lines.tick()  # too early for a line
-        for now, done in ((1, 0), (2, 30), (3, 100)):
+        for now, done in ((1, 0), (2, 30), (3, 100), (4, None)):
             monkeypatch.setattr('time.monotonic', lambda now=now: lines.said + now * (SILENCE + 1))
-            lines.update('teacher   seed 0', done, 100, 0.5)
+            if done is None:
+                lines.end('teacher   seed 0')
+            else:
+                lines.update('teacher   seed 0', done, 100, 0.5)
             lines.tick()
-        lines.end('teacher   seed 0')
-        monkeypatch.setattr('time.monotonic', lambda: lines.said + SILENCE + 1)
-        lines.tick()
-    assert captured.get().splitlines() == [
-        'teacher seed 0: 0/100', 'teacher seed 0: 30/100, loss 0.50', 'teacher seed 0: test', 'getting ready',
-    ]  # fmt: skip
+    shown = ['teacher seed 0: 0/100', 'teacher seed 0: 30/100, loss 0.50', 'teacher seed 0: test', 'getting ready']
+    assert captured.get().splitlines() == shown
 
 
 @pytest.mark.soak

@@ -64,7 +64,7 @@ def test_words_of_a_command_line(kind, right, wrong):
 # What is asked of the process: a stack that is there, threads that wait briefly, a sign of life in long steps
 
 
-def test_lines_come_until_a_long_step_ends(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_lines_come_until_a_long_step_ends(monkeypatch, capsys) -> None:
     monkeypatch.setattr(process, 'EVERY', 0.01)
     written = ''
     with pytest.raises(KeyError), process.heartbeat('exporting'):
@@ -77,6 +77,13 @@ def test_lines_come_until_a_long_step_ends(monkeypatch: pytest.MonkeyPatch, caps
     assert capsys.readouterr().err == ''
 
 
+def test_a_missing_stack_is_answered_with_the_command(monkeypatch) -> None:
+    required.require_stack()
+    monkeypatch.setattr(required, 'find_spec', lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'mmengine and mmcv. In its checkout run `make setup`'):
+        required.require_stack()
+
+
 @pytest.mark.parametrize(('given', 'count'), [('3', 3), (' 4,2', 4), ('', 0), ('many', 0), (None, 0)])
 def test_threads_that_the_shell_asks_for(monkeypatch: pytest.MonkeyPatch, given: str | None, count: int) -> None:
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
@@ -87,13 +94,6 @@ def test_threads_that_the_shell_asks_for(monkeypatch: pytest.MonkeyPatch, given:
     for chosen in ({'OMP_WAIT_POLICY': 'ACTIVE'}, {'GOMP_SPINCOUNT': '7'}, {}):
         wait_briefly(environment := dict(chosen))
         assert environment == (chosen or spins), 'what the user chose stays'
-
-
-def test_a_missing_stack_is_answered_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    required.require_stack()
-    monkeypatch.setattr(required, 'find_spec', lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r'mmengine and mmcv. In its checkout run `make setup`'):
-        required.require_stack()
 
 
 def test_what_has_left_answers_with_what_to_do_instead(monkeypatch, capsys):

@@ -72,19 +72,16 @@ def cache(tmp_path, monkeypatch):
 # mmengine's loader
 
 
-def test_every_scheme_of_mmengine_is_ours():
+def test_every_scheme_of_mmengine_is_ours_and_loaders_of_a_user_stay(monkeypatch):
     assert {''} | {'http://', 'https://', 'torchvision://', 'open-mmlab://'} <= set(CheckpointLoader._schemes)
     for prefix, loader in CheckpointLoader._schemes.items():
         assert loader.__module__ == mmengine_loader.__name__, prefix
     assert list(CheckpointLoader._schemes)[-1] == '', 'it matches everything and is asked last'
-
-
-@pytest.mark.parametrize('scheme', ['mine://', 'mmcls://'])
-def test_own_loaders_of_a_user_stay(scheme, monkeypatch):
-    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
-    CheckpointLoader.register_scheme(scheme, lambda filename, map_location: dict(a=filename), force=True)
-    mmengine_loader.install_reader()
-    assert CheckpointLoader.load_checkpoint(f'{scheme}x') == dict(a=f'{scheme}x')
+    for scheme in ('mine://', 'mmcls://'):
+        monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+        CheckpointLoader.register_scheme(scheme, lambda filename, map_location: dict(a=filename), force=True)
+        mmengine_loader.install_reader()
+        assert CheckpointLoader.load_checkpoint(f'{scheme}x') == dict(a=f'{scheme}x')
 
 
 @pytest.mark.parametrize('new_format', [True, False])
@@ -203,38 +200,20 @@ def test_runs(option, tmp_path, evil):
         runner.val() if option == 'test' else runner.train()
 
 
-@pytest.mark.parametrize(('wrap', 'reason'), [
-    (lambda state: dict(model=state), r'below `model`, where mmengine does not look'),
-    (lambda state: dict(state_dict={f'net.{name}': one for name, one in state.items()}), "without the prefix 'net.'"),
-    (lambda state: dict(state_dict={f'a{name}b': one for name, one in state.items()}), 'none of its names'),
-])  # fmt: skip
-def test_load_from_of_which_nothing_would_be_loaded_is_refused(wrap, reason, tmp_path):
-    """mmengine goes on with random weights and a line in the log, in training and in testing."""
-    state = toys.build_plain(toys.seg_net('fcn')).state_dict()
-    torch.save(wrap(state), tmp_path / 'weights.pth')
-    runner = toys.make_runner(tmp_path, toys.model_config(toys.seg_net('fcn')), load_from=str(tmp_path / 'weights.pth'))
-    untouched = nn.Linear(1, 1)
-    load_checkpoint(untouched, str(tmp_path / 'weights.pth'))  # what it would do: nothing
-    words = rf"load_from='.*weights\.pth': no tensor would be loaded into \w+: .*{reason}.*backbone\."
-    for run in (runner.train, runner.val):
-        with pytest.raises(ValueError, match=words):
-            run()
-        runner._has_loaded = False
+MASKD = dict(type='MasKD', student_tap='backbone[3]', num_tokens=2)
 
 
-def tokens_run():
+def run():
     """A config of a run that distils tokens."""
-    maskd = dict(type='MasKD', student_tap='backbone[3]', num_tokens=2)
-    network = toys.seg_net('fcn')
-    return toys.run_config('x', toys.model_config(network, dict(network, allow_random=True), dict(maskd=maskd)))
+    return toys.run_config('x', toys.model_config(toys.seg_net('fcn'), distillers=dict(maskd=MASKD)))
 
 
 READERS = {
     'teacher': lambda file: FrozenTeacher(toys.seg_net('fcn', checkpoint=file)).load(torch.zeros(1)),
     'pretrained file': lambda file: check_pretrained(Sequential(init_cfg=dict(type='Pretrained', checkpoint=file))),
-    'export of a student': lambda file: export_student(tokens_run(), file, Path('out.pth')),
-    'export of a backbone': lambda file: export_backbone(tokens_run(), file, Path('out.pth')),
-    'inferencer of mmseg': lambda file: init_model(tokens_run(), file, device='cpu'),
+    'export of a student': lambda file: export_student(run(), file, Path('out.pth')),
+    'export of a backbone': lambda file: export_backbone(run(), file, Path('out.pth')),
+    'inferencer of mmseg': lambda file: init_model(run(), file, device='cpu'),
     'tokens': lambda file: read_tokens(file, 'maskd'),
     'self-supervised teacher': read_teacher,
 }

@@ -232,22 +232,16 @@ def test_a_teacher_comes_from_the_hub_with_its_hash_in_the_receipt(hub):
     folder, asked = hub
     option = toys.seg_net('fcn')
     torch.save(toys.build_plain(option).state_dict(), folder / 't.pth')
-    model = toys.build(toys.model_config(option, {**option, 'checkpoint': 'hf://user/repo@v1/t.pth'}))
-    (teacher,) = model.distillation.teachers.values()
+    teacher = toys.teacher_of(
+        toys.build(toys.model_config(option, {**option, 'checkpoint': 'hf://user/repo@v1/t.pth'}))
+    )
     teacher.load(torch.zeros(1))
-    assert teacher.receipt.file == 't.pth' and teacher.receipt.sha256 == locate.sha256(folder / 't.pth')
-    assert asked == [('user/repo', 't.pth', 'v1')]
-
-
-def test_a_hash_in_the_address_is_checked(hub):
-    folder, asked = hub
-    (folder / 'a').mkdir()
-    (folder / 'a/t.pth').write_bytes(b'x')
-    digest = locate.sha256(folder / 'a/t.pth')
-    assert locate.local_file(f'hf://user/repo/a/t.pth#sha256={digest[:9]}', None, 'k') == folder / 'a/t.pth'
-    assert asked == [('user/repo', 'a/t.pth', None)]
+    digest = locate.sha256(folder / 't.pth')
+    assert (teacher.receipt.file, teacher.receipt.sha256) == ('t.pth', digest)
+    assert locate.local_file(f'hf://user/repo/t.pth#sha256={digest[:9]}', None, 'k') == folder / 't.pth'
+    assert asked == [('user/repo', 't.pth', 'v1'), ('user/repo', 't.pth', None)]
     with pytest.raises(ValueError, match='its name promises 00000000'):
-        locate.local_file('hf://user/repo/a/t.pth#sha256=00000000', None, 'k')
+        locate.local_file('hf://user/repo/t.pth#sha256=00000000', None, 'k')
 
 
 def test_an_index_comes_with_the_files_that_it_lists(hub):
@@ -255,8 +249,8 @@ def test_an_index_comes_with_the_files_that_it_lists(hub):
     (folder / 'x').mkdir()
     index = dict(weight_map=dict(a='one.safetensors', b='two.safetensors'))
     (folder / 'x/model.safetensors.index.json').write_text(json.dumps(index))
-    for name, entry in (('one', 'a'), ('two', 'b')):
-        save_file({entry: torch.ones(1)}, folder / f'x/{name}.safetensors')
+    for entry, name in index['weight_map'].items():
+        save_file({entry: torch.ones(1)}, folder / 'x' / name)
     locate.local_file('hf://user/repo/x/model.safetensors.index.json', None, 'k')
     assert [name for _, name, _ in asked[1:]] == ['x/one.safetensors', 'x/two.safetensors']
 

@@ -33,6 +33,17 @@ def saved(path, content, **options):
     return path
 
 
+def written(content, **options):
+    torch.save(content, file := io.BytesIO(), **options)
+    return file.getvalue()
+
+
+def array_of(kind, length):
+    """An array of eight bytes that says what they are."""
+    state = (1, (length,), kind, False, b'A' * 8)
+    return Reduced(np.ones(1).__reduce__()[0], np.ndarray, (0,), b'b', state=state)
+
+
 def unequal(ours, theirs, place='file'):
     """Places where two contents differ in type or value, bit for bit."""
     if type(ours) is not type(theirs):
@@ -77,27 +88,19 @@ def test_values_of_a_runner_come_out_as_they_went_in(tmp_path):
     assert again['buffer'].data[0].tolist() == [1, 2, 5] and again['arrays'][0].tolist() == [2, 1]
 
 
-def test_file_of_a_real_run_is_read_whole():
+def test_file_of_a_real_run_is_read_whole(tmp_path):
+    """A schedule may have a function in its state; what is shared or nested keeps its ties."""
     path = toys.teacher_file('fcn', runner_file=True)
     content = read_checkpoint(path)
     assert {'meta', 'state_dict', 'message_hub', 'optimizer'} <= set(content)
     assert content['message_hub']['log_scalars']['train/loss'].current() > 0
     assert not unequal(content, torch.load(path, weights_only=False))
-
-
-def test_schedule_with_a_function_in_its_state_is_read(tmp_path):
-    def schedule():
-        return OneCycleLR(torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1), eta_max=1.0, total_steps=9)
-
-    one, other = schedule(), schedule()
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), 0.1)
+    one, other = (OneCycleLR(optimizer, eta_max=1.0, total_steps=9) for _ in range(2))
     one.step()
     other.load_state_dict(read_values(saved(tmp_path / 'a.pth', one.state_dict())))
     assert not unequal(other.state_dict(), one.state_dict())
-
-
-def test_shared_and_nested_values_keep_their_ties(tmp_path):
-    shared = [np.ones(1)]
-    loop = dict(shared=shared, again=(shared, 1))
+    loop = dict(shared=(shared := [np.ones(1)]), again=(shared, 1))
     loop['itself'] = loop
     found = read_values(saved(tmp_path / 'a.pth', loop))
     assert found['shared'] is found['again'][0] and found['itself'] is found
@@ -149,41 +152,23 @@ def test_code_is_refused_and_not_run(tmp_path, name, new_format):
     assert mark.exists(), 'the file would have run code'
 
 
-@pytest.mark.parametrize(
-    ('owner', 'name'), [({}, 'clear'), (nn.Parameter, '__init__'), (OneCycleParamScheduler, 'step')]
-)
-def test_getattr_of_a_file_reaches_nothing_else(tmp_path, owner, name):
-    """Runner files reach for a schedule's function and for statistics through it."""
-    content = Reduced(getattr, owner, name)
-    with pytest.raises(ValueError, match=r"a\.pth' holds more than tensors.*getattr"):
+POINTERS = (3, '|', None, None, None, -1, -1, 0)  # says that they are plain bytes: reading would follow any address
+FIELDS = (3, '<', ('a',), {'a': (np.dtype('i8'), 0)}, None, 64, 8, 63)
+
+
+@pytest.mark.parametrize(('content', 'told'), [
+    # runner files reach for a schedule's function and for statistics through getattr
+    *((Reduced(getattr, owner, name), 'holds more than tensors.*getattr')
+      for owner, name in (({}, 'clear'), (nn.Parameter, '__init__'), (OneCycleParamScheduler, 'step'))),
+    *((array_of(Reduced(np.dtype, code, False, True, state=POINTERS), 1),
+       rf"holds more than tensors.*numpy\.dtype\('{code}'\)") for code in ('O8', 'V8', 'M8')),
+    (Reduced(np.dtype, 'f8', False, True, state='forged'), 'is no readable'),
+])  # fmt: skip
+def test_what_could_run_code_or_read_memory_is_refused(tmp_path, content, told):
+    with pytest.raises(ValueError, match=rf"a\.pth' {told}"):
         read_values(saved(tmp_path / 'a.pth', content))
-
-
-@pytest.mark.parametrize('code', ['O8', 'V8', 'M8'])
-def test_numpy_types_that_may_hold_pointers_are_refused(tmp_path, code):
-    """Their state says that they hold plain bytes: reading would follow any address."""
-    forged = Reduced(np.dtype, code, False, True, state=(3, '|', None, None, None, -1, -1, 0))
-    with pytest.raises(ValueError, match=rf"a\.pth' holds more than tensors.*numpy\.dtype\('{code}'\)"):
-        read_values(saved(tmp_path / 'a.pth', array_of(forged, 1)))
-
-
-def test_numpy_types_keep_to_their_code_whatever_state_is_given(tmp_path):
-    state = (3, '<', ('a',), {'a': (np.dtype('i8'), 0)}, None, 64, 8, 63)
-    path = saved(tmp_path / 'a.pth', Reduced(np.dtype, 'f8', False, True, state=state))
-    with pytest.raises(ValueError, match='no readable'):
-        read_values(saved(tmp_path / 'b.pth', Reduced(np.dtype, 'f8', False, True, state='forged')))
-    assert read_values(path) == np.dtype('f8') and read_values(path).flags == np.dtype('f8').flags
-
-
-def array_of(kind, length):
-    """An array of eight bytes that says what they are."""
-    state = (1, (length,), kind, False, b'A' * 8)
-    return Reduced(np.ones(1).__reduce__()[0], np.ndarray, (0,), b'b', state=state)
-
-
-def written(content, **options):
-    torch.save(content, file := io.BytesIO(), **options)
-    return file.getvalue()
+    kept = read_values(saved(tmp_path / 'b.pth', Reduced(np.dtype, 'f8', False, True, state=FIELDS)))
+    assert kept == np.dtype('f8') and kept.flags == np.dtype('f8').flags, 'a type keeps to its code'
 
 
 def test_other_and_damaged_files_are_refused(tmp_path):

@@ -161,22 +161,9 @@ def test_plain_config_holds_nothing_of_the_distillation(run):
     assert not is_distill_model(flat.model) and is_distill_model(config.model)
 
 
-@pytest.mark.parametrize('default', ['mmseg', 'mmdet', None])
-def test_plain_config_names_the_scope_of_a_student_of_another_one(default):
-    student = dict(cfg='mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py', pretrained=False)
-    config = Config(dict(default_scope=default, model=toys.model_config(student)))
-    assert plain_config(config).model.get('_scope_') == (None if default == 'mmseg' else 'mmseg')
-
-
-def test_plain_config_keeps_the_users_imports():
-    config = toys.run_config('x', toys.model_config())
-    for own in (['mine'], []):
-        config.custom_imports = dict(imports=['mmdistill_dense.engine.launch', *own])
-        assert plain_config(config).get('custom_imports', {}).get('imports', []) == own
-
-
-def test_plain_config_has_the_preprocessor_that_the_runner_takes_from_the_top_level():
-    """Without it, an exported student would see pictures that are not normalised."""
+def test_plain_config_has_what_a_student_takes_from_elsewhere():
+    """The preprocessor of the top level, or an exported student would see pictures that are not normalised; the scope
+    of a student of another one; the user's imports."""
     top, own = dict(type='SegDataPreProcessor', mean=[1.0] * 3, std=[2.0] * 3), dict(type='Own')
     student = dict(type='EncoderDecoder', backbone=dict(type='None'))
     distilled = dict(type='mmdistill_dense.DistillModel', student=student, teacher={}, distillers={})
@@ -184,6 +171,13 @@ def test_plain_config_has_the_preprocessor_that_the_runner_takes_from_the_top_le
         config = Config(dict(default_scope='mmseg', data_preprocessor=top, model=model))
         assert plain_config(config).model.data_preprocessor == expected
         assert 'data_preprocessor' not in config.model or model.get('data_preprocessor') == own, 'is left as it is'
+    zoo = toys.model_config(dict(cfg=toys.SEG['fcn'], pretrained=False))
+    for default, scope in (('mmseg', None), ('mmdet', 'mmseg'), (None, 'mmseg')):
+        assert plain_config(Config(dict(default_scope=default, model=zoo))).model.get('_scope_') == scope
+    config = toys.run_config('x', toys.model_config())
+    for mine in (['mine'], []):
+        config.custom_imports = dict(imports=['mmdistill_dense.engine.launch', *mine])
+        assert plain_config(config).get('custom_imports', {}).get('imports', []) == mine
 
 
 def test_export_loads_into_the_vanilla_network(run, tmp_path, capsys):

@@ -35,6 +35,11 @@ def execute(cells: list[dict[str, Any]], shell: Callable[[str], str]) -> list[li
     return [_run(''.join(cell['source']), names, shell) for cell in cells if cell['cell_type'] == 'code']
 
 
+def _printed(text: str) -> list[Output]:
+    lines = [line for line in text.splitlines(keepends=True) if not _LEFT_OUT.search(line)]
+    return [dict(name='stdout', output_type='stream', text=lines)] if lines else []
+
+
 def _run(source: str, names: dict[str, Any], shell: Callable[[str], str]) -> list[Output]:
     if source.startswith('%%writefile '):
         first, _, text = source.partition('\n')
@@ -50,21 +55,13 @@ def _run(source: str, names: dict[str, Any], shell: Callable[[str], str]) -> lis
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(ast.Module(body, []), '<cell>', 'exec'), names)
         shown = eval(compile(last, '<cell>', 'eval'), names) if last else None
-    return _printed(printed.getvalue()) + _shown(shown)
-
-
-def _printed(text: str) -> list[Output]:
-    lines = [line for line in text.splitlines(keepends=True) if not _LEFT_OUT.search(line)]
-    return [dict(name='stdout', output_type='stream', text=lines)] if lines else []
-
-
-def _shown(value: Any) -> list[Output]:
-    if value is None:
-        return []
-    data: dict[str, Any] = {'text/plain': [re.sub(' at 0x[0-9A-F]+', '', repr(value))]}
-    if hasattr(value, '_repr_png_'):
-        data['image/png'] = base64.b64encode(value._repr_png_()).decode('ascii')
-    return [dict(data=data, execution_count=None, metadata={}, output_type='execute_result')]
+    outputs = _printed(printed.getvalue())
+    if shown is not None:
+        data: dict[str, Any] = {'text/plain': [re.sub(' at 0x[0-9A-F]+', '', repr(shown))]}
+        if hasattr(shown, '_repr_png_'):
+            data['image/png'] = base64.b64encode(shown._repr_png_()).decode('ascii')
+        outputs.append(dict(data=data, execution_count=None, metadata={}, output_type='execute_result'))
+    return outputs
 
 
 def _in_a_shell(line: str) -> str:

@@ -215,22 +215,6 @@ def test_a_page_says_when_to_use_an_option(page: str, owner: str, prefix: str) -
         assert option == 'kwargs' or re.search(rf'`{re.escape(prefix + option)}\b', text), option
 
 
-def test_what_the_choice_says_of_gains_is_in_files_and_of_results_in_suites() -> None:
-    page = text_of('docs/choosing.md')
-    files = {path.parent.name: yaml.safe_load(path.read_text()) for path in ROOT.glob('configs/*/published.yml')}
-    rows = re.findall(r'^\| `(\w+)` \| ([\d.]+) \| (.+) \|$', page, re.MULTILINE)
-    gains = [(recipe, *cell) for recipe, _, cells in rows for cell in re.findall(r'([A-Za-z]+) ([+-][\d.]+\d)', cells)]
-    assert len(gains) > 20
-    for recipe, method, gain in gains:
-        entries = [one for one in files[method.lower()] if re.sub('_(maskd|dist)$', '', one['recipe']) == recipe]
-        found = [f'{one["method"] - one["student"]:+.2f}' for one in entries if one.get('student')]
-        assert any(one.startswith(gain) for one in found), (recipe, method, gain)
-    asked = [one.split() for comment in re.findall(r'<!-- results: (.+?) -->', page) for one in comment.split(', ')]
-    assert len(asked) > 5
-    for suite, row in asked:
-        assert row in yaml.safe_load(text_of(f'benchmarks/{suite}.yaml'))['methods'], (suite, row)
-
-
 def test_the_site_leaves_no_page_out() -> None:
     pages = {path.relative_to(ROOT / 'docs').as_posix() for path in (ROOT / 'docs').rglob('*.md')}
     named = set(re.findall(r': (\S+\.md)$', text_of('mkdocs.yml'), re.MULTILINE))

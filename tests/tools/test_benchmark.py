@@ -112,10 +112,14 @@ def test_a_random_teacher_is_calibrated_and_a_segmenter_measured_at_the_size_tha
         assert float(features.std()) > 0.1, 'statistics of the batch, not those of the start'
 
 
-def test_ratio_leaves_the_adapters_out_and_counts_the_teacher() -> None:
+def test_ratio_leaves_the_adapters_out_and_counts_the_teacher_and_epochs_have_a_length() -> None:
     control, teacher, distilled, one, two = (Timing(median, 0, 100) for median in (4.0, 2.0, 13.0, 3.0, 1.0))
     cost = step.StepCost(1, (8, 8), 'random', control, teacher, distilled, {}, {'a': one, 'b': two}, 0, 0)
     assert cost.overhead == 13 / (4 + 2) and cost.without_adapters == (13 - 3 - 1) / (4 + 2)
+    epochs = Config({'train_cfg': {'max_epochs': 3}, 'train_dataloader': {'batch_size': 2}})
+    assert step_cost.run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
+    assert step_cost.run_length(epochs) == step_cost.DEFAULT_ITERATIONS
+    assert step_cost.run_length(epochs, pictures=40, processes=4) == 3 * 5
 
 
 @pytest.mark.parametrize('schedule', [
@@ -138,13 +142,6 @@ def test_a_scheduled_distiller_works_in_the_step_that_is_timed(schedule: dict) -
 def test_a_step_without_a_distiller_is_not_timed(distillers: dict, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         step.prepare_steps(run_config(distillers=distillers))
-
-
-def test_the_length_of_a_run() -> None:
-    epochs = Config({'train_cfg': {'max_epochs': 3}, 'train_dataloader': {'batch_size': 2}})
-    assert step_cost.run_length(Config({'train_cfg': {'max_iters': 7}})) == 7
-    assert step_cost.run_length(epochs) == step_cost.DEFAULT_ITERATIONS
-    assert step_cost.run_length(epochs, pictures=40, processes=4) == 3 * 5
 
 
 def test_a_step_that_took_less_than_its_parts_is_no_measurement() -> None:
@@ -183,12 +180,7 @@ def test_the_command_measures_and_keeps_every_row(tmp_path: Path, capsys: pytest
     assert '- pcd: 16 pictures, 256 channels of 7x7, keys 16384' in said
 
 
-def test_a_size_of_another_method_is_refused() -> None:
-    with pytest.raises(SystemExit, match='^--size of maskd must be one of detection, small, got cityscapes$'):
-        command.main(['losses', '--method', 'maskd', '--size', 'cityscapes'])
-
-
-def test_a_row_prints_the_ratios() -> None:
+def test_a_row_prints_the_ratios_and_every_size_is_described() -> None:
     ours, released = Timing(0.5, 0.1, 1.0), Timing(20.0, 1.0, 100.0)
     row = compare_losses.Row('kd', 'scores', ours, released, 2**20, 8 * 2**20, 2**19, 1e-7, 2e-7)
     table = compare_losses.as_markdown([row])
@@ -196,6 +188,8 @@ def test_a_row_prints_the_ratios() -> None:
     for method in METHODS.values():
         assert 'small' in method.sizes and next(iter(method.sizes)) != 'small'
         assert all('channels' in str(size) for size in method.sizes.values())
+    with pytest.raises(SystemExit, match='^--size of maskd must be one of detection, small, got cityscapes$'):
+        command.main(['losses', '--method', 'maskd', '--size', 'cityscapes'])
 
 
 @pytest.mark.parametrize('method', [*sorted({*METHODS} - {'pcd'}), pytest.param('pcd', marks=pytest.mark.soak)])
@@ -231,16 +225,15 @@ def test_step_command_measures_several_methods(tmp_path: Path, capsys: pytest.Ca
 # Methods on a device: a row of a method on the CPU, and what a section makes of rows
 
 
-def test_a_step_on_the_cpu_equals_itself(monkeypatch) -> None:
+def test_a_step_on_the_cpu_equals_itself_and_a_section_shows_what_failed_or_was_refused(
+    monkeypatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(on_device, 'SIDE', 64)
     config = composed(on_device.SEG, 'cwd')
     config.merge_from_dict({'model.teacher.checkpoint': 'random.pth'})
     row = on_device.measure(config, 'cpu')
     assert row['difference'] == 0 and {'loss', 'distill.cwd.loss_cwd'} <= row['losses'].keys()
     assert (row['waits_control'], row['waits_distilled']) == (0, 0)  # only a GPU warns
-
-
-def test_a_section_shows_what_failed_and_what_was_refused(tmp_path: Path) -> None:
     whole = {'difference': 1e-7, 'bf16': None, 'fp16': 0.5, 'waits_control': 3, 'waits_distilled': 5}
     rows = {'cwd:a': {**whole, 'places_distilled': {'head.py:7': 2}}, 'kd:a': {'error': 'RuntimeError: two devices'}}
     section = on_device.section(rows, 'methods', 'cpu', 'a command')

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from tools.demo import pictures
 from tools.demo.pictures import draw_picture, make_table, shown_pictures
-from tools.demo.progress import SILENCE, Lines
 from tools.demo.training import PICTURES, TASKS, Result, _is_ready, run_demo
 
 SEG, DET = TASKS['seg'], TASKS['det']
@@ -82,22 +81,6 @@ def test_students_wait_for_what_they_start_from() -> None:
     seg, det = (task.config('teacher') for task in (SEG, DET))
     assert SEG.config('distilled').model.teacher.checkpoint == f'{seg.work_dir}/iter_{seg.train_cfg.max_iters}.pth'
     assert DET.config('distilled').model.teacher.checkpoint == f'{det.work_dir}/epoch_{det.train_cfg.max_epochs}.pth'
-
-
-def test_without_a_terminal_a_line_says_how_far_it_is(monkeypatch) -> None:
-    console = Console(width=120)
-    lines = Lines(console)
-    with console.capture() as captured:
-        lines.tick()  # too early for a line
-        for now, done in ((1, 0), (2, 30), (3, 100), (4, None)):
-            monkeypatch.setattr('time.monotonic', lambda now=now: lines.said + now * (SILENCE + 1))
-            if done is None:
-                lines.end('teacher   seed 0')
-            else:
-                lines.update('teacher   seed 0', done, 100, 0.5)
-            lines.tick()
-    shown = ['teacher seed 0: 0/100', 'teacher seed 0: 30/100, loss 0.50', 'teacher seed 0: test', 'getting ready']
-    assert captured.get().splitlines() == shown
 
 
 @pytest.mark.soak

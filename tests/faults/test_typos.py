@@ -40,11 +40,19 @@ def test_a_misspelt_option_of_the_model_names_the_nearest(options: dict, words: 
         toys.build(pair(**options))
 
 
-def test_a_key_that_would_do_nothing_stops_a_run_at_the_start(tmp_path: Path) -> None:
-    runner = toys.make_runner(tmp_path, pair(), iters=1, default_hooks=dict(checkpoint=dict(intervall=1)))
-    with pytest.raises(ValueError, match="checkpoint.intervall is not an option .* 'interval'"):
+@pytest.mark.parametrize(('changes', 'words'), [
+    (dict(train_dataloader=dict(bach_size=3)), 'bach_size'),
+    (dict(optim_wrapper=dict(clip_grads=dict(max_norm=1))), 'clip_grads'),
+    (dict(train_cfg=dict(max_iter=3)), 'max_iter'),
+    (dict(default_hooks=dict(distill=dict(skip_nonfinit=1))), 'default_hooks.distill has no option .skip_nonfinit'),
+    (dict(default_hooks=dict(checkpoint=dict(intervall=1))), "checkpoint.intervall is not an option .* 'interval'"),
+])  # fmt: skip
+def test_a_key_that_mmengine_refuses_or_would_ignore_stops_a_run_at_the_start(tmp_path, changes, words) -> None:
+    runner = None
+    with pytest.raises((TypeError, ValueError), match=f"unexpected keyword argument '{words}|{words}"):
+        runner = toys.make_runner(tmp_path, pair(), iters=1, **changes)
         runner.train()
-    assert toys.teacher_of(runner.model).network is None, 'nothing was loaded'
+    assert runner is None or toys.teacher_of(runner.model).network is None, 'nothing was loaded'
 
 
 def test_other_keys_of_the_runner_are_known_as_well() -> None:
@@ -56,17 +64,6 @@ def test_other_keys_of_the_runner_are_known_as_well() -> None:
         check_keys(dict(default_hooks=dict(checkpoints=dict(type='CheckpointHook', interval=1))))
     for key in ('test_dataloader2', 'val_evaluator_2', '_param_scheduler', 'optim_wrapper_ablation'):
         check_keys({key: 1})  # variants are names of one's own
-
-
-@pytest.mark.parametrize(('changes', 'words'), [
-    (dict(train_dataloader=dict(bach_size=3)), 'bach_size'),
-    (dict(optim_wrapper=dict(clip_grads=dict(max_norm=1))), 'clip_grads'),
-    (dict(train_cfg=dict(max_iter=3)), 'max_iter'),
-    (dict(default_hooks=dict(distill=dict(skip_nonfinit=1))), 'default_hooks.distill has no option .skip_nonfinit'),
-])  # fmt: skip
-def test_what_mmengine_refuses_names_the_key(tmp_path: Path, changes: dict, words: str) -> None:
-    with pytest.raises(TypeError, match=f"unexpected keyword argument '{words}|{words}"):
-        toys.make_runner(tmp_path, pair(), iters=1, **changes).train()
 
 
 def test_names_in_the_configs_of_the_stack_and_ours_are_no_typos() -> None:

@@ -38,32 +38,23 @@ def test_seeding_calls_few_functions_and_draws_as_torch_does():
     assert torch.equal(found, torch.rand(3))
 
 
-def test_fork_leaves_the_streams_as_they_were():
-    def drawn(*errors):
-        """The first draw behind a seed and a fork, which may end in an error."""
-        seed_everything(1)
-        with pytest.raises(errors) if errors else nullcontext(), fork_rng():
-            draw()
-            seed_everything(99)
-            for error in errors:
-                raise error
+def test_fork_leaves_the_streams_as_they_were_and_a_worker_s_seed_depends_on_everything_and_travels():
+    def stream(worker, *place):
+        pickle.loads(pickle.dumps(WorkerSeed(*place)))(worker)
         return draw()
 
     seed_everything(1)
     expected = draw()
     assert expected != draw()
-    assert drawn() == drawn(RuntimeError) == expected
-
-
-def test_worker_seed_depends_on_everything_and_travels():
-    def stream(worker, *place):
-        pickle.loads(pickle.dumps(WorkerSeed(*place)))(worker)
-        return draw()
-
-    places = [(0, 1, 2, 3), (1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 2, 0)]
-    with fork_rng():
-        first, again = ([stream(*place) for place in places] for _ in range(2))
-    assert first == again and len(set(first)) == 5
+    for error in (None, RuntimeError):
+        seed_everything(1)
+        with pytest.raises(error) if error else nullcontext(), fork_rng():
+            places = [(0, 1, 2, 3), (1, 1, 2, 3), (0, 0, 2, 3), (0, 1, 0, 3), (0, 1, 2, 0)]
+            first, again = ([stream(*place) for place in places] for _ in range(2))
+            assert first == again and len(set(first)) == 5
+            if error:
+                raise error
+        assert draw() == expected
 
 
 class Draws(Dataset):

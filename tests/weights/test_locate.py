@@ -166,29 +166,23 @@ def test_a_cache_of_another_user_is_told_and_hides_no_reason(web, monkeypatch):
         load_from_http(f'{address}/more.pth')
 
 
-def test_damaged_file_is_refused_by_its_name(tmp_path):
-    path = tmp_path / f'net-{hashlib.sha256(b"weights").hexdigest()[:8]}.pth'
+def test_missing_or_damaged_file_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def refused(file, error, words):
+        with pytest.raises(error, match=words):
+            locate.local_file(file, None, 'key')
+
+    refused('t.pth', FileNotFoundError, rf"^key='t\.pth'.*{tmp_path}.*The folder holds no checkpoint\.$")
+    Path('iter_100.pth').touch()
+    refused('t.pth', FileNotFoundError, r'The folder holds iter_100\.pth\.$')
+    refused('runs/t.pth', FileNotFoundError, r"There is no folder 'runs' either\.$")
+    told, found = (hashlib.sha256(content).hexdigest()[:8] for content in (b'weights', b'weightX and more'))
+    path = Path(f'net-{told}.pth')
     path.write_bytes(b'weights')
     assert locate.local_file(str(path), None, 'k') == path
     path.write_bytes(b'weightX and more')
-    found = hashlib.sha256(b'weightX and more').hexdigest()[:8]
-    with pytest.raises(ValueError, match=rf'^k=.*{found}.*its name promises'):
-        locate.local_file(str(path), None, 'k')
-
-
-def test_missing_file_is_named(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for file, words in (
-        ('t.pth', rf"^key='t\.pth'.*{tmp_path}.*The folder holds no checkpoint\.$"),
-        ('iter_100.pth', None),
-        ('t.pth', r'The folder holds iter_100\.pth\.$'),
-        ('runs/t.pth', r"There is no folder 'runs' either\.$"),
-    ):
-        if words is None:
-            Path(file).touch()
-            continue
-        with pytest.raises(FileNotFoundError, match=words):
-            locate.local_file(file, None, 'key')
+    refused(str(path), ValueError, rf'^key=.*{found}.*its name promises')
 
 
 def test_auto_reaches_the_teacher(package, tmp_path, monkeypatch):

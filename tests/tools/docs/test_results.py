@@ -120,9 +120,10 @@ def test_the_pages_of_this_repository_follow_from_its_scores(tmp_path: Path) -> 
     for name in ('docs', 'benchmarks'):
         shutil.copytree(ROOT / name, tmp_path / name)
     page = tmp_path / FOLDER / 'camvid.md'
-    changed, count = re.subn(r'(?m)^(\| \[kd\].*\d)\.(\d\d \| [^|]+ \|)$', r'\g<1>9.\2', page.read_text())
+    changed = re.sub(r'(\| \[kd\].*\] \| [+-]\d)\.', r'\g<1>9.', page.read_text())
     page.write_text(changed)
-    assert count == 1 and ['camvid.md, kd, seed 8' in one for one in disagreements(tmp_path)] == [True]
+    (told,) = [one for one in disagreements(tmp_path) if 'camvid.md, ' in one]
+    assert 'kd, seed ' in told
 
 
 @pytest.mark.parametrize(('mark', 'told'), [

@@ -1,9 +1,22 @@
-"""The code blocks of the guides and what the tests do with them."""
+"""The code blocks of the guides, and whether a command is understood: by its own parser, and its files exist."""
 
+import argparse
+import importlib.util
+import os
 import re
+import runpy
 import shlex
+import sys
+from configparser import ConfigParser
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from unittest import mock
+
+from mmdistill_dense.__main__ import COMMANDS
+from mmdistill_dense.apps.recipes.named import find
+from tests.every_config import every, place, read
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [
@@ -95,3 +108,139 @@ def commands(text: str) -> list[Command]:
                     command.variables[name] = value
                 found.append(command)
     return [command for command in found if command.words]
+
+
+HARMLESS = re.compile(r'\.|cd|docker|export|git|mkdir|mlflow|pre-commit|sh|bash|tensorboard|trtexec|uvx')
+BUILD = ('CFLAGS', 'LDFLAGS', 'PYTHONPATH', 'CUDA_VISIBLE_DEVICES', 'WANDB_MODE')
+NAME = re.compile(r'[a-z]+:[\w.+-]*_[\w.+-]+(:[\w-]+)?')
+OWN = re.compile(r'(?:configs|examples|tools|benchmarks|docs|tests|requirements|mmdistill_dense)/[\w./+-]+\.\w+$')
+SAVED = re.compile(r'work_dirs/([\w-]+/[\w.+-]+)/(?:iter|epoch)_(\d+)\.pth$')
+
+
+def check(command: Command, block: Block) -> None:
+    """Raise an ``AssertionError`` or ``SystemExit`` where a command would not be understood."""
+    exported = command.words[1:] if command.words[:1] == ['export'] else []
+    for name in [*command.variables, *(word.partition('=')[0] for word in exported)]:
+        assert name in BUILD or name in _sources(), f'nothing reads {name}'
+    program, *words = [{'N': '1', 'SEED': '1'}.get(word, word) for word in command.words] or ['cd']
+    for word in words:
+        _check_file(word, block)
+    if program in CHECKS:
+        CHECKS[program](words)
+    elif program.startswith('--'):
+        _check_program(['train', 'CONFIG', program, *words])
+    else:
+        assert HARMLESS.fullmatch(program), f'an unknown program {program}'
+
+
+@cache
+def _sources() -> str:
+    """What reads the variables that a guide sets."""
+    python = [file for name in ('mmdistill_dense', 'configs/_base_') for file in (ROOT / name).rglob('*.py')]
+    files = [ROOT / 'Makefile', *(ROOT / 'tools').iterdir(), *python]
+    return '\n'.join(file.read_text(encoding='utf-8') for file in files if file.is_file())
+
+
+def _check_file(word: str, block: Block) -> None:
+    if NAME.fullmatch(word):
+        find(word)
+    for part in re.split('[=,]', word):
+        assert not OWN.match(part) or (ROOT / part).is_file(), f'{part} is not there'
+        saved = SAVED.match(part)
+        if saved and place(saved[1]) in every():
+            end = read(place(saved[1])).train_cfg
+            length = end.get('max_iters') or end.get('max_epochs')
+            assert int(saved[2]) == length or f'={saved[2]}' in block.text, f'{part}: the run ends at {length}'
+
+
+def parse(script: Path, words: list[str]) -> None:
+    """Let a script read these words and do nothing else."""
+    original = argparse.ArgumentParser.parse_args
+
+    def stop(self: argparse.ArgumentParser, *given: object, **named: object) -> None:
+        original(self, *given, **named)  # type: ignore[call-overload]
+        sys.exit(0)
+
+    with (
+        mock.patch.object(sys, 'argv', [str(script), *words]),
+        mock.patch.object(argparse.ArgumentParser, 'parse_args', stop),
+        mock.patch.dict(os.environ),
+    ):
+        try:
+            runpy.run_path(str(script), run_name='__main__')
+        except SystemExit as end:
+            assert end.code == 0, f'{script.name} does not take {words}'
+            return
+    raise AssertionError(f'{script.name} reads no arguments')
+
+
+def _check_python(words: list[str]) -> None:
+    if words[0] == '-c':
+        compile(words[1], 'command', 'exec')
+    elif words[0] == '-m':
+        assert importlib.util.find_spec(words[1]), words[1]
+        if words[1] == 'mmdistill_dense':
+            _check_program(words[2:])
+    else:
+        _check_words(ROOT / words[0], words[1:])
+
+
+def _check_words(script: Path, words: list[str], *before: str) -> None:
+    """Of a script, behind the name of its command; a script or a command alone is its name."""
+    if len(words) == 1 and words[0].isalpha() and words[0].islower():  # the name of a subcommand in a sentence
+        words = [*words, '--help']
+    if words:
+        parse(script, [*before, *words])
+
+
+def _check_program(words: list[str]) -> None:
+    if words[:1] in (['--help'], ['--version']):
+        return
+    assert words[0] in COMMANDS, words[0]
+    if words[0] == 'benchmark':
+        parse(ROOT / 'tools/benchmark.py', words[1:])
+    else:
+        _check_words(ROOT / 'mmdistill_dense/__main__.py', words[1:], words[0])
+
+
+def _check_mim(words: list[str]) -> None:
+    what, *rest = words
+    if what == 'install':  # its arguments are pip's
+        _check_pip(rest)
+    elif len(rest) > 1:  # else `mim test` as a name
+        given = import_module(f'mim.commands.{what}').cli.make_context(what, rest).params
+        package = {'mmdetection': 'mmdet'}.get(given['package'], given['package'])
+        folder = Path(importlib.util.find_spec(package).origin).parent / '.mim/tools'  # type: ignore[union-attr, arg-type]
+        (script,) = folder.rglob(f'{given.get("command", what)}.py')
+        checkpoint = [given.get('checkpoint') or 'CHECKPOINT'] if what == 'test' else []
+        parse(script, [*([] if what == 'run' else [given['config'], *checkpoint]), *given['other_args']])
+
+
+def _check_make(words: list[str]) -> None:
+    text = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    for word in words:
+        name, equals, _ = word.partition('=')
+        known = rf'\$\({name}\)|export .*\b{name}\b' if equals else rf'^{name}:'
+        assert re.search(known, text, re.MULTILINE), f'make knows no {name}'
+    if words[0] == 'results' and len(words) > 1:
+        parse(ROOT / 'tools/results.py', words[1].removeprefix('ARGS=').split())
+
+
+def _check_pip(words: list[str]) -> None:
+    setup = ConfigParser()
+    setup.read(ROOT / 'setup.cfg')
+    for extra in re.findall(r'\.\[([\w,]+)\]', ' '.join(words)):
+        assert set(extra.split(',')) <= set(setup['options.extras_require']), extra
+    pins = (ROOT / 'requirements/constraints.txt').read_text(encoding='utf-8').split()
+    for word in words:
+        assert '==' not in word or word in pins, f'{word} is not the version of requirements/constraints.txt'
+
+
+def _check_launcher(words: list[str]) -> None:
+    _check_program(words[next(n for n, word in enumerate(words) if word in ('mmdistill', 'mmdistill_dense')) + 1 :])
+
+
+CHECKS = {
+    **dict(python=_check_python, mmdistill=_check_program, mim=_check_mim, make=_check_make, pip=_check_pip),
+    **dict(torchrun=_check_launcher, srun=_check_launcher),
+}

@@ -1,10 +1,20 @@
-"""Runs the shell blocks of the guides in order, in this process: two iterations, large networks narrowed."""
+"""Runs the shell blocks of the guides in order, in this process: two iterations, large networks narrowed.
 
+And docs/tutorial.ipynb without Jupyter. ``python -m tests.docs_run FOLDER`` stores the outputs of a whole run, without
+what mmseg prints about parts that are not installed, the progress of trainings, and the reader's folder in paths.
+"""
+
+import ast
+import base64
 import contextlib
 import io
+import json
+import os
+import re
 import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +26,7 @@ from mmengine.runner import Runner
 
 from mmdistill_dense.__main__ import main
 from mmdistill_dense.config.resolve import TEACHER_OPTIONS, is_distill_model, load_model, student_option
-from tests import notebook, toys
+from tests import toys
 from tests.docs_blocks import ROOT, Block, Command, blocks, commands
 from tests.zoo.narrow import narrow
 
@@ -67,7 +77,7 @@ def run_notebook() -> list[list[dict[str, Any]]]:
         return '' if '>' in line else printed.getvalue()
 
     with _short(narrowed=False):
-        return notebook.execute(notebook.read()['cells'], shell)
+        return execute(read_notebook()['cells'], shell)
 
 
 def _run(command: Command) -> bool:
@@ -142,3 +152,74 @@ def _narrowed(model: Any) -> ConfigDict:
                      for flag in (False, True))  # fmt: skip
         options['teacher'] = {**network(own, 'model.teacher'), **kept}
     return ConfigDict(options, distillers=model.get('distillers') or {})
+
+
+NOTEBOOK = ROOT / 'docs/tutorial.ipynb'
+Output = dict[str, Any]
+_LEFT_OUT = re.compile(r'^Could not import OneDL|^\d+ of \d+ done, |  (starting|preparing|testing) +$|  \d+/\d+  ')
+
+
+def read_notebook() -> dict[str, Any]:
+    """The notebook as it is stored."""
+    return json.loads(NOTEBOOK.read_text(encoding='utf-8'))
+
+
+def execute(cells: list[dict[str, Any]], shell: Callable[[str], str]) -> list[list[Output]]:
+    """Run the code cells in the working folder; returns their outputs. ``shell`` runs a line that begins with ``!``."""
+    names: dict[str, Any] = {}
+    return [_cell(''.join(cell['source']), names, shell) for cell in cells if cell['cell_type'] == 'code']
+
+
+def _printed(text: str) -> list[Output]:
+    lines = [line for line in text.splitlines(keepends=True) if not _LEFT_OUT.search(line)]
+    return [dict(name='stdout', output_type='stream', text=lines)] if lines else []
+
+
+def _cell(source: str, names: dict[str, Any], shell: Callable[[str], str]) -> list[Output]:
+    if source.startswith('%%writefile '):
+        first, _, text = source.partition('\n')
+        file = first.split()[1]
+        Path(file).write_text(f'{text}\n', encoding='utf-8')
+        return _printed(f'Writing {file}\n')
+    if source.startswith('!'):
+        lines = [re.sub(r'{(\w+)}', lambda name: str(names[name[1]]), line[1:]) for line in source.splitlines()]
+        return _printed(''.join(shell(line) for line in lines))
+    body, last = ast.parse(source).body, None
+    if isinstance(body[-1], ast.Expr):
+        last = ast.Expression(body.pop().value)  # type: ignore[attr-defined]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(ast.Module(body, []), '<cell>', 'exec'), names)
+        shown = eval(compile(last, '<cell>', 'eval'), names) if last else None
+    outputs = _printed(printed.getvalue())
+    if shown is not None:
+        data: dict[str, Any] = {'text/plain': [re.sub(' at 0x[0-9A-F]+', '', repr(shown))]}
+        if hasattr(shown, '_repr_png_'):
+            data['image/png'] = base64.b64encode(shown._repr_png_()).decode('ascii')
+        outputs.append(dict(data=data, execution_count=None, metadata={}, output_type='execute_result'))
+    return outputs
+
+
+def _in_a_shell(line: str) -> str:
+    print(f'$ {line}', flush=True)
+    environment = {**os.environ, 'PATH': f'{Path(sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'}
+    return subprocess.run(line, shell=True, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
+
+
+def store_notebook(folder: str) -> None:
+    """Run the notebook as a reader would, in an empty folder, and store its outputs."""
+    stored = read_notebook()
+    Path(folder).mkdir(parents=True)
+    os.chdir(folder)
+    code = [cell for cell in stored['cells'] if cell['cell_type'] == 'code']
+    for number, (cell, outputs) in enumerate(zip(code, execute(code, _in_a_shell), strict=True), 1):
+        cell.update(outputs=outputs, execution_count=number)
+        for output in outputs:
+            if 'execution_count' in output:
+                output['execution_count'] = number
+    text = json.dumps(stored, indent=1, ensure_ascii=False) + '\n'
+    short = text.replace(f'{Path.cwd()}/', '').replace(str(ROOT), 'mmdistill_dense')
+    NOTEBOOK.write_text(short, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    store_notebook(sys.argv[1])

@@ -32,10 +32,9 @@ from mmdistill_dense.config.resolve import find_config, load_model
 from mmdistill_dense.distillers import FeatureDistiller, MasKD
 from mmdistill_dense.model.build import build_distillers
 from mmdistill_dense.registry import DISTILLERS
-from tests import notebook, toys
-from tests.docs_blocks import ROOT, Block, blocks, commands, inline
-from tests.docs_check import check
-from tests.docs_run import CLONE, PROJECT, link_clone, run_notebook, runs, walk
+from tests import toys
+from tests.docs_blocks import ROOT, Block, blocks, check, commands, inline
+from tests.docs_run import CLONE, NOTEBOOK, PROJECT, link_clone, read_notebook, run_notebook, runs, walk
 from tests.project.folders_of_data import seg_folder
 from tools.docs.targets import read_targets
 
@@ -182,6 +181,7 @@ def test_the_method_of_the_guide_runs() -> None:
 def test_the_cards_of_methods_name_every_option_with_its_default(name: str) -> None:
     method = DISTILLERS.get(name)
     card = text_of(f'docs/methods/{method.__module__.rpartition(".")[2]}.md')
+    assert card.startswith(f'# {name}')
     table = card.partition('\n## Options\n\n')[2].partition('\n\n')[0]
     shown = {}
     for keys, values in re.findall(r'^\| `(.+?)` \| (.+?) \| [^|]+ \|$', table, re.MULTILINE):
@@ -288,11 +288,11 @@ def test_commands_of_a_guide_in_a_clone(guide: str, tmp_path: Path, monkeypatch:
 @pytest.mark.soak
 def test_the_tutorial_from_folder_to_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    stored = [cell['outputs'] for cell in notebook.read()['cells'] if cell['cell_type'] == 'code']
+    stored = [cell['outputs'] for cell in read_notebook()['cells'] if cell['cell_type'] == 'code']
     kinds = ([[one['output_type'] for one in some] for some in outputs] for outputs in (run_notebook(), stored))
     assert next(kinds) == next(kinds)
     assert Path('distil_mine/report.html').is_file() and Path('distil_mine/student_pcd.py').is_file()
-    assert notebook.NOTEBOOK.stat().st_size < 300_000
+    assert NOTEBOOK.stat().st_size < 300_000
 
 
 # The blocks of docs/trackers.md: a distilled run writes its values to each tracker whose package is installed

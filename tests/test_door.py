@@ -18,7 +18,7 @@ import mmdistill_dense.ops_check as ops_check
 from mmdistill_dense.__main__ import BEFORE, COMMANDS, main
 from mmdistill_dense.registry import DISTILLERS
 from mmdistill_dense.utils.version import for_mim, versions
-from tests.docs_blocks import ROOT
+from tests.isolation import ROOT
 
 
 def test_every_command_shows_its_options_and_the_overview_names_each_once(capsys) -> None:

@@ -3,7 +3,6 @@
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -44,12 +43,7 @@ SETUPS = [
 ]
 
 
-def count(
-    kind: str,
-    distillers: Mapping[str, Any],
-    before: Callable[[Any], None] = lambda model: None,
-    half: torch.dtype | None = None,
-) -> FakeDevice:
+def count(kind, distillers, before=lambda model: None, half=None):
     """Return a device after the second training step of a pair with a batch of 2, one padded.
 
     ``before`` gets the model before each step; ``half`` is the type of autocast.

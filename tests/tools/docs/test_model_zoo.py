@@ -98,7 +98,15 @@ def test_mim_search_finds_every_file() -> None:
 
     found = get_model_info('mmdistill_dense', to_dict=True)
     assert set(found) == {f'{method}_{path.stem}' for method in methods() for path in configs_of(method)}
-    assert found['afdcd_toy_seg']['config'] == 'configs/afdcd/toy_seg.py'
+    for name, one in found.items():  # mim knows a model by its name alone, written small
+        config = ROOT / one['config']
+        assert config.is_file() and name == name.lower() == f'{config.parent.name}_{config.stem}'
+    count = 0
+    for content in (yaml.safe_load(file.read_text()) for file in ROOT.glob('configs/*/metafile.yml')):
+        collections = {one['Name'] for one in content['Collections'] if (ROOT / one['README']).is_file()}
+        assert {model['In Collection'] for model in content['Models']} <= collections
+        count += len(content['Models'])
+    assert count == len(found)
     assert found['afdcd_deeplabv3_r101_to_r18_cityscapes']['cityscapes/published_miou'] == 77.03
     chosen = dict(models=['afdcd'], training_datasets=['pascal voc 2012 + aug'])
     voc = get_model_info('mmdistill_dense', to_dict=True, **chosen)

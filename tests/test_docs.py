@@ -1,4 +1,4 @@
-"""The guides: Python runs, YAML is read, commands are understood by their programs, figures are those of files."""
+"""The guides: Python runs, YAML is read, commands are understood and run."""
 
 import ast
 import copy

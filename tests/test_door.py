@@ -1,4 +1,4 @@
-"""The program ``mmdistill``: its commands, and how it tells mistakes."""
+"""The program ``mmdistill``: its commands, how it tells mistakes, and what it loads."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What a wheel carries, what the tree must not hold, and that versions agree."""
+"""What a wheel carries, what the tree must not hold, that versions agree, and that tests see no user's files."""
 
 import configparser
 import os

@@ -24,7 +24,6 @@ from tests.project.folders_of_data import picture
 SEGMENTOR, DETECTOR = 'fcn', 'retinanet'
 QUEUE = dict(queue_init='random', queue_size=16)
 SCORES = dict(student_tap='bbox_head.retina_cls', form='sigmoid')
-# Method, option, pair; how often we wait, and how often the mm* packages do, beside the student's own.
 PIXELS = dict(enqueue='pixels', keys_per_image=2, num_pixels=20)
 # Of all methods together, and of what they lack: how often we wait, and how often the mm* packages do, beside the
 # student's own. The cases of tests/distillers ask each method alone.

@@ -1,4 +1,4 @@
-"""Steps and their memory against counts made another way."""
+"""Steps, their seconds and their memory against counts made another way, and batches for them."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Checkpoints that are of another network or class list, where mmengine would load what fits and go on."""
+"""Checkpoints that are of another network or class list, where mmengine would load what fits and go on; full disks."""
 
 import re
 from contextlib import nullcontext

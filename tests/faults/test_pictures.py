@@ -1,4 +1,4 @@
-"""Pictures and label images that are missing, damaged, or do not fit."""
+"""Pictures and label images that are missing, damaged, or do not fit, and batches at the edge."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The step benchmark takes a step apart without changing it."""
+"""The benchmarks: a step is taken apart without being changed, losses are compared with the released ones."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""How the C++ files of mmcv are divided into units."""
+"""How the C++ files of mmcv are divided into units, and what the audit makes of a report, and of none."""
 
 import re
 import subprocess
@@ -36,10 +36,7 @@ def test_every_file_is_in_one_unit_and_the_rules_hold(sources: list[str], tmp_pa
     assert sorted(re.findall('#include "(.*)"', text)) == sorted(str(Path(path).resolve()) for path in sources)
 
 
-# What the audit of the dependencies makes of a report, and of none
-
-
-# What the audit of the dependencies makes of a report, and of none
+# The audit of the dependencies
 
 
 HOLE = dict(id='PYSEC-1', aliases=['CVE-2'], fix_versions=['2.0'])

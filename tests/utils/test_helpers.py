@@ -1,4 +1,4 @@
-"""What is said of an option that is out of its range, once for all methods."""
+"""Options out of their range, once for all methods; the process; what has left; colours of classes."""
 
 import argparse
 import time

@@ -1,4 +1,4 @@
-"""What `make docs` writes is up to date, and mim finds and downloads what the metafiles name."""
+"""What `make docs` writes is up to date, and mim finds and downloads what the metafiles name; published results."""
 
 import shutil
 from importlib import import_module

@@ -101,7 +101,7 @@ CITYSCAPES = {'control': 'deeplabv3_r101_to_r18_cityscapes', 'teacher': None}
 
 @pytest.mark.parametrize(('processes', 'fits'), [(8, True), (1, False)])
 def test_batch_that_the_learning_rate_is_not_for_is_refused(processes: int, fits: bool) -> None:
-    """Which batches it is for: tests/engine/test_distill_hook.py."""
+    """Which batches it is for: tests/engine/test_start.py."""
     definition = defined(**CITYSCAPES, options={})
     said = r'1 process\(es\) with train_dataloader.batch_size=2 take 2 pictures a step.*base_batch_size=16'
     with nullcontext() if fits else pytest.raises(ValueError, match=said):

@@ -1,21 +1,16 @@
-"""Names of configs, and the rules by which overrides are merged."""
+"""Names of configs, files that cannot be read, and the rules by which overrides are merged."""
 
 import pytest
 from mmengine.config import Config, ConfigDict
 
+from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config import resolve
 from tests import toys
 
 
-def test_names_of_the_real_packages():
-    for name in (*toys.SEG.values(), *toys.DET.values()):
-        assert resolve.find_config(name).is_file()
-    assert resolve.find_config('mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024') == resolve.find_config(
-        toys.SEG['fcn']
-    )
-
-
-def test_our_own_fragments_are_found():
+def test_names_of_the_packages_and_of_our_own_fragments():
+    assert all(resolve.find_config(name).is_file() for name in (*toys.SEG.values(), *toys.DET.values()))
+    assert resolve.find_config(toys.SEG['fcn'].removesuffix('.py')) == resolve.find_config(toys.SEG['fcn'])
     assert resolve.base('mmdistill_dense::_base_/schedules/toy_450.py').endswith('configs/_base_/schedules/toy_450.py')
     old = resolve.find_config('mmdistill_dense::control/toy_seg')  # as configs of other folders name it since 0.1
     assert old == resolve.find_config('mmdistill_dense::_base_/recipes/toy_seg.py')
@@ -63,12 +58,11 @@ def test_missing_package_and_package_without_configs(tmp_path, monkeypatch):
 
 
 def test_checkout_is_found_where_there_is_no_mim_folder(tmp_path, monkeypatch):
-    (tmp_path / 'co' / 'checkoutzoo').mkdir(parents=True)
-    (tmp_path / 'co' / 'checkoutzoo' / '__init__.py').touch()
-    (tmp_path / 'co' / 'configs').mkdir()
-    (tmp_path / 'co' / 'configs' / 'x.py').touch()
-    monkeypatch.syspath_prepend(str(tmp_path / 'co'))
-    assert resolve.find_config('checkoutzoo::x') == tmp_path / 'co' / 'configs' / 'x.py'
+    for file in ('checkoutzoo/__init__.py', 'configs/x.py'):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert resolve.find_config('checkoutzoo::x') == tmp_path / 'configs/x.py'
 
 
 def test_base_expression_works_from_another_folder(tmp_path):
@@ -77,6 +71,35 @@ def test_base_expression_works_from_another_folder(tmp_path):
     path.write_text(f"_base_ = __import__('mmdistill_dense').base('{name}')\nextra = 1\n")
     config = Config.fromfile(path)
     assert config.default_hooks.distill.type == 'mmdistill_dense.DistillHook' and config.extra == 1
+
+
+BROKEN = 'x = 1\nmodel = dict(\n'
+WRITTEN = {
+    'the file itself': {'leaf.py': BROKEN},
+    'a base': {'leaf.py': "_base_ = ['good.py', 'bad.py']\n", 'good.py': 'y = 1\n', 'bad.py': BROKEN},
+    'a base of a base': {'leaf.py': "_base_ = 'middle.py'\n", 'middle.py': "_base_ = 'bad.py'\n", 'bad.py': BROKEN},
+    'the leaf with a base': {'leaf.py': f"_base_ = 'good.py'\n{BROKEN}", 'good.py': 'y = 1\n'},
+}
+
+
+@pytest.mark.parametrize('case', WRITTEN)
+def test_the_broken_file_is_named(tmp_path, case):
+    for name, text in WRITTEN[case].items():
+        (tmp_path / name).write_text(text)
+    bad, line = tmp_path / ('bad.py' if 'bad.py' in WRITTEN[case] else 'leaf.py'), 3 if 'leaf' in case else 2
+    with pytest.raises(ValueError, match=f"{bad}: line {line} is no Python: '\\(' was never closed"):
+        read_config(tmp_path / 'leaf.py')
+    with pytest.raises(ValueError, match=f'{bad}: line {line} is no Python'):
+        resolve.load_model(dict(cfg=str(tmp_path / 'leaf.py')), 'model.student')
+
+
+def test_a_broken_module_that_a_config_imports_is_named(tmp_path, monkeypatch):
+    """The error has its name already."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / 'own_networks_with_a_fault.py').write_text(BROKEN)
+    (tmp_path / 'leaf.py').write_text("custom_imports = dict(imports=['own_networks_with_a_fault'])\n")
+    with pytest.raises(ValueError, match=f'{tmp_path}/own_networks_with_a_fault.py: line 2 is no Python'):
+        resolve.read_file(tmp_path / 'leaf.py')
 
 
 def test_load_model_merges_the_keys_beside_cfg():

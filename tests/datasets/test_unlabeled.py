@@ -1,35 +1,56 @@
-"""A folder of pictures without labels: what is found, what is left out, what happens to a damaged file."""
+"""Pictures without labels: which a folder gives, which are in other sets too, and a pipeline of one for labels."""
 
 import logging
+import os
+import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from mmengine.dataset import DefaultSampler, pseudo_collate
-from mmengine.logging import MMLogger
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    Compose,
+    ConcatDataset,
+    DefaultSampler,
+    RepeatDataset,
+    pseudo_collate,
+)
+from mmengine.registry import init_default_scope
 from PIL import Image
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
+from mmdistill_dense.datasets.wrapped import count_pictures
 from mmdistill_dense.registry import DATASETS
-from mmdistill_dense.unlabelled.pictures import UnlabeledImages
+from mmdistill_dense.unlabelled import pictures
+from mmdistill_dense.unlabelled.pictures import (
+    UnlabeledImages,
+    not_on_disk,
+    picture_paths,
+    same_pictures,
+    training_steps,
+    try_steps,
+    without_labels,
+)
+from mmdistill_dense.weights import strict_load
+from tests import toys
 
-LOAD = [dict(type='LoadImageFromFile')]
+# A folder
 
 
-def write(path: Path, level: int = 0, size: tuple[int, int] = (40, 50)) -> None:
+def write(path: Path, shape: tuple[int, ...] = (40, 50, 3)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.full((*size, 3), level, np.uint8))
+    cv2.imwrite(str(path), np.full(shape, 7, np.uint8))
 
 
 def build(root: Path, **options: object) -> UnlabeledImages:
-    option = dict(type='mmdistill_dense.UnlabeledImages', data_root=str(root), pipeline=LOAD)
-    return DATASETS.build(option | options)
+    load = [dict(type='LoadImageFromFile')]
+    return DATASETS.build(dict(type='mmdistill_dense.UnlabeledImages', data_root=str(root), pipeline=load) | options)
 
 
-def names(dataset: UnlabeledImages, root: Path) -> list[str]:
-    paths = [dataset.get_data_info(index)['img_path'] for index in range(len(dataset))]
-    return [Path(path).relative_to(root).as_posix() for path in paths]
+def names(root: Path, **options: object) -> list[str]:
+    return [Path(path).relative_to(root).as_posix() for path in picture_paths(build(root, **options))]
 
 
 @pytest.fixture
@@ -42,44 +63,33 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Messages of warning level that reach mmengine's logger, whatever level earlier tests have left it."""
-    logger, messages = MMLogger.get_current_instance(), []
-    monkeypatch.setattr(logger, 'level', logging.INFO)
-    logger.setLevel(logging.INFO)  # forgets what it remembers of the old level
-    monkeypatch.setattr(
-        logger,
-        'handle',
-        lambda record: messages.append(record.getMessage()) if record.levelno >= logging.WARNING else None,
-    )
-    return messages
+    told: list[str] = []
+
+    def print_log(text: str, _: str, level: int = logging.INFO) -> None:
+        told.extend([text] * (level >= logging.WARNING))
+
+    monkeypatch.setattr(pictures, 'print_log', print_log)
+    return told
 
 
-def test_a_tree_is_listed_in_the_order_of_its_names(root: Path) -> None:
-    dataset = build(root)
-    assert names(dataset, root) == ['b.png', 'n01/a.jpg', 'n01/deep/c.png', 'n02/z.JPEG']
-    assert dataset[0]['img'].shape == (40, 50, 3)
-
-
-def test_links_are_followed_but_for_circles(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_tree_is_listed_in_the_order_of_its_names(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Links are followed but for circles; what is looked at can be narrowed, and a list has its own order."""
+    (root / 'list.txt').write_text('deep/c.png\n\na.jpg\n')
+    for options, expected in (
+        ({}, ['b.png', 'n01/a.jpg', 'n01/deep/c.png', 'n02/z.JPEG']),
+        (dict(extensions=['.jpeg']), ['n02/z.JPEG']),
+        (dict(data_prefix='n01'), ['n01/a.jpg', 'n01/deep/c.png']),
+        (dict(data_prefix=['n02', 'n01']), ['n02/z.JPEG', 'n01/a.jpg', 'n01/deep/c.png']),
+        (dict(indices=2), ['b.png', 'n01/a.jpg']),
+        (dict(data_prefix='n01', ann_file='list.txt'), ['n01/deep/c.png', 'n01/a.jpg']),
+    ):
+        assert names(root, **options) == expected, options
+    assert build(root)[0]['img'].shape == (40, 50, 3)
     (root / 'n02/above').symlink_to(root)
     other = tmp_path_factory.mktemp('other')
     write(other / 'y.png')
     (root / 'linked').symlink_to(other)
-    assert names(build(root), root) == ['b.png', 'linked/y.png', 'n01/a.jpg', 'n01/deep/c.png', 'n02/z.JPEG']
-
-
-def test_what_is_looked_at_can_be_narrowed(root: Path) -> None:
-    assert names(build(root, extensions=['.jpeg']), root) == ['n02/z.JPEG']
-    assert names(build(root, data_prefix='n01'), root) == ['n01/a.jpg', 'n01/deep/c.png']
-    assert names(build(root, data_prefix=['n02', 'n01']), root) == ['n02/z.JPEG', 'n01/a.jpg', 'n01/deep/c.png']
-    assert names(build(root, indices=2), root) == ['b.png', 'n01/a.jpg']
-
-
-def test_a_list_is_taken_in_its_order(root: Path) -> None:
-    (root / 'list.txt').write_text('deep/c.png\n\na.jpg\n')
-    assert names(build(root, data_prefix='n01', ann_file='list.txt'), root) == ['n01/deep/c.png', 'n01/a.jpg']
-    with pytest.raises(ValueError, match='ann_file goes with one data_prefix'):
-        build(root, data_prefix=['n01', 'n02'], ann_file='list.txt')
+    assert names(root) == ['b.png', 'linked/y.png', 'n01/a.jpg', 'n01/deep/c.png', 'n02/z.JPEG']
 
 
 def test_useless_files_are_left_out_with_one_line(
@@ -87,13 +97,11 @@ def test_useless_files_are_left_out_with_one_line(
 ) -> None:
     (root / 'broken.jpg').write_bytes(b'')
     (root / 'text.png').write_text('no picture either')
-    write(root / 'dot.png', size=(8, 300))
-    dataset = build(root)
-    assert len(dataset) == 4
+    write(root / 'dot.png', (8, 300, 3))
+    assert len(build(root)) == 4
     (line,) = warnings
-    assert 'left out 3 of 7 files' in line
-    assert '2 unreadable, e.g.' in line
-    assert '1 smaller than 32 pixels, e.g.' in line
+    for words in ('left out 3 of 7 files', '2 unreadable, e.g.', '1 smaller than 32 pixels, e.g.'):
+        assert words in line
     assert len(build(root, min_size=8)) == 5
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 10)
     assert len(build(root, min_size=8)) == 5, 'a size that Pillow refuses is none that OpenCV does'
@@ -122,18 +130,170 @@ def test_a_mistake_in_the_pipeline_is_no_damaged_file_and_a_grey_picture_neither
         raise KeyError('a mistake')
 
     with pytest.raises(KeyError, match='a mistake'):
-        build(root, pipeline=[*LOAD, wrong])[0]
-    (root / 'n03').mkdir()
-    cv2.imwrite(str(root / 'n03/grey.png'), np.full((40, 40), 7, np.uint8))
-    cv2.imwrite(str(root / 'n03/alpha.png'), np.full((40, 40, 4), 7, np.uint8))
-    dataset = build(root, data_prefix='n03')
-    assert [dataset[index]['img'].shape for index in range(2)] == [(40, 40, 3)] * 2
+        build(root, pipeline=[dict(type='LoadImageFromFile'), wrong])[0]
+    write(root / 'n03/grey.png', (40, 40))
+    write(root / 'n03/alpha.png', (40, 40, 4))
+    assert [item['img'].shape for item in build(root, data_prefix='n03')] == [(40, 40, 3)] * 2
 
 
-def test_nothing_found_says_where_and_what(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r'no picture to use in .* 0 files of extensions \.jpg, \.jpeg'):
-        build(tmp_path)
-    with pytest.raises(FileNotFoundError, match='data_root = .*gone.* does not exist .*MMDISTILL_DATA'):
-        build(tmp_path / 'gone')
-    with pytest.raises(FileNotFoundError, match='ann_file = .*list.txt'):
-        build(tmp_path, ann_file='list.txt')
+@pytest.mark.parametrize(('options', 'kind', 'told'), [
+    ({}, FileNotFoundError, r'no picture to use in .* 0 files of extensions \.jpg, \.jpeg'),
+    (dict(data_root='/gone'), FileNotFoundError, 'data_root = .*gone.* does not exist .*MMDISTILL_DATA'),
+    (dict(ann_file='list.txt'), FileNotFoundError, 'ann_file = .*list.txt'),
+    (dict(data_prefix=['a', 'b'], ann_file='list.txt'), ValueError, 'ann_file goes with one data_prefix'),
+])  # fmt: skip
+def test_nothing_found_says_where_and_what(options: dict, kind: type, told: str, tmp_path: Path) -> None:
+    with pytest.raises(kind, match=told):
+        build(tmp_path, **options)
+
+
+# Beside other sets
+
+
+class Listed(BaseDataset):
+    """A data set that knows its paths and nothing else."""
+
+    def __init__(self, *names: str) -> None:
+        self.names, self.asked = names, 0
+        super().__init__()
+
+    def load_data_list(self) -> list[dict]:
+        return [dict(img_path=name) for name in self.names]
+
+    def get_data_info(self, idx: int) -> dict:
+        self.asked += 1
+        return super().get_data_info(idx)
+
+    def get_cat_ids(self, idx: int) -> list[int]:
+        return [idx]
+
+
+class Mixed:
+    """As mmdet's ``MultiImageMixDataset``, which does not pass ``get_data_info`` on."""
+
+    def __init__(self, dataset: BaseDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+
+def test_wrapped_data_sets_tell_each_picture_once() -> None:
+    """mmseg repeats small sets 40000 times."""
+    one, two = Listed('a', 'b'), Listed('b', 'c')
+    assert picture_paths(ConcatDataset([one, two])) == ['a', 'b', 'c']
+    assert picture_paths(RepeatDataset(one, 3)) == picture_paths(Mixed(one)) == picture_paths(one) == ['a', 'b']
+    assert picture_paths(['a']) == []
+    one, two = Listed('a', 'b'), Listed('c')
+    often = ConcatDataset([dict(type='RepeatDataset', times=40_000, dataset=one), two])
+    assert picture_paths(often) == ['a', 'b', 'c'] and one.asked == 2
+    assert len(often) == 80_001 and count_pictures(often) == 3
+    joined = dict(type='ConcatDataset', datasets=[one, two])
+    assert count_pictures(Mixed(often)) == count_pictures(RepeatDataset(joined, 2)) == 3
+    rare = ClassBalancedDataset(one, oversample_thr=5.0)
+    assert len(rare) > 2 == count_pictures(rare) == count_pictures(one)
+    assert count_pictures(Subset(Listed('a', 'b', 'c'), [0, 2])) == 2
+
+
+def test_path_link_and_content_count_and_the_name_does_not(tmp_path: Path) -> None:
+    for name, content in (('a/1', b'one'), ('a/2', b'two'), ('b/1', b'six'), ('b/3', b'two'), ('b/4', b'longer')):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / 'b/5').symlink_to(tmp_path / 'a/1')
+    first, second = (sorted(map(str, (tmp_path / side).iterdir())) for side in 'ab')
+    assert same_pictures(second, first) == {str(tmp_path / 'b/3'): first[1], str(tmp_path / 'b/5'): first[0]}
+    assert same_pictures(first, [*first, 'none']) == {path: path for path in first}
+    assert not_on_disk([*first, 's3://x/1.jpg']) == ['s3://x/1.jpg']
+    shutil.rmtree(tmp_path / 'a')
+    assert not same_pictures(first, second)
+
+
+def test_a_file_is_read_again_after_it_has_changed(tmp_path: Path) -> None:
+    """A suite compares the same pictures for each of its rows."""
+    first, second = tmp_path / 'a.png', tmp_path / 'b.png'
+    first.write_bytes(b'one'), second.write_bytes(b'two')
+    before = strict_load._sha256.cache_info().misses
+    for _ in range(2):
+        assert not same_pictures([str(first)], [str(second)])
+    assert strict_load._sha256.cache_info().misses == before + 2
+    second.write_bytes(b'one')
+    os.utime(second, ns=(1, 1))
+    assert same_pictures([str(first)], [str(second)]) == {str(first): str(second)}
+
+
+# Their pipeline
+
+SEG = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='LoadAnnotations'),
+    dict(type='RandomResize', scale=(80, 80), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type='RandomCrop', crop_size=(32, 32), cat_max_ratio=0.75),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PhotoMetricDistortion'),
+    dict(type='PackSegInputs'),
+]
+FLIP, OTHERS = [dict(type='RandomFlip', prob=0.5)], [dict(type='MinIoURandomCrop')]
+DET = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='CachedMosaic', img_scale=(64, 64)),
+    dict(type='MinIoURandomCrop'),
+    dict(type='RandomChoice', transforms=[[dict(type='RandomCrop', crop_size=(32, 32))], FLIP]),
+    dict(type='Resize', scale=(48, 48), keep_ratio=True),
+    dict(type='FilterAnnotations', min_gt_bbox_wh=(1, 1)),
+    dict(type='PackDetInputs'),
+]
+PACK, PACKED = SEG[-1], 'PackSegInputs'
+
+
+@pytest.mark.parametrize(('steps', 'scope', 'boxes'), [
+    (SEG, 'mmseg', []), (DET, 'mmdet', ['CachedMosaic', 'MinIoURandomCrop', 'FilterAnnotations']),
+])  # fmt: skip
+def test_what_reads_labels_is_left_out(steps: list[dict], scope: str, boxes: list[str]) -> None:
+    init_default_scope(scope)
+    kept, dropped = without_labels(steps)
+    assert dropped == ['LoadAnnotations', *boxes] and len(kept) == len(steps) - len(dropped)
+    sample = Compose(kept)(dict(img_path=str(Path(toys.picture_folder()) / '1.png')))['data_samples']
+    assert 'gt_sem_seg' not in sample and 'bboxes' not in sample.get('gt_instances', ())
+    assert {'img_path', 'ori_shape', 'img_shape'} <= set(sample.metainfo_keys())
+
+
+READ, LABELS = 'LoadImageFromFile', 'LoadAnnotations'
+
+
+@pytest.mark.parametrize(('steps', 'kept', 'left_out'), [
+    # what is drawn in one of a hundred pictures would fail there
+    ([*DET[:2], dict(type='RandomApply', prob=0.01, transforms=OTHERS), PACK], [READ, PACKED], [LABELS, 'RandomApply']),
+    ([*DET[:2], dict(type='RandomChoice', prob=[0.99, 0.01], transforms=[FLIP, OTHERS]), PACK],
+     [READ, PACKED], [LABELS, 'RandomChoice']),
+    # generated pictures are read as files, a reader of another form stays, what reads labels goes
+    ([dict(type='mmdistill_dense.LoadShapes'), PACK], [READ, PACKED], ['LoadShapes']),
+    ([dict(type='LoadSingleRSImageFromFile'), SEG[1], PACK], ['LoadSingleRSImageFromFile', PACKED], [LABELS]),
+    ([dict(type='LoadTiff16'), SEG[1], PACK], ['LoadTiff16', PACKED], [LABELS]),
+    ([dict(type='ReadTiff'), dict(type='LoadMask'), PACK], [READ, 'ReadTiff', PACKED], ['LoadMask']),
+    ([dict(type='Note'), dict(type='FastLoadTiff'), PACK], ['FastLoadTiff', 'Note', PACKED], []),
+])  # fmt: skip
+def test_readers_and_what_is_rarely_drawn(steps: list[dict], kept: list[str], left_out: list[str]) -> None:
+    found, dropped = without_labels(steps)
+    assert ([step['type'] for step in found], dropped) == (kept, left_out)
+
+
+def test_a_crop_looks_for_no_other_classes() -> None:
+    assert without_labels(SEG)[0][2] == dict(SEG[3], cat_max_ratio=1.0) and SEG[3]['cat_max_ratio'] == 0.75
+
+
+def test_wrappers_add_their_steps() -> None:
+    inner = dict(type='ConcatDataset', datasets=[dict(pipeline=SEG[:2]), dict(pipeline=SEG)])
+    assert training_steps(dict(type='X', dataset=inner, pipeline=SEG[-1:])) == [*SEG[:2], SEG[-1]]
+
+
+def test_a_pipeline_that_cannot_run_is_refused_at_once(tmp_path: Path) -> None:
+    init_default_scope('mmseg')
+    (tmp_path / 'a.png').write_text('none')
+    there = f'{toys.picture_folder()}/0.png'
+    for steps, file, told in (
+        (SEG[:1] + SEG[4:5], there, 'model.unlabelled.pipeline gives no inputs .*img_path'),
+        (SEG, str(tmp_path / 'a.png'), 'none of the pictures can be read: .*a.png'),
+    ):
+        with pytest.raises(ValueError, match=told):
+            try_steps(steps, [file], 'model.unlabelled')

@@ -20,9 +20,9 @@ MODEL = files.tiny('dinov2', patch=16)
 SIZE = dict(type='SegDataPreProcessor', mean=[0.0] * 3, std=[255.0] * 3, size=(64, 64), pad_val=0, seg_pad_val=255)
 
 
-def vit_file(case: str = 'dinov2', scheme: str = 'original') -> str:
+def saved(state: dict) -> str:
     path = toys.fresh_dir() / 'vit.pth'
-    torch.save(files.state(case, scheme), path)
+    torch.save(state, path)
     return str(path)
 
 
@@ -32,9 +32,7 @@ def patch16() -> str:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         network.init_weights()
-    path = toys.fresh_dir() / 'vit.pth'
-    torch.save(network.state_dict(), path)
-    return str(path)
+    return saved(network.state_dict())
 
 
 def on_vit(file: str | None, **options) -> dict:
@@ -48,22 +46,18 @@ def on_vit(file: str | None, **options) -> dict:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(('case', 'scheme'), files.SECTIONS, ids=lambda value: str(value))
-def test_a_file_gives_the_maps_of_the_foundation_teacher(case: str, scheme: str) -> None:
-    path = vit_file(case, scheme)
-    teacher = FoundationTeacher(files.tiny(case))
+def test_a_file_gives_the_maps_of_the_foundation_teacher_or_is_refused() -> None:
+    path, picture = saved(files.state('dinov2', 'original')), files.picture(32, 48)
+    teacher, backbone = (
+        FoundationTeacher(files.tiny('dinov2')),
+        VisionTransformer(files.tiny('dinov2'), checkpoint=path),
+    )
     teacher.load_teacher(path)
-    backbone = VisionTransformer(files.tiny(case), checkpoint=path, frozen=True)
     backbone.init_weights()
-    picture = files.picture(32, 48)
-    with torch.no_grad():
-        assert torch.equal(backbone(picture)[0], teacher.eval()(picture))
-
-
-def test_a_file_of_another_model_is_refused() -> None:
-    backbone = VisionTransformer(files.tiny('dinov2', dim=96), checkpoint=vit_file(), frozen=True)
+    assert torch.equal(backbone(picture)[0], teacher.eval()(picture))
+    other = VisionTransformer(files.tiny('dinov2', dim=96), checkpoint=path, frozen=True)
     with pytest.raises(ValueError, match=r"(?s)backbone.checkpoint='.*' does not fit .*of another model than"):
-        backbone.init_weights()
+        other.init_weights()
     with pytest.raises(ValueError, match='takes no init_cfg: name the file of its weights in checkpoint'):
         VisionTransformer(MODEL, init_cfg=dict(type='Pretrained', checkpoint='a.pth'))
 
@@ -89,16 +83,14 @@ def test_a_frozen_backbone_without_weights_stops_at_the_first_step(tmp_path: Pat
 
 @pytest.mark.parametrize('patch', [8, 14, 16])
 def test_maps_of_a_pyramid_have_the_cells_of_the_student(patch: int) -> None:
-    model = dict(family='dinov3', patch=patch, dim=48, depth=2, heads=3)
-    backbone = VisionTransformer(model, stride=16)
+    backbone = VisionTransformer(files.tiny('dinov3', patch=patch), stride=16)
     backbone.init_weights()
     assert backbone.eval()(files.picture(96, 160))[0].shape == (1, 48, 6, 10)
 
 
-def test_keys_of_a_trained_student_have_no_bias_as_in_its_files(tmp_path: Path) -> None:
+def test_keys_of_a_trained_student_have_no_bias_as_in_its_files() -> None:
     """What is trained is what an export gives."""
-    tiny = dict(family='dinov3', patch=16, dim=48, depth=2, heads=3)
-    network = VisionTransformer(tiny)
+    network = VisionTransformer(files.tiny('dinov3'))
     network.init_weights()
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.05)
     for _ in range(3):
@@ -106,9 +98,8 @@ def test_keys_of_a_trained_student_have_no_bias_as_in_its_files(tmp_path: Path) 
         network(files.picture(32, 48))[0].square().sum().backward()
         optimizer.step()
     assert not any(block.attn.qkv.bias.grad.chunk(3)[1].any() for block in network.blocks)
-    torch.save(named(network, 'original'), tmp_path / 'a.pth')
-    teacher = FoundationTeacher(tiny)
-    teacher.load_teacher(tmp_path / 'a.pth')
+    teacher = FoundationTeacher(files.tiny('dinov3'))
+    teacher.load_teacher(saved(named(network, 'original')))
     with torch.no_grad():
         torch.testing.assert_close(teacher.eval()(files.picture(32, 48)), network.eval()(files.picture(32, 48))[0])
 
@@ -147,14 +138,13 @@ def test_scores_and_map_teach_in_one_pass(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('names', ['original', 'timm'])
-@pytest.mark.parametrize('case', ['dinov3', 'dinov2', 'mae'])
-def test_a_student_is_exported_under_public_names(case: str, names: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize('case', ['dinov3', 'dinov2', 'dinov2_reg', 'mae'])
+def test_a_student_is_exported_under_public_names(case: str, names: str) -> None:
     """Such a file is read as a teacher of the same shape, and gives the same map; its names are those of real files."""
     network = VisionTransformer(files.tiny(case))
     network.init_weights()
-    torch.save(named(network, names), tmp_path / 'a.pth')
     teacher = FoundationTeacher(files.tiny(case))
-    teacher.load_teacher(tmp_path / 'a.pth')
+    teacher.load_teacher(saved(named(network, names)))
     picture = files.picture(32, 48)
     with torch.no_grad():
         assert torch.equal(teacher.eval()(picture), network.eval()(picture)[0])
@@ -163,20 +153,22 @@ def test_a_student_is_exported_under_public_names(case: str, names: str, tmp_pat
         assert {*named(network, names)} == known
 
 
-def test_the_backbone_of_a_checkpoint_is_written_under_dinov3_s_names(tmp_path: Path) -> None:
-    tiny = dict(family='dinov3', patch=16, dim=48, depth=2, heads=3)
-    option = dict(on_vit(None), backbone=dict(type='mmdistill_dense.VisionTransformer', model=tiny, out_blocks=(0, 1)))
-    toys.train(tmp_path, option)
+def exported(option: dict, folder: Path, *names: str) -> Path:
+    """The backbone out of a checkpoint of the whole network."""
+    network = toys.build(option)
+    network.init_weights()
+    torch.save(dict(state_dict=network.state_dict(), meta={}), folder / 'whole.pth')
     config = Config(dict(default_scope='mmseg', model=option))
-    out = export_backbone(config, tmp_path / 'iter_4.pth', tmp_path / 'student.pth')
+    return export_backbone(config, folder / 'whole.pth', folder / 'student.pth', *names)
+
+
+def test_the_backbone_of_a_checkpoint_is_written_under_dinov3_s_names(tmp_path: Path) -> None:
+    tiny = files.tiny('dinov3')
+    backbone = dict(type='mmdistill_dense.VisionTransformer', model=tiny, out_blocks=(0, 1))
+    out = exported(dict(on_vit(None), backbone=backbone), tmp_path)
     state = torch.load(out, weights_only=True)['state_dict']
     assert {'rope_embed.periods', 'blocks.1.attn.qkv.bias_mask', 'cls_token'} <= state.keys()
-    teacher = FoundationTeacher(tiny)
-    teacher.load_teacher(out)
-
-
-def test_other_backbones_have_one_set_of_names(tmp_path: Path) -> None:
-    toys.train(tmp_path, toys.seg_net('fcn'))
-    config = toys.run_config(tmp_path, toys.seg_net('fcn'))
+    FoundationTeacher(tiny).load_teacher(out)
+    resnet = toys.run_config('x', toys.seg_net('fcn')).model
     with pytest.raises(ValueError, match="names='timm': ResNetV1c has one set of names"):
-        export_backbone(config, tmp_path / 'iter_4.pth', tmp_path / 'b.pth', 'timm')
+        exported(resnet, tmp_path, 'timm')

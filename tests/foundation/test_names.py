@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmdistill_dense.foundation.foundation_teacher import FoundationTeacher
-from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit, named
+from mmdistill_dense.foundation.vit_file import SCHEMES, entries, load_vit
 from mmdistill_dense.weights.strict_load import sha256
 from tests.foundation import files
 from tests.toys import fresh_dir
@@ -121,18 +121,6 @@ def test_keys_have_no_bias_in_a_network_that_no_file_has_filled():
     assert trained.requires_grad and torch.equal(network.requires_grad_(False)(picture), trained)
 
 
-def test_timms_class_token_holds_its_position():
-    original = loaded('dinov2_reg', files.state('dinov2_reg', 'original'))
-    again = loaded('dinov2_reg', named(original, 'timm'))
-    first, second = (one.cls_token + one.pos_embed[:, :1] for one in (original, again))
-    assert torch.equal(first, second) and original.pos_embed[:, :1].abs().sum() > 0
-
-
-def test_a_file_of_our_own_names_tells_how_to_write_the_public_ones():
-    content = loaded('dinov3', files.state('dinov3', 'original')).state_dict()
-    refused('dinov3', content, 'a training with this package: write the public ones by .*--backbone-only')
-
-
 def test_periods_are_the_files_where_they_are_rounded():
     content = files.state('dinov3', 'original')
     rounded = content['rope_embed.periods'].bfloat16()
@@ -168,31 +156,35 @@ def test_both_branches_of_moco_v3():
     refused('dino', dict(state_dict=branches), r'is a file of MoCo v3 \(momentum_encoder\.\*\).*name a model of mocov3')
 
 
-def test_another_architecture_is_refused():
-    with torch.device('meta'):
-        real = {n: FoundationTeacher(n).state_dict() for n in ('dinov2_vitb14', 'dinov2_vits14_reg', 'dino_vits16')}
-    for name in real:
-        refused('dinov2', real[name], 'does not fit model=(.|\n)*of another model than the option names')
-    small = files.state('dinov2', 'original')
-    refused('dinov2_reg', small, r'missing: register_tokens')
-    refused('dinov2', small, r'pos_embed', native=(7, 7))
-    refused('dinov2', small, r'missing: blocks.2.', depth=3)
-    refused('dinov2', files.state('dinov2_swiglu', 'original'), r'missing: blocks.0.mlp.fc1')
-    refused('dinov2', files.state('dinov3', 'original'), r'unexpected: storage_tokens')
+def original(case='dinov3', **more):
+    return {**files.state(case, 'original'), **more}
 
 
-def test_files_without_a_network_or_of_two_schemes_are_refused():
-    refused('dino', {'head.mlp.0.weight': torch.zeros(1)}, r'holds no vision transformer.* begin with head')
-    refused('dino', {'conv1.weight': torch.zeros(1)}, 'holds no vision transformer .*give the file of the backbone')
-    mixed = {**files.state('dinov3', 'original'), 'reg_token': torch.zeros(1, 4, 48)}
-    refused('dinov3', mixed, r'are those of original and timm, one scheme was expected: .*reg_token')
+def behind(prefix):
+    """As transformers' files, whatever stands in front of the embeddings."""
+    return {f'{prefix}embeddings.cls_token': torch.zeros(1, 1, 48), 'layer.0.norm1.weight': torch.zeros(48)}
 
 
-def test_files_of_transformers_name_their_folder():
-    """Whatever stands in front of the embeddings."""
-    for prefix in ('', 'vit.', 'model.'):
-        names = {f'{prefix}embeddings.cls_token': torch.zeros(1, 1, 48), 'layer.0.norm1.weight': torch.zeros(48)}
-        refused('dinov3', names, "transformers names has left: give the file's folder as model='transformers::FOLDER'")
+FOLDER = "transformers names has left: give the file's folder as model='transformers::FOLDER'"
+
+
+@pytest.mark.parametrize(('case', 'content', 'match', 'changes'), [
+    ('dinov2_reg', lambda: original('dinov2'), r'missing: register_tokens', {}),
+    ('dinov2', lambda: original('dinov2'), r'pos_embed', dict(native=(7, 7))),
+    ('dinov2', lambda: original('dinov2'), r'missing: blocks.2.', dict(depth=3)),
+    ('dinov2', lambda: original('dinov2_swiglu'), r'missing: blocks.0.mlp.fc1', {}),
+    ('dinov2', original, r'unexpected: storage_tokens', {}),
+    ('dino', lambda: {'head.mlp.0.weight': torch.zeros(1)}, r'holds no vision transformer.* begin with head', {}),
+    ('dino', lambda: {'conv1.weight': torch.zeros(1)}, 'holds no vision .*give the file of the backbone', {}),
+    ('dinov3', lambda: original(reg_token=torch.zeros(1, 4, 48)),
+     r'are those of original and timm, one scheme was expected: .*reg_token', {}),
+    ('dinov3', lambda: behind(''), FOLDER, {}),
+    ('dinov3', lambda: behind('vit.'), FOLDER, {}),
+    ('dinov3', lambda: loaded('dinov3', original()).state_dict(),
+     'a training with this package: write the public ones by .*--backbone-only', {}),
+])  # fmt: skip
+def test_files_that_do_not_fit_are_refused_with_the_reason(case, content, match, changes):
+    refused(case, content(), match, **changes)
 
 
 def test_entries_of_other_parts_need_to_be_ignored():

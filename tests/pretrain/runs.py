@@ -4,7 +4,6 @@ import functools
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from PIL import Image
 
@@ -77,12 +76,3 @@ def config(work_dir: Path | str, epochs: int = 2, workers: int = 0, **changes: A
     flat['train_dataloader'].update(num_workers=workers, dataset=dataset, collate_fn=dict(type='pseudo_collate'))
     flat['optim_wrapper']['optimizer'] = dict(type='mmdistill_dense.LARS', lr=0.5, weight_decay=1e-5)
     return Config(toys.merged(flat, changes))
-
-
-def content(path: Path) -> dict[str, torch.Tensor]:
-    """Everything in a checkpoint that training goes on from."""
-    checkpoint = torch.load(path, weights_only=False)
-    tensors = {f'{part}.{n}': v for part in ('state_dict', 'distillers') for n, v in checkpoint[part].items()}
-    for index, state in checkpoint['optimizer']['state'].items():
-        tensors |= {f'optimizer.{index}.{name}': value for name, value in state.items()}
-    return tensors

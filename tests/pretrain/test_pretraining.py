@@ -1,23 +1,41 @@
-"""Pre-training from end to end on a CPU: it learns, it resumes, and ordinary configs start from what it writes."""
+"""Pre-training from end to end on a CPU, by PCD and by the other methods: it learns, resumes and is exported."""
 
 import functools
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
-from mmdistill_dense.__main__ import main
 from mmdistill_dense.apps.export import export_student
 from mmdistill_dense.apps.export.write_student import export_backbone
-from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.networks.building import build_network
 from tests import toys
+from tests.every_config import CONFIGS
+from tests.faults.tools import content, log_of, resumed_alike
 from tests.pretrain import files, runs
 
-MASK_RCNN = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
-R18B = 'mmseg::deeplabv3/deeplabv3_r18b-d8_4xb2-80k_cityscapes-512x1024.py'
+OTHERS = [
+    path
+    for path in sorted((CONFIGS / '_base_/distillers').glob('*_pretrain*.py'))
+    if not path.stem.startswith('pcd') and '_maps' not in path.stem  # those are for foundation models
+]
+
+
+def config_of_others(folder, **changes):
+    """The options of all other methods as they stand, with the view and the optimizer of the shipped bases."""
+    cfg = runs.config(folder)
+    options = {path.stem: Config.fromfile(path).distillers for path in OTHERS}
+    cfg.model.distillers = {f'{stem}-{name}': one for stem, each in options.items() for name, one in each.items()}
+    cfg.model.student.data_preprocessor.mixup = True
+    dataset = Config.fromfile(CONFIGS / '_base_/datasets/unlabeled_folder_one_view.py').train_dataloader.dataset
+    load, views, pack = dataset.pipeline
+    (view,) = views.views
+    views.views = [[dict(step, size=runs.SIDE) if 'size' in step else step for step in view]]
+    cfg.train_dataloader.dataset.pipeline = [load, views, pack]
+    cfg.optim_wrapper = Config.fromfile(CONFIGS / '_base_/schedules/foundation_100e.py').optim_wrapper
+    cfg.merge_from_dict(changes)
+    return cfg
 
 
 @functools.cache
@@ -32,11 +50,23 @@ def trained(workers=0):
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.soak)])
 def test_killed_run_resumes_to_the_same_bits(tmp_path, workers):
     folder, _ = trained(workers) if workers else trained()  # workers draw other views
-    toys.train(None, runs.config(tmp_path, workers=workers, resume=True, load_from=str(folder / 'epoch_1.pth')))
-    expected = runs.content(folder / 'epoch_2.pth')
-    assert not toys.differing(runs.content(tmp_path / 'epoch_2.pth'), expected)
-    changed = toys.differing(runs.content(folder / 'epoch_1.pth'), expected)
+    again = functools.partial(runs.config, workers=workers)
+    resumed_alike(tmp_path, lambda where, **more: toys.train(None, again(where, **more)), 'epoch_1', 'epoch_2', folder)
+    changed = toys.differing(content(folder / 'epoch_1.pth'), content(folder / 'epoch_2.pth'))
     assert {'distillers.pcd.queue.rows', 'distillers.pcd.queue.ptr', 'state_dict.backbone.conv1.weight'} <= {*changed}
+
+
+def test_the_other_methods_teach_the_backbone_and_resume(tmp_path):
+    """The order and the share of mixup too, which come from the stream of the iteration."""
+    assert len(OTHERS) == 6
+    resumed_alike(
+        tmp_path, lambda where, **more: toys.train(None, config_of_others(where, **more)), 'epoch_1', 'epoch_2'
+    )
+    first, last = (content(tmp_path / f'a/epoch_{epoch}.pth') for epoch in (1, 2))
+    assert 'state_dict.backbone.conv1.weight' in toys.differing(first, last)
+    assert all(value.isfinite().all() for value in last.values() if value.is_floating_point())
+    kept = {name.split('.')[1] for name in last if name.startswith('distillers.')}
+    assert kept == set(config_of_others(tmp_path).model.distillers)
 
 
 def test_a_schedule_that_ends_before_the_run_is_refused_at_start(tmp_path):
@@ -56,13 +86,13 @@ def test_checkpoint_holds_the_student_at_the_root_and_a_receipt():
 
 
 def test_parts_of_the_student_that_nothing_trains_are_named(tmp_path):
-    assert 'get no gradient' not in next(trained()[0].rglob('*.log')).read_text()
+    assert 'get no gradient' not in log_of(trained()[0])
     config = runs.config(tmp_path, epochs=1, log_level='INFO')
     config.model.student.backbone.frozen_stages = 1
     config.model.distillers.pcd.update(student_tap='backbone[2]', attention=None)
     config.model.distillers.pcd.head = dict(type='linear')
     toys.train(None, config)
-    log = next(tmp_path.rglob('*.log')).read_text()
+    log = log_of(tmp_path)
     assert log.count('WARNING - model.student: 30 parameters get no gradient') == 1
     assert 'backbone.conv1.weight' in log and 'tap backbone[-1] too' in log
 
@@ -82,15 +112,9 @@ def test_teacher_sees_its_layouts_normalisation():
         torch.testing.assert_close(one, teacher.network((view.flip(1).float() - mean) / std), rtol=1e-4, atol=1e-4)
 
 
-def same(state, folder):
-    """The tensors of this backbone are the trained ones."""
-    trained_state = torch.load(folder / 'epoch_2.pth', weights_only=False)['state_dict']
-    expected = {name.removeprefix('backbone.'): value for name, value in trained_state.items()}
-    return not toys.differing(state, expected)
-
-
 @pytest.mark.parametrize('kind', ['mmdet.ResNet', 'mmseg.ResNet'])
 def test_bare_backbone_loads_strictly_into_both_packages(tmp_path, kind):
+    """A whole student under the names of its checkpoint, for networks that take the backbone by its prefix."""
     toys.build_plain(toys.seg_net('fcn'))  # registers mmseg
     folder, config = trained()
     out = export_backbone(config, folder / 'epoch_2.pth', tmp_path / 'new' / 'b.pth')
@@ -104,73 +128,19 @@ def test_bare_backbone_loads_strictly_into_both_packages(tmp_path, kind):
     images = torch.randn(1, 3, 64, 96)
     for ours, theirs in zip(student.eval().extract_feat(images), vanilla(images), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def option_of(kind, init_cfg=None):
-    """A plain detector or segmentor of the zoo with a tiny ResNet-18."""
-    width = runs.R18['base_channels']
-    backbone = dict(base_channels=width, stem_channels=width, init_cfg=init_cfg, norm_eval=False)
-    if kind == 'mask_rcnn':
-        neck = dict(in_channels=[width * 2**stage for stage in range(4)], out_channels=16)
-        option = dict(cfg=MASK_RCNN, backbone=dict(backbone, depth=18, frozen_stages=-1), neck=neck)
-        option |= dict(rpn_head=dict(in_channels=16, feat_channels=16))
-        extractor, heads = dict(out_channels=16), dict(in_channels=16)
-        option['roi_head'] = dict(
-            bbox_roi_extractor=extractor, mask_roi_extractor=extractor,
-            bbox_head=dict(heads, fc_out_channels=16), mask_head=dict(heads, conv_out_channels=16),
-        )  # fmt: skip
-    else:
-        bn = dict(type='BN', requires_grad=True)
-        heads = [dict(in_channels=width * 2**stage, channels=8, norm_cfg=bn) for stage in (3, 2)]
-        option = dict(cfg=R18B, pretrained=None, backbone=dict(backbone, norm_cfg=bn))
-        option |= dict(decode_head=heads[0], auxiliary_head=heads[1])
-    return option
-
-
-def vanilla(kind, init_cfg=None):
-    """The network of it, built and not initialised."""
-    config = load_model(option_of(kind, init_cfg), 'model')
-    init_default_scope(config.scope)
-    return build_network(config)
-
-
-@pytest.mark.parametrize('kind', ['mask_rcnn', 'deeplabv3_r18b'])
-def test_ordinary_configs_start_from_it(tmp_path, kind):
-    folder, config = trained()
     whole, plain = export_student(config, folder / 'epoch_2.pth', tmp_path / 'student.pth')
-    bare = export_backbone(config, folder / 'epoch_2.pth', tmp_path / 'backbone.pth')
-    for options in (
-        dict(checkpoint=str(bare)),
-        dict(checkpoint=str(folder / 'epoch_2.pth'), prefix='backbone.'),
-        dict(checkpoint=str(whole), prefix='backbone.'),
-    ):
-        network = vanilla(kind, dict(type='Pretrained', **options))
-        assert not same(network.backbone.state_dict(), folder)
-        network.init_weights()
-        assert same(network.backbone.state_dict(), folder)
-    network = vanilla(kind)
-    load_checkpoint(network, str(whole))  # what load_from does
-    assert same(network.backbone.state_dict(), folder)
+    assert not toys.differing(torch.load(whole)['state_dict'], student.state_dict())
     assert Config.fromfile(plain).model.type == 'mmdistill_dense.BackboneStudent'
 
 
 def test_export_refuses_what_does_not_fit(tmp_path):
     folder, config = trained()
-    with pytest.raises(ValueError, match=r'must end in \.pth'):
-        export_backbone(config, folder / 'epoch_2.pth', tmp_path / 'b.py')
-    with pytest.raises(ValueError, match=r'does not fit BackboneStudent'):
-        torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'a.pth')
-        export_backbone(config, tmp_path / 'a.pth', tmp_path / 'b.pth')
-    with pytest.raises(ValueError, match='does not fit BackboneStudent'):
-        export_backbone(config, toys.teacher_file('fcn'), tmp_path / 'b.pth')
-    assert not (tmp_path / 'b.pth').exists()
-
-
-def test_command_line(tmp_path, capsys):
-    folder, config = trained()
-    config.dump(tmp_path / 'leaf.py')
-    out = tmp_path / 'b.pth'
-    arguments = [str(tmp_path / 'leaf.py'), str(folder / 'epoch_2.pth'), str(out), '--backbone-only']
-    assert main(['export', *arguments]) == 0
-    assert str(out) in capsys.readouterr().out
-    assert 'conv1.weight' in torch.load(out, weights_only=True)['state_dict']
+    torch.save(dict(state_dict=dict(a=torch.zeros(1))), tmp_path / 'a.pth')
+    for file, out, told in (
+        (folder / 'epoch_2.pth', 'b.py', r'must end in \.pth'),
+        (tmp_path / 'a.pth', 'b.pth', 'does not fit BackboneStudent'),
+        (toys.teacher_file('fcn'), 'b.pth', 'does not fit BackboneStudent'),
+    ):
+        with pytest.raises(ValueError, match=told):
+            export_backbone(config, file, tmp_path / out)
+        assert not (tmp_path / out).exists()

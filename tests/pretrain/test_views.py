@@ -1,7 +1,5 @@
 """The random views: their statistics, channels and seed, and how they arrive; Pillow's results are in tests/golden."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -22,8 +20,7 @@ from mmdistill_dense.pretrain import (
 )
 from mmdistill_dense.registry import DATASETS
 from mmdistill_dense.utils.reproducible import WorkerSeed, seed_everything
-
-DRAWS = 4000
+from tests.pretrain import runs
 
 
 @pytest.fixture(autouse=True)
@@ -31,63 +28,33 @@ def scope() -> None:
     init_default_scope('mmseg')
 
 
-def view(size: int, blur: float, *last: dict) -> list[dict]:
-    return [
-        dict(type='mmdistill_dense.RandomResizedCrop', size=size),
-        dict(type='RandomFlip', prob=0.5),
-        dict(type='mmdistill_dense.ColorJitter'),
-        dict(type='mmdistill_dense.RandomGrayscale'),
-        dict(type='mmdistill_dense.GaussianBlur', prob=blur),
-        *last,
-    ]
-
-
-PIPELINE = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmdistill_dense.MultiView', views=[
-        view(32, 1.0), view(24, 0.1, dict(type='mmdistill_dense.Solarize')),
-    ]),
-    dict(type='mmdistill_dense.PackViews'),
-]  # fmt: skip
-
-
 def picture(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3)).astype(np.uint8)
     return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def crops(height: int, width: int, **options: object) -> np.ndarray:
-    np.random.seed(7)
-    transform = RandomResizedCrop(8, **options)
-    return np.array([transform.box(height, width) for _ in range(DRAWS)], float)
-
-
 def test_crops_lie_inside_and_keep_their_bounds() -> None:
-    top, left, h, w = crops(50, 70, scale=(0.3, 0.6), ratio=(0.5, 2.0)).T
+    np.random.seed(7)
+    transform = RandomResizedCrop(8, scale=(0.3, 0.6), ratio=(0.5, 2.0))
+    top, left, h, w = np.array([transform.box(50, 70) for _ in range(4000)], float).T
     assert min(top.min(), left.min()) == 0
-    assert (top + h).max() == 50
-    assert (left + w).max() == 70
+    assert ((top + h).max(), (left + w).max()) == (50, 70)
     areas = h * w / (50 * 70)
     assert 0.28 < areas.min() < 0.32
     assert 0.58 < areas.max() < 0.62
 
 
 @pytest.mark.parametrize(('size', 'box'), [((10, 400), (0, 194, 10, 13)), ((400, 10), (194, 0, 13, 10))])
-def test_where_no_rectangle_fits_the_largest_centred_one_is_taken(
-    size: tuple[int, int], box: tuple[int, int, int, int]
-) -> None:
-    crop = RandomResizedCrop(8, scale=(1.0, 1.0))
-    top, left, h, w = crop.box(*size)
-    assert (h, w) == box[2:]
-    assert abs(top - box[0]) <= 1
-    assert abs(left - box[1]) <= 1
+def test_where_no_rectangle_fits_the_largest_centred_one_is_taken(size: tuple, box: tuple) -> None:
+    found = RandomResizedCrop(8, scale=(1.0, 1.0)).box(*size)
+    assert found[2:] == box[2:]
+    assert all(abs(one - other) <= 1 for one, other in zip(found[:2], box[:2], strict=True))
 
 
 def test_a_picture_of_one_pixel_is_enlarged() -> None:
     results = RandomResizedCrop((4, 6))(dict(img=np.full((1, 1, 3), 9, np.uint8)))
-    assert results['img'].shape == (4, 6, 3)
+    assert results['img'].shape == (4, 6, 3) and results['img_shape'] == (4, 6)
     assert (results['img'] == 9).all()
-    assert results['img_shape'] == (4, 6)
 
 
 @pytest.mark.parametrize('transform', [
@@ -132,14 +99,13 @@ def test_jitter_of_nothing_changes_nothing_and_order_is_random(monkeypatch: pyte
     assert len({tuple(order[i : i + 4]) for i in range(0, 80, 4)}) > 10
 
 
-def folder(path: Path, number: int = 12) -> Path:
-    for index in range(number):
-        cv2.imwrite(str(path / f'{index:02d}.png'), picture(index))
-    return path
-
-
-def batches(root: Path, seed: int, workers: int) -> list[torch.Tensor]:
-    dataset = DATASETS.build(dict(type='mmdistill_dense.UnlabeledImages', data_root=str(root), pipeline=PIPELINE))
+def batches(seed: int, workers: int) -> list[torch.Tensor]:
+    """The views of each batch, of two pipelines that draw everything."""
+    steps = [runs.view(1.0, 0.0), runs.view(0.1, 0.2)]
+    steps[1][0]['size'] = 48
+    multi, pack = dict(type='mmdistill_dense.MultiView', views=steps), dict(type='mmdistill_dense.PackViews')
+    pipeline = [dict(type='LoadImageFromFile'), multi, pack]
+    dataset = DATASETS.build(dict(type='mmdistill_dense.UnlabeledImages', data_root=runs.pictures(), pipeline=pipeline))
     seed_everything(seed)
     loader = DataLoader(
         dataset,
@@ -153,18 +119,12 @@ def batches(root: Path, seed: int, workers: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_seed_reproduces_the_batches(tmp_path: Path, workers: int) -> None:
-    root = folder(tmp_path)
-    first, again, other = (batches(root, seed, workers) for seed in (1, 1, 2))
+def test_a_seed_reproduces_the_batches_which_are_lists_over_views_of_bytes(workers: int) -> None:
+    first, again, other = (batches(seed, workers) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-
-
-def test_a_batch_is_a_list_over_views_of_bytes(tmp_path: Path) -> None:
-    first, second, *rest = batches(folder(tmp_path), 0, 0)
-    assert (first.shape, second.shape) == ((4, 3, 32, 32), (4, 3, 24, 24))
-    assert {tensor.dtype for tensor in (first, second, *rest)} == {torch.uint8}
-    assert len(rest) == 4
+    assert [tuple(view.shape) for view in first] == [(4, 3, 64, 64), (4, 3, 48, 48)] * 2
+    assert {view.dtype for view in first} == {torch.uint8}
 
 
 def test_views_do_not_share_their_results() -> None:
@@ -175,11 +135,7 @@ def test_views_do_not_share_their_results() -> None:
     assert torch.equal(plain, torch.from_numpy(picture(0).transpose(2, 0, 1)))
     assert not torch.equal(changed, plain)
     assert packed['data_samples'].metainfo == dict(img_path='a.png', ori_shape=(60, 80))
-
-
-def test_one_view_is_one_tensor() -> None:
-    packed = PackViews()(dict(img=picture(0), img_path='a.png'))
-    assert torch.equal(packed['inputs'], torch.from_numpy(picture(0).transpose(2, 0, 1)))
+    assert torch.equal(PackViews()(results)['inputs'], plain), 'one view is one tensor'
 
 
 def test_a_view_that_gives_up_gives_the_picture_up() -> None:

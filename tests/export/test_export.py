@@ -154,8 +154,12 @@ def own_network(tmp_path, kind=FixedSize):
 
 
 def test_size_is_fixed_where_the_network_has_one(tmp_path):
+    """Another runtime may answer something else for other sizes, without an error."""
     config, checkpoint = own_network(tmp_path)
     found = export_graph(config, checkpoint, tmp_path / 's.pt2', size=(8, 8))
+    told = r's.pt2. takes pictures of the shape batch, 3, 8, 8, got \(2, 3, 8, 9\).*--size'
+    with pytest.raises(ValueError, match=told):
+        open_graph(found.path)(picture(2, 8, 9))
     assert found.axes == ['batch'] and found.reasons[0].startswith('batch, height, width free: ')
     assert read_description(found.path)['input']['shape'] == ['batch', 3, 8, 8]
     assert read_description(found.path)['classes'] is None
@@ -238,6 +242,17 @@ def test_sides_in_multiples_of_32_are_tried_before_one_size(opened, tmp_path, en
     assert told['shape'] == ['batch', 3, 'height', 'width'] and told['pad_size_divisor'] == 32
     image = picture(1, 160, 96)
     torch.testing.assert_close(opened[-1](image)[0], TwoStrides().encode_decode(image, []), **CLOSE)
+
+
+def test_a_graph_without_free_axes_is_the_last_that_is_tried(tmp_path, monkeypatch):
+    def written(graph, image, axes, *rest):
+        if axes:
+            raise RuntimeError('no free axes')
+        write_exported(graph, image, axes, *rest)
+
+    monkeypatch.setitem(GRAPHS, '.pt2', written)
+    found = export_graph(*own_network(tmp_path), tmp_path / 's.pt2', (8, 8))
+    assert not found.axes and open_graph(found.path)(picture(1, 8, 8))[0].shape[0] == 1
 
 
 def test_another_answer_than_the_network_s_is_refused(tmp_path, monkeypatch):
@@ -372,14 +387,20 @@ def test_a_head_of_more_than_maps_is_refused_once(detector, tmp_path, monkeypatc
 # Weights
 
 
+def check_weights(config, network, weights, plain):
+    """They load strictly into the network that the plain config builds; return the meta of the file."""
+    init_default_scope(config.default_scope)
+    again = MODELS.build(Config.fromfile(plain).model)
+    meta = load_checkpoint(again, str(weights), map_location='cpu', strict=True)['meta']
+    assert not toys.differing(again.state_dict(), network.state_dict())
+    return meta
+
+
 @pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
 def test_weights_load_into_the_plain_network_with_their_classes(segmentor, tmp_path, ending):
     config, network, checkpoint = segmentor
     weights, plain = export_student(config, checkpoint, tmp_path / f's{ending}')
-    init_default_scope('mmseg')
-    again = MODELS.build(Config.fromfile(plain).model)
-    meta = load_checkpoint(again, str(weights), map_location='cpu', strict=True)['meta']
-    assert not toys.differing(again.state_dict(), network.state_dict())
+    meta = check_weights(config, network, weights, plain)
     assert list(meta['dataset_meta']['classes']) == CLASSES and meta['iter'] == 7
     told = read_description(weights)
     assert told['classes'] == CLASSES and told['palette'] == [[0, 0, 1]] and told['input']['channels'] == 'RGB'
@@ -388,35 +409,26 @@ def test_weights_load_into_the_plain_network_with_their_classes(segmentor, tmp_p
 def test_a_detector_with_queries_has_the_config_that_mmdet_builds(tmp_path):
     """Its constructor writes into its options what it refuses to find there."""
     option = query_nets.query_net('dino')
-    network, checkpoint = checkpoint_of(option, tmp_path)
-    weights, plain = export_student(toys.det_run_config('x', option), checkpoint, tmp_path / 's.pth')
-    again = MODELS.build(Config.fromfile(plain).model)
-    load_checkpoint(again, str(weights), map_location='cpu', strict=True)
-    assert not toys.differing(again.state_dict(), network.state_dict())
+    (network, checkpoint), config = checkpoint_of(option, tmp_path), toys.det_run_config('x', option)
+    check_weights(config, network, *export_student(config, checkpoint, tmp_path / 's.pth'))
 
 
 # What to write
 
 
-def test_ending_says_what_is_written():
-    assert not any(is_graph(f'a{ending}') for ending in ('.pth', '.safetensors'))
-    assert all(is_graph(f'a{ending}') for ending in ('.onnx', '.pt2'))
-    with pytest.raises(ValueError, match="out='a.py': it must end in .pth, .safetensors, .onnx, .pt2"):
-        is_graph('a.py')
-    with pytest.raises(ValueError, match='torchscript has left: write a graph of torch.export'):
-        is_graph('a.pt')
-
-
-def test_each_function_names_the_formats_it_writes(small, tmp_path):
+def test_ending_says_what_is_written(small, tmp_path):
     config, _, checkpoint = small
-    with pytest.raises(ValueError, match=r'must end in \.pth or \.safetensors'):
-        export_student(config, checkpoint, tmp_path / 's.onnx')
-    with pytest.raises(ValueError, match='.pth holds weights; graphs are .onnx and .pt2'):
-        export_graph(config, checkpoint, tmp_path / 's.pth')
-    with pytest.raises(ValueError, match='holds weights and no graph'):
-        open_graph(checkpoint)
-    with pytest.raises(ValueError, match=r"student\.pth' has no description"):
-        read_description(checkpoint)
+    assert [is_graph(f'a{ending}') for ending in ('.pth', '.safetensors', '.onnx', '.pt2')] == [False] * 2 + [True] * 2
+    for call, told in (
+        (lambda: is_graph('a.py'), "out='a.py': it must end in .pth, .safetensors, .onnx, .pt2"),
+        (lambda: is_graph('a.pt'), 'torchscript has left: write a graph of torch.export'),
+        (lambda: export_student(config, checkpoint, tmp_path / 's.onnx'), r'must end in \.pth or \.safetensors'),
+        (lambda: export_graph(config, checkpoint, tmp_path / 's.pth'), '.pth holds weights; graphs are .onnx and .pt2'),
+        (lambda: open_graph(checkpoint), 'holds weights and no graph'),
+        (lambda: read_description(checkpoint), r"student\.pth' has no description"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            call()
 
 
 def test_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
@@ -425,7 +437,7 @@ def test_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
         export_graph(Config(), 'c.pth', tmp_path / 's.onnx')
 
 
-def test_command_line(tmp_path, monkeypatch, capsys):
+def test_command_line(small, tmp_path, monkeypatch, capsys):
     config, checkpoint = own_network(tmp_path)
     config.dump(tmp_path / 'leaf.py')
 
@@ -442,6 +454,11 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     ):  # fmt: skip
         assert words in printed
     assert f'weights {weights}' in call(weights)
+    segmentor, file = str(tmp_path / 'segmentor.py'), str(tmp_path / 'backbone.pth')
+    small[0].dump(segmentor)
+    assert main(['export', segmentor, str(small[2]), file, '--backbone-only']) == 0
+    assert file in capsys.readouterr().out
+    assert torch.load(file)['state_dict'].keys() == small[1].backbone.state_dict().keys()
     with pytest.raises(SystemExit):
         call(graph, '--format', 'exported')
     assert 'export --format has left: leave it out' in capsys.readouterr().err
@@ -464,12 +481,9 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             call(*words)
         assert told in capsys.readouterr().err
-
-
-def test_scores_of_a_two_stage_detector_without_its_heads_are_refused_first(tmp_path, capsys):
-    toys.det_run_config('x', toys.det_net('faster_rcnn')).dump(tmp_path / 'a.py')
-    (tmp_path / 'a.pth').touch()
-    assert main(['export', *(str(tmp_path / name) for name in ('a.py', 'a.pth', 'b.onnx')), '--evaluate']) == 2
+    toys.det_run_config('x', toys.det_net('faster_rcnn')).dump(tmp_path / 'leaf.py')
+    with pytest.raises(SystemExit):
+        call(str(tmp_path / 's.onnx'), '--evaluate')
     assert 'ends before its RoI heads: add --whole' in capsys.readouterr().err
 
 
@@ -539,28 +553,3 @@ def test_a_graph_is_asked_for_one_picture_and_for_other_sizes(small, tmp_path, m
     export_graph(config, checkpoint, tmp_path / 'student.pt2')
     half, *others = ((1, 3, *size) for size in exporting._sizes((64, 64), 1))
     assert asked == [(2, 3, 64, 64), (1, 3, 64, 64), *others, half]
-
-
-def test_a_backbone_is_written_alone_under_its_own_names(small, tmp_path):
-    config, network, checkpoint = small
-    state = torch.load(export_backbone(config, checkpoint, tmp_path / 'b.pth'))['state_dict']
-    assert state.keys() == network.backbone.state_dict().keys()
-
-
-def test_a_graph_of_one_size_refuses_others(small, tmp_path, monkeypatch):
-    """Another runtime may answer something else, without an error."""
-    config, _, checkpoint = small
-
-    def written(graph, image, axes, *rest):
-        if axes:
-            raise RuntimeError('no free axes')
-        write_exported(graph, image, axes, *rest)
-
-    monkeypatch.setitem(GRAPHS, '.pt2', written)
-    found = export_graph(config, checkpoint, tmp_path / 's.pt2', (64, 64))
-    assert not found.axes
-    run = open_graph(found.path)
-    assert run(picture(1, 64, 64))[0].shape[0] == 1
-    told = r's.pt2. takes pictures of the shape 1, 3, 64, 64, got \(1, 3, 64, 96\).*--size'
-    with pytest.raises(ValueError, match=told):
-        run(picture(1, 64, 96))

@@ -1,4 +1,4 @@
-"""Whole graphs answer for a picture as mmseg and mmdet do."""
+"""Whole graphs answer for a picture as mmseg and mmdet do; graphs in 8 bits, and what graphs score."""
 
 import functools
 import json
@@ -18,12 +18,12 @@ from PIL import Image
 from torch import nn
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.export import export_graph, open_graph, read_description
+from mmdistill_dense.apps.export import export_graph, graphs, open_graph, read_description, write_student
 from mmdistill_dense.apps.export.answer import Detections, Labels, Queries, pasted
-from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of
+from mmdistill_dense.apps.export.graphs import _pooled, describe, graph_of, write_onnx
 from mmdistill_dense.apps.export.prepare import Prepare, preparation
 from mmdistill_dense.apps.export.whole import paired, picture, predicted
-from mmdistill_dense.apps.export.write_student import _sizes, answered, load_student
+from mmdistill_dense.apps.export.write_student import _sizes, answered, evaluate, fitted, load_student, quantise
 from tests import query_nets, toys
 
 SERVE = Path(__file__).parents[2] / 'examples' / 'serve_onnx.py'
@@ -205,15 +205,10 @@ def test_heads_that_decide_otherwise_are_refused(tmp_path):
         Detections(network, dict(outputs=['cls_scores_0']))
 
 
-def test_only_onnx_can_be_whole(tmp_path, capsys):
+def test_a_test_by_windows_is_no_graph(tmp_path, capsys):
     made(tmp_path, 'fcn')
-    for words, told in (
-        (words_of(tmp_path, 's.pt2', '--whole'), 'whole graphs, and graphs in 8 bits, end in .onnx'),
-        (words_of(tmp_path, 's.onnx', '--whole', '--cfg-options', 'model.test_cfg.mode=slide'),
-         "test_cfg.mode='slide' predicts by windows"),
-    ):  # fmt: skip
-        assert main(words) == 2
-        assert told in capsys.readouterr().err
+    assert main(words_of(tmp_path, 's.onnx', '--whole', '--cfg-options', 'model.test_cfg.mode=slide')) == 2
+    assert "test_cfg.mode='slide' predicts by windows" in capsys.readouterr().err
 
 
 # The file, by itself
@@ -354,20 +349,94 @@ def test_the_description_says_how_boxes_are_computed(tmp_path):
     assert told['scores'] == 'sigmoid' and told['nms']['nms']['iou_threshold'] == 0.5
 
 
+# In 8 bits, and what graphs score
+
+
+def test_a_graph_answers_in_the_network_s_place(tmp_path, monkeypatch):
+    """A graph that sees one class everywhere is right where the labels have that class."""
+    config, checkpoint = made(tmp_path, 'fcn')
+    seen = []
+
+    def everywhere(image):
+        seen.append(image.shape)
+        return [torch.eye(toys.NUM_CLASSES)[2].view(1, -1, 1, 1).expand(len(image), -1, *image.shape[2:])]
+
+    monkeypatch.setattr(graphs, 'open_graph', lambda path: everywhere)
+    told = dict(outputs=dict(logits=[]), input=dict(shape=['batch', 3, 'height', 'width']))
+    monkeypatch.setattr(graphs, 'read_description', lambda path: told)
+    metrics, milliseconds = evaluate(config, checkpoint, 'student.onnx')
+    loader = toys.Runner.build_dataloader(config.val_dataloader)
+    labels = torch.cat([batch['data_samples'][0].gt_sem_seg.data.flatten() for batch in loader])
+    assert metrics['aAcc'] == pytest.approx(100 * (labels == 2).float().mean().item(), abs=0.01)
+    assert len(seen) == 2 and milliseconds is not None and milliseconds > 0
+    own, untimed = evaluate(config, checkpoint, None)
+    assert own != metrics and untimed is None and len(seen) == 2
+    config.val_dataloader.batch_size = 2
+    assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
+    told['input']['shape'][0] = 1  # a graph of single pictures
+    assert evaluate(config, checkpoint, 'student.onnx')[0] == metrics
+    assert [shape[0] for shape in seen] == [1, 1, 2, 1, 1]
+
+
+def test_a_detector_s_graph_gives_its_boxes(tmp_path):
+    config, checkpoint = made(tmp_path, 'retinanet')
+    _, network, _, _ = load_student(config, checkpoint)
+    network.eval().bbox_head.test_cfg.score_thr = 0.0
+    batch = next(iter(toys.Runner.build_dataloader(config.train_dataloader)))
+    graph = graph_of(network)
+    with torch.no_grad():
+        (expected, *_) = network.test_step(batch)
+        kept = [tensor.clone() for tensor in graph(network.data_preprocessor(batch, False)['inputs'])]
+        names = list(graph.named(network.data_preprocessor(batch, False)['inputs']))
+        graph.answer_by(lambda image: kept, names)
+        (found, *_) = network.test_step(batch)
+    assert len(expected.pred_instances) > 0
+    assert torch.equal(found.pred_instances.bboxes, expected.pred_instances.bboxes)
+
+
+class Small(nn.Module):
+    """Stands for a network."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image):
+        return (self.conv(image),)
+
+
+def test_calibration_takes_the_same_pictures_again_in_the_size_of_a_graph(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(write_student, 'fitted', lambda image, told: kept.append(image) or fitted(image, told))
+    config, checkpoint = made(tmp_path, 'fcn')
+    plain, network, _, _ = load_student(config, checkpoint)
+    told = dict(shape=[1, 3, 48, 32], pad_size_divisor=1, smallest=[48, 32])
+    write_onnx(Small(), torch.zeros(1, 3, 48, 32), [], tmp_path / 's.onnx', dict(outputs=['logits'], input=told))
+    for _ in range(2):
+        quantise(plain, network, tmp_path / 's.onnx', tmp_path / 's.int8.onnx', 2)
+    assert [image.shape for image in kept] == [(1, 3, toys.SIDE, toys.SIDE)] * 4
+    assert all(map(torch.equal, kept[:2], kept[2:])) and not torch.equal(*kept[:2])
+    assert open_graph(tmp_path / 's.int8.onnx')(torch.zeros(1, 3, 48, 32))[0].shape == (1, 4, 46, 30)
+    free = dict(shape=['batch', 3, 'height', 'width'], pad_size_divisor=32, smallest=[32, 32])
+    one = torch.zeros(1, 3, 33, 64)
+    assert fitted(one, dict(free, smallest=[64, 96])).shape == (1, 3, 64, 96)
+    assert fitted(one, free).shape == (1, 3, 64, 64) and fitted(one, dict(free, pad_size_divisor=1)) is one
+
+
 @pytest.mark.soak
 def test_scores_of_whole_graphs_in_both_widths(tmp_path, capsys):
     """On the data of the config, whose pipeline has no resize, the graph scores what the network scores."""
-    option = toys.seg_net('fcn')
-    config = toys.run_config(tmp_path, toys.model_config(option, toys.seg_net('fcn', allow_random=True)))
+    config, _ = made(tmp_path, 'fcn')
     config.test_dataloader = config.val_dataloader
-    config.dump(tmp_path / 'config.py')
-    torch.save(dict(state_dict=toys.build_plain(option, seed=3).state_dict(), meta={}), tmp_path / 'student.pth')
-    words = ['export', str(tmp_path / 'config.py'), str(tmp_path / 'student.pth'), str(tmp_path / 's.onnx')]
-    assert main([*words, '--whole', '--int8', '2', '--evaluate', '--size', '64', '64']) == 0
+    config.dump(tmp_path / 'student_config.py')
+    words = words_of(tmp_path, 's.onnx', '--whole', '--int8', '2', '--evaluate', '--size', '64', '64')
+    assert main(words) == 0
     printed = capsys.readouterr().out.splitlines()
     scores = {line.partition(':')[0]: line.partition(': ')[2] for line in printed if 'mIoU' in line}
-    assert list(scores) == ['network', 's.onnx', 's.int8.onnx']
+    assert list(scores) == ['network', 's.onnx', 's.int8.onnx'] and str(printed).count(' ms a call') == 2
     assert scores['s.onnx'].startswith(scores['network'])
-    wide, narrow = (read_description(tmp_path / name)['tried']['equal'] for name in ('s.onnx', 's.int8.onnx'))
-    assert wide > 0.99 and 0 < narrow < wide
+    plain, small = (tmp_path / name for name in ('s.onnx', 's.int8.onnx'))
+    assert small.stat().st_size < 0.6 * plain.stat().st_size
+    wide, narrow = (read_description(path).pop('tried')['equal'] for path in (plain, small))
+    assert wide > 0.99 and 0.8 < narrow < wide
     assert any(f's.int8.onnx, nearly equal: {narrow:.2%}' in one for one in printed)

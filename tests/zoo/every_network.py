@@ -15,8 +15,6 @@ from unittest import mock
 
 import torch
 from mmengine.config import ConfigDict
-from mmengine.logging import MessageHub
-from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
@@ -24,7 +22,6 @@ from mmdistill_dense.config.resolve import load_model, package_root
 from mmdistill_dense.networks import trace
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import text_of
-from tests import toys
 from tests.zoo.networks import _INITIALISERS, key_of
 
 _ASIDE = ('pretrained', 'init_cfg', 'num_classes', 'data_preprocessor', 'train_cfg', 'test_cfg', 'class_weight')
@@ -106,26 +103,6 @@ def _plain(option: ConfigDict) -> Any:
     """Build the network without us."""
     config = load_model(option, 'model')
     return MODELS.build(ConfigDict(config.model, _scope_=config.scope))
-
-
-def learn(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
-    """Take a step from random weights, SyncBN as BN; return the losses."""
-    for module in model.modules():
-        module.init_cfg = None  # no pre-trained weights
-    with mock.patch('torch.nn.SyncBatchNorm.forward', nn.BatchNorm2d.forward):
-        model = revert_sync_batchnorm(toys.ready(model))
-        MessageHub.get_current_instance().update_info_dict(dict(iter=0, epoch=0))  # some losses ask how far the run is
-        losses = toys.losses_of(model, batch)
-        toys.total(losses).backward()
-    return losses
-
-
-def segments(side: int) -> dict[str, Any]:
-    """Pictures with the labels that a segmentor may ask for."""
-    batch = toys.seg_batch(side=side)
-    for sample in batch['data_samples']:
-        sample.gt_edge_map = sample.gt_sem_seg  # PIDNet's
-    return batch
 
 
 def walk(name: str) -> dict[str, Any]:

@@ -21,14 +21,7 @@ from tests import toys
 from tests.zoo.narrow import SIDE, narrow, side_of
 from tests.zoo.networks import key_of
 
-_WITHOUT = (
-    'val_dataloader',
-    'val_evaluator',
-    'val_cfg',
-    'test_dataloader',
-    'test_evaluator',
-    'test_cfg',
-)
+_WITHOUT = [f'{split}_{part}' for split in ('val', 'test') for part in ('dataloader', 'evaluator', 'cfg')]
 # what does not fit into narrow maps of a small picture, or takes long
 SMALL = dict(
     AfDCD=dict(pool_size=0, groups=8),
@@ -83,8 +76,8 @@ class Gradients(Hook):
         runner.optim_wrapper.optimizer.register_step_pre_hook(note)
 
 
-def step(cfg: Config, work_dir: Path, count: int = 1, saves: bool = False, resume: bool = False) -> Runner:
-    """Train a config for one iteration or several, save after each, go on from what is saved."""
+def step(cfg: Config, work_dir: Path) -> Runner:
+    """Train a config for one iteration."""
     cfg = copy.deepcopy(cfg)
     init_default_scope(cfg.default_scope)
     cfg.model = _model(cfg.model)
@@ -105,13 +98,10 @@ def step(cfg: Config, work_dir: Path, count: int = 1, saves: bool = False, resum
         sampler=dict(type='DefaultSampler', shuffle=False),
         collate_fn=dict(type='pseudo_collate'),
     )
-    cfg.train_cfg = (
-        dict(by_epoch=False, max_iters=count) if 'max_iters' in cfg.train_cfg else dict(by_epoch=True, max_epochs=count)
-    )
+    by_epoch = 'max_iters' not in cfg.train_cfg
+    cfg.train_cfg = dict(by_epoch=by_epoch, **{'max_epochs' if by_epoch else 'max_iters': 1})
     cfg.default_hooks.pop('visualization', None)
-    save = dict(type='CheckpointHook', interval=1, by_epoch='max_epochs' in cfg.train_cfg) if saves else None
-    cfg.default_hooks.update(logger=None, checkpoint=save)
-    cfg.resume = resume
+    cfg.default_hooks.update(logger=None, checkpoint=None)
     averages = [hook for hook in cfg.pop('custom_hooks', []) if hook.type == 'EMAHook']
     cfg.custom_hooks = [*averages, dict(type='mmdistill_dense.Gradients', priority='VERY_HIGH')]
     cfg.log_level = 'ERROR'

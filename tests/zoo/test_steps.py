@@ -1,19 +1,26 @@
-"""A training step of all configs at reduced width; every one once in ``make test-zoo``.
+"""Every config that can be named resolves, builds at full width with taps that can be compared, and takes a step.
 
-``make test`` takes a step with each kind of network (``tests/model/test_settings.py`` takes one of each method).
-``make soak`` takes one for each pair of networks, each data set, each variant of a method, and each method for each
-task.
+``make test`` takes a step with each kind of network (``tests/model/test_settings.py`` takes one of each method), at
+reduced width. ``make soak`` takes one for each pair of networks, each data set, each variant of a method, and each
+method for each task, and builds the files and the controls of each pair of networks, on one data set. ``make test-zoo``
+builds all, those of a pair one after the other, as they share their networks, and takes a step of all.
 """
 
+import copy
 import re
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
+from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.config.resolve import is_distill_model
-from tests.every_config import DATA, cover, every, family, name_of, named, place
-from tests.zoo.networks import active, config
+from mmdistill_dense.distillers.feature import FeatureDistiller
+from tests.every_config import CONTROLS, DATA, FILES, by_pair, cover, every, family, name_of, named, place, read
+from tests.zoo.narrow import LARGE, SIDE
+from tests.zoo.networks import active, build, config, key_of
 from tests.zoo.steps import step
 
 TASKS = dict(convolutional='segmentation', transformer='segmentation', backbone='pre-training')
@@ -23,7 +30,7 @@ def task(path: Path) -> str:
     return 'any' if re.search(r'dinov\d-', path.stem) else TASKS.get(family(path), 'detection')
 
 
-# one config of each kind of network, each of another method
+# A step at reduced width: one config of each kind of network, each of another method
 CHOSEN = {
     'one-stage': 'control/atss_r101_to_r50_coco',
     'convolutional': 'afdcd/deeplabv3_r101_to_mobilenetv2_cityscapes',
@@ -92,3 +99,119 @@ def test_a_step_of_configs_that_stand_for_all(path: Path, tmp_path: Path) -> Non
 @pytest.mark.built('path', trained, name_of)
 def test_a_step_of_each_config(path: Path, tmp_path: Path) -> None:
     check_step(path, tmp_path)
+
+
+# Students that are strong today
+
+MODERN = {
+    'pidnet_l_to_pidnet_s_cityscapes': 'cankd',
+    'ddrnet_23_to_ddrnet_23-slim_cityscapes': 'cankd',
+    'segnext_b_to_segnext_t_ade20k': 'cwd',
+    'deeplabv3plus_r101_to_bisenetv2_cityscapes': 'mgd',
+    'stdc2_to_stdc1_cityscapes': 'fitnet',
+    'deeplabv3plus_r101_to_mobilenetv3_cityscapes': 'kd',
+    'mask2former_swin-l_to_mask2former_r50_cityscapes': 'cankd',
+    'yolox_l_to_s_coco': 'fgd',
+}  # each with a method
+SCORES = {'afdcd', 'at', 'cirkd', 'cwd', 'dist', 'fitnet', 'ifvd', 'kd', 'maskd', 'skd'}
+STAGES = {'cankd', 'freekd', 'mgd', 'pcd'}
+LEVELS = {'afdcd', 'at', 'cankd', 'cwd', 'defeat', 'fgd', 'fitnet', 'freekd', 'maskd', 'mgd', 'pcd', 'pkd'}
+QUICK = 'ddrnet_23_to_ddrnet_23-slim_cityscapes'
+
+
+def test_every_method_that_fits_has_a_name() -> None:
+    for pair in MODERN:
+        fitting = {one.method for one in named().values() if one.pair == pair}
+        assert fitting == (STAGES if 'mask2former' in pair else LEVELS if 'yolox' in pair else SCORES | STAGES), pair
+
+
+@pytest.mark.parametrize('pair', [pytest.param(one, marks=[] if one == QUICK else pytest.mark.soak) for one in MODERN])
+def test_check_passes(pair: str) -> None:
+    """Networks of full width on small generated pictures; the data set is not on this machine."""
+    cfg = copy.deepcopy(config(place(f'{MODERN[pair]}/{pair}')))
+    side = LARGE if 'mobilenetv3' in pair else SIDE
+    report = check_config(cfg, Options(size=(side, side), weights=False, batch=2, cost=False))
+    errors = [one.message for one in report.findings if one.level == 'error']
+    assert not report.stopped and all('does not exist' in message for message in errors), errors
+
+
+# At full width
+
+
+def check_build(path: Path) -> None:
+    cfg = config(path)
+    model = build(cfg)
+    distillers = getattr(model, 'distillers', {})
+    assert set(distillers) == (active(cfg.model) if is_distill_model(cfg.model) else set()), path
+    assert not any('distillers' in key or 'teacher' in key for key in model.state_dict()), 'a checkpoint is a student'
+    for key, distiller in distillers.items():
+        assert distiller.teacher.taps, (path, key)
+        assert not isinstance(distiller, FeatureDistiller) or distiller.levels, f'{path}: {key} compares nothing'
+
+
+def build_all(paths: list[Path]) -> None:
+    for path in paths:
+        try:
+            check_build(path)
+        except BaseException as error:
+            error.add_note(f'in {name_of(path)}')
+            raise
+
+
+def one_of_each() -> list[str]:
+    """Of pairs that differ in their data alone, the one with the most files."""
+    found: dict[str, str] = {}
+    for pair in sorted(by_pair(), key=lambda pair: len({*by_pair()[pair]} & {*FILES, *CONTROLS})):
+        found[DATA.split(pair, maxsplit=1)[0]] = pair
+    return sorted(found.values())
+
+
+@pytest.mark.soak
+@pytest.mark.built('pair', one_of_each)
+def test_files_and_controls_build(pair: str) -> None:
+    build_all([path for path in by_pair()[pair] if path in {*FILES, *CONTROLS}])
+
+
+@pytest.mark.zoo
+@pytest.mark.built('pair', by_pair)
+def test_every_config_builds(pair: str) -> None:
+    build_all(by_pair()[pair])
+
+
+@cache
+def without_distillers(path: Path) -> str:
+    """One text for configs that run the same but for their distillers, whatever they are called."""
+    found = {key: value for key, value in read(path).items() if key not in ('work_dir', 'distillers')}
+    found['model'] = {key: value for key, value in found['model'].items() if key != 'distillers'}
+    return key_of(found)
+
+
+@cache
+def distillers(path: Path) -> str | None:
+    """One text for equal method options; None for a file of more than those."""
+    options = Config.fromfile(path)
+    return key_of(options.distillers) if set(options) == {'distillers'} else None
+
+
+def run_of(path: Path) -> tuple[str, str]:
+    """Two texts for what a config runs: of one without a file, those of its recipe and of its method options."""
+    one = named().get(path)
+    options = one and distillers(one.options)
+    if one and options:
+        return without_distillers(one.base), options
+    return without_distillers(path), key_of(read(path).model.get('distillers'))
+
+
+@pytest.mark.soak
+def test_no_two_configs_are_the_same_run() -> None:
+    seen = defaultdict(list)
+    for path in every():
+        seen[run_of(path)].append(name_of(path))
+    assert not [names for names in seen.values() if len(names) > 1]
+
+
+@pytest.mark.soak
+def test_a_config_without_a_file_runs_its_recipe_with_its_method_options() -> None:
+    """What the comparison above relies on, of a config of each method."""
+    for path in {path.parent.name: path for path, one in named().items() if distillers(one.options)}.values():
+        assert run_of(path) == (without_distillers(path), key_of(read(path).model.distillers)), name_of(path)

@@ -50,6 +50,24 @@ def labels_of(option: dict, index: int = 0) -> list[int]:
     return DATASETS.build(option)[index]['data_samples'].gt_sem_seg.data.flatten().tolist()
 
 
+def test_shipped_configs_name_these_folders() -> None:
+    for data, name, root in (
+        ('cityscapes_512x1024', 'CityscapesDataset', 'cityscapes'),
+        ('ade20k_512x512', 'ADE20KDataset', 'ade/ADEChallengeData2016'),
+        ('cocostuff_512x512', 'COCOStuffDataset', 'coco_stuff164k'),
+        ('camvid_360x360', 'CamVidDataset', 'camvid'),
+    ):
+        cfg = Config.fromfile(find_config(f'mmdistill_dense::_base_/datasets/{data}.py'))
+        wanted = of_site(name, Path('data') / root)
+        for loader, change in ((cfg.train_dataloader, ''), (cfg.val_dataloader, 'val')):
+            found = {key: loader.dataset[key] for key in ('type', 'data_root', 'data_prefix')}
+            folders = {
+                key: re.sub('train(?=ing|2017|$)', change or 'train', folder).replace('valing', 'validation')
+                for key, folder in wanted['data_prefix'].items()
+            }
+            assert found == {key: wanted[key] for key in found} | dict(data_prefix=folders), (data, change)
+
+
 # What is missing
 
 
@@ -107,7 +125,7 @@ def test_ids_of_cityscapes_become_classes_unless_label_images_were_made(tmp_path
 
 
 @pytest.mark.parametrize(('name', 'ending', 'last', 'value', 'told'), [
-    ('COCOStuffDataset', '_labelTrainIds.png', 3, 181, 'mim run mmseg coco_stuff164k'),
+    ('COCOStuffDataset', '_labelTrainIds.png', 170, 181, 'mim run mmseg coco_stuff164k'),
     ('ADE20KDataset', '.png', 150, 151, 'full ADE20K has other numbers'),
     ('PascalVOCDataset', '.png', 20, 21, 'voc_aug'),
     ('CityscapesDataset', '_gtFine_labelTrainIds.png', 3, 33, 'gtFine_trainvaltest.zip'),

@@ -203,15 +203,3 @@ def test_c4_starts_its_last_stage_as_its_backbone_or_as_it_is_told() -> None:
     assert load_model(option, 'student').model.roi_head.shared_head.init_cfg is None
     option.roi_head.shared_head.init_cfg.checkpoint = 'mine.pth'
     assert load_model(option, 'student').model.roi_head.shared_head.init_cfg.checkpoint == 'mine.pth'
-
-
-@pytest.mark.parametrize(('name', 'taps', 'keys', 'weight'), [
-    ('deeplabv3_r101_to_r18_cityscapes', [f'backbone[{stage}]' for stage in (1, 2, 3)], 64, 3.0),
-    ('retinanet_r101_to_r50_coco', 'neck', 16, 1.0),
-])  # fmt: skip
-def test_plugin_leaves(name: str, taps: str | list[str], keys: int, weight: float) -> None:
-    cfg = leaf(f'pcd/{name}')
-    pcd = cfg.model.distillers.pcd
-    assert (pcd.student_tap, pcd.enqueue, pcd.keys_per_image) == (taps, 'pixels', keys)
-    assert (pcd.queue_size, pcd.queue_init, pcd.loss_weight) == (4096, 'empty', weight)
-    assert pcd.schedule == dict(ramp_down=(0, 1.0)) and cfg.model.teacher.checkpoint == 'auto'

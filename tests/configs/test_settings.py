@@ -1,22 +1,18 @@
 """Settings are those of the networks that they reach: weights by the map, keys by the data, the kind of optimizer."""
 
-import inspect
 import math
-import re
 from functools import cache
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
-from mmseg.registry import METRICS as MMSEG_METRICS
 
 from mmdistill_dense.apps.recipes.compose import best, option_files, recipes
 from mmdistill_dense.apps.recipes.named import Named, combinations, optimizer_problem
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD
 from tests.configs.test_configs import PAPER
-from tests.every_config import CONFIGS, leaf, student, teacher
-from tools.docs.targets import read_targets
+from tests.every_config import leaf, student, teacher
 
 SETS = PAPER | dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))
 
@@ -82,29 +78,6 @@ def test_pcd_beside_labels_has_pixels_as_keys_and_at_most_a_third_of_them() -> N
     for one, pcd in chosen.items():
         count = pictures.get(one.base.stem.rsplit('_', 1)[1], 1464)  # VOC without the augmented list
         assert 'toy' in one.pair or pcd.queue_size <= count * pcd.get('keys_per_image', 1) / 3, one.name
-
-
-def test_the_command_for_the_test_server_writes_pictures_and_measures_nothing() -> None:
-    given = re.findall(r'(test_\w+\.\S+)=(\S+)', (CONFIGS.parent / 'docs/datasets.md').read_text(encoding='utf-8'))
-    cfg = Config.fromfile(CONFIGS / '_base_/recipes/deeplabv3_r101_to_r18_cityscapes.py')
-    cfg.merge_from_dict({key: value == 'True' or value for key, value in given})
-    evaluator = cfg.test_evaluator.to_dict()
-    metric = MMSEG_METRICS.get(evaluator.pop('type'))
-    bound = inspect.signature(metric).bind(**evaluator)  # to build it needs cityscapesscripts
-    assert (bound.arguments['format_only'], bound.arguments['keep_results']) == (True, True)
-    assert cfg.test_dataloader.dataset.data_prefix == dict(img_path='leftImg8bit/test', seg_map_path='gtFine/test')
-
-
-def test_published_rows_say_what_they_hang_on() -> None:
-    """SKD's discriminator, and the 182 outputs of COCO-Stuff."""
-    for method in ('skd', 'ifvd', 'cwd'):
-        targets = read_targets(CONFIGS / method / 'published.yml')
-        theirs = [target for target in targets if re.search('CIRKD|Af-DCD', target.source)]
-        assert theirs and all('discriminator' in target.source for target in theirs), method
-    for method, score in (('afdcd', 34.02), ('kd', 32.88), ('cirkd', 33.11)):
-        targets = read_targets(CONFIGS / method / 'published.yml')
-        (target,) = (target for target in targets if target.recipe == 'deeplabv3_r101_to_r18_cocostuff')
-        assert (target.student, target.teacher, target.value) == (32.60, 38.71, score) and '182/171' in target.source
 
 
 def test_tokens_of_the_published_pairs_are_learned_by_the_loss_over_labelled_pixels() -> None:

@@ -206,12 +206,16 @@ def test_what_cannot_be_is_an_error(task: str, option: dict, message: str) -> No
 
 
 def test_augmented_pictures_are_mirrored_and_keep_the_truth() -> None:
-    init_default_scope('mmdet')
-    cfg = Config.fromfile(find_config('mmdistill_dense::_base_/datasets/shapes_det.py'))
-    dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': cfg.tta_pipeline})
-    item = dataset[0]
-    straight, mirrored = item['inputs']
-    assert torch.equal(straight, mirrored.flip(2))
-    assert [sample.flip for sample in item['data_samples']] == [False, True]
-    boxes = [list(instance.box) for instance in paint(dataset.seed, 0, **dataset.painting).instances]
-    assert [instance['bbox'] for instance in item['data_samples'][0].instances] == boxes
+    for task in ('seg', 'det'):
+        init_default_scope(f'mm{task}')
+        cfg = Config.fromfile(find_config(f'mmdistill_dense::_base_/datasets/shapes_{task}.py'))
+        dataset = DATASETS.build({**cfg.test_dataloader.dataset, 'pipeline': cfg.tta_pipeline})
+        straight, mirrored = dataset[0]['inputs']
+        assert torch.equal(straight, mirrored.flip(2))
+        samples, picture = dataset[0]['data_samples'], paint(dataset.seed, 0, **dataset.painting)
+        assert [sample.flip for sample in samples] == [False, True]
+        if task == 'seg':  # the truth that the merged sample keeps
+            assert np.array_equal(samples[0].gt_sem_seg.data.squeeze(0).numpy(), picture.labels)
+        else:
+            boxes = [list(instance.box) for instance in picture.instances]
+            assert [instance['bbox'] for instance in samples[0].instances] == boxes

@@ -8,14 +8,13 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from mmdistill_dense.apps.recipes.compose import option_files
 from mmdistill_dense.apps.recipes.named import read_config
 from mmdistill_dense.config.resolve import load_model
 from mmdistill_dense.distillers import MasKD
 from mmdistill_dense.networks.building import build_network
 from mmdistill_dense.networks.inputs import make_renormaliser
 from mmdistill_dense.networks.teacher import _below
-from tests.every_config import CONFIGS, leaf, student, teacher
+from tests.every_config import leaf, student, teacher
 
 NECK_HEAD = [('neck', 'neck'), ('bbox_head', 'bbox_head')]
 ADAM = dict(type='Adam', lr=0.01, weight_decay=1e-3)
@@ -221,12 +220,3 @@ def test_segmentation_is_the_authors(row: str) -> None:
     assert cfg.default_hooks.checkpoint.save_best == 'mIoU'
     poly = dict(type='PolyLR', eta_min=1e-4, power=0.9, begin=0, end=40001, by_epoch=False)
     assert [one.to_dict() for one in cfg.param_scheduler] == [poly]
-
-
-@pytest.mark.soak
-def test_no_config_names_a_file_of_tokens() -> None:
-    """Tokens are learned where there are none; a path in a config would be of one machine."""
-    for path in (CONFIGS / 'maskd').glob('*.py'):
-        assert Config.fromfile(path).model.distillers.maskd.get('tokens') is None, path
-    for path in option_files('maskd'):
-        assert Config.fromfile(path).distillers.maskd.get('tokens') is None, path

@@ -8,10 +8,9 @@ import pytest
 import torch
 from mmdet.evaluation import CocoMetric
 from mmengine.config import Config
-from mmengine.dataset import DefaultSampler, default_collate, pseudo_collate
+from mmengine.dataset import default_collate
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData, PixelData
-from torch.utils.data import DataLoader
 
 from mmdistill_dense.config.resolve import find_config
 from mmdistill_dense.datasets.shapes import CLASSES, SHAPES, TEXTURES, TINTS, paint
@@ -115,16 +114,6 @@ def test_items_are_the_painted_picture_in_both_tasks() -> None:
     assert (info['height'], info['width']) == (48, 64), 'known before painting'
     labels = build('Seg', painting=dict(size=(48, 64)))[7]['data_samples'].gt_sem_seg.data
     assert np.array_equal(labels.squeeze(0).numpy(), picture.labels)
-
-
-def test_same_pictures_for_any_number_of_workers() -> None:
-    def images(workers: int) -> torch.Tensor:
-        dataset = build('Seg')
-        sampler = DefaultSampler(dataset, shuffle=False)
-        loader = DataLoader(dataset, 4, sampler=sampler, num_workers=workers, collate_fn=pseudo_collate)
-        return torch.cat([torch.stack(batch['inputs']) for batch in loader])
-
-    assert torch.equal(images(0), images(2))
 
 
 def test_fewer_classes_are_mapped() -> None:

@@ -19,10 +19,10 @@ GOLDEN = [line for line in (Path(__file__).parent / 'golden.txt').read_text().sp
 MIDDLE = dict(dim=96, depth=3, heads=3)
 
 
-def network(seed=0, **changes):
+def network(case='dinov2', **changes):
     """A small random network."""
-    torch.manual_seed(seed)
-    teacher = FoundationTeacher(files.tiny('dinov2', **changes))
+    torch.manual_seed(0)
+    teacher = FoundationTeacher(files.tiny(case, **changes))
     teacher.init_weights()
     return teacher.eval().requires_grad_(False)
 
@@ -60,9 +60,8 @@ def test_values_are_those_of_the_original_code(line):
 
 def test_maps_of_all_blocks_and_the_order_of_their_cells():
     teacher = network(registers=4)
-    whole, last, first, raw, cls = recorded(
-        teacher, files.picture(42, 98), 'map', 'maps.1', 'maps.0', 'blocks.0', 'cls'
-    )
+    taps = ('map', 'maps.1', 'maps.0', 'blocks.0', 'cls')
+    whole, last, first, raw, cls = recorded(teacher, files.picture(42, 98), *taps)
     assert whole.shape == (1, 48, 3, 7) and cls.shape == (1, 48)
     assert torch.equal(whole, last) and not torch.equal(first, last)
     expected = teacher.norm(raw[:, 5:]).reshape(1, 3, 7, 48)
@@ -71,28 +70,21 @@ def test_maps_of_all_blocks_and_the_order_of_their_cells():
         recorded(teacher, files.picture(42, 98), 'maps.2')
 
 
-def test_pass_ends_behind_the_deepest_tap():
+def test_pass_ends_behind_the_deepest_tap_and_the_norm_may_be_left_out():
     teacher, ran = network(depth=4), []
     for number, block in enumerate(teacher.blocks):
         block.register_forward_hook(lambda *_, number=number: ran.append(number))
     recorded(teacher, files.picture(28, 28), 'maps.0', 'maps.1', stop_after=2)
     assert ran == [0, 1]
-
-
-def test_norm_may_be_left_out():
-    teacher = network()
-    raw = FoundationTeacher(files.tiny('dinov2'), norm=False)
+    raw = FoundationTeacher(files.tiny('dinov2', depth=4), norm=False)
     raw.load_state_dict(teacher.state_dict())
-    tokens, found = recorded(raw.eval(), files.picture(28, 42), 'blocks.1', 'map')
+    tokens, found = recorded(raw.eval(), files.picture(28, 42), 'blocks.3', 'map')
     assert torch.equal(found, tokens[:, 1:].mT.unflatten(2, (2, 3)))
 
 
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
 def test_positions_are_kept_for_the_last_grids_and_computed_anew_after_a_load(case):
-    torch.manual_seed(0)
-    teacher = FoundationTeacher(files.tiny(case))
-    teacher.init_weights()
-    teacher.eval().requires_grad_(False)
+    teacher = network(case=case)
     cache = (teacher.rope if case == 'dinov3' else teacher).cache
     first = teacher(files.picture(64, 96))
     assert torch.equal(teacher(files.picture(64, 96)), first) and len(cache.kept) == 1
@@ -109,9 +101,7 @@ def test_positions_are_kept_for_the_last_grids_and_computed_anew_after_a_load(ca
 @pytest.mark.parametrize('case', ['dinov2', 'dinov3'])
 def test_a_graph_takes_any_number_of_pictures_and_leaves_the_network_as_it_was(case):
     """Positions that an attempt to make a graph computed are symbols, and would be of no use later."""
-    teacher = FoundationTeacher(files.tiny(case, registers=2))
-    teacher.init_weights()
-    teacher.eval().requires_grad_(False)
+    teacher = network(case=case, registers=2)
     two, three = (torch.randn(count, 3, 64, 96) for count in (2, 3))
     batch = {0: torch.export.Dim.DYNAMIC}
     exported = torch.export.export(teacher, (two,), dynamic_shapes=(batch,)).module()
@@ -122,8 +112,7 @@ def test_a_graph_takes_any_number_of_pictures_and_leaves_the_network_as_it_was(c
 
 
 def test_a_trained_position_embedding_gets_gradient():
-    teacher = FoundationTeacher(files.tiny('dino'))
-    teacher.init_weights()
+    teacher = network('dino').requires_grad_(True)
     teacher(files.picture(48, 64)).square().sum().backward()
     assert teacher.pos_embed.grad.abs().sum() > 0 and not teacher.cache.kept
 
@@ -181,7 +170,6 @@ def test_wrong_descriptions_are_refused(model, match):
 
 
 MODEL = files.tiny('dino', family='mocov3')
-BACKBONE = dict(type='mmdistill_dense.VisionTransformer', model=MODEL)
 WIDTHS = [48, 20, 20, 12]
 
 
@@ -201,16 +189,12 @@ def checkpoint():
     return str(path)
 
 
-def teacher_of(path, **options):
-    """A loaded teacher."""
-    teacher = SSLTeacher(BACKBONE, 'mocov3_vit', dict(widths=WIDTHS), **options)
-    assert teacher.load_teacher(path)[0] == len(teacher.state_dict())
-    return teacher.eval()
-
-
 def test_the_heads_map_has_the_mean_of_the_vector_head():
-    path, pictures = checkpoint(), files.picture(80, 112)
-    teacher, online = teacher_of(path), teacher_of(path, branch='online')
+    path, pictures, backbone = checkpoint(), files.picture(80, 112), dict(type='mmdistill_dense.VisionTransformer')
+    options = (dict(backbone, model=MODEL), 'mocov3_vit', dict(widths=WIDTHS))
+    teacher, online = (SSLTeacher(*options, branch=branch).eval() for branch in ('momentum', 'online'))
+    for one in (teacher, online):
+        assert one.load_teacher(path)[0] == len(one.state_dict())
     torch.testing.assert_close(online.backbone.cls_token, teacher.backbone.cls_token + 0.1)
     with torch.no_grad():
         found, (tokens,) = teacher(pictures), teacher.backbone(pictures)

@@ -19,46 +19,28 @@ TABLE = Path(__file__).resolve().parents[3] / 'shared' / 'golden' / 'pcd' / 'ckp
 R50 = dict(type='mmdet.ResNet', depth=50, base_channels=2, stem_channels=2, out_indices=(3,))
 # Public dimension -> tiny one; different ones stay different.
 TINY = {2048: 64, 4096: 20, 8192: 28, 256: 12, 128: 10, 512: 14, 65536: 16, 3000: 7, 60000: 9, 1000: 8, 1: 1}
-NAMES = {
-    'mocov3_r50': 'mocov3',
-    'mocov2_r50': 'mocov2',
-    'simsiam_r50': 'simsiam',
-    'barlowtwins_r50': 'barlowtwins',
-    'swav_r50': 'swav',
-    'dino_r50': 'dino',
-    'dino_r50_bn_head': 'dino',
-    'byol_pcd_release': 'byol',
-    'mmpretrain_mocov3_r50': 'mmpretrain_mocov3',
-    'mmpretrain_byol_r50': 'mmpretrain_byol',
-    'mmpretrain_simsiam_r50': 'mmpretrain_simsiam',
-    'mmpretrain_barlowtwins_r50': 'mmpretrain_barlowtwins',
-    'mmpretrain_mocov2_r50': 'mmpretrain_mocov2',
-    'mmpretrain_swav_r50': 'mmpretrain_swav',
-    'solo_byol_r50': 'solo',
-    'solo_dino_r50': 'solo_dino',
-    'solo_simclr_r50': 'solo_single',
-}
 _MM3 = 'fc0:linear bn0:bn a:relu fc1:linear bn1:bn b:relu fc2:linear'
-# The vector heads as the methods' own code makes them: modules by name.
-HEADS = {
-    'mocov3_r50': '0:linear 1:bn 2:relu 3:linear 4:bn0',
-    'mocov2_r50': '0:linear+ 1:relu 2:linear+',
-    'simsiam_r50': '0:linear 1:bn 2:relu 3:linear 4:bn 5:relu 6:linear+ 7:bn0',
-    'barlowtwins_r50': '0:linear 1:bn 2:relu 3:linear 4:bn 5:relu 6:linear',
-    'swav_r50': '0:linear+ 1:bn 2:relu 3:linear+',
-    'dino_r50': '0:linear+ 1:gelu 2:linear+ 3:gelu 4:linear+',
-    'dino_r50_bn_head': '0:linear+ 1:bn 2:gelu 3:linear+ 4:bn 5:gelu 6:linear+',
-    'byol_pcd_release': '0:linear+ 1:bn 2:relu 3:linear',
-    'mmpretrain_mocov3_r50': 'fc0:linear bn0:bn a:relu fc1:linear bn1:bn0',
-    'mmpretrain_byol_r50': 'fc0:linear+ bn0:bn a:relu fc1:linear',
-    'mmpretrain_simsiam_r50': f'{_MM3} bn2:bn0',
-    'mmpretrain_barlowtwins_r50': _MM3,
-    'mmpretrain_mocov2_r50': '0:linear+ 1:relu 2:linear+',
-    'mmpretrain_swav_r50': '0:linear+ 1:bn 2:relu 3:linear+',
-    'solo_byol_r50': '0:linear+ 1:bn 2:relu 3:linear+',
-    'solo_dino_r50': '0:linear+ 1:gelu 2:linear+ 3:gelu 4:linear+',
-    'solo_simclr_r50': '0:linear+ 1:relu 2:linear+',
+# Of each family the layout, and the vector head as the method's own code makes it: modules by name.
+FAMILIES = {
+    'mocov3_r50': ('mocov3', '0:linear 1:bn 2:relu 3:linear 4:bn0'),
+    'mocov2_r50': ('mocov2', '0:linear+ 1:relu 2:linear+'),
+    'simsiam_r50': ('simsiam', '0:linear 1:bn 2:relu 3:linear 4:bn 5:relu 6:linear+ 7:bn0'),
+    'barlowtwins_r50': ('barlowtwins', '0:linear 1:bn 2:relu 3:linear 4:bn 5:relu 6:linear'),
+    'swav_r50': ('swav', '0:linear+ 1:bn 2:relu 3:linear+'),
+    'dino_r50': ('dino', '0:linear+ 1:gelu 2:linear+ 3:gelu 4:linear+'),
+    'dino_r50_bn_head': ('dino', '0:linear+ 1:bn 2:gelu 3:linear+ 4:bn 5:gelu 6:linear+'),
+    'byol_pcd_release': ('byol', '0:linear+ 1:bn 2:relu 3:linear'),
+    'mmpretrain_mocov3_r50': ('mmpretrain_mocov3', 'fc0:linear bn0:bn a:relu fc1:linear bn1:bn0'),
+    'mmpretrain_byol_r50': ('mmpretrain_byol', 'fc0:linear+ bn0:bn a:relu fc1:linear'),
+    'mmpretrain_simsiam_r50': ('mmpretrain_simsiam', f'{_MM3} bn2:bn0'),
+    'mmpretrain_barlowtwins_r50': ('mmpretrain_barlowtwins', _MM3),
+    'mmpretrain_mocov2_r50': ('mmpretrain_mocov2', '0:linear+ 1:relu 2:linear+'),
+    'mmpretrain_swav_r50': ('mmpretrain_swav', '0:linear+ 1:bn 2:relu 3:linear+'),
+    'solo_byol_r50': ('solo', '0:linear+ 1:bn 2:relu 3:linear+'),
+    'solo_dino_r50': ('solo_dino', '0:linear+ 1:gelu 2:linear+ 3:gelu 4:linear+'),
+    'solo_simclr_r50': ('solo_single', '0:linear+ 1:relu 2:linear+'),
 }
+NAMES, HEADS = ({family: one[which] for family, one in FAMILIES.items()} for which in (0, 1))
 
 
 def _linear(name: str, out: int, channels: int) -> dict[str, list[int]]:

@@ -11,9 +11,7 @@ from mmdistill_dense.networks.teacher import FrozenTeacher
 from mmdistill_dense.networks.trace import Traced
 from mmdistill_dense.pretrain import SSLTeacher
 from mmdistill_dense.pretrain.ssl_teacher import read_teacher
-from mmdistill_dense.registry import MODELS
 from mmdistill_dense.weights.ssl_layouts import LAYOUTS
-from tests import toys
 from tests.pretrain import files
 
 FAMILIES = list(files.NAMES)
@@ -217,14 +215,10 @@ def test_a_layout_that_is_named_decides_between_two():
     ('layer3.5.bn2.running_var', None, r'1 missing.*\n.*layer3.5.bn2.running_var'),
     ('conv1.weight', None, r'1 missing'),
     ('fc.1.running_var', None, 'head entry 1 is a batch norm, but running_var is missing'),
-    ('fc.1.bias', None, 'head entry 1 is a batch norm, but bias is missing'),
-    ('fc.0.weight', None, 'head entries 0 to 0 are missing'),
     ('fc.4.', None, "the file has 'linear bn act linear'"),
-    ('fc.1.', None, 'head entries 1 to 2 are missing'),
     ('extra.weight', (4, 12), r'1 unexpected.*\n.*extra.weight'),
     ('fc.6.weight', (4, 12), r'widths \[64, 20, 12, 4\], \[64, 20, 12\] were expected'),
     ('fc.note', (4, 12), r"head entry 0 is neither.*'note': \(4, 12\)"),
-    ('fc.3.weight', (12, 21), 'takes 21 channels, the one before gives 20'),
 ])  # fmt: skip
 def test_missing_extra_and_changed_entries_are_named(name, shape, message):
     refused(moco(**{f'{MOCO}{name}': None if shape is None else torch.zeros(shape)}), message)
@@ -325,26 +319,8 @@ def test_without_head_a_bare_file_or_a_whole_network_gives_its_backbone():
             teacher = SSLTeacher(files.R50, layout, head=None)
             teacher.load_teacher(files.saved(content))
             assert torch.equal(teacher.eval()(images), own(images)[-1])
-
-
-WEIGHTS = files.TABLE.parents[2] / 'weights'
-
-
-@pytest.mark.skipif(not WEIGHTS.is_dir(), reason=f'{WEIGHTS} is not there')
-def test_real_backbone_teaches_without_head():
-    toys.build_plain(toys.seg_net('fcn'))  # registers mmseg
-    path = WEIGHTS / 'mobilenet_v2_w1.0_imagenet.pth'
-    option = dict(type='mmseg.MobileNetV2', widen_factor=1.0, out_indices=(6,))
-    own = MODELS.build(option)
-    own.load_state_dict(torch.load(path, weights_only=True)['state_dict'], strict=True)
-    own.eval()
-    images = torch.randn(1, 3, 64, 64)
-    for layout in ('auto', 'backbone'):
-        teacher = SSLTeacher(option, layout, head=None)
-        assert teacher.load_teacher(path) == (306, 0)
-        assert torch.equal(teacher.eval()(images), own(images)), 'this backbone gives a map and no tuple'
-    with pytest.raises(ValueError, match='does not fit MobileNetV2'):
-        SSLTeacher(option, 'auto', head=None).load_teacher(WEIGHTS / 'mobilenet_v2_w1.0_imagenet_mmdet.pth')
+    teacher.backbone = torch.nn.Identity()
+    assert teacher(images) is images, 'a backbone may give a map and no tuple'
 
 
 def test_a_head_for_each_pixel_loads_the_same_file():

@@ -13,7 +13,6 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from mmengine.config import Config
 
 from mmdistill_dense.apps.check import Options, check_config
 from mmdistill_dense.config.resolve import is_distill_model
@@ -178,40 +177,10 @@ def test_every_config_builds(pair: str) -> None:
     build_all(by_pair()[pair])
 
 
-@cache
-def without_distillers(path: Path) -> str:
-    """One text for configs that run the same but for their distillers, whatever they are called."""
-    found = {key: value for key, value in read(path).items() if key not in ('work_dir', 'distillers')}
-    found['model'] = {key: value for key, value in found['model'].items() if key != 'distillers'}
-    return key_of(found)
-
-
-@cache
-def distillers(path: Path) -> str | None:
-    """One text for equal method options; None for a file of more than those."""
-    options = Config.fromfile(path)
-    return key_of(options.distillers) if set(options) == {'distillers'} else None
-
-
-def run_of(path: Path) -> tuple[str, str]:
-    """Two texts for what a config runs: of one without a file, those of its recipe and of its method options."""
-    one = named().get(path)
-    options = one and distillers(one.options)
-    if one and options:
-        return without_distillers(one.base), options
-    return without_distillers(path), key_of(read(path).model.get('distillers'))
-
-
 @pytest.mark.soak
 def test_no_two_configs_are_the_same_run() -> None:
     seen = defaultdict(list)
     for path in every():
-        seen[run_of(path)].append(name_of(path))
+        run = {key: value for key, value in read(path).items() if key not in ('work_dir', 'distillers')}
+        seen[key_of(run)].append(name_of(path))
     assert not [names for names in seen.values() if len(names) > 1]
-
-
-@pytest.mark.soak
-def test_a_config_without_a_file_runs_its_recipe_with_its_method_options() -> None:
-    """What the comparison above relies on, of a config of each method."""
-    for path in {path.parent.name: path for path, one in named().items() if distillers(one.options)}.values():
-        assert run_of(path) == (without_distillers(path), key_of(read(path).model.distillers)), name_of(path)

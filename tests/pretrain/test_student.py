@@ -1,16 +1,32 @@
-"""The student that is pre-trained and its preprocessor: one pass per view, mmengine's numbers for every view."""
+"""The student that is pre-trained, its preprocessor and its random views; Pillow's results are in tests/golden."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
-from mmengine.dataset import default_collate, pseudo_collate
+from mmengine.dataset import DefaultSampler, default_collate, pseudo_collate
 from mmengine.model import ImgDataPreprocessor
+from mmengine.registry import init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
+from torch.utils.data import DataLoader
 
 from mmdistill_dense.distillers.pcd.parts import inside_images
-from mmdistill_dense.pretrain import MultiViewPreprocessor
-from mmdistill_dense.registry import MODELS
+from mmdistill_dense.pretrain import (
+    ColorJitter,
+    GaussianBlur,
+    MultiView,
+    MultiViewPreprocessor,
+    PackViews,
+    RandomGrayscale,
+    RandomResizedCrop,
+    Solarize,
+    views,
+)
+from mmdistill_dense.registry import DATASETS, MODELS
+from mmdistill_dense.utils.reproducible import WorkerSeed, seed_everything
 from tests import toys
+from tests.pretrain import runs
 from tests.pretrain.runs import NORM, R18
 
 
@@ -133,3 +149,144 @@ def test_mixup_mixes_the_views_of_a_step_alike_in_training_alone():
     for view, mixed in zip(apart, found, strict=True):
         torch.testing.assert_close(mixed, share * view + (1 - share) * view[order])
         assert not torch.equal(mixed, view)
+
+
+# The random views: their statistics, channels and seed, and how they arrive
+
+
+@pytest.fixture(autouse=True)
+def scope() -> None:
+    init_default_scope('mmseg')
+
+
+def smooth(seed: int, size: tuple[int, int] = (60, 80)) -> np.ndarray:
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3)).astype(np.uint8)
+    return cv2.resize(small, size[::-1], interpolation=cv2.INTER_CUBIC)
+
+
+def test_crops_lie_inside_and_keep_their_bounds() -> None:
+    np.random.seed(7)
+    transform = RandomResizedCrop(8, scale=(0.3, 0.6), ratio=(0.5, 2.0))
+    top, left, h, w = np.array([transform.box(50, 70) for _ in range(4000)], float).T
+    assert min(top.min(), left.min()) == 0
+    assert ((top + h).max(), (left + w).max()) == (50, 70)
+    areas = h * w / (50 * 70)
+    assert 0.28 < areas.min() < 0.32
+    assert 0.58 < areas.max() < 0.62
+
+
+@pytest.mark.parametrize(('size', 'box'), [((10, 400), (0, 194, 10, 13)), ((400, 10), (194, 0, 13, 10))])
+def test_where_no_rectangle_fits_the_largest_centred_one_is_taken(size: tuple, box: tuple) -> None:
+    found = RandomResizedCrop(8, scale=(1.0, 1.0)).box(*size)
+    assert found[2:] == box[2:]
+    assert all(abs(one - other) <= 1 for one, other in zip(found[:2], box[:2], strict=True))
+
+
+def test_a_picture_of_one_pixel_is_enlarged() -> None:
+    results = RandomResizedCrop((4, 6))(dict(img=np.full((1, 1, 3), 9, np.uint8)))
+    assert results['img'].shape == (4, 6, 3) and results['img_shape'] == (4, 6)
+    assert (results['img'] == 9).all()
+
+
+@pytest.mark.parametrize('transform', [
+    ColorJitter(prob=0.3), RandomGrayscale(0.3), GaussianBlur(prob=0.3, sigma=(1, 2)), Solarize(prob=0.3),
+], ids=lambda transform: type(transform).__name__)  # fmt: skip
+def test_probability(transform) -> None:
+    np.random.seed(0)
+    image = smooth(0, (12, 16))
+    changed = [not np.array_equal(transform(dict(img=image))['img'], image[..., ::-1]) for _ in range(1000)]
+    assert abs(np.mean(changed) - 0.3) < 3 * np.sqrt(0.3 * 0.7 / 1000)
+
+
+def test_blue_green_red_is_turned_before_colours_are_touched() -> None:
+    image = smooth(3)
+    for transform in (RandomGrayscale(1.0), Solarize(prob=1.0)):
+        from_bgr = transform(dict(img=image))
+        from_rgb = transform(dict(img=image[..., ::-1], channel_order='rgb'))
+        assert from_bgr['channel_order'] == from_rgb['channel_order'] == 'rgb'
+        assert np.array_equal(from_bgr['img'], from_rgb['img'])
+        assert np.array_equal(from_bgr['img'], transform.change(image[..., ::-1]))
+
+
+def test_jitter_of_nothing_changes_nothing_and_order_is_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = smooth(1)
+    still = ColorJitter(0, 0, 0, 0, prob=1.0)(dict(img=image))['img']
+    assert np.array_equal(still, image[..., ::-1])
+    both = ColorJitter(brightness=0.4, contrast=0, saturation=0, hue=0, prob=1.0)
+    factors = []
+    for seed in range(200):
+        np.random.seed(seed)
+        factors.append(both(dict(img=np.full((4, 4, 3), 100, np.uint8)))['img'].mean() / 100)
+    assert 0.6 <= min(factors) < 0.65
+    assert 1.35 < max(factors) <= 1.4
+    red = np.tile(np.array([10, 10, 250], np.uint8), (2, 2, 1))
+    turned = [ColorJitter(0, 0, 0, hue=0.2, prob=1.0)(dict(img=red))['img'][0, 0].astype(int) for _ in range(50)]
+    assert any(rgb[1] > 50 + rgb[2] for rgb in turned) and any(rgb[2] > 50 + rgb[1] for rgb in turned), 'either way'
+    order: list[str] = []
+    for name in views.JITTERS:
+        monkeypatch.setitem(views.JITTERS, name, lambda image, _, name=name: order.append(name) or image)
+    for _ in range(20):
+        ColorJitter(prob=1.0)(dict(img=image))
+    assert len({tuple(order[i : i + 4]) for i in range(0, 80, 4)}) > 10
+
+
+def batches(seed: int, workers: int) -> list[torch.Tensor]:
+    """The views of each batch, of two pipelines that draw everything."""
+    steps = [runs.view(1.0, 0.0), runs.view(0.1, 0.2)]
+    steps[1][0]['size'] = 48
+    multi, pack = dict(type='mmdistill_dense.MultiView', views=steps), dict(type='mmdistill_dense.PackViews')
+    pipeline = [dict(type='LoadImageFromFile'), multi, pack]
+    dataset = DATASETS.build(dict(type='mmdistill_dense.UnlabeledImages', data_root=runs.pictures(), pipeline=pipeline))
+    seed_everything(seed)
+    loader = DataLoader(
+        dataset,
+        4,
+        sampler=DefaultSampler(dataset, shuffle=False),
+        num_workers=workers,
+        collate_fn=pseudo_collate,
+        worker_init_fn=WorkerSeed(seed, 0, 0),
+    )
+    return [torch.stack(list(view)) for batch in loader for view in batch['inputs']]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_seed_reproduces_the_batches_which_are_lists_over_views_of_bytes(workers: int) -> None:
+    first, again, other = (batches(seed, workers) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert [tuple(view.shape) for view in first] == [(4, 3, 64, 64), (4, 3, 48, 48)] * 2
+    assert {view.dtype for view in first} == {torch.uint8}
+
+
+def test_views_do_not_share_their_results() -> None:
+    results = dict(img=smooth(0), img_path='a.png', ori_shape=(60, 80))
+    packed = PackViews()(MultiView([[Solarize(prob=1.0)], [Solarize(prob=0.0)]])(results))
+    assert 'channel_order' not in results
+    changed, plain = packed['inputs']
+    assert torch.equal(plain, torch.from_numpy(smooth(0).transpose(2, 0, 1)))
+    assert not torch.equal(changed, plain)
+    assert packed['data_samples'].metainfo == dict(img_path='a.png', ori_shape=(60, 80))
+    assert torch.equal(PackViews()(results)['inputs'], plain), 'one view is one tensor'
+
+
+def test_a_view_that_gives_up_gives_the_picture_up() -> None:
+    assert MultiView([[lambda results: results], [lambda results: None]])(dict(img=smooth(0))) is None
+
+
+@pytest.mark.parametrize(('build', 'message'), [
+    (lambda: RandomResizedCrop(8, scale=(0.5, 1.5)), 'scale must be two increasing bounds above 0, got 0.5, 1.5'),
+    (lambda: RandomResizedCrop(8, ratio=(2, 1)), 'ratio must be two increasing bounds'),
+    (lambda: ColorJitter(hue=0.6), 'hue at most 0.5, got hue=0.6'),
+    (lambda: GaussianBlur(sigma=(2, 1)), 'sigma must be two increasing bounds'),
+    (lambda: Solarize(prob=1.2), r'Solarize: prob must lie in 0 … 1, got 1.2'),
+    (lambda: MultiView([]), 'views must hold one pipeline for each view'),
+])  # fmt: skip
+def test_wrong_options_are_named(build, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize('image', [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_only_bytes_of_three_channels_are_taken(image: np.ndarray) -> None:
+    with pytest.raises(TypeError, match='three channels in bytes'):
+        Solarize()(dict(img=image))

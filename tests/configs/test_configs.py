@@ -265,14 +265,14 @@ def test_every_run_has_a_folder_of_its_own(loaded: dict[str, Config]) -> None:
 
 def test_pairs_look_for_the_teacher_where_it_was_trained(loaded: dict[str, Config]) -> None:
     """The last checkpoint of the teacher's own config, for every pair that is not taught by published weights."""
-    options = [(key, teacher) for key, cfg in loaded.items() for teacher in teachers(cfg)]
-    for key, teacher in options:
-        if teacher.checkpoint == 'auto' or '::teachers/' not in teacher.get('cfg', ''):
+    options = [(key, one) for key, cfg in loaded.items() for one in teachers(cfg)]
+    for key, one in options:
+        if one.checkpoint == 'auto' or '::teachers/' not in one.get('cfg', ''):
             continue
-        trained = loaded[teacher.cfg.split('::')[1].removesuffix('.py')]
+        trained = loaded[one.cfg.split('::')[1].removesuffix('.py')]
         length = trained.train_cfg
         last = f'epoch_{length.max_epochs}' if 'max_epochs' in length else f'iter_{length.max_iters}'
-        assert teacher.checkpoint == f'work_dirs/{Path(teacher.cfg).stem}/{last}.pth', key
+        assert one.checkpoint == f'work_dirs/{Path(one.cfg).stem}/{last}.pth', key
 
 
 # The detection data on the real data of the workspace: sizes, classes, boxes and masks as their files say

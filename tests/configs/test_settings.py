@@ -165,8 +165,11 @@ def test_single_numbers_of_the_released_code() -> None:
 
 
 def test_segformer_features_are_taken_before_the_dropout() -> None:
+    cfg, options = leaf('at/segformer_b4_to_b0_cityscapes'), {}
     for method, name in SEGFORMER.items():
-        cfg = leaf(f'{method}/segformer_b4_to_b0_cityscapes')
-        assert cfg.model.distillers[name].student_tap == 'decode_head.fusion_conv', method
-        (level,) = build(cfg).distillers[name].levels  # the tap is there in both networks
+        options[method] = leaf(f'{method}/segformer_b4_to_b0_cityscapes').model.distillers[name]
+        assert options[method].student_tap == 'decode_head.fusion_conv', method
+    cfg.model.distillers = options
+    for method, one in build(cfg).distillers.items():
+        (level,) = one.levels  # the tap is there in both networks
         assert (len(level.student), level.student[0], level.teacher[0]) == (3, 256, 256), method

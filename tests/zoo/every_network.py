@@ -11,18 +11,14 @@ their default taps.
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
-from unittest import mock
 
-import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
-from torch import nn
 
 from mmdistill_dense.config.resolve import load_model, package_root
-from mmdistill_dense.networks import trace
 from mmdistill_dense.utils.process import quiet
 from mmdistill_dense.utils.validate import text_of
-from tests.zoo.networks import _INITIALISERS, key_of
+from tests.zoo.networks import build, key_of, without_values
 
 _ASIDE = ('pretrained', 'init_cfg', 'num_classes', 'data_preprocessor', 'train_cfg', 'test_cfg', 'class_weight')
 
@@ -83,22 +79,6 @@ def _option(name: str) -> ConfigDict:
     )
 
 
-def build(name: str) -> Any:
-    """Build a network as its own teacher's student, on the meta device or else on the CPU."""
-    try:
-        with _without_values(), torch.device('meta'), trace._NumbersOnCPU():
-            return MODELS.build(_option(name))
-    except KeyError:
-        raise
-    except Exception:
-        with _without_values():
-            return MODELS.build(_option(name))
-
-
-def _without_values() -> Any:
-    return mock.patch.multiple(nn.init, **{name: lambda tensor, *_, **__: tensor for name in _INITIALISERS})
-
-
 def _plain(option: ConfigDict) -> Any:
     """Build the network without us."""
     config = load_model(option, 'model')
@@ -110,11 +90,11 @@ def walk(name: str) -> dict[str, Any]:
     init_default_scope(name.partition('::')[0])
     try:
         with quiet():
-            model = build(name)
+            model = build(Config(dict(default_scope=name.partition('::')[0], model=_option(name))))
         return dict(outcome='ok', levels={key: len(one.levels) for key, one in model.distillers.items()})
     except Exception as error:
         try:
-            with quiet(), _without_values():
+            with quiet(), without_values():
                 _plain(ConfigDict(cfg=name, pretrained=False))
         except Exception as own:
             return dict(outcome='no network', name=name, error=f'{type(own).__name__}: {own}'[:400])

@@ -157,47 +157,6 @@ def test_a_detector_with_queries_starts_from_all_of_its_teacher_but_backbone_and
     assert (cfg.model, cfg.optim_wrapper) == (plain.model, plain.optim_wrapper)
 
 
-def test_deformable_detr_is_its_authors() -> None:
-    cfg = read_config('maskd:deformable_detr_r50_to_r18_coco')
-    maskd = cfg.model.distillers.maskd
-    assert (maskd.loss_weight, maskd.student_mask_from, maskd.student_tap) == (140.0, 9000, 'backbone')
-    assert cfg.optim_wrapper.optimizer == dict(type='AdamW', lr=2e-4, weight_decay=1e-4)
-    assert cfg.optim_wrapper.clip_grad.max_norm == 0.1
-    assert (cfg.train_cfg.max_epochs, cfg.param_scheduler[-1].milestones) == (50, [40])
-
-
-def test_faster_rcnn_regresses_as_its_teacher() -> None:
-    """A cascade stage regresses one box for all classes, so its student does; masks are padded for the teacher.
-
-    DIST compares scores alone, and its student has boxes for each class.
-    """
-    cfg, plain = leaf('maskd/faster_rcnn_cascade_mask_x101_to_r50_coco'), leaf('maskd/faster_rcnn_r101_to_r50_coco')
-    scores = leaf('dist/faster_rcnn_cascade_mask_x101_to_r50_coco')
-    assert student(cfg).roi_head.bbox_head.reg_class_agnostic and teacher(cfg).roi_head.bbox_head[0].reg_class_agnostic
-    assert student(cfg).data_preprocessor.pad_mask and cfg.train_pipeline[1].with_mask
-    assert cfg.val_evaluator.metric == 'bbox'
-    assert student(plain).roi_head.bbox_head.reg_class_agnostic is teacher(plain).roi_head.bbox_head.reg_class_agnostic
-    assert not plain.train_pipeline[1].get('with_mask')
-    assert not student(scores).roi_head.bbox_head.reg_class_agnostic
-    assert not student(scores).data_preprocessor.get('pad_mask', False)
-    assert not scores.train_pipeline[1].get('with_mask')
-
-
-def test_fcos_learns_as_its_teacher_did() -> None:
-    cfg = leaf('maskd/fcos_r101_to_r50_coco')
-    assert cfg.optim_wrapper.paramwise_cfg == dict(bias_lr_mult=2.0, bias_decay_mult=0.0)
-    assert cfg.train_pipeline[2].scales == [(1333, 640), (1333, 800)]
-    assert student(cfg).data_preprocessor == teacher(cfg).data_preprocessor
-    assert (student(cfg).data_preprocessor.bgr_to_rgb, student(cfg).data_preprocessor.std) == (False, [1.0, 1.0, 1.0])
-
-
-def test_mobilenetv2_is_the_authors() -> None:
-    net = student(leaf('maskd/retinanet_r101_to_mobilenetv2_coco'))
-    assert net.backbone.type == 'MobileNetV2' and 'depth' not in net.backbone, 'nothing of the ResNet is left'
-    assert (net.backbone.out_indices, net.neck.in_channels) == ((1, 2, 4, 6), [24, 32, 96, 320])
-    assert net.backbone.act_cfg == dict(type='LeakyReLU', negative_slope=0.1)
-
-
 @pytest.mark.parametrize('row', SEGMENTATION)
 def test_segmentation_is_the_authors(row: str) -> None:
     """Class scores are compared, and the schedule is the formula."""

@@ -3,6 +3,7 @@
 import math
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmengine.config import Config
@@ -12,7 +13,7 @@ from mmdistill_dense.apps.recipes.named import Named, combinations, optimizer_pr
 from mmdistill_dense.config.resolve import is_single_teacher, load_model
 from mmdistill_dense.distillers import AfDCD
 from tests.configs.test_configs import PAPER
-from tests.every_config import CONFIGS, leaf, read, student, teacher
+from tests.every_config import CONFIGS, leaf, student, teacher
 from tests.zoo.networks import build
 
 SETS = PAPER | dict(cocostuff=(0.5, 5e-6, 0.005, 4, (512, 512), 171))
@@ -98,70 +99,107 @@ def test_a_student_from_random_weights_is_the_same_but_for_its_start(name: str) 
 
 # Released settings: teachers, schedules, heads, weights and taps
 
-ONE, THREE = 'x101-64x4d_fpn_1x', 'x101-64x4d_fpn_ms-640-800-3x'
+SGD = dict(type='SGD', momentum=0.9, weight_decay=1e-4)
 INHERIT = [('neck', 'neck'), ('bbox_head', 'bbox_head')]
-# RetinaNet of the authors' configs: teacher, clipping, what is inherited; all at lr 0.01 with 500 steps of warm-up
-RETINANET = {
-    'pkd/retinanet_x101_1x_to_r50_coco': (ONE, None, None),
-    'dist/retinanet_x101_1x_to_r50_coco': (ONE, None, None),
-    'cwd/retinanet_x101_1x_to_r50_coco': (ONE, None, None),
-    'fgd/retinanet_x101_1x_to_r50_coco_inherit': (ONE, 35, INHERIT),
-    'mgd/retinanet_x101_to_r50_coco_inherit': (THREE, 35, INHERIT),
-}
-CLIPPED = ('fgd/reppoints_x101_to_r50_coco', 'fgd/gfl_r101_to_r50_coco', 'fgd/fcos_r101_to_r50_coco',
-           'mgd/reppoints_x101_to_r50_coco')  # fmt: skip
-SEGFORMER = {'at': 'at', 'cirkd': 'cirkd', 'cwd': 'cwd_feature', 'fitnet': 'fitnet', 'ifvd': 'ifvd', 'skd': 'skd'}
+CLIP, LD = 'optim_wrapper.clip_grad.max_norm', 'model.distillers.ld'
+RETINANET = {  # of the authors' configs
+    'optim_wrapper.optimizer': dict(SGD, lr=0.01), 'train_cfg.max_epochs': 24, CLIP: None, 'model.inherit': None,
+    'param_scheduler.0.start_factor': 0.001, 'param_scheduler.0.end': 500, 'param_scheduler.1.milestones': [16, 22],
+    'model.teacher.cfg': 'mmdet::retinanet/retinanet_x101-64x4d_fpn_1x_coco.py',
+}  # fmt: skip
+THREE = 'mmdet::retinanet/retinanet_x101-64x4d_fpn_ms-640-800-3x_coco.py'
+WEIGHTS = ('kd.loss_weight', 'afdcd.fd_weight', 'afdcd.ctr_weight')
+AFDCD, CASCADE = 'afdcd/deeplabv3_r101_to_r18_cityscapes', 'faster_rcnn_cascade_mask_x101_to_r50_coco'
+AGNOSTIC = 'roi_head.bbox_head.reg_class_agnostic'
 
 
-@pytest.mark.parametrize('name', RETINANET)
-def test_retinanet_trains_as_its_authors(name: str) -> None:
-    cfg, (taught, clip, inherit) = leaf(name), RETINANET[name]
-    assert taught in cfg.model.teacher.cfg
-    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=1e-4)
-    assert (cfg.optim_wrapper.get('clip_grad') or {}).get('max_norm') == clip
-    assert (cfg.param_scheduler[0].start_factor, cfg.param_scheduler[0].end) == (0.001, 500)
-    assert (cfg.param_scheduler[1].milestones, cfg.train_cfg.max_epochs) == ([16, 22], 24)
-    assert [tuple(entry) for entry in cfg.model.get('inherit', [])] == (inherit or [])
+def weights(*values: float, **others: Any) -> dict:
+    """Of the terms of Af-DCD, and other options of it."""
+    found = dict(zip(WEIGHTS, values, strict=True)) | {f'afdcd.{key}': value for key, value in others.items()}
+    return {f'model.distillers.{key}': value for key, value in found.items()}
 
 
-def test_inheriting_students_clip_at_35() -> None:
-    assert all(leaf(f'{name}_inherit').optim_wrapper.clip_grad.max_norm == 35 for name in CLIPPED)
+HOLD = [
+    *((f'{method}/retinanet_x101_1x_to_r50_coco', RETINANET) for method in ('pkd', 'dist', 'cwd')),
+    ('fgd/retinanet_x101_1x_to_r50_coco_inherit', {**RETINANET, CLIP: 35, 'model.inherit': INHERIT}),
+    ('mgd/retinanet_x101_to_r50_coco_inherit',
+     {**RETINANET, CLIP: 35, 'model.inherit': INHERIT, 'model.teacher.cfg': THREE}),
+    ('fgd/reppoints_x101_to_r50_coco_inherit fgd/gfl_r101_to_r50_coco_inherit fgd/fcos_r101_to_r50_coco_inherit '
+     'mgd/reppoints_x101_to_r50_coco_inherit', {CLIP: 35}),
+    # DIST's train_kd.py (hunto/DIST_KD): weight decay 5e-4, rate down to 1e-4, a test every 400 steps
+    ('dist/deeplabv3_r101_to_r18_cityscapes dist/deeplabv3_r101_to_pspnet_r18_cityscapes',
+     {'optim_wrapper.optimizer': dict(SGD, lr=0.02, weight_decay=5e-4), 'param_scheduler.0.eta_min': 1e-4,
+      'train_cfg.val_interval': 400, 'train_cfg.max_iters': 40000}),
+    # FCOS: the student has the tricks, its teacher has not; it learns as its teacher did
+    ('fgd/fcos_r101_to_r50_coco_inherit maskd/fcos_r101_to_r50_coco_inherit',
+     {'student.bbox_head.norm_on_bbox': True, 'student.bbox_head.center_sampling': True,
+      'student.bbox_head.loss_bbox.type': 'GIoULoss', 'student.bbox_head.conv_bias': True,
+      'student.bbox_head.centerness_on_reg': None, 'student.test_cfg.nms.iou_threshold': 0.6,
+      'teacher.bbox_head.loss_bbox.type': 'IoULoss', 'teacher.bbox_head.center_sampling': None}),
+    ('maskd/fcos_r101_to_r50_coco',
+     {'optim_wrapper.paramwise_cfg': dict(bias_lr_mult=2.0, bias_decay_mult=0.0),
+      'train_pipeline.2.scales': [(1333, 640), (1333, 800)], 'student.data_preprocessor.bgr_to_rgb': False,
+      'teacher.data_preprocessor.bgr_to_rgb': False, 'student.data_preprocessor.std': [1.0, 1.0, 1.0],
+      'teacher.data_preprocessor.std': [1.0, 1.0, 1.0]}),
+    # SKD weighs a mean as its authors their sum over 8; LD two pictures as three
+    ('_base_/distillers/skd_seg_released',
+     {'distillers.kd.loss_weight': 8 * 10, 'distillers.skd.loss_weight': 0.5, 'distillers.skd.pool_scale': 0.5}),
+    ('control/segformer_b4_to_b0_cityscapes', {'auto_scale_lr.base_batch_size': 8}),
+    ('control/segformer_b4_to_b0_ade20k', {'auto_scale_lr.base_batch_size': 16}),
+    *((f'ld/gfl_r101_to_{depth}_coco{variant}',
+       {'train_dataloader.batch_size': 2, f'{LD}.main_weight': 0.25 * share,
+        f'{LD}.valuable_weight': 0.0 if variant else 0.25 * share})
+      for variant in ('', '_main') for depth, share in (('r18', 1.5), ('r34', 1.5), ('r50', 1.0))),
+    # A cascade stage regresses one box for all classes, so its student does, and masks are padded for it; DIST compares
+    # scores alone, and its student has boxes for each class
+    (f'maskd/{CASCADE}',
+     {f'student.{AGNOSTIC}': True, 'teacher.roi_head.bbox_head.0.reg_class_agnostic': True,
+      'student.data_preprocessor.pad_mask': True, 'train_pipeline.1.with_mask': True, 'val_evaluator.metric': 'bbox'}),
+    ('maskd/faster_rcnn_r101_to_r50_coco',
+     {f'student.{AGNOSTIC}': False, f'teacher.{AGNOSTIC}': False, 'train_pipeline.1.with_mask': None}),
+    (f'dist/{CASCADE}',
+     {f'student.{AGNOSTIC}': False, 'student.data_preprocessor.pad_mask': False, 'train_pipeline.1.with_mask': None}),
+    # nothing of the ResNet is left
+    ('maskd/retinanet_r101_to_mobilenetv2_coco',
+     {'student.backbone.type': 'MobileNetV2', 'student.backbone.depth': None,
+      'student.backbone.out_indices': (1, 2, 4, 6), 'student.neck.in_channels': [24, 32, 96, 320],
+      'student.backbone.act_cfg': dict(type='LeakyReLU', negative_slope=0.1)}),
+    ('maskd/deformable_detr_r50_to_r18_coco',
+     {'model.distillers.maskd.loss_weight': 140.0, 'model.distillers.maskd.student_mask_from': 9000,
+      'model.distillers.maskd.student_tap': 'backbone', CLIP: 0.1, 'train_cfg.max_epochs': 50,
+      'param_scheduler.-1.milestones': [40],
+      'optim_wrapper.optimizer': dict(type='AdamW', lr=2e-4, weight_decay=1e-4)}),
+    # variants of Af-DCD
+    (f'{AFDCD}_enhanced', weights(1.0, 2e-6, 0.005, projector='enhanced', mask=None)),
+    (f'{AFDCD}_enhanced_centre', weights(1.0, 2e-6, 0.005, projector='enhanced', mask=dict(type='centre'))),
+    (f'{AFDCD}_mimic', weights(0, 2e-6, 0)),
+    (f'{AFDCD}_contrast', weights(0, 0, 0.005)),
+]  # fmt: skip
 
 
-def test_dist_trains_as_its_authors() -> None:
-    """Their ``train_kd.py`` (hunto/DIST_KD): weight decay 5e-4, rate down to 1e-4, a test every 400 steps."""
-    for name in ('r18', 'pspnet_r18'):
-        cfg = leaf(f'dist/deeplabv3_r101_to_{name}_cityscapes')
-        assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=5e-4)
-        schedule = cfg.param_scheduler[0].eta_min, cfg.train_cfg.val_interval, cfg.train_cfg.max_iters
-        assert schedule == (1e-4, 400, 40000)
+def at(cfg: Config, key: str) -> Any:
+    """What stands at a key; of ``student`` and ``teacher`` as they resolve."""
+    side, _, rest = key.partition('.')
+    networks = dict(student=student, teacher=teacher)
+    value, rest = (networks[side](cfg), rest) if side in networks else (cfg, key)
+    for part in rest.split('.'):
+        value = value[int(part)] if isinstance(value, list) else (value or {}).get(part)
+    return value
 
 
-def test_fcos_students_have_the_tricks_and_their_teacher_has_not() -> None:
-    for method in ('fgd', 'maskd'):
-        cfg = leaf(f'{method}/fcos_r101_to_r50_coco_inherit')
-        head, theirs = student(cfg).bbox_head, teacher(cfg).bbox_head
-        assert (head.norm_on_bbox, head.center_sampling, head.loss_bbox.type) == (True, True, 'GIoULoss')
-        assert head.conv_bias is True and not head.get('centerness_on_reg')
-        assert student(cfg).test_cfg.nms.iou_threshold == 0.6
-        assert theirs.loss_bbox.type == 'IoULoss' and 'center_sampling' not in theirs
+@pytest.mark.parametrize(('names', 'held'), HOLD, ids=[names for names, _ in HOLD])
+def test_released_settings(names: str, held: dict) -> None:
+    for name in names.split():
+        cfg = leaf(name)
+        assert {key: at(cfg, key) for key in held} == held, name
 
 
-def test_single_numbers_of_the_released_code() -> None:
-    """CIRKD pairs the pictures of each process; SKD weighs a mean as their sum over 8; LD two pictures as three."""
+def test_cirkd_pairs_the_pictures_of_each_process() -> None:
     options = [*option_files('cirkd'), *(CONFIGS / 'cirkd').glob('*.py')]
     assert options and all(Config.fromfile(path).distillers.cirkd.gather is False for path in options)
-    released = leaf('_base_/distillers/skd_seg_released').distillers
-    assert (released.kd.loss_weight, released.skd.loss_weight, released.skd.pool_scale) == (8 * 10, 0.5, 0.5)
-    for data, batch in (('cityscapes', 8), ('ade20k', 16)):
-        recipe = read(CONFIGS / f'_base_/recipes/segformer_b4_to_b0_{data}.py')
-        assert recipe.auto_scale_lr.base_batch_size == batch
-    for variant in ('', '_main'):
-        for depth, share in (('r18', 1.5), ('r34', 1.5), ('r50', 1.0)):
-            cfg = leaf(f'ld/gfl_r101_to_{depth}_coco{variant}')
-            ld = cfg.model.distillers.ld
-            assert cfg.train_dataloader.batch_size == 2
-            assert (ld.main_weight, ld.valuable_weight) == (0.25 * share, 0.0 if variant else 0.25 * share)
+
+
+SEGFORMER = {'at': 'at', 'cirkd': 'cirkd', 'cwd': 'cwd_feature', 'fitnet': 'fitnet', 'ifvd': 'ifvd', 'skd': 'skd'}
 
 
 def test_segformer_features_are_taken_before_the_dropout() -> None:

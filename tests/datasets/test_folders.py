@@ -50,22 +50,18 @@ def labels_of(option: dict, index: int = 0) -> list[int]:
     return DATASETS.build(option)[index]['data_samples'].gt_sem_seg.data.flatten().tolist()
 
 
-def test_shipped_configs_name_these_folders() -> None:
-    for data, name, root in (
-        ('cityscapes_512x1024', 'CityscapesDataset', 'cityscapes'),
-        ('ade20k_512x512', 'ADE20KDataset', 'ade/ADEChallengeData2016'),
-        ('cocostuff_512x512', 'COCOStuffDataset', 'coco_stuff164k'),
-        ('camvid_360x360', 'CamVidDataset', 'camvid'),
-    ):
-        cfg = Config.fromfile(find_config(f'mmdistill_dense::_base_/datasets/{data}.py'))
+@pytest.mark.parametrize(('data', 'name', 'root', 'tested'), [
+    ('cityscapes_512x1024', 'CityscapesDataset', 'cityscapes', ('train', 'val')),
+    ('ade20k_512x512', 'ADE20KDataset', 'ade/ADEChallengeData2016', ('training', 'validation')),
+    ('cocostuff_512x512', 'COCOStuffDataset', 'coco_stuff164k', ('train', 'val')),
+    ('camvid_360x360', 'CamVidDataset', 'camvid', ('train', 'val')),
+])  # fmt: skip
+def test_shipped_configs_name_these_folders(data: str, name: str, root: str, tested: tuple[str, str]) -> None:
+    cfg = Config.fromfile(find_config(f'mmdistill_dense::_base_/datasets/{data}.py'))
+    for loader, last in ((cfg.train_dataloader, tested[0]), (cfg.val_dataloader, tested[1])):
         wanted = of_site(name, Path('data') / root)
-        for loader, change in ((cfg.train_dataloader, ''), (cfg.val_dataloader, 'val')):
-            found = {key: loader.dataset[key] for key in ('type', 'data_root', 'data_prefix')}
-            folders = {
-                key: re.sub('train(?=ing|2017|$)', change or 'train', folder).replace('valing', 'validation')
-                for key, folder in wanted['data_prefix'].items()
-            }
-            assert found == {key: wanted[key] for key in found} | dict(data_prefix=folders), (data, change)
+        wanted['data_prefix'] = {key: one.replace(tested[0], last) for key, one in wanted['data_prefix'].items()}
+        assert all(loader.dataset[key] == wanted[key] for key in ('type', 'data_root', 'data_prefix')), last
 
 
 # What is missing

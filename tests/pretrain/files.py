@@ -19,6 +19,7 @@ TABLE = Path(__file__).resolve().parents[3] / 'shared' / 'golden' / 'pcd' / 'ckp
 R50 = dict(type='mmdet.ResNet', depth=50, base_channels=2, stem_channels=2, out_indices=(3,))
 # Public dimension -> tiny one; different ones stay different.
 TINY = {2048: 64, 4096: 20, 8192: 28, 256: 12, 128: 10, 512: 14, 65536: 16, 3000: 7, 60000: 9, 1000: 8, 1: 1}
+ACTIVATIONS = dict(relu=nn.ReLU, gelu=nn.GELU, silu=nn.SiLU)
 _MM3 = 'fc0:linear bn0:bn a:relu fc1:linear bn1:bn b:relu fc2:linear'
 # Of each family the layout, and the vector head as the method's own code makes it: modules by name.
 FAMILIES = {
@@ -174,16 +175,10 @@ def widths_of(content: Mapping[str, Any], row: Mapping[str, Any]) -> list[int]:
     return [matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices)]
 
 
-def vector_head(family: str, entries: Mapping[str, Tensor], last_bn: bool = False) -> Callable[[Tensor], Tensor]:
-    """The head as its method trained it: torch's own modules, named by hand, loaded strictly.
-
-    ``entries`` have the names below the head's prefix. Without ``last_bn`` a last batch norm without parameters is cut.
-    """
-    matrices = [value for _, value in sorted(entries.items()) if value.ndim == 2]
-    widths = [matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices)]
-    head = nn.Sequential()
-    depth = 0
-    for step in HEADS[family].split():
+def modules_of(steps: str, widths: list[int]) -> nn.Sequential:
+    """Torch's own modules in double by ``name:kind``; linear+ has a bias, bn0 no parameters."""
+    head, depth = nn.Sequential(), 0
+    for step in steps.split():
         name, _, kind = step.partition(':')
         if kind.startswith('linear'):
             head.add_module(name, nn.Linear(widths[depth], widths[depth + 1], bias=kind == 'linear+'))
@@ -191,7 +186,17 @@ def vector_head(family: str, entries: Mapping[str, Tensor], last_bn: bool = Fals
         elif kind.startswith('bn'):
             head.add_module(name, nn.BatchNorm1d(widths[depth], affine=kind == 'bn'))
         else:
-            head.add_module(name, nn.GELU() if kind == 'gelu' else nn.ReLU())
-    head.double().load_state_dict(dict(entries), strict=True)
+            head.add_module(name, ACTIVATIONS[kind]())
+    return head.double()
+
+
+def vector_head(family: str, entries: Mapping[str, Tensor], last_bn: bool = False) -> Callable[[Tensor], Tensor]:
+    """The head as its method trained it: torch's own modules, named by hand, loaded strictly.
+
+    ``entries`` have the names below the head's prefix. Without ``last_bn`` a last batch norm without parameters is cut.
+    """
+    matrices = [value for _, value in sorted(entries.items()) if value.ndim == 2]
+    head = modules_of(HEADS[family], [matrices[0].shape[1], *(matrix.shape[0] for matrix in matrices)])
+    head.load_state_dict(dict(entries), strict=True)
     head.eval()
     return head[:-1] if HEADS[family].endswith('bn0') and not last_bn else head

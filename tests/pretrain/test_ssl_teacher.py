@@ -5,7 +5,6 @@ import copy
 
 import pytest
 import torch
-from torch import nn
 
 from mmdistill_dense.networks.taps import Tap
 from mmdistill_dense.networks.teacher import FrozenTeacher
@@ -341,7 +340,6 @@ def test_a_head_for_each_pixel_loads_the_same_file():
 # SpatialAdaptor: exact for every depth, width, size and activation
 
 
-ACTIVATIONS = {'relu': nn.ReLU, 'gelu': nn.GELU, 'silu': nn.SiLU}
 FORMS = (
     'linear+',
     'linear',
@@ -354,25 +352,14 @@ FORMS = (
 def random_head(form, widths, activation='relu', seed=0):
     """A vector head of torch's modules in double, and its entries."""
     torch.manual_seed(seed)
-    modules, depth = [], 0
-    for kind in form.split():
-        if kind.startswith('linear'):
-            depth += 1
-            modules.append(nn.Linear(widths[depth - 1], widths[depth], bias=kind == 'linear+'))
-        elif kind == 'act':
-            modules.append(ACTIVATIONS[activation]())
-        else:
-            modules.append(nn.BatchNorm1d(widths[depth], affine=kind == 'bn'))
-            modules[-1].running_mean.normal_(std=0.3)
-            modules[-1].running_var.uniform_(0.5, 2)
-            if kind == 'bn':
-                nn.init.uniform_(modules[-1].weight, 0.5, 2)
-                nn.init.normal_(modules[-1].bias)
-    head = nn.Sequential(*modules).double().eval()
+    kinds = enumerate(form.replace('act', activation).split())
+    head = files.modules_of(' '.join(f'{index}:{kind}' for index, kind in kinds), widths).eval()
+    for name, tensor in head.state_dict().items():
+        files.fill(name, tensor)
     return head, head.state_dict()
 
 
-@pytest.mark.parametrize('activation', ACTIVATIONS)
+@pytest.mark.parametrize('activation', files.ACTIVATIONS)
 @pytest.mark.parametrize('form', FORMS)
 def test_an_adapted_head_of_each_form_is_exact(form, activation):
     for seed, size in enumerate([(1, 1), (3, 3), (2, 5)]):
@@ -458,7 +445,7 @@ def test_blank_entries_have_the_form(form):
     assert ' '.join(kind for kind, _ in read_steps(blank_entries(form, [3, 4, 5, 6, 7]))) == form
 
 
-@pytest.mark.parametrize('activation', ACTIVATIONS)
+@pytest.mark.parametrize('activation', files.ACTIVATIONS)
 def test_a_head_for_each_pixel_is_the_vector_head_at_each_pixel(activation):
     """PCD's ablation: the output of a pixel is that of its vector, and the means differ."""
     head, entries = random_head(FORMS[3], [5, 7, 6, 4], activation)

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import mmdet.datasets.transforms  # noqa: F401  (registers the preprocessor of CLRNet)
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 

@@ -53,8 +53,10 @@ def train(model: Any, option: Config, file: Path, steps: int, seed: int, save_ev
     first = 0
     if file.exists():
         saved = torch.load(file, weights_only=True)
-        if saved['run'] != [steps, seed]:
-            raise SystemExit(f'{file} is of (steps, seed) = {saved["run"]}, not {[steps, seed]}: give another --out.')
+        if saved.get('run') != [steps, seed]:
+            raise SystemExit(
+                f'{file} is of [steps, seed] = {saved.get("run")}, not {[steps, seed]}: give another --out.'
+            )
         first = saved['step']
         for name, part in parts.items():
             part.load_state_dict(saved[name])

@@ -36,11 +36,12 @@ def add_config(parser: argparse.ArgumentParser, text: str = 'config file, or MET
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=replaced)
 
 
-# what starts the processes of a launcher, a variable that it sets and mmengine reads, and one for their number
+# what starts the processes of a launcher, a variable that it sets and mmengine reads, and one for their number; mpirun
+# and torchrun may run inside of srun
 _STARTERS = {
     'pytorch': ('torchrun', 'RANK', 'WORLD_SIZE'),
-    'slurm': ('srun', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
     'mpi': ('mpirun', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
+    'slurm': ('srun', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
 }
 
 
@@ -48,7 +49,7 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Become torchrun where ``--processes`` asks for it; in a process that torchrun has started, say so.
 
     Raises a ``ValueError`` for ``--launcher`` in a process that the launcher did not start, and for one of several
-    processes without it: each would train a network of its own in the same folder.
+    processes without it: each would work alone in the same folder.
     """
     if 'to_start' not in args:
         return
@@ -56,8 +57,8 @@ def start_processes(args: argparse.Namespace, words: Sequence[str]) -> None:
         for launcher, (starter, variable, number) in _STARTERS.items() if args.launcher is None else ():
             if variable in os.environ and os.environ.get(number, '1') != '1':
                 raise ValueError(
-                    f'{starter} started {os.environ[number]} processes: give --launcher {launcher}, so that they train '
-                    'one network together, or --launcher none for trainings of their own.'
+                    f'{starter} started {os.environ[number]} processes: give --launcher {launcher}, so that they work '
+                    'together, or --launcher none if each works alone, as in an interactive shell.'
                 )
         args.launcher = args.launcher or 'none'
         starter, variable, _ = _STARTERS.get(args.launcher, ('', '', ''))

@@ -52,7 +52,7 @@ class FeatureDistiller(Distiller):
     Args:
         align: ``'auto'`` adds a 1x1 convolution after the student's map where channels differ, ``'conv'`` always,
             ``'none'`` never.
-        resize: Which map to resize bilinearly where height or width differ: ``'student'``, ``'teacher'``, or ``None``
+        resize: Which map to resize where height or width differ: ``'student'``, ``'teacher'``, or ``None``
             to refuse the pair. Applied after ``align``.
     """
 
@@ -88,7 +88,7 @@ class FeatureDistiller(Distiller):
             if level.student[1:] != level.teacher[1:] and (self.tells_sizes or len(self.levels) > 1):
                 told = f'the student map is {tuple(level.student[1:])}, the teacher map {tuple(level.teacher[1:])}'
                 print_log(
-                    f"{self.key}: {level.name}: {told}; the {self.resize}'s is resized bilinearly.",
+                    f"{self.key}: {level.name}: {told}; the {self.resize}'s is resized.",
                     'current',
                     logging.WARNING,
                 )
@@ -202,7 +202,7 @@ class FeatureDistiller(Distiller):
     def resized(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Return a map (B, C, H, W) of another size, bilinear.
 
-        One that shrinks is averaged if ``averages`` is set, or if it shrinks to less than half: interpolation would
+        One that shrinks is averaged if ``averages`` is set, or if a side shrinks to less than half: interpolation would
         skip most of its positions. At half both are the same.
         """
         if self.averages or any(2 * to < side for to, side in zip(size, x.shape[2:], strict=True)):

@@ -113,11 +113,12 @@ def evaluators(subject: Subject) -> Findings:
         path = dataset.get('ann_file')
         own = os.path.normpath(os.path.join(dataset.get('data_root') or '', path)) if path else ''
         for one in listed(subject.config.get(f'{split}_evaluator')):
-            if type_name(one) == 'IoUMetric' and set(ignored) - {counted := one.get('ignore_index', IGNORED)}:
+            counted = [label for label in ignored if label != one.get('ignore_index', IGNORED)]
+            if type_name(one) == 'IoUMetric' and counted:
                 yield warning(
-                    f'the heads of the student ignore the label {some(ignored)}, {split}_evaluator ignores {counted}: '
-                    'what is predicted there counts as wrong.',
-                    f'Set {split}_evaluator.ignore_index={ignored[0]}.',
+                    f'the heads of the student ignore the label {some(counted)}, the metric of {split}_evaluator does '
+                    'not: what is predicted there counts as wrong.',
+                    f'Give heads and metric one ignore_index: the metric has {one.get("ignore_index", IGNORED)}.',
                 )
             file = one.get('ann_file')
             if file and own and os.path.normpath(file) != own:

@@ -12,17 +12,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmdistill_dense.apps.check.context import Findings, Subject, error, note, warning
 from mmdistill_dense.apps.inspect.gradients import BACKBONE
 from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.distillers import MGD, AfDCD
 from mmdistill_dense.guards.config import check_teacher_classes
 from mmdistill_dense.model.balanced_step import TASK
 
-# Sizes of the teacher's map for which the published weights of Af-DCD's and MGD's sums were chosen: Cityscapes; VOC,
-# ADE20K and COCO-Stuff; CamVid.
-SUMMED = (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45)
-# the options of such a weight and its reduction, published weights in units of the mean, and what to set
-_WEIGHTS = (
-    ('fd_weight', 'fd_reduction', '8.4 to 42', '33.6 (8.4 on VOC and ADE20K)'),  # Af-DCD's
-    ('alpha', 'reduction', '168', '168'),  # MGD's, for segmentation
-)
+# Methods with the options of a sum's weight and of its reduction; the sizes of a teacher's map for which a segmentor's
+# weight was published; that weight in units of the mean, and what to set for other maps.
+SUMMED = (
+    # Cityscapes; VOC, ADE20K and COCO-Stuff; CamVid
+    (AfDCD, 'fd_weight', 'fd_reduction', (2048 * 64 * 128, 2048 * 64 * 64, 2048 * 45 * 45), '8.4 to 42',
+     '33.6 (8.4 on VOC and ADE20K)'),
+    (MGD, 'alpha', 'reduction', (2048 * 64 * 64,), '168', '168'),
+)  # fmt: skip
 
 
 def teacher_classes(subject: Subject) -> Findings:
@@ -87,18 +88,22 @@ def padded(subject: Subject) -> Findings:
 
 def summed(subject: Subject) -> Findings:
     """Check that the weight of a sum over a map was made for a map of this size; not on generated pictures."""
-    rows = product(subject.distillers.items() if subject.options.size is None else (), _WEIGHTS)
-    for (name, distiller), (option, reduction, published, advised) in rows:
-        weight = getattr(distiller, option, 0) if getattr(distiller, reduction, 'mean') == 'sum' else 0
+    if subject.options.size is not None or 'decode_head' not in (subject.network or {}):
+        return
+    for (name, distiller), row in product(subject.distillers.items(), SUMMED):
+        kind, option, reduction, sizes, published, advised = row
+        if not isinstance(distiller, kind) or distiller.balancer is not None or getattr(distiller, reduction) != 'sum':
+            continue
+        weight, key = getattr(distiller, option), f'model.distillers.{name}'
         levels: Any = distiller.levels if weight else ()
-        if len(levels) == 1 and levels[0].teacher.numel() not in SUMMED:
-            key, level = f'model.distillers.{name}', levels[0]
-            yield warning(
-                f'{key}.{option}={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
-                f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weights '
-                f'are for other maps, where they are {published} in units of the mean.',
-                f"Set {key}.{reduction}='mean' and {key}.{option}={advised}.",
-            )
+        for level in levels:
+            if level.teacher.numel() not in sizes:
+                yield warning(
+                    f'{key}.{option}={weight:g} multiplies a sum over {"x".join(map(str, level.teacher))} '
+                    f'({level.name}): {weight * level.teacher.numel():.2g} in units of the mean. The published weight '
+                    f'is for another map, where it is {published} in units of the mean.',
+                    f"Set {key}.{reduction}='mean' and {key}.{option}={advised}.",
+                )
 
 
 def weights_over_the_run(subject: Subject) -> Findings:

@@ -248,21 +248,24 @@ def _only_teacher(runs: Sequence[TrainedRun]) -> TrainedRun | None:
 
     ``None`` for several whose scores differ: each leads its own students.
     """
-    found = list(dict.fromkeys(place for place in _teacher_places(runs) if is_run(place)))
-    of_suites = [place for place in found if any(run.suite and place == run.suite / TEACHER for run in runs)]
+    found = list(dict.fromkeys(_teacher_places(runs)))
+    of_suites = [place for place in found if is_run(place) and any(run.suite == place.parent for run in runs)]
     teachers = [TrainedRun(place, TEACHER) for place in of_suites or found]
     if of_suites:
         known = len(teachers) == 1 or len({(one.result or {}).get('score', one.folder) for one in teachers}) == 1
     else:
-        known = len(teachers) == 1 and {_pictures(run) for run in runs} == {_pictures(teachers[0])}
+        known = len(teachers) == 1 and is_run(found[0]) and {*map(_pictures, runs)} == {_pictures(teachers[0])}
     return teachers[0] if known else None
 
 
 def _pictures(run: TrainedRun) -> str:
     """Name the pictures of a run's evaluation."""
     dataset = (run.config.get('val_dataloader') or {}).get('dataset') or {}
-    root = os.path.normpath(dataset.get('data_root') or '.')
-    return str([type_name(dataset), root, dataset.get('ann_file'), dataset.get('data_prefix')])
+    root, folders = (
+        os.path.realpath(dataset.get('data_root') or '.'),
+        sorted((dataset.get('data_prefix') or {}).items()),
+    )
+    return str([type_name(dataset), root, dataset.get('ann_file') or '', folders])
 
 
 # What mmengine logged

@@ -82,12 +82,13 @@ def scores_of(numbers: Numbers) -> Scores:
 
 def _check_alike(runs: Sequence[TrainedRun], chosen: str | None) -> None:
     """Refuse results of several metrics or splits on one page, as suites may have them."""
-    for told, key in {'metric': 'metric', 'split': 'test_is_val'}.items():
+    splits = {True: 'validation pictures', False: 'test pictures'}
+    for key, words in {'metric': {}, 'test_is_val': splits}.items():
         results = [(run.title, (run.result or {}).get(key)) for run in runs if chosen is None or key != 'metric']
         found = {value: title for title, value in results if value is not None}
         if len(found) > 1:
-            each = ', '.join(f'{title} by {key}={value!r}' for value, title in found.items())
-            raise ValueError(f'The runs were scored by another {told} ({each}): write a page for each suite.')
+            each = ', '.join(f'{title} by {words.get(value, value)}' for value, title in found.items())
+            raise ValueError(f'The runs were scored differently ({each}): write a page for each suite.')
 
 
 def _test_score(run: TrainedRun, chosen: str | None) -> float | None:

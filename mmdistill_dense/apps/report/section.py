@@ -196,7 +196,8 @@ class Numbers:
             return None
         series, ends = self.teacher_log.metrics[metric], {at: last for last, at in self.teacher_log.epochs.items()}
         for file in teacher_files(self.comparison.students):
-            if named := re.search(r'(iter|epoch)_(\d+)$', file.stem):
+            named = re.search(r'(iter|epoch)_(\d+)$', file.stem)
+            if named and self.comparison.teacher and file.parent == self.comparison.teacher.folder:
                 step = float(named[2]) if named[1] == 'iter' else ends.get(float(named[2]), float(named[2]))
                 if step in series.steps:
                     return series.values[series.steps.index(step)]

@@ -322,7 +322,10 @@ def scored(definition: Definition, run: Run) -> dict[str, Any] | None:
     result = run.result
     if result is not None:
         today = {'score': score_of(definition, result['metrics']), 'metric': definition.metric}
-        if repr(today['score']) != repr(result['score']):
+        if (
+            repr(today['score']) != repr(result['score'])
+            or result.get('metric', definition.metric) != definition.metric
+        ):
             result |= today
             write_json(run.folder / 'result.json', result)
     return result

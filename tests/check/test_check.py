@@ -26,7 +26,12 @@ from mmdistill_dense.apps.check.render import show
 from mmdistill_dense.apps.check.run import STEPPING, _advice
 from mmdistill_dense.utils.reproducible import stream_states
 from tests import toys
+from tests.engine.test_unlabelled_stream import files
+from tests.every_config import family, place
 from tests.project.folders_of_data import box_folder
+from tests.zoo.networks import active
+from tests.zoo.networks import config as zoo_config
+from tests.zoo.test_steps import CHOSEN
 
 FAST = Options(val=0, cost=False)
 RANDOM = Options(weights=False, cost=False)
@@ -143,17 +148,13 @@ OTHER_TEACHER = toys.seg_net(width=16, allow_random=True, **heads(5))
 NO_HOOK = dict(default_hooks=dict(distill=dict(type='IterTimerHook')))
 
 
-@pytest.mark.parametrize(
-    ('model', 'changes', 'check', 'stopped', 'words'),
-    [
-        ((None, OTHER_TEACHER, FIT), {}, 'teacher_classes', 'building the networks', f'5 classes.*{toys.NUM_CLASSES}'),
-        ((toys.seg_net(**heads(3)),), {}, 'student_classes', 'reading the data set', 'num_classes'),
-        ((None, None, dict(kd=dict(FIT['kd'], student_tap='bakbone[3]'))), {}, 'building the networks',
-         'building the networks', 'Close names: backbone.*mmdistill taps'),
-        ((), NO_HOOK, 'hook', 'reading the config', 'no DistillHook'),
-    ],
-    ids=['teacher', 'student', 'tap', 'hook'],
-)  # fmt: skip
+@pytest.mark.parametrize(('model', 'changes', 'check', 'stopped', 'words'), [
+    ((None, OTHER_TEACHER, FIT), {}, 'teacher_classes', 'building the networks', f'5 classes.*{toys.NUM_CLASSES}'),
+    ((toys.seg_net(**heads(3)),), {}, 'student_classes', 'reading the data set', 'num_classes'),
+    ((None, None, dict(kd=dict(FIT['kd'], student_tap='bakbone[3]'))), {}, 'building the networks',
+     'building the networks', 'Close names: backbone.*mmdistill taps'),
+    ((), NO_HOOK, 'hook', 'reading the config', 'no DistillHook'),
+])  # fmt: skip
 def test_what_training_would_refuse(
     tmp_path: Path, model: tuple, changes: dict, check: str, stopped: str, words: str
 ) -> None:
@@ -198,10 +199,8 @@ def test_validation_pictures_that_cannot_be_read(tmp_path: Path, wrong: str) -> 
     config = seg_config(tmp_path)
     pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
     prefix = dict(img_path='a', seg_map_path='b')
-    config.val_dataloader.dataset = dict(
-        type='mmdistill_dense.CamVidDataset', data_root=str(folder), data_prefix=prefix, pipeline=pipeline
-    )
-    config.val_dataloader.dataset.metainfo = config.train_dataloader.dataset.get('metainfo', {})
+    data = dict(type='mmdistill_dense.CamVidDataset', data_root=str(folder), data_prefix=prefix, pipeline=pipeline)
+    config.val_dataloader.dataset = dict(data, metainfo=config.train_dataloader.dataset.get('metainfo', {}))
     report = check_config(config, RANDOM)
     assert found(report)['data'] == 'error' and 'stop at the first validation: ' in said(report), report.findings
     assert ('do not fit' if wrong == 'label' else str(folder)) in said(report)
@@ -347,15 +346,13 @@ def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     torch.save({'state_dict': backbone}, tmp_path / 'pre.pth')
     torch.save({'state_dict': state}, tmp_path / 'whole.pth')
     config = seg_config(tmp_path)
-    assert ' initialised' in printed(check_config(config, FAST))
     config.model.student.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'pre.pth'))
     report = check_config(config, FAST)
     (start,) = report.as_dict()['student']['starts']
     assert (start['part'], start['file']) == ('backbone', str(tmp_path / 'pre.pth'))
     assert start['fitting'] == start['total'] - 1 > 50
-    text = printed(report)
-    assert ' initialised' not in text and f'backbone from {tmp_path / "pre.pth"}' in text
-    assert f'{start["fitting"]} of {start["total"]} tensors' in text
+    assert f'backbone from {tmp_path / "pre.pth"}' in printed(report)
+    assert f'{start["fitting"]} of {start["total"]} tensors' in printed(report)
     state['decode_head.conv_seg.bias'] = torch.zeros(99)
     torch.save({'state_dict': state}, tmp_path / 'whole.pth')
     config.load_from = str(tmp_path / 'whole.pth')
@@ -406,3 +403,48 @@ def test_sync_bn_is_checked_on_a_cpu(tmp_path: Path) -> None:
     model = toys.model_config(toys.seg_net('fcn', backbone=norm, decode_head=norm), toys.seg_teacher('fcn'))
     report = check_config(toys.run_config(tmp_path, model, auto_scale_lr=dict(base_batch_size=2)), FAST)
     assert report.verdict != 'error' and report.subject.terms, report.findings
+
+
+# Pictures without labels, and every kind of networks
+
+
+def with_pictures(folder: Path, pictures: str) -> Config:
+    distillers = dict(kd=dict(type='LogitKD'), fit=dict(type='FitNet', student_tap='backbone[3]', align='conv'))
+    unlabelled = dict(data_root=pictures, ratio=1.5)
+    model = toys.model_config(toys.seg_net('fcn'), toys.seg_teacher('fcn'), distillers, unlabelled=unlabelled)
+    return toys.run_config(folder, model)
+
+
+def test_pictures_without_labels_are_in_the_step_and_their_number_is_told(tmp_path: Path) -> None:
+    report = check_config(with_pictures(tmp_path, toys.picture_folder()), Options(val=2, cost=False))
+    names = [term.name for term in report.subject.terms]
+    assert {'distill.kd.unlabelled_loss_kd', 'distill.fit.unlabelled_loss_fitnet'} < set(names)
+    rows = {row.distiller: row.student_shape[0] for row in report.subject.taps}
+    assert rows == dict(kd=2, fit=2), 'the shapes are those of the labelled pictures'
+    assert '6 pictures without labels, 3 a step' in printed(report)
+    assert report.as_dict()['unlabelled']['pictures'] == 6
+
+
+def test_pictures_of_validation_stop_the_check(tmp_path: Path) -> None:
+    pictures = toys.picture_folder()
+    run = with_pictures(tmp_path, pictures)
+    for name, value in files(pictures, 'val').items():
+        run[name] = value
+    report = check_config(run, FAST)
+    assert report.stopped == 'reading the pictures without labels' and report.exit_code() == 2
+    assert 'pictures are also in val_dataloader' in report.findings[-1].message
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize('name', [name for kind, name in CHOSEN.items() if kind != 'foundation'])
+def test_a_config_of_each_kind_of_networks_can_be_checked(name: str) -> None:
+    """At full width on small pictures, each of another method."""
+    path = place(name)
+    cfg = zoo_config(path).copy()
+    side = 224 if family(path) == 'queries' else 64  # 900 queries need more positions
+    # The cost is measured in many steps; one small config is enough for that.
+    report = check_config(cfg, Options(weights=False, batch=2, size=(side, side), cost=family(path) == 'backbone'))
+    assert not report.stopped, [finding for finding in report.findings if finding.level == 'error']
+    names = active(cfg.model) if 'distillers' in cfg.model else set()
+    assert {row.distiller for row in report.subject.taps} <= names
+    assert names == {term.name.split('.')[1] for term in report.subject.terms if term.name != 'task'}

@@ -65,15 +65,26 @@ def test_a_head_that_the_meta_device_cannot_run_is_listed_with_its_shape() -> No
     assert found == {'': [], 'backbone': [(5, 8, 8)], 'head': [(5, 8, 8)]}
 
 
-def test_the_command_lists_both_networks_or_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_both_networks_or_one_and_marks_the_taps_of_auto(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / 'config.py'
     toys.run_config(tmp_path, toys.model_config()).dump(config)
-    assert main(['taps', str(config), '--below', 'backbone']) == 0
-    both = capsys.readouterr().out
-    assert main(['taps', str(config), '--teacher', '--size', '128', '64']) == 0
-    teacher = capsys.readouterr().out
+
+    def told(*words: str) -> str:
+        assert main(['taps', str(config), *words]) == 0
+        return capsys.readouterr().out
+
+    both, teacher = told('--below', 'backbone'), told('--teacher', '--size', '128', '64')
     assert 'student' in both and 'teacher' in both and 'decode_head' not in both
     assert 'student EncoderDecoder' not in teacher and '128x16x8' in teacher, 'shapes of the given size'
+    tree, _, pairs = told('--student').partition("★ student_tap='auto'")
+    assert '★ [1] [2] [3]' in tree and any('bottleneck' in one and one.endswith('★') for one in tree.splitlines())
+    assert 'decode_head.bottleneck (16x8x8, stride 8) -> decode_head.bottleneck (32x8x8, stride 8)' in pairs
+    alone = told('--auto')
+    assert 'ResNetV1c' not in alone and pairs in alone
+    assert main(['taps', str(config), '--below', 'nick']) == 2
+    assert 'backbone' in capsys.readouterr().err, 'what there is'
 
 
 def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,27 +100,6 @@ def test_taps_of_a_foundation_teacher_at_its_own_scale(tmp_path: Path, capsys: p
     assert all(line.count('127x48') == 1 for line in lines if 'Block' in line), 'each block ran once'
     assert main(['taps', str(config), '--auto', '--size', '64', '96']) == 0
     assert 'backbone[3] (64x8x12, stride 8) -> map (48x9x14, stride 8)' in capsys.readouterr().out
-
-
-def test_an_unknown_module_is_an_error_that_names_the_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / 'config.py'
-    toys.run_config(tmp_path, toys.seg_net()).dump(config)
-    assert main(['taps', str(config), '--below', 'neck']) == 2
-    assert 'backbone' in capsys.readouterr().err
-
-
-def test_the_taps_of_auto_are_marked_and_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / 'config.py'
-    toys.run_config(tmp_path, toys.model_config()).dump(config)
-    assert main(['taps', str(config), '--student']) == 0
-    tree, _, pairs = capsys.readouterr().out.partition("★ student_tap='auto'")
-    assert '★ [1] [2] [3]' in tree and [
-        line for line in tree.splitlines() if 'bottleneck' in line and line.endswith('★')
-    ]
-    assert 'decode_head.bottleneck (16x8x8, stride 8) -> decode_head.bottleneck (32x8x8, stride 8)' in pairs
-    assert main(['taps', str(config), '--auto']) == 0
-    alone = capsys.readouterr().out
-    assert 'ResNetV1c' not in alone and pairs in alone
 
 
 def test_a_network_without_a_teacher_is_paired_with_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

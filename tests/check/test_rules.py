@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,16 +11,17 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmseg.evaluation import IoUMetric
 
 from mmdistill_dense.apps.check import Finding, Options, config_rules, network_rules
-from mmdistill_dense.apps.check import network_rules as step_rules
 from mmdistill_dense.apps.check.context import Subject, TeacherFacts, worst
 from mmdistill_dense.apps.check.facts import read_data
 from mmdistill_dense.apps.check.run import CheckReport
 from mmdistill_dense.apps.check.tap_list import _gap
 from mmdistill_dense.apps.inspect.gradients import Pull, Term
+from mmdistill_dense.apps.suite.preflight import check_metric
 from mmdistill_dense.config.resolve import load_model
-from mmdistill_dense.config.values import num_classes
+from mmdistill_dense.config.values import num_classes, scores_of
 from mmdistill_dense.distillers import AfDCD
 from mmdistill_dense.distillers.feature import Level
 from mmdistill_dense.guards.config import check_class_weights, check_num_classes, check_other_heads
@@ -43,23 +45,16 @@ def distilled(weight: float = 1.0) -> Any:
     return SimpleNamespace(distillers={'kd': SimpleNamespace(weight=lambda: weight, balancer=None)})
 
 
-@pytest.mark.parametrize(
-    ('norm', 'level', 'word'),
-    [
-        (0.0, 'warning', 'no gradient'),
-        (1e-3, 'warning', 'Raise'),
-        (0.5, None, ''),
-        (30.0, 'note', 'lower'),
-        (1e4, 'warning', 'lower'),
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize(('norm', 'level', 'word'), [
+    (0.0, 'warning', 'no gradient'), (1e-3, 'warning', 'Raise'), (0.5, None, ''), (30.0, 'note', 'lower'),
+    (1e4, 'warning', 'lower'),
+])  # fmt: skip
 def test_a_distiller_pulls_beside_the_task(norm: float, level: str | None, word: str) -> None:
     made = subject(model=distilled(), terms=[term('task', 1.0), term('distill.kd.loss_kd', norm)])
-    findings = list(step_rules.pull(made))
+    findings = list(network_rules.pull(made))
     assert [finding.level for finding in findings] == ([level] if level else [])
     made.started = (3, 3)
-    later = [finding.level for finding in step_rules.pull(made)]
+    later = [finding.level for finding in network_rules.pull(made)]
     assert later == (['warning'] if level else []), 'of a trained student, a large share is no mistake of the start'
     assert all(word in f'{finding.message} {finding.advice}' for finding in findings)
 
@@ -72,11 +67,13 @@ def balanced(ratio: float = 3.0) -> Any:
 
 def test_of_a_balanced_distiller_the_weight_is_predicted_from_a_checkpoint_alone() -> None:
     terms = [term('task', 2.0), term('distill.kd.loss_kd', 1e-4)]
-    (finding,) = step_rules.pull(subject(model=balanced(), terms=terms))
+    (finding,) = network_rules.pull(subject(model=balanced(), terms=terms))
     assert finding.level == 'note' and finding.message.endswith('measured in training (balance), here it is 1.')
-    (finding,) = step_rules.pull(subject(model=balanced(), terms=terms, started=(3, 3)))
+    (finding,) = network_rules.pull(subject(model=balanced(), terms=terms, started=(3, 3)))
     assert finding.level == 'note' and 'gives about 6e+04.' in finding.message
-    (finding,) = step_rules.pull(subject(model=balanced(), terms=[term('task', 1.0), term('distill.kd.loss_kd', 0.0)]))
+    (finding,) = network_rules.pull(
+        subject(model=balanced(), terms=[term('task', 1.0), term('distill.kd.loss_kd', 0.0)])
+    )
     assert finding.level == 'warning' and 'no gradient' in finding.message
 
 
@@ -88,16 +85,12 @@ def test_a_schedule_longer_than_the_run() -> None:
     assert not list(network_rules.weights_over_the_run(subject(model=balanced())))
 
 
-def test_random_networks_and_unlearned_tokens_are_not_judged() -> None:
+def test_random_networks_and_unlearned_tokens_are_not_judged_and_one_that_is_off_is_told() -> None:
     terms = [term('task', 1.0), term('distill.kd.loss_kd', 1e6, -1.0)]
     for facts in (dict(options=Options(weights=False)), dict(untaught=['kd'])):
-        made = subject(model=distilled(), terms=terms, **facts)
-        assert not list(step_rules.pull(made))
-
-
-def test_a_schedule_that_is_off_is_a_note() -> None:
-    made = subject(model=distilled(0.0), terms=[term('task', 1.0), term('distill.kd.loss_off', 0.0)])
-    (finding,) = step_rules.pull(made)
+        assert not list(network_rules.pull(subject(model=distilled(), terms=terms, **facts)))
+    off = subject(model=distilled(0.0), terms=[term('task', 1.0), term('distill.kd.loss_off', 0.0)])
+    (finding,) = network_rules.pull(off)
     assert finding.level == 'note' and 'schedule' in finding.message
 
 
@@ -107,10 +100,10 @@ def test_a_step_that_nearly_fills_the_device_is_a_warning(
 ) -> None:
     monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda _: SimpleNamespace(total_memory=10 * 2**30))
     cost = dict(control_memory=5 * 2**30, extra_memory=(needed - 5) * 2**30)
-    findings = list(step_rules.memory(subject(options=Options(device='cuda'), cost=cost)))
+    findings = list(network_rules.memory(subject(options=Options(device='cuda'), cost=cost)))
     assert [finding.level for finding in findings] == ['warning'] * warned
     assert all(f'about {needed} GiB of the 10.0 GiB' in finding.message for finding in findings)
-    assert not list(step_rules.memory(subject(cost=cost))), 'the memory of a CPU is not known'
+    assert not list(network_rules.memory(subject(cost=cost))), 'the memory of a CPU is not known'
 
 
 def model(**keys: Any) -> dict[str, Any]:
@@ -150,6 +143,20 @@ def frozen(*trained: bool) -> Any:
     return dict(model=SimpleNamespace(backbone=backbone, distillers={'kd': 1}))
 
 
+def drawn(loop: dict[str, Any]) -> dict[str, Any]:
+    return dict(config=dict(train_cfg=loop, train_dataloader=dict(sampler=dict(type='InfiniteSampler', shuffle=True))))
+
+
+def kept(loop: dict[str, Any], **hook: Any) -> dict[str, Any]:
+    hooks = dict(default_hooks=dict(checkpoint=dict(type='CheckpointHook', **hook))) if hook else {}
+    return dict(config=dict(train_cfg=loop, **hooks))
+
+
+STEPS = dict(type='IterBasedTrainLoop', max_iters=4000)
+EPOCHS = dict(by_epoch=True, max_epochs=12)
+POLY = dict(type='PolyLR', eta_min=1e-4, begin=0, end=4000, by_epoch=False)
+LINEAR = dict(type='LinearLR', by_epoch=False)
+WARM = dict(LINEAR, start_factor=0.1, end=100)
 TAUGHT = dict(distillers=dict(kd=dict(type='LogitKD')))
 OTHER_ORDER = dict(val_dataloader=dict(dataset=dict(metainfo=dict(classes=['b', 'a']))))
 PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_shape=[[2, 3, 9, 9]] * 2)
@@ -165,12 +172,7 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.workers, dict(config=loaded(True, type='IterBasedTrainLoop', max_iters=3)), '', ''),
     (config_rules.overrides, dict(config=replaced(frozen_stages=-1)), 'warning', 'frozen_stages=2 has no effect'),
     (config_rules.overrides, dict(config=replaced()), '', ''),
-    (
-        config_rules.validation_classes,
-        dict(config=OTHER_ORDER, data_classes=['a', 'b']),
-        'warning',
-        'val_dataloader.dataset has the classes',
-    ),
+    (config_rules.validation_classes, dict(config=OTHER_ORDER, data_classes=['a', 'b']), 'warning', 'has the classes'),
     (config_rules.validation_classes, dict(config=OTHER_ORDER, data_classes=['b', 'a']), '', ''),
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=0))), 'warning', '=0 of'),
     (config_rules.labels, dict(network=dict(decode_head=dict(num_classes=3, ignore_index=2))), 'warning', '=2 of'),
@@ -194,11 +196,89 @@ PAIR_OF_VIEWS = dict(batch=dict(inputs=[batched(9)['batch']['inputs']]), batch_s
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=0))), 'error', 'val_dataloader.batch_size=0'),
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size=-1))), 'error', 'batch_size=-1'),
     (config_rules.batch, dict(config=dict(val_dataloader=dict(batch_size='8'))), 'error', "batch_size='8'"),
+    (config_rules.endless, drawn(EPOCHS), 'error', ''),
+    (config_rules.endless, drawn(STEPS), '', ''),
+    (config_rules.checkpoints, kept(STEPS), 'warning', ''),
+    (config_rules.checkpoints, kept(EPOCHS), '', ''),
+    (config_rules.checkpoints, dict(config=dict(train_cfg=STEPS, default_hooks=dict(checkpoint=None))), '', ''),
+    (config_rules.checkpoints, kept(STEPS, by_epoch=False, interval=400), '', ''),
+    (config_rules.checkpoints, kept(STEPS, interval=1), 'warning', 'counts epochs'),
+    (config_rules.checkpoints, kept(STEPS, by_epoch=False, interval=16000), 'warning', 'has the interval 16000'),
+    (config_rules.checkpoints, kept(STEPS, by_epoch=False, interval=-1), '', ''),
+    (config_rules.checkpoints, kept(EPOCHS, interval=1), '', ''),
+    (config_rules.checkpoints, kept(EPOCHS, by_epoch=False, interval=500), '', ''),
+    (config_rules.checkpoints, kept(EPOCHS, interval=20), 'warning', 'the run ends at 12 epochs'),
 ])  # fmt: skip
 def test_a_rule_finds_what_is_wrong_alone(rule: Any, facts: dict[str, Any], level: str, words: str) -> None:
     found = list(rule(subject(**facts)))
     assert [finding.level for finding in found] == [level] * bool(level)
     assert all(re.search(words, f'{finding.message} {finding.advice}') for finding in found)
+
+
+@pytest.mark.parametrize(('loop', 'schedulers', 'words'), [
+    (STEPS, [POLY], ''),
+    (STEPS, [{**POLY, 'end': 4001}], ''),
+    (STEPS, [{**POLY, 'by_epoch': True}], 'counts epochs, but the run counts iterations'),
+    (STEPS, [dict(type='PolyLR')], 'counts epochs'),
+    (STEPS, [dict(type='ReduceOnPlateauLR', monitor='loss')], ''),
+    (STEPS, [dict(type='CosineAnnealingLR', T_max=12, convert_to_iter_based=True)], ''),
+    (STEPS, [{**POLY, 'end': 40000}], 'ends at 40000, but the run ends at 4000 iterations'),
+    (STEPS, [dict(type='CosineAnnealingLR', T_max=40000, by_epoch=False)], 'ends at 40000'),
+    (STEPS, [{**POLY, 'end': 1000}], ''),
+    (STEPS, [{**POLY, 'end': 1000, 'eta_min': 0}], 'to 0 at 1000, but the run goes on until 4000'),
+    (EPOCHS, [dict(type='MultiStepLR', milestones=[8, 11])], ''),
+    (EPOCHS, [dict(type='MultiStepLR', milestones=[16, 22])], 'ends at 16, but the run ends at 12 epochs'),
+    (EPOCHS, [{**LINEAR, 'end': 500}], ''),
+    (STEPS, [WARM], ''),  # no end of learning
+    (STEPS, [WARM, {**POLY, 'begin': 100, 'eta_min': 0}], ''),
+    (STEPS, [{**LINEAR, 'begin': 30, 'end': 2}], 'ERROR'),  # mmengine refuses it where the run begins
+    (STEPS, [{**LINEAR, 'begin': 2, 'end': 2}], 'ERROR'),
+    (STEPS, [{**LINEAR, 'begin': 2, 'end': 3}], ''),
+])  # fmt: skip
+def test_a_learning_rate_that_does_not_follow_the_run(loop: dict, schedulers: list[dict], words: str) -> None:
+    found = [*config_rules.rate(subject(config=dict(train_cfg=loop, param_scheduler=schedulers)))]
+    assert [one.level for one in found] == ([] if not words else ['error'] if words == 'ERROR' else ['warning'])
+    assert words == 'ERROR' or all(words in one.message for one in found)
+    alone = subject(config=dict(train_cfg=loop, param_scheduler=schedulers[0]))
+    assert len(schedulers) > 1 or [*config_rules.rate(alone)] == found, 'one, without a list'
+
+
+@pytest.mark.parametrize(('evaluator', 'name', 'wrong'), [
+    (dict(type='IoUMetric', iou_metrics=['mIoU']), 'mIoU', False),
+    (dict(type='mmseg.IoUMetric', iou_metrics=['mDice']), 'mIoU', True),
+    (dict(type='IoUMetric', iou_metrics=['mDice']), ['mDice', 'mIoU'], True),
+    (dict(type='IoUMetric', iou_metrics=['mFscore', 'mIoU']), 'mPrecision', False),
+    (dict(type='IoUMetric', prefix='val'), 'mIoU', True),
+    (dict(type='IoUMetric', prefix='val'), 'val/mIoU', False),
+    (dict(type='IoUMetric', iou_metrics=['mDice']), 'auto', False),
+    ([dict(type='IoUMetric', iou_metrics=['mDice']), dict(type='IoUMetric')], 'mIoU', False),
+    (dict(type='CocoMetric', metric='bbox'), 'coco/bbox_mAP', False),
+    (dict(type='CocoMetric', metric='bbox'), 'coco/segm_mAP', True),
+    (dict(type='CocoMetric', metric=['bbox', 'segm']), 'coco/segm_mAP_50', False),
+    (dict(type='CocoMetric', metric='bbox'), 'bbox_mAP', True),
+    (dict(type='MyMetric'), 'anything', False),
+    (dict(type='IoUMetric'), None, False),
+    (dict(type='IoUMetric', iou_metrics='mIoU'), 'mIoU', False),
+    (dict(type=IoUMetric, iou_metrics='mDice'), 'mIoU', True),
+    (dict(type='CocoMetric', metric='bbox', classwise=True), 'coco/car_precision', False),
+    (dict(type='CocoMetric', metric='bbox', classwise=True), 'coco/bbox_AP', True),
+    (dict(type='CocoMetric', metric='bbox', metric_items=['mAP']), 'coco/bbox_mAP_50', True),
+])  # fmt: skip
+def test_a_best_checkpoint_by_a_score_that_nothing_gives(evaluator: Any, name: Any, wrong: bool) -> None:
+    hooks = dict(checkpoint=dict(save_best=name))
+    found = config_rules.best(subject(config=dict(val_evaluator=evaluator, default_hooks=hooks)))
+    assert [one.level for one in found] == (['error'] if wrong else [])
+    if isinstance(name, str) and name != 'auto':  # a suite says the same
+        with pytest.raises(ValueError, match='score of val_evaluator') if wrong else nullcontext():
+            check_metric(Config(dict(val_evaluator=evaluator)), name, 'suite')
+
+
+def test_the_scores_of_segmentation_are_those_that_the_metric_gives() -> None:
+    for name in ('mIoU', 'mDice', 'mFscore'):
+        metric = IoUMetric(iou_metrics=[name])
+        metric.dataset_meta = dict(classes=('a', 'b'))
+        given = metric.compute_metrics([tuple(torch.ones(2) for _ in range(4))])
+        assert set(given) == scores_of(dict(type='IoUMetric', iou_metrics=name))
 
 
 @pytest.mark.parametrize(('shape', 'reduction', 'said'), [
@@ -271,16 +351,12 @@ def test_messages_are_those_of_the_error_with_its_type_where_it_is_none_of_ours(
     assert message_of(RuntimeError('shape')) == 'RuntimeError: shape'
 
 
-@pytest.mark.parametrize(
-    ('backbone', 'words'),
-    [
-        (dict(init_cfg=None), '76,384 parameters are frozen|batch norms keep'),
-        (dict(init_cfg=None, frozen_stages=-1), ': 0 parameters are frozen, 20 batch norms keep'),
-        (dict(init_cfg=None, frozen_stages=-1, norm_eval=False), None),
-        (dict(), None),
-    ],
-    ids=['as published', 'norms', 'trained', 'weights'],
-)
+@pytest.mark.parametrize(('backbone', 'words'), [
+    (dict(init_cfg=None), '76,384 parameters are frozen|batch norms keep'),
+    (dict(init_cfg=None, frozen_stages=-1), ': 0 parameters are frozen, 20 batch norms keep'),
+    (dict(init_cfg=None, frozen_stages=-1, norm_eval=False), None),
+    (dict(), None),
+])  # fmt: skip
 def test_a_random_backbone_of_which_a_part_is_never_trained(backbone: dict[str, Any], words: str | None) -> None:
     """mmdet freezes the first stages and the norms, which is made for weights of a classifier."""
     option = dict(cfg='mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', backbone=backbone)
@@ -358,12 +434,9 @@ def test_what_mmengine_adds_to_a_config_of_the_zoo_is_no_mistake(tmp_path: Path)
     )
     config = Config.fromfile(file)
     assert config.train_cfg['_scope_'] == 'mmdet'
-    found = [
-        one
-        for rule in config_rules.CONFIG
-        for one in rule(subject(config=config._cfg_dict.to_dict(), network=config.model)) or ()
-    ]
-    assert not [one for one in found if one.level == 'error']
+    made = subject(config=config._cfg_dict.to_dict(), network=config.model)
+    found = [one.level for rule in config_rules.CONFIG for one in rule(made) or ()]
+    assert 'error' not in found
     config.train_cfg.max_epoch = 4
     with pytest.raises(TypeError, match="no option 'max_epoch'"):
         config_rules.keys(subject(config=config._cfg_dict.to_dict()))

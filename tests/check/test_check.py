@@ -128,7 +128,7 @@ def test_several_teachers_are_all_described(tmp_path: Path) -> None:
 def test_a_student_alone_can_be_checked(tmp_path: Path) -> None:
     report = check_config(toys.run_config(tmp_path, toys.seg_net()), FAST)
     assert [term.name for term in report.subject.terms] == ['task']
-    assert not report.subject.taps and report.verdict != 'error'
+    assert not report.subject.taps and report.verdict != 'error' and ' initialised' in printed(report)
 
 
 def test_with_a_distiller_that_is_off_at_the_start_the_middle_of_the_run_is_looked_at(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_the_files_that_the_student_starts_from(tmp_path: Path) -> None:
     (start,) = report.as_dict()['student']['starts']
     assert (start['part'], start['file']) == ('backbone', str(tmp_path / 'pre.pth'))
     assert start['fitting'] == start['total'] - 1 > 50
-    assert f'backbone from {tmp_path / "pre.pth"}' in printed(report)
+    assert f'backbone from {tmp_path / "pre.pth"}' in printed(report) and ' initialised' not in printed(report)
     assert f'{start["fitting"]} of {start["total"]} tensors' in printed(report)
     state['decode_head.conv_seg.bias'] = torch.zeros(99)
     torch.save({'state_dict': state}, tmp_path / 'whole.pth')

@@ -12,29 +12,34 @@ from PIL import Image
 
 from mmdistill_dense.apps.project.box_labels import find_box_data
 from mmdistill_dense.apps.project.label_images import find_seg_data
-from mmdistill_dense.apps.project.new import shared
+from mmdistill_dense.apps.project.new import shared, write
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
 from tests.project.faults import text
 from tests.project.folders_of_data import box_folder, changed, counts, label, label_file, labelled, picture, seg_folder
 
 
-def test_label_files_and_their_pictures_are_found(tmp_path: Path) -> None:
-    data = find_box_data(box_folder(tmp_path))
+def test_label_files_and_their_pictures_are_found_also_by_links(tmp_path: Path) -> None:
+    box_folder(tmp_path / 'mine')
+    (tmp_path / 'mine/annotations').rename(tmp_path / 'elsewhere')
+    (tmp_path / 'mine/annotations').symlink_to(tmp_path / 'elsewhere')
+    data = find_box_data(tmp_path / 'mine')
     assert data.splits['train'].labels == 'annotations/instances_train.json'
-    assert data.splits['train'].pictures == 'train/' and data.splits['val'].count == 2
+    assert data.splits['train'].pictures == 'train/' and counts(data) == {'train': 4, 'val': 2}
     assert data.classes == ('red', 'white') and data.size == (48, 64) and not data.masks
 
 
-def test_one_label_file_is_divided(tmp_path: Path) -> None:
-    names = [f'pictures/{number}.jpg' for number in range(10)]
-    file = tmp_path / 'export.json'
-    file.write_text(json.dumps(labelled(tmp_path, names)))
+@pytest.mark.parametrize('place', ['export.json', 'annotations/all.json'])
+def test_one_label_file_is_divided_and_may_lie_in_a_folder_beside_the_pictures(place: str, tmp_path: Path) -> None:
+    names, file = [f'pictures/{number}.jpg' for number in range(10)], tmp_path / place
+    file.parent.mkdir(exist_ok=True)
+    told = names if file.parent == tmp_path else [str(tmp_path / name) for name in names]
+    file.write_text(json.dumps(labelled(tmp_path, told)))
     data = find_box_data(file)
+    assert data.root == tmp_path and data.splits['train'].pictures == ''
     parts = [json.loads(data.splits[name].content) for name in ('train', 'val')]
     assert [len(part['images']) for part in parts] == [8, 2]
     assert [len(part['annotations']) for part in parts] == [16, 4]
-    assert data.splits['train'].pictures == ''
 
 
 def test_a_folder_without_label_files_says_what_is_needed(tmp_path: Path) -> None:
@@ -44,18 +49,17 @@ def test_a_folder_without_label_files_says_what_is_needed(tmp_path: Path) -> Non
         find_box_data(tmp_path)
 
 
-@pytest.mark.parametrize(
-    'layout', ['images/{0}:annotations/{0}', '{0}2017:annotations/instances_{0}2017', '{0}/images:{0}/labels']
-)
+@pytest.mark.parametrize('layout', [
+    'images/{0}:annotations/{0}', '{0}2017:annotations/instances_{0}2017', '{0}/images:{0}/labels',
+])  # fmt: skip
 def test_splits_may_reuse_names(tmp_path: Path, layout: str) -> None:
     for split, count in (('val', 2), ('train', 4)):
         pictures, labels = (tmp_path / part.format(split) for part in layout.split(':'))
         for number in range(count):
             picture(pictures / f'{number}.jpg')
         labels.parent.mkdir(exist_ok=True)
-        labels.with_suffix('.json').write_text(
-            json.dumps(label_file([f'{number}.jpg' for number in range(count)], ['a']))
-        )
+        content = label_file([f'{number}.jpg' for number in range(count)], ['a'])
+        labels.with_suffix('.json').write_text(json.dumps(content))
     data = find_box_data(tmp_path)
     for split in ('train', 'val'):
         assert data.splits[split].pictures == layout.split(':')[0].format(split) + '/'
@@ -113,13 +117,6 @@ def test_masks_are_those_of_all_files(tmp_path: Path) -> None:
     assert find_box_data(box_folder(tmp_path, masks=True)).masks
     changed(tmp_path, lambda content: content['annotations'][0].pop('segmentation'), ['val'])
     assert not find_box_data(tmp_path).masks
-
-
-def test_linked_label_files_are_found(tmp_path: Path) -> None:
-    box_folder(tmp_path / 'mine')
-    (tmp_path / 'mine/annotations').rename(tmp_path / 'elsewhere')
-    (tmp_path / 'mine/annotations').symlink_to(tmp_path / 'elsewhere')
-    assert find_box_data(tmp_path / 'mine').splits['train'].count == 4
 
 
 def test_a_drawn_part_has_boxes_that_count(tmp_path: Path) -> None:
@@ -196,15 +193,6 @@ def test_pictures_may_lie_in_a_folder_called_as_label_images_are(tmp_path: Path)
     assert counts(find_box_data(tmp_path)) == {'train': 4, 'val': 2}
 
 
-def test_a_label_file_may_lie_in_a_folder_beside_the_pictures(tmp_path: Path) -> None:
-    names = [str(tmp_path / f'images/{number}.jpg') for number in range(5)]
-    file = tmp_path / 'annotations/all.json'
-    file.parent.mkdir()
-    file.write_text(json.dumps(labelled(tmp_path, names)))
-    data = find_box_data(file)
-    assert data.root == tmp_path and data.splits['train'].count == 4
-
-
 @pytest.mark.parametrize(('least', 'left'), [(1, 0), (0.4, 1), (0, 1)])
 def test_corners_of_voc_below_1_are_counted_from_0(least: float, left: int, tmp_path: Path) -> None:
     exports.voc_xml(tmp_path)
@@ -242,6 +230,6 @@ def test_a_refused_label_image_leaves_those_of_before(tmp_path: Path) -> None:
     drawing.write(tmp_path / 'out')
     before = {path: path.read_bytes() for path in tmp_path.rglob('out/**/*') if path.is_file()}
     Image.new('RGB', exports.SIZE[::-1], (9, 9, 9)).save(sorted(tmp_path.glob('mine/masks/val/*'))[-1])
-    with pytest.raises(ValueError, match='have a colour of no class'):
-        replace(drawing, stamp='another').write(tmp_path / 'out')
+    with pytest.raises(ValueError, match=r'100.0% of the pixels of .*/e.png have a colour of no class'):
+        write({'data.py': ''}, tmp_path / 'out', replace(drawing, stamp='another'))
     assert before and before == {path: path.read_bytes() for path in tmp_path.rglob('out/**/*') if path.is_file()}

@@ -11,16 +11,14 @@ import pytest
 from PIL import Image
 
 from mmdistill_dense.__main__ import main
-from mmdistill_dense.apps.project import drawn_labels
 from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
 from mmdistill_dense.apps.project.formats.objects import from_mask, from_points
 from mmdistill_dense.apps.project.label_images import SegData, find_seg_data
-from mmdistill_dense.apps.project.label_pairs import Patterns
 from mmdistill_dense.apps.project.new import write
 from mmdistill_dense.apps.project.picture_folders import Wish
 from tests.project import exports
 from tests.project.exports import BOXES, CLASSES, MASKS, NAMES, OBJECTS, PARTS, png, runs, shapes, truth
-from tests.project.faults import Write, content, renamed, text
+from tests.project.faults import Write, content, text
 from tests.project.folders_of_data import counts, label_file, stems
 from tests.project.test_new import RETINANET, toy_pair
 
@@ -96,9 +94,9 @@ def name_pictures(root: Path, form: str) -> None:
         file.write_text(json.dumps(content))
 
 
-@pytest.mark.parametrize(
-    'form', ['../{part}/{name}.jpg', '{root}/{part}/{name}.jpg', '../../{part}/{name}.jpg', './{name}.gif']
-)
+@pytest.mark.parametrize('form', [
+    '../{part}/{name}.jpg', '{root}/{part}/{name}.jpg', '../../{part}/{name}.jpg', './{name}.gif',
+])  # fmt: skip
 def test_outlines_are_drawn_wherever_and_however_coco_names_the_pictures(form: str, tmp_path: Path) -> None:
     exports.roboflow_coco(tmp_path / 'mine')
     name_pictures(tmp_path / 'mine', form)
@@ -124,33 +122,6 @@ def test_colours_are_named_by_other_lists_too(table: str, tmp_path: Path) -> Non
     assert chosen.classes == CLASSES[:2]
     found = label_images(chosen, 'train', tmp_path / 'other')['a b']
     np.testing.assert_array_equal(found, truth('a b', (0, 1, 255), 255))
-
-
-def test_coloured_label_images_and_pictures_may_have_words_after_their_names(tmp_path: Path) -> None:
-    exports.coloured(tmp_path / 'mine')
-    for folder, word in (('images', 'sat'), ('masks', 'mask')):
-        renamed(f'mine/{folder}/*/*', lambda path, word=word: f'{path.stem}_{word}{path.suffix}')(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"Try --images 'images/\*/\*_sat.jpg' --labels 'masks/\*/\*_mask.png': they pair 6"
-    ):
-        find_seg_data(tmp_path / 'mine')
-    data = find_seg_data(tmp_path / 'mine', patterns=Patterns.given('images/*/*_sat.jpg', 'masks/*/*_mask.png'))
-    assert data.splits['val'].names == ('d_sat', 'e_sat') and data.img_suffix == ('.jpg',)
-    found = label_images(data, 'val', tmp_path / 'project')
-    np.testing.assert_array_equal(found['d_sat'], truth('d'))
-
-
-def test_a_colour_of_no_class_stops_wherever_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not in the label images alone that are looked at before."""
-    exports.coloured(tmp_path / 'mine')
-    monkeypatch.setattr(drawn_labels, 'evenly', lambda files, most: files[:1])
-    last = sorted(tmp_path.glob('mine/masks/val/*'))[-1]
-    Image.new('RGB', exports.SIZE[::-1], (9, 9, 9)).save(last)
-    data = find_seg_data(tmp_path / 'mine')
-    assert data.drawing is not None
-    with pytest.raises(ValueError, match=rf'100.0% of the pixels of .*{last.name} have a colour of no class'):
-        write({'data.py': ''}, tmp_path / 'project', data.drawing)
-    assert not (tmp_path / 'project/data.py').exists()
 
 
 def test_classes_of_roboflow_are_read_in_the_folders_of_the_parts_too(tmp_path: Path) -> None:
@@ -225,13 +196,6 @@ def test_an_object_that_is_not_chosen_covers_those_below_it(background: str, cov
     assert drawn_pixels(data, tmp_path / 'out', (3, 3), (10, 10), (5, 45)) == [a, covered, a + 1]
 
 
-def test_what_no_outline_covers_can_be_ignored(tmp_path: Path) -> None:
-    exports.labelme(tmp_path / 'mine')
-    data = find_seg_data(tmp_path / 'mine', background='ignore')
-    assert data.classes == CLASSES
-    np.testing.assert_array_equal(label_images(data, 'val', tmp_path / 'project')['e'], truth('e', (0, 1, 2), 255))
-
-
 def test_colours_without_names_are_listed_and_a_file_to_fill_in_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,13 +242,10 @@ def test_a_crowd_is_ignored_and_a_hole_stays(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, np.where(crowd, 255, ring * 1))
 
 
-def test_the_area_is_that_of_the_outline_whichever_way_it_goes() -> None:
+def test_the_area_is_that_of_the_outline_and_a_mask_may_fill_its_picture_and_no_more() -> None:
     corner = [(20, 10), (50, 10), (50, 20), (30, 20), (30, 38), (20, 38)]
     for points in (corner, corner[::-1]):
         assert from_points(points)['area'] == 30 * 10 + 10 * 18 and from_points(points)['bbox'] == [20, 10, 30, 28]
-
-
-def test_a_mask_may_fill_its_picture_and_no_more() -> None:
     inside = np.ones((4, 6), bool)
     assert from_mask('x', inside, 0, 0, (4, 6))['area'] == 24
     for left, top in ((-1, 0), (0, -1), (1, 0), (0, 1)):
@@ -371,9 +332,9 @@ def test_a_label_file_without_its_picture_takes_no_other_of_this_name(tmp_path: 
         find_box_data(tmp_path / 'cvat')
 
 
-@pytest.mark.parametrize(
-    'layout', ['training_set:training_set/images/{}', 'xml:pictures/{}', 'train:more', '.:train/a']
-)
+@pytest.mark.parametrize('layout', [
+    'training_set:training_set/images/{}', 'xml:pictures/{}', 'train:more', '.:train/a',
+])  # fmt: skip
 def test_pictures_of_cvat_may_lie_anywhere(layout: str, tmp_path: Path) -> None:
     exports.cvat(tmp_path)
     file, pictures = layout.split(':')
@@ -433,20 +394,16 @@ def masks_beside(root: Path, *places: str) -> None:
 
 @named(BOXES)
 def test_label_images_beside_boxes_are_no_pictures(export: Write, tmp_path: Path) -> None:
-    export(tmp_path)
-    alone = find_box_data(tmp_path)
-    masks_beside(tmp_path, 'SegmentationClass', 'SegmentationObject', 'masks/{}', '{}/masks')
-    beside = find_box_data(tmp_path)
+    """The pictures may lie in a folder that is named as one of label images."""
+    root = tmp_path / 'labelled'
+    export(root)
+    alone = find_box_data(root)
+    masks_beside(root, 'SegmentationClass', 'SegmentationObject', 'masks/{}', '{}/masks')
+    beside = find_box_data(root)
     assert beside.splits == alone.splits and beside.notes == alone.notes
-
-
-@named(BOXES)
-def test_pictures_in_a_folder_named_as_of_label_images_are_read(export: Write, tmp_path: Path) -> None:
-    export(tmp_path / 'labelled')
     exports.picture(tmp_path / 'unlabelled/more.jpg')
-    data = find_box_data(tmp_path)
-    found = {Path(file).stem for split in data.splits.values() for file in split.names}
-    assert {name for names in PARTS.values() for name in names} == found
+    found = find_box_data(tmp_path).splits.values()
+    assert {Path(file).stem for split in found for file in split.names} == NAMES['train'] | NAMES['val']
 
 
 def test_a_label_image_is_not_read_in_place_of_a_missing_picture(tmp_path: Path) -> None:
@@ -479,7 +436,8 @@ def test_label_images_of_results_are_not_drawn_again(export: Write, tmp_path: Pa
     made = out / 'labels/train/b.png'
     made.unlink()
     write({}, out, before)
-    drawn = made.read_bytes()
+    drawn, time = made.read_bytes(), made.stat().st_mtime_ns
+    assert 'made from the same source' in write({}, out, before)[0] and made.stat().st_mtime_ns == time
     changed = next((tmp_path / 'mine').glob('*/train/a b.[tp][xn][tg]'))
     changed.write_bytes(changed.with_stem('b').read_bytes())
     with pytest.raises(
@@ -569,47 +527,17 @@ def test_folders_that_a_yaml_file_names_may_be_links(tmp_path: Path) -> None:
 FULLY = ('ultralytics-seg', 'voc xml-det')  # these two end with a report, the others train for five steps
 
 
-def call(*words: str) -> None:
-    given = 'new --data mine --out project --random-weights --iters 5 --batch 2'
-    assert main([*given.split(), *words]) == 0
-
-
-def toys_with_kd() -> list[str]:
-    student, teacher = toy_pair()
-    return ['--student', student, '--teacher', teacher, '--method', 'kd']
-
-
 @pytest.mark.soak
-def test_a_second_new_draws_again_only_if_the_labels_changed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    exports.ultralytics(Path('mine'))
-    words = toys_with_kd()
-    call(*words)
-    out = capsys.readouterr().out
-    assert '6 label images, made from' in out and 'project/labels.png: 4 pictures with their labels' in out
-    assert 'red cell' in out and 'WARNING: fewer than 5 pictures for training show: background (4), red cell (3)' in out
-    made = Path('project/labels/train/a b.png')
-    before = made.stat().st_mtime_ns
-    call(*words)
-    assert 'made from the same source' in capsys.readouterr().out and made.stat().st_mtime_ns == before
-    exports.write(Path('mine/labels/train/a b.txt'), '0 0 0 0.5 0 0.5 1 0 1')
-    call(*words)
-    assert (np.asarray(Image.open(made)) == np.repeat([[1] * 32 + [0] * 32], 48, 0)).all()
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize(
-    ('form', 'task'), [*((name, 'seg') for name in {**OBJECTS, **MASKS}), *((name, 'det') for name in BOXES)]
-)
+@pytest.mark.parametrize(('form', 'task'), [
+    *((name, 'seg') for name in {**OBJECTS, **MASKS}), *((name, 'det') for name in BOXES),
+])  # fmt: skip
 def test_every_format_trains(form: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     {**BOXES, **MASKS}[form](Path('mine'))
-    if task == 'seg':
-        call(*toys_with_kd())
-    else:
-        call('--student', RETINANET, '--teacher', RETINANET, '--method', 'pkd', '--size', '64', '96')
+    student, teacher = toy_pair() if task == 'seg' else (RETINANET, RETINANET)
+    words = ('kd',) if task == 'seg' else ('pkd', '--size', '64', '96')
+    given = ['--data', 'mine', '--out', 'project', '--random-weights', '--iters', '5', '--batch', '2']
+    assert main(['new', *given, '--student', student, '--teacher', teacher, '--method', *words]) == 0
     if f'{form}-{task}' in FULLY:
         assert main(['run', 'project']) == 0
         assert Path('project/report.html').is_file() and list(Path('project').glob('student_*.pth'))

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mmengine.registry import init_default_scope
+import torch
+from mmengine.config import Config
+from mmengine.registry import METRICS, init_default_scope
 
-from mmdistill_dense.apps.project.box_labels import find_box_data
+from mmdistill_dense.apps.project.box_labels import BoxData, find_box_data
+from mmdistill_dense.apps.project.config_files import box_file
 from mmdistill_dense.apps.project.label_images import find_seg_data
+from mmdistill_dense.apps.project.zoo_schedule import Loading
 from mmdistill_dense.registry import DATASETS
 from tests.fuzz.test_labels import mutated
 from tests.project.faults import all_boxes, first_boxes
 from tests.project.folders_of_data import box_folder, changed, label_file
-from tests.project.mended import perfect_score, written
 
 Content = dict[str, Any]
 
@@ -30,6 +33,41 @@ def scope() -> None:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return box_folder(tmp_path / 'data')
+
+
+def written(root: Path, out: Path) -> tuple[BoxData, Config]:
+    """Write ``data.py`` and the label files of a folder, and read it."""
+    data = find_box_data(root)
+    out.mkdir(exist_ok=True)
+    (out / 'data.py').write_text(
+        box_file(data, Loading(data.size, data.size, data.size, True, True, 2, 0, ''), False, False)
+    )
+    for split in data.splits.values():
+        if split.content:
+            (out / Path(split.labels).name).write_text(split.content)
+    return data, Config.fromfile(out / 'data.py')
+
+
+def perfect_scores(config: Config) -> dict[str, float]:
+    """Return the scores of predictions that are the labels which the data set itself gives."""
+    data: Any = DATASETS.build(config.val_dataloader.dataset)
+    metric: Any = METRICS.build(config.val_evaluator)
+    metric.dataset_meta = data.metainfo
+    for index in range(len(data)):
+        info = data.get_data_info(index)
+        boxes = [one for one in info['instances'] if not one['ignore_flag']]
+        predicted = dict(
+            bboxes=torch.tensor([one['bbox'] for one in boxes], dtype=torch.float).reshape(-1, 4),
+            labels=torch.tensor([one['bbox_label'] for one in boxes], dtype=torch.long),
+            scores=torch.ones(len(boxes)),
+        )
+        sample = dict(img_id=info['img_id'], ori_shape=(info['height'], info['width']), pred_instances=predicted)
+        metric.process({}, [sample])
+    return metric.evaluate(len(data))
+
+
+def perfect_score(config: Config) -> float:
+    return perfect_scores(config)['coco/bbox_mAP']
 
 
 def without(kind: str, *keys: str) -> Callable[[Content], None]:
@@ -117,7 +155,8 @@ def test_sound_files_stay_where_they_are(root: Path, tmp_path: Path) -> None:
     data, config = written(root, tmp_path / 'out')
     assert len(data.notes) == 1 and not any(split.content for split in data.splits.values())
     assert config.val_evaluator.ann_file == str(root / 'annotations/instances_val.json')
-    assert perfect_score(config) == 1
+    scores = perfect_scores(config)
+    assert scores['coco/bbox_mAP'] == scores['coco/red_precision'] == scores['coco/white_precision'] == 1
 
 
 def test_pictures_without_boxes_are_trained_on_and_counted(root: Path, tmp_path: Path) -> None:

@@ -170,6 +170,7 @@ def test_training_pictures_alone_are_divided_and_rare_values_are_told(capsys: py
     given = ['--data', 'mine', '--student', FASTSCNN, '--teacher', FASTSCNN, '--dry', '--random-weights']
     assert main(['new', *given]) == 0
     said = capsys.readouterr().out
+    assert '# ---- project/pair.py' in said and not Path('project').exists()
     assert 'no folder for val: 3 pictures' in said
     assert 'the value 77 stands in one label image alone: ' in said and 'train/2.png' in said
 

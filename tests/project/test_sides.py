@@ -1,4 +1,4 @@
-"""What own data change in the config of a network, asked as functions of its model."""
+"""What own data change in the config of a network and its schedule, asked as functions of config and data."""
 
 import urllib.error
 import urllib.request
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from mmengine.config import Config
 
+from mmdistill_dense.apps.project.picture_folders import usual_size
 from mmdistill_dense.apps.project.sides import (
     Side,
     adapt,
@@ -17,9 +18,20 @@ from mmdistill_dense.apps.project.sides import (
     overrides,
     predicts_masks,
     reachable,
+    read_side,
     seg_size,
     without_weights,
-)
+)  # fmt: skip
+from mmdistill_dense.apps.project.zoo_schedule import MIN_STEPS, Training, batch_of, decide_loading, scaled_training
+from mmdistill_dense.config.resolve import find_config
+
+FASTSCNN = 'mmseg::fastscnn/fast_scnn_8xb4-160k_cityscapes-512x1024.py'
+SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
+KNET = 'mmseg::knet/knet-s3_r50-d8_deeplabv3_8xb2-adamw-80k_ade20k-512x512.py'
+RTMDET = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
+LSJ = 'mmdet::retinanet/retinanet_r18_fpn_8xb8-amp-lsj-200e_coco.py'
+FCOS = 'mmdet::fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou_8xb8-amp-lsj-200e_coco.py'
 
 
 def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
@@ -34,6 +46,9 @@ def test_counts_of_the_data_s_classes_change_and_others_stay() -> None:
     }
     losses = {'0': {'class_weight': None}, '1': {'class_weight': [1.0] * 3 + [0.1]}}
     assert overrides(model, 3, '--student') == {'decode_head': {'num_classes': 3, 'loss_decode': losses}}
+    inside = overrides(read_side(KNET, '--teacher').model, 3, '--teacher')
+    heads = {'kernel_generate_head': {'num_classes': 3}, 'kernel_update_head': {n: {'num_classes': 3} for n in '012'}}
+    assert inside == {'decode_head': heads, 'auxiliary_head': {'num_classes': 3}}
 
 
 def test_a_network_of_panoptic_labels_is_refused() -> None:
@@ -56,11 +71,11 @@ def test_sizes_of_another_data_set_go() -> None:
     assert 'test_cfg' not in seg_size({'test_cfg': {'mode': 'whole'}}, (96, 60), (96, 60))
 
 
-@pytest.mark.parametrize('stages', [0, 1])
-def test_random_weights_are_not_frozen(stages: int) -> None:
-    frozen = {'frozen_stages': stages, 'norm_eval': True, 'norm_cfg': {'type': 'BN', 'requires_grad': False}}
-    thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
-    assert without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
+def test_random_weights_are_not_frozen() -> None:
+    for stages in (0, 1):
+        frozen = {'frozen_stages': stages, 'norm_eval': True, 'norm_cfg': {'type': 'BN', 'requires_grad': False}}
+        thawed = {'frozen_stages': -1, 'norm_eval': False, 'norm_cfg': {'requires_grad': True}}
+        assert without_weights({'backbone': frozen}) == {'pretrained': False, 'backbone': thawed}
     assert without_weights({'backbone': {'frozen_stages': -1}}) == {'pretrained': False}
     for given, left in ((0, {}), (2, {'backbone': {'frozen_stages': 0}})):  # EfficientNet refuses -1
         backbone = {'type': 'EfficientNet', 'frozen_stages': given}
@@ -93,14 +108,11 @@ def test_overrides_of_one_part_are_joined() -> None:
     assert joined == {'neck': {'in_channels': 1, 'num_outs': 3}}
 
 
-@pytest.mark.parametrize(('model', 'masks'), [
-    ({'type': 'mmdet.CondInst'}, True),
-    ({'type': 'RTMDet', 'bbox_head': {'type': 'RTMDetInsSepBNHead'}}, True),
-    ({'type': 'MaskRCNN', 'roi_head': {'mask_head': {'type': 'FCNMaskHead'}}}, True),
-    ({'type': 'FCOS', 'bbox_head': {'type': 'FCOSHead'}}, False),
-])  # fmt: skip
-def test_networks_of_masks_are_known(model: dict[str, Any], masks: bool) -> None:
-    assert predicts_masks(model) is masks
+def test_networks_of_masks_are_known() -> None:
+    inside = {'type': 'RTMDet', 'bbox_head': {'type': 'RTMDetInsSepBNHead'}}
+    roi: dict[str, Any] = {'type': 'MaskRCNN', 'roi_head': {'mask_head': {'type': 'FCNMaskHead'}}}
+    assert all(map(predicts_masks, ({'type': 'mmdet.CondInst'}, inside, roi)))
+    assert predicts_masks({'type': 'FCOS', 'bbox_head': {'type': 'FCOSHead'}}) is False
 
 
 def test_a_host_that_refuses_an_address_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,3 +123,112 @@ def test_a_host_that_refuses_an_address_is_there(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(urllib.request, 'urlopen', refused)
     assert reachable('https://there.invalid/') and not reachable('https://lost.invalid/')
+
+
+# Sizes of pictures, length and rate
+
+
+@pytest.mark.parametrize(('name', 'size', 'keep'), [
+    ('rtmdet/rtmdet_tiny_8xb32-300e_coco', (640, 640), True),
+    ('rtmdet/rtmdet_x_p6_4xb8-300e_coco', (1280, 1280), True),
+    ('yolox/yolox_s_8xb8-300e_coco', (640, 640), True),
+    ('yolox/yolox_tiny_8xb8-300e_coco', (416, 416), True),
+    ('yolo/yolov3_d53_8xb8-ms-416-273e_coco', (416, 416), True),
+    ('ssd/ssd300_coco', (300, 300), False),
+    (FCOS[7:-3], (800, 1333), True),
+    ('gfl/gfl_r50_fpn_ms-2x_coco', (800, 1333), True),
+    ('detr/detr_r18_8xb2-500e_coco', (800, 1333), True),
+])  # fmt: skip
+def test_pictures_are_as_large_as_those_the_config_tests_on(name: str, size: tuple[int, int], keep: bool) -> None:
+    """Its training may resize to twice as much and then crop, or to several sizes, the smallest first."""
+    loading = decide_loading(read_side(f'mmdet::{name}.py', '--student'), (1080, 1920), 100, None, None)
+    assert loading.size == size and loading.keep_ratio is keep
+
+
+@pytest.mark.parametrize(('name', 'usual', 'size', 'tested', 'told'), [
+    (RTMDET, (1080, 1920), None, (360, 640), 'pictures of 360x640, in place of 1080x1920'),
+    (RETINANET, (48, 64), None, (48, 64), 'pictures of 48x64, as they are'),
+    (FASTSCNN, (360, 480), (128, 128), (96, 128), 'crops of 128x128, tested at 96x128'),
+    (FASTSCNN, (360, 480), None, (360, 480), 'tested at their own size, 360x480'),
+])  # fmt: skip
+def test_the_size_of_a_test_is_the_real_one(
+    name: str, usual: tuple[int, int], size: tuple[int, int] | None, tested: tuple[int, int], told: str
+) -> None:
+    loading = decide_loading(read_side(name, '--student'), usual, 10, 2, size)
+    assert loading.tested == tested and told in loading.note
+    assert usual_size([(360, 480), (300, 400), (480, 360)]) in [(360, 480), (480, 360)], 'that of a picture'
+
+
+def scaled(name: str, pictures: int, batch: int, steps: int | None = None) -> Training:
+    return scaled_training(Config.fromfile(find_config(name)), name, pictures, batch, steps)
+
+
+def test_warm_up_and_decay_keep_their_order_in_a_short_run() -> None:
+    found = scaled(SEGFORMER, 200, 4, 1000)
+    warm, poly = found.param_scheduler
+    assert (warm['begin'], warm['end'], poly['begin'], poly['end']) == (0, 100, 100, 1000)
+    assert found.steps == 1000 and found.optim_wrapper['optimizer']['type'] == 'AdamW'
+    assert found.optim_wrapper['paramwise_cfg']['custom_keys']['head'] == {'lr_mult': 10.0}
+
+
+def warming(*schedulers: dict, steps: int = 20) -> list[dict]:
+    """The schedulers of 1000 steps, in a run of ``steps``."""
+    optimizer = dict(optimizer=dict(type='SGD', lr=0.01))
+    config = Config(dict(optim_wrapper=optimizer, train_cfg=dict(max_iters=1000), param_scheduler=list(schedulers)))
+    return scaled_training(config, 'own.py', 100, 2, steps).param_scheduler
+
+
+def test_a_warm_up_alone_stays_short_and_a_decay_alone_stays_whole() -> None:
+    """A distiller with `balance` measures in the first quarter of the run, which a warm-up must not fill."""
+    rising = dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500)
+    assert [one['end'] for one in warming(rising)] == [2]
+    assert [one['end'] for one in warming({**rising, 'end': 1000}, steps=1000)] == [100]
+    falling = dict(type='LinearLR', start_factor=1.0, end_factor=0.01, by_epoch=False, begin=0, end=1000)
+    assert [one['end'] for one in warming(falling)] == [20]
+    assert [one['end'] for one in warming(falling, rising)] == [20, 2]
+
+
+def test_the_rate_of_adamw_follows_the_root_of_the_batch_and_that_of_sgd_the_batch() -> None:
+    assert scaled(SEGFORMER, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(6e-5 / 2)
+    assert scaled(RETINANET, 200, 4).optim_wrapper['optimizer']['lr'] == pytest.approx(0.01 / 4)
+
+
+def test_epochs_become_steps_a_cosine_keeps_its_period_and_ema_stays() -> None:
+    found = scaled(RETINANET, 200, 4, 1200)
+    assert found.param_scheduler[1]['milestones'] == [800, 1100], 'at the epochs 8 and 11 of 12'
+    assert all(one['by_epoch'] is False for one in found.param_scheduler)
+    found = scaled(RTMDET, 200, 4, 2000)
+    cosine = found.param_scheduler[1]
+    assert cosine['T_max'] == cosine['end'] - cosine['begin']
+    assert cosine['end'] == 2000 and 'convert_to_iter_based' not in cosine
+    assert [hook['type'] for hook in found.hooks] == ['EMAHook']
+
+
+def test_the_length_is_that_of_as_many_passes_within_limits() -> None:
+    assert scaled(RETINANET, 100, 4).steps == MIN_STEPS
+    assert scaled(RETINANET, 20_000, 4).steps == pytest.approx(12 * 20_000 / 4, rel=0.01)
+    assert scaled(SEGFORMER, 10**6, 16).steps == 160_000
+
+
+def test_repeated_data_and_epochs_of_unknown_data_count_as_passes() -> None:
+    config = Config.fromfile(find_config(LSJ))
+    times = config.train_dataloader.dataset.times
+    assert times > 1
+    found = scaled(LSJ, 4000, 8)
+    assert found.steps == pytest.approx(times * config.train_cfg.max_epochs * 4000 / 8, rel=0.01)
+    assert found.optim_wrapper['type'] == 'OptimWrapper', 'half precision is left out'
+    config = Config.fromfile(find_config(RETINANET))
+    config.train_dataloader.dataset.type = 'MyDataset'
+    found = scaled_training(config, 'mine.py', 20_000, 4)
+    assert found.steps == 12 * 20_000 / 4
+    assert found.param_scheduler[0]['end'] == 500
+
+
+def test_the_batch_of_all_gpus_is_known() -> None:
+    for name, batch in ((SEGFORMER, 16), (RTMDET, 256), (RETINANET, 16)):
+        assert batch_of(Config.fromfile(find_config(name)), name) == batch, name
+
+
+def test_a_config_that_does_not_train_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'mine.py: the config has no optim_wrapper.optimizer'):
+        scaled_training(Config({'model': {}}), 'mine.py', 10, 2)

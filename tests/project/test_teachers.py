@@ -1,7 +1,6 @@
 """The teacher of a project, asked as functions: its options, its classes, and a foundation model's head."""
 
 from argparse import Namespace
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,23 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
+from mmseg.datasets import CityscapesDataset
 
-from mmdistill_dense.apps.project import teachers
+from mmdistill_dense.apps.project import sides, teachers
 from mmdistill_dense.apps.project.label_images import SegData
 from mmdistill_dense.apps.project.sides import Side, read_side
 from mmdistill_dense.apps.project.teachers import (
     check_foundation,
     check_options,
+    check_teacher,
     head_side,
     named_by_teacher,
     names_in,
     serves_as_it_is,
-)
+)  # fmt: skip
 from mmdistill_dense.foundation.vit import Rotary, ViT, architecture
 from mmdistill_dense.foundation.vit_file import named
+from tests import toys
 
 RETINANET = 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'
 MODEL = {'model': 'dinov2_vits14', 'checkpoint': 'dino.pth'}
@@ -39,50 +41,67 @@ def test_classes_of_a_teacher_that_is_trained_here_are_refused() -> None:
         check_options(Namespace(**given | dict(teacher_checkpoint='auto', train_teacher=True)), None)
 
 
-@pytest.mark.parametrize(
-    ('names', 'values', 'named'),
-    [('ab', (), True), ('abc', (), True), ('a', (), False), ('ab', (0, 38), True), ('abc', (0, 38), False)],
-)
+@pytest.mark.parametrize(('names', 'values', 'named'), [
+    ('ab', (), True), ('abc', (), True), ('a', (), False), ('ab', (0, 38), True), ('abc', (0, 38), False),
+])  # fmt: skip
 def test_classes_that_nobody_named_take_names_that_fit(
     names: str, values: tuple[int, ...], named: bool, tmp_path: Path
 ) -> None:
+    """A class that is in no label image may stand at the end; fewer names than values do not fit."""
     classes = tuple(f'class_{value}' for value in values or (0, 1))
     data = SegData(tmp_path, {}, ('.png',), '.png', classes, values, (4, 4))
     file = tmp_path / 'teacher.pth'
     torch.save({'state_dict': {}, 'meta': {'dataset_meta': {'classes': list(names)}}}, file)
-    assert named_by_teacher(data, str(file)).classes == (tuple(names) if named else classes)
+    found = named_by_teacher(data, str(file))
+    assert found.classes == (tuple(names) if named else classes)
+    assert (f'classes named as in {file}, in the order of the label values: a, b' in str(found.notes)) is named
     own = replace(data, classes=('sky', 'road'))
     assert named_by_teacher(own, str(file)) is own
 
 
-@pytest.mark.parametrize('names', ['classes', 'CLASSES'])
-def test_a_file_tells_how_many_classes_a_teacher_has(names: str, tmp_path: Path) -> None:
+def test_a_file_tells_how_many_classes_a_teacher_has(tmp_path: Path) -> None:
     file = tmp_path / 'teacher.pth'
-    torch.save({'state_dict': {}, 'meta': {'dataset_meta': {names: list('abcd')}}}, file)
-    assert len(names_in(str(file))) == 4
+    for names in ('classes', 'CLASSES'):
+        torch.save({'state_dict': {}, 'meta': {'dataset_meta': {names: list('abcd')}}}, file)
+        assert len(names_in(str(file))) == 4
     torch.save({'state_dict': {}, 'meta': {}}, file)
     assert not [one for one in (str(file), str(tmp_path / 'no.pth'), 'auto', None) if names_in(one)]
 
 
-@pytest.mark.parametrize(('theirs', 'methods', 'found'), [
-    (['a', 'b'], (), ('auto', None)),
-    (['b', 'a', 'c'], (), ('auto', 'auto')),
-    (['b', 'a', 'c'], ('dist',), (None, None)),
-    (['a', 'c'], (), (None, None)),
-    (['c'], (), (None, None)),
-])  # fmt: skip
-def test_published_weights_of_all_classes_serve(
-    theirs: Sequence[str], methods: Sequence[str], found: tuple, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(teachers, '_classes_of', lambda teacher: theirs)
-    monkeypatch.setattr(teachers, 'published_weights', lambda name: 'https://host/weights.pth')
-    monkeypatch.setattr(teachers, 'fetchable', lambda address, folder: True)
-    teacher = Side('--teacher', 'mmseg::x/y.py', None, {}, 'seg')  # type: ignore[arg-type]
-    *options, note = serves_as_it_is(teacher, ['a', 'b'], methods)
-    assert tuple(options) == found
-    assert ('know 1 of your 2 classes (a)' in note) == (theirs == ['a', 'c'])
-    monkeypatch.setattr(teachers, '_classes_of', lambda teacher: ['background', 'tree'])
-    assert serves_as_it_is(teacher, ['background', 'leaf'], ()) == (None, None, ''), 'only what is no class is known'
+def test_a_teacher_without_its_auxiliary_head_is_taken(tmp_path: Path) -> None:
+    """No distiller reads it, so its file may lack it, or hold one of other classes; the other parts must be whole."""
+    option, file = toys.seg_net('pspnet'), str(tmp_path / 'teacher.pth')
+    side = Side('--teacher', option.pop('cfg'), Config(), {}, 'seg', option)
+    state = toys.build_plain(side.option).state_dict()
+    kept = {name: value for name, value in state.items() if not name.startswith('auxiliary_head')}
+    assert len(kept) < len(state)
+    names = [*map(str, range(toys.NUM_CLASSES))]
+    for given in (kept, {**kept, 'auxiliary_head.conv_seg.weight': torch.zeros(19, 8, 1, 1)}):
+        torch.save({'state_dict': given}, file)
+        check_teacher(side, file, names)
+    kept.pop('decode_head.conv_seg.bias')
+    torch.save({'state_dict': kept}, file)
+    with pytest.raises(ValueError, match='1 missing'):
+        check_teacher(side, file, names)
+
+
+def test_published_weights_that_share_a_background_alone_do_not_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An open background holds every class that the other side does not have."""
+    monkeypatch.setattr(sides, 'reachable', lambda host: True)
+    voc = read_side('mmseg::deeplabv3/deeplabv3_r101-d8_4xb4-20k_voc12aug-512x512.py', '--teacher')
+    assert serves_as_it_is(voc, ['background', 'leaf', 'stem'], []) == (None, None, '')
+    taken, _, note = serves_as_it_is(voc, ['background', 'car', 'stem'], [])
+    assert not taken and 'know 1 of your 3 classes (car)' in note
+    city = read_side('mmseg::pspnet/pspnet_r50-d8_4xb2-80k_cityscapes-512x1024.py', '--teacher')
+    assert serves_as_it_is(city, ['road', 'car'], ['kd'])[:2] == ('auto', 'auto')
+    assert not serves_as_it_is(city, ['road', 'car'], ['dist'])[0] and not serves_as_it_is(city, ['car'], [])[0]
+    assert serves_as_it_is(city, CityscapesDataset.METAINFO['classes'], ['dist'])[:2] == ('auto', None)
+    coco = read_side('mmdet::retinanet/retinanet_r101_fpn_1x_coco.py', '--teacher')
+    for names, methods in ((['person', 'car'], ['frs', 'pkd']), (['red'], [])):
+        assert serves_as_it_is(coco, names, methods) == (None, None, '')
+    assert 'know 1 of your 2 classes (person)' in serves_as_it_is(coco, ['person', 'forklift'], [])[2]
+    monkeypatch.setattr(sides, 'reachable', lambda host: False)
+    assert serves_as_it_is(coco, ['person', 'car'], []) == (None, None, ''), 'they cannot be fetched'
 
 
 @pytest.mark.parametrize(('head', 'model', 'task', 'told'), [
@@ -107,14 +126,14 @@ def test_a_detector_gets_the_pyramid_of_its_student() -> None:
         head_side('fpn', 'x', MODEL, student)
 
 
-@pytest.mark.parametrize('option', ['auto', {'car': ['vehicle'], 'bus': ['vehicle'], 'road': ['road']}])
-def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given(option: Any) -> None:
-    names, own = (
-        (['car', 'road'], ['road', 'car']) if option == 'auto' else (['car', 'bus', 'road'], ['vehicle', 'road'])
-    )
-    found, told = teachers._paired(option, names, own, '--teacher-checkpoint x.pth')
-    assert found == ({'car': ['car'], 'road': ['road']} if option == 'auto' else option)
-    assert told
+def test_pairs_of_one_class_are_written_out_and_a_coarse_class_stays_as_given() -> None:
+    coarse = {'car': ['vehicle'], 'bus': ['vehicle'], 'road': ['road']}
+    for option, names, own, pairs in (
+        ('auto', ['car', 'road'], ['road', 'car'], {'car': ['car'], 'road': ['road']}),
+        (coarse, ['car', 'bus', 'road'], ['vehicle', 'road'], coarse),
+    ):
+        found, told = teachers._paired(option, names, own, '--teacher-checkpoint x.pth')
+        assert found == pairs and told
 
 
 def test_the_periods_of_a_rotary_model_are_compared(tmp_path: Path) -> None:
